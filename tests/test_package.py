@@ -1,0 +1,133 @@
+"""What holds for the package as a whole."""
+
+import ast
+import re
+import subprocess
+import sys
+from importlib.metadata import requires, version
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+import hdeepinsight as hdi
+from hdeepinsight._docs import SNIPPETS, fill
+
+PACKAGE = Path(hdi.__file__).parent
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+every_source = pytest.mark.parametrize(
+    "source", SOURCES, ids=[str(source.relative_to(PACKAGE)) for source in SOURCES]
+)
+
+#: What a room never imports: the lower ones know neither AnnData nor scvi, and none knows a model.
+FORBIDDEN = {
+    **dict.fromkeys(("taxonomy", "image", "nn", "graph"), ("anndata", "mudata", "scanpy", "scvi")),
+    "data": (),
+    "annotation": (),
+}
+#: Slow to import and needed by few calls, hence imported inside the function that needs them.
+HEAVY = {"matplotlib", "networkx", "pronto", "pymde", "shap", "umap"}
+
+
+def imports(nodes: list[ast.stmt]) -> set[str]:
+    """Name the modules that these statements import, relative imports aside."""
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module)
+    return found
+
+
+def test_version_is_that_of_the_distribution():
+    assert hdi.__version__ == version("hdeepinsight")
+
+
+def test_public_names_exist_once():
+    assert [name for name in hdi.__all__ if not hasattr(hdi, name)] == []
+    assert len(set(hdi.__all__)) == len(hdi.__all__)
+
+
+def test_typed_marker_is_shipped():
+    assert (PACKAGE / "py.typed").is_file()
+
+
+@pytest.mark.parametrize("room", FORBIDDEN)
+def test_lower_rooms_never_import_higher_ones(room):
+    forbidden = (*FORBIDDEN[room], "hdeepinsight.models")
+    for source in (PACKAGE / room).rglob("*.py"):
+        names = imports(list(ast.walk(ast.parse(source.read_text()))))
+        assert [name for name in names if name.startswith(forbidden)] == [], source
+
+
+@every_source
+def test_heavy_optional_imports_wait_for_the_call_that_needs_them(source):
+    roots = {name.split(".")[0] for name in imports(ast.parse(source.read_text()).body)}
+    assert roots & HEAVY == set()
+
+
+@every_source
+def test_files_stay_readable_in_one_sitting(source):
+    assert len(source.read_text().splitlines()) <= 400
+
+
+@every_source
+def test_sources_never_print_or_catch_everything(source):
+    for node in ast.walk(ast.parse(source.read_text())):
+        assert not (isinstance(node, ast.ExceptHandler) and node.type is None), node.lineno
+        is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        assert not (is_call and node.func.id == "print"), node.lineno
+
+
+def test_import_is_silent_and_leaves_global_state_alone():
+    code = (
+        "import logging, random\n"
+        "import numpy as np\n"
+        "state, np_state = random.getstate(), np.random.get_state()[1].tolist()\n"
+        "import hdeepinsight\n"
+        "assert logging.getLogger('hdeepinsight').handlers == [], 'a handler was added'\n"
+        "assert random.getstate() == state, 'the random state was touched'\n"
+        "assert np.random.get_state()[1].tolist() == np_state, 'the NumPy state was touched'\n"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@every_source
+def test_no_unknown_placeholder_is_left_in_a_docstring(source):
+    used = set(re.findall(r"^\s*%\((\w+)\)s", source.read_text(), re.MULTILINE))
+    assert used <= set(SNIPPETS)
+
+
+def test_fill_keeps_the_indentation():
+    @fill
+    def documented():
+        """Do nothing.
+
+        Parameters
+        ----------
+        %(layer)s
+        """
+
+    lines = documented.__doc__.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.strip() == "layer")
+    margin = len(lines[start]) - len(lines[start].lstrip())
+    assert lines[start + 1].startswith(" " * (margin + 4) + "Layer that holds")
+
+
+def test_fill_refuses_an_unknown_snippet():
+    def documented():
+        """%(nonsense)s."""
+
+    with pytest.raises(KeyError, match=r"nonsense.*Valid.*SNIPPETS"):
+        fill(documented)
+
+
+def test_installed_stack_satisfies_our_bounds():
+    for line in requires("hdeepinsight"):
+        requirement = Requirement(line)
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        assert requirement.specifier.contains(version(requirement.name), prereleases=True), line
