@@ -1,0 +1,70 @@
+# Every target sets up what it needs in a virtual environment of its own, so that `make demo` and
+# `make test` work on a machine that has only make and Python. Running a target again costs nothing
+# until pyproject.toml changes.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PYTEST_ARGS ?=
+
+# Reference -> query pairs for `make bench`; any file of the same form will do.
+PAIRS ?= $(or $(HDI_DATA),../shared/data)/pairs.json
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## Show the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+.PHONY: demo
+demo: $(VENV)/.installed ## Train and annotate real PBMC data offline; results in demo_out/
+	$(BIN)/hdeepinsight demo --out demo_out
+
+.PHONY: test
+test: $(VENV)/.installed-test ## Run the fast tests and the examples in the docstrings
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: test-all
+test-all: $(VENV)/.installed-test ## Run every test, the slow ones too
+	$(BIN)/python -m pytest -m "" $(PYTEST_ARGS)
+
+.PHONY: check
+check: $(VENV)/.installed-check ## Lint, check formatting and types, build and inspect the package
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/python .ci/check_dist.py dist
+
+.PHONY: docs
+docs: $(VENV)/.installed-doc ## Build the documentation into docs/_build/html, warnings are errors
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going docs docs/_build/html
+
+.PHONY: bench
+bench: $(VENV)/.installed-bench ## Measure accuracy, speed and scale; writes docs/benchmarks.md
+	$(BIN)/python benchmarks/run.py --pairs $(PAIRS)
+
+.PHONY: clean
+clean: ## Remove the environment and everything that was built
+	rm -rf $(VENV) build dist demo_out docs/_build docs/api/generated
+	rm -rf .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+
+# One resolve for the package and a dependency group together: torchvision loads only beside the torch
+# build that it was compiled for, and a second resolve could pick another.
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --editable .
+	@touch $@
+
+$(VENV)/.installed-%: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --editable . --group $*
+	@touch $@ $(VENV)/.installed
+
+# pip understands dependency groups from 25.1 on.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "$(PYTHON) is older than Python 3.11; name another one: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$@ -m pip install --upgrade "pip>=25.1"
