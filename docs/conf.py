@@ -15,6 +15,7 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
+    "sphinx-mathjax-offline",  # formulas in a page that is read without a network
     "sphinx_autodoc_typehints",
     "sphinx_copybutton",
     "sphinxcontrib.bibtex",
@@ -77,4 +78,5 @@ html_theme_options = {
     "path_to_docs": "docs",
     "show_navbar_depth": 1,
     "navigation_with_keys": False,
+    "navbar_persistent": [],  # the search field stands in the sidebar already
 }
