@@ -1,0 +1,177 @@
+"""One face for AnnData objects and for ``.h5ad`` and ``.zarr`` files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import anndata as ad
+import pandas as pd
+
+from hdeepinsight.data._errors import InputError
+from hdeepinsight.data._matrix import RowMatrix, wrap
+
+__all__ = ["DataLike", "Store", "open_store", "slot_name"]
+
+DataLike: TypeAlias = "ad.AnnData | str | Path"
+
+_FORMATS = "Valid are an AnnData, and the path of an .h5ad file or a .zarr store."
+
+
+@dataclass(frozen=True)
+class Store:
+    """Names and matrices of an AnnData, read when asked for.
+
+    Parameters
+    ----------
+    obs
+        Annotation of the cells.
+    var
+        Annotation of the genes of ``X`` and the layers.
+    raw_var
+        Annotation of the genes of ``.raw``; ``None`` without it.
+    slots
+        Ways to the matrices, by `slot_name`.
+    """
+
+    obs: pd.DataFrame
+    var: pd.DataFrame
+    raw_var: pd.DataFrame | None
+    slots: Mapping[str, Callable[[], RowMatrix]]
+
+    def matrix(self, layer: str | None, use_raw: bool) -> RowMatrix:
+        """Open one matrix; raises `InputError` with the matrices that there are."""
+        name = slot_name(layer, use_raw)
+        if name not in self.slots:
+            raise InputError(
+                f"The data holds no {name}.",
+                f"It holds: {', '.join(self.slots) or 'no matrix at all'}.",
+                "Name one of them with `layer=` (None means X) or `use_raw=True`.",
+            )
+        return self.slots[name]()
+
+    def genes(self, use_raw: bool) -> pd.DataFrame:
+        """Annotation of the genes of the chosen matrix."""
+        return self.raw_var if use_raw and self.raw_var is not None else self.var
+
+
+def slot_name(layer: str | None, use_raw: bool = False) -> str:
+    """How a matrix is called in reports.
+
+    Examples
+    --------
+    >>> from hdeepinsight.data._store import slot_name
+    >>> slot_name(None), slot_name("counts"), slot_name(None, use_raw=True)
+    ('X', "layers['counts']", '.raw')
+    """
+    if use_raw and layer is not None:
+        raise InputError(
+            f"Both use_raw=True and layer={layer!r} were given.",
+            "A call reads one matrix.",
+            "Give only one of them.",
+        )
+    return ".raw" if use_raw else "X" if layer is None else f"layers[{layer!r}]"
+
+
+def open_store(data: DataLike) -> Store:
+    """Open an AnnData or a path; a path is read lazily and closed after every pass."""
+    if isinstance(data, ad.AnnData):
+        return _from_anndata(data)
+    if isinstance(data, str | Path):
+        return _from_path(Path(data))
+    raise InputError(f"The data is a {type(data).__name__}.", _FORMATS, "Wrap or save it as one.")
+
+
+def _from_anndata(adata: ad.AnnData) -> Store:
+    raw = adata.raw
+    slots: dict[str, Callable[[], RowMatrix]] = {}
+    if adata.X is not None:
+        slots["X"] = lambda: wrap(adata.X)
+    for name in adata.layers:
+        if name is not None:  # newer versions list X among the layers, under the name None
+            slots[slot_name(name)] = partial(_layer, adata, name)
+    if raw is not None:
+        slots[".raw"] = lambda: wrap(raw.X)
+    raw_var = None if raw is None else _frame(raw.var)
+    return Store(obs=_frame(adata.obs), var=_frame(adata.var), raw_var=raw_var, slots=slots)
+
+
+def _layer(adata: ad.AnnData, name: str) -> RowMatrix:
+    return wrap(adata.layers[name])
+
+
+def _frame(table: Any) -> pd.DataFrame:
+    """Return a table that the caller may extend without touching the user's one."""
+    table = table.to_memory() if hasattr(table, "to_memory") else table
+    return table.copy(deep=False)
+
+
+def _from_path(path: Path) -> Store:
+    group = _group_opener(path)
+    with group() as root:
+        missing = {"obs", "var"} - set(root)
+        if missing:
+            raise InputError(
+                f"{path} has no {' and no '.join(sorted(missing))}: it is not an AnnData.",
+                _FORMATS,
+                "Write the file with AnnData.write_h5ad or AnnData.write_zarr.",
+            )
+        names = {"X": "X"} if "X" in root else {}
+        names |= {slot_name(name): f"layers/{name}" for name in root.get("layers", ())}
+        raw = root.get("raw")
+        if raw is not None and "X" in raw:
+            names[".raw"] = "raw/X"
+        return Store(
+            obs=ad.io.read_elem(root["obs"]),
+            var=ad.io.read_elem(root["var"]),
+            raw_var=ad.io.read_elem(raw["var"]) if ".raw" in names else None,
+            slots={slot: partial(_lazy, group, at) for slot, at in names.items()},
+        )
+
+
+Opener: TypeAlias = "Callable[[], AbstractContextManager[Any]]"
+
+
+def _lazy(group: Opener, at: str) -> RowMatrix:
+    @contextmanager
+    def opener() -> Iterator[Any]:
+        with group() as root:
+            found = root[at]
+            yield found if hasattr(found, "shape") else ad.io.sparse_dataset(found)
+
+    with opener() as matrix:
+        return wrap(matrix, opener)
+
+
+def _group_opener(path: Path) -> Opener:
+    """How to open the file; checks once that it can be opened."""
+    if not path.exists():
+        raise InputError(f"{path} does not exist.", _FORMATS, "Check the path.")
+    opener = _open_zarr if path.is_dir() or path.suffix == ".zarr" else _open_h5ad
+    try:
+        with opener(path):
+            pass
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path} cannot be opened ({error}).", _FORMATS, "Check the file, or write it again."
+        ) from error
+    return lambda: opener(path)
+
+
+@contextmanager
+def _open_h5ad(path: Path) -> Iterator[Any]:
+    import h5py
+
+    with h5py.File(path, "r") as root:
+        yield root
+
+
+@contextmanager
+def _open_zarr(path: Path) -> Iterator[Any]:
+    import zarr
+
+    yield zarr.open_group(str(path), mode="r")
