@@ -1,0 +1,245 @@
+"""The data of a taxonomy and everything that follows from it."""
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hdeepinsight.taxonomy._names import Path, join_path
+from hdeepinsight.taxonomy._structure import path_of
+
+MAX_TABLE_BYTES = 2**29
+"""Size of the largest derived table; a deeper or wider tree keeps its other methods."""
+
+
+def _empty() -> Mapping[Any, Any]:
+    return MappingProxyType({})
+
+
+def _frozen(array: NDArray[Any]) -> NDArray[Any]:
+    array.setflags(write=False)
+    return array
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TaxonomyCore:
+    """Fields of a taxonomy, and what can be derived from them (computed once, read-only)."""
+
+    labels: tuple[str, ...]
+    parent: NDArray[np.int32]
+    level_names: tuple[str, ...] = field(default=(), kw_only=True)
+    synonyms: Mapping[str, Path] = field(default_factory=_empty, kw_only=True)
+    ontology_ids: Mapping[Path, str] = field(default_factory=_empty, kw_only=True)
+    published_ids: Mapping[Path, int] = field(default_factory=_empty, kw_only=True)
+    unspecified_leaves: tuple[Path, ...] = field(default=(), kw_only=True)
+
+    @property
+    def n_nodes(self) -> int:
+        """Number of nodes V, the root included."""
+        return len(self.labels)
+
+    @property
+    def n_edges(self) -> int:
+        """Number of edges E = V - 1; edge ``e`` leads to node ``e + 1``."""
+        return len(self.labels) - 1
+
+    @cached_property
+    def n_leaves(self) -> int:
+        """Number of leaves."""
+        return len(self.leaves)
+
+    @cached_property
+    def max_depth(self) -> int:
+        """Depth L of the deepest node; the root has depth 0."""
+        return int(self.depth[-1])  # breadth-first: nobody is deeper than the last
+
+    @cached_property
+    def names(self) -> tuple[Path, ...]:
+        """Path of every node, the root's is ``()``.
+
+        Raises
+        ------
+        ValueError
+            When the paths together would take more than 512 MB (a chain of many thousand nodes);
+            `labels`, `parent` and `path` still work for such a tree.
+        """
+        self._check_table(8 * int(self.depth.sum()), "paths")
+        paths: list[Path] = [()]
+        for label, above in zip(self.labels[1:], self.parent[1:].tolist(), strict=True):
+            paths.append((*paths[above], label))
+        return tuple(paths)
+
+    @cached_property
+    def depth(self) -> NDArray[np.int64]:
+        """Depth of every node, shape ``(n_nodes,)``."""
+        depth = [0] * self.n_nodes
+        for node, above in enumerate(self.parent.tolist()):
+            if node:
+                depth[node] = depth[above] + 1
+        return _frozen(np.asarray(depth, dtype=np.int64))
+
+    @cached_property
+    def n_children(self) -> NDArray[np.int64]:
+        """Number of children of every node, shape ``(n_nodes,)``."""
+        return _frozen(np.bincount(self.parent[1:], minlength=self.n_nodes).astype(np.int64))
+
+    @cached_property
+    def _first_child(self) -> NDArray[np.int64]:
+        # Breadth-first order puts the children of one node side by side, so a start is enough.
+        return 1 + np.cumsum(self.n_children) - self.n_children
+
+    @cached_property
+    def leaves(self) -> NDArray[np.int64]:
+        """Nodes without children in node order, shape ``(n_leaves,)``."""
+        return _frozen(np.flatnonzero(self.n_children == 0))
+
+    @cached_property
+    def inner_nodes(self) -> NDArray[np.int64]:
+        """Nodes with children, in the order of `groups`, shape ``(n_groups,)``."""
+        return _frozen(np.flatnonzero(self.n_children))
+
+    @cached_property
+    def groups(self) -> tuple[NDArray[np.int64], ...]:
+        """Sibling groups: the children of every inner node."""
+        return tuple(_frozen(self.children(node)) for node in self.inner_nodes.tolist())
+
+    @cached_property
+    def node_at_level(self) -> NDArray[np.int64]:
+        """Ancestor-or-self of every node at depth 1..L, -1 deeper; ``(n_nodes, max_depth)``.
+
+        Raises
+        ------
+        ValueError
+            When the table would take more than 512 MB.
+        """
+        self._check_table(8 * self.n_nodes * self.max_depth, "ancestor table")
+        table = np.full((self.n_nodes, self.max_depth), -1, dtype=np.int64)
+        bounds = np.searchsorted(self.depth, np.arange(self.max_depth + 2))
+        for level in range(1, self.max_depth + 1):
+            nodes = np.arange(bounds[level], bounds[level + 1])
+            table[nodes, : level - 1] = table[self.parent[nodes], : level - 1]
+            table[nodes, level - 1] = nodes
+        return _frozen(table)
+
+    @cached_property
+    def ancestor_matrix(self) -> NDArray[np.bool_]:
+        """Whether leaf ``i`` is at or under node ``v``, shape ``(n_leaves, n_nodes)``.
+
+        Raises
+        ------
+        ValueError
+            When the matrix would take more than 512 MB.
+        """
+        self._check_table(self.n_leaves * self.n_nodes, "ancestor matrix")
+        matrix = np.zeros((self.n_leaves, self.n_nodes), dtype=np.bool_)
+        rows = np.arange(self.n_leaves)
+        above = self.leaves.astype(np.int64)
+        while len(rows):
+            matrix[rows, above] = True
+            rows, above = rows[above > 0], self.parent[above[above > 0]].astype(np.int64)
+        return _frozen(matrix)
+
+    def is_leaf(self, node: int) -> bool:
+        """Whether a node has no children."""
+        return bool(self.n_children[self._checked(node)] == 0)
+
+    def children(self, node: int) -> NDArray[np.int64]:
+        """Children of a node in sibling order, shape ``(n_children,)``."""
+        start = int(self._first_child[self._checked(node)])
+        return np.arange(start, start + int(self.n_children[node]), dtype=np.int64)
+
+    def descendants(self, node: int) -> NDArray[np.int64]:
+        """Nodes strictly below a node, in node order."""
+        low, high = self._checked(node), node + 1
+        levels: list[NDArray[np.int64]] = []
+        while low < high:  # the descendants at one depth stand side by side
+            start = int(self._first_child[low])
+            stop = int(self._first_child[high - 1] + self.n_children[high - 1])
+            levels.append(np.arange(start, stop, dtype=np.int64))
+            low, high = start, stop
+        return np.concatenate(levels)
+
+    def leaves_under(self, node: int) -> NDArray[np.int64]:
+        """Leaves at or below a node, in node order."""
+        nodes = np.append(np.int64(self._checked(node)), self.descendants(node))
+        return np.asarray(nodes[self.n_children[nodes] == 0], dtype=np.int64)
+
+    def ancestors(self, node: int) -> NDArray[np.int64]:
+        """Ancestors of a node from level 1 down to itself, without the root; shape ``(depth,)``."""
+        above: list[int] = []
+        node = self._checked(node)
+        while node > 0:
+            above.append(node)
+            node = int(self.parent[node])
+        return np.asarray(above[::-1], dtype=np.int64)
+
+    def lca(self, first: int, second: int) -> int:
+        """Lowest common ancestor of two nodes (a node is an ancestor of itself)."""
+        first, second = self._checked(first), self._checked(second)
+        while first != second:  # a larger index is never shallower, so the larger one climbs
+            if first > second:
+                first = int(self.parent[first])
+            else:
+                second = int(self.parent[second])
+        return first
+
+    def at_level(self, node: int, level: int | str) -> int | None:
+        """Ancestor-or-self of a node at a level, or None when the node ends above that level."""
+        target, node = self.level_depth(level), self._checked(node)
+        if self.depth[node] < target:
+            return None
+        while self.depth[node] > target:
+            node = int(self.parent[node])
+        return node
+
+    def label(self, node: int) -> str:
+        """Bare name of a node; the root's is ``"root"``."""
+        return self.labels[self._checked(node)]
+
+    def path(self, node: int) -> Path:
+        """Path of one node, as in `names`."""
+        return path_of(self.labels, self.parent, self._checked(node))
+
+    def path_name(self, node: int) -> str:
+        """Path of a node as text, e.g. ``"B > B_naive"``; the root's is ``"root"``."""
+        return join_path(self.path(node))
+
+    def level_depth(self, level: int | str) -> int:
+        """Depth of a level given by its name or already by its depth (0 is the root).
+
+        Raises
+        ------
+        ValueError
+            For a name or a depth that the taxonomy does not have.
+        """
+        valid = f"Levels are {list(self.level_names)}, or a depth from 1 to {self.max_depth}"
+        if isinstance(level, str):
+            if level in self.level_names:
+                return self.level_names.index(level) + 1
+            raise ValueError(f"Found the level {level!r}. {valid}. Use one of these.")
+        depth = operator.index(level)
+        if isinstance(level, (bool, np.bool_)) or not 0 <= depth <= self.max_depth:
+            raise ValueError(f"Found the level {level!r}. {valid}. Use one of these.")
+        return depth
+
+    def _checked(self, node: int) -> int:
+        index = operator.index(node)
+        if not 0 <= index < self.n_nodes:
+            raise IndexError(
+                f"Found the node {node}. Nodes are 0 to {self.n_nodes - 1}. Use `resolve` to get "
+                "the node of a name."
+            )
+        return index
+
+    def _check_table(self, n_bytes: int, what: str) -> None:
+        if n_bytes > MAX_TABLE_BYTES:
+            raise ValueError(
+                f"The {what} of this tree ({self.n_nodes:,} nodes, {self.max_depth:,} levels) "
+                f"would take {n_bytes / 2**20:,.0f} MB. At most {MAX_TABLE_BYTES / 2**20:,.0f} MB are "
+                "valid. Use `subset` or `prune` to make a smaller tree first."
+            )
