@@ -16,7 +16,6 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx-mathjax-offline",  # formulas in a page that is read without a network
-    "sphinx_autodoc_typehints",
     "sphinx_copybutton",
     "sphinxcontrib.bibtex",
 ]
@@ -44,18 +43,11 @@ templates_path = ["_templates"]
 exclude_patterns = ["_build", "**.ipynb_checkpoints"]
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"  # sphinx-autodoc-typehints writes them into the parameter lists
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
 autosummary_generate = True
 napoleon_google_docstring = False
 napoleon_use_rtype = False
-
-always_use_bars_union = True
-typehints_defaults = "comma"
-# Types that are imported for type checkers alone cannot be resolved at build time.
-suppress_warnings = [
-    "sphinx_autodoc_typehints.forward_reference",
-    "sphinx_autodoc_typehints.guarded_import",
-]
 
 bibtex_bibfiles = ["references.bib"]
 bibtex_reference_style = "author_year"
