@@ -1,0 +1,1 @@
+"""One adapter a method, all behind `methods.interface.Method`."""

@@ -1,0 +1,73 @@
+"""Linear controls on the shared gene list: log1p CP10k, missing genes as 0."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from sklearn import linear_model, svm
+from sklearn.decomposition import PCA
+
+from .interface import Cells, Prediction, Reference
+from .matrix import Scaler, log_cp10k
+
+
+class _Linear:
+    """Features of the shared genes: log-normalised, on demand scaled and projected."""
+
+    def __init__(
+        self,
+        *,
+        seed: int,
+        threads: int,
+        folder: Path,
+        scale: bool = False,
+        n_components: int | None = None,
+    ):
+        del threads, folder
+        self.seed, self.scale, self.n_components = seed, scale, n_components
+
+    def _fit_features(self, reference: Reference) -> np.ndarray:
+        self.genes, self.n_classes = reference.selected, len(reference.tree.classes)
+        self.scaler, self.pca = None, None
+        x = log_cp10k(reference.aligned(self.genes)[0])
+        if self.scale:
+            self.scaler = Scaler().fit(x)
+            x = self.scaler(x)
+        if self.n_components:
+            largest = min(self.n_components, *(n - 1 for n in x.shape))
+            self.pca = PCA(largest, random_state=self.seed).fit(x)
+            x = self.pca.transform(x)
+        return x
+
+    def _features(self, cells: Cells) -> np.ndarray:
+        x = log_cp10k(cells.aligned(self.genes)[0])
+        x = self.scaler(x) if self.scaler else x
+        return self.pca.transform(x) if self.pca else x
+
+
+class LogisticRegression(_Linear):
+    """Multinomial logistic regression with scikit-learn's default penalty."""
+
+    def fit(self, reference: Reference) -> None:
+        """Fit features and classifier."""
+        x = self._fit_features(reference)
+        self.model = linear_model.LogisticRegression(max_iter=1000).fit(x, reference.codes)
+
+    def annotate(self, query: Cells) -> Prediction:
+        """Predict classes and their probabilities."""
+        probabilities = self.model.predict_proba(self._features(query))
+        return Prediction(codes=probabilities.argmax(axis=1), probabilities=probabilities)
+
+
+class LinearSVM(_Linear):
+    """One-against-rest linear support vector machine; it has no probabilities."""
+
+    def fit(self, reference: Reference) -> None:
+        """Fit features and classifier."""
+        x = self._fit_features(reference)
+        self.model = svm.LinearSVC(random_state=self.seed).fit(x, reference.codes)
+
+    def annotate(self, query: Cells) -> Prediction:
+        """Predict classes."""
+        return Prediction(codes=self.model.predict(self._features(query)))
