@@ -45,7 +45,9 @@ exclude_patterns = ["_build", "**.ipynb_checkpoints"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
+python_use_unqualified_type_names = True
 autosummary_generate = True
+default_role = "code"
 napoleon_google_docstring = False
 napoleon_use_rtype = False
 
