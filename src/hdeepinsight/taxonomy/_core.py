@@ -240,6 +240,6 @@ class TaxonomyCore:
         if n_bytes > MAX_TABLE_BYTES:
             raise ValueError(
                 f"The {what} of this tree ({self.n_nodes:,} nodes, {self.max_depth:,} levels) "
-                f"would take {n_bytes / 2**20:,.0f} MB. At most {MAX_TABLE_BYTES / 2**20:,.0f} MB are "
-                "valid. Use `subset` or `prune` to make a smaller tree first."
+                f"would take {n_bytes >> 20:,} MB. At most {MAX_TABLE_BYTES >> 20:,} MB are valid. "
+                "Use `subset` or `prune` to make a smaller tree first."
             )

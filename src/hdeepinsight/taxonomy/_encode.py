@@ -57,7 +57,11 @@ class EncodeMixin(LookupMixin):
         codes, names = factorize(labels, unlabeled)
         nodes = np.zeros(len(names) + 1, dtype=np.int64)  # the last entry serves code -1
         problems: dict[int, str] = {}
+        depth = None if level is None else self.level_depth(level)
         for code, name in enumerate(names):
+            if len(problems) >= _LISTED and not self._candidates(name, depth):
+                problems[code] = "unknown"  # not listed, so not worth the search for close names
+                continue
             try:
                 nodes[code] = self.resolve(name, level)
             except ValueError as error:
@@ -132,13 +136,15 @@ class EncodeMixin(LookupMixin):
             try:
                 nodes[i] = self._descend(given)
             except ValueError as error:
+                if len(problems) == _LISTED:
+                    problems.append("- and more")
+                    break
                 problems.append(f"- {tuple(n for n, _ in given)} ({counts[i]:,} cells): {error}")
         if problems:
-            more = [f"- and {len(problems) - _LISTED:,} more"] if len(problems) > _LISTED else []
             raise ValueError(
-                f"Found {len(problems):,} combinations of labels that are no path of the taxonomy. "
-                "The columns of a cell must name one path from coarse to fine. Correct these "
-                "labels, or set the wrong ones to missing.\n" + "\n".join(problems[:_LISTED] + more)
+                "Found combinations of labels that are no path of the taxonomy. The columns of a "
+                "cell must name one path from coarse to fine. Correct these labels, or set the "
+                "wrong ones to missing.\n" + "\n".join(problems)
             )
         return nodes[inverse.reshape(-1)]
 

@@ -70,13 +70,12 @@ class LookupMixin(TaxonomyCore):
         nodes = self._candidates(name, depth)
         if not nodes:
             raise ValueError(self._unknown(name, level))
-        shallowest = nodes[0]  # node order is breadth first
-        deepest = nodes[-1]
-        if any(self.lca(node, deepest) != node for node in nodes):
+        shallowest, deepest = nodes[0], nodes[-1]  # node order is breadth first
+        if not set(self.ancestors(deepest).tolist()).issuperset(set(nodes) - {0}):
             raise ValueError(
-                f"The name {name!r} fits nodes on different branches: "
-                f"{quoted(self.path_name(node) for node in nodes)}. A bare name must lead to one "
-                "path. Use the full path, or `level`, to say which one is meant."
+                f"The name {name!r} fits {len(nodes)} nodes on different branches: "
+                f"{quoted(self.path_name(node) for node in nodes[:10])}. A bare name must lead to "
+                "one path. Use the full path, or `level`, to say which one is meant."
             )
         return shallowest
 

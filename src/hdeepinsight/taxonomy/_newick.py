@@ -85,11 +85,12 @@ def _problem(found: str, place: int) -> ValueError:
 def write_newick(tree: "TaxonomyCore") -> str:
     """Newick text with all names; those that are not plain stand in single quotes."""
     pieces: list[str] = []
+    firstborn = {int(siblings[0]) for siblings in tree.groups}
     stack: list[tuple[int, bool]] = [(0, False)]
     while stack:
         node, done = stack.pop()
         children = () if done else tree.children(node).tolist()
-        if not done and node and node != tree.children(int(tree.parent[node]))[0]:
+        if not done and node and node not in firstborn:
             pieces.append(",")
         if children:
             pieces.append("(")

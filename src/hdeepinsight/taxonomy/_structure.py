@@ -46,7 +46,7 @@ def canonical_tree(
     parent[1:] = rank[np.asarray(parents, dtype=np.int64)[order[1:]]]
     names = (ROOT_NAME, *(labels[node] for node in order[1:]))
     _check_names(names, parent)
-    return names, parent
+    return tuple(map(str, names)), parent  # plain text, also of numpy strings
 
 
 def _check_size(labels: Sequence[str], parents: Sequence[int]) -> None:

@@ -101,7 +101,7 @@ class Taxonomy(EncodeMixin, ConstructorMixin, ExportMixin):
                 raise ValueError(
                     f"The level name {name!r} {problem}. Level names are text. Rename the level."
                 )
-        return names
+        return tuple(map(str, names))
 
     def _checked_synonyms(self) -> Mapping[str, Path]:
         node_of: dict[str, int] = {}
@@ -116,20 +116,23 @@ class Taxonomy(EncodeMixin, ConstructorMixin, ExportMixin):
                     f"The synonym {synonym!r} of {self.path_name(node)!r} {problem}. A synonym is "
                     "text that no node has as its name. Leave it out, or change it."
                 )
-            node_of[synonym] = node
+            node_of[str(synonym)] = node
         ordered = sorted(node_of.items(), key=lambda item: item[1])
         return MappingProxyType({synonym: self.path(node) for synonym, node in ordered})
 
-    def _by_node(self, values: Mapping[Path, Any], kind: type, what: str) -> Mapping[Path, Any]:
+    def _by_node(
+        self, values: Mapping[Path, Any], kind: type[str] | type[int], what: str
+    ) -> Mapping[Path, Any]:
         value_of: dict[int, Any] = {}
         for path, value in values.items():
             node = self._annotated(path, f"{what} {value!r}")
-            if isinstance(value, bool) or not isinstance(value, kind):
+            accepted = (int, np.integer) if kind is int else kind
+            if isinstance(value, bool) or not isinstance(value, accepted):
                 raise TypeError(
                     f"Found the {what} {value!r} of {self.path_name(node)!r}, of type "
                     f"{type(value).__name__}. Valid is {kind.__name__}. Convert it."
                 )
-            value_of[node] = value
+            value_of[node] = kind(value)  # plain, also of numpy scalars
         return MappingProxyType({self.path(node): value_of[node] for node in sorted(value_of)})
 
     def _checked_leaves(self) -> tuple[Path, ...]:
