@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import anndata as ad
 
+#: Named in the record of the prepared files, which are made again when it changes.
+RULE = "hdeepinsight.data.select_genes"
+
 
 def select_genes(reference: ad.AnnData, n_genes: int) -> list[str]:
-    """Names of up to `n_genes` highly variable genes of the reference, in its order.
+    """Names of up to `n_genes` variable genes of the reference: those that our model would take."""
+    from hdeepinsight.data import open_counts
+    from hdeepinsight.data import select_genes as select
 
-    A panel of at most `n_genes` genes is taken whole. Otherwise scanpy's dispersion rule ranks
-    log-normalised values (``flavor="seurat"``).
-    """
-    if reference.n_vars <= n_genes:
-        return list(reference.var_names)
-    import scanpy as sc
-
-    normalised = reference.copy()
-    sc.pp.normalize_total(normalised, target_sum=1e4)
-    sc.pp.log1p(normalised)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        sc.pp.highly_variable_genes(normalised, n_top_genes=n_genes, flavor="seurat")
-    return list(normalised.var_names[normalised.var["highly_variable"]])
+    return [str(gene) for gene in select(open_counts(reference), n_genes)]

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from .genes import select_genes
+from .genes import RULE, select_genes
 from .pairs import Cells, Pair
 
 #: Genes of the controls, unless the reference has fewer.
@@ -78,6 +78,7 @@ def prepare(pair: Pair, data: Path, work: Path) -> Prepared:
     """Write the files of a pair below `work`, unless they are there and up to date."""
     prepared = Prepared(pair, Path(work) / "pairs" / pair.name)
     made_from = {"pair": pair.to_dict(), "files": _fingerprints(pair, Path(data))}
+    made_from["genes"] = {"rule": RULE, "at_most": N_GENES}
     record = prepared.folder / "pair.json"
     if record.exists() and json.loads(record.read_text()) == json.loads(json.dumps(made_from)):
         return prepared
@@ -146,4 +147,4 @@ def _bare(adata: ad.AnnData, pair: Pair, *, labels: bool) -> ad.AnnData:
         obs = obs.assign(**{k: v.to_numpy() for k, v in _label_table(adata.obs, pair).items()})
     obs.index = pd.Index([f"cell_{i}" for i in range(adata.n_obs)], dtype=object)
     var = pd.DataFrame(index=pd.Index(adata.var_names.astype(str), dtype=object))
-    return ad.AnnData(X=counts, obs=obs.astype(object), var=var)
+    return ad.AnnData(X=counts, obs=obs.astype(object).astype("category"), var=var)

@@ -57,12 +57,19 @@ SPECS: tuple[Spec, ...] = (
     # the same model with one thing changed
     _ours("random_layout", "random pixel layout"),
     _ours("fixed_weights", "fixed loss weights"),
+    _ours("focal", "focal loss (γ = 2, published)"),
     _ours("cross_entropy", "plain cross-entropy (γ = 0)"),
-    _ours("hierarchical_cross_entropy", "softmax over leaves, summed up the tree"),
+    _ours(
+        "hierarchical_cross_entropy",
+        "hierarchical cross-entropy (softmax over leaves, summed up the tree)",
+    ),
     _ours("no_masking", "no gene masking"),
-    _ours("flat_head", "flat head"),
+    _ours("no_thinning", "no count thinning"),
+    _ours("no_class_weights", "no class weights"),
+    _ours("flat_head", "flat head (softmax over leaves)"),
     _ours("no_backbone", "hierarchical logistic regression (no backbone)"),
     _ours("image_only", "image alone (no wide path)"),
+    _ours("with_wide_path", "with a linear path beside the image"),
     _ours("published_reduction", "published loss reduction"),
     _ours("greedy_decode", "greedy decode"),
     # models that do without ours, on the same genes

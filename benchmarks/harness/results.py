@@ -34,8 +34,8 @@ def rows_of(
     measured = {
         **run,
         "kind": spec.kind,
-        "train_s": round(result["train_s"], 3),
-        "annotate_s": round(result["queries"][tag]["annotate_s"], 3),
+        "train_s": round(result["train_s"], 5),
+        "annotate_s": round(result["queries"][tag]["annotate_s"], 5),
         "peak_rss_mb": round(result["queries"][tag]["peak_rss_mb"], 1),
     }
     extra = {"missing_genes": share} if share else {}

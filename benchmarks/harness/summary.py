@@ -1,0 +1,59 @@
+"""Means and spreads over seeds, and which of them is really the best."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A figure over seeds.
+
+    Parameters
+    ----------
+    mean
+        Mean over seeds.
+    spread
+        Largest minus smallest over seeds.
+    n
+        Number of seeds.
+    """
+
+    mean: float
+    spread: float
+    n: int
+
+    @property
+    def half(self) -> float:
+        """Half the spread, printed after ±."""
+        return self.spread / 2
+
+
+def summarise(rows: Iterable[dict], key: str) -> Summary | None:
+    """Summary of one column, or ``None`` where no row has it."""
+    values = [row[key] for row in rows if row.get(key) is not None]
+    if not values:
+        return None
+    return Summary(float(np.mean(values)), float(np.max(values) - np.min(values)), len(values))
+
+
+def clear_best(
+    summaries: dict[str, Summary | None], *, lower_is_better: bool = False
+) -> str | None:
+    """Name of the best, if its lead is more than the spread of it and of the runner-up.
+
+    Notes
+    -----
+    Seeds that agree say nothing about the luck of the cells, so a lead of 0.005 is asked for in any
+    case.
+    """
+    known = {name: s for name, s in summaries.items() if s is not None}
+    order = sorted(known, key=lambda name: known[name].mean, reverse=not lower_is_better)
+    if len(order) < 2:
+        return None
+    first, second = known[order[0]], known[order[1]]
+    lead = abs(first.mean - second.mean)
+    return order[0] if lead > max(first.spread, second.spread, 0.005) else None

@@ -1,0 +1,120 @@
+"""SCHDeepInsight, and the controls that change one thing about it."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+import hdeepinsight as hdi
+
+from .interface import Cells, Prediction, Reference
+
+if TYPE_CHECKING:
+    import anndata as ad
+
+#: Column of the flat control: the class of a cell as its only level.
+FLAT = "class"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Keyword arguments that differ from the defaults, by the call that takes them.
+
+    Parameters
+    ----------
+    model, train, annotate
+        Overrides for ``SCHDeepInsight(...)``, ``.train(...)`` and ``.annotate(...)``.
+    flat
+        Train on a tree of depth one, whose leaves are the classes.
+    model_class
+        Makes the class of the model, where keyword arguments cannot say what changes.
+    """
+
+    model: dict = field(default_factory=dict)
+    train: dict = field(default_factory=dict)
+    annotate: dict = field(default_factory=dict)
+    flat: bool = False
+    model_class: Callable[[], type] = lambda: hdi.SCHDeepInsight
+
+
+def _leaf_softmax() -> type:
+    from .leaf_softmax import LeafSoftmaxModel
+
+    return LeafSoftmaxModel
+
+
+NO_MASKING = {"p_whole": 1.0, "max_rate": 0.0}
+NO_THINNING = {"p": 0.0, "min_rate": 1.0}
+
+#: The table to adjust when the model's arguments or defaults change.
+VARIANTS: dict[str, Variant] = {
+    "schdeepinsight": Variant(),
+    "random_layout": Variant(model={"layout": "random"}),
+    "fixed_weights": Variant(model={"weighting": "fixed"}),
+    "cross_entropy": Variant(model={"gamma": 0.0}),
+    "focal": Variant(model={"gamma": 2.0}),
+    "hierarchical_cross_entropy": Variant(model_class=_leaf_softmax),
+    "no_masking": Variant(model={"masking": NO_MASKING}),
+    "no_thinning": Variant(model={"thinning": NO_THINNING}),
+    "no_class_weights": Variant(model={"class_weights": 0.0}),
+    "flat_head": Variant(flat=True),
+    "no_backbone": Variant(model={"backbone": None, "wide": True}),
+    "image_only": Variant(model={"wide": False}),
+    "with_wide_path": Variant(model={"wide": True}),
+    "published_reduction": Variant(model={"reduction": "published"}),
+    "greedy_decode": Variant(annotate={"decoder": "greedy"}),
+}
+
+
+class SCHDeepInsight:
+    """Train with the defaults of the package, but for what the variant changes."""
+
+    def __init__(self, *, seed: int, threads: int, folder: Path, variant: str):
+        del folder
+        warnings.simplefilter("ignore")
+        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+        torch.set_num_threads(threads)
+        self.seed, self.variant = seed, VARIANTS[variant]
+        self.extra: dict = {}
+
+    def fit(self, reference: Reference) -> None:
+        """Set up, fit layout and normalisation, train."""
+        self.tree = reference.tree
+        adata, levels = self._labelled(reference)
+        model_class = self.variant.model_class()
+        model_class.setup_anndata(adata, labels_keys=levels, unlabeled_category="")
+        self.model = model_class(adata, seed=self.seed, **self.variant.model)
+        self.model.train(accelerator="cpu", enable_progress_bar=False, **self.variant.train)
+        self.extra = {"epochs": len(self.model.history["validation_loss"])}
+
+    def annotate(self, query: Cells) -> Prediction:
+        """Annotate down to the leaves."""
+        result = self.model.annotate(query.anndata(), threshold=None, **self.variant.annotate)
+        taxonomy = self.model.taxonomy
+        classes = [self._class_of(taxonomy.names[leaf]) for leaf in taxonomy.leaves]
+        probabilities = np.zeros((query.n_cells, len(self.tree.classes)))
+        probabilities[:, classes] = result.node_probabilities[:, taxonomy.leaves]
+        code_of_leaf = np.full(taxonomy.n_nodes, -1)
+        code_of_leaf[taxonomy.leaves] = classes
+        return Prediction(codes=code_of_leaf[result.leaf_nodes], probabilities=probabilities)
+
+    def _labelled(self, reference: Reference) -> tuple[ad.AnnData, list[str]]:
+        adata = reference.anndata()
+        if self.variant.flat:
+            adata.obs[FLAT] = [f"class_{code}" for code in reference.codes]
+            return adata, [FLAT]
+        for level in self.tree.levels:
+            adata.obs[level] = reference.labels[level].to_numpy()
+        return adata, list(self.tree.levels)
+
+    def _class_of(self, path: tuple[str, ...]) -> int:
+        if self.variant.flat:
+            return int(path[0].removeprefix("class_"))
+        return self.tree.classes.index(tuple(path))

@@ -1,0 +1,72 @@
+"""Copy the leaf macro-F1 of ours, the best control and the best peers into the README.
+
+What stands between ``<!-- results:begin -->`` and ``<!-- results:end -->`` is replaced.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+from harness.registry import SPECS
+from harness.summary import Summary, clear_best, summarise
+from harness.tables import figure, table
+
+HERE = Path(__file__).resolve().parent
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+
+
+def results_table(rows: list[dict]) -> str:
+    """One row a method, one column a pair: macro-F1 at the finest level.
+
+    Ours, every peer, and the controls that need none of our code; controls that change our model
+    are on the benchmark page.
+    """
+    finest = _finest(rows)
+    shown = [s for s in SPECS if not (s.kind == "control" and s.target.startswith("ours:"))]
+    shown = [s for s in shown if any(row["method"] == s.name for row in finest)]
+    pairs = list(dict.fromkeys(row["pair"] for row in finest))
+    columns = {pair: _column(finest, pair, [s.name for s in shown]) for pair in pairs}
+    best = {pair: clear_best(column) for pair, column in columns.items()}
+    lines = [
+        [s.title, s.kind] + [figure(columns[p][s.name], bold=best[p] == s.name) for p in pairs]
+        for s in shown
+    ]
+    return table(["method", "kind", *pairs], lines)
+
+
+def replace(readme: str, text: str) -> str:
+    """Put `text` between the two marks."""
+    if readme.count(BEGIN) != 1 or readme.count(END) != 1:
+        raise ValueError(
+            f"the README has {readme.count(BEGIN)} begin and {readme.count(END)} end marks. It "
+            f"needs one {BEGIN} and one {END}. Put them around the place of the table."
+        )
+    pattern = f"{re.escape(BEGIN)}.*?{re.escape(END)}"
+    return re.sub(pattern, lambda _: f"{BEGIN}\n{text}\n{END}", readme, flags=re.DOTALL)
+
+
+def _finest(rows: list[dict]) -> list[dict]:
+    last = {row["pair"]: row["level"] for row in rows}  # levels come coarse to fine
+    return [row for row in rows if row["level"] == last[row["pair"]]]
+
+
+def _column(rows: list[dict], pair: str, names: list[str]) -> dict[str, Summary | None]:
+    here = [row for row in rows if row["pair"] == pair]
+    return {n: summarise([r for r in here if r["method"] == n], "macro_f1") for n in names}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Rewrite the README."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, default=HERE / "results" / "accuracy.json")
+    parser.add_argument("--readme", type=Path, default=HERE.parent / "README.md")
+    args = parser.parse_args(argv)
+    rows = json.loads(args.results.read_text())
+    args.readme.write_text(replace(args.readme.read_text(), results_table(rows)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,240 @@
+"""Write ``docs/benchmarks.md`` from the result files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from harness.registry import SPECS
+from harness.summary import Summary, clear_best, summarise
+from harness.tables import figure, table
+
+HERE = Path(__file__).resolve().parent
+
+INTRODUCTION = """\
+# Benchmarks
+
+This page is written by `benchmarks/report.py` from `benchmarks/results/*.json`; do not edit it.
+
+Every method learns from the same labelled reference and annotates the same query, which comes from
+other donors, another study or another condition. Query labels are read by the scorer alone. Each
+run is a process of its own, with the environment that the method needs.
+
+- **Macro-F1** is the mean F1 over the classes of the query. Classes with fewer reference cells than
+  the pair asks for, and classes that the reference lacks, are not scored; they are listed below.
+- **Hierarchical F1** compares the sets of labels on the paths down to the level (micro-average).
+- **ECE** is the expected calibration error over 15 bins of equally many cells, from the probability
+  of the label at that level (0 is perfect); methods without probabilities have none.
+- A figure is the mean over seeds ± half the distance between the largest and the smallest. The best
+  one is **bold** only where its lead is larger than the spread of it and of the runner-up.
+- Every method is trained on the finest labels, and coarser ones are read off the tree. Controls use
+  the same list of up to 4,096 genes, chosen on the reference alone; peers choose their own genes as
+  their authors advise.
+- Training time includes everything up to a model that can annotate, without loading the data;
+  memory is the peak of the process, libraries and data included. Methods that need the query to
+  learn (surgery, Harmony, popV) do that as part of annotating.
+"""
+
+
+class Report:
+    """Sections of the page.
+
+    Parameters
+    ----------
+    results
+        Folder of the result files.
+    jobs
+        What each pair is about, by name.
+    """
+
+    def __init__(self, results: Path, jobs: dict[str, str] | None = None):
+        self.accuracy = _read(results / "accuracy.json")
+        self.missing = _read(results / "missing_genes.json")
+        self.runs = _read(results / "runs.json")
+        self.speed = _read(results / "speed.json")
+        self.jobs = jobs or {}
+        self.specs = [s for s in SPECS if any(r["method"] == s.name for r in self.accuracy)]
+        self.pairs = list(dict.fromkeys(row["pair"] for row in self.accuracy))
+
+    def text(self) -> str:
+        """Return the whole page."""
+        sections = [
+            INTRODUCTION,
+            self._overview(),
+            *(self._pair(pair) for pair in self.pairs),
+            self._robustness(),
+            self._speed(),
+            self._failures(),
+            self._conditions(),
+        ]
+        return "\n\n".join(section.strip() for section in sections if section) + "\n"
+
+    def levels(self, pair: str) -> list[str]:
+        """Levels of a pair, coarse to fine."""
+        return list(dict.fromkeys(row["level"] for row in self.accuracy if row["pair"] == pair))
+
+    def rows(self, records: list[dict], **values) -> list[dict]:
+        """Pick records with the given values."""
+        return [r for r in records if all(r.get(k) == v for k, v in values.items())]
+
+    def _overview(self) -> str:
+        """Leaf macro-F1 of every method on every pair."""
+        columns = {
+            pair: self._column(self.accuracy, "macro_f1", pair=pair, level=self.levels(pair)[-1])
+            for pair in self.pairs
+        }
+        return "## Finest level, macro-F1\n\n" + self._by_method(columns)
+
+    def _pair(self, pair: str) -> str:
+        parts = [f"## {pair}", self.jobs.get(pair, "").capitalize()]
+        for level in self.levels(pair):
+            rows = self.rows(self.accuracy, pair=pair, level=level)
+            parts.append(f"### {pair}: {level}")
+            parts.append(self._scored(rows))
+            columns = {
+                title: self._column(rows, key)
+                for title, key in {
+                    "accuracy": "accuracy",
+                    "macro-F1": "macro_f1",
+                    "hierarchical F1": "h_f1",
+                    "ECE": "ece",
+                    "novelty AUROC": "novelty_auroc",
+                }.items()
+            }
+            parts.append(self._by_method(columns, lower={"ECE"}))
+        parts.append(f"### {pair}: time and memory")
+        rows = self.rows(self.accuracy, pair=pair, level=self.levels(pair)[-1])
+        columns = {
+            "train, s": self._column(rows, "train_s"),
+            "annotate, s": self._column(rows, "annotate_s"),
+            "peak memory, MB": self._column(rows, "peak_rss_mb"),
+        }
+        parts.append(self._by_method(columns, digits=1, mark=False))
+        return "\n\n".join(part for part in parts if part)
+
+    def _scored(self, rows: list[dict]) -> str:
+        """Say how many cells count and which classes do not."""
+        sentence = f"{rows[0]['n_cells']:,} cells are scored."
+        left_out = rows[0].get("not_scored") or {}
+        if left_out:
+            named = ", ".join(f"{name} ({n})" for name, n in left_out.items())
+            sentence += f" Not scored, because the reference has too few or none of them: {named}."
+        return sentence
+
+    def _robustness(self) -> str:
+        """Leaf macro-F1 as genes are removed, and the drop at one half."""
+        if not self.missing:
+            return ""
+        parts = [
+            "## Missing genes",
+            "The same query with a random share of the reference's genes removed, the same ones "
+            "for every method; macro-F1 at the finest level, a new draw of genes a seed.",
+        ]
+        shares = sorted({row["missing_genes"] for row in self.missing})
+        for pair in self.pairs:
+            level = self.levels(pair)[-1]
+            columns = {"all genes": self._column(self.accuracy, "macro_f1", pair=pair, level=level)}
+            for share in shares:
+                columns[f"{share:.0%} removed"] = self._column(
+                    self.missing, "macro_f1", pair=pair, level=level, missing_genes=share
+                )
+            has_rows = {r["method"] for r in self.rows(self.missing, pair=pair)}
+            columns = {k: {m: s for m, s in c.items() if m in has_rows} for k, c in columns.items()}
+            if has_rows:
+                parts += [f"### {pair}: missing genes", self._by_method(columns)]
+        return "\n\n".join(parts)
+
+    def _speed(self) -> str:
+        if not self.speed:
+            return ""
+        lines = [[row["what"], f"{row['value']:,.1f}", row["unit"]] for row in self.speed]
+        return "## Speed and scale\n\n" + table(["measured", "value", "unit"], lines)
+
+    def _failures(self) -> str:
+        """Peers that could not be installed, and runs that failed, with the reason."""
+        failed = self.rows(self.runs, status="failed")
+        if not failed:
+            return "## What could not be run\n\nNothing: every method that was asked for ran."
+        seeds: dict[tuple[str, str, str], list[int]] = {}
+        for run in failed:
+            seeds.setdefault((run["method"], run["pair"], run["reason"]), []).append(run["seed"])
+        lines = [
+            [method, pair, ", ".join(map(str, sorted(n))), reason.replace("|", "\\|")]
+            for (method, pair, reason), n in sorted(seeds.items())
+        ]
+        return "## What could not be run\n\n" + table(["method", "pair", "seeds", "reason"], lines)
+
+    def _conditions(self) -> str:
+        """Versions of every method and the machines."""
+        done = self.rows(self.runs, status="ok")
+        found = {
+            spec.title: sorted({_listed(r["versions"]) for r in done if r["method"] == spec.name})
+            for spec in self.specs
+        }
+        lines = [[title, "; ".join(versions)] for title, versions in found.items() if versions]
+        hosts = sorted({_machine(run["host"]) for run in done})
+        machines = "\n".join(f"- {host}" for host in hosts)
+        versions = table(["method", "versions"], lines) if lines else ""
+        return f"## Versions and machines\n\n{versions}\n\n{machines}"
+
+    def _column(self, records: list[dict], key: str, **values) -> dict[str, Summary | None]:
+        rows = self.rows(records, **values)
+        return {s.name: summarise(self.rows(rows, method=s.name), key) for s in self.specs}
+
+    def _by_method(
+        self,
+        columns: dict[str, dict[str, Summary | None]],
+        *,
+        lower: set[str] = frozenset(),
+        digits: int = 3,
+        mark: bool = True,
+    ) -> str:
+        """One row a method; columns without any figure are left out."""
+        columns = {k: c for k, c in columns.items() if any(s is not None for s in c.values())}
+        best = {
+            title: clear_best(column, lower_is_better=title in lower) if mark else None
+            for title, column in columns.items()
+        }
+        lines = []
+        for spec in self.specs:
+            found = {title: column.get(spec.name) for title, column in columns.items()}
+            if any(found.values()):
+                cells = [
+                    figure(summary, digits, bold=best[title] == spec.name)
+                    for title, summary in found.items()
+                ]
+                lines.append([spec.title, spec.kind, *cells])
+        return table(["method", "kind", *columns], lines)
+
+
+def _read(path: Path) -> list[dict]:
+    return json.loads(path.read_text()) if path.exists() else []
+
+
+def _listed(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def _machine(host: dict) -> str:
+    return (
+        f"{host['cpu']}, {host['cores']} cores, {host['memory_gb']} GB, {host['system']}, Python "
+        f"{host['python']}, {host['threads']} thread(s) a method"
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, default=HERE / "results")
+    parser.add_argument("--pairs", type=Path, help="pairs file, for what each pair is about")
+    parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "benchmarks.md")
+    args = parser.parse_args(argv)
+    entries = json.loads(args.pairs.read_text()) if args.pairs else []
+    jobs = {entry["name"]: entry.get("job", "") for entry in entries}
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(Report(args.results, jobs).text())
+
+
+if __name__ == "__main__":
+    main()

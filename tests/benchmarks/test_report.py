@@ -1,0 +1,64 @@
+"""Means, spreads, and what is marked as best."""
+
+import pytest
+from harness.summary import Summary, clear_best, summarise
+from harness.tables import figure, table
+from readme_table import BEGIN, END, replace, results_table
+
+
+def rows(method, values, *, pair="p", level="fine", kind="peer"):
+    same = {"pair": pair, "method": method, "kind": kind, "level": level}
+    return [{**same, "seed": i, "macro_f1": value} for i, value in enumerate(values)]
+
+
+def test_summary_over_seeds_leaves_out_what_is_missing():
+    summary = summarise(rows("m", [0.5, None, 0.7]), "macro_f1")
+    assert (summary.mean, summary.n) == (pytest.approx(0.6), 2)
+    assert summary.half == pytest.approx(0.1)
+    assert summarise(rows("m", [None]), "macro_f1") is None
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        pytest.param((0.90, 0.02), (0.80, 0.05), "a", id="lead_beyond_both_spreads"),
+        pytest.param((0.90, 0.02), (0.86, 0.05), None, id="lead_inside_the_second_spread"),
+        pytest.param((0.90, 0.12), (0.80, 0.00), None, id="lead_inside_the_first_spread"),
+        pytest.param((0.901, 0.0), (0.900, 0.0), None, id="hardly_any_lead"),
+    ],
+)
+def test_the_best_is_marked_only_outside_the_spread(first, second, expected):
+    found = clear_best({"a": Summary(*first, 3), "b": Summary(*second, 3), "c": None})
+    assert found == expected
+
+
+def test_the_lowest_is_best_where_low_is_good():
+    summaries = {"a": Summary(0.2, 0.01, 3), "b": Summary(0.1, 0.01, 3)}
+    assert clear_best(summaries, lower_is_better=True) == "b"
+
+
+def test_figures_in_a_table():
+    assert figure(Summary(0.51234, 0.02, 3)) == "0.512 ± 0.010"
+    assert figure(Summary(0.51234, 0.0, 1), bold=True) == "**0.512**"
+    assert figure(None) == "–"
+    assert table(["a", "b"], [["x", "1"]]) == "| a | b |\n| --- | ---: |\n| x | 1 |"
+
+
+def test_the_readme_table_shows_the_finest_level_and_no_variants_of_ours():
+    records = (
+        rows("schdeepinsight", [0.1], level="coarse", kind="ours")
+        + rows("schdeepinsight", [0.8, 0.9], kind="ours")
+        + rows("random_layout", [0.9, 0.9], kind="control")
+        + rows("popv", [0.5, 0.5])
+    )
+    assert results_table(records).splitlines()[2:] == [
+        "| SCHDeepInsight | ours | **0.850 ± 0.050** |",
+        "| popV consensus | peer | 0.500 ± 0.000 |",
+    ]
+
+
+def test_the_readme_keeps_everything_around_the_marks():
+    text = f"before\n{BEGIN}\nold \\1\n{END}\nafter\n"
+    assert replace(text, "new \\1") == f"before\n{BEGIN}\nnew \\1\n{END}\nafter\n"
+    with pytest.raises(ValueError, match="one"):
+        replace("no marks", "new")
