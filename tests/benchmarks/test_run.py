@@ -95,7 +95,7 @@ class Rehearsal:
         if spec.name == "popv":
             raise RunFailed("no such luck")
         folder = prepared.folder.parent / f"{spec.name}_{seed}_{len(self.asked)}"
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         measured = {"annotate_s": 2.0, "peak_rss_mb": 3.0}
         result = {"train_s": 1.0, "loaded_rss_mb": 1.0, "extra": {}, "versions": {}, "host": {}}
         result["queries"] = dict.fromkeys(queries, measured)
