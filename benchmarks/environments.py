@@ -72,6 +72,13 @@ def _commands(name: str, folder: Path, python: str, uv: str | None) -> list[list
     return [[python, "-m", "venv", str(folder)], install, check]
 
 
+def _python() -> str:
+    """Python 3.11 if there is one: pandas 1 and TensorFlow 2.14 have no wheels for later ones."""
+    if sys.version_info[:2] == (3, 11):
+        return sys.executable
+    return shutil.which("python3.11") or sys.executable
+
+
 def _clean_environment() -> dict[str, str]:
     """Leave out the variables that point at the environment that this runs in."""
     return {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "PYTHONPATH")}
@@ -90,7 +97,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--envs", default=str(HERE / ".envs"), help="folder, or pattern with {name}"
     )
-    parser.add_argument("--python", default=sys.executable, help="interpreter (3.11 for all peers)")
+    parser.add_argument("--python", default=_python(), help="interpreter; some peers need 3.11")
     parser.add_argument("--uv", default=shutil.which("uv"), help="the uv program")
     parser.add_argument("--force", action="store_true", help="make existing ones anew")
     args = parser.parse_args(argv)

@@ -47,8 +47,8 @@ def clear_best(
 
     Notes
     -----
-    Seeds that agree say nothing about the luck of the cells, so a lead of 0.005 is asked for in any
-    case.
+    A single seed has no spread, so nothing is marked. Seeds that agree say nothing about the luck of
+    the cells, so a lead of 0.005 is asked for in any case.
     """
     known = {name: s for name, s in summaries.items() if s is not None}
     order = sorted(known, key=lambda name: known[name].mean, reverse=not lower_is_better)
@@ -56,4 +56,6 @@ def clear_best(
         return None
     first, second = known[order[0]], known[order[1]]
     lead = abs(first.mean - second.mean)
+    if min(first.n, second.n) < 2:
+        return None
     return order[0] if lead > max(first.spread, second.spread, 0.005) else None

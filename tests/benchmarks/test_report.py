@@ -32,6 +32,10 @@ def test_the_best_is_marked_only_outside_the_spread(first, second, expected):
     assert found == expected
 
 
+def test_nothing_is_best_on_a_single_seed():
+    assert clear_best({"a": Summary(0.9, 0.0, 1), "b": Summary(0.1, 0.0, 1)}) is None
+
+
 def test_the_lowest_is_best_where_low_is_good():
     summaries = {"a": Summary(0.2, 0.01, 3), "b": Summary(0.1, 0.01, 3)}
     assert clear_best(summaries, lower_is_better=True) == "b"
