@@ -65,12 +65,6 @@ class Decoder:
         _, found = self.decode(rows)
         return float(found.solved[filled].mean())
 
-    def has_one_unit(self, rows: sp.csr_matrix) -> bool:
-        """Whether all solved cells have the same unit: then it is no library-size factor."""
-        _, found = self.decode(rows)
-        units = found.units[np.isfinite(found.units)]
-        return bool(len(units) > 1 and np.ptp(units) <= 1e-6 * units.max())
-
 
 def _tells_something(rows: sp.csr_matrix) -> bool:
     """Whether some cell has two different values: equal ones are multiples of anything."""

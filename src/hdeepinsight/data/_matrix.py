@@ -17,8 +17,6 @@ Block: TypeAlias = "np.ndarray[Any, Any] | sp.csr_matrix"
 
 #: Stored values that one pass over a column-wise matrix may keep (8 to 12 bytes each).
 CSC_BUDGET = 2**25
-#: Columns of a column-wise file that are read at once.
-CSC_COLUMNS = 1024
 
 
 @dataclass(frozen=True)
@@ -131,11 +129,22 @@ def _turn(matrix: Any, rows: slice) -> sp.csr_matrix:
         whole = rows.stop - rows.start == matrix.shape[0]
         return sp.csr_matrix((matrix if whole else matrix[rows]).tocsr())
     n_vars = matrix.shape[1]
+    per_column = max(1, _n_stored(matrix) // max(1, n_vars))
+    width = max(1, CSC_BUDGET // (4 * per_column))
+    starts = np.asarray(matrix.group["indptr"][:])
     parts = [
-        sp.csc_matrix(matrix[:, first : min(first + CSC_COLUMNS, n_vars)])[rows]
-        for first in range(0, n_vars, CSC_COLUMNS)
+        _columns(matrix, starts[first : min(first + width, n_vars) + 1])[rows]
+        for first in range(0, n_vars, width)
     ]
     return sp.csr_matrix(sp.hstack(parts, format="csc").tocsr())
+
+
+def _columns(matrix: Any, starts: np.ndarray[Any, Any]) -> sp.csc_matrix:
+    """Read consecutive columns of a file, in one piece."""
+    stored = slice(int(starts[0]), int(starts[-1]))
+    values, indices = matrix.group["data"][stored], matrix.group["indices"][stored]
+    shape = (matrix.shape[0], len(starts) - 1)
+    return sp.csc_matrix((values, indices, starts - starts[0]), shape=shape)
 
 
 def _dask_blocks(matrix: Any, size: int) -> Iterator[tuple[slice, Block]]:

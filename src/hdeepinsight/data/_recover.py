@@ -161,12 +161,13 @@ def _check_values(tally: Scan) -> None:
 def _cannot(n_failed: int, n_cells: int, scale: Normalisation, where: str = "") -> InputError:
     after = " after expm1" if scale == "log1p" else ""
     return InputError(
-        f"In {n_failed:,} of {n_cells:,} cells{where} ({n_failed / n_cells:.1%}) the values{after} are "
-        f"not whole multiples of one unit (tried with a smallest count of 1 to {MAX_SMALLEST}).",
+        f"In {n_failed:,} of {n_cells:,} cells{where} ({n_failed / n_cells:.1%}) the values"
+        f"{after} are not whole multiples of one unit (tried with a smallest count of 1 to "
+        f"{MAX_SMALLEST}).",
         "Counts can be recovered from values that were only divided by the library size"
         + (" and logged by natural log1p." if scale == "log1p" else "."),
-        "Pass the raw counts: imputed, smoothed, batch-corrected or gene-length normalised values "
-        "do not hold them any more.",
+        "Pass the raw counts: imputed, smoothed, batch-corrected, gene-length normalised or "
+        "coarsely rounded values do not hold them any more.",
     )
 
 

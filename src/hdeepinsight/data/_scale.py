@@ -33,6 +33,7 @@ DO_NEXT: Final[dict[Scale, str]] = {
 
 _FEWEST_CELLS = 3  # one or two cells have "the same sum" too easily
 _SAME_SUM = 5e-3
+_MOSTLY_WHOLE = 0.1  # dividing by the library size leaves hardly a whole number
 
 
 @dataclass(frozen=True)
@@ -65,21 +66,18 @@ def _judge_fractions(matrix: RowMatrix, tally: Scan) -> Verdict:
     logged = Decoder("log1p", matrix.dtype, tally.grid).share_solved(sample)
     if logged == 1:
         return Verdict("log1p_counts", _multiples("after expm1, all values", n))
-    linear = Decoder("normalized", matrix.dtype, tally.grid)
-    share, constant = linear.share_solved(sample), linear.has_one_unit(sample)
-    if share == 1 and not constant:
-        return Verdict("normalized", _multiples("all values", n))
-    small = tally.high <= MAX_LOG
     share_whole = tally.n_whole / tally.n_nonzero
-    if small and _same_sums(sample, log=True):
+    fractions = f"{1 - share_whole:.1%} of the positive values are no whole numbers"
+    if share_whole > _MOSTLY_WHOLE:
+        return Verdict("fractional_counts", f"{fractions} (largest value {tally.high:,.4g})")
+    if Decoder("normalized", matrix.dtype, tally.grid).share_solved(sample) == 1:
+        return Verdict("normalized", _multiples("all values", n))
+    if tally.high <= MAX_LOG and _same_sums(sample, log=True):
         return _log1p("after expm1 all cells have the same sum", logged, n)
     if _same_sums(sample, log=False):
-        return Verdict(
-            "normalized", "all cells have the same sum, and values are not whole numbers"
-        )
-    if not small or share_whole > 0.05 or constant:
-        text = f"{1 - share_whole:.1%} of the positive values are no whole numbers"
-        return Verdict("fractional_counts", f"{text} (largest value {tally.high:,.4g})")
+        return Verdict("normalized", f"all cells have the same sum, and {fractions}")
+    if tally.high > MAX_LOG:
+        return Verdict("fractional_counts", f"{fractions} (largest value {tally.high:,.4g})")
     return _log1p(f"values are fractions up to {tally.high:.3g}", logged, n)
 
 

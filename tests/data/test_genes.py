@@ -1,0 +1,215 @@
+"""Genes are matched by name, never by position."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hdeepinsight.data import (
+    GeneCoverageWarning,
+    GeneMatchError,
+    align_genes,
+    resolve_var_names,
+)
+
+MODEL = ["CD3D", "MS4A1", "NKG7", "LYZ"]
+IDS = ["ENSG00000167286", "ENSG00000156738", "ENSG00000105374", "ENSG00000090382"]
+
+gene_lists = st.lists(st.sampled_from([f"G{i}" for i in range(12)]), min_size=1, max_size=20)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    names=gene_lists,
+    genes=st.lists(st.sampled_from([f"G{i}" for i in range(15)]), min_size=1, unique=True),
+)
+def test_agrees_with_a_group_by_of_pandas(names, genes):
+    counts = np.random.default_rng(0).integers(0, 5, size=(3, len(names)))
+    naive = (
+        pd.DataFrame(counts.T, index=names).groupby(level=0).sum().reindex(genes, fill_value=0).T
+    )
+    if not set(names) & set(genes):
+        with pytest.raises(GeneMatchError):
+            align_genes(names, genes)
+        return
+    alignment = align_genes(names, genes, min_coverage=0, warn_coverage=0)
+    np.testing.assert_array_equal(alignment.apply(counts).toarray(), naive.to_numpy())
+    assert alignment.measured.tolist() == [gene in names for gene in genes]
+    assert alignment.source.tolist() == [names.index(g) if g in names else -1 for g in genes]
+    report = alignment.report
+    assert report.missing == tuple(gene for gene in genes if gene not in names)
+    assert report.duplicated == tuple(gene for gene in genes if names.count(gene) > 1)
+    assert report.n_extra == sum(name not in genes for name in names)
+    assert report.coverage == pytest.approx(report.n_measured / len(genes))
+
+
+def test_arrays_have_the_promised_types_and_are_read_only():
+    alignment = align_genes(MODEL, MODEL)
+    assert alignment.source.dtype == np.int64
+    assert alignment.measured.dtype == bool
+    for array in (alignment.source, alignment.target, alignment.measured):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 0
+
+
+def test_versions_are_left_out_on_either_side():
+    versioned = [f"{name}.{i}" for i, name in enumerate(IDS)]
+    for query, model in [(versioned, IDS), (IDS, versioned), (versioned[::-1], versioned)]:
+        assert align_genes(query, model).measured.all()
+    report = align_genes(versioned, IDS).report
+    assert "4 genes were matched after leaving out Ensembl versions." in report.messages
+
+
+def test_exact_names_win_over_stripped_ones():
+    alignment = align_genes([f"{IDS[0]}.4", IDS[0]], IDS[:1])
+    assert alignment.source.tolist() == [1]
+    assert alignment.report.duplicated == ()
+
+
+def test_two_versions_of_one_gene_are_summed():
+    alignment = align_genes([f"{IDS[0]}.4", f"{IDS[0]}.5"], IDS[:1])
+    assert alignment.apply(np.array([[1, 2]])).toarray().tolist() == [[3]]
+    assert alignment.report.duplicated == (IDS[0],)
+
+
+def test_synonyms_fill_only_what_exact_names_left_open():
+    synonyms = {"MS4A1": ["CD20", "B1"], "NKG7": ["GIG1"], "CD3D": ["GIG1", "T3D"]}
+    alignment = align_genes(["B1", "CD20", "CD3D", "GIG1", "LYZ"], MODEL, synonyms=synonyms)
+    assert alignment.source.tolist() == [2, 1, 3, 4]
+    assert "2 genes were matched by a synonym." in alignment.report.messages
+
+
+def test_coverage_is_the_weight_of_the_genes_found():
+    alignment = align_genes(["CD3D"], MODEL, weights=np.array([7.0, 1.0, 1.0, 1.0]))
+    assert alignment.report.coverage == pytest.approx(0.7)
+
+
+def test_low_coverage_warns_and_tiny_coverage_is_refused():
+    weights = np.array([0.3, 0.1, 0.05, 0.55])
+    with pytest.warns(GeneCoverageWarning, match=r"1 of the model's 4 genes .*\(30\.0%"):
+        align_genes(["CD3D", "ACTB"], MODEL, weights=weights)
+    with pytest.raises(GeneMatchError, match=r"\(5\.0% .*At least 10% is needed"):
+        align_genes(["NKG7", "ACTB"], MODEL, weights=weights)
+
+
+def test_limits_themselves_are_accepted():
+    genes = [f"G{i}X" for i in range(10)]
+    assert align_genes(genes[:5], genes).report.coverage == 0.5
+    with pytest.warns(GeneCoverageWarning):
+        align_genes(genes[:1], genes)
+
+
+@pytest.mark.parametrize(
+    ("names", "model", "advice"),
+    [
+        pytest.param(
+            [n.capitalize() for n in MODEL],
+            MODEL,
+            "looks like mouse.*model like human.*fold_case=True",
+            id="mouse_on_human",
+        ),
+        pytest.param(
+            MODEL,
+            [n.capitalize() for n in MODEL],
+            "looks like human.*model like mouse",
+            id="human_on_mouse",
+        ),
+        pytest.param(
+            IDS,
+            MODEL,
+            "query has ensembl names and the model symbol.*var_names",
+            id="ensembl_on_symbols",
+        ),
+        pytest.param(
+            MODEL, IDS, "query has symbol names and the model ensembl", id="symbols_on_ensembl"
+        ),
+        pytest.param(["0", "1", "2"], MODEL, "no gene names.*set adata.var_names", id="numbers"),
+        pytest.param(
+            ["AAACATACAACCAC-1", "TTTGCATGCCTCAC-1"],
+            MODEL,
+            "look like cells.*adata.T",
+            id="transposed",
+        ),
+        pytest.param(
+            ["ACTB", "GAPDH"], MODEL, "Check that.*same genes.*like ACTB, GAPDH", id="other_genes"
+        ),
+        pytest.param(
+            [n.lower() for n in MODEL], MODEL, "4 names differ only in case", id="lower_case"
+        ),
+    ],
+)
+def test_a_mismatch_is_explained(names, model, advice):
+    with pytest.raises(GeneMatchError, match=f"0 of the model's 4 genes.*At least 10%.*{advice}"):
+        align_genes(names, model)
+
+
+def test_case_is_folded_only_when_asked_for():
+    alignment = align_genes(["Nkg7", "Cd3d", "CD3D"], MODEL, fold_case=True)
+    assert alignment.source.tolist() == [2, -1, 0, -1]
+    assert "1 genes were matched regardless of case." in alignment.report.messages
+
+
+def test_a_spelling_that_fits_two_model_genes_fits_none():
+    alignment = align_genes(["AB1", "Cd1"], ["aB1", "Ab1", "CD1"], fold_case=True, warn_coverage=0)
+    assert alignment.source.tolist() == [-1, -1, 1]
+
+
+@pytest.mark.parametrize("categorical", [False, True])
+def test_the_column_that_fits_is_found(categorical):
+    var = pd.DataFrame(
+        {"length": range(4), "gene_ids": IDS, "gene_symbols": MODEL}, index=list("wxyz")
+    )
+    var = var.astype({"gene_ids": "category"}) if categorical else var
+    names, column = resolve_var_names(var, [f"{name}.3" for name in IDS])
+    assert column == "gene_ids"
+    assert names.tolist() == IDS
+    alignment = align_genes(var, MODEL[::-1])
+    assert alignment.report.column == "gene_symbols"
+    assert alignment.source.tolist() == [3, 2, 1, 0]
+    assert "var['gene_symbols']" in alignment.report.messages[0]
+
+
+def test_var_names_win_unless_a_column_is_clearly_better():
+    var = pd.DataFrame({"other": MODEL}, index=["CD3D", "MS4A1", "x", "y"])
+    assert resolve_var_names(var, MODEL)[1] is None
+    assert resolve_var_names(var.set_axis(["CD3D", "x", "y", "z"]), MODEL)[1] == "other"
+
+
+def test_missing_names_in_a_column_match_nothing():
+    var = pd.DataFrame({"symbol": ["CD3D", None, np.nan, "LYZ"]}, index=list("wxyz"))
+    assert align_genes(var, [*MODEL, "nan", "None"], warn_coverage=0).source.tolist() == [
+        0,
+        -1,
+        -1,
+        3,
+        -1,
+        -1,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("genes", "weights", "message"),
+    [
+        pytest.param(["A", "B", "A"], None, "repeat: A.*unique", id="repeated"),
+        pytest.param([], None, "none at all", id="no_genes"),
+        pytest.param(["A", "B"], [1.0], "shape .1,.*2 finite values", id="wrong_length"),
+        pytest.param(["A", "B"], [0.0, 0.0], "sum 0", id="all_zero"),
+        pytest.param(["A", "B"], [2.0, -1.0], "from 0 up", id="negative"),
+        pytest.param(["A", "B"], [np.nan, 1.0], "finite", id="nan"),
+    ],
+)
+def test_a_broken_model_is_refused(genes, weights, message):
+    with pytest.raises(ValueError, match=message):
+        align_genes(["A", "B"], genes, weights=None if weights is None else np.array(weights))
+
+
+def test_report_reads_well_and_is_plain():
+    report = align_genes(["NKG7", "CD3D", "CD3D", "ACTB"], MODEL).report
+    text = str(report)
+    assert "2 of 4 model genes measured (coverage 50.0%), 1 of 4 columns unused" in text
+    assert "missing   MS4A1, LYZ" in text
+    assert "summed: CD3D" in text
+    assert json.loads(json.dumps(report.to_dict()))["missing"] == ["MS4A1", "LYZ"]
