@@ -49,6 +49,7 @@ python_use_unqualified_type_names = True
 autosummary_generate = True
 default_role = "code"
 napoleon_google_docstring = False
+napoleon_use_ivar = True
 napoleon_use_rtype = False
 
 bibtex_bibfiles = ["references.bib"]
