@@ -15,7 +15,6 @@ def test_quickstart_is_short():
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("default")
 def test_quickstart_labels_the_query(synthetic_hierarchy, tmp_path, monkeypatch):
     held_out = np.arange(synthetic_hierarchy.n_obs) % 3 == 0
     truth = synthetic_hierarchy.obs[held_out]
