@@ -48,6 +48,18 @@ def test_values_equal_a_naive_loop(tree):
     np.testing.assert_allclose(algebra.node_log_probs(got).numpy(), nodes, atol=1e-12)
 
 
+@pytest.mark.parametrize("depth", [1, 2, 3, 4, 5, 8, 9])
+def test_values_are_right_at_every_depth(depth):
+    tree = Taxonomy.from_paths(
+        [("a",) * level + (name,) for level in range(depth) for name in "ab"]
+    )
+    assert tree.max_depth == depth
+    algebra = TreeAlgebra(tree)
+    logits = torch.randn(3, tree.n_edges, dtype=torch.float64)
+    _, nodes = naive_node_log_probs(tree, logits.numpy())
+    np.testing.assert_allclose(algebra(logits).numpy(), nodes, atol=1e-12)
+
+
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
 def test_gradients_are_finite_and_cancel_within_each_group(tree, scale):
     algebra = TreeAlgebra(tree)

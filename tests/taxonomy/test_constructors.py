@@ -86,6 +86,7 @@ def test_a_finest_column_without_labels_is_no_level():
         ({"a": ["T"]}, ["lineage"], "no column 'lineage'"),
         ({"lineage": ["T"]}, ["linage"], "Did you mean 'lineage'"),
         ({"a": [None, "T"], "b": ["x", "y"]}, ["a", "b"], "1 cells with a finer label"),
+        ({"a": ["x", "y", "z"], "b": ["T", "T", "B"]}, ["a", "b"], "Reverse their order"),
         ({"a": ["Unknown", None]}, ["a"], "all 2 cells"),
         ({"a": ["T"]}, [], "one or more"),
         ({"a": ["T"]}, ["a", "a"], "distinct"),

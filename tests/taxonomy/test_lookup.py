@@ -143,6 +143,12 @@ def test_a_shallow_leaf_may_repeat_its_name_in_finer_columns(small):
     assert small.encode_levels(frame).tolist() == [2, 3]
 
 
+def test_a_repeated_name_does_not_hide_a_finer_label_that_contradicts_it(small):
+    frame = pd.DataFrame({"a": ["B"], "b": ["B"], "c": ["Th1"]})
+    with pytest.raises(ValueError, match="'Th1' is at 'T > CD4 > Th1', not under 'B'"):
+        small.encode_levels(frame)
+
+
 def test_a_child_of_its_parents_name_is_reached_by_its_column(immune):
     frame = pd.DataFrame({"base_type": ["ILC", "ILC"], "subtype": ["ILC", None]})
     node = immune.resolve("ILC")

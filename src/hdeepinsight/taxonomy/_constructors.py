@@ -61,8 +61,8 @@ class ConstructorMixin(AnnotateMixin):
         Raises
         ------
         ValueError
-            When a column is absent, no cell is labelled, or a cell has a finer label without the
-            coarser one.
+            When a column is absent, no cell is labelled, a cell has a finer label without the
+            coarser one, or the columns go from fine to coarse.
         TypeError
             When labels are not text.
 

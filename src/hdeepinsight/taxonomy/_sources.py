@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -129,6 +130,7 @@ def paths_from_obs(
     codes = np.stack([column for column, _ in columns], axis=1)
     rows, counts = np.unique(codes, axis=0, return_counts=True)
     _check_gaps(rows, counts, keys)
+    _check_direction(rows, keys)
     paths = [
         tuple(columns[level][1][code] for level, code in enumerate(row) if code >= 0)
         for row in rows.tolist()
@@ -171,3 +173,15 @@ def _check_gaps(rows: np.ndarray, counts: np.ndarray, keys: Sequence[str]) -> No
             f"{list(keys)}. A label needs all labels above it. Fill in the coarser columns, order "
             "the keys from coarse to fine, or set the finer labels to missing."
         )
+
+
+def _check_direction(rows: np.ndarray, keys: Sequence[str]) -> None:
+    for level, (coarse, fine) in enumerate(pairwise(keys)):
+        pairs = rows[(rows[:, level] >= 0) & (rows[:, level + 1] >= 0), level : level + 2]
+        n_coarse, n_fine = (len(np.unique(codes)) for codes in pairs.T)
+        if len(np.unique(pairs, axis=0)) == n_coarse > n_fine:
+            raise ValueError(
+                f"Found that each of the {n_coarse} labels in {coarse!r} lies in one of the "
+                f"{n_fine} labels in {fine!r}: {coarse!r} is the finer column. Keys go from coarse "
+                "to fine. Reverse their order."
+            )
