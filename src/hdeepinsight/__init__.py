@@ -1,7 +1,58 @@
-"""Hierarchical annotation of single cells from gene images."""
+"""Hierarchical annotation of single cells from gene images.
 
+Examples
+--------
+>>> import hdeepinsight as hdi
+>>> hdi.Taxonomy.immune().n_leaves
+50
+"""
+
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from hdeepinsight import data, metrics, pl, pp
+    from hdeepinsight.annotation import Annotation
+    from hdeepinsight.image import GeneLayout
+    from hdeepinsight.models import SCHDeepInsight
+    from hdeepinsight.nn import CountThinning, GeneMasking
+    from hdeepinsight.taxonomy import Taxonomy
 
 __version__ = version("hdeepinsight")
+
+__all__ = [
+    "Annotation",
+    "CountThinning",
+    "GeneLayout",
+    "GeneMasking",
+    "SCHDeepInsight",
+    "Taxonomy",
+    "__version__",
+    "data",
+    "metrics",
+    "pl",
+    "pp",
+]
+
+_HOMES = {
+    "Annotation": "annotation",
+    "CountThinning": "nn",
+    "GeneLayout": "image",
+    "GeneMasking": "nn",
+    "SCHDeepInsight": "models",
+    "Taxonomy": "taxonomy",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: the model needs scvi-tools, which takes seconds to load."""
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    if name in __all__:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,21 +1,40 @@
-"""Every name that we read from or write to an AnnData, once."""
+"""Every name that we read from or write to an AnnData or a registry, once."""
 
 from typing import Final, NamedTuple
 
-__all__ = ["ADDED_KEYS", "AddedKeys"]
+__all__ = ["ADDED_KEYS", "FIELD_KEYS", "LABEL_COLUMNS", "AddedKeys", "FieldKeys", "LabelColumns"]
+
+
+class LabelColumns(NamedTuple):
+    """Names in a table of labels beside those of the taxonomy's levels.
+
+    The label where a cell's path stops is ``stop_label``, not ``cell_type``, because many
+    taxonomies have a level of that name.
+    """
+
+    STOP: str = "stop_label"
+    ROOT: str = "Unknown"
 
 
 class AddedKeys(NamedTuple):
-    """Suffixes of the columns that `Annotation.to_adata` adds after its ``key_added``.
+    """What `Annotation.to_adata` adds after its ``key_added``.
 
-    With ``key_added="hdi"`` the labels at their stop depth land in ``obs["hdi_cell_type"]``.
+    With ``key_added="hdi"`` the confidence lands in ``obs["hdi_confidence"]``.
     """
 
-    LABEL: str = "cell_type"
     CONFIDENCE: str = "confidence"
     MARGIN: str = "margin"
     STOP_DEPTH: str = "stop_depth"
     PROBABILITIES: str = "probabilities"
 
 
+class FieldKeys(NamedTuple):
+    """Names of our fields in the registry of scvi-tools' data manager, beside its own ``X``."""
+
+    LABELS: str = "labels"
+    BATCH: str = "batch"
+
+
+LABEL_COLUMNS: Final = LabelColumns()
 ADDED_KEYS: Final = AddedKeys()
+FIELD_KEYS: Final = FieldKeys()

@@ -6,10 +6,13 @@ from hdeepinsight.data._errors import GeneCoverageWarning, GeneMatchError, Input
 from hdeepinsight.data._genes import align_genes, resolve_var_names
 from hdeepinsight.data._recover import RecoveredCounts, recover_counts
 from hdeepinsight.data._report import InputReport
-from hdeepinsight.data._streaming import CountSource, open_counts
+from hdeepinsight.data._selection import select_genes
+from hdeepinsight.data._store import DataLike, has_layer
+from hdeepinsight.data._streaming import CountSource, ScaleMode, open_counts
 
 __all__ = [
     "CountSource",
+    "DataLike",
     "GeneAlignment",
     "GeneCoverageWarning",
     "GeneMatchError",
@@ -17,9 +20,12 @@ __all__ = [
     "InputError",
     "InputReport",
     "RecoveredCounts",
+    "ScaleMode",
     "align_genes",
+    "has_layer",
     "inspect_input",
     "open_counts",
     "recover_counts",
     "resolve_var_names",
+    "select_genes",
 ]

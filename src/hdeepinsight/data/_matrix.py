@@ -97,14 +97,18 @@ def _read(matrix: Any, rows: slice) -> Block:
 def row_view(matrix: Any, rows: slice) -> sp.csr_matrix:
     """Rows of a CSR matrix without copying their values."""
     start, stop = int(matrix.indptr[rows.start]), int(matrix.indptr[rows.stop])
-    indptr = matrix.indptr[rows.start : rows.stop + 1] - start
-    stored = (matrix.data[start:stop], matrix.indices[start:stop], indptr)
-    return sp.csr_matrix(stored, shape=(rows.stop - rows.start, matrix.shape[1]), copy=False)
+    view = sp.csr_matrix((rows.stop - rows.start, matrix.shape[1]), dtype=matrix.dtype)
+    # Set one by one: the constructor copies what is a small part of a larger array.
+    view.data, view.indices = matrix.data[start:stop], matrix.indices[start:stop]
+    view.indptr = matrix.indptr[rows.start : rows.stop + 1] - start
+    return view
 
 
 def to_csr(block: Any) -> Block:
     """Bring a block to the two forms that the rest of the room knows: an array or a CSR matrix."""
-    return sp.csr_matrix(block) if sp.issparse(block) else np.asarray(block)
+    if not sp.issparse(block):
+        return np.asarray(block)
+    return block if sp.isspmatrix_csr(block) else sp.csr_matrix(block)
 
 
 def _columnwise_blocks(matrix: Any, size: int) -> Iterator[tuple[slice, Block]]:

@@ -15,7 +15,7 @@ import pandas as pd
 from hdeepinsight.data._errors import InputError
 from hdeepinsight.data._matrix import RowMatrix, wrap
 
-__all__ = ["DataLike", "Store", "open_store", "slot_name"]
+__all__ = ["DataLike", "Store", "has_layer", "open_store", "slot_name"]
 
 DataLike: TypeAlias = "ad.AnnData | str | Path"
 
@@ -84,6 +84,11 @@ def open_store(data: DataLike) -> Store:
     if isinstance(data, str | Path):
         return _from_path(Path(data))
     raise InputError(f"The data is a {type(data).__name__}.", _FORMATS, "Wrap or save it as one.")
+
+
+def has_layer(data: DataLike, layer: str) -> bool:
+    """Whether an AnnData, or the file at a path, has a layer of that name."""
+    return slot_name(layer) in open_store(data).slots
 
 
 def _from_anndata(adata: ad.AnnData) -> Store:

@@ -1,0 +1,5 @@
+"""The main model."""
+
+from hdeepinsight.models.schdeepinsight._model import SCHDeepInsight
+
+__all__ = ["SCHDeepInsight"]

@@ -1,0 +1,190 @@
+"""From a query that was never set up to labels, in a stream of chunks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from hdeepinsight.annotation import Annotation, Decoder, check_threshold
+from hdeepinsight.data import align_genes, has_layer, open_counts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from anndata import AnnData
+    from scipy.sparse import csr_matrix
+    from torch import Tensor
+
+    from hdeepinsight.data import CountSource, DataLike, GeneAlignment, ScaleMode
+    from hdeepinsight.models.schdeepinsight._module import GeneImageClassifier
+
+
+class QueryOutputs(NamedTuple):
+    """What the network says of every cell of a query.
+
+    ``probabilities`` has shape ``(n_cells, n_nodes)``, ``latent`` ``(n_cells, n_latent)``.
+    """
+
+    probabilities: np.ndarray
+    latent: np.ndarray
+
+
+class MappingMixin:
+    """Annotate any AnnData, h5ad or zarr of raw counts; nothing is written to it."""
+
+    module: GeneImageClassifier
+
+    def annotate(
+        self,
+        query: DataLike | None = None,
+        *,
+        decoder: Decoder = "joint",
+        threshold: float | None = 0.5,
+        layer: str | None = None,
+        scale: ScaleModeMode = "auto",
+        batch_size: int = 1024,
+    ) -> Annotation:
+        """Label every cell at every level.
+
+        Parameters
+        ----------
+        query
+            AnnData (in memory or backed) or path of an h5ad or zarr file. It needs raw counts and
+            gene names, and no set-up, labels or batch column; its genes may stand in any order,
+            some may be missing and others there too. The model's own AnnData by default.
+        decoder
+            ``"joint"`` takes the most probable leaf; ``"greedy"`` walks down by the most probable
+            child, as published.
+        threshold
+            A label stops at the deepest node whose probability is at least this; from 0.5 to 1,
+            or ``None`` for the leaf of every cell.
+        layer
+            Layer with the counts. By default the layer that the reference was registered with, if
+            the query has it, else ``X``.
+        scale
+            What the values are: ``"auto"`` finds out; see :func:`hdeepinsight.data.open_counts`.
+        batch_size
+            Cells in one pass through the network.
+
+        Returns
+        -------
+        The annotation: labels, probabilities, confidence, and reports on the matrix and genes.
+
+        Raises
+        ------
+        InputError
+            If the matrix cannot be read as counts or the genes do not match.
+
+        Examples
+        --------
+        >>> result = model.annotate(query)  # doctest: +SKIP
+        >>> result.labels.head()  # doctest: +SKIP
+        """
+        check_threshold(threshold)
+        source, alignment = self._open(query, layer, scale)
+        outputs = self._run(source, alignment, batch_size)
+        return Annotation(
+            taxonomy=self.taxonomy,
+            obs_names=pd.Index(source.obs_names),
+            node_probabilities=outputs.probabilities,
+            threshold=threshold,
+            decoder=decoder,
+            input_report=source.report,
+            gene_report=alignment.report,
+            recipe=self.recipe,
+        )
+
+    def predict(
+        self, query: DataLike | None = None, *, level: int | str | None = None, **kwargs: Any
+    ) -> pd.Series:
+        """Label of every cell.
+
+        Parameters
+        ----------
+        query
+            As in :meth:`annotate`.
+        level
+            Name or depth of a level; by default the label where each cell's path stops.
+        **kwargs
+            Further keyword arguments of :meth:`annotate`.
+
+        Returns
+        -------
+        Series of labels, indexed by cell.
+        """
+        return self.annotate(query, **kwargs).label_column(level)
+
+    def predict_proba(
+        self, query: DataLike | None = None, *, level: int | str | None = None, **kwargs: Any
+    ) -> pd.DataFrame:
+        """Probability of every node, or of the nodes of one level.
+
+        Parameters
+        ----------
+        query
+            As in :meth:`annotate`.
+        level
+            Name or depth of a level; all nodes by default.
+        **kwargs
+            Further keyword arguments of :meth:`annotate`.
+
+        Returns
+        -------
+        Table of shape ``(n_cells, n_nodes - 1)``, or one column a node of the level.
+        """
+        return self.annotate(query, **kwargs).probabilities(level)
+
+    def get_latent_representation(
+        self,
+        query: DataLike | None = None,
+        *,
+        layer: str | None = None,
+        scale: ScaleModeMode = "auto",
+        batch_size: int = 1024,
+    ) -> np.ndarray:
+        """Features of every cell, shape ``(n_cells, n_latent)``; arguments as :meth:`annotate`."""
+        source, alignment = self._open(query, layer, scale)
+        return self._run(source, alignment, batch_size).latent
+
+    def _open(
+        self, query: DataLike | None, layer: str | None, scale: ScaleMode
+    ) -> tuple[CountSource, GeneAlignment]:
+        self._check_if_trained(warn=False)
+        data = self._own_adata() if query is None else query
+        own = self._counts_layer
+        if layer is None and own is not None and has_layer(data, own):
+            layer = own
+        source = open_counts(data, layer=layer, scale=scale)
+        weights = self.module.normalizer.mean_share.cpu().numpy()
+        return source, align_genes(source.var, self.layout.genes, weights=weights)
+
+    def _own_adata(self) -> AnnData:
+        if self.adata is None:
+            msg = (
+                "The model was loaded without an AnnData, and none was given. "
+                "Pass the object to annotate."
+            )
+            raise ValueError(msg)
+        return self.adata
+
+    def _run(self, source: CountSource, alignment: GeneAlignment, batch_size: int) -> QueryOutputs:
+        self.module.eval()
+        measured = torch.tensor(alignment.measured, dtype=torch.float32, device=self.device)
+        parts = [
+            self.module.predict(counts.to(self.device), measured)
+            for _, chunk in source.chunks(alignment)
+            for counts in dense_batches(chunk, batch_size)
+        ]
+        return QueryOutputs(
+            np.concatenate([part["log_probs"].exp().cpu().numpy() for part in parts]),
+            np.concatenate([part["latent"].cpu().numpy() for part in parts]),
+        )
+
+
+def dense_batches(counts: csr_matrix, batch_size: int) -> Iterator[Tensor]:
+    """Dense mini-batches of sparse counts, each of shape ``(n_cells, n_genes)``."""
+    for start in range(0, counts.shape[0], batch_size):
+        yield torch.from_numpy(counts[start : start + batch_size].toarray())

@@ -1,0 +1,373 @@
+"""SCHDeepInsight: the model class, which only wires."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import rich.pretty  # noqa: F401 - scvi-tools uses it in view_setup_method_args without importing it
+import torch
+from scvi import REGISTRY_KEYS, settings
+from scvi.data import AnnDataManager
+from scvi.model.base import BaseModelClass
+
+from hdeepinsight._keys import FIELD_KEYS
+from hdeepinsight.annotation import Evaluation, evaluate_annotation
+from hdeepinsight.data._fields import ColumnField, CountsField
+from hdeepinsight.image import GeneLayout
+from hdeepinsight.models.schdeepinsight._mapping import MappingMixin
+from hdeepinsight.models.schdeepinsight._module import GeneImageClassifier, HeadName
+from hdeepinsight.models.schdeepinsight._reference import (
+    as_options,
+    label_keys,
+    label_nodes,
+    layout_of,
+    level_weights,
+    read_counts,
+    taxonomy_of,
+)
+from hdeepinsight.models.schdeepinsight._saving import SavingMixin
+from hdeepinsight.models.schdeepinsight._training import TrainingMixin
+from hdeepinsight.nn import CountThinning, GeneMasking, inverse_frequency_weights
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from hdeepinsight.image import LayoutMethod
+    from hdeepinsight.nn import Reduction
+    from hdeepinsight.taxonomy import Taxonomy
+
+
+class SCHDeepInsight(MappingMixin, TrainingMixin, SavingMixin, BaseModelClass):  # type: ignore[misc]
+    """Hierarchical annotation of cells from gene images.
+
+    Parameters
+    ----------
+    adata
+        Reference that was registered by :meth:`setup_anndata`.
+    registry
+        Registry of a saved model; used by :meth:`load`.
+    taxonomy
+        Tree of the cell types; by default the one that the label columns span.
+    layout
+        Pixel of every gene: a :class:`~hdeepinsight.image.GeneLayout`, or how to fit one
+        (``"tsne"``, ``"umap"``, ``"mde"``, ``"random"``).
+    n_genes
+        Most genes of a fitted layout: ``keep_genes`` first, then the most variable ones.
+    keep_genes
+        Genes that a fitted layout has to hold, such as markers.
+    side
+        Side of the image of a fitted layout; by default the smallest multiple of 8 that has a
+        pixel for every gene.
+    scale_percentile
+        Percentile of the positive log values of a gene that is drawn as 1; 100 is the maximum.
+    backbone
+        Network that reads the image: ``"compact"``, ``"efficientnet_b0"`` to ``_b7``,
+        ``"efficientnet_v2_s"``, ``_m``, ``_l``, or ``None`` for no image.
+    head
+        ``"linear"`` or ``"per_parent"`` (published).
+    wide
+        Add a linear path from the genes to the logits.
+    n_latent
+        Width of the features of the compact backbone.
+    dropout
+        Dropout rate before the head.
+    channels
+        Channels of the image: ``"masked"`` (expression and measured mask), ``"single"``, or
+        ``"rgb"`` (three equal ones, published).
+    gamma
+        Focusing exponent of the loss; 0 is the cross-entropy.
+    weighting
+        Weights of the levels: ``"adaptive"``, ``"fixed"`` (uniform), or one number a level.
+    reduction
+        ``"cell"`` or ``"published"``; see
+        :class:`~hdeepinsight.nn.AdaptiveHierarchicalFocalLoss`.
+    class_weights
+        Exponent :math:`\\beta` of the weights :math:`n^{-\\beta}` of types within their siblings;
+        0 weighs all cells alike.
+    masking
+        Random gene masking in training.
+    thinning
+        Random thinning of counts in training.
+    seed
+        Seed of layout, weights, split and training; by default ``scvi.settings.seed``, or 0.
+
+    Examples
+    --------
+    >>> SCHDeepInsight.setup_anndata(
+    ...     reference, labels_keys=["lineage", "cell_type"]
+    ... )  # doctest: +SKIP
+    >>> model = SCHDeepInsight(reference)  # doctest: +SKIP
+    >>> model.train()  # doctest: +SKIP
+    >>> model.annotate(query).labels  # doctest: +SKIP
+
+    Notes
+    -----
+    Source of the idea: scHDeepInsight (doi:10.1101/2025.06.23.661045). The network, the
+    normalisation inside the model, thinning, masking, joint decoding and calibration are our
+    decisions; each was measured against the published choice.
+    """
+
+    _module_cls = GeneImageClassifier
+
+    def __init__(
+        self,
+        adata: AnnData | None = None,
+        registry: dict[str, Any] | None = None,
+        *,
+        taxonomy: Taxonomy | dict[str, Any] | None = None,
+        layout: GeneLayout | dict[str, Any] | LayoutMethod = "tsne",
+        n_genes: int = 4096,
+        keep_genes: Sequence[str] = (),
+        side: int | None = None,
+        scale_percentile: float = 99.0,
+        backbone: str | None = "compact",
+        head: HeadName = "linear",
+        wide: bool = False,
+        n_latent: int = 256,
+        dropout: float = 0.1,
+        channels: Literal["masked", "single", "rgb"] = "masked",
+        gamma: float = 0.0,
+        weighting: Literal["adaptive", "fixed"] | Sequence[float] = "adaptive",
+        reduction: Reduction = "cell",
+        class_weights: float = 0.25,
+        masking: GeneMasking | dict[str, float] | None = None,
+        thinning: CountThinning | dict[str, float] | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(adata, registry)
+        self.seed = seed if seed is not None else int(settings.seed or 0)
+        self.taxonomy = taxonomy_of(
+            adata, taxonomy, self._label_keys, unlabeled=self._unlabeled_category
+        )
+        self.layout = layout_of(
+            adata,
+            layout,
+            layer=self._counts_layer,
+            n_genes=n_genes,
+            keep_genes=keep_genes,
+            side=side,
+            seed=self.seed,
+        )
+        self.thinning = as_options(CountThinning, thinning)
+        masking = as_options(GeneMasking, masking)
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            self.module = self._module_cls(
+                self.taxonomy,
+                self.layout,
+                backbone=backbone,
+                head=head,
+                wide=wide,
+                n_latent=n_latent,
+                dropout=dropout,
+                channels=channels,
+                masking=masking,
+                gamma=gamma,
+                reduction=reduction,
+                level_weights=level_weights(weighting, self.taxonomy.max_depth),
+            )
+        if adata is not None:
+            self._fit_to_reference(scale_percentile, class_weights)
+        self.init_params_ = self._get_init_params(locals())
+        self.init_params_["non_kwargs"] |= {
+            "taxonomy": self.taxonomy.to_dict(),
+            "layout": self.layout.to_dict(),
+            "masking": masking.to_dict(),
+            "thinning": self.thinning.to_dict(),
+            "keep_genes": list(keep_genes),
+            "weighting": weighting if isinstance(weighting, str) else list(weighting),
+            "seed": self.seed,
+        }
+        self.recipe_: dict[str, Any] = {}
+        self._model_summary_string = repr(self)
+
+    @classmethod
+    def published(
+        cls, adata: AnnData, taxonomy: Taxonomy | None = None, **options: Any
+    ) -> SCHDeepInsight:
+        """The published configuration, for comparison.
+
+        Parameters
+        ----------
+        adata
+            Reference that was registered by :meth:`setup_anndata`.
+        taxonomy
+            Tree of the cell types; by default the one that the label columns span.
+        **options
+            Keyword arguments of the class; they win over the published ones.
+
+        Returns
+        -------
+        A model with EfficientNet-B5 on three equal 224×224 channels, one small network a parent,
+        no wide path, per-gene maxima, the published loss, no masking and no thinning.
+
+        Notes
+        -----
+        Train it with ``batch_size=256, max_lr=1e-4, weight_decay=1e-5`` and annotate with
+        ``decoder="greedy", threshold=None``. It is the whole published pipeline only where
+        reference and query were corrected with STACAS first; the published network starts from
+        ImageNet weights, this one does not.
+        """
+        published: dict[str, Any] = {
+            "n_genes": 5000,
+            "side": 224,
+            "scale_percentile": 100.0,
+            "backbone": "efficientnet_b5",
+            "head": "per_parent",
+            "wide": False,
+            "dropout": 0.3,
+            "channels": "rgb",
+            "gamma": 2.0,
+            "weighting": "adaptive",
+            "reduction": "published",
+            "class_weights": 0.0,
+            "masking": GeneMasking.none(),
+            "thinning": CountThinning.none(),
+        }
+        return cls(adata, taxonomy=taxonomy, **(published | options))
+
+    @classmethod
+    def setup_anndata(
+        cls,
+        adata: AnnData,
+        *,
+        layer: str | None = None,
+        labels_key: str | None = None,
+        labels_keys: Sequence[str] | None = None,
+        batch_key: str | None = None,
+        unlabeled_category: str = "Unknown",
+        source_registry: dict[str, Any] | None = None,
+    ) -> None:
+        """Register a labelled reference.
+
+        Nothing but two identifiers in ``uns`` is written to it.
+
+        Parameters
+        ----------
+        adata
+            Reference with raw counts, shape ``(n_obs, n_vars)``.
+        layer
+            Layer with the counts; ``X`` by default.
+        labels_key
+            Column of ``obs`` with labels: types, or a mixture of depths of the taxonomy. A cell
+            labelled at an inner node takes part in training down to that node.
+        labels_keys
+            Instead of ``labels_key``: one column a level, from coarse to fine.
+        batch_key
+            Column of ``obs`` with the batch (donor, study) of every cell.
+        unlabeled_category
+            Label that means "not known"; missing values mean the same.
+        source_registry
+            Registry of a saved model, whose set-up is repeated on this object.
+
+        Raises
+        ------
+        InputError
+            If the matrix does not hold counts, and they cannot be recovered.
+        KeyError
+            If a column is not there.
+        ValueError
+            If not exactly one of ``labels_key`` and ``labels_keys`` is given.
+        """
+        setup_args = cls._get_setup_method_args(**locals())
+        setup_args["setup_args"].pop("source_registry")
+        keys = label_keys(labels_key, labels_keys)
+        fields = [
+            CountsField(REGISTRY_KEYS.X_KEY, layer),
+            *(ColumnField(f"{FIELD_KEYS.LABELS}_{i}", key) for i, key in enumerate(keys, start=1)),
+            ColumnField(FIELD_KEYS.BATCH, batch_key),
+        ]
+        manager = AnnDataManager(fields=fields, setup_method_args=setup_args)
+        manager.register_fields(adata, source_registry=source_registry)
+        cls.register_manager(manager)
+
+    def evaluate(self, adata: AnnData | None = None, **kwargs: Any) -> Evaluation:
+        """Score the model where labels are known.
+
+        Parameters
+        ----------
+        adata
+            Labelled object with the label columns of the reference; by default the cells of the
+            reference that were held out in training.
+        **kwargs
+            Keyword arguments of :meth:`annotate`.
+
+        Returns
+        -------
+        Accuracy, macro-F1 and calibration error of every level, hierarchical scores, and how many
+        cells stop above a type.
+
+        Raises
+        ------
+        ValueError
+            If no cell has a label, or a label is not in the taxonomy.
+        """
+        if adata is None:
+            adata = self._own_adata()[self.validation_indices_]
+        return evaluate_annotation(self.annotate(adata, **kwargs), self._label_nodes(adata))
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """How the model was trained: data summary, settings and versions, in plain types."""
+        return dict(self.recipe_)
+
+    def view_registry(self, hide_state_registries: bool = False) -> None:
+        """Print what was registered."""
+        if self.adata_manager is not None:
+            self.adata_manager.view_registry(hide_state_registries=hide_state_registries)
+        else:
+            self.view_setup_method_args()
+
+    def __repr__(self) -> str:
+        """Backbone, taxonomy, layout and state of training."""
+        levels = ", ".join(
+            f"{name} ({int((self.taxonomy.depth == depth).sum())})"
+            for depth, name in enumerate(self.taxonomy.level_names, start=1)
+        )
+        n_weights = sum(p.numel() for p in self.module.parameters())
+        return (
+            f"SCHDeepInsight: {self.backbone_name} on {self.layout.side}×{self.layout.side} "
+            f"images of {len(self.layout.genes)} genes ({self.layout.method} layout), "
+            f"{n_weights:,} weights\n"
+            f"taxonomy: {self.taxonomy.n_leaves} types at levels {levels}\n"
+            f"{'trained' if self.is_trained_ else 'not trained'} on {self.summary_stats.n_cells} cells"
+        )
+
+    @property
+    def backbone_name(self) -> str:
+        """Name of the network that reads the image."""
+        return str(self.init_params_["non_kwargs"]["backbone"])
+
+    @property
+    def _setup_args(self) -> dict[str, Any]:
+        return dict(self.registry_["setup_args"])
+
+    @property
+    def _label_keys(self) -> list[str]:
+        return label_keys(self._setup_args["labels_key"], self._setup_args["labels_keys"])
+
+    @property
+    def _unlabeled_category(self) -> str:
+        return str(self._setup_args["unlabeled_category"])
+
+    @property
+    def _counts_layer(self) -> str | None:
+        layer: str | None = self._setup_args["layer"]
+        return layer
+
+    def _label_nodes(self, adata: AnnData) -> np.ndarray:
+        return label_nodes(
+            adata, self.taxonomy, self._label_keys, unlabeled=self._unlabeled_category
+        )
+
+    def _fit_to_reference(self, scale_percentile: float, class_weights: float) -> None:
+        """Normalisation and node weights, which are saved with the weights of the network."""
+        counts = read_counts(self.adata, self.layout.genes, layer=self._counts_layer)
+        nodes = torch.from_numpy(self._label_nodes(self.adata))
+        self.module.normalizer.fit(counts, scale_percentile=scale_percentile)
+        objective = self.module.objective
+        objective.node_weights.copy_(
+            inverse_frequency_weights(objective.tree, nodes, class_weights)
+        )

@@ -1,0 +1,179 @@
+"""The mathematics of SCHDeepInsight: counts to gene image to probabilities on a tree."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from scvi import REGISTRY_KEYS
+from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
+from torch import Tensor, nn
+
+from hdeepinsight.image import Raster
+from hdeepinsight.nn import (
+    AdaptiveHierarchicalFocalLoss,
+    CountNormalizer,
+    GeneMasking,
+    LinearHead,
+    PerParentHead,
+    Reduction,
+    make_backbone,
+)
+from hdeepinsight.taxonomy import TreeAlgebra
+
+if TYPE_CHECKING:
+    from hdeepinsight.image import GeneLayout
+    from hdeepinsight.taxonomy import Taxonomy
+
+HeadName = Literal["linear", "per_parent"]
+
+
+class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
+    """Normalise, draw the gene image, read it, and classify along the tree.
+
+    Parameters
+    ----------
+    taxonomy
+        The tree of cell types.
+    layout
+        Pixel of every gene.
+    backbone
+        Name of the network that reads the image; ``None`` leaves the wide path alone, which is
+        hierarchical logistic regression.
+    head
+        ``"linear"`` or ``"per_parent"`` (published).
+    wide
+        Add a linear path from the genes to the logits.
+    n_latent
+        Width of the features of the compact backbone.
+    dropout
+        Dropout rate before the head.
+    channels
+        Channels of the image: ``"masked"`` (expression and measured mask), ``"single"`` or
+        ``"rgb"``.
+    masking
+        Random gene masking in training.
+    gamma, reduction, level_weights
+        As in :class:`~hdeepinsight.nn.AdaptiveHierarchicalFocalLoss`.
+    """
+
+    def __init__(
+        self,
+        taxonomy: Taxonomy,
+        layout: GeneLayout,
+        *,
+        backbone: str | None = "compact",
+        head: HeadName = "linear",
+        wide: bool = False,
+        n_latent: int = 256,
+        dropout: float = 0.1,
+        channels: str = "masked",
+        masking: GeneMasking | None = None,
+        gamma: float = 0.0,
+        reduction: Reduction = "cell",
+        level_weights: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        n_genes = len(layout.genes)
+        self.tree = TreeAlgebra(taxonomy)
+        self.normalizer = CountNormalizer(n_genes)
+        self.raster = Raster(layout, channels=channels)
+        self.masking = masking or GeneMasking()
+        self.backbone = make_backbone(
+            backbone, self.raster.n_channels, layout.side, n_latent=n_latent
+        )
+        self.wide = (
+            nn.Linear(n_genes, self.tree.taxonomy.n_edges, bias=backbone is None) if wide else None
+        )
+        if self.wide is not None:
+            nn.init.zeros_(self.wide.weight)
+        self.head: nn.Module | None = None
+        if self.backbone is not None:
+            heads = {"linear": LinearHead, "per_parent": PerParentHead}
+            self.head = heads[head](self.backbone.n_latent, self.tree, dropout=dropout)
+        self.objective = AdaptiveHierarchicalFocalLoss(
+            self.tree, gamma=gamma, reduction=reduction, level_weights=level_weights
+        )
+        self.register_buffer("temperature", torch.ones(taxonomy.max_depth))
+
+    temperature: Tensor
+
+    def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs: Any) -> dict[str, Any]:
+        counts = tensors[REGISTRY_KEYS.X_KEY]
+        measured = tensors.get("measured", counts.new_ones(counts.shape[1]))
+        return {
+            "counts": counts,
+            "measured": measured,
+            "nodes": tensors.get(REGISTRY_KEYS.LABELS_KEY),
+        }
+
+    def _get_generative_input(
+        self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], **kwargs: Any
+    ) -> dict[str, Any]:
+        return {"logits": inference_outputs["logits"]}
+
+    @auto_move_data  # type: ignore[untyped-decorator]
+    def inference(
+        self, counts: Tensor, measured: Tensor, nodes: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Features and logits.
+
+        Parameters
+        ----------
+        counts
+            Raw counts, shape ``(n_cells, n_genes)``.
+        measured
+            1 where a gene was measured, shape ``(n_genes,)`` or ``(n_cells, n_genes)``.
+        nodes
+            Labels of training cells, shape ``(n_cells,)``; only the per-parent head uses them.
+
+        Returns
+        -------
+        ``latent`` ``(n_cells, n_latent)`` and ``logits`` ``(n_cells, n_edges)``.
+        """
+        return self.read(self.normalizer(counts, measured), measured, nodes)
+
+    def read(
+        self, values: Tensor, measured: Tensor, nodes: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """As :meth:`inference`, from values that are normalised already."""
+        wide = 0.0 if self.wide is None else self.wide(values)
+        if self.backbone is None or self.head is None:
+            return {"latent": wide, "logits": wide}
+        latent = self.backbone(self.raster(values, measured))
+        return {"latent": latent, "logits": self.head(latent, nodes) + wide}
+
+    def generative(self, logits: Tensor) -> dict[str, Tensor]:
+        """Conditional log-probability of every node, shape ``(n_cells, n_edges)``."""
+        if not self.training:
+            logits = logits / self.temperature[self.tree.edge_depth - 1]
+        return {"conditional": self.tree.conditional_log_probs(logits)}
+
+    def loss(
+        self,
+        tensors: dict[str, Tensor],
+        inference_outputs: dict[str, Tensor],
+        generative_outputs: dict[str, Tensor],
+    ) -> LossOutput:
+        """Adaptive hierarchical focal loss of a mini-batch."""
+        nodes = tensors[REGISTRY_KEYS.LABELS_KEY]
+        total, per_level = self.objective(generative_outputs["conditional"], nodes)
+        levels = {f"loss_level_{i}": loss for i, loss in enumerate(per_level, start=1)}
+        return LossOutput(loss=total, n_obs_minibatch=len(nodes), extra_metrics=levels)
+
+    def sample(self, *args: Any, **kwargs: Any) -> None:
+        """Not available: the model classifies, it does not generate."""
+        raise NotImplementedError(f"{type(self).__name__} is a classifier; it has no samples.")
+
+    @torch.inference_mode()
+    def predict(self, counts: Tensor, measured: Tensor) -> dict[str, Tensor]:
+        """Calibrated log-probabilities of all nodes, and features, in evaluation mode.
+
+        Returns
+        -------
+        ``log_probs`` ``(n_cells, n_nodes)`` and ``latent`` ``(n_cells, n_latent)``.
+        """
+        outputs = self.inference(counts, measured)
+        conditional = self.generative(outputs["logits"])["conditional"]
+        log_probs = self.tree.node_log_probs(conditional)
+        return {"log_probs": log_probs, "latent": outputs["latent"]}

@@ -1,0 +1,146 @@
+"""What the model learns from: the counts of a registered reference and the node of every label."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from scipy import sparse
+
+from hdeepinsight.data import align_genes, open_counts, select_genes
+from hdeepinsight.image import GeneLayout
+from hdeepinsight.nn import CountThinning, GeneMasking
+from hdeepinsight.taxonomy import Taxonomy
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+    from torch import Tensor
+
+    from hdeepinsight.image import LayoutMethod
+
+LAYOUT_CELLS = 20_000
+Options = TypeVar("Options", GeneMasking, CountThinning)
+
+
+def read_counts(adata: AnnData, genes: Sequence[str], *, layer: str | None) -> sparse.csr_matrix:
+    """Raw counts of the given genes, shape ``(n_cells, n_genes)``."""
+    source = open_counts(adata, layer=layer)
+    alignment = align_genes(source.var_names, genes)
+    return sparse.vstack([chunk for _, chunk in source.chunks(alignment)], format="csr")
+
+
+def label_keys(labels_key: str | None, labels_keys: Sequence[str] | None) -> list[str]:
+    """Label columns from coarse to fine; raises ``ValueError`` unless one of both is given."""
+    if (labels_key is None) == (labels_keys is None):
+        given = "neither" if labels_key is None else "both"
+        msg = (
+            f"Of labels_key and labels_keys, {given} was given. Valid is one: labels_key for a "
+            "single column of labels, or labels_keys for one column a level, coarse to fine."
+        )
+        raise ValueError(msg)
+    return [labels_key] if labels_key is not None else list(labels_keys or ())
+
+
+def label_nodes(
+    adata: AnnData, taxonomy: Taxonomy, keys: Sequence[str], *, unlabeled: str
+) -> np.ndarray:
+    """Node of every cell's label, shape ``(n_cells,)``; 0, the root, where there is no label.
+
+    A label that several nodes carry means the node at the level named like its column, if there is
+    such a level.
+
+    Raises
+    ------
+    ValueError
+        If a label is not in the taxonomy.
+    """
+    if not all(key in adata.obs for key in keys):
+        return np.zeros(adata.n_obs, dtype=np.int64)
+    if len(keys) > 1:
+        return taxonomy.encode_levels(adata.obs[list(keys)], unlabeled=unlabeled)
+    labels = adata.obs[keys[0]]
+    if keys[0] not in taxonomy.level_names:
+        return taxonomy.encode(labels, unlabeled=unlabeled)
+    depth = taxonomy.level_depth(keys[0])
+    names = [taxonomy.label(node) for node in np.flatnonzero(taxonomy.depth == depth)]
+    here = labels.isin(names).to_numpy()
+    nodes = taxonomy.encode(labels.astype(object).where(~here, None), unlabeled=unlabeled)
+    nodes[here] = taxonomy.encode(labels[here], level=depth)
+    return nodes
+
+
+def taxonomy_of(
+    adata: AnnData | None,
+    taxonomy: Taxonomy | dict[str, Any] | None,
+    keys: Sequence[str],
+    *,
+    unlabeled: str,
+) -> Taxonomy:
+    """The taxonomy that was given, or the one that the label columns span."""
+    if taxonomy is None:
+        return Taxonomy.from_obs(adata, list(keys), unlabeled=unlabeled)
+    return taxonomy if isinstance(taxonomy, Taxonomy) else Taxonomy.from_dict(taxonomy)
+
+
+def layout_of(
+    adata: AnnData | None,
+    layout: GeneLayout | dict[str, Any] | LayoutMethod,
+    *,
+    layer: str | None,
+    n_genes: int,
+    keep_genes: Sequence[str],
+    side: int | None,
+    seed: int,
+) -> GeneLayout:
+    """The layout that was given, or one fitted on the most variable genes of the reference."""
+    if isinstance(layout, GeneLayout):
+        return layout
+    if not isinstance(layout, str):
+        return GeneLayout.from_dict(layout)
+    if adata is None:
+        msg = f"A {layout} layout has to be fitted on a reference, and there is none."
+        raise ValueError(msg)
+    source = open_counts(adata, layer=layer)
+    genes = select_genes(source, n_genes, keep=keep_genes)
+    counts = read_counts(adata, genes, layer=layer)
+    rng = np.random.default_rng(seed)
+    rows = np.sort(rng.permutation(counts.shape[0])[:LAYOUT_CELLS])
+    return GeneLayout.fit(log_normalize(counts[rows]), genes, method=layout, side=side, seed=seed)
+
+
+def log_normalize(counts: sparse.csr_matrix, target_sum: float = 1e4) -> sparse.csr_matrix:
+    """``log1p`` of counts per ``target_sum`` of these genes, shape ``(n_cells, n_genes)``."""
+    totals = np.asarray(counts.sum(axis=1)).ravel()
+    factors = target_sum / np.maximum(totals, 1.0)
+    logged = sparse.csr_matrix(counts, copy=True)
+    logged.data = np.log1p(logged.data * np.repeat(factors, np.diff(logged.indptr)))
+    return logged.astype(np.float32)
+
+
+def level_weights(
+    weighting: Literal["adaptive", "fixed"] | Sequence[float], n_levels: int
+) -> Tensor | None:
+    """Fixed weights of the levels, summing to 1; ``None`` where they adapt."""
+    if isinstance(weighting, str):
+        if weighting not in ("adaptive", "fixed"):
+            msg = f"weighting={weighting!r}; valid are 'adaptive', 'fixed', or a number a level."
+            raise ValueError(msg)
+        return None if weighting == "adaptive" else torch.full((n_levels,), 1 / n_levels)
+    weights = torch.as_tensor(list(weighting), dtype=torch.float32)
+    if len(weights) != n_levels or (weights < 0).any() or weights.sum() <= 0:
+        msg = (
+            f"weighting has {len(weights)} numbers; valid are {n_levels} that are not negative, "
+            "one a level of the taxonomy."
+        )
+        raise ValueError(msg)
+    return weights / weights.sum()
+
+
+def as_options(kind: type[Options], given: Options | dict[str, float] | None) -> Options:
+    """Training options from an instance, its plain form, or nothing (the defaults)."""
+    if given is None:
+        return kind()
+    return given if isinstance(given, kind) else kind.from_dict(given)

@@ -1,0 +1,180 @@
+"""Training: hold cells out, optimise, calibrate, and write down how it was done."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from scvi.train import TrainRunner
+
+from hdeepinsight.models.schdeepinsight._batches import ReferenceBatches, Split
+from hdeepinsight.models.schdeepinsight._callbacks import KeepBest
+from hdeepinsight.models.schdeepinsight._plan import HierarchicalTrainingPlan
+from hdeepinsight.models.schdeepinsight._reference import read_counts
+from hdeepinsight.models.schdeepinsight._split import split_cells, split_groups
+from hdeepinsight.nn import fit_temperatures
+
+if TYPE_CHECKING:
+
+    from hdeepinsight.image import GeneLayout
+    from hdeepinsight.models.schdeepinsight._module import GeneImageClassifier
+    from hdeepinsight.taxonomy import Taxonomy
+
+DEFAULT_STEPS = 400
+EPOCH_BOUNDS = (10, 100)
+RECORDED_PACKAGES = ("hdeepinsight", "scvi-tools", "torch", "lightning", "anndata", "numpy")
+
+
+class TrainingMixin:
+    """Fit the network to the registered reference."""
+
+    module: GeneImageClassifier
+    taxonomy: Taxonomy
+    layout: GeneLayout
+    seed: int
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        *,
+        validation_size: float = 0.1,
+        split_key: str | None = None,
+        batch_size: int = 128,
+        max_lr: float = 2e-3,
+        weight_decay: float = 1e-4,
+        early_stopping: bool = False,
+        early_stopping_patience: int = 12,
+        accelerator: str = "auto",
+        devices: int | str = "auto",
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Train the network.
+
+        Parameters
+        ----------
+        max_epochs
+            Passes over the training cells; by default as many as make about 400 steps of the
+            optimiser, at least 10 and at most 100.
+        validation_size
+            Share of cells held out for the metrics in ``history`` and for calibration; 0 holds
+            none out.
+        split_key
+            Column of ``obs`` whose groups (donors, studies) are held out whole. By default cells
+            are held out within every label.
+        batch_size
+            Cells a mini-batch.
+        max_lr
+            Peak of the one-cycle learning rate.
+        weight_decay
+            Decoupled weight decay.
+        early_stopping
+            Stop when the held-out log-loss has not fallen for ``early_stopping_patience`` epochs,
+            and keep the best epoch.
+        early_stopping_patience
+            Epochs to wait.
+        accelerator, devices
+            As in Lightning.
+        **trainer_kwargs
+            Passed to :class:`scvi.train.Trainer`: ``precision``, ``enable_progress_bar``,
+            ``callbacks``, ...
+        """
+        counts = read_counts(self.adata, self.layout.genes, layer=self._counts_layer)
+        nodes = self._label_nodes(self.adata)
+        split = self._split(nodes, validation_size, split_key)
+        batches = ReferenceBatches(
+            counts, nodes, split, thinning=self.thinning, batch_size=batch_size, seed=self.seed
+        )
+        epochs = max_epochs or default_epochs(batches.n_train, batch_size)
+        plan = HierarchicalTrainingPlan(
+            self.module, self.taxonomy, max_lr=max_lr, weight_decay=weight_decay
+        )
+        runner = TrainRunner(
+            self,
+            training_plan=plan,
+            data_splitter=batches,
+            max_epochs=epochs,
+            accelerator=accelerator,
+            devices=devices,
+            **self._trainer_options(
+                batches, early_stopping, early_stopping_patience, trainer_kwargs
+            ),
+        )
+        self.module.train()
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            runner()
+        self._finish(
+            batches,
+            {
+                "max_epochs": epochs,
+                "batch_size": batch_size,
+                "max_lr": max_lr,
+                "weight_decay": weight_decay,
+                "split_key": split_key,
+            },
+        )
+
+    def _split(self, nodes: np.ndarray, fraction: float, split_key: str | None) -> Split:
+        rng = np.random.default_rng(self.seed)
+        if split_key is None:
+            return split_cells(nodes, fraction, rng)
+        groups = self.adata.obs[split_key].astype(str).to_numpy()
+        return split_groups(nodes, groups, fraction, rng)
+
+    @staticmethod
+    def _trainer_options(
+        batches: ReferenceBatches, early_stopping: bool, patience: int, given: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Keyword arguments of the trainer; those that were given win."""
+        options: dict[str, Any] = {"check_val_every_n_epoch": 1, "log_every_n_steps": 1}
+        if not batches.n_val:
+            if early_stopping:
+                msg = (
+                    "early_stopping needs held-out cells, and none are held out. "
+                    "Raise validation_size, or train without early stopping."
+                )
+                raise ValueError(msg)
+            return {**options, "limit_val_batches": 0, **given}
+        if early_stopping:
+            options |= {
+                "early_stopping": True,
+                "early_stopping_monitor": "log_loss",
+                "early_stopping_patience": patience,
+                "callbacks": [KeepBest(), *given.pop("callbacks", [])],
+            }
+        return {**options, **given}
+
+    def _finish(self, batches: ReferenceBatches, options: dict[str, Any]) -> None:
+        if batches.n_val:
+            self._calibrate(batches)
+        self.recipe_ = {
+            "backbone": self.backbone_name,
+            "n_cells": batches.n_train + batches.n_val,
+            "n_held_out": batches.n_val,
+            "n_genes": len(self.layout.genes),
+            "seed": self.seed,
+            **options,
+            "python": platform.python_version(),
+            **{name: version(name) for name in RECORDED_PACKAGES},
+        }
+
+    def _calibrate(self, batches: ReferenceBatches) -> None:
+        """Fit one temperature a level on the held-out cells."""
+        self.module.temperature.fill_(1.0)
+        logits, nodes = [], []
+        with torch.inference_mode():
+            for batch in batches.val_dataloader():
+                inputs = self.module._get_inference_input(batch)
+                logits.append(self.module.inference(**inputs)["logits"].cpu())
+                nodes.append(batch["labels"])
+        temperature = fit_temperatures(self.module.tree.cpu(), torch.cat(logits), torch.cat(nodes))
+        self.module.temperature.copy_(temperature)
+
+
+def default_epochs(n_cells: int, batch_size: int) -> int:
+    """Epochs that make about ``DEFAULT_STEPS`` steps, within bounds."""
+    steps_an_epoch = max(1, -(-n_cells // batch_size))
+    return int(np.clip(round(DEFAULT_STEPS / steps_an_epoch), *EPOCH_BOUNDS))

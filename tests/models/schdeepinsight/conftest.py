@@ -1,0 +1,55 @@
+"""One small trained model for the whole room."""
+
+from collections.abc import Callable
+
+import anndata as ad
+import numpy as np
+import pytest
+
+from hdeepinsight import SCHDeepInsight
+
+LEVELS = ["lineage", "cell_type"]
+
+
+@pytest.fixture(scope="session")
+def fit() -> Callable[..., SCHDeepInsight]:
+    """Register, build and train; keyword arguments in dicts by step."""
+
+    def run(
+        adata: ad.AnnData,
+        *,
+        setup: dict | None = None,
+        train: dict | None = None,
+        **options: object,
+    ) -> SCHDeepInsight:
+        SCHDeepInsight.setup_anndata(adata, **(setup or {"labels_keys": LEVELS}))
+        model = SCHDeepInsight(adata, **({"layout": "random"} | options))
+        quiet = {"enable_progress_bar": False, "accelerator": "cpu"}
+        model.train(**({"max_epochs": 12, "batch_size": 32} | quiet | (train or {})))
+        return model
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def model(_synthetic_hierarchy: ad.AnnData, fit: Callable[..., SCHDeepInsight]) -> SCHDeepInsight:
+    return fit(_synthetic_hierarchy[:300].copy())
+
+
+@pytest.fixture
+def reference(_synthetic_hierarchy: ad.AnnData) -> ad.AnnData:
+    """Labelled cells, not registered."""
+    return _synthetic_hierarchy[:300].copy()
+
+
+@pytest.fixture
+def query(_synthetic_hierarchy: ad.AnnData) -> ad.AnnData:
+    """Cells that the model has not seen, without labels."""
+    cells = _synthetic_hierarchy[300:].copy()
+    cells.obs = cells.obs[[]]
+    return cells
+
+
+@pytest.fixture
+def truth(_synthetic_hierarchy: ad.AnnData) -> np.ndarray:
+    return _synthetic_hierarchy.obs["cell_type"].astype(str).to_numpy()[300:]

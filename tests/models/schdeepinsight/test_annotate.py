@@ -1,0 +1,254 @@
+"""A query that was never set up gets labels that depend on its own counts and gene names alone."""
+
+import hashlib
+import pickle
+
+import anndata as ad
+import numpy as np
+import pytest
+from scipy import sparse
+
+from hdeepinsight import SCHDeepInsight
+from hdeepinsight.data import GeneCoverageWarning, InputError
+
+
+def fingerprint(adata: ad.AnnData) -> str:
+    """Hash of everything that an AnnData holds, with the formats that it is held in."""
+    x = adata.X
+    parts = [
+        type(x).__name__,
+        x.data.tobytes() if sparse.issparse(x) else np.asarray(x).tobytes(),
+        x.indices.tobytes() if sparse.issparse(x) else b"",
+        adata.obs.to_json(),
+        adata.var.to_json(),
+        pickle.dumps({key: np.asarray(value) for key, value in adata.obsm.items()}),
+        repr(sorted(adata.uns.items())),
+        repr(sorted(map(str, adata.layers.keys()))),
+    ]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def test_separable_types_are_found(model, query, truth):
+    result = model.annotate(query, threshold=None)
+    assert (result.labels["cell_type"] == truth).mean() > 0.97
+    assert (result.labels["stop_label"] == result.labels["cell_type"].astype(str)).all()
+
+
+def test_children_sum_to_their_parent_and_columns_follow_one_path(model, query):
+    result = model.annotate(query)
+    tree, p = result.taxonomy, result.node_probabilities
+    for children in tree.groups:
+        parent = tree.parent[children[0]]
+        np.testing.assert_allclose(p[:, children].sum(axis=1), p[:, parent], atol=1e-6)
+    for _, row in result.labels.iterrows():
+        assert tree.parent[tree.resolve(row["cell_type"], level=2)] == tree.resolve(row["lineage"])
+
+
+def test_the_query_is_left_bit_identical(model, query):
+    query.obsm["X_pca"] = np.ones((query.n_obs, 2))
+    query.uns["note"] = "mine"
+    query.layers["log"] = query.X.copy()
+    before = fingerprint(query)
+    model.annotate(query)
+    model.predict(query)
+    model.predict_proba(query)
+    model.get_latent_representation(query)
+    assert fingerprint(query) == before
+
+
+def test_order_of_genes_and_cells_does_not_matter(model, query):
+    rng = np.random.default_rng(1)
+    cells, genes = rng.permutation(query.n_obs), rng.permutation(query.n_vars)
+    expected = model.predict_proba(query).iloc[cells]
+    found = model.predict_proba(query[cells][:, genes].copy())
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert found.index.equals(expected.index)
+
+
+def test_a_subset_gets_the_answer_of_the_whole(model, query):
+    whole = model.predict_proba(query)
+    np.testing.assert_allclose(model.predict_proba(query[:7].copy()), whole.iloc[:7], atol=1e-6)
+    np.testing.assert_allclose(model.predict_proba(query[5:6].copy()), whole.iloc[5:6], atol=1e-6)
+
+
+def test_other_genes_of_the_query_change_nothing(model, query):
+    rng = np.random.default_rng(2)
+    extra = sparse.csr_matrix(rng.poisson(3.0, (query.n_obs, 40)).astype(np.float32))
+    wide = ad.AnnData(sparse.hstack([extra, query.X], format="csr"), obs=query.obs)
+    wide.var_names = [*(f"OTHER{i}" for i in range(40)), *query.var_names]
+    np.testing.assert_allclose(model.predict_proba(wide), model.predict_proba(query), atol=1e-6)
+
+
+def test_missing_genes_are_reported_and_survived(model, query, truth):
+    fewer = query[:, 20:].copy()
+    result = model.annotate(fewer, threshold=None)
+    assert result.gene_report.n_measured == len(model.layout.genes) - sum(
+        gene not in set(fewer.var_names) for gene in model.layout.genes
+    )
+    assert (result.labels["cell_type"] == truth).mean() > 0.8
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_batch_size_does_not_matter(model, query, batch_size):
+    found = model.predict_proba(query, batch_size=batch_size)
+    np.testing.assert_allclose(found, model.predict_proba(query), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["dense", "csc", "csr_array", "h5ad", "zarr", "backed"])
+def test_every_storage_gets_the_same_answer(model, query, tmp_path, kind):
+    expected = model.predict_proba(query)
+    if kind == "dense":
+        query.X = query.X.toarray()
+    elif kind == "csc":
+        query.X = query.X.tocsc()
+    elif kind == "csr_array":
+        query.X = sparse.csr_array(query.X)
+    data = query
+    if kind in ("h5ad", "backed"):
+        query.write_h5ad(tmp_path / "query.h5ad")
+        data = tmp_path / "query.h5ad"
+    if kind == "zarr":
+        with ad.settings.override(zarr_write_format=3):
+            query.write_zarr(tmp_path / "query.zarr")
+        data = tmp_path / "query.zarr"
+    if kind == "backed":
+        data = ad.read_h5ad(data, backed="r")
+    np.testing.assert_allclose(model.predict_proba(data), expected, atol=1e-6)
+    if kind == "backed":
+        data.file.close()
+
+
+def test_the_layer_of_the_reference_is_taken_where_the_query_has_it(fit, reference, query):
+    reference.layers["counts"] = reference.X
+    reference.X = np.log1p(reference.X)
+    setup = {"labels_keys": ["lineage", "cell_type"], "layer": "counts"}
+    model = fit(reference, setup=setup, train={"max_epochs": 2})
+    expected = model.predict_proba(query)
+    query.layers["counts"] = query.X.copy()
+    query.X = query.X * 0.37
+    np.testing.assert_allclose(model.predict_proba(query), expected, atol=1e-6)
+
+
+def test_latent_features_have_the_width_of_the_model(model, query):
+    latent = model.get_latent_representation(query)
+    assert latent.shape == (query.n_obs, model.module.backbone.n_latent)
+    assert np.isfinite(latent).all()
+    assert latent.std() > 0
+
+
+def test_predict_gives_one_label_a_cell(model, query, truth):
+    assert (model.predict(query, threshold=None) == truth).mean() > 0.97
+    lineages = model.predict(query, level="lineage")
+    assert set(lineages) == {"B", "T", "Myeloid"}
+    assert model.predict_proba(query, level="lineage").columns.tolist() == list(
+        lineages.cat.categories
+    )
+
+
+def scaled(query):
+    dense = query.X.toarray()
+    query.X = (dense - dense.mean(axis=0)) / (dense.std(axis=0) + 1)
+    return query
+
+
+def with_value(value):
+    def change(query):
+        query.X = query.X.toarray()
+        query.X[3, 4] = value
+        return query
+
+    return change
+
+
+def renamed(names):
+    def change(query):
+        query.var_names = [names(i, gene) for i, gene in enumerate(query.var_names)]
+        return query
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        pytest.param(scaled, "scaled", id="scaled"),
+        pytest.param(with_value(np.nan), "NaN", id="nan"),
+        pytest.param(with_value(np.inf), "inf", id="infinite"),
+        pytest.param(with_value(-1.0), "negative", id="negative"),
+        pytest.param(with_value(0.3), "fraction", id="fractions"),
+        pytest.param(renamed(lambda i, g: f"X{i}"), "genes", id="no_gene_in_common"),
+        pytest.param(
+            renamed(lambda i, g: g if i < 6 else f"X{i}"), "genes", id="five_percent_in_common"
+        ),
+        pytest.param(renamed(lambda i, g: g.capitalize()), "mouse", id="mouse_symbols"),
+        pytest.param(
+            renamed(lambda i, g: f"ENSG{i:011d}.3"), "Ensembl", id="ensembl_ids_with_versions"
+        ),
+        pytest.param(lambda q: q[:0].copy(), "", id="no_cells"),
+        pytest.param(lambda q: q[:, :0].copy(), "", id="no_genes"),
+    ],
+)
+def test_bad_input_is_refused_with_the_reason(model, query, change, words):
+    bad = change(query)
+    before = fingerprint(bad)
+    with pytest.raises(InputError) as caught:
+        model.annotate(bad)
+    assert words.lower() in str(caught.value).lower()
+    assert fingerprint(bad) == before
+
+
+def test_few_genes_in_common_are_a_warning(model, query):
+    with pytest.warns(GeneCoverageWarning):
+        model.annotate(query[:, 85:].copy())
+
+
+def test_all_zero_cells_are_labelled_and_reported(model, query):
+    query.X = query.X.toarray()
+    query.X[2] = 0
+    result = model.annotate(query)
+    assert result.input_report.n_empty_cells == 1
+    assert np.isfinite(result.node_probabilities).all()
+
+
+def test_a_single_cell_is_enough(model, query):
+    assert len(model.annotate(query[:1].copy())) == 1
+
+
+def test_duplicated_genes_are_summed_and_reported(model, query):
+    expected = model.predict_proba(query)
+    halves = query.X.toarray() // 2
+    doubled = ad.AnnData(np.hstack([halves, query.X.toarray() - halves]))
+    doubled.obs_names = query.obs_names
+    doubled.var = doubled.var.set_index(np.array([*query.var_names, *query.var_names]))
+    result = model.annotate(doubled)
+    np.testing.assert_allclose(result.probabilities(), expected, atol=1e-6)
+    assert "summed" in str(result.gene_report)
+
+
+def test_log_normalised_values_are_turned_back_into_counts(model, query):
+    logged = query.copy()
+    totals = np.asarray(query.X.sum(axis=1))
+    logged.X = sparse.csr_matrix(np.log1p(query.X.toarray() / totals * 1e4).astype(np.float32))
+    result = model.annotate(logged)
+    np.testing.assert_allclose(result.probabilities(), model.predict_proba(query), atol=1e-5)
+    assert result.input_report.scale == "log1p_counts"
+
+
+def test_an_untrained_model_does_not_annotate(reference, query):
+    SCHDeepInsight.setup_anndata(reference, labels_key="cell_type")
+    untrained = SCHDeepInsight(reference, layout="random")
+    with pytest.raises(RuntimeError, match="train"):
+        untrained.annotate(query)
+
+
+def test_a_threshold_below_a_half_is_refused(model, query):
+    with pytest.raises(ValueError, match=r"threshold=0\.3"):
+        model.annotate(query, threshold=0.3)
+
+
+def test_evaluate_scores_held_out_cells_and_labelled_objects(model, _synthetic_hierarchy):
+    held_out = model.evaluate()
+    assert held_out.n_cells == len(model.validation_indices)
+    labelled = model.evaluate(_synthetic_hierarchy[300:].copy())
+    assert labelled.levels.loc["cell_type", "accuracy"] > 0.97
+    assert labelled.hierarchical.f1 > 0.9

@@ -1,0 +1,105 @@
+"""Registering a reference: what is accepted, what is refused, what is shown."""
+
+import numpy as np
+import pytest
+
+from hdeepinsight import SCHDeepInsight, Taxonomy
+from hdeepinsight.data import InputError
+
+
+def test_exactly_one_way_to_name_labels(reference):
+    with pytest.raises(ValueError, match="neither was given"):
+        SCHDeepInsight.setup_anndata(reference)
+    with pytest.raises(ValueError, match="both was given"):
+        SCHDeepInsight.setup_anndata(reference, labels_key="cell_type", labels_keys=["lineage"])
+
+
+def test_a_missing_column_names_those_that_are_there(reference):
+    with pytest.raises(KeyError, match="lineage, cell_type, batch"):
+        SCHDeepInsight.setup_anndata(reference, labels_key="celltype")
+
+
+def test_scaled_values_are_refused(reference):
+    reference.X = reference.X.toarray() - 1.5
+    with pytest.raises(InputError, match="counts"):
+        SCHDeepInsight.setup_anndata(reference, labels_key="cell_type")
+
+
+def test_a_label_unknown_to_the_taxonomy_is_named_with_its_count(reference):
+    taxonomy = Taxonomy.from_nested({"B": ["B naive", "B memory"], "T": ["CD4 T", "CD8 T"]})
+    SCHDeepInsight.setup_anndata(reference, labels_key="cell_type")
+    with pytest.raises(ValueError, match="gd T") as caught:
+        SCHDeepInsight(reference, taxonomy=taxonomy, layout="random")
+    n = int((reference.obs["cell_type"] == "gd T").sum())
+    assert str(n) in str(caught.value)
+
+
+def test_one_column_of_types_makes_a_flat_taxonomy(reference):
+    SCHDeepInsight.setup_anndata(reference, labels_key="cell_type")
+    model = SCHDeepInsight(reference, layout="random")
+    assert model.taxonomy.max_depth == 1
+    assert model.taxonomy.n_leaves == 7
+
+
+def test_a_name_at_two_levels_means_the_level_of_its_column(reference):
+    reference.obs["cell_type"] = (
+        reference.obs["cell_type"].astype(str).replace({"B naive": "B", "B memory": "B"})
+    )
+    taxonomy = Taxonomy.from_obs(reference, ["lineage", "cell_type"])
+    SCHDeepInsight.setup_anndata(reference, labels_key="cell_type")
+    model = SCHDeepInsight(reference, taxonomy=taxonomy, layout="random")
+    nodes = model._label_nodes(reference)
+    is_b = (reference.obs["cell_type"] == "B").to_numpy()
+    assert (taxonomy.depth[nodes[is_b]] == 2).all()
+
+
+def test_repr_says_what_the_model_is(reference):
+    SCHDeepInsight.setup_anndata(reference, labels_keys=["lineage", "cell_type"])
+    text = repr(SCHDeepInsight(reference, layout="random"))
+    for part in ("compact", "120 genes", "lineage (3), cell_type (7)", "not trained", "300 cells"):
+        assert part in text
+
+
+def test_the_registry_can_be_viewed(reference, capsys):
+    SCHDeepInsight.setup_anndata(reference, labels_key="cell_type", batch_key="batch")
+    model = SCHDeepInsight(reference, layout="random")
+    model.view_anndata_setup()
+    model.view_registry()
+    model.view_setup_method_args()
+    shown = capsys.readouterr().out
+    assert "cell_type" in shown
+    assert "batch" in shown
+    assert model.summary_stats.n_batch == 2
+
+
+def test_genes_to_keep_are_kept(reference):
+    SCHDeepInsight.setup_anndata(reference, labels_key="cell_type")
+    model = SCHDeepInsight(reference, layout="random", n_genes=20, keep_genes=["GENE119"])
+    assert len(model.layout.genes) == 20
+    assert "GENE119" in model.layout.genes
+    with pytest.raises(InputError, match="NOT_THERE"):
+        SCHDeepInsight(reference, layout="random", keep_genes=["NOT_THERE"])
+
+
+@pytest.mark.parametrize("weighting", ["sometimes", [1.0], [1.0, -1.0], [0.0, 0.0]])
+def test_bad_level_weights_are_refused(reference, weighting):
+    SCHDeepInsight.setup_anndata(reference, labels_keys=["lineage", "cell_type"])
+    with pytest.raises(ValueError, match="weighting"):
+        SCHDeepInsight(reference, layout="random", weighting=weighting)
+
+
+def test_an_unknown_backbone_lists_the_valid_ones(reference):
+    SCHDeepInsight.setup_anndata(reference, labels_key="cell_type")
+    with pytest.raises(ValueError, match="efficientnet_b0"):
+        SCHDeepInsight(reference, layout="random", backbone="resnet")
+
+
+def test_a_dense_reference_gives_the_same_model(reference):
+    dense = reference.copy()
+    dense.X = dense.X.toarray()
+    models = []
+    for adata in (reference, dense):
+        SCHDeepInsight.setup_anndata(adata, labels_key="cell_type")
+        models.append(SCHDeepInsight(adata, layout="random"))
+    first, second = (model.module.normalizer.scale.numpy() for model in models)
+    np.testing.assert_array_equal(first, second)

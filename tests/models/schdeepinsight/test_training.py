@@ -1,0 +1,232 @@
+"""What is learned, from which cells, and that it is the same every time."""
+
+import numpy as np
+import pytest
+import torch
+
+from hdeepinsight import CountThinning, GeneMasking, SCHDeepInsight, Taxonomy
+from hdeepinsight.models.schdeepinsight._batches import SparseBatches, Split
+from hdeepinsight.models.schdeepinsight._split import split_cells, split_groups
+from hdeepinsight.models.schdeepinsight._training import default_epochs
+
+PLAIN = {"masking": GeneMasking.none(), "thinning": CountThinning.none(), "dropout": 0.0}
+
+
+def test_training_loss_on_a_separable_hierarchy_goes_to_zero(fit, reference):
+    model = fit(reference, train={"max_epochs": 30}, **PLAIN)
+    losses = model.history["train_loss"].to_numpy(dtype=float).ravel()
+    assert losses[-1] < 0.01
+    assert losses[-1] < losses[0] / 50
+    truth = reference.obs["cell_type"].astype(str).to_numpy()
+    assert (model.predict(reference, threshold=None) == truth).all()
+
+
+def test_the_same_seed_gives_the_same_weights(fit, reference):
+    first, second, other = (
+        fit(reference.copy(), seed=seed, train={"max_epochs": 2}).module.state_dict()
+        for seed in (3, 3, 4)
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_training_does_not_disturb_the_global_random_state(fit, reference):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    fit(reference, train={"max_epochs": 1})
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_every_level_is_logged(model):
+    for level in ("lineage", "cell_type"):
+        for metric in ("accuracy", "macro_f1", "ece", "level_weight"):
+            values = model.history[f"{metric}_{level}"].to_numpy(dtype=float)
+            assert len(values) == 12
+            assert ((values >= 0) & (values <= 1)).all()
+    weights = [model.history[f"level_weight_{k}"].iloc[-1, 0] for k in ("lineage", "cell_type")]
+    assert sum(weights) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_cells_labelled_at_an_inner_node_train_the_levels_above(fit, reference, query, truth):
+    labels = reference.obs["cell_type"].astype(object)
+    lineage = reference.obs["lineage"].astype(str)
+    coarse = np.arange(reference.n_obs) % 2 == 0
+    reference.obs["mixed"] = labels.where(~coarse, lineage)
+    taxonomy = Taxonomy.from_obs(reference, ["lineage", "cell_type"])
+    model = fit(reference, setup={"labels_key": "mixed"}, taxonomy=taxonomy)
+    assert (model.annotate(query, threshold=None).labels["cell_type"] == truth).mean() > 0.95
+
+
+def test_lineage_labels_alone_teach_the_lineages(fit, reference, query):
+    taxonomy = Taxonomy.from_obs(reference, ["lineage", "cell_type"])
+    model = fit(reference, setup={"labels_key": "lineage"}, taxonomy=taxonomy)
+    lineage = model.predict_proba(query, level="lineage")
+    assert lineage.max(axis=1).mean() > 0.9
+    assert set(model.predict(query, level="lineage")) == {"B", "T", "Myeloid"}
+    # Nothing was learned below: the temperature stays, and no level-2 loss was counted.
+    assert model.module.temperature[1] == 1.0
+
+
+def test_unlabelled_cells_do_not_change_the_classes(fit, reference, query, truth):
+    labels = reference.obs["cell_type"].astype(object)
+    labels.iloc[:40] = "Unknown"
+    labels.iloc[40:60] = None
+    reference.obs["partial"] = labels
+    model = fit(reference, setup={"labels_key": "partial"})
+    assert model.taxonomy.n_leaves == 7
+    assert not set(range(60)) & set(model.validation_indices)
+    assert (model.predict(query, threshold=None) == truth).mean() > 0.95
+
+
+def test_a_class_with_one_cell_is_kept_for_training(fit, reference):
+    labels = reference.obs["cell_type"].astype(str)
+    labels.iloc[0] = "single"
+    reference.obs["rare"] = labels
+    model = fit(reference, setup={"labels_key": "rare"}, train={"max_epochs": 1})
+    assert 0 in model.train_indices
+    assert "single" in model.taxonomy.labels
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"reduction": "published", "gamma": 2.0}, id="published_loss"),
+        pytest.param({"backbone": None, "wide": True}, id="hierarchical_logistic_regression"),
+        pytest.param({"wide": True}, id="wide_and_image"),
+        pytest.param({"head": "per_parent"}, id="per_parent_head"),
+        pytest.param({"channels": "single"}, id="no_mask_channel"),
+        pytest.param({"weighting": "fixed"}, id="fixed_level_weights"),
+        pytest.param({"weighting": [3, 1]}, id="given_level_weights"),
+        pytest.param({"class_weights": 0.5}, id="class_weights"),
+    ],
+)
+def test_every_configuration_learns(fit, reference, query, truth, options):
+    model = fit(reference, **options)
+    assert (model.annotate(query, threshold=None).labels["cell_type"] == truth).mean() > 0.9
+
+
+def test_an_efficientnet_trains_and_annotates(fit, reference, query):
+    small = reference[:24].copy()
+    train = {"max_epochs": 1, "batch_size": 12}
+    model = fit(small, backbone="efficientnet_b0", side=32, train=train)
+    p = model.predict_proba(query[:3].copy(), level="lineage")
+    np.testing.assert_allclose(p.sum(axis=1), 1.0, atol=1e-5)
+
+
+def test_a_last_batch_of_one_cell_is_survived(fit, reference):
+    model = fit(reference[:6].copy(), train={"max_epochs": 1, "batch_size": 1})
+    assert all(torch.isfinite(p).all() for p in model.module.parameters())
+
+
+def test_early_stopping_keeps_the_best_epoch(fit, reference):
+    train = {"max_epochs": 40, "early_stopping": True, "early_stopping_patience": 3}
+    model = fit(reference, train=train)
+    losses = model.history["log_loss"].to_numpy(dtype=float).ravel()
+    assert len(losses) <= 40
+    held_out = model.annotate(model.adata[model.validation_indices], threshold=None)
+    assert held_out.taxonomy == model.taxonomy
+    model.module.temperature.fill_(1.0)
+    outputs = model.annotate(model.adata[model.validation_indices]).node_probabilities
+    nodes = model._label_nodes(model.adata)[model.validation_indices]
+    log_loss = -np.log(outputs[np.arange(len(nodes)), nodes]).mean()
+    assert log_loss == pytest.approx(losses.min(), rel=1e-3)
+
+
+def test_early_stopping_without_held_out_cells_is_refused(fit, reference):
+    with pytest.raises(ValueError, match="validation_size"):
+        fit(reference, train={"validation_size": 0.0, "early_stopping": True})
+
+
+def test_no_held_out_cells_means_no_metrics_and_no_calibration(fit, reference):
+    model = fit(reference, train={"validation_size": 0.0, "max_epochs": 1})
+    assert len(model.validation_indices) == 0
+    assert "accuracy_lineage" not in model.history
+    assert (model.module.temperature == 1).all()
+
+
+def test_whole_batches_are_held_out(fit, reference):
+    model = fit(reference, train={"split_key": "batch", "max_epochs": 1})
+    batches = reference.obs["batch"].astype(str).to_numpy()
+    assert len(set(batches[model.validation_indices])) == 1
+    assert not set(batches[model.validation_indices]) & set(batches[model.train_indices])
+
+
+def test_training_leaves_the_reference_alone(fit, reference):
+    values, obs, var = reference.X.copy(), reference.obs.copy(), reference.var.copy()
+    model = fit(reference, train={"max_epochs": 1})
+    assert model.adata is reference
+    assert (values != reference.X).nnz == 0
+    assert reference.obs.equals(obs)
+    assert reference.var.equals(var)
+    assert not reference.obsm and not reference.layers
+    assert set(reference.uns) <= {"_scvi_uuid", "_scvi_manager_uuid"}
+
+
+def test_the_recipe_tells_how_the_model_was_made(model):
+    recipe = model.recipe
+    assert recipe["n_cells"] == 300
+    assert recipe["max_epochs"] == 12
+    assert {"hdeepinsight", "torch", "scvi-tools", "seed"} <= set(recipe)
+
+
+def test_split_holds_out_a_share_of_every_label_and_nothing_of_rare_ones():
+    nodes = np.repeat([0, 1, 2, 3], [50, 100, 40, 9])
+    split = split_cells(nodes, 0.1, np.random.default_rng(0))
+    assert np.bincount(nodes[split.validation], minlength=4).tolist() == [0, 10, 4, 0]
+    assert len(split.train) + len(split.validation) == len(nodes)
+
+
+def test_a_group_with_a_label_of_its_own_is_never_held_out():
+    nodes = np.array([1, 2, 1, 2, 1, 3])
+    groups = np.array(["a", "a", "b", "b", "c", "c"])
+    for seed in range(10):
+        split = split_groups(nodes, groups, 0.3, np.random.default_rng(seed))
+        assert not np.isin([4, 5], split.validation).any()
+    with pytest.raises(ValueError, match="None of the 2 groups"):
+        split_groups(np.array([1, 2]), np.array(["a", "b"]), 0.3, np.random.default_rng(0))
+
+
+def test_a_cell_cannot_be_on_both_sides():
+    with pytest.raises(ValueError, match="both parts"):
+        Split(np.array([1, 2]), np.array([2, 3]))
+
+
+def test_batches_are_even_and_cover_every_cell_once():
+    from scipy import sparse
+
+    counts = sparse.csr_matrix(np.arange(13, dtype=np.float32)[:, None])
+    batches = SparseBatches(
+        counts, np.arange(13), np.arange(13), batch_size=4, generator=np.random.default_rng(0)
+    )
+    sizes = [len(batch["labels"]) for batch in batches]
+    assert sizes == [4, 3, 3, 3]
+    first = torch.cat([batch["labels"] for batch in batches])
+    assert sorted(first.tolist()) == list(range(13))
+    assert all((batch["X"].ravel() == batch["labels"]).all() for batch in batches)
+    assert first.tolist() != torch.cat([batch["labels"] for batch in batches]).tolist()
+
+
+@pytest.mark.parametrize(("n_cells", "epochs"), [(50, 100), (4000, 12), (10**6, 10)])
+def test_default_epochs_make_a_steady_number_of_steps(n_cells, epochs):
+    assert default_epochs(n_cells, 128) == epochs
+
+
+@pytest.mark.gpu
+def test_gpu_and_cpu_agree(fit, reference, query):
+    model = fit(reference, train={"accelerator": "gpu", "precision": "bf16-mixed"})
+    on_gpu = model.predict_proba(query)
+    model.to_device("cpu")
+    np.testing.assert_allclose(model.predict_proba(query), on_gpu, atol=1e-3)
+
+
+def test_the_published_configuration_is_the_published_one(reference):
+    SCHDeepInsight.setup_anndata(reference, labels_keys=["lineage", "cell_type"])
+    model = SCHDeepInsight.published(
+        reference, layout="random", backbone="efficientnet_b0", side=32
+    )
+    assert model.module.raster.n_channels == 3
+    assert model.module.wide is None
+    assert model.module.objective.gamma == 2.0
+    assert model.module.objective.reduction == "published"
+    assert model.module.masking == GeneMasking.none()
