@@ -47,8 +47,8 @@ def clear_best(
 
     Notes
     -----
-    A single seed has no spread, so nothing is marked. Seeds that agree say nothing about the luck of
-    the cells, so a lead of 0.005 is asked for in any case.
+    A single seed has no spread, so nothing is marked. Seeds that agree say nothing about the luck
+    of the cells, so a lead of 0.005 is asked for in any case.
     """
     known = {name: s for name, s in summaries.items() if s is not None}
     order = sorted(known, key=lambda name: known[name].mean, reverse=not lower_is_better)
