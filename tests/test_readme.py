@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 README = Path(__file__).parents[1] / "README.md"
 (QUICKSTART,) = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
@@ -14,7 +13,6 @@ def test_quickstart_is_short():
     assert len([line for line in QUICKSTART.splitlines() if line.strip()]) <= 12
 
 
-@pytest.mark.slow
 def test_quickstart_labels_the_query(synthetic_hierarchy, tmp_path, monkeypatch):
     held_out = np.arange(synthetic_hierarchy.n_obs) % 3 == 0
     truth = synthetic_hierarchy.obs[held_out]
