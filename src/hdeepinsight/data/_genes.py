@@ -12,6 +12,7 @@ import pandas as pd
 from hdeepinsight.data._align import GeneAlignment, GeneReport
 from hdeepinsight.data._errors import GeneCoverageWarning, GeneMatchError
 from hdeepinsight.data._names import (
+    Species,
     examples,
     guess_species,
     identifier_kind,
@@ -149,6 +150,7 @@ def align_genes(
     target, messages = _match(names, model, synonyms or {}, fold_case)
     if column is not None:
         messages.insert(0, f"Gene names were taken from var[{column!r}], not from var_names.")
+    messages += _species_note(names.tolist(), model.tolist())
     alignment = _describe(names, model, target, share, column, messages)
     _check_coverage(alignment.report, names, model, min_coverage, warn_coverage)
     return alignment
@@ -251,6 +253,21 @@ def _describe(
     return GeneAlignment(source=source, target=target, measured=measured, report=report)
 
 
+def _differ(species: Species, other: Species) -> bool:
+    return species != other and "unknown" not in (species, other)
+
+
+def _species_note(names: list[str], model: list[str]) -> list[str]:
+    """Say that names match across species, as they do where mouse symbols are in upper case."""
+    species, model_species = guess_species(names), guess_species(model)
+    if not _differ(species, model_species):
+        return []
+    return [
+        f"The query looks like {species} and the model like {model_species}: genes of the same "
+        "name are taken for the same gene."
+    ]
+
+
 def _check_coverage(
     report: GeneReport, names: pd.Index, model: pd.Index, lowest: float, low: float
 ) -> None:
@@ -258,10 +275,11 @@ def _check_coverage(
         f"{report.n_measured:,} of the model's {report.n_model:,} genes are in the query "
         f"({report.coverage:.1%} of the reference's expression)."
     )
-    advice = _diagnose(names, model, report)
     if report.coverage < lowest or not report.n_measured:
+        advice = _diagnose(names, model, report)
         raise GeneMatchError(found, f"At least {lowest:.0%} is needed.", advice)
     if report.coverage < low:
+        advice = _diagnose(names, model, report)
         text = f"{found} Below {low:.0%} labels are less certain. {advice}"
         warnings.warn(text, GeneCoverageWarning, stacklevel=3)
 
@@ -285,7 +303,7 @@ def _diagnose(names: pd.Index, model: pd.Index, report: GeneReport) -> str:
             f"adata.var_names to {model_kind} names, or keep them in a column of adata.var."
         )
     species, model_species = guess_species(listed), guess_species(wanted)
-    if "unknown" not in (species, model_species) and species != model_species:
+    if _differ(species, model_species):
         return (
             f"The query looks like {species} and the model like {model_species} ({shown}): "
             f"translate the genes to {model_species} orthologs first, or pass fold_case=True to "

@@ -107,7 +107,8 @@ def row_view(matrix: Any, rows: slice) -> sp.csr_matrix:
 def to_csr(block: Any) -> Block:
     """Bring a block to the two forms that the rest of the room knows: an array or a CSR matrix."""
     if not sp.issparse(block):
-        return np.asarray(block)
+        dense = np.asarray(block)  # there are no sparse half-precision matrices
+        return dense.astype(np.float32) if dense.dtype == np.float16 else dense
     return block if sp.isspmatrix_csr(block) else sp.csr_matrix(block)
 
 

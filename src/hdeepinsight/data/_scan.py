@@ -91,7 +91,7 @@ def _is_rounded(values: np.ndarray[Any, Any], decimals: int) -> bool:
 
 def canonical(block: Block) -> sp.csr_matrix:
     """Sparse form without explicit zeros and double entries; never changes ``block``."""
-    rows = block if sp.issparse(block) else sp.csr_matrix(block)
+    rows: sp.csr_matrix = block if sp.issparse(block) else sp.csr_matrix(block)
     if not rows.has_canonical_format:
         rows = rows.copy()
         rows.sum_duplicates()

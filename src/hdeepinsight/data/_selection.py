@@ -121,7 +121,7 @@ def _moments(source: CountSource, alignment: GeneAlignment) -> _Moments:
 
 
 def _per_gene(counts: sp.csr_matrix, values: NDArray[np.floating]) -> Floats:
-    return np.bincount(counts.indices, values, counts.shape[1])
+    return np.bincount(counts.indices, values, counts.shape[1]).astype(np.float64)
 
 
 def _expected_deviation(moments: _Moments, usable: NDArray[np.bool_]) -> Floats:

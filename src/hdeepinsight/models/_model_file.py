@@ -125,7 +125,7 @@ def to_plain(value: Any) -> Any:
 
 
 def frame_from_plain(value: Mapping[str, Any]) -> pd.DataFrame:
-    """The DataFrame that :func:`to_plain` took apart."""
+    """Put together the DataFrame that :func:`to_plain` took apart."""
     index = pd.Index(value["index"], name=value["name"])
     return pd.DataFrame(value["values"], index=index, columns=value[FRAME_KEY])
 

@@ -85,7 +85,7 @@ class SparseBatches:
             }
 
 
-class ReferenceBatches(pl.LightningDataModule):
+class ReferenceBatches(pl.LightningDataModule):  # type: ignore[misc]
     """Training and validation mini-batches of a labelled reference.
 
     Parameters

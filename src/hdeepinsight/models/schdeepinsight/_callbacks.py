@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 from torch import Tensor
 
 
-class KeepBest(pl.Callback):
+class KeepBest(pl.Callback):  # type: ignore[misc]
     """Restore the weights of the epoch with the lowest validation metric when training ends.
 
     Parameters

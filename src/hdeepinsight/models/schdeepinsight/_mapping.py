@@ -10,16 +10,15 @@ import torch
 
 from hdeepinsight.annotation import Annotation, Decoder, check_threshold
 from hdeepinsight.data import align_genes, has_layer, open_counts
+from hdeepinsight.models.schdeepinsight._base import ReferenceModel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from anndata import AnnData
     from scipy.sparse import csr_matrix
     from torch import Tensor
 
     from hdeepinsight.data import CountSource, DataLike, GeneAlignment, ScaleMode
-    from hdeepinsight.models.schdeepinsight._module import GeneImageClassifier
 
 
 class QueryOutputs(NamedTuple):
@@ -32,10 +31,8 @@ class QueryOutputs(NamedTuple):
     latent: np.ndarray
 
 
-class MappingMixin:
+class MappingMixin(ReferenceModel):
     """Annotate any AnnData, h5ad or zarr of raw counts; nothing is written to it."""
-
-    module: GeneImageClassifier
 
     def annotate(
         self,
@@ -44,7 +41,7 @@ class MappingMixin:
         decoder: Decoder = "joint",
         threshold: float | None = 0.5,
         layer: str | None = None,
-        scale: ScaleModeMode = "auto",
+        scale: ScaleMode = "auto",
         batch_size: int = 1024,
     ) -> Annotation:
         """Label every cell at every level.
@@ -142,7 +139,7 @@ class MappingMixin:
         query: DataLike | None = None,
         *,
         layer: str | None = None,
-        scale: ScaleModeMode = "auto",
+        scale: ScaleMode = "auto",
         batch_size: int = 1024,
     ) -> np.ndarray:
         """Features of every cell, shape ``(n_cells, n_latent)``; arguments as :meth:`annotate`."""
@@ -160,15 +157,6 @@ class MappingMixin:
         source = open_counts(data, layer=layer, scale=scale)
         weights = self.module.normalizer.mean_share.cpu().numpy()
         return source, align_genes(source.var, self.layout.genes, weights=weights)
-
-    def _own_adata(self) -> AnnData:
-        if self.adata is None:
-            msg = (
-                "The model was loaded without an AnnData, and none was given. "
-                "Pass the object to annotate."
-            )
-            raise ValueError(msg)
-        return self.adata
 
     def _run(self, source: CountSource, alignment: GeneAlignment, batch_size: int) -> QueryOutputs:
         self.module.eval()

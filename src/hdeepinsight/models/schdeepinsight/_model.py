@@ -5,23 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import rich.pretty  # noqa: F401 - scvi-tools uses it in view_setup_method_args without importing it
 import torch
-from scvi import REGISTRY_KEYS, settings
-from scvi.data import AnnDataManager
-from scvi.model.base import BaseModelClass
+from scvi import settings
 
-from hdeepinsight._keys import FIELD_KEYS
 from hdeepinsight.annotation import Evaluation, evaluate_annotation
-from hdeepinsight.data._fields import ColumnField, CountsField
 from hdeepinsight.image import GeneLayout
 from hdeepinsight.models.schdeepinsight._mapping import MappingMixin
 from hdeepinsight.models.schdeepinsight._module import GeneImageClassifier, HeadName
 from hdeepinsight.models.schdeepinsight._reference import (
     as_options,
-    label_keys,
-    label_nodes,
     layout_of,
     level_weights,
     read_counts,
@@ -39,8 +32,8 @@ if TYPE_CHECKING:
     from hdeepinsight.taxonomy import Taxonomy
 
 
-class SCHDeepInsight(MappingMixin, TrainingMixin, SavingMixin, BaseModelClass):  # type: ignore[misc]
-    """Hierarchical annotation of cells from gene images.
+class SCHDeepInsight(MappingMixin, TrainingMixin, SavingMixin):
+    r"""Hierarchical annotation of cells from gene images.
 
     Parameters
     ----------
@@ -84,7 +77,7 @@ class SCHDeepInsight(MappingMixin, TrainingMixin, SavingMixin, BaseModelClass): 
         ``"cell"`` or ``"published"``; see
         :class:`~hdeepinsight.nn.AdaptiveHierarchicalFocalLoss`.
     class_weights
-        Exponent :math:`\\beta` of the weights :math:`n^{-\\beta}` of types within their siblings;
+        Exponent :math:`\beta` of the weights :math:`n^{-\beta}` of types within their siblings;
         0 weighs all cells alike.
     masking
         Random gene masking in training.
@@ -187,7 +180,7 @@ class SCHDeepInsight(MappingMixin, TrainingMixin, SavingMixin, BaseModelClass): 
     def published(
         cls, adata: AnnData, taxonomy: Taxonomy | None = None, **options: Any
     ) -> SCHDeepInsight:
-        """The published configuration, for comparison.
+        """Build the published configuration, for comparison.
 
         Parameters
         ----------
@@ -228,61 +221,6 @@ class SCHDeepInsight(MappingMixin, TrainingMixin, SavingMixin, BaseModelClass): 
         }
         return cls(adata, taxonomy=taxonomy, **(published | options))
 
-    @classmethod
-    def setup_anndata(
-        cls,
-        adata: AnnData,
-        *,
-        layer: str | None = None,
-        labels_key: str | None = None,
-        labels_keys: Sequence[str] | None = None,
-        batch_key: str | None = None,
-        unlabeled_category: str = "Unknown",
-        source_registry: dict[str, Any] | None = None,
-    ) -> None:
-        """Register a labelled reference.
-
-        Nothing but two identifiers in ``uns`` is written to it.
-
-        Parameters
-        ----------
-        adata
-            Reference with raw counts, shape ``(n_obs, n_vars)``.
-        layer
-            Layer with the counts; ``X`` by default.
-        labels_key
-            Column of ``obs`` with labels: types, or a mixture of depths of the taxonomy. A cell
-            labelled at an inner node takes part in training down to that node.
-        labels_keys
-            Instead of ``labels_key``: one column a level, from coarse to fine.
-        batch_key
-            Column of ``obs`` with the batch (donor, study) of every cell.
-        unlabeled_category
-            Label that means "not known"; missing values mean the same.
-        source_registry
-            Registry of a saved model, whose set-up is repeated on this object.
-
-        Raises
-        ------
-        InputError
-            If the matrix does not hold counts, and they cannot be recovered.
-        KeyError
-            If a column is not there.
-        ValueError
-            If not exactly one of ``labels_key`` and ``labels_keys`` is given.
-        """
-        setup_args = cls._get_setup_method_args(**locals())
-        setup_args["setup_args"].pop("source_registry")
-        keys = label_keys(labels_key, labels_keys)
-        fields = [
-            CountsField(REGISTRY_KEYS.X_KEY, layer),
-            *(ColumnField(f"{FIELD_KEYS.LABELS}_{i}", key) for i, key in enumerate(keys, start=1)),
-            ColumnField(FIELD_KEYS.BATCH, batch_key),
-        ]
-        manager = AnnDataManager(fields=fields, setup_method_args=setup_args)
-        manager.register_fields(adata, source_registry=source_registry)
-        cls.register_manager(manager)
-
     def evaluate(self, adata: AnnData | None = None, **kwargs: Any) -> Evaluation:
         """Score the model where labels are known.
 
@@ -308,18 +246,6 @@ class SCHDeepInsight(MappingMixin, TrainingMixin, SavingMixin, BaseModelClass): 
             adata = self._own_adata()[self.validation_indices_]
         return evaluate_annotation(self.annotate(adata, **kwargs), self._label_nodes(adata))
 
-    @property
-    def recipe(self) -> dict[str, Any]:
-        """How the model was trained: data summary, settings and versions, in plain types."""
-        return dict(self.recipe_)
-
-    def view_registry(self, hide_state_registries: bool = False) -> None:
-        """Print what was registered."""
-        if self.adata_manager is not None:
-            self.adata_manager.view_registry(hide_state_registries=hide_state_registries)
-        else:
-            self.view_setup_method_args()
-
     def __repr__(self) -> str:
         """Backbone, taxonomy, layout and state of training."""
         levels = ", ".join(
@@ -332,34 +258,7 @@ class SCHDeepInsight(MappingMixin, TrainingMixin, SavingMixin, BaseModelClass): 
             f"images of {len(self.layout.genes)} genes ({self.layout.method} layout), "
             f"{n_weights:,} weights\n"
             f"taxonomy: {self.taxonomy.n_leaves} types at levels {levels}\n"
-            f"{'trained' if self.is_trained_ else 'not trained'} on {self.summary_stats.n_cells} cells"
-        )
-
-    @property
-    def backbone_name(self) -> str:
-        """Name of the network that reads the image."""
-        return str(self.init_params_["non_kwargs"]["backbone"])
-
-    @property
-    def _setup_args(self) -> dict[str, Any]:
-        return dict(self.registry_["setup_args"])
-
-    @property
-    def _label_keys(self) -> list[str]:
-        return label_keys(self._setup_args["labels_key"], self._setup_args["labels_keys"])
-
-    @property
-    def _unlabeled_category(self) -> str:
-        return str(self._setup_args["unlabeled_category"])
-
-    @property
-    def _counts_layer(self) -> str | None:
-        layer: str | None = self._setup_args["layer"]
-        return layer
-
-    def _label_nodes(self, adata: AnnData) -> np.ndarray:
-        return label_nodes(
-            adata, self.taxonomy, self._label_keys, unlabeled=self._unlabeled_category
+            f"{'' if self.is_trained_ else 'not '}trained on {self.summary_stats.n_cells} cells"
         )
 
     def _fit_to_reference(self, scale_percentile: float, class_weights: float) -> None:

@@ -23,6 +23,7 @@ from hdeepinsight.taxonomy import TreeAlgebra
 
 if TYPE_CHECKING:
     from hdeepinsight.image import GeneLayout
+    from hdeepinsight.image._raster import Channels
     from hdeepinsight.taxonomy import Taxonomy
 
 HeadName = Literal["linear", "per_parent"]
@@ -57,6 +58,8 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
         As in :class:`~hdeepinsight.nn.AdaptiveHierarchicalFocalLoss`.
     """
 
+    temperature: Tensor
+
     def __init__(
         self,
         taxonomy: Taxonomy,
@@ -67,13 +70,16 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
         wide: bool = False,
         n_latent: int = 256,
         dropout: float = 0.1,
-        channels: str = "masked",
+        channels: Channels = "masked",
         masking: GeneMasking | None = None,
         gamma: float = 0.0,
         reduction: Reduction = "cell",
         level_weights: Tensor | None = None,
     ) -> None:
         super().__init__()
+        if backbone is None and not wide:
+            msg = "backbone=None and wide=False leave nothing to learn. Switch one of them on."
+            raise ValueError(msg)
         n_genes = len(layout.genes)
         self.tree = TreeAlgebra(taxonomy)
         self.normalizer = CountNormalizer(n_genes)
@@ -95,8 +101,6 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
             self.tree, gamma=gamma, reduction=reduction, level_weights=level_weights
         )
         self.register_buffer("temperature", torch.ones(taxonomy.max_depth))
-
-    temperature: Tensor
 
     def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs: Any) -> dict[str, Any]:
         counts = tensors[REGISTRY_KEYS.X_KEY]
@@ -137,7 +141,7 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
         self, values: Tensor, measured: Tensor, nodes: Tensor | None = None
     ) -> dict[str, Tensor]:
         """As :meth:`inference`, from values that are normalised already."""
-        wide = 0.0 if self.wide is None else self.wide(values)
+        wide = self.wide(values) if self.wide is not None else values.new_zeros(())
         if self.backbone is None or self.head is None:
             return {"latent": wide, "logits": wide}
         latent = self.backbone(self.raster(values, measured))

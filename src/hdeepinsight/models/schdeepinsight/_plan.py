@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 WARM_UP = 0.15
 
 
-class HierarchicalTrainingPlan(pl.LightningModule):
+class HierarchicalTrainingPlan(pl.LightningModule):  # type: ignore[misc]
     """AdamW with a one-cycle learning rate, gene masking, and metrics for every level.
 
     Parameters
@@ -53,7 +53,8 @@ class HierarchicalTrainingPlan(pl.LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One mini-batch with randomly masked genes."""
         counts = batch[REGISTRY_KEYS.X_KEY]
-        measured = self.module.masking.sample(*counts.shape, device=counts.device)
+        n_cells, n_genes = counts.shape
+        measured = self.module.masking.sample(n_cells, n_genes, counts.device)
         *_, loss = self.module({**batch, "measured": measured})
         self.log(
             "train_loss",
@@ -63,7 +64,8 @@ class HierarchicalTrainingPlan(pl.LightningModule):
             prog_bar=True,
             batch_size=len(counts),
         )
-        return loss.loss
+        total: Tensor = loss.loss
+        return total
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Collect the predictions of held-out cells, with all their genes."""

@@ -65,7 +65,7 @@ def label_nodes(
     if keys[0] not in taxonomy.level_names:
         return taxonomy.encode(labels, unlabeled=unlabeled)
     depth = taxonomy.level_depth(keys[0])
-    names = [taxonomy.label(node) for node in np.flatnonzero(taxonomy.depth == depth)]
+    names = [taxonomy.label(int(node)) for node in np.flatnonzero(taxonomy.depth == depth)]
     here = labels.isin(names).to_numpy()
     nodes = taxonomy.encode(labels.astype(object).where(~here, None), unlabeled=unlabeled)
     nodes[here] = taxonomy.encode(labels[here], level=depth)
@@ -79,7 +79,7 @@ def taxonomy_of(
     *,
     unlabeled: str,
 ) -> Taxonomy:
-    """The taxonomy that was given, or the one that the label columns span."""
+    """Return the taxonomy that was given, or the one that the label columns span."""
     if taxonomy is None:
         return Taxonomy.from_obs(adata, list(keys), unlabeled=unlabeled)
     return taxonomy if isinstance(taxonomy, Taxonomy) else Taxonomy.from_dict(taxonomy)
@@ -95,7 +95,7 @@ def layout_of(
     side: int | None,
     seed: int,
 ) -> GeneLayout:
-    """The layout that was given, or one fitted on the most variable genes of the reference."""
+    """Return the given layout, or one fitted on the most variable genes of the reference."""
     if isinstance(layout, GeneLayout):
         return layout
     if not isinstance(layout, str):
@@ -123,7 +123,7 @@ def log_normalize(counts: sparse.csr_matrix, target_sum: float = 1e4) -> sparse.
 def level_weights(
     weighting: Literal["adaptive", "fixed"] | Sequence[float], n_levels: int
 ) -> Tensor | None:
-    """Fixed weights of the levels, summing to 1; ``None`` where they adapt."""
+    """Return fixed weights of the levels, summing to 1; ``None`` where they adapt."""
     if isinstance(weighting, str):
         if weighting not in ("adaptive", "fixed"):
             msg = f"weighting={weighting!r}; valid are 'adaptive', 'fixed', or a number a level."
@@ -143,4 +143,4 @@ def as_options(kind: type[Options], given: Options | dict[str, float] | None) ->
     """Training options from an instance, its plain form, or nothing (the defaults)."""
     if given is None:
         return kind()
-    return given if isinstance(given, kind) else kind.from_dict(given)
+    return kind.from_dict(given) if isinstance(given, dict) else given

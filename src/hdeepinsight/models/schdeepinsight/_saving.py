@@ -16,11 +16,12 @@ from hdeepinsight.models._model_file import (
     read_model,
     write_model,
 )
+from hdeepinsight.models.schdeepinsight._base import ReferenceModel
 
 SCHEMA_VERSION = 1
 
 
-class SavingMixin:
+class SavingMixin(ReferenceModel):
     """Models as data: nothing in a model file is ever executed."""
 
     def save(
@@ -117,7 +118,7 @@ class SavingMixin:
 
     @classmethod
     def _check_payload(cls, path: Path, payload: dict[str, Any]) -> dict[str, Any]:
-        """The payload, if it is a model of this class in a schema that we know."""
+        """Return the payload, if it is a model of this class in a schema that we know."""
         attributes = payload.get(SAVE_KEYS.ATTR_DICT_KEY)
         if not isinstance(attributes, dict) or "registry_" not in attributes:
             found = ", ".join(map(str, list(payload)[:5])) or "nothing"

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from scvi.train import TrainRunner
 
+from hdeepinsight.models.schdeepinsight._base import ReferenceModel
 from hdeepinsight.models.schdeepinsight._batches import ReferenceBatches, Split
 from hdeepinsight.models.schdeepinsight._callbacks import KeepBest
 from hdeepinsight.models.schdeepinsight._plan import HierarchicalTrainingPlan
@@ -18,23 +19,15 @@ from hdeepinsight.models.schdeepinsight._split import split_cells, split_groups
 from hdeepinsight.nn import fit_temperatures
 
 if TYPE_CHECKING:
-
-    from hdeepinsight.image import GeneLayout
-    from hdeepinsight.models.schdeepinsight._module import GeneImageClassifier
-    from hdeepinsight.taxonomy import Taxonomy
+    pass
 
 DEFAULT_STEPS = 400
 EPOCH_BOUNDS = (10, 100)
 RECORDED_PACKAGES = ("hdeepinsight", "scvi-tools", "torch", "lightning", "anndata", "numpy")
 
 
-class TrainingMixin:
+class TrainingMixin(ReferenceModel):
     """Fit the network to the registered reference."""
-
-    module: GeneImageClassifier
-    taxonomy: Taxonomy
-    layout: GeneLayout
-    seed: int
 
     def train(
         self,

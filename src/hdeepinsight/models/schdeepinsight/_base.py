@@ -1,0 +1,140 @@
+"""What every capability of the model stands on: a registered reference and its registry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import rich.pretty  # noqa: F401 - scvi-tools uses it without importing it
+from scvi import REGISTRY_KEYS
+from scvi.data import AnnDataManager
+from scvi.model.base import BaseModelClass
+
+from hdeepinsight._keys import FIELD_KEYS
+from hdeepinsight.data._fields import ColumnField, CountsField
+from hdeepinsight.models.schdeepinsight._reference import label_keys, label_nodes
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from hdeepinsight.image import GeneLayout
+    from hdeepinsight.models.schdeepinsight._module import GeneImageClassifier
+    from hdeepinsight.nn import CountThinning
+    from hdeepinsight.taxonomy import Taxonomy
+
+
+class ReferenceModel(BaseModelClass):  # type: ignore[misc]
+    """A model of a labelled reference; the capabilities are mixins on top of it."""
+
+    module: GeneImageClassifier
+    taxonomy: Taxonomy
+    layout: GeneLayout
+    thinning: CountThinning
+    seed: int
+    recipe_: dict[str, Any]
+    init_params_: dict[str, Any]
+
+    @classmethod
+    def setup_anndata(
+        cls,
+        adata: AnnData,
+        *,
+        layer: str | None = None,
+        labels_key: str | None = None,
+        labels_keys: Sequence[str] | None = None,
+        batch_key: str | None = None,
+        unlabeled_category: str = "Unknown",
+        source_registry: dict[str, Any] | None = None,
+    ) -> None:
+        """Register a labelled reference.
+
+        Nothing but two identifiers in ``uns`` is written to it.
+
+        Parameters
+        ----------
+        adata
+            Reference with raw counts, shape ``(n_obs, n_vars)``.
+        layer
+            Layer with the counts; ``X`` by default.
+        labels_key
+            Column of ``obs`` with labels: types, or a mixture of depths of the taxonomy. A cell
+            labelled at an inner node takes part in training down to that node.
+        labels_keys
+            Instead of ``labels_key``: one column a level, from coarse to fine.
+        batch_key
+            Column of ``obs`` with the batch (donor, study) of every cell.
+        unlabeled_category
+            Label that means "not known"; missing values mean the same.
+        source_registry
+            Registry of a saved model, whose set-up is repeated on this object.
+
+        Raises
+        ------
+        InputError
+            If the matrix does not hold counts, and they cannot be recovered.
+        KeyError
+            If a column is not there.
+        ValueError
+            If not exactly one of ``labels_key`` and ``labels_keys`` is given.
+        """
+        setup_args = cls._get_setup_method_args(**locals())
+        setup_args["setup_args"].pop("source_registry")
+        keys = label_keys(labels_key, labels_keys)
+        fields = [
+            CountsField(REGISTRY_KEYS.X_KEY, layer),
+            *(ColumnField(f"{FIELD_KEYS.LABELS}_{i}", key) for i, key in enumerate(keys, start=1)),
+            ColumnField(FIELD_KEYS.BATCH, batch_key),
+        ]
+        manager = AnnDataManager(fields=fields, setup_method_args=setup_args)
+        manager.register_fields(adata, source_registry=source_registry)
+        cls.register_manager(manager)
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """How the model was trained: data summary, settings and versions, in plain types."""
+        return dict(self.recipe_)
+
+    @property
+    def backbone_name(self) -> str:
+        """Name of the network that reads the image."""
+        return str(self.init_params_["non_kwargs"]["backbone"])
+
+    def view_registry(self, hide_state_registries: bool = False) -> None:
+        """Print what was registered."""
+        if self.adata_manager is not None:
+            self.adata_manager.view_registry(hide_state_registries=hide_state_registries)
+        else:
+            self.view_setup_method_args()
+
+    @property
+    def _setup_args(self) -> dict[str, Any]:
+        return dict(self.registry_["setup_args"])
+
+    @property
+    def _label_keys(self) -> list[str]:
+        return label_keys(self._setup_args["labels_key"], self._setup_args["labels_keys"])
+
+    @property
+    def _unlabeled_category(self) -> str:
+        return str(self._setup_args["unlabeled_category"])
+
+    @property
+    def _counts_layer(self) -> str | None:
+        layer: str | None = self._setup_args["layer"]
+        return layer
+
+    def _label_nodes(self, adata: AnnData) -> np.ndarray:
+        return label_nodes(
+            adata, self.taxonomy, self._label_keys, unlabeled=self._unlabeled_category
+        )
+
+    def _own_adata(self) -> AnnData:
+        """Return the registered reference; raises ``ValueError`` where there is none."""
+        if self.adata is None:
+            msg = (
+                "The model was loaded without an AnnData, and none was given. Valid is an AnnData "
+                "or the path of a file: pass it to the method, or load the model with adata=..."
+            )
+            raise ValueError(msg)
+        return self.adata
