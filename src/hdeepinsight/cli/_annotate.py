@@ -1,0 +1,102 @@
+"""``hdeepinsight annotate``: a query and a model in, labels out."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from hdeepinsight.cli._boundary import UsageProblem, running
+from hdeepinsight.cli._console import results, step
+from hdeepinsight.cli._copy import write_annotation
+from hdeepinsight.cli._files import check_output
+from hdeepinsight.cli._options import (
+    Debug,
+    Layer,
+    Model,
+    Overwrite,
+    Scale,
+    ScaleOption,
+    Threshold,
+    ToLeaves,
+    threshold_of,
+)
+from hdeepinsight.cli._show import label_table, notes_of
+
+__all__ = ["annotate"]
+
+
+class PathDecoder(StrEnum):
+    """How a leaf is chosen."""
+
+    joint = "joint"
+    greedy = "greedy"
+
+
+def annotate(
+    query: Annotated[Path, typer.Argument(help="Query with raw counts, .h5ad or .zarr.")],
+    model: Model,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="Where the result goes: .h5ad or .zarr for a copy of the query with the labels "
+            "added, .csv for the labels alone.",
+        ),
+    ],
+    threshold: Threshold = 0.5,
+    to_leaves: ToLeaves = False,
+    decoder: Annotated[
+        PathDecoder,
+        typer.Option(help="The most probable leaf, or the most probable child level by level."),
+    ] = PathDecoder.joint,
+    layer: Layer = None,
+    scale: ScaleOption = Scale.auto,
+    key_added: Annotated[
+        str, typer.Option(metavar="NAME", help="Prefix of the columns that are added.")
+    ] = "hdi",
+    overwrite: Overwrite = False,
+    debug: Debug = False,
+) -> None:
+    """Label every cell of a query, at every level.
+
+    [b]hdeepinsight annotate query.h5ad --model my_model --out annotated.h5ad[/b]
+    """
+    with running(debug=debug):
+        check_output(out, source=query, overwrite=overwrite)
+        _check_key(key_added)
+        with step("Loading the model"):
+            from hdeepinsight.data._store import open_store
+            from hdeepinsight.models import SCHDeepInsight
+
+            obs = open_store(query).obs
+            loaded = SCHDeepInsight.load(model, adata=False)
+        with step("Annotating"):
+            result = loaded.annotate(
+                query,
+                decoder=decoder.value,
+                layer=layer,
+                scale=scale.value,
+                **threshold_of(threshold, to_leaves),
+            )
+        with step(f"Writing {out}"):
+            write_annotation(result, source=query, out=out, key_added=key_added, obs=obs)
+        console = results()
+        for note in notes_of(result):
+            console.print(note)
+        console.print(label_table(result))
+        console.print(Text(f"Written to {out}"))
+
+
+def _check_key(key_added: str) -> None:
+    if not key_added or "/" in key_added:
+        msg = (
+            f"--key-added {key_added!r} cannot be a name in a file. Valid is text without a "
+            "slash, such as hdi. Choose another."
+        )
+        raise UsageProblem(msg)

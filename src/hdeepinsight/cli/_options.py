@@ -1,0 +1,112 @@
+"""Options that several commands have, written once."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hdeepinsight.cli._boundary import UsageProblem
+
+__all__ = [
+    "Debug",
+    "Labels",
+    "Layer",
+    "Levels",
+    "Model",
+    "Overwrite",
+    "Scale",
+    "ScaleOption",
+    "Threshold",
+    "ToLeaves",
+    "label_columns",
+    "threshold_of",
+]
+
+
+class Scale(StrEnum):
+    """What the values of a matrix are taken for; see `hdeepinsight.data.open_counts`."""
+
+    auto = "auto"
+    counts = "counts"
+    recover = "recover"
+    as_is = "as_is"
+
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is at --out already.")]
+Model = Annotated[
+    Path, typer.Option("--model", "-m", metavar="DIR", help="Folder of a trained model.")
+]
+Layer = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Layer that holds the raw counts; X by default."),
+]
+ScaleOption = Annotated[
+    Scale,
+    typer.Option(
+        help="What the values are: [b]auto[/b] finds out, and recovers counts from log-normalised "
+        "values where they allow it; [b]counts[/b] takes whole numbers only; [b]recover[/b] also "
+        "takes normalised values that were not logged; [b]as_is[/b] uses fractions unchanged."
+    ),
+]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--labels",
+        "-l",
+        metavar="COLUMN",
+        help="Column of obs with the cell types. Give it again for one column a level, from "
+        "coarse to fine.",
+    ),
+]
+Levels = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B,...",
+        help="Columns of obs from coarse to fine, in one list: lineage,cell_type.",
+    ),
+]
+Threshold = Annotated[
+    float,
+    typer.Option(
+        min=0.5,
+        max=1.0,
+        help="A label stops at the deepest node that is at least this probable.",
+    ),
+]
+ToLeaves = Annotated[
+    bool,
+    typer.Option("--to-leaves", help="Never stop early: give every cell a leaf, however unclear."),
+]
+
+
+def label_columns(labels: list[str] | None, levels: str | None) -> list[str]:
+    """Label columns from coarse to fine, from ``--labels`` and ``--levels``; may be empty.
+
+    Examples
+    --------
+    >>> label_columns(None, "lineage, cell_type")
+    ['lineage', 'cell_type']
+    """
+    if labels and levels:
+        msg = (
+            "Both --labels and --levels were given. Valid is one of them: --labels cell_type, or "
+            "--levels lineage,cell_type. Leave one out."
+        )
+        raise UsageProblem(msg)
+    named = [name.strip() for name in levels.split(",")] if levels else list(labels or ())
+    if not all(named):
+        msg = (
+            f"--levels {levels!r} has an empty name. Valid is a list of columns from coarse to "
+            "fine, such as lineage,cell_type. Remove the stray comma."
+        )
+        raise UsageProblem(msg)
+    return named
+
+
+def threshold_of(threshold: float, to_leaves: bool) -> dict[str, Any]:
+    """Keyword argument of ``annotate`` for ``--threshold`` and ``--to-leaves``."""
+    return {"threshold": None if to_leaves else threshold}

@@ -1,0 +1,168 @@
+"""``hdeepinsight train``: a labelled reference in, a model out."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from hdeepinsight.cli._boundary import UsageProblem, running
+from hdeepinsight.cli._console import errors, results, step
+from hdeepinsight.cli._files import read_anndata, require_columns
+from hdeepinsight.cli._options import (
+    Debug,
+    Labels,
+    Layer,
+    Levels,
+    Overwrite,
+    label_columns,
+)
+from hdeepinsight.cli._progress import training_progress
+from hdeepinsight.cli._show import evaluation_table
+
+if TYPE_CHECKING:
+    from hdeepinsight.models import SCHDeepInsight
+    from hdeepinsight.taxonomy import Taxonomy
+
+__all__ = ["train"]
+
+
+class Layout(StrEnum):
+    """How genes are placed on the image."""
+
+    tsne = "tsne"
+    umap = "umap"
+    mde = "mde"
+    random = "random"
+
+
+def train(
+    reference: Annotated[Path, typer.Argument(help="Labelled reference, .h5ad or .zarr.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the model.")],
+    labels: Labels = None,
+    levels: Levels = None,
+    taxonomy: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Tree of the cell types, .json (as Taxonomy.to_json writes it) or .newick; by "
+            "default the one that the label columns span.",
+        ),
+    ] = None,
+    layer: Layer = None,
+    batch: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column of obs with the batch or donor.")
+    ] = None,
+    split_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Hold out whole groups of this column (donors, studies) for calibration and the "
+            "scores that are printed; by default cells are held out within every label.",
+        ),
+    ] = None,
+    unlabeled: Annotated[
+        str, typer.Option(metavar="NAME", help="Label that means: not known.")
+    ] = "Unknown",
+    n_genes: Annotated[int, typer.Option(min=1, help="Most genes of the image.")] = 4096,
+    layout: Annotated[Layout, typer.Option(help="How genes are placed.")] = Layout.tsne,
+    backbone: Annotated[
+        str, typer.Option(metavar="NAME", help="compact, efficientnet_b0 to _b7, or _v2_s, _m, _l.")
+    ] = "compact",
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the cells; chosen from their number.")
+    ] = None,
+    early_stopping: Annotated[
+        bool, typer.Option("--early-stopping", help="Stop when held-out cells get no better.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same model.")] = 0,
+    accelerator: Annotated[str, typer.Option(help="auto, cpu, gpu or mps.")] = "auto",
+    overwrite: Overwrite = False,
+    debug: Debug = False,
+) -> None:
+    """Train a model on a labelled reference.
+
+    [b]hdeepinsight train reference.h5ad --levels lineage,cell_type --out my_model[/b]
+    """
+    with running(debug=debug):
+        columns = _training_columns(labels, levels)
+        _check_folder(out, source=reference, overwrite=overwrite)
+        with step("Reading the reference"):
+            from hdeepinsight.models import SCHDeepInsight
+
+            adata = read_anndata(reference)
+            wanted = [*columns, *(name for name in (batch, split_by) if name)]
+            require_columns(adata.obs, wanted, source=reference)
+            tree = _read_taxonomy(taxonomy)
+            names: dict[str, Any] = (
+                {"labels_key": columns[0]} if len(columns) == 1 else {"labels_keys": columns}
+            )
+            SCHDeepInsight.setup_anndata(
+                adata, layer=layer, batch_key=batch, unlabeled_category=unlabeled, **names
+            )
+        with step("Placing the genes"):
+            model = SCHDeepInsight(
+                adata,
+                taxonomy=tree,
+                layout=layout.value,
+                n_genes=n_genes,
+                backbone=backbone,
+                seed=seed,
+            )
+        with training_progress() as watched:
+            model.train(
+                epochs,
+                split_key=split_by,
+                early_stopping=early_stopping,
+                accelerator=accelerator,
+                **watched,
+            )
+        model.save(out, overwrite=overwrite)
+        _report(model, out)
+
+
+def _training_columns(labels: list[str] | None, levels: str | None) -> list[str]:
+    columns = label_columns(labels, levels)
+    if not columns:
+        msg = (
+            "No label column was given. Valid is --labels COLUMN for cell types, or --levels "
+            "COARSE,...,FINE for one column a level. `hdeepinsight info REFERENCE` lists the "
+            "columns."
+        )
+        raise UsageProblem(msg)
+    return columns
+
+
+def _check_folder(out: Path, *, source: Path, overwrite: bool) -> None:
+    """Refuse the folder before any work is done."""
+    if out.is_file() or out.resolve() == source.resolve():
+        msg = f"--out {out} is a file, or the reference. Valid is a folder for the model."
+        raise UsageProblem(msg)
+    if (out / "model.pt").exists() and not overwrite:
+        msg = f"{out} holds a model already. Pass --overwrite to replace it, or another folder."
+        raise UsageProblem(msg)
+
+
+def _read_taxonomy(path: Path | None) -> Taxonomy | None:
+    from hdeepinsight.taxonomy import Taxonomy
+
+    if path is None:
+        return None
+    if path.suffix in (".nwk", ".newick", ".tree"):
+        return Taxonomy.from_newick(path.read_text(encoding="utf-8"))
+    return Taxonomy.from_json(path.read_text(encoding="utf-8"))
+
+
+def _report(model: SCHDeepInsight, out: Path) -> None:
+    console = results()
+    console.print(Text(repr(model)))
+    if len(model.validation_indices_):
+        with step("Scoring the cells held out"):
+            evaluation = model.evaluate()
+        console.print(evaluation_table(evaluation, title=f"{evaluation.n_cells:,} cells held out"))
+    console.print(Text(f"Saved to {out}"))
+    hint = f"Next: hdeepinsight annotate QUERY.h5ad --model {out} --out annotated.h5ad"
+    errors().print(Text(hint, style="dim"))
