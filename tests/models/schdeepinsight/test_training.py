@@ -207,7 +207,7 @@ def test_batches_are_even_and_cover_every_cell_once():
     assert first.tolist() != torch.cat([batch["labels"] for batch in batches]).tolist()
 
 
-@pytest.mark.parametrize(("n_cells", "epochs"), [(50, 100), (4000, 12), (10**6, 10)])
+@pytest.mark.parametrize(("n_cells", "epochs"), [(50, 400), (4000, 38), (10**6, 5)])
 def test_default_epochs_make_a_steady_number_of_steps(n_cells, epochs):
     assert default_epochs(n_cells, 128) == epochs
 

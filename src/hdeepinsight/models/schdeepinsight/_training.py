@@ -21,8 +21,10 @@ from hdeepinsight.nn import fit_temperatures
 if TYPE_CHECKING:
     pass
 
-DEFAULT_STEPS = 400
-EPOCH_BOUNDS = (10, 100)
+DEFAULT_STEPS = 1200
+EPOCH_BOUNDS = (5, 400)
+BATCH_SIZE_BOUNDS = (16, 128)
+VALIDATIONS = 50
 RECORDED_PACKAGES = ("hdeepinsight", "scvi-tools", "torch", "lightning", "anndata", "numpy")
 
 
@@ -35,7 +37,7 @@ class TrainingMixin(ReferenceModel):
         *,
         validation_size: float = 0.1,
         split_key: str | None = None,
-        batch_size: int = 128,
+        batch_size: int | None = None,
         max_lr: float = 2e-3,
         weight_decay: float = 1e-4,
         early_stopping: bool = False,
@@ -49,8 +51,8 @@ class TrainingMixin(ReferenceModel):
         Parameters
         ----------
         max_epochs
-            Passes over the training cells; by default as many as make about 400 steps of the
-            optimiser, at least 10 and at most 100.
+            Passes over the training cells; by default as many as make about 1,200 steps of the
+            optimiser, at least 5 and at most 400.
         validation_size
             Share of cells held out for the metrics in ``history`` and for calibration; 0 holds
             none out.
@@ -58,16 +60,17 @@ class TrainingMixin(ReferenceModel):
             Column of ``obs`` whose groups (donors, studies) are held out whole. By default cells
             are held out within every label.
         batch_size
-            Cells a mini-batch.
+            Cells a mini-batch; by default an eighth of the cells, at least 16 and at most 128.
         max_lr
             Peak of the one-cycle learning rate.
         weight_decay
             Decoupled weight decay.
         early_stopping
-            Stop when the held-out log-loss has not fallen for ``early_stopping_patience`` epochs,
-            and keep the best epoch.
+            Stop when the held-out log-loss has not fallen ``early_stopping_patience`` times in a
+            row, and keep the best epoch. Off by default: the learning rate falls to zero over
+            ``max_epochs``, and the last epoch was the best one in our measurements.
         early_stopping_patience
-            Epochs to wait.
+            Validations to wait; there are about 50 in a training.
         accelerator, devices
             As in Lightning.
         **trainer_kwargs
@@ -77,6 +80,7 @@ class TrainingMixin(ReferenceModel):
         counts = read_counts(self.adata, self.layout.genes, layer=self._counts_layer)
         nodes = self._label_nodes(self.adata)
         split = self._split(nodes, validation_size, split_key)
+        batch_size = batch_size or default_batch_size(len(split.train))
         batches = ReferenceBatches(
             counts, nodes, split, thinning=self.thinning, batch_size=batch_size, seed=self.seed
         )
@@ -91,8 +95,9 @@ class TrainingMixin(ReferenceModel):
             max_epochs=epochs,
             accelerator=accelerator,
             devices=devices,
-            **self._trainer_options(
-                batches, early_stopping, early_stopping_patience, trainer_kwargs
+            check_val_every_n_epoch=max(1, epochs // VALIDATIONS),
+            **trainer_options(
+                batches.n_val > 0, early_stopping, early_stopping_patience, trainer_kwargs
             ),
         )
         self.module.train()
@@ -116,29 +121,6 @@ class TrainingMixin(ReferenceModel):
             return split_cells(nodes, fraction, rng)
         groups = self.adata.obs[split_key].astype(str).to_numpy()
         return split_groups(nodes, groups, fraction, rng)
-
-    @staticmethod
-    def _trainer_options(
-        batches: ReferenceBatches, early_stopping: bool, patience: int, given: dict[str, Any]
-    ) -> dict[str, Any]:
-        """Keyword arguments of the trainer; those that were given win."""
-        options: dict[str, Any] = {"check_val_every_n_epoch": 1, "log_every_n_steps": 1}
-        if not batches.n_val:
-            if early_stopping:
-                msg = (
-                    "early_stopping needs held-out cells, and none are held out. "
-                    "Raise validation_size, or train without early stopping."
-                )
-                raise ValueError(msg)
-            return {**options, "limit_val_batches": 0, **given}
-        if early_stopping:
-            options |= {
-                "early_stopping": True,
-                "early_stopping_monitor": "log_loss",
-                "early_stopping_patience": patience,
-                "callbacks": [KeepBest(), *given.pop("callbacks", [])],
-            }
-        return {**options, **given}
 
     def _finish(self, batches: ReferenceBatches, options: dict[str, Any]) -> None:
         if batches.n_val:
@@ -165,6 +147,34 @@ class TrainingMixin(ReferenceModel):
                 nodes.append(batch["labels"])
         temperature = fit_temperatures(self.module.tree.cpu(), torch.cat(logits), torch.cat(nodes))
         self.module.temperature.copy_(temperature)
+
+
+def trainer_options(
+    held_out: bool, early_stopping: bool, patience: int, given: dict[str, Any]
+) -> dict[str, Any]:
+    """Keyword arguments of the trainer; those that were given win."""
+    if not held_out and early_stopping:
+        msg = (
+            "early_stopping needs held-out cells, and none are held out. "
+            "Raise validation_size, or train without early stopping."
+        )
+        raise ValueError(msg)
+    options: dict[str, Any] = {"log_every_n_steps": 1}
+    if not held_out:
+        options["limit_val_batches"] = 0
+    if early_stopping:
+        options |= {
+            "early_stopping": True,
+            "early_stopping_monitor": "log_loss",
+            "early_stopping_patience": patience,
+        }
+        given = {**given, "callbacks": [KeepBest(), *given.get("callbacks", ())]}
+    return {**options, **given}
+
+
+def default_batch_size(n_cells: int) -> int:
+    """Cells a mini-batch: an eighth of all, within bounds."""
+    return int(np.clip(n_cells // 8, *BATCH_SIZE_BOUNDS))
 
 
 def default_epochs(n_cells: int, batch_size: int) -> int:
