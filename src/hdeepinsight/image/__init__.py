@@ -1,0 +1,7 @@
+"""Genes to pixels: the layout that places every gene once, and the raster that draws cells."""
+
+from hdeepinsight.image._fit import LayoutMethod
+from hdeepinsight.image._layout import GeneLayout
+from hdeepinsight.image._raster import Raster
+
+__all__ = ["GeneLayout", "LayoutMethod", "Raster"]

@@ -1,0 +1,95 @@
+"""A pixel of its own for every gene, at the least total squared distance."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from scipy import sparse
+from scipy.optimize import linear_sum_assignment
+from scipy.sparse.csgraph import min_weight_full_bipartite_matching
+from scipy.spatial import cKDTree
+
+from hdeepinsight.image._prices import pixel_prices
+
+#: Genes × pixels up to which the exact solver is used.
+DENSE_LIMIT = 20_000_000
+#: Share of filled pixels from which genes compete, so that prices shorten the search.
+CROWDED = 0.5
+_FIRST_WINDOW = 64
+
+
+def pixel_centres(side: int) -> np.ndarray:
+    """Centres of all pixels as (row, column), row-major, ``(side * side, 2)``."""
+    return np.stack(np.divmod(np.arange(side * side), side), axis=1) + 0.5
+
+
+def assign_pixels(
+    coords: np.ndarray, side: int, *, solver: Literal["auto", "dense", "sparse"] = "auto"
+) -> np.ndarray:
+    """Give each gene its own pixel so that the sum of squared distances is smallest.
+
+    Parameters
+    ----------
+    coords
+        (row, column) of each gene in pixels, ``(n_genes, 2)``, ``n_genes <= side * side``.
+    side
+        Pixels along one side.
+    solver
+        ``"dense"`` is exact over all pixels. ``"sparse"`` is exact over the nearest pixels of each
+        gene, widened until every gene finds one, hence near-optimal; it becomes slow when fewer
+        than a few per cent of the pixels stay empty. ``"auto"`` takes the dense one up to
+        2·10⁷ gene-pixel pairs.
+
+    Returns
+    -------
+    Row-major pixel of each gene, int64 ``(n_genes,)``, all different.
+    """
+    if solver == "auto":
+        solver = "dense" if len(coords) * side**2 <= DENSE_LIMIT else "sparse"
+    crowded = len(coords) > CROWDED * side**2
+    prices = pixel_prices(coords, side) if crowded else np.zeros(side**2)
+    match = _match_dense if solver == "dense" else _match_sparse
+    return match(coords, pixel_centres(side), prices).astype(np.int64)
+
+
+def _match_dense(coords: np.ndarray, centres: np.ndarray, prices: np.ndarray) -> np.ndarray:
+    """Solve exactly; prices leave the optimum alone and shorten the solver's search."""
+    cost = ((coords[:, None, :] - centres[None, :, :]) ** 2).sum(axis=-1)
+    if prices.any():
+        # A price shifts a whole column, which changes no optimum as long as every column is
+        # taken: genes without a wish fill the rows up to a square.
+        idle = np.zeros((len(centres) - len(coords), len(centres)))
+        cost = np.concatenate([cost, idle]) + prices
+        cost -= cost.min(axis=1, keepdims=True)
+    columns: np.ndarray = linear_sum_assignment(cost)[1]
+    return columns[: len(coords)]
+
+
+def _match_sparse(coords: np.ndarray, centres: np.ndarray, prices: np.ndarray) -> np.ndarray:
+    """Match over the pixels that are nearest once their price is added to the distance."""
+    # The square root of the price is a third coordinate: |gene - pixel|² in 3-D is then
+    # squared distance + price, and a k-d tree finds the best offers.
+    height = np.sqrt(prices - prices.min())
+    tree = cKDTree(np.column_stack([centres, height]))
+    lifted = np.column_stack([coords, np.zeros(len(coords))])
+    window = min(_FIRST_WINDOW, len(centres))
+    while True:
+        offers = tree.query(lifted, k=np.arange(1, window + 1))[1]
+        try:
+            return _match_offers(coords, centres, offers)
+        except ValueError:  # scipy's word for "no full matching exists"
+            if window == len(centres):
+                raise
+            window = min(2 * window, len(centres))
+
+
+def _match_offers(coords: np.ndarray, centres: np.ndarray, offers: np.ndarray) -> np.ndarray:
+    rows = np.repeat(np.arange(len(coords)), offers.shape[1])
+    cost = ((coords[rows] - centres[offers.ravel()]) ** 2).sum(axis=1)
+    # A cost of zero would vanish from a sparse matrix; adding one to all changes no optimum.
+    graph = sparse.csr_array(
+        (cost + 1.0, (rows, offers.ravel())), shape=(len(coords), len(centres))
+    )
+    matched: np.ndarray = min_weight_full_bipartite_matching(graph)[1]
+    return matched
