@@ -146,6 +146,14 @@ def test_a_mismatch_is_explained(names, model, advice):
         align_genes(names, model)
 
 
+def test_mouse_symbols_in_upper_case_match_and_are_noted():
+    mouse = [*MODEL, "GM26522", "0610007P14RIK"]
+    alignment = align_genes(mouse, MODEL)
+    assert alignment.measured.all()
+    assert "query looks like mouse and the model like human" in alignment.report.messages[0]
+    assert align_genes(MODEL, MODEL).report.messages == ()
+
+
 def test_case_is_folded_only_when_asked_for():
     alignment = align_genes(["Nkg7", "Cd3d", "CD3D"], MODEL, fold_case=True)
     assert alignment.source.tolist() == [2, -1, 0, -1]
