@@ -1,8 +1,9 @@
 """scPoli by scArches.
 
-Settings: the label transfer tutorial of scArches, i.e. embeddings of width 5, 50 epochs of which 40
-without prototypes, early stopping on the prototype loss, ``eta=5``, and ``eta=10`` for the query;
-4,000 highly variable genes as in the paper.
+Settings: the label transfer tutorial of scArches, i.e. embeddings of width 5, 50 epochs of which
+four fifths without prototypes, early stopping on the prototype loss, ``eta=5``, and ``eta=10`` for
+the query; 4,000 highly variable genes as in the paper. The tutorial has some ten thousand cells; on
+smaller data there are more epochs, up to 400 as in scvi-tools, so that as many steps are taken.
 """
 
 from __future__ import annotations
@@ -21,18 +22,14 @@ from .interface import Cells, Prediction, Reference
 
 UNKNOWN = "Unknown"
 N_GENES = 4000
-TRAINING = {
-    "n_epochs": 50,
-    "pretraining_epochs": 40,
-    "early_stopping_kwargs": {
-        "early_stopping_metric": "val_prototype_loss",
-        "mode": "min",
-        "threshold": 0,
-        "patience": 20,
-        "reduce_lr": True,
-        "lr_patience": 13,
-        "lr_factor": 0.1,
-    },
+EARLY_STOPPING = {
+    "early_stopping_metric": "val_prototype_loss",
+    "mode": "min",
+    "threshold": 0,
+    "patience": 20,
+    "reduce_lr": True,
+    "lr_patience": 13,
+    "lr_factor": 0.1,
 }
 
 
@@ -63,7 +60,7 @@ class ScPoli:
             embedding_dims=5,
             recon_loss="nb",
         )
-        self.model.train(eta=5, **TRAINING)
+        self.model.train(eta=5, **_training(adata.n_obs))
 
     def annotate(self, query: Cells) -> Prediction:
         """Adapt to the query's conditions and classify by the nearest prototypes."""
@@ -75,10 +72,20 @@ class ScPoli:
         model = scPoli.load_query_data(
             adata=adata, reference_model=self.model, labeled_indices=[], unknown_ct_names=[UNKNOWN]
         )
-        model.train(eta=10, **TRAINING)
+        model.train(eta=10, **_training(adata.n_obs))
         result = model.classify(adata, scale_uncertainties=True)["label"]
         codes = np.array([int(str(name).removeprefix("class_")) for name in result["preds"]])
         return Prediction(codes=codes)
+
+
+def _training(n_cells: int) -> dict:
+    """Epochs for as many steps as 50 epochs of 10,000 cells, at least 50 and at most 400."""
+    epochs = int(np.clip(round(50 * 10_000 / n_cells), 50, 400))
+    return {
+        "n_epochs": epochs,
+        "pretraining_epochs": round(0.8 * epochs),
+        "early_stopping_kwargs": EARLY_STOPPING,
+    }
 
 
 def _variable(adata):
