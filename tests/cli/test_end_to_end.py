@@ -1,0 +1,183 @@
+"""From a reference on disk to an annotated query on disk."""
+
+import json
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from pandas.testing import assert_frame_equal
+
+import hdeepinsight as hdi
+from hdeepinsight.models import SCHDeepInsight
+
+LEVELS = ["lineage", "cell_type"]
+
+
+@pytest.fixture(scope="module")
+def expected(files):
+    """The same annotation, made in Python."""
+    return SCHDeepInsight.load(files.model, adata=False).annotate(files.query)
+
+
+def test_train_reports_the_model_and_the_cells_held_out(files):
+    assert "7 types at levels lineage (3), cell_type (7)" in files.train_output
+    assert "balanced_accuracy" in files.train_output
+    assert f"Saved to {files.model}" in files.train_output
+
+
+def test_info_of_a_model_shows_taxonomy_and_recipe(files, hdeepinsight):
+    done = hdeepinsight("info", files.model)
+    model = SCHDeepInsight.load(files.model, adata=False)
+    assert done.exit_code == 0
+    assert str(model.taxonomy) in done.stdout
+    assert repr(model) in done.stdout
+    assert "│ max_epochs   │ 12" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["query", "query_zarr"])
+def test_info_of_a_data_file_is_the_input_report(files, hdeepinsight, name):
+    path = getattr(files, name)
+    done = hdeepinsight("info", path)
+    assert done.exit_code == 0
+    assert done.stdout.startswith(str(hdi.pp.inspect_input(path)))
+    assert "lineage: " in done.stdout
+
+
+@pytest.mark.parametrize("source", ["query", "query_zarr"])
+@pytest.mark.parametrize("ending", [".h5ad", ".zarr", ".csv"])
+def test_annotate_writes_what_python_gives(
+    files, hdeepinsight, expected, sha256, tmp_path, source, ending
+):
+    query, out = getattr(files, source), tmp_path / f"annotated{ending}"
+    before = sha256(query)
+    done = hdeepinsight("annotate", query, "--model", files.model, "--out", out)
+    assert done.exit_code == 0, done.stderr
+    assert sha256(query) == before
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]  # nothing unfinished is left
+    table = expected.to_frame()
+    if ending == ".csv":
+        labels = pd.read_csv(out, index_col="cell")
+        assert list(labels) == list(table)
+    else:
+        labels = (ad.read_h5ad if ending == ".h5ad" else ad.read_zarr)(out).obs
+    for name, column in table.items():
+        written = labels[name if ending == ".csv" else f"hdi_{name}"]
+        if column.dtype.kind == "f":
+            np.testing.assert_allclose(written, column, atol=1e-5)
+        else:
+            assert written.astype(str).tolist() == column.astype(str).tolist()
+
+
+@pytest.mark.parametrize("ending", [".h5ad", ".zarr"])
+def test_the_annotated_copy_keeps_all_that_the_query_had(files, hdeepinsight, tmp_path, ending):
+    query = ad.read_h5ad(files.query)
+    query.layers["twice"] = query.X * 2
+    query.obsm["place"] = np.arange(2.0 * query.n_obs).reshape(-1, 2)
+    query.uns["note"] = "kept"
+    source, out = tmp_path / "query.h5ad", tmp_path / f"annotated{ending}"
+    query.write_h5ad(source)
+    done = hdeepinsight(
+        "annotate", source, "-m", files.model, "-o", out, "--key-added", "auto", "--to-leaves"
+    )
+    assert done.exit_code == 0, done.stderr
+    copy = (ad.read_h5ad if ending == ".h5ad" else ad.read_zarr)(out)
+    assert (copy.X != query.X).nnz == 0
+    assert (copy.layers["twice"] != query.layers["twice"]).nnz == 0
+    np.testing.assert_array_equal(copy.obsm["place"], query.obsm["place"])
+    assert_frame_equal(copy.obs[list(query.obs)], query.obs)
+    assert copy.uns["note"] == "kept"
+    assert copy.uns["auto"]["threshold"] == "none"
+    assert set(copy.obs) - set(query.obs) == {
+        f"auto_{name}" for name in (*LEVELS, "stop_label", "confidence", "margin", "stop_depth")
+    }
+    assert (copy.obs["auto_stop_label"].astype(str) == copy.obs["auto_cell_type"].astype(str)).all()
+
+
+def test_evaluate_agrees_with_python(files, hdeepinsight):
+    model = SCHDeepInsight.load(files.model, adata=False)
+    truth = model.evaluate(ad.read_h5ad(files.query)).to_dict()
+    done = hdeepinsight("evaluate", files.query, "--model", files.model, "--json")
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["n_cells"] == truth["n_cells"] == 210
+    assert found["hierarchical"]["f1"] == pytest.approx(truth["hierarchical"]["f1"])
+    for row, true_row in zip(found["levels"], truth["levels"], strict=True):
+        assert row == pytest.approx(true_row)
+    assert found["levels"][0]["accuracy"] > 0.9  # lineages of the synthetic data are easy
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        pytest.param(["--labels", "type_too"], id="one_column"),
+        pytest.param(["--levels", "lineage,type_too"], id="a_list"),
+        pytest.param(["-l", "lineage", "-l", "type_too"], id="repeated"),
+    ],
+)
+def test_evaluate_reads_other_columns(files, hdeepinsight, tmp_path, columns):
+    query = ad.read_h5ad(files.query)
+    query.obs["type_too"] = query.obs["cell_type"].astype(str)
+    query.obs.iloc[:10, query.obs.columns.get_loc("type_too")] = "Unknown"
+    path = tmp_path / "other.h5ad"
+    query[:, :].copy().write_h5ad(path)
+    done = hdeepinsight("evaluate", path, "--model", files.model, *columns, "--json")
+    assert done.exit_code == 0, done.stderr
+    fine = json.loads(done.stdout)["levels"][1]
+    assert fine["n_cells"] == query.n_obs - 10
+
+
+def test_evaluate_prints_a_table(files, hdeepinsight):
+    done = hdeepinsight("evaluate", files.query, "--model", files.model)
+    assert done.exit_code == 0
+    assert "210 cells with known labels" in done.stdout
+    assert all(name in done.stdout for name in (*LEVELS, "macro_f1", "ece", "hierarchical"))
+
+
+def test_train_with_a_tree_of_its_own_and_a_layer(
+    files, halves, hdeepinsight, write_zarr, tmp_path
+):
+    reference = halves[0].copy()
+    reference.layers["counts"] = reference.X.copy()
+    reference.X = reference.X * -1.5  # refused, if it were read
+    path, tree = tmp_path / "reference.zarr", tmp_path / "tree.json"
+    write_zarr(reference, path)
+    taxonomy = hdi.Taxonomy.from_nested(
+        {
+            "Lymphoid": {"B": ["B naive", "B memory"], "T": ["CD4 T", "CD8 T", "gd T"]},
+            "Myeloid": ["Mono classical", "DC"],
+        }
+    )
+    taxonomy.to_json(tree)
+    out = tmp_path / "model"
+    options = ["--labels", "cell_type", "--taxonomy", tree, "--layer", "counts", "--epochs", 1]
+    done = hdeepinsight("train", path, *options, "--layout", "random", "--seed", 3, "--out", out)
+    assert done.exit_code == 0, done.stderr
+    model = SCHDeepInsight.load(out, adata=False)
+    assert model.taxonomy == taxonomy
+    assert model.recipe["seed"] == 3
+
+
+def test_outputs_are_replaced_only_when_asked(files, hdeepinsight, tmp_path):
+    for ending in (".h5ad", ".zarr", ".csv"):
+        out = tmp_path / f"annotated{ending}"
+        command = ["annotate", files.query, "--model", files.model, "--out", out]
+        assert hdeepinsight(*command).exit_code == 0
+        assert hdeepinsight(*command).exit_code == 2
+        assert hdeepinsight(*command, "--overwrite").exit_code == 0
+
+
+def test_a_failed_write_leaves_the_old_output(files, hdeepinsight, tmp_path, monkeypatch):
+    out = tmp_path / "annotated.csv"
+    out.write_text("precious")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", full)
+    done = hdeepinsight("annotate", files.query, "-m", files.model, "-o", out, "--overwrite")
+    assert done.exit_code == 1
+    assert "No space left on device" in done.stderr
+    assert out.read_text() == "precious"
+    assert [Path(p).name for p in tmp_path.iterdir()] == ["annotated.csv"]

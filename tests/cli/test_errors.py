@@ -1,0 +1,304 @@
+"""What bad input gets: one paragraph on stderr, an exit code, and files as they were."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import anndata as ad
+import numpy as np
+import pytest
+from scipy import sparse
+
+
+class Bad(NamedTuple):
+    """How a query is spoilt, and what the message has to say."""
+
+    spoil: Callable[[ad.AnnData], ad.AnnData]
+    says: str
+
+
+def _set(value):
+    def spoil(query):
+        query.X = sparse.csr_matrix(query.X)
+        query.X.data[:5] = value
+        return query
+
+    return spoil
+
+
+def _logged(query):
+    # A jitter, as smoothing leaves it: no unit is left of which the values are multiples.
+    noise = np.random.default_rng(0).uniform(0.9, 1.1, query.X.nnz)
+    query.X.data = np.log1p(query.X.data * noise).astype(np.float32)
+    return query
+
+
+def _scaled(query):
+    dense = query.X.toarray()
+    query.X = (dense - dense.mean(0)) / (dense.std(0) + 1e-6)
+    return query
+
+
+def _renamed(share):
+    def spoil(query):
+        kept = int(query.n_vars * share)
+        names = [f"other_{i}" for i in range(query.n_vars - kept)]
+        query.var_names = [*query.var_names[:kept], *names]
+        return query
+
+    return spoil
+
+
+def _fractions(query):
+    query.X = query.X + sparse.csr_matrix((query.X > 3) * 0.37).astype(np.float32)
+    return query
+
+
+BAD_QUERIES = {
+    "no_cells": Bad(lambda q: q[:0].copy(), "0 cells"),
+    "no_gene_in_common": Bad(_renamed(0), "gene"),
+    "five_percent_in_common": Bad(_renamed(0.05), "gene"),
+    "nan": Bad(_set(np.nan), "NaN"),
+    "infinite": Bad(_set(np.inf), "infinite"),
+    "negative": Bad(_set(-2.0), "negative"),
+    "scaled": Bad(_scaled, "negative"),
+    "log_without_counts": Bad(_logged, "log1p"),
+    "fractions": Bad(_fractions, "fraction"),
+    "all_zero": Bad(lambda q: _zeros(q), "zeros"),
+}
+
+
+def _zeros(query):
+    query.X = sparse.csr_matrix(query.shape, dtype=np.float32)
+    return query
+
+
+def assert_readable(done, code: int, says: str = "") -> None:
+    assert done.exit_code == code, done.output
+    assert "Traceback" not in done.output
+    assert says.lower() in done.stderr.lower()
+    assert "\n\n" not in done.stderr.strip()
+
+
+@pytest.mark.parametrize("name", BAD_QUERIES)
+def test_bad_queries(files, halves, hdeepinsight, sha256, tmp_path, name):
+    query = tmp_path / "query.h5ad"
+    BAD_QUERIES[name].spoil(halves[1].copy()).write_h5ad(query)
+    before = sha256(query)
+    out = tmp_path / "out.h5ad"
+    done = hdeepinsight("annotate", query, "--model", files.model, "--out", out)
+    assert_readable(done, 1, BAD_QUERIES[name].says)
+    assert done.stderr.startswith("Error: ")
+    assert not out.exists()
+    assert sha256(query) == before
+
+
+GOOD_QUERIES = {
+    "one_cell": lambda q: q[:1].copy(),
+    "permuted_genes": lambda q: q[:, np.random.default_rng(0).permutation(q.n_vars)].copy(),
+    "logged_counts": lambda q: _normalised(q),
+}
+
+
+def _normalised(query):
+    totals = np.asarray(query.X.sum(axis=1))
+    query.X = sparse.csr_matrix(np.log1p(1e4 * query.X.toarray() / totals), dtype=np.float32)
+    return query
+
+
+@pytest.mark.parametrize("name", GOOD_QUERIES)
+def test_repaired_queries(files, halves, hdeepinsight, tmp_path, name):
+    good, query = tmp_path / "good.csv", tmp_path / "query.h5ad"
+    GOOD_QUERIES[name](halves[1].copy()).write_h5ad(query)
+    assert hdeepinsight("annotate", files.query, "-m", files.model, "-o", good).exit_code == 0
+    out = tmp_path / "out.csv"
+    done = hdeepinsight("annotate", query, "--model", files.model, "--out", out)
+    assert done.exit_code == 0, done.stderr
+    lines, wanted = out.read_text().splitlines(), good.read_text().splitlines()
+    labels = [line.split(",")[:4] for line in lines]
+    assert labels == [line.split(",")[:4] for line in wanted[: len(lines)]]
+    assert ("recovered" in done.stdout) == (name == "logged_counts")
+
+
+def _damaged(model: Path, copy: Path) -> Path:
+    copy.mkdir()
+    content = (model / "model.pt").read_bytes()
+    (copy / "model.pt").write_bytes(content[: len(content) // 2])
+    return copy
+
+
+def _foreign(model: Path, copy: Path) -> Path:
+    import torch
+
+    copy.mkdir()
+    torch.save({"weight": torch.zeros(3)}, copy / "model.pt")
+    return copy
+
+
+def _no_torch_file(model: Path, copy: Path) -> Path:
+    copy.mkdir()
+    (copy / "model.pt").write_text("hello")
+    return copy
+
+
+def _empty(model: Path, copy: Path) -> Path:
+    copy.mkdir()
+    return copy
+
+
+@pytest.mark.parametrize("spoil", [_damaged, _foreign, _no_torch_file, _empty])
+@pytest.mark.parametrize("command", ["annotate", "evaluate", "info"])
+def test_bad_models(files, hdeepinsight, tmp_path, spoil, command):
+    model = spoil(files.model, tmp_path / "model")
+    arguments = {
+        "annotate": [files.query, "--model", model, "--out", tmp_path / "out.csv"],
+        "evaluate": [files.query, "--model", model],
+        "info": [model],
+    }
+    done = hdeepinsight(command, *arguments[command])
+    assert_readable(done, 1, str(model))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        pytest.param(["annotate", "{folder}/none.h5ad"], 1, "does not exist", id="no_query"),
+        pytest.param(["annotate", "{model}/model.pt"], 1, "cannot be opened", id="no_h5ad"),
+        pytest.param(
+            ["annotate", "{query}", "--layer", "none"], 1, "layers['none']", id="no_layer"
+        ),
+        pytest.param(
+            ["annotate", "{query}", "--key-added", "a/b"], 2, "without a slash", id="slash_in_key"
+        ),
+        pytest.param(["annotate", "{query}", "--threshold", "0.3"], 2, "0.5", id="low_threshold"),
+        pytest.param(["annotate", "{query}", "--scale", "log"], 2, "auto", id="unknown_scale"),
+        pytest.param(
+            ["annotate", "{query}", "--out", "{query}", "--overwrite"],
+            2,
+            "never changed",
+            id="output_is_the_input",
+        ),
+        pytest.param(
+            ["annotate", "{query_zarr}", "--out", "{query_zarr}/x.csv"],
+            2,
+            "never changed",
+            id="output_in_the_input",
+        ),
+        pytest.param(
+            ["annotate", "{query}", "--out", "{folder}/x.loom"], 2, ".h5ad, .zarr", id="ending"
+        ),
+        pytest.param(["annotate", "{query}", "--out", "{folder}"], 2, "", id="output_is_a_folder"),
+    ],
+)
+def test_bad_annotate_commands(files, hdeepinsight, sha256, tmp_path, arguments, code, says):
+    before = sha256(files.query), sha256(files.query_zarr)
+    filled = [argument.format(**vars(files)) for argument in arguments]
+    out = [] if "--out" in filled else ["--out", tmp_path / "out.csv"]
+    done = hdeepinsight(*filled, "--model", files.model, *out)
+    assert_readable_or_usage(done, code, says)
+    assert (sha256(files.query), sha256(files.query_zarr)) == before
+
+
+def assert_readable_or_usage(done, code: int, says: str) -> None:
+    """Typer prints its own errors in a box, below a line on usage."""
+    assert done.exit_code == code, done.output
+    assert "Traceback" not in done.output
+    assert says in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        pytest.param([], 2, "No label column", id="no_labels"),
+        pytest.param(["--labels", "none"], 1, "lineage, cell_type, batch", id="no_such_column"),
+        pytest.param(["--labels", "a", "--levels", "a,b"], 2, "Leave one out", id="both"),
+        pytest.param(["--levels", "lineage,"], 2, "empty name", id="stray_comma"),
+        pytest.param(["--labels", "cell_type", "--batch", "donor"], 1, "'donor'", id="no_batch"),
+        pytest.param(["--labels", "cell_type", "--layer", "x"], 1, "layer", id="no_layer"),
+        pytest.param(["--labels", "cell_type", "--backbone", "x"], 1, "backbone", id="backbone"),
+        pytest.param(["--levels", "cell_type,lineage", "--split-by", "batch", "--epochs", "0"], 2,
+                     "epochs", id="no_epochs"),
+        pytest.param(["--labels", "cell_type", "--taxonomy", "{folder}/no.json"], 1, "no.json",
+                     id="no_taxonomy"),
+        pytest.param(["--labels", "cell_type", "--taxonomy", "{query}"], 1, "", id="no_json"),
+        pytest.param(["--labels", "lineage", "--taxonomy", "{tree}"], 1, "Myeloid",
+                     id="label_not_in_taxonomy"),
+        pytest.param(["--labels", "cell_type", "--taxonomy", "{cycle}"], 1, "",
+                     id="taxonomy_with_a_cycle"),
+    ],
+)  # fmt: skip
+def test_bad_train_commands(files, hdeepinsight, tmp_path, arguments, code, says):
+    tree, cycle = tmp_path / "tree.nwk", tmp_path / "cycle.json"
+    tree.write_text("((CD4,CD8)T,B);")
+    cycle.write_text('{"nodes": [{"name": "a", "parent": 2}, {"name": "b", "parent": 1}]}')
+    filled = [a.format(**vars(files), tree=tree, cycle=cycle) for a in arguments]
+    out = tmp_path / "model"
+    done = hdeepinsight("train", files.reference, "--out", out, "--layout", "random", *filled)
+    assert_readable_or_usage(done, code, says)
+    assert not out.exists()
+
+
+def test_train_keeps_a_model_that_is_there(files, hdeepinsight, sha256):
+    before = sha256(files.model)
+    done = hdeepinsight("train", files.reference, "--labels", "cell_type", "--out", files.model)
+    assert_readable(done, 2, "--overwrite")
+    assert sha256(files.model) == before
+
+
+@pytest.mark.parametrize(
+    ("columns", "says"),
+    [
+        pytest.param(["--labels", "none"], "'none'", id="no_such_column"),
+        pytest.param(["--labels", "batch"], "first", id="labels_of_another_taxonomy"),
+        pytest.param(["--levels", "lineage,batch"], "first", id="levels_of_another_taxonomy"),
+    ],
+)
+def test_evaluate_with_bad_labels(files, hdeepinsight, columns, says):
+    done = hdeepinsight("evaluate", files.query, "--model", files.model, *columns)
+    assert_readable(done, 1, says)
+
+
+def test_evaluate_without_known_labels(files, halves, hdeepinsight, tmp_path):
+    query = halves[1].copy()
+    query.obs["cell_type"] = query.obs["lineage"] = "Unknown"
+    query.write_h5ad(tmp_path / "query.h5ad")
+    done = hdeepinsight("evaluate", tmp_path / "query.h5ad", "--model", files.model)
+    assert_readable(done, 1, "No cell has a known label")
+
+
+def test_debug_shows_the_traceback(files, hdeepinsight, tmp_path):
+    command = ["annotate", files.query, "--layer", "none", "--model", files.model]
+    done = hdeepinsight(*command, "--out", tmp_path / "out.csv", "--debug")
+    assert done.exit_code == 1
+    assert "Traceback" in done.stderr
+    assert "_mapping.py" in done.stderr
+    assert "Error: The data holds no layers['none']" in done.stderr
+
+
+def test_an_unexpected_error_is_a_paragraph_too(files, hdeepinsight, monkeypatch):
+    from hdeepinsight.models import SCHDeepInsight
+
+    def broken(*_, **__):
+        raise RuntimeError("tensors\n\nof different shapes " + "x " * 500)
+
+    monkeypatch.setattr(SCHDeepInsight, "load", broken)
+    done = hdeepinsight("info", files.model)
+    assert_readable(done, 1, "RuntimeError: tensors of different shapes")
+    assert "--debug" in done.stderr
+    assert len(done.stderr) < 600
+
+
+def test_names_that_look_like_markup_are_printed_as_they_are(files, hdeepinsight):
+    done = hdeepinsight("info", files.folder / "[bold]none[/bold].h5ad")
+    assert done.exit_code == 1
+    assert "[bold]none[/bold].h5ad does not exist" in done.stderr
+
+
+def test_a_clash_with_columns_of_the_query(files, halves, hdeepinsight, tmp_path):
+    query = halves[1].copy()
+    query.obs["hdi_confidence"] = 1.0
+    query.write_h5ad(tmp_path / "query.h5ad")
+    command = ["annotate", tmp_path / "query.h5ad", "--model", files.model]
+    done = hdeepinsight(*command, "--out", tmp_path / "out.h5ad")
+    assert_readable(done, 2, "hdi_confidence")
+    assert hdeepinsight(*command, "--out", tmp_path / "out.csv").exit_code == 0

@@ -1,0 +1,45 @@
+"""What happens before any work is done."""
+
+import subprocess
+import sys
+
+import pytest
+
+from hdeepinsight import __version__
+
+SLOW = ("torch", "scvi", "anndata", "scanpy", "pandas", "sklearn", "matplotlib")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"]])
+def test_help_waits_for_no_slow_import(arguments):
+    code = (
+        "import sys\n"
+        "from hdeepinsight.cli import app\n"
+        f"try: app({arguments!r})\n"
+        "except SystemExit as stop: assert not stop.code, stop.code\n"
+        f"slow = [name for name in {SLOW!r} if name in sys.modules]\n"
+        "assert not slow, slow\n"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    wanted = __version__ if arguments == ["--version"] else "Usage"
+    assert wanted in done.stdout
+
+
+def test_version(hdeepinsight):
+    done = hdeepinsight("--version")
+    assert (done.exit_code, done.stdout) == (0, f"hdeepinsight {__version__}\n")
+
+
+@pytest.mark.parametrize("command", ["train", "annotate", "evaluate", "info", "demo"])
+def test_every_command_has_help_and_debug(hdeepinsight, command):
+    done = hdeepinsight(command, "--help")
+    assert done.exit_code == 0
+    assert "--debug" in done.stdout
+
+
+def test_an_unknown_command_is_a_usage_error(hdeepinsight):
+    done = hdeepinsight("annotat")
+    assert done.exit_code == 2
+    assert "annotat" in done.stderr
