@@ -1,0 +1,35 @@
+"""Pure torch: from counts to values, from images to features, from features to a loss."""
+
+from hdeepinsight.nn._augment import CountThinning, GeneMasking
+from hdeepinsight.nn._backbones import BACKBONES, make_backbone
+from hdeepinsight.nn._compact import CompactBackbone
+from hdeepinsight.nn._efficientnet import EfficientNetBackbone, adapt_first_convolution
+from hdeepinsight.nn._heads import LinearHead, PerParentHead
+from hdeepinsight.nn._losses import (
+    AdaptiveHierarchicalFocalLoss,
+    HierarchicalLoss,
+    Reduction,
+    inverse_frequency_weights,
+    project_with_floor,
+)
+from hdeepinsight.nn._normalize import CountNormalizer
+from hdeepinsight.nn._temperature import fit_temperatures
+
+__all__ = [
+    "BACKBONES",
+    "AdaptiveHierarchicalFocalLoss",
+    "CompactBackbone",
+    "CountNormalizer",
+    "CountThinning",
+    "EfficientNetBackbone",
+    "GeneMasking",
+    "HierarchicalLoss",
+    "LinearHead",
+    "PerParentHead",
+    "Reduction",
+    "adapt_first_convolution",
+    "fit_temperatures",
+    "inverse_frequency_weights",
+    "make_backbone",
+    "project_with_floor",
+]

@@ -1,0 +1,138 @@
+"""Training cells made to look like those of queries: shallower, and with fewer genes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneMasking:
+    """How genes are hidden from the network during training.
+
+    Parameters
+    ----------
+    p_whole
+        Probability that a cell keeps all its genes.
+    max_rate
+        Otherwise the cell's masking rate is drawn from ``U(0, max_rate)`` and genes drop
+        independently at that rate.
+
+    Examples
+    --------
+    >>> import torch
+    >>> mask = GeneMasking(p_whole=0.0, max_rate=0.5).sample(1000, 200)
+    >>> mask.shape, bool(0.7 < mask.mean() < 0.8)
+    (torch.Size([1000, 200]), True)
+    """
+
+    p_whole: float = 0.2
+    max_rate: float = 0.8
+
+    def __post_init__(self) -> None:
+        _check_shares(self)
+
+    @classmethod
+    def none(cls) -> GeneMasking:
+        """No masking at all."""
+        return cls(p_whole=1.0, max_rate=0.0)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> GeneMasking:
+        """Rebuild from :meth:`to_dict`."""
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, float]:
+        """Plain types, for the model file."""
+        return asdict(self)
+
+    def sample(self, n_cells: int, n_genes: int, device: torch.device | str = "cpu") -> Tensor:
+        """Draw masks of shape ``(n_cells, n_genes)``: 1.0 keeps the gene, 0.0 hides it."""
+        if self.p_whole == 1.0 or self.max_rate == 0.0:
+            return torch.ones(n_cells, n_genes, device=device)
+        rate = self.max_rate * torch.rand(n_cells, 1, device=device)
+        whole = torch.rand(n_cells, 1, device=device) < self.p_whole
+        keep = torch.rand(n_cells, n_genes, device=device) >= rate
+        return (keep | whole).float()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountThinning:
+    """How counts are thinned during training, as if a cell had been sequenced less deeply.
+
+    Parameters
+    ----------
+    p
+        Probability that a cell is thinned.
+    min_rate
+        The share of its molecules that a thinned cell keeps is log-uniform on ``[min_rate, 1]``;
+        each molecule is kept or lost on its own (binomial).
+
+    Notes
+    -----
+    Studies differ most in depth. Thinning counts before normalisation shows the network the zeros
+    and the noise of a shallower study, which scaling normalised values cannot do. Our decision.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scipy.sparse import csr_matrix
+    >>> counts = csr_matrix(np.full((1000, 10), 100.0))
+    >>> thin = CountThinning(p=1.0, min_rate=0.25)
+    >>> total = thin.sample(counts, np.random.default_rng(0)).sum(axis=1)
+    >>> bool(200 < total.min() < 300), bool(970 < total.max() <= 1000)
+    (True, True)
+    """
+
+    p: float = 0.7
+    min_rate: float = 0.2
+
+    def __post_init__(self) -> None:
+        _check_shares(self)
+
+    @classmethod
+    def none(cls) -> CountThinning:
+        """No thinning at all."""
+        return cls(p=0.0, min_rate=1.0)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> CountThinning:
+        """Rebuild from :meth:`to_dict`."""
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, float]:
+        """Plain types, for the model file."""
+        return asdict(self)
+
+    def sample(self, counts: sparse.csr_matrix, rng: np.random.Generator) -> sparse.csr_matrix:
+        """Thinned copy of raw counts, shape ``(n_cells, n_genes)``; fractions are rounded.
+
+        Without thinning (``p=0`` or ``min_rate=1``) the counts themselves come back.
+        """
+        if self.p == 0.0 or self.min_rate == 1.0:
+            return counts
+        n_cells = counts.shape[0]
+        rate = np.exp(rng.uniform(np.log(max(self.min_rate, 1e-6)), 0.0, n_cells))
+        rate[rng.random(n_cells) >= self.p] = 1.0
+        molecules = np.rint(counts.data).astype(np.int64)
+        kept = rng.binomial(molecules, np.repeat(rate, np.diff(counts.indptr)))
+        # A true copy: sharing the index arrays would let a later eliminate_zeros spoil `counts`.
+        thinned = counts.copy()
+        thinned.data = kept.astype(counts.data.dtype)
+        return thinned
+
+
+def _check_shares(options: GeneMasking | CountThinning) -> None:
+    for name, value in asdict(options).items():
+        if not 0.0 <= value <= 1.0:
+            msg = (
+                f"{type(options).__name__} got {name}={value}; valid are numbers from 0 to 1. "
+                "Pass a probability or a share."
+            )
+            raise ValueError(msg)

@@ -1,0 +1,168 @@
+"""Raw counts in, values in [0, 1] out: the same treatment for a reference and for every query."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+DOMINANT_SHARE = 0.05
+DOMINANT_CELLS = 0.01
+MIN_POSITIVE_CELLS = 50
+
+
+class CountNormalizer(nn.Module):
+    r"""Library size, ``log1p`` and a per-gene scale, with everything fitted on the reference.
+
+    Parameters
+    ----------
+    n_genes
+        Number of genes of the layout.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scipy.sparse import csr_matrix
+    >>> reference = csr_matrix([[8.0, 2.0], [4.0, 6.0]] * 50)
+    >>> values = CountNormalizer(2).fit(reference)(torch.tensor([[16.0, 4.0]]), torch.ones(2))
+    >>> values.round(decimals=3)
+    tensor([[1.0000, 0.5650]])
+
+    Notes
+    -----
+    With counts :math:`x`, mask of measured genes :math:`m`, library genes :math:`l`, mean share
+    :math:`\\mu`, target :math:`T` and scale :math:`q` a cell becomes
+
+    .. math::
+        s_g = m_g \\min\\Bigl(1, \\frac{1}{q_g}\\log\\bigl(1 + T\\, c(m)\\, x_g /
+        \\textstyle\\sum_h l_h m_h x_h\\bigr)\\Bigr), \\qquad
+        c(m) = \\frac{\\sum_g m_g l_g \\mu_g}{\\sum_g l_g \\mu_g}.
+
+    The coverage factor :math:`c(m)` keeps the values of the genes that were measured where they
+    would be had all been measured. Genes that fill more than 5 % of more than 1 % of the cells
+    (immunoglobulins of plasma cells, haemoglobins) take no part in the library size, so that a
+    cell does not set its own scale; a cell with nothing but such genes counts as empty and
+    becomes 0. The values of one cell never depend on other cells.
+    """
+
+    library_gene: Tensor
+    mean_share: Tensor
+    target_sum: Tensor
+    scale: Tensor
+
+    def __init__(self, n_genes: int) -> None:
+        super().__init__()
+        self.register_buffer("library_gene", torch.ones(n_genes))
+        self.register_buffer("mean_share", torch.full((n_genes,), 1.0 / max(n_genes, 1)))
+        self.register_buffer("target_sum", torch.tensor(1e4))
+        self.register_buffer("scale", torch.ones(n_genes))
+
+    def fit(
+        self, counts: csr_matrix, *, target_sum: float | None = None, scale_percentile: float = 99.0
+    ) -> CountNormalizer:
+        """Fit all buffers on the reference.
+
+        Parameters
+        ----------
+        counts
+            Raw counts, shape ``(n_cells, n_genes)``.
+        target_sum
+            Total that every cell is scaled to; the median library size of the cells by default.
+        scale_percentile
+            Percentile of the positive log values of a gene that is mapped to 1.
+
+        Returns
+        -------
+        The module itself.
+
+        Raises
+        ------
+        ValueError
+            If no cell has a count.
+        """
+        counts = counts.tocsr().astype(np.float32)
+        counts.eliminate_zeros()
+        if counts.nnz == 0:
+            msg = (
+                f"None of the {counts.shape[0]} cells has a count in any of the {counts.shape[1]} "
+                "genes. Valid is a reference with raw counts; check its layer and its genes."
+            )
+            raise ValueError(msg)
+        library_gene = _library_genes(counts)
+        library = np.asarray(counts @ library_gene).ravel()
+        target = float(np.median(library[library > 0])) if target_sum is None else target_sum
+        shares = _scale_rows(counts, np.where(library > 0, 1.0 / np.maximum(library, 1.0), 0.0))
+        logged = shares.copy()
+        logged.data = np.log1p(target * logged.data)
+        self.library_gene.copy_(torch.from_numpy(library_gene))
+        self.mean_share.copy_(torch.from_numpy(_mean(shares)))
+        self.target_sum.fill_(target)
+        self.scale.copy_(torch.from_numpy(_positive_percentiles(logged, scale_percentile)))
+        return self
+
+    def log_normalize(self, counts: Tensor, measured: Tensor) -> Tensor:
+        """Log values of the measured genes, before the per-gene scale.
+
+        Parameters
+        ----------
+        counts
+            Raw counts, shape ``(n_cells, n_genes)``.
+        measured
+            1 where the gene was measured, shape ``(n_genes,)`` or ``(n_cells, n_genes)``.
+
+        Returns
+        -------
+        ``log1p`` of counts per ``target_sum``, shape ``(n_cells, n_genes)``; 0 where not measured.
+        """
+        measured = measured.to(counts.dtype)
+        counts = counts * measured
+        # Sums of products instead of matrix products: these would run in half precision under
+        # autocast, and their last bits would depend on the number of cells in the mini-batch.
+        library = (counts * self.library_gene).sum(-1)
+        expected = self.mean_share * self.library_gene
+        coverage = (measured * expected).sum(-1) / expected.sum().clamp_min(1e-12)
+        factor = self.target_sum * coverage / library.clamp_min(1.0) * (library > 0)
+        return torch.log1p(counts * factor.unsqueeze(-1))
+
+    def forward(self, counts: Tensor, measured: Tensor) -> Tensor:
+        """Scaled values in [0, 1], shape ``(n_cells, n_genes)``; arguments as ``log_normalize``."""
+        return (self.log_normalize(counts, measured) / self.scale).clamp_max(1.0)
+
+
+def _library_genes(counts: csr_matrix) -> np.ndarray:
+    """1 for genes that may set a cell's scale, 0 for those that dominate single cells."""
+    totals = np.asarray(counts.sum(axis=1)).ravel()
+    entries = counts.tocoo()
+    dominant = entries.data > DOMINANT_SHARE * totals[entries.row]
+    n_dominated = np.bincount(entries.col[dominant], minlength=counts.shape[1])
+    keep: np.ndarray = n_dominated <= DOMINANT_CELLS * counts.shape[0]
+    # A panel so small that every gene dominates some cells still needs a library size.
+    if counts[:, keep].sum() == 0:
+        keep = np.ones_like(keep)
+    return keep.astype(np.float32)
+
+
+def _scale_rows(counts: csr_matrix, factors: np.ndarray) -> csr_matrix:
+    scaled = counts.copy()
+    scaled.data = scaled.data * np.repeat(factors, np.diff(counts.indptr)).astype(np.float32)
+    scaled.eliminate_zeros()
+    return scaled
+
+
+def _mean(matrix: csr_matrix) -> np.ndarray:
+    return np.asarray(matrix.mean(axis=0), dtype=np.float32).ravel()
+
+
+def _positive_percentiles(logged: csr_matrix, percentile: float) -> np.ndarray:
+    """Per-gene percentile of the positive values; pooled where a gene has few of them."""
+    by_gene = logged.tocsc()
+    scale = np.full(logged.shape[1], np.percentile(by_gene.data, percentile), dtype=np.float32)
+    for gene in np.flatnonzero(np.diff(by_gene.indptr) >= MIN_POSITIVE_CELLS):
+        values = by_gene.data[by_gene.indptr[gene] : by_gene.indptr[gene + 1]]
+        scale[gene] = np.percentile(values, percentile)
+    return scale

@@ -1,0 +1,144 @@
+"""Masks of genes and thinned counts."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+
+from hdeepinsight.nn import CountThinning, GeneMasking
+
+
+def full(value, n_cells=400, n_genes=50):
+    return sparse.csr_matrix(np.full((n_cells, n_genes), value, dtype=np.float32))
+
+
+def test_masks_are_zeros_and_ones():
+    masks = GeneMasking().sample(20, 30)
+    assert masks.shape == (20, 30)
+    assert masks.dtype == torch.float32
+    assert set(masks.unique().tolist()) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize(("p_whole", "max_rate"), [(0.3, 0.5), (0.0, 1.0), (0.8, 0.2)])
+def test_rates_are_those_of_the_settings(p_whole, max_rate):
+    masks = GeneMasking(p_whole=p_whole, max_rate=max_rate).sample(4000, 500)
+    hidden = 1 - masks.mean(dim=1)
+    whole = (hidden == 0).float().mean().item()
+    # A cell that is not whole still keeps all genes where its own rate is about 0.
+    by_chance = (1 - p_whole) / (max_rate * 501)
+    assert whole == pytest.approx(p_whole + by_chance, abs=0.03)
+    assert hidden.mean().item() == pytest.approx((1 - p_whole) * max_rate / 2, abs=0.015)
+    assert hidden.max().item() < max_rate + 0.08
+    # The rate is uniform: of all cells, a quarter of the masked ones hide over 3/4 of the most.
+    above = (hidden > 0.75 * max_rate).float().mean().item()
+    assert above == pytest.approx((1 - p_whole) / 4, abs=0.02)
+
+
+def test_genes_drop_independently():
+    masks = GeneMasking(p_whole=0.0, max_rate=0.6).sample(6000, 20)
+    per_gene = masks.mean(dim=0)
+    np.testing.assert_allclose(per_gene, 0.7, atol=0.03)
+    residual = masks - masks.mean(dim=1, keepdim=True)
+    correlation = np.corrcoef(residual.numpy().T) + 1 / 19  # centring couples genes by -1/(G-1)
+    assert np.abs(correlation[~np.eye(20, dtype=bool)]).max() < 0.06
+
+
+@pytest.mark.parametrize("masking", [GeneMasking.none(), GeneMasking(max_rate=0.0)])
+def test_no_masking_keeps_every_gene(masking):
+    assert torch.equal(masking.sample(5, 6), torch.ones(5, 6))
+
+
+def test_masks_repeat_with_the_seed():
+    torch.manual_seed(7)
+    first = GeneMasking().sample(10, 100)
+    second = GeneMasking().sample(10, 100)
+    torch.manual_seed(7)
+    assert torch.equal(GeneMasking().sample(10, 100), first)
+    assert not torch.equal(first, second)
+
+
+def test_thinned_counts_never_exceed_the_originals():
+    rng = np.random.default_rng(0)
+    counts = sparse.csr_matrix(rng.poisson(1.5, size=(300, 40)).astype(np.float32))
+    before = counts.copy()
+    thinned = CountThinning(p=1.0, min_rate=0.1).sample(counts, rng)
+    assert (thinned.data >= 0).all()
+    assert (thinned.data == np.rint(thinned.data)).all()
+    assert (thinned.toarray() <= counts.toarray()).all()
+    assert thinned.sum() < counts.sum()
+    assert thinned.dtype == counts.dtype
+    thinned.eliminate_zeros()  # works on its own arrays
+    assert (counts != before).nnz == 0
+
+
+def test_kept_share_is_log_uniform():
+    total = full(200.0, 3000).sum(axis=1)
+    thinned = CountThinning(p=1.0, min_rate=0.2).sample(full(200.0, 3000), np.random.default_rng(0))
+    share = np.asarray(thinned.sum(axis=1) / total).ravel()
+    assert np.log(share).mean() == pytest.approx(np.log(0.2) / 2, abs=0.03)
+    expected = [np.exp(np.log(0.2) * (1 - q)) for q in (0.1, 0.5, 0.9)]
+    np.testing.assert_allclose(np.quantile(share, [0.1, 0.5, 0.9]), expected, atol=0.03)
+    assert share.min() > 0.18
+
+
+def test_molecules_of_a_cell_are_kept_binomially():
+    counts = full(20.0, 1000)
+    thinned = CountThinning(p=1.0, min_rate=0.2).sample(counts, np.random.default_rng(0)).toarray()
+    thinned = thinned[thinned.mean(axis=1) < 19]
+    rate = thinned.mean(axis=1) / 20  # 1,000 molecules a cell tell its rate
+    variance = thinned.var(axis=1, ddof=1)
+    assert (variance / (20 * rate * (1 - rate))).mean() == pytest.approx(1.0, abs=0.06)
+
+
+def test_share_of_thinned_cells():
+    counts = full(100.0, 2000)
+    thinned = CountThinning(p=0.7, min_rate=0.2).sample(counts, np.random.default_rng(0))
+    whole = (np.asarray(thinned.sum(axis=1)).ravel() == 5000).mean()
+    assert whole == pytest.approx(0.3, abs=0.035)
+
+
+@pytest.mark.parametrize("thinning", [CountThinning.none(), CountThinning(min_rate=1.0)])
+def test_no_thinning_gives_the_counts_back(thinning):
+    counts = full(0.4)
+    assert (thinning.sample(counts, np.random.default_rng(0)) != counts).nnz == 0
+
+
+def test_thinning_repeats_with_the_seed():
+    draws = [
+        CountThinning().sample(full(9.0), np.random.default_rng(seed)).toarray()
+        for seed in (1, 1, 2)
+    ]
+    np.testing.assert_array_equal(draws[0], draws[1])
+    assert (draws[0] != draws[2]).any()
+
+
+def test_fractional_counts_are_rounded_before_they_are_thinned():
+    values = np.array([[0.4, 0.6, 1.5, 2.5, 3.49]], dtype=np.float32).repeat(500, axis=0)
+    thinned = CountThinning(p=1.0, min_rate=0.5).sample(
+        sparse.csr_matrix(values), np.random.default_rng(0)
+    )
+    assert thinned.toarray().max(axis=0).tolist() == [0, 1, 2, 2, 3]
+    assert (thinned.data == np.rint(thinned.data)).all()
+
+
+def test_cells_without_counts_stay_empty():
+    thinned = CountThinning(p=1.0).sample(sparse.csr_matrix((4, 9)), np.random.default_rng(0))
+    assert thinned.shape == (4, 9)
+    assert thinned.sum() == 0
+
+
+@pytest.mark.parametrize(
+    "options", [GeneMasking(p_whole=0.1, max_rate=0.9), CountThinning(p=0.2, min_rate=0.4)]
+)
+def test_settings_survive_a_round_trip(options):
+    values = options.to_dict()
+    assert all(type(value) is float for value in values.values())
+    assert type(options).from_dict(values) == options
+
+
+@pytest.mark.parametrize("kind", [GeneMasking, CountThinning])
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
+def test_settings_outside_the_unit_interval_are_refused(kind, value):
+    for name in kind().to_dict():
+        with pytest.raises(ValueError, match=f"{kind.__name__} got {name}=.*valid are numbers"):
+            kind(**{name: value})
