@@ -1,0 +1,135 @@
+"""From node probabilities to one path a cell: which leaf, and how far down to trust it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from hdeepinsight.taxonomy import Taxonomy
+
+Decoder = Literal["joint", "greedy"]
+
+
+class Decoded(NamedTuple):
+    """Decoded paths.
+
+    Attributes
+    ----------
+    leaf
+        Leaf of every cell, shape ``(n_cells,)``.
+    stop
+        Deepest node on that path that passes the threshold, shape ``(n_cells,)``.
+    """
+
+    leaf: np.ndarray
+    stop: np.ndarray
+
+
+def check_threshold(threshold: float | None) -> None:
+    """Raise ``ValueError`` unless the threshold is ``None`` or in [0.5, 1]."""
+    if threshold is not None and not 0.5 <= threshold <= 1.0:
+        msg = (
+            f"threshold={threshold}; valid are None (never stop early) and values from 0.5 to 1. "
+            "Below 0.5 two branches could both pass, so there would be no single place to stop; "
+            "ask for a larger share of cells at the leaves with threshold=None."
+        )
+        raise ValueError(msg)
+
+
+def decode(
+    taxonomy: Taxonomy,
+    probabilities: np.ndarray,
+    *,
+    decoder: Decoder = "joint",
+    threshold: float | None = 0.5,
+) -> Decoded:
+    """Choose a leaf and a stop node for every cell.
+
+    Parameters
+    ----------
+    taxonomy
+        The tree.
+    probabilities
+        Probability of every node, shape ``(n_cells, n_nodes)``.
+    decoder
+        ``"joint"`` takes the most probable leaf. ``"greedy"`` walks down from the root by the
+        most probable child, as published; a wrong turn cannot be undone.
+    threshold
+        The stop node is the deepest one whose probability is at least this; the root if there is
+        none. With ``None`` the leaf is the stop node.
+
+    Raises
+    ------
+    ValueError
+        If the threshold is below 0.5 or above 1, or there is no such decoder.
+
+    Examples
+    --------
+    The base type "T" is likely, though no single type of it beats "B":
+
+    >>> import numpy as np
+    >>> from hdeepinsight.taxonomy import Taxonomy
+    >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+    >>> p = np.array([[1.0, 0.6, 0.4, 0.35, 0.25]])
+    >>> [tree.label(int(nodes[0])) for nodes in decode(tree, p)]
+    ['CD4', 'T']
+    >>> [tree.label(int(nodes[0])) for nodes in decode(tree, p, threshold=None)]
+    ['B', 'B']
+
+    Notes
+    -----
+    With a threshold, the leaf is the decoder's choice *under the stop node*, so that leaf and
+    stop node always lie on one path.
+    """
+    check_threshold(threshold)
+    _check_decoder(decoder)
+    if threshold is None:
+        start = np.zeros(len(probabilities), dtype=np.int64)
+        leaf = _leaf_below(taxonomy, probabilities, start, decoder)
+        return Decoded(leaf, leaf)
+    stop = deepest_passing(taxonomy, probabilities, threshold)
+    return Decoded(_leaf_below(taxonomy, probabilities, stop, decoder), stop)
+
+
+def _check_decoder(decoder: str) -> None:
+    if decoder not in get_args(Decoder):
+        msg = (
+            f"decoder={decoder!r}; valid are {get_args(Decoder)}. Use 'joint' unless the published "
+            "routing is what you want to reproduce."
+        )
+        raise ValueError(msg)
+
+
+def deepest_passing(taxonomy: Taxonomy, probabilities: np.ndarray, threshold: float) -> np.ndarray:
+    """Deepest node with probability at least ``threshold`` (0.5 or more), shape ``(n_cells,)``."""
+    root = np.zeros(len(probabilities), dtype=np.int64)
+    # A node of more than 0.5 is always the most probable of its siblings, so every node that passes
+    # lies on the greedy path. Staying on it settles ties at exactly 0.5 in one way for all
+    # thresholds: a higher one can only move up.
+    path = taxonomy.node_at_level[_walk_down(taxonomy, probabilities, root)]
+    passing = (path > 0) & (np.take_along_axis(probabilities, path.clip(0), axis=1) >= threshold)
+    depth = np.where(passing, np.arange(1, path.shape[1] + 1), 0).max(axis=1)
+    on_path = np.take_along_axis(path, depth[:, None].clip(1) - 1, axis=1).ravel()
+    return np.where(depth > 0, on_path, 0)
+
+
+def _leaf_below(
+    taxonomy: Taxonomy, probabilities: np.ndarray, start: np.ndarray, decoder: Decoder
+) -> np.ndarray:
+    if decoder == "greedy":
+        return _walk_down(taxonomy, probabilities, start)
+    leaves = np.asarray(taxonomy.leaves)
+    below = taxonomy.ancestor_matrix[:, start].T
+    best = np.where(below, probabilities[:, leaves], -1.0).argmax(axis=1)
+    return np.asarray(leaves[best])
+
+
+def _walk_down(taxonomy: Taxonomy, probabilities: np.ndarray, start: np.ndarray) -> np.ndarray:
+    node = start.copy()
+    # Breadth-first order: a parent's group is always visited before its children's groups.
+    for children in taxonomy.groups:
+        here = np.flatnonzero(node == taxonomy.parent[children[0]])
+        node[here] = children[probabilities[np.ix_(here, children)].argmax(axis=1)]
+    return node

@@ -1,0 +1,208 @@
+"""The result object: labels, confidence, tables."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hdeepinsight.annotation import Annotation
+from hdeepinsight.taxonomy import Taxonomy
+
+SETTINGS = [
+    {"threshold": threshold, "decoder": decoder}
+    for threshold in (None, 0.5, 0.8)
+    for decoder in ("joint", "greedy")
+]
+settings_of = pytest.mark.parametrize("settings", SETTINGS, ids=str)
+
+
+@settings_of
+def test_every_level_lies_on_the_path_through_the_stop_label(taxonomy, annotated, settings):
+    result = annotated(taxonomy, **settings)
+    labels = result.labels
+    assert labels.columns.tolist() == [*taxonomy.level_names, "stop_label"]
+    assert all(isinstance(dtype, pd.CategoricalDtype) for dtype in labels.dtypes)
+    for cell in range(len(result)):
+        leaf, stop = int(result.leaf_nodes[cell]), int(result.stop_nodes[cell])
+        path = taxonomy.path(leaf)
+        missing = [None] * (taxonomy.max_depth - len(path))
+        row = labels.iloc[cell, :-1].astype(object)
+        assert row.where(row.notna(), None).tolist() == [*path, *missing]
+        assert path[: taxonomy.depth[stop]] == taxonomy.path(stop)
+        expected = "Unknown" if stop == 0 else taxonomy.path(stop)[-1]
+        assert labels["stop_label"].iloc[cell] == expected
+
+
+@settings_of
+def test_confidence_margin_and_depth_equal_plain_loops(taxonomy, annotated, settings):
+    result = annotated(taxonomy, **settings)
+    for cell, p in enumerate(result.node_probabilities):
+        leaf, stop = result.leaf_nodes[cell], result.stop_nodes[cell]
+        others = [p[v] for v in taxonomy.leaves if v != leaf]
+        assert result.confidence.iloc[cell] == p[leaf if stop == 0 else stop]
+        assert result.margin.iloc[cell] == pytest.approx(p[leaf] - max(others, default=0.0))
+        assert result.stop_depth.iloc[cell] == taxonomy.depth[stop]
+    for series in (result.confidence, result.margin, result.stop_depth):
+        assert series.index.equals(result.obs_names)
+
+
+def test_confidence_reaches_the_threshold_wherever_a_path_was_found(ragged, annotated):
+    result = annotated(ragged, threshold=0.8)
+    found = result.stop_depth > 0
+    assert 0 < found.sum() < len(result)
+    assert (result.confidence[found] >= 0.8).all()
+    assert (result.confidence[~found] < 0.8).all()
+
+
+def test_the_margin_of_the_joint_leaf_is_never_negative(two_levels, annotated):
+    assert (annotated(two_levels, threshold=None).margin >= 0).all()
+    spread = annotated(two_levels, n_cells=400, threshold=None, decoder="greedy").margin
+    assert (spread < 0).any()  # greedy may leave the best leaf aside, and says so
+
+
+def test_categories_follow_the_taxonomy_and_hold_what_occurs(two_levels, annotated):
+    result = annotated(two_levels, threshold=0.6)
+    assert result.labels["lineage"].cat.categories.tolist() == ["T", "B"]
+    types = ["CD4", "CD8", "gd", "naive", "memory"]
+    assert result.labels["cell_type"].cat.categories.tolist() == types
+    stops = result.labels["stop_label"]
+    assert stops.cat.categories[0] == "Unknown"
+    assert set(stops.cat.categories) == set(stops)
+
+
+def test_probabilities_of_all_nodes_are_named_by_paths(ragged, annotated):
+    result = annotated(ragged)
+    table = result.probabilities()
+    assert table.columns.tolist() == [ragged.path_name(v) for v in range(1, ragged.n_nodes)]
+    assert table.columns.is_unique
+    np.testing.assert_array_equal(table.to_numpy(), result.node_probabilities[:, 1:])
+    children = table[["T > CD4", "T > CD8", "T > gd"]].sum(axis=1)
+    np.testing.assert_allclose(children, table["T"], atol=1e-12)
+
+
+def test_probabilities_of_every_level_sum_to_one(taxonomy, annotated):
+    result = annotated(taxonomy)
+    for level, name in enumerate(taxonomy.level_names, start=1):
+        table = result.probabilities(level)
+        np.testing.assert_allclose(table.sum(axis=1), 1.0, atol=1e-12)
+        assert table.columns.is_unique
+        pd.testing.assert_frame_equal(table, result.probabilities(name))
+
+
+def test_columns_of_a_level_are_labels_where_these_are_distinct(ragged, annotated):
+    result = annotated(ragged)
+    assert result.probabilities(1).columns.tolist() == ["T", "MAIT", "B", "NK"]
+    second = result.probabilities(2).columns.tolist()
+    assert sorted(second) == sorted(["NK", "CD4", "CD8", "gd", "MAIT", "naive", "memory"])
+    # "naive" stands for three leaves at the third level.
+    third = result.probabilities(3).columns
+    assert {"T > CD4 > naive", "T > CD8 > naive", "B > naive", "NK"} <= set(third)
+
+
+@pytest.mark.parametrize("call", ["probabilities", "label_column", "summary"])
+@pytest.mark.parametrize("level", [0, 3, -1, "organ"])
+def test_levels_that_do_not_exist_are_refused(two_levels, annotated, call, level):
+    with pytest.raises(ValueError, match=r"level.*(Levels|valid) are \['lineage', 'cell_type'\]"):
+        getattr(annotated(two_levels), call)(level)
+
+
+def test_label_column_picks_a_column(two_levels, annotated):
+    result = annotated(two_levels)
+    for level in (2, "cell_type"):
+        pd.testing.assert_series_equal(result.label_column(level), result.labels["cell_type"])
+    pd.testing.assert_series_equal(result.label_column(), result.labels["stop_label"])
+
+
+@pytest.mark.parametrize("level", [None, 1, "cell_type"])
+def test_summary_counts_the_cells(two_levels, annotated, level):
+    result = annotated(two_levels)
+    summary = result.summary(level)
+    labels = np.asarray(result.label_column(level).astype(str))
+    assert set(summary.index) == set(labels)
+    assert summary["n_cells"].sum() == len(result)
+    assert summary["n_cells"].is_monotonic_decreasing
+    for label, row in summary.iterrows():
+        here = labels == label
+        assert row["n_cells"] == here.sum()
+        assert row["share"] == pytest.approx(here.mean())
+        assert row["confidence"] == pytest.approx(result.confidence[here].mean())
+
+
+def test_frame_joins_everything(ragged, annotated):
+    result = annotated(ragged)
+    frame = result.to_frame()
+    added = ["stop_label", "confidence", "margin", "stop_depth"]
+    assert frame.columns.tolist() == [*ragged.level_names, *added]
+    pd.testing.assert_frame_equal(frame[result.labels.columns], result.labels)
+    for name in added[1:]:
+        pd.testing.assert_series_equal(frame[name], getattr(result, name))
+
+
+def test_csv_gives_the_frame_back(tmp_path, ragged, annotated):
+    result = annotated(ragged)
+    result.to_csv(tmp_path / "labels.csv")
+    read = pd.read_csv(tmp_path / "labels.csv", index_col="cell", dtype=str)
+    frame = result.to_frame()
+    assert read.index.tolist() == result.obs_names.tolist()
+    assert read.columns.tolist() == frame.columns.tolist()
+    for name in result.labels:
+        written = frame[name].astype(object)
+        assert read[name].astype(object).fillna("-").tolist() == written.fillna("-").tolist()
+    for name in ("confidence", "margin", "stop_depth"):
+        assert [float(text) for text in read[name]] == frame[name].tolist()
+
+
+def test_repeated_cell_names_stay_rows_of_their_own(two_levels, probabilities):
+    names = pd.Index(["a", "b", "a", "a"])
+    p = probabilities(two_levels, 4)
+    result = Annotation(taxonomy=two_levels, obs_names=names, node_probabilities=p)
+    frame = result.to_frame()
+    assert frame.index.tolist() == ["a", "b", "a", "a"]
+    np.testing.assert_array_equal(frame["confidence"], result.confidence)
+
+
+def test_no_cells_give_empty_tables(taxonomy, annotated):
+    result = annotated(taxonomy, n_cells=0)
+    assert result.to_frame().shape == (0, taxonomy.max_depth + 4)
+    assert result.probabilities().shape == (0, taxonomy.n_edges)
+    assert result.probabilities(1).shape == (0, len(taxonomy.groups[0]))
+    assert result.summary().empty
+    assert "0 cells" in repr(result)
+
+
+def test_repr_tells_the_share_that_stops_early(two_levels, annotated):
+    result = annotated(two_levels, n_cells=200, threshold=0.9)
+    above = np.mean([not two_levels.is_leaf(node) for node in result.stop_nodes])
+    assert 0 < above < 1
+    assert repr(result) == (
+        f"Annotation of 200 cells over 5 types at 2 levels; {above:.1%} stop above a type "
+        "(threshold 0.9)"
+    )
+
+
+def test_a_result_is_frozen(two_levels, annotated):
+    result = annotated(two_levels)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        result.threshold = 0.9
+
+
+@pytest.mark.parametrize("shape", [(3, 8), (4, 7), (4,)])
+def test_probabilities_of_another_shape_are_refused(two_levels, shape):
+    with pytest.raises(ValueError, match=r"valid is \(n_cells, n_nodes\) = \(4, 8\).*one column"):
+        Annotation(taxonomy=two_levels, obs_names=list("abcd"), node_probabilities=np.ones(shape))
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_probabilities_that_are_not_finite_are_refused(two_levels, probabilities, broken):
+    p = probabilities(two_levels, 4)
+    p[2, 3] = broken
+    with pytest.raises(ValueError, match=r"1 of 4 cells .* NaN or infinite; valid are.*Check"):
+        Annotation(taxonomy=two_levels, obs_names=list("abcd"), node_probabilities=p)
+
+
+@pytest.mark.parametrize("name", ["stop_label", "confidence", "stop_depth"])
+def test_level_names_that_are_taken_are_refused(name):
+    taxonomy = Taxonomy.from_nested({"T": [], "B": []}, level_names=(name,))
+    with pytest.raises(ValueError, match=rf"levels named \['{name}'\].*Rename"):
+        Annotation(taxonomy=taxonomy, obs_names=["a"], node_probabilities=np.ones((1, 3)))
