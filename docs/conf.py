@@ -3,6 +3,8 @@
 import importlib.metadata
 import os
 
+from sphinx.application import Sphinx
+
 project = "hdeepinsight"
 author = "The hdeepinsight developers"
 copyright = f"2026, {author}"
@@ -75,3 +77,37 @@ html_theme_options = {
     "navigation_with_keys": False,
     "navbar_persistent": [],  # the search field stands in the sidebar already
 }
+
+
+# Our annotations carry the types, so a ``Returns`` section holds prose only, which napoleon would
+# take for a list of types, one a line. It is taken out before napoleon and put back after it.
+prose_of_returns: dict[str, str] = {}
+
+
+def take_returns(
+    app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
+) -> None:
+    """Take the ``Returns`` section out of a docstring if it is prose."""
+    rulers = [i for i, line in enumerate(lines) if line and not line.strip("-")]
+    start = next((i - 1 for i in rulers if lines[i - 1] == "Returns"), len(lines))
+    end = next((i - 1 for i in rulers if i > start + 1), len(lines))
+    prose = lines[start + 2 : end]
+    if prose and not any(line.startswith(" ") for line in prose):
+        prose_of_returns[name] = " ".join(filter(None, prose))
+        del lines[start:end]
+
+
+def put_returns(
+    app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
+) -> None:
+    """Put it back as a field, before what may follow the parameters."""
+    if name in prose_of_returns:
+        after = (":raises", ":warns", ":yields", "..")
+        place = next((i for i, line in enumerate(lines) if line.startswith(after)), len(lines))
+        lines[place:place] = [f":returns: {prose_of_returns.pop(name)}", ""]
+
+
+def setup(app: Sphinx) -> None:
+    """Listen before and after napoleon, which has the default priority of 500."""
+    app.connect("autodoc-process-docstring", take_returns, priority=400)
+    app.connect("autodoc-process-docstring", put_returns, priority=600)
