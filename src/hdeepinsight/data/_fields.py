@@ -110,7 +110,7 @@ class ColumnField(BaseAnnDataField):  # type: ignore[misc]
         return self.register_field(adata_target)
 
     def get_summary_stats(self, state_registry: dict[str, Any]) -> dict[str, int]:
-        """Number of distinct values."""
+        """Return the number of distinct values."""
         return {f"n_{self._registry_key}": len(state_registry.get(self.CATEGORIES, ()))}
 
     def view_state_registry(self, state_registry: dict[str, Any]) -> rich.table.Table | None:

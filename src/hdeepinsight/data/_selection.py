@@ -66,11 +66,11 @@ def select_genes(source: CountSource, n_genes: int, *, keep: Sequence[str] = ())
     >>> import pandas as pd
     >>> from hdeepinsight.data import open_counts
     >>> rng = np.random.default_rng(0)
-    >>> counts = rng.poisson(5.0, (200, 6)).astype(np.float32)
-    >>> counts[:100, 4] += 20
-    >>> source = open_counts(ad.AnnData(counts, var=pd.DataFrame(index=list("ABCDEF"))))
-    >>> select_genes(source, 1)
-    ['E']
+    >>> counts = rng.poisson(np.linspace(1, 9, 60), (200, 60)).astype(np.float32)
+    >>> counts[:100, 30] += 20
+    >>> var = pd.DataFrame(index=[f"GENE{i}" for i in range(60)])
+    >>> select_genes(open_counts(ad.AnnData(counts, var=var)), 1)
+    ['GENE30']
     """
     names = list(dict.fromkeys(map(str, source.var_names)))
     unknown = [gene for gene in keep if gene not in set(names)]
@@ -125,7 +125,7 @@ def _per_gene(counts: sp.csr_matrix, values: NDArray[np.floating]) -> Floats:
 
 
 def _expected_deviation(moments: _Moments, usable: NDArray[np.bool_]) -> Floats:
-    """Standard deviation that the trend expects; 1 for genes that are not used."""
+    """Return the standard deviation that the trend expects; 1 for genes that are not used."""
     log_mean, log_variance = np.log10(moments.mean[usable]), np.log10(moments.variance[usable])
     degree = min(2, len(np.unique(log_mean)) - 1)
     trend = np.polynomial.Polynomial.fit(log_mean, log_variance, degree)

@@ -41,7 +41,9 @@ class MappingMixin(ReferenceModel):
         decoder: Decoder = "joint",
         threshold: float | None = 0.5,
         layer: str | None = None,
+        use_raw: bool = False,
         scale: ScaleMode = "auto",
+        fold_case: bool = False,
         batch_size: int = 1024,
     ) -> Annotation:
         """Label every cell at every level.
@@ -61,8 +63,13 @@ class MappingMixin(ReferenceModel):
         layer
             Layer with the counts. By default the layer that the reference was registered with, if
             the query has it, else ``X``.
+        use_raw
+            Read the counts from ``raw``.
         scale
             What the values are: ``"auto"`` finds out; see :func:`hdeepinsight.data.open_counts`.
+        fold_case
+            Match genes regardless of case. A mouse gene is not the human gene of the same name,
+            so this is never done unless asked for.
         batch_size
             Cells in one pass through the network.
 
@@ -81,7 +88,7 @@ class MappingMixin(ReferenceModel):
         >>> result.labels.head()  # doctest: +SKIP
         """
         check_threshold(threshold)
-        source, alignment = self._open(query, layer, scale)
+        source, alignment = self._open(query, layer, use_raw, scale, fold_case)
         outputs = self._run(source, alignment, batch_size)
         return Annotation(
             taxonomy=self.taxonomy,
@@ -139,24 +146,33 @@ class MappingMixin(ReferenceModel):
         query: DataLike | None = None,
         *,
         layer: str | None = None,
+        use_raw: bool = False,
         scale: ScaleMode = "auto",
+        fold_case: bool = False,
         batch_size: int = 1024,
     ) -> np.ndarray:
         """Features of every cell, shape ``(n_cells, n_latent)``; arguments as :meth:`annotate`."""
-        source, alignment = self._open(query, layer, scale)
+        source, alignment = self._open(query, layer, use_raw, scale, fold_case)
         return self._run(source, alignment, batch_size).latent
 
     def _open(
-        self, query: DataLike | None, layer: str | None, scale: ScaleMode
+        self,
+        query: DataLike | None,
+        layer: str | None,
+        use_raw: bool,
+        scale: ScaleMode,
+        fold_case: bool,
     ) -> tuple[CountSource, GeneAlignment]:
         self._check_if_trained(warn=False)
         data = self._own_adata() if query is None else query
         own = self._counts_layer
-        if layer is None and own is not None and has_layer(data, own):
+        if layer is None and not use_raw and own is not None and has_layer(data, own):
             layer = own
-        source = open_counts(data, layer=layer, scale=scale)
+        source = open_counts(data, layer=layer, use_raw=use_raw, scale=scale)
         weights = self.module.normalizer.mean_share.cpu().numpy()
-        return source, align_genes(source.var, self.layout.genes, weights=weights)
+        return source, align_genes(
+            source.var, self.layout.genes, weights=weights, fold_case=fold_case
+        )
 
     def _run(self, source: CountSource, alignment: GeneAlignment, batch_size: int) -> QueryOutputs:
         self.module.eval()
