@@ -11,7 +11,6 @@ from hdeepinsight.image._fit import default_side
 from hdeepinsight.image._profiles import gene_profiles
 from hdeepinsight.image._report import neighbors_kept
 
-
 #: umap compiles for ten seconds and more on its first run.
 UMAP = pytest.param("umap", marks=pytest.mark.slow)
 

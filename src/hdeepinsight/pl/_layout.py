@@ -1,0 +1,244 @@
+"""Gene layouts, and cells drawn with them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hdeepinsight.pl._style import EMPTY, INK, axes_or_new, bare, halo
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+
+    from hdeepinsight.image import GeneLayout
+
+__all__ = ["gene_images", "gene_layout"]
+
+
+def gene_layout(
+    layout: GeneLayout,
+    values: npt.ArrayLike | None = None,
+    *,
+    highlight: Sequence[str] = (),
+    cmap: str = "viridis",
+    label: str | None = None,
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw where each gene lives on the image.
+
+    Parameters
+    ----------
+    layout
+        The layout.
+    values
+        A number for each gene, ``(n_genes,)``, for its colour; by default all genes look alike.
+        NaN leaves a gene in the colour of an empty pixel.
+    highlight
+        Genes to mark and name.
+    cmap
+        Name of the colour map for `values`.
+    label
+        What the values are, written along the colour bar.
+    title
+        Heading; by default the size of the layout and, where known, how well it keeps neighbours.
+    ax
+        Axes to draw on; by default those of a new figure.
+
+    Returns
+    -------
+    The axes.
+
+    Raises
+    ------
+    ValueError
+        If there is not one value a gene, or if a gene to mark is not in the layout.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> layout = hdi.GeneLayout.random(["CD3E", "MS4A1", "LYZ"])
+    >>> ax = hdi.pl.gene_layout(layout, [3.0, 1.0, 2.0], highlight=["LYZ"])
+    >>> ax.get_title()
+    '3 genes on 8 × 8 pixels (random)'
+    """
+    ax = axes_or_new(ax, (5.6, 5.2) if values is not None else (5.0, 5.2))
+    shown = _per_gene(layout, np.zeros(layout.n_genes) if values is None else values, "values")
+    if values is None:
+        _draw(ax, layout, shown, cmap="Blues", vmin=-1.0, vmax=1.0)
+    else:
+        drawn = _draw(ax, layout, shown, cmap=cmap)
+        ax.figure.colorbar(drawn, ax=ax, shrink=0.7, label=label or "")
+    _mark(ax, layout, highlight)
+    ax.set_title(_summary(layout) if title is None else title, fontsize=10)
+    return ax
+
+
+def gene_images(
+    layout: GeneLayout,
+    images: Mapping[str, npt.ArrayLike],
+    *,
+    n_top: int = 3,
+    ncols: int = 4,
+    cmap: str = "viridis",
+    label: str = "mean expression",
+    title: str | None = None,
+) -> Figure:
+    """Draw cell types, or single cells, as gene images side by side on one colour scale.
+
+    Parameters
+    ----------
+    layout
+        The layout.
+    images
+        Heading of each image, and its value for each gene, ``(n_genes,)``.
+    n_top
+        Genes to name in each image: those that are highest above the mean of the other images.
+    ncols
+        Images in a row.
+    cmap
+        Name of the colour map.
+    label
+        What the values are, written along the colour bar.
+    title
+        Heading of the figure.
+
+    Returns
+    -------
+    The figure, with one axes an image and one for the colour bar.
+
+    Raises
+    ------
+    ValueError
+        If there is no image, or one without exactly one value a gene.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> layout = hdi.GeneLayout.random(["CD3E", "MS4A1", "LYZ"])
+    >>> figure = hdi.pl.gene_images(layout, {"T": [2.0, 0.1, 0.2], "B": [0.1, 1.8, 0.2]}, n_top=1)
+    >>> [ax.get_title() for ax in figure.axes[:2]]
+    ['T', 'B']
+    """
+    import matplotlib.pyplot as plt
+
+    if not images:
+        raise ValueError(
+            "There is no image. Pass at least one heading with a value for each gene, "
+            "for example the mean of each cell type."
+        )
+    stack = np.stack([_per_gene(layout, v, f"image {k!r}") for k, v in images.items()])
+    columns = min(ncols, len(stack))
+    rows = math.ceil(len(stack) / columns)
+    figure, grid = plt.subplots(
+        rows,
+        columns,
+        figsize=(2.7 * columns + 0.9, 2.9 * rows + (0.4 if title else 0.0)),
+        squeeze=False,
+        layout="constrained",
+    )
+    bounds = float(min(0.0, np.nanmin(stack))), float(np.nanmax(stack))
+    for ax, heading, values, top in zip(
+        grid.flat, images, stack, _specific(stack, n_top), strict=False
+    ):
+        drawn = _draw(ax, layout, values, cmap=cmap, vmin=bounds[0], vmax=bounds[1])
+        _mark(ax, layout, [layout.genes[gene] for gene in top])
+        ax.set_title(heading, fontsize=10)
+    for ax in grid.flat[len(stack) :]:
+        ax.remove()
+    figure.colorbar(drawn, ax=list(grid.flat[: len(stack)]), shrink=0.7, label=label)
+    figure.suptitle(title or "")
+    return figure
+
+
+def _per_gene(layout: GeneLayout, values: npt.ArrayLike, what: str) -> np.ndarray:
+    array = np.asarray(values, dtype=np.float64)
+    if array.shape != (layout.n_genes,):
+        raise ValueError(
+            f"The {what} have the shape {array.shape}. One number a gene is needed: "
+            f"({layout.n_genes},). Put them in the order of layout.genes."
+        )
+    return array
+
+
+def _draw(
+    ax: Axes,
+    layout: GeneLayout,
+    values: np.ndarray,
+    *,
+    cmap: str,
+    vmin: float | None = None,
+    vmax: float | None = None,
+) -> AxesImage:
+    import matplotlib as mpl
+
+    image = np.full(layout.side**2, np.nan)
+    image[layout.pixel] = values
+    colors = mpl.colormaps[cmap].with_extremes(bad=EMPTY)
+    bare(ax)
+    return ax.imshow(
+        image.reshape(layout.side, layout.side),
+        cmap=colors,
+        vmin=vmin,
+        vmax=vmax,
+        interpolation="nearest",
+    )
+
+
+def _mark(ax: Axes, layout: GeneLayout, genes: Sequence[str]) -> None:
+    """Frame the pixels of some genes and write their names beside them."""
+    from matplotlib.patches import Rectangle
+
+    place = dict(zip(layout.genes, layout.coordinates.tolist(), strict=True))
+    missing = [gene for gene in genes if gene not in place]
+    if missing:
+        raise ValueError(
+            f"The layout has no gene {missing[0]!r} ({len(missing)} in all are missing). Only "
+            "genes of the layout have a pixel. Choose from layout.genes."
+        )
+    heights = _apart([place[gene][0] for gene in genes], layout.side)
+    for gene, height in zip(genes, heights, strict=True):
+        row, column = place[gene]
+        ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, ec="#D55E00", lw=1.2))
+        inward = 1 if column < layout.side / 2 else -1
+        ax.annotate(
+            gene,
+            xy=(column, row),
+            xytext=(column + inward * (1 + 0.03 * layout.side), height),
+            ha="left" if inward > 0 else "right",
+            va="center",
+            fontsize=8,
+            color=INK,
+            path_effects=halo(),
+            arrowprops={"arrowstyle": "-", "color": "#D55E00", "lw": 0.8},
+        )
+
+
+def _apart(rows: Sequence[int], side: int) -> list[float]:
+    """Move rows as little as a walk from top to bottom needs, so that names do not overlap."""
+    gap, lowest = 0.065 * side, -np.inf
+    heights = np.zeros(len(rows))
+    for i in np.argsort(rows, kind="stable"):
+        lowest = heights[i] = max(rows[i], lowest + gap)
+    beyond = max(0.0, lowest - (side - 1)) if len(rows) else 0.0
+    return list(heights - beyond)
+
+
+def _specific(stack: np.ndarray, n_top: int) -> list[np.ndarray]:
+    """Genes that are highest above the mean of the other images, for each image."""
+    others = (stack.sum(axis=0) - stack) / max(1, len(stack) - 1)
+    return [np.argsort(-excess, kind="stable")[:n_top] for excess in stack - others]
+
+
+def _summary(layout: GeneLayout) -> str:
+    size = f"{layout.n_genes:,} genes on {layout.side} × {layout.side} pixels ({layout.method})"
+    if "neighbors_kept" not in layout.report:
+        return size
+    kept, chance = (layout.report[k] for k in ("neighbors_kept", "neighbors_kept_random"))
+    return f"{size}\n{kept:.1%} of each gene's 10 neighbours kept, {chance:.1%} by chance"
