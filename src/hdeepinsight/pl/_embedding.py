@@ -18,6 +18,7 @@ __all__ = ["embedding"]
 
 #: More names than this crowd the picture and move to a legend at its side.
 _MAX_ON_DATA = 12
+_LEGEND_ROWS = 24
 _NO_LABEL = "no label"
 
 
@@ -72,11 +73,11 @@ def embedding(
     points, codes, names = _checked(coords, labels)
     colors = _palette(names, palette)
     shown = legend if legend != "auto" else "on data" if len(names) <= _MAX_ON_DATA else "right"
-    right = shown == "right"
-    ax = axes_or_new(ax, (6.0 + 2.6 * right * max(1, -(-len(names) // 20)), 5.2))
+    beside = _legend_inches(names) if shown == "right" else 0.0
+    ax = axes_or_new(ax, (6.0 + beside, 5.4))
     order = np.random.default_rng(0).permutation(len(codes))
     order = order[np.argsort(codes[order] >= 0, kind="stable")]  # cells without a label first
-    area = size if size is not None else float(np.clip(60_000 / max(1, len(codes)), 0.5, 30))
+    area = size if size is not None else float(np.clip(40_000 / max(1, len(codes)), 0.5, 30))
     ink = np.array([*colors, MISSING])[codes[order]]  # code -1 takes the last colour
     ax.scatter(
         points[order, 0],
@@ -88,7 +89,7 @@ def embedding(
     )
     if shown == "on data":
         _name_on_data(ax, points, codes, names)
-    elif right:
+    elif shown == "right":
         _add_legend(ax, codes, names, colors)
     ax.set_title(title or "")
     bare(ax)
@@ -123,12 +124,36 @@ def _palette(names: list[str], palette: Mapping[str, str] | None) -> list[str]:
 
 
 def _name_on_data(ax: Axes, points: np.ndarray, codes: np.ndarray, names: list[str]) -> None:
-    for code, name in enumerate(names):
+    middles = np.empty((len(names), 2))
+    for code in range(len(names)):
         own = points[codes == code]
         # The cell nearest to the medians: a name never floats between two clouds of its type.
-        x, y = own[np.square(own - np.median(own, axis=0)).sum(axis=1).argmin()]
+        middles[code] = own[np.square(own - np.median(own, axis=0)).sum(axis=1).argmin()]
+    for (x, y), name in zip(_apart(ax, middles, names), names, strict=True):
         text = ax.text(x, y, name, ha="center", va="center", color=INK, fontsize=9, weight="bold")
         text.set_path_effects(halo(3.0))
+
+
+def _apart(ax: Axes, middles: np.ndarray, names: list[str]) -> np.ndarray:
+    """Lift names that would cover another one below them."""
+    to_inches = ax.figure.dpi_scale_trans.inverted()
+    box = ax.get_window_extent().transformed(to_inches)
+    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
+    width = 0.085 * (right - left) / box.width * np.array([len(name) for name in names])
+    height = 0.16 * (top - bottom) / box.height
+    placed = middles.copy()
+    order = np.argsort(middles[:, 1], kind="stable")
+    for rank, code in enumerate(order):
+        for below in order[:rank]:  # from the lowest up
+            near = abs(placed[code, 0] - placed[below, 0]) < (width[code] + width[below]) / 2
+            if near and abs(placed[code, 1] - placed[below, 1]) < height:
+                placed[code, 1] = placed[below, 1] + height
+    return placed
+
+
+def _legend_inches(names: list[str]) -> float:
+    longest = max((len(name) for name in names), default=0) + len(" (1,000)")
+    return -(-len(names) // _LEGEND_ROWS) * (0.075 * longest + 0.45)
 
 
 def _add_legend(ax: Axes, codes: np.ndarray, names: list[str], colors: list[str]) -> None:
@@ -145,7 +170,7 @@ def _add_legend(ax: Axes, codes: np.ndarray, names: list[str], colors: list[str]
         handles=handles,
         loc="center left",
         bbox_to_anchor=(1.0, 0.5),
-        ncols=-(-len(handles) // 20),
+        ncols=-(-len(handles) // _LEGEND_ROWS),
         frameon=False,
         fontsize=8.5,
         handletextpad=0.2,

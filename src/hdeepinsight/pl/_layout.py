@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from hdeepinsight.pl._style import EMPTY, INK, axes_or_new, bare, halo
+from hdeepinsight.pl._style import EMPTY, INK, MARK, axes_or_new, bare, halo
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -72,10 +72,11 @@ def gene_layout(
     shown = _per_gene(layout, np.zeros(layout.n_genes) if values is None else values, "values")
     if values is None:
         _draw(ax, layout, shown, cmap="Blues", vmin=-1.0, vmax=1.0)
+        _rule(ax, layout.side)
     else:
         drawn = _draw(ax, layout, shown, cmap=cmap)
         ax.figure.colorbar(drawn, ax=ax, shrink=0.7, label=label or "")
-    _mark(ax, layout, highlight)
+    _mark(ax, layout, highlight, gap=0.042)
     ax.set_title(_summary(layout) if title is None else title, fontsize=10)
     return ax
 
@@ -148,7 +149,7 @@ def gene_images(
         grid.flat, images, stack, _specific(stack, n_top), strict=False
     ):
         drawn = _draw(ax, layout, values, cmap=cmap, vmin=bounds[0], vmax=bounds[1])
-        _mark(ax, layout, [layout.genes[gene] for gene in top])
+        _mark(ax, layout, [layout.genes[gene] for gene in top], gap=0.075)
         ax.set_title(heading, fontsize=10)
     for ax in grid.flat[len(stack) :]:
         ax.remove()
@@ -191,10 +192,15 @@ def _draw(
     )
 
 
-def _mark(ax: Axes, layout: GeneLayout, genes: Sequence[str]) -> None:
-    """Frame the pixels of some genes and write their names beside them."""
-    from matplotlib.patches import Rectangle
+def _rule(ax: Axes, side: int) -> None:
+    """Draw white lines between pixels, so that each gene shows."""
+    between = np.arange(1, side) - 0.5
+    ax.hlines(between, -0.5, side - 0.5, color="white", lw=16 / side)
+    ax.vlines(between, -0.5, side - 0.5, color="white", lw=16 / side)
 
+
+def _mark(ax: Axes, layout: GeneLayout, genes: Sequence[str], *, gap: float) -> None:
+    """Frame the pixels of some genes and write their names beside them, towards the middle."""
     place = dict(zip(layout.genes, layout.coordinates.tolist(), strict=True))
     missing = [gene for gene in genes if gene not in place]
     if missing:
@@ -202,32 +208,51 @@ def _mark(ax: Axes, layout: GeneLayout, genes: Sequence[str]) -> None:
             f"The layout has no gene {missing[0]!r} ({len(missing)} in all are missing). Only "
             "genes of the layout have a pixel. Choose from layout.genes."
         )
-    heights = _apart([place[gene][0] for gene in genes], layout.side)
-    for gene, height in zip(genes, heights, strict=True):
-        row, column = place[gene]
-        ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, ec="#D55E00", lw=1.2))
-        inward = 1 if column < layout.side / 2 else -1
-        ax.annotate(
-            gene,
-            xy=(column, row),
-            xytext=(column + inward * (1 + 0.03 * layout.side), height),
-            ha="left" if inward > 0 else "right",
-            va="center",
-            fontsize=8,
-            color=INK,
-            path_effects=halo(),
-            arrowprops={"arrowstyle": "-", "color": "#D55E00", "lw": 0.8},
-        )
+    left = [gene for gene in genes if place[gene][1] < layout.side / 2]
+    right = [gene for gene in genes if place[gene][1] >= layout.side / 2]
+    for group, inward in ((left, 1), (right, -1)):
+        heights = _apart([place[gene][0] for gene in group], layout.side, gap * layout.side)
+        for gene, height in zip(group, heights, strict=True):
+            row, column = place[gene]
+            beside = column + inward * (1 + 0.03 * layout.side)
+            _name(ax, gene, (column, row), (beside, height), "left" if inward > 0 else "right")
 
 
-def _apart(rows: Sequence[int], side: int) -> list[float]:
-    """Move rows as little as a walk from top to bottom needs, so that names do not overlap."""
-    gap, lowest = 0.065 * side, -np.inf
-    heights = np.zeros(len(rows))
-    for i in np.argsort(rows, kind="stable"):
-        lowest = heights[i] = max(rows[i], lowest + gap)
-    beyond = max(0.0, lowest - (side - 1)) if len(rows) else 0.0
-    return list(heights - beyond)
+def _name(
+    ax: Axes,
+    gene: str,
+    pixel: tuple[int, int],
+    at: tuple[float, float],
+    align: Literal["left", "right"],
+) -> None:
+    from matplotlib.patches import Rectangle
+
+    corner = (pixel[0] - 0.5, pixel[1] - 0.5)
+    ax.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=MARK, linewidth=0.9))
+    text = ax.annotate(
+        gene,
+        xy=pixel,
+        xytext=at,
+        ha=align,
+        va="center",
+        fontsize=8,
+        color=INK,
+        arrowprops={"arrowstyle": "-", "color": MARK, "lw": 0.8, "shrinkB": 2},
+    )
+    text.set_path_effects(halo())
+
+
+def _apart(rows: Sequence[int], side: int, gap: float) -> np.ndarray:
+    """Move rows apart by at least a gap: down from the top, then up again from the lower edge."""
+    order = np.argsort(rows, kind="stable")
+    heights = np.array(rows, dtype=np.float64)[order]
+    for i in range(1, len(heights)):
+        heights[i] = max(heights[i], heights[i - 1] + gap)
+    limit = side - 1 - gap / 2
+    for i in reversed(range(len(heights))):
+        heights[i] = limit = min(heights[i], limit)
+        limit -= gap
+    return heights[np.argsort(order)]
 
 
 def _specific(stack: np.ndarray, n_top: int) -> list[np.ndarray]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hdeepinsight.annotation import expected_calibration_error
-from hdeepinsight.pl._style import FAINT, PALETTE, axes_or_new
+from hdeepinsight.pl._style import FAINT, MARK, PALETTE, axes_or_new
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -64,7 +64,7 @@ def reliability(
     n, said, right = _bins(confidence, correct, n_bins)
     low, high = _wilson(right, n)
     ax.vlines(said, low, high, color=PALETTE[0], lw=1.2, alpha=0.6, zorder=2)
-    ax.vlines(said, said, right, color=PALETTE[3], lw=2.5, alpha=0.5, zorder=2)
+    ax.vlines(said, said, right, color=MARK, lw=2.5, alpha=0.5, zorder=2)
     ax.plot(said, right, "o", color=PALETTE[0], ms=5, mec="white", mew=0.6, zorder=3)
     ax.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence", ylabel="share of right labels")
     ax.set_aspect("equal")

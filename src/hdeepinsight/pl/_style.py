@@ -12,6 +12,7 @@ __all__ = [
     "EMPTY",
     "FAINT",
     "INK",
+    "MARK",
     "MISSING",
     "PALETTE",
     "axes_or_new",
@@ -24,6 +25,7 @@ INK: Final = "#222222"
 FAINT: Final = "#777777"
 EMPTY: Final = "#F1F1F1"
 MISSING: Final = "#BFBFBF"
+MARK: Final = "#D55E00"
 
 #: Six colours of Okabe and Ito, then those that stay farthest from all earlier ones, from white and
 #: from grey, in CIELAB as seen with full colour vision and with protanopia and deuteranopia.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["taxonomy"]
 
 #: Inches of one row, and of one character at the font size used.
-_ROW, _CHARACTER = 0.2, 0.075
+_ROW, _CHARACTER = 0.2, 0.07
 #: Room for a dot and between two columns, in characters.
 _DOT, _GAP = 1.2, 4.0
 _FONT = 8.5

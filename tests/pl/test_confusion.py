@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+from sklearn.metrics import confusion_matrix
+
+from hdeepinsight import pl
+from hdeepinsight.taxonomy import Taxonomy
+
+
+def labels(axis) -> list[str]:
+    return [label.get_text() for label in axis.get_ticklabels()]
+
+
+def test_rows_are_shares_of_the_true_type(tree):
+    leaves = tree.leaves
+    rng = np.random.default_rng(0)
+    truth, predicted = rng.choice(leaves, 200), rng.choice(leaves, 200)
+    ax = pl.confusion(tree, truth, predicted)
+    order = [tree.resolve(name) for name in labels(ax.xaxis)]
+    expected = confusion_matrix(truth, predicted, labels=order, normalize="true")
+    np.testing.assert_allclose(np.asarray(ax.images[0].get_array()), expected)
+    np.testing.assert_allclose(expected.sum(axis=1), 1.0)
+
+
+def test_types_stand_in_tree_order_with_their_numbers_of_cells(tree):
+    truth = tree.encode(["B", "CD8", "CD8", "naive", "memory", "memory"])
+    ax = pl.confusion(tree, truth, truth)
+    assert labels(ax.yaxis) == ["naive  (1)", "memory  (2)", "CD8  (2)", "B  (1)"]
+    assert ax.get_title() == "6 of 6 cells right (100.0%)"
+    assert [text.get_text() for text in ax.texts] == ["100"] * 4
+
+
+def test_a_level_folds_deeper_nodes_and_counts_those_that_stopped_above(tree):
+    truth = tree.encode(["naive", "memory", "CD8", "CD8", "B"])
+    predicted = np.array([5, 5, 3, 1, 0])  # naive, naive, CD4, T, root
+    ax = pl.confusion(tree, truth, predicted, level=2)
+    assert labels(ax.yaxis) == ["CD4  (2)", "CD8  (2)"]  # B ends above level 2
+    assert labels(ax.xaxis) == ["CD4", "CD8", "stopped above"]
+    np.testing.assert_allclose(ax.images[0].get_array(), [[1, 0, 0], [0.5, 0, 0.5]])
+    assert ax.get_title() == "level_2: 2 of 4 cells right (50.0%)"
+
+
+def test_levels_by_name_and_number_agree(tree):
+    truth = tree.encode(["naive", "CD8", "B"])
+    by_name = pl.confusion(tree, truth, truth, level="level_1")
+    by_depth = pl.confusion(tree, truth, truth, level=1)
+    assert by_name.get_title() == by_depth.get_title()
+    assert labels(by_name.yaxis) == ["T  (2)", "B  (1)"]
+
+
+def test_types_that_are_only_predicted_come_last(tree):
+    ax = pl.confusion(tree, tree.encode(["B", "CD8"]), tree.encode(["naive", "CD8"]))
+    assert labels(ax.xaxis) == ["CD8", "B", "naive"]
+    np.testing.assert_array_equal(ax.images[0].get_array(), [[1, 0, 0], [0, 0, 1]])
+
+
+def test_repeated_names_are_told_apart_by_their_paths():
+    tax = Taxonomy.from_nested({"NKT": ["NKT", "type1"], "B": []})
+    truth = np.array([tax.resolve(("NKT", "NKT")), tax.resolve("B")])
+    ax = pl.confusion(tax, truth, np.array([tax.resolve(("NKT",)), tax.resolve("B")]))
+    assert labels(ax.xaxis) == ["NKT > NKT", "B", "NKT"]
+
+
+@pytest.mark.parametrize(
+    ("truth", "predicted", "level", "match"),
+    [
+        pytest.param([3, 4], [3], None, r"\(2,\) and \(1,\)", id="lengths"),
+        pytest.param([2, 2], [2, 2], 2, "No cell has a true label", id="nothing_at_level"),
+        pytest.param([3], [3], 9, "Levels are", id="unknown_level"),
+    ],
+)
+def test_bad_input_is_refused(tree, truth, predicted, level, match):
+    with pytest.raises(ValueError, match=match):
+        pl.confusion(tree, truth, predicted, level=level)

@@ -1,0 +1,98 @@
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+
+from hdeepinsight import pl
+from hdeepinsight.pl._style import MISSING, PALETTE, categorical_colors
+
+
+def drawn(ax) -> dict[tuple[float, float], str]:
+    """Colour of the dot at each place."""
+    dots = ax.collections[0]
+    colors = map(to_hex, dots.get_facecolors())
+    return dict(zip(map(tuple, dots.get_offsets().tolist()), colors, strict=True))
+
+
+@pytest.fixture
+def coords() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(30, 2))
+
+
+def test_every_cell_has_the_colour_of_its_label(coords):
+    labels = np.array(["B", "NK", "T"])[np.arange(30) % 3]
+    colors = drawn(pl.embedding(coords, labels))
+    assert len(colors) == 30
+    expected = dict(zip(["B", "NK", "T"], PALETTE, strict=False))
+    for place, label in zip(coords.tolist(), labels, strict=True):
+        assert colors[tuple(place)] == expected[label].lower()
+
+
+def test_categories_keep_their_order_and_unused_ones_take_no_colour(coords):
+    labels = pd.Categorical(["T", "B"] * 15, categories=["T", "unused", "B"])
+    ax = pl.embedding(coords, labels)
+    assert [text.get_text() for text in ax.texts] == ["T", "B"]
+    assert drawn(ax)[tuple(coords[1].tolist())] == PALETTE[1].lower()
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, pd.NA])
+def test_missing_labels_are_grey_and_lie_below(coords, missing):
+    labels = pd.Series(["T"] * 20 + [missing] * 10, dtype=object)
+    ax = pl.embedding(coords, labels, legend="right")
+    below = [to_hex(color) for color in ax.collections[0].get_facecolors()]
+    assert below == [MISSING.lower()] * 10 + [PALETTE[0].lower()] * 20
+    names = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert names == ["T (20)", "no label (10)"]
+
+
+def test_names_stand_on_a_cell_of_their_type():
+    rng = np.random.default_rng(0)
+    coords = np.concatenate([rng.normal(size=(50, 2)), 40 + rng.normal(size=(50, 2))])
+    ax = pl.embedding(coords, ["T"] * 50 + ["B"] * 50)
+    for text, own in zip(ax.texts, (coords[50:], coords[:50]), strict=True):
+        assert np.abs(own - text.get_position()).sum(axis=1).min() == 0.0
+
+
+def test_names_that_would_overlap_are_lifted():
+    coords = np.repeat([[0.0, 0.0], [0.1, 0.0], [10.0, 10.0]], 5, axis=0)
+    ax = pl.embedding(coords, np.repeat(["long name one", "long name two", "far"], 5))
+    ax.figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_many_labels_move_to_a_legend_with_numbers_of_cells(coords):
+    ax = pl.embedding(coords, [f"type {i % 15:02d}" for i in range(30)])
+    assert not ax.texts
+    names = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert names == [f"type {i:02d} (2)" for i in range(15)]
+
+
+def test_legend_can_be_left_out(coords):
+    ax = pl.embedding(coords, ["T"] * 30, legend="none", title="mine", size=7.0)
+    assert not ax.texts
+    assert ax.get_legend() is None
+    assert ax.get_title() == "mine"
+    np.testing.assert_array_equal(ax.collections[0].get_sizes(), [7.0])
+
+
+def test_given_colours_are_used(coords):
+    ax = pl.embedding(coords, ["T"] * 30, palette={"T": "#123456"})
+    assert set(drawn(ax).values()) == {"#123456"}
+
+
+def test_palette_is_distinct_and_repeats_after_forty():
+    assert len(set(PALETTE)) == len(PALETTE) == 40
+    assert categorical_colors(41)[40] == PALETTE[0]
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "match"),
+    [
+        pytest.param(["T"] * 29, {}, "29 labels", id="lengths"),
+        pytest.param(["T"] * 30, {"palette": {"B": "red"}}, r"no colour for \['T'\]", id="palette"),
+    ],
+)
+def test_bad_input_is_refused(coords, labels, options, match):
+    with pytest.raises(ValueError, match=match):
+        pl.embedding(coords, labels, **options)

@@ -1,0 +1,92 @@
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.collections import PathCollection
+
+from hdeepinsight import pl
+from hdeepinsight.taxonomy import Taxonomy
+
+
+def texts(ax) -> list[str]:
+    return [text.get_text() for text in ax.texts]
+
+
+def dots(ax) -> PathCollection:
+    return ax.collections[-1]
+
+
+def test_every_node_is_written_with_the_cells_at_or_under_it(tree):
+    ax = pl.taxonomy(tree, [1, 2, 3, 4, 5, 6, 1000])
+    assert texts(ax) == ["T  1,017", "B  3", "CD4  1,010", "CD8  5", "naive  6", "memory  1,000"]
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        pytest.param({"CD4": 4, "B": 3}, id="names"),
+        pytest.param({("T", "CD4"): 4, ("B",): 3}, id="paths"),
+        pytest.param({3: 4, 2: 3}, id="nodes"),
+        pytest.param(pd.Series({"CD4": 4, "B": 3}), id="series"),
+        pytest.param(np.array([0, 0, 3, 4, 0, 0, 0]), id="array"),
+    ],
+)
+def test_counts_by_any_name(tree, counts):
+    assert texts(pl.taxonomy(tree, counts))[:3] == ["T  4", "B  3", "CD4  4"]
+
+
+def test_counts_of_the_caller_stay_as_they_are(tree):
+    counts = np.arange(7)
+    pl.taxonomy(tree, counts)
+    np.testing.assert_array_equal(counts, np.arange(7))
+
+
+def test_edges_join_each_child_to_its_parent(tree):
+    ax = pl.taxonomy(tree)
+    places = dots(ax).get_offsets()
+    edges = ax.collections[0].get_paths()
+    assert len(edges) == tree.n_edges
+    for edge, path in enumerate(edges):
+        np.testing.assert_allclose(path.vertices[0], places[tree.parent[edge + 1]])
+        np.testing.assert_allclose(path.vertices[-1], places[edge + 1])
+
+
+def test_nodes_stand_in_columns_of_their_depth_and_leaves_in_rows_of_their_own(tree):
+    x, y = np.asarray(dots(pl.taxonomy(tree)).get_offsets()).T
+    for depth in range(tree.max_depth + 1):
+        assert len(set(x[tree.depth == depth])) == 1
+    assert sorted(y[tree.leaves]) == list(range(tree.n_leaves))
+    assert y[3] == (y[5] + y[6]) / 2
+
+
+def test_branches_have_the_colour_of_their_top_level_type(tree):
+    colors = dots(pl.taxonomy(tree)).get_facecolors()
+    for node in (3, 4, 5, 6):
+        np.testing.assert_array_equal(colors[node], colors[1])
+    assert not np.array_equal(colors[1], colors[2])
+
+
+def test_dots_grow_with_the_count(tree):
+    sizes = dots(pl.taxonomy(tree, {"naive": 900, "CD8": 100})).get_sizes()
+    assert sizes[0] == sizes.max()
+    assert sizes[5] > sizes[4] > sizes[2]
+
+
+def test_level_names_head_their_columns(tree):
+    ax = pl.taxonomy(tree, title="mine")
+    assert [label.get_text() for label in ax.get_xticklabels()] == list(tree.level_names)
+    assert ax.get_title(loc="left") == "mine"
+
+
+def test_names_of_the_immune_tree_do_not_overlap():
+    ax = pl.taxonomy(Taxonomy.immune(), np.full(66, 1000))
+    ax.figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert len(boxes) == 65
+    for i, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:i])
+
+
+@pytest.mark.parametrize("counts", [[1, 2], np.zeros((7, 1))])
+def test_counts_of_another_length_are_refused(tree, counts):
+    with pytest.raises(ValueError, match=r"One number a node.*\(7,\)"):
+        pl.taxonomy(tree, counts)
