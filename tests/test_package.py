@@ -1,7 +1,6 @@
 """What holds for the package as a whole."""
 
 import ast
-import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -12,7 +11,6 @@ import pytest
 from packaging.requirements import Requirement
 
 import hdeepinsight as hdi
-from hdeepinsight._docs import SNIPPETS, fill
 
 PACKAGE = Path(hdi.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -104,36 +102,6 @@ def test_import_is_silent_and_leaves_global_state_alone():
     command = [sys.executable, "-W", "ignore", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-
-
-@every_source
-def test_no_unknown_placeholder_is_left_in_a_docstring(source):
-    used = set(re.findall(r"^\s*%\((\w+)\)s", source.read_text(), re.MULTILINE))
-    assert used <= set(SNIPPETS)
-
-
-def test_fill_keeps_the_indentation():
-    @fill
-    def documented():
-        """Do nothing.
-
-        Parameters
-        ----------
-        %(layer)s
-        """
-
-    lines = documented.__doc__.splitlines()
-    start = next(i for i, line in enumerate(lines) if line.strip() == "layer")
-    margin = len(lines[start]) - len(lines[start].lstrip())
-    assert lines[start + 1].startswith(" " * (margin + 4) + "Layer that holds")
-
-
-def test_fill_refuses_an_unknown_snippet():
-    def documented():
-        """%(nonsense)s."""
-
-    with pytest.raises(KeyError, match=r"nonsense.*Valid.*SNIPPETS"):
-        fill(documented)
 
 
 def test_installed_stack_satisfies_our_bounds():

@@ -51,5 +51,11 @@ def query(_synthetic_hierarchy: ad.AnnData) -> ad.AnnData:
 
 
 @pytest.fixture
+def labelled(_synthetic_hierarchy: ad.AnnData) -> ad.AnnData:
+    """Query cells with their labels."""
+    return _synthetic_hierarchy[300:].copy()
+
+
+@pytest.fixture
 def truth(_synthetic_hierarchy: ad.AnnData) -> np.ndarray:
     return _synthetic_hierarchy.obs["cell_type"].astype(str).to_numpy()[300:]

@@ -248,9 +248,9 @@ def test_a_threshold_below_a_half_is_refused(model, query):
         model.annotate(query, threshold=0.3)
 
 
-def test_evaluate_scores_held_out_cells_and_labelled_objects(model, _synthetic_hierarchy):
+def test_evaluate_scores_held_out_cells_and_labelled_objects(model, labelled):
     held_out = model.evaluate()
     assert held_out.n_cells == len(model.validation_indices)
-    labelled = model.evaluate(_synthetic_hierarchy[300:].copy())
-    assert labelled.levels.loc["cell_type", "accuracy"] > 0.97
-    assert labelled.hierarchical.f1 > 0.9
+    scores = model.evaluate(labelled)
+    assert scores.levels.loc["cell_type", "accuracy"] > 0.97
+    assert scores.hierarchical.f1 > 0.9

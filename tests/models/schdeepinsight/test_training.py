@@ -159,7 +159,8 @@ def test_training_leaves_the_reference_alone(fit, reference):
     assert (values != reference.X).nnz == 0
     assert reference.obs.equals(obs)
     assert reference.var.equals(var)
-    assert not reference.obsm and not reference.layers
+    assert not reference.obsm
+    assert not reference.layers
     assert set(reference.uns) <= {"_scvi_uuid", "_scvi_manager_uuid"}
 
 

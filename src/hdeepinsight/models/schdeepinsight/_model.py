@@ -99,7 +99,7 @@ class SCHDeepInsight(MappingMixin, TrainingMixin, SavingMixin):
     -----
     Source of the idea: scHDeepInsight (doi:10.1101/2025.06.23.661045). The network, the
     normalisation inside the model, thinning, masking, joint decoding and calibration are our
-    decisions; each was measured against the published choice.
+    decisions; the benchmark compares them with controls that undo one of them each.
     """
 
     _module_cls = GeneImageClassifier
