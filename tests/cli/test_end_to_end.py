@@ -181,3 +181,29 @@ def test_a_failed_write_leaves_the_old_output(files, hdeepinsight, tmp_path, mon
     assert "No space left on device" in done.stderr
     assert out.read_text() == "precious"
     assert [Path(p).name for p in tmp_path.iterdir()] == ["annotated.csv"]
+
+
+def test_counts_of_raw(files, halves, hdeepinsight, tmp_path):
+    query = halves[1].copy()
+    query.raw = query.copy()
+    query.X = query.X * -1.0  # refused, if it were read
+    path, out, plain = (tmp_path / name for name in ("q.h5ad", "out.csv", "plain.csv"))
+    query.write_h5ad(path)
+    assert hdeepinsight("annotate", files.query, "-m", files.model, "-o", plain).exit_code == 0
+    done = hdeepinsight("annotate", path, "--raw", "-m", files.model, "-o", out)
+    assert done.exit_code == 0, done.stderr
+    assert out.read_text() == plain.read_text()
+    assert "in .raw" in hdeepinsight("info", path, "--raw").stdout
+
+
+def test_genes_in_another_case(files, halves, hdeepinsight, tmp_path):
+    query = halves[1].copy()
+    query.var_names = [name.capitalize() for name in query.var_names]
+    path = tmp_path / "mouse.h5ad"
+    query.write_h5ad(path)
+    command = ["evaluate", path, "--model", files.model, "--json"]
+    refused = hdeepinsight(*command)
+    assert refused.exit_code == 1
+    done = hdeepinsight(*command, "--fold-case")
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout == hdeepinsight("evaluate", files.query, *command[2:]).stdout

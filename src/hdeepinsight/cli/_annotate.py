@@ -15,9 +15,11 @@ from hdeepinsight.cli._copy import write_annotation
 from hdeepinsight.cli._files import check_output
 from hdeepinsight.cli._options import (
     Debug,
+    FoldCase,
     Layer,
     Model,
     Overwrite,
+    Raw,
     Scale,
     ScaleOption,
     Threshold,
@@ -56,7 +58,9 @@ def annotate(
         typer.Option(help="The most probable leaf, or the most probable child level by level."),
     ] = PathDecoder.joint,
     layer: Layer = None,
+    raw: Raw = False,
     scale: ScaleOption = Scale.auto,
+    fold_case: FoldCase = False,
     key_added: Annotated[
         str, typer.Option(metavar="NAME", help="Prefix of the columns that are added.")
     ] = "hdi",
@@ -81,7 +85,9 @@ def annotate(
                 query,
                 decoder=decoder.value,
                 layer=layer,
+                use_raw=raw,
                 scale=scale.value,
+                fold_case=fold_case,
                 **threshold_of(threshold, to_leaves),
             )
         with step(f"Writing {out}"):

@@ -14,10 +14,12 @@ from hdeepinsight.cli._console import results, step
 from hdeepinsight.cli._files import require_columns
 from hdeepinsight.cli._options import (
     Debug,
+    FoldCase,
     Labels,
     Layer,
     Levels,
     Model,
+    Raw,
     Scale,
     ScaleOption,
     Threshold,
@@ -45,7 +47,9 @@ def evaluate(
     threshold: Threshold = 0.5,
     to_leaves: ToLeaves = False,
     layer: Layer = None,
+    raw: Raw = False,
     scale: ScaleOption = Scale.auto,
+    fold_case: FoldCase = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -76,7 +80,12 @@ def evaluate(
             )
         with step("Annotating"):
             annotation = loaded.annotate(
-                query, layer=layer, scale=scale.value, **threshold_of(threshold, to_leaves)
+                query,
+                layer=layer,
+                use_raw=raw,
+                scale=scale.value,
+                fold_case=fold_case,
+                **threshold_of(threshold, to_leaves),
             )
         _show(evaluate_annotation(annotation, nodes), as_json=as_json)
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from hdeepinsight.cli._boundary import running
 from hdeepinsight.cli._console import results, step
 from hdeepinsight.cli._files import is_store
-from hdeepinsight.cli._options import Debug, Layer
+from hdeepinsight.cli._options import Debug, Layer, Raw
 from hdeepinsight.cli._show import recipe_table
 
 __all__ = ["info"]
@@ -22,6 +22,7 @@ _MOST_VALUES = 6
 def info(
     target: Annotated[Path, typer.Argument(help="Folder of a model, or an .h5ad or .zarr file.")],
     layer: Layer = None,
+    raw: Raw = False,
     debug: Debug = False,
 ) -> None:
     """Say what a model, or a data file, holds.
@@ -32,7 +33,7 @@ def info(
         if target.is_dir() and not is_store(target):
             _show_model(target)
         else:
-            _show_data(target, layer)
+            _show_data(target, layer, raw)
 
 
 def _show_model(folder: Path) -> None:
@@ -48,12 +49,12 @@ def _show_model(folder: Path) -> None:
     console.print(recipe_table(model.recipe))
 
 
-def _show_data(path: Path, layer: str | None) -> None:
+def _show_data(path: Path, layer: str | None, raw: bool) -> None:
     with step("Looking at every value"):
         from hdeepinsight.data import inspect_input
         from hdeepinsight.data._store import open_store
 
-        report = inspect_input(path, layer=layer)
+        report = inspect_input(path, layer=layer, use_raw=raw)
         store = open_store(path)
     console = results()
     console.print(Text(str(report)))

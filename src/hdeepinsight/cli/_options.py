@@ -12,11 +12,13 @@ from hdeepinsight.cli._boundary import UsageProblem
 
 __all__ = [
     "Debug",
+    "FoldCase",
     "Labels",
     "Layer",
     "Levels",
     "Model",
     "Overwrite",
+    "Raw",
     "Scale",
     "ScaleOption",
     "Threshold",
@@ -51,6 +53,11 @@ ScaleOption = Annotated[
         "values where they allow it; [b]counts[/b] takes whole numbers only; [b]recover[/b] also "
         "takes normalised values that were not logged; [b]as_is[/b] uses fractions unchanged."
     ),
+]
+Raw = Annotated[bool, typer.Option("--raw", help="Read .raw of the file, with its genes.")]
+FoldCase = Annotated[
+    bool,
+    typer.Option("--fold-case", help="Match genes whatever their case, as mouse on human symbols."),
 ]
 Labels = Annotated[
     list[str] | None,
