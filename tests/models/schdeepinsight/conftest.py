@@ -24,7 +24,7 @@ def fit() -> Callable[..., SCHDeepInsight]:
     ) -> SCHDeepInsight:
         SCHDeepInsight.setup_anndata(adata, **(setup or {"labels_keys": LEVELS}))
         model = SCHDeepInsight(adata, **({"layout": "random"} | options))
-        quiet = {"enable_progress_bar": False, "accelerator": "cpu"}
+        quiet = {"enable_progress_bar": False, "accelerator": "cpu", "validation_size": 0.2}
         model.train(**({"max_epochs": 12, "batch_size": 32} | quiet | (train or {})))
         return model
 

@@ -72,7 +72,8 @@ class SCHDeepInsight(MappingMixin, TrainingMixin, SavingMixin):
     gamma
         Focusing exponent of the loss; 0 is the cross-entropy.
     weighting
-        Weights of the levels: ``"adaptive"``, ``"fixed"`` (uniform), or one number a level.
+        Weights of the levels in the loss: ``"fixed"`` (uniform), ``"adaptive"`` (published: they
+        follow the held-out losses), or one number a level.
     reduction
         ``"cell"`` or ``"published"``; see
         :class:`~hdeepinsight.nn.AdaptiveHierarchicalFocalLoss`.
@@ -122,7 +123,7 @@ class SCHDeepInsight(MappingMixin, TrainingMixin, SavingMixin):
         dropout: float = 0.1,
         channels: Literal["masked", "single", "rgb"] = "masked",
         gamma: float = 0.0,
-        weighting: Literal["adaptive", "fixed"] | Sequence[float] = "adaptive",
+        weighting: Literal["adaptive", "fixed"] | Sequence[float] = "fixed",
         reduction: Reduction = "cell",
         class_weights: float = 0.25,
         masking: GeneMasking | dict[str, float] | None = None,

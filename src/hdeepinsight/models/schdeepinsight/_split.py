@@ -6,6 +6,8 @@ import numpy as np
 
 from hdeepinsight.models.schdeepinsight._batches import Split
 
+MIN_HELD_OUT = 5
+
 
 def split_cells(nodes: np.ndarray, fraction: float, rng: np.random.Generator) -> Split:
     """Hold out a share of the cells of every label.
@@ -15,7 +17,7 @@ def split_cells(nodes: np.ndarray, fraction: float, rng: np.random.Generator) ->
     nodes
         Node of every cell's label, shape ``(n_cells,)``; unlabelled cells (0) all train.
     fraction
-        Share to hold out. A label with fewer than ``1 / fraction`` cells gives none, so that rare
+        Share to hold out. A label that would give fewer than 5 cells gives none, so that rare
         types keep all their cells for training.
     rng
         Source of randomness.
@@ -23,7 +25,9 @@ def split_cells(nodes: np.ndarray, fraction: float, rng: np.random.Generator) ->
     held_out = np.zeros(len(nodes), dtype=bool)
     for node in np.unique(nodes[nodes > 0]):
         cells = rng.permutation(np.flatnonzero(nodes == node))
-        held_out[cells[: int(len(cells) * fraction)]] = True
+        n_held_out = int(len(cells) * fraction)
+        if n_held_out >= MIN_HELD_OUT:
+            held_out[cells[:n_held_out]] = True
     return Split(np.flatnonzero(~held_out), np.flatnonzero(held_out))
 
 
