@@ -56,9 +56,8 @@ SPECS: tuple[Spec, ...] = (
     _ours("schdeepinsight", "SCHDeepInsight", "ours"),
     # the same model with one thing changed
     _ours("random_layout", "random pixel layout"),
-    _ours("fixed_weights", "fixed loss weights"),
+    _ours("adaptive_weights", "adaptive loss weights (published)"),
     _ours("focal", "focal loss (γ = 2, published)"),
-    _ours("cross_entropy", "plain cross-entropy (γ = 0)"),
     _ours(
         "hierarchical_cross_entropy",
         "hierarchical cross-entropy (softmax over leaves, summed up the tree)",
@@ -68,7 +67,6 @@ SPECS: tuple[Spec, ...] = (
     _ours("no_class_weights", "no class weights"),
     _ours("flat_head", "flat head (softmax over leaves)"),
     _ours("no_backbone", "hierarchical logistic regression (no backbone)"),
-    _ours("image_only", "image alone (no wide path)"),
     _ours("with_wide_path", "with a linear path beside the image"),
     _ours("published_reduction", "published loss reduction"),
     _ours("greedy_decode", "greedy decode"),

@@ -53,12 +53,12 @@ def _leaf_softmax() -> type:
 NO_MASKING = {"p_whole": 1.0, "max_rate": 0.0}
 NO_THINNING = {"p": 0.0, "min_rate": 1.0}
 
-#: The table to adjust when the model's arguments or defaults change.
+#: The table to adjust when the model's arguments or defaults change. Fixed loss weights, plain
+#: cross-entropy (gamma 0) and the image alone (no wide path) are the defaults themselves.
 VARIANTS: dict[str, Variant] = {
     "schdeepinsight": Variant(),
     "random_layout": Variant(model={"layout": "random"}),
-    "fixed_weights": Variant(model={"weighting": "fixed"}),
-    "cross_entropy": Variant(model={"gamma": 0.0}),
+    "adaptive_weights": Variant(model={"weighting": "adaptive"}),
     "focal": Variant(model={"gamma": 2.0}),
     "hierarchical_cross_entropy": Variant(model_class=_leaf_softmax),
     "no_masking": Variant(model={"masking": NO_MASKING}),
@@ -66,7 +66,6 @@ VARIANTS: dict[str, Variant] = {
     "no_class_weights": Variant(model={"class_weights": 0.0}),
     "flat_head": Variant(flat=True),
     "no_backbone": Variant(model={"backbone": None, "wide": True}),
-    "image_only": Variant(model={"wide": False}),
     "with_wide_path": Variant(model={"wide": True}),
     "published_reduction": Variant(model={"reduction": "published"}),
     "greedy_decode": Variant(annotate={"decoder": "greedy"}),
