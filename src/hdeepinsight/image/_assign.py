@@ -9,6 +9,7 @@ from scipy import sparse
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from scipy.spatial import cKDTree
+from scipy.spatial.distance import cdist
 
 from hdeepinsight.image._prices import pixel_prices
 
@@ -55,13 +56,13 @@ def assign_pixels(
 
 def _match_dense(coords: np.ndarray, centres: np.ndarray, prices: np.ndarray) -> np.ndarray:
     """Solve exactly; prices leave the optimum alone and shorten the solver's search."""
-    cost = ((coords[:, None, :] - centres[None, :, :]) ** 2).sum(axis=-1)
-    if prices.any():
-        # A price shifts a whole column, which changes no optimum as long as every column is
-        # taken: genes without a wish fill the rows up to a square.
-        idle = np.zeros((len(centres) - len(coords), len(centres)))
-        cost = np.concatenate([cost, idle]) + prices
-        cost -= cost.min(axis=1, keepdims=True)
+    # A price shifts a whole column, which changes no optimum as long as every column is taken:
+    # genes without a wish fill the rows up to a square.
+    n_rows = len(centres) if prices.any() else len(coords)
+    cost = np.zeros((n_rows, len(centres)))
+    cost[: len(coords)] = cdist(coords, centres, "sqeuclidean")
+    cost += prices
+    cost -= cost.min(axis=1, keepdims=True)
     columns: np.ndarray = linear_sum_assignment(cost)[1]
     return columns[: len(coords)]
 
