@@ -76,7 +76,16 @@ def files(halves, tmp_path_factory) -> Files:
     zarr = folder / "query.zarr"
     write_zarr(halves[1], zarr)
     model = folder / "model"
-    training = ["--levels", "lineage,cell_type", "--layout", "random", "--epochs", 12]
+    training = [
+        "--levels",
+        "lineage,cell_type",
+        "--layout",
+        "random",
+        "--epochs",
+        12,
+        "--validation-size",
+        0.2,
+    ]
     done = run("train", reference, *training, "--batch", "batch", "--out", model)
     assert done.exit_code == 0, done.output
     return Files(folder, reference, query, zarr, model, done.stdout)

@@ -23,6 +23,9 @@ def expected(files):
 
 def test_train_reports_the_model_and_the_cells_held_out(files):
     assert "7 types at levels lineage (3), cell_type (7)" in files.train_output
+    recipe = SCHDeepInsight.load(files.model, adata=False).recipe
+    assert 28 <= recipe["n_held_out"] <= 42  # a fifth of about 30 cells of each of seven types
+    assert f"{recipe['n_held_out']} cells held out" in files.train_output
     assert "balanced_accuracy" in files.train_output
     assert f"Saved to {files.model}" in files.train_output
 
@@ -157,6 +160,8 @@ def test_train_with_a_tree_of_its_own_and_a_layer(
     model = SCHDeepInsight.load(out, adata=False)
     assert model.taxonomy == taxonomy
     assert model.recipe["seed"] == 3
+    assert model.recipe["n_held_out"] == 0  # a tenth of 30 cells is too little to score
+    assert "no cells were held out" in done.stderr
 
 
 def test_outputs_are_replaced_only_when_asked(files, hdeepinsight, tmp_path):

@@ -72,6 +72,10 @@ def train(
     backbone: Annotated[
         str, typer.Option(metavar="NAME", help="compact, efficientnet_b0 to _b7, or _v2_s, _m, _l.")
     ] = "compact",
+    validation_size: Annotated[
+        float,
+        typer.Option(min=0, max=0.9, help="Share of cells held out; rare types keep all."),
+    ] = 0.1,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Passes over the cells; chosen from their number.")
     ] = None,
@@ -115,6 +119,7 @@ def train(
         with training_progress() as watched:
             model.train(
                 epochs,
+                validation_size=validation_size,
                 split_key=split_by,
                 early_stopping=early_stopping,
                 accelerator=accelerator,
@@ -163,6 +168,12 @@ def _report(model: SCHDeepInsight, out: Path) -> None:
         with step("Scoring the cells held out"):
             evaluation = model.evaluate()
         console.print(evaluation_table(evaluation, title=f"{evaluation.n_cells:,} cells held out"))
+    else:
+        errors().print(
+            "[bold yellow]Note:[/] no cells were held out, so there are no scores, and the "
+            "probabilities are not calibrated. Give every type more cells, or raise "
+            "--validation-size."
+        )
     console.print(Text(f"Saved to {out}"))
     hint = f"Next: hdeepinsight annotate QUERY.h5ad --model {out} --out annotated.h5ad"
     errors().print(Text(hint, style="dim"))
