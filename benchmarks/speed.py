@@ -18,7 +18,7 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pandas as pd
-from harness.machine import host, peak_rss_mb, versions
+from harness.machine import forget_peak, host, peak_rss_mb, versions
 from harness.records import Records
 from scipy import sparse
 
@@ -45,6 +45,7 @@ def simulate(n_cells: int, seed: int, n_genes: int = N_GENES) -> ad.AnnData:
     obs = pd.DataFrame(
         {"lineage": np.array([f"lineage {i // 3}" for i in codes]), "cell_type": types[codes]},
         index=[f"cell_{i}" for i in range(n_cells)],
+        dtype="category",
     )
     var = pd.DataFrame(index=[f"GENE{i}" for i in range(n_genes)])
     return ad.AnnData(X=sparse.vstack(chunks, format="csr"), obs=obs, var=var)
@@ -124,7 +125,10 @@ def child(mode: str, model_path: str, query_path: str, threads: int) -> None:
     torch.set_num_threads(threads)
     model = hdi.SCHDeepInsight.load(model_path)
     query = ad.read_h5ad(query_path) if mode == "memory" else query_path
-    before = peak_rss_mb() if mode == "memory" else 0.0
+    before = 0.0
+    if mode == "memory":
+        forget_peak()
+        before = peak_rss_mb()
     model.annotate(query)
     print(json.dumps({"mb": peak_rss_mb() - before}))
 
