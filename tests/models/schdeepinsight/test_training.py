@@ -6,6 +6,7 @@ import torch
 
 from hdeepinsight import CountThinning, GeneMasking, SCHDeepInsight, Taxonomy
 from hdeepinsight.models.schdeepinsight._batches import SparseBatches, Split
+from hdeepinsight.models.schdeepinsight._reference import stratified_sample
 from hdeepinsight.models.schdeepinsight._split import split_cells, split_groups
 from hdeepinsight.models.schdeepinsight._training import default_epochs
 
@@ -171,6 +172,14 @@ def test_the_recipe_tells_how_the_model_was_made(model):
     assert {"hdeepinsight", "torch", "scvi-tools", "seed"} <= set(recipe)
 
 
+def test_a_sample_for_the_layout_has_rare_labels_in_full():
+    nodes = np.repeat([1, 2, 3], [1000, 500, 7])
+    rows = stratified_sample(nodes, 107, np.random.default_rng(0))
+    assert np.bincount(nodes[rows]).tolist() == [0, 50, 50, 7]
+    everyone = stratified_sample(nodes, 10_000, np.random.default_rng(0))
+    assert everyone.tolist() == list(range(len(nodes)))
+
+
 def test_split_holds_out_a_share_of_every_label_and_nothing_of_rare_ones():
     nodes = np.repeat([0, 1, 2, 3], [50, 100, 60, 49])
     split = split_cells(nodes, 0.1, np.random.default_rng(0))
@@ -231,3 +240,23 @@ def test_the_published_configuration_is_the_published_one(reference):
     assert model.module.objective.gamma == 2.0
     assert model.module.objective.reduction == "published"
     assert model.module.masking == GeneMasking.none()
+
+
+def test_checkpoints_of_every_epoch_can_be_loaded(fit, reference, query, tmp_path):
+    from scvi.train import SaveCheckpoint
+
+    checkpoint = SaveCheckpoint(
+        dirpath=str(tmp_path), monitor="log_loss", save_top_k=-1, filename="{epoch}"
+    )
+    fit(reference, train={"max_epochs": 3, "callbacks": [checkpoint]})
+    folders = sorted(path.name for path in tmp_path.iterdir())
+    assert folders == ["epoch=0", "epoch=1", "epoch=2"]
+    probabilities = [
+        SCHDeepInsight.load(tmp_path / folder).predict_proba(query) for folder in folders
+    ]
+    assert not np.allclose(probabilities[0], probabilities[2])
+
+
+def test_half_precision_learns_the_same_types(fit, reference, query, truth):
+    model = fit(reference, train={"precision": "bf16-mixed"})
+    assert (model.annotate(query, threshold=None).labels["cell_type"] == truth).mean() > 0.95

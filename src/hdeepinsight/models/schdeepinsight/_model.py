@@ -138,6 +138,7 @@ class SCHDeepInsight(MappingMixin, TrainingMixin, SavingMixin):
         self.layout = layout_of(
             adata,
             layout,
+            None if adata is None else self._label_nodes(adata),
             layer=self._counts_layer,
             n_genes=n_genes,
             keep_genes=keep_genes,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy import sparse
 
@@ -88,6 +89,7 @@ def taxonomy_of(
 def layout_of(
     adata: AnnData | None,
     layout: GeneLayout | dict[str, Any] | LayoutMethod,
+    nodes: np.ndarray | None,
     *,
     layer: str | None,
     n_genes: int,
@@ -100,15 +102,21 @@ def layout_of(
         return layout
     if not isinstance(layout, str):
         return GeneLayout.from_dict(layout)
-    if adata is None:
+    if adata is None or nodes is None:
         msg = f"A {layout} layout has to be fitted on a reference, and there is none."
         raise ValueError(msg)
     source = open_counts(adata, layer=layer)
     genes = select_genes(source, n_genes, keep=keep_genes)
     counts = read_counts(adata, genes, layer=layer)
-    rng = np.random.default_rng(seed)
-    rows = np.sort(rng.permutation(counts.shape[0])[:LAYOUT_CELLS])
+    rows = stratified_sample(nodes, LAYOUT_CELLS, np.random.default_rng(seed))
     return GeneLayout.fit(log_normalize(counts[rows]), genes, method=layout, side=side, seed=seed)
+
+
+def stratified_sample(nodes: np.ndarray, n_most: int, rng: np.random.Generator) -> np.ndarray:
+    """Return at most ``n_most`` cells, of every label as equally many as there are, in order."""
+    order = rng.permutation(len(nodes))
+    rank = pd.Series(nodes[order]).groupby(nodes[order]).cumcount().to_numpy()
+    return np.sort(order[np.argsort(rank, kind="stable")[:n_most]])
 
 
 def log_normalize(counts: sparse.csr_matrix, target_sum: float = 1e4) -> sparse.csr_matrix:
