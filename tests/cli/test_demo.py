@@ -12,7 +12,7 @@ import hdeepinsight as hdi
 from hdeepinsight._demo._baseline import logistic_regression
 from hdeepinsight._demo._data import LEVELS, TYPES, demo_data
 from hdeepinsight._demo._folder import claim_folder
-from hdeepinsight._demo._report import OUTPUTS, figures_table
+from hdeepinsight._demo._report import OUTPUTS, figures_table, head_to_head
 from hdeepinsight.annotation import evaluate_annotation
 from hdeepinsight.cli._boundary import UsageProblem
 
@@ -79,6 +79,28 @@ def test_figures_stand_side_by_side(data, taxonomy):
     assert table["level"].tolist() == ["lineage", "lineage", "cell_type", "cell_type"]
     assert table["method"].tolist() == ["a", "b", "a", "b"]
     assert table["accuracy"].tolist() == np.repeat(scores.levels["accuracy"], 2).tolist()
+
+
+def test_head_to_head_counts_cells_that_one_method_gets_right():
+    tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": ["B"]})
+    truth = tree.encode(["CD4"] * 4 + ["CD8"] * 4 + ["B > B"] * 2)
+    sure = np.eye(tree.n_leaves) @ tree.ancestor_matrix
+
+    def annotation(leaves):
+        names = [f"cell_{i}" for i in range(len(leaves))]
+        return hdi.Annotation(
+            taxonomy=tree, obs_names=pd.Index(names), node_probabilities=sure[leaves]
+        )
+
+    leaves = [tree.label(leaf) for leaf in tree.leaves]
+    cd4, cd8, b = (leaves.index(name) for name in ("CD4", "CD8", "B"))
+    perfect = annotation([cd4] * 4 + [cd8] * 4 + [b] * 2)
+    poor = annotation([cd8] * 4 + [cd8] * 4 + [cd4] * 2)
+    duels = head_to_head(truth, perfect, poor)
+    # At level 1 only the two B cells differ, at level 2 the four CD4 cells too.
+    assert duels["level_1"] == (2, 0, pytest.approx(2 * 0.5**2))
+    assert duels["level_2"] == (6, 0, pytest.approx(2 * 0.5**6))
+    assert head_to_head(truth, perfect, perfect)["level_2"] == (0, 0, 1.0)
 
 
 def test_folder_of_an_earlier_run_is_taken(tmp_path):

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
-    from hdeepinsight.annotation import Evaluation
+    from hdeepinsight.annotation import Annotation, Evaluation
 
-__all__ = ["FIGURES", "MARKER", "OUTPUTS", "figures_table", "guide", "readme"]
+__all__ = ["FIGURES", "MARKER", "OUTPUTS", "figures_table", "guide", "head_to_head", "readme"]
 
 #: First line of the README in a folder that the demo may write to again.
 MARKER: Final = "# What `hdeepinsight demo` left here"
@@ -49,6 +50,36 @@ def figures_table(evaluations: Mapping[str, Evaluation]) -> pd.DataFrame:
     ]
     table = pd.concat(tables).sort_values("level", kind="stable", key=_in_order(tables[0]["level"]))
     return table[["level", "method", *FIGURES]].reset_index(drop=True)
+
+
+def head_to_head(
+    truth: np.ndarray, ours: Annotation, other: Annotation
+) -> dict[str, tuple[int, int, float]]:
+    """Cells that only one of two methods gets right, at every level.
+
+    Parameters
+    ----------
+    truth
+        True node of every cell, shape ``(n_cells,)``.
+    ours, other
+        Annotations of these cells.
+
+    Returns
+    -------
+    For each level the cells that only ours and that only the other gets right, and the p-value of
+    the exact sign test (McNemar) that both are as good.
+    """
+    from scipy.stats import binomtest
+
+    table = ours.taxonomy.node_at_level
+    found = {}
+    for level, name in enumerate(ours.taxonomy.level_names):
+        here = table[truth, level]
+        right = [table[each.leaf_nodes, level] == here for each in (ours, other)]
+        only = [int((right[i] & ~right[1 - i] & (here >= 0)).sum()) for i in (0, 1)]
+        p_value = binomtest(only[0], sum(only)).pvalue if sum(only) else 1.0
+        found[name] = (only[0], only[1], float(p_value))
+    return found
 
 
 def guide(out: Path) -> dict[str, list[str]]:
