@@ -46,7 +46,6 @@ docs: $(VENV)/.installed-doc ## Build the documentation into docs/_build/html, w
 .PHONY: bench
 bench: $(VENV)/.installed-bench ## Measure accuracy, speed and scale; writes docs/benchmarks.md
 	$(BIN)/python benchmarks/environments.py --uv $(abspath $(BIN))/uv
-	$(BIN)/python benchmarks/run.py --pairs $(PAIRS)
 	$(BIN)/python benchmarks/run.py --pairs $(PAIRS) --missing 0.25 0.5 0.75
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/report.py --pairs $(PAIRS)
