@@ -141,6 +141,14 @@ def test_a_damaged_file_is_refused(saved, damage):
         SCHDeepInsight.load(saved)
 
 
+def test_weights_that_do_not_fit_are_refused(saved):
+    payload = torch.load(saved / "model.pt", weights_only=True)
+    payload["model_state_dict"].pop("head.linear.weight")
+    torch.save(payload, saved / "model.pt")
+    with pytest.raises(ModelFileError, match=r"do not fit.*head\.linear\.weight"):
+        SCHDeepInsight.load(saved)
+
+
 def test_a_foreign_file_is_named(tmp_path):
     torch.save({"epoch": 3, "weights": torch.zeros(2)}, tmp_path / "model.pt")
     with pytest.raises(ModelFileError, match="it holds epoch, weights"):

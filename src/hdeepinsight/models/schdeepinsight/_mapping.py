@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,20 +15,9 @@ from hdeepinsight.models.schdeepinsight._base import ReferenceModel
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from scipy.sparse import csr_matrix
     from torch import Tensor
 
     from hdeepinsight.data import CountSource, DataLike, GeneAlignment, ScaleMode
-
-
-class QueryOutputs(NamedTuple):
-    """What the network says of every cell of a query.
-
-    ``probabilities`` has shape ``(n_cells, n_nodes)``, ``latent`` ``(n_cells, n_latent)``.
-    """
-
-    probabilities: np.ndarray
-    latent: np.ndarray
 
 
 class MappingMixin(ReferenceModel):
@@ -89,11 +78,10 @@ class MappingMixin(ReferenceModel):
         """
         check_threshold(threshold)
         source, alignment = self._open(query, layer, use_raw, scale, fold_case)
-        outputs = self._run(source, alignment, batch_size)
         return Annotation(
             taxonomy=self.taxonomy,
             obs_names=pd.Index(source.obs_names),
-            node_probabilities=outputs.probabilities,
+            node_probabilities=self._collect(source, alignment, batch_size, "probabilities"),
             threshold=threshold,
             decoder=decoder,
             input_report=source.report,
@@ -153,7 +141,7 @@ class MappingMixin(ReferenceModel):
     ) -> np.ndarray:
         """Features of every cell, shape ``(n_cells, n_latent)``; arguments as :meth:`annotate`."""
         source, alignment = self._open(query, layer, use_raw, scale, fold_case)
-        return self._run(source, alignment, batch_size).latent
+        return self._collect(source, alignment, batch_size, "latent")
 
     def _open(
         self,
@@ -174,21 +162,33 @@ class MappingMixin(ReferenceModel):
             source.var, self.layout.genes, weights=weights, fold_case=fold_case
         )
 
-    def _run(self, source: CountSource, alignment: GeneAlignment, batch_size: int) -> QueryOutputs:
+    def _collect(
+        self,
+        source: CountSource,
+        alignment: GeneAlignment,
+        batch_size: int,
+        output: Literal["probabilities", "latent"],
+    ) -> np.ndarray:
+        """One output of the network for all cells, shape ``(n_cells, ...)``, kept once."""
+        collected: np.ndarray | None = None
+        for rows, part in self._stream(source, alignment, batch_size):
+            values = part[output].cpu().numpy()
+            if collected is None:
+                collected = np.empty((source.n_obs, values.shape[1]), dtype=np.float32)
+            collected[rows] = values
+        return np.zeros((0, 0), dtype=np.float32) if collected is None else collected
+
+    def _stream(
+        self, source: CountSource, alignment: GeneAlignment, batch_size: int
+    ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
+        """Mini-batches through the network, with the rows that they are."""
         self.module.eval()
         measured = torch.tensor(alignment.measured, dtype=torch.float32, device=self.device)
-        parts = [
-            self.module.predict(counts.to(self.device), measured)
-            for _, chunk in source.chunks(alignment)
-            for counts in dense_batches(chunk, batch_size)
-        ]
-        return QueryOutputs(
-            np.concatenate([part["log_probs"].exp().cpu().numpy() for part in parts]),
-            np.concatenate([part["latent"].cpu().numpy() for part in parts]),
-        )
-
-
-def dense_batches(counts: csr_matrix, batch_size: int) -> Iterator[Tensor]:
-    """Dense mini-batches of sparse counts, each of shape ``(n_cells, n_genes)``."""
-    for start in range(0, counts.shape[0], batch_size):
-        yield torch.from_numpy(counts[start : start + batch_size].toarray())
+        for rows, chunk in source.chunks(alignment):
+            for start in range(0, chunk.shape[0], batch_size):
+                counts = torch.from_numpy(chunk[start : start + batch_size].toarray())
+                first = rows.start + start
+                yield (
+                    slice(first, first + len(counts)),
+                    self.module.predict(counts.to(self.device), measured),
+                )

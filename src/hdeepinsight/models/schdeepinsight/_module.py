@@ -171,13 +171,13 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
 
     @torch.inference_mode()
     def predict(self, counts: Tensor, measured: Tensor) -> dict[str, Tensor]:
-        """Calibrated log-probabilities of all nodes, and features, in evaluation mode.
+        """Calibrated probabilities of all nodes, and features, in evaluation mode.
 
         Returns
         -------
-        ``log_probs`` ``(n_cells, n_nodes)`` and ``latent`` ``(n_cells, n_latent)``.
+        ``probabilities`` ``(n_cells, n_nodes)`` and ``latent`` ``(n_cells, n_latent)``.
         """
         outputs = self.inference(counts, measured)
         conditional = self.generative(outputs["logits"])["conditional"]
-        log_probs = self.tree.node_log_probs(conditional)
-        return {"log_probs": log_probs, "latent": outputs["latent"]}
+        probabilities = self.tree.node_log_probs(conditional).exp()
+        return {"probabilities": probabilities, "latent": outputs["latent"]}

@@ -111,7 +111,15 @@ class SavingMixin(ReferenceModel):
             cls.setup_anndata(attached, source_registry=registry, **registry["setup_args"])
         model = cls(attached, registry=registry, **attributes["init_params_"]["non_kwargs"])
         model._restore(attributes)
-        model.module.load_state_dict(payload[SAVE_KEYS.MODEL_STATE_DICT_KEY])
+        try:
+            model.module.load_state_dict(payload[SAVE_KEYS.MODEL_STATE_DICT_KEY])
+        except (RuntimeError, KeyError) as error:
+            found = str(error).strip().splitlines()[-1].strip()
+            msg = (
+                f"{path} holds weights that do not fit the model it describes ({found}), so it is "
+                "damaged. Copy or download the model again."
+            )
+            raise ModelFileError(msg) from None
         model.to_device(torch_device)
         model.module.eval()
         return model
