@@ -164,6 +164,19 @@ def test_another_model_class_is_named(tmp_path):
         SCHDeepInsight.load(tmp_path)
 
 
+def test_the_registry_is_read_without_running_anything(saved, tmp_path, capsys):
+    registry = SCHDeepInsight.load_registry(saved)
+    assert registry["setup_args"]["labels_keys"] == ["lineage", "cell_type"]
+    SCHDeepInsight.view_setup_args(saved)
+    assert "labels_keys" in capsys.readouterr().out
+    proof = tmp_path / "it_ran"
+    torch.save({"attr_dict": Payload(proof)}, tmp_path / "model.pt")
+    for read in (SCHDeepInsight.load_registry, SCHDeepInsight.view_setup_args):
+        with pytest.raises(ModelFileError):
+            read(tmp_path)
+    assert not proof.exists()
+
+
 def test_a_newer_schema_asks_for_an_update(tmp_path):
     attributes = {"registry_": {"model_name": "SCHDeepInsight"}, "schema_version_": 99}
     torch.save({"attr_dict": attributes}, tmp_path / "model.pt")

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import torch
 from anndata import AnnData, read_h5ad
+from scvi.data import AnnDataManager
 from scvi.model._utils import parse_device_args
 from scvi.model.base._constants import SAVE_KEYS
 
@@ -123,6 +124,28 @@ class SavingMixin(ReferenceModel):
         model.to_device(torch_device)
         model.module.eval()
         return model
+
+    @classmethod
+    def load_registry(cls, dir_path: str | Path, prefix: str | None = None) -> dict[str, Any]:
+        """Read the registry of a saved model, as safely as :meth:`load` does.
+
+        Parameters
+        ----------
+        dir_path, prefix
+            As given to :meth:`save`.
+
+        Returns
+        -------
+        Set-up arguments and registered fields, in plain types.
+        """
+        path = Path(dir_path) / f"{prefix or ''}{SAVE_KEYS.MODEL_FNAME}"
+        payload = cls._check_payload(path, read_model(path))
+        return dict(payload[SAVE_KEYS.ATTR_DICT_KEY]["registry_"])
+
+    @classmethod
+    def view_setup_args(cls, dir_path: str | Path, prefix: str | None = None) -> None:
+        """Print the set-up arguments of a saved model."""
+        AnnDataManager.view_setup_method_args(cls.load_registry(dir_path, prefix))
 
     @classmethod
     def _check_payload(cls, path: Path, payload: dict[str, Any]) -> dict[str, Any]:
