@@ -66,6 +66,7 @@ SPECS: tuple[Spec, ...] = (
     _ours("no_thinning", "no count thinning"),
     _ours("no_class_weights", "no class weights"),
     _ours("flat_head", "flat head (softmax over leaves)"),
+    _ours("mlp_backbone", "MLP in place of the image network, trained alike"),
     _ours("no_backbone", "hierarchical logistic regression (no backbone)"),
     _ours("with_wide_path", "with a linear path beside the image"),
     _ours("published_reduction", "published loss reduction"),

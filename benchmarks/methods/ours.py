@@ -65,6 +65,7 @@ VARIANTS: dict[str, Variant] = {
     "no_thinning": Variant(model={"thinning": NO_THINNING}),
     "no_class_weights": Variant(model={"class_weights": 0.0}),
     "flat_head": Variant(flat=True),
+    "mlp_backbone": Variant(model={"backbone": "mlp"}),
     "no_backbone": Variant(model={"backbone": None, "wide": True}),
     "with_wide_path": Variant(model={"wide": True}),
     "published_reduction": Variant(model={"reduction": "published"}),

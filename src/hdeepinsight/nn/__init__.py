@@ -12,6 +12,7 @@ from hdeepinsight.nn._losses import (
     inverse_frequency_weights,
     project_with_floor,
 )
+from hdeepinsight.nn._mlp import MLPBackbone
 from hdeepinsight.nn._normalize import CountNormalizer
 from hdeepinsight.nn._temperature import fit_temperatures
 
@@ -25,6 +26,7 @@ __all__ = [
     "GeneMasking",
     "HierarchicalLoss",
     "LinearHead",
+    "MLPBackbone",
     "PerParentHead",
     "Reduction",
     "adapt_first_convolution",

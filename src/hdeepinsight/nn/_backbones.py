@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from hdeepinsight.nn._compact import CompactBackbone
 from hdeepinsight.nn._efficientnet import EFFICIENTNETS, EfficientNetBackbone
+from hdeepinsight.nn._mlp import MLPBackbone
 
-BACKBONES = ("compact", *EFFICIENTNETS)
+BACKBONES = ("compact", "mlp", *EFFICIENTNETS)
 
 
 def make_backbone(
     name: str | None, n_channels: int, side: int, *, n_latent: int = 256
-) -> CompactBackbone | EfficientNetBackbone | None:
+) -> CompactBackbone | MLPBackbone | EfficientNetBackbone | None:
     """Build a backbone.
 
     Parameters
     ----------
     name
-        ``"compact"``, the name of an EfficientNet, or ``None`` for no image at all.
+        ``"compact"``, ``"mlp"``, the name of an EfficientNet, or ``None`` for no image at all.
     n_channels, side
         Shape of the gene image.
     n_latent
-        Width of the compact backbone's features; EfficientNets have their own.
+        Width of the features; EfficientNets have their own.
 
     Returns
     -------
@@ -35,6 +36,8 @@ def make_backbone(
         return None
     if name == "compact":
         return CompactBackbone(n_channels, side, n_latent=n_latent)
+    if name == "mlp":
+        return MLPBackbone(n_channels, side, n_latent=n_latent)
     if name in EFFICIENTNETS:
         return EfficientNetBackbone(name, n_channels)
     msg = f"There is no backbone {name!r}. Valid are {', '.join(BACKBONES)}, and None."

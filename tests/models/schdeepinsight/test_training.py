@@ -95,6 +95,7 @@ def test_a_class_with_one_cell_is_kept_for_training(fit, reference):
         pytest.param({"reduction": "published", "gamma": 2.0}, id="published_loss"),
         pytest.param({"backbone": None, "wide": True}, id="hierarchical_logistic_regression"),
         pytest.param({"wide": True}, id="wide_and_image"),
+        pytest.param({"backbone": "mlp"}, id="mlp_backbone"),
         pytest.param({"head": "per_parent"}, id="per_parent_head"),
         pytest.param({"channels": "single"}, id="no_mask_channel"),
         pytest.param({"weighting": "fixed"}, id="fixed_level_weights"),

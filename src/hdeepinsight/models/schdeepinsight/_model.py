@@ -56,8 +56,9 @@ class SCHDeepInsight(MappingMixin, TrainingMixin, SavingMixin):
     scale_percentile
         Percentile of the positive log values of a gene that is drawn as 1; 100 is the maximum.
     backbone
-        Network that reads the image: ``"compact"``, ``"efficientnet_b0"`` to ``_b7``,
-        ``"efficientnet_v2_s"``, ``_m``, ``_l``, or ``None`` for no image.
+        Network that reads the image: ``"compact"``, ``"mlp"`` (a control that knows no
+        neighbourhoods), ``"efficientnet_b0"`` to ``_b7``, ``"efficientnet_v2_s"``, ``_m``, ``_l``,
+        or ``None`` for no image.
     head
         ``"linear"`` or ``"per_parent"`` (published).
     wide
