@@ -135,6 +135,13 @@ def test_early_stopping_keeps_the_best_epoch(fit, reference):
     assert log_loss == pytest.approx(losses.min(), rel=1e-3)
 
 
+def test_validations_can_be_spaced_out(fit, reference):
+    train = {"max_epochs": 6, "check_val_every_n_epoch": 3}
+    model = fit(reference, train=train)
+    assert len(model.history["log_loss"]) == 2
+    assert len(model.history["train_loss"]) == 6
+
+
 def test_early_stopping_without_held_out_cells_is_refused(fit, reference):
     with pytest.raises(ValueError, match="validation_size"):
         fit(reference, train={"validation_size": 0.0, "early_stopping": True})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +17,7 @@ from hdeepinsight.models.schdeepinsight._plan import HierarchicalTrainingPlan
 from hdeepinsight.models.schdeepinsight._reference import read_counts
 from hdeepinsight.models.schdeepinsight._split import split_cells, split_groups
 from hdeepinsight.nn import fit_temperatures
-
-if TYPE_CHECKING:
-    pass
+from hdeepinsight.taxonomy import TreeAlgebra
 
 DEFAULT_STEPS = 1200
 EPOCH_BOUNDS = (5, 400)
@@ -95,9 +93,12 @@ class TrainingMixin(ReferenceModel):
             max_epochs=epochs,
             accelerator=accelerator,
             devices=devices,
-            check_val_every_n_epoch=max(1, epochs // VALIDATIONS),
             **trainer_options(
-                batches.n_val > 0, early_stopping, early_stopping_patience, trainer_kwargs
+                epochs,
+                batches.n_val > 0,
+                early_stopping,
+                early_stopping_patience,
+                trainer_kwargs,
             ),
         )
         self.module.train()
@@ -145,12 +146,13 @@ class TrainingMixin(ReferenceModel):
                 inputs = self.module._get_inference_input(batch)
                 logits.append(self.module.inference(**inputs)["logits"].cpu())
                 nodes.append(batch["labels"])
-        temperature = fit_temperatures(self.module.tree.cpu(), torch.cat(logits), torch.cat(nodes))
+        tree = TreeAlgebra(self.taxonomy)  # on the CPU, wherever the network is
+        temperature = fit_temperatures(tree, torch.cat(logits), torch.cat(nodes))
         self.module.temperature.copy_(temperature)
 
 
 def trainer_options(
-    held_out: bool, early_stopping: bool, patience: int, given: dict[str, Any]
+    epochs: int, held_out: bool, early_stopping: bool, patience: int, given: dict[str, Any]
 ) -> dict[str, Any]:
     """Keyword arguments of the trainer; those that were given win."""
     if not held_out and early_stopping:
@@ -159,7 +161,10 @@ def trainer_options(
             "Raise validation_size, or train without early stopping."
         )
         raise ValueError(msg)
-    options: dict[str, Any] = {"log_every_n_steps": 1}
+    options: dict[str, Any] = {
+        "log_every_n_steps": 1,
+        "check_val_every_n_epoch": max(1, epochs // VALIDATIONS),
+    }
     if not held_out:
         options["limit_val_batches"] = 0
     if early_stopping:
