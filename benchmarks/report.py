@@ -171,8 +171,9 @@ class Report:
     def _failures(self) -> str:
         """Peers that could not be installed, and runs that failed, with the reason."""
         failed = self.rows(self.runs, status="failed")
+        head = f"## What could not be run\n\n{self._not_measured()}"
         if not failed:
-            return "## What could not be run\n\nNothing: every method that was asked for ran."
+            return f"{head}No run that was started failed."
         seeds: dict[tuple[str, str, str], list[int]] = {}
         for run in failed:
             seeds.setdefault((run["method"], run["pair"], run["reason"]), []).append(run["seed"])
@@ -180,7 +181,15 @@ class Report:
             [method, pair, ", ".join(map(str, sorted(n))), reason.replace("|", "\\|")]
             for (method, pair, reason), n in sorted(seeds.items())
         ]
-        return "## What could not be run\n\n" + table(["method", "pair", "seeds", "reason"], lines)
+        return head + table(["method", "pair", "seeds", "reason"], lines)
+
+    def _not_measured(self) -> str:
+        """Methods of the benchmark that these records lack altogether."""
+        measured = {run["method"] for run in self.runs}
+        lacking = [spec.title for spec in SPECS if spec.name not in measured]
+        if not lacking:
+            return ""
+        return f"Not measured in these records: {', '.join(lacking)}.\n\n"
 
     def _conditions(self) -> str:
         """Versions of every method and the machines."""
