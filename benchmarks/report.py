@@ -26,7 +26,8 @@ run is a process of its own, with the environment that the method needs.
 - **Hierarchical F1** compares the sets of labels on the paths down to the level (micro-average).
 - **ECE** is the expected calibration error over 15 bins of equally many cells, from the probability
   of the label at that level (0 is perfect); methods without probabilities have none.
-- A figure is the mean over seeds ± half the distance between the largest and the smallest. The best
+- A figure is the mean over seeds ± half the distance between the largest and the smallest; without
+  ± it is a single run, and – stands where none was made. The best
   one is **bold** only where its lead is larger than the spread of it and of the runner-up.
 - Every method is trained on the finest labels, and coarser ones are read off the tree. Controls use
   the same list of up to 4,096 genes, chosen on the reference alone; peers choose their own genes as
