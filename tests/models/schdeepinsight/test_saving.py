@@ -58,6 +58,11 @@ def test_another_process_annotates_the_same(model, saved, query, tmp_path):
     np.testing.assert_allclose(elsewhere, model.predict_proba(query), atol=1e-6)
 
 
+def test_training_without_a_reference_says_what_to_do(saved):
+    with pytest.raises(ValueError, match="loaded without an AnnData"):
+        SCHDeepInsight.load(saved).train(max_epochs=1)
+
+
 def test_load_with_an_anndata_attaches_it(model, saved, reference):
     loaded = SCHDeepInsight.load(saved, reference)
     assert loaded.adata is reference

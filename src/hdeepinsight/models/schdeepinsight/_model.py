@@ -25,6 +25,7 @@ from hdeepinsight.models.schdeepinsight._training import TrainingMixin
 from hdeepinsight.nn import CountThinning, GeneMasking, inverse_frequency_weights
 
 if TYPE_CHECKING:
+    import numpy as np
     from anndata import AnnData
 
     from hdeepinsight.image import LayoutMethod
@@ -136,10 +137,11 @@ class SCHDeepInsight(MappingMixin, TrainingMixin, SavingMixin):
         self.taxonomy = taxonomy_of(
             adata, taxonomy, self._label_keys, unlabeled=self._unlabeled_category
         )
+        nodes = None if adata is None else self._label_nodes(adata)
         self.layout = layout_of(
             adata,
             layout,
-            None if adata is None else self._label_nodes(adata),
+            nodes,
             layer=self._counts_layer,
             n_genes=n_genes,
             keep_genes=keep_genes,
@@ -164,8 +166,8 @@ class SCHDeepInsight(MappingMixin, TrainingMixin, SavingMixin):
                 reduction=reduction,
                 level_weights=level_weights(weighting, self.taxonomy.max_depth),
             )
-        if adata is not None:
-            self._fit_to_reference(scale_percentile, class_weights)
+        if nodes is not None:
+            self._fit_to_reference(nodes, scale_percentile, class_weights)
         self.init_params_ = self._get_init_params(locals())
         self.init_params_["non_kwargs"] |= {
             "taxonomy": self.taxonomy.to_dict(),
@@ -264,12 +266,13 @@ class SCHDeepInsight(MappingMixin, TrainingMixin, SavingMixin):
             f"{'' if self.is_trained_ else 'not '}trained on {self.summary_stats.n_cells} cells"
         )
 
-    def _fit_to_reference(self, scale_percentile: float, class_weights: float) -> None:
+    def _fit_to_reference(
+        self, nodes: np.ndarray, scale_percentile: float, class_weights: float
+    ) -> None:
         """Normalisation and node weights, which are saved with the weights of the network."""
         counts = read_counts(self.adata, self.layout.genes, layer=self._counts_layer)
-        nodes = torch.from_numpy(self._label_nodes(self.adata))
         self.module.normalizer.fit(counts, scale_percentile=scale_percentile)
         objective = self.module.objective
         objective.node_weights.copy_(
-            inverse_frequency_weights(objective.tree, nodes, class_weights)
+            inverse_frequency_weights(objective.tree, torch.from_numpy(nodes), class_weights)
         )

@@ -101,7 +101,7 @@ class SavingMixin(ReferenceModel):
             accelerator, device, return_device="torch", validate_single_device=True
         )
         path = folder / f"{prefix}{SAVE_KEYS.MODEL_FNAME}"
-        payload = cls._check_payload(path, read_model(path))
+        payload = cls._read_payload(path)
         attributes = payload[SAVE_KEYS.ATTR_DICT_KEY]
         registry = attributes.pop("registry_")
         saved = folder / f"{prefix}{SAVE_KEYS.ADATA_FNAME}"
@@ -139,7 +139,7 @@ class SavingMixin(ReferenceModel):
         Set-up arguments and registered fields, in plain types.
         """
         path = Path(dir_path) / f"{prefix or ''}{SAVE_KEYS.MODEL_FNAME}"
-        payload = cls._check_payload(path, read_model(path))
+        payload = cls._read_payload(path)
         return dict(payload[SAVE_KEYS.ATTR_DICT_KEY]["registry_"])
 
     @classmethod
@@ -148,8 +148,9 @@ class SavingMixin(ReferenceModel):
         AnnDataManager.view_setup_method_args(cls.load_registry(dir_path, prefix))
 
     @classmethod
-    def _check_payload(cls, path: Path, payload: dict[str, Any]) -> dict[str, Any]:
-        """Return the payload, if it is a model of this class in a schema that we know."""
+    def _read_payload(cls, path: Path) -> dict[str, Any]:
+        """Read a file that holds a model of this class in a schema that we know."""
+        payload = read_model(path)
         attributes = payload.get(SAVE_KEYS.ATTR_DICT_KEY)
         if not isinstance(attributes, dict) or "registry_" not in attributes:
             found = ", ".join(map(str, list(payload)[:5])) or "nothing"

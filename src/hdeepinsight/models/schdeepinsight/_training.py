@@ -75,8 +75,9 @@ class TrainingMixin(ReferenceModel):
             Passed to :class:`scvi.train.Trainer`: ``precision``, ``enable_progress_bar``,
             ``callbacks``, ...
         """
-        counts = read_counts(self.adata, self.layout.genes, layer=self._counts_layer)
-        nodes = self._label_nodes(self.adata)
+        adata = self._own_adata()
+        counts = read_counts(adata, self.layout.genes, layer=self._counts_layer)
+        nodes = self._label_nodes(adata)
         split = self._split(nodes, validation_size, split_key)
         batch_size = batch_size or default_batch_size(len(split.train))
         batches = ReferenceBatches(
