@@ -12,7 +12,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hdeepinsight import data, metrics, pl, pp
+    from hdeepinsight import data, metrics, pl, pp, tl
     from hdeepinsight.annotation import Annotation
     from hdeepinsight.image import GeneLayout
     from hdeepinsight.models import SCHDeepInsight
@@ -33,6 +33,7 @@ __all__ = [
     "metrics",
     "pl",
     "pp",
+    "tl",
 ]
 
 _HOMES = {
