@@ -47,12 +47,20 @@ class _Linear:
 
 
 class LogisticRegression(_Linear):
-    """Multinomial logistic regression with scikit-learn's default penalty."""
+    """Multinomial logistic regression with scikit-learn's default penalty.
+
+    With ``balanced`` every class weighs the same, however many cells it has.
+    """
+
+    def __init__(self, *, balanced: bool = False, **options):
+        super().__init__(**options)
+        self.class_weight = "balanced" if balanced else None
 
     def fit(self, reference: Reference) -> None:
         """Fit features and classifier."""
         x = self._fit_features(reference)
-        self.model = linear_model.LogisticRegression(max_iter=1000).fit(x, reference.codes)
+        model = linear_model.LogisticRegression(max_iter=1000, class_weight=self.class_weight)
+        self.model = model.fit(x, reference.codes)
 
     def annotate(self, query: Cells) -> Prediction:
         """Predict classes and their probabilities."""
