@@ -1,3 +1,5 @@
 """Neighbour graphs of cells and linear systems on them; knows arrays only."""
 
-__all__: list[str] = []
+from hdeepinsight.graph._neighbors import nearest_neighbors
+
+__all__ = ["nearest_neighbors"]

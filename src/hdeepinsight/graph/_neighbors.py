@@ -1,0 +1,164 @@
+"""Nearest neighbours in the Euclidean sense, exact or approximate, in a fixed order."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Exact = Literal["auto", True, False]
+
+#: Above this many searched rows ``exact="auto"`` turns to nearest-neighbour descent.
+EXACT_ROWS = 20_000
+_CHUNK = 4_096
+
+
+def nearest_neighbors(
+    x: ArrayLike, y: ArrayLike | None = None, *, k: int, exact: Exact = "auto", seed: int = 0
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Find the nearest rows of ``y`` for every row of ``x``.
+
+    Parameters
+    ----------
+    x
+        Rows that look for neighbours, shape ``(n, d)``.
+    y
+        Rows among which they look, shape ``(m, d)``; by default ``x`` itself, where no row is its
+        own neighbour.
+    k
+        Neighbours a row.
+    exact
+        Whether to search exhaustively; ``"auto"`` does so up to 20,000 searched rows and takes
+        nearest-neighbour descent beyond.
+    seed
+        Seed of the approximate search.
+
+    Returns
+    -------
+    indices, distances
+        Rows of ``y``, int64, and Euclidean distances, float64, both of shape ``(n, k)``. Within a
+        row they are sorted by distance, and by index where distances are equal.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit, values are not finite, or there are fewer than ``k`` rows to find.
+
+    Notes
+    -----
+    Exact search is scikit-learn's, approximate search pynndescent's (Dong, Moses and Li 2011,
+    doi:10.1145/1963405.1963487). Distances are computed anew from differences, since the usual
+    expansion of the square leaves two equal rows about 1e-7 apart. Source: our decision.
+
+    Examples
+    --------
+    >>> from hdeepinsight.graph import nearest_neighbors
+    >>> indices, distances = nearest_neighbors([[0.0], [1.0], [3.0], [3.0]], k=2)
+    >>> indices.tolist()
+    [[1, 2], [0, 2], [3, 1], [2, 1]]
+    >>> distances.tolist()
+    [[1.0, 3.0], [1.0, 2.0], [0.0, 2.0], [0.0, 2.0]]
+    """
+    rows, targets, within = _checked(x, y, k)
+    n_found = k + within  # a row finds itself too
+    if exact is True or (exact == "auto" and len(targets) <= EXACT_ROWS):
+        found = _exact(rows, targets, n_found)
+    else:
+        found = _approximate(rows, targets, n_found, seed=seed, within=within)
+    if within:
+        found = _without_self(found)
+    return _ordered(rows, targets, found)
+
+
+def _checked(
+    x: ArrayLike, y: ArrayLike | None, k: int
+) -> tuple[NDArray[np.floating], NDArray[np.floating], bool]:
+    rows = _matrix(x, "x")
+    targets = rows if y is None else _matrix(y, "y")
+    if rows.shape[1] != targets.shape[1]:
+        raise ValueError(
+            f"Found x with {rows.shape[1]} columns and y with {targets.shape[1]}. Valid are two "
+            "sets of points in one space. Project both with the same map."
+        )
+    available = len(targets) - (y is None)
+    if not 1 <= k <= available:
+        raise ValueError(
+            f"Found k={k}. Valid is a number from 1 to {available}, the rows that can be found. "
+            "Lower the number of neighbours, or give more rows."
+        )
+    return rows, targets, y is None
+
+
+def _matrix(values: ArrayLike, name: str) -> NDArray[np.floating]:
+    matrix = np.asarray(values)
+    if matrix.ndim != 2:
+        raise ValueError(
+            f"Found {name} of shape {matrix.shape}. Valid is one row a point, (n, d). Reshape it."
+        )
+    if matrix.dtype not in (np.float32, np.float64):
+        matrix = matrix.astype(np.float64)
+    n_broken = int((~np.isfinite(matrix).all(axis=1)).sum())
+    if n_broken:
+        raise ValueError(
+            f"Found {n_broken} of {len(matrix)} rows of {name} with NaN or infinite values. Valid "
+            "are finite coordinates. Leave these rows out, or look at how they were computed."
+        )
+    return matrix
+
+
+def _exact(
+    rows: NDArray[np.floating], targets: NDArray[np.floating], n_found: int
+) -> NDArray[np.int64]:
+    from sklearn.neighbors import NearestNeighbors
+
+    search = NearestNeighbors(n_neighbors=n_found).fit(targets)
+    parts = [
+        search.kneighbors(rows[start : start + _CHUNK], return_distance=False)
+        for start in range(0, len(rows), _CHUNK)
+    ]
+    return np.concatenate(parts).astype(np.int64) if parts else np.empty((0, n_found), np.int64)
+
+
+def _approximate(
+    rows: NDArray[np.floating],
+    targets: NDArray[np.floating],
+    n_found: int,
+    *,
+    seed: int,
+    within: bool,
+) -> NDArray[np.int64]:
+    from pynndescent import NNDescent
+
+    data = np.ascontiguousarray(targets, dtype=np.float32)
+    index = NNDescent(data, n_neighbors=max(n_found, 15), random_state=seed)
+    if within:
+        found = index.neighbor_graph[0][:, :n_found]
+    else:
+        found = index.query(np.ascontiguousarray(rows, dtype=np.float32), k=n_found)[0]
+    found = found.astype(np.int64)
+    # The descent may leave places empty (-1), for example where many rows are equal.
+    incomplete = np.flatnonzero((found < 0).any(axis=1))
+    if len(incomplete):
+        found[incomplete] = _exact(rows[incomplete], targets, n_found)
+    return np.asarray(found)
+
+
+def _without_self(found: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Drop each row's own index, or its last find where equal rows crowded it out."""
+    own = found == np.arange(len(found))[:, None]
+    own[~own.any(axis=1), -1] = True
+    return np.asarray(found[~own].reshape(len(found), found.shape[1] - 1))
+
+
+def _ordered(
+    rows: NDArray[np.floating], targets: NDArray[np.floating], found: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    indices = np.sort(found, axis=1)
+    distances = np.empty(found.shape, dtype=np.float64)
+    for start in range(0, len(rows), _CHUNK):
+        here = slice(start, start + _CHUNK)
+        difference = targets[indices[here]] - rows[here, None, :]
+        distances[here] = np.sqrt(np.einsum("nkd,nkd->nk", difference, difference))
+    order = np.argsort(distances, axis=1, kind="stable")
+    return np.take_along_axis(indices, order, 1), np.take_along_axis(distances, order, 1)
