@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -13,7 +13,6 @@ from hdeepinsight.data._errors import InputError
 if TYPE_CHECKING:
     import scipy.sparse as sp
 
-    from hdeepinsight.data._align import GeneAlignment
     from hdeepinsight.data._streaming import CountSource
 
 MIN_CELLS = 3
@@ -79,7 +78,10 @@ def select_genes(source: CountSource, n_genes: int, *, keep: Sequence[str] = ())
         raise InputError(
             found, "Valid are names of its genes.", "Check the spelling, or drop them."
         )
-    scores = _scores(source, source.align(names))
+    alignment = source.align(names)
+    scores = dispersion_scores(
+        lambda: (counts for _, counts in source.chunks(alignment)), len(names)
+    )
     kept = set(keep)
     ranked = [
         i for i in np.argsort(-scores, kind="stable") if scores[i] > 0 and names[i] not in kept
@@ -92,16 +94,20 @@ def select_genes(source: CountSource, n_genes: int, *, keep: Sequence[str] = ())
     return genes
 
 
-def _scores(source: CountSource, alignment: GeneAlignment) -> Floats:
-    """Standardised variance of every gene; -1 where a gene is seen in too few cells."""
-    moments = _moments(source, alignment)
+def dispersion_scores(read: Callable[[], Iterable[sp.csr_matrix]], n_genes: int) -> Floats:
+    """Standardised variance of every gene; -1 where a gene is seen in too few cells.
+
+    ``read`` gives the blocks of a pass over the counts, CSR of shape ``(n_cells, n_genes)``; there
+    are two passes.
+    """
+    moments = _moments(read(), n_genes)
     usable = (moments.n_positive >= MIN_CELLS) & (moments.variance > 0)
     if not usable.any():
         return np.full(len(usable), -1.0)
     deviation = _expected_deviation(moments, usable)
     clip = np.sqrt(moments.n_cells)
     squares = np.zeros_like(moments.mean)
-    for _, counts in source.chunks(alignment):
+    for counts in read():
         z = (counts.data - moments.mean[counts.indices]) / deviation[counts.indices]
         squares += np.bincount(counts.indices, np.minimum(z, clip) ** 2, len(squares))
     n_zero = moments.n_cells - moments.n_positive
@@ -109,15 +115,16 @@ def _scores(source: CountSource, alignment: GeneAlignment) -> Floats:
     return np.where(usable, squares / moments.n_cells, -1.0)
 
 
-def _moments(source: CountSource, alignment: GeneAlignment) -> _Moments:
-    n_genes = len(alignment.source)
+def _moments(blocks: Iterable[sp.csr_matrix], n_genes: int) -> _Moments:
+    n_cells = 0
     total, squares, positive = np.zeros((3, n_genes))
-    for _, counts in source.chunks(alignment):
+    for counts in blocks:
+        n_cells += counts.shape[0]
         total += _per_gene(counts, counts.data)
         squares += _per_gene(counts, counts.data.astype(np.float64) ** 2)
         positive += np.bincount(counts.indices, minlength=n_genes)
-    mean = total / max(source.n_obs, 1)
-    return _Moments(source.n_obs, mean, squares / max(source.n_obs, 1) - mean**2, positive)
+    mean = total / max(n_cells, 1)
+    return _Moments(n_cells, mean, squares / max(n_cells, 1) - mean**2, positive)
 
 
 def _per_gene(counts: sp.csr_matrix, values: NDArray[np.floating]) -> Floats:
