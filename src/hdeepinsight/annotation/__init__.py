@@ -2,18 +2,24 @@
 
 from hdeepinsight.annotation._annotation import Annotation
 from hdeepinsight.annotation._calibration import expected_calibration_error
+from hdeepinsight.annotation._conformal import Calibration, SetKind, calibrate
 from hdeepinsight.annotation._decode import Decoded, Decoder, check_threshold, decode
 from hdeepinsight.annotation._evaluation import (
     Evaluation,
     evaluate_annotation,
     level_calibration,
 )
+from hdeepinsight.annotation._label_sets import LabelSets
 
 __all__ = [
     "Annotation",
+    "Calibration",
     "Decoded",
     "Decoder",
     "Evaluation",
+    "LabelSets",
+    "SetKind",
+    "calibrate",
     "check_threshold",
     "decode",
     "evaluate_annotation",

@@ -87,10 +87,10 @@ def decode(
     _check_decoder(decoder)
     if threshold is None:
         start = np.zeros(len(probabilities), dtype=np.int64)
-        leaf = _leaf_below(taxonomy, probabilities, start, decoder)
+        leaf = leaf_below(taxonomy, probabilities, start, decoder)
         return Decoded(leaf, leaf)
     stop = deepest_passing(taxonomy, probabilities, threshold)
-    return Decoded(_leaf_below(taxonomy, probabilities, stop, decoder), stop)
+    return Decoded(leaf_below(taxonomy, probabilities, stop, decoder), stop)
 
 
 def _check_decoder(decoder: str) -> None:
@@ -115,7 +115,15 @@ def deepest_passing(taxonomy: Taxonomy, probabilities: np.ndarray, threshold: fl
     return np.where(depth > 0, on_path, 0)
 
 
-def _leaf_below(
+def lift(taxonomy: Taxonomy, nodes: np.ndarray, max_depth: np.ndarray) -> np.ndarray:
+    """Ancestor of every node that is no deeper than allowed, shape ``(n_cells,)``."""
+    rows, allowed = np.arange(len(nodes)), np.asarray(max_depth)
+    above = taxonomy.node_at_level[nodes][rows, allowed.clip(1, taxonomy.max_depth) - 1]
+    lifted = np.where(allowed < 1, 0, above)
+    return np.where(taxonomy.depth[nodes] <= allowed, nodes, lifted)
+
+
+def leaf_below(
     taxonomy: Taxonomy, probabilities: np.ndarray, start: np.ndarray, decoder: Decoder
 ) -> np.ndarray:
     if decoder == "greedy":
