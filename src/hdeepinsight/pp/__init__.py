@@ -1,4 +1,4 @@
-"""Prepare data: look at it, recover counts, match genes."""
+"""Prepare data: look at it, recover counts, match genes, correct batch effects."""
 
 from hdeepinsight.data import (
     GeneAlignment,
@@ -9,13 +9,18 @@ from hdeepinsight.data import (
     inspect_input,
     recover_counts,
 )
+from hdeepinsight.pp._stacas import StacasConfig, StacasReport, StacasResult, stacas
 
 __all__ = [
     "GeneAlignment",
     "GeneReport",
     "InputReport",
     "RecoveredCounts",
+    "StacasConfig",
+    "StacasReport",
+    "StacasResult",
     "align_genes",
     "inspect_input",
     "recover_counts",
+    "stacas",
 ]
