@@ -28,13 +28,28 @@ class AddedKeys(NamedTuple):
     PROBABILITIES: str = "probabilities"
 
 
+class AuditKeys(NamedTuple):
+    """What `LabelAudit.to_adata` adds after its ``key_added``; columns of its table of cells."""
+
+    GIVEN: str = "given"
+    SUGGESTED: str = "suggested"
+    PROBABILITY: str = "probability"
+    MARGIN: str = "margin"
+    DIVERGENCE: str = "divergence"
+    JUDGED: str = "judged"
+    SUSPICIOUS: str = "suspicious"
+    WEIGHT: str = "weight"
+
+
 class FieldKeys(NamedTuple):
     """Names of our fields in the registry of scvi-tools' data manager, beside its own ``X``."""
 
     LABELS: str = "labels"
     BATCH: str = "batch"
+    PROTEINS: str = "proteins"
 
 
 LABEL_COLUMNS: Final = LabelColumns()
 ADDED_KEYS: Final = AddedKeys()
+AUDIT_KEYS: Final = AuditKeys()
 FIELD_KEYS: Final = FieldKeys()

@@ -4,6 +4,15 @@ from hdeepinsight.data._align import GeneAlignment, GeneReport
 from hdeepinsight.data._checks import inspect_input
 from hdeepinsight.data._errors import GeneCoverageWarning, GeneMatchError, InputError
 from hdeepinsight.data._genes import align_genes, resolve_var_names
+from hdeepinsight.data._modalities import Modalities, is_paired, open_paired, without_genes
+from hdeepinsight.data._protein_names import clean_protein_name, protein_genes, protein_key
+from hdeepinsight.data._proteins import (
+    ProteinCounts,
+    ProteinCoverageWarning,
+    align_proteins,
+    protein_names,
+    read_proteins,
+)
 from hdeepinsight.data._recover import RecoveredCounts, recover_counts
 from hdeepinsight.data._report import InputReport
 from hdeepinsight.data._selection import select_genes
@@ -19,13 +28,25 @@ __all__ = [
     "GeneReport",
     "InputError",
     "InputReport",
+    "Modalities",
+    "ProteinCounts",
+    "ProteinCoverageWarning",
     "RecoveredCounts",
     "ScaleMode",
     "align_genes",
+    "align_proteins",
+    "clean_protein_name",
     "has_layer",
     "inspect_input",
+    "is_paired",
     "open_counts",
+    "open_paired",
+    "protein_genes",
+    "protein_key",
+    "protein_names",
+    "read_proteins",
     "recover_counts",
     "resolve_var_names",
     "select_genes",
+    "without_genes",
 ]

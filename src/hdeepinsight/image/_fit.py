@@ -85,13 +85,11 @@ def _fit_expressed(
     pixel = np.empty(len(expressed), dtype=np.int64)
     pixel[expressed] = assign_pixels(coords, side)
     silent = int((~expressed).sum())
-    pixel[~expressed] = _rim_first(np.setdiff1d(np.arange(side**2), pixel[expressed]), side)[
-        :silent
-    ]
+    pixel[~expressed] = rim_first(np.setdiff1d(np.arange(side**2), pixel[expressed]), side)[:silent]
     return pixel, displacement(coords, pixel[expressed], side)
 
 
-def _rim_first(pixels: np.ndarray, side: int) -> np.ndarray:
+def rim_first(pixels: np.ndarray, side: int) -> np.ndarray:
     """Order pixels by their distance to the edge of the image, then by index."""
     row, column = np.divmod(pixels, side)
     to_edge = np.minimum.reduce([row, column, side - 1 - row, side - 1 - column])

@@ -13,7 +13,9 @@ from hdeepinsight.nn._losses import (
     project_with_floor,
 )
 from hdeepinsight.nn._mlp import MLPBackbone
+from hdeepinsight.nn._modality import ModalityMasking
 from hdeepinsight.nn._normalize import CountNormalizer
+from hdeepinsight.nn._protein_norm import ProteinNormalizer
 from hdeepinsight.nn._temperature import fit_temperatures
 
 __all__ = [
@@ -27,7 +29,9 @@ __all__ = [
     "HierarchicalLoss",
     "LinearHead",
     "MLPBackbone",
+    "ModalityMasking",
     "PerParentHead",
+    "ProteinNormalizer",
     "Reduction",
     "adapt_first_convolution",
     "fit_temperatures",

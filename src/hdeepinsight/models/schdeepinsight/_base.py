@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import rich.pretty  # noqa: F401 - scvi-tools uses it without importing it
@@ -12,16 +12,21 @@ from scvi.data import AnnDataManager
 from scvi.model.base import BaseModelClass
 
 from hdeepinsight._keys import FIELD_KEYS
+from hdeepinsight.data import Modalities, is_paired, open_paired
 from hdeepinsight.data._fields import ColumnField, CountsField
 from hdeepinsight.models.schdeepinsight._reference import label_keys, label_nodes
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from mudata import MuData
 
+    from hdeepinsight.data import DataLike
     from hdeepinsight.image import GeneLayout
     from hdeepinsight.models.schdeepinsight._module import GeneImageClassifier
     from hdeepinsight.nn import CountThinning
     from hdeepinsight.taxonomy import Taxonomy
+
+    Query: TypeAlias = DataLike | MuData
 
 
 class ReferenceModel(BaseModelClass):  # type: ignore[misc]
@@ -30,6 +35,7 @@ class ReferenceModel(BaseModelClass):  # type: ignore[misc]
     module: GeneImageClassifier
     taxonomy: Taxonomy
     layout: GeneLayout
+    protein_layout: GeneLayout | None
     thinning: CountThinning
     seed: int
     recipe_: dict[str, Any]
@@ -121,13 +127,33 @@ class ReferenceModel(BaseModelClass):  # type: ignore[misc]
 
     @property
     def _counts_layer(self) -> str | None:
-        layer: str | None = self._setup_args["layer"]
+        args = self._setup_args
+        layer: str | None = args["rna_layer"] if "rna_layer" in args else args["layer"]
         return layer
 
-    def _label_nodes(self, adata: AnnData) -> np.ndarray:
+    @property
+    def _modalities(self) -> Modalities:
+        """Which modalities of a MuData are read: those of the reference, or the usual ones."""
+        return Modalities.from_setup(self._setup_args.get("modalities"))
+
+    def _rna(self, data: Query | None) -> Any:
+        """RNA of a MuData; anything else as it is."""
+        return self._modalities.rna_of(data) if is_paired(data) else data
+
+    def _cells(self, data: AnnData | MuData | None) -> Any:
+        """Labels of a MuData in an AnnData; anything else as it is."""
+        return self._modalities.columns_of(data, self._label_keys) if is_paired(data) else data
+
+    def _label_nodes(self, adata: AnnData | MuData) -> np.ndarray:
         return label_nodes(
-            adata, self.taxonomy, self._label_keys, unlabeled=self._unlabeled_category
+            self._cells(adata), self.taxonomy, self._label_keys, unlabeled=self._unlabeled_category
         )
+
+    def _given(self, data: Query | None) -> Any:
+        """Return the registered reference where nothing was given; a MuData file is read."""
+        if data is None:
+            return self._own_adata()
+        return open_paired(data) if is_paired(data) else data
 
     def _own_adata(self) -> AnnData:
         """Return the registered reference; raises ``ValueError`` where there is none."""

@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from scipy import sparse
 from scvi import REGISTRY_KEYS
 from torch import Tensor
 
+from hdeepinsight._keys import FIELD_KEYS
 from hdeepinsight.nn import CountThinning
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
+
+    from hdeepinsight.data import ProteinCounts
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class SparseBatches:
         Source of the shuffling and thinning; ``None`` keeps the order and all counts.
     thinning
         How the counts of training cells are thinned.
+    proteins
+        Protein counts of all cells, where they were measured.
     """
 
     def __init__(
@@ -59,8 +65,10 @@ class SparseBatches:
         batch_size: int,
         generator: np.random.Generator | None = None,
         thinning: CountThinning | None = None,
+        proteins: ProteinCounts | None = None,
     ) -> None:
         self.counts = counts
+        self.proteins = proteins
         self.thinning = thinning or CountThinning.none()
         self.nodes = nodes
         self.indices = indices
@@ -76,13 +84,25 @@ class SparseBatches:
             order = self.generator.permutation(order)
         # Equal parts: no last mini-batch of a single cell, unless there is only one cell.
         for rows in np.array_split(order, self.n_batches) if self.n_batches else ():
-            counts = self.counts[rows]
-            if self.generator is not None:
-                counts = self.thinning.sample(counts, self.generator)
             yield {
-                REGISTRY_KEYS.X_KEY: torch.from_numpy(counts.toarray()),
+                REGISTRY_KEYS.X_KEY: self._thinned(self.counts[rows]),
                 REGISTRY_KEYS.LABELS_KEY: torch.from_numpy(self.nodes[rows]),
+                **self._protein_tensors(rows),
             }
+
+    def _thinned(self, counts: csr_matrix) -> Tensor:
+        if self.generator is not None:
+            counts = self.thinning.sample(counts, self.generator)
+        return torch.from_numpy(counts.toarray())
+
+    def _protein_tensors(self, rows: np.ndarray) -> dict[str, Tensor]:
+        if self.proteins is None:
+            return {}
+        part = self.proteins[rows]
+        return {
+            FIELD_KEYS.PROTEINS: self._thinned(sparse.csr_matrix(part.counts)),
+            "proteins_measured": torch.from_numpy(part.measured),
+        }
 
 
 class ReferenceBatches(pl.LightningDataModule):  # type: ignore[misc]
@@ -100,6 +120,8 @@ class ReferenceBatches(pl.LightningDataModule):  # type: ignore[misc]
         How the counts of training cells are thinned.
     seed
         Seed of the shuffling and thinning.
+    proteins
+        As in :class:`SparseBatches`.
     """
 
     def __init__(
@@ -111,9 +133,11 @@ class ReferenceBatches(pl.LightningDataModule):  # type: ignore[misc]
         thinning: CountThinning | None = None,
         batch_size: int = 128,
         seed: int = 0,
+        proteins: ProteinCounts | None = None,
     ) -> None:
         super().__init__()
         self.counts = counts
+        self.proteins = proteins
         self.cell_nodes = nodes
         self.train_idx, self.val_idx = split.train, split.validation
         self.n_train, self.n_val = len(split.train), len(split.validation)
@@ -137,4 +161,5 @@ class ReferenceBatches(pl.LightningDataModule):  # type: ignore[misc]
             batch_size=self.batch_size,
             generator=generator,
             thinning=self.thinning,
+            proteins=self.proteins,
         )

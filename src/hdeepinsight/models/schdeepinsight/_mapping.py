@@ -9,23 +9,24 @@ import pandas as pd
 import torch
 
 from hdeepinsight.annotation import Annotation, Decoder, check_threshold
-from hdeepinsight.data import align_genes, has_layer, open_counts
-from hdeepinsight.models.schdeepinsight._base import ReferenceModel
+from hdeepinsight.data import align_genes, has_layer, open_counts, without_genes
+from hdeepinsight.models.schdeepinsight._multimodal import FurtherInputs, MultimodalMixin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch import Tensor
 
-    from hdeepinsight.data import CountSource, DataLike, GeneAlignment, ScaleMode
+    from hdeepinsight.data import CountSource, GeneAlignment, ScaleMode
+    from hdeepinsight.models.schdeepinsight._base import Query
 
 
-class MappingMixin(ReferenceModel):
+class MappingMixin(MultimodalMixin):
     """Annotate any AnnData, h5ad or zarr of raw counts; nothing is written to it."""
 
     def annotate(
         self,
-        query: DataLike | None = None,
+        query: Query | None = None,
         *,
         decoder: Decoder = "joint",
         threshold: float | None = 0.5,
@@ -40,9 +41,10 @@ class MappingMixin(ReferenceModel):
         Parameters
         ----------
         query
-            AnnData (in memory or backed) or path of an h5ad or zarr file. It needs raw counts and
-            gene names, and no set-up, labels or batch column; its genes may stand in any order,
-            some may be missing and others there too. The model's own AnnData by default.
+            AnnData (in memory or backed), MuData, or path of an h5ad, zarr or h5mu file. It needs
+            raw counts and gene names, and no set-up, labels or batch column; its genes may stand
+            in any order, some may be missing and others there too. A model of RNA and proteins
+            also takes either alone. The model's own data by default.
         decoder
             ``"joint"`` takes the most probable leaf; ``"greedy"`` walks down by the most probable
             child, as published.
@@ -77,20 +79,28 @@ class MappingMixin(ReferenceModel):
         >>> result.labels.head()  # doctest: +SKIP
         """
         check_threshold(threshold)
+        query = self._given(query)
         source, alignment = self._open(query, layer, use_raw, scale, fold_case)
+        further = self._further_inputs(query)
         return Annotation(
             taxonomy=self.taxonomy,
             obs_names=pd.Index(source.obs_names),
-            node_probabilities=self._collect(source, alignment, batch_size, "probabilities"),
+            node_probabilities=self._collect(
+                source, alignment, batch_size, "probabilities", further
+            ),
             threshold=threshold,
             decoder=decoder,
             input_report=source.report,
-            gene_report=alignment.report,
+            gene_report=further.note(alignment.report),
             recipe=self.recipe,
         )
 
     def predict(
-        self, query: DataLike | None = None, *, level: int | str | None = None, **kwargs: Any
+        self,
+        query: Query | None = None,
+        *,
+        level: int | str | None = None,
+        **kwargs: Any,
     ) -> pd.Series:
         """Label of every cell.
 
@@ -110,7 +120,11 @@ class MappingMixin(ReferenceModel):
         return self.annotate(query, **kwargs).label_column(level)
 
     def predict_proba(
-        self, query: DataLike | None = None, *, level: int | str | None = None, **kwargs: Any
+        self,
+        query: Query | None = None,
+        *,
+        level: int | str | None = None,
+        **kwargs: Any,
     ) -> pd.DataFrame:
         """Probability of every node, or of the nodes of one level.
 
@@ -131,7 +145,7 @@ class MappingMixin(ReferenceModel):
 
     def get_latent_representation(
         self,
-        query: DataLike | None = None,
+        query: Query | None = None,
         *,
         layer: str | None = None,
         use_raw: bool = False,
@@ -140,19 +154,24 @@ class MappingMixin(ReferenceModel):
         batch_size: int = 1024,
     ) -> np.ndarray:
         """Features of every cell, shape ``(n_cells, n_latent)``; arguments as :meth:`annotate`."""
+        query = self._given(query)
         source, alignment = self._open(query, layer, use_raw, scale, fold_case)
-        return self._collect(source, alignment, batch_size, "latent")
+        further = self._further_inputs(query)
+        return self._collect(source, alignment, batch_size, "latent", further)
 
     def _open(
         self,
-        query: DataLike | None,
+        query: Query | None,
         layer: str | None,
         use_raw: bool,
         scale: ScaleMode,
         fold_case: bool,
     ) -> tuple[CountSource, GeneAlignment]:
         self._check_if_trained(warn=False)
-        data = self._own_adata() if query is None else query
+        given = self._given(query)
+        data = self._rna(given)
+        if data is None:
+            return without_genes(given.obs, self.layout.genes)
         own = self._counts_layer
         if layer is None and not use_raw and own is not None and has_layer(data, own):
             layer = own
@@ -168,10 +187,11 @@ class MappingMixin(ReferenceModel):
         alignment: GeneAlignment,
         batch_size: int,
         output: Literal["probabilities", "latent"],
+        further: FurtherInputs,
     ) -> np.ndarray:
         """One output of the network for all cells, shape ``(n_cells, ...)``, kept once."""
         collected: np.ndarray | None = None
-        for rows, part in self._stream(source, alignment, batch_size):
+        for rows, part in self._stream(source, alignment, batch_size, further):
             values = part[output].cpu().numpy()
             if collected is None:
                 collected = np.empty((source.n_obs, values.shape[1]), dtype=np.float32)
@@ -179,7 +199,11 @@ class MappingMixin(ReferenceModel):
         return np.zeros((0, 0), dtype=np.float32) if collected is None else collected
 
     def _stream(
-        self, source: CountSource, alignment: GeneAlignment, batch_size: int
+        self,
+        source: CountSource,
+        alignment: GeneAlignment,
+        batch_size: int,
+        further: FurtherInputs,
     ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
         """Mini-batches through the network, with the rows that they are."""
         self.module.eval()
@@ -188,7 +212,6 @@ class MappingMixin(ReferenceModel):
             for start in range(0, chunk.shape[0], batch_size):
                 counts = torch.from_numpy(chunk[start : start + batch_size].toarray())
                 first = rows.start + start
-                yield (
-                    slice(first, first + len(counts)),
-                    self.module.predict(counts.to(self.device), measured),
-                )
+                cells = slice(first, first + len(counts))
+                inputs = further.tensors(cells, measured)
+                yield cells, self.module.predict(counts.to(self.device), **inputs)

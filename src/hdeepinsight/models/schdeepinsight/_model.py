@@ -22,11 +22,12 @@ from hdeepinsight.models.schdeepinsight._reference import (
 )
 from hdeepinsight.models.schdeepinsight._saving import SavingMixin
 from hdeepinsight.models.schdeepinsight._training import TrainingMixin
-from hdeepinsight.nn import CountThinning, GeneMasking, inverse_frequency_weights
+from hdeepinsight.nn import CountThinning, GeneMasking, ModalityMasking, inverse_frequency_weights
 
 if TYPE_CHECKING:
     import numpy as np
     from anndata import AnnData
+    from mudata import MuData
 
     from hdeepinsight.image import LayoutMethod
     from hdeepinsight.nn import Reduction
@@ -39,7 +40,7 @@ class SCHDeepInsight(MappingMixin, TrainingMixin, SavingMixin):
     Parameters
     ----------
     adata
-        Reference that was registered by :meth:`setup_anndata`.
+        Reference that was registered by :meth:`setup_anndata` or :meth:`setup_mudata`.
     registry
         Registry of a saved model; used by :meth:`load`.
     taxonomy
@@ -86,6 +87,11 @@ class SCHDeepInsight(MappingMixin, TrainingMixin, SavingMixin):
         Random gene masking in training.
     thinning
         Random thinning of counts in training.
+    proteins
+        Pixel of every surface protein of a MuData; by default each is at its gene, see
+        :func:`~hdeepinsight.image.protein_layout`.
+    modality_masking
+        Random masking of proteins and of whole modalities in training, where there are proteins.
     seed
         Seed of layout, weights, split and training; by default ``scvi.settings.seed``, or 0.
 
@@ -109,7 +115,7 @@ class SCHDeepInsight(MappingMixin, TrainingMixin, SavingMixin):
 
     def __init__(
         self,
-        adata: AnnData | None = None,
+        adata: AnnData | MuData | None = None,
         registry: dict[str, Any] | None = None,
         *,
         taxonomy: Taxonomy | dict[str, Any] | None = None,
@@ -130,26 +136,30 @@ class SCHDeepInsight(MappingMixin, TrainingMixin, SavingMixin):
         class_weights: float = 0.25,
         masking: GeneMasking | dict[str, float] | None = None,
         thinning: CountThinning | dict[str, float] | None = None,
+        proteins: GeneLayout | dict[str, Any] | None = None,
+        modality_masking: ModalityMasking | dict[str, float] | None = None,
         seed: int | None = None,
     ) -> None:
         super().__init__(adata, registry)
         self.seed = seed if seed is not None else int(settings.seed or 0)
         self.taxonomy = taxonomy_of(
-            adata, taxonomy, self._label_keys, unlabeled=self._unlabeled_category
+            self._cells(adata), taxonomy, self._label_keys, unlabeled=self._unlabeled_category
         )
         nodes = None if adata is None else self._label_nodes(adata)
         self.layout = layout_of(
-            adata,
+            self._rna(adata),
             layout,
             nodes,
             layer=self._counts_layer,
             n_genes=n_genes,
-            keep_genes=keep_genes,
+            keep_genes=[*keep_genes, *self._genes_of_proteins(adata, keep_genes)],
             side=side,
             seed=self.seed,
         )
+        self.protein_layout = self._place_proteins(adata, proteins)
         self.thinning = as_options(CountThinning, thinning)
         masking = as_options(GeneMasking, masking)
+        modality_masking = as_options(ModalityMasking, modality_masking)
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             self.module = self._module_cls(
@@ -165,6 +175,8 @@ class SCHDeepInsight(MappingMixin, TrainingMixin, SavingMixin):
                 gamma=gamma,
                 reduction=reduction,
                 level_weights=level_weights(weighting, self.taxonomy.max_depth),
+                proteins=self.protein_layout,
+                modality_masking=modality_masking,
             )
         if nodes is not None:
             self._fit_to_reference(nodes, scale_percentile, class_weights)
@@ -173,6 +185,8 @@ class SCHDeepInsight(MappingMixin, TrainingMixin, SavingMixin):
             "taxonomy": self.taxonomy.to_dict(),
             "layout": self.layout.to_dict(),
             "masking": masking.to_dict(),
+            "proteins": self.protein_layout and self.protein_layout.to_dict(),
+            "modality_masking": modality_masking.to_dict(),
             "thinning": self.thinning.to_dict(),
             "keep_genes": list(keep_genes),
             "weighting": weighting if isinstance(weighting, str) else list(weighting),
@@ -226,14 +240,14 @@ class SCHDeepInsight(MappingMixin, TrainingMixin, SavingMixin):
         }
         return cls(adata, taxonomy=taxonomy, **(published | options))
 
-    def evaluate(self, adata: AnnData | None = None, **kwargs: Any) -> Evaluation:
+    def evaluate(self, adata: AnnData | MuData | None = None, **kwargs: Any) -> Evaluation:
         """Score the model where labels are known.
 
         Parameters
         ----------
         adata
-            Labelled object with the label columns of the reference; by default the cells of the
-            reference that were held out in training.
+            Labelled AnnData or MuData with the label columns of the reference; by default the
+            cells of the reference that were held out in training.
         **kwargs
             Keyword arguments of :meth:`annotate`.
 
@@ -270,8 +284,9 @@ class SCHDeepInsight(MappingMixin, TrainingMixin, SavingMixin):
         self, nodes: np.ndarray, scale_percentile: float, class_weights: float
     ) -> None:
         """Normalisation and node weights, which are saved with the weights of the network."""
-        counts = read_counts(self.adata, self.layout.genes, layer=self._counts_layer)
+        counts = read_counts(self._rna(self.adata), self.layout.genes, layer=self._counts_layer)
         self.module.normalizer.fit(counts, scale_percentile=scale_percentile)
+        self._fit_proteins()
         objective = self.module.objective
         objective.node_weights.copy_(
             inverse_frequency_weights(objective.tree, torch.from_numpy(nodes), class_weights)

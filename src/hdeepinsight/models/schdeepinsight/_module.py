@@ -9,12 +9,15 @@ from scvi import REGISTRY_KEYS
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from torch import Tensor, nn
 
+from hdeepinsight._keys import FIELD_KEYS
 from hdeepinsight.image import Raster
+from hdeepinsight.models.schdeepinsight._proteins import ProteinChannels, ProteinValues
 from hdeepinsight.nn import (
     AdaptiveHierarchicalFocalLoss,
     CountNormalizer,
     GeneMasking,
     LinearHead,
+    ModalityMasking,
     PerParentHead,
     Reduction,
     make_backbone,
@@ -56,6 +59,10 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
         Random gene masking in training.
     gamma, reduction, level_weights
         As in :class:`~hdeepinsight.nn.AdaptiveHierarchicalFocalLoss`.
+    proteins
+        Pixel of every surface protein; they become further channels.
+    modality_masking
+        Random masking of proteins and of whole modalities in training.
     """
 
     temperature: Tensor
@@ -75,6 +82,8 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
         gamma: float = 0.0,
         reduction: Reduction = "cell",
         level_weights: Tensor | None = None,
+        proteins: GeneLayout | None = None,
+        modality_masking: ModalityMasking | None = None,
     ) -> None:
         super().__init__()
         if backbone is None and not wide:
@@ -85,9 +94,9 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
         self.normalizer = CountNormalizer(n_genes)
         self.raster = Raster(layout, channels=channels)
         self.masking = masking or GeneMasking()
-        self.backbone = make_backbone(
-            backbone, self.raster.n_channels, layout.side, n_latent=n_latent
-        )
+        self.proteins = None if proteins is None else ProteinChannels(proteins, modality_masking)
+        n_channels = self.raster.n_channels + (self.proteins.n_channels if self.proteins else 0)
+        self.backbone = make_backbone(backbone, n_channels, layout.side, n_latent=n_latent)
         self.wide = (
             nn.Linear(n_genes, self.tree.taxonomy.n_edges, bias=backbone is None) if wide else None
         )
@@ -109,6 +118,8 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
             "counts": counts,
             "measured": measured,
             "nodes": tensors.get(REGISTRY_KEYS.LABELS_KEY),
+            "proteins": tensors.get(FIELD_KEYS.PROTEINS),
+            "proteins_measured": tensors.get("proteins_measured"),
         }
 
     def _get_generative_input(
@@ -118,7 +129,12 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
 
     @auto_move_data  # type: ignore[untyped-decorator]
     def inference(
-        self, counts: Tensor, measured: Tensor, nodes: Tensor | None = None
+        self,
+        counts: Tensor,
+        measured: Tensor,
+        nodes: Tensor | None = None,
+        proteins: Tensor | None = None,
+        proteins_measured: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Features and logits.
 
@@ -130,21 +146,37 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
             1 where a gene was measured, shape ``(n_genes,)`` or ``(n_cells, n_genes)``.
         nodes
             Labels of training cells, shape ``(n_cells,)``; only the per-parent head uses them.
+        proteins, proteins_measured
+            Raw protein counts and 1 where measured, shape ``(n_cells, n_proteins)``; without them
+            all proteins count as not measured.
 
         Returns
         -------
         ``latent`` ``(n_cells, n_latent)`` and ``logits`` ``(n_cells, n_edges)``.
         """
-        return self.read(self.normalizer(counts, measured), measured, nodes)
+        values = self.normalizer(counts, measured)
+        if self.proteins is None or proteins is None or proteins_measured is None:
+            return self.read(values, measured, nodes)
+        return self.read(
+            values, measured, nodes, self.proteins.normalize(proteins, proteins_measured)
+        )
 
     def read(
-        self, values: Tensor, measured: Tensor, nodes: Tensor | None = None
+        self,
+        values: Tensor,
+        measured: Tensor,
+        nodes: Tensor | None = None,
+        proteins: ProteinValues | None = None,
     ) -> dict[str, Tensor]:
         """As :meth:`inference`, from values that are normalised already."""
         wide = self.wide(values) if self.wide is not None else values.new_zeros(())
         if self.backbone is None or self.head is None:
             return {"latent": wide, "logits": wide}
-        latent = self.backbone(self.raster(values, measured))
+        image = self.raster(values, measured)
+        if self.proteins is not None:
+            proteins = proteins or self.proteins.unmeasured(len(values), like=values)
+            image = torch.cat([image, self.proteins(proteins)], dim=1)
+        latent = self.backbone(image)
         return {"latent": latent, "logits": self.head(latent, nodes) + wide}
 
     def generative(self, logits: Tensor) -> dict[str, Tensor]:
@@ -170,14 +202,14 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
         raise NotImplementedError(f"{type(self).__name__} is a classifier; it has no samples.")
 
     @torch.inference_mode()
-    def predict(self, counts: Tensor, measured: Tensor) -> dict[str, Tensor]:
+    def predict(self, counts: Tensor, measured: Tensor, **proteins: Tensor) -> dict[str, Tensor]:
         """Calibrated probabilities of all nodes, and features, in evaluation mode.
 
         Returns
         -------
         ``probabilities`` ``(n_cells, n_nodes)`` and ``latent`` ``(n_cells, n_latent)``.
         """
-        outputs = self.inference(counts, measured)
+        outputs = self.inference(counts, measured, **proteins)
         conditional = self.generative(outputs["logits"])["conditional"]
         probabilities = self.tree.node_log_probs(conditional).exp()
         return {"probabilities": probabilities, "latent": outputs["latent"]}

@@ -55,7 +55,10 @@ class HierarchicalTrainingPlan(pl.LightningModule):  # type: ignore[misc]
         counts = batch[REGISTRY_KEYS.X_KEY]
         n_cells, n_genes = counts.shape
         measured = self.module.masking.sample(n_cells, n_genes, counts.device)
-        *_, loss = self.module({**batch, "measured": measured})
+        batch = {**batch, "measured": measured}
+        if self.module.proteins is not None:
+            batch = self.module.proteins.hide(batch)
+        *_, loss = self.module(batch)
         self.log(
             "train_loss",
             loss.loss,

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from scvi.train import TrainRunner
 
-from hdeepinsight.models.schdeepinsight._base import ReferenceModel
 from hdeepinsight.models.schdeepinsight._batches import ReferenceBatches, Split
 from hdeepinsight.models.schdeepinsight._callbacks import KeepBest
+from hdeepinsight.models.schdeepinsight._multimodal import MultimodalMixin
 from hdeepinsight.models.schdeepinsight._plan import HierarchicalTrainingPlan
 from hdeepinsight.models.schdeepinsight._reference import read_counts
 from hdeepinsight.models.schdeepinsight._split import split_cells, split_groups
@@ -26,7 +26,7 @@ VALIDATIONS = 50
 RECORDED_PACKAGES = ("hdeepinsight", "scvi-tools", "torch", "lightning", "anndata", "numpy")
 
 
-class TrainingMixin(ReferenceModel):
+class TrainingMixin(MultimodalMixin):
     """Fit the network to the registered reference."""
 
     def train(
@@ -76,12 +76,18 @@ class TrainingMixin(ReferenceModel):
             ``callbacks``, ...
         """
         adata = self._own_adata()
-        counts = read_counts(adata, self.layout.genes, layer=self._counts_layer)
+        counts = read_counts(self._rna(adata), self.layout.genes, layer=self._counts_layer)
         nodes = self._label_nodes(adata)
         split = self._split(nodes, validation_size, split_key)
         batch_size = batch_size or default_batch_size(len(split.train))
         batches = ReferenceBatches(
-            counts, nodes, split, thinning=self.thinning, batch_size=batch_size, seed=self.seed
+            counts,
+            nodes,
+            split,
+            thinning=self.thinning,
+            batch_size=batch_size,
+            seed=self.seed,
+            proteins=self._proteins_of(adata),
         )
         epochs = max_epochs or default_epochs(batches.n_train, batch_size)
         plan = HierarchicalTrainingPlan(
@@ -121,7 +127,7 @@ class TrainingMixin(ReferenceModel):
         rng = np.random.default_rng(self.seed)
         if split_key is None:
             return split_cells(nodes, fraction, rng)
-        groups = self.adata.obs[split_key].astype(str).to_numpy()
+        groups = self._column(split_key).astype(str).to_numpy()
         return split_groups(nodes, groups, fraction, rng)
 
     def _finish(self, batches: ReferenceBatches, options: dict[str, Any]) -> None:

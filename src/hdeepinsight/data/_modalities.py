@@ -1,0 +1,244 @@
+"""MuData at the door: the RNA, the proteins and the labels of the same cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+
+from hdeepinsight.data._align import GeneAlignment, GeneReport
+from hdeepinsight.data._errors import InputError
+from hdeepinsight.data._matrix import wrap
+from hdeepinsight.data._proteins import ProteinCounts, read_proteins
+from hdeepinsight.data._report import InputReport
+from hdeepinsight.data._streaming import CountSource
+
+if TYPE_CHECKING:
+    from mudata import MuData
+
+__all__ = ["Modalities", "is_paired", "open_paired", "without_genes"]
+
+#: Usual names of the modalities, tried in this order where none is given.
+RNA_NAMES = ("rna", "RNA", "gex", "GEX")
+PROTEIN_NAMES = ("protein", "proteins", "prot", "adt", "ADT", "PROT", "Antibody Capture")
+
+#: Arguments of ``setup_mudata`` that read a modality.
+_ARGUMENTS = {
+    "rna_layer": "rna",
+    "protein_layer": "protein",
+    "labels_key": "labels",
+    "batch_key": "batch",
+}
+
+Rows = np.ndarray[Any, np.dtype[np.int64]]
+
+
+def is_paired(data: Any) -> bool:
+    """Whether this is a MuData, or the path of an ``.h5mu`` file."""
+    if isinstance(data, str | Path):
+        return Path(data).suffix == ".h5mu"
+    # By name: mudata takes a second to import, and most data is AnnData.
+    return any(kind.__module__.startswith("mudata") for kind in type(data).__mro__)
+
+
+def open_paired(data: MuData | str | Path) -> MuData:
+    """Return the MuData, read from its file where a path was given."""
+    if not isinstance(data, str | Path):
+        return data
+    from mudata import read_h5mu
+
+    if not Path(data).is_file():
+        raise InputError(f"{data} does not exist.", "Valid is an .h5mu file.", "Check the path.")
+    return read_h5mu(data)
+
+
+@dataclass(frozen=True)
+class Modalities:
+    """Which modalities of a MuData are read; nothing is written to it.
+
+    Parameters
+    ----------
+    rna
+        Name of the RNA modality; by default a usual one (``"rna"``, ``"gex"``).
+    protein
+        Name of the protein modality; by default a usual one (``"protein"``, ``"prot"``,
+        ``"adt"``).
+    labels
+        Modality whose ``obs`` has the labels; by default the MuData's own ``obs``, and the RNA
+        modality's where that lacks the column.
+    batch
+        The same for the batch.
+    """
+
+    rna: str | None = None
+    protein: str | None = None
+    labels: str | None = None
+    batch: str | None = None
+
+    @classmethod
+    def from_setup(cls, modalities: Mapping[str, str] | None) -> Modalities:
+        """Read from the form of scvi-tools: modality by argument of ``setup_mudata``.
+
+        Raises
+        ------
+        ValueError
+            If an argument is not one that has a modality.
+        """
+        given = dict(modalities or {})
+        unknown = set(given) - set(_ARGUMENTS)
+        if unknown:
+            msg = (
+                f"modalities names {', '.join(sorted(unknown))}; valid are "
+                f"{', '.join(_ARGUMENTS)}. Correct the names."
+            )
+            raise ValueError(msg)
+        return cls(**{_ARGUMENTS[argument]: name for argument, name in given.items()})
+
+    def to_setup(self) -> dict[str, str]:
+        """Return the form that :meth:`from_setup` reads."""
+        names = {argument: getattr(self, field) for argument, field in _ARGUMENTS.items()}
+        return {argument: name for argument, name in names.items() if name is not None}
+
+    @cached_property
+    def _names(self) -> dict[str, tuple[str, ...]]:
+        rna = RNA_NAMES if self.rna is None else (self.rna, *RNA_NAMES)
+        protein = PROTEIN_NAMES if self.protein is None else (self.protein, *PROTEIN_NAMES)
+        return {"rna": rna, "protein": protein}
+
+    def find(self, mdata: MuData, kind: str, *, required: bool = False) -> str | None:
+        """Name of a modality of ``mdata``, where it has one.
+
+        Parameters
+        ----------
+        mdata
+            The object.
+        kind
+            ``"rna"`` or ``"protein"``.
+        required
+            Raise an error, with the modalities that there are, instead of returning ``None``.
+        """
+        asked = getattr(self, kind)
+        names = (asked,) if required and asked is not None else self._names[kind]
+        name = next((name for name in names if name in mdata.mod), None)
+        if name is None and required:
+            raise InputError(
+                f"The MuData has no modality {' or '.join(map(repr, names))}.",
+                f"It has: {', '.join(map(repr, mdata.mod)) or 'none'}.",
+                f"Name one with modalities={{'{kind}_layer': ...}}.",
+            )
+        return name
+
+    def rna_of(self, mdata: MuData) -> AnnData | None:
+        """RNA of all cells of ``mdata``, in its order; zeros for a cell that has none.
+
+        Returns
+        -------
+        The modality itself where it has the same cells, else a new object; ``None`` without one.
+        """
+        name = self.find(mdata, "rna")
+        if name is None:
+            return None
+        rna = mdata.mod[name]
+        if rna.obs_names.equals(mdata.obs_names):
+            return rna
+        return _spread(rna, mdata.obs_names)
+
+    def has_rna(self, mdata: MuData) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Whether each cell of ``mdata`` is in the RNA modality, shape ``(n_obs,)``."""
+        name = self.find(mdata, "rna")
+        if name is None:
+            return np.zeros(mdata.n_obs, dtype=bool)
+        return np.asarray(mdata.obs_names.isin(mdata.mod[name].obs_names), dtype=bool)
+
+    def proteins_of(
+        self, mdata: MuData, proteins: Sequence[str], *, layer: str | None = None
+    ) -> ProteinCounts:
+        """Protein counts of all cells of ``mdata``, in the order of a model.
+
+        A query without the layer of the reference is read from ``X``.
+        """
+        name = self.find(mdata, "protein")
+        if name is None:
+            message = "No protein modality: the cells are annotated from their RNA alone."
+            return ProteinCounts.none(mdata.n_obs, len(proteins), message)
+        modality = mdata.mod[name]
+        layer = layer if layer in modality.layers else None
+        rows = _rows(modality, mdata.obs_names)
+        return read_proteins(modality, proteins, layer=layer, rows=rows)
+
+    def columns_of(
+        self, mdata: MuData, keys: Sequence[str], *, kind: str = "labels", missing: bool = True
+    ) -> AnnData:
+        """Columns of ``obs`` for all cells, in an AnnData without genes.
+
+        Parameters
+        ----------
+        mdata
+            The object.
+        keys
+            Names of the columns.
+        kind
+            ``"labels"`` or ``"batch"``: which of the modalities named here is looked at first.
+        missing
+            Leave out columns that are nowhere.
+        """
+        modality = getattr(self, kind)
+        tables = [mdata.obs] if modality is None else []
+        tables += [mdata.mod[m].obs for m in (modality, self.find(mdata, "rna")) if m in mdata.mod]
+        columns = {}
+        for key in keys:
+            table = next((table for table in tables if key in table), None)
+            if table is not None:
+                columns[key] = table[key].reindex(mdata.obs_names)
+        obs = pd.DataFrame(columns, index=mdata.obs_names)
+        return AnnData(obs=obs)
+
+
+def without_genes(obs: pd.DataFrame, genes: Sequence[str]) -> tuple[CountSource, GeneAlignment]:
+    """Return counts of cells without RNA, and an alignment in which no gene is measured."""
+    matrix = sp.csr_matrix((len(obs), 0), dtype=np.float32)
+    report = InputReport(
+        n_obs=len(obs), n_vars=0, layer="X", storage="none", scale="empty", evidence="no RNA"
+    )
+    message = "No RNA modality: the cells are annotated from their proteins alone."
+    missing = np.full(len(genes), -1, dtype=np.int64)
+    alignment = GeneAlignment(
+        source=missing,
+        target=missing[:0].copy(),
+        measured=missing >= 0,
+        report=GeneReport(len(genes), 0, 0, 0.0, tuple(genes), messages=(message,)),
+    )
+    var = pd.DataFrame(index=pd.Index([], dtype=object))
+    return CountSource(matrix=wrap(matrix), obs=obs.copy(), var=var, report=report), alignment
+
+
+def _rows(modality: AnnData, obs_names: pd.Index) -> Rows:
+    """Row of the modality that belongs to each cell; -1 where there is none."""
+    if not modality.obs_names.is_unique:
+        twice = modality.obs_names[modality.obs_names.duplicated()][0]
+        raise InputError(
+            f"The cell name {twice!r} occurs more than once in a modality.",
+            "Cells of modalities are matched by name.",
+            "Call obs_names_make_unique() on it.",
+        )
+    return np.asarray(modality.obs_names.get_indexer(obs_names), dtype=np.int64)
+
+
+def _spread(rna: AnnData, obs_names: pd.Index) -> AnnData:
+    """Rows in another order, with zeros for cells that are not there."""
+    rows = _rows(rna, obs_names)
+    found = np.flatnonzero(rows >= 0)
+    shape = (len(obs_names), rna.n_obs)
+    choose = sp.csr_matrix((np.ones(len(found), "float32"), (found, rows[found])), shape=shape)
+    source = rna.to_memory() if rna.isbacked else rna
+    matrices = {name: sp.csr_matrix(choose @ source.layers[name]) for name in source.layers if name}
+    matrix = None if source.X is None else sp.csr_matrix(choose @ source.X)
+    obs = pd.DataFrame(index=obs_names)
+    return AnnData(matrix, obs=obs, var=source.var, layers=matrices)
