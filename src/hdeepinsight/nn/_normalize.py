@@ -129,9 +129,25 @@ class CountNormalizer(nn.Module):
         factor = self.target_sum * coverage / library.clamp_min(1.0) * (library > 0)
         return torch.log1p(counts * factor.unsqueeze(-1))
 
-    def forward(self, counts: Tensor, measured: Tensor) -> Tensor:
-        """Scaled values in [0, 1], shape ``(n_cells, n_genes)``; arguments as ``log_normalize``."""
-        return (self.log_normalize(counts, measured) / self.scale).clamp_max(1.0)
+    def forward(self, counts: Tensor, measured: Tensor, shift: Tensor | None = None) -> Tensor:
+        """Scaled values in [0, 1].
+
+        Parameters
+        ----------
+        counts, measured
+            As in :meth:`log_normalize`.
+        shift
+            Added to the log values, shape ``(n_cells, n_genes)``: a batch correction. What it
+            takes below 0 counts as not expressed.
+
+        Returns
+        -------
+        Values of shape ``(n_cells, n_genes)``.
+        """
+        values = self.log_normalize(counts, measured)
+        if shift is not None:
+            values = (values + shift).clamp_min(0.0)
+        return (values / self.scale).clamp_max(1.0)
 
 
 def _library_genes(counts: csr_matrix) -> np.ndarray:

@@ -89,6 +89,10 @@ class StacasResult:
         """Number of the first cell of each dataset, and of all cells."""
         return np.cumsum([0, *(one.n_obs for one in self.datasets)])
 
+    def cells_of(self, dataset: str | None = None) -> pd.Index:
+        """Names of the cells of a dataset; of the only query by default."""
+        return self.datasets[self._index(dataset)].obs_names
+
     @cached_property
     def anchors(self) -> pd.DataFrame:
         """Anchors that were used, with names of datasets and cells.
