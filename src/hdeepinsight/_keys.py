@@ -2,7 +2,15 @@
 
 from typing import Final, NamedTuple
 
-__all__ = ["ADDED_KEYS", "FIELD_KEYS", "LABEL_COLUMNS", "AddedKeys", "FieldKeys", "LabelColumns"]
+__all__ = [
+    "ADDED_KEYS",
+    "FIELD_KEYS",
+    "LABEL_COLUMNS",
+    "REFERENCE_BUNDLE_KEY",
+    "AddedKeys",
+    "FieldKeys",
+    "LabelColumns",
+]
 
 
 class LabelColumns(NamedTuple):
@@ -53,3 +61,5 @@ LABEL_COLUMNS: Final = LabelColumns()
 ADDED_KEYS: Final = AddedKeys()
 AUDIT_KEYS: Final = AuditKeys()
 FIELD_KEYS: Final = FieldKeys()
+#: In ``uns`` of what the hub publishes beside a model: features and labels, but no counts.
+REFERENCE_BUNDLE_KEY: Final = "hdeepinsight_reference"
