@@ -274,7 +274,8 @@ class SCHDeepInsight(MappingMixin, TrainingMixin, SavingMixin):
         n_weights = sum(p.numel() for p in self.module.parameters())
         return (
             f"SCHDeepInsight: {self.backbone_name} on {self.layout.side}×{self.layout.side} "
-            f"images of {len(self.layout.genes)} genes ({self.layout.method} layout), "
+            f"images of {len(self.layout.genes)} genes ({self.layout.method} layout)"
+            f"{f' and {len(self.proteins)} proteins' if self.proteins else ''}, "
             f"{n_weights:,} weights\n"
             f"taxonomy: {self.taxonomy.n_leaves} types at levels {levels}\n"
             f"{'' if self.is_trained_ else 'not '}trained on {self.summary_stats.n_cells} cells"

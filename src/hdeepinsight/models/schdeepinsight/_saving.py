@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import torch
 from anndata import AnnData, read_h5ad
+from mudata import MuData, read_h5mu
 from scvi.data import AnnDataManager
 from scvi.model._utils import parse_device_args
 from scvi.model.base._constants import SAVE_KEYS
@@ -46,9 +47,9 @@ class SavingMixin(ReferenceModel):
             Replace a model that is there already. The old one stays whole until the new one is
             completely written.
         save_anndata
-            Save the reference too, as ``adata.h5ad``.
+            Save the reference too, as ``adata.h5ad`` or ``mdata.h5mu``.
         **anndata_write_kwargs
-            Passed to :meth:`anndata.AnnData.write_h5ad`.
+            Passed to :meth:`anndata.AnnData.write_h5ad`, or its equal for a MuData.
 
         Raises
         ------
@@ -64,15 +65,14 @@ class SavingMixin(ReferenceModel):
             raise FileExistsError(msg)
         folder.mkdir(parents=True, exist_ok=True)
         if save_anndata:
-            adata_path = folder / f"{prefix}{SAVE_KEYS.ADATA_FNAME}"
-            self._own_adata().write_h5ad(adata_path, **anndata_write_kwargs)
+            self._save_reference(folder, prefix, anndata_write_kwargs)
         write_model(path, self._payload())
 
     @classmethod
     def load(
         cls,
         dir_path: str | Path,
-        adata: AnnData | bool | None = None,
+        adata: AnnData | MuData | bool | None = None,
         accelerator: str = "auto",
         device: int | str = "auto",
         prefix: str | None = None,
@@ -104,12 +104,12 @@ class SavingMixin(ReferenceModel):
         payload = cls._read_payload(path)
         attributes = payload[SAVE_KEYS.ATTR_DICT_KEY]
         registry = attributes.pop("registry_")
-        saved = folder / f"{prefix}{SAVE_KEYS.ADATA_FNAME}"
-        if adata is None and saved.exists():
-            adata = read_h5ad(saved)
-        attached = adata if isinstance(adata, AnnData) else None
+        if adata is None:
+            adata = _saved_reference(folder, prefix)
+        attached = adata if isinstance(adata, AnnData | MuData) else None
         if attached is not None:
-            cls.setup_anndata(attached, source_registry=registry, **registry["setup_args"])
+            set_up = getattr(cls, registry["setup_method_name"])
+            set_up(attached, source_registry=registry, **registry["setup_args"])
         model = cls(attached, registry=registry, **attributes["init_params_"]["non_kwargs"])
         model._restore(attributes)
         try:
@@ -124,6 +124,13 @@ class SavingMixin(ReferenceModel):
         model.to_device(torch_device)
         model.module.eval()
         return model
+
+    def _save_reference(self, folder: Path, prefix: str, options: dict[str, Any]) -> None:
+        reference: Any = self._own_adata()
+        if isinstance(reference, MuData):
+            reference.write_h5mu(folder / f"{prefix}{SAVE_KEYS.MDATA_FNAME}", **options)
+        else:
+            reference.write_h5ad(folder / f"{prefix}{SAVE_KEYS.ADATA_FNAME}", **options)
 
     @classmethod
     def load_registry(cls, dir_path: str | Path, prefix: str | None = None) -> dict[str, Any]:
@@ -194,3 +201,13 @@ class SavingMixin(ReferenceModel):
             setattr(self, name, value.numpy() if isinstance(value, torch.Tensor) else value)
         history = attributes["history_"]
         self.history_ = history and {key: frame_from_plain(t) for key, t in history.items()}
+
+
+def _saved_reference(folder: Path, prefix: str) -> AnnData | MuData | None:
+    """Read the reference that was saved with a model, where there is one."""
+    readers = {SAVE_KEYS.ADATA_FNAME: read_h5ad, SAVE_KEYS.MDATA_FNAME: read_h5mu}
+    for name, read in readers.items():
+        path = folder / f"{prefix}{name}"
+        if path.exists():
+            return read(path)
+    return None
