@@ -1,5 +1,6 @@
 """What to make of probabilities over a taxonomy, whoever computed them."""
 
+from hdeepinsight.annotation import rejection
 from hdeepinsight.annotation._annotation import Annotation
 from hdeepinsight.annotation._calibration import expected_calibration_error
 from hdeepinsight.annotation._conformal import Calibration, SetKind, calibrate
@@ -10,6 +11,7 @@ from hdeepinsight.annotation._evaluation import (
     level_calibration,
 )
 from hdeepinsight.annotation._label_sets import LabelSets
+from hdeepinsight.annotation._novelty import FeatureCells, NoveltyDetector, novelty_table
 
 __all__ = [
     "Annotation",
@@ -17,7 +19,9 @@ __all__ = [
     "Decoded",
     "Decoder",
     "Evaluation",
+    "FeatureCells",
     "LabelSets",
+    "NoveltyDetector",
     "SetKind",
     "calibrate",
     "check_threshold",
@@ -25,4 +29,6 @@ __all__ = [
     "evaluate_annotation",
     "expected_calibration_error",
     "level_calibration",
+    "novelty_table",
+    "rejection",
 ]

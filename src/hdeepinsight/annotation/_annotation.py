@@ -10,21 +10,21 @@ import numpy as np
 import pandas as pd
 
 from hdeepinsight._keys import ADDED_KEYS, LABEL_COLUMNS
+from hdeepinsight.annotation._confidence import ConfidenceMixin
 from hdeepinsight.annotation._decode import Decoder, decode, lift
-from hdeepinsight.annotation._label_sets import LabelSets, label_sets
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from anndata import AnnData
 
-    from hdeepinsight.annotation._conformal import Calibration, SetKind
+    from hdeepinsight.annotation._conformal import Calibration
     from hdeepinsight.data import GeneReport, InputReport
     from hdeepinsight.taxonomy import Taxonomy
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Annotation:
+class Annotation(ConfidenceMixin):
     """Labels at every level of a taxonomy, with everything needed to judge them.
 
     Parameters
@@ -49,8 +49,8 @@ class Annotation:
     calibration
         Labelled cells scored for :meth:`label_sets`, by whoever made the probabilities.
     novelty
-        How far each cell lies from the reference, one row a cell: ``distance``, ``p_value`` and
-        ``subtype_p_value``; see :class:`NoveltyDetector`.
+        How strange each cell is to the reference, one row a cell: ``score``, ``p_value`` and
+        ``lineage_p_value``; see :class:`NoveltyDetector`.
     max_stop_depth
         Deepest level at which each cell may stop, shape ``(n_cells,)``, as :meth:`rejected` sets
         it; ``None`` for no limit.
@@ -213,58 +213,6 @@ class Annotation:
         return pd.DataFrame(
             {"n_cells": counts, "share": counts / len(table), "confidence": groups.mean()}
         ).sort_values("n_cells", ascending=False)
-
-    def label_sets(
-        self,
-        alpha: float = 0.1,
-        *,
-        kind: SetKind = "nodes",
-        groups: int | str | None = None,
-        calibration: Calibration | None = None,
-    ) -> LabelSets:
-        r"""Give every cell a set of types that holds the true one with probability 1 − alpha.
-
-        Parameters
-        ----------
-        alpha
-            Share of sets that may miss the truth, between 0 and 1.
-        kind
-            ``"nodes"``: all types under one node, the guess or an ancestor of it. ``"leaves"``:
-            the most probable types, wherever they are in the tree.
-        groups
-            Level (depth, name, or ``"level1"``) within whose predicted labels the promise is to
-            hold; by default it holds for all cells together. Labels with fewer than
-            :math:`1/\alpha - 1` calibration cells share one threshold.
-        calibration
-            Labelled cells scored by :func:`calibrate`; by default those of the model.
-
-        Raises
-        ------
-        ValueError
-            If there is no calibration, or it is of another taxonomy, or ``alpha``, ``kind`` or
-            ``groups`` is not valid.
-
-        Notes
-        -----
-        The promise holds for cells that are exchangeable with the calibration cells: another
-        donor, protocol or disease breaks it, and cells of a type that the reference lacks are in
-        no set. Score a few labelled cells of the query's own kind with :func:`calibrate` to have
-        it back.
-
-        References
-        ----------
-        Vovk, Gammerman and Shafer (2005), Algorithmic learning in a random world. The scores on
-        the tree are our decision.
-        """
-        calibration = calibration or self.calibration
-        if calibration is None:
-            msg = (
-                "This annotation carries no calibration, without which nothing can be promised. "
-                "Valid are annotations of a model that held cells out in training, or "
-                "calibration=hdi.annotation.calibrate(annotation_of_labelled_cells, true_nodes)."
-            )
-            raise ValueError(msg)
-        return label_sets(self, calibration, alpha=alpha, kind=kind, groups=groups)
 
     def label_column(self, level: int | str | None = None) -> pd.Series:
         """Labels of one level, or, by default, those where each cell's path stops."""

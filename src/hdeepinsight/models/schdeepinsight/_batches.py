@@ -151,7 +151,11 @@ class ReferenceBatches(pl.LightningDataModule):  # type: ignore[misc]
 
     def val_dataloader(self) -> SparseBatches:
         """Mini-batches of the held-out cells, in order."""
-        return self._batches(self.val_idx, None)
+        return self.in_order(self.val_idx)
+
+    def in_order(self, indices: np.ndarray) -> SparseBatches:
+        """Mini-batches of any cells, in order and with all their counts."""
+        return self._batches(indices, None)
 
     def _batches(self, indices: np.ndarray, generator: np.random.Generator | None) -> SparseBatches:
         return SparseBatches(

@@ -140,6 +140,7 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
         nodes: Tensor | None = None,
         proteins: Tensor | None = None,
         proteins_measured: Tensor | None = None,
+        shift: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Features and logits.
 
@@ -154,12 +155,14 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
         proteins, proteins_measured
             Raw protein counts and 1 where measured, shape ``(n_cells, n_proteins)``; without them
             all proteins count as not measured.
+        shift
+            Batch correction of the log values, shape ``(n_cells, n_genes)``.
 
         Returns
         -------
         ``latent`` ``(n_cells, n_latent)`` and ``logits`` ``(n_cells, n_edges)``.
         """
-        values = self.normalizer(counts, measured)
+        values = self.normalizer(counts, measured, shift)
         if self.proteins is None or proteins is None or proteins_measured is None:
             return self.read(values, measured, nodes)
         return self.read(
@@ -215,9 +218,14 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
 
         Returns
         -------
-        ``probabilities`` ``(n_cells, n_nodes)`` and ``latent`` ``(n_cells, n_latent)``.
+        ``probabilities`` ``(n_cells, n_nodes)``, ``latent`` ``(n_cells, n_latent)`` and ``depth``,
+        the total counts, ``(n_cells,)``.
         """
         outputs = self.inference(counts, measured, **proteins)
         conditional = self.generative(outputs["logits"])["conditional"]
         probabilities = self.tree.node_log_probs(conditional).exp()
-        return {"probabilities": probabilities, "latent": outputs["latent"]}
+        return {
+            "probabilities": probabilities,
+            "latent": outputs["latent"],
+            "depth": counts.sum(dim=1),
+        }

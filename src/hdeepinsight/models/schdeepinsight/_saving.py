@@ -12,18 +12,19 @@ from scvi.data import AnnDataManager
 from scvi.model._utils import parse_device_args
 from scvi.model.base._constants import SAVE_KEYS
 
+from hdeepinsight._keys import REFERENCE_BUNDLE_KEY
 from hdeepinsight.models._model_file import (
     ModelFileError,
     frame_from_plain,
     read_model,
     write_model,
 )
-from hdeepinsight.models.schdeepinsight._base import ReferenceModel
+from hdeepinsight.models.schdeepinsight._calibration import CalibrationMixin
 
 SCHEMA_VERSION = 1
 
 
-class SavingMixin(ReferenceModel):
+class SavingMixin(CalibrationMixin):
     """Models as data: nothing in a model file is ever executed."""
 
     def save(
@@ -185,6 +186,7 @@ class SavingMixin(ReferenceModel):
             "validation_indices_": self.validation_indices_,
             "history_": self.history_,
             "recipe_": self.recipe_,
+            **self._confidence_payload(),
         }
         return {
             SAVE_KEYS.MODEL_STATE_DICT_KEY: self.module.state_dict(),
@@ -199,6 +201,7 @@ class SavingMixin(ReferenceModel):
         for name in ("train_indices_", "validation_indices_"):
             value = attributes[name]
             setattr(self, name, value.numpy() if isinstance(value, torch.Tensor) else value)
+        self._restore_confidence(attributes)
         history = attributes["history_"]
         self.history_ = history and {key: frame_from_plain(t) for key, t in history.items()}
 
@@ -209,5 +212,7 @@ def _saved_reference(folder: Path, prefix: str) -> AnnData | MuData | None:
     for name, read in readers.items():
         path = folder / f"{prefix}{name}"
         if path.exists():
-            return read(path)
+            saved = read(path)
+            # A bundle of the hub holds no counts: there is nothing to train on or to annotate.
+            return None if REFERENCE_BUNDLE_KEY in saved.uns else saved
     return None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from scvi.train import TrainRunner
 
 from hdeepinsight.models.schdeepinsight._batches import ReferenceBatches, Split
+from hdeepinsight.models.schdeepinsight._calibration import CalibrationMixin
 from hdeepinsight.models.schdeepinsight._callbacks import KeepBest
 from hdeepinsight.models.schdeepinsight._multimodal import MultimodalMixin
 from hdeepinsight.models.schdeepinsight._plan import HierarchicalTrainingPlan
@@ -19,6 +20,11 @@ from hdeepinsight.models.schdeepinsight._split import split_cells, split_groups
 from hdeepinsight.nn import fit_temperatures
 from hdeepinsight.taxonomy import TreeAlgebra
 
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from hdeepinsight.tl import LabelAudit
+
 DEFAULT_STEPS = 1200
 EPOCH_BOUNDS = (5, 400)
 BATCH_SIZE_BOUNDS = (16, 128)
@@ -26,7 +32,7 @@ VALIDATIONS = 50
 RECORDED_PACKAGES = ("hdeepinsight", "scvi-tools", "torch", "lightning", "anndata", "numpy")
 
 
-class TrainingMixin(MultimodalMixin):
+class TrainingMixin(CalibrationMixin, MultimodalMixin):
     """Fit the network to the registered reference."""
 
     def train(
@@ -40,6 +46,7 @@ class TrainingMixin(MultimodalMixin):
         weight_decay: float = 1e-4,
         early_stopping: bool = False,
         early_stopping_patience: int = 12,
+        audit: bool | LabelAudit = False,
         accelerator: str = "auto",
         devices: int | str = "auto",
         **trainer_kwargs: Any,
@@ -69,6 +76,11 @@ class TrainingMixin(MultimodalMixin):
             ``max_epochs``, and the last epoch was the best one in our measurements.
         early_stopping_patience
             Validations to wait; there are about 50 in a training.
+        audit
+            Whether to audit the labels first (:func:`hdeepinsight.tl.audit_labels`), or an audit of
+            these cells. Training cells with a suspicious label are then taken as labelled only
+            down to where the audit agrees; held-out cells keep their labels. Off by default: it
+            helps where labels are impure, and costs a little where rare types are merely hard.
         accelerator, devices
             As in Lightning.
         **trainer_kwargs
@@ -79,6 +91,7 @@ class TrainingMixin(MultimodalMixin):
         counts = read_counts(self._rna(adata), self.layout.genes, layer=self._counts_layer)
         nodes = self._label_nodes(adata)
         split = self._split(nodes, validation_size, split_key)
+        n_lifted = self._lift_suspicious(adata, nodes, split, audit) if audit else 0
         batch_size = batch_size or default_batch_size(len(split.train))
         batches = ReferenceBatches(
             counts,
@@ -120,6 +133,7 @@ class TrainingMixin(MultimodalMixin):
                 "max_lr": max_lr,
                 "weight_decay": weight_decay,
                 "split_key": split_key,
+                **({"n_lifted_labels": n_lifted} if audit else {}),
             },
         )
 
@@ -130,9 +144,32 @@ class TrainingMixin(MultimodalMixin):
         groups = self._column(split_key).astype(str).to_numpy()
         return split_groups(nodes, groups, fraction, rng)
 
+    def _lift_suspicious(
+        self, adata: AnnData, nodes: np.ndarray, split: Split, audit: Literal[True] | LabelAudit
+    ) -> int:
+        """Lift suspicious labels of training cells in ``nodes``; return how many there were."""
+        from hdeepinsight.tl._audit import audit_nodes
+
+        if audit is True:
+            batch_key = self._setup_args["batch_key"]
+            audit = audit_nodes(
+                self._rna(adata),
+                self.taxonomy,
+                nodes,
+                layer=self._counts_layer,
+                batches=None if batch_key is None else adata.obs[batch_key].astype(str).to_numpy(),
+                seed=self.seed,
+            )
+        audit.check_cells(adata)
+        audit.check_taxonomy(self.taxonomy)
+        cells = split.train[audit.suspicious[split.train]]
+        nodes[cells] = audit.agreed_nodes[cells]
+        return len(cells)
+
     def _finish(self, batches: ReferenceBatches, options: dict[str, Any]) -> None:
         if batches.n_val:
             self._calibrate(batches)
+            self._fit_confidence(batches)
         self.recipe_ = {
             "backbone": self.backbone_name,
             "n_cells": batches.n_train + batches.n_val,

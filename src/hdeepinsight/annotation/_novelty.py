@@ -1,0 +1,294 @@
+"""Is a cell of a type that the reference has? Judged on features, cell by cell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from hdeepinsight.taxonomy import Taxonomy
+
+Unknown = Literal["lineage", "type"]
+STRENGTH = 1e-3
+"""Inverse penalty of the lineage classifiers: features are many and their labels well learned."""
+
+
+class FeatureCells(NamedTuple):
+    """Cells as the network sees them.
+
+    Attributes
+    ----------
+    latent
+        Features, shape ``(n_cells, n_latent)``.
+    depth
+        Total counts of every cell, shape ``(n_cells,)``.
+    """
+
+    latent: np.ndarray
+    depth: np.ndarray
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class NoveltyDetector:
+    """Absolute novelty of cells: what is said of one does not depend on the others.
+
+    Two scores are compared with those of held-out reference cells at the same depth of
+    sequencing. *Recognition* asks one classifier a lineage whether the cell is one of its own,
+    against all others: unlike shares of a softmax, all of them may say no. *Distance* is the
+    Mahalanobis distance to the nearest type, with one shrunk covariance within types.
+
+    Parameters
+    ----------
+    location, scale
+        Mean and standard deviation of the features, shape ``(n_latent,)``.
+    weights, bias
+        Lineage classifiers on standardised features, shapes ``(n_lineages, n_latent)`` and
+        ``(n_lineages,)``.
+    centres
+        Mean of every type after `whitening`, shape ``(n_types, n_latent)``.
+    whitening
+        Factor of the inverse covariance, shape ``(n_latent, n_latent)``.
+    depth_range
+        Smallest and largest logarithm of the depth of the calibration cells, shape ``(2,)``.
+    centre_by_depth, spread_by_depth
+        Quadratic in the logarithm of depth for the two scores, shape ``(2, 3)``.
+    least_spread
+        Lower bound of the spread, shape ``(2,)``.
+    lineage_calibration, calibration
+        Sorted scores of held-out cells: of recognition, and of both together; ``(n_held_out,)``.
+
+    Notes
+    -----
+    The two standardised scores are added because that was best on development data: of eighteen
+    scores and their sums (nearest neighbours, energy, entropy, residual subspaces, expression
+    profiles, ...) none was best everywhere, and each failed somewhere alone; see the user guide.
+
+    References
+    ----------
+    Lee, Lee, Lee and Shin (2018), A simple unified framework for detecting out-of-distribution
+    samples, for the distance; Ledoit and Wolf (2004) for its covariance. The sum, and what depth
+    does to it, are our decision.
+    """
+
+    location: np.ndarray
+    scale: np.ndarray
+    weights: np.ndarray
+    bias: np.ndarray
+    centres: np.ndarray
+    whitening: np.ndarray
+    depth_range: np.ndarray
+    centre_by_depth: np.ndarray
+    spread_by_depth: np.ndarray
+    least_spread: np.ndarray
+    lineage_calibration: np.ndarray
+    calibration: np.ndarray
+
+    @classmethod
+    def fit(
+        cls,
+        taxonomy: Taxonomy,
+        reference: FeatureCells,
+        nodes: np.ndarray,
+        held_out: FeatureCells,
+    ) -> NoveltyDetector:
+        """Learn types and lineages from reference cells, and what is usual from held-out ones.
+
+        Parameters
+        ----------
+        taxonomy
+            The tree.
+        reference
+            Labelled cells.
+        nodes
+            Node of every reference cell's label, shape ``(n_cells,)``; unlabelled cells (0) are
+            left out.
+        held_out
+            Cells of the same types that the network was not trained on, best at several depths.
+
+        Raises
+        ------
+        ValueError
+            If there is no labelled reference cell or no held-out cell.
+        """
+        known = np.flatnonzero(nodes > 0)
+        if not known.size or not len(held_out.latent):
+            msg = (
+                f"There are {known.size} labelled reference cells and {len(held_out.latent)} "
+                "held-out cells; valid is at least one of each. Train with validation_size > 0."
+            )
+            raise ValueError(msg)
+        latent, nodes = reference.latent[known].astype(np.float64), nodes[known]
+        location, scale = latent.mean(axis=0), latent.std(axis=0) + 1e-6
+        lineages = taxonomy.node_at_level[nodes, 0]
+        weights, bias = _lineage_classifiers((latent - location) / scale, lineages)
+        centres, whitening = _types(latent, nodes)
+        learned = {
+            "location": location,
+            "scale": scale,
+            "weights": weights,
+            "bias": bias,
+            "centres": centres,
+            "whitening": whitening,
+        }
+        return cls(**learned, **_usual(_raw_scores(held_out.latent, **learned), held_out.depth))
+
+    def measure(self, cells: FeatureCells) -> dict[str, np.ndarray]:
+        """Compare cells with the reference.
+
+        Parameters
+        ----------
+        cells
+            Features and depths of any cells.
+
+        Returns
+        -------
+        Arrays of shape ``(n_cells,)``. ``score``: the two standardised scores together, larger
+        for stranger cells. ``p_value``: share of held-out reference cells that are as strange.
+        ``lineage_p_value``: the same for recognition alone.
+        """
+        raw = _raw_scores(
+            cells.latent,
+            location=self.location,
+            scale=self.scale,
+            weights=self.weights,
+            bias=self.bias,
+            centres=self.centres,
+            whitening=self.whitening,
+        )
+        scores = _standardise(
+            raw,
+            np.clip(_log_depth(cells.depth), *self.depth_range),
+            self.centre_by_depth,
+            self.spread_by_depth,
+            self.least_spread,
+        )
+        both = scores.sum(axis=0)
+        return {
+            "score": both,
+            "p_value": _p_values(both, self.calibration),
+            "lineage_p_value": _p_values(scores[0], self.lineage_calibration),
+        }
+
+    def to_dict(self) -> dict[str, np.ndarray]:
+        """Give the arrays by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> NoveltyDetector:
+        """Make one from what :meth:`to_dict` gave; tensors are as good as arrays."""
+        return cls(**{name: np.asarray(value) for name, value in data.items()})
+
+    def __repr__(self) -> str:
+        return (
+            f"NoveltyDetector of {len(self.centres)} types and {len(self.weights)} lineages, "
+            f"calibrated on {len(self.calibration)} views of held-out cells"
+        )
+
+
+def novelty_table(measured: Mapping[str, np.ndarray], obs_names: pd.Index) -> pd.DataFrame:
+    """Table of what :meth:`NoveltyDetector.measure` gave, one row a cell."""
+    return pd.DataFrame(dict(measured), index=obs_names)
+
+
+def stop_depth_limit(
+    novelty: pd.DataFrame, alpha: float, unknown: Unknown, max_depth: int
+) -> np.ndarray:
+    """Deepest level at which each cell may stop, shape ``(n_cells,)``."""
+    limit = np.full(len(novelty), max_depth)
+    if unknown == "type":
+        limit[novelty["p_value"].to_numpy() <= alpha] = 1
+    limit[novelty["lineage_p_value"].to_numpy() <= alpha] = 0
+    return limit
+
+
+def _lineage_classifiers(latent: np.ndarray, lineages: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """One logistic regression a lineage, against all others; none where there is one lineage."""
+    from sklearn.linear_model import LogisticRegression
+
+    names = np.unique(lineages)
+    weights, bias = np.zeros((len(names), latent.shape[1])), np.zeros(len(names))
+    if len(names) == 1:
+        return weights[:0], bias[:0]
+    for row, name in enumerate(names):
+        model = LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=500)
+        model.fit(latent, lineages == name)
+        weights[row], bias[row] = model.coef_[0], model.intercept_[0]
+    return weights, bias
+
+
+def _types(latent: np.ndarray, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Whitened mean of every labelled node, and the whitening."""
+    from sklearn.covariance import ledoit_wolf
+
+    names, index = np.unique(nodes, return_inverse=True)
+    means = np.stack([latent[index == row].mean(axis=0) for row in range(len(names))])
+    covariance, _ = ledoit_wolf(latent - means[index], assume_centered=True)
+    # Features that never vary (dead units) leave the covariance singular where all cells agree.
+    covariance[np.diag_indices_from(covariance)] += 1e-6 * np.trace(covariance) / len(covariance)
+    covariance[np.diag_indices_from(covariance)] += 1e-12
+    whitening = np.linalg.cholesky(np.linalg.inv(covariance))
+    return means @ whitening, whitening
+
+
+def _raw_scores(
+    latent: np.ndarray,
+    *,
+    location: np.ndarray,
+    scale: np.ndarray,
+    weights: np.ndarray,
+    bias: np.ndarray,
+    centres: np.ndarray,
+    whitening: np.ndarray,
+) -> np.ndarray:
+    """Recognition and logarithm of distance, larger for stranger cells, shape ``(2, n_cells)``."""
+    latent = latent.astype(np.float64)
+    white = latent @ whitening
+    nearest = np.full(len(latent), np.inf)
+    for centre in centres:
+        nearest = np.minimum(nearest, ((white - centre) ** 2).sum(axis=1))
+    distance = np.log(nearest + 1e-12)
+    if not len(weights):
+        return np.stack([distance, distance])
+    recognised = (latent - location) / scale @ weights.T + bias
+    return np.stack([-recognised.max(axis=1), distance])
+
+
+def _log_depth(depth: np.ndarray) -> np.ndarray:
+    return np.log1p(np.asarray(depth, dtype=np.float64))
+
+
+def _usual(raw: np.ndarray, depth: np.ndarray) -> dict[str, np.ndarray]:
+    """How the scores of held-out cells depend on depth, and what is left of them."""
+    x = _log_depth(depth)
+    powers = np.stack([np.ones_like(x), x, x**2])
+    centre = np.stack([np.linalg.lstsq(powers.T, row, rcond=None)[0] for row in raw])
+    left = np.abs(raw - centre @ powers)
+    spread = np.stack([np.linalg.lstsq(powers.T, row, rcond=None)[0] for row in left])
+    least = 0.2 * left.mean(axis=1) + 1e-6
+    scores = _standardise(raw, x, centre, spread, least)
+    return {
+        "depth_range": np.array([x.min(), x.max()]),
+        "centre_by_depth": centre,
+        "spread_by_depth": spread,
+        "least_spread": least,
+        "lineage_calibration": np.sort(scores[0]),
+        "calibration": np.sort(scores.sum(axis=0)),
+    }
+
+
+def _standardise(
+    raw: np.ndarray, x: np.ndarray, centre: np.ndarray, spread: np.ndarray, least: np.ndarray
+) -> np.ndarray:
+    powers = np.stack([np.ones_like(x), x, x**2])
+    return np.asarray((raw - centre @ powers) / np.maximum(spread @ powers, least[:, None]))
+
+
+def _p_values(scores: np.ndarray, calibration: np.ndarray) -> np.ndarray:
+    """Share of calibration scores, the cell's own among them, that are at least as large."""
+    above = len(calibration) - np.searchsorted(calibration, scores, side="left")
+    return np.asarray((1 + above) / (len(calibration) + 1))
