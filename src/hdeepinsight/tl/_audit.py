@@ -127,7 +127,7 @@ def audit_labels(
         taxonomy,
         nodes,
         layer=layer,
-        batch_key=batch_key,
+        batches=None if batch_key is None else adata.obs[batch_key].astype(str).to_numpy(),
         n_folds=n_folds,
         probabilities=probabilities,
         least_margin=least_margin,
@@ -142,15 +142,17 @@ def audit_nodes(
     nodes: np.ndarray,
     *,
     layer: str | None = None,
-    batch_key: str | None = None,
+    batches: np.ndarray | None = None,
     n_folds: int = 5,
     probabilities: np.ndarray | None = None,
     least_margin: float = 0.7,
     max_share: float = 0.2,
     seed: int = 0,
 ) -> LabelAudit:
-    """`audit_labels` for labels that are nodes of a taxonomy already, shape ``(n_obs,)``."""
-    batches = None if batch_key is None else adata.obs[batch_key].astype(str).to_numpy()
+    """`audit_labels` for labels that are nodes of a taxonomy already, shape ``(n_obs,)``.
+
+    ``batches`` holds the batch of every cell, shape ``(n_obs,)``.
+    """
     if batches is not None and len(np.unique(batches)) < 2:
         batches = None
     sizes = roll_up(taxonomy, np.bincount(nodes, minlength=taxonomy.n_nodes))

@@ -219,6 +219,15 @@ class LabelAudit:
             )
             raise ValueError(msg)
 
+    def check_taxonomy(self, taxonomy: Taxonomy) -> None:
+        """Raise ``ValueError`` unless a taxonomy is the one of this audit."""
+        if taxonomy != self.taxonomy:
+            msg = (
+                f"The audit is over {self.taxonomy!r}, not over {taxonomy!r}; valid is the same "
+                "tree. Pass taxonomy=model.taxonomy to audit_labels."
+            )
+            raise ValueError(msg)
+
     def __len__(self) -> int:
         return len(self.obs_names)
 

@@ -91,7 +91,9 @@ class TrainingMixin(CalibrationMixin, MultimodalMixin):
         counts = read_counts(self._rna(adata), self.layout.genes, layer=self._counts_layer)
         nodes = self._label_nodes(adata)
         split = self._split(nodes, validation_size, split_key)
-        n_lifted = self._lift_suspicious(adata, nodes, split, audit) if audit else 0
+        given = nodes
+        if audit is not False:
+            nodes = self._lifted_nodes(adata, given, split, audit)
         batch_size = batch_size or default_batch_size(len(split.train))
         batches = ReferenceBatches(
             counts,
@@ -133,7 +135,7 @@ class TrainingMixin(CalibrationMixin, MultimodalMixin):
                 "max_lr": max_lr,
                 "weight_decay": weight_decay,
                 "split_key": split_key,
-                **({"n_lifted_labels": n_lifted} if audit else {}),
+                **({"n_lifted_labels": int((nodes != given).sum())} if audit is not False else {}),
             },
         )
 
@@ -144,27 +146,28 @@ class TrainingMixin(CalibrationMixin, MultimodalMixin):
         groups = self._column(split_key).astype(str).to_numpy()
         return split_groups(nodes, groups, fraction, rng)
 
-    def _lift_suspicious(
+    def _lifted_nodes(
         self, adata: AnnData, nodes: np.ndarray, split: Split, audit: Literal[True] | LabelAudit
-    ) -> int:
-        """Lift suspicious labels of training cells in ``nodes``; return how many there were."""
+    ) -> np.ndarray:
+        """Labels with the suspicious ones of training cells lifted to where the audit agrees."""
         from hdeepinsight.tl._audit import audit_nodes
 
         if audit is True:
-            batch_key = self._setup_args["batch_key"]
+            key = self._setup_args["batch_key"]
             audit = audit_nodes(
                 self._rna(adata),
                 self.taxonomy,
                 nodes,
                 layer=self._counts_layer,
-                batches=None if batch_key is None else adata.obs[batch_key].astype(str).to_numpy(),
+                batches=None if key is None else self._column(key).astype(str).to_numpy(),
                 seed=self.seed,
             )
         audit.check_cells(adata)
         audit.check_taxonomy(self.taxonomy)
+        lifted = nodes.copy()
         cells = split.train[audit.suspicious[split.train]]
-        nodes[cells] = audit.agreed_nodes[cells]
-        return len(cells)
+        lifted[cells] = audit.agreed_nodes[cells]
+        return lifted
 
     def _finish(self, batches: ReferenceBatches, options: dict[str, Any]) -> None:
         if batches.n_val:
