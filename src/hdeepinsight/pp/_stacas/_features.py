@@ -24,7 +24,7 @@ _BLOCKED = re.compile(
     r"MT-.+"  # mitochondrial
     r"|M?RP[SL]\d.*|RP(LP\d|SA\d*)"  # ribosomal
     r"|HB(A|B|D|E|G|M|Q|Z)\d*|HB[AB]-.+"  # haemoglobin
-    r"|TR[ABDG][VDJC].*|IG[HKL][VDJCAGEM].*",  # antigen receptors
+    r"|TR[ABDG]([VDJ]\d.*|C\d*)|TCRG-.+|IG[HKL]([VDJ]\d.*|C\d*|[ADEGM]\d?[A-D]?)",  # receptors
     re.IGNORECASE,
 )
 

@@ -1,0 +1,289 @@
+"""The pure functions below `stacas`, each against a definition written out."""
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from hdeepinsight import Taxonomy
+from hdeepinsight.graph import nearest_neighbors
+from hdeepinsight.pp._stacas._anchors import mutual_neighbors, score_anchors, weigh_anchors
+from hdeepinsight.pp._stacas._embedding import (
+    Components,
+    fit_components,
+    reciprocal_embeddings,
+)
+from hdeepinsight.pp._stacas._features import is_blocked
+from hdeepinsight.pp._stacas._labels import consistent_labels, encode_labels, filter_by_labels
+from hdeepinsight.pp._stacas._tree import guide_tree
+from hdeepinsight.pp._stacas._weights import correction_operator
+
+
+@pytest.fixture
+def two(draw):
+    return draw(100, 1)[0], draw(90, 2)[0]
+
+
+def spaces_of(first, second, n_dims=5, center=False):
+    both = (
+        fit_components(first, n_dims, center=center),
+        fit_components(second, n_dims, center=center),
+    )
+    return both, reciprocal_embeddings(first, second, both, center=center)
+
+
+@pytest.mark.parametrize("center", [False, True])
+@pytest.mark.parametrize("scale", [False, True])
+@pytest.mark.parametrize("form", [np.asarray, sparse.csr_matrix])
+def test_components_are_singular_vectors(two, center, scale, form):
+    values = two[0]
+    found = fit_components(form(values), 4, center=center, scale=scale)
+    wanted = (values - center * values.mean(0)) / (values.std(0, ddof=1) if scale else 1.0)
+    right = np.linalg.svd(wanted, full_matrices=False)[2][:4]
+    np.testing.assert_allclose(np.abs(right @ found.loadings), np.eye(4), atol=1e-7)
+    np.testing.assert_allclose(
+        np.abs(found.project(form(values))), np.abs(wanted @ right.T), atol=1e-6
+    )
+
+
+def test_many_genes_give_the_same_components_by_iteration(two, monkeypatch):
+    by_gram = fit_components(two[0], 3, center=True).project(two[0])
+    monkeypatch.setattr("hdeepinsight.pp._stacas._embedding._GRAM_GENES", 1)
+    np.testing.assert_allclose(fit_components(two[0], 3, center=True).project(two[0]), by_gram)
+
+
+def test_directions_without_variation_are_left_out():
+    line = np.outer(np.arange(1.0, 9.0), [1.0, 2.0, 0.5])
+    assert fit_components(line, 3).loadings.shape == (3, 1)
+    assert fit_components(np.zeros((5, 3)), 3).loadings.shape == (3, 1)
+
+
+def test_reciprocal_space_is_cosine_of_scaled_dimensions(two):
+    (one, _), spaces = spaces_of(*two)
+    rows = np.concatenate([two[0] @ one.loadings, two[1] @ one.loadings])
+    rows /= rows.std(axis=0, ddof=1)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    np.testing.assert_allclose(np.concatenate(spaces.first), rows, atol=1e-10)
+
+
+def test_signs_and_lengths_of_dimensions_change_no_distance(two):
+    both, spaces = spaces_of(*two)
+    factor = np.array([-1.0, 3.0, 1.0, -0.2, 1.0])
+    turned = [Components(c.loadings * factor, c.shift, c.factor) for c in both]
+    again = reciprocal_embeddings(*two, turned, center=False)
+    for old, new in zip(spaces, again, strict=True):
+        np.testing.assert_allclose(new[0] @ new[1].T, old[0] @ old[1].T, atol=1e-10)
+
+
+def test_anchors_are_the_mutual_neighbours_by_definition(two):
+    _, spaces = spaces_of(*two)
+    found = mutual_neighbors(spaces, 4, 10)
+    d_first = np.linalg.norm(spaces.first[0][:, None] - spaces.first[1][None], axis=2)
+    d_second = np.linalg.norm(spaces.second[0][:, None] - spaces.second[1][None], axis=2)
+    near_first = np.argsort(np.argsort(d_first, axis=1), axis=1) < 4
+    near_second = np.argsort(np.argsort(d_second, axis=0), axis=0) < 4
+    x, y = np.nonzero(near_first & near_second)
+    np.testing.assert_array_equal(found.first, x)
+    np.testing.assert_array_equal(found.second, y)
+    np.testing.assert_allclose(found.distance, (d_first[x, y] + d_second[x, y]) / 2)
+
+
+def own(values, k):
+    found, _ = nearest_neighbors(values, k=k - 1)
+    return np.concatenate([np.arange(len(values))[:, None], found], axis=1)
+
+
+def test_overlap_is_the_set_intersection(two):
+    _, spaces = spaces_of(*two)
+    found = mutual_neighbors(spaces, 5, 12)
+    own_x, own_y = own(two[0], 12), own(two[1], 12)
+    overlap, score = score_anchors(found, own_x, own_y)
+    for i, (x, y) in enumerate(zip(found.first, found.second, strict=True)):
+        q = {("x", c) for c in own_x[x]} | {("y", c) for c in found.cross_first[x]}
+        r = {("x", c) for c in found.cross_second[y]} | {("y", c) for c in own_y[y]}
+        assert overlap[i] == len(q & r)
+    low, high = np.quantile(overlap, [0.01, 0.9])
+    np.testing.assert_allclose(score, np.clip((overlap - low) / (high - low), 0, 1))
+
+
+def test_swapping_the_datasets_swaps_the_roles(two):
+    _, spaces = spaces_of(*two)
+    _, turned = spaces_of(*two[::-1])
+    own_x, own_y = own(two[0], 12), own(two[1], 12)
+    one, other = mutual_neighbors(spaces, 5, 12), mutual_neighbors(turned, 5, 12)
+    order = np.lexsort((other.first, other.second))
+    np.testing.assert_array_equal(one.first, other.second[order])
+    np.testing.assert_array_equal(one.second, other.first[order])
+    np.testing.assert_allclose(one.distance, other.distance[order])
+    scores = score_anchors(one, own_x, own_y)[0]
+    np.testing.assert_array_equal(scores, score_anchors(other, own_y, own_x)[0][order])
+
+
+def test_equal_overlaps_give_full_scores(two):
+    _, spaces = spaces_of(*two)
+    found = mutual_neighbors(spaces, 1, 1)
+    only_self = [np.arange(len(values))[:, None] for values in two]
+    assert set(score_anchors(found, *only_self)[1]) == {1.0}
+
+
+def test_closeness_falls_with_distance_and_is_half_at_the_quantile():
+    distance = np.linspace(0.1, 0.9, 9)
+    close = weigh_anchors(distance, np.ones(9), alpha=1.0, anchor_coverage=0.5)
+    assert (np.diff(close) < 0).all()
+    assert close[4] == pytest.approx(0.5, abs=2e-6)
+    width = distance.std(ddof=1) / 2
+    np.testing.assert_allclose(close, 1 / (1 + np.exp((distance - 0.5) / width)), atol=2e-6)
+
+
+def test_alpha_goes_from_surroundings_to_closeness():
+    rng = np.random.default_rng(0)
+    distance, agreement = rng.random(50), rng.random(50)
+    only = weigh_anchors(distance, agreement, alpha=0.0)
+    np.testing.assert_allclose(only, agreement, atol=2e-6)
+    mixed = weigh_anchors(distance, agreement, alpha=0.6)
+    close = weigh_anchors(distance, agreement, alpha=1.0)
+    np.testing.assert_allclose(mixed, close**0.6 * agreement**0.4, atol=1e-4)
+    assert mixed.min() >= 0
+    assert mixed.max() <= 1
+
+
+@pytest.mark.parametrize("distance", [[0.3], [0.3, 0.3, 0.3]], ids=["one_anchor", "equal"])
+def test_equal_distances_are_neither_close_nor_far(distance):
+    scores = weigh_anchors(np.array(distance), np.ones(len(distance)), alpha=1.0)
+    np.testing.assert_allclose(scores, 0.5, atol=2e-6)
+
+
+def test_labels_agree_along_a_path_only():
+    tree = Taxonomy.from_nested({"B": ["naive", "memory"], "T": ["CD4", "CD8"]})
+    first = tree.encode(["B", "naive", "CD4", "CD4", None, "T"])
+    second = tree.encode(["naive", "B", "CD8", "naive", "CD8", "T"])
+    assert consistent_labels(first, second, tree).tolist() == [True, True, False, False, True, True]
+
+
+def test_unknown_labels_have_one_code():
+    import pandas as pd
+
+    codes = encode_labels(
+        [pd.Series(["b", "Unknown", None]), None, pd.Series(["a", np.nan, "multi", "b"])], [3, 2, 4]
+    )
+    assert [one.tolist() for one in codes] == [[2, 0, 0], [0, 0], [1, 0, 0, 2]]
+
+
+def test_sampling_keeps_in_expectation_what_weighing_keeps():
+    scores, agree = np.full(4000, 0.5), np.arange(4000) % 2 == 0
+    scores[0] = 0.1  # the lowest, which a draw never keeps where labels disagree
+    sampled = filter_by_labels(scores, agree, label_confidence=0.3, label_mode="sample")
+    weighed = filter_by_labels(scores, agree, label_confidence=0.3)
+    assert sampled.sum() == pytest.approx(weighed.sum(), rel=0.03)
+    np.testing.assert_array_equal(sampled[agree], scores[agree])
+    assert set(sampled[~agree]) == {0.0, 0.5}
+
+
+@pytest.mark.parametrize("mode", ["weight", "sample"])
+def test_trust_of_one_drops_all_that_disagree(mode):
+    agree = np.array([True, False, True])
+    kept = filter_by_labels(np.array([0.2, 0.9, 0.4]), agree, label_mode=mode)
+    assert kept.tolist() == [0.2, 0.0, 0.4]
+
+
+def test_tree_of_two_has_one_join():
+    tree = guide_tree(np.array([[0, 0.3], [0.3, 0]]), np.array([1.0, 2.0]))
+    assert [(m.reference, m.query) for m in tree.merges] == [((1,), (0,))]
+
+
+def test_single_linkage_needs_the_order_of_similarities_only():
+    rng = np.random.default_rng(3)
+    s = np.triu(rng.random((6, 6)), 1)
+    s, strengths = s + s.T, rng.random(6)
+    shapes = [
+        [(m.reference, m.query) for m in guide_tree(t, strengths).merges]
+        for t in (s, s**3, np.where(s > 0, 4 + 2 * s, 0))
+    ]
+    assert shapes[0] == shapes[1] == shapes[2]
+    tree = guide_tree(s, strengths)
+    assert tree.base == strengths.argmax()
+    assert all(0 <= m.height <= 1 for m in tree.merges)
+    assert all(tree.base not in m.query for m in tree.merges)
+
+
+@pytest.fixture
+def weights():
+    rng = np.random.default_rng(0)
+    cells, spots = rng.normal(size=(50, 3)), rng.normal(size=(20, 3))
+    query, reference = rng.integers(20, size=60), rng.integers(15, size=60)
+    query[:20], reference[:15] = np.arange(20), np.arange(15)
+    return cells, spots, query, reference, rng.random(60)
+
+
+def test_weights_are_those_of_the_formula(weights):
+    cells, spots, query, reference, scores = weights
+    found = correction_operator(*weights, k_weight=7, sd_weight=1.5)
+    y_q, y_r = np.random.default_rng(1).normal(size=(2, 20, 4))
+    for c, cell in enumerate(cells):
+        distance = np.linalg.norm(spots - cell, axis=1)
+        order = np.argsort(distance)[:7]
+        top, total = 0.0, 0.0
+        for a in range(60):
+            if query[a] in order:
+                g = (1 - distance[query[a]] / distance[order[-1]]) * scores[a]
+                h = 1 - np.exp(-g / (2 / 1.5) ** 2)
+                top, total = top + h * (y_q[query[a]] - y_r[reference[a]]), total + h
+        change = found.reference[c] @ y_r[:15] - found.query[c] @ y_q
+        np.testing.assert_allclose(np.ravel(change), -top / total, atol=1e-12)
+    np.testing.assert_allclose(found.nearest, nearest_neighbors(cells, spots, k=1)[1].ravel())
+
+
+def test_rows_of_the_operators_sum_to_one(weights):
+    found = correction_operator(*weights, k_weight=7)
+    np.testing.assert_allclose(found.query.sum(axis=1), 1)
+    np.testing.assert_allclose(found.reference.sum(axis=1), 1)
+    assert found.query.min() >= 0
+    assert (found.n_effective >= 1).all()
+    assert (found.n_effective <= 60).all()
+
+
+def test_truncation_keeps_the_first_anchors_of_the_nearest_cells(weights):
+    cells, spots, query, reference, scores = weights
+    found = correction_operator(*weights, k_weight=7, truncate=True)
+    order = np.argsort(query, kind="stable")
+    distance = np.linalg.norm(spots - cells[0], axis=1)
+    near = np.argsort(distance)[:7]
+    anchors = np.concatenate([order[query[order] == cell] for cell in near])[:7]
+    h = 1 - np.exp(-(1 - distance[query[anchors]] / distance[near[-1]]) * scores[anchors] / 4)
+    wanted = np.bincount(reference[anchors], h / h.sum(), found.reference.shape[1])
+    np.testing.assert_allclose(found.reference[0].toarray().ravel(), wanted, atol=1e-12)
+
+
+def test_attenuation_lowers_far_cells_only(weights):
+    cells, spots, *rest = weights
+    cells = np.concatenate([cells, [[50.0, 0, 0]]])
+    full = correction_operator(cells, spots, *rest, k_weight=7)
+    low = correction_operator(cells, spots, *rest, k_weight=7, attenuate=True)
+    reach = np.quantile(nearest_neighbors(spots, k=1)[1], 0.95)
+    wanted = np.minimum(1, reach / full.nearest)
+    np.testing.assert_allclose(np.ravel(low.query.sum(axis=1)), wanted)
+    assert wanted[-1] < 0.1
+    assert (wanted == 1).sum() > 20
+
+
+def test_equal_cells_share_their_anchors():
+    spots, index = np.zeros((3, 2)), np.arange(3)
+    found = correction_operator(np.zeros((1, 2)), spots, index, index, np.ones(3))
+    np.testing.assert_allclose(found.query.toarray(), 1 / 3)
+
+
+def test_a_single_anchor_cell_moves_itself_only():
+    zero = np.zeros(1, dtype=int)
+    found = correction_operator(np.array([[0.0], [1.0]]), np.zeros((1, 1)), zero, zero, np.ones(1))
+    assert found.query.toarray().ravel().tolist() == [1.0, 0.0]
+    assert found.n_effective.tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("gene", "blocked"),
+    [("mt-Nd1", True), ("RPS27A", True), ("HBA1", True), ("Hbb-bs", True), ("IGKC", True),
+     ("TRBC2", True), ("MRPL1", True), ("HBEGF", False), ("RPA1", False), ("MTOR", False),
+     ("TRAF3", False), ("IGF1", False), ("TRADD", False),
+     ("IGHG2B", True), ("Tcrg-C1", True), ("IGHMBP2", False), ("IGKV1-5", True)],
+)  # fmt: skip
+def test_blocked_genes(gene, blocked):
+    assert is_blocked(gene) is blocked
