@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from hdeepinsight.annotation import Annotation, Decoder, check_threshold
+from hdeepinsight.annotation import (
+    Annotation,
+    Decoder,
+    FeatureCells,
+    check_threshold,
+    novelty_table,
+)
 from hdeepinsight.data import align_genes, has_layer, open_counts, without_genes
+from hdeepinsight.models.schdeepinsight._calibration import CalibrationMixin, as_array
 from hdeepinsight.models.schdeepinsight._correction import ModelNormalizer, corrected_inputs
 from hdeepinsight.models.schdeepinsight._multimodal import FurtherInputs, MultimodalMixin
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
@@ -23,7 +30,7 @@ if TYPE_CHECKING:
     from hdeepinsight.pp import StacasResult
 
 
-class MappingMixin(MultimodalMixin):
+class MappingMixin(CalibrationMixin, MultimodalMixin):
     """Annotate any AnnData, h5ad or zarr of raw counts; nothing is written to it."""
 
     def annotate(
@@ -91,17 +98,19 @@ class MappingMixin(MultimodalMixin):
         further = self._further_inputs(query)
         if corrected is not None:
             further = corrected_inputs(corrected, self.normalizer, source, further)
+        obs_names = pd.Index(source.obs_names)
+        found = self._collect(source, alignment, batch_size, further, self._judge)
         return Annotation(
             taxonomy=self.taxonomy,
-            obs_names=pd.Index(source.obs_names),
-            node_probabilities=self._collect(
-                source, alignment, batch_size, "probabilities", further
-            ),
+            obs_names=obs_names,
+            node_probabilities=found.pop("probabilities", np.zeros((0, 0))),
             threshold=threshold,
             decoder=decoder,
             input_report=source.report,
             gene_report=further.note(alignment.report),
             recipe=self.recipe,
+            calibration=self.calibration,
+            novelty=novelty_table(found, obs_names) if found else None,
         )
 
     @property
@@ -171,7 +180,14 @@ class MappingMixin(MultimodalMixin):
         query = self._given(query)
         source, alignment = self._open(query, layer, use_raw, scale, fold_case)
         further = self._further_inputs(query)
-        return self._collect(source, alignment, batch_size, "latent", further)
+        found = self._collect(
+            source,
+            alignment,
+            batch_size,
+            further,
+            lambda part: {"latent": as_array(part["latent"])},
+        )
+        return found.get("latent", np.zeros((0, 0), dtype=np.float32))
 
     def _open(
         self,
@@ -200,17 +216,26 @@ class MappingMixin(MultimodalMixin):
         source: CountSource,
         alignment: GeneAlignment,
         batch_size: int,
-        output: Literal["probabilities", "latent"],
         further: FurtherInputs,
-    ) -> np.ndarray:
-        """One output of the network for all cells, shape ``(n_cells, ...)``, kept once."""
-        collected: np.ndarray | None = None
+        read: Callable[[dict[str, Tensor]], dict[str, np.ndarray]],
+    ) -> dict[str, np.ndarray]:
+        """Read arrays off the outputs for all cells, shapes ``(n_cells, ...)``, kept once."""
+        collected: dict[str, np.ndarray] = {}
         for rows, part in self._stream(source, alignment, batch_size, further):
-            values = part[output].cpu().numpy()
-            if collected is None:
-                collected = np.empty((source.n_obs, values.shape[1]), dtype=np.float32)
-            collected[rows] = values
-        return np.zeros((0, 0), dtype=np.float32) if collected is None else collected
+            for name, values in read(part).items():
+                if name not in collected:
+                    shape = (source.n_obs, *values.shape[1:])
+                    collected[name] = np.empty(shape, dtype=values.dtype)
+                collected[name][rows] = values
+        return collected
+
+    def _judge(self, part: dict[str, Tensor]) -> dict[str, np.ndarray]:
+        """Probabilities and, where the model has a detector, novelty of a mini-batch."""
+        judged = {"probabilities": as_array(part["probabilities"])}
+        if self.novelty_detector is not None:
+            cells = FeatureCells(as_array(part["latent"]), as_array(part["depth"]))
+            judged |= self.novelty_detector.measure(cells)
+        return judged
 
     def _stream(
         self,
@@ -229,3 +254,7 @@ class MappingMixin(MultimodalMixin):
                 cells = slice(first, first + len(counts))
                 inputs = further.tensors(cells, measured)
                 yield cells, self.module.predict(counts.to(self.device), **inputs)
+
+
+def _latent(part: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    return {"latent": as_array(part["latent"])}

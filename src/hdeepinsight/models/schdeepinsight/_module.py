@@ -102,6 +102,11 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
         )
         if self.wide is not None:
             nn.init.zeros_(self.wide.weight)
+        self.wide_proteins: nn.Linear | None = None
+        if self.wide is not None and self.proteins is not None:
+            n_proteins = self.proteins.n_proteins
+            self.wide_proteins = nn.Linear(n_proteins, self.tree.taxonomy.n_edges, bias=False)
+            nn.init.zeros_(self.wide_proteins.weight)
         self.head: nn.Module | None = None
         if self.backbone is not None:
             heads = {"linear": LinearHead, "per_parent": PerParentHead}
@@ -172,12 +177,15 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
         proteins: ProteinValues | None = None,
     ) -> dict[str, Tensor]:
         """As :meth:`inference`, from values that are normalised already."""
+        if self.proteins is not None:
+            proteins = proteins or self.proteins.unmeasured(len(values), like=values)
         wide = self.wide(values) if self.wide is not None else values.new_zeros(())
+        if self.wide_proteins is not None and proteins is not None:
+            wide = wide + self.wide_proteins(proteins.values)
         if self.backbone is None or self.head is None:
             return {"latent": wide, "logits": wide}
         image = self.raster(values, measured)
-        if self.proteins is not None:
-            proteins = proteins or self.proteins.unmeasured(len(values), like=values)
+        if self.proteins is not None and proteins is not None:
             image = torch.cat([image, self.proteins(proteins)], dim=1)
         latent = self.backbone(image)
         return {"latent": latent, "logits": self.head(latent, nodes) + wide}
@@ -210,9 +218,14 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
 
         Returns
         -------
-        ``probabilities`` ``(n_cells, n_nodes)`` and ``latent`` ``(n_cells, n_latent)``.
+        ``probabilities`` ``(n_cells, n_nodes)``, ``latent`` ``(n_cells, n_latent)`` and ``depth``,
+        the total counts, ``(n_cells,)``.
         """
         outputs = self.inference(counts, measured, **proteins)
         conditional = self.generative(outputs["logits"])["conditional"]
         probabilities = self.tree.node_log_probs(conditional).exp()
-        return {"probabilities": probabilities, "latent": outputs["latent"]}
+        return {
+            "probabilities": probabilities,
+            "latent": outputs["latent"],
+            "depth": counts.sum(dim=1),
+        }
