@@ -4,6 +4,7 @@ from hdeepinsight.annotation import rejection
 from hdeepinsight.annotation._annotation import Annotation
 from hdeepinsight.annotation._calibration import expected_calibration_error
 from hdeepinsight.annotation._conformal import Calibration, SetKind, calibrate
+from hdeepinsight.annotation._decision import Decision
 from hdeepinsight.annotation._decode import Decoded, Decoder, check_threshold, decode
 from hdeepinsight.annotation._evaluation import (
     Evaluation,
@@ -16,6 +17,7 @@ from hdeepinsight.annotation._novelty import FeatureCells, NoveltyDetector, nove
 __all__ = [
     "Annotation",
     "Calibration",
+    "Decision",
     "Decoded",
     "Decoder",
     "Evaluation",

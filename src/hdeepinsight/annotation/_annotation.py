@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from hdeepinsight.annotation._conformal import Calibration
+    from hdeepinsight.annotation._decision import Decision
     from hdeepinsight.data import GeneReport, InputReport
     from hdeepinsight.taxonomy import Taxonomy
 
@@ -54,6 +55,8 @@ class Annotation(ConfidenceMixin):
     max_stop_depth
         Deepest level at which each cell may stop, shape ``(n_cells,)``, as :meth:`rejected` sets
         it; ``None`` for no limit.
+    decisions
+        Steps that were taken or left on the way here, in order.
 
     Raises
     ------
@@ -85,6 +88,7 @@ class Annotation(ConfidenceMixin):
     calibration: Calibration | None = None
     novelty: pd.DataFrame | None = None
     max_stop_depth: np.ndarray | None = None
+    decisions: tuple[Decision, ...] = ()
 
     def __post_init__(self) -> None:
         self._check_probabilities()
@@ -269,6 +273,11 @@ class Annotation(ConfidenceMixin):
             "taxonomy": self.taxonomy.to_json(),
             "recipe": {_storable(key): str(value) for key, value in self.recipe.items()},
             **{name: str(report) for name, report in reports.items() if report is not None},
+            **(
+                {"decisions": [str(decision) for decision in self.decisions]}
+                if self.decisions
+                else {}
+            ),
         }
 
     def __len__(self) -> int:
