@@ -267,6 +267,7 @@ class Annotation(ConfidenceMixin):
     def to_dict(self) -> dict[str, Any]:
         """Give settings, reports and recipe in plain types."""
         reports = {"input_report": self.input_report, "gene_report": self.gene_report}
+        decisions = [str(decision) for decision in self.decisions]
         return {
             "decoder": self.decoder,
             "threshold": "none" if self.threshold is None else self.threshold,
