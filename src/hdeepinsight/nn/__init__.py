@@ -15,7 +15,9 @@ from hdeepinsight.nn._losses import (
 from hdeepinsight.nn._mlp import MLPBackbone
 from hdeepinsight.nn._modality import ModalityMasking
 from hdeepinsight.nn._normalize import CountNormalizer
+from hdeepinsight.nn._profiles import LeafProfiles, ProfileMatcher
 from hdeepinsight.nn._protein_norm import ProteinNormalizer
+from hdeepinsight.nn._refinement import GraphRefinement
 from hdeepinsight.nn._temperature import fit_temperatures
 
 __all__ = [
@@ -26,11 +28,14 @@ __all__ = [
     "CountThinning",
     "EfficientNetBackbone",
     "GeneMasking",
+    "GraphRefinement",
     "HierarchicalLoss",
+    "LeafProfiles",
     "LinearHead",
     "MLPBackbone",
     "ModalityMasking",
     "PerParentHead",
+    "ProfileMatcher",
     "ProteinNormalizer",
     "Reduction",
     "adapt_first_convolution",
