@@ -253,7 +253,6 @@ class StacasResult:
         for sign in (1.0, -1.0):
             part = np.maximum(sign * shift.data, 0.0)
             weights = sp.csr_matrix((part, columns, shift.indptr), shape=shape)
-            weights.eliminate_zeros()
             total += sign * (weights @ self.support.values).toarray()
         return total
 

@@ -1,0 +1,385 @@
+"""Limits, identities and equivariances of batch correction, on data whose answer is known."""
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+import hdeepinsight as hdi
+from hdeepinsight.pp import StacasConfig
+
+EXACT = {"input": "log", "neighbors": "exact"}
+FEW = StacasConfig(n_dims=4)  # three types span three dimensions, the rest is noise
+WITHIN = 0.3  # standard deviation of a gene within a type
+
+
+def corrected(result, dataset=None, chunk_size=10_000):
+    return np.concatenate(
+        [values for _, values in result.corrected(dataset, chunk_size=chunk_size)]
+    )
+
+
+def run(ref, query, **options):
+    return corrected(hdi.pp.stacas(ref, query, **{**EXACT, **options}))
+
+
+@pytest.mark.parametrize("center", [False, True])
+def test_a_copy_of_the_reference_is_not_moved(pair, center):
+    ref = pair[0]
+    config = StacasConfig(k_anchor=1, center=center)
+    result = hdi.pp.stacas(ref, ref.copy(), config=config, **EXACT)
+    assert (result.anchors["cell_1"] == result.anchors["cell_2"]).all()
+    assert len(result.anchors) > 0.9 * ref.n_obs
+    assert np.abs(result.correction()).max() == 0.0
+    np.testing.assert_array_equal(corrected(result), ref.X)
+
+
+def mean_shift_per_type(result, kind):
+    change = result.correction()
+    return max(np.abs(change[kind == k].mean(axis=0)).mean() for k in np.unique(kind))
+
+
+def test_a_copy_is_hardly_moved_by_five_neighbours(pair):
+    ref = pair[0]
+    result = hdi.pp.stacas(ref, ref.copy(), config=FEW, **EXACT)
+    assert (result.anchors["cell_1"] != result.anchors["cell_2"]).mean() > 0.5
+    assert mean_shift_per_type(result, ref.obs["cell_type"].to_numpy()) < 0.02 * WITHIN
+
+
+def test_halves_of_one_population_move_less_the_more_cells_there_are(draw, wrap):
+    shifts = []
+    for n_cells in (120, 1200):
+        (first, _), (second, kind) = draw(n_cells, 3), draw(n_cells, 4)
+        result = hdi.pp.stacas(wrap(first, prefix="r"), wrap(second), config=FEW, **EXACT)
+        shifts.append(mean_shift_per_type(result, kind))
+    assert shifts[1] < 0.7 * shifts[0]
+    assert shifts[0] < 0.4 * WITHIN
+
+
+@pytest.fixture
+def vector():
+    return np.random.default_rng(7).random(40) * 2
+
+
+def test_a_shift_of_a_copy_is_found_exactly(draw, wrap, vector):
+    values, _ = draw(150, 1)
+    config = StacasConfig(k_anchor=1, center=True)
+    moved = run(wrap(values, prefix="r"), wrap(values + vector), config=config)
+    np.testing.assert_allclose(moved, values, atol=2e-5)
+
+
+def test_a_shift_of_the_query_changes_nothing_when_centred(draw, wrap, vector):
+    ref, values = wrap(draw(150, 1)[0], prefix="r"), draw(140, 2)[0]
+    config = StacasConfig(center=True)
+    there = run(ref, wrap(values), config=config)
+    np.testing.assert_allclose(run(ref, wrap(values + vector), config=config), there, atol=1e-4)
+
+
+def test_a_common_shift_is_kept_when_centred(draw, wrap, vector):
+    (first, _), (second, _) = draw(150, 1), draw(140, 2)
+    config = StacasConfig(center=True)
+    there = run(wrap(first, prefix="r"), wrap(second), config=config)
+    moved = run(wrap(first + vector, prefix="r"), wrap(second + vector), config=config)
+    np.testing.assert_allclose(moved, there + vector, atol=1e-4)
+
+
+def test_batch_effects_are_removed_and_types_kept_apart(draw, wrap, vector):
+    (first, a), (second, b) = draw(300, 1), draw(250, 2)
+    moved = run(wrap(first, prefix="r"), wrap(second + 0.5 * vector), config=FEW)
+    for k in range(3):
+        before = np.abs((second + 0.5 * vector)[b == k].mean(0) - first[a == k].mean(0)).mean()
+        after = np.abs(moved[b == k].mean(0) - first[a == k].mean(0)).mean()
+        assert after < 0.3 * before
+
+
+def test_orders_and_names_do_not_matter(pair):
+    ref, query = pair
+    there = run(ref, query)
+    rng = np.random.default_rng(0)
+    cells, genes = rng.permutation(query.n_obs), rng.permutation(query.n_vars)
+    np.testing.assert_allclose(run(ref, query[cells]), there[cells], atol=1e-5)
+    np.testing.assert_allclose(run(ref[rng.permutation(ref.n_obs)], query), there, atol=1e-5)
+    np.testing.assert_allclose(run(ref, query[:, genes]), there, atol=1e-5)
+    np.testing.assert_allclose(run(ref[:, genes], query), there[:, genes], atol=1e-5)
+    renamed = query.copy()
+    renamed.obs_names = [f"x{i}" for i in range(query.n_obs)]
+    np.testing.assert_array_equal(run(ref, renamed), there)
+
+
+def test_anchor_by_anchor_the_same_values_come_out(pair):
+    ref, query = pair
+    result = hdi.pp.stacas(ref, query, **EXACT)
+    step, anchors = result.outcome.steps[0], result.outcome.anchors
+    x, y = ref.X.astype(float), query.X.astype(float)
+    z = y - y.mean(0)
+    z = z @ np.linalg.svd(z, full_matrices=False)[2][:30].T
+    cells = np.unique(anchors["cell_2"][anchors["score"] > 0]) - ref.n_obs
+    for c in (0, 17, 149):
+        distance = np.linalg.norm(z[cells] - z[c], axis=1)
+        order = np.argsort(distance)[:100]
+        near = dict(zip(cells[order], 1 - distance[order] / distance[order[-1]], strict=True))
+        moved, total = np.zeros(40), 0.0
+        for row in anchors[anchors["score"] > 0].itertuples():
+            h = 1 - np.exp(-near.get(row.cell_2 - ref.n_obs, 0.0) * row.score / 4)
+            moved, total = moved + h * (y[row.cell_2 - ref.n_obs] - x[row.cell_1]), total + h
+        np.testing.assert_allclose(result.correction(slice(c, c + 1))[0], -moved / total, atol=1e-9)
+    np.testing.assert_allclose(step.operator.query.sum(axis=1), 1)
+
+
+def test_the_reference_stays_and_queries_do_not_see_each_other(pair, draw, wrap):
+    ref, query = pair
+    alone = hdi.pp.stacas(ref, query, **EXACT)
+    other = wrap(draw(160, 9)[0] * 1.3, prefix="other")
+    both = hdi.pp.stacas(ref, [query, other], **EXACT)
+    np.testing.assert_array_equal(corrected(both, "query_1"), corrected(alone))
+    np.testing.assert_array_equal(corrected(both, "reference"), ref.X)
+    pooled = StacasConfig(pool_anchors=True)
+    apart = hdi.pp.stacas(ref, [query, other], config=pooled, **EXACT)
+    assert np.abs(corrected(apart, "query_1") - corrected(alone)).max() > 1e-4
+
+
+def test_later_cells_get_what_they_would_have_got(pair):
+    ref, query = pair
+    result = hdi.pp.stacas(ref, query, **EXACT)
+    before = corrected(result)
+    again = result.transform(query)
+    np.testing.assert_allclose(corrected(again), before, atol=1e-6)
+    some = result.transform(query[20:60, ::-1])
+    np.testing.assert_allclose(corrected(some), before[20:60], atol=1e-6)
+    np.testing.assert_array_equal(corrected(result), before)
+    np.testing.assert_allclose(corrected(some.transform(query[:9])), before[:9], atol=1e-6)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 7, 149])
+def test_chunks_do_not_matter(pair, chunk_size):
+    ref, query = pair
+    whole = run(ref, query)
+    parts = hdi.pp.stacas(ref, query, chunk_size=chunk_size, **EXACT)
+    np.testing.assert_allclose(corrected(parts, chunk_size=chunk_size), whole, atol=1e-6)
+
+
+def counts(n_cells, seed, prefix):
+    rng = np.random.default_rng(seed)
+    kind = rng.integers(3, size=n_cells)
+    mean = np.random.default_rng(5).gamma(1.0, 2.0, size=(3, 60))[kind]
+    obs = pd.DataFrame({"kind": kind.astype(str)}, index=[f"{prefix}{i}" for i in range(n_cells)])
+    var = pd.DataFrame(index=[f"GENE{i}" for i in range(60)])
+    return ad.AnnData(rng.poisson(mean).astype(np.float32), obs=obs, var=var)
+
+
+def test_storage_does_not_matter(tmp_path):
+    ref, query = counts(160, 1, "r"), counts(130, 2, "q")
+    there = corrected(hdi.pp.stacas(ref, query))
+    thin = query.copy()
+    thin.X = sparse.csr_matrix(query.X)
+    path = tmp_path / "query.h5ad"
+    thin.write_h5ad(path)
+    backed = ad.read_h5ad(path, backed="r")
+    for form in (thin, path, backed):
+        np.testing.assert_array_equal(corrected(hdi.pp.stacas(ref, form)), there)
+    backed.file.close()
+    layered = query.copy()
+    layered.layers["log"] = np.log1p(query.X / query.X.sum(1, keepdims=True) * 1e4)
+    reflog = ref.copy()
+    reflog.layers["log"] = np.log1p(ref.X / ref.X.sum(1, keepdims=True) * 1e4)
+    logged = corrected(hdi.pp.stacas(reflog, layered, layer="log", input="log"))
+    np.testing.assert_allclose(logged, there, atol=1e-4)
+
+
+def test_labels_drop_what_they_contradict_and_nothing_else(pair):
+    ref, query = pair
+    ref.obs["shuffled"] = np.random.default_rng(0).permutation(ref.obs["cell_type"])
+    query.obs["partly"] = query.obs["cell_type"].where(np.arange(query.n_obs) % 3 == 0)
+    keys = {"labels_key": "cell_type", "query_labels_key": "cell_type"}
+    without = hdi.pp.stacas(ref, query, **EXACT)
+    true = hdi.pp.stacas(ref, query, **keys, **EXACT)
+    assert true.anchors["consistent"].all()
+    n_partly = len(
+        hdi.pp.stacas(ref, query, **{**keys, "query_labels_key": "partly"}, **EXACT).anchors
+    )
+    assert len(true.anchors) <= n_partly <= len(without.anchors)
+    wrong = hdi.pp.stacas(ref, query, **{**keys, "labels_key": "shuffled"}, **EXACT)
+    assert len(wrong.anchors) < 0.6 * len(without.anchors)
+    assert wrong.report.datasets.loc["query", "share_inconsistent"] > 0.4
+    a = ref.obs["shuffled"].reindex(wrong.anchors["cell_1"]).to_numpy()
+    b = query.obs["cell_type"].reindex(wrong.anchors["cell_2"]).to_numpy()
+    assert (a == b).all()
+    untrusted = StacasConfig(label_confidence=0.0)
+    same = hdi.pp.stacas(
+        ref, query, config=untrusted, **{**keys, "labels_key": "shuffled"}, **EXACT
+    )
+    np.testing.assert_array_equal(corrected(same), corrected(without))
+
+
+def test_anchors_that_are_all_wrong_leave_the_query_as_it_is(pair):
+    ref, query = pair
+    query.obs["cell_type"] = "nothing of the kind"
+    keys = {"labels_key": "cell_type", "query_labels_key": "cell_type"}
+    result = hdi.pp.stacas(ref, query, **keys, **EXACT)
+    np.testing.assert_array_equal(corrected(result), query.X)
+    assert set(result.report.cells["flag"]) == {"no anchors"}
+    assert "left as it is: no anchors" in str(result.report)
+    with pytest.raises(ValueError, match="no anchors to take weights from"):
+        result.transform(query)
+
+
+def test_a_taxonomy_reconciles_labels_of_different_depth(pair):
+    ref, query = pair
+    tree = hdi.Taxonomy.from_nested({"even": ["type 0", "type 2"], "odd": ["type 1"]})
+    query.obs["coarse"] = query.obs["cell_type"].map({"type 1": "odd"}).fillna("even")
+    keys = {"labels_key": "cell_type", "query_labels_key": "coarse"}
+    blind = hdi.pp.stacas(ref, query, **keys, **EXACT)
+    aware = hdi.pp.stacas(ref, query, taxonomy=tree, **keys, **EXACT)
+    assert len(blind.anchors) == 0
+    assert len(aware.anchors) > 100
+
+
+def test_few_cells_are_left_as_they_are(pair):
+    ref, query = pair
+    result = hdi.pp.stacas(ref, query[:99], **EXACT)
+    np.testing.assert_array_equal(corrected(result), query.X[:99])
+    assert set(result.report.cells["flag"]) == {"too few cells"}
+    few = StacasConfig(min_cells=3)
+    assert len(hdi.pp.stacas(ref, query[:3], config=few, **EXACT).anchors) > 0
+
+
+def test_empty_cells_are_left_as_they_are(pair):
+    ref, query = pair
+    values = query.X.copy()
+    values[5] = 0
+    query.X = values
+    result = hdi.pp.stacas(ref, query, **EXACT)
+    assert np.abs(result.correction(slice(5, 6))).max() == 0
+    assert result.report.cells["flag"].iloc[5] == "empty"
+    assert set(result.report.cells["flag"].drop("cell_5")) == {""}
+
+
+def test_report_says_what_the_correction_rests_on(pair):
+    result = hdi.pp.stacas(*pair, **EXACT)
+    cells = result.report.cells
+    np.testing.assert_allclose(cells["shift"], np.linalg.norm(result.correction(), axis=1))
+    assert cells["n_anchors"].sum() == len(result.anchors)
+    np.testing.assert_array_equal(cells["nearest_anchor"] == 0, cells["n_anchors"] > 0)
+    assert cells["effective_anchors"].between(1, len(result.anchors)).all()
+    datasets = result.report.datasets
+    assert datasets["n_cells"].tolist() == [180, 150]
+    assert datasets.loc["query", "share_anchored"] == (cells["n_anchors"] > 0).mean()
+
+
+def test_only_to_adata_writes(pair):
+    ref, query = pair
+    extra = ad.AnnData(np.ones((150, 1), np.float32), var=pd.DataFrame(index=["ONLY_HERE"]))
+    wide = ad.AnnData(
+        np.hstack([extra.X, query.X]),
+        obs=query.obs,
+        var=pd.DataFrame(index=["ONLY_HERE", *query.var_names]),
+    )
+    untouched = wide.copy()
+    result = hdi.pp.stacas(ref, wide, **EXACT)
+    list(result.corrected())
+    assert not wide.layers
+    result.to_adata(wide)
+    np.testing.assert_array_equal(wide.X, untouched.X)
+    pd.testing.assert_frame_equal(wide.obs, untouched.obs)
+    np.testing.assert_array_equal(wide.layers["stacas"][:, 1:], corrected(result))
+    assert np.isnan(wide.layers["stacas"][:, 0]).all()
+    assert wide.var["stacas_corrected"].tolist() == [False] + [True] * 40
+    assert result.report.datasets["genes_lost"].tolist() == [0, 1]
+
+
+def test_values_that_changed_since_are_refused(pair):
+    result = hdi.pp.stacas(*pair, **EXACT)
+    pair[1].X[:] *= 2
+    with pytest.raises(hdi.data.InputError, match="changed after"):
+        corrected(result)
+
+
+def test_features_of_counts_are_the_variable_ones():
+    ref, query = counts(160, 1, "r"), counts(130, 2, "q")
+    result = hdi.pp.stacas(ref, query, features=20)
+    assert len(result.features) == 20
+    assert len(result.genes) == 60
+    chosen = set(result.features[:5])
+    for one in (ref, query):
+        one.X[:, one.var_names.isin(chosen)] = 3.0
+    assert not chosen & set(hdi.pp.stacas(ref, query, features=20).features)
+    config = StacasConfig(genes_to_correct="features", blocked_genes=(result.features[0],))
+    blocked = hdi.pp.stacas(ref, query, features=20, config=config)
+    assert blocked.genes == blocked.features
+    assert result.features[0] not in blocked.features
+    assert hdi.pp.stacas(ref, query, features=["GENE3", "GENE1"]).features == ("GENE1", "GENE3")
+
+
+@pytest.mark.parametrize("config", [StacasConfig.schdeepinsight(), StacasConfig.upstream()])
+def test_other_settings_remove_the_effect_too(draw, wrap, vector, config):
+    (first, a), (second, b) = draw(300, 1), draw(250, 2)
+    moved = run(wrap(first, prefix="r"), wrap(second + 0.5 * vector), config=config)
+    gap = [np.abs(moved[b == k].mean(0) - first[a == k].mean(0)).mean() for k in range(3)]
+    assert max(gap) < 0.4 * np.abs(0.5 * vector).mean()
+
+
+BAD = {
+    "no shared genes": ({"rename": "OTHER"}, {}, hdi.data.InputError, "No gene is in all"),
+    "unknown feature": ({}, {"features": ["XYZ"]}, hdi.data.InputError, "None of the 1 features"),
+    "no such column": ({}, {"labels_key": "nope"}, KeyError, "no column 'nope'"),
+    "no such mode": ({}, {"mode": "both"}, ValueError, "Valid are 'project'"),
+    "no query": ({"query": None}, {}, ValueError, "0 queries"),
+    "empty query": ({"query": slice(0, 0)}, {}, ValueError, "cells|empty|no values"),
+    "counts as logs": ({"values": np.floor}, {}, hdi.data.InputError, "looks counts"),
+    "negative": ({"values": lambda x: x - 3}, {}, hdi.data.InputError, "looks scaled"),
+    "nan": ({"values": lambda x: np.where(x > 1, np.nan, x)}, {}, hdi.data.InputError, "NaN"),
+    "label outside": (
+        {},
+        {"labels_key": "cell_type", "taxonomy": hdi.Taxonomy.from_nested({"B": ["b"]})},
+        ValueError,
+        "do not lead to a node",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "options", "error", "says"), BAD.values(), ids=BAD.keys())
+def test_bad_input_is_refused_with_a_reason(pair, change, options, error, says):
+    ref, query = pair
+    if "rename" in change:
+        query.var_names = [f"{change['rename']}{i}" for i in range(query.n_vars)]
+    if "values" in change:
+        query.X = change["values"](query.X).astype(np.float32)
+    if "query" in change:
+        query = None if change["query"] is None else query[change["query"]]
+    with pytest.raises(error, match=says):
+        hdi.pp.stacas(ref, query, **EXACT, **options)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"k_anchor": 0}, {"alpha": 1.2}, {"sd_weight": 0.0}, {"label_mode": "drop"}]
+)
+def test_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        StacasConfig(**wrong)
+
+
+@pytest.mark.parametrize("ask", ["cells", "genes", "name", "chunk"])
+def test_wrong_questions_to_a_result(pair, ask):
+    ref, query = pair
+    result = hdi.pp.stacas(ref, query, **EXACT)
+    asked = {
+        "cells": (lambda: result.to_adata(query[:10].copy()), "0 datasets of this result"),
+        "genes": (lambda: result.transform(query[:, :30]), "lack 10 genes"),
+        "name": (lambda: next(result.corrected("other")), "No dataset is 'other'"),
+        "chunk": (lambda: next(result.corrected(chunk_size=0)), "chunk_size is 0"),
+    }
+    question, says = asked[ask]
+    with pytest.raises(ValueError, match=says):
+        question()
+
+
+def test_the_data_are_not_changed(pair):
+    copies = [one.copy() for one in pair]
+    result = hdi.pp.stacas(*pair, labels_key="cell_type", **EXACT)
+    assert len(result.report.cells) == 150
+    for one, copy in zip(pair, copies, strict=True):
+        np.testing.assert_array_equal(one.X, copy.X)
+        pd.testing.assert_frame_equal(one.obs, copy.obs)
+        assert not one.layers
+        assert not one.uns

@@ -1,0 +1,102 @@
+"""Joint integration along a guide tree."""
+
+import numpy as np
+import pytest
+
+import hdeepinsight as hdi
+from hdeepinsight.pp import StacasConfig
+
+EXACT = {"input": "log", "neighbors": "exact"}
+FEW = StacasConfig(n_dims=4)  # three types span three dimensions, the rest is noise
+
+
+def corrected(result, dataset):
+    return np.concatenate([values for _, values in result.corrected(dataset)])
+
+
+@pytest.fixture
+def batches(draw, wrap):
+    """Four batches with shifts of their own, and their types."""
+    rng = np.random.default_rng(11)
+    made = []
+    for i, n_cells in enumerate((200, 160, 150, 120)):
+        values, kind = draw(n_cells, 20 + i)
+        made.append((values + 0.6 * i / 3 * rng.random(40), kind))
+    return [wrap(v, k, prefix=f"b{i}_") for i, (v, k) in enumerate(made)]
+
+
+def spread(blocks, kinds):
+    """Largest distance between the batches' means of one type, per gene."""
+    gaps = []
+    for k in np.unique(kinds[0]):
+        means = np.stack([x[kind == k].mean(0) for x, kind in zip(blocks, kinds, strict=True)])
+        gaps.append(np.abs(means[:, None] - means[None]).mean(axis=2).max())
+    return max(gaps)
+
+
+def test_batches_come_together_and_the_base_stays(batches):
+    result = hdi.pp.stacas(batches, mode="integrate", config=FEW, **EXACT)
+    names = [one.name for one in result.datasets]
+    kinds = [one.obs["cell_type"].to_numpy() for one in batches]
+    after = [corrected(result, name) for name in names]
+    assert spread(after, kinds) < 0.35 * spread([one.X for one in batches], kinds)
+    np.testing.assert_array_equal(after[result.tree.base], batches[result.tree.base].X)
+    assert len(result.tree.merges) == 3
+    assert len(result.report.cells) == 630
+
+
+def test_steps_unrolled_are_the_steps_one_by_one(batches):
+    result = hdi.pp.stacas(batches, mode="integrate", **EXACT)
+    now = np.concatenate([one.X for one in batches]).astype(float)
+    for step in result.outcome.steps:
+        taken = step.operator.query @ now[step.query_anchors]
+        added = step.operator.reference @ now[step.reference_anchors]
+        now[step.cells] += added - taken
+    found = np.concatenate([corrected(result, one.name) for one in result.datasets])
+    np.testing.assert_allclose(found, now, atol=1e-5)
+
+
+def test_datasets_beyond_the_seeds_are_mapped_onto_the_rest(batches):
+    config = StacasConfig(max_seed_datasets=2, n_dims=4)
+    result = hdi.pp.stacas(batches, mode="integrate", config=config, **EXACT)
+    assert [m.query for m in result.tree.merges][1:] == [(2,), (3,)]
+    kinds = [one.obs["cell_type"].to_numpy() for one in batches]
+    after = [corrected(result, one.name) for one in result.datasets]
+    assert spread(after, kinds) < 0.5 * spread([one.X for one in batches], kinds)
+
+
+def test_two_datasets_are_one_projection_onto_the_stronger(batches):
+    joined = hdi.pp.stacas(batches[0], batches[3], mode="integrate", **EXACT)
+    base = joined.tree.base
+    ref, query = (batches[0], batches[3]) if base == 0 else (batches[3], batches[0])
+    moved = "query" if base == 0 else "reference"
+    projected = hdi.pp.stacas(ref, query, **EXACT)
+    np.testing.assert_allclose(corrected(joined, moved), corrected(projected, "query"), atol=1e-5)
+
+
+def test_several_references_are_joined_and_then_fixed(batches):
+    result = hdi.pp.stacas(batches[:3], batches[3], **EXACT)
+    alone = hdi.pp.stacas(batches[:3], mode="integrate", **EXACT)
+    for i in (1, 2, 3):
+        np.testing.assert_allclose(
+            corrected(result, f"reference_{i}"), corrected(alone, f"reference_{i}"), atol=1e-6
+        )
+    np.testing.assert_allclose(
+        corrected(result.transform(batches[3]), None), corrected(result, None), atol=1e-5
+    )
+
+
+def test_sides_without_anchors_are_named(batches):
+    batches[0].obs["cell_type"] = "one"
+    batches[1].obs["cell_type"] = "other"
+    keys = {"labels_key": "cell_type", "query_labels_key": "cell_type"}
+    with pytest.raises(hdi.data.InputError, match=r"No anchor joins datasets \[0\] and \[1\]"):
+        hdi.pp.stacas(batches[0], batches[1], mode="integrate", **keys, **EXACT)
+
+
+def test_small_datasets_are_left_out_of_the_tree(batches):
+    batches[2] = batches[2][:50]
+    result = hdi.pp.stacas(batches, mode="integrate", **EXACT)
+    np.testing.assert_array_equal(corrected(result, "reference_3"), batches[2].X)
+    assert result.report.datasets.loc["reference_3", "flag"] == "too few cells"
+    assert len(result.tree.merges) == 2
