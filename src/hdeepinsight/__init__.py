@@ -12,7 +12,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hdeepinsight import data, metrics, pl, pp, tl
+    from hdeepinsight import data, hub, metrics, pl, pp, tl
     from hdeepinsight.annotation import Annotation
     from hdeepinsight.image import GeneLayout
     from hdeepinsight.models import SCHDeepInsight
@@ -30,6 +30,7 @@ __all__ = [
     "Taxonomy",
     "__version__",
     "data",
+    "hub",
     "metrics",
     "pl",
     "pp",

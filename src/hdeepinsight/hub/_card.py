@@ -1,0 +1,105 @@
+"""What only a person knows about a model, and has to say before it is shared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+__all__ = ["ModelCard"]
+
+_LISTS = ("tissues", "technologies", "datasets")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCard:
+    """What a model card says beyond what the model itself knows.
+
+    Taxonomy, cells of every type, recipe, scores, genes and checksums are added by
+    :func:`~hdeepinsight.hub.publish`. Texts are Markdown; HTML in them is shown, not rendered.
+
+    Parameters
+    ----------
+    title
+        Name of the model.
+    license
+        Licence under which the model is shared, best as its SPDX identifier (``"cc-by-4.0"``). It
+        has to agree with the licences of the data.
+    organism
+        Species, such as ``"human"``.
+    tissues
+        Tissues of the reference.
+    technologies
+        Protocols of the reference, such as ``"10x 3' v3"``.
+    description
+        A few sentences on the reference and what is special about it.
+    intended_use
+        What the model is made for, and what it should not be used for.
+    limitations
+        What is known to go wrong.
+    datasets
+        Datasets of the reference, with accession, licence and citation.
+    citation
+        How to cite the model; BibTeX or plain text.
+    contact
+        Whom to write to.
+
+    Raises
+    ------
+    ValueError
+        If title, licence, organism or tissues are missing.
+
+    Examples
+    --------
+    >>> card = ModelCard(title="PBMC", license="cc-by-4.0", organism="human", tissues=["blood"])
+    >>> card.tissues
+    ('blood',)
+    """
+
+    title: str
+    license: str
+    organism: str
+    tissues: tuple[str, ...]
+    technologies: tuple[str, ...] = ()
+    description: str = ""
+    intended_use: str = ""
+    limitations: str = ""
+    datasets: tuple[str, ...] = ()
+    citation: str = ""
+    contact: str = ""
+
+    def __post_init__(self) -> None:
+        for name in _LISTS:
+            value = getattr(self, name)
+            texts = (value,) if isinstance(value, str) else tuple(map(str, value))
+            object.__setattr__(self, name, texts)
+        required = ("title", "license", "organism", "tissues")
+        missing = [name for name in required if not str(getattr(self, name) or "").strip()]
+        if missing:
+            msg = (
+                f"The card says nothing about {', '.join(missing)}. A model that others are to use "
+                "needs all of title, license, organism and tissues. Add them."
+            )
+            raise ValueError(msg)
+
+    @classmethod
+    def of(cls, card: ModelCard | Mapping[str, Any]) -> ModelCard:
+        """Return the card itself, or make one of its fields.
+
+        Raises
+        ------
+        ValueError
+            If a field is unknown, or a required one is missing.
+        """
+        if isinstance(card, ModelCard):
+            return card
+        known = [field.name for field in fields(cls)]
+        unknown = [name for name in card if name not in known]
+        if unknown:
+            msg = (
+                f"The card has the fields {', '.join(map(repr, unknown))}. Valid are "
+                f"{', '.join(known)}. Rename them, or put the text into description."
+            )
+            raise ValueError(msg)
+        blank: dict[str, Any] = dict.fromkeys(("title", "license", "organism", "tissues"), "")
+        return cls(**(blank | dict(card)))

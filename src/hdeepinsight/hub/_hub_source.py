@@ -1,0 +1,189 @@
+"""A Hugging Face hub, or a server that speaks like one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from hdeepinsight.hub import _settings
+from hdeepinsight.hub._address import Address
+from hdeepinsight.hub._errors import HubError, OfflineError, without_secrets
+from hdeepinsight.hub._sources import Body, RemoteFile, pinned_digest
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+__all__ = ["HubSource", "Token", "Transient", "explained", "hub_api"]
+
+Token = str | bool | None
+_TRANSIENT = {408, 429, 500, 502, 503, 504}
+
+
+class Transient(HubError):
+    """A failure that may pass; ``wait`` is how long the server asks to wait, in seconds."""
+
+    def __init__(self, message: str, wait: float | None = None, status: int | None = None) -> None:
+        super().__init__(message)
+        self.wait = wait
+        self.status = status
+
+
+def hub_api(endpoint: str, token: Token) -> HfApi:
+    """Client of a hub."""
+    hub = _settings.require("huggingface_hub", "A Hugging Face hub")
+    api: HfApi = hub.HfApi(endpoint=endpoint, token=token, library_name="hdeepinsight")
+    return api
+
+
+class HubSource:
+    """A repository of a hub at one commit."""
+
+    def __init__(self, address: Address, revision: str | None, endpoint: str, token: Token) -> None:
+        self.address, self._endpoint, self._token = address, endpoint, token
+        self._api = hub_api(endpoint, token)
+        named = None if pinned_digest(revision) else revision
+        with explained(f"fetch {address}", endpoint, token, named):
+            self._info = self._api.model_info(
+                address.place, revision=named, files_metadata=True, timeout=_timeout()
+            )
+        self.revision = str(self._info.sha)
+
+    def files(self) -> dict[str, RemoteFile]:
+        """Files by name."""
+        siblings = self._info.siblings or []
+        return {
+            file.rfilename: RemoteFile(
+                file.rfilename, int(file.size or 0), file.lfs.sha256 if file.lfs else None
+            )
+            for file in siblings
+        }
+
+    @contextmanager
+    def open(self, name: str, start: int) -> Iterator[Body]:
+        """Bytes of a file from ``start`` on."""
+        from huggingface_hub import hf_hub_url
+
+        client = _settings.require("huggingface_hub.utils", "A Hugging Face hub")
+
+        url = hf_hub_url(self.address.place, name, revision=self.revision, endpoint=self._endpoint)
+        # Compressed on the way, a byte range would not be one of the file.
+        headers = client.build_hf_headers(token=self._token) | {"Accept-Encoding": "identity"}
+        if start:
+            headers["Range"] = f"bytes={start}-"
+        request: dict[str, Any] = {
+            "headers": headers,
+            "timeout": _timeout(),
+            "follow_redirects": True,
+        }
+        with (
+            explained(f"fetch {name} of {self.address}", self._endpoint, self._token),
+            client.get_session().stream("GET", url, **request) as response,
+        ):
+            if response.status_code == 416:  # the part here is longer than the file there
+                yield Body(0, iter(()))
+                return
+            client.hf_raise_for_status(response)
+            yield Body(start if response.status_code == 206 else 0, response.iter_bytes())
+
+
+@contextmanager
+def explained(
+    wish: str, endpoint: str, token: Token = None, revision: str | None = None
+) -> Iterator[None]:
+    """Turn failures of the client into one clear sentence.
+
+    Raises
+    ------
+    HubError
+        What was asked for, where, what happened, and what to do.
+    """
+    from huggingface_hub import errors
+
+    transport = _transport_errors()
+    try:
+        yield
+    except HubError:
+        raise
+    except errors.OfflineModeIsEnabled:
+        raise OfflineError(offline_message(wish)) from None
+    except errors.HfHubHTTPError as error:
+        raise _refusal(error, wish, endpoint, token, revision) from None
+    except transport as error:
+        what = without_secrets(error, token) or type(error).__name__
+        msg = (
+            f"Could not {wish} from {without_secrets(endpoint)}: no answer, or one that broke off "
+            f"({type(error).__name__}: {what}). Check the connection, HTTPS_PROXY and HF_ENDPOINT, "
+            "and try again; what has arrived is kept."
+        )
+        raise Transient(msg) from None
+    except (errors.HFValidationError, ValueError, RuntimeError) as error:
+        msg = (
+            f"Could not {wish} from {without_secrets(endpoint)}: its answer was not understood "
+            f"({without_secrets(error, token)[:200]}). Check that HF_ENDPOINT names a Hugging "
+            "Face hub."
+        )
+        raise HubError(msg) from None
+
+
+def offline_message(wish: str) -> str:
+    """Say why nothing was asked for."""
+    return (
+        f"Could not {wish}: HF_HUB_OFFLINE is set and the model has not been fetched before. Pull "
+        "it once with a connection, or point HDEEPINSIGHT_MIRROR at a folder that has it."
+    )
+
+
+def _refusal(error: Any, wish: str, endpoint: str, token: Token, revision: str | None) -> HubError:
+    status = error.response.status_code
+    where = f"Could not {wish} from {without_secrets(endpoint)}"
+    code = error.response.headers.get("X-Error-Code", "")
+    if code == "RevisionNotFound":
+        return HubError(
+            f"{where}: it has no revision {revision!r}. Valid are its branches, tags and full "
+            "commit hashes. Leave revision out for the newest."
+        )
+    if code == "EntryNotFound":
+        return HubError(
+            f"{where}: the repository does not hold this file (404). Check that it was published "
+            "with hdi.hub.publish."
+        )
+    if status in (401, 403) or code == "GatedRepo":
+        return HubError(
+            f"{where}: access was refused ({status}). The model is private, gated or not there, or "
+            "the token may not do this. Set HF_TOKEN to a token with the right to it, and check "
+            "the name."
+        )
+    if status == 404:
+        return HubError(
+            f"{where}: there is no such repository (404). Check the name; for a private one, set "
+            "HF_TOKEN."
+        )
+    if status in _TRANSIENT:
+        wait = _seconds(error.response.headers.get("Retry-After"))
+        asked = f" and asked to wait {wait:.0f} s" if wait is not None else ""
+        what = "too many requests were sent" if status == 429 else "it is out of order"
+        return Transient(
+            f"{where}: {what} ({status}){asked}. Try again later; what has arrived is kept.",
+            wait,
+            status,
+        )
+    said = without_secrets(getattr(error, "server_message", None) or "", token)[:200]
+    return HubError(f"{where}: it answered {status}. {said} Check the name and HF_ENDPOINT.")
+
+
+def _transport_errors() -> type[Exception]:
+    """Find the base of the errors of the HTTP library that the client uses, whatever its name."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return next(cls for cls in HfHubHTTPError.__mro__ if cls.__name__ == "HTTPError")
+
+
+def _seconds(text: str | None) -> float | None:
+    return float(text) if text is not None and text.strip().isdigit() else None
+
+
+def _timeout() -> float:
+    from huggingface_hub import constants
+
+    return float(constants.HF_HUB_DOWNLOAD_TIMEOUT)

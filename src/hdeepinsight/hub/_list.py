@@ -1,0 +1,136 @@
+"""Which models there are: fetched before, and on the hub."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from hdeepinsight.hub import _settings
+from hdeepinsight.hub._card_text import TAG
+from hdeepinsight.hub._errors import HubError
+from hdeepinsight.hub._hub_source import Token, explained, hub_api
+from hdeepinsight.hub._manifest import CARD_FILE
+from hdeepinsight.hub._shelf import shelves
+
+__all__ = ["list_models"]
+
+_COLUMNS = ["model", "where", "revision", "organism", "tissues", "n_types", "n_genes"]
+_MOST_MODELS = 1000
+
+
+def list_models(
+    search: str | None = None,
+    *,
+    where: Literal["all", "here", "hub"] = "all",
+    token: Token = None,
+) -> pd.DataFrame:
+    """List the models that can be used.
+
+    Parameters
+    ----------
+    search
+        Text that the name has to contain.
+    where
+        ``"here"``: those fetched before, which need no connection; ``"hub"``: those of the hub or
+        of ``HDEEPINSIGHT_MIRROR``; ``"all"``: both. With ``"all"`` a hub that does not answer is a
+        warning.
+    token
+        Token of the hub, for private models.
+
+    Returns
+    -------
+    One row a model: ``model`` (what to pull), ``where`` (``"here"`` or ``"hub"``), ``revision``,
+    ``organism``, ``tissues``, ``n_types``, ``n_genes``; text, empty where it is not known.
+
+    Raises
+    ------
+    HubError
+        With ``where="hub"``, if the hub cannot be asked.
+
+    Examples
+    --------
+    >>> hdi.hub.list_models("pbmc")  # doctest: +SKIP
+    """
+    rows = list(_here()) if where in ("all", "here") else []
+    if where == "hub" or (where == "all" and not _settings.is_offline()):
+        try:
+            rows += _on_hub(search, token)
+        except HubError as error:
+            if where == "hub":
+                raise
+            warnings.warn(f"Only models that are here are listed. {error}", stacklevel=2)
+    named = [row for row in rows if search is None or search.lower() in row["model"].lower()]
+    return pd.DataFrame(named, columns=_COLUMNS)
+
+
+def _here() -> Iterator[dict[str, str]]:
+    for shelf in shelves():
+        revision = shelf.revisions()[0]
+        tags = _tags_of_card(shelf.revision(revision) / CARD_FILE)
+        yield _row(str(shelf.address), "here", revision, tags)
+
+
+def _on_hub(search: str | None, token: Token) -> list[dict[str, str]]:
+    if _settings.is_offline():
+        msg = (
+            "Could not list the models of the hub: HF_HUB_OFFLINE is set. Unset it, or use "
+            "where='here' for those that were fetched before."
+        )
+        raise HubError(msg)
+    mirror = _settings.mirror()
+    if mirror is not None and not mirror.startswith(("http://", "https://")):
+        return list(_in_mirror(mirror))
+    endpoint = mirror or _settings.endpoint()
+    token = False if mirror is not None and token is None else token
+    with explained("list the models", endpoint, token):
+        found = hub_api(endpoint, token).list_models(
+            filter=TAG, search=search, limit=_MOST_MODELS, full=True
+        )
+        return [_row(info.id, "hub", info.sha or "", info.tags or ()) for info in found]
+
+
+def _in_mirror(mirror: str) -> Iterator[dict[str, str]]:
+    from hdeepinsight.hub._address import Address
+
+    address = Address.parse(mirror)
+    if address.kind != "folder":
+        return  # the models of a bucket have to be known by name
+    for card in sorted(address.path.glob(f"*/*/{CARD_FILE}")):
+        name = card.parent.relative_to(address.path).as_posix()
+        yield _row(name, "hub", "", _tags_of_card(card))
+
+
+def _tags_of_card(path: Path) -> Iterable[str]:
+    """Tags in the header of a card; none where it cannot be read."""
+    import yaml
+
+    try:
+        header = path.read_text(encoding="utf-8").split("---", 2)[1]
+        tags = yaml.safe_load(header)["tags"]
+    except (OSError, ValueError, IndexError, KeyError, TypeError, yaml.YAMLError):
+        return ()
+    return [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else ()
+
+
+def _row(model: str, where: str, revision: str, tags: Iterable[str]) -> dict[str, str]:
+    values: dict[str, list[str]] = {}
+    for tag in tags:
+        key, _, value = tag.partition(":")
+        values.setdefault(key, []).append(value)
+
+    def said(key: str) -> Any:
+        return ", ".join(values.get(key, []))
+
+    return {
+        "model": model,
+        "where": where,
+        "revision": revision,
+        "organism": said("organism"),
+        "tissues": said("tissue"),
+        "n_types": said("n_types"),
+        "n_genes": said("n_genes"),
+    }

@@ -1,0 +1,141 @@
+"""The list of checksums that is published with a model, and the names that it may hold."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+from hdeepinsight.hub._errors import ChecksumError
+
+__all__ = [
+    "CARD_FILE",
+    "CHECKSUMS_FILE",
+    "METADATA_FILE",
+    "UNLISTED",
+    "digest_of",
+    "file_sha256",
+    "is_safe_name",
+    "parse_checksums",
+    "verify_folder",
+    "write_checksums",
+]
+
+CARD_FILE: Final = "README.md"
+CHECKSUMS_FILE: Final = "checksums.sha256"
+METADATA_FILE: Final = "_scvi_required_metadata.json"
+#: The card may be corrected on the hub's web page, so its checksum is not listed.
+UNLISTED: Final = (CARD_FILE, CHECKSUMS_FILE)
+
+_LINE = re.compile(r"(?P<sha256>[0-9a-f]{64}) [ *](?P<name>\S[^\r\n]*)")
+_SAFE_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}")
+_MOST_FILES = 1000
+
+
+def is_safe_name(name: str) -> bool:
+    r"""Whether a file name from elsewhere stays inside the folder that it is put into.
+
+    Examples
+    --------
+    >>> names = ("model.pt", "a/b.json", "../up", "/etc/x", r"a\b", ".x")
+    >>> [is_safe_name(name) for name in names]
+    [True, True, False, False, False, False]
+    """
+    parts = name.split("/")
+    return len(parts) <= 4 and all(_SAFE_PART.fullmatch(part) for part in parts)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, as hexadecimal text."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_checksums(folder: Path) -> str:
+    """List the checksum of every file but the card, as ``sha256sum`` does.
+
+    Returns
+    -------
+    The SHA-256 of the list itself, which stands for all that it lists.
+    """
+    names = sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and path.relative_to(folder).as_posix() not in UNLISTED
+    )
+    lines = [f"{file_sha256(folder / name)}  {name}\n" for name in names]
+    text = "".join(lines).encode()
+    (folder / CHECKSUMS_FILE).write_bytes(text)
+    return digest_of(text)
+
+
+def digest_of(checksums: bytes) -> str:
+    """SHA-256 of a list of checksums."""
+    return hashlib.sha256(checksums).hexdigest()
+
+
+def parse_checksums(checksums: bytes, *, source: str) -> dict[str, str]:
+    """Read a list of checksums.
+
+    Parameters
+    ----------
+    checksums
+        Content of the file.
+    source
+        Where it came from, for the error.
+
+    Returns
+    -------
+    Checksum of every file name.
+
+    Raises
+    ------
+    ChecksumError
+        If a line is none, or a file name would leave the folder.
+    """
+    listed: dict[str, str] = {}
+    for line in checksums.decode("utf-8", errors="replace").splitlines():
+        match = _LINE.fullmatch(line)
+        if match is None or not is_safe_name(match["name"]) or len(listed) >= _MOST_FILES:
+            msg = (
+                f"{CHECKSUMS_FILE} of {source} holds the line {line[:80]!r}. Valid are a SHA-256 "
+                f"and a plain file name, at most {_MOST_FILES} times. Nothing was loaded; ask "
+                "whoever published it."
+            )
+            raise ChecksumError(msg)
+        listed[match["name"]] = match["sha256"]
+    return listed
+
+
+def verify_folder(
+    folder: Path, listed: Mapping[str, str], *, source: str, names: Iterable[str] | None = None
+) -> None:
+    """Compare the files of a folder with their checksums.
+
+    Raises
+    ------
+    ChecksumError
+        Naming the files that are missing or differ.
+    """
+    wanted = listed if names is None else {name: listed[name] for name in names}
+    missing = [name for name in wanted if not (folder / name).is_file()]
+    differing = [
+        name
+        for name, sha256 in wanted.items()
+        if name not in missing and file_sha256(folder / name) != sha256
+    ]
+    if not missing and not differing:
+        return
+    found = "; ".join(
+        f"{', '.join(names[:5])} {what}"
+        for names, what in ((missing, "missing"), (differing, "not as published"))
+        if names
+    )
+    msg = (
+        f"The files of {source} in {folder} do not have the checksums that were published with "
+        f"them: {found}. Nothing was loaded. Pull the model again; if it happens again, tell "
+        "whoever published it."
+    )
+    raise ChecksumError(msg)

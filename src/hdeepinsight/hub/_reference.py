@@ -1,0 +1,180 @@
+"""What a model's reference looked like to it: features and labels, but no counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from hdeepinsight._keys import REFERENCE_BUNDLE_KEY
+from hdeepinsight.hub._errors import HubError
+from hdeepinsight.taxonomy import Taxonomy
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from hdeepinsight.models import SCHDeepInsight
+
+__all__ = ["REFERENCE_FILE", "ReferenceBundle"]
+
+#: scvi-tools' hub fetches a file of this name with the model, and wants one to load the model.
+REFERENCE_FILE: Final = "adata.h5ad"
+_LATENT = "X_hdi_latent"
+_NODE = "node"
+_SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceBundle:
+    """Features and labels of reference cells; no counts, no names of cells, no donors.
+
+    Parameters
+    ----------
+    latent
+        Features of the network, shape ``(n_cells, n_latent)``, float16.
+    nodes
+        Node of every cell's label, shape ``(n_cells,)``.
+    n_reference
+        Cells of the whole reference labelled exactly at each node, shape ``(n_nodes,)``.
+    taxonomy
+        The tree.
+
+    Notes
+    -----
+    Features are not anonymous in a strict sense: they are a summary of a cell's expression. What
+    they do not hold is counts, genotypes that could be called from reads, cell barcodes, or any
+    column of ``obs``.
+    """
+
+    latent: np.ndarray
+    nodes: np.ndarray
+    n_reference: np.ndarray
+    taxonomy: Taxonomy
+
+    def __post_init__(self) -> None:
+        n_nodes = self.taxonomy.n_nodes
+        fits = len(self.latent) == len(self.nodes) and self.n_reference.shape == (n_nodes,)
+        inside = not len(self.nodes) or (self.nodes.min() >= 0 and self.nodes.max() < n_nodes)
+        if not fits or not inside or not np.isfinite(self.latent).all():
+            msg = (
+                f"A reference bundle has features of shape {self.latent.shape} for "
+                f"{len(self.nodes)} labels over {n_nodes} nodes. Valid are finite features and one "
+                "node of the taxonomy a cell. Publish the model again."
+            )
+            raise HubError(msg)
+
+    @classmethod
+    def from_model(
+        cls,
+        model: SCHDeepInsight,
+        adata: AnnData | None = None,
+        *,
+        max_cells_per_type: int = 200,
+        seed: int = 0,
+    ) -> ReferenceBundle:
+        """Take features of a labelled reference.
+
+        Parameters
+        ----------
+        model
+            Trained model.
+        adata
+            Reference with counts and the label columns of the model; by default the attached one.
+        max_cells_per_type
+            Most cells of each label; they are drawn at random.
+        seed
+            Seed of the draw.
+        """
+        adata = model._own_adata() if adata is None else adata
+        nodes = model._label_nodes(adata)
+        rows = _sample(nodes, max_cells_per_type, np.random.default_rng(seed))
+        latent = model.get_latent_representation(adata[rows]).astype(np.float16)
+        counts = np.bincount(nodes, minlength=model.taxonomy.n_nodes)
+        return cls(latent, nodes[rows], counts, model.taxonomy)
+
+    @classmethod
+    def empty(cls, model: SCHDeepInsight) -> ReferenceBundle:
+        """Make a bundle of no cells, for a model whose reference stays at home."""
+        none = np.zeros(model.taxonomy.n_nodes, dtype=np.int64)
+        latent = np.zeros((0, 0), dtype=np.float16)
+        return cls(latent, np.zeros(0, dtype=np.int64), none, model.taxonomy)
+
+    @property
+    def labels(self) -> list[str]:
+        """Path of every cell's label, such as ``"T > CD4 T"``."""
+        return [self.taxonomy.path_name(int(node)) for node in self.nodes]
+
+    def to_adata(self) -> AnnData:
+        """Give an AnnData without ``X``: labels in ``obs``, features in ``obsm``."""
+        import pandas as pd
+        from anndata import AnnData
+
+        names = [f"reference_{i}" for i in range(len(self.nodes))]
+        obs = pd.DataFrame({_NODE: self.nodes, "label": pd.Categorical(self.labels)}, index=names)
+        description: dict[str, Any] = {
+            "schema_version": _SCHEMA_VERSION,
+            "taxonomy": self.taxonomy.to_json(),
+            "n_reference": self.n_reference,
+        }
+        return AnnData(
+            obs=obs, obsm={_LATENT: self.latent}, uns={REFERENCE_BUNDLE_KEY: description}
+        )
+
+    def write(self, path: Path) -> None:
+        """Write an h5ad file."""
+        self.to_adata().write_h5ad(path, compression="gzip")
+
+    @classmethod
+    def read(cls, path: Path) -> ReferenceBundle:
+        """Read what :meth:`write` wrote.
+
+        Raises
+        ------
+        HubError
+            If it is something else.
+        """
+        from anndata import read_h5ad
+
+        try:
+            adata = read_h5ad(path)
+            description = adata.uns[REFERENCE_BUNDLE_KEY]
+            version = int(description["schema_version"])
+            bundle = cls(
+                np.asarray(adata.obsm[_LATENT]),
+                adata.obs[_NODE].to_numpy(dtype=np.int64),
+                np.asarray(description["n_reference"], dtype=np.int64),
+                Taxonomy.from_json(str(description["taxonomy"])),
+            )
+        except (OSError, KeyError, ValueError, TypeError) as error:
+            msg = (
+                f"{path} is no reference bundle ({type(error).__name__}). Valid is what "
+                "hdi.hub.publish wrote beside a model. Pull the model again."
+            )
+            raise HubError(msg) from None
+        if version > _SCHEMA_VERSION:
+            msg = (
+                f"{path} has schema version {version}; this release reads up to {_SCHEMA_VERSION}. "
+                "Update hdeepinsight."
+            )
+            raise HubError(msg)
+        return bundle
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def __repr__(self) -> str:
+        return (
+            f"ReferenceBundle of {len(self):,} of {int(self.n_reference.sum()):,} cells, "
+            f"{len(np.unique(self.nodes))} labels, {self.latent.shape[1]} features"
+        )
+
+
+def _sample(nodes: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
+    """At most ``most`` labelled cells of every node, in their order."""
+    chosen = [
+        rng.permutation(np.flatnonzero(nodes == node))[:most]
+        for node in np.unique(nodes[nodes > 0])
+    ]
+    return np.sort(np.concatenate(chosen)) if chosen else np.zeros(0, dtype=np.int64)
