@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from hdeepinsight.taxonomy import Taxonomy
 
 Unknown = Literal["lineage", "type"]
+BEST_RECOGNISED = -2.0
+"""Recognition beyond this makes no cell more usual: else it would excuse any distance."""
 STRENGTH = 1e-3
 """Inverse penalty of the lineage classifiers: features are many and their labels well learned."""
 
@@ -167,7 +169,7 @@ class NoveltyDetector:
             self.spread_by_depth,
             self.least_spread,
         )
-        both = scores.sum(axis=0)
+        both = _together(scores)
         return {
             "score": both,
             "p_value": _p_values(both, self.calibration),
@@ -277,7 +279,7 @@ def _usual(raw: np.ndarray, depth: np.ndarray) -> dict[str, np.ndarray]:
         "spread_by_depth": spread,
         "least_spread": least,
         "lineage_calibration": np.sort(scores[0]),
-        "calibration": np.sort(scores.sum(axis=0)),
+        "calibration": np.sort(_together(scores)),
     }
 
 
@@ -286,6 +288,10 @@ def _standardise(
 ) -> np.ndarray:
     powers = np.stack([np.ones_like(x), x, x**2])
     return np.asarray((raw - centre @ powers) / np.maximum(spread @ powers, least[:, None]))
+
+
+def _together(scores: np.ndarray) -> np.ndarray:
+    return np.asarray(np.maximum(scores[0], BEST_RECOGNISED) + scores[1])
 
 
 def _p_values(scores: np.ndarray, calibration: np.ndarray) -> np.ndarray:

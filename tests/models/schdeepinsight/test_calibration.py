@@ -1,0 +1,98 @@
+"""Calibration cells and novelty detector of a trained model."""
+
+import anndata as ad
+import numpy as np
+import pytest
+
+from hdeepinsight import SCHDeepInsight
+from hdeepinsight.annotation import calibrate
+from hdeepinsight.models._model_file import read_model, write_model
+
+
+def test_calibration_equals_that_of_the_annotated_held_out_cells(model):
+    held_out = model.adata[model.validation_indices_]
+    expected = calibrate(model.annotate(held_out), model._label_nodes(held_out))
+    found = model.calibration
+    assert len(found) == len(held_out)
+    for name in ("node_scores", "leaf_scores"):
+        np.testing.assert_allclose(
+            np.sort(getattr(found, name)), np.sort(getattr(expected, name)), atol=1e-6
+        )
+    assert "held-out reference cells" in repr(found)
+
+
+def test_annotations_carry_what_the_model_knows(model, query):
+    result = model.annotate(query)
+    assert result.calibration is model.calibration
+    assert result.novelty.index.equals(result.obs_names)
+    assert result.novelty.columns.tolist() == ["score", "p_value", "lineage_p_value"]
+    for name in ("p_value", "lineage_p_value"):
+        assert result.novelty[name].between(0, 1, inclusive="right").all()
+
+
+def test_label_sets_of_cells_like_the_reference_hold_the_truth(model, labelled):
+    sets = model.annotate(labelled).label_sets(0.1)
+    truth = model._label_nodes(labelled)
+    # 120 cells and about 60 calibration cells: three standard deviations below the promise.
+    assert sets.coverage(truth) > 0.9 - 3 * np.sqrt(0.09 * (1 / 120 + 1 / 60))
+
+
+def test_few_cells_like_the_reference_are_rejected(model, query):
+    result = model.annotate(query)
+    assert (result.rejected(0.05).stop_nodes == 0).mean() < 0.2
+    assert (result.rejected(0.05, unknown="type").stop_nodes < 1).mean() < 0.2
+
+
+def test_novelty_does_not_depend_on_the_other_cells_of_the_query(model, query):
+    together = model.annotate(query).novelty
+    alone = model.annotate(query[[5]]).novelty
+    shuffled = model.annotate(query[::-1], batch_size=17).novelty.iloc[::-1]
+    np.testing.assert_allclose(alone, together.iloc[[5]], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(shuffled, together, rtol=1e-3, atol=1e-3)
+
+
+def test_a_saved_model_promises_the_same(model, query, tmp_path):
+    model.save(tmp_path / "model")
+    loaded = SCHDeepInsight.load(tmp_path / "model", adata=False)
+    first, second = model.annotate(query), loaded.annotate(query)
+    np.testing.assert_array_equal(first.novelty, second.novelty)
+    for kind in ("nodes", "leaves"):
+        for groups in (None, "lineage"):
+            sets = [r.label_sets(0.05, kind=kind, groups=groups) for r in (first, second)]
+            np.testing.assert_array_equal(sets[0].contains, sets[1].contains)
+            assert sets[0].thresholds.equals(sets[1].thresholds)
+
+
+def test_a_model_saved_before_there_was_calibration_still_annotates(model, query, tmp_path):
+    model.save(tmp_path / "model")
+    path = tmp_path / "model" / "model.pt"
+    payload = read_model(path)
+    for name in ("calibration_", "novelty_detector_"):
+        del payload["attr_dict"][name]
+    write_model(path, payload)
+    old = SCHDeepInsight.load(tmp_path / "model", adata=False)
+    result = old.annotate(query)
+    assert result.novelty is None
+    with pytest.raises(ValueError, match="no calibration"):
+        result.label_sets()
+    with pytest.raises(ValueError, match="nothing about novelty"):
+        result.rejected()
+
+
+def test_without_held_out_cells_nothing_is_promised(reference, fit, query):
+    model = fit(reference, train={"validation_size": 0, "max_epochs": 1})
+    assert model.calibration is None
+    assert model.novelty_detector is None
+    assert model.annotate(query).calibration is None
+
+
+def test_a_lineage_that_the_reference_lacks_is_strange(
+    synthetic_hierarchy: ad.AnnData, fit, labelled
+):
+    left_out = synthetic_hierarchy.obs["lineage"].astype(str).iloc[0]
+    cells = synthetic_hierarchy[:300]
+    model = fit(cells[(cells.obs["lineage"] != left_out).to_numpy()].copy())
+    score = model.annotate(labelled).novelty["score"].to_numpy()
+    new = (labelled.obs["lineage"] == left_out).to_numpy()
+    larger = score[new][:, None] > score[~new][None]
+    assert larger.mean() >= 0.9  # the area under the ROC curve
