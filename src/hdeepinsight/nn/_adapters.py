@@ -1,0 +1,217 @@
+"""Small trainable parts around a frozen network, which let a query differ from the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from hdeepinsight.nn._norm import _SingleCell
+
+
+@dataclass
+class AdapterSwitch:
+    """What the adapters of one network are to do now; they all share one switch.
+
+    Parameters
+    ----------
+    batch
+        Batch of every cell of the mini-batch, int64, shape ``(n_cells,)``; -1 is none that was
+        adapted. ``None`` switches the adapters off.
+    replay
+        Whether the cells come from the reference, whose statistics stay as they were.
+    """
+
+    batch: Tensor | None = None
+    replay: bool = False
+
+    @contextmanager
+    def using(self, batch: Tensor, *, replay: bool = False) -> Iterator[None]:
+        """Switch the adapters on for cells of these batches."""
+        before = self.batch, self.replay
+        self.batch, self.replay = batch, replay
+        try:
+            yield
+        finally:
+            self.batch, self.replay = before
+
+
+class NormAdapter(nn.Module):
+    r"""A batch normalisation with statistics, scale and shift of its own for every query batch.
+
+    Parameters
+    ----------
+    norm
+        The normalisation of the reference; its weights and statistics are never changed.
+    trust
+        How far each batch may go, from 0 to 1, shape ``(n_batches,)``.
+    switch
+        Tells the batch of every cell.
+
+    Notes
+    -----
+    With :math:`\\hat x` normalised by the batch's statistics and by the reference's weights, the
+    output is :math:`\\hat x + t_b (a_b \\hat x + c_b)` with the trust :math:`t_b`. At the start
+    :math:`a = c = 0` and the statistics are those of the reference: the identity.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.nn._norm import BatchNorm1d
+    >>> norm = BatchNorm1d(2).eval()
+    >>> adapter = NormAdapter(norm, torch.ones(1), switch := AdapterSwitch())
+    >>> cells = torch.randn(3, 2)
+    >>> with switch.using(torch.zeros(3, dtype=torch.int64)):
+    ...     same = torch.allclose(adapter(cells), norm(cells))
+    >>> same
+    True
+    """
+
+    trust: Tensor
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, norm: _SingleCell, trust: Tensor, switch: AdapterSwitch) -> None:
+        super().__init__()
+        if norm.running_mean is None or norm.running_var is None:
+            msg = "The normalisation keeps no running statistics; valid is one that does."
+            raise ValueError(msg)
+        self.norm, self.switch = norm, switch
+        self.register_buffer("trust", with_last_row(trust, 0.0))
+        n_rows = len(self.trust)  # the last row serves cells of no adapted batch, index -1
+        self.register_buffer("mean", norm.running_mean.repeat(n_rows, 1))
+        self.register_buffer("variance", norm.running_var.repeat(n_rows, 1))
+        like = norm.running_mean
+        self.scale = nn.Parameter(like.new_zeros(n_rows, norm.num_features))
+        self.shift = nn.Parameter(like.new_zeros(n_rows, norm.num_features))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Normalised values, shape ``(n_cells, n_features, ...)``."""
+        batch = self.switch.batch
+        if batch is None:
+            normalised: Tensor = self.norm(values)
+            return normalised
+        shape = (len(values), -1) + (1,) * (values.ndim - 2)
+        normalised = self._normalise(values, batch, shape)
+        trust = self.trust[batch].unsqueeze(1)
+        scale, shift = (trust * self.scale[batch], trust * self.shift[batch])
+        return normalised * (1 + scale.view(shape)) + shift.view(shape)
+
+    def _normalise(self, values: Tensor, batch: Tensor, shape: tuple[int, ...]) -> Tensor:
+        rows = torch.full_like(batch, -1) if self.switch.replay else batch
+        deviation = (self.variance[rows] + self.norm.eps).sqrt().view(shape)
+        weight, bias = (self.norm.weight.view(1, *shape[1:]), self.norm.bias.view(1, *shape[1:]))
+        return (values - self.mean[rows].view(shape)) / deviation * weight + bias
+
+    @torch.no_grad()
+    def blend(self, batch: int, moments: Moments, share: float) -> None:
+        """Move the statistics of a batch from the reference's towards its own.
+
+        Parameters
+        ----------
+        batch
+            Number of the batch.
+        moments
+            Weighted moments of its cells.
+        share
+            0 keeps the reference's, 1 takes the batch's.
+        """
+        mean = moments.first / moments.total
+        variance = (moments.second / moments.total - mean**2).clamp_min(1e-8)
+        self.mean[batch] = torch.lerp(self.mean[-1], mean, share)
+        self.variance[batch] = torch.lerp(self.variance[-1], variance, share)
+
+
+class HeadAdapter(nn.Module):
+    """The head of the reference with a linear correction for query cells, zero at the start.
+
+    Parameters
+    ----------
+    head
+        Head of the reference.
+    n_latent, n_edges
+        Widths of features and logits.
+    trust
+        How far each batch may go, from 0 to 1, shape ``(n_batches,)``.
+    switch
+        Tells the batch of every cell.
+    """
+
+    trust: Tensor
+
+    def __init__(
+        self, head: nn.Module, n_latent: int, n_edges: int, trust: Tensor, switch: AdapterSwitch
+    ) -> None:
+        super().__init__()
+        self.head, self.switch = head, switch
+        self.correction = nn.Linear(n_latent, n_edges).to(trust.device)
+        nn.init.zeros_(self.correction.weight)
+        nn.init.zeros_(self.correction.bias)
+        self.register_buffer("trust", with_last_row(trust, 0.0))
+
+    def forward(self, latent: Tensor, nodes: Tensor | None = None) -> Tensor:
+        """Logits, shape ``(n_cells, n_edges)``, of features ``(n_cells, n_latent)``."""
+        logits: Tensor = self.head(latent, nodes)
+        if self.switch.batch is None:
+            return logits
+        return logits + self.trust[self.switch.batch].unsqueeze(1) * self.correction(latent)
+
+
+class Moments:
+    """Running weighted moments of the inputs of a normalisation."""
+
+    def __init__(self) -> None:
+        self.total, self.first, self.second = (torch.zeros(()) for _ in range(3))
+
+    def add(self, values: Tensor, weights: Tensor) -> None:
+        """Add cells ``(n_cells, n_features, ...)`` with weights ``(n_cells,)``."""
+        flat = values.reshape(*values.shape[:2], -1)
+        weights = weights.to(values).view(-1, 1, 1) / flat.shape[2]
+        self.total = self.total.to(values) + weights.sum() * flat.shape[2]
+        self.first = self.first.to(values) + (weights * flat).sum((0, 2))
+        self.second = self.second.to(values) + (weights * flat**2).sum((0, 2))
+
+
+@contextmanager
+def record_moments(
+    adapters: list[NormAdapter],
+) -> Iterator[tuple[list[Moments], AdapterWeights]]:
+    """Collect the moments of what goes into each adapter, cells weighted as told."""
+    found, told = [Moments() for _ in adapters], AdapterWeights()
+    handles = [
+        adapter.register_forward_pre_hook(
+            lambda _, inputs, moments=moments: moments.add(inputs[0], told.weights)
+        )
+        for adapter, moments in zip(adapters, found, strict=True)
+    ]
+    try:
+        yield found, told
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@dataclass
+class AdapterWeights:
+    """Weights of the cells of the mini-batch that goes through the network now."""
+
+    weights: Tensor = field(default_factory=lambda: torch.ones(0))
+
+
+def wrap_norms(network: nn.Module, trust: Tensor, switch: AdapterSwitch) -> list[NormAdapter]:
+    """Put an adapter around every batch normalisation of a network, in place."""
+    adapters = []
+    for parent in list(network.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, _SingleCell) and not isinstance(parent, NormAdapter):
+                adapters.append(NormAdapter(child, trust, switch))
+                setattr(parent, name, adapters[-1])
+    return adapters
+
+
+def with_last_row(trust: Tensor, value: float) -> Tensor:
+    """Append the row that index -1 finds."""
+    return torch.cat([trust, trust.new_full((1,), value)])
