@@ -274,11 +274,7 @@ class Annotation(ConfidenceMixin):
             "taxonomy": self.taxonomy.to_json(),
             "recipe": {_storable(key): str(value) for key, value in self.recipe.items()},
             **{name: str(report) for name, report in reports.items() if report is not None},
-            **(
-                {"decisions": [str(decision) for decision in self.decisions]}
-                if self.decisions
-                else {}
-            ),
+            **({"decisions": decisions} if decisions else {}),
         }
 
     def __len__(self) -> int:
