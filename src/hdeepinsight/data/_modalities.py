@@ -52,11 +52,13 @@ def open_paired(data: MuData | str | Path) -> MuData:
     """Return the MuData, read from its file where a path was given."""
     if not isinstance(data, str | Path):
         return data
-    from mudata import read_h5mu
+    from mudata import read_h5mu, set_options
 
     if not Path(data).is_file():
         raise InputError(f"{data} does not exist.", "Valid is an .h5mu file.", "Check the path.")
-    return read_h5mu(data)
+    # What newer versions of mudata do by default, and older ones warn of.
+    with set_options(pull_on_update=False):
+        return read_h5mu(data)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hdeepinsight.data._align import GeneAlignment, GeneReport
+from hdeepinsight.data._checks import inspect_input
 from hdeepinsight.data._names import examples
 from hdeepinsight.data._protein_names import clean_protein_name, match_proteins, protein_key
 from hdeepinsight.data._streaming import open_counts
@@ -198,7 +199,6 @@ def _unusable(
             f"None of the {adata.n_vars} proteins ({examples(adata.var_names.tolist(), 3)}) is one "
             f"of the model's {len(proteins)} ({examples(list(proteins), 3)})."
         )
-    matrix = adata.X if layer is None else adata.layers[layer]
-    if matrix is not None and hasattr(matrix, "sum") and matrix.sum() == 0:
+    if inspect_input(adata, layer=layer).scale == "empty":
         return "The protein modality holds zeros only."
     return ""

@@ -7,12 +7,13 @@ from typing import Any, Self
 
 import torch
 from anndata import AnnData, read_h5ad
-from mudata import MuData, read_h5mu
+from mudata import MuData
 from scvi.data import AnnDataManager
 from scvi.model._utils import parse_device_args
 from scvi.model.base._constants import SAVE_KEYS
 
 from hdeepinsight._keys import REFERENCE_BUNDLE_KEY
+from hdeepinsight.data import open_paired
 from hdeepinsight.models._model_file import (
     ModelFileError,
     frame_from_plain,
@@ -208,7 +209,7 @@ class SavingMixin(CalibrationMixin):
 
 def _saved_reference(folder: Path, prefix: str) -> AnnData | MuData | None:
     """Read the reference that was saved with a model, where there is one."""
-    readers = {SAVE_KEYS.ADATA_FNAME: read_h5ad, SAVE_KEYS.MDATA_FNAME: read_h5mu}
+    readers = {SAVE_KEYS.ADATA_FNAME: read_h5ad, SAVE_KEYS.MDATA_FNAME: open_paired}
     for name, read in readers.items():
         path = folder / f"{prefix}{name}"
         if path.exists():
