@@ -51,7 +51,7 @@ def test_strength_can_be_learned(problem):
         optimizer.zero_grad()
         (layer(scores, weights, log_lam.exp()) - goal).square().sum().backward()
         optimizer.step()
-    assert float(log_lam.exp()) == pytest.approx(3.0, rel=0.02)
+    assert log_lam.exp().item() == pytest.approx(3.0, rel=0.02)
 
 
 @pytest.mark.parametrize(

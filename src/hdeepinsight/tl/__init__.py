@@ -2,5 +2,22 @@
 
 from hdeepinsight.tl._audit import audit_labels
 from hdeepinsight.tl._audit_result import LabelAudit
+from hdeepinsight.tl._consensus import Consensus, consensus
+from hdeepinsight.tl._lambda_path import lambda_path
+from hdeepinsight.tl._refine import refine
+from hdeepinsight.tl._refinement import Refinement
+from hdeepinsight.tl._representation import expression_pca
+from hdeepinsight.tl._vote import Vote, vote
 
-__all__ = ["LabelAudit", "audit_labels"]
+__all__ = [
+    "Consensus",
+    "LabelAudit",
+    "Refinement",
+    "Vote",
+    "audit_labels",
+    "consensus",
+    "expression_pca",
+    "lambda_path",
+    "refine",
+    "vote",
+]

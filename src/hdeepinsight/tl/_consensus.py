@@ -1,0 +1,305 @@
+"""One annotation from several, and how far they agree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hdeepinsight.annotation import Annotation
+from hdeepinsight.tl._scores import leaf_table
+from hdeepinsight.tl._tree import above, class_nodes, finest, node_mass, node_probabilities
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from hdeepinsight.taxonomy import Taxonomy
+
+Floats = NDArray[np.float64]
+Nodes = NDArray[np.int64]
+Source: TypeAlias = Annotation | pd.Series | pd.DataFrame
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Consensus:
+    """What several annotations say together.
+
+    Parameters
+    ----------
+    taxonomy
+        The tree.
+    obs_names
+        Names of the cells, shape ``(n_cells,)``.
+    names
+        Names of the annotations.
+    weights
+        Their weights, sum 1.
+    node_probabilities
+        Pooled probability of every node, shape ``(n_cells, n_nodes)``.
+    nodes
+        Node that each annotation gives each cell, 0 for none; ``(n_cells, n_annotations)``.
+    threshold
+        A cell's path stops at the deepest node with more than this pooled probability.
+    """
+
+    taxonomy: Taxonomy
+    obs_names: pd.Index
+    names: tuple[str, ...]
+    weights: Floats
+    node_probabilities: Floats
+    nodes: Nodes
+    threshold: float | None = 0.5
+
+    def annotation(self) -> Annotation:
+        """Give the pooled probabilities as an annotation."""
+        return Annotation(
+            taxonomy=self.taxonomy,
+            obs_names=self.obs_names,
+            node_probabilities=self.node_probabilities,
+            threshold=above(self.threshold),
+            recipe={"consensus": dict(zip(self.names, self.weights.tolist(), strict=True))},
+        )
+
+    @cached_property
+    def labels(self) -> pd.DataFrame:
+        """Pooled labels: one column a level, then ``stop_label``."""
+        return self.annotation().labels
+
+    @cached_property
+    def agreement(self) -> pd.DataFrame:
+        """Share of the weight that agrees with the pooled label, a row a cell, a column a level.
+
+        Only annotations that reach the level count; missing where none does.
+        """
+        table = self.taxonomy.node_at_level
+        pooled, own = table[self.annotation().leaf_nodes], table[self.nodes]
+        speaks = own >= 0
+        weight = self.weights[None, :, None] * speaks
+        agreed = (weight * (own == pooled[:, None, :])).sum(axis=1)
+        total = weight.sum(axis=1)
+        share = np.divide(agreed, total, out=np.full(agreed.shape, np.nan), where=total > 0)
+        return pd.DataFrame(share, index=self.obs_names, columns=list(self.taxonomy.level_names))
+
+    @cached_property
+    def pairs(self) -> pd.DataFrame:
+        """Agreement of every pair at every level: ``n_cells``, ``agreement``, Cohen's ``kappa``.
+
+        Cells count where both reach the level. Kappa is missing where there is no cell, or where
+        both give one and the same label throughout.
+        """
+        table = self.taxonomy.node_at_level[self.nodes]
+        rows = [
+            {
+                "first": self.names[one],
+                "second": self.names[other],
+                "level": name,
+                **_compare(table[:, one, level], table[:, other, level]),
+            }
+            for one, other in combinations(range(len(self.names)), 2)
+            for level, name in enumerate(self.taxonomy.level_names)
+        ]
+        columns = ["first", "second", "level", "n_cells", "agreement", "kappa"]
+        return pd.DataFrame(rows, columns=columns).set_index(columns[:3])
+
+    def to_adata(self, adata: AnnData, *, key_added: str = "consensus") -> None:
+        """Write the annotation, and agreement to ``obs["<key>_agreement_<level>"]``.
+
+        Parameters
+        ----------
+        adata
+            Object with these cells, in this order.
+        key_added
+            Prefix of what is added.
+        """
+        self.annotation().to_adata(adata, key_added=key_added)
+        for level, column in self.agreement.items():
+            adata.obs[f"{key_added}_agreement_{level}".replace("/", "|")] = column.array
+
+    def __repr__(self) -> str:
+        mean = ", ".join(f"{name} {value:.1%}" for name, value in self.agreement.mean().items())
+        return f"Consensus of {', '.join(self.names)}: mean agreement {mean}"
+
+
+def consensus(
+    *annotations: Source,
+    taxonomy: Taxonomy | None = None,
+    weights: Sequence[float] | None = None,
+    names: Sequence[str] | None = None,
+    threshold: float | None = 0.5,
+) -> Consensus:
+    """Pool several annotations of the same cells.
+
+    Parameters
+    ----------
+    annotations
+        Each an ``Annotation``, a Series of labels (any depth; missing and "Unknown" say nothing),
+        or a table of class probabilities; with names of cells as index. Names of labels and
+        columns are resolved by the taxonomy.
+    taxonomy
+        The tree; by default that of the first ``Annotation``.
+    weights
+        One weight an annotation, not negative; equal by default.
+    names
+        Names of the annotations; ``annotation_1``, ... by default, a Series' own name first.
+    threshold
+        A cell's path stops at the deepest node with more than this pooled probability.
+
+    Returns
+    -------
+    Consensus
+
+    Raises
+    ------
+    ValueError
+        If there is no taxonomy, cells differ, names are unknown, or weights do not fit.
+    TypeError
+        If something else than these kinds is passed.
+
+    Notes
+    -----
+    The pool is linear, taken in each sibling group of the tree: a parent's probability is shared
+    among its children by the weighted sum of the mass that annotations put below it. One that
+    stops at the parent says nothing about the children, and does not blur them; where all go down
+    to the leaves this is the weighted mean of their probabilities. Source: our decision.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import hdeepinsight as hdi
+    >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+    >>> one = pd.Series(["CD4", "B"], index=["a", "b"], name="one")
+    >>> other = pd.Series(["T", "B"], index=["a", "b"], name="other")
+    >>> third = pd.Series(["B", None], index=["a", "b"], name="third")
+    >>> result = hdi.tl.consensus(one, other, third, taxonomy=tree)
+    >>> result.labels["stop_label"].tolist()
+    ['CD4', 'B']
+    >>> result.agreement.round(2).values.tolist()
+    [[0.67, 1.0], [1.0, nan]]
+    """
+    _check_kinds(annotations)
+    tree = taxonomy or next(
+        (each.taxonomy for each in annotations if isinstance(each, Annotation)), None
+    )
+    if tree is None:
+        raise ValueError(
+            "Found no taxonomy. Valid is the tree that all names belong to. Pass taxonomy=."
+        )
+    obs_names = _names_of(annotations[0])
+    share = _weights(weights, len(annotations))
+    read = [_read(each, obs_names, tree) for each in annotations]
+    pooled = sum(weight * mass for weight, (mass, _) in zip(share, read, strict=True))
+    return Consensus(
+        taxonomy=tree,
+        obs_names=obs_names,
+        names=_titles(annotations, names),
+        weights=share,
+        node_probabilities=node_probabilities(tree, np.asarray(pooled)),
+        nodes=np.column_stack([nodes for _, nodes in read]),
+        threshold=threshold,
+    )
+
+
+def _compare(one: Nodes, other: Nodes) -> dict[str, float]:
+    from sklearn.metrics import cohen_kappa_score
+
+    both = (one >= 0) & (other >= 0)
+    one, other = one[both], other[both]
+    # Kappa divides by the disagreement expected by chance, which a single label leaves at 0.
+    varied = len(np.unique(np.concatenate([one, other]))) > 1
+    return {
+        "n_cells": len(one),
+        "agreement": float((one == other).mean()) if len(one) else np.nan,
+        "kappa": float(cohen_kappa_score(one, other)) if varied else np.nan,
+    }
+
+
+def _check_kinds(annotations: Sequence[Source]) -> None:
+    if not annotations:
+        raise ValueError("Found no annotation. Valid are one or more. Pass those to be pooled.")
+    for each in annotations:
+        if not isinstance(each, (Annotation, pd.Series, pd.DataFrame)):
+            raise TypeError(
+                f"Found a {type(each).__name__}. Valid are an Annotation, a Series of labels and a "
+                "DataFrame of probabilities. Wrap it in one of these, with names of cells as index."
+            )
+
+
+def _names_of(source: Source) -> pd.Index:
+    return pd.Index(source.obs_names if isinstance(source, Annotation) else source.index)
+
+
+def _weights(weights: Sequence[float] | None, n_annotations: int) -> Floats:
+    given = np.ones(n_annotations) if weights is None else np.asarray(weights, dtype=np.float64)
+    proper = given.shape == (n_annotations,) and np.isfinite(given).all() and (given >= 0).all()
+    if not proper or given.sum() == 0:
+        raise ValueError(
+            f"Found the weights {given.tolist()} for {n_annotations} annotations. Valid is one "
+            "number from 0 for each, not all 0. Correct them, or leave them out."
+        )
+    return np.asarray(given / given.sum())
+
+
+def _titles(annotations: Sequence[Source], names: Sequence[str] | None) -> tuple[str, ...]:
+    if names is None:
+        names = [
+            str(each.name) if isinstance(each, pd.Series) and each.name else f"annotation_{i}"
+            for i, each in enumerate(annotations, start=1)
+        ]
+        if len(set(names)) < len(names):
+            names = [f"annotation_{i}" for i in range(1, len(annotations) + 1)]
+    if len(names) != len(annotations) or len(set(names)) < len(names):
+        raise ValueError(
+            f"Found the names {list(names)} for {len(annotations)} annotations. Valid is one "
+            "distinct name for each. Correct them, or leave them out."
+        )
+    return tuple(names)
+
+
+def _read(source: Source, obs_names: pd.Index, taxonomy: Taxonomy) -> tuple[Floats, Nodes]:
+    """Mass at or below every node, ``(n_cells, n_nodes)``, and the node of each cell's label."""
+    order = _order(_names_of(source), obs_names)
+    if isinstance(source, pd.Series):
+        nodes = taxonomy.encode(source.iloc[order])
+        values, columns = np.eye(taxonomy.n_nodes)[nodes], np.arange(taxonomy.n_nodes)
+        values[:, 0] = 0.0  # a cell without a label says nothing
+        return node_mass(taxonomy, values, columns), nodes
+    if isinstance(source, Annotation):
+        source = leaf_table(source)
+    values = source.to_numpy(dtype=np.float64)[order]
+    nodes = class_nodes(taxonomy, list(map(str, source.columns)))
+    values, nodes = _exclusive(values, nodes, taxonomy)
+    chosen = np.where(values.any(axis=1), nodes[values.argmax(axis=1)], 0)
+    return node_mass(taxonomy, values, nodes), chosen
+
+
+def _order(found: pd.Index, wanted: pd.Index) -> NDArray[np.intp]:
+    order = found.get_indexer(wanted) if found.is_unique else np.full(len(wanted), -1)
+    if len(found) != len(wanted) or (order < 0).any():
+        raise ValueError(
+            f"Found annotations of {len(wanted)} and of {len(found)} cells, of which "
+            f"{int((order >= 0).sum())} are shared. Valid are annotations of the same cells, each "
+            "named once. Select the cells that all have."
+        )
+    return np.asarray(order)
+
+
+def _exclusive(values: Floats, nodes: Nodes, taxonomy: Taxonomy) -> tuple[Floats, Nodes]:
+    """Distributions over classes that exclude each other; rows without any mass stay 0."""
+    if not np.isfinite(values).all() or (values < 0).any():
+        raise ValueError(
+            f"Found probabilities from {np.nanmin(values):.3g} to {np.nanmax(values):.3g}. Valid "
+            "are finite numbers from 0. Take the softmax of logits first."
+        )
+    total = values.sum(axis=1, keepdims=True)
+    if np.abs(total - 1).max(initial=0) > 1e-3:
+        # Sums beyond 1 come from tables that give a parent beside its children.
+        keep = finest(taxonomy, nodes)
+        values, nodes = values[:, keep], nodes[keep]
+        total = values.sum(axis=1, keepdims=True)
+    return values / np.where(total > 0, total, 1.0), nodes

@@ -1,0 +1,201 @@
+"""The result of a refinement: what changed, and where to look twice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hdeepinsight._keys import LABEL_COLUMNS
+from hdeepinsight.annotation import Annotation
+from hdeepinsight.tl._tree import node_mass, node_probabilities
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from hdeepinsight.taxonomy import Taxonomy
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Refinement:
+    """Refined probabilities of cells, beside those before.
+
+    Parameters
+    ----------
+    obs_names
+        Names of the cells, shape ``(n_cells,)``.
+    classes
+        Names of the classes.
+    before, after
+        Distributions over the classes, shape ``(n_cells, n_classes)``.
+    energy_before, energy_after
+        Dirichlet energy: how much the scores differ across the edges of the graph.
+    parameters
+        Settings, and what was measured on the way: ``lam`` (the strength that was used),
+        ``weights`` of the sources of the prior, ``mean_degree``, ``effective_strength`` (λ times
+        the mean degree), ``share_isolated`` cells and ``share_within_batches`` of edges.
+    taxonomy, nodes
+        The tree, and the node of every class.
+    """
+
+    obs_names: pd.Index
+    classes: tuple[str, ...]
+    before: NDArray[np.float64]
+    after: NDArray[np.float64]
+    energy_before: float
+    energy_after: float
+    parameters: dict[str, Any]
+    taxonomy: Taxonomy | None = None
+    nodes: NDArray[np.int64] | None = None
+
+    def probabilities(self) -> pd.DataFrame:
+        """Refined probabilities, shape ``(n_cells, n_classes)``; not calibrated."""
+        return pd.DataFrame(self.after, index=self.obs_names, columns=list(self.classes))
+
+    @cached_property
+    def labels(self) -> pd.Series:
+        """Most probable class of every cell, categorical."""
+        return self._labels(self.after, "label")
+
+    @cached_property
+    def confidence(self) -> pd.Series:
+        """Largest refined probability minus the second largest."""
+        ordered = np.sort(self.after, axis=1)
+        second = ordered[:, -2] if ordered.shape[1] > 1 else 0.0
+        return pd.Series(ordered[:, -1] - second, index=self.obs_names, name="confidence")
+
+    @cached_property
+    def changed(self) -> pd.Series:
+        """Whether the most probable class is another one than before."""
+        moved = self.before.argmax(axis=1) != self.after.argmax(axis=1)
+        return pd.Series(moved, index=self.obs_names, name="changed")
+
+    @cached_property
+    def class_mass(self) -> pd.DataFrame:
+        """Sum of probabilities and number of cells of every class, before and after."""
+        n_classes = len(self.classes)
+        return pd.DataFrame(
+            {
+                "mass_before": self.before.sum(axis=0),
+                "mass_after": self.after.sum(axis=0),
+                "cells_before": np.bincount(self.before.argmax(axis=1), minlength=n_classes),
+                "cells_after": np.bincount(self.after.argmax(axis=1), minlength=n_classes),
+            },
+            index=pd.Index(self.classes, name="class"),
+        )
+
+    def diagnose(self) -> pd.DataFrame:
+        """Flips of every class: cells kept, lost and gained, and where most of the lost went.
+
+        A class of many cells of which none was lost or gained may be right, or wrong as a whole:
+        where all neighbours err alike nothing can flip.
+        """
+        old, new = self.before.argmax(axis=1), self.after.argmax(axis=1)
+        flips = pd.crosstab(old, new).reindex(
+            index=range(len(self.classes)), columns=range(len(self.classes)), fill_value=0
+        )
+        counts = flips.to_numpy()
+        kept = counts.diagonal()
+        away = counts - np.diag(kept)
+        most = [self.classes[row.argmax()] if row.any() else "" for row in away]
+        return pd.DataFrame(
+            {
+                "kept": kept,
+                "lost": away.sum(axis=1),
+                "gained": away.sum(axis=0),
+                "lost_to": most,
+                "nothing_flipped": (kept > 0) & ~away.any(axis=1) & ~away.any(axis=0),
+            },
+            index=pd.Index(self.classes, name="class"),
+        )
+
+    def abstain(self, threshold: float) -> pd.Series:
+        """Labels, with ``"Unknown"`` where :attr:`confidence` is below a threshold.
+
+        Parameters
+        ----------
+        threshold
+            Least difference of the two largest probabilities, from 0 (all labels stay) to 1.
+
+        Raises
+        ------
+        ValueError
+            If the threshold is not in [0, 1].
+        """
+        if not 0 <= threshold <= 1:
+            raise ValueError(
+                f"Found threshold={threshold}. Valid are values from 0 to 1. Choose one of these."
+            )
+        unsure = self.confidence < threshold
+        return self.labels.astype(str).mask(unsure, LABEL_COLUMNS.ROOT).astype("category")
+
+    def annotation(self, *, threshold: float | None = 0.5) -> Annotation:
+        """Roll the probabilities up the taxonomy.
+
+        Parameters
+        ----------
+        threshold
+            A cell's path stops at the deepest node with at least this probability.
+
+        Raises
+        ------
+        ValueError
+            If no taxonomy was given.
+        """
+        if self.taxonomy is None or self.nodes is None:
+            raise ValueError(
+                "Found a refinement without a taxonomy. Valid is one whose classes are nodes of a "
+                "tree. Pass taxonomy= to hdi.tl.refine."
+            )
+        mass = node_mass(self.taxonomy, self.after, self.nodes)
+        return Annotation(
+            taxonomy=self.taxonomy,
+            obs_names=self.obs_names,
+            node_probabilities=node_probabilities(self.taxonomy, mass),
+            threshold=threshold,
+            recipe={"refine": self.parameters},
+        )
+
+    def to_adata(self, adata: AnnData, key_added: str = "refined") -> None:
+        """Write labels and confidence to ``obs``, probabilities to ``obsm``, settings to ``uns``.
+
+        Parameters
+        ----------
+        adata
+            Object with these cells, in this order.
+        key_added
+            Prefix: ``obs["<key>_label"]``, ``obs["<key>_confidence"]``, ``obs["<key>_changed"]``,
+            ``obsm["<key>_probabilities"]`` and ``uns["<key>"]``.
+
+        Raises
+        ------
+        ValueError
+            If the cells are not the same.
+        """
+        if not self.obs_names.equals(pd.Index(adata.obs_names)):
+            raise ValueError(
+                f"Found an AnnData of {adata.n_obs} cells that are not the {len(self.obs_names)} "
+                "refined ones in the same order. Valid is the object that was refined. Pass it."
+            )
+        adata.obs[f"{key_added}_label"] = self.labels.array
+        adata.obs[f"{key_added}_confidence"] = self.confidence.array
+        adata.obs[f"{key_added}_changed"] = self.changed.array
+        table = self.probabilities().rename(columns=lambda name: name.replace("/", "|"))
+        adata.obsm[f"{key_added}_probabilities"] = table
+        adata.uns[key_added] = {name: str(value) for name, value in self.parameters.items()}
+
+    def _labels(self, probabilities: NDArray[np.float64], name: str) -> pd.Series:
+        codes = probabilities.argmax(axis=1)
+        values = pd.Categorical.from_codes(codes, list(self.classes))
+        return pd.Series(values, index=self.obs_names, name=name)
+
+    def __repr__(self) -> str:
+        return (
+            f"Refinement of {len(self.obs_names)} cells over {len(self.classes)} classes: "
+            f"{int(self.changed.sum())} labels changed (method {self.parameters['method']}, "
+            f"λ {self.parameters['lam']:.3g})"
+        )

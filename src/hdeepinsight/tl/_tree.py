@@ -1,0 +1,75 @@
+"""Mass on the nodes of a taxonomy, from classes at any depth."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hdeepinsight.taxonomy import Taxonomy
+
+Floats = NDArray[np.float64]
+
+
+def class_nodes(taxonomy: Taxonomy, classes: Sequence[str]) -> NDArray[np.int64]:
+    """Node of every class, shape ``(n_classes,)``.
+
+    A class that carries the name of both a node and its child means the child, unless the child
+    is among the classes by itself: classifiers name what they can tell apart.
+    """
+    nodes = taxonomy.encode(classes, unlabeled=None)
+    given = set(nodes.tolist())
+    for i, node in enumerate(nodes):
+        name = taxonomy.label(int(node))
+        while (child := _namesake(taxonomy, int(nodes[i]), name)) and child not in given:
+            nodes[i] = child
+    return nodes
+
+
+def _namesake(taxonomy: Taxonomy, node: int, name: str) -> int:
+    children = np.flatnonzero(taxonomy.parent == node)
+    return next((int(child) for child in children if taxonomy.label(int(child)) == name), 0)
+
+
+def finest(taxonomy: Taxonomy, nodes: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Classes with no other class below their node, shape ``(n_classes,)``."""
+    above = {
+        int(parent) for node in nodes for parent in taxonomy.ancestors(int(node)) if parent != node
+    }
+    return np.array([node not in above and node > 0 for node in nodes.tolist()], dtype=bool)
+
+
+def node_mass(taxonomy: Taxonomy, values: Floats, nodes: NDArray[np.int64]) -> Floats:
+    """Mass at or below every node, ``(n_cells, n_nodes)``, from that of classes."""
+    mass = np.zeros((len(values), taxonomy.n_nodes))
+    for column, node in enumerate(nodes):
+        mass[:, node] += values[:, column]
+    for node in range(taxonomy.n_nodes - 1, 0, -1):  # children come after their parent
+        mass[:, taxonomy.parent[node]] += mass[:, node]
+    return mass
+
+
+def node_probabilities(taxonomy: Taxonomy, mass: Floats) -> Floats:
+    """Share each node's probability among its children by their mass, ``(n_cells, n_nodes)``.
+
+    Mass that stays at an inner node speaks for no child, so it is shared as the rest is; equally,
+    where no child has any.
+    """
+    probabilities = np.ones_like(mass)
+    for parent in taxonomy.inner_nodes:
+        children = np.flatnonzero(taxonomy.parent == parent)
+        below = mass[:, children]
+        total = below.sum(axis=1, keepdims=True)
+        equal = np.full_like(below, 1.0 / len(children))
+        share = np.divide(below, total, out=equal, where=total > 0)
+        probabilities[:, children] = probabilities[:, [parent]] * share
+    return probabilities
+
+
+def above(threshold: float | None) -> float | None:
+    """Next number above a threshold, so that two children with equal shares do not pass it."""
+    return None if threshold is None else min(float(np.nextafter(threshold, 1.0)), 1.0)

@@ -1,0 +1,272 @@
+"""Clusters vote down the tree; below where they agree the cells decide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from hdeepinsight.annotation import Annotation
+from hdeepinsight.tl._representation import coordinates
+from hdeepinsight.tl._scores import read_scores
+from hdeepinsight.tl._tree import above, node_mass, node_probabilities
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+
+    from hdeepinsight.taxonomy import Taxonomy
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Vote:
+    """Where each cluster's vote ended, and what that makes of its cells.
+
+    Parameters
+    ----------
+    taxonomy
+        The tree.
+    obs_names
+        Names of the cells, shape ``(n_cells,)``.
+    clusters
+        Cluster of every cell, shape ``(n_cells,)``.
+    before
+        Node probabilities before the vote, shape ``(n_cells, n_nodes)``.
+    table
+        One row a cluster: ``n_cells``, ``node`` (index), ``path`` (its name) and ``share`` (of the
+        votes that went through the node).
+    """
+
+    taxonomy: Taxonomy
+    obs_names: pd.Index
+    clusters: NDArray[Any]
+    before: Floats
+    table: pd.DataFrame
+
+    @cached_property
+    def node_probabilities(self) -> Floats:
+        """Node probabilities after the vote, ``(n_cells, n_nodes)``.
+
+        A cell has the share of its cluster's votes at the cluster's node, and its own proportions
+        inside and outside of it. Cells alone in their cluster, or whose cluster found no majority,
+        keep their probabilities.
+        """
+        taxonomy, result = self.taxonomy, self.before.copy()
+        for cluster, row in self.table.iterrows():
+            if row["node"] == 0 or row["n_cells"] == 1:
+                continue
+            cells = self.clusters == cluster
+            inside = np.array([row["node"] in taxonomy.ancestors(int(i)) for i in taxonomy.leaves])
+            leaves = _settled(self.before[cells][:, taxonomy.leaves], inside, row["share"])
+            mass = node_mass(taxonomy, leaves, taxonomy.leaves)
+            result[cells] = node_probabilities(taxonomy, mass)
+        return result
+
+    @property
+    def changed(self) -> pd.Series:
+        """Whether the cell's most probable leaf is another one than before the vote."""
+        old, new = (self._leaf(each) for each in (self.before, self.node_probabilities))
+        return pd.Series(old != new, index=self.obs_names, name="changed")
+
+    def annotation(self, *, threshold: float | None = 0.5) -> Annotation:
+        """Give the result as an annotation.
+
+        Parameters
+        ----------
+        threshold
+            A cell's path stops at the deepest node with more than this probability.
+        """
+        return Annotation(
+            taxonomy=self.taxonomy,
+            obs_names=self.obs_names,
+            node_probabilities=self.node_probabilities,
+            threshold=above(threshold),
+            recipe={"vote": f"{len(self.table)} clusters"},
+        )
+
+    def to_adata(self, adata: AnnData, *, key_added: str = "vote") -> None:
+        """Write the annotation, and the clusters to ``obs["<key>_cluster"]``.
+
+        Parameters
+        ----------
+        adata
+            Object with these cells, in this order.
+        key_added
+            Prefix of what is added.
+        """
+        self.annotation().to_adata(adata, key_added=key_added)
+        adata.obs[f"{key_added}_cluster"] = pd.Categorical(self.clusters.astype(str))
+
+    def _leaf(self, probabilities: Floats) -> NDArray[np.int64]:
+        leaves = self.taxonomy.leaves
+        return np.asarray(leaves[probabilities[:, leaves].argmax(axis=1)])
+
+    def __repr__(self) -> str:
+        stopped = int((~np.isin(self.table["node"], self.taxonomy.leaves)).sum())
+        return (
+            f"Vote of {len(self.table)} clusters of {len(self.obs_names)} cells: "
+            f"{int(self.changed.sum())} labels changed, {stopped} clusters stop above a type"
+        )
+
+
+def vote(
+    adata: AnnData,
+    probabilities: str | pd.DataFrame | pd.Series | ArrayLike | Annotation,
+    *,
+    clusters: str | ArrayLike | None = None,
+    classes: Sequence[str] | None = None,
+    taxonomy: Taxonomy | None = None,
+    threshold: float = 0.5,
+    use_rep: str | NDArray[np.floating] = "X_pca",
+    cells_per_cluster: int = 25,
+    seed: int = 0,
+    key_added: str | None = None,
+) -> Vote:
+    """Let the cells of a cluster vote, level by level.
+
+    From the root on, a cluster's vote moves to the child that more than ``threshold`` of all its
+    cells have on their path, and stops where there is none: its cells take that node and decide by
+    themselves below it.
+
+    Parameters
+    ----------
+    adata
+        The cells.
+    probabilities
+        Scores as in `refine`, or a Series of labels at any depth.
+    clusters
+        Column of ``obs``, or a cluster for every cell. By default cells are over-clustered by
+        k-means on ``use_rep``.
+    classes, taxonomy
+        As in `refine`; a taxonomy is needed unless an ``Annotation`` brings it.
+    threshold
+        Share of the cluster that a child must exceed, from 0.5 to 1.
+    use_rep, cells_per_cluster, seed
+        Of the over-clustering: coordinates, mean size of a cluster, and seed.
+    key_added
+        Write the result under this prefix; nothing is written by default.
+
+    Returns
+    -------
+    Vote
+
+    Raises
+    ------
+    KeyError
+        If a key is not there.
+    ValueError
+        If there is no taxonomy, not one cluster a cell, or the threshold is out of range.
+
+    Notes
+    -----
+    A majority vote over an over-clustering is due to CellTypist (Domínguez Conde et al. 2022,
+    doi:10.1126/science.abl5197); the descent of the tree is our decision.
+
+    Examples
+    --------
+    >>> import anndata as ad
+    >>> import pandas as pd
+    >>> import hdeepinsight as hdi
+    >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+    >>> cells = ad.AnnData(obs=pd.DataFrame({"cluster": list("aaaa")}, index=list("1234")))
+    >>> labels = pd.Series(["CD4", "CD4", "CD8", "B"], index=list("1234"))
+    >>> result = hdi.tl.vote(cells, labels, clusters="cluster", taxonomy=tree)
+    >>> result.table.reset_index().values.tolist()
+    [['a', 4, 1, 'T', 0.75]]
+    """
+    if not 0.5 <= threshold < 1:
+        raise ValueError(
+            f"Found threshold={threshold}. Valid is a share from 0.5 to below 1, which one child "
+            "alone can exceed. Choose one of these."
+        )
+    names = pd.Index(adata.obs_names)
+    scores = read_scores(adata, probabilities, classes=classes, taxonomy=taxonomy)
+    if scores.taxonomy is None or scores.nodes is None:
+        raise ValueError(
+            "Found no taxonomy. Valid is a tree whose nodes are the classes. Pass taxonomy=, for "
+            "example hdi.Taxonomy.from_nested({name: [] for name in classes})."
+        )
+    tree = scores.taxonomy
+    if clusters is None:
+        groups = _overcluster(coordinates(adata, use_rep), cells_per_cluster, seed)
+    else:
+        groups = _given_clusters(adata, clusters)
+    mass = node_mass(tree, scores.probabilities(), scores.nodes)
+    chosen = np.where(scores.values.any(axis=1), scores.nodes[scores.values.argmax(axis=1)], 0)
+    found = np.unique(groups)
+    rows = [_descend(tree, chosen[groups == group], threshold) for group in found]
+    table = pd.DataFrame(rows, index=pd.Index(found, name="cluster"))
+    result = Vote(
+        taxonomy=tree,
+        obs_names=names,
+        clusters=groups,
+        before=node_probabilities(tree, mass),
+        table=table,
+    )
+    if key_added is not None:
+        result.to_adata(adata, key_added=key_added)
+    return result
+
+
+def _descend(taxonomy: Taxonomy, nodes: NDArray[np.int64], threshold: float) -> dict[str, Any]:
+    """Node where the votes of one cluster end."""
+    votes = np.zeros(taxonomy.n_nodes)
+    np.add.at(votes, nodes, 1)
+    for node in range(taxonomy.n_nodes - 1, 0, -1):
+        votes[taxonomy.parent[node]] += votes[node]
+    share = votes / len(nodes)
+    node = 0
+    while len(children := np.flatnonzero(taxonomy.parent == node)):
+        best = children[share[children].argmax()]
+        if share[best] <= threshold:
+            break
+        node = int(best)
+    path = taxonomy.path_name(node)
+    return {"n_cells": len(nodes), "node": node, "path": path, "share": float(share[node])}
+
+
+def _settled(leaves: Floats, inside: NDArray[np.bool_], share: float) -> Floats:
+    """Leaf probabilities of cells with ``share`` of each inside a branch."""
+    parts = []
+    for where, total in ((inside, share), (~inside, 1.0 - share)):
+        part = leaves * where
+        mass = part.sum(axis=1, keepdims=True)
+        equal = np.broadcast_to(where / max(where.sum(), 1), part.shape)
+        parts.append(total * np.where(mass > 0, part / np.where(mass > 0, mass, 1.0), equal))
+    return np.asarray(parts[0] + parts[1])
+
+
+def _given_clusters(adata: AnnData, clusters: str | ArrayLike) -> NDArray[Any]:
+    if isinstance(clusters, str):
+        if clusters not in adata.obs:
+            raise KeyError(
+                f"adata.obs has no {clusters!r}; it holds {list(adata.obs.columns)}. Name a column "
+                "of clusters, or leave clusters out."
+            )
+        clusters = adata.obs[clusters]
+    groups = np.asarray(pd.Series(np.asarray(clusters)).astype(str), dtype=str)
+    if len(groups) != adata.n_obs:
+        raise ValueError(
+            f"Found {len(groups)} clusters for {adata.n_obs} cells. Valid is one a cell. Pass "
+            "those of these cells."
+        )
+    return groups
+
+
+def _overcluster(points: NDArray[np.floating], size: int, seed: int) -> NDArray[Any]:
+    from sklearn.cluster import MiniBatchKMeans
+
+    if size < 1:
+        raise ValueError(
+            f"Found cells_per_cluster={size}. Valid is 1 or more. Take 25 if in doubt."
+        )
+    n_clusters = max(1, round(len(points) / size))
+    model = MiniBatchKMeans(n_clusters, n_init=3, random_state=seed)
+    return np.asarray(model.fit_predict(points).astype(str))
