@@ -33,6 +33,7 @@ class AddedKeys(NamedTuple):
     CONFIDENCE: str = "confidence"
     MARGIN: str = "margin"
     STOP_DEPTH: str = "stop_depth"
+    NOVELTY: str = "novelty_p_value"
     PROBABILITIES: str = "probabilities"
 
 

@@ -237,3 +237,9 @@ def test_published_rare_flags_some_though_nothing_is_new_and_few_of_any_group(ra
 def test_quantiles_outside_their_range_are_refused(two_levels, annotated, name):
     with pytest.raises(ValueError, match=rf"{name}=60; valid are quantiles.*0\.6"):
         published_rare(annotated(two_levels), **{name: 60})
+
+
+def test_the_p_value_stands_beside_the_labels(strange):
+    frame = strange.to_frame()
+    assert frame.columns[-1] == "novelty_p_value"
+    np.testing.assert_array_equal(frame["novelty_p_value"], strange.novelty["p_value"])

@@ -93,7 +93,8 @@ def test_the_annotated_copy_keeps_all_that_the_query_had(files, hdeepinsight, tm
     assert copy.uns["note"] == "kept"
     assert copy.uns["auto"]["threshold"] == "none"
     assert set(copy.obs) - set(query.obs) == {
-        f"auto_{name}" for name in (*LEVELS, "stop_label", "confidence", "margin", "stop_depth")
+        f"auto_{name}"
+        for name in (*LEVELS, "stop_label", "confidence", "margin", "stop_depth", "novelty_p_value")
     }
     assert (copy.obs["auto_stop_label"].astype(str) == copy.obs["auto_cell_type"].astype(str)).all()
 

@@ -225,8 +225,10 @@ class Annotation(ConfidenceMixin):
         return self.labels[self.taxonomy.level_names[self._depth_of(level) - 1]]
 
     def to_frame(self) -> pd.DataFrame:
-        """Labels, confidence, margin and stop depth side by side, one row a cell."""
-        beside = (self.confidence, self.margin, self.stop_depth)
+        """Labels, confidence, margin, stop depth and, where known, novelty; one row a cell."""
+        beside = [self.confidence, self.margin, self.stop_depth]
+        if self.novelty is not None:
+            beside.append(self._series(self.novelty["p_value"].to_numpy(), ADDED_KEYS.NOVELTY))
         return self.labels.assign(**{str(column.name): column.to_numpy() for column in beside})
 
     def to_csv(self, path: str | Path) -> None:
@@ -243,6 +245,7 @@ class Annotation(ConfidenceMixin):
         key_added
             Prefix of what is added: ``obs["<key>_<level>"]``, ``obs["<key>_stop_label"]``,
             ``obs["<key>_confidence"]``, ``obs["<key>_margin"]``, ``obs["<key>_stop_depth"]``,
+            ``obs["<key>_novelty_p_value"]`` (of a model with held-out cells),
             ``obsm["<key>_probabilities"]`` (DataFrame) and ``uns["<key>"]`` (reports, recipe).
             Files know no slash in a name, so ``|`` stands for it there.
 
