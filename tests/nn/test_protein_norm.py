@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hdeepinsight.nn import ModalityMasking, ProteinNormalizer
+from hdeepinsight.nn import ModalityDropout, ProteinNormalizer
 
 
 @pytest.fixture
@@ -83,8 +83,8 @@ def test_a_reference_without_counts_is_refused():
 
 
 def test_fates_of_cells_have_the_given_rates():
-    masking = ModalityMasking(p_rna_only=0.3, p_proteins_only=0.1, p_whole=0.5, max_rate=0.6)
-    rna, proteins = masking.sample(40_000, 30)
+    dropout = ModalityDropout(p_rna_only=0.3, p_proteins_only=0.1, p_whole=0.5, max_rate=0.6)
+    rna, proteins = dropout.sample(40_000, 30)
     share = proteins.mean(dim=1)
     assert float((rna == 0).float().mean()) == pytest.approx(0.1, abs=0.01)
     assert float((share == 0).float().mean()) == pytest.approx(0.3, abs=0.02)
@@ -93,8 +93,8 @@ def test_fates_of_cells_have_the_given_rates():
     assert not ((rna.ravel() == 0) & (share == 0)).any()
 
 
-def test_no_masking_hides_nothing():
-    rna, proteins = ModalityMasking.none().sample(100, 5)
+def test_no_dropout_hides_nothing():
+    rna, proteins = ModalityDropout.none().sample(100, 5)
     assert rna.all()
     assert proteins.all()
 
@@ -108,10 +108,10 @@ def test_no_masking_hides_nothing():
     ],
 )
 def test_bad_rates_are_named(options):
-    with pytest.raises(ValueError, match=r"ModalityMasking got .*valid are numbers from 0 to 1"):
-        ModalityMasking(**options)
+    with pytest.raises(ValueError, match=r"ModalityDropout got .*valid are numbers from 0 to 1"):
+        ModalityDropout(**options)
 
 
-def test_masking_survives_its_plain_form():
-    masking = ModalityMasking(p_rna_only=0.2)
-    assert ModalityMasking.from_dict(masking.to_dict()) == masking
+def test_dropout_survives_its_plain_form():
+    dropout = ModalityDropout(p_rna_only=0.2)
+    assert ModalityDropout.from_dict(dropout.to_dict()) == dropout

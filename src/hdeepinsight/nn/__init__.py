@@ -13,7 +13,7 @@ from hdeepinsight.nn._losses import (
     project_with_floor,
 )
 from hdeepinsight.nn._mlp import MLPBackbone
-from hdeepinsight.nn._modality import ModalityMasking
+from hdeepinsight.nn._modality import ModalityDropout
 from hdeepinsight.nn._normalize import CountNormalizer
 from hdeepinsight.nn._profiles import LeafProfiles, ProfileMatcher
 from hdeepinsight.nn._protein_norm import ProteinNormalizer
@@ -33,7 +33,7 @@ __all__ = [
     "LeafProfiles",
     "LinearHead",
     "MLPBackbone",
-    "ModalityMasking",
+    "ModalityDropout",
     "PerParentHead",
     "ProfileMatcher",
     "ProteinNormalizer",

@@ -22,7 +22,7 @@ from hdeepinsight.models.schdeepinsight._reference import (
 )
 from hdeepinsight.models.schdeepinsight._saving import SavingMixin
 from hdeepinsight.models.schdeepinsight._training import TrainingMixin
-from hdeepinsight.nn import CountThinning, GeneMasking, ModalityMasking, inverse_frequency_weights
+from hdeepinsight.nn import CountThinning, GeneMasking, ModalityDropout, inverse_frequency_weights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,8 +90,8 @@ class SCHDeepInsight(MappingMixin, TrainingMixin, SavingMixin):
     proteins
         Pixel of every surface protein of a MuData; by default each is at its gene, see
         :func:`~hdeepinsight.image.protein_layout`.
-    modality_masking
-        Random masking of proteins and of whole modalities in training, where there are proteins.
+    modality_dropout
+        Random loss of proteins and of whole modalities in training, and noise on proteins.
     seed
         Seed of layout, weights, split and training; by default ``scvi.settings.seed``, or 0.
 
@@ -137,7 +137,7 @@ class SCHDeepInsight(MappingMixin, TrainingMixin, SavingMixin):
         masking: GeneMasking | dict[str, float] | None = None,
         thinning: CountThinning | dict[str, float] | None = None,
         proteins: GeneLayout | dict[str, Any] | None = None,
-        modality_masking: ModalityMasking | dict[str, float] | None = None,
+        modality_dropout: ModalityDropout | dict[str, float] | None = None,
         seed: int | None = None,
     ) -> None:
         super().__init__(adata, registry)
@@ -159,7 +159,7 @@ class SCHDeepInsight(MappingMixin, TrainingMixin, SavingMixin):
         self.protein_layout = self._place_proteins(adata, proteins)
         self.thinning = as_options(CountThinning, thinning)
         masking = as_options(GeneMasking, masking)
-        modality_masking = as_options(ModalityMasking, modality_masking)
+        modality_dropout = as_options(ModalityDropout, modality_dropout)
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             self.module = self._module_cls(
@@ -176,7 +176,7 @@ class SCHDeepInsight(MappingMixin, TrainingMixin, SavingMixin):
                 reduction=reduction,
                 level_weights=level_weights(weighting, self.taxonomy.max_depth),
                 proteins=self.protein_layout,
-                modality_masking=modality_masking,
+                modality_dropout=modality_dropout,
             )
         if nodes is not None:
             self._fit_to_reference(nodes, scale_percentile, class_weights)
@@ -186,7 +186,7 @@ class SCHDeepInsight(MappingMixin, TrainingMixin, SavingMixin):
             "layout": self.layout.to_dict(),
             "masking": masking.to_dict(),
             "proteins": self.protein_layout and self.protein_layout.to_dict(),
-            "modality_masking": modality_masking.to_dict(),
+            "modality_dropout": modality_dropout.to_dict(),
             "thinning": self.thinning.to_dict(),
             "keep_genes": list(keep_genes),
             "weighting": weighting if isinstance(weighting, str) else list(weighting),

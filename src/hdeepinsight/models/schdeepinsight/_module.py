@@ -17,7 +17,7 @@ from hdeepinsight.nn import (
     CountNormalizer,
     GeneMasking,
     LinearHead,
-    ModalityMasking,
+    ModalityDropout,
     PerParentHead,
     Reduction,
     make_backbone,
@@ -61,8 +61,8 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
         As in :class:`~hdeepinsight.nn.AdaptiveHierarchicalFocalLoss`.
     proteins
         Pixel of every surface protein; they become further channels.
-    modality_masking
-        Random masking of proteins and of whole modalities in training.
+    modality_dropout
+        Random loss of proteins and of whole modalities in training, and noise on proteins.
     """
 
     temperature: Tensor
@@ -83,7 +83,7 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
         reduction: Reduction = "cell",
         level_weights: Tensor | None = None,
         proteins: GeneLayout | None = None,
-        modality_masking: ModalityMasking | None = None,
+        modality_dropout: ModalityDropout | None = None,
     ) -> None:
         super().__init__()
         if backbone is None and not wide:
@@ -94,7 +94,7 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
         self.normalizer = CountNormalizer(n_genes)
         self.raster = Raster(layout, channels=channels)
         self.masking = masking or GeneMasking()
-        self.proteins = None if proteins is None else ProteinChannels(proteins, modality_masking)
+        self.proteins = None if proteins is None else ProteinChannels(proteins, modality_dropout)
         n_channels = self.raster.n_channels + (self.proteins.n_channels if self.proteins else 0)
         self.backbone = make_backbone(backbone, n_channels, layout.side, n_latent=n_latent)
         self.wide = (

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hdeepinsight.image import Raster
-from hdeepinsight.nn import ModalityMasking, ProteinNormalizer
+from hdeepinsight.nn import ModalityDropout, ProteinNormalizer
 
 if TYPE_CHECKING:
     from hdeepinsight.image import GeneLayout
@@ -36,28 +36,31 @@ class ProteinChannels(nn.Module):
     ----------
     layout
         Pixel of every protein, on an image of the genes' side.
-    masking
-        How modalities are hidden in training.
+    dropout
+        How modalities are hidden and blurred in training.
     """
 
     n_channels = 2
 
-    def __init__(self, layout: GeneLayout, masking: ModalityMasking | None = None) -> None:
+    def __init__(self, layout: GeneLayout, dropout: ModalityDropout | None = None) -> None:
         super().__init__()
         self.n_proteins = layout.n_genes
         self.normalizer = ProteinNormalizer(layout.n_genes)
         self.raster = Raster(layout, channels="masked")
-        self.masking = masking or ModalityMasking()
+        self.dropout = dropout or ModalityDropout()
 
     def normalize(self, counts: Tensor, measured: Tensor) -> ProteinValues:
-        """Values of raw counts ``(n_cells, n_proteins)`` under a mask of the same shape."""
+        """Values of raw counts ``(n_cells, n_proteins)`` under a mask; in training with noise."""
         measured = measured.to(counts.dtype)
-        return ProteinValues(self.normalizer(counts, measured), measured)
+        values = self.normalizer(counts, measured)
+        if self.training and self.dropout.noise:
+            values = values + self.dropout.noise * torch.randn_like(values) * measured
+        return ProteinValues(values, measured)
 
     def hide(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Hide proteins, and all proteins or all genes of some cells, in training."""
         measured = batch["proteins_measured"].to(batch["measured"].dtype)
-        has_rna, kept = self.masking.sample(len(measured), self.n_proteins, measured.device)
+        has_rna, kept = self.dropout.sample(len(measured), self.n_proteins, measured.device)
         # A cell that has no proteins anyway keeps its genes.
         has_rna = torch.maximum(has_rna, (measured.sum(1, keepdim=True) == 0).to(has_rna.dtype))
         return {

@@ -11,7 +11,7 @@ from scipy import sparse
 
 from hdeepinsight.data import align_genes, open_counts, select_genes
 from hdeepinsight.image import GeneLayout
-from hdeepinsight.nn import CountThinning, GeneMasking, ModalityMasking
+from hdeepinsight.nn import CountThinning, GeneMasking, ModalityDropout
 from hdeepinsight.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hdeepinsight.image import LayoutMethod
 
 LAYOUT_CELLS = 20_000
-Options = TypeVar("Options", GeneMasking, CountThinning, ModalityMasking)
+Options = TypeVar("Options", GeneMasking, CountThinning, ModalityDropout)
 
 
 def read_counts(adata: AnnData, genes: Sequence[str], *, layer: str | None) -> sparse.csr_matrix:
