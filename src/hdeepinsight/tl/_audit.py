@@ -108,11 +108,13 @@ def audit_labels(
 
     Notes
     -----
-    Confident learning (Northcutt, Jiang and Chuang 2021, doi:10.1613/jair.1.12125) on every sibling
-    group, from the root down. Ours differs in that the thresholds are of node probabilities among
-    siblings, a label is judged no deeper than where it is first contradicted, and a contradiction
-    needs a margin. The classifier is multinomial logistic regression on 50 principal components of
-    the 2,000 most variable genes, rolled up along the tree.
+    After confident learning (Northcutt, Jiang and Chuang 2021, doi:10.1613/jair.1.12125), on every
+    sibling group from the root down: the confident joint estimates the noise of each class. Single
+    labels are called wrong more cautiously: a sibling has to lead by ``least_margin``, the class
+    has to be one that the classifier recognises in at least half of its cells, and a label is
+    judged no deeper than where it is first contradicted. The classifier is multinomial logistic
+    regression on 50 principal components of the 2,000 most variable genes, its classes not
+    balanced, rolled up along the tree.
     """
     _check_settings(n_folds, least_margin, max_share)
     keys = _label_columns(adata, labels_key, labels_keys, batch_key)

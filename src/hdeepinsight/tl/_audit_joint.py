@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from hdeepinsight.taxonomy import Taxonomy
 
-#: Share of a class's cells in which the classifier has to see the class before it may deny others.
+#: Share of a class's cells in which the classifier has to see the class before it may deny it.
 LEAST_RECOGNISED = 0.5
 
 
@@ -31,14 +31,12 @@ class SiblingJoint(NamedTuple):
 class Contradictions(NamedTuple):
     """What the walk down the tree found.
 
-    ``rival`` is the contradicting sibling (-1 where there is none) and ``divergence`` its depth (0
-    where there is none); ``margin`` is the smallest lead of the given node over its siblings, on
-    the levels that were judged (NaN where none was); ``weight`` the ratio of the probabilities of
-    the given node and its rival. All have shape ``(n_cells,)``.
+    ``rival`` is the contradicting sibling, -1 where there is none; ``margin`` the smallest lead of
+    the given node over its siblings on the levels that were judged, NaN where none was; ``weight``
+    the ratio of the probabilities of the given node and its rival. All have shape ``(n_cells,)``.
     """
 
     rival: np.ndarray
-    divergence: np.ndarray
     margin: np.ndarray
     weight: np.ndarray
     joints: list[SiblingJoint]
@@ -69,17 +67,20 @@ def find_contradictions(
 
     Notes
     -----
-    In a sibling group, child :math:`j` has the threshold :math:`t_j`, the mean probability of
-    :math:`j` over the cells labelled :math:`j`. A cell is confidently of the most probable child
-    that reaches its threshold. Where this is not the given child, and leads by ``least_margin``,
-    the label is contradicted, and nothing below is judged. A child that is the most probable one
-    for less than half of the cells labelled so is never contradicted: the classifier does not see
-    what defines it, so its denial says nothing.
+    A label is contradicted where a sibling of its node is more probable by ``least_margin``;
+    nothing below is judged then. A child that is the most probable one for less than half of the
+    cells labelled so is never contradicted: the classifier does not see what defines it, so its
+    denial says nothing.
+
+    In the confident joint, which estimates the noise of whole classes, child :math:`j` has the
+    threshold :math:`t_j`, the mean probability of :math:`j` over the cells labelled :math:`j`, and
+    a cell counts for the most probable child that reaches its threshold. These thresholds do not
+    take part in single contradictions: where types are far apart they exceed 0.9, and would excuse
+    the clearest errors.
     """
     n_cells = len(nodes)
     found = Contradictions(
         rival=np.full(n_cells, -1, dtype=np.int64),
-        divergence=np.zeros(n_cells, dtype=np.int64),
         margin=np.full(n_cells, np.nan),
         weight=np.ones(n_cells),
         joints=[],
@@ -93,7 +94,6 @@ def find_contradictions(
         children, codes = np.unique(given[cells], return_inverse=True)
         if len(children) > 1:
             _judge_group(found, cells, codes, children, probabilities, least_margin)
-    found.divergence[:] = np.where(found.rival < 0, 0, taxonomy.depth[found.rival])
     return found
 
 
@@ -109,19 +109,17 @@ def _judge_group(
     values = probabilities[np.ix_(cells, children)]
     rows = np.arange(len(cells))
     likely, recognised = confident_classes(values, codes), recognised_shares(values, codes)
-    counted = likely >= 0
     counts = np.zeros((len(children), len(children)), dtype=np.int64)
-    np.add.at(counts, (codes[counted], likely[counted]), 1)
+    np.add.at(counts, (codes[likely >= 0], likely[likely >= 0]), 1)
     found.joints.append(SiblingJoint(children, counts, recognised))
     own = values[rows, codes]
-    others = values.copy()
-    others[rows, codes] = -np.inf
-    found.margin[cells] = np.fmin(found.margin[cells], own - others.max(axis=1))
-    lead = values[rows, likely] - own
-    wrong = counted & (likely != codes) & (lead >= least_margin)
-    wrong &= (recognised >= LEAST_RECOGNISED)[codes]
-    found.rival[cells[wrong]] = children[likely[wrong]]
-    found.weight[cells[wrong]] = (own / np.maximum(values[rows, likely], 1e-12))[wrong]
+    values[rows, codes] = -np.inf
+    rival = values.argmax(axis=1)
+    lead = values[rows, rival] - own
+    found.margin[cells] = np.fmin(found.margin[cells], -lead)
+    wrong = (lead >= least_margin) & (lead > 0) & (recognised >= LEAST_RECOGNISED)[codes]
+    found.rival[cells[wrong]] = children[rival[wrong]]
+    found.weight[cells[wrong]] = (own / np.maximum(values[rows, rival], 1e-12))[wrong]
 
 
 def confident_classes(values: np.ndarray, codes: np.ndarray) -> np.ndarray:

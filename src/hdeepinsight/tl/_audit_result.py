@@ -31,7 +31,7 @@ class LabelAudit:
     nodes
         Node of every cell's label, shape ``(n_cells,)``; 0 where there is none.
     suggested_nodes
-        Node that the out-of-fold probabilities put in its place, as deep as the label; the label
+        Node that the out-of-fold probabilities put in its place, as fine as labels go; the label
         itself where it is not contradicted. Shape ``(n_cells,)``.
     agreed_nodes
         Deepest node of the label's path that is not contradicted: the parent of where label and
@@ -163,8 +163,8 @@ class LabelAudit:
         """What a reader has to know about single classes, a sentence each."""
         rows = self._rows_of_labels()
         notes = [
-            f"{name}: left alone, {row.n_cells} cells are too few for {self.settings['n_folds']} "
-            "folds"
+            f"{name}: left alone, {int(row.n_cells)} cells are too few for "
+            f"{self.settings['n_folds']} folds"
             for name, row in rows[rows["n_judged"] == 0].iterrows()
         ]
         notes += [
@@ -204,8 +204,8 @@ class LabelAudit:
         for name, column in self.cells.items():
             adata.obs[f"{key_added}_{name}"] = column.array
         adata.uns[key_added] = {
-            "classes": self.classes.copy(),
-            "transitions": self.transitions.copy(),
+            "classes": self.classes.reset_index().set_axis(_row_names(self.classes), axis=0),
+            "transitions": self.transitions.set_axis(_row_names(self.transitions), axis=0),
             "settings": dict(self.settings),
         }
 
@@ -264,6 +264,11 @@ class LabelAudit:
 
     def _name(self, node: int) -> str:
         return class_names(self.taxonomy)[node]
+
+
+def _row_names(table: pd.DataFrame) -> pd.Index:
+    """Give row numbers as text, the only names of rows that files hold."""
+    return pd.Index([str(row) for row in range(len(table))])
 
 
 def class_names(taxonomy: Taxonomy) -> list[str]:

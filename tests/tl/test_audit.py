@@ -1,0 +1,189 @@
+"""The audit of a labelled object, from counts to tables."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData, read_h5ad
+
+from hdeepinsight import SCHDeepInsight, Taxonomy
+from hdeepinsight.tl import LabelAudit, audit_labels
+
+LEVELS = ["lineage", "cell_type"]
+
+
+@pytest.fixture(scope="module")
+def planted(_synthetic_hierarchy: AnnData) -> tuple[AnnData, dict[str, tuple[str, str]]]:
+    """A reference with three wrong lineages and three wrong siblings."""
+    adata = _synthetic_hierarchy.copy()
+    adata.obs = adata.obs.astype(str)
+    given = adata.obs["cell_type"].to_numpy()
+    cells = [
+        *np.flatnonzero(given == "DC")[:3],
+        *np.flatnonzero(given == "CD4 T")[:3],
+    ]
+    wrong = [("B", "B naive")] * 3 + [("T", "gd T")] * 3
+    for cell, (lineage, cell_type) in zip(cells, wrong, strict=True):
+        adata.obs.iloc[cell, [0, 1]] = [lineage, cell_type]
+    return adata, dict(zip(adata.obs_names[cells], wrong, strict=True))
+
+
+@pytest.fixture(scope="module")
+def audit(planted: tuple[AnnData, dict]) -> LabelAudit:
+    return audit_labels(planted[0], labels_keys=LEVELS, batch_key="batch", least_margin=0.3)
+
+
+def test_finds_planted_labels_and_what_they_were(
+    planted: tuple[AnnData, dict], audit: LabelAudit
+) -> None:
+    found = audit.cells[audit.suspicious]
+    assert set(found.index) == set(planted[1])
+    assert found.loc[list(planted[1]), "suggested"].tolist() == ["DC"] * 3 + ["CD4 T"] * 3
+    assert found.loc[list(planted[1]), "divergence"].tolist() == [1] * 3 + [2] * 3
+
+
+def test_wrong_lineages_are_lifted_to_the_root_and_siblings_to_their_parent(
+    planted: tuple[AnnData, dict], audit: LabelAudit
+) -> None:
+    rows = audit.obs_names.get_indexer(list(planted[1]))
+    lineage = audit.taxonomy.encode(["T"])[0]
+    assert audit.agreed_nodes[rows].tolist() == [0] * 3 + [lineage] * 3
+    others = np.setdiff1d(np.arange(len(audit)), rows)
+    np.testing.assert_array_equal(audit.agreed_nodes[others], audit.nodes[others])
+    assert (audit.weight[others] == 1).all()
+    assert (audit.weight[rows] < 0.5).all()
+
+
+def test_tables_count_every_cell_once(audit: LabelAudit) -> None:
+    for level in LEVELS:
+        rows = audit.classes.loc[level]
+        assert rows["n_cells"].sum() == 420
+        assert rows["n_suspicious"].sum() == 6
+        assert audit.transition_matrix(level).sum(axis=1).to_numpy() == pytest.approx(1.0)
+    assert audit.summary()["n_cells"].tolist() == [3, 3]
+    assert audit.summary()["share"].to_numpy() == pytest.approx([3 / 63, 3 / 63])
+    assert (audit.batch_nmi < 0.05).all()
+    assert "6 suspicious labels, 3 of them at lineage" in repr(audit)
+
+
+def test_same_seed_same_result(planted: tuple[AnnData, dict], audit: LabelAudit) -> None:
+    again = audit_labels(planted[0], labels_keys=LEVELS, batch_key="batch", least_margin=0.3)
+    pd.testing.assert_frame_equal(again.cells, audit.cells)
+
+
+def test_order_of_cells_does_not_change_given_probabilities(
+    planted: tuple[AnnData, dict], audit: LabelAudit
+) -> None:
+    adata = planted[0]
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.ones(7), size=adata.n_obs) @ audit.taxonomy.ancestor_matrix.astype(float)
+    order = rng.permutation(adata.n_obs)
+    one = audit_labels(adata, labels_keys=LEVELS, probabilities=p)
+    two = audit_labels(
+        adata[order].copy(), labels_keys=LEVELS, probabilities=p[order], taxonomy=one.taxonomy
+    )
+    assert two.cells["margin"].equals(one.cells["margin"].iloc[order])
+
+
+def test_own_probabilities_that_agree_find_nothing(planted: tuple[AnnData, dict]) -> None:
+    adata = planted[0]
+    tree = Taxonomy.from_obs(adata, LEVELS)
+    nodes = tree.encode_levels(adata.obs[LEVELS])
+    exact = np.eye(tree.n_leaves)[np.searchsorted(tree.leaves, nodes)]
+    p = exact @ tree.ancestor_matrix.astype(float)
+    result = audit_labels(adata, labels_keys=LEVELS, probabilities=p, least_margin=0.0)
+    assert not result.suspicious.any()
+    assert (result.margin == 1).all()
+    assert (result.classes["estimated_noise"] == 0).all()
+    assert (result.classes["purity"] == 1).all()
+
+
+def test_never_more_than_the_stated_share_and_says_so(planted: tuple[AnnData, dict]) -> None:
+    result = audit_labels(planted[0], labels_keys=LEVELS, least_margin=0.5, max_share=0.02)
+    shares = result.cells.groupby("given", observed=True)["suspicious"].mean()
+    assert shares.max() <= 0.02
+    assert any("B naive: 2 more cells" in note for note in result.notes)
+
+
+def test_tiny_and_unlabelled_classes_are_left_alone_and_named(
+    synthetic_hierarchy: AnnData,
+) -> None:
+    adata = synthetic_hierarchy
+    adata.obs = adata.obs.astype(str)
+    adata.obs.iloc[:4, [0, 1]] = ["Tiny", "tiny"]
+    adata.obs.iloc[4:9, [0, 1]] = "Unknown"
+    result = audit_labels(adata, labels_keys=LEVELS)
+    assert not result.judged[:9].any()
+    assert result.judged[9:].all()
+    assert np.isnan(result.probability[:9]).all()
+    assert any(note.startswith("tiny: left alone, 4 cells") for note in result.notes)
+    assert "tiny" not in set(result.cells["suggested"][4:])
+
+
+def test_nothing_is_written_before_it_is_asked_for(
+    planted: tuple[AnnData, dict], audit: LabelAudit, tmp_path: object
+) -> None:
+    adata = planted[0].copy()
+    columns, values = list(adata.obs), adata.X.copy()
+    audit_labels(adata, labels_keys=LEVELS)
+    assert list(adata.obs) == columns
+    assert (values != adata.X).nnz == 0
+    audit.to_adata(adata, key_added="check")
+    assert adata.obs["check_suspicious"].sum() == 6
+    adata.write_h5ad(f"{tmp_path}/audited.h5ad")
+    stored = read_h5ad(f"{tmp_path}/audited.h5ad")
+    assert stored.obs["check_suggested"].tolist() == audit.cells["suggested"].tolist()
+    with pytest.raises(ValueError, match="not the same in the same order"):
+        audit.to_adata(adata[:10].copy())
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({}, ValueError, "neither was given"),
+        ({"labels_key": "cell_type", "labels_keys": LEVELS}, ValueError, "both was given"),
+        ({"labels_key": "type"}, KeyError, "no columns"),
+        ({"labels_key": "cell_type", "batch_key": "donor"}, KeyError, "donor"),
+        ({"labels_keys": LEVELS, "n_folds": 1}, ValueError, "n_folds=1; valid is 2"),
+        ({"labels_keys": LEVELS, "least_margin": 1.5}, ValueError, "least_margin=1.5"),
+        ({"labels_keys": LEVELS, "max_share": -0.1}, ValueError, "max_share=-0.1"),
+        ({"labels_keys": LEVELS, "n_folds": 200}, ValueError, "valid are two or more"),
+        ({"labels_keys": LEVELS, "probabilities": np.ones((3, 2))}, ValueError, "n_nodes"),
+    ],
+)
+def test_bad_input_is_named(
+    synthetic_hierarchy: AnnData, options: dict, error: type[Exception], match: str
+) -> None:
+    with pytest.raises(error, match=match):
+        audit_labels(synthetic_hierarchy, **options)
+
+
+def train(adata: AnnData, **options: object) -> SCHDeepInsight:
+    SCHDeepInsight.setup_anndata(adata, labels_keys=LEVELS)
+    model = SCHDeepInsight(adata, layout="random", seed=0)
+    model.train(max_epochs=1, accelerator="cpu", enable_progress_bar=False, **options)
+    return model
+
+
+def weights(model: SCHDeepInsight) -> np.ndarray:
+    return np.concatenate([p.detach().numpy().ravel() for p in model.module.parameters()])
+
+
+def test_training_takes_an_audit(planted: tuple[AnnData, dict], audit: LabelAudit) -> None:
+    adata = planted[0].copy()
+    plain, audited = train(adata), train(adata, audit=audit)
+    on_training = np.isin(np.flatnonzero(audit.suspicious), audited.train_indices)
+    assert audited.recipe["n_lifted_labels"] == on_training.sum() > 0
+    assert "n_lifted_labels" not in plain.recipe
+    assert not np.array_equal(weights(plain), weights(audited))
+    own = train(adata, audit=True)
+    assert own.recipe["n_lifted_labels"] <= on_training.sum()
+
+
+def test_training_refuses_an_audit_of_other_cells_or_another_tree(
+    planted: tuple[AnnData, dict], audit: LabelAudit
+) -> None:
+    with pytest.raises(ValueError, match="not the same in the same order"):
+        train(planted[0][:100].copy(), audit=audit)
+    other = audit_labels(planted[0], labels_key="cell_type")
+    with pytest.raises(ValueError, match="valid is the same tree"):
+        train(planted[0].copy(), audit=other)
