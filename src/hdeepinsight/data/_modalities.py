@@ -23,7 +23,7 @@ from hdeepinsight.data._streaming import CountSource
 if TYPE_CHECKING:
     from mudata import MuData
 
-__all__ = ["Modalities", "is_paired", "open_paired", "without_genes"]
+__all__ = ["Modalities", "is_paired", "open_paired", "trim", "without_genes"]
 
 #: Usual names of the modalities, tried in this order where none is given.
 RNA_NAMES = ("rna", "RNA", "gex", "GEX")
@@ -219,6 +219,23 @@ def without_genes(obs: pd.DataFrame, genes: Sequence[str]) -> tuple[CountSource,
     )
     var = pd.DataFrame(index=pd.Index([], dtype=object))
     return CountSource(matrix=wrap(matrix), obs=obs.copy(), var=var, report=report), alignment
+
+
+def trim(modality: AnnData, alignment: GeneAlignment, names: Sequence[str]) -> AnnData:
+    """Copy with only the columns that a model uses, in its order and under its names.
+
+    Columns that the query lacks are not made up: as zeros they would count as measured. ``raw``,
+    ``layers``, ``obsm`` and ``uns`` come along; the query's own names are kept in
+    ``var["query_name"]``.
+    """
+    used = np.flatnonzero(alignment.target >= 0)
+    order = used[np.argsort(alignment.target[used], kind="stable")]
+    trimmed = modality[:, order].copy()
+    trimmed.var["query_name"] = trimmed.var_names.astype(str)
+    chosen = pd.Index([names[i] for i in alignment.target[order]])
+    if chosen.is_unique:  # columns of one gene, which are summed later, keep their own names
+        trimmed.var_names = chosen
+    return trimmed
 
 
 def _rows(modality: AnnData, obs_names: pd.Index) -> Rows:

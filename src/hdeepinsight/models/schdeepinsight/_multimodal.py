@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,14 @@ from hdeepinsight._keys import FIELD_KEYS
 from hdeepinsight.data import (
     InputError,
     Modalities,
+    align_genes,
+    align_proteins,
     is_paired,
     protein_genes,
     protein_names,
 )
 from hdeepinsight.data._fields import ColumnField, CountsField
+from hdeepinsight.data._modalities import trim
 from hdeepinsight.data._mudata_fields import PartField
 from hdeepinsight.image import GeneLayout, protein_layout
 from hdeepinsight.models.schdeepinsight._base import ReferenceModel
@@ -134,6 +138,51 @@ class MultimodalMixin(ReferenceModel):
         )
         manager.register_fields(mdata, source_registry=source_registry)
         cls.register_manager(manager)
+
+    def prepare_query_mudata(self, mdata: MuData) -> MuData:
+        """Copy of a query with the genes and proteins of this model, in its order.
+
+        Annotating needs no such step; it shows what the model will read, and makes a query small.
+
+        Parameters
+        ----------
+        mdata
+            Query; it is not changed.
+
+        Returns
+        -------
+        MuData with the same cells, ``obs``, ``uns`` and further modalities. Of RNA and proteins it
+        holds the columns that the model uses, under the model's names, with ``raw``, ``layers``
+        and ``uns``. What the query lacks stays missing: zeros would count as measured.
+
+        Raises
+        ------
+        InputError
+            If the genes do not match.
+
+        Examples
+        --------
+        >>> prepared = model.prepare_query_mudata(query)  # doctest: +SKIP
+        >>> prepared.mod["rna"].n_vars <= len(model.layout.genes)  # doctest: +SKIP
+        True
+        """
+        import mudata
+
+        parts = dict(mdata.mod)
+        rna, protein = (self._modalities.find(mdata, kind) for kind in ("rna", "protein"))
+        if rna is not None:
+            parts[rna] = trim(
+                parts[rna], align_genes(parts[rna].var, self.layout.genes), self.layout.genes
+            )
+        if protein is not None and self.proteins:
+            names = list(map(str, parts[protein].var_names))
+            alignment = align_proteins(names, self.proteins)
+            parts[protein] = trim(parts[protein], alignment, self.proteins)
+        # What newer versions of mudata do by default, and older ones warn of.
+        with mudata.set_options(pull_on_update=False):
+            prepared = mudata.MuData(parts, uns=deepcopy(dict(mdata.uns)))
+        prepared.obs = mdata.obs.loc[prepared.obs_names].copy()
+        return prepared
 
     @property
     def proteins(self) -> tuple[str, ...]:
