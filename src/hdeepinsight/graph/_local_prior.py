@@ -70,8 +70,9 @@ def refine_by_local_prior(
 
     A cell is never its own neighbour, so :math:`\sum_{ic} p_{ic} \log n_{ic}` is a held-out
     likelihood: its maximum over :math:`\rho` (a mixture, found by expectation maximisation) says
-    how much the neighbours know. On a graph without information :math:`\rho_0` is 1 and
-    nothing changes. A cell without edges in a graph shares that graph's weight among the rest.
+    how much the neighbours know. Unless it exceeds that of :math:`\pi` alone by
+    :math:`\tfrac12 \log n` a graph (Schwarz), the graph says nothing, :math:`\rho_0` is 1, and nothing changes. A cell without edges
+    in a graph shares that graph's weight among the rest.
     Source: our decision.
 
     Examples
@@ -83,8 +84,8 @@ def refine_by_local_prior(
     >>> from hdeepinsight.graph import refine_by_local_prior
     >>> graph = sp.csr_matrix(np.kron(np.eye(2), 1 - np.eye(3)))
     >>> p = np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6], [0.1, 0.9], [0.1, 0.9], [0.5, 0.5]])
-    >>> refine_by_local_prior([graph], p).probabilities[[2, 5], 0].round(2).tolist()
-    [0.65, 0.27]
+    >>> refine_by_local_prior([graph], p, lam=9).probabilities[[2, 5], 0].round(2).tolist()
+    [0.86, 0.1]
     """
     matrices = [check_graph(graph) for graph in graphs]
     n_cells = matrices[0].shape[0] if matrices else len(np.asarray(probabilities))
@@ -177,4 +178,11 @@ def _estimate(own: Floats, present: NDArray[np.bool_], sources: Sequence[Floats]
         weights = updated
         if moved < _EM_TOL or weights[0] < _EM_TOL:
             break
-    return weights
+    gain = _log_likelihood(own, _mixture(weights, present, sources))
+    gain -= _log_likelihood(own, sources[0])
+    informed = gain > 0.5 * (len(sources) - 1) * np.log(len(own))  # Schwarz's criterion
+    return weights if informed else np.eye(len(sources))[0]
+
+
+def _log_likelihood(own: Floats, prior: Floats) -> float:
+    return float(np.sum(own * np.log(np.maximum(prior, np.finfo(float).tiny))))

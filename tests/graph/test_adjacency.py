@@ -1,0 +1,90 @@
+"""Graphs against their definitions."""
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+
+from hdeepinsight.graph import batch_graphs, knn_graph, nearest_neighbors
+
+
+@pytest.fixture
+def points() -> np.ndarray:
+    return np.random.default_rng(2).normal(size=(80, 6))
+
+
+def test_binary_graph_is_the_union_of_named_neighbours(points):
+    indices, _ = nearest_neighbors(points, k=5)
+    named = np.zeros((80, 80))
+    np.put_along_axis(named, indices, 1.0, axis=1)
+    assert np.array_equal(knn_graph(points, k=5).toarray(), np.maximum(named, named.T))
+
+
+def test_self_tuning_weights_follow_the_formula(points):
+    distances = cdist(points, points)
+    scale = np.sort(distances, axis=1)[:, 7]
+    expected = np.exp(-(distances**2) / np.outer(scale, scale))
+    graph = knn_graph(points, k=9, weights="self_tuning").toarray()
+    edges = knn_graph(points, k=9).toarray() > 0
+    np.testing.assert_allclose(graph, np.where(edges, expected, 0), atol=1e-12)
+
+
+def test_self_tuning_weights_of_equal_cells_are_one_or_nothing():
+    points = np.repeat([[0.0, 0], [5, 0]], 9, axis=0)
+    graph = knn_graph(points, k=10, weights="self_tuning").toarray()
+    same = np.kron(np.eye(2), np.ones((9, 9))) - np.eye(18)
+    assert np.array_equal(graph, same)
+
+
+def test_few_cells_are_all_connected(points):
+    assert np.array_equal(knn_graph(points[:4], k=15).toarray(), 1 - np.eye(4))
+    assert knn_graph(points[:1], k=15).nnz == 0
+
+
+def test_one_batch_is_the_plain_graph(points):
+    within, between = batch_graphs(points, ["one"] * 80, k=6)
+    assert (within != knn_graph(points, k=6)).nnz == 0
+    assert between.nnz == 0
+
+
+@pytest.mark.parametrize("weights", ["binary", "self_tuning"])
+def test_batches_connect_by_mutual_neighbours_only(points, weights):
+    batch = np.array(["a", "b", "c", "a"] * 20)
+    within, between = batch_graphs(points, batch, k=4, weights=weights)
+    same = batch[:, None] == batch
+    assert not within.toarray()[~same].any()
+    assert not between.toarray()[same].any()
+    for graph in (within, between):
+        np.testing.assert_array_equal(graph.toarray(), graph.toarray().T)
+    distances = np.where(same, np.inf, cdist(points, points))
+    names = np.zeros((80, 80), dtype=bool)
+    for other in "abc":
+        there = np.flatnonzero(batch == other)
+        nearest = there[np.argsort(distances[:, there], axis=1)[:, :4]]
+        rows = np.flatnonzero(batch != other)
+        names[rows[:, None], nearest[rows]] = True
+    assert np.array_equal(between.toarray() > 0, names & names.T)
+
+
+def test_a_type_missing_from_a_batch_finds_few_partners_there(rng):
+    centres = np.array([[0.0] * 5, [8.0] * 5])
+    kind = np.array([0] * 60 + [1] * 60 + [0] * 60)  # the second batch lacks the second type
+    batch = np.array(["a"] * 120 + ["b"] * 60)
+    points = centres[kind] + rng.normal(size=(180, 5))
+    between = batch_graphs(points, batch, k=5).between.tocoo()
+    assert between.nnz > 100
+    assert (kind[between.row] == kind[between.col]).mean() == 1.0
+
+
+def test_a_batch_of_one_cell_is_alone_within(points):
+    within, between = batch_graphs(points[:10], ["a"] * 9 + ["b"], k=3)
+    assert within[9].nnz == 0
+    assert between[9].nnz == 3
+
+
+@pytest.mark.parametrize(
+    ("k", "batch", "message"),
+    [(0, ["a"] * 80, "k=0"), (3, ["a"] * 79, r"batches of shape \(79,\) for 80 cells")],
+)
+def test_bad_input_is_named(points, k, batch, message):
+    with pytest.raises(ValueError, match=message):
+        batch_graphs(points, batch, k=k)
