@@ -38,10 +38,13 @@ class Step:
     operator: CorrectionOperator
     weigher: Weigher
 
-    def matrix(self, n_all: int) -> sp.csr_matrix:
-        """Change of the cells that move, as a combination of all cells: ``M_r - M_q``."""
-        added = _renamed(self.operator.reference, self.reference_anchors, n_all)
-        return added - _renamed(self.operator.query, self.query_anchors, n_all)
+    def change(self, moved: sp.csr_matrix, n_all: int) -> sp.csr_matrix:
+        """Change of combinations of the cells that move, in terms of all cells.
+
+        With ``moved`` of shape ``(n, n_cells)`` this is ``moved @ (M_r - M_q)``.
+        """
+        added = _renamed(moved @ self.operator.reference, self.reference_anchors, n_all)
+        return added - _renamed(moved @ self.operator.query, self.query_anchors, n_all)
 
 
 def _renamed(matrix: sp.csr_matrix, columns: Ints, n_all: int) -> sp.csr_matrix:
@@ -78,6 +81,6 @@ def composed_shift(steps: Sequence[Step], cells: Ints, n_all: int) -> sp.csr_mat
     for step in reversed(steps):
         moved = (start + shift)[:, step.cells]
         if moved.nnz:
-            shift = (shift + moved @ step.matrix(n_all)).tocsr()
+            shift = (shift + step.change(moved, n_all)).tocsr()
     shift.sort_indices()
     return shift
