@@ -100,30 +100,36 @@ def explained(
     """
     from huggingface_hub import errors
 
-    transport = _transport_errors()
     try:
         yield
     except HubError:
         raise
-    except errors.OfflineModeIsEnabled:
-        raise OfflineError(offline_message(wish)) from None
-    except errors.HfHubHTTPError as error:
-        raise _refusal(error, wish, endpoint, token, revision) from None
-    except transport as error:
-        what = without_secrets(error, token) or type(error).__name__
-        msg = (
-            f"Could not {wish} from {without_secrets(endpoint)}: no answer, or one that broke off "
-            f"({type(error).__name__}: {what}). Check the connection, HTTPS_PROXY and HF_ENDPOINT, "
-            "and try again; what has arrived is kept."
+    except (_transport_errors(), errors.OfflineModeIsEnabled, ValueError, RuntimeError) as error:
+        raise _explain(error, wish, endpoint, token, revision) from None
+
+
+def _explain(
+    error: BaseException, wish: str, endpoint: str, token: Token, revision: str | None
+) -> HubError:
+    from huggingface_hub import errors
+
+    if isinstance(error, RuntimeError) and error.__cause__ is not None:
+        error = error.__cause__  # uploads of large files are wrapped
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return OfflineError(offline_message(wish))
+    if isinstance(error, errors.HfHubHTTPError):
+        return _refusal(error, wish, endpoint, token, revision)
+    where, what = without_secrets(endpoint), without_secrets(error, token)[:200]
+    if isinstance(error, _transport_errors()):
+        return Transient(
+            f"Could not {wish} at {where}: no answer, or one that broke off "
+            f"({type(error).__name__}: {what}). Check the connection, HTTPS_PROXY and "
+            "HF_ENDPOINT, and try again; what has arrived is kept."
         )
-        raise Transient(msg) from None
-    except (errors.HFValidationError, ValueError, RuntimeError) as error:
-        msg = (
-            f"Could not {wish} from {without_secrets(endpoint)}: its answer was not understood "
-            f"({without_secrets(error, token)[:200]}). Check that HF_ENDPOINT names a Hugging "
-            "Face hub."
-        )
-        raise HubError(msg) from None
+    return HubError(
+        f"Could not {wish} at {where}: its answer was not understood ({what}). Check that "
+        "HF_ENDPOINT names a Hugging Face hub."
+    )
 
 
 def offline_message(wish: str) -> str:
@@ -136,7 +142,7 @@ def offline_message(wish: str) -> str:
 
 def _refusal(error: Any, wish: str, endpoint: str, token: Token, revision: str | None) -> HubError:
     status = error.response.status_code
-    where = f"Could not {wish} from {without_secrets(endpoint)}"
+    where = f"Could not {wish} at {without_secrets(endpoint)}"
     code = error.response.headers.get("X-Error-Code", "")
     if code == "RevisionNotFound":
         return HubError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 from hdeepinsight.hub import _settings
@@ -73,7 +73,7 @@ class BucketSource:
             found = self._client.get_object(
                 Bucket=self._bucket, Key=f"{self._key}/{name}", **wanted
             )
-            with found["Body"] as body:
+            with closing(found["Body"]) as body:
                 yield Body(start if "ContentRange" in found else 0, body.iter_chunks(CHUNK))
 
     def _has(self, name: str) -> bool:

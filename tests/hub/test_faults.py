@@ -1,0 +1,303 @@
+"""A hub that refuses, fails, lies, stalls or is not there."""
+
+import logging
+import time
+
+import numpy as np
+import pytest
+
+import hdeepinsight as hdi
+from hdeepinsight.hub import ChecksumError, HubError, OfflineError, _download
+from hdeepinsight.hub._download import Patience
+
+MODEL = "/model.pt"
+
+
+@pytest.fixture
+def published(shared_model, card, fake_hub, writer):
+    found = hdi.hub.publish(shared_model, "atlas/blood", card=card)
+    fake_hub.requests.clear()
+    return found
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    """No pauses, and transfers count as stalled after a quarter of a second."""
+    quick = Patience(pause=0.0, longest_pause=1.0, window=0.25, least=20_000)
+    monkeypatch.setattr(_download, "Patience", lambda: quick)
+
+
+def pulls(query, shared_model) -> None:
+    expected = shared_model.annotate(query).node_probabilities
+    found = hdi.hub.pull("atlas/blood").annotate(query).node_probabilities
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("401", r"access was refused \(401\).*HF_TOKEN"),
+        ("403", r"access was refused \(403\).*HF_TOKEN"),
+        ("404", r"no such repository \(404\).*Check the name"),
+        ("429", r"too many requests were sent \(429\).*Try again later"),
+        ("500", r"out of order \(500\).*Try again later"),
+        ("503", r"out of order \(503\)"),
+        ("418", r"answered 418"),
+        ("close", r"no answer.*HTTPS_PROXY"),
+        ("garbage", r"not understood.*HF_ENDPOINT"),
+    ],
+)
+def test_what_the_hub_says_becomes_one_sentence(published, fake_hub, kind, message):
+    fake_hub.fault("/api/models/atlas/blood", kind)
+    with pytest.raises(HubError, match=f"Could not fetch atlas/blood at {fake_hub.url}") as caught:
+        hdi.hub.pull("atlas/blood")
+    assert caught.match(message)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["429", "500", "503", "close", "truncate", "ignore_range"])
+def test_what_passes_is_survived(published, fake_hub, query, shared_model, kind):
+    path = "/cdn/" if kind in ("truncate", "ignore_range") else "/resolve/"
+    if kind == "ignore_range":
+        fake_hub.fault("/cdn/", "truncate", times=1)
+    fake_hub.fault(path, kind, times=3)
+    pulls(query, shared_model)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("401", r"model\.pt of atlas/blood .* refused \(401\)"),
+        ("404", r"model\.pt of atlas/blood .*404"),
+        ("429", r"too many requests"),
+        ("500", r"out of order"),
+    ],
+)
+def test_what_stays_is_given_up_with_a_reason(published, fake_hub, kind, message):
+    fake_hub.fault(MODEL, kind)
+    with pytest.raises(HubError, match=message):
+        hdi.hub.pull("atlas/blood")
+    assert len(fake_hub.asked("GET", "resolve")) < 20
+
+
+def test_a_wait_that_is_too_long_is_not_waited_for(published, fake_hub):
+    fake_hub.fault(MODEL, "429", headers={"Retry-After": "3600"})
+    with pytest.raises(HubError, match="asked to wait 3600 s"):
+        hdi.hub.pull("atlas/blood")
+    assert len(fake_hub.asked("GET", MODEL)) == 1
+
+
+def test_a_short_wait_is_waited_for(published, fake_hub, query, shared_model):
+    fake_hub.fault(MODEL, "429", times=1, headers={"Retry-After": "1"})
+    start = time.monotonic()
+    pulls(query, shared_model)
+    assert time.monotonic() - start >= 1
+
+
+def test_a_broken_transfer_goes_on_where_it_broke_off(published, fake_hub, query, shared_model):
+    size = len(fake_hub.repositories["atlas/blood"].commits[published.revision]["model.pt"])
+    fake_hub.fault(MODEL, "500", times=5)  # the next try gives up ...
+    fake_hub.fault("/cdn/", "truncate", times=1)
+    with pytest.raises(HubError):
+        hdi.hub.pull("atlas/blood")
+    fake_hub.faults.clear()
+    fake_hub.requests.clear()
+    fake_hub.fault(MODEL, "truncate", times=1)
+    pulls(query, shared_model)
+    ranges = [r["headers"].get("Range") for r in fake_hub.asked("GET", "/cdn/")]
+    assert f"bytes={size // 2}-" in ranges
+
+
+def test_another_process_goes_on_where_the_last_one_broke_off(
+    published, fake_hub, home, query, shared_model
+):
+    body = fake_hub.repositories["atlas/blood"].commits[published.revision]["model.pt"]
+    folder = home / "cache" / "models" / "atlas%2Fblood" / "revisions"
+    unfinished = folder / f"{published.revision}.part"
+    unfinished.mkdir(parents=True)
+    (unfinished / "model.pt.part").write_bytes(body[:1000])
+    pulls(query, shared_model)
+    ranges = [r["headers"].get("Range") for r in fake_hub.asked("GET", MODEL)]
+    assert set(ranges) == {"bytes=1000-"}
+    assert [path.name for path in folder.iterdir() if path.is_dir()] == [published.revision]
+
+
+def test_a_half_download_is_never_a_model(published, fake_hub):
+    fake_hub.fault(MODEL, "500")
+    with pytest.raises(HubError):
+        hdi.hub.pull("atlas/blood")
+    assert hdi.hub.list_models(where="here").empty
+    fake_hub.faults.clear()
+    hdi.hub.pull("atlas/blood")
+    assert hdi.hub.list_models(where="here")["model"].tolist() == ["atlas/blood"]
+
+
+@pytest.mark.parametrize("path", ["/cdn/", "checksums.sha256", "_scvi_required_metadata.json"])
+def test_a_changed_byte_is_caught_and_fetched_anew(
+    published, fake_hub, query, shared_model, path
+):
+    fake_hub.fault(path, "flip", times=1)
+    with pytest.raises(ChecksumError, match=r"checksum|SHA-256"):
+        hdi.hub.pull("atlas/blood")
+    pulls(query, shared_model)
+
+
+def test_a_body_that_never_ends_is_cut_off(published, fake_hub):
+    fake_hub.fault("_scvi_required_metadata.json", "longer")
+    fake_hub.fault("/cdn/", "longer")
+    with pytest.raises(HubError, match="longer than the"):
+        hdi.hub.pull("atlas/blood")
+
+
+@pytest.mark.parametrize(("kind", "value"), [("drip", 0.01), ("stall", 30.0)])
+def test_a_body_that_hardly_moves_does_not_hang(published, fake_hub, monkeypatch, kind, value):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
+    fake_hub.fault("/cdn/", kind, value=value)
+    start = time.monotonic()
+    with pytest.raises(HubError, match=r"too slowly|broke off"):
+        hdi.hub.pull("atlas/blood")
+    assert time.monotonic() - start < 15
+
+
+def test_a_model_that_is_too_large_is_not_begun(published, fake_hub):
+    with pytest.raises(HubError, match="0 MB are accepted"):
+        hdi.hub.pull("atlas/blood", max_bytes=1000)
+    assert not fake_hub.asked("GET", MODEL)
+
+
+def test_unknown_revision_and_unknown_repository(published, fake_hub):
+    with pytest.raises(HubError, match="no revision 'v9'"):
+        hdi.hub.pull("atlas/blood", "v9")
+    with pytest.raises(HubError, match="no such repository"):
+        hdi.hub.pull("atlas/liver")
+
+
+def test_a_digest_pins_the_content(published, fake_hub):
+    assert hdi.hub.download("atlas/blood", published.digest).revision == published.revision
+    with pytest.raises(ChecksumError, match="was asked for"):
+        hdi.hub.download("atlas/blood", "sha256:" + "0" * 64)
+
+
+def test_a_pinned_commit_needs_no_connection(published, fake_hub, query, shared_model):
+    pulls(query, shared_model)
+    fake_hub.fault("/", "500")
+    fake_hub.requests.clear()
+    hdi.hub.pull("atlas/blood", published.revision)
+    assert fake_hub.requests == []
+
+
+def test_offline_only_what_is_here_is_used(published, fake_hub, monkeypatch, query, shared_model):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(OfflineError, match=r"HF_HUB_OFFLINE is set.*HDEEPINSIGHT_MIRROR"):
+        hdi.hub.pull("atlas/blood")
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    pulls(query, shared_model)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    fake_hub.requests.clear()
+    pulls(query, shared_model)
+    assert fake_hub.requests == []
+    with pytest.raises(OfflineError):
+        hdi.hub.pull("atlas/blood", "v2")
+
+
+def test_nobody_answers(home, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(HubError, match=r"no answer.*Check the connection"):
+        hdi.hub.pull("atlas/blood")
+
+
+def test_a_damaged_file_on_disk_is_caught_and_fetched_anew(published, query, shared_model):
+    shared = hdi.hub.download("atlas/blood")
+    path = shared.folder / "model.pt"
+    body = bytearray(path.read_bytes())
+    body[len(body) // 2] ^= 1
+    path.write_bytes(body)
+    with pytest.raises(ChecksumError, match=r"model\.pt not as published"):
+        hdi.hub.pull("atlas/blood")
+    pulls(query, shared_model)
+
+
+def test_the_token_goes_to_the_hub_and_nowhere_else(
+    shared_model, card, fake_hub, writer, home, caplog
+):
+    caplog.set_level(logging.DEBUG)
+    hdi.hub.publish(shared_model, "atlas/secret", card=card, private=True)
+    hdi.hub.pull("atlas/secret", token=writer)
+    fake_hub.fault("/api/models", "500", times=100)
+    with pytest.raises(HubError) as caught:
+        hdi.hub.pull("atlas/secret", token=writer)
+    seen = [r for r in fake_hub.requests if writer in r["headers"].get("Authorization", "")]
+    assert seen
+    assert not [r for r in seen if "/cdn/" in r["path"]], "sent to the CDN"
+    assert writer not in caplog.text
+    assert writer not in str(caught.value)
+    written = [path for path in home.rglob("*") if path.is_file()]
+    assert written
+    assert not [path for path in written if writer.encode() in path.read_bytes()]
+
+
+def test_rights(shared_model, card, fake_hub, writer, monkeypatch):
+    hdi.hub.publish(shared_model, "atlas/secret", card=card, private=True)
+    monkeypatch.setenv("HF_TOKEN", "hf_mayReadOnly")
+    hdi.hub.pull("atlas/secret")
+    with pytest.raises(HubError, match=r"publish to atlas/secret .* refused \(403\)"):
+        hdi.hub.publish(shared_model, "atlas/secret", card=card)
+    monkeypatch.setenv("HF_TOKEN", "hf_expired")
+    with pytest.raises(HubError, match=r"refused \(401\)"):
+        hdi.hub.pull("atlas/secret", "main")
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(HubError, match=r"refused \(401\)"):
+        hdi.hub.pull("atlas/secret")
+
+
+@pytest.mark.parametrize("name", ["../../evil.pt", "/etc/evil", "a/../../evil", ".ssh/config"])
+def test_a_file_name_cannot_leave_the_folder(published, fake_hub, home, name):
+    repository = fake_hub.repositories["atlas/blood"]
+    files = dict(repository.commits[published.revision])
+    files["checksums.sha256"] += f"{'0' * 64}  {name}\n".encode()
+    files[name] = b"evil"
+    repository.commit("main", files)
+    with pytest.raises(ChecksumError, match="plain file name"):
+        hdi.hub.pull("atlas/blood")
+    assert not list(home.rglob("*evil*"))
+
+
+def test_files_that_are_not_listed_are_not_fetched(published, fake_hub):
+    repository = fake_hub.repositories["atlas/blood"]
+    files = dict(repository.commits[published.revision])
+    repository.commit("main", {**files, "extra.py": b"print('hello')"})
+    shared = hdi.hub.download("atlas/blood")
+    assert not (shared.folder / "extra.py").exists()
+    assert not fake_hub.asked("GET", "extra.py")
+
+
+def test_a_model_of_another_package_is_refused(published, fake_hub):
+    repository = fake_hub.repositories["atlas/blood"]
+    files = dict(repository.commits[published.revision])
+    name = "_scvi_required_metadata.json"
+    files[name] = files[name].replace(b'"hdeepinsight"', b'"os"')
+    files["checksums.sha256"] = b""
+    repository.commit("main", files)
+    with pytest.raises(HubError, match="Valid are hdeepinsight.SCHDeepInsight"):
+        hdi.hub.pull("atlas/blood", verify=False)
+
+
+def test_publishing_again_removes_what_is_no_longer_there(shared_model, card, published, fake_hub):
+    repository = fake_hub.repositories["atlas/blood"]
+    files = dict(repository.commits[published.revision])
+    repository.commit("main", {**files, "old.json": b"{}"})
+    again = hdi.hub.publish(shared_model, "atlas/blood", card=card)
+    assert set(repository.commits[again.revision]) == set(files)
+    assert again.digest == published.digest
+
+
+def test_branches(shared_model, card, fake_hub, writer):
+    first = hdi.hub.publish(shared_model, "atlas/blood", card=card)
+    second = hdi.hub.publish(
+        shared_model, "atlas/blood", card=card, reference="none", revision="bare"
+    )
+    assert hdi.hub.download("atlas/blood", "bare").revision == second.revision
+    assert hdi.hub.download("atlas/blood").revision == first.revision
+    assert len(hdi.hub.download("atlas/blood", "bare").reference()) == 0
