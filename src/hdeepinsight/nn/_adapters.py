@@ -157,7 +157,8 @@ class HeadAdapter(nn.Module):
         logits: Tensor = self.head(latent, nodes)
         if self.switch.batch is None:
             return logits
-        return logits + self.trust[self.switch.batch].unsqueeze(1) * self.correction(latent)
+        correction: Tensor = self.correction(latent)
+        return logits + self.trust[self.switch.batch].unsqueeze(1) * correction
 
 
 class Moments:

@@ -51,7 +51,7 @@ def select_targets(
     """
     confidence, best = probabilities.max(dim=1)
     sure = torch.zeros_like(best, dtype=torch.bool)
-    for leaf in best.unique():
+    for leaf in torch.unique(best):
         here = best == leaf
         sure |= here & (confidence >= confidence[here].median().clamp_max(threshold))
     sizes = torch.bincount(best[sure], minlength=probabilities.shape[1]).to(probabilities) + 1

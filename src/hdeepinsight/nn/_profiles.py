@@ -133,4 +133,5 @@ def _ranks(values: Tensor) -> Tensor:
 
 def _standardise(values: Tensor) -> Tensor:
     centred = values - values.mean(dim=1, keepdim=True)
-    return centred / centred.norm(dim=1, keepdim=True).clamp_min(1e-9)
+    length: Tensor = centred.norm(dim=1, keepdim=True)
+    return centred / length.clamp_min(1e-9)

@@ -253,7 +253,14 @@ class MappingMixin(CalibrationMixin, MultimodalMixin):
                 first = rows.start + start
                 cells = slice(first, first + len(counts))
                 inputs = further.tensors(cells, measured)
-                yield cells, self.module.predict(counts.to(self.device), **inputs)
+                yield cells, self._read_cells(source, cells, counts.to(self.device), inputs)
+
+    def _read_cells(
+        self, source: CountSource, cells: slice, counts: Tensor, inputs: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Read a mini-batch through the network; a model of a query does so in its own way."""
+        part: dict[str, Tensor] = self.module.predict(counts, **inputs)
+        return part
 
 
 def _latent(part: dict[str, Tensor]) -> dict[str, np.ndarray]:

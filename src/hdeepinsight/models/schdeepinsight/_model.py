@@ -11,6 +11,7 @@ from scvi import settings
 
 from hdeepinsight.annotation import Evaluation, evaluate_annotation
 from hdeepinsight.image import GeneLayout
+from hdeepinsight.models.schdeepinsight._adaptation_profiles import leaf_profiles
 from hdeepinsight.models.schdeepinsight._mapping import MappingMixin
 from hdeepinsight.models.schdeepinsight._module import GeneImageClassifier, HeadName
 from hdeepinsight.models.schdeepinsight._reference import (
@@ -20,9 +21,14 @@ from hdeepinsight.models.schdeepinsight._reference import (
     read_counts,
     taxonomy_of,
 )
-from hdeepinsight.models.schdeepinsight._saving import SavingMixin
+from hdeepinsight.models.schdeepinsight._surgery import SurgeryMixin
 from hdeepinsight.models.schdeepinsight._training import TrainingMixin
-from hdeepinsight.nn import CountThinning, GeneMasking, ModalityDropout, inverse_frequency_weights
+from hdeepinsight.nn import (
+    CountThinning,
+    GeneMasking,
+    ModalityDropout,
+    inverse_frequency_weights,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +40,7 @@ if TYPE_CHECKING:
     from hdeepinsight.taxonomy import Taxonomy
 
 
-class SCHDeepInsight(MappingMixin, TrainingMixin, SavingMixin):
+class SCHDeepInsight(MappingMixin, TrainingMixin, SurgeryMixin):
     r"""Hierarchical annotation of cells from gene images.
 
     Parameters
@@ -288,6 +294,7 @@ class SCHDeepInsight(MappingMixin, TrainingMixin, SavingMixin):
         counts = read_counts(self._rna(self.adata), self.layout.genes, layer=self._counts_layer)
         self.module.normalizer.fit(counts, scale_percentile=scale_percentile)
         self._fit_proteins()
+        self.profiles_ = leaf_profiles(self.module, counts, nodes)
         objective = self.module.objective
         objective.node_weights.copy_(
             inverse_frequency_weights(objective.tree, torch.from_numpy(nodes), class_weights)

@@ -1,0 +1,192 @@
+"""Did the adaptation help? Asked of the unlabelled query, answered by whoever did not take part."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CONFIDENT = 0.9
+MIN_KEPT = 0.95
+MIN_TYPES_KEPT = 0.5
+MAX_REPLAY_LOSS = 0.02
+FLOOR = 1e-6
+
+Decision = Literal["adapted", "zero-shot"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptationFigures:
+    """What was measured on the query, without any label of it.
+
+    Parameters
+    ----------
+    changed
+        Share of cells whose most probable leaf changed against the reference model.
+    kept
+        Of the cells whose leaf the reference model was sure of (90 %) and the profiles confirmed,
+        the share that kept it.
+    confident
+        Share of such cells.
+    referee
+        Mean log-odds, by markers that took no part in the adaptation, of the new leaf against the
+        old one, over the changed cells; above 0 the changes are supported.
+    agreement_before, agreement_after
+        Share of cells whose leaf is the one that the referee would choose.
+    n_types_before, n_types_after
+        Effective number of leaves: the exponential of the entropy of their shares.
+    entropy_before, entropy_after
+        Mean entropy of a cell's leaf probabilities, in nats.
+    replay_before, replay_after
+        Balanced accuracy on reference cells that show the query's genes alone; ``None`` where no
+        reference was given.
+    """
+
+    changed: float
+    kept: float
+    confident: float
+    referee: float
+    agreement_before: float
+    agreement_after: float
+    n_types_before: float
+    n_types_after: float
+    entropy_before: float
+    entropy_after: float
+    replay_before: float | None = None
+    replay_after: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptationReport:
+    """Whether a query was adapted to, why, and what speaks for it.
+
+    Parameters
+    ----------
+    decision
+        ``"adapted"``, or ``"zero-shot"`` where the model annotates as the reference model does.
+    reason
+        Why, in a sentence.
+    figures
+        What the decision rests on.
+    n_cells, n_batches, n_labeled
+        Query cells, their batches, and how many brought a label.
+    used_reference
+        Whether reference cells were replayed.
+    options
+        Settings of the training.
+    """
+
+    decision: Decision
+    reason: str
+    figures: AdaptationFigures
+    n_cells: int
+    n_batches: int = 1
+    n_labeled: int = 0
+    used_reference: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        found = self.figures
+        lines = [
+            f"{self.decision}: {self.reason}",
+            f"  cells     {self.n_cells:,} in {self.n_batches} batches, {self.n_labeled} labelled",
+            f"  labels    {found.changed:.1%} changed, "
+            f"{found.kept:.1%} of the undisputed ones kept",
+            f"  referee   log-odds {found.referee:+.2f} of the changes, agrees with "
+            f"{found.agreement_before:.1%} before and {found.agreement_after:.1%} after",
+            f"  types     {found.n_types_before:.1f} before, {found.n_types_after:.1f} after "
+            "(effective number)",
+        ]
+        if found.replay_before is not None:
+            lines.append(
+                f"  reference balanced accuracy {found.replay_before:.1%} before, "
+                f"{found.replay_after:.1%} after"
+            )
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for the model file."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> AdaptationReport:
+        """Rebuild from :meth:`to_dict`."""
+        return cls(**{**values, "figures": AdaptationFigures(**values["figures"])})
+
+
+def measure(before: Tensor, after: Tensor, profile: Tensor, referee: Tensor) -> AdaptationFigures:
+    """Compare leaf probabilities before and after, all of shape ``(n_cells, n_leaves)``.
+
+    Parameters
+    ----------
+    before, after
+        Of the reference model and of the adapted one.
+    profile
+        Second opinion that took part in the adaptation.
+    referee
+        Second opinion by other markers, which did not.
+    """
+    old, new, judged = before.argmax(1), after.argmax(1), referee.argmax(1)
+    changed = old != new
+    undisputed = (before.max(1).values >= CONFIDENT) & (profile.argmax(1) == old)
+    odds = referee.clamp_min(FLOOR).log()
+    gain = (odds.gather(1, new.unsqueeze(1)) - odds.gather(1, old.unsqueeze(1))).ravel()
+    return AdaptationFigures(
+        changed=_mean(changed),
+        kept=_mean(~changed[undisputed], empty=1.0),
+        confident=_mean(undisputed),
+        referee=_mean(gain[changed]),
+        agreement_before=_mean(judged == old),
+        agreement_after=_mean(judged == new),
+        n_types_before=_n_types(before),
+        n_types_after=_n_types(after),
+        entropy_before=_mean(_entropy(before)),
+        entropy_after=_mean(_entropy(after)),
+    )
+
+
+def decide(figures: AdaptationFigures) -> tuple[Decision, str]:
+    """Keep the adaptation unless one of the figures speaks against it."""
+    if figures.kept < MIN_KEPT:
+        return "zero-shot", (
+            f"only {figures.kept:.1%} of the cells that network and profiles agreed on kept "
+            f"their label; at least {MIN_KEPT:.0%} should"
+        )
+    if figures.n_types_after < MIN_TYPES_KEPT * figures.n_types_before:
+        return "zero-shot", (
+            f"the effective number of types fell from {figures.n_types_before:.1f} to "
+            f"{figures.n_types_after:.1f}, as when one type swallows others"
+        )
+    if figures.changed > 0 and figures.referee <= 0:
+        return "zero-shot", "markers that took no part speak against the changed labels"
+    if figures.replay_before is not None and figures.replay_after is not None:
+        fall = figures.replay_before - figures.replay_after
+        if fall > MAX_REPLAY_LOSS:
+            return "zero-shot", f"the reference itself is annotated {fall:.1%} worse"
+    if figures.changed == 0:
+        return "adapted", "no label changed"
+    return "adapted", "markers that took no part support the changed labels"
+
+
+def balanced_accuracy(probabilities: Tensor, leaves: Tensor) -> float:
+    """Mean over leaves of the share of their cells that are right; leaf -1 is left out."""
+    predicted = probabilities.argmax(1)
+    known = [leaf for leaf in torch.arange(probabilities.shape[1]) if (leaves == leaf).any()]
+    right = [_mean(predicted[leaves == leaf] == leaf) for leaf in known]
+    return sum(right) / max(1, len(right))
+
+
+def _entropy(probabilities: Tensor) -> Tensor:
+    return -(probabilities * probabilities.clamp_min(1e-12).log()).sum(-1)
+
+
+def _n_types(probabilities: Tensor) -> float:
+    return float(_entropy(probabilities.mean(0)).exp())
+
+
+def _mean(values: Tensor, *, empty: float = 0.0) -> float:
+    return float(values.float().mean()) if len(values) else empty

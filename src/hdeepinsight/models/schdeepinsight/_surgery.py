@@ -1,0 +1,184 @@
+"""From a reference to a model of a query: profiles that travel along, and the way there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scvi.model.base._constants import SAVE_KEYS
+
+from hdeepinsight.models.schdeepinsight._saving import SavingMixin
+from hdeepinsight.models.schdeepinsight._surgery_prepare import PreparedQuery, pad_query
+from hdeepinsight.nn import LeafProfiles
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+    from anndata import AnnData
+
+    from hdeepinsight.data import ScaleMode
+    from hdeepinsight.models.schdeepinsight._base import Query
+    from hdeepinsight.models.schdeepinsight._surgery_model import AdaptedSCHDeepInsight
+
+
+class SurgeryMixin(SavingMixin):
+    """Adapt a trained model to a query, without changing the model."""
+
+    profiles_: LeafProfiles | None = None
+
+    @classmethod
+    def load_query_data(
+        cls,
+        query: Query,
+        reference_model: SavingMixin | str | Path,
+        *,
+        reference: AnnData | str | Path | None = None,
+        labels_key: str | Sequence[str] | None = None,
+        batch_key: str | None = None,
+        freeze_backbone: bool = True,
+        freeze_head: bool = True,
+        layer: str | None = None,
+        use_raw: bool = False,
+        scale: ScaleMode = "auto",
+        fold_case: bool = False,
+    ) -> AdaptedSCHDeepInsight:
+        """Make a model of a query out of a model of a reference.
+
+        Until it is trained it annotates exactly as the reference model does. The reference model
+        stays as it is.
+
+        Parameters
+        ----------
+        query
+            As in :meth:`annotate`: an AnnData, a MuData, or the path of a file. Nothing is
+            written to it.
+        reference_model
+            A trained model, or the folder of a saved one.
+        reference
+            The labelled cells that the model was trained on, with the label columns that it was
+            registered with. Optional: with them the adapters are kept honest by replaying them
+            with the genes that the query has.
+        labels_key
+            Column, or columns from coarse to fine, with the labels of those query cells that have
+            one. Labels that the taxonomy does not know are ignored. By default no label is read,
+            even where there are some.
+        batch_key
+            Column of the query with the batch of every cell; each batch is adapted on its own. By
+            default all cells are one batch.
+        freeze_backbone, freeze_head
+            Keep the weights of the reference bit by bit; only adapters are trained.
+        layer, use_raw, scale, fold_case
+            How the query is read, as in :meth:`annotate`.
+
+        Returns
+        -------
+        A model of the query: :meth:`~AdaptedSCHDeepInsight.train` it, then ``annotate()``.
+
+        Raises
+        ------
+        InputError
+            If the matrix cannot be read as counts or the genes do not match.
+        KeyError
+            If a column is not there.
+        TypeError
+            If ``reference_model`` is no model, or a model of a query itself.
+        ValueError
+            If the model was saved without profiles of its reference, and none is given.
+
+        Examples
+        --------
+        >>> mapped = SCHDeepInsight.load_query_data(query, "pbmc_model")  # doctest: +SKIP
+        >>> mapped.train()  # doctest: +SKIP
+        >>> mapped.annotate().labels  # doctest: +SKIP
+        >>> print(mapped.adaptation)  # doctest: +SKIP
+        """
+        from hdeepinsight.models.schdeepinsight._surgery_model import AdaptedSCHDeepInsight
+
+        return AdaptedSCHDeepInsight.from_reference(
+            query,
+            cls._trained_model(reference_model),
+            reference=reference,
+            labels_key=labels_key,
+            batch_key=batch_key,
+            frozen=(freeze_backbone, freeze_head),
+            reading={"layer": layer, "use_raw": use_raw, "scale": scale, "fold_case": fold_case},
+        )
+
+    @classmethod
+    def prepare_query_anndata(
+        cls,
+        adata: AnnData,
+        reference_model: SavingMixin | str | Path,
+        *,
+        return_reference_var_names: bool = False,
+        inplace: bool = False,
+    ) -> AnnData | pd.Index:
+        """Copy a query with exactly the genes of a model, in its order.
+
+        :meth:`annotate` and :meth:`load_query_data` need no such step; it is here for tools that
+        expect equal genes. Genes that the query lacks are 0 in the copy. ``obs``, ``obsm``,
+        ``obsp``, ``uns`` and ``raw`` come along, as do all layers.
+
+        Parameters
+        ----------
+        adata
+            Query; it is never changed.
+        reference_model
+            A trained model, or the folder of a saved one.
+        return_reference_var_names
+            Return the names of the model's genes instead, as scvi-tools does.
+        inplace
+            scvi-tools pads the given object; we do not, and refuse ``True``.
+
+        Returns
+        -------
+        The copy, or the names.
+
+        Raises
+        ------
+        GeneMatchError
+            If too few genes match.
+        ValueError
+            If ``inplace`` is asked for.
+
+        Examples
+        --------
+        >>> padded = SCHDeepInsight.prepare_query_anndata(query, model)  # doctest: +SKIP
+        """
+        if inplace:
+            msg = (
+                "prepare_query_anndata got inplace=True, which would pad your object with genes "
+                "that it does not have. Valid is inplace=False: use the copy that it returns."
+            )
+            raise ValueError(msg)
+        model = cls._trained_model(reference_model)
+        weights = model.module.normalizer.mean_share.cpu().numpy()
+        query = PreparedQuery(model.layout.genes, weights)
+        return query.names if return_reference_var_names else pad_query(adata, query)
+
+    @classmethod
+    def _trained_model(cls, given: SavingMixin | str | Path) -> SurgeryMixin:
+        if isinstance(given, str | Path):
+            from hdeepinsight.models.schdeepinsight._model import SCHDeepInsight
+
+            given = SCHDeepInsight.load(given)
+        if not isinstance(given, SurgeryMixin):
+            msg = (
+                f"The reference model is a {type(given).__name__}; valid are a trained "
+                "SCHDeepInsight and the folder of a saved one. Pass one of them."
+            )
+            raise TypeError(msg)
+        given._check_if_trained(warn=False)
+        return given
+
+    def _payload(self) -> dict[str, Any]:
+        payload = super()._payload()
+        profiles = self.profiles_ and self.profiles_.to_dict()
+        payload[SAVE_KEYS.ATTR_DICT_KEY]["profiles_"] = profiles
+        return payload
+
+    def _restore(self, attributes: dict[str, Any]) -> None:
+        super()._restore(attributes)
+        profiles = attributes.get("profiles_")
+        self.profiles_ = profiles and LeafProfiles(**profiles)

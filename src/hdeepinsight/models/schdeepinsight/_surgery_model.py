@@ -1,0 +1,327 @@
+"""A model of a query: the reference model, adapters around it, and a second opinion."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import sparse
+from scvi.model.base._constants import SAVE_KEYS
+
+from hdeepinsight.models._model_file import to_plain
+from hdeepinsight.models.schdeepinsight._adaptation import (
+    Adaptation,
+    AdaptationOptions,
+    fill_unknown,
+    trust_in,
+)
+from hdeepinsight.models.schdeepinsight._adaptation_cells import Cells
+from hdeepinsight.models.schdeepinsight._adaptation_guard import AdaptationReport
+from hdeepinsight.models.schdeepinsight._adaptation_profiles import leaf_profiles
+from hdeepinsight.models.schdeepinsight._adaptation_run import Run, best_of
+from hdeepinsight.models.schdeepinsight._model import SCHDeepInsight
+from hdeepinsight.models.schdeepinsight._surgery_labels import known_nodes, one_column
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from anndata import AnnData
+    from torch import Tensor
+
+    from hdeepinsight.data import CountSource, GeneAlignment, ScaleMode
+    from hdeepinsight.models.schdeepinsight._base import Query
+    from hdeepinsight.models.schdeepinsight._surgery import SurgeryMixin
+    from hdeepinsight.nn import ProfileMatcher
+
+logger = logging.getLogger(__name__)
+
+ONE_BATCH = "query"
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryData:
+    """The query that a model was made for, and how it is read."""
+
+    query: Query
+    reading: dict[str, Any]
+    reference: AnnData | str | Path | None
+    labels_key: str | Sequence[str] | None
+    batch_key: str | None
+    frozen: tuple[bool, bool]
+
+
+class AdaptedSCHDeepInsight(SCHDeepInsight):
+    """A model of a query, made by :meth:`SCHDeepInsight.load_query_data`.
+
+    Until :meth:`train` was called, and wherever that decided for ``"zero-shot"``, it annotates
+    exactly as the reference model does. Methods that take a query use its own by default.
+
+    Notes
+    -----
+    The reference model is never changed. Our decisions: every batch gets normalisation statistics
+    of its own, estimated with its classes weighed as in the reference; resemblance to the
+    reference's mean profiles, by ranks of markers, is a second opinion; adapters of the
+    normalisations and of the head learn from both opinions on thinned and masked views; markers
+    that took no part decide whether that helped.
+    """
+
+    adaptation_: AdaptationReport | None = None
+    batches_: tuple[str, ...] = ()
+    batch_key_: str | None = None
+    data_: QueryData | None = None
+    _adaptation: Adaptation | None = None
+    _matcher: tuple[bytes, ProfileMatcher] | None = None
+
+    @classmethod
+    def from_reference(
+        cls,
+        query: Query,
+        reference_model: SurgeryMixin,
+        *,
+        reference: AnnData | str | Path | None,
+        labels_key: str | Sequence[str] | None,
+        batch_key: str | None,
+        frozen: tuple[bool, bool],
+        reading: dict[str, Any],
+    ) -> Self:
+        """Make the model; see :meth:`SCHDeepInsight.load_query_data`."""
+        if isinstance(reference_model, AdaptedSCHDeepInsight):
+            msg = (
+                "The reference model is a model of a query itself. Valid is the model that it was "
+                "made from. Load that one."
+            )
+            raise TypeError(msg)
+        registry = {**copy.deepcopy(reference_model.registry_), "model_name": cls.__name__}
+        options = copy.deepcopy(reference_model.init_params_["non_kwargs"])
+        model = cls(None, registry=registry, **options)
+        model._restore(to_plain(reference_model._payload()[SAVE_KEYS.ATTR_DICT_KEY]))
+        model.module.load_state_dict(reference_model.module.state_dict())
+        model.to_device(reference_model.device)
+        model.module.eval()
+        model.data_ = QueryData(
+            query=query,
+            reading=reading,
+            reference=reference,
+            labels_key=labels_key,
+            batch_key=batch_key,
+            frozen=frozen,
+        )
+        model.batch_key_ = batch_key
+        model._check_profiles()
+        model._query_cells()
+        return model
+
+    @property
+    def adaptation(self) -> AdaptationReport | None:
+        """What :meth:`train` decided, why, and the figures; ``None`` before."""
+        return self.adaptation_
+
+    @property
+    def is_adapted(self) -> bool:
+        """Whether the model differs from the reference model."""
+        return self.adaptation_ is not None and self.adaptation_.decision == "adapted"
+
+    def train(  # type: ignore[override]
+        self, max_steps: int = 200, *, guard: bool = True, **options: Any
+    ) -> None:
+        """Adapt to the query, and keep that only if it helped.
+
+        Parameters
+        ----------
+        max_steps
+            Steps of the optimiser. With 0 the normalisation adapts and the second opinion is
+            heard, and nothing is trained.
+        guard
+            Fall back to the reference model where the figures speak against the adaptation. Off,
+            the adaptation is kept whatever they say; they are still in :attr:`adaptation`.
+        **options
+            Further fields of ``AdaptationOptions``: ``batch_size``, ``statistics``,
+            ``adapter_lr``, ``network_lr``, ``weight_decay``, ``refresh``, ``threshold`` and
+            ``max_mask_rate``.
+
+        Raises
+        ------
+        ValueError
+            If the model was loaded from a folder, and has no query to train on.
+        """
+        settings = AdaptationOptions(max_steps=max_steps, **options)
+        cells, measured = self._query_cells()
+        pristine = self._unwrapped()
+        reference = self._reference_cells()
+        profiles = self._check_profiles(reference)
+        trust = [trust_in(int(n)) for n in np.bincount(cells.batch, minlength=len(self.batches_))]
+        data = self._data()
+        run = Run(
+            pristine=pristine,
+            profiles=profiles,
+            trust=trust,
+            frozen=data.frozen,
+            options=settings,
+            thinning=self.thinning,
+            seed=self.seed,
+        )
+        best = best_of(run, cells, measured, reference, guard=guard)
+        self.profiles_, self.adaptation_ = profiles, best.report
+        self.module = best.adaptation.module if self.is_adapted else pristine
+        self._adaptation = best.adaptation if self.is_adapted else None
+        self._matcher = None
+        self.module.eval()
+        self.recipe_ = {**self.recipe_, "adaptation": best.report.to_dict()}
+        level = logging.INFO if self.is_adapted else logging.WARNING
+        logger.log(level, "Query mapping, %s: %s.", best.report.decision, best.report.reason)
+
+    def _data(self) -> QueryData:
+        if self.data_ is None:
+            msg = (
+                "This model of a query was loaded from a folder, where its query is not kept. It "
+                "annotates any query that is passed; to train, start from load_query_data."
+            )
+            raise ValueError(msg)
+        return self.data_
+
+    def _own_adata(self) -> AnnData:
+        query: Any = self._data().query
+        return query
+
+    def _open(
+        self,
+        query: Query | None,
+        layer: str | None,
+        use_raw: bool,
+        scale: ScaleMode,
+        fold_case: bool,
+    ) -> tuple[CountSource, GeneAlignment]:
+        """Read the own query as it was read for training, unless told otherwise."""
+        own = self.data_
+        if own is not None and query is own.query and layer is None and not use_raw:
+            given = {"scale": scale, "fold_case": fold_case}
+            defaults = {"scale": "auto", "fold_case": False}
+            changed = {name: value for name, value in given.items() if value != defaults[name]}
+            return super()._open(query, **(own.reading | changed))
+        return super()._open(query, layer, use_raw, scale, fold_case)
+
+    def _query_cells(self) -> tuple[Cells, Tensor]:
+        """Read the query into memory, sparse; checks genes, batches and labels on the way."""
+        data = self._data()
+        query = self._given(data.query)
+        source, alignment = super()._open(query, **data.reading)
+        counts = [chunk for _, chunk in source.chunks(alignment)]
+        if data.batch_key is not None:
+            batches = one_column(source.obs, data.batch_key).astype(str)
+            self.batches_ = tuple(sorted(batches.unique()))
+        else:
+            self.batches_ = (ONE_BATCH,)
+        measured = torch.tensor(alignment.measured, dtype=torch.float32, device=self.device)
+        further = self._further_inputs(query).tensors(slice(0, source.n_obs), measured)
+        if further["measured"].ndim == 1:
+            further.pop("measured")
+        cells = Cells(
+            counts=sparse.vstack(counts, format="csr").astype(np.float32),
+            batch=self._batch_of(source.obs),
+            nodes=known_nodes(
+                source.obs, self.taxonomy, data.labels_key, unlabeled=self._unlabeled_category
+            ),
+            further={name: values.cpu() for name, values in further.items()},
+        )
+        return cells, measured
+
+    def _reference_cells(self) -> Cells | None:
+        reference = self._data().reference
+        if reference is None:
+            return None
+        given = self._given(reference)
+        source, alignment = SCHDeepInsight._open(
+            self, given, layer=None, use_raw=False, scale="auto", fold_case=False
+        )
+        counts = sparse.vstack([c for _, c in source.chunks(alignment)], format="csr")
+        labels = self._label_keys
+        nodes = known_nodes(source.obs, self.taxonomy, labels, unlabeled=self._unlabeled_category)
+        if not (nodes > 0).any():
+            msg = (
+                f"No cell of the reference has a label in {', '.join(labels)}. Valid are the cells "
+                "that the model was trained on, with their labels. Pass them, or leave it out."
+            )
+            raise ValueError(msg)
+        keep = np.flatnonzero(nodes > 0)
+        batch = np.full(len(keep), -1)
+        return Cells(counts[keep].astype(np.float32), batch, nodes[keep], {})
+
+    def _check_profiles(self, reference: Cells | None = None) -> Any:
+        if reference is not None:
+            return leaf_profiles(self._unwrapped(), reference.counts, reference.nodes)
+        if self.profiles_ is None and self._data().reference is None:
+            msg = (
+                "The reference model was saved without mean profiles of its reference. Valid are "
+                "models that hold them, or the reference itself: pass reference=, or train and "
+                "save the model again."
+            )
+            raise ValueError(msg)
+        return self.profiles_
+
+    def _unwrapped(self) -> Any:
+        """Network of the reference, without adapters and untouched by any training."""
+        if not hasattr(self, "_pristine"):
+            self._pristine = copy.deepcopy(self.module)
+        return copy.deepcopy(self._pristine)
+
+    def _batch_of(self, obs: pd.DataFrame) -> np.ndarray:
+        """Find the number of each cell's batch; -1 for batches that were not adapted."""
+        if self.batch_key_ is None or self.batch_key_ not in obs:
+            n_batches = len(self.batches_)
+            return np.full(len(obs), 0 if n_batches == 1 else -1, dtype=np.int64)
+        names = obs[self.batch_key_].astype(str)
+        numbers = pd.Index(self.batches_).get_indexer(names.to_numpy())
+        return np.asarray(numbers, dtype=np.int64)
+
+    def _read_cells(
+        self, source: CountSource, cells: slice, counts: Tensor, inputs: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        if self._adaptation is None:
+            return super()._read_cells(source, cells, counts, inputs)
+        batch = torch.as_tensor(self._batch_of(source.obs.iloc[cells]), device=self.device)
+        with self._adaptation.switch.using(batch):
+            part = super()._read_cells(source, cells, counts, inputs)
+        matcher = self._matcher_for(inputs["measured"])
+        if matcher is None:
+            return part
+        tree = self.module.tree
+        network = part["probabilities"][:, tree.leaf_index]
+        profile = fill_unknown(matcher(counts).exp(), network, matcher.known)
+        mean = torch.where((batch >= 0).unsqueeze(1), (network + profile) / 2, network)
+        return {**part, "probabilities": mean @ self._adaptation.leaves_under().to(mean).T}
+
+    def _matcher_for(self, measured: Tensor) -> ProfileMatcher | None:
+        """Second opinion for these genes; none where cells differ in their genes."""
+        if self._adaptation is None or measured.ndim > 1:
+            return None
+        key = measured.cpu().numpy().tobytes()
+        if self._matcher is None or self._matcher[0] != key:
+            self._matcher = key, self._adaptation.matcher(measured)
+        matcher = self._matcher[1]
+        return matcher if matcher.is_useful else None
+
+    def _payload(self) -> dict[str, Any]:
+        payload = super()._payload()
+        payload[SAVE_KEYS.ATTR_DICT_KEY] |= {
+            "adaptation_": self.adaptation_ and self.adaptation_.to_dict(),
+            "batches_": list(self.batches_),
+            "batch_key_": self.batch_key_,
+            "trust_": self._adaptation.trust if self._adaptation is not None else None,
+        }
+        return payload
+
+    def _restore(self, attributes: dict[str, Any]) -> None:
+        super()._restore(attributes)
+        self._adaptation = self._matcher = None
+        report = attributes.get("adaptation_")
+        self.adaptation_ = report and AdaptationReport.from_dict(report)
+        self.batches_ = tuple(attributes.get("batches_", ()))
+        self.batch_key_ = attributes.get("batch_key_")
+        if attributes.get("trust_") is not None and self.profiles_ is not None:
+            self._adaptation = Adaptation(self.module, self.profiles_, attributes["trust_"])
