@@ -155,7 +155,8 @@ def main() -> None:
     table = pd.DataFrame(rows)
     columns = ["precision", "precision_beyond", "recall", "auroc", "flagged_before"]
     means = table.groupby(["kind", "rate", "method"])[columns].mean().round(3)
-    record = {
+    record = json.loads(options.output.read_text()) if options.output.exists() else {}
+    record |= {
         "planted": json.loads(table.round(4).to_json(orient="records")),
         "means": json.loads(means.reset_index().to_json(orient="records")),
     }
