@@ -4,10 +4,12 @@ from typing import Final, NamedTuple
 
 __all__ = [
     "ADDED_KEYS",
+    "AUDIT_KEYS",
     "FIELD_KEYS",
     "LABEL_COLUMNS",
     "REFERENCE_BUNDLE_KEY",
     "AddedKeys",
+    "AuditKeys",
     "FieldKeys",
     "LabelColumns",
 ]

@@ -1,5 +1,7 @@
 """The audit of a labelled object, from counts to tables."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -175,6 +177,8 @@ def test_training_takes_an_audit(planted: tuple[AnnData, dict], audit: LabelAudi
     assert audited.recipe["n_lifted_labels"] == on_training.sum() > 0
     assert "n_lifted_labels" not in plain.recipe
     assert not np.array_equal(weights(plain), weights(audited))
+    spotless = replace(audit, suspicious=np.zeros(len(audit), dtype=bool))
+    np.testing.assert_array_equal(weights(plain), weights(train(adata, audit=spotless)))
     own = train(adata, audit=True)
     assert own.recipe["n_lifted_labels"] <= on_training.sum()
 
