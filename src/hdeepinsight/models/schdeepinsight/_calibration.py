@@ -18,6 +18,8 @@ from hdeepinsight.annotation import (
 )
 from hdeepinsight.models.schdeepinsight._base import ReferenceModel
 from hdeepinsight.models.schdeepinsight._reference import stratified_sample
+from hdeepinsight.nn import fit_temperatures
+from hdeepinsight.taxonomy import TreeAlgebra
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -30,6 +32,7 @@ SOURCE = "held-out reference cells"
 REFERENCE_CELLS = 20_000
 CONFORMAL_CELLS = 20_000
 VIEWED_CELLS = 4_000
+TEMPERATURE_DEPTHS = (1.0, 0.5, 0.25)
 VIEW_DEPTHS = (1.0, 0.7, 0.5, 0.35, 0.25, 0.15)
 """Shares of their counts that held-out cells keep, to learn what is usual at lower depths."""
 
@@ -49,6 +52,25 @@ class CalibrationMixin(ReferenceModel):
     def novelty_detector(self) -> NoveltyDetector | None:
         """What is usual for cells of the reference; ``None`` where none were held out."""
         return self.novelty_detector_
+
+    def _fit_temperatures(self, batches: ReferenceBatches) -> None:
+        """Fit one temperature a level on the held-out cells, whole and thinned.
+
+        Held-out cells resemble the training cells more than a query does: where nearly all of them
+        are right, they alone would make the model surer than any other study bears out.
+        """
+        self.module.eval()
+        self.module.temperature.fill_(1.0)
+        logits, nodes = [], []
+        with torch.inference_mode():
+            for share in TEMPERATURE_DEPTHS:
+                for batch in self._thinned(batches.val_dataloader(), share):
+                    inputs = self.module._get_inference_input(batch)
+                    logits.append(self.module.inference(**inputs)["logits"].cpu())
+                    nodes.append(batch[REGISTRY_KEYS.LABELS_KEY])
+        tree = TreeAlgebra(self.taxonomy)  # on the CPU, wherever the network is
+        temperature = fit_temperatures(tree, torch.cat(logits), torch.cat(nodes))
+        self.module.temperature.copy_(temperature)
 
     def _fit_confidence(self, batches: ReferenceBatches) -> None:
         """Score the held-out cells, with the temperatures that are in place."""
@@ -94,16 +116,22 @@ class CalibrationMixin(ReferenceModel):
         self, batches: SparseBatches, share: float = 1.0
     ) -> Iterator[dict[str, Tensor]]:
         """Run cells that keep a share of their counts through the network."""
-        generator = torch.Generator().manual_seed(self.seed)
         with torch.inference_mode():
-            for batch in batches:
-                if share < 1.0:
-                    counts = batch[REGISTRY_KEYS.X_KEY].round()
-                    kept = torch.binomial(counts, torch.full_like(counts, share), generator)
-                    batch = {**batch, REGISTRY_KEYS.X_KEY: kept}
+            for batch in self._thinned(batches, share):
                 inputs = self.module._get_inference_input(batch)
                 inputs.pop("nodes")
                 yield self.module.predict(**{k: v for k, v in inputs.items() if v is not None})
+
+    def _thinned(self, batches: SparseBatches, share: float) -> Iterator[dict[str, Tensor]]:
+        """Mini-batches whose cells keep a share of their counts."""
+        generator = torch.Generator().manual_seed(self.seed)
+        for batch in batches:
+            if share == 1.0:
+                yield batch
+                continue
+            counts = batch[REGISTRY_KEYS.X_KEY].round()
+            kept = torch.binomial(counts, torch.full_like(counts, share), generator)
+            yield {**batch, REGISTRY_KEYS.X_KEY: kept}
 
     def _confidence_payload(self) -> dict[str, Any]:
         """Calibration and detector in plain types, for the model file."""

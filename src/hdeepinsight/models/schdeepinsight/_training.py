@@ -17,8 +17,6 @@ from hdeepinsight.models.schdeepinsight._multimodal import MultimodalMixin
 from hdeepinsight.models.schdeepinsight._plan import HierarchicalTrainingPlan
 from hdeepinsight.models.schdeepinsight._reference import read_counts
 from hdeepinsight.models.schdeepinsight._split import split_cells, split_groups
-from hdeepinsight.nn import fit_temperatures
-from hdeepinsight.taxonomy import TreeAlgebra
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -80,7 +78,7 @@ class TrainingMixin(CalibrationMixin, MultimodalMixin):
             Whether to audit the labels first (:func:`hdeepinsight.tl.audit_labels`), or an audit of
             these cells. Training cells with a suspicious label are then taken as labelled only
             down to where the audit agrees; held-out cells keep their labels. Off by default: it
-            helps where labels are impure, and costs a little where rare types are merely hard.
+            helps where labels are impure, and changes little elsewhere.
         accelerator, devices
             As in Lightning.
         **trainer_kwargs
@@ -171,7 +169,7 @@ class TrainingMixin(CalibrationMixin, MultimodalMixin):
 
     def _finish(self, batches: ReferenceBatches, options: dict[str, Any]) -> None:
         if batches.n_val:
-            self._calibrate(batches)
+            self._fit_temperatures(batches)
             self._fit_confidence(batches)
         self.recipe_ = {
             "backbone": self.backbone_name,
@@ -183,19 +181,6 @@ class TrainingMixin(CalibrationMixin, MultimodalMixin):
             "python": platform.python_version(),
             **{name: version(name) for name in RECORDED_PACKAGES},
         }
-
-    def _calibrate(self, batches: ReferenceBatches) -> None:
-        """Fit one temperature a level on the held-out cells."""
-        self.module.temperature.fill_(1.0)
-        logits, nodes = [], []
-        with torch.inference_mode():
-            for batch in batches.val_dataloader():
-                inputs = self.module._get_inference_input(batch)
-                logits.append(self.module.inference(**inputs)["logits"].cpu())
-                nodes.append(batch["labels"])
-        tree = TreeAlgebra(self.taxonomy)  # on the CPU, wherever the network is
-        temperature = fit_temperatures(tree, torch.cat(logits), torch.cat(nodes))
-        self.module.temperature.copy_(temperature)
 
 
 def trainer_options(
