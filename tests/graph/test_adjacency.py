@@ -75,6 +75,15 @@ def test_a_type_missing_from_a_batch_finds_few_partners_there(rng):
     assert (kind[between.row] == kind[between.col]).mean() == 1.0
 
 
+def test_a_small_batch_gives_fewer_neighbours(rng):
+    points = rng.normal(size=(320, 4))
+    batch = np.repeat(["small", "middle", "large"], [20, 80, 220])
+    within = batch_graphs(points, batch, k=15).within
+    for name, k in (("small", 5), ("middle", 8), ("large", 15)):
+        here = batch == name
+        assert (within[here][:, here] != knn_graph(points[here], k=k)).nnz == 0
+
+
 def test_a_batch_of_one_cell_is_alone_within(points):
     within, between = batch_graphs(points[:10], ["a"] * 9 + ["b"], k=3)
     assert within[9].nnz == 0

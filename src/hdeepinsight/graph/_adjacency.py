@@ -14,6 +14,8 @@ Weights = Literal["binary", "self_tuning"]
 
 #: The neighbour whose distance sets a cell's own scale in self-tuning weights.
 SCALE_NEIGHBOR = 7
+#: Neighbours that are looked for in batches of any size.
+MIN_NEIGHBORS = 5
 
 
 class BatchGraphs(NamedTuple):
@@ -96,7 +98,7 @@ def batch_graphs(
     batch
         Batch of every cell, shape ``(n_cells,)``.
     k
-        Neighbours a cell in each batch; all cells of it where there are fewer.
+        Neighbours a cell in each batch; a tenth of the batch where that is fewer, but 5 at least.
     weights, exact, seed
         As in `knn_graph`.
 
@@ -124,10 +126,10 @@ def batch_graphs(
     points = np.asarray(x)
     codes = _codes(batch, len(points))
     members = [np.flatnonzero(codes == code) for code in range(codes.max(initial=-1) + 1)]
-    own = [_edges(points, mine, mine, k, exact, seed) for mine in members]
+    own = [_edges(points, mine, mine, _fitting(k, mine), exact, seed) for mine in members]
     scales = _scales(own, len(points))
     across = [
-        _edges(points, mine, theirs, k, exact, seed)
+        _edges(points, mine, theirs, _fitting(k, theirs), exact, seed)
         for mine in members
         for theirs in members
         if mine is not theirs
@@ -137,6 +139,11 @@ def batch_graphs(
     mutual = between.minimum(between.T).tocsr()  # an edge that one cell alone names becomes 0
     mutual.eliminate_zeros()
     return BatchGraphs(_symmetric(within), mutual)
+
+
+def _fitting(k: int, batch: NDArray[np.intp]) -> int:
+    """Neighbours to look for in a batch: in a small one the k-th is of another type."""
+    return min(k, max(MIN_NEIGHBORS, len(batch) // 10))
 
 
 class _Edges(NamedTuple):

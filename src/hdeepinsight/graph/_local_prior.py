@@ -71,8 +71,8 @@ def refine_by_local_prior(
     A cell is never its own neighbour, so :math:`\sum_{ic} p_{ic} \log n_{ic}` is a held-out
     likelihood: its maximum over :math:`\rho` (a mixture, found by expectation maximisation) says
     how much the neighbours know. Unless it exceeds that of :math:`\pi` alone by
-    :math:`\tfrac12 \log n` a graph (Schwarz), the graph says nothing, :math:`\rho_0` is 1, and nothing changes. A cell without edges
-    in a graph shares that graph's weight among the rest.
+    :math:`\tfrac12 \log n` a graph (Schwarz), the graph says nothing, :math:`\rho_0` is 1, and
+    nothing changes. A cell without edges in a graph shares that graph's weight among the rest.
     Source: our decision.
 
     Examples

@@ -269,11 +269,13 @@ def _read(source: Source, obs_names: pd.Index, taxonomy: Taxonomy) -> tuple[Floa
         values, columns = np.eye(taxonomy.n_nodes)[nodes], np.arange(taxonomy.n_nodes)
         values[:, 0] = 0.0  # a cell without a label says nothing
         return node_mass(taxonomy, values, columns), nodes
-    if isinstance(source, Annotation):
-        source = leaf_table(source)
-    values = source.to_numpy(dtype=np.float64)[order]
-    nodes = class_nodes(taxonomy, list(map(str, source.columns)))
-    values, nodes = _exclusive(values, nodes, taxonomy)
+    table = leaf_table(source) if isinstance(source, Annotation) else source
+    values = table.to_numpy(dtype=np.float64)[order]
+    classes = class_nodes(taxonomy, list(map(str, table.columns)))
+    values, nodes = _exclusive(values, classes, taxonomy)
+    if isinstance(source, Annotation):  # it decoded its own leaves
+        leaf = np.searchsorted(source.taxonomy.leaves, source.leaf_nodes[order])
+        return node_mass(taxonomy, values, nodes), classes[leaf]
     chosen = np.where(values.any(axis=1), nodes[values.argmax(axis=1)], 0)
     return node_mass(taxonomy, values, nodes), chosen
 

@@ -125,7 +125,7 @@ def vote(
     taxonomy: Taxonomy | None = None,
     threshold: float = 0.5,
     use_rep: str | NDArray[np.floating] = "X_pca",
-    cells_per_cluster: int = 25,
+    cells_per_cluster: int = 10,
     seed: int = 0,
     key_added: str | None = None,
 ) -> Vote:
@@ -265,7 +265,7 @@ def _overcluster(points: NDArray[np.floating], size: int, seed: int) -> NDArray[
 
     if size < 1:
         raise ValueError(
-            f"Found cells_per_cluster={size}. Valid is 1 or more. Take 25 if in doubt."
+            f"Found cells_per_cluster={size}. Valid is 1 or more. Take 10 if in doubt."
         )
     n_clusters = max(1, round(len(points) / size))
     model = MiniBatchKMeans(n_clusters, n_init=3, random_state=seed)

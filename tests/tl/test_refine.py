@@ -1,0 +1,276 @@
+"""Refinement of an AnnData: inputs, limits, the taxonomy, and what stays untouched."""
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scanpy as sc
+from pandas.testing import assert_frame_equal
+from scipy.special import log_softmax, softmax
+
+import hdeepinsight as hdi
+from hdeepinsight.graph import batch_graphs, knn_graph, smooth
+
+
+def hits(result, cells):
+    return float((result.labels.astype(str) == cells.obs["type"]).mean())
+
+
+def test_refinement_mends_errors_and_never_reads_labels(cells):
+    result = hdi.tl.refine(cells, "p")
+    before = (cells.obsm["p"].idxmax(axis=1) == cells.obs["type"]).mean()
+    assert hits(result, cells) > before + 0.1
+    shuffled = cells.copy()
+    shuffled.obs["type"] = cells.obs["type"].sample(frac=1, random_state=0).to_numpy()
+    again = hdi.tl.refine(shuffled, "p")
+    assert_frame_equal(again.probabilities(), result.probabilities())
+
+
+def test_estimated_strength_is_zero_where_neighbours_know_nothing(cells):
+    rng = np.random.default_rng(1)
+    permuted = ad.AnnData(
+        obs=cells.obs, obsm={"X_pca": rng.permutation(cells.obsm["X_pca"]), "p": cells.obsm["p"]}
+    )
+    result = hdi.tl.refine(permuted, "p")
+    assert result.parameters["lam"] == 0
+    assert not result.changed.any()
+    assert hdi.tl.refine(cells, "p").parameters["lam"] > 1
+
+
+@pytest.mark.parametrize("method", ["local_prior", "laplacian"])
+def test_strength_zero_is_the_identity(cells, method):
+    result = hdi.tl.refine(cells, "p", lam=0, method=method)
+    assert not result.changed.any()
+    np.testing.assert_allclose(result.after, cells.obsm["p"], atol=1e-12)
+    assert result.energy_before == pytest.approx(result.energy_after)
+
+
+def test_every_kind_of_input_gives_the_same(cells, annotation, tree):
+    expected = hdi.tl.refine(cells, "p").after
+    p = cells.obsm["p"]
+    paths = ["T > CD4", "T > CD8", "B > naive", "B > memory", "NK"]
+    order = [paths.index(tree.path_name(int(leaf))) for leaf in tree.leaves]
+    for probabilities, arguments, columns in [
+        (p, {}, slice(None)),
+        (p.to_numpy(), {"classes": list(p.columns)}, slice(None)),
+        ("logits", {"classes": list(p.columns)}, slice(None)),
+        (annotation, {}, order),
+        (annotation.probabilities(), {"taxonomy": tree}, None),
+    ]:
+        found = hdi.tl.refine(cells, probabilities, **arguments)
+        names = [tree.label(tree.resolve(name)) for name in found.classes]
+        wanted = [list(p.columns).index(name) for name in names]
+        assert columns is None or wanted == list(np.arange(5)[columns])
+        np.testing.assert_allclose(found.after, expected[:, wanted], atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", ["logit", "logprob"])
+def test_logits_and_their_logarithms_are_the_same_to_the_laplacian(cells, scale):
+    logits = cells.obsm["logits"]
+    given = logits if scale == "logit" else softmax(logits, axis=1)
+    settings = {"method": "laplacian", "lam": 2.0, "solver": "direct"}
+    result = hdi.tl.refine(cells, given, classes=list("abcde"), scale=scale, **settings)
+    graph = knn_graph(cells.obsm["X_pca"])
+    expected = smooth(graph, log_softmax(logits, axis=1), lam=2.0, solver="direct")
+    np.testing.assert_allclose(result.after, softmax(expected, axis=1), atol=1e-9)
+    assert result.energy_after < result.energy_before
+
+
+@pytest.mark.parametrize("kind", ["rw", "comb", "sym"])
+def test_torch_solves_the_same(cells, kind):
+    settings = {"method": "laplacian", "lam": 0.2, "laplacian": kind}
+    one = hdi.tl.refine(cells, "p", solver="direct", **settings)
+    other = hdi.tl.refine(cells, "p", solver="torch", tol=1e-10, **settings)
+    np.testing.assert_allclose(one.after, other.after, atol=1e-7)
+
+
+def test_probability_scale_commutes_with_the_tree(cells, annotation):
+    settings = {"method": "laplacian", "lam": 3.0, "scale": "prob", "solver": "direct"}
+    rolled = hdi.tl.refine(cells, annotation, **settings).annotation().node_probabilities
+    graph = knn_graph(cells.obsm["X_pca"])
+    direct = smooth(graph, annotation.node_probabilities, lam=3.0, solver="direct")
+    np.testing.assert_allclose(rolled, direct, atol=1e-10)
+
+
+@pytest.mark.parametrize("method", [{}, {"method": "laplacian", "lam": 2.0}])
+def test_children_sum_to_their_parent(cells, annotation, tree, method):
+    node = hdi.tl.refine(cells, annotation, **method).annotation().node_probabilities
+    for parent in tree.inner_nodes:
+        children = np.flatnonzero(tree.parent == parent)
+        np.testing.assert_allclose(node[:, children].sum(axis=1), node[:, parent], atol=1e-12)
+
+
+def test_batches_are_connected_by_mutual_pairs_and_weighed_apart(cells):
+    result = hdi.tl.refine(cells, "p", batch_key="batch")
+    weights = result.parameters["weights"]
+    assert len(weights) == 3
+    assert sum(weights) == pytest.approx(1)
+    graphs = batch_graphs(cells.obsm["X_pca"], cells.obs["batch"])
+    share = graphs.within.nnz / (graphs.within.nnz + graphs.between.nnz)
+    assert result.parameters["share_within_batches"] == pytest.approx(share)
+
+
+def test_a_shift_between_batches_is_harmless_with_batch_key(cells):
+    """Every type of the second batch is moved onto another type of the first one."""
+    shifted = cells.copy()
+    second = (cells.obs["batch"] == "two").to_numpy()
+    centre = cells.obsm["X_pca"].copy()
+    for name, onto in zip(["CD4", "CD8", "naive"], ["CD8", "naive", "CD4"], strict=True):
+        there = (cells.obs["type"] == onto).to_numpy()
+        mine = second & (cells.obs["type"] == name).to_numpy()
+        move = centre[there].mean(0) - centre[mine].mean(0)
+        shifted.obsm["X_pca"][mine] += move
+    plain, aware = (hdi.tl.refine(shifted, "p", batch_key=key) for key in (None, "batch"))
+    assert hits(aware, cells) > hits(plain, cells) + 0.05
+    assert hits(aware, cells) > (cells.obsm["p"].idxmax(axis=1) == cells.obs["type"]).mean() + 0.1
+    assert aware.parameters["weights"][2] < 0.2
+
+
+def test_stored_graph_and_preset(cells):
+    cells.obsp["connectivities"] = knn_graph(cells.obsm["X_pca"], k=9, weights="self_tuning")
+    cells.uns["neighbors"] = {"connectivities_key": "connectivities"}
+    preset = hdi.tl.refine(cells, "p", preset="scprint2")
+    own = hdi.tl.refine(
+        cells,
+        "p",
+        method="laplacian",
+        lam=0.1,
+        laplacian="comb",
+        weights="connectivities",
+        neighbors_key="neighbors",
+    )
+    np.testing.assert_array_equal(preset.after, own.after)
+    graph = cells.obsp["connectivities"]
+    expected = smooth(graph, np.log(cells.obsm["p"]), lam=0.1, laplacian="comb", solver="direct")
+    np.testing.assert_allclose(preset.after, softmax(expected, axis=1), atol=1e-8)
+    degree = preset.parameters["mean_degree"]
+    assert preset.parameters["effective_strength"] == pytest.approx(0.1 * degree)
+    assert degree == pytest.approx(graph.sum() / 290, rel=1e-6)
+    split = hdi.tl.refine(cells, "p", neighbors_key="neighbors", batch_key="batch")
+    assert len(split.parameters["weights"]) == 3
+
+
+def test_tables_of_the_result(cells):
+    result = hdi.tl.refine(cells, "p")
+    flips = result.diagnose()
+    mass = result.class_mass
+    assert flips["lost"].sum() == flips["gained"].sum() == result.changed.sum()
+    assert (flips["kept"] + flips["lost"] == mass["cells_before"]).all()
+    assert (flips["kept"] + flips["gained"] == mass["cells_after"]).all()
+    assert mass["mass_before"].sum() == pytest.approx(290)
+    ordered = np.sort(result.after, axis=1)
+    np.testing.assert_allclose(result.confidence, ordered[:, -1] - ordered[:, -2])
+    unsure = result.abstain(0.5) == "Unknown"
+    assert (unsure == (result.confidence < 0.5)).all()
+    assert (result.abstain(0.0) == result.labels.astype(str)).all()
+
+
+def test_a_class_that_vanishes_is_named():
+    """Ten cells of a rare class stand singly among others, who outvote them."""
+    rng = np.random.default_rng(0)
+    cells = ad.AnnData(obsm={"X_pca": rng.normal(size=(300, 4))})
+    p = np.tile([0.95, 0.05], (300, 1))
+    p[:10] = [0.48, 0.52]
+    with pytest.warns(UserWarning, match=r"1 classes lost more than half.*: B \(10 → 0\)"):
+        hdi.tl.refine(cells, p, classes=["A", "B"], method="laplacian", lam=5.0)
+
+
+def test_nothing_is_written_unless_asked(cells, tmp_path):
+    before = cells.copy()
+    result = hdi.tl.refine(cells, "p", batch_key="batch")
+    assert_frame_equal(cells.obs, before.obs)
+    assert list(cells.obsm) == list(before.obsm)
+    assert not cells.uns
+    assert np.array_equal(cells.obsm["X_pca"], before.obsm["X_pca"])
+    assert_frame_equal(cells.obsm["p"], before.obsm["p"])
+    other = hdi.tl.refine(cells, "p", batch_key="batch", key_added="better")
+    assert (cells.obs["better_label"].astype(str) == result.labels.astype(str)).all()
+    assert_frame_equal(cells.obsm["better_probabilities"], other.probabilities())
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    with pytest.raises(ValueError, match="Found an AnnData of 10 cells"):
+        result.to_adata(cells[:10].copy())
+
+
+def test_path_of_strengths_starts_at_nothing_and_loses_energy(cells):
+    path = hdi.tl.lambda_path(cells, "p", grid=[0, 1, 5, 25], method="laplacian")
+    assert path.index.tolist() == [0, 1, 5, 25]
+    assert path.loc[0, ["mass_drift", "n_changed"]].tolist() == [0, 0]
+    assert (np.diff(path["energy"]) < 0).all()
+    single = hdi.tl.refine(cells, "p", method="laplacian", lam=5)
+    assert path.loc[5, "n_changed"] == single.changed.sum()
+    assert path.loc[5, "mean_margin"] == pytest.approx(single.confidence.mean())
+    with pytest.raises(TypeError, match="strength"):
+        hdi.tl.lambda_path(cells, "p", strength=3)
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "error", "message"),
+    [
+        ({"probabilities": "q"}, {}, KeyError, "adata.obsm has no 'q'; it holds"),
+        ({}, {"use_rep": "X_umap"}, KeyError, "expression_pca"),
+        ({}, {"use_rep": np.zeros((3, 2))}, ValueError, r"shape \(3, 2\) for 290 cells"),
+        ({}, {"neighbors_key": "neighbors"}, KeyError, "scanpy.pp.neighbors"),
+        ({}, {"batch_key": "donor"}, KeyError, "adata.obs has no 'donor'"),
+        ({}, {"weights": "connectivities"}, ValueError, "without a graph"),
+        ({}, {"weights": "heavy"}, ValueError, "weights='heavy'"),
+        ({}, {"method": "laplacian"}, ValueError, "lam='auto' with method='laplacian'"),
+        ({}, {"method": "magic"}, ValueError, "method='magic'"),
+        ({}, {"lam": "strong"}, ValueError, "lam='strong'"),
+        ({}, {"lam": -1.0}, ValueError, "lam=-1.0"),
+        ({}, {"scale": "square"}, ValueError, "scale='square'"),
+        ({}, {"floor": 0.0}, ValueError, "floor=0.0"),
+        ({}, {"preset": "grit"}, ValueError, "preset='grit'"),
+        ({"probabilities": "logits"}, {}, ValueError, "and no classes"),
+        ({"classes": list("abc"), "probabilities": "logits"}, {}, ValueError, "and 3 classes"),
+        ({"nan": True}, {}, ValueError, "1 of 290 cells with NaN"),
+        ({"rows": 100}, {}, ValueError, "scores of 100 cells for an AnnData of 290"),
+        ({"rename": {"NK": "CD4"}}, {}, ValueError, r"more than one column: \['CD4'\]"),
+    ],
+)
+def test_bad_input_is_named(cells, change, arguments, error, message):
+    probabilities = change.get("probabilities", cells.obsm["p"].copy())
+    if change.get("nan"):
+        probabilities.iloc[3, 1] = np.nan
+    if "rows" in change:
+        probabilities = probabilities.iloc[: change["rows"]]
+    if "rename" in change:
+        probabilities = probabilities.rename(columns=change["rename"])
+    with pytest.raises(error, match=message):
+        hdi.tl.refine(cells, probabilities, classes=change.get("classes"), **arguments)
+
+
+def test_unknown_class_and_missing_taxonomy_are_named(cells, tree):
+    renamed = cells.obsm["p"].rename(columns={"NK": "Nk cell"})
+    with pytest.raises(ValueError, match="Nk cell"):
+        hdi.tl.refine(cells, renamed, taxonomy=tree)
+    with pytest.raises(ValueError, match="without a taxonomy"):
+        hdi.tl.refine(cells, "p").annotation()
+    settings = {"method": "laplacian", "lam": 1.0, "scale": "prob"}
+    with pytest.raises(ValueError, match="no distributions with scale='prob'"):
+        hdi.tl.refine(cells, "logits", classes=list("abcde"), **settings)
+
+
+def test_representation_is_scanpy_s_and_leaves_the_counts_alone(synthetic_hierarchy):
+    adata = synthetic_hierarchy
+    before = adata.X.copy()
+    points = hdi.tl.expression_pca(adata, n_comps=10, key_added="X_pca")
+    assert (before != adata.X).nnz == 0
+    copy = adata.copy()
+    sc.pp.normalize_total(copy, target_sum=1e4)
+    sc.pp.log1p(copy)
+    sc.pp.pca(copy, n_comps=10, random_state=0)
+    np.testing.assert_allclose(np.abs(points), np.abs(copy.obsm["X_pca"]), atol=1e-3)
+    assert np.array_equal(adata.obsm["X_pca"], points)
+    adata.X = adata.X * 0.5
+    with pytest.raises(ValueError, match="in X that are negative, fractional"):
+        hdi.tl.expression_pca(adata)
+    with pytest.raises(ValueError, match="Found 2 cells"):
+        hdi.tl.expression_pca(ad.AnnData(np.ones((2, 9), dtype=np.float32)))
+
+
+def test_cells_that_are_all_alone_keep_their_scores(cells):
+    single = cells[:1].copy()
+    p = pd.DataFrame([[0.6, 0.4]], index=single.obs_names, columns=["a", "b"])
+    result = hdi.tl.refine(single, p)
+    np.testing.assert_allclose(result.after, [[0.6, 0.4]], atol=1e-9)
+    assert result.parameters["share_isolated"] == 1

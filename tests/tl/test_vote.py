@@ -1,0 +1,92 @@
+"""Votes of clusters: counted by hand, identities, and where they stop."""
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+import hdeepinsight as hdi
+
+
+def labelled(*labels, **obs):
+    names = [f"cell_{i}" for i in range(len(labels))]
+    return ad.AnnData(obs=pd.DataFrame(obs, index=names)), pd.Series(labels, index=names)
+
+
+def test_clusters_of_one_cell_are_the_identity(cells, annotation):
+    result = hdi.tl.vote(cells, annotation, clusters=np.arange(290))
+    np.testing.assert_allclose(result.node_probabilities, annotation.node_probabilities, atol=1e-12)
+    assert not result.changed.any()
+
+
+@pytest.mark.parametrize(
+    ("labels", "threshold", "path", "share"),
+    [
+        (["CD4"] * 6 + ["CD8"] * 2, 0.5, "T > CD4", 0.75),
+        (["CD4"] * 6 + ["CD8"] * 2, 0.8, "T", 1.0),
+        (["CD4"] * 4 + ["CD8"] * 4, 0.5, "T", 1.0),
+        (["CD4"] * 3 + ["CD8"] * 2 + ["NK"] * 3, 0.5, "T", 0.625),
+        (["T"] * 5 + ["CD4"] * 3, 0.5, "T", 1.0),
+        (["CD4"] * 4 + ["NK"] * 4, 0.5, "root", 1.0),
+        ([None] * 5 + ["NK"] * 3, 0.5, "root", 1.0),
+    ],
+)
+def test_votes_descend_while_a_child_keeps_the_majority(tree, labels, threshold, path, share):
+    cells, series = labelled(*labels, cluster=["x"] * 8)
+    table = hdi.tl.vote(cells, series, clusters="cluster", taxonomy=tree, threshold=threshold).table
+    expected = {"n_cells": 8, "node": 0 if path == "root" else tree.resolve(path)}
+    assert table.loc["x", ["n_cells", "node"]].to_dict() == expected
+    assert table.loc["x", "share"] == pytest.approx(share)
+
+
+def test_cells_take_the_cluster_s_node_and_decide_below(tree):
+    cells, series = labelled("CD4", "CD4", "CD8", "NK", cluster=["x"] * 4)
+    result = hdi.tl.vote(cells, series, clusters="cluster", taxonomy=tree)
+    labels = result.annotation().labels
+    assert labels["lineage"].tolist() == ["T"] * 4
+    assert labels["stop_label"].tolist() == ["CD4", "CD4", "CD8", "T"]
+    node = result.node_probabilities
+    np.testing.assert_allclose(node[:, tree.resolve("T")], 0.75)
+    np.testing.assert_allclose(node[3, tree.resolve("NK")], 0.25)
+
+
+def test_no_majority_leaves_cells_alone(tree):
+    cells, series = labelled("CD4", "NK", "naive", cluster=["x"] * 3)
+    result = hdi.tl.vote(cells, series, clusters="cluster", taxonomy=tree)
+    assert np.array_equal(result.node_probabilities, result.before)
+
+
+def test_own_clusters_mend_errors_and_repeat_themselves(cells, annotation, tree):
+    truth = cells.obs["type"].to_numpy()
+    result = hdi.tl.vote(cells, annotation, seed=1)
+    before = (annotation.labels["type"].astype(str) == truth)[truth != "NK"].mean()
+    after = (result.annotation().labels["type"].astype(str) == truth)[truth != "NK"].mean()
+    assert after > before + 0.05
+    assert abs(len(result.table) - 29) <= 3
+    again = hdi.tl.vote(cells, annotation, seed=1)
+    assert np.array_equal(result.clusters, again.clusters)
+    np.testing.assert_allclose(result.node_probabilities[:, tree.leaves].sum(axis=1), 1)
+
+
+def test_writes_only_when_asked(cells, annotation):
+    columns = list(cells.obs)
+    hdi.tl.vote(cells, annotation)
+    assert list(cells.obs) == columns
+    hdi.tl.vote(cells, annotation, key_added="voted")
+    assert {"voted_type", "voted_stop_label", "voted_cluster"} <= set(cells.obs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"threshold": 0.4}, ValueError, "threshold=0.4"),
+        ({"threshold": 1.0}, ValueError, "threshold=1.0"),
+        ({"clusters": "leiden"}, KeyError, "adata.obs has no 'leiden'"),
+        ({"clusters": ["a"]}, ValueError, "Found 1 clusters for 290 cells"),
+        ({"cells_per_cluster": 0}, ValueError, "cells_per_cluster=0"),
+        ({"taxonomy": None}, ValueError, "Found no taxonomy"),
+    ],
+)
+def test_bad_input_is_named(cells, tree, arguments, error, message):
+    with pytest.raises(error, match=message):
+        hdi.tl.vote(cells, "p", **{"taxonomy": tree, **arguments})
