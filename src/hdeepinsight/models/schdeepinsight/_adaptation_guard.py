@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 CONFIDENT = 0.9
 MIN_KEPT = 0.95
 MIN_TYPES_KEPT = 0.5
-MAX_REPLAY_LOSS = 0.02
+MAX_REPLAY_LOSS = 0.1
+MIN_TYPES = 1.8
+AGREEMENT_SLACK = 0.02
 FLOOR = 1e-6
 
 Decision = Literal["adapted", "zero-shot"]
@@ -41,6 +43,10 @@ class AdaptationFigures:
         Effective number of leaves: the exponential of the entropy of their shares.
     entropy_before, entropy_after
         Mean entropy of a cell's leaf probabilities, in nats.
+    agreement_query, agreement_reference
+        Share of cells to which the reference model and the profiles give the same leaf: of the
+        query before the adaptation, and of the held-out reference cells; ``None`` for a model
+        that did not keep the latter.
     replay_before, replay_after
         Balanced accuracy on reference cells that show the query's genes alone; ``None`` where no
         reference was given.
@@ -56,6 +62,8 @@ class AdaptationFigures:
     n_types_after: float
     entropy_before: float
     entropy_after: float
+    agreement_query: float
+    agreement_reference: float | None = None
     replay_before: float | None = None
     replay_after: float | None = None
 
@@ -118,7 +126,14 @@ class AdaptationReport:
         return cls(**{**values, "figures": AdaptationFigures(**values["figures"])})
 
 
-def measure(before: Tensor, after: Tensor, profile: Tensor, referee: Tensor) -> AdaptationFigures:
+def measure(
+    before: Tensor,
+    after: Tensor,
+    profile: Tensor,
+    referee: Tensor,
+    *,
+    agreement_reference: float | None = None,
+) -> AdaptationFigures:
     """Compare leaf probabilities before and after, all of shape ``(n_cells, n_leaves)``.
 
     Parameters
@@ -129,6 +144,8 @@ def measure(before: Tensor, after: Tensor, profile: Tensor, referee: Tensor) -> 
         Second opinion that took part in the adaptation.
     referee
         Second opinion by other markers, which did not.
+    agreement_reference
+        As in :class:`AdaptationFigures`.
     """
     old, new, judged = before.argmax(1), after.argmax(1), referee.argmax(1)
     changed = old != new
@@ -146,30 +163,56 @@ def measure(before: Tensor, after: Tensor, profile: Tensor, referee: Tensor) -> 
         n_types_after=_n_types(after),
         entropy_before=_mean(_entropy(before)),
         entropy_after=_mean(_entropy(after)),
+        agreement_query=_mean(profile.argmax(1) == old),
+        agreement_reference=agreement_reference,
     )
 
 
 def decide(figures: AdaptationFigures) -> tuple[Decision, str]:
     """Keep the adaptation unless one of the figures speaks against it."""
+    objection = _no_need(figures) or _harm(figures)
+    if objection:
+        return "zero-shot", objection
+    if figures.changed == 0:
+        return "adapted", "no label changed"
+    return "adapted", "markers that took no part support the changed labels"
+
+
+def _no_need(figures: AdaptationFigures) -> str:
+    """Say why there is nothing to adapt to, or nothing to judge it by; empty if there is."""
+    if figures.n_types_before < MIN_TYPES:
+        return (
+            f"the query has hardly more than one type (effectively {figures.n_types_before:.1f}), "
+            "from which a difference between studies cannot be told from one between types"
+        )
+    usual = figures.agreement_reference
+    if usual is not None and figures.agreement_query >= usual - AGREEMENT_SLACK:
+        return (
+            f"network and profiles agree on {figures.agreement_query:.1%} of the cells, as they "
+            f"do on the reference itself ({usual:.1%}), so there is nothing to adapt to"
+        )
+    return ""
+
+
+def _harm(figures: AdaptationFigures) -> str:
+    """Say what speaks against an adaptation; empty if nothing does."""
     if figures.kept < MIN_KEPT:
-        return "zero-shot", (
+        return (
             f"only {figures.kept:.1%} of the cells that network and profiles agreed on kept "
             f"their label; at least {MIN_KEPT:.0%} should"
         )
     if figures.n_types_after < MIN_TYPES_KEPT * figures.n_types_before:
-        return "zero-shot", (
+        return (
             f"the effective number of types fell from {figures.n_types_before:.1f} to "
             f"{figures.n_types_after:.1f}, as when one type swallows others"
         )
     if figures.changed > 0 and figures.referee <= 0:
-        return "zero-shot", "markers that took no part speak against the changed labels"
+        return "markers that took no part speak against the changed labels"
     if figures.replay_before is not None and figures.replay_after is not None:
         fall = figures.replay_before - figures.replay_after
         if fall > MAX_REPLAY_LOSS:
-            return "zero-shot", f"the reference itself is annotated {fall:.1%} worse"
-    if figures.changed == 0:
-        return "adapted", "no label changed"
-    return "adapted", "markers that took no part support the changed labels"
+            return f"the reference itself is annotated {fall:.1%} worse"
+    return ""
 
 
 def balanced_accuracy(probabilities: Tensor, leaves: Tensor) -> float:

@@ -48,6 +48,8 @@ class Run:
         How the student's counts are thinned.
     seed
         Seed of everything drawn.
+    agreement
+        How often network and profiles agree on held-out reference cells.
     """
 
     pristine: GeneImageClassifier
@@ -57,6 +59,7 @@ class Run:
     options: AdaptationOptions
     thinning: CountThinning
     seed: int
+    agreement: float | None = None
 
     def adapt(
         self, cells: Cells, measured: Tensor, profile: Tensor, reference: Cells | None
@@ -108,7 +111,7 @@ def best_of(
     for replayed in [None] if reference is None else [None, reference]:
         adaptation = run.adapt(cells, measured, profile, replayed)
         after = (adaptation.network_opinion(cells, measured) + profile) / 2
-        figures = measure(before, after, profile, referee)
+        figures = measure(before, after, profile, referee, agreement_reference=run.agreement)
         if reference is not None:
             figures = _with_replay(figures, start, adaptation, reference, measured, run.seed)
         decision, reason = decide(figures)

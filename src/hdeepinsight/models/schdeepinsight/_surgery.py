@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from scvi import REGISTRY_KEYS
 from scvi.model.base._constants import SAVE_KEYS
 
 from hdeepinsight.models.schdeepinsight._saving import SavingMixin
 from hdeepinsight.models.schdeepinsight._surgery_prepare import PreparedQuery, pad_query
-from hdeepinsight.nn import LeafProfiles
+from hdeepinsight.nn import LeafProfiles, ProfileMatcher
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from hdeepinsight.data import ScaleMode
     from hdeepinsight.models.schdeepinsight._base import Query
+    from hdeepinsight.models.schdeepinsight._batches import ReferenceBatches, SparseBatches
     from hdeepinsight.models.schdeepinsight._surgery_model import AdaptedSCHDeepInsight
 
 
@@ -26,6 +29,7 @@ class SurgeryMixin(SavingMixin):
     """Adapt a trained model to a query, without changing the model."""
 
     profiles_: LeafProfiles | None = None
+    agreement_: float | None = None
 
     @classmethod
     def load_query_data(
@@ -172,13 +176,35 @@ class SurgeryMixin(SavingMixin):
         given._check_if_trained(warn=False)
         return given
 
+    def _fit_confidence(self, batches: ReferenceBatches) -> None:
+        """Learn, too, how often network and profiles agree where nothing has to be adapted."""
+        super()._fit_confidence(batches)
+        self.agreement_ = self._agreement(batches.in_order(batches.val_idx))
+
+    def _agreement(self, batches: SparseBatches) -> float | None:
+        if self.profiles_ is None:
+            return None
+        matcher = ProfileMatcher(self.profiles_, torch.ones(len(self.layout.genes)))
+        if not matcher.is_useful:
+            return None
+        leaves = self.module.tree.leaf_index.cpu()
+        agreed = []
+        for batch, part in zip(batches, self._predict_batches(batches), strict=True):
+            network = part["probabilities"].cpu()[:, leaves].argmax(1)
+            agreed.append(matcher(batch[REGISTRY_KEYS.X_KEY]).argmax(1) == network)
+        return float(torch.cat(agreed).float().mean())
+
     def _payload(self) -> dict[str, Any]:
         payload = super()._payload()
         profiles = self.profiles_ and self.profiles_.to_dict()
-        payload[SAVE_KEYS.ATTR_DICT_KEY]["profiles_"] = profiles
+        payload[SAVE_KEYS.ATTR_DICT_KEY] |= {
+            "profiles_": profiles,
+            "agreement_": self.agreement_,
+        }
         return payload
 
     def _restore(self, attributes: dict[str, Any]) -> None:
         super()._restore(attributes)
         profiles = attributes.get("profiles_")
         self.profiles_ = profiles and LeafProfiles(**profiles)
+        self.agreement_ = attributes.get("agreement_")

@@ -165,6 +165,7 @@ class AdaptedSCHDeepInsight(SCHDeepInsight):
             options=settings,
             thinning=self.thinning,
             seed=self.seed,
+            agreement=self.agreement_,
         )
         best = best_of(run, cells, measured, reference, guard=guard)
         self.profiles_, self.adaptation_ = profiles, best.report
