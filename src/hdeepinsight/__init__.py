@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hdeepinsight.annotation import Annotation
     from hdeepinsight.image import GeneLayout
     from hdeepinsight.models import SCHDeepInsight
-    from hdeepinsight.nn import CountThinning, GeneMasking
+    from hdeepinsight.nn import CountThinning, GeneMasking, ModalityDropout
     from hdeepinsight.taxonomy import Taxonomy
 
 __version__ = version("hdeepinsight")
@@ -26,6 +26,7 @@ __all__ = [
     "CountThinning",
     "GeneLayout",
     "GeneMasking",
+    "ModalityDropout",
     "SCHDeepInsight",
     "Taxonomy",
     "__version__",
@@ -42,6 +43,7 @@ _HOMES = {
     "CountThinning": "nn",
     "GeneLayout": "image",
     "GeneMasking": "nn",
+    "ModalityDropout": "nn",
     "SCHDeepInsight": "models",
     "Taxonomy": "taxonomy",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,7 @@ from hdeepinsight.data._streaming import CountSource
 if TYPE_CHECKING:
     from mudata import MuData
 
-__all__ = ["Modalities", "is_paired", "open_paired", "trim", "without_genes"]
+__all__ = ["Modalities", "is_paired", "open_paired", "own_columns", "trim", "without_genes"]
 
 #: Usual names of the modalities, tried in this order where none is given.
 RNA_NAMES = ("rna", "RNA", "gex", "GEX")
@@ -52,13 +53,26 @@ def open_paired(data: MuData | str | Path) -> MuData:
     """Return the MuData, read from its file where a path was given."""
     if not isinstance(data, str | Path):
         return data
-    from mudata import read_h5mu, set_options
+    from mudata import read_h5mu
 
     if not Path(data).is_file():
         raise InputError(f"{data} does not exist.", "Valid is an .h5mu file.", "Check the path.")
-    # What newer versions of mudata do by default, and older ones warn of.
-    with set_options(pull_on_update=False):
+    with own_columns():
         return read_h5mu(data)
+
+
+def own_columns() -> AbstractContextManager[Any]:
+    """Leave columns in the modalities that they are in.
+
+    Releases of mudata before 0.4 copy them to the whole object unless told otherwise, and warn;
+    later ones have no such option.
+    """
+    import mudata
+
+    if not hasattr(mudata, "set_options"):
+        return nullcontext()
+    options: AbstractContextManager[Any] = mudata.set_options(pull_on_update=False)
+    return options
 
 
 @dataclass(frozen=True)

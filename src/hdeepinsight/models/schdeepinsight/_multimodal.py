@@ -23,7 +23,7 @@ from hdeepinsight.data import (
     protein_names,
 )
 from hdeepinsight.data._fields import ColumnField, CountsField
-from hdeepinsight.data._modalities import trim
+from hdeepinsight.data._modalities import own_columns, trim
 from hdeepinsight.data._mudata_fields import PartField
 from hdeepinsight.image import GeneLayout, protein_layout
 from hdeepinsight.models.schdeepinsight._base import ReferenceModel
@@ -166,7 +166,7 @@ class MultimodalMixin(ReferenceModel):
         >>> prepared.mod["rna"].n_vars <= len(model.layout.genes)  # doctest: +SKIP
         True
         """
-        import mudata
+        from mudata import MuData
 
         parts = dict(mdata.mod)
         rna, protein = (self._modalities.find(mdata, kind) for kind in ("rna", "protein"))
@@ -178,9 +178,8 @@ class MultimodalMixin(ReferenceModel):
             names = list(map(str, parts[protein].var_names))
             alignment = align_proteins(names, self.proteins)
             parts[protein] = trim(parts[protein], alignment, self.proteins)
-        # What newer versions of mudata do by default, and older ones warn of.
-        with mudata.set_options(pull_on_update=False):
-            prepared = mudata.MuData(parts, uns=deepcopy(dict(mdata.uns)))
+        with own_columns():
+            prepared = MuData(parts, uns=deepcopy(dict(mdata.uns)))
         prepared.obs = mdata.obs.loc[prepared.obs_names].copy()
         return prepared
 
