@@ -26,6 +26,16 @@ from harness.tree import LabelTree
 HERE = Path(__file__).resolve().parent
 logger = logging.getLogger("benchmarks")
 
+BEGIN, END = "<!-- novelty: begin -->", "<!-- novelty: end -->"
+#: Columns of the table of rules.
+SHARES = {
+    "novel_at_ancestor": "new cells: stop at the right ancestor",
+    "novel_at_root": "new cells: root",
+    "known_at_root": "known cells: root",
+    "known_right": "known cells: right type",
+    "known_never_wrong": "known cells: right or stopped above",
+}
+
 METHODS = (
     Spec(
         "schdeepinsight",
@@ -154,6 +164,34 @@ def _arrays(folder: Path, prefix: str) -> dict[str, np.ndarray]:
         return {name.removeprefix(prefix): saved[name] for name in saved if name.startswith(prefix)}
 
 
+def tables(records: list[dict], n_digits: int = 2) -> str:
+    """Markdown: one table of scores, one of rules."""
+    title = {spec.name: spec.title for spec in METHODS}
+    lines = ["| left out | method | score | AUROC |", "|---|---|---|---:|"]
+    for row in (row for row in records if "score" in row):
+        lines.append(
+            f"| {_left_out(row)} | {title[row['method']]} | {row['score']} "
+            f"| {row['auroc']:.{n_digits}f} |"
+        )
+    lines += ["", "| left out | method | rule | " + " | ".join(SHARES.values()) + " |"]
+    lines.append("|---|---|---|" + "---:|" * len(SHARES))
+    for row in (row for row in records if "rule" in row):
+        shares = " | ".join(f"{row[name]:.{n_digits}f}" for name in SHARES)
+        lines.append(f"| {_left_out(row)} | {title[row['method']]} | {row['rule']} | {shares} |")
+    return "\n".join(lines)
+
+
+def _left_out(row: dict) -> str:
+    return f"{row['kind']} {row['left_out']} ({row['pair']})"
+
+
+def write_tables(page: Path, records: list[dict]) -> None:
+    """Put the tables between the two markers of a page."""
+    before, rest = page.read_text().split(BEGIN)
+    _, after = rest.split(END)
+    page.write_text(f"{before}{BEGIN}\n\n{tables(records)}\n\n{END}{after}")
+
+
 def measure(pair: Pair, left_out: LeftOut, args: argparse.Namespace) -> None:
     """Run every method without one label."""
     records, runner = Records(args.out), Runner(args.work, args.envs, args.threads)
@@ -176,7 +214,7 @@ def measure(pair: Pair, left_out: LeftOut, args: argparse.Namespace) -> None:
 def main() -> None:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=Path, required=True, help="JSON list of pairs")
+    parser.add_argument("--pairs", type=Path, help="JSON list of pairs")
     parser.add_argument("--data", type=Path, help="folder of the files (default: of --pairs)")
     parser.add_argument("--methods", nargs="+", default=[spec.name for spec in METHODS])
     parser.add_argument("--seed", type=int, default=0)
@@ -184,9 +222,13 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=HERE / ".work", help="scratch folder")
     parser.add_argument("--envs", default=str(HERE / ".envs"), help="as in run.py")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--page", type=Path, help="only write the tables into this page")
     parser.add_argument("--force", action="store_true", help="measure again what is there")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    if args.page:
+        write_tables(args.page, Records(args.out).rows)
+        return
     for left_out in LEFT_OUT:
         (pair,) = read_pairs(args.pairs, [left_out.pair])
         measure(pair, left_out, args)
