@@ -32,7 +32,10 @@ def test_version(hdeepinsight):
     assert (done.exit_code, done.stdout) == (0, f"hdeepinsight {__version__}\n")
 
 
-@pytest.mark.parametrize("command", ["train", "annotate", "evaluate", "info", "demo"])
+@pytest.mark.parametrize(
+    "command",
+    ["train", "annotate", "evaluate", "info", "models", "pull", "publish", "demo"],
+)
 def test_every_command_has_help_and_debug(hdeepinsight, command):
     done = hdeepinsight(command, "--help")
     assert done.exit_code == 0

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+import hdeepinsight as hdi
 from hdeepinsight import SCHDeepInsight
 
 TOKENS = {"hf_mayWriteEverything": "write", "hf_mayReadOnly": "read"}
@@ -112,7 +113,11 @@ class Handler(BaseHTTPRequestHandler):
         self.query = dict(urllib.parse.parse_qsl(url.query))
         self.parts = [urllib.parse.unquote(part) for part in url.path.strip("/").split("/")]
         self.hub.requests.append(
-            {"method": self.command, "path": self.path, "headers": dict(self.headers)}
+            {
+                "method": self.command,
+                "path": self.path,
+                "headers": {name.lower(): value for name, value in self.headers.items()},
+            }
         )
         self.fault = self.hub.pending_fault(self.command, self.path)
         if self.fault is not None and self.fault.kind.isdigit():
@@ -166,9 +171,13 @@ class Handler(BaseHTTPRequestHandler):
         elif found is not None and not (found.private and self.right() == "none"):
             return found
         elif self.right() == "none":
-            self.reply(401, b"", X_Error_Code="RepoNotFound", X_Error_Message="Repository Not Found")
+            self.reply(
+                401, b"", X_Error_Code="RepoNotFound", X_Error_Message="Repository Not Found"
+            )
         else:
-            self.reply(404, b"", X_Error_Code="RepoNotFound", X_Error_Message="Repository Not Found")
+            self.reply(
+                404, b"", X_Error_Code="RepoNotFound", X_Error_Message="Repository Not Found"
+            )
         return None
 
     def list_models(self):
@@ -187,7 +196,11 @@ class Handler(BaseHTTPRequestHandler):
         if self.right() != "write":
             return self.reply(403, {"error": "this token may not write"})
         if name in self.hub.repositories:
-            return self.reply(409, {"error": "You already created this model repo"})
+            taken = {
+                "error": "You already created this model repo",
+                "url": f"{self.hub.url}/{name}",
+            }
+            return self.reply(409, taken)
         repository = Repository(private=wish.get("visibility") == "private")
         repository.commit("main", {".gitattributes": b"*.pt filter=lfs\n"})
         self.hub.repositories[name] = repository
@@ -363,6 +376,23 @@ def shared_model(_synthetic_hierarchy):
         accelerator="cpu",
     )
     return model
+
+
+@pytest.fixture(scope="session")
+def published_folder(shared_model, tmp_path_factory):
+    """The model, published to a folder; it is only read."""
+    folder = tmp_path_factory.mktemp("published") / "blood"
+    hdi.hub.publish(shared_model, folder, card=CARD)
+    return folder
+
+
+@pytest.fixture
+def published(published_folder, fake_hub):
+    """The same files, as the newest commit of ``atlas/blood``."""
+    files = {path.name: path.read_bytes() for path in published_folder.iterdir()}
+    repository = fake_hub.repositories["atlas/blood"] = Repository()
+    digest = f"sha256:{sha(files['checksums.sha256'])}"
+    return hdi.hub.Published("atlas/blood", repository.commit("main", files), digest)
 
 
 @pytest.fixture

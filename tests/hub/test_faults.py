@@ -1,5 +1,6 @@
 """A hub that refuses, fails, lies, stalls or is not there."""
 
+import hashlib
 import logging
 import time
 
@@ -11,13 +12,6 @@ from hdeepinsight.hub import ChecksumError, HubError, OfflineError, _download
 from hdeepinsight.hub._download import Patience
 
 MODEL = "/model.pt"
-
-
-@pytest.fixture
-def published(shared_model, card, fake_hub, writer):
-    found = hdi.hub.publish(shared_model, "atlas/blood", card=card)
-    fake_hub.requests.clear()
-    return found
 
 
 @pytest.fixture(autouse=True)
@@ -95,17 +89,14 @@ def test_a_short_wait_is_waited_for(published, fake_hub, query, shared_model):
 
 
 def test_a_broken_transfer_goes_on_where_it_broke_off(published, fake_hub, query, shared_model):
-    size = len(fake_hub.repositories["atlas/blood"].commits[published.revision]["model.pt"])
-    fake_hub.fault(MODEL, "500", times=5)  # the next try gives up ...
-    fake_hub.fault("/cdn/", "truncate", times=1)
-    with pytest.raises(HubError):
-        hdi.hub.pull("atlas/blood")
-    fake_hub.faults.clear()
-    fake_hub.requests.clear()
-    fake_hub.fault(MODEL, "truncate", times=1)
+    body = fake_hub.repositories["atlas/blood"].commits[published.revision]["model.pt"]
+    stored = f"/cdn/{hashlib.sha256(body).hexdigest()}"
+    fake_hub.fault(stored, "truncate", times=2)
     pulls(query, shared_model)
-    ranges = [r["headers"].get("Range") for r in fake_hub.asked("GET", "/cdn/")]
-    assert f"bytes={size // 2}-" in ranges
+    ranges = [request["headers"].get("range") for request in fake_hub.asked("GET", stored)]
+    half = len(body) // 2
+    three_quarters = half + (len(body) - half) // 2
+    assert ranges == [None, f"bytes={half}-", f"bytes={three_quarters}-"]
 
 
 def test_another_process_goes_on_where_the_last_one_broke_off(
@@ -117,7 +108,7 @@ def test_another_process_goes_on_where_the_last_one_broke_off(
     unfinished.mkdir(parents=True)
     (unfinished / "model.pt.part").write_bytes(body[:1000])
     pulls(query, shared_model)
-    ranges = [r["headers"].get("Range") for r in fake_hub.asked("GET", MODEL)]
+    ranges = [r["headers"].get("range") for r in fake_hub.asked("GET", MODEL)]
     assert set(ranges) == {"bytes=1000-"}
     assert [path.name for path in folder.iterdir() if path.is_dir()] == [published.revision]
 
@@ -133,11 +124,9 @@ def test_a_half_download_is_never_a_model(published, fake_hub):
 
 
 @pytest.mark.parametrize("path", ["/cdn/", "checksums.sha256", "_scvi_required_metadata.json"])
-def test_a_changed_byte_is_caught_and_fetched_anew(
-    published, fake_hub, query, shared_model, path
-):
+def test_a_changed_byte_is_caught_and_fetched_anew(published, fake_hub, query, shared_model, path):
     fake_hub.fault(path, "flip", times=1)
-    with pytest.raises(ChecksumError, match=r"checksum|SHA-256"):
+    with pytest.raises(HubError, match=r"checksum|SHA-256|incomplete"):
         hdi.hub.pull("atlas/blood")
     pulls(query, shared_model)
 
@@ -153,7 +142,7 @@ def test_a_body_that_never_ends_is_cut_off(published, fake_hub):
 def test_a_body_that_hardly_moves_does_not_hang(published, fake_hub, monkeypatch, kind, value):
     from huggingface_hub import constants
 
-    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.1)
     fake_hub.fault("/cdn/", kind, value=value)
     start = time.monotonic()
     with pytest.raises(HubError, match=r"too slowly|broke off"):
@@ -167,7 +156,7 @@ def test_a_model_that_is_too_large_is_not_begun(published, fake_hub):
     assert not fake_hub.asked("GET", MODEL)
 
 
-def test_unknown_revision_and_unknown_repository(published, fake_hub):
+def test_unknown_revision_and_unknown_repository(published, writer):
     with pytest.raises(HubError, match="no revision 'v9'"):
         hdi.hub.pull("atlas/blood", "v9")
     with pytest.raises(HubError, match="no such repository"):
@@ -228,7 +217,7 @@ def test_the_token_goes_to_the_hub_and_nowhere_else(
     fake_hub.fault("/api/models", "500", times=100)
     with pytest.raises(HubError) as caught:
         hdi.hub.pull("atlas/secret", token=writer)
-    seen = [r for r in fake_hub.requests if writer in r["headers"].get("Authorization", "")]
+    seen = [r for r in fake_hub.requests if writer in r["headers"].get("authorization", "")]
     assert seen
     assert not [r for r in seen if "/cdn/" in r["path"]], "sent to the CDN"
     assert writer not in caplog.text
@@ -280,11 +269,13 @@ def test_a_model_of_another_package_is_refused(published, fake_hub):
     files[name] = files[name].replace(b'"hdeepinsight"', b'"os"')
     files["checksums.sha256"] = b""
     repository.commit("main", files)
-    with pytest.raises(HubError, match="Valid are hdeepinsight.SCHDeepInsight"):
+    with pytest.raises(HubError, match=r"Valid are hdeepinsight\.SCHDeepInsight"):
         hdi.hub.pull("atlas/blood", verify=False)
 
 
-def test_publishing_again_removes_what_is_no_longer_there(shared_model, card, published, fake_hub):
+def test_publishing_again_removes_what_is_no_longer_there(
+    shared_model, card, published, fake_hub, writer
+):
     repository = fake_hub.repositories["atlas/blood"]
     files = dict(repository.commits[published.revision])
     repository.commit("main", {**files, "old.json": b"{}"})

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 import hdeepinsight as hdi
-from hdeepinsight.hub import HubError
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from hdeepinsight import __version__
-from hdeepinsight.cli import _annotate, _demo, _evaluate, _info, _train
+from hdeepinsight.cli import _annotate, _demo, _evaluate, _info, _models, _train
 
 __all__ = ["app"]
 
@@ -22,6 +22,9 @@ app.command("train")(_train.train)
 app.command("annotate")(_annotate.annotate)
 app.command("evaluate")(_evaluate.evaluate)
 app.command("info")(_info.info)
+app.command("models")(_models.models)
+app.command("pull")(_models.pull)
+app.command("publish")(_models.publish)
 app.command("demo")(_demo.demo)
 
 

@@ -13,7 +13,6 @@ from urllib.parse import quote, unquote
 from hdeepinsight.hub import _settings
 from hdeepinsight.hub._address import Address
 from hdeepinsight.hub._errors import HubError
-from hdeepinsight.hub._manifest import CHECKSUMS_FILE
 
 __all__ = ["Shelf", "shelves"]
 
@@ -123,9 +122,6 @@ class Shelf:
 def shelves() -> list[Shelf]:
     """Every model that has been fetched."""
     root = _settings.cache_folder()
-    found = []
-    for folder in sorted(root.glob("*/revisions")):
-        address = Address.parse(unquote(folder.parent.name))
-        if any((revision / CHECKSUMS_FILE).is_file() for revision in folder.iterdir()):
-            found.append(Shelf(address, root))
-    return found
+    folders = (folder.parent for folder in sorted(root.glob("*/revisions")))
+    every = (Shelf(Address.parse(unquote(folder.name)), root) for folder in folders)
+    return [shelf for shelf in every if shelf.revisions()]

@@ -1,0 +1,173 @@
+"""``hdeepinsight models``, ``pull`` and ``publish``: share models, and get shared ones."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from hdeepinsight.cli._boundary import UsageProblem, running
+from hdeepinsight.cli._console import results, step
+from hdeepinsight.cli._files import read_anndata, written_at_once
+from hdeepinsight.cli._options import Debug, Model, Overwrite
+from hdeepinsight.cli._show import frame_table
+
+if TYPE_CHECKING:
+    from hdeepinsight.models import SCHDeepInsight
+
+__all__ = ["models", "publish", "pull"]
+
+Repository = Annotated[
+    str,
+    typer.Argument(
+        metavar="ADDRESS", help="owner/name on a hub, s3://bucket/path, or a folder (./folder)."
+    ),
+]
+
+
+class Where(StrEnum):
+    """Which models are listed."""
+
+    all = "all"
+    here = "here"
+    hub = "hub"
+
+
+def models(
+    search: Annotated[str | None, typer.Argument(help="Text that the name has to contain.")] = None,
+    where: Annotated[
+        Where, typer.Option(help="Those fetched before, those of the hub, or both.")
+    ] = Where.all,
+    debug: Debug = False,
+) -> None:
+    """List the models that can be used.
+
+    [b]hdeepinsight models pbmc[/b]
+    """
+    with running(debug=debug):
+        with step("Asking the hub"):
+            from hdeepinsight.hub import list_models
+
+            found = list_models(search, where=where.value)
+        console = results()
+        if found.empty:
+            console.print(Text("No models were found."))
+        else:
+            console.print(frame_table(found.set_index("model")))
+
+
+def pull(
+    repository: Repository,
+    revision: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Branch, tag, commit, or sha256:...; the newest else."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="DIR", help="Also copy the model to this new folder."),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Get a published model, and check it.
+
+    [b]hdeepinsight pull atlas/pbmc --out pbmc_model[/b]
+    """
+    with running(debug=debug):
+        if out is not None and out.exists():
+            msg = f"--out {out} exists already. Valid is a new folder. Choose another name."
+            raise UsageProblem(msg)
+        with step(f"Fetching {repository}"):
+            from hdeepinsight.hub import download
+
+            shared = download(repository, revision)
+        folder = shared.folder
+        if out is not None:
+            with written_at_once(out) as unfinished:
+                shutil.copytree(folder, unfinished)
+            folder = out
+        console = results()
+        console.print(Text(f"revision  {shared.revision}"))
+        console.print(Text(f"digest    {shared.digest}"))
+        console.print(Text(f"folder    {folder}"))
+
+
+def publish(
+    model: Model,
+    repository: Repository,
+    card: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE",
+            help='JSON file with at least "title", "license", "organism" and "tissues".',
+        ),
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Reference that the model was trained on, for cells per type and scores in the "
+            "card, and for features of the reference. Its counts are not published.",
+        ),
+    ] = None,
+    no_features: Annotated[
+        bool, typer.Option("--no-features", help="Publish no features of reference cells.")
+    ] = False,
+    revision: Annotated[
+        str | None, typer.Option(metavar="BRANCH", help="Branch of the hub; main by default.")
+    ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="Make a new repository private.")
+    ] = False,
+    overwrite: Overwrite = False,
+    debug: Debug = False,
+) -> None:
+    """Share a trained model. The token of a hub is read from HF_TOKEN.
+
+    [b]hdeepinsight publish --model my_model --card card.json atlas/pbmc[/b]
+    """
+    with running(debug=debug):
+        fields = _read_card(card)
+        with step("Loading the model"):
+            from hdeepinsight import hub
+
+            loaded = _load(model, data)
+        with step(f"Publishing to {repository}"):
+            published = hub.publish(
+                loaded,
+                repository,
+                card=fields,
+                reference="none" if no_features else "features",
+                revision=revision,
+                private=private,
+                overwrite=overwrite,
+            )
+        console = results()
+        console.print(Text(f"Published as {published.address}"))
+        console.print(Text(f"revision  {published.revision}"))
+        console.print(Text(f"digest    {published.digest}"))
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        msg = (
+            f"--card {path} could not be read as JSON ({error}). Valid is an object with title, "
+            "license, organism and tissues. Check the file."
+        )
+        raise UsageProblem(msg) from None
+    if not isinstance(fields, dict):
+        msg = f"--card {path} holds a {type(fields).__name__}; valid is a JSON object."
+        raise UsageProblem(msg)
+    return fields
+
+
+def _load(folder: Path, data: Path | None) -> SCHDeepInsight:
+    from hdeepinsight.models import SCHDeepInsight
+
+    return SCHDeepInsight.load(folder, None if data is None else read_anndata(data))

@@ -1,0 +1,66 @@
+"""Share a model with the command, and get it back."""
+
+import json
+
+import anndata as ad
+import pytest
+
+CARD = {"title": "Blood", "license": "mit", "organism": "human", "tissues": ["blood"]}
+
+
+@pytest.fixture(autouse=True)
+def offline(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HDEEPINSIGHT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("HDEEPINSIGHT_MIRROR", raising=False)
+
+
+@pytest.fixture
+def card(tmp_path):
+    path = tmp_path / "card.json"
+    path.write_text(json.dumps(CARD))
+    return path
+
+
+def test_publish_pull_and_annotate(hdeepinsight, files, card, tmp_path, monkeypatch):
+    place = tmp_path / "mirror" / "atlas" / "blood"
+    options = ["--model", files.model, "--card", card, "--data", files.reference]
+    done = hdeepinsight("publish", *options, place)
+    assert done.exit_code == 0, done.stderr
+    assert "held-out cells of the reference" in (place / "README.md").read_text()
+
+    monkeypatch.setenv("HDEEPINSIGHT_MIRROR", str(place.parents[1]))
+    done = hdeepinsight("pull", "atlas/blood", "--out", tmp_path / "pulled")
+    assert done.exit_code == 0, done.stderr
+    assert f"folder    {tmp_path / 'pulled'}" in done.stdout
+
+    for model in (files.model, tmp_path / "pulled"):
+        out = tmp_path / f"{model.name}.h5ad"
+        done = hdeepinsight("annotate", files.query, "--model", model, "--out", out)
+        assert done.exit_code == 0, done.stderr
+    ours, theirs = (
+        ad.read_h5ad(tmp_path / f"{name}.h5ad") for name in (files.model.name, "pulled")
+    )
+    assert (ours.obsm["hdi_probabilities"] == theirs.obsm["hdi_probabilities"]).all(axis=None)
+
+
+def test_models_without_a_connection(hdeepinsight):
+    done = hdeepinsight("models")
+    assert (done.exit_code, done.stdout) == (0, "No models were found.\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "message"),
+    [
+        (["pull", "atlas/blood"], 1, "HF_HUB_OFFLINE is set"),
+        (["pull", "blood"], 1, "is no address of a model"),
+        (["pull", "./x", "--out", "."], 2, "exists already"),
+        (["models", "--where", "hub"], 1, "HF_HUB_OFFLINE is set"),
+        (["publish", "--model", "m", "--card", "no.json", "./x"], 2, "could not be read as JSON"),
+    ],
+)
+def test_errors(hdeepinsight, command, code, message):
+    done = hdeepinsight(*command)
+    assert done.exit_code == code
+    assert message in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr

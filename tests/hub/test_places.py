@@ -1,0 +1,231 @@
+"""Addresses, folders, buckets, mirrors, and what is listed."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import hdeepinsight as hdi
+from hdeepinsight.hub import ChecksumError, HubError, OfflineError, _download, _s3
+from hdeepinsight.hub._address import Address
+from hdeepinsight.hub._download import Patience
+from hdeepinsight.hub._shelf import Shelf
+
+
+@pytest.fixture
+def expected(shared_model, query):
+    return shared_model.annotate(query).node_probabilities
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "place"),
+    [
+        ("atlas/pbmc", "hub", "atlas/pbmc"),
+        ("hf://atlas/pbmc-v1.2", "hub", "atlas/pbmc-v1.2"),
+        ("s3://lab/a/b/", "s3", "lab/a/b"),
+        ("file:///data/my%20models", "folder", "/data/my models"),
+        ("/data/x", "folder", "/data/x"),
+        (Path("/data/x"), "folder", "/data/x"),
+    ],
+)
+def test_addresses(text, kind, place):
+    assert Address.parse(text) == Address(kind, place)
+
+
+def test_what_lies_in_the_working_directory_does_not_change_an_address(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "atlas" / "pbmc").mkdir(parents=True)
+    assert Address.parse("atlas/pbmc").kind == "hub"
+    assert Address.parse("./atlas/pbmc") == Address("folder", str(tmp_path / "atlas" / "pbmc"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "pbmc", "a/b/c", "atlas/..", "s3://lab", "s3://L/x", "s3://lab/../x",
+     "http://x/y", "atlas/a--b", "-a/b", "a/b?c", "s3://"],
+)  # fmt: skip
+def test_what_is_no_address(text):
+    with pytest.raises(ValueError, match="is no address of a model"):
+        Address.parse(text)
+
+
+def test_a_folder_that_was_never_published_says_so(shared_model, home):
+    with pytest.raises(HubError, match="is no folder"):
+        hdi.hub.pull(home / "nowhere")
+    shared_model.save(home / "saved")
+    with pytest.raises(HubError, match=r"SCHDeepInsight\.load"):
+        hdi.hub.pull(home / "saved")
+
+
+def test_a_published_model_is_replaced_only_when_asked(shared_model, card, published_folder, home):
+    folder = shutil.copytree(published_folder, home / "blood")
+    with pytest.raises(HubError, match="overwrite=True"):
+        hdi.hub.publish(shared_model, folder, card=card)
+    hdi.hub.publish(shared_model, folder, card=card, reference="none", overwrite=True)
+    assert len(hdi.hub.download(folder).reference()) == 0
+    assert [path.name for path in home.iterdir()] == ["blood"], "nothing is left behind"
+    (home / "thesis").mkdir()
+    (home / "thesis" / "chapter1.txt").write_text("...")
+    with pytest.raises(HubError, match="not published by"):
+        hdi.hub.publish(shared_model, home / "thesis", card=card, overwrite=True)
+    assert (home / "thesis" / "chapter1.txt").exists()
+
+
+def test_revisions_of_folders(published_folder, home, query, expected):
+    shutil.copytree(published_folder, home / "blood" / "v1")
+    shared = hdi.hub.download(home / "blood", "v1")
+    np.testing.assert_array_equal(shared.load().annotate(query).node_probabilities, expected)
+    assert hdi.hub.download(home / "blood" / "v1", shared.digest).digest == shared.digest
+    assert hdi.hub.download(home / "blood" / "v1", shared.digest[7:23]).digest == shared.digest
+    with pytest.raises(ChecksumError, match=f"{shared.digest} is there"):
+        hdi.hub.pull(home / "blood" / "v1", "sha256:" + "f" * 64)
+
+
+@pytest.mark.parametrize("name", ["model.pt", "adata.h5ad", "_scvi_required_metadata.json"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_damage_in_a_folder_is_caught(published_folder, home, name, damage):
+    folder = shutil.copytree(published_folder, home / "blood")
+    body = bytearray((folder / name).read_bytes())
+    body[len(body) // 3] ^= 4
+    if damage == "remove":
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(body if damage == "flip" else body[:-1])
+    with pytest.raises(ChecksumError, match=f"{name} (missing|not as published)"):
+        hdi.hub.pull(folder)
+
+
+def upload(client, bucket, folder, key):
+    for path in folder.iterdir():
+        client.upload_file(str(path), bucket, f"{key}/{path.name}")
+
+
+def test_a_bucket_that_refuses_or_is_empty(published_folder, bucket, home, monkeypatch):
+    with pytest.raises(HubError, match=r"not there \(NoSuchKey\)"):
+        hdi.hub.pull(f"s3://{bucket}/nothing")
+    with pytest.raises(HubError, match=r"not there \(NoSuchBucket\)"):
+        hdi.hub.pull("s3://no-such-bucket/blood")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(OfflineError, match="HF_HUB_OFFLINE"):
+        hdi.hub.pull(f"s3://{bucket}/blood")
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    with pytest.raises(HubError, match=r"no answer.*AWS_ENDPOINT_URL_S3"):
+        hdi.hub.pull(f"s3://{bucket}/blood")
+
+
+def test_a_bucket_goes_on_where_it_broke_off(published_folder, bucket, home, monkeypatch):
+    monkeypatch.setattr(_download, "Patience", lambda: Patience(pause=0.0))
+    upload(_s3.bucket_client(), bucket, published_folder, "blood")
+    size = (published_folder / "model.pt").stat().st_size
+    address = f"s3://{bucket}/blood"
+    digest = hdi.hub.download(published_folder).digest
+    shelf = Shelf.of(Address.parse(address))
+    unfinished = shelf.unfinished(digest)
+    unfinished.mkdir(parents=True)
+    body = (published_folder / "model.pt").read_bytes()
+    (unfinished / "model.pt.part").write_bytes(body[:-10])
+    started = []
+    opened = _s3.BucketSource.open
+
+    def watched(self, name, start):
+        started.append((name, start))
+        return opened(self, name, start)
+
+    monkeypatch.setattr(_s3.BucketSource, "open", watched)
+    assert hdi.hub.download(address).revision == digest
+    assert ("model.pt", size - 10) in started
+
+
+def test_a_bucket_keeps_what_is_there_unless_asked(shared_model, card, bucket, home):
+    hdi.hub.publish(shared_model, f"s3://{bucket}/blood", card=card)
+    with pytest.raises(HubError, match="overwrite=True"):
+        hdi.hub.publish(shared_model, f"s3://{bucket}/blood", card=card)
+    again = hdi.hub.publish(
+        shared_model, f"s3://{bucket}/blood", card=card, reference="none", overwrite=True
+    )
+    assert hdi.hub.download(f"s3://{bucket}/blood").digest == again.digest
+
+
+def test_a_changed_byte_in_a_bucket_is_caught(published_folder, bucket, home):
+    client = _s3.bucket_client()
+    upload(client, bucket, published_folder, "blood")
+    body = bytearray((published_folder / "model.pt").read_bytes())
+    body[99] ^= 1
+    client.put_object(Bucket=bucket, Key="blood/model.pt", Body=bytes(body))
+    with pytest.raises(ChecksumError, match=r"model\.pt .* another checksum"):
+        hdi.hub.pull(f"s3://{bucket}/blood")
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "s3", "http"])
+def test_a_mirror_stands_in_for_the_hub(
+    published_folder, published, fake_hub, bucket, home, monkeypatch, query, expected, kind
+):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_TOKEN", "hf_mayWriteEverything")
+    mirror = home / "mirror"
+    shutil.copytree(published_folder, mirror / "atlas" / "blood")
+    upload(_s3.bucket_client(), bucket, published_folder, "mirror/atlas/blood")
+    places = {
+        "folder": str(mirror),
+        "file": mirror.as_uri(),
+        "s3": f"s3://{bucket}/mirror",
+        "http": fake_hub.url,
+    }
+    monkeypatch.setenv("HDEEPINSIGHT_MIRROR", places[kind])
+    model = hdi.hub.pull("atlas/blood")
+    np.testing.assert_array_equal(model.annotate(query).node_probabilities, expected)
+    assert not [r for r in fake_hub.requests if "authorization" in r["headers"]]
+    if kind in ("folder", "file"):
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        hdi.hub.pull("atlas/blood")
+
+
+def test_a_proxy_is_used(published, fake_hub, monkeypatch, query):
+    from huggingface_hub.utils import close_session
+
+    monkeypatch.setenv("HTTP_PROXY", fake_hub.url)
+    monkeypatch.setenv("NO_PROXY", "")
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setenv("HF_ENDPOINT", "http://user:secret@hub.invalid")
+    close_session()
+    with pytest.raises(HubError) as caught:
+        hdi.hub.pull("atlas/blood")
+    close_session()
+    # The proxy was asked for the whole address, of a host that exists nowhere.
+    assert fake_hub.asked("GET", "hub.invalid/api/models/atlas/blood")
+    assert "secret" not in str(caught.value)
+
+
+def test_lists(published, fake_hub, home, monkeypatch):
+    everything = hdi.hub.list_models()
+    assert everything["model"].tolist() == ["atlas/blood"]
+    hdi.hub.pull("atlas/blood")
+    found = hdi.hub.list_models("blood")
+    assert found["where"].tolist() == ["here", "hub"]
+    assert set(found["revision"]) == {published.revision}
+    assert set(found["tissues"]) == {"blood, bone marrow"}
+    assert set(found["n_types"]) == {"7"}
+    assert hdi.hub.list_models("liver").empty
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert hdi.hub.list_models()["where"].tolist() == ["here"]
+    with pytest.raises(HubError, match="where='here'"):
+        hdi.hub.list_models(where="hub")
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    fake_hub.fault("/api/models", "403")
+    with pytest.warns(UserWarning, match=r"Only models that are here.*\(403\)"):
+        assert hdi.hub.list_models()["where"].tolist() == ["here"]
+
+
+def test_a_mirror_folder_is_listed(published_folder, home, monkeypatch):
+    shutil.copytree(published_folder, home / "mirror" / "atlas" / "blood")
+    monkeypatch.setenv("HDEEPINSIGHT_MIRROR", str(home / "mirror"))
+    assert hdi.hub.list_models(where="hub")["model"].tolist() == ["atlas/blood"]
+
+
+def test_a_missing_package_says_how_to_install_it(home, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ImportError, match=r"hdeepinsight\[hub\]"):
+        hdi.hub.pull("atlas/blood")
