@@ -54,6 +54,13 @@ _CELLTYPIST = ("celltypist", "scikit-learn", "scanpy")
 
 SPECS: tuple[Spec, ...] = (
     _ours("schdeepinsight", "SCHDeepInsight", "ours"),
+    Spec(
+        "schdeepinsight_mapped",
+        "SCHDeepInsight, adapted and refined",
+        "ours",
+        "ours:Mapped",
+        packages=_OURS,
+    ),
     # the same model with one thing changed
     _ours("random_layout", "random pixel layout"),
     _ours("adaptive_weights", "adaptive loss weights (published)"),

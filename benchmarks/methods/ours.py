@@ -96,10 +96,14 @@ class SCHDeepInsight:
 
     def annotate(self, query: Cells) -> Prediction:
         """Annotate down to the leaves."""
-        result = self.model.annotate(query.anndata(), threshold=None, **self.variant.annotate)
+        adata = query.anndata()
+        return self.prediction(self.model.annotate(adata, threshold=None, **self.variant.annotate))
+
+    def prediction(self, result: hdi.Annotation) -> Prediction:
+        """Leaves and their probabilities, as classes of the benchmark."""
         taxonomy = self.model.taxonomy
         classes = [self._class_of(taxonomy.names[leaf]) for leaf in taxonomy.leaves]
-        probabilities = np.zeros((query.n_cells, len(self.tree.classes)))
+        probabilities = np.zeros((len(result), len(self.tree.classes)))
         probabilities[:, classes] = result.node_probabilities[:, taxonomy.leaves]
         code_of_leaf = np.full(taxonomy.n_nodes, -1)
         code_of_leaf[taxonomy.leaves] = classes
@@ -118,3 +122,23 @@ class SCHDeepInsight:
         if self.variant.flat:
             return int(path[0].removeprefix("class_"))
         return self.tree.classes.index(tuple(path))
+
+
+class Mapped(SCHDeepInsight):
+    """The default model, adapted to the query and refined on its graph where that helps."""
+
+    def __init__(self, **options):
+        super().__init__(variant="schdeepinsight", **options)
+
+    def annotate(self, query: Cells) -> Prediction:
+        """Annotate by the one call that does it all."""
+        result = hdi.annotate(
+            query.anndata(), self.model, batch_key=batch_key_of(query), threshold=None
+        )
+        self.extra["decisions"] = [str(decision) for decision in result.decisions]
+        return self.prediction(result)
+
+
+def batch_key_of(query: Cells) -> str | None:
+    """Column of batches, where there is more than one."""
+    return "batch" if len(np.unique(query.batch)) > 1 else None

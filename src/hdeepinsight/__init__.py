@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hdeepinsight import data, hub, metrics, pl, pp, tl
+    from hdeepinsight._workflow import annotate
     from hdeepinsight.annotation import Annotation
     from hdeepinsight.image import GeneLayout
     from hdeepinsight.models import SCHDeepInsight
@@ -30,6 +31,7 @@ __all__ = [
     "SCHDeepInsight",
     "Taxonomy",
     "__version__",
+    "annotate",
     "data",
     "hub",
     "metrics",
@@ -46,6 +48,7 @@ _HOMES = {
     "ModalityDropout": "nn",
     "SCHDeepInsight": "models",
     "Taxonomy": "taxonomy",
+    "annotate": "_workflow",
 }
 
 

@@ -31,6 +31,14 @@ from hdeepinsight.cli._show import label_table, notes_of
 __all__ = ["annotate"]
 
 
+class Step(StrEnum):
+    """Whether a step is taken."""
+
+    auto = "auto"
+    on = "on"
+    off = "off"
+
+
 class PathDecoder(StrEnum):
     """How a leaf is chosen."""
 
@@ -51,6 +59,30 @@ def annotate(
             "added, .csv for the labels alone.",
         ),
     ],
+    adapt: Annotated[
+        Step,
+        typer.Option(
+            help="Adapt the model to the query: [b]auto[/b] keeps that where markers that took no "
+            "part speak for it, [b]on[/b] in any case."
+        ),
+    ] = Step.off,
+    refine: Annotated[
+        Step,
+        typer.Option(
+            help="Let neighbouring cells settle their labels together: [b]auto[/b] where the graph "
+            "knows about labels, [b]on[/b] in any case."
+        ),
+    ] = Step.off,
+    batch_key: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Batches of the query, for --adapt and --refine."),
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="What the model was trained on; --adapt is then checked on it too."
+        ),
+    ] = None,
     threshold: Threshold = 0.5,
     to_leaves: ToLeaves = False,
     decoder: Annotated[
@@ -70,19 +102,27 @@ def annotate(
     """Label every cell of a query, at every level.
 
     [b]hdeepinsight annotate query.h5ad --model my_model --out annotated.h5ad[/b]
+
+    With [b]--adapt auto --refine auto[/b] the cells are read into memory, and what was done and
+    why is printed; without, memory does not grow with the number of cells.
     """
     with running(debug=debug):
         check_output(out, source=query, overwrite=overwrite)
         _check_key(key_added)
         with step("Loading the model"):
+            import hdeepinsight as hdi
             from hdeepinsight.data._store import open_store
-            from hdeepinsight.models import SCHDeepInsight
 
             obs = open_store(query).obs
-            loaded = SCHDeepInsight.load(model, adata=False)
+            loaded = hdi.SCHDeepInsight.load(model, adata=False)
         with step("Annotating"):
-            result = loaded.annotate(
+            result = hdi.annotate(
                 query,
+                loaded,
+                adapt=adapt.value,
+                refine=refine.value,
+                batch_key=batch_key,
+                reference=reference,
                 decoder=decoder.value,
                 layer=layer,
                 use_raw=raw,
@@ -95,6 +135,8 @@ def annotate(
         console = results()
         for note in notes_of(result):
             console.print(note)
+        for decision in result.decisions:
+            console.print(Text(str(decision)))
         console.print(label_table(result))
         console.print(Text(f"Written to {out}"))
 

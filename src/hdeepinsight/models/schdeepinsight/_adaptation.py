@@ -222,7 +222,7 @@ class Adaptation:
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
             teacher.update()
-            losses.append(float(loss))
+            losses.append(float(loss.detach()))
         return losses
 
     def targets(

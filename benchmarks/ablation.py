@@ -1,0 +1,243 @@
+"""Measure each lever of query mapping alone and together; see ``benchmarks/README.md``.
+
+One model a pair and seed is trained (and one on the audited reference), saved below ``--work``, and
+annotates the same query in every way. Rows that are there already are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from harness.pairs import read_pairs
+from harness.prepare import Prepared, prepare
+from harness.records import Records, accuracy_row
+from harness.scoring import score
+from methods.interface import Cells, Prediction, Reference, read_cells, read_reference
+from methods.ours import SCHDeepInsight, batch_key_of
+
+import hdeepinsight as hdi
+
+HERE = Path(__file__).resolve().parent
+logger = logging.getLogger("ablation")
+
+
+@dataclass(frozen=True)
+class Lever:
+    """One way to annotate.
+
+    Parameters
+    ----------
+    name, title
+        In the records, and in the table.
+    options
+        Switches of ``hdi.annotate``.
+    audited
+        Train on the audited reference.
+    with_reference
+        Give the reference to the adaptation.
+    method
+        What follows instead: ``"annotate"``, ``"vote"``, ``"stacas"``, ``"permuted"`` or
+        ``"laplacian"``.
+    """
+
+    name: str
+    title: str
+    options: dict = field(default_factory=dict)
+    audited: bool = False
+    with_reference: bool = False
+    method: str = "annotate"
+
+
+OFF = {"adapt": "off", "refine": "off"}
+LEVERS = (
+    Lever("none", "zero-shot", OFF),
+    Lever("adapt", "adapt", {"adapt": "auto", "refine": "off"}),
+    Lever(
+        "adapt_reference",
+        "adapt, reference replayed",
+        {"adapt": "auto", "refine": "off"},
+        with_reference=True,
+    ),
+    Lever("refine", "refine", {"adapt": "off", "refine": "auto"}),
+    Lever("refine_permuted", "refine, permuted graph (control)", OFF, method="permuted"),
+    Lever("refine_laplacian", "refine by Laplacian, λ = 1", OFF, method="laplacian"),
+    Lever("vote", "vote of clusters", OFF, method="vote"),
+    Lever("stacas", "correct by STACAS", OFF, method="stacas"),
+    Lever("audit", "audited reference", OFF, audited=True),
+    Lever("adapt_refine", "adapt and refine (default)", {"adapt": "auto", "refine": "auto"}),
+    Lever(
+        "all",
+        "audit, adapt with the reference, refine",
+        {"adapt": "auto", "refine": "auto"},
+        audited=True,
+        with_reference=True,
+    ),
+)
+
+
+class Bench:
+    """One pair and seed: models, reference and the queries.
+
+    Parameters
+    ----------
+    prepared
+        Files of the pair.
+    seed
+        Seed of the model and of the missing genes.
+    folder
+        Where models are kept.
+    """
+
+    def __init__(self, prepared: Prepared, seed: int, folder: Path):
+        self.prepared, self.seed, self.folder = prepared, seed, folder
+        levels = list(prepared.pair.levels)
+        self.reference: Reference = read_reference(
+            str(prepared.reference), levels, str(prepared.genes)
+        )
+
+    def fitted(self, *, audited: bool) -> SCHDeepInsight:
+        """Return the trained method, from its folder where it was trained before."""
+        method = SCHDeepInsight(
+            seed=self.seed, threads=1, folder=self.folder, variant="schdeepinsight"
+        )
+        path = self.folder / f"{self.prepared.pair.name}_{self.seed}{'_audited' * audited}"
+        if (path / "model.pt").exists():
+            method.tree = self.reference.tree
+            method.model = hdi.SCHDeepInsight.load(path)
+            return method
+        if audited:
+            method.variant = _with_training(method.variant, audit=True)
+        method.fit(self.reference)
+        method.model.save(path, overwrite=True)
+        return method
+
+    def rows(self, lever: Lever, share: float) -> list[dict]:
+        """Annotate by one lever and score: one row a level."""
+        method = self.fitted(audited=lever.audited)
+        path = self.prepared.reduced_query(share, self.seed) if share else self.prepared.query
+        query = read_cells(str(path))
+        start = time.perf_counter()
+        prediction, decisions = self._predict(lever, method, query)
+        seconds = time.perf_counter() - start
+        run = {
+            "pair": self.prepared.pair.name,
+            "method": lever.name,
+            "kind": "lever",
+            "seed": self.seed,
+            "train_s": None,
+            "annotate_s": round(seconds, 2),
+            "peak_rss_mb": None,
+        }
+        extra = {"missing_genes": share, "decisions": decisions}
+        pair = self.prepared.pair
+        scores = score(
+            self.prepared.truth(),
+            self.prepared.reference_labels(),
+            prediction.table(self.reference.tree),
+            prediction.probabilities,
+            ignore=pair.ignore_labels,
+            minimum=pair.min_reference_cells,
+        )
+        rounded = [{k: _rounded(v) for k, v in s.items()} for s in scores]
+        return [accuracy_row(s, run=run, extra=extra) for s in rounded]
+
+    def _predict(
+        self, lever: Lever, method: SCHDeepInsight, query: Cells
+    ) -> tuple[Prediction, list[str]]:
+        adata, batch_key = query.anndata(), batch_key_of(query)
+        if lever.method == "stacas":
+            return method.prediction(self._corrected(method, adata)), []
+        reference = method._labelled(self.reference)[0] if lever.with_reference else None
+        result = hdi.annotate(
+            adata,
+            method.model,
+            reference=reference,
+            batch_key=batch_key,
+            threshold=None,
+            **lever.options,
+        )
+        decisions = [str(decision) for decision in result.decisions]
+        if lever.method == "annotate":
+            return method.prediction(result), decisions
+        hdi.tl.expression_pca(adata, key_added="X_pca")
+        return method.prediction(self._afterwards(lever.method, adata, result, batch_key)), []
+
+    def _afterwards(self, name: str, adata, result, batch_key: str | None) -> hdi.Annotation:
+        if name == "vote":
+            return hdi.tl.vote(adata, result).annotation(threshold=None)
+        if name == "permuted":
+            order = np.random.default_rng(self.seed).permutation(adata.n_obs)
+            adata.obsm["X_pca"] = adata.obsm["X_pca"][order]
+            return hdi.tl.refine(adata, result, batch_key=batch_key).annotation(threshold=None)
+        refined = hdi.tl.refine(adata, result, method="laplacian", lam=1.0, batch_key=batch_key)
+        return refined.annotation(threshold=None)
+
+    def _corrected(self, method: SCHDeepInsight, adata) -> hdi.Annotation:
+        model = method.model
+        corrected = hdi.pp.stacas(
+            method._labelled(self.reference)[0],
+            adata,
+            layer=None,
+            normalizer=model.normalizer,
+            features=list(model.layout.genes),
+        )
+        return model.annotate(adata, corrected=corrected, threshold=None)
+
+
+def _with_training(variant, **options):
+    from dataclasses import replace
+
+    return replace(variant, train={**variant.train, **options})
+
+
+def _rounded(value):
+    return round(value, 5) if isinstance(value, float) else value
+
+
+def parser() -> argparse.ArgumentParser:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=Path, required=True, help="JSON list of pairs")
+    parser.add_argument("--data", type=Path, help="folder of the files (default: of --pairs)")
+    parser.add_argument("--only", nargs="+", metavar="PAIR", help="names of pairs (default: all)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--levers", nargs="+", default=[lever.name for lever in LEVERS])
+    parser.add_argument("--missing", type=float, nargs="*", default=[], metavar="SHARE")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "ablation.json")
+    parser.add_argument("--work", type=Path, default=HERE / ".work", help="scratch folder")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure what the command line asks for."""
+    args = parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    warnings.simplefilter("ignore")
+    records = Records(args.out)
+    levers = [lever for lever in LEVERS if lever.name in args.levers]
+    for seed in args.seeds:
+        for pair in read_pairs(args.pairs, args.only):
+            prepared = prepare(pair, args.data or args.pairs.parent, args.work)
+            bench = Bench(prepared, seed, args.work / "models")
+            for lever in levers:
+                for share in (0.0, *args.missing):
+                    key = {
+                        "pair": pair.name,
+                        "method": lever.name,
+                        "seed": seed,
+                        "missing_genes": share,
+                    }
+                    if not records.matching(**key):
+                        rows = bench.rows(lever, share)
+                        records.replace(rows, **key)
+                        logger.info("%s %s", tuple(key.values()), rows[-1]["macro_f1"])
+
+
+if __name__ == "__main__":
+    main()

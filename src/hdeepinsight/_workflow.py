@@ -1,0 +1,226 @@
+"""The whole way of a query in one call: adapt, annotate, refine, and say what was done and why."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from hdeepinsight.annotation import Decision
+from hdeepinsight.data import align_genes
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from hdeepinsight.annotation import Annotation, Decoder
+    from hdeepinsight.data import DataLike, ScaleMode
+    from hdeepinsight.models import SCHDeepInsight
+    from hdeepinsight.models.schdeepinsight._base import Query
+    from hdeepinsight.tl import Refinement
+
+logger = logging.getLogger(__name__)
+
+Switch = Literal["auto", "on", "off"]
+
+#: Fewer cells say nothing about who resembles whom.
+MIN_CELLS = 50
+#: Below this weight the neighbourhood counts for nothing against the overall frequencies.
+MIN_STRENGTH = 0.05
+
+
+def annotate(
+    query: Query,
+    model: SCHDeepInsight | str | Path,
+    *,
+    adapt: Switch = "auto",
+    refine: Switch = "auto",
+    reference: DataLike | None = None,
+    batch_key: str | None = None,
+    decoder: Decoder = "joint",
+    threshold: float | None = 0.5,
+    layer: str | None = None,
+    use_raw: bool = False,
+    scale: ScaleMode = "auto",
+    fold_case: bool = False,
+) -> Annotation:
+    r"""Label a query at every level, by whatever helps that the query itself can confirm.
+
+    Parameters
+    ----------
+    query
+        AnnData, MuData, or path of a file, with raw counts. Nothing is written to it, and no label
+        of it is read.
+    model
+        Trained model, or the folder of a saved one. It is not changed.
+    adapt
+        ``"auto"`` adapts the model to the query and keeps that if markers which took no part
+        speak for it; ``"on"`` keeps it in any case; ``"off"`` uses the model as it is. See
+        :meth:`SCHDeepInsight.load_query_data`.
+    refine
+        ``"auto"`` lets neighbouring cells settle their labels together, as strongly as the graph
+        turns out to know about labels, and not at all where it knows nothing; ``"on"`` takes even
+        a weak graph; ``"off"`` leaves every cell to itself. See :func:`hdeepinsight.tl.refine`.
+    reference
+        The labelled cells that the model was trained on, where they are at hand: the adaptation
+        is then checked on them too.
+    batch_key
+        Column of the query with the batch (sample, donor, chemistry) of every cell.
+    decoder, threshold, layer, use_raw, scale, fold_case
+        As in :meth:`SCHDeepInsight.annotate`.
+
+    Returns
+    -------
+    The annotation; its ``decisions`` say which steps were taken, why, and on what figures.
+
+    Raises
+    ------
+    InputError
+        If the matrix cannot be read as counts or the genes do not match.
+    KeyError
+        If ``batch_key`` is no column of the query.
+    ValueError
+        If a setting is not one of those above.
+
+    Notes
+    -----
+    The cells of the query are read into memory unless both steps are ``"off"``. Probabilities
+    after either step are no longer calibrated on the reference: label sets of such an annotation
+    have no promised coverage, and are refused after refinement.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> result = hdi.annotate("query.h5ad", "pbmc_model")  # doctest: +SKIP
+    >>> print(*result.decisions, sep="\n")  # doctest: +SKIP
+    """
+    _check_switches(adapt=adapt, refine=refine)
+    model = _loaded(model)
+    reading: dict[str, Any] = {
+        "layer": layer,
+        "use_raw": use_raw,
+        "scale": scale,
+        "fold_case": fold_case,
+    }
+    decisions: list[Decision] = []
+    if adapt != "off":
+        model, decision = _adapted(model, query, adapt, reference, batch_key, reading)
+        decisions.append(decision)
+    result = model.annotate(query, decoder=decoder, threshold=threshold, **reading)
+    if refine != "off":
+        result, decision = _refined(result, model, query, refine, batch_key, reading)
+        decisions.append(decision)
+    for decision in decisions:
+        logger.info("%s", decision)
+    return replace(result, decisions=tuple(decisions))
+
+
+def _check_switches(**switches: str) -> None:
+    for name, value in switches.items():
+        if value not in get_args(Switch):
+            raise ValueError(
+                f"Found {name}={value!r}. Valid are {list(get_args(Switch))}. Choose one of these."
+            )
+
+
+def _loaded(model: SCHDeepInsight | str | Path) -> SCHDeepInsight:
+    if not isinstance(model, str | Path):
+        return model
+    from hdeepinsight.models import SCHDeepInsight
+
+    return SCHDeepInsight.load(model, adata=False)
+
+
+def _adapted(
+    model: SCHDeepInsight,
+    query: Query,
+    adapt: Switch,
+    reference: DataLike | None,
+    batch_key: str | None,
+    reading: dict[str, Any],
+) -> tuple[SCHDeepInsight, Decision]:
+    """Return the model of the query, or the model itself where nothing is gained."""
+    mapped = model.load_query_data(
+        query, model, reference=reference, batch_key=batch_key, **reading
+    )
+    mapped.train(guard=adapt == "auto")
+    report = mapped.adaptation
+    assert report is not None  # train() leaves one
+    figures = {"labels changed": report.figures.changed, "referee": report.figures.referee}
+    decision = Decision(
+        step="adapt", applied=mapped.is_adapted, reason=report.reason, figures=figures
+    )
+    return (mapped if mapped.is_adapted else model), decision
+
+
+def _refined(
+    result: Annotation,
+    model: SCHDeepInsight,
+    query: Query,
+    refine: Switch,
+    batch_key: str | None,
+    reading: dict[str, Any],
+) -> tuple[Annotation, Decision]:
+    """Refine on the graph of the query's cells, or say why not."""
+    from hdeepinsight import tl
+
+    if len(result) < MIN_CELLS:
+        reason = f"{len(result)} cells are too few for a graph; it takes {MIN_CELLS}"
+        return result, Decision(step="refine", applied=False, reason=reason)
+    cells = _cells_of(model, query, batch_key, reading)
+    tl.expression_pca(cells, key_added="X_pca")
+    refinement = tl.refine(cells, result, batch_key=batch_key)
+    decision = _judged(refinement, refine)
+    if not decision.applied:
+        return result, decision
+    refined = replace(
+        result,
+        node_probabilities=refinement.annotation().node_probabilities,
+        calibration=None,
+        recipe={**result.recipe, "refine": refinement.parameters},
+    )
+    return refined, decision
+
+
+def _judged(refinement: Refinement, refine: Switch) -> Decision:
+    """Decide by the strength that the refinement estimated for itself, without labels."""
+    strength = float(refinement.parameters["lam"])
+    changed = float(refinement.changed.mean())
+    informative = strength >= MIN_STRENGTH
+    reason = (
+        "neighbours in the graph share their labels"
+        if informative
+        else "the graph says nothing about labels that their overall frequencies do not"
+    )
+    if not informative and refine == "on":
+        reason = f"it was asked for, although {reason}"
+    return Decision(
+        step="refine",
+        applied=informative or refine == "on",
+        reason=reason,
+        figures={"strength": strength, "labels changed": changed},
+    )
+
+
+def _cells_of(
+    model: SCHDeepInsight, query: Query, batch_key: str | None, reading: dict[str, Any]
+) -> AnnData:
+    """Fresh AnnData of all RNA counts of a query, read as the model reads them, with batches."""
+    import anndata as ad
+    from scipy import sparse
+
+    source, _ = model._open(query, **reading)
+    names = list(dict.fromkeys(source.var_names))
+    chunks = [chunk for _, chunk in source.chunks(align_genes(source.var_names, names))]
+    cells = ad.AnnData(sparse.vstack(chunks, format="csr").astype(np.float32))
+    cells.obs_names = source.obs_names
+    if batch_key is not None:
+        if batch_key not in source.obs:
+            raise KeyError(
+                f"The query's obs has no {batch_key!r}; it holds {list(source.obs.columns)}. Name "
+                "the column of batches, or leave batch_key out."
+            )
+        cells.obs[batch_key] = source.obs[batch_key].astype(str).to_numpy()
+    return cells

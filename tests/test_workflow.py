@@ -1,0 +1,134 @@
+"""The one call: what it decides, that it is its parts, and that it reads no labels."""
+
+import anndata as ad
+import numpy as np
+import pytest
+
+import hdeepinsight as hdi
+
+LEVELS = ["lineage", "cell_type"]
+
+
+@pytest.fixture(scope="module")
+def model(_synthetic_hierarchy: ad.AnnData) -> hdi.SCHDeepInsight:
+    reference = _synthetic_hierarchy[:240].copy()
+    hdi.SCHDeepInsight.setup_anndata(reference, labels_keys=LEVELS)
+    model = hdi.SCHDeepInsight(reference, layout="random")
+    model.train(12, batch_size=32, enable_progress_bar=False, accelerator="cpu")
+    return model
+
+
+@pytest.fixture
+def query(_synthetic_hierarchy: ad.AnnData) -> ad.AnnData:
+    return _synthetic_hierarchy[240:].copy()
+
+
+@pytest.fixture(scope="module")
+def result(model, _synthetic_hierarchy) -> hdi.Annotation:
+    return hdi.annotate(_synthetic_hierarchy[240:].copy(), model, batch_key="batch")
+
+
+def test_switched_off_it_is_plain_annotation(model, query):
+    plain = model.annotate(query)
+    result = hdi.annotate(query, model, adapt="off", refine="off")
+    np.testing.assert_array_equal(result.node_probabilities, plain.node_probabilities)
+    assert result.decisions == ()
+
+
+def test_adaptation_alone_is_load_query_data(model, query):
+    mapped = hdi.SCHDeepInsight.load_query_data(query, model)
+    mapped.train()
+    result = hdi.annotate(query, model, refine="off")
+    np.testing.assert_allclose(
+        result.node_probabilities, mapped.annotate().node_probabilities, atol=1e-6
+    )
+    assert [d.step for d in result.decisions] == ["adapt"]
+    assert result.decisions[0].applied == mapped.is_adapted
+
+
+def test_refinement_alone_is_refine(model, query):
+    hdi.tl.expression_pca(query, key_added="X_pca")
+    expected = hdi.tl.refine(query, model.annotate(query)).annotation()
+    result = hdi.annotate(query, model, adapt="off")
+    np.testing.assert_allclose(result.node_probabilities, expected.node_probabilities, atol=1e-6)
+    assert [(d.step, d.applied) for d in result.decisions] == [("refine", True)]
+
+
+def test_every_step_says_what_was_decided_and_why(result):
+    assert [d.step for d in result.decisions] == ["adapt", "refine"]
+    assert all(d.reason and d.figures for d in result.decisions)
+    assert result.to_dict()["decisions"] == [str(d) for d in result.decisions]
+
+
+def test_levels_stay_consistent_and_no_worse(result, model, query):
+    tree = model.taxonomy
+    children = [result.node_probabilities[:, tree.children(v)].sum(1) for v in (0, *range(1, 4))]
+    parents = [np.ones(len(result)), *(result.node_probabilities[:, v] for v in range(1, 4))]
+    np.testing.assert_allclose(children, parents, atol=1e-6)
+    plain = model.annotate(query, threshold=None).labels["cell_type"]
+    right = [
+        np.mean(each.astype(str) == query.obs["cell_type"].astype(str).to_numpy())
+        for each in (plain, result.labels["cell_type"])
+    ]
+    assert right[1] >= right[0] - 0.02
+
+
+def test_no_label_of_the_query_is_read_and_nothing_written(model, query, result):
+    query.obs[LEVELS] = query.obs[LEVELS].sample(frac=1, random_state=0).to_numpy()
+    before = query.copy()
+    again = hdi.annotate(query, model, batch_key="batch")
+    np.testing.assert_array_equal(again.node_probabilities, result.node_probabilities)
+    assert (query.X != before.X).nnz == 0
+    assert list(query.obsm) == list(query.uns) == []
+    assert query.obs.equals(before.obs)
+
+
+def test_promises_that_no_longer_hold_do_not_come_along(result):
+    assert result.calibration is None
+    with pytest.raises(ValueError, match="calibration"):
+        result.label_sets(alpha=0.1)
+
+
+def test_few_cells_have_no_graph(model, query):
+    result = hdi.annotate(query[:20].copy(), model, adapt="off")
+    assert not result.decisions[0].applied
+    assert "20 cells are too few" in result.decisions[0].reason
+    plain = model.annotate(query[:20].copy())
+    np.testing.assert_array_equal(result.node_probabilities, plain.node_probabilities)
+
+
+def test_a_graph_that_says_nothing_is_left_out(model, query, monkeypatch):
+    rng = np.random.default_rng(0)
+
+    def noise(adata, *, key_added):
+        adata.obsm[key_added] = rng.normal(size=(adata.n_obs, 10))
+
+    monkeypatch.setattr(hdi.tl, "expression_pca", noise)
+    result = hdi.annotate(query, model, adapt="off")
+    assert not result.decisions[0].applied
+    asked = hdi.annotate(query, model, adapt="off", refine="on")
+    assert asked.decisions[0].applied
+    assert "asked for" in asked.decisions[0].reason
+
+
+def test_counts_are_read_as_the_model_reads_them(model, query):
+    layered = query.copy()
+    layered.layers["raw"] = layered.X.copy()
+    layered.X = layered.X * 0
+    expected = hdi.annotate(query, model)
+    result = hdi.annotate(layered, model, layer="raw")
+    np.testing.assert_array_equal(result.node_probabilities, expected.node_probabilities)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"adapt": "yes"}, ValueError, "adapt='yes'.*'auto', 'on', 'off'"),
+        ({"refine": True}, ValueError, "refine=True.*'auto', 'on', 'off'"),
+        ({"adapt": "off", "batch_key": "donor"}, KeyError, "no 'donor'.*batch"),
+        ({"batch_key": "donor"}, KeyError, "donor"),
+    ],
+)
+def test_wrong_settings_are_refused(model, query, options, error, message):
+    with pytest.raises(error, match=message):
+        hdi.annotate(query, model, **options)
