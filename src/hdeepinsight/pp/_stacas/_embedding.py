@@ -18,9 +18,9 @@ Floats = NDArray[np.float64]
 Values: TypeAlias = "NDArray[np.floating] | sp.csr_matrix"
 
 _ROWS = 2048
-#: Up to this many genes the covariance matrix is formed (128 MB), which is exact and needs memory
-#: for one block of cells only.
-_GRAM_GENES = 4000
+#: Up to this many genes the covariance matrix is formed, which is exact and needs memory for one
+#: block of cells only; beyond, its decomposition would take longer than iterating on the data.
+_GRAM_GENES = 1500
 _RANK = 1e-10
 
 
