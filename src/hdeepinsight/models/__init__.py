@@ -1,6 +1,17 @@
 """Models, one folder each."""
 
 from hdeepinsight.models._model_file import ModelFileError
-from hdeepinsight.models.schdeepinsight import SCHDeepInsight
+from hdeepinsight.models.schdeepinsight import (
+    AdaptationFigures,
+    AdaptationReport,
+    AdaptedSCHDeepInsight,
+    SCHDeepInsight,
+)
 
-__all__ = ["ModelFileError", "SCHDeepInsight"]
+__all__ = [
+    "AdaptationFigures",
+    "AdaptationReport",
+    "AdaptedSCHDeepInsight",
+    "ModelFileError",
+    "SCHDeepInsight",
+]

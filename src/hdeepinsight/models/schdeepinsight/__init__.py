@@ -1,5 +1,10 @@
 """The main model."""
 
+from hdeepinsight.models.schdeepinsight._adaptation_guard import (
+    AdaptationFigures,
+    AdaptationReport,
+)
 from hdeepinsight.models.schdeepinsight._model import SCHDeepInsight
+from hdeepinsight.models.schdeepinsight._surgery_model import AdaptedSCHDeepInsight
 
-__all__ = ["SCHDeepInsight"]
+__all__ = ["AdaptationFigures", "AdaptationReport", "AdaptedSCHDeepInsight", "SCHDeepInsight"]

@@ -1,0 +1,96 @@
+"""Adapters around frozen parts: identity at the start, their own rows, the reference untouched."""
+
+import pytest
+import torch
+from torch import nn
+
+from hdeepinsight.nn import LinearHead
+from hdeepinsight.nn._adapters import (
+    AdapterSwitch,
+    HeadAdapter,
+    NormAdapter,
+    record_moments,
+    wrap_norms,
+)
+from hdeepinsight.nn._norm import BatchNorm1d
+from hdeepinsight.taxonomy import Taxonomy, TreeAlgebra
+
+
+@pytest.fixture
+def norm() -> BatchNorm1d:
+    torch.manual_seed(0)
+    norm = BatchNorm1d(3)
+    norm.train()(torch.randn(50, 3) * 2 + 1)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    return norm.eval()
+
+
+def adapted(norm: BatchNorm1d, trust: list[float]) -> tuple[NormAdapter, AdapterSwitch]:
+    switch = AdapterSwitch()
+    return NormAdapter(norm, torch.tensor(trust), switch), switch
+
+
+@pytest.mark.parametrize("shape", [(6, 3), (6, 3, 5)], ids=["features", "maps"])
+def test_starts_as_the_identity(norm: BatchNorm1d, shape: tuple[int, ...]) -> None:
+    adapter, switch = adapted(norm, [1.0, 0.5])
+    cells = torch.randn(*shape)
+    with switch.using(torch.tensor([0, 1, -1, 0, 1, -1])):
+        torch.testing.assert_close(adapter(cells), norm(cells))
+    assert torch.equal(adapter(cells), norm(cells))
+
+
+def test_each_batch_is_changed_on_its_own_and_unknown_ones_never(norm: BatchNorm1d) -> None:
+    adapter, switch = adapted(norm, [1.0, 0.25])
+    nn.init.ones_(adapter.shift)
+    cells = torch.randn(3, 3)
+    with switch.using(torch.tensor([0, 1, -1])):
+        change = adapter(cells) - norm(cells)
+    torch.testing.assert_close(change, torch.tensor([1.0, 0.25, 0.0]).view(3, 1).expand(3, 3))
+
+
+def test_full_share_takes_the_weighted_moments(norm: BatchNorm1d) -> None:
+    adapter, _switch = adapted(norm, [1.0])
+    cells, weights = torch.randn(40, 3) * 3, torch.rand(40)
+    with record_moments([adapter]) as (moments, told):
+        for part in (slice(0, 25), slice(25, 40)):
+            told.weights = weights[part]
+            adapter(cells[part])
+    adapter.blend(0, moments[0], 1.0)
+    share = (weights / weights.sum()).view(-1, 1)
+    mean = (share * cells).sum(0)
+    torch.testing.assert_close(adapter.mean[0], mean)
+    variance = (share * (cells - mean) ** 2).sum(0)
+    torch.testing.assert_close(adapter.variance[0], variance, rtol=1e-4, atol=1e-4)
+    adapter.blend(0, moments[0], 0.0)
+    assert torch.equal(adapter.mean[0], norm.running_mean)
+
+
+def test_replay_keeps_the_statistics_of_the_reference(norm: BatchNorm1d) -> None:
+    adapter, switch = adapted(norm, [1.0])
+    adapter.mean[0] += 5
+    cells = torch.randn(4, 3)
+    with switch.using(torch.zeros(4, dtype=torch.int64), replay=True):
+        torch.testing.assert_close(adapter(cells), norm(cells))
+    assert switch.batch is None
+    assert not switch.replay
+
+
+def test_head_correction_starts_at_zero_and_spares_unknown_batches() -> None:
+    tree = TreeAlgebra(Taxonomy.from_nested({"T": [], "B": []}))
+    switch, head = AdapterSwitch(), LinearHead(4, tree).eval()
+    adapter = HeadAdapter(head, 4, 2, torch.ones(1), switch)
+    cells = torch.randn(2, 4)
+    with switch.using(torch.tensor([0, -1])):
+        assert torch.equal(adapter(cells), head(cells))
+        nn.init.ones_(adapter.correction.bias)
+        torch.testing.assert_close(
+            adapter(cells) - head(cells), torch.tensor([[1.0, 1.0], [0.0, 0.0]])
+        )
+
+
+def test_wrapping_finds_every_norm_once() -> None:
+    network = nn.Sequential(BatchNorm1d(2), nn.Sequential(nn.Linear(2, 2), BatchNorm1d(2)))
+    adapters = wrap_norms(network, torch.ones(1), AdapterSwitch())
+    assert len(adapters) == 2
+    assert wrap_norms(network, torch.ones(1), AdapterSwitch()) == []
