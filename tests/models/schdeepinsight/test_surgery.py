@@ -157,7 +157,7 @@ def test_labels_take_part_where_they_are_named(
     def belief(annotated: AdaptedSCHDeepInsight) -> float:
         return float(probabilities(annotated)[known, nodes].mean())
 
-    assert belief(mapped) > belief(unlabelled) + 0.1
+    assert belief(mapped) > 1.5 * belief(unlabelled)
 
 
 def test_own_query_is_the_default_and_is_not_written_to(
@@ -257,7 +257,9 @@ def test_profiles_travel_with_a_saved_model(model: SCHDeepInsight, tmp_path: Pat
 
 
 def test_report_goes_to_plain_types_and_back(adapt: Callable, shifted: ad.AnnData) -> None:
-    report = adapt(shifted).adaptation
+    mapped = adapt(shifted)
+    assert mapped.calibration.source.endswith("before the adaptation to a query")
+    report = mapped.adaptation
     assert AdaptationReport.from_dict(copy.deepcopy(report.to_dict())) == report
     assert str(report).startswith("adapted: ")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from torch import Tensor
 
+    from hdeepinsight.annotation import Calibration
     from hdeepinsight.data import CountSource, GeneAlignment, ScaleMode
     from hdeepinsight.models.schdeepinsight._base import Query
     from hdeepinsight.models.schdeepinsight._surgery import SurgeryMixin
@@ -126,6 +127,14 @@ class AdaptedSCHDeepInsight(SCHDeepInsight):
     def is_adapted(self) -> bool:
         """Whether the model differs from the reference model."""
         return self.adaptation_ is not None and self.adaptation_.decision == "adapted"
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """Conformal scores of the reference; after an adaptation their promise no longer holds."""
+        scores = super().calibration
+        if scores is None or not self.is_adapted:
+            return scores
+        return replace(scores, source=f"{scores.source} before the adaptation to a query")
 
     def train(  # type: ignore[override]
         self, max_steps: int = 200, *, guard: bool = True, **options: Any
