@@ -73,6 +73,11 @@ def test_checksums_are_those_of_the_files(text, published_folder):
         assert file_sha256(published_folder / name) == sha256
 
 
+def test_the_path_of_the_publisher_is_not_in_the_card(text, published_folder):
+    assert 'hdi.hub.pull("./blood")' in text
+    assert str(published_folder.parent) not in text
+
+
 def test_recipe_genes_and_what_was_not_said(text, shared_model):
     recipe = section(text, "Recipe")
     for name in ("seed", "max_epochs", "torch", "scvi-tools"):

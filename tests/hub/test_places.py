@@ -1,6 +1,7 @@
 """Addresses, folders, buckets, mirrors, and what is listed."""
 
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -95,6 +96,46 @@ def test_damage_in_a_folder_is_caught(published_folder, home, name, damage):
         (folder / name).write_bytes(body if damage == "flip" else body[:-1])
     with pytest.raises(ChecksumError, match=f"{name} (missing|not as published)"):
         hdi.hub.pull(folder)
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_random_damage_is_caught(published_folder, home, pinned):
+    folder = shutil.copytree(published_folder, home / "blood")
+    revision = hdi.hub.download(folder).digest if pinned else None
+    rng = np.random.default_rng(0)
+    paths = [path for path in sorted(folder.iterdir()) if path.name != "README.md"]
+    for trial in range(150):
+        path = paths[trial % len(paths)]
+        whole = path.read_bytes()
+        body = bytearray(whole)
+        if rng.random() < 0.5:
+            body[rng.integers(len(body))] ^= 1 << rng.integers(8)
+        else:
+            del body[rng.integers(len(body)) :]
+        path.write_bytes(body)
+        with pytest.raises(ChecksumError):
+            hdi.hub.download(folder, revision)
+        path.write_bytes(whole)
+    hdi.hub.download(folder, revision)
+
+
+def test_a_list_that_was_cut_between_two_lines_is_not_taken_for_a_shorter_one(
+    published_folder, home
+):
+    folder = shutil.copytree(published_folder, home / "blood")
+    path = folder / "checksums.sha256"
+    lines = path.read_bytes().splitlines(keepends=True)
+    for n in range(len(lines)):
+        path.write_bytes(b"".join(lines[:n]))
+        with pytest.raises(ChecksumError, match="not complete"):
+            hdi.hub.download(folder)
+
+
+@pytest.mark.skipif(shutil.which("sha256sum") is None, reason="no sha256sum here")
+def test_the_list_is_one_of_sha256sum(published_folder):
+    command = ["sha256sum", "--check", "--strict", "--quiet", "checksums.sha256"]
+    done = subprocess.run(command, cwd=published_folder, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def upload(client, bucket, folder, key):

@@ -31,6 +31,7 @@ UNLISTED: Final = (CARD_FILE, CHECKSUMS_FILE)
 
 _LINE = re.compile(r"(?P<sha256>[0-9a-f]{64}) [ *](?P<name>\S[^\r\n]*)")
 _SAFE_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}")
+_HEADER = re.compile(r"# (?P<n>\d{1,4}) files of a model of hdeepinsight")
 _MOST_FILES = 1000
 
 
@@ -54,7 +55,10 @@ def file_sha256(path: Path) -> str:
 
 
 def write_checksums(folder: Path) -> str:
-    """List the checksum of every file but the card, as ``sha256sum`` does.
+    """List the checksum of every file but the card, in the format of ``sha256sum``.
+
+    The first line, a comment to ``sha256sum``, has the number of files: a list that was cut off
+    between two lines would otherwise look like a shorter one.
 
     Returns
     -------
@@ -66,7 +70,7 @@ def write_checksums(folder: Path) -> str:
         if path.is_file() and path.relative_to(folder).as_posix() not in UNLISTED
     )
     lines = [f"{file_sha256(folder / name)}  {name}\n" for name in names]
-    text = "".join(lines).encode()
+    text = "".join([f"# {len(names)} files of a model of hdeepinsight\n", *lines]).encode()
     (folder / CHECKSUMS_FILE).write_bytes(text)
     return digest_of(text)
 
@@ -95,8 +99,16 @@ def parse_checksums(checksums: bytes, *, source: str) -> dict[str, str]:
     ChecksumError
         If a line is none, or a file name would leave the folder.
     """
+    head, *lines = checksums.decode("utf-8", errors="replace").split("\n")
+    header = _HEADER.fullmatch(head)
+    if header is None or int(header["n"]) != len(lines) - 1 or lines[-1]:
+        msg = (
+            f"{CHECKSUMS_FILE} of {source} is not complete. Nothing was loaded. Pull the model "
+            "again; if it happens again, ask whoever published it."
+        )
+        raise ChecksumError(msg)
     listed: dict[str, str] = {}
-    for line in checksums.decode("utf-8", errors="replace").splitlines():
+    for line in lines[:-1]:
         match = _LINE.fullmatch(line)
         if match is None or not is_safe_name(match["name"]) or len(listed) >= _MOST_FILES:
             msg = (

@@ -177,7 +177,9 @@ def _describe(
     (folder / METADATA_FILE).write_text(json.dumps(_metadata(model), indent=4), encoding="utf-8")
     digest = write_checksums(folder)
     listed = parse_checksums((folder / CHECKSUMS_FILE).read_bytes(), source=str(folder))
-    text = card_text(card, facts, listed, address=str(address))
+    # The path of a folder on this machine means nothing to others.
+    shown = f"./{address.path.name}" if address.kind == "folder" else str(address)
+    text = card_text(card, facts, listed, address=shown)
     (folder / CARD_FILE).write_text(text, encoding="utf-8")
     return digest
 
