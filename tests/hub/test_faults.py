@@ -55,6 +55,8 @@ def test_what_passes_is_survived(published, fake_hub, query, shared_model, kind)
     if kind == "ignore_range":
         fake_hub.fault("/cdn/", "truncate", times=1)
     fake_hub.fault(path, kind, times=3)
+    if kind in ("429", "500", "503"):
+        fake_hub.fault("/api/models/atlas/blood", kind, times=3)
     pulls(query, shared_model)
 
 
@@ -174,7 +176,10 @@ def test_a_pinned_commit_needs_no_connection(published, fake_hub, query, shared_
     fake_hub.fault("/", "500")
     fake_hub.requests.clear()
     hdi.hub.pull("atlas/blood", published.revision)
+    hdi.hub.pull("atlas/blood", published.digest)
     assert fake_hub.requests == []
+    with pytest.raises(HubError, match=f"{published.revision} is here: HF_HUB_OFFLINE=1 uses it"):
+        hdi.hub.pull("atlas/blood")
 
 
 def test_offline_only_what_is_here_is_used(published, fake_hub, monkeypatch, query, shared_model):

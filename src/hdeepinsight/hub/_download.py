@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from hdeepinsight.hub._errors import ChecksumError, HubError
 from hdeepinsight.hub._hub_source import Transient
@@ -21,13 +22,14 @@ from hdeepinsight.hub._manifest import (
 )
 from hdeepinsight.hub._sources import RemoteFile, Source
 
-__all__ = ["MAX_BYTES", "Patience", "fetch_files"]
+__all__ = ["MAX_BYTES", "Patience", "fetch_files", "patiently"]
 
 #: Most bytes of a model, all files together: what is larger is not a model of ours.
 MAX_BYTES = 5 * 2**30
 _MOST_BYTES_OF_TEXT = 4 * 2**20
 _UNCHECKED = (METADATA_FILE, "model.pt", "adata.h5ad", "mdata.h5mu")
 
+Answer = TypeVar("Answer")
 logger = logging.getLogger(__name__)
 
 
@@ -59,6 +61,23 @@ class Patience:
             return None
         own = min(self.pause * 2.0 ** (attempt - 1), self.longest_pause)
         return own if asked is None else max(own, asked)
+
+
+def patiently(ask: Callable[[], Answer]) -> Answer:
+    """Ask again where a place says that it is busy or out of order.
+
+    Where nobody answers at all, nobody is asked again: that is rarely over in seconds.
+    """
+    patience, attempt = Patience(), 0
+    while True:
+        try:
+            return ask()
+        except Transient as error:
+            attempt += 1
+            wait = patience.before(attempt, error.wait)
+            if wait is None or error.status is None:
+                raise
+            time.sleep(wait)
 
 
 def fetch_files(

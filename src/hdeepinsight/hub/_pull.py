@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from hdeepinsight.hub import _settings
 from hdeepinsight.hub._address import Address
-from hdeepinsight.hub._download import MAX_BYTES, fetch_files
+from hdeepinsight.hub._download import MAX_BYTES, fetch_files, patiently
 from hdeepinsight.hub._errors import ChecksumError, HubError, OfflineError
-from hdeepinsight.hub._hub_source import HubSource, Token, offline_message
+from hdeepinsight.hub._hub_source import HubSource, Token, Transient, offline_message
 from hdeepinsight.hub._manifest import (
     CARD_FILE,
     CHECKSUMS_FILE,
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["SharedModel", "download", "pull"]
 
 _PARENT_MODULE = "hdeepinsight"
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -199,18 +197,27 @@ def download(
         return _from_shelf(shelf, known, revision)
     if _settings.is_offline():
         raise OfflineError(offline_message(f"fetch {address}"))
-    source: Source = (
-        BucketSource(place, revision)
-        if place.kind == "s3"
-        else HubSource(place, revision, endpoint, token)
-    )
+    try:
+        source = patiently(lambda: _open(place, revision, endpoint, token))
+    except Transient as error:
+        here = f" {known} is here: HF_HUB_OFFLINE=1 uses it." if known is not None else ""
+        raise HubError(f"{error}{here}") from None
     with shelf.alone(source.revision):
         if not shelf.has(source.revision):
             unfinished = shelf.unfinished(source.revision)
             fetch_files(source, unfinished, max_bytes=max_bytes, verify=verify)
             shelf.complete(source.revision)
     shelf.remember(revision, source.revision)
-    return _from_shelf(shelf, source.revision, revision)
+    shared = _from_shelf(shelf, source.revision, revision)
+    if (shared.folder / CHECKSUMS_FILE).is_file():
+        shelf.remember(shared.digest, source.revision)
+    return shared
+
+
+def _open(place: Address, revision: str | None, endpoint: str, token: Token) -> Source:
+    if place.kind == "s3":
+        return BucketSource(place, revision)
+    return HubSource(place, revision, endpoint, token)
 
 
 def _route(address: Address, token: Token) -> tuple[Address, str, Token]:
