@@ -6,7 +6,7 @@ import pytest
 
 from hdeepinsight import SCHDeepInsight
 from hdeepinsight.annotation import calibrate
-from hdeepinsight.models._model_file import read_model, write_model
+from hdeepinsight.models._model_file import ModelFolder, read_model, write_model
 
 
 def test_calibration_equals_that_of_the_annotated_held_out_cells(model):
@@ -65,11 +65,11 @@ def test_a_saved_model_promises_the_same(model, query, tmp_path):
 
 def test_a_model_saved_before_there_was_calibration_still_annotates(model, query, tmp_path):
     model.save(tmp_path / "model")
-    path = tmp_path / "model" / "model.pt"
-    payload = read_model(path)
+    folder = ModelFolder(tmp_path / "model")
+    payload = read_model(folder)
     for name in ("calibration_", "novelty_detector_"):
         del payload["attr_dict"][name]
-    write_model(path, payload)
+    write_model(folder, payload)
     old = SCHDeepInsight.load(tmp_path / "model", adata=False)
     result = old.annotate(query)
     assert result.novelty is None

@@ -13,7 +13,7 @@ import torch
 
 from hdeepinsight import SCHDeepInsight
 from hdeepinsight.models import ModelFileError
-from hdeepinsight.models._model_file import frame_from_plain, to_plain, write_model
+from hdeepinsight.models._model_file import ModelFolder, frame_from_plain, to_plain, write_model
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_the_reference_can_travel_with_the_model(model, tmp_path):
 
 def test_the_file_holds_plain_types_and_tensors_only(saved):
     payload = torch.load(saved / "model.pt", weights_only=True)
-    assert set(payload) == {"model_state_dict", "var_names", "attr_dict"}
+    assert set(payload) == {"model_state_dict", "var_names", "attr_dict", "sealed"}
 
 
 def test_an_existing_model_is_replaced_only_when_asked(model, saved):
@@ -102,7 +102,7 @@ def test_a_full_disk_leaves_the_old_model(model, saved, query):
             print("refused", error.errno)
         """
     assert "refused" in run(code, saved)
-    assert [path.name for path in saved.iterdir()] == ["model.pt"]
+    assert sorted(path.name for path in saved.iterdir()) == ["manifest.json", "model.pt"]
     np.testing.assert_allclose(SCHDeepInsight.load(saved).predict_proba(query), expected)
 
 
@@ -125,7 +125,7 @@ def test_a_file_that_would_run_code_is_refused_and_does_not(tmp_path, how):
         torch.save(payload, path)
     else:
         path.write_bytes(pickle.dumps(payload))
-    with pytest.raises(ModelFileError, match=r"plain types|damaged"):
+    with pytest.raises(ModelFileError, match=r"plain types"):
         SCHDeepInsight.load(tmp_path / "model")
     assert not proof.exists()
 
@@ -149,7 +149,7 @@ def test_a_damaged_file_is_refused(saved, damage):
 def test_weights_that_do_not_fit_are_refused(saved):
     payload = torch.load(saved / "model.pt", weights_only=True)
     payload["model_state_dict"].pop("head.linear.weight")
-    torch.save(payload, saved / "model.pt")
+    write_model(ModelFolder(saved), payload)
     with pytest.raises(ModelFileError, match=r"do not fit.*head\.linear\.weight"):
         SCHDeepInsight.load(saved)
 
@@ -204,5 +204,5 @@ def test_plain_types_hold_the_same_information():
 
 def test_a_failed_write_leaves_no_litter(tmp_path):
     with pytest.raises(TypeError):
-        write_model(tmp_path / "model.pt", {"a": object()})
+        write_model(ModelFolder(tmp_path), {"a": object()})
     assert list(tmp_path.iterdir()) == []

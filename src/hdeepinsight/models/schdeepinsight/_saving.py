@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,17 +18,32 @@ from hdeepinsight._keys import REFERENCE_BUNDLE_KEY
 from hdeepinsight.data import open_paired
 from hdeepinsight.models._model_file import (
     ModelFileError,
+    ModelFolder,
+    ModelFormat,
     frame_from_plain,
     read_model,
     write_model,
 )
 from hdeepinsight.models.schdeepinsight._calibration import CalibrationMixin
+from hdeepinsight.models.schdeepinsight._schema import (
+    SCHEMA_VERSION,
+    checked,
+    migrated,
+    missing_capabilities,
+)
 
-SCHEMA_VERSION = 1
+logger = logging.getLogger(__name__)
 
 
 class SavingMixin(CalibrationMixin):
     """Models as data: nothing in a model file is ever executed."""
+
+    missing_capabilities_: tuple[str, ...] = ()
+
+    @property
+    def missing_capabilities(self) -> tuple[str, ...]:
+        """What this model cannot do since an older release saved it; mostly nothing."""
+        return self.missing_capabilities_
 
     def save(
         self,
@@ -35,6 +52,7 @@ class SavingMixin(CalibrationMixin):
         *,
         overwrite: bool = False,
         save_anndata: bool = False,
+        format: ModelFormat = "torch",
         **anndata_write_kwargs: Any,
     ) -> None:
         """Save the model to a folder.
@@ -50,6 +68,10 @@ class SavingMixin(CalibrationMixin):
             completely written.
         save_anndata
             Save the reference too, as ``adata.h5ad`` or ``mdata.h5mu``.
+        format
+            ``"torch"`` writes ``model.pt``, as scvi-tools does and its hub needs;
+            ``"safetensors"`` writes ``model.safetensors``, whose weights any tool reads, and
+            everything else to ``model.json``. :meth:`load` takes either.
         **anndata_write_kwargs
             Passed to :meth:`anndata.AnnData.write_h5ad`, or its equal for a MuData.
 
@@ -59,16 +81,22 @@ class SavingMixin(CalibrationMixin):
             If there is a model and ``overwrite`` is off.
         OSError
             If the disk is full or cannot be written.
+
+        Notes
+        -----
+        ``manifest.json`` beside the model lists sizes and SHA-256 checksums, which :meth:`load`
+        compares before it parses anything. A process that is killed while it saves leaves the old
+        model or the new one.
         """
-        folder, prefix = Path(dir_path), prefix or ""
-        path = folder / f"{prefix}{SAVE_KEYS.MODEL_FNAME}"
-        if path.exists() and not overwrite:
-            msg = f"{path} exists. Pass overwrite=True to replace it, or give another folder."
+        folder = ModelFolder(Path(dir_path), prefix or "")
+        if folder.holds_model and not overwrite:
+            msg = (
+                f"A model exists in {folder.path}. Pass overwrite=True to replace it, or give "
+                "another folder."
+            )
             raise FileExistsError(msg)
-        folder.mkdir(parents=True, exist_ok=True)
-        if save_anndata:
-            self._save_reference(folder, prefix, anndata_write_kwargs)
-        write_model(path, self._payload())
+        references = self._reference_writers(anndata_write_kwargs) if save_anndata else {}
+        write_model(folder, self._payload(), format=format, references=references)
 
     @classmethod
     def load(
@@ -98,41 +126,61 @@ class SavingMixin(CalibrationMixin):
         ModelFileError
             If the folder holds no model, or a damaged or foreign one.
         """
-        folder, prefix = Path(dir_path), prefix or ""
         *_, torch_device = parse_device_args(
             accelerator, device, return_device="torch", validate_single_device=True
         )
-        path = folder / f"{prefix}{SAVE_KEYS.MODEL_FNAME}"
-        payload = cls._read_payload(path)
-        attributes = payload[SAVE_KEYS.ATTR_DICT_KEY]
-        registry = attributes.pop("registry_")
+        folder = ModelFolder(Path(dir_path), prefix or "")
+        payload = cls._read_payload(folder)
         if adata is None:
-            adata = _saved_reference(folder, prefix)
+            adata = _saved_reference(folder)
         attached = adata if isinstance(adata, AnnData | MuData) else None
-        if attached is not None:
-            set_up = getattr(cls, registry["setup_method_name"])
-            set_up(attached, source_registry=registry, **registry["setup_args"])
-        model = cls(attached, registry=registry, **attributes["init_params_"]["non_kwargs"])
-        model._restore(attributes)
-        try:
-            model.module.load_state_dict(payload[SAVE_KEYS.MODEL_STATE_DICT_KEY])
-        except (RuntimeError, KeyError) as error:
-            found = str(error).strip().splitlines()[-1].strip()
-            msg = (
-                f"{path} holds weights that do not fit the model it describes ({found}), so it is "
-                "damaged. Copy or download the model again."
-            )
-            raise ModelFileError(msg) from None
+        model = cls._from_payload(payload, attached, folder.path)
         model.to_device(torch_device)
         model.module.eval()
         return model
 
-    def _save_reference(self, folder: Path, prefix: str, options: dict[str, Any]) -> None:
+    @classmethod
+    def _from_payload(cls, payload: dict[str, Any], adata: Any, name: object) -> Self:
+        """Build the model that a payload describes, with its weights."""
+        attributes = payload[SAVE_KEYS.ATTR_DICT_KEY]
+        missing = missing_capabilities(attributes)
+        try:
+            attributes = migrated(attributes)
+            registry = attributes.pop("registry_")
+            if adata is None:
+                model = cls._built(None, registry, attributes)
+        except (TypeError, LookupError, ValueError, AttributeError, RuntimeError) as error:
+            raise _does_not_fit(name, "settings", error) from None
+        if adata is not None:  # what is wrong is then more likely with the data that was passed
+            setup_method(cls, registry)(adata, source_registry=registry, **registry["setup_args"])
+            model = cls._built(adata, registry, attributes)
+        try:
+            model.module.load_state_dict(payload[SAVE_KEYS.MODEL_STATE_DICT_KEY])
+        except (RuntimeError, KeyError) as error:
+            raise _does_not_fit(name, "weights", error) from None
+        model._tell_what_is_missing(missing)
+        return model
+
+    @classmethod
+    def _built(cls, adata: Any, registry: dict[str, Any], attributes: dict[str, Any]) -> Self:
+        model = cls(adata, registry=registry, **attributes["init_params_"]["non_kwargs"])
+        model._restore(attributes)
+        return model
+
+    def _tell_what_is_missing(self, missing: tuple[str, ...]) -> None:
+        self.missing_capabilities_ = missing
+        if missing:
+            logger.warning(
+                "This model was saved by an older release and lacks %s. Train and save it again "
+                "to have them; all else works.",
+                "; ".join(missing),
+            )
+
+    def _reference_writers(self, options: dict[str, Any]) -> dict[str, Callable[[Path], None]]:
         reference: Any = self._own_adata()
         if isinstance(reference, MuData):
-            reference.write_h5mu(folder / f"{prefix}{SAVE_KEYS.MDATA_FNAME}", **options)
-        else:
-            reference.write_h5ad(folder / f"{prefix}{SAVE_KEYS.ADATA_FNAME}", **options)
+            return {SAVE_KEYS.MDATA_FNAME: lambda path: reference.write_h5mu(path, **options)}
+        return {SAVE_KEYS.ADATA_FNAME: lambda path: reference.write_h5ad(path, **options)}
 
     @classmethod
     def load_registry(cls, dir_path: str | Path, prefix: str | None = None) -> dict[str, Any]:
@@ -147,8 +195,7 @@ class SavingMixin(CalibrationMixin):
         -------
         Set-up arguments and registered fields, in plain types.
         """
-        path = Path(dir_path) / f"{prefix or ''}{SAVE_KEYS.MODEL_FNAME}"
-        payload = cls._read_payload(path)
+        payload = cls._read_payload(ModelFolder(Path(dir_path), prefix or ""))
         return dict(payload[SAVE_KEYS.ATTR_DICT_KEY]["registry_"])
 
     @classmethod
@@ -157,25 +204,9 @@ class SavingMixin(CalibrationMixin):
         AnnDataManager.view_setup_method_args(cls.load_registry(dir_path, prefix))
 
     @classmethod
-    def _read_payload(cls, path: Path) -> dict[str, Any]:
-        """Read a file that holds a model of this class in a schema that we know."""
-        payload = read_model(path)
-        attributes = payload.get(SAVE_KEYS.ATTR_DICT_KEY)
-        if not isinstance(attributes, dict) or "registry_" not in attributes:
-            found = ", ".join(map(str, list(payload)[:5])) or "nothing"
-            msg = f"{path} is not a model of hdeepinsight: it holds {found}. Check the path."
-            raise ModelFileError(msg)
-        name = attributes["registry_"].get("model_name")
-        if name != cls.__name__:
-            msg = f"{path} holds a {name}, not a {cls.__name__}. Load it with its own class."
-            raise ModelFileError(msg)
-        if attributes.get("schema_version_", 0) > SCHEMA_VERSION:
-            msg = (
-                f"{path} has schema version {attributes['schema_version_']}; this release reads up "
-                f"to {SCHEMA_VERSION}. Update hdeepinsight."
-            )
-            raise ModelFileError(msg)
-        return payload
+    def _read_payload(cls, folder: ModelFolder) -> dict[str, Any]:
+        """Read a model of this class in a schema that we know."""
+        return checked(read_model(folder), folder.path, cls.__name__)
 
     def _payload(self) -> dict[str, Any]:
         attributes = {
@@ -207,13 +238,29 @@ class SavingMixin(CalibrationMixin):
         self.history_ = history and {key: frame_from_plain(t) for key, t in history.items()}
 
 
-def _saved_reference(folder: Path, prefix: str) -> AnnData | MuData | None:
+def setup_method(model_class: type, registry: dict[str, Any]) -> Callable[..., None]:
+    """Return the method that registered the reference; a file may name no other than these."""
+    name = registry["setup_method_name"]
+    if name not in ("setup_anndata", "setup_mudata"):
+        msg = f"The model names the set-up method {str(name)[:80]!r}, so its file is damaged."
+        raise ModelFileError(f"{msg} Copy or download the model again.")
+    method: Callable[..., None] = getattr(model_class, name)
+    return method
+
+
+def _does_not_fit(name: object, what: str, error: Exception) -> ModelFileError:
+    found = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()[:300]
+    return ModelFileError(
+        f"{name} holds {what} that do not fit the model it describes ({found}), so it is damaged. "
+        "Copy or download the model again."
+    )
+
+
+def _saved_reference(folder: ModelFolder) -> AnnData | MuData | None:
     """Read the reference that was saved with a model, where there is one."""
-    readers = {SAVE_KEYS.ADATA_FNAME: read_h5ad, SAVE_KEYS.MDATA_FNAME: open_paired}
-    for name, read in readers.items():
-        path = folder / f"{prefix}{name}"
-        if path.exists():
-            saved = read(path)
-            # A bundle of the hub holds no counts: there is nothing to train on or to annotate.
-            return None if REFERENCE_BUNDLE_KEY in saved.uns else saved
-    return None
+    path = folder.reference()
+    if path is None:
+        return None
+    saved = open_paired(path) if path.name.endswith(SAVE_KEYS.MDATA_FNAME) else read_h5ad(path)
+    # A bundle of the hub holds no counts: there is nothing to train on or to annotate.
+    return None if REFERENCE_BUNDLE_KEY in saved.uns else saved
