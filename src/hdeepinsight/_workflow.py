@@ -29,6 +29,9 @@ Switch = Literal["auto", "on", "off"]
 MIN_CELLS = 50
 #: Below this weight the neighbourhood counts for nothing against the overall frequencies.
 MIN_STRENGTH = 0.05
+#: An adapted model gives the mean of two opinions, which is less sure than either where both agree;
+#: its probabilities are raised to this power before neighbours are asked.
+SHARPENING = 2.0
 
 
 def annotate(
@@ -165,13 +168,15 @@ def _refined(
 ) -> tuple[Annotation, Decision]:
     """Refine on the graph of the query's cells, or say why not."""
     from hdeepinsight import tl
+    from hdeepinsight.models import AdaptedSCHDeepInsight
 
     if len(result) < MIN_CELLS:
         reason = f"{len(result)} cells are too few for a graph; it takes {MIN_CELLS}"
         return result, Decision(step="refine", applied=False, reason=reason)
     cells = _cells_of(model, query, batch_key, reading)
     tl.expression_pca(cells, key_added="X_pca")
-    refinement = tl.refine(cells, result, batch_key=batch_key)
+    sure = _sharpened(result) if isinstance(model, AdaptedSCHDeepInsight) else result
+    refinement = tl.refine(cells, sure, batch_key=batch_key)
     decision = _judged(refinement, refine)
     if not decision.applied:
         return result, decision
@@ -182,6 +187,14 @@ def _refined(
         recipe={**result.recipe, "refine": refinement.parameters},
     )
     return refined, decision
+
+
+def _sharpened(result: Annotation) -> Annotation:
+    """Raise leaf probabilities to a power, and add up the tree what they become."""
+    taxonomy = result.taxonomy
+    leaves = result.node_probabilities[:, taxonomy.leaves].astype(np.float64) ** SHARPENING
+    leaves /= leaves.sum(axis=1, keepdims=True)
+    return replace(result, node_probabilities=leaves @ taxonomy.ancestor_matrix.astype(float))
 
 
 def _judged(refinement: Refinement, refine: Switch) -> Decision:
