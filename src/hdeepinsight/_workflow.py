@@ -27,8 +27,8 @@ Switch = Literal["auto", "on", "off"]
 
 #: Fewer cells say nothing about who resembles whom.
 MIN_CELLS = 50
-#: Below this weight the neighbourhood counts for nothing against the overall frequencies.
-MIN_STRENGTH = 0.05
+#: Least weight of the neighbours, from 0 to 1, against the overall frequencies of the types.
+MIN_WEIGHT = 0.05
 #: An adapted model gives the mean of two opinions, which is less sure than either where both agree;
 #: its probabilities are raised to this power before neighbours are asked.
 SHARPENING = 2.0
@@ -200,8 +200,9 @@ def _sharpened(result: Annotation) -> Annotation:
 def _judged(refinement: Refinement, refine: Switch) -> Decision:
     """Decide by the strength that the refinement estimated for itself, without labels."""
     strength = float(refinement.parameters["lam"])
+    weight = strength / (1 + strength)
     changed = float(refinement.changed.mean())
-    informative = strength >= MIN_STRENGTH
+    informative = weight >= MIN_WEIGHT
     reason = (
         "neighbours in the graph share their labels"
         if informative
@@ -213,7 +214,7 @@ def _judged(refinement: Refinement, refine: Switch) -> Decision:
         step="refine",
         applied=informative or refine == "on",
         reason=reason,
-        figures={"strength": strength, "labels changed": changed},
+        figures={"weight of neighbours": weight, "labels changed": changed},
     )
 
 
