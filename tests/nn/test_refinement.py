@@ -28,7 +28,9 @@ def test_layer_equals_the_sparse_solver(problem, kind):
     scores, weights, lam = problem
     rows, columns = EDGES.numpy()
     half = sp.csr_matrix((weights.detach().numpy(), (rows, columns)), shape=(6, 6))
-    expected = smooth(half + half.T, scores.detach().numpy(), lam=1.7, laplacian=kind, solver="direct")
+    expected = smooth(
+        half + half.T, scores.detach().numpy(), lam=1.7, laplacian=kind, solver="direct"
+    )
     layer = GraphRefinement(EDGES, 6, laplacian=kind, tol=1e-12)
     result = layer(scores, weights, lam).detach().numpy()
     np.testing.assert_allclose(result, expected, atol=1e-10)

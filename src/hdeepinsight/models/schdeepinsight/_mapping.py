@@ -17,7 +17,11 @@ from hdeepinsight.annotation import (
 )
 from hdeepinsight.data import align_genes, has_layer, open_counts, without_genes
 from hdeepinsight.models.schdeepinsight._calibration import CalibrationMixin, as_array
-from hdeepinsight.models.schdeepinsight._correction import ModelNormalizer, corrected_inputs
+from hdeepinsight.models.schdeepinsight._correction import (
+    CorrectedInputs,
+    ModelNormalizer,
+    corrected_inputs,
+)
 from hdeepinsight.models.schdeepinsight._multimodal import FurtherInputs, MultimodalMixin
 
 if TYPE_CHECKING:
@@ -95,7 +99,7 @@ class MappingMixin(CalibrationMixin, MultimodalMixin):
         check_threshold(threshold)
         query = self._given(query)
         source, alignment = self._open(query, layer, use_raw, scale, fold_case)
-        further = self._further_inputs(query)
+        further: FurtherInputs | CorrectedInputs = self._further_inputs(query)
         if corrected is not None:
             further = corrected_inputs(corrected, self.normalizer, source, further)
         obs_names = pd.Index(source.obs_names)
@@ -216,7 +220,7 @@ class MappingMixin(CalibrationMixin, MultimodalMixin):
         source: CountSource,
         alignment: GeneAlignment,
         batch_size: int,
-        further: FurtherInputs,
+        further: FurtherInputs | CorrectedInputs,
         read: Callable[[dict[str, Tensor]], dict[str, np.ndarray]],
     ) -> dict[str, np.ndarray]:
         """Read arrays off the outputs for all cells, shapes ``(n_cells, ...)``, kept once."""
@@ -242,7 +246,7 @@ class MappingMixin(CalibrationMixin, MultimodalMixin):
         source: CountSource,
         alignment: GeneAlignment,
         batch_size: int,
-        further: FurtherInputs,
+        further: FurtherInputs | CorrectedInputs,
     ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
         """Mini-batches through the network, with the rows that they are."""
         self.module.eval()
