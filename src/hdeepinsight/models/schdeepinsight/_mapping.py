@@ -99,9 +99,10 @@ class MappingMixin(CalibrationMixin, MultimodalMixin):
         check_threshold(threshold)
         query = self._given(query)
         source, alignment = self._open(query, layer, use_raw, scale, fold_case)
-        further: FurtherInputs | CorrectedInputs = self._further_inputs(query)
+        own = self._further_inputs(query)
+        further: FurtherInputs | CorrectedInputs = own
         if corrected is not None:
-            further = corrected_inputs(corrected, self.normalizer, source, further)
+            further = corrected_inputs(corrected, self.normalizer, source, own)
         obs_names = pd.Index(source.obs_names)
         found = self._collect(source, alignment, batch_size, further, self._judge)
         return Annotation(
