@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from hdeepinsight import __version__
-from hdeepinsight.cli import _annotate, _demo, _evaluate, _info, _models, _train
+from hdeepinsight.cli import _annotate, _convert, _demo, _evaluate, _info, _models, _train
 
 __all__ = ["app"]
 
@@ -25,6 +25,7 @@ app.command("info")(_info.info)
 app.command("models")(_models.models)
 app.command("pull")(_models.pull)
 app.command("publish")(_models.publish)
+app.command("convert")(_convert.convert)
 app.command("demo")(_demo.demo)
 
 

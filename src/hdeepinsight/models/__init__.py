@@ -6,6 +6,7 @@ from hdeepinsight.models.schdeepinsight import (
     AdaptationReport,
     AdaptedSCHDeepInsight,
     SCHDeepInsight,
+    convert_model,
 )
 
 __all__ = [
@@ -14,4 +15,5 @@ __all__ = [
     "AdaptedSCHDeepInsight",
     "ModelFileError",
     "SCHDeepInsight",
+    "convert_model",
 ]

@@ -201,11 +201,12 @@ class ModelFolder:
         return next((path for path in places if path.is_file()), None)
 
     def _content(self, name: str, n_bytes: int | None = None) -> bytes | None:
-        """Content of a file; a single byte more than it should have is read of a longer one."""
+        """Content of a file; nothing is read of one that is longer than it should be."""
         for path in (self._committed / f"{self.prefix}{name}", self.file(name)):
             try:
                 with path.open("rb") as file:
-                    return file.read(-1 if n_bytes is None else max(0, n_bytes) + 1)
+                    is_longer = n_bytes is not None and os.fstat(file.fileno()).st_size > n_bytes
+                    return b"" if is_longer else file.read()
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 continue
         return None

@@ -15,8 +15,9 @@ __all__ = ["MAX_JSON_BYTES", "dump_json", "parse_json"]
 
 MAX_JSON_BYTES: Final = 256 * 2**20
 _SEAL = Seal(b',\n"sha256": "', b'"\n}\n')
-#: Text (whose brackets mean nothing), or one bracket.
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+#: Text (whose brackets mean nothing), or one bracket. The closing quote is optional: text without
+#: one would otherwise be searched to its end from every quote in it.
+_TOKEN = re.compile(rb'"(?:[^"\\]+|\\.)*"?|[\[\]{}]', re.DOTALL)
 
 
 def dump_json(record: Mapping[str, Any]) -> bytes:

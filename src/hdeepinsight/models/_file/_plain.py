@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -24,24 +25,28 @@ def to_plain(value: Any) -> Any:
     Arrays of numbers become tensors, arrays of text lists; DataFrames become mappings that
     :func:`frame_from_plain` turns back. Tensors come to the CPU.
     """
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, Mapping):
-        return {str(key): to_plain(item) for key, item in value.items()}
+        return {sys.intern(str(key)): to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [to_plain(item) for item in value]
     if isinstance(value, np.ndarray):
-        return value.tolist() if value.dtype.kind in "OUS" else torch.from_numpy(value.copy())
-    if isinstance(value, np.generic):
-        return value.item()
+        is_text = value.dtype.kind in "OUS"
+        return to_plain(value.tolist()) if is_text else torch.from_numpy(value.copy())
     if isinstance(value, pd.DataFrame):
         return {
-            FRAME_KEY: value.columns.tolist(),
-            "index": value.index.tolist(),
-            "name": value.index.name,
+            FRAME_KEY: to_plain(value.columns.tolist()),
+            "index": to_plain(value.index.tolist()),
+            "name": to_plain(value.index.name),
             "values": value.to_numpy(dtype=float).tolist(),
         }
     if isinstance(value, torch.Tensor):
-        return value.detach().cpu()
-    if value is None or isinstance(value, str | int | float | bool):
+        # A copy: of a view, all that it is a view of would be written.
+        return value.detach().cpu().contiguous().clone()
+    if isinstance(value, str):
+        return sys.intern(str(value))  # equal text is one object, so equal models are equal bytes
+    if value is None or isinstance(value, int | float | bool):
         return value
     msg = f"A {type(value).__name__} cannot be saved with a model; valid are plain types."
     raise TypeError(msg)

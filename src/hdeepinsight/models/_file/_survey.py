@@ -6,6 +6,7 @@ import io
 import math
 import pickletools
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
@@ -68,6 +69,12 @@ def survey(content: bytes, name: object) -> None:
     ModelFileError
         Naming what was found.
     """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about odd escapes in names, which are refused
+        _survey(content, name)
+
+
+def _survey(content: bytes, name: object) -> None:
     if not content.startswith(b"PK\3\4"):
         raise _foreign(name, _describe(content))
     try:
@@ -78,10 +85,10 @@ def survey(content: bytes, name: object) -> None:
         if isinstance(error, ModelFileError):
             raise
         raise _damaged(name, first_sentence(error)) from None
-    for found in _names(program):
-        if found not in STORAGES and found not in (TENSOR, HOOKS):
-            raise _foreign(name, found.replace(" ", "."))
     try:
+        for found in _names(program):
+            if found not in STORAGES and found not in (TENSOR, HOOKS):
+                raise _foreign(name, found.replace(" ", "."))
         _follow(program, {key: info.file_size for key, info in records.items()}, name)
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         if isinstance(error, ModelFileError):
@@ -114,7 +121,7 @@ def _names(program: bytes) -> Iterator[str]:
     try:
         for code, value, _ in pickletools.genops(program):
             if code.name in ("GLOBAL", "INST"):
-                yield str(value)
+                yield str(value)[:200]
             elif code.name == "STACK_GLOBAL":
                 yield " ".join(text[-2:])
             elif code.name in _TEXT:

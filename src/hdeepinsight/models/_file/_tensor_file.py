@@ -91,7 +91,7 @@ def _take_apart(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
         if name in tensors:
             msg = f"Two tensors of the model are named {name!r}. Report this."
             raise ValueError(msg)
-        tensors[name] = value.contiguous().clone()  # safetensors refuses views of one storage
+        tensors[name] = value
         return {_TENSOR: name}
     if isinstance(value, dict):
         if _TENSOR in value or _FLOAT in value:

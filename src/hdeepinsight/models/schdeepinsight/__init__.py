@@ -4,7 +4,14 @@ from hdeepinsight.models.schdeepinsight._adaptation_guard import (
     AdaptationFigures,
     AdaptationReport,
 )
+from hdeepinsight.models.schdeepinsight._convert import convert_model
 from hdeepinsight.models.schdeepinsight._model import SCHDeepInsight
 from hdeepinsight.models.schdeepinsight._surgery_model import AdaptedSCHDeepInsight
 
-__all__ = ["AdaptationFigures", "AdaptationReport", "AdaptedSCHDeepInsight", "SCHDeepInsight"]
+__all__ = [
+    "AdaptationFigures",
+    "AdaptationReport",
+    "AdaptedSCHDeepInsight",
+    "SCHDeepInsight",
+    "convert_model",
+]

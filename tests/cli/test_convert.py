@@ -1,0 +1,94 @@
+"""Convert saved models with the command, and refuse what would run code without being asked."""
+
+import os
+
+import pandas as pd
+import pytest
+import torch
+from scvi.model.base import BaseModelClass
+
+from hdeepinsight import SCHDeepInsight
+
+
+@pytest.fixture
+def model(files):
+    return SCHDeepInsight.load(files.model)
+
+
+@pytest.fixture
+def pickled(model, tmp_path):
+    """A model as the base class of scvi-tools writes it."""
+    BaseModelClass.save(model, tmp_path / "pickled")
+    return tmp_path / "pickled"
+
+
+def test_a_pickled_model_needs_trust(hdeepinsight, pickled, model, files, tmp_path):
+    done = hdeepinsight("convert", pickled, tmp_path / "new")
+    assert done.exit_code == 1
+    text = " ".join(done.stderr.split())
+    assert "is refused: found hdeepinsight.annotation." in text
+    assert "hdeepinsight convert --trust" in text
+    assert not (tmp_path / "new").exists()
+
+    done = hdeepinsight("convert", "--trust", pickled, tmp_path / "new")
+    assert done.exit_code == 0, done.stderr
+    new = SCHDeepInsight.load(tmp_path / "new")
+    pd.testing.assert_frame_equal(new.predict_proba(files.query), model.predict_proba(files.query))
+    first, second = (m.annotate(files.query) for m in (new, model))
+    pd.testing.assert_frame_equal(first.novelty, second.novelty)
+    assert (first.label_sets().contains == second.label_sets().contains).all()
+    assert new.recipe == model.recipe
+    assert new.missing_capabilities == ()
+
+
+def test_formats_become_one_another(hdeepinsight, model, files, tmp_path):
+    there, back = tmp_path / "there", tmp_path / "back"
+    assert hdeepinsight("convert", files.model, there, "--format", "safetensors").exit_code == 0
+    names = sorted(path.name for path in there.iterdir())
+    assert names == ["manifest.json", "model.json", "model.safetensors"]
+    assert hdeepinsight("convert", there, back).exit_code == 0
+    assert (back / "model.pt").read_bytes() == (files.model / "model.pt").read_bytes()
+    done = hdeepinsight("convert", there, back)
+    assert (done.exit_code, "exists" in done.stderr) == (1, True)
+    assert hdeepinsight("convert", there, there, "--overwrite").exit_code == 0
+    assert sorted(path.name for path in there.iterdir()) == ["manifest.json", "model.pt"]
+
+
+class Payload:
+    """Runs code when unpickled."""
+
+    def __init__(self, target):
+        self.target = str(target)
+
+    def __reduce__(self):
+        return os.mkdir, (self.target,)
+
+
+@pytest.mark.parametrize(
+    ("payload", "says"),
+    [
+        ({"attr_dict": {"registry_": {"model_name": "SCVI"}, "x": {1}}}, "holds a SCVI"),
+        ({"weights": torch.zeros(2), "x": {1}}, "not a model of hdeepinsight"),
+        ([1, 2], "holds a list"),
+        (
+            {"attr_dict": {"registry_": {"model_name": "AdaptedSCHDeepInsight"}, "x": {1}}},
+            "model of a query",
+        ),
+    ],
+)
+def test_trust_does_not_make_a_foreign_file_ours(hdeepinsight, tmp_path, payload, says):
+    (tmp_path / "old").mkdir()
+    torch.save(payload, tmp_path / "old" / "model.pt")
+    done = hdeepinsight("convert", "--trust", tmp_path / "old", tmp_path / "new")
+    assert done.exit_code == 1
+    assert says in " ".join(done.stderr.split())
+    assert not (tmp_path / "new").exists()
+
+
+def test_without_trust_nothing_runs(hdeepinsight, tmp_path):
+    (tmp_path / "old").mkdir()
+    torch.save({"attr_dict": Payload(tmp_path / "it_ran")}, tmp_path / "old" / "model.pt")
+    done = hdeepinsight("convert", tmp_path / "old", tmp_path / "new")
+    assert done.exit_code == 1
+    assert "mkdir" in done.stderr
+    assert not (tmp_path / "it_ran").exists()
