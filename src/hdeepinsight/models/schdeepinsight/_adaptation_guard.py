@@ -15,7 +15,6 @@ MIN_KEPT = 0.95
 MIN_TYPES_KEPT = 0.5
 MAX_REPLAY_LOSS = 0.25
 MIN_TYPES = 1.8
-AGREEMENT_SLACK = 0.02
 FLOOR = 1e-6
 
 Decision = Literal["adapted", "zero-shot"]
@@ -186,7 +185,7 @@ def _no_need(figures: AdaptationFigures) -> str:
             "from which a difference between studies cannot be told from one between types"
         )
     usual = figures.agreement_reference
-    if usual is not None and figures.agreement_query >= usual - AGREEMENT_SLACK:
+    if usual is not None and figures.agreement_query >= usual:
         return (
             f"network and profiles agree on {figures.agreement_query:.1%} of the cells, as they "
             f"do on the reference itself ({usual:.1%}), so there is nothing to adapt to"
