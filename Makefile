@@ -43,10 +43,15 @@ check: $(VENV)/.installed-check ## Lint, check formatting and types, build and i
 docs: $(VENV)/.installed-doc ## Build the documentation into docs/_build/html, warnings are errors
 	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going docs docs/_build/html
 
+.PHONY: tutorials
+tutorials: $(VENV)/.installed-doc ## Run the notebooks again, in place; with HDI_DATA on real data
+	$(BIN)/jupyter execute --inplace tutorials/*.ipynb
+
 .PHONY: bench
 bench: $(VENV)/.installed-bench ## Measure accuracy, speed and scale; writes docs/benchmarks.md
 	$(BIN)/python benchmarks/environments.py --uv $(abspath $(BIN))/uv
 	$(BIN)/python benchmarks/run.py --pairs $(PAIRS) --missing 0.25 0.5 0.75
+	$(BIN)/python benchmarks/ablation.py --pairs $(PAIRS) --missing 0.5
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/report.py --pairs $(PAIRS)
 	$(BIN)/python benchmarks/readme_table.py
