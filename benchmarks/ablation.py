@@ -10,10 +10,11 @@ import argparse
 import logging
 import time
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from harness.levers import LEVERS, Lever
 from harness.pairs import read_pairs
 from harness.prepare import Prepared, prepare
 from harness.records import Records, accuracy_row
@@ -25,61 +26,6 @@ import hdeepinsight as hdi
 
 HERE = Path(__file__).resolve().parent
 logger = logging.getLogger("ablation")
-
-
-@dataclass(frozen=True)
-class Lever:
-    """One way to annotate.
-
-    Parameters
-    ----------
-    name, title
-        In the records, and in the table.
-    options
-        Switches of ``hdi.annotate``.
-    audited
-        Train on the audited reference.
-    with_reference
-        Give the reference to the adaptation.
-    method
-        What follows instead: ``"annotate"``, ``"vote"``, ``"stacas"``, ``"permuted"`` or
-        ``"laplacian"``.
-    """
-
-    name: str
-    title: str
-    options: dict = field(default_factory=dict)
-    audited: bool = False
-    with_reference: bool = False
-    method: str = "annotate"
-
-
-OFF = {"adapt": "off", "refine": "off"}
-LEVERS = (
-    Lever("none", "zero-shot", OFF),
-    Lever("adapt", "adapt", {"adapt": "auto", "refine": "off"}),
-    Lever(
-        "adapt_reference",
-        "adapt, reference replayed",
-        {"adapt": "auto", "refine": "off"},
-        with_reference=True,
-    ),
-    Lever("refine", "refine", {"adapt": "off", "refine": "auto"}),
-    Lever("refine_permuted", "refine, permuted graph (control)", OFF, method="permuted"),
-    Lever("refine_laplacian", "refine by Laplacian, λ = 1", OFF, method="laplacian"),
-    Lever("vote", "vote of clusters", OFF, method="vote"),
-    Lever("stacas", "correct by STACAS", OFF, method="stacas"),
-    Lever("audit", "audited reference", OFF, audited=True),
-    Lever("adapt_refine", "adapt and refine (default)", {"adapt": "auto", "refine": "auto"}),
-    Lever("adapt_unguarded", "adapt, whatever the guard says", {"adapt": "on", "refine": "off"}),
-    Lever(
-        "all",
-        "audit, adapt with the reference, refine",
-        {"adapt": "auto", "refine": "auto"},
-        audited=True,
-        with_reference=True,
-    ),
-)
 
 
 class Bench:
@@ -192,8 +138,6 @@ class Bench:
 
 
 def _with_training(variant, **options):
-    from dataclasses import replace
-
     return replace(variant, train={**variant.train, **options})
 
 

@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from harness.levers import LEVERS
 from harness.registry import SPECS
 from harness.summary import Summary, clear_best, summarise
 from harness.tables import figure, table
@@ -38,6 +39,13 @@ run is a process of its own, with the environment that the method needs.
   machine was; compare ratios. The table of speed and scale below was measured alone.
 """
 
+ABLATION = """\
+## What each lever of query mapping does
+
+The same trained model a pair and seed annotates the query in every way, at the finest level. Each
+lever is told the batches of the query, and reads no label of it. Defaults were chosen on other pairs.
+"""
+
 
 class Report:
     """Sections of the page.
@@ -55,6 +63,7 @@ class Report:
         self.missing = _read(results / "missing_genes.json")
         self.runs = _read(results / "runs.json")
         self.speed = _read(results / "speed.json")
+        self.levers = _read(results / "ablation.json")
         self.jobs = jobs or {}
         self.specs = [s for s in SPECS if any(r["method"] == s.name for r in self.accuracy)]
         self.pairs = list(dict.fromkeys(row["pair"] for row in self.accuracy))
@@ -66,6 +75,7 @@ class Report:
             self._overview(),
             *(self._pair(pair) for pair in self.pairs),
             self._robustness(),
+            self._ablation(),
             self._speed(),
             self._failures(),
             self._conditions(),
@@ -163,6 +173,36 @@ class Report:
             columns[pair] = self._column(drops, "drop")
         title = "### Fall of macro-F1 with half of the genes removed"
         return f"{title}\n\n{self._by_method(columns, mark=False)}"
+
+    def _ablation(self) -> str:
+        """Leaf macro-F1 and accuracy of every lever of query mapping."""
+        if not self.levers:
+            return ""
+        parts = [ABLATION]
+        for share in sorted({row["missing_genes"] for row in self.levers}):
+            genes = f"{share:.0%} of the genes removed" if share else "all genes"
+            for key, title in {"macro_f1": "macro-F1", "accuracy": "accuracy"}.items():
+                rows = self.rows(self.levers, missing_genes=share)
+                parts += [f"### Levers, {genes}: {title}", self._by_lever(rows, key)]
+        return "\n\n".join(parts)
+
+    def _by_lever(self, rows: list[dict], key: str) -> str:
+        """One row a lever, one column a pair; the mean only where all pairs were measured."""
+        lines = []
+        for lever in LEVERS:
+            found = [
+                summarise(
+                    self.rows(rows, method=lever.name, pair=pair, level=self.levels(pair)[-1]), key
+                )
+                for pair in self.pairs
+            ]
+            if not any(found):
+                continue
+            complete = all(found)
+            mean = f"{sum(s.mean for s in found) / len(found):.3f}" if complete else "–"
+            cells = [figure(summary, 3, bold=False) for summary in found]
+            lines.append([lever.title, *cells, mean])
+        return table(["lever", *self.pairs, "mean"], lines)
 
     def _speed(self) -> str:
         if not self.speed:
