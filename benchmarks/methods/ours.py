@@ -135,7 +135,6 @@ class Mapped(SCHDeepInsight):
         result = hdi.annotate(
             query.anndata(), self.model, batch_key=batch_key_of(query), threshold=None
         )
-        self.extra["decisions"] = [str(decision) for decision in result.decisions]
         return self.prediction(result)
 
 
