@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import lightning.pytorch as pl
 from torch import Tensor
@@ -30,6 +31,15 @@ class KeepBest(pl.Callback):  # type: ignore[misc]
             self.best_value, self.best_epoch = value, trainer.current_epoch
             state = pl_module.module.state_dict()
             self._weights = {name: tensor.detach().clone() for name, tensor in state.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the best epoch so far, for a checkpoint."""
+        return {"value": self.best_value, "epoch": self.best_epoch, "weights": self._weights}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.best_value, self.best_epoch = state_dict["value"], state_dict["epoch"]
+        self._weights = state_dict["weights"]
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Load the best weights."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -13,6 +14,11 @@ from scvi.train import TrainRunner
 from hdeepinsight.models.schdeepinsight._batches import ReferenceBatches, Split
 from hdeepinsight.models.schdeepinsight._calibration import CalibrationMixin
 from hdeepinsight.models.schdeepinsight._callbacks import KeepBest
+from hdeepinsight.models.schdeepinsight._checkpoints import (
+    Checkpoints,
+    fingerprint_of,
+    unchanged_if_interrupted,
+)
 from hdeepinsight.models.schdeepinsight._multimodal import MultimodalMixin
 from hdeepinsight.models.schdeepinsight._plan import HierarchicalTrainingPlan
 from hdeepinsight.models.schdeepinsight._reference import read_counts
@@ -45,6 +51,7 @@ class TrainingMixin(CalibrationMixin, MultimodalMixin):
         early_stopping: bool = False,
         early_stopping_patience: int = 12,
         audit: bool | LabelAudit = False,
+        checkpoint: str | Path | None = None,
         accelerator: str = "auto",
         devices: int | str = "auto",
         **trainer_kwargs: Any,
@@ -79,6 +86,10 @@ class TrainingMixin(CalibrationMixin, MultimodalMixin):
             these cells. Training cells with a suspicious label are then taken as labelled only
             down to where the audit agrees; held-out cells keep their labels. Off by default: it
             helps where labels are impure, and changes little elsewhere.
+        checkpoint
+            Folder for a checkpoint, which is written after epochs, and removed at the end. Where
+            there is one, of the same training, it goes on from there to the same result. By
+            default there is none, and a training that is interrupted leaves the model as it was.
         accelerator, devices
             As in Lightning.
         **trainer_kwargs
@@ -106,6 +117,22 @@ class TrainingMixin(CalibrationMixin, MultimodalMixin):
         plan = HierarchicalTrainingPlan(
             self.module, self.taxonomy, max_lr=max_lr, weight_decay=weight_decay
         )
+        given_options = trainer_options(
+            epochs, batches.n_val > 0, early_stopping, early_stopping_patience, trainer_kwargs
+        )
+        settings = {
+            "max_epochs": epochs,
+            "batch_size": batch_size,
+            "max_lr": max_lr,
+            "weight_decay": weight_decay,
+            "split_key": split_key,
+        }
+        checkpoints = None
+        if checkpoint is not None:
+            start = (self.init_params_, settings, early_stopping, early_stopping_patience)
+            fingerprint = fingerprint_of(start, plan.state_dict(), batches)
+            checkpoints = Checkpoints(checkpoint, batches, fingerprint)
+            given_options = checkpoints.added_to(given_options)
         runner = TrainRunner(
             self,
             training_plan=plan,
@@ -113,29 +140,24 @@ class TrainingMixin(CalibrationMixin, MultimodalMixin):
             max_epochs=epochs,
             accelerator=accelerator,
             devices=devices,
-            **trainer_options(
-                epochs,
-                batches.n_val > 0,
-                early_stopping,
-                early_stopping_patience,
-                trainer_kwargs,
-            ),
+            **given_options,
         )
-        self.module.train()
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed)
-            runner()
+        with unchanged_if_interrupted(self):
+            self.module.train()
+            with torch.random.fork_rng():
+                torch.manual_seed(self.seed)
+                runner()
+        if checkpoints is not None:
+            self.history_ = checkpoints.history(runner.model.history_)
         self._finish(
             batches,
             {
-                "max_epochs": epochs,
-                "batch_size": batch_size,
-                "max_lr": max_lr,
-                "weight_decay": weight_decay,
-                "split_key": split_key,
+                **settings,
                 **({"n_lifted_labels": int((nodes != given).sum())} if audit is not False else {}),
             },
         )
+        if checkpoints is not None:
+            checkpoints.remove()
 
     def _split(self, nodes: np.ndarray, fraction: float, split_key: str | None) -> Split:
         rng = np.random.default_rng(self.seed)

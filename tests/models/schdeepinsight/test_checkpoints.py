@@ -1,0 +1,149 @@
+"""An interrupted training goes on to the same result, or leaves the model as it was."""
+
+import os
+import signal
+import warnings
+
+import lightning.pytorch as pl
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from hdeepinsight import SCHDeepInsight
+from hdeepinsight.models import ModelFileError
+from hdeepinsight.models.schdeepinsight import _checkpoints as module
+
+LEVELS = ["lineage", "cell_type"]
+EPOCHS = 6
+
+
+class Interrupt(pl.Callback):
+    """Ends the training in the middle of an epoch, one way or another."""
+
+    def __init__(self, epoch: int, how: str) -> None:
+        self.epoch, self.how = epoch, how
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if trainer.current_epoch == self.epoch and batch_idx == 2:
+            if self.how == "SIGINT":
+                os.kill(os.getpid(), signal.SIGINT)
+            elif self.how == "SIGKILL":
+                os.kill(os.getpid(), signal.SIGKILL)
+            else:
+                raise MemoryError("too little")
+
+
+@pytest.fixture(autouse=True)
+def every_epoch(monkeypatch):
+    monkeypatch.setattr(module, "MIN_SECONDS", 0.0)
+
+
+@pytest.fixture
+def fresh(reference):
+    def build(**options) -> SCHDeepInsight:
+        cells = reference.copy()
+        SCHDeepInsight.setup_anndata(cells, labels_keys=LEVELS)
+        return SCHDeepInsight(cells, layout="random", **options)
+
+    return build
+
+
+def train(model: SCHDeepInsight, **options) -> SCHDeepInsight:
+    quiet = {"enable_progress_bar": False, "accelerator": "cpu", "validation_size": 0.2}
+    model.train(EPOCHS, batch_size=32, **(quiet | options))
+    return model
+
+
+def state(model: SCHDeepInsight) -> dict:
+    return {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
+
+
+def assert_same_weights(first: dict, second: dict) -> None:
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "how"),
+    [
+        pytest.param({}, {}, id="fixed"),
+        pytest.param({"weighting": "adaptive"}, {}, id="adaptive_levels"),
+        pytest.param({}, {"early_stopping": True, "max_lr": 0.05}, id="best_epoch"),
+    ],
+)
+def test_a_killed_training_goes_on_to_the_same_result(fresh, tmp_path, query, options, how):
+    whole = train(fresh(**options), **how)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # forking beside other threads
+        process = os.fork()
+    if process == 0:  # a copy of this process, which is killed in its fourth epoch
+        train(fresh(**options), checkpoint=tmp_path, callbacks=[Interrupt(3, "SIGKILL")], **how)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+    assert (tmp_path / "training.ckpt").is_file()
+    resumed = fresh(**options)
+    epochs = Epochs()
+    train(resumed, checkpoint=tmp_path, callbacks=[epochs], **how)
+    assert epochs.seen == [3, 4, 5], "it did not start from the beginning"
+    assert_same_weights(state(whole), state(resumed))
+    pd.testing.assert_frame_equal(resumed.predict_proba(query), whole.predict_proba(query))
+    novelty = [model.annotate(query).novelty for model in (whole, resumed)]
+    pd.testing.assert_frame_equal(*novelty)
+    assert resumed.recipe == whole.recipe
+    for name, table in whole.history.items():
+        np.testing.assert_array_equal(resumed.history[name], table, err_msg=name)
+    assert list(tmp_path.iterdir()) == [], "a finished training leaves no checkpoint"
+
+
+class Epochs(pl.Callback):
+    """Which epochs were trained."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def on_train_epoch_start(self, trainer, pl_module) -> None:
+        self.seen.append(trainer.current_epoch)
+
+
+@pytest.mark.parametrize(("how", "error"), [("SIGINT", KeyboardInterrupt), ("raise", MemoryError)])
+def test_an_interrupted_training_leaves_the_model_as_it_was(fresh, query, how, error):
+    model = train(fresh())
+    before, probabilities = state(model), model.predict_proba(query)
+    history = {name: table.copy() for name, table in model.history.items()}
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(error):
+        train(model, callbacks=[Interrupt(1, how)])
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert not model.module.training
+    assert_same_weights(before, state(model))
+    pd.testing.assert_frame_equal(model.predict_proba(query), probabilities)
+    assert all(history[name].equals(table) for name, table in model.history.items())
+
+
+def test_sigint_and_then_the_same_call_again(fresh, tmp_path):
+    whole = train(fresh())
+    model = fresh()
+    with pytest.raises(KeyboardInterrupt):
+        train(model, checkpoint=tmp_path, callbacks=[Interrupt(2, "SIGINT")])
+    assert not model.is_trained_
+    assert_same_weights(state(whole), state(train(model, checkpoint=tmp_path)))
+
+
+def test_a_checkpoint_of_another_training_is_refused(fresh, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(fresh(), checkpoint=tmp_path, callbacks=[Interrupt(2, "SIGINT")])
+    with pytest.raises(ValueError, match="of a training with other cells"):
+        train(fresh(), checkpoint=tmp_path, max_lr=0.1)
+    with pytest.raises(ValueError, match="of a training with other cells"):
+        train(fresh(seed=1), checkpoint=tmp_path)
+    path = tmp_path / "training.ckpt"
+    body = bytearray(path.read_bytes())
+    body[len(body) // 2] ^= 1
+    path.write_bytes(body)
+    with pytest.raises(ModelFileError, match="damaged"):
+        train(fresh(), checkpoint=tmp_path)
+
+
+def test_a_checkpoint_changes_nothing(fresh, tmp_path):
+    first, second = train(fresh()), train(fresh(), checkpoint=tmp_path)
+    assert_same_weights(state(first), state(second))
