@@ -32,7 +32,7 @@ GOOD = AdaptationFigures(
     ("changes", "reason"),
     [
         pytest.param({"n_types_before": 1.2}, "hardly more than one type", id="one_type"),
-        pytest.param({"agreement_query": 0.94}, "nothing to adapt to", id="like_the_reference"),
+        pytest.param({"agreement_query": 0.95}, "nothing to adapt to", id="like_the_reference"),
         pytest.param({"kept": 0.9}, "agreed on kept", id="undisputed_cells_changed"),
         pytest.param({"n_types_after": 2.0}, "one type swallows", id="collapse"),
         pytest.param({"referee": -0.1}, "speak against", id="referee"),
