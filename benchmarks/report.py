@@ -43,7 +43,8 @@ ABLATION = """\
 ## What each lever of query mapping does
 
 The same trained model a pair and seed annotates the query in every way, at the finest level. Each
-lever is told the batches of the query, and reads no label of it. Defaults were chosen on other pairs.
+lever is told the batches of the query, and reads no label of it. Defaults were chosen on other
+pairs; after a look at these, one was changed on the evidence of those others (see the user guide).
 """
 
 
