@@ -185,7 +185,9 @@ def _called(function: Any, arguments: Any, name: object) -> Any:
         return _CONTAINER
     if function != _Name(TENSOR):
         raise _foreign(name, f"a call of {getattr(function, 'name', 'a value')!s}")
-    storage, offset, size, stride = arguments[:4]
+    storage, offset, size, stride, needs_gradient, hooks = arguments
+    if type(storage) is not _Storage or type(needs_gradient) is not bool or hooks is not _CONTAINER:
+        raise _damaged(name, "A tensor is not written as tensors are.")
     numbers = (offset, *size, *stride)
     if (
         len(size) != len(stride)
