@@ -39,6 +39,14 @@ def every_epoch(monkeypatch):
     monkeypatch.setattr(module, "MIN_SECONDS", 0.0)
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """A shell's background jobs ignore SIGINT, and Python then raises no KeyboardInterrupt."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
 @pytest.fixture
 def fresh(reference):
     def build(**options) -> SCHDeepInsight:
