@@ -71,6 +71,7 @@ def assert_same_weights(first: dict, second: dict) -> None:
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
 
 
+@pytest.mark.slow  # a forked process hangs where OpenMP has threads: run it with OMP_NUM_THREADS=1
 @pytest.mark.parametrize(
     ("options", "how"),
     [
