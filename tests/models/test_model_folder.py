@@ -18,6 +18,9 @@ from hdeepinsight.models._model_file import ModelFolder, read_model, write_model
 
 FORMATS = ("torch", "safetensors")
 
+#: These tests fork, which is safe only with OMP_NUM_THREADS=1; `pytest -m slow` runs them.
+pytestmark = pytest.mark.slow
+
 
 def payload(generation: int) -> dict:
     """A model whose every part tells which one it is."""
