@@ -18,9 +18,10 @@ import pytest
 import torch
 
 from hdeepinsight.models import ModelFileError
-from hdeepinsight.models._file import dump_tensors, dump_torch, parse_tensors, parse_torch
 from hdeepinsight.models._file._json import dump_json, parse_json
 from hdeepinsight.models._file._manifest import Manifest, Part
+from hdeepinsight.models._file._tensor_file import dump_tensors, parse_tensors
+from hdeepinsight.models._file._torch_file import dump_torch, parse_torch
 from hdeepinsight.models._model_file import ModelFolder, read_model, write_model
 
 PAYLOAD = {

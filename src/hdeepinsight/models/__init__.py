@@ -1,13 +1,17 @@
 """Models, one folder each."""
 
-from hdeepinsight.models._model_file import ModelFileError
-from hdeepinsight.models.schdeepinsight import (
-    AdaptationFigures,
-    AdaptationReport,
-    AdaptedSCHDeepInsight,
-    SCHDeepInsight,
-    convert_model,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hdeepinsight.models._file._errors import ModelFileError
+    from hdeepinsight.models.schdeepinsight import (
+        AdaptationFigures,
+        AdaptationReport,
+        AdaptedSCHDeepInsight,
+        SCHDeepInsight,
+        convert_model,
+    )
 
 __all__ = [
     "AdaptationFigures",
@@ -17,3 +21,16 @@ __all__ = [
     "SCHDeepInsight",
     "convert_model",
 ]
+
+_HOMES = dict.fromkeys(__all__, "schdeepinsight") | {"ModelFileError": "_file._errors"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: looking into the folder of a model needs no network."""
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -6,16 +6,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
-from hdeepinsight.models._file import (
-    ModelFileError,
-    ModelFolder,
-    dump_tensors,
-    dump_torch,
-    frame_from_plain,
-    parse_tensors,
-    parse_torch,
-    to_plain,
-)
+from hdeepinsight.models._file._errors import ModelFileError
+from hdeepinsight.models._file._folder import ModelFolder
+from hdeepinsight.models._file._plain import frame_from_plain, to_plain
+from hdeepinsight.models._file._tensor_file import dump_tensors, parse_tensors
+from hdeepinsight.models._file._torch_file import dump_torch, parse_torch
 
 __all__ = [
     "ModelFileError",

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from hdeepinsight.models._file._errors import ModelFileError, first_sentence
-from hdeepinsight.models._file._plain import MAX_NESTING
 from hdeepinsight.models._file._seal import Seal
 
-__all__ = ["MAX_JSON_BYTES", "dump_json", "parse_json"]
+__all__ = ["MAX_JSON_BYTES", "MAX_NESTING", "dump_json", "parse_json"]
 
 MAX_JSON_BYTES: Final = 256 * 2**20
+#: Of what a model file holds, in whatever format.
+MAX_NESTING: Final = 64
 _SEAL = Seal(b',\n"sha256": "', b'"\n}\n')
 #: Text (whose brackets mean nothing), or one bracket. The closing quote is optional: text without
 #: one would otherwise be searched to its end from every quote in it.

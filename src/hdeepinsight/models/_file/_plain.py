@@ -11,11 +11,11 @@ import pandas as pd
 import torch
 
 from hdeepinsight.models._file._errors import ModelFileError
+from hdeepinsight.models._file._json import MAX_NESTING
 
-__all__ = ["FRAME_KEY", "MAX_NESTING", "check_plain", "frame_from_plain", "to_plain"]
+__all__ = ["FRAME_KEY", "check_plain", "frame_from_plain", "to_plain"]
 
 FRAME_KEY: Final = "__dataframe__"
-MAX_NESTING: Final = 64
 _LEAVES = (type(None), bool, int, float, str)
 
 

@@ -18,7 +18,8 @@ import pandas as pd
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 
-from hdeepinsight.models._file import dump_torch, frame_from_plain, parse_torch
+from hdeepinsight.models._file._plain import frame_from_plain
+from hdeepinsight.models._file._torch_file import dump_torch, parse_torch
 
 if TYPE_CHECKING:
     from torch import Tensor
