@@ -3,45 +3,35 @@
 import errno
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 import time
-import warnings
 from pathlib import Path
 
+import folder_writer
 import numpy as np
 import pytest
 import torch
+from folder_writer import FORMATS, ROUNDS, content, save
 
 from hdeepinsight.models import ModelFileError
 from hdeepinsight.models._file import _folder as module
 from hdeepinsight.models._model_file import ModelFolder, read_model, write_model
 
-FORMATS = ("torch", "safetensors")
-
-#: These tests fork, which is safe only with OMP_NUM_THREADS=1; `pytest -m slow` runs them.
-pytestmark = pytest.mark.slow
-
-
-def payload(generation: int) -> dict:
-    """A model whose every part tells which one it is."""
-    weights = torch.full((300, 200), float(generation))
-    return {"model_state_dict": {"w": weights}, "attr_dict": {"generation": generation}}
-
-
-def save(folder: ModelFolder, generation: int, kind: str) -> None:
-    def write_reference(path: Path) -> None:
-        path.write_bytes(b"%d" % generation * 1000)
-
-    references = {"adata.h5ad": write_reference}
-    write_model(folder, payload(generation), format=kind, references=references)
-
 
 def generation_of(folder: ModelFolder) -> int:
     """Which model is there; every part has to agree."""
-    read = read_model(folder)
-    found = read["attr_dict"]["generation"]
-    assert (read["model_state_dict"]["w"] == found).all()
-    assert folder.reference().read_bytes() == b"%d" % found * 1000
+    found = generation_of_parts(folder)
+    assert folder.reference().read_bytes() == content(found)
+    return found
+
+
+def generation_of_parts(folder: ModelFolder) -> int:
+    """Which model is there, whatever its reference: that is another read."""
+    _, parts = folder.read()
+    found = int(next(iter(parts.values()))[:8])
+    assert set(parts.values()) == {content(found)}
     return found
 
 
@@ -49,34 +39,25 @@ def hidden(folder: ModelFolder) -> list[str]:
     return sorted(path.name for path in folder.path.iterdir() if path.name.startswith("."))
 
 
-class Child:
-    """A copy of this process, which needs no imports, that runs a function and never returns."""
+class Writer:
+    """Another process, which runs a function of ``folder_writer``."""
 
-    def __init__(self, run, *arguments):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # forking beside other threads
-            self.id = os.fork()
-        if self.id == 0:
-            code = 1
-            try:
-                run(*arguments)
-                code = 0
-            finally:
-                os._exit(code)
+    def __init__(self, function, folder: ModelFolder, *arguments: object) -> None:
+        words = [function.__name__, folder.path, *arguments]
+        command = [sys.executable, folder_writer.__file__, *map(str, words)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert self.process.stdout.readline() == b"started\n"
 
     def kill(self) -> None:
-        os.kill(self.id, signal.SIGKILL)
-        self.wait()
+        self.process.kill()
+        assert self.wait() == -signal.SIGKILL
 
     def wait(self) -> int:
-        return os.waitstatus_to_exitcode(os.waitpid(self.id, 0)[1])
+        self.process.stdout.close()
+        return self.process.wait(60)
 
-
-def save_for_ever(folder: ModelFolder, start: int) -> None:
-    generation = start
-    while True:
-        save(folder, generation, FORMATS[generation % 2])
-        generation += 1
+    def has_ended(self) -> bool:
+        return self.process.poll() is not None and self.wait() == 0
 
 
 def check_kills(folder: ModelFolder, n_trials: int) -> None:
@@ -88,9 +69,9 @@ def check_kills(folder: ModelFolder, n_trials: int) -> None:
     rng = np.random.default_rng(0)
     last, interrupted = 1, 0
     for _ in range(n_trials):
-        child = Child(save_for_ever, folder, last + 1)
+        writer = Writer(folder_writer.save_for_ever, folder, last + 1)
         time.sleep(rng.uniform(0, 4 * duration))
-        child.kill()
+        writer.kill()
         interrupted += bool(hidden(folder))
         found = generation_of(folder)
         assert found >= last, "an older model came back"
@@ -113,9 +94,6 @@ def test_200_kills_at_random_moments(tmp_path):
     check_kills(ModelFolder(tmp_path / "model"), 200)
 
 
-CALLS = ("mkdir", "rename", "replace", "unlink", "rmdir", "open")
-
-
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -134,8 +112,8 @@ def test_a_kill_before_any_step_leaves_the_old_or_the_new_model(tmp_path, old, n
         folder = ModelFolder(tmp_path / str(n_steps))
         if old is not None:
             save(folder, 1, old)
-        child = Child(save_until, folder, new, n_steps)
-        finished = child.wait() == 0
+        code = Writer(folder_writer.save_until, folder, new, n_steps).wait()
+        assert code in (0, -signal.SIGKILL)
         if old is None and not any(p for p in folder.path.glob(".*") if p.name.endswith("saved")):
             try:
                 assert generation_of(folder) == 2
@@ -143,7 +121,7 @@ def test_a_kill_before_any_step_leaves_the_old_or_the_new_model(tmp_path, old, n
                 assert "There is no model" in str(error)  # noqa: PT017 - either is right
         else:
             assert generation_of(folder) in (1, 2)
-        if finished:
+        if code == 0:
             break
         save(folder, 3, old or new)
         assert generation_of(folder) == 3
@@ -153,80 +131,41 @@ def test_a_kill_before_any_step_leaves_the_old_or_the_new_model(tmp_path, old, n
     assert n_steps >= 10
 
 
-def save_until(folder: ModelFolder, kind: str, n_steps: int) -> None:
-    """Save, but be killed in place of one step."""
-    left = n_steps
-
-    def step(call):
-        def run(*arguments, **options):
-            nonlocal left
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            left -= 1
-            return call(*arguments, **options)
-
-        return run
-
-    for name in CALLS:
-        setattr(Path, name, step(getattr(Path, name)))
-    os.fsync = step(os.fsync)
-    save(folder, 2, kind)
-
-
 def test_several_processes_save_to_one_folder(tmp_path):
     folder = ModelFolder(tmp_path / "model")
     save(folder, 1, "torch")
-    children = [Child(save_often, folder, first) for first in (100, 200, 300)]
+    writers = [Writer(folder_writer.save_often, folder, first) for first in (100, 200, 300)]
     seen = set()
-    while children:
-        seen.add(generation_with_patience(folder))
-        children = [child for child in children if not has_ended(child)]
+    while writers:
+        seen.add(generation_of_parts(folder))
+        writers = [writer for writer in writers if not writer.has_ended()]
     assert len(seen) > 1
-    assert generation_of(folder) in (129, 229, 329)
+    assert generation_of(folder) % 100 == ROUNDS - 1
     assert hidden(folder) == []
 
 
-def save_often(folder: ModelFolder, first: int) -> None:
-    for generation in range(first, first + 30):
-        save(folder, generation, "torch")
-
-
-def generation_with_patience(folder: ModelFolder) -> int:
-    """Model and reference are two reads: between them another process may save."""
-    read = read_model(folder)
-    found = read["attr_dict"]["generation"]
-    assert (read["model_state_dict"]["w"] == found).all()
-    return found
-
-
-def has_ended(child: Child) -> bool:
-    ended, status = os.waitpid(child.id, os.WNOHANG)
-    assert os.waitstatus_to_exitcode(status) == 0 or not ended
-    return bool(ended)
+@pytest.fixture
+def room_on_disk():
+    """What makes files end at a size, as a full disk does."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda room: resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("room", [0, 100, 20_000, 239_000, 241_000])
-def test_a_full_disk_leaves_the_old_model(tmp_path, kind, room):
+@pytest.mark.parametrize("room", [0, 100, 20_000, 239_000, 240_010])
+def test_a_full_disk_leaves_the_old_model(tmp_path, room_on_disk, kind, room):
+    weights = torch.full((300, 200), 1.0)
+    old, new = ({"model_state_dict": {"w": value * weights}} for value in (1, 2))
     folder = ModelFolder(tmp_path / "model")
-    save(folder, 1, kind)
-    assert Child(save_on_a_full_disk, folder, kind, room).wait() == 0
-    assert generation_of(folder) == 1
+    write_model(folder, old, format=kind)
+    room_on_disk(room)
+    with pytest.raises(OSError, match="large") as error:
+        write_model(folder, new, format=kind)
+    assert error.value.errno == errno.EFBIG
+    assert (read_model(folder)["model_state_dict"]["w"] == weights).all()
     assert hidden(folder) == []
-
-
-def save_on_a_full_disk(folder: ModelFolder, kind: str, room: int) -> None:
-    import resource
-
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
-    try:
-        save(folder, 2, kind)
-    except OSError as error:
-        assert error.errno == errno.EFBIG  # noqa: PT017 - in another process
-    else:
-        assert room > 240_400, "the disk was not full"
-        save(folder, 1, kind)
 
 
 @pytest.fixture
@@ -261,7 +200,7 @@ def test_a_model_that_a_killed_process_left_is_read_without_the_right_to_write(p
     save(folder, 1, "torch")
     n_steps = 0
     while True:
-        assert Child(save_until, folder, "torch", n_steps).wait() != 0
+        assert Writer(folder_writer.save_until, folder, "torch", n_steps).wait() == -signal.SIGKILL
         if ".model-saved" in hidden(folder):
             break
         n_steps += 1
