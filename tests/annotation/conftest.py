@@ -5,22 +5,12 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 import pytest
+from trees import NESTED
 
 from hdeepinsight.annotation import Annotation
 from hdeepinsight.taxonomy import Taxonomy
 
-NESTED = {
-    "two levels": {"T": ["CD4", "CD8", "gd"], "B": ["naive", "memory"]},
-    "flat": {"T": [], "B": [], "NK": []},
-    # Single children below the root and further down, leaves at every level, repeated names.
-    "ragged": {
-        "T": {"CD4": ["naive", "Th1", "Th2"], "CD8": ["naive"], "gd": []},
-        "MAIT": ["MAIT"],
-        "B": ["naive", "memory"],
-        "NK": [],
-    },
-    "chain": {"T": {"CD4": ["naive"]}},
-}
+SHAPES = {**NESTED, "chain": {"T": {"CD4": ["naive"]}}}
 
 
 def _probabilities(taxonomy: Taxonomy, n_cells: int, seed: int = 0, sharpness: float = 2.0):
@@ -41,9 +31,9 @@ def probabilities() -> Callable[..., np.ndarray]:
     return _probabilities
 
 
-@pytest.fixture(params=NESTED)
+@pytest.fixture(params=SHAPES)
 def taxonomy(request) -> Taxonomy:
-    return Taxonomy.from_nested(NESTED[request.param])
+    return Taxonomy.from_nested(SHAPES[request.param])
 
 
 @pytest.fixture

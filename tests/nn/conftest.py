@@ -4,20 +4,9 @@ import numpy as np
 import pytest
 import torch
 from scipy import sparse
+from trees import NESTED
 
 from hdeepinsight.taxonomy import Taxonomy, TreeAlgebra
-
-NESTED = {
-    "two levels": {"T": ["CD4", "CD8", "gd"], "B": ["naive", "memory"]},
-    "flat": {"T": [], "B": [], "NK": []},
-    # Single children below the root and further down, and leaves at every level.
-    "ragged": {
-        "T": {"CD4": ["naive", "Th1", "Th2"], "CD8": ["naive"], "gd": []},
-        "MAIT": ["MAIT"],
-        "B": ["naive", "memory"],
-        "NK": [],
-    },
-}
 
 
 @pytest.fixture
