@@ -44,6 +44,19 @@ if online:
 templates_path = ["_templates"]
 exclude_patterns = ["_build", "**.ipynb_checkpoints"]
 
+# References in our prose have to lead somewhere. Signatures also name types as the code spells them:
+# bare (``AnnData``, ``Decoder``), by a private home, or those of other projects.
+nitpicky = True
+others = (
+    "anndata|collections|lightning|matplotlib|mudata|networkx|np|npt|numpy|os|pandas|pathlib|pd"
+    "|scipy|scvi|shap|sklearn|torch|typing"
+)
+nitpick_ignore_regex = [
+    ("py:class", r"\w+"),
+    ("py:class", r"hdeepinsight\..*\._.*"),
+    ("py:class" if online else "py:.*", rf"({others})\..*"),
+]
+
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"

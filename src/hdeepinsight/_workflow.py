@@ -61,7 +61,7 @@ def annotate(
     adapt
         ``"auto"`` adapts the model to the query and keeps that if markers which took no part
         speak for it; ``"on"`` keeps it in any case; ``"off"`` uses the model as it is. See
-        :meth:`SCHDeepInsight.load_query_data`.
+        :meth:`~hdeepinsight.models.SCHDeepInsight.load_query_data`.
     refine
         ``"auto"`` lets neighbouring cells settle their labels together, as strongly as the graph
         turns out to know about labels, and not at all where it knows nothing; ``"on"`` takes even
@@ -72,7 +72,7 @@ def annotate(
     batch_key
         Column of the query with the batch (sample, donor, chemistry) of every cell.
     decoder, threshold, layer, use_raw, scale, fold_case
-        As in :meth:`SCHDeepInsight.annotate`.
+        As in :meth:`~hdeepinsight.models.SCHDeepInsight.annotate`.
 
     Returns
     -------

@@ -66,7 +66,7 @@ class LabelSets:
 
     @cached_property
     def sets(self) -> tuple[tuple[str, ...], ...]:
-        """Paths of the nodes that make up each set: whole subtrees by their topmost node."""
+        """Paths of the nodes that make up each set, whole subtrees by their topmost node."""
         n_inside, n_below = self._n_inside, self.taxonomy.ancestor_matrix.sum(axis=0)
         whole = n_inside == n_below
         # Of nodes with the same leaves (a chain of single children) the deepest names them.

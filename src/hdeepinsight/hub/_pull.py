@@ -69,7 +69,7 @@ class SharedModel:
         Parameters
         ----------
         **options
-            ``accelerator`` and ``device``, as in :meth:`hdeepinsight.SCHDeepInsight.load`.
+            ``accelerator`` and ``device``, as in :meth:`~hdeepinsight.models.SCHDeepInsight.load`.
 
         Raises
         ------
@@ -121,7 +121,7 @@ def pull(
     repo, revision, token, max_bytes, verify
         As in :func:`download`.
     **options
-        ``accelerator`` and ``device``, as in :meth:`hdeepinsight.SCHDeepInsight.load`.
+        ``accelerator`` and ``device``, as in :meth:`~hdeepinsight.models.SCHDeepInsight.load`.
 
     Returns
     -------

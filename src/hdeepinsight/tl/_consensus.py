@@ -68,7 +68,7 @@ class Consensus:
 
     @cached_property
     def labels(self) -> pd.DataFrame:
-        """Pooled labels: one column a level, then ``stop_label``."""
+        """Pooled labels, one column a level and then ``stop_label``."""
         return self.annotation().labels
 
     @cached_property
@@ -88,7 +88,7 @@ class Consensus:
 
     @cached_property
     def pairs(self) -> pd.DataFrame:
-        """Agreement of every pair at every level: ``n_cells``, ``agreement``, Cohen's ``kappa``.
+        """Agreement of every pair at every level, as ``n_cells``, ``agreement``, Cohen's ``kappa``.
 
         Cells count where both reach the level. Kappa is missing where there is no cell, or where
         both give one and the same label throughout.

@@ -98,7 +98,7 @@ class ReferenceModel(BaseModelClass):  # type: ignore[misc]
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """How the model was trained: data summary, settings and versions, in plain types."""
+        """Data summary, settings and versions of the training, in plain types."""
         return dict(self.recipe_)
 
     @property

@@ -58,7 +58,7 @@ class QueryData:
 
 
 class AdaptedSCHDeepInsight(SCHDeepInsight):
-    """A model of a query, made by :meth:`SCHDeepInsight.load_query_data`.
+    """A model of a query, made by :meth:`~hdeepinsight.models.SCHDeepInsight.load_query_data`.
 
     Until :meth:`train` was called, and wherever that decided for ``"zero-shot"``, it annotates
     exactly as the reference model does. Methods that take a query use its own by default.
@@ -91,7 +91,7 @@ class AdaptedSCHDeepInsight(SCHDeepInsight):
         frozen: tuple[bool, bool],
         reading: dict[str, Any],
     ) -> Self:
-        """Make the model; see :meth:`SCHDeepInsight.load_query_data`."""
+        """Make the model; see :meth:`~hdeepinsight.models.SCHDeepInsight.load_query_data`."""
         if isinstance(reference_model, AdaptedSCHDeepInsight):
             msg = (
                 "The reference model is a model of a query itself. Valid is the model that it was "
