@@ -233,3 +233,14 @@ def test_subset_keeps_what_is_below_and_prune_cuts_it(small):
     assert full.subset([0]) == full
     with pytest.raises(ValueError, match="nothing below"):
         full.prune([])
+
+
+def test_roll_up_equals_the_ancestor_matrix(random_tree):
+    taxonomy = random_tree(3)
+    at_leaves = np.random.default_rng(0).integers(0, 9, size=(2, taxonomy.n_leaves))
+    values = np.zeros((2, taxonomy.n_nodes), dtype=int)
+    values[:, taxonomy.leaves] = at_leaves
+    expected = at_leaves @ taxonomy.ancestor_matrix
+    np.testing.assert_array_equal(taxonomy.roll_up(values), expected)
+    np.testing.assert_array_equal(taxonomy.roll_up(values[0]), expected[0])
+    assert values.sum() == at_leaves.sum()  # the argument stays as it was

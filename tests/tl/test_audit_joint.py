@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hdeepinsight.taxonomy import Taxonomy
-from hdeepinsight.tl._audit_batches import batch_information, class_batches, roll_up
+from hdeepinsight.tl._audit_batches import batch_information, class_batches
 from hdeepinsight.tl._audit_classifier import (
     assign_folds,
     finest_labels,
@@ -156,14 +156,6 @@ def test_folds_follow_batches_where_a_label_is_in_enough_of_them() -> None:
     folds = assign_folds(nodes, batches, 4, np.random.default_rng(0))
     assert all(len(set(folds[:60][batches[:60] == name])) == 1 for name in "abcd")
     assert np.bincount(folds[60:]).tolist() == [5] * 4  # all in one batch: dealt by cell
-
-
-def test_roll_up_equals_the_ancestor_matrix() -> None:
-    counts = np.zeros(TREE.n_nodes, dtype=int)
-    counts[TREE.leaves] = [1, 2, 3, 4]
-    assert (
-        roll_up(TREE, counts).tolist() == (np.array([1, 2, 3, 4]) @ TREE.ancestor_matrix).tolist()
-    )
 
 
 def test_confounding_of_classes_and_batches() -> None:

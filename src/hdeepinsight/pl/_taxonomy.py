@@ -106,9 +106,7 @@ def _totals(taxonomy: Taxonomy, counts: Mapping[Any, int] | npt.ArrayLike) -> np
             f"The counts have the shape {totals.shape}. One number a node is needed: "
             f"({taxonomy.n_nodes},). Use np.bincount(nodes, minlength=taxonomy.n_nodes)."
         )
-    for node in range(taxonomy.n_nodes - 1, 0, -1):  # children stand after their parent
-        totals[taxonomy.parent[node]] += totals[node]
-    return totals
+    return taxonomy.roll_up(totals)
 
 
 def _text(taxonomy: Taxonomy, totals: np.ndarray | None, node: int) -> str:

@@ -105,7 +105,7 @@ class TaxonomyCore:
 
     @cached_property
     def groups(self) -> tuple[NDArray[np.int64], ...]:
-        """Sibling groups: the children of every inner node."""
+        """Groups of siblings, the children of every inner node."""
         return tuple(_frozen(self.children(node)) for node in self.inner_nodes.tolist())
 
     @cached_property
@@ -177,6 +177,14 @@ class TaxonomyCore:
             above.append(node)
             node = int(self.parent[node])
         return np.asarray(above[::-1], dtype=np.int64)
+
+    def roll_up(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Add what every node has to all nodes above it; last axis ``n_nodes``."""
+        total = values.copy()
+        above = self.parent.tolist()
+        for node in range(self.n_nodes - 1, 0, -1):  # children come after their parent
+            total[..., above[node]] += total[..., node]
+        return total
 
     def lca(self, first: int, second: int) -> int:
         """Lowest common ancestor of two nodes (a node is an ancestor of itself)."""

@@ -11,15 +11,6 @@ if TYPE_CHECKING:
     from hdeepinsight.taxonomy._core import TaxonomyCore
 
 
-def subtree_sums(tree: "TaxonomyCore", counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Cells at or under every node from cells labelled exactly there, shape ``(n_nodes,)``."""
-    sums = counts.tolist()
-    parent = tree.parent.tolist()
-    for node in range(tree.n_nodes - 1, 0, -1):  # children always stand after their parent
-        sums[parent[node]] += sums[node]
-    return np.asarray(sums, dtype=np.int64)
-
-
 def draw(
     tree: "TaxonomyCore",
     counts: NDArray[np.int64] | None,
@@ -27,7 +18,7 @@ def draw(
     max_lines: int | None,
 ) -> str:
     """Lines of the tree; past `max_lines` the rest is counted."""
-    sums = None if counts is None else subtree_sums(tree, counts)
+    sums = None if counts is None else tree.roll_up(counts)
     shown = list(islice(_lines(tree, sums, max_depth), max_lines))
     total = tree.n_nodes if max_depth is None else int((tree.depth <= max_depth).sum())
     if len(shown) < total:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from hdeepinsight.taxonomy import Taxonomy
-from hdeepinsight.tl._audit_batches import batch_information, roll_up
+from hdeepinsight.tl._audit_batches import batch_information
 from hdeepinsight.tl._audit_classifier import (
     assign_folds,
     expression_features,
@@ -157,7 +157,7 @@ def audit_nodes(
     """
     if batches is not None and len(np.unique(batches)) < 2:
         batches = None
-    sizes = roll_up(taxonomy, np.bincount(nodes, minlength=taxonomy.n_nodes))
+    sizes = taxonomy.roll_up(np.bincount(nodes, minlength=taxonomy.n_nodes))
     judged = (nodes > 0) & (sizes[nodes] >= n_folds)
     _check_judged(taxonomy, nodes[judged], n_folds)
     if probabilities is None:

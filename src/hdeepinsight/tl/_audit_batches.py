@@ -39,7 +39,7 @@ def class_batches(
     names, codes, sizes = np.unique(batches, return_inverse=True, return_counts=True)
     counts = np.zeros((taxonomy.n_nodes, len(names)), dtype=np.int64)
     np.add.at(counts, (nodes, codes), 1)
-    counts = roll_up(taxonomy, counts)[rows]
+    counts = taxonomy.roll_up(counts.T).T[rows]
     own = counts.sum(axis=1, keepdims=True)
     overlap = (counts / (own + sizes - counts)).max(axis=1)
     n_batches = (counts > 0).sum(axis=1)
@@ -53,14 +53,6 @@ def class_batches(
             "confounding": np.where(overlap >= SAME_CELLS, "same as a batch", alone),
         }
     )
-
-
-def roll_up(taxonomy: Taxonomy, counts: np.ndarray) -> np.ndarray:
-    """Add what every node has to all nodes above it; shape ``(n_nodes, ...)``."""
-    total = counts.copy()
-    for node in range(taxonomy.n_nodes - 1, 0, -1):  # breadth-first: children come after parents
-        total[taxonomy.parent[node]] += total[node]
-    return total
 
 
 def batch_information(

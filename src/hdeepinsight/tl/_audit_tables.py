@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from hdeepinsight.tl._audit_batches import class_batches, roll_up
+from hdeepinsight.tl._audit_batches import class_batches
 from hdeepinsight.tl._audit_joint import SiblingJoint, most_probable_below, transition_rates
 from hdeepinsight.tl._audit_result import class_names
 
@@ -87,7 +87,7 @@ def _levels(taxonomy: Taxonomy, nodes: np.ndarray) -> np.ndarray:
 
 def _count(taxonomy: Taxonomy, nodes: np.ndarray) -> np.ndarray:
     """Cells at or under every node; the root's are all."""
-    return roll_up(taxonomy, np.bincount(nodes, minlength=taxonomy.n_nodes))
+    return taxonomy.roll_up(np.bincount(nodes, minlength=taxonomy.n_nodes))
 
 
 def _along_paths(taxonomy: Taxonomy, joints: list[SiblingJoint]) -> tuple[np.ndarray, np.ndarray]:

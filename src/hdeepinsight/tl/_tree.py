@@ -31,8 +31,9 @@ def class_nodes(taxonomy: Taxonomy, classes: Sequence[str]) -> NDArray[np.int64]
 
 
 def _namesake(taxonomy: Taxonomy, node: int, name: str) -> int:
-    children = np.flatnonzero(taxonomy.parent == node)
-    return next((int(child) for child in children if taxonomy.label(int(child)) == name), 0)
+    return next(
+        (int(child) for child in taxonomy.children(node) if taxonomy.label(int(child)) == name), 0
+    )
 
 
 def finest(taxonomy: Taxonomy, nodes: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -48,9 +49,7 @@ def node_mass(taxonomy: Taxonomy, values: Floats, nodes: NDArray[np.int64]) -> F
     mass = np.zeros((len(values), taxonomy.n_nodes))
     for column, node in enumerate(nodes):
         mass[:, node] += values[:, column]
-    for node in range(taxonomy.n_nodes - 1, 0, -1):  # children come after their parent
-        mass[:, taxonomy.parent[node]] += mass[:, node]
-    return mass
+    return taxonomy.roll_up(mass)
 
 
 def node_probabilities(taxonomy: Taxonomy, mass: Floats) -> Floats:
@@ -60,8 +59,7 @@ def node_probabilities(taxonomy: Taxonomy, mass: Floats) -> Floats:
     where no child has any.
     """
     probabilities = np.ones_like(mass)
-    for parent in taxonomy.inner_nodes:
-        children = np.flatnonzero(taxonomy.parent == parent)
+    for parent, children in zip(taxonomy.inner_nodes, taxonomy.groups, strict=True):
         below = mass[:, children]
         total = below.sum(axis=1, keepdims=True)
         equal = np.full_like(below, 1.0 / len(children))

@@ -217,13 +217,10 @@ def vote(
 
 def _descend(taxonomy: Taxonomy, nodes: NDArray[np.int64], threshold: float) -> dict[str, Any]:
     """Node where the votes of one cluster end."""
-    votes = np.zeros(taxonomy.n_nodes)
-    np.add.at(votes, nodes, 1)
-    for node in range(taxonomy.n_nodes - 1, 0, -1):
-        votes[taxonomy.parent[node]] += votes[node]
-    share = votes / len(nodes)
+    votes = np.bincount(nodes, minlength=taxonomy.n_nodes)
+    share = taxonomy.roll_up(votes) / len(nodes)
     node = 0
-    while len(children := np.flatnonzero(taxonomy.parent == node)):
+    while len(children := taxonomy.children(node)):
         best = children[share[children].argmax()]
         if share[best] <= threshold:
             break
