@@ -44,8 +44,8 @@ if online:
 templates_path = ["_templates"]
 exclude_patterns = ["_build", "**.ipynb_checkpoints"]
 
-# References in our prose have to lead somewhere. Signatures also name types as the code spells them:
-# bare (``AnnData``, ``Decoder``), by a private home, or those of other projects.
+# References in our prose have to lead somewhere. Signatures also name types as the code spells
+# them: bare (``AnnData``, ``Decoder``), by a private home, or those of other projects.
 nitpicky = True
 others = (
     "anndata|collections|lightning|matplotlib|mudata|networkx|np|npt|numpy|os|pandas|pathlib|pd"
