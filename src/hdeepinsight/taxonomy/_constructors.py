@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -11,7 +10,7 @@ from hdeepinsight.taxonomy._annotate import AnnotateMixin, NodeName
 from hdeepinsight.taxonomy._names import ROOT_NAME
 from hdeepinsight.taxonomy._newick import tree_from_newick
 from hdeepinsight.taxonomy._ontology import tree_from_obo
-from hdeepinsight.taxonomy._schema import from_record, parse_text
+from hdeepinsight.taxonomy._schema import from_record, parse_text, read_text
 from hdeepinsight.taxonomy._sources import (
     Tree,
     paths_from_obs,
@@ -332,8 +331,7 @@ class ConstructorMixin(AnnotateMixin):
         True
         """
         is_text = isinstance(source, str) and source.lstrip().startswith("{")
-        text = str(source) if is_text else FilePath(source).read_text(encoding="utf-8")
-        return cls.from_dict(parse_text(text))
+        return cls.from_dict(parse_text(str(source) if is_text else read_text(source)))
 
     @classmethod
     def _from_tree(

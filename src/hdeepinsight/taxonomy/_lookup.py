@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from hdeepinsight.taxonomy._core import TaxonomyCore
-from hdeepinsight.taxonomy._names import ROOT_NAME, Path, close_matches, quoted, split_path
+from hdeepinsight.taxonomy._names import ROOT_NAME, Path, clipped, close_matches, quoted, split_path
 
 
 class LookupMixin(TaxonomyCore):
@@ -73,7 +73,7 @@ class LookupMixin(TaxonomyCore):
         shallowest, deepest = nodes[0], nodes[-1]  # node order is breadth first
         if not set(self.ancestors(deepest).tolist()).issuperset(set(nodes) - {0}):
             raise ValueError(
-                f"The name {name!r} fits {len(nodes)} nodes on different branches: "
+                f"The name {clipped(name)} fits {len(nodes)} nodes on different branches: "
                 f"{quoted(self.path_name(node) for node in nodes[:10])}. A bare name must lead to "
                 "one path. Use the full path, or `level`, to say which one is meant."
             )
@@ -121,6 +121,6 @@ class LookupMixin(TaxonomyCore):
             advice = f"Names that are close: {quoted(near)}" if near else "No name is close to it"
             advice += "; print the taxonomy to see all, or give it as a synonym"
         return (
-            f"The taxonomy has no node {shown!r}{where}. Valid are full paths ('parent > child'), "
-            f"synonyms and bare names. {advice}."
+            f"The taxonomy has no node {clipped(shown)}{where}. Valid are full paths ('parent > "
+            f"child'), synonyms and bare names. {advice}."
         )

@@ -16,6 +16,7 @@ ROOT_NAME = "root"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _SEPARATOR_TOKEN = re.compile(r"(?:^|\s)>(?:\s|$)")
 _MAX_COMPARED = 20_000
+_MAX_SHOWN = 120
 
 
 def join_path(path: Sequence[str]) -> str:
@@ -51,8 +52,14 @@ def close_matches(name: str, known: Iterable[str], n: int = 3) -> list[str]:
     return [folded[hit] for hit in difflib.get_close_matches(name.casefold(), folded, n=n)]
 
 
+def clipped(value: object) -> str:
+    """Quote a value for an error message; of a long one, its start."""
+    text = repr(value[: 2 * _MAX_SHOWN] if isinstance(value, str) else value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 3]}..."
+
+
 def quoted(names: Iterable[str], limit: int = 10) -> str:
     """Quoted names joined by commas; past `limit` the rest is counted, not listed."""
     listed = list(names)
-    text = ", ".join(repr(name) for name in listed[:limit])
+    text = ", ".join(map(clipped, listed[:limit]))
     return text if len(listed) <= limit else f"{text} and {len(listed) - limit:,} more"

@@ -3,10 +3,18 @@
 import os
 import warnings
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path as FilePath
 from typing import Any, Literal
 
-from hdeepinsight.taxonomy._names import Path, close_matches, quoted
+from hdeepinsight.taxonomy._names import Path, clipped, close_matches, quoted
+
+MAX_BYTES = 64 * 2**20
+MAX_TERMS = 100_000
+"""More than any ontology of cells has: the whole Cell Ontology has 17,000, its imports included."""
+
+_MAX_ANCESTORS = 1_000_000
+_STARTS = (b"format-version:", b"[Term", b"[Typedef")
 
 
 def tree_from_obo(
@@ -21,14 +29,17 @@ def tree_from_obo(
         )
     requested = _requested(_read_obo(obo_path), terms, str(obo_path))
     ids = {term.id for term in requested}
-    above = {  # strict ancestors that were requested themselves
-        term.id: {a.id for a in term.superclasses(with_self=False)} & ids for term in requested
-    }
+    above = _ancestors(requested, ids)
     parent_of: dict[str, str | None] = {}
     names = {term.id: str(term.name) for term in requested}
     for term in requested:
         candidates = above[term.id]
         implied = {general for a in candidates for general in above[a]}
+        if term.id in implied:
+            raise ValueError(
+                f"Found a cycle: {_shown(term)} lies under itself. In an ontology no term does. "
+                "Use another release of it."
+            )
         closest = [other.id for other in requested if other.id in candidates - implied]
         if len(closest) > 1 and on_multiple == "raise":
             raise ValueError(
@@ -40,6 +51,23 @@ def tree_from_obo(
         parent_of[term.id] = closest[0] if closest else None
     paths = {term.id: _path(term.id, parent_of, names) for term in requested}
     return list(paths.values()), {path: term_id for term_id, path in paths.items()}
+
+
+def _ancestors(requested: Sequence[Any], ids: set[str]) -> dict[str, set[str]]:
+    """Strict ancestors of every requested term that were requested themselves."""
+    above: dict[str, set[str]] = {}
+    room = _MAX_ANCESTORS
+    for term in requested:
+        found = {a.id for a in islice(term.superclasses(with_self=False), room)}
+        room -= len(found)
+        if room <= 0:
+            raise ValueError(
+                f"Found more than {_MAX_ANCESTORS:,} terms above those requested, counted once for "
+                "each. Valid is an ontology that is less deep. Request fewer terms, or use "
+                "another release."
+            )
+        above[term.id] = (found & ids) - {term.id}
+    return above
 
 
 def _path(term_id: str, parent_of: dict[str, str | None], names: dict[str, str]) -> Path:
@@ -66,15 +94,41 @@ def _read_obo(obo_path: str | os.PathLike[str]) -> Any:
             f"Found no file {str(path)!r}. Valid is the path of an OBO file on this machine. "
             "Download cl-basic.obo from https://obofoundry.org/ontology/cl.html first."
         )
+    problem = _problem(path)
+    if problem is not None:
+        raise _unreadable(path, problem)
     try:
         with warnings.catch_warnings():  # pronto warns about style that does not matter here
             warnings.simplefilter("ignore")
-            return ontology_of(str(path), import_depth=0)  # 0: never fetch from the network
-    except (ValueError, SyntaxError, KeyError) as error:
-        raise ValueError(
-            f"Found no readable ontology in {str(path)!r} ({error}). Valid is an OBO file. "
-            "Download cl-basic.obo from https://obofoundry.org/ontology/cl.html."
-        ) from error
+            # 0: never fetch from the network. The encoding would else be guessed.
+            return ontology_of(str(path), import_depth=0, encoding="utf-8")
+    except Exception as error:  # what pronto raises about odd files is open
+        raise _unreadable(path, str(error)[:200] or type(error).__name__) from error
+
+
+def _problem(path: FilePath) -> str | None:
+    """Say why a file is not given to the parser, which would also unpack it, or read XML."""
+    with path.open("rb") as file:
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        return f"more than {MAX_BYTES >> 20} MB"
+    if not content.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(_STARTS):
+        return f"its start is {content[:20]!r}"
+    n_terms = content.count(b"[Term]")
+    if n_terms > MAX_TERMS:
+        return f"{n_terms:,} terms, where {MAX_TERMS:,} are accepted"
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return f"bytes that are no UTF-8 text, at {error.start:,}"
+    return None
+
+
+def _unreadable(path: FilePath, problem: str) -> ValueError:
+    return ValueError(
+        f"Found no readable ontology in {str(path)!r} ({problem}). Valid is an OBO file, not "
+        "packed, such as cl-basic.obo. Download it from https://obofoundry.org/ontology/cl.html."
+    )
 
 
 def _requested(ontology: Any, terms: Iterable[str], source: str) -> list[Any]:
@@ -112,7 +166,9 @@ def _unknown(
     else:
         near = close_matches(name, ids if name[:3].upper() == "CL:" else names)
         advice = f"Close are {quoted(near)}" if near else "Look the term up in the Cell Ontology"
-    return f"Found no term {name!r} in {source!r}. Valid are its ids and exact names. {advice}."
+    return (
+        f"Found no term {clipped(name)} in {source!r}. Valid are its ids and exact names. {advice}."
+    )
 
 
 def _obsolete(term: Any) -> str:

@@ -1,15 +1,23 @@
 """The JSON form of a taxonomy: plain types, one record a node, checked key by key."""
 
 import json
+import os
+from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
-from hdeepinsight.taxonomy._names import ROOT_NAME, Path, quoted
+from hdeepinsight.taxonomy._names import ROOT_NAME, Path, clipped, quoted
 
 if TYPE_CHECKING:
     from hdeepinsight.taxonomy._lookup import LookupMixin
 
 FORMAT = "hdeepinsight.taxonomy"
 SCHEMA_VERSION = 1
+MAX_BYTES = 256 * 2**20
+"""Larger files are refused: a million nodes take some 50 MB."""
+
+_MAX_DIGITS = 18
+_MAX_PATH_NAMES = 2**24
+"""Names in the paths of all annotated nodes together; on a deep chain they grow with its square."""
 
 _KEYS = {
     "format": str,
@@ -69,7 +77,7 @@ def from_record(record: Any) -> tuple[list[str], list[int], dict[str, Any]]:
         _check_keys(entry, _RECORD_KEYS, {"name", "parent"}, f"node {node}")
         if not 0 <= entry["parent"] < node:
             raise _invalid(
-                f"node {node} ({entry['name']!r}) with the parent {entry['parent']}",
+                f"node {node} ({clipped(entry['name'])}) with the parent {entry['parent']}",
                 "parents stand before their children: 0 is the root, 1 the first record",
             )
         labels.append(entry["name"])
@@ -82,13 +90,23 @@ def _annotations(record: Any, labels: list[str], parents: list[int]) -> dict[str
     ontology_ids: dict[Path, str] = {}
     published_ids: dict[Path, int] = {}
     unspecified: list[Path] = []
+    room = _MAX_PATH_NAMES
     for node, entry in enumerate([{"synonyms": record["root_synonyms"]}, *record["nodes"]]):
         if len(entry) <= 2 and node:
             continue
         path = _path(labels, parents, node)
+        room -= len(path)
+        if room < 0:
+            raise _invalid(
+                f"synonyms and ids of nodes whose paths have more than {_MAX_PATH_NAMES:,} names "
+                "together",
+                "fewer of them, or a tree that is less deep",
+            )
         for synonym in entry.get("synonyms", []):
             if not isinstance(synonym, str) or synonym in synonyms:
-                raise _invalid(f"the synonym {synonym!r} at node {node}", "text, used only once")
+                raise _invalid(
+                    f"the synonym {clipped(synonym)} at node {node}", "text, used only once"
+                )
             synonyms[synonym] = path
         if "ontology_id" in entry:
             ontology_ids[path] = entry["ontology_id"]
@@ -116,12 +134,12 @@ def _path(labels: list[str], parents: list[int], node: int) -> Path:
 def _check_header(record: Any) -> None:
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         found = record.get("format") if isinstance(record, dict) else type(record).__name__
-        raise _invalid(repr(found), f"an object with the format {FORMAT!r}")
+        raise _invalid(clipped(found), f"an object with the format {FORMAT!r}")
     version = record.get("schema_version")
     if version != SCHEMA_VERSION:
         raise ValueError(
-            f"Found a taxonomy of schema version {version!r}. This version of hdeepinsight reads "
-            f"version {SCHEMA_VERSION}. Update hdeepinsight, or export the taxonomy again."
+            f"Found a taxonomy of schema version {clipped(version)}. This version of hdeepinsight "
+            f"reads version {SCHEMA_VERSION}. Update hdeepinsight, or export the taxonomy again."
         )
     _check_keys(record, _KEYS, set(_KEYS), "the file")
 
@@ -137,7 +155,8 @@ def _check_keys(entry: Any, types: dict[str, type], needed: set[str], where: str
     for key, value in entry.items():
         if type(value) is not types[key]:  # exact: True is no number here
             raise _invalid(
-                f"{key!r} of type {type(value).__name__} in {where}", f"type {types[key].__name__}"
+                f"{clipped(key)} of type {type(value).__name__} in {where}",
+                f"type {types[key].__name__}",
             )
 
 
@@ -159,14 +178,37 @@ def to_text(tree: "LookupMixin") -> str:
     return "{\n" + ",\n".join(head) + ',\n  "nodes": [\n' + nodes + "\n  ]\n}\n"
 
 
-def parse_text(text: str) -> Any:
-    """Parse JSON text; repeated keys and absurd nesting are errors."""
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Text of a file, which has to be one and of a size that a taxonomy may have."""
+    if not os.path.isfile(path):  # also of what is no path at all
+        raise FileNotFoundError(
+            f"Found no file {clipped(os.fspath(path))}. Valid is the path of a file that "
+            "`Taxonomy.to_json` wrote, or its text, which starts with '{'. Check the path."
+        )
+    with FilePath(path).open("rb") as file:
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise _invalid(f"more than {MAX_BYTES >> 20} MB", "a smaller file")
     try:
-        return json.loads(text, object_pairs_hook=_unique)
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _invalid(f"bytes that are no UTF-8 text (at {error.start:,})", "text") from None
+
+
+def parse_text(text: str) -> Any:
+    """Parse JSON text; repeated keys, absurd nesting and absurd numbers are errors."""
+    try:
+        return json.loads(text, object_pairs_hook=_unique, parse_int=_whole)
     except RecursionError:
         raise _invalid("text that is nested too deeply", "a flat list of nodes") from None
     except json.JSONDecodeError as error:
         raise _invalid(f"text that is no JSON ({error})", "JSON") from None
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS:
+        raise _invalid(f"a number of {len(digits):,} digits", f"at most {_MAX_DIGITS} digits")
+    return int(digits)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from hdeepinsight.taxonomy._encode import factorize
-from hdeepinsight.taxonomy._names import ROOT_NAME, Path, quoted, split_path
+from hdeepinsight.taxonomy._names import ROOT_NAME, Path, clipped, quoted, split_path
 from hdeepinsight.taxonomy._structure import MAX_NODES
 
 Tree = tuple[list[str], list[int]]
@@ -44,8 +44,8 @@ def tree_from_nested(nested: Any) -> Tree:
         pairs = _nested_pairs(item, labels[parent])
         if id(item) in open_objects:
             raise ValueError(
-                f"Found a cycle: the object under {labels[parent]!r} contains itself. A nested "
-                "tree is finite. Build it from new dicts and lists."
+                f"Found a cycle: the object under {clipped(labels[parent])} contains itself. A "
+                "nested tree is finite. Build it from new dicts and lists."
             )
         if len(labels) + len(pairs) > MAX_NODES:
             raise ValueError(
@@ -67,8 +67,9 @@ def _nested_pairs(item: Any, owner: str) -> list[tuple[Any, Any]]:
         return list(item.items())
     if not isinstance(item, (list, tuple)):
         raise TypeError(
-            f"Found {item!r} of type {type(item).__name__} under {owner!r}. Valid are a dict (name "
-            "to children), a list of names, or None for a leaf. Put a single child into a list."
+            f"Found {clipped(item)} of type {type(item).__name__} under {clipped(owner)}. Valid "
+            "are a dict (name to children), a list of names, or None for a leaf. Put a single "
+            "child into a list."
         )
     pairs: list[tuple[Any, Any]] = []
     for entry in item:
@@ -91,9 +92,9 @@ def tree_from_edges(edges: Iterable[tuple[str, str]], root: str | None) -> tuple
         if parents[index[child]] != -1:
             first = list(index)[parents[index[child]]]
             raise ValueError(
-                f"Found two parents of {child!r}: {first!r} and {parent!r}. In a tree every node "
-                "has one. If these are two types of one name, write them as paths "
-                f"('{first} > {child}' and '{parent} > {child}')."
+                f"Found two parents of {clipped(child)}: {clipped(first)} and {clipped(parent)}. "
+                "In a tree every node has one. If these are two types of one name, write them as "
+                f"paths ('{first} > {child}' and '{parent} > {child}')."
             )
         _check_path_edge(parent, child)
         parents[index[child]] = index[parent]
@@ -116,8 +117,8 @@ def _check_path_edge(parent: str, child: str) -> None:
     path = split_path(child) if isinstance(child, str) else ()
     if len(path) > 1 and path[:-1] != split_path(parent):
         raise ValueError(
-            f"Found the edge from {parent!r} to {child!r}. A child that is written as a path goes "
-            "on from its parent's path. Correct the path, or use bare names."
+            f"Found the edge from {clipped(parent)} to {clipped(child)}. A child that is written "
+            "as a path goes on from its parent's path. Correct the path, or use bare names."
         )
 
 
@@ -159,7 +160,7 @@ def _label_frame(data: Any, keys: Sequence[str]) -> pd.DataFrame:
         if key not in frame.columns:
             near = difflib.get_close_matches(str(key), map(str, frame.columns))
             raise ValueError(
-                f"Found no column {key!r}. Valid are {quoted(map(str, frame.columns), 30)}. "
+                f"Found no column {clipped(key)}. Valid are {quoted(map(str, frame.columns), 30)}. "
                 + (f"Did you mean {quoted(near)}?" if near else "Use one of these.")
             )
     return frame
@@ -181,7 +182,7 @@ def _check_direction(rows: np.ndarray, keys: Sequence[str]) -> None:
         n_coarse, n_fine = (len(np.unique(codes)) for codes in pairs.T)
         if len(np.unique(pairs, axis=0)) == n_coarse > n_fine:
             raise ValueError(
-                f"Found that each of the {n_coarse} labels in {coarse!r} lies in one of the "
-                f"{n_fine} labels in {fine!r}: {coarse!r} is the finer column. Keys go from coarse "
-                "to fine. Reverse their order."
+                f"Found that each of the {n_coarse} labels in {clipped(coarse)} lies in one of the "
+                f"{n_fine} labels in {clipped(fine)}: {clipped(coarse)} is the finer column. Keys "
+                "go from coarse to fine. Reverse their order."
             )

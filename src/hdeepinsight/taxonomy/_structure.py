@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hdeepinsight.taxonomy._names import ROOT_NAME, join_path, name_problem, quoted
+from hdeepinsight.taxonomy._names import ROOT_NAME, clipped, join_path, name_problem, quoted
 
 MAX_NODES = 10_000_000
 """Larger trees are refused: they are mistakes or attacks, not taxonomies."""
@@ -63,8 +63,8 @@ def _check_size(labels: Sequence[str], parents: Sequence[int]) -> None:
     for node, parent in enumerate(parents):
         if not -1 <= parent < len(labels):
             raise ValueError(
-                f"Node {node} ({labels[node]!r}) names the parent {parent}. Valid parents are 0 to "
-                f"{len(labels) - 1}, and -1 for the root. Correct the parent of this node."
+                f"Node {node} ({clipped(labels[node])}) names the parent {parent}. Valid parents "
+                f"are 0 to {len(labels) - 1}, and -1 for the root. Correct the parent of this node."
             )
 
 
@@ -116,7 +116,7 @@ def _cycle(labels: Sequence[str], parents: Sequence[int], start: int) -> str:
     loop = [*members[members.index(node) :], node][::-1]
     shown = loop if len(loop) <= 8 else loop[:8]
     tail = "" if len(loop) <= 8 else f" -> ... ({len(loop) - 1:,} nodes)"
-    return " -> ".join(repr(labels[node]) for node in shown) + tail
+    return " -> ".join(clipped(labels[node]) for node in shown) + tail
 
 
 def _check_names(labels: Sequence[str], parent: NDArray[np.int32]) -> None:
@@ -130,13 +130,13 @@ def _check_names(labels: Sequence[str], parent: NDArray[np.int32]) -> None:
             problem = "is the text that stands for the root itself"
         if problem is not None:
             raise ValueError(
-                f"The name {name!r} of a child of {describe(labels, parent, above)} {problem}. "
-                "Names are non-empty text on one line. Rename this node."
+                f"The name {clipped(name)} of a child of {describe(labels, parent, above)} "
+                f"{problem}. Names are non-empty text on one line. Rename this node."
             )
         if (above, name) in seen:
             raise ValueError(
-                f"Found two siblings named {name!r} under {describe(labels, parent, above)}. The "
-                "children of one node have distinct names. Rename or merge them."
+                f"Found two siblings named {clipped(name)} under {describe(labels, parent, above)}."
+                " The children of one node have distinct names. Rename or merge them."
             )
         seen.add((above, name))
 
@@ -153,4 +153,4 @@ def path_of(labels: Sequence[str], parent: NDArray[np.int32], node: int) -> tupl
 def describe(labels: Sequence[str], parent: NDArray[np.int32], node: int) -> str:
     """Quoted text path of a node for an error message; very long paths lose their middle."""
     path = path_of(labels, parent, node)
-    return repr(join_path(path if len(path) <= 10 else (*path[:3], "...", *path[-3:])))
+    return clipped(join_path(path if len(path) <= 10 else (*path[:3], "...", *path[-3:])))

@@ -12,7 +12,7 @@ from hdeepinsight.taxonomy._builtin import builtin_text
 from hdeepinsight.taxonomy._constructors import ConstructorMixin
 from hdeepinsight.taxonomy._encode import EncodeMixin
 from hdeepinsight.taxonomy._exporters import ExportMixin
-from hdeepinsight.taxonomy._names import ROOT_NAME, Path, join_path, name_problem
+from hdeepinsight.taxonomy._names import ROOT_NAME, Path, clipped, join_path, name_problem, quoted
 from hdeepinsight.taxonomy._structure import canonical_tree
 
 _PRINTED_LINES = 200
@@ -91,30 +91,31 @@ class Taxonomy(EncodeMixin, ConstructorMixin, ExportMixin):
         )
         if len(names) != self.max_depth or len(set(names)) < len(names):
             raise ValueError(
-                f"Found the level names {names[:10]} for {self.max_depth} levels. One distinct "
-                "name a level is valid. Give as many names as the deepest leaf has ancestors, "
-                "itself included."
+                f"Found the level names {quoted(map(str, names), 5)} for {self.max_depth} levels. "
+                "One distinct name a level is valid. Give as many names as the deepest leaf has "
+                "ancestors, itself included."
             )
         for name in names:
             problem = name_problem(name)
             if problem is not None:
                 raise ValueError(
-                    f"The level name {name!r} {problem}. Level names are text. Rename the level."
+                    f"The level name {clipped(name)} {problem}. Level names are text. Rename "
+                    "the level."
                 )
         return tuple(map(str, names))
 
     def _checked_synonyms(self) -> Mapping[str, Path]:
         node_of: dict[str, int] = {}
         for synonym, path in self.synonyms.items():
-            node = self._annotated(path, f"synonym {synonym!r}")
+            node = self._annotated(path, f"synonym {clipped(synonym)}")
             problem = name_problem(synonym)
             if problem is None and (synonym in self._nodes_named or synonym == ROOT_NAME):
                 taken = self._nodes_named.get(synonym, [0])[0]
-                problem = f"is already the name of {self.path_name(taken)!r}"
+                problem = f"is already the name of {clipped(self.path_name(taken))}"
             if problem is not None:
                 raise ValueError(
-                    f"The synonym {synonym!r} of {self.path_name(node)!r} {problem}. A synonym is "
-                    "text that no node has as its name. Leave it out, or change it."
+                    f"The synonym {clipped(synonym)} of {clipped(self.path_name(node))} {problem}. "
+                    "A synonym is text that no node has as its name. Leave it out, or change it."
                 )
             node_of[str(synonym)] = node
         ordered = sorted(node_of.items(), key=lambda item: item[1])
@@ -125,12 +126,12 @@ class Taxonomy(EncodeMixin, ConstructorMixin, ExportMixin):
     ) -> Mapping[Path, Any]:
         value_of: dict[int, Any] = {}
         for path, value in values.items():
-            node = self._annotated(path, f"{what} {value!r}")
+            node = self._annotated(path, f"{what} {clipped(value)}")
             accepted = (int, np.integer) if kind is int else kind
             if isinstance(value, bool) or not isinstance(value, accepted):
                 raise TypeError(
-                    f"Found the {what} {value!r} of {self.path_name(node)!r}, of type "
-                    f"{type(value).__name__}. Valid is {kind.__name__}. Convert it."
+                    f"Found the {what} {clipped(value)} of {clipped(self.path_name(node))}, of "
+                    f"type {type(value).__name__}. Valid is {kind.__name__}. Convert it."
                 )
             value_of[node] = kind(value)  # plain, also of numpy scalars
         return MappingProxyType({self.path(node): value_of[node] for node in sorted(value_of)})
@@ -140,8 +141,8 @@ class Taxonomy(EncodeMixin, ConstructorMixin, ExportMixin):
         for node in sorted(nodes):
             if not self.is_leaf(node):
                 raise ValueError(
-                    f"Found {self.path_name(node)!r} among the unspecified leaves, but it has "
-                    "children. Only leaves are valid. Name the leaf by its full path."
+                    f"Found {clipped(self.path_name(node))} among the unspecified leaves, but it "
+                    "has children. Only leaves are valid. Name the leaf by its full path."
                 )
         return tuple(self.path(node) for node in sorted(nodes))
 
@@ -150,8 +151,8 @@ class Taxonomy(EncodeMixin, ConstructorMixin, ExportMixin):
         if node is None:
             shown = path if isinstance(path, str) else join_path(path)
             raise ValueError(
-                f"The {what} belongs to {shown!r}, which is no path of the taxonomy. Valid are the "
-                "tuples in `names`. Use `with_annotations` to name nodes in other ways."
+                f"The {what} belongs to {clipped(shown)}, which is no path of the taxonomy. Valid "
+                "are the tuples in `names`. Use `with_annotations` to name nodes in other ways."
             )
         return node
 
