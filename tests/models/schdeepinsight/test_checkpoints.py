@@ -1,37 +1,21 @@
 """An interrupted training goes on to the same result, or leaves the model as it was."""
 
-import os
+import json
 import signal
-import warnings
+import subprocess
+import sys
 
+import interrupted_training
 import lightning.pytorch as pl
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from interrupted_training import Interrupt, built, interrupted, train
 
 from hdeepinsight import SCHDeepInsight
 from hdeepinsight.models import ModelFileError
 from hdeepinsight.models.schdeepinsight import _checkpoints as module
-
-LEVELS = ["lineage", "cell_type"]
-EPOCHS = 6
-
-
-class Interrupt(pl.Callback):
-    """Ends the training in the middle of an epoch, one way or another."""
-
-    def __init__(self, epoch: int, how: str) -> None:
-        self.epoch, self.how = epoch, how
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        if trainer.current_epoch == self.epoch and batch_idx == 2:
-            if self.how == "SIGINT":
-                os.kill(os.getpid(), signal.SIGINT)
-            elif self.how == "SIGKILL":
-                os.kill(os.getpid(), signal.SIGKILL)
-            else:
-                raise MemoryError("too little")
 
 
 @pytest.fixture(autouse=True)
@@ -49,18 +33,7 @@ def interruptible():
 
 @pytest.fixture
 def fresh(reference):
-    def build(**options) -> SCHDeepInsight:
-        cells = reference.copy()
-        SCHDeepInsight.setup_anndata(cells, labels_keys=LEVELS)
-        return SCHDeepInsight(cells, layout="random", **options)
-
-    return build
-
-
-def train(model: SCHDeepInsight, **options) -> SCHDeepInsight:
-    quiet = {"enable_progress_bar": False, "accelerator": "cpu", "validation_size": 0.2}
-    model.train(EPOCHS, batch_size=32, **(quiet | options))
-    return model
+    return lambda **options: built(reference, **options)
 
 
 def state(model: SCHDeepInsight) -> dict:
@@ -71,28 +44,38 @@ def assert_same_weights(first: dict, second: dict) -> None:
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
 
 
-@pytest.mark.slow  # a forked process hangs where OpenMP has threads: run it with OMP_NUM_THREADS=1
+def killed(reference, folder, options: dict, kind: dict) -> None:
+    """Kill a training in another process; what it knows is lost, but for the checkpoint."""
+    cells = folder.with_suffix(".h5ad")
+    reference.write_h5ad(cells)
+    words = [interrupted_training.__file__, cells, folder, json.dumps([options, kind])]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+def refused(reference, folder, options: dict, kind: dict) -> None:
+    """End a training by an error, which takes no time to start another process."""
+    with pytest.raises(MemoryError):
+        interrupted(reference, folder, "raise", options, kind)
+
+
 @pytest.mark.parametrize(
-    ("options", "how"),
+    ("options", "kind", "end"),
     [
-        pytest.param({}, {}, id="fixed"),
-        pytest.param({"weighting": "adaptive"}, {}, id="adaptive_levels"),
-        pytest.param({}, {"early_stopping": True, "max_lr": 0.05}, id="best_epoch"),
+        pytest.param({}, {}, killed, id="killed"),
+        pytest.param({"weighting": "adaptive"}, {}, refused, id="adaptive_levels"),
+        pytest.param({}, {"early_stopping": True, "max_lr": 0.05}, refused, id="best_epoch"),
     ],
 )
-def test_a_killed_training_goes_on_to_the_same_result(fresh, tmp_path, query, options, how):
-    whole = train(fresh(**options), **how)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # forking beside other threads
-        process = os.fork()
-    if process == 0:  # a copy of this process, which is killed in its fourth epoch
-        train(fresh(**options), checkpoint=tmp_path, callbacks=[Interrupt(3, "SIGKILL")], **how)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+def test_an_interrupted_training_goes_on_to_the_same_result(
+    fresh, reference, tmp_path, query, options, kind, end
+):
+    whole = train(fresh(**options), **kind)
+    end(reference, tmp_path, options, kind)
     assert (tmp_path / "training.ckpt").is_file()
     resumed = fresh(**options)
     epochs = Epochs()
-    train(resumed, checkpoint=tmp_path, callbacks=[epochs], **how)
+    train(resumed, checkpoint=tmp_path, callbacks=[epochs], **kind)
     assert epochs.seen == [3, 4, 5], "it did not start from the beginning"
     assert_same_weights(state(whole), state(resumed))
     pd.testing.assert_frame_equal(resumed.predict_proba(query), whole.predict_proba(query))
