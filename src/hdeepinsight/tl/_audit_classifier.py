@@ -8,6 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from hdeepinsight.data import align_genes, open_counts, select_genes
+from hdeepinsight.data._normalize import log_normalize
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -35,7 +36,7 @@ def expression_features(adata: AnnData, *, layer: str | None, seed: int) -> np.n
     source = open_counts(adata, layer=layer)
     genes = select_genes(source, N_GENES)
     chunks = [chunk for _, chunk in source.chunks(align_genes(source.var_names, genes))]
-    values = _log_normalized(sparse.vstack(chunks, format="csr"))
+    values = log_normalize(sparse.vstack(chunks, format="csr")).toarray()
     values -= values.mean(axis=0)
     values /= np.maximum(values.std(axis=0), LEAST_SPREAD)
     np.clip(values, -CLIP, CLIP, out=values)
@@ -45,13 +46,6 @@ def expression_features(adata: AnnData, *, layer: str | None, seed: int) -> np.n
     pca = PCA(n_components, svd_solver="randomized", random_state=seed)
     components = pca.fit_transform(values)
     return np.asarray(components / max(components[:, 0].std(), LEAST_SPREAD))
-
-
-def _log_normalized(counts: sparse.csr_matrix) -> np.ndarray:
-    """``log1p`` of counts per 10,000, dense, shape ``(n_cells, n_genes)``."""
-    dense = counts.toarray().astype(np.float32)
-    totals = dense.sum(axis=1, keepdims=True)
-    return np.asarray(np.log1p(dense * (1e4 / np.maximum(totals, 1.0))))
 
 
 def assign_folds(

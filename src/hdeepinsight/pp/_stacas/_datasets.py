@@ -22,14 +22,13 @@ from hdeepinsight.data import (
 )
 from hdeepinsight.data._checks import inspect_store, not_finite
 from hdeepinsight.data._names import examples, strip_version
+from hdeepinsight.data._normalize import log_normalize
 from hdeepinsight.data._store import open_store
 
 __all__ = ["Dataset", "InputScale", "Normalizer", "Reading", "open_dataset", "shared_genes"]
 
 InputScale = Literal["counts", "log"]
 Ints = NDArray[np.int64]
-
-TARGET_SUM = 1e4
 
 
 class Normalizer(Protocol):
@@ -124,7 +123,7 @@ class Dataset:
         reading = self.reading
         if reading.normalizer is not None:
             return reading.normalizer.log_normalize(values, self.alignment.measured)
-        return _log1p_per(values, TARGET_SUM) if reading.input == "counts" else values
+        return log_normalize(values) if reading.input == "counts" else values
 
     def _check_unchanged(self, rows: slice, values: sp.csr_matrix) -> None:
         found = np.asarray(values.sum(axis=1, dtype=np.float64)).ravel()
@@ -134,15 +133,6 @@ class Dataset:
                 "Valid is the matrix that it was computed on.",
                 "Restore it, or call hdi.pp.stacas again.",
             )
-
-
-def _log1p_per(counts: sp.csr_matrix, target: float) -> sp.csr_matrix:
-    totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
-    factors = target / np.where(totals > 0, totals, 1.0)
-    logged = counts.copy()
-    logged.data = np.log1p(counts.data * np.repeat(factors, np.diff(counts.indptr)))
-    logged.data = logged.data.astype(np.float32)
-    return logged
 
 
 def open_dataset(
