@@ -89,12 +89,6 @@ class Taxonomy(EncodeMixin, ConstructorMixin, ExportMixin):
         names = tuple(self.level_names) or tuple(
             f"level_{level}" for level in range(1, self.max_depth + 1)
         )
-        if len(names) != self.max_depth or len(set(names)) < len(names):
-            raise ValueError(
-                f"Found the level names {quoted(map(str, names), 5)} for {self.max_depth} levels. "
-                "One distinct name a level is valid. Give as many names as the deepest leaf has "
-                "ancestors, itself included."
-            )
         for name in names:
             problem = name_problem(name)
             if problem is not None:
@@ -102,6 +96,12 @@ class Taxonomy(EncodeMixin, ConstructorMixin, ExportMixin):
                     f"The level name {clipped(name)} {problem}. Level names are text. Rename "
                     "the level."
                 )
+        if len(names) != self.max_depth or len(set(names)) < len(names):
+            raise ValueError(
+                f"Found the level names {quoted(map(str, names), 5)} for {self.max_depth} levels. "
+                "One distinct name a level is valid. Give as many names as the deepest leaf has "
+                "ancestors, itself included."
+            )
         return tuple(map(str, names))
 
     def _checked_synonyms(self) -> Mapping[str, Path]:
