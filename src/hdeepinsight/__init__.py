@@ -12,7 +12,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hdeepinsight import data, hub, metrics, pl, pp, tl
+    from hdeepinsight import data, datasets, hub, metrics, pl, pp, tl
     from hdeepinsight._workflow import annotate
     from hdeepinsight.annotation import Annotation
     from hdeepinsight.image import GeneLayout
@@ -33,6 +33,7 @@ __all__ = [
     "__version__",
     "annotate",
     "data",
+    "datasets",
     "hub",
     "metrics",
     "pl",

@@ -10,16 +10,16 @@ from sklearn.metrics import accuracy_score, f1_score
 
 import hdeepinsight as hdi
 from hdeepinsight._demo._baseline import logistic_regression
-from hdeepinsight._demo._data import LEVELS, TYPES, demo_data
 from hdeepinsight._demo._folder import claim_folder
 from hdeepinsight._demo._report import OUTPUTS, figures_table, head_to_head
 from hdeepinsight.annotation import evaluate_annotation
 from hdeepinsight.cli._boundary import UsageProblem
+from hdeepinsight.datasets._pbmc68k import LEVELS, TYPES, demo
 
 
 @pytest.fixture(scope="module")
 def data():
-    return demo_data()
+    return demo()
 
 
 @pytest.fixture(scope="module")

@@ -16,13 +16,13 @@ from rich.text import Text
 
 from hdeepinsight._demo import _figures
 from hdeepinsight._demo._baseline import logistic_regression
-from hdeepinsight._demo._data import LEVELS, DemoData, demo_data
 from hdeepinsight._demo._folder import claim_folder
 from hdeepinsight._demo._report import OUTPUTS, figures_table, guide, head_to_head, readme
 from hdeepinsight.annotation import Annotation, evaluate_annotation
 from hdeepinsight.cli._console import results, step
 from hdeepinsight.cli._progress import training_progress
 from hdeepinsight.cli._show import frame_table
+from hdeepinsight.datasets._pbmc68k import LEVELS, DemoData, demo
 from hdeepinsight.models import SCHDeepInsight
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def run_demo(out: Path, *, seed: int = 0) -> pd.DataFrame:
 
 def _read(console: Console, out: Path, seed: int) -> DemoData:
     with step("Reading the cells"):
-        data = demo_data(seed)
+        data = demo(seed)
         data.reference.write_h5ad(out / "reference.h5ad")
         data.query.write_h5ad(out / "query.h5ad")
     n_train, n_test = data.reference.n_obs, data.query.n_obs

@@ -40,8 +40,8 @@ def cache_folder() -> Path:
     return Path(base).expanduser() / "hdeepinsight" / "models"
 
 
-def require(package: str, purpose: str) -> Any:
-    """Import an optional package.
+def require(package: str, purpose: str, extra: str = "hub") -> Any:
+    """Import an optional package, which is among those of an extra of ours.
 
     Raises
     ------
@@ -53,6 +53,6 @@ def require(package: str, purpose: str) -> Any:
     except ImportError as error:
         msg = (
             f"{purpose} needs the package {package}, which is not installed. Install it with "
-            '`pip install "hdeepinsight[hub]"`.'
+            f'`pip install "hdeepinsight[{extra}]"`.'
         )
         raise ImportError(msg) from error

@@ -14,7 +14,7 @@ from hdeepinsight.data import recover_counts
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["LEVELS", "DemoData", "demo_data"]
+__all__ = ["LEVELS", "TYPES", "DemoData", "demo"]
 
 LEVELS: Final = ["lineage", "cell_type"]
 
@@ -50,13 +50,24 @@ class DemoData:
     query: AnnData
 
 
-def demo_data(seed: int = 0) -> DemoData:
-    """Recover the counts of ``scanpy.datasets.pbmc68k_reduced`` and split its cells.
+def demo(seed: int = 0) -> DemoData:
+    """Give 700 sorted blood cells that come with scanpy, as a reference and a held-out query.
 
     Parameters
     ----------
     seed
         Seed of the split.
+
+    Returns
+    -------
+    Counts recovered from ``scanpy.datasets.pbmc68k_reduced``, and labels at two levels.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> data = hdi.datasets.demo()
+    >>> data.reference.shape, data.query.shape
+    ((490, 765), (210, 765))
 
     Notes
     -----
