@@ -8,16 +8,24 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
+from hdeepinsight.annotation._novelty_scores import (
+    Learned,
+    lineage_classifiers,
+    log_depth,
+    p_values,
+    raw_scores,
+    standardise,
+    together,
+    usual,
+    whitened_types,
+)
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from hdeepinsight.taxonomy import Taxonomy
 
 Unknown = Literal["lineage", "type"]
-BEST_RECOGNISED = -2.0
-"""Recognition beyond this makes no cell more usual: else it would excuse any distance."""
-STRENGTH = 1e-3
-"""Inverse penalty of the lineage classifiers: features are many and their labels well learned."""
 
 
 class FeatureCells(NamedTuple):
@@ -127,17 +135,11 @@ class NoveltyDetector:
         latent, nodes = reference.latent[known].astype(np.float64), nodes[known]
         location, scale = latent.mean(axis=0), latent.std(axis=0) + 1e-6
         lineages = taxonomy.node_at_level[nodes, 0]
-        weights, bias = _lineage_classifiers((latent - location) / scale, lineages)
-        centres, whitening = _types(latent, nodes)
-        learned = {
-            "location": location,
-            "scale": scale,
-            "weights": weights,
-            "bias": bias,
-            "centres": centres,
-            "whitening": whitening,
-        }
-        return cls(**learned, **_usual(_raw_scores(held_out.latent, **learned), held_out.depth))
+        weights, bias = lineage_classifiers((latent - location) / scale, lineages)
+        centres, whitening = whitened_types(latent, nodes)
+        learned = Learned(location, scale, weights, bias, centres, whitening)
+        seen = usual(raw_scores(held_out.latent, learned), held_out.depth)
+        return cls(**learned._asdict(), **seen)
 
     def measure(self, cells: FeatureCells) -> dict[str, np.ndarray]:
         """Compare cells with the reference.
@@ -153,27 +155,19 @@ class NoveltyDetector:
         for stranger cells. ``p_value``: share of held-out reference cells that are as strange.
         ``lineage_p_value``: the same for recognition alone.
         """
-        raw = _raw_scores(
-            cells.latent,
-            location=self.location,
-            scale=self.scale,
-            weights=self.weights,
-            bias=self.bias,
-            centres=self.centres,
-            whitening=self.whitening,
-        )
-        scores = _standardise(
-            raw,
-            np.clip(_log_depth(cells.depth), *self.depth_range),
+        learned = Learned(*(getattr(self, name) for name in Learned._fields))
+        scores = standardise(
+            raw_scores(cells.latent, learned),
+            np.clip(log_depth(cells.depth), *self.depth_range),
             self.centre_by_depth,
             self.spread_by_depth,
             self.least_spread,
         )
-        both = _together(scores)
+        both = together(scores)
         return {
             "score": both,
-            "p_value": _p_values(both, self.calibration),
-            "lineage_p_value": _p_values(scores[0], self.lineage_calibration),
+            "p_value": p_values(both, self.calibration),
+            "lineage_p_value": p_values(scores[0], self.lineage_calibration),
         }
 
     def to_dict(self) -> dict[str, np.ndarray]:
@@ -206,95 +200,3 @@ def stop_depth_limit(
         limit[novelty["p_value"].to_numpy() <= alpha] = 1
     limit[novelty["lineage_p_value"].to_numpy() <= alpha] = 0
     return limit
-
-
-def _lineage_classifiers(latent: np.ndarray, lineages: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One logistic regression a lineage, against all others; none where there is one lineage."""
-    from sklearn.linear_model import LogisticRegression
-
-    names = np.unique(lineages)
-    weights, bias = np.zeros((len(names), latent.shape[1])), np.zeros(len(names))
-    if len(names) == 1:
-        return weights[:0], bias[:0]
-    for row, name in enumerate(names):
-        model = LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=500)
-        model.fit(latent, lineages == name)
-        weights[row], bias[row] = model.coef_[0], model.intercept_[0]
-    return weights, bias
-
-
-def _types(latent: np.ndarray, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Whitened mean of every labelled node, and the whitening."""
-    from sklearn.covariance import ledoit_wolf
-
-    names, index = np.unique(nodes, return_inverse=True)
-    means = np.stack([latent[index == row].mean(axis=0) for row in range(len(names))])
-    covariance, _ = ledoit_wolf(latent - means[index], assume_centered=True)
-    # Features that never vary (dead units) leave the covariance singular where all cells agree.
-    covariance[np.diag_indices_from(covariance)] += 1e-6 * np.trace(covariance) / len(covariance)
-    covariance[np.diag_indices_from(covariance)] += 1e-12
-    whitening = np.linalg.cholesky(np.linalg.inv(covariance))
-    return means @ whitening, whitening
-
-
-def _raw_scores(
-    latent: np.ndarray,
-    *,
-    location: np.ndarray,
-    scale: np.ndarray,
-    weights: np.ndarray,
-    bias: np.ndarray,
-    centres: np.ndarray,
-    whitening: np.ndarray,
-) -> np.ndarray:
-    """Recognition and logarithm of distance, larger for stranger cells, shape ``(2, n_cells)``."""
-    latent = latent.astype(np.float64)
-    white = latent @ whitening
-    nearest = np.full(len(latent), np.inf)
-    for centre in centres:
-        nearest = np.minimum(nearest, ((white - centre) ** 2).sum(axis=1))
-    distance = np.log(nearest + 1e-12)
-    if not len(weights):
-        return np.stack([distance, distance])
-    recognised = (latent - location) / scale @ weights.T + bias
-    return np.stack([-recognised.max(axis=1), distance])
-
-
-def _log_depth(depth: np.ndarray) -> np.ndarray:
-    return np.log1p(np.asarray(depth, dtype=np.float64))
-
-
-def _usual(raw: np.ndarray, depth: np.ndarray) -> dict[str, np.ndarray]:
-    """How the scores of held-out cells depend on depth, and what is left of them."""
-    x = _log_depth(depth)
-    powers = np.stack([np.ones_like(x), x, x**2])
-    centre = np.stack([np.linalg.lstsq(powers.T, row, rcond=None)[0] for row in raw])
-    left = np.abs(raw - centre @ powers)
-    spread = np.stack([np.linalg.lstsq(powers.T, row, rcond=None)[0] for row in left])
-    least = 0.2 * left.mean(axis=1) + 1e-6
-    scores = _standardise(raw, x, centre, spread, least)
-    return {
-        "depth_range": np.array([x.min(), x.max()]),
-        "centre_by_depth": centre,
-        "spread_by_depth": spread,
-        "least_spread": least,
-        "lineage_calibration": np.sort(scores[0]),
-        "calibration": np.sort(_together(scores)),
-    }
-
-
-def _standardise(
-    raw: np.ndarray, x: np.ndarray, centre: np.ndarray, spread: np.ndarray, least: np.ndarray
-) -> np.ndarray:
-    powers = np.stack([np.ones_like(x), x, x**2])
-    return np.asarray((raw - centre @ powers) / np.maximum(spread @ powers, least[:, None]))
-
-
-def _together(scores: np.ndarray) -> np.ndarray:
-    return np.asarray(np.maximum(scores[0], BEST_RECOGNISED) + scores[1])
-
-
-def _p_values(scores: np.ndarray, calibration: np.ndarray) -> np.ndarray:
-    """Share of calibration scores, the cell's own among them, that are at least as large."""
-    above = len(calibration) - np.searchsorted(calibration, scores, side="left")
-    return np.asarray((1 + above) / (len(calibration) + 1))
