@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from hdeepinsight.annotation._decode import leaf_below
+from hdeepinsight.annotation._decode import most_probable_leaf
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -144,11 +144,6 @@ def conformal_threshold(scores: np.ndarray, alpha: float) -> float:
     # (n + 1)(1 - α) is often a whole number, which rounding must not lift to the next rank.
     rank = int(np.ceil(round((len(scores) + 1) * (1.0 - alpha), 9)))
     return float(np.sort(scores)[rank - 1]) if rank <= len(scores) else float("inf")
-
-
-def most_probable_leaf(taxonomy: Taxonomy, probabilities: np.ndarray) -> np.ndarray:
-    """Most probable leaf of every cell, shape ``(n_cells,)``."""
-    return leaf_below(taxonomy, probabilities, np.zeros(len(probabilities), np.int64), "joint")
 
 
 def mass_before(taxonomy: Taxonomy, probabilities: np.ndarray) -> np.ndarray:

@@ -123,9 +123,15 @@ def lift(taxonomy: Taxonomy, nodes: np.ndarray, max_depth: np.ndarray) -> np.nda
     return np.where(taxonomy.depth[nodes] <= allowed, nodes, lifted)
 
 
+def most_probable_leaf(taxonomy: Taxonomy, probabilities: np.ndarray) -> np.ndarray:
+    """Most probable leaf of every cell, shape ``(n_cells,)``."""
+    return np.asarray(taxonomy.leaves[probabilities[:, taxonomy.leaves].argmax(axis=1)])
+
+
 def leaf_below(
     taxonomy: Taxonomy, probabilities: np.ndarray, start: np.ndarray, decoder: Decoder
 ) -> np.ndarray:
+    """Leaf that the decoder chooses under each start node, shape ``(n_cells,)``."""
     if decoder == "greedy":
         return _walk_down(taxonomy, probabilities, start)
     leaves = np.asarray(taxonomy.leaves)

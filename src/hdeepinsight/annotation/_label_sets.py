@@ -17,8 +17,8 @@ from hdeepinsight.annotation._conformal import (
     check_nodes,
     conformal_threshold,
     mass_before,
-    most_probable_leaf,
 )
+from hdeepinsight.annotation._decode import most_probable_leaf
 
 if TYPE_CHECKING:
     from hdeepinsight.annotation._annotation import Annotation

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from hdeepinsight.annotation import Annotation
+from hdeepinsight.annotation._decode import most_probable_leaf
 from hdeepinsight.tl._representation import coordinates
 from hdeepinsight.tl._scores import read_scores
 from hdeepinsight.tl._tree import above, node_mass, node_probabilities
@@ -72,7 +73,8 @@ class Vote:
     @property
     def changed(self) -> pd.Series:
         """Whether the cell's most probable leaf is another one than before the vote."""
-        old, new = (self._leaf(each) for each in (self.before, self.node_probabilities))
+        both = (self.before, self.node_probabilities)
+        old, new = (most_probable_leaf(self.taxonomy, each) for each in both)
         return pd.Series(old != new, index=self.obs_names, name="changed")
 
     def annotation(self, *, threshold: float | None = 0.5) -> Annotation:
@@ -103,10 +105,6 @@ class Vote:
         """
         self.annotation().to_adata(adata, key_added=key_added)
         adata.obs[f"{key_added}_cluster"] = pd.Categorical(self.clusters.astype(str))
-
-    def _leaf(self, probabilities: Floats) -> NDArray[np.int64]:
-        leaves = self.taxonomy.leaves
-        return np.asarray(leaves[probabilities[:, leaves].argmax(axis=1)])
 
     def __repr__(self) -> str:
         stopped = int((~np.isin(self.table["node"], self.taxonomy.leaves)).sum())
