@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 __all__ = ["StacasConfig"]
 
 LabelMode = Literal["weight", "sample"]
 Linkage = Literal["single", "average", "complete"]
 WeightSpaceName = Literal["query", "merged"]
+GenesToCorrect = Literal["shared", "features"]
 
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "label_mode": ("weight", "sample"),
-    "weight_space": ("query", "merged"),
-    "linkage": ("single", "average", "complete"),
+_CHOICES = {
+    "label_mode": LabelMode,
+    "weight_space": WeightSpaceName,
+    "linkage": Linkage,
+    "genes_to_correct": GenesToCorrect,
 }
 _POSITIVE = ("n_dims", "k_anchor", "k_score", "k_weight", "min_cells", "max_seed_datasets")
 _SHARES = ("alpha", "anchor_coverage", "label_confidence")
@@ -112,7 +114,7 @@ class StacasConfig:
     attenuate: bool = False
     min_cells: int = 100
     max_seed_datasets: int = 10
-    genes_to_correct: Literal["shared", "features"] = "shared"
+    genes_to_correct: GenesToCorrect = "shared"
     blocked_genes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -122,7 +124,8 @@ class StacasConfig:
             self._require(name, 0 <= getattr(self, name) <= 1, "a number from 0 to 1")
         for name in ("sd_weight", "correction_scale"):
             self._require(name, getattr(self, name) > 0, "a positive number")
-        for name, valid in (*_CHOICES.items(), ("genes_to_correct", ("shared", "features"))):
+        for name, mode in _CHOICES.items():
+            valid = get_args(mode)
             self._require(name, getattr(self, name) in valid, " or ".join(map(repr, valid)))
 
     def _require(self, name: str, holds: bool, valid: str) -> None:
