@@ -9,6 +9,7 @@ from scipy import sparse
 
 from hdeepinsight.data import align_genes, open_counts, select_genes
 from hdeepinsight.data._normalize import log_normalize
+from hdeepinsight.tl._tree import finest
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -142,8 +143,7 @@ def out_of_fold_probabilities(
 def finest_labels(taxonomy: Taxonomy, nodes: np.ndarray) -> np.ndarray:
     """Nodes that label cells and have no labelled node under them, in order."""
     used = np.unique(nodes[nodes > 0])
-    above = {int(up) for node in used for up in taxonomy.ancestors(int(node))[:-1]}
-    return used[~np.isin(used, list(above))]
+    return np.asarray(used[finest(taxonomy, used)])
 
 
 def _path_indicator(taxonomy: Taxonomy, node: int) -> np.ndarray:

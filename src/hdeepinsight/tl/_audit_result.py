@@ -173,7 +173,7 @@ class LabelAudit:
             for name, row in rows[rows["recognised"] < LEAST_RECOGNISED].iterrows()
         ]
         notes += [
-            f"{self._name(node)}: {n_more} more cells are contradicted than its share of "
+            f"{self._names[node]}: {n_more} more cells are contradicted than its share of "
             f"{self.settings['max_share']:.0%} allows; look at the class as a whole"
             for node, n_more in self._beyond_share()
         ]
@@ -250,7 +250,8 @@ class LabelAudit:
         """Rows of the table of classes for the nodes that label cells, by name."""
         nodes = np.unique(self.nodes[self.nodes > 0]).tolist()
         levels = [self.taxonomy.level_names[self.taxonomy.depth[node] - 1] for node in nodes]
-        rows = self.classes.loc[list(zip(levels, map(self._name, nodes), strict=True))]
+        names = [self._names[node] for node in nodes]
+        rows = self.classes.loc[list(zip(levels, names, strict=True))]
         return rows.droplevel("level")
 
     def _beyond_share(self) -> list[tuple[int, int]]:
@@ -260,10 +261,11 @@ class LabelAudit:
 
     def _labels(self, nodes: np.ndarray) -> pd.Categorical:
         used, codes = np.unique(nodes, return_inverse=True)
-        return pd.Categorical.from_codes(codes, [self._name(node) for node in used.tolist()])
+        return pd.Categorical.from_codes(codes, [self._names[node] for node in used.tolist()])
 
-    def _name(self, node: int) -> str:
-        return class_names(self.taxonomy)[node]
+    @cached_property
+    def _names(self) -> list[str]:
+        return class_names(self.taxonomy)
 
 
 def _row_names(table: pd.DataFrame) -> pd.Index:
