@@ -21,11 +21,11 @@ GRAPH_WEIGHTS: tuple[GraphWeights, ...] = ("binary", "self_tuning", "connectivit
 def cell_graphs(
     adata: AnnData,
     *,
-    use_rep: str | NDArray[np.floating],
-    neighbors_key: str | None,
-    n_neighbors: int,
-    weights: GraphWeights,
-    batch_key: str | None,
+    use_rep: str | NDArray[np.floating] = "X_pca",
+    neighbors_key: str | None = None,
+    n_neighbors: int = 15,
+    weights: GraphWeights = "binary",
+    batch_key: str | None = None,
 ) -> list[sp.csr_matrix]:
     """One graph, or with a batch key one within and one between batches.
 

@@ -71,10 +71,8 @@ def lambda_path(
     """
     of_graph = {name: settings.pop(name) for name in _OF_GRAPH if name in settings}
     scores = read_scores(adata, probabilities, classes=classes, taxonomy=taxonomy)
-    default = {"use_rep": "X_pca", "neighbors_key": None, "n_neighbors": 15}
-    chosen: dict[str, Any] = {**default, "weights": "binary", "batch_key": None, **of_graph}
-    graphs = cell_graphs(adata, **chosen)
-    names, by_batch = pd.Index(adata.obs_names), chosen["batch_key"] is not None
+    graphs = cell_graphs(adata, **of_graph)
+    names, by_batch = pd.Index(adata.obs_names), of_graph.get("batch_key") is not None
     rows = []
     for lam in grid:
         strength = Settings(lam=lam, **settings)
