@@ -81,7 +81,7 @@ def _mde(profiles: np.ndarray, seed: int) -> np.ndarray:
     import pymde
     import torch
 
-    with _global_seeds(seed):
+    with global_seeds(seed):
         problem = pymde.preserve_neighbors(
             torch.from_numpy(profiles),
             embedding_dim=2,
@@ -90,21 +90,21 @@ def _mde(profiles: np.ndarray, seed: int) -> np.ndarray:
         )
         # pymde's own spectral start comes from ARPACK, which takes no seed. The noise parts
         # genes with one profile, whose distance would have no gradient.
-        start = torch.from_numpy(_principal_plane(profiles))
+        start = torch.from_numpy(principal_plane(profiles))
         start += 0.1 * torch.randn(start.shape)
         return np.asarray(problem.embed(X=start).detach().cpu())
 
 
-def _principal_plane(profiles: np.ndarray) -> np.ndarray:
+def principal_plane(profiles: np.ndarray) -> np.ndarray:
     """Two leading principal components, together of unit spread, float32 ``(n_genes, 2)``."""
     centred = profiles - profiles.mean(axis=0)
     axes = np.linalg.svd(centred, full_matrices=False)[2][:2]
     plane = centred @ axes.T
-    return np.asarray(plane / plane.std(), dtype=np.float32)
+    return np.asarray(plane / (plane.std() or 1.0), dtype=np.float32)
 
 
 @contextmanager
-def _global_seeds(seed: int) -> Iterator[None]:
+def global_seeds(seed: int) -> Iterator[None]:
     """Seed every generator that pymde draws from, and give the caller's states back."""
     import pymde
     import torch

@@ -4,6 +4,7 @@ from hdeepinsight.tl._audit import audit_labels
 from hdeepinsight.tl._audit_result import LabelAudit
 from hdeepinsight.tl._consensus import Consensus, consensus
 from hdeepinsight.tl._lambda_path import lambda_path
+from hdeepinsight.tl._mde import mde
 from hdeepinsight.tl._refine import refine
 from hdeepinsight.tl._refinement import Refinement
 from hdeepinsight.tl._representation import expression_pca
@@ -18,6 +19,7 @@ __all__ = [
     "consensus",
     "expression_pca",
     "lambda_path",
+    "mde",
     "refine",
     "vote",
 ]
