@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from hdeepinsight.tl._graphs import cell_graphs
-from hdeepinsight.tl._refine import Settings, run
+from hdeepinsight.tl._refine_run import Settings, run
 from hdeepinsight.tl._scores import read_scores
 
 if TYPE_CHECKING:
