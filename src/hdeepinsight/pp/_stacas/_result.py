@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from hdeepinsight.data import DataLike, InputError
@@ -19,29 +18,18 @@ from hdeepinsight.pp._stacas._datasets import Dataset, open_dataset
 from hdeepinsight.pp._stacas._plan import Outcome
 from hdeepinsight.pp._stacas._report import StacasReport
 from hdeepinsight.pp._stacas._steps import Step, composed_shift
+from hdeepinsight.pp._stacas._support import Support
 from hdeepinsight.pp._stacas._tables import anchor_table, cell_table, dataset_table
 from hdeepinsight.pp._stacas._tree import GuideTree
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["StacasResult", "Support"]
+__all__ = ["StacasResult"]
 
 Ints = NDArray[np.int64]
 CHUNK_SIZE = 10_000
 _AT_ONCE = 1000
-
-
-@dataclass(frozen=True, eq=False)
-class Support:
-    """Anchor cells, which all corrections are made of.
-
-    ``cells`` are their numbers among all cells, sorted; ``values`` their log values of the genes to
-    correct, CSR, shape ``(n_anchor_cells, n_genes)``.
-    """
-
-    cells: Ints
-    values: sp.csr_matrix
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -136,7 +124,10 @@ class StacasResult:
         change = np.zeros((max(stop - start, 0), len(self.genes)))
         for first in range(start, stop, _AT_ONCE):
             here = np.arange(first, min(first + _AT_ONCE, stop))
-            change[here - start] = self._change(here + self.starts[index])
+            shift = composed_shift(
+                self.outcome.steps, here + self.starts[index], int(self.starts[-1])
+            )
+            change[here - start] = self.support.combine(shift)
         return change
 
     def corrected(
@@ -241,21 +232,6 @@ class StacasResult:
         )
         return replace(self, datasets=(*self.datasets, new), outcome=outcome, queries=(name,))
 
-    def _change(self, cells: Ints) -> NDArray[np.float64]:
-        """Change of some cells.
-
-        What is added and what is taken away are summed apart, so that equal values cancel to 0.
-        """
-        shift = composed_shift(self.outcome.steps, cells, int(self.starts[-1]))
-        columns = np.searchsorted(self.support.cells, shift.indices)
-        shape = (len(cells), len(self.support.cells))
-        total = np.zeros((len(cells), len(self.genes)))
-        for sign in (1.0, -1.0):
-            part = np.maximum(sign * shift.data, 0.0)
-            weights = sp.csr_matrix((part, columns, shift.indptr), shape=shape)
-            total += sign * (weights @ self.support.values).toarray()
-        return total
-
     def _shift_lengths(self, name: str) -> NDArray[np.float64]:
         n_obs = self.datasets[self._index(name)].n_obs
         blocks = [slice(i, min(i + _AT_ONCE, n_obs)) for i in range(0, n_obs, _AT_ONCE)]
@@ -311,19 +287,3 @@ class StacasResult:
                 "Valid is a query that mode='project' moved. Name another dataset."
             )
         return self.outcome.steps[self.outcome.step_of[index]]
-
-
-def load_support(
-    datasets: Sequence[Dataset], steps: Sequence[Step], genes: Sequence[str], chunk_size: int
-) -> Support:
-    """Read the anchor cells of all steps."""
-    used = [cells for step in steps for cells in (step.query_anchors, step.reference_anchors)]
-    cells = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *used]))
-    parts, start = [], 0
-    for one in datasets:
-        own = cells[(cells >= start) & (cells < start + one.n_obs)] - start
-        if len(own):
-            parts.append(one.gather(genes, own, chunk_size))
-        start += one.n_obs
-    empty = sp.csr_matrix((0, len(genes)), dtype=np.float32)
-    return Support(cells, sp.vstack([empty, *parts], format="csr").astype(np.float64))

@@ -22,7 +22,8 @@ from hdeepinsight.pp._stacas._features import choose_features
 from hdeepinsight.pp._stacas._labels import encode_labels
 from hdeepinsight.pp._stacas._parts import NeighborSearch, Part, Settings
 from hdeepinsight.pp._stacas._plan import integrate, project
-from hdeepinsight.pp._stacas._result import CHUNK_SIZE, StacasResult, load_support
+from hdeepinsight.pp._stacas._result import CHUNK_SIZE, StacasResult
+from hdeepinsight.pp._stacas._support import load_support
 
 if TYPE_CHECKING:
     from hdeepinsight.taxonomy import Taxonomy
