@@ -12,7 +12,7 @@ from scvi.data import AnnDataManager
 from scvi.model.base import BaseModelClass
 
 from hdeepinsight._keys import FIELD_KEYS
-from hdeepinsight.data import Modalities, is_paired, open_paired
+from hdeepinsight.data import Modalities, is_paired, open_counts, open_paired
 from hdeepinsight.data._fields import ColumnField, CountsField
 from hdeepinsight.models.schdeepinsight._reference import label_keys, label_nodes
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
-    from hdeepinsight.data import DataLike
+    from hdeepinsight.data import CountSource, DataLike
     from hdeepinsight.image import GeneLayout
     from hdeepinsight.models.schdeepinsight._module import GeneImageClassifier
     from hdeepinsight.nn import CountThinning
@@ -139,6 +139,10 @@ class ReferenceModel(BaseModelClass):  # type: ignore[misc]
     def _rna(self, data: Query | None) -> Any:
         """RNA of a MuData; anything else as it is."""
         return self._modalities.rna_of(data) if is_paired(data) else data
+
+    def _counts(self, reference: AnnData | MuData) -> CountSource:
+        """Open the counts of a reference, which reads its matrix through once."""
+        return open_counts(self._rna(reference), layer=self._counts_layer)
 
     def _cells(self, data: AnnData | MuData | None) -> Any:
         """Labels of a MuData in an AnnData; anything else as it is."""

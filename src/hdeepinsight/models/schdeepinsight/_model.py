@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import numpy as np
     from anndata import AnnData
     from mudata import MuData
+    from scipy.sparse import csr_matrix
 
     from hdeepinsight.image import LayoutMethod
     from hdeepinsight.nn import Reduction
@@ -152,11 +153,11 @@ class SCHDeepInsight(MappingMixin, TrainingMixin, SurgeryMixin):
             self._cells(adata), taxonomy, self._label_keys, unlabeled=self._unlabeled_category
         )
         nodes = None if adata is None else self._label_nodes(adata)
+        source = None if adata is None else self._counts(adata)
         self.layout = layout_of(
-            self._rna(adata),
+            source,
             layout,
             nodes,
-            layer=self._counts_layer,
             n_genes=n_genes,
             keep_genes=[*keep_genes, *self._genes_of_proteins(adata, keep_genes)],
             side=side,
@@ -184,8 +185,9 @@ class SCHDeepInsight(MappingMixin, TrainingMixin, SurgeryMixin):
                 proteins=self.protein_layout,
                 modality_dropout=modality_dropout,
             )
-        if nodes is not None:
-            self._fit_to_reference(nodes, scale_percentile, class_weights)
+        if source is not None and nodes is not None:
+            counts = read_counts(source, self.layout.genes)
+            self._fit_to_reference(counts, nodes, scale_percentile, class_weights)
         self.init_params_ = self._get_init_params(locals())
         self.init_params_["non_kwargs"] |= {
             "taxonomy": self.taxonomy.to_dict(),
@@ -288,10 +290,9 @@ class SCHDeepInsight(MappingMixin, TrainingMixin, SurgeryMixin):
         )
 
     def _fit_to_reference(
-        self, nodes: np.ndarray, scale_percentile: float, class_weights: float
+        self, counts: csr_matrix, nodes: np.ndarray, scale_percentile: float, class_weights: float
     ) -> None:
         """Normalisation and node weights, which are saved with the weights of the network."""
-        counts = read_counts(self._rna(self.adata), self.layout.genes, layer=self._counts_layer)
         self.module.normalizer.fit(counts, scale_percentile=scale_percentile)
         self._fit_proteins()
         self.profiles_ = leaf_profiles(self.module, counts, nodes)

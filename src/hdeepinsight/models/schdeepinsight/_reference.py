@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from scipy import sparse
 
-from hdeepinsight.data import align_genes, open_counts, select_genes
+from hdeepinsight.data import align_genes, select_genes
 from hdeepinsight.image import GeneLayout
 from hdeepinsight.nn import CountThinning, GeneMasking, ModalityDropout
 from hdeepinsight.taxonomy import Taxonomy
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from torch import Tensor
 
+    from hdeepinsight.data import CountSource
     from hdeepinsight.image import LayoutMethod
 
 LAYOUT_CELLS = 20_000
 Options = TypeVar("Options", GeneMasking, CountThinning, ModalityDropout)
 
 
-def read_counts(adata: AnnData, genes: Sequence[str], *, layer: str | None) -> sparse.csr_matrix:
+def read_counts(source: CountSource, genes: Sequence[str]) -> sparse.csr_matrix:
     """Raw counts of the given genes, shape ``(n_cells, n_genes)``."""
-    source = open_counts(adata, layer=layer)
     alignment = align_genes(source.var_names, genes)
     return sparse.vstack([chunk for _, chunk in source.chunks(alignment)], format="csr")
 
@@ -87,11 +87,10 @@ def taxonomy_of(
 
 
 def layout_of(
-    adata: AnnData | None,
+    source: CountSource | None,
     layout: GeneLayout | dict[str, Any] | LayoutMethod,
     nodes: np.ndarray | None,
     *,
-    layer: str | None,
     n_genes: int,
     keep_genes: Sequence[str],
     side: int | None,
@@ -102,12 +101,11 @@ def layout_of(
         return layout
     if not isinstance(layout, str):
         return GeneLayout.from_dict(layout)
-    if adata is None or nodes is None:
+    if source is None or nodes is None:
         msg = f"A {layout} layout has to be fitted on a reference, and there is none."
         raise ValueError(msg)
-    source = open_counts(adata, layer=layer)
     genes = select_genes(source, n_genes, keep=keep_genes)
-    counts = read_counts(adata, genes, layer=layer)
+    counts = read_counts(source, genes)
     rows = stratified_sample(nodes, LAYOUT_CELLS, np.random.default_rng(seed))
     return GeneLayout.fit(log_normalize(counts[rows]), genes, method=layout, side=side, seed=seed)
 

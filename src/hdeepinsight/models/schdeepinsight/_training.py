@@ -97,7 +97,7 @@ class TrainingMixin(CalibrationMixin, MultimodalMixin):
             ``callbacks``, ...
         """
         adata = self._own_adata()
-        counts = read_counts(self._rna(adata), self.layout.genes, layer=self._counts_layer)
+        counts = read_counts(self._counts(adata), self.layout.genes)
         nodes = self._label_nodes(adata)
         split = self._split(nodes, validation_size, split_key)
         given = nodes
