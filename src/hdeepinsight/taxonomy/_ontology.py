@@ -102,7 +102,10 @@ def _read_obo(obo_path: str | os.PathLike[str]) -> Any:
             warnings.simplefilter("ignore")
             # 0: never fetch from the network. The encoding would else be guessed.
             return ontology_of(str(path), import_depth=0, encoding="utf-8")
-    except Exception as error:  # what pronto raises about odd files is open
+    except BaseException as error:  # what pronto raises about odd files is open
+        # A fault in the compiled part of its parser is no Exception; it is told by its name.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise _unreadable(path, str(error)[:200] or type(error).__name__) from error
 
 
