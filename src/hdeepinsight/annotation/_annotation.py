@@ -14,6 +14,7 @@ from hdeepinsight.annotation._confidence import ConfidenceMixin
 from hdeepinsight.annotation._decode import Decoder, decode, lift
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from pathlib import Path
 
     from anndata import AnnData
@@ -266,6 +267,39 @@ class Annotation(ConfidenceMixin):
         probabilities = self.probabilities().rename(columns=_storable)
         adata.obsm[_storable(f"{key_added}_{ADDED_KEYS.PROBABILITIES}")] = probabilities
         adata.uns[_storable(key_added)] = self.to_dict()
+
+    def report(
+        self,
+        path: str | Path,
+        *,
+        title: str | None = None,
+        model: str | None = None,
+        clusters: Any | None = None,
+        embedding: Any | None = None,
+        true_nodes: np.ndarray | None = None,
+        created: datetime | None = None,
+    ) -> None:
+        """Write one HTML page that says what the annotation holds and how far to trust it.
+
+        Parameters
+        ----------
+        path
+            File to write; one that is there is replaced.
+        title, model, clusters, embedding, true_nodes, created
+            As in :func:`hdeepinsight.report.write_report`.
+        """
+        from hdeepinsight.report import write_report
+
+        write_report(
+            self,
+            path,
+            title=title,
+            model=model,
+            clusters=clusters,
+            embedding=embedding,
+            true_nodes=true_nodes,
+            created=created,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Give settings, reports and recipe in plain types."""

@@ -1,0 +1,5 @@
+"""One page that says what an annotation holds and how far to trust it, for people and machines."""
+
+from hdeepinsight.report._write import write_report
+
+__all__ = ["write_report"]

@@ -1,0 +1,178 @@
+"""Pictures inside the page, each with a text that says what is seen on it."""
+
+from __future__ import annotations
+
+import base64
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from hdeepinsight import pl
+from hdeepinsight._keys import LABEL_COLUMNS
+from hdeepinsight.pl._style import MISSING, categorical_colors
+from hdeepinsight.report._labels import groups_of, name_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+    from hdeepinsight.annotation import Annotation
+    from hdeepinsight.taxonomy import Taxonomy
+
+__all__ = ["Picture", "confusion", "embedding", "reliability", "taxonomy"]
+
+#: A tree with more leaves, or longer names, gives a picture that no screen holds.
+_MOST_LEAVES, _LONGEST_NAME = 150, 60
+#: Labels that an alternative text names, the most frequent first.
+_MOST_NAMED = 10
+#: Of dots, which are stored as pixels: the page does not grow with the cells.
+_DPI: Final = 150
+_PIXELS_AN_INCH: Final = 96
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A picture as text that stands in the page.
+
+    Parameters
+    ----------
+    source
+        The picture as a ``data:`` address.
+    alt
+        What is seen, with numbers.
+    caption
+        What it shows.
+    width, height
+        Size in pixels of the page.
+    """
+
+    source: str
+    alt: str
+    caption: str
+    width: int
+    height: int
+
+
+def taxonomy(result: Annotation) -> Picture | None:
+    """Draw the tree with the cells that stop at or under every node."""
+    tree = result.taxonomy
+    if not _drawable(tree):
+        return None
+    counts = np.bincount(result.stop_nodes, minlength=tree.n_nodes)
+    return _picture(
+        lambda: pl.taxonomy(tree, counts),
+        alt=f"Tree of {tree.n_leaves:,} types. Cells by label where they stop: "
+        f"{_in_words(result, result.stop_nodes)}.",
+        caption="The taxonomy with the number of cells that stop at or under every node.",
+    )
+
+
+def embedding(result: Annotation, coordinates: np.ndarray) -> Picture | None:
+    """Draw the cells in two dimensions, in the colours of the labels where they stop."""
+    drawn = np.isfinite(coordinates).all(axis=1)
+    if not drawn.any() or not _drawable(result.taxonomy):
+        return None
+    labels = result.label_column().iloc[np.flatnonzero(drawn)]
+    n_left_out = int((~drawn).sum())
+    missing = f" {n_left_out:,} cells have no coordinates." if n_left_out else ""
+    return _picture(
+        lambda: _dots(coordinates[drawn], labels),
+        alt=f"{int(drawn.sum()):,} cells as dots in two dimensions, coloured by label: "
+        f"{_in_words(result, result.stop_nodes[drawn])}.",
+        caption=f"Cells coloured by the label where they stop.{missing}",
+    )
+
+
+def reliability(result: Annotation, true_nodes: np.ndarray) -> Picture | None:
+    """Draw how often types of a given probability are right, of cells whose type is known."""
+    leaves = result.leaf_nodes
+    known = np.flatnonzero(np.isin(true_nodes, result.taxonomy.leaves))
+    if not known.size:
+        return None
+    said = result.node_probabilities[known, leaves[known]].clip(0, 1)
+    right = leaves[known] == true_nodes[known]
+    return _picture(
+        lambda: pl.reliability(said, right),
+        alt=f"Share of right types against their probability for {len(known):,} cells of known "
+        f"type: {right.mean():.1%} are right, and the mean probability is {said.mean():.3f}.",
+        caption="How often the most probable type is right. Dots on the diagonal are calibrated.",
+    )
+
+
+def confusion(result: Annotation, true_nodes: np.ndarray) -> Picture | None:
+    """Draw which types are taken for which, of cells whose type is known."""
+    tree = result.taxonomy
+    known = np.flatnonzero(np.isin(true_nodes, tree.leaves))
+    if not known.size or not _drawable(tree):
+        return None
+    truth, said = true_nodes[known], result.leaf_nodes[known]
+    return _picture(
+        lambda: pl.confusion(tree, truth, said),
+        alt=f"Percent of each true type by predicted type for {len(known):,} cells: "
+        f"{int((truth == said).sum()):,} lie on the diagonal ({(truth == said).mean():.1%}).",
+        caption="Which types are taken for which, every cell followed to a type.",
+    )
+
+
+def _drawable(tree: Taxonomy) -> bool:
+    longest = max(map(len, (*tree.labels, *tree.level_names)))
+    return tree.n_leaves <= _MOST_LEAVES and longest <= _LONGEST_NAME
+
+
+def _in_words(result: Annotation, nodes: np.ndarray) -> str:
+    if not len(nodes):
+        return "none"
+    groups = groups_of(nodes)
+    named = [
+        f"{name_of(result.taxonomy, node)[0]} {len(cells):,} ({len(cells) / len(nodes):.1%})"
+        for node, cells in groups[:_MOST_NAMED]
+    ]
+    rest = len(groups) - len(named)
+    return ", ".join(named) + (f" and {rest} more labels" if rest else "")
+
+
+def _dots(coordinates: np.ndarray, labels: pd.Series) -> Axes:
+    names = [name for name in labels.cat.categories if name != LABEL_COLUMNS.ROOT]
+    palette = dict(zip(names, categorical_colors(len(names)), strict=True))
+    ax = pl.embedding(coordinates, labels, palette={**palette, LABEL_COLUMNS.ROOT: MISSING})
+    for dots in ax.collections:
+        dots.set_rasterized(True)
+    return ax
+
+
+def _picture(draw: Callable[[], Axes], *, alt: str, caption: str) -> Picture:
+    import matplotlib.pyplot as plt
+
+    with _drawing():
+        figure: Any = draw().figure
+        content = BytesIO()
+        # Without a date the same result gives the same page.
+        figure.savefig(content, format="svg", dpi=_DPI, metadata={"Date": None})
+        width, height = (round(_PIXELS_AN_INCH * inches) for inches in figure.get_size_inches())
+        plt.close(figure)
+    svg = _NOT_XML.sub("\ufffd", content.getvalue().decode())
+    source = f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
+    return Picture(source=source, alt=alt, caption=caption, width=width, height=height)
+
+
+@contextmanager
+def _drawing() -> Iterator[None]:
+    """Draw names as they are: no mathematics in dollars, and every script that the reader has."""
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+
+    settings: dict[Any, Any] = {
+        "svg.fonttype": "none",  # text stays text: the browser has glyphs that our font lacks
+        "svg.hashsalt": "hdeepinsight",
+        "text.parse_math": False,
+    }
+    with mpl.rc_context(settings), plt.ioff(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        yield

@@ -1,0 +1,146 @@
+"""Label sets, novelty and known labels: what can be said about trust beyond the probabilities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from hdeepinsight.annotation import evaluate_annotation
+from hdeepinsight.report._labels import bins_of, groups_of
+from hdeepinsight.report._table import Column, Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from hdeepinsight.annotation import Annotation, Evaluation
+
+__all__ = ["Sets", "label_sets", "novelty", "scores"]
+
+#: Of label sets, the share that may miss the truth; of novelty, the p-value that counts as strange.
+ALPHA, STRANGE = 0.1, 0.05
+
+_SIZES: Final = (
+    Column("Types in the set", "count"),
+    Column("Cells", "count"),
+    Column("Share of cells", "share"),
+)
+_NOVELTY: Final = (
+    Column("Compared with"),
+    Column("Strange cells", "count"),
+    Column("Share of cells", "share"),
+    Column("Share among reference cells", "share"),
+    Column("p-values from 0 to 1", "bins"),
+)
+_NEAREST: Final = (
+    Column("Nearest type"),
+    Column("Cells", "count"),
+    Column("Strange to all types", "count"),
+    Column("Share strange to all types", "share"),
+    Column("Share strange to all lineages", "share"),
+)
+_SCORES: Final = (
+    Column("Level"),
+    Column("Cells", "count"),
+    Column("Accuracy", "share"),
+    Column("Macro-F1", "number"),
+    Column("Balanced accuracy", "number"),
+    Column("Expected calibration error", "number"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sets:
+    """Sizes of the label sets, and what they promise."""
+
+    table: Table
+    promised: float
+    source: str
+    mean_size: float
+    share_single: float
+
+
+def label_sets(result: Annotation) -> Sets | None:
+    """Count the cells by the size of their label set; ``None`` where nothing is promised."""
+    if result.calibration is None or not len(result):
+        return None
+    sets = result.label_sets(ALPHA)
+    size = sets.size.to_numpy()
+    sizes, counts = np.unique(size, return_counts=True)
+    rows = [(n, count, count / len(size)) for n, count in zip(sizes, counts, strict=True)]
+    table = Table.of(
+        "label_sets",
+        f"Cells by the number of types in their label set (alpha {ALPHA}).",
+        _SIZES,
+        rows,
+    )
+    return Sets(
+        table=table,
+        promised=sets.promised_coverage,
+        source=sets.source,
+        mean_size=float(size.mean()),
+        share_single=float((size == 1).mean()),
+    )
+
+
+def novelty(result: Annotation) -> tuple[Table, ...]:
+    """How many cells are strange, and which types they come nearest to; empty if unknown."""
+    if result.novelty is None:
+        return ()
+    return _novelty(result.novelty), _novelty_by_type(result, result.novelty)
+
+
+def _novelty(measured: pd.DataFrame) -> Table:
+    compared = {"p_value": "all types", "lineage_p_value": "all lineages"}
+    rows = []
+    for column, name in compared.items():
+        p = measured[column].to_numpy()
+        n_strange = int((p <= STRANGE).sum())
+        rows.append((name, n_strange, n_strange / max(1, len(p)), STRANGE, bins_of(p)))
+    return Table.of(
+        "novelty",
+        f"Cells that are strange to the reference (p-value of at most {STRANGE}).",
+        _NOVELTY,
+        rows,
+    )
+
+
+def _novelty_by_type(result: Annotation, measured: pd.DataFrame) -> Table:
+    strange = measured["p_value"].to_numpy() <= STRANGE
+    unrecognised = measured["lineage_p_value"].to_numpy() <= STRANGE
+    rows: list[tuple[Any, ...]] = [
+        (
+            result.taxonomy.label(leaf),
+            len(cells),
+            int(strange[cells].sum()),
+            strange[cells].mean(),
+            unrecognised[cells].mean(),
+        )
+        for leaf, cells in groups_of(result.leaf_nodes)
+    ]
+    rows = sorted(rows, key=lambda row: -row[2])
+    return Table.of(
+        "novelty_by_type",
+        "Strange cells by the type that they come nearest to.",
+        _NEAREST,
+        rows,
+        filtered=True,
+    )
+
+
+def scores(result: Annotation, true_nodes: np.ndarray) -> tuple[Evaluation, Table]:
+    """Scores against known labels, and the same as a table of levels."""
+    evaluation = evaluate_annotation(result, true_nodes)
+    table = Table.of(
+        "scores",
+        f"{evaluation.n_cells:,} cells with known labels, every cell followed to a type.",
+        _SCORES,
+        [_score_row(level, row) for level, row in evaluation.levels.iterrows()],
+    )
+    return evaluation, table
+
+
+def _score_row(level: Any, row: pd.Series) -> tuple[Any, ...]:
+    names = ("accuracy", "macro_f1", "balanced_accuracy", "ece")
+    return str(level), int(row["n_cells"]), *(float(row[name]) for name in names)
