@@ -64,7 +64,14 @@ def require_columns(obs: pd.DataFrame, columns: Sequence[str], *, source: Path) 
         raise ValueError(msg)
 
 
-def check_output(out: Path, *, source: Path, overwrite: bool) -> None:
+def check_output(
+    out: Path,
+    *,
+    source: Path,
+    overwrite: bool,
+    option: str = "--out",
+    formats: Sequence[str] = FORMATS,
+) -> None:
     """Refuse an output that would harm a file, before any work is done.
 
     Parameters
@@ -75,21 +82,25 @@ def check_output(out: Path, *, source: Path, overwrite: bool) -> None:
         File that is read; it is never an output.
     overwrite
         Whether an existing file may be replaced.
+    option
+        Option that names the file.
+    formats
+        Valid endings.
 
     Raises
     ------
     UsageProblem
         With what to do instead.
     """
-    if out.suffix not in FORMATS:
+    if out.suffix not in formats:
         msg = (
-            f"--out {out} ends in {out.suffix or 'nothing'!r}. Valid endings are "
-            f"{', '.join(FORMATS)}. Choose one; it sets the format."
+            f"{option} {out} ends in {out.suffix or 'nothing'!r}. Valid endings are "
+            f"{', '.join(formats)}. Choose one; it sets the format."
         )
         raise UsageProblem(msg)
     if _inside(out, source) or _inside(source, out):
         msg = (
-            f"--out {out} is, holds, or lies in the input {source}, which is never changed. "
+            f"{option} {out} is, holds, or lies in the input {source}, which is never changed. "
             "Valid is any other place. Choose another name."
         )
         raise UsageProblem(msg)
