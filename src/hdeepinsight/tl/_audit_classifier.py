@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
+from hdeepinsight.annotation._classes import finest
 from hdeepinsight.data import align_genes, open_counts, select_genes
 from hdeepinsight.data._normalize import log_normalize
-from hdeepinsight.tl._tree import finest
 
 if TYPE_CHECKING:
     from anndata import AnnData

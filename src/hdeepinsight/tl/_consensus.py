@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from hdeepinsight.annotation import Annotation
-from hdeepinsight.tl._scores import leaf_table
-from hdeepinsight.tl._tree import above, class_nodes, finest, node_mass, node_probabilities
+from hdeepinsight.annotation._classes import above, node_probabilities
+from hdeepinsight.tl._sources import Nodes, Source, check_kinds, names_of, read_source
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from hdeepinsight.taxonomy import Taxonomy
 
 Floats = NDArray[np.float64]
-Nodes = NDArray[np.int64]
-Source: TypeAlias = Annotation | pd.Series | pd.DataFrame
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -182,7 +180,7 @@ def consensus(
     >>> result.agreement.round(2).values.tolist()
     [[0.67, 1.0], [1.0, nan]]
     """
-    _check_kinds(annotations)
+    check_kinds(annotations)
     tree = taxonomy or next(
         (each.taxonomy for each in annotations if isinstance(each, Annotation)), None
     )
@@ -190,9 +188,9 @@ def consensus(
         raise ValueError(
             "Found no taxonomy. Valid is the tree that all names belong to. Pass taxonomy=."
         )
-    obs_names = _names_of(annotations[0])
+    obs_names = names_of(annotations[0])
     share = _weights(weights, len(annotations))
-    read = [_read(each, obs_names, tree) for each in annotations]
+    read = [read_source(each, obs_names, tree) for each in annotations]
     pooled = sum(weight * mass for weight, (mass, _) in zip(share, read, strict=True))
     return Consensus(
         taxonomy=tree,
@@ -217,21 +215,6 @@ def _compare(one: Nodes, other: Nodes) -> dict[str, float]:
         "agreement": float((one == other).mean()) if len(one) else np.nan,
         "kappa": float(cohen_kappa_score(one, other)) if varied else np.nan,
     }
-
-
-def _check_kinds(annotations: Sequence[Source]) -> None:
-    if not annotations:
-        raise ValueError("Found no annotation. Valid are one or more. Pass those to be pooled.")
-    for each in annotations:
-        if not isinstance(each, (Annotation, pd.Series, pd.DataFrame)):
-            raise TypeError(
-                f"Found a {type(each).__name__}. Valid are an Annotation, a Series of labels and a "
-                "DataFrame of probabilities. Wrap it in one of these, with names of cells as index."
-            )
-
-
-def _names_of(source: Source) -> pd.Index:
-    return pd.Index(source.obs_names if isinstance(source, Annotation) else source.index)
 
 
 def _weights(weights: Sequence[float] | None, n_annotations: int) -> Floats:
@@ -259,49 +242,3 @@ def _titles(annotations: Sequence[Source], names: Sequence[str] | None) -> tuple
             "distinct name for each. Correct them, or leave them out."
         )
     return tuple(names)
-
-
-def _read(source: Source, obs_names: pd.Index, taxonomy: Taxonomy) -> tuple[Floats, Nodes]:
-    """Mass at or below every node, ``(n_cells, n_nodes)``, and the node of each cell's label."""
-    order = _order(_names_of(source), obs_names)
-    if isinstance(source, pd.Series):
-        nodes = taxonomy.encode(source.iloc[order])
-        values, columns = np.eye(taxonomy.n_nodes)[nodes], np.arange(taxonomy.n_nodes)
-        values[:, 0] = 0.0  # a cell without a label says nothing
-        return node_mass(taxonomy, values, columns), nodes
-    table = leaf_table(source) if isinstance(source, Annotation) else source
-    values = table.to_numpy(dtype=np.float64)[order]
-    classes = class_nodes(taxonomy, list(map(str, table.columns)))
-    values, nodes = _exclusive(values, classes, taxonomy)
-    if isinstance(source, Annotation):  # it decoded its own leaves
-        leaf = np.searchsorted(source.taxonomy.leaves, source.leaf_nodes[order])
-        return node_mass(taxonomy, values, nodes), classes[leaf]
-    chosen = np.where(values.any(axis=1), nodes[values.argmax(axis=1)], 0)
-    return node_mass(taxonomy, values, nodes), chosen
-
-
-def _order(found: pd.Index, wanted: pd.Index) -> NDArray[np.intp]:
-    order = found.get_indexer(wanted) if found.is_unique else np.full(len(wanted), -1)
-    if len(found) != len(wanted) or (order < 0).any():
-        raise ValueError(
-            f"Found annotations of {len(wanted)} and of {len(found)} cells, of which "
-            f"{int((order >= 0).sum())} are shared. Valid are annotations of the same cells, each "
-            "named once. Select the cells that all have."
-        )
-    return np.asarray(order)
-
-
-def _exclusive(values: Floats, nodes: Nodes, taxonomy: Taxonomy) -> tuple[Floats, Nodes]:
-    """Distributions over classes that exclude each other; rows without any mass stay 0."""
-    if not np.isfinite(values).all() or (values < 0).any():
-        raise ValueError(
-            f"Found probabilities from {np.nanmin(values):.3g} to {np.nanmax(values):.3g}. Valid "
-            "are finite numbers from 0. Take the softmax of logits first."
-        )
-    total = values.sum(axis=1, keepdims=True)
-    if np.abs(total - 1).max(initial=0) > 1e-3:
-        # Sums beyond 1 come from tables that give a parent beside its children.
-        keep = finest(taxonomy, nodes)
-        values, nodes = values[:, keep], nodes[keep]
-        total = values.sum(axis=1, keepdims=True)
-    return values / np.where(total > 0, total, 1.0), nodes

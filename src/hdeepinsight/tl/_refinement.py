@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hdeepinsight._keys import LABEL_COLUMNS
 from hdeepinsight.annotation import Annotation
-from hdeepinsight.tl._tree import node_mass, node_probabilities
+from hdeepinsight.annotation._classes import node_mass, node_probabilities
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from hdeepinsight.annotation import Annotation
-from hdeepinsight.tl._tree import class_nodes, finest
+from hdeepinsight.annotation._classes import class_nodes, finest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,10 +11,10 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from hdeepinsight.annotation import Annotation
+from hdeepinsight.annotation._classes import above, node_mass, node_probabilities
 from hdeepinsight.annotation._decode import most_probable_leaf
 from hdeepinsight.tl._representation import coordinates
 from hdeepinsight.tl._scores import read_scores
-from hdeepinsight.tl._tree import above, node_mass, node_probabilities
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

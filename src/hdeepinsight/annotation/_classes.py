@@ -71,3 +71,21 @@ def node_probabilities(taxonomy: Taxonomy, mass: Floats) -> Floats:
 def above(threshold: float | None) -> float | None:
     """Next number above a threshold, so that two children with equal shares do not pass it."""
     return None if threshold is None else min(float(np.nextafter(threshold, 1.0)), 1.0)
+
+
+def exclusive(
+    values: Floats, nodes: NDArray[np.int64], taxonomy: Taxonomy
+) -> tuple[Floats, NDArray[np.int64]]:
+    """Distributions over classes that exclude each other; rows without any mass stay 0."""
+    if not np.isfinite(values).all() or (values < 0).any():
+        raise ValueError(
+            f"Found probabilities from {np.nanmin(values):.3g} to {np.nanmax(values):.3g}. Valid "
+            "are finite numbers from 0. Take the softmax of logits first."
+        )
+    total = values.sum(axis=1, keepdims=True)
+    if np.abs(total - 1).max(initial=0) > 1e-3:
+        # Sums beyond 1 come from tables that give a parent beside its children.
+        keep = finest(taxonomy, nodes)
+        values, nodes = values[:, keep], nodes[keep]
+        total = values.sum(axis=1, keepdims=True)
+    return values / np.where(total > 0, total, 1.0), nodes
