@@ -11,6 +11,8 @@ import numpy as np
 import scipy.sparse as sp
 from anndata.abc import CSCDataset, CSRDataset
 
+from hdeepinsight.data._errors import InputError
+
 __all__ = ["Block", "RowMatrix", "row_view", "to_csr", "wrap"]
 
 Block: TypeAlias = "np.ndarray[Any, Any] | sp.csr_matrix"
@@ -89,9 +91,27 @@ def _is_columnwise(matrix: Any) -> bool:
 
 
 def _read(matrix: Any, rows: slice) -> Block:
-    if sp.issparse(matrix):
-        return row_view(matrix, rows)
-    return to_csr(matrix[rows])
+    block = row_view(matrix, rows) if sp.issparse(matrix) else to_csr(matrix[rows])
+    return _sound(block) if sp.issparse(block) else block
+
+
+def _sound(matrix: Any) -> Any:
+    """Refuse indices that lead out of a compressed matrix: compiled code would follow them."""
+    starts, indices = matrix.indptr, matrix.indices
+    major, minor = matrix.shape if matrix.format == "csr" else matrix.shape[::-1]
+    if (
+        len(starts) != major + 1
+        or starts[0] != 0
+        or not starts[-1] == len(indices) == len(matrix.data)
+        or (np.diff(starts) < 0).any()
+        or (len(indices) and (indices.min() < 0 or indices.max() >= minor))
+    ):
+        raise InputError(
+            f"A sparse matrix of shape {matrix.shape} has indices that lie outside of it.",
+            f"Valid are indices from 0 to {minor - 1:,}, and starts that never fall.",
+            "Write the file again from its source.",
+        )
+    return matrix
 
 
 def row_view(matrix: Any, rows: slice) -> sp.csr_matrix:
@@ -131,6 +151,7 @@ def _n_stored(matrix: Any) -> int:
 def _turn(matrix: Any, rows: slice) -> sp.csr_matrix:
     """Rows of a column-wise matrix as CSR; a file is read in blocks of columns."""
     if sp.issparse(matrix):
+        _sound(matrix)
         whole = rows.stop - rows.start == matrix.shape[0]
         return sp.csr_matrix((matrix if whole else matrix[rows]).tocsr())
     n_vars = matrix.shape[1]
@@ -149,7 +170,7 @@ def _columns(matrix: Any, starts: np.ndarray[Any, Any]) -> sp.csc_matrix:
     stored = slice(int(starts[0]), int(starts[-1]))
     values, indices = matrix.group["data"][stored], matrix.group["indices"][stored]
     shape = (matrix.shape[0], len(starts) - 1)
-    return sp.csc_matrix((values, indices, starts - starts[0]), shape=shape)
+    return _sound(sp.csc_matrix((values, indices, starts - starts[0]), shape=shape))
 
 
 def _dask_blocks(matrix: Any, size: int) -> Iterator[tuple[slice, Block]]:
@@ -157,6 +178,7 @@ def _dask_blocks(matrix: Any, size: int) -> Iterator[tuple[slice, Block]]:
     start = 0
     for n_rows in matrix.chunks[0]:
         computed = to_csr(matrix[start : start + n_rows].compute(scheduler="synchronous"))
+        computed = _sound(computed) if sp.issparse(computed) else computed
         for first in range(0, n_rows, size):
             stop = min(first + size, n_rows)
             part = computed[first:stop]

@@ -12,10 +12,11 @@ from typing import Any, TypeAlias
 import anndata as ad
 import pandas as pd
 
+from hdeepinsight.data._declared import check_hdf5, check_zarr
 from hdeepinsight.data._errors import InputError
 from hdeepinsight.data._matrix import RowMatrix, wrap
 
-__all__ = ["DataLike", "Store", "has_layer", "open_store", "slot_name"]
+__all__ = ["DataLike", "Store", "group_opener", "has_layer", "open_store", "slot_name"]
 
 DataLike: TypeAlias = "ad.AnnData | str | Path"
 
@@ -52,7 +53,16 @@ class Store:
                 f"It holds: {', '.join(self.slots) or 'no matrix at all'}.",
                 "Name one of them with `layer=` (None means X) or `use_raw=True`.",
             )
-        return self.slots[name]()
+        matrix = self.slots[name]()
+        shape = len(self.obs), len(self.genes(use_raw))
+        if matrix.shape != shape or matrix.dtype.kind not in "biuf":
+            raise InputError(
+                f"{name} is {matrix.shape[0]:,} × {matrix.shape[1]:,} of {matrix.dtype}, beside "
+                f"{shape[0]:,} cells and {shape[1]:,} genes.",
+                "Valid are numbers, one row a cell and one column a gene.",
+                "Write the file again from its source.",
+            )
+        return matrix
 
     def genes(self, use_raw: bool) -> pd.DataFrame:
         """Annotation of the genes of the chosen matrix."""
@@ -116,8 +126,8 @@ def _frame(table: Any) -> pd.DataFrame:
 
 
 def _from_path(path: Path) -> Store:
-    group = _group_opener(path)
-    with group() as root:
+    group = group_opener(path)
+    with group() as root, _readable(path):
         missing = {"obs", "var"} - set(root)
         if missing:
             raise InputError(
@@ -126,25 +136,35 @@ def _from_path(path: Path) -> Store:
                 "Write the file with AnnData.write_h5ad or AnnData.write_zarr.",
             )
         names = {"X": "X"} if "X" in root else {}
-        names |= {slot_name(name): f"layers/{name}" for name in root.get("layers", ())}
+        layers = root.get("layers")
+        if hasattr(layers, "keys"):
+            names |= {slot_name(name): f"layers/{name}" for name in layers}
         raw = root.get("raw")
         if raw is not None and "X" in raw:
             names[".raw"] = "raw/X"
         return Store(
-            obs=ad.io.read_elem(root["obs"]),
-            var=ad.io.read_elem(root["var"]),
-            raw_var=ad.io.read_elem(raw["var"]) if ".raw" in names else None,
-            slots={slot: partial(_lazy, group, at) for slot, at in names.items()},
+            obs=_table(root, "obs"),
+            var=_table(root, "var"),
+            raw_var=_table(root, "raw/var") if ".raw" in names else None,
+            slots={slot: partial(_lazy, path, group, at) for slot, at in names.items()},
         )
+
+
+def _table(root: Any, at: str) -> pd.DataFrame:
+    table = ad.io.read_elem(root[at])
+    if not isinstance(table, pd.DataFrame):
+        msg = f"{at} is a {type(table).__name__}, not a table"
+        raise TypeError(msg)
+    return table
 
 
 Opener: TypeAlias = "Callable[[], AbstractContextManager[Any]]"
 
 
-def _lazy(group: Opener, at: str) -> RowMatrix:
+def _lazy(path: Path, group: Opener, at: str) -> RowMatrix:
     @contextmanager
     def opener() -> Iterator[Any]:
-        with group() as root:
+        with group() as root, _readable(path):
             found = root[at]
             yield found if hasattr(found, "shape") else ad.io.sparse_dataset(found)
 
@@ -152,15 +172,34 @@ def _lazy(group: Opener, at: str) -> RowMatrix:
         return wrap(matrix, opener)
 
 
-def _group_opener(path: Path) -> Opener:
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn whatever the libraries say of a damaged file into one error."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # what they raise about odd files is open
+        text = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(
+            f"{path} cannot be read as an AnnData ({text}).",
+            _FORMATS,
+            "Write the file again with AnnData.write_h5ad or AnnData.write_zarr, from its source.",
+        ) from error
+
+
+def group_opener(path: Path) -> Opener:
     """How to open the file; checks once that it can be opened."""
     if not path.exists():
         raise InputError(f"{path} does not exist.", _FORMATS, "Check the path.")
-    opener = _open_zarr if path.is_dir() or path.suffix == ".zarr" else _open_h5ad
+    is_zarr = path.is_dir() or path.suffix == ".zarr"
+    opener, check = (_open_zarr, check_zarr) if is_zarr else (_open_h5ad, check_hdf5)
     try:
-        with opener(path):
-            pass
-    except (OSError, ValueError) as error:
+        with opener(path) as root:
+            check(root, path)
+    except InputError:
+        raise
+    except Exception as error:  # what the libraries raise about odd files is open
         raise InputError(
             f"{path} cannot be opened ({error}).", _FORMATS, "Check the file, or write it again."
         ) from error
