@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from hdeepinsight.annotation import Decision
-from hdeepinsight.data import align_genes
+from hdeepinsight.data import align_genes, is_paired, open_paired
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -57,7 +57,8 @@ def annotate(
         AnnData, MuData, or path of a file, with raw counts. Nothing is written to it, and no label
         of it is read.
     model
-        Trained model, or the folder of a saved one. It is not changed.
+        Trained model, the folder of a saved one, or the address of a published one, which is
+        fetched and verified first (:func:`hdeepinsight.hub.resolve_model`). It is not changed.
     adapt
         ``"auto"`` adapts the model to the query and keeps that if markers which took no part
         speak for it; ``"on"`` keeps it in any case; ``"off"`` uses the model as it is. See
@@ -85,7 +86,9 @@ def annotate(
     KeyError
         If ``batch_key`` is no column of the query.
     ValueError
-        If a setting is not one of those above.
+        If a setting is not one of those above, or ``model`` names no model.
+    HubError
+        If a published model cannot be fetched.
 
     Notes
     -----
@@ -98,8 +101,10 @@ def annotate(
     >>> import hdeepinsight as hdi
     >>> result = hdi.annotate("query.h5ad", "pbmc_model")  # doctest: +SKIP
     >>> print(*result.decisions, sep="\n")  # doctest: +SKIP
+    >>> hdi.annotate("query.h5ad", "owner/name").labels  # doctest: +SKIP
     """
     _check_switches(adapt=adapt, refine=refine)
+    query = open_paired(query) if is_paired(query) else query
     model = _loaded(model)
     reading: dict[str, Any] = {
         "layer": layer,
@@ -131,9 +136,10 @@ def _check_switches(**switches: str) -> None:
 def _loaded(model: SCHDeepInsight | str | Path) -> SCHDeepInsight:
     if not isinstance(model, str | Path):
         return model
+    from hdeepinsight.hub import resolve_model
     from hdeepinsight.models import SCHDeepInsight
 
-    return SCHDeepInsight.load(model, adata=False)
+    return SCHDeepInsight.load(resolve_model(model), adata=False)
 
 
 def _adapted(
@@ -172,6 +178,10 @@ def _refined(
 
     if len(result) < MIN_CELLS:
         reason = f"{len(result)} cells are too few for a graph; it takes {MIN_CELLS}"
+        return result, Decision(step="refine", applied=False, reason=reason)
+    n_lacking = int((~model._modalities.has_rna(query)).sum()) if is_paired(query) else 0
+    if n_lacking:
+        reason = f"{n_lacking} cells have no RNA, by which they could be compared with others"
         return result, Decision(step="refine", applied=False, reason=reason)
     cells = _cells_of(model, query, batch_key, reading)
     tl.expression_pca(cells, key_added="X_pca")

@@ -60,6 +60,26 @@ def test_a_folder_that_was_never_published_says_so(shared_model, home):
         hdi.hub.pull(home / "saved")
 
 
+def test_a_hub_and_nothing_else_may_lack_the_list_of_checksums(
+    published, fake_hub, published_folder, bucket, home, query, expected
+):
+    repository = fake_hub.repositories["atlas/blood"]
+    files = dict(repository.commits[published.revision])
+    del files["checksums.sha256"]
+    repository.commit("main", files)
+    with pytest.raises(ChecksumError, match="verify=False if you trust it"):
+        hdi.hub.pull("atlas/blood")
+    model = hdi.hub.pull("atlas/blood", verify=False)
+    np.testing.assert_array_equal(model.annotate(query).node_probabilities, expected)
+    (shutil.copytree(published_folder, home / "blood") / "checksums.sha256").unlink()
+    client = _s3.bucket_client()
+    for path in (home / "blood").iterdir():
+        client.upload_file(str(path), bucket, f"blood/{path.name}")
+    for place in (home / "blood", f"s3://{bucket}/blood"):
+        with pytest.raises(HubError, match=r"checksums\.sha256"):
+            hdi.hub.pull(place, verify=False)
+
+
 def test_a_published_model_is_replaced_only_when_asked(shared_model, card, published_folder, home):
     folder = shutil.copytree(published_folder, home / "blood")
     with pytest.raises(HubError, match="overwrite=True"):

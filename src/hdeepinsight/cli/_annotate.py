@@ -114,7 +114,7 @@ def annotate(
             from hdeepinsight.data._store import open_store
 
             obs = open_store(query).obs
-            loaded = hdi.SCHDeepInsight.load(model, adata=False)
+            loaded = hdi.SCHDeepInsight.load(hdi.hub.resolve_model(model), adata=False)
         with step("Annotating"):
             result = hdi.annotate(
                 query,

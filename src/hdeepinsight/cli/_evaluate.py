@@ -64,10 +64,11 @@ def evaluate(
         with step("Loading the model"):
             from hdeepinsight.annotation import evaluate_annotation
             from hdeepinsight.data._store import open_store
+            from hdeepinsight.hub import resolve_model
             from hdeepinsight.models import SCHDeepInsight
             from hdeepinsight.models.schdeepinsight._reference import label_nodes
 
-            loaded = SCHDeepInsight.load(model, adata=False)
+            loaded = SCHDeepInsight.load(resolve_model(model), adata=False)
             store = open_store(query)
             setup = loaded.registry["setup_args"]
             columns = given or setup["labels_keys"] or [setup["labels_key"]]

@@ -167,7 +167,8 @@ def _read_card(path: Path) -> dict[str, Any]:
     return fields
 
 
-def _load(folder: Path, data: Path | None) -> SCHDeepInsight:
+def _load(model: str, data: Path | None) -> SCHDeepInsight:
+    from hdeepinsight.hub import resolve_model
     from hdeepinsight.models import SCHDeepInsight
 
-    return SCHDeepInsight.load(folder, None if data is None else read_anndata(data))
+    return SCHDeepInsight.load(resolve_model(model), None if data is None else read_anndata(data))

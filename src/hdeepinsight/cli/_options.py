@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -40,7 +39,14 @@ class Scale(StrEnum):
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is at --out already.")]
 Model = Annotated[
-    Path, typer.Option("--model", "-m", metavar="DIR", help="Folder of a trained model.")
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        help="Folder of a trained model, or the address of a published one: owner/name, "
+        "s3://bucket/path.",
+    ),
 ]
 Layer = Annotated[
     str | None,

@@ -6,6 +6,7 @@ from hdeepinsight.hub._list import list_models
 from hdeepinsight.hub._publish import Published, publish
 from hdeepinsight.hub._pull import SharedModel, download, pull
 from hdeepinsight.hub._reference import ReferenceBundle
+from hdeepinsight.hub._resolve import resolve_model
 
 __all__ = [
     "ChecksumError",
@@ -19,4 +20,5 @@ __all__ = [
     "list_models",
     "publish",
     "pull",
+    "resolve_model",
 ]

@@ -168,7 +168,8 @@ def download(
     max_bytes
         Most bytes to fetch.
     verify
-        Refuse models without a list of checksums.
+        Refuse a repository of a hub that has no list of checksums. A list that is there always
+        counts; buckets and folders need one.
 
     Returns
     -------
