@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -14,36 +13,29 @@ from hdeepinsight.cli._console import results, step
 from hdeepinsight.cli._copy import write_annotation
 from hdeepinsight.cli._files import check_output
 from hdeepinsight.cli._options import (
+    Adapt,
+    BatchKey,
     Debug,
+    DecoderOption,
     FoldCase,
     Layer,
     Model,
     Overwrite,
+    PathDecoder,
     Raw,
+    Reference,
+    Refine,
     Scale,
     ScaleOption,
+    Step,
     Threshold,
     ToLeaves,
     threshold_of,
 )
+from hdeepinsight.cli._page import check_page, write_page
 from hdeepinsight.cli._show import label_table, notes_of
 
 __all__ = ["annotate"]
-
-
-class Step(StrEnum):
-    """Whether a step is taken."""
-
-    auto = "auto"
-    on = "on"
-    off = "off"
-
-
-class PathDecoder(StrEnum):
-    """How a leaf is chosen."""
-
-    joint = "joint"
-    greedy = "greedy"
 
 
 def annotate(
@@ -59,36 +51,13 @@ def annotate(
             "added, .csv for the labels alone.",
         ),
     ],
-    adapt: Annotated[
-        Step,
-        typer.Option(
-            help="Adapt the model to the query: [b]auto[/b] keeps that where markers that took no "
-            "part speak for it, [b]on[/b] in any case."
-        ),
-    ] = Step.off,
-    refine: Annotated[
-        Step,
-        typer.Option(
-            help="Let neighbouring cells settle their labels together: [b]auto[/b] where the graph "
-            "knows about labels, [b]on[/b] in any case."
-        ),
-    ] = Step.off,
-    batch_key: Annotated[
-        str | None,
-        typer.Option(metavar="COLUMN", help="Batches of the query, for --adapt and --refine."),
-    ] = None,
-    reference: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="What the model was trained on; --adapt is then checked on it too."
-        ),
-    ] = None,
+    adapt: Adapt = Step.off,
+    refine: Refine = Step.off,
+    batch_key: BatchKey = None,
+    reference: Reference = None,
     threshold: Threshold = 0.5,
     to_leaves: ToLeaves = False,
-    decoder: Annotated[
-        PathDecoder,
-        typer.Option(help="The most probable leaf, or the most probable child level by level."),
-    ] = PathDecoder.joint,
+    decoder: DecoderOption = PathDecoder.joint,
     layer: Layer = None,
     raw: Raw = False,
     scale: ScaleOption = Scale.auto,
@@ -97,6 +66,10 @@ def annotate(
         str, typer.Option(metavar="NAME", help="Prefix of the columns that are added.")
     ] = "hdi",
     overwrite: Overwrite = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a page about the result too, .html."),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Label every cell of a query, at every level.
@@ -108,6 +81,8 @@ def annotate(
     """
     with running(debug=debug):
         check_output(out, source=query, overwrite=overwrite)
+        if report is not None:
+            check_page(report, source=query, overwrite=overwrite)
         _check_key(key_added)
         with step("Loading the model"):
             import hdeepinsight as hdi
@@ -132,13 +107,16 @@ def annotate(
             )
         with step(f"Writing {out}"):
             write_annotation(result, source=query, out=out, key_added=key_added, obs=obs)
+        if report is not None:
+            write_page(result, report, query=query, model=model)
         console = results()
         for note in notes_of(result):
             console.print(note)
         for decision in result.decisions:
             console.print(Text(str(decision)))
         console.print(label_table(result))
-        console.print(Text(f"Written to {out}"))
+        written = [out] if report is None else [out, report]
+        console.print(Text(f"Written to {' and '.join(map(str, written))}"))
 
 
 def _check_key(key_added: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,16 +11,23 @@ import typer
 from hdeepinsight.cli._boundary import UsageProblem
 
 __all__ = [
+    "Adapt",
+    "BatchKey",
     "Debug",
+    "DecoderOption",
     "FoldCase",
     "Labels",
     "Layer",
     "Levels",
     "Model",
     "Overwrite",
+    "PathDecoder",
     "Raw",
+    "Reference",
+    "Refine",
     "Scale",
     "ScaleOption",
+    "Step",
     "Threshold",
     "ToLeaves",
     "label_columns",
@@ -34,6 +42,21 @@ class Scale(StrEnum):
     counts = "counts"
     recover = "recover"
     as_is = "as_is"
+
+
+class Step(StrEnum):
+    """Whether a step is taken."""
+
+    auto = "auto"
+    on = "on"
+    off = "off"
+
+
+class PathDecoder(StrEnum):
+    """How a leaf is chosen."""
+
+    joint = "joint"
+    greedy = "greedy"
 
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -93,6 +116,35 @@ Threshold = Annotated[
 ToLeaves = Annotated[
     bool,
     typer.Option("--to-leaves", help="Never stop early: give every cell a leaf, however unclear."),
+]
+
+Adapt = Annotated[
+    Step,
+    typer.Option(
+        help="Adapt the model to the query: [b]auto[/b] keeps that where markers that took no "
+        "part speak for it, [b]on[/b] in any case."
+    ),
+]
+Refine = Annotated[
+    Step,
+    typer.Option(
+        help="Let neighbouring cells settle their labels together: [b]auto[/b] where the graph "
+        "knows about labels, [b]on[/b] in any case."
+    ),
+]
+BatchKey = Annotated[
+    str | None,
+    typer.Option(metavar="COLUMN", help="Batches of the query, for --adapt and --refine."),
+]
+Reference = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="What the model was trained on; --adapt is then checked on it too."
+    ),
+]
+DecoderOption = Annotated[
+    PathDecoder,
+    typer.Option(help="The most probable leaf, or the most probable child level by level."),
 ]
 
 

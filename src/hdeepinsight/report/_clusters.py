@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from hdeepinsight.report._labels import above_a_type, groups_of, name_of
-from hdeepinsight.report._table import Column, Table
+from hdeepinsight.report._table import MAX_ROWS, Column, Table
 
 if TYPE_CHECKING:
     from hdeepinsight.annotation import Annotation
@@ -31,6 +31,7 @@ def cluster_table(result: Annotation, clusters: Any | None) -> Table:
     """
     nodes = result.leaf_nodes if clusters is None else result.stop_nodes
     confidence, above = result.confidence.to_numpy(), above_a_type(result)
+    groups = _groups(result, clusters)
     rows = [
         (
             name,
@@ -39,7 +40,7 @@ def cluster_table(result: Annotation, clusters: Any | None) -> Table:
             confidence[cells].mean(),
             above[cells].mean(),
         )
-        for name, cells in _groups(result, clusters)
+        for name, cells in groups[:MAX_ROWS]
     ]
     kind, counted = ("label", "type") if clusters is None else ("cluster", "label")
     columns = (
@@ -53,7 +54,7 @@ def cluster_table(result: Annotation, clusters: Any | None) -> Table:
         Column("Stopped above a type", "share"),
     )
     caption = f"What the cells of each {kind} are called."
-    return Table.of("clusters", caption, columns, rows, filtered=True)
+    return Table.of("clusters", caption, columns, rows, filtered=True, n_rows=len(groups))
 
 
 def check_cells(result: Annotation, values: Any, name: str) -> None:

@@ -111,6 +111,7 @@ def _drawn(
         found["taxonomy"] = _pictures.taxonomy(result)
     if embedding is not None:
         found["embedding"] = _pictures.embedding(result, _plane(embedding))
+        found["confidence"] = _pictures.confidence(result, _plane(embedding))
     if true_nodes is not None:
         found["reliability"] = _pictures.reliability(result, np.asarray(true_nodes))
         found["confusion"] = _pictures.confusion(result, np.asarray(true_nodes))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
 import numpy as np
 
@@ -25,15 +25,18 @@ if TYPE_CHECKING:
     from hdeepinsight.annotation import Annotation
     from hdeepinsight.taxonomy import Taxonomy
 
-__all__ = ["Picture", "confusion", "embedding", "reliability", "taxonomy"]
+__all__ = ["Picture", "confidence", "confusion", "embedding", "reliability", "taxonomy"]
 
 #: A tree with more leaves, or longer names, gives a picture that no screen holds.
 _MOST_LEAVES, _LONGEST_NAME = 150, 60
 #: Labels that an alternative text names, the most frequent first.
 _MOST_NAMED = 10
+_UNSURE: Final = 0.9
 #: Of dots, which are stored as pixels: the page does not grow with the cells.
 _DPI: Final = 150
 _PIXELS_AN_INCH: Final = 96
+#: Characters that an address may hold as they are: half the size of encoding them all.
+_KEPT: Final = " !$&'()*+,-./:;=?@_~"
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -76,17 +79,33 @@ def taxonomy(result: Annotation) -> Picture | None:
 
 def embedding(result: Annotation, coordinates: np.ndarray) -> Picture | None:
     """Draw the cells in two dimensions, in the colours of the labels where they stop."""
-    drawn = np.isfinite(coordinates).all(axis=1)
-    if not drawn.any() or not _drawable(result.taxonomy):
+    drawn = np.flatnonzero(np.isfinite(coordinates).all(axis=1))
+    if not drawn.size or not _drawable(result.taxonomy):
         return None
-    labels = result.label_column().iloc[np.flatnonzero(drawn)]
-    n_left_out = int((~drawn).sum())
+    labels = result.label_column().iloc[drawn]
+    n_left_out = len(result) - len(drawn)
     missing = f" {n_left_out:,} cells have no coordinates." if n_left_out else ""
     return _picture(
-        lambda: _dots(coordinates[drawn], labels),
-        alt=f"{int(drawn.sum()):,} cells as dots in two dimensions, coloured by label: "
+        lambda: _dots(coordinates[drawn], labels, palette=_palette(labels)),
+        alt=f"{len(drawn):,} cells as dots in two dimensions, coloured by label: "
         f"{_in_words(result, result.stop_nodes[drawn])}.",
         caption=f"Cells coloured by the label where they stop.{missing}",
+    )
+
+
+def confidence(result: Annotation, coordinates: np.ndarray) -> Picture | None:
+    """Draw the same cells in the colours of their confidence."""
+    drawn = np.flatnonzero(np.isfinite(coordinates).all(axis=1))
+    if not drawn.size:
+        return None
+    sure = result.confidence.to_numpy()[drawn]
+    scale = {"vmin": 0.0, "vmax": 1.0, "colorbar_label": "confidence"}
+    return _picture(
+        lambda: _dots(coordinates[drawn], sure, **scale),
+        alt=f"{len(drawn):,} cells as dots in two dimensions, coloured by confidence: "
+        f"{int((sure < _UNSURE).sum()):,} of them ({(sure < _UNSURE).mean():.1%}) have a "
+        f"confidence below {_UNSURE}.",
+        caption="The same cells coloured by confidence.",
     )
 
 
@@ -138,10 +157,15 @@ def _in_words(result: Annotation, nodes: np.ndarray) -> str:
     return ", ".join(named) + (f" and {rest} more labels" if rest else "")
 
 
-def _dots(coordinates: np.ndarray, labels: pd.Series) -> Axes:
+def _palette(labels: pd.Series) -> dict[str, str]:
+    """Colour of each label; cells without any are grey."""
     names = [name for name in labels.cat.categories if name != LABEL_COLUMNS.ROOT]
-    palette = dict(zip(names, categorical_colors(len(names)), strict=True))
-    ax = pl.embedding(coordinates, labels, palette={**palette, LABEL_COLUMNS.ROOT: MISSING})
+    colors = dict(zip(names, categorical_colors(len(names)), strict=True))
+    return {**colors, LABEL_COLUMNS.ROOT: MISSING}
+
+
+def _dots(coordinates: np.ndarray, color: Any, **options: Any) -> Axes:
+    ax = pl.embedding(coordinates, color, **options)
     for dots in ax.collections:
         dots.set_rasterized(True)
     return ax
@@ -158,20 +182,19 @@ def _picture(draw: Callable[[], Axes], *, alt: str, caption: str) -> Picture:
         width, height = (round(_PIXELS_AN_INCH * inches) for inches in figure.get_size_inches())
         plt.close(figure)
     svg = _NOT_XML.sub("\ufffd", content.getvalue().decode())
-    source = f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
+    source = f"data:image/svg+xml,{quote(svg, safe=_KEPT)}"
     return Picture(source=source, alt=alt, caption=caption, width=width, height=height)
 
 
 @contextmanager
 def _drawing() -> Iterator[None]:
-    """Draw names as they are: no mathematics in dollars, and every script that the reader has."""
+    """Write text as text, so that the browser draws the scripts that our font lacks."""
     import matplotlib as mpl
     import matplotlib.pyplot as plt
 
     settings: dict[Any, Any] = {
-        "svg.fonttype": "none",  # text stays text: the browser has glyphs that our font lacks
-        "svg.hashsalt": "hdeepinsight",
-        "text.parse_math": False,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "hdeepinsight",  # with the same names inside, the same picture
     }
     with mpl.rc_context(settings), plt.ioff(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)

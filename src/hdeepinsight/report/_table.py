@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-__all__ = ["Column", "Table", "plain"]
+__all__ = ["MAX_ROWS", "Column", "Table", "plain"]
 
 #: ``"share"`` is written as percent with a bar, ``"bins"`` (counts of a histogram) as a picture.
 Kind = Literal["text", "count", "share", "number", "bins"]
 
 #: More rows than this make a page that nobody reads and that grows with the data.
-MAX_ROWS = 1_000
+MAX_ROWS: Final = 1_000
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,20 @@ class Table:
         rows: Sequence[tuple[Any, ...]],
         *,
         filtered: bool = False,
+        n_rows: int | None = None,
     ) -> Table:
-        """Make a table of the first rows, without columns that say nothing in any of them."""
-        if len(rows) > MAX_ROWS:
-            caption += f" The first {MAX_ROWS:,} of {len(rows):,} are shown."
+        """Make a table of the first rows, without columns that say nothing in any of them.
+
+        Parameters
+        ----------
+        key, caption, columns, rows, filtered
+            As above.
+        n_rows
+            How many rows there would be, where the caller made only the first of them.
+        """
+        n_rows = len(rows) if n_rows is None else n_rows
+        if n_rows > MAX_ROWS:
+            caption += f" The first {MAX_ROWS:,} of {n_rows:,} are shown."
         said = [i for i in range(len(columns)) if not rows or any(row[i] != "" for row in rows)]
         return cls(
             key=key,
