@@ -7,7 +7,9 @@ __all__ = [
     "AUDIT_KEYS",
     "FIELD_KEYS",
     "LABEL_COLUMNS",
+    "ONTOLOGY_KEY",
     "REFERENCE_BUNDLE_KEY",
+    "UNKNOWN_TERM",
     "AddedKeys",
     "AuditKeys",
     "FieldKeys",
@@ -66,3 +68,6 @@ AUDIT_KEYS: Final = AuditKeys()
 FIELD_KEYS: Final = FieldKeys()
 #: In ``uns`` of what the hub publishes beside a model: features and labels, but no counts.
 REFERENCE_BUNDLE_KEY: Final = "hdeepinsight_reference"
+#: Cell Ontology ids and their absence, as the CELLxGENE schema calls them.
+ONTOLOGY_KEY: Final = "cell_type_ontology_term_id"
+UNKNOWN_TERM: Final = "unknown"

@@ -1,12 +1,12 @@
 """Writing a result into an AnnData, and that AnnData to disk."""
 
 import json
-import warnings
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from annotated_files import saved
 from scipy import sparse
 
 from hdeepinsight.taxonomy import Taxonomy
@@ -38,7 +38,8 @@ def test_exactly_the_documented_keys_are_added(two_levels, annotated, key):
     added = [f"{key}_{name}" for name in ("lineage", "cell_type", *ADDED)]
     assert adata.obs.columns.tolist() == ["donor", *added]
     assert set(adata.obsm) == {"X_pca", f"{key}_probabilities"}
-    assert set(adata.uns) == {"kept", key}
+    colors = {f"{key}_{name}_colors" for name in ("lineage", "cell_type", "stop_label")}
+    assert set(adata.uns) == {"kept", key, *colors}
     assert set(adata.layers) == set(before.layers)
     assert adata.raw is None
     assert not {*adata.varm, *adata.obsp, *adata.varp}
@@ -91,24 +92,13 @@ def test_other_cells_are_refused(two_levels, annotated, adata):
     assert set(adata.uns) == set(before.uns)
 
 
-def write_and_read(adata, path):
-    if path.suffix == ".h5ad":
-        adata.write_h5ad(path)
-        return ad.read_h5ad(path)
-    with warnings.catch_warnings():
-        # anndata 0.12 announces the defaults of its next version whenever it writes zarr.
-        warnings.filterwarnings("ignore", message=".*in the next minor release", module="anndata")
-        adata.write_zarr(path)
-    return ad.read_zarr(path)
-
-
 @pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
 @pytest.mark.parametrize("n_cells", [60, 1, 0])
 def test_an_annotated_object_survives_the_disk(tmp_path, ragged, annotated, suffix, n_cells):
     result = annotated(ragged, n_cells=n_cells, recipe={"model": "m", "epochs": 3})
     adata = query(n_cells)
     result.to_adata(adata)
-    read = write_and_read(adata, tmp_path / f"annotated{suffix}")
+    read = saved(adata, tmp_path / f"annotated{suffix}")
     for name, column in result.to_frame().items():
         stored = read.obs[f"hdi_{name}"]
         if isinstance(column.dtype, pd.CategoricalDtype):
@@ -134,7 +124,7 @@ def test_names_with_a_slash_survive_the_disk(tmp_path, annotated, suffix):
     result = annotated(taxonomy, n_cells=20, recipe={"path/key": 1})
     adata = query(20)
     result.to_adata(adata)
-    read = write_and_read(adata, tmp_path / f"slash{suffix}")
+    read = saved(adata, tmp_path / f"slash{suffix}")
     columns = ["Mk|Plt", "B", "Mk|Plt > Mk|Plt", "Mk|Plt > Mk"]
     assert read.obsm["hdi_probabilities"].columns.tolist() == columns
     np.testing.assert_array_equal(

@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from hdeepinsight._keys import ADDED_KEYS, LABEL_COLUMNS
+from hdeepinsight._keys import ADDED_KEYS, LABEL_COLUMNS, ONTOLOGY_KEY, UNKNOWN_TERM
+from hdeepinsight._palette import MISSING, label_colors
 from hdeepinsight.annotation._confidence import ConfidenceMixin
 from hdeepinsight.annotation._decode import Decoder, decode, lift
+from hdeepinsight.annotation._writing import WritingMixin
 
 if TYPE_CHECKING:
-    from datetime import datetime
-    from pathlib import Path
-
-    from anndata import AnnData
-
     from hdeepinsight.annotation._conformal import Calibration
     from hdeepinsight.annotation._decision import Decision
     from hdeepinsight.data import GeneReport, InputReport
@@ -26,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Annotation(ConfidenceMixin):
+class Annotation(ConfidenceMixin, WritingMixin):
     """Labels at every level of a taxonomy, with everything needed to judge them.
 
     Parameters
@@ -120,7 +117,10 @@ class Annotation(ConfidenceMixin):
             raise ValueError(msg)
 
     def _check_level_names(self) -> None:
-        taken = {LABEL_COLUMNS.STOP, *ADDED_KEYS}.intersection(self.taxonomy.level_names)
+        names = {LABEL_COLUMNS.STOP, *ADDED_KEYS}
+        if self.taxonomy.ontology_ids:
+            names.add(ONTOLOGY_KEY)
+        taken = names.intersection(self.taxonomy.level_names)
         if taken:
             msg = (
                 f"The taxonomy has levels named {sorted(taken)}; these are names of columns of "
@@ -178,6 +178,31 @@ class Annotation(ConfidenceMixin):
         """Depth of the node where each cell stops; 0 is the root."""
         return self._series(self.taxonomy.depth[self.stop_nodes], ADDED_KEYS.STOP_DEPTH)
 
+    @cached_property
+    def ontology_term_ids(self) -> pd.Series:
+        """Cell Ontology id of the label where each cell stops, categorical.
+
+        Where that label has none, the id of the nearest label above it that has one;
+        ``"unknown"`` where there is none up to the root.
+        """
+        ids = [UNKNOWN_TERM] * self._n_nodes
+        for node in range(1, self._n_nodes):
+            own = self.taxonomy.ontology_ids.get(self.taxonomy.names[node])
+            ids[node] = own or ids[self.taxonomy.parent[node]]
+        values = [ids[node] for node in self.stop_nodes]
+        used = set(values)
+        categories = [name for name in dict.fromkeys(ids) if name in used]
+        return self._series(pd.Categorical(values, categories=categories), ONTOLOGY_KEY)
+
+    @cached_property
+    def colors(self) -> dict[str, str]:
+        """Colour of every label of the taxonomy at any level, and of ``"Unknown"`` (grey).
+
+        They depend on the taxonomy alone: in its order, the first ones most distinct, also with
+        colour vision deficiency. They are unique for up to 104 labels.
+        """
+        return {**label_colors(self.taxonomy.labels[1:]), LABEL_COLUMNS.ROOT: MISSING}
+
     def probabilities(self, level: int | str | None = None) -> pd.DataFrame:
         """Probabilities of nodes.
 
@@ -224,95 +249,6 @@ class Annotation(ConfidenceMixin):
         if level is None:
             return self.labels[LABEL_COLUMNS.STOP]
         return self.labels[self.taxonomy.level_names[self._depth_of(level) - 1]]
-
-    def to_frame(self) -> pd.DataFrame:
-        """Labels, confidence, margin, stop depth and, where known, novelty; one row a cell."""
-        beside = [self.confidence, self.margin, self.stop_depth]
-        if self.novelty is not None:
-            beside.append(self._series(self.novelty["p_value"].to_numpy(), ADDED_KEYS.NOVELTY))
-        return self.labels.assign(**{str(column.name): column.to_numpy() for column in beside})
-
-    def to_csv(self, path: str | Path) -> None:
-        """Write :meth:`to_frame` to a CSV file."""
-        self.to_frame().to_csv(path, index_label="cell")
-
-    def to_adata(self, adata: AnnData, *, key_added: str = "hdi") -> None:
-        """Write the result into an AnnData of the same cells.
-
-        Parameters
-        ----------
-        adata
-            Object whose ``obs_names`` are those of this annotation, in the same order.
-        key_added
-            Prefix of what is added: ``obs["<key>_<level>"]``, ``obs["<key>_stop_label"]``,
-            ``obs["<key>_confidence"]``, ``obs["<key>_margin"]``, ``obs["<key>_stop_depth"]``,
-            ``obs["<key>_novelty_p_value"]`` (of a model with held-out cells),
-            ``obsm["<key>_probabilities"]`` (DataFrame) and ``uns["<key>"]`` (reports, recipe).
-            Files know no slash in a name, so ``|`` stands for it there.
-
-        Raises
-        ------
-        ValueError
-            If the cells are not the same.
-        """
-        if not self.obs_names.equals(pd.Index(adata.obs_names)):
-            msg = (
-                f"The annotation has {len(self.obs_names)} cells, the AnnData {adata.n_obs}, and "
-                "their names are not the same in the same order. Pass the object that was "
-                "annotated, or reorder it by result.obs_names."
-            )
-            raise ValueError(msg)
-        for name, column in self.to_frame().items():
-            adata.obs[_storable(f"{key_added}_{name}")] = column.array
-        probabilities = self.probabilities().rename(columns=_storable)
-        adata.obsm[_storable(f"{key_added}_{ADDED_KEYS.PROBABILITIES}")] = probabilities
-        adata.uns[_storable(key_added)] = self.to_dict()
-
-    def report(
-        self,
-        path: str | Path,
-        *,
-        title: str | None = None,
-        model: str | None = None,
-        clusters: Any | None = None,
-        embedding: Any | None = None,
-        true_nodes: np.ndarray | None = None,
-        created: datetime | None = None,
-    ) -> None:
-        """Write one HTML page that says what the annotation holds and how far to trust it.
-
-        Parameters
-        ----------
-        path
-            File to write; one that is there is replaced.
-        title, model, clusters, embedding, true_nodes, created
-            As in :func:`hdeepinsight.report.write_report`.
-        """
-        from hdeepinsight.report import write_report
-
-        write_report(
-            self,
-            path,
-            title=title,
-            model=model,
-            clusters=clusters,
-            embedding=embedding,
-            true_nodes=true_nodes,
-            created=created,
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give settings, reports and recipe in plain types."""
-        reports = {"input_report": self.input_report, "gene_report": self.gene_report}
-        decisions = [str(decision) for decision in self.decisions]
-        return {
-            "decoder": self.decoder,
-            "threshold": "none" if self.threshold is None else self.threshold,
-            "taxonomy": self.taxonomy.to_json(),
-            "recipe": {_storable(key): str(value) for key, value in self.recipe.items()},
-            **{name: str(report) for name, report in reports.items() if report is not None},
-            **({"decisions": decisions} if decisions else {}),
-        }
 
     def __len__(self) -> int:
         return len(self.obs_names)
@@ -365,10 +301,5 @@ class Annotation(ConfidenceMixin):
     def _probability_of(self, nodes: np.ndarray) -> np.ndarray:
         return np.asarray(self.node_probabilities[np.arange(len(nodes)), nodes])
 
-    def _series(self, values: np.ndarray, name: str) -> pd.Series:
+    def _series(self, values: np.ndarray | pd.Categorical, name: str) -> pd.Series:
         return pd.Series(values, index=self.obs_names, name=name)
-
-
-def _storable(name: str) -> str:
-    """Replace slashes ("Megakaryocytes/platelets"), which h5ad and zarr take for folders."""
-    return name.replace("/", "|")
