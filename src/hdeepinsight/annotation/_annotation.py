@@ -13,6 +13,7 @@ from hdeepinsight._keys import ADDED_KEYS, LABEL_COLUMNS, ONTOLOGY_KEY, UNKNOWN_
 from hdeepinsight._palette import MISSING, label_colors
 from hdeepinsight.annotation._confidence import ConfidenceMixin
 from hdeepinsight.annotation._decode import Decoder, decode, lift
+from hdeepinsight.annotation._foreign import ForeignMixin
 from hdeepinsight.annotation._writing import WritingMixin
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Annotation(ConfidenceMixin, WritingMixin):
+class Annotation(ConfidenceMixin, ForeignMixin, WritingMixin):
     """Labels at every level of a taxonomy, with everything needed to judge them.
 
     Parameters
