@@ -139,3 +139,14 @@ def test_a_checkpoint_of_another_training_is_refused(fresh, tmp_path):
 def test_a_checkpoint_changes_nothing(fresh, tmp_path):
     first, second = train(fresh()), train(fresh(), checkpoint=tmp_path)
     assert_same_weights(state(first), state(second))
+
+
+def test_the_history_of_a_second_training_that_went_on_is_in_its_order(fresh, tmp_path):
+    whole, model = train(fresh()), train(fresh())
+    train(whole)
+    with pytest.raises(MemoryError):
+        train(model, checkpoint=tmp_path, callbacks=[Interrupt(3, "raise")])
+    train(model, checkpoint=tmp_path)
+    assert set(model.history) == set(whole.history)
+    for name, table in whole.history.items():
+        pd.testing.assert_frame_equal(model.history[name], table, check_dtype=False)

@@ -84,9 +84,8 @@ class Checkpoints(pl.Callback):  # type: ignore[misc]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.batches = batches
         self.fingerprint = fingerprint
-        self.earlier: dict[str, pd.DataFrame] = {}
         self._written = time.monotonic()
-        self._random: dict[str, Any] | None = None
+        self._restored: dict[str, Any] | None = None
         self._trainer: pl.Trainer | None = None
 
     def added_to(self, options: dict[str, Any]) -> dict[str, Any]:
@@ -105,12 +104,6 @@ class Checkpoints(pl.Callback):  # type: ignore[misc]
             options["ckpt_path"] = str(self.path)
         return options
 
-    def history(self, later: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-        """Log of the whole training, from that of the part after the checkpoint."""
-        names = [*later, *(name for name in self.earlier if name not in later)]
-        parts = ((name, [h[name] for h in (self.earlier, later) if name in h]) for name in names)
-        return {name: pd.concat(frames) for name, frames in parts}
-
     def remove(self) -> None:
         """Remove the checkpoint of a training that is finished."""
         self.path.unlink(missing_ok=True)
@@ -123,23 +116,24 @@ class Checkpoints(pl.Callback):  # type: ignore[misc]
             "cells": self.batches.generator.bit_generator.state,
             "torch": torch.get_rng_state(),
             "cuda": cuda,
-            "history": self.history(self._log()),
+            "history": self._log(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Set the order of the cells now; the rest follows with the first epoch."""
         self.batches.generator.bit_generator.state = state_dict["cells"]
-        self.earlier = {k: frame_from_plain(v) for k, v in state_dict["history"].items()}
-        self._random = state_dict
+        self._restored = state_dict
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Go on with the random numbers that came next."""
+        """Go on with the log so far, and with the random numbers that came next."""
         self._trainer = trainer
-        if self._random is not None:
-            torch.set_rng_state(self._random["torch"])
-            if self._random["cuda"] and torch.cuda.is_available():
-                torch.cuda.set_rng_state_all(self._random["cuda"])
-            self._random = None
+        if self._restored is not None:
+            frames = {k: frame_from_plain(v) for k, v in self._restored["history"].items()}
+            _log_of(trainer).update(frames)
+            torch.set_rng_state(self._restored["torch"])
+            if self._restored["cuda"] and torch.cuda.is_available():
+                torch.cuda.set_rng_state_all(self._restored["cuda"])
+            self._restored = None
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write a checkpoint, unless there was one a moment ago."""
@@ -151,7 +145,7 @@ class Checkpoints(pl.Callback):  # type: ignore[misc]
         """Give the log so far, with the loss of this epoch, which is logged a moment later."""
         if self._trainer is None:
             return {}
-        log = dict(getattr(self._trainer.logger, "history", {}))
+        log = dict(_log_of(self._trainer))
         epoch, loss = self._trainer.current_epoch, self._trainer.callback_metrics.get(LOSS)
         if loss is not None:
             row = pd.DataFrame({LOSS: [float(loss)]}, index=pd.Index([epoch], name="epoch"))
@@ -166,6 +160,15 @@ class Checkpoints(pl.Callback):  # type: ignore[misc]
                 "Valid is the same training again. Repeat it as it was, or remove the file."
             )
             raise ValueError(msg)
+
+
+def _log_of(trainer: pl.Trainer) -> dict[str, pd.DataFrame]:
+    """Metrics of a training, which scvi-tools adds to the model's history; none of other loggers.
+
+    What is put into it counts as logged.
+    """
+    log: dict[str, pd.DataFrame] = getattr(trainer.logger, "history", {})
+    return log
 
 
 def fingerprint_of(

@@ -147,8 +147,6 @@ class TrainingMixin(CalibrationMixin, MultimodalMixin):
             with torch.random.fork_rng():
                 torch.manual_seed(self.seed)
                 runner()
-        if checkpoints is not None:
-            self.history_ = checkpoints.history(runner.model.history_)
         self._finish(
             batches,
             {
