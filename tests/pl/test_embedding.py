@@ -38,7 +38,7 @@ def test_categories_keep_their_order_and_unused_ones_take_no_colour(coords):
 @pytest.mark.parametrize("missing", [None, np.nan, pd.NA])
 def test_missing_labels_are_grey_and_lie_below(coords, missing):
     labels = pd.Series(["T"] * 20 + [missing] * 10, dtype=object)
-    ax = pl.embedding(coords, labels, legend="right")
+    ax = pl.embedding(coords, labels, legend_loc="right margin")
     below = [to_hex(color) for color in ax.collections[0].get_facecolors()]
     assert below == [MISSING.lower()] * 10 + [PALETTE[0].lower()] * 20
     names = [text.get_text() for text in ax.get_legend().get_texts()]
@@ -69,7 +69,7 @@ def test_many_labels_move_to_a_legend_with_numbers_of_cells(coords):
 
 
 def test_legend_can_be_left_out(coords):
-    ax = pl.embedding(coords, ["T"] * 30, legend="none", title="mine", size=7.0)
+    ax = pl.embedding(coords, ["T"] * 30, legend_loc="none", title="mine", size=7.0)
     assert not ax.texts
     assert ax.get_legend() is None
     assert ax.get_title() == "mine"

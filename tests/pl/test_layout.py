@@ -5,7 +5,7 @@ from matplotlib.patches import Rectangle
 
 from hdeepinsight import pl
 from hdeepinsight.image import GeneLayout
-from hdeepinsight.pl._layout import _apart
+from hdeepinsight.pl._text import spread
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_highlighted_genes_are_named_and_framed(layout):
 
 
 def test_names_keep_apart_and_inside():
-    heights = _apart([30, 30, 31, 63, 62, 2], side=64, gap=4)
+    heights = spread([30, 30, 31, 63, 62, 2], 4, low=0, high=61)
     assert np.diff(np.sort(heights)).min() >= 4 - 1e-9
     assert heights.max() <= 63
     assert heights[5] == 2

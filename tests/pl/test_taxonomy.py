@@ -2,8 +2,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.collections import PathCollection
+from matplotlib.colors import to_hex
 
 from hdeepinsight import pl
+from hdeepinsight.pl._style import MISSING, PALETTE
 from hdeepinsight.taxonomy import Taxonomy
 
 
@@ -58,11 +60,17 @@ def test_nodes_stand_in_columns_of_their_depth_and_leaves_in_rows_of_their_own(t
     assert y[3] == (y[5] + y[6]) / 2
 
 
-def test_branches_have_the_colour_of_their_top_level_type(tree):
-    colors = dots(pl.taxonomy(tree)).get_facecolors()
-    for node in (3, 4, 5, 6):
-        np.testing.assert_array_equal(colors[node], colors[1])
-    assert not np.array_equal(colors[1], colors[2])
+def test_nodes_and_the_edges_to_them_have_the_colour_of_their_label(tree):
+    ax = pl.taxonomy(tree)
+    colors = [to_hex(color) for color in dots(ax).get_facecolors()]
+    assert colors == [MISSING.lower(), *(color.lower() for color in PALETTE[:6])]
+    assert [to_hex(color) for color in ax.collections[0].get_edgecolors()] == colors[1:]
+
+
+def test_nodes_of_one_label_have_one_colour():
+    tax = Taxonomy.from_nested({"NKT": ["NKT", "type1"]})
+    colors = dots(pl.taxonomy(tax)).get_facecolors()
+    np.testing.assert_array_equal(colors[1], colors[tax.resolve(("NKT", "NKT"))])
 
 
 def test_dots_grow_with_the_count(tree):

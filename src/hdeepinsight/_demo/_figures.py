@@ -83,7 +83,7 @@ def draw_embedding(coords: np.ndarray, columns: Mapping[str, pd.Series], *, path
     figure, axes = plt.subplots(1, len(columns), figsize=(13.0, 5.4), layout="constrained")
     palette = _palette(columns.values())
     for ax, (title, labels) in zip(axes, columns.items(), strict=True):
-        pl.embedding(coords, labels, palette=palette, legend="right", title=title, ax=ax)
+        pl.embedding(coords, labels, palette=palette, legend_loc="right margin", title=title, ax=ax)
     figure.suptitle(f"{len(coords)} held-out cells by what the network sees in them (UMAP)")
     _save(figure, path)
 

@@ -1,52 +1,71 @@
-"""Cells in two dimensions, coloured by what they are called."""
+"""Cells in two dimensions, coloured by what they are called or by a number."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from hdeepinsight.pl._style import INK, MISSING, axes_or_new, bare, categorical_colors, halo
+from hdeepinsight.pl._names import add_legend, legend_inches, name_on_data
+from hdeepinsight.pl._style import MISSING, SEQUENTIAL, axes_or_new, bare, categorical_colors
+from hdeepinsight.pl._text import shortened
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-    import pandas as pd
     from matplotlib.axes import Axes
 
-__all__ = ["embedding"]
+    from hdeepinsight.annotation import Annotation
+
+__all__ = ["embedding", "probability"]
 
 #: More names than this crowd the picture and move to a legend at its side.
 _MAX_ON_DATA = 12
-_LEGEND_ROWS = 24
-_NO_LABEL = "no label"
+#: From here on dots are drawn as one bitmap, also in PDF and SVG files.
+_RASTERIZED = 5_000
 
 
 def embedding(
     coords: npt.ArrayLike,
-    labels: Any,
+    color: Any,
     *,
     palette: Mapping[str, str] | None = None,
-    legend: Literal["auto", "on data", "right", "none"] = "auto",
+    legend_loc: Literal["auto", "on data", "right margin", "none"] = "auto",
+    cmap: str = SEQUENTIAL,
+    vmin: float | None = None,
+    vmax: float | None = None,
+    colorbar_label: str | None = None,
     size: float | None = None,
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw cells as dots in the colours of their labels.
+    """Draw cells as dots in the colours of their labels, or of a number.
+
+    Cells are drawn in mixed order, so that no label and no value hides another because it comes
+    later; those without one are grey and lie below the others.
 
     Parameters
     ----------
     coords
-        Two coordinates a cell, ``(n_cells, 2)``, for example ``adata.obsm["X_umap"]``.
-    labels
-        A label a cell, ``(n_cells,)``; categories keep their order, missing labels are grey and
-        lie below the others. Cells of different labels are drawn in mixed order, so that no label
-        hides another because it comes later.
+        Two coordinates a cell, ``(n_cells, 2)``, for example ``adata.obsm["X_umap"]`` or what
+        :func:`hdeepinsight.tl.mde` returns.
+    color
+        A label or a number a cell, ``(n_cells,)``. Floating-point numbers are drawn on a scale,
+        all else (text, categories, whole numbers of clusters) are labels; categories keep their
+        order.
     palette
-        Colour of each label; by default colours that stay apart with colour vision deficiency.
-    legend
-        Names ``"on data"`` at the middle of their cells, at the ``"right"`` with numbers of cells,
-        or ``"none"``. ``"auto"`` writes up to 12 names on the data.
+        Colour of each label, such as ``result.colors``, which gives a label the same colour in
+        every picture; by default colours that stay apart with colour vision deficiency.
+    legend_loc
+        Names ``"on data"`` at the middle of their cells, at the ``"right margin"`` with numbers
+        of cells, or ``"none"``. ``"auto"`` writes up to 12 names on the data.
+    cmap
+        Name of the colour map for numbers.
+    vmin, vmax
+        Ends of the scale for numbers; by default the smallest and the largest.
+    colorbar_label
+        What the numbers are, written along the colour bar.
     size
         Area of a dot in square points; by default it falls with the number of cells.
     title
@@ -69,15 +88,158 @@ def embedding(
     >>> ax = hdi.pl.embedding([[0, 0], [1, 1], [2, 0]], ["T", "T", "B"])
     >>> [text.get_text() for text in ax.texts]
     ['B', 'T']
+    >>> ax = hdi.pl.embedding([[0, 0], [1, 1], [2, 0]], [0.2, 0.9, 0.5], vmin=0, vmax=1)
     """
-    points, codes, names = _checked(coords, labels)
+    points = _checked(coords, color)
+    area = size if size is not None else float(np.clip(40_000 / max(1, len(points)), 0.5, 30))
+    if _is_float(color):
+        values = np.asarray(color, dtype=np.float64)
+        ax = axes_or_new(ax, (6.6, 5.4))
+        _draw_values(ax, points, values, area, cmap, (vmin, vmax), colorbar_label)
+    else:
+        ax = _draw_labels(points, color, area, palette, legend_loc, ax)
+    ax.set_title(title or "")
+    bare(ax)
+    return ax
+
+
+def probability(
+    coords: npt.ArrayLike,
+    result: Annotation,
+    node: str | Sequence[str] | int,
+    *,
+    cmap: str = SEQUENTIAL,
+    size: float | None = None,
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the probability of one node of the taxonomy for every cell.
+
+    Parameters
+    ----------
+    coords
+        Two coordinates a cell, ``(n_cells, 2)``.
+    result
+        The annotation of these cells.
+    node
+        A name, a path (``"T > CD4 T"`` or a tuple) or a node index: a type, or a level above.
+    cmap
+        Name of the colour map; the scale goes from 0 to 1, so that pictures compare.
+    size
+        Area of a dot in square points; by default it falls with the number of cells.
+    title
+        Heading; by default the path of the node.
+    ax
+        Axes to draw on; by default those of a new figure.
+
+    Returns
+    -------
+    The axes.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or the taxonomy has no such node.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import hdeepinsight as hdi
+    >>> tax = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+    >>> result = hdi.Annotation(
+    ...     taxonomy=tax, obs_names=["a"], node_probabilities=np.array([[1, 0.9, 0.1, 0.7, 0.2]])
+    ... )
+    >>> hdi.pl.probability([[0, 0]], result, "CD4").get_title()
+    'T > CD4'
+    """
+    taxonomy = result.taxonomy
+    named = isinstance(node, str | Sequence)
+    index = taxonomy.resolve(node) if named else operator.index(node)
+    path = taxonomy.path_name(index)
+    return embedding(
+        coords,
+        result.node_probabilities[:, index].astype(np.float64),
+        cmap=cmap,
+        vmin=0.0,
+        vmax=1.0,
+        colorbar_label="probability",
+        size=size,
+        title=shortened(path, 60) if title is None else title,
+        ax=ax,
+    )
+
+
+def _checked(coords: npt.ArrayLike, color: Any) -> np.ndarray:
+    points = np.asarray(coords, dtype=np.float64)
+    if points.shape != (len(color), 2):
+        raise ValueError(
+            f"There are {len(color)} labels and coordinates of shape {points.shape}. "
+            "The coordinates must be (n_cells, 2), one row a label. Select two columns, and the "
+            "same cells."
+        )
+    return points
+
+
+def _is_float(color: Any) -> bool:
+    from pandas.api.types import is_float_dtype
+
+    return bool(is_float_dtype(color.dtype if hasattr(color, "dtype") else np.asarray(color).dtype))
+
+
+def _below_first(missing: np.ndarray) -> np.ndarray:
+    """Mixed order of drawing, cells without a colour first."""
+    order = np.random.default_rng(0).permutation(len(missing))
+    return np.asarray(order[np.argsort(~missing[order], kind="stable")])
+
+
+def _draw_values(
+    ax: Axes,
+    points: np.ndarray,
+    values: np.ndarray,
+    area: float,
+    cmap: str,
+    bounds: tuple[float | None, float | None],
+    label: str | None,
+) -> None:
+    import matplotlib as mpl
+
+    known = np.isfinite(values)
+    ends = (values[known].min(), values[known].max()) if known.any() else (0.0, 1.0)
+    low, high = (end if given is None else given for given, end in zip(bounds, ends, strict=True))
+    order = _below_first(~known)
+    drawn = ax.scatter(
+        points[order, 0],
+        points[order, 1],
+        s=area,
+        c=values[order],
+        cmap=mpl.colormaps[cmap].with_extremes(bad=MISSING),
+        vmin=low,
+        vmax=high,
+        plotnonfinite=True,
+        linewidths=0,
+        rasterized=len(values) > _RASTERIZED,
+    )
+    ax.figure.colorbar(drawn, ax=ax, shrink=0.6, aspect=18, pad=0.01, label=label or "")
+
+
+def _draw_labels(
+    points: np.ndarray,
+    labels: Any,
+    area: float,
+    palette: Mapping[str, str] | None,
+    legend_loc: str,
+    ax: Axes | None,
+) -> Axes:
+    import pandas as pd
+
+    categories: pd.Categorical = pd.Categorical(labels).remove_unused_categories()
+    codes, names = np.asarray(categories.codes), [str(name) for name in categories.categories]
     colors = _palette(names, palette)
-    shown = legend if legend != "auto" else "on data" if len(names) <= _MAX_ON_DATA else "right"
-    beside = _legend_inches(names) if shown == "right" else 0.0
+    if legend_loc == "auto":
+        legend_loc = "on data" if len(names) <= _MAX_ON_DATA else "right margin"
+    beside = legend_inches(names) if legend_loc == "right margin" else 0.0
     ax = axes_or_new(ax, (6.0 + beside, 5.4))
-    order = np.random.default_rng(0).permutation(len(codes))
-    order = order[np.argsort(codes[order] >= 0, kind="stable")]  # cells without a label first
-    area = size if size is not None else float(np.clip(40_000 / max(1, len(codes)), 0.5, 30))
+    order = _below_first(codes < 0)
     ink = np.array([*colors, MISSING])[codes[order]]  # code -1 takes the last colour
     ax.scatter(
         points[order, 0],
@@ -85,30 +247,13 @@ def embedding(
         s=area,
         c=ink,
         linewidths=0,
-        rasterized=len(codes) > 5_000,
+        rasterized=len(codes) > _RASTERIZED,
     )
-    if shown == "on data":
-        _name_on_data(ax, points, codes, names)
-    elif shown == "right":
-        _add_legend(ax, codes, names, colors)
-    ax.set_title(title or "")
-    bare(ax)
+    if legend_loc == "on data":
+        name_on_data(ax, points, codes, names)
+    elif legend_loc == "right margin":
+        add_legend(ax, codes, names, colors)
     return ax
-
-
-def _checked(coords: npt.ArrayLike, labels: Any) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Return points, the index of each cell's label (-1: none), and the names that occur."""
-    import pandas as pd
-
-    points = np.asarray(coords, dtype=np.float64)
-    categories: pd.Categorical = pd.Categorical(labels).remove_unused_categories()
-    if points.shape != (len(categories), 2):
-        raise ValueError(
-            f"There are {len(categories)} labels and coordinates of shape {points.shape}. "
-            "The coordinates must be (n_cells, 2), one row a label. Select two columns, and the "
-            "same cells."
-        )
-    return points, np.asarray(categories.codes), [str(name) for name in categories.categories]
 
 
 def _palette(names: list[str], palette: Mapping[str, str] | None) -> list[str]:
@@ -121,58 +266,3 @@ def _palette(names: list[str], palette: Mapping[str, str] | None) -> list[str]:
             "needs one. Add them, or leave the palette out."
         )
     return [palette[name] for name in names]
-
-
-def _name_on_data(ax: Axes, points: np.ndarray, codes: np.ndarray, names: list[str]) -> None:
-    middles = np.empty((len(names), 2))
-    for code in range(len(names)):
-        own = points[codes == code]
-        # The cell nearest to the medians: a name never floats between two clouds of its type.
-        middles[code] = own[np.square(own - np.median(own, axis=0)).sum(axis=1).argmin()]
-    for (x, y), name in zip(_apart(ax, middles, names), names, strict=True):
-        text = ax.text(x, y, name, ha="center", va="center", color=INK, fontsize=9, weight="bold")
-        text.set_path_effects(halo(3.0))
-
-
-def _apart(ax: Axes, middles: np.ndarray, names: list[str]) -> np.ndarray:
-    """Lift names that would cover another one below them."""
-    to_inches = ax.figure.dpi_scale_trans.inverted()
-    box = ax.get_window_extent().transformed(to_inches)
-    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
-    width = 0.085 * (right - left) / box.width * np.array([len(name) for name in names])
-    height = 0.16 * (top - bottom) / box.height
-    placed = middles.copy()
-    order = np.argsort(middles[:, 1], kind="stable")
-    for rank, code in enumerate(order):
-        for below in order[:rank]:  # from the lowest up
-            near = abs(placed[code, 0] - placed[below, 0]) < (width[code] + width[below]) / 2
-            if near and abs(placed[code, 1] - placed[below, 1]) < height:
-                placed[code, 1] = placed[below, 1] + height
-    return placed
-
-
-def _legend_inches(names: list[str]) -> float:
-    longest = max((len(name) for name in names), default=0) + len(" (1,000)")
-    return -(-len(names) // _LEGEND_ROWS) * (0.075 * longest + 0.45)
-
-
-def _add_legend(ax: Axes, codes: np.ndarray, names: list[str], colors: list[str]) -> None:
-    from matplotlib.lines import Line2D
-
-    entries = [*zip(range(len(names)), names, colors, strict=True)]
-    if (codes < 0).any():
-        entries.append((-1, _NO_LABEL, MISSING))
-    handles = [
-        Line2D([], [], ls="", marker="o", c=color, label=f"{name} ({int((codes == code).sum()):,})")
-        for code, name, color in entries
-    ]
-    ax.legend(
-        handles=handles,
-        loc="center left",
-        bbox_to_anchor=(1.0, 0.5),
-        ncols=-(-len(handles) // _LEGEND_ROWS),
-        frameon=False,
-        fontsize=8.5,
-        handletextpad=0.2,
-        columnspacing=1.0,
-    )

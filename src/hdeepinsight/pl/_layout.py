@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from hdeepinsight.pl._images import bounds_of, image_of, layout_title, per_gene, stack_of
 from hdeepinsight.pl._style import EMPTY, INK, MARK, axes_or_new, bare, halo
+from hdeepinsight.pl._text import plain, shortened, spread
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from hdeepinsight.image import GeneLayout
 
 __all__ = ["gene_images", "gene_layout"]
+
+#: Characters of a heading that are as wide as an image.
+_LONGEST = 28
 
 
 def gene_layout(
@@ -39,7 +44,8 @@ def gene_layout(
         The layout.
     values
         A number for each gene, ``(n_genes,)``, for its colour; by default all genes look alike.
-        NaN leaves a gene in the colour of an empty pixel.
+        A Series with gene names as its index is matched by name. NaN leaves a gene in the colour
+        of an empty pixel.
     highlight
         Genes to mark and name.
     cmap
@@ -69,7 +75,7 @@ def gene_layout(
     '3 genes on 8 × 8 pixels (random)'
     """
     ax = axes_or_new(ax, (5.6, 5.2) if values is not None else (5.0, 5.2))
-    shown = _per_gene(layout, np.zeros(layout.n_genes) if values is None else values, "values")
+    shown = per_gene(layout, np.zeros(layout.n_genes) if values is None else values, "values")
     if values is None:
         _draw(ax, layout, shown, cmap="Blues", vmin=-1.0, vmax=1.0)
         _rule(ax, layout.side)
@@ -77,7 +83,7 @@ def gene_layout(
         drawn = _draw(ax, layout, shown, cmap=cmap)
         ax.figure.colorbar(drawn, ax=ax, shrink=0.7, label=label or "")
     _mark(ax, layout, highlight, gap=0.042)
-    ax.set_title(_summary(layout) if title is None else title, fontsize=10)
+    ax.set_title(layout_title(layout) if title is None else title, fontsize=10)
     return ax
 
 
@@ -98,7 +104,8 @@ def gene_images(
     layout
         The layout.
     images
-        Heading of each image, and its value for each gene, ``(n_genes,)``.
+        Heading of each image, and its value for each gene, ``(n_genes,)``; or a DataFrame, genes
+        × images, matched by gene name. Genes without a value have the colour of an empty pixel.
     n_top
         Genes to name in each image: those that are highest above the mean of the other images.
     ncols
@@ -129,12 +136,7 @@ def gene_images(
     """
     import matplotlib.pyplot as plt
 
-    if not images:
-        raise ValueError(
-            "There is no image. Pass at least one heading with a value for each gene, "
-            "for example the mean of each cell type."
-        )
-    stack = np.stack([_per_gene(layout, v, f"image {k!r}") for k, v in images.items()])
+    stack = stack_of(layout, images)
     columns = min(ncols, len(stack))
     rows = math.ceil(len(stack) / columns)
     figure, grid = plt.subplots(
@@ -144,28 +146,19 @@ def gene_images(
         squeeze=False,
         layout="constrained",
     )
-    bounds = float(min(0.0, np.nanmin(stack))), float(np.nanmax(stack))
+    bounds = bounds_of(stack)
     for ax, heading, values, top in zip(
         grid.flat, images, stack, _specific(stack, n_top), strict=False
     ):
         drawn = _draw(ax, layout, values, cmap=cmap, vmin=bounds[0], vmax=bounds[1])
         _mark(ax, layout, [layout.genes[gene] for gene in top], gap=0.075)
-        ax.set_title(heading, fontsize=10)
+        lines = [shortened(line, _LONGEST) for line in str(heading).splitlines()]
+        ax.set_title("\n".join(lines), fontsize=10)
     for ax in grid.flat[len(stack) :]:
         ax.remove()
     figure.colorbar(drawn, ax=list(grid.flat[: len(stack)]), shrink=0.7, label=label)
     figure.suptitle(title or "")
     return figure
-
-
-def _per_gene(layout: GeneLayout, values: npt.ArrayLike, what: str) -> np.ndarray:
-    array = np.asarray(values, dtype=np.float64)
-    if array.shape != (layout.n_genes,):
-        raise ValueError(
-            f"The {what} have the shape {array.shape}. One number a gene is needed: "
-            f"({layout.n_genes},). Put them in the order of layout.genes."
-        )
-    return array
 
 
 def _draw(
@@ -179,12 +172,10 @@ def _draw(
 ) -> AxesImage:
     import matplotlib as mpl
 
-    image = np.full(layout.side**2, np.nan)
-    image[layout.pixel] = values
     colors = mpl.colormaps[cmap].with_extremes(bad=EMPTY)
     bare(ax)
     return ax.imshow(
-        image.reshape(layout.side, layout.side),
+        image_of(layout, values),
         cmap=colors,
         vmin=vmin,
         vmax=vmax,
@@ -211,7 +202,12 @@ def _mark(ax: Axes, layout: GeneLayout, genes: Sequence[str], *, gap: float) -> 
     left = [gene for gene in genes if place[gene][1] < layout.side / 2]
     right = [gene for gene in genes if place[gene][1] >= layout.side / 2]
     for group, inward in ((left, 1), (right, -1)):
-        heights = _apart([place[gene][0] for gene in group], layout.side, gap * layout.side)
+        heights = spread(
+            [place[gene][0] for gene in group],
+            gap * layout.side,
+            low=0.0,
+            high=layout.side * (1 - gap / 2) - 1,
+        )
         for gene, height in zip(group, heights, strict=True):
             row, column = place[gene]
             beside = column + inward * (1 + 0.03 * layout.side)
@@ -230,7 +226,7 @@ def _name(
     corner = (pixel[0] - 0.5, pixel[1] - 0.5)
     ax.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=MARK, linewidth=0.9))
     text = ax.annotate(
-        gene,
+        plain(gene),
         xy=pixel,
         xytext=at,
         ha=align,
@@ -242,28 +238,7 @@ def _name(
     text.set_path_effects(halo())
 
 
-def _apart(rows: Sequence[int], side: int, gap: float) -> np.ndarray:
-    """Move rows apart by at least a gap: down from the top, then up again from the lower edge."""
-    order = np.argsort(rows, kind="stable")
-    heights = np.array(rows, dtype=np.float64)[order]
-    for i in range(1, len(heights)):
-        heights[i] = max(heights[i], heights[i - 1] + gap)
-    limit = side - 1 - gap / 2
-    for i in reversed(range(len(heights))):
-        heights[i] = limit = min(heights[i], limit)
-        limit -= gap
-    return heights[np.argsort(order)]
-
-
 def _specific(stack: np.ndarray, n_top: int) -> list[np.ndarray]:
     """Genes that are highest above the mean of the other images, for each image."""
     others = (stack.sum(axis=0) - stack) / max(1, len(stack) - 1)
     return [np.argsort(-excess, kind="stable")[:n_top] for excess in stack - others]
-
-
-def _summary(layout: GeneLayout) -> str:
-    size = f"{layout.n_genes:,} genes on {layout.side} × {layout.side} pixels ({layout.method})"
-    if "neighbors_kept" not in layout.report:
-        return size
-    kept, chance = (layout.report[k] for k in ("neighbors_kept", "neighbors_kept_random"))
-    return f"{size}\n{kept:.1%} of each gene's 10 neighbours kept, {chance:.1%} by chance"

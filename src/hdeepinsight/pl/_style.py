@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from hdeepinsight._palette import MISSING, PALETTE, categorical_colors
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.patheffects import AbstractPathEffect
+
+    from hdeepinsight.taxonomy import Taxonomy
 
 __all__ = [
     "EMPTY",
@@ -15,34 +19,29 @@ __all__ = [
     "MARK",
     "MISSING",
     "PALETTE",
+    "SEQUENTIAL",
     "axes_or_new",
     "bare",
     "categorical_colors",
     "halo",
+    "node_colors",
 ]
 
 INK: Final = "#222222"
 FAINT: Final = "#777777"
 EMPTY: Final = "#F1F1F1"
-MISSING: Final = "#BFBFBF"
 MARK: Final = "#D55E00"
 
-#: Six colours of Okabe and Ito, then those that stay farthest from all earlier ones, from white and
-#: from grey, in CIELAB as seen with full colour vision and with protanopia and deuteranopia.
-# fmt: off
-PALETTE: Final = (
-    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#870F1E", "#69E178",
-    "#870069", "#F05A69", "#0078F0", "#006900", "#005A4B", "#A52D5A", "#4B2D96", "#A5964B",
-    "#FFB496", "#00E1A5", "#FF87F0", "#009696", "#A52D00", "#3CE1F0", "#2D4B1E", "#005A78",
-    "#A5D24B", "#5A9600", "#87694B", "#B43CA5", "#5A96F0", "#FFC378", "#FFA5E1", "#E18796",
-    "#3CB469", "#FF694B", "#A55AD2", "#A54B87", "#0087A5", "#00C3A5", "#87692D", "#87A5C3",
-)
-# fmt: on
+#: Probabilities and other numbers of cells: perceptually uniform, and darker where there is more,
+#: so that on white the high values stand out (with colour vision deficiency and in print too).
+SEQUENTIAL: Final = "magma_r"
 
 
-def categorical_colors(n: int) -> list[str]:
-    """Return `n` colours, the most distinct first; beyond forty they repeat."""
-    return [PALETTE[i % len(PALETTE)] for i in range(n)]
+def node_colors(taxonomy: Taxonomy) -> list[str]:
+    """Colour of every node, the same for the same label in every picture; the root's is grey."""
+    distinct = list(dict.fromkeys(taxonomy.labels[1:]))
+    colors = dict(zip(distinct, categorical_colors(len(distinct)), strict=True))
+    return [MISSING, *(colors[label] for label in taxonomy.labels[1:])]
 
 
 def axes_or_new(ax: Axes | None, figsize: tuple[float, float]) -> Axes:

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hdeepinsight.pl._style import FAINT, INK, MISSING, axes_or_new, bare, categorical_colors
+from hdeepinsight.annotation import Annotation
+from hdeepinsight.pl._style import (
+    FAINT,
+    INK,
+    MISSING,
+    SEQUENTIAL,
+    axes_or_new,
+    bare,
+    node_colors,
+)
+from hdeepinsight.pl._text import plain
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -25,22 +35,30 @@ _FONT = 8.5
 
 
 def taxonomy(
-    taxonomy: Taxonomy,
+    taxonomy: Taxonomy | Annotation,
     counts: Mapping[Any, int] | npt.ArrayLike | None = None,
     *,
+    confidence: Mapping[Any, float] | npt.ArrayLike | None = None,
+    cmap: str = SEQUENTIAL,
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw a taxonomy from left to right, coarse to fine, in the colours of its top level.
+    """Draw a taxonomy from left to right, coarse to fine, each node in the colour of its label.
 
     Parameters
     ----------
     taxonomy
-        The tree.
+        The tree; or an annotation, for its tree with the cells that it labels and how sure it is.
     counts
         Cells labelled exactly at each node: an array ``(n_nodes,)``, or a mapping (also a Series)
         of names, paths or node indices. Shown are the cells at or under each node, as text and as
-        the size of the dot.
+        the size of the dot. Of an annotation, by default, the cells that stop at each node.
+    confidence
+        A number from 0 to 1 for each node, in the same forms, for the colour of its dot and as
+        text; NaN where there is none. Of an annotation, by default, the mean probability of each
+        node over the cells that stop at or under it.
+    cmap
+        Name of the colour map for `confidence`.
     title
         Heading.
     ax
@@ -53,26 +71,112 @@ def taxonomy(
     Raises
     ------
     ValueError
-        If `counts` has another length than the tree has nodes, or a name that it does not have.
+        If `counts` or `confidence` has another length than the tree has nodes, or a name that it
+        does not have, or if a confidence lies outside [0, 1].
 
     Examples
     --------
     >>> import hdeepinsight as hdi
     >>> tax = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
-    >>> ax = hdi.pl.taxonomy(tax, {"CD4": 1200, "B": 7})
+    >>> ax = hdi.pl.taxonomy(tax, {"CD4": 1200, "B": 7}, confidence={"T": 0.98, "CD4": 0.9})
     >>> [text.get_text() for text in ax.texts]
-    ['T  1,200', 'B  7', 'CD4  1,200', 'CD8  0']
+    ['T  1,200  0.98', 'B  7', 'CD4  1,200  0.90', 'CD8  0']
     """
+    if isinstance(taxonomy, Annotation):
+        annotation, taxonomy = taxonomy, taxonomy.taxonomy
+        counts = _stopped(annotation) if counts is None else counts
+        confidence = _mean_probability(annotation) if confidence is None else confidence
     totals = None if counts is None else _totals(taxonomy, counts)
-    texts = [_text(taxonomy, totals, node) for node in range(1, taxonomy.n_nodes)]
+    sure = None if confidence is None else _confidences(taxonomy, confidence)
+    texts = [_text(taxonomy, totals, sure, node) for node in range(1, taxonomy.n_nodes)]
     starts = _columns(taxonomy, texts)
     x, y = starts[taxonomy.depth], _rows(taxonomy)
     height = taxonomy.n_leaves * _ROW + 0.7
-    ax = axes_or_new(ax, (max(starts[-1] * _CHARACTER, 2.0) + 0.4, height))
+    beside = 0.0 if sure is None else 0.9
+    ax = axes_or_new(ax, (max(starts[-1] * _CHARACTER, 2.0) + 0.4 + beside, height))
     bare(ax)
-    colors = _colors(taxonomy)
+    colors = node_colors(taxonomy)
     _draw_edges(ax, taxonomy, x, y, colors)
-    _draw_dots(ax, x, y, colors, totals)
+    if sure is None:
+        _draw_dots(ax, x, y, colors, totals)
+    else:
+        _color_dots(ax, x, y, sure, totals, cmap)
+    _write(ax, x, y, texts, totals)
+    ax.xaxis.tick_top()
+    names = [plain(name) for name in taxonomy.level_names]
+    ax.set_xticks(starts[1:-1] + _DOT, names, ha="left", fontsize=_FONT)
+    ax.tick_params(length=0, labelcolor=FAINT)
+    ax.set(xlim=(-1.5, starts[-1]), ylim=(taxonomy.n_leaves - 0.4, -0.8))
+    ax.set_title(title or "", loc="left")
+    return ax
+
+
+def _stopped(annotation: Annotation) -> np.ndarray:
+    return np.bincount(annotation.stop_nodes, minlength=annotation.taxonomy.n_nodes)
+
+
+def _mean_probability(annotation: Annotation) -> np.ndarray:
+    """Mean probability of each node over the cells that stop at or under it, ``(n_nodes,)``."""
+    n_nodes = annotation.taxonomy.n_nodes
+    path = annotation.taxonomy.node_at_level[annotation.stop_nodes]
+    rows, levels = np.nonzero(path >= 0)
+    nodes = path[rows, levels]
+    total = np.bincount(nodes, annotation.node_probabilities[rows, nodes], minlength=n_nodes)
+    n_cells = np.bincount(nodes, minlength=n_nodes)
+    return np.where(n_cells > 0, total / np.maximum(n_cells, 1), np.nan)
+
+
+def _totals(taxonomy: Taxonomy, counts: Mapping[Any, int] | npt.ArrayLike) -> np.ndarray:
+    """Cells at or under each node, int64 ``(n_nodes,)``."""
+    exact = _per_node(taxonomy, counts, "counts", otherwise=0)
+    return taxonomy.roll_up(exact.astype(np.int64))
+
+
+def _confidences(taxonomy: Taxonomy, confidence: Mapping[Any, float] | npt.ArrayLike) -> np.ndarray:
+    values = _per_node(taxonomy, confidence, "confidence", otherwise=np.nan)
+    if (values < 0).any() or (values > 1).any():
+        raise ValueError(
+            f"The confidence runs from {np.nanmin(values):.3g} to {np.nanmax(values):.3g}. It is a "
+            "probability from 0 to 1, or NaN. Pass probabilities, not logits or percent."
+        )
+    return values
+
+
+def _per_node(
+    taxonomy: Taxonomy,
+    given: Mapping[Any, float] | npt.ArrayLike,
+    what: str,
+    *,
+    otherwise: float,
+) -> np.ndarray:
+    """Numbers of all nodes from numbers of some, float64 ``(n_nodes,)``."""
+    if isinstance(given, Mapping) or hasattr(given, "items"):
+        values = np.full(taxonomy.n_nodes, otherwise, dtype=np.float64)
+        for name, value in given.items():
+            node = taxonomy.resolve(name) if isinstance(name, str | tuple) else int(name)
+            values[node] = float(value) + np.nan_to_num(values[node])
+        return values
+    values = np.array(given, dtype=np.float64)
+    if values.shape != (taxonomy.n_nodes,):
+        raise ValueError(
+            f"The {what} have the shape {values.shape}. One number a node is needed: "
+            f"({taxonomy.n_nodes},). Use np.bincount(nodes, minlength=taxonomy.n_nodes)."
+        )
+    return values
+
+
+def _text(taxonomy: Taxonomy, totals: np.ndarray | None, sure: np.ndarray | None, node: int) -> str:
+    text = plain(taxonomy.label(node))
+    if totals is not None:
+        text += f"  {totals[node]:,}"
+    if sure is not None and np.isfinite(sure[node]):
+        text += f"  {sure[node]:.2f}"
+    return text
+
+
+def _write(
+    ax: Axes, x: np.ndarray, y: np.ndarray, texts: list[str], totals: np.ndarray | None
+) -> None:
     for node, text in enumerate(texts, start=1):
         unseen = totals is not None and totals[node] == 0
         ax.text(
@@ -84,33 +188,6 @@ def taxonomy(
             color=FAINT if unseen else INK,
             bbox={"boxstyle": "square,pad=0.15", "fc": "white", "ec": "none"},
         )
-    ax.xaxis.tick_top()
-    ax.set_xticks(starts[1:-1] + _DOT, taxonomy.level_names, ha="left", fontsize=_FONT)
-    ax.tick_params(length=0, labelcolor=FAINT)
-    ax.set(xlim=(-1.5, starts[-1]), ylim=(taxonomy.n_leaves - 0.4, -0.8))
-    ax.set_title(title or "", loc="left")
-    return ax
-
-
-def _totals(taxonomy: Taxonomy, counts: Mapping[Any, int] | npt.ArrayLike) -> np.ndarray:
-    """Cells at or under each node, int64 ``(n_nodes,)``."""
-    if isinstance(counts, Mapping) or hasattr(counts, "items"):
-        totals = np.zeros(taxonomy.n_nodes, dtype=np.int64)
-        for name, count in counts.items():
-            node = taxonomy.resolve(name) if isinstance(name, str | tuple) else int(name)
-            totals[node] += int(count)
-    else:
-        totals = np.array(counts, dtype=np.int64)
-    if totals.shape != (taxonomy.n_nodes,):
-        raise ValueError(
-            f"The counts have the shape {totals.shape}. One number a node is needed: "
-            f"({taxonomy.n_nodes},). Use np.bincount(nodes, minlength=taxonomy.n_nodes)."
-        )
-    return taxonomy.roll_up(totals)
-
-
-def _text(taxonomy: Taxonomy, totals: np.ndarray | None, node: int) -> str:
-    return taxonomy.label(node) + ("" if totals is None else f"  {totals[node]:,}")
 
 
 def _columns(taxonomy: Taxonomy, texts: list[str]) -> np.ndarray:
@@ -140,13 +217,6 @@ def _rows(taxonomy: Taxonomy) -> np.ndarray:
     return y
 
 
-def _colors(taxonomy: Taxonomy) -> list[str]:
-    """Each node in the colour of its ancestor at the top level; the root grey."""
-    top = taxonomy.children(0).tolist()
-    palette = dict(zip(top, categorical_colors(len(top)), strict=True))
-    return [MISSING, *(palette[taxonomy.at_level(v, 1)] for v in range(1, taxonomy.n_nodes))]
-
-
 def _draw_edges(
     ax: Axes, taxonomy: Taxonomy, x: np.ndarray, y: np.ndarray, colors: list[str]
 ) -> None:
@@ -169,6 +239,32 @@ def _draw_edges(
 def _draw_dots(
     ax: Axes, x: np.ndarray, y: np.ndarray, colors: list[str], totals: np.ndarray | None
 ) -> None:
-    """Area grows with the square root of the count, so that rare types stay visible."""
-    share = np.full(len(x), 0.1) if totals is None else totals / max(1, totals[0])
-    ax.scatter(x, y, s=8 + 70 * np.sqrt(share), c=colors, zorder=3, linewidths=0)
+    ax.scatter(x, y, s=_areas(len(x), totals), c=colors, zorder=3, linewidths=0)
+
+
+def _color_dots(
+    ax: Axes, x: np.ndarray, y: np.ndarray, sure: np.ndarray, totals: np.ndarray | None, cmap: str
+) -> None:
+    """Draw confidence as colour, with a rim, since low confidence is nearly white."""
+    import matplotlib as mpl
+
+    drawn = ax.scatter(
+        x,
+        y,
+        s=_areas(len(x), totals),
+        c=sure,
+        cmap=mpl.colormaps[cmap].with_extremes(bad=MISSING),
+        vmin=0.0,
+        vmax=1.0,
+        plotnonfinite=True,
+        zorder=3,
+        linewidths=0.5,
+        edgecolors=INK,
+    )
+    ax.figure.colorbar(drawn, ax=ax, label="mean confidence", shrink=0.8, aspect=15, pad=0.02)
+
+
+def _areas(n_nodes: int, totals: np.ndarray | None) -> np.ndarray:
+    """Grow with the square root of the count, so that rare types stay visible."""
+    share = np.full(n_nodes, 0.1) if totals is None else totals / max(1, totals[0])
+    return np.asarray(8 + 70 * np.sqrt(share))
