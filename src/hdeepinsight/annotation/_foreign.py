@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,6 @@ from hdeepinsight.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-    from typing import Self
 
     from anndata import AnnData
     from numpy.typing import ArrayLike
@@ -46,7 +45,7 @@ class ForeignMixin:
         confidence: ArrayLike | None = None,
         unlabeled: str | Collection[str] = NO_LABEL,
         threshold: float = 0.5,
-    ) -> Self:
+    ) -> Annotation:
         """Make an annotation of another tool's labels.
 
         Parameters
@@ -97,14 +96,19 @@ class ForeignMixin:
         n_outside = np.maximum(taxonomy.n_leaves - n_inside, 1)
         sure[n_inside == taxonomy.n_leaves] = 1.0  # nothing is outside
         share = np.where(inside, (sure / n_inside)[:, None], ((1 - sure) / n_outside)[:, None])
-        made = _made(cls, taxonomy, labels.index, share @ taxonomy.ancestor_matrix, threshold)
+        made = cast("type[Annotation]", cls)(
+            taxonomy=taxonomy,
+            obs_names=labels.index,
+            node_probabilities=share @ taxonomy.ancestor_matrix,
+            threshold=above(threshold),
+        )
         # What speaks against a label may add up in a branch that nobody named.
-        return cast("Self", replace(made, max_stop_depth=_shared(taxonomy, made.stop_nodes, nodes)))
+        return replace(made, max_stop_depth=_shared(taxonomy, made.stop_nodes, nodes))
 
     @classmethod
     def from_probabilities(
         cls, table: pd.DataFrame, taxonomy: Taxonomy, *, threshold: float | None = 0.5
-    ) -> Self:
+    ) -> Annotation:
         """Make an annotation of another tool's probabilities.
 
         Parameters
@@ -136,10 +140,15 @@ class ForeignMixin:
         classes = class_nodes(taxonomy, list(map(str, table.columns)))
         values, nodes = exclusive(table.to_numpy(dtype=np.float64), classes, taxonomy)
         mass = node_mass(taxonomy, values, nodes)
-        return _made(cls, taxonomy, table.index, node_probabilities(taxonomy, mass), threshold)
+        return cast("type[Annotation]", cls)(
+            taxonomy=taxonomy,
+            obs_names=table.index,
+            node_probabilities=node_probabilities(taxonomy, mass),
+            threshold=above(threshold),
+        )
 
     @classmethod
-    def from_adata(cls, adata: AnnData, key: str = "hdi") -> Self:
+    def from_adata(cls, adata: AnnData, key: str = "hdi") -> Annotation:
         """Read back what :meth:`Annotation.to_adata` wrote, also from a file.
 
         Parameters
@@ -170,7 +179,7 @@ class ForeignMixin:
         recipe = {name: str(value) for name, value in notes["recipe"].items()}
         values = table.to_numpy()
         root = np.ones((len(values), 1), dtype=values.dtype)
-        return cls(
+        return cast("type[Annotation]", cls)(
             taxonomy=Taxonomy.from_json(str(notes["taxonomy"])),
             obs_names=adata.obs_names,
             node_probabilities=np.hstack([root, values]),
@@ -237,17 +246,6 @@ _STYLES = {
         "unknown",
     ),
 }
-
-
-def _made(
-    cls: Any, taxonomy: Taxonomy, names: pd.Index, probabilities: np.ndarray, threshold: Any
-) -> Any:
-    return cls(
-        taxonomy=taxonomy,
-        obs_names=names,
-        node_probabilities=probabilities,
-        threshold=above(threshold),
-    )
 
 
 def _shared(taxonomy: Taxonomy, first: np.ndarray, second: np.ndarray) -> np.ndarray:
