@@ -131,6 +131,15 @@ def test_nothing_is_written_before_it_is_asked_for(
     assert (values != adata.X).nnz == 0
     audit.to_adata(adata, key_added="check")
     assert adata.obs["check_suspicious"].sum() == 6
+    given = zip(
+        adata.obs["check_given"].cat.categories, adata.uns["check_given_colors"], strict=True
+    )
+    suggested = zip(
+        adata.obs["check_suggested"].cat.categories,
+        adata.uns["check_suggested_colors"],
+        strict=True,
+    )
+    assert dict(given).items() <= dict(suggested).items()  # a label has one colour
     adata.write_h5ad(f"{tmp_path}/audited.h5ad")
     stored = read_h5ad(f"{tmp_path}/audited.h5ad")
     assert stored.obs["check_suggested"].tolist() == audit.cells["suggested"].tolist()

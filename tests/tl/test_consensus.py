@@ -114,3 +114,28 @@ NAMES = pd.Index(["a", "b"])
 def test_bad_input_is_named(tree, sources, settings, error, message):
     with pytest.raises(error, match=message):
         hdi.tl.consensus(*sources, **{"taxonomy": tree, **settings})
+
+
+def test_the_table_is_popv_s(tree):
+    names = ["a", "b", "c", "d"]
+    one = pd.Series(["CD4", "CD4", "naive", None], index=names, name="one")
+    two = pd.Series(["CD4", "CD8", "NK", None], index=names, name="two")
+    three = pd.Series(["T", "T", "B", None], index=names, name="three")
+    table = hdi.tl.consensus(one, two, three, taxonomy=tree).to_table()
+    assert table.columns.tolist() == [
+        *(f"popv_{name}_prediction" for name in ("one", "two", "three")),
+        "popv_majority_vote_prediction",
+        "popv_majority_vote_score",
+        "popv_prediction",
+        "popv_prediction_score",
+    ]
+    assert table["popv_two_prediction"].tolist() == ["CD4", "CD8", "NK", "unknown"]
+    # The second and third have no majority; the first label of the tree stands there.
+    assert table["popv_majority_vote_prediction"].tolist() == ["CD4", "T", "B", "unknown"]
+    assert table["popv_majority_vote_score"].tolist() == [2, 1, 1, 0]
+    assert table["popv_prediction"].tolist() == ["CD4", "T", "naive", "unknown"]
+    # Under "T" all three agree; above "naive" the one that stopped at "B" does not count.
+    assert table["popv_prediction_score"].tolist() == [2, 3, 1, 0]
+    share = table["popv_prediction_score"] / 3
+    back = hdi.Annotation.from_labels(table["popv_prediction"], tree, confidence=share)
+    assert back.labels["stop_label"].tolist() == ["CD4", "T", "Unknown", "Unknown"]

@@ -187,7 +187,7 @@ def test_nothing_is_written_unless_asked(cells, tmp_path):
     assert (cells.obs["better_label"].astype(str) == result.labels.astype(str)).all()
     assert_frame_equal(cells.obsm["better_probabilities"], other.probabilities())
     cells.write_h5ad(tmp_path / "cells.h5ad")
-    with pytest.raises(ValueError, match="Found an AnnData of 10 cells"):
+    with pytest.raises(ValueError, match="refinement has 290 cells, the AnnData 10"):
         result.to_adata(cells[:10].copy())
 
 
@@ -274,3 +274,16 @@ def test_cells_that_are_all_alone_keep_their_scores(cells):
     result = hdi.tl.refine(single, p)
     np.testing.assert_allclose(result.after, [[0.6, 0.4]], atol=1e-9)
     assert result.parameters["share_isolated"] == 1
+
+
+def test_classes_have_the_colours_of_their_labels(cells, annotation):
+    annotation.to_adata(cells)
+    hdi.tl.refine(cells, annotation, key_added="refined")
+    categories = cells.obs["refined_label"].cat.categories
+    assert cells.uns["refined_label_colors"] == [
+        annotation.colors[name.split(" > ")[-1]] for name in categories
+    ]
+    cells.obs["mine_label"] = "mine"
+    with pytest.raises(ValueError, match="holds obs/mine_label already"):
+        hdi.tl.refine(cells, annotation, key_added="mine")
+    assert cells.obs["mine_label"].tolist() == ["mine"] * 290

@@ -90,3 +90,30 @@ def test_writes_only_when_asked(cells, annotation):
 def test_bad_input_is_named(cells, tree, arguments, error, message):
     with pytest.raises(error, match=message):
         hdi.tl.vote(cells, "p", **{"taxonomy": tree, **arguments})
+
+
+def test_the_table_is_celltypist_s(tree):
+    cells, series = labelled("CD4", "CD4", "CD8", "NK", "B", cluster=["x"] * 3 + ["y"] * 2)
+    result = hdi.tl.vote(cells, series, clusters="cluster", taxonomy=tree)
+    table = result.to_table()
+    assert table.index.equals(cells.obs_names)
+    assert table["predicted_labels"].tolist() == ["CD4", "CD4", "CD8", "NK", "B"]
+    assert table["over_clustering"].tolist() == list("xxxyy")
+    assert table["majority_voting"].tolist() == ["CD4"] * 3 + ["Heterogeneous"] * 2
+    assert table["conf_score"].tolist() == [1.0] * 5
+    back = hdi.Annotation.from_labels(table["majority_voting"], tree)
+    assert back.labels["stop_label"].tolist() == ["CD4"] * 3 + ["Unknown"] * 2
+
+
+def test_a_vote_is_written_beside_what_is_there(cells, annotation):
+    result = hdi.tl.vote(cells, annotation, clusters="batch")
+    annotation.to_adata(cells)
+    result.to_adata(cells)
+    assert cells.obs["vote_cluster"].astype(str).tolist() == cells.obs["batch"].tolist()
+    assert cells.uns["vote_lineage_colors"] == cells.uns["hdi_lineage_colors"]
+    hdi.tl.vote(cells, annotation, clusters="batch", key_added="vote")  # ours, so replaced
+    cells.obs["mine_cluster"] = "mine"
+    with pytest.raises(ValueError, match="holds obs/mine_cluster already"):
+        result.to_adata(cells, key_added="mine")
+    result.to_adata(cells, key_added="mine", overwrite=True)
+    assert "mine_stop_label" in cells.obs

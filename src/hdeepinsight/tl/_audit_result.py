@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 
 from hdeepinsight._keys import AUDIT_KEYS, LABEL_COLUMNS
+from hdeepinsight._palette import MISSING, label_colors
+from hdeepinsight.annotation._additions import Additions, check_cells, storable
 from hdeepinsight.tl._audit_joint import LEAST_RECOGNISED
 
 if TYPE_CHECKING:
@@ -184,7 +186,9 @@ class LabelAudit:
             ]
         return tuple(notes)
 
-    def to_adata(self, adata: AnnData, *, key_added: str = "audit") -> None:
+    def to_adata(
+        self, adata: AnnData, *, key_added: str = "audit", overwrite: bool = False
+    ) -> None:
         """Write the result into an AnnData of the same cells.
 
         Parameters
@@ -193,31 +197,41 @@ class LabelAudit:
             Object whose ``obs_names`` are those of this audit, in the same order.
         key_added
             Prefix of what is added: a column ``obs["<key>_<column>"]`` for every column of
-            :attr:`cells`, and ``uns["<key>"]`` with ``classes``, ``transitions`` and ``settings``.
+            :attr:`cells`, colours of the labels, and ``uns["<key>"]`` with ``classes``,
+            ``transitions`` and ``settings``.
+        overwrite
+            Replace what stands under these names. What an earlier audit wrote under the same key
+            is replaced in any case.
 
         Raises
         ------
         ValueError
-            If the cells are not the same.
+            If the cells are not the same, or a name is taken.
         """
         self.check_cells(adata)
-        for name, column in self.cells.items():
-            adata.obs[f"{key_added}_{name}"] = column.array
-        adata.uns[key_added] = {
+        added = Additions(
+            obs={
+                storable(f"{key_added}_{name}"): column.array for name, column in self.cells.items()
+            },
+            obsm={},
+            uns={
+                storable(f"{key_added}_{name}_colors"): self._colors(nodes)
+                for name, nodes in (
+                    (AUDIT_KEYS.GIVEN, self.nodes),
+                    (AUDIT_KEYS.SUGGESTED, self.suggested_nodes),
+                )
+            },
+        )
+        notes = {
             "classes": self.classes.reset_index().set_axis(_row_names(self.classes), axis=0),
             "transitions": self.transitions.set_axis(_row_names(self.transitions), axis=0),
             "settings": dict(self.settings),
         }
+        added.write(adata, key_added, notes, overwrite=overwrite)
 
     def check_cells(self, adata: AnnData) -> None:
         """Raise ``ValueError`` unless an AnnData has the cells of this audit, in this order."""
-        if not self.obs_names.equals(pd.Index(adata.obs_names)):
-            msg = (
-                f"The audit has {len(self.obs_names)} cells, the AnnData {adata.n_obs}, and their "
-                "names are not the same in the same order. Pass the object that was audited, or "
-                "audit this one."
-            )
-            raise ValueError(msg)
+        check_cells(self.obs_names, adata, "audit", "audited")
 
     def check_taxonomy(self, taxonomy: Taxonomy) -> None:
         """Raise ``ValueError`` unless a taxonomy is the one of this audit."""
@@ -262,6 +276,11 @@ class LabelAudit:
     def _labels(self, nodes: np.ndarray) -> pd.Categorical:
         used, codes = np.unique(nodes, return_inverse=True)
         return pd.Categorical.from_codes(codes, [self._names[node] for node in used.tolist()])
+
+    def _colors(self, nodes: np.ndarray) -> list[str]:
+        """Colours of the categories of :meth:`_labels`, those of any annotation."""
+        colors = {**label_colors(self.taxonomy.labels[1:]), self.taxonomy.label(0): MISSING}
+        return [colors[self.taxonomy.label(node)] for node in np.unique(nodes).tolist()]
 
     @cached_property
     def _names(self) -> list[str]:

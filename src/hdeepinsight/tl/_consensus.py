@@ -13,7 +13,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hdeepinsight.annotation import Annotation
+from hdeepinsight.annotation._additions import storable
 from hdeepinsight.annotation._classes import above, node_probabilities
+from hdeepinsight.annotation._writing import annotation_additions
 from hdeepinsight.tl._sources import Nodes, Source, check_kinds, names_of, read_source
 
 if TYPE_CHECKING:
@@ -105,19 +107,62 @@ class Consensus:
         columns = ["first", "second", "level", "n_cells", "agreement", "kappa"]
         return pd.DataFrame(rows, columns=columns).set_index(columns[:3])
 
-    def to_adata(self, adata: AnnData, *, key_added: str = "consensus") -> None:
+    def to_table(self) -> pd.DataFrame:
+        """Give labels and agreement in the columns that popV writes.
+
+        Returns
+        -------
+        Table with ``popv_<name>_prediction`` of every annotation, ``popv_majority_vote_prediction``
+        (their most frequent label, the first in the taxonomy where several are) and
+        ``popv_majority_vote_score`` (how many have it), ``popv_prediction`` (the pooled label) and
+        ``popv_prediction_score`` (how many annotations are at or under it). ``"unknown"`` is no
+        label.
+        """
+        names = np.array(["unknown", *self.taxonomy.labels[1:]], dtype=object)
+        ordered = np.sort(self.nodes, axis=1)
+        same = (ordered[:, :, None] == ordered[:, None, :]).sum(axis=2) * (ordered > 0)
+        rows, first = np.arange(len(ordered)), same.argmax(axis=1)
+        stop = self.annotation().stop_nodes
+        level = self.taxonomy.depth[stop].clip(1) - 1
+        under = self.taxonomy.node_at_level[self.nodes, level[:, None]] == stop[:, None]
+        columns = {
+            **{
+                f"popv_{name}_prediction": names[nodes]
+                for name, nodes in zip(self.names, self.nodes.T, strict=True)
+            },
+            "popv_majority_vote_prediction": names[
+                np.where(same.any(axis=1), ordered[rows, first], 0)
+            ],
+            "popv_majority_vote_score": same[rows, first],
+            "popv_prediction": names[stop],
+            "popv_prediction_score": under.sum(axis=1),
+        }
+        table = pd.DataFrame(columns, index=self.obs_names)
+        predictions = [name for name in table if name.endswith("_prediction")]
+        return table.astype(dict.fromkeys(predictions, "category"))
+
+    def to_adata(
+        self, adata: AnnData, *, key_added: str = "consensus", overwrite: bool = False
+    ) -> None:
         """Write the annotation, and agreement to ``obs["<key>_agreement_<level>"]``.
 
         Parameters
         ----------
         adata
             Object with these cells, in this order.
-        key_added
-            Prefix of what is added.
+        key_added, overwrite
+            As in `Annotation.to_adata`.
+
+        Raises
+        ------
+        ValueError
+            If the cells are not the same, or a name is taken.
         """
-        self.annotation().to_adata(adata, key_added=key_added)
+        result = self.annotation()
+        added = annotation_additions(result, adata, key_added)
         for level, column in self.agreement.items():
-            adata.obs[f"{key_added}_agreement_{level}".replace("/", "|")] = column.array
+            added.obs[storable(f"{key_added}_agreement_{level}")] = column.array
+        added.write(adata, key_added, result.to_dict(), overwrite=overwrite)
 
     def __repr__(self) -> str:
         mean = ", ".join(f"{name} {value:.1%}" for name, value in self.agreement.mean().items())

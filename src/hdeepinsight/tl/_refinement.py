@@ -11,7 +11,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hdeepinsight._keys import LABEL_COLUMNS
+from hdeepinsight._palette import label_colors
 from hdeepinsight.annotation import Annotation
+from hdeepinsight.annotation._additions import Additions, check_cells, storable
 from hdeepinsight.annotation._classes import node_mass, node_probabilities
 
 if TYPE_CHECKING:
@@ -160,7 +162,9 @@ class Refinement:
             recipe={"refine": self.parameters},
         )
 
-    def to_adata(self, adata: AnnData, key_added: str = "refined") -> None:
+    def to_adata(
+        self, adata: AnnData, key_added: str = "refined", *, overwrite: bool = False
+    ) -> None:
         """Write labels and confidence to ``obs``, probabilities to ``obsm``, settings to ``uns``.
 
         Parameters
@@ -169,24 +173,35 @@ class Refinement:
             Object with these cells, in this order.
         key_added
             Prefix: ``obs["<key>_label"]``, ``obs["<key>_confidence"]``, ``obs["<key>_changed"]``,
-            ``obsm["<key>_probabilities"]`` and ``uns["<key>"]``.
+            ``obsm["<key>_probabilities"]``, ``uns["<key>_label_colors"]`` and ``uns["<key>"]``.
+        overwrite
+            As in `Annotation.to_adata`.
 
         Raises
         ------
         ValueError
-            If the cells are not the same.
+            If the cells are not the same, or a name is taken.
         """
-        if not self.obs_names.equals(pd.Index(adata.obs_names)):
-            raise ValueError(
-                f"Found an AnnData of {adata.n_obs} cells that are not the {len(self.obs_names)} "
-                "refined ones in the same order. Valid is the object that was refined. Pass it."
-            )
-        adata.obs[f"{key_added}_label"] = self.labels.array
-        adata.obs[f"{key_added}_confidence"] = self.confidence.array
-        adata.obs[f"{key_added}_changed"] = self.changed.array
-        table = self.probabilities().rename(columns=lambda name: name.replace("/", "|"))
-        adata.obsm[f"{key_added}_probabilities"] = table
-        adata.uns[key_added] = {name: str(value) for name, value in self.parameters.items()}
+        check_cells(self.obs_names, adata, "refinement", "refined")
+        columns = {"label": self.labels, "confidence": self.confidence, "changed": self.changed}
+        added = Additions(
+            obs={storable(f"{key_added}_{name}"): each.array for name, each in columns.items()},
+            obsm={
+                storable(f"{key_added}_probabilities"): self.probabilities().rename(
+                    columns=storable
+                )
+            },
+            uns={storable(f"{key_added}_label_colors"): self._colors()},
+        )
+        notes = {name: str(value) for name, value in self.parameters.items()}
+        added.write(adata, key_added, notes, overwrite=overwrite)
+
+    def _colors(self) -> list[str]:
+        """Colour of every class: with a taxonomy that of its label in any annotation."""
+        if self.taxonomy is None or self.nodes is None:
+            return list(label_colors(self.classes).values())
+        colors = label_colors(self.taxonomy.labels[1:])
+        return [colors[self.taxonomy.label(int(node))] for node in self.nodes]
 
     def _labels(self, probabilities: NDArray[np.float64], name: str) -> pd.Series:
         codes = probabilities.argmax(axis=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +11,10 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from hdeepinsight.annotation import Annotation
+from hdeepinsight.annotation._additions import storable
 from hdeepinsight.annotation._classes import above, node_mass, node_probabilities
 from hdeepinsight.annotation._decode import most_probable_leaf
+from hdeepinsight.annotation._writing import annotation_additions
 from hdeepinsight.tl._representation import coordinates
 from hdeepinsight.tl._scores import read_scores
 
@@ -93,18 +95,42 @@ class Vote:
             recipe={"vote": f"{len(self.table)} clusters"},
         )
 
-    def to_adata(self, adata: AnnData, *, key_added: str = "vote") -> None:
+    def to_table(self) -> pd.DataFrame:
+        """Give labels in the columns that CellTypist's majority voting writes.
+
+        Returns
+        -------
+        Table with ``predicted_labels`` (of the cell alone), ``over_clustering``,
+        ``majority_voting`` (where the cluster's vote ended, ``"Heterogeneous"`` where it found no
+        majority) and ``conf_score`` (of the cell alone).
+        """
+        alone = replace(self.annotation(), node_probabilities=self.before)
+        table = alone.to_table("celltypist")
+        names = np.array(["Heterogeneous", *self.taxonomy.labels[1:]], dtype=object)
+        voted = names[self.table["node"].loc[self.clusters].to_numpy()]
+        table.insert(1, "over_clustering", pd.Categorical(self.clusters.astype(str)))
+        table.insert(2, "majority_voting", pd.Categorical(voted))
+        return table
+
+    def to_adata(self, adata: AnnData, *, key_added: str = "vote", overwrite: bool = False) -> None:
         """Write the annotation, and the clusters to ``obs["<key>_cluster"]``.
 
         Parameters
         ----------
         adata
             Object with these cells, in this order.
-        key_added
-            Prefix of what is added.
+        key_added, overwrite
+            As in `Annotation.to_adata`.
+
+        Raises
+        ------
+        ValueError
+            If the cells are not the same, or a name is taken.
         """
-        self.annotation().to_adata(adata, key_added=key_added)
-        adata.obs[f"{key_added}_cluster"] = pd.Categorical(self.clusters.astype(str))
+        result = self.annotation()
+        added = annotation_additions(result, adata, key_added)
+        added.obs[storable(f"{key_added}_cluster")] = pd.Categorical(self.clusters.astype(str))
+        added.write(adata, key_added, result.to_dict(), overwrite=overwrite)
 
     def __repr__(self) -> str:
         stopped = int((~np.isin(self.table["node"], self.taxonomy.leaves)).sum())
