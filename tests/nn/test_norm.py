@@ -1,10 +1,17 @@
 """Batch normalisation with a mini-batch of one cell."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
-from hdeepinsight.nn._norm import BatchNorm1d, BatchNorm2d, tolerate_single_cells
+from hdeepinsight.nn._norm import (
+    BatchNorm1d,
+    BatchNorm2d,
+    freeze_norms,
+    tolerate_single_cells,
+)
 
 KINDS = [(BatchNorm1d, nn.BatchNorm1d, (5,)), (BatchNorm2d, nn.BatchNorm2d, (5, 1, 1))]
 
@@ -46,3 +53,18 @@ def test_norms_of_a_network_are_replaced_with_their_weights():
     assert type(network[1][0]) is BatchNorm2d
     assert torch.equal(network.eval()(x), before)
     assert network.train()(x[:1, :, :2, :2]).shape == (1, 3, 1, 1)
+
+
+@pytest.mark.parametrize(("norm", "shape"), [(BatchNorm1d, (5, 3)), (BatchNorm2d, (5, 3, 2, 2))])
+def test_frozen_normalisations_are_those_of_prediction(norm, shape):
+    network = nn.Sequential(norm(3), nn.ReLU(), norm(3))
+    network(3 * torch.randn(shape) + 1)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter)
+    expected, frozen = network.eval(), copy.deepcopy(network)
+    freeze_norms(frozen)
+    assert not any(isinstance(part, norm) for part in frozen.modules())
+    values = torch.randn(shape, requires_grad=True)
+    torch.testing.assert_close(frozen(values), expected(values))
+    slopes = [torch.autograd.grad(f(values).sum(), values)[0] for f in (frozen, expected)]
+    torch.testing.assert_close(*slopes)
