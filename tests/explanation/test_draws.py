@@ -1,0 +1,48 @@
+"""Draws cover types and positions evenly, and follow from the cell alone."""
+
+import numpy as np
+import pytest
+
+from hdeepinsight.explanation import BalancedDraws
+
+
+def cells(n):
+    return np.random.default_rng(0).poisson(1.0, (n, 9)).astype(np.float32)
+
+
+@pytest.mark.parametrize("n_samples", [1, 4, 5, 12, 29])
+def test_types_and_cells_are_drawn_equally_often(n_samples):
+    draws = BalancedDraws(3, 4, n_samples=n_samples, seed=0).of(cells(20))
+    for rows in draws.rows.numpy():
+        of_type = np.bincount(rows % 4, minlength=4)
+        assert of_type.max() - of_type.min() <= 1
+        each = np.bincount(rows, minlength=12)
+        assert each.max() - each.min() <= 1
+
+
+def test_every_part_of_the_line_is_drawn_once():
+    times = BalancedDraws(3, 4, n_samples=50, seed=0).of(cells(20)).times.numpy()
+    np.testing.assert_array_equal(
+        np.sort((times * 50).astype(int), axis=1), np.tile(range(50), (20, 1))
+    )
+
+
+def test_rows_and_positions_are_not_linked():
+    draws = BalancedDraws(1, 4, n_samples=4, seed=0).of(cells(4000))
+    for row in range(4):
+        mean = draws.times[draws.rows == row].mean()
+        assert abs(mean - 0.5) < 4 * np.sqrt(1 / 12 / 4000)
+
+
+def test_a_cell_is_drawn_for_alike_whatever_its_neighbours():
+    sampler, counts = BalancedDraws(3, 4, n_samples=10, seed=3), cells(8)
+    whole, part = sampler.of(counts), sampler.of(counts[[5, 2]])
+    np.testing.assert_array_equal(part.rows, whole.rows[[5, 2]])
+    np.testing.assert_array_equal(part.times, whole.times[[5, 2]])
+    other = BalancedDraws(3, 4, n_samples=10, seed=4).of(counts)
+    assert (other.times != whole.times).all()
+
+
+def test_no_samples_are_refused():
+    with pytest.raises(ValueError, match="n_samples=0; valid is one point"):
+        BalancedDraws(3, 4, n_samples=0)
