@@ -216,6 +216,15 @@ class Modalities:
         obs = pd.DataFrame(columns, index=mdata.obs_names)
         return AnnData(obs=obs)
 
+    def obs_of(self, mdata: MuData) -> pd.DataFrame:
+        """All columns of the cells of ``mdata``: its own, then those of its modalities."""
+        obs = mdata.obs.copy()
+        for name in (self.labels, self.batch, self.find(mdata, "rna")):
+            if name in mdata.mod:
+                further = mdata.mod[name].obs.reindex(mdata.obs_names)
+                obs = obs.join(further[[key for key in further if key not in obs]])
+        return obs
+
 
 def without_genes(obs: pd.DataFrame, genes: Sequence[str]) -> tuple[CountSource, GeneAlignment]:
     """Return counts of cells without RNA, and an alignment in which no gene is measured."""

@@ -31,6 +31,7 @@ GOOD = AdaptationFigures(
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
+        pytest.param({"genes": 0.0}, "none of the genes", id="no_genes"),
         pytest.param({"n_types_before": 1.2}, "hardly more than one type", id="one_type"),
         pytest.param({"agreement_query": 0.95}, "nothing to adapt to", id="like_the_reference"),
         pytest.param({"kept": 0.9}, "agreed on kept", id="undisputed_cells_changed"),

@@ -148,12 +148,13 @@ class Adaptation:
     def profile_opinion(
         self, cells: Cells, measured: Tensor, network: Tensor, *, skip: int = 0
     ) -> Tensor:
-        """Leaf probabilities by resemblance; the network's where there are no profiles."""
+        """Leaf probabilities by resemblance; the network's where there is nothing to resemble."""
         matcher = self.matcher(measured, skip=skip)
         if not matcher.is_useful:
             return network
         parts = [matcher(counts).exp() for _, counts in chunks(cells.counts, self.device)]
-        return fill_unknown(torch.cat(parts), network, matcher.known)
+        found = fill_unknown(torch.cat(parts), network, matcher.known)
+        return torch.where(cells.has_rna.to(self.device).unsqueeze(1), found, network)
 
     def adapt_statistics(
         self, cells: Cells, measured: Tensor, belief: Tensor, options: AdaptationOptions

@@ -40,6 +40,12 @@ class Cells:
     def __len__(self) -> int:
         return int(self.counts.shape[0])
 
+    @property
+    def has_rna(self) -> Tensor:
+        """Whether RNA was measured in each cell, shape ``(n_cells,)``."""
+        measured = self.further.get("measured")
+        return torch.ones(len(self), dtype=torch.bool) if measured is None else measured.any(1)
+
     def extra(self, rows: np.ndarray | slice, device: torch.device) -> dict[str, Tensor]:
         """Further inputs of some cells."""
         return {name: values[rows].to(device) for name, values in self.further.items()}

@@ -42,6 +42,8 @@ class AdaptationFigures:
         Effective number of leaves: the exponential of the entropy of their shares.
     entropy_before, entropy_after
         Mean entropy of a cell's leaf probabilities, in nats.
+    genes
+        Share of the model's genes that the query has.
     agreement_query, agreement_reference
         Share of cells to which the reference model and the profiles give the same leaf: of the
         query before the adaptation, and of the held-out reference cells; ``None`` for a model
@@ -62,6 +64,7 @@ class AdaptationFigures:
     entropy_before: float
     entropy_after: float
     agreement_query: float
+    genes: float = 1.0
     agreement_reference: float | None = None
     replay_before: float | None = None
     replay_after: float | None = None
@@ -131,6 +134,7 @@ def measure(
     profile: Tensor,
     referee: Tensor,
     *,
+    genes: float = 1.0,
     agreement_reference: float | None = None,
 ) -> AdaptationFigures:
     """Compare leaf probabilities before and after, all of shape ``(n_cells, n_leaves)``.
@@ -143,7 +147,7 @@ def measure(
         Second opinion that took part in the adaptation.
     referee
         Second opinion by other markers, which did not.
-    agreement_reference
+    genes, agreement_reference
         As in :class:`AdaptationFigures`.
     """
     old, new, judged = before.argmax(1), after.argmax(1), referee.argmax(1)
@@ -163,6 +167,7 @@ def measure(
         entropy_before=_mean(_entropy(before)),
         entropy_after=_mean(_entropy(after)),
         agreement_query=_mean(profile.argmax(1) == old),
+        genes=genes,
         agreement_reference=agreement_reference,
     )
 
@@ -179,6 +184,8 @@ def decide(figures: AdaptationFigures) -> tuple[Decision, str]:
 
 def _no_need(figures: AdaptationFigures) -> str:
     """Say why there is nothing to adapt to, or nothing to judge it by; empty if there is."""
+    if figures.genes == 0:
+        return "the query has none of the genes of the model, from which it would learn"
     if figures.n_types_before < MIN_TYPES:
         return (
             f"the query has hardly more than one type (effectively {figures.n_types_before:.1f}), "

@@ -111,7 +111,14 @@ def best_of(
     for replayed in [None] if reference is None else [None, reference]:
         adaptation = run.adapt(cells, measured, profile, replayed)
         after = (adaptation.network_opinion(cells, measured) + profile) / 2
-        figures = measure(before, after, profile, referee, agreement_reference=run.agreement)
+        figures = measure(
+            before,
+            after,
+            profile,
+            referee,
+            genes=float(measured.mean()),
+            agreement_reference=run.agreement,
+        )
         if reference is not None:
             figures = _with_replay(figures, start, adaptation, reference, measured, run.seed)
         decision, reason = decide(figures)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from hdeepinsight.annotation import (
     check_threshold,
     novelty_table,
 )
-from hdeepinsight.data import align_genes, has_layer, open_counts, without_genes
+from hdeepinsight.data import align_genes, has_layer, is_paired, open_counts, without_genes
 from hdeepinsight.models.schdeepinsight._calibration import CalibrationMixin, as_array
 from hdeepinsight.models.schdeepinsight._correction import (
     CorrectedInputs,
@@ -206,11 +207,13 @@ class MappingMixin(CalibrationMixin, MultimodalMixin):
         given = self._given(query)
         data = self._rna(given)
         if data is None:
-            return without_genes(given.obs, self.layout.genes)
+            return without_genes(self._modalities.obs_of(given), self.layout.genes)
         own = self._counts_layer
         if layer is None and not use_raw and own is not None and has_layer(data, own):
             layer = own
         source = open_counts(data, layer=layer, use_raw=use_raw, scale=scale)
+        if is_paired(given):
+            source = replace(source, obs=self._modalities.obs_of(given))
         weights = self.module.normalizer.mean_share.cpu().numpy()
         return source, align_genes(
             source.var, self.layout.genes, weights=weights, fold_case=fold_case
@@ -266,7 +269,3 @@ class MappingMixin(CalibrationMixin, MultimodalMixin):
         """Read a mini-batch through the network; a model of a query does so in its own way."""
         part: dict[str, Tensor] = self.module.predict(counts, **inputs)
         return part
-
-
-def _latent(part: dict[str, Tensor]) -> dict[str, np.ndarray]:
-    return {"latent": as_array(part["latent"])}

@@ -13,6 +13,7 @@ import torch
 from scipy import sparse
 from scvi.model.base._constants import SAVE_KEYS
 
+from hdeepinsight.data import is_paired, open_paired
 from hdeepinsight.models._model_file import to_plain
 from hdeepinsight.models.schdeepinsight._adaptation import (
     Adaptation,
@@ -106,7 +107,7 @@ class AdaptedSCHDeepInsight(SCHDeepInsight):
         model.to_device(reference_model.device)
         model.module.eval()
         model.data_ = QueryData(
-            query=query,
+            query=open_paired(query) if is_paired(query) else query,
             reading=reading,
             reference=reference,
             labels_key=labels_key,
@@ -297,18 +298,20 @@ class AdaptedSCHDeepInsight(SCHDeepInsight):
         batch = torch.as_tensor(self._batch_of(source.obs.iloc[cells]), device=self.device)
         with self._adaptation.switch.using(batch):
             part = super()._read_cells(source, cells, counts, inputs)
-        matcher = self._matcher_for(inputs["measured"])
+        measured = torch.atleast_2d(inputs["measured"])
+        matcher = self._matcher_for(measured.amax(0))
         if matcher is None:
             return part
+        heard = (batch >= 0) & measured.any(1)
         tree = self.module.tree
         network = part["probabilities"][:, tree.leaf_index]
         profile = fill_unknown(matcher(counts).exp(), network, matcher.known)
-        mean = torch.where((batch >= 0).unsqueeze(1), (network + profile) / 2, network)
+        mean = torch.where(heard.unsqueeze(1), (network + profile) / 2, network)
         return {**part, "probabilities": mean @ self._adaptation.leaves_under().to(mean).T}
 
     def _matcher_for(self, measured: Tensor) -> ProfileMatcher | None:
-        """Second opinion for these genes; none where cells differ in their genes."""
-        if self._adaptation is None or measured.ndim > 1:
+        """Second opinion for these genes, where they suffice for one."""
+        if self._adaptation is None:
             return None
         key = measured.cpu().numpy().tobytes()
         if self._matcher is None or self._matcher[0] != key:
