@@ -34,7 +34,18 @@ def test_version(hdeepinsight):
 
 @pytest.mark.parametrize(
     "command",
-    ["train", "annotate", "evaluate", "info", "models", "pull", "publish", "convert", "demo"],
+    [
+        "train",
+        "annotate",
+        "report",
+        "evaluate",
+        "info",
+        "models",
+        "pull",
+        "publish",
+        "convert",
+        "demo",
+    ],
 )
 def test_every_command_has_help_and_debug(hdeepinsight, command):
     done = hdeepinsight(command, "--help")

@@ -1,0 +1,179 @@
+"""The page in a real browser, with the policy that lets nothing of anyone else's run."""
+
+import numpy as np
+import pytest
+
+from hdeepinsight.taxonomy import Taxonomy
+
+#: Elements whose text is fainter on its ground than WCAG AA asks for.
+FAINT = """
+(() => {
+  const parse = (color) => color.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => [r, g, b]
+    .map((c) => c / 255).map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+  const ground = (element) => {
+    for (let at = element; at; at = at.parentElement) {
+      const color = parse(getComputedStyle(at).backgroundColor);
+      if (color.length === 3 || color[3] > 0) return color;
+    }
+    return [255, 255, 255];
+  };
+  const isText = (node) => node.nodeType === Node.TEXT_NODE && node.textContent.trim();
+  const texts = [...document.body.querySelectorAll("*")].filter(
+    (e) => !["SCRIPT", "STYLE"].includes(e.tagName) && [...e.childNodes].some(isText));
+  return texts.map((element) => {
+    const [a, b] = [parse(getComputedStyle(element).color), ground(element)].map(light);
+    return [(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), element.textContent];
+  }).filter(([ratio]) => ratio < 4.5);
+})()
+"""
+
+
+@pytest.fixture(scope="module")
+def written(full, hostile_nested, annotated, tmp_path_factory):
+    """A full page, and one of names that attack it."""
+    folder, rng = tmp_path_factory.mktemp("browser"), np.random.default_rng(0)
+    clusters = rng.choice(["c1", "c2", "c10"], 200, p=[0.6, 0.3, 0.1])
+    full.report(
+        folder / "full.html",
+        clusters=clusters,
+        embedding=rng.normal(size=(200, 2)),
+        true_nodes=full.leaf_nodes,
+    )
+    hostile = annotated(hostile_nested, 60)
+    names = Taxonomy.from_nested(hostile_nested).labels[1:]
+    hostile.report(
+        folder / "hostile.html",
+        title=names[0],
+        model=names[3],
+        clusters=[names[i % len(names)] for i in range(60)],
+        embedding=rng.normal(size=(60, 2)),
+    )
+    return folder
+
+
+@pytest.fixture
+def opened(browser, written):
+    tab = browser.open(written / "full.html")
+    assert tab.evaluate("document.readyState") == "complete"
+    return tab
+
+
+def column(tab, name: str, table: str = "clusters") -> list[str]:
+    """Shown text of a column, row by row."""
+    return tab.evaluate(f"""(() => {{
+      const table = document.getElementById({table!r});
+      const at = [...table.tHead.rows[0].cells].findIndex((c) => c.textContent === {name!r});
+      return [...table.tBodies[0].rows].filter((row) => !row.hidden)
+        .map((row) => row.cells[at].textContent.trim());
+    }})()""")
+
+
+def header(name: str, table: str = "clusters") -> str:
+    """Expression of the header cell of a column."""
+    return (
+        f"[...document.querySelectorAll('#{table} thead th')].find(c => c.textContent === {name!r})"
+    )
+
+
+@pytest.mark.parametrize("name", ["full", "hostile"])
+def test_nothing_is_logged_fetched_or_attacked(browser, written, name):
+    tab = browser.open(written / f"{name}.html")
+    assert tab.evaluate("window.attacked") is None
+    assert tab.problems == []
+    assert [url.split(":")[0] for url in tab.requests[1:] if not url.startswith("data:")] == []
+    assert tab.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+    assert tab.evaluate("document.querySelectorAll('main script, main b').length") == 0
+
+
+def test_the_policy_stops_scripts_that_are_not_ours(opened):
+    opened.evaluate("""(() => {
+      const script = document.createElement("script");
+      script.textContent = "window.attacked = 1";
+      document.body.append(script);
+      document.body.insertAdjacentHTML("beforeend", "<img src=x onerror='window.attacked=1'>");
+    })()""")
+    assert opened.evaluate("window.attacked") is None
+
+
+def test_a_click_sorts_numbers_and_a_second_one_turns_them(opened):
+    largest = column(opened, "Cells")
+    opened.click(f"{header('Cells')}.querySelector('button')")
+    assert opened.evaluate(f"{header('Cells')}.ariaSort") == "descending"
+    assert column(opened, "Cells") == sorted(largest, key=int, reverse=True)
+    opened.click(f"{header('Cells')}.querySelector('button')")
+    assert opened.evaluate(f"{header('Cells')}.ariaSort") == "ascending"
+    assert column(opened, "Cells") == sorted(largest, key=int)
+
+
+@pytest.mark.parametrize("key", ["Enter", "Space"])
+def test_keys_sort_text_with_numbers_in_it(opened, key):
+    opened.evaluate(f"{header('Cluster')}.querySelector('button').focus()")
+    opened.press(key)
+    assert column(opened, "Cluster") == ["c1", "c2", "c10"]
+    assert opened.evaluate(f"{header('Cluster')}.ariaSort") == "ascending"
+    opened.press(key)
+    assert column(opened, "Cluster") == ["c10", "c2", "c1"]
+
+
+def test_one_column_at_a_time_is_called_sorted(opened):
+    for name in ("Cells", "Mean confidence"):
+        opened.click(f"{header(name)}.querySelector('button')")
+    sorted_ones = "[...document.querySelectorAll('#clusters [aria-sort]')].map(c => c.textContent)"
+    assert opened.evaluate(sorted_ones) == ["Mean confidence"]
+
+
+def test_missing_values_stay_last(opened):
+    name, table = "Mean probability", "level_3"
+    for order in ("descending", "ascending"):
+        opened.click(f"{header(name, table)}.querySelector('button')")
+        assert opened.evaluate(f"{header(name, table)}.ariaSort") == order
+        assert column(opened, name, table)[-1] == "–"
+        assert column(opened, name, table).count("–") == 1
+
+
+def test_typing_filters_rows_and_says_how_many_are_left(opened):
+    opened.evaluate("document.getElementById('labels-filter').focus()")
+    n_rows = len(column(opened, "Label", "labels"))
+    opened.type("CD4")
+    shown = column(opened, "Label", "labels")
+    within = column(opened, "Within", "labels")
+    assert 0 < len(shown) < n_rows
+    assert all("CD4" in " ".join(pair) for pair in zip(shown, within, strict=True))
+    status = "document.querySelector('output[for=labels-filter]')"
+    assert opened.evaluate(f"{status}.textContent") == f"{len(shown)} of {n_rows} rows"
+    assert opened.evaluate(f"{status}.ariaLive") == "polite"
+
+
+def test_everything_that_one_acts_on_or_looks_at_has_a_name(opened):
+    wanted = {"button", "image", "link", "region", "searchbox", "table"}
+    found = [(node["role"], node["name"]) for node in opened.accessible if node["role"] in wanted]
+    assert wanted <= {role for role, _ in found}
+    assert [role for role, name in found if not name.strip()] == []
+    assert all("↕" not in name for _, name in found)
+
+
+def test_text_stands_out_from_its_ground(opened):
+    assert opened.evaluate(FAINT) == []
+
+
+def test_the_keyboard_reaches_the_content_first_and_every_table_that_scrolls(opened):
+    opened.press("Tab")
+    assert opened.evaluate("document.activeElement.textContent") == "Skip to the content"
+    opened.narrow()
+    scrolling = (
+        "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth)"
+    )
+    assert opened.evaluate(f"{scrolling}.length") > 0
+    assert opened.evaluate(f"{scrolling}.every(e => e.tabIndex === 0)")
+
+
+def test_a_narrow_page_scrolls_in_its_tables_only(opened):
+    opened.narrow()
+    assert opened.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_the_figures_can_be_read_by_a_program(opened, full):
+    read = "JSON.parse(document.getElementById('hdeepinsight-report').textContent)"
+    assert opened.evaluate(f"{read}.n_cells") == len(full)

@@ -1,0 +1,173 @@
+"""What holds for every page: it is complete, safe, small, and the same for the same result."""
+
+import re
+import time
+from datetime import UTC, datetime
+from itertools import pairwise
+from urllib.parse import unquote
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hdeepinsight.report import write_report
+
+HOSTILE_NAMES = ["<script>window.attacked=1</script>", '"><img src=x onerror="window.attacked=1">']
+
+
+@pytest.fixture(
+    scope="module", params=["full", "bare", "one cell", "no cell", "hostile", "to leaves", "flat"]
+)
+def any_page(request, full, annotated, page, hostile_nested, nested):
+    rng = np.random.default_rng(0)
+    if request.param == "full":
+        return page(
+            full,
+            embedding=rng.normal(size=(200, 2)),
+            clusters=pd.Series(rng.integers(0, 5, 200), index=full.obs_names),
+            true_nodes=full.leaf_nodes,
+            model="pbmc",
+        )
+    if request.param == "hostile":
+        return page(
+            annotated(hostile_nested, 60),
+            title=HOSTILE_NAMES[0],
+            model=HOSTILE_NAMES[1],
+            clusters=np.repeat(HOSTILE_NAMES, 30),
+            embedding=rng.normal(size=(60, 2)),
+        )
+    n_cells = {"one cell": 1, "no cell": 0}.get(request.param, 80)
+    tree = {"T": [], "B": []} if request.param == "flat" else nested
+    threshold = None if request.param == "to leaves" else 0.5
+    return page(annotated(tree, n_cells, threshold=threshold))
+
+
+def test_nothing_is_fetched(any_page):
+    addresses = [
+        found[name] for _, found in any_page.elements for name in ("src", "href") if name in found
+    ]
+    assert addresses
+    assert [text for text in addresses if not text.startswith(("data:", "#"))] == []
+    style = any_page.all("style")[0][1]
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_every_anchor_has_a_place_and_every_id_is_unique(any_page):
+    ids = [found["id"] for _, found in any_page.elements if "id" in found]
+    assert len(ids) == len(set(ids))
+    for found, _ in any_page.all("a"):
+        assert found["href"][1:] in ids
+
+
+def test_headings_are_in_order(any_page):
+    levels = [int(tag[1]) for tag, _ in any_page.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(below - above <= 1 for above, below in pairwise(levels))
+
+
+def test_pictures_say_what_is_seen_and_inputs_what_they_are_for(any_page):
+    for found, _ in any_page.all("img"):
+        assert re.search(r"\d", found["alt"]), found["alt"]
+    labelled = {found["for"] for found, _ in any_page.all("label")}
+    assert {found["id"] for found, _ in any_page.all("input")} <= labelled
+
+
+def test_tables_have_captions_and_scopes(any_page):
+    tables = any_page.all("table")
+    assert len(tables) == len(any_page.all("caption"))
+    assert all(text.strip() for _, text in any_page.all("caption"))
+    assert {found.get("scope") for found, _ in any_page.all("th")} <= {"col", "row"}
+
+
+def test_there_is_one_of_each_landmark_and_a_way_past_them(any_page):
+    for landmark in ("header", "nav", "main", "footer"):
+        assert len(any_page.all(landmark)) == 1
+    assert any_page.all("a")[0][0]["href"] == "#main"
+    assert any_page.all("html")[0][0]["lang"] == "en"
+
+
+def test_only_our_two_scripts_are_there_and_the_policy_names_the_one_that_runs(any_page):
+    import base64
+    import hashlib
+
+    kinds = [found.get("type") for found, _ in any_page.all("script")]
+    assert kinds == ["application/json", None]
+    script = any_page.all("script")[1][1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = next(f["content"] for f, _ in any_page.all("meta") if "http-equiv" in f)
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none'")
+    handlers = [name for _, found in any_page.elements for name in found if name.startswith("on")]
+    assert handlers == []
+
+
+def test_hostile_names_are_text_everywhere(annotated, page, hostile_nested):
+    result = annotated(hostile_nested, 60)
+    found = page(result, title=HOSTILE_NAMES[0], model=HOSTILE_NAMES[1], clusters=[
+        HOSTILE_NAMES[i % 2] for i in range(60)
+    ])  # fmt: skip
+    assert found.all("h1")[0][1] == HOSTILE_NAMES[0]
+    assert HOSTILE_NAMES[1] in found.all("header")[0][1]
+    assert {row["Cluster"] for row in found.facts["tables"]["clusters"]["rows"]} == {*HOSTILE_NAMES}
+    rows = [text.strip() for attributes, text in found.all("th") if attributes["scope"] == "row"]
+    assert set(result.taxonomy.labels[1:]) <= set(rows) | set(found.text.split(", "))
+    assert "49" not in found.all("h1")[0][1]
+
+
+def test_broken_characters_do_not_stop_the_page(annotated, page):
+    result = annotated({"no\uffff character": [], "B": []}, 20)
+    found = page(result, title="half \ud83e", clusters=["a\x00b", "\x1b"] * 10)
+    assert found.all("h1")[0][1] == "half ?"
+    ElementTree.fromstring(unquote(found.all("img")[0][0]["src"].partition(",")[2]))
+
+
+def test_the_same_result_gives_the_same_bytes(full, page, monkeypatch):
+    options = {"embedding": np.random.default_rng(0).normal(size=(200, 2))}
+    assert page(full, **options).source == page(full, **options).source
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
+    found = page(full, created=None, **options)
+    assert found.all("time")[0][0]["datetime"] == "1970-01-02T00:00:00+00:00"
+    monkeypatch.delenv("SOURCE_DATE_EPOCH")
+    before = datetime.now(UTC)
+    written = datetime.fromisoformat(page(full, created=None).all("time")[0][0]["datetime"])
+    assert before <= written <= datetime.now(UTC)
+
+
+def test_nothing_of_matplotlib_is_left_behind(full, page):
+    import matplotlib as mpl
+    from matplotlib import pyplot as plt
+
+    before, figures = dict(mpl.rcParams), plt.get_fignums()
+    page(full, true_nodes=full.leaf_nodes)
+    assert dict(mpl.rcParams) == before
+    assert plt.get_fignums() == figures
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_cells_of_fifty_types(tmp_path, annotated):
+    result = annotated({f"L{i}": [f"L{i} T{j}" for j in range(5)] for i in range(10)}, 100_000)
+    rng, start = np.random.default_rng(0), time.process_time()
+    path = tmp_path / "report.html"
+    write_report(
+        result,
+        path,
+        embedding=rng.normal(size=(100_000, 2)),
+        clusters=result.obs_names,
+        true_nodes=result.leaf_nodes,
+    )
+    assert time.process_time() - start < 20
+    assert path.stat().st_size < 5_000_000
+
+
+def test_a_large_taxonomy_is_listed_but_not_drawn(annotated, page):
+    nested = {f"L{i}": [f"L{i} T{j}" for j in range(60)] for i in range(25)}
+    found = page(annotated(nested, 4_000))
+    assert found.all("img") == []
+    assert "too large" in found.text
+    rows = found.facts["tables"]["level_2"]["rows"]
+    assert len(rows) == 1_000
+    assert "The first 1,000 of" in found.facts["tables"]["level_2"]["caption"]
+    assert len(found.source) < 5_000_000
