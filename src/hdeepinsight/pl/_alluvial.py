@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from hdeepinsight.pl._groups import groups_of, node_names, tree_order
+from hdeepinsight.pl._groups import groups_of, node_groups
 from hdeepinsight.pl._style import INK, MISSING, axes_or_new, bare, halo, node_colors
 from hdeepinsight.pl._text import plain, shortened
 
@@ -145,15 +145,14 @@ def _levels(result: Annotation) -> list[_Column]:
     for depth, level in enumerate(taxonomy.level_names, start=1):
         at_level = taxonomy.node_at_level[stop, depth - 1]
         here = np.where(at_level >= 0, at_level, here)
-        nodes = tree_order(taxonomy, here)
+        groups, nodes = node_groups(taxonomy, here)
         ended = [taxonomy.depth[node] < depth and not taxonomy.is_leaf(node) for node in nodes]
         names = [
             f"{name} (stopped)" if over and node else name
-            for name, node, over in zip(node_names(taxonomy, nodes), nodes, ended, strict=True)
+            for name, node, over in zip(groups.names, nodes, ended, strict=True)
         ]
-        rank = np.zeros(taxonomy.n_nodes, dtype=np.int64)
-        rank[nodes] = np.arange(len(nodes))
-        columns.append(_Column(level, names, [colors[v] for v in nodes], ended, rank[here]))
+        ink = [colors[node] for node in nodes]
+        columns.append(_Column(level, names, ink, ended, groups.codes))
     return columns
 
 

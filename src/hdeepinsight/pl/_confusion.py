@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hdeepinsight.pl._style import FAINT, INK, axes_or_new
+from hdeepinsight.pl._text import shortened
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -120,7 +121,7 @@ def _shown_nodes(
 
 
 def _name_axes(ax: Axes, taxonomy: Taxonomy, columns: list[int], counts: np.ndarray) -> None:
-    names = _unique_names(taxonomy, columns)
+    names = [shortened(name) for name in _unique_names(taxonomy, columns)]
     totals = counts.sum(axis=1).tolist()
     labels = [f"{name}  ({n:,})" for name, n in zip(names, totals, strict=False)]
     ax.set_yticks(range(len(totals)), labels)

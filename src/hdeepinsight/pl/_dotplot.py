@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from hdeepinsight.pl._groups import groups_of, node_names, tree_order
+from hdeepinsight.pl._groups import groups_of, node_groups
 from hdeepinsight.pl._style import FAINT, INK, SEQUENTIAL, axes_or_new
 from hdeepinsight.pl._text import shortened
 
@@ -77,12 +77,10 @@ def dotplot(
             "they were selected."
         )
     nodes, sure = _called(result, level)
-    columns = tree_order(result.taxonomy, nodes)
-    column_of = np.zeros(result.taxonomy.n_nodes, dtype=np.int64)
-    column_of[columns] = np.arange(len(columns))
-    count, mean = _shares(rows.codes, column_of[nodes], sure)
+    columns, _ = node_groups(result.taxonomy, nodes)
+    count, mean = _shares(rows.codes, columns.codes, sure)
     height = max(_SQUARE * len(rows.names), 1.6) + 1.6
-    ax = axes_or_new(ax, (_SQUARE * len(columns) + 3.6, height))
+    ax = axes_or_new(ax, (_SQUARE * len(columns.names) + 3.6, height))
     row, column = np.nonzero(count)
     share = count / rows.sizes[:, None]
     drawn = ax.scatter(
@@ -97,11 +95,11 @@ def dotplot(
         linewidths=0.5,
         zorder=2,
     )
-    names = [shortened(name) for name in node_names(result.taxonomy, columns)]
-    ax.set_xticks(range(len(columns)), names, rotation=45, ha="right", rotation_mode="anchor")
+    names = [shortened(name) for name in columns.names]
+    ax.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
     sized = zip(rows.names, rows.sizes.tolist(), strict=True)
     ax.set_yticks(range(len(rows.names)), [f"{shortened(name)}  ({n:,})" for name, n in sized])
-    ax.set(xlim=(-0.6, len(columns) - 0.4), ylim=(len(rows.names) - 0.4, -0.6))
+    ax.set(xlim=(-0.6, len(columns.names) - 0.4), ylim=(len(rows.names) - 0.4, -0.6))
     _finish(ax, title)
     ax.figure.colorbar(
         drawn, ax=ax, label="mean confidence", shrink=0.55, aspect=10, anchor=(0.0, 0.0)

@@ -12,7 +12,7 @@ from hdeepinsight.pl._names import NO_LABEL
 if TYPE_CHECKING:
     from hdeepinsight.taxonomy import Taxonomy
 
-__all__ = ["Groups", "groups_of", "node_names", "tree_order"]
+__all__ = ["Groups", "groups_of", "node_groups"]
 
 
 class Groups(NamedTuple):
@@ -65,16 +65,28 @@ def groups_of(labels: Any, n_cells: int) -> Groups:
     return Groups(codes, names)
 
 
-def tree_order(taxonomy: Taxonomy, nodes: np.ndarray) -> list[int]:
-    """Return the nodes that occur, branch by branch, each before those under it; the root last."""
+def node_groups(taxonomy: Taxonomy, nodes: np.ndarray) -> tuple[Groups, list[int]]:
+    """Group cells by node: branch by branch, each node before those under it, the root last.
+
+    Parameters
+    ----------
+    taxonomy
+        The tree.
+    nodes
+        Node of every cell, ``(n_cells,)``.
+
+    Returns
+    -------
+    The groups, named by bare names, or by whole paths where two of them share a name; and the node
+    of every group.
+    """
     occurring = np.unique(nodes).tolist()
-    return sorted(occurring, key=lambda node: (node == 0, taxonomy.ancestors(node).tolist()))
-
-
-def node_names(taxonomy: Taxonomy, nodes: list[int]) -> list[str]:
-    """Return bare names, or whole paths where two of the nodes share a name."""
-    bare = [LABEL_COLUMNS.ROOT if node == 0 else taxonomy.label(node) for node in nodes]
-    return [
+    order = sorted(occurring, key=lambda node: (node == 0, taxonomy.ancestors(node).tolist()))
+    rank = np.zeros(taxonomy.n_nodes, dtype=np.int64)
+    rank[order] = np.arange(len(order))
+    bare = [LABEL_COLUMNS.ROOT if node == 0 else taxonomy.label(node) for node in order]
+    names = [
         name if bare.count(name) == 1 else taxonomy.path_name(node)
-        for name, node in zip(bare, nodes, strict=True)
+        for name, node in zip(bare, order, strict=True)
     ]
+    return Groups(rank[nodes], names), order

@@ -240,5 +240,9 @@ def _name(
 
 def _specific(stack: np.ndarray, n_top: int) -> list[np.ndarray]:
     """Genes that are highest above the mean of the other images, for each image."""
-    others = (stack.sum(axis=0) - stack) / max(1, len(stack) - 1)
-    return [np.argsort(-excess, kind="stable")[:n_top] for excess in stack - others]
+    others = (np.nansum(stack, axis=0) - stack) / max(1, len(stack) - 1)
+    ranked = [np.argsort(-excess, kind="stable") for excess in stack - others]
+    return [
+        genes[np.isfinite(values[genes])][:n_top]
+        for genes, values in zip(ranked, stack, strict=True)
+    ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hdeepinsight.pl._style import INK, MISSING, halo
-from hdeepinsight.pl._text import plain, shortened
+from hdeepinsight.pl._text import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +27,14 @@ def name_on_data(ax: Axes, points: np.ndarray, codes: np.ndarray, names: list[st
         middles[code] = own[np.square(own - np.median(own, axis=0)).sum(axis=1).argmin()]
     for (x, y), name in zip(_apart(ax, middles, names), names, strict=True):
         text = ax.text(
-            x, y, plain(name), ha="center", va="center", color=INK, fontsize=9, weight="bold"
+            x,
+            y,
+            shortened(name, _LONGEST),
+            ha="center",
+            va="center",
+            color=INK,
+            fontsize=9,
+            weight="bold",
         )
         text.set_path_effects(halo(3.0))
 
@@ -37,7 +44,9 @@ def _apart(ax: Axes, middles: np.ndarray, names: list[str]) -> np.ndarray:
     to_inches = ax.figure.dpi_scale_trans.inverted()
     box = ax.get_window_extent().transformed(to_inches)
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
-    width = 0.085 * (right - left) / box.width * np.array([len(name) for name in names])
+    width = (
+        0.085 * (right - left) / box.width * np.array([min(len(name), _LONGEST) for name in names])
+    )
     height = 0.16 * (top - bottom) / box.height
     placed = middles.copy()
     order = np.argsort(middles[:, 1], kind="stable")

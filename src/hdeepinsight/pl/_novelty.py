@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import numpy as np
 
-from hdeepinsight.pl._groups import Groups, groups_of
+from hdeepinsight.pl._groups import Groups, groups_of, node_groups
 from hdeepinsight.pl._style import FAINT, INK, MARK, PALETTE, axes_or_new
 from hdeepinsight.pl._text import shortened
 
@@ -82,7 +82,10 @@ def novelty(
     ['0% ≤ 0.05', '100% ≤ 0.05']
     """
     values = _values(result, measure, alpha)
-    rows = groups_of(result.label_column() if groups is None else groups, len(values))
+    if groups is None:
+        rows, _ = node_groups(result.taxonomy, result.stop_nodes)
+    else:
+        rows = groups_of(groups, len(values))
     grid, density = _ridges(values, rows, (0.0, 1.0) if measure != "score" else None)
     ax = axes_or_new(ax, (5.6, 0.36 * len(rows.names) + 1.5))
     scale = _TALLEST / density.max()

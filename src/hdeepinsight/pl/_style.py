@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from hdeepinsight._palette import MISSING, PALETTE, categorical_colors
+from hdeepinsight._palette import MISSING, PALETTE, categorical_colors, label_colors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,8 +39,7 @@ SEQUENTIAL: Final = "magma_r"
 
 def node_colors(taxonomy: Taxonomy) -> list[str]:
     """Colour of every node, the same for the same label in every picture; the root's is grey."""
-    distinct = list(dict.fromkeys(taxonomy.labels[1:]))
-    colors = dict(zip(distinct, categorical_colors(len(distinct)), strict=True))
+    colors = label_colors(taxonomy.labels[1:])
     return [MISSING, *(colors[label] for label in taxonomy.labels[1:])]
 
 
