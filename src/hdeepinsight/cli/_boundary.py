@@ -12,6 +12,7 @@ import typer
 from rich.text import Text
 
 from hdeepinsight.cli._console import errors
+from hdeepinsight.cli._wording import in_options
 
 __all__ = ["BAD_INPUT", "BAD_USAGE", "UsageProblem", "running"]
 
@@ -61,7 +62,7 @@ def _paragraph(error: Exception) -> str:
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if isinstance(error, _EXPECTED) and " " in text.strip():
-        return "\n".join(lines)
+        return in_options("\n".join(lines))
     start = shorten(" ".join(lines), _LONGEST_UNEXPECTED, placeholder=" ...")
     return (
         f"Something unexpected happened ({type(error).__name__}: {start}). The command did not "
@@ -77,4 +78,6 @@ def _only_our_warnings() -> None:
 
 
 def _note(message: Warning | str, *_: Any, **__: Any) -> None:
-    errors().print(Text.assemble(("Note: ", "bold yellow"), " ".join(str(message).split())))
+    errors().print(
+        Text.assemble(("Note: ", "bold yellow"), " ".join(in_options(str(message)).split()))
+    )
