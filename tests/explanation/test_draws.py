@@ -20,11 +20,18 @@ def test_types_and_cells_are_drawn_equally_often(n_samples):
         assert each.max() - each.min() <= 1
 
 
-def test_every_part_of_the_line_is_drawn_once():
-    times = BalancedDraws(3, 4, n_samples=50, seed=0).of(cells(20)).times.numpy()
-    np.testing.assert_array_equal(
-        np.sort((times * 50).astype(int), axis=1), np.tile(range(50), (20, 1))
-    )
+@pytest.mark.parametrize(("n_samples", "widest"), [(13, 2.7 / 13), (48, 2.7 / 48)])
+def test_positions_leave_no_wide_gap(n_samples, widest):
+    draws = BalancedDraws(3, 4, n_samples=n_samples, seed=0).of(cells(20))
+    ends = np.tile([0.0, 1.0], (20, 1))
+    gaps = np.diff(np.sort(np.hstack([draws.times.numpy(), ends]), axis=1), axis=1)
+    assert gaps.max() < widest
+
+
+def test_positions_of_one_background_cell_are_spread_too():
+    draws = BalancedDraws(1, 4, n_samples=32, seed=0).of(cells(20))
+    times = draws.times.numpy()[draws.rows.numpy() == 2].reshape(20, 8)
+    assert np.diff(np.sort(times, axis=1), axis=1).max() < 2.7 / 8
 
 
 def test_rows_and_positions_are_not_linked():

