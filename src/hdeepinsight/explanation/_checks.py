@@ -68,7 +68,8 @@ def shap_values(
         else:
             masker = shap.maskers.Independent(reference, max_samples=len(reference))
             explainer = shap.PermutationExplainer(numbers, masker, seed=seed)
-            found = explainer.shap_values(rows, npermutations=n_samples or 1, silent=True)
+            evaluations = (n_samples or 1) * (2 * rows.shape[1] + 1)
+            found = explainer(rows, max_evals=evaluations, silent=True).values
     return torch.from_numpy(np.asarray(found, dtype=np.float32).reshape(rows.shape)).to(cells)
 
 
