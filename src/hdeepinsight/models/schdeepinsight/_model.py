@@ -12,7 +12,7 @@ from scvi import settings
 from hdeepinsight.annotation import Evaluation, evaluate_annotation
 from hdeepinsight.image import GeneLayout
 from hdeepinsight.models.schdeepinsight._adaptation_profiles import leaf_profiles
-from hdeepinsight.models.schdeepinsight._mapping import MappingMixin
+from hdeepinsight.models.schdeepinsight._explanation import ExplanationMixin
 from hdeepinsight.models.schdeepinsight._module import GeneImageClassifier, HeadName
 from hdeepinsight.models.schdeepinsight._reference import (
     as_options,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from hdeepinsight.taxonomy import Taxonomy
 
 
-class SCHDeepInsight(MappingMixin, TrainingMixin, SurgeryMixin):
+class SCHDeepInsight(ExplanationMixin, TrainingMixin, SurgeryMixin):
     r"""Hierarchical annotation of cells from gene images.
 
     Parameters
