@@ -1,0 +1,40 @@
+"""What the command line adds to a copy of the query, whichever way the copy is made."""
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from annotated_files import cells, saved
+
+from hdeepinsight.annotation import Annotation
+from hdeepinsight.cli._copy import write_annotation
+from hdeepinsight.taxonomy import Taxonomy
+
+
+# anndata 0.12 announces the defaults of its next version whenever it writes zarr.
+@pytest.mark.filterwarnings("ignore:.*in the next minor release:UserWarning")
+@pytest.mark.parametrize("source", [".h5ad", ".zarr"])
+@pytest.mark.parametrize("out", [".h5ad", ".zarr"])
+def test_a_copy_carries_colours_ids_and_the_whole_annotation(tmp_path, source, out):
+    tree = Taxonomy.from_nested(
+        {"T": ["CD4", "CD8"], "B": []}, level_names=("lineage", "cell_type")
+    ).with_annotations(ontology_ids={"T": "CL:0000084", "B": "CL:0000236"})
+    query, path = cells(4), tmp_path / f"query{source}"
+    query.uns["note"] = "kept"
+    query = saved(query, path)
+    labels = pd.Series(["CD4", "T", "B", None], index=query.obs_names)
+    result = Annotation.from_labels(labels, tree, confidence=[0.9, 0.8, 0.7, 0.0])
+    copy_path = tmp_path / f"copy{out}"
+    write_annotation(result, source=path, out=copy_path, key_added="hdi", obs=query.obs)
+    copy = ad.read_h5ad(copy_path) if out == ".h5ad" else ad.read_zarr(copy_path)
+    assert copy.uns["note"] == "kept"
+    np.testing.assert_array_equal(copy.X, query.X)
+    ids = ["CL:0000084", "CL:0000084", "CL:0000236", "unknown"]
+    assert copy.obs["hdi_cell_type_ontology_term_id"].astype(str).tolist() == ids
+    for name in ("lineage", "cell_type", "stop_label"):
+        categories = copy.obs[f"hdi_{name}"].cat.categories
+        wanted = [result.colors[label] for label in categories]
+        assert list(copy.uns[f"hdi_{name}_colors"]) == wanted
+    read = Annotation.from_adata(copy)
+    assert read.labels["stop_label"].astype(str).tolist() == ["CD4", "T", "B", "Unknown"]
+    np.testing.assert_array_equal(read.node_probabilities, result.node_probabilities)
