@@ -117,3 +117,10 @@ def test_a_table_of_a_level_has_the_leaf_where_the_level_is_missing(ragged, anno
     assert table["popv_hdeepinsight_prediction"].tolist() == expected.tolist()
     with pytest.raises(ValueError, match="style='azimuth'; valid are"):
         result.to_table("azimuth")
+
+
+def test_words_for_no_label_are_labels_where_the_tree_has_them():
+    labels = pd.Series(["Unassigned", "T", "unknown"], index=list("abc"))
+    tree = Taxonomy.from_nested({"T": [], "Unassigned": []})
+    found = Annotation.from_labels(labels, tree).labels["stop_label"]
+    assert found.tolist() == ["Unassigned", "T", "Unknown"]

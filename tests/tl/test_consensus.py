@@ -139,3 +139,10 @@ def test_the_table_is_popv_s(tree):
     share = table["popv_prediction_score"] / 3
     back = hdi.Annotation.from_labels(table["popv_prediction"], tree, confidence=share)
     assert back.labels["stop_label"].tolist() == ["CD4", "T", "Unknown", "Unknown"]
+
+
+def test_words_of_other_tools_for_no_label_say_nothing(tree):
+    one = pd.Series(["CD4", "NK"], index=["a", "b"], name="one")
+    other = pd.Series(["unknown", "Heterogeneous"], index=["a", "b"], name="other")
+    result = hdi.tl.consensus(one, other, taxonomy=tree)
+    assert result.labels["stop_label"].tolist() == ["CD4", "NK"]

@@ -117,3 +117,11 @@ def test_a_vote_is_written_beside_what_is_there(cells, annotation):
         result.to_adata(cells, key_added="mine")
     result.to_adata(cells, key_added="mine", overwrite=True)
     assert "mine_stop_label" in cells.obs
+
+
+def test_words_of_other_tools_for_no_label_are_no_votes(tree):
+    cells, series = labelled("Unassigned", "Heterogeneous", "CD4", cluster=["x"] * 3)
+    table = hdi.tl.vote(cells, series, clusters="cluster", taxonomy=tree).table
+    assert table.loc["x", ["node", "n_cells"]].tolist() == [0, 3]
+    with pytest.raises(ValueError, match="Found 3 cells, none of them with a label"):
+        hdi.tl.vote(cells, series[:0].reindex(series.index), clusters="cluster", taxonomy=tree)

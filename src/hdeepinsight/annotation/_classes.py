@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from hdeepinsight.taxonomy import Taxonomy
 
 Floats = NDArray[np.float64]
+
+#: What tools write for "no label": ours, CellTypist's, popV's and CELLxGENE's words.
+NO_LABEL = ("Unknown", "unknown", "Unassigned", "unassigned", "Heterogeneous")
+
+
+def label_nodes(taxonomy: Taxonomy, labels: Iterable[Any]) -> NDArray[np.int64]:
+    """Node of every label of any tool, 0 for none, shape ``(n_cells,)``."""
+    own = set(taxonomy.labels)
+    return taxonomy.encode(labels, unlabeled=[word for word in NO_LABEL if word not in own])
 
 
 def class_nodes(taxonomy: Taxonomy, classes: Sequence[str]) -> NDArray[np.int64]:

@@ -14,6 +14,7 @@ from hdeepinsight.annotation._classes import (
     above,
     class_nodes,
     exclusive,
+    label_nodes,
     node_mass,
     node_probabilities,
 )
@@ -21,16 +22,11 @@ from hdeepinsight.annotation._decode import lift
 from hdeepinsight.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from anndata import AnnData
     from numpy.typing import ArrayLike
 
     from hdeepinsight.annotation._annotation import Annotation
     from hdeepinsight.annotation._decode import Decoder
-
-#: What tools write for "no label": ours, CellTypist's, popV's and CELLxGENE's words.
-NO_LABEL = ("Unknown", "unknown", "Unassigned", "unassigned", "Heterogeneous")
 
 
 class ForeignMixin:
@@ -43,7 +39,6 @@ class ForeignMixin:
         taxonomy: Taxonomy,
         *,
         confidence: ArrayLike | None = None,
-        unlabeled: str | Collection[str] = NO_LABEL,
         threshold: float = 0.5,
     ) -> Annotation:
         """Make an annotation of another tool's labels.
@@ -51,13 +46,13 @@ class ForeignMixin:
         Parameters
         ----------
         labels
-            A label a cell, at any depth, indexed by cell; missing values mean no label.
+            A label a cell, at any depth, indexed by cell. Missing values mean no label, and so do
+            ``"Unknown"``, ``"Unassigned"`` and ``"Heterogeneous"`` where they are no names in the
+            taxonomy.
         taxonomy
             Tree in which labels are names, synonyms or paths.
         confidence
             Probability of each label, shape ``(n_cells,)``; certain by default.
-        unlabeled
-            Labels that mean "not labelled".
         threshold
             Labels with no more than this confidence move up to where it is exceeded.
 
@@ -88,7 +83,7 @@ class ForeignMixin:
         >>> result.labels["stop_label"].tolist(), result.confidence.round(2).tolist()[:2]
         (['CD4', 'T', 'Unknown'], [0.9, 0.8])
         """
-        nodes = taxonomy.encode(labels, unlabeled=unlabeled)
+        nodes = label_nodes(taxonomy, labels)
         sure = _checked_confidence(confidence, len(labels))
         sure[nodes == 0] = 1.0
         inside = taxonomy.ancestor_matrix[:, nodes].T

@@ -181,9 +181,9 @@ def consensus(
     Parameters
     ----------
     annotations
-        Each an ``Annotation``, a Series of labels (any depth; missing and "Unknown" say nothing),
-        or a table of class probabilities; with names of cells as index. Names of labels and
-        columns are resolved by the taxonomy.
+        Each an ``Annotation``, a Series of labels (any depth; missing ones say nothing, nor do
+        "Unknown" and other tools' words for it), or a table of class probabilities; with names of
+        cells as index. Names of labels and columns are resolved by the taxonomy.
     taxonomy
         The tree; by default that of the first ``Annotation``.
     weights

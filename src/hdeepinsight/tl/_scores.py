@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from hdeepinsight.annotation import Annotation
-from hdeepinsight.annotation._classes import class_nodes, finest
+from hdeepinsight.annotation._classes import class_nodes, finest, label_nodes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -114,8 +114,13 @@ def _from_labels(labels: pd.Series, names: pd.Index, taxonomy: Taxonomy | None) 
             "Found labels without a taxonomy. Valid are labels that are nodes of a tree. Pass "
             "taxonomy=."
         )
-    encoded = taxonomy.encode(labels)
+    encoded = label_nodes(taxonomy, labels)
     nodes = np.unique(encoded[encoded > 0])
+    if not nodes.size:
+        raise ValueError(
+            f"Found {len(labels)} cells, none of them with a label. Valid is a label for some. "
+            "Look at the column of labels."
+        )
     paths = [taxonomy.path_name(int(node)) for node in nodes]
     hits = pd.DataFrame(encoded[:, None] == nodes, index=labels.index, columns=paths)
     table = _table(hits.astype(np.float64), None, names)

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hdeepinsight.annotation import Annotation
-from hdeepinsight.annotation._classes import class_nodes, exclusive, node_mass
+from hdeepinsight.annotation._classes import class_nodes, exclusive, label_nodes, node_mass
 from hdeepinsight.tl._scores import leaf_table
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def read_source(source: Source, obs_names: pd.Index, taxonomy: Taxonomy) -> tupl
     """Mass at or below every node, ``(n_cells, n_nodes)``, and the node of each cell's label."""
     order = _order(names_of(source), obs_names)
     if isinstance(source, pd.Series):
-        nodes = taxonomy.encode(source.iloc[order])
+        nodes = label_nodes(taxonomy, source.iloc[order])
         values, columns = np.eye(taxonomy.n_nodes)[nodes], np.arange(taxonomy.n_nodes)
         values[:, 0] = 0.0  # a cell without a label says nothing
         return node_mass(taxonomy, values, columns), nodes
