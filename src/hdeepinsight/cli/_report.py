@@ -40,11 +40,16 @@ __all__ = ["report"]
 
 def report(
     query: Annotated[Path, typer.Argument(help="Query with raw counts, .h5ad or .zarr.")],
-    model: Model,
+    model: Model = "pbmc",
     out: Annotated[
-        Path,
-        typer.Option("--out", "-o", metavar="FILE", help="Where the page goes, .html."),
-    ],
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="Where the page goes, .html. By default query.report.html beside query.h5ad.",
+        ),
+    ] = None,
     clusters: Annotated[
         str | None,
         typer.Option(metavar="COLUMN", help="Column of obs with clusters, for a table of them."),
@@ -83,15 +88,14 @@ def report(
     [b]hdeepinsight report query.h5ad --model my_model --out report.html[/b]
     """
     with running(debug=debug):
+        out = out or query.with_suffix(".report.html")
         check_page(out, source=query, overwrite=overwrite, option="--out")
         known = label_columns(labels, levels)
         with step("Loading the model"):
             import hdeepinsight as hdi
 
             loaded = hdi.SCHDeepInsight.load(hdi.hub.resolve_model(model), adata=False)
-            facts = CellFacts.read(
-                query, clusters, embedding, known, loaded.taxonomy, loaded.registry["setup_args"]
-            )
+            facts = CellFacts.read(query, clusters, embedding, known, loaded)
         with step("Annotating"):
             result = hdi.annotate(
                 query,

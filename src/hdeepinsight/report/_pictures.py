@@ -14,12 +14,9 @@ from urllib.parse import quote
 import numpy as np
 
 from hdeepinsight import pl
-from hdeepinsight._keys import LABEL_COLUMNS
-from hdeepinsight.pl._style import MISSING, categorical_colors
 from hdeepinsight.report._labels import groups_of, name_of
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
     from hdeepinsight.annotation import Annotation
@@ -86,7 +83,7 @@ def embedding(result: Annotation, coordinates: np.ndarray) -> Picture | None:
     n_left_out = len(result) - len(drawn)
     missing = f" {n_left_out:,} cells have no coordinates." if n_left_out else ""
     return _picture(
-        lambda: _dots(coordinates[drawn], labels, palette=_palette(labels)),
+        lambda: _dots(coordinates[drawn], labels, palette=result.colors),
         alt=f"{len(drawn):,} cells as dots in two dimensions, coloured by label: "
         f"{_in_words(result, result.stop_nodes[drawn])}.",
         caption=f"Cells coloured by the label where they stop.{missing}",
@@ -155,13 +152,6 @@ def _in_words(result: Annotation, nodes: np.ndarray) -> str:
     ]
     rest = len(groups) - len(named)
     return ", ".join(named) + (f" and {rest} more labels" if rest else "")
-
-
-def _palette(labels: pd.Series) -> dict[str, str]:
-    """Colour of each label; cells without any are grey."""
-    names = [name for name in labels.cat.categories if name != LABEL_COLUMNS.ROOT]
-    colors = dict(zip(names, categorical_colors(len(names)), strict=True))
-    return {**colors, LABEL_COLUMNS.ROOT: MISSING}
 
 
 def _dots(coordinates: np.ndarray, color: Any, **options: Any) -> Axes:
