@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,10 @@ __all__ = ["HubSource", "Token", "Transient", "explained", "hub_api"]
 
 Token = str | bool | None
 _TRANSIENT = {408, 429, 500, 502, 503, 504}
+_COMMIT = re.compile(r"[0-9a-f]{40,64}")
+_TEXT = (str, type(None))
+#: What the client raises about answers that it does not expect.
+_ODD_ANSWERS = (ValueError, RuntimeError, LookupError, TypeError, AttributeError, ArithmeticError)
 
 
 class Transient(HubError):
@@ -47,17 +52,12 @@ class HubSource:
             self._info = self._api.model_info(
                 address.place, revision=named, files_metadata=True, timeout=_timeout()
             )
-        self.revision = str(self._info.sha)
+            self.revision = _commit(self._info.sha)
+            self._files = dict(map(_file, self._info.siblings or []))
 
     def files(self) -> dict[str, RemoteFile]:
         """Files by name."""
-        siblings = self._info.siblings or []
-        return {
-            file.rfilename: RemoteFile(
-                file.rfilename, int(file.size or 0), file.lfs.sha256 if file.lfs else None
-            )
-            for file in siblings
-        }
+        return self._files
 
     @contextmanager
     def open(self, name: str, start: int) -> Iterator[Body]:
@@ -87,6 +87,23 @@ class HubSource:
             yield Body(start if response.status_code == 206 else 0, response.iter_bytes())
 
 
+def _commit(found: object) -> str:
+    """Hash of a commit; it names a folder here, so nothing else is taken."""
+    if not isinstance(found, str) or not _COMMIT.fullmatch(found):
+        msg = f"it names the commit {str(found)[:80]!r}"
+        raise ValueError(msg)
+    return found
+
+
+def _file(sibling: Any) -> tuple[str, RemoteFile]:
+    name, size = sibling.rfilename, sibling.size or 0
+    sha256 = sibling.lfs.sha256 if sibling.lfs else None
+    if type(name) is not str or type(size) is not int or size < 0 or type(sha256) not in _TEXT:
+        msg = f"it lists {str(name)[:80]!r} with the size {str(size)[:80]}"
+        raise ValueError(msg)
+    return name, RemoteFile(name, size, sha256)
+
+
 @contextmanager
 def explained(
     wish: str, endpoint: str, token: Token = None, revision: str | None = None
@@ -104,7 +121,7 @@ def explained(
         yield
     except HubError:
         raise
-    except (_transport_errors(), errors.OfflineModeIsEnabled, ValueError, RuntimeError) as error:
+    except (_transport_errors(), errors.OfflineModeIsEnabled, *_ODD_ANSWERS) as error:
         raise _explain(error, wish, endpoint, token, revision) from None
 
 

@@ -20,6 +20,8 @@ __all__ = ["list_models"]
 
 _COLUMNS = ["model", "where", "revision", "organism", "tissues", "n_types", "n_genes"]
 _MOST_MODELS = 1000
+_LONGEST_HEADER = 64 * 2**10
+_MOST_NESTING = 8
 
 
 def list_models(
@@ -105,13 +107,23 @@ def _in_mirror(mirror: str) -> Iterator[dict[str, str]]:
 
 
 def _tags_of_card(path: Path) -> Iterable[str]:
-    """Tags in the header of a card; none where it cannot be read."""
+    """Tags in the header of a card; none where it cannot be read.
+
+    Anchors and deep nesting are not read: a few bytes of them stand for more than any memory.
+    """
     import yaml
 
     try:
-        header = path.read_text(encoding="utf-8").split("---", 2)[1]
+        with path.open(encoding="utf-8") as file:
+            header = file.read(_LONGEST_HEADER).split("---", 2)[1]
+        depth = 0
+        for event in yaml.parse(header):
+            opens = isinstance(event, yaml.CollectionStartEvent)
+            depth += opens - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent) or depth > _MOST_NESTING:
+                return ()
         tags = yaml.safe_load(header)["tags"]
-    except (OSError, ValueError, IndexError, KeyError, TypeError, yaml.YAMLError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError):
         return ()
     return [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else ()
 

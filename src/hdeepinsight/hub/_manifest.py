@@ -31,6 +31,8 @@ UNLISTED: Final = (CARD_FILE, CHECKSUMS_FILE)
 
 _LINE = re.compile(r"(?P<sha256>[0-9a-f]{64}) [ *](?P<name>\S[^\r\n]*)")
 _SAFE_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}")
+#: Names that mean something else on some system, and those of unfinished downloads here.
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)|.*(\.|\.part)$", re.IGNORECASE)
 _HEADER = re.compile(r"# (?P<n>\d{1,4}) files of a model of hdeepinsight")
 _MOST_FILES = 1000
 
@@ -45,7 +47,9 @@ def is_safe_name(name: str) -> bool:
     [True, True, False, False, False, False]
     """
     parts = name.split("/")
-    return len(parts) <= 4 and all(_SAFE_PART.fullmatch(part) for part in parts)
+    return len(parts) <= 4 and all(
+        _SAFE_PART.fullmatch(part) and not _RESERVED.match(part) for part in parts
+    )
 
 
 def file_sha256(path: Path) -> str:
@@ -108,17 +112,37 @@ def parse_checksums(checksums: bytes, *, source: str) -> dict[str, str]:
         )
         raise ChecksumError(msg)
     listed: dict[str, str] = {}
+    taken: set[str] = set()
     for line in lines[:-1]:
         match = _LINE.fullmatch(line)
-        if match is None or not is_safe_name(match["name"]) or len(listed) >= _MOST_FILES:
+        if (
+            match is None
+            or not is_safe_name(match["name"])
+            or match["name"].lower() in taken
+            or len(listed) >= _MOST_FILES
+        ):
             msg = (
                 f"{CHECKSUMS_FILE} of {source} holds the line {line[:80]!r}. Valid are a SHA-256 "
-                f"and a plain file name, at most {_MOST_FILES} times. Nothing was loaded; ask "
-                "whoever published it."
+                f"and a plain file name, each once, at most {_MOST_FILES} times. Nothing was "
+                "loaded; ask whoever published it."
             )
             raise ChecksumError(msg)
         listed[match["name"]] = match["sha256"]
+        taken.add(match["name"].lower())
+    _check_folders(taken, source)
     return listed
+
+
+def _check_folders(names: set[str], source: str) -> None:
+    """Refuse a file that is a folder as well: no system can hold both."""
+    folders = {name[:at] for name in names for at, sign in enumerate(name) if sign == "/"}
+    both = sorted(folders & names)
+    if both:
+        msg = (
+            f"{CHECKSUMS_FILE} of {source} lists {both[0][:80]!r} as a file and as a folder. Valid "
+            "is one of them. Nothing was loaded; ask whoever published it."
+        )
+        raise ChecksumError(msg)
 
 
 def verify_folder(

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["SharedModel", "download", "pull"]
 
 _PARENT_MODULE = "hdeepinsight"
+_LONGEST_METADATA = 4 * 2**20
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class SharedModel:
     @property
     def card(self) -> str:
         """Text of the model card (Markdown). It is shown to people and never interpreted."""
-        return (self.folder / CARD_FILE).read_text(encoding="utf-8")
+        return (self.folder / CARD_FILE).read_text(encoding="utf-8", errors="replace")
 
     def load(self, **options: Any) -> SCHDeepInsight:
         """Load the model; nothing in its files is ever executed.
@@ -91,9 +92,10 @@ class SharedModel:
         from hdeepinsight import models
 
         try:
-            metadata = json.loads((self.folder / METADATA_FILE).read_text(encoding="utf-8"))
+            with (self.folder / METADATA_FILE).open(encoding="utf-8") as file:
+                metadata = json.loads(file.read(_LONGEST_METADATA))
             found = f"{metadata['model_parent_module']}.{metadata['model_cls_name']}"
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             found = "nothing that says which model it is"
         known = {f"{_PARENT_MODULE}.SCHDeepInsight": models.SCHDeepInsight}
         if found not in known:

@@ -137,7 +137,10 @@ class ReferenceBundle:
         """
         from anndata import read_h5ad
 
+        from hdeepinsight.data._declared import check_file
+
         try:
+            check_file(path)
             adata = read_h5ad(path)
             description = adata.uns[REFERENCE_BUNDLE_KEY]
             version = int(description["schema_version"])
@@ -145,9 +148,9 @@ class ReferenceBundle:
                 np.asarray(adata.obsm[_LATENT]),
                 adata.obs[_NODE].to_numpy(dtype=np.int64),
                 np.asarray(description["n_reference"], dtype=np.int64),
-                Taxonomy.from_json(str(description["taxonomy"])),
+                _taxonomy(description["taxonomy"]),
             )
-        except (OSError, KeyError, ValueError, TypeError) as error:
+        except Exception as error:  # what the libraries raise about odd files is open
             msg = (
                 f"{path} is no reference bundle ({type(error).__name__}). Valid is what "
                 "hdi.hub.publish wrote beside a model. Pull the model again."
@@ -169,6 +172,14 @@ class ReferenceBundle:
             f"ReferenceBundle of {len(self):,} of {int(self.n_reference.sum()):,} cells, "
             f"{len(np.unique(self.nodes))} labels, {self.latent.shape[1]} features"
         )
+
+
+def _taxonomy(text: object) -> Taxonomy:
+    """Read a taxonomy from its text alone: other text would be taken for the path of a file."""
+    if not str(text).lstrip().startswith("{"):
+        msg = "The taxonomy is no JSON text. Valid is what Taxonomy.to_json gives. Ask its publisher."
+        raise ValueError(msg)
+    return Taxonomy.from_json(str(text))
 
 
 def _sample(nodes: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
