@@ -18,6 +18,7 @@ from hdeepinsight.nn._normalize import CountNormalizer
 from hdeepinsight.nn._profiles import LeafProfiles, ProfileMatcher
 from hdeepinsight.nn._protein_norm import ProteinNormalizer
 from hdeepinsight.nn._refinement import GraphRefinement
+from hdeepinsight.nn._shift import LeafSums, profile_shift, usual_shift
 from hdeepinsight.nn._temperature import fit_temperatures
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "GraphRefinement",
     "HierarchicalLoss",
     "LeafProfiles",
+    "LeafSums",
     "LinearHead",
     "MLPBackbone",
     "ModalityDropout",
@@ -42,5 +44,7 @@ __all__ = [
     "fit_temperatures",
     "inverse_frequency_weights",
     "make_backbone",
+    "profile_shift",
     "project_with_floor",
+    "usual_shift",
 ]

@@ -25,6 +25,9 @@ class LeafProfiles:
         Mean of the log values, shape ``(n_leaves, n_genes)``.
     n_cells
         Cells of each leaf, shape ``(n_leaves,)``.
+    spread
+        Sum over the genes of the variance within each leaf, shape ``(n_leaves,)``; ``None`` in
+        models that were saved without it.
 
     Examples
     --------
@@ -36,6 +39,7 @@ class LeafProfiles:
 
     mean: Tensor
     n_cells: Tensor
+    spread: Tensor | None = None
 
     @property
     def shares(self) -> Tensor:
@@ -44,7 +48,7 @@ class LeafProfiles:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain tensors, for the model file."""
-        return {"mean": self.mean, "n_cells": self.n_cells}
+        return {"mean": self.mean, "n_cells": self.n_cells, "spread": self.spread}
 
 
 class ProfileMatcher(nn.Module):

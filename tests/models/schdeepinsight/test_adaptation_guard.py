@@ -34,6 +34,9 @@ GOOD = AdaptationFigures(
         pytest.param({"genes": 0.0}, "none of the genes", id="no_genes"),
         pytest.param({"n_types_before": 1.2}, "hardly more than one type", id="one_type"),
         pytest.param({"agreement_query": 0.95}, "nothing to adapt to", id="like_the_reference"),
+        pytest.param(
+            {"shift_query": 0.2, "shift_reference": 0.1}, "as the batches", id="one_more_batch"
+        ),
         pytest.param({"kept": 0.9}, "agreed on kept", id="undisputed_cells_changed"),
         pytest.param({"n_types_after": 2.0}, "one type swallows", id="collapse"),
         pytest.param({"referee": -0.1}, "speak against", id="referee"),
@@ -53,8 +56,19 @@ def test_each_figure_can_veto(changes: dict, reason: str) -> None:
         {"agreement_reference": None, "agreement_query": 1.0},
         {"changed": 0.0, "referee": 0.0},
         {"replay_before": 0.9, "replay_after": 0.85},
+        {"shift_query": 0.4, "shift_reference": 0.1},
+        {"shift_query": 0.2, "shift_reference": 0.1, "genes": 0.8},
+        {"shift_query": 0.0, "shift_reference": None},
     ],
-    ids=["good", "unknown_reference", "no_change", "little_forgotten"],
+    ids=[
+        "good",
+        "unknown_reference",
+        "no_change",
+        "little_forgotten",
+        "another_study",
+        "genes_are_missing",
+        "one_batch",
+    ],
 )
 def test_nothing_to_object(changes: dict) -> None:
     assert decide(replace(GOOD, **changes))[0] == "adapted"

@@ -256,6 +256,24 @@ def test_profiles_travel_with_a_saved_model(model: SCHDeepInsight, tmp_path: Pat
     assert 0.5 < loaded.agreement_ <= 1.0
 
 
+def test_a_query_like_one_more_batch_is_left_alone(
+    fit: Callable, reference: ad.AnnData, query: ad.AnnData, shifted: ad.AnnData, tmp_path: Path
+) -> None:
+    setup = {"labels_keys": ["lineage", "cell_type"], "batch_key": "batch"}
+    fit(reference, setup=setup, train={"max_epochs": 4}).save(tmp_path / "m")
+    model = SCHDeepInsight.load(tmp_path / "m", accelerator="cpu")
+    found = {}
+    for name, cells in (("alike", query), ("other", shifted)):
+        mapped = SCHDeepInsight.load_query_data(cells, model)
+        mapped.train(max_steps=0)
+        found[name] = mapped.adaptation
+    assert found["alike"].decision == "zero-shot"
+    assert "batches of the reference" in found["alike"].reason
+    assert found["alike"].figures.shift_reference == model.shift_
+    assert found["other"].figures.shift_query > 10 * model.shift_
+    assert "batches of the reference" not in found["other"].reason
+
+
 def test_report_goes_to_plain_types_and_back(adapt: Callable, shifted: ad.AnnData) -> None:
     mapped = adapt(shifted)
     assert mapped.calibration.source.endswith("before the adaptation to a query")

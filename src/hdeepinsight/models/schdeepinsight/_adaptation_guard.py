@@ -15,6 +15,8 @@ MIN_KEPT = 0.95
 MIN_TYPES_KEPT = 0.5
 MAX_REPLAY_LOSS = 0.25
 MIN_TYPES = 1.8
+MIN_GENES = 0.9
+MAX_SHIFT = 3.0
 FLOOR = 1e-6
 
 Decision = Literal["adapted", "zero-shot"]
@@ -48,6 +50,10 @@ class AdaptationFigures:
         Share of cells to which the reference model and the profiles give the same leaf: of the
         query before the adaptation, and of the held-out reference cells; ``None`` for a model
         that did not keep the latter.
+    shift_query, shift_reference
+        How far the types of the query are from those of the reference, and a batch of the
+        reference usually from the others (:func:`~hdeepinsight.nn.profile_shift`); ``None`` where
+        that is not known, as for a reference of one batch.
     replay_before, replay_after
         Balanced accuracy on reference cells that show the query's genes alone; ``None`` where no
         reference was given.
@@ -66,6 +72,8 @@ class AdaptationFigures:
     agreement_query: float
     genes: float = 1.0
     agreement_reference: float | None = None
+    shift_query: float | None = None
+    shift_reference: float | None = None
     replay_before: float | None = None
     replay_after: float | None = None
 
@@ -191,6 +199,12 @@ def _no_need(figures: AdaptationFigures) -> str:
             f"the query has hardly more than one type (effectively {figures.n_types_before:.1f}), "
             "from which a difference between studies cannot be told from one between types"
         )
+    if _like_a_batch(figures):
+        return (
+            f"the query is about as far from the reference ({figures.shift_query:.2f}) as the "
+            f"batches of the reference are from each other ({figures.shift_reference:.2f}), which "
+            "the model has learnt to ignore"
+        )
     usual = figures.agreement_reference
     if usual is not None and figures.agreement_query >= usual:
         return (
@@ -198,6 +212,14 @@ def _no_need(figures: AdaptationFigures) -> str:
             f"do on the reference itself ({usual:.1%}), so there is nothing to adapt to"
         )
     return ""
+
+
+def _like_a_batch(figures: AdaptationFigures) -> bool:
+    """Whether the query could be one more batch of the reference, with all its genes."""
+    apart, usual = figures.shift_query, figures.shift_reference
+    if apart is None or usual is None or figures.genes < MIN_GENES:
+        return False
+    return apart < MAX_SHIFT * usual
 
 
 def _harm(figures: AdaptationFigures) -> str:

@@ -17,6 +17,8 @@ from hdeepinsight.models.schdeepinsight._adaptation_guard import (
     decide,
     measure,
 )
+from hdeepinsight.models.schdeepinsight._adaptation_profiles import leaf_numbers, leaf_sums
+from hdeepinsight.nn import profile_shift
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,6 +52,8 @@ class Run:
         Seed of everything drawn.
     agreement
         How often network and profiles agree on held-out reference cells.
+    shift
+        How far a batch of the reference usually is from the others.
     """
 
     pristine: GeneImageClassifier
@@ -60,6 +64,7 @@ class Run:
     thinning: CountThinning
     seed: int
     agreement: float | None = None
+    shift: float | None = None
 
     def adapt(
         self, cells: Cells, measured: Tensor, profile: Tensor, reference: Cells | None
@@ -107,6 +112,9 @@ def best_of(
     before = start.network_opinion(cells, measured, adapted=False)
     profile = start.profile_opinion(cells, measured, before)
     referee = start.profile_opinion(cells, measured, before, skip=1)
+    found = torch.where(cells.has_rna, before.argmax(1).cpu(), -1)
+    query = leaf_sums(start.module, cells.counts, found, measured).profiles()
+    shift = profile_shift(query, run.profiles, measured.cpu())
     outcomes = []
     for replayed in [None] if reference is None else [None, reference]:
         adaptation = run.adapt(cells, measured, profile, replayed)
@@ -119,6 +127,7 @@ def best_of(
             genes=float(measured.mean()),
             agreement_reference=run.agreement,
         )
+        figures = replace(figures, shift_query=shift, shift_reference=run.shift)
         if reference is not None:
             figures = _with_replay(figures, start, adaptation, reference, measured, run.seed)
         decision, reason = decide(figures)
@@ -159,10 +168,7 @@ def _with_replay(
         batch=np.zeros(len(rows), dtype=np.int64),
         nodes=reference.nodes[rows],
     )
-    of_node = torch.full((start.module.tree.taxonomy.n_nodes,), -1, device=start.device)
-    leaves = start.module.tree.leaf_index
-    of_node[leaves] = torch.arange(len(leaves), device=start.device)
-    truth = of_node[torch.as_tensor(some.nodes, device=start.device)]
+    truth = leaf_numbers(start.module.tree, some.nodes).to(start.device)
     before = start.network_opinion(some, measured, adapted=False)
     after = adaptation.network_opinion(some, measured, replay=True)
     return replace(

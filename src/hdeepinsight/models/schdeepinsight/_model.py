@@ -11,7 +11,7 @@ from scvi import settings
 
 from hdeepinsight.annotation import Evaluation, evaluate_annotation
 from hdeepinsight.image import GeneLayout
-from hdeepinsight.models.schdeepinsight._adaptation_profiles import leaf_profiles
+from hdeepinsight.models.schdeepinsight._adaptation_profiles import reference_sums
 from hdeepinsight.models.schdeepinsight._explanation import ExplanationMixin
 from hdeepinsight.models.schdeepinsight._module import GeneImageClassifier, HeadName
 from hdeepinsight.models.schdeepinsight._reference import (
@@ -26,8 +26,10 @@ from hdeepinsight.models.schdeepinsight._training import TrainingMixin
 from hdeepinsight.nn import (
     CountThinning,
     GeneMasking,
+    LeafSums,
     ModalityDropout,
     inverse_frequency_weights,
+    usual_shift,
 )
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
     from hdeepinsight.image import LayoutMethod
+    from hdeepinsight.models.schdeepinsight._base import Query
     from hdeepinsight.nn import Reduction
     from hdeepinsight.taxonomy import Taxonomy
 

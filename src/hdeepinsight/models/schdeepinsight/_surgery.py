@@ -30,6 +30,7 @@ class SurgeryMixin(SavingMixin):
 
     profiles_: LeafProfiles | None = None
     agreement_: float | None = None
+    shift_: float | None = None
 
     @classmethod
     def load_query_data(
@@ -200,6 +201,7 @@ class SurgeryMixin(SavingMixin):
         payload[SAVE_KEYS.ATTR_DICT_KEY] |= {
             "profiles_": profiles,
             "agreement_": self.agreement_,
+            "shift_": self.shift_,
         }
         return payload
 
@@ -208,3 +210,4 @@ class SurgeryMixin(SavingMixin):
         profiles = attributes.get("profiles_")
         self.profiles_ = profiles and LeafProfiles(**profiles)
         self.agreement_ = attributes.get("agreement_")
+        self.shift_ = attributes.get("shift_")

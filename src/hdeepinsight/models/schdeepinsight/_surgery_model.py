@@ -23,7 +23,7 @@ from hdeepinsight.models.schdeepinsight._adaptation import (
 )
 from hdeepinsight.models.schdeepinsight._adaptation_cells import Cells
 from hdeepinsight.models.schdeepinsight._adaptation_guard import AdaptationReport
-from hdeepinsight.models.schdeepinsight._adaptation_profiles import leaf_profiles
+from hdeepinsight.models.schdeepinsight._adaptation_profiles import reference_sums
 from hdeepinsight.models.schdeepinsight._adaptation_run import Run, best_of
 from hdeepinsight.models.schdeepinsight._model import SCHDeepInsight
 from hdeepinsight.models.schdeepinsight._surgery_labels import known_nodes, one_column
@@ -176,6 +176,7 @@ class AdaptedSCHDeepInsight(SCHDeepInsight):
             thinning=self.thinning,
             seed=self.seed,
             agreement=self.agreement_,
+            shift=self.shift_,
         )
         best = best_of(run, cells, measured, reference, guard=guard)
         self.profiles_, self.adaptation_ = profiles, best.report
@@ -265,7 +266,8 @@ class AdaptedSCHDeepInsight(SCHDeepInsight):
 
     def _check_profiles(self, reference: Cells | None = None) -> Any:
         if reference is not None:
-            return leaf_profiles(self._unwrapped(), reference.counts, reference.nodes)
+            (sums,) = reference_sums(self._unwrapped(), reference.counts, reference.nodes)
+            return sums.profiles()
         if self.profiles_ is None and self._data().reference is None:
             msg = (
                 "The reference model was saved without mean profiles of its reference. Valid are "
@@ -298,7 +300,7 @@ class AdaptedSCHDeepInsight(SCHDeepInsight):
         batch = torch.as_tensor(self._batch_of(source.obs.iloc[cells]), device=self.device)
         with self._adaptation.switch.using(batch):
             part = super()._read_cells(source, cells, counts, inputs)
-        measured = torch.atleast_2d(inputs["measured"])
+        measured = inputs["measured"].view(-1, inputs["measured"].shape[-1])
         matcher = self._matcher_for(measured.amax(0))
         if matcher is None:
             return part
