@@ -298,7 +298,11 @@ class SCHDeepInsight(ExplanationMixin, TrainingMixin, SurgeryMixin):
         """Normalisation and node weights, which are saved with the weights of the network."""
         self.module.normalizer.fit(counts, scale_percentile=scale_percentile)
         self._fit_proteins()
-        self.profiles_ = leaf_profiles(self.module, counts, nodes)
+        key = self._setup_args["batch_key"]
+        batches = None if key is None else self._column(key).astype(str).to_numpy()
+        sums = reference_sums(self.module, counts, nodes, batches)
+        self.profiles_ = LeafSums.sum(sums).profiles()
+        self.shift_ = usual_shift(sums)
         objective = self.module.objective
         objective.node_weights.copy_(
             inverse_frequency_weights(objective.tree, torch.from_numpy(nodes), class_weights)
