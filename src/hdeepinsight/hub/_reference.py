@@ -177,7 +177,7 @@ class ReferenceBundle:
 def _taxonomy(text: object) -> Taxonomy:
     """Read a taxonomy from its text alone: other text would be taken for the path of a file."""
     if not str(text).lstrip().startswith("{"):
-        msg = "The taxonomy is no JSON text. Valid is what Taxonomy.to_json gives. Ask its publisher."
+        msg = "The taxonomy is no JSON. Valid is what Taxonomy.to_json gives. Ask its publisher."
         raise ValueError(msg)
     return Taxonomy.from_json(str(text))
 
