@@ -124,3 +124,13 @@ def test_words_for_no_label_are_labels_where_the_tree_has_them():
     tree = Taxonomy.from_nested({"T": [], "Unassigned": []})
     found = Annotation.from_labels(labels, tree).labels["stop_label"]
     assert found.tolist() == ["Unassigned", "T", "Unknown"]
+
+
+def test_a_label_goes_down_to_the_end_of_a_chain(ragged):
+    labels = pd.Series(["MAIT", "CD8", "T", None], index=list("abcd"))
+    result = Annotation.from_labels(labels, ragged)
+    paths = [ragged.path_name(int(node)) for node in result.stop_nodes]
+    assert paths == ["MAIT > MAIT", "T > CD8 > naive", "T", "root"]
+    chain = Taxonomy.from_nested({"T": {"CD4": ["naive"]}})
+    found = Annotation.from_labels(labels[-2:], chain).stop_depth
+    assert found.tolist() == [3, 0]

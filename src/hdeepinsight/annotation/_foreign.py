@@ -83,7 +83,7 @@ class ForeignMixin:
         >>> result.labels["stop_label"].tolist(), result.confidence.round(2).tolist()[:2]
         (['CD4', 'T', 'Unknown'], [0.9, 0.8])
         """
-        nodes = label_nodes(taxonomy, labels)
+        nodes = _chain_ends(taxonomy)[label_nodes(taxonomy, labels)]
         sure = _checked_confidence(confidence, len(labels))
         sure[nodes == 0] = 1.0
         inside = taxonomy.ancestor_matrix[:, nodes].T
@@ -241,6 +241,17 @@ _STYLES = {
         "unknown",
     ),
 }
+
+
+def _chain_ends(taxonomy: Taxonomy) -> np.ndarray:
+    """Node at the end of the chain of single children under each node, shape ``(n_nodes,)``.
+
+    What is under the first is under the last too: "B" is as deep as a taxonomy has "B > B".
+    """
+    ends = np.arange(taxonomy.n_nodes)
+    for node in np.flatnonzero(taxonomy.n_children == 1)[::-1]:  # children come after their parent
+        ends[node] = ends[taxonomy.children(int(node))[0]] if node else 0
+    return ends
 
 
 def _shared(taxonomy: Taxonomy, first: np.ndarray, second: np.ndarray) -> np.ndarray:
