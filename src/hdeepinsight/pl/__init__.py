@@ -4,6 +4,7 @@ from hdeepinsight.pl._alluvial import alluvial
 from hdeepinsight.pl._confusion import confusion
 from hdeepinsight.pl._dotplot import dotplot
 from hdeepinsight.pl._embedding import embedding, probability
+from hdeepinsight.pl._explanation import contrast, explanation
 from hdeepinsight.pl._history import training_history
 from hdeepinsight.pl._html import gene_layout_html
 from hdeepinsight.pl._label_sets import label_set_sizes
@@ -15,8 +16,10 @@ from hdeepinsight.pl._taxonomy import taxonomy
 __all__ = [
     "alluvial",
     "confusion",
+    "contrast",
     "dotplot",
     "embedding",
+    "explanation",
     "gene_images",
     "gene_layout",
     "gene_layout_html",
