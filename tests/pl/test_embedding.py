@@ -86,6 +86,56 @@ def test_palette_is_distinct_and_repeats_after_forty():
     assert categorical_colors(41)[40] == PALETTE[0]
 
 
+def test_numbers_are_drawn_on_a_scale_and_missing_ones_lie_below(coords):
+    values = np.linspace(0.1, 0.9, 30)
+    values[7] = np.nan
+    ax = pl.embedding(coords, values, colorbar_label="score", title="mine")
+    dots = ax.collections[0]
+    ordered = np.asarray(dots.get_array())
+    assert np.isnan(ordered[0])
+    np.testing.assert_array_equal(np.sort(ordered[1:]), np.delete(values, 7))
+    at = {tuple(place): i for i, place in enumerate(coords.tolist())}
+    for place, value in zip(dots.get_offsets().tolist(), ordered, strict=True):
+        assert value == values[at[tuple(place)]] or np.isnan(value)
+    assert dots.get_clim() == (0.1, 0.9)
+    assert ax.figure.axes[1].get_ylabel() == "score"
+    assert pl.embedding(coords, values, vmin=0, vmax=1).collections[0].get_clim() == (0, 1)
+
+
+def test_whole_numbers_are_labels(coords):
+    ax = pl.embedding(coords, np.arange(30) % 2)
+    assert [text.get_text() for text in ax.texts] == ["0", "1"]
+
+
+def test_no_cells_and_no_known_number():
+    assert len(pl.embedding(np.empty((0, 2)), []).collections[0].get_offsets()) == 0
+    only = pl.embedding([[0, 0]], [np.nan]).collections[0]
+    assert only.get_clim() == (0.0, 1.0)
+
+
+def test_many_cells_are_one_bitmap():
+    rng = np.random.default_rng(0)
+    many = rng.normal(size=(6_000, 2))
+    assert pl.embedding(many, rng.random(6_000)).collections[0].get_rasterized()
+    assert pl.embedding(many, rng.integers(3, size=6_000)).collections[0].get_rasterized()
+    assert not pl.embedding(many[:9], rng.random(9)).collections[0].get_rasterized()
+
+
+@pytest.mark.parametrize("node", ["CD4", "T > CD4", ("T", "CD4"), 3, np.int64(3)])
+def test_probability_of_any_node(result, node):
+    ax = pl.probability(np.arange(10.0).reshape(5, 2), result, node)
+    dots = ax.collections[0]
+    cell = (dots.get_offsets()[:, 0] / 2).astype(int)
+    np.testing.assert_array_equal(dots.get_array(), result.node_probabilities[cell, 3])
+    assert dots.get_clim() == (0.0, 1.0)
+    assert ax.get_title() == "T > CD4"
+
+
+def test_an_unknown_node_is_refused(result):
+    with pytest.raises(ValueError, match="no node 'NK'"):
+        pl.probability(np.zeros((5, 2)), result, "NK")
+
+
 @pytest.mark.parametrize(
     ("labels", "options", "match"),
     [

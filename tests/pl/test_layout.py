@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 from matplotlib.patches import Rectangle
@@ -93,6 +94,24 @@ def test_the_most_specific_genes_are_named(layout):
 def test_one_image_alone(layout):
     figure = pl.gene_images(layout, {"T": np.arange(12)}, n_top=2)
     assert sorted(texts(figure.axes[0])) == ["G10", "G11"]
+
+
+def test_tables_and_series_are_matched_by_gene_name(layout):
+    values = pd.Series(np.arange(11.0), index=[f"G{i}" for i in range(11)])[::-1]
+    drawn = pl.gene_layout(layout, values).images[0].get_array()
+    rows, columns = layout.coordinates.T
+    np.testing.assert_array_equal(drawn[rows, columns].filled(-1), [*range(11), -1])
+    figure = pl.gene_images(layout, pd.DataFrame({"T": values, "B": -values}), n_top=1)
+    panels = [ax.images[0].get_array()[rows, columns].filled(99) for ax in figure.axes[:2]]
+    np.testing.assert_array_equal(panels, [[*range(11), 99], [*(-i for i in range(11)), 99]])
+    assert texts(figure.axes[0]) == ["G10"]  # not the gene without a value
+
+
+def test_long_headings_stay_as_wide_as_their_image(layout):
+    figure = pl.gene_images(layout, {"a" * 60 + "\nb": np.arange(12)})
+    first, second = figure.axes[0].get_title().splitlines()
+    assert len(first) == 28
+    assert second == "b"
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,37 @@ def test_names_of_the_immune_tree_do_not_overlap():
         assert not any(box.overlaps(other) for other in boxes[:i])
 
 
+def test_confidence_is_written_and_colours_the_dots(tree):
+    ax = pl.taxonomy(tree, {"CD4": 4}, confidence={"T": 0.5, ("B",): 1.0})
+    assert texts(ax) == ["T  4  0.50", "B  0  1.00", "CD4  4", "CD8  0", "naive  0", "memory  0"]
+    values = np.ma.filled(np.ma.masked_invalid(dots(ax).get_array()), -1.0)
+    np.testing.assert_array_equal(values, [-1, 0.5, 1, -1, -1, -1, -1])
+    assert dots(ax).get_clim() == (0.0, 1.0)
+    assert ax.figure.axes[1].get_ylabel() == "mean confidence"
+
+
+def test_an_annotation_gives_its_cells_and_how_sure_it_is_of_them(result):
+    p = result.node_probabilities
+    at_or_under = {"T": [0, 1, 2], "B": [3], "CD4": [0, 1], "CD8": [2], "naive": [0]}
+    expected = [
+        f"{name}  {len(cells)}  {p[cells, node].mean():.2f}"
+        for node, (name, cells) in enumerate(at_or_under.items(), start=1)
+    ]
+    assert texts(pl.taxonomy(result)) == [*expected, "memory  0"]
+
+
+@pytest.mark.parametrize("confidence", [[2.0] * 7, {"T": -0.1}])
+def test_confidence_outside_0_and_1_is_refused(tree, confidence):
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        pl.taxonomy(tree, confidence=confidence)
+
+
+def test_names_are_written_as_they_are():
+    ax = pl.taxonomy(Taxonomy.from_nested({"$x$": [], "γδ": []}))
+    ax.figure.canvas.draw()
+    assert texts(ax) == [r"\$x\$", "γδ"]
+
+
 @pytest.mark.parametrize("counts", [[1, 2], np.zeros((7, 1))])
 def test_counts_of_another_length_are_refused(tree, counts):
     with pytest.raises(ValueError, match=r"One number a node.*\(7,\)"):

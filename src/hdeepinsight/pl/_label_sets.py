@@ -39,7 +39,7 @@ def label_set_sizes(
         Whether each set holds the cell's true type, ``(n_cells,)``: ``sets.holds(true_nodes)``.
         Then the part of each bar that misses it is drawn in another colour on top.
     title
-        Heading; by default the mean size, and the promised coverage with that observed.
+        Heading; by default the mean size, and the coverage promised and observed.
     ax
         Axes to draw on; by default those of a new figure.
 
@@ -63,8 +63,8 @@ def label_set_sizes(
     >>> labelled = hdi.annotation.calibrate(result, truth)
     >>> sets = result.label_sets(alpha=0.4, calibration=labelled)
     >>> ax = hdi.pl.label_set_sizes(sets, sets.holds(truth))
-    >>> ax.get_title()
-    '1.50 types a set; coverage promised 60.0%, observed 100.0%'
+    >>> ax.get_title().splitlines()
+    ['1.50 types a set', 'coverage promised 60.0%, observed 100.0%']
     """
     size = sets.size.to_numpy()
     if not len(size):
@@ -108,4 +108,4 @@ def _share(size: np.ndarray, shown: np.ndarray, n_cells: int) -> np.ndarray:
 def _heading(sets: LabelSets, observed: float | None) -> str:
     found = "" if observed is None else f", observed {observed:.1%}"
     mean, promised = sets.size.mean(), sets.promised_coverage
-    return f"{mean:.2f} types a set; coverage promised {promised:.1%}{found}"
+    return f"{mean:.2f} types a set\ncoverage promised {promised:.1%}{found}"

@@ -1,0 +1,68 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from hdeepinsight import pl
+from hdeepinsight.pl._groups import groups_of
+from hdeepinsight.pl._novelty import _ridges
+
+
+def test_every_label_has_a_ridge_in_tree_order_with_its_median(result):
+    ax = pl.novelty(result)
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert names == ["CD4  (1)", "naive  (1)", "CD8  (1)", "B  (1)", "Unknown  (1)"]
+    medians = [line.get_xdata()[0] for line in ax.lines[1::2]]
+    assert medians == [1.0, 0.0, 2.0, 3.0, 4.0]
+
+
+def test_ridges_are_densities_of_equal_area_around_their_cells():
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.normal(size=2_000), rng.normal(5, 1, size=20)])
+    rows = groups_of(["a"] * 2_000 + ["b"] * 20, 2_020)
+    grid, density = _ridges(values, rows, None)
+    np.testing.assert_allclose(density.sum(axis=1), 1.0)
+    means = [values[:2_000].mean(), values[2_000:].mean()]
+    np.testing.assert_allclose(density @ grid, means, atol=grid[1] - grid[0])
+    expected = np.exp(-(grid**2) / 2) / np.sqrt(2 * np.pi) * (grid[1] - grid[0])
+    assert np.abs(density[0] - expected).max() < 0.1 * expected.max()
+
+
+def test_p_values_keep_their_mass_within_0_and_1():
+    grid, density = _ridges(np.array([0.0, 0.0, 1.0]), groups_of(["a"] * 3, 3), (0.0, 1.0))
+    assert grid[0] > 0
+    assert grid[-1] < 1
+    assert density.sum() == pytest.approx(1.0)
+    assert density[0, :200].sum() == pytest.approx(2 / 3, abs=0.03)
+
+
+def test_shares_at_or_below_alpha_are_written(result):
+    ax = pl.novelty(result, ["a", "a", "b", "b", None], measure="p_value", alpha=0.05)
+    texts = [text.get_text() for text in ax.texts]
+    assert texts == ["0% ≤ 0.05", "100% ≤ 0.05", "100% ≤ 0.05"]
+    assert ax.get_xlim() == pytest.approx((0.0, 1.0))
+
+
+def test_cells_that_are_all_alike(result):
+    same = dataclasses.replace(result, novelty=result.novelty.assign(score=1.0))
+    ax = pl.novelty(same, ["a"] * 5)
+    assert ax.lines[1].get_xdata()[0] == 1.0
+    assert np.isfinite(ax.lines[0].get_ydata()).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        pytest.param({"measure": "distance"}, "'distance'", id="measure"),
+        pytest.param({"alpha": 5}, "alpha=5", id="alpha"),
+        pytest.param({"groups": ["a"]}, "1 labels for 5 cells", id="lengths"),
+    ],
+)
+def test_bad_input_is_refused(result, options, match):
+    with pytest.raises(ValueError, match=match):
+        pl.novelty(result, **options)
+
+
+def test_an_annotation_without_novelty_is_refused(result):
+    with pytest.raises(ValueError, match="knows nothing about novelty"):
+        pl.novelty(dataclasses.replace(result, novelty=None))

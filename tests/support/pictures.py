@@ -1,0 +1,136 @@
+"""Every picture of `hdi.pl` on fixed data, and their baselines.
+
+Run ``python tests/support/pictures.py`` to write tests/pl/baseline anew, after a look at what
+changes; name pictures to write only these. Each carries the version of matplotlib that drew it:
+another minor version lays text out in another way, so that pictures are compared within one.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+
+import hdeepinsight as hdi
+
+BASELINE = Path(__file__).parents[1] / "pl" / "baseline"
+N_CELLS = 90
+TREE = {"T": {"CD4": ["naive", "memory"], "CD8": []}, "B": ["B naive", "plasma"], "NK": []}
+DPI = 45
+
+
+class Data:
+    """Cells of six types in two dimensions, with what a model might say about them.
+
+    Parameters
+    ----------
+    seed
+        Other cells for another number, with the same labels in the same order.
+    """
+
+    def __init__(self, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        self.tree = hdi.Taxonomy.from_nested(TREE)
+        n_leaves = self.tree.n_leaves
+        kind = np.arange(N_CELLS) % n_leaves
+        self.truth = self.tree.leaves[kind]
+        self.known = np.array([self.tree.label(int(node)) for node in self.truth])
+        self.coords = rng.normal(size=(N_CELLS, 2)) + 5 * rng.normal(size=(n_leaves, 2))[kind]
+        logits = rng.normal(size=(N_CELLS, n_leaves))
+        logits[np.arange(N_CELLS), kind] += rng.normal(2.5, 1.5, size=N_CELLS)
+        share = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        p_value = rng.random(N_CELLS) ** np.where(kind == 1, 4, 1)
+        self.result = hdi.Annotation(
+            taxonomy=self.tree,
+            obs_names=[f"cell {i}" for i in range(N_CELLS)],
+            node_probabilities=share @ self.tree.ancestor_matrix.astype(float),
+            novelty=pd.DataFrame(
+                {"score": -np.log(p_value), "p_value": p_value, "lineage_p_value": p_value**0.5}
+            ),
+        )
+        genes = [f"GENE{i}" for i in range(50)]
+        self.layout = hdi.GeneLayout.random(genes, side=8, seed=0)
+        self.means = pd.DataFrame(rng.gamma(1.0, size=(50, 3)), index=genes, columns=[*"ABC"])
+        epochs = pd.Index(range(0, 40, 2), name="epoch")
+        fall = np.exp(-np.arange(20) / (4 + 3 * seed)) + 0.03 * rng.random(20)
+        self.history = {
+            name: pd.DataFrame({name: values}, index=epochs)
+            for name, values in {
+                "train_loss": fall,
+                "log_loss": fall + 0.1,
+                "accuracy_lineage": 1 - 0.4 * fall,
+                "accuracy_type": 1 - 0.7 * fall,
+                "ece_lineage": 0.2 * fall,
+                "ece_type": 0.4 * fall,
+            }.items()
+        }
+
+    @property
+    def leaf_probability(self) -> np.ndarray:
+        """Probability of each cell's leaf, ``(n_cells,)``."""
+        return self.result.node_probabilities[np.arange(N_CELLS), self.result.leaf_nodes]
+
+    @property
+    def right(self) -> np.ndarray:
+        """Whether each cell's leaf is its type, ``(n_cells,)``."""
+        return self.result.leaf_nodes == self.truth
+
+
+def _label_set_sizes(d: Data) -> Any:
+    sets = d.result.label_sets(
+        0.1, kind="leaves", calibration=hdi.annotation.calibrate(d.result, d.truth)
+    )
+    return hdi.pl.label_set_sizes(sets, sets.holds(d.truth))
+
+
+PICTURES: dict[str, Callable[[Data], Any]] = {
+    "alluvial": lambda d: hdi.pl.alluvial(d.result, d.known, heading="known"),
+    "confusion": lambda d: hdi.pl.confusion(d.tree, d.truth, d.result.leaf_nodes, level=2),
+    "dotplot": lambda d: hdi.pl.dotplot(d.result, d.known),
+    "embedding": lambda d: hdi.pl.embedding(
+        d.coords, d.result.label_column(), palette=d.result.colors
+    ),
+    "embedding_legend": lambda d: hdi.pl.embedding(
+        d.coords, d.known, legend_loc="right margin", title="known"
+    ),
+    "gene_images": lambda d: hdi.pl.gene_images(d.layout, d.means, n_top=2),
+    "gene_layout": lambda d: hdi.pl.gene_layout(d.layout, d.means["A"], highlight=["GENE3"]),
+    "label_set_sizes": _label_set_sizes,
+    "novelty": lambda d: hdi.pl.novelty(d.result, d.known),
+    "novelty_p_value": lambda d: hdi.pl.novelty(d.result, d.known, measure="p_value"),
+    "probability": lambda d: hdi.pl.probability(d.coords, d.result, "CD4"),
+    "reliability": lambda d: hdi.pl.reliability(d.leaf_probability, d.right, n_bins=6),
+    "taxonomy": lambda d: hdi.pl.taxonomy(d.tree, d.result.stop_nodes[: d.tree.n_nodes]),
+    "taxonomy_confidence": lambda d: hdi.pl.taxonomy(d.result),
+    "training_history": lambda d: hdi.pl.training_history(d.history, title="training"),
+}
+
+
+def draw(name: str, path: Path, *, seed: int = 0) -> None:
+    """Write a picture as PNG, whatever the settings of the caller.
+
+    Parameters
+    ----------
+    name
+        Key of `PICTURES`.
+    path
+        File to write.
+    seed
+        Of the data; 0 gives the baseline.
+    """
+    from matplotlib import pyplot as plt
+
+    with plt.style.context("default"), mpl.rc_context({"font.family": "DejaVu Sans"}):
+        drawn = PICTURES[name](Data(seed))
+        figure = getattr(drawn, "figure", None) or drawn
+        figure.savefig(path, dpi=DPI)
+        plt.close(figure)
+
+
+if __name__ == "__main__":
+    mpl.use("Agg")
+    for chosen in sys.argv[1:] or PICTURES:
+        draw(chosen, BASELINE / f"{chosen}.png")
