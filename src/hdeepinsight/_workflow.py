@@ -233,12 +233,10 @@ def _cells_of(
 ) -> AnnData:
     """Fresh AnnData of all RNA counts of a query, read as the model reads them, with batches."""
     import anndata as ad
-    from scipy import sparse
 
     source, _ = model._open(query, **reading)
     names = list(dict.fromkeys(source.var_names))
-    chunks = [chunk for _, chunk in source.chunks(align_genes(source.var_names, names))]
-    cells = ad.AnnData(sparse.vstack(chunks, format="csr").astype(np.float32))
+    cells = ad.AnnData(source.read(align_genes(source.var_names, names)))
     cells.obs_names = source.obs_names
     if batch_key is not None:
         if batch_key not in source.obs:

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+import scipy.sparse as sp
+
 from hdeepinsight.data._checks import inspect_store, not_finite, refusal, where_counts_are
 from hdeepinsight.data._decode import Decoder, Normalisation
 from hdeepinsight.data._errors import InputError
@@ -18,7 +20,6 @@ from hdeepinsight.data._store import DataLike, Store, open_store
 
 if TYPE_CHECKING:
     import pandas as pd
-    import scipy.sparse as sp
 
     from hdeepinsight.data._align import GeneAlignment
 
@@ -120,6 +121,10 @@ class CountSource:
             raise ValueError(msg)
         for rows, block in self._blocks(chunk_size):
             yield rows, alignment.apply(block)
+
+    def read(self, alignment: GeneAlignment) -> sp.csr_matrix:
+        """Read all counts at once, as :meth:`chunks` gives them."""
+        return sp.vstack([counts for _, counts in self.chunks(alignment)], format="csr")
 
     def _blocks(self, size: int) -> Iterator[tuple[slice, Block]]:
         if self.decoder is None:

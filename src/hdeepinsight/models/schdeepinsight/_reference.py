@@ -29,8 +29,7 @@ Options = TypeVar("Options", GeneMasking, CountThinning, ModalityDropout)
 
 def read_counts(source: CountSource, genes: Sequence[str]) -> sparse.csr_matrix:
     """Raw counts of the given genes, shape ``(n_cells, n_genes)``."""
-    alignment = align_genes(source.var_names, genes)
-    return sparse.vstack([chunk for _, chunk in source.chunks(alignment)], format="csr")
+    return source.read(align_genes(source.var_names, genes))
 
 
 def label_keys(labels_key: str | None, labels_keys: Sequence[str] | None) -> list[str]:
@@ -58,8 +57,8 @@ def label_nodes(
     ValueError
         If a label is not in the taxonomy.
     """
-    if not all(key in adata.obs for key in keys):
-        return np.zeros(adata.n_obs, dtype=np.int64)
+    if not all(key in obs for key in keys):
+        return np.zeros(len(obs), dtype=np.int64)
     if len(keys) > 1:
         return taxonomy.encode_levels(adata.obs[list(keys)], unlabeled=unlabeled)
     labels = adata.obs[keys[0]]

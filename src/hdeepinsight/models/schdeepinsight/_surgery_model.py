@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pandas as pd
 import torch
-from scipy import sparse
 from scvi.model.base._constants import SAVE_KEYS
 
 from hdeepinsight.data import is_paired, open_paired
@@ -223,7 +222,6 @@ class AdaptedSCHDeepInsight(SCHDeepInsight):
         data = self._data()
         query = self._given(data.query)
         source, alignment = super()._open(query, **data.reading)
-        counts = [chunk for _, chunk in source.chunks(alignment)]
         if data.batch_key is not None:
             batches = one_column(source.obs, data.batch_key).astype(str)
             self.batches_ = tuple(sorted(batches.unique()))
@@ -234,7 +232,7 @@ class AdaptedSCHDeepInsight(SCHDeepInsight):
         if further["measured"].ndim == 1:
             further.pop("measured")
         cells = Cells(
-            counts=sparse.vstack(counts, format="csr").astype(np.float32),
+            counts=source.read(alignment),
             batch=self._batch_of(source.obs),
             nodes=known_nodes(
                 source.obs, self.taxonomy, data.labels_key, unlabeled=self._unlabeled_category
@@ -251,7 +249,6 @@ class AdaptedSCHDeepInsight(SCHDeepInsight):
         source, alignment = SCHDeepInsight._open(
             self, given, layer=None, use_raw=False, scale="auto", fold_case=False
         )
-        counts = sparse.vstack([c for _, c in source.chunks(alignment)], format="csr")
         labels = self._label_keys
         nodes = known_nodes(source.obs, self.taxonomy, labels, unlabeled=self._unlabeled_category)
         if not (nodes > 0).any():
@@ -262,7 +259,7 @@ class AdaptedSCHDeepInsight(SCHDeepInsight):
             raise ValueError(msg)
         keep = np.flatnonzero(nodes > 0)
         batch = np.full(len(keep), -1)
-        return Cells(counts[keep].astype(np.float32), batch, nodes[keep], {})
+        return Cells(source.read(alignment)[keep], batch, nodes[keep], {})
 
     def _check_profiles(self, reference: Cells | None = None) -> Any:
         if reference is not None:
