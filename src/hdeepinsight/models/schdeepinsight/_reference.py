@@ -57,8 +57,8 @@ def label_nodes(
     ValueError
         If a label is not in the taxonomy.
     """
-    if not all(key in obs for key in keys):
-        return np.zeros(len(obs), dtype=np.int64)
+    if not all(key in adata.obs for key in keys):
+        return np.zeros(adata.n_obs, dtype=np.int64)
     if len(keys) > 1:
         return taxonomy.encode_levels(adata.obs[list(keys)], unlabeled=unlabeled)
     labels = adata.obs[keys[0]]
