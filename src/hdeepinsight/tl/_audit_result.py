@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from hdeepinsight._keys import AUDIT_KEYS, LABEL_COLUMNS
+from hdeepinsight._keys import AUDIT_KEYS
 from hdeepinsight._palette import MISSING, label_colors
 from hdeepinsight.annotation._additions import Additions, check_cells, storable
 from hdeepinsight.tl._audit_joint import LEAST_RECOGNISED
+from hdeepinsight.tl._audit_tables import class_names
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -290,21 +291,3 @@ class LabelAudit:
 def _row_names(table: pd.DataFrame) -> pd.Index:
     """Give row numbers as text, the only names of rows that files hold."""
     return pd.Index([str(row) for row in range(len(table))])
-
-
-def class_names(taxonomy: Taxonomy) -> list[str]:
-    """Name of every node: its label, or its path where the label means several branches.
-
-    A chain such as B > B > B is one branch, and its nodes share the name.
-    """
-    first: dict[str, int] = {}
-    shared = {LABEL_COLUMNS.ROOT}
-    for node in range(1, taxonomy.n_nodes):  # breadth-first: the highest node of a name comes first
-        label = taxonomy.label(node)
-        if first.setdefault(label, node) not in taxonomy.ancestors(node):
-            shared.add(label)
-    names = [
-        taxonomy.path_name(node) if taxonomy.label(node) in shared else taxonomy.label(node)
-        for node in range(1, taxonomy.n_nodes)
-    ]
-    return [LABEL_COLUMNS.ROOT, *names]

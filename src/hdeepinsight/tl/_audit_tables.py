@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from hdeepinsight._keys import LABEL_COLUMNS
 from hdeepinsight.tl._audit_batches import class_batches
 from hdeepinsight.tl._audit_joint import SiblingJoint, most_probable_below, transition_rates
-from hdeepinsight.tl._audit_result import class_names
 
 if TYPE_CHECKING:
     from hdeepinsight.taxonomy import Taxonomy
@@ -103,3 +103,21 @@ def _along_paths(taxonomy: Taxonomy, joints: list[SiblingJoint]) -> tuple[np.nda
         right[node] *= right[taxonomy.parent[node]]
         recognised[node] = min(recognised[node], recognised[taxonomy.parent[node]])
     return 1.0 - right, recognised
+
+
+def class_names(taxonomy: Taxonomy) -> list[str]:
+    """Name of every node: its label, or its path where the label means several branches.
+
+    A chain such as B > B > B is one branch, and its nodes share the name.
+    """
+    first: dict[str, int] = {}
+    shared = {LABEL_COLUMNS.ROOT}
+    for node in range(1, taxonomy.n_nodes):  # breadth-first: the highest node of a name comes first
+        label = taxonomy.label(node)
+        if first.setdefault(label, node) not in taxonomy.ancestors(node):
+            shared.add(label)
+    names = [
+        taxonomy.path_name(node) if taxonomy.label(node) in shared else taxonomy.label(node)
+        for node in range(1, taxonomy.n_nodes)
+    ]
+    return [LABEL_COLUMNS.ROOT, *names]
