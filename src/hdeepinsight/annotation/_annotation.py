@@ -11,6 +11,7 @@ import pandas as pd
 
 from hdeepinsight._keys import ADDED_KEYS, LABEL_COLUMNS, ONTOLOGY_KEY, UNKNOWN_TERM
 from hdeepinsight._palette import MISSING, label_colors
+from hdeepinsight.annotation._classes import node_categories, node_names
 from hdeepinsight.annotation._confidence import ConfidenceMixin
 from hdeepinsight.annotation._decode import Decoder, decode, lift
 from hdeepinsight.annotation._foreign import ForeignMixin
@@ -151,11 +152,7 @@ class Annotation(ConfidenceMixin, ForeignMixin, WritingMixin):
             name: self._level_labels(level)
             for level, name in enumerate(self.taxonomy.level_names, start=1)
         }
-        stop = self._names(self.stop_nodes)
-        stop_categories = [LABEL_COLUMNS.ROOT, *self._node_labels(np.arange(1, self._n_nodes))]
-        used = set(stop)
-        categories = [name for name in dict.fromkeys(stop_categories) if name in used]
-        columns[LABEL_COLUMNS.STOP] = pd.Categorical(stop, categories=categories)
+        columns[LABEL_COLUMNS.STOP] = node_categories(node_names(self.taxonomy), self.stop_nodes)
         return pd.DataFrame(columns, index=self.obs_names)
 
     @cached_property
@@ -190,10 +187,7 @@ class Annotation(ConfidenceMixin, ForeignMixin, WritingMixin):
         for node in range(1, self._n_nodes):
             own = self.taxonomy.ontology_ids.get(self.taxonomy.names[node])
             ids[node] = own or ids[self.taxonomy.parent[node]]
-        values = [ids[node] for node in self.stop_nodes]
-        used = set(values)
-        categories = [name for name in dict.fromkeys(ids) if name in used]
-        return self._series(pd.Categorical(values, categories=categories), ONTOLOGY_KEY)
+        return self._series(node_categories(ids, self.stop_nodes), ONTOLOGY_KEY)
 
     @cached_property
     def colors(self) -> dict[str, str]:
@@ -282,10 +276,6 @@ class Annotation(ConfidenceMixin, ForeignMixin, WritingMixin):
 
     def _node_labels(self, nodes: np.ndarray) -> list[str]:
         return [self.taxonomy.label(int(node)) for node in nodes]
-
-    def _names(self, nodes: np.ndarray) -> np.ndarray:
-        names = np.array([LABEL_COLUMNS.ROOT, *self._node_labels(np.arange(1, self._n_nodes))])
-        return np.asarray(names[nodes])
 
     def _level_labels(self, level: int) -> pd.Categorical:
         at_level = self.taxonomy.node_at_level[:, level - 1]

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
+
+from hdeepinsight._keys import LABEL_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -22,6 +25,28 @@ def label_nodes(taxonomy: Taxonomy, labels: Iterable[Any]) -> NDArray[np.int64]:
     """Node of every label of any tool, 0 for none, shape ``(n_cells,)``."""
     own = set(taxonomy.labels)
     return taxonomy.encode(labels, unlabeled=[word for word in NO_LABEL if word not in own])
+
+
+def node_names(taxonomy: Taxonomy, root: str = LABEL_COLUMNS.ROOT) -> list[str]:
+    """Bare name of every node, with a word for "no label" at the root."""
+    return [root, *taxonomy.labels[1:]]
+
+
+def node_categories(names: Sequence[str], nodes: NDArray[np.int64]) -> pd.Categorical:
+    """Name of each cell's node, as categories in the order of the tree that occur.
+
+    Parameters
+    ----------
+    names
+        Name of every node, shape ``(n_nodes,)``.
+    nodes
+        Node of every cell, shape ``(n_cells,)``.
+    """
+    occurring = {names[node] for node in np.unique(nodes).tolist()}
+    categories = [name for name in dict.fromkeys(names) if name in occurring]
+    code_of = {name: code for code, name in enumerate(categories)}
+    codes = np.array([code_of.get(name, -1) for name in names])
+    return pd.Categorical.from_codes(codes[nodes], categories)
 
 
 def class_nodes(taxonomy: Taxonomy, classes: Sequence[str]) -> NDArray[np.int64]:

@@ -15,7 +15,9 @@ from hdeepinsight.annotation._classes import (
     class_nodes,
     exclusive,
     label_nodes,
+    node_categories,
     node_mass,
+    node_names,
     node_probabilities,
 )
 from hdeepinsight.annotation._decode import lift
@@ -224,11 +226,11 @@ class ForeignMixin:
         if level is not None:
             depth = np.full(len(nodes), own.taxonomy.level_depth(level))
             nodes = lift(own.taxonomy, own.leaf_nodes, depth)
-        labels = np.array([no_label, *own.taxonomy.labels[1:]], dtype=object)[nodes]
+        labels = node_categories(node_names(own.taxonomy, no_label), nodes)
         share = own.node_probabilities[np.arange(len(nodes)), nodes]
         if level is None:
             share = own.confidence.to_numpy()
-        columns = {label_column: pd.Categorical(labels), confidence_column: share}
+        columns = {label_column: labels, confidence_column: share}
         return pd.DataFrame(columns, index=own.obs_names)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from hdeepinsight._keys import LABEL_COLUMNS
+from hdeepinsight.annotation._classes import node_names
 from hdeepinsight.annotation._conformal import (
     Calibration,
     SetKind,
@@ -95,9 +95,7 @@ class LabelSets:
     @cached_property
     def lca(self) -> pd.Series:
         """Label of the lowest node that holds each set; ``"Unknown"`` at the root."""
-        nodes = np.arange(1, self.taxonomy.n_nodes)
-        labels = [LABEL_COLUMNS.ROOT, *(self.taxonomy.label(int(node)) for node in nodes)]
-        values = [labels[node] for node in self.lca_nodes]
+        values = np.array(node_names(self.taxonomy), dtype=object)[self.lca_nodes]
         return pd.Series(values, index=self.obs_names, name="lca", dtype=object)
 
     def to_frame(self) -> pd.DataFrame:

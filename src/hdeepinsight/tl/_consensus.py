@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from hdeepinsight._keys import UNKNOWN_TERM
 from hdeepinsight.annotation import Annotation
 from hdeepinsight.annotation._additions import storable
-from hdeepinsight.annotation._classes import above, node_probabilities
+from hdeepinsight.annotation._classes import above, node_categories, node_names, node_probabilities
 from hdeepinsight.annotation._writing import annotation_additions
 from hdeepinsight.tl._sources import Nodes, Source, check_kinds, names_of, read_source
 
@@ -118,28 +119,28 @@ class Consensus:
         ``popv_prediction_score`` (how many annotations are at or under it). ``"unknown"`` is no
         label.
         """
-        names = np.array(["unknown", *self.taxonomy.labels[1:]], dtype=object)
+        names = node_names(self.taxonomy, UNKNOWN_TERM)
         ordered = np.sort(self.nodes, axis=1)
         same = (ordered[:, :, None] == ordered[:, None, :]).sum(axis=2) * (ordered > 0)
         rows, first = np.arange(len(ordered)), same.argmax(axis=1)
+        majority = np.where(same.any(axis=1), ordered[rows, first], 0)
         stop = self.annotation().stop_nodes
         level = self.taxonomy.depth[stop].clip(1) - 1
         under = self.taxonomy.node_at_level[self.nodes, level[:, None]] == stop[:, None]
         columns = {
-            **{
-                f"popv_{name}_prediction": names[nodes]
-                for name, nodes in zip(self.names, self.nodes.T, strict=True)
-            },
-            "popv_majority_vote_prediction": names[
-                np.where(same.any(axis=1), ordered[rows, first], 0)
-            ],
-            "popv_majority_vote_score": same[rows, first],
-            "popv_prediction": names[stop],
-            "popv_prediction_score": under.sum(axis=1),
+            f"popv_{name}_prediction": node_categories(names, nodes)
+            for name, nodes in zip(self.names, self.nodes.T, strict=True)
         }
-        table = pd.DataFrame(columns, index=self.obs_names)
-        predictions = [name for name in table if name.endswith("_prediction")]
-        return table.astype(dict.fromkeys(predictions, "category"))
+        return pd.DataFrame(
+            {
+                **columns,
+                "popv_majority_vote_prediction": node_categories(names, majority),
+                "popv_majority_vote_score": same[rows, first],
+                "popv_prediction": node_categories(names, stop),
+                "popv_prediction_score": under.sum(axis=1),
+            },
+            index=self.obs_names,
+        )
 
     def to_adata(
         self, adata: AnnData, *, key_added: str = "consensus", overwrite: bool = False

@@ -12,7 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from hdeepinsight.annotation import Annotation
 from hdeepinsight.annotation._additions import storable
-from hdeepinsight.annotation._classes import above, node_mass, node_probabilities
+from hdeepinsight.annotation._classes import (
+    above,
+    node_categories,
+    node_mass,
+    node_names,
+    node_probabilities,
+)
 from hdeepinsight.annotation._decode import most_probable_leaf
 from hdeepinsight.annotation._writing import annotation_additions
 from hdeepinsight.tl._representation import coordinates
@@ -106,10 +112,10 @@ class Vote:
         """
         alone = replace(self.annotation(), node_probabilities=self.before)
         table = alone.to_table("celltypist")
-        names = np.array(["Heterogeneous", *self.taxonomy.labels[1:]], dtype=object)
-        voted = names[self.table["node"].loc[self.clusters].to_numpy()]
+        names = node_names(self.taxonomy, "Heterogeneous")
+        voted = node_categories(names, self.table["node"].loc[self.clusters].to_numpy())
         table.insert(1, "over_clustering", pd.Categorical(self.clusters.astype(str)))
-        table.insert(2, "majority_voting", pd.Categorical(voted))
+        table.insert(2, "majority_voting", voted)
         return table
 
     def to_adata(self, adata: AnnData, *, key_added: str = "vote", overwrite: bool = False) -> None:
