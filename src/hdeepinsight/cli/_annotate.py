@@ -86,7 +86,7 @@ def annotate(
         _check_key(key_added)
         with step("Loading the model"):
             import hdeepinsight as hdi
-            from hdeepinsight.data._store import open_store
+            from hdeepinsight.data import open_store
 
             obs = open_store(query).obs
             loaded = hdi.SCHDeepInsight.load(hdi.hub.resolve_model(model), adata=False)

@@ -11,7 +11,6 @@ from rich.text import Text
 
 from hdeepinsight.cli._boundary import running
 from hdeepinsight.cli._console import results, step
-from hdeepinsight.cli._files import require_columns
 from hdeepinsight.cli._options import (
     Debug,
     FoldCase,
@@ -62,33 +61,22 @@ def evaluate(
     with running(debug=debug):
         given = label_columns(labels, levels)
         with step("Loading the model"):
-            from hdeepinsight.annotation import evaluate_annotation
-            from hdeepinsight.data._store import open_store
             from hdeepinsight.hub import resolve_model
             from hdeepinsight.models import SCHDeepInsight
-            from hdeepinsight.models.schdeepinsight._reference import label_nodes
 
             loaded = SCHDeepInsight.load(resolve_model(model), adata=False)
-            store = open_store(query)
-            setup = loaded.registry["setup_args"]
-            columns = given or setup["labels_keys"] or [setup["labels_key"]]
-            require_columns(store.obs, columns, source=query)
-            nodes = label_nodes(
-                store,
-                loaded.taxonomy,
-                columns,
-                unlabeled=unlabeled or setup["unlabeled_category"],
-            )
         with step("Annotating"):
-            annotation = loaded.annotate(
+            evaluation = loaded.evaluate(
                 query,
+                labels_keys=given,
+                unlabeled_category=unlabeled,
                 layer=layer,
                 use_raw=raw,
                 scale=scale.value,
                 fold_case=fold_case,
                 **threshold_of(threshold, to_leaves),
             )
-        _show(evaluate_annotation(annotation, nodes), as_json=as_json)
+        _show(evaluation, as_json=as_json)
 
 
 def _show(evaluation: Evaluation, *, as_json: bool) -> None:

@@ -46,7 +46,7 @@ def read_anndata(path: Path) -> AnnData:
     """
     import anndata
 
-    from hdeepinsight.data._store import open_store
+    from hdeepinsight.data import open_store
 
     open_store(path)  # says what is wrong better than the readers do
     return anndata.read_zarr(path) if is_zarr(path) else anndata.read_h5ad(path)

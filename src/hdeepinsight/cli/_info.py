@@ -51,8 +51,7 @@ def _show_model(folder: Path) -> None:
 
 def _show_data(path: Path, layer: str | None, raw: bool) -> None:
     with step("Looking at every value"):
-        from hdeepinsight.data import inspect_input
-        from hdeepinsight.data._store import open_store
+        from hdeepinsight.data import inspect_input, open_store
 
         report = inspect_input(path, layer=layer, use_raw=raw)
         store = open_store(path)

@@ -10,13 +10,13 @@ from hdeepinsight.cli._console import step
 from hdeepinsight.cli._files import check_output, require_columns, written_at_once
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import numpy as np
     import pandas as pd
 
     from hdeepinsight.annotation import Annotation
-    from hdeepinsight.taxonomy import Taxonomy
+    from hdeepinsight.models import SCHDeepInsight
 
 __all__ = ["CellFacts", "check_page", "write_page"]
 
@@ -48,8 +48,7 @@ class CellFacts:
         clusters: str | None,
         embedding: str | None,
         labels: Sequence[str],
-        taxonomy: Taxonomy,
-        setup: Mapping[str, Any],
+        model: SCHDeepInsight,
     ) -> CellFacts:
         """Read the columns and coordinates that were named.
 
@@ -61,28 +60,22 @@ class CellFacts:
             Column of ``obs``, and name in ``obsm``.
         labels
             Columns of known labels; may be empty.
-        taxonomy
-            Tree of the labels.
-        setup
-            How the model's reference was registered.
+        model
+            What reads the labels.
 
         Raises
         ------
         ValueError
             If a column or the coordinates are not there, or a label is not in the taxonomy.
         """
-        from hdeepinsight.data._store import open_store
-        from hdeepinsight.models.schdeepinsight._reference import label_nodes
+        from hdeepinsight.data import open_store
 
         store = open_store(query)
         require_columns(store.obs, [*([clusters] if clusters else []), *labels], source=query)
-        unlabeled = setup["unlabeled_category"]
         return cls(
             clusters=store.obs[clusters] if clusters else None,
             embedding=_coordinates(query, embedding),
-            true_nodes=label_nodes(store, taxonomy, labels, unlabeled=unlabeled)
-            if labels
-            else None,
+            true_nodes=model.label_nodes(query, labels_keys=labels) if labels else None,
         )
 
 

@@ -16,7 +16,7 @@ from hdeepinsight.data._proteins import (
 from hdeepinsight.data._recover import RecoveredCounts, recover_counts
 from hdeepinsight.data._report import InputReport
 from hdeepinsight.data._selection import select_genes
-from hdeepinsight.data._store import DataLike, has_layer
+from hdeepinsight.data._store import DataLike, Store, has_layer, open_store
 from hdeepinsight.data._streaming import CountSource, ScaleMode, open_counts
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "ProteinCoverageWarning",
     "RecoveredCounts",
     "ScaleMode",
+    "Store",
     "align_genes",
     "align_proteins",
     "clean_protein_name",
@@ -41,6 +42,7 @@ __all__ = [
     "is_paired",
     "open_counts",
     "open_paired",
+    "open_store",
     "protein_genes",
     "protein_key",
     "protein_names",

@@ -88,7 +88,18 @@ def slot_name(layer: str | None, use_raw: bool = False) -> str:
 
 
 def open_store(data: DataLike) -> Store:
-    """Open an AnnData or a path; a path is read lazily and closed after every pass."""
+    """Open an AnnData or a path; a path is read lazily and closed after every pass.
+
+    Parameters
+    ----------
+    data
+        AnnData, or path of an ``.h5ad`` file or a ``.zarr`` store.
+
+    Raises
+    ------
+    InputError
+        If it is none of these, or cannot be read.
+    """
     if isinstance(data, ad.AnnData):
         return _from_anndata(data)
     if isinstance(data, str | Path):

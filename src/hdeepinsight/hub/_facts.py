@@ -81,7 +81,7 @@ def facts_of(model: SCHDeepInsight, labelled: Mapping[str, AnnData]) -> ModelFac
         data[HELD_OUT] = own[held_out]
     scored = [_score(model, name, adata) for name, adata in (data | dict(labelled)).items()]
     n_nodes = model.taxonomy.n_nodes
-    n_cells = None if own is None else np.bincount(model._label_nodes(own), minlength=n_nodes)
+    n_cells = None if own is None else np.bincount(model.label_nodes(own), minlength=n_nodes)
     return ModelFacts(model, _genes(model), scored, n_cells)
 
 
@@ -100,7 +100,7 @@ def draw_reliability(scored: Scored, path: Path) -> None:
 
 def _score(model: SCHDeepInsight, name: str, adata: AnnData) -> Scored:
     annotation = model.annotate(adata)
-    nodes = model._label_nodes(adata)
+    nodes = model.label_nodes(adata)
     confidence, correct = _confidence(annotation, nodes)
     return Scored(name, evaluate_annotation(annotation, nodes), confidence, correct)
 

@@ -88,7 +88,7 @@ class ReferenceBundle:
             Seed of the draw.
         """
         adata = model._own_adata() if adata is None else adata
-        nodes = model._label_nodes(adata)
+        nodes = model.label_nodes(adata)
         rows = _sample(nodes, max_cells_per_type, np.random.default_rng(seed))
         latent = model.get_latent_representation(adata[rows]).astype(np.float16)
         counts = np.bincount(nodes, minlength=model.taxonomy.n_nodes)

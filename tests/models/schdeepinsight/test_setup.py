@@ -103,3 +103,19 @@ def test_a_dense_reference_gives_the_same_model(reference):
         models.append(SCHDeepInsight(adata, layout="random"))
     first, second = (model.module.normalizer.scale.numpy() for model in models)
     np.testing.assert_array_equal(first, second)
+
+
+def test_known_labels_are_read_from_any_columns_and_from_a_file(model, labelled, truth, tmp_path):
+    expected = model.taxonomy.encode(truth)
+    labelled.write_h5ad(tmp_path / "labelled.h5ad")
+    for data in (labelled, tmp_path / "labelled.h5ad"):
+        np.testing.assert_array_equal(model.label_nodes(data), expected)
+    labelled.obs["mine"] = labelled.obs["cell_type"].astype(str).where(truth != "DC", "?")
+    found = model.label_nodes(labelled, labels_keys=["mine"], unlabeled_category="?")
+    np.testing.assert_array_equal(found, np.where(truth == "DC", 0, expected))
+    whole = model.evaluate(labelled)
+    assert model.evaluate(tmp_path / "labelled.h5ad").levels.equals(whole.levels)
+    own = model.evaluate(labelled, labels_keys=["mine"], unlabeled_category="?")
+    assert own.n_cells == (truth != "DC").sum() < whole.n_cells
+    with pytest.raises(KeyError, match=r"no column 'none'.*Valid are.*mine.*labels_keys"):
+        model.evaluate(labelled, labels_keys=["none"])

@@ -12,7 +12,7 @@ from scvi.data import AnnDataManager
 from scvi.model.base import BaseModelClass
 
 from hdeepinsight._keys import FIELD_KEYS
-from hdeepinsight.data import Modalities, is_paired, open_counts, open_paired
+from hdeepinsight.data import Modalities, is_paired, open_counts, open_paired, open_store
 from hdeepinsight.data._fields import ColumnField, CountsField
 from hdeepinsight.models.schdeepinsight._reference import label_keys, label_nodes
 
@@ -144,14 +144,56 @@ class ReferenceModel(BaseModelClass):  # type: ignore[misc]
         """Open the counts of a reference, which reads its matrix through once."""
         return open_counts(self._rna(reference), layer=self._counts_layer)
 
-    def _cells(self, data: AnnData | MuData | None) -> Any:
+    def label_nodes(
+        self,
+        data: Query | None = None,
+        *,
+        labels_keys: Sequence[str] | None = None,
+        unlabeled_category: str | None = None,
+    ) -> np.ndarray:
+        """Find the node of the taxonomy that the known label of every cell means.
+
+        Parameters
+        ----------
+        data
+            Labelled AnnData, MuData or path; by default the registered reference.
+        labels_keys
+            Columns of ``obs`` with the labels, from coarse to fine; by default those of the
+            reference.
+        unlabeled_category
+            Label that means "not known"; by default that of the reference.
+
+        Returns
+        -------
+        Node of every cell, shape ``(n_cells,)``; 0, the root, where the label is not known.
+
+        Raises
+        ------
+        KeyError
+            If a column is not there.
+        ValueError
+            If a label is not in the taxonomy.
+        """
+        keys = list(labels_keys or self._label_keys)
+        obs = open_store(self._cells(self._given(data), keys)).obs
+        missing = [key for key in keys if key not in obs]
+        if missing:
+            raise KeyError(
+                f"obs has no column {', '.join(map(repr, missing))} with labels. Valid are its "
+                f"columns: {', '.join(map(str, obs)) or 'none'}. Name some of them in labels_keys."
+            )
+        unlabeled = unlabeled_category or self._unlabeled_category
+        return label_nodes(obs, self.taxonomy, keys, unlabeled=unlabeled)
+
+    def _cells(self, data: AnnData | MuData | None, keys: Sequence[str] | None = None) -> Any:
         """Labels of a MuData in an AnnData; anything else as it is."""
-        return self._modalities.columns_of(data, self._label_keys) if is_paired(data) else data
+        keys = keys or self._label_keys
+        return self._modalities.columns_of(data, keys) if is_paired(data) else data
 
     def _label_nodes(self, adata: AnnData | MuData) -> np.ndarray:
-        return label_nodes(
-            self._cells(adata), self.taxonomy, self._label_keys, unlabeled=self._unlabeled_category
-        )
+        """As :meth:`label_nodes`; no cell is labelled where a column is missing."""
+        obs = self._cells(adata).obs
+        return label_nodes(obs, self.taxonomy, self._label_keys, unlabeled=self._unlabeled_category)
 
     def _given(self, data: Query | None) -> Any:
         """Return the registered reference where nothing was given; a MuData file is read."""

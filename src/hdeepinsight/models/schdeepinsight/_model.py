@@ -251,14 +251,23 @@ class SCHDeepInsight(ExplanationMixin, TrainingMixin, SurgeryMixin):
         }
         return cls(adata, taxonomy=taxonomy, **(published | options))
 
-    def evaluate(self, adata: AnnData | MuData | None = None, **kwargs: Any) -> Evaluation:
+    def evaluate(
+        self,
+        adata: Query | None = None,
+        *,
+        labels_keys: Sequence[str] | None = None,
+        unlabeled_category: str | None = None,
+        **kwargs: Any,
+    ) -> Evaluation:
         """Score the model where labels are known.
 
         Parameters
         ----------
         adata
-            Labelled AnnData or MuData with the label columns of the reference; by default the
-            cells of the reference that were held out in training.
+            Labelled AnnData, MuData or path; by default the cells of the reference that were held
+            out in training.
+        labels_keys, unlabeled_category
+            As in :meth:`label_nodes`.
         **kwargs
             Keyword arguments of :meth:`annotate`.
 
@@ -269,12 +278,17 @@ class SCHDeepInsight(ExplanationMixin, TrainingMixin, SurgeryMixin):
 
         Raises
         ------
+        KeyError
+            If a column is not there.
         ValueError
             If no cell has a label, or a label is not in the taxonomy.
         """
         if adata is None:
             adata = self._own_adata()[self.validation_indices_]
-        return evaluate_annotation(self.annotate(adata, **kwargs), self._label_nodes(adata))
+        nodes = self.label_nodes(
+            adata, labels_keys=labels_keys, unlabeled_category=unlabeled_category
+        )
+        return evaluate_annotation(self.annotate(adata, **kwargs), nodes)
 
     def __repr__(self) -> str:
         """Backbone, taxonomy, layout and state of training."""

@@ -45,7 +45,7 @@ def label_keys(labels_key: str | None, labels_keys: Sequence[str] | None) -> lis
 
 
 def label_nodes(
-    adata: AnnData, taxonomy: Taxonomy, keys: Sequence[str], *, unlabeled: str
+    obs: pd.DataFrame, taxonomy: Taxonomy, keys: Sequence[str], *, unlabeled: str
 ) -> np.ndarray:
     """Node of every cell's label, shape ``(n_cells,)``; 0, the root, where there is no label.
 
@@ -57,11 +57,11 @@ def label_nodes(
     ValueError
         If a label is not in the taxonomy.
     """
-    if not all(key in adata.obs for key in keys):
-        return np.zeros(adata.n_obs, dtype=np.int64)
+    if not all(key in obs for key in keys):
+        return np.zeros(len(obs), dtype=np.int64)
     if len(keys) > 1:
-        return taxonomy.encode_levels(adata.obs[list(keys)], unlabeled=unlabeled)
-    labels = adata.obs[keys[0]]
+        return taxonomy.encode_levels(obs[list(keys)], unlabeled=unlabeled)
+    labels = obs[keys[0]]
     if keys[0] not in taxonomy.level_names:
         return taxonomy.encode(labels, unlabeled=unlabeled)
     depth = taxonomy.level_depth(keys[0])
