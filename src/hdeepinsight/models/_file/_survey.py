@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from hdeepinsight.models._file._errors import ModelFileError, first_sentence
+from hdeepinsight.models._file._errors import ModelFileError, damaged, first_sentence
 
 __all__ = ["survey"]
 
@@ -84,7 +84,7 @@ def _survey(content: bytes, name: object) -> None:
     except (zipfile.BadZipFile, KeyError, OSError, EOFError, ValueError, RuntimeError) as error:
         if isinstance(error, ModelFileError):
             raise
-        raise _damaged(name, first_sentence(error)) from None
+        raise damaged(name, first_sentence(error)) from None
     try:
         for found in _names(program):
             if found not in STORAGES and found not in (TENSOR, HOOKS):
@@ -93,7 +93,7 @@ def _survey(content: bytes, name: object) -> None:
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         if isinstance(error, ModelFileError):
             raise
-        raise _damaged(name, first_sentence(error)) from None
+        raise damaged(name, first_sentence(error)) from None
 
 
 def _records(archive: zipfile.ZipFile, n_bytes: int, name: object) -> dict[str, zipfile.ZipInfo]:
@@ -173,10 +173,10 @@ def _follow(program: bytes, sizes: Mapping[str, int], name: object) -> None:
 def _storage(reference: Any, sizes: Mapping[str, int], name: object) -> _Storage:
     kind, element, key, _, n_elements = reference
     if kind != "storage" or type(n_elements) is not int or n_elements < 0:
-        raise _damaged(name, "It refers to something that is no storage.")
+        raise damaged(name, "It refers to something that is no storage.")
     found, declared = sizes[f"data/{key}"], n_elements * STORAGES[element.name]
     if declared != found:
-        raise _damaged(name, f"It declares {declared:,} bytes where it holds {found:,}.")
+        raise damaged(name, f"It declares {declared:,} bytes where it holds {found:,}.")
     return _Storage(n_elements)
 
 
@@ -187,19 +187,19 @@ def _called(function: Any, arguments: Any, name: object) -> Any:
         raise _foreign(name, f"a call of {getattr(function, 'name', 'a value')!s}")
     storage, offset, size, stride, needs_gradient, hooks = arguments
     if type(storage) is not _Storage or type(needs_gradient) is not bool or hooks is not _CONTAINER:
-        raise _damaged(name, "A tensor is not written as tensors are.")
+        raise damaged(name, "A tensor is not written as tensors are.")
     numbers = (offset, *size, *stride)
     if (
         len(size) != len(stride)
         or len(size) > _MOST_DIMENSIONS
         or not all(type(n) is int and n >= 0 for n in numbers)
     ):
-        raise _damaged(name, "A tensor has a shape that is none.")
+        raise damaged(name, "A tensor has a shape that is none.")
     n_elements = math.prod(size)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if n_elements and (n_elements > storage.n_elements or last >= storage.n_elements):
         found = f"A tensor declares {n_elements:,} elements where there are {storage.n_elements:,}."
-        raise _damaged(name, found)
+        raise damaged(name, found)
     return _CONTAINER
 
 
@@ -215,10 +215,4 @@ def _foreign(name: object, found: str) -> ModelFileError:
         "memory. Valid are files with plain types and tensors only, as SCHDeepInsight.save() "
         "writes them. If you made this file yourself, and trust it, "
         "`hdeepinsight convert --trust OLD NEW` makes a valid one of it."
-    )
-
-
-def _damaged(name: object, found: str) -> ModelFileError:
-    return ModelFileError(
-        f"{name} is damaged or incomplete: {found} Copy or download the model again."
     )

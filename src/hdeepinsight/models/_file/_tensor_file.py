@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from hdeepinsight.models._file._errors import ModelFileError, first_sentence
+from hdeepinsight.models._file._errors import ModelFileError, damaged, first_sentence
 from hdeepinsight.models._file._json import dump_json, parse_json
 from hdeepinsight.models._file._plain import check_plain, to_plain
 from hdeepinsight.models._file._seal import sha256
@@ -76,11 +76,7 @@ def parse_tensors(weights: bytes, description: bytes, name: object) -> dict[str,
         tensors = load(weights)
         payload = _put_together(record["model"], tensors)
     except (SafetensorError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        msg = (
-            f"The model in {name} is damaged or incomplete: {first_sentence(error)} Copy or "
-            "download the model again."
-        )
-        raise ModelFileError(msg) from None
+        raise damaged(f"The model in {name}", first_sentence(error)) from None
     return check_plain(payload, name)
 
 

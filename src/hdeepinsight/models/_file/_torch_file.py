@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import torch
 
-from hdeepinsight.models._file._errors import ModelFileError, first_sentence
+from hdeepinsight.models._file._errors import damaged, first_sentence
 from hdeepinsight.models._file._plain import check_plain, to_plain
 from hdeepinsight.models._file._seal import Seal
 from hdeepinsight.models._file._survey import survey
@@ -65,16 +65,8 @@ def parse_torch(content: bytes, name: object) -> dict[str, Any]:
             warnings.simplefilter("ignore", UserWarning)
             payload = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as e:  # what torch raises about odd files is open; fuzzing found assertions
-        msg = (
-            f"{name} is damaged or incomplete: {first_sentence(e)} Copy or download the model "
-            "again."
-        )
-        raise ModelFileError(msg) from None
+        raise damaged(name, first_sentence(e)) from None
     payload = check_plain(payload, name)
     if payload.pop(SEALED_KEY, False) and not is_sealed:
-        msg = (
-            f"{name} is damaged or incomplete: its checksum is missing. Copy or download the "
-            "model again."
-        )
-        raise ModelFileError(msg)
+        raise damaged(name, "Its checksum is missing.")
     return payload
