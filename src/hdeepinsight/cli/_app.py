@@ -7,7 +7,17 @@ from typing import Annotated
 import typer
 
 from hdeepinsight import __version__
-from hdeepinsight.cli import _annotate, _convert, _demo, _evaluate, _info, _models, _report, _train
+from hdeepinsight.cli import (
+    _annotate,
+    _convert,
+    _demo,
+    _evaluate,
+    _explain,
+    _info,
+    _models,
+    _report,
+    _train,
+)
 
 __all__ = ["app"]
 
@@ -21,6 +31,7 @@ app = typer.Typer(
 app.command("train")(_train.train)
 app.command("annotate")(_annotate.annotate)
 app.command("report")(_report.report)
+app.command("explain")(_explain.explain)
 app.command("evaluate")(_evaluate.evaluate)
 app.command("info")(_info.info)
 app.command("models")(_models.models)

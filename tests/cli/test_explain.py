@@ -1,0 +1,34 @@
+"""``hdeepinsight explain`` writes what the model says in Python."""
+
+import numpy as np
+import pandas as pd
+
+from hdeepinsight import SCHDeepInsight
+
+
+def test_rankings_are_written_and_shown(hdeepinsight, files, tmp_path):
+    out = tmp_path / "genes.csv"
+    done = hdeepinsight(
+        "explain", files.query, "--model", files.model, "--node", "T", "--node", "DC", "--out", out
+    )
+    assert done.exit_code == 0, done.output
+    table = pd.read_csv(out)
+    assert table.columns[:2].tolist() == ["node", "gene"]
+    found = SCHDeepInsight.load(files.model, adata=False).explain(files.query, ["T", "DC"])
+    for node in found.nodes:
+        written, expected = table[table["node"] == node], found.ranking(node)
+        assert written["gene"].tolist() == expected.index.tolist()
+        np.testing.assert_allclose(written["mean"], expected["mean"], atol=1e-6)
+        assert expected.index[0] in done.output
+
+
+def test_a_type_that_no_cell_has_is_an_error_in_words(hdeepinsight, files, halves, tmp_path):
+    cells = halves[1][halves[1].obs["cell_type"] == "DC"].copy()
+    cells.write_h5ad(tmp_path / "query.h5ad")
+    out = tmp_path / "genes.csv"
+    done = hdeepinsight(
+        "explain", tmp_path / "query.h5ad", "--model", files.model, "--node", "B", "--out", out
+    )
+    assert done.exit_code == 1
+    assert "none of the 28 cells at B" in " ".join(done.output.split())
+    assert not out.exists()
