@@ -5,18 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import torch
 from scvi import REGISTRY_KEYS
 from scvi.model.base._constants import SAVE_KEYS
 
 from hdeepinsight.models.schdeepinsight._saving import SavingMixin
-from hdeepinsight.models.schdeepinsight._surgery_prepare import PreparedQuery, pad_query
+from hdeepinsight.models.schdeepinsight._surgery_prepare import pad_query
 from hdeepinsight.nn import LeafProfiles, ProfileMatcher
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import pandas as pd
     from anndata import AnnData
 
     from hdeepinsight.data import ScaleMode
@@ -158,9 +158,10 @@ class SurgeryMixin(SavingMixin):
             )
             raise ValueError(msg)
         model = cls._trained_model(reference_model)
+        if return_reference_var_names:
+            return pd.Index(model.layout.genes)
         weights = model.module.normalizer.mean_share.cpu().numpy()
-        query = PreparedQuery(model.layout.genes, weights)
-        return query.names if return_reference_var_names else pad_query(adata, query)
+        return pad_query(adata, model.layout.genes, weights)
 
     @classmethod
     def _trained_model(cls, given: SavingMixin | str | Path) -> SurgeryMixin:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import anndata as ad
@@ -20,38 +19,27 @@ if TYPE_CHECKING:
     from hdeepinsight.data import GeneAlignment
 
 
-@dataclass(frozen=True, eq=False)
-class PreparedQuery:
-    """Genes of a model, and what share of the reference's expression each carries."""
-
-    genes: Sequence[str]
-    weights: np.ndarray
-
-    @property
-    def names(self) -> pd.Index:
-        """Names of the genes."""
-        return pd.Index(list(self.genes))
-
-
-def pad_query(adata: ad.AnnData, prepared: PreparedQuery) -> ad.AnnData:
+def pad_query(adata: ad.AnnData, genes: Sequence[str], weights: np.ndarray) -> ad.AnnData:
     """Copy with exactly these genes; ``var["measured"]`` tells which of them are real.
 
     Parameters
     ----------
     adata
         Query, not changed.
-    prepared
+    genes
         Genes of the model.
+    weights
+        Share of the reference's expression that each carries, shape ``(n_genes,)``.
 
     Returns
     -------
     Copy of shape ``(n_obs, n_genes)``, matrices in CSR.
     """
-    alignment = align_genes(adata.var, list(prepared.genes), weights=prepared.weights)
+    alignment = align_genes(adata.var, genes, weights=weights)
     padded = ad.AnnData(
         X=_aligned(adata.X, alignment),
         obs=adata.obs.copy(),
-        var=pd.DataFrame({"measured": alignment.measured}, index=prepared.names),
+        var=pd.DataFrame({"measured": alignment.measured}, index=pd.Index(genes)),
         obsm={name: values.copy() for name, values in adata.obsm.items()},
         obsp={name: values.copy() for name, values in adata.obsp.items()},
         uns=deepcopy(dict(adata.uns)),
