@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -13,7 +13,30 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class GeneMasking:
+class Shares:
+    """Settings from 0 to 1; the model file holds them in plain types."""
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not 0.0 <= value <= 1.0:
+                msg = (
+                    f"{type(self).__name__} got {name}={value}; valid are numbers from 0 to 1. "
+                    "Pass a probability or a share."
+                )
+                raise ValueError(msg)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Rebuild from :meth:`to_dict`."""
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, float]:
+        """Plain types, for the model file."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneMasking(Shares):
     """How genes are hidden from the network during training.
 
     Parameters
@@ -35,22 +58,10 @@ class GeneMasking:
     p_whole: float = 0.2
     max_rate: float = 0.8
 
-    def __post_init__(self) -> None:
-        _check_shares(self)
-
     @classmethod
     def none(cls) -> GeneMasking:
         """No masking at all."""
         return cls(p_whole=1.0, max_rate=0.0)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> GeneMasking:
-        """Rebuild from :meth:`to_dict`."""
-        return cls(**values)
-
-    def to_dict(self) -> dict[str, float]:
-        """Plain types, for the model file."""
-        return asdict(self)
 
     def sample(self, n_cells: int, n_genes: int, device: torch.device | str = "cpu") -> Tensor:
         """Draw masks of shape ``(n_cells, n_genes)``: 1.0 keeps the gene, 0.0 hides it."""
@@ -63,7 +74,7 @@ class GeneMasking:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CountThinning:
+class CountThinning(Shares):
     """How counts are thinned during training, as if a cell had been sequenced less deeply.
 
     Parameters
@@ -93,22 +104,10 @@ class CountThinning:
     p: float = 0.7
     min_rate: float = 0.2
 
-    def __post_init__(self) -> None:
-        _check_shares(self)
-
     @classmethod
     def none(cls) -> CountThinning:
         """No thinning at all."""
         return cls(p=0.0, min_rate=1.0)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> CountThinning:
-        """Rebuild from :meth:`to_dict`."""
-        return cls(**values)
-
-    def to_dict(self) -> dict[str, float]:
-        """Plain types, for the model file."""
-        return asdict(self)
 
     def sample(self, counts: sparse.csr_matrix, rng: np.random.Generator) -> sparse.csr_matrix:
         """Thinned copy of raw counts, shape ``(n_cells, n_genes)``; fractions are rounded.
@@ -126,13 +125,3 @@ class CountThinning:
         thinned = counts.copy()
         thinned.data = kept.astype(counts.data.dtype)
         return thinned
-
-
-def _check_shares(options: GeneMasking | CountThinning) -> None:
-    for name, value in asdict(options).items():
-        if not 0.0 <= value <= 1.0:
-            msg = (
-                f"{type(options).__name__} got {name}={value}; valid are numbers from 0 to 1. "
-                "Pass a probability or a share."
-            )
-            raise ValueError(msg)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from hdeepinsight.nn._augment import Shares
+
 
 @dataclass(frozen=True, kw_only=True)
-class ModalityDropout:
+class ModalityDropout(Shares):
     """How proteins, and whole modalities, are hidden and blurred during training.
 
     Parameters
@@ -50,12 +50,12 @@ class ModalityDropout:
     noise: float = 0.1
 
     def __post_init__(self) -> None:
-        given = asdict(self)
-        total = self.p_rna_only + self.p_proteins_only
-        if any(not 0.0 <= value <= 1.0 for value in given.values()) or total > 1.0:
+        super().__post_init__()
+        if self.p_rna_only + self.p_proteins_only > 1.0:
             msg = (
-                f"ModalityDropout got {given}; valid are numbers from 0 to 1, and p_rna_only and "
-                "p_proteins_only of at most 1 together. Pass probabilities and a share."
+                f"ModalityDropout got p_rna_only={self.p_rna_only} and p_proteins_only="
+                f"{self.p_proteins_only}; valid are numbers from 0 to 1, of at most 1 together. A "
+                "cell can lose one of both: lower one probability."
             )
             raise ValueError(msg)
 
@@ -63,15 +63,6 @@ class ModalityDropout:
     def none(cls) -> ModalityDropout:
         """Nothing is hidden or blurred."""
         return cls(p_rna_only=0.0, p_proteins_only=0.0, p_whole=1.0, max_rate=0.0, noise=0.0)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> ModalityDropout:
-        """Rebuild from :meth:`to_dict`."""
-        return cls(**values)
-
-    def to_dict(self) -> dict[str, float]:
-        """Plain types, for the model file."""
-        return asdict(self)
 
     def sample(
         self, n_cells: int, n_proteins: int, device: torch.device | str = "cpu"
