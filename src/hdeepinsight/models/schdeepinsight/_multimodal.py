@@ -192,10 +192,10 @@ class MultimodalMixin(ReferenceModel):
         """Genes that a fitted layout has to hold, so that the proteins have their places."""
         if not is_paired(adata):
             return []
-        names = list(map(str, self._rna(adata).var_names))
+        names = list(map(str, self._modality(adata, "rna").var_names))
         genes = (
             gene
-            for name in protein_names(self._protein_modality(adata))
+            for name in protein_names(self._modality(adata, "protein"))
             for gene in protein_genes(name, names)
         )
         return [gene for gene in dict.fromkeys(genes) if gene not in given]
@@ -208,7 +208,7 @@ class MultimodalMixin(ReferenceModel):
             return GeneLayout.from_dict(given)
         if given is not None or not is_paired(adata):
             return given
-        names = protein_names(self._protein_modality(adata))
+        names = protein_names(self._modality(adata, "protein"))
         return protein_layout(
             self.layout, {name: protein_genes(name, self.layout.genes) for name in names}
         )
@@ -219,8 +219,8 @@ class MultimodalMixin(ReferenceModel):
             measured = proteins.measured.any(axis=1)
             self.module.proteins.normalizer.fit(proteins.counts[measured])
 
-    def _protein_modality(self, mdata: Any) -> AnnData:
-        return mdata.mod[self._modalities.find(mdata, "protein", required=True)]
+    def _modality(self, mdata: Any, kind: str) -> AnnData:
+        return mdata.mod[self._modalities.find(mdata, kind, required=True)]
 
     def _proteins_of(self, data: Any) -> ProteinCounts | None:
         """Protein counts in the order of the model; ``None`` if there are none on either side."""
