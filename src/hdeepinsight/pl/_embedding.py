@@ -153,8 +153,7 @@ def probability(
     'T > CD4'
     """
     taxonomy = result.taxonomy
-    named = isinstance(node, str | Sequence)
-    index = taxonomy.resolve(node) if named else operator.index(node)
+    index = taxonomy.resolve(node) if isinstance(node, str | Sequence) else operator.index(node)
     path = taxonomy.path_name(index)
     return embedding(
         coords,

@@ -111,8 +111,15 @@ def _panels(
 def _draw(ax: Axes, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], order: list[str]) -> None:
     for name, (epochs, values) in curves.items():
         rank = order.index(name)
-        style = {"color": PALETTE[rank % len(PALETTE)], "ls": _STYLES[rank % len(_STYLES)]}
-        ax.plot(epochs, values, lw=1.6, label=plain(name), marker="." * (len(values) == 1), **style)
+        ax.plot(
+            epochs,
+            values,
+            lw=1.6,
+            color=PALETTE[rank % len(PALETTE)],
+            ls=_STYLES[rank % len(_STYLES)],
+            marker="." if len(values) == 1 else "",
+            label=plain(name),
+        )
     ax.set_xlabel("epoch")
     ax.legend(frameon=False, fontsize=8)
     ax.spines[["top", "right"]].set_visible(False)

@@ -106,7 +106,7 @@ def _colors(cmap: str, *, plain: bool) -> Colormap:
     return colors.with_extremes(bad=EMPTY)
 
 
-def _hex(color: tuple[float, ...]) -> str:
+def _hex(color: tuple[float, float, float, float]) -> str:
     from matplotlib.colors import to_hex
 
     return to_hex(color)

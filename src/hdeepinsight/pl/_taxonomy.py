@@ -234,6 +234,9 @@ def _draw_edges(
     ax.add_collection(
         PathCollection(paths, facecolors="none", edgecolors=colors[1:], linewidths=1.0, zorder=1)
     )
+    inner = taxonomy.inner_nodes  # what siblings share has the colour of their parent
+    bends = x[[taxonomy.children(node)[0] for node in inner]] - _GAP
+    ax.hlines(y[inner], x[inner], bends, colors=[colors[v] for v in inner], lw=1.2, zorder=1.5)
 
 
 def _draw_dots(
