@@ -67,15 +67,17 @@ class Vote:
         inside and outside of it. Cells alone in their cluster, or whose cluster found no majority,
         keep their probabilities.
         """
-        taxonomy, result = self.taxonomy, self.before.copy()
-        for cluster, row in self.table.iterrows():
-            if row["node"] == 0 or row["n_cells"] == 1:
-                continue
-            cells = self.clusters == cluster
-            inside = np.array([row["node"] in taxonomy.ancestors(int(i)) for i in taxonomy.leaves])
-            leaves = _settled(self.before[cells][:, taxonomy.leaves], inside, row["share"])
-            mass = node_mass(taxonomy, leaves, taxonomy.leaves)
-            result[cells] = node_probabilities(taxonomy, mass)
+        rows = self.table.loc[self.clusters]
+        node, share = rows["node"].to_numpy(), rows["share"].to_numpy()
+        settles = np.flatnonzero((node > 0) & (rows["n_cells"].to_numpy() > 1))
+        below = self.taxonomy.ancestor_matrix
+        leaves = _settled(
+            self.before[np.ix_(settles, self.taxonomy.leaves)],
+            below[:, node[settles]].T,
+            share[settles, None],
+        )
+        result = self.before.copy()
+        result[settles] = leaves @ below
         return result
 
     @property
@@ -259,15 +261,16 @@ def _descend(taxonomy: Taxonomy, nodes: NDArray[np.int64], threshold: float) -> 
     return {"n_cells": len(nodes), "node": node, "path": path, "share": float(share[node])}
 
 
-def _settled(leaves: Floats, inside: NDArray[np.bool_], share: float) -> Floats:
-    """Leaf probabilities of cells with ``share`` of each inside a branch."""
-    parts = []
+def _settled(leaves: Floats, inside: NDArray[np.bool_], share: Floats) -> Floats:
+    """Leaf probabilities of cells that have their share, ``(n_cells, 1)``, inside a branch."""
+    settled = np.zeros_like(leaves)
     for where, total in ((inside, share), (~inside, 1.0 - share)):
         part = leaves * where
         mass = part.sum(axis=1, keepdims=True)
-        equal = np.broadcast_to(where / max(where.sum(), 1), part.shape)
-        parts.append(total * np.where(mass > 0, part / np.where(mass > 0, mass, 1.0), equal))
-    return np.asarray(parts[0] + parts[1])
+        equal = where / np.maximum(where.sum(axis=1, keepdims=True), 1)
+        settled += total * np.where(mass > 0, part / np.where(mass > 0, mass, 1.0), equal)
+    # Where nothing is outside of the branch, the branch has all of it.
+    return np.asarray(settled / settled.sum(axis=1, keepdims=True))
 
 
 def _given_clusters(adata: AnnData, clusters: str | ArrayLike) -> NDArray[Any]:
