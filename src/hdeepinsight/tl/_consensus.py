@@ -59,6 +59,10 @@ class Consensus:
 
     def annotation(self) -> Annotation:
         """Give the pooled probabilities as an annotation."""
+        return self._annotation
+
+    @cached_property
+    def _annotation(self) -> Annotation:
         return Annotation(
             taxonomy=self.taxonomy,
             obs_names=self.obs_names,
@@ -70,7 +74,7 @@ class Consensus:
     @cached_property
     def labels(self) -> pd.DataFrame:
         """Pooled labels, one column a level and then ``stop_label``."""
-        return self.annotation().labels
+        return self._annotation.labels
 
     @cached_property
     def agreement(self) -> pd.DataFrame:
@@ -79,7 +83,7 @@ class Consensus:
         Only annotations that reach the level count; missing where none does.
         """
         table = self.taxonomy.node_at_level
-        pooled, own = table[self.annotation().leaf_nodes], table[self.nodes]
+        pooled, own = table[self._annotation.leaf_nodes], table[self.nodes]
         speaks = own >= 0
         weight = self.weights[None, :, None] * speaks
         agreed = (weight * (own == pooled[:, None, :])).sum(axis=1)
@@ -124,7 +128,7 @@ class Consensus:
         same = (ordered[:, :, None] == ordered[:, None, :]).sum(axis=2) * (ordered > 0)
         rows, first = np.arange(len(ordered)), same.argmax(axis=1)
         majority = np.where(same.any(axis=1), ordered[rows, first], 0)
-        stop = self.annotation().stop_nodes
+        stop = self._annotation.stop_nodes
         level = self.taxonomy.depth[stop].clip(1) - 1
         under = self.taxonomy.node_at_level[self.nodes, level[:, None]] == stop[:, None]
         columns = {

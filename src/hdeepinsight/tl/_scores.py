@@ -85,7 +85,9 @@ def read_scores(
     _check_finite(values)
     given = tuple(map(str, table.columns))
     if taxonomy is None:
-        return _scores(values, given, _are_distributions(values))
+        return ClassScores(
+            values=values, classes=given, are_probabilities=_are_distributions(values)
+        )
     return _on_taxonomy(values, given, taxonomy)
 
 
@@ -169,10 +171,6 @@ def _check_finite(values: NDArray[np.float64]) -> None:
 
 def _are_distributions(values: NDArray[np.float64]) -> bool:
     return bool((values >= 0).all() and (np.abs(values.sum(axis=1) - 1) <= _SUM_TOLERANCE).all())
-
-
-def _scores(values: NDArray[np.float64], classes: tuple[str, ...], proper: bool) -> ClassScores:
-    return ClassScores(values=values, classes=classes, are_probabilities=proper)
 
 
 def _on_taxonomy(
