@@ -133,8 +133,7 @@ def smoothing_system(
     if kind == "rw":
         degree = degrees(graph)
         scale = np.where(degree > 0, degree, 1.0)
-    symmetric: LaplacianKind = "sym" if kind == "sym" else "comb"
-    weighted = laplacian(graph, kind if kind not in LAPLACIANS else symmetric)
+    weighted = laplacian(graph, "comb" if kind == "rw" else kind)
     return SmoothingSystem(sp.csr_matrix(sp.diags_array(scale) + lam * weighted), scale)
 
 
