@@ -11,7 +11,7 @@ import hdeepinsight as hdi
 from hdeepinsight.hub import HubError, ModelCard, ReferenceBundle
 from hdeepinsight.hub._card_text import _fenced, card_text
 from hdeepinsight.hub._facts import HELD_OUT, facts_of
-from hdeepinsight.hub._manifest import file_sha256
+from hdeepinsight.models._file._seal import file_sha256
 
 
 @pytest.fixture(scope="module")

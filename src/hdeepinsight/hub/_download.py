@@ -16,11 +16,11 @@ from hdeepinsight.hub._manifest import (
     CARD_FILE,
     CHECKSUMS_FILE,
     METADATA_FILE,
-    file_sha256,
     parse_checksums,
     verify_folder,
 )
 from hdeepinsight.hub._sources import RemoteFile, Source
+from hdeepinsight.models._file._seal import file_sha256
 
 __all__ = ["MAX_BYTES", "Patience", "fetch_files", "patiently"]
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
 from hdeepinsight.hub._errors import ChecksumError
+from hdeepinsight.models._file._seal import file_sha256, sha256
 
 __all__ = [
     "CARD_FILE",
@@ -16,7 +16,6 @@ __all__ = [
     "METADATA_FILE",
     "UNLISTED",
     "digest_of",
-    "file_sha256",
     "is_safe_name",
     "parse_checksums",
     "verify_folder",
@@ -52,12 +51,6 @@ def is_safe_name(name: str) -> bool:
     )
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, as hexadecimal text."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def write_checksums(folder: Path) -> str:
     """List the checksum of every file but the card, in the format of ``sha256sum``.
 
@@ -81,7 +74,7 @@ def write_checksums(folder: Path) -> str:
 
 def digest_of(checksums: bytes) -> str:
     """SHA-256 of a list of checksums."""
-    return hashlib.sha256(checksums).hexdigest()
+    return sha256(checksums)
 
 
 def parse_checksums(checksums: bytes, *, source: str) -> dict[str, str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import re
 import secrets
@@ -27,7 +26,7 @@ from hdeepinsight.models._file._manifest import (
     Manifest,
     Part,
 )
-from hdeepinsight.models._file._seal import sha256
+from hdeepinsight.models._file._seal import file_sha256, sha256
 
 __all__ = ["ModelFolder"]
 
@@ -270,9 +269,7 @@ def _synced(path: Path) -> Part:
 
 
 def _file_part(path: Path) -> Part:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Part(path.stat().st_size, digest)
+    return Part(path.stat().st_size, file_sha256(path))
 
 
 def _sync_folder(path: Path) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from hdeepinsight.models._file._errors import ModelFileError
 
-__all__ = ["SHA256_SIGNS", "Seal", "sha256"]
+__all__ = ["SHA256_SIGNS", "Seal", "file_sha256", "sha256"]
 
 SHA256_SIGNS: Final = 64
 
@@ -16,6 +17,12 @@ SHA256_SIGNS: Final = 64
 def sha256(content: bytes | memoryview) -> str:
     """SHA-256 as hexadecimal text."""
     return hashlib.sha256(content).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, which is not read into memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
