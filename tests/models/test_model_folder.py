@@ -178,24 +178,35 @@ def public_folder():
         (Path(name) / "model").chmod(0o755)
 
 
-@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="needs POSIX users")
-def test_a_read_only_folder_is_read_and_not_written(public_folder):
+@pytest.fixture
+def read_only():
+    """Take away the right to write, which the superuser would keep, until the test ends."""
+    if not hasattr(os, "seteuid"):
+        pytest.skip("needs POSIX users")
+    user = os.geteuid()
+
+    def take_away(folder: ModelFolder) -> None:
+        folder.path.chmod(0o555)
+        if user == 0:
+            os.seteuid(65534)
+
+    yield take_away
+    os.seteuid(user)
+
+
+def test_a_read_only_folder_is_read_and_not_written(public_folder, read_only):
     folder = public_folder
     save(folder, 1, "torch")
-    folder.path.chmod(0o555)
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)
-    try:
-        assert generation_of(folder) == 1
-        with pytest.raises(PermissionError):
-            save(folder, 2, "torch")
-        assert generation_of(folder) == 1
-    finally:
-        os.seteuid(user)
+    read_only(folder)
+    assert generation_of(folder) == 1
+    with pytest.raises(PermissionError):
+        save(folder, 2, "torch")
+    assert generation_of(folder) == 1
 
 
-def test_a_model_that_a_killed_process_left_is_read_without_the_right_to_write(public_folder):
+def test_a_model_that_a_killed_process_left_is_read_without_the_right_to_write(
+    public_folder, read_only
+):
     folder = public_folder
     save(folder, 1, "torch")
     n_steps = 0
@@ -204,14 +215,8 @@ def test_a_model_that_a_killed_process_left_is_read_without_the_right_to_write(p
         if ".model-saved" in hidden(folder):
             break
         n_steps += 1
-    folder.path.chmod(0o555)
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)
-    try:
-        assert generation_of(folder) == 2
-    finally:
-        os.seteuid(user)
+    read_only(folder)
+    assert generation_of(folder) == 2
 
 
 def test_files_are_as_readable_as_others(tmp_path):
