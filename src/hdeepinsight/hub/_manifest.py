@@ -51,7 +51,7 @@ def is_safe_name(name: str) -> bool:
     )
 
 
-def write_checksums(folder: Path) -> str:
+def write_checksums(folder: Path) -> dict[str, str]:
     """List the checksum of every file but the card, in the format of ``sha256sum``.
 
     The first line, a comment to ``sha256sum``, has the number of files: a list that was cut off
@@ -59,21 +59,22 @@ def write_checksums(folder: Path) -> str:
 
     Returns
     -------
-    The SHA-256 of the list itself, which stands for all that it lists.
+    Checksum of every file name.
     """
     names = sorted(
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
         if path.is_file() and path.relative_to(folder).as_posix() not in UNLISTED
     )
-    lines = [f"{file_sha256(folder / name)}  {name}\n" for name in names]
+    listed = {name: file_sha256(folder / name) for name in names}
+    lines = [f"{digest}  {name}\n" for name, digest in listed.items()]
     text = "".join([f"# {len(names)} files of a model of hdeepinsight\n", *lines]).encode()
     (folder / CHECKSUMS_FILE).write_bytes(text)
-    return digest_of(text)
+    return listed
 
 
 def digest_of(checksums: bytes) -> str:
-    """SHA-256 of a list of checksums."""
+    """SHA-256 of a list of checksums, which stands for all that it lists."""
     return sha256(checksums)
 
 

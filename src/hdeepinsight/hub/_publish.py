@@ -20,7 +20,7 @@ from hdeepinsight.hub._manifest import (
     CARD_FILE,
     CHECKSUMS_FILE,
     METADATA_FILE,
-    parse_checksums,
+    digest_of,
     write_checksums,
 )
 from hdeepinsight.hub._reference import REFERENCE_FILE, ReferenceBundle
@@ -175,13 +175,12 @@ def _describe(
     if facts.scored and len(facts.scored[0].confidence):
         draw_reliability(facts.scored[0], folder / RELIABILITY_FILE)
     (folder / METADATA_FILE).write_text(json.dumps(_metadata(model), indent=4), encoding="utf-8")
-    digest = write_checksums(folder)
-    listed = parse_checksums((folder / CHECKSUMS_FILE).read_bytes(), source=str(folder))
+    listed = write_checksums(folder)
     # The path of a folder on this machine means nothing to others.
     shown = f"./{address.path.name}" if address.kind == "folder" else str(address)
     text = card_text(card, facts, listed, address=shown)
     (folder / CARD_FILE).write_text(text, encoding="utf-8")
-    return digest
+    return digest_of((folder / CHECKSUMS_FILE).read_bytes())
 
 
 def _metadata(model: SCHDeepInsight) -> dict[str, str | None]:
