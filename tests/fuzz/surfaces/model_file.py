@@ -1,0 +1,211 @@
+"""A saved model: its archive, its pickle, its tensors, its lists and what they describe."""
+
+import io
+import json
+import struct
+import warnings
+import zipfile
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+
+from hdeepinsight import SCHDeepInsight
+from hdeepinsight.models import ModelFileError
+from hdeepinsight.models._file._json import dump_json
+from hdeepinsight.models._file._seal import sha256
+from hdeepinsight.models._file._tensor_file import dump_tensors, parse_tensors
+from hdeepinsight.models._file._torch_file import SEAL, dump_torch, parse_torch
+from hdeepinsight.models._model_file import ModelFolder, read_model, write_model
+from surfaces.dice import Dice
+from surfaces.guard import scratch, watched
+
+_ERRORS = (ModelFileError,)
+_GOLDEN = Path(__file__).parents[2] / "data" / "models"
+_PAYLOAD = {
+    "model_state_dict": {
+        "weight": torch.arange(12.0).reshape(3, 4),
+        "half": torch.tensor([1.5, -2.0], dtype=torch.bfloat16),
+        "mask": torch.tensor(True),
+        "view": torch.arange(6).reshape(2, 3).t(),
+    },
+    "attr_dict": {"registry_": {"model_name": "Test"}, "numbers": [0, 2**40, 0.1, None, True]},
+}
+_STRANGE = (
+    None, True, -1, 0, 1, 2, 64, 10**6, 10**15, 2**63, 0.0, -1.5, float("nan"), float("inf"), "",
+    "x", "mean", "os.system", "../../etc/passwd", "efficientnet_v2_l", "x" * 3000, [], {}, [1, "a"],
+    [10**12] * 3, [[1], [2, 3]], {"a": 1}, {"__dataframe__": ["a"], "index": [0], "name": None,
+    "values": [[1.0]]}, {"__tensor__": "x"}, torch.zeros(0), torch.zeros(3), torch.zeros(2, 2),
+    torch.full((2,), float("nan")), torch.tensor([-1, 10**9]), torch.tensor(5), torch.zeros(1, 1),
+)  # fmt: skip
+
+
+def model_pt(data: bytes) -> None:
+    """``model.pt``: any bytes, a changed pickle in a sound archive, or a changed archive."""
+    warm_up()
+    dice = Dice(data)
+    how = dice.number(4)
+    if how == 0:
+        content = dice.rest()
+    elif how == 1:
+        content = _archive(dice.edited(_parts()["data.pkl"]))
+    elif how == 2:
+        content = _strange_archive(dice)
+    else:
+        content = dice.edited(dump_torch(_PAYLOAD)[: -SEAL.n_bytes])
+    if dice.number(2):  # a checksum guards against accidents: whoever changes a file can renew it
+        content = SEAL.put_on(content[:-2] + struct.pack("<H", SEAL.n_bytes))
+    watched(lambda: parse_torch(content, "model.pt"), _ERRORS)
+
+
+def model_tensors(data: bytes) -> None:
+    """``model.safetensors`` and ``model.json``, with checksums that fit."""
+    warm_up()
+    dice = Dice(data)
+    weights, description = dump_tensors(_PAYLOAD)
+    record = json.loads(description)
+    how = dice.number(3)
+    if how == 0:
+        weights = dice.edited(weights)
+    elif how == 1:
+        n_bytes = struct.unpack("<Q", weights[:8])[0]
+        header = json.dumps(_changed(json.loads(weights[8 : 8 + n_bytes]), dice)).encode()
+        size = struct.pack("<Q", len(header) if dice.number(4) else dice.number(2**62))
+        weights = size + header + weights[8 + n_bytes :]
+    else:
+        record["model"] = _changed(record["model"], dice)
+    record.pop("sha256")
+    record["weights_sha256"] = sha256(weights)
+    description = dump_json(record)
+    if dice.number(4) == 0:
+        description = dice.edited(description)
+    watched(lambda: parse_tensors(weights, description, "folder"), _ERRORS)
+
+
+def model_manifest(data: bytes) -> None:
+    """``manifest.json`` in a folder with a model."""
+    warm_up()
+    dice = Dice(data)
+    folder = ModelFolder(scratch() / "folder")
+    if not folder.holds_model:
+        write_model(folder, _PAYLOAD)
+    sound = {"format": "hdeepinsight.manifest", "container_version": 1, "parts": _manifest_parts()}
+    how = dice.number(3)
+    if how == 0:
+        content = dice.rest()
+    elif how == 1:
+        content = dice.edited(dump_json(sound))
+    else:
+        changed = _changed(sound, dice)
+        content = dump_json(changed if isinstance(changed, dict) else {"parts": changed})
+    folder.file("manifest.json").write_bytes(content)
+    watched(lambda: (read_model(folder), folder.reference()), _ERRORS)
+
+
+def model_description(data: bytes) -> None:
+    """A correctly sealed model whose description, or weights, are strange, loaded as a model."""
+    warm_up()
+    dice = Dice(data)
+    payload = deepcopy(_golden())
+    for _ in range(1 + dice.number(3)):
+        payload = _spoiled(payload, dice)
+    folder = scratch() / "described"
+    write_model(ModelFolder(folder), payload)
+    # Asked how many accelerators there are, PyTorch loads libraries of the machine.
+    with patch("torch.cuda.device_count", return_value=0):
+        watched(lambda: SCHDeepInsight.load(folder, accelerator="cpu"), _ERRORS)
+
+
+@cache
+def _golden() -> dict:
+    return read_model(ModelFolder(_GOLDEN / "schema_2_torch"))
+
+
+@cache
+def _parts() -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(dump_torch(_PAYLOAD))) as file:
+        return {name.split("/", 1)[1]: file.read(name) for name in file.namelist()}
+
+
+def _manifest_parts() -> dict:
+    content = dump_torch(_PAYLOAD)
+    return {"model.pt": {"bytes": len(content), "sha256": sha256(content)}}
+
+
+def _archive(program: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        for name, content in (_parts() | {"data.pkl": program}).items():
+            file.writestr(f"archive/{name}", content)
+    return buffer.getvalue()
+
+
+def _strange_archive(dice: Dice) -> bytes:
+    """An archive with entries of strange names, packing and sizes; sometimes one over another."""
+    names = (
+        *_parts(), "../up", "/etc/x", "..\\x", "code/x.py", "data/0", "data/999999999",
+        "constants.pkl", "é", "a\0b", "", ".", "x" * 300,
+    )  # fmt: skip
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w") as file:
+        warnings.simplefilter("ignore")  # of names that occur twice
+        for name, content in _parts().items():
+            if dice.number(8):
+                file.writestr(f"archive/{name}", content)
+        for _ in range(dice.number(4)):
+            how = dice.pick((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA))
+            top = dice.pick(("archive", "..", "other", "/"))
+            content = bytes(2 ** dice.number(22))
+            file.writestr(zipfile.ZipInfo(f"{top}/{dice.pick(names)}"), content, how)
+    body = bytearray(buffer.getvalue())
+    for _ in range(dice.number(4)):  # sizes and places in the central directory that lie
+        at = body.find(b"PK\1\2", dice.number(len(body)))
+        if at >= 0:
+            field = at + dice.pick((10, 16, 20, 24, 42))
+            body[field : field + 4] = struct.pack("<I", dice.number(2**32))
+    return bytes(body)
+
+
+def _changed(value: object, dice: Dice) -> object:
+    """Put something strange somewhere into a JSON value."""
+    plain = [item for item in _STRANGE if not isinstance(item, torch.Tensor) and item == item]
+    plain = [item for item in plain if item not in (float("inf"), float("nan"))]
+    if not isinstance(value, dict | list) or not value or dice.number(5) == 0:
+        return dice.pick(plain)
+    key = dice.pick(list(value) if isinstance(value, dict) else range(len(value)))
+    how = dice.number(6)
+    if how == 0:
+        del value[key]
+    elif how == 1 and isinstance(value, dict):
+        value[str(dice.pick(("../model.pt", "/etc/passwd", "a/b", "adata.h5ad", "model.json")))] = (
+            value[key]
+        )
+    else:
+        value[key] = _changed(value[key], dice)
+    return value
+
+
+def _spoiled(payload: dict, dice: Dice) -> dict:
+    """Put something strange, or a thing from elsewhere in the payload, into a payload."""
+    place = payload
+    while True:
+        key = dice.pick(list(place) if isinstance(place, dict) else range(len(place)))
+        inside = place[key]
+        if isinstance(inside, dict | list) and inside and dice.number(6):
+            place = inside
+            continue
+        if dice.number(5) == 0:
+            del place[key]
+        else:
+            place[key] = deepcopy(dice.pick(_STRANGE))
+        return payload
+
+
+@cache
+def warm_up() -> None:
+    """Load once: what is imported at first use is no fault here."""
+    for name in ("schema_1_torch", "schema_2_torch", "schema_2_safetensors"):
+        SCHDeepInsight.load(_GOLDEN / name, accelerator="cpu")
+    assert str(torch.zeros(2))
