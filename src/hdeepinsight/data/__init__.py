@@ -2,6 +2,7 @@
 
 from hdeepinsight.data._align import GeneAlignment, GeneReport
 from hdeepinsight.data._checks import inspect_input
+from hdeepinsight.data._declared import check_file
 from hdeepinsight.data._errors import GeneCoverageWarning, GeneMatchError, InputError
 from hdeepinsight.data._genes import align_genes, resolve_var_names
 from hdeepinsight.data._modalities import Modalities, is_paired, open_paired, without_genes
@@ -36,6 +37,7 @@ __all__ = [
     "Store",
     "align_genes",
     "align_proteins",
+    "check_file",
     "clean_protein_name",
     "has_layer",
     "inspect_input",

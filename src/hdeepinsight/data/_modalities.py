@@ -15,6 +15,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from hdeepinsight.data._align import GeneAlignment, GeneReport
+from hdeepinsight.data._declared import check_file
 from hdeepinsight.data._errors import InputError
 from hdeepinsight.data._matrix import wrap
 from hdeepinsight.data._proteins import ProteinCounts, read_proteins
@@ -57,6 +58,7 @@ def open_paired(data: MuData | str | Path) -> MuData:
 
     if not Path(data).is_file():
         raise InputError(f"{data} does not exist.", "Valid is an .h5mu file.", "Check the path.")
+    check_file(Path(data))
     with own_columns():
         return read_h5mu(data)
 

@@ -137,7 +137,7 @@ class ReferenceBundle:
         """
         from anndata import read_h5ad
 
-        from hdeepinsight.data._declared import check_file
+        from hdeepinsight.data import check_file
 
         try:
             check_file(path)

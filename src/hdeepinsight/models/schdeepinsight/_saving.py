@@ -15,7 +15,7 @@ from scvi.model._utils import parse_device_args
 from scvi.model.base._constants import SAVE_KEYS
 
 from hdeepinsight._keys import REFERENCE_BUNDLE_KEY
-from hdeepinsight.data import open_paired
+from hdeepinsight.data import check_file, open_paired
 from hdeepinsight.models._model_file import (
     ModelFileError,
     ModelFolder,
@@ -261,6 +261,14 @@ def _saved_reference(folder: ModelFolder) -> AnnData | MuData | None:
     path = folder.reference()
     if path is None:
         return None
-    saved = open_paired(path) if path.name.endswith(SAVE_KEYS.MDATA_FNAME) else read_h5ad(path)
+    try:
+        check_file(path)
+        saved = open_paired(path) if path.name.endswith(SAVE_KEYS.MDATA_FNAME) else read_h5ad(path)
+    except Exception as error:  # what the libraries raise about odd files is open
+        msg = (
+            f"{path}, the reference beside the model, cannot be read ({str(error)[:200]}). Valid is "
+            "what save(save_anndata=True) wrote. Pass adata=False to load the model without it."
+        )
+        raise ModelFileError(msg) from error
     # A bundle of the hub holds no counts: there is nothing to train on or to annotate.
     return None if REFERENCE_BUNDLE_KEY in saved.uns else saved
