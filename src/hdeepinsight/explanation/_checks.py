@@ -51,9 +51,10 @@ def shap_values(
     import shap
 
     def numbers(values: np.ndarray) -> np.ndarray:
+        points = torch.from_numpy(np.asarray(values, dtype=np.float32))
+        starts = range(0, len(points), batch_size)
         with torch.inference_mode():
-            parts = torch.from_numpy(np.asarray(values, dtype=np.float32)).split(batch_size)
-            found = [output(part.to(cells.device)).cpu() for part in parts]
+            found = [output(points[i : i + batch_size].to(cells.device)).cpu() for i in starts]
         return torch.cat(found).numpy()
 
     rows, reference = cells.cpu().numpy(), background.cpu().numpy()

@@ -67,14 +67,15 @@ def expected_gradients(
     tensor([[[2., 2.]]])
     """
     total = cells.new_zeros(len(weights), *cells.shape)
-    for some, part in _blocks(*draws.rows.shape, batch_size):
+    n_cells, n_samples = draws.rows.shape
+    for some, part in _blocks(n_cells, n_samples, batch_size):
         start = background[draws.rows[some, part]]
         change = cells[some].unsqueeze(1) - start
         points = torch.addcmul(start, change, draws.times[some, part].unsqueeze(2))
         slopes = _slopes(scores, points, weights[:, some])
         for question, slope in enumerate(slopes):
             total[question, some] += torch.einsum("csg,csg->cg", slope, change)
-    return total / draws.rows.shape[1]
+    return total / n_samples
 
 
 def _slopes(

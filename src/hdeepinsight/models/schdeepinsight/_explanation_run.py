@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -121,11 +122,12 @@ class ExplanationRun:
     def _checked(self, values: Tensor, weights: Tensor) -> Tensor:
         """Attributions by shap; it explains one function at a time."""
         found = torch.zeros_like(values)
-        for weight in weights.unique(dim=0):
-            rows = (weights == weight).all(dim=1)
+        for weight in np.unique(weights.cpu().numpy(), axis=0):
+            asked = torch.from_numpy(weight).to(weights)
+            rows = (weights == asked).all(dim=1)
             found[rows] = shap_values(
                 self.method,
-                lambda points, weight=weight: self.scores(points) @ weight,
+                partial(self._output, asked),
                 values[rows],
                 self.background,
                 n_samples=self.n_samples,
@@ -134,9 +136,13 @@ class ExplanationRun:
             )
         return found
 
+    def _output(self, weight: Tensor, values: Tensor) -> Tensor:
+        return self.scores(values) @ weight
+
     @torch.no_grad()
     def _known_scores(self, values: Tensor) -> Tensor:
-        return torch.cat([self.scores(part) for part in values.split(self.batch_size)])
+        starts = range(0, len(values), self.batch_size)
+        return torch.cat([self.scores(values[i : i + self.batch_size]) for i in starts])
 
     @torch.no_grad()
     def _leaves(self, values: Tensor) -> np.ndarray:
