@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hdeepinsight import data, datasets, hub, metrics, pl, pp, tl
     from hdeepinsight._workflow import annotate
     from hdeepinsight.annotation import Annotation
+    from hdeepinsight.explanation import Explanation
     from hdeepinsight.image import GeneLayout
     from hdeepinsight.models import SCHDeepInsight
     from hdeepinsight.nn import CountThinning, GeneMasking, ModalityDropout
@@ -25,6 +26,7 @@ __version__ = version("hdeepinsight")
 __all__ = [
     "Annotation",
     "CountThinning",
+    "Explanation",
     "GeneLayout",
     "GeneMasking",
     "ModalityDropout",
@@ -44,6 +46,7 @@ __all__ = [
 _HOMES = {
     "Annotation": "annotation",
     "CountThinning": "nn",
+    "Explanation": "explanation",
     "GeneLayout": "image",
     "GeneMasking": "nn",
     "ModalityDropout": "nn",
