@@ -23,9 +23,10 @@ FORBIDDEN = {
     **dict.fromkeys(("taxonomy", "image", "nn", "graph"), ("anndata", "mudata", "scanpy", "scvi")),
     "data": (),
     "annotation": (),
+    "report": (),
 }
 #: Slow to import and needed by few calls, hence imported inside the function that needs them.
-HEAVY = {"matplotlib", "networkx", "pronto", "pymde", "shap", "umap"}
+HEAVY = {"jinja2", "matplotlib", "networkx", "pronto", "pymde", "shap", "umap"}
 
 
 def imports(nodes: Iterable[ast.AST]) -> set[str]:
