@@ -266,8 +266,8 @@ def _saved_reference(folder: ModelFolder) -> AnnData | MuData | None:
         saved = open_paired(path) if path.name.endswith(SAVE_KEYS.MDATA_FNAME) else read_h5ad(path)
     except Exception as error:  # what the libraries raise about odd files is open
         msg = (
-            f"{path}, the reference beside the model, cannot be read ({str(error)[:200]}). Valid is "
-            "what save(save_anndata=True) wrote. Pass adata=False to load the model without it."
+            f"{path}, the reference beside the model, cannot be read ({str(error)[:200]}). Valid "
+            "is what save(save_anndata=True) wrote. Pass adata=False to load the model without it."
         )
         raise ModelFileError(msg) from error
     # A bundle of the hub holds no counts: there is nothing to train on or to annotate.
