@@ -36,7 +36,7 @@ SHARPENING = 2.0
 
 def annotate(
     query: Query,
-    model: SCHDeepInsight | str | Path,
+    model: SCHDeepInsight | str | Path = "pbmc",
     *,
     adapt: Switch = "auto",
     refine: Switch = "auto",
@@ -58,7 +58,8 @@ def annotate(
         of it is read.
     model
         Trained model, the folder of a saved one, or the address of a published one, which is
-        fetched and verified first (:func:`hdeepinsight.hub.resolve_model`). It is not changed.
+        fetched and verified first (:func:`hdeepinsight.hub.resolve_model`); by default the bundled
+        model of human blood cells. It is not changed.
     adapt
         ``"auto"`` adapts the model to the query and keeps that if markers which took no part
         speak for it; ``"on"`` keeps it in any case; ``"off"`` uses the model as it is. See

@@ -1,5 +1,6 @@
 """What happens before any work is done."""
 
+import re
 import subprocess
 import sys
 
@@ -25,6 +26,16 @@ def test_help_waits_for_no_slow_import(arguments):
     assert done.returncode == 0, done.stderr
     wanted = __version__ if arguments == ["--version"] else "Usage"
     assert wanted in done.stdout
+
+
+@pytest.mark.slow
+def test_our_own_modules_take_under_a_second_and_a_half():
+    code = "import hdeepinsight as hdi; hdi.hub, hdi.annotate, hdi.SCHDeepInsight"
+    command = [sys.executable, "-X", "importtime", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
+    own = re.findall(r"^import time: +(\d+) \| +\d+ \| +hdeepinsight", done.stderr, re.MULTILINE)
+    assert len(own) > 100
+    assert sum(map(int, own)) < 1.5e6  # microseconds; what other packages take is not ours
 
 
 def test_version(hdeepinsight):

@@ -262,7 +262,7 @@ def test_a_proxy_is_used(published, fake_hub, monkeypatch, query):
 
 def test_lists(published, fake_hub, home, monkeypatch):
     everything = hdi.hub.list_models()
-    assert everything["model"].tolist() == ["atlas/blood"]
+    assert everything["model"].tolist() == ["pbmc", "atlas/blood"]
     hdi.hub.pull("atlas/blood")
     found = hdi.hub.list_models("blood")
     assert found["where"].tolist() == ["here", "hub"]
@@ -271,13 +271,13 @@ def test_lists(published, fake_hub, home, monkeypatch):
     assert set(found["n_types"]) == {"7"}
     assert hdi.hub.list_models("liver").empty
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert hdi.hub.list_models()["where"].tolist() == ["here"]
+    assert hdi.hub.list_models()["where"].tolist() == ["bundled", "here"]
     with pytest.raises(HubError, match="where='here'"):
         hdi.hub.list_models(where="hub")
     monkeypatch.delenv("HF_HUB_OFFLINE")
     fake_hub.fault("/api/models", "403")
     with pytest.warns(UserWarning, match=r"Only models that are here.*\(403\)"):
-        assert hdi.hub.list_models()["where"].tolist() == ["here"]
+        assert hdi.hub.list_models()["where"].tolist() == ["bundled", "here"]
 
 
 def test_a_mirror_folder_is_listed(published_folder, home, monkeypatch):

@@ -40,17 +40,17 @@ __all__ = ["annotate"]
 
 def annotate(
     query: Annotated[Path, typer.Argument(help="Query with raw counts, .h5ad or .zarr.")],
-    model: Model,
+    model: Model = "pbmc",
     out: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "--out",
             "-o",
             metavar="FILE",
             help="Where the result goes: .h5ad or .zarr for a copy of the query with the labels "
-            "added, .csv for the labels alone.",
+            "added, .csv for the labels alone. By default query.annotated.h5ad beside query.h5ad.",
         ),
-    ],
+    ] = None,
     adapt: Adapt = Step.off,
     refine: Refine = Step.off,
     batch_key: BatchKey = None,
@@ -76,10 +76,13 @@ def annotate(
 
     [b]hdeepinsight annotate query.h5ad --model my_model --out annotated.h5ad[/b]
 
+    Without [b]--model[/b] the bundled model of human blood cells is used.
+
     With [b]--adapt auto --refine auto[/b] the cells are read into memory, and what was done and
     why is printed; without, memory does not grow with the number of cells.
     """
     with running(debug=debug):
+        out = out or query.with_suffix(f".annotated{query.suffix}")
         check_output(out, source=query, overwrite=overwrite)
         if report is not None:
             check_page(report, source=query, overwrite=overwrite)
@@ -87,9 +90,11 @@ def annotate(
         with step("Loading the model"):
             import hdeepinsight as hdi
             from hdeepinsight.data import open_store
+            from hdeepinsight.hub._bundled import bundled_folders
 
             obs = open_store(query).obs
-            loaded = hdi.SCHDeepInsight.load(hdi.hub.resolve_model(model), adata=False)
+            folder = hdi.hub.resolve_model(model)
+            loaded = hdi.SCHDeepInsight.load(folder, adata=False)
         with step("Annotating"):
             result = hdi.annotate(
                 query,
@@ -110,6 +115,8 @@ def annotate(
         if report is not None:
             write_page(result, report, query=query, model=model)
         console = results()
+        if folder in bundled_folders().values():
+            console.print(Text(f"Model {model} is the bundled one, of human blood: see --model."))
         for note in notes_of(result):
             console.print(note)
         for decision in result.decisions:

@@ -34,6 +34,7 @@ class Where(StrEnum):
     """Which models are listed."""
 
     all = "all"
+    bundled = "bundled"
     here = "here"
     hub = "hub"
 
@@ -41,7 +42,7 @@ class Where(StrEnum):
 def models(
     search: Annotated[str | None, typer.Argument(help="Text that the name has to contain.")] = None,
     where: Annotated[
-        Where, typer.Option(help="Those fetched before, those of the hub, or both.")
+        Where, typer.Option(help="Those of the package, fetched before, of the hub, or all.")
     ] = Where.all,
     debug: Debug = False,
 ) -> None:

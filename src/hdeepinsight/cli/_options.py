@@ -67,8 +67,8 @@ Model = Annotated[
         "--model",
         "-m",
         metavar="MODEL",
-        help="Folder of a trained model, or the address of a published one: owner/name, "
-        "s3://bucket/path.",
+        help="Folder of a trained model, the address of a published one (owner/name, "
+        "s3://bucket/path), or pbmc, the bundled one.",
     ),
 ]
 Layer = Annotated[

@@ -1,4 +1,4 @@
-"""Which models there are: fetched before, and on the hub."""
+"""Which models there are: in the package, fetched before, and on the hub."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any, Literal
 import pandas as pd
 
 from hdeepinsight.hub import _settings
+from hdeepinsight.hub._bundled import bundled_folders
 from hdeepinsight.hub._card_text import TAG
 from hdeepinsight.hub._errors import HubError
 from hdeepinsight.hub._hub_source import Token, explained, hub_api
-from hdeepinsight.hub._manifest import CARD_FILE
+from hdeepinsight.hub._manifest import CARD_FILE, CHECKSUMS_FILE, digest_of
 from hdeepinsight.hub._shelf import shelves
 
 __all__ = ["list_models"]
@@ -27,7 +28,7 @@ _MOST_NESTING = 8
 def list_models(
     search: str | None = None,
     *,
-    where: Literal["all", "here", "hub"] = "all",
+    where: Literal["all", "bundled", "here", "hub"] = "all",
     token: Token = None,
 ) -> pd.DataFrame:
     """List the models that can be used.
@@ -37,16 +38,17 @@ def list_models(
     search
         Text that the name has to contain.
     where
-        ``"here"``: those fetched before, which need no connection; ``"hub"``: those of the hub or
-        of ``HDEEPINSIGHT_MIRROR``; ``"all"``: both. With ``"all"`` a hub that does not answer is a
-        warning.
+        ``"bundled"``: those that the package carries; ``"here"``: those fetched before; neither
+        needs a connection. ``"hub"``: those of the hub or of ``HDEEPINSIGHT_MIRROR``; ``"all"``:
+        all of them. With ``"all"`` a hub that does not answer is a warning.
     token
         Token of the hub, for private models.
 
     Returns
     -------
-    One row a model: ``model`` (what to pull), ``where`` (``"here"`` or ``"hub"``), ``revision``,
-    ``organism``, ``tissues``, ``n_types``, ``n_genes``; text, empty where it is not known.
+    One row a model: ``model`` (what to pull), ``where`` (``"bundled"``, ``"here"`` or ``"hub"``),
+    ``revision``, ``organism``, ``tissues``, ``n_types``, ``n_genes``; text, empty where it is not
+    known.
 
     Raises
     ------
@@ -55,9 +57,12 @@ def list_models(
 
     Examples
     --------
-    >>> hdi.hub.list_models("pbmc")  # doctest: +SKIP
+    >>> import hdeepinsight as hdi
+    >>> hdi.hub.list_models("pbmc", where="bundled")["tissues"].tolist()
+    ['blood']
     """
-    rows = list(_here()) if where in ("all", "here") else []
+    rows = list(_bundled()) if where in ("all", "bundled") else []
+    rows += _here() if where in ("all", "here") else ()
     if where == "hub" or (where == "all" and not _settings.is_offline()):
         try:
             rows += _on_hub(search, token)
@@ -67,6 +72,12 @@ def list_models(
             warnings.warn(f"Only models that are here are listed. {error}", stacklevel=2)
     named = [row for row in rows if search is None or search.lower() in row["model"].lower()]
     return pd.DataFrame(named, columns=_COLUMNS)
+
+
+def _bundled() -> Iterator[dict[str, str]]:
+    for name, folder in bundled_folders().items():
+        digest = digest_of((folder / CHECKSUMS_FILE).read_bytes())
+        yield _row(name, "bundled", f"sha256:{digest}", _tags_of_card(folder / CARD_FILE))
 
 
 def _here() -> Iterator[dict[str, str]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hdeepinsight.hub import _settings
 from hdeepinsight.hub._address import Address
+from hdeepinsight.hub._bundled import bundled_folder
 from hdeepinsight.hub._download import MAX_BYTES, fetch_files, patiently
 from hdeepinsight.hub._errors import ChecksumError, HubError, OfflineError
 from hdeepinsight.hub._hub_source import HubSource, Token, Transient, offline_message
@@ -158,8 +159,8 @@ def download(
     Parameters
     ----------
     repo
-        ``"owner/name"`` on a Hugging Face hub, ``"s3://bucket/path"``, ``"file:///folder"`` or a
-        folder.
+        ``"owner/name"`` on a Hugging Face hub, ``"s3://bucket/path"``, ``"file:///folder"``, a
+        folder, or ``"pbmc"``, the bundled model.
     revision
         Branch, tag or commit of a hub; name of a folder inside a bucket or folder; or
         ``"sha256:..."``, the digest of the contents, anywhere. By default the newest. A commit or
@@ -190,7 +191,7 @@ def download(
     asked instead of the hub, ``HTTPS_PROXY`` a proxy. With ``HF_HUB_OFFLINE=1`` only folders and
     what was fetched before are used. ``HDEEPINSIGHT_CACHE`` says where fetched models are kept.
     """
-    address = Address.parse(repo)
+    address = Address.parse(bundled_folder(repo) or repo)
     place, endpoint, token = _route(address, token)
     if place.kind == "folder":
         return _in_place(place, revision)

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from hdeepinsight.hub._address import Address
+from hdeepinsight.hub._bundled import bundled_folder, bundled_folders
 from hdeepinsight.hub._errors import ChecksumError, HubError
 from hdeepinsight.hub._pull import download
 
@@ -18,9 +19,10 @@ def resolve_model(model: str | os.PathLike[str]) -> Path:
     Parameters
     ----------
     model
-        A folder, or else what :func:`download` takes: ``"owner/name"``, ``"s3://bucket/path"`` or
-        ``"file:///folder"``. A folder that is there is never looked for elsewhere, and a path that
-        starts with ``/``, ``.`` or ``~``, like any `Path`, is a folder in any case.
+        A folder, or else what :func:`download` takes: ``"pbmc"`` (the bundled model),
+        ``"owner/name"``, ``"s3://bucket/path"`` or ``"file:///folder"``. A folder that is there is
+        never looked for elsewhere, and a path that starts with ``/``, ``.`` or ``~``, like any
+        `Path`, is a folder in any case.
 
     Returns
     -------
@@ -44,13 +46,16 @@ def resolve_model(model: str | os.PathLike[str]) -> Path:
     folder = Path(text).expanduser()
     if isinstance(model, os.PathLike) or folder.is_dir() or _is_path(text):
         return folder
+    if bundled_folder(text) is not None:
+        return download(text).folder
     try:
         address = Address.parse(text)
     except ValueError:
         msg = (
-            f"{text!r} is neither a folder nor the address of a model. Valid are the folder of a "
-            "saved model, 'owner/name' on the hub, 's3://bucket/path' and 'file:///folder'. Check "
-            "the path; `hdeepinsight models` lists the models that have a name."
+            f"{text!r} is neither a folder nor the name or address of a model. Valid are the "
+            f"folder of a saved model, {', '.join(map(repr, bundled_folders()))}, 'owner/name' on "
+            "the hub, 's3://bucket/path' and 'file:///folder'. Check the path; `hdeepinsight "
+            "models` lists the models that have a name."
         )
         raise ValueError(msg) from None
     try:

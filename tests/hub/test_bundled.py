@@ -1,0 +1,132 @@
+"""The model that the package carries: complete, small, named, and good for a first look."""
+
+import json
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+import hdeepinsight as hdi
+from hdeepinsight.data import GeneMatchError
+from hdeepinsight.hub._bundled import bundled_folder, bundled_folders
+
+FOLDER = bundled_folder("pbmc")
+#: Genes that tell a lineage from all others, for cells made of nothing else.
+MARKERS = {
+    "T": ["CD3D", "CD3E", "IL7R", "LTB", "LDHB", "TCF7", "CD4", "MAL"],
+    "NK": ["NKG7", "GNLY", "GZMB", "PRF1", "FGFBP2", "SPON2", "KLRD1", "CLIC3"],
+    "B": ["MS4A1", "CD79A", "CD79B", "CD74", "HLA-DRA", "TCL1A", "LINC00926", "BANK1"],
+    "Myeloid": ["LYZ", "S100A8", "S100A9", "CD14", "FCN1", "S100A12", "CST3", "VCAN"],
+}
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HDEEPINSIGHT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("HDEEPINSIGHT_MIRROR", raising=False)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return hdi.hub.pull("pbmc")
+
+
+@pytest.fixture
+def cells(model):
+    """Twenty cells of each lineage in `MARKERS`: its markers over a background of all genes."""
+    rng, genes = np.random.default_rng(0), list(model.layout.genes)
+    background = 1500 * model.module.normalizer.mean_share.numpy()
+    rates = np.tile(background, (20 * len(MARKERS), 1))
+    own = {gene for markers in MARKERS.values() for gene in markers} & set(genes)
+    rates[:, [genes.index(gene) for gene in own]] *= 0.02
+    for row, markers in enumerate(MARKERS.values()):
+        found = [genes.index(gene) for gene in markers if gene in own]
+        rates[20 * row : 20 * (row + 1), found] = 15
+    obs = pd.DataFrame({"lineage": np.repeat(list(MARKERS), 20)})
+    obs.index = obs.index.astype(str)
+    var = pd.DataFrame(index=genes)
+    return ad.AnnData(rng.poisson(rates).astype(np.float32), obs=obs, var=var)
+
+
+def test_it_is_what_publish_writes():
+    names = {path.name for path in FOLDER.iterdir()}
+    assert {"model.pt", "manifest.json", "checksums.sha256", "README.md", "adata.h5ad"} <= names
+    shared = hdi.hub.download("pbmc")  # which compares every checksum
+    assert shared.folder == FOLDER
+    metadata = json.loads((FOLDER / "_scvi_required_metadata.json").read_text())
+    assert metadata["model_cls_name"] == "SCHDeepInsight"
+
+
+def test_it_is_at_most_five_megabytes():
+    assert sum(path.stat().st_size for path in FOLDER.rglob("*")) <= 5_000_000
+
+
+def test_its_tree_has_two_or_three_levels_and_an_ontology_id_for_every_node(model):
+    tree = model.taxonomy
+    assert tree.max_depth == 3
+    assert len(tree.ontology_ids) == tree.n_nodes - 1
+    assert all(term.startswith("CL:") for term in tree.ontology_ids.values())
+
+
+def test_its_card_names_licences_citations_and_figures():
+    card = hdi.hub.download("pbmc").card
+    assert "license: cc-by-4.0" in card
+    for words in ("doi:10.1038/ncomms14049", "BSD-2-Clause", "MIT", "Kang 2018", "10x PBMC 4k"):
+        assert words in card
+    assert card.count("hierarchical F1") == 6  # held-out cells, four unseen datasets, half of one
+
+
+def test_cells_made_of_markers_get_their_lineage(cells):
+    labels = hdi.annotate(cells, adapt="off", refine="off").labels["lineage"]
+    for name in MARKERS:
+        assert (labels[cells.obs["lineage"] == name] == name).mean() >= 0.9, name
+
+
+@pytest.mark.filterwarnings("ignore::hdeepinsight.data.GeneCoverageWarning")
+def test_it_works_without_half_of_its_genes(cells):
+    markers = {gene for names in MARKERS.values() for gene in names}
+    rng = np.random.default_rng(1)
+    kept = cells.var_names.isin(markers) | (rng.random(cells.n_vars) < 0.5)
+    result = hdi.annotate(cells[:, kept].copy(), "pbmc", adapt="off", refine="off")
+    assert (result.labels["lineage"] == cells.obs["lineage"].to_numpy()).mean() >= 0.9
+
+
+def test_ensembl_ids_alone_are_refused_in_one_sentence(cells):
+    cells.var_names = [f"ENSG{i:011d}" for i in range(cells.n_vars)]
+    with pytest.raises(GeneMatchError, match="ensembl names and the model symbol names"):
+        hdi.annotate(cells, adapt="off", refine="off")
+
+
+def test_symbols_beside_ensembl_ids_are_found(cells):
+    expected = hdi.annotate(cells, adapt="off", refine="off").node_probabilities
+    cells.var["gene_symbols"] = cells.var_names
+    cells.var_names = [f"ENSG{i:011d}" for i in range(cells.n_vars)]
+    found = hdi.annotate(cells, adapt="off", refine="off").node_probabilities
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_it_is_listed(tmp_path):
+    table = hdi.hub.list_models(where="bundled")
+    assert table["model"].tolist() == list(bundled_folders()) == ["pbmc"]
+    assert table.loc[0, ["where", "organism", "tissues", "n_types"]].tolist() == [
+        "bundled",
+        "human",
+        "blood",
+        "8",
+    ]
+    assert hdi.hub.list_models(where="here").empty
+
+
+def test_its_listed_revision_pins_it():
+    (revision,) = hdi.hub.list_models(where="bundled")["revision"]
+    assert hdi.hub.download("pbmc", revision).digest == revision
+    with pytest.raises(hdi.hub.ChecksumError):
+        hdi.hub.download("pbmc", "sha256:" + "0" * 64)
+
+
+def test_a_folder_of_the_same_name_comes_first(tmp_path, monkeypatch):
+    (tmp_path / "pbmc").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert hdi.hub.resolve_model("pbmc").resolve() == tmp_path / "pbmc"
