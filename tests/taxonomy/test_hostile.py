@@ -16,7 +16,7 @@ def record(nodes: list[dict]) -> str:
     depth = [0]
     for node in nodes:
         depth.append(depth[node["parent"]] + 1)
-    levels = [f"level{i}" for i in range(max(depth))]
+    levels = [f"level_{i + 1}" for i in range(max(depth))]
     head = {"format": "hdeepinsight.taxonomy", "schema_version": 1, "level_names": levels}
     return json.dumps(head | {"root_synonyms": [], "nodes": nodes})
 

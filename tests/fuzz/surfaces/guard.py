@@ -4,6 +4,7 @@ Nothing is executed, imported, started, connected to or changed outside a scratc
 memory are bounded. What breaks this is a `Violation`, which no ``except Exception`` can hide.
 """
 
+import codecs
 import os
 import re
 import resource
@@ -67,6 +68,9 @@ CHANGES = {
 _REPOSITORY = Path(__file__).resolve().parents[3]
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
+for _codec in ("utf-8-sig", "utf-16", "utf-16-be", "utf-16-le", "utf-32", "utf-32-be", "utf-32-le"):
+    codecs.lookup(_codec)  # loaded at first use, as `json` does
+
 
 class Violation(BaseException):
     """A promise that was broken; not an `Exception`, so that it gets through."""
@@ -75,13 +79,13 @@ class Violation(BaseException):
 class _Watch:
     """What the audit hook may know; a hook can never be removed again."""
 
-    scratch: str | None = None
+    is_on = False
     seen: list[str]
     readable: tuple[str, ...] = ()
 
 
 def _hook(event: str, args: tuple) -> None:
-    if _Watch.scratch is None:
+    if not _Watch.is_on:
         return
     problem = _problem(event, args)
     if problem is not None:
@@ -117,7 +121,8 @@ def _opened(path: object, mode: str | None, flags: int) -> str | None:
 def _within(path: object, folder: object = -1) -> bool:
     if isinstance(folder, int) and folder >= 0 and not os.path.isabs(os.fsdecode(path)):
         path = os.path.join(f"/proc/self/fd/{folder}", os.fsdecode(path))
-    return _real(path).startswith(f"{_Watch.scratch}{os.sep}") or _real(path) == _Watch.scratch
+    home = str(scratch())  # not what the watch holds: a thread may still be reading as it ends
+    return _real(path).startswith(f"{home}{os.sep}") or _real(path) == home
 
 
 def _real(path: object) -> str:
@@ -201,15 +206,15 @@ def _armed(call: Callable[[], object], errors: tuple[type[Exception], ...]) -> o
     began = time.process_time()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        _Watch.scratch = str(scratch())
+        _Watch.is_on = True
         try:
             return call()
         except errors as error:
-            _Watch.scratch = None
+            _Watch.is_on = False
             _check_message(error)
             return None
         finally:
-            _Watch.scratch = None
+            _Watch.is_on = False
             if time.process_time() - began > CPU_SECONDS:
                 raise Violation(f"took {time.process_time() - began:.1f} s")
 
