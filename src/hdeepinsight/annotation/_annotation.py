@@ -212,6 +212,20 @@ class Annotation(ConfidenceMixin, ForeignMixin, WritingMixin):
         (``"T > CD4 T"``), or of one level with columns named by labels (by paths, where two nodes
         share a label). Leaves above a level of a ragged tree are among that level's columns, so
         that rows sum to 1.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> import pandas as pd
+        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> table = pd.DataFrame({"CD4": [0.5], "CD8": [0.25], "B": [0.25]}, index=["a"])
+        >>> result = hdi.Annotation.from_probabilities(table, tree)
+        >>> result.probabilities()
+              T     B  T > CD4  T > CD8
+        a  0.75  0.25      0.5     0.25
+        >>> result.probabilities(level=1)
+              T     B
+        a  0.75  0.25
         """
         if level is None:
             nodes = np.arange(1, self._n_nodes)
@@ -230,6 +244,19 @@ class Annotation(ConfidenceMixin, ForeignMixin, WritingMixin):
         ----------
         level
             Depth or name of a level; the labels where cells stop by default.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> import pandas as pd
+        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> labels = pd.Series(["CD4", "CD4", "T", "B"], index=["a", "b", "c", "d"])
+        >>> result = hdi.Annotation.from_labels(labels, tree)
+        >>> result.summary(level=1)
+               n_cells  share  confidence
+        label
+        T            3   0.75         1.0
+        B            1   0.25         1.0
         """
         labels = self.label_column(level)
         table = pd.DataFrame({"label": labels, "confidence": self.confidence})
@@ -240,7 +267,17 @@ class Annotation(ConfidenceMixin, ForeignMixin, WritingMixin):
         ).sort_values("n_cells", ascending=False)
 
     def label_column(self, level: int | str | None = None) -> pd.Series:
-        """Labels of one level, or, by default, those where each cell's path stops."""
+        """Labels of one level, or, by default, those where each cell's path stops.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> import pandas as pd
+        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> result = hdi.Annotation.from_labels(pd.Series(["CD4", "T"], index=["a", "b"]), tree)
+        >>> result.label_column().tolist(), result.label_column(level=1).tolist()
+        (['CD4', 'T'], ['T', 'T'])
+        """
         if level is None:
             return self.labels[LABEL_COLUMNS.STOP]
         return self.labels[self.taxonomy.level_names[self._depth_of(level) - 1]]

@@ -56,6 +56,20 @@ class ConfidenceMixin:
             If there is no calibration, or it is of another taxonomy, or ``alpha``, ``kind`` or
             ``groups`` is not valid.
 
+        Examples
+        --------
+        Probabilities that cannot tell CD4 from CD8, and nine cells that show it:
+
+        >>> import hdeepinsight as hdi
+        >>> import pandas as pd
+        >>> from hdeepinsight.annotation import calibrate
+        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> table = pd.DataFrame({"CD4": [0.6] * 9, "CD8": [0.3] * 9, "B": [0.1] * 9})
+        >>> result = hdi.Annotation.from_probabilities(table, tree)
+        >>> calibration = calibrate(result, tree.encode(["CD4"] * 5 + ["CD8"] * 4))
+        >>> result.label_sets(alpha=0.2, calibration=calibration).sets[0]
+        ('T',)
+
         Notes
         -----
         The promise holds for cells that are exchangeable with the calibration cells: another
@@ -100,6 +114,18 @@ class ConfidenceMixin:
         ------
         ValueError
             If the annotation has no novelty, or ``alpha`` or ``unknown`` is not valid.
+
+        Examples
+        --------
+        >>> from dataclasses import replace
+        >>> import hdeepinsight as hdi
+        >>> import pandas as pd
+        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> result = hdi.Annotation.from_labels(pd.Series(["CD4", "CD8"], index=["a", "b"]), tree)
+        >>> p_values = {"score": [0.0, 9.0], "p_value": [0.6, 0.001], "lineage_p_value": [0.5, 0.4]}
+        >>> result = replace(result, novelty=pd.DataFrame(p_values, index=["a", "b"]))
+        >>> result.rejected(unknown="type").labels["stop_label"].tolist()
+        ['CD4', 'T']
         """
         novelty = _checked_rejection(self.novelty, alpha, unknown)
         limit = stop_depth_limit(novelty, alpha, unknown, self.taxonomy.max_depth)

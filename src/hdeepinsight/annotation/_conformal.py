@@ -40,6 +40,17 @@ class Calibration:
         Probability of all leaves ranked before the true one, shape ``(n_cells,)``.
     source
         What the cells are.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> import pandas as pd
+    >>> from hdeepinsight.annotation import calibrate
+    >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+    >>> table = pd.DataFrame({"CD4": [0.5, 0.5], "CD8": [0.25, 0.25], "B": [0.25, 0.25]})
+    >>> result = hdi.Annotation.from_probabilities(table, tree)
+    >>> calibrate(result, tree.encode(["CD4", "CD8"]), source="cells of donor 3")
+    Calibration on 2 cells of donor 3, 50.0% of them right at the leaf
     """
 
     taxonomy: Taxonomy
@@ -57,18 +68,52 @@ class Calibration:
         return f"Calibration on {len(self)} {self.source}, {right:.1%} of them right at the leaf"
 
     def scores(self, kind: SetKind) -> np.ndarray:
-        """Scores of the cells for one kind of set, shape ``(n_cells,)``."""
+        """Scores of the cells for one kind of set, shape ``(n_cells,)``.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> import pandas as pd
+        >>> from hdeepinsight.annotation import calibrate
+        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> table = pd.DataFrame({"CD4": [0.5, 0.5], "CD8": [0.25, 0.25], "B": [0.25, 0.25]})
+        >>> result = hdi.Annotation.from_probabilities(table, tree)
+        >>> calibrate(result, tree.encode(["CD4", "B"])).scores("nodes").tolist()
+        [0.0, 0.75]
+        """
         check_kind(kind)
         return self.node_scores if kind == "nodes" else self.leaf_scores
 
     def to_dict(self) -> dict[str, Any]:
-        """Give arrays and text, without the taxonomy."""
+        """Give arrays and text, without the taxonomy.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> import pandas as pd
+        >>> from hdeepinsight.annotation import calibrate
+        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> result = hdi.Annotation.from_labels(pd.Series(["CD4"], index=["a"]), tree)
+        >>> calibrate(result, tree.encode(["CD4"])).to_dict()["node_scores"].tolist()
+        [0.0]
+        """
         names = ("true_nodes", "predicted", "node_scores", "leaf_scores", "source")
         return {name: getattr(self, name) for name in names}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], taxonomy: Taxonomy) -> Calibration:
-        """Make one from what :meth:`to_dict` gave; tensors are as good as arrays."""
+        """Make one from what :meth:`to_dict` gave; tensors are as good as arrays.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> import pandas as pd
+        >>> from hdeepinsight.annotation import Calibration, calibrate
+        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> result = hdi.Annotation.from_labels(pd.Series(["CD4"], index=["a"]), tree)
+        >>> Calibration.from_dict(calibrate(result, tree.encode(["CD4"])).to_dict(), tree)
+        Calibration on 1 labelled cells, 100.0% of them right at the leaf
+        """
         arrays = {name: np.asarray(value) for name, value in data.items() if name != "source"}
         return cls(taxonomy=taxonomy, source=str(data["source"]), **arrays)
 

@@ -36,7 +36,14 @@ class Decision:
     figures: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the decision in plain types."""
+        """Give the decision in plain types.
+
+        Examples
+        --------
+        >>> from hdeepinsight.annotation import Decision
+        >>> Decision(step="adapt", applied=True, reason="the donors differ.").to_dict()
+        {'step': 'adapt', 'applied': True, 'reason': 'the donors differ.', 'figures': {}}
+        """
         return {
             "step": self.step,
             "applied": self.applied,

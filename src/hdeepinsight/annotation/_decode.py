@@ -21,6 +21,15 @@ class Decoded(NamedTuple):
         Leaf of every cell, shape ``(n_cells,)``.
     stop
         Deepest node on that path that passes the threshold, shape ``(n_cells,)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hdeepinsight.annotation import decode
+    >>> from hdeepinsight.taxonomy import Taxonomy
+    >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+    >>> decode(tree, np.array([[1.0, 0.6, 0.4, 0.35, 0.25]]))
+    Decoded(leaf=array([3]), stop=array([1]))
     """
 
     leaf: np.ndarray
@@ -28,7 +37,17 @@ class Decoded(NamedTuple):
 
 
 def check_threshold(threshold: float | None) -> None:
-    """Raise ``ValueError`` unless the threshold is ``None`` or in [0.5, 1]."""
+    """Raise ``ValueError`` unless the threshold is ``None`` or in [0.5, 1].
+
+    Examples
+    --------
+    >>> from hdeepinsight.annotation import check_threshold
+    >>> check_threshold(0.9)
+    >>> check_threshold(0.4)
+    Traceback (most recent call last):
+        ...
+    ValueError: threshold=0.4; valid are None (never stop early) and values from 0.5 to 1. ...
+    """
     if threshold is not None and not 0.5 <= threshold <= 1.0:
         msg = (
             f"threshold={threshold}; valid are None (never stop early) and values from 0.5 to 1. "

@@ -48,6 +48,22 @@ class LabelSets:
         one row ``"all"`` without groups.
     source
         What the calibration cells are.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> import pandas as pd
+    >>> from hdeepinsight.annotation import calibrate
+    >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+    >>> table = pd.DataFrame({"CD4": [0.6] * 9, "CD8": [0.3] * 9, "B": [0.1] * 9})
+    >>> result = hdi.Annotation.from_probabilities(table, tree)
+    >>> calibration = calibrate(result, tree.encode(["CD4"] * 5 + ["CD8"] * 4))
+    >>> sets = result.label_sets(alpha=0.2, calibration=calibration)
+    >>> sets
+    LabelSets of 9 cells (nodes): at least 80.0% hold the truth if cells are like the labelled
+    cells; 2.00 types a set, 0.0% of one type
+    >>> int(sets.size[0]), sets.lca[0]
+    (2, 'T')
     """
 
     taxonomy: Taxonomy
@@ -99,7 +115,23 @@ class LabelSets:
         return pd.Series(values, index=self.obs_names, name="lca", dtype=object)
 
     def to_frame(self) -> pd.DataFrame:
-        """Give sets as text (nodes joined by ``" | "``), sizes and lowest common ancestors."""
+        """Give sets as text (nodes joined by ``" | "``), sizes and lowest common ancestors.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> import pandas as pd
+        >>> from hdeepinsight.annotation import calibrate
+        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> table = pd.DataFrame({"CD4": [0.5, 0.4], "CD8": [0.1, 0.1], "B": [0.4, 0.5]})
+        >>> result = hdi.Annotation.from_probabilities(table, tree)
+        >>> calibration = calibrate(result, tree.encode(["B", "CD4"]))
+        >>> sets = result.label_sets(alpha=0.4, kind="leaves", calibration=calibration)
+        >>> sets.to_frame()
+             label_set  size      lca
+        0  B | T > CD4     2  Unknown
+        1  B | T > CD4     2  Unknown
+        """
         text = [" | ".join(names) for names in self.sets]
         columns = {"label_set": text, "size": self.size.to_numpy(), "lca": self.lca.to_numpy()}
         return pd.DataFrame(columns, index=self.obs_names)
@@ -111,6 +143,19 @@ class LabelSets:
         ----------
         true_nodes
             True node of every cell, shape ``(n_cells,)``.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> import pandas as pd
+        >>> from hdeepinsight.annotation import calibrate
+        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> table = pd.DataFrame({"CD4": [0.9] * 3, "CD8": [0.1] * 3, "B": [0.0] * 3})
+        >>> result = hdi.Annotation.from_probabilities(table, tree)
+        >>> calibration = calibrate(result, tree.encode(["CD4"] * 3))
+        >>> sets = result.label_sets(alpha=0.25, calibration=calibration)
+        >>> sets.holds(tree.encode(["CD4", "CD8", "T"])).tolist()
+        [True, False, False]
         """
         nodes = check_nodes(self.taxonomy, true_nodes, len(self))
         own = self.taxonomy.ancestor_matrix[:, nodes].T
@@ -123,6 +168,19 @@ class LabelSets:
         ----------
         true_nodes
             True node of every cell, shape ``(n_cells,)``; 0 is unlabelled and left out.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> import pandas as pd
+        >>> from hdeepinsight.annotation import calibrate
+        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> table = pd.DataFrame({"CD4": [0.9] * 3, "CD8": [0.1] * 3, "B": [0.0] * 3})
+        >>> result = hdi.Annotation.from_probabilities(table, tree)
+        >>> calibration = calibrate(result, tree.encode(["CD4"] * 3))
+        >>> sets = result.label_sets(alpha=0.25, calibration=calibration)
+        >>> sets.coverage(tree.encode(["CD4", "CD8", "Unknown"]))
+        0.5
         """
         known = np.asarray(true_nodes) > 0
         held = self.holds(true_nodes)[known]

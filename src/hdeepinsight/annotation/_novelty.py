@@ -37,6 +37,14 @@ class FeatureCells(NamedTuple):
         Features, shape ``(n_cells, n_latent)``.
     depth
         Total counts of every cell, shape ``(n_cells,)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hdeepinsight.annotation import FeatureCells
+    >>> cells = FeatureCells(latent=np.zeros((3, 8)), depth=np.array([900.0, 1500.0, 4000.0]))
+    >>> cells.latent.shape, cells.depth.shape
+    ((3, 8), (3,))
     """
 
     latent: np.ndarray
@@ -71,6 +79,28 @@ class NoveltyDetector:
         Lower bound of the spread, shape ``(2,)``.
     lineage_calibration, calibration
         Sorted scores of held-out cells: of recognition, and of both together; ``(n_held_out,)``.
+
+    Examples
+    --------
+    Two types, and a cell far from both:
+
+    >>> import numpy as np
+    >>> from hdeepinsight.annotation import FeatureCells, NoveltyDetector
+    >>> from hdeepinsight.taxonomy import Taxonomy
+    >>> tree = Taxonomy.from_nested({"T": [], "B": []})
+    >>> rng = np.random.default_rng(0)
+    >>> is_b = np.arange(100) % 2
+    >>> known, held_out = (
+    ...     FeatureCells(rng.normal(size=(100, 2)) + 6 * is_b[:, None], rng.uniform(1e3, 5e3, 100))
+    ...     for _ in range(2)
+    ... )
+    >>> nodes = tree.encode(np.array(["T", "B"])[is_b])
+    >>> detector = NoveltyDetector.fit(tree, known, nodes, held_out)
+    >>> detector
+    NoveltyDetector of 2 types and 2 lineages, calibrated on 100 views of held-out cells
+    >>> query = FeatureCells(np.array([[0.0, 0.0], [20.0, -20.0]]), np.array([2e3, 2e3]))
+    >>> (detector.measure(query)["p_value"] < 0.05).tolist()
+    [False, True]
 
     Notes
     -----
@@ -124,6 +154,19 @@ class NoveltyDetector:
         ------
         ValueError
             If there is no labelled reference cell or no held-out cell.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from hdeepinsight.annotation import FeatureCells, NoveltyDetector
+        >>> from hdeepinsight.taxonomy import Taxonomy
+        >>> tree = Taxonomy.from_nested({"T": [], "B": []})
+        >>> latent = np.random.default_rng(0).normal(size=(40, 2))
+        >>> from hdeepinsight.annotation import FeatureCells
+        >>> cells = FeatureCells(latent, np.full(40, 2e3))
+        >>> labels = tree.encode(["T", "B"] * 20)
+        >>> NoveltyDetector.fit(tree, cells, labels, held_out=cells).centres.shape
+        (2, 2)
         """
         known = np.flatnonzero(nodes > 0)
         if not known.size or not len(held_out.latent):
@@ -154,6 +197,19 @@ class NoveltyDetector:
         Arrays of shape ``(n_cells,)``. ``score``: the two standardised scores together, larger
         for stranger cells. ``p_value``: share of held-out reference cells that are as strange.
         ``lineage_p_value``: the same for recognition alone.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from hdeepinsight.annotation import FeatureCells, NoveltyDetector
+        >>> from hdeepinsight.taxonomy import Taxonomy
+        >>> tree = Taxonomy.from_nested({"T": [], "B": []})
+        >>> latent = np.random.default_rng(0).normal(size=(40, 2))
+        >>> from hdeepinsight.annotation import FeatureCells
+        >>> cells = FeatureCells(latent, np.full(40, 2e3))
+        >>> detector = NoveltyDetector.fit(tree, cells, tree.encode(["T", "B"] * 20), cells)
+        >>> {name: values.shape for name, values in detector.measure(cells).items()}
+        {'score': (40,), 'p_value': (40,), 'lineage_p_value': (40,)}
         """
         learned = Learned(*(getattr(self, name) for name in Learned._fields))
         scores = standardise(
@@ -171,12 +227,40 @@ class NoveltyDetector:
         }
 
     def to_dict(self) -> dict[str, np.ndarray]:
-        """Give the arrays by name."""
+        """Give the arrays by name.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from hdeepinsight.annotation import FeatureCells, NoveltyDetector
+        >>> from hdeepinsight.taxonomy import Taxonomy
+        >>> tree = Taxonomy.from_nested({"T": [], "B": []})
+        >>> latent = np.random.default_rng(0).normal(size=(40, 2))
+        >>> from hdeepinsight.annotation import FeatureCells
+        >>> cells = FeatureCells(latent, np.full(40, 2e3))
+        >>> detector = NoveltyDetector.fit(tree, cells, tree.encode(["T", "B"] * 20), cells)
+        >>> detector.to_dict()["centres"].shape
+        (2, 2)
+        """
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> NoveltyDetector:
-        """Make one from what :meth:`to_dict` gave; tensors are as good as arrays."""
+        """Make one from what :meth:`to_dict` gave; tensors are as good as arrays.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from hdeepinsight.annotation import FeatureCells, NoveltyDetector
+        >>> from hdeepinsight.taxonomy import Taxonomy
+        >>> tree = Taxonomy.from_nested({"T": [], "B": []})
+        >>> latent = np.random.default_rng(0).normal(size=(40, 2))
+        >>> from hdeepinsight.annotation import FeatureCells
+        >>> cells = FeatureCells(latent, np.full(40, 2e3))
+        >>> detector = NoveltyDetector.fit(tree, cells, tree.encode(["T", "B"] * 20), cells)
+        >>> NoveltyDetector.from_dict(detector.to_dict())
+        NoveltyDetector of 2 types and 2 lineages, calibrated on 40 views of held-out cells
+        """
         return cls(**{name: np.asarray(value) for name, value in data.items()})
 
     def __repr__(self) -> str:
@@ -187,7 +271,19 @@ class NoveltyDetector:
 
 
 def novelty_table(measured: Mapping[str, np.ndarray], obs_names: pd.Index) -> pd.DataFrame:
-    """Table of what :meth:`NoveltyDetector.measure` gave, one row a cell."""
+    """Table of what :meth:`NoveltyDetector.measure` gave, one row a cell.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> from hdeepinsight.annotation import novelty_table
+    >>> measured = {"score": np.array([0.5, 9.0]), "p_value": np.array([0.4, 0.001])}
+    >>> novelty_table(measured, pd.Index(["a", "b"]))
+       score  p_value
+    a    0.5    0.400
+    b    9.0    0.001
+    """
     return pd.DataFrame(dict(measured), index=obs_names)
 
 

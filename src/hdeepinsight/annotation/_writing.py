@@ -26,6 +26,15 @@ class WritingMixin:
         """Labels, confidence, margin, stop depth and, where known, novelty; one row a cell.
 
         Where the taxonomy carries Cell Ontology ids, also those of the cells.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> import pandas as pd
+        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> result = hdi.Annotation.from_labels(pd.Series(["CD4", "B"], index=["a", "b"]), tree)
+        >>> result.to_frame().columns.tolist()
+        ['level_1', 'level_2', 'stop_label', 'confidence', 'margin', 'stop_depth']
         """
         own = cast("Annotation", self)
         beside = [own.confidence, own.margin, own.stop_depth]
@@ -37,7 +46,22 @@ class WritingMixin:
         return own.labels.assign(**{str(column.name): column.array for column in beside})
 
     def to_csv(self, path: str | Path) -> None:
-        """Write :meth:`to_frame` to a CSV file."""
+        """Write :meth:`to_frame` to a CSV file.
+
+        Examples
+        --------
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> import hdeepinsight as hdi
+        >>> import pandas as pd
+        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> result = hdi.Annotation.from_labels(pd.Series(["CD4", "B"], index=["a", "b"]), tree)
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "labels.csv"
+        ...     result.to_csv(path)
+        ...     path.read_text().splitlines()[1]
+        'a,T,CD4,CD4,1.0,1.0,2'
+        """
         self.to_frame().to_csv(path, index_label="cell")
 
     def to_adata(
@@ -75,6 +99,18 @@ class WritingMixin:
         ValueError
             If the cells are not the same, a name is taken, or ids are asked for that the taxonomy
             does not carry. Nothing is written then.
+
+        Examples
+        --------
+        >>> import anndata as ad
+        >>> import hdeepinsight as hdi
+        >>> import pandas as pd
+        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> cells = ad.AnnData(obs=pd.DataFrame(index=["a", "b"]))
+        >>> result = hdi.Annotation.from_labels(pd.Series(["CD4", "B"], index=["a", "b"]), tree)
+        >>> result.to_adata(cells)
+        >>> cells.obs["hdi_stop_label"].tolist(), cells.obsm["hdi_probabilities"].shape
+        (['CD4', 'B'], (2, 4))
         """
         own = cast("Annotation", self)
         added = annotation_additions(own, adata, key_added)

@@ -103,6 +103,14 @@ class TreeAlgebra(nn.Module):
         -------
         torch.Tensor
             Log-probability of each node given its parent, shape ``(..., E)``; 0 for a single child.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from hdeepinsight.taxonomy import Taxonomy, TreeAlgebra
+        >>> algebra = TreeAlgebra(Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []}))
+        >>> algebra.conditional_log_probs(torch.zeros(1, 4)).exp()
+        tensor([[0.5000, 0.5000, 0.5000, 0.5000]])
         """
         if logits.dtype in (torch.float16, torch.bfloat16):
             logits = logits.float()
@@ -129,6 +137,15 @@ class TreeAlgebra(nn.Module):
         -------
         torch.Tensor
             Shape ``(..., V)``; the root's column is 0.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from hdeepinsight.taxonomy import Taxonomy, TreeAlgebra
+        >>> algebra = TreeAlgebra(Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []}))
+        >>> conditional = torch.tensor([[0.5, 0.5, 0.25, 0.75]]).log()
+        >>> algebra.node_log_probs(conditional).exp()
+        tensor([[1.0000, 0.5000, 0.5000, 0.1250, 0.3750]])
         """
         total = nn.functional.pad(conditional, (1, 0))
         for ancestor in self._jumps:

@@ -11,7 +11,17 @@ from hdeepinsight.taxonomy._taxonomy import Taxonomy
 
 @dataclass(frozen=True)
 class HierarchicalScores:
-    """Agreement of ancestor sets over all labelled cells; see `hierarchical_scores`."""
+    """Agreement of ancestor sets over all labelled cells; see `hierarchical_scores`.
+
+    Examples
+    --------
+    The path "T", "CD8" holds one right node of two:
+
+    >>> import hdeepinsight as hdi
+    >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+    >>> hdi.metrics.hierarchical_scores(tree, tree.encode(["CD4"]), tree.encode(["CD8"]))
+    HierarchicalScores(precision=0.5, recall=0.5, f1=0.5, n_cells=1)
+    """
 
     precision: float
     """Share of the predicted nodes (with their ancestors) that are true."""
