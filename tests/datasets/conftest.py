@@ -75,6 +75,7 @@ def cache(tmp_path, monkeypatch):
         gc.collect()
 
 
+@pytest.fixture
 def census_cells() -> ad.AnnData:
     """Cells in the columns of the Census, in an order of its own, with what must be left out."""
     parts = []
@@ -102,9 +103,9 @@ def census_cells() -> ad.AnnData:
 
 
 @pytest.fixture
-def client(monkeypatch):
+def client(monkeypatch, census_cells):
     """The functions of ``cellxgene_census`` that are called, over these cells."""
-    cells = census_cells()
+    cells = census_cells
     module = types.ModuleType("cellxgene_census")
     module.opened = []
 
