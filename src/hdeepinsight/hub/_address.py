@@ -70,7 +70,10 @@ class Address:
 
     @classmethod
     def _folder(cls, path: str) -> Address:
-        return cls("folder", str(Path(path).expanduser().absolute()))
+        try:
+            return cls("folder", str(Path(path).expanduser().absolute()))
+        except RuntimeError:  # the home folder of a user that there is not
+            raise _not_an_address(path) from None
 
     @classmethod
     def _bucket(cls, text: str) -> Address:
