@@ -89,7 +89,12 @@ class SCHDeepInsight:
         self.tree = reference.tree
         adata, levels = self._labelled(reference)
         model_class = self.variant.model_class()
-        model_class.setup_anndata(adata, labels_keys=levels, unlabeled_category="")
+        model_class.setup_anndata(
+            adata,
+            labels_keys=levels,
+            batch_key=batch_key_of(reference),
+            unlabeled_category="",
+        )
         self.model = model_class(adata, seed=self.seed, **self.variant.model)
         self.model.train(accelerator="cpu", enable_progress_bar=False, **self.variant.train)
         self.extra = {"epochs": len(self.model.history["validation_loss"])}

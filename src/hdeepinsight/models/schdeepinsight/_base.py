@@ -69,7 +69,8 @@ class ReferenceModel(BaseModelClass):  # type: ignore[misc]
         labels_keys
             Instead of ``labels_key``: one column a level, from coarse to fine.
         batch_key
-            Column of ``obs`` with the batch (donor, study) of every cell.
+            Column of ``obs`` with the batch (donor, study) of every cell. How far batches differ
+            from each other tells later whether a query has to be adapted to.
         unlabeled_category
             Label that means "not known"; missing values mean the same.
         source_registry
