@@ -72,7 +72,7 @@ class Address:
     def _folder(cls, path: str) -> Address:
         try:
             return cls("folder", str(Path(path).expanduser().absolute()))
-        except RuntimeError:  # the home folder of a user that there is not
+        except (RuntimeError, ValueError):  # the home folder of nobody, or a zero byte
             raise _not_an_address(path) from None
 
     @classmethod
