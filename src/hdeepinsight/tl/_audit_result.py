@@ -72,9 +72,23 @@ class LabelAudit:
 
     Examples
     --------
-    >>> audit = hdi.tl.audit_labels(reference, labels_keys=["lineage", "cell_type"])
-    ... # doctest: +SKIP
-    >>> audit.cells[audit.suspicious]  # doctest: +SKIP
+    Given probabilities of every node from models that have not seen the cells, one label of twenty
+    is contradicted:
+
+    >>> import anndata as ad
+    >>> import hdeepinsight as hdi
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> tree = hdi.Taxonomy.from_nested({"T": [], "B": []})
+    >>> labels = pd.Series(["T"] * 10 + ["B"] * 10, index=list("abcdefghijklmnopqrst"))
+    >>> cells = ad.AnnData(obs=labels.to_frame("cell_type"))
+    >>> p_t = np.array([0.95] * 9 + [0.02] + [0.05] * 10)
+    >>> p = np.column_stack([np.ones(20), p_t, 1 - p_t])
+    >>> audit = hdi.tl.audit_labels(cells, taxonomy=tree, labels_key="cell_type", probabilities=p)
+    >>> audit
+    LabelAudit of 20 cells (20 judged): 1 suspicious labels, 1 of them at level_1; 0 notes
+    >>> audit.cells.loc[audit.suspicious, "suggested"].tolist()
+    ['B']
     """
 
     taxonomy: Taxonomy
@@ -129,6 +143,24 @@ class LabelAudit:
         -------
         Table with ``given``, ``suggested``, ``divergence``, ``n_cells`` and ``share`` (of the cells
         with that label), the most frequent first.
+
+        Examples
+        --------
+        >>> import anndata as ad
+        >>> import hdeepinsight as hdi
+        >>> import numpy as np
+        >>> import pandas as pd
+        >>> labels = pd.Series(["T"] * 10 + ["B"] * 10, index=list("abcdefghijklmnopqrst"))
+        >>> cells = ad.AnnData(obs=labels.to_frame("cell_type"))
+        >>> p_t = np.array([0.95] * 9 + [0.02] + [0.05] * 10)
+        >>> p = np.column_stack([np.ones(20), p_t, 1 - p_t])
+        >>> tree = hdi.Taxonomy.from_nested({"T": [], "B": []})
+        >>> audit = hdi.tl.audit_labels(
+        ...     cells, taxonomy=tree, labels_key="cell_type", probabilities=p
+        ... )
+        >>> audit.summary()
+          given suggested  divergence  n_cells  share
+        0     T         B           1        1    0.1
         """
         keys = [AUDIT_KEYS.GIVEN, AUDIT_KEYS.SUGGESTED, AUDIT_KEYS.DIVERGENCE]
         sizes = self.cells[AUDIT_KEYS.GIVEN].value_counts()
@@ -154,6 +186,23 @@ class LabelAudit:
         -------
         Square table whose rows sum to 1; 0 between classes that are not siblings, which are only
         compared further up.
+
+        Examples
+        --------
+        >>> import anndata as ad
+        >>> import hdeepinsight as hdi
+        >>> import numpy as np
+        >>> import pandas as pd
+        >>> labels = pd.Series(["T"] * 10 + ["B"] * 10, index=list("abcdefghijklmnopqrst"))
+        >>> cells = ad.AnnData(obs=labels.to_frame("cell_type"))
+        >>> p_t = np.array([0.95] * 9 + [0.02] + [0.05] * 10)
+        >>> p = np.column_stack([np.ones(20), p_t, 1 - p_t])
+        >>> tree = hdi.Taxonomy.from_nested({"T": [], "B": []})
+        >>> audit = hdi.tl.audit_labels(
+        ...     cells, taxonomy=tree, labels_key="cell_type", probabilities=p
+        ... )
+        >>> audit.transition_matrix(1).loc["T"].to_dict()
+        {'T': 0.9, 'B': 0.1}
         """
         name = self.taxonomy.level_names[self.taxonomy.level_depth(level) - 1]
         rows = self.transitions[self.transitions["level"] == name]
@@ -208,6 +257,24 @@ class LabelAudit:
         ------
         ValueError
             If the cells are not the same, or a name is taken.
+
+        Examples
+        --------
+        >>> import anndata as ad
+        >>> import hdeepinsight as hdi
+        >>> import numpy as np
+        >>> import pandas as pd
+        >>> labels = pd.Series(["T"] * 10 + ["B"] * 10, index=list("abcdefghijklmnopqrst"))
+        >>> cells = ad.AnnData(obs=labels.to_frame("cell_type"))
+        >>> p_t = np.array([0.95] * 9 + [0.02] + [0.05] * 10)
+        >>> p = np.column_stack([np.ones(20), p_t, 1 - p_t])
+        >>> tree = hdi.Taxonomy.from_nested({"T": [], "B": []})
+        >>> audit = hdi.tl.audit_labels(
+        ...     cells, taxonomy=tree, labels_key="cell_type", probabilities=p
+        ... )
+        >>> audit.to_adata(cells)
+        >>> int(cells.obs["audit_suspicious"].sum())
+        1
         """
         self.check_cells(adata)
         added = Additions(

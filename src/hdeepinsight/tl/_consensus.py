@@ -47,6 +47,19 @@ class Consensus:
         Node that each annotation gives each cell, 0 for none; ``(n_cells, n_annotations)``.
     threshold
         A cell's path stops at the deepest node with more than this pooled probability.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> import pandas as pd
+    >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+    >>> one = pd.Series(["CD4", "B"], index=["a", "b"], name="one")
+    >>> other = pd.Series(["CD8", "B"], index=["a", "b"], name="other")
+    >>> result = hdi.tl.consensus(one, other, taxonomy=tree)
+    >>> result
+    Consensus of one, other: mean agreement level_1 100.0%, level_2 50.0%
+    >>> result.pairs["agreement"].tolist()
+    [1.0, 0.0]
     """
 
     taxonomy: Taxonomy
@@ -58,7 +71,19 @@ class Consensus:
     threshold: float | None = 0.5
 
     def annotation(self) -> Annotation:
-        """Give the pooled probabilities as an annotation."""
+        """Give the pooled probabilities as an annotation.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> import pandas as pd
+        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> one = pd.Series(["CD4", "B"], index=["a", "b"])
+        >>> other = pd.Series(["CD8", "B"], index=["a", "b"])
+        >>> result = hdi.tl.consensus(one, other, taxonomy=tree)
+        >>> result.annotation().labels["stop_label"].tolist()
+        ['T', 'B']
+        """
         return self._annotation
 
     @cached_property
@@ -122,6 +147,17 @@ class Consensus:
         ``popv_majority_vote_score`` (how many have it), ``popv_prediction`` (the pooled label) and
         ``popv_prediction_score`` (how many annotations are at or under it). ``"unknown"`` is no
         label.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> import pandas as pd
+        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> one = pd.Series(["CD4", "B"], index=["a", "b"], name="one")
+        >>> other = pd.Series(["CD8", "B"], index=["a", "b"], name="other")
+        >>> table = hdi.tl.consensus(one, other, taxonomy=tree).to_table()
+        >>> table["popv_prediction"].tolist(), table["popv_prediction_score"].tolist()
+        (['T', 'B'], [2, 2])
         """
         names = node_names(self.taxonomy, UNKNOWN_TERM)
         ordered = np.sort(self.nodes, axis=1)
@@ -162,6 +198,22 @@ class Consensus:
         ------
         ValueError
             If the cells are not the same, or a name is taken.
+
+        Examples
+        --------
+        >>> import anndata as ad
+        >>> import hdeepinsight as hdi
+        >>> import pandas as pd
+        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> cells = ad.AnnData(obs=pd.DataFrame(index=["a", "b"]))
+        >>> one = pd.Series(["CD4", "B"], index=["a", "b"])
+        >>> other = pd.Series(["CD8", "B"], index=["a", "b"])
+        >>> hdi.tl.consensus(one, other, taxonomy=tree).to_adata(cells)
+        >>> (
+        ...     cells.obs["consensus_stop_label"].tolist(),
+        ...     cells.obs["consensus_agreement_level_2"].tolist(),
+        ... )
+        (['T', 'B'], [0.5, nan])
         """
         result = self.annotation()
         added = annotation_additions(result, adata, key_added)

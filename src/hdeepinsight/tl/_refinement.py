@@ -42,6 +42,21 @@ class Refinement:
         the mean degree), ``share_isolated`` cells and ``share_within_batches`` of edges.
     taxonomy, nodes
         The tree, and the node of every class.
+
+    Examples
+    --------
+    Of five cells that are all neighbours, the one that doubts follows the others:
+
+    >>> import anndata as ad
+    >>> import hdeepinsight as hdi
+    >>> import numpy as np
+    >>> cells = ad.AnnData(obsm={"X_pca": np.zeros((5, 2))})
+    >>> p = np.array([[0.9, 0.1]] * 4 + [[0.4, 0.6]])
+    >>> result = hdi.tl.refine(cells, p, classes=["B", "T"], method="laplacian", lam=5.0)
+    >>> result
+    Refinement of 5 cells over 2 classes: 1 labels changed (method laplacian, λ 5)
+    >>> result.changed.tolist()
+    [False, False, False, False, True]
     """
 
     obs_names: pd.Index
@@ -55,7 +70,19 @@ class Refinement:
     nodes: NDArray[np.int64] | None = None
 
     def probabilities(self) -> pd.DataFrame:
-        """Refined probabilities, shape ``(n_cells, n_classes)``; not calibrated."""
+        """Refined probabilities, shape ``(n_cells, n_classes)``; not calibrated.
+
+        Examples
+        --------
+        >>> import anndata as ad
+        >>> import hdeepinsight as hdi
+        >>> import numpy as np
+        >>> cells = ad.AnnData(obsm={"X_pca": np.zeros((5, 2))})
+        >>> p = np.array([[0.9, 0.1]] * 4 + [[0.4, 0.6]])
+        >>> result = hdi.tl.refine(cells, p, classes=["B", "T"], method="laplacian", lam=5.0)
+        >>> result.probabilities().round(2).iloc[4].to_dict()
+        {'B': 0.8, 'T': 0.2}
+        """
         return pd.DataFrame(self.after, index=self.obs_names, columns=list(self.classes))
 
     @cached_property
@@ -95,6 +122,20 @@ class Refinement:
 
         A class of many cells of which none was lost or gained may be right, or wrong as a whole:
         where all neighbours err alike nothing can flip.
+
+        Examples
+        --------
+        >>> import anndata as ad
+        >>> import hdeepinsight as hdi
+        >>> import numpy as np
+        >>> cells = ad.AnnData(obsm={"X_pca": np.zeros((5, 2))})
+        >>> p = np.array([[0.9, 0.1]] * 4 + [[0.4, 0.6]])
+        >>> result = hdi.tl.refine(cells, p, classes=["B", "T"], method="laplacian", lam=5.0)
+        >>> result.diagnose()
+               kept  lost  gained lost_to  nothing_flipped
+        class
+        B         4     0       1                    False
+        T         0     1       0       B            False
         """
         old, new = self.before.argmax(axis=1), self.after.argmax(axis=1)
         flips = pd.crosstab(old, new).reindex(
@@ -127,6 +168,17 @@ class Refinement:
         ------
         ValueError
             If the threshold is not in [0, 1].
+
+        Examples
+        --------
+        >>> import anndata as ad
+        >>> import hdeepinsight as hdi
+        >>> import numpy as np
+        >>> cells = ad.AnnData(obsm={"X_pca": np.zeros((5, 2))})
+        >>> p = np.array([[0.9, 0.1]] * 4 + [[0.4, 0.6]])
+        >>> result = hdi.tl.refine(cells, p, classes=["B", "T"], method="laplacian", lam=0.0)
+        >>> result.abstain(0.5).tolist()
+        ['B', 'B', 'B', 'B', 'Unknown']
         """
         if not 0 <= threshold <= 1:
             raise ValueError(
@@ -147,6 +199,21 @@ class Refinement:
         ------
         ValueError
             If no taxonomy was given.
+
+        Examples
+        --------
+        >>> import anndata as ad
+        >>> import hdeepinsight as hdi
+        >>> import numpy as np
+        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> cells = ad.AnnData(obsm={"X_pca": np.zeros((5, 2))})
+        >>> p = np.array([[0.4, 0.4, 0.2]] * 5)
+        >>> names = ["CD4", "CD8", "B"]
+        >>> result = hdi.tl.refine(
+        ...     cells, p, classes=names, taxonomy=tree, method="laplacian", lam=5.0
+        ... )
+        >>> result.annotation().labels["stop_label"].tolist()
+        ['T', 'T', 'T', 'T', 'T']
         """
         if self.taxonomy is None or self.nodes is None:
             raise ValueError(
@@ -181,6 +248,18 @@ class Refinement:
         ------
         ValueError
             If the cells are not the same, or a name is taken.
+
+        Examples
+        --------
+        >>> import anndata as ad
+        >>> import hdeepinsight as hdi
+        >>> import numpy as np
+        >>> cells = ad.AnnData(obsm={"X_pca": np.zeros((5, 2))})
+        >>> p = np.array([[0.9, 0.1]] * 4 + [[0.4, 0.6]])
+        >>> result = hdi.tl.refine(cells, p, classes=["B", "T"], method="laplacian", lam=5.0)
+        >>> result.to_adata(cells)
+        >>> cells.obs["refined_label"].tolist(), cells.obsm["refined_probabilities"].shape
+        (['B', 'B', 'B', 'B', 'B'], (5, 2))
         """
         check_cells(self.obs_names, adata, "refinement", "refined")
         columns = {"label": self.labels, "confidence": self.confidence, "changed": self.changed}

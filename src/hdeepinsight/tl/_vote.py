@@ -51,6 +51,20 @@ class Vote:
     table
         One row a cluster: ``n_cells``, ``node`` (index), ``path`` (its name) and ``share`` (of the
         votes that went through the node).
+
+    Examples
+    --------
+    >>> import anndata as ad
+    >>> import hdeepinsight as hdi
+    >>> import pandas as pd
+    >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+    >>> cells = ad.AnnData(obs=pd.DataFrame({"cluster": list("aaabb")}, index=list("12345")))
+    >>> labels = pd.Series(["CD4", "CD4", "B", "B", "B"], index=list("12345"))
+    >>> result = hdi.tl.vote(cells, labels, clusters="cluster", taxonomy=tree)
+    >>> result
+    Vote of 2 clusters of 5 cells: 1 labels changed, 0 clusters stop above a type
+    >>> result.changed.tolist()
+    [False, False, True, False, False]
     """
 
     taxonomy: Taxonomy
@@ -94,6 +108,18 @@ class Vote:
         ----------
         threshold
             A cell's path stops at the deepest node with more than this probability.
+
+        Examples
+        --------
+        >>> import anndata as ad
+        >>> import hdeepinsight as hdi
+        >>> import pandas as pd
+        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> cells = ad.AnnData(obs=pd.DataFrame({"cluster": list("aaabb")}, index=list("12345")))
+        >>> labels = pd.Series(["CD4", "CD4", "B", "B", "B"], index=list("12345"))
+        >>> result = hdi.tl.vote(cells, labels, clusters="cluster", taxonomy=tree)
+        >>> result.annotation().labels["stop_label"].tolist()
+        ['CD4', 'CD4', 'CD4', 'B', 'B']
         """
         return Annotation(
             taxonomy=self.taxonomy,
@@ -111,6 +137,18 @@ class Vote:
         Table with ``predicted_labels`` (of the cell alone), ``over_clustering``,
         ``majority_voting`` (where the cluster's vote ended, ``"Heterogeneous"`` where it found no
         majority) and ``conf_score`` (of the cell alone).
+
+        Examples
+        --------
+        >>> import anndata as ad
+        >>> import hdeepinsight as hdi
+        >>> import pandas as pd
+        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> cells = ad.AnnData(obs=pd.DataFrame({"cluster": list("aaa")}, index=list("123")))
+        >>> labels = pd.Series(["CD4", "CD4", "B"], index=list("123"))
+        >>> table = hdi.tl.vote(cells, labels, clusters="cluster", taxonomy=tree).to_table()
+        >>> table["predicted_labels"].tolist(), table["majority_voting"].tolist()
+        (['CD4', 'CD4', 'B'], ['CD4', 'CD4', 'CD4'])
         """
         alone = replace(self.annotation(), node_probabilities=self.before)
         table = alone.to_table("celltypist")
@@ -134,6 +172,18 @@ class Vote:
         ------
         ValueError
             If the cells are not the same, or a name is taken.
+
+        Examples
+        --------
+        >>> import anndata as ad
+        >>> import hdeepinsight as hdi
+        >>> import pandas as pd
+        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> cells = ad.AnnData(obs=pd.DataFrame({"cluster": list("aaa")}, index=list("123")))
+        >>> labels = pd.Series(["CD4", "CD4", "B"], index=list("123"))
+        >>> hdi.tl.vote(cells, labels, clusters="cluster", taxonomy=tree).to_adata(cells)
+        >>> cells.obs["vote_stop_label"].tolist()
+        ['CD4', 'CD4', 'CD4']
         """
         result = self.annotation()
         added = annotation_additions(result, adata, key_added)
