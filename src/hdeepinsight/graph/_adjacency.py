@@ -19,7 +19,15 @@ MIN_NEIGHBORS = 5
 
 
 class BatchGraphs(NamedTuple):
-    """Two graphs of the same cells, which share no edge."""
+    """Two graphs of the same cells, which share no edge.
+
+    Examples
+    --------
+    >>> from hdeepinsight.graph import batch_graphs
+    >>> graphs = batch_graphs([[0.0], [1.0], [0.2], [5.0]], ["a", "a", "b", "b"], k=1)
+    >>> graphs.within.nnz, graphs.between.nnz
+    (4, 2)
+    """
 
     within: sp.csr_matrix
     """Edges between cells of one batch."""

@@ -15,7 +15,16 @@ _MESSAGE_NEXT = "Make it with `knn_graph`, or as max(A, Aᵀ)."
 
 
 class SmoothingSystem(NamedTuple):
-    """The equation ``matrix @ smooth = scale[:, None] * scores``."""
+    """The equation ``matrix @ smooth = scale[:, None] * scores``.
+
+    Examples
+    --------
+    >>> import scipy.sparse as sp
+    >>> from hdeepinsight.graph import smoothing_system
+    >>> system = smoothing_system(sp.csr_matrix([[0.0, 2.0], [2.0, 0.0]]), lam=1.0)
+    >>> system.scale.tolist()
+    [2.0, 2.0]
+    """
 
     matrix: sp.csr_matrix
     """Symmetric positive definite, ``(n_cells, n_cells)``."""
@@ -36,6 +45,14 @@ def check_graph(graph: sp.spmatrix) -> sp.csr_matrix:
     ------
     ValueError
         Naming what was found, where the graph is not such a matrix.
+
+    Examples
+    --------
+    >>> import scipy.sparse as sp
+    >>> from hdeepinsight.graph import check_graph
+    >>> check_graph(sp.csr_matrix([[5.0, 1.0], [1.0, 0.0]])).toarray()
+    array([[0., 1.],
+           [1., 0.]])
     """
     matrix = sp.csr_matrix(graph, dtype=np.float64, copy=True)
     matrix.eliminate_zeros()
@@ -65,7 +82,14 @@ def check_graph(graph: sp.spmatrix) -> sp.csr_matrix:
 
 
 def degrees(graph: sp.csr_matrix) -> NDArray[np.float64]:
-    """Sum of the weights of each cell's edges, shape ``(n_cells,)``."""
+    """Sum of the weights of each cell's edges, shape ``(n_cells,)``.
+
+    Examples
+    --------
+    >>> from hdeepinsight.graph import degrees, knn_graph
+    >>> degrees(knn_graph([[0.0], [1.0], [2.0], [9.0]], k=1)).tolist()
+    [1.0, 2.0, 2.0, 1.0]
+    """
     return np.asarray(graph.sum(axis=1), dtype=np.float64).ravel()
 
 
@@ -124,6 +148,15 @@ def smoothing_system(
     ------
     ValueError
         If ``lam`` is negative or not finite.
+
+    Examples
+    --------
+    >>> import scipy.sparse as sp
+    >>> from hdeepinsight.graph import smoothing_system
+    >>> pair = sp.csr_matrix([[0.0, 1.0], [1.0, 0.0]])
+    >>> smoothing_system(pair, lam=0.5).matrix.toarray()
+    array([[ 1.5, -0.5],
+           [-0.5,  1.5]])
     """
     if not (np.isfinite(lam) and lam >= 0):
         raise ValueError(
@@ -155,6 +188,17 @@ def dirichlet_energy(
     -------
     A number from 0, which is reached where scores are constant within components (times the root
     of the degree for ``"sym"``).
+
+    Examples
+    --------
+    Scores that differ across the one edge, and scores that do not:
+
+    >>> import numpy as np
+    >>> import scipy.sparse as sp
+    >>> from hdeepinsight.graph import dirichlet_energy
+    >>> pair = sp.csr_matrix([[0.0, 1.0], [1.0, 0.0]])
+    >>> dirichlet_energy(pair, np.array([[1.0], [0.0]])), dirichlet_energy(pair, np.ones((2, 1)))
+    (1.0, 0.0)
     """
     matrix = laplacian(graph, "sym" if kind == "sym" else "comb")
     return float(np.sum(np.asarray(scores) * (matrix @ np.asarray(scores, dtype=np.float64))))

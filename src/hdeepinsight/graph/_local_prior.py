@@ -18,7 +18,18 @@ _EM_TOL, _EM_STEPS = 1e-6, 500
 
 
 class LocalPrior(NamedTuple):
-    """Refined probabilities and how much each source of the prior weighed."""
+    """Refined probabilities and how much each source of the prior weighed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import scipy.sparse as sp
+    >>> from hdeepinsight.graph import refine_by_local_prior
+    >>> graph = sp.csr_matrix(1 - np.eye(3))
+    >>> found = refine_by_local_prior([graph], [[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]], lam=1.0)
+    >>> found.probabilities.shape, found.weights.tolist()
+    ((3, 2), [0.5, 0.5])
+    """
 
     probabilities: Floats
     """Shape ``(n_cells, n_classes)``; rows sum to 1."""
