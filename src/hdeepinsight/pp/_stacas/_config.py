@@ -142,12 +142,25 @@ class StacasConfig:
         It left ``alpha``, ``anchor_coverage`` and ``correction_scale`` at the defaults of an
         unknown version; those of STACAS 2.3.0 are assumed. It used all shared genes as anchor
         features: pass them as ``features``.
+
+        Examples
+        --------
+        >>> from hdeepinsight.pp import StacasConfig
+        >>> StacasConfig.schdeepinsight().n_dims
+        20
         """
         return cls(n_dims=20, k_anchor=40, k_score=60, k_weight=30)
 
     @classmethod
     def upstream(cls) -> StacasConfig:
-        """Choices of STACAS 2.3.0 where ours differ, for comparison."""
+        """Choices of STACAS 2.3.0 where ours differ, for comparison.
+
+        Examples
+        --------
+        >>> from hdeepinsight.pp import StacasConfig
+        >>> StacasConfig.upstream().genes_to_correct
+        'features'
+        """
         return cls(
             label_mode="sample",
             weight_space="merged",

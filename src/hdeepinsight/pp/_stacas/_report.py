@@ -26,6 +26,19 @@ class StacasReport:
         One row a dataset: ``n_cells``, ``n_genes``, ``genes_lost`` (not in all datasets),
         ``n_anchors`` (used), ``share_anchored`` (cells in one), ``share_inconsistent`` (anchors
         found whose labels disagree), ``flag``.
+
+    Examples
+    --------
+    >>> import anndata as ad
+    >>> import hdeepinsight as hdi
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> rng = np.random.default_rng(0)
+    >>> var = pd.DataFrame(index=[f"GENE{i}" for i in range(40)])
+    >>> ref, query = (ad.AnnData(rng.poisson(2.0, (150, 40)) * 1.0, var=var) for _ in range(2))
+    >>> report = hdi.pp.stacas(ref, query).report
+    >>> report.datasets["n_cells"].tolist(), report.cells.shape
+    ([150, 150], (150, 6))
     """
 
     cells: pd.DataFrame

@@ -56,6 +56,19 @@ class StacasResult:
         Names of the datasets that may move.
     n_shared
         Genes that all datasets measured.
+
+    Examples
+    --------
+    >>> import anndata as ad
+    >>> import hdeepinsight as hdi
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> rng = np.random.default_rng(0)
+    >>> var = pd.DataFrame(index=[f"GENE{i}" for i in range(40)])
+    >>> ref, query = (ad.AnnData(rng.poisson(2.0, (150, 40)) * 1.0, var=var) for _ in range(2))
+    >>> result = hdi.pp.stacas(ref, query)
+    >>> result
+    StacasResult(reference (150), query (150); ... anchors, 40 genes)
     """
 
     datasets: tuple[Dataset, ...]
@@ -78,7 +91,20 @@ class StacasResult:
         return np.cumsum([0, *(one.n_obs for one in self.datasets)])
 
     def cells_of(self, dataset: str | None = None) -> pd.Index:
-        """Names of the cells of a dataset; of the only query by default."""
+        """Names of the cells of a dataset; of the only query by default.
+
+        Examples
+        --------
+        >>> import anndata as ad
+        >>> import hdeepinsight as hdi
+        >>> import numpy as np
+        >>> import pandas as pd
+        >>> rng = np.random.default_rng(0)
+        >>> var = pd.DataFrame(index=[f"GENE{i}" for i in range(40)])
+        >>> ref, query = (ad.AnnData(rng.poisson(2.0, (150, 40)) * 1.0, var=var) for _ in range(2))
+        >>> hdi.pp.stacas(ref, query).cells_of().equals(query.obs_names)
+        True
+        """
         return self.datasets[self._index(dataset)].obs_names
 
     @cached_property
@@ -118,6 +144,18 @@ class StacasResult:
         Returns
         -------
         Array of shape ``(n_cells, n_genes)``, genes as in ``genes``.
+
+        Examples
+        --------
+        >>> import anndata as ad
+        >>> import hdeepinsight as hdi
+        >>> import numpy as np
+        >>> import pandas as pd
+        >>> rng = np.random.default_rng(0)
+        >>> var = pd.DataFrame(index=[f"GENE{i}" for i in range(40)])
+        >>> ref, query = (ad.AnnData(rng.poisson(2.0, (150, 40)) * 1.0, var=var) for _ in range(2))
+        >>> hdi.pp.stacas(ref, query).correction(slice(0, 3)).shape
+        (3, 40)
         """
         index = self._index(dataset)
         start, stop, _ = (rows or slice(None)).indices(self.datasets[index].n_obs)
@@ -150,6 +188,19 @@ class StacasResult:
         ------
         InputError
             If the values of the dataset changed since the correction was computed.
+
+        Examples
+        --------
+        >>> import anndata as ad
+        >>> import hdeepinsight as hdi
+        >>> import numpy as np
+        >>> import pandas as pd
+        >>> rng = np.random.default_rng(0)
+        >>> var = pd.DataFrame(index=[f"GENE{i}" for i in range(40)])
+        >>> ref, query = (ad.AnnData(rng.poisson(2.0, (150, 40)) * 1.0, var=var) for _ in range(2))
+        >>> result = hdi.pp.stacas(ref, query)
+        >>> [values.shape for names, values in result.corrected(chunk_size=100)]
+        [(100, 40), (50, 40)]
         """
         if chunk_size < 1:
             msg = f"chunk_size is {chunk_size}. Valid are whole numbers from 1 up. Pass 10_000."
@@ -177,6 +228,19 @@ class StacasResult:
         ------
         InputError
             If no dataset, or more than one, has these cells.
+
+        Examples
+        --------
+        >>> import anndata as ad
+        >>> import hdeepinsight as hdi
+        >>> import numpy as np
+        >>> import pandas as pd
+        >>> rng = np.random.default_rng(0)
+        >>> var = pd.DataFrame(index=[f"GENE{i}" for i in range(40)])
+        >>> ref, query = (ad.AnnData(rng.poisson(2.0, (150, 40)) * 1.0, var=var) for _ in range(2))
+        >>> hdi.pp.stacas(ref, query).to_adata(query, dataset="query")
+        >>> query.layers["stacas"].shape, int(query.var["stacas_corrected"].sum())
+        ((150, 40), 40)
         """
         name = dataset or self._owner(adata.obs_names)
         self._require_cells(name, adata.obs_names)
@@ -213,6 +277,19 @@ class StacasResult:
             If genes are missing, or the query was left as it is.
         ValueError
             If the result has no fixed reference.
+
+        Examples
+        --------
+        >>> import anndata as ad
+        >>> import hdeepinsight as hdi
+        >>> import numpy as np
+        >>> import pandas as pd
+        >>> rng = np.random.default_rng(0)
+        >>> var = pd.DataFrame(index=[f"GENE{i}" for i in range(40)])
+        >>> ref, query = (ad.AnnData(rng.poisson(2.0, (150, 40)) * 1.0, var=var) for _ in range(2))
+        >>> later = ad.AnnData(rng.poisson(2.0, (10, 40)) * 1.0, var=var)
+        >>> hdi.pp.stacas(ref, query).transform(later).correction().shape
+        (10, 40)
         """
         step = self._step_of(dataset)
         reading = self.datasets[0].reading
