@@ -35,6 +35,16 @@ class RecoveredCounts:
         Largest distance of ``value / unit`` from its whole number over all values.
     rounding
         Distance of the decimals that the values were rounded to; 0.0 if they were not.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> import numpy as np
+    >>> counts = np.array([[0, 1, 5, 2], [3, 2, 0, 4]])
+    >>> values = np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True))
+    >>> found = hdi.pp.recover_counts(values)
+    >>> found.n_cells, found.units.round(3).tolist()
+    (2, [1250.0, 1111.111])
     """
 
     matrix: sp.csr_matrix

@@ -66,6 +66,16 @@ class InputReport:
         Sentences about what stands in the way or needs care: found, valid, do next.
     repairs
         Sentences about what is repaired when the counts are read.
+
+    Examples
+    --------
+    >>> import anndata as ad
+    >>> import hdeepinsight as hdi
+    >>> import numpy as np
+    >>> counts = np.random.default_rng(0).poisson(1.0, (20, 5)).astype("float32")
+    >>> report = hdi.pp.inspect_input(ad.AnnData(counts))
+    >>> report.scale, report.n_obs, report.n_vars
+    ('counts', 20, 5)
     """
 
     n_obs: int
@@ -99,6 +109,16 @@ class InputReport:
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types only (numbers, strings, lists), as JSON takes them."""
+        """Plain types only (numbers, strings, lists), as JSON takes them.
+
+        Examples
+        --------
+        >>> import anndata as ad
+        >>> import hdeepinsight as hdi
+        >>> import numpy as np
+        >>> counts = np.random.default_rng(0).poisson(1.0, (20, 5)).astype("float32")
+        >>> hdi.pp.inspect_input(ad.AnnData(counts)).to_dict()["scale"]
+        'counts'
+        """
         plain = asdict(self)
         return {key: list(v) if isinstance(v, tuple) else v for key, v in plain.items()}
