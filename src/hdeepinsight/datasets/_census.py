@@ -49,7 +49,7 @@ def census(
     ----------
     cell_types
         Cell Ontology ids (``"CL:0000236"``) that cells may be labelled with, or a taxonomy with
-        such ids, such as :meth:`hdeepinsight.Taxonomy.immune`.
+        such ids, such as :meth:`hdeepinsight.taxonomy.Taxonomy.immune`.
     organism
         Organism, as the Census calls it.
     tissue, disease, assay

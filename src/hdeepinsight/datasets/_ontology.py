@@ -36,7 +36,7 @@ def ontology_taxonomy(
     obo
         Cell Ontology as an OBO file; by default release 2026-06-08, which is fetched once.
     on_multiple
-        As in :meth:`hdeepinsight.Taxonomy.from_cell_ontology`.
+        As in :meth:`hdeepinsight.taxonomy.Taxonomy.from_cell_ontology`.
 
     Raises
     ------
