@@ -151,6 +151,8 @@ def test_a_zarr_store_that_is_packed_with_pickle_is_refused(small, tmp_path):
         small.write_zarr(path)
     (path / ".zmetadata").unlink(missing_ok=True)
     names = path / "obs" / "_index"
+    if not (names / ".zarray").exists():
+        pytest.skip("this release of anndata writes the newer format only, which has no pickle")
     described = json.loads((names / ".zarray").read_text())
     described |= {"compressor": None, "filters": [{"id": "vlen-utf8"}, {"id": "pickle"}]}
     (names / ".zarray").write_text(json.dumps(described))
