@@ -22,13 +22,30 @@ class Draws(NamedTuple):
         Background cell where each line starts, int64, shape ``(n_cells, n_samples)``.
     times
         How far along it the point lies, from 0 (background) to 1 (the cell), the same shape.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.explanation import Draws
+    >>> draws = Draws(rows=torch.tensor([[0, 1]]), times=torch.tensor([[0.25, 0.75]]))
+    >>> draws.rows.shape == draws.times.shape
+    True
     """
 
     rows: Tensor
     times: Tensor
 
     def to(self, device: torch.device) -> Draws:
-        """Move both to a device."""
+        """Move both to a device.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from hdeepinsight.explanation import Draws
+        >>> draws = Draws(torch.tensor([[0, 1]]), torch.tensor([[0.25, 0.75]]))
+        >>> draws.to(torch.device("cpu")).times
+        tensor([[0.2500, 0.7500]])
+        """
         return Draws(self.rows.to(device), self.times.to(device))
 
 

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 import pandas as pd
 
+from hdeepinsight.explanation._export import ExportMixin
 from hdeepinsight.explanation._questions import Questions
 from hdeepinsight.explanation._totals import GeneTotals, RunningTotals
 
 if TYPE_CHECKING:
-    import shap
-    from anndata import AnnData
     from numpy.typing import ArrayLike
     from scipy.sparse import csr_matrix
 
@@ -23,7 +22,7 @@ CellChoice: TypeAlias = "Scope | ArrayLike"
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class Explanation:
+class Explanation(ExportMixin):
     """How much every gene speaks for a node of the taxonomy, cell by cell.
 
     A *row* is one cell and one question. ``values[row].sum()`` is the difference between the
@@ -63,9 +62,15 @@ class Explanation:
 
     Examples
     --------
-    >>> found = model.explain(query, "CD4 T")  # doctest: +SKIP
-    >>> found.ranking().head()  # doctest: +SKIP
-    >>> hdi.pl.explanation(found)  # doctest: +SKIP
+    The demo cells were measured at few of the model's genes, which is warned of:
+
+    >>> import warnings
+    >>> import hdeepinsight as hdi
+    >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+    >>> query = hdi.datasets.demo().query[:10]
+    >>> found = hdi.hub.pull("pbmc").explain(query, ["T", "B"])
+    >>> found.values.shape, found.nodes
+    ((20, 2048), ('T', 'B'))
 
     Notes
     -----
@@ -147,6 +152,16 @@ class Explanation:
         ------
         ValueError
             If the node was not explained, or there are no such cells.
+
+        Examples
+        --------
+        >>> import warnings
+        >>> import hdeepinsight as hdi
+        >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+        >>> query = hdi.datasets.demo().query[:10]
+        >>> found = hdi.hub.pull("pbmc").explain(query, ["T", "B"])
+        >>> found.ranking("B").columns.tolist()
+        ['mean', 'mean_abs', 'std', 'sem', 'expression', 'background', 'rank']
         """
         at, totals = self._totals(node, cells)
         table = pd.DataFrame(
@@ -177,103 +192,21 @@ class Explanation:
         -------
         Table of nodes × genes, without nodes that have no cells: what tools that score gene sets
         in samples (such as decoupler) take.
+
+        Examples
+        --------
+        >>> import warnings
+        >>> import hdeepinsight as hdi
+        >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+        >>> query = hdi.datasets.demo().query[:10]
+        >>> table = hdi.hub.pull("pbmc").explain(query, ["T", "B"]).signatures()
+        >>> table.index.tolist(), table.shape
+        (['T', 'B'], (2, 2048))
         """
         totals = self.totals[cells]
         there = totals.n_cells > 0
         names = [name for name, some in zip(self.nodes, there, strict=True) if some]
         return pd.DataFrame(getattr(totals, by)[there], index=names, columns=self.genes)
-
-    def ranked_list(self, node: str | None = None, *, cells: CellChoice = "own") -> pd.Series:
-        """Mean attribution of every gene, highest first, as pre-ranked enrichment takes it.
-
-        Parameters
-        ----------
-        node, cells
-            As in :meth:`ranking`.
-
-        Returns
-        -------
-        Series over genes; those without any attribution are left out, since ties at 0 have no
-        order.
-        """
-        means = self.ranking(node, cells=cells)["mean"]
-        return means[means != 0]
-
-    def to_gene_sets(self, n_genes: int = 50, *, present: bool = True) -> dict[str, list[str]]:
-        """Genes that speak most for each node, for over-representation tests.
-
-        Parameters
-        ----------
-        n_genes
-            Most genes a node.
-        present
-            Only genes that the node's cells express more than the background does. Without, genes
-            whose absence speaks for the node are among them.
-
-        Returns
-        -------
-        Genes by node, best first; only those with a positive mean, and nodes that have cells.
-        """
-        sets = {}
-        for node, n_cells in zip(self.nodes, self.totals["own"].n_cells, strict=True):
-            if n_cells:
-                table = self.ranking(node)
-                keep = table["mean"] > 0
-                if present:
-                    keep &= table["expression"] > table["background"]
-                sets[node] = table.index[keep][:n_genes].tolist()
-        return sets
-
-    def to_frame(self, node: str | None = None) -> pd.DataFrame:
-        """Attributions of one node, cells × genes."""
-        rows = self.rows_of(node)
-        names = self.obs_names[self.cell[rows]]
-        return pd.DataFrame(self._values()[rows], index=names, columns=self.genes)
-
-    def to_anndata(self, node: str | None = None) -> AnnData:
-        """Return a new AnnData of one node's cells and of the model's genes.
-
-        Parameters
-        ----------
-        node
-            As in :meth:`ranking`.
-
-        Returns
-        -------
-        Attributions in ``X``, scaled expression in ``layers["expression"]``, the columns of
-        :attr:`rows` in ``obs``, the ranking of the same cells in ``var``.
-        """
-        import anndata
-
-        rows = self.rows_of(node)
-        frame = self.to_frame(node)
-        obs = self.rows.iloc[rows].set_index(frame.index).drop(columns="cell")
-        cells = np.isin(np.arange(len(self.obs_names)), self.cell[rows])
-        var = self.ranking(node, cells=cells).loc[self.genes]
-        layers = {"expression": self._expression()[self.cell[rows]]}
-        return anndata.AnnData(frame.to_numpy(), obs=obs, var=var, layers=layers)
-
-    def to_shap(self, node: str | None = None) -> shap.Explanation:
-        """Give one node to the plots of shap.
-
-        Parameters
-        ----------
-        node
-            As in :meth:`ranking`.
-
-        Returns
-        -------
-        Values, base values, scaled expression and gene names.
-        """
-        import shap
-
-        rows = self.rows_of(node)
-        return shap.Explanation(
-            values=self._values()[rows],
-            base_values=self.base_values[self.question[rows]],
-            data=self._expression()[self.cell[rows]].toarray(),
-            feature_names=list(self.genes),
-        )
 
     def __len__(self) -> int:
         return len(self.cell)

@@ -91,7 +91,16 @@ class Questions:
         against: str | None = None,
         target: Target = "conditional",
     ) -> Questions:
-        """Resolve names, synonyms or paths, as :meth:`Taxonomy.resolve` does."""
+        """Resolve names, synonyms or paths, as :meth:`Taxonomy.resolve` does.
+
+        Examples
+        --------
+        >>> from hdeepinsight.explanation import Questions
+        >>> from hdeepinsight.taxonomy import Taxonomy
+        >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> Questions.of(tree, ["CD4", "B"]).names
+        ('T > CD4', 'B')
+        """
         given = [nodes] if isinstance(nodes, str) else list(nodes)
         if not given:
             msg = "nodes is empty. Valid is one name of a node or more. Name one, or leave it out."
@@ -104,7 +113,16 @@ class Questions:
     def at_level(
         cls, taxonomy: Taxonomy, level: int | str | None, *, target: Target = "conditional"
     ) -> Questions:
-        """All nodes of a level, with leaves that end above it; all leaves by default."""
+        """All nodes of a level, with leaves that end above it; all leaves by default.
+
+        Examples
+        --------
+        >>> from hdeepinsight.explanation import Questions
+        >>> from hdeepinsight.taxonomy import Taxonomy
+        >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> Questions.at_level(tree, 1).names
+        ('T', 'B')
+        """
         depth = taxonomy.max_depth if level is None else taxonomy.level_depth(level)
         table = taxonomy.node_at_level[taxonomy.leaves, :depth]
         return cls(taxonomy, np.unique(table.max(axis=1)), None, target)

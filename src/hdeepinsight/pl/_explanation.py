@@ -56,8 +56,14 @@ def explanation(
 
     Examples
     --------
-    >>> found = model.explain(query, "CD4 T")  # doctest: +SKIP
-    >>> hdi.pl.explanation(found)  # doctest: +SKIP
+    >>> import warnings
+    >>> import hdeepinsight as hdi
+    >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+    >>> query = hdi.datasets.demo().query[:10]
+    >>> found = hdi.hub.pull("pbmc").explain(query, "B")
+    >>> ax = hdi.pl.explanation(found, n_genes=10)
+    >>> len(ax.get_yticks())
+    10
     """
     table = result.ranking(node, cells=cells, by=by).iloc[:n_genes]
     ax = axes_or_new(ax, (6.0, 0.26 * len(table) + 1.4))
@@ -109,8 +115,14 @@ def contrast(
 
     Examples
     --------
-    >>> found = model.explain(query, "Treg", against="CD4 naive")  # doctest: +SKIP
-    >>> hdi.pl.contrast(found)  # doctest: +SKIP
+    >>> import warnings
+    >>> import hdeepinsight as hdi
+    >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+    >>> query = hdi.datasets.demo().query[:10]
+    >>> found = hdi.hub.pull("pbmc").explain(query, "B", against="Myeloid")
+    >>> ax = hdi.pl.contrast(found, n_genes=8)
+    >>> len(ax.get_yticks())
+    16
     """
     ahead = result.ranking(node)
     behind = _of_others(result, node, ahead)
