@@ -188,7 +188,14 @@ class GeneLayout:
         return np.stack(np.divmod(self.pixel, self.side), axis=1)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the layout as plain Python types, fit for JSON and for safe model files."""
+        """Return the layout as plain Python types, fit for JSON and for safe model files.
+
+        Examples
+        --------
+        >>> from hdeepinsight.image import GeneLayout
+        >>> GeneLayout(genes=("CD3E", "MS4A1"), pixel=[0, 3], side=2).to_dict()["pixel"]
+        [0, 3]
+        """
         return {
             "genes": list(self.genes),
             "pixel": self.pixel.tolist(),
@@ -205,6 +212,12 @@ class GeneLayout:
         ------
         ValueError
             If an entry is missing.
+
+        Examples
+        --------
+        >>> from hdeepinsight.image import GeneLayout
+        >>> GeneLayout.from_dict({"genes": ["CD3E", "MS4A1"], "pixel": [0, 3], "side": 2})
+        GeneLayout(2 genes on 2 × 2 pixels, method='custom', occupancy 50%)
         """
         missing = [key for key in ("genes", "pixel", "side") if key not in data]
         if missing:
