@@ -90,6 +90,18 @@ class ModelCard:
         ------
         ValueError
             If a field is unknown, or a required one is missing.
+
+        Examples
+        --------
+        >>> from hdeepinsight.hub import ModelCard
+        >>> fields = {
+        ...     "title": "PBMC",
+        ...     "license": "cc-by-4.0",
+        ...     "organism": "human",
+        ...     "tissues": "blood",
+        ... }
+        >>> ModelCard.of(fields).tissues
+        ('blood',)
         """
         if isinstance(card, ModelCard):
             return card

@@ -48,6 +48,17 @@ class Published:
         What to give to it to get exactly this again.
     digest
         ``"sha256:..."`` over all files, the same wherever they are.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> import hdeepinsight as hdi
+    >>> model = hdi.hub.pull("pbmc")
+    >>> card = {"title": "PBMC", "license": "cc-by-4.0", "organism": "human", "tissues": ["blood"]}
+    >>> with TemporaryDirectory() as folder:
+    ...     published = hdi.hub.publish(model, f"{folder}/pbmc", card=card, reference="none")
+    >>> published.digest == published.revision
+    True
     """
 
     address: str
@@ -118,7 +129,14 @@ def publish(
 
     Examples
     --------
+    >>> from tempfile import TemporaryDirectory
+    >>> import hdeepinsight as hdi
+    >>> model = hdi.hub.pull("pbmc")
     >>> card = {"title": "PBMC", "license": "cc-by-4.0", "organism": "human", "tissues": ["blood"]}
+    >>> with TemporaryDirectory() as folder:
+    ...     published = hdi.hub.publish(model, f"{folder}/pbmc", card=card, reference="none")
+    ...     hdi.hub.pull(published.address).taxonomy == model.taxonomy
+    True
     >>> hdi.hub.publish(model, "atlas/pbmc", card=card)  # doctest: +SKIP
     """
     address, card = Address.parse(repo_or_dir), ModelCard.of(card)

@@ -49,6 +49,15 @@ class SharedModel:
         exactly this again.
     folder
         Where the files are.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> shared = hdi.hub.download("pbmc")
+    >>> shared.digest == shared.revision
+    True
+    >>> shared.card.startswith("---")
+    True
     """
 
     address: str
@@ -79,12 +88,25 @@ class SharedModel:
             If it is a model of another package.
         ModelFileError
             If its file is not one of ours.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> hdi.hub.download("pbmc").load().taxonomy.n_leaves
+        8
         """
         model_class = self._model_class()
         return model_class.load(self.folder, adata=False, **options)  # type: ignore[no-any-return]
 
     def reference(self) -> ReferenceBundle:
-        """Features and labels of the reference that were published with the model."""
+        """Features and labels of the reference that were published with the model.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> len(hdi.hub.download("pbmc").reference())
+        0
+        """
         from hdeepinsight.hub._reference import REFERENCE_FILE, ReferenceBundle
 
         return ReferenceBundle.read(self.folder / REFERENCE_FILE)
@@ -139,8 +161,10 @@ def pull(
 
     Examples
     --------
-    >>> model = hdi.hub.pull("atlas/pbmc", revision="v1")  # doctest: +SKIP
-    >>> model.annotate(query).labels  # doctest: +SKIP
+    >>> import hdeepinsight as hdi
+    >>> hdi.hub.pull("pbmc").taxonomy.level_names
+    ('lineage', 'cell_type', 'subtype')
+    >>> hdi.hub.pull("atlas/pbmc", revision="v1")  # doctest: +SKIP
     """
     shared = download(repo, revision, token=token, max_bytes=max_bytes, verify=verify)
     return shared.load(**options)
@@ -184,6 +208,13 @@ def download(
         If it cannot be fetched; the text says why, and what to do.
     ChecksumError
         If the files are not as published.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> shared = hdi.hub.download("pbmc")
+    >>> shared.folder.name, shared.revision[:7]
+    ('pbmc', 'sha256:')
 
     Notes
     -----

@@ -41,6 +41,22 @@ class ReferenceBundle:
     taxonomy
         The tree.
 
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> import numpy as np
+    >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+    >>> bundle = hdi.hub.ReferenceBundle(
+    ...     latent=np.zeros((3, 8), dtype=np.float16),
+    ...     nodes=tree.encode(["CD4", "CD4", "B"]),
+    ...     n_reference=np.array([0, 0, 200, 900, 0]),
+    ...     taxonomy=tree,
+    ... )
+    >>> bundle
+    ReferenceBundle of 3 of 1,100 cells, 2 labels, 8 features
+    >>> bundle.labels
+    ['T > CD4', 'T > CD4', 'B']
+
     Notes
     -----
     Features are not anonymous in a strict sense: they are a summary of a cell's expression. What
@@ -86,6 +102,19 @@ class ReferenceBundle:
             Most cells of each label; they are drawn at random.
         seed
             Seed of the draw.
+
+        Examples
+        --------
+        Cells of which the bundled model itself says what they are:
+
+        >>> import warnings
+        >>> import hdeepinsight as hdi
+        >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+        >>> model, cells = hdi.hub.pull("pbmc"), hdi.datasets.demo().query[:10].copy()
+        >>> cells.obs["label"] = model.annotate(cells).labels["stop_label"]
+        >>> bundle = hdi.hub.ReferenceBundle.from_model(model, cells, max_cells_per_type=1)
+        >>> len(bundle) == cells.obs["label"].nunique()
+        True
         """
         adata = model._own_adata() if adata is None else adata
         nodes = model.label_nodes(adata)
@@ -96,7 +125,14 @@ class ReferenceBundle:
 
     @classmethod
     def empty(cls, model: SCHDeepInsight) -> ReferenceBundle:
-        """Make a bundle of no cells, for a model whose reference stays at home."""
+        """Make a bundle of no cells, for a model whose reference stays at home.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> len(hdi.hub.ReferenceBundle.empty(hdi.hub.pull("pbmc")))
+        0
+        """
         none = np.zeros(model.taxonomy.n_nodes, dtype=np.int64)
         latent = np.zeros((0, 0), dtype=np.float16)
         return cls(latent, np.zeros(0, dtype=np.int64), none, model.taxonomy)
@@ -107,7 +143,20 @@ class ReferenceBundle:
         return [self.taxonomy.path_name(int(node)) for node in self.nodes]
 
     def to_adata(self) -> AnnData:
-        """Give an AnnData without ``X``: labels in ``obs``, features in ``obsm``."""
+        """Give an AnnData without ``X``: labels in ``obs``, features in ``obsm``.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> import numpy as np
+        >>> tree = hdi.Taxonomy.from_nested({"T": [], "B": []})
+        >>> latent = np.zeros((2, 8), dtype=np.float16)
+        >>> bundle = hdi.hub.ReferenceBundle(
+        ...     latent, tree.encode(["T", "B"]), np.array([0, 9, 9]), tree
+        ... )
+        >>> bundle.to_adata().obs["label"].tolist()
+        ['T', 'B']
+        """
         import pandas as pd
         from anndata import AnnData
 
@@ -123,7 +172,24 @@ class ReferenceBundle:
         )
 
     def write(self, path: Path) -> None:
-        """Write an h5ad file."""
+        """Write an h5ad file.
+
+        Examples
+        --------
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> import hdeepinsight as hdi
+        >>> import numpy as np
+        >>> tree = hdi.Taxonomy.from_nested({"T": [], "B": []})
+        >>> latent = np.zeros((2, 8), dtype=np.float16)
+        >>> bundle = hdi.hub.ReferenceBundle(
+        ...     latent, tree.encode(["T", "B"]), np.array([0, 9, 9]), tree
+        ... )
+        >>> with TemporaryDirectory() as folder:
+        ...     bundle.write(Path(folder) / "adata.h5ad")
+        ...     sorted(path.name for path in Path(folder).iterdir())
+        ['adata.h5ad']
+        """
         self.to_adata().write_h5ad(path, compression="gzip")
 
     @classmethod
@@ -134,6 +200,13 @@ class ReferenceBundle:
         ------
         HubError
             If it is something else.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> path = hdi.hub.download("pbmc").folder / "adata.h5ad"
+        >>> hdi.hub.ReferenceBundle.read(path).taxonomy.n_leaves
+        8
         """
         from anndata import read_h5ad
 
