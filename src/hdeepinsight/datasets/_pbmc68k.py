@@ -44,6 +44,13 @@ class DemoData:
         Cells to train on, ``(490, 765)``.
     query
         Held-out cells, ``(210, 765)``, with every type in the same proportion.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> data = hdi.datasets.demo()
+    >>> data.query.obs["lineage"].nunique(), data.query.obs["cell_type"].nunique()
+    (5, 10)
     """
 
     reference: AnnData

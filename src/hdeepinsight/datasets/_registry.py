@@ -34,6 +34,12 @@ class PublicFile:
         Licence under which its owner shares it.
     citation
         What to cite.
+
+    Examples
+    --------
+    >>> from hdeepinsight.datasets import PublicFile
+    >>> PublicFile(name="cells", url="https://example.org/cells.h5ad").sha256 is None
+    True
     """
 
     name: str
