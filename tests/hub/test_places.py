@@ -1,8 +1,12 @@
 """Addresses, folders, buckets, mirrors, and what is listed."""
 
+import os
 import shutil
+import socket
+import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -278,6 +282,22 @@ def test_lists(published, fake_hub, home, monkeypatch):
     fake_hub.fault("/api/models", "403")
     with pytest.warns(UserWarning, match=r"Only models that are here.*\(403\)"):
         assert hdi.hub.list_models()["where"].tolist() == ["bundled", "here"]
+
+
+def test_a_list_does_not_wait_for_a_hub_that_is_not_there(home, monkeypatch):
+    with socket.socket() as nobody:  # bound, but nothing listens
+        nobody.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{nobody.getsockname()[1]}")
+        start = time.monotonic()
+        with pytest.warns(UserWarning, match="Only models that are here"):
+            assert hdi.hub.list_models()["where"].tolist() == ["bundled"]
+        assert time.monotonic() - start < 5
+
+
+def test_a_published_folder_can_be_opened_by_whom_the_umask_lets(published_folder):
+    umask = os.umask(0o022)
+    os.umask(umask)
+    assert stat.S_IMODE(published_folder.stat().st_mode) == 0o777 & ~umask
 
 
 def test_a_mirror_folder_is_listed(published_folder, home, monkeypatch):

@@ -21,6 +21,7 @@ __all__ = ["list_models"]
 
 _COLUMNS = ["model", "where", "revision", "organism", "tissues", "n_types", "n_genes"]
 _MOST_MODELS = 1000
+_SECONDS_TO_ANSWER = 5.0
 _LONGEST_HEADER = 64 * 2**10
 _MOST_NESTING = 8
 
@@ -65,7 +66,7 @@ def list_models(
     rows += _here() if where in ("all", "here") else ()
     if where == "hub" or (where == "all" and not _settings.is_offline()):
         try:
-            rows += _on_hub(search, token)
+            rows += _on_hub(search, token, patient=where == "hub")
         except HubError as error:
             if where == "hub":
                 raise
@@ -87,7 +88,7 @@ def _here() -> Iterator[dict[str, str]]:
         yield _row(str(shelf.address), "here", revision, tags)
 
 
-def _on_hub(search: str | None, token: Token) -> list[dict[str, str]]:
+def _on_hub(search: str | None, token: Token, *, patient: bool) -> list[dict[str, str]]:
     if _settings.is_offline():
         msg = (
             "Could not list the models of the hub: HF_HUB_OFFLINE is set. Unset it, or use "
@@ -100,10 +101,18 @@ def _on_hub(search: str | None, token: Token) -> list[dict[str, str]]:
     endpoint = mirror or _settings.endpoint()
     token = False if mirror is not None and token is None else token
     with explained("list the models", endpoint, token):
+        if not patient:
+            _knock(endpoint)
         found = hub_api(endpoint, token).list_models(
             filter=TAG, search=search, limit=_MOST_MODELS, full=True
         )
         return [_row(info.id, "hub", info.sha or "", info.tags or ()) for info in found]
+
+
+def _knock(endpoint: str) -> None:
+    """Ask once: the client itself tries for half a minute before it says that nobody is there."""
+    client = _settings.require("huggingface_hub.utils", "A Hugging Face hub")
+    client.get_session().head(endpoint, timeout=_SECONDS_TO_ANSWER)
 
 
 def _in_mirror(mirror: str) -> Iterator[dict[str, str]]:

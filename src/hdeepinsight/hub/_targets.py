@@ -106,7 +106,9 @@ def _into_folder(folder: Path, target: Path, overwrite: bool) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        shutil.copytree(folder, beside / "new")
+        (beside / "new").mkdir()  # not a copy of the folder, which only its owner may open
+        for path in folder.iterdir():
+            shutil.copy2(path, beside / "new")
         if target.exists():
             target.replace(beside / "old")
         (beside / "new").replace(target)
