@@ -27,11 +27,25 @@ class Shares:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Rebuild from :meth:`to_dict`."""
+        """Rebuild from :meth:`to_dict`.
+
+        Examples
+        --------
+        >>> from hdeepinsight.nn import GeneMasking
+        >>> GeneMasking.from_dict({"p_whole": 0.5, "max_rate": 0.4})
+        GeneMasking(p_whole=0.5, max_rate=0.4)
+        """
         return cls(**values)
 
     def to_dict(self) -> dict[str, float]:
-        """Plain types, for the model file."""
+        """Plain types, for the model file.
+
+        Examples
+        --------
+        >>> from hdeepinsight.nn import CountThinning
+        >>> CountThinning().to_dict()
+        {'p': 0.7, 'min_rate': 0.2}
+        """
         return asdict(self)
 
 
@@ -60,11 +74,25 @@ class GeneMasking(Shares):
 
     @classmethod
     def none(cls) -> GeneMasking:
-        """No masking at all."""
+        """No masking at all.
+
+        Examples
+        --------
+        >>> from hdeepinsight.nn import GeneMasking
+        >>> bool(GeneMasking.none().sample(5, 3).all())
+        True
+        """
         return cls(p_whole=1.0, max_rate=0.0)
 
     def sample(self, n_cells: int, n_genes: int, device: torch.device | str = "cpu") -> Tensor:
-        """Draw masks of shape ``(n_cells, n_genes)``: 1.0 keeps the gene, 0.0 hides it."""
+        """Draw masks of shape ``(n_cells, n_genes)``: 1.0 keeps the gene, 0.0 hides it.
+
+        Examples
+        --------
+        >>> from hdeepinsight.nn import GeneMasking
+        >>> GeneMasking().sample(5, 3).shape
+        torch.Size([5, 3])
+        """
         if self.p_whole == 1.0 or self.max_rate == 0.0:
             return torch.ones(n_cells, n_genes, device=device)
         rate = self.max_rate * torch.rand(n_cells, 1, device=device)
@@ -106,13 +134,33 @@ class CountThinning(Shares):
 
     @classmethod
     def none(cls) -> CountThinning:
-        """No thinning at all."""
+        """No thinning at all.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from hdeepinsight.nn import CountThinning
+        >>> from scipy.sparse import csr_matrix
+        >>> counts = csr_matrix(np.full((2, 3), 100.0))
+        >>> CountThinning.none().sample(counts, np.random.default_rng(0)) is counts
+        True
+        """
         return cls(p=0.0, min_rate=1.0)
 
     def sample(self, counts: sparse.csr_matrix, rng: np.random.Generator) -> sparse.csr_matrix:
         """Thinned copy of raw counts, shape ``(n_cells, n_genes)``; fractions are rounded.
 
         Without thinning (``p=0`` or ``min_rate=1``) the counts themselves come back.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from hdeepinsight.nn import CountThinning
+        >>> from scipy.sparse import csr_matrix
+        >>> counts = csr_matrix(np.full((2, 3), 100.0))
+        >>> thinned = CountThinning(p=1.0).sample(counts, np.random.default_rng(0))
+        >>> bool((thinned.toarray() <= counts.toarray()).all())
+        True
         """
         if self.p == 0.0 or self.min_rate == 1.0:
             return counts

@@ -31,6 +31,14 @@ def make_backbone(
     ------
     ValueError
         If there is no backbone of that name.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.nn import make_backbone
+    >>> network = make_backbone("compact", n_channels=2, side=16, n_latent=32)
+    >>> network(torch.zeros(3, 2, 16, 16)).shape
+    torch.Size([3, 32])
     """
     if name is None:
         return None

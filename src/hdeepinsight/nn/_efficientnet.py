@@ -27,6 +27,14 @@ class EfficientNetBackbone(nn.Module):
     pretrained
         Start from torchvision's ImageNet weights, which torchvision downloads.
 
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.nn import EfficientNetBackbone
+    >>> network = EfficientNetBackbone("efficientnet_b0", n_channels=2).eval()
+    >>> network(torch.zeros(1, 2, 32, 32)).shape
+    torch.Size([1, 1280])
+
     Notes
     -----
     The first convolution is adapted to the channels of a gene image: expression gets the sum of
@@ -54,6 +62,17 @@ def adapt_first_convolution(convolution: nn.Conv2d, n_channels: int) -> nn.Conv2
     """Rebuild a convolution for ``n_channels``.
 
     The first channel then acts as three equal colour channels did; all others start without effect.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.nn import adapt_first_convolution
+    >>> colours = torch.nn.Conv2d(3, 8, kernel_size=3)
+    >>> adapted = adapt_first_convolution(colours, 2)
+    >>> grey = torch.rand(1, 1, 5, 5)
+    >>> other = torch.cat([grey, torch.rand(1, 1, 5, 5)], dim=1)
+    >>> torch.allclose(adapted(other), colours(grey.expand(1, 3, 5, 5)), atol=1e-5)
+    True
     """
     if n_channels == convolution.in_channels:
         return convolution

@@ -24,6 +24,15 @@ class LinearHead(nn.Module):
         Algebra of the taxonomy.
     dropout
         Dropout rate on the features.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.nn import LinearHead
+    >>> from hdeepinsight.taxonomy import Taxonomy, TreeAlgebra
+    >>> tree = TreeAlgebra(Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []}))
+    >>> LinearHead(16, tree)(torch.zeros(2, 16)).shape
+    torch.Size([2, 4])
     """
 
     def __init__(self, n_latent: int, tree: TreeAlgebra, *, dropout: float = 0.1) -> None:
@@ -48,6 +57,16 @@ class PerParentHead(nn.Module):
         Algebra of the taxonomy.
     dropout
         Dropout rate after every hidden layer.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.nn import PerParentHead
+    >>> from hdeepinsight.taxonomy import Taxonomy, TreeAlgebra
+    >>> tree = TreeAlgebra(Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []}))
+    >>> head = PerParentHead(16, tree).eval()
+    >>> len(head.networks), head(torch.zeros(2, 16)).shape
+    (2, torch.Size([2, 4]))
 
     Notes
     -----

@@ -19,6 +19,16 @@ class HierarchicalLoss(NamedTuple):
     """Loss of a mini-batch.
 
     ``total`` is the weighted sum over levels, ``per_level`` has shape ``(n_levels,)``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.nn import AdaptiveHierarchicalFocalLoss
+    >>> from hdeepinsight.taxonomy import Taxonomy, TreeAlgebra
+    >>> tree = TreeAlgebra(Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []}))
+    >>> conditional = tree.conditional_log_probs(torch.zeros(1, 4))
+    >>> AdaptiveHierarchicalFocalLoss(tree, gamma=0.0)(conditional, torch.tensor([3])).total
+    tensor(0.6931)
     """
 
     total: Tensor
@@ -106,7 +116,18 @@ class AdaptiveHierarchicalFocalLoss(nn.Module):
         return HierarchicalLoss((self.level_weights * per_level).sum(), per_level)
 
     def per_level(self, conditional: Tensor, nodes: Tensor) -> Tensor:
-        """Unweighted loss of every level, shape ``(n_levels,)``."""
+        """Unweighted loss of every level, shape ``(n_levels,)``.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from hdeepinsight.nn import AdaptiveHierarchicalFocalLoss
+        >>> from hdeepinsight.taxonomy import Taxonomy, TreeAlgebra
+        >>> tree = TreeAlgebra(Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []}))
+        >>> conditional = tree.conditional_log_probs(torch.zeros(1, 4))
+        >>> AdaptiveHierarchicalFocalLoss(tree, gamma=0.0).per_level(conditional, torch.tensor([1]))
+        tensor([0.6931, 0.0000])
+        """
         edges = self.tree.node_at_level[nodes] - 1
         real = edges >= 0
         edges = edges.clamp_min(0)
@@ -140,6 +161,18 @@ class AdaptiveHierarchicalFocalLoss(nn.Module):
         validation_losses
             Unweighted loss of every level on held-out cells, shape ``(n_levels,)``. Ignored if
             the weights are fixed, if one is not finite, or where nothing is left to learn.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from hdeepinsight.nn import AdaptiveHierarchicalFocalLoss
+        >>> from hdeepinsight.taxonomy import Taxonomy, TreeAlgebra
+        >>> loss = AdaptiveHierarchicalFocalLoss(
+        ...     TreeAlgebra(Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []}))
+        ... )
+        >>> loss.update_level_weights(torch.tensor([0.1, 0.9]))
+        >>> loss.level_weights
+        tensor([0.4600, 0.5400])
         """
         total = validation_losses.sum()
         if not self.adaptive or not torch.isfinite(total) or total <= 0:
@@ -195,6 +228,15 @@ def inverse_frequency_weights(tree: TreeAlgebra, nodes: Tensor, exponent: float)
     Returns
     -------
     Weights, shape ``(n_edges,)``; nodes without cells get 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.nn import inverse_frequency_weights
+    >>> from hdeepinsight.taxonomy import Taxonomy, TreeAlgebra
+    >>> tree = TreeAlgebra(Taxonomy.from_nested({"T": [], "B": []}))
+    >>> inverse_frequency_weights(tree, torch.tensor([1, 1, 1, 2]), exponent=1.0)
+    tensor([0.6667, 2.0000])
     """
     on_path = tree.node_at_level[nodes]
     sizes = torch.bincount(on_path[on_path > 0] - 1, minlength=tree.taxonomy.n_edges).float()

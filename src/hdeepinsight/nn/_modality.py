@@ -61,7 +61,15 @@ class ModalityDropout(Shares):
 
     @classmethod
     def none(cls) -> ModalityDropout:
-        """Nothing is hidden or blurred."""
+        """Nothing is hidden or blurred.
+
+        Examples
+        --------
+        >>> from hdeepinsight.nn import ModalityDropout
+        >>> rna, proteins = ModalityDropout.none().sample(5, 3)
+        >>> bool(rna.all()), bool(proteins.all())
+        (True, True)
+        """
         return cls(p_rna_only=0.0, p_proteins_only=0.0, p_whole=1.0, max_rate=0.0, noise=0.0)
 
     def sample(
@@ -72,6 +80,13 @@ class ModalityDropout(Shares):
         Returns
         -------
         Masks ``(n_cells, 1)`` and ``(n_cells, n_proteins)``: 1.0 keeps, 0.0 hides.
+
+        Examples
+        --------
+        >>> from hdeepinsight.nn import ModalityDropout
+        >>> rna, proteins = ModalityDropout().sample(5, 3)
+        >>> rna.shape, proteins.shape
+        (torch.Size([5, 1]), torch.Size([5, 3]))
         """
         fate, whole, rate = torch.rand(3, n_cells, 1, device=device)
         drop = torch.rand(n_cells, n_proteins, device=device) < self.max_rate * rate

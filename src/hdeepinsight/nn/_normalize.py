@@ -84,6 +84,13 @@ class CountNormalizer(nn.Module):
         ------
         ValueError
             If no cell has a count.
+
+        Examples
+        --------
+        >>> from hdeepinsight.nn import CountNormalizer
+        >>> from scipy.sparse import csr_matrix
+        >>> float(CountNormalizer(2).fit(csr_matrix([[8.0, 2.0], [4.0, 6.0]])).target_sum)
+        10.0
         """
         counts = counts.tocsr().astype(np.float32)
         counts.eliminate_zeros()
@@ -118,6 +125,14 @@ class CountNormalizer(nn.Module):
         Returns
         -------
         ``log1p`` of counts per ``target_sum``, shape ``(n_cells, n_genes)``; 0 where not measured.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from hdeepinsight.nn import CountNormalizer
+        >>> values = CountNormalizer(2).log_normalize(torch.tensor([[3.0, 1.0]]), torch.ones(2))
+        >>> values.expm1().round()
+        tensor([[7500., 2500.]])
         """
         measured = measured.to(counts.dtype)
         counts = counts * measured

@@ -47,7 +47,15 @@ class LeafProfiles:
         return self.n_cells / self.n_cells.sum().clamp_min(1)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain tensors, for the model file."""
+        """Plain tensors, for the model file.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from hdeepinsight.nn import LeafProfiles
+        >>> LeafProfiles(torch.eye(2), torch.tensor([6.0, 2.0])).to_dict()["n_cells"]
+        tensor([6., 2.])
+        """
         return {"mean": self.mean, "n_cells": self.n_cells, "spread": self.spread}
 
 

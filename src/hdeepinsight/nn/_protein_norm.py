@@ -70,6 +70,14 @@ class ProteinNormalizer(nn.Module):
         ------
         ValueError
             If no cell has a count.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from hdeepinsight.nn import ProteinNormalizer
+        >>> counts = np.array([[99.0, 1.0], [1.0, 99.0]], dtype=np.float32)
+        >>> ProteinNormalizer(2).fit(counts).mean_log.shape
+        torch.Size([2])
         """
         filled = counts[counts.sum(axis=1) > 0]
         if not len(filled):
@@ -100,6 +108,14 @@ class ProteinNormalizer(nn.Module):
         Returns
         -------
         Log-ratios, shape ``(n_cells, n_proteins)``; 0 where not measured.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from hdeepinsight.nn import ProteinNormalizer
+        >>> ratios = ProteinNormalizer(2).clr(torch.tensor([[99.0, 0.0]]), torch.ones(2))
+        >>> bool(ratios.sum().abs() < 1e-5)
+        True
         """
         measured = measured.to(counts.dtype)
         logged = torch.log1p(counts * measured)

@@ -28,6 +28,15 @@ class LeafSums:
         Sum of their log values, shape ``(n_leaves, n_genes)``.
     squares
         Sum of their squared log values over cells and genes, shape ``(n_leaves,)``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.nn import LeafSums
+    >>> values, leaves = torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 0, 1])
+    >>> sums = LeafSums.of(values, leaves, n_leaves=2)
+    >>> (sums + sums).n_cells
+    tensor([4., 2.], dtype=torch.float64)
     """
 
     n_cells: Tensor
@@ -36,7 +45,19 @@ class LeafSums:
 
     @classmethod
     def of(cls, values: Tensor, leaves: Tensor, n_leaves: int) -> LeafSums:
-        """Sum the log values ``(n_cells, n_genes)`` of each leaf; -1 is none."""
+        """Sum the log values ``(n_cells, n_genes)`` of each leaf; -1 is none.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from hdeepinsight.nn import LeafSums
+        >>> values, leaves = (
+        ...     torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 2.0]]),
+        ...     torch.tensor([0, 0, -1]),
+        ... )
+        >>> LeafSums.of(values, leaves, n_leaves=2).n_cells
+        tensor([2., 0.], dtype=torch.float64)
+        """
         values, leaves = values[leaves >= 0].double(), leaves[leaves >= 0]
         nothing = values.new_zeros(n_leaves)
         return cls(
@@ -47,7 +68,16 @@ class LeafSums:
 
     @classmethod
     def sum(cls, parts: Sequence[LeafSums]) -> LeafSums:
-        """Add up sets of cells that have none in common."""
+        """Add up sets of cells that have none in common.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from hdeepinsight.nn import LeafSums
+        >>> one = LeafSums.of(torch.ones(4, 2), torch.tensor([0, 0, 1, 1]), n_leaves=2)
+        >>> LeafSums.sum([one, one, one]).n_cells
+        tensor([6., 6.], dtype=torch.float64)
+        """
         first, *others = parts
         return reduce(add, others, first)
 
@@ -62,7 +92,23 @@ class LeafSums:
         )
 
     def profiles(self) -> LeafProfiles:
-        """Means, and how far the cells of a leaf spread around theirs."""
+        """Means, and how far the cells of a leaf spread around theirs.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from hdeepinsight.nn import LeafSums
+        >>> values, leaves = (
+        ...     torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 2.0]]),
+        ...     torch.tensor([0, 0, 1]),
+        ... )
+        >>> profiles = LeafSums.of(values, leaves, n_leaves=2).profiles()
+        >>> profiles.mean
+        tensor([[2., 0.],
+                [0., 2.]])
+        >>> profiles.spread
+        tensor([1., 0.])
+        """
         n_cells = self.n_cells.clamp_min(1)
         mean = self.total / n_cells.unsqueeze(1)
         spread = self.squares / n_cells - mean.square().sum(1)
@@ -84,6 +130,18 @@ def profile_shift(query: LeafProfiles, reference: LeafProfiles, measured: Tensor
     The distance, averaged over the leaves with ten cells on both sides; 1 is as far as types of
     the reference are from their centre, and 0 is expected of samples of the same cells. ``None``
     where fewer than two leaves can be compared.
+
+    Examples
+    --------
+    The same cells, and cells in which every gene is higher by 1:
+
+    >>> import torch
+    >>> from hdeepinsight.nn import LeafSums, profile_shift
+    >>> leaves = torch.arange(40) % 2
+    >>> cells = torch.eye(2)[leaves]
+    >>> one, moved = (LeafSums.of(x, leaves, n_leaves=2).profiles() for x in (cells, cells + 1))
+    >>> profile_shift(one, one, torch.ones(2)), profile_shift(moved, one, torch.ones(2))
+    (0.0, 4.0)
 
     Notes
     -----
@@ -114,6 +172,15 @@ def usual_shift(batches: Sequence[LeafSums]) -> float | None:
     """How far a batch of a reference usually is from its other batches: the median.
 
     ``None`` where there is one batch, or none can be compared.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.nn import LeafSums, usual_shift
+    >>> leaves = torch.arange(40) % 2
+    >>> batch = LeafSums.of(torch.eye(2)[leaves], leaves, n_leaves=2)
+    >>> usual_shift([batch, batch]), usual_shift([batch])
+    (0.0, None)
     """
     everything = LeafSums.sum(batches)
     measured = torch.ones(everything.total.shape[1])
