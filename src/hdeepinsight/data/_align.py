@@ -39,6 +39,13 @@ class GeneReport:
         Column of ``var`` that the names came from; ``None`` for ``var_names``.
     messages
         Sentences about what was repaired and what needs care.
+
+    Examples
+    --------
+    >>> from hdeepinsight.data import align_genes
+    >>> print(align_genes(["NKG7", "CD3D", "ACTB"], ["CD3D", "MS4A1", "NKG7"]).report)
+    2 of 3 model genes measured (coverage 66.7%), 1 of 3 columns unused
+      missing   MS4A1
     """
 
     n_model: int
@@ -62,7 +69,14 @@ class GeneReport:
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types only (numbers, strings, lists), as JSON takes them."""
+        """Plain types only (numbers, strings, lists), as JSON takes them.
+
+        Examples
+        --------
+        >>> from hdeepinsight.data import align_genes
+        >>> align_genes(["NKG7", "CD3D"], ["CD3D", "MS4A1", "NKG7"]).report.to_dict()["missing"]
+        ['MS4A1']
+        """
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
 
 
@@ -80,6 +94,13 @@ class GeneAlignment:
         Whether the query has the gene, bool, shape ``(n_genes,)``.
     report
         The same in words.
+
+    Examples
+    --------
+    >>> from hdeepinsight.data import align_genes
+    >>> alignment = align_genes(["NKG7", "CD3D", "ACTB"], ["CD3D", "MS4A1", "NKG7"])
+    >>> alignment.target.tolist(), alignment.measured.tolist()
+    ([2, 0, -1], [True, False, True])
     """
 
     source: np.ndarray[Any, np.dtype[np.int64]]

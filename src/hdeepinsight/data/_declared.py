@@ -31,6 +31,18 @@ def check_file(path: Path) -> None:
     ------
     InputError
         If it is none, or names other files, contains itself, or declares what it does not hold.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> import anndata as ad
+    >>> import numpy as np
+    >>> from hdeepinsight.data import check_file
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "cells.h5ad"
+    ...     ad.AnnData(np.ones((3, 2))).write_h5ad(path)
+    ...     check_file(path)
     """
     import h5py
 

@@ -43,7 +43,15 @@ Rows = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def is_paired(data: Any) -> bool:
-    """Whether this is a MuData, or the path of an ``.h5mu`` file."""
+    """Whether this is a MuData, or the path of an ``.h5mu`` file.
+
+    Examples
+    --------
+    >>> import anndata as ad
+    >>> from hdeepinsight.data import is_paired
+    >>> is_paired("cells.h5mu"), is_paired(ad.AnnData())
+    (True, False)
+    """
     if isinstance(data, str | Path):
         return Path(data).suffix == ".h5mu"
     # By name: mudata takes a second to import, and most data is AnnData.
@@ -51,7 +59,20 @@ def is_paired(data: Any) -> bool:
 
 
 def open_paired(data: MuData | str | Path) -> MuData:
-    """Return the MuData, read from its file where a path was given."""
+    """Return the MuData, read from its file where a path was given.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> import anndata as ad
+    >>> import mudata
+    >>> import numpy as np
+    >>> from hdeepinsight.data import open_paired
+    >>> warnings.simplefilter("ignore", FutureWarning)  # of mudata before 0.4
+    >>> mdata = mudata.MuData({"rna": ad.AnnData(np.ones((2, 3)))})
+    >>> open_paired(mdata) is mdata
+    True
+    """
     if not isinstance(data, str | Path):
         return data
     from mudata import read_h5mu
@@ -93,6 +114,21 @@ class Modalities:
         modality's where that lacks the column.
     batch
         The same for the batch.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> import anndata as ad
+    >>> import mudata
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> from hdeepinsight.data import Modalities
+    >>> warnings.simplefilter("ignore", FutureWarning)  # of mudata before 0.4
+    >>> var = pd.DataFrame(index=["CD3_TotalSeqB", "CD19_TotalSeqB"])
+    >>> parts = {"gex": ad.AnnData(np.ones((2, 3))), "prot": ad.AnnData(np.ones((2, 2)), var=var)}
+    >>> mdata = mudata.MuData(parts)
+    >>> Modalities().find(mdata, "rna"), Modalities().find(mdata, "protein")
+    ('gex', 'prot')
     """
 
     rna: str | None = None
@@ -108,6 +144,12 @@ class Modalities:
         ------
         ValueError
             If an argument is not one that has a modality.
+
+        Examples
+        --------
+        >>> from hdeepinsight.data import Modalities
+        >>> Modalities.from_setup({"rna_layer": "gex", "protein_layer": "prot"})
+        Modalities(rna='gex', protein='prot', labels=None, batch=None)
         """
         given = dict(modalities or {})
         unknown = set(given) - set(_ARGUMENTS)
@@ -120,7 +162,14 @@ class Modalities:
         return cls(**{_ARGUMENTS[argument]: name for argument, name in given.items()})
 
     def to_setup(self) -> dict[str, str]:
-        """Return the form that :meth:`from_setup` reads."""
+        """Return the form that :meth:`from_setup` reads.
+
+        Examples
+        --------
+        >>> from hdeepinsight.data import Modalities
+        >>> Modalities(rna="gex", labels="prot").to_setup()
+        {'rna_layer': 'gex', 'labels_key': 'prot'}
+        """
         names = {argument: getattr(self, field) for argument, field in _ARGUMENTS.items()}
         return {argument: name for argument, name in names.items() if name is not None}
 
@@ -141,6 +190,18 @@ class Modalities:
             ``"rna"`` or ``"protein"``.
         required
             Raise an error, with the modalities that there are, instead of returning ``None``.
+
+        Examples
+        --------
+        >>> import warnings
+        >>> import anndata as ad
+        >>> import mudata
+        >>> import numpy as np
+        >>> from hdeepinsight.data import Modalities
+        >>> warnings.simplefilter("ignore", FutureWarning)  # of mudata before 0.4
+        >>> mdata = mudata.MuData({"gex": ad.AnnData(np.ones((2, 3)))})
+        >>> Modalities().find(mdata, "rna"), Modalities().find(mdata, "protein") is None
+        ('gex', True)
         """
         asked = getattr(self, kind)
         names = (asked,) if required and asked is not None else self._names[kind]
@@ -229,7 +290,16 @@ class Modalities:
 
 
 def without_genes(obs: pd.DataFrame, genes: Sequence[str]) -> tuple[CountSource, GeneAlignment]:
-    """Return counts of cells without RNA, and an alignment in which no gene is measured."""
+    """Return counts of cells without RNA, and an alignment in which no gene is measured.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from hdeepinsight.data import without_genes
+    >>> source, alignment = without_genes(pd.DataFrame(index=["a", "b"]), ["CD3D", "NKG7"])
+    >>> source.n_obs, alignment.measured.tolist()
+    (2, [False, False])
+    """
     matrix = sp.csr_matrix((len(obs), 0), dtype=np.float32)
     report = InputReport(
         n_obs=len(obs), n_vars=0, layer="X", storage="none", scale="empty", evidence="no RNA"

@@ -44,6 +44,16 @@ class ProteinCounts:
         Nothing is measured in a cell without a single protein count.
     message
         What was found, in a sentence.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hdeepinsight.data import ProteinCounts
+    >>> counts = np.array([[5, 0], [0, 0]], dtype=np.float32)
+    >>> stained = np.array([[True, True], [False, False]])
+    >>> found = ProteinCounts(counts, stained, "2 of 2 proteins measured, in 1 of 2 cells.")
+    >>> len(found), found[:1].counts.tolist()
+    (2, [[5.0, 0.0]])
     """
 
     counts: np.ndarray[Any, np.dtype[np.float32]]
@@ -66,7 +76,14 @@ class ProteinCounts:
 
     @classmethod
     def none(cls, n_cells: int, n_proteins: int, message: str) -> ProteinCounts:
-        """No protein was measured in any cell."""
+        """No protein was measured in any cell.
+
+        Examples
+        --------
+        >>> from hdeepinsight.data import ProteinCounts
+        >>> bool(ProteinCounts.none(2, 3, "No proteins.").measured.any())
+        False
+        """
         nothing = np.zeros((n_cells, n_proteins), dtype=np.float32)
         return cls(nothing, nothing.astype(bool), message)
 
@@ -165,6 +182,20 @@ def read_proteins(
     ------
     InputError
         If the matrix does not hold counts, such as values that are centred already.
+
+    Examples
+    --------
+    >>> import anndata as ad
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> from hdeepinsight.data import read_proteins
+    >>> var = pd.DataFrame(index=["CD56_TotalSeqB", "CD3_TotalSeqB"])
+    >>> cells = ad.AnnData(np.array([[7.0, 1.0], [0.0, 9.0]], dtype="float32"), var=var)
+    >>> found = read_proteins(cells, ["CD3", "CD4", "CD56"])
+    >>> found.counts.tolist()
+    [[1.0, 0.0, 7.0], [9.0, 0.0, 0.0]]
+    >>> found.message
+    '2 of 3 proteins measured, in 2 of 2 cells.'
     """
     rows = np.arange(adata.n_obs) if rows is None else rows
     alignment = align_proteins(list(map(str, adata.var_names)), proteins)

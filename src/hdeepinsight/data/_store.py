@@ -37,6 +37,15 @@ class Store:
         Annotation of the genes of ``.raw``; ``None`` without it.
     slots
         Ways to the matrices, by `slot_name`.
+
+    Examples
+    --------
+    >>> import anndata as ad
+    >>> import numpy as np
+    >>> from hdeepinsight.data import open_store
+    >>> store = open_store(ad.AnnData(np.ones((3, 2)), layers={"counts": np.ones((3, 2))}))
+    >>> sorted(store.slots), store.obs.shape[0]
+    (['X', "layers['counts']"], 3)
     """
 
     obs: pd.DataFrame
@@ -45,7 +54,16 @@ class Store:
     slots: Mapping[str, Callable[[], RowMatrix]]
 
     def matrix(self, layer: str | None, use_raw: bool) -> RowMatrix:
-        """Open one matrix; raises `InputError` with the matrices that there are."""
+        """Open one matrix; raises `InputError` with the matrices that there are.
+
+        Examples
+        --------
+        >>> import anndata as ad
+        >>> import numpy as np
+        >>> from hdeepinsight.data import open_store
+        >>> open_store(ad.AnnData(np.ones((3, 2)))).matrix(None, use_raw=False).shape
+        (3, 2)
+        """
         name = slot_name(layer, use_raw)
         if name not in self.slots:
             raise InputError(
@@ -65,7 +83,18 @@ class Store:
         return matrix
 
     def genes(self, use_raw: bool) -> pd.DataFrame:
-        """Annotation of the genes of the chosen matrix."""
+        """Annotation of the genes of the chosen matrix.
+
+        Examples
+        --------
+        >>> import anndata as ad
+        >>> import numpy as np
+        >>> import pandas as pd
+        >>> from hdeepinsight.data import open_store
+        >>> var = pd.DataFrame(index=["NKG7", "CD3D"])
+        >>> open_store(ad.AnnData(np.ones((3, 2)), var=var)).genes(use_raw=False).index.tolist()
+        ['NKG7', 'CD3D']
+        """
         return self.raw_var if use_raw and self.raw_var is not None else self.var
 
 
@@ -99,6 +128,19 @@ def open_store(data: DataLike) -> Store:
     ------
     InputError
         If it is none of these, or cannot be read.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> import anndata as ad
+    >>> import numpy as np
+    >>> from hdeepinsight.data import open_store
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "cells.h5ad"
+    ...     ad.AnnData(np.ones((3, 2))).write_h5ad(path)
+    ...     open_store(path).matrix(None, use_raw=False).shape
+    (3, 2)
     """
     if isinstance(data, ad.AnnData):
         return _from_anndata(data)
@@ -108,7 +150,17 @@ def open_store(data: DataLike) -> Store:
 
 
 def has_layer(data: DataLike, layer: str) -> bool:
-    """Whether an AnnData, or the file at a path, has a layer of that name."""
+    """Whether an AnnData, or the file at a path, has a layer of that name.
+
+    Examples
+    --------
+    >>> import anndata as ad
+    >>> import numpy as np
+    >>> from hdeepinsight.data import has_layer
+    >>> cells = ad.AnnData(np.ones((3, 2)), layers={"counts": np.ones((3, 2))})
+    >>> has_layer(cells, "counts"), has_layer(cells, "spliced")
+    (True, False)
+    """
     return slot_name(layer) in open_store(data).slots
 
 

@@ -46,6 +46,14 @@ class CountSource:
         What the values are, and what is repaired.
     decoder
         How counts are recovered from the values; ``None`` if they are used as they are.
+
+    Examples
+    --------
+    >>> import anndata as ad
+    >>> import numpy as np
+    >>> from hdeepinsight.data import open_counts
+    >>> open_counts(ad.AnnData(np.array([[1.0, 0.0], [5.0, 2.0]])))
+    CountSource(2 cells × 2 genes, counts in X, dense)
     """
 
     matrix: RowMatrix
@@ -80,7 +88,19 @@ class CountSource:
         return f"CountSource({size}, counts {how} {self.report.layer}, {self.report.storage})"
 
     def align(self, genes: Sequence[str], **options: Any) -> GeneAlignment:
-        """Match the genes to those of a model; options as in `align_genes`."""
+        """Match the genes to those of a model; options as in `align_genes`.
+
+        Examples
+        --------
+        >>> import anndata as ad
+        >>> import numpy as np
+        >>> import pandas as pd
+        >>> from hdeepinsight.data import open_counts
+        >>> var = pd.DataFrame(index=["NKG7", "CD3D"])
+        >>> source = open_counts(ad.AnnData(np.array([[1.0, 0.0], [5.0, 2.0]]), var=var))
+        >>> source.align(["CD3D", "NKG7"]).source.tolist()
+        [1, 0]
+        """
         return align_genes(self.var, genes, **options)
 
     def chunks(
