@@ -99,9 +99,14 @@ def annotate(
 
     Examples
     --------
+    The demo cells were measured at few of the model's genes, which is warned of:
+
+    >>> import warnings
     >>> import hdeepinsight as hdi
-    >>> result = hdi.annotate("query.h5ad", "pbmc_model")  # doctest: +SKIP
-    >>> print(*result.decisions, sep="\n")  # doctest: +SKIP
+    >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+    >>> result = hdi.annotate(hdi.datasets.demo().query, adapt="off")
+    >>> len(result), [decision.step for decision in result.decisions]
+    (210, ['refine'])
     >>> hdi.annotate("query.h5ad", "owner/name").labels  # doctest: +SKIP
     """
     _check_switches(adapt=adapt, refine=refine)

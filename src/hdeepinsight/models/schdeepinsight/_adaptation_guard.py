@@ -57,6 +57,25 @@ class AdaptationFigures:
     replay_before, replay_after
         Balanced accuracy on reference cells that show the query's genes alone; ``None`` where no
         reference was given.
+
+    Examples
+    --------
+    >>> from hdeepinsight.models import AdaptationFigures
+    >>> figures = AdaptationFigures(
+    ...     changed=0.08,
+    ...     kept=0.99,
+    ...     confident=0.7,
+    ...     referee=1.3,
+    ...     agreement_before=0.81,
+    ...     agreement_after=0.86,
+    ...     n_types_before=9.5,
+    ...     n_types_after=10.1,
+    ...     entropy_before=0.4,
+    ...     entropy_after=0.2,
+    ...     agreement_query=0.79,
+    ... )
+    >>> figures.referee > 0 and figures.agreement_after > figures.agreement_before
+    True
     """
 
     changed: float
@@ -96,6 +115,18 @@ class AdaptationReport:
         Whether reference cells were replayed.
     options
         Settings of the training.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> import hdeepinsight as hdi
+    >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+    >>> query = hdi.datasets.demo().query
+    >>> mapped = hdi.SCHDeepInsight.load_query_data(query, hdi.hub.pull("pbmc"))
+    >>> mapped.train(max_steps=0)
+    >>> report = mapped.adaptation
+    >>> report.n_cells, report.n_batches, report.n_labeled, report.used_reference
+    (210, 1, 0, False)
     """
 
     decision: Decision
@@ -127,12 +158,37 @@ class AdaptationReport:
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types, for the model file."""
+        """Plain types, for the model file.
+
+        Examples
+        --------
+        >>> import warnings
+        >>> import hdeepinsight as hdi
+        >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+        >>> query = hdi.datasets.demo().query
+        >>> mapped = hdi.SCHDeepInsight.load_query_data(query, hdi.hub.pull("pbmc"))
+        >>> mapped.train(max_steps=0)
+        >>> mapped.adaptation.to_dict()["n_cells"]
+        210
+        """
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> AdaptationReport:
-        """Rebuild from :meth:`to_dict`."""
+        """Rebuild from :meth:`to_dict`.
+
+        Examples
+        --------
+        >>> import warnings
+        >>> import hdeepinsight as hdi
+        >>> from hdeepinsight.models import AdaptationReport
+        >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+        >>> query = hdi.datasets.demo().query
+        >>> mapped = hdi.SCHDeepInsight.load_query_data(query, hdi.hub.pull("pbmc"))
+        >>> mapped.train(max_steps=0)
+        >>> AdaptationReport.from_dict(mapped.adaptation.to_dict()) == mapped.adaptation
+        True
+        """
         return cls(**{**values, "figures": AdaptationFigures(**values["figures"])})
 
 

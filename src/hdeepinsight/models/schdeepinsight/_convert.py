@@ -67,6 +67,18 @@ def convert_model(
         If there is no model of ours, or it needs ``trust``.
     FileExistsError
         If ``new_dir`` holds a model and ``overwrite`` is off.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> import hdeepinsight as hdi
+    >>> from hdeepinsight.models import convert_model
+    >>> with TemporaryDirectory() as folder:
+    ...     new = Path(folder) / "pbmc"
+    ...     model = convert_model(hdi.hub.download("pbmc").folder, new, format="safetensors")
+    ...     (new / "model.safetensors").is_file()
+    True
     """
     old, new = ModelFolder(Path(old_dir)), ModelFolder(Path(new_dir))
     if new.holds_model and not overwrite:

@@ -125,9 +125,15 @@ class ExplanationMixin(MappingMixin):
 
         Examples
         --------
-        >>> found = model.explain(query, "CD4 T", against="CD8 T")  # doctest: +SKIP
-        >>> found.ranking().head(10)  # doctest: +SKIP
-        >>> signatures = model.explain(query, target="joint").signatures()  # doctest: +SKIP
+        >>> import warnings
+        >>> import hdeepinsight as hdi
+        >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+        >>> model, query = hdi.hub.pull("pbmc"), hdi.datasets.demo().query[:10]
+        >>> found = model.explain(query, "B", against="Myeloid")
+        >>> found.against, found.values.shape
+        ('Myeloid', (10, 2048))
+        >>> found.ranking().head(10).shape
+        (10, 7)
         """
         if method not in get_args(Method):
             msg = f"method={method!r}; valid are {', '.join(get_args(Method))}. Choose one."

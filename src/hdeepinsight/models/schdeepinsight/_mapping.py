@@ -94,8 +94,17 @@ class MappingMixin(CalibrationMixin, MultimodalMixin):
 
         Examples
         --------
-        >>> result = model.annotate(query)  # doctest: +SKIP
-        >>> result.labels.head()  # doctest: +SKIP
+        The demo cells were measured at few of the model's genes, which is warned of:
+
+        >>> import warnings
+        >>> import hdeepinsight as hdi
+        >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+        >>> model, query = hdi.hub.pull("pbmc"), hdi.datasets.demo().query
+        >>> result = model.annotate(query)
+        >>> len(result), result.labels.columns.tolist()
+        (210, ['lineage', 'cell_type', 'subtype', 'stop_label'])
+        >>> result.gene_report.n_measured
+        263
         """
         check_threshold(threshold)
         query = self._given(query)
@@ -145,6 +154,16 @@ class MappingMixin(CalibrationMixin, MultimodalMixin):
         Returns
         -------
         Series of labels, indexed by cell.
+
+        Examples
+        --------
+        >>> import warnings
+        >>> import hdeepinsight as hdi
+        >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+        >>> model, query = hdi.hub.pull("pbmc"), hdi.datasets.demo().query
+        >>> labels = model.predict(query, level="lineage")
+        >>> labels.index.equals(query.obs_names)
+        True
         """
         return self.annotate(query, **kwargs).label_column(level)
 
@@ -169,6 +188,16 @@ class MappingMixin(CalibrationMixin, MultimodalMixin):
         Returns
         -------
         Table of shape ``(n_cells, n_nodes - 1)``, or one column a node of the level.
+
+        Examples
+        --------
+        >>> import warnings
+        >>> import hdeepinsight as hdi
+        >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+        >>> model, query = hdi.hub.pull("pbmc"), hdi.datasets.demo().query
+        >>> table = model.predict_proba(query, level="lineage")
+        >>> table.shape, table.columns.tolist()
+        ((210, 5), ['T', 'NK', 'B', 'Myeloid', 'Platelet'])
         """
         return self.annotate(query, **kwargs).probabilities(level)
 
@@ -182,7 +211,17 @@ class MappingMixin(CalibrationMixin, MultimodalMixin):
         fold_case: bool = False,
         batch_size: int = 1024,
     ) -> np.ndarray:
-        """Features of every cell, shape ``(n_cells, n_latent)``; arguments as :meth:`annotate`."""
+        """Features of every cell, shape ``(n_cells, n_latent)``; arguments as :meth:`annotate`.
+
+        Examples
+        --------
+        >>> import warnings
+        >>> import hdeepinsight as hdi
+        >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+        >>> model, query = hdi.hub.pull("pbmc"), hdi.datasets.demo().query
+        >>> len(model.get_latent_representation(query)) == query.n_obs
+        True
+        """
         query = self._given(query)
         source, alignment = self._open(query, layer, use_raw, scale, fold_case)
         further = self._further_inputs(query)

@@ -107,12 +107,15 @@ class SCHDeepInsight(ExplanationMixin, TrainingMixin, SurgeryMixin):
 
     Examples
     --------
-    >>> SCHDeepInsight.setup_anndata(
-    ...     reference, labels_keys=["lineage", "cell_type"]
-    ... )  # doctest: +SKIP
-    >>> model = SCHDeepInsight(reference)  # doctest: +SKIP
-    >>> model.train()  # doctest: +SKIP
-    >>> model.annotate(query).labels  # doctest: +SKIP
+    A first look, with a model that was hardly trained; leave out the sizes for a real one:
+
+    >>> import hdeepinsight as hdi
+    >>> data = hdi.datasets.demo()
+    >>> hdi.SCHDeepInsight.setup_anndata(data.reference, labels_keys=["lineage", "cell_type"])
+    >>> model = hdi.SCHDeepInsight(data.reference, layout="random", n_latent=16)
+    >>> model.train(max_epochs=1, accelerator="cpu", enable_progress_bar=False)
+    >>> model.annotate(data.query).labels.shape
+    (210, 3)
 
     Notes
     -----
@@ -226,6 +229,17 @@ class SCHDeepInsight(ExplanationMixin, TrainingMixin, SurgeryMixin):
         A model with EfficientNet-B5 on three equal 224×224 channels, one small network a parent,
         no wide path, per-gene maxima, the published loss, no masking and no thinning.
 
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> reference = hdi.datasets.demo().reference
+        >>> hdi.SCHDeepInsight.setup_anndata(reference, labels_keys=["lineage", "cell_type"])
+        >>> model = hdi.SCHDeepInsight.published(
+        ...     reference, backbone="compact", side=32, layout="random"
+        ... )  # smaller and faster than what was published
+        >>> model.thinning, len(model.layout.genes)
+        (CountThinning(p=0.0, min_rate=1.0), 765)
+
         Notes
         -----
         Train it with ``batch_size=256, max_lr=1e-4, weight_decay=1e-5`` and annotate with
@@ -282,6 +296,18 @@ class SCHDeepInsight(ExplanationMixin, TrainingMixin, SurgeryMixin):
             If a column is not there.
         ValueError
             If no cell has a label, or a label is not in the taxonomy.
+
+        Examples
+        --------
+        >>> import warnings
+        >>> import hdeepinsight as hdi
+        >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+        >>> model, query = hdi.hub.pull("pbmc"), hdi.datasets.demo().query
+        >>> names = {"T cell": "T", "NK cell": "NK", "B cell": "B", "Myeloid cell": "Myeloid"}
+        >>> query.obs["known"] = query.obs["lineage"].astype(str).map(names)
+        >>> scores = model.evaluate(query, labels_keys=["known"])
+        >>> scores.n_cells, bool(scores.levels.loc["lineage", "accuracy"] > 0.8)
+        (206, True)
         """
         if adata is None:
             adata = self._own_adata()[self.validation_indices_]

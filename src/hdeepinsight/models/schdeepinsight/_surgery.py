@@ -93,10 +93,14 @@ class SurgeryMixin(SavingMixin):
 
         Examples
         --------
-        >>> mapped = SCHDeepInsight.load_query_data(query, "pbmc_model")  # doctest: +SKIP
-        >>> mapped.train()  # doctest: +SKIP
-        >>> mapped.annotate().labels  # doctest: +SKIP
-        >>> print(mapped.adaptation)  # doctest: +SKIP
+        >>> import warnings
+        >>> import hdeepinsight as hdi
+        >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+        >>> query = hdi.datasets.demo().query
+        >>> mapped = hdi.SCHDeepInsight.load_query_data(query, hdi.hub.pull("pbmc"))
+        >>> mapped.train(max_steps=0)
+        >>> len(mapped.annotate()), mapped.adaptation.n_cells
+        (210, 210)
         """
         from hdeepinsight.models.schdeepinsight._surgery_model import AdaptedSCHDeepInsight
 
@@ -149,7 +153,13 @@ class SurgeryMixin(SavingMixin):
 
         Examples
         --------
-        >>> padded = SCHDeepInsight.prepare_query_anndata(query, model)  # doctest: +SKIP
+        >>> import warnings
+        >>> import hdeepinsight as hdi
+        >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+        >>> model, query = hdi.hub.pull("pbmc"), hdi.datasets.demo().query
+        >>> padded = hdi.SCHDeepInsight.prepare_query_anndata(query, model)
+        >>> padded.shape == (query.n_obs, len(model.layout.genes))
+        True
         """
         if inplace:
             msg = (

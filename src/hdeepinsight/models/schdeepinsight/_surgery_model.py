@@ -63,6 +63,19 @@ class AdaptedSCHDeepInsight(SCHDeepInsight):
     Until :meth:`train` was called, and wherever that decided for ``"zero-shot"``, it annotates
     exactly as the reference model does. Methods that take a query use its own by default.
 
+    Examples
+    --------
+    >>> import warnings
+    >>> import hdeepinsight as hdi
+    >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+    >>> query = hdi.datasets.demo().query
+    >>> mapped = hdi.SCHDeepInsight.load_query_data(query, hdi.hub.pull("pbmc"))
+    >>> mapped.is_adapted, mapped.adaptation is None
+    (False, True)
+    >>> mapped.train(max_steps=0)
+    >>> mapped.adaptation.decision in ("adapted", "zero-shot")
+    True
+
     Notes
     -----
     The reference model is never changed. Our decisions: every batch gets normalisation statistics
@@ -158,6 +171,17 @@ class AdaptedSCHDeepInsight(SCHDeepInsight):
         ------
         ValueError
             If the model was loaded from a folder, and has no query to train on.
+
+        Examples
+        --------
+        >>> import warnings
+        >>> import hdeepinsight as hdi
+        >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+        >>> query = hdi.datasets.demo().query
+        >>> mapped = hdi.SCHDeepInsight.load_query_data(query, hdi.hub.pull("pbmc"))
+        >>> mapped.train(max_steps=0)
+        >>> mapped.is_adapted == (mapped.adaptation.decision == "adapted")
+        True
         """
         settings = AdaptationOptions(max_steps=max_steps, **options)
         cells, measured = self._query_cells()

@@ -95,6 +95,16 @@ class TrainingMixin(CalibrationMixin, MultimodalMixin):
         **trainer_kwargs
             Passed to :class:`scvi.train.Trainer`: ``precision``, ``enable_progress_bar``,
             ``callbacks``, ...
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> reference = hdi.datasets.demo().reference
+        >>> hdi.SCHDeepInsight.setup_anndata(reference, labels_keys=["lineage", "cell_type"])
+        >>> model = hdi.SCHDeepInsight(reference, layout="random", n_latent=16)
+        >>> model.train(max_epochs=1, accelerator="cpu", enable_progress_bar=False)
+        >>> model.is_trained_, len(model.validation_indices_) > 0
+        (True, True)
         """
         adata = self._own_adata()
         counts = read_counts(self._counts(adata), self.layout.genes)
