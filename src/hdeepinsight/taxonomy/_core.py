@@ -145,16 +145,40 @@ class TaxonomyCore:
         return _frozen(matrix)
 
     def is_leaf(self, node: int) -> bool:
-        """Whether a node has no children."""
+        """Whether a node has no children.
+
+        Examples
+        --------
+        >>> from hdeepinsight.taxonomy import Taxonomy
+        >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> tree.is_leaf(tree.resolve("CD4")), tree.is_leaf(tree.resolve("T"))
+        (True, False)
+        """
         return bool(self.n_children[self._checked(node)] == 0)
 
     def children(self, node: int) -> NDArray[np.int64]:
-        """Children of a node in sibling order, shape ``(n_children,)``."""
+        """Children of a node in sibling order, shape ``(n_children,)``.
+
+        Examples
+        --------
+        >>> from hdeepinsight.taxonomy import Taxonomy
+        >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> [tree.label(int(node)) for node in tree.children(tree.resolve("T"))]
+        ['CD4', 'CD8']
+        """
         start = int(self._first_child[self._checked(node)])
         return np.arange(start, start + int(self.n_children[node]), dtype=np.int64)
 
     def descendants(self, node: int) -> NDArray[np.int64]:
-        """Nodes strictly below a node, in node order."""
+        """Nodes strictly below a node, in node order.
+
+        Examples
+        --------
+        >>> from hdeepinsight.taxonomy import Taxonomy
+        >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> [tree.label(int(node)) for node in tree.descendants(0)]
+        ['T', 'B', 'CD4', 'CD8']
+        """
         low, high = self._checked(node), node + 1
         levels: list[NDArray[np.int64]] = []
         while low < high:  # the descendants at one depth stand side by side
@@ -165,12 +189,28 @@ class TaxonomyCore:
         return np.concatenate(levels)
 
     def leaves_under(self, node: int) -> NDArray[np.int64]:
-        """Leaves at or below a node, in node order."""
+        """Leaves at or below a node, in node order.
+
+        Examples
+        --------
+        >>> from hdeepinsight.taxonomy import Taxonomy
+        >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> [tree.label(int(node)) for node in tree.leaves_under(0)]
+        ['B', 'CD4', 'CD8']
+        """
         nodes = np.append(np.int64(self._checked(node)), self.descendants(node))
         return np.asarray(nodes[self.n_children[nodes] == 0], dtype=np.int64)
 
     def ancestors(self, node: int) -> NDArray[np.int64]:
-        """Ancestors of a node from level 1 down to itself, without the root; shape ``(depth,)``."""
+        """Ancestors of a node from level 1 down to itself, without the root; shape ``(depth,)``.
+
+        Examples
+        --------
+        >>> from hdeepinsight.taxonomy import Taxonomy
+        >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> [tree.label(int(node)) for node in tree.ancestors(tree.resolve("CD4"))]
+        ['T', 'CD4']
+        """
         above: list[int] = []
         node = self._checked(node)
         while node > 0:
@@ -179,7 +219,18 @@ class TaxonomyCore:
         return np.asarray(above[::-1], dtype=np.int64)
 
     def roll_up(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Add what every node has to all nodes above it; last axis ``n_nodes``."""
+        """Add what every node has to all nodes above it; last axis ``n_nodes``.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from hdeepinsight.taxonomy import Taxonomy
+        >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> tree.labels
+        ('root', 'T', 'B', 'CD4', 'CD8')
+        >>> tree.roll_up(np.array([0, 1, 5, 2, 3])).tolist()
+        [11, 6, 5, 2, 3]
+        """
         total = values.copy()
         above = self.parent.tolist()
         for node in range(self.n_nodes - 1, 0, -1):  # children come after their parent
@@ -187,7 +238,15 @@ class TaxonomyCore:
         return total
 
     def lca(self, first: int, second: int) -> int:
-        """Lowest common ancestor of two nodes (a node is an ancestor of itself)."""
+        """Lowest common ancestor of two nodes (a node is an ancestor of itself).
+
+        Examples
+        --------
+        >>> from hdeepinsight.taxonomy import Taxonomy
+        >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> tree.label(tree.lca(tree.resolve("CD4"), tree.resolve("CD8")))
+        'T'
+        """
         first, second = self._checked(first), self._checked(second)
         while first != second:  # a larger index is never shallower, so the larger one climbs
             if first > second:
@@ -197,7 +256,18 @@ class TaxonomyCore:
         return first
 
     def at_level(self, node: int, level: int | str) -> int | None:
-        """Ancestor-or-self of a node at a level, or None when the node ends above that level."""
+        """Ancestor-or-self of a node at a level, or None when the node ends above that level.
+
+        Examples
+        --------
+        >>> from hdeepinsight.taxonomy import Taxonomy
+        >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> (
+        ...     tree.label(tree.at_level(tree.resolve("CD4"), 1)),
+        ...     tree.at_level(tree.resolve("B"), 2) is None,
+        ... )
+        ('T', True)
+        """
         target, node = self.level_depth(level), self._checked(node)
         if self.depth[node] < target:
             return None
@@ -206,15 +276,39 @@ class TaxonomyCore:
         return node
 
     def label(self, node: int) -> str:
-        """Bare name of a node; the root's is ``"root"``."""
+        """Bare name of a node; the root's is ``"root"``.
+
+        Examples
+        --------
+        >>> from hdeepinsight.taxonomy import Taxonomy
+        >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> tree.label(tree.resolve("CD4")), tree.label(0)
+        ('CD4', 'root')
+        """
         return self.labels[self._checked(node)]
 
     def path(self, node: int) -> Path:
-        """Path of one node, as in `names`."""
+        """Path of one node, as in `names`.
+
+        Examples
+        --------
+        >>> from hdeepinsight.taxonomy import Taxonomy
+        >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> tree.path(tree.resolve("CD4"))
+        ('T', 'CD4')
+        """
         return path_of(self.labels, self.parent, self._checked(node))
 
     def path_name(self, node: int) -> str:
-        """Path of a node as text, e.g. ``"B > B_naive"``; the root's is ``"root"``."""
+        """Path of a node as text, e.g. ``"B > B_naive"``; the root's is ``"root"``.
+
+        Examples
+        --------
+        >>> from hdeepinsight.taxonomy import Taxonomy
+        >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> tree.path_name(tree.resolve("CD4"))
+        'T > CD4'
+        """
         return join_path(self.path(node))
 
     def level_depth(self, level: int | str) -> int:
@@ -224,6 +318,13 @@ class TaxonomyCore:
         ------
         ValueError
             For a name or a depth that the taxonomy does not have.
+
+        Examples
+        --------
+        >>> from hdeepinsight.taxonomy import Taxonomy
+        >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> tree.level_names, tree.level_depth("level_2")
+        (('level_1', 'level_2'), 2)
         """
         valid = f"Levels are {list(self.level_names)}, or a depth from 1 to {self.max_depth}"
         if isinstance(level, str):

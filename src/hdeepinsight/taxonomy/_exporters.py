@@ -45,6 +45,13 @@ class ExportMixin(AnnotateMixin):
         -------
         str
             The text.
+
+        Examples
+        --------
+        >>> from hdeepinsight.taxonomy import Taxonomy
+        >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> Taxonomy.from_json(tree.to_json()) == tree
+        True
         """
         text = to_text(self)
         if path is not None:
