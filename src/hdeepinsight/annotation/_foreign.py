@@ -163,6 +163,19 @@ class ForeignMixin:
         ------
         KeyError
             If there is no annotation under the key.
+
+        Examples
+        --------
+        >>> import anndata as ad
+        >>> import hdeepinsight as hdi
+        >>> import pandas as pd
+        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> cells = ad.AnnData(obs=pd.DataFrame(index=["a", "b"]))
+        >>> hdi.Annotation.from_labels(pd.Series(["CD4", "B"], index=["a", "b"]), tree).to_adata(
+        ...     cells
+        ... )
+        >>> hdi.Annotation.from_adata(cells).labels["stop_label"].tolist()
+        ['CD4', 'B']
         """
         key = storable(key)
         table = adata.obsm.get(f"{key}_{ADDED_KEYS.PROBABILITIES}")

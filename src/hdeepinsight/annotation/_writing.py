@@ -138,6 +138,20 @@ class WritingMixin:
             File to write; one that is there is replaced.
         title, model, clusters, embedding, true_nodes, created
             As in :func:`hdeepinsight.report.write_report`.
+
+        Examples
+        --------
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> import hdeepinsight as hdi
+        >>> import pandas as pd
+        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> result = hdi.Annotation.from_labels(pd.Series(["CD4", "B"], index=["a", "b"]), tree)
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "report.html"
+        ...     result.report(path, title="Two cells")
+        ...     "Two cells" in path.read_text()
+        True
         """
         from hdeepinsight.report import write_report
 
@@ -153,7 +167,17 @@ class WritingMixin:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Give settings, reports and recipe in plain types."""
+        """Give settings, reports and recipe in plain types.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> import pandas as pd
+        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> result = hdi.Annotation.from_labels(pd.Series(["CD4", "B"], index=["a", "b"]), tree)
+        >>> result.to_dict()["decoder"]
+        'joint'
+        """
         own = cast("Annotation", self)
         reports = {"input_report": own.input_report, "gene_report": own.gene_report}
         decisions = [str(decision) for decision in own.decisions]
