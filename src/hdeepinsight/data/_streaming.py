@@ -143,7 +143,19 @@ class CountSource:
             yield rows, alignment.apply(block)
 
     def read(self, alignment: GeneAlignment) -> sp.csr_matrix:
-        """Read all counts at once, as :meth:`chunks` gives them."""
+        """Read all counts at once, as :meth:`chunks` gives them.
+
+        Examples
+        --------
+        >>> import anndata as ad
+        >>> import numpy as np
+        >>> import pandas as pd
+        >>> from hdeepinsight.data import open_counts
+        >>> var = pd.DataFrame(index=["NKG7", "CD3D"])
+        >>> source = open_counts(ad.AnnData(np.array([[1.0, 0.0], [5.0, 2.0]]), var=var))
+        >>> source.read(source.align(["CD3D", "NKG7"])).toarray().tolist()
+        [[0.0, 1.0], [2.0, 5.0]]
+        """
         return sp.vstack([counts for _, counts in self.chunks(alignment)], format="csr")
 
     def _blocks(self, size: int) -> Iterator[tuple[slice, Block]]:
