@@ -54,7 +54,12 @@ def fetch(
 
     Examples
     --------
+    >>> import hdeepinsight as hdi
     >>> hdi.datasets.fetch("pbmc3k")  # doctest: +SKIP
+    >>> hdi.datasets.fetch("pbmc3")
+    Traceback (most recent call last):
+        ...
+    ValueError: Found no public file 'pbmc3'. ... Did you mean 'pbmc3k'?
     """
     file = named(name)
     place = _place(file, folder)

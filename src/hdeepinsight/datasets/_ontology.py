@@ -23,7 +23,7 @@ def ontology_taxonomy(
     obo: str | os.PathLike[str] | None = None,
     on_multiple: Literal["raise", "first"] = "first",
 ) -> Taxonomy:
-    """Derive the taxonomy of labelled cells from the Cell Ontology.
+    r"""Derive the taxonomy of labelled cells from the Cell Ontology.
 
     Parameters
     ----------
@@ -49,6 +49,16 @@ def ontology_taxonomy(
 
     Examples
     --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> import hdeepinsight as hdi
+    >>> terms = ["id: CL:0000084\nname: T cell", "id: CL:0000624\nname: CD4 T\nis_a: CL:0000084"]
+    >>> text = "format-version: 1.2\n" + "".join(f"\n[Term]\n{term}\n" for term in terms)
+    >>> with TemporaryDirectory() as folder:
+    ...     obo = Path(folder) / "small.obo"
+    ...     _ = obo.write_text(text)
+    ...     hdi.datasets.ontology_taxonomy(["CL:0000624"], groups=["CL:0000084"], obo=obo).names
+    ((), ('T cell',), ('T cell', 'CD4 T'))
     >>> terms = reference.obs["cell_type_ontology_term_id"]  # doctest: +SKIP
     >>> hdi.datasets.ontology_taxonomy(terms, groups=["CL:0000084"])  # doctest: +SKIP
     """
