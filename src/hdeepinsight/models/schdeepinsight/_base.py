@@ -84,6 +84,14 @@ class ReferenceModel(BaseModelClass):  # type: ignore[misc]
             If a column is not there.
         ValueError
             If not exactly one of ``labels_key`` and ``labels_keys`` is given.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> reference = hdi.datasets.demo().reference
+        >>> hdi.SCHDeepInsight.setup_anndata(reference, labels_keys=["lineage", "cell_type"])
+        >>> hdi.SCHDeepInsight(reference, layout="random").taxonomy.level_names
+        ('lineage', 'cell_type')
         """
         setup_args = cls._get_setup_method_args(**locals())
         setup_args["setup_args"].pop("source_registry")
@@ -174,6 +182,15 @@ class ReferenceModel(BaseModelClass):  # type: ignore[misc]
             If a column is not there.
         ValueError
             If a label is not in the taxonomy.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> model, query = hdi.hub.pull("pbmc"), hdi.datasets.demo().query[:10].copy()
+        >>> query.obs["known"] = ["T"] * 4 + ["B"] * 4 + ["Unknown"] * 2
+        >>> nodes = model.label_nodes(query, labels_keys=["known"])
+        >>> [model.taxonomy.label(int(node)) for node in nodes[[0, 4, 9]]]
+        ['T', 'B', 'root']
         """
         keys = list(labels_keys or self._label_keys)
         obs = open_store(self._cells(self._given(data), keys)).obs

@@ -82,6 +82,19 @@ class SavingMixin(CalibrationMixin):
         OSError
             If the disk is full or cannot be written.
 
+        Examples
+        --------
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> import hdeepinsight as hdi
+        >>> model = hdi.hub.pull("pbmc")
+        >>> with TemporaryDirectory() as folder:
+        ...     model.save(Path(folder) / "pbmc")
+        ...     hdi.SCHDeepInsight.load(
+        ...         Path(folder) / "pbmc", adata=False
+        ...     ).taxonomy == model.taxonomy
+        True
+
         Notes
         -----
         ``manifest.json`` beside the model lists sizes and SHA-256 checksums, which :meth:`load`
@@ -125,6 +138,13 @@ class SavingMixin(CalibrationMixin):
         ------
         ModelFileError
             If the folder holds no model, or a damaged or foreign one.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> folder = hdi.hub.download("pbmc").folder  # or that of a model that you saved
+        >>> hdi.SCHDeepInsight.load(folder, adata=False).taxonomy.n_leaves
+        8
         """
         *_, torch_device = parse_device_args(
             accelerator, device, return_device="torch", validate_single_device=True
@@ -194,6 +214,13 @@ class SavingMixin(CalibrationMixin):
         Returns
         -------
         Set-up arguments and registered fields, in plain types.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> folder = hdi.hub.download("pbmc").folder
+        >>> hdi.SCHDeepInsight.load_registry(folder)["model_name"]
+        'SCHDeepInsight'
         """
         payload = cls._read_payload(ModelFolder(Path(dir_path), prefix or ""))
         return dict(payload[SAVE_KEYS.ATTR_DICT_KEY]["registry_"])
