@@ -2,42 +2,16 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import pytest
+from explained import explain
 
 from hdeepinsight import pl
-from hdeepinsight.explanation import Questions
-from hdeepinsight.explanation._collect import Collector, Part
-from hdeepinsight.taxonomy import Taxonomy
-
-TREE = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
 
 
 @pytest.fixture(autouse=True)
 def closed():
     yield
     plt.close("all")
-
-
-def explain(*, keep_values=True, others=True, against=None):
-    """Twenty cells, the first half of the node, and thirty genes."""
-    rng = np.random.default_rng(0)
-    own = np.arange(20) < (10 if others else 20)
-    lean = np.linspace(1, -1, 30)
-    values = rng.normal(0, 0.05, (20, 30)) + np.where(own[:, None], lean, -lean)
-    expression = np.where(own[:, None], lean > 0, lean < 0).astype(np.float32)
-    questions = Questions.of(TREE, "CD4", against=against)
-    names = pd.Index([f"cell {i}" for i in range(20)])
-    genes = pd.Index([f"GENE{i}" for i in range(30)])
-    collector = Collector(questions, names, genes, every=True, keep_values=keep_values)
-    zeros = np.zeros(20, dtype=np.int64)
-    collector.add(0, Part(zeros, np.arange(20), own, values, values.sum(1), expression))
-    return collector.finish(
-        base_values=np.zeros(1),
-        background_expression=np.full(30, 0.5),
-        background="2 × 3 types",
-        method="expected_gradients",
-    )
 
 
 def labels(ax):

@@ -51,6 +51,5 @@ def test_every_function_has_a_small_baseline_and_no_baseline_is_left_over():
     written = {path.stem: path.stat().st_size for path in BASELINE.iterdir()}
     assert written.keys() == PICTURES.keys()
     assert max(written.values()) <= LARGEST
-    # The page of genes is tested in a browser, and explanations beside what they explain.
-    drawn = set(pl.__all__) - {"gene_layout_html", "explanation", "contrast"}
+    drawn = set(pl.__all__) - {"gene_layout_html"}  # a page, tested in a browser
     assert drawn <= written.keys()

@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from explained import explain
 
 import hdeepinsight as hdi
 
@@ -33,6 +34,7 @@ class Data:
 
     def __init__(self, seed: int) -> None:
         rng = np.random.default_rng(seed)
+        self.seed = seed
         self.tree = hdi.Taxonomy.from_nested(TREE)
         n_leaves = self.tree.n_leaves
         kind = np.arange(N_CELLS) % n_leaves
@@ -89,6 +91,7 @@ def _label_set_sizes(d: Data) -> Any:
 PICTURES: dict[str, Callable[[Data], Any]] = {
     "alluvial": lambda d: hdi.pl.alluvial(d.result, d.known, heading="known"),
     "confusion": lambda d: hdi.pl.confusion(d.tree, d.truth, d.result.leaf_nodes, level=2),
+    "contrast": lambda d: hdi.pl.contrast(explain(against="CD8", seed=d.seed)),
     "dotplot": lambda d: hdi.pl.dotplot(d.result, d.known),
     "embedding": lambda d: hdi.pl.embedding(
         d.coords, d.result.label_column(), palette=d.result.colors
@@ -96,6 +99,7 @@ PICTURES: dict[str, Callable[[Data], Any]] = {
     "embedding_legend": lambda d: hdi.pl.embedding(
         d.coords, d.known, legend_loc="right margin", title="known"
     ),
+    "explanation": lambda d: hdi.pl.explanation(explain(seed=d.seed)),
     "gene_images": lambda d: hdi.pl.gene_images(d.layout, d.means, n_top=2),
     "gene_layout": lambda d: hdi.pl.gene_layout(d.layout, d.means["A"], highlight=["GENE3"]),
     "label_set_sizes": _label_set_sizes,

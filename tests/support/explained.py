@@ -1,0 +1,33 @@
+"""An explanation that no model made: twenty cells, thirty genes, half of which speak for a node."""
+
+import numpy as np
+import pandas as pd
+
+from hdeepinsight.explanation import Explanation, Questions
+from hdeepinsight.explanation._collect import Collector, Part
+from hdeepinsight.taxonomy import Taxonomy
+
+TREE = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+
+
+def explain(
+    *, keep_values: bool = True, others: bool = True, against: str | None = None, seed: int = 0
+) -> Explanation:
+    """Twenty cells, the first half of the node, and thirty genes."""
+    rng = np.random.default_rng(seed)
+    own = np.arange(20) < (10 if others else 20)
+    lean = np.roll(np.linspace(1, -1, 30), 3 * seed)
+    values = rng.normal(0, 0.05, (20, 30)) + np.where(own[:, None], lean, -lean)
+    expression = np.where(own[:, None], lean > 0, lean < 0).astype(np.float32)
+    questions = Questions.of(TREE, "CD4", against=against)
+    names = pd.Index([f"cell {i}" for i in range(20)])
+    genes = pd.Index([f"GENE{i}" for i in range(30)])
+    collector = Collector(questions, names, genes, every=True, keep_values=keep_values)
+    zeros = np.zeros(20, dtype=np.int64)
+    collector.add(0, Part(zeros, np.arange(20), own, values, values.sum(1), expression))
+    return collector.finish(
+        base_values=np.zeros(1),
+        background_expression=np.full(30, 0.5),
+        background="2 × 3 types",
+        method="expected_gradients",
+    )
