@@ -117,8 +117,8 @@ class ExportMixin:
         >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
         >>> query = hdi.datasets.demo().query[:10]
         >>> cells = hdi.hub.pull("pbmc").explain(query, "B").to_anndata()
-        >>> cells.shape, list(cells.layers)
-        ((10, 2048), ['expression'])
+        >>> cells.shape, cells.layers["expression"].shape
+        ((10, 2048), (10, 2048))
         """
         import anndata
 
