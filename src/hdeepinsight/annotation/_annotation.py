@@ -288,10 +288,11 @@ class Annotation(ConfidenceMixin, ForeignMixin, WritingMixin):
     def __repr__(self) -> str:
         above = ~np.isin(self.stop_nodes, self.taxonomy.leaves)
         stopped = float(above.mean()) if len(self) else 0.0
+        threshold = None if self.threshold is None else round(self.threshold, 6)
         return (
             f"Annotation of {len(self)} cells over {self.taxonomy.n_leaves} types at "
             f"{self.taxonomy.max_depth} levels; {stopped:.1%} stop above a type "
-            f"(threshold {self.threshold})"
+            f"(threshold {threshold})"
         )
 
     @property
