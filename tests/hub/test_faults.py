@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import time
 
 import numpy as np
@@ -289,6 +290,19 @@ def test_publishing_again_removes_what_is_no_longer_there(
     again = hdi.hub.publish(shared_model, "atlas/blood", card=card)
     assert set(repository.commits[again.revision]) == set(files)
     assert again.digest == published.digest
+
+
+def test_a_wrong_clock_does_not_change_what_is_newest(published, fake_hub, monkeypatch):
+    first = hdi.hub.download("atlas/blood")
+    repository = fake_hub.repositories["atlas/blood"]
+    files = dict(repository.commits[published.revision])
+    newer = repository.commit("main", {**files, "README.md": b"---\ntags: []\n---\n"})
+    hdi.hub.download("atlas/blood")
+    tomorrow = time.time() + 86_400
+    os.utime(first.folder, (tomorrow, tomorrow))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert hdi.hub.download("atlas/blood").revision == newer
+    assert hdi.hub.list_models(where="here")["revision"].tolist() == [newer]
 
 
 def test_branches(shared_model, card, fake_hub, writer):

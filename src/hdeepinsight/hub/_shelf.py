@@ -69,11 +69,14 @@ class Shelf:
         return revision if revision is not None and self.has(revision) else None
 
     def revisions(self) -> list[str]:
-        """Complete revisions, the newest first."""
+        """Complete revisions, first the one that was the newest when it was last asked for.
+
+        No time of a file is looked at: clocks go wrong, and copies have times of their own.
+        """
         folders = (self.folder / "revisions").glob("*")
         complete = [path for path in folders if path.is_dir() and path.suffix != ".part"]
-        newest = sorted(complete, key=lambda path: path.stat().st_mtime, reverse=True)
-        return [unquote(path.name) for path in newest]
+        names = sorted(unquote(path.name) for path in complete)
+        return sorted(names, key=lambda name: name != self.remembered(None))
 
     def unfinished(self, revision: str) -> Path:
         """Folder of a revision while it is fetched; what broke off goes on from there."""
