@@ -7,6 +7,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import folder_writer
@@ -144,24 +146,26 @@ def test_several_processes_save_to_one_folder(tmp_path):
     assert hidden(folder) == []
 
 
-@pytest.fixture
-def room_on_disk():
-    """What makes files end at a size, as a full disk does."""
+@contextmanager
+def room_on_disk(room: int) -> Iterator[None]:
+    """Let this process write files of so many bytes, and no longer than here: logs are files, too."""
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda room: resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("room", [0, 100, 20_000, 239_000, 240_010])
-def test_a_full_disk_leaves_the_old_model(tmp_path, room_on_disk, kind, room):
+def test_a_full_disk_leaves_the_old_model(tmp_path, kind, room):
     weights = torch.full((300, 200), 1.0)
     old, new = ({"model_state_dict": {"w": value * weights}} for value in (1, 2))
     folder = ModelFolder(tmp_path / "model")
     write_model(folder, old, format=kind)
-    room_on_disk(room)
-    with pytest.raises(OSError, match="large") as error:
+    with pytest.raises(OSError, match="large") as error, room_on_disk(room):
         write_model(folder, new, format=kind)
     assert error.value.errno == errno.EFBIG
     assert (read_model(folder)["model_state_dict"]["w"] == weights).all()
