@@ -148,7 +148,7 @@ def test_several_processes_save_to_one_folder(tmp_path):
 
 @contextmanager
 def room_on_disk(room: int) -> Iterator[None]:
-    """Let this process write files of so many bytes; not for longer, because logs are files, too."""
+    """Let this process write files of so many bytes, and not for longer: logs are files too."""
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
