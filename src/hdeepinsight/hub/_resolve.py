@@ -26,7 +26,7 @@ def resolve_model(model: str | os.PathLike[str]) -> Path:
 
     Returns
     -------
-    A folder for :meth:`hdeepinsight.SCHDeepInsight.load`; of what was fetched, the checksums are
+    A folder for :meth:`~hdeepinsight.models.SCHDeepInsight.load`; of what was fetched, the checksums are
     verified.
 
     Raises

@@ -36,7 +36,7 @@ def explanation(
     Parameters
     ----------
     result
-        From :meth:`hdeepinsight.SCHDeepInsight.explain`.
+        From :meth:`~hdeepinsight.models.SCHDeepInsight.explain`.
     node
         An explained node; not needed where there is one.
     n_genes
@@ -94,7 +94,7 @@ def contrast(
     Parameters
     ----------
     result
-        From :meth:`hdeepinsight.SCHDeepInsight.explain` with ``against=``; without, the other side
+        From :meth:`~hdeepinsight.models.SCHDeepInsight.explain` with ``against=``; without, the other side
         is the siblings of the node, or everything else.
     node
         An explained node; not needed where there is one.
