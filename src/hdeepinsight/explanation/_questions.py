@@ -91,7 +91,7 @@ class Questions:
         against: str | None = None,
         target: Target = "conditional",
     ) -> Questions:
-        """Resolve names, synonyms or paths, as :meth:`~hdeepinsight.taxonomy.Taxonomy.resolve` does.
+        """Resolve names, synonyms or paths by :meth:`~hdeepinsight.taxonomy.Taxonomy.resolve`.
 
         Examples
         --------

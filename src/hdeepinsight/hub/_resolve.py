@@ -26,8 +26,8 @@ def resolve_model(model: str | os.PathLike[str]) -> Path:
 
     Returns
     -------
-    A folder for :meth:`~hdeepinsight.models.SCHDeepInsight.load`; of what was fetched, the checksums are
-    verified.
+    A folder for :meth:`~hdeepinsight.models.SCHDeepInsight.load`; of what was fetched, the
+    checksums are verified.
 
     Raises
     ------

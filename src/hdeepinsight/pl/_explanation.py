@@ -94,8 +94,8 @@ def contrast(
     Parameters
     ----------
     result
-        From :meth:`~hdeepinsight.models.SCHDeepInsight.explain` with ``against=``; without, the other side
-        is the siblings of the node, or everything else.
+        From :meth:`~hdeepinsight.models.SCHDeepInsight.explain` with ``against=``; without, the
+        other side is the siblings of the node, or everything else.
     node
         An explained node; not needed where there is one.
     n_genes
