@@ -44,6 +44,7 @@ def test_the_bundled_model_is_the_one_that_is_described():
     assert model.recipe["n_genes"] == train_bundled.N_GENES
 
 
+@pytest.mark.filterwarnings("ignore::hdeepinsight.data.GeneCoverageWarning")
 @pytest.mark.slow
 def test_it_is_made_again_byte_for_byte(hdi_data, tmp_path):
     recipe = hdi.hub.pull("pbmc").recipe
