@@ -7,6 +7,7 @@ import pytest
 from annotated_files import cells, saved
 
 from hdeepinsight.annotation import Annotation
+from hdeepinsight.cli._boundary import UsageProblem
 from hdeepinsight.cli._copy import write_annotation
 from hdeepinsight.taxonomy import Taxonomy
 
@@ -38,3 +39,23 @@ def test_a_copy_carries_colours_ids_and_the_whole_annotation(tmp_path, source, o
     read = Annotation.from_adata(copy)
     assert read.labels["stop_label"].astype(str).tolist() == ["CD4", "T", "B", "Unknown"]
     np.testing.assert_array_equal(read.node_probabilities, result.node_probabilities)
+
+
+@pytest.mark.filterwarnings("ignore:.*in the next minor release:UserWarning")
+@pytest.mark.parametrize("ending", [".h5ad", ".zarr"])
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [("obsm", "hdi_probabilities"), ("uns", "hdi"), ("uns", "hdi_level_1_colors")],
+)
+def test_nothing_of_the_query_is_replaced(tmp_path, ending, part, name):
+    query, path, out = cells(3), tmp_path / f"query{ending}", tmp_path / f"copy{ending}"
+    getattr(query, part)[name] = np.arange(3.0)[:, None] if part == "obsm" else ["mine"]
+    query = saved(query, path)
+    tree = Taxonomy.from_nested({"T": [], "B": []})
+    result = Annotation.from_labels(pd.Series(["T", "B", "T"], index=query.obs_names), tree)
+    with pytest.raises(UsageProblem, match=f"{part}/{name} already.*another --key-added"):
+        write_annotation(result, source=path, out=out, key_added="hdi", obs=query.obs)
+    assert [found.name for found in tmp_path.iterdir()] == [path.name]
+    write_annotation(result, source=path, out=out, key_added="other", obs=query.obs)
+    copy = ad.read_h5ad(out) if ending == ".h5ad" else ad.read_zarr(out)
+    np.testing.assert_array_equal(getattr(copy, part)[name], getattr(query, part)[name])

@@ -39,13 +39,14 @@ def write_annotation(
     Raises
     ------
     UsageProblem
-        If the query has columns of these names already.
+        If the query holds something of these names already.
     """
     if out.suffix == ".csv":
         with written_at_once(out) as path:
             annotation.to_csv(path)
         return
     added = _additions(annotation, obs, key_added)
+    _refuse_clashes(source, added, key_added)
     with written_at_once(out) as path:
         if not is_zarr(source) and not is_zarr(out) and _is_modern(source):
             _copy_and_add(source, path, added)
@@ -70,6 +71,25 @@ def _additions(annotation: Annotation, obs: pd.DataFrame, key_added: str) -> Ann
     shell = AnnData(obs=obs.copy())
     annotation.to_adata(shell, key_added=key_added)
     return shell
+
+
+def _refuse_clashes(source: Path, added: AnnData, key_added: str) -> None:
+    """Raise `UsageProblem` if something in obsm or uns of the query would be replaced."""
+    from hdeepinsight.data._store import group_opener
+
+    with group_opener(source)() as root:
+        clash = [
+            f"{part}/{name}"
+            for part in ("obsm", "uns")
+            for name in getattr(added, part)
+            if f"{part}/{name}" in root
+        ]
+    if clash:
+        msg = (
+            f"The query holds {', '.join(clash)} already, which the result would replace. Valid "
+            f"is another prefix than {key_added}. Pass another --key-added."
+        )
+        raise UsageProblem(msg)
 
 
 def _copy_and_add(source: Path, path: Path, added: AnnData) -> None:
