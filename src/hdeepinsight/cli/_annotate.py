@@ -22,6 +22,7 @@ from hdeepinsight.cli._options import (
     Model,
     Overwrite,
     PathDecoder,
+    Query,
     Raw,
     Reference,
     Refine,
@@ -39,7 +40,7 @@ __all__ = ["annotate"]
 
 
 def annotate(
-    query: Annotated[Path, typer.Argument(help="Query with raw counts, .h5ad or .zarr.")],
+    query: Query,
     model: Model = "pbmc",
     out: Annotated[
         Path | None,

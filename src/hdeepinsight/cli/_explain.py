@@ -18,6 +18,7 @@ from hdeepinsight.cli._options import (
     Layer,
     Model,
     Overwrite,
+    Query,
     Raw,
     Scale,
     ScaleOption,
@@ -43,7 +44,7 @@ class TargetChoice(StrEnum):
 
 
 def explain(
-    query: Annotated[Path, typer.Argument(help="Query with raw counts, .h5ad or .zarr.")],
+    query: Query,
     out: Annotated[
         Path,
         typer.Option("--out", "-o", metavar="FILE", help="Where the rankings go, .csv."),

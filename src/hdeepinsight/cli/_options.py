@@ -22,6 +22,7 @@ __all__ = [
     "Model",
     "Overwrite",
     "PathDecoder",
+    "Query",
     "Raw",
     "Reference",
     "Refine",
@@ -59,6 +60,7 @@ class PathDecoder(StrEnum):
     greedy = "greedy"
 
 
+Query = Annotated[Path, typer.Argument(help="Query with raw counts, .h5ad or .zarr.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is at --out already.")]
 Model = Annotated[
