@@ -49,6 +49,7 @@ def test_version(hdeepinsight):
         "train",
         "annotate",
         "report",
+        "explain",
         "evaluate",
         "info",
         "models",
