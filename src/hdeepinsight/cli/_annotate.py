@@ -31,7 +31,6 @@ from hdeepinsight.cli._options import (
     Step,
     Threshold,
     ToLeaves,
-    threshold_of,
 )
 from hdeepinsight.cli._page import check_page, write_page
 from hdeepinsight.cli._show import label_table, notes_of
@@ -109,7 +108,7 @@ def annotate(
                 use_raw=raw,
                 scale=scale.value,
                 fold_case=fold_case,
-                **threshold_of(threshold, to_leaves),
+                threshold=None if to_leaves else threshold,
             )
         with step(f"Writing {out}"):
             write_annotation(result, source=query, out=out, key_added=key_added, obs=obs)

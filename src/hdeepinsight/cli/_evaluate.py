@@ -24,7 +24,6 @@ from hdeepinsight.cli._options import (
     Threshold,
     ToLeaves,
     label_columns,
-    threshold_of,
 )
 from hdeepinsight.cli._show import evaluation_table
 
@@ -74,7 +73,7 @@ def evaluate(
                 use_raw=raw,
                 scale=scale.value,
                 fold_case=fold_case,
-                **threshold_of(threshold, to_leaves),
+                threshold=None if to_leaves else threshold,
             )
         _show(evaluation, as_json=as_json)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -32,7 +32,6 @@ __all__ = [
     "Threshold",
     "ToLeaves",
     "label_columns",
-    "threshold_of",
 ]
 
 
@@ -172,8 +171,3 @@ def label_columns(labels: list[str] | None, levels: str | None) -> list[str]:
         )
         raise UsageProblem(msg)
     return named
-
-
-def threshold_of(threshold: float, to_leaves: bool) -> dict[str, Any]:
-    """Keyword argument of ``annotate`` for ``--threshold`` and ``--to-leaves``."""
-    return {"threshold": None if to_leaves else threshold}

@@ -32,7 +32,6 @@ from hdeepinsight.cli._options import (
     Threshold,
     ToLeaves,
     label_columns,
-    threshold_of,
 )
 from hdeepinsight.cli._page import CellFacts, check_page, write_page
 
@@ -110,7 +109,7 @@ def report(
                 use_raw=raw,
                 scale=scale.value,
                 fold_case=fold_case,
-                **threshold_of(threshold, to_leaves),
+                threshold=None if to_leaves else threshold,
             )
         write_page(result, out, query=query, model=model, title=title, facts=facts)
         results().print(Text(f"Written to {out}"))
