@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hdeepinsight.annotation import FeatureCells, NoveltyDetector, novelty_table
+from hdeepinsight.annotation import FeatureCells, NoveltyDetector
 from hdeepinsight.annotation.rejection import published_rare
 from hdeepinsight.taxonomy import Taxonomy
 
@@ -147,7 +147,7 @@ def strange(taxonomy, annotated):
     rng = np.random.default_rng(8)
     result = annotated(taxonomy, n_cells=80)
     p = {name: rng.random(80) for name in ("score", "p_value", "lineage_p_value")}
-    return annotated(taxonomy, n_cells=80, novelty=novelty_table(p, result.obs_names))
+    return annotated(taxonomy, n_cells=80, novelty=pd.DataFrame(p, index=result.obs_names))
 
 
 @pytest.mark.parametrize("unknown", ["lineage", "type"])

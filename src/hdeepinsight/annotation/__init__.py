@@ -12,7 +12,7 @@ from hdeepinsight.annotation._evaluation import (
     level_calibration,
 )
 from hdeepinsight.annotation._label_sets import LabelSets
-from hdeepinsight.annotation._novelty import FeatureCells, NoveltyDetector, novelty_table
+from hdeepinsight.annotation._novelty import FeatureCells, NoveltyDetector
 
 __all__ = [
     "Annotation",
@@ -31,6 +31,5 @@ __all__ = [
     "evaluate_annotation",
     "expected_calibration_error",
     "level_calibration",
-    "novelty_table",
     "rejection",
 ]

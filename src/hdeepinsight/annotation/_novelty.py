@@ -6,7 +6,6 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from hdeepinsight.annotation._novelty_scores import (
     Learned,
@@ -22,6 +21,8 @@ from hdeepinsight.annotation._novelty_scores import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    import pandas as pd
 
     from hdeepinsight.taxonomy import Taxonomy
 
@@ -268,23 +269,6 @@ class NoveltyDetector:
             f"NoveltyDetector of {len(self.centres)} types and {len(self.weights)} lineages, "
             f"calibrated on {len(self.calibration)} views of held-out cells"
         )
-
-
-def novelty_table(measured: Mapping[str, np.ndarray], obs_names: pd.Index) -> pd.DataFrame:
-    """Table of what :meth:`NoveltyDetector.measure` gave, one row a cell.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import pandas as pd
-    >>> from hdeepinsight.annotation import novelty_table
-    >>> measured = {"score": np.array([0.5, 9.0]), "p_value": np.array([0.4, 0.001])}
-    >>> novelty_table(measured, pd.Index(["a", "b"]))
-       score  p_value
-    a    0.5    0.400
-    b    9.0    0.001
-    """
-    return pd.DataFrame(dict(measured), index=obs_names)
 
 
 def stop_depth_limit(

@@ -14,7 +14,6 @@ from hdeepinsight.annotation import (
     Decoder,
     FeatureCells,
     check_threshold,
-    novelty_table,
 )
 from hdeepinsight.data import align_genes, has_layer, is_paired, open_counts, without_genes
 from hdeepinsight.models.schdeepinsight._calibration import CalibrationMixin, as_array
@@ -125,7 +124,7 @@ class MappingMixin(CalibrationMixin, MultimodalMixin):
             gene_report=further.note(alignment.report),
             recipe=self.recipe,
             calibration=self.calibration,
-            novelty=novelty_table(found, obs_names) if found else None,
+            novelty=pd.DataFrame(found, index=obs_names) if found else None,
         )
 
     @property
