@@ -142,10 +142,9 @@ def _check_switches(**switches: str) -> None:
 def _loaded(model: SCHDeepInsight | str | Path) -> SCHDeepInsight:
     if not isinstance(model, str | Path):
         return model
-    from hdeepinsight.hub import resolve_model
-    from hdeepinsight.models import SCHDeepInsight
+    from hdeepinsight.hub._resolve import load_model
 
-    return SCHDeepInsight.load(resolve_model(model), adata=False)
+    return load_model(model)
 
 
 def _adapted(

@@ -60,10 +60,9 @@ def evaluate(
     with running(debug=debug):
         given = label_columns(labels, levels)
         with step("Loading the model"):
-            from hdeepinsight.hub import resolve_model
-            from hdeepinsight.models import SCHDeepInsight
+            from hdeepinsight.hub._resolve import load_model
 
-            loaded = SCHDeepInsight.load(resolve_model(model), adata=False)
+            loaded = load_model(model)
         with step("Annotating"):
             evaluation = loaded.evaluate(
                 query,

@@ -93,9 +93,9 @@ def explain(
     with running(debug=debug):
         check_output(out, source=query, overwrite=overwrite, formats=(".csv",))
         with step("Loading the model"):
-            import hdeepinsight as hdi
+            from hdeepinsight.hub._resolve import load_model
 
-            loaded = hdi.SCHDeepInsight.load(hdi.hub.resolve_model(model), adata=False)
+            loaded = load_model(model)
         with step("Explaining"):
             found = loaded.explain(
                 query,

@@ -93,8 +93,9 @@ def report(
         known = label_columns(labels, levels)
         with step("Loading the model"):
             import hdeepinsight as hdi
+            from hdeepinsight.hub._resolve import load_model
 
-            loaded = hdi.SCHDeepInsight.load(hdi.hub.resolve_model(model), adata=False)
+            loaded = load_model(model)
             facts = CellFacts.read(query, clusters, embedding, known, loaded)
         with step("Annotating"):
             result = hdi.annotate(

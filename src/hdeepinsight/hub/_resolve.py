@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hdeepinsight.hub._address import Address
 from hdeepinsight.hub._bundled import bundled_folder, bundled_folders
 from hdeepinsight.hub._errors import ChecksumError, HubError
 from hdeepinsight.hub._pull import download
 
-__all__ = ["resolve_model"]
+if TYPE_CHECKING:
+    from hdeepinsight.models import SCHDeepInsight
+
+__all__ = ["load_model", "resolve_model"]
 
 
 def resolve_model(model: str | os.PathLike[str]) -> Path:
@@ -67,6 +71,13 @@ def resolve_model(model: str | os.PathLike[str]) -> Path:
             raise
         # A path that was mistyped looks like the name of a repository.
         raise type(error)(f"There is no folder {text!r}, so the hub was asked. {error}") from None
+
+
+def load_model(model: str | os.PathLike[str]) -> SCHDeepInsight:
+    """Load the model that `resolve_model` finds, without data."""
+    from hdeepinsight.models import SCHDeepInsight
+
+    return SCHDeepInsight.load(resolve_model(model), adata=False)
 
 
 def _is_path(text: str) -> bool:
