@@ -15,7 +15,7 @@ from hdeepinsight.hub._sources import Body, RemoteFile, pinned_digest
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-__all__ = ["HubSource", "Token", "Transient", "explained", "hub_api"]
+__all__ = ["HubSource", "Token", "Transient", "explained", "hub_api", "hub_or_mirror"]
 
 Token = str | bool | None
 _TRANSIENT = {408, 429, 500, 502, 503, 504}
@@ -32,6 +32,19 @@ class Transient(HubError):
         super().__init__(message)
         self.wait = wait
         self.status = status
+
+
+def hub_or_mirror(token: Token) -> tuple[str, Token, Address | None]:
+    """Server to ask for models, the token for it, and the folder or bucket to look in instead.
+
+    A mirror gets no token but one that was given here.
+    """
+    mirror = _settings.mirror()
+    if mirror is None:
+        return _settings.endpoint(), token, None
+    if mirror.startswith(("http://", "https://")):
+        return mirror, False if token is None else token, None
+    return "", False, Address.parse(mirror)
 
 
 def hub_api(endpoint: str, token: Token) -> HfApi:

@@ -10,10 +10,11 @@ from typing import Any, Literal
 import pandas as pd
 
 from hdeepinsight.hub import _settings
+from hdeepinsight.hub._address import Address
 from hdeepinsight.hub._bundled import bundled_folders
 from hdeepinsight.hub._card_text import TAG
 from hdeepinsight.hub._errors import HubError
-from hdeepinsight.hub._hub_source import Token, explained, hub_api
+from hdeepinsight.hub._hub_source import Token, explained, hub_api, hub_or_mirror
 from hdeepinsight.hub._manifest import CARD_FILE, CHECKSUMS_FILE, digest_of
 from hdeepinsight.hub._shelf import shelves
 
@@ -95,11 +96,9 @@ def _on_hub(search: str | None, token: Token, *, patient: bool) -> list[dict[str
             "where='here' for those that were fetched before."
         )
         raise HubError(msg)
-    mirror = _settings.mirror()
-    if mirror is not None and not mirror.startswith(("http://", "https://")):
-        return list(_in_mirror(mirror))
-    endpoint = mirror or _settings.endpoint()
-    token = False if mirror is not None and token is None else token
+    endpoint, token, instead = hub_or_mirror(token)
+    if instead is not None:
+        return list(_in_mirror(instead))
     with explained("list the models", endpoint, token):
         if not patient:
             _knock(endpoint)
@@ -115,10 +114,7 @@ def _knock(endpoint: str) -> None:
     client.get_session().head(endpoint, timeout=_SECONDS_TO_ANSWER)
 
 
-def _in_mirror(mirror: str) -> Iterator[dict[str, str]]:
-    from hdeepinsight.hub._address import Address
-
-    address = Address.parse(mirror)
+def _in_mirror(address: Address) -> Iterator[dict[str, str]]:
     if address.kind != "folder":
         return  # the models of a bucket have to be known by name
     for card in sorted(address.path.glob(f"*/*/{CARD_FILE}")):

@@ -13,7 +13,13 @@ from hdeepinsight.hub._address import Address
 from hdeepinsight.hub._bundled import bundled_folder
 from hdeepinsight.hub._download import MAX_BYTES, fetch_files, patiently
 from hdeepinsight.hub._errors import ChecksumError, HubError, OfflineError
-from hdeepinsight.hub._hub_source import HubSource, Token, Transient, offline_message
+from hdeepinsight.hub._hub_source import (
+    HubSource,
+    Token,
+    Transient,
+    hub_or_mirror,
+    offline_message,
+)
 from hdeepinsight.hub._manifest import (
     CARD_FILE,
     CHECKSUMS_FILE,
@@ -257,13 +263,11 @@ def _open(place: Address, revision: str | None, endpoint: str, token: Token) -> 
 
 def _route(address: Address, token: Token) -> tuple[Address, str, Token]:
     """Where a model is really looked for: a mirror, where there is one."""
-    mirror = _settings.mirror()
-    if address.kind != "hub" or mirror is None:
-        return address, _settings.endpoint(), token
-    if mirror.startswith(("http://", "https://")):
-        return address, mirror, False if token is None else token
-    inside = Address.parse(mirror).within(*address.place.split("/"))
-    return inside, "", False
+    if address.kind != "hub":
+        return address, "", token
+    endpoint, token, instead = hub_or_mirror(token)
+    inside = address if instead is None else instead.within(*address.place.split("/"))
+    return inside, endpoint, token
 
 
 def _is_pin(revision: str | None) -> bool:
