@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from hdeepinsight._keys import ONTOLOGY_KEY
 from hdeepinsight.datasets._errors import DatasetError
 from hdeepinsight.hub._settings import require
 from hdeepinsight.taxonomy import Taxonomy
@@ -17,14 +18,11 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
+__all__ = ["census"]
 
-__all__ = ["TERM_COLUMN", "census"]
-
-#: Column of the Census with the Cell Ontology id of every cell.
-TERM_COLUMN: Final = "cell_type_ontology_term_id"
 _ROW, _GENE, _SYMBOL = "soma_joinid", "feature_id", "feature_name"
 _OBS: Final = (
-    *(_ROW, TERM_COLUMN, "cell_type", "donor_id", "dataset_id", "assay"),
+    *(_ROW, ONTOLOGY_KEY, "cell_type", "donor_id", "dataset_id", "assay"),
     *("suspension_type", "tissue_general", "disease"),
 )
 _TERM = re.compile(r"CL:\d{7}")
@@ -91,7 +89,7 @@ def census(
     >>> ref = hdi.datasets.census(tax, tissue="blood", version="2025-01-30")  # doctest: +SKIP
     """
     terms = _terms_of(cell_types)
-    kept = {"tissue_general": tissue, "disease": disease, "assay": assay, TERM_COLUMN: terms}
+    kept = {"tissue_general": tissue, "disease": disease, "assay": assay, ONTOLOGY_KEY: terms}
     conditions = ["is_primary_data == True", *map(_one_of, kept, kept.values())]
     client = require("cellxgene_census", "hdi.datasets.census", extra="datasets")
     with _opened(client, version, uri) as opened:
@@ -99,7 +97,7 @@ def census(
             opened,
             organism,
             value_filter=" and ".join(filter(None, conditions)),
-            column_names=[_ROW, TERM_COLUMN],
+            column_names=[_ROW, ONTOLOGY_KEY],
         )
         rows = _drawn(obs, terms, max_per_type, np.random.default_rng(seed))
         adata = client.get_anndata(
@@ -156,7 +154,7 @@ def _drawn(
     obs: pd.DataFrame, terms: list[str], max_per_type: int, rng: np.random.Generator
 ) -> np.ndarray:
     """Rows of the Census, at most so many of each term, in ascending order."""
-    found = obs[TERM_COLUMN].astype(str).to_numpy()
+    found = obs[ONTOLOGY_KEY].astype(str).to_numpy()
     rows = obs[_ROW].to_numpy(dtype=np.int64)
     order = np.argsort(rows)  # the draw does not depend on the order that the Census answers in
     found, rows = found[order], rows[order]
