@@ -96,6 +96,12 @@ def test_everything_public_has_an_example_that_runs(name):
     )
 
 
+def test_everything_public_stands_in_the_api():
+    page = (DOCS / "api" / "index.md").read_text()
+    listed = set(re.findall(r"^   ([\w.]+)$", page, re.MULTILINE))
+    assert [name for name in sorted(PUBLIC) if name.rsplit(".", 1)[-1] not in listed] == []
+
+
 def test_only_what_needs_it_is_excused():
     assert [
         name for name in EXCUSED if name not in PUBLIC or has_running_example(PUBLIC[name])

@@ -7,8 +7,8 @@ import pytest
 import scipy.sparse as sp
 from scipy.special import log_softmax, softmax
 
-from hdeepinsight.graph import degrees, dirichlet_energy, knn_graph, laplacian, smooth
-from hdeepinsight.graph._laplacian import smoothing_system
+from hdeepinsight.graph import dirichlet_energy, knn_graph, laplacian, smooth
+from hdeepinsight.graph._laplacian import degrees, smoothing_system
 from hdeepinsight.graph._solve import _conjugate_gradients
 
 KINDS = ("rw", "comb", "sym")

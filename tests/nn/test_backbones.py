@@ -7,14 +7,9 @@ import torch
 from torch import nn
 from torchvision.models import get_model, list_models
 
-from hdeepinsight.nn import (
-    BACKBONES,
-    CompactBackbone,
-    EfficientNetBackbone,
-    adapt_first_convolution,
-    make_backbone,
-)
+from hdeepinsight.nn import BACKBONES, CompactBackbone, EfficientNetBackbone, make_backbone
 from hdeepinsight.nn._compact import PATCH, PatchFilters
+from hdeepinsight.nn._efficientnet import adapt_first_convolution
 
 
 @pytest.fixture(scope="module")

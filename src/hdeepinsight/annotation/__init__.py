@@ -5,7 +5,7 @@ from hdeepinsight.annotation._annotation import Annotation
 from hdeepinsight.annotation._calibration import expected_calibration_error
 from hdeepinsight.annotation._conformal import Calibration, SetKind, calibrate
 from hdeepinsight.annotation._decision import Decision
-from hdeepinsight.annotation._decode import Decoded, Decoder, check_threshold, decode
+from hdeepinsight.annotation._decode import Decoded, Decoder, decode
 from hdeepinsight.annotation._evaluation import (
     Evaluation,
     evaluate_annotation,
@@ -26,7 +26,6 @@ __all__ = [
     "NoveltyDetector",
     "SetKind",
     "calibrate",
-    "check_threshold",
     "decode",
     "evaluate_annotation",
     "expected_calibration_error",

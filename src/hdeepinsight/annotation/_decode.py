@@ -41,7 +41,6 @@ def check_threshold(threshold: float | None) -> None:
 
     Examples
     --------
-    >>> from hdeepinsight.annotation import check_threshold
     >>> check_threshold(0.9)
     >>> check_threshold(0.4)
     Traceback (most recent call last):

@@ -5,7 +5,7 @@ from hdeepinsight.data._checks import inspect_input
 from hdeepinsight.data._declared import check_file
 from hdeepinsight.data._errors import GeneCoverageWarning, GeneMatchError, InputError
 from hdeepinsight.data._genes import align_genes, resolve_var_names
-from hdeepinsight.data._modalities import Modalities, is_paired, open_paired, without_genes
+from hdeepinsight.data._modalities import Modalities, is_paired, open_paired
 from hdeepinsight.data._protein_names import clean_protein_name, protein_genes, protein_key
 from hdeepinsight.data._proteins import (
     ProteinCounts,
@@ -17,7 +17,7 @@ from hdeepinsight.data._proteins import (
 from hdeepinsight.data._recover import RecoveredCounts, recover_counts
 from hdeepinsight.data._report import InputReport
 from hdeepinsight.data._selection import select_genes
-from hdeepinsight.data._store import DataLike, Store, has_layer, open_store
+from hdeepinsight.data._store import DataLike, Store, open_store
 from hdeepinsight.data._streaming import CountSource, ScaleMode, open_counts
 
 __all__ = [
@@ -39,7 +39,6 @@ __all__ = [
     "align_proteins",
     "check_file",
     "clean_protein_name",
-    "has_layer",
     "inspect_input",
     "is_paired",
     "open_counts",
@@ -52,5 +51,4 @@ __all__ = [
     "recover_counts",
     "resolve_var_names",
     "select_genes",
-    "without_genes",
 ]

@@ -295,7 +295,6 @@ def without_genes(obs: pd.DataFrame, genes: Sequence[str]) -> tuple[CountSource,
     Examples
     --------
     >>> import pandas as pd
-    >>> from hdeepinsight.data import without_genes
     >>> source, alignment = without_genes(pd.DataFrame(index=["a", "b"]), ["CD3D", "NKG7"])
     >>> source.n_obs, alignment.measured.tolist()
     (2, [False, False])

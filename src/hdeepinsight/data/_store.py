@@ -156,7 +156,6 @@ def has_layer(data: DataLike, layer: str) -> bool:
     --------
     >>> import anndata as ad
     >>> import numpy as np
-    >>> from hdeepinsight.data import has_layer
     >>> cells = ad.AnnData(np.ones((3, 2)), layers={"counts": np.ones((3, 2))})
     >>> has_layer(cells, "counts"), has_layer(cells, "spliced")
     (True, False)

@@ -1,15 +1,7 @@
 """Neighbour graphs of cells and linear systems on them; knows arrays only."""
 
 from hdeepinsight.graph._adjacency import BatchGraphs, Weights, batch_graphs, knn_graph
-from hdeepinsight.graph._laplacian import (
-    LaplacianKind,
-    SmoothingSystem,
-    check_graph,
-    degrees,
-    dirichlet_energy,
-    laplacian,
-    smoothing_system,
-)
+from hdeepinsight.graph._laplacian import LaplacianKind, dirichlet_energy, laplacian
 from hdeepinsight.graph._local_prior import LocalPrior, refine_by_local_prior
 from hdeepinsight.graph._neighbors import nearest_neighbors
 from hdeepinsight.graph._solve import Solver, smooth
@@ -18,17 +10,13 @@ __all__ = [
     "BatchGraphs",
     "LaplacianKind",
     "LocalPrior",
-    "SmoothingSystem",
     "Solver",
     "Weights",
     "batch_graphs",
-    "check_graph",
-    "degrees",
     "dirichlet_energy",
     "knn_graph",
     "laplacian",
     "nearest_neighbors",
     "refine_by_local_prior",
     "smooth",
-    "smoothing_system",
 ]

@@ -20,7 +20,6 @@ class SmoothingSystem(NamedTuple):
     Examples
     --------
     >>> import scipy.sparse as sp
-    >>> from hdeepinsight.graph import smoothing_system
     >>> system = smoothing_system(sp.csr_matrix([[0.0, 2.0], [2.0, 0.0]]), lam=1.0)
     >>> system.scale.tolist()
     [2.0, 2.0]
@@ -49,7 +48,6 @@ def check_graph(graph: sp.spmatrix) -> sp.csr_matrix:
     Examples
     --------
     >>> import scipy.sparse as sp
-    >>> from hdeepinsight.graph import check_graph
     >>> check_graph(sp.csr_matrix([[5.0, 1.0], [1.0, 0.0]])).toarray()
     array([[0., 1.],
            [1., 0.]])
@@ -86,7 +84,7 @@ def degrees(graph: sp.csr_matrix) -> NDArray[np.float64]:
 
     Examples
     --------
-    >>> from hdeepinsight.graph import degrees, knn_graph
+    >>> from hdeepinsight.graph import knn_graph
     >>> degrees(knn_graph([[0.0], [1.0], [2.0], [9.0]], k=1)).tolist()
     [1.0, 2.0, 2.0, 1.0]
     """
@@ -152,7 +150,6 @@ def smoothing_system(
     Examples
     --------
     >>> import scipy.sparse as sp
-    >>> from hdeepinsight.graph import smoothing_system
     >>> pair = sp.csr_matrix([[0.0, 1.0], [1.0, 0.0]])
     >>> smoothing_system(pair, lam=0.5).matrix.toarray()
     array([[ 1.5, -0.5],

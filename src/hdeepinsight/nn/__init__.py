@@ -3,7 +3,7 @@
 from hdeepinsight.nn._augment import CountThinning, GeneMasking
 from hdeepinsight.nn._backbones import BACKBONES, make_backbone
 from hdeepinsight.nn._compact import CompactBackbone
-from hdeepinsight.nn._efficientnet import EfficientNetBackbone, adapt_first_convolution
+from hdeepinsight.nn._efficientnet import EfficientNetBackbone
 from hdeepinsight.nn._heads import LinearHead, PerParentHead
 from hdeepinsight.nn._losses import (
     AdaptiveHierarchicalFocalLoss,
@@ -40,7 +40,6 @@ __all__ = [
     "ProfileMatcher",
     "ProteinNormalizer",
     "Reduction",
-    "adapt_first_convolution",
     "fit_temperatures",
     "inverse_frequency_weights",
     "make_backbone",

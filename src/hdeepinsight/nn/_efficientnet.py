@@ -66,7 +66,6 @@ def adapt_first_convolution(convolution: nn.Conv2d, n_channels: int) -> nn.Conv2
     Examples
     --------
     >>> import torch
-    >>> from hdeepinsight.nn import adapt_first_convolution
     >>> colours = torch.nn.Conv2d(3, 8, kernel_size=3)
     >>> adapted = adapt_first_convolution(colours, 2)
     >>> grey = torch.rand(1, 1, 5, 5)
