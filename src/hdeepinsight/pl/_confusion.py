@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hdeepinsight.pl._groups import unique_names
 from hdeepinsight.pl._style import FAINT, INK, axes_or_new
 from hdeepinsight.pl._text import shortened
 
@@ -121,7 +122,7 @@ def _shown_nodes(
 
 
 def _name_axes(ax: Axes, taxonomy: Taxonomy, columns: list[int], counts: np.ndarray) -> None:
-    names = [shortened(name) for name in _unique_names(taxonomy, columns)]
+    names = [shortened(name) for name in unique_names(taxonomy, columns, {-1: STOPPED})]
     totals = counts.sum(axis=1).tolist()
     labels = [f"{name}  ({n:,})" for name, n in zip(names, totals, strict=False)]
     ax.set_yticks(range(len(totals)), labels)
@@ -131,15 +132,6 @@ def _name_axes(ax: Axes, taxonomy: Taxonomy, columns: list[int], counts: np.ndar
     ax.spines[:].set_color("#CCCCCC")
     if len(columns) > len(totals):
         ax.axvline(len(totals) - 0.5, color=FAINT, lw=1)
-
-
-def _unique_names(taxonomy: Taxonomy, nodes: list[int]) -> list[str]:
-    """Return bare names, or whole paths where two nodes share a name."""
-    bare = [STOPPED if node < 0 else taxonomy.label(node) for node in nodes]
-    return [
-        name if bare.count(name) == 1 else taxonomy.path_name(node)
-        for name, node in zip(bare, nodes, strict=True)
-    ]
 
 
 def _write_percent(ax: Axes, share: np.ndarray) -> None:

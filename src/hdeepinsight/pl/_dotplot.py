@@ -97,8 +97,7 @@ def dotplot(
     )
     names = [shortened(name) for name in columns.names]
     ax.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
-    sized = zip(rows.names, rows.sizes.tolist(), strict=True)
-    ax.set_yticks(range(len(rows.names)), [f"{shortened(name)}  ({n:,})" for name, n in sized])
+    ax.set_yticks(range(len(rows.names)), rows.titles)
     ax.set(xlim=(-0.6, len(columns.names) - 0.4), ylim=(len(rows.names) - 0.4, -0.6))
     _finish(ax, title)
     ax.figure.colorbar(

@@ -8,11 +8,14 @@ import numpy as np
 
 from hdeepinsight._keys import LABEL_COLUMNS
 from hdeepinsight.pl._names import NO_LABEL
+from hdeepinsight.pl._text import shortened
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from hdeepinsight.taxonomy import Taxonomy
 
-__all__ = ["Groups", "groups_of", "node_groups"]
+__all__ = ["Groups", "groups_of", "node_groups", "unique_names"]
 
 
 class Groups(NamedTuple):
@@ -33,6 +36,12 @@ class Groups(NamedTuple):
     def sizes(self) -> np.ndarray:
         """Cells of every group, ``(n_groups,)``."""
         return np.bincount(self.codes, minlength=len(self.names))
+
+    @property
+    def titles(self) -> list[str]:
+        """Name of every group as an axis shows it, with its cells."""
+        sized = zip(self.names, self.sizes.tolist(), strict=True)
+        return [f"{shortened(name)}  ({n:,})" for name, n in sized]
 
 
 def groups_of(labels: Any, n_cells: int) -> Groups:
@@ -84,9 +93,13 @@ def node_groups(taxonomy: Taxonomy, nodes: np.ndarray) -> tuple[Groups, list[int
     order = sorted(occurring, key=lambda node: (node == 0, taxonomy.ancestors(node).tolist()))
     rank = np.zeros(taxonomy.n_nodes, dtype=np.int64)
     rank[order] = np.arange(len(order))
-    bare = [LABEL_COLUMNS.ROOT if node == 0 else taxonomy.label(node) for node in order]
-    names = [
+    return Groups(rank[nodes], unique_names(taxonomy, order, {0: LABEL_COLUMNS.ROOT})), order
+
+
+def unique_names(taxonomy: Taxonomy, nodes: list[int], given: Mapping[int, str]) -> list[str]:
+    """Return bare or given names, or whole paths where two nodes share a name."""
+    bare = [given[node] if node in given else taxonomy.label(node) for node in nodes]
+    return [
         name if bare.count(name) == 1 else taxonomy.path_name(node)
-        for name, node in zip(bare, order, strict=True)
+        for name, node in zip(bare, nodes, strict=True)
     ]
-    return Groups(rank[nodes], names), order

@@ -8,7 +8,6 @@ import numpy as np
 
 from hdeepinsight.pl._groups import Groups, groups_of, node_groups
 from hdeepinsight.pl._style import FAINT, INK, MARK, PALETTE, axes_or_new
-from hdeepinsight.pl._text import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -97,8 +96,7 @@ def novelty(
             ax.text(1.02, row, share, va="bottom", size=8, c=FAINT, clip_on=False)
     if measure != "score":
         ax.axvline(alpha, color=MARK, lw=1, ls="--", zorder=0)
-    sized = zip(rows.names, rows.sizes.tolist(), strict=True)
-    ax.set_yticks(range(len(rows.names)), [f"{shortened(name)}  ({n:,})" for name, n in sized])
+    ax.set_yticks(range(len(rows.names)), rows.titles)
     step = grid[1] - grid[0]
     ax.set(
         xlim=(grid[0] - step / 2, grid[-1] + step / 2),
