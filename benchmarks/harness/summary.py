@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +38,19 @@ def summarise(rows: Iterable[dict], key: str) -> Summary | None:
     if not values:
         return None
     return Summary(float(np.mean(values)), float(np.max(values) - np.min(values)), len(values))
+
+
+def mean_over(rows: Iterable[dict], key: str, pairs: Sequence[str]) -> Summary | None:
+    """Mean over `pairs`, summarised over the seeds that were run on all of them.
+
+    Rows are those of one method and one level a pair; ``None`` where no seed has every pair.
+    """
+    by_seed: dict[int, dict[str, float]] = {}
+    for row in rows:
+        if row.get(key) is not None:
+            by_seed.setdefault(row["seed"], {})[row["pair"]] = row[key]
+    complete = [found for found in by_seed.values() if set(found) >= set(pairs)]
+    return summarise([{key: np.mean([f[pair] for pair in pairs])} for f in complete], key)
 
 
 def clear_best(
