@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from hdeepinsight.pl._groups import groups_of, node_groups
+from hdeepinsight.pl._groups import check_any, groups_of, node_groups
 from hdeepinsight.pl._style import INK, MISSING, axes_or_new, bare, halo, node_colors
 from hdeepinsight.pl._text import plain, shortened
 
@@ -109,11 +109,7 @@ def alluvial(
     >>> [text.get_text() for text in ax.texts][-5:]
     ['level_1', 'T (stopped)  1', 'CD4  1', 'B  1', 'level_2']
     """
-    if not len(result):
-        raise ValueError(
-            "The annotation has no cell. At least one is needed. Annotate cells, or check how "
-            "they were selected."
-        )
+    check_any(result)
     columns = [_given(result.taxonomy, groups, len(result), heading), *_levels(result)]
     x = _places(columns)
     top = min(column.tops[0] for column in columns) - 0.3

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from hdeepinsight.pl._groups import groups_of, node_groups
+from hdeepinsight.pl._groups import check_any, groups_of, node_groups
 from hdeepinsight.pl._style import FAINT, INK, SEQUENTIAL, axes_or_new
 from hdeepinsight.pl._text import shortened
 
@@ -71,11 +71,7 @@ def dotplot(
     ['CD4', 'CD8', 'B']
     """
     rows = groups_of(groups, len(result))
-    if not len(result):
-        raise ValueError(
-            "The annotation has no cell. At least one is needed. Annotate cells, or check how "
-            "they were selected."
-        )
+    check_any(result)
     nodes, sure = _called(result, level)
     columns, _ = node_groups(result.taxonomy, nodes)
     count, mean = _shares(rows.codes, columns.codes, sure)

@@ -13,9 +13,10 @@ from hdeepinsight.pl._text import shortened
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from hdeepinsight.annotation import Annotation
     from hdeepinsight.taxonomy import Taxonomy
 
-__all__ = ["Groups", "groups_of", "node_groups", "unique_names"]
+__all__ = ["Groups", "check_any", "groups_of", "node_groups", "unique_names"]
 
 
 class Groups(NamedTuple):
@@ -42,6 +43,15 @@ class Groups(NamedTuple):
         """Name of every group as an axis shows it, with its cells."""
         sized = zip(self.names, self.sizes.tolist(), strict=True)
         return [f"{shortened(name)}  ({n:,})" for name, n in sized]
+
+
+def check_any(result: Annotation) -> None:
+    """Raise ``ValueError`` if an annotation has no cell."""
+    if not len(result):
+        raise ValueError(
+            "The annotation has no cell. At least one is needed. Annotate cells, or check how "
+            "they were selected."
+        )
 
 
 def groups_of(labels: Any, n_cells: int) -> Groups:
