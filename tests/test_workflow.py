@@ -120,6 +120,13 @@ def test_counts_are_read_as_the_model_reads_them(model, query):
     np.testing.assert_array_equal(result.node_probabilities, expected.node_probabilities)
 
 
+def test_few_genes_are_warned_of_once(model, query):
+    few = query[:, : query.n_vars // 4].copy()
+    with pytest.warns(hdi.data.GeneCoverageWarning) as caught:
+        hdi.annotate(few, model, adapt="on", refine="on")
+    assert len(caught) == 1
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [

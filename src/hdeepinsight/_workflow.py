@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -10,7 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from hdeepinsight.annotation import Decision
-from hdeepinsight.data import align_genes, is_paired, open_paired
+from hdeepinsight.data import (
+    GeneCoverageWarning,
+    ProteinCoverageWarning,
+    align_genes,
+    is_paired,
+    open_paired,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -120,15 +129,26 @@ def annotate(
     }
     decisions: list[Decision] = []
     if adapt != "off":
-        model, decision = _adapted(model, query, adapt, reference, batch_key, reading)
+        with _coverage_is_said_once():
+            model, decision = _adapted(model, query, adapt, reference, batch_key, reading)
         decisions.append(decision)
     result = model.annotate(query, decoder=decoder, threshold=threshold, **reading)
     if refine != "off":
-        result, decision = _refined(result, model, query, refine, batch_key, reading)
+        with _coverage_is_said_once():
+            result, decision = _refined(result, model, query, refine, batch_key, reading)
         decisions.append(decision)
     for decision in decisions:
         logger.info("%s", decision)
     return replace(result, decisions=tuple(decisions))
+
+
+@contextmanager
+def _coverage_is_said_once() -> Iterator[None]:
+    """Leave it to the annotation to warn of features that the query lacks."""
+    with warnings.catch_warnings():
+        for category in (GeneCoverageWarning, ProteinCoverageWarning):
+            warnings.simplefilter("ignore", category)
+        yield
 
 
 def _check_switches(**switches: str) -> None:
