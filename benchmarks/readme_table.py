@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from harness.registry import SPECS
-from harness.summary import Summary, clear_best, summarise
+from harness.summary import Summary, clear_best, mean_over, summarise
 from harness.tables import figure, table
 
 HERE = Path(__file__).resolve().parent
@@ -19,7 +19,7 @@ BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 
 def results_table(rows: list[dict]) -> str:
-    """One row a method, one column a pair: macro-F1 at the finest level.
+    """One row a method, one column a pair, and their mean: macro-F1 at the finest level.
 
     Ours, every peer, and the controls that need none of our code; controls that change our model
     are on the benchmark page.
@@ -29,12 +29,16 @@ def results_table(rows: list[dict]) -> str:
     shown = [s for s in shown if any(row["method"] == s.name for row in finest)]
     pairs = list(dict.fromkeys(row["pair"] for row in finest))
     columns = {pair: _column(finest, pair, [s.name for s in shown]) for pair in pairs}
-    best = {pair: clear_best(column) for pair, column in columns.items()}
+    columns["mean"] = {
+        s.name: mean_over([r for r in finest if r["method"] == s.name], "macro_f1", pairs)
+        for s in shown
+    }
+    best = {title: clear_best(column) for title, column in columns.items()}
     lines = [
-        [s.title, s.kind] + [figure(columns[p][s.name], bold=best[p] == s.name) for p in pairs]
+        [s.title, s.kind, *(figure(c[s.name], bold=best[t] == s.name) for t, c in columns.items())]
         for s in shown
     ]
-    return table(["method", "kind", *pairs], lines)
+    return table(["method", "kind", *columns], lines)
 
 
 def replace(readme: str, text: str) -> str:

@@ -1,7 +1,7 @@
 """Means, spreads, and what is marked as best."""
 
 import pytest
-from harness.summary import Summary, clear_best, summarise
+from harness.summary import Summary, clear_best, mean_over, summarise
 from harness.tables import figure, table
 from readme_table import BEGIN, END, replace, results_table
 
@@ -32,6 +32,13 @@ def test_the_best_is_marked_only_outside_the_spread(first, second, expected):
     assert found == expected
 
 
+def test_a_mean_over_pairs_takes_seeds_that_were_run_on_all_of_them():
+    both = rows("m", [0.5, 0.7, 0.9], pair="p") + rows("m", [0.7, 0.9], pair="q")
+    mean = mean_over(both, "macro_f1", ["p", "q"])
+    assert (mean.mean, mean.spread, mean.n) == (pytest.approx(0.7), pytest.approx(0.2), 2)
+    assert mean_over(both, "macro_f1", ["p", "q", "r"]) is None
+
+
 def test_nothing_is_best_on_a_single_seed():
     assert clear_best({"a": Summary(0.9, 0.0, 1), "b": Summary(0.1, 0.0, 1)}) is None
 
@@ -56,8 +63,8 @@ def test_the_readme_table_shows_the_finest_level_and_no_variants_of_ours():
         + rows("popv", [0.5, 0.5])
     )
     assert results_table(records).splitlines()[2:] == [
-        "| SCHDeepInsight | ours | **0.850 ± 0.050** |",
-        "| popV consensus | peer | 0.500 ± 0.000 |",
+        "| SCHDeepInsight | ours | **0.850 ± 0.050** | **0.850 ± 0.050** |",
+        "| popV consensus | peer | 0.500 ± 0.000 | 0.500 ± 0.000 |",
     ]
 
 
