@@ -3,6 +3,7 @@
 import anndata as ad
 import numpy as np
 import pytest
+from scipy import sparse
 
 import hdeepinsight as hdi
 
@@ -46,12 +47,38 @@ def test_adaptation_alone_is_load_query_data(model, query):
     assert result.decisions[0].applied == mapped.is_adapted
 
 
-def test_refinement_alone_is_refine(model, query):
+def test_refinement_alone_is_refine_as_sure_as_before(model, query):
     hdi.tl.expression_pca(query, key_added="X_pca")
-    expected = hdi.tl.refine(query, model.annotate(query)).annotation()
-    result = hdi.annotate(query, model, adapt="off")
-    np.testing.assert_allclose(result.node_probabilities, expected.node_probabilities, atol=1e-6)
+    before = model.annotate(query)
+    expected = hdi.tl.refine(query, before).annotation(threshold=None)
+    result = hdi.annotate(query, model, adapt="off", threshold=None)
+    np.testing.assert_array_equal(result.leaf_nodes, expected.leaf_nodes)
+    assert _mean_leaf_confidence(result) == pytest.approx(_mean_leaf_confidence(before), abs=1e-4)
+    assert _mean_leaf_confidence(expected) > _mean_leaf_confidence(before) + 1e-3
     assert [(d.step, d.applied) for d in result.decisions] == [("refine", True)]
+
+
+def _mean_leaf_confidence(result: hdi.Annotation) -> float:
+    return result.node_probabilities[:, result.taxonomy.leaves].max(axis=1).mean()
+
+
+def test_one_more_batch_of_the_reference_is_neither_adapted_nor_refined(synthetic_hierarchy):
+    cells, rng = synthetic_hierarchy, np.random.default_rng(0)
+    factor = np.exp(rng.normal(0, 0.4, cells.n_vars))  # batches that differ
+    counts = np.where((cells.obs["batch"] == "second").to_numpy()[:, None], factor, 1.0)
+    cells.X = sparse.csr_matrix(rng.poisson(cells.X.toarray() * counts).astype(np.float32))
+    reference, query = cells[:240].copy(), cells[240:].copy()
+    hdi.SCHDeepInsight.setup_anndata(reference, labels_keys=LEVELS, batch_key="batch")
+    model = hdi.SCHDeepInsight(reference, layout="random")
+    model.train(6, batch_size=32, enable_progress_bar=False, accelerator="cpu")
+    result = hdi.annotate(query, model)
+    assert [(d.step, d.applied) for d in result.decisions] == [("adapt", False), ("refine", False)]
+    assert all("batch" in d.reason for d in result.decisions)
+    np.testing.assert_array_equal(
+        result.node_probabilities, model.annotate(query).node_probabilities
+    )
+    asked = hdi.annotate(query, model, refine="on")
+    assert [(d.step, d.applied) for d in asked.decisions] == [("adapt", False), ("refine", True)]
 
 
 def test_every_step_says_what_was_decided_and_why(result):

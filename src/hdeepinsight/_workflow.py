@@ -10,9 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import numpy as np
-
 from hdeepinsight.annotation import Decision
+from hdeepinsight.annotation._sureness import as_sure_as, raised, sureness
 from hdeepinsight.data import (
     GeneCoverageWarning,
     ProteinCoverageWarning,
@@ -75,8 +74,9 @@ def annotate(
         :meth:`~hdeepinsight.models.SCHDeepInsight.load_query_data`.
     refine
         ``"auto"`` lets neighbouring cells settle their labels together, as strongly as the graph
-        turns out to know about labels, and not at all where it knows nothing; ``"on"`` takes even
-        a weak graph; ``"off"`` leaves every cell to itself. See :func:`hdeepinsight.tl.refine`.
+        turns out to know about labels, and not at all where it knows nothing, or where the
+        adaptation found the query to be like one more batch of the reference; ``"on"`` takes even
+        those graphs; ``"off"`` leaves every cell to itself. See :func:`hdeepinsight.tl.refine`.
     reference
         The labelled cells that the model was trained on, where they are at hand: the adaptation
         is then checked on them too.
@@ -104,7 +104,9 @@ def annotate(
     -----
     The cells of the query are read into memory unless both steps are ``"off"``. Probabilities
     after either step are no longer calibrated on the reference: label sets of such an annotation
-    have no promised coverage, and are refused after refinement.
+    have no promised coverage, and are refused after refinement. A refinement changes labels, but
+    not how sure the annotation is on the whole: neighbours resemble each other, so their agreement
+    says less than it seems to.
 
     Examples
     --------
@@ -128,12 +130,18 @@ def annotate(
         "fold_case": fold_case,
     }
     decisions: list[Decision] = []
+    at_home = False
     if adapt != "off":
         with _coverage_is_said_once():
-            model, decision = _adapted(model, query, adapt, reference, batch_key, reading)
+            model, decision, at_home = _adapted(model, query, adapt, reference, batch_key, reading)
         decisions.append(decision)
     result = model.annotate(query, decoder=decoder, threshold=threshold, **reading)
-    if refine != "off":
+    if refine == "auto" and at_home:
+        reason = (
+            "the query is like one more batch of the reference, where it costs more than it helps"
+        )
+        decisions.append(Decision(step="refine", applied=False, reason=reason))
+    elif refine != "off":
         with _coverage_is_said_once():
             result, decision = _refined(result, model, query, refine, batch_key, reading)
         decisions.append(decision)
@@ -174,8 +182,11 @@ def _adapted(
     reference: DataLike | None,
     batch_key: str | None,
     reading: dict[str, Any],
-) -> tuple[SCHDeepInsight, Decision]:
-    """Return the model of the query, or the model itself where nothing is gained."""
+) -> tuple[SCHDeepInsight, Decision, bool]:
+    """Return the model of the query, or the model itself where nothing is gained.
+
+    Also say whether the query is like one more batch of the reference.
+    """
     mapped = model.load_query_data(
         query, model, reference=reference, batch_key=batch_key, **reading
     )
@@ -186,7 +197,8 @@ def _adapted(
     decision = Decision(
         step="adapt", applied=mapped.is_adapted, reason=report.reason, figures=figures
     )
-    return (mapped if mapped.is_adapted else model), decision
+    chosen = mapped if mapped.is_adapted else model
+    return chosen, decision, report.figures.like_a_batch
 
 
 def _refined(
@@ -210,26 +222,21 @@ def _refined(
         return result, Decision(step="refine", applied=False, reason=reason)
     cells = _cells_of(model, query, batch_key, reading)
     tl.expression_pca(cells, key_added="X_pca")
-    sure = _sharpened(result) if isinstance(model, AdaptedSCHDeepInsight) else result
-    refinement = tl.refine(cells, sure, batch_key=batch_key)
+    asked = raised(result, SHARPENING) if isinstance(model, AdaptedSCHDeepInsight) else result
+    refinement = tl.refine(cells, asked, batch_key=batch_key)
     decision = _judged(refinement, refine)
     if not decision.applied:
         return result, decision
+    # Neighbours resemble each other, so they are less than independent witnesses: their labels are
+    # taken over, but not the certainty that they seem to add.
+    refined = as_sure_as(refinement.annotation(), sureness(asked))
     refined = replace(
         result,
-        node_probabilities=refinement.annotation().node_probabilities,
+        node_probabilities=refined.node_probabilities,
         calibration=None,
         recipe={**result.recipe, "refine": refinement.parameters},
     )
     return refined, decision
-
-
-def _sharpened(result: Annotation) -> Annotation:
-    """Raise leaf probabilities to a power, and add up the tree what they become."""
-    taxonomy = result.taxonomy
-    leaves = result.node_probabilities[:, taxonomy.leaves].astype(np.float64) ** SHARPENING
-    leaves /= leaves.sum(axis=1, keepdims=True)
-    return replace(result, node_probabilities=leaves @ taxonomy.ancestor_matrix.astype(float))
 
 
 def _judged(refinement: Refinement, refine: Switch) -> Decision:

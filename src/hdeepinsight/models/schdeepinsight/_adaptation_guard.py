@@ -96,6 +96,14 @@ class AdaptationFigures:
     replay_before: float | None = None
     replay_after: float | None = None
 
+    @property
+    def like_a_batch(self) -> bool:
+        """Whether the query could be one more batch of the reference, with all its genes."""
+        apart, usual = self.shift_query, self.shift_reference
+        if apart is None or usual is None or self.genes < MIN_GENES:
+            return False
+        return apart < MAX_SHIFT * usual
+
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptationReport:
@@ -255,7 +263,7 @@ def _no_need(figures: AdaptationFigures) -> str:
             f"the query has hardly more than one type (effectively {figures.n_types_before:.1f}), "
             "from which a difference between studies cannot be told from one between types"
         )
-    if _like_a_batch(figures):
+    if figures.like_a_batch:
         return (
             f"the query is about as far from the reference ({figures.shift_query:.2f}) as the "
             f"batches of the reference are from each other ({figures.shift_reference:.2f}), which "
@@ -268,14 +276,6 @@ def _no_need(figures: AdaptationFigures) -> str:
             f"do on the reference itself ({usual:.1%}), so there is nothing to adapt to"
         )
     return ""
-
-
-def _like_a_batch(figures: AdaptationFigures) -> bool:
-    """Whether the query could be one more batch of the reference, with all its genes."""
-    apart, usual = figures.shift_query, figures.shift_reference
-    if apart is None or usual is None or figures.genes < MIN_GENES:
-        return False
-    return apart < MAX_SHIFT * usual
 
 
 def _harm(figures: AdaptationFigures) -> str:
