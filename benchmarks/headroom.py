@@ -32,7 +32,7 @@ from sklearn.model_selection import StratifiedKFold
 
 HERE = Path(__file__).resolve().parent
 N_PARTS = 5
-METHODS = ("logistic_regression", "logistic_regression_balanced", "linear_svm", "schdeepinsight")
+METHODS = ("logistic_regression_balanced", "linear_svm", "schdeepinsight")
 
 
 class LabelledQuery:
