@@ -8,6 +8,7 @@ from pathlib import Path
 
 import anndata as ad
 import lightning.pytorch as pl
+import torch
 
 from hdeepinsight import SCHDeepInsight
 from hdeepinsight.models.schdeepinsight import _checkpoints
@@ -50,5 +51,6 @@ def interrupted(reference: ad.AnnData, folder: Path, how: str, options: dict, ki
 
 if __name__ == "__main__":
     _checkpoints.MIN_SECONDS = 0.0
-    cells, folder, described = sys.argv[1:]
+    cells, folder, threads, described = sys.argv[1:]
+    torch.set_num_threads(int(threads))  # sums in another order would be other weights
     interrupted(ad.read_h5ad(cells), Path(folder), "SIGKILL", *json.loads(described))

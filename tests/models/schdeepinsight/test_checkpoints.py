@@ -48,7 +48,8 @@ def killed(reference, folder, options: dict, kind: dict) -> None:
     """Kill a training in another process; what it knows is lost, but for the checkpoint."""
     cells = folder.with_suffix(".h5ad")
     reference.write_h5ad(cells)
-    words = [interrupted_training.__file__, cells, folder, json.dumps([options, kind])]
+    threads = str(torch.get_num_threads())
+    words = [interrupted_training.__file__, cells, folder, threads, json.dumps([options, kind])]
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
 
