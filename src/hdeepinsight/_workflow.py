@@ -132,8 +132,7 @@ def annotate(
     decisions: list[Decision] = []
     at_home = False
     if adapt != "off":
-        with _coverage_is_said_once():
-            model, decision, at_home = _adapted(model, query, adapt, reference, batch_key, reading)
+        model, decision, at_home = _adapted(model, query, adapt, reference, batch_key, reading)
         decisions.append(decision)
     result = model.annotate(query, decoder=decoder, threshold=threshold, **reading)
     if refine == "auto" and at_home:
@@ -142,8 +141,7 @@ def annotate(
         )
         decisions.append(Decision(step="refine", applied=False, reason=reason))
     elif refine != "off":
-        with _coverage_is_said_once():
-            result, decision = _refined(result, model, query, refine, batch_key, reading)
+        result, decision = _refined(result, model, query, refine, batch_key, reading)
         decisions.append(decision)
     for decision in decisions:
         logger.info("%s", decision)
@@ -175,6 +173,7 @@ def _loaded(model: SCHDeepInsight | str | Path) -> SCHDeepInsight:
     return load_model(model)
 
 
+@_coverage_is_said_once()
 def _adapted(
     model: SCHDeepInsight,
     query: Query,
@@ -201,6 +200,7 @@ def _adapted(
     return chosen, decision, report.figures.like_a_batch
 
 
+@_coverage_is_said_once()
 def _refined(
     result: Annotation,
     model: SCHDeepInsight,
