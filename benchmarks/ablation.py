@@ -18,6 +18,7 @@ from harness.levers import LEVERS, Lever
 from harness.pairs import read_pairs
 from harness.prepare import Prepared, prepare
 from harness.records import Records, accuracy_row
+from harness.results import rounded
 from harness.scoring import score
 from methods.interface import Cells, Prediction, Reference, read_cells, read_reference
 from methods.ours import SCHDeepInsight, batch_key_of
@@ -91,8 +92,7 @@ class Bench:
             ignore=pair.ignore_labels,
             minimum=pair.min_reference_cells,
         )
-        rounded = [{k: _rounded(v) for k, v in s.items()} for s in scores]
-        return [accuracy_row(s, run=run, extra=extra) for s in rounded]
+        return [accuracy_row(rounded(s), run=run, extra=extra) for s in scores]
 
     def _predict(
         self, lever: Lever, method: SCHDeepInsight, query: Cells
@@ -139,10 +139,6 @@ class Bench:
 
 def _with_training(variant, **options):
     return replace(variant, train={**variant.train, **options})
-
-
-def _rounded(value):
-    return round(value, 5) if isinstance(value, float) else value
 
 
 def parser() -> argparse.ArgumentParser:

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import tempfile
 import warnings
 from pathlib import Path
 
-import anndata as ad
 import numpy as np
 import pandas as pd
 from harness.genes import select_genes
@@ -24,6 +24,7 @@ from harness.pairs import read_pairs
 from harness.prepare import N_GENES, Prepared, prepare
 from harness.records import Records
 from harness.registry import Spec, resolve
+from harness.results import rounded
 from harness.scoring import score, scored_cells
 from harness.tree import LabelTree
 from methods.interface import Cells, Reference, read_cells, read_reference
@@ -48,6 +49,7 @@ class LabelledQuery:
 
     def __init__(self, prepared: Prepared, seed: int):
         pair = prepared.pair
+        self.pair, self.seed = pair.name, seed
         self.reference = read_reference(
             str(prepared.reference), list(pair.levels), str(prepared.genes)
         )
@@ -62,7 +64,7 @@ class LabelledQuery:
         query = read_cells(str(prepared.query))
         self.cells = _rows(query, kept)
         self.labels = truth.iloc[kept].reset_index(drop=True)
-        self.selected = select_genes(ad.read_h5ad(prepared.query)[kept], N_GENES)
+        self.selected = select_genes(self.cells.anndata(), N_GENES)
         with warnings.catch_warnings():  # a class of fewer cells than parts is missing in some
             warnings.filterwarnings("ignore", "The least populated class")
             parts = StratifiedKFold(N_PARTS, shuffle=True, random_state=seed)
@@ -88,7 +90,7 @@ class LabelledQuery:
             selected=selected,
         )
 
-    def predicted(self, spec: Spec, seed: int, *, reference: bool) -> np.ndarray:
+    def predicted(self, spec: Spec, *, reference: bool) -> np.ndarray:
         """Label every cell by a method that saw the labels of the other parts only."""
         module, name = spec.target.split(":")
         build = getattr(importlib.import_module(f"methods.{module}"), name)
@@ -96,7 +98,7 @@ class LabelledQuery:
         for learned, asked in self.parts:
             known = self.learn_from(learned, reference=reference)
             with tempfile.TemporaryDirectory() as folder:
-                method = build(seed=seed, threads=1, folder=Path(folder), **spec.options)
+                method = build(seed=self.seed, threads=1, folder=Path(folder), **spec.options)
                 method.fit(known)
                 labels[asked] = method.annotate(_rows(self.cells, asked)).table(known.tree)
         return labels
@@ -114,17 +116,13 @@ def _joined(reference: Cells, query: Cells) -> Cells:
     return Cells(counts, np.array(genes, dtype=object), batch)
 
 
-def measure(prepared: Prepared, spec: Spec, seed: int, learns_from: str) -> list[dict]:
+def measure(query: LabelledQuery, spec: Spec, learns_from: str) -> list[dict]:
     """One row a level."""
-    query = LabelledQuery(prepared, seed)
-    predicted = query.predicted(spec, seed, reference=learns_from != "query")
+    predicted = query.predicted(spec, reference=learns_from != "query")
     scores = score(query.labels, query.labels, predicted, None)
-    run = {"pair": prepared.pair.name, "method": spec.name, "seed": seed, "labels": learns_from}
+    run = {"pair": query.pair, "method": spec.name, "seed": query.seed, "labels": learns_from}
     kept = ("level", "accuracy", "macro_f1", "h_f1", "n_cells")
-    return [
-        run | {key: round(s[key], 5) if isinstance(s[key], float) else s[key] for key in kept}
-        for s in scores
-    ]
+    return [run | rounded({key: s[key] for key in kept}) for s in scores]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -142,14 +140,15 @@ def main(argv: list[str] | None = None) -> None:
     records = Records(args.out)
     for pair in read_pairs(args.pairs, args.only):
         prepared = prepare(pair, args.data or args.pairs.parent, args.work)
-        for spec in resolve(list(args.methods)):
-            for seed in args.seeds:
-                for labels in args.labels:
-                    run = {"pair": pair.name, "method": spec.name, "seed": seed, "labels": labels}
-                    if not records.matching(**run):
-                        rows = measure(prepared, spec, seed, labels)
-                        records.replace(rows, **run)
-                        print(*run.values(), rows[-1]["macro_f1"], flush=True)
+        for seed in args.seeds:
+            query = None  # read once a seed, and not at all where nothing is lacking
+            for spec, labels in itertools.product(resolve(list(args.methods)), args.labels):
+                run = {"pair": pair.name, "method": spec.name, "seed": seed, "labels": labels}
+                if not records.matching(**run):
+                    query = query or LabelledQuery(prepared, seed)
+                    rows = measure(query, spec, labels)
+                    records.replace(rows, **run)
+                    print(*run.values(), rows[-1]["macro_f1"], flush=True)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from harness.registry import SPECS
-from harness.summary import Summary, clear_best, mean_over, summarise
+from harness.summary import Summary, clear_best, finest, mean_over, summarise
 from harness.tables import figure, table
 
 HERE = Path(__file__).resolve().parent
@@ -24,13 +24,13 @@ def results_table(rows: list[dict]) -> str:
     Ours, every peer, and the controls that need none of our code; controls that change our model
     are on the benchmark page.
     """
-    finest = _finest(rows)
+    rows = finest(rows)
     shown = [s for s in SPECS if not (s.kind == "control" and s.target.startswith("ours:"))]
-    shown = [s for s in shown if any(row["method"] == s.name for row in finest)]
-    pairs = list(dict.fromkeys(row["pair"] for row in finest))
-    columns = {pair: _column(finest, pair, [s.name for s in shown]) for pair in pairs}
+    shown = [s for s in shown if any(row["method"] == s.name for row in rows)]
+    pairs = list(dict.fromkeys(row["pair"] for row in rows))
+    columns = {pair: _column(rows, pair, [s.name for s in shown]) for pair in pairs}
     columns["mean"] = {
-        s.name: mean_over([r for r in finest if r["method"] == s.name], "macro_f1", pairs)
+        s.name: mean_over([r for r in rows if r["method"] == s.name], "macro_f1", pairs)
         for s in shown
     }
     best = {title: clear_best(column) for title, column in columns.items()}
@@ -50,11 +50,6 @@ def replace(readme: str, text: str) -> str:
         )
     pattern = f"{re.escape(BEGIN)}.*?{re.escape(END)}"
     return re.sub(pattern, lambda _: f"{BEGIN}\n{text}\n{END}", readme, flags=re.DOTALL)
-
-
-def _finest(rows: list[dict]) -> list[dict]:
-    last = {row["pair"]: row["level"] for row in rows}  # levels come coarse to fine
-    return [row for row in rows if row["level"] == last[row["pair"]]]
 
 
 def _column(rows: list[dict], pair: str, names: list[str]) -> dict[str, Summary | None]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from harness.learned import LABELS
 from harness.levers import LEVERS
 from harness.registry import SPECS
-from harness.summary import Summary, clear_best, mean_over, summarise
+from harness.summary import Summary, clear_best, finest, mean_over, summarise
 from harness.tables import figure, table
 
 HERE = Path(__file__).resolve().parent
@@ -110,20 +110,20 @@ class Report:
             pair: self._column(self.accuracy, "macro_f1", pair=pair, level=self.levels(pair)[-1])
             for pair in self.pairs
         }
-        finest = [r for r in self.accuracy if r["level"] == self.levels(r["pair"])[-1]]
+        measured = finest(self.accuracy)
         columns["mean"] = {
-            spec.name: mean_over(self.rows(finest, method=spec.name), "macro_f1", self.pairs)
+            spec.name: mean_over(self.rows(measured, method=spec.name), "macro_f1", self.pairs)
             for spec in self.specs
         }
         return "## Finest level, macro-F1\n\n" + self._by_method(columns)
 
     def _headroom(self) -> str:
         """Leaf macro-F1 of methods that learn from labels of the query."""
-        finest = [r for r in self.headroom if r["level"] == self.levels(r["pair"])[-1]]
+        measured = finest(self.headroom)
         lines = []
         for spec in SPECS:
             for labels, title in LABELS.items():
-                rows = self.rows(finest, method=spec.name, labels=labels)
+                rows = self.rows(measured, method=spec.name, labels=labels)
                 found = [summarise(self.rows(rows, pair=p), "macro_f1") for p in self.pairs]
                 if any(found):
                     mean = mean_over(rows, "macro_f1", self.pairs)

@@ -40,7 +40,7 @@ def rows_of(
     }
     extra = {"missing_genes": share} if share else {}
     return [
-        accuracy_row(_rounded(s), run=measured, extra={**extra, **result["extra"]}) for s in scores
+        accuracy_row(rounded(s), run=measured, extra={**extra, **result["extra"]}) for s in scores
     ]
 
 
@@ -77,5 +77,6 @@ def _scores(predictions: Path, prepared: Prepared) -> list[dict]:
     )
 
 
-def _rounded(record: dict) -> dict:
+def rounded(record: dict) -> dict:
+    """Floats of a record to five digits."""
     return {k: round(v, 5) if isinstance(v, float) else v for k, v in record.items()}

@@ -40,6 +40,13 @@ def summarise(rows: Iterable[dict], key: str) -> Summary | None:
     return Summary(float(np.mean(values)), float(np.max(values) - np.min(values)), len(values))
 
 
+def finest(rows: Iterable[dict]) -> list[dict]:
+    """Rows of the finest level of each pair; the levels of a run come coarse to fine."""
+    rows = list(rows)
+    last = {row["pair"]: row["level"] for row in rows}
+    return [row for row in rows if row["level"] == last[row["pair"]]]
+
+
 def mean_over(rows: Iterable[dict], key: str, pairs: Sequence[str]) -> Summary | None:
     """Mean over `pairs`, summarised over the seeds that were run on all of them.
 

@@ -43,12 +43,15 @@ def test_the_reference_is_put_before_the_query_in_shared_genes(prepared):
 
 def test_labels_that_expression_does_not_tell_are_not_learned(prepared):
     (spec,) = resolve(["logistic_regression"])
-    level = {row["level"]: row for row in headroom.measure(prepared, spec, 0, "query")}
+    level = {
+        row["level"]: row
+        for row in headroom.measure(headroom.LabelledQuery(prepared, 0), spec, "query")
+    }
     assert level["cell_type"]["macro_f1"] > 0.95
     truth = prepared.folder / "truth" / "labels.csv"
     table = pd.read_csv(truth)
     table.sample(frac=1, random_state=0).to_csv(truth, index=False)
-    (*_, shuffled) = headroom.measure(prepared, spec, 0, "query")
+    (*_, shuffled) = headroom.measure(headroom.LabelledQuery(prepared, 0), spec, "query")
     assert shuffled["macro_f1"] < 0.6  # chance is one third
 
 
