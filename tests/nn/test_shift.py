@@ -68,6 +68,16 @@ def test_nothing_is_said_on_too_little(sizes):
     assert profile_shift(cells(sizes, 1).profiles(), cells([50] * 4, 2).profiles(), ALL) is None
 
 
+def test_a_few_cells_of_a_large_query_under_a_wrong_name_do_not_count():
+    reference = cells([50] * 4, 4).profiles()
+    wrong = LeafSums.of(CENTRES[0].repeat(12, 1), torch.full((12,), 3), 4)
+    small, large = cells([300] * 3 + [0], 3), cells([5000] * 3 + [0], 3)
+    assert profile_shift((small + wrong).profiles(), reference, ALL) > 0.3
+    assert profile_shift((large + wrong).profiles(), reference, ALL) == profile_shift(
+        large.profiles(), reference, ALL
+    )
+
+
 def test_profiles_of_older_models_cannot_be_compared():
     new = cells([50] * 4, 2).profiles()
     assert profile_shift(new, LeafProfiles(new.mean, new.n_cells), ALL) is None

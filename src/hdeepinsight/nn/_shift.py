@@ -14,6 +14,8 @@ from hdeepinsight.nn._profiles import LeafProfiles
 
 MIN_CELLS = 10
 MIN_LEAVES = 2
+#: Fewer cells of a large query may all be of another type, and only be called by this name.
+MIN_SHARE = 0.001
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,9 +129,9 @@ def profile_shift(query: LeafProfiles, reference: LeafProfiles, measured: Tensor
 
     Returns
     -------
-    The distance, averaged over the leaves with ten cells on both sides; 1 is as far as types of
-    the reference are from their centre, and 0 is expected of samples of the same cells. ``None``
-    where fewer than two leaves can be compared.
+    The distance, averaged over the leaves with ten cells on both sides and one in a thousand of the
+    query's; 1 is as far as types of the reference are from their centre, and 0 is expected of
+    samples of the same cells. ``None`` where fewer than two leaves can be compared.
 
     Examples
     --------
@@ -156,7 +158,8 @@ def profile_shift(query: LeafProfiles, reference: LeafProfiles, measured: Tensor
     """
     if query.spread is None or reference.spread is None:
         return None
-    both = (query.n_cells >= MIN_CELLS) & (reference.n_cells >= MIN_CELLS)
+    enough = max(MIN_CELLS, MIN_SHARE * float(query.n_cells.sum()))
+    both = (query.n_cells >= enough) & (reference.n_cells >= MIN_CELLS)
     if int(both.sum()) < MIN_LEAVES:
         return None
     apart = ((query.mean - reference.mean)[both] * measured).square().sum(1)
