@@ -186,6 +186,11 @@ def test_var_names_win_unless_a_column_is_clearly_better():
     assert resolve_var_names(var.set_axis(["CD3D", "x", "y", "z"]), MODEL)[1] == "other"
 
 
+def test_columns_of_one_name_are_both_looked_at():
+    var = pd.DataFrame([IDS, MODEL], index=["name", "name"], columns=list("wxyz")).T
+    assert align_genes(var, MODEL).source.tolist() == [0, 1, 2, 3]
+
+
 def test_missing_names_in_a_column_match_nothing():
     var = pd.DataFrame({"symbol": ["CD3D", None, np.nan, "LYZ"]}, index=list("wxyz"))
     assert align_genes(var, [*MODEL, "nan", "None"], warn_coverage=0).source.tolist() == [

@@ -51,10 +51,10 @@ def resolve_var_names(var: pd.DataFrame, genes: Sequence[str]) -> tuple[pd.Index
     wanted = pd.Index([strip_version(gene) for gene in genes])
     index = _text(var.index)
     best, column, most = index, None, 2 * _n_held(index, wanted)
-    for name in var.columns:
-        if not _holds_text(var[name]):
+    for name, values in var.items():  # unlike var[name], a series even where a name is there twice
+        if not _holds_text(values):
             continue
-        names = _text(var[name])
+        names = _text(values)
         held = _n_held(names, wanted)
         if held > most:
             best, column, most = names, str(name), held
