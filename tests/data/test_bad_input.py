@@ -122,6 +122,7 @@ def doubled(adata: ad.AnnData) -> ad.AnnData:
 REPAIRED = [
     pytest.param(lambda a: a[:, ::-1].copy(), 1, None, id="permuted_genes"),
     pytest.param(doubled, 2, "same gene name are summed", id="duplicated_names"),
+    pytest.param(with_x(lambda x: x.astype(">f4")), 1, None, id="foreign_byte_order"),
     pytest.param(with_x(log_cp10k), 1, "Counts are recovered", id="log_of_counts"),
     pytest.param(with_x(lambda x: x), 1, "1 cells hold zeros only", id="an_empty_cell"),
 ]

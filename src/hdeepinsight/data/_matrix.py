@@ -127,8 +127,10 @@ def row_view(matrix: Any, rows: slice) -> sp.csr_matrix:
 def to_csr(block: Any) -> Block:
     """Bring a block to the two forms that the rest of the room knows: an array or a CSR matrix."""
     if not sp.issparse(block):
-        dense = np.asarray(block)  # there are no sparse half-precision matrices
-        return dense.astype(np.float32) if dense.dtype == np.float16 else dense
+        dense = np.asarray(block)
+        if dense.dtype == np.float16:  # there are no sparse half-precision matrices
+            return dense.astype(np.float32)
+        return dense.astype(dense.dtype.newbyteorder("="), copy=False)  # nor of foreign byte order
     return block if sp.isspmatrix_csr(block) else sp.csr_matrix(block)
 
 
