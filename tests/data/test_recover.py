@@ -2,6 +2,7 @@
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import scanpy as sc
 from scipy import sparse
@@ -123,6 +124,25 @@ def test_one_bad_cell_is_enough_to_refuse(small, normalise):
 def test_values_that_are_not_normalised_counts_are_refused(matrix, message):
     with pytest.raises(InputError, match=message):
         recover_counts(np.array(matrix))
+
+
+def test_an_unknown_scale_is_refused_and_not_taken_for_another(small, normalise):
+    with pytest.raises(InputError, match=r"scale='log'.*'log1p', 'normalized'"):
+        recover_counts(normalise(small.X), scale="log")
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        pytest.param("cells.h5ad", "a str", id="path"),
+        pytest.param([[1.5, 2.5]], "a list", id="list"),
+        pytest.param(np.ones(3), r"a ndarray of shape \(3,\)", id="one_cell_flat"),
+        pytest.param(pd.DataFrame([[1.5, 2.5]]), "a DataFrame", id="table"),
+    ],
+)
+def test_what_is_no_matrix_is_refused(data, found):
+    with pytest.raises(InputError, match=f"{found}.*Valid are an AnnData"):
+        recover_counts(data)
 
 
 def test_result_describes_itself(small, normalise):

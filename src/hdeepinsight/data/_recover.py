@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any, get_args, overload
 
 import anndata as ad
 import numpy as np
@@ -128,11 +128,25 @@ def recover_counts(
     >>> hdi.pp.recover_counts(values).matrix.toarray()
     array([[0., 1., 5., 2.], [3., 2., 0., 4.]], dtype=float32)
     """
+    if scale not in get_args(Normalisation):
+        valid = f"Valid are {', '.join(map(repr, get_args(Normalisation)))}."
+        raise InputError(f"Found scale={scale!r}.", valid, "Choose one of them.")
     if not isinstance(data, ad.AnnData):
-        return _recover(wrap(data), scale)
+        return _recover(wrap(_as_matrix(data)), scale)
     store = open_store(data)
     found = _recover(store.matrix(layer, use_raw), scale)
     return ad.AnnData(X=found.matrix, obs=store.obs.copy(), var=store.genes(use_raw).copy())
+
+
+def _as_matrix(data: Any) -> Any:
+    if getattr(data, "ndim", None) == 2 and hasattr(data, "dtype"):
+        return data
+    shape = f" of shape {data.shape}" if hasattr(data, "shape") else ""
+    raise InputError(
+        f"The data is a {type(data).__name__}{shape}.",
+        "Valid are an AnnData, and a dense, sparse or dask matrix of cells × genes.",
+        "Read a file with anndata first, and take the values of a table with to_numpy().",
+    )
 
 
 def _recover(matrix: RowMatrix, scale: Normalisation) -> RecoveredCounts:
