@@ -188,6 +188,12 @@ def test_bad_models(files, hdeepinsight, tmp_path, spoil, command):
             ["annotate", "{query}", "--out", "{folder}/x.loom"], 2, ".h5ad, .zarr", id="ending"
         ),
         pytest.param(["annotate", "{query}", "--out", "{folder}"], 2, "", id="output_is_a_folder"),
+        pytest.param(
+            ["annotate", "{query}", "--out", "{reference}/x.csv"],
+            2,
+            "is not a folder",
+            id="output_below_a_file",
+        ),
     ],
 )
 def test_bad_annotate_commands(files, hdeepinsight, sha256, tmp_path, arguments, code, says):
@@ -236,6 +242,12 @@ def test_bad_train_commands(files, hdeepinsight, tmp_path, arguments, code, says
     done = hdeepinsight("train", files.reference, "--out", out, "--layout", "random", *filled)
     assert_readable_or_usage(done, code, says)
     assert not out.exists()
+
+
+def test_train_refuses_a_place_below_a_file_before_it_reads(files, hdeepinsight, tmp_path):
+    out = files.query / "model"
+    done = hdeepinsight("train", tmp_path / "none.h5ad", "--labels", "cell_type", "--out", out)
+    assert_readable(done, 2, "query.h5ad is not a folder")
 
 
 def test_train_keeps_a_model_that_is_there(files, hdeepinsight, sha256):

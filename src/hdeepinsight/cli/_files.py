@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ __all__ = [
     "is_zarr",
     "read_anndata",
     "require_columns",
+    "require_writable",
     "written_at_once",
 ]
 
@@ -110,6 +112,20 @@ def check_output(
     if out.is_dir() and not is_store(out):
         msg = f"{out} is a folder, and not a zarr store, so it is not replaced. Choose another."
         raise UsageProblem(msg)
+    require_writable(out, option=option)
+
+
+def require_writable(out: Path, *, option: str = "--out") -> None:
+    """Raise `UsageProblem` where nothing can be written, before hours of work are lost there."""
+    above = next(folder for folder in out.absolute().parents if folder.exists())
+    if above.is_dir() and os.access(above, os.W_OK):
+        return
+    reason = "may not be written to" if above.is_dir() else "is not a folder"
+    msg = (
+        f"{option} {out} cannot be written: {above} {reason}. Valid is a place in a folder that "
+        "you may write to. Choose another."
+    )
+    raise UsageProblem(msg)
 
 
 @contextmanager
@@ -123,8 +139,8 @@ def written_at_once(out: Path) -> Iterator[Path]:
     _remove(unfinished)
     try:
         yield unfinished
-        if out.is_dir():
-            shutil.rmtree(out)
+        if out.is_dir() or unfinished.is_dir():  # only a file can take the place of a file
+            _remove(out)
         unfinished.replace(out)
     finally:
         _remove(unfinished)

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from hdeepinsight.cli._boundary import UsageProblem, running
 from hdeepinsight.cli._console import errors, results, step
-from hdeepinsight.cli._files import read_anndata, require_columns
+from hdeepinsight.cli._files import read_anndata, require_columns, require_writable
 from hdeepinsight.cli._options import (
     Debug,
     Labels,
@@ -151,6 +151,7 @@ def _check_folder(out: Path, *, source: Path, overwrite: bool) -> None:
     if ModelFolder(out).holds_model and not overwrite:
         msg = f"{out} holds a model already. Pass --overwrite to replace it, or another folder."
         raise UsageProblem(msg)
+    require_writable(out)
 
 
 def _read_taxonomy(path: Path | None) -> Taxonomy | None:
