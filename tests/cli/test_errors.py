@@ -219,6 +219,8 @@ def assert_readable_or_usage(done, code: int, says: str) -> None:
         pytest.param(["--labels", "none"], 1, "lineage, cell_type, batch", id="no_such_column"),
         pytest.param(["--labels", "a", "--levels", "a,b"], 2, "Leave one out", id="both"),
         pytest.param(["--levels", "lineage,"], 2, "empty name", id="stray_comma"),
+        pytest.param(["--labels", "depth"], 1, "Error: Found labels of type int in column 'depth'",
+                     id="labels_are_numbers"),
         pytest.param(["--labels", "cell_type", "--batch", "donor"], 1, "'donor'", id="no_batch"),
         pytest.param(["--labels", "cell_type", "--layer", "x"], 1, "layer", id="no_layer"),
         pytest.param(["--labels", "cell_type", "--backbone", "x"], 1, "backbone", id="backbone"),
@@ -233,13 +235,17 @@ def assert_readable_or_usage(done, code: int, says: str) -> None:
                      id="taxonomy_with_a_cycle"),
     ],
 )  # fmt: skip
-def test_bad_train_commands(files, hdeepinsight, tmp_path, arguments, code, says):
+def test_bad_train_commands(files, halves, hdeepinsight, tmp_path, arguments, code, says):
     tree, cycle = tmp_path / "tree.nwk", tmp_path / "cycle.json"
     tree.write_text("((CD4,CD8)T,B);")
     cycle.write_text('{"nodes": [{"name": "a", "parent": 2}, {"name": "b", "parent": 1}]}')
     filled = [a.format(**vars(files), tree=tree, cycle=cycle) for a in arguments]
-    out = tmp_path / "model"
-    done = hdeepinsight("train", files.reference, "--out", out, "--layout", "random", *filled)
+    reference, out = halves[0].copy(), tmp_path / "model"
+    reference.obs["depth"] = np.arange(reference.n_obs)
+    reference.write_h5ad(tmp_path / "reference.h5ad")
+    done = hdeepinsight(
+        "train", tmp_path / "reference.h5ad", "--out", out, "--layout", "random", *filled
+    )
     assert_readable_or_usage(done, code, says)
     assert not out.exists()
 

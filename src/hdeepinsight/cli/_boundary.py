@@ -61,13 +61,19 @@ def _paragraph(error: Exception) -> str:
     # str() of a KeyError is the repr of its text.
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if isinstance(error, _EXPECTED) and " " in text.strip():
+    expected = isinstance(error, _EXPECTED) or _says_what_is_valid(error, text)
+    if expected and " " in text.strip():
         return in_options("\n".join(lines))
     start = shorten(" ".join(lines), _LONGEST_UNEXPECTED, placeholder=" ...")
     return (
         f"Something unexpected happened ({type(error).__name__}: {start}). The command did not "
         "finish. Run it again with --debug to see where, and report it if your files are in order."
     )
+
+
+def _says_what_is_valid(error: Exception, text: str) -> bool:
+    """Tell a `TypeError` about the data, such as labels that are numbers, from one of Python."""
+    return isinstance(error, TypeError) and "Valid" in text
 
 
 def _only_our_warnings() -> None:
