@@ -202,6 +202,33 @@ def test_counts_of_raw(files, halves, hdeepinsight, tmp_path):
     assert "in .raw" in hdeepinsight("info", path, "--raw").stdout
 
 
+def test_a_reference_with_its_counts_in_raw(files, halves, hdeepinsight, sha256, tmp_path):
+    reference = halves[0].copy()
+    reference.raw = reference.copy()
+    reference = reference[:, :30].copy()
+    reference.X = reference.X * -1.0
+    path = tmp_path / "reference.h5ad"
+    reference.write_h5ad(path)
+    before = sha256(path)
+    options = ["--labels", "cell_type", "--layout", "random", "--epochs", 1, "--out"]
+    refused = hdeepinsight("train", path, *options, tmp_path / "refused")
+    assert refused.exit_code == 1
+    assert "pass --raw" in " ".join(refused.stderr.split())
+    for source, flag in ((path, ["--raw"]), (files.reference, [])):
+        out = tmp_path / f"of_{source.parent.name}"
+        done = hdeepinsight("train", source, *flag, *options, out)
+        assert done.exit_code == 0, done.stderr
+    loaded = (SCHDeepInsight.load(folder, adata=False) for folder in sorted(tmp_path.glob("of_*")))
+    first, second = (model.module.state_dict() for model in loaded)
+    assert first.keys() == second.keys()
+    for name, values in first.items():
+        np.testing.assert_array_equal(values, second[name], err_msg=name)
+    assert sha256(path) == before
+    both = hdeepinsight("train", path, "--raw", "--layer", "x", *options, tmp_path / "both")
+    assert both.exit_code == 1
+    assert "Both --raw and --layer x" in " ".join(both.stderr.split())
+
+
 def test_genes_in_another_case(files, halves, hdeepinsight, tmp_path):
     query = halves[1].copy()
     query.var_names = [name.capitalize() for name in query.var_names]

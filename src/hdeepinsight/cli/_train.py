@@ -18,12 +18,15 @@ from hdeepinsight.cli._options import (
     Layer,
     Levels,
     Overwrite,
+    Raw,
     label_columns,
 )
 from hdeepinsight.cli._progress import training_progress
 from hdeepinsight.cli._show import evaluation_table
 
 if TYPE_CHECKING:
+    from anndata import AnnData
+
     from hdeepinsight.models import SCHDeepInsight
     from hdeepinsight.taxonomy import Taxonomy
 
@@ -53,6 +56,7 @@ def train(
         ),
     ] = None,
     layer: Layer = None,
+    raw: Raw = False,
     batch: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Column of obs with the batch or donor.")
     ] = None,
@@ -98,6 +102,7 @@ def train(
             from hdeepinsight.models import SCHDeepInsight
 
             adata = read_anndata(reference)
+            adata = _from_raw(adata, layer) if raw else adata
             wanted = [*columns, *(name for name in (batch, split_by) if name)]
             require_columns(adata.obs, wanted, source=reference)
             tree = _read_taxonomy(taxonomy)
@@ -152,6 +157,13 @@ def _check_folder(out: Path, *, source: Path, overwrite: bool) -> None:
         msg = f"{out} holds a model already. Pass --overwrite to replace it, or another folder."
         raise UsageProblem(msg)
     require_writable(out)
+
+
+def _from_raw(adata: AnnData, layer: str | None) -> AnnData:
+    from hdeepinsight.data import open_store
+
+    open_store(adata).matrix(layer, use_raw=True)  # says what is wrong, if something is
+    return adata.raw.to_adata()
 
 
 def _read_taxonomy(path: Path | None) -> Taxonomy | None:
