@@ -39,6 +39,12 @@ def test_info_of_a_model_shows_taxonomy_and_recipe(files, hdeepinsight):
     assert "│ max_epochs   │ 12" in done.stdout
 
 
+def test_info_knows_the_bundled_model_by_its_name(hdeepinsight):
+    done = hdeepinsight("info", "pbmc")
+    assert done.exit_code == 0, done.stderr
+    assert repr(hdi.hub.pull("pbmc")) in done.stdout
+
+
 @pytest.mark.parametrize("name", ["query", "query_zarr"])
 def test_info_of_a_data_file_is_the_input_report(files, hdeepinsight, name):
     path = getattr(files, name)

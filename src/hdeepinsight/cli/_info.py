@@ -20,7 +20,10 @@ _MOST_VALUES = 6
 
 
 def info(
-    target: Annotated[Path, typer.Argument(help="Folder of a model, or an .h5ad or .zarr file.")],
+    target: Annotated[
+        Path,
+        typer.Argument(help="Folder of a model, or pbmc, the bundled one; an .h5ad or .zarr file."),
+    ],
     layer: Layer = None,
     raw: Raw = False,
     debug: Debug = False,
@@ -30,6 +33,10 @@ def info(
     [b]hdeepinsight info my_model[/b]
     """
     with running(debug=debug):
+        if not target.exists():
+            from hdeepinsight.hub._bundled import bundled_folder
+
+            target = bundled_folder(str(target)) or target
         if target.is_dir() and not is_store(target):
             _show_model(target)
         else:
