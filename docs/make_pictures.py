@@ -52,27 +52,27 @@ def draw_cells(query: ad.AnnData, model: hdi.SCHDeepInsight, result: hdi.Annotat
     sc.tl.umap(query, random_state=0)
     umap, mde = query.obsm["X_umap"], hdi.tl.mde(query, use_rep="X_hdi")
 
+    # The last legend serves the middle panel too: a label has the same colour in both.
     figure, axes = plt.subplots(
-        1, 3, figsize=(15, 4.2), layout="constrained", width_ratios=(1, 1.45, 1.45)
+        1, 3, figsize=(9.6, 3.2), layout="constrained", width_ratios=(1, 1, 1.4)
     )
-    headings = ["lineage", "cell type", "where each label stops"]
-    for ax, column, heading in zip(axes, result.labels, headings, strict=True):
-        loc = "on data" if column == "lineage" else "right margin"
+    headings = {"lineage": "on data", "cell type": "none", "where each label stops": "right margin"}
+    for ax, column, (heading, loc) in zip(axes, result.labels, headings.items(), strict=True):
         labels = result.labels[column]
         hdi.pl.embedding(
-            umap, labels, palette=result.colors, legend_loc=loc, title=heading, size=26, ax=ax
+            umap, labels, palette=result.colors, legend_loc=loc, title=heading, size=16, ax=ax
         )
-    save(figure, "levels", dpi=80)
+    save(figure, "levels", dpi=130)
 
     drawn = hdi.pl.embedding(
         mde, query.obs["cell_type"], palette=result.colors, legend_loc="right margin"
     )
     save(drawn, "mde", dpi=75)
     nodes = ["T cell", "CD8 T cytotoxic", "CD56+ NK cell"]
-    figure, axes = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(10.5, 3), layout="constrained")
     for ax, node in zip(axes, nodes, strict=True):
-        hdi.pl.probability(umap, result, node, size=26, ax=ax)
-    save(figure, "probability", dpi=70)
+        hdi.pl.probability(umap, result, node, size=16, ax=ax)
+    save(figure, "probability", dpi=110)
 
 
 def draw_genes(query: ad.AnnData, layout: hdi.GeneLayout, result: hdi.Annotation) -> None:
