@@ -102,11 +102,11 @@ def annotate(
 
     Notes
     -----
-    The cells of the query are read into memory unless both steps are ``"off"``. Probabilities
-    after either step are no longer calibrated on the reference: label sets of such an annotation
-    have no promised coverage, and are refused after refinement. A refinement changes labels, but
-    not how sure the annotation is on the whole: neighbours resemble each other, so their agreement
-    says less than it seems to.
+    An adaptation reads at most 20,000 cells of the query into memory, a refinement all of them,
+    sparse; the annotation itself goes chunk by chunk. Probabilities after either step are no longer
+    calibrated on the reference: label sets of such an annotation have no promised coverage, and are
+    refused after refinement. A refinement changes labels, but not how sure the annotation is on the
+    whole: neighbours resemble each other, so their agreement says less than it seems to.
 
     Examples
     --------

@@ -255,3 +255,13 @@ def test_real_file_is_read_as_it_is(hdi_data: Path):
     source = open_counts(path)
     read_back = sparse.vstack([c for _, c in source.chunks(source.align(genes), 128)])
     assert abs(read_back - adata.X[:, ::7]).max() == 0
+
+
+def test_some_cells_are_those_of_the_whole_also_across_chunks():
+    rng = np.random.default_rng(0)
+    counts = sparse.csr_matrix(rng.poisson(1.0, (9000, 2)).astype(np.float32))
+    source = open_counts(ad.AnnData(counts, var=pd.DataFrame(index=["NKG7", "CD3D"])))
+    alignment = source.align(["CD3D", "NKG7"])
+    rows = np.array([0, 17, 4095, 4096, 8999])
+    assert (source.read(alignment, rows) != source.read(alignment)[rows]).nnz == 0
+    assert source.read(alignment, rows[:0]).shape == (0, 2)

@@ -78,8 +78,8 @@ def annotate(
 
     Without [b]--model[/b] the bundled model of human blood cells is used.
 
-    With [b]--adapt auto --refine auto[/b] the cells are read into memory, and what was done and
-    why is printed; without, memory does not grow with the number of cells.
+    With [b]--adapt auto --refine auto[/b] what was done and why is printed. Refining reads the
+    cells into memory; without it, memory does not grow with the number of cells.
     """
     with running(debug=debug):
         out = out or query.with_suffix(f".annotated{query.suffix}")

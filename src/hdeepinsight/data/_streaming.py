@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+import numpy as np
 import scipy.sparse as sp
 
 from hdeepinsight.data._checks import inspect_store, not_finite, refusal, where_counts_are
@@ -142,8 +143,19 @@ class CountSource:
         for rows, block in self._blocks(chunk_size):
             yield rows, alignment.apply(block)
 
-    def read(self, alignment: GeneAlignment) -> sp.csr_matrix:
-        """Read all counts at once, as :meth:`chunks` gives them.
+    def read(self, alignment: GeneAlignment, rows: np.ndarray | None = None) -> sp.csr_matrix:
+        """Read all counts at once, as :meth:`chunks` gives them, or those of some cells.
+
+        Parameters
+        ----------
+        alignment
+            Map to the model's genes.
+        rows
+            Rows of the cells to keep, ascending; all of them if ``None``. Memory grows with these.
+
+        Returns
+        -------
+        Counts: CSR float32, shape ``(n_cells, n_genes)``.
 
         Examples
         --------
@@ -153,10 +165,19 @@ class CountSource:
         >>> from hdeepinsight.data import open_counts
         >>> var = pd.DataFrame(index=["NKG7", "CD3D"])
         >>> source = open_counts(ad.AnnData(np.array([[1.0, 0.0], [5.0, 2.0]]), var=var))
-        >>> source.read(source.align(["CD3D", "NKG7"])).toarray().tolist()
+        >>> alignment = source.align(["CD3D", "NKG7"])
+        >>> source.read(alignment).toarray().tolist()
         [[0.0, 1.0], [2.0, 5.0]]
+        >>> source.read(alignment, np.array([1])).toarray().tolist()
+        [[2.0, 5.0]]
         """
-        return sp.vstack([counts for _, counts in self.chunks(alignment)], format="csr")
+        parts = []
+        for cells, counts in self.chunks(alignment):
+            if rows is not None:
+                first, last = np.searchsorted(rows, [cells.start, cells.stop])
+                counts = counts[rows[first:last] - cells.start]
+            parts.append(counts)
+        return sp.vstack(parts, format="csr")
 
     def _blocks(self, size: int) -> Iterator[tuple[slice, Block]]:
         if self.decoder is None:

@@ -188,6 +188,20 @@ def test_batches_adapt_on_their_own_and_unknown_ones_as_the_reference(
     np.testing.assert_allclose(probabilities(mapped, query), probabilities(model, query), atol=1e-5)
 
 
+def test_a_large_query_is_adapted_to_by_a_draw_of_its_cells(
+    adapt: Callable, shifted: ad.AnnData, tmp_path: Path
+) -> None:
+    path = tmp_path / "query.h5ad"
+    shifted.write_h5ad(path)
+    mapped = adapt(path, {"max_cells": 60})
+    assert (mapped.adaptation.n_cells, shifted.n_obs) == (60, 120)
+    everything = adapt(path)
+    assert everything.adaptation.n_cells == 120
+    by_draw, by_all = (probabilities(one, shifted) for one in (mapped, everything))
+    assert by_draw.shape == by_all.shape
+    assert 0 < np.abs(by_draw - by_all).mean() < 0.05
+
+
 @pytest.mark.parametrize("n_cells", [1, 3])
 def test_few_cells_do_no_harm(model: SCHDeepInsight, shifted: ad.AnnData, n_cells: int) -> None:
     mapped = SCHDeepInsight.load_query_data(shifted[:n_cells].copy(), model)

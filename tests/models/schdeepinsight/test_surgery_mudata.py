@@ -115,7 +115,7 @@ def test_cells_without_rna_keep_the_opinion_of_the_network(joint, query, paired)
     some = some[query.obs_names].copy()
     mapped = adapted(some, joint)
     adaptation, found = mapped._adaptation, mapped.annotate().node_probabilities
-    cells, measured = mapped._query_cells()
+    cells, measured = mapped._query_cells(query.n_obs)
     network = adaptation.network_opinion(cells, measured)
     profile = adaptation.profile_opinion(cells, measured, network)
     leaves = mapped.taxonomy.leaves

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -60,3 +61,24 @@ def chunks(counts: csr_matrix, device: torch.device) -> Iterator[tuple[slice, Te
     """Dense counts of a thousand cells at a time."""
     for start in range(0, counts.shape[0], CELLS):
         yield slice(start, start + CELLS), dense(counts[start : start + CELLS], device)
+
+
+def draw_cells(batch: np.ndarray, labelled: np.ndarray, most: int, seed: int) -> np.ndarray:
+    """Draw rows of cells, ascending: as many from each batch as it has, labelled ones first.
+
+    Parameters
+    ----------
+    batch, labelled
+        Batch of every cell, and whether it has a label, shape ``(n_cells,)``.
+    most
+        Most cells to draw; if there are no more, all are taken.
+    seed
+        Seed of the draw.
+    """
+    n_cells = len(batch)
+    if n_cells <= most:
+        return np.arange(n_cells)
+    order = np.random.default_rng(seed).permutation(n_cells)
+    order = order[np.argsort(~labelled[order], kind="stable")]
+    turn = pd.Series(order).groupby(batch[order]).cumcount().to_numpy()
+    return np.sort(order[np.argsort(turn, kind="stable")[:most]])

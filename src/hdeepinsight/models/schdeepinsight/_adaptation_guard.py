@@ -118,7 +118,7 @@ class AdaptationReport:
     figures
         What the decision rests on.
     n_cells, n_batches, n_labeled
-        Query cells, their batches, and how many brought a label.
+        Query cells that were read, their batches, and how many brought a label.
     used_reference
         Whether reference cells were replayed.
     options

@@ -59,7 +59,7 @@ class FurtherInputs:
             return report
         return replace(report, messages=(*report.messages, self.proteins.message))
 
-    def tensors(self, rows: slice, measured: Tensor) -> dict[str, Tensor]:
+    def tensors(self, rows: slice | np.ndarray, measured: Tensor) -> dict[str, Tensor]:
         """Keyword arguments of the network for some cells, on the device of ``measured``."""
         inputs = {"measured": measured}
         if self.has_rna is not None:

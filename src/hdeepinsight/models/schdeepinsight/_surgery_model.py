@@ -20,7 +20,7 @@ from hdeepinsight.models.schdeepinsight._adaptation import (
     fill_unknown,
     trust_in,
 )
-from hdeepinsight.models.schdeepinsight._adaptation_cells import Cells
+from hdeepinsight.models.schdeepinsight._adaptation_cells import Cells, draw_cells
 from hdeepinsight.models.schdeepinsight._adaptation_guard import AdaptationReport
 from hdeepinsight.models.schdeepinsight._adaptation_profiles import reference_sums
 from hdeepinsight.models.schdeepinsight._adaptation_run import Run, best_of
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from hdeepinsight.annotation import Calibration
     from hdeepinsight.data import CountSource, GeneAlignment, ScaleMode
     from hdeepinsight.models.schdeepinsight._base import Query
+    from hdeepinsight.models.schdeepinsight._multimodal import FurtherInputs
     from hdeepinsight.models.schdeepinsight._surgery import SurgeryMixin
     from hdeepinsight.nn import ProfileMatcher
 
@@ -128,7 +129,7 @@ class AdaptedSCHDeepInsight(SCHDeepInsight):
         )
         model.batch_key_ = batch_key
         model._check_profiles()
-        model._query_cells()
+        model._open_own()
         return model
 
     @property
@@ -164,8 +165,8 @@ class AdaptedSCHDeepInsight(SCHDeepInsight):
             the adaptation is kept whatever they say; they are still in :attr:`adaptation`.
         **options
             Further fields of ``AdaptationOptions``: ``batch_size``, ``statistics``,
-            ``adapter_lr``, ``network_lr``, ``weight_decay``, ``refresh``, ``threshold`` and
-            ``max_mask_rate``.
+            ``adapter_lr``, ``network_lr``, ``weight_decay``, ``refresh``, ``threshold``,
+            ``max_mask_rate`` and ``max_cells``.
 
         Raises
         ------
@@ -184,7 +185,7 @@ class AdaptedSCHDeepInsight(SCHDeepInsight):
         True
         """
         settings = AdaptationOptions(max_steps=max_steps, **options)
-        cells, measured = self._query_cells()
+        cells, measured = self._query_cells(settings.max_cells)
         pristine = self._unwrapped()
         reference = self._reference_cells()
         profiles = self._check_profiles(reference)
@@ -241,8 +242,8 @@ class AdaptedSCHDeepInsight(SCHDeepInsight):
             return super()._open(query, **(own.reading | changed))
         return super()._open(query, layer, use_raw, scale, fold_case)
 
-    def _query_cells(self) -> tuple[Cells, Tensor]:
-        """Read the query into memory, sparse; checks genes, batches and labels on the way."""
+    def _open_own(self) -> tuple[CountSource, GeneAlignment, FurtherInputs, np.ndarray]:
+        """Open the query and find the nodes of its labels; checks genes, batches and labels."""
         data = self._data()
         query = self._given(data.query)
         source, alignment = super()._open(query, **data.reading)
@@ -251,16 +252,24 @@ class AdaptedSCHDeepInsight(SCHDeepInsight):
             self.batches_ = tuple(sorted(batches.unique()))
         else:
             self.batches_ = (ONE_BATCH,)
+        nodes = known_nodes(
+            source.obs, self.taxonomy, data.labels_key, unlabeled=self._unlabeled_category
+        )
+        return source, alignment, self._further_inputs(query), nodes
+
+    def _query_cells(self, most: int) -> tuple[Cells, Tensor]:
+        """Read the query into memory, sparse, or a draw of so many of its cells."""
+        source, alignment, beside, nodes = self._open_own()
+        batch = self._batch_of(source.obs)
+        rows = draw_cells(batch, nodes > 0, most, self.seed)
         measured = torch.tensor(alignment.measured, dtype=torch.float32, device=self.device)
-        further = self._further_inputs(query).tensors(slice(0, source.n_obs), measured)
+        further = beside.tensors(rows, measured)
         if further["measured"].ndim == 1:
             further.pop("measured")
         cells = Cells(
-            counts=source.read(alignment),
-            batch=self._batch_of(source.obs),
-            nodes=known_nodes(
-                source.obs, self.taxonomy, data.labels_key, unlabeled=self._unlabeled_category
-            ),
+            counts=source.read(alignment, rows),
+            batch=batch[rows],
+            nodes=nodes[rows],
             further={name: values.cpu() for name, values in further.items()},
         )
         return cells, measured
