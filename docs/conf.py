@@ -49,7 +49,7 @@ exclude_patterns = ["_build", "**.ipynb_checkpoints"]
 nitpicky = True
 others = (
     "anndata|collections|lightning|matplotlib|mudata|networkx|np|npt|numpy|os|pandas|pathlib|pd"
-    "|scipy|scvi|shap|sklearn|torch|typing"
+    "|scipy|scvi|shap|sklearn|sp|torch|typing"
 )
 nitpick_ignore_regex = [
     ("py:class", r"\w+"),
