@@ -179,6 +179,13 @@ def test_an_explicit_scale_must_fit(small, change, scale, message):
         open_counts(change(small), scale=scale)
 
 
+@pytest.mark.parametrize("scale", ["as-is", "AUTO", None])
+def test_an_unknown_scale_is_refused_and_does_not_switch_the_checks_off(small, scale):
+    adata = with_x(imputed)(small)
+    with pytest.raises(InputError, match=r"Found scale=.*'auto', 'counts', 'recover', 'as_is'"):
+        open_counts(adata, scale=scale)
+
+
 def test_values_that_were_not_logged_are_recovered_when_asked_for(small):
     adata = with_x(lambda x: np.expm1(log_cp10k(x).astype(float)))(small)
     with pytest.raises(InputError, match=r"looks normalized.*scale='recover'"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import scipy.sparse as sp
@@ -227,6 +227,9 @@ def open_counts(
     >>> open_counts(ad.AnnData(np.array([[1.0, 0.0], [5.0, 2.0]])))
     CountSource(2 cells × 2 genes, counts in X, dense)
     """
+    if scale not in get_args(ScaleMode):
+        valid = f"Valid are {', '.join(map(repr, get_args(ScaleMode)))}."
+        raise InputError(f"Found scale={scale!r}.", valid, "Choose one of them.")
     store = open_store(data)
     report = inspect_store(store, layer=layer, use_raw=use_raw)
     error = _error(report, scale)
