@@ -92,7 +92,7 @@ class Annotation(ConfidenceMixin, ForeignMixin, WritingMixin):
 
     def __post_init__(self) -> None:
         self._check_probabilities()
-        self._check_level_names()
+        check_level_names(self.taxonomy)
         object.__setattr__(self, "obs_names", pd.Index(self.obs_names))
         decoded = decode(
             self.taxonomy, self.node_probabilities, decoder=self.decoder, threshold=self.threshold
@@ -115,18 +115,6 @@ class Annotation(ConfidenceMixin, ForeignMixin, WritingMixin):
             msg = (
                 f"{n_broken} of {shape[0]} cells have probabilities that are NaN or infinite; "
                 "valid are numbers from 0 to 1. Check the model and the counts of these cells."
-            )
-            raise ValueError(msg)
-
-    def _check_level_names(self) -> None:
-        names = {LABEL_COLUMNS.STOP, *ADDED_KEYS}
-        if self.taxonomy.ontology_ids:
-            names.add(ONTOLOGY_KEY)
-        taken = names.intersection(self.taxonomy.level_names)
-        if taken:
-            msg = (
-                f"The taxonomy has levels named {sorted(taken)}; these are names of columns of "
-                "every annotation. Rename the levels of the taxonomy."
             )
             raise ValueError(msg)
 
@@ -332,3 +320,17 @@ class Annotation(ConfidenceMixin, ForeignMixin, WritingMixin):
 
     def _series(self, values: np.ndarray | pd.Categorical, name: str) -> pd.Series:
         return pd.Series(values, index=self.obs_names, name=name)
+
+
+def check_level_names(taxonomy: Taxonomy) -> None:
+    """Refuse levels with the name of another column of every annotation."""
+    names = {LABEL_COLUMNS.STOP, *ADDED_KEYS}
+    if taxonomy.ontology_ids:
+        names.add(ONTOLOGY_KEY)
+    taken = names.intersection(taxonomy.level_names)
+    if taken:
+        msg = (
+            f"The taxonomy has levels named {sorted(taken)}; these are names of columns of "
+            "every annotation. Rename the levels of the taxonomy, or the columns of labels."
+        )
+        raise ValueError(msg)

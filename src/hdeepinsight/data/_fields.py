@@ -35,8 +35,8 @@ class CountsField(LayerField):  # type: ignore[misc]
 
     def validate_field(self, adata: AnnData) -> None:
         """Check the matrix; raises ``InputError`` where it cannot be read as counts."""
+        open_counts(adata, layer=self.attr_key)  # first, because it says what is there instead
         super().validate_field(adata)
-        open_counts(adata, layer=self.attr_key)
 
     def transfer_field(
         self, state_registry: dict[str, Any], adata_target: AnnData, **kwargs: Any
@@ -95,6 +95,13 @@ class ColumnField(BaseAnnDataField):  # type: ignore[misc]
                 f"{', '.join(map(str, adata.obs.columns)) or 'none'}. Pass the name of one of them."
             )
             raise KeyError(msg)
+        n_columns = int((adata.obs.columns == self._attr_key).sum())
+        if n_columns > 1:
+            msg = (
+                f"obs has {n_columns} columns named {self._attr_key!r}. Valid is one. Rename or "
+                "drop the others."
+            )
+            raise ValueError(msg)
 
     def register_field(self, adata: AnnData) -> dict[str, Any]:
         """Record the values of the column."""

@@ -1,6 +1,7 @@
 """Registering a reference: what is accepted, what is refused, what is shown."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from hdeepinsight import SCHDeepInsight, Taxonomy
@@ -12,6 +13,41 @@ def test_exactly_one_way_to_name_labels(reference):
         SCHDeepInsight.setup_anndata(reference)
     with pytest.raises(ValueError, match="both was given"):
         SCHDeepInsight.setup_anndata(reference, labels_key="cell_type", labels_keys=["lineage"])
+
+
+def test_one_column_of_levels_may_be_named_without_a_list(reference, labelled, model):
+    SCHDeepInsight.setup_anndata(reference, labels_keys="cell_type")
+    assert SCHDeepInsight(reference, layout="random").taxonomy.level_names == ("cell_type",)
+    np.testing.assert_array_equal(
+        model.label_nodes(labelled, labels_keys="cell_type"),
+        model.label_nodes(labelled, labels_keys=["cell_type"]),
+    )
+
+
+@pytest.mark.parametrize("labels_key", [["lineage", "cell_type"], 3])
+def test_a_labels_key_that_is_no_name_is_refused(reference, labels_key):
+    with pytest.raises(ValueError, match=r"not the name of a column.*as labels_keys"):
+        SCHDeepInsight.setup_anndata(reference, labels_key=labels_key)
+
+
+def test_two_label_columns_of_one_name_are_refused(reference):
+    reference.obs = pd.concat([reference.obs, reference.obs[["cell_type"]]], axis=1)
+    with pytest.raises(ValueError, match=r"2 columns named 'cell_type'.*Rename or drop"):
+        SCHDeepInsight.setup_anndata(reference, labels_key="cell_type")
+
+
+@pytest.mark.parametrize("name", ["confidence", "stop_label"])
+def test_a_level_that_no_annotation_could_hold_is_refused_before_training(reference, name):
+    reference.obs = reference.obs.rename(columns={"cell_type": name})
+    SCHDeepInsight.setup_anndata(reference, labels_keys=["lineage", name])
+    with pytest.raises(ValueError, match=f"levels named .'{name}'.*or the columns of labels"):
+        SCHDeepInsight(reference, layout="random")
+
+
+def test_a_missing_layer_names_those_that_are_there(reference):
+    reference.layers["spliced"] = reference.X
+    with pytest.raises(InputError, match=r"no layers\['counts'\].*It holds: X, layers"):
+        SCHDeepInsight.setup_anndata(reference, layer="counts", labels_key="cell_type")
 
 
 def test_a_missing_column_names_those_that_are_there(reference):
@@ -92,6 +128,19 @@ def test_an_unknown_backbone_lists_the_valid_ones(reference):
     SCHDeepInsight.setup_anndata(reference, labels_key="cell_type")
     with pytest.raises(ValueError, match="efficientnet_b0"):
         SCHDeepInsight(reference, layout="random", backbone="resnet")
+
+
+def test_an_unknown_head_lists_the_valid_ones(reference):
+    SCHDeepInsight.setup_anndata(reference, labels_key="cell_type")
+    with pytest.raises(ValueError, match=r"head='flat' is not known.*'linear', 'per_parent'"):
+        SCHDeepInsight(reference, layout="random", head="flat")
+
+
+@pytest.mark.parametrize("name", ["masking", "thinning", "modality_dropout"])
+def test_options_of_another_type_are_refused(reference, name):
+    SCHDeepInsight.setup_anndata(reference, labels_key="cell_type")
+    with pytest.raises(TypeError, match=r"Found False where a \w+ belongs.*\.none\(\)"):
+        SCHDeepInsight(reference, layout="random", **{name: False})
 
 
 def test_a_dense_reference_gives_the_same_model(reference):

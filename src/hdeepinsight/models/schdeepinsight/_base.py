@@ -192,7 +192,7 @@ class ReferenceModel(BaseModelClass):  # type: ignore[misc]
         >>> [model.taxonomy.label(int(node)) for node in nodes[[0, 4, 9]]]
         ['T', 'B', 'root']
         """
-        keys = list(labels_keys or self._label_keys)
+        keys = label_keys(None, labels_keys) if labels_keys else self._label_keys
         obs = open_store(self._cells(self._given(data), keys)).obs
         missing = [key for key in keys if key not in obs]
         if missing:

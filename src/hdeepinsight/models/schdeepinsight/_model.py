@@ -10,6 +10,7 @@ import torch
 from scvi import settings
 
 from hdeepinsight.annotation import Evaluation, evaluate_annotation
+from hdeepinsight.annotation._annotation import check_level_names
 from hdeepinsight.image import GeneLayout
 from hdeepinsight.models.schdeepinsight._adaptation_profiles import reference_sums
 from hdeepinsight.models.schdeepinsight._explanation import ExplanationMixin
@@ -158,6 +159,7 @@ class SCHDeepInsight(ExplanationMixin, TrainingMixin, SurgeryMixin):
         self.taxonomy = taxonomy_of(
             self._cells(adata), taxonomy, self._label_keys, unlabeled=self._unlabeled_category
         )
+        check_level_names(self.taxonomy)
         nodes = None if adata is None else self._label_nodes(adata)
         source = None if adata is None else self._counts(adata)
         self.layout = layout_of(
@@ -310,11 +312,21 @@ class SCHDeepInsight(ExplanationMixin, TrainingMixin, SurgeryMixin):
         (206, True)
         """
         if adata is None:
-            adata = self._own_adata()[self.validation_indices_]
+            adata = self._held_out()
         nodes = self.label_nodes(
             adata, labels_keys=labels_keys, unlabeled_category=unlabeled_category
         )
         return evaluate_annotation(self.annotate(adata, **kwargs), nodes)
+
+    def _held_out(self) -> AnnData | MuData:
+        reference = self._own_adata()
+        if self.validation_indices_ is None or not len(self.validation_indices_):
+            msg = (
+                "No cells were held out in training. Valid are labelled cells that took no part "
+                "in it. Pass some, or train with a larger validation_size."
+            )
+            raise ValueError(msg)
+        return reference[self.validation_indices_]
 
     def __repr__(self) -> str:
         """Backbone, taxonomy, layout and state of training."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hdeepinsight._keys import FIELD_KEYS
 from hdeepinsight.image import Raster
+from hdeepinsight.image._fit import check_choice
 from hdeepinsight.models.schdeepinsight._proteins import ProteinChannels, ProteinValues
 from hdeepinsight.nn import (
     AdaptiveHierarchicalFocalLoss,
@@ -110,6 +111,7 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
         self.head: nn.Module | None = None
         if self.backbone is not None:
             heads = {"linear": LinearHead, "per_parent": PerParentHead}
+            check_choice("head", head, tuple(heads))
             self.head = heads[head](self.backbone.n_latent, self.tree, dropout=dropout)
         self.objective = AdaptiveHierarchicalFocalLoss(
             self.tree, gamma=gamma, reduction=reduction, level_weights=level_weights

@@ -32,8 +32,14 @@ def read_counts(source: CountSource, genes: Sequence[str]) -> sparse.csr_matrix:
     return source.read(align_genes(source.var_names, genes))
 
 
-def label_keys(labels_key: str | None, labels_keys: Sequence[str] | None) -> list[str]:
+def label_keys(labels_key: str | None, labels_keys: str | Sequence[str] | None) -> list[str]:
     """Label columns from coarse to fine; raises ``ValueError`` unless one of both is given."""
+    if not isinstance(labels_key, str | None):
+        msg = (
+            f"labels_key={labels_key!r} is not the name of a column. Valid is one name, as text. "
+            "Pass several columns as labels_keys."
+        )
+        raise ValueError(msg)
     if (labels_key is None) == (labels_keys is None):
         given = "neither" if labels_key is None else "both"
         msg = (
@@ -41,7 +47,8 @@ def label_keys(labels_key: str | None, labels_keys: Sequence[str] | None) -> lis
             "single column of labels, or labels_keys for one column a level, coarse to fine."
         )
         raise ValueError(msg)
-    return [labels_key] if labels_key is not None else list(labels_keys or ())
+    keys = labels_key if labels_key is not None else labels_keys or ()
+    return [keys] if isinstance(keys, str) else list(keys)
 
 
 def label_nodes(
@@ -148,4 +155,12 @@ def as_options(kind: type[Options], given: Options | dict[str, float] | None) ->
     """Training options from an instance, its plain form, or nothing (the defaults)."""
     if given is None:
         return kind()
-    return kind.from_dict(given) if isinstance(given, dict) else given
+    if isinstance(given, dict):
+        return kind.from_dict(given)
+    if not isinstance(given, kind):
+        msg = (
+            f"Found {given!r} where a {kind.__name__} belongs. Valid is None for the default, or "
+            f"one of your own. Pass {kind.__name__}.none() to do without."
+        )
+        raise TypeError(msg)
+    return given
