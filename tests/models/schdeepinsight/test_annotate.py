@@ -95,6 +95,12 @@ def test_batch_size_does_not_matter(model, query, batch_size):
     np.testing.assert_allclose(found, model.predict_proba(query), atol=1e-5)
 
 
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_batch_has_a_cell(model, query, batch_size):
+    with pytest.raises(ValueError, match=f"batch_size={batch_size}; valid are whole numbers"):
+        model.annotate(query, batch_size=batch_size)
+
+
 @pytest.mark.parametrize("kind", ["dense", "csc", "csr_array", "h5ad", "zarr", "backed"])
 def test_every_storage_gets_the_same_answer(model, query, tmp_path, kind):
     expected = model.predict_proba(query)

@@ -147,11 +147,30 @@ def test_early_stopping_without_held_out_cells_is_refused(fit, reference):
         fit(reference, train={"validation_size": 0.0, "early_stopping": True})
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"max_epochs": 0}, "max_epochs=0; valid are whole numbers from 1 up"),
+        ({"max_epochs": 1.5}, "max_epochs=1.5; valid"),
+        ({"batch_size": -1}, "batch_size=-1; valid"),
+        ({"validation_size": 1}, "validation_size=1; valid are shares from 0 to below 1"),
+        ({"validation_size": -0.1}, "validation_size=-0.1; valid"),
+        ({"split_key": "donor"}, "no column 'donor'. Columns there: lineage, cell_type, batch"),
+    ],
+)
+def test_settings_out_of_range_are_refused(fit, reference, options, says):
+    with pytest.raises((ValueError, KeyError), match=says):
+        fit(reference, train=options)
+
+
 def test_no_held_out_cells_means_no_metrics_and_no_calibration(fit, reference):
     model = fit(reference, train={"validation_size": 0.0, "max_epochs": 1})
     assert len(model.validation_indices) == 0
     assert "accuracy_lineage" not in model.history
     assert (model.module.temperature == 1).all()
+    with pytest.raises(ValueError, match=r"No cells were held out.*larger validation_size"):
+        model.evaluate()
+    assert model.evaluate(reference).n_cells == reference.n_obs
 
 
 def test_whole_batches_are_held_out(fit, reference):

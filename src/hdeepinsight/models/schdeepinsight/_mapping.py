@@ -289,6 +289,9 @@ class MappingMixin(CalibrationMixin, MultimodalMixin):
         further: FurtherInputs | CorrectedInputs,
     ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
         """Mini-batches through the network, with the rows that they are."""
+        if batch_size < 1:
+            msg = f"batch_size={batch_size}; valid are whole numbers from 1 up. Pass 1024."
+            raise ValueError(msg)
         self.module.eval()
         measured = torch.tensor(alignment.measured, dtype=torch.float32, device=self.device)
         for rows, chunk in source.chunks(alignment):

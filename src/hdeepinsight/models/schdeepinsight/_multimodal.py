@@ -245,10 +245,16 @@ class MultimodalMixin(ReferenceModel):
         return FurtherInputs(proteins, None if has_rna.all() else has_rna)
 
     def _column(self, key: str) -> pd.Series:
-        """Column of the reference's cells."""
+        """Column of the reference's cells; raises ``KeyError`` where there is none."""
         cells = self.adata
         if is_paired(cells):
             cells = self._modalities.columns_of(cells, [key], kind="batch")
+        if key not in cells.obs:
+            msg = (
+                f"obs has no column {key!r}. Columns there: {', '.join(map(str, cells.obs))}. "
+                "Pass the name of one of them."
+            )
+            raise KeyError(msg)
         return cells.obs[key]
 
 

@@ -96,6 +96,13 @@ class TrainingMixin(CalibrationMixin, MultimodalMixin):
             Passed to :class:`scvi.train.Trainer`: ``precision``, ``enable_progress_bar``,
             ``callbacks``, ...
 
+        Raises
+        ------
+        KeyError
+            If ``split_key`` is no column.
+        ValueError
+            If a setting is out of its range, or no group of ``split_key`` can be held out.
+
         Examples
         --------
         >>> import hdeepinsight as hdi
@@ -106,6 +113,7 @@ class TrainingMixin(CalibrationMixin, MultimodalMixin):
         >>> model.is_trained_, len(model.validation_indices_) > 0
         (True, True)
         """
+        check_settings(max_epochs, batch_size, validation_size)
         adata = self._own_adata()
         counts = read_counts(self._counts(adata), self.layout.genes)
         nodes = self._label_nodes(adata)
@@ -211,6 +219,23 @@ class TrainingMixin(CalibrationMixin, MultimodalMixin):
             "python": platform.python_version(),
             **{name: version(name) for name in RECORDED_PACKAGES},
         }
+
+
+def check_settings(max_epochs: int | None, batch_size: int | None, validation_size: float) -> None:
+    """Refuse settings that nothing can be trained with."""
+    for name, value in (("max_epochs", max_epochs), ("batch_size", batch_size)):
+        if value is not None and (value < 1 or value != int(value)):
+            msg = (
+                f"{name}={value}; valid are whole numbers from 1 up. Leave it out for one that "
+                "fits the number of cells."
+            )
+            raise ValueError(msg)
+    if not 0 <= validation_size < 1:
+        msg = (
+            f"validation_size={validation_size}; valid are shares from 0 to below 1. Pass 0.1 to "
+            "hold a tenth of the cells out, 0 for none."
+        )
+        raise ValueError(msg)
 
 
 def trainer_options(
