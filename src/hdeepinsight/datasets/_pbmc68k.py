@@ -1,4 +1,4 @@
-"""Sorted blood cells that come with scanpy, as a reference and a held-out query."""
+"""Blood cells that come with scanpy, as a reference and a held-out query."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class DemoData:
 
 
 def demo(seed: int = 0) -> DemoData:
-    """Give 700 sorted blood cells that come with scanpy, as a reference and a held-out query.
+    """Give 700 blood cells that come with scanpy, as a reference and a held-out query.
 
     Parameters
     ----------
