@@ -126,7 +126,10 @@ def _confidence(result: Annotation, citations: Citations) -> Iterator[str]:
             f"{citations.cite('lee2018')}."
         )
     if result.max_stop_depth is not None:
-        yield "Labels of cells that are strange to the reference were stopped earlier."
+        yield (
+            "Labels of cells that are strange to the reference, or have no counts of what the "
+            "model reads, were stopped earlier."
+        )
 
 
 def _decided(decision: Decision, recipe: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ import warnings
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import sparse
 
@@ -210,12 +211,30 @@ def test_few_genes_in_common_are_a_warning(model, query):
         model.annotate(query[:, 85:].copy())
 
 
-def test_all_zero_cells_are_labelled_and_reported(model, query):
+@pytest.mark.parametrize("threshold", [0.5, None])
+def test_cells_without_counts_of_the_model_stay_unknown_and_are_reported(model, query, threshold):
+    expected = model.annotate(query, threshold=threshold)
+    extra = ad.AnnData(np.ones((query.n_obs, 1)), obs=query.obs, var=pd.DataFrame(index=["OTHER"]))
     query.X = query.X.toarray()
-    query.X[2] = 0
-    result = model.annotate(query)
+    query.X[[2, 5]] = 0
+    query = ad.concat([query, extra], axis=1, merge="first")
+    query.X[5] = 0  # cell 2 has a count, but of a gene that the model does not know
+    result = model.annotate(query, threshold=threshold)
     assert result.input_report.n_empty_cells == 1
-    assert np.isfinite(result.node_probabilities).all()
+    assert "1 cells hold zeros only" in str(result.input_report)
+    assert "2 cells have no counts of what the model reads" in str(result.gene_report)
+    assert (result.labels["stop_label"].iloc[[2, 5]] == "Unknown").all()
+    others = np.delete(np.arange(query.n_obs), [2, 5])
+    np.testing.assert_array_equal(
+        result.node_probabilities[others], expected.node_probabilities[others]
+    )
+    labels = result.labels.astype(str).iloc[others]
+    assert labels.equals(expected.labels.astype(str).iloc[others])
+    for node in model.taxonomy.inner_nodes:  # every child as likely as its siblings
+        below = model.taxonomy.children(int(node))
+        shares = result.node_probabilities[np.ix_([2, 5], below)] * len(below)
+        wanted = np.repeat(result.node_probabilities[[2, 5]][:, [node]], len(below), axis=1)
+        np.testing.assert_allclose(shares, wanted, rtol=1e-6)
 
 
 def test_a_single_cell_is_enough(model, query):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from hdeepinsight.data import CountSource, GeneAlignment, ScaleMode
+    from hdeepinsight.data import CountSource, GeneAlignment, GeneReport, ScaleMode
     from hdeepinsight.models.schdeepinsight._base import Query
     from hdeepinsight.pp import StacasResult
 
@@ -82,6 +82,8 @@ class MappingMixin(CalibrationMixin, MultimodalMixin):
         Returns
         -------
         The annotation: labels, probabilities, confidence, and reports on the matrix and genes.
+        A cell in which nothing of what the model reads was counted stops at the root, whatever the
+        threshold: all siblings are equally likely for it.
 
         Raises
         ------
@@ -112,6 +114,7 @@ class MappingMixin(CalibrationMixin, MultimodalMixin):
             further = corrected_inputs(corrected, self.normalizer, source, own)
         obs_names = pd.Index(source.obs_names)
         found = self._collect(source, alignment, batch_size, further, self._judge)
+        seen = found.pop("seen", np.ones(0, dtype=bool))
         return Annotation(
             taxonomy=self.taxonomy,
             obs_names=obs_names,
@@ -119,10 +122,11 @@ class MappingMixin(CalibrationMixin, MultimodalMixin):
             threshold=threshold,
             decoder=decoder,
             input_report=source.report,
-            gene_report=further.note(alignment.report),
+            gene_report=_note_unseen(further.note(alignment.report), seen),
             recipe=self.recipe,
             calibration=self.calibration,
             novelty=pd.DataFrame(found, index=obs_names) if found else None,
+            max_stop_depth=None if seen.all() else np.where(seen, self.taxonomy.max_depth, 0),
         )
 
     @property
@@ -275,7 +279,11 @@ class MappingMixin(CalibrationMixin, MultimodalMixin):
 
     def _judge(self, part: dict[str, Tensor]) -> dict[str, np.ndarray]:
         """Probabilities and, where the model has a detector, novelty of a mini-batch."""
-        judged = {"probabilities": as_array(part["probabilities"])}
+        seen, tree = part["seen"], self.module.tree
+        logits = torch.zeros(1, self.taxonomy.n_edges).to(part["probabilities"])
+        ignorant = tree.node_log_probs(tree.conditional_log_probs(logits)).exp()
+        probabilities = torch.where(seen.unsqueeze(1), part["probabilities"], ignorant)
+        judged = {"probabilities": as_array(probabilities), "seen": as_array(seen) > 0}
         if self.novelty_detector is not None:
             cells = FeatureCells(as_array(part["latent"]), as_array(part["depth"]))
             judged |= self.novelty_detector.measure(cells)
@@ -296,11 +304,16 @@ class MappingMixin(CalibrationMixin, MultimodalMixin):
         measured = torch.tensor(alignment.measured, dtype=torch.float32, device=self.device)
         for rows, chunk in source.chunks(alignment):
             for start in range(0, chunk.shape[0], batch_size):
-                counts = torch.from_numpy(chunk[start : start + batch_size].toarray())
+                block = chunk[start : start + batch_size].toarray()
+                counts = torch.from_numpy(block).to(self.device)
                 first = rows.start + start
                 cells = slice(first, first + len(counts))
                 inputs = further.tensors(cells, measured)
-                yield cells, self._read_cells(source, cells, counts.to(self.device), inputs)
+                part = self._read_cells(source, cells, counts, inputs)
+                seen = counts.any(1)
+                if "proteins_measured" in inputs:
+                    seen |= inputs["proteins_measured"].any(1)
+                yield cells, {**part, "seen": seen}
 
     def _read_cells(
         self, source: CountSource, cells: slice, counts: Tensor, inputs: dict[str, Tensor]
@@ -308,3 +321,12 @@ class MappingMixin(CalibrationMixin, MultimodalMixin):
         """Read a mini-batch through the network; a model of a query does so in its own way."""
         part: dict[str, Tensor] = self.module.predict(counts, **inputs)
         return part
+
+
+def _note_unseen(report: GeneReport, seen: np.ndarray) -> GeneReport:
+    """Say in how many cells there was nothing to read."""
+    n_unseen = int((~seen).sum())
+    if not n_unseen:
+        return report
+    text = f"{n_unseen:,} cells have no counts of what the model reads: they stay Unknown."
+    return replace(report, messages=(*report.messages, text))
