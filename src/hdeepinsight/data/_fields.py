@@ -121,12 +121,14 @@ class ColumnField(BaseAnnDataField):  # type: ignore[misc]
         return {f"n_{self._registry_key}": len(state_registry.get(self.CATEGORIES, ()))}
 
     def view_state_registry(self, state_registry: dict[str, Any]) -> rich.table.Table | None:
-        """Table of the values of the column."""
+        """Table of the values of the column, and how many cells have none."""
         table = rich.table.Table(title=f"{self._registry_key} state registry")
         table.add_column("Source location")
         table.add_column("Values")
+        table.add_column("Missing", justify="right")
         values = ", ".join(state_registry.get(self.CATEGORIES, ()))
-        table.add_row(f"adata.obs[{self._attr_key!r}]", values)
+        n_missing = str(state_registry.get(self.N_MISSING, 0))
+        table.add_row(f"adata.obs[{self._attr_key!r}]", values, n_missing)
         return table
 
     def _state(self, column: pd.Series) -> dict[str, Any]:

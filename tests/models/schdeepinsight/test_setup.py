@@ -1,5 +1,7 @@
 """Registering a reference: what is accepted, what is refused, what is shown."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -94,6 +96,21 @@ def test_repr_says_what_the_model_is(reference):
     text = repr(SCHDeepInsight(reference, layout="random"))
     for part in ("compact", "120 genes", "lineage (3), cell_type (7)", "not trained", "300 cells"):
         assert part in text
+
+
+def test_missing_labels_are_counted_and_said(reference, capsys, tmp_path):
+    labels = reference.obs["cell_type"].astype(object)
+    labels.iloc[:8] = np.nan
+    reference.obs["cell_type"] = labels
+    SCHDeepInsight.setup_anndata(reference, labels_keys=["lineage", "cell_type"])
+    model = SCHDeepInsight(reference, layout="random")
+    assert (model.taxonomy.depth[model._label_nodes(reference)] == 1).sum() == 8
+    assert repr(model).endswith("trained on 300 cells (8 without a label in 'cell_type')")
+    model.save(tmp_path / "model")
+    assert repr(SCHDeepInsight.load(tmp_path / "model")) == repr(model)
+    capsys.readouterr()
+    model.view_registry()
+    assert re.search(r"obs\['cell_type'\].*│ +8 │", capsys.readouterr().out)
 
 
 def test_the_registry_can_be_viewed(reference, capsys):

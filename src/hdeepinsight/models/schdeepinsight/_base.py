@@ -131,6 +131,16 @@ class ReferenceModel(BaseModelClass):  # type: ignore[misc]
         return label_keys(self._setup_args["labels_key"], self._setup_args["labels_keys"])
 
     @property
+    def _n_missing_labels(self) -> dict[str, int]:
+        """Cells of the reference without a value, by the label columns that have such cells."""
+        fields = self.registry_["field_registries"]
+        counts = {
+            key: fields[f"{FIELD_KEYS.LABELS}_{i}"]["state_registry"].get(ColumnField.N_MISSING, 0)
+            for i, key in enumerate(self._label_keys, start=1)
+        }
+        return {key: n for key, n in counts.items() if n}
+
+    @property
     def _unlabeled_category(self) -> str:
         return str(self._setup_args["unlabeled_category"])
 

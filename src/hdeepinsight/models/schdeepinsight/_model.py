@@ -335,6 +335,9 @@ class SCHDeepInsight(ExplanationMixin, TrainingMixin, SurgeryMixin):
             for depth, name in enumerate(self.taxonomy.level_names, start=1)
         )
         n_weights = sum(p.numel() for p in self.module.parameters())
+        missing = ", ".join(
+            f"{n:,} without a label in {key!r}" for key, n in self._n_missing_labels.items()
+        )
         return (
             f"SCHDeepInsight: {self.backbone_name} on {self.layout.side}×{self.layout.side} "
             f"images of {len(self.layout.genes)} genes ({self.layout.method} layout)"
@@ -342,6 +345,7 @@ class SCHDeepInsight(ExplanationMixin, TrainingMixin, SurgeryMixin):
             f"{n_weights:,} weights\n"
             f"taxonomy: {self.taxonomy.n_leaves} types at levels {levels}\n"
             f"{'' if self.is_trained_ else 'not '}trained on {self.summary_stats.n_cells} cells"
+            f"{f' ({missing})' if missing else ''}"
         )
 
     def _fit_to_reference(
