@@ -8,11 +8,22 @@ from annotated_files import cells, saved
 from hdeepinsight.annotation import Annotation
 from hdeepinsight.taxonomy import Taxonomy
 
+RECIPE = {
+    "seed": 3,
+    "max_lr": 1e-3,
+    "split_key": None,
+    "split": (1, 2),
+    "refine": {"method": "local_prior", "lam": np.float64(0.25)},
+    "model": "published",
+    "version": "1.10",
+    "word": '"quoted"',
+}
+
 
 @pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
 @pytest.mark.parametrize("threshold", [0.7, None])
 def test_an_annotation_is_read_back(tmp_path, ragged, annotated, suffix, threshold):
-    result = annotated(ragged, threshold=threshold, decoder="greedy", recipe={"seed": 3})
+    result = annotated(ragged, threshold=threshold, decoder="greedy", recipe=RECIPE)
     limit = np.arange(60) % 3
     result = Annotation(**{**vars_of(result), "max_stop_depth": limit})
     adata = cells()
@@ -23,7 +34,7 @@ def test_an_annotation_is_read_back(tmp_path, ragged, annotated, suffix, thresho
     )
     np.testing.assert_array_equal(read.node_probabilities, result.node_probabilities)
     assert (read.taxonomy, read.threshold, read.decoder) == (ragged, threshold, "greedy")
-    assert read.recipe == {"seed": "3"}
+    assert read.recipe == RECIPE | {"split": [1, 2]}
     with pytest.raises(KeyError, match="no annotation under 'hdi'"):
         Annotation.from_adata(adata)
 

@@ -3,11 +3,12 @@
 import re
 from pathlib import Path
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
 
-from hdeepinsight.annotation import decode, evaluate_annotation
+from hdeepinsight.annotation import Annotation, decode, evaluate_annotation
 from hdeepinsight.report._citations import ENTRIES
 
 BIBLIOGRAPHY = Path(__file__).parents[2] / "docs" / "references.bib"
@@ -165,6 +166,24 @@ def test_methods_say_what_was_recorded_and_cite_in_order(written):
     cited = [int(n) for group in re.findall(r"\[([\d, ]+)\]", methods) for n in group.split(", ")]
     assert list(dict.fromkeys(cited)) == list(range(1, len(references) + 1))
     assert "scHDeepInsight" in references[0]
+
+
+def test_an_annotation_read_back_tells_the_same_of_its_training(written, full, page):
+    cells = ad.AnnData(obs=pd.DataFrame(index=full.obs_names))
+    full.to_adata(cells)
+    again = page(Annotation.from_adata(cells)).facts["methods"]
+    first = written[0].facts["methods"]
+    training = first[first.index("The network") : first.index("Values were read")]
+    assert "490 labelled cells, of which 31 were held out by donor" in training
+    assert training in again
+
+
+@pytest.mark.parametrize("value", ["many", None, [1], 2.5], ids=str)
+def test_figures_of_a_foreign_recipe_are_repeated_as_they_are(annotated, page, nested, value):
+    names = ("n_cells", "n_genes", "n_held_out", "n_lifted_labels")
+    recipe = {"hdeepinsight": "0.1.0", "backbone": "compact", **dict.fromkeys(names, value)}
+    methods = page(annotated(nested, 30, recipe=recipe)).facts["methods"]
+    assert f"It was trained on {value} labelled cells" in methods
 
 
 def test_an_annotation_of_another_tool_claims_nothing(annotated, page, nested):

@@ -21,6 +21,7 @@ from hdeepinsight.annotation._classes import (
     node_probabilities,
 )
 from hdeepinsight.annotation._decode import lift
+from hdeepinsight.annotation._settings import from_text
 from hdeepinsight.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ class ForeignMixin:
                 f"obsm['{key}_{ADDED_KEYS.PROBABILITIES}']. Name the key_added of to_adata."
             )
         threshold = notes["threshold"]
-        recipe = {name: str(value) for name, value in notes["recipe"].items()}
+        recipe = {name: from_text(str(value)) for name, value in notes["recipe"].items()}
         values = table.to_numpy()
         root = np.ones((len(values), 1), dtype=values.dtype)
         return cast("type[Annotation]", cls)(

@@ -8,6 +8,7 @@ import pandas as pd
 
 from hdeepinsight._keys import ADDED_KEYS, ONTOLOGY_KEY
 from hdeepinsight.annotation._additions import Additions, check_cells, storable
+from hdeepinsight.annotation._settings import to_text
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -185,7 +186,7 @@ class WritingMixin:
             "decoder": own.decoder,
             "threshold": "none" if own.threshold is None else own.threshold,
             "taxonomy": own.taxonomy.to_json(),
-            "recipe": {storable(key): str(value) for key, value in own.recipe.items()},
+            "recipe": {storable(key): to_text(value) for key, value in own.recipe.items()},
             **{name: str(report) for name, report in reports.items() if report is not None},
             **({"decisions": decisions} if decisions else {}),
         }

@@ -71,25 +71,33 @@ def _model(result: Annotation, citations: Citations) -> Iterator[str]:
         f"{citations.cite('sharma2019')} and scvi-tools {citations.cite('gayoso2022')}."
     )
     if "backbone" in recipe:
-        genes = f" of {recipe['n_genes']:,} genes" if "n_genes" in recipe else ""
+        genes = f" of {_count(recipe['n_genes'])} genes" if "n_genes" in recipe else ""
         yield f"The network ({recipe['backbone']}) reads an image{genes}."
     if "n_cells" in recipe:
         yield _training(recipe, citations)
     if "n_lifted_labels" in recipe:
-        n_lifted = int(recipe["n_lifted_labels"])
-        yield f"{n_lifted:,} suspicious labels were trusted at coarser levels only."
+        n_lifted = _count(recipe["n_lifted_labels"])
+        yield f"{n_lifted} suspicious labels were trusted at coarser levels only."
 
 
 def _training(recipe: dict[str, Any], citations: Citations) -> str:
-    held_out = int(recipe.get("n_held_out", 0))
     kept = ""
-    if held_out:
+    if held_out := recipe.get("n_held_out"):
         by = f" by {recipe['split_key']}" if recipe.get("split_key") else ""
         cited = citations.cite("guo2017")
-        kept = f", of which {held_out:,} were held out{by} to calibrate its probabilities {cited}"
+        kept = (
+            f", of which {_count(held_out)} were held out{by} to calibrate its probabilities "
+            f"{cited}"
+        )
     settings = [text.format(recipe[key]) for key, text in _SETTINGS.items() if key in recipe]
     with_settings = f"; training used {', '.join(settings)}" if settings else ""
-    return f"It was trained on {recipe['n_cells']:,} labelled cells{kept}{with_settings}."
+    n_cells = _count(recipe["n_cells"])
+    return f"It was trained on {n_cells} labelled cells{kept}{with_settings}."
+
+
+def _count(value: object) -> str:
+    """Group the digits of a number; what a foreign file has in its place stays as it is."""
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _input(result: Annotation) -> Iterator[str]:
