@@ -195,6 +195,14 @@ def test_edges_are_checked(edges, message):
         Taxonomy.from_edges(edges)
 
 
+@pytest.mark.parametrize(
+    "edge", [("a", None), (float("nan"), "a"), (1, 2), ("a",), ("a", "b", "c"), "ab"]
+)
+def test_an_edge_is_a_pair_of_names(edge):
+    with pytest.raises(TypeError, match=r"Found the edge .*Valid is a pair of names.*the root"):
+        Taxonomy.from_edges([("cell", "T"), edge])
+
+
 def test_json_keeps_everything_in_a_file(immune, tmp_path):
     text = immune.to_json(tmp_path / "immune.json")
     assert (tmp_path / "immune.json").read_text(encoding="utf-8") == text

@@ -74,6 +74,12 @@ def test_text_that_is_no_taxonomy_is_refused(text, message):
         Taxonomy.from_json(text)
 
 
+def test_a_mark_before_the_text_is_skipped(immune, tmp_path):
+    file = tmp_path / "immune.json"
+    file.write_text(immune.to_json(), encoding="utf-8-sig")
+    assert Taxonomy.from_json(file) == immune
+
+
 def test_a_file_with_something_else_is_refused(tmp_path):
     file = tmp_path / "list.json"
     file.write_text(json.dumps([1, 2]))

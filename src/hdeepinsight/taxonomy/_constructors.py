@@ -185,6 +185,8 @@ class ConstructorMixin(AnnotateMixin):
         ValueError
             When a node has two parents, the edges form a cycle, or nodes other than `root` have no
             parent.
+        TypeError
+            When an edge is no pair of names.
 
         Notes
         -----

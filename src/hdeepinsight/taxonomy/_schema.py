@@ -190,7 +190,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
     if len(content) > MAX_BYTES:
         raise _invalid(f"more than {MAX_BYTES >> 20} MB", "a smaller file")
     try:
-        return content.decode("utf-8")
+        return content.decode("utf-8-sig")  # some editors put a mark before the text
     except UnicodeDecodeError as error:
         raise _invalid(f"bytes that are no UTF-8 text (at {error.start:,})", "text") from None
 

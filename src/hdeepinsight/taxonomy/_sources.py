@@ -84,7 +84,7 @@ def tree_from_edges(edges: Iterable[tuple[str, str]], root: str | None) -> tuple
     """
     index: dict[str, int] = {}
     parents: list[int] = []
-    for parent, child in dict.fromkeys((p, c) for p, c in edges):
+    for parent, child in dict.fromkeys(_checked_edge(edge) for edge in edges):
         for name in (parent, child):
             if name not in index:
                 index[name] = len(parents)
@@ -113,8 +113,18 @@ def tree_from_edges(edges: Iterable[tuple[str, str]], root: str | None) -> tuple
     return (labels, parents), (tops[0] if tops else None)
 
 
+def _checked_edge(edge: Any) -> tuple[str, str]:
+    pair = () if isinstance(edge, str) else tuple(edge)
+    if len(pair) != 2 or not all(isinstance(name, str) for name in pair):
+        raise TypeError(
+            f"Found the edge {clipped(edge)}. Valid is a pair of names, parent and child, both "
+            "text. Leave out a pair whose parent is missing: what has no parent is the root."
+        )
+    return pair
+
+
 def _check_path_edge(parent: str, child: str) -> None:
-    path = split_path(child) if isinstance(child, str) else ()
+    path = split_path(child)
     if len(path) > 1 and path[:-1] != split_path(parent):
         raise ValueError(
             f"Found the edge from {clipped(parent)} to {clipped(child)}. A child that is written "
