@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from hdeepinsight import SCHDeepInsight
+from hdeepinsight import SCHDeepInsight, Taxonomy
 from hdeepinsight.data import GeneCoverageWarning, InputError
 
 
@@ -65,6 +65,26 @@ def test_order_of_genes_and_cells_does_not_matter(model, query):
     found = model.predict_proba(query[cells][:, genes].copy())
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert found.index.equals(expected.index)
+
+
+def test_order_of_classes_does_not_matter(model, query):
+    paths = [model.taxonomy.path(int(leaf)) for leaf in model.taxonomy.leaves]
+    turned = Taxonomy.from_paths(paths[::-1], level_names=model.taxonomy.level_names)
+    assert turned.labels != model.taxonomy.labels
+    other = SCHDeepInsight(model.adata, taxonomy=turned, layout=model.layout)
+    edges = np.array([model.taxonomy.resolve(path) for path in turned.names[1:]]) - 1
+    weights = model.module.state_dict()
+    for name in ("head.linear.weight", "head.linear.bias", "objective.node_weights"):
+        weights[name] = weights[name][edges]
+    other.module.load_state_dict(weights)
+    other.is_trained_ = True
+    expected, found = (one.annotate(query, threshold=0.8) for one in (model, other))
+    for level in model.taxonomy.level_names:
+        columns = expected.probabilities(level).columns
+        np.testing.assert_allclose(
+            found.probabilities(level)[columns], expected.probabilities(level), atol=1e-5
+        )
+    assert found.labels.astype(str).equals(expected.labels.astype(str))
 
 
 def test_a_subset_gets_the_answer_of_the_whole(model, query):
