@@ -59,3 +59,24 @@ def test_nothing_of_the_query_is_replaced(tmp_path, ending, part, name):
     write_annotation(result, source=path, out=out, key_added="other", obs=query.obs)
     copy = ad.read_h5ad(out) if ending == ".h5ad" else ad.read_zarr(out)
     np.testing.assert_array_equal(getattr(copy, part)[name], getattr(query, part)[name])
+
+
+@pytest.mark.filterwarnings("ignore:.*in the next minor release:UserWarning")
+@pytest.mark.parametrize("source", [".h5ad", ".zarr"])
+@pytest.mark.parametrize("out", [".h5ad", ".zarr"])
+def test_columns_of_the_query_come_back_as_they_were(tmp_path, source, out):
+    columns = {
+        "text": pd.array(["a", None, "c"], dtype="string"),
+        "whole": pd.array([1, None, 3], dtype="Int64"),
+        "truth": pd.array([True, None, False], dtype="boolean"),
+        "ordered": pd.Categorical(["lo", "hi", None], ["lo", "mid", "hi"], ordered=True),
+    }
+    path, copy_path = tmp_path / f"query{source}", tmp_path / f"copy{out}"
+    with ad.settings.override(allow_write_nullable_strings=True):
+        query = saved(cells(3, **columns), path)
+    result = Annotation.from_labels(
+        pd.Series(["T", "B", "T"], index=query.obs_names), Taxonomy.from_nested(["T", "B"])
+    )
+    write_annotation(result, source=path, out=copy_path, key_added="hdi", obs=query.obs)
+    copy = ad.read_h5ad(copy_path) if out == ".h5ad" else ad.read_zarr(copy_path)
+    pd.testing.assert_frame_equal(copy.obs[list(columns)], query.obs)

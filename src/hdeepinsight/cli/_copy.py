@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hdeepinsight.cli._boundary import UsageProblem
 from hdeepinsight.cli._files import is_zarr, read_anndata, written_at_once
@@ -47,13 +48,23 @@ def write_annotation(
         return
     added = _additions(annotation, obs, key_added)
     _refuse_clashes(source, added, key_added)
-    with written_at_once(out) as path:
+    with written_at_once(out) as path, _any_text():
         if not is_zarr(source) and not is_zarr(out) and _is_modern(source):
             _copy_and_add(source, path, added)
         else:
             adata = read_anndata(source)
             annotation.to_adata(adata, key_added=key_added)
             adata.write_zarr(path) if is_zarr(out) else adata.write_h5ad(path)
+
+
+def _any_text() -> AbstractContextManager[Any]:
+    """Let anndata write every kind of text column that it reads; older releases have to be told."""
+    import anndata
+
+    allowed: AbstractContextManager[Any] = anndata.settings.override(
+        allow_write_nullable_strings=True
+    )
+    return allowed
 
 
 def _additions(annotation: Annotation, obs: pd.DataFrame, key_added: str) -> AnnData:
