@@ -58,6 +58,21 @@ def test_another_process_annotates_the_same(model, saved, query, tmp_path):
     np.testing.assert_allclose(elsewhere, model.predict_proba(query), atol=1e-6)
 
 
+def test_what_cannot_be_attached_is_refused(saved):
+    for adata in ("reference.h5ad", 3):
+        with pytest.raises(TypeError, match=rf"adata is a {type(adata).__name__}\..*Read a file"):
+            SCHDeepInsight.load(saved, adata=adata)
+
+
+def test_a_model_without_a_reference_can_be_viewed(saved, reference, capsys):
+    loaded = SCHDeepInsight.load(saved)
+    for view in (loaded.view_anndata_setup, loaded.view_registry, loaded.view_setup_method_args):
+        view()
+        assert "'labels_keys': ['lineage', 'cell_type']" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="not setup"):
+        loaded.view_anndata_setup(reference)
+
+
 def test_training_without_a_reference_says_what_to_do(saved):
     with pytest.raises(ValueError, match="loaded without an AnnData"):
         SCHDeepInsight.load(saved).train(max_epochs=1)
@@ -74,6 +89,7 @@ def test_the_reference_can_travel_with_the_model(model, tmp_path):
     model.save(tmp_path / "both", save_anndata=True)
     loaded = SCHDeepInsight.load(tmp_path / "both")
     assert loaded.adata.n_obs == model.adata.n_obs
+    assert SCHDeepInsight.load(tmp_path / "both", adata=True).adata.n_obs == model.adata.n_obs
     assert SCHDeepInsight.load(tmp_path / "both", adata=False).adata is None
 
 
@@ -160,6 +176,8 @@ def test_a_foreign_file_is_named(tmp_path):
         SCHDeepInsight.load(tmp_path)
     with pytest.raises(ModelFileError, match="There is no model"):
         SCHDeepInsight.load(tmp_path / "nowhere")
+    with pytest.raises(ModelFileError, match=r"model\.pt is a file\. Valid is a folder"):
+        SCHDeepInsight.load(tmp_path / "model.pt")
 
 
 def test_another_model_class_is_named(tmp_path):

@@ -168,10 +168,12 @@ class ModelFolder:
         if content is None and part is not None:
             raise self._not_as_written(name, "missing")
         if content is None:
-            msg = (
-                f"There is no model at {self.path}: it has no file {self.prefix}{name}. Valid is "
-                "a folder written by save(). Check the path."
+            found = (
+                f"{self.path} is a file"
+                if self.path.is_file()
+                else f"There is no model at {self.path}: it has no file {self.prefix}{name}"
             )
+            msg = f"{found}. Valid is a folder written by save(). Check the path."
             raise ModelFileError(msg)
         if part is not None and part != Part(len(content), sha256(content)):
             raise self._not_as_written(name, "different")

@@ -122,6 +122,15 @@ class ReferenceModel(BaseModelClass):  # type: ignore[misc]
         else:
             self.view_setup_method_args()
 
+    def view_anndata_setup(
+        self, adata: AnnData | MuData | None = None, hide_state_registries: bool = False
+    ) -> None:
+        """Print what was registered, as :meth:`view_registry` does, or what of another object."""
+        if adata is None:
+            self.view_registry(hide_state_registries)
+        else:
+            super().view_anndata_setup(adata, hide_state_registries)
+
     @property
     def _setup_args(self) -> dict[str, Any]:
         return dict(self.registry_["setup_args"])

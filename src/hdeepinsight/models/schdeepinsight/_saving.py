@@ -138,6 +138,8 @@ class SavingMixin(CalibrationMixin):
         ------
         ModelFileError
             If the folder holds no model, or a damaged or foreign one.
+        TypeError
+            If ``adata`` is something else, such as the path of a file.
 
         Examples
         --------
@@ -146,12 +148,18 @@ class SavingMixin(CalibrationMixin):
         >>> hdi.SCHDeepInsight.load(folder, adata=False).taxonomy.n_leaves
         8
         """
+        if not isinstance(adata, AnnData | MuData | bool | None):
+            msg = (
+                f"adata is a {type(adata).__name__}. Valid are an AnnData or MuData, None for the "
+                "reference that was saved with the model, and False for none. Read a file first."
+            )
+            raise TypeError(msg)
         *_, torch_device = parse_device_args(
             accelerator, device, return_device="torch", validate_single_device=True
         )
         folder = ModelFolder(Path(dir_path), prefix or "")
         payload = cls._read_payload(folder)
-        if adata is None:
+        if adata is None or adata is True:
             adata = _saved_reference(folder)
         attached = adata if isinstance(adata, AnnData | MuData) else None
         model = cls._from_payload(payload, attached, folder.path)
