@@ -1,5 +1,6 @@
 """What bad input gets: one paragraph on stderr, an exit code, and files as they were."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -8,6 +9,8 @@ import anndata as ad
 import numpy as np
 import pytest
 from scipy import sparse
+
+from hdeepinsight import Taxonomy
 
 
 class Bad(NamedTuple):
@@ -226,19 +229,22 @@ def assert_readable_or_usage(done, code: int, says: str) -> None:
         pytest.param(["--labels", "cell_type", "--backbone", "x"], 1, "backbone", id="backbone"),
         pytest.param(["--levels", "cell_type,lineage", "--split-by", "batch", "--epochs", "0"], 2,
                      "epochs", id="no_epochs"),
-        pytest.param(["--labels", "cell_type", "--taxonomy", "{folder}/no.json"], 1, "no.json",
-                     id="no_taxonomy"),
-        pytest.param(["--labels", "cell_type", "--taxonomy", "{query}"], 1, "", id="no_json"),
+        pytest.param(["--labels", "cell_type", "--taxonomy", "{folder}/no.json"], 1,
+                     "Found no file", id="no_taxonomy"),
+        pytest.param(["--labels", "cell_type", "--taxonomy", "{query}"], 1, "no UTF-8 text",
+                     id="no_json"),
         pytest.param(["--labels", "lineage", "--taxonomy", "{tree}"], 1, "Myeloid",
                      id="label_not_in_taxonomy"),
-        pytest.param(["--labels", "cell_type", "--taxonomy", "{cycle}"], 1, "",
-                     id="taxonomy_with_a_cycle"),
+        pytest.param(["--labels", "cell_type", "--taxonomy", "{cycle}"], 1,
+                     "node 1 ('T') with the parent 2", id="taxonomy_with_a_cycle"),
     ],
 )  # fmt: skip
 def test_bad_train_commands(files, halves, hdeepinsight, tmp_path, arguments, code, says):
     tree, cycle = tmp_path / "tree.nwk", tmp_path / "cycle.json"
     tree.write_text("((CD4,CD8)T,B);")
-    cycle.write_text('{"nodes": [{"name": "a", "parent": 2}, {"name": "b", "parent": 1}]}')
+    record = Taxonomy.from_nested({"T": ["CD4"]}).to_dict()
+    record["nodes"][0]["parent"] = 2
+    cycle.write_text(json.dumps(record))
     filled = [a.format(**vars(files), tree=tree, cycle=cycle) for a in arguments]
     reference, out = halves[0].copy(), tmp_path / "model"
     reference.obs["depth"] = np.arange(reference.n_obs)

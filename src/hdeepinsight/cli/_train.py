@@ -173,7 +173,7 @@ def _read_taxonomy(path: Path | None) -> Taxonomy | None:
         return None
     if path.suffix in (".nwk", ".newick", ".tree"):
         return Taxonomy.from_newick(path.read_text(encoding="utf-8"))
-    return Taxonomy.from_json(path.read_text(encoding="utf-8"))
+    return Taxonomy.from_json(path)
 
 
 def _report(model: SCHDeepInsight, out: Path) -> None:
