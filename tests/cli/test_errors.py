@@ -59,8 +59,8 @@ def _fractions(query):
 
 BAD_QUERIES = {
     "no_cells": Bad(lambda q: q[:0].copy(), "0 cells"),
-    "no_gene_in_common": Bad(_renamed(0), "gene"),
-    "five_percent_in_common": Bad(_renamed(0.05), "gene"),
+    "no_gene_in_common": Bad(_renamed(0), "0 of the model's"),
+    "five_percent_in_common": Bad(_renamed(0.05), "At least 10% is needed"),
     "nan": Bad(_set(np.nan), "NaN"),
     "infinite": Bad(_set(np.inf), "infinite"),
     "negative": Bad(_set(-2.0), "negative"),
@@ -190,7 +190,12 @@ def test_bad_models(files, hdeepinsight, tmp_path, spoil, command):
         pytest.param(
             ["annotate", "{query}", "--out", "{folder}/x.loom"], 2, ".h5ad, .zarr", id="ending"
         ),
-        pytest.param(["annotate", "{query}", "--out", "{folder}"], 2, "", id="output_is_a_folder"),
+        pytest.param(
+            ["annotate", "{query}", "--out", "{folder}"],
+            2,
+            "ends in 'nothing'",
+            id="output_without_an_ending",
+        ),
         pytest.param(
             ["annotate", "{query}", "--out", "{reference}/x.csv"],
             2,

@@ -46,6 +46,15 @@ def test_what_was_there_stays_where_writing_fails(tmp_path, old):
     assert [found.name for found in tmp_path.iterdir()] == ["out.zarr"]
 
 
+def test_a_folder_that_is_no_store_is_never_replaced(tmp_path):
+    out = tmp_path / "out.zarr"
+    out.mkdir()
+    with pytest.raises(UsageProblem, match="not a zarr store, so it is not replaced"):
+        check_output(out, source=tmp_path / "query.h5ad", overwrite=True)
+    (out / "zarr.json").write_text("{}")
+    check_output(out, source=tmp_path / "query.h5ad", overwrite=True)
+
+
 def test_a_place_below_a_file_is_refused_before_any_work(tmp_path):
     file = tmp_path / "notes.txt"
     file.write_text("mine")

@@ -205,16 +205,18 @@ def renamed(names):
         pytest.param(with_value(np.inf), "inf", id="infinite"),
         pytest.param(with_value(-1.0), "negative", id="negative"),
         pytest.param(with_value(0.3), "fraction", id="fractions"),
-        pytest.param(renamed(lambda i, g: f"X{i}"), "genes", id="no_gene_in_common"),
+        pytest.param(renamed(lambda i, g: f"X{i}"), "0 of the model's 120", id="no_gene_in_common"),
         pytest.param(
-            renamed(lambda i, g: g if i < 6 else f"X{i}"), "genes", id="five_percent_in_common"
+            renamed(lambda i, g: g if i < 6 else f"X{i}"),
+            "at least 10% is needed",
+            id="five_percent_in_common",
         ),
         pytest.param(renamed(lambda i, g: g.capitalize()), "mouse", id="mouse_symbols"),
         pytest.param(
             renamed(lambda i, g: f"ENSG{i:011d}.3"), "Ensembl", id="ensembl_ids_with_versions"
         ),
-        pytest.param(lambda q: q[:0].copy(), "", id="no_cells"),
-        pytest.param(lambda q: q[:, :0].copy(), "", id="no_genes"),
+        pytest.param(lambda q: q[:0].copy(), "there are 0 cells", id="no_cells"),
+        pytest.param(lambda q: q[:, :0].copy(), "× 0 genes", id="no_genes"),
     ],
 )
 def test_bad_input_is_refused_with_the_reason(model, query, change, words):
@@ -258,7 +260,11 @@ def test_cells_without_counts_of_the_model_stay_unknown_and_are_reported(model, 
 
 
 def test_a_single_cell_is_enough(model, query):
-    assert len(model.annotate(query[:1].copy())) == 1
+    alone, whole = model.annotate(query[4].copy()), model.annotate(query)
+    np.testing.assert_allclose(
+        alone.node_probabilities, whole.node_probabilities[[4]], rtol=0, atol=1e-5
+    )
+    assert alone.labels.astype(str).equals(whole.labels.astype(str).iloc[[4]])
 
 
 def test_duplicated_genes_are_summed_and_reported(model, query):
