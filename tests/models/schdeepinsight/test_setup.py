@@ -46,6 +46,20 @@ def test_a_level_that_no_annotation_could_hold_is_refused_before_training(refere
         SCHDeepInsight(reference, layout="random")
 
 
+@pytest.mark.parametrize("data", ["reference.h5ad", None])
+def test_what_is_no_anndata_is_refused(data):
+    with pytest.raises(TypeError, match=r"is a \w+\. Valid is an AnnData\. Read a file"):
+        SCHDeepInsight.setup_anndata(data, labels_key="cell_type")
+
+
+def test_a_view_is_refused_and_stays_one(reference):
+    view = reference[:200]
+    with pytest.raises(ValueError, match=r"view of another AnnData.*Pass adata\.copy\(\)"):
+        SCHDeepInsight.setup_anndata(view, labels_key="cell_type")
+    assert view.is_view
+    assert not reference.uns
+
+
 def test_a_missing_layer_names_those_that_are_there(reference):
     reference.layers["spliced"] = reference.X
     with pytest.raises(InputError, match=r"no layers\['counts'\].*It holds: X, layers"):

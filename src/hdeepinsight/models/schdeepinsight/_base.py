@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import rich.pretty  # noqa: F401 - scvi-tools uses it without importing it
+from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 from scvi.model.base import BaseModelClass
@@ -17,7 +18,6 @@ from hdeepinsight.data._fields import ColumnField, CountsField
 from hdeepinsight.models.schdeepinsight._reference import label_keys, label_nodes
 
 if TYPE_CHECKING:
-    from anndata import AnnData
     from mudata import MuData
 
     from hdeepinsight.data import CountSource, DataLike
@@ -82,8 +82,11 @@ class ReferenceModel(BaseModelClass):  # type: ignore[misc]
             If the matrix does not hold counts, and they cannot be recovered.
         KeyError
             If a column is not there.
+        TypeError
+            If ``adata`` is no AnnData.
         ValueError
-            If not exactly one of ``labels_key`` and ``labels_keys`` is given.
+            If not exactly one of ``labels_key`` and ``labels_keys`` is given, or ``adata`` is a
+            view of another object.
 
         Examples
         --------
@@ -96,6 +99,7 @@ class ReferenceModel(BaseModelClass):  # type: ignore[misc]
         setup_args = cls._get_setup_method_args(**locals())
         setup_args["setup_args"].pop("source_registry")
         keys = label_keys(labels_key, labels_keys)
+        _check_reference(adata)
         fields = [
             CountsField(REGISTRY_KEYS.X_KEY, layer),
             *(ColumnField(f"{FIELD_KEYS.LABELS}_{i}", key) for i, key in enumerate(keys, start=1)),
@@ -247,3 +251,19 @@ class ReferenceModel(BaseModelClass):  # type: ignore[misc]
             )
             raise ValueError(msg)
         return self.adata
+
+
+def _check_reference(adata: object) -> None:
+    """Refuse what cannot be registered; raises ``TypeError``, or ``ValueError`` for a view."""
+    if not isinstance(adata, AnnData):
+        msg = (
+            f"The reference is a {type(adata).__name__}. Valid is an AnnData. Read a file with "
+            "anndata first; a MuData goes to setup_mudata."
+        )
+        raise TypeError(msg)
+    if adata.is_view:
+        msg = (
+            "The reference is a view of another AnnData. Valid is one of its own, because two "
+            "identifiers are written to its uns. Pass adata.copy()."
+        )
+        raise ValueError(msg)
