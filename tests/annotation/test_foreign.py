@@ -145,3 +145,8 @@ def test_a_label_goes_down_to_the_end_of_a_chain(ragged):
     chain = Taxonomy.from_nested({"T": {"CD4": ["naive"]}})
     found = Annotation.from_labels(labels[-2:], chain).stop_depth
     assert found.tolist() == [3, 0]
+
+
+def test_the_root_is_no_level_of_a_table(ragged, annotated):
+    with pytest.raises(ValueError, match="level=0 is the root; valid are"):
+        annotated(ragged, n_cells=2).to_table("celltypist", level=0)

@@ -71,3 +71,8 @@ def test_repeated_names_are_told_apart_by_their_paths():
 def test_bad_input_is_refused(tree, truth, predicted, level, match):
     with pytest.raises(ValueError, match=match):
         pl.confusion(tree, truth, predicted, level=level)
+
+
+def test_the_root_is_no_level(tree):
+    with pytest.raises(ValueError, match=r"level=0 is the root; valid are \['level_1'"):
+        pl.confusion(tree, [1], [1], level=0)

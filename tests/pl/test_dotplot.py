@@ -64,3 +64,8 @@ def test_bad_input_is_refused(result, groups, options, match):
 def test_no_cell_is_refused(empty):
     with pytest.raises(ValueError, match="has no cell"):
         pl.dotplot(empty, np.empty(0, dtype=object))
+
+
+def test_the_root_is_no_level(result):
+    with pytest.raises(ValueError, match="level=0 is the root"):
+        pl.dotplot(result, LABELS, level=0)

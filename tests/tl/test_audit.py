@@ -67,6 +67,11 @@ def test_tables_count_every_cell_once(audit: LabelAudit) -> None:
     assert "6 suspicious labels, 3 of them at lineage" in repr(audit)
 
 
+def test_the_root_has_no_transitions(audit: LabelAudit) -> None:
+    with pytest.raises(ValueError, match="level=0 is the root; valid are"):
+        audit.transition_matrix(0)
+
+
 def test_same_seed_same_result(planted: tuple[AnnData, dict], audit: LabelAudit) -> None:
     again = audit_labels(planted[0], labels_keys=LEVELS, batch_key="batch", least_margin=0.3)
     pd.testing.assert_frame_equal(again.cells, audit.cells)

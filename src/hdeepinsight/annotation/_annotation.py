@@ -11,7 +11,7 @@ import pandas as pd
 
 from hdeepinsight._keys import ADDED_KEYS, LABEL_COLUMNS, ONTOLOGY_KEY, UNKNOWN_TERM
 from hdeepinsight._palette import MISSING, label_colors
-from hdeepinsight.annotation._classes import node_categories, node_names
+from hdeepinsight.annotation._classes import depth_of_level, node_categories, node_names
 from hdeepinsight.annotation._confidence import ConfidenceMixin
 from hdeepinsight.annotation._decode import Decoder, decode, lift
 from hdeepinsight.annotation._foreign import ForeignMixin
@@ -288,14 +288,7 @@ class Annotation(ConfidenceMixin, ForeignMixin, WritingMixin):
         return self.taxonomy.n_nodes
 
     def _depth_of(self, level: int | str) -> int:
-        depth = self.taxonomy.level_depth(level)
-        if depth == 0:
-            msg = (
-                f"level={level!r} is the root; valid are {list(self.taxonomy.level_names)} or a "
-                f"depth from 1 to {self.taxonomy.max_depth}. Choose one of these."
-            )
-            raise ValueError(msg)
-        return depth
+        return depth_of_level(self.taxonomy, level)
 
     def _paths(self, nodes: np.ndarray) -> list[str]:
         return [self.taxonomy.path_name(int(node)) for node in nodes]

@@ -21,6 +21,18 @@ Floats = NDArray[np.float64]
 NO_LABEL = ("Unknown", "unknown", "Unassigned", "unassigned", "Heterogeneous")
 
 
+def depth_of_level(taxonomy: Taxonomy, level: int | str) -> int:
+    """Depth of a level below the root, of which every cell has the same label."""
+    depth = taxonomy.level_depth(level)
+    if depth == 0:
+        msg = (
+            f"level={level!r} is the root; valid are {list(taxonomy.level_names)} or a depth from "
+            f"1 to {taxonomy.max_depth}. Choose one of these."
+        )
+        raise ValueError(msg)
+    return depth
+
+
 def label_nodes(taxonomy: Taxonomy, labels: Iterable[Any]) -> NDArray[np.int64]:
     """Node of every label of any tool, 0 for none, shape ``(n_cells,)``."""
     own = set(taxonomy.labels)

@@ -13,6 +13,7 @@ from hdeepinsight.annotation._additions import storable
 from hdeepinsight.annotation._classes import (
     above,
     class_nodes,
+    depth_of_level,
     exclusive,
     label_nodes,
     node_categories,
@@ -238,7 +239,7 @@ class ForeignMixin:
         label_column, confidence_column, no_label = _STYLES[style]
         nodes = own.stop_nodes
         if level is not None:
-            depth = np.full(len(nodes), own.taxonomy.level_depth(level))
+            depth = np.full(len(nodes), depth_of_level(own.taxonomy, level))
             nodes = lift(own.taxonomy, own.leaf_nodes, depth)
         labels = node_categories(node_names(own.taxonomy, no_label), nodes)
         share = own.node_probabilities[np.arange(len(nodes)), nodes]

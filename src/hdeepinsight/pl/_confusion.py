@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hdeepinsight.annotation._classes import depth_of_level
 from hdeepinsight.pl._groups import unique_names
 from hdeepinsight.pl._style import FAINT, INK, axes_or_new
 from hdeepinsight.pl._text import shortened
@@ -57,7 +58,8 @@ def confusion(
     Raises
     ------
     ValueError
-        If the arrays differ in length, or no cell has a true label at the level.
+        If the arrays differ in length, or there is no such level, or no cell has a true
+        label at it.
 
     Examples
     --------
@@ -96,7 +98,7 @@ def _at_level(
             "(n_cells,), for the same cells. Select the same cells of both."
         )
     if level is not None:
-        column = taxonomy.level_depth(level) - 1
+        column = depth_of_level(taxonomy, level) - 1
         table = taxonomy.node_at_level[:, column]
         truth, predicted = table[truth], table[predicted]
     keep = truth >= 0

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from hdeepinsight.annotation._classes import depth_of_level
 from hdeepinsight.pl._groups import check_any, groups_of, node_groups
 from hdeepinsight.pl._style import FAINT, INK, SEQUENTIAL, axes_or_new
 from hdeepinsight.pl._text import shortened
@@ -106,8 +107,7 @@ def _called(result: Annotation, level: int | str | None) -> tuple[np.ndarray, np
     """Node and confidence of every cell, ``(n_cells,)``."""
     if level is None:
         return result.stop_nodes, result.confidence.to_numpy()
-    depth = result.taxonomy.level_depth(level)
-    at_level = result.taxonomy.node_at_level[:, max(depth - 1, 0)]
+    at_level = result.taxonomy.node_at_level[:, depth_of_level(result.taxonomy, level) - 1]
     nodes = np.where(at_level >= 0, at_level, np.arange(len(at_level)))[result.leaf_nodes]
     return nodes, result.node_probabilities[np.arange(len(nodes)), nodes]
 

@@ -12,6 +12,7 @@ import pandas as pd
 from hdeepinsight._keys import AUDIT_KEYS
 from hdeepinsight._palette import MISSING, label_colors
 from hdeepinsight.annotation._additions import Additions, check_cells, storable
+from hdeepinsight.annotation._classes import depth_of_level
 from hdeepinsight.tl._audit_joint import LEAST_RECOGNISED
 from hdeepinsight.tl._audit_tables import class_names
 
@@ -187,6 +188,11 @@ class LabelAudit:
         Square table whose rows sum to 1; 0 between classes that are not siblings, which are only
         compared further up.
 
+        Raises
+        ------
+        ValueError
+            If there is no such level.
+
         Examples
         --------
         >>> import anndata as ad
@@ -204,7 +210,7 @@ class LabelAudit:
         >>> audit.transition_matrix(1).loc["T"].to_dict()
         {'T': 0.9, 'B': 0.1}
         """
-        name = self.taxonomy.level_names[self.taxonomy.level_depth(level) - 1]
+        name = self.taxonomy.level_names[depth_of_level(self.taxonomy, level) - 1]
         rows = self.transitions[self.transitions["level"] == name]
         names = list(dict.fromkeys(rows["given"]))
         matrix = rows.pivot_table(index="given", columns="likely", values="rate", fill_value=0.0)
