@@ -252,7 +252,7 @@ WRONG = [
     pytest.param({"alpha": 0.0}, "between 0 and 1", id="alpha of zero"),
     pytest.param({"alpha": 1.0}, "between 0 and 1", id="alpha of one"),
     pytest.param({"kind": "types"}, "valid are .*nodes", id="unknown kind"),
-    pytest.param({"groups": "organ"}, "Levels are", id="unknown level"),
+    pytest.param({"groups": "organ"}, "the level 'organ'. Levels are", id="unknown level"),
     pytest.param({"groups": "level9"}, "Levels are", id="level too deep"),
     pytest.param({"groups": 0}, "root", id="root as group"),
     pytest.param({"calibration": None}, "no calibration.*calibrate", id="no calibration"),
@@ -287,3 +287,9 @@ def test_true_nodes_that_do_not_fit_are_refused(two_levels, annotated, nodes):
 def test_calibrating_without_labels_is_refused(two_levels, annotated):
     with pytest.raises(ValueError, match="No cell has a known label"):
         calibrate(annotated(two_levels), np.zeros(60, int))
+
+
+def test_labels_in_place_of_nodes_have_no_coverage(known):
+    sets = known[0].label_sets(calibration=calibrate(*known))
+    with pytest.raises(ValueError, match="Encode labels with"):
+        sets.coverage(["B"] * len(sets))

@@ -243,3 +243,10 @@ def test_the_p_value_stands_beside_the_labels(strange):
     frame = strange.to_frame()
     assert frame.columns[-1] == "novelty_p_value"
     np.testing.assert_array_equal(frame["novelty_p_value"], strange.novelty["p_value"])
+
+
+def test_labels_of_other_cells_are_refused():
+    tree = Taxonomy.from_nested({"T": [], "B": []})
+    cells = FeatureCells(np.zeros((4, 2)), np.ones(4))
+    with pytest.raises(ValueError, match="for each of 4 cells"):
+        NoveltyDetector.fit(tree, cells, tree.encode(["T", "B"]), cells)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hdeepinsight.annotation._calibration import expected_calibration_error
+from hdeepinsight.annotation._conformal import check_nodes
 from hdeepinsight.taxonomy import (
     HierarchicalScores,
     Taxonomy,
@@ -110,7 +111,7 @@ def evaluate_annotation(annotation: Annotation, nodes: np.ndarray) -> Evaluation
     Raises
     ------
     ValueError
-        If no cell has a label.
+        If the nodes do not fit the cells or the taxonomy, or no cell has a label.
 
     Examples
     --------
@@ -122,6 +123,7 @@ def evaluate_annotation(annotation: Annotation, nodes: np.ndarray) -> Evaluation
     >>> found.levels["accuracy"].tolist(), found.mean_path_distance
     ([1.0, 0.0], 1.0)
     """
+    nodes = check_nodes(annotation.taxonomy, nodes, len(annotation))
     known = np.flatnonzero(nodes > 0)
     if not known.size:
         msg = (

@@ -182,8 +182,7 @@ class LabelSets:
         >>> sets.coverage(tree.encode(["CD4", "CD8", "Unknown"]))
         0.5
         """
-        known = np.asarray(true_nodes) > 0
-        held = self.holds(true_nodes)[known]
+        held = self.holds(true_nodes)[np.asarray(true_nodes) > 0]
         return float(held.mean()) if held.size else float("nan")
 
     def __len__(self) -> int:
@@ -272,8 +271,8 @@ def _groups(
 def _at_level(taxonomy: Taxonomy, level: int | str) -> np.ndarray:
     """Ancestor of every node at a level, or the node itself above it, shape ``(n_nodes,)``."""
     if isinstance(level, str) and level not in taxonomy.level_names:
-        level = level.removeprefix("level")
-        level = int(level) if level.isdigit() else f"level{level}"
+        number = level.removeprefix("level")
+        level = int(number) if number.isdigit() else level
     depth = taxonomy.level_depth(level)
     if depth == 0:
         msg = "groups=0 is the root, which is no grouping. Use groups=None, or a level from 1 on."

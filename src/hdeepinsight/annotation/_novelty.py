@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
+from hdeepinsight.annotation._conformal import check_nodes
 from hdeepinsight.annotation._novelty_scores import (
     Learned,
     lineage_classifiers,
@@ -154,7 +155,8 @@ class NoveltyDetector:
         Raises
         ------
         ValueError
-            If there is no labelled reference cell or no held-out cell.
+            If the nodes do not fit the reference cells or the taxonomy, or there is no labelled
+            reference cell or no held-out cell.
 
         Examples
         --------
@@ -169,6 +171,7 @@ class NoveltyDetector:
         >>> NoveltyDetector.fit(tree, cells, labels, held_out=cells).centres.shape
         (2, 2)
         """
+        nodes = check_nodes(taxonomy, nodes, len(reference.latent))
         known = np.flatnonzero(nodes > 0)
         if not known.size or not len(held_out.latent):
             msg = (

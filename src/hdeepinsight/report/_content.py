@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hdeepinsight.annotation._conformal import check_nodes
 from hdeepinsight.report import _labels, _notes, _pictures, _trust
 from hdeepinsight.report._clusters import check_cells, cluster_table
 from hdeepinsight.report._methods import methods
@@ -81,8 +82,10 @@ def gather(
     for name, values in given.items():
         if values is not None:
             check_cells(result, values, name)
-    known = true_nodes is not None and bool((np.asarray(true_nodes) > 0).any())
-    evaluation, scores = _trust.scores(result, np.asarray(true_nodes)) if known else (None, None)
+    if true_nodes is not None:
+        true_nodes = check_nodes(result.taxonomy, true_nodes, len(result))
+    known = true_nodes is not None and bool((true_nodes > 0).any())
+    evaluation, scores = _trust.scores(result, true_nodes) if known else (None, None)
     paragraph, references = methods(result, compared=known)
     return Content(
         result=result,
@@ -113,8 +116,8 @@ def _drawn(
         found["embedding"] = _pictures.embedding(result, _plane(embedding))
         found["confidence"] = _pictures.confidence(result, _plane(embedding))
     if true_nodes is not None:
-        found["reliability"] = _pictures.reliability(result, np.asarray(true_nodes))
-        found["confusion"] = _pictures.confusion(result, np.asarray(true_nodes))
+        found["reliability"] = _pictures.reliability(result, true_nodes)
+        found["confusion"] = _pictures.confusion(result, true_nodes)
     return {name: picture for name, picture in found.items() if picture is not None}
 
 
