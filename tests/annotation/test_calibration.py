@@ -69,3 +69,17 @@ def test_order_does_not_matter_and_the_error_is_bounded(seed, decimals):
 
 def test_no_cells_have_no_error():
     assert math.isnan(expected_calibration_error(np.array([]), np.array([])))
+
+
+@pytest.mark.parametrize(
+    ("confidence", "correct", "n_bins", "says"),
+    [
+        pytest.param([0.5] * 2, [1, 0, 1], 15, r"\(2,\) and \(3,\)", id="lengths"),
+        pytest.param([95.0, 50.0], [1, 0], 15, "not logits or percent", id="percent"),
+        pytest.param([0.5, 0.5], [1, 5], 15, "right \\(1\\) or not \\(0\\)", id="counts"),
+        pytest.param([0.5, 0.5], [1, 0], 0, "n_bins=0; valid is 1 or more", id="bins"),
+    ],
+)
+def test_what_is_no_confidence_is_refused(confidence, correct, n_bins, says):
+    with pytest.raises(ValueError, match=says):
+        expected_calibration_error(confidence, correct, n_bins=n_bins)

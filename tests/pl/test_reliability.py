@@ -53,12 +53,23 @@ def test_one_cell():
 @pytest.mark.parametrize(
     ("confidence", "correct", "match"),
     [
-        pytest.param([], [], "at least one cell", id="no_cell"),
+        pytest.param([], [], "At least one is needed", id="no_cell"),
         pytest.param([0.5, 0.5], [True], r"\(2,\) and \(1,\)", id="lengths"),
         pytest.param([1.5], [True], "probability", id="above_one"),
         pytest.param([np.nan], [True], "finite", id="nan"),
+        pytest.param([0.5, 0.5], [True, None], "leave out cells without one", id="unknown"),
     ],
 )
 def test_bad_input_is_refused(confidence, correct, match):
     with pytest.raises(ValueError, match=match):
         pl.reliability(confidence, correct)
+
+
+def test_a_sum_that_rounding_lifts_above_one_is_one():
+    ax = pl.reliability([1 + 1e-7, 1.0], [True, True])
+    assert ax.get_title() == "expected calibration error 0.000 (2 cells)"
+
+
+def test_bins_that_are_no_number_of_bins_are_refused():
+    with pytest.raises(ValueError, match="n_bins=0; valid is 1 or more"):
+        pl.reliability([0.5], [True], n_bins=0)

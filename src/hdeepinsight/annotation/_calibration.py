@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import operator
+
 import numpy as np
+from numpy.typing import ArrayLike
+
+#: What sums of probabilities may lie above 1 by rounding, in half precision.
+ROUNDING = 1e-2
 
 
 def expected_calibration_error(
-    confidence: np.ndarray, correct: np.ndarray, *, n_bins: int = 15
+    confidence: ArrayLike, correct: ArrayLike, *, n_bins: int = 15
 ) -> float:
     """Mean gap between confidence and accuracy over bins of equal numbers of cells.
 
@@ -24,6 +30,12 @@ def expected_calibration_error(
     -------
     A number from 0 (perfect) to 1; ``nan`` without cells.
 
+    Raises
+    ------
+    ValueError
+        If the arrays differ in length, a confidence lies outside [0, 1], `correct` is not true or
+        false throughout, or `n_bins` is not positive.
+
     Examples
     --------
     >>> import numpy as np
@@ -37,6 +49,11 @@ def expected_calibration_error(
     Naeini, Cooper and Hauskrecht (2015), Obtaining well calibrated probabilities using Bayesian
     binning; with equal-mass instead of equal-width bins.
     """
+    return binned_error(*check_confidence(confidence, correct, n_bins), n_bins)
+
+
+def binned_error(confidence: np.ndarray, correct: np.ndarray, n_bins: int = 15) -> float:
+    """Do as `expected_calibration_error`, without a look at what is passed."""
     confidence = np.asarray(confidence, dtype=np.float64)
     correct = np.asarray(correct, dtype=np.float64)
     if len(confidence) == 0:
@@ -48,3 +65,28 @@ def expected_calibration_error(
     bins = lowest_rank * min(n_bins, n_cells) // n_cells
     gaps = np.bincount(bins, weights=ranked - correct[order])
     return float(round(np.abs(gaps).sum() / n_cells, 12))
+
+
+def check_confidence(
+    confidence: ArrayLike, correct: ArrayLike, n_bins: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both as float64 ``(n_cells,)``; raises ``ValueError`` unless they fit each other."""
+    said, right = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
+    if said.shape != right.shape or said.ndim != 1:
+        raise ValueError(
+            f"Confidence and correctness have the shapes {said.shape} and {right.shape}. Both must "
+            "be (n_cells,). Select the same cells of both."
+        )
+    if not ((said >= 0) & (said <= 1 + ROUNDING)).all():
+        raise ValueError(
+            f"Confidence runs from {said.min():.3g} to {said.max():.3g}. It is a probability, "
+            "finite and in [0, 1]. Pass probabilities, not logits or percent."
+        )
+    if not np.isin(right, (0, 1)).all():
+        raise ValueError(
+            f"Correctness runs from {right.min():.3g} to {right.max():.3g}. A label is right (1) "
+            "or not (0). Compare labels with the known ones, and leave out cells without one."
+        )
+    if operator.index(n_bins) < 1:
+        raise ValueError(f"n_bins={n_bins}; valid is 1 or more. Use 15 to begin with.")
+    return said.clip(max=1.0), right

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hdeepinsight.annotation._calibration import expected_calibration_error
+from hdeepinsight.annotation._calibration import binned_error
 from hdeepinsight.annotation._conformal import check_nodes
 from hdeepinsight.taxonomy import (
     HierarchicalScores,
@@ -181,5 +181,5 @@ def level_calibration(
         deep = np.flatnonzero((true_path[:, level] >= 0) & (path[:, level] >= 0))
         here = path[deep, level]
         confidence = probabilities[deep, here]
-        errors.append(expected_calibration_error(confidence, here == true_path[deep, level]))
+        errors.append(binned_error(confidence, here == true_path[deep, level]))
     return errors

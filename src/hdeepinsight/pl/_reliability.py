@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hdeepinsight.annotation import expected_calibration_error
+from hdeepinsight.annotation._calibration import check_confidence
 from hdeepinsight.pl._style import FAINT, MARK, PALETTE, axes_or_new
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def reliability(
     Raises
     ------
     ValueError
-        If there is no cell, the arrays differ in length, or a confidence lies outside [0, 1].
+        If there is no cell, or as in :func:`hdeepinsight.metrics.expected_calibration_error`.
 
     Examples
     --------
@@ -56,7 +57,9 @@ def reliability(
     >>> ax.get_title()
     'expected calibration error 0.100 (10 cells)'
     """
-    confidence, correct = _checked_confidence(confidence, correct)
+    confidence, correct = check_confidence(confidence, correct, n_bins)
+    if not len(confidence):
+        raise ValueError("There is no cell. At least one is needed. Select cells with a label.")
     ax = axes_or_new(ax, (4.4, 4.2))
     ax.plot([0, 1], [0, 1], color=FAINT, lw=1, ls="--", zorder=1)
     height, edges = np.histogram(confidence, bins=20, range=(0, 1))
@@ -73,23 +76,6 @@ def reliability(
     ax.set_title(by_default if title is None else title, fontsize=10)
     ax.spines[["top", "right"]].set_visible(False)
     return ax
-
-
-def _checked_confidence(
-    confidence: npt.ArrayLike, correct: npt.ArrayLike
-) -> tuple[np.ndarray, np.ndarray]:
-    said, right = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
-    if said.shape != right.shape or said.ndim != 1 or not len(said):
-        raise ValueError(
-            f"Confidence and correctness have the shapes {said.shape} and {right.shape}. Both must "
-            "be (n_cells,) with at least one cell. Select the same cells of both."
-        )
-    if not ((said >= 0) & (said <= 1)).all():
-        raise ValueError(
-            f"Confidence runs from {said.min():.3g} to {said.max():.3g}. It is a probability, "
-            "finite and in [0, 1]. Pass probabilities, not logits or percent."
-        )
-    return said, right
 
 
 def _bins(
