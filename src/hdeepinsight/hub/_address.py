@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 __all__ = ["Address"]
 
@@ -58,7 +58,7 @@ class Address:
             return cls._folder(os.fspath(text))
         stripped = text.strip()
         if stripped.startswith("file://"):
-            return cls._folder(unquote(urlsplit(stripped).path))
+            return cls._file(stripped)
         if stripped.startswith(("/", ".", "~")) or Path(stripped).is_absolute():
             return cls._folder(stripped)
         if stripped.startswith("s3://"):
@@ -67,6 +67,15 @@ class Address:
         if _REPOSITORY.fullmatch(repository) and ".." not in repository and "--" not in repository:
             return cls("hub", repository)
         raise _not_an_address(text)
+
+    @classmethod
+    def _file(cls, text: str) -> Address:
+        """Read ``file://``: what stands before the first slash is a machine, never a folder."""
+        machine, slash, path = text.removeprefix("file://").partition("/")
+        if machine not in ("", "localhost") or not slash:
+            raise _not_an_address(text)
+        # Not urlsplit, which would drop what follows a "#" or "?" in the name of a folder.
+        return cls._folder(unquote(f"/{path}"))
 
     @classmethod
     def _folder(cls, path: str) -> Address:
