@@ -72,7 +72,7 @@ def test_the_home_folder_is_known(home, monkeypatch):
     assert resolve_model("~/blood") == home / "blood"
 
 
-@pytest.mark.parametrize("model", ["blood", "a/b/c", "http://x/y"])
+@pytest.mark.parametrize("model", ["blood", "a/b/c", "http://x/y", ""])
 def test_what_is_neither_folder_nor_address(home, monkeypatch, model):
     monkeypatch.chdir(home)
     with pytest.raises(ValueError, match=r"neither a folder nor.*Valid are.*Check the path"):

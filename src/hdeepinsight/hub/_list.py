@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pandas as pd
 
@@ -20,6 +20,8 @@ from hdeepinsight.hub._shelf import shelves
 
 __all__ = ["list_models"]
 
+Where = Literal["all", "bundled", "here", "hub"]
+
 _COLUMNS = ["model", "where", "revision", "organism", "tissues", "n_types", "n_genes"]
 _MOST_MODELS = 1000
 _SECONDS_TO_ANSWER = 5.0
@@ -30,7 +32,7 @@ _MOST_NESTING = 8
 def list_models(
     search: str | None = None,
     *,
-    where: Literal["all", "bundled", "here", "hub"] = "all",
+    where: Where = "all",
     token: Token = None,
 ) -> pd.DataFrame:
     """List the models that can be used.
@@ -56,6 +58,8 @@ def list_models(
     ------
     HubError
         With ``where="hub"``, if the hub cannot be asked.
+    ValueError
+        If ``where`` is none of these.
 
     Examples
     --------
@@ -63,6 +67,9 @@ def list_models(
     >>> hdi.hub.list_models("pbmc", where="bundled")["tissues"].tolist()
     ['blood']
     """
+    if where not in get_args(Where):
+        msg = f"where={where!r}; valid are {', '.join(map(repr, get_args(Where)))}. Choose one."
+        raise ValueError(msg)
     rows = list(_bundled()) if where in ("all", "bundled") else []
     rows += _here() if where in ("all", "here") else ()
     if where == "hub" or (where == "all" and not _settings.is_offline()):

@@ -48,7 +48,8 @@ def resolve_model(model: str | os.PathLike[str]) -> Path:
     """
     text = os.fspath(model)
     folder = Path(text).expanduser()
-    if isinstance(model, os.PathLike) or folder.is_dir() or _is_path(text):
+    # Empty text, as of a shell variable that is not set, would mean the working directory.
+    if isinstance(model, os.PathLike) or (text and folder.is_dir()) or _is_path(text):
         return folder
     if bundled_folder(text) is not None:
         return download(text).folder
