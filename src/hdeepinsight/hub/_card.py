@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 __all__ = ["ModelCard"]
 
 _LISTS = ("tissues", "technologies", "datasets")
+_REQUIRED = ("title", "license", "organism", "tissues")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class ModelCard:
     Raises
     ------
     ValueError
-        If title, licence, organism or tissues are missing.
+        If title, licence, organism or tissues are missing, or a text is something else.
 
     Examples
     --------
@@ -69,12 +70,11 @@ class ModelCard:
     contact: str = ""
 
     def __post_init__(self) -> None:
-        for name in _LISTS:
-            value = getattr(self, name)
-            texts = (value,) if isinstance(value, str) else tuple(map(str, value))
-            object.__setattr__(self, name, texts)
-        required = ("title", "license", "organism", "tissues")
-        missing = [name for name in required if not str(getattr(self, name) or "").strip()]
+        for field in fields(self):
+            value = getattr(self, field.name)
+            clean = _texts(value) if field.name in _LISTS else _text(field.name, value)
+            object.__setattr__(self, field.name, clean)
+        missing = [name for name in _REQUIRED if not getattr(self, name)]
         if missing:
             msg = (
                 f"The card says nothing about {', '.join(missing)}. A model that others are to use "
@@ -105,6 +105,12 @@ class ModelCard:
         """
         if isinstance(card, ModelCard):
             return card
+        if not isinstance(card, Mapping):
+            msg = (
+                f"The card is a {type(card).__name__}. Valid are a ModelCard, and its fields by "
+                'name. Pass {"title": ..., "license": ..., "organism": ..., "tissues": [...]}.'
+            )
+            raise TypeError(msg)
         known = [field.name for field in fields(cls)]
         unknown = [name for name in card if name not in known]
         if unknown:
@@ -113,5 +119,18 @@ class ModelCard:
                 f"{', '.join(known)}. Rename them, or put the text into description."
             )
             raise ValueError(msg)
-        blank: dict[str, Any] = dict.fromkeys(("title", "license", "organism", "tissues"), "")
-        return cls(**(blank | dict(card)))
+        return cls(**(dict.fromkeys(_REQUIRED, "") | dict(card)))
+
+
+def _text(name: str, value: object) -> str:
+    """Text of a field; nothing, as ``null`` in a file, is no text."""
+    if value is not None and not isinstance(value, str):
+        msg = f"The card gives {name}={value!r}. Valid is text. Write it as one, in quotes."
+        raise ValueError(msg)
+    return (value or "").strip()
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    """Texts of a field that holds several, without empty ones; a single text counts as one."""
+    several = value if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
+    return tuple(str(text) for text in several if text is not None and str(text).strip())
