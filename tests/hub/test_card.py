@@ -134,7 +134,10 @@ def test_nothing_in_a_card_is_live(shared_model):
     [
         ({"title": "x"}, "nothing about license, organism"),
         ({"title": "x", "license": "mit", "organism": "human", "tissues": []}, "about tissues"),
+        ({"title": "x", "license": "mit", "organism": "human", "tissues": [" "]}, "about tissues"),
+        ({"title": "x", "license": "mit", "organism": "human", "tissues": None}, "about tissues"),
         ({"title": "x", "licence": "mit"}, "'licence'.*Valid are title, license"),
+        ({"title": "x", "organism": ["human"]}, r"organism=\['human'\]. Valid is text"),
     ],
 )
 def test_an_incomplete_card_is_refused_before_any_work(shared_model, home, fields, message):
@@ -143,7 +146,20 @@ def test_an_incomplete_card_is_refused_before_any_work(shared_model, home, field
     assert not (home / "x").exists()
 
 
+def test_a_field_that_says_nothing_is_one_that_was_left_out(card):
+    silent = {"datasets": None, "citation": None, "description": None}
+    assert ModelCard.of({**card, **silent}) == ModelCard.of(card)
+
+
 def test_bad_options_are_refused(shared_model, card, home):
+    with pytest.raises(TypeError, match=r"The card is a str.*Pass \{"):
+        hdi.hub.publish(shared_model, home / "x", card="card.json")
+    with pytest.raises(TypeError, match=r"scored_on is a AnnData.*by the name"):
+        hdi.hub.publish(shared_model, home / "x", card=card, scored_on=shared_model.adata)
+    tree = hdi.Taxonomy.from_nested({"T": [], "B": []})
+    other = ReferenceBundle(np.zeros((1, 8), np.float16), np.array([1]), np.array([0, 1, 1]), tree)
+    with pytest.raises(ValueError, match="another taxonomy than the model"):
+        hdi.hub.publish(shared_model, home / "x", card=card, reference=other)
     with pytest.raises(ValueError, match="reference='counts'"):
         hdi.hub.publish(shared_model, home / "x", card=card, reference="counts")
     with pytest.raises(ValueError, match="no branches"):
@@ -184,6 +200,16 @@ def test_the_bundle_takes_equally_many_cells_of_every_label(shared_model):
     np.testing.assert_array_equal(bundle.latent, again.latent)
     other = ReferenceBundle.from_model(shared_model, max_cells_per_type=5, seed=4)
     assert not np.array_equal(bundle.latent, other.latent)
+
+
+@pytest.mark.parametrize("n", [0, -1, 2.5])
+def test_a_bundle_of_no_number_of_cells_is_refused(shared_model, n):
+    with pytest.raises(ValueError, match=r"max_cells_per_type.*whole numbers from 1 up"):
+        ReferenceBundle.from_model(shared_model, max_cells_per_type=n)
+
+
+def test_a_bundle_is_read_from_text_too(published_folder):
+    assert len(ReferenceBundle.read(str(published_folder / "adata.h5ad"))) == 300
 
 
 def test_what_is_no_bundle_is_refused(published_folder, synthetic_hierarchy, home):

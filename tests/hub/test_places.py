@@ -31,6 +31,8 @@ def expected(shared_model, query):
         ("hf://atlas/pbmc-v1.2", "hub", "atlas/pbmc-v1.2"),
         ("s3://lab/a/b/", "s3", "lab/a/b"),
         ("file:///data/my%20models", "folder", "/data/my models"),
+        ("file:///data/run#3?", "folder", "/data/run#3?"),
+        ("file://localhost/data/x", "folder", "/data/x"),
         ("/data/x", "folder", "/data/x"),
         (Path("/data/x"), "folder", "/data/x"),
     ],
@@ -49,7 +51,8 @@ def test_what_lies_in_the_working_directory_does_not_change_an_address(tmp_path,
 @pytest.mark.parametrize(
     "text",
     ["", "pbmc", "a/b/c", "atlas/..", "s3://lab", "s3://L/x", "s3://lab/../x",
-     "http://x/y", "atlas/a--b", "-a/b", "a/b?c", "s3://"],
+     "http://x/y", "atlas/a--b", "-a/b", "a/b?c", "s3://",
+     "file://models/pbmc", "file://", "file://models"],
 )  # fmt: skip
 def test_what_is_no_address(text):
     with pytest.raises(ValueError, match="is no address of a model"):
@@ -96,6 +99,28 @@ def test_a_published_model_is_replaced_only_when_asked(shared_model, card, publi
     with pytest.raises(HubError, match="not published by"):
         hdi.hub.publish(shared_model, home / "thesis", card=card, overwrite=True)
     assert (home / "thesis" / "chapter1.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [("a_file", "a_file is a file"), ("a_file/x", "a_file is a file"), (".", "not published by")],
+)
+def test_a_place_that_cannot_be_used_is_found_before_any_work(
+    shared_model, card, home, monkeypatch, place, message
+):
+    (home / "a_file").write_text("mine")
+    monkeypatch.chdir(home)
+    monkeypatch.setattr(type(shared_model), "save", None)
+    with pytest.raises(HubError, match=message):
+        hdi.hub.publish(shared_model, home / place, card=card)
+    assert (home / "a_file").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.access("/proc/self", os.W_OK), reason="this user may write anywhere")
+def test_a_folder_that_may_not_be_written_is_found_before_any_work(shared_model, card, monkeypatch):
+    monkeypatch.setattr(type(shared_model), "save", None)
+    with pytest.raises(HubError, match="may not be changed"):
+        hdi.hub.publish(shared_model, "/proc/self/blood", card=card)
 
 
 def test_revisions_of_folders(published_folder, home, query, expected):
@@ -274,6 +299,8 @@ def test_lists(published, fake_hub, home, monkeypatch):
     assert set(found["tissues"]) == {"blood, bone marrow"}
     assert set(found["n_types"]) == {"7"}
     assert hdi.hub.list_models("liver").empty
+    with pytest.raises(ValueError, match="where='local'; valid are 'all', 'bundled'"):
+        hdi.hub.list_models(where="local")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert hdi.hub.list_models()["where"].tolist() == ["bundled", "here"]
     with pytest.raises(HubError, match="where='here'"):

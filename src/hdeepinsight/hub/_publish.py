@@ -24,7 +24,7 @@ from hdeepinsight.hub._manifest import (
     write_checksums,
 )
 from hdeepinsight.hub._reference import REFERENCE_FILE, ReferenceBundle
-from hdeepinsight.hub._targets import upload
+from hdeepinsight.hub._targets import check_target, upload
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -118,7 +118,9 @@ def publish(
     HubError
         If it cannot be published; the text says why, and what to do.
     ValueError
-        If the card lacks something, or the model is not trained.
+        If the card lacks something, the model is not trained, or the bundle is of another tree.
+    TypeError
+        If ``scored_on`` is no mapping.
 
     Notes
     -----
@@ -149,6 +151,8 @@ def publish(
             "hub. Publish to a folder inside instead, such as .../v1."
         )
         raise ValueError(msg)
+    _check_scored_on(scored_on)
+    check_target(address, overwrite=overwrite)
     with tempfile.TemporaryDirectory(prefix="hdeepinsight-") as name:
         folder = Path(name)
         model.save(folder, overwrite=True)
@@ -167,8 +171,24 @@ def publish(
     return Published(str(address), found, f"sha256:{digest}")
 
 
+def _check_scored_on(scored_on: object) -> None:
+    if scored_on is not None and not isinstance(scored_on, Mapping):
+        msg = (
+            f"scored_on is a {type(scored_on).__name__}. Valid is labelled data by the name that "
+            "the card is to call it. Pass scored_on={'donor 9': adata}."
+        )
+        raise TypeError(msg)
+
+
 def _bundle(model: SCHDeepInsight, reference: ReferenceOption | ReferenceBundle) -> ReferenceBundle:
     if isinstance(reference, ReferenceBundle):
+        if reference.taxonomy != model.taxonomy:
+            msg = (
+                "The reference bundle has another taxonomy than the model, so its nodes would be "
+                "taken for others. Valid is a bundle of this model. Make one with "
+                "ReferenceBundle.from_model(model, adata)."
+            )
+            raise ValueError(msg)
         return reference
     if reference not in ("features", "none"):
         msg = (

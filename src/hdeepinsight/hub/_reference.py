@@ -103,6 +103,11 @@ class ReferenceBundle:
         seed
             Seed of the draw.
 
+        Raises
+        ------
+        ValueError
+            If ``max_cells_per_type`` is no whole number from 1 up.
+
         Examples
         --------
         Cells of which the bundled model itself says what they are:
@@ -116,6 +121,12 @@ class ReferenceBundle:
         >>> len(bundle) == cells.obs["label"].nunique()
         True
         """
+        if max_cells_per_type < 1 or max_cells_per_type != int(max_cells_per_type):
+            msg = (
+                f"max_cells_per_type={max_cells_per_type}; valid are whole numbers from 1 up. "
+                "Pass 200, or use ReferenceBundle.empty(model) for no cells."
+            )
+            raise ValueError(msg)
         adata = model._own_adata() if adata is None else adata
         nodes = model.label_nodes(adata)
         rows = _sample(nodes, max_cells_per_type, np.random.default_rng(seed))
@@ -193,7 +204,7 @@ class ReferenceBundle:
         self.to_adata().write_h5ad(path, compression="gzip")
 
     @classmethod
-    def read(cls, path: Path) -> ReferenceBundle:
+    def read(cls, path: str | Path) -> ReferenceBundle:
         """Read what :meth:`write` wrote.
 
         Raises
@@ -213,7 +224,7 @@ class ReferenceBundle:
         from hdeepinsight.data import check_file
 
         try:
-            check_file(path)
+            check_file(Path(path))
             adata = read_h5ad(path)
             description = adata.uns[REFERENCE_BUNDLE_KEY]
             version = int(description["schema_version"])

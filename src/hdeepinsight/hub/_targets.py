@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -12,9 +13,27 @@ from hdeepinsight.hub._errors import HubError, OfflineError
 from hdeepinsight.hub._hub_source import Token, explained, hub_api
 from hdeepinsight.hub._manifest import CHECKSUMS_FILE
 
-__all__ = ["upload"]
+__all__ = ["check_target", "upload"]
 
 _KEPT = {".gitattributes"}
+
+
+def check_target(address: Address, *, overwrite: bool) -> None:
+    """Refuse a place where nothing can be published, as far as that can be seen without asking it.
+
+    Raises
+    ------
+    HubError
+        If there is no connection to be used, or the folder is a file, full or not to be written.
+    """
+    if address.kind == "folder":
+        _check_folder(address.path, overwrite)
+    elif _settings.is_offline():
+        msg = (
+            f"Could not publish to {address}: HF_HUB_OFFLINE is set. Unset it, or publish to a "
+            "folder."
+        )
+        raise OfflineError(msg)
 
 
 def upload(
@@ -34,15 +53,10 @@ def upload(
     -------
     The revision that it has there.
     """
+    check_target(address, overwrite=overwrite)
     if address.kind == "folder":
-        _into_folder(folder, address.path, overwrite)
+        _into_folder(folder, address.path)
         return f"sha256:{digest}"
-    if _settings.is_offline():
-        msg = (
-            f"Could not publish to {address}: HF_HUB_OFFLINE is set. Unset it, or publish to a "
-            "folder."
-        )
-        raise OfflineError(msg)
     if address.kind == "s3":
         _into_bucket(folder, address, overwrite)
         return f"sha256:{digest}"
@@ -91,18 +105,30 @@ def _into_bucket(folder: Path, address: Address, overwrite: bool) -> None:
             client.upload_file(str(folder / name), bucket, f"{key}/{name}")
 
 
-def _into_folder(folder: Path, target: Path, overwrite: bool) -> None:
+def _check_folder(target: Path, overwrite: bool) -> None:
+    above = next(place for place in (target, *target.parents) if place.exists())
+    if not above.is_dir():
+        msg = f"{above} is a file, so nothing can be published at {target}. Choose another folder."
+        raise HubError(msg)
+    # What is replaced is moved away first, which is for the folder that it lies in to allow.
+    written = target.parent if above == target else above
+    if not os.access(written, os.W_OK | os.X_OK):
+        msg = f"{target} cannot be written: {written} may not be changed. Choose another folder."
+        raise HubError(msg)
+    if above != target or not any(target.iterdir()):
+        return
+    if not (target / CHECKSUMS_FILE).is_file():
+        msg = (
+            f"{target} holds something that was not published by hdi.hub, so it is not replaced. "
+            "Valid is a new folder, an empty one, or a published model. Choose another."
+        )
+        raise HubError(msg)
+    if not overwrite:
+        raise HubError(_exists(target))
+
+
+def _into_folder(folder: Path, target: Path) -> None:
     """Copy beside the target first; it then takes its place in one step."""
-    if target.exists() and any(target.iterdir()):
-        if not overwrite:
-            raise HubError(_exists(target))
-        if not (target / CHECKSUMS_FILE).is_file():
-            msg = (
-                f"{target} holds something that was not published by hdi.hub, so it is not "
-                "replaced. Valid is a new folder, an empty one, or a published model. Choose "
-                "another."
-            )
-            raise HubError(msg)
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
