@@ -118,6 +118,42 @@ def test_one_node_becomes_a_frame_an_anndata_and_an_explanation_of_shap():
     assert shap.feature_names == GENES
 
 
+@pytest.mark.parametrize(
+    "cells",
+    [
+        pytest.param([0, 1, 2], id="positions"),
+        pytest.param(["cell 0", "cell 1", "cell 2"], id="names"),
+        pytest.param([True, False], id="too_short"),
+        pytest.param([True] * 4, id="too_long"),
+    ],
+)
+def test_cells_are_chosen_by_a_mask_and_nothing_that_looks_like_one(cells):
+    with pytest.raises(ValueError, match=r"mask of booleans, \(3,\)"):
+        explain().ranking("CD4", cells=cells)
+
+
+def test_a_mask_may_be_any_kind_of_booleans():
+    chosen = [False, True, True]
+    expected = explain().ranking("CD4", cells=np.array(chosen))
+    for mask in (chosen, pd.Series(chosen), pd.array(chosen, dtype="boolean")):
+        pd.testing.assert_frame_equal(explain().ranking("CD4", cells=mask), expected)
+
+
+def test_misspelt_choices_are_refused():
+    found = explain()
+    for ask in (found.ranking, found.rows_of, found.ranked_list):
+        with pytest.raises(ValueError, match="cells='mine'; valid are 'own' and 'all'"):
+            ask("CD4", cells="mine")
+    with pytest.raises(ValueError, match="cells='mine'"):
+        found.signatures(cells="mine")
+    with pytest.raises(ValueError, match="by='std'; valid are 'mean' and 'mean_abs'"):
+        found.ranking("CD4", by="std")
+    with pytest.raises(ValueError, match="by='n_cells'"):
+        found.signatures(by="n_cells")
+    with pytest.raises(ValueError, match="n_genes=-1"):
+        found.to_gene_sets(-1)
+
+
 def test_a_node_that_was_not_explained_is_refused_by_name():
     found = explain()
     with pytest.raises(ValueError, match=r"'CD8' was not explained\. Valid are 'T > CD4', 'B'"):

@@ -66,6 +66,11 @@ def test_a_level_asks_for_its_nodes_and_the_leaves_above(tree):
     np.testing.assert_array_equal(leaves.holds, np.eye(tree.n_leaves, dtype=bool))
 
 
+def test_the_root_is_no_level_to_explain(tree):
+    with pytest.raises(ValueError, match=r"Level 0 is the root.*from 1 to"):
+        Questions.at_level(tree, 0)
+
+
 @pytest.mark.parametrize(
     ("nodes", "options", "words"),
     [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import pandas as pd
@@ -151,7 +151,7 @@ class Explanation(ExportMixin):
         Raises
         ------
         ValueError
-            If the node was not explained, or there are no such cells.
+            If the node was not explained, there are no such cells, or a choice is none of these.
 
         Examples
         --------
@@ -163,6 +163,7 @@ class Explanation(ExportMixin):
         >>> found.ranking("B").columns.tolist()
         ['mean', 'mean_abs', 'std', 'sem', 'expression', 'background', 'rank']
         """
+        _check_choice("by", by, Statistic)
         at, totals = self._totals(node, cells)
         table = pd.DataFrame(
             {
@@ -203,6 +204,8 @@ class Explanation(ExportMixin):
         >>> table.index.tolist(), table.shape
         (['T', 'B'], (2, 2048))
         """
+        _check_choice("by", by, Statistic)
+        _check_choice("cells", cells, Scope)
         totals = self.totals[cells]
         there = totals.n_cells > 0
         names = [name for name, some in zip(self.nodes, there, strict=True) if some]
@@ -243,15 +246,17 @@ class Explanation(ExportMixin):
         """Rows about a node and some cells, chosen as in :meth:`ranking`."""
         chosen = self.question == self.position_of(node)
         if not isinstance(cells, str):
-            chosen &= np.asarray(cells, dtype=bool)[self.cell]
-        elif cells == "own":
-            chosen &= self.own
+            chosen &= self._mask(cells)[self.cell]
+        else:
+            _check_choice("cells", cells, Scope)
+            chosen &= self.own | (cells == "all")
         return np.flatnonzero(chosen)
 
     def _totals(self, node: str | None, cells: CellChoice) -> tuple[int, GeneTotals]:
         """Totals, and where the node stands in them."""
         at = question = self.position_of(node)
         if isinstance(cells, str):
+            _check_choice("cells", cells, Scope)
             totals = self.totals[cells]  # type: ignore[index]
         else:
             at, totals = 0, self._totals_of(self.rows_of(node, cells))
@@ -264,6 +269,18 @@ class Explanation(ExportMixin):
             )
             raise ValueError(msg)
         return at, totals
+
+    def _mask(self, cells: ArrayLike) -> np.ndarray:
+        """Cells as a mask; positions and names would be taken for one that holds everywhere."""
+        given: Any = cells if hasattr(cells, "dtype") else np.asarray(cells)
+        if not pd.api.types.is_bool_dtype(given) or given.shape != self.obs_names.shape:
+            msg = (
+                f"cells has the type {given.dtype} and the shape {given.shape}. Valid are 'own', "
+                f"'all' and a mask of booleans, ({len(self.obs_names)},). Turn names or positions "
+                "into one, such as result.obs_names.isin(names)."
+            )
+            raise ValueError(msg)
+        return np.asarray(given, dtype=bool)
 
     def _totals_of(self, rows: np.ndarray) -> GeneTotals:
         sums = RunningTotals(1, len(self.genes))
@@ -284,3 +301,11 @@ class Explanation(ExportMixin):
             )
             raise ValueError(msg)
         return what
+
+
+def _check_choice(name: str, value: object, choice: Any) -> None:
+    """Raise ``ValueError`` unless a value is one of those of a `Literal`."""
+    if value not in get_args(choice):
+        valid = " and ".join(map(repr, get_args(choice)))
+        msg = f"{name}={value!r}; valid are {valid}. Choose one."
+        raise ValueError(msg)

@@ -59,6 +59,11 @@ class ExportMixin:
         -------
         Genes by node, best first; only those with a positive mean, and nodes that have cells.
 
+        Raises
+        ------
+        ValueError
+            If ``n_genes`` is below 1.
+
         Examples
         --------
         >>> import warnings
@@ -69,6 +74,9 @@ class ExportMixin:
         >>> sorted({"CD79A", "CD79B", "MS4A1"} & set(sets["B"]))
         ['CD79A', 'CD79B']
         """
+        if n_genes < 1:
+            msg = f"n_genes={n_genes}; valid is one gene a node or more. Use 50."
+            raise ValueError(msg)
         own = cast("Explanation", self)
         sets = {}
         for node, n_cells in zip(own.nodes, own.totals["own"].n_cells, strict=True):

@@ -124,6 +124,12 @@ class Questions:
         ('T', 'B')
         """
         depth = taxonomy.max_depth if level is None else taxonomy.level_depth(level)
+        if depth == 0:
+            msg = (
+                "Level 0 is the root, which has probability 1 for every cell. Valid are levels "
+                f"from 1 to {taxonomy.max_depth}. Name one."
+            )
+            raise ValueError(msg)
         table = taxonomy.node_at_level[taxonomy.leaves, :depth]
         return cls(taxonomy, np.unique(table.max(axis=1)), None, target)
 

@@ -200,6 +200,10 @@ def test_explainers_of_shap_agree(model, query, method):
         pytest.param({"nodes": "T", "method": "lime"}, "expected_gradients", id="method"),
         pytest.param({"nodes": "T", "n_background": 0}, "n_background=0", id="no_background"),
         pytest.param({"nodes": "T", "n_samples": 0}, "n_samples=0", id="no_samples"),
+        pytest.param({"nodes": "T", "n_samples": 2.5}, r"n_samples=2\.5", id="half_a_sample"),
+        pytest.param({"nodes": "T", "batch_size": 0}, "batch_size=0", id="no_batch"),
+        pytest.param({"nodes": "T", "batch_size": -1}, "batch_size=-1", id="less_than_a_batch"),
+        pytest.param({"level": 0}, "Level 0 is the root", id="root_level"),
     ],
 )
 def test_what_makes_no_sense_is_refused(model, query, options, words):

@@ -113,7 +113,7 @@ class ExplanationMixin(MappingMixin):
             If the matrix cannot be read as counts, the genes do not match, or the cells have
             proteins that the model would read too.
         ValueError
-            If a node is unknown, or there is nothing to compare with.
+            If a node is unknown, a number out of its range, or there is nothing to compare with.
 
         Notes
         -----
@@ -138,6 +138,7 @@ class ExplanationMixin(MappingMixin):
         if method not in get_args(Method):
             msg = f"method={method!r}; valid are {', '.join(get_args(Method))}. Choose one."
             raise ValueError(msg)
+        _check_numbers(n_background=n_background, n_samples=n_samples, batch_size=batch_size)
         self._check_explainable()
         questions = self._questions(nodes, against, level, target)
         seed = self.seed if seed is None else seed
@@ -206,9 +207,6 @@ class ExplanationMixin(MappingMixin):
         return self._rna(given)
 
     def _background(self, given: DataLike | None, per_type: int, seed: int) -> Background:
-        if per_type < 1:
-            msg = f"n_background={per_type}; valid is one cell of every type or more. Use 10."
-            raise ValueError(msg)
         if given is None and self.adata is None:
             if self.profiles_ is None:
                 msg = (
@@ -237,6 +235,16 @@ class ExplanationMixin(MappingMixin):
             nodes = self.annotate(data, threshold=None).leaf_nodes
         leaves = np.where(np.isin(nodes, self.taxonomy.leaves), nodes, 0)
         return leaves if leaves.any() else nodes
+
+
+def _check_numbers(**numbers: int | None) -> None:
+    """Refuse numbers of nothing; ``None`` is the default of each."""
+    for name, value in numbers.items():
+        if value is not None and (value < 1 or value != int(value)):
+            msg = (
+                f"{name}={value}; valid are whole numbers from 1 up. Leave it out for the default."
+            )
+            raise ValueError(msg)
 
 
 def _dense(source: CountSource, alignment: GeneAlignment) -> Iterator[tuple[int, np.ndarray]]:
