@@ -155,7 +155,7 @@ def publish(
 
 def _read_card(path: Path) -> dict[str, Any]:
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         msg = (
             f"--card {path} could not be read as JSON ({error}). Valid is an object with title, "
