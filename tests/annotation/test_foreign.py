@@ -150,3 +150,12 @@ def test_a_label_goes_down_to_the_end_of_a_chain(ragged):
 def test_the_root_is_no_level_of_a_table(ragged, annotated):
     with pytest.raises(ValueError, match="level=0 is the root; valid are"):
         annotated(ragged, n_cells=2).to_table("celltypist", level=0)
+
+
+def test_confidence_in_another_order_is_refused(ragged):
+    labels = pd.Series(["T", "NK"], index=["a", "b"])
+    confidence = pd.Series([0.9, 0.6], index=["b", "a"])
+    with pytest.raises(ValueError, match=r"confidence\.loc\[obs_names\]"):
+        Annotation.from_labels(labels, ragged, confidence=confidence)
+    sure = Annotation.from_labels(labels, ragged, confidence=confidence.loc[labels.index])
+    assert sure.confidence.tolist() == pytest.approx([0.6, 0.9])

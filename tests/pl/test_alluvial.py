@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
@@ -85,3 +86,12 @@ def test_bad_input_is_refused(result, empty):
         pl.alluvial(result, ["x"] * 4)
     with pytest.raises(ValueError, match="has no cell"):
         pl.alluvial(empty, [])
+
+
+@pytest.mark.parametrize("draw", [pl.alluvial, pl.dotplot, pl.novelty])
+def test_groups_of_cells_in_another_order_are_refused(result, draw):
+    groups = pd.Series(list("xxxyz"), index=result.obs_names)
+    draw(result, groups)
+    draw(result, groups.reset_index(drop=True))  # numbers name no cells
+    with pytest.raises(ValueError, match=r"another order.* groups\.loc\[obs_names\]"):
+        draw(result, groups[::-1])

@@ -1,6 +1,7 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from hdeepinsight import pl
@@ -19,7 +20,7 @@ def test_every_label_has_a_ridge_in_tree_order_with_its_median(result):
 def test_ridges_are_densities_of_equal_area_around_their_cells():
     rng = np.random.default_rng(0)
     values = np.concatenate([rng.normal(size=2_000), rng.normal(5, 1, size=20)])
-    rows = groups_of(["a"] * 2_000 + ["b"] * 20, 2_020)
+    rows = groups_of(["a"] * 2_000 + ["b"] * 20, pd.RangeIndex(2_020))
     grid, density = _ridges(values, rows, None)
     np.testing.assert_allclose(density.sum(axis=1), 1.0)
     means = [values[:2_000].mean(), values[2_000:].mean()]
@@ -29,7 +30,9 @@ def test_ridges_are_densities_of_equal_area_around_their_cells():
 
 
 def test_p_values_keep_their_mass_within_0_and_1():
-    grid, density = _ridges(np.array([0.0, 0.0, 1.0]), groups_of(["a"] * 3, 3), (0.0, 1.0))
+    grid, density = _ridges(
+        np.array([0.0, 0.0, 1.0]), groups_of(["a"] * 3, pd.RangeIndex(3)), (0.0, 1.0)
+    )
     assert grid[0] > 0
     assert grid[-1] < 1
     assert density.sum() == pytest.approx(1.0)

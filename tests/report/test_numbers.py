@@ -224,7 +224,7 @@ def test_what_does_not_fit_the_cells_is_refused(full, tmp_path, options, says):
 
 
 def test_clusters_of_cells_in_another_order_are_refused(full, clusters, tmp_path):
-    with pytest.raises(ValueError, match=r"clusters\.loc\[result\.obs_names\]"):
+    with pytest.raises(ValueError, match=r"clusters\.loc\[obs_names\]"):
         full.report(tmp_path / "report.html", clusters=clusters[::-1])
 
 

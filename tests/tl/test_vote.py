@@ -82,7 +82,7 @@ def test_writes_only_when_asked(cells, annotation):
         ({"threshold": 0.4}, ValueError, "threshold=0.4"),
         ({"threshold": 1.0}, ValueError, "threshold=1.0"),
         ({"clusters": "leiden"}, KeyError, "adata.obs has no 'leiden'"),
-        ({"clusters": ["a"]}, ValueError, "Found 1 clusters for 290 cells"),
+        ({"clusters": ["a"]}, ValueError, "clusters has 1 entries for 290 cells"),
         ({"cells_per_cluster": 0}, ValueError, "cells_per_cluster=0"),
         ({"taxonomy": None}, ValueError, "Found no taxonomy"),
     ],
@@ -125,3 +125,15 @@ def test_words_of_other_tools_for_no_label_are_no_votes(tree):
     assert table.loc["x", ["node", "n_cells"]].tolist() == [0, 3]
     with pytest.raises(ValueError, match="Found 3 cells, none of them with a label"):
         hdi.tl.vote(cells, series[:0].reindex(series.index), clusters="cluster", taxonomy=tree)
+
+
+def test_cells_without_a_cluster_do_not_vote_together(tree):
+    cells, series = labelled("CD4", "CD4", "NK", cluster=["x", None, np.nan])
+    with pytest.raises(ValueError, match="2 of 3 cells without a cluster"):
+        hdi.tl.vote(cells, series, clusters="cluster", taxonomy=tree)
+
+
+def test_clusters_in_another_order_are_refused(tree):
+    cells, series = labelled("CD4", "CD4", "NK", cluster=["x", "x", "y"])
+    with pytest.raises(ValueError, match="clusters names other cells, or the same ones in another"):
+        hdi.tl.vote(cells, series, clusters=cells.obs["cluster"][::-1], taxonomy=tree)

@@ -94,6 +94,39 @@ def check_cells(obs_names: pd.Index, adata: AnnData, what: str, made: str) -> No
         raise ValueError(msg)
 
 
+def check_same_cells(obs_names: pd.Index, values: Any, name: str) -> None:
+    """Raise ``ValueError`` unless there is one value a cell, of the same cells where it has names.
+
+    Parameters
+    ----------
+    obs_names
+        The cells, shape ``(n_cells,)``.
+    values
+        What belongs to the cells, ``(n_cells, ...)``.
+    name
+        Name of the argument, for the message.
+    """
+    if len(values) != len(obs_names):
+        msg = (
+            f"{name} has {len(values)} entries for {len(obs_names)} cells. Valid is one entry a "
+            "cell, in the same order. Select those of these cells."
+        )
+        raise ValueError(msg)
+    index = getattr(values, "index", None)
+    if isinstance(index, pd.Index) and not _names_the_same(index, obs_names):
+        msg = (
+            f"{name} names other cells, or the same ones in another order. Valid is one entry a "
+            f"cell, in the same order. Pass {name}.loc[obs_names], with the obs_names of the "
+            "cells."
+        )
+        raise ValueError(msg)
+
+
+def _names_the_same(index: pd.Index, obs_names: pd.Index) -> bool:
+    """Whether an index is that of the cells, or only counts them."""
+    return index.equals(obs_names) or index.equals(pd.RangeIndex(len(obs_names)))
+
+
 def _record(adata: AnnData, key: str) -> set[str]:
     """Entries that an earlier result wrote under a key; none where the key is the user's own."""
     notes = adata.uns.get(key)

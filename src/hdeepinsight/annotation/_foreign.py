@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from hdeepinsight._keys import ADDED_KEYS
-from hdeepinsight.annotation._additions import storable
+from hdeepinsight.annotation._additions import check_same_cells, storable
 from hdeepinsight.annotation._classes import (
     above,
     class_nodes,
@@ -70,7 +70,8 @@ class ForeignMixin:
         Raises
         ------
         ValueError
-            If a label is not in the taxonomy, or the confidence is no probability a cell.
+            If a label is not in the taxonomy, or the confidence is no probability a cell, in the
+            order of the labels.
 
         Examples
         --------
@@ -88,7 +89,7 @@ class ForeignMixin:
         (['CD4', 'T', 'Unknown'], [0.9, 0.8])
         """
         nodes = _chain_ends(taxonomy)[label_nodes(taxonomy, labels)]
-        sure = _checked_confidence(confidence, len(labels))
+        sure = _checked_confidence(confidence, labels.index)
         sure[nodes == 0] = 1.0
         inside = taxonomy.ancestor_matrix[:, nodes].T
         n_inside = inside.sum(axis=1)
@@ -277,7 +278,8 @@ def _shared(taxonomy: Taxonomy, first: np.ndarray, second: np.ndarray) -> np.nda
     return np.logical_and.accumulate((one == other) & (one >= 0), axis=1).sum(axis=1)
 
 
-def _checked_confidence(confidence: ArrayLike | None, n_cells: int) -> np.ndarray:
+def _checked_confidence(confidence: ArrayLike | None, obs_names: pd.Index) -> np.ndarray:
+    n_cells = len(obs_names)
     if confidence is None:
         return np.ones(n_cells)
     values = np.array(confidence, dtype=np.float64)
@@ -288,4 +290,5 @@ def _checked_confidence(confidence: ArrayLike | None, n_cells: int) -> np.ndarra
             "label, from 0 to 1. Divide counts of agreeing methods by the number of methods."
         )
         raise ValueError(msg)
+    check_same_cells(obs_names, confidence, "confidence")
     return values

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from hdeepinsight.annotation import Annotation
-    from hdeepinsight.taxonomy import Taxonomy
 
 __all__ = ["alluvial"]
 
@@ -110,7 +109,7 @@ def alluvial(
     ['level_1', 'T (stopped)  1', 'CD4  1', 'B  1', 'level_2']
     """
     check_any(result)
-    columns = [_given(result.taxonomy, groups, len(result), heading), *_levels(result)]
+    columns = [_given(result, groups, heading), *_levels(result)]
     x = _places(columns)
     top = min(column.tops[0] for column in columns) - 0.3
     bottom = max(column.tops[-1] + max(column.heights[-1], _NAME) for column in columns) + 0.1
@@ -126,10 +125,10 @@ def alluvial(
     return ax
 
 
-def _given(taxonomy: Taxonomy, groups: Any, n_cells: int, heading: str) -> _Column:
-    codes, names = groups_of(groups, n_cells)
-    colors = node_colors(taxonomy)
-    nodes = {label: node for node, label in enumerate(taxonomy.labels)}
+def _given(result: Annotation, groups: Any, heading: str) -> _Column:
+    codes, names = groups_of(groups, result.obs_names)
+    colors = node_colors(result.taxonomy)
+    nodes = {label: node for node, label in enumerate(result.taxonomy.labels)}
     ink = [colors[nodes[name]] if name in nodes else MISSING for name in names]
     return _Column(heading, names, ink, [False] * len(names), codes)
 

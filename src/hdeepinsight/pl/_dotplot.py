@@ -71,7 +71,7 @@ def dotplot(
     >>> [label.get_text() for label in ax.get_xticklabels()]
     ['CD4', 'CD8', 'B']
     """
-    rows = groups_of(groups, len(result))
+    rows = groups_of(groups, result.obs_names)
     check_any(result)
     nodes, sure = _called(result, level)
     columns, _ = node_groups(result.taxonomy, nodes)

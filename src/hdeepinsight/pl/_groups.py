@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from hdeepinsight._keys import LABEL_COLUMNS
+from hdeepinsight.annotation._additions import check_same_cells
 from hdeepinsight.pl._names import NO_LABEL
 from hdeepinsight.pl._text import shortened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    import pandas as pd
 
     from hdeepinsight.annotation import Annotation
     from hdeepinsight.taxonomy import Taxonomy
@@ -54,29 +57,30 @@ def check_any(result: Annotation) -> None:
         )
 
 
-def groups_of(labels: Any, n_cells: int) -> Groups:
+def groups_of(labels: Any, obs_names: pd.Index) -> Groups:
     """Read a label a cell: categories keep their order, unused ones are left out.
 
     Parameters
     ----------
     labels
         Labels or clusters, ``(n_cells,)``.
-    n_cells
-        Cells that there must be.
+    obs_names
+        The cells, ``(n_cells,)``.
 
     Raises
     ------
     ValueError
-        If there is not one label a cell.
+        If there is not one label a cell, or labels have the names of cells in another order.
     """
     import pandas as pd
 
     categories: pd.Categorical = pd.Categorical(labels).remove_unused_categories()
-    if len(categories) != n_cells:
+    if len(categories) != len(obs_names):
         raise ValueError(
-            f"There are {len(categories)} labels for {n_cells} cells. One label a cell is needed. "
-            "Select the same cells of both."
+            f"There are {len(categories)} labels for {len(obs_names)} cells. One label a cell is "
+            "needed. Select the same cells of both."
         )
+    check_same_cells(obs_names, labels, "groups")
     codes, names = np.array(categories.codes, dtype=np.int64), list(map(str, categories.categories))
     if (codes < 0).any():
         codes[codes < 0] = len(names)

@@ -84,7 +84,7 @@ def novelty(
     if groups is None:
         rows, _ = node_groups(result.taxonomy, result.stop_nodes)
     else:
-        rows = groups_of(groups, len(values))
+        rows = groups_of(groups, result.obs_names)
     grid, density = _ridges(values, rows, (0.0, 1.0) if measure != "score" else None)
     ax = axes_or_new(ax, (5.6, 0.36 * len(rows.names) + 1.5))
     scale = _TALLEST / density.max()

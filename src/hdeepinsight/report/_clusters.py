@@ -13,7 +13,7 @@ from hdeepinsight.report._table import MAX_ROWS, Column, Table
 if TYPE_CHECKING:
     from hdeepinsight.annotation import Annotation
 
-__all__ = ["check_cells", "cluster_table"]
+__all__ = ["cluster_table"]
 
 MISSING = "(no cluster)"
 
@@ -55,33 +55,6 @@ def cluster_table(result: Annotation, clusters: Any | None) -> Table:
     )
     caption = f"What the cells of each {kind} are called."
     return Table.of("clusters", caption, columns, rows, filtered=True, n_rows=len(groups))
-
-
-def check_cells(result: Annotation, values: Any, name: str) -> None:
-    """Raise ``ValueError`` unless there is one value a cell, of the same cells where it has names.
-
-    Parameters
-    ----------
-    result
-        The annotation.
-    values
-        What belongs to the cells, ``(n_cells, ...)``.
-    name
-        Name of the argument, for the message.
-    """
-    if len(values) != len(result):
-        msg = (
-            f"{name} has {len(values)} entries and the annotation {len(result)} cells. Valid is "
-            "one entry a cell, in the same order. Select the cells of result.obs_names."
-        )
-        raise ValueError(msg)
-    index = getattr(values, "index", None)
-    if isinstance(index, pd.Index) and not index.equals(result.obs_names):
-        msg = (
-            f"{name} names other cells than the annotation, or the same ones in another order. "
-            f"Valid are the cells of result.obs_names. Pass {name}.loc[result.obs_names]."
-        )
-        raise ValueError(msg)
 
 
 def _groups(result: Annotation, clusters: Any | None) -> list[tuple[str, np.ndarray]]:

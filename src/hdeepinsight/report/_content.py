@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hdeepinsight.annotation._additions import check_same_cells
 from hdeepinsight.annotation._conformal import check_nodes
 from hdeepinsight.report import _labels, _notes, _pictures, _trust
-from hdeepinsight.report._clusters import check_cells, cluster_table
+from hdeepinsight.report._clusters import cluster_table
 from hdeepinsight.report._methods import methods
 from hdeepinsight.report._table import plain
 
@@ -81,7 +82,7 @@ def gather(
     given = {"clusters": clusters, "embedding": embedding, "true_nodes": true_nodes}
     for name, values in given.items():
         if values is not None:
-            check_cells(result, values, name)
+            check_same_cells(result.obs_names, values, name)
     if true_nodes is not None:
         true_nodes = check_nodes(result.taxonomy, true_nodes, len(result))
     known = true_nodes is not None and bool((true_nodes > 0).any())

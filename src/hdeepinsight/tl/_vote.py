@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from hdeepinsight.annotation import Annotation
-from hdeepinsight.annotation._additions import storable
+from hdeepinsight.annotation._additions import check_same_cells, storable
 from hdeepinsight.annotation._classes import (
     above,
     node_categories,
@@ -244,7 +244,8 @@ def vote(
     KeyError
         If a key is not there.
     ValueError
-        If there is no taxonomy, not one cluster a cell, or the threshold is out of range.
+        If there is no taxonomy, not one cluster a cell in their order, or the threshold is out of
+        range.
 
     Notes
     -----
@@ -331,13 +332,16 @@ def _given_clusters(adata: AnnData, clusters: str | ArrayLike) -> NDArray[Any]:
                 "of clusters, or leave clusters out."
             )
         clusters = adata.obs[clusters]
-    groups = np.asarray(pd.Series(np.asarray(clusters)).astype(str), dtype=str)
-    if len(groups) != adata.n_obs:
+    check_same_cells(pd.Index(adata.obs_names), clusters, "clusters")
+    column = pd.Series(np.asarray(clusters))
+    n_without = int(column.isna().sum())
+    if n_without:
         raise ValueError(
-            f"Found {len(groups)} clusters for {adata.n_obs} cells. Valid is one a cell. Pass "
-            "those of these cells."
+            f"Found {n_without} of {len(column)} cells without a cluster. Valid is one for each, "
+            "since cells of one cluster vote together. Leave these cells out, or name a cluster "
+            "for them."
         )
-    return groups
+    return np.asarray(column.astype(str), dtype=str)
 
 
 def _overcluster(points: NDArray[np.floating], size: int, seed: int) -> NDArray[Any]:
