@@ -84,6 +84,35 @@ def test_a_small_batch_gives_fewer_neighbours(rng):
         assert (within[here][:, here] != knn_graph(points[here], k=k)).nnz == 0
 
 
+def test_of_many_batches_each_is_compared_with_those_that_are_near(rng, monkeypatch):
+    """Two studies of fifteen batches each, far apart: all pairs would be 870 searches."""
+    searches = []
+
+    def counted(*args, **options):
+        searches.append(len(args[0]))
+        return nearest_neighbors(*args, **options)
+
+    monkeypatch.setattr("hdeepinsight.graph._adjacency.nearest_neighbors", counted)
+    batch = np.repeat(np.arange(30), 12)
+    cells = rng.normal(size=(360, 4)) + 50 * (batch >= 15)[:, None]
+    within, between = batch_graphs(cells, batch, k=5)
+    assert 30 + 30 * 8 <= len(searches) <= 30 + 2 * 30 * 8
+    rows, columns = between.nonzero()
+    assert set(batch[rows]) == set(range(30))
+    assert ((batch[rows] < 15) == (batch[columns] < 15)).all()
+    assert (between != between.T).nnz == 0
+    assert (batch[within.nonzero()[0]] == batch[within.nonzero()[1]]).all()
+
+
+@pytest.mark.parametrize("n_batches", [2, 9])
+def test_of_few_batches_all_are_compared(rng, n_batches):
+    batch = np.repeat(np.arange(n_batches), 5)
+    cells = rng.normal(size=(5 * n_batches, 3))
+    between = batch_graphs(cells, batch, k=5).between.toarray() > 0
+    # With as many neighbours as a batch has cells, everyone names everyone.
+    assert np.array_equal(between, batch[:, None] != batch)
+
+
 def test_a_batch_of_one_cell_is_alone_within(points):
     within, between = batch_graphs(points[:10], ["a"] * 9 + ["b"], k=3)
     assert within[9].nnz == 0

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
+from scipy.spatial.distance import cdist
 
 from hdeepinsight.graph._neighbors import Exact, nearest_neighbors
 
@@ -16,6 +17,8 @@ Weights = Literal["binary", "self_tuning"]
 SCALE_NEIGHBOR = 7
 #: Neighbours that are looked for in batches of any size.
 MIN_NEIGHBORS = 5
+#: Other batches that a batch is compared with: time and edges grow with this, not with all pairs.
+MAX_PARTNERS = 8
 
 
 class BatchGraphs(NamedTuple):
@@ -112,7 +115,9 @@ def batch_graphs(
 
     Returns
     -------
-    A graph within batches (union of the neighbours) and one between them (mutual neighbours).
+    A graph within batches (union of the neighbours) and one between them (mutual neighbours). Of
+    more than nine batches, each is compared with the eight whose mean is nearest, and with those
+    to which it is one of the eight.
 
     Raises
     ------
@@ -137,16 +142,28 @@ def batch_graphs(
     own = [_edges(points, mine, mine, _fitting(k, mine), exact, seed) for mine in members]
     scales = _scales(own, len(points))
     across = [
-        _edges(points, mine, theirs, _fitting(k, theirs), exact, seed)
-        for mine in members
-        for theirs in members
-        if mine is not theirs
+        _edges(points, members[mine], members[theirs], _fitting(k, members[theirs]), exact, seed)
+        for mine, theirs in _partners(points, members)
     ]
     within = _matrix(_joined(own), len(points), scales, weights)
     between = _matrix(_joined(across), len(points), scales, weights)
     mutual = between.minimum(between.T).tocsr()  # an edge that one cell alone names becomes 0
     mutual.eliminate_zeros()
     return BatchGraphs(_symmetric(within), mutual)
+
+
+def _partners(points: NDArray[np.floating], members: list[NDArray[np.intp]]) -> NDArray[np.intp]:
+    """Ordered pairs of batches to compare, shape ``(n_pairs, 2)``; all of them where few."""
+    n_batches = len(members)
+    if n_batches < 2:
+        return np.empty((0, 2), dtype=np.intp)
+    centres = np.stack([points[mine].mean(axis=0) for mine in members])
+    apart = cdist(centres, centres)
+    np.fill_diagonal(apart, np.inf)
+    nearest = np.argsort(apart, axis=1, kind="stable")[:, : min(MAX_PARTNERS, n_batches - 1)]
+    chosen = np.zeros((n_batches, n_batches), dtype=bool)
+    np.put_along_axis(chosen, nearest, True, axis=1)
+    return np.argwhere(chosen | chosen.T)
 
 
 def _fitting(k: int, batch: NDArray[np.intp]) -> int:
