@@ -159,3 +159,15 @@ def test_confidence_in_another_order_is_refused(ragged):
         Annotation.from_labels(labels, ragged, confidence=confidence)
     sure = Annotation.from_labels(labels, ragged, confidence=confidence.loc[labels.index])
     assert sure.confidence.tolist() == pytest.approx([0.6, 0.9])
+
+
+@pytest.mark.parametrize("lost", ["taxonomy", "stop_depth"])
+def test_what_is_no_whole_annotation_is_not_read(ragged, annotated, lost):
+    adata = cells()
+    annotated(ragged).to_adata(adata)
+    if lost == "taxonomy":  # as under the key of a refinement
+        del adata.uns["hdi"]["taxonomy"]
+    else:
+        del adata.obs["hdi_stop_depth"]
+    with pytest.raises(KeyError, match="no annotation under 'hdi': that takes"):
+        Annotation.from_adata(adata)

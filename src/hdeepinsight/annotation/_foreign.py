@@ -182,11 +182,13 @@ class ForeignMixin:
         """
         key = storable(key)
         table = adata.obsm.get(f"{key}_{ADDED_KEYS.PROBABILITIES}")
-        notes = adata.uns.get(key)
-        if table is None or notes is None:
+        notes, depth = adata.uns.get(key), adata.obs.get(f"{key}_{ADDED_KEYS.STOP_DEPTH}")
+        # A refinement without a tree has the first two as well.
+        if table is None or depth is None or "taxonomy" not in (notes or ()):
             raise KeyError(
-                f"The AnnData has no annotation under {key!r}: that takes uns[{key!r}] and "
-                f"obsm['{key}_{ADDED_KEYS.PROBABILITIES}']. Name the key_added of to_adata."
+                f"The AnnData has no annotation under {key!r}: that takes uns[{key!r}] with its "
+                f"taxonomy, obsm['{key}_{ADDED_KEYS.PROBABILITIES}'] and "
+                f"obs['{key}_{ADDED_KEYS.STOP_DEPTH}']. Name the key_added of Annotation.to_adata."
             )
         threshold = notes["threshold"]
         recipe = {name: from_text(str(value)) for name, value in notes["recipe"].items()}
@@ -199,7 +201,7 @@ class ForeignMixin:
             threshold=None if isinstance(threshold, str) else float(threshold),
             decoder=cast("Decoder", str(notes["decoder"])),
             recipe=recipe,
-            max_stop_depth=adata.obs[f"{key}_{ADDED_KEYS.STOP_DEPTH}"].to_numpy(),
+            max_stop_depth=depth.to_numpy(),
         )
 
     def to_table(
