@@ -164,6 +164,8 @@ def test_nothing_is_written_before_it_is_asked_for(
         ({"labels_keys": LEVELS, "max_share": -0.1}, ValueError, "max_share=-0.1"),
         ({"labels_keys": LEVELS, "n_folds": 200}, ValueError, "valid are two or more"),
         ({"labels_keys": LEVELS, "probabilities": np.ones((3, 2))}, ValueError, "n_nodes"),
+        ({"labels_keys": LEVELS, "probabilities": [[95.0]]}, ValueError, "from 95 to 95; valid"),
+        ({"labels_keys": LEVELS, "n_folds": 2.5}, TypeError, "integer"),
     ],
 )
 def test_bad_input_is_named(
@@ -171,6 +173,20 @@ def test_bad_input_is_named(
 ) -> None:
     with pytest.raises(error, match=match):
         audit_labels(synthetic_hierarchy, **options)
+
+
+def test_cells_without_a_batch_are_one_together(planted: tuple[AnnData, dict]) -> None:
+    adata = planted[0].copy()
+    taxonomy = Taxonomy.from_obs(adata, LEVELS)
+    nodes = taxonomy.encode_levels(adata.obs[LEVELS])
+    adata.obs["batch"] = adata.obs["batch"].where(np.arange(adata.n_obs) % 3 > 0)
+    found = audit_labels(
+        adata,
+        labels_keys=LEVELS,
+        batch_key="batch",
+        probabilities=taxonomy.ancestor_matrix[np.searchsorted(taxonomy.leaves, nodes)].tolist(),
+    )
+    assert found.classes["n_batches"].max() == adata.obs["batch"].nunique() + 1
 
 
 def train(adata: AnnData, **options: object) -> SCHDeepInsight:

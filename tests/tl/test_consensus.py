@@ -146,3 +146,8 @@ def test_words_of_other_tools_for_no_label_say_nothing(tree):
     other = pd.Series(["unknown", "Heterogeneous"], index=["a", "b"], name="other")
     result = hdi.tl.consensus(one, other, taxonomy=tree)
     assert result.labels["stop_label"].tolist() == ["CD4", "NK"]
+
+
+def test_a_threshold_that_no_label_can_have_is_refused_at_once(annotation):
+    with pytest.raises(ValueError, match=r"threshold=0\.3; valid are None"):
+        hdi.tl.consensus(annotation, threshold=0.3)

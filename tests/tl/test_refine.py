@@ -219,6 +219,9 @@ def test_path_of_strengths_starts_at_nothing_and_loses_energy(cells):
         ({}, {"lam": -1.0}, ValueError, "lam=-1.0"),
         ({}, {"scale": "square"}, ValueError, "scale='square'"),
         ({}, {"floor": 0.0}, ValueError, "floor=0.0"),
+        ({}, {"floor": 2.0}, ValueError, "floor=2.0"),
+        ({}, {"laplacian": "norm"}, ValueError, "laplacian='norm'"),
+        ({}, {"neighbors_key": "no_graph"}, KeyError, "names no graph that adata.obsp has"),
         ({}, {"preset": "grit"}, ValueError, "preset='grit'"),
         ({"probabilities": "logits"}, {}, ValueError, "and no classes"),
         ({"classes": list("abc"), "probabilities": "logits"}, {}, ValueError, "and 3 classes"),
@@ -228,6 +231,7 @@ def test_path_of_strengths_starts_at_nothing_and_loses_energy(cells):
     ],
 )
 def test_bad_input_is_named(cells, change, arguments, error, message):
+    cells.uns["no_graph"] = {"resolution": 1.0}
     probabilities = change.get("probabilities", cells.obsm["p"].copy())
     if change.get("nan"):
         probabilities.iloc[3, 1] = np.nan
@@ -287,3 +291,28 @@ def test_classes_have_the_colours_of_their_labels(cells, annotation):
     with pytest.raises(ValueError, match="holds obs/mine_label already"):
         hdi.tl.refine(cells, annotation, key_added="mine")
     assert cells.obs["mine_label"].tolist() == ["mine"] * 290
+
+
+def test_no_cells_are_refused(cells, tree):
+    none = cells[:0].copy()
+    with pytest.raises(ValueError, match="without cells"):
+        hdi.tl.refine(none, "p")
+    with pytest.raises(ValueError, match="without cells"):
+        hdi.tl.vote(none, "p", clusters="batch", taxonomy=tree)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"n_top_genes": 0}, ValueError, "n_top_genes=0"),
+        ({"n_comps": -1}, ValueError, "n_comps=-1"),
+        ({"layer": "raw"}, KeyError, r"no layers\['raw'\]; its layers are \[\]"),
+    ],
+)
+def test_a_representation_of_nothing_is_refused(arguments, error, message):
+    counts = np.random.default_rng(0).poisson(1.0, (9, 9)).astype(np.float32)
+    with pytest.raises(error, match=message):
+        hdi.tl.expression_pca(ad.AnnData(counts), **arguments)
+    counts[1:] = counts[0]
+    with pytest.raises(ValueError, match="Found 9 cells and 0 genes that vary"):
+        hdi.tl.expression_pca(ad.AnnData(counts))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from hdeepinsight.annotation._calibration import ROUNDING
 from hdeepinsight.taxonomy import Taxonomy
 from hdeepinsight.tl._audit_batches import batch_information
 from hdeepinsight.tl._audit_classifier import (
@@ -17,11 +19,13 @@ from hdeepinsight.tl._audit_classifier import (
 from hdeepinsight.tl._audit_joint import find_contradictions, most_probable_below, within_share
 from hdeepinsight.tl._audit_result import LabelAudit
 from hdeepinsight.tl._audit_tables import class_table, transition_table
+from hdeepinsight.tl._graphs import batches_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anndata import AnnData
+    from numpy.typing import ArrayLike
 
 
 def audit_labels(
@@ -34,7 +38,7 @@ def audit_labels(
     batch_key: str | None = None,
     unlabeled: str = "Unknown",
     n_folds: int = 5,
-    probabilities: np.ndarray | None = None,
+    probabilities: ArrayLike | None = None,
     least_margin: float = 0.7,
     max_share: float = 0.2,
     seed: int = 0,
@@ -129,7 +133,7 @@ def audit_labels(
         taxonomy,
         nodes,
         layer=layer,
-        batches=None if batch_key is None else adata.obs[batch_key].astype(str).to_numpy(),
+        batches=None if batch_key is None else batches_of(adata, batch_key),
         n_folds=n_folds,
         probabilities=probabilities,
         least_margin=least_margin,
@@ -146,7 +150,7 @@ def audit_nodes(
     layer: str | None = None,
     batches: np.ndarray | None = None,
     n_folds: int = 5,
-    probabilities: np.ndarray | None = None,
+    probabilities: ArrayLike | None = None,
     least_margin: float = 0.7,
     max_share: float = 0.2,
     seed: int = 0,
@@ -166,7 +170,7 @@ def audit_nodes(
         kept = np.where(judged, nodes, 0)
         folds = assign_folds(kept, batches, n_folds, rng)
         probabilities = out_of_fold_probabilities(features, taxonomy, kept, folds)
-    _check_probabilities(probabilities, (adata.n_obs, taxonomy.n_nodes))
+    probabilities = _checked_probabilities(probabilities, (adata.n_obs, taxonomy.n_nodes))
     settings = {"n_folds": n_folds, "least_margin": least_margin, "max_share": max_share}
     return _assemble(adata, taxonomy, nodes, probabilities, judged, batches, settings)
 
@@ -235,7 +239,7 @@ def _label_columns(
 
 def _check_settings(n_folds: int, least_margin: float, max_share: float) -> None:
     for name, value, valid, passes in (
-        ("n_folds", n_folds, "2 or more", n_folds >= 2),
+        ("n_folds", n_folds, "2 or more", operator.index(n_folds) >= 2),
         ("least_margin", least_margin, "a probability from 0 to 1", 0 <= least_margin <= 1),
         ("max_share", max_share, "a share from 0 to 1", 0 <= max_share <= 1),
     ):
@@ -256,10 +260,14 @@ def _check_judged(taxonomy: Taxonomy, nodes: np.ndarray, n_folds: int) -> None:
         raise ValueError(msg)
 
 
-def _check_probabilities(probabilities: np.ndarray, shape: tuple[int, int]) -> None:
-    if probabilities.shape != shape or not np.isfinite(probabilities).all():
+def _checked_probabilities(probabilities: ArrayLike, shape: tuple[int, int]) -> np.ndarray:
+    values = np.asarray(probabilities, dtype=np.float64)
+    if values.shape != shape or not ((values >= 0) & (values <= 1 + ROUNDING)).all():
         msg = (
-            f"probabilities has shape {probabilities.shape}; valid are finite numbers of shape "
-            f"(n_obs, n_nodes) = {shape}. Pass one column a node, in the taxonomy's order."
+            f"probabilities has shape {values.shape} and values from "
+            f"{values.min(initial=np.inf):g} to {values.max(initial=-np.inf):g}; valid are numbers "
+            f"from 0 to 1 of shape (n_obs, n_nodes) = {shape}. Pass one column a node, in the "
+            "taxonomy's order."
         )
         raise ValueError(msg)
+    return values

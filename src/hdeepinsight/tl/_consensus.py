@@ -16,6 +16,7 @@ from hdeepinsight._keys import UNKNOWN_TERM
 from hdeepinsight.annotation import Annotation
 from hdeepinsight.annotation._additions import storable
 from hdeepinsight.annotation._classes import above, node_categories, node_names, node_probabilities
+from hdeepinsight.annotation._decode import check_threshold
 from hdeepinsight.annotation._writing import annotation_additions
 from hdeepinsight.tl._sources import Nodes, Source, check_kinds, names_of, read_source
 
@@ -257,7 +258,8 @@ def consensus(
     Raises
     ------
     ValueError
-        If there is no taxonomy, cells differ, names are unknown, or weights do not fit.
+        If there is no taxonomy, cells differ, names are unknown, weights do not fit, or the
+        threshold is below 0.5.
     TypeError
         If something else than these kinds is passed.
 
@@ -283,6 +285,7 @@ def consensus(
     [[0.67, 1.0], [1.0, nan]]
     """
     check_kinds(annotations)
+    check_threshold(threshold)
     tree = taxonomy or next(
         (each.taxonomy for each in annotations if isinstance(each, Annotation)), None
     )

@@ -39,7 +39,7 @@ def cell_graphs(
     """
     if weights not in GRAPH_WEIGHTS:
         raise ValueError(f"Found weights={weights!r}. Valid are {list(GRAPH_WEIGHTS)}. Choose one.")
-    batch = None if batch_key is None else _batches(adata, batch_key)
+    batch = None if batch_key is None else batches_of(adata, batch_key)
     if neighbors_key is not None:
         graph = _stored(adata, neighbors_key, weights)
         return [graph] if batch is None else _split(graph, batch)
@@ -54,7 +54,8 @@ def cell_graphs(
     return list(batch_graphs(points, batch, k=n_neighbors, weights=weights))
 
 
-def _batches(adata: AnnData, key: str) -> NDArray[np.str_]:
+def batches_of(adata: AnnData, key: str) -> NDArray[np.str_]:
+    """Batch of every cell as text, shape ``(n_cells,)``; missing ones are a batch together."""
     if key not in adata.obs:
         raise KeyError(
             f"adata.obs has no {key!r}; it holds {list(adata.obs.columns)}. Name the column of "
@@ -74,7 +75,14 @@ def _stored(adata: AnnData, key: str, weights: GraphWeights) -> sp.csr_matrix:
             "Found weights='self_tuning' with neighbors_key. Valid for a stored graph are "
             "'binary' and 'connectivities'. Choose one, or leave neighbors_key out."
         )
-    graph = check_graph(adata.obsp[adata.uns[key]["connectivities_key"]])
+    where = adata.uns[key].get("connectivities_key") if hasattr(adata.uns[key], "get") else None
+    if where not in adata.obsp:
+        raise KeyError(
+            f"adata.uns[{key!r}] names no graph that adata.obsp has; that holds "
+            f"{list(adata.obsp)}. Valid is the key of a graph made by scanpy.pp.neighbors. Make "
+            "one, or leave neighbors_key out."
+        )
+    graph = check_graph(adata.obsp[where])
     if weights == "binary":
         graph.data[:] = 1.0
     return graph

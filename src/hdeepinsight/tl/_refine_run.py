@@ -46,6 +46,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         self._check_choice("method", self.method, get_args(Method))
+        self._check_choice("laplacian", self.laplacian, get_args(LaplacianKind))
         self._check_choice("scale", self.scale, (None, *get_args(Scale)))
         self._check_choice("solver", self.solver, get_args(RefineSolver))
         if isinstance(self.lam, str) and self.lam != "auto":
@@ -56,9 +57,15 @@ class Settings:
                 "without labels. Valid is a number from 0. Pass one, such as 1, and look at "
                 "hdi.tl.lambda_path; or take method='local_prior'."
             )
-        for name, value in (("floor", self.floor), ("temperature", self.temperature)):
-            if not 0 < value < np.inf:
-                raise ValueError(f"Found {name}={value}. Valid is a positive number. Pass one.")
+        if not 0 < self.floor < 1:
+            raise ValueError(
+                f"Found floor={self.floor}. Valid is a probability between 0 and 1, both excluded. "
+                "Take 1e-12 if in doubt."
+            )
+        if not 0 < self.temperature < np.inf:
+            raise ValueError(
+                f"Found temperature={self.temperature}. Valid is a positive number. Pass one."
+            )
 
     def _check_choice(self, name: str, value: Any, valid: tuple[Any, ...]) -> None:
         if value not in valid:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,9 +49,11 @@ def expression_pca(
 
     Raises
     ------
+    KeyError
+        If there is no such layer, or no matrix at all.
     ValueError
-        If the matrix holds negative, fractional or non-finite values, or fewer than 3 cells or
-        genes vary.
+        If the matrix holds negative, fractional or non-finite values, fewer than 3 cells or
+        genes vary, or `n_top_genes` or `n_comps` is not positive.
 
     Notes
     -----
@@ -68,25 +71,56 @@ def expression_pca(
     import anndata as ad
     import scanpy as sc
 
-    matrix = adata.X if layer is None else adata.layers[layer]
+    _check_sizes(n_top_genes=n_top_genes, n_comps=n_comps)
+    matrix = _matrix(adata, layer)
     _check_counts(matrix, "X" if layer is None else f"layers[{layer!r}]")
     copy = ad.AnnData(matrix.astype(np.float32))
     sc.pp.normalize_total(copy, target_sum=_TARGET_SUM)
     sc.pp.log1p(copy)
+    n_varying = _n_varying(copy.X)
+    if copy.n_obs < 3 or n_varying < 3:
+        raise ValueError(
+            f"Found {copy.n_obs} cells and {n_varying} genes that vary among them. Valid are 3 or "
+            "more of both. A neighbour graph needs more data."
+        )
     if copy.n_vars > n_top_genes:
         sc.pp.highly_variable_genes(copy, n_top_genes=n_top_genes)
         copy = copy[:, copy.var["highly_variable"].to_numpy()].copy()
     most = min(copy.shape) - 1
     if most < 2:
         raise ValueError(
-            f"Found {copy.n_obs} cells with {copy.n_vars} genes. Valid are 3 or more of both. A "
-            "neighbour graph needs more data."
+            f"Found {copy.n_vars} highly variable genes. Valid are 3 or more. Raise n_top_genes."
         )
     sc.pp.pca(copy, n_comps=min(n_comps, most), random_state=seed)
     coordinates = np.asarray(copy.obsm["X_pca"], dtype=np.float32)
     if key_added is not None:
         adata.obsm[key_added] = coordinates
     return coordinates
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, value in sizes.items():
+        if operator.index(value) < 1:
+            raise ValueError(f"Found {name}={value}. Valid is 1 or more. Leave it out if in doubt.")
+
+
+def _matrix(adata: AnnData, layer: str | None) -> Any:
+    matrix = adata.X if layer is None else adata.layers.get(layer)
+    if matrix is None:
+        raise KeyError(
+            f"The AnnData has no {'X' if layer is None else f'layers[{layer!r}]'}; its layers are "
+            f"{list(adata.layers)}. Valid is a matrix of raw counts. Name its layer."
+        )
+    return matrix
+
+
+def _n_varying(matrix: Any) -> int:
+    """Columns with more than one value."""
+    if not matrix.shape[0]:
+        return 0
+    ends = (matrix.max(axis=0), matrix.min(axis=0))
+    high, low = (np.asarray(end.todense() if hasattr(end, "todense") else end) for end in ends)
+    return int((high > low).sum())
 
 
 def _check_counts(matrix: Any, where: str) -> None:

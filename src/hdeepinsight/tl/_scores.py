@@ -70,9 +70,13 @@ def read_scores(
     KeyError
         If the key is not in ``obsm``.
     ValueError
-        If cells, shapes or names do not fit, or values are not finite.
+        If there is no cell, cells, shapes or names do not fit, or values are not finite.
     """
     names = pd.Index(adata.obs_names)
+    if not len(names):
+        raise ValueError(
+            "Found an AnnData without cells. Valid is one or more. Look at how they were selected."
+        )
     if isinstance(probabilities, Annotation):
         taxonomy = probabilities.taxonomy if taxonomy is None else taxonomy
         probabilities = leaf_table(probabilities)
