@@ -56,3 +56,8 @@ def test_bad_input_is_refused(sets):
     none = replace(sets, contains=np.zeros((0, 4), dtype=bool), obs_names=pd.Index([]))
     with pytest.raises(ValueError, match="no label set"):
         pl.label_set_sizes(none)
+
+
+def test_nodes_do_not_say_which_sets_hold_the_truth(sets):
+    with pytest.raises(ValueError, match=r"One true or false a set .* sets\.holds\(true_nodes\)"):
+        pl.label_set_sizes(sets, np.ones(len(sets), dtype=np.int64))

@@ -126,3 +126,9 @@ def test_long_headings_stay_as_wide_as_their_image(layout):
 def test_bad_input_is_refused(layout, draw, match):
     with pytest.raises(ValueError, match=match):
         draw(layout)
+
+
+@pytest.mark.parametrize("options", [{"ncols": 0}, {"n_top": -1}])
+def test_no_columns_and_fewer_than_no_genes_are_refused(layout, options):
+    with pytest.raises(ValueError, match="Valid are 1 or more images in a row"):
+        pl.gene_images(layout, {"T": np.ones(layout.n_genes)}, **options)

@@ -10,6 +10,7 @@ from hdeepinsight.annotation._classes import depth_of_level
 from hdeepinsight.pl._groups import unique_names
 from hdeepinsight.pl._style import FAINT, INK, axes_or_new
 from hdeepinsight.pl._text import shortened
+from hdeepinsight.taxonomy._metrics import checked_nodes
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -58,8 +59,8 @@ def confusion(
     Raises
     ------
     ValueError
-        If the arrays differ in length, or there is no such level, or no cell has a true
-        label at it.
+        If the arrays differ in length or hold no nodes of this taxonomy, there is no such level,
+        or no cell has a true label at it.
 
     Examples
     --------
@@ -91,12 +92,7 @@ def _at_level(
     taxonomy: Taxonomy, y_true: npt.ArrayLike, y_pred: npt.ArrayLike, level: int | str | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return nodes to compare, ``(n_kept,)``; a prediction that ends above the level is -1."""
-    truth, predicted = (np.asarray(y, dtype=np.int64) for y in (y_true, y_pred))
-    if truth.shape != predicted.shape or truth.ndim != 1:
-        raise ValueError(
-            f"The labels have the shapes {truth.shape} and {predicted.shape}. Both must be "
-            "(n_cells,), for the same cells. Select the same cells of both."
-        )
+    truth, predicted = checked_nodes(taxonomy, y_true, y_pred)
     if level is not None:
         column = depth_of_level(taxonomy, level) - 1
         table = taxonomy.node_at_level[:, column]

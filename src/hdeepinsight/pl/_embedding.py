@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["embedding", "probability"]
 
+LegendLoc = Literal["auto", "on data", "right margin", "none"]
 #: More names than this crowd the picture and move to a legend at its side.
 _MAX_ON_DATA = 12
 #: From here on dots are drawn as one bitmap, also in PDF and SVG files.
@@ -31,7 +32,7 @@ def embedding(
     color: Any,
     *,
     palette: Mapping[str, str] | None = None,
-    legend_loc: Literal["auto", "on data", "right margin", "none"] = "auto",
+    legend_loc: LegendLoc = "auto",
     cmap: str = SEQUENTIAL,
     vmin: float | None = None,
     vmax: float | None = None,
@@ -80,7 +81,7 @@ def embedding(
     Raises
     ------
     ValueError
-        If shapes do not fit, or the palette lacks a label.
+        If shapes do not fit, the palette lacks a label, or `legend_loc` is not valid.
 
     Examples
     --------
@@ -90,6 +91,11 @@ def embedding(
     ['B', 'T']
     >>> ax = hdi.pl.embedding([[0, 0], [1, 1], [2, 0]], [0.2, 0.9, 0.5], vmin=0, vmax=1)
     """
+    if legend_loc not in get_args(LegendLoc):
+        raise ValueError(
+            f"Found legend_loc={legend_loc!r}. Valid are {get_args(LegendLoc)}. Use 'auto' to "
+            "begin with."
+        )
     points = _checked(coords, color)
     area = size if size is not None else float(np.clip(40_000 / max(1, len(points)), 0.5, 30))
     if _is_float(color):

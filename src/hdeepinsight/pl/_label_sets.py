@@ -92,11 +92,12 @@ def label_set_sizes(
 
 
 def _checked(holds: npt.ArrayLike, n_cells: int) -> np.ndarray:
-    held = np.asarray(holds, dtype=bool)
-    if held.shape != (n_cells,):
+    held = np.asarray(holds)
+    if held.shape != (n_cells,) or held.dtype != np.bool_:
         raise ValueError(
-            f"`holds` has the shape {held.shape}. One value a set is needed: ({n_cells},). Use "
-            "sets.holds(true_nodes) with the true nodes of the same cells."
+            f"`holds` has the shape {held.shape} and the type {held.dtype}. One true or false a "
+            f"set is needed: ({n_cells},). Use sets.holds(true_nodes) with the true nodes of the "
+            "same cells."
         )
     return held
 

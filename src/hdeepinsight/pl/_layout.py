@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -124,7 +125,8 @@ def gene_images(
     Raises
     ------
     ValueError
-        If there is no image, or one without exactly one value a gene.
+        If there is no image, or one without exactly one value a gene, or `n_top` or `ncols` is not
+        valid.
 
     Examples
     --------
@@ -136,6 +138,11 @@ def gene_images(
     """
     import matplotlib.pyplot as plt
 
+    if operator.index(ncols) < 1 or operator.index(n_top) < 0:
+        raise ValueError(
+            f"Found ncols={ncols}, n_top={n_top}. Valid are 1 or more images in a row, and 0 or "
+            "more genes. Leave them out if in doubt."
+        )
     stack = stack_of(layout, images)
     columns = min(ncols, len(stack))
     rows = math.ceil(len(stack) / columns)

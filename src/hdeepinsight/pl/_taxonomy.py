@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hdeepinsight.annotation import Annotation
+from hdeepinsight.annotation._calibration import ROUNDING
 from hdeepinsight.pl._style import (
     FAINT,
     INK,
@@ -72,7 +73,7 @@ def taxonomy(
     ------
     ValueError
         If `counts` or `confidence` has another length than the tree has nodes, or a name that it
-        does not have, or if a confidence lies outside [0, 1].
+        does not have, if a count is no whole number from 0, or a confidence lies outside [0, 1].
 
     Examples
     --------
@@ -129,12 +130,17 @@ def _mean_probability(annotation: Annotation) -> np.ndarray:
 def _totals(taxonomy: Taxonomy, counts: Mapping[Any, int] | npt.ArrayLike) -> np.ndarray:
     """Cells at or under each node, int64 ``(n_nodes,)``."""
     exact = _per_node(taxonomy, counts, "counts", otherwise=0)
+    if not (np.isfinite(exact) & (exact >= 0) & (exact == np.rint(exact))).all():
+        raise ValueError(
+            f"The counts run from {exact.min():.3g} to {exact.max():.3g}. Valid are whole numbers "
+            "of cells from 0. Pass value_counts(), not shares of cells."
+        )
     return taxonomy.roll_up(exact.astype(np.int64))
 
 
 def _confidences(taxonomy: Taxonomy, confidence: Mapping[Any, float] | npt.ArrayLike) -> np.ndarray:
     values = _per_node(taxonomy, confidence, "confidence", otherwise=np.nan)
-    if (values < 0).any() or (values > 1).any():
+    if (values < 0).any() or (values > 1 + ROUNDING).any():
         raise ValueError(
             f"The confidence runs from {np.nanmin(values):.3g} to {np.nanmax(values):.3g}. It is a "
             "probability from 0 to 1, or NaN. Pass probabilities, not logits or percent."
@@ -154,6 +160,11 @@ def _per_node(
         values = np.full(taxonomy.n_nodes, otherwise, dtype=np.float64)
         for name, value in given.items():
             node = taxonomy.resolve(name) if isinstance(name, str | tuple) else int(name)
+            if not 0 <= node < taxonomy.n_nodes:
+                raise ValueError(
+                    f"The {what} name the node {name!r}. Valid are 0 to {taxonomy.n_nodes - 1}, "
+                    "names and paths. Use taxonomy.resolve(name) to get the node of a name."
+                )
             values[node] = float(value) + np.nan_to_num(values[node])
         return values
     values = np.array(given, dtype=np.float64)
