@@ -83,11 +83,9 @@ def gather(
     for name, values in given.items():
         if values is not None:
             check_same_cells(result.obs_names, values, name)
-    if true_nodes is not None:
-        true_nodes = check_nodes(result.taxonomy, true_nodes, len(result))
-    known = true_nodes is not None and bool((true_nodes > 0).any())
-    evaluation, scores = _trust.scores(result, true_nodes) if known else (None, None)
-    paragraph, references = methods(result, compared=known)
+    known = _known_nodes(result, true_nodes)
+    evaluation, scores = (None, None) if known is None else _trust.scores(result, known)
+    paragraph, references = methods(result, compared=known is not None)
     return Content(
         result=result,
         key_figures=_notes.key_figures(result),
@@ -100,10 +98,18 @@ def gather(
         scores=scores,
         clusters=cluster_table(result, clusters),
         has_clusters=clusters is not None,
-        pictures=_drawn(result, embedding, true_nodes if known else None),
+        pictures=_drawn(result, embedding, known),
         methods=paragraph,
         references=references,
     )
+
+
+def _known_nodes(result: Annotation, true_nodes: np.ndarray | None) -> np.ndarray | None:
+    """Known node of every cell, or ``None`` where none is known."""
+    if true_nodes is None:
+        return None
+    nodes = check_nodes(result.taxonomy, true_nodes, len(result))
+    return nodes if (nodes > 0).any() else None
 
 
 def _drawn(
