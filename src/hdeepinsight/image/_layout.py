@@ -226,7 +226,7 @@ class GeneLayout:
                 "Write it again with GeneLayout.to_dict()."
             )
         return cls(
-            tuple(data["genes"]),
+            data["genes"],
             data["pixel"],
             data["side"],
             data.get("method", "custom"),

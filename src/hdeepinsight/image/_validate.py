@@ -10,9 +10,15 @@ import numpy.typing as npt
 
 
 def checked_genes(genes: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(genes, str):
+        raise TypeError(
+            f"The genes are the text {genes!r}, whose letters would be taken for genes. They must "
+            "be a sequence of names. Pass a list, even for one gene."
+        )
     names = tuple(genes)
-    strange = next((name for name in names if not isinstance(name, str)), None)
-    if strange is not None:
+    others = [name for name in names if not isinstance(name, str)]
+    if others:
+        strange = others[0]
         raise TypeError(
             f"{strange!r} is a {type(strange).__name__}. Gene names are strings. "
             "Pass the names, for example adata.var_names, not positions."
