@@ -161,8 +161,24 @@ def test_few_genes_are_warned_of_once(model, query):
         ({"refine": True}, ValueError, "refine=True.*'auto', 'on', 'off'"),
         ({"adapt": "off", "batch_key": "donor"}, KeyError, "no 'donor'.*batch"),
         ({"batch_key": "donor"}, KeyError, "donor"),
+        ({"batch_key": "donor", "adapt": "off", "refine": "off"}, KeyError, "no 'donor'"),
+        ({"threshold": 0.2}, ValueError, "threshold=0.2"),
+        ({"decoder": "best"}, ValueError, "decoder='best'"),
     ],
 )
 def test_wrong_settings_are_refused(model, query, options, error, message):
     with pytest.raises(error, match=message):
         hdi.annotate(query, model, **options)
+
+
+def test_settings_are_checked_before_any_work(query, monkeypatch):
+    monkeypatch.setattr("hdeepinsight._workflow._loaded", None)
+    for options in ({"threshold": 0.2}, {"decoder": "best"}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            hdi.annotate(query, "pbmc", **options)
+
+
+def test_what_is_no_model_is_refused(model, query):
+    for wrong in (None, query):
+        with pytest.raises(TypeError, match="query first and the model second"):
+            hdi.annotate(model, wrong)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from hdeepinsight.annotation import Decision
+from hdeepinsight.annotation._decode import check_decoder, check_threshold
 from hdeepinsight.annotation._sureness import as_sure_as, raised, sureness
 from hdeepinsight.data import (
     GeneCoverageWarning,
@@ -18,6 +19,7 @@ from hdeepinsight.data import (
     align_genes,
     is_paired,
     open_paired,
+    open_store,
 )
 
 if TYPE_CHECKING:
@@ -97,6 +99,8 @@ def annotate(
         If ``batch_key`` is no column of the query.
     ValueError
         If a setting is not one of those above, or ``model`` names no model.
+    TypeError
+        If ``model`` is neither a model nor the name of one.
     HubError
         If a published model cannot be fetched.
 
@@ -121,8 +125,11 @@ def annotate(
     >>> hdi.annotate("query.h5ad", "owner/name").labels  # doctest: +SKIP
     """
     _check_switches(adapt=adapt, refine=refine)
+    check_threshold(threshold)
+    check_decoder(decoder)
     query = open_paired(query) if is_paired(query) else query
     model = _loaded(model)
+    _check_batch_key(batch_key, query, model)
     reading: dict[str, Any] = {
         "layer": layer,
         "use_raw": use_raw,
@@ -166,11 +173,29 @@ def _check_switches(**switches: str) -> None:
 
 
 def _loaded(model: SCHDeepInsight | str | Path) -> SCHDeepInsight:
-    if not isinstance(model, str | Path):
-        return model
     from hdeepinsight.hub._resolve import load_model
+    from hdeepinsight.models import SCHDeepInsight
 
-    return load_model(model)
+    if isinstance(model, str | Path):
+        return load_model(model)
+    if not isinstance(model, SCHDeepInsight):
+        msg = (
+            f"The model is a {type(model).__name__}. Valid are a SCHDeepInsight, and the name, "
+            "folder or address of one. Pass the query first and the model second."
+        )
+        raise TypeError(msg)
+    return model
+
+
+def _check_batch_key(batch_key: str | None, query: Query, model: SCHDeepInsight) -> None:
+    if batch_key is None:
+        return
+    obs = model._modalities.obs_of(query) if is_paired(query) else open_store(query).obs
+    if batch_key not in obs:
+        raise KeyError(
+            f"The query's obs has no {batch_key!r}; it holds {list(obs.columns)}. Name "
+            "the column of batches, or leave batch_key out."
+        )
 
 
 @_coverage_is_said_once()
@@ -271,10 +296,5 @@ def _cells_of(
     cells = ad.AnnData(source.read(align_genes(source.var_names, names)))
     cells.obs_names = source.obs_names
     if batch_key is not None:
-        if batch_key not in source.obs:
-            raise KeyError(
-                f"The query's obs has no {batch_key!r}; it holds {list(source.obs.columns)}. Name "
-                "the column of batches, or leave batch_key out."
-            )
         cells.obs[batch_key] = source.obs[batch_key].astype(str).to_numpy()
     return cells

@@ -102,7 +102,7 @@ def decode(
     stop node always lie on one path.
     """
     check_threshold(threshold)
-    _check_decoder(decoder)
+    check_decoder(decoder)
     if threshold is None:
         start = np.zeros(len(probabilities), dtype=np.int64)
         leaf = leaf_below(taxonomy, probabilities, start, decoder)
@@ -111,7 +111,13 @@ def decode(
     return Decoded(leaf_below(taxonomy, probabilities, stop, decoder), stop)
 
 
-def _check_decoder(decoder: str) -> None:
+def check_decoder(decoder: str) -> None:
+    """Raise ``ValueError`` unless there is such a decoder.
+
+    Examples
+    --------
+    >>> check_decoder("greedy")
+    """
     if decoder not in get_args(Decoder):
         msg = (
             f"decoder={decoder!r}; valid are {get_args(Decoder)}. Use 'joint' unless the published "

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from hdeepinsight.annotation import Annotation, Decoder, FeatureCells
-from hdeepinsight.annotation._decode import check_threshold
+from hdeepinsight.annotation._decode import check_decoder, check_threshold
 from hdeepinsight.data import align_genes, is_paired, open_counts
 from hdeepinsight.data._modalities import without_genes
 from hdeepinsight.data._store import has_layer
@@ -106,6 +106,7 @@ class MappingMixin(CalibrationMixin, MultimodalMixin):
         263
         """
         check_threshold(threshold)
+        check_decoder(decoder)
         query = self._given(query)
         source, alignment = self._open(query, layer, use_raw, scale, fold_case)
         own = self._further_inputs(query)
