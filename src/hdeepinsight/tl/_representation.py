@@ -107,9 +107,10 @@ def _check_sizes(**sizes: int) -> None:
 def _matrix(adata: AnnData, layer: str | None) -> Any:
     matrix = adata.X if layer is None else adata.layers.get(layer)
     if matrix is None:
+        named = [name for name in adata.layers if name is not None]  # X is one in anndata 0.13
         raise KeyError(
             f"The AnnData has no {'X' if layer is None else f'layers[{layer!r}]'}; its layers are "
-            f"{list(adata.layers)}. Valid is a matrix of raw counts. Name its layer."
+            f"{named}. Valid is a matrix of raw counts. Name its layer."
         )
     return matrix
 
