@@ -324,6 +324,11 @@ BAD = {
     "unknown feature": ({}, {"features": ["XYZ"]}, hdi.data.InputError, "None of the 1 features"),
     "no such column": ({}, {"labels_key": "nope"}, KeyError, "no column 'nope'"),
     "no such mode": ({}, {"mode": "both"}, ValueError, "Valid are 'project'"),
+    "no such input": ({}, {"input": "lognorm"}, ValueError, "Valid are 'counts' and 'log'"),
+    "no such search": ({}, {"neighbors": "fast"}, ValueError, "neighbors='fast'"),
+    "no feature": ({}, {"features": 0}, hdi.data.InputError, "features=0.*from 1 up"),
+    "fewer than no feature": ({}, {"features": -1}, hdi.data.InputError, "features=-1"),
+    "one feature as text": ({}, {"features": "G1"}, hdi.data.InputError, "Pass a list"),
     "no query": ({"query": None}, {}, ValueError, "0 queries"),
     "empty query": ({"query": slice(0, 0)}, {}, ValueError, "cells|empty|no values"),
     "counts as logs": ({"values": np.floor}, {}, hdi.data.InputError, "looks counts"),
@@ -348,11 +353,19 @@ def test_bad_input_is_refused_with_a_reason(pair, change, options, error, says):
     if "query" in change:
         query = None if change["query"] is None else query[change["query"]]
     with pytest.raises(error, match=says):
-        hdi.pp.stacas(ref, query, **EXACT, **options)
+        hdi.pp.stacas(ref, query, **(EXACT | options))
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"k_anchor": 0}, {"alpha": 1.2}, {"sd_weight": 0.0}, {"label_mode": "drop"}]
+    "wrong",
+    [
+        {"k_anchor": 0},
+        {"n_dims": 1.5},
+        {"alpha": 1.2},
+        {"sd_weight": 0.0},
+        {"label_mode": "drop"},
+        {"blocked_genes": "MALAT1"},
+    ],
 )
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -119,7 +119,8 @@ class StacasConfig:
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:
-            self._require(name, getattr(self, name) >= 1, "a whole number from 1 up")
+            value = getattr(self, name)
+            self._require(name, value >= 1 and value == int(value), "a whole number from 1 up")
         for name in _SHARES:
             self._require(name, 0 <= getattr(self, name) <= 1, "a number from 0 to 1")
         for name in ("sd_weight", "correction_scale"):
@@ -127,6 +128,9 @@ class StacasConfig:
         for name, mode in _CHOICES.items():
             valid = get_args(mode)
             self._require(name, getattr(self, name) in valid, " or ".join(map(repr, valid)))
+        # The letters of a text would be taken for genes, and nothing blocked.
+        several = not isinstance(self.blocked_genes, str)
+        self._require("blocked_genes", several, "a tuple of names, also for one gene")
 
     def _require(self, name: str, holds: bool, valid: str) -> None:
         if not holds:

@@ -73,8 +73,14 @@ def choose_features(
     Raises
     ------
     InputError
-        If none of the genes given is shared by all datasets.
+        If none of the genes given is shared by all datasets, or the number is below 1.
     """
+    if isinstance(features, str) or (isinstance(features, int) and features < 1):
+        raise InputError(
+            f"Found features={features!r}.",
+            "Valid are a number from 1 up, and a list of names.",
+            "Pass a list, even for one gene.",
+        )
     if not isinstance(features, int):
         return _checked(features, shared)
     if len(shared) <= features:

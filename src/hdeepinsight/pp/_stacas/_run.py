@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import pandas as pd
@@ -132,6 +132,8 @@ def stacas(
     config = config or StacasConfig()
     references, queries = _as_list(adata_ref), _as_list(adata_query)
     _check(mode, references, queries)
+    _check_choice("input", input, InputScale)
+    _check_choice("neighbors", neighbors, NeighborSearch)
     reading = Reading(layer, input, normalizer)
     datasets = _open_all(references, queries, reading)
     shared = shared_genes(datasets)
@@ -158,6 +160,12 @@ def _as_list(data: Data | None) -> list[DataLike]:
     if data is None:
         return []
     return list(data) if isinstance(data, list | tuple) else [data]
+
+
+def _check_choice(name: str, value: str, choice: Any) -> None:
+    valid = " and ".join(map(repr, get_args(choice)))
+    if value not in get_args(choice):
+        raise ValueError(f"Found {name}={value!r}. Valid are {valid}. Pass one.")
 
 
 def _check(mode: str, references: list[DataLike], queries: list[DataLike]) -> None:
