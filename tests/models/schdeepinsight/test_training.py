@@ -155,6 +155,10 @@ def test_early_stopping_without_held_out_cells_is_refused(fit, reference):
         ({"batch_size": -1}, "batch_size=-1; valid"),
         ({"validation_size": 1}, "validation_size=1; valid are shares from 0 to below 1"),
         ({"validation_size": -0.1}, "validation_size=-0.1; valid"),
+        ({"max_lr": 0}, "max_lr=0; valid is a number above 0"),
+        ({"max_lr": float("nan")}, "max_lr=nan"),
+        ({"weight_decay": -1}, "weight_decay=-1; valid"),
+        ({"early_stopping_patience": 0}, "early_stopping_patience=0; valid"),
         ({"split_key": "donor"}, "no column 'donor'. Columns there: lineage, cell_type, batch"),
     ],
 )

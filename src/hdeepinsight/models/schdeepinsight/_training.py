@@ -113,7 +113,8 @@ class TrainingMixin(CalibrationMixin, MultimodalMixin):
         >>> model.is_trained_, len(model.validation_indices_) > 0
         (True, True)
         """
-        check_settings(max_epochs, batch_size, validation_size)
+        check_settings(max_epochs, batch_size, validation_size, early_stopping_patience)
+        check_rates(max_lr, weight_decay)
         adata = self._own_adata()
         counts = read_counts(self._counts(adata), self.layout.genes)
         nodes = self._label_nodes(adata)
@@ -221,13 +222,15 @@ class TrainingMixin(CalibrationMixin, MultimodalMixin):
         }
 
 
-def check_settings(max_epochs: int | None, batch_size: int | None, validation_size: float) -> None:
+def check_settings(
+    max_epochs: int | None, batch_size: int | None, validation_size: float, patience: int
+) -> None:
     """Refuse settings that nothing can be trained with."""
-    for name, value in (("max_epochs", max_epochs), ("batch_size", batch_size)):
+    numbers = {"max_epochs": max_epochs, "batch_size": batch_size}
+    for name, value in {**numbers, "early_stopping_patience": patience}.items():
         if value is not None and (value < 1 or value != int(value)):
             msg = (
-                f"{name}={value}; valid are whole numbers from 1 up. Leave it out for one that "
-                "fits the number of cells."
+                f"{name}={value}; valid are whole numbers from 1 up. Leave it out for the default."
             )
             raise ValueError(msg)
     if not 0 <= validation_size < 1:
@@ -235,6 +238,16 @@ def check_settings(max_epochs: int | None, batch_size: int | None, validation_si
             f"validation_size={validation_size}; valid are shares from 0 to below 1. Pass 0.1 to "
             "hold a tenth of the cells out, 0 for none."
         )
+        raise ValueError(msg)
+
+
+def check_rates(max_lr: float, weight_decay: float) -> None:
+    """Refuse a learning rate that teaches nothing, and weights that grow by themselves."""
+    if not max_lr > 0:
+        msg = f"max_lr={max_lr}; valid is a number above 0. Leave it out for the default."
+        raise ValueError(msg)
+    if not weight_decay >= 0:
+        msg = f"weight_decay={weight_decay}; valid is a number from 0 up. Pass 0 for none."
         raise ValueError(msg)
 
 
