@@ -73,9 +73,27 @@ class AdaptationOptions:
     max_mask_rate: float = 0.5
     max_cells: int = 20_000
 
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "batch_size", "refresh", "max_cells"):
+            value, least = getattr(self, name), int(name != "max_steps")
+            whole = f"a whole number from {least} up"
+            _require(name, value, value >= least and value == int(value), whole)
+        for name in ("statistics", "threshold", "max_mask_rate"):
+            value = getattr(self, name)
+            _require(name, value, 0 <= value <= 1, "a number from 0 to 1")
+        for name in ("adapter_lr", "network_lr", "weight_decay"):
+            value = getattr(self, name)
+            _require(name, value, value >= 0, "a number from 0 up")
+
     def to_dict(self) -> dict[str, float]:
         """Plain types, for the model file."""
         return asdict(self)
+
+
+def _require(name: str, value: float, holds: bool, valid: str) -> None:
+    if not holds:
+        msg = f"{name}={value}; valid is {valid}. Change it, or leave it out for the default."
+        raise ValueError(msg)
 
 
 class Adaptation:

@@ -171,7 +171,8 @@ class AdaptedSCHDeepInsight(SCHDeepInsight):
         Raises
         ------
         ValueError
-            If the model was loaded from a folder, and has no query to train on.
+            If the model was loaded from a folder, and has no query to train on, or a setting is
+            out of its range.
 
         Examples
         --------
