@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -80,8 +80,18 @@ def open_paired(data: MuData | str | Path) -> MuData:
     if not Path(data).is_file():
         raise InputError(f"{data} does not exist.", "Valid is an .h5mu file.", "Check the path.")
     check_file(Path(data))
-    with own_columns():
-        return read_h5mu(data)
+    try:
+        with own_columns():
+            found = read_h5mu(data)
+    except (KeyError, TypeError):  # of mudata before 0.4, about a file that is not its own
+        found = None
+    if found is None or not found.mod:
+        raise InputError(
+            f"{data} holds no MuData.",
+            "Valid is a file that mudata wrote.",
+            "If it is an AnnData, name it .h5ad.",
+        )
+    return found
 
 
 def own_columns() -> AbstractContextManager[Any]:
@@ -96,6 +106,16 @@ def own_columns() -> AbstractContextManager[Any]:
         return nullcontext()
     options: AbstractContextManager[Any] = mudata.set_options(pull_on_update=False)
     return options
+
+
+@contextmanager
+def errors_of(modality: str | None) -> Iterator[None]:
+    """Say in errors about a matrix which modality it is of; each has one called X."""
+    try:
+        yield
+    except InputError as error:
+        found = f"In the modality {modality!r}: {error.found}"
+        raise InputError(found, error.valid, error.do_next) from None
 
 
 @dataclass(frozen=True)
@@ -203,6 +223,12 @@ class Modalities:
         >>> Modalities().find(mdata, "rna"), Modalities().find(mdata, "protein") is None
         ('gex', True)
         """
+        if not hasattr(mdata, "mod"):
+            raise InputError(
+                f"The data is a {type(mdata).__name__}.",
+                "Valid is a MuData, which holds several modalities.",
+                "Read a file with mudata.read_h5mu; for RNA alone use setup_anndata.",
+            )
         asked = getattr(self, kind)
         names = (asked,) if required and asked is not None else self._names[kind]
         name = next((name for name in names if name in mdata.mod), None)
@@ -250,11 +276,10 @@ class Modalities:
         modality = mdata.mod[name]
         layer = layer if layer in modality.layers else None
         rows = _rows(modality, mdata.obs_names)
-        return read_proteins(modality, proteins, layer=layer, rows=rows)
+        with errors_of(name):
+            return read_proteins(modality, proteins, layer=layer, rows=rows)
 
-    def columns_of(
-        self, mdata: MuData, keys: Sequence[str], *, kind: str = "labels", missing: bool = True
-    ) -> AnnData:
+    def columns_of(self, mdata: MuData, keys: Sequence[str], *, kind: str = "labels") -> AnnData:
         """Columns of ``obs`` for all cells, in an AnnData without genes.
 
         Parameters
@@ -265,8 +290,6 @@ class Modalities:
             Names of the columns.
         kind
             ``"labels"`` or ``"batch"``: which of the modalities named here is looked at first.
-        missing
-            Leave out columns that are nowhere.
         """
         modality = getattr(self, kind)
         tables = [mdata.obs] if modality is None else []
@@ -277,6 +300,8 @@ class Modalities:
             if table is not None:
                 columns[key] = table[key].reindex(mdata.obs_names)
         obs = pd.DataFrame(columns, index=mdata.obs_names)
+        if len(columns) < len(keys):  # whoever misses one can see what there is instead
+            obs = self.obs_of(mdata).assign(**columns)
         return AnnData(obs=obs)
 
     def obs_of(self, mdata: MuData) -> pd.DataFrame:

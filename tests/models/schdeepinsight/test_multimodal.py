@@ -275,7 +275,7 @@ def test_the_wide_path_reads_proteins_too(paired, fit_joint):
             lambda m: m.mod["prot"].__setattr__("X", m.mod["prot"].X - 9.5),
             {},
             InputError,
-            "X looks scaled|negative",
+            "modality 'prot': X looks scaled",
             id="centred_proteins",
         ),
         pytest.param(
@@ -299,7 +299,20 @@ def test_the_wide_path_reads_proteins_too(paired, fit_joint):
             "modalities names protein; valid are rna_layer, protein_layer",
             id="no_such_argument",
         ),
-        pytest.param(None, {"labels_keys": ["typo"]}, KeyError, "no column 'typo'", id="no_column"),
+        pytest.param(
+            None,
+            {"modalities": {"rna_layer": "rna", "protein_layer": "rna"}},
+            InputError,
+            "'rna' is named for both.*two of 'rna', 'prot'",
+            id="one_modality_twice",
+        ),
+        pytest.param(
+            None,
+            {"labels_keys": ["typo"]},
+            KeyError,
+            "no column 'typo'. Columns there: .*cell_type",
+            id="no_column",
+        ),
         pytest.param(None, {"labels_keys": None}, ValueError, "neither was given", id="no_labels"),
     ],
 )
@@ -309,6 +322,26 @@ def test_bad_references_are_refused(paired, change, setup, error, message):
         change(mdata)
     with pytest.raises(error, match=message):
         SCHDeepInsight.setup_mudata(mdata, **({"labels_keys": LEVELS} | setup))
+
+
+@pytest.mark.filterwarnings("ignore:The HDF5 file was not created")
+def test_what_is_no_mudata_is_refused(paired, joint, tmp_path):
+    cells = paired.mod["rna"]
+    for wrong in (cells, "reference.h5mu", None):
+        with pytest.raises(InputError, match=f"is a {type(wrong).__name__}. Valid is a MuData"):
+            SCHDeepInsight.setup_mudata(wrong, labels_keys=LEVELS)
+        with pytest.raises(InputError, match="Valid is a MuData"):
+            joint.prepare_query_mudata(wrong)
+    cells.write_h5ad(tmp_path / "cells.h5mu")
+    with pytest.raises(InputError, match=r"holds no MuData.*name it \.h5ad"):
+        joint.annotate(tmp_path / "cells.h5mu")
+
+
+def test_an_error_about_a_query_says_which_modality_it_is_of(joint, query):
+    spoilt = query.copy()
+    spoilt.mod["prot"].X = spoilt.mod["prot"].X - 9.5
+    with pytest.raises(InputError, match="In the modality 'prot': X looks scaled"):
+        joint.annotate(spoilt)
 
 
 def test_a_reference_whose_cells_lack_rna_is_refused(paired):

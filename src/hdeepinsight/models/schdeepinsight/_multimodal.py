@@ -168,8 +168,8 @@ class MultimodalMixin(ReferenceModel):
         """
         from mudata import MuData
 
-        parts = dict(mdata.mod)
         rna, protein = (self._modalities.find(mdata, kind) for kind in ("rna", "protein"))
+        parts = dict(mdata.mod)
         if rna is not None:
             parts[rna] = trim(
                 parts[rna], align_genes(parts[rna].var, self.layout.genes), self.layout.genes
@@ -261,6 +261,12 @@ class MultimodalMixin(ReferenceModel):
 def _resolve(mdata: MuData, asked: Modalities) -> Modalities:
     """Names of the modalities that there are; raises ``InputError`` where one is missing."""
     names = {kind: asked.find(mdata, kind, required=True) for kind in ("rna", "protein")}
+    if names["rna"] == names["protein"]:
+        raise InputError(
+            f"The modality {names['rna']!r} is named for both RNA and proteins.",
+            f"Valid are two of {', '.join(map(repr, mdata.mod))}.",
+            "Correct modalities=; for RNA alone use setup_anndata.",
+        )
     found = Modalities(**names, labels=asked.labels, batch=asked.batch)
     lacking = int((~found.has_rna(mdata)).sum())
     if lacking:
