@@ -47,6 +47,13 @@ def finest(rows: Iterable[dict]) -> list[dict]:
     return [row for row in rows if row["level"] == last[row["pair"]]]
 
 
+def less(rows: Iterable[dict], base: Iterable[dict], key: str, same: Sequence[str]) -> list[dict]:
+    """Rows with their `key` less that of the base row with the same fields; others are left out."""
+    known = {tuple(row[name] for name in same): row[key] for row in base}
+    places = ((row, tuple(row[name] for name in same)) for row in rows)
+    return [{**row, key: row[key] - known[place]} for row, place in places if place in known]
+
+
 def mean_over(rows: Iterable[dict], key: str, pairs: Sequence[str]) -> Summary | None:
     """Mean over `pairs`, summarised over the seeds that were run on all of them.
 

@@ -1,9 +1,12 @@
 """Means, spreads, and what is marked as best."""
 
+import json
+
 import pytest
-from harness.summary import Summary, clear_best, mean_over, summarise
+from harness.summary import Summary, clear_best, less, mean_over, summarise
 from harness.tables import figure, table
 from readme_table import BEGIN, END, replace, results_table
+from report import Report
 
 
 def rows(method, values, *, pair="p", level="fine", kind="peer"):
@@ -39,6 +42,29 @@ def test_a_mean_over_pairs_takes_seeds_that_were_run_on_all_of_them():
     assert mean_over(both, "macro_f1", ["p", "q", "r"]) is None
 
 
+def test_a_variant_is_compared_with_the_default_of_its_own_seed():
+    apart = less(
+        rows("variant", [0.5, 0.9]), rows("m", [0.4, None, 0.7])[::2], "macro_f1", ["pair", "seed"]
+    )
+    assert [(row["seed"], row["macro_f1"]) for row in apart] == [(0, pytest.approx(0.1))]
+
+
+def test_the_page_says_what_each_choice_is_worth(tmp_path):
+    records = [
+        *rows("schdeepinsight", [0.2, 0.3], level="coarse", kind="ours"),
+        *rows("schdeepinsight", [0.8, 0.9], kind="ours"),
+        *rows("random_layout", [0.9, 0.95], kind="control"),
+        *rows("popv", [0.5, 0.5]),
+    ]
+    (tmp_path / "accuracy.json").write_text(json.dumps(records))
+    assert Report(tmp_path)._choices().splitlines()[-2:] == [
+        "| random pixel layout | +0.075 ± 0.025 | +0.075 ± 0.025 |",
+        "| spread of the default | 0.050 | 0.050 |",
+    ]
+    (tmp_path / "accuracy.json").write_text(json.dumps(rows("popv", [0.5])))
+    assert Report(tmp_path)._choices() == ""
+
+
 def test_nothing_is_best_on_a_single_seed():
     assert clear_best({"a": Summary(0.9, 0.0, 1), "b": Summary(0.1, 0.0, 1)}) is None
 
@@ -51,6 +77,8 @@ def test_the_lowest_is_best_where_low_is_good():
 def test_figures_in_a_table():
     assert figure(Summary(0.51234, 0.02, 3)) == "0.512 ± 0.010"
     assert figure(Summary(0.51234, 0.0, 1), bold=True) == "**0.512**"
+    assert figure(Summary(0.51234, 0.02, 3), signed=True) == "+0.512 ± 0.010"
+    assert figure(Summary(-0.51234, 0.0, 1), signed=True) == "-0.512"
     assert figure(None) == "–"
     assert table(["a", "b"], [["x", "1"]]) == "| a | b |\n| --- | ---: |\n| x | 1 |"
 
