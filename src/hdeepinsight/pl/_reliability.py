@@ -48,7 +48,7 @@ def reliability(
     Raises
     ------
     ValueError
-        If there is no cell, or as in :func:`hdeepinsight.metrics.expected_calibration_error`.
+        If there is no cell, or as in :func:`~hdeepinsight.annotation.expected_calibration_error`.
 
     Examples
     --------
