@@ -13,6 +13,7 @@ import scipy.sparse as sp
 from hdeepinsight.data._decode import Decoder, Normalisation
 from hdeepinsight.data._errors import InputError
 from hdeepinsight.data._matrix import RowMatrix, wrap
+from hdeepinsight.data._scale import check_scale
 from hdeepinsight.data._scan import ROWS, Scan, scan
 from hdeepinsight.data._store import open_store
 from hdeepinsight.data._units import MAX_SMALLEST
@@ -128,9 +129,7 @@ def recover_counts(
     >>> hdi.pp.recover_counts(values).matrix.toarray()
     array([[0., 1., 5., 2.], [3., 2., 0., 4.]], dtype=float32)
     """
-    if scale not in get_args(Normalisation):
-        valid = f"Valid are {', '.join(map(repr, get_args(Normalisation)))}."
-        raise InputError(f"Found scale={scale!r}.", valid, "Choose one of them.")
+    check_scale(scale, get_args(Normalisation))
     if not isinstance(data, ad.AnnData):
         return _recover(wrap(_as_matrix(data)), scale)
     store = open_store(data)

@@ -9,11 +9,12 @@ import numpy as np
 import scipy.sparse as sp
 
 from hdeepinsight.data._decode import MAX_LOG, Decoder
+from hdeepinsight.data._errors import InputError
 from hdeepinsight.data._matrix import RowMatrix
 from hdeepinsight.data._report import Scale
 from hdeepinsight.data._scan import Scan
 
-__all__ = ["DO_NEXT", "READY", "VALID", "Verdict", "judge"]
+__all__ = ["DO_NEXT", "READY", "VALID", "Verdict", "check_scale", "judge"]
 
 #: Scales that are read without being asked: as they are, or with their counts recovered.
 READY: Final = frozenset({"counts", "binary", "log1p_counts"})
@@ -34,6 +35,13 @@ DO_NEXT: Final[dict[Scale, str]] = {
 _FEWEST_CELLS = 3  # one or two cells have "the same sum" too easily
 _SAME_SUM = 5e-3
 _MOSTLY_WHOLE = 0.1  # dividing by the library size leaves hardly a whole number
+
+
+def check_scale(scale: str, valid: tuple[str, ...]) -> None:
+    """Raise ``InputError`` unless a user asks for one of these scales."""
+    if scale not in valid:
+        options = f"Valid are {', '.join(map(repr, valid))}."
+        raise InputError(f"Found scale={scale!r}.", options, "Choose one of them.")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from hdeepinsight.data._genes import align_genes
 from hdeepinsight.data._matrix import Block, RowMatrix
 from hdeepinsight.data._recover import decode_blocks
 from hdeepinsight.data._report import InputReport
-from hdeepinsight.data._scale import VALID
+from hdeepinsight.data._scale import VALID, check_scale
 from hdeepinsight.data._store import DataLike, Store, open_store
 
 if TYPE_CHECKING:
@@ -227,9 +227,7 @@ def open_counts(
     >>> open_counts(ad.AnnData(np.array([[1.0, 0.0], [5.0, 2.0]])))
     CountSource(2 cells × 2 genes, counts in X, dense)
     """
-    if scale not in get_args(ScaleMode):
-        valid = f"Valid are {', '.join(map(repr, get_args(ScaleMode)))}."
-        raise InputError(f"Found scale={scale!r}.", valid, "Choose one of them.")
+    check_scale(scale, get_args(ScaleMode))
     store = open_store(data)
     report = inspect_store(store, layer=layer, use_raw=use_raw)
     error = _error(report, scale)
