@@ -64,7 +64,7 @@ def chunks(counts: csr_matrix, device: torch.device) -> Iterator[tuple[slice, Te
 
 
 def draw_cells(batch: np.ndarray, labelled: np.ndarray, most: int, seed: int) -> np.ndarray:
-    """Draw rows of cells, ascending: as many from each batch as it has, labelled ones first.
+    """Draw rows of cells, ascending: alike from every batch, labelled ones first.
 
     Parameters
     ----------

@@ -18,6 +18,7 @@ from hdeepinsight.models.schdeepinsight._explanation_background import (
 )
 from hdeepinsight.models.schdeepinsight._explanation_run import ExplanationRun
 from hdeepinsight.models.schdeepinsight._mapping import MappingMixin
+from hdeepinsight.models.schdeepinsight._reference import check_numbers
 from hdeepinsight.models.schdeepinsight._surgery_labels import known_nodes
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ class ExplanationMixin(MappingMixin):
         if method not in get_args(Method):
             msg = f"method={method!r}; valid are {', '.join(get_args(Method))}. Choose one."
             raise ValueError(msg)
-        _check_numbers(n_background=n_background, n_samples=n_samples, batch_size=batch_size)
+        check_numbers(n_background=n_background, n_samples=n_samples, batch_size=batch_size)
         self._check_explainable()
         questions = self._questions(nodes, against, level, target)
         seed = self.seed if seed is None else seed
@@ -235,16 +236,6 @@ class ExplanationMixin(MappingMixin):
             nodes = self.annotate(data, threshold=None).leaf_nodes
         leaves = np.where(np.isin(nodes, self.taxonomy.leaves), nodes, 0)
         return leaves if leaves.any() else nodes
-
-
-def _check_numbers(**numbers: int | None) -> None:
-    """Refuse numbers of nothing; ``None`` is the default of each."""
-    for name, value in numbers.items():
-        if value is not None and (value < 1 or value != int(value)):
-            msg = (
-                f"{name}={value}; valid are whole numbers from 1 up. Leave it out for the default."
-            )
-            raise ValueError(msg)
 
 
 def _dense(source: CountSource, alignment: GeneAlignment) -> Iterator[tuple[int, np.ndarray]]:

@@ -21,6 +21,7 @@ from hdeepinsight.models.schdeepinsight._correction import (
     corrected_inputs,
 )
 from hdeepinsight.models.schdeepinsight._multimodal import FurtherInputs, MultimodalMixin
+from hdeepinsight.models.schdeepinsight._reference import check_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -280,10 +281,11 @@ class MappingMixin(CalibrationMixin, MultimodalMixin):
 
     def _judge(self, part: dict[str, Tensor]) -> dict[str, np.ndarray]:
         """Probabilities and, where the model has a detector, novelty of a mini-batch."""
-        seen, tree = part["seen"], self.module.tree
-        logits = torch.zeros(1, self.taxonomy.n_edges).to(part["probabilities"])
-        ignorant = tree.node_log_probs(tree.conditional_log_probs(logits)).exp()
-        probabilities = torch.where(seen.unsqueeze(1), part["probabilities"], ignorant)
+        seen, probabilities = part["seen"], part["probabilities"]
+        if not seen.all():
+            tree, logits = self.module.tree, probabilities.new_zeros(1, self.taxonomy.n_edges)
+            ignorant = tree.node_log_probs(tree.conditional_log_probs(logits)).exp()
+            probabilities = torch.where(seen.unsqueeze(1), probabilities, ignorant)
         judged = {"probabilities": as_array(probabilities), "seen": as_array(seen) > 0}
         if self.novelty_detector is not None:
             cells = FeatureCells(as_array(part["latent"]), as_array(part["depth"]))
@@ -298,9 +300,7 @@ class MappingMixin(CalibrationMixin, MultimodalMixin):
         further: FurtherInputs | CorrectedInputs,
     ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
         """Mini-batches through the network, with the rows that they are."""
-        if batch_size < 1:
-            msg = f"batch_size={batch_size}; valid are whole numbers from 1 up. Pass 1024."
-            raise ValueError(msg)
+        check_numbers(batch_size=batch_size)
         self.module.eval()
         measured = torch.tensor(alignment.measured, dtype=torch.float32, device=self.device)
         for rows, chunk in source.chunks(alignment):

@@ -164,3 +164,13 @@ def as_options(kind: type[Options], given: Options | dict[str, float] | None) ->
         )
         raise TypeError(msg)
     return given
+
+
+def check_numbers(**numbers: int | None) -> None:
+    """Raise ``ValueError`` for numbers of nothing; ``None`` is the default of each."""
+    for name, value in numbers.items():
+        if value is not None and (value < 1 or value != int(value)):
+            msg = (
+                f"{name}={value}; valid are whole numbers from 1 up. Leave it out for the default."
+            )
+            raise ValueError(msg)

@@ -21,7 +21,7 @@ from hdeepinsight.models.schdeepinsight._checkpoints import (
 )
 from hdeepinsight.models.schdeepinsight._multimodal import MultimodalMixin
 from hdeepinsight.models.schdeepinsight._plan import HierarchicalTrainingPlan
-from hdeepinsight.models.schdeepinsight._reference import read_counts
+from hdeepinsight.models.schdeepinsight._reference import check_numbers, read_counts
 from hdeepinsight.models.schdeepinsight._split import split_cells, split_groups
 
 if TYPE_CHECKING:
@@ -226,13 +226,7 @@ def check_settings(
     max_epochs: int | None, batch_size: int | None, validation_size: float, patience: int
 ) -> None:
     """Refuse settings that nothing can be trained with."""
-    numbers = {"max_epochs": max_epochs, "batch_size": batch_size}
-    for name, value in {**numbers, "early_stopping_patience": patience}.items():
-        if value is not None and (value < 1 or value != int(value)):
-            msg = (
-                f"{name}={value}; valid are whole numbers from 1 up. Leave it out for the default."
-            )
-            raise ValueError(msg)
+    check_numbers(max_epochs=max_epochs, batch_size=batch_size, early_stopping_patience=patience)
     if not 0 <= validation_size < 1:
         msg = (
             f"validation_size={validation_size}; valid are shares from 0 to below 1. Pass 0.1 to "
