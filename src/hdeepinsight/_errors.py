@@ -1,0 +1,107 @@
+"""Errors in one dialect: what was expected, what was found, what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+
+def invalid(name: str, value: object, expected: str, hint: str = "") -> ValueError:
+    """Return the error of an argument that is out of its range.
+
+    Parameters
+    ----------
+    name
+        Name of the argument.
+    value
+        What was given.
+    expected
+        What it must be, such as ``"an integer >= 1"``.
+    hint
+        What to do, as a sentence.
+
+    Examples
+    --------
+    >>> invalid("n_genes", 0, "an integer >= 1", "Omit it to use 4096.")
+    ValueError('n_genes must be an integer >= 1, got 0. Omit it to use 4096.')
+    """
+    return ValueError(f"{name} must be {expected}, got {value!r}. {hint}".rstrip())
+
+
+def check_integer(
+    name: str, value: Any, minimum: int = 1, *, optional: bool = False, hint: str = ""
+) -> None:
+    """Raise ``ValueError`` unless the value is an integer of at least ``minimum``.
+
+    With ``optional``, ``None`` passes too.
+    """
+    if optional and value is None:
+        return
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or value < minimum:
+        default = "Omit it to use the default." if optional else ""
+        raise invalid(name, value, f"an integer >= {minimum}", hint or default)
+
+
+def check_number(
+    name: str, value: Any, low: float = 0.0, high: float = np.inf, *, hint: str = ""
+) -> None:
+    """Raise ``ValueError`` unless the value is a number within the bounds, which are valid too."""
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not number or not low <= value <= high:
+        bounds = f"from {low:g} to {high:g}" if np.isfinite(high) else f">= {low:g}"
+        raise invalid(name, value, f"a number {bounds}", hint)
+
+
+def check_choice(name: str, value: object, choices: Iterable[object], hint: str = "") -> None:
+    """Raise ``ValueError`` unless the value is one of the choices."""
+    listed = list(choices)
+    if not any(value is choice or value == choice for choice in listed):
+        raise invalid(name, value, f"one of {', '.join(map(repr, listed))}", hint)
+
+
+def missing_column(
+    key: object, columns: Iterable[object], *, where: str = "obs", hint: str = ""
+) -> KeyError:
+    """Return the error of a column that a table does not have.
+
+    Examples
+    --------
+    >>> missing_column("donor", ["batch", "cell_type"])
+    KeyError("obs has no column 'donor'; it has 'batch', 'cell_type'. Pass the name of one of them.")
+    """
+    there = list(map(repr, columns))
+    listed = ", ".join(there[:20]) + (f" and {len(there) - 20} more" if len(there) > 20 else "")
+    advice = hint or "Pass the name of one of them."
+    return KeyError(f"{where} has no column {key!r}; it has {listed or 'none'}. {advice}")
+
+
+def need_extra(module: str, extra: str, purpose: str) -> ModuleType:
+    """Import an optional dependency.
+
+    Parameters
+    ----------
+    module
+        Module to import.
+    extra
+        Extra of this package that installs it.
+    purpose
+        What needs it, as the start of a sentence.
+
+    Raises
+    ------
+    ImportError
+        With the command that installs it.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        msg = (
+            f"{purpose} needs the package {module.partition('.')[0]}, which is not installed. "
+            f'Install it with `pip install "hdeepinsight[{extra}]"`.'
+        )
+        raise ImportError(msg) from error

@@ -1,0 +1,128 @@
+"""Files: written in one piece, read within bounds, and text that is safe to show."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+import stat
+import tempfile
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_BLOCK = 2**20
+_SHOWN_CONTROLS = "\t\n"
+
+
+@contextmanager
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path`` that takes its place when the block ends well.
+
+    Whatever goes wrong, ``path`` holds either what it held before or the complete result, which
+    may be a file or a folder.
+
+    Parameters
+    ----------
+    path
+        File or folder to write; missing parent folders are made.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     with atomic_write(Path(folder) / "table.csv") as unfinished:
+    ...         _ = unfinished.write_text("a,b")
+    ...     (Path(folder) / "table.csv").read_text()
+    'a,b'
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=".unfinished-"))
+    unfinished = folder / path.name
+    try:
+        yield unfinished
+        if unfinished.is_file():
+            with unfinished.open("rb") as file:
+                os.fsync(file.fileno())
+        if path.is_dir() or unfinished.is_dir():  # only a file can take the place of a file
+            remove(path)
+        unfinished.replace(path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, where there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def read_bounded(path: str | Path, limit: int) -> bytes:
+    """Read a regular file of at most ``limit`` bytes.
+
+    Raises
+    ------
+    OSError
+        If it is a pipe, a device or another file without an end, or larger; neither blocks, nor
+        is more than ``limit + 1`` bytes ever held.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    with os.fdopen(handle, "rb") as file:
+        kind = os.fstat(file.fileno())
+        if stat.S_ISDIR(kind.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(kind.st_mode):
+            raise OSError(errno.EINVAL, "It is not a regular file", str(path))
+        content = b"" if kind.st_size > limit else file.read(limit + 1)
+        if kind.st_size > limit or len(content) > limit:
+            raise OSError(errno.EFBIG, f"It is larger than {limit:,} bytes", str(path))
+    return content
+
+
+def sha256(content: bytes | Path) -> str:
+    """Return the SHA-256 of some bytes, or of the file at a path, in hexadecimal digits."""
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    digest = hashlib.sha256()
+    with content.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+_CONTROLS = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
+)
+
+
+def escape_controls(text: object) -> str:
+    r"""Return text in which control and direction characters are written out.
+
+    Line ends and tabs stay, so that paragraphs keep their form.
+
+    Examples
+    --------
+    >>> escape_controls("CD4\x1b[2J T")
+    'CD4\\x1b[2J T'
+    """
+    return _CONTROLS.sub(
+        lambda found: found[0] if found[0] in _SHOWN_CONTROLS else ascii(found[0])[1:-1], str(text)
+    )
+
+
+def plain_form(text: str) -> str:
+    """Return the form by which texts that look alike are found: NFKC, one kind of blank, folded.
+
+    Examples
+    --------
+    >>> plain_form("B ") == plain_form("b") == plain_form("B\u200b")
+    True
+    """
+    visible = "".join(c for c in unicodedata.normalize("NFKC", text) if not _CONTROLS.match(c))
+    return " ".join(visible.split()).casefold()
