@@ -71,8 +71,8 @@ def missing_column(
 
     Examples
     --------
-    >>> missing_column("donor", ["batch", "cell_type"])
-    KeyError("obs has no column 'donor'; it has 'batch', 'cell_type'. Pass the name of one of them.")
+    >>> missing_column("donor", ["batch"])
+    KeyError("obs has no column 'donor'; it has 'batch'. Pass the name of one of them.")
     """
     there = list(map(repr, columns))
     listed = ", ".join(there[:20]) + (f" and {len(there) - 20} more" if len(there) > 20 else "")
