@@ -12,7 +12,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hdeepinsight import annotation, data, datasets, hub, metrics, pl, pp, tl
+    from hdeepinsight import annotation, data, datasets, hub, metrics, pl, pp, report, tl
     from hdeepinsight._workflow import annotate
     from hdeepinsight.annotation import Annotation
     from hdeepinsight.explanation import Explanation
@@ -41,6 +41,7 @@ __all__ = [
     "metrics",
     "pl",
     "pp",
+    "report",
     "tl",
 ]
 

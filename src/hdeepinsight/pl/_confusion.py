@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hdeepinsight.annotation._classes import depth_of_level
+from hdeepinsight.annotation import depth_of_level
 from hdeepinsight.pl._groups import unique_names
 from hdeepinsight.pl._style import FAINT, INK, axes_or_new
 from hdeepinsight.pl._text import shortened
