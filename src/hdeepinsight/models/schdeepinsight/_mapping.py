@@ -9,8 +9,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from hdeepinsight.annotation import Annotation, Decoder, FeatureCells
-from hdeepinsight.annotation._decode import check_decoder, check_threshold
+from hdeepinsight.annotation import (
+    Annotation,
+    Decoder,
+    FeatureCells,
+    check_decoder,
+    check_threshold,
+)
 from hdeepinsight.data import align_genes, is_paired, open_counts
 from hdeepinsight.data._modalities import without_genes
 from hdeepinsight.data._store import has_layer
