@@ -108,9 +108,12 @@ def write_page(
     facts
         What else is known about the cells; by default what the query's file holds unasked.
     """
+    from hdeepinsight import report
+
     facts = facts or CellFacts(embedding=_coordinates(query, None))
     with step(f"Writing {out}"), written_at_once(out) as path:
-        result.report(
+        report.write(
+            result,
             path,
             title=title or f"Cell types of {query.name}",
             model=str(model),
