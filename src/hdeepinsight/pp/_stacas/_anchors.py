@@ -8,8 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from hdeepinsight.graph import nearest_neighbors
-from hdeepinsight.graph._neighbors import Exact
+from hdeepinsight.graph import Exact, nearest_neighbors
 from hdeepinsight.pp._stacas._embedding import Floats, PairSpaces
 
 __all__ = ["MutualNeighbors", "mutual_neighbors", "score_anchors", "weigh_anchors"]

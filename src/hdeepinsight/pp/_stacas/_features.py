@@ -9,9 +9,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from hdeepinsight.data import InputError
-from hdeepinsight.data._names import examples
-from hdeepinsight.data._selection import dispersion_scores
+from hdeepinsight.data import InputError, dispersion_scores, examples
 from hdeepinsight.pp._stacas._datasets import Dataset
 
 __all__ = ["choose_features", "is_blocked"]

@@ -12,8 +12,7 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from hdeepinsight.graph import nearest_neighbors
-from hdeepinsight.graph._neighbors import Exact
+from hdeepinsight.graph import Exact, nearest_neighbors
 from hdeepinsight.pp._stacas._anchors import mutual_neighbors, score_anchors, weigh_anchors
 from hdeepinsight.pp._stacas._config import StacasConfig
 from hdeepinsight.pp._stacas._embedding import (

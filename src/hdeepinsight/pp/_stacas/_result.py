@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hdeepinsight.data import DataLike, InputError
-from hdeepinsight.data._names import examples
+from hdeepinsight.data import DataLike, InputError, examples
 from hdeepinsight.pp._stacas._config import StacasConfig
 from hdeepinsight.pp._stacas._datasets import Dataset, open_dataset
 from hdeepinsight.pp._stacas._plan import Outcome

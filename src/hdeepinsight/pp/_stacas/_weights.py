@@ -9,8 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from hdeepinsight.graph import nearest_neighbors
-from hdeepinsight.graph._neighbors import Exact
+from hdeepinsight.graph import Exact, nearest_neighbors
 from hdeepinsight.pp._stacas._embedding import Components, Floats, Values
 
 __all__ = ["CorrectionOperator", "Weigher", "correction_operator"]
