@@ -6,7 +6,7 @@ import pytest
 from annotated_files import cells, saved
 
 from hdeepinsight.annotation import Annotation
-from hdeepinsight.taxonomy import Taxonomy
+from hdeepinsight.taxonomy import LabelWarning, Taxonomy
 
 RECIPE = {
     "seed": 3,
@@ -171,3 +171,10 @@ def test_what_is_no_whole_annotation_is_not_read(ragged, annotated, lost):
         del adata.obs["hdi_stop_depth"]
     with pytest.raises(KeyError, match="no annotation under 'hdi': that takes"):
         Annotation.from_adata(adata)
+
+
+def test_words_for_no_label_that_no_tool_writes_are_named(two_levels):
+    labels = pd.Series(["CD4", "nan", " NA ", "Unassigned", None], index=list("abcde"))
+    with pytest.warns(LabelWarning, match=r"The labels: 'nan' .*' NA ' .*taken as unlabelled"):
+        found = Annotation.from_labels(labels, two_levels)
+    assert found.labels["stop_label"].tolist() == ["CD4", *["Unknown"] * 4]

@@ -178,8 +178,8 @@ def check_same_cells(obs_names: pd.Index, values: Any, name: str) -> None:
     """
     if len(values) != len(obs_names):
         msg = (
-            f"{name} must have one entry per cell, in the same order, got {len(values)} entries "
-            f"for {len(obs_names)} cells. Select those of these cells."
+            f"{name} has {len(values)} entries for {len(obs_names)} cells, and must have one per "
+            "cell, in the same order. Select those of these cells."
         )
         raise ValueError(msg)
     index = getattr(values, "index", None)

@@ -10,16 +10,21 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from hdeepinsight.annotation._anndata_io import check_same_cells
-from hdeepinsight.taxonomy import Taxonomy
+from hdeepinsight.taxonomy import Taxonomy, check_labels
 
 Floats = NDArray[np.float64]
 
-#: What tools write for "no label": ours, CellTypist's, popV's and CELLxGENE's words.
-NO_LABEL = ("Unknown", "unknown", "Unassigned", "unassigned", "Heterogeneous")
+#: What tools write for "no label" as they say: ours, CellTypist's, popV's and CELLxGENE's words.
+_WORDS_OF_TOOLS = ("Unknown", "unknown", "Unassigned", "unassigned", "Heterogeneous")
 
 
 def label_nodes(taxonomy: Taxonomy, labels: Iterable[Any]) -> NDArray[np.int64]:
     """Return the node of every label of any tool, 0 for none, shape ``(n_cells,)``.
+
+    Warns
+    -----
+    LabelWarning
+        If words that no tool writes are taken for "no label", or labels look alike.
 
     Examples
     --------
@@ -28,8 +33,10 @@ def label_nodes(taxonomy: Taxonomy, labels: Iterable[Any]) -> NDArray[np.int64]:
     >>> label_nodes(tree, ["CD4", "T", "Unassigned"])
     array([3, 1, 0])
     """
-    own = set(taxonomy.labels)
-    return taxonomy.encode(labels, unlabeled=[word for word in NO_LABEL if word not in own])
+    column = labels if isinstance(labels, pd.Series) else pd.Series(list(labels), dtype=object)
+    others = column[~column.isin(taxonomy.labels)]
+    check_labels(others, "The labels", unlabeled=_WORDS_OF_TOOLS)
+    return taxonomy.encode(column)
 
 
 def class_nodes(taxonomy: Taxonomy, classes: Sequence[str]) -> NDArray[np.int64]:
