@@ -18,14 +18,16 @@ from hdeepinsight.data import (
     GeneAlignment,
     InputError,
     align_genes,
+    dispersion_scores,
+    examples,
+    inspect_store,
+    log_normalize,
+    not_finite,
     open_counts,
     open_store,
     resolve_var_names,
+    strip_version,
 )
-from hdeepinsight.data._checks import inspect_store, not_finite
-from hdeepinsight.data._names import examples, strip_version
-from hdeepinsight.data._normalize import log_normalize
-from hdeepinsight.data._selection import dispersion_scores
 
 InputScale = Literal["counts", "log"]
 Ints = NDArray[np.int64]

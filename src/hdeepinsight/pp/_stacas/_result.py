@@ -12,8 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hdeepinsight._errors import check_integer, invalid
-from hdeepinsight.data import DataLike, InputError
-from hdeepinsight.data._names import examples
+from hdeepinsight.data import DataLike, InputError, examples
 from hdeepinsight.pp._stacas._config import StacasConfig
 from hdeepinsight.pp._stacas._correction import AnchorValues, Correction, composed_shift
 from hdeepinsight.pp._stacas._datasets import OpenedDataset, open_dataset
