@@ -76,7 +76,7 @@ class NormAdapter(nn.Module):
     Examples
     --------
     >>> import torch
-    >>> from hdeepinsight.nn._norm import BatchNorm1d
+    >>> from hdeepinsight.nn import AdapterSwitch, BatchNorm1d, NormAdapter
     >>> norm = BatchNorm1d(2).eval()
     >>> adapter = NormAdapter(norm, torch.ones(1), switch := AdapterSwitch())
     >>> cells = torch.randn(3, 2)
@@ -247,6 +247,16 @@ def insert_adapters(module: Any, shrinkage: list[float]) -> list[nn.Parameter]:
     Returns
     -------
     Parameters of the adapters.
+
+    Examples
+    --------
+    >>> import copy
+    >>> import hdeepinsight as hdi
+    >>> from hdeepinsight.nn import insert_adapters
+    >>> module = copy.deepcopy(hdi.hub.pull("pbmc").module)
+    >>> parameters = insert_adapters(module, [0.5, 0.9])
+    >>> len(module.head.shrinkage), parameters[-1].shape == (module.tree.taxonomy.n_edges,)
+    (3, True)
     """
     if module.backbone is None or module.head is None:
         return []
@@ -258,7 +268,7 @@ def insert_adapters(module: Any, shrinkage: list[float]) -> list[nn.Parameter]:
     return [*parameters, *module.head.correction.parameters()]
 
 
-def switch_on(
+def use_adapters(
     module: Any, batch: np.ndarray | Tensor, *, replay: bool = False
 ) -> AbstractContextManager[None]:
     """Switch the adapters of a classifier on, if it has some, for cells of these batches.
@@ -271,6 +281,19 @@ def switch_on(
         Batch per cell of the mini-batch, shape ``(n_cells,)``; -1 for cells of no adapted batch.
     replay
         Whether the cells come from the reference, whose statistics stay as they were.
+
+    Examples
+    --------
+    >>> import copy
+    >>> import numpy as np
+    >>> import torch
+    >>> import hdeepinsight as hdi
+    >>> from hdeepinsight.nn import insert_adapters, use_adapters
+    >>> module = copy.deepcopy(hdi.hub.pull("pbmc").module)
+    >>> _ = insert_adapters(module, [0.5])
+    >>> with use_adapters(module, np.zeros(3)):
+    ...     module.head.switch.batch
+    tensor([0, 0, 0])
     """
     if not isinstance(module.head, HeadAdapter):
         return nullcontext()

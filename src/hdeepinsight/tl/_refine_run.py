@@ -11,8 +11,13 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from hdeepinsight.graph import LaplacianKind, dirichlet_energy, refine_by_local_prior, smooth
-from hdeepinsight.graph._laplacian import degrees
+from hdeepinsight.graph import (
+    LaplacianKind,
+    degrees,
+    dirichlet_energy,
+    refine_by_local_prior,
+    smooth,
+)
 from hdeepinsight.tl._graphs import joined
 from hdeepinsight.tl._refinement import Refinement
 
@@ -167,7 +172,7 @@ def _by_laplacian(
 def _smooth_by_torch(graph: sp.csr_matrix, start: Floats, lam: float, settings: Settings) -> Floats:
     import torch
 
-    from hdeepinsight.nn import GraphRefinement
+    from hdeepinsight.graph import GraphRefinement
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     half = sp.triu(graph, k=1).tocoo()
