@@ -4,6 +4,7 @@ from hdeepinsight.nn._adapters import (
     AdapterSwitch,
     HeadAdapter,
     NormAdapter,
+    freeze_norms,
     record_moments,
     wrap_norms,
 )
@@ -30,7 +31,6 @@ from hdeepinsight.nn._losses import (
 )
 from hdeepinsight.nn._mlp import MLPBackbone
 from hdeepinsight.nn._modality import ModalityDropout
-from hdeepinsight.nn._norm import freeze_norms
 from hdeepinsight.nn._normalize import CountNormalizer
 from hdeepinsight.nn._profiles import LeafProfiles, ProfileMatcher
 from hdeepinsight.nn._protein_norm import ProteinNormalizer
