@@ -92,10 +92,12 @@ def background_from_cells(
 
     Examples
     --------
+    >>> from types import SimpleNamespace
     >>> import numpy as np
     >>> import hdeepinsight as hdi
     >>> reference = hdi.datasets.demo().reference
-    >>> opened = hdi.data.open_query(reference, list(reference.var_names))
+    >>> chunk = slice(0, reference.n_obs), reference.X
+    >>> opened = SimpleNamespace(measured=np.ones(765, dtype=bool), chunks=lambda: [chunk])
     >>> nodes = reference.obs["lineage"].cat.codes.to_numpy() + 1
     >>> drawn = hdi.explanation.background_from_cells(
     ...     opened, nodes, per_type=2, seed=0, source="the demo's reference"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
 import anndata
 import numpy as np
@@ -475,8 +475,8 @@ class Explanation:
         """Return totals, and where the node stands in them."""
         at = position = self.position_of(node)
         rows = self.rows_of(node, cells)
-        if cells == "own" or cells == "all":
-            totals = self.totals[cells]
+        if isinstance(cells, str):
+            totals = self.totals[cast("Scope", cells)]
         else:
             totals, at = GeneTotals(1, len(self.genes)), 0
             expression = self._kept(self.expression)[self.cell[rows]].toarray()

@@ -99,7 +99,7 @@ class ExplanationRun:
         self.module = deepcopy(module).eval().requires_grad_(False)
         freeze_norms(self.module, batch)  # which makes them quick to differentiate
         device = module.temperature.device
-        self.measured = torch.as_tensor(measured, dtype=torch.float32, device=device)
+        self.measured = torch.tensor(measured, dtype=torch.float32, device=device)
         self.targets, self.every, self.method = targets, every, method
         self.n_samples, self.seed = n_samples, seed
         self.batch_size = batch_size or (256 if device.type == "cpu" else 8192)

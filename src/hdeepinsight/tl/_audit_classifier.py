@@ -8,8 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from hdeepinsight.annotation import drop_ancestors
-from hdeepinsight.data import align_genes, open_counts, select_genes
-from hdeepinsight.data._normalize import log_normalize
+from hdeepinsight.data import align_genes, log_normalize, open_counts, select_genes
 
 if TYPE_CHECKING:
     from anndata import AnnData
