@@ -34,8 +34,8 @@ def _names(genes: Sequence[str]) -> tuple[str, ...]:
     others = [name for name in names if not isinstance(name, str)]
     if others:
         raise TypeError(
-            f"Gene names must be strings, got {others[0]!r} of type {type(others[0]).__name__}. Pass "
-            "the names, for example adata.var_names, not positions."
+            f"Gene names must be strings, got {others[0]!r} of type {type(others[0]).__name__}. "
+            "Pass the names, for example adata.var_names, not positions."
         )
     if not names:
         raise ValueError("A layout needs at least one gene, got none. Check the gene selection.")
