@@ -4,6 +4,7 @@ from hdeepinsight.nn._adapters import (
     AdapterSwitch,
     HeadAdapter,
     NormAdapter,
+    freeze_norms,
     insert_adapters,
     record_moments,
     use_adapters,
@@ -40,7 +41,6 @@ from hdeepinsight.nn._norm import (
     BatchNorm1d,
     BatchNorm2d,
     FrozenNorm,
-    freeze_norms,
     tolerate_single_cells,
 )
 from hdeepinsight.nn._normalize import CountNormalizer, ProteinNormalizer

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from hdeepinsight.nn._norm import _SingleCell
+from hdeepinsight.nn._norm import FrozenNorm, _SingleCell
 
 
 class AdapterSwitch(threading.local):
@@ -111,7 +112,7 @@ class NormAdapter(nn.Module):
         if batch is None:
             normalised: Tensor = self.norm(values)
             return normalised
-        shape = (len(values), -1) + (1,) * (values.ndim - 2)
+        shape = (len(batch), -1) + (1,) * (values.ndim - 2)  # one batch serves all cells, too
         normalised = self._normalise(values, batch, shape)
         shrinkage = self.shrinkage[batch].unsqueeze(1)
         scale, shift = (shrinkage * self.scale[batch], shrinkage * self.shift[batch])
@@ -299,6 +300,27 @@ def use_adapters(
         return nullcontext()
     rows = torch.as_tensor(batch, dtype=torch.int64, device=module.temperature.device)
     return module.head.switch.using(rows, replay=replay)
+
+
+def freeze_norms(network: nn.Module, batch: int = -1) -> None:
+    """Replace the batch normalisations of a network by what they are at prediction, in place.
+
+    Parameters
+    ----------
+    network
+        Any network; a copy, since nothing of it can be trained any more.
+    batch
+        Where the network has adapters: the batch that all its cells are taken to come from, in
+        this thread.
+    """
+    switch = AdapterSwitch()
+    switch.batch = torch.tensor([batch])
+    for parent in list(network.modules()):
+        if isinstance(parent, NormAdapter | HeadAdapter):
+            parent.switch = switch
+        for name, child in parent.named_children():
+            if isinstance(child, _BatchNorm) and not isinstance(parent, NormAdapter):
+                setattr(parent, name, FrozenNorm(child))
 
 
 def _with_last_row(shrinkage: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    import pandas as pd
     from anndata import AnnData
     from torch import Tensor
 
@@ -285,14 +286,13 @@ class AdaptedSCHDeepInsight(SCHDeepInsight):
         batch = self.adapter_.batch_of(source.obs.iloc[cells])
         return self.adapter_.predict(self.module, counts, batch=batch, **inputs)
 
-    def _check_explainable(self) -> None:
-        if self.is_adapted:
-            msg = (
-                "This model was adapted: half of what it says comes from ranks of markers, which "
-                "have no gradient. Valid is the reference model, which load_query_data was given, "
-                "on the same query. Call its explain."
-            )
-            raise ValueError(msg)
+    def _adapted_batches(self, obs: pd.DataFrame) -> tuple[np.ndarray | None, str]:
+        if not self.is_adapted:
+            return None, ""
+        return self.adapter_.batch_of(obs), (
+            "The adapted network is explained; the ranks of markers, which are half of what the "
+            "model says, have no gradient."
+        )
 
     def _payload(self) -> dict[str, Any]:
         payload = super()._payload()
