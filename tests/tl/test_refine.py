@@ -275,7 +275,7 @@ def test_representation_is_scanpy_s_and_leaves_the_counts_alone(synthetic_hierar
     np.testing.assert_allclose(np.abs(points), np.abs(copy.obsm["X_pca"]), atol=1e-3)
     assert np.array_equal(adata.obsm["X_pca"], points)
     adata.X = adata.X * 0.5
-    with pytest.raises(ValueError, match="in X that are negative, fractional"):
+    with pytest.raises(ValueError, match="X looks fractional_counts"):
         hdi.tl.expression_pca(adata)
     with pytest.raises(ValueError, match="got 2 cells"):
         hdi.tl.expression_pca(ad.AnnData(np.ones((2, 9), dtype=np.float32)))
@@ -315,7 +315,7 @@ def test_no_cells_are_refused(cells, tree):
     [
         ({"n_top_genes": 0}, ValueError, "n_top_genes must be .* got 0"),
         ({"n_comps": -1}, ValueError, "n_comps must be .* got -1"),
-        ({"layer": "raw"}, KeyError, r"no layers\['raw'\]; its layers are \[\]"),
+        ({"layer": "raw"}, ValueError, r"no layers\['raw'\]"),
     ],
 )
 def test_a_representation_of_nothing_is_refused(arguments, error, message):

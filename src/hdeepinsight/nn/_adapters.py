@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from hdeepinsight.nn._norm import _SingleCell
+from hdeepinsight.nn._norm import FrozenNorm, _SingleCell
 
 
 class AdapterSwitch(threading.local):
@@ -75,7 +76,7 @@ class NormAdapter(nn.Module):
     Examples
     --------
     >>> import torch
-    >>> from hdeepinsight.nn._norm import BatchNorm1d
+    >>> from hdeepinsight.nn import AdapterSwitch, BatchNorm1d, NormAdapter
     >>> norm = BatchNorm1d(2).eval()
     >>> adapter = NormAdapter(norm, torch.ones(1), switch := AdapterSwitch())
     >>> cells = torch.randn(3, 2)
@@ -110,7 +111,7 @@ class NormAdapter(nn.Module):
         if batch is None:
             normalised: Tensor = self.norm(values)
             return normalised
-        shape = (len(values), -1) + (1,) * (values.ndim - 2)
+        shape = (len(batch), -1) + (1,) * (values.ndim - 2)  # one batch serves all cells, too
         normalised = self._normalise(values, batch, shape)
         shrinkage = self.shrinkage[batch].unsqueeze(1)
         scale, shift = (shrinkage * self.scale[batch], shrinkage * self.shift[batch])
@@ -228,6 +229,27 @@ def wrap_norms(network: nn.Module, shrinkage: Tensor, switch: AdapterSwitch) -> 
                 adapters.append(NormAdapter(child, shrinkage, switch))
                 setattr(parent, name, adapters[-1])
     return adapters
+
+
+def freeze_norms(network: nn.Module, batch: int = -1) -> None:
+    """Replace the batch normalisations of a network by what they are at prediction, in place.
+
+    Parameters
+    ----------
+    network
+        Any network; a copy, since nothing of it can be trained any more.
+    batch
+        Where the network has adapters: the batch that all its cells are taken to come from, in
+        this thread.
+    """
+    switch = AdapterSwitch()
+    switch.batch = torch.tensor([batch])
+    for parent in list(network.modules()):
+        if isinstance(parent, NormAdapter | HeadAdapter):
+            parent.switch = switch
+        for name, child in parent.named_children():
+            if isinstance(child, _BatchNorm) and not isinstance(parent, NormAdapter):
+                setattr(parent, name, FrozenNorm(child))
 
 
 def _with_last_row(shrinkage: Tensor) -> Tensor:

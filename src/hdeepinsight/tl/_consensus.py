@@ -28,7 +28,6 @@ from hdeepinsight.annotation import (
     normalise_classes,
     storable,
 )
-from hdeepinsight.taxonomy import check_labels
 from hdeepinsight.tl._inputs import leaf_table
 
 if TYPE_CHECKING:
@@ -313,13 +312,12 @@ def consensus(
         raise ValueError("Found no taxonomy, the tree that all names belong to. Pass taxonomy=.")
     obs_names = _names_of(annotations[0])
     share = _weights(weights, len(annotations))
-    titles = _titles(annotations, names)
-    read = [_read_source(*each, obs_names, tree) for each in zip(annotations, titles, strict=True)]
+    read = [_read_source(each, obs_names, tree) for each in annotations]
     pooled = sum(weight * mass for weight, (mass, _) in zip(share, read, strict=True))
     return Consensus(
         taxonomy=tree,
         obs_names=obs_names,
-        names=titles,
+        names=_titles(annotations, names),
         weights=share,
         node_probabilities=node_probabilities(tree, np.asarray(pooled)),
         nodes=np.column_stack([nodes for _, nodes in read]),
@@ -332,9 +330,7 @@ def _names_of(source: Source) -> pd.Index:
     return pd.Index(source.obs_names if isinstance(source, Annotation) else source.index)
 
 
-def _read_source(
-    source: Source, title: str, obs_names: pd.Index, taxonomy: Taxonomy
-) -> tuple[Floats, Nodes]:
+def _read_source(source: Source, obs_names: pd.Index, taxonomy: Taxonomy) -> tuple[Floats, Nodes]:
     """Return the mass at or below every node, ``(n_cells, n_nodes)``, and each cell's own node."""
     found = _names_of(source)
     order = found.get_indexer(obs_names) if found.is_unique else np.full(len(obs_names), -1)
@@ -345,7 +341,6 @@ def _read_source(
             "once. Select the cells that all have."
         )
     if isinstance(source, pd.Series):
-        check_labels(source, title)
         nodes = label_nodes(taxonomy, source.iloc[order])
         values, columns = np.eye(taxonomy.n_nodes)[nodes], np.arange(taxonomy.n_nodes)
         values[:, 0] = 0.0  # a cell without a label says nothing

@@ -16,7 +16,6 @@ from hdeepinsight._errors import check_choice, invalid, missing_column
 from hdeepinsight.annotation import Annotation, class_nodes, drop_ancestors, label_nodes
 from hdeepinsight.data import AlignedQuery
 from hdeepinsight.graph import batch_graphs, check_graph, knn_graph
-from hdeepinsight.taxonomy import check_labels
 from hdeepinsight.tl._representation import coordinates
 
 if TYPE_CHECKING:
@@ -122,7 +121,6 @@ def _from_labels(labels: pd.Series, names: pd.Index, taxonomy: Taxonomy | None) 
     """Make one class per label, at any depth; cells without a label have no mass at all."""
     if taxonomy is None:
         raise ValueError("Labels must be nodes of a tree. Pass taxonomy=.")
-    check_labels(labels, f"labels {labels.name!r}" if labels.name else "labels")
     encoded = label_nodes(taxonomy, labels)
     nodes = np.unique(encoded[encoded > 0])
     if not nodes.size:

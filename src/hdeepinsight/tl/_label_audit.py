@@ -174,7 +174,7 @@ class LabelAudit:
         return table.sort_values("n_cells", ascending=False, kind="stable", ignore_index=True)
 
     def transition_matrix(self, level: int | str) -> pd.DataFrame:
-        """Return rates of the confident joint at one level: labels in rows, likely classes in columns.
+        """Return the confident joint's rates at a level: labels in rows, likely classes beside.
 
         Parameters
         ----------

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
 
 from hdeepinsight._errors import check_choice, check_number, invalid
 from hdeepinsight.graph import (
+    GraphRefinement,
     LaplacianKind,
     degrees,
     dirichlet_energy,
@@ -393,10 +395,6 @@ def _by_laplacian(
 def _smooth_by_torch(
     graph: sp.csr_matrix, start: Floats, lam: float, config: RefineConfig
 ) -> Floats:
-    import torch
-
-    from hdeepinsight.nn import GraphRefinement
-
     device = "cuda" if torch.cuda.is_available() else "cpu"
     half = sp.triu(graph, k=1).tocoo()
     edges = torch.from_numpy(np.stack([half.row, half.col]).astype(np.int64))

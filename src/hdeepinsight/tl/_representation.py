@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.decomposition import PCA
 from sklearn.utils.sparsefuncs import incr_mean_variance_axis
@@ -264,7 +265,6 @@ def mde(
     if len(np.unique(points.round(6), axis=0)) < MIN_DISTINCT:
         return start
     import pymde
-    import torch
 
     constraint = pymde.Standardized()
     with global_seeds(seed):

@@ -352,14 +352,13 @@ class AdaptedSCHDeepInsight(SCHDeepInsight):
         matcher = self._matcher[1]
         return matcher if matcher.is_useful else None
 
-    def _check_explainable(self) -> None:
-        if self.is_adapted:
-            msg = (
-                "This model was adapted: half of what it says comes from ranks of markers, which "
-                "have no gradient. Valid is the reference model, which load_query_data was given, "
-                "on the same query. Call its explain."
-            )
-            raise ValueError(msg)
+    def _adapted_batches(self, obs: pd.DataFrame) -> tuple[np.ndarray | None, str]:
+        if not self.is_adapted:
+            return None, ""
+        return self._batch_of(obs), (
+            "The adapted network is explained; the ranks of markers, which are half of what the "
+            "model says, have no gradient."
+        )
 
     def _payload(self) -> dict[str, Any]:
         payload = super()._payload()
