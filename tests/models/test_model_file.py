@@ -143,7 +143,7 @@ def test_all_of_1000_random_damages_are_found(folder, alone):
 
 
 def test_every_bit_of_the_last_bytes_is_guarded():
-    """Checksum, its marker and the end of the archive: where a seal could come off unnoticed."""
+    """Checksum, its marker and the end of the archive: where a digest could come off unnoticed."""
     content = dump({"a": torch.arange(3.0)})
     for place in range(len(content) - 130, len(content)):
         for bit in range(8):
@@ -219,7 +219,7 @@ def test_a_reference_beside_the_model_that_it_does_not_list_is_not_its_own(tmp_p
     assert ModelFolder(tmp_path).reference() == tmp_path / "adata.h5ad"
 
 
-# Hostile files. All are sealed as ours are: a checksum guards against accidents, not intent.
+# Hostile files. A digest, where there is one, fits: it guards against accidents, not intent.
 
 
 @pytest.fixture
@@ -551,7 +551,7 @@ def fuzz_trials() -> int:
     return int(os.environ.get("HDI_FUZZ_TRIALS", "300"))
 
 
-def test_the_seal_is_the_comment_of_an_archive_that_any_tool_reads():
+def test_the_digest_is_the_comment_of_an_archive_that_any_tool_reads():
     content = dump({"a": 1})
     assert content[-84:-64] == b"hdeepinsight sha256 "
     assert hashlib.sha256(content[:-64]).hexdigest().encode() == content[-64:]

@@ -303,6 +303,15 @@ class ModelFolder:
         The folder.
     prefix
         Put before the name of every file.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as name:
+    ...     folder = ModelFolder(Path(name))
+    ...     folder.write({"model_state_dict": {"bias": torch.zeros(2)}})
+    ...     folder.holds_model, folder.read()
+    (True, {'model_state_dict': {'bias': tensor([0., 0.])}})
     """
 
     path: Path
