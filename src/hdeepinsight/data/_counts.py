@@ -283,7 +283,8 @@ def source_of(
     if error or report.scale in ("empty", "scaled") or scale == "auto":
         error = error or refusal(report, arguments)
     elif scale == "counts" and not whole:
-        error = InputError(found, EXPECTED, "Pass the raw counts, or another `scale`.")
+        other = f", or another `{arguments['scale']}`" if "scale" in arguments else ""
+        error = InputError(found, EXPECTED, f"Pass the raw counts{other}.")
     elif scale == "recover" and (whole or report.scale in ("log1p", "fractional_counts")):
         valid = "Counts are recovered from values that were only divided by the library size."
         error = InputError(found, valid, "Use scale='auto'." if whole else "Pass the raw counts.")
