@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from hdeepinsight._errors import need_extra
 from hdeepinsight._keys import ONTOLOGY_KEY
 from hdeepinsight.datasets._errors import DatasetError
-from hdeepinsight.hub._settings import require
 from hdeepinsight.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def census(
     terms = _terms_of(cell_types)
     kept = {"tissue_general": tissue, "disease": disease, "assay": assay, ONTOLOGY_KEY: terms}
     conditions = ["is_primary_data == True", *map(_one_of, kept, kept.values())]
-    client = require("cellxgene_census", "hdi.datasets.census", extra="datasets")
+    client = need_extra("cellxgene_census", "datasets", "hdi.datasets.census")
     with _opened(client, version, uri) as opened:
         obs = client.get_obs(
             opened,

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
+from hdeepinsight._errors import need_extra
 from hdeepinsight.datasets._errors import DatasetError
 from hdeepinsight.datasets._registry import PublicFile, named
-from hdeepinsight.hub._settings import cache_folder, require
+from hdeepinsight.hub import cache_folder
 
 __all__ = ["fetch"]
 
@@ -66,7 +67,7 @@ def fetch(
     record = place.with_name(f"{place.name}.sha256")
     remembered = record.read_text(encoding="utf-8").strip() if record.is_file() else None
     known = (sha256 or file.sha256 or remembered or "").removeprefix("sha256:").lower() or None
-    pooch = require("pooch", "hdi.datasets.fetch", extra="datasets")
+    pooch = need_extra("pooch", "datasets", "hdi.datasets.fetch")
     if known is None or not _is_right(pooch, place, known):
         _download(pooch, file, place, known)
     if known is None:
@@ -82,7 +83,7 @@ def fetch(
 
 
 def _place(file: PublicFile, folder: str | os.PathLike[str] | None) -> Path:
-    root = cache_folder().with_name("datasets") if folder is None else Path(folder).expanduser()
+    root = cache_folder() / "datasets" if folder is None else Path(folder).expanduser()
     base = file.url.rsplit("/", 1)[-1].partition("?")[0] or "file"
     # Files of one name from several places have folders of their own.
     own = file.name if file.name != file.url else quote(file.url.rpartition("/")[0], safe="")

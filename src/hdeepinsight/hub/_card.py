@@ -1,15 +1,40 @@
-"""What only a person knows about a model, and has to say before it is shared."""
+"""The card of a model: what only a person knows of it, and what it knows itself."""
 
 from __future__ import annotations
 
+import html
+import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
-__all__ = ["ModelCard"]
+import numpy as np
+import pandas as pd
+
+from hdeepinsight._errors import invalid
+from hdeepinsight.hub._address import CARD_FILE
+from hdeepinsight.hub._checksums import write_checksums
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from jinja2 import Template
+
+RELIABILITY_FILE: Final = "reliability.png"
+#: What hubs are searched for.
+TAG: Final = "hdeepinsight"
+HELD_OUT: Final = "held-out cells of the reference"
 
 _LISTS = ("tissues", "technologies", "datasets")
 _REQUIRED = ("title", "license", "organism", "tissues")
+#: Licences that a hub knows by these names; any other one is "other", with its name beside it.
+_KNOWN_LICENSES = re.compile(
+    r"apache-2\.0|mit|bsd|bsd-[23]-clause|cc0-1\.0|cc-by(-nc)?(-sa|-nd)?-[34]\.0|a?gpl-3\.0|"
+    r"gpl-2\.0|lgpl-3\.0|mpl-2\.0|odc-by|odbl|pddl|unlicense|other"
+)
+_ENSEMBL = re.compile(r"ENS[A-Z]{0,6}G\d{11}(\.\d+)?")
+_NUMBERS_OF_GENES = (100, 500, 1000, 2000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +96,16 @@ class ModelCard:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            clean = _texts(value) if field.name in _LISTS else _text(field.name, value)
-            object.__setattr__(self, field.name, clean)
+            value: Any = getattr(self, field.name)
+            if field.name in _LISTS:
+                several = isinstance(value, Iterable) and not isinstance(value, str)
+                texts = value if several else (value,)
+                value = tuple(str(text) for text in texts if text and str(text).strip())
+            elif value is None or isinstance(value, str):
+                value = (value or "").strip()
+            else:
+                raise invalid(field.name, value, "text", "Put it in quotes.")
+            object.__setattr__(self, field.name, value)
         missing = [name for name in _REQUIRED if not getattr(self, name)]
         if missing:
             msg = (
@@ -90,6 +122,8 @@ class ModelCard:
         ------
         ValueError
             If a field is unknown, or a required one is missing.
+        TypeError
+            If it is neither a card nor a mapping.
 
         Examples
         --------
@@ -107,30 +141,161 @@ class ModelCard:
             return card
         if not isinstance(card, Mapping):
             msg = (
-                f"The card is a {type(card).__name__}. Valid are a ModelCard, and its fields by "
-                'name. Pass {"title": ..., "license": ..., "organism": ..., "tissues": [...]}.'
+                f"card must be a ModelCard, or its fields by name, got a {type(card).__name__}. "
+                'Pass {"title": ..., "license": ..., "organism": ..., "tissues": [...]}.'
             )
             raise TypeError(msg)
         known = [field.name for field in fields(cls)]
         unknown = [name for name in card if name not in known]
         if unknown:
             msg = (
-                f"The card has the fields {', '.join(map(repr, unknown))}. Valid are "
-                f"{', '.join(known)}. Rename them, or put the text into description."
+                f"The card must have the fields {', '.join(known)}, got "
+                f"{', '.join(map(repr, unknown))}. Rename them, or put the text into description."
             )
             raise ValueError(msg)
         return cls(**(dict.fromkeys(_REQUIRED, "") | dict(card)))
 
 
-def _text(name: str, value: object) -> str:
-    """Text of a field; nothing, as ``null`` in a file, is no text."""
-    if value is not None and not isinstance(value, str):
-        msg = f"The card gives {name}={value!r}. Valid is text. Write it as one, in quotes."
-        raise ValueError(msg)
-    return (value or "").strip()
+def write_card(
+    folder: Path,
+    card: ModelCard,
+    model: Any,
+    labelled: Mapping[str, AnnData],
+    metadata: Mapping[str, Any],
+    *,
+    address: str,
+) -> None:
+    """Write card, reliability diagram and list of checksums beside a saved model.
+
+    Parameters
+    ----------
+    folder
+        Folder of the model, with every other file.
+    card
+        What the publisher says.
+    model
+        Trained model, which is asked for what it knows; with its reference attached there are cells
+        per type and scores of the held-out cells.
+    labelled
+        Further labelled data to score, by name.
+    metadata
+        What scvi-tools wants to know.
+    address
+        Where the model can be pulled from.
+
+    Raises
+    ------
+    ValueError
+        If the attached reference is not the one that the model was trained on.
+    """
+    taxonomy, own = getattr(model, "taxonomy", None), model.adata
+    n_cells, scored = None, []
+    if taxonomy is not None and own is not None:
+        held_out = model.validation_indices_
+        if held_out is not None and len(held_out):
+            scored.append((HELD_OUT, model.evaluate(), own[held_out]))
+        n_cells = np.bincount(model.label_nodes(own), minlength=taxonomy.n_nodes)
+    if taxonomy is not None:
+        scored += [(name, model.evaluate(adata), adata) for name, adata in labelled.items()]
+    if scored:
+        _draw_reliability(model, scored[0][2], folder / RELIABILITY_FILE)
+    layout = getattr(model, "layout", None)
+    license = card.license.strip().lower()
+    text = _template().render(
+        card=card,
+        model=model,
+        taxonomy=taxonomy,
+        recipe=getattr(model, "recipe", None) or {},
+        genes=[] if layout is None else list(map(str, layout.genes)),
+        shares=_share_of_top(model),
+        n_cells=n_cells,
+        scored=scored,
+        metadata=metadata,
+        has_proteins=bool(getattr(model, "proteins", None)),
+        license=license if _KNOWN_LICENSES.fullmatch(license) else "other",
+        checksums=write_checksums(folder),
+        address=address,
+        reliability_file=RELIABILITY_FILE,
+        unsaid="Not stated by the publisher.",
+        tag=TAG,
+    )
+    (folder / CARD_FILE).write_text(text, encoding="utf-8")
 
 
-def _texts(value: object) -> tuple[str, ...]:
-    """Texts of a field that holds several, without empty ones; a single text counts as one."""
-    several = value if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
-    return tuple(str(text) for text in several if text is not None and str(text).strip())
+def _share_of_top(model: Any) -> dict[int, float]:
+    """Share of the reference's expression that the most expressed genes carry, by their number."""
+    normalizer = getattr(model.module, "normalizer", None)
+    if normalizer is None:
+        return {}
+    shares = np.sort(normalizer.mean_share.detach().cpu().numpy())[::-1]
+    total = float(shares.sum()) or 1.0
+    return {n: float(shares[:n].sum()) / total for n in _NUMBERS_OF_GENES if n < len(shares)}
+
+
+def _draw_reliability(model: Any, adata: AnnData, path: Path) -> None:
+    """Write the reliability diagram of the types of one dataset as PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from hdeepinsight.pl import reliability
+
+    annotation, nodes = model.annotate(adata), model.label_nodes(adata)
+    rows = np.flatnonzero(np.isin(nodes, annotation.taxonomy.leaves))
+    leaf = annotation.leaf_nodes[rows]
+    confidence = np.clip(annotation.node_probabilities[rows, leaf], 0.0, 1.0)
+    figure = Figure(figsize=(4.4, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    reliability(confidence, leaf == nodes[rows], ax=figure.subplots())
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+
+
+def _template() -> Template:
+    """Return the text of a card, in which all that is not ours passes a filter."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(  # Markdown, so that HTML is escaped by our own filters
+        loader=PackageLoader("hdeepinsight.hub", ""),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "cell": as_cell,
+        "fenced": as_fenced,
+        "line": _line,
+        "markdown": as_markdown,
+        "number": _number,
+        "quoted": lambda text: json.dumps(_line(text), ensure_ascii=False),  # JSON is YAML
+    }
+    environment.tests["ensembl"] = lambda gene: _ENSEMBL.fullmatch(gene) is not None
+    return environment.get_template("card.md.j2")
+
+
+def _number(value: Any) -> str:
+    if value is None or pd.isna(value):
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _line(text: object) -> str:
+    return " ".join(str(text).split())
+
+
+def as_markdown(text: str) -> str:
+    """Return the publisher's Markdown, in which HTML is shown instead of rendered."""
+    return html.escape(text.strip(), quote=False)
+
+
+def as_cell(text: object) -> str:
+    """Return text that stays inside one cell of a table."""
+    return html.escape(_line(text), quote=False).replace("|", "\\|")
+
+
+def as_fenced(text: str, language: str = "text") -> str:
+    """Return a block of code that nothing in the text can close."""
+    longest = max(map(len, re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text.strip()}\n{fence}"
