@@ -100,7 +100,9 @@ def test_a_broken_transfer_goes_on_where_it_broke_off(
     assert others == [f"bytes={half - half % 1000}-", others[1]]
 
 
-def test_complete_files_are_kept_for_a_later_attempt(published, fake_hub, home, query, shared_model):
+def test_complete_files_are_kept_for_a_later_attempt(
+    published, fake_hub, home, query, shared_model
+):
     fake_hub.fault(MODEL, "404")
     with pytest.raises(HubError, match=r"model\.pt"):
         hdi.hub.pull("atlas/blood")

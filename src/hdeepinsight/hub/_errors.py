@@ -96,7 +96,9 @@ def _explain(
     error: BaseException, action: str, server: str, token: object, revision: str | None
 ) -> HubError:
     missing = isinstance(error, FileNotFoundError) and not server
-    while not hasattr(error, "response") and error.__cause__ is not None:  # both libraries wrap what really happened
+    while (
+        not hasattr(error, "response") and error.__cause__ is not None
+    ):  # both libraries wrap what really happened
         error = error.__cause__
     response = getattr(error, "response", None)
     if isinstance(response, dict):  # S3

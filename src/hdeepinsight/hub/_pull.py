@@ -241,7 +241,7 @@ def download(
             here = f" {known} is here: HF_HUB_OFFLINE=1 uses it." if known else ""
             raise HubError(f"{error}{here}") from None
         known = there.revision
-        _fetch(there, revision_folder(cache, known), max_bytes, verify)
+        fetch_files(there, revision_folder(cache, known), max_bytes, verify)
         _remember(cache, revision, known)
     shared = SharedModel(str(address), known, revision_folder(cache, known))
     if not (shared.folder / CHECKSUMS_FILE).exists():
@@ -309,7 +309,7 @@ def _remember(cache: Path, name: str | None, revision: str) -> None:
         note.write_text(revision, encoding="utf-8")
 
 
-def _fetch(place: HubPlace | BucketPlace, target: Path, max_bytes: int, verify: bool) -> None:
+def fetch_files(place: HubPlace | BucketPlace, target: Path, max_bytes: int, verify: bool) -> None:
     """Bring the files of a model into a folder, which appears only when it is complete.
 
     Other processes wait meanwhile. Complete files stay for a later attempt where something fails.
