@@ -127,7 +127,7 @@ def _coordinates(query: Path, name: str | None) -> Any | None:
     """Coordinates in ``obsm``, by default the usual ones where they are there."""
     from anndata.io import read_elem
 
-    from hdeepinsight.data._store import group_opener
+    from hdeepinsight.data import group_opener
 
     with group_opener(query)() as root:
         held = sorted(root["obsm"]) if "obsm" in root else []

@@ -166,7 +166,7 @@ def _escaped(text: str) -> None:
 
 def _ask(address: Address) -> None:
     place = HubPlace(address, None, "http://hub.invalid", False)
-    folder = revision_folder(scratch() / "cache" / "hub", place.revision)
+    folder = revision_folder(scratch() / "answers", place.revision)
     _stays_inside(folder)
     fetch_files(place, folder, max_bytes=10**6, verify=False)
 

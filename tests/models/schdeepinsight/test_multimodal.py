@@ -12,8 +12,7 @@ from paired import RENAMED, make_mudata, subset
 from scipy import sparse
 
 from hdeepinsight import SCHDeepInsight
-from hdeepinsight.data import InputError, ProteinCoverageWarning
-from hdeepinsight.data._modalities import own_columns
+from hdeepinsight.data import InputError, ProteinCoverageWarning, own_columns
 
 LEVELS = ["lineage", "cell_type"]
 
@@ -296,7 +295,7 @@ def test_the_wide_path_reads_proteins_too(paired, fit_joint):
             None,
             {"modalities": {"protein": "prot"}},
             ValueError,
-            "modalities names protein; valid are rna_layer, protein_layer",
+            "modalities must be a dictionary whose keys are among rna_layer, protein_layer",
             id="no_such_argument",
         ),
         pytest.param(

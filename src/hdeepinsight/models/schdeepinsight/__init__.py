@@ -1,6 +1,6 @@
 """The main model."""
 
-from hdeepinsight.models.schdeepinsight._adaptation_guard import (
+from hdeepinsight.models._adapt import (
     AdaptationFigures,
     AdaptationReport,
 )

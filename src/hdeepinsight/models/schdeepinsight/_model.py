@@ -11,7 +11,7 @@ from scvi import settings
 
 from hdeepinsight.annotation import Evaluation, check_level_names, evaluate_annotation
 from hdeepinsight.image import GeneLayout
-from hdeepinsight.models.schdeepinsight._adaptation_profiles import reference_sums
+from hdeepinsight.models._adapt import reference_sums
 from hdeepinsight.models.schdeepinsight._explanation import ExplanationMixin
 from hdeepinsight.models.schdeepinsight._module import GeneImageClassifier, HeadName
 from hdeepinsight.models.schdeepinsight._reference import (

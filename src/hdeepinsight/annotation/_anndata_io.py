@@ -1,0 +1,209 @@
+"""What a result adds to an AnnData, never in the place of what is the user's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from hdeepinsight._keys import ADDED_KEYS
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from hdeepinsight.annotation._annotation import Annotation
+
+#: In ``uns["<key>"]``: what was added under the key, so that a later result may replace it.
+_RECORD = "added"
+
+
+class Additions(NamedTuple):
+    """New entries of ``obs``, ``obsm`` and ``uns`` by name.
+
+    Examples
+    --------
+    >>> import anndata as ad
+    >>> cells = ad.AnnData(obs=pd.DataFrame(index=["a", "b"]))
+    >>> Additions({"tool_score": [0.5, 0.9]}, {}, {}).write(cells, "tool", {"alpha": 0.1})
+    >>> cells.obs["tool_score"].tolist(), cells.uns["tool"]
+    ([0.5, 0.9], {'alpha': 0.1, 'added': ['obs/tool_score']})
+    """
+
+    obs: dict[str, Any]
+    obsm: dict[str, Any]
+    uns: dict[str, Any]
+
+    def write(
+        self,
+        adata: AnnData,
+        key_added: str,
+        notes: Mapping[str, Any],
+        *,
+        overwrite: bool = False,
+    ) -> None:
+        """Write all entries, and the notes to ``uns["<key>"]``; or nothing.
+
+        Parameters
+        ----------
+        adata
+            Where to write.
+        key_added
+            What an earlier result wrote under the same key is replaced.
+        notes
+            Settings, in plain types.
+        overwrite
+            Replace everything else of these names too.
+
+        Raises
+        ------
+        ValueError
+            If a name is taken and ``overwrite`` is off.
+        """
+        key = storable(key_added)
+        names = {f"{part}/{name}" for part, added in self._asdict().items() for name in added}
+        # Without a record what is under the key is the user's own.
+        there = adata.uns.get(key)
+        record = there.get(_RECORD) if hasattr(there, "get") else None
+        earlier = set() if record is None else {f"uns/{key}", *map(str, record)}
+        taken = [
+            f"{part}/{name}"
+            for part, name in (entry.split("/", 1) for entry in sorted({*names, f"uns/{key}"}))
+            if name in getattr(adata, part) and f"{part}/{name}" not in earlier
+        ]
+        if taken and not overwrite:
+            msg = (
+                f"The AnnData holds {', '.join(taken)} already, which no result under "
+                f"{key_added!r} wrote. Pass another key_added, or overwrite=True to replace them."
+            )
+            raise ValueError(msg)
+        before = adata.obs.copy(deep=False), dict(adata.obsm), dict(adata.uns)
+        try:
+            for part, name in (entry.split("/", 1) for entry in earlier - names):
+                if name != key and name in getattr(adata, part):
+                    del getattr(adata, part)[name]
+            for part, added in self._asdict().items():
+                for name, value in added.items():
+                    getattr(adata, part)[name] = value
+            adata.uns[key] = {**notes, _RECORD: sorted(names)}
+        except BaseException:
+            adata.obs, adata.obsm, adata.uns = before
+            raise
+
+
+def annotation_additions(annotation: Annotation, adata: AnnData, key_added: str) -> Additions:
+    """Return everything that an annotation adds to an AnnData of its cells.
+
+    Examples
+    --------
+    >>> import anndata as ad
+    >>> import hdeepinsight as hdi
+    >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+    >>> cells = ad.AnnData(obs=pd.DataFrame(index=["a", "b"]))
+    >>> result = hdi.Annotation.from_labels(pd.Series(["CD4", "B"], index=["a", "b"]), tree)
+    >>> annotation_additions(result, cells, "hdi").obs["hdi_stop_label"].tolist()
+    ['CD4', 'B']
+    """
+    check_cells(annotation.obs_names, adata, "annotation", "annotated")
+
+    def named(name: object) -> str:
+        return storable(f"{key_added}_{name}")
+
+    probabilities = annotation.probabilities().rename(columns=storable)
+    return Additions(
+        obs={named(name): column.array for name, column in annotation.to_frame().items()},
+        obsm={named(ADDED_KEYS.PROBABILITIES): probabilities},
+        uns={
+            named(f"{name}_colors"): [annotation.colors[label] for label in column.cat.categories]
+            for name, column in annotation.labels.items()
+        },
+    )
+
+
+def storable(name: str) -> str:
+    """Replace slashes ("Megakaryocytes/platelets"), which h5ad and zarr take for folders.
+
+    Examples
+    --------
+    >>> storable("Megakaryocytes/platelets")
+    'Megakaryocytes|platelets'
+    """
+    return name.replace("/", "|")
+
+
+def check_cells(obs_names: pd.Index, adata: AnnData, what: str, made: str) -> None:
+    """Raise ``ValueError`` unless an AnnData has the cells of a result, in its order.
+
+    Parameters
+    ----------
+    obs_names
+        Cells of the result.
+    adata
+        The object.
+    what, made
+        What the result is and how it came about, for the message: ``"audit"``, ``"audited"``.
+
+    Examples
+    --------
+    >>> import anndata as ad
+    >>> cells = ad.AnnData(obs=pd.DataFrame(index=["a", "b"]))
+    >>> check_cells(pd.Index(["a", "b"]), cells, "audit", "audited")
+    """
+    if not obs_names.equals(pd.Index(adata.obs_names)):
+        msg = (
+            f"The {what} has {len(obs_names)} cells, the AnnData {adata.n_obs}, and their names "
+            f"are not the same in the same order. Pass the object that was {made}, or reorder it "
+            "by result.obs_names."
+        )
+        raise ValueError(msg)
+
+
+def check_same_cells(obs_names: pd.Index, values: Any, name: str) -> None:
+    """Raise ``ValueError`` unless there is one value a cell, of the same cells where it has names.
+
+    Parameters
+    ----------
+    obs_names
+        The cells, shape ``(n_cells,)``.
+    values
+        What belongs to the cells, ``(n_cells, ...)``.
+    name
+        Name of the argument, for the message.
+
+    Examples
+    --------
+    >>> check_same_cells(pd.Index(["a", "b"]), [0.5, 0.9], "confidence")
+    """
+    if len(values) != len(obs_names):
+        msg = (
+            f"{name} has {len(values)} entries for {len(obs_names)} cells, and must have one per "
+            "cell, in the same order. Select those of these cells."
+        )
+        raise ValueError(msg)
+    index = getattr(values, "index", None)
+    counted = pd.RangeIndex(len(obs_names))  # an index that only counts names no cells
+    if isinstance(index, pd.Index) and not (index.equals(obs_names) or index.equals(counted)):
+        msg = (
+            f"{name} names other cells, or the same ones in another order, and must have one "
+            f"entry per cell, in the same order. Pass {name}.loc[obs_names], with the obs_names "
+            "of the cells."
+        )
+        raise ValueError(msg)
+
+
+def to_text(value: object) -> str:
+    """Return a string as it is and anything else as JSON; a string that reads as JSON is quoted."""
+    if isinstance(value, str) and from_text(value) == value:
+        return value
+    plain = (np.generic, np.ndarray)
+    return json.dumps(value, default=lambda x: x.tolist() if isinstance(x, plain) else str(x))
+
+
+def from_text(text: str) -> Any:
+    """Restore what `to_text` was given, a tuple as a list."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):  # plain words, or brackets without end in a foreign file
+        return text

@@ -1,0 +1,252 @@
+"""Annotations of other tools: their labels and classes on the nodes of a taxonomy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from hdeepinsight.annotation._anndata_io import check_same_cells
+from hdeepinsight.taxonomy import Taxonomy, check_labels
+
+Floats = NDArray[np.float64]
+
+#: What tools write for "no label" as they say: ours, CellTypist's, popV's and CELLxGENE's words.
+_WORDS_OF_TOOLS = ("Unknown", "unknown", "Unassigned", "unassigned", "Heterogeneous")
+
+
+def label_nodes(taxonomy: Taxonomy, labels: Iterable[Any]) -> NDArray[np.int64]:
+    """Return the node of every label of any tool, 0 for none, shape ``(n_cells,)``.
+
+    Warns
+    -----
+    LabelWarning
+        If words that no tool writes are taken for "no label", or labels look alike.
+
+    Examples
+    --------
+    >>> from hdeepinsight.taxonomy import Taxonomy
+    >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+    >>> label_nodes(tree, ["CD4", "T", "Unassigned"])
+    array([3, 1, 0])
+    """
+    column = labels if isinstance(labels, pd.Series) else pd.Series(list(labels), dtype=object)
+    others = column[~column.isin(taxonomy.labels)]
+    check_labels(others, "The labels", unlabeled=_WORDS_OF_TOOLS)
+    return taxonomy.encode(column)
+
+
+def class_nodes(taxonomy: Taxonomy, classes: Sequence[str]) -> NDArray[np.int64]:
+    """Return the node of every class, shape ``(n_classes,)``.
+
+    A class that carries the name of both a node and its child means the child, unless the child
+    is among the classes by itself: classifiers name what they can tell apart.
+
+    Examples
+    --------
+    >>> from hdeepinsight.taxonomy import Taxonomy
+    >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+    >>> class_nodes(tree, ["B", "T > CD8"])
+    array([2, 4])
+    """
+    nodes = taxonomy.encode(classes, unlabeled=None)
+    given = set(nodes.tolist())
+    for i, node in enumerate(nodes.tolist()):
+        name, below = taxonomy.label(node), [node]
+        while below and (below[0] == node or below[0] not in given):
+            nodes[i] = below[0]
+            children = taxonomy.children(below[0]).tolist()
+            below = [child for child in children if taxonomy.label(child) == name]
+    return nodes
+
+
+def drop_ancestors(taxonomy: Taxonomy, nodes: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Tell which classes stay when those above others are dropped, shape ``(n_classes,)``.
+
+    Classes at the root are dropped too.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hdeepinsight.taxonomy import Taxonomy
+    >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+    >>> drop_ancestors(tree, np.array([1, 3, 2]))
+    array([False,  True,  True])
+    """
+    above = {
+        int(parent) for node in nodes for parent in taxonomy.ancestors(int(node)) if parent != node
+    }
+    return np.array([node not in above and node > 0 for node in nodes.tolist()], dtype=bool)
+
+
+def node_mass(taxonomy: Taxonomy, values: Floats, nodes: NDArray[np.int64]) -> Floats:
+    """Add up the mass at or below every node, ``(n_cells, n_nodes)``, from that of classes.
+
+    Parameters
+    ----------
+    taxonomy
+        The tree.
+    values
+        Mass of every class, shape ``(n_cells, n_classes)``.
+    nodes
+        Node of every class, shape ``(n_classes,)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hdeepinsight.taxonomy import Taxonomy
+    >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+    >>> node_mass(tree, np.array([[0.5, 0.2, 0.3]]), np.array([3, 1, 2]))
+    array([[1. , 0.7, 0.3, 0.5, 0. ]])
+    """
+    mass = np.zeros((len(values), taxonomy.n_nodes))
+    for column, node in enumerate(nodes):
+        mass[:, node] += values[:, column]
+    return taxonomy.roll_up(mass)
+
+
+def node_probabilities(taxonomy: Taxonomy, mass: Floats) -> Floats:
+    """Share each node's probability among its children by their mass, ``(n_cells, n_nodes)``.
+
+    Mass that stays at an inner node speaks for no child, so it is shared as the rest is; equally,
+    where no child has any.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hdeepinsight.taxonomy import Taxonomy
+    >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+    >>> node_probabilities(tree, np.array([[1.0, 0.8, 0.2, 0.3, 0.1]])).round(2)
+    array([[1. , 0.8, 0.2, 0.6, 0.2]])
+    """
+    probabilities = np.ones_like(mass)
+    for parent, children in zip(taxonomy.inner_nodes, taxonomy.groups, strict=True):
+        below = mass[:, children]
+        total = below.sum(axis=1, keepdims=True)
+        equal = np.full_like(below, 1.0 / len(children))
+        share = np.divide(below, total, out=equal, where=total > 0)
+        probabilities[:, children] = probabilities[:, [parent]] * share
+    return probabilities
+
+
+def next_above(threshold: float | None) -> float | None:
+    """Return the next number above a threshold, which two children with equal shares do not reach.
+
+    Examples
+    --------
+    >>> next_above(0.5) > 0.5, next_above(None)
+    (True, None)
+    """
+    return None if threshold is None else min(float(np.nextafter(threshold, 1.0)), 1.0)
+
+
+def normalise_classes(
+    values: Floats, nodes: NDArray[np.int64], taxonomy: Taxonomy
+) -> tuple[Floats, NDArray[np.int64]]:
+    """Make distributions over classes that exclude each other; rows without any mass stay 0.
+
+    Parameters
+    ----------
+    values
+        Probability of every class, shape ``(n_cells, n_classes)``. Where rows do not sum to 1,
+        classes above others are dropped.
+    nodes
+        Node of every class, shape ``(n_classes,)``.
+    taxonomy
+        The tree.
+
+    Returns
+    -------
+    Probabilities and nodes of the classes that stay.
+
+    Raises
+    ------
+    ValueError
+        If values are negative or not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hdeepinsight.taxonomy import Taxonomy
+    >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+    >>> values, nodes = normalise_classes(np.array([[0.9, 0.6, 0.2]]), np.array([1, 3, 2]), tree)
+    >>> values.round(2), nodes
+    (array([[0.75, 0.25]]), array([3, 2]))
+    """
+    if not np.isfinite(values).all() or (values < 0).any():
+        raise ValueError(
+            f"Found probabilities from {np.nanmin(values):.3g} to {np.nanmax(values):.3g}. Valid "
+            "are finite numbers from 0. Take the softmax of logits first."
+        )
+    total = values.sum(axis=1, keepdims=True)
+    if np.abs(total - 1).max(initial=0) > 1e-3:
+        # Sums beyond 1 come from tables that give a parent beside its children.
+        keep = drop_ancestors(taxonomy, nodes)
+        values, nodes = values[:, keep], nodes[keep]
+        total = values.sum(axis=1, keepdims=True)
+    return values / np.where(total > 0, total, 1.0), nodes
+
+
+#: Of each style: column of labels, column of confidence, and the word for no label.
+TABLE_COLUMNS = {
+    "celltypist": ("predicted_labels", "conf_score", "Unassigned"),
+    "popv": (
+        "popv_hdeepinsight_prediction",
+        "popv_hdeepinsight_prediction_probabilities",
+        "unknown",
+    ),
+}
+
+
+def label_probabilities(
+    taxonomy: Taxonomy, labels: pd.Series, confidence: ArrayLike | None
+) -> tuple[NDArray[np.int64], Floats]:
+    """Return the node of each label, and the probability of every node that its confidence says.
+
+    Parameters
+    ----------
+    taxonomy
+        The tree.
+    labels
+        One label per cell, indexed by cell.
+    confidence
+        Probability of each label, shape ``(n_cells,)``; certain by default.
+    """
+    # A label means the end of the chain of single children under its node: "B" is as deep as a
+    # taxonomy has "B > B".
+    ends = np.arange(taxonomy.n_nodes)
+    for node in np.flatnonzero(taxonomy.n_children == 1)[::-1]:  # children come after their parent
+        ends[node] = ends[taxonomy.children(int(node))[0]] if node else 0
+    nodes = ends[label_nodes(taxonomy, labels)]
+    sure = _checked_confidence(confidence, labels.index)
+    inside = taxonomy.ancestor_matrix[:, nodes].T
+    n_inside = inside.sum(axis=1)
+    n_outside = np.maximum(taxonomy.n_leaves - n_inside, 1)
+    sure[n_inside == taxonomy.n_leaves] = 1.0  # no label, or nothing is outside
+    share = np.where(inside, (sure / n_inside)[:, None], ((1 - sure) / n_outside)[:, None])
+    return nodes, share @ taxonomy.ancestor_matrix
+
+
+def common_depth(taxonomy: Taxonomy, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the depth down to which two nodes per cell share their path, shape ``(n_cells,)``."""
+    one, other = taxonomy.node_at_level[first], taxonomy.node_at_level[second]
+    shared = np.logical_and.accumulate((one == other) & (one >= 0), axis=1)
+    return np.asarray(shared.sum(axis=1))
+
+
+def _checked_confidence(confidence: ArrayLike | None, obs_names: pd.Index) -> Floats:
+    if confidence is None:
+        return np.ones(len(obs_names))
+    values = np.array(confidence, dtype=np.float64)
+    if values.shape != (len(obs_names),) or not ((values >= 0) & (values <= 1)).all():
+        msg = (
+            f"confidence must be one probability from 0 to 1 per label, got shape {values.shape}, "
+            f"from {values.min(initial=np.inf):.3g} to {values.max(initial=-np.inf):.3g}, for "
+            f"{len(obs_names)} labels. Divide counts of agreeing methods by the number of methods."
+        )
+        raise ValueError(msg)
+    check_same_cells(obs_names, confidence, "confidence")
+    return values

@@ -1,0 +1,180 @@
+"""Annotations that come from elsewhere, and ours in the tables of other tools."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from annotated_files import cells, saved
+
+from hdeepinsight.annotation import Annotation
+from hdeepinsight.taxonomy import LabelWarning, Taxonomy
+
+RECIPE = {
+    "seed": 3,
+    "max_lr": 1e-3,
+    "split_key": None,
+    "split": (1, 2),
+    "refine": {"method": "local_prior", "lam": np.float64(0.25)},
+    "model": "published",
+    "version": "1.10",
+    "word": '"quoted"',
+}
+
+
+@pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
+@pytest.mark.parametrize("threshold", [0.7, None])
+def test_an_annotation_is_read_back(tmp_path, ragged, annotated, suffix, threshold):
+    result = annotated(ragged, threshold=threshold, decoder="greedy", recipe=RECIPE)
+    limit = np.arange(60) % 3
+    result = Annotation(**{**vars_of(result), "max_stop_depth": limit})
+    adata = cells()
+    result.to_adata(adata, key_added="a/b")
+    read = Annotation.from_adata(saved(adata, tmp_path / f"back{suffix}"), "a/b")
+    pd.testing.assert_frame_equal(
+        read.to_frame(), result.to_frame(), check_index_type=False, check_dtype=False
+    )
+    np.testing.assert_array_equal(read.node_probabilities, result.node_probabilities)
+    assert (read.taxonomy, read.threshold, read.decoder) == (ragged, threshold, "greedy")
+    assert read.recipe == RECIPE | {"split": [1, 2]}
+    with pytest.raises(KeyError, match="no annotation under 'hdi'"):
+        Annotation.from_adata(adata)
+
+
+def vars_of(result):
+    names = ("taxonomy", "obs_names", "node_probabilities", "threshold", "decoder", "recipe")
+    return {name: getattr(result, name) for name in names}
+
+
+def test_labels_of_another_tool_are_what_it_said(ragged):
+    labels = pd.Series(
+        ["Th1", "T", None, "B > memory", "NK", "Heterogeneous"], index=list("abcdef")
+    )
+    result = Annotation.from_labels(labels, ragged, confidence=[0.8, 0.7, 0.1, 0.2, 1.0, 0.9])
+    assert result.obs_names.tolist() == list("abcdef")
+    # The fourth is less likely than not; T, which has more types than B, does not profit.
+    expected = ["Th1", "T", "Unknown", "Unknown", "NK", "Unknown"]
+    assert result.labels["stop_label"].tolist() == expected
+    assert result.confidence.iloc[[0, 1, 4]].tolist() == pytest.approx([0.8, 0.7, 1.0])
+    p = result.node_probabilities
+    np.testing.assert_allclose(p[:, 0], 1)
+    for parent, children in zip(ragged.inner_nodes, ragged.groups, strict=True):
+        np.testing.assert_allclose(p[:, children].sum(axis=1), p[:, parent])
+    assert p[3, ragged.resolve("B > memory")] == pytest.approx(0.2)
+    certain = Annotation.from_labels(labels, ragged)
+    assert certain.labels["stop_label"].tolist()[3] == "memory"
+
+
+@pytest.mark.parametrize(
+    "confidence",
+    [
+        pytest.param([0.5], id="too_few"),
+        pytest.param([0.5, 8.0], id="a_count"),
+        pytest.param([0.5, np.nan], id="not_finite"),
+    ],
+)
+def test_confidence_is_a_probability_a_cell(two_levels, confidence):
+    labels = pd.Series(["CD4", "B"], index=["a", "b"])
+    with pytest.raises(ValueError, match=r"one probability .* per label, .* for 2 labels"):
+        Annotation.from_labels(labels, two_levels, confidence=confidence)
+
+
+def test_unknown_labels_are_named(two_levels):
+    with pytest.raises(ValueError, match="Plasma"):
+        Annotation.from_labels(pd.Series(["Plasma"], index=["a"]), two_levels)
+
+
+def test_probabilities_of_another_tool_are_added_up(two_levels, annotated):
+    own = annotated(two_levels)
+    read = Annotation.from_probabilities(own.probabilities("cell_type"), two_levels)
+    np.testing.assert_allclose(read.node_probabilities, own.node_probabilities, atol=1e-12)
+    # CellTypist judges each class by itself: rows do not sum to 1.
+    loose = Annotation.from_probabilities(3 * own.probabilities("cell_type"), two_levels)
+    np.testing.assert_allclose(loose.node_probabilities, own.node_probabilities, atol=1e-12)
+    # Parents beside their children say nothing that the children do not.
+    every = Annotation.from_probabilities(own.probabilities(), two_levels)
+    np.testing.assert_allclose(every.node_probabilities, own.node_probabilities, atol=1e-12)
+
+
+def test_equal_halves_are_no_majority(two_levels):
+    table = pd.DataFrame({"naive": [0.5], "memory": [0.5]}, index=["a"])
+    result = Annotation.from_probabilities(table, two_levels)
+    assert result.labels["stop_label"].tolist() == ["B"]
+
+
+def test_a_table_for_celltypist_comes_back(ragged, annotated):
+    result = annotated(ragged, seed=3)
+    table = result.to_table("celltypist")
+    assert table.columns.tolist() == ["predicted_labels", "conf_score"]
+    stop = result.labels["stop_label"].astype(str).replace("Unknown", "Unassigned")
+    assert table["predicted_labels"].tolist() == stop.tolist()
+    np.testing.assert_array_equal(table["conf_score"], result.confidence)
+    unique = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": ["b1", "b2"], "NK": []})
+    result = annotated(unique, seed=3)
+    table = result.to_table("celltypist")
+    back = Annotation.from_labels(table["predicted_labels"], unique, confidence=table["conf_score"])
+    np.testing.assert_array_equal(back.stop_nodes, result.stop_nodes)
+    known = result.stop_nodes > 0
+    np.testing.assert_allclose(back.confidence[known], result.confidence[known])
+
+
+def test_a_table_of_a_level_has_the_leaf_where_the_level_is_missing(ragged, annotated):
+    result = annotated(ragged)
+    table = result.to_table("popv", level="level_2")
+    assert table.columns.tolist() == [
+        "popv_hdeepinsight_prediction",
+        "popv_hdeepinsight_prediction_probabilities",
+    ]
+    level = result.labels["level_2"].astype(object)
+    expected = level.where(level.notna(), result.labels["level_1"].astype(object))
+    assert table["popv_hdeepinsight_prediction"].tolist() == expected.tolist()
+    with pytest.raises(ValueError, match="style must be one of 'celltypist', 'popv'"):
+        result.to_table("azimuth")
+
+
+def test_words_for_no_label_are_labels_where_the_tree_has_them():
+    labels = pd.Series(["Unassigned", "T", "unknown"], index=list("abc"))
+    tree = Taxonomy.from_nested({"T": [], "Unassigned": []})
+    found = Annotation.from_labels(labels, tree).labels["stop_label"]
+    assert found.tolist() == ["Unassigned", "T", "Unknown"]
+
+
+def test_a_label_goes_down_to_the_end_of_a_chain(ragged):
+    labels = pd.Series(["MAIT", "CD8", "T", None], index=list("abcd"))
+    result = Annotation.from_labels(labels, ragged)
+    paths = [ragged.path_name(int(node)) for node in result.stop_nodes]
+    assert paths == ["MAIT > MAIT", "T > CD8 > naive", "T", "root"]
+    chain = Taxonomy.from_nested({"T": {"CD4": ["naive"]}})
+    found = Annotation.from_labels(labels[-2:], chain).stop_depth
+    assert found.tolist() == [3, 0]
+
+
+def test_the_root_is_no_level_of_a_table(ragged, annotated):
+    with pytest.raises(ValueError, match=r"level must be one of .*, got 0, which is the root"):
+        annotated(ragged, n_cells=2).to_table("celltypist", level=0)
+
+
+def test_confidence_in_another_order_is_refused(ragged):
+    labels = pd.Series(["T", "NK"], index=["a", "b"])
+    confidence = pd.Series([0.9, 0.6], index=["b", "a"])
+    with pytest.raises(ValueError, match=r"confidence\.loc\[obs_names\]"):
+        Annotation.from_labels(labels, ragged, confidence=confidence)
+    sure = Annotation.from_labels(labels, ragged, confidence=confidence.loc[labels.index])
+    assert sure.confidence.tolist() == pytest.approx([0.6, 0.9])
+
+
+@pytest.mark.parametrize("lost", ["taxonomy", "stop_depth"])
+def test_what_is_no_whole_annotation_is_not_read(ragged, annotated, lost):
+    adata = cells()
+    annotated(ragged).to_adata(adata)
+    if lost == "taxonomy":  # as under the key of a refinement
+        del adata.uns["hdi"]["taxonomy"]
+    else:
+        del adata.obs["hdi_stop_depth"]
+    with pytest.raises(KeyError, match="no annotation under 'hdi': that takes"):
+        Annotation.from_adata(adata)
+
+
+def test_words_for_no_label_that_no_tool_writes_are_named(two_levels):
+    labels = pd.Series(["CD4", "nan", " NA ", "Unassigned", None], index=list("abcde"))
+    with pytest.warns(LabelWarning, match=r"The labels: 'nan' .*' NA ' .*taken as unlabelled"):
+        found = Annotation.from_labels(labels, two_levels)
+    assert found.labels["stop_label"].tolist() == ["CD4", *["Unknown"] * 4]
