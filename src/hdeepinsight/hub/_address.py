@@ -1,4 +1,4 @@
-"""Where models are: a hub, a bucket, a folder, the package itself, and what the environment says."""
+"""Where models are: hubs, buckets, folders, the package itself, and what the environment says."""
 
 from __future__ import annotations
 

@@ -7,25 +7,20 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import pandas as pd
 
 from hdeepinsight._errors import invalid
-from hdeepinsight.hub._address import CARD_FILE
-from hdeepinsight.hub._checksums import write_checksums
 
 if TYPE_CHECKING:
     from anndata import AnnData
-    from jinja2 import Template
 
-RELIABILITY_FILE: Final = "reliability.png"
 #: What hubs are searched for.
 TAG: Final = "hdeepinsight"
-HELD_OUT: Final = "held-out cells of the reference"
 
+_HELD_OUT = "held-out cells of the reference"
 _LISTS = ("tissues", "technologies", "datasets")
 _REQUIRED = ("title", "license", "organism", "tissues")
 #: Licences that a hub knows by these names; any other one is "other", with its name beside it.
@@ -35,6 +30,7 @@ _KNOWN_LICENSES = re.compile(
 )
 _ENSEMBL = re.compile(r"ENS[A-Z]{0,6}G\d{11}(\.\d+)?")
 _NUMBERS_OF_GENES = (100, 500, 1000, 2000)
+_MOST_BINS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,11 +104,10 @@ class ModelCard:
             object.__setattr__(self, field.name, value)
         missing = [name for name in _REQUIRED if not getattr(self, name)]
         if missing:
-            msg = (
+            raise ValueError(
                 f"The card says nothing about {', '.join(missing)}. A model that others are to use "
                 "needs all of title, license, organism and tissues. Add them."
             )
-            raise ValueError(msg)
 
     @classmethod
     def of(cls, card: ModelCard | Mapping[str, Any]) -> ModelCard:
@@ -121,9 +116,7 @@ class ModelCard:
         Raises
         ------
         ValueError
-            If a field is unknown, or a required one is missing.
-        TypeError
-            If it is neither a card nor a mapping.
+            If it is neither a card nor a mapping of its fields, or a required one is missing.
 
         Examples
         --------
@@ -139,38 +132,27 @@ class ModelCard:
         """
         if isinstance(card, ModelCard):
             return card
-        if not isinstance(card, Mapping):
-            msg = (
-                f"card must be a ModelCard, or its fields by name, got a {type(card).__name__}. "
-                'Pass {"title": ..., "license": ..., "organism": ..., "tissues": [...]}.'
-            )
-            raise TypeError(msg)
         known = [field.name for field in fields(cls)]
-        unknown = [name for name in card if name not in known]
-        if unknown:
-            msg = (
-                f"The card must have the fields {', '.join(known)}, got "
-                f"{', '.join(map(repr, unknown))}. Rename them, or put the text into description."
+        if not isinstance(card, Mapping) or not set(card) <= set(known):
+            found = list(card) if isinstance(card, Mapping) else type(card).__name__
+            raise ValueError(
+                f"The card must be a ModelCard, or a mapping with its fields {', '.join(known)}, "
+                f"got {found}. Rename fields, or put their text into description."
             )
-            raise ValueError(msg)
         return cls(**(dict.fromkeys(_REQUIRED, "") | dict(card)))
 
 
-def write_card(
-    folder: Path,
+def card_text(
     card: ModelCard,
     model: Any,
     labelled: Mapping[str, AnnData],
-    metadata: Mapping[str, Any],
-    *,
+    checksums: Mapping[str, str],
     address: str,
-) -> None:
-    """Write card, reliability diagram and list of checksums beside a saved model.
+) -> str:
+    """Write the card as Markdown, with the header that hubs read.
 
     Parameters
     ----------
-    folder
-        Folder of the model, with every other file.
     card
         What the publisher says.
     model
@@ -178,8 +160,8 @@ def write_card(
         per type and scores of the held-out cells.
     labelled
         Further labelled data to score, by name.
-    metadata
-        What scvi-tools wants to know.
+    checksums
+        SHA-256 of every file, by name.
     address
         Where the model can be pulled from.
 
@@ -188,38 +170,60 @@ def write_card(
     ValueError
         If the attached reference is not the one that the model was trained on.
     """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     taxonomy, own = getattr(model, "taxonomy", None), model.adata
-    n_cells, scored = None, []
+    n_cells, scored = None, {}
     if taxonomy is not None and own is not None:
         held_out = model.validation_indices_
         if held_out is not None and len(held_out):
-            scored.append((HELD_OUT, model.evaluate(), own[held_out]))
+            scored[_HELD_OUT] = (model.evaluate(), _reliability(model, own[held_out]))
         n_cells = np.bincount(model.label_nodes(own), minlength=taxonomy.n_nodes)
-    if taxonomy is not None:
-        scored += [(name, model.evaluate(adata), adata) for name, adata in labelled.items()]
-    if scored:
-        _draw_reliability(model, scored[0][2], folder / RELIABILITY_FILE)
-    layout = getattr(model, "layout", None)
+    for name, adata in labelled.items() if taxonomy is not None else ():
+        scored[name] = (model.evaluate(adata), _reliability(model, adata))
     license = card.license.strip().lower()
-    text = _template().render(
+    environment = Environment(  # Markdown: all that is not ours passes one of these filters
+        loader=PackageLoader("hdeepinsight.hub", ""),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(
+        cell=as_cell, fenced=as_fenced, line=_line, markdown=as_markdown, number=_number
+    )
+    environment.filters["quoted"] = lambda text: json.dumps(_line(text), ensure_ascii=False)
+    environment.tests["ensembl"] = _ENSEMBL.fullmatch
+    return environment.get_template("card.md.j2").render(
         card=card,
         model=model,
         taxonomy=taxonomy,
-        recipe=getattr(model, "recipe", None) or {},
-        genes=[] if layout is None else list(map(str, layout.genes)),
-        shares=_share_of_top(model),
         n_cells=n_cells,
         scored=scored,
-        metadata=metadata,
-        has_proteins=bool(getattr(model, "proteins", None)),
+        shares=_share_of_top(model),
         license=license if _KNOWN_LICENSES.fullmatch(license) else "other",
-        checksums=write_checksums(folder),
+        checksums=checksums,
         address=address,
-        reliability_file=RELIABILITY_FILE,
         unsaid="Not stated by the publisher.",
         tag=TAG,
+        version=version,
     )
-    (folder / CARD_FILE).write_text(text, encoding="utf-8")
+
+
+def _reliability(model: Any, adata: AnnData) -> list[tuple[int, float, float]]:
+    """Cells, mean confidence and share of right types, in bins of about equally many cells."""
+    annotation, nodes = model.annotate(adata), model.label_nodes(adata)
+    rows = np.flatnonzero(np.isin(nodes, annotation.taxonomy.leaves))
+    leaf = annotation.leaf_nodes[rows]
+    confidence = np.clip(annotation.node_probabilities[rows, leaf], 0.0, 1.0)
+    order = np.argsort(confidence, kind="stable")
+    bins = np.array_split(order, min(_MOST_BINS, len(order)) or 1)
+    right = leaf == nodes[rows]
+    return [
+        (len(cells), float(confidence[cells].mean()), float(right[cells].mean()))
+        for cells in bins
+        if len(cells)
+    ]
 
 
 def _share_of_top(model: Any) -> dict[int, float]:
@@ -232,52 +236,10 @@ def _share_of_top(model: Any) -> dict[int, float]:
     return {n: float(shares[:n].sum()) / total for n in _NUMBERS_OF_GENES if n < len(shares)}
 
 
-def _draw_reliability(model: Any, adata: AnnData, path: Path) -> None:
-    """Write the reliability diagram of the types of one dataset as PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    from hdeepinsight.pl import reliability
-
-    annotation, nodes = model.annotate(adata), model.label_nodes(adata)
-    rows = np.flatnonzero(np.isin(nodes, annotation.taxonomy.leaves))
-    leaf = annotation.leaf_nodes[rows]
-    confidence = np.clip(annotation.node_probabilities[rows, leaf], 0.0, 1.0)
-    figure = Figure(figsize=(4.4, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    reliability(confidence, leaf == nodes[rows], ax=figure.subplots())
-    figure.savefig(path, dpi=120, metadata={"Software": None})
-
-
-def _template() -> Template:
-    """Return the text of a card, in which all that is not ours passes a filter."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(  # Markdown, so that HTML is escaped by our own filters
-        loader=PackageLoader("hdeepinsight.hub", ""),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {
-        "cell": as_cell,
-        "fenced": as_fenced,
-        "line": _line,
-        "markdown": as_markdown,
-        "number": _number,
-        "quoted": lambda text: json.dumps(_line(text), ensure_ascii=False),  # JSON is YAML
-    }
-    environment.tests["ensembl"] = lambda gene: _ENSEMBL.fullmatch(gene) is not None
-    return environment.get_template("card.md.j2")
-
-
 def _number(value: Any) -> str:
-    if value is None or pd.isna(value):
+    if value is None or value != value:
         return "–"
-    if isinstance(value, float):
-        return f"{value:.3f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:.3f}" if isinstance(value, float) else f"{value:,}"
 
 
 def _line(text: object) -> str:

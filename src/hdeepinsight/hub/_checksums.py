@@ -106,8 +106,8 @@ def parse_checksums(checksums: bytes, *, source: object) -> dict[str, str]:
         inside = any(other.startswith(f"{name}/") for other in taken)
         if not match or not is_safe_name(name) or {name, *folders} & taken or inside:
             raise ChecksumError(
-                f"{CHECKSUMS_FILE} of {source} holds the line {line[:80]!r}, which is not a SHA-256 "
-                f"and a plain file name that no other line has as a file or folder. {_WHAT_TO_DO}"
+                f"{CHECKSUMS_FILE} of {source} holds the line {line[:80]!r}: not a SHA-256 and a "
+                f"plain file name that no other line has as a file or folder. {_WHAT_TO_DO}"
             )
         listed[match["name"]] = match["sha256"]
         taken.add(name)

@@ -18,8 +18,9 @@ from hdeepinsight._errors import check_integer, invalid
 from hdeepinsight._io import sha256
 from hdeepinsight._keys import REFERENCE_BUNDLE_KEY
 from hdeepinsight.data import check_file
-from hdeepinsight.hub._address import CHECKSUMS_FILE, Address
-from hdeepinsight.hub._card import ModelCard, write_card
+from hdeepinsight.hub._address import CARD_FILE, CHECKSUMS_FILE, Address
+from hdeepinsight.hub._card import ModelCard, card_text
+from hdeepinsight.hub._checksums import write_checksums
 from hdeepinsight.hub._errors import HubError
 from hdeepinsight.hub._places import Token, check_target, put_in_bucket, put_in_folder, put_on_hub
 
@@ -167,7 +168,8 @@ def publish(
         (folder / "_scvi_required_metadata.json").write_text(json.dumps(metadata, indent=4))
         # The path of a folder on this machine means nothing to others.
         shown = f"./{address.path.name}" if address.kind == "folder" else str(address)
-        write_card(folder, card, model, scored_on or {}, metadata, address=shown)
+        text = card_text(card, model, scored_on or {}, write_checksums(folder), shown)
+        (folder / CARD_FILE).write_text(text, encoding="utf-8")
         digest = f"sha256:{sha256(folder / CHECKSUMS_FILE)}"
         found = digest
         if address.kind == "hub":
@@ -294,10 +296,10 @@ def read_features(path: Path) -> AnnData:
             raise ValueError("it is of a later release: update hdeepinsight")
         if not np.isfinite(features.obsm[_LATENT]).all() or features.obs["node"].max() >= n_nodes:
             raise ValueError("features that are not finite, or nodes of another tree")
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 what the libraries raise about odd files is open
         said = " ".join(str(error).split())[:200]
         raise HubError(
-            f"{path} does not hold features of a reference ({type(error).__name__}: {said}). Pull the model again; "
-            "if it stays so, tell whoever published it."
+            f"{path} does not hold features of a reference ({type(error).__name__}: {said}). Pull "
+            "the model again; if it stays so, tell whoever published it."
         ) from None
     return features

@@ -356,8 +356,8 @@ def fetch_files(place: HubPlace | BucketPlace, target: Path, max_bytes: int, ver
             if listed[name] and sha256(path) != listed[name]:
                 path.unlink()
                 raise ChecksumError(
-                    f"{name} of {place.address} arrived with another checksum than it was published "
-                    "with, so it was thrown away. Pull the model again; if it happens again, the "
+                    f"{name} of {place.address} arrived with another checksum than the published "
+                    "one, so it was thrown away. Pull the model again; if it happens again, the "
                     "place or something on the way changes files."
                 )
         shutil.rmtree(folder / ".cache", ignore_errors=True)  # notes of the client
