@@ -59,7 +59,7 @@ def test_what_is_no_address(text):
 
 
 def test_a_folder_that_was_never_published_says_so(shared_model, home):
-    with pytest.raises(HubError, match="is no folder"):
+    with pytest.raises(HubError, match="is not a folder"):
         hdi.hub.pull(home / "nowhere")
     shared_model.save(home / "saved")
     with pytest.raises(HubError, match=r"load_model\(\) reads what"):

@@ -77,18 +77,9 @@ class Address:
             "Write a folder here as './folder', or pass a pathlib.Path."
         )
 
-    def within(self, *parts: str) -> Address:
-        """Return the address of something inside a bucket or folder."""
-        return Address(self.kind, "/".join((self.place.rstrip("/"), *parts)))
-
-    @property
-    def path(self) -> Path:
-        """The folder, if it is one."""
-        return Path(self.place)
-
     def __str__(self) -> str:
         if self.kind == "folder":
-            return self.path.as_uri()
+            return Path(self.place).as_uri()
         return f"s3://{self.place}" if self.kind == "s3" else self.place
 
 

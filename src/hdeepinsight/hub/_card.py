@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,9 +16,6 @@ from hdeepinsight._errors import invalid
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-#: What hubs are searched for.
-TAG: Final = "hdeepinsight"
 
 _HELD_OUT = "held-out cells of the reference"
 _LISTS = ("tissues", "technologies", "datasets")
@@ -204,8 +201,6 @@ def card_text(
         license=license if _KNOWN_LICENSES.fullmatch(license) else "other",
         checksums=checksums,
         address=address,
-        unsaid="Not stated by the publisher.",
-        tag=TAG,
         version=version,
     )
 

@@ -12,30 +12,18 @@ from urllib.parse import unquote
 import pandas as pd
 
 from hdeepinsight._errors import check_choice, need_extra
-from hdeepinsight._io import sha256
-from hdeepinsight.hub._address import (
-    CARD_FILE,
-    CHECKSUMS_FILE,
-    bundled_folders,
-    cache_folder,
-    is_offline,
-)
-from hdeepinsight.hub._card import TAG
+from hdeepinsight.hub._address import CARD_FILE, bundled_folders, cache_folder, is_offline
 from hdeepinsight.hub._checksums import read_text_file
-from hdeepinsight.hub._errors import HubError, explained
+from hdeepinsight.hub._errors import HubError, OfflineError, explained
 from hdeepinsight.hub._places import Token, hub_api, resolve_mirror
-from hdeepinsight.hub._pull import newest, revision_folder
+from hdeepinsight.hub._pull import SharedModel, newest, revision_folder
 
 Where = Literal["all", "bundled", "here", "hub"]
 
-#: Columns of the table, and the tags of a card that they show.
-_SHOWN: Final = {
-    "organism": "organism",
-    "tissues": "tissue",
-    "n_types": "n_types",
-    "n_genes": "n_genes",
-}
+#: Tags of a card that are columns of the table.
+_SHOWN: Final = ("organism", "tissue", "n_types", "n_genes")
 _MOST_MODELS: Final = 1000
+_TAG_OF_OURS: Final = "hdeepinsight"
 _MOST_LINES: Final = 1000
 _SECONDS_TO_ANSWER: Final = 5.0
 #: A tag in the header of a card, which is read line by line: parsing YAML takes what a few bytes
@@ -88,8 +76,8 @@ def list_models(
     rows: list[dict[str, str]] = []
     if where in ("all", "bundled"):
         for name, folder in bundled_folders().items():
-            digest = sha256(read_text_file(folder / CHECKSUMS_FILE))
-            rows.append(_row(name, "bundled", f"sha256:{digest}", read_tags(folder)))
+            digest = SharedModel(name, "", folder).digest
+            rows.append(_row(name, "bundled", digest, read_tags(folder)))
     if where in ("all", "here"):
         for cache in sorted((cache_folder() / "models").glob("*")):
             if revision := newest(cache):
@@ -103,17 +91,16 @@ def list_models(
                 raise
             warnings.warn(f"Only models that are here are listed. {error}", stacklevel=2)
     named = [row for row in rows if search is None or search.lower() in row["model"].lower()]
-    return pd.DataFrame(named, columns=["model", "where", "revision", *_SHOWN])
+    table = pd.DataFrame(named, columns=["model", "where", "revision", *_SHOWN])
+    return table.rename(columns={"tissue": "tissues"})
 
 
 def _on_hub(search: str | None, token: Token, *, wait: bool) -> Iterator[dict[str, str]]:
     """Find models on the hub, or in the folder that stands in for it."""
     if is_offline():
-        msg = (
-            "Could not list the models of the hub: HF_HUB_OFFLINE is set. Unset it, or use "
-            "where='here' for those that were fetched before."
+        raise OfflineError(
+            "HF_HUB_OFFLINE is set. Unset it, or list what was fetched: where='here'."
         )
-        raise HubError(msg)
     endpoint, token, instead = resolve_mirror(token)
     if instead is None:
         client = need_extra("huggingface_hub.utils", "hub", "Listing the models of a hub")
@@ -121,12 +108,13 @@ def _on_hub(search: str | None, token: Token, *, wait: bool) -> Iterator[dict[st
         with explained("list the models", endpoint, token):
             if not wait:  # the client itself tries for half a minute before it gives up
                 client.get_session().head(endpoint, timeout=_SECONDS_TO_ANSWER)
-            for info in api.list_models(filter=TAG, search=search, limit=_MOST_MODELS, full=True):
+            for info in api.list_models(
+                filter=_TAG_OF_OURS, search=search, limit=_MOST_MODELS, full=True
+            ):
                 yield _row(info.id, "hub", info.sha or "", info.tags or ())
     elif instead.kind == "folder":  # the models of a bucket have to be known by name
-        for card in sorted(instead.path.glob(f"*/*/{CARD_FILE}")):
-            name = card.parent.relative_to(instead.path).as_posix()
-            yield _row(name, "hub", "", read_tags(card.parent))
+        for card in sorted(Path(instead.place).glob(f"*/*/{CARD_FILE}")):
+            yield _row("/".join(card.parts[-3:-1]), "hub", "", read_tags(card.parent))
 
 
 def read_tags(folder: Path) -> list[str]:
@@ -141,6 +129,6 @@ def read_tags(folder: Path) -> list[str]:
 
 
 def _row(model: str, where: str, revision: str, tags: Iterable[str]) -> dict[str, str]:
-    said = [tag.partition(":")[::2] for tag in tags]
-    shown = {name: ", ".join(v for key, v in said if key == tag) for name, tag in _SHOWN.items()}
+    said = [tag.partition(":") for tag in tags]
+    shown = {key: ", ".join(value for tag, _, value in said if tag == key) for key in _SHOWN}
     return {"model": model, "where": where, "revision": revision, **shown}

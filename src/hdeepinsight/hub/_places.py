@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from contextlib import AbstractContextManager
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,10 +50,7 @@ def bucket_files() -> Any:
     s3fs = need_extra("s3fs", "hub", "An S3 bucket")
     session = need_extra("botocore.session", "hub", "An S3 bucket").Session()
     return s3fs.S3FileSystem(
-        anon=session.get_credentials() is None,
-        config_kwargs={"connect_timeout": 10, "read_timeout": 30, "retries": {"max_attempts": 3}},
-        skip_instance_cache=True,
-        use_listings_cache=False,
+        anon=session.get_credentials() is None, skip_instance_cache=True, use_listings_cache=False
     )
 
 
@@ -60,14 +58,14 @@ class HubPlace:
     """A repository of a Hugging Face hub at one commit. Methods raise `HubError` on failure."""
 
     def __init__(self, address: Address, revision: str | None, endpoint: str, token: Token) -> None:
-        self.address, self._server = address, (endpoint, token)
-        self._api = hub_api(endpoint, token)
+        self.address, self._api = address, hub_api(endpoint, token)
+        self._explained = partial(explained, server=endpoint, token=token)
         named = None if pinned_digest(revision) else revision
         self.revision, self._sizes = retry(lambda: self._ask(named))
 
     def _ask(self, revision: str | None) -> tuple[str, dict[str, int]]:
         """Return the commit of a revision, and the bytes of its files."""
-        with self._explained(f"fetch {self.address}", revision):
+        with self._explained(f"fetch {self.address}", revision=revision):
             info = self._api.model_info(self.address.place, revision=revision, files_metadata=True)
             sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
             if not isinstance(info.sha, str) or not _COMMIT.fullmatch(info.sha):
@@ -98,27 +96,20 @@ class HubPlace:
 
         retry(download)
 
-    def _explained(self, action: str, revision: str | None = None) -> AbstractContextManager[None]:
-        return explained(action, *self._server, revision)
-
 
 def _guard(file: str, size: int) -> Any:
     """Make what the client takes for a progress bar, and what stops a body without an end."""
 
-    class Guard:
+    class Guard(ExitStack):
+        n = 0
+
         def __init__(self, *_: object, **__: object) -> None:
-            self.n = 0
+            super().__init__()
 
         def update(self, n: float | None = 1) -> None:
             self.n += int(n or 0)
             if self.n > 2 * size + _BLOCK:  # the client itself compares the sizes in the end
                 raise HubError(f"{file} is longer than the {size:,} bytes that were announced.")
-
-        def __enter__(self) -> Guard:
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            pass
 
         def __getattr__(self, _: str) -> Any:  # what else a bar can be told
             return lambda *_, **__: None
@@ -129,7 +120,7 @@ def _guard(file: str, size: int) -> Any:
 class BucketPlace:
     """A model in an S3 bucket, or in a store that speaks like one (``AWS_ENDPOINT_URL_S3``)."""
 
-    def __init__(self, address: Address, revision: str | None) -> None:
+    def __init__(self, address: Address, revision: str | None, *_: object) -> None:
         self.address, self._files, inside = address, bucket_files(), ""
         if revision and not pinned_digest(revision):
             self._root, inside = f"{address.place}/{revision}", revision
@@ -164,12 +155,9 @@ def check_target(address: Address, *, overwrite: bool) -> None:
     """
     if address.kind != "folder":
         if is_offline():
-            raise OfflineError(
-                f"Could not publish to {address}: HF_HUB_OFFLINE is set. Unset it, or publish to a "
-                "folder."
-            )
+            raise OfflineError(f"Could not publish to {address}: HF_HUB_OFFLINE is set. Unset it.")
         return
-    target = address.path
+    target = Path(address.place)
     above = next(place for place in (target, *target.parents) if place.exists())
     # What is replaced is moved away first, which is for the folder that it lies in to allow.
     written = target.parent if above == target else above
@@ -177,22 +165,19 @@ def check_target(address: Address, *, overwrite: bool) -> None:
         why = f"{above} is a file"
     elif not os.access(written, os.W_OK | os.X_OK):
         why = f"{written} may not be changed"
-    elif above != target or not any(target.iterdir()):
+    elif (target / CHECKSUMS_FILE).is_file():
+        if not overwrite:
+            raise _exists(target)
         return
-    elif not (target / CHECKSUMS_FILE).is_file():
+    elif above == target and any(target.iterdir()):
         why = "it holds something that was not published by hdi.hub"
-    elif overwrite:
-        return
     else:
-        raise _exists(target)
+        return
     raise HubError(f"Nothing can be published at {target}: {why}. Choose another folder.")
 
 
 def _exists(place: object) -> HubError:
-    return HubError(
-        f"A model is published at {place} already. Pass overwrite=True to replace it, or choose "
-        "another place."
-    )
+    return HubError(f"A model is published at {place} already. Pass overwrite=True to replace it.")
 
 
 def put_on_hub(

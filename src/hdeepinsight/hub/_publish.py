@@ -81,8 +81,8 @@ def publish(
     Parameters
     ----------
     model
-        Trained model of any class of this package, adapted or not. With its reference attached, the card shows cells per type and scores of
-        the held-out cells.
+        Trained model of any class of this package, adapted or not. With its reference attached,
+        the card shows cells per type and scores of the held-out cells.
     repo_or_dir
         ``"owner/name"`` on a Hugging Face hub, ``"s3://bucket/path"``, ``"file:///folder"`` or a
         folder.
@@ -141,16 +141,14 @@ def publish(
     """
     address, card = Address.parse(repo_or_dir), ModelCard.of(card)
     if not model.is_trained_:
-        raise ValueError(
-            "The model is not trained, so it would label at random. Train it before sharing it."
-        )
+        raise ValueError("The model is not trained: it would label at random. Train it first.")
     if revision is not None and address.kind != "hub":
-        hint = f"{address} has no branches: publish to a folder inside instead, such as .../v1."
-        raise invalid("revision", revision, "omitted where the place is not a hub", hint)
+        hint = f"{address} has no branches: publish to a folder inside it, such as .../v1."
+        raise invalid("revision", revision, "omitted", hint)
     if scored_on is not None and not isinstance(scored_on, Mapping):
         raise TypeError(
-            f"scored_on must be a mapping, got a {type(scored_on).__name__}. Pass labelled data by "
-            "the name that the card is to call it: scored_on={'donor 9': adata}."
+            "scored_on must be labelled data by the name that the card is to call it, got a "
+            f"{type(scored_on).__name__}. Pass scored_on={{'donor 9': adata}}."
         )
     check_target(address, overwrite=overwrite)
     with tempfile.TemporaryDirectory(prefix="hdeepinsight-") as name:
@@ -167,7 +165,7 @@ def publish(
         }
         (folder / "_scvi_required_metadata.json").write_text(json.dumps(metadata, indent=4))
         # The path of a folder on this machine means nothing to others.
-        shown = f"./{address.path.name}" if address.kind == "folder" else str(address)
+        shown = f"./{Path(address.place).name}" if address.kind == "folder" else str(address)
         text = card_text(card, model, scored_on or {}, write_checksums(folder), shown)
         (folder / CARD_FILE).write_text(text, encoding="utf-8")
         digest = f"sha256:{sha256(folder / CHECKSUMS_FILE)}"
@@ -177,7 +175,7 @@ def publish(
         elif address.kind == "s3":
             put_in_bucket(folder, address, overwrite)
         else:
-            put_in_folder(folder, address.path)
+            put_in_folder(folder, Path(address.place))
     return Published(str(address), found, digest)
 
 
@@ -189,13 +187,8 @@ def _features(model: Any, reference: Any) -> AnnData:
         return reference_features(model, max_cells_per_type=n_cells)
     about = getattr(reference, "uns", {}).get(REFERENCE_BUNDLE_KEY, {})
     if about.get("taxonomy") != model.taxonomy.to_json():
-        hint = "Features of another model have other nodes."
-        raise invalid(
-            "reference",
-            type(reference).__name__,
-            "'features', 'none' or what reference_features(model, adata) returned",
-            hint,
-        )
+        valid = "'features', 'none' or what reference_features(model, adata) returned"
+        raise invalid("reference", type(reference).__name__, valid)
     return reference
 
 
@@ -219,7 +212,7 @@ def reference_features(
     -------
     AnnData without ``X``: ``obs["label"]``, the path of every cell's label such as ``"T > CD4 T"``,
     and ``obs["node"]``, its node in the model's taxonomy; ``obsm["X_hdi_latent"]``, features of the
-    network, shape ``(n_cells, n_latent)``, float16; in ``uns["hdi_reference_bundle"]`` the
+    network, shape ``(n_cells, n_latent)``, float16; in ``uns["hdeepinsight_reference"]`` the
     ``taxonomy`` as JSON and ``n_reference``, the cells of the whole reference labelled exactly at
     each node, shape ``(n_nodes,)``.
 
@@ -253,28 +246,28 @@ def reference_features(
     adata = model.adata if adata is None else adata
     taxonomy = getattr(model, "taxonomy", None)
     n_nodes = 0 if taxonomy is None else taxonomy.n_nodes
-    nodes, latent = np.zeros(0, dtype=np.int64), np.zeros((0, 0), dtype=np.float16)
+    nodes, latent = np.zeros(0, dtype=np.int64), np.zeros((0, 0))
     counts = np.zeros(n_nodes, dtype=np.int64)
     if max_cells_per_type:
         if adata is None:
             raise ValueError("The model has no reference to take features from. Pass one as adata.")
-        nodes, rng = model.label_nodes(adata), np.random.default_rng(seed)
+        nodes = model.label_nodes(adata)
         counts = np.bincount(nodes, minlength=n_nodes)
-        labelled = (np.flatnonzero(nodes == node) for node in np.unique(nodes[nodes > 0]))
-        chosen = [rng.permutation(rows)[:max_cells_per_type] for rows in labelled]
-        rows = np.sort(np.concatenate([np.zeros(0, dtype=np.int64), *chosen]))
-        nodes = nodes[rows]
-        latent = model.get_latent_representation(adata[rows]).astype(np.float16)
-    obs = pd.DataFrame(
-        {"node": nodes, "label": pd.Categorical([taxonomy.path_name(int(node)) for node in nodes])}
-    )
-    obs.index = [f"reference_{i}" for i in range(len(nodes))]
+        order = np.random.default_rng(seed).permutation(np.flatnonzero(nodes))
+        rank = pd.Series(order).groupby(nodes[order]).cumcount().to_numpy()
+        rows = np.sort(order[rank < max_cells_per_type])
+        nodes, latent = nodes[rows], model.get_latent_representation(adata[rows])
+    labels = pd.Categorical([taxonomy.path_name(int(node)) for node in nodes])
+    names = [f"reference_{i}" for i in range(len(nodes))]
+    obs = pd.DataFrame({"node": nodes, "label": labels}, index=names)
     about = {
         "schema_version": _SCHEMA_VERSION,
         "taxonomy": "" if taxonomy is None else taxonomy.to_json(),
         "n_reference": counts,
     }
-    return AnnData(obs=obs, obsm={_LATENT: latent}, uns={REFERENCE_BUNDLE_KEY: about})
+    return AnnData(
+        obs=obs, obsm={_LATENT: latent.astype(np.float16)}, uns={REFERENCE_BUNDLE_KEY: about}
+    )
 
 
 def read_features(path: Path) -> AnnData:

@@ -16,7 +16,7 @@ from hdeepinsight._io import atomic_write, sha256
 from hdeepinsight.hub import _address, _checksums
 from hdeepinsight.hub._address import CARD_FILE, CHECKSUMS_FILE, Address
 from hdeepinsight.hub._checksums import parse_checksums, read_text_file
-from hdeepinsight.hub._errors import ChecksumError, HubError, OfflineError, Transient
+from hdeepinsight.hub._errors import ChecksumError, HubError, OfflineError
 from hdeepinsight.hub._places import BucketPlace, HubPlace, Token, resolve_mirror
 from hdeepinsight.hub._publish import REFERENCE_FILE, read_features
 
@@ -217,7 +217,11 @@ def download(
     endpoint = ""
     if address.kind == "hub":
         endpoint, token, instead = resolve_mirror(token)
-        place = address if instead is None else instead.within(address.place)
+        place = (
+            address
+            if instead is None
+            else Address(instead.kind, f"{instead.place}/{address.place}")
+        )
     if place.kind == "folder":
         return _open_folder(place, revision, max_bytes)
     cache = cache_of(address)
@@ -226,20 +230,16 @@ def download(
     is_pinned = len(pin) >= 40 and all(sign in "0123456789abcdef" for sign in pin)
     if known is None and _address.is_offline():
         raise OfflineError(
-            f"Could not fetch {address}: HF_HUB_OFFLINE is set and the model has not been fetched "
-            "before. Pull it once with a connection, or point HDEEPINSIGHT_MIRROR at a folder that "
-            "has it."
+            f"Could not fetch {address}: HF_HUB_OFFLINE is set and it was not fetched before. Pull "
+            "it once with a connection, or point HDEEPINSIGHT_MIRROR at a folder that has it."
         )
     if known is None or not (is_pinned or _address.is_offline()):
+        kind = BucketPlace if place.kind == "s3" else HubPlace
         try:
-            there = (
-                BucketPlace(place, revision)
-                if place.kind == "s3"
-                else HubPlace(place, revision, endpoint, token)
-            )
-        except Transient as error:
+            there = kind(place, revision, endpoint, token)
+        except HubError as error:
             here = f" {known} is here: HF_HUB_OFFLINE=1 uses it." if known else ""
-            raise HubError(f"{error}{here}") from None
+            raise type(error)(f"{error}{here}") from None
         known = there.revision
         fetch_files(there, revision_folder(cache, known), max_bytes, verify)
         _remember(cache, revision, known)
@@ -259,20 +259,18 @@ def download(
 
 def _open_folder(place: Address, revision: str | None, max_bytes: int) -> SharedModel:
     """Use a published folder where it is."""
-    folder = place.path
+    folder = Path(place.place)
     if revision and not _checksums.pinned_digest(revision) and (folder / revision).is_dir():
         folder = folder / revision
     if not (folder / CHECKSUMS_FILE).exists():
+        why = f"holds no {CHECKSUMS_FILE}" if folder.is_dir() else "is not a folder"
         raise HubError(
-            f"No published model was found: {folder} {'holds' if folder.is_dir() else 'is'} no "
-            f"{CHECKSUMS_FILE if folder.is_dir() else 'folder'}. Pass a folder written by "
-            "hdi.hub.publish; hdi.hub.load_model() reads what model.save() wrote."
+            f"No published model was found: {folder} {why}. Pass a folder that hdi.hub.publish "
+            "wrote; hdi.hub.load_model() reads what model.save() wrote."
         )
-    listed = read_text_file(folder / CHECKSUMS_FILE)
+    listed = SharedModel(str(place), "", folder)._verify(max_bytes)
     found = _checksums.check_revision(listed, revision, place, folder.name)
-    shared = SharedModel(str(place), found, folder)
-    shared._verify(max_bytes)
-    return shared
+    return SharedModel(str(place), found, folder)
 
 
 def cache_of(address: Address) -> Path:
@@ -351,14 +349,15 @@ def fetch_files(place: HubPlace | BucketPlace, target: Path, max_bytes: int, ver
         _check_total(sum(size or 0 for size in sizes.values()), max_bytes, place.address)
         for name in (name for name in listed if sizes[name] is not None):
             path = folder / name
+            path.parent.mkdir(exist_ok=True, parents=True)
             if not path.is_file() or sha256(path) != listed[name]:
+                path.unlink(missing_ok=True)
                 place.fetch(name, folder)
             if listed[name] and sha256(path) != listed[name]:
                 path.unlink()
                 raise ChecksumError(
                     f"{name} of {place.address} arrived with another checksum than the published "
-                    "one, so it was thrown away. Pull the model again; if it happens again, the "
-                    "place or something on the way changes files."
+                    "one. Pull the model again; if it stays so, something on the way changes files."
                 )
         shutil.rmtree(folder / ".cache", ignore_errors=True)  # notes of the client
         folder.replace(target)
@@ -406,15 +405,13 @@ def resolve_model(model: str | os.PathLike[str]) -> Path:
     # Empty text, as of a shell variable that is not set, would mean the working directory.
     if is_path or (text and folder.is_dir()):
         return folder
-    bundled = _address.bundled_folders()
+    names = _address.bundled_folders()
     try:
-        is_on_hub = text not in bundled and Address.parse(text).kind == "hub"
-    except ValueError:
+        is_on_hub = text not in names and Address.parse(text).kind == "hub"
+    except ValueError as error:
+        known = f"{', '.join(map(repr, names))}; `hdeepinsight models` lists all"
         raise ValueError(
-            f"{text!r} is neither a folder nor the name or address of a model. Pass the folder of "
-            f"a saved model, {', '.join(map(repr, bundled))}, 'owner/name' on the hub, "
-            "'s3://bucket/path' or 'file:///folder'. Check the path; `hdeepinsight models` lists "
-            "the models that have a name."
+            f"{text!r} is neither a folder nor the name of a model ({known}), and {error}"
         ) from None
     try:
         return download(text).folder
