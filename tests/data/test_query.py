@@ -1,5 +1,6 @@
 """A query is opened, scanned and aligned once, and read in one pass by whoever needs it."""
 
+import pickle
 import warnings
 from pathlib import Path
 
@@ -70,6 +71,17 @@ def test_one_pass_serves_two_readers(small, storage, store_as):
     assert all(part.dtype == np.float32 and part.has_canonical_format for part in kept)
     np.testing.assert_array_equal(sparse.vstack(kept).toarray(), small.X.toarray())
     np.testing.assert_array_equal(sparse.vstack(chunks).toarray(), expected(small))
+
+
+@pytest.mark.filterwarnings("ignore:Writing zarr v2")
+@pytest.mark.parametrize("kind", ["memory", "h5ad", "zarr"])
+def test_what_is_open_can_be_pickled(small, tmp_path: Path, kind: str):
+    path = tmp_path / f"cells.{kind}"
+    data = small if kind == "memory" else path
+    if kind != "memory":
+        getattr(small, f"write_{kind}")(path)
+    opened = open_query(data, GENES)
+    np.testing.assert_array_equal(read(pickle.loads(pickle.dumps(opened))), read(opened))
 
 
 def test_counts_that_are_recovered_are_kept_as_counts(small, normalise):

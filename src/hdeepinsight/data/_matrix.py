@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -156,7 +157,7 @@ def wrap(matrix: Any, opener: Callable[[], AbstractContextManager[Any]] | None =
             "Pass matrix.filled(0) if they mean zero, or leave these cells or genes out.",
         )
     return RowMatrix(
-        opener=opener or (lambda: nullcontext(matrix)),
+        opener=opener or partial(nullcontext, matrix),
         shape=(int(matrix.shape[0]), int(matrix.shape[1])),
         dtype=np.dtype(matrix.dtype),
         storage=_storage(matrix),

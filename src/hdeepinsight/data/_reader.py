@@ -253,14 +253,16 @@ def _table(root: Any, at: str) -> pd.DataFrame:
 
 
 def _lazy(path: Path, group: Opener, at: str) -> RowMatrix:
-    @contextmanager
-    def opener() -> Iterator[Any]:
-        with group() as root, _in_words(path):
-            found = root[at]
-            yield found if hasattr(found, "shape") else ad.io.sparse_dataset(found)
-
+    opener = partial(_matrix_at, path, group, at)
     with opener() as matrix:
         return wrap(matrix, opener)
+
+
+@contextmanager
+def _matrix_at(path: Path, group: Opener, at: str) -> Iterator[Any]:
+    with group() as root, _in_words(path):
+        found = root[at]
+        yield found if hasattr(found, "shape") else ad.io.sparse_dataset(found)
 
 
 @contextmanager
@@ -304,7 +306,7 @@ def group_opener(path: Path) -> Opener:
     opener, check = (_open_zarr, _check_zarr) if is_zarr else (_open_h5ad, _check_hdf5)
     with _in_words(path, "cannot be opened"), opener(path) as root:
         check(root, path)
-    return lambda: opener(path)
+    return partial(opener, path)
 
 
 @contextmanager

@@ -73,7 +73,7 @@ class SharedModel:
         Parameters
         ----------
         **options
-            ``accelerator`` and ``device``, as in :meth:`~hdeepinsight.models.SCHDeepInsight.load`.
+            ``accelerator`` and ``device``, as in :func:`hdeepinsight.models.load_model`.
 
         Raises
         ------
@@ -86,7 +86,7 @@ class SharedModel:
         >>> hdi.hub.download("pbmc").load().taxonomy.n_leaves
         8
         """
-        return models.SCHDeepInsight.load(self.folder, adata=False, **options)
+        return models.load_model(self.folder, **options)
 
     def reference(self) -> AnnData:
         """Return features and labels of the reference that were published with the model.
@@ -135,7 +135,7 @@ def pull(
     repo, revision, token, max_bytes, verify
         As in :func:`download`.
     **options
-        ``accelerator`` and ``device``, as in :meth:`~hdeepinsight.models.SCHDeepInsight.load`.
+        ``accelerator`` and ``device``, as in :func:`hdeepinsight.models.load_model`.
 
     Returns
     -------
@@ -430,7 +430,7 @@ def load_model(model: Any, **options: Any) -> Any:
     model
         What :func:`resolve_model` takes, or a model.
     **options
-        ``accelerator`` and ``device``, as in :meth:`~hdeepinsight.models.SCHDeepInsight.load`.
+        ``accelerator`` and ``device``, as in :func:`hdeepinsight.models.load_model`.
 
     Returns
     -------
@@ -455,7 +455,7 @@ def load_model(model: Any, **options: Any) -> Any:
     True
     """
     if isinstance(model, str | os.PathLike):
-        return models.SCHDeepInsight.load(resolve_model(model), adata=False, **options)
+        return models.load_model(resolve_model(model), **options)
     if isinstance(model, type) or not hasattr(model, "module"):
         raise TypeError(
             "The model must be a trained model, or the name, folder or address of one, got a "

@@ -19,7 +19,8 @@ from hdeepinsight.models._adapt import (
     draw_cells,
     reference_sums,
 )
-from hdeepinsight.models._model_file import to_plain
+from hdeepinsight.models._base._io import to_plain
+from hdeepinsight.models._base._registry import register
 from hdeepinsight.models.schdeepinsight._model import SCHDeepInsight
 from hdeepinsight.models.schdeepinsight._surgery_labels import known_nodes
 
@@ -50,6 +51,7 @@ class QueryData:
     frozen: tuple[bool, bool]
 
 
+@register
 class AdaptedSCHDeepInsight(SCHDeepInsight):
     """A model of a query, made by :meth:`~hdeepinsight.models.SCHDeepInsight.load_query_data`.
 
