@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Answer = TypeVar("Answer")
 
@@ -93,14 +93,14 @@ def explained(
 
 
 def _explain(
-    error: BaseException, action: str, server: str, token: object, revision: str | None
+    error: BaseException, action: str, server: str, token: str | bool | None, revision: str | None
 ) -> HubError:
     missing = isinstance(error, FileNotFoundError) and not server
     while (
         not hasattr(error, "response") and error.__cause__ is not None
     ):  # both libraries wrap what really happened
         error = error.__cause__
-    response = getattr(error, "response", None)
+    response: Any = getattr(error, "response", None)
     if isinstance(response, dict):  # S3
         code = str(response.get("Error", {}).get("Code", ""))
         status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))

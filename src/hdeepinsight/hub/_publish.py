@@ -244,7 +244,7 @@ def reference_features(
 
     check_integer("max_cells_per_type", max_cells_per_type, 0)
     adata = model.adata if adata is None else adata
-    taxonomy = getattr(model, "taxonomy", None)
+    taxonomy: Any = getattr(model, "taxonomy", None)
     n_nodes = 0 if taxonomy is None else taxonomy.n_nodes
     nodes, latent = np.zeros(0, dtype=np.int64), np.zeros((0, 0))
     counts = np.zeros(n_nodes, dtype=np.int64)

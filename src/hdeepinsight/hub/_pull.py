@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, unquote
 
-from filelock import FileLock
-
 from hdeepinsight import models
 from hdeepinsight._io import atomic_write, sha256
 from hdeepinsight.hub import _address, _checksums
@@ -319,6 +317,8 @@ def fetch_files(place: HubPlace | BucketPlace, target: Path, max_bytes: int, ver
     HubError
         If the place gives up, or offers more than ``max_bytes``.
     """
+    from filelock import FileLock
+
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):
         if target.is_dir():
