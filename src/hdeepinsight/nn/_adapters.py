@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hdeepinsight._errors import invalid
 from hdeepinsight.nn._norm import FrozenNorm, _SingleCell
 
 
@@ -94,8 +95,7 @@ class NormAdapter(nn.Module):
     def __init__(self, norm: _SingleCell, shrinkage: Tensor, switch: AdapterSwitch) -> None:
         super().__init__()
         if norm.running_mean is None or norm.running_var is None:
-            msg = "The normalisation keeps no running statistics; valid is one that does."
-            raise ValueError(msg)
+            raise invalid("norm", norm, "a normalisation that keeps running statistics")
         self.norm, self.switch = norm, switch
         self.register_buffer("shrinkage", _with_last_row(shrinkage))
         self.register_load_state_dict_pre_hook(_read_trust)  # type: ignore[no-untyped-call]
@@ -107,7 +107,7 @@ class NormAdapter(nn.Module):
         self.shift = nn.Parameter(like.new_zeros(n_rows, norm.num_features))
 
     def forward(self, values: Tensor) -> Tensor:
-        """Normalised values, shape ``(n_cells, n_features, ...)``."""
+        """Normalise values, shape ``(n_cells, n_features, ...)``."""
         batch = self.switch.batch
         if batch is None:
             normalised: Tensor = self.norm(values)
@@ -185,7 +185,7 @@ class HeadAdapter(nn.Module):
         self.register_load_state_dict_pre_hook(_read_trust)  # type: ignore[no-untyped-call]
 
     def forward(self, latent: Tensor, nodes: Tensor | None = None) -> Tensor:
-        """Logits, shape ``(n_cells, n_edges)``, of features ``(n_cells, n_latent)``."""
+        """Return logits, shape ``(n_cells, n_edges)``, of features ``(n_cells, n_latent)``."""
         logits: Tensor = self.head(latent, nodes)
         if self.switch.batch is None:
             return logits
