@@ -1,4 +1,4 @@
-"""``hdeepinsight models``, ``pull`` and ``publish``: share models, and get shared ones."""
+"""``hdeepinsight models``, ``pull``, ``publish``, ``convert``: share models, rewrite them."""
 
 from __future__ import annotations
 
@@ -6,21 +6,16 @@ import json
 import shutil
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
 
+from hdeepinsight._io import atomic_write
 from hdeepinsight.cli._boundary import UsageProblem, running
-from hdeepinsight.cli._console import results, step
-from hdeepinsight.cli._files import read_anndata, written_at_once
+from hdeepinsight.cli._console import frame_table, results, step
+from hdeepinsight.cli._files import read_anndata
 from hdeepinsight.cli._options import Debug, Model, Overwrite
-from hdeepinsight.cli._show import frame_table
-
-if TYPE_CHECKING:
-    from hdeepinsight.models import SCHDeepInsight
-
-__all__ = ["models", "publish", "pull"]
 
 Repository = Annotated[
     str,
@@ -80,15 +75,15 @@ def pull(
     """
     with running(debug=debug):
         if out is not None and out.exists():
-            msg = f"--out {out} exists already. Valid is a new folder. Choose another name."
+            msg = f"--out must be a new folder, got {out}, which exists already. Choose another."
             raise UsageProblem(msg)
         with step(f"Fetching {repository}"):
-            from hdeepinsight.hub import download
+            from hdeepinsight import hub
 
-            shared = download(repository, revision)
+            shared = hub.download(repository, revision)
         folder = shared.folder
         if out is not None:
-            with written_at_once(out) as unfinished:
+            with atomic_write(out) as unfinished:
                 shutil.copytree(folder, unfinished)
             folder = out
         console = results()
@@ -135,8 +130,10 @@ def publish(
         fields = _read_card(card)
         with step("Loading the model"):
             from hdeepinsight import hub
+            from hdeepinsight.models import load_model
 
-            loaded = _load(model, data)
+            reference = False if data is None else read_anndata(data)
+            loaded = load_model(hub.resolve_model(model), reference)
         with step(f"Publishing to {repository}"):
             published = hub.publish(
                 loaded,
@@ -158,18 +155,53 @@ def _read_card(path: Path) -> dict[str, Any]:
         fields = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         msg = (
-            f"--card {path} could not be read as JSON ({error}). Valid is an object with title, "
+            f"--card {path} could not be read as JSON ({error}). It must be an object with title, "
             "license, organism and tissues. Check the file."
         )
         raise UsageProblem(msg) from None
     if not isinstance(fields, dict):
-        msg = f"--card {path} holds a {type(fields).__name__}; valid is a JSON object."
+        msg = f"--card must be a file with a JSON object, got {path}: {type(fields).__name__}."
         raise UsageProblem(msg)
     return fields
 
 
-def _load(model: str, data: Path | None) -> SCHDeepInsight:
-    from hdeepinsight.hub import resolve_model
-    from hdeepinsight.models import SCHDeepInsight
+class Format(StrEnum):
+    """How a model is written; see `hdeepinsight.SCHDeepInsight.save`."""
 
-    return SCHDeepInsight.load(resolve_model(model), None if data is None else read_anndata(data))
+    torch = "torch"
+    safetensors = "safetensors"
+
+
+def convert(
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="Folder of a saved model.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="Folder to write.")],
+    format: Annotated[
+        Format,
+        typer.Option(
+            help="[b]torch[/b]: model.pt, which the scvi hub needs; [b]safetensors[/b]: weights "
+            "that any tool reads, and JSON."
+        ),
+    ] = Format.torch,
+    trust: Annotated[
+        bool,
+        typer.Option(
+            "--trust",
+            help="Unpickle OLD if it is not plain data. This runs any code in it: only for files "
+            "that you made yourself.",
+        ),
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model in NEW.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Write a saved model again, in the present schema.
+
+    [b]hdeepinsight convert my_model my_model_safe --format safetensors[/b]
+    """
+    with running(debug=debug):
+        with step("Converting the model"):
+            from hdeepinsight.models import convert_model
+
+            model = convert_model(old, new, format=format.value, trust=trust, overwrite=overwrite)
+        console = results()
+        console.print(Text(repr(model)))
+        console.print(Text(f"Saved to {new}"))
