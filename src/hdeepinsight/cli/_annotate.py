@@ -8,33 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from hdeepinsight._errors import missing_column
+from hdeepinsight.cli import _options as opt
 from hdeepinsight.cli._boundary import UsageProblem, running
 from hdeepinsight.cli._console import frame_table, results, step
 from hdeepinsight.cli._files import check_output, require_columns, write_annotation
-from hdeepinsight.cli._options import (
-    Adapt,
-    BatchKey,
-    Debug,
-    DecoderOption,
-    FoldCase,
-    Labels,
-    Layer,
-    Levels,
-    Model,
-    Overwrite,
-    PathDecoder,
-    Query,
-    Raw,
-    Reference,
-    Refine,
-    Scale,
-    ScaleOption,
-    Step,
-    Threshold,
-    ToLeaves,
-    label_columns,
-)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -47,8 +24,8 @@ _PAGES = (".html",)
 
 
 def annotate(
-    query: Query,
-    model: Model = "pbmc",
+    query: opt.Query,
+    model: opt.Model = "pbmc",
     out: Annotated[
         Path | None,
         typer.Option(
@@ -59,26 +36,26 @@ def annotate(
             "added, .csv for the labels alone. By default query.annotated.h5ad beside query.h5ad.",
         ),
     ] = None,
-    adapt: Adapt = Step.off,
-    refine: Refine = Step.off,
-    batch_key: BatchKey = None,
-    reference: Reference = None,
-    threshold: Threshold = 0.5,
-    to_leaves: ToLeaves = False,
-    decoder: DecoderOption = PathDecoder.joint,
-    layer: Layer = None,
-    raw: Raw = False,
-    scale: ScaleOption = Scale.auto,
-    fold_case: FoldCase = False,
+    adapt: opt.Adapt = opt.Step.off,
+    refine: opt.Refine = opt.Step.off,
+    batch_key: opt.BatchKey = None,
+    reference: opt.Reference = None,
+    threshold: opt.Threshold = 0.5,
+    to_leaves: opt.ToLeaves = False,
+    decoder: opt.DecoderOption = opt.PathDecoder.joint,
+    layer: opt.Layer = None,
+    raw: opt.Raw = False,
+    scale: opt.ScaleOption = opt.Scale.auto,
+    fold_case: opt.FoldCase = False,
     key_added: Annotated[
         str, typer.Option(metavar="NAME", help="Prefix of the columns that are added.")
     ] = "hdi",
-    overwrite: Overwrite = False,
+    overwrite: opt.Overwrite = False,
     report: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write a page about the result too, .html."),
     ] = None,
-    debug: Debug = False,
+    debug: opt.Debug = False,
 ) -> None:
     """Label every cell of a query, at every level.
 
@@ -150,8 +127,8 @@ def annotate(
 
 
 def report(
-    query: Query,
-    model: Model = "pbmc",
+    query: opt.Query,
+    model: opt.Model = "pbmc",
     out: Annotated[
         Path | None,
         typer.Option(
@@ -172,24 +149,24 @@ def report(
             help="Coordinates in obsm to draw the cells at; X_umap by default, if it is there.",
         ),
     ] = None,
-    labels: Labels = None,
-    levels: Levels = None,
+    labels: opt.Labels = None,
+    levels: opt.Levels = None,
     title: Annotated[
         str | None, typer.Option(help="Heading of the page; the query's name by default.")
     ] = None,
-    adapt: Adapt = Step.off,
-    refine: Refine = Step.off,
-    batch_key: BatchKey = None,
-    reference: Reference = None,
-    threshold: Threshold = 0.5,
-    to_leaves: ToLeaves = False,
-    decoder: DecoderOption = PathDecoder.joint,
-    layer: Layer = None,
-    raw: Raw = False,
-    scale: ScaleOption = Scale.auto,
-    fold_case: FoldCase = False,
-    overwrite: Overwrite = False,
-    debug: Debug = False,
+    adapt: opt.Adapt = opt.Step.off,
+    refine: opt.Refine = opt.Step.off,
+    batch_key: opt.BatchKey = None,
+    reference: opt.Reference = None,
+    threshold: opt.Threshold = 0.5,
+    to_leaves: opt.ToLeaves = False,
+    decoder: opt.DecoderOption = opt.PathDecoder.joint,
+    layer: opt.Layer = None,
+    raw: opt.Raw = False,
+    scale: opt.ScaleOption = opt.Scale.auto,
+    fold_case: opt.FoldCase = False,
+    overwrite: opt.Overwrite = False,
+    debug: opt.Debug = False,
 ) -> None:
     """Annotate a query, and write one page that says what came out and how far to trust it.
 
@@ -201,7 +178,7 @@ def report(
     with running(debug=debug):
         out = out or query.with_suffix(".report.html")
         check_output(out, source=query, overwrite=overwrite, formats=_PAGES)
-        known = label_columns(labels, levels)
+        known = opt.label_columns(labels, levels)
         with step("Loading the model"):
             import hdeepinsight as hdi
             from hdeepinsight import hub
@@ -263,5 +240,8 @@ def _coordinates(query: Path, name: str | None) -> Any | None:
             return read_elem(root["obsm"][wanted])
     if name is None:
         return None
-    hint = "Name one of them with --embedding, or leave it out."
-    raise missing_column(name, held, where=f"obsm of {query}", hint=hint)
+    msg = (
+        f"{query} has no {name!r} in obsm; it has {', '.join(held) or 'nothing'}. Name one of them "
+        "with --embedding, or leave it out."
+    )
+    raise ValueError(msg)

@@ -84,28 +84,18 @@ def _paragraph(error: Exception) -> str:
     )
 
 
+_SAME_NAME: Final = (
+    "backbone batch_key checkpoint early_stopping fold_case key_added layer n_genes overwrite "
+    "reference revision scale threshold validation_size where"
+)
 _OPTIONS: Final = {
-    "backbone": "--backbone",
-    "batch_key": "--batch-key",
-    "checkpoint": "--checkpoint",
-    "early_stopping": "--early-stopping",
-    "fold_case": "--fold-case",
-    "key_added": "--key-added",
+    **{name: f"--{name.replace('_', '-')}" for name in _SAME_NAME.split()},
     "labels_key": "--labels",
     "labels_keys": "--levels",
-    "layer": "--layer",
     "max_epochs": "--epochs",
-    "n_genes": "--n-genes",
-    "overwrite": "--overwrite",
-    "reference": "--reference",
-    "revision": "--revision",
-    "scale": "--scale",
     "split_key": "--split-by",
-    "threshold": "--threshold",
     "unlabeled_category": "--unlabeled",
     "use_raw": "--raw",
-    "validation_size": "--validation-size",
-    "where": "--where",
 }
 #: An argument with its value, as errors advise it, or one whose name is no word of any language.
 _ARGUMENT = re.compile(

@@ -12,25 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from hdeepinsight._io import atomic_write
+from hdeepinsight.cli import _options as opt
 from hdeepinsight.cli._boundary import running
 from hdeepinsight.cli._console import frame_table, results, step
 from hdeepinsight.cli._files import check_output, is_store
-from hdeepinsight.cli._options import (
-    Debug,
-    FoldCase,
-    Labels,
-    Layer,
-    Levels,
-    Model,
-    Overwrite,
-    Query,
-    Raw,
-    Scale,
-    ScaleOption,
-    Threshold,
-    ToLeaves,
-    label_columns,
-)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,21 +28,21 @@ _MOST_VALUES = 6
 
 def evaluate(
     query: Annotated[Path, typer.Argument(help="Labelled query, .h5ad or .zarr.")],
-    model: Model,
-    labels: Labels = None,
-    levels: Levels = None,
+    model: opt.Model,
+    labels: opt.Labels = None,
+    levels: opt.Levels = None,
     unlabeled: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Label that means: not known; the model's by default."),
     ] = None,
-    threshold: Threshold = 0.5,
-    to_leaves: ToLeaves = False,
-    layer: Layer = None,
-    raw: Raw = False,
-    scale: ScaleOption = Scale.auto,
-    fold_case: FoldCase = False,
+    threshold: opt.Threshold = 0.5,
+    to_leaves: opt.ToLeaves = False,
+    layer: opt.Layer = None,
+    raw: opt.Raw = False,
+    scale: opt.ScaleOption = opt.Scale.auto,
+    fold_case: opt.FoldCase = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-    debug: Debug = False,
+    debug: opt.Debug = False,
 ) -> None:
     """Compare a model's labels with known ones, level by level.
 
@@ -66,7 +51,7 @@ def evaluate(
     [b]hdeepinsight evaluate query.h5ad --model my_model --labels cell_type[/b]
     """
     with running(debug=debug):
-        given = label_columns(labels, levels)
+        given = opt.label_columns(labels, levels)
         with step("Loading the model"):
             from hdeepinsight import hub
 
@@ -109,12 +94,12 @@ class TargetChoice(StrEnum):
 
 
 def explain(
-    query: Query,
+    query: opt.Query,
     out: Annotated[
         Path,
         typer.Option("--out", "-o", metavar="FILE", help="Where the rankings go, .csv."),
     ],
-    model: Model = "pbmc",
+    model: opt.Model = "pbmc",
     node: Annotated[
         list[str] | None,
         typer.Option(
@@ -141,12 +126,12 @@ def explain(
         ),
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Gradients per cell.")] = 50,
-    layer: Layer = None,
-    raw: Raw = False,
-    scale: ScaleOption = Scale.auto,
-    fold_case: FoldCase = False,
-    overwrite: Overwrite = False,
-    debug: Debug = False,
+    layer: opt.Layer = None,
+    raw: opt.Raw = False,
+    scale: opt.ScaleOption = opt.Scale.auto,
+    fold_case: opt.FoldCase = False,
+    overwrite: opt.Overwrite = False,
+    debug: opt.Debug = False,
 ) -> None:
     """Say which genes speak for a type.
 
@@ -207,9 +192,9 @@ def info(
         Path,
         typer.Argument(help="Folder of a model, or pbmc, the bundled one; an .h5ad or .zarr file."),
     ],
-    layer: Layer = None,
-    raw: Raw = False,
-    debug: Debug = False,
+    layer: opt.Layer = None,
+    raw: opt.Raw = False,
+    debug: opt.Debug = False,
 ) -> None:
     """Say what a model, or a data file, holds.
 

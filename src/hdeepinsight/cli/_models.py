@@ -12,10 +12,10 @@ import typer
 from rich.text import Text
 
 from hdeepinsight._io import atomic_write
+from hdeepinsight.cli import _options as opt
 from hdeepinsight.cli._boundary import UsageProblem, running
 from hdeepinsight.cli._console import frame_table, results, step
 from hdeepinsight.cli._files import read_anndata
-from hdeepinsight.cli._options import Debug, Model, Overwrite
 
 Repository = Annotated[
     str,
@@ -39,7 +39,7 @@ def models(
     where: Annotated[
         Where, typer.Option(help="Those of the package, fetched before, of the hub, or all.")
     ] = Where.all,
-    debug: Debug = False,
+    debug: opt.Debug = False,
 ) -> None:
     """List the models that can be used.
 
@@ -67,7 +67,7 @@ def pull(
         Path | None,
         typer.Option("--out", "-o", metavar="DIR", help="Also copy the model to this new folder."),
     ] = None,
-    debug: Debug = False,
+    debug: opt.Debug = False,
 ) -> None:
     """Get a published model, and check it.
 
@@ -93,7 +93,7 @@ def pull(
 
 
 def publish(
-    model: Model,
+    model: opt.Model,
     repository: Repository,
     card: Annotated[
         Path,
@@ -119,8 +119,8 @@ def publish(
     private: Annotated[
         bool, typer.Option("--private", help="Make a new repository private.")
     ] = False,
-    overwrite: Overwrite = False,
-    debug: Debug = False,
+    overwrite: opt.Overwrite = False,
+    debug: opt.Debug = False,
 ) -> None:
     """Share a trained model. The token of a hub is read from HF_TOKEN.
 
@@ -191,7 +191,7 @@ def convert(
         ),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model in NEW.")] = False,
-    debug: Debug = False,
+    debug: opt.Debug = False,
 ) -> None:
     """Write a saved model again, in the present schema.
 

@@ -9,18 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from hdeepinsight.cli import _options as opt
 from hdeepinsight.cli._boundary import UsageProblem, running
 from hdeepinsight.cli._console import errors, frame_table, results, step, training_progress
 from hdeepinsight.cli._files import read_anndata, require_columns, require_writable
-from hdeepinsight.cli._options import (
-    Debug,
-    Labels,
-    Layer,
-    Levels,
-    Overwrite,
-    Raw,
-    label_columns,
-)
 
 if TYPE_CHECKING:
     from hdeepinsight.models import SCHDeepInsight
@@ -39,8 +31,8 @@ class Layout(StrEnum):
 def train(
     reference: Annotated[Path, typer.Argument(help="Labelled reference, .h5ad or .zarr.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the model.")],
-    labels: Labels = None,
-    levels: Levels = None,
+    labels: opt.Labels = None,
+    levels: opt.Levels = None,
     taxonomy: Annotated[
         Path | None,
         typer.Option(
@@ -49,8 +41,8 @@ def train(
             "default the one that the label columns span.",
         ),
     ] = None,
-    layer: Layer = None,
-    raw: Raw = False,
+    layer: opt.Layer = None,
+    raw: opt.Raw = False,
     batch: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Column of obs with the batch or donor.")
     ] = None,
@@ -90,15 +82,15 @@ def train(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same model.")] = 0,
     accelerator: Annotated[str, typer.Option(help="auto, cpu, gpu or mps.")] = "auto",
-    overwrite: Overwrite = False,
-    debug: Debug = False,
+    overwrite: opt.Overwrite = False,
+    debug: opt.Debug = False,
 ) -> None:
     """Train a model on a labelled reference.
 
     [b]hdeepinsight train reference.h5ad --levels lineage,cell_type --out my_model[/b]
     """
     with running(debug=debug):
-        columns = label_columns(labels, levels)
+        columns = opt.label_columns(labels, levels)
         if not columns:
             msg = (
                 "No label column was given. Pass --labels COLUMN for cell types, or --levels "
@@ -195,7 +187,7 @@ def demo(
         Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for everything it makes.")
     ] = Path("demo_out"),
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same result.")] = 0,
-    debug: Debug = False,
+    debug: opt.Debug = False,
 ) -> None:
     """Train and annotate real blood cells, offline, and draw what came out.
 
