@@ -70,7 +70,7 @@ COMMANDS = {
     "report_no_embedding": (1, "report {query} -m {model} -o {out}.html --embedding none"),
     "train_no_column": (1, "train {query} --labels none --out {out}"),
     "models": (0, "models --where bundled"),
-    "convert": (0, "convert {model} {out} --format safetensors"),
+    "convert": (0, "convert {model} {out}"),
     "publish": (0, "publish -m {model} --card {card} --no-features {out}"),
 }
 

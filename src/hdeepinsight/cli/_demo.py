@@ -31,7 +31,6 @@ from hdeepinsight.datasets import DemoData, demo
 from hdeepinsight.models import SCHDeepInsight
 from hdeepinsight.taxonomy import Taxonomy
 
-_LEVELS: Final = ["lineage", "cell_type"]
 #: First line of the README in a folder that the demo may write to again.
 MARKER: Final = "# What `hdeepinsight demo` left here"
 FIGURES: Final = ("n_cells", "accuracy", "macro_f1", "balanced_accuracy", "ece")
@@ -76,7 +75,7 @@ def run_demo(out: Path, *, seed: int = 0) -> pd.DataFrame:
     data = _read(console, out, seed)
     model = _train(console, data, out, seed)
     annotation = _annotate(console, model, out)
-    truth = model.taxonomy.encode_levels(data.query.obs[_LEVELS])
+    truth = model.taxonomy.encode_levels(data.query.obs[data.levels])
     baseline = _baseline(console, data, model)
     both = {OURS: annotation, BASELINE: baseline}
     evaluations = {name: evaluate_annotation(each, truth) for name, each in both.items()}
@@ -108,7 +107,7 @@ def _read(console: Console, out: Path, seed: int) -> DemoData:
 
 def _train(console: Console, data: DemoData, out: Path, seed: int) -> SCHDeepInsight:
     start = time.perf_counter()
-    SCHDeepInsight.setup_anndata(data.reference, labels_keys=_LEVELS)
+    SCHDeepInsight.setup_anndata(data.reference, labels_keys=data.levels)
     with step("Placing the genes"):
         model = SCHDeepInsight(data.reference, seed=seed)
     with training_progress() as watched, _one_thread():
@@ -162,7 +161,7 @@ def _baseline(console: Console, data: DemoData, model: SCHDeepInsight) -> Annota
     )
     with step("Comparing with logistic regression"):
         return logistic_regression(
-            data.reference, data.query, model.taxonomy, labels_key=_LEVELS[-1]
+            data.reference, data.query, model.taxonomy, labels_key=data.levels[-1]
         )
 
 
@@ -200,7 +199,7 @@ def _draw(
     plt.switch_backend("agg")  # pictures go to files, on machines without a screen too
     tree, layout = model.taxonomy, model.layout
     with step("Drawing"):
-        everything = np.concatenate([tree.encode_levels(data.reference.obs[_LEVELS]), truth])
+        everything = np.concatenate([tree.encode_levels(data.reference.obs[data.levels]), truth])
         _demo_figures.draw_taxonomy(tree, everything, path=out / "taxonomy.png")
         _demo_figures.draw_layout(layout, data.reference, path=out / "gene_layout.png")
         _demo_figures.draw_images(layout, data.reference, path=out / "gene_images.png")

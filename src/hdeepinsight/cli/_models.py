@@ -165,23 +165,9 @@ def _read_card(path: Path) -> dict[str, Any]:
     return fields
 
 
-class Format(StrEnum):
-    """How a model is written; see `hdeepinsight.SCHDeepInsight.save`."""
-
-    torch = "torch"
-    safetensors = "safetensors"
-
-
 def convert(
     old: Annotated[Path, typer.Argument(metavar="OLD", help="Folder of a saved model.")],
     new: Annotated[Path, typer.Argument(metavar="NEW", help="Folder to write.")],
-    format: Annotated[
-        Format,
-        typer.Option(
-            help="[b]torch[/b]: model.pt, which the scvi hub needs; [b]safetensors[/b]: weights "
-            "that any tool reads, and JSON."
-        ),
-    ] = Format.torch,
     trust: Annotated[
         bool,
         typer.Option(
@@ -193,15 +179,15 @@ def convert(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model in NEW.")] = False,
     debug: opt.Debug = False,
 ) -> None:
-    """Write a saved model again, in the present schema.
+    """Write a saved model again, in the present schema and format.
 
-    [b]hdeepinsight convert my_model my_model_safe --format safetensors[/b]
+    [b]hdeepinsight convert my_model my_new_model[/b]
     """
     with running(debug=debug):
         with step("Converting the model"):
             from hdeepinsight.models import convert_model
 
-            model = convert_model(old, new, format=format.value, trust=trust, overwrite=overwrite)
+            model = convert_model(old, new, trust=trust, overwrite=overwrite)
         console = results()
         console.print(Text(repr(model)))
         console.print(Text(f"Saved to {new}"))

@@ -4,13 +4,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hdeepinsight.models._file._errors import ModelFileError
+    from hdeepinsight.models._base._io import ModelFileError, ModelFolder
+    from hdeepinsight.models._base._registry import convert_model, load_model, model_class
     from hdeepinsight.models.schdeepinsight import (
         AdaptationFigures,
         AdaptationReport,
         AdaptedSCHDeepInsight,
         SCHDeepInsight,
-        convert_model,
     )
 
 __all__ = [
@@ -18,11 +18,18 @@ __all__ = [
     "AdaptationReport",
     "AdaptedSCHDeepInsight",
     "ModelFileError",
+    "ModelFolder",
     "SCHDeepInsight",
     "convert_model",
+    "load_model",
+    "model_class",
 ]
 
-_HOMES = dict.fromkeys(__all__, "schdeepinsight") | {"ModelFileError": "_file._errors"}
+_HOMES = {
+    **dict.fromkeys(__all__, "schdeepinsight"),
+    **dict.fromkeys(("ModelFileError", "ModelFolder"), "_base._io"),
+    **dict.fromkeys(("convert_model", "load_model", "model_class"), "_base._registry"),
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,10 @@ from hdeepinsight.nn._adapters import (
     AdapterSwitch,
     HeadAdapter,
     NormAdapter,
+    freeze_norms,
+    insert_adapters,
     record_moments,
+    use_adapters,
     wrap_norms,
 )
 from hdeepinsight.nn._augment import CountThinning, GeneMasking
@@ -38,7 +41,6 @@ from hdeepinsight.nn._norm import (
     BatchNorm1d,
     BatchNorm2d,
     FrozenNorm,
-    freeze_norms,
     tolerate_single_cells,
 )
 from hdeepinsight.nn._normalize import CountNormalizer, ProteinNormalizer
@@ -84,6 +86,7 @@ __all__ = [
     "covered_share",
     "fit_temperatures",
     "freeze_norms",
+    "insert_adapters",
     "inverse_frequency_weights",
     "make_backbone",
     "profile_shift",
@@ -93,6 +96,7 @@ __all__ = [
     "select_targets",
     "soft_cross_entropy",
     "tolerate_single_cells",
+    "use_adapters",
     "usual_shift",
     "wrap_norms",
 ]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from hdeepinsight.nn._norm import _SingleCell
+from hdeepinsight.nn._norm import FrozenNorm, _SingleCell
 
 
 class AdapterSwitch(threading.local):
@@ -110,7 +112,7 @@ class NormAdapter(nn.Module):
         if batch is None:
             normalised: Tensor = self.norm(values)
             return normalised
-        shape = (len(values), -1) + (1,) * (values.ndim - 2)
+        shape = (len(batch), -1) + (1,) * (values.ndim - 2)  # one batch serves all cells, too
         normalised = self._normalise(values, batch, shape)
         shrinkage = self.shrinkage[batch].unsqueeze(1)
         scale, shift = (shrinkage * self.scale[batch], shrinkage * self.shift[batch])
@@ -163,7 +165,9 @@ class HeadAdapter(nn.Module):
     ) -> None:
         super().__init__()
         self.head, self.switch = head, switch
-        self.correction = nn.Linear(n_latent, n_edges).to(shrinkage.device)
+        # Without its random start, which would move the random numbers of the whole process.
+        empty = nn.Linear(n_latent, n_edges, device="meta")
+        self.correction = empty.to_empty(device=shrinkage.device)
         nn.init.zeros_(self.correction.weight)
         nn.init.zeros_(self.correction.bias)
         self.register_buffer("shrinkage", _with_last_row(shrinkage))
@@ -228,6 +232,95 @@ def wrap_norms(network: nn.Module, shrinkage: Tensor, switch: AdapterSwitch) -> 
                 adapters.append(NormAdapter(child, shrinkage, switch))
                 setattr(parent, name, adapters[-1])
     return adapters
+
+
+def insert_adapters(module: Any, shrinkage: list[float]) -> list[nn.Parameter]:
+    """Put adapters around the normalisations and the head of a classifier, in place.
+
+    Parameters
+    ----------
+    module
+        Classifier with a ``backbone``, a ``head`` and a ``tree``. Without a backbone nothing is
+        put into it.
+    shrinkage
+        Share of the adaptation that each batch keeps, from 0 to 1.
+
+    Returns
+    -------
+    Parameters of the adapters.
+
+    Examples
+    --------
+    >>> import copy
+    >>> import hdeepinsight as hdi
+    >>> from hdeepinsight.nn import insert_adapters
+    >>> module = copy.deepcopy(hdi.hub.pull("pbmc").module)
+    >>> parameters = insert_adapters(module, [0.5, 0.9])
+    >>> len(module.head.shrinkage), parameters[-1].shape == (module.tree.taxonomy.n_edges,)
+    (3, True)
+    """
+    if module.backbone is None or module.head is None:
+        return []
+    switch, share = AdapterSwitch(), torch.tensor(shrinkage, device=module.temperature.device)
+    norms = wrap_norms(module.backbone, share, switch)
+    n_latent, n_edges = module.backbone.n_latent, module.tree.taxonomy.n_edges
+    module.head = HeadAdapter(module.head, n_latent, n_edges, share, switch)
+    parameters = [parameter for norm in norms for parameter in (norm.scale, norm.shift)]
+    return [*parameters, *module.head.correction.parameters()]
+
+
+def use_adapters(
+    module: Any, batch: np.ndarray | Tensor, *, replay: bool = False
+) -> AbstractContextManager[None]:
+    """Switch the adapters of a classifier on, if it has some, for cells of these batches.
+
+    Parameters
+    ----------
+    module
+        Classifier, with what :func:`insert_adapters` put into it or without.
+    batch
+        Batch per cell of the mini-batch, shape ``(n_cells,)``; -1 for cells of no adapted batch.
+    replay
+        Whether the cells come from the reference, whose statistics stay as they were.
+
+    Examples
+    --------
+    >>> import copy
+    >>> import numpy as np
+    >>> import torch
+    >>> import hdeepinsight as hdi
+    >>> from hdeepinsight.nn import insert_adapters, use_adapters
+    >>> module = copy.deepcopy(hdi.hub.pull("pbmc").module)
+    >>> _ = insert_adapters(module, [0.5])
+    >>> with use_adapters(module, np.zeros(3)):
+    ...     module.head.switch.batch
+    tensor([0, 0, 0])
+    """
+    if not isinstance(module.head, HeadAdapter):
+        return nullcontext()
+    rows = torch.as_tensor(batch, dtype=torch.int64, device=module.temperature.device)
+    return module.head.switch.using(rows, replay=replay)
+
+
+def freeze_norms(network: nn.Module, batch: int = -1) -> None:
+    """Replace the batch normalisations of a network by what they are at prediction, in place.
+
+    Parameters
+    ----------
+    network
+        Any network; a copy, since nothing of it can be trained any more.
+    batch
+        Where the network has adapters: the batch that all its cells are taken to come from, in
+        this thread.
+    """
+    switch = AdapterSwitch()
+    switch.batch = torch.tensor([batch])
+    for parent in list(network.modules()):
+        if isinstance(parent, NormAdapter | HeadAdapter):
+            parent.switch = switch
+        for name, child in parent.named_children():
+            if isinstance(child, _BatchNorm) and not isinstance(parent, NormAdapter):
+                setattr(parent, name, FrozenNorm(child))
 
 
 def _with_last_row(shrinkage: Tensor) -> Tensor:

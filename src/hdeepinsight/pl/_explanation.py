@@ -12,8 +12,7 @@ from hdeepinsight.pl._style import FAINT, INK, PALETTE, SEQUENTIAL, axes_or_new
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from hdeepinsight.explanation import Explanation
-    from hdeepinsight.explanation._explanation import CellChoice, Statistic
+    from hdeepinsight.explanation import CellChoice, Explanation, Statistic
 
 __all__ = ["contrast", "explanation"]
 
@@ -190,7 +189,7 @@ def _offsets(values: np.ndarray, width: float) -> np.ndarray:
     bins = np.floor(values / width).astype(np.int64)
     rank = pd.Series(bins).groupby(bins).cumcount().to_numpy()
     side = np.where(rank % 2, 1.0, -1.0) * ((rank + 1) // 2)
-    return side * 0.36 / max(6.0, float(np.abs(side).max(initial=0.0)))
+    return np.asarray(side * 0.36 / max(6.0, float(np.abs(side).max(initial=0.0))))
 
 
 def _legend(ax: Axes, name: str, result: Explanation) -> None:
@@ -226,7 +225,7 @@ def _unit(result: Explanation) -> str:
         "joint": "attribution to the log-probability",
         "logit": "attribution to the logit",
     }
-    return names[result.questions.target]
+    return names[result.targets.kind]
 
 
 def _finish(ax: Axes, heading: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from hdeepinsight import SCHDeepInsight
 from hdeepinsight.annotation import calibrate
-from hdeepinsight.models._model_file import ModelFolder, read_model, write_model
+from hdeepinsight.models import ModelFolder
 
 
 def test_calibration_equals_that_of_the_annotated_held_out_cells(model):
@@ -66,10 +66,10 @@ def test_a_saved_model_promises_the_same(model, query, tmp_path):
 def test_a_model_saved_before_there_was_calibration_still_annotates(model, query, tmp_path):
     model.save(tmp_path / "model")
     folder = ModelFolder(tmp_path / "model")
-    payload = read_model(folder)
+    payload = folder.read()
     for name in ("calibration_", "novelty_detector_"):
         del payload["attr_dict"][name]
-    write_model(folder, payload)
+    folder.write(payload)
     old = SCHDeepInsight.load(tmp_path / "model", adata=False)
     result = old.annotate(query)
     assert result.novelty is None

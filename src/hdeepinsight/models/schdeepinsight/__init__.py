@@ -1,10 +1,9 @@
 """The main model."""
 
-from hdeepinsight.models.schdeepinsight._adaptation_guard import (
+from hdeepinsight.models._adapt import (
     AdaptationFigures,
     AdaptationReport,
 )
-from hdeepinsight.models.schdeepinsight._convert import convert_model
 from hdeepinsight.models.schdeepinsight._model import SCHDeepInsight
 from hdeepinsight.models.schdeepinsight._surgery_model import AdaptedSCHDeepInsight
 
@@ -13,5 +12,4 @@ __all__ = [
     "AdaptationReport",
     "AdaptedSCHDeepInsight",
     "SCHDeepInsight",
-    "convert_model",
 ]

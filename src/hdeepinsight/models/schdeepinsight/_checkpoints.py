@@ -18,8 +18,7 @@ import pandas as pd
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 
-from hdeepinsight.models._file._plain import frame_from_plain
-from hdeepinsight.models._file._torch_file import dump_torch, parse_torch
+from hdeepinsight.models._base._io import dump, frame_from_plain, parse
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +43,7 @@ class PlainCheckpoints(CheckpointIO):  # type: ignore[misc]
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(dump_torch(checkpoint))
+                file.write(dump(checkpoint))
                 file.flush()
                 os.fsync(file.fileno())
             Path(name).replace(path)
@@ -54,7 +53,7 @@ class PlainCheckpoints(CheckpointIO):  # type: ignore[misc]
 
     def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
         """Read, with the numbers of the optimiser's parameters as numbers again."""
-        checkpoint = parse_torch(Path(path).read_bytes(), path)
+        checkpoint = parse(Path(path).read_bytes(), path)
         for optimizer in checkpoint["optimizer_states"]:
             optimizer["state"] = {int(key): state for key, state in optimizer["state"].items()}
             for group in optimizer["param_groups"]:
@@ -100,7 +99,7 @@ class Checkpoints(pl.Callback):  # type: ignore[misc]
         callbacks = [*options.get("callbacks", ()), self]
         options = {**options, "plugins": plugins, "callbacks": callbacks}
         if self.path.is_file():
-            self._check(parse_torch(self.path.read_bytes(), self.path))
+            self._check(parse(self.path.read_bytes(), self.path))
             options["ckpt_path"] = str(self.path)
         return options
 

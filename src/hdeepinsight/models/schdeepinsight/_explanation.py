@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
-import pandas as pd
-import torch
 
+from hdeepinsight._errors import check_choice, check_integer
 from hdeepinsight.data import InputError, is_paired
-from hdeepinsight.explanation import Explanation, Method, Questions
-from hdeepinsight.explanation._collect import Collector
-from hdeepinsight.models.schdeepinsight._explanation_background import (
+from hdeepinsight.explanation import (
     Background,
+    Explanation,
+    Method,
+    TargetKind,
+    Targets,
     background_from_cells,
     background_from_profiles,
+    explain_cells,
 )
-from hdeepinsight.models.schdeepinsight._explanation_run import ExplanationRun
 from hdeepinsight.models.schdeepinsight._mapping import MappingMixin
-from hdeepinsight.models.schdeepinsight._reference import check_numbers
 from hdeepinsight.models.schdeepinsight._surgery_labels import known_nodes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-    from hdeepinsight.data import CountSource, DataLike, GeneAlignment, ScaleMode
-    from hdeepinsight.explanation import Target
+    import pandas as pd
+
+    from hdeepinsight.data import DataLike, ScaleMode
     from hdeepinsight.models.schdeepinsight._base import Query
     from hdeepinsight.nn import LeafProfiles
-
-CELLS = 128
-"""Cells between two additions to the result, each held once for every question."""
 
 
 class ExplanationMixin(MappingMixin):
@@ -45,7 +44,7 @@ class ExplanationMixin(MappingMixin):
         *,
         against: str | None = None,
         level: int | str | None = None,
-        target: Target = "conditional",
+        target: TargetKind = "conditional",
         background: DataLike | None = None,
         n_background: int = 10,
         n_samples: int | None = None,
@@ -58,7 +57,7 @@ class ExplanationMixin(MappingMixin):
         batch_size: int | None = None,
         seed: int | None = None,
     ) -> Explanation:
-        r"""Say which genes speak for a node, cell by cell and over all cells.
+        r"""Attribute the probability of a node to the genes, cell by cell and over all cells.
 
         Parameters
         ----------
@@ -86,15 +85,15 @@ class ExplanationMixin(MappingMixin):
         n_background
             Cells of every type in the background.
         n_samples
-            Gradients a cell, 50 by default. The error falls with it, the time grows. For
-            ``"kernel"`` coalitions a cell (by default 2 × genes + 2,048), for ``"permutation"``
-            permutations a cell (1).
+            Gradients per cell, 50 by default. The error falls with it, the time grows. For
+            ``"kernel"`` coalitions per cell (by default 2 × genes + 2,048), for ``"permutation"``
+            permutations per cell (1).
         method
             ``"expected_gradients"``, or, to check it on a few cells, an explainer of shap:
             ``"shap_gradient"``, ``"kernel"`` or ``"permutation"``. The last two ask the network
-            tens of thousands of times a cell.
+            tens of thousands of times per cell.
         keep_values
-            Keep the attributions of single cells, 4 bytes a cell, gene and node. Off, only means
+            Keep the attributions of single cells, 4 bytes per cell, gene and node. Off, only means
             and spread over cells are kept, and memory does not grow with the number of cells.
         layer, use_raw, scale, fold_case
             How the query is read, as in :meth:`annotate`.
@@ -106,7 +105,8 @@ class ExplanationMixin(MappingMixin):
 
         Returns
         -------
-        Attributions, rankings and signatures of genes, and the error of their sums.
+        Attributions, rankings and signatures of genes, and the error of their sums. Cells without
+        counts have nothing to explain and are left out, of which ``note`` tells.
 
         Raises
         ------
@@ -122,7 +122,9 @@ class ExplanationMixin(MappingMixin):
         of scaled expression, through the gene image:
         :math:`\varphi_g = \mathrm{E}_{s',t}[(s_g - s'_g)\,\partial F/\partial s_g]` at
         :math:`s' + t(s - s')`. Background cells are read as if they had only the genes of the
-        query, so that genes that were not measured get 0.
+        query, so that genes that were not measured get 0. Of an adapted model the network with the
+        adapters of each cell's batch is explained, and the background read by the same network;
+        the ranks of markers, the other half of its probabilities, have no gradient.
 
         Examples
         --------
@@ -136,110 +138,73 @@ class ExplanationMixin(MappingMixin):
         >>> found.ranking().head(10).shape
         (10, 7)
         """
-        if method not in get_args(Method):
-            msg = f"method={method!r}; valid are {', '.join(get_args(Method))}. Choose one."
-            raise ValueError(msg)
-        check_numbers(n_background=n_background, n_samples=n_samples, batch_size=batch_size)
-        self._check_explainable()
-        questions = self._questions(nodes, against, level, target)
+        check_choice("method", method, get_args(Method))
+        check_integer("n_background", n_background)
+        check_integer("n_samples", n_samples, optional=True)
+        check_integer("batch_size", batch_size, optional=True)
+        targets = Targets.of(self.taxonomy, nodes, against=against, level=level, kind=target)
+        given = self._given(query)
+        if is_paired(given) and self.proteins:
+            raise InputError(
+                f"The query has {', '.join(given.mod)}, and the model reads proteins.",
+                "Only genes can be explained, and the model annotates the RNA alone, too.",
+                "Pass one modality, such as mdata.mod['rna'].",
+            )
+        opened = self._aligned(
+            self._rna(given) if is_paired(given) else given, layer, use_raw, scale, fold_case
+        )
         seed = self.seed if seed is None else seed
-        source, alignment = self._open(self._genes_only(query), layer, use_raw, scale, fold_case)
-        cells = self._background(background, n_background, seed)
-        cells.check_genes(alignment.measured, self.layout.genes)
-        run = ExplanationRun(
+        batch, note = self._adapted_batches(opened.obs)
+        return explain_cells(
             self.module,
-            torch.tensor(alignment.measured, dtype=torch.float32, device=self.device),
-            questions,
-            cells,
+            opened,
+            targets,
+            self._background(background, n_background, seed),
+            batch=batch,
+            keep_values=keep_values,
+            note=note,
             every=nodes is not None,
             method=method,
             n_samples=n_samples,
             seed=seed,
-            batch_size=batch_size or (256 if self.device.type == "cpu" else 8192),
-        )
-        collector = Collector(
-            questions,
-            pd.Index(source.obs_names),
-            pd.Index(self.layout.genes),
-            every=nodes is not None,
-            keep_values=keep_values,
-        )
-        for start, counts in _dense(source, alignment):
-            collector.add(start, run.explain(counts))
-        return collector.finish(
-            base_values=run.base_values,
-            background_expression=run.background.mean(0).cpu().numpy(),
-            background=str(cells),
-            method=method,
+            batch_size=batch_size,
         )
 
-    def _check_explainable(self) -> None:
-        """Raise ``ValueError`` where an output has no gradient; that of the network has one."""
+    def _aligned(self, data: Any, *reading: Any) -> Any:
+        """Open a query, checked and aligned to the model's genes."""
+        source, alignment = self._open(data, *(reading or (None, False, "auto", False)))
+        return SimpleNamespace(
+            obs=source.obs,
+            obs_names=source.obs_names,
+            genes=self.layout.genes,
+            measured=np.asarray(alignment.measured),
+            chunks=lambda: source.chunks(alignment),
+        )
 
-    def _questions(
-        self,
-        nodes: str | Sequence[str] | None,
-        against: str | None,
-        level: int | str | None,
-        target: Target,
-    ) -> Questions:
-        if nodes is None and against is None:
-            return Questions.at_level(self.taxonomy, level, target=target)
-        if nodes is None or level is not None:
-            given = "against" if nodes is None else "nodes and level"
-            msg = (
-                f"{given} was given. Valid are nodes, with or without against, or level alone. "
-                "Name the nodes, or leave both out."
-            )
-            raise ValueError(msg)
-        return Questions.of(self.taxonomy, nodes, against=against, target=target)
-
-    def _genes_only(self, query: Query | None) -> Any:
-        """RNA of a query; raises ``InputError`` where proteins would take part."""
-        given = self._given(query)
-        if not is_paired(given):
-            return given
-        if self.proteins:
-            raise InputError(
-                f"The query has {', '.join(given.mod)}, and the model reads proteins.",
-                "Explained are genes: valid is the RNA alone, which the model also annotates.",
-                "Pass one modality, such as mdata.mod['rna'].",
-            )
-        return self._rna(given)
+    def _adapted_batches(self, obs: pd.DataFrame) -> tuple[np.ndarray | None, str]:
+        """Batch of each cell whose adapters take part, and what a reader should know of them."""
+        return None, ""
 
     def _background(self, given: DataLike | None, per_type: int, seed: int) -> Background:
+        options = {"per_type": per_type, "seed": seed}
         if given is None and self.adata is None:
             if self.profiles_ is None:
                 msg = (
-                    "The model has neither its reference nor mean profiles of it. Valid is a "
-                    "labelled AnnData to compare with. Pass it as background=."
+                    "The model has neither its reference nor mean profiles of it to compare with. "
+                    "Pass a labelled AnnData as background=."
                 )
                 raise ValueError(msg)
-            return background_from_profiles(self.profiles_, per_type=per_type, seed=seed)
-        name = "the reference" if given is None else "the given background"
-        data = self._rna(self.adata) if given is None else given
-        source, alignment = self._open(data, None, False, "auto", False)
-        nodes = self._background_nodes(source, data, registered=given is None)
-        return background_from_cells(
-            source, alignment, nodes, per_type=per_type, seed=seed, name=name
-        )
-
-    def _background_nodes(self, source: CountSource, data: Any, *, registered: bool) -> np.ndarray:
-        """Types of the background's cells: their labels, or what the model takes them for."""
-        if registered:
+            return background_from_profiles(self.profiles_, **options)
+        opened = self._aligned(self._rna(self.adata) if given is None else given)
+        keys = self._label_keys
+        if given is None:
             nodes = self._label_nodes(self.adata)
-        elif set(self._label_keys) <= set(source.obs):
-            nodes = known_nodes(
-                source.obs, self.taxonomy, self._label_keys, unlabeled=self._unlabeled_category
-            )
+        elif set(keys) <= set(opened.obs):
+            unlabeled = self._unlabeled_category
+            nodes = known_nodes(opened.obs, self.taxonomy, keys, unlabeled=unlabeled)
         else:
-            nodes = self.annotate(data, threshold=None).leaf_nodes
+            nodes = self.annotate(given, threshold=None).leaf_nodes
         leaves = np.where(np.isin(nodes, self.taxonomy.leaves), nodes, 0)
-        return leaves if leaves.any() else nodes
-
-
-def _dense(source: CountSource, alignment: GeneAlignment) -> Iterator[tuple[int, np.ndarray]]:
-    """Read counts of some cells at a time, ``(n_cells, n_genes)``, and where they start."""
-    for rows, chunk in source.chunks(alignment):
-        for start in range(0, chunk.shape[0], CELLS):
-            yield rows.start + start, chunk[start : start + CELLS].toarray()
+        source = "the reference" if given is None else "the given background"
+        types = leaves if leaves.any() else nodes
+        return background_from_cells(opened, types, source=source, **options)

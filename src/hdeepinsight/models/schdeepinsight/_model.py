@@ -11,7 +11,8 @@ from scvi import settings
 
 from hdeepinsight.annotation import Evaluation, check_level_names, evaluate_annotation
 from hdeepinsight.image import GeneLayout
-from hdeepinsight.models.schdeepinsight._adaptation_profiles import reference_sums
+from hdeepinsight.models._adapt import reference_sums
+from hdeepinsight.models._base._registry import register
 from hdeepinsight.models.schdeepinsight._explanation import ExplanationMixin
 from hdeepinsight.models.schdeepinsight._module import GeneImageClassifier, HeadName
 from hdeepinsight.models.schdeepinsight._reference import (
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from hdeepinsight.taxonomy import Taxonomy
 
 
+@register
 class SCHDeepInsight(ExplanationMixin, TrainingMixin, SurgeryMixin):
     r"""Hierarchical annotation of cells from gene images.
 

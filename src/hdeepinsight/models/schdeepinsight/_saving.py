@@ -8,29 +8,20 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from anndata import AnnData, read_h5ad
+from anndata import AnnData
 from mudata import MuData
 from scvi.data import AnnDataManager
-from scvi.model._utils import parse_device_args
 from scvi.model.base._constants import SAVE_KEYS
 
-from hdeepinsight._keys import REFERENCE_BUNDLE_KEY
-from hdeepinsight.data import check_file, open_paired
-from hdeepinsight.models._model_file import (
-    ModelFileError,
-    ModelFolder,
-    ModelFormat,
-    frame_from_plain,
-    read_model,
-    write_model,
+from hdeepinsight.models._base._io import ModelFileError, ModelFolder, frame_from_plain
+from hdeepinsight.models._base._registry import (
+    SCHEMA_VERSION,
+    load_model,
+    migrate,
+    missing_capabilities,
+    read_payload,
 )
 from hdeepinsight.models.schdeepinsight._calibration import CalibrationMixin
-from hdeepinsight.models.schdeepinsight._schema import (
-    SCHEMA_VERSION,
-    checked,
-    migrated,
-    missing_capabilities,
-)
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +43,6 @@ class SavingMixin(CalibrationMixin):
         *,
         overwrite: bool = False,
         save_anndata: bool = False,
-        format: ModelFormat = "torch",
         **anndata_write_kwargs: Any,
     ) -> None:
         """Save the model to a folder.
@@ -68,10 +58,6 @@ class SavingMixin(CalibrationMixin):
             completely written.
         save_anndata
             Save the reference too, as ``adata.h5ad`` or ``mdata.h5mu``.
-        format
-            ``"torch"`` writes ``model.pt``, as scvi-tools does and its hub needs;
-            ``"safetensors"`` writes ``model.safetensors``, whose weights any tool reads, and
-            everything else to ``model.json``. :meth:`load` takes either.
         **anndata_write_kwargs
             Passed to :meth:`anndata.AnnData.write_h5ad`, or its equal for a MuData.
 
@@ -109,7 +95,7 @@ class SavingMixin(CalibrationMixin):
             )
             raise FileExistsError(msg)
         references = self._reference_writers(anndata_write_kwargs) if save_anndata else {}
-        write_model(folder, self._payload(), format=format, references=references)
+        folder.write(self._payload(), references)
 
     @classmethod
     def load(
@@ -148,23 +134,7 @@ class SavingMixin(CalibrationMixin):
         >>> hdi.SCHDeepInsight.load(folder, adata=False).taxonomy.n_leaves
         8
         """
-        if not isinstance(adata, AnnData | MuData | bool | None):
-            msg = (
-                f"adata is a {type(adata).__name__}. Valid are an AnnData or MuData, None for the "
-                "reference that was saved with the model, and False for none. Read a file first."
-            )
-            raise TypeError(msg)
-        *_, torch_device = parse_device_args(
-            accelerator, device, return_device="torch", validate_single_device=True
-        )
-        folder = ModelFolder(Path(dir_path), prefix or "")
-        payload = cls._read_payload(folder)
-        if adata is None or adata is True:
-            adata = _saved_reference(folder)
-        attached = adata if isinstance(adata, AnnData | MuData) else None
-        model = cls._from_payload(payload, attached, folder.path)
-        model.to_device(torch_device)
-        model.module.eval()
+        model: Self = load_model(dir_path, adata, accelerator, device, prefix, expected=cls)
         return model
 
     @classmethod
@@ -173,7 +143,7 @@ class SavingMixin(CalibrationMixin):
         attributes = payload[SAVE_KEYS.ATTR_DICT_KEY]
         missing = missing_capabilities(attributes)
         try:
-            attributes = migrated(attributes)
+            attributes = migrate(attributes)
             registry = attributes.pop("registry_")
             if adata is None:
                 model = cls._built(None, registry, attributes)
@@ -230,18 +200,13 @@ class SavingMixin(CalibrationMixin):
         >>> hdi.SCHDeepInsight.load_registry(folder)["model_name"]
         'SCHDeepInsight'
         """
-        payload = cls._read_payload(ModelFolder(Path(dir_path), prefix or ""))
+        _, payload = read_payload(ModelFolder(Path(dir_path), prefix or ""), cls)
         return dict(payload[SAVE_KEYS.ATTR_DICT_KEY]["registry_"])
 
     @classmethod
     def view_setup_args(cls, dir_path: str | Path, prefix: str | None = None) -> None:
         """Print the set-up arguments of a saved model."""
         AnnDataManager.view_setup_method_args(cls.load_registry(dir_path, prefix))
-
-    @classmethod
-    def _read_payload(cls, folder: ModelFolder) -> dict[str, Any]:
-        """Read a model of this class in a schema that we know."""
-        return checked(read_model(folder), folder.path, cls.__name__)
 
     def _payload(self) -> dict[str, Any]:
         attributes = {
@@ -289,21 +254,3 @@ def _does_not_fit(name: object, what: str, error: Exception) -> ModelFileError:
         f"{name} holds {what} that do not fit the model it describes ({found}), so it is damaged. "
         "Copy or download the model again."
     )
-
-
-def _saved_reference(folder: ModelFolder) -> AnnData | MuData | None:
-    """Read the reference that was saved with a model, where there is one."""
-    path = folder.reference()
-    if path is None:
-        return None
-    try:
-        check_file(path)
-        saved = open_paired(path) if path.name.endswith(SAVE_KEYS.MDATA_FNAME) else read_h5ad(path)
-    except Exception as error:  # what the libraries raise about odd files is open
-        msg = (
-            f"{path}, the reference beside the model, cannot be read ({str(error)[:200]}). Valid "
-            "is what save(save_anndata=True) wrote. Pass adata=False to load the model without it."
-        )
-        raise ModelFileError(msg) from error
-    # A bundle of the hub holds no counts: there is nothing to train on or to annotate.
-    return None if REFERENCE_BUNDLE_KEY in saved.uns else saved

@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 import copy
-import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import pandas as pd
 import torch
 from scvi.model.base._constants import SAVE_KEYS
 
 from hdeepinsight.data import is_paired, open_paired
-from hdeepinsight.models._model_file import to_plain
-from hdeepinsight.models.schdeepinsight._adaptation import (
-    Adaptation,
+from hdeepinsight.models._adapt import (
     AdaptationOptions,
-    fill_unknown,
-    trust_in,
+    AdaptationReport,
+    Adapter,
+    QueryCells,
+    draw_cells,
+    reference_sums,
 )
-from hdeepinsight.models.schdeepinsight._adaptation_cells import Cells, draw_cells
-from hdeepinsight.models.schdeepinsight._adaptation_guard import AdaptationReport
-from hdeepinsight.models.schdeepinsight._adaptation_profiles import reference_sums
-from hdeepinsight.models.schdeepinsight._adaptation_run import Run, best_of
+from hdeepinsight.models._base._io import to_plain
+from hdeepinsight.models._base._registry import register
 from hdeepinsight.models.schdeepinsight._model import SCHDeepInsight
-from hdeepinsight.models.schdeepinsight._surgery_labels import known_nodes, one_column
+from hdeepinsight.models.schdeepinsight._surgery_labels import known_nodes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    import pandas as pd
     from anndata import AnnData
     from torch import Tensor
 
@@ -39,11 +37,6 @@ if TYPE_CHECKING:
     from hdeepinsight.models.schdeepinsight._base import Query
     from hdeepinsight.models.schdeepinsight._multimodal import FurtherInputs
     from hdeepinsight.models.schdeepinsight._surgery import SurgeryMixin
-    from hdeepinsight.nn import ProfileMatcher
-
-logger = logging.getLogger(__name__)
-
-ONE_BATCH = "query"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +51,7 @@ class QueryData:
     frozen: tuple[bool, bool]
 
 
+@register
 class AdaptedSCHDeepInsight(SCHDeepInsight):
     """A model of a query, made by :meth:`~hdeepinsight.models.SCHDeepInsight.load_query_data`.
 
@@ -86,12 +80,8 @@ class AdaptedSCHDeepInsight(SCHDeepInsight):
     that took no part decide whether that helped.
     """
 
-    adaptation_: AdaptationReport | None = None
-    batches_: tuple[str, ...] = ()
-    batch_key_: str | None = None
+    adapter_: Adapter = Adapter()
     data_: QueryData | None = None
-    _adaptation: Adaptation | None = None
-    _matcher: tuple[bytes, ProfileMatcher] | None = None
 
     @classmethod
     def from_reference(
@@ -127,7 +117,6 @@ class AdaptedSCHDeepInsight(SCHDeepInsight):
             batch_key=batch_key,
             frozen=frozen,
         )
-        model.batch_key_ = batch_key
         model._check_profiles()
         model._open_own()
         return model
@@ -135,12 +124,12 @@ class AdaptedSCHDeepInsight(SCHDeepInsight):
     @property
     def adaptation(self) -> AdaptationReport | None:
         """What :meth:`train` decided, why, and the figures; ``None`` before."""
-        return self.adaptation_
+        return self.adapter_.report
 
     @property
     def is_adapted(self) -> bool:
         """Whether the model differs from the reference model."""
-        return self.adaptation_ is not None and self.adaptation_.decision == "adapted"
+        return self.adapter_.is_applied
 
     @property
     def calibration(self) -> Calibration | None:
@@ -185,33 +174,26 @@ class AdaptedSCHDeepInsight(SCHDeepInsight):
         >>> mapped.is_adapted == (mapped.adaptation.decision == "adapted")
         True
         """
-        settings = AdaptationOptions(max_steps=max_steps, **options)
+        settings = AdaptationOptions(max_steps=max_steps, guard=guard, **options)
         cells, measured = self._query_cells(settings.max_cells)
-        pristine = self._unwrapped()
-        reference = self._reference_cells()
-        profiles = self._check_profiles(reference)
-        trust = [trust_in(int(n)) for n in np.bincount(cells.batch, minlength=len(self.batches_))]
-        data = self._data()
-        run = Run(
-            pristine=pristine,
-            profiles=profiles,
-            trust=trust,
-            frozen=data.frozen,
-            options=settings,
-            thinning=self.thinning,
-            seed=self.seed,
+        reference, data = self._reference_cells(), self._data()
+        self.profiles_ = self._check_profiles(reference)
+        self.module = self.adapter_.fit(
+            self.module,
+            cells,
+            measured,
+            profiles=self.profiles_,
             agreement=self.agreement_,
             shift=self.shift_,
+            thinning=self.thinning,
+            reference=reference,
+            options=settings,
+            freeze_backbone=data.frozen[0],
+            freeze_head=data.frozen[1],
+            seed=self.seed,
         )
-        best = best_of(run, cells, measured, reference, guard=guard)
-        self.profiles_, self.adaptation_ = profiles, best.report
-        self.module = best.adaptation.module if self.is_adapted else pristine
-        self._adaptation = best.adaptation if self.is_adapted else None
-        self._matcher = None
-        self.module.eval()
-        self.recipe_ = {**self.recipe_, "adaptation": best.report.to_dict()}
-        level = logging.INFO if self.is_adapted else logging.WARNING
-        logger.log(level, "Query mapping, %s: %s.", best.report.decision, best.report.reason)
+        report = self.adapter_.report
+        self.recipe_ = {**self.recipe_, "adaptation": report and report.to_dict()}
 
     def _data(self) -> QueryData:
         if self.data_ is None:
@@ -248,34 +230,26 @@ class AdaptedSCHDeepInsight(SCHDeepInsight):
         data = self._data()
         query = self._given(data.query)
         source, alignment = super()._open(query, **data.reading)
-        if data.batch_key is not None:
-            batches = one_column(source.obs, data.batch_key).astype(str)
-            self.batches_ = tuple(sorted(batches.unique()))
-        else:
-            self.batches_ = (ONE_BATCH,)
+        if not self.is_adapted:  # else it knows the network that it started from
+            self.adapter_ = Adapter.from_obs(source.obs, data.batch_key)
         nodes = known_nodes(
             source.obs, self.taxonomy, data.labels_key, unlabeled=self._unlabeled_category
         )
         return source, alignment, self._further_inputs(query), nodes
 
-    def _query_cells(self, most: int) -> tuple[Cells, Tensor]:
+    def _query_cells(self, most: int) -> tuple[QueryCells, Tensor]:
         """Read the query into memory, sparse, or a draw of so many of its cells."""
         source, alignment, beside, nodes = self._open_own()
-        batch = self._batch_of(source.obs)
+        batch = self.adapter_.batch_of(source.obs)
         rows = draw_cells(batch, nodes > 0, most, self.seed)
         measured = torch.tensor(alignment.measured, dtype=torch.float32, device=self.device)
-        further = beside.tensors(rows, measured)
-        if further["measured"].ndim == 1:
-            further.pop("measured")
-        cells = Cells(
-            counts=source.read(alignment, rows),
-            batch=batch[rows],
-            nodes=nodes[rows],
-            further={name: values.cpu() for name, values in further.items()},
-        )
-        return cells, measured
+        extra = beside.tensors(rows, measured)
+        extra.pop("measured")
+        has_rna = None if beside.has_rna is None else beside.has_rna[rows]
+        counts = source.read(alignment, rows)
+        return QueryCells(counts, batch[rows], nodes[rows], extra, has_rna), measured
 
-    def _reference_cells(self) -> Cells | None:
+    def _reference_cells(self) -> QueryCells | None:
         reference = self._data().reference
         if reference is None:
             return None
@@ -293,11 +267,11 @@ class AdaptedSCHDeepInsight(SCHDeepInsight):
             raise ValueError(msg)
         keep = np.flatnonzero(nodes > 0)
         batch = np.full(len(keep), -1)
-        return Cells(source.read(alignment)[keep], batch, nodes[keep], {})
+        return QueryCells(source.read(alignment)[keep], batch, nodes[keep])
 
-    def _check_profiles(self, reference: Cells | None = None) -> Any:
+    def _check_profiles(self, reference: QueryCells | None = None) -> Any:
         if reference is not None:
-            (sums,) = reference_sums(self._unwrapped(), reference.counts, reference.nodes)
+            (sums,) = reference_sums(self.module, reference.counts, reference.nodes)
             return sums.profiles()
         if self.profiles_ is None and self._data().reference is None:
             msg = (
@@ -308,75 +282,29 @@ class AdaptedSCHDeepInsight(SCHDeepInsight):
             raise ValueError(msg)
         return self.profiles_
 
-    def _unwrapped(self) -> Any:
-        """Network of the reference, without adapters and untouched by any training."""
-        if not hasattr(self, "_pristine"):
-            self._pristine = copy.deepcopy(self.module)
-        return copy.deepcopy(self._pristine)
-
-    def _batch_of(self, obs: pd.DataFrame) -> np.ndarray:
-        """Find the number of each cell's batch; -1 for batches that were not adapted."""
-        if self.batch_key_ is None or self.batch_key_ not in obs:
-            n_batches = len(self.batches_)
-            return np.full(len(obs), 0 if n_batches == 1 else -1, dtype=np.int64)
-        names = obs[self.batch_key_].astype(str)
-        numbers = pd.Index(self.batches_).get_indexer(names.to_numpy())
-        return np.asarray(numbers, dtype=np.int64)
-
     def _read_cells(
         self, source: CountSource, cells: slice, counts: Tensor, inputs: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        if self._adaptation is None:
-            return super()._read_cells(source, cells, counts, inputs)
-        batch = torch.as_tensor(self._batch_of(source.obs.iloc[cells]), device=self.device)
-        with self._adaptation.switch.using(batch):
-            part = super()._read_cells(source, cells, counts, inputs)
-        measured = inputs["measured"].view(-1, inputs["measured"].shape[-1])
-        matcher = self._matcher_for(measured.amax(0))
-        if matcher is None:
-            return part
-        heard = (batch >= 0) & measured.any(1)
-        tree = self.module.tree
-        network = part["probabilities"][:, tree.leaf_index]
-        profile = fill_unknown(matcher(counts).exp(), network, matcher.known)
-        mean = torch.where(heard.unsqueeze(1), (network + profile) / 2, network)
-        return {**part, "probabilities": mean @ self._adaptation.leaves_under().to(mean).T}
+        batch = self.adapter_.batch_of(source.obs.iloc[cells])
+        return self.adapter_.predict(self.module, counts, batch=batch, **inputs)
 
-    def _matcher_for(self, measured: Tensor) -> ProfileMatcher | None:
-        """Second opinion for these genes, where they suffice for one."""
-        if self._adaptation is None:
-            return None
-        key = measured.cpu().numpy().tobytes()
-        if self._matcher is None or self._matcher[0] != key:
-            self._matcher = key, self._adaptation.matcher(measured)
-        matcher = self._matcher[1]
-        return matcher if matcher.is_useful else None
-
-    def _check_explainable(self) -> None:
-        if self.is_adapted:
-            msg = (
-                "This model was adapted: half of what it says comes from ranks of markers, which "
-                "have no gradient. Valid is the reference model, which load_query_data was given, "
-                "on the same query. Call its explain."
-            )
-            raise ValueError(msg)
+    def _adapted_batches(self, obs: pd.DataFrame) -> tuple[np.ndarray | None, str]:
+        if not self.is_adapted:
+            return None, ""
+        return self.adapter_.batch_of(obs), (
+            "The adapted network is explained; the ranks of markers, which are half of what the "
+            "model says, have no gradient."
+        )
 
     def _payload(self) -> dict[str, Any]:
         payload = super()._payload()
         payload[SAVE_KEYS.ATTR_DICT_KEY] |= {
-            "adaptation_": self.adaptation_ and self.adaptation_.to_dict(),
-            "batches_": list(self.batches_),
-            "batch_key_": self.batch_key_,
-            "trust_": self._adaptation.trust if self._adaptation is not None else None,
+            "adapter_": self.adapter_.to_dict(),
         }
         return payload
 
     def _restore(self, attributes: dict[str, Any]) -> None:
         super()._restore(attributes)
-        self._adaptation = self._matcher = None
-        report = attributes.get("adaptation_")
-        self.adaptation_ = report and AdaptationReport.from_dict(report)
-        self.batches_ = tuple(attributes.get("batches_", ()))
-        self.batch_key_ = attributes.get("batch_key_")
-        if attributes.get("trust_") is not None and self.profiles_ is not None:
-            self._adaptation = Adaptation(self.module, self.profiles_, attributes["trust_"])
+        old = {name: attributes.get(f"{name}_") for name in ("batches", "batch_key", "trust")}
+        values = attributes.get("adapter_") or {"report": attributes.get("adaptation_"), **old}
+        self.adapter_ = Adapter.from_dict(values, self.module, self.profiles_)

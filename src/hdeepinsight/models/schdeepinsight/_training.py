@@ -187,7 +187,7 @@ class TrainingMixin(CalibrationMixin, MultimodalMixin):
         self, adata: AnnData, nodes: np.ndarray, split: Split, audit: Literal[True] | LabelAudit
     ) -> np.ndarray:
         """Labels with the suspicious ones of training cells lifted to where the audit agrees."""
-        from hdeepinsight.tl._audit import audit_nodes
+        from hdeepinsight.tl import audit_nodes
 
         if audit is True:
             key = self._setup_args["batch_key"]
