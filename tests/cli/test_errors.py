@@ -236,7 +236,7 @@ def assert_readable_or_usage(done, code: int, says: str) -> None:
                      "epochs", id="no_epochs"),
         pytest.param(["--labels", "cell_type", "--taxonomy", "{folder}/no.json"], 1,
                      "Found no file", id="no_taxonomy"),
-        pytest.param(["--labels", "cell_type", "--taxonomy", "{query}"], 1, "no UTF-8 text",
+        pytest.param(["--labels", "cell_type", "--taxonomy", "{query}"], 1, "not UTF-8 text",
                      id="no_json"),
         pytest.param(["--labels", "lineage", "--taxonomy", "{tree}"], 1, "Myeloid",
                      id="label_not_in_taxonomy"),

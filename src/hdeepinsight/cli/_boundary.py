@@ -115,7 +115,7 @@ def in_options(text: str) -> str:
     >>> in_options("Pass scale='as_is', or threshold=None; raise validation_size.")
     'Pass --scale as_is, or --to-leaves; raise --validation-size.'
     """
-    return _ARGUMENT.sub(_option, text)
+    return _ARGUMENT.sub(_option, text.replace("adata.raw.to_adata()", "--raw"))
 
 
 def _option(found: re.Match[str]) -> str:
