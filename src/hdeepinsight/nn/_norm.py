@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hdeepinsight._errors import invalid
+
 
 class _SingleCell(_BatchNorm):
     """Running statistics for a mini-batch of one cell (or none), which has no variance of its own.
@@ -48,13 +50,9 @@ def tolerate_single_cells(network: nn.Module) -> None:
     for parent in list(network.modules()):
         for name, child in parent.named_children():
             if type(child) is nn.BatchNorm2d:
-                setattr(parent, name, _copy(child))
-
-
-def _copy(norm: nn.BatchNorm2d) -> BatchNorm2d:
-    copied = BatchNorm2d(norm.num_features, eps=norm.eps, momentum=norm.momentum)
-    copied.load_state_dict(norm.state_dict())
-    return copied
+                copied = BatchNorm2d(child.num_features, eps=child.eps, momentum=child.momentum)
+                copied.load_state_dict(child.state_dict())
+                setattr(parent, name, copied)
 
 
 class FrozenNorm(nn.Module):
@@ -83,8 +81,7 @@ class FrozenNorm(nn.Module):
         super().__init__()
         weight, bias, mean, variance = norm.weight, norm.bias, norm.running_mean, norm.running_var
         if mean is None or variance is None:
-            msg = "The normalisation keeps no running statistics; valid is one that does."
-            raise ValueError(msg)
+            raise invalid("norm", norm, "a normalisation that keeps running statistics")
         with torch.no_grad():
             scale = (variance + norm.eps).rsqrt() * (1.0 if weight is None else weight)
             shift = (0.0 if bias is None else bias) - mean * scale
