@@ -235,7 +235,7 @@ def assert_readable_or_usage(done, code: int, says: str) -> None:
         pytest.param(["--levels", "cell_type,lineage", "--split-by", "batch", "--epochs", "0"], 2,
                      "epochs", id="no_epochs"),
         pytest.param(["--labels", "cell_type", "--taxonomy", "{folder}/no.json"], 1,
-                     "Found no file", id="no_taxonomy"),
+                     "got no file", id="no_taxonomy"),
         pytest.param(["--labels", "cell_type", "--taxonomy", "{query}"], 1, "not UTF-8 text",
                      id="no_json"),
         pytest.param(["--labels", "lineage", "--taxonomy", "{tree}"], 1, "Myeloid",
