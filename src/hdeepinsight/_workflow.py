@@ -178,7 +178,7 @@ def _check_switches(**switches: str) -> None:
 
 
 def _loaded(model: SCHDeepInsight | str | Path) -> SCHDeepInsight:
-    from hdeepinsight.hub._resolve import load_model
+    from hdeepinsight.hub import load_model
     from hdeepinsight.models import SCHDeepInsight
 
     if isinstance(model, str | Path):
