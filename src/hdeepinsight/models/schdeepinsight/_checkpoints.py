@@ -33,7 +33,7 @@ MIN_SECONDS = 20.0
 
 
 class PlainCheckpoints(CheckpointIO):  # type: ignore[misc]
-    """Checkpoints of Lightning as sealed files of plain types, which run no code when read."""
+    """Checkpoints of Lightning as plain types with a digest, which run no code when read."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
