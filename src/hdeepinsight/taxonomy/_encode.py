@@ -109,10 +109,13 @@ the form of their letters, and count as different types. Rename them if they are
         for label, count in zip(names, counts, strict=True)
         if isinstance(label, str) and count and label not in declared
     }
-    words = [label for label in count_of if unlabeled is not None and means_no_label(label)]
+    words: list[str] = []
     alike: dict[str, list[str]] = defaultdict(list)
-    for label in count_of.keys() - set(words):
-        alike[plain_form(label.translate(_LOOK_ALIKES))].append(label)
+    for label in count_of:
+        if unlabeled is not None and means_no_label(label):
+            words.append(label)
+        else:
+            alike[plain_form(label.translate(_LOOK_ALIKES))].append(label)
     groups = [sorted(group, key=lambda x: -count_of[x]) for group in alike.values() if group[1:]]
     said = []
     if words:
