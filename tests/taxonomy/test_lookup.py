@@ -166,7 +166,7 @@ def test_columns_named_like_levels_are_those_levels(small):
 
 def test_columns_must_agree_as_one_path(small):
     frame = pd.DataFrame({"a": ["B"] * 3 + ["T"], "b": ["CD4"] * 3 + ["CD9"]})
-    with pytest.raises(ValueError, match="no path of the taxonomy") as error:
+    with pytest.raises(ValueError, match="not a path of the taxonomy") as error:
         small.encode_levels(frame)
     assert "('B', 'CD4') (3 cells): 'CD4' is at 'T > CD4', not under 'B'" in str(error.value)
     assert "('T', 'CD9') (1 cells)" in str(error.value)

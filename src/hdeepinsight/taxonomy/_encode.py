@@ -202,7 +202,7 @@ def factorize(
 def _as_column(labels: Iterable[Any]) -> Any:
     if isinstance(labels, str):
         raise TypeError(
-            f"Found one text {labels!r}, where a sequence of one label per cell is expected. Use "
+            f"labels must be a sequence of one label per cell, got one text {labels!r}. Use "
             "`resolve` for a single name."
         )
     if isinstance(labels, (pd.Categorical, pd.Index, np.ndarray)):
@@ -289,7 +289,8 @@ def encode_levels(
     if problems:
         raise ValueError(
             "The columns of a cell must name one path from coarse to fine, got combinations of "
-            "labels that are no path of the taxonomy. Correct these labels, or set the wrong ones "
+            "labels that are not a path of the taxonomy. Correct these labels, or set the wrong "
+            "ones "
             "to missing.\n" + "\n".join(problems)
         )
     return nodes[inverse.reshape(-1)]

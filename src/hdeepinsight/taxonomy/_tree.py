@@ -137,7 +137,7 @@ class Tree:
 
     @cached_property
     def ancestor_matrix(self) -> NDArray[np.bool_]:
-        """Whether leaf ``i`` is at or under node ``v``, shape ``(n_leaves, n_nodes)``.
+        """Table of whether leaf ``i`` is at or under node ``v``, bool ``(n_leaves, n_nodes)``.
 
         Raises
         ------
