@@ -471,6 +471,6 @@ class Tree:
             advice = f"Names that are close: {quoted(near)}" if near else "No name is close to it"
             advice += "; print the taxonomy to see all, or give it as a synonym"
         return (
-            "A node must be a full path ('parent > child'), a synonym or a bare name; the taxonomy "
-            f"has no node {clipped(shown)}{where}. {advice}."
+            f"The taxonomy has no node {clipped(shown)}{where}, neither by full path ('parent > "
+            f"child') nor by synonym or bare name. {advice}."
         )
