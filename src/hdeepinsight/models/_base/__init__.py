@@ -1,0 +1,1 @@
+"""What every model stands on: registration, training, the model file, and the classifier's answers."""
