@@ -30,7 +30,7 @@ test-all: $(VENV)/.installed-test ## Run every test, the slow ones too
 	$(BIN)/python -m pytest -m "" $(PYTEST_ARGS)
 
 .PHONY: check
-check: $(VENV)/.installed-check ## Lint, check formatting and types, build and inspect the package
+check: $(VENV)/.installed-check ## Lint, check formatting, types and imports; build and inspect the package
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -38,6 +38,7 @@ check: $(VENV)/.installed-check ## Lint, check formatting and types, build and i
 	$(BIN)/python -m build --outdir dist .
 	$(BIN)/twine check --strict dist/*
 	$(BIN)/python .ci/check_dist.py dist
+	$(BIN)/lint-imports --no-logo
 
 .PHONY: docs
 docs: $(VENV)/.installed-doc ## Build the documentation into docs/_build/html, warnings are errors
@@ -59,7 +60,7 @@ bench: $(VENV)/.installed-bench ## Measure accuracy, speed and scale; writes doc
 .PHONY: clean
 clean: ## Remove the environment and everything that was built
 	rm -rf $(VENV) build dist demo_out docs/_build docs/api/generated
-	rm -rf .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 
 # One resolve for the package and a dependency group together: torchvision loads only beside the torch
 # build that it was compiled for, and a second resolve could pick another.

@@ -27,7 +27,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from hdeepinsight import SCHDeepInsight
-from hdeepinsight.data._modalities import own_columns
+from hdeepinsight.data import own_columns
 
 LEVELS = ["lineage", "cell_type", "cell_type_fine"]
 #: Pair: donors of the reference and of the query. The first two were used to choose defaults.

@@ -35,25 +35,11 @@ def test_examples_of_a_page(page):
     assert result.failed == 0, "".join(report)
 
 
-ROOMS = (
-    "annotation",
-    "data",
-    "datasets",
-    "explanation",
-    "graph",
-    "hub",
-    "image",
-    "metrics",
-    "models",
-    "nn",
-    "pl",
-    "pp",
-    "report",
-    "taxonomy",
-    "tl",
+PACKAGE = Path(hdi.__file__).parent
+ROOMS = sorted(
+    {path.parent.name for path in PACKAGE.glob("[!_]*/__init__.py")} - {"cli"}
+    | {path.stem for path in PACKAGE.glob("[!_]*.py")}
 )
-#: Public names whose docstring needs no example that runs, and why.
-EXCUSED: dict[str, str] = {}
 
 
 def members(module):
@@ -67,11 +53,11 @@ def members(module):
     }
 
 
-PUBLIC = members(hdi) | {
-    name: each
-    for room in ROOMS
-    for name, each in members(import_module(f"hdeepinsight.{room}")).items()
-}
+@pytest.fixture(scope="module")
+def public():
+    """Every public class and function, by its full name."""
+    rooms = [import_module(f"hdeepinsight.{room}") for room in ROOMS]
+    return {name: each for module in (hdi, *rooms) for name, each in members(module).items()}
 
 
 def has_running_example(each) -> bool:
@@ -80,32 +66,14 @@ def has_running_example(each) -> bool:
     return any(not example.options.get(doctest.SKIP) for example in parsed)
 
 
-def test_every_room_is_looked_at():
-    package = Path(hdi.__file__).parent
-    public = {path.parent.name for path in package.glob("[!_]*/__init__.py")} | {
-        path.stem for path in package.glob("[!_]*.py")
-    }
-    assert public - {"cli"} == set(ROOMS)
+def test_everything_public_has_an_example_that_runs(public):
+    assert [name for name, each in public.items() if not has_running_example(each)] == []
 
 
-@pytest.mark.parametrize("name", sorted(PUBLIC.keys() - EXCUSED.keys()))
-def test_everything_public_has_an_example_that_runs(name):
-    assert has_running_example(PUBLIC[name]), (
-        f"{name} has no example that runs. Valid are lines with >>> of which not all are skipped. "
-        "Write one, or put the name into EXCUSED with the reason."
-    )
-
-
-def test_everything_public_stands_in_the_api():
+def test_everything_public_stands_in_the_api(public):
     page = (DOCS / "api" / "index.md").read_text()
     listed = set(re.findall(r"^   ([\w.]+)$", page, re.MULTILINE))
-    assert [name for name in sorted(PUBLIC) if name.rsplit(".", 1)[-1] not in listed] == []
-
-
-def test_only_what_needs_it_is_excused():
-    assert [
-        name for name in EXCUSED if name not in PUBLIC or has_running_example(PUBLIC[name])
-    ] == []
+    assert [name for name in sorted(public) if name.rsplit(".", 1)[-1] not in listed] == []
 
 
 def methods(each):
@@ -118,12 +86,10 @@ def methods(each):
             yield f"{each.__name__}.{name}", inspect.getdoc(function) or ""
 
 
-@pytest.mark.parametrize("name", sorted(PUBLIC))
-def test_docstrings_are_there_and_without_placeholders(name):
-    each = PUBLIC[name]
-    documented = {name: inspect.getdoc(each) or ""}
-    if inspect.isclass(each):
-        documented |= methods(each)
-    assert [at for at, text in documented.items() if not text] == []
+def test_docstrings_are_there_and_without_placeholders(public):
+    documented = {name: inspect.getdoc(each) or "" for name, each in public.items()}
+    for each in public.values():
+        documented |= dict(methods(each)) if inspect.isclass(each) else {}
+    assert [name for name, text in documented.items() if not text] == []
     left = re.compile(r"%\(\w+\)s|\bTODO\b|\bFIXME\b|\bTBD\b|\bXXX\b|\.\. (?:todo|include)::")
-    assert [at for at, text in documented.items() if left.search(text)] == []
+    assert [name for name, text in documented.items() if left.search(text)] == []

@@ -10,9 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from hdeepinsight.annotation import Decision
-from hdeepinsight.annotation._decode import check_decoder, check_threshold
-from hdeepinsight.annotation._sureness import as_sure_as, raised, sureness
+from hdeepinsight.annotation import (
+    Decision,
+    check_decoder,
+    check_threshold,
+    match_mean_confidence,
+    mean_confidence,
+    sharpen,
+)
 from hdeepinsight.data import (
     GeneCoverageWarning,
     ProteinCoverageWarning,
@@ -247,14 +252,14 @@ def _refined(
         return result, Decision(step="refine", applied=False, reason=reason)
     cells = _cells_of(model, query, batch_key, reading)
     tl.expression_pca(cells, key_added="X_pca")
-    asked = raised(result, SHARPENING) if isinstance(model, AdaptedSCHDeepInsight) else result
+    asked = sharpen(result, SHARPENING) if isinstance(model, AdaptedSCHDeepInsight) else result
     refinement = tl.refine(cells, asked, batch_key=batch_key)
     decision = _judged(refinement, refine)
     if not decision.applied:
         return result, decision
     # Neighbours resemble each other, so they are less than independent witnesses: their labels are
     # taken over, but not the certainty that they seem to add.
-    refined = as_sure_as(refinement.annotation(), sureness(asked))
+    refined = match_mean_confidence(refinement.annotation(), mean_confidence(asked))
     refined = replace(
         result,
         node_probabilities=refined.node_probabilities,

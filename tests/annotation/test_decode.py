@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hdeepinsight.annotation import decode
-from hdeepinsight.annotation._decode import check_threshold
+from hdeepinsight.annotation import check_threshold, decode
 from hdeepinsight.taxonomy import Taxonomy
 
 DECODERS = ["joint", "greedy"]

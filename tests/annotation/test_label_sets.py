@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hdeepinsight.annotation import Annotation, Calibration, calibrate
-from hdeepinsight.annotation._conformal import conformal_threshold
+from hdeepinsight.annotation import Annotation, Calibration, calibrate, conformal_threshold
 
 ALPHAS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7)
 KINDS = ("nodes", "leaves")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import hdeepinsight as hdi
-from hdeepinsight.annotation._sureness import as_sure_as, raised, sureness
+from hdeepinsight.annotation import match_mean_confidence, mean_confidence, sharpen
 
 
 @pytest.fixture
@@ -31,13 +31,13 @@ def _to_ancestors(tree):
 
 def test_the_power_of_one_changes_nothing(annotation):
     np.testing.assert_allclose(
-        raised(annotation, 1.0).node_probabilities, annotation.node_probabilities, atol=1e-12
+        sharpen(annotation, 1.0).node_probabilities, annotation.node_probabilities, atol=1e-12
     )
 
 
 @pytest.mark.parametrize("power", [0.3, 2.0, 15.0])
 def test_a_power_keeps_labels_and_adds_up_the_tree(annotation, power):
-    found = raised(annotation, power)
+    found = sharpen(annotation, power)
     np.testing.assert_array_equal(found.leaf_nodes, annotation.leaf_nodes)
     p, tree = found.node_probabilities, found.taxonomy
     np.testing.assert_allclose(p[:, tree.leaves].sum(axis=1), 1.0)
@@ -52,22 +52,24 @@ def test_a_power_keeps_labels_and_adds_up_the_tree(annotation, power):
 
 @pytest.mark.parametrize("target", [0.4, 0.62, 0.95])
 def test_the_mean_certainty_is_the_one_asked_for(annotation, target):
-    assert sureness(as_sure_as(annotation, target)) == pytest.approx(target, abs=1e-5)
+    assert mean_confidence(match_mean_confidence(annotation, target)) == pytest.approx(
+        target, abs=1e-5
+    )
 
 
 def test_the_own_certainty_is_a_fixed_point(annotation):
-    same = as_sure_as(annotation, sureness(annotation))
+    same = match_mean_confidence(annotation, mean_confidence(annotation))
     np.testing.assert_allclose(same.node_probabilities, annotation.node_probabilities, atol=1e-5)
 
 
 @pytest.mark.parametrize(("target", "power"), [(0.0, 0.05), (1.0, 20.0)])
 def test_a_target_out_of_reach_ends_at_the_outermost_power(annotation, target, power):
     np.testing.assert_allclose(
-        as_sure_as(annotation, target).node_probabilities,
-        raised(annotation, power).node_probabilities,
+        match_mean_confidence(annotation, target).node_probabilities,
+        sharpen(annotation, power).node_probabilities,
     )
 
 
 def test_tiny_probabilities_survive_a_high_power(annotation):
-    tiny = raised(annotation, 20.0)
-    assert np.isfinite(raised(tiny, 20.0).node_probabilities).all()
+    tiny = sharpen(annotation, 20.0)
+    assert np.isfinite(sharpen(tiny, 20.0).node_probabilities).all()

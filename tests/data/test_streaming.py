@@ -234,7 +234,7 @@ def test_log_values_with_a_bad_cell_beyond_the_sample_are_refused_when_read(
 
 
 def test_chunk_size_must_be_positive(small):
-    with pytest.raises(ValueError, match="chunk_size is 0"):
+    with pytest.raises(ValueError, match="chunk_size must be an integer >= 1, got 0"):
         next(open_counts(small).chunks(align_genes(small.var, GENES), 0))
 
 

@@ -1,5 +1,9 @@
 """Adapters around frozen parts: identity at the start, their own rows, the reference untouched."""
 
+import copy
+import pickle
+import threading
+
 import pytest
 import torch
 from torch import nn
@@ -26,9 +30,9 @@ def norm() -> BatchNorm1d:
     return norm.eval()
 
 
-def adapted(norm: BatchNorm1d, trust: list[float]) -> tuple[NormAdapter, AdapterSwitch]:
+def adapted(norm: BatchNorm1d, shrinkage: list[float]) -> tuple[NormAdapter, AdapterSwitch]:
     switch = AdapterSwitch()
-    return NormAdapter(norm, torch.tensor(trust), switch), switch
+    return NormAdapter(norm, torch.tensor(shrinkage), switch), switch
 
 
 @pytest.mark.parametrize("shape", [(6, 3), (6, 3, 5)], ids=["features", "maps"])
@@ -94,3 +98,30 @@ def test_wrapping_finds_every_norm_once() -> None:
     adapters = wrap_norms(network, torch.ones(1), AdapterSwitch())
     assert len(adapters) == 2
     assert wrap_norms(network, torch.ones(1), AdapterSwitch()) == []
+
+
+def test_threads_switch_on_their_own_and_copies_are_off(norm: BatchNorm1d) -> None:
+    adapter, switch = adapted(norm, [1.0])
+    nn.init.ones_(adapter.shift)
+    cells, found = torch.randn(4, 3), []
+    with switch.using(torch.zeros(4, dtype=torch.int64)):
+        here = adapter(cells)
+        other = threading.Thread(target=lambda: found.append(adapter(cells)))
+        other.start()
+        other.join()
+        copies = [copy.deepcopy(adapter), pickle.loads(pickle.dumps(adapter))]
+    assert torch.equal(found[0], norm(cells))
+    torch.testing.assert_close(here, norm(cells) + 1)
+    for each in copies:
+        assert torch.equal(each(cells), norm(cells))
+        with each.switch.using(torch.zeros(4, dtype=torch.int64)):
+            assert torch.equal(each(cells), here)
+
+
+def test_reads_the_old_name_of_its_shrinkage(norm: BatchNorm1d) -> None:
+    old, _switch = adapted(norm, [0.25])
+    state = old.state_dict()
+    state["trust"] = state.pop("shrinkage")
+    new, _switch = adapted(norm, [1.0])
+    new.load_state_dict(state)
+    assert torch.equal(new.shrinkage, torch.tensor([0.25, 0.0]))

@@ -4,12 +4,9 @@ import numpy as np
 import pytest
 import torch
 from scipy import sparse
+from scipy.stats import ks_2samp
 
 from hdeepinsight.nn import CountThinning, GeneMasking
-
-
-def full(value, n_cells=400, n_genes=50):
-    return sparse.csr_matrix(np.full((n_cells, n_genes), value, dtype=np.float32))
 
 
 def test_masks_are_zeros_and_ones():
@@ -57,74 +54,131 @@ def test_masks_repeat_with_the_seed():
     assert not torch.equal(first, second)
 
 
-def test_thinned_counts_never_exceed_the_originals():
-    rng = np.random.default_rng(0)
-    counts = sparse.csr_matrix(rng.poisson(1.5, size=(300, 40)).astype(np.float32))
+def thin_csr(thinning, counts, seed=0):
+    return thinning.sample(sparse.csr_matrix(counts), np.random.default_rng(seed)).toarray()
+
+
+def thin_dense(thinning, counts, seed=0):
+    batch = torch.from_numpy(counts)
+    return thinning.sample_dense(batch, torch.Generator().manual_seed(seed)).numpy()
+
+
+BOTH = (thin_csr, thin_dense)
+both_ways = pytest.mark.parametrize("thin", BOTH)
+
+
+def full(value, n_cells=400, n_genes=50):
+    return np.full((n_cells, n_genes), value, dtype=np.float32)
+
+
+@both_ways
+def test_thinned_counts_never_exceed_the_originals(thin):
+    counts = np.random.default_rng(0).poisson(1.5, size=(300, 40)).astype(np.float32)
     before = counts.copy()
-    thinned = CountThinning(p=1.0, min_rate=0.1).sample(counts, rng)
-    assert (thinned.data >= 0).all()
-    assert (thinned.data == np.rint(thinned.data)).all()
-    assert (thinned.toarray() <= counts.toarray()).all()
+    thinned = thin(CountThinning(p=1.0, min_rate=0.1), counts)
+    assert (thinned >= 0).all()
+    assert (thinned == np.rint(thinned)).all()
+    assert (thinned <= counts).all()
     assert thinned.sum() < counts.sum()
     assert thinned.dtype == counts.dtype
-    thinned.eliminate_zeros()  # works on its own arrays
+    np.testing.assert_array_equal(counts, before)
+
+
+def test_a_thinned_matrix_has_arrays_of_its_own():
+    counts = sparse.csr_matrix(np.random.default_rng(0).poisson(1.5, size=(300, 40)))
+    before = counts.copy()
+    CountThinning(p=1.0).sample(counts, np.random.default_rng(0)).eliminate_zeros()
     assert (counts != before).nnz == 0
 
 
-def test_kept_share_is_log_uniform():
-    total = full(200.0, 3000).sum(axis=1)
-    thinned = CountThinning(p=1.0, min_rate=0.2).sample(full(200.0, 3000), np.random.default_rng(0))
-    share = np.asarray(thinned.sum(axis=1) / total).ravel()
+@both_ways
+def test_kept_share_is_log_uniform(thin):
+    counts = full(200.0, 3000)
+    share = thin(CountThinning(p=1.0, min_rate=0.2), counts).sum(axis=1) / counts.sum(axis=1)
     assert np.log(share).mean() == pytest.approx(np.log(0.2) / 2, abs=0.03)
     expected = [np.exp(np.log(0.2) * (1 - q)) for q in (0.1, 0.5, 0.9)]
     np.testing.assert_allclose(np.quantile(share, [0.1, 0.5, 0.9]), expected, atol=0.03)
     assert share.min() > 0.18
 
 
-def test_molecules_of_a_cell_are_kept_binomially():
-    counts = full(20.0, 1000)
-    thinned = CountThinning(p=1.0, min_rate=0.2).sample(counts, np.random.default_rng(0)).toarray()
+@both_ways
+def test_molecules_of_a_cell_are_kept_binomially(thin):
+    thinned = thin(CountThinning(p=1.0, min_rate=0.2), full(20.0, 1000))
     thinned = thinned[thinned.mean(axis=1) < 19]
-    rate = thinned.mean(axis=1) / 20  # 1,000 molecules a cell tell its rate
+    rate = thinned.mean(axis=1) / 20  # 1,000 molecules per cell tell its rate
     variance = thinned.var(axis=1, ddof=1)
     assert (variance / (20 * rate * (1 - rate))).mean() == pytest.approx(1.0, abs=0.06)
 
 
-def test_share_of_thinned_cells():
-    counts = full(100.0, 2000)
-    thinned = CountThinning(p=0.7, min_rate=0.2).sample(counts, np.random.default_rng(0))
-    whole = (np.asarray(thinned.sum(axis=1)).ravel() == 5000).mean()
+@both_ways
+def test_share_of_thinned_cells(thin):
+    thinned = thin(CountThinning(p=0.7, min_rate=0.2), full(100.0, 2000))
+    whole = (thinned.sum(axis=1) == 5000).mean()
     assert whole == pytest.approx(0.3, abs=0.035)
+
+
+@pytest.mark.parametrize("value", [1.0, 3.0, 12.0, 400.0])
+def test_a_mini_batch_is_thinned_as_a_sparse_matrix_is(value):
+    thinning, counts = CountThinning(p=0.5, min_rate=0.3), full(value, 4000, 25)
+    first, second = (thin(thinning, counts).ravel() / value for thin in BOTH)
+    for moment in (1, 2, 3):
+        assert (first**moment).mean() == pytest.approx((second**moment).mean(), abs=0.02)
+    assert ks_2samp(first, second).statistic < 0.03
+
+
+def test_genes_without_counts_take_no_random_numbers():
+    counts = np.random.default_rng(0).poisson(0.1, size=(20, 90)).astype(np.float32)
+    wide = np.concatenate([counts, np.zeros_like(counts)], axis=1)
+    np.testing.assert_array_equal(
+        thin_dense(CountThinning(), wide)[:, :90], thin_dense(CountThinning(), counts)
+    )
 
 
 @pytest.mark.parametrize("thinning", [CountThinning.none(), CountThinning(min_rate=1.0)])
 def test_no_thinning_gives_the_counts_back(thinning):
-    counts = full(0.4)
-    assert (thinning.sample(counts, np.random.default_rng(0)) != counts).nnz == 0
+    counts = sparse.csr_matrix(full(0.4))
+    assert thinning.sample(counts, np.random.default_rng(0)) is counts
+    batch = torch.from_numpy(full(0.4))
+    assert thinning.sample_dense(batch) is batch
 
 
-def test_thinning_repeats_with_the_seed():
-    draws = [
-        CountThinning().sample(full(9.0), np.random.default_rng(seed)).toarray()
-        for seed in (1, 1, 2)
-    ]
+@both_ways
+def test_thinning_repeats_with_the_seed(thin):
+    draws = [thin(CountThinning(), full(9.0), seed) for seed in (1, 1, 2)]
     np.testing.assert_array_equal(draws[0], draws[1])
     assert (draws[0] != draws[2]).any()
 
 
-def test_fractional_counts_are_rounded_before_they_are_thinned():
+def test_a_mini_batch_is_thinned_by_the_global_seed():
+    batch = torch.full((30, 40), 9.0)
+    draws = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        draws.append(CountThinning().sample_dense(batch))
+    assert torch.equal(*draws)
+    assert not torch.equal(draws[0], CountThinning().sample_dense(batch))
+
+
+@both_ways
+def test_fractional_counts_are_rounded_before_they_are_thinned(thin):
     values = np.array([[0.4, 0.6, 1.5, 2.5, 3.49]], dtype=np.float32).repeat(500, axis=0)
-    thinned = CountThinning(p=1.0, min_rate=0.5).sample(
-        sparse.csr_matrix(values), np.random.default_rng(0)
-    )
-    assert thinned.toarray().max(axis=0).tolist() == [0, 1, 2, 2, 3]
-    assert (thinned.data == np.rint(thinned.data)).all()
+    thinned = thin(CountThinning(p=1.0, min_rate=0.5), values)
+    assert thinned.max(axis=0).tolist() == [0, 1, 2, 2, 3]
+    assert (thinned == np.rint(thinned)).all()
 
 
-def test_cells_without_counts_stay_empty():
-    thinned = CountThinning(p=1.0).sample(sparse.csr_matrix((4, 9)), np.random.default_rng(0))
+@both_ways
+def test_cells_without_counts_stay_empty(thin):
+    thinned = thin(CountThinning(p=1.0), np.zeros((4, 9), dtype=np.float32))
     assert thinned.shape == (4, 9)
     assert thinned.sum() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int64])
+def test_a_mini_batch_keeps_its_type(dtype):
+    thinned = CountThinning(p=1.0).sample_dense(torch.full((50, 20), 9, dtype=dtype))
+    assert thinned.dtype == dtype
+    assert 0 <= int(thinned.min()) < int(thinned.max()) <= 9
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def test_orders_and_names_do_not_matter(pair):
 def test_anchor_by_anchor_the_same_values_come_out(pair):
     ref, query = pair
     result = hdi.pp.stacas(ref, query, **EXACT)
-    step, anchors = result.outcome.steps[0], result.outcome.anchors
+    step, anchors = result.outcome.corrections[0], result.outcome.anchors
     x, y = ref.X.astype(float), query.X.astype(float)
     z = y - y.mean(0)
     z = z @ np.linalg.svd(z, full_matrices=False)[2][:30].T
@@ -134,7 +134,7 @@ def test_the_reference_stays_and_queries_do_not_see_each_other(pair, draw, wrap)
     both = hdi.pp.stacas(ref, [query, other], **EXACT)
     np.testing.assert_array_equal(corrected(both, "query_1"), corrected(alone))
     np.testing.assert_array_equal(corrected(both, "reference"), ref.X)
-    pooled = StacasConfig(pool_anchors=True)
+    pooled = StacasConfig(as_published=True)
     apart = hdi.pp.stacas(ref, [query, other], config=pooled, **EXACT)
     assert np.abs(corrected(apart, "query_1") - corrected(alone)).max() > 1e-4
 
@@ -210,6 +210,17 @@ def test_labels_drop_what_they_contradict_and_nothing_else(pair):
         ref, query, config=untrusted, **{**keys, "labels_key": "shuffled"}, **EXACT
     )
     np.testing.assert_array_equal(corrected(same), corrected(without))
+
+
+def test_words_for_no_label_contradict_nothing_and_are_named(pair):
+    ref, query = pair
+    keys = {"labels_key": "cell_type", "query_labels_key": "cell_type"}
+    query.obs["cell_type"] = query.obs["cell_type"].where(query.obs["cell_type"] != "type 1")
+    missing = hdi.pp.stacas(ref, query, **keys, **EXACT)
+    query.obs["cell_type"] = query.obs["cell_type"].fillna("not available")
+    with pytest.warns(hdi.taxonomy.LabelWarning, match="of 'query': 'not available'"):
+        worded = hdi.pp.stacas(ref, query, **keys, **EXACT)
+    pd.testing.assert_frame_equal(worded.anchors, missing.anchors)
 
 
 def test_anchors_that_are_all_wrong_leave_the_query_as_it_is(pair):
@@ -323,10 +334,10 @@ BAD = {
     "no shared genes": ({"rename": "OTHER"}, {}, hdi.data.InputError, "No gene is in all"),
     "unknown feature": ({}, {"features": ["XYZ"]}, hdi.data.InputError, "None of the 1 features"),
     "no such column": ({}, {"labels_key": "nope"}, KeyError, "no column 'nope'"),
-    "no such mode": ({}, {"mode": "both"}, ValueError, "Valid are 'project'"),
-    "no such input": ({}, {"input": "lognorm"}, ValueError, "Valid are 'counts' and 'log'"),
-    "no such search": ({}, {"neighbors": "fast"}, ValueError, "neighbors='fast'"),
-    "no feature": ({}, {"features": 0}, hdi.data.InputError, "features=0.*from 1 up"),
+    "no such mode": ({}, {"mode": "both"}, ValueError, "mode must be one of 'project'"),
+    "no such input": ({}, {"input": "lognorm"}, ValueError, "input must be one of 'counts', 'log'"),
+    "no such search": ({}, {"neighbors": "fast"}, ValueError, "neighbors must be .* got 'fast'"),
+    "no feature": ({}, {"features": 0}, hdi.data.InputError, "features=0.*integer >= 1"),
     "fewer than no feature": ({}, {"features": -1}, hdi.data.InputError, "features=-1"),
     "one feature as text": ({}, {"features": "G1"}, hdi.data.InputError, "Pass a list"),
     "no query": ({"query": None}, {}, ValueError, "0 queries"),
@@ -362,8 +373,8 @@ def test_bad_input_is_refused_with_a_reason(pair, change, options, error, says):
         {"k_anchor": 0},
         {"n_dims": 1.5},
         {"alpha": 1.2},
-        {"sd_weight": 0.0},
-        {"label_mode": "drop"},
+        {"k_weight": True},
+        {"genes_to_correct": "all"},
         {"blocked_genes": "MALAT1"},
     ],
 )
@@ -377,10 +388,10 @@ def test_wrong_questions_to_a_result(pair, ask):
     ref, query = pair
     result = hdi.pp.stacas(ref, query, **EXACT)
     asked = {
-        "cells": (lambda: result.to_adata(query[:10].copy()), "0 datasets of this result"),
+        "cells": (lambda: result.to_adata(query[:10].copy()), "0 datasets of .* have the 10 cells"),
         "genes": (lambda: result.transform(query[:, :30]), "lack 10 genes"),
-        "name": (lambda: next(result.corrected("other")), "No dataset is 'other'"),
-        "chunk": (lambda: next(result.corrected(chunk_size=0)), "chunk_size is 0"),
+        "name": (lambda: next(result.corrected("other")), "dataset must be one of .* got 'other'"),
+        "chunk": (lambda: next(result.corrected(chunk_size=0)), "chunk_size must be .* got 0"),
     }
     question, says = asked[ask]
     with pytest.raises(ValueError, match=says):

@@ -6,16 +6,22 @@ from scipy import sparse
 
 from hdeepinsight import Taxonomy
 from hdeepinsight.graph import nearest_neighbors
-from hdeepinsight.pp._stacas._anchors import mutual_neighbors, score_anchors, weigh_anchors
+from hdeepinsight.pp._stacas._anchors import (
+    consistent_labels,
+    encode_labels,
+    filter_by_labels,
+    mutual_neighbors,
+    score_anchors,
+    weigh_anchors,
+)
+from hdeepinsight.pp._stacas._correction import correction_operator
+from hdeepinsight.pp._stacas._datasets import is_blocked
 from hdeepinsight.pp._stacas._embedding import (
     Components,
     fit_components,
     reciprocal_embeddings,
 )
-from hdeepinsight.pp._stacas._features import is_blocked
-from hdeepinsight.pp._stacas._labels import consistent_labels, encode_labels, filter_by_labels
 from hdeepinsight.pp._stacas._tree import guide_tree
-from hdeepinsight.pp._stacas._weights import correction_operator
 
 
 @pytest.fixture
@@ -127,7 +133,7 @@ def test_equal_overlaps_give_full_scores(two):
 
 def test_closeness_falls_with_distance_and_is_half_at_the_quantile():
     distance = np.linspace(0.1, 0.9, 9)
-    close = weigh_anchors(distance, np.ones(9), alpha=1.0, anchor_coverage=0.5)
+    close = weigh_anchors(distance, np.ones(9), alpha=1.0)
     assert (np.diff(close) < 0).all()
     assert close[4] == pytest.approx(0.5, abs=2e-6)
     width = distance.std(ddof=1) / 2
@@ -163,25 +169,26 @@ def test_unknown_labels_have_one_code():
     import pandas as pd
 
     codes = encode_labels(
-        [pd.Series(["b", "Unknown", None]), None, pd.Series(["a", np.nan, "multi", "b"])], [3, 2, 4]
+        [pd.Series(["b", "Unknown", None]), None, pd.Series(["a", np.nan, "multi", "b", " NA"])],
+        [3, 2, 5],
     )
-    assert [one.tolist() for one in codes] == [[2, 0, 0], [0, 0], [1, 0, 0, 2]]
+    assert [one.tolist() for one in codes] == [[2, 0, 0], [0, 0], [1, 0, 0, 2, 0]]
 
 
 def test_sampling_keeps_in_expectation_what_weighing_keeps():
     scores, agree = np.full(4000, 0.5), np.arange(4000) % 2 == 0
     scores[0] = 0.1  # the lowest, which a draw never keeps where labels disagree
-    sampled = filter_by_labels(scores, agree, label_confidence=0.3, label_mode="sample")
+    sampled = filter_by_labels(scores, agree, label_confidence=0.3, sample=True)
     weighed = filter_by_labels(scores, agree, label_confidence=0.3)
     assert sampled.sum() == pytest.approx(weighed.sum(), rel=0.03)
     np.testing.assert_array_equal(sampled[agree], scores[agree])
     assert set(sampled[~agree]) == {0.0, 0.5}
 
 
-@pytest.mark.parametrize("mode", ["weight", "sample"])
-def test_trust_of_one_drops_all_that_disagree(mode):
+@pytest.mark.parametrize("sample", [False, True])
+def test_trust_of_one_drops_all_that_disagree(sample):
     agree = np.array([True, False, True])
-    kept = filter_by_labels(np.array([0.2, 0.9, 0.4]), agree, label_mode=mode)
+    kept = filter_by_labels(np.array([0.2, 0.9, 0.4]), agree, sample=sample)
     assert kept.tolist() == [0.2, 0.0, 0.4]
 
 
@@ -216,7 +223,7 @@ def weights():
 
 def test_weights_are_those_of_the_formula(weights):
     cells, spots, query, reference, scores = weights
-    found = correction_operator(*weights, k_weight=7, sd_weight=1.5)
+    found = correction_operator(*weights, k_weight=7)
     y_q, y_r = np.random.default_rng(1).normal(size=(2, 20, 4))
     for c, cell in enumerate(cells):
         distance = np.linalg.norm(spots - cell, axis=1)
@@ -225,7 +232,7 @@ def test_weights_are_those_of_the_formula(weights):
         for a in range(60):
             if query[a] in order:
                 g = (1 - distance[query[a]] / distance[order[-1]]) * scores[a]
-                h = 1 - np.exp(-g / (2 / 1.5) ** 2)
+                h = 1 - np.exp(-g / 4)
                 top, total = top + h * (y_q[query[a]] - y_r[reference[a]]), total + h
         change = found.reference[c] @ y_r[:15] - found.query[c] @ y_q
         np.testing.assert_allclose(np.ravel(change), -top / total, atol=1e-12)

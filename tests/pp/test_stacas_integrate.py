@@ -48,7 +48,7 @@ def test_batches_come_together_and_the_base_stays(batches):
 def test_steps_unrolled_are_the_steps_one_by_one(batches):
     result = hdi.pp.stacas(batches, mode="integrate", **EXACT)
     now = np.concatenate([one.X for one in batches]).astype(float)
-    for step in result.outcome.steps:
+    for step in result.outcome.corrections:
         taken = step.operator.query @ now[step.query_anchors]
         added = step.operator.reference @ now[step.reference_anchors]
         now[step.cells] += added - taken

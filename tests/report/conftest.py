@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from chromium import Chromium, find_chromium
 
+from hdeepinsight import report
 from hdeepinsight.annotation import Annotation, Decision, calibrate
 from hdeepinsight.data import GeneReport, InputReport
 from hdeepinsight.taxonomy import Taxonomy
@@ -145,7 +146,7 @@ def page(tmp_path_factory):
 
     def make(result: Annotation, **options) -> Page:
         path = tmp_path_factory.mktemp("page") / "report.html"
-        result.report(path, **{"created": CREATED, **options})
+        report.write(result, path, **{"created": CREATED, **options})
         return Page(path)
 
     return make

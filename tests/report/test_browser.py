@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from hdeepinsight import report
 from hdeepinsight.taxonomy import Taxonomy
 
 #: Elements whose text is fainter on its ground than WCAG AA asks for.
@@ -35,7 +36,8 @@ def written(full, hostile_nested, annotated, tmp_path_factory):
     """A full page, and one of names that attack it."""
     folder, rng = tmp_path_factory.mktemp("browser"), np.random.default_rng(0)
     clusters = rng.choice(["c1", "c2", "c10"], 200, p=[0.6, 0.3, 0.1])
-    full.report(
+    report.write(
+        full,
         folder / "full.html",
         clusters=clusters,
         embedding=rng.normal(size=(200, 2)),
@@ -43,7 +45,8 @@ def written(full, hostile_nested, annotated, tmp_path_factory):
     )
     hostile = annotated(hostile_nested, 60)
     names = Taxonomy.from_nested(hostile_nested).labels[1:]
-    hostile.report(
+    report.write(
+        hostile,
         folder / "hostile.html",
         title=names[0],
         model=names[3],

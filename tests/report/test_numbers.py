@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hdeepinsight import report
 from hdeepinsight.annotation import Annotation, decode, evaluate_annotation
 from hdeepinsight.report._citations import ENTRIES
 
@@ -219,13 +220,13 @@ def test_sources_are_those_of_the_bibliography(key):
 )
 def test_what_does_not_fit_the_cells_is_refused(full, tmp_path, options, says):
     with pytest.raises(ValueError, match=says):
-        full.report(tmp_path / "report.html", **options)
+        report.write(full, tmp_path / "report.html", **options)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_clusters_of_cells_in_another_order_are_refused(full, clusters, tmp_path):
     with pytest.raises(ValueError, match=r"clusters\.loc\[obs_names\]"):
-        full.report(tmp_path / "report.html", clusters=clusters[::-1])
+        report.write(full, tmp_path / "report.html", clusters=clusters[::-1])
 
 
 def test_cells_without_coordinates_are_left_out_and_counted(full, page):

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hdeepinsight.report import write_report
+from hdeepinsight import report
 
 HOSTILE_NAMES = ["<script>window.attacked=1</script>", '"><img src=x onerror="window.attacked=1">']
 
@@ -151,7 +151,7 @@ def test_a_hundred_thousand_cells_of_fifty_types(tmp_path, annotated):
     result = annotated({f"L{i}": [f"L{i} T{j}" for j in range(5)] for i in range(10)}, 100_000)
     rng, start = np.random.default_rng(0), time.process_time()
     path = tmp_path / "report.html"
-    write_report(
+    report.write(
         result,
         path,
         embedding=rng.normal(size=(100_000, 2)),

@@ -16,7 +16,16 @@ _RECORD = "added"
 
 
 class Additions(NamedTuple):
-    """New entries of ``obs``, ``obsm`` and ``uns`` by name."""
+    """New entries of ``obs``, ``obsm`` and ``uns`` by name.
+
+    Examples
+    --------
+    >>> import anndata as ad
+    >>> cells = ad.AnnData(obs=pd.DataFrame(index=["a", "b"]))
+    >>> Additions({"tool_score": [0.5, 0.9]}, {}, {}).write(cells, "tool", {"alpha": 0.1})
+    >>> cells.obs["tool_score"].tolist(), cells.uns["tool"]
+    ([0.5, 0.9], {'alpha': 0.1, 'added': ['obs/tool_score']})
+    """
 
     obs: dict[str, Any]
     obsm: dict[str, Any]
@@ -69,7 +78,13 @@ class Additions(NamedTuple):
 
 
 def storable(name: str) -> str:
-    """Replace slashes ("Megakaryocytes/platelets"), which h5ad and zarr take for folders."""
+    """Replace slashes ("Megakaryocytes/platelets"), which h5ad and zarr take for folders.
+
+    Examples
+    --------
+    >>> storable("Megakaryocytes/platelets")
+    'Megakaryocytes|platelets'
+    """
     return name.replace("/", "|")
 
 
@@ -84,6 +99,12 @@ def check_cells(obs_names: pd.Index, adata: AnnData, what: str, made: str) -> No
         The object.
     what, made
         What the result is and how it came about, for the message: ``"audit"``, ``"audited"``.
+
+    Examples
+    --------
+    >>> import anndata as ad
+    >>> cells = ad.AnnData(obs=pd.DataFrame(index=["a", "b"]))
+    >>> check_cells(pd.Index(["a", "b"]), cells, "audit", "audited")
     """
     if not obs_names.equals(pd.Index(adata.obs_names)):
         msg = (
@@ -105,6 +126,10 @@ def check_same_cells(obs_names: pd.Index, values: Any, name: str) -> None:
         What belongs to the cells, ``(n_cells, ...)``.
     name
         Name of the argument, for the message.
+
+    Examples
+    --------
+    >>> check_same_cells(pd.Index(["a", "b"]), [0.5, 0.9], "confidence")
     """
     if len(values) != len(obs_names):
         msg = (

@@ -13,7 +13,7 @@ from hdeepinsight._keys import ADDED_KEYS, LABEL_COLUMNS, ONTOLOGY_KEY, UNKNOWN_
 from hdeepinsight._palette import MISSING, label_colors
 from hdeepinsight.annotation._classes import depth_of_level, node_categories, node_names
 from hdeepinsight.annotation._confidence import ConfidenceMixin
-from hdeepinsight.annotation._decode import Decoder, decode, lift
+from hdeepinsight.annotation._decode import Decoder, decode, truncate_to_depth
 from hdeepinsight.annotation._foreign import ForeignMixin
 from hdeepinsight.annotation._writing import WritingMixin
 
@@ -98,7 +98,7 @@ class Annotation(ConfidenceMixin, ForeignMixin, WritingMixin):
             self.taxonomy, self.node_probabilities, decoder=self.decoder, threshold=self.threshold
         )
         if self.max_stop_depth is not None:
-            stop = lift(self.taxonomy, decoded.stop, self.max_stop_depth)
+            stop = truncate_to_depth(self.taxonomy, decoded.stop, self.max_stop_depth)
             decoded = decoded._replace(stop=stop)
         object.__setattr__(self, "_decoded", decoded)
 
@@ -316,7 +316,13 @@ class Annotation(ConfidenceMixin, ForeignMixin, WritingMixin):
 
 
 def check_level_names(taxonomy: Taxonomy) -> None:
-    """Refuse levels with the name of another column of every annotation."""
+    """Raise ``ValueError`` if a level has the name of another column of every annotation.
+
+    Examples
+    --------
+    >>> from hdeepinsight.taxonomy import Taxonomy
+    >>> check_level_names(Taxonomy.from_nested({"T": [], "B": []}))
+    """
     names = {LABEL_COLUMNS.STOP, *ADDED_KEYS}
     if taxonomy.ontology_ids:
         names.add(ONTOLOGY_KEY)

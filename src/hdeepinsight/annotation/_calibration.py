@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 #: What sums of probabilities may lie above 1 by rounding, in half precision.
-ROUNDING = 1e-2
+PROBABILITY_TOLERANCE = 1e-2
 
 
 def expected_calibration_error(
@@ -70,14 +70,25 @@ def binned_error(confidence: np.ndarray, correct: np.ndarray, n_bins: int = 15) 
 def check_confidence(
     confidence: ArrayLike, correct: ArrayLike, n_bins: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Both as float64 ``(n_cells,)``; raises ``ValueError`` unless they fit each other."""
+    """Return both as float64 ``(n_cells,)``.
+
+    Raises
+    ------
+    ValueError
+        Unless they fit each other, confidence is a probability and correctness true or false.
+
+    Examples
+    --------
+    >>> check_confidence([0.9, 0.4], [True, False], n_bins=15)
+    (array([0.9, 0.4]), array([1., 0.]))
+    """
     said, right = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
     if said.shape != right.shape or said.ndim != 1:
         raise ValueError(
             f"Confidence and correctness have the shapes {said.shape} and {right.shape}. Both must "
             "be (n_cells,). Select the same cells of both."
         )
-    if not ((said >= 0) & (said <= 1 + ROUNDING)).all():
+    if not ((said >= 0) & (said <= 1 + PROBABILITY_TOLERANCE)).all():
         raise ValueError(
             f"Confidence runs from {said.min():.3g} to {said.max():.3g}. It is a probability, "
             "finite and in [0, 1]. Pass probabilities, not logits or percent."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast, get_args
 import numpy as np
 
 from hdeepinsight.annotation._label_sets import LabelSets, label_sets
-from hdeepinsight.annotation._novelty import Unknown, stop_depth_limit
+from hdeepinsight.annotation._novelty import NoveltyLevel, stop_depth_limit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,7 +94,7 @@ class ConfidenceMixin:
             cast("Annotation", self), calibration, alpha=alpha, kind=kind, groups=groups
         )
 
-    def rejected(self, alpha: float = 0.05, *, unknown: Unknown = "lineage") -> Annotation:
+    def rejected(self, alpha: float = 0.05, *, unknown: NoveltyLevel = "lineage") -> Annotation:
         """Stop cells earlier that are strange to the reference.
 
         Parameters
@@ -142,10 +142,10 @@ def _checked_rejection(novelty: pd.DataFrame | None, alpha: float, unknown: str)
             "their probability with a higher threshold."
         )
         raise ValueError(msg)
-    if not 0.0 <= alpha <= 1.0 or unknown not in get_args(Unknown):
+    if not 0.0 <= alpha <= 1.0 or unknown not in get_args(NoveltyLevel):
         msg = (
             f"alpha={alpha}, unknown={unknown!r}; valid are a share from 0 to 1 and "
-            f"{get_args(Unknown)}. Use 0.05 and 'lineage' to begin with."
+            f"{get_args(NoveltyLevel)}. Use 0.05 and 'lineage' to begin with."
         )
         raise ValueError(msg)
     return novelty

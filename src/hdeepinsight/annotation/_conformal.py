@@ -249,7 +249,16 @@ def _labelled(annotation: Annotation, true_nodes: np.ndarray) -> np.ndarray:
 
 
 def check_nodes(taxonomy: Taxonomy, nodes: np.ndarray, n_cells: int) -> np.ndarray:
-    """Nodes as an array; raises ``ValueError`` where they do not fit the cells or the tree."""
+    """Return nodes as an array; raise ``ValueError`` where they do not fit the cells or the tree.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hdeepinsight.taxonomy import Taxonomy
+    >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+    >>> check_nodes(tree, np.array([3, 0]), n_cells=2)
+    array([3, 0])
+    """
     found = np.asarray(nodes)
     fits = found.shape == (n_cells,) and found.dtype.kind in "iu"
     if not fits or (n_cells and not 0 <= found.min() <= found.max() < taxonomy.n_nodes):

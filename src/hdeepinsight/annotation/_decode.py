@@ -107,7 +107,7 @@ def decode(
         start = np.zeros(len(probabilities), dtype=np.int64)
         leaf = leaf_below(taxonomy, probabilities, start, decoder)
         return Decoded(leaf, leaf)
-    stop = deepest_passing(taxonomy, probabilities, threshold)
+    stop = deepest_confident_node(taxonomy, probabilities, threshold)
     return Decoded(leaf_below(taxonomy, probabilities, stop, decoder), stop)
 
 
@@ -126,8 +126,19 @@ def check_decoder(decoder: str) -> None:
         raise ValueError(msg)
 
 
-def deepest_passing(taxonomy: Taxonomy, probabilities: np.ndarray, threshold: float) -> np.ndarray:
-    """Deepest node with probability at least ``threshold`` (0.5 or more), shape ``(n_cells,)``."""
+def deepest_confident_node(
+    taxonomy: Taxonomy, probabilities: np.ndarray, threshold: float
+) -> np.ndarray:
+    """Return the deepest node with at least ``threshold`` (0.5 or more), shape ``(n_cells,)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hdeepinsight.taxonomy import Taxonomy
+    >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+    >>> deepest_confident_node(tree, np.array([[1.0, 0.6, 0.4, 0.35, 0.25]]), 0.5)
+    array([1])
+    """
     root = np.zeros(len(probabilities), dtype=np.int64)
     # A node of more than 0.5 is always the most probable of its siblings, so every node that passes
     # lies on the greedy path. Staying on it settles ties at exactly 0.5 in one way for all
@@ -139,8 +150,17 @@ def deepest_passing(taxonomy: Taxonomy, probabilities: np.ndarray, threshold: fl
     return np.where(depth > 0, on_path, 0)
 
 
-def lift(taxonomy: Taxonomy, nodes: np.ndarray, max_depth: np.ndarray) -> np.ndarray:
-    """Ancestor of every node that is no deeper than allowed, shape ``(n_cells,)``."""
+def truncate_to_depth(taxonomy: Taxonomy, nodes: np.ndarray, max_depth: np.ndarray) -> np.ndarray:
+    """Return the ancestor of every node that is no deeper than allowed, shape ``(n_cells,)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hdeepinsight.taxonomy import Taxonomy
+    >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+    >>> truncate_to_depth(tree, np.array([3, 3, 2]), np.array([2, 1, 0]))
+    array([3, 1, 0])
+    """
     rows, allowed = np.arange(len(nodes)), np.asarray(max_depth)
     above = taxonomy.node_at_level[nodes][rows, allowed.clip(1, taxonomy.max_depth) - 1]
     lifted = np.where(allowed < 1, 0, above)
@@ -148,7 +168,16 @@ def lift(taxonomy: Taxonomy, nodes: np.ndarray, max_depth: np.ndarray) -> np.nda
 
 
 def most_probable_leaf(taxonomy: Taxonomy, probabilities: np.ndarray) -> np.ndarray:
-    """Most probable leaf of every cell, shape ``(n_cells,)``."""
+    """Return the most probable leaf of every cell, shape ``(n_cells,)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hdeepinsight.taxonomy import Taxonomy
+    >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+    >>> most_probable_leaf(tree, np.array([[1.0, 0.6, 0.4, 0.35, 0.25]]))
+    array([2])
+    """
     return np.asarray(taxonomy.leaves[probabilities[:, taxonomy.leaves].argmax(axis=1)])
 
 

@@ -11,17 +11,17 @@ import pandas as pd
 from hdeepinsight._keys import ADDED_KEYS
 from hdeepinsight.annotation._additions import check_same_cells, storable
 from hdeepinsight.annotation._classes import (
-    above,
     class_nodes,
     depth_of_level,
-    exclusive,
     label_nodes,
+    next_above,
     node_categories,
     node_mass,
     node_names,
     node_probabilities,
+    normalise_classes,
 )
-from hdeepinsight.annotation._decode import lift
+from hdeepinsight.annotation._decode import truncate_to_depth
 from hdeepinsight.annotation._settings import from_text
 from hdeepinsight.taxonomy import Taxonomy
 
@@ -100,7 +100,7 @@ class ForeignMixin:
             taxonomy=taxonomy,
             obs_names=labels.index,
             node_probabilities=share @ taxonomy.ancestor_matrix,
-            threshold=above(threshold),
+            threshold=next_above(threshold),
         )
         # What speaks against a label may add up in a branch that nobody named.
         return replace(made, max_stop_depth=_shared(taxonomy, made.stop_nodes, nodes))
@@ -138,13 +138,13 @@ class ForeignMixin:
         ['T']
         """
         classes = class_nodes(taxonomy, list(map(str, table.columns)))
-        values, nodes = exclusive(table.to_numpy(dtype=np.float64), classes, taxonomy)
+        values, nodes = normalise_classes(table.to_numpy(dtype=np.float64), classes, taxonomy)
         mass = node_mass(taxonomy, values, nodes)
         return cast("type[Annotation]", cls)(
             taxonomy=taxonomy,
             obs_names=table.index,
             node_probabilities=node_probabilities(taxonomy, mass),
-            threshold=above(threshold),
+            threshold=next_above(threshold),
         )
 
     @classmethod
@@ -243,7 +243,7 @@ class ForeignMixin:
         nodes = own.stop_nodes
         if level is not None:
             depth = np.full(len(nodes), depth_of_level(own.taxonomy, level))
-            nodes = lift(own.taxonomy, own.leaf_nodes, depth)
+            nodes = truncate_to_depth(own.taxonomy, own.leaf_nodes, depth)
         labels = node_categories(node_names(own.taxonomy, no_label), nodes)
         share = own.node_probabilities[np.arange(len(nodes)), nodes]
         if level is None:

@@ -9,14 +9,14 @@ import numpy as np
 
 from hdeepinsight.annotation._conformal import check_nodes
 from hdeepinsight.annotation._novelty_scores import (
-    Learned,
+    NoveltyParams,
+    fit_depth_trend,
     lineage_classifiers,
     log_depth,
     p_values,
     raw_scores,
     standardise,
     together,
-    usual,
     whitened_types,
 )
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from hdeepinsight.taxonomy import Taxonomy
 
-Unknown = Literal["lineage", "type"]
+NoveltyLevel = Literal["lineage", "type"]
 
 
 class FeatureCells(NamedTuple):
@@ -184,8 +184,8 @@ class NoveltyDetector:
         lineages = taxonomy.node_at_level[nodes, 0]
         weights, bias = lineage_classifiers((latent - location) / scale, lineages)
         centres, whitening = whitened_types(latent, nodes)
-        learned = Learned(location, scale, weights, bias, centres, whitening)
-        seen = usual(raw_scores(held_out.latent, learned), held_out.depth)
+        learned = NoveltyParams(location, scale, weights, bias, centres, whitening)
+        seen = fit_depth_trend(raw_scores(held_out.latent, learned), held_out.depth)
         return cls(**learned._asdict(), **seen)
 
     def measure(self, cells: FeatureCells) -> dict[str, np.ndarray]:
@@ -215,7 +215,7 @@ class NoveltyDetector:
         >>> {name: values.shape for name, values in detector.measure(cells).items()}
         {'score': (40,), 'p_value': (40,), 'lineage_p_value': (40,)}
         """
-        learned = Learned(*(getattr(self, name) for name in Learned._fields))
+        learned = NoveltyParams(*(getattr(self, name) for name in NoveltyParams._fields))
         scores = standardise(
             raw_scores(cells.latent, learned),
             np.clip(log_depth(cells.depth), *self.depth_range),
@@ -275,7 +275,7 @@ class NoveltyDetector:
 
 
 def stop_depth_limit(
-    novelty: pd.DataFrame, alpha: float, unknown: Unknown, max_depth: int
+    novelty: pd.DataFrame, alpha: float, unknown: NoveltyLevel, max_depth: int
 ) -> np.ndarray:
     """Deepest level at which each cell may stop, shape ``(n_cells,)``."""
     limit = np.full(len(novelty), max_depth)

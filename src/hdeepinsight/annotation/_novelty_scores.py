@@ -12,7 +12,7 @@ STRENGTH = 1e-3
 """Inverse penalty of the lineage classifiers: features are many and their labels well learned."""
 
 
-class Learned(NamedTuple):
+class NoveltyParams(NamedTuple):
     """What is learned from labelled cells; the first parameters of `NoveltyDetector`."""
 
     location: np.ndarray
@@ -52,7 +52,7 @@ def whitened_types(latent: np.ndarray, nodes: np.ndarray) -> tuple[np.ndarray, n
     return means @ whitening, whitening
 
 
-def raw_scores(latent: np.ndarray, learned: Learned) -> np.ndarray:
+def raw_scores(latent: np.ndarray, learned: NoveltyParams) -> np.ndarray:
     """Recognition and logarithm of distance, larger for stranger cells, shape ``(2, n_cells)``."""
     latent = latent.astype(np.float64)
     white = latent @ learned.whitening
@@ -71,14 +71,14 @@ def log_depth(depth: np.ndarray) -> np.ndarray:
     return np.log1p(np.asarray(depth, dtype=np.float64))
 
 
-def usual(raw: np.ndarray, depth: np.ndarray) -> dict[str, np.ndarray]:
+def fit_depth_trend(raw: np.ndarray, depth: np.ndarray) -> dict[str, np.ndarray]:
     """How the scores of held-out cells depend on depth, and what is left of them."""
     x = log_depth(depth)
     powers = np.stack([np.ones_like(x), x, x**2])
     centre = np.stack([np.linalg.lstsq(powers.T, row, rcond=None)[0] for row in raw])
-    left = np.abs(raw - centre @ powers)
-    spread = np.stack([np.linalg.lstsq(powers.T, row, rcond=None)[0] for row in left])
-    least = 0.2 * left.mean(axis=1) + 1e-6
+    residuals = np.abs(raw - centre @ powers)
+    spread = np.stack([np.linalg.lstsq(powers.T, row, rcond=None)[0] for row in residuals])
+    least = 0.2 * residuals.mean(axis=1) + 1e-6
     scores = standardise(raw, x, centre, spread, least)
     return {
         "depth_range": np.array([x.min(), x.max()]),

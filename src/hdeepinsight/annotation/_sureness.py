@@ -13,26 +13,57 @@ from hdeepinsight.annotation._annotation import Annotation
 _POWERS = (0.05, 20.0)
 
 
-def sureness(annotation: Annotation) -> float:
-    """Mean over cells of the probability of the most probable leaf."""
+def mean_confidence(annotation: Annotation) -> float:
+    """Return the mean over cells of the probability of the most probable leaf.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> import pandas as pd
+    >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+    >>> table = pd.DataFrame({"CD4": [0.5], "CD8": [0.25], "B": [0.25]}, index=["a"])
+    >>> result = hdi.Annotation.from_probabilities(table, tree)
+    >>> mean_confidence(result)
+    0.5
+    """
     return float(_leaves(annotation).max(axis=1).mean())
 
 
-def raised(annotation: Annotation, power: float) -> Annotation:
+def sharpen(annotation: Annotation, power: float) -> Annotation:
     """Raise leaf probabilities to a power, and add up the tree what they become.
 
     The most probable leaf of every cell stays. A power below 1 makes an annotation less sure, one
     above 1 surer.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> import pandas as pd
+    >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+    >>> table = pd.DataFrame({"CD4": [0.5], "CD8": [0.25], "B": [0.25]}, index=["a"])
+    >>> result = hdi.Annotation.from_probabilities(table, tree)
+    >>> round(mean_confidence(sharpen(result, 2.0)), 3)
+    0.667
     """
     leaves = _powered(_leaves(annotation), power)
     matrix = annotation.taxonomy.ancestor_matrix.astype(np.float64)
     return replace(annotation, node_probabilities=leaves @ matrix)
 
 
-def as_sure_as(annotation: Annotation, target: float) -> Annotation:
-    """Raise leaf probabilities to the one power that makes the :func:`sureness` the target.
+def match_mean_confidence(annotation: Annotation, target: float) -> Annotation:
+    """Raise leaf probabilities to the one power that makes the :func:`mean_confidence` the target.
 
     Where no power between 0.05 and 20 does, the nearest of these is taken.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> import pandas as pd
+    >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+    >>> table = pd.DataFrame({"CD4": [0.5], "CD8": [0.25], "B": [0.25]}, index=["a"])
+    >>> result = hdi.Annotation.from_probabilities(table, tree)
+    >>> round(mean_confidence(match_mean_confidence(result, 0.8)), 3)
+    0.8
     """
     leaves = _leaves(annotation)
 
@@ -41,10 +72,10 @@ def as_sure_as(annotation: Annotation, target: float) -> Annotation:
 
     low, high = np.log(_POWERS)
     if excess(low) >= 0:
-        return raised(annotation, _POWERS[0])
+        return sharpen(annotation, _POWERS[0])
     if excess(high) <= 0:
-        return raised(annotation, _POWERS[1])
-    return raised(annotation, float(np.exp(brentq(excess, low, high, xtol=1e-6))))
+        return sharpen(annotation, _POWERS[1])
+    return sharpen(annotation, float(np.exp(brentq(excess, low, high, xtol=1e-6))))
 
 
 def _leaves(annotation: Annotation) -> np.ndarray:

@@ -11,10 +11,8 @@ from hdeepinsight.annotation._additions import Additions, check_cells, storable
 from hdeepinsight.annotation._settings import to_text
 
 if TYPE_CHECKING:
-    from datetime import datetime
     from pathlib import Path
 
-    import numpy as np
     from anndata import AnnData
 
     from hdeepinsight.annotation._annotation import Annotation
@@ -120,53 +118,6 @@ class WritingMixin:
             added.obs[ONTOLOGY_KEY] = own.ontology_term_ids.array
         added.write(adata, key_added, own.to_dict(), overwrite=overwrite)
 
-    def report(
-        self,
-        path: str | Path,
-        *,
-        title: str | None = None,
-        model: str | None = None,
-        clusters: Any | None = None,
-        embedding: Any | None = None,
-        true_nodes: np.ndarray | None = None,
-        created: datetime | None = None,
-    ) -> None:
-        """Write one HTML page that says what the annotation holds and how far to trust it.
-
-        Parameters
-        ----------
-        path
-            File to write; one that is there is replaced.
-        title, model, clusters, embedding, true_nodes, created
-            As in :func:`hdeepinsight.report.write_report`.
-
-        Examples
-        --------
-        >>> from pathlib import Path
-        >>> from tempfile import TemporaryDirectory
-        >>> import hdeepinsight as hdi
-        >>> import pandas as pd
-        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
-        >>> result = hdi.Annotation.from_labels(pd.Series(["CD4", "B"], index=["a", "b"]), tree)
-        >>> with TemporaryDirectory() as folder:
-        ...     path = Path(folder) / "report.html"
-        ...     result.report(path, title="Two cells")
-        ...     "Two cells" in path.read_text()
-        True
-        """
-        from hdeepinsight.report import write_report
-
-        write_report(
-            cast("Annotation", self),
-            path,
-            title=title,
-            model=model,
-            clusters=clusters,
-            embedding=embedding,
-            true_nodes=true_nodes,
-            created=created,
-        )
-
     def to_dict(self) -> dict[str, Any]:
         """Give settings, reports and recipe in plain types.
 
@@ -193,7 +144,18 @@ class WritingMixin:
 
 
 def annotation_additions(annotation: Annotation, adata: AnnData, key_added: str) -> Additions:
-    """Everything that an annotation adds to an AnnData of its cells."""
+    """Return everything that an annotation adds to an AnnData of its cells.
+
+    Examples
+    --------
+    >>> import anndata as ad
+    >>> import hdeepinsight as hdi
+    >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+    >>> cells = ad.AnnData(obs=pd.DataFrame(index=["a", "b"]))
+    >>> result = hdi.Annotation.from_labels(pd.Series(["CD4", "B"], index=["a", "b"]), tree)
+    >>> annotation_additions(result, cells, "hdi").obs["hdi_stop_label"].tolist()
+    ['CD4', 'B']
+    """
     check_cells(annotation.obs_names, adata, "annotation", "annotated")
 
     def named(name: str) -> str:

@@ -49,7 +49,7 @@ def running(*, debug: bool) -> Iterator[None]:
             yield
         except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
             raise  # these have a meaning of their own
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the last door: every error becomes a sentence
             if debug:
                 errors().print_exception()
             errors().print(Text.assemble(("Error: ", "bold red"), _paragraph(error)))

@@ -86,7 +86,7 @@ def _additions(annotation: Annotation, obs: pd.DataFrame, key_added: str) -> Ann
 
 def _refuse_clashes(source: Path, added: AnnData, key_added: str) -> None:
     """Raise `UsageProblem` if something in obsm or uns of the query would be replaced."""
-    from hdeepinsight.data._store import group_opener
+    from hdeepinsight.data import group_opener
 
     with group_opener(source)() as root:
         clash = [

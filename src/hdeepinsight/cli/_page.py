@@ -108,9 +108,12 @@ def write_page(
     facts
         What else is known about the cells; by default what the query's file holds unasked.
     """
+    from hdeepinsight import report
+
     facts = facts or CellFacts(embedding=_coordinates(query, None))
     with step(f"Writing {out}"), written_at_once(out) as path:
-        result.report(
+        report.write(
+            result,
             path,
             title=title or f"Cell types of {query.name}",
             model=str(model),
@@ -124,7 +127,7 @@ def _coordinates(query: Path, name: str | None) -> Any | None:
     """Coordinates in ``obsm``, by default the usual ones where they are there."""
     from anndata.io import read_elem
 
-    from hdeepinsight.data._store import group_opener
+    from hdeepinsight.data import group_opener
 
     with group_opener(query)() as root:
         held = sorted(root["obsm"]) if "obsm" in root else []

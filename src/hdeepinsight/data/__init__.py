@@ -1,11 +1,21 @@
 """The door for data: what a matrix holds, which genes it has, and its counts in chunks."""
 
 from hdeepinsight.data._align import GeneAlignment, GeneReport
-from hdeepinsight.data._checks import inspect_input
+from hdeepinsight.data._checks import inspect_input, inspect_store, not_finite
 from hdeepinsight.data._declared import check_file
+from hdeepinsight.data._decode import Denormalizer
 from hdeepinsight.data._errors import GeneCoverageWarning, GeneMatchError, InputError
 from hdeepinsight.data._genes import align_genes, resolve_var_names
-from hdeepinsight.data._modalities import Modalities, is_paired, open_paired
+from hdeepinsight.data._modalities import (
+    Modalities,
+    is_paired,
+    open_paired,
+    own_columns,
+    trim,
+    without_genes,
+)
+from hdeepinsight.data._names import examples, strip_version
+from hdeepinsight.data._normalize import log_normalize
 from hdeepinsight.data._protein_names import clean_protein_name, protein_genes, protein_key
 from hdeepinsight.data._proteins import (
     ProteinCounts,
@@ -14,15 +24,19 @@ from hdeepinsight.data._proteins import (
     protein_names,
     read_proteins,
 )
+from hdeepinsight.data._query import AlignedQuery, ExtraInputs, open_query, resolve_cells
 from hdeepinsight.data._recover import RecoveredCounts, recover_counts
 from hdeepinsight.data._report import InputReport
-from hdeepinsight.data._selection import select_genes
-from hdeepinsight.data._store import DataLike, Store, open_store
+from hdeepinsight.data._selection import dispersion_scores, select_genes
+from hdeepinsight.data._store import DataLike, Store, group_opener, has_layer, open_store
 from hdeepinsight.data._streaming import CountSource, ScaleMode, open_counts
 
 __all__ = [
+    "AlignedQuery",
     "CountSource",
     "DataLike",
+    "Denormalizer",
+    "ExtraInputs",
     "GeneAlignment",
     "GeneCoverageWarning",
     "GeneMatchError",
@@ -39,16 +53,29 @@ __all__ = [
     "align_proteins",
     "check_file",
     "clean_protein_name",
+    "dispersion_scores",
+    "examples",
+    "group_opener",
+    "has_layer",
     "inspect_input",
+    "inspect_store",
     "is_paired",
+    "log_normalize",
+    "not_finite",
     "open_counts",
     "open_paired",
+    "open_query",
     "open_store",
+    "own_columns",
     "protein_genes",
     "protein_key",
     "protein_names",
     "read_proteins",
     "recover_counts",
+    "resolve_cells",
     "resolve_var_names",
     "select_genes",
+    "strip_version",
+    "trim",
+    "without_genes",
 ]

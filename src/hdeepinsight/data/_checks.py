@@ -72,7 +72,16 @@ def inspect_input(
 def inspect_store(
     store: Store, *, layer: str | None, use_raw: bool = False, max_cells: int = 2000
 ) -> InputReport:
-    """Inspect one matrix of an open store; see `inspect_input`."""
+    """Inspect one matrix of an open store; see `inspect_input`.
+
+    Examples
+    --------
+    >>> import anndata as ad
+    >>> import numpy as np
+    >>> from hdeepinsight.data import inspect_store, open_store
+    >>> inspect_store(open_store(ad.AnnData(np.ones((3, 2)))), layer=None).scale
+    'binary'
+    """
     matrix = store.matrix(layer, use_raw)
     here = slot_name(layer, use_raw)
     tally = scan(matrix, max_cells)
@@ -96,7 +105,16 @@ def inspect_store(
 
 
 def not_finite(report: InputReport) -> InputError | None:
-    """Error for NaN and infinite values, which no setting accepts."""
+    """Return the error for NaN and infinite values, which no setting accepts, if there are any.
+
+    Examples
+    --------
+    >>> import anndata as ad
+    >>> import numpy as np
+    >>> from hdeepinsight.data import inspect_input, not_finite
+    >>> str(not_finite(inspect_input(ad.AnnData(np.array([[1.0, np.nan]])))))[:44]
+    'X holds 1 NaN and 0 infinite values. Valid a'
+    """
     if not report.n_nan and not report.n_inf:
         return None
     return InputError(

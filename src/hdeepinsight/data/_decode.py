@@ -12,7 +12,7 @@ from hdeepinsight.data._matrix import Block
 from hdeepinsight.data._scan import canonical
 from hdeepinsight.data._units import Units, find_units, float_step, linear_tolerance, log_tolerance
 
-__all__ = ["Decoder", "Normalisation"]
+__all__ = ["Denormalizer", "Normalisation"]
 
 Normalisation: TypeAlias = Literal["log1p", "normalized"]
 
@@ -21,7 +21,7 @@ MAX_LOG = 30.0
 
 
 @dataclass(frozen=True)
-class Decoder:
+class Denormalizer:
     """How the values of a matrix came from counts.
 
     Parameters
@@ -32,6 +32,14 @@ class Decoder:
         Type of the stored values; sets the floating-point tolerance.
     grid
         Distance of the decimals that the values are rounded to, 0.0 if they are not.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hdeepinsight.data import Denormalizer
+    >>> values = np.log1p(np.array([[1.5, 0.0, 4.5]]))
+    >>> Denormalizer("log1p", values.dtype).decode(values)[0].toarray()
+    array([[1., 0., 3.]], dtype=float32)
     """
 
     scale: Normalisation

@@ -22,6 +22,9 @@ from hdeepinsight.data._names import (
 
 __all__ = ["align_genes", "resolve_var_names"]
 
+#: Coverage below which labels are less certain, which is warned of.
+WARN_COVERAGE = 0.50
+
 Ints: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 
 
@@ -86,7 +89,7 @@ def align_genes(
     synonyms: Mapping[str, Sequence[str]] | None = None,
     weights: np.ndarray[Any, Any] | None = None,
     min_coverage: float = 0.10,
-    warn_coverage: float = 0.50,
+    warn_coverage: float = WARN_COVERAGE,
     fold_case: bool = False,
 ) -> GeneAlignment:
     """Match the genes of a query to those of a model by name.
@@ -150,9 +153,14 @@ def align_genes(
     target, messages = _match(names, model, synonyms or {}, fold_case)
     if column is not None:
         messages.insert(0, f"Gene names were taken from var[{column!r}], not from var_names.")
-    messages += _species_note(names.tolist(), model.tolist())
+    species = guess_species(names.tolist()), guess_species(model.tolist())
+    if _differ(*species):
+        messages.append(
+            f"The query looks like {species[0]} and the model like {species[1]}: genes of the same "
+            "name are taken for the same gene."
+        )
     alignment = _describe(names, model, target, share, column, messages)
-    _check_coverage(alignment.report, names, model, min_coverage, warn_coverage)
+    _check_coverage(alignment.report, names, model, species, min_coverage, warn_coverage)
     return alignment
 
 
@@ -257,34 +265,30 @@ def _differ(species: Species, other: Species) -> bool:
     return species != other and "unknown" not in (species, other)
 
 
-def _species_note(names: list[str], model: list[str]) -> list[str]:
-    """Say that names match across species, as they do where mouse symbols are in upper case."""
-    species, model_species = guess_species(names), guess_species(model)
-    if not _differ(species, model_species):
-        return []
-    return [
-        f"The query looks like {species} and the model like {model_species}: genes of the same "
-        "name are taken for the same gene."
-    ]
-
-
 def _check_coverage(
-    report: GeneReport, names: pd.Index, model: pd.Index, lowest: float, low: float
+    report: GeneReport,
+    names: pd.Index,
+    model: pd.Index,
+    species: tuple[Species, Species],
+    lowest: float,
+    low: float,
 ) -> None:
     found = (
         f"{report.n_measured:,} of the model's {report.n_model:,} genes are in the query "
         f"({report.coverage:.1%} of the reference's expression)."
     )
     if report.coverage < lowest or not report.n_measured:
-        advice = _diagnose(names, model, report)
+        advice = _diagnose(names, model, species, report)
         raise GeneMatchError(found, f"At least {lowest:.0%} is needed.", advice)
     if report.coverage < low:
-        advice = _diagnose(names, model, report)
+        advice = _diagnose(names, model, species, report)
         text = f"{found} Below {low:.0%} labels are less certain. {advice}"
         warnings.warn(text, GeneCoverageWarning, stacklevel=3)
 
 
-def _diagnose(names: pd.Index, model: pd.Index, report: GeneReport) -> str:
+def _diagnose(
+    names: pd.Index, model: pd.Index, species: tuple[Species, Species], report: GeneReport
+) -> str:
     """Say what the names look like beside the model's, and what to do about it."""
     listed, wanted = names.tolist(), model.tolist()
     shown = (
@@ -302,11 +306,10 @@ def _diagnose(names: pd.Index, model: pd.Index, report: GeneReport) -> str:
             f"The query has {kind} names and the model {model_kind} names ({shown}): set "
             f"adata.var_names to {model_kind} names, or keep them in a column of adata.var."
         )
-    species, model_species = guess_species(listed), guess_species(wanted)
-    if _differ(species, model_species):
+    if _differ(*species):
         return (
-            f"The query looks like {species} and the model like {model_species} ({shown}): "
-            f"translate the genes to {model_species} orthologs first, or pass fold_case=True to "
+            f"The query looks like {species[0]} and the model like {species[1]} ({shown}): "
+            f"translate the genes to {species[1]} orthologs first, or pass fold_case=True to "
             "take genes of the same name for the same gene."
         )
     return _diagnose_case(listed, wanted, shown, report)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,8 +17,26 @@ __all__ = ["Block", "RowMatrix", "row_view", "to_csr", "wrap"]
 
 Block: TypeAlias = "np.ndarray[Any, Any] | sp.csr_matrix"
 
+Ints: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
+
 #: Stored values that one pass over a column-wise matrix may keep (8 to 12 bytes each).
 CSC_BUDGET = 2**25
+
+
+@dataclass
+class Tally:
+    """How often a matrix was read.
+
+    Parameters
+    ----------
+    n_passes
+        Passes over its rows, those that looked at all values included.
+    n_scans
+        Passes that looked at all values to find out what they are.
+    """
+
+    n_passes: int = 0
+    n_scans: int = 0
 
 
 @dataclass(frozen=True)
@@ -35,12 +53,31 @@ class RowMatrix:
         Type of the stored values.
     storage
         How it is stored, for reports: ``"dense"``, ``"csr_matrix"``, ``"h5ad csr"``, ``"dask"`` ...
+    chosen
+        Rows of the stored matrix that are the rows of this one, in any order; all if ``None``.
+    tally
+        How often it was read.
     """
 
     opener: Callable[[], AbstractContextManager[Any]]
     shape: tuple[int, int]
     dtype: np.dtype[Any]
     storage: str
+    chosen: Ints | None = None
+    tally: Tally = field(default_factory=Tally)
+
+    @property
+    def n_passes(self) -> int:
+        """How often the matrix was read, for whatever purpose."""
+        return self.tally.n_passes
+
+    def take(self, rows: Ints) -> RowMatrix:
+        """Return the given rows as a matrix of its own, which counts its passes together with this.
+
+        Rows that ascend are read block by block; any others are held in memory during a pass.
+        """
+        chosen = rows if self.chosen is None else self.chosen[rows]
+        return replace(self, chosen=chosen, shape=(len(rows), self.shape[1]))
 
     def blocks(self, size: int) -> Iterator[tuple[slice, Block]]:
         """Read blocks of at most ``size`` rows, in order; memory does not grow with ``n_obs``.
@@ -48,15 +85,57 @@ class RowMatrix:
         A dense block is an array, any other a CSR matrix that may share memory with its source and
         is therefore only to be read.
         """
+        self.tally.n_passes += 1
         with self.opener() as matrix:
-            if _is_columnwise(matrix):
-                yield from _columnwise_blocks(matrix, size)
-            elif hasattr(matrix, "dask"):
-                yield from _dask_blocks(matrix, size)
+            if self.chosen is None:
+                yield from _all_blocks(matrix, size)
             else:
-                for start in range(0, self.shape[0], size):
-                    rows = slice(start, min(start + size, self.shape[0]))
-                    yield rows, _read(matrix, rows)
+                yield from _chosen_blocks(matrix, self.chosen, size)
+
+
+def _all_blocks(matrix: Any, size: int) -> Iterator[tuple[slice, Block]]:
+    if _is_columnwise(matrix):
+        yield from _columnwise_blocks(matrix, size)
+    elif hasattr(matrix, "dask"):
+        yield from _dask_blocks(matrix, size)
+    else:
+        for start in range(0, matrix.shape[0], size):
+            rows = slice(start, min(start + size, matrix.shape[0]))
+            yield rows, _read(matrix, rows)
+
+
+def _chosen_blocks(matrix: Any, chosen: Ints, size: int) -> Iterator[tuple[slice, Block]]:
+    """Pick rows out of a pass; what is picked is handed out in full blocks."""
+    ordered, place = np.unique(chosen, return_inverse=True)
+    ascending = len(ordered) == len(chosen) and bool((np.diff(chosen) > 0).all())
+    waiting: list[Block] = []
+    n_waiting, start = 0, 0
+    for rows, block in _all_blocks(matrix, size):
+        first, last = np.searchsorted(ordered, [rows.start, rows.stop])
+        if first < last:
+            waiting.append(block[ordered[first:last] - rows.start])
+            n_waiting += last - first
+        if ascending and n_waiting >= size:
+            whole = _stack(waiting)
+            for _ in range(n_waiting // size):
+                yield slice(start, start + size), whole[:size]
+                whole, start = whole[size:], start + size
+            waiting, n_waiting = [whole], whole.shape[0]
+        if last == len(ordered):
+            break
+    if not n_waiting:
+        return
+    whole = _stack(waiting)
+    whole = whole if ascending else whole[place]
+    for first in range(0, whole.shape[0], size):
+        part = whole[first : first + size]
+        yield slice(start + first, start + first + part.shape[0]), part
+
+
+def _stack(blocks: list[Block]) -> Block:
+    if len(blocks) == 1:
+        return blocks[0]
+    return sp.vstack(blocks, format="csr") if sp.issparse(blocks[0]) else np.vstack(blocks)
 
 
 def wrap(matrix: Any, opener: Callable[[], AbstractContextManager[Any]] | None = None) -> RowMatrix:

@@ -99,6 +99,17 @@ def own_columns() -> AbstractContextManager[Any]:
 
     Releases of mudata before 0.4 copy them to the whole object unless told otherwise, and warn;
     later ones have no such option.
+
+    Examples
+    --------
+    >>> import anndata as ad
+    >>> import mudata
+    >>> import numpy as np
+    >>> from hdeepinsight.data import own_columns
+    >>> with own_columns():
+    ...     mdata = mudata.MuData({"rna": ad.AnnData(np.ones((2, 3)))})
+    >>> mdata.obs.columns.tolist()
+    []
     """
     import mudata
 
@@ -263,7 +274,12 @@ class Modalities:
         return np.asarray(mdata.obs_names.isin(mdata.mod[name].obs_names), dtype=bool)
 
     def proteins_of(
-        self, mdata: MuData, proteins: Sequence[str], *, layer: str | None = None
+        self,
+        mdata: MuData,
+        proteins: Sequence[str],
+        *,
+        layer: str | None = None,
+        warn: bool = True,
     ) -> ProteinCounts:
         """Protein counts of all cells of ``mdata``, in the order of a model.
 
@@ -277,7 +293,7 @@ class Modalities:
         layer = layer if layer in modality.layers else None
         rows = _rows(modality, mdata.obs_names)
         with errors_of(name):
-            return read_proteins(modality, proteins, layer=layer, rows=rows)
+            return read_proteins(modality, proteins, layer=layer, rows=rows, warn=warn)
 
     def columns_of(self, mdata: MuData, keys: Sequence[str], *, kind: str = "labels") -> AnnData:
         """Columns of ``obs`` for all cells, in an AnnData without genes.
@@ -341,11 +357,22 @@ def without_genes(obs: pd.DataFrame, genes: Sequence[str]) -> tuple[CountSource,
 
 
 def trim(modality: AnnData, alignment: GeneAlignment, names: Sequence[str]) -> AnnData:
-    """Copy with only the columns that a model uses, in its order and under its names.
+    """Copy only the columns that a model uses, in its order and under its names.
 
     Columns that the query lacks are not made up: as zeros they would count as measured. ``raw``,
     ``layers``, ``obsm`` and ``uns`` come along; the query's own names are kept in
     ``var["query_name"]``.
+
+    Examples
+    --------
+    >>> import anndata as ad
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> from hdeepinsight.data import align_genes, trim
+    >>> cells = ad.AnnData(np.ones((2, 3)), var=pd.DataFrame(index=["NKG7", "ACTB", "CD3D"]))
+    >>> genes = ["CD3D", "MS4A1", "NKG7"]
+    >>> trim(cells, align_genes(cells.var, genes), genes).var_names.tolist()
+    ['CD3D', 'NKG7']
     """
     used = np.flatnonzero(alignment.target >= 0)
     order = used[np.argsort(alignment.target[used], kind="stable")]

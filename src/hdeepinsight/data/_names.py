@@ -84,7 +84,7 @@ def strip_version(name: str) -> str:
 
     Examples
     --------
-    >>> from hdeepinsight.data._names import strip_version
+    >>> from hdeepinsight.data import strip_version
     >>> strip_version("ENSG00000167286.9"), strip_version("RP11-34P13.7")
     ('ENSG00000167286', 'RP11-34P13.7')
     """
@@ -115,7 +115,14 @@ def _majority(human: int, mouse: int, total: int) -> Species:
 
 
 def examples(names: Iterable[str], n: int = 3) -> str:
-    """Return the first names, joined for a sentence, with how many more there are."""
+    """Return the first names, joined for a sentence, with how many more there are.
+
+    Examples
+    --------
+    >>> from hdeepinsight.data import examples
+    >>> examples(["CD3D", "NKG7", "LYZ"], 2)
+    'CD3D, NKG7 and 1 more'
+    """
     listed = [str(name) for name in names]
     more = f" and {len(listed) - n:,} more" if len(listed) > n else ""
     return ", ".join(listed[:n]) + more

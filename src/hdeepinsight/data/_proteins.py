@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hdeepinsight.data._align import GeneAlignment, GeneReport
-from hdeepinsight.data._checks import inspect_input
+from hdeepinsight.data._checks import inspect_store
 from hdeepinsight.data._names import examples
 from hdeepinsight.data._protein_names import clean_protein_name, match_proteins, protein_key
-from hdeepinsight.data._streaming import open_counts
+from hdeepinsight.data._store import open_store
+from hdeepinsight.data._streaming import source_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -158,6 +159,7 @@ def read_proteins(
     *,
     layer: str | None = None,
     rows: np.ndarray[Any, np.dtype[np.int64]] | None = None,
+    warn: bool = True,
 ) -> ProteinCounts:
     """Read protein counts of a query in the order of a model.
 
@@ -172,6 +174,8 @@ def read_proteins(
     rows
         Row of the modality that belongs to each cell, -1 for none, shape ``(n_cells,)``; by
         default the cells are those of the modality.
+    warn
+        Whether to warn of a modality that is of no use to the model.
 
     Returns
     -------
@@ -199,37 +203,33 @@ def read_proteins(
     """
     rows = np.arange(adata.n_obs) if rows is None else rows
     alignment = align_proteins(list(map(str, adata.var_names)), proteins)
-    unusable = _unusable(adata, alignment, proteins, layer)
-    if unusable:
-        message = f"{unusable} The cells are annotated from their RNA alone."
-        warnings.warn(message, ProteinCoverageWarning, stacklevel=2)
-        return ProteinCounts.none(len(rows), len(proteins), message)
-    chunks = open_counts(adata, layer=layer).chunks(alignment)
-    # With a row of zeros behind the last, so that -1 means a cell without proteins.
-    counts = np.zeros((adata.n_obs + 1, len(proteins)), dtype=np.float32)
-    for place, chunk in chunks:
-        counts[place] = chunk.toarray()
-    counts = counts[rows]
-    stained = counts.sum(axis=1) > 0
-    report = alignment.report
-    message = (
-        f"{report.n_measured} of {report.n_model} proteins measured, in {int(stained.sum()):,} of "
-        f"{len(rows):,} cells."
-    )
-    return ProteinCounts(counts, stained[:, None] & alignment.measured, message)
-
-
-def _unusable(
-    adata: AnnData, alignment: GeneAlignment, proteins: Sequence[str], layer: str | None
-) -> str:
-    """Why a modality says nothing to the model; empty if it does."""
+    store = open_store(adata)
+    report = None
+    unusable = ""
     if not adata.n_obs or not adata.n_vars:
-        return f"The protein modality is empty ({adata.n_obs} × {adata.n_vars})."
-    if not alignment.measured.any():
-        return (
+        unusable = f"The protein modality is empty ({adata.n_obs} × {adata.n_vars})."
+    elif not alignment.measured.any():
+        unusable = (
             f"None of the {adata.n_vars} proteins ({examples(adata.var_names.tolist(), 3)}) is one "
             f"of the model's {len(proteins)} ({examples(list(proteins), 3)})."
         )
-    if inspect_input(adata, layer=layer).scale == "empty":
-        return "The protein modality holds zeros only."
-    return ""
+    else:
+        report = inspect_store(store, layer=layer)
+        if report.scale == "empty":
+            unusable = "The protein modality holds zeros only."
+    if report is None or unusable:
+        message = f"{unusable} The cells are annotated from their RNA alone."
+        if warn:
+            warnings.warn(message, ProteinCoverageWarning, stacklevel=2)
+        return ProteinCounts.none(len(rows), len(proteins), message)
+    # With a row of zeros behind the last, so that -1 means a cell without proteins.
+    counts = np.zeros((adata.n_obs + 1, len(proteins)), dtype=np.float32)
+    for place, chunk in source_of(store, report, layer=layer).chunks(alignment):
+        counts[place] = chunk.toarray()
+    counts = counts[rows]
+    stained = counts.sum(axis=1) > 0
+    message = (
+        f"{alignment.report.n_measured} of {alignment.report.n_model} proteins measured, in "
+        f"{int(stained.sum()):,} of {len(rows):,} cells."
+    )
+    return ProteinCounts(counts, stained[:, None] & alignment.measured, message)

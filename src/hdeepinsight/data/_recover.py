@@ -10,7 +10,7 @@ import anndata as ad
 import numpy as np
 import scipy.sparse as sp
 
-from hdeepinsight.data._decode import Decoder, Normalisation
+from hdeepinsight.data._decode import Denormalizer, Normalisation
 from hdeepinsight.data._errors import InputError
 from hdeepinsight.data._matrix import RowMatrix, wrap
 from hdeepinsight.data._scale import check_scale
@@ -151,7 +151,7 @@ def _as_matrix(data: Any) -> Any:
 def _recover(matrix: RowMatrix, scale: Normalisation) -> RecoveredCounts:
     tally = scan(matrix, max_cells=1)
     _check_values(tally)
-    decoder = Decoder(scale, matrix.dtype, tally.grid)
+    decoder = Denormalizer(scale, matrix.dtype, tally.grid)
     parts, units, residual, n_failed = [], [np.empty(0)], 0.0, 0
     for _, block in matrix.blocks(ROWS):
         counts, found = decoder.decode(block)
@@ -195,7 +195,7 @@ def _cannot(n_failed: int, n_cells: int, scale: Normalisation, where: str = "") 
 
 
 def decode_blocks(
-    matrix: RowMatrix, decoder: Decoder, size: int
+    matrix: RowMatrix, decoder: Denormalizer, size: int
 ) -> Iterator[tuple[slice, sp.csr_matrix]]:
     """Recover block by block; raises `InputError` at the first block in which a cell fails."""
     for rows, block in matrix.blocks(size):

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import scipy.sparse as sp
 
-from hdeepinsight.data._decode import MAX_LOG, Decoder
+from hdeepinsight.data._decode import MAX_LOG, Denormalizer
 from hdeepinsight.data._errors import InputError
 from hdeepinsight.data._matrix import RowMatrix
 from hdeepinsight.data._report import Scale
@@ -71,14 +71,14 @@ def judge(matrix: RowMatrix, tally: Scan) -> Verdict:
 def _judge_fractions(matrix: RowMatrix, tally: Scan) -> Verdict:
     sample = _finite(sp.vstack(tally.sample, format="csr"))
     n = f"{sample.shape[0]:,} cells"
-    logged = Decoder("log1p", matrix.dtype, tally.grid).share_solved(sample)
+    logged = Denormalizer("log1p", matrix.dtype, tally.grid).share_solved(sample)
     if logged == 1:
         return Verdict("log1p_counts", _multiples("after expm1, all values", n))
     share_whole = tally.n_whole / tally.n_nonzero
     fractions = f"{1 - share_whole:.1%} of the positive values are no whole numbers"
     if share_whole > _MOSTLY_WHOLE:
         return Verdict("fractional_counts", f"{fractions} (largest value {tally.high:,.4g})")
-    if Decoder("normalized", matrix.dtype, tally.grid).share_solved(sample) == 1:
+    if Denormalizer("normalized", matrix.dtype, tally.grid).share_solved(sample) == 1:
         return Verdict("normalized", _multiples("all values", n))
     if tally.high <= MAX_LOG and _same_sums(sample, log=True):
         return _log1p("after expm1 all cells have the same sum", logged, n)

@@ -104,6 +104,7 @@ def canonical(block: Block) -> sp.csr_matrix:
 def scan(matrix: RowMatrix, max_cells: int) -> Scan:
     """Read the whole matrix once, keeping about ``max_cells`` evenly spaced cells."""
     result = Scan()
+    matrix.tally.n_scans += 1
     step = max(1, -(-matrix.shape[0] // max(1, max_cells)))
     for rows, block in matrix.blocks(ROWS):
         part = canonical(block)

@@ -95,10 +95,28 @@ def select_genes(source: CountSource, n_genes: int, *, keep: Sequence[str] = ())
 
 
 def dispersion_scores(read: Callable[[], Iterable[sp.csr_matrix]], n_genes: int) -> Floats:
-    """Standardised variance of every gene; -1 where a gene is seen in too few cells.
+    """Compute the standardised variance of every gene, as `select_genes` ranks them.
 
-    ``read`` gives the blocks of a pass over the counts, CSR of shape ``(n_cells, n_genes)``; there
-    are two passes.
+    Parameters
+    ----------
+    read
+        Gives the blocks of a pass over the counts, CSR of shape ``(n_cells, n_genes)``; there are
+        two passes.
+    n_genes
+        Number of genes.
+
+    Returns
+    -------
+    Scores, shape ``(n_genes,)``; -1 where a gene is seen in fewer than 3 cells.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import scipy.sparse as sp
+    >>> from hdeepinsight.data import dispersion_scores
+    >>> counts = sp.csr_matrix(np.array([[1, 9, 1], [0, 0, 1], [1, 0, 1], [1, 9, 1], [0, 8, 1]]))
+    >>> dispersion_scores(lambda: [counts], 3).round(2)
+    array([ 1.,  1., -1.])
     """
     moments = _moments(read(), n_genes)
     usable = (moments.n_positive >= MIN_CELLS) & (moments.variance > 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -52,9 +52,10 @@ class Store:
     var: pd.DataFrame
     raw_var: pd.DataFrame | None
     slots: Mapping[str, Callable[[], RowMatrix]]
+    _opened: dict[str, RowMatrix] = field(default_factory=dict, init=False, repr=False)
 
     def matrix(self, layer: str | None, use_raw: bool) -> RowMatrix:
-        """Open one matrix; raises `InputError` with the matrices that there are.
+        """Open one matrix, the same whenever asked; `InputError` names those that there are.
 
         Examples
         --------
@@ -71,6 +72,8 @@ class Store:
                 f"It holds: {', '.join(self.slots) or 'no matrix at all'}.",
                 "Name one of them with `layer=` (None means X) or `use_raw=True`.",
             )
+        if name in self._opened:
+            return self._opened[name]
         matrix = self.slots[name]()
         shape = len(self.obs), len(self.genes(use_raw))
         if matrix.shape != shape or matrix.dtype.kind not in "biuf":
@@ -80,6 +83,7 @@ class Store:
                 "Valid are numbers, one row a cell and one column a gene.",
                 "Write the file again from its source.",
             )
+        self._opened[name] = matrix
         return matrix
 
     def genes(self, use_raw: bool) -> pd.DataFrame:
@@ -251,7 +255,27 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def group_opener(path: Path) -> Opener:
-    """How to open the file; checks once that it can be opened."""
+    """Return what opens a file, or a zarr store, as a group of arrays for a ``with`` block.
+
+    Raises
+    ------
+    InputError
+        If there is none, it cannot be opened, or it names other files.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> import anndata as ad
+    >>> import numpy as np
+    >>> from hdeepinsight.data import group_opener
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "cells.h5ad"
+    ...     ad.AnnData(np.ones((3, 2))).write_h5ad(path)
+    ...     with group_opener(path)() as root:
+    ...         root["X"].shape
+    (3, 2)
+    """
     if not path.exists():
         raise InputError(f"{path} does not exist.", _FORMATS, "Check the path.")
     is_zarr = path.is_dir() or path.suffix == ".zarr"

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 import numpy as np
 import scipy.sparse as sp
 
+from hdeepinsight._errors import check_integer
 from hdeepinsight.data._checks import inspect_store, not_finite, refusal, where_counts_are
-from hdeepinsight.data._decode import Decoder, Normalisation
+from hdeepinsight.data._decode import Denormalizer, Normalisation
 from hdeepinsight.data._errors import InputError
 from hdeepinsight.data._genes import align_genes
 from hdeepinsight.data._matrix import Block, RowMatrix
@@ -45,7 +46,7 @@ class CountSource:
         Annotation of the genes.
     report
         What the values are, and what is repaired.
-    decoder
+    denormalizer
         How counts are recovered from the values; ``None`` if they are used as they are.
 
     Examples
@@ -61,7 +62,7 @@ class CountSource:
     obs: pd.DataFrame
     var: pd.DataFrame
     report: InputReport
-    decoder: Decoder | None = None
+    denormalizer: Denormalizer | None = None
 
     @property
     def n_obs(self) -> int:
@@ -85,7 +86,7 @@ class CountSource:
 
     def __repr__(self) -> str:
         size = f"{self.n_obs:,} cells × {self.n_vars:,} genes"
-        how = "recovered from" if self.decoder else "in"
+        how = "recovered from" if self.denormalizer else "in"
         return f"CountSource({size}, counts {how} {self.report.layer}, {self.report.storage})"
 
     def align(self, genes: Sequence[str], **options: Any) -> GeneAlignment:
@@ -137,10 +138,7 @@ class CountSource:
         >>> [counts.toarray().tolist() for rows, counts in source.chunks(alignment)]
         [[[0.0, 1.0], [2.0, 5.0]]]
         """
-        if chunk_size < 1:
-            msg = f"chunk_size is {chunk_size}. Valid are whole numbers from 1 up. Pass 4096."
-            raise ValueError(msg)
-        for rows, block in self._blocks(chunk_size):
+        for rows, block in self.blocks(chunk_size):
             yield rows, alignment.apply(block)
 
     def read(self, alignment: GeneAlignment, rows: np.ndarray | None = None) -> sp.csr_matrix:
@@ -151,7 +149,8 @@ class CountSource:
         alignment
             Map to the model's genes.
         rows
-            Rows of the cells to keep, ascending; all of them if ``None``. Memory grows with these.
+            Positions of the cells to read, in any order; all of them if ``None``. Memory grows
+            with these.
 
         Returns
         -------
@@ -171,22 +170,46 @@ class CountSource:
         >>> source.read(alignment, np.array([1])).toarray().tolist()
         [[2.0, 5.0]]
         """
-        parts = []
-        for cells, counts in self.chunks(alignment):
-            if rows is not None:
-                first, last = np.searchsorted(rows, [cells.start, cells.stop])
-                counts = counts[rows[first:last] - cells.start]
-            parts.append(counts)
-        return sp.vstack(parts, format="csr")
+        source = self if rows is None else self.take(rows)
+        nothing = sp.csr_matrix((0, len(alignment.source)), dtype=np.float32)
+        return sp.vstack([nothing, *(counts for _, counts in source.chunks(alignment))], "csr")
 
-    def _blocks(self, size: int) -> Iterator[tuple[slice, Block]]:
-        if self.decoder is None:
+    def take(self, rows: np.ndarray) -> CountSource:
+        """Return the source of the cells at some positions, in their order.
+
+        Examples
+        --------
+        >>> import anndata as ad
+        >>> import numpy as np
+        >>> from hdeepinsight.data import open_counts
+        >>> source = open_counts(ad.AnnData(np.array([[1.0, 0.0], [5.0, 2.0]])))
+        >>> source.take(np.array([1])).obs_names.tolist()
+        ['1']
+        """
+        text = f"{len(rows):,} of the {self.n_obs:,} cells were chosen."
+        return replace(
+            self,
+            matrix=self.matrix.take(rows),
+            obs=self.obs.iloc[rows],
+            report=replace(self.report, repairs=(*self.report.repairs, text)),
+        )
+
+    def blocks(self, size: int = 4096) -> Iterator[tuple[slice, Block]]:
+        """Read the counts of all genes in blocks, as `RowMatrix.blocks` does.
+
+        Raises
+        ------
+        InputError
+            If the counts of a cell cannot be recovered.
+        """
+        check_integer("chunk_size", size, hint="Omit it to use 4096.")
+        if self.denormalizer is None:
             return self.matrix.blocks(size)
-        return decode_blocks(self.matrix, self.decoder, size)
+        return decode_blocks(self.matrix, self.denormalizer, size)
 
 
 def open_counts(
-    data: DataLike,
+    data: DataLike | Store,
     *,
     layer: str | None = None,
     use_raw: bool = False,
@@ -198,7 +221,8 @@ def open_counts(
     ----------
     data
         An AnnData with a dense, sparse, dask or backed matrix, or the path of an ``.h5ad`` file
-        or a ``.zarr`` store, which is read lazily and is open only while it is read.
+        or a ``.zarr`` store, which is read lazily and is open only while it is read; or what
+        `open_store` returned for one of these.
     layer
         Layer with the values, shape ``(n_obs, n_vars)``; ``X`` if ``None``.
     use_raw
@@ -228,18 +252,31 @@ def open_counts(
     CountSource(2 cells × 2 genes, counts in X, dense)
     """
     check_scale(scale, get_args(ScaleMode))
-    store = open_store(data)
+    store = data if isinstance(data, Store) else open_store(data)
     report = inspect_store(store, layer=layer, use_raw=use_raw)
+    return source_of(store, report, layer=layer, use_raw=use_raw, scale=scale)
+
+
+def source_of(
+    store: Store,
+    report: InputReport,
+    *,
+    layer: str | None,
+    use_raw: bool = False,
+    scale: ScaleMode = "auto",
+) -> CountSource:
+    """Open a matrix that was inspected; raises as `open_counts` does."""
     error = _error(report, scale)
     if error is not None:
-        raise _with_hint(error, store, report)
-    decoder = _decoder(report, scale, store.matrix(layer, use_raw))
+        hint = where_counts_are(store, report.layer)
+        raise InputError(error.found, error.valid, " ".join([error.do_next, *hint]))
+    matrix = store.matrix(layer, use_raw)
     return CountSource(
-        matrix=store.matrix(layer, use_raw),
+        matrix=matrix,
         obs=store.obs,
         var=store.genes(use_raw),
         report=_note(report, scale),
-        decoder=decoder,
+        denormalizer=_denormalizer(report, scale, matrix),
     )
 
 
@@ -257,15 +294,10 @@ def _error(report: InputReport, scale: ScaleMode) -> InputError | None:
     return refusal(report) if scale == "auto" else None
 
 
-def _with_hint(error: InputError, store: Store, report: InputReport) -> InputError:
-    hint = where_counts_are(store, report.layer)
-    return InputError(error.found, error.valid, " ".join([error.do_next, *hint]))
-
-
-def _decoder(report: InputReport, scale: ScaleMode, matrix: RowMatrix) -> Decoder | None:
+def _denormalizer(report: InputReport, scale: ScaleMode, matrix: RowMatrix) -> Denormalizer | None:
     if scale == "recover" or (scale == "auto" and report.scale == "log1p_counts"):
         form: Normalisation = "log1p" if report.scale in _LOGGED else "normalized"
-        return Decoder(form, matrix.dtype, report.rounding)
+        return Denormalizer(form, matrix.dtype, report.rounding)
     return None
 
 

@@ -1,18 +1,27 @@
 """Neighbour graphs of cells and linear systems on them; knows arrays only."""
 
 from hdeepinsight.graph._adjacency import BatchGraphs, Weights, batch_graphs, knn_graph
-from hdeepinsight.graph._laplacian import LaplacianKind, dirichlet_energy, laplacian
+from hdeepinsight.graph._laplacian import (
+    LaplacianKind,
+    check_graph,
+    degrees,
+    dirichlet_energy,
+    laplacian,
+)
 from hdeepinsight.graph._local_prior import LocalPrior, refine_by_local_prior
-from hdeepinsight.graph._neighbors import nearest_neighbors
+from hdeepinsight.graph._neighbors import Exact, nearest_neighbors
 from hdeepinsight.graph._solve import Solver, smooth
 
 __all__ = [
     "BatchGraphs",
+    "Exact",
     "LaplacianKind",
     "LocalPrior",
     "Solver",
     "Weights",
     "batch_graphs",
+    "check_graph",
+    "degrees",
     "dirichlet_energy",
     "knn_graph",
     "laplacian",

@@ -1,8 +1,18 @@
 """Genes to pixels: the layout that places every gene once, and the raster that draws cells."""
 
 from hdeepinsight.image._channels import protein_layout
+from hdeepinsight.image._embed import MIN_DISTINCT, global_seeds, principal_plane
 from hdeepinsight.image._fit import LayoutMethod
 from hdeepinsight.image._layout import GeneLayout
-from hdeepinsight.image._raster import Raster
+from hdeepinsight.image._raster import Channels, Raster
 
-__all__ = ["GeneLayout", "LayoutMethod", "Raster", "protein_layout"]
+__all__ = [
+    "MIN_DISTINCT",
+    "Channels",
+    "GeneLayout",
+    "LayoutMethod",
+    "Raster",
+    "global_seeds",
+    "principal_plane",
+    "protein_layout",
+]

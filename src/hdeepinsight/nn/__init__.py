@@ -1,8 +1,24 @@
 """Pure torch: from counts to values, from images to features, from features to a loss."""
 
+from hdeepinsight.nn._adapters import (
+    AdapterSwitch,
+    HeadAdapter,
+    NormAdapter,
+    record_moments,
+    wrap_norms,
+)
 from hdeepinsight.nn._augment import CountThinning, GeneMasking
 from hdeepinsight.nn._backbones import BACKBONES, make_backbone
 from hdeepinsight.nn._compact import CompactBackbone
+from hdeepinsight.nn._consistency import (
+    MovingAverage,
+    Targets,
+    balance_classes,
+    covered_share,
+    restrict_to_labels,
+    select_targets,
+    soft_cross_entropy,
+)
 from hdeepinsight.nn._efficientnet import EfficientNetBackbone
 from hdeepinsight.nn._heads import LinearHead, PerParentHead
 from hdeepinsight.nn._losses import (
@@ -14,6 +30,7 @@ from hdeepinsight.nn._losses import (
 )
 from hdeepinsight.nn._mlp import MLPBackbone
 from hdeepinsight.nn._modality import ModalityDropout
+from hdeepinsight.nn._norm import freeze_norms
 from hdeepinsight.nn._normalize import CountNormalizer
 from hdeepinsight.nn._profiles import LeafProfiles, ProfileMatcher
 from hdeepinsight.nn._protein_norm import ProteinNormalizer
@@ -23,6 +40,7 @@ from hdeepinsight.nn._temperature import fit_temperatures
 
 __all__ = [
     "BACKBONES",
+    "AdapterSwitch",
     "AdaptiveHierarchicalFocalLoss",
     "CompactBackbone",
     "CountNormalizer",
@@ -30,20 +48,32 @@ __all__ = [
     "EfficientNetBackbone",
     "GeneMasking",
     "GraphRefinement",
+    "HeadAdapter",
     "HierarchicalLoss",
     "LeafProfiles",
     "LeafSums",
     "LinearHead",
     "MLPBackbone",
     "ModalityDropout",
+    "MovingAverage",
+    "NormAdapter",
     "PerParentHead",
     "ProfileMatcher",
     "ProteinNormalizer",
     "Reduction",
+    "Targets",
+    "balance_classes",
+    "covered_share",
     "fit_temperatures",
+    "freeze_norms",
     "inverse_frequency_weights",
     "make_backbone",
     "profile_shift",
     "project_with_floor",
+    "record_moments",
+    "restrict_to_labels",
+    "select_targets",
+    "soft_cross_entropy",
     "usual_shift",
+    "wrap_norms",
 ]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,21 +14,34 @@ from torch import Tensor, nn
 from hdeepinsight.nn._norm import _SingleCell
 
 
-@dataclass
-class AdapterSwitch:
-    """What the adapters of one network are to do now; they all share one switch.
+class AdapterSwitch(threading.local):
+    """Setting that all adapters of one network share, and that every thread has for itself.
 
-    Parameters
+    Attributes
     ----------
     batch
-        Batch of every cell of the mini-batch, int64, shape ``(n_cells,)``; -1 is none that was
-        adapted. ``None`` switches the adapters off.
+        Batch per cell of the mini-batch, int64, shape ``(n_cells,)``; -1 for cells of no adapted
+        batch. ``None`` switches the adapters off.
     replay
         Whether the cells come from the reference, whose statistics stay as they were.
+
+    Examples
+    --------
+    >>> import torch
+    >>> switch = AdapterSwitch()
+    >>> with switch.using(torch.tensor([0, -1])):
+    ...     switch.batch
+    tensor([ 0, -1])
+    >>> switch.batch is None
+    True
     """
 
     batch: Tensor | None = None
     replay: bool = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy as a switch that is off, since threads cannot be copied."""
+        return AdapterSwitch, ()
 
     @contextmanager
     def using(self, batch: Tensor, *, replay: bool = False) -> Iterator[None]:
@@ -46,15 +61,15 @@ class NormAdapter(nn.Module):
     ----------
     norm
         The normalisation of the reference; its weights and statistics are never changed.
-    trust
-        How far each batch may go, from 0 to 1, shape ``(n_batches,)``.
+    shrinkage
+        Share of the adaptation that each batch keeps, from 0 to 1, shape ``(n_batches,)``.
     switch
         Tells the batch of every cell.
 
     Notes
     -----
     With :math:`\\hat x` normalised by the batch's statistics and by the reference's weights, the
-    output is :math:`\\hat x + t_b (a_b \\hat x + c_b)` with the trust :math:`t_b`. At the start
+    output is :math:`\\hat x + t_b (a_b \\hat x + c_b)` with the shrinkage :math:`t_b`. At the start
     :math:`a = c = 0` and the statistics are those of the reference: the identity.
 
     Examples
@@ -70,18 +85,19 @@ class NormAdapter(nn.Module):
     True
     """
 
-    trust: Tensor
+    shrinkage: Tensor
     mean: Tensor
     variance: Tensor
 
-    def __init__(self, norm: _SingleCell, trust: Tensor, switch: AdapterSwitch) -> None:
+    def __init__(self, norm: _SingleCell, shrinkage: Tensor, switch: AdapterSwitch) -> None:
         super().__init__()
         if norm.running_mean is None or norm.running_var is None:
             msg = "The normalisation keeps no running statistics; valid is one that does."
             raise ValueError(msg)
         self.norm, self.switch = norm, switch
-        self.register_buffer("trust", with_last_row(trust, 0.0))
-        n_rows = len(self.trust)  # the last row serves cells of no adapted batch, index -1
+        self.register_buffer("shrinkage", _with_last_row(shrinkage))
+        self.register_load_state_dict_pre_hook(_read_trust)  # type: ignore[no-untyped-call]
+        n_rows = len(self.shrinkage)  # the last row serves cells of no adapted batch, index -1
         self.register_buffer("mean", norm.running_mean.repeat(n_rows, 1))
         self.register_buffer("variance", norm.running_var.repeat(n_rows, 1))
         like = norm.running_mean
@@ -96,8 +112,8 @@ class NormAdapter(nn.Module):
             return normalised
         shape = (len(values), -1) + (1,) * (values.ndim - 2)
         normalised = self._normalise(values, batch, shape)
-        trust = self.trust[batch].unsqueeze(1)
-        scale, shift = (trust * self.scale[batch], trust * self.shift[batch])
+        shrinkage = self.shrinkage[batch].unsqueeze(1)
+        scale, shift = (shrinkage * self.scale[batch], shrinkage * self.shift[batch])
         return normalised * (1 + scale.view(shape)) + shift.view(shape)
 
     def _normalise(self, values: Tensor, batch: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -134,23 +150,24 @@ class HeadAdapter(nn.Module):
         Head of the reference.
     n_latent, n_edges
         Widths of features and logits.
-    trust
-        How far each batch may go, from 0 to 1, shape ``(n_batches,)``.
+    shrinkage
+        Share of the adaptation that each batch keeps, from 0 to 1, shape ``(n_batches,)``.
     switch
         Tells the batch of every cell.
     """
 
-    trust: Tensor
+    shrinkage: Tensor
 
     def __init__(
-        self, head: nn.Module, n_latent: int, n_edges: int, trust: Tensor, switch: AdapterSwitch
+        self, head: nn.Module, n_latent: int, n_edges: int, shrinkage: Tensor, switch: AdapterSwitch
     ) -> None:
         super().__init__()
         self.head, self.switch = head, switch
-        self.correction = nn.Linear(n_latent, n_edges).to(trust.device)
+        self.correction = nn.Linear(n_latent, n_edges).to(shrinkage.device)
         nn.init.zeros_(self.correction.weight)
         nn.init.zeros_(self.correction.bias)
-        self.register_buffer("trust", with_last_row(trust, 0.0))
+        self.register_buffer("shrinkage", _with_last_row(shrinkage))
+        self.register_load_state_dict_pre_hook(_read_trust)  # type: ignore[no-untyped-call]
 
     def forward(self, latent: Tensor, nodes: Tensor | None = None) -> Tensor:
         """Logits, shape ``(n_cells, n_edges)``, of features ``(n_cells, n_latent)``."""
@@ -158,7 +175,7 @@ class HeadAdapter(nn.Module):
         if self.switch.batch is None:
             return logits
         correction: Tensor = self.correction(latent)
-        return logits + self.trust[self.switch.batch].unsqueeze(1) * correction
+        return logits + self.shrinkage[self.switch.batch].unsqueeze(1) * correction
 
 
 class Moments:
@@ -202,17 +219,25 @@ class AdapterWeights:
     weights: Tensor = field(default_factory=lambda: torch.ones(0))
 
 
-def wrap_norms(network: nn.Module, trust: Tensor, switch: AdapterSwitch) -> list[NormAdapter]:
+def wrap_norms(network: nn.Module, shrinkage: Tensor, switch: AdapterSwitch) -> list[NormAdapter]:
     """Put an adapter around every batch normalisation of a network, in place."""
     adapters = []
     for parent in list(network.modules()):
         for name, child in parent.named_children():
             if isinstance(child, _SingleCell) and not isinstance(parent, NormAdapter):
-                adapters.append(NormAdapter(child, trust, switch))
+                adapters.append(NormAdapter(child, shrinkage, switch))
                 setattr(parent, name, adapters[-1])
     return adapters
 
 
-def with_last_row(trust: Tensor, value: float) -> Tensor:
-    """Append the row that index -1 finds."""
-    return torch.cat([trust, trust.new_full((1,), value)])
+def _with_last_row(shrinkage: Tensor) -> Tensor:
+    """Append the 0 that index -1 finds."""
+    return torch.cat([shrinkage, shrinkage.new_zeros(1)])
+
+
+def _read_trust(
+    module: nn.Module, state_dict: dict[str, Any], prefix: str, *_further: object
+) -> None:
+    """Take the buffer under its old name, "trust", too."""
+    if f"{prefix}trust" in state_dict:
+        state_dict[f"{prefix}shrinkage"] = state_dict.pop(f"{prefix}trust")

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hdeepinsight.annotation._classes import depth_of_level
+from hdeepinsight.annotation import depth_of_level
 from hdeepinsight.pl._groups import unique_names
 from hdeepinsight.pl._style import FAINT, INK, axes_or_new
 from hdeepinsight.pl._text import shortened
-from hdeepinsight.taxonomy._metrics import checked_nodes
+from hdeepinsight.taxonomy import check_nodes
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -92,7 +92,7 @@ def _at_level(
     taxonomy: Taxonomy, y_true: npt.ArrayLike, y_pred: npt.ArrayLike, level: int | str | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return nodes to compare, ``(n_kept,)``; a prediction that ends above the level is -1."""
-    truth, predicted = checked_nodes(taxonomy, y_true, y_pred)
+    truth, predicted = check_nodes(taxonomy, y_true, y_pred)
     if level is not None:
         column = depth_of_level(taxonomy, level) - 1
         table = taxonomy.node_at_level[:, column]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from hdeepinsight.annotation._classes import depth_of_level
+from hdeepinsight.annotation import depth_of_level
 from hdeepinsight.pl._groups import check_any, groups_of, node_groups
 from hdeepinsight.pl._style import FAINT, INK, SEQUENTIAL, axes_or_new
 from hdeepinsight.pl._text import shortened

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from hdeepinsight._keys import LABEL_COLUMNS
-from hdeepinsight.annotation._additions import check_same_cells
+from hdeepinsight.annotation import check_same_cells
 from hdeepinsight.pl._names import NO_LABEL
 from hdeepinsight.pl._text import shortened
 

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hdeepinsight.annotation import expected_calibration_error
-from hdeepinsight.annotation._calibration import check_confidence
+from hdeepinsight.annotation import check_confidence, expected_calibration_error
 from hdeepinsight.pl._style import FAINT, MARK, PALETTE, axes_or_new
 
 if TYPE_CHECKING:

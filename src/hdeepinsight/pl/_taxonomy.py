@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hdeepinsight.annotation import Annotation
-from hdeepinsight.annotation._calibration import ROUNDING
+from hdeepinsight.annotation import PROBABILITY_TOLERANCE, Annotation
 from hdeepinsight.pl._style import (
     FAINT,
     INK,
@@ -140,7 +139,7 @@ def _totals(taxonomy: Taxonomy, counts: Mapping[Any, int] | npt.ArrayLike) -> np
 
 def _confidences(taxonomy: Taxonomy, confidence: Mapping[Any, float] | npt.ArrayLike) -> np.ndarray:
     values = _per_node(taxonomy, confidence, "confidence", otherwise=np.nan)
-    if (values < 0).any() or (values > 1 + ROUNDING).any():
+    if (values < 0).any() or (values > 1 + PROBABILITY_TOLERANCE).any():
         raise ValueError(
             f"The confidence runs from {np.nanmin(values):.3g} to {np.nanmax(values):.3g}. It is a "
             "probability from 0 to 1, or NaN. Pass probabilities, not logits or percent."

@@ -1,5 +1,5 @@
 """One page that says what an annotation holds and how far to trust it, for people and machines."""
 
-from hdeepinsight.report._write import write_report
+from hdeepinsight.report._write import write
 
-__all__ = ["write_report"]
+__all__ = ["write"]

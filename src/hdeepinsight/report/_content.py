@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hdeepinsight.annotation._additions import check_same_cells
-from hdeepinsight.annotation._conformal import check_nodes
+from hdeepinsight.annotation import check_nodes, check_same_cells
 from hdeepinsight.report import _labels, _notes, _pictures, _trust
 from hdeepinsight.report._clusters import cluster_table
 from hdeepinsight.report._methods import methods
@@ -78,7 +77,7 @@ def gather(
     embedding: Any | None = None,
     true_nodes: np.ndarray | None = None,
 ) -> Content:
-    """Gather what a report says; see :func:`hdeepinsight.report.write_report`."""
+    """Gather what a report says; see :func:`hdeepinsight.report.write`."""
     given = {"clusters": clusters, "embedding": embedding, "true_nodes": true_nodes}
     for name, values in given.items():
         if values is not None:

@@ -15,10 +15,10 @@ from hdeepinsight.report._page import render
 if TYPE_CHECKING:
     from hdeepinsight.annotation import Annotation
 
-__all__ = ["write_report"]
+__all__ = ["write"]
 
 
-def write_report(
+def write(
     result: Annotation,
     path: str | Path,
     *,
@@ -74,7 +74,7 @@ def write_report(
     >>> p = np.array([[1, 0.9, 0.1, 0.5, 0.4]])
     >>> result = hdi.Annotation(taxonomy=tree, obs_names=["a"], node_probabilities=p)
     >>> page = Path(tempfile.mkdtemp()) / "report.html"
-    >>> write_report(result, page, title="One cell")
+    >>> hdi.report.write(result, page, title="One cell")
     >>> "<h1>One cell</h1>" in page.read_text(encoding="utf-8")
     True
     """

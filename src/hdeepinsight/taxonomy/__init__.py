@@ -1,8 +1,15 @@
 """The tree of cell types: names, paths, probabilities along paths, and scores."""
 
 from hdeepinsight.taxonomy._algebra import TreeAlgebra
+from hdeepinsight.taxonomy._labels import (
+    MISSING_LABELS,
+    LabelWarning,
+    check_labels,
+    find_unlabeled,
+)
 from hdeepinsight.taxonomy._metrics import (
     HierarchicalScores,
+    check_nodes,
     hierarchical_scores,
     level_scores,
     path_distance,
@@ -10,9 +17,14 @@ from hdeepinsight.taxonomy._metrics import (
 from hdeepinsight.taxonomy._taxonomy import Taxonomy
 
 __all__ = [
+    "MISSING_LABELS",
     "HierarchicalScores",
+    "LabelWarning",
     "Taxonomy",
     "TreeAlgebra",
+    "check_labels",
+    "check_nodes",
+    "find_unlabeled",
     "hierarchical_scores",
     "level_scores",
     "path_distance",

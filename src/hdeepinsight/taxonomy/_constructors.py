@@ -47,7 +47,9 @@ class ConstructorMixin(AnnotateMixin):
             Label columns from coarse to fine; they become `level_names`. Where a finer column is
             missing or unlabelled, the cell is labelled at an inner node (mixed depth).
         unlabeled
-            Label, or labels, that mean "not labelled".
+            Label, or labels, that mean "not labelled". Words of `MISSING_LABELS` ("nan", "NA",
+            "unassigned", ...) mean it too and do not become types; with None only missing values
+            do. `check_labels` warns of such words, and of labels that look alike.
         synonyms
             Other spellings and the nodes that they mean.
 

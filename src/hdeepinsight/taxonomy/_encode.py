@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from hdeepinsight.taxonomy._labels import factorize
 from hdeepinsight.taxonomy._lookup import LookupMixin
 from hdeepinsight.taxonomy._names import quoted
 
@@ -33,7 +34,9 @@ class EncodeMixin(LookupMixin):
         level
             Only accept nodes at this level (a level name, or a depth).
         unlabeled
-            Label, or labels, that mean "not labelled".
+            Label, or labels, that mean "not labelled". Words of `MISSING_LABELS` ("nan", "NA",
+            "unassigned", ...) mean it too, unless they are names of this taxonomy; with None only
+            missing values do.
 
         Returns
         -------
@@ -54,7 +57,7 @@ class EncodeMixin(LookupMixin):
         >>> tax.encode(["memory", None, "T", "Unknown", "B"])
         array([4, 0, 2, 0, 1])
         """
-        codes, names = factorize(labels, unlabeled)
+        codes, names = factorize(labels, unlabeled, self._is_name)
         nodes = np.zeros(len(names) + 1, dtype=np.int64)  # the last entry serves code -1
         problems: dict[int, str] = {}
         depth = None if level is None else self.level_depth(level)
@@ -69,6 +72,9 @@ class EncodeMixin(LookupMixin):
         if problems:
             raise ValueError(self._label_errors(names, codes, problems))
         return nodes[codes]
+
+    def _is_name(self, name: Any) -> bool:
+        return bool(self._candidates(name, None))
 
     def _label_errors(
         self, names: list[Any], codes: NDArray[np.int64], problems: dict[int, str]
@@ -102,7 +108,9 @@ class EncodeMixin(LookupMixin):
             Missing values are allowed in any column. A column that repeats the label of its parent
             stays at the parent when that has no child of this name.
         unlabeled
-            Label, or labels, that mean "not labelled".
+            Label, or labels, that mean "not labelled". Words of `MISSING_LABELS` ("nan", "NA",
+            "unassigned", ...) mean it too, unless they are names of this taxonomy; with None only
+            missing values do.
 
         Returns
         -------
@@ -126,7 +134,7 @@ class EncodeMixin(LookupMixin):
         array([5, 1, 4])
         """
         levels = self._column_levels(frame)
-        columns = [factorize(frame[column], unlabeled) for column in frame.columns]
+        columns = [factorize(frame[column], unlabeled, self._is_name) for column in frame.columns]
         codes = np.stack([column for column, _ in columns], axis=1)
         rows, inverse, counts = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
         nodes = np.zeros(len(rows), dtype=np.int64)
@@ -189,64 +197,3 @@ class EncodeMixin(LookupMixin):
         # A synonym or a level-1 path may hide a bare name that fits under this parent.
         nodes = self._at_depth(self._nodes_named.get(name), level)
         return [n for n in nodes if self.at_level(n, int(self.depth[node])) == node]
-
-
-def factorize(
-    labels: Iterable[Any], unlabeled: str | Collection[str] | None
-) -> tuple[NDArray[np.int64], list[Any]]:
-    """Codes and distinct names of a label column; missing and unlabelled ones have code -1.
-
-    Names stand in the order of the categories when the column is categorical, else sorted, so that
-    nothing depends on the order of the cells.
-    """
-    values = labels if isinstance(labels, pd.Series) else pd.Series(_as_column(labels))
-    if isinstance(values.dtype, pd.CategoricalDtype):
-        names = list(values.cat.categories)
-        codes = values.cat.codes.to_numpy().astype(np.int64)
-        _check_text(names, values.name)
-    else:
-        codes, found = pd.factorize(values.astype(object))
-        _check_text(list(found), values.name)
-        names = sorted(found, key=_sort_key)
-        rank = {name: i for i, name in enumerate(names)}
-        codes = np.asarray([rank[name] for name in found] + [-1], dtype=np.int64)[codes]
-    dropped = _as_set(unlabeled)
-    keep = [i for i in np.unique(codes[codes >= 0]).tolist() if names[i] not in dropped]
-    new = np.full(len(names) + 1, -1, dtype=np.int64)  # the last entry serves code -1
-    new[keep] = np.arange(len(keep))
-    return new[codes], [names[i] for i in keep]
-
-
-def _as_column(labels: Iterable[Any]) -> Any:
-    if isinstance(labels, str):
-        raise TypeError(
-            f"Found one text {labels!r}. Valid is a sequence of labels, one a cell. Use `resolve` "
-            "for a single name."
-        )
-    if isinstance(labels, (pd.Categorical, pd.Index, np.ndarray)):
-        return labels
-    listed = list(labels)
-    column = np.empty(len(listed), dtype=object)
-    for i, label in enumerate(listed):  # one by one, which keeps tuples whole
-        column[i] = label
-    return column
-
-
-def _check_text(names: list[Any], column: Any) -> None:
-    odd = [name for name in names if not isinstance(name, (str, tuple))]
-    if odd:
-        where = "" if column is None else f" in column {column!r}"
-        raise TypeError(
-            f"Found labels of type {type(odd[0]).__name__}{where}: {odd[:5]}. Valid labels are "
-            "text. Convert them, for example by `.astype(str)`, if they are the right column."
-        )
-
-
-def _sort_key(name: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (name,) if isinstance(name, str) else name
-
-
-def _as_set(unlabeled: str | Collection[str] | None) -> set[str]:
-    if unlabeled is None:
-        return set()
-    return {unlabeled} if isinstance(unlabeled, str) else set(unlabeled)

@@ -68,7 +68,7 @@ def level_scores(taxonomy: Taxonomy, y_true: ArrayLike, y_pred: ArrayLike) -> pd
     level_1        3          2       1.0       1.0                1.0
     level_2        2          2       0.5       0.5                0.5
     """
-    true, pred = checked_nodes(taxonomy, y_true, y_pred)
+    true, pred = check_nodes(taxonomy, y_true, y_pred)
     table = taxonomy.node_at_level
     rows = []
     for level in range(taxonomy.max_depth):
@@ -138,7 +138,7 @@ def hierarchical_scores(
     >>> hierarchical_scores(tax, tax.encode(["CD4", "CD8"]), tax.encode(["CD8", "T"]))
     HierarchicalScores(precision=0.666..., recall=0.5, f1=0.571..., n_cells=2)
     """
-    true, pred = checked_nodes(taxonomy, y_true, y_pred)
+    true, pred = check_nodes(taxonomy, y_true, y_pred)
     labelled = true > 0
     true, pred = true[labelled], pred[labelled]
     n_true, n_pred = int(taxonomy.depth[true].sum()), int(taxonomy.depth[pred].sum())
@@ -180,7 +180,7 @@ def path_distance(taxonomy: Taxonomy, y_true: ArrayLike, y_pred: ArrayLike) -> N
     >>> path_distance(tax, tax.encode(["CD4", "CD4", "CD4"]), tax.encode(["T", "CD8", "B"]))
     array([1, 2, 3])
     """
-    true, pred = checked_nodes(taxonomy, y_true, y_pred)
+    true, pred = check_nodes(taxonomy, y_true, y_pred)
     depth = taxonomy.depth
     return depth[true] + depth[pred] - 2 * _shared_depth(taxonomy, true, pred)
 
@@ -195,7 +195,7 @@ def _shared_depth(
     return shared
 
 
-def checked_nodes(
+def check_nodes(
     taxonomy: Taxonomy, y_true: ArrayLike, y_pred: ArrayLike
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Both as int64 ``(n_cells,)``; raises ``ValueError`` unless they are nodes of the tree."""

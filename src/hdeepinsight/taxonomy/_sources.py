@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hdeepinsight.taxonomy._encode import factorize
+from hdeepinsight.taxonomy._labels import factorize
 from hdeepinsight.taxonomy._names import ROOT_NAME, Path, clipped, quoted, split_path
 from hdeepinsight.taxonomy._structure import MAX_NODES
 

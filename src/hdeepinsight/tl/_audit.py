@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from hdeepinsight.annotation._calibration import ROUNDING
+from hdeepinsight.annotation import PROBABILITY_TOLERANCE
 from hdeepinsight.taxonomy import Taxonomy
 from hdeepinsight.tl._audit_batches import batch_information
 from hdeepinsight.tl._audit_classifier import (
@@ -262,7 +262,7 @@ def _check_judged(taxonomy: Taxonomy, nodes: np.ndarray, n_folds: int) -> None:
 
 def _checked_probabilities(probabilities: ArrayLike, shape: tuple[int, int]) -> np.ndarray:
     values = np.asarray(probabilities, dtype=np.float64)
-    if values.shape != shape or not ((values >= 0) & (values <= 1 + ROUNDING)).all():
+    if values.shape != shape or not ((values >= 0) & (values <= 1 + PROBABILITY_TOLERANCE)).all():
         msg = (
             f"probabilities has shape {values.shape} and values from "
             f"{values.min(initial=np.inf):g} to {values.max(initial=-np.inf):g}; valid are numbers "

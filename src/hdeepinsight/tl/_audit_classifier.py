@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
-from hdeepinsight.annotation._classes import finest
-from hdeepinsight.data import align_genes, open_counts, select_genes
-from hdeepinsight.data._normalize import log_normalize
+from hdeepinsight.annotation import drop_ancestors
+from hdeepinsight.data import align_genes, log_normalize, open_counts, select_genes
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -143,7 +142,7 @@ def out_of_fold_probabilities(
 def finest_labels(taxonomy: Taxonomy, nodes: np.ndarray) -> np.ndarray:
     """Nodes that label cells and have no labelled node under them, in order."""
     used = np.unique(nodes[nodes > 0])
-    return np.asarray(used[finest(taxonomy, used)])
+    return np.asarray(used[drop_ancestors(taxonomy, used)])
 
 
 def _path_indicator(taxonomy: Taxonomy, node: int) -> np.ndarray:

@@ -11,8 +11,7 @@ import pandas as pd
 
 from hdeepinsight._keys import AUDIT_KEYS
 from hdeepinsight._palette import MISSING, label_colors
-from hdeepinsight.annotation._additions import Additions, check_cells, storable
-from hdeepinsight.annotation._classes import depth_of_level
+from hdeepinsight.annotation import Additions, check_cells, depth_of_level, storable
 from hdeepinsight.tl._audit_joint import LEAST_RECOGNISED
 from hdeepinsight.tl._audit_tables import class_names
 

@@ -13,11 +13,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hdeepinsight._keys import UNKNOWN_TERM
-from hdeepinsight.annotation import Annotation
-from hdeepinsight.annotation._additions import storable
-from hdeepinsight.annotation._classes import above, node_categories, node_names, node_probabilities
-from hdeepinsight.annotation._decode import check_threshold
-from hdeepinsight.annotation._writing import annotation_additions
+from hdeepinsight.annotation import (
+    Annotation,
+    annotation_additions,
+    check_threshold,
+    next_above,
+    node_categories,
+    node_names,
+    node_probabilities,
+    storable,
+)
 from hdeepinsight.tl._sources import Nodes, Source, check_kinds, names_of, read_source
 
 if TYPE_CHECKING:
@@ -93,7 +98,7 @@ class Consensus:
             taxonomy=self.taxonomy,
             obs_names=self.obs_names,
             node_probabilities=self.node_probabilities,
-            threshold=above(self.threshold),
+            threshold=next_above(self.threshold),
             recipe={"consensus": dict(zip(self.names, self.weights.tolist(), strict=True))},
         )
 

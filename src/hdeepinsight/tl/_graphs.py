@@ -8,8 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from hdeepinsight.graph import batch_graphs, knn_graph
-from hdeepinsight.graph._laplacian import check_graph
+from hdeepinsight.graph import batch_graphs, check_graph, knn_graph
 from hdeepinsight.tl._representation import coordinates
 
 if TYPE_CHECKING:

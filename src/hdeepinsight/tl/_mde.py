@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hdeepinsight.image._embed import MIN_DISTINCT, global_seeds, principal_plane
+from hdeepinsight.image import MIN_DISTINCT, global_seeds, principal_plane
 from hdeepinsight.tl._representation import coordinates
 
 if TYPE_CHECKING:

@@ -11,8 +11,13 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from hdeepinsight.graph import LaplacianKind, dirichlet_energy, refine_by_local_prior, smooth
-from hdeepinsight.graph._laplacian import degrees
+from hdeepinsight.graph import (
+    LaplacianKind,
+    degrees,
+    dirichlet_energy,
+    refine_by_local_prior,
+    smooth,
+)
 from hdeepinsight.tl._graphs import joined
 from hdeepinsight.tl._refinement import Refinement
 

@@ -12,9 +12,14 @@ from numpy.typing import NDArray
 
 from hdeepinsight._keys import LABEL_COLUMNS
 from hdeepinsight._palette import label_colors
-from hdeepinsight.annotation import Annotation
-from hdeepinsight.annotation._additions import Additions, check_cells, storable
-from hdeepinsight.annotation._classes import node_mass, node_probabilities
+from hdeepinsight.annotation import (
+    Additions,
+    Annotation,
+    check_cells,
+    node_mass,
+    node_probabilities,
+    storable,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData

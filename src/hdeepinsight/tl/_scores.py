@@ -10,8 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from hdeepinsight.annotation import Annotation
-from hdeepinsight.annotation._classes import class_nodes, finest, label_nodes
+from hdeepinsight.annotation import Annotation, class_nodes, drop_ancestors, label_nodes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -183,7 +182,7 @@ def _on_taxonomy(
     """Keep the finest classes; what is above them follows by adding up."""
     nodes = class_nodes(taxonomy, classes)
     proper = _are_distributions(values)
-    keep = finest(taxonomy, nodes)
+    keep = drop_ancestors(taxonomy, nodes)
     values, nodes = values[:, keep], nodes[keep]
     proper = proper or _are_distributions(values)
     if proper:

@@ -9,8 +9,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hdeepinsight.annotation import Annotation
-from hdeepinsight.annotation._classes import class_nodes, exclusive, label_nodes, node_mass
+from hdeepinsight.annotation import (
+    Annotation,
+    class_nodes,
+    label_nodes,
+    node_mass,
+    normalise_classes,
+)
 from hdeepinsight.tl._scores import leaf_table
 
 if TYPE_CHECKING:
@@ -49,7 +54,7 @@ def read_source(source: Source, obs_names: pd.Index, taxonomy: Taxonomy) -> tupl
     table = leaf_table(source) if isinstance(source, Annotation) else source
     values = table.to_numpy(dtype=np.float64)[order]
     classes = class_nodes(taxonomy, list(map(str, table.columns)))
-    values, nodes = exclusive(values, classes, taxonomy)
+    values, nodes = normalise_classes(values, classes, taxonomy)
     if isinstance(source, Annotation):  # it decoded its own leaves
         leaf = np.searchsorted(source.taxonomy.leaves, source.leaf_nodes[order])
         return node_mass(taxonomy, values, nodes), classes[leaf]

@@ -10,17 +10,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from hdeepinsight.annotation import Annotation
-from hdeepinsight.annotation._additions import check_same_cells, storable
-from hdeepinsight.annotation._classes import (
-    above,
+from hdeepinsight.annotation import (
+    Annotation,
+    annotation_additions,
+    check_same_cells,
+    most_probable_leaf,
+    next_above,
     node_categories,
     node_mass,
     node_names,
     node_probabilities,
+    storable,
 )
-from hdeepinsight.annotation._decode import most_probable_leaf
-from hdeepinsight.annotation._writing import annotation_additions
 from hdeepinsight.tl._representation import coordinates
 from hdeepinsight.tl._scores import read_scores
 
@@ -125,7 +126,7 @@ class Vote:
             taxonomy=self.taxonomy,
             obs_names=self.obs_names,
             node_probabilities=self.node_probabilities,
-            threshold=above(threshold),
+            threshold=next_above(threshold),
             recipe={"vote": f"{len(self.table)} clusters"},
         )
 

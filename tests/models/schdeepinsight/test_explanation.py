@@ -10,8 +10,7 @@ import torch
 from scipy.stats import spearmanr
 
 from hdeepinsight import SCHDeepInsight
-from hdeepinsight.data import InputError
-from hdeepinsight.data._modalities import own_columns
+from hdeepinsight.data import InputError, own_columns
 
 #: Genes that `make_hierarchy` raises, by node.
 MARKERS = {

@@ -12,8 +12,7 @@ from paired import RENAMED, make_mudata, subset
 from scipy import sparse
 
 from hdeepinsight import SCHDeepInsight
-from hdeepinsight.data import InputError, ProteinCoverageWarning
-from hdeepinsight.data._modalities import own_columns
+from hdeepinsight.data import InputError, ProteinCoverageWarning, own_columns
 
 LEVELS = ["lineage", "cell_type"]
 

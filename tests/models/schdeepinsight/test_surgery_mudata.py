@@ -7,7 +7,7 @@ import pytest
 from paired import make_mudata, subset
 
 import hdeepinsight as hdi
-from hdeepinsight.data._modalities import own_columns
+from hdeepinsight.data import own_columns
 
 LEVELS = ["lineage", "cell_type"]
 QUERY = slice(300, None)

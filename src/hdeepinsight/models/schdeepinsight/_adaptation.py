@@ -12,22 +12,23 @@ import torch
 from torch import Tensor, nn
 
 from hdeepinsight.models.schdeepinsight._adaptation_cells import CELLS, Cells, chunks, dense
-from hdeepinsight.nn import CountThinning, GeneMasking, LeafProfiles, ProfileMatcher
-from hdeepinsight.nn._adapters import (
+from hdeepinsight.nn import (
     AdapterSwitch,
+    CountThinning,
+    GeneMasking,
     HeadAdapter,
-    NormAdapter,
-    record_moments,
-    wrap_norms,
-)
-from hdeepinsight.nn._consistency import (
+    LeafProfiles,
     MovingAverage,
+    NormAdapter,
+    ProfileMatcher,
     Targets,
     balance_classes,
     covered_share,
+    record_moments,
     restrict_to_labels,
     select_targets,
     soft_cross_entropy,
+    wrap_norms,
 )
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from hdeepinsight.explanation import BalancedDraws, Method, expected_gradients
 from hdeepinsight.explanation._checks import shap_values
 from hdeepinsight.explanation._collect import Part
 from hdeepinsight.models.schdeepinsight._calibration import as_array
-from hdeepinsight.nn._norm import freeze_norms
+from hdeepinsight.nn import freeze_norms
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,11 +9,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from hdeepinsight.annotation import Annotation, Decoder, FeatureCells
-from hdeepinsight.annotation._decode import check_decoder, check_threshold
-from hdeepinsight.data import align_genes, is_paired, open_counts
-from hdeepinsight.data._modalities import without_genes
-from hdeepinsight.data._store import has_layer
+from hdeepinsight.annotation import (
+    Annotation,
+    Decoder,
+    FeatureCells,
+    check_decoder,
+    check_threshold,
+)
+from hdeepinsight.data import align_genes, has_layer, is_paired, open_counts, without_genes
 from hdeepinsight.models.schdeepinsight._calibration import CalibrationMixin, as_array
 from hdeepinsight.models.schdeepinsight._correction import (
     CorrectedInputs,

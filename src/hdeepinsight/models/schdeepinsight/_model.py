@@ -9,8 +9,7 @@ import rich.pretty  # noqa: F401 - scvi-tools uses it in view_setup_method_args 
 import torch
 from scvi import settings
 
-from hdeepinsight.annotation import Evaluation, evaluate_annotation
-from hdeepinsight.annotation._annotation import check_level_names
+from hdeepinsight.annotation import Evaluation, check_level_names, evaluate_annotation
 from hdeepinsight.image import GeneLayout
 from hdeepinsight.models.schdeepinsight._adaptation_profiles import reference_sums
 from hdeepinsight.models.schdeepinsight._explanation import ExplanationMixin

@@ -9,9 +9,9 @@ from scvi import REGISTRY_KEYS
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from torch import Tensor, nn
 
+from hdeepinsight._errors import check_choice
 from hdeepinsight._keys import FIELD_KEYS
 from hdeepinsight.image import Raster
-from hdeepinsight.image._fit import check_choice
 from hdeepinsight.models.schdeepinsight._proteins import ProteinChannels, ProteinValues
 from hdeepinsight.nn import (
     AdaptiveHierarchicalFocalLoss,
@@ -26,8 +26,7 @@ from hdeepinsight.nn import (
 from hdeepinsight.taxonomy import TreeAlgebra
 
 if TYPE_CHECKING:
-    from hdeepinsight.image import GeneLayout
-    from hdeepinsight.image._raster import Channels
+    from hdeepinsight.image import Channels, GeneLayout
     from hdeepinsight.taxonomy import Taxonomy
 
 HeadName = Literal["linear", "per_parent"]

@@ -19,11 +19,12 @@ from hdeepinsight.data import (
     align_genes,
     align_proteins,
     is_paired,
+    own_columns,
     protein_genes,
     protein_names,
+    trim,
 )
 from hdeepinsight.data._fields import ColumnField, CountsField
-from hdeepinsight.data._modalities import own_columns, trim
 from hdeepinsight.data._mudata_fields import PartField
 from hdeepinsight.image import GeneLayout, protein_layout
 from hdeepinsight.models.schdeepinsight._base import ReferenceModel

@@ -1,10 +1,11 @@
-"""Datasets as blocks of log-normalised expression, with genes matched by name."""
+"""Datasets as blocks of log-normalised expression, and the genes that anchors are found with."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import pandas as pd
@@ -17,18 +18,24 @@ from hdeepinsight.data import (
     GeneAlignment,
     InputError,
     align_genes,
+    dispersion_scores,
+    examples,
+    inspect_store,
+    log_normalize,
+    not_finite,
     open_counts,
+    open_store,
     resolve_var_names,
+    strip_version,
 )
-from hdeepinsight.data._checks import inspect_store, not_finite
-from hdeepinsight.data._names import examples, strip_version
-from hdeepinsight.data._normalize import log_normalize
-from hdeepinsight.data._store import open_store
-
-__all__ = ["Dataset", "InputScale", "Normalizer", "Reading", "open_dataset", "shared_genes"]
 
 InputScale = Literal["counts", "log"]
 Ints = NDArray[np.int64]
+
+#: Variable genes of which each dataset keeps the first, and bounds of their mean log value.
+_N_VARIABLE = 10_000
+_MIN_MEAN, _MAX_MEAN = 0.01, 3.0
+_CELLS = 4096
 
 
 class Normalizer(Protocol):
@@ -52,8 +59,8 @@ class Reading:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Dataset:
-    """One dataset: where its values come from and how they become log values.
+class OpenedDataset:
+    """One dataset of the user: where its values come from and how they become log values.
 
     Parameters
     ----------
@@ -80,6 +87,12 @@ class Dataset:
     totals: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     @property
+    def measured_genes(self) -> list[str]:
+        """Genes that it has values of."""
+        flags = self.alignment.measured.tolist()
+        return [gene for gene, there in zip(self.genes, flags, strict=True) if there]
+
+    @property
     def n_obs(self) -> int:
         """Number of cells."""
         return self.source.n_obs
@@ -100,14 +113,26 @@ class Dataset:
             If the values changed since the dataset was opened.
         """
         columns = pd.Index(self.genes).get_indexer(list(genes))
+        normalizer, measured = self.reading.normalizer, self.alignment.measured
         for rows, values in self.source.chunks(self.alignment, chunk_size):
-            self._check_unchanged(rows, values)
-            yield rows, self._log(values)[:, columns]
+            if len(self.totals) and not np.allclose(
+                _totals(values), self.totals[rows], rtol=1e-5, atol=1e-6
+            ):
+                raise InputError(
+                    f"The values of {self.name!r} changed after the correction was computed.",
+                    "They must be those of the matrix that it was computed on.",
+                    "Restore it, or call hdi.pp.stacas again.",
+                )
+            if normalizer is not None:
+                values = normalizer.log_normalize(values, measured)
+            elif self.reading.input == "counts":
+                values = log_normalize(values)
+            yield rows, values[:, columns]
 
     def gather(
         self, genes: Sequence[str], cells: Ints | None = None, chunk_size: int = 10_000
     ) -> sp.csr_matrix:
-        """Log values of some genes and some cells (sorted; all by default) as one CSR matrix."""
+        """Read log values of some genes and cells (sorted; all by default) as one CSR matrix."""
         parts = []
         for rows, values in self.blocks(genes, chunk_size):
             if cells is None:
@@ -119,25 +144,14 @@ class Dataset:
             return sp.csr_matrix((0, len(genes)), dtype=np.float32)
         return sp.vstack(parts, format="csr")
 
-    def _log(self, values: sp.csr_matrix) -> sp.csr_matrix:
-        reading = self.reading
-        if reading.normalizer is not None:
-            return reading.normalizer.log_normalize(values, self.alignment.measured)
-        return log_normalize(values) if reading.input == "counts" else values
 
-    def _check_unchanged(self, rows: slice, values: sp.csr_matrix) -> None:
-        found = np.asarray(values.sum(axis=1, dtype=np.float64)).ravel()
-        if len(self.totals) and not np.allclose(found, self.totals[rows], rtol=1e-5, atol=1e-6):
-            raise InputError(
-                f"The values of {self.name!r} changed after the correction was computed.",
-                "Valid is the matrix that it was computed on.",
-                "Restore it, or call hdi.pp.stacas again.",
-            )
+def _totals(values: sp.csr_matrix) -> NDArray[np.float64]:
+    return np.asarray(values.sum(axis=1, dtype=np.float64)).ravel()
 
 
 def open_dataset(
     data: DataLike, name: str, reading: Reading, like: Sequence[str] | None = None
-) -> Dataset:
+) -> OpenedDataset:
     """Open a dataset; ``like`` are the genes of the first one, whose kind of name is looked for."""
     source = _source(data, reading)
     if reading.normalizer is not None:
@@ -148,17 +162,14 @@ def open_dataset(
         plain = [strip_version(str(gene)) for gene in names]
         genes = tuple(gene for gene in dict.fromkeys(plain) if gene)
         alignment = align_genes(plain, genes, warn_coverage=0.0)
-    _refuse_summed_logs(alignment, name, reading)
-    return _with_totals(Dataset(name, source, alignment, genes, reading))
-
-
-def _with_totals(dataset: Dataset) -> Dataset:
-    totals = [
-        np.asarray(values.sum(axis=1, dtype=np.float64)).ravel()
-        for _, values in dataset.source.chunks(dataset.alignment)
-    ]
-    object.__setattr__(dataset, "totals", np.concatenate([np.zeros(0), *totals]))
-    return dataset
+    if reading.input == "log" and alignment.report.duplicated:
+        raise InputError(
+            f"{name!r} has columns of the same gene: {examples(alignment.report.duplicated)}.",
+            "With input='log' genes must be unique: logarithms cannot be summed.",
+            "Make them unique, or pass counts with input='counts'.",
+        )
+    totals = [np.zeros(0), *(_totals(values) for _, values in source.chunks(alignment))]
+    return OpenedDataset(name, source, alignment, genes, reading, np.concatenate(totals))
 
 
 def _source(data: DataLike, reading: Reading) -> CountSource:
@@ -170,7 +181,7 @@ def _source(data: DataLike, reading: Reading) -> CountSource:
     if error is None and report.scale in ("counts", "binary", "scaled"):
         error = InputError(
             f"{report.layer} looks {report.scale}: {report.evidence}.",
-            "With input='log', valid are log-normalised values from 0 up.",
+            "With input='log' they must be log-normalised values >= 0.",
             "Name the layer that holds them, or pass counts with input='counts'.",
         )
     if error is not None:
@@ -179,24 +190,15 @@ def _source(data: DataLike, reading: Reading) -> CountSource:
     return CountSource(matrix, store.obs, store.genes(False), report)
 
 
-def _refuse_summed_logs(alignment: GeneAlignment, name: str, reading: Reading) -> None:
-    if reading.input == "log" and alignment.report.duplicated:
-        raise InputError(
-            f"{name!r} has columns of the same gene: {examples(alignment.report.duplicated)}.",
-            "With input='log', valid are unique genes: logarithms cannot be summed.",
-            "Make them unique, or pass counts with input='counts'.",
-        )
-
-
-def shared_genes(datasets: Sequence[Dataset]) -> list[str]:
-    """Genes that every dataset measured, in the order of the first.
+def shared_genes(datasets: Sequence[OpenedDataset]) -> list[str]:
+    """Return the genes that every dataset measured, in the order of the first.
 
     Raises
     ------
     InputError
         If there is none.
     """
-    measured = [_measured(dataset) for dataset in datasets]
+    measured = [dataset.measured_genes for dataset in datasets]
     everywhere = set(measured[0]).intersection(*measured[1:])
     if not everywhere:
         shown = "; ".join(
@@ -204,12 +206,130 @@ def shared_genes(datasets: Sequence[Dataset]) -> list[str]:
         )
         raise InputError(
             f"No gene is in all {len(datasets)} datasets: {shown}.",
-            "Valid are datasets that share gene names (or ids), in var_names or a column of var.",
+            "Datasets must share gene names (or ids), in var_names or a column of var.",
             "Bring all of them to the same kind of names.",
         )
     return [gene for gene in measured[0] if gene in everywhere]
 
 
-def _measured(dataset: Dataset) -> list[str]:
-    flags: Any = dataset.alignment.measured
-    return [gene for gene, there in zip(dataset.genes, flags, strict=True) if there]
+_BLOCKED = re.compile(
+    r"MT-.+"  # mitochondrial
+    r"|M?RP[SL]\d.*|RP(LP\d|SA\d*)"  # ribosomal
+    r"|HB(A|B|D|E|G|M|Q|Z)\d*|HB[AB]-.+"  # haemoglobin
+    r"|TR[ABDG]([VDJ]\d.*|C\d*)|TCRG-.+|IG[HKL]([VDJ]\d.*|C\d*|[ADEGM]\d?[A-D]?)",  # receptors
+    re.IGNORECASE,
+)
+
+
+def is_blocked(gene: str) -> bool:
+    """Tell whether a symbol is mitochondrial, ribosomal, haemoglobin or antigen receptor.
+
+    Examples
+    --------
+    >>> [is_blocked(gene) for gene in ("MT-CO1", "Rpl3", "TRAV1-2", "IGHM", "CD3D", "TRAF1")]
+    [True, True, True, True, False, False]
+    """
+    return _BLOCKED.fullmatch(gene) is not None
+
+
+def choose_features(
+    datasets: Sequence[OpenedDataset],
+    shared: Sequence[str],
+    features: int | Sequence[str],
+    blocked: Sequence[str] = (),
+) -> list[str]:
+    """Choose the anchor features, or check those given.
+
+    Parameters
+    ----------
+    datasets
+        All datasets; they count equally.
+    shared
+        Genes that all of them have.
+    features
+        How many, or which.
+    blocked
+        Genes not to choose besides those of `is_blocked`.
+
+    Returns
+    -------
+    Names, in the order of ``shared``. All shared genes where these are no more than asked for.
+
+    Notes
+    -----
+    Each dataset ranks its genes by standardised variance, leaves out blocked genes and those whose
+    mean log value is below 0.01 or above 3, and keeps the first ones. Genes are then taken by the
+    number of datasets that keep them, and by median rank. The published block list is another
+    one; and on panels too small to fill the number, the limits on the mean are let go.
+
+    Raises
+    ------
+    InputError
+        If none of the genes given is shared by all datasets, or the number is below 1.
+    """
+    if isinstance(features, str) or (isinstance(features, int) and features < 1):
+        raise InputError(
+            f"Found features={features!r}.",
+            "They must be an integer >= 1 or a list of names.",
+            "Pass a list, even for one gene.",
+        )
+    if not isinstance(features, int):
+        return _checked(features, shared)
+    if len(shared) <= features:
+        return list(shared)
+    names = np.asarray(shared, dtype=object)
+    out = set(blocked)
+    allowed = np.array([gene not in out and not is_blocked(gene) for gene in shared])
+    ranks = np.stack([_ranks(dataset, shared, allowed, features) for dataset in datasets])
+    n_kept = np.isfinite(ranks).sum(axis=0)
+    median = np.median(np.where(np.isfinite(ranks), ranks, len(shared)), axis=0)
+    order = np.lexsort((np.arange(len(names)), median, -n_kept))
+    chosen = np.sort(order[n_kept[order] > 0][:features])
+    return names[chosen].tolist() if len(chosen) else list(shared)
+
+
+def _checked(features: Sequence[str], shared: Sequence[str]) -> list[str]:
+    wanted = set(map(str, features))
+    found = [gene for gene in shared if gene in wanted]
+    if not found:
+        raise InputError(
+            f"None of the {len(wanted):,} features ({examples(wanted)}) is in all datasets.",
+            f"They must be shared genes, such as {examples(shared)}.",
+            "Check the names, or pass a number.",
+        )
+    return found
+
+
+def _ranks(
+    dataset: OpenedDataset, shared: Sequence[str], allowed: np.ndarray, n_features: int
+) -> np.ndarray:
+    """Rank every shared gene in one dataset; infinite where it is not kept."""
+    scores = dispersion_scores(lambda: _linear(dataset, shared), len(shared))
+    mean = _mean_log(dataset, shared)
+    order = np.argsort(-scores, kind="stable")[:_N_VARIABLE]
+    order = order[(scores[order] > 0) & allowed[order]]
+    fits = (mean[order] >= _MIN_MEAN) & (mean[order] <= _MAX_MEAN)
+    kept = order[fits][:n_features]
+    if len(kept) < n_features:
+        kept = np.concatenate([kept, order[~fits][: n_features - len(kept)]])
+    ranks = np.full(len(shared), np.inf)
+    ranks[kept] = np.arange(len(kept))
+    return ranks
+
+
+def _linear(dataset: OpenedDataset, genes: Sequence[str]) -> Iterator[sp.csr_matrix]:
+    """Read counts of some genes, or what the logarithm was taken of."""
+    if dataset.reading.input == "log":
+        for _, values in dataset.blocks(genes, _CELLS):
+            yield values.expm1()
+        return
+    columns = pd.Index(dataset.genes).get_indexer(list(genes))
+    for _, counts in dataset.source.chunks(dataset.alignment, _CELLS):
+        yield counts[:, columns]
+
+
+def _mean_log(dataset: OpenedDataset, genes: Sequence[str]) -> np.ndarray:
+    total = np.zeros(len(genes))
+    for _, values in dataset.blocks(genes, _CELLS):
+        total += np.asarray(values.sum(axis=0, dtype=np.float64)).ravel()
+    return total / max(dataset.n_obs, 1)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.linalg import eigh
 from scipy.sparse.linalg import LinearOperator, svds
-
-__all__ = ["Components", "PairSpaces", "fit_components", "reciprocal_embeddings", "row_blocks"]
 
 Floats = NDArray[np.float64]
 #: Values of a dataset, shape ``(n_cells, n_features)``: an array or a CSR matrix.
@@ -43,7 +42,7 @@ class Components:
     factor: Floats
 
     def project(self, values: Values, shift: Floats | None = None) -> Floats:
-        """Coordinates of cells, shape ``(n_cells, n_dims)``.
+        """Return coordinates of cells, shape ``(n_cells, n_dims)``.
 
         Parameters
         ----------
@@ -64,9 +63,14 @@ class PairSpaces(NamedTuple):
     second: tuple[Floats, Floats]
 
 
-def row_blocks(values: Values) -> list[slice]:
-    """Cut a dataset into slices of rows that are small when dense."""
-    return [slice(i, min(i + _ROWS, values.shape[0])) for i in range(0, values.shape[0], _ROWS)]
+def stack_rows(values: list[Values]) -> Values:
+    """Join the rows of several datasets to one matrix, sparse where all of them are."""
+    if len(values) == 1:
+        return values[0]
+    if all(sp.issparse(one) for one in values):
+        return sp.vstack(values, format="csr")
+    dense = [np.asarray(one.toarray() if sp.issparse(one) else one) for one in values]  # type: ignore[union-attr]
+    return np.concatenate(dense)
 
 
 def fit_components(
@@ -112,24 +116,28 @@ def fit_components(
 
 
 def _moments(values: Values) -> tuple[Floats, Floats]:
-    """Mean and standard deviation of every gene; the latter in two passes, for precision."""
+    """Return mean and standard deviation of every gene; the latter in two passes, for precision."""
     mean = np.asarray(values.mean(axis=0, dtype=np.float64)).ravel()
     total = np.zeros(values.shape[1])
-    for rows in row_blocks(values):
-        total += ((_dense(values[rows]) - mean) ** 2).sum(axis=0)
+    for block in _dense_blocks(values):
+        total += ((block - mean) ** 2).sum(axis=0)
     return mean, np.sqrt(total / max(values.shape[0] - 1, 1))
 
 
-def _dense(block: Any) -> Floats:
-    return np.asarray(block.toarray() if sp.issparse(block) else block, dtype=np.float64)
+def _dense_blocks(values: Values) -> Iterator[Floats]:
+    """Yield the cells in dense blocks that are small enough to hold."""
+    for start in range(0, values.shape[0], _ROWS):
+        block = values[start : start + _ROWS]
+        dense = block.toarray() if sp.issparse(block) else block  # type: ignore[union-attr]
+        yield np.asarray(dense, dtype=np.float64)
 
 
 def _from_gram(values: Values, shift: Floats, factor: Floats, n_dims: int) -> tuple[Floats, Floats]:
     n_features = values.shape[1]
     gram = np.zeros((n_features, n_features))
-    for rows in row_blocks(values):
-        block = (_dense(values[rows]) - shift) * factor
-        gram += block.T @ block
+    for block in _dense_blocks(values):
+        scaled = (block - shift) * factor
+        gram += scaled.T @ scaled
     lowest = max(n_features - n_dims, 0)
     squares, vectors = eigh(gram, subset_by_index=[lowest, n_features - 1])
     return squares[::-1], vectors[:, ::-1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -11,21 +11,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hdeepinsight.data import DataLike, InputError
-from hdeepinsight.data._names import examples
+from hdeepinsight._errors import check_integer, invalid
+from hdeepinsight.data import DataLike, InputError, examples
 from hdeepinsight.pp._stacas._config import StacasConfig
-from hdeepinsight.pp._stacas._datasets import Dataset, open_dataset
-from hdeepinsight.pp._stacas._plan import Outcome
-from hdeepinsight.pp._stacas._report import StacasReport
-from hdeepinsight.pp._stacas._steps import Step, composed_shift
-from hdeepinsight.pp._stacas._support import Support
-from hdeepinsight.pp._stacas._tables import anchor_table, cell_table, dataset_table
-from hdeepinsight.pp._stacas._tree import GuideTree
+from hdeepinsight.pp._stacas._correction import AnchorValues, Correction, composed_shift
+from hdeepinsight.pp._stacas._datasets import OpenedDataset, open_dataset
+from hdeepinsight.pp._stacas._tree import GuideTree, Outcome
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-__all__ = ["StacasResult"]
 
 Ints = NDArray[np.int64]
 CHUNK_SIZE = 10_000
@@ -50,7 +44,7 @@ class StacasResult:
         Settings.
     outcome
         Anchors and steps, with numbers instead of names.
-    support
+    anchor_values
         Anchor cells.
     queries
         Names of the datasets that may move.
@@ -71,12 +65,12 @@ class StacasResult:
     StacasResult(reference (150), query (150); ... anchors, 40 genes)
     """
 
-    datasets: tuple[Dataset, ...]
+    datasets: tuple[OpenedDataset, ...]
     genes: tuple[str, ...]
     features: tuple[str, ...]
     config: StacasConfig
     outcome: Outcome
-    support: Support
+    anchor_values: AnchorValues
     queries: tuple[str, ...]
     n_shared: int
 
@@ -91,7 +85,7 @@ class StacasResult:
         return np.cumsum([0, *(one.n_obs for one in self.datasets)])
 
     def cells_of(self, dataset: str | None = None) -> pd.Index:
-        """Names of the cells of a dataset; of the only query by default.
+        """Return the names of the cells of a dataset; of the only query by default.
 
         Examples
         --------
@@ -163,9 +157,9 @@ class StacasResult:
         for first in range(start, stop, _AT_ONCE):
             here = np.arange(first, min(first + _AT_ONCE, stop))
             shift = composed_shift(
-                self.outcome.steps, here + self.starts[index], int(self.starts[-1])
+                self.outcome.corrections, here + self.starts[index], int(self.starts[-1])
             )
-            change[here - start] = self.support.combine(shift)
+            change[here - start] = self.anchor_values.combine(shift)
         return change
 
     def corrected(
@@ -202,9 +196,7 @@ class StacasResult:
         >>> [values.shape for names, values in result.corrected(chunk_size=100)]
         [(100, 40), (50, 40)]
         """
-        if chunk_size < 1:
-            msg = f"chunk_size is {chunk_size}. Valid are whole numbers from 1 up. Pass 10_000."
-            raise ValueError(msg)
+        check_integer("chunk_size", chunk_size, hint="Omit it to use the default.")
         one = self.datasets[self._index(dataset)]
         for rows, values in one.blocks(self.genes, chunk_size):
             total = values.toarray() + self.correction(rows, dataset=one.name)
@@ -242,16 +234,14 @@ class StacasResult:
         >>> query.layers["stacas"].shape, int(query.var["stacas_corrected"].sum())
         ((150, 40), 40)
         """
-        name = dataset or self._owner(adata.obs_names)
-        self._require_cells(name, adata.obs_names)
-        one = self.datasets[self._index(name)]
+        one = self._owner(adata.obs_names, dataset)
         place = pd.Index(self.genes)
         columns = place.get_indexer(pd.Index(one.genes)[one.alignment.target])
         columns[one.alignment.target < 0] = -1
         known = columns >= 0
         written = np.full(adata.shape, np.nan, dtype=np.float32)
         start = 0
-        for names, values in self.corrected(name):
+        for names, values in self.corrected(one.name):
             written[start : start + len(names), known] = values[:, columns[known]]
             start += len(names)
         adata.layers[layer] = written
@@ -291,21 +281,29 @@ class StacasResult:
         >>> hdi.pp.stacas(ref, query).transform(later).correction().shape
         (10, 40)
         """
-        step = self._step_of(dataset)
+        correction = self._correction_of(dataset)
         reading = self.datasets[0].reading
         name = f"new_{len(self.datasets)}"  # the number keeps names apart
         new = open_dataset(adata_new, name, reading, like=self.genes)
-        self._require_genes(new)
-        weights = step.weigher(new.gather(self.features))
-        cells = self.starts[-1] + np.arange(new.n_obs)
-        before = self.outcome.steps[: len(self.outcome.steps) - len(self.outcome.step_of)]
-        moved = replace(step, cells=cells, operator=weights)
-        index = len(self.datasets)
+        there = set(new.measured_genes)
+        wanted = dict.fromkeys((*self.genes, *self.features))
+        if missing := [gene for gene in wanted if gene not in there]:
+            raise InputError(
+                f"The new cells lack {len(missing):,} genes: {examples(missing)}.",
+                f"They must have all {len(self.genes):,} genes of the correction.",
+                "Pass cells of the same batch, measured alike.",
+            )
+        moved = replace(
+            correction,
+            cells=self.starts[-1] + np.arange(new.n_obs),
+            operator=correction.anchor_weights(new.gather(self.features)),
+        )
+        n_before = len(self.outcome.corrections) - len(self.outcome.correction_of)
         outcome = replace(
             self.outcome,
-            steps=(*before, moved),
-            step_of={index: len(before)},
-            left={},
+            corrections=(*self.outcome.corrections[:n_before], moved),
+            correction_of={len(self.datasets): n_before},
+            skipped={},
         )
         return replace(self, datasets=(*self.datasets, new), outcome=outcome, queries=(name,))
 
@@ -320,47 +318,147 @@ class StacasResult:
         if dataset is None and len(self.queries) == 1:
             return names.index(self.queries[0])
         if dataset is None or dataset not in names:
-            found = "No dataset was named" if dataset is None else f"No dataset is {dataset!r}"
-            raise ValueError(f"{found}. Valid are {names}. Pass one of them as `dataset`.")
+            raise invalid("dataset", dataset, f"one of {names}", "Name the one that you mean.")
         return names.index(dataset)
 
-    def _owner(self, obs_names: pd.Index) -> str:
-        owners = [one.name for one in self.datasets if one.obs_names.equals(obs_names)]
+    def _owner(self, obs_names: pd.Index, dataset: str | None) -> OpenedDataset:
+        """Return the dataset with these cells, which is the one named where one is."""
+        asked = self.datasets if dataset is None else [self.datasets[self._index(dataset)]]
+        owners = [one for one in asked if one.obs_names.equals(obs_names)]
         if len(owners) != 1:
             raise InputError(
-                f"{len(owners)} datasets of this result have the cells of this object.",
-                f"Valid is an object with the cells of one of {[d.name for d in self.datasets]}.",
-                "Pass the object that was corrected, or name the dataset.",
+                f"{len(owners)} datasets of {[one.name for one in asked]} have the "
+                f"{len(obs_names):,} cells of this object.",
+                "One must have the same cells in the same order.",
+                "Pass the object that was corrected, name the dataset if several have these cells, "
+                "or use transform for further cells.",
             )
         return owners[0]
 
-    def _require_cells(self, name: str, obs_names: pd.Index) -> None:
-        one = self.datasets[self._index(name)]
-        if not one.obs_names.equals(obs_names):
-            raise InputError(
-                f"The {len(obs_names):,} cells given are not the {one.n_obs:,} of {name!r}.",
-                "Valid are the same cells in the same order.",
-                "Pass the object that was corrected, or use transform for further cells.",
-            )
-
-    def _require_genes(self, new: Dataset) -> None:
-        there = {gene for gene, m in zip(new.genes, new.alignment.measured, strict=True) if m}
-        missing = [
-            gene for gene in dict.fromkeys((*self.genes, *self.features)) if gene not in there
-        ]
-        if missing:
-            raise InputError(
-                f"The new cells lack {len(missing):,} genes: {examples(missing)}.",
-                f"Valid are cells with all {len(self.genes):,} genes of the correction.",
-                "Pass cells of the same batch, measured alike.",
-            )
-
-    def _step_of(self, dataset: str | None) -> Step:
+    def _correction_of(self, dataset: str | None) -> Correction:
         index = self._index(dataset)
-        if index not in self.outcome.step_of:
-            reason = self.outcome.left.get(index, "it has no step of its own")
+        if index not in self.outcome.correction_of:
+            reason = self.outcome.skipped.get(index, "it has no correction of its own")
             raise ValueError(
-                f"{self.datasets[index].name!r} has no anchors to take weights from: {reason}. "
-                "Valid is a query that mode='project' moved. Name another dataset."
+                f"{self.datasets[index].name!r} has no anchors to take weights from: {reason}. It "
+                "must be a query that mode='project' moved. Name another dataset."
             )
-        return self.outcome.steps[self.outcome.step_of[index]]
+        return self.outcome.corrections[self.outcome.correction_of[index]]
+
+
+@dataclass(frozen=True, eq=False)
+class StacasReport:
+    """Tables that say where the correction rests on much, and where on little.
+
+    Parameters
+    ----------
+    cells
+        One row per cell that could move, indexed by cell: ``dataset``; ``n_anchors`` that it is
+        part of; ``nearest_anchor``, the distance to the nearest anchor cell; ``effective_anchors``,
+        the inverse of the sum of squared weights; ``shift``, the Euclidean length of the correction
+        over all corrected genes; ``flag``, why it was left as it is: ``"too few cells"``,
+        ``"no anchors"`` (of its dataset), ``"no weight"`` (near it), ``"empty"`` (no value in any
+        anchor feature), or empty text.
+    datasets
+        One row per dataset: ``n_cells``, ``n_genes``, ``genes_lost`` (not in all datasets),
+        ``n_anchors`` (used), ``share_anchored`` (cells in one), ``share_inconsistent`` (anchors
+        found whose labels disagree), ``flag``.
+
+    Examples
+    --------
+    >>> import anndata as ad
+    >>> import hdeepinsight as hdi
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> rng = np.random.default_rng(0)
+    >>> var = pd.DataFrame(index=[f"GENE{i}" for i in range(40)])
+    >>> ref, query = (ad.AnnData(rng.poisson(2.0, (150, 40)) * 1.0, var=var) for _ in range(2))
+    >>> report = hdi.pp.stacas(ref, query).report
+    >>> report.datasets["n_cells"].tolist(), report.cells.shape
+    ([150, 150], (150, 6))
+    """
+
+    cells: pd.DataFrame
+    datasets: pd.DataFrame
+
+    def __str__(self) -> str:
+        lines = [
+            f"{name}: {row.n_cells:,} cells, {row.n_anchors:,} anchors in "
+            f"{row.share_anchored:.0%} of them, {row.share_inconsistent:.1%} of those found with "
+            f"labels that disagree, {row.genes_lost:,} of {row.n_genes:,} genes not shared"
+            + (f"; left as it is: {row.flag}" if row.flag else "")
+            for name, row in self.datasets.iterrows()
+        ]
+        return "\n".join(lines)
+
+
+def anchor_table(
+    anchors: pd.DataFrame, datasets: Sequence[OpenedDataset], starts: Ints
+) -> pd.DataFrame:
+    """List the anchors in use, one row each; see `StacasResult.anchors`."""
+    used = anchors[anchors["score"] > 0].reset_index(drop=True)
+    names = np.concatenate([one.obs_names.to_numpy(dtype=object) for one in datasets])
+    called = np.array([one.name for one in datasets], dtype=object)
+    columns: dict[str, object] = {}
+    for side in ("1", "2"):
+        cells = used[f"cell_{side}"].to_numpy()
+        columns[f"dataset_{side}"] = called[np.searchsorted(starts, cells, side="right") - 1]
+        columns[f"cell_{side}"] = names[cells]
+    for name in ("distance", "neighborhood_score", "score", "consistent"):
+        columns[name] = used[name].to_numpy()
+    return pd.DataFrame(columns)
+
+
+def cell_table(result: StacasResult, index: int, lengths: NDArray[np.float64]) -> pd.DataFrame:
+    """List what was done to the cells of one dataset; see `StacasReport`."""
+    one, outcome = result.datasets[index], result.outcome
+    cells = np.arange(result.starts[index], result.starts[index + 1])
+    nearest, effective = np.full((2, len(cells)), np.nan)
+    for correction in outcome.corrections:
+        here, there = np.isin(cells, correction.cells), np.isin(correction.cells, cells)
+        nearest[here] = correction.operator.nearest[there]
+        effective[here] = correction.operator.n_effective[there]
+    flag = np.full(len(cells), outcome.skipped.get(index, ""), dtype=object)
+    flag[(effective == 0) & (flag == "")] = "no weight"
+    flag[(effective == 0) & np.isnan(nearest)] = "empty"
+    return pd.DataFrame(
+        {
+            "dataset": one.name,
+            "n_anchors": _uses(outcome.anchors, cells),
+            "nearest_anchor": nearest,
+            "effective_anchors": effective,
+            "shift": lengths,
+            "flag": flag,
+        },
+        index=one.obs_names,
+    )
+
+
+def _uses(anchors: pd.DataFrame, cells: Ints) -> Ints:
+    """Count the anchors in use that each of some consecutive cells is part of."""
+    used = anchors[anchors["score"] > 0]
+    ends = np.concatenate([used["cell_1"].to_numpy(), used["cell_2"].to_numpy()])
+    own = ends[np.isin(ends, cells)] - (cells[0] if len(cells) else 0)
+    return np.bincount(own.astype(np.int64), minlength=len(cells))
+
+
+def dataset_table(result: StacasResult) -> pd.DataFrame:
+    """Describe the datasets, one row each; see `StacasReport`."""
+    anchors = result.outcome.anchors
+    rows = []
+    for index, one in enumerate(result.datasets):
+        cells = np.arange(result.starts[index], result.starts[index + 1])
+        found = anchors[(anchors["dataset_1"] == index) | (anchors["dataset_2"] == index)]
+        n_genes = int(one.alignment.measured.sum())
+        rows.append(
+            {
+                "n_cells": one.n_obs,
+                "n_genes": n_genes,
+                "genes_lost": n_genes - result.n_shared,
+                "n_anchors": int((found["score"] > 0).sum()),
+                "share_anchored": float((_uses(anchors, cells) > 0).mean()) if len(cells) else 0.0,
+                "share_inconsistent": float((~found["consistent"]).mean()) if len(found) else 0.0,
+                "flag": result.outcome.skipped.get(index, ""),
+            }
+        )
+    return pd.DataFrame(rows, index=pd.Index([one.name for one in result.datasets]))

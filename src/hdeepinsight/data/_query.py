@@ -1,0 +1,476 @@
+"""A query that is opened, checked and aligned to the genes of a model once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from hdeepinsight.data._align import GeneAlignment, GeneReport
+from hdeepinsight.data._errors import InputError
+from hdeepinsight.data._genes import WARN_COVERAGE, align_genes
+from hdeepinsight.data._modalities import Modalities, is_paired, open_paired, without_genes
+from hdeepinsight.data._names import examples
+from hdeepinsight.data._proteins import ProteinCounts
+from hdeepinsight.data._report import InputReport
+from hdeepinsight.data._scan import canonical
+from hdeepinsight.data._store import DataLike, open_store, slot_name
+from hdeepinsight.data._streaming import CountSource, ScaleMode, open_counts
+
+if TYPE_CHECKING:
+    from mudata import MuData
+
+__all__ = ["AlignedQuery", "ExtraInputs", "open_query", "resolve_cells"]
+
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True, eq=False)
+class ExtraInputs:
+    """What a query has beside the counts of its genes.
+
+    Parameters
+    ----------
+    proteins
+        Protein counts of all cells; ``None`` where the model or the query has no proteins.
+    has_rna
+        Whether RNA was measured in each cell, bool, shape ``(n_cells,)``; ``None`` if in all.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hdeepinsight.data import ExtraInputs
+    >>> ExtraInputs(has_rna=np.array([True, False]))[np.array([1])].has_rna.tolist()
+    [False]
+    """
+
+    proteins: ProteinCounts | None = None
+    has_rna: np.ndarray[Any, np.dtype[np.bool_]] | None = None
+
+    def __getitem__(self, rows: Any) -> ExtraInputs:
+        return ExtraInputs(
+            None if self.proteins is None else self.proteins[rows],
+            None if self.has_rna is None else self.has_rna[rows],
+        )
+
+    def note(self, report: GeneReport) -> GeneReport:
+        """Add to the report on the genes what was found of the proteins.
+
+        Examples
+        --------
+        >>> from hdeepinsight.data import ExtraInputs, ProteinCounts, align_genes
+        >>> report = align_genes(["CD3D"], ["CD3D"]).report
+        >>> ExtraInputs(ProteinCounts.none(2, 3, "No proteins.")).note(report).messages
+        ('No proteins.',)
+        """
+        if self.proteins is None:
+            return report
+        return replace(report, messages=(*report.messages, self.proteins.message))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AlignedQuery:
+    """A query of a model, opened, checked and aligned to its genes; made by `open_query`.
+
+    Parameters
+    ----------
+    source
+        Counts of the query, in its own genes.
+    alignment
+        Map from these to the genes of the model.
+    extra
+        What the query has beside.
+    genes
+        Genes of the model, in its order.
+    proteins
+        Proteins of the model, in its order; empty where it has none.
+
+    Examples
+    --------
+    >>> import anndata as ad
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> from hdeepinsight.data import open_query
+    >>> var = pd.DataFrame(index=["NKG7", "CD3D"])
+    >>> query = ad.AnnData(np.array([[1.0, 0.0], [5.0, 2.0]]), var=var)
+    >>> open_query(query, ["CD3D", "NKG7"])
+    AlignedQuery(2 cells, 2 of 2 genes measured, counts in X, dense)
+    """
+
+    source: CountSource
+    alignment: GeneAlignment
+    extra: ExtraInputs
+    genes: tuple[str, ...]
+    proteins: tuple[str, ...] = ()
+
+    @property
+    def obs(self) -> pd.DataFrame:
+        """Annotation of the cells; a table of its own."""
+        return self.source.obs
+
+    @property
+    def obs_names(self) -> pd.Index:
+        """Names of the cells."""
+        return self.source.obs_names
+
+    @property
+    def n_obs(self) -> int:
+        """Number of cells."""
+        return self.source.n_obs
+
+    @property
+    def measured(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Whether the query has each gene of the model, bool, shape ``(n_genes,)``."""
+        return self.alignment.measured
+
+    @property
+    def query_genes(self) -> list[str]:
+        """Genes of the query, each once, in its order: the columns of what `chunks` keeps."""
+        return list(dict.fromkeys(map(str, self.source.var_names)))
+
+    @property
+    def input_report(self) -> InputReport:
+        """What the values are."""
+        return self.source.report
+
+    @property
+    def gene_report(self) -> GeneReport:
+        """How the genes, and the proteins, match those of the model."""
+        return self.extra.note(self.alignment.report)
+
+    @property
+    def n_passes(self) -> int:
+        """How often the matrix was read so far, the scan included."""
+        return self.source.matrix.tally.n_passes
+
+    @property
+    def n_scans(self) -> int:
+        """How often all values were looked at to find out what they are."""
+        return self.source.matrix.tally.n_scans
+
+    def __repr__(self) -> str:
+        genes = f"{self.alignment.report.n_measured:,} of {len(self.genes):,} genes measured"
+        report = self.input_report
+        how = "recovered from" if self.source.denormalizer else "in"
+        values = f"counts {how} {report.layer}, {report.storage}"
+        return f"AlignedQuery({self.n_obs:,} cells, {genes}, {values})"
+
+    def chunks(
+        self, chunk_size: int = 4096, keep: list[sp.csr_matrix] | None = None
+    ) -> Iterator[tuple[slice, sp.csr_matrix]]:
+        """Read counts in model order, cells in their order, in one pass.
+
+        Parameters
+        ----------
+        chunk_size
+            Most cells of a chunk. What a cell gets does not depend on it.
+        keep
+            List to which the counts of all genes of the query are appended, chunk by chunk (CSR
+            float32, columns as in ``query_genes``, only to be read), so that what else needs them
+            takes no pass of its own.
+
+        Yields
+        ------
+        Rows of the chunk, and its counts: CSR float32, shape ``(n_cells, n_genes)``.
+
+        Raises
+        ------
+        InputError
+            If the counts of a cell cannot be recovered.
+
+        Examples
+        --------
+        >>> import anndata as ad
+        >>> import numpy as np
+        >>> import pandas as pd
+        >>> from hdeepinsight.data import open_query
+        >>> var = pd.DataFrame(index=["NKG7", "ACTB", "CD3D"])
+        >>> query = ad.AnnData(np.array([[1.0, 9.0, 0.0], [5.0, 8.0, 2.0]]), var=var)
+        >>> opened, kept = open_query(query, ["CD3D", "NKG7"]), []
+        >>> [counts.toarray().tolist() for rows, counts in opened.chunks(keep=kept)]
+        [[[0.0, 1.0], [2.0, 5.0]]]
+        >>> kept[0].toarray().tolist(), opened.n_passes
+        ([[1.0, 9.0, 0.0], [5.0, 8.0, 2.0]], 2)
+        """
+        own = None
+        if keep is not None and not self.source.var_names.is_unique:
+            own = _unique_columns(self.source.var_names, self.query_genes)
+        for rows, block in self.source.blocks(chunk_size):
+            if keep is not None:
+                kept = own.apply(block) if own else canonical(block).astype(np.float32, copy=False)
+                keep.append(kept)
+            yield rows, self.alignment.apply(block)
+
+    def read(self, rows: np.ndarray[Any, Any] | None = None) -> sp.csr_matrix:
+        """Read all counts in model order at once, or those of some cells.
+
+        Parameters
+        ----------
+        rows
+            Positions of the cells, in any order; all by default. Memory grows with them.
+
+        Returns
+        -------
+        Counts: CSR float32, shape ``(n_cells, n_genes)``.
+
+        Examples
+        --------
+        >>> import anndata as ad
+        >>> import numpy as np
+        >>> import pandas as pd
+        >>> from hdeepinsight.data import open_query
+        >>> var = pd.DataFrame(index=["NKG7", "CD3D"])
+        >>> opened = open_query(ad.AnnData(np.array([[1.0, 0.0], [5.0, 2.0]]), var=var), ["CD3D"])
+        >>> opened.read(np.array([1, 0])).toarray().tolist()
+        [[2.0], [0.0]]
+        """
+        return self.source.read(self.alignment, rows)
+
+    def subset(self, indices: Any) -> AlignedQuery:
+        """Return the query of some of its cells, in the order given; nothing is scanned again.
+
+        Parameters
+        ----------
+        indices
+            Positions from 0, a boolean mask, names of cells, or a slice. Positions may repeat.
+
+        Raises
+        ------
+        InputError
+            If they do not fit the cells, or choose none.
+
+        Examples
+        --------
+        >>> import anndata as ad
+        >>> import numpy as np
+        >>> import pandas as pd
+        >>> from hdeepinsight.data import open_query
+        >>> var = pd.DataFrame(index=["NKG7", "CD3D"])
+        >>> query = ad.AnnData(np.array([[1.0, 0.0], [5.0, 2.0]]), var=var)
+        >>> query.obs_names = ["a", "b"]
+        >>> opened = open_query(query, ["CD3D", "NKG7"])
+        >>> opened.subset(["b"]).read().toarray().tolist()
+        [[2.0, 5.0]]
+        """
+        rows = resolve_cells(indices, self.obs_names)
+        return replace(self, source=self.source.take(rows), extra=self.extra[rows])
+
+
+def open_query(
+    data: DataLike | MuData | AlignedQuery,
+    genes: Sequence[str],
+    *,
+    layer: str | None = None,
+    use_raw: bool = False,
+    scale: ScaleMode = "auto",
+    fold_case: bool = False,
+    weights: np.ndarray[Any, Any] | None = None,
+    proteins: Sequence[str] = (),
+    protein_layer: str | None = None,
+    modalities: Modalities | None = None,
+    preferred_layer: str | None = None,
+    warn: bool = True,
+) -> AlignedQuery:
+    """Open a query, check its values in one pass, and align it to the genes of a model.
+
+    Parameters
+    ----------
+    data
+        AnnData (in memory or backed), MuData, or path of an ``.h5ad``, ``.zarr`` or ``.h5mu``
+        file; or what this function returned for the same genes, which is returned unchanged.
+    genes
+        Genes of the model.
+    layer, use_raw, scale
+        Where the counts of the RNA are, and what the values are; see `open_counts`.
+    fold_case, weights
+        As in `align_genes`.
+    proteins
+        Proteins of the model; those of a MuData are read in their order.
+    protein_layer
+        Layer of the protein modality with the counts; ``X`` where it has no such layer.
+    modalities
+        Names of the modalities of a MuData; the usual ones by default.
+    preferred_layer
+        Layer to read, where the query has it, if neither ``layer`` nor ``use_raw`` is given; such
+        as the one that the reference was registered with.
+    warn
+        Whether to warn, once, of genes and proteins that the query lacks.
+
+    Returns
+    -------
+    The query; reading from it repeats none of the checks.
+
+    Raises
+    ------
+    InputError
+        If the values cannot be read as counts, the genes do not match, a MuData has nothing that
+        the model reads, or the query was opened for other genes or proteins.
+
+    Examples
+    --------
+    >>> import anndata as ad
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> from hdeepinsight.data import open_query
+    >>> var = pd.DataFrame(index=["NKG7", "CD3D"])
+    >>> opened = open_query(ad.AnnData(np.array([[1.0, 0.0], [5.0, 2.0]]), var=var), ["CD3D"])
+    >>> opened.n_scans, opened.n_passes
+    (1, 1)
+    """
+    genes, proteins = tuple(map(str, genes)), tuple(map(str, proteins))
+    if isinstance(data, AlignedQuery):
+        _check_opened(data, genes, proteins, layer, use_raw, scale, fold_case)
+        return data
+    paired = is_paired(data)
+    mdata: Any = open_paired(data) if paired else None
+    modalities = modalities or Modalities()
+    rna = modalities.rna_of(mdata) if paired else data
+    if rna is None:
+        source, alignment = without_genes(modalities.obs_of(mdata), genes)
+    else:
+        store = open_store(rna)
+        if layer is None and not use_raw and preferred_layer is not None:
+            layer = preferred_layer if slot_name(preferred_layer) in store.slots else None
+        source = open_counts(store, layer=layer, use_raw=use_raw, scale=scale)
+        if paired:
+            source = replace(source, obs=modalities.obs_of(mdata))
+        alignment = align_genes(
+            source.var,
+            genes,
+            weights=weights,
+            fold_case=fold_case,
+            warn_coverage=WARN_COVERAGE if warn else 0.0,
+        )
+    extra = ExtraInputs()
+    if paired:
+        extra = _extra_inputs(mdata, modalities, proteins, protein_layer, warn=warn)
+    return AlignedQuery(source, alignment, extra, genes, proteins)
+
+
+def resolve_cells(indices: Any, obs_names: pd.Index) -> Ints:
+    """Return the positions of some cells.
+
+    Parameters
+    ----------
+    indices
+        Positions from 0, a boolean mask, names of cells, or a slice.
+    obs_names
+        Names of all cells.
+
+    Raises
+    ------
+    InputError
+        With what does not fit.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from hdeepinsight.data import resolve_cells
+    >>> names = pd.Index(["a", "b", "c"])
+    >>> [resolve_cells(given, names).tolist() for given in (["c", "a"], [True, False, True], [1])]
+    [[2, 0], [0, 2], [1]]
+    """
+    n_obs = len(obs_names)
+    valid = f"Valid are positions from 0 to {n_obs - 1:,}, a mask of {n_obs:,}, or names of cells."
+    if isinstance(indices, slice):
+        indices = np.arange(n_obs)[indices]
+    elif (
+        isinstance(indices, pd.Series)
+        and indices.dtype == bool
+        and not indices.index.equals(obs_names)
+        and not isinstance(indices.index, pd.RangeIndex)
+    ):
+        found = "The mask is a Series of other cells than the query's, or in another order."
+        raise InputError(found, valid, "Pass mask.loc[obs_names].")
+    given = np.atleast_1d(np.asarray(indices))
+    if given.ndim != 1 or not len(given):
+        found = f"The cells are chosen by an array of shape {given.shape}."
+        raise InputError(found, valid, "Choose at least one cell, in a list.")
+    if given.dtype == bool:
+        if len(given) != n_obs:
+            found = f"The mask has {len(given):,} entries, and there are {n_obs:,} cells."
+            raise InputError(found, valid, "Pass one entry per cell.")
+        positions = np.flatnonzero(given)
+        if not len(positions):
+            raise InputError("The mask chooses no cell.", valid, "Choose at least one cell.")
+    elif given.dtype.kind in "iu":
+        outside = given[(given < 0) | (given >= n_obs)]
+        if len(outside):
+            found = f"{len(outside):,} positions lie outside of the query: {examples(outside)}."
+            raise InputError(found, valid, "Correct them.")
+        positions = given
+    elif given.dtype.kind in "OUST":
+        names = pd.Index(given.astype(object))
+        if not obs_names.is_unique:
+            found = "Cells are chosen by name, and names of the query occur more than once."
+            raise InputError(found, valid, "Call obs_names_make_unique(), or pass positions.")
+        positions = obs_names.get_indexer(names)
+        missing = names[positions < 0]
+        if len(missing):
+            found = f"The query has no cell {examples(map(repr, missing))}."
+            raise InputError(found, valid, "Correct the names.")
+    else:
+        raise InputError(f"The cells are chosen by values of {given.dtype}.", valid, "Pass those.")
+    return np.asarray(positions, dtype=np.int64)
+
+
+def _check_opened(
+    opened: AlignedQuery,
+    genes: tuple[str, ...],
+    proteins: tuple[str, ...],
+    layer: str | None,
+    use_raw: bool,
+    scale: ScaleMode,
+    fold_case: bool,
+) -> None:
+    """Refuse a query that was opened for something else, and settings that come too late."""
+    if opened.genes != genes or opened.proteins != proteins:
+        raise InputError(
+            f"The query was opened for another model ({len(opened.genes):,} genes and "
+            f"{len(opened.proteins):,} proteins).",
+            f"Valid is one opened for the genes of this model ({len(genes):,} genes and "
+            f"{len(proteins):,} proteins).",
+            "Open the query anew with this model.",
+        )
+    late = {"layer": layer, "use_raw": use_raw or None, "fold_case": fold_case or None}
+    late["scale"] = None if scale == "auto" else scale
+    named = [name for name, value in late.items() if value is not None]
+    if named:
+        raise InputError(
+            f"{' and '.join(named)} came with a query that is open already.",
+            "How a query is read is settled when it is opened.",
+            "Pass it there.",
+        )
+
+
+def _extra_inputs(
+    mdata: MuData,
+    modalities: Modalities,
+    proteins: tuple[str, ...],
+    layer: str | None,
+    *,
+    warn: bool,
+) -> ExtraInputs:
+    """Return what a MuData has beside its genes; refuse one in which there is nothing to read."""
+    has_rna = modalities.has_rna(mdata)
+    found = modalities.proteins_of(mdata, proteins, layer=layer, warn=warn) if proteins else None
+    if not has_rna.any() and (found is None or not found.measured.any()):
+        raise InputError(
+            f"The MuData (modalities: {', '.join(mdata.mod)}) has no RNA and no protein that "
+            "the model knows.",
+            f"The model reads RNA{' and proteins' if proteins else ' alone'}.",
+            "Add the RNA modality, or check the names of modalities and proteins.",
+        )
+    return ExtraInputs(found, None if has_rna.all() else has_rna)
+
+
+def _unique_columns(names: pd.Index, unique: list[str]) -> GeneAlignment:
+    """Map columns of one name to one column."""
+    target = pd.Index(unique).get_indexer(names.astype(str)).astype(np.int64)
+    everywhere = np.ones(len(unique), dtype=bool)
+    report = GeneReport(len(unique), len(names), len(unique), 1.0)
+    return GeneAlignment(np.arange(len(unique)), target, everywhere, report)

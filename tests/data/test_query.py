@@ -1,0 +1,267 @@
+"""A query is opened, scanned and aligned once, and read in one pass by whoever needs it."""
+
+import warnings
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+from hdeepinsight.data import (
+    AlignedQuery,
+    ExtraInputs,
+    GeneCoverageWarning,
+    InputError,
+    Modalities,
+    ProteinCoverageWarning,
+    align_genes,
+    open_counts,
+    open_query,
+    own_columns,
+    resolve_cells,
+)
+
+GENES = [f"GENE{i}" for i in (41, 3, 59, 7, 22)] + ["ABSENT1", *(f"GENE{i}" for i in range(30, 37))]
+
+
+def read(opened: AlignedQuery, size: int = 4096) -> np.ndarray:
+    return sparse.vstack([counts for _, counts in opened.chunks(size)]).toarray()
+
+
+def expected(adata: ad.AnnData) -> np.ndarray:
+    dense = pd.DataFrame(sparse.csr_matrix(adata.X).toarray(), columns=adata.var_names)
+    return dense.reindex(columns=GENES, fill_value=0).to_numpy()
+
+
+@pytest.fixture
+def mudata(small):
+    """RNA of all cells but the first three, and three proteins of all but the last two."""
+    mudata = pytest.importorskip("mudata")
+    var = pd.DataFrame(index=["CD3_TotalSeqB", "CD19", "CD56"])
+    values = np.arange(1.0, 1 + 3 * small.n_obs, dtype=np.float32).reshape(-1, 3)
+    protein = ad.AnnData(values, obs=pd.DataFrame(index=small.obs_names), var=var)
+    with own_columns():
+        return mudata.MuData({"rna": small[3:].copy(), "prot": protein[:-2].copy()})
+
+
+def test_every_storage_is_scanned_once_and_aligned_as_by_hand(small, storage, store_as):
+    data = store_as(small, storage)
+    opened = open_query(data, GENES)
+    assert (opened.n_scans, opened.n_passes) == (1, 1)
+    source = open_counts(data)
+    by_hand = align_genes(source.var, GENES)
+    np.testing.assert_array_equal(read(opened, 17), expected(small))
+    np.testing.assert_array_equal(opened.read().toarray(), source.read(by_hand).toarray())
+    assert (opened.n_scans, opened.n_passes) == (1, 3)
+    for name in ("source", "target", "measured"):
+        np.testing.assert_array_equal(getattr(opened.alignment, name), getattr(by_hand, name))
+    assert opened.gene_report == by_hand.report
+    assert opened.input_report == source.report
+
+
+def test_one_pass_serves_two_readers(small, storage, store_as):
+    opened = open_query(store_as(small, storage), GENES)
+    kept = []
+    chunks = [counts for _, counts in opened.chunks(20, keep=kept)]
+    assert opened.n_passes == 2
+    assert opened.query_genes == list(small.var_names)
+    assert all(part.dtype == np.float32 and part.has_canonical_format for part in kept)
+    np.testing.assert_array_equal(sparse.vstack(kept).toarray(), small.X.toarray())
+    np.testing.assert_array_equal(sparse.vstack(chunks).toarray(), expected(small))
+
+
+def test_counts_that_are_recovered_are_kept_as_counts(small, normalise):
+    logged = ad.AnnData(normalise(small.X), obs=small.obs, var=small.var)
+    opened, kept = open_query(logged, GENES), []
+    np.testing.assert_array_equal(
+        sparse.vstack([c for _, c in opened.chunks(30, keep=kept)]).toarray(), expected(small)
+    )
+    np.testing.assert_array_equal(sparse.vstack(kept).toarray(), small.X.toarray())
+    assert (opened.n_scans, opened.n_passes) == (1, 2)
+    assert "counts recovered from X" in repr(opened)
+
+
+def test_columns_of_one_name_are_summed_in_what_is_kept(small):
+    doubled = ad.AnnData(sparse.hstack([small.X, 2 * small.X], format="csr"))
+    doubled.var_names = [*small.var_names, *small.var_names]
+    opened, kept = open_query(doubled, GENES), []
+    list(opened.chunks(keep=kept))
+    assert opened.query_genes == list(small.var_names)
+    np.testing.assert_array_equal(kept[0].toarray(), 3 * small.X.toarray())
+
+
+def test_nothing_of_the_query_is_changed(small, fingerprint):
+    before = fingerprint(small)
+    opened = open_query(small, GENES)
+    list(opened.chunks(keep=[]))
+    opened.obs["new"] = 1
+    assert fingerprint(small) == before
+
+
+def test_the_preferred_layer_is_read_where_there_is_one(small):
+    small.layers["counts"] = 2 * small.X
+    assert open_query(small, GENES, preferred_layer="counts").input_report.layer == (
+        "layers['counts']"
+    )
+    assert open_query(small, GENES, preferred_layer="other").input_report.layer == "X"
+    small.raw = small
+    chosen = open_query(small, GENES, preferred_layer="counts", use_raw=True)
+    assert chosen.input_report.layer == ".raw"
+
+
+def test_a_layer_that_was_asked_for_has_to_be_there(small):
+    with pytest.raises(InputError, match=r"no layers\['other'\]"):
+        open_query(small, GENES, layer="other")
+
+
+def test_missing_genes_are_warned_of_once_or_never(small):
+    few = [*(f"ABSENT{i}" for i in range(7)), *GENES[:5]]
+    with pytest.warns(GeneCoverageWarning):
+        opened = open_query(small, few)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read(open_query(opened, few))
+        open_query(small, few, warn=False)
+
+
+def test_what_is_open_is_taken_unchanged_by_the_same_model_only(small):
+    opened = open_query(small, GENES)
+    assert open_query(opened, tuple(GENES)) is opened
+    with pytest.raises(InputError, match="opened for another model"):
+        open_query(opened, GENES[::-1])
+    with pytest.raises(InputError, match="another model"):
+        open_query(opened, GENES, proteins=["CD3"])
+    with pytest.raises(InputError, match="layer and scale came with a query that is open already"):
+        open_query(opened, GENES, layer="counts", scale="as_is")
+
+
+@pytest.mark.parametrize(
+    ("indices", "positions"),
+    [
+        pytest.param([5, 40, 41], [5, 40, 41], id="ascending"),
+        pytest.param(np.array([41, 5, 5, 90]), [41, 5, 5, 90], id="any_order_and_repeated"),
+        pytest.param(["cell_9", "cell_3"], [9, 3], id="names"),
+        pytest.param(pd.Index(["cell_9"]), [9], id="index"),
+        pytest.param(np.arange(97) % 10 == 3, list(range(3, 97, 10)), id="mask"),
+        pytest.param(slice(90, None), list(range(90, 97)), id="slice"),
+    ],
+)
+def test_cells_are_picked_without_a_scan(small, storage, store_as, indices, positions):
+    opened = open_query(store_as(small, storage), GENES).subset(indices)
+    np.testing.assert_array_equal(read(opened, 7), expected(small)[positions])
+    assert list(opened.obs_names) == list(small.obs_names[positions])
+    assert opened.n_obs == len(positions)
+    assert (opened.n_scans, opened.n_passes) == (1, 2)
+    assert f"{len(positions)} of the 97 cells" in opened.input_report.repairs[-1]
+    again = opened.subset([len(positions) - 1])
+    np.testing.assert_array_equal(read(again), expected(small)[positions[-1:]])
+
+
+def test_chunks_of_picked_cells_are_full(small):
+    opened = open_query(small, GENES).subset(np.arange(0, 97, 2))
+    sizes = [counts.shape[0] for _, counts in opened.chunks(10)]
+    assert sizes == [10, 10, 10, 10, 9]
+
+
+@pytest.mark.parametrize(
+    ("indices", "message"),
+    [
+        pytest.param([0, 97], "1 positions lie outside of the query: 97.", id="beyond"),
+        pytest.param([-1], "lie outside", id="negative"),
+        pytest.param([], "at least one cell", id="none"),
+        pytest.param(np.zeros(97, bool), "mask chooses no cell", id="empty_mask"),
+        pytest.param([True, False], "2 entries, and there are 97 cells", id="short_mask"),
+        pytest.param(["cell_1", "zell"], "no cell 'zell'", id="unknown_name"),
+        pytest.param([0.5], "values of float64", id="fractions"),
+        pytest.param([[1, 2]], r"shape \(1, 2\)", id="table"),
+        pytest.param(
+            pd.Series([True] * 97, index=[f"cell_{i}" for i in range(96, -1, -1)]),
+            "other cells than the query's, or in another order",
+            id="mask_of_other_cells",
+        ),
+    ],
+)
+def test_cells_that_do_not_fit_are_refused(small, indices, message):
+    with pytest.raises(InputError, match=message):
+        open_query(small, GENES).subset(indices)
+
+
+def test_names_that_occur_twice_choose_no_cell():
+    with pytest.raises(InputError, match="more than once"):
+        resolve_cells(["a"], pd.Index(["a", "a"]))
+
+
+def test_a_mudata_is_opened_with_its_proteins_and_the_cells_that_have_rna(small, mudata):
+    opened = open_query(mudata, GENES, proteins=["CD56", "CD4", "CD3"])
+    assert (opened.n_scans, opened.n_passes) == (1, 1)
+    order = mudata.obs_names
+    whole = pd.DataFrame(expected(small), index=small.obs_names)
+    whole.iloc[:3] = 0
+    np.testing.assert_array_equal(read(opened), whole.loc[order].to_numpy())
+    assert list(opened.obs_names) == list(order)
+    assert opened.extra.has_rna.tolist() == [name not in small.obs_names[:3] for name in order]
+    first = opened.extra.proteins[order.get_loc("cell_0")]
+    assert first.counts.tolist() == [3, 0, 1]
+    assert first.measured.tolist() == [True, False, True]
+    assert opened.gene_report.messages[-1] == "2 of 3 proteins measured, in 95 of 97 cells."
+    assert open_query(mudata, GENES).extra.proteins is None
+
+
+def test_a_mudata_is_opened_from_its_file(mudata, tmp_path):
+    opened = open_query(mudata, GENES, proteins=["CD56"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mudata.write(tmp_path / "cells.h5mu")
+        from_file = open_query(tmp_path / "cells.h5mu", GENES, proteins=["CD56"])
+    np.testing.assert_array_equal(read(opened), read(from_file))
+    np.testing.assert_array_equal(opened.extra.proteins.counts, from_file.extra.proteins.counts)
+
+
+def test_picked_cells_of_a_mudata_keep_their_proteins(mudata):
+    opened = open_query(mudata, GENES, proteins=["CD56", "CD3"])
+    rows = np.array([60, 2, 96])
+    picked = opened.subset(rows)
+    np.testing.assert_array_equal(picked.extra.has_rna, opened.extra.has_rna[rows])
+    np.testing.assert_array_equal(picked.extra.proteins.counts, opened.extra.proteins.counts[rows])
+    np.testing.assert_array_equal(read(picked), read(opened)[rows])
+
+
+def test_proteins_alone_are_enough_where_the_model_knows_them(mudata):
+    with own_columns():
+        alone = type(mudata)({"prot": mudata.mod["prot"]})
+    opened = open_query(alone, GENES, proteins=["CD56"])
+    assert not opened.measured.any()
+    assert not opened.extra.has_rna.any()
+    assert sum(counts.shape[0] for _, counts in opened.chunks()) == alone.n_obs
+    with pytest.raises(InputError, match="no RNA and no protein that the model knows"):
+        open_query(alone, GENES)
+    with (
+        pytest.warns(ProteinCoverageWarning, match="None of the 3 proteins"),
+        pytest.raises(InputError, match="no protein that the model knows"),
+    ):
+        open_query(alone, GENES, proteins=["CD999"])
+
+
+def test_modalities_of_other_names_are_found_when_named(mudata):
+    with own_columns():
+        renamed = type(mudata)({"expression": mudata.mod["rna"], "surface": mudata.mod["prot"]})
+    named = Modalities(rna="expression", protein="surface")
+    opened = open_query(renamed, GENES, proteins=["CD56"], modalities=named)
+    usual = open_query(mudata, GENES, proteins=["CD56"])
+    np.testing.assert_array_equal(read(opened), read(usual))
+
+
+def test_extra_inputs_of_nothing_add_nothing(small):
+    report = align_genes(small.var, GENES).report
+    assert ExtraInputs().note(report) is report
+    assert ExtraInputs()[np.array([1])].has_rna is None
+
+
+def test_a_path_is_read_anew_in_each_pass(small, tmp_path: Path):
+    small.write_h5ad(tmp_path / "cells.h5ad")
+    opened = open_query(tmp_path / "cells.h5ad", GENES)
+    for n in (2, 3):
+        np.testing.assert_array_equal(read(opened), expected(small))
+        assert (opened.n_scans, opened.n_passes) == (1, n)
