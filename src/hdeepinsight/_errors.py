@@ -50,11 +50,13 @@ def check_integer(
 def check_number(
     name: str, value: Any, low: float = 0.0, high: float = np.inf, *, hint: str = ""
 ) -> None:
-    """Raise ``ValueError`` unless the value is a number within the bounds, which are valid too."""
+    """Raise ``ValueError`` unless the value is a finite number from ``low`` to ``high``."""
     number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if not number or not low <= value <= high:
-        bounds = f"from {low:g} to {high:g}" if np.isfinite(high) else f">= {low:g}"
-        raise invalid(name, value, f"a number {bounds}", hint)
+    if not number or not np.isfinite(value) or not low <= value <= high:
+        bounds = (
+            f"number from {low:g} to {high:g}" if np.isfinite(high) else f"finite number >= {low:g}"
+        )
+        raise invalid(name, value, f"a {bounds}", hint)
 
 
 def check_choice(name: str, value: object, choices: Iterable[object], hint: str = "") -> None:

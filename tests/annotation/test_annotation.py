@@ -103,7 +103,7 @@ def test_columns_of_a_level_are_labels_where_these_are_distinct(ragged, annotate
 @pytest.mark.parametrize("call", ["probabilities", "label_column", "summary"])
 @pytest.mark.parametrize("level", [0, 3, -1, "organ"])
 def test_levels_that_do_not_exist_are_refused(two_levels, annotated, call, level):
-    with pytest.raises(ValueError, match=r"level.*(Levels|valid) are \['lineage', 'cell_type'\]"):
+    with pytest.raises(ValueError, match=r"level.*(Levels are|one of) \['lineage', 'cell_type'\]"):
         getattr(annotated(two_levels), call)(level)
 
 
@@ -189,7 +189,7 @@ def test_a_result_is_frozen(two_levels, annotated):
 
 @pytest.mark.parametrize("shape", [(3, 8), (4, 7), (4,)])
 def test_probabilities_of_another_shape_are_refused(two_levels, shape):
-    with pytest.raises(ValueError, match=r"valid is \(n_cells, n_nodes\) = \(4, 8\).*one column"):
+    with pytest.raises(ValueError, match=r"\(n_cells, n_nodes\) = \(4, 8\), got .*one column"):
         Annotation(taxonomy=two_levels, obs_names=list("abcd"), node_probabilities=np.ones(shape))
 
 
@@ -197,7 +197,9 @@ def test_probabilities_of_another_shape_are_refused(two_levels, shape):
 def test_probabilities_that_are_not_finite_are_refused(two_levels, probabilities, broken):
     p = probabilities(two_levels, 4)
     p[2, 3] = broken
-    with pytest.raises(ValueError, match=r"1 of 4 cells .* NaN or infinite; valid are.*Check"):
+    with pytest.raises(
+        ValueError, match=r"1 of 4 cells .* not numbers from 0 to 1, such as NaN.*Check"
+    ):
         Annotation(taxonomy=two_levels, obs_names=list("abcd"), node_probabilities=p)
 
 
@@ -206,3 +208,29 @@ def test_level_names_that_are_taken_are_refused(name):
     taxonomy = Taxonomy.from_nested({"T": [], "B": []}, level_names=(name,))
     with pytest.raises(ValueError, match=rf"levels named \['{name}'\].*Rename"):
         Annotation(taxonomy=taxonomy, obs_names=["a"], node_probabilities=np.ones((1, 3)))
+
+
+@pytest.mark.parametrize("value", [1.5, -0.5, 95.0])
+def test_probabilities_outside_their_range_are_refused(two_levels, probabilities, value):
+    p = probabilities(two_levels, 4)
+    p[1, 2] = value
+    with pytest.raises(ValueError, match=r"1 of 4 cells .* not numbers from 0 to 1.*not logits"):
+        Annotation(taxonomy=two_levels, obs_names=list("abcd"), node_probabilities=p)
+    half = probabilities(two_levels, 4).astype(np.float16)  # rounds up to 1.0005, and may
+    Annotation(taxonomy=two_levels, obs_names=list("abcd"), node_probabilities=half * 1.0005)
+
+
+def test_a_type_that_is_called_as_cells_without_a_label_is_refused(probabilities):
+    tree = Taxonomy.from_nested({"T": ["CD4", "Unknown"], "B": []})
+    with pytest.raises(ValueError, match=r"type named 'Unknown'.*Rename the type"):
+        Annotation(taxonomy=tree, obs_names=["a"], node_probabilities=probabilities(tree, 1))
+
+
+def test_it_says_that_nothing_was_held_out(two_levels, annotated):
+    silent = annotated(two_levels, recipe={"n_held_out": 0})
+    assert silent.calibration_note in repr(silent)
+    assert "not calibrated: no cells were held out in training" in repr(silent)
+    with pytest.raises(ValueError, match=r"no cells were held out in training.*Annotate with"):
+        silent.label_sets()
+    for recipe in ({}, {"n_held_out": 20}):
+        assert annotated(two_levels, recipe=recipe).calibration_note == ""

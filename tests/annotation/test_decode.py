@@ -139,12 +139,12 @@ def test_no_cells_have_no_path(taxonomy):
 
 @pytest.mark.parametrize("threshold", [0.0, 0.49999, 1.00001, float("nan")])
 def test_other_thresholds_are_refused(two_levels, threshold):
-    with pytest.raises(ValueError, match=r"valid are None .* from 0.5 to 1.*threshold=None"):
+    with pytest.raises(ValueError, match=r"number from 0.5 to 1, or None.*threshold=None"):
         check_threshold(threshold)
-    with pytest.raises(ValueError, match=f"threshold={threshold}"):
+    with pytest.raises(ValueError, match=f"got {threshold}"):
         decode(two_levels, np.ones((1, two_levels.n_nodes)), threshold=threshold)
 
 
 def test_other_decoders_are_refused(two_levels):
-    with pytest.raises(ValueError, match=r"decoder='beam'; valid are \('joint', 'greedy'\)"):
+    with pytest.raises(ValueError, match=r"decoder must be one of 'joint', 'greedy', got 'beam'"):
         decode(two_levels, np.ones((1, two_levels.n_nodes)), decoder="beam")

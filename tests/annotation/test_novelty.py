@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hdeepinsight.annotation import FeatureCells, NoveltyDetector
-from hdeepinsight.annotation.rejection import published_rare
+from hdeepinsight.annotation import FeatureCells, NoveltyDetector, published_rare
 from hdeepinsight.taxonomy import Taxonomy
 
 WIDTH = 12
@@ -137,7 +136,7 @@ def test_nothing_to_learn_from_is_refused(two_levels, n_known, n_held_out):
         return FeatureCells(np.zeros((n, 2)), np.ones(n))
 
     nodes = np.array([3] * n_known + [0] * (5 - n_known))
-    with pytest.raises(ValueError, match=r"valid is at least one of each.*validation_size"):
+    with pytest.raises(ValueError, match=r"at least one of each is needed.*validation_size"):
         NoveltyDetector.fit(two_levels, zeros(5), nodes, zeros(n_held_out))
 
 
@@ -183,8 +182,8 @@ def test_rejecting_twice_keeps_both(strange):
 
 
 WRONG = [
-    pytest.param({"alpha": -0.1}, "share from 0 to 1", id="negative alpha"),
-    pytest.param({"alpha": 1.1}, "share from 0 to 1", id="alpha above one"),
+    pytest.param({"alpha": -0.1}, "number from 0 to 1", id="negative alpha"),
+    pytest.param({"alpha": 1.1}, "number from 0 to 1", id="alpha above one"),
     pytest.param({"unknown": "cell"}, "lineage", id="unknown rule"),
 ]
 
@@ -235,7 +234,7 @@ def test_published_rare_flags_some_though_nothing_is_new_and_few_of_any_group(ra
 
 @pytest.mark.parametrize("name", ["q_base", "q_sub"])
 def test_quantiles_outside_their_range_are_refused(two_levels, annotated, name):
-    with pytest.raises(ValueError, match=rf"{name}=60; valid are quantiles.*0\.6"):
+    with pytest.raises(ValueError, match=rf"{name} must be a number from 0 to 1, got 60.*0\.6"):
         published_rare(annotated(two_levels), **{name: 60})
 
 

@@ -121,7 +121,10 @@ def test_a_batch_of_one_cell_is_alone_within(points):
 
 @pytest.mark.parametrize(
     ("k", "batch", "message"),
-    [(0, ["a"] * 80, "k=0"), (3, ["a"] * 79, r"batches of shape \(79,\) for 80 cells")],
+    [
+        (0, ["a"] * 80, "an integer >= 1, got 0"),
+        (3, ["a"] * 79, r"batches of shape \(79,\) for 80 cells"),
+    ],
 )
 def test_bad_input_is_named(points, k, batch, message):
     with pytest.raises(ValueError, match=message):

@@ -110,9 +110,9 @@ def test_a_query_of_one_type_stays_one_type():
     [
         (np.full((66, 2), 0.7), {}, "66 of 66 rows"),
         (np.tile([1.5, -0.5], (66, 1)), {}, "66 of 66 rows that are negative"),
-        (np.full((66, 2), 0.5), {"lam": -1}, "lam=-1"),
-        (np.full((66, 2), 0.5), {"lam": np.inf}, "lam=inf"),
-        (np.full((66, 2), 0.5), {"n_rounds": 0}, "n_rounds=0"),
+        (np.full((66, 2), 0.5), {"lam": -1}, "lam must be .*, got -1"),
+        (np.full((66, 2), 0.5), {"lam": np.inf}, "lam must be .*, got inf"),
+        (np.full((66, 2), 0.5), {"n_rounds": 0}, "n_rounds must be .*, got 0"),
         (np.full((5, 2), 0.5), {}, r"shape \(5, 2\) for a graph of 66 cells"),
     ],
 )

@@ -7,9 +7,7 @@ import pytest
 import scipy.sparse as sp
 from scipy.special import log_softmax, softmax
 
-from hdeepinsight.graph import dirichlet_energy, knn_graph, laplacian, smooth
-from hdeepinsight.graph._laplacian import degrees, smoothing_system
-from hdeepinsight.graph._solve import _conjugate_gradients
+from hdeepinsight.graph import degrees, dirichlet_energy, knn_graph, laplacian, smooth
 
 KINDS = ("rw", "comb", "sym")
 
@@ -103,15 +101,13 @@ def test_iterations_follow_the_condition_number(rng):
     """Error falls by (√κ − 1)/(√κ + 1) an iteration, with κ ≤ 1 + 2λ."""
     graph = knn_graph(rng.normal(size=(600, 8)))
     scores, lam, tol = rng.normal(size=(600, 4)), 5.0, 1e-5
-    system = smoothing_system(graph, lam, "rw")
     root = np.sqrt(1 + 2 * lam)
     bound = int(
         np.ceil(
             np.log(2 * root * np.sqrt(degrees(graph).max()) / tol) / np.log((root + 1) / (root - 1))
         )
     )
-    right = system.scale[:, None] * scores
-    _conjugate_gradients(system.matrix, right, scores, tol=tol, max_iter=bound)
+    smooth(graph, scores, lam=lam, solver="cg", tol=tol, max_iter=bound)
     with pytest.raises(RuntimeError, match="after 2 iterations"):
         smooth(graph, scores, lam=lam, solver="cg", max_iter=2)
 
@@ -145,12 +141,13 @@ PAIR = sp.csr_matrix([[0.0, 1.0], [1.0, 0.0]])
         ),
         (-PAIR, np.eye(2), {}, "2 edges with negative"),
         (PAIR * np.nan, np.eye(2), {}, "2 edges with negative, NaN"),
-        (sp.csr_matrix((2, 3)), np.eye(2), {}, r"graph of shape \(2, 3\)"),
+        (sp.csr_matrix((2, 3)), np.eye(2), {}, r"per cell, got the shape \(2, 3\)"),
         (PAIR, np.eye(3), {}, r"scores of shape \(3, 3\) for a graph of 2 cells"),
         (PAIR, np.array([[np.nan], [0]]), {}, "1 of 2 cells with NaN"),
-        (PAIR, np.eye(2), {"lam": -1}, "lam=-1"),
-        (PAIR, np.eye(2), {"laplacian": "signed"}, "laplacian='signed'"),
-        (PAIR, np.eye(2), {"solver": "guess"}, "solver='guess'"),
+        (PAIR, np.eye(2), {"lam": np.inf}, "finite number >= 0, got inf"),
+        (PAIR, np.eye(2), {"lam": -1}, "lam must be a finite number >= 0, got -1"),
+        (PAIR, np.eye(2), {"laplacian": "signed"}, "laplacian must be one of .*, got 'signed'"),
+        (PAIR, np.eye(2), {"solver": "guess"}, "solver must be one of .*, got 'guess'"),
     ],
 )
 def test_bad_input_is_named(graph, scores, settings, message):

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from hdeepinsight.nn import LinearHead
-from hdeepinsight.nn._adapters import (
+from hdeepinsight.nn import (
     AdapterSwitch,
+    BatchNorm1d,
     HeadAdapter,
+    LinearHead,
     NormAdapter,
     record_moments,
     wrap_norms,
 )
-from hdeepinsight.nn._norm import BatchNorm1d
 from hdeepinsight.taxonomy import Taxonomy, TreeAlgebra
 
 

@@ -2,14 +2,22 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torchvision.models import get_model, list_models
 
-from hdeepinsight.nn import BACKBONES, CompactBackbone, EfficientNetBackbone, make_backbone
-from hdeepinsight.nn._compact import PATCH, PatchFilters
-from hdeepinsight.nn._efficientnet import adapt_first_convolution
+from hdeepinsight.nn import (
+    BACKBONES,
+    CompactBackbone,
+    EfficientNetBackbone,
+    MLPBackbone,
+    adapt_first_convolution,
+    make_backbone,
+)
+
+PATCH = 4
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +27,7 @@ def b0() -> EfficientNetBackbone:
 
 @pytest.mark.parametrize(("channels", "side", "filters"), [(1, 1, 3), (2, 3, 5), (3, 2, 1)])
 def test_patches_equal_a_plain_loop(channels, side, filters):
-    module = PatchFilters(channels, side * PATCH, filters).double()
+    module = CompactBackbone(channels, side * PATCH, n_filters=filters).patches.double()
     nn.init.normal_(module.bias)
     image = torch.randn(4, channels, side * PATCH, side * PATCH, dtype=torch.float64)
     got = module(image)
@@ -34,12 +42,12 @@ def test_patches_equal_a_plain_loop(channels, side, filters):
 
 
 def test_memory_format_does_not_matter():
-    module, image = PatchFilters(2, 16, 4), torch.randn(3, 2, 16, 16)
+    module, image = CompactBackbone(2, 16, n_filters=4).patches, torch.randn(3, 2, 16, 16)
     assert torch.equal(module(image.to(memory_format=torch.channels_last)), module(image))
 
 
 def test_a_pixel_reaches_the_filters_of_its_own_patch_only():
-    module = PatchFilters(1, 3 * PATCH, 2)
+    module = CompactBackbone(1, 3 * PATCH, n_filters=2).patches
     image = torch.zeros(1, 1, 3 * PATCH, 3 * PATCH)
     image[0, 0, PATCH + 1, 2 * PATCH + 1] = 1.0  # row 1, column 2 of the patches
     moved = module(image) - module(torch.zeros_like(image))
@@ -172,3 +180,22 @@ def test_backbones_are_made_by_name():
     assert isinstance(make_backbone("efficientnet_b0", 2, 32), EfficientNetBackbone)
     with pytest.raises(ValueError, match=r"no backbone 'resnet50'.*Valid are compact, .*None"):
         make_backbone("resnet50", 2, 16)
+
+
+def test_the_place_of_a_pixel_means_nothing():
+    """Permuting pixels and the columns of the first layer alike changes nothing."""
+    rng = np.random.default_rng(0)
+    backbone = MLPBackbone(2, 8, n_latent=16).eval()
+    image = torch.rand(5, 2, 8, 8)
+    order = torch.from_numpy(rng.permutation(2 * 64))
+    permuted = MLPBackbone(2, 8, n_latent=16).eval()
+    permuted.load_state_dict(backbone.state_dict())
+    with torch.no_grad():
+        permuted.layers[1].weight.copy_(backbone.layers[1].weight[:, order])
+    shuffled = image.flatten(1)[:, order].view(5, 2, 8, 8)
+    torch.testing.assert_close(permuted(shuffled), backbone(image))
+
+
+def test_one_cell_is_survived_in_training():
+    backbone = MLPBackbone(2, 8, n_latent=16).train()
+    assert torch.isfinite(backbone(torch.rand(1, 2, 8, 8))).all()

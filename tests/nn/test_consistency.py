@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hdeepinsight.nn._consistency import (
+from hdeepinsight.nn import (
     MovingAverage,
     Targets,
     balance_classes,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from hdeepinsight.nn._norm import (
+from hdeepinsight.nn import (
     BatchNorm1d,
     BatchNorm2d,
     freeze_norms,

@@ -67,5 +67,5 @@ def test_no_cell_is_refused(empty):
 
 
 def test_the_root_is_no_level(result):
-    with pytest.raises(ValueError, match="level=0 is the root"):
+    with pytest.raises(ValueError, match="got 0, which is the root"):
         pl.dotplot(result, LABELS, level=0)

@@ -71,5 +71,5 @@ def test_a_sum_that_rounding_lifts_above_one_is_one():
 
 
 def test_bins_that_are_no_number_of_bins_are_refused():
-    with pytest.raises(ValueError, match="n_bins=0; valid is 1 or more"):
+    with pytest.raises(ValueError, match="n_bins must be an integer >= 1, got 0"):
         pl.reliability([0.5], [True], n_bins=0)

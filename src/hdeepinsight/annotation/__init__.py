@@ -1,50 +1,56 @@
 """What to make of probabilities over a taxonomy, whoever computed them."""
 
-from hdeepinsight.annotation import rejection
-from hdeepinsight.annotation._additions import Additions, check_cells, check_same_cells, storable
-from hdeepinsight.annotation._annotation import Annotation, check_level_names
+from hdeepinsight.annotation._anndata_io import (
+    Additions,
+    annotation_additions,
+    check_cells,
+    check_same_cells,
+    storable,
+)
+from hdeepinsight.annotation._annotation import Annotation, Decision, check_level_names
 from hdeepinsight.annotation._calibration import (
     PROBABILITY_TOLERANCE,
     check_confidence,
     expected_calibration_error,
-)
-from hdeepinsight.annotation._classes import (
-    class_nodes,
-    depth_of_level,
-    drop_ancestors,
-    label_nodes,
-    next_above,
-    node_categories,
-    node_mass,
-    node_names,
-    node_probabilities,
-    normalise_classes,
+    match_mean_confidence,
+    mean_confidence,
+    sharpen,
 )
 from hdeepinsight.annotation._conformal import (
     Calibration,
+    LabelSets,
     SetKind,
     calibrate,
     check_nodes,
     conformal_threshold,
 )
-from hdeepinsight.annotation._decision import Decision
 from hdeepinsight.annotation._decode import (
     Decoded,
     Decoder,
     check_decoder,
     check_threshold,
     decode,
+    depth_of_level,
     most_probable_leaf,
+    node_categories,
+    node_names,
 )
-from hdeepinsight.annotation._evaluation import (
-    Evaluation,
-    evaluate_annotation,
-    level_calibration,
+from hdeepinsight.annotation._evaluate import Evaluation, evaluate_annotation, level_calibration
+from hdeepinsight.annotation._external import (
+    class_nodes,
+    drop_ancestors,
+    label_nodes,
+    next_above,
+    node_mass,
+    node_probabilities,
+    normalise_classes,
 )
-from hdeepinsight.annotation._label_sets import LabelSets
-from hdeepinsight.annotation._novelty import FeatureCells, NoveltyDetector, NoveltyLevel
-from hdeepinsight.annotation._sureness import match_mean_confidence, mean_confidence, sharpen
-from hdeepinsight.annotation._writing import annotation_additions
+from hdeepinsight.annotation._novelty import (
+    FeatureCells,
+    NoveltyDetector,
+    NoveltyLevel,
+    published_rare,
+)
 
 __all__ = [
     "PROBABILITY_TOLERANCE",
@@ -87,7 +93,7 @@ __all__ = [
     "node_names",
     "node_probabilities",
     "normalise_classes",
-    "rejection",
+    "published_rare",
     "sharpen",
     "storable",
 ]

@@ -2,30 +2,105 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
+from hdeepinsight._errors import check_choice, check_number, invalid
+from hdeepinsight._io import atomic_write
 from hdeepinsight._keys import ADDED_KEYS, LABEL_COLUMNS, ONTOLOGY_KEY, UNKNOWN_TERM
 from hdeepinsight._palette import MISSING, label_colors
-from hdeepinsight.annotation._classes import depth_of_level, node_categories, node_names
-from hdeepinsight.annotation._confidence import ConfidenceMixin
-from hdeepinsight.annotation._decode import Decoder, decode, truncate_to_depth
-from hdeepinsight.annotation._foreign import ForeignMixin
-from hdeepinsight.annotation._writing import WritingMixin
+from hdeepinsight.annotation._anndata_io import (
+    annotation_additions,
+    from_text,
+    storable,
+    to_text,
+)
+from hdeepinsight.annotation._calibration import PROBABILITY_TOLERANCE
+from hdeepinsight.annotation._conformal import Calibration, LabelSets, SetKind, label_sets
+from hdeepinsight.annotation._decode import (
+    Decoder,
+    decode,
+    depth_of_level,
+    node_categories,
+    node_names,
+    truncate_to_depth,
+)
+from hdeepinsight.annotation._external import (
+    TABLE_COLUMNS,
+    class_nodes,
+    common_depth,
+    label_probabilities,
+    next_above,
+    node_mass,
+    node_probabilities,
+    normalise_classes,
+)
+from hdeepinsight.annotation._novelty import NoveltyLevel
+from hdeepinsight.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
-    from hdeepinsight.annotation._conformal import Calibration
-    from hdeepinsight.annotation._decision import Decision
+    from anndata import AnnData
+
     from hdeepinsight.data import GeneReport, InputReport
-    from hdeepinsight.taxonomy import Taxonomy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """One step that could be taken or left, decided without labels of the query.
+
+    Parameters
+    ----------
+    step
+        Name of the step, such as ``"adapt"`` or ``"refine"``.
+    applied
+        Whether the result contains it.
+    reason
+        Why, in a sentence.
+    figures
+        What the reason rests on, by name.
+
+    Examples
+    --------
+    >>> print(Decision(step="refine", applied=False, reason="the graph carries no information."))
+    refine: left out, because the graph carries no information.
+    """
+
+    step: str
+    applied: bool
+    reason: str
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the decision in plain types.
+
+        Examples
+        --------
+        >>> from hdeepinsight.annotation import Decision
+        >>> Decision(step="adapt", applied=True, reason="the donors differ.").to_dict()
+        {'step': 'adapt', 'applied': True, 'reason': 'the donors differ.', 'figures': {}}
+        """
+        return {
+            "step": self.step,
+            "applied": self.applied,
+            "reason": self.reason,
+            "figures": dict(self.figures),
+        }
+
+    def __str__(self) -> str:
+        figures = ", ".join(f"{name} {value:.3g}" for name, value in self.figures.items())
+        verdict = "applied" if self.applied else "left out"
+        return f"{self.step}: {verdict}, because {self.reason}" + (f" ({figures})" * bool(figures))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Annotation(ConfidenceMixin, ForeignMixin, WritingMixin):
+class Annotation:
     """Labels at every level of a taxonomy, with everything needed to judge them.
 
     Parameters
@@ -50,7 +125,7 @@ class Annotation(ConfidenceMixin, ForeignMixin, WritingMixin):
     calibration
         Labelled cells scored for :meth:`label_sets`, by whoever made the probabilities.
     novelty
-        How strange each cell is to the reference, one row a cell: ``score``, ``p_value`` and
+        How novel each cell is to the reference, one row per cell: ``score``, ``p_value`` and
         ``lineage_p_value``; see :class:`NoveltyDetector`.
     max_stop_depth
         Deepest level at which each cell may stop, shape ``(n_cells,)``, as :meth:`rejected` sets
@@ -58,11 +133,19 @@ class Annotation(ConfidenceMixin, ForeignMixin, WritingMixin):
     decisions
         Steps that were taken or left on the way here, in order.
 
+    Attributes
+    ----------
+    leaf_nodes
+        Node of the decoded leaf of every cell, shape ``(n_cells,)``.
+    stop_nodes
+        Node where every cell's label stops, shape ``(n_cells,)``; 0 is the root.
+
     Raises
     ------
     ValueError
-        If the probabilities do not fit the cells and the taxonomy or are not finite, or a level
-        has the name of another column (``stop_label``, ``confidence``, ...).
+        If the probabilities do not fit the cells and the taxonomy or are not numbers from 0 to 1,
+        a level has the name of another column (``stop_label``, ``confidence``, ...), or a type is
+        called ``"Unknown"``, as cells without a label are.
 
     Examples
     --------
@@ -89,55 +172,210 @@ class Annotation(ConfidenceMixin, ForeignMixin, WritingMixin):
     novelty: pd.DataFrame | None = None
     max_stop_depth: np.ndarray | None = None
     decisions: tuple[Decision, ...] = ()
+    leaf_nodes: np.ndarray = field(init=False, repr=False)
+    stop_nodes: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._check_probabilities()
+        shape = (len(self.obs_names), self.taxonomy.n_nodes)
+        if self.node_probabilities.shape != shape:
+            raise invalid(
+                "node_probabilities",
+                self.node_probabilities.shape,
+                f"an array of the shape (n_cells, n_nodes) = {shape}",
+                "Pass one column per node, in the taxonomy's order.",
+            )
+        valid = np.abs(self.node_probabilities - 0.5) <= 0.5 + PROBABILITY_TOLERANCE
+        if not valid.all():
+            n_broken = (~valid.all(axis=1)).sum()
+            msg = (
+                f"{n_broken} of {shape[0]} cells have probabilities that are not numbers from 0 to "
+                "1, such as NaN. Check the model and the counts of these cells; pass "
+                "probabilities, not logits or percent."
+            )
+            raise ValueError(msg)
         check_level_names(self.taxonomy)
         object.__setattr__(self, "obs_names", pd.Index(self.obs_names))
         decoded = decode(
             self.taxonomy, self.node_probabilities, decoder=self.decoder, threshold=self.threshold
         )
+        stop = decoded.stop
         if self.max_stop_depth is not None:
-            stop = truncate_to_depth(self.taxonomy, decoded.stop, self.max_stop_depth)
-            decoded = decoded._replace(stop=stop)
-        object.__setattr__(self, "_decoded", decoded)
+            stop = truncate_to_depth(self.taxonomy, stop, self.max_stop_depth)
+        object.__setattr__(self, "leaf_nodes", decoded.leaf)
+        object.__setattr__(self, "stop_nodes", stop)
 
-    def _check_probabilities(self) -> None:
-        shape = (len(self.obs_names), self.taxonomy.n_nodes)
-        if self.node_probabilities.shape != shape:
-            msg = (
-                f"node_probabilities has shape {self.node_probabilities.shape}; valid is "
-                f"(n_cells, n_nodes) = {shape}. Pass one column a node, in the taxonomy's order."
+    @classmethod
+    def from_labels(
+        cls,
+        labels: pd.Series,
+        taxonomy: Taxonomy,
+        *,
+        confidence: ArrayLike | None = None,
+        threshold: float = 0.5,
+    ) -> Annotation:
+        """Make an annotation of another tool's labels.
+
+        Parameters
+        ----------
+        labels
+            One label per cell, at any depth, indexed by cell. Missing values mean no label, and
+            so do the words that tools write for it (``"Unknown"``, ``"Unassigned"``, ``"nan"``,
+            ...; see :data:`hdeepinsight.taxonomy.MISSING_LABELS`) where the taxonomy has no such
+            name.
+        taxonomy
+            Tree in which labels are names, synonyms or paths.
+        confidence
+            Probability of each label, shape ``(n_cells,)``; certain by default.
+        threshold
+            Labels with no more than this confidence move up to where it is exceeded.
+
+        Returns
+        -------
+        An annotation in which each label has its confidence, shared equally by all types under it;
+        the rest is shared by all types outside of it. ``stop_label`` is the label or one above it,
+        ``"Unknown"`` without a label. The columns of the levels always go down to some type: of
+        cells whose label is less likely than not, or has several types under it, they say nothing.
+
+        Raises
+        ------
+        ValueError
+            If a label is not in the taxonomy, or the confidence is not one probability per cell,
+            in the order of the labels.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> import pandas as pd
+        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> table = pd.DataFrame(
+        ...     {"predicted_labels": ["CD4", "T", "Unassigned"], "conf_score": [0.9, 0.8, 0.2]},
+        ...     index=["a", "b", "c"],
+        ... )
+        >>> result = hdi.Annotation.from_labels(
+        ...     table["predicted_labels"], tree, confidence=table["conf_score"]
+        ... )
+        >>> result.labels["stop_label"].tolist(), result.confidence.round(2).tolist()[:2]
+        (['CD4', 'T', 'Unknown'], [0.9, 0.8])
+        """
+        nodes, probabilities = label_probabilities(taxonomy, labels, confidence)
+        made = cls(
+            taxonomy=taxonomy,
+            obs_names=labels.index,
+            node_probabilities=probabilities,
+            threshold=next_above(threshold),
+        )
+        # What speaks against a label may add up in a branch that nobody named.
+        return replace(made, max_stop_depth=common_depth(taxonomy, made.stop_nodes, nodes))
+
+    @classmethod
+    def from_probabilities(
+        cls, table: pd.DataFrame, taxonomy: Taxonomy, *, threshold: float | None = 0.5
+    ) -> Annotation:
+        """Make an annotation of another tool's probabilities.
+
+        Parameters
+        ----------
+        table
+            One column per class, at any depth, indexed by cell, shape ``(n_cells, n_classes)``.
+            Rows are divided by their sum, as for tools that judge each class by itself; classes
+            above others are then left out.
+        taxonomy
+            Tree in which classes are names, synonyms or paths.
+        threshold
+            A cell's path stops at the deepest node with more than this probability; ``None`` goes
+            down to the leaf.
+
+        Raises
+        ------
+        ValueError
+            If a class is not in the taxonomy, or values are negative or not finite.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> import pandas as pd
+        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> table = pd.DataFrame({"CD4": [0.5], "CD8": [0.4], "B": [0.1]}, index=["a"])
+        >>> hdi.Annotation.from_probabilities(table, tree).labels["stop_label"].tolist()
+        ['T']
+        """
+        classes = class_nodes(taxonomy, list(map(str, table.columns)))
+        values, nodes = normalise_classes(table.to_numpy(dtype=np.float64), classes, taxonomy)
+        mass = node_mass(taxonomy, values, nodes)
+        return cls(
+            taxonomy=taxonomy,
+            obs_names=table.index,
+            node_probabilities=node_probabilities(taxonomy, mass),
+            threshold=next_above(threshold),
+        )
+
+    @classmethod
+    def from_adata(cls, adata: AnnData, key: str = "hdi") -> Annotation:
+        """Read back what :meth:`Annotation.to_adata` wrote, also from a file.
+
+        Parameters
+        ----------
+        adata
+            Object with an annotation.
+        key
+            Its ``key_added``.
+
+        Returns
+        -------
+        The annotation, without reports, calibration and novelty, which stay with the model.
+
+        Raises
+        ------
+        KeyError
+            If there is no annotation under the key.
+
+        Examples
+        --------
+        >>> import anndata as ad
+        >>> import hdeepinsight as hdi
+        >>> import pandas as pd
+        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> cells = ad.AnnData(obs=pd.DataFrame(index=["a", "b"]))
+        >>> hdi.Annotation.from_labels(pd.Series(["CD4", "B"], index=["a", "b"]), tree).to_adata(
+        ...     cells
+        ... )
+        >>> hdi.Annotation.from_adata(cells).labels["stop_label"].tolist()
+        ['CD4', 'B']
+        """
+        key = storable(key)
+        table = adata.obsm.get(f"{key}_{ADDED_KEYS.PROBABILITIES}")
+        notes, depth = adata.uns.get(key), adata.obs.get(f"{key}_{ADDED_KEYS.STOP_DEPTH}")
+        # A refinement without a tree has the first two as well.
+        if table is None or depth is None or "taxonomy" not in (notes or ()):
+            raise KeyError(
+                f"The AnnData has no annotation under {key!r}: that takes uns[{key!r}] with its "
+                f"taxonomy, obsm['{key}_{ADDED_KEYS.PROBABILITIES}'] and "
+                f"obs['{key}_{ADDED_KEYS.STOP_DEPTH}']. Name the key_added of Annotation.to_adata."
             )
-            raise ValueError(msg)
-        n_broken = int((~np.isfinite(self.node_probabilities).all(axis=1)).sum())
-        if n_broken:
-            msg = (
-                f"{n_broken} of {shape[0]} cells have probabilities that are NaN or infinite; "
-                "valid are numbers from 0 to 1. Check the model and the counts of these cells."
-            )
-            raise ValueError(msg)
-
-    @property
-    def leaf_nodes(self) -> np.ndarray:
-        """Node of the decoded leaf of every cell, shape ``(n_cells,)``."""
-        return self._decoded.leaf  # type: ignore[attr-defined, no-any-return]
-
-    @property
-    def stop_nodes(self) -> np.ndarray:
-        """Node where every cell's label stops, shape ``(n_cells,)``; 0 is the root."""
-        return self._decoded.stop  # type: ignore[attr-defined, no-any-return]
+        threshold = notes["threshold"]
+        recipe = {name: from_text(str(value)) for name, value in notes["recipe"].items()}
+        values = table.to_numpy()
+        root = np.ones((len(values), 1), dtype=values.dtype)
+        return cls(
+            taxonomy=Taxonomy.from_json(str(notes["taxonomy"])),
+            obs_names=adata.obs_names,
+            node_probabilities=np.hstack([root, values]),
+            threshold=None if isinstance(threshold, str) else float(threshold),
+            decoder=cast("Decoder", str(notes["decoder"])),
+            recipe=recipe,
+            max_stop_depth=depth.to_numpy(),
+        )
 
     @cached_property
     def labels(self) -> pd.DataFrame:
-        """One categorical column a level with the decoded path, then ``stop_label``.
+        """One categorical column per level with the decoded path, then ``stop_label``.
 
         Level columns follow the decoded leaf all the way; a level below a leaf of a ragged tree
         is missing. ``stop_label`` is the label of the node where confidence ran out, ``"Unknown"``
         at the root. The columns of a cell never contradict each other.
         """
         columns = {
-            name: self._level_labels(level)
+            name: self._labels_at(level)
             for level, name in enumerate(self.taxonomy.level_names, start=1)
         }
         columns[LABEL_COLUMNS.STOP] = node_categories(node_names(self.taxonomy), self.stop_nodes)
@@ -171,8 +409,8 @@ class Annotation(ConfidenceMixin, ForeignMixin, WritingMixin):
         Where that label has none, the id of the nearest label above it that has one;
         ``"unknown"`` where there is none up to the root.
         """
-        ids = [UNKNOWN_TERM] * self._n_nodes
-        for node in range(1, self._n_nodes):
+        ids = [UNKNOWN_TERM] * self.taxonomy.n_nodes
+        for node in range(1, self.taxonomy.n_nodes):
             own = self.taxonomy.ontology_ids.get(self.taxonomy.names[node])
             ids[node] = own or ids[self.taxonomy.parent[node]]
         return self._series(node_categories(ids, self.stop_nodes), ONTOLOGY_KEY)
@@ -187,7 +425,7 @@ class Annotation(ConfidenceMixin, ForeignMixin, WritingMixin):
         return {**label_colors(self.taxonomy.labels[1:]), LABEL_COLUMNS.ROOT: MISSING}
 
     def probabilities(self, level: int | str | None = None) -> pd.DataFrame:
-        """Probabilities of nodes.
+        """Return the probabilities of nodes.
 
         Parameters
         ----------
@@ -215,14 +453,16 @@ class Annotation(ConfidenceMixin, ForeignMixin, WritingMixin):
               T     B
         a  0.75  0.25
         """
-        if level is None:
-            nodes = np.arange(1, self._n_nodes)
-            names = self._paths(nodes)
-        else:
-            nodes = self._nodes_at(self._depth_of(level))
-            names = self._node_labels(nodes)
-            if len(set(names)) < len(names):
-                names = self._paths(nodes)
+        tree = self.taxonomy
+        nodes = np.arange(1, tree.n_nodes)
+        names = [tree.path_name(node) for node in nodes.tolist()]
+        if level is not None:
+            depth = depth_of_level(tree, level)
+            shallow_leaf = np.isin(nodes, tree.leaves) & (tree.depth[1:] < depth)
+            nodes = nodes[(tree.depth[1:] == depth) | shallow_leaf]
+            labels = [tree.label(node) for node in nodes.tolist()]
+            unique = len(set(labels)) == len(labels)
+            names = labels if unique else [names[node - 1] for node in nodes]
         return pd.DataFrame(self.node_probabilities[:, nodes], index=self.obs_names, columns=names)
 
     def summary(self, level: int | str | None = None) -> pd.DataFrame:
@@ -255,7 +495,7 @@ class Annotation(ConfidenceMixin, ForeignMixin, WritingMixin):
         ).sort_values("n_cells", ascending=False)
 
     def label_column(self, level: int | str | None = None) -> pd.Series:
-        """Labels of one level, or, by default, those where each cell's path stops.
+        """Return the labels of one level, by default those where each cell's path stops.
 
         Examples
         --------
@@ -268,7 +508,305 @@ class Annotation(ConfidenceMixin, ForeignMixin, WritingMixin):
         """
         if level is None:
             return self.labels[LABEL_COLUMNS.STOP]
-        return self.labels[self.taxonomy.level_names[self._depth_of(level) - 1]]
+        return self.labels[self.taxonomy.level_names[depth_of_level(self.taxonomy, level) - 1]]
+
+    @property
+    def calibration_note(self) -> str:
+        """Say that no cells were held out in training, so that nothing is calibrated, else ``""``.
+
+        Then there are no label sets and no novelty, and probabilities tend to be too high.
+        """
+        if self.calibration is None and self.recipe.get("n_held_out") == 0:
+            return "not calibrated: no cells were held out in training"
+        return ""
+
+    def label_sets(
+        self,
+        alpha: float = 0.1,
+        *,
+        kind: SetKind = "nodes",
+        groups: int | str | None = None,
+        calibration: Calibration | None = None,
+    ) -> LabelSets:
+        r"""Compute a set of types per cell that holds the true one with probability 1 − alpha.
+
+        Parameters
+        ----------
+        alpha
+            Share of sets that may miss the truth, between 0 and 1.
+        kind
+            ``"nodes"``: all types under one node, the guess or an ancestor of it. ``"leaves"``:
+            the most probable types, wherever they are in the tree.
+        groups
+            Level (depth, name, or ``"level1"``) within whose predicted labels the promise is to
+            hold; by default it holds for all cells together. Labels with fewer than
+            :math:`1/\alpha - 1` calibration cells share one threshold.
+        calibration
+            Labelled cells scored by :func:`calibrate`; by default those of the model.
+
+        Raises
+        ------
+        ValueError
+            If there is no calibration, or it is of another taxonomy, or ``alpha``, ``kind`` or
+            ``groups`` is not valid.
+
+        Examples
+        --------
+        Probabilities that cannot tell CD4 from CD8, and nine cells that show it:
+
+        >>> import hdeepinsight as hdi
+        >>> import pandas as pd
+        >>> from hdeepinsight.annotation import calibrate
+        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> table = pd.DataFrame({"CD4": [0.6] * 9, "CD8": [0.3] * 9, "B": [0.1] * 9})
+        >>> result = hdi.Annotation.from_probabilities(table, tree)
+        >>> calibration = calibrate(result, tree.encode(["CD4"] * 5 + ["CD8"] * 4))
+        >>> result.label_sets(alpha=0.2, calibration=calibration).sets[0]
+        ('T',)
+
+        Notes
+        -----
+        The promise holds for cells that are exchangeable with the calibration cells: another
+        donor, protocol or disease breaks it, and cells of a type that the reference lacks are in
+        no set. Score a few labelled cells of the query's own kind with :func:`calibrate` to have
+        it back.
+
+        References
+        ----------
+        Vovk, Gammerman and Shafer (2005), Algorithmic learning in a random world. The scores on
+        the tree are our decision.
+        """
+        calibration = calibration or self.calibration
+        if calibration is None:
+            msg = (
+                "This annotation carries no calibration, without which nothing can be promised. "
+                f"{f'It is {self.calibration_note}. ' * bool(self.calibration_note)}Annotate with "
+                "a model that held cells out in training, or pass "
+                "calibration=hdi.annotation.calibrate(annotation_of_labelled_cells, true_nodes)."
+            )
+            raise ValueError(msg)
+        return label_sets(self, calibration, alpha=alpha, kind=kind, groups=groups)
+
+    def rejected(self, alpha: float = 0.05, *, unknown: NoveltyLevel = "lineage") -> Annotation:
+        """Stop cells earlier that are novel to the reference.
+
+        Parameters
+        ----------
+        alpha
+            Share of cells like the held-out reference cells that may be stopped in error.
+        unknown
+            ``"lineage"``: cells that no lineage recognises stop at the root. ``"type"``: cells
+            that are also far from all types stop at their lineage, as candidates for new types;
+            use this within a study only, because another protocol alone makes cells far.
+
+        Returns
+        -------
+        The same annotation with these cells stopped; labels only move up.
+
+        Raises
+        ------
+        ValueError
+            If the annotation has no novelty, or ``alpha`` or ``unknown`` is not valid.
+
+        Examples
+        --------
+        >>> from dataclasses import replace
+        >>> import hdeepinsight as hdi
+        >>> import pandas as pd
+        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> result = hdi.Annotation.from_labels(pd.Series(["CD4", "CD8"], index=["a", "b"]), tree)
+        >>> p_values = {"score": [0.0, 9.0], "p_value": [0.6, 0.001], "lineage_p_value": [0.5, 0.4]}
+        >>> result = replace(result, novelty=pd.DataFrame(p_values, index=["a", "b"]))
+        >>> result.rejected(unknown="type").labels["stop_label"].tolist()
+        ['CD4', 'T']
+        """
+        if self.novelty is None:
+            msg = (
+                "This annotation knows nothing about novelty, which a model measures that held "
+                "cells out in training (validation_size > 0). Train it so, or stop cells by their "
+                "probability with a higher threshold."
+            )
+            raise ValueError(msg)
+        check_number("alpha", alpha, 0.0, 1.0, hint="Use 0.05 to begin with.")
+        check_choice("unknown", unknown, get_args(NoveltyLevel), "Use 'lineage' to begin with.")
+        limit = np.full(len(self), self.taxonomy.max_depth)
+        if unknown == "type":
+            limit[self.novelty["p_value"].to_numpy() <= alpha] = 1
+        limit[self.novelty["lineage_p_value"].to_numpy() <= alpha] = 0
+        if self.max_stop_depth is not None:
+            limit = np.minimum(limit, self.max_stop_depth)
+        return replace(self, max_stop_depth=limit)
+
+    def to_table(
+        self, style: Literal["celltypist", "popv"], *, level: int | str | None = None
+    ) -> pd.DataFrame:
+        """Return labels and confidence in the columns that another tool writes.
+
+        Parameters
+        ----------
+        style
+            ``"celltypist"``: ``predicted_labels`` and ``conf_score``, with ``"Unassigned"`` for
+            cells without a label. ``"popv"``: ``popv_hdeepinsight_prediction`` and
+            ``popv_hdeepinsight_prediction_probabilities``, as one of its methods, with
+            ``"unknown"``.
+        level
+            Depth or name of a level, or the leaf above it; the label where each cell stops by
+            default.
+
+        Raises
+        ------
+        ValueError
+            If there is no such style or level.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> import pandas as pd
+        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> table = pd.DataFrame({"CD4": [0.5], "CD8": [0.4], "B": [0.1]}, index=["a"])
+        >>> result = hdi.Annotation.from_probabilities(table, tree)
+        >>> result.to_table("celltypist").to_dict("list")
+        {'predicted_labels': ['T'], 'conf_score': [0.9]}
+        """
+        check_choice("style", style, TABLE_COLUMNS)
+        label_column, confidence_column, no_label = TABLE_COLUMNS[style]
+        nodes, share = self.stop_nodes, self.confidence.to_numpy()
+        if level is not None:
+            depth = np.full(len(nodes), depth_of_level(self.taxonomy, level))
+            nodes = truncate_to_depth(self.taxonomy, self.leaf_nodes, depth)
+            share = self._probability_of(nodes)
+        labels = node_categories(node_names(self.taxonomy, no_label), nodes)
+        columns = {label_column: labels, confidence_column: share}
+        return pd.DataFrame(columns, index=self.obs_names)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return labels, confidence, margin, stop depth and, where known, novelty of every cell.
+
+        Where the taxonomy carries Cell Ontology ids, also those of the cells.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> import pandas as pd
+        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> result = hdi.Annotation.from_labels(pd.Series(["CD4", "B"], index=["a", "b"]), tree)
+        >>> result.to_frame().columns.tolist()
+        ['level_1', 'level_2', 'stop_label', 'confidence', 'margin', 'stop_depth']
+        """
+        beside = [self.confidence, self.margin, self.stop_depth]
+        if self.novelty is not None:
+            p_value = self.novelty["p_value"].to_numpy()
+            beside.append(pd.Series(p_value, name=ADDED_KEYS.NOVELTY))
+        if self.taxonomy.ontology_ids:
+            beside.append(self.ontology_term_ids)
+        return self.labels.assign(**{str(column.name): column.array for column in beside})
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write :meth:`to_frame` to a CSV file.
+
+        The file appears in one piece: where writing fails, what was at the path stays.
+
+        Examples
+        --------
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> import hdeepinsight as hdi
+        >>> import pandas as pd
+        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> result = hdi.Annotation.from_labels(pd.Series(["CD4", "B"], index=["a", "b"]), tree)
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "labels.csv"
+        ...     result.to_csv(path)
+        ...     path.read_text().splitlines()[1]
+        'a,T,CD4,CD4,1.0,1.0,2'
+        """
+        with atomic_write(path) as unfinished:
+            self.to_frame().to_csv(unfinished, index_label="cell")
+
+    def to_adata(
+        self,
+        adata: AnnData,
+        *,
+        key_added: str = "hdi",
+        schema: Literal["cellxgene"] | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        """Write the result into an AnnData of the same cells.
+
+        Parameters
+        ----------
+        adata
+            Object whose ``obs_names`` are those of this annotation, in the same order.
+        key_added
+            Prefix of what is added: ``obs["<key>_<level>"]``, ``obs["<key>_stop_label"]``,
+            ``obs["<key>_confidence"]``, ``obs["<key>_margin"]``, ``obs["<key>_stop_depth"]``,
+            ``obs["<key>_novelty_p_value"]`` (of a model with held-out cells),
+            ``obs["<key>_cell_type_ontology_term_id"]`` (where the taxonomy carries ids),
+            ``obsm["<key>_probabilities"]`` (DataFrame), ``uns["<key>_<level>_colors"]``,
+            ``uns["<key>_stop_label_colors"]`` and ``uns["<key>"]`` (reports, recipe).
+            Files know no slash in a name, so ``|`` stands for it there.
+        schema
+            ``"cellxgene"`` writes ``obs["cell_type_ontology_term_id"]`` too, under the name and
+            with the values that the CELLxGENE schema asks for. ``cell_type`` is not written: there
+            the portal itself derives it from the ids, and refuses files that bring their own.
+        overwrite
+            Replace what stands under these names. What an earlier annotation wrote under the same
+            key is replaced in any case.
+
+        Raises
+        ------
+        ValueError
+            If the cells are not the same, a name is taken, or ids are asked for that the taxonomy
+            does not carry. Nothing is written then, nor after any other error.
+
+        Examples
+        --------
+        >>> import anndata as ad
+        >>> import hdeepinsight as hdi
+        >>> import pandas as pd
+        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> cells = ad.AnnData(obs=pd.DataFrame(index=["a", "b"]))
+        >>> result = hdi.Annotation.from_labels(pd.Series(["CD4", "B"], index=["a", "b"]), tree)
+        >>> result.to_adata(cells)
+        >>> cells.obs["hdi_stop_label"].tolist(), cells.obsm["hdi_probabilities"].shape
+        (['CD4', 'B'], (2, 4))
+        """
+        added = annotation_additions(self, adata, key_added)
+        if schema is not None:
+            hint = "Leave it out for our own names."
+            check_choice("schema", schema, ["cellxgene"], hint)
+            if not self.taxonomy.ontology_ids:
+                msg = (
+                    "The taxonomy carries no Cell Ontology ids, so every cell would be 'unknown'. "
+                    "Add them with taxonomy.with_annotations(ontology_ids={'B': 'CL:0000236', "
+                    "...}), or use Taxonomy.from_cell_ontology."
+                )
+                raise ValueError(msg)
+            added.obs[ONTOLOGY_KEY] = self.ontology_term_ids.array
+        added.write(adata, key_added, self.to_dict(), overwrite=overwrite)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return settings, reports and recipe in plain types.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> import pandas as pd
+        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> result = hdi.Annotation.from_labels(pd.Series(["CD4", "B"], index=["a", "b"]), tree)
+        >>> result.to_dict()["decoder"]
+        'joint'
+        """
+        reports = {"input_report": self.input_report, "gene_report": self.gene_report}
+        decisions = [str(decision) for decision in self.decisions]
+        return {
+            "decoder": self.decoder,
+            "threshold": "none" if self.threshold is None else self.threshold,
+            "taxonomy": self.taxonomy.to_json(),
+            "recipe": {storable(key): to_text(value) for key, value in self.recipe.items()},
+            **{name: str(report) for name, report in reports.items() if report is not None},
+            **({"decisions": decisions} if decisions else {}),
+        }
 
     def __len__(self) -> int:
         return len(self.obs_names)
@@ -280,33 +818,16 @@ class Annotation(ConfidenceMixin, ForeignMixin, WritingMixin):
         return (
             f"Annotation of {len(self)} cells over {self.taxonomy.n_leaves} types at "
             f"{self.taxonomy.max_depth} levels; {stopped:.1%} stop above a type "
-            f"(threshold {threshold})"
+            f"(threshold {threshold})" + f"; {self.calibration_note}" * bool(self.calibration_note)
         )
 
-    @property
-    def _n_nodes(self) -> int:
-        return self.taxonomy.n_nodes
-
-    def _depth_of(self, level: int | str) -> int:
-        return depth_of_level(self.taxonomy, level)
-
-    def _paths(self, nodes: np.ndarray) -> list[str]:
-        return [self.taxonomy.path_name(int(node)) for node in nodes]
-
-    def _node_labels(self, nodes: np.ndarray) -> list[str]:
-        return [self.taxonomy.label(int(node)) for node in nodes]
-
-    def _level_labels(self, level: int) -> pd.Categorical:
-        at_level = self.taxonomy.node_at_level[:, level - 1]
-        here = self._node_labels(np.flatnonzero(self.taxonomy.depth == level))
-        code_of = {label: code for code, label in enumerate(dict.fromkeys(here))}
-        codes = [-1 if node < 0 else code_of[self.taxonomy.label(node)] for node in at_level]
+    def _labels_at(self, level: int) -> pd.Categorical:
+        """Label of each cell's leaf at a level, with all labels of the level as categories."""
+        label, at_level = self.taxonomy.label, self.taxonomy.node_at_level[:, level - 1]
+        here = np.flatnonzero(self.taxonomy.depth == level).tolist()
+        code_of = {name: code for code, name in enumerate(dict.fromkeys(map(label, here)))}
+        codes = [-1 if node < 0 else code_of[label(node)] for node in at_level.tolist()]
         return pd.Categorical.from_codes(np.array(codes)[self.leaf_nodes], list(code_of))
-
-    def _nodes_at(self, level: int) -> np.ndarray:
-        depth = self.taxonomy.depth
-        shallow_leaf = np.isin(np.arange(self._n_nodes), self.taxonomy.leaves) & (depth < level)
-        return np.flatnonzero((depth == level) | shallow_leaf)
 
     def _probability_of(self, nodes: np.ndarray) -> np.ndarray:
         return np.asarray(self.node_probabilities[np.arange(len(nodes)), nodes])
@@ -316,18 +837,27 @@ class Annotation(ConfidenceMixin, ForeignMixin, WritingMixin):
 
 
 def check_level_names(taxonomy: Taxonomy) -> None:
-    """Raise ``ValueError`` if a level has the name of another column of every annotation.
+    """Raise ``ValueError`` if a level or type has a name that every annotation uses otherwise.
 
     Examples
     --------
     >>> from hdeepinsight.taxonomy import Taxonomy
     >>> check_level_names(Taxonomy.from_nested({"T": [], "B": []}))
+    >>> check_level_names(Taxonomy.from_nested({"T": [], "Unknown": []}))
+    Traceback (most recent call last):
+        ...
+    ValueError: The taxonomy has a type named 'Unknown', as cells without a label are called. ...
     """
+    if LABEL_COLUMNS.ROOT in taxonomy.labels[1:]:
+        msg = (
+            f"The taxonomy has a type named {LABEL_COLUMNS.ROOT!r}, as cells without a label are "
+            "called. Rename the type, or leave these cells unlabelled."
+        )
+        raise ValueError(msg)
     names = {LABEL_COLUMNS.STOP, *ADDED_KEYS}
     if taxonomy.ontology_ids:
         names.add(ONTOLOGY_KEY)
-    taken = names.intersection(taxonomy.level_names)
-    if taken:
+    if taken := names.intersection(taxonomy.level_names):
         msg = (
             f"The taxonomy has levels named {sorted(taken)}; these are names of columns of "
             "every annotation. Rename the levels of the taxonomy, or the columns of labels."

@@ -1,13 +1,17 @@
-"""From node probabilities to one path a cell: which leaf, and how far down to trust it."""
+"""From node probabilities to one path per cell: which leaf, and how far down to trust it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from hdeepinsight.taxonomy import Taxonomy
+from hdeepinsight._errors import check_choice, invalid
+from hdeepinsight._keys import LABEL_COLUMNS
+from hdeepinsight.taxonomy import Taxonomy
 
 Decoder = Literal["joint", "greedy"]
 
@@ -45,15 +49,16 @@ def check_threshold(threshold: float | None) -> None:
     >>> check_threshold(0.4)
     Traceback (most recent call last):
         ...
-    ValueError: threshold=0.4; valid are None (never stop early) and values from 0.5 to 1. ...
+    ValueError: threshold must be a number from 0.5 to 1, or None to never stop early, got 0.4. ...
     """
     if threshold is not None and not 0.5 <= threshold <= 1.0:
-        msg = (
-            f"threshold={threshold}; valid are None (never stop early) and values from 0.5 to 1. "
-            "Below 0.5 two branches could both pass, so there would be no single place to stop; "
-            "ask for a larger share of cells at the leaves with threshold=None."
+        raise invalid(
+            "threshold",
+            threshold,
+            "a number from 0.5 to 1, or None to never stop early",
+            "Below 0.5 two branches could both pass, so there would be no single place to stop. "
+            "Pass threshold=None for a larger share of cells at the leaves.",
         )
-        raise ValueError(msg)
 
 
 def decode(
@@ -118,12 +123,8 @@ def check_decoder(decoder: str) -> None:
     --------
     >>> check_decoder("greedy")
     """
-    if decoder not in get_args(Decoder):
-        msg = (
-            f"decoder={decoder!r}; valid are {get_args(Decoder)}. Use 'joint' unless the published "
-            "routing is what you want to reproduce."
-        )
-        raise ValueError(msg)
+    hint = "Use 'joint' unless the published routing is what you want to reproduce."
+    check_choice("decoder", decoder, get_args(Decoder), hint)
 
 
 def deepest_confident_node(
@@ -200,3 +201,66 @@ def _walk_down(taxonomy: Taxonomy, probabilities: np.ndarray, start: np.ndarray)
         here = np.flatnonzero(node == taxonomy.parent[children[0]])
         node[here] = children[probabilities[np.ix_(here, children)].argmax(axis=1)]
     return node
+
+
+def depth_of_level(taxonomy: Taxonomy, level: int | str) -> int:
+    """Return the depth of a level below the root.
+
+    Raises
+    ------
+    ValueError
+        If there is no such level, or it is the root, where every cell has the same label.
+
+    Examples
+    --------
+    >>> from hdeepinsight.taxonomy import Taxonomy
+    >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+    >>> depth_of_level(tree, "level_2"), depth_of_level(tree, 1)
+    (2, 1)
+    """
+    depth = taxonomy.level_depth(level)
+    if depth == 0:
+        msg = (
+            f"level must be one of {list(taxonomy.level_names)} or a depth from 1 to "
+            f"{taxonomy.max_depth}, got {level!r}, which is the root. Choose one of these."
+        )
+        raise ValueError(msg)
+    return depth
+
+
+def node_names(taxonomy: Taxonomy, root: str = LABEL_COLUMNS.ROOT) -> list[str]:
+    """Return the bare name of every node, with a word for "no label" at the root.
+
+    Examples
+    --------
+    >>> from hdeepinsight.taxonomy import Taxonomy
+    >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+    >>> node_names(tree)
+    ['Unknown', 'T', 'B', 'CD4', 'CD8']
+    """
+    return [root, *taxonomy.labels[1:]]
+
+
+def node_categories(names: Sequence[str], nodes: NDArray[np.int64]) -> pd.Categorical:
+    """Return the name of each cell's node, as categories in the order of the tree that occur.
+
+    Parameters
+    ----------
+    names
+        Name of every node, shape ``(n_nodes,)``.
+    nodes
+        Node of every cell, shape ``(n_cells,)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hdeepinsight.taxonomy import Taxonomy
+    >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+    >>> node_categories(node_names(tree), np.array([3, 0, 3])).categories.tolist()
+    ['Unknown', 'CD4']
+    """
+    occurring = {names[node] for node in np.unique(nodes).tolist()}
+    categories = [name for name in dict.fromkeys(names) if name in occurring]
+    code_of = {name: code for code, name in enumerate(categories)}
+    codes = np.array([code_of.get(name, -1) for name in names])
+    return pd.Categorical.from_codes(codes[nodes], categories)

@@ -1,31 +1,20 @@
-"""Is a cell of a type that the reference has? Judged on features, cell by cell."""
+"""Whether a cell is of a type that the reference has, judged on its features."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
+import pandas as pd
 
+from hdeepinsight._errors import check_number
 from hdeepinsight.annotation._conformal import check_nodes
-from hdeepinsight.annotation._novelty_scores import (
-    NoveltyParams,
-    fit_depth_trend,
-    lineage_classifiers,
-    log_depth,
-    p_values,
-    raw_scores,
-    standardise,
-    together,
-    whitened_types,
-)
+from hdeepinsight.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import pandas as pd
-
-    from hdeepinsight.taxonomy import Taxonomy
+    from hdeepinsight.annotation._annotation import Annotation
 
 NoveltyLevel = Literal["lineage", "type"]
 
@@ -58,7 +47,7 @@ class NoveltyDetector:
     """Absolute novelty of cells: what is said of one does not depend on the others.
 
     Two scores are compared with those of held-out reference cells at the same depth of
-    sequencing. *Recognition* asks one classifier a lineage whether the cell is one of its own,
+    sequencing. *Recognition* asks one classifier per lineage whether the cell is one of its own,
     against all others: unlike shares of a softmax, all of them may say no. *Distance* is the
     Mahalanobis distance to the nearest type, with one shrunk covariance within types.
 
@@ -176,7 +165,8 @@ class NoveltyDetector:
         if not known.size or not len(held_out.latent):
             msg = (
                 f"There are {known.size} labelled reference cells and {len(held_out.latent)} "
-                "held-out cells; valid is at least one of each. Train with validation_size > 0."
+                "held-out cells, and at least one of each is needed. Train with "
+                "validation_size > 0."
             )
             raise ValueError(msg)
         latent, nodes = reference.latent[known].astype(np.float64), nodes[known]
@@ -199,7 +189,7 @@ class NoveltyDetector:
         Returns
         -------
         Arrays of shape ``(n_cells,)``. ``score``: the two standardised scores together, larger
-        for stranger cells. ``p_value``: share of held-out reference cells that are as strange.
+        for more novel cells. ``p_value``: share of held-out reference cells that are as novel.
         ``lineage_p_value``: the same for recognition alone.
 
         Examples
@@ -231,7 +221,7 @@ class NoveltyDetector:
         }
 
     def to_dict(self) -> dict[str, np.ndarray]:
-        """Give the arrays by name.
+        """Return the arrays by name.
 
         Examples
         --------
@@ -274,12 +264,167 @@ class NoveltyDetector:
         )
 
 
-def stop_depth_limit(
-    novelty: pd.DataFrame, alpha: float, unknown: NoveltyLevel, max_depth: int
+def published_rare(annotation: Annotation, *, q_base: float = 0.6, q_sub: float = 0.1) -> pd.Series:
+    """Flag cells as rare by the rule that was published with scHDeepInsight.
+
+    Within the cells of each predicted base type, a cell is flagged whose base probability lies
+    above the group's quantile ``q_base`` while the probability of its most probable child, given
+    the base, lies below the group's quantile ``q_sub``: sure of the base, unsure of the type.
+
+    Parameters
+    ----------
+    annotation
+        The result to look at.
+    q_base, q_sub
+        Quantiles, from 0 to 1.
+
+    Returns
+    -------
+    Series of booleans, indexed by cell.
+
+    Raises
+    ------
+    ValueError
+        If a quantile is not from 0 to 1.
+
+    Notes
+    -----
+    Kept for comparison. It ranks cells within the query, so it flags some even where nothing is
+    new, never more than ``q_sub`` of a group, and never a cell whose base has no or one child.
+    For an absolute judgement see ``annotation.novelty``.
+
+    References
+    ----------
+    Public code of scHDeepInsight (doi:10.1101/2025.06.23.661045).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hdeepinsight.annotation import Annotation
+    >>> from hdeepinsight.taxonomy import Taxonomy
+    >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+    >>> base, share = np.array([0.9, 0.9, 0.9, 0.99]), np.array([0.9, 0.9, 0.9, 0.5])
+    >>> p = np.stack([base**0, base, 1 - base, base * share, base * (1 - share)], axis=1)
+    >>> result = Annotation(taxonomy=tree, obs_names=list("abcd"), node_probabilities=p)
+    >>> published_rare(result).tolist()
+    [False, False, False, True]
+    """
+    for name, value in (("q_base", q_base), ("q_sub", q_sub)):
+        check_number(name, value, 0.0, 1.0, hint="Published are 0.6 and 0.1.")
+    taxonomy, probabilities = annotation.taxonomy, annotation.node_probabilities
+    bases = taxonomy.groups[0]
+    predicted = bases[probabilities[:, bases].argmax(axis=1)]
+    rare = np.zeros(len(annotation), dtype=bool)
+    for base in bases[taxonomy.n_children[bases] > 1]:
+        rows = np.flatnonzero(predicted == base)
+        if not rows.size:
+            continue
+        of_base = probabilities[rows, base].astype(np.float64)
+        of_child = probabilities[np.ix_(rows, taxonomy.children(int(base)))].max(axis=1)
+        conditional = of_child / np.maximum(of_base, 1e-12)
+        sure = of_base > np.quantile(of_base, q_base)
+        rare[rows] = sure & (conditional < np.quantile(conditional, q_sub))
+    return pd.Series(rare, index=annotation.obs_names, name="published_rare")
+
+
+BEST_RECOGNISED = -2.0
+"""Recognition beyond this makes no cell more usual: else it would excuse any distance."""
+STRENGTH = 1e-3
+"""Inverse penalty of the lineage classifiers: features are many and their labels well learned."""
+
+
+class NoveltyParams(NamedTuple):
+    """What is learned from labelled cells; the first parameters of `NoveltyDetector`."""
+
+    location: np.ndarray
+    scale: np.ndarray
+    weights: np.ndarray
+    bias: np.ndarray
+    centres: np.ndarray
+    whitening: np.ndarray
+
+
+def lineage_classifiers(latent: np.ndarray, lineages: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Fit one logistic regression per lineage, against all others; none for a single lineage."""
+    from sklearn.linear_model import LogisticRegression
+
+    names = np.unique(lineages)
+    weights, bias = np.zeros((len(names), latent.shape[1])), np.zeros(len(names))
+    if len(names) == 1:
+        return weights[:0], bias[:0]
+    for row, name in enumerate(names):
+        model = LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=500)
+        model.fit(latent, lineages == name)
+        weights[row], bias[row] = model.coef_[0], model.intercept_[0]
+    return weights, bias
+
+
+def whitened_types(latent: np.ndarray, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the whitened mean of every labelled node, and the whitening."""
+    from sklearn.covariance import ledoit_wolf
+
+    names, index = np.unique(nodes, return_inverse=True)
+    means = np.stack([latent[index == row].mean(axis=0) for row in range(len(names))])
+    covariance, _ = ledoit_wolf(latent - means[index], assume_centered=True)
+    # Features that never vary (dead units) leave the covariance singular where all cells agree.
+    covariance[np.diag_indices_from(covariance)] += 1e-6 * np.trace(covariance) / len(covariance)
+    covariance[np.diag_indices_from(covariance)] += 1e-12
+    whitening = np.linalg.cholesky(np.linalg.inv(covariance))
+    return means @ whitening, whitening
+
+
+def raw_scores(latent: np.ndarray, learned: NoveltyParams) -> np.ndarray:
+    """Return recognition and logarithm of distance, larger for novel cells, ``(2, n_cells)``."""
+    latent = latent.astype(np.float64)
+    white = latent @ learned.whitening
+    nearest = np.full(len(latent), np.inf)
+    for centre in learned.centres:
+        nearest = np.minimum(nearest, ((white - centre) ** 2).sum(axis=1))
+    distance = np.log(nearest + 1e-12)
+    if not len(learned.weights):
+        return np.stack([distance, distance])
+    recognised = (latent - learned.location) / learned.scale @ learned.weights.T + learned.bias
+    return np.stack([-recognised.max(axis=1), distance])
+
+
+def log_depth(depth: np.ndarray) -> np.ndarray:
+    """Return the depth on the scale on which scores follow it, shape ``(n_cells,)``."""
+    return np.log1p(np.asarray(depth, dtype=np.float64))
+
+
+def fit_depth_trend(raw: np.ndarray, depth: np.ndarray) -> dict[str, np.ndarray]:
+    """Fit how the scores of held-out cells depend on depth, and sort what is left of them."""
+    x = log_depth(depth)
+    powers = np.stack([np.ones_like(x), x, x**2])
+    centre = np.stack([np.linalg.lstsq(powers.T, row, rcond=None)[0] for row in raw])
+    residuals = np.abs(raw - centre @ powers)
+    spread = np.stack([np.linalg.lstsq(powers.T, row, rcond=None)[0] for row in residuals])
+    least = 0.2 * residuals.mean(axis=1) + 1e-6
+    scores = standardise(raw, x, centre, spread, least)
+    return {
+        "depth_range": np.array([x.min(), x.max()]),
+        "centre_by_depth": centre,
+        "spread_by_depth": spread,
+        "least_spread": least,
+        "lineage_calibration": np.sort(scores[0]),
+        "calibration": np.sort(together(scores)),
+    }
+
+
+def standardise(
+    raw: np.ndarray, x: np.ndarray, centre: np.ndarray, spread: np.ndarray, least: np.ndarray
 ) -> np.ndarray:
-    """Deepest level at which each cell may stop, shape ``(n_cells,)``."""
-    limit = np.full(len(novelty), max_depth)
-    if unknown == "type":
-        limit[novelty["p_value"].to_numpy() <= alpha] = 1
-    limit[novelty["lineage_p_value"].to_numpy() <= alpha] = 0
-    return limit
+    """Return how many spreads each score lies above what is usual at the cell's depth."""
+    powers = np.stack([np.ones_like(x), x, x**2])
+    return np.asarray((raw - centre @ powers) / np.maximum(spread @ powers, least[:, None]))
+
+
+def together(scores: np.ndarray) -> np.ndarray:
+    """Add both standardised scores, shape ``(n_cells,)``."""
+    return np.asarray(np.maximum(scores[0], BEST_RECOGNISED) + scores[1])
+
+
+def p_values(scores: np.ndarray, calibration: np.ndarray) -> np.ndarray:
+    """Return the share of calibration scores, the cell's among them, that are as large."""
+    above = len(calibration) - np.searchsorted(calibration, scores, side="left")
+    return np.asarray((1 + above) / (len(calibration) + 1))

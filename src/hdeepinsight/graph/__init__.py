@@ -1,20 +1,23 @@
 """Neighbour graphs of cells and linear systems on them; knows arrays only."""
 
 from hdeepinsight.graph._adjacency import BatchGraphs, Weights, batch_graphs, knn_graph
-from hdeepinsight.graph._laplacian import (
+from hdeepinsight.graph._local_prior import LocalPrior, refine_by_local_prior
+from hdeepinsight.graph._neighbors import Exact, nearest_neighbors
+from hdeepinsight.graph._smooth import (
+    GraphRefinement,
     LaplacianKind,
+    Solver,
     check_graph,
     degrees,
     dirichlet_energy,
     laplacian,
+    smooth,
 )
-from hdeepinsight.graph._local_prior import LocalPrior, refine_by_local_prior
-from hdeepinsight.graph._neighbors import Exact, nearest_neighbors
-from hdeepinsight.graph._solve import Solver, smooth
 
 __all__ = [
     "BatchGraphs",
     "Exact",
+    "GraphRefinement",
     "LaplacianKind",
     "LocalPrior",
     "Solver",

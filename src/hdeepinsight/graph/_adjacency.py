@@ -9,6 +9,7 @@ import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.distance import cdist
 
+from hdeepinsight._errors import check_integer
 from hdeepinsight.graph._neighbors import Exact, nearest_neighbors
 
 Weights = Literal["binary", "self_tuning"]
@@ -53,7 +54,7 @@ def knn_graph(
     x
         Coordinates of the cells, shape ``(n_cells, d)``.
     k
-        Neighbours a cell; all others where there are fewer.
+        Neighbours per cell; all others where there are fewer.
     weights
         ``"binary"``, or ``"self_tuning"``: exp(-d²/(sᵢsⱼ)) with sᵢ the distance from cell i to its
         7th neighbour.
@@ -109,7 +110,7 @@ def batch_graphs(
     batch
         Batch of every cell, shape ``(n_cells,)``.
     k
-        Neighbours a cell in each batch; a tenth of the batch where that is fewer, but 5 at least.
+        Neighbours per cell in each batch; a tenth of the batch where that is fewer, but 5 at least.
     weights, exact, seed
         As in `knn_graph`.
 
@@ -122,7 +123,7 @@ def batch_graphs(
     Raises
     ------
     ValueError
-        If coordinates are not finite, ``k`` is below 1, or there is not one batch a cell.
+        If coordinates are not finite, ``k`` is below 1, or there is not one batch per cell.
 
     Notes
     -----
@@ -188,8 +189,7 @@ def _edges(
     seed: int,
 ) -> _Edges:
     """Neighbours of ``mine`` among ``theirs``, nearest first."""
-    if k < 1:
-        raise ValueError(f"Found k={k}. Valid is a number from 1. Ask for at least one neighbour.")
+    check_integer("k", k)
     same = mine is theirs
     n_found = min(k, len(theirs) - same)
     if n_found < 1 or not len(mine):
@@ -241,7 +241,7 @@ def _codes(batch: ArrayLike, n_cells: int) -> NDArray[np.intp]:
     names = np.asarray(batch, dtype=object).astype(str)
     if names.shape != (n_cells,):
         raise ValueError(
-            f"Found batches of shape {names.shape} for {n_cells} cells. Valid is one batch a cell. "
-            "Pass the column of these cells."
+            f"There must be one batch per cell, got batches of shape {names.shape} for {n_cells} "
+            "cells. Pass the column of these cells."
         )
     return np.asarray(np.unique(names, return_inverse=True)[1], dtype=np.intp)

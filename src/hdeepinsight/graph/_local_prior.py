@@ -9,8 +9,8 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
 
-from hdeepinsight.graph._laplacian import check_graph, degrees
-from hdeepinsight.graph._solve import check_scores
+from hdeepinsight._errors import check_integer, check_number
+from hdeepinsight.graph._smooth import check_graph, check_scores, degrees
 
 Floats = NDArray[np.float64]
 
@@ -101,24 +101,19 @@ def refine_by_local_prior(
     matrices = [check_graph(graph) for graph in graphs]
     n_cells = matrices[0].shape[0] if matrices else len(np.asarray(probabilities))
     own = _distributions(check_scores(probabilities, n_cells), floor)
-    _check_settings(lam, n_rounds)
+    if lam is not None:
+        check_number("lam", lam, hint="Leave it out to estimate it.")
+    check_integer("n_rounds", n_rounds)
     prior = own.mean(axis=0)
     refined, weights = own, np.eye(1 + len(matrices))[0]
     for _ in range(n_rounds if matrices and lam != 0 and n_cells else 0):
         present, sources = _sources(matrices, refined, prior)
-        weights = _estimate(own, present, sources) if lam is None else _fixed(lam, len(matrices))
+        if lam is None:
+            weights = _estimate(own, present, sources)
+        else:
+            weights = np.array([1.0, *[lam / len(matrices)] * len(matrices)]) / (1.0 + lam)
         refined = _normalised(own * _mixture(weights, present, sources) / prior)
     return LocalPrior(refined, weights)
-
-
-def _check_settings(lam: float | None, n_rounds: int) -> None:
-    if lam is not None and not (np.isfinite(lam) and lam >= 0):
-        raise ValueError(
-            f"Found lam={lam}. Valid is a finite number from 0, or an estimate by default. Pass "
-            "one of these."
-        )
-    if n_rounds < 1:
-        raise ValueError(f"Found n_rounds={n_rounds}. Valid is 1 or more. Take 2 if in doubt.")
 
 
 def _distributions(values: Floats, floor: float) -> Floats:
@@ -126,8 +121,8 @@ def _distributions(values: Floats, floor: float) -> Floats:
     n_bad = int(((values < 0).any(axis=1) | (np.abs(sums - 1) > 1e-3)).sum())
     if n_bad:
         raise ValueError(
-            f"Found {n_bad} of {len(values)} rows that are negative or do not sum to 1. Valid are "
-            "probabilities. Take the softmax of logits first."
+            f"The rows must be probabilities, got {n_bad} of {len(values)} rows that are "
+            "negative or do not sum to 1. Take the softmax of logits first."
         )
     return _normalised(np.maximum(values, floor))
 
@@ -164,10 +159,6 @@ def _mixture(weights: Floats, present: NDArray[np.bool_], sources: Sequence[Floa
     for source, share in zip(sources, shares.T, strict=True):
         mixed += share[:, None] * source
     return mixed
-
-
-def _fixed(lam: float, n_graphs: int) -> Floats:
-    return np.array([1.0, *[lam / n_graphs] * n_graphs]) / (1.0 + lam)
 
 
 def _estimate(own: Floats, present: NDArray[np.bool_], sources: Sequence[Floats]) -> Floats:

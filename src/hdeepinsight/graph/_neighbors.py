@@ -6,6 +6,9 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.neighbors import NearestNeighbors
+
+from hdeepinsight._errors import invalid
 
 Exact = Literal["auto", True, False]
 
@@ -27,7 +30,7 @@ def nearest_neighbors(
         Rows among which they look, shape ``(m, d)``; by default ``x`` itself, where no row is its
         own neighbour.
     k
-        Neighbours a row.
+        Neighbours per row.
     exact
         Whether to search exhaustively; ``"auto"`` does so up to 20,000 searched rows and takes
         nearest-neighbour descent beyond.
@@ -60,7 +63,17 @@ def nearest_neighbors(
     >>> distances.tolist()
     [[1.0, 3.0], [1.0, 2.0], [0.0, 2.0], [0.0, 2.0]]
     """
-    rows, targets, within = _checked(x, y, k)
+    rows, within = _points(x, "x"), y is None
+    targets = rows if y is None else _points(y, "y")
+    if rows.shape[1] != targets.shape[1]:
+        raise ValueError(
+            f"x and y must be points in one space, got x with {rows.shape[1]} columns and y with "
+            f"{targets.shape[1]}. Project both with the same map."
+        )
+    available = len(targets) - within
+    if not 1 <= k <= available:
+        hint = "Lower the number of neighbours, or give more rows."
+        raise invalid("k", k, f"from 1 to {available}, the rows that can be found", hint)
     n_found = k + within  # a row finds itself too
     if exact is True or (exact == "auto" and len(targets) <= EXACT_ROWS):
         found = _exact(rows, targets, n_found)
@@ -71,38 +84,20 @@ def nearest_neighbors(
     return _ordered(rows, targets, found)
 
 
-def _checked(
-    x: ArrayLike, y: ArrayLike | None, k: int
-) -> tuple[NDArray[np.floating], NDArray[np.floating], bool]:
-    rows = _matrix(x, "x")
-    targets = rows if y is None else _matrix(y, "y")
-    if rows.shape[1] != targets.shape[1]:
-        raise ValueError(
-            f"Found x with {rows.shape[1]} columns and y with {targets.shape[1]}. Valid are two "
-            "sets of points in one space. Project both with the same map."
-        )
-    available = len(targets) - (y is None)
-    if not 1 <= k <= available:
-        raise ValueError(
-            f"Found k={k}. Valid is a number from 1 to {available}, the rows that can be found. "
-            "Lower the number of neighbours, or give more rows."
-        )
-    return rows, targets, y is None
-
-
-def _matrix(values: ArrayLike, name: str) -> NDArray[np.floating]:
+def _points(values: ArrayLike, name: str) -> NDArray[np.floating]:
     matrix = np.asarray(values)
     if matrix.ndim != 2:
         raise ValueError(
-            f"Found {name} of shape {matrix.shape}. Valid is one row a point, (n, d). Reshape it."
+            f"{name} must have one row per point, (n, d), got {name} of shape "
+            f"{matrix.shape}. Reshape it."
         )
     if matrix.dtype not in (np.float32, np.float64):
         matrix = matrix.astype(np.float64)
     n_broken = int((~np.isfinite(matrix).all(axis=1)).sum())
     if n_broken:
         raise ValueError(
-            f"Found {n_broken} of {len(matrix)} rows of {name} with NaN or infinite values. Valid "
-            "are finite coordinates. Leave these rows out, or look at how they were computed."
+            f"Coordinates must be finite, got {n_broken} of {len(matrix)} rows of {name} with NaN "
+            "or infinite values. Leave these rows out, or look at how they were computed."
         )
     return matrix
 
@@ -110,8 +105,6 @@ def _matrix(values: ArrayLike, name: str) -> NDArray[np.floating]:
 def _exact(
     rows: NDArray[np.floating], targets: NDArray[np.floating], n_found: int
 ) -> NDArray[np.int64]:
-    from sklearn.neighbors import NearestNeighbors
-
     search = NearestNeighbors(n_neighbors=n_found).fit(targets)
     parts = [
         search.kneighbors(rows[start : start + _CHUNK], return_distance=False)
@@ -128,7 +121,7 @@ def _approximate(
     seed: int,
     within: bool,
 ) -> NDArray[np.int64]:
-    from pynndescent import NNDescent
+    from pynndescent import NNDescent  # compiles at import, which takes seconds
 
     data = np.ascontiguousarray(targets, dtype=np.float32)
     index = NNDescent(data, n_neighbors=max(n_found, 15), random_state=seed)

@@ -75,7 +75,7 @@ class NormAdapter(nn.Module):
     Examples
     --------
     >>> import torch
-    >>> from hdeepinsight.nn._norm import BatchNorm1d
+    >>> from hdeepinsight.nn import AdapterSwitch, BatchNorm1d, NormAdapter
     >>> norm = BatchNorm1d(2).eval()
     >>> adapter = NormAdapter(norm, torch.ones(1), switch := AdapterSwitch())
     >>> cells = torch.randn(3, 2)

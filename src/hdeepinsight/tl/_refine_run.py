@@ -172,7 +172,7 @@ def _by_laplacian(
 def _smooth_by_torch(graph: sp.csr_matrix, start: Floats, lam: float, settings: Settings) -> Floats:
     import torch
 
-    from hdeepinsight.nn import GraphRefinement
+    from hdeepinsight.graph import GraphRefinement
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     half = sp.triu(graph, k=1).tocoo()

@@ -1,5 +1,6 @@
 """Conformal label sets: coverage, nesting, limits, and what they say."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -125,19 +126,17 @@ def test_large_alpha_gives_the_most_probable_leaf(known, kind):
 @of_both_kinds
 def test_the_score_is_the_smallest_threshold_that_covers(taxonomy, annotated, kind):
     """Against the definition: walk through all thresholds that occur."""
-    from hdeepinsight.annotation._label_sets import _leaf_sets, _node_sets
-
     result = annotated(taxonomy, n_cells=40, seed=5)
     rng = np.random.default_rng(2)
     truth = rng.integers(1, taxonomy.n_nodes, size=40)  # inner nodes too
     calibration = calibrate(result, truth)
-    p, guess = result.node_probabilities, calibration.predicted
-    build = _node_sets if kind == "nodes" else _leaf_sets
     own = taxonomy.ancestor_matrix[:, truth].T
     for cell, score in enumerate(calibration.scores(kind)):
         for threshold in {0.0, score, *calibration.scores(kind)}:
-            sets = build(taxonomy, p, guess, np.full(40, threshold))
-            assert (sets[cell] | ~own[cell]).all() == (score <= threshold)
+            same = {f"{name}_scores": np.full(40, threshold) for name in ("node", "leaf")}
+            sets = result.label_sets(0.5, kind=kind, calibration=replace(calibration, **same))
+            assert sets.thresholds["threshold"].tolist() == [threshold]
+            assert (sets.contains[cell] | ~own[cell]).all() == (score <= threshold)
 
 
 def test_node_sets_are_all_types_under_one_ancestor_of_the_guess(known):
@@ -250,7 +249,7 @@ def test_no_cells_give_empty_sets(two_levels, annotated, known):
 WRONG = [
     pytest.param({"alpha": 0.0}, "between 0 and 1", id="alpha of zero"),
     pytest.param({"alpha": 1.0}, "between 0 and 1", id="alpha of one"),
-    pytest.param({"kind": "types"}, "valid are .*nodes", id="unknown kind"),
+    pytest.param({"kind": "types"}, "one of 'nodes', 'leaves', got", id="unknown kind"),
     pytest.param({"groups": "organ"}, "the level 'organ'. Levels are", id="unknown level"),
     pytest.param({"groups": "level9"}, "Levels are", id="level too deep"),
     pytest.param({"groups": 0}, "root", id="root as group"),
@@ -269,7 +268,7 @@ def test_bad_arguments_are_refused(two_levels, annotated, arguments, says):
 def test_a_calibration_of_another_tree_is_refused(two_levels, ragged, annotated):
     foreign = annotated(ragged)
     calibration = calibrate(foreign, foreign.leaf_nodes)
-    with pytest.raises(ValueError, match=r"another taxonomy .* make one"):
+    with pytest.raises(ValueError, match=r"another taxonomy .*Make one"):
         annotated(two_levels).label_sets(calibration=calibration)
 
 
@@ -279,7 +278,7 @@ def test_a_calibration_of_another_tree_is_refused(two_levels, ragged, annotated)
     ids=["too few", "beyond the tree", "negative", "not whole", "text"],
 )
 def test_true_nodes_that_do_not_fit_are_refused(two_levels, annotated, nodes):
-    with pytest.raises(ValueError, match=r"valid is one whole number.*Encode"):
+    with pytest.raises(ValueError, match=r"one whole number.*Encode"):
         calibrate(annotated(two_levels), nodes)
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from hdeepinsight._keys import ADDED_KEYS
 
+if TYPE_CHECKING:
     from anndata import AnnData
+
+    from hdeepinsight.annotation._annotation import Annotation
 
 #: In ``uns["<key>"]``: what was added under the key, so that a later result may replace it.
 _RECORD = "added"
@@ -59,22 +64,62 @@ class Additions(NamedTuple):
         """
         key = storable(key_added)
         names = {f"{part}/{name}" for part, added in self._asdict().items() for name in added}
-        earlier = _record(adata, key)
-        taken = [name for name in sorted({*names, f"uns/{key}"} - earlier) if _holds(adata, name)]
+        # Without a record what is under the key is the user's own.
+        there = adata.uns.get(key)
+        record = there.get(_RECORD) if hasattr(there, "get") else None
+        earlier = set() if record is None else {f"uns/{key}", *map(str, record)}
+        taken = [
+            f"{part}/{name}"
+            for part, name in (entry.split("/", 1) for entry in sorted({*names, f"uns/{key}"}))
+            if name in getattr(adata, part) and f"{part}/{name}" not in earlier
+        ]
         if taken and not overwrite:
             msg = (
                 f"The AnnData holds {', '.join(taken)} already, which no result under "
-                f"{key_added!r} wrote. Valid are free names. Pass another key_added, or "
-                "overwrite=True to replace them."
+                f"{key_added!r} wrote. Pass another key_added, or overwrite=True to replace them."
             )
             raise ValueError(msg)
-        for part, name in (entry.split("/", 1) for entry in earlier - names):
-            if name != key and name in getattr(adata, part):
-                del getattr(adata, part)[name]
-        for part, added in self._asdict().items():
-            for name, value in added.items():
-                getattr(adata, part)[name] = value
-        adata.uns[key] = {**notes, _RECORD: sorted(names)}
+        before = adata.obs.copy(deep=False), dict(adata.obsm), dict(adata.uns)
+        try:
+            for part, name in (entry.split("/", 1) for entry in earlier - names):
+                if name != key and name in getattr(adata, part):
+                    del getattr(adata, part)[name]
+            for part, added in self._asdict().items():
+                for name, value in added.items():
+                    getattr(adata, part)[name] = value
+            adata.uns[key] = {**notes, _RECORD: sorted(names)}
+        except BaseException:
+            adata.obs, adata.obsm, adata.uns = before
+            raise
+
+
+def annotation_additions(annotation: Annotation, adata: AnnData, key_added: str) -> Additions:
+    """Return everything that an annotation adds to an AnnData of its cells.
+
+    Examples
+    --------
+    >>> import anndata as ad
+    >>> import hdeepinsight as hdi
+    >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+    >>> cells = ad.AnnData(obs=pd.DataFrame(index=["a", "b"]))
+    >>> result = hdi.Annotation.from_labels(pd.Series(["CD4", "B"], index=["a", "b"]), tree)
+    >>> annotation_additions(result, cells, "hdi").obs["hdi_stop_label"].tolist()
+    ['CD4', 'B']
+    """
+    check_cells(annotation.obs_names, adata, "annotation", "annotated")
+
+    def named(name: object) -> str:
+        return storable(f"{key_added}_{name}")
+
+    probabilities = annotation.probabilities().rename(columns=storable)
+    return Additions(
+        obs={named(name): column.array for name, column in annotation.to_frame().items()},
+        obsm={named(ADDED_KEYS.PROBABILITIES): probabilities},
+        uns={
+            named(f"{name}_colors"): [annotation.colors[label] for label in column.cat.categories]
+            for name, column in annotation.labels.items()
+        },
+    )
 
 
 def storable(name: str) -> str:
@@ -133,33 +178,32 @@ def check_same_cells(obs_names: pd.Index, values: Any, name: str) -> None:
     """
     if len(values) != len(obs_names):
         msg = (
-            f"{name} has {len(values)} entries for {len(obs_names)} cells. Valid is one entry a "
+            f"{name} has {len(values)} entries for {len(obs_names)} cells, and must have one per "
             "cell, in the same order. Select those of these cells."
         )
         raise ValueError(msg)
     index = getattr(values, "index", None)
-    if isinstance(index, pd.Index) and not _names_the_same(index, obs_names):
+    counted = pd.RangeIndex(len(obs_names))  # an index that only counts names no cells
+    if isinstance(index, pd.Index) and not (index.equals(obs_names) or index.equals(counted)):
         msg = (
-            f"{name} names other cells, or the same ones in another order. Valid is one entry a "
-            f"cell, in the same order. Pass {name}.loc[obs_names], with the obs_names of the "
-            "cells."
+            f"{name} names other cells, or the same ones in another order, and must have one "
+            f"entry per cell, in the same order. Pass {name}.loc[obs_names], with the obs_names "
+            "of the cells."
         )
         raise ValueError(msg)
 
 
-def _names_the_same(index: pd.Index, obs_names: pd.Index) -> bool:
-    """Whether an index is that of the cells, or only counts them."""
-    return index.equals(obs_names) or index.equals(pd.RangeIndex(len(obs_names)))
+def to_text(value: object) -> str:
+    """Return a string as it is and anything else as JSON; a string that reads as JSON is quoted."""
+    if isinstance(value, str) and from_text(value) == value:
+        return value
+    plain = (np.generic, np.ndarray)
+    return json.dumps(value, default=lambda x: x.tolist() if isinstance(x, plain) else str(x))
 
 
-def _record(adata: AnnData, key: str) -> set[str]:
-    """Entries that an earlier result wrote under a key; none where the key is the user's own."""
-    notes = adata.uns.get(key)
-    if not hasattr(notes, "get") or notes.get(_RECORD) is None:
-        return set()
-    return {f"uns/{key}", *map(str, notes[_RECORD])}
-
-
-def _holds(adata: AnnData, entry: str) -> bool:
-    part, name = entry.split("/", 1)
-    return name in getattr(adata, part)
+def from_text(text: str) -> Any:
+    """Restore what `to_text` was given, a tuple as a list."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):  # plain words, or brackets without end in a foreign file
+        return text

@@ -5,8 +5,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from hdeepinsight.graph import smooth
-from hdeepinsight.nn import GraphRefinement
+from hdeepinsight.graph import GraphRefinement, smooth
 
 KINDS = ("rw", "comb", "sym")
 #: Six cells, the last one alone.

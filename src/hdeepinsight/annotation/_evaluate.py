@@ -1,4 +1,4 @@
-"""How good an annotation is, where the truth is known."""
+"""Scores of an annotation, where the truth is known."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Evaluation:
     Parameters
     ----------
     levels
-        One row a level: ``n_cells``, ``accuracy``, ``macro_f1``, ``balanced_accuracy`` and
+        One row per level: ``n_cells``, ``accuracy``, ``macro_f1``, ``balanced_accuracy`` and
         ``ece`` (expected calibration error) of the labels followed down to the leaves.
     hierarchical
         Hierarchical precision, recall and F1 of the labels where each cell stops.
@@ -67,7 +67,7 @@ class Evaluation:
     n_cells: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types.
+        """Return the scores in plain types.
 
         Examples
         --------
@@ -127,8 +127,8 @@ def evaluate_annotation(annotation: Annotation, nodes: np.ndarray) -> Evaluation
     known = np.flatnonzero(nodes > 0)
     if not known.size:
         msg = (
-            "No cell has a known label, so there is nothing to score. Valid are labels of the "
-            "taxonomy; check the label column and its unlabelled category."
+            "No cell has a known label, so there is nothing to score. Check the label column and "
+            "its unlabelled category."
         )
         raise ValueError(msg)
     taxonomy, truth = annotation.taxonomy, nodes[known]
@@ -161,7 +161,7 @@ def level_calibration(
 
     Returns
     -------
-    One number a level, over the cells whose label and leaf reach it.
+    One number per level, over the cells whose label and leaf reach it.
 
     Examples
     --------

@@ -1,53 +1,30 @@
-"""Mass on the nodes of a taxonomy, from classes at any depth."""
+"""Annotations of other tools: their labels and classes on the nodes of a taxonomy."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from hdeepinsight._keys import LABEL_COLUMNS
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from hdeepinsight.taxonomy import Taxonomy
+from hdeepinsight.annotation._anndata_io import check_same_cells
+from hdeepinsight.taxonomy import Taxonomy, check_labels
 
 Floats = NDArray[np.float64]
 
-#: What tools write for "no label": ours, CellTypist's, popV's and CELLxGENE's words.
-NO_LABEL = ("Unknown", "unknown", "Unassigned", "unassigned", "Heterogeneous")
-
-
-def depth_of_level(taxonomy: Taxonomy, level: int | str) -> int:
-    """Return the depth of a level below the root.
-
-    Raises
-    ------
-    ValueError
-        If there is no such level, or it is the root, where every cell has the same label.
-
-    Examples
-    --------
-    >>> from hdeepinsight.taxonomy import Taxonomy
-    >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
-    >>> depth_of_level(tree, "level_2"), depth_of_level(tree, 1)
-    (2, 1)
-    """
-    depth = taxonomy.level_depth(level)
-    if depth == 0:
-        msg = (
-            f"level={level!r} is the root; valid are {list(taxonomy.level_names)} or a depth from "
-            f"1 to {taxonomy.max_depth}. Choose one of these."
-        )
-        raise ValueError(msg)
-    return depth
+#: What tools write for "no label" as they say: ours, CellTypist's, popV's and CELLxGENE's words.
+_WORDS_OF_TOOLS = ("Unknown", "unknown", "Unassigned", "unassigned", "Heterogeneous")
 
 
 def label_nodes(taxonomy: Taxonomy, labels: Iterable[Any]) -> NDArray[np.int64]:
     """Return the node of every label of any tool, 0 for none, shape ``(n_cells,)``.
+
+    Warns
+    -----
+    LabelWarning
+        If words that no tool writes are taken for "no label", or labels look alike.
 
     Examples
     --------
@@ -56,46 +33,10 @@ def label_nodes(taxonomy: Taxonomy, labels: Iterable[Any]) -> NDArray[np.int64]:
     >>> label_nodes(tree, ["CD4", "T", "Unassigned"])
     array([3, 1, 0])
     """
-    own = set(taxonomy.labels)
-    return taxonomy.encode(labels, unlabeled=[word for word in NO_LABEL if word not in own])
-
-
-def node_names(taxonomy: Taxonomy, root: str = LABEL_COLUMNS.ROOT) -> list[str]:
-    """Return the bare name of every node, with a word for "no label" at the root.
-
-    Examples
-    --------
-    >>> from hdeepinsight.taxonomy import Taxonomy
-    >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
-    >>> node_names(tree)
-    ['Unknown', 'T', 'B', 'CD4', 'CD8']
-    """
-    return [root, *taxonomy.labels[1:]]
-
-
-def node_categories(names: Sequence[str], nodes: NDArray[np.int64]) -> pd.Categorical:
-    """Return the name of each cell's node, as categories in the order of the tree that occur.
-
-    Parameters
-    ----------
-    names
-        Name of every node, shape ``(n_nodes,)``.
-    nodes
-        Node of every cell, shape ``(n_cells,)``.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from hdeepinsight.taxonomy import Taxonomy
-    >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
-    >>> node_categories(node_names(tree), np.array([3, 0, 3])).categories.tolist()
-    ['Unknown', 'CD4']
-    """
-    occurring = {names[node] for node in np.unique(nodes).tolist()}
-    categories = [name for name in dict.fromkeys(names) if name in occurring]
-    code_of = {name: code for code, name in enumerate(categories)}
-    codes = np.array([code_of.get(name, -1) for name in names])
-    return pd.Categorical.from_codes(codes[nodes], categories)
+    column = labels if isinstance(labels, pd.Series) else pd.Series(list(labels), dtype=object)
+    others = column[~column.isin(taxonomy.labels)]
+    check_labels(others, "The labels", unlabeled=_WORDS_OF_TOOLS)
+    return taxonomy.encode(column)
 
 
 def class_nodes(taxonomy: Taxonomy, classes: Sequence[str]) -> NDArray[np.int64]:
@@ -113,17 +54,13 @@ def class_nodes(taxonomy: Taxonomy, classes: Sequence[str]) -> NDArray[np.int64]
     """
     nodes = taxonomy.encode(classes, unlabeled=None)
     given = set(nodes.tolist())
-    for i, node in enumerate(nodes):
-        name = taxonomy.label(int(node))
-        while (child := _namesake(taxonomy, int(nodes[i]), name)) and child not in given:
-            nodes[i] = child
+    for i, node in enumerate(nodes.tolist()):
+        name, below = taxonomy.label(node), [node]
+        while below and (below[0] == node or below[0] not in given):
+            nodes[i] = below[0]
+            children = taxonomy.children(below[0]).tolist()
+            below = [child for child in children if taxonomy.label(child) == name]
     return nodes
-
-
-def _namesake(taxonomy: Taxonomy, node: int, name: str) -> int:
-    return next(
-        (int(child) for child in taxonomy.children(node) if taxonomy.label(int(child)) == name), 0
-    )
 
 
 def drop_ancestors(taxonomy: Taxonomy, nodes: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -251,3 +188,64 @@ def normalise_classes(
         values, nodes = values[:, keep], nodes[keep]
         total = values.sum(axis=1, keepdims=True)
     return values / np.where(total > 0, total, 1.0), nodes
+
+
+#: Of each style: column of labels, column of confidence, and the word for no label.
+TABLE_COLUMNS = {
+    "celltypist": ("predicted_labels", "conf_score", "Unassigned"),
+    "popv": (
+        "popv_hdeepinsight_prediction",
+        "popv_hdeepinsight_prediction_probabilities",
+        "unknown",
+    ),
+}
+
+
+def label_probabilities(
+    taxonomy: Taxonomy, labels: pd.Series, confidence: ArrayLike | None
+) -> tuple[NDArray[np.int64], Floats]:
+    """Return the node of each label, and the probability of every node that its confidence says.
+
+    Parameters
+    ----------
+    taxonomy
+        The tree.
+    labels
+        One label per cell, indexed by cell.
+    confidence
+        Probability of each label, shape ``(n_cells,)``; certain by default.
+    """
+    # A label means the end of the chain of single children under its node: "B" is as deep as a
+    # taxonomy has "B > B".
+    ends = np.arange(taxonomy.n_nodes)
+    for node in np.flatnonzero(taxonomy.n_children == 1)[::-1]:  # children come after their parent
+        ends[node] = ends[taxonomy.children(int(node))[0]] if node else 0
+    nodes = ends[label_nodes(taxonomy, labels)]
+    sure = _checked_confidence(confidence, labels.index)
+    inside = taxonomy.ancestor_matrix[:, nodes].T
+    n_inside = inside.sum(axis=1)
+    n_outside = np.maximum(taxonomy.n_leaves - n_inside, 1)
+    sure[n_inside == taxonomy.n_leaves] = 1.0  # no label, or nothing is outside
+    share = np.where(inside, (sure / n_inside)[:, None], ((1 - sure) / n_outside)[:, None])
+    return nodes, share @ taxonomy.ancestor_matrix
+
+
+def common_depth(taxonomy: Taxonomy, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the depth down to which two nodes per cell share their path, shape ``(n_cells,)``."""
+    one, other = taxonomy.node_at_level[first], taxonomy.node_at_level[second]
+    return np.logical_and.accumulate((one == other) & (one >= 0), axis=1).sum(axis=1)
+
+
+def _checked_confidence(confidence: ArrayLike | None, obs_names: pd.Index) -> Floats:
+    if confidence is None:
+        return np.ones(len(obs_names))
+    values = np.array(confidence, dtype=np.float64)
+    if values.shape != (len(obs_names),) or not ((values >= 0) & (values <= 1)).all():
+        msg = (
+            f"confidence must be one probability from 0 to 1 per label, got shape {values.shape}, "
+            f"from {values.min(initial=np.inf):.3g} to {values.max(initial=-np.inf):.3g}, for "
+            f"{len(obs_names)} labels. Divide counts of agreeing methods by the number of methods."
+        )
+        raise ValueError(msg)
+    check_same_cells(obs_names, confidence, "confidence")
+    return values
