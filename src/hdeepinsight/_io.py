@@ -79,15 +79,19 @@ def read_bounded(path: str | Path, limit: int) -> bytes:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if not stat.S_ISREG(kind.st_mode):
             raise OSError(errno.EINVAL, "It is not a regular file", str(path))
-        content = b"" if kind.st_size > limit else file.read(limit + 1)
+        content = b""
+        if kind.st_size <= limit:
+            content = file.read(kind.st_size + 1)  # which is reserved at once
+            while len(content) <= limit and (more := file.read(min(_BLOCK, limit + 1))):
+                content += more
         if kind.st_size > limit or len(content) > limit:
             raise OSError(errno.EFBIG, f"It is larger than {limit:,} bytes", str(path))
     return content
 
 
-def sha256(content: bytes | Path) -> str:
+def sha256(content: bytes | memoryview | Path) -> str:
     """Return the SHA-256 of some bytes, or of the file at a path, in hexadecimal digits."""
-    if isinstance(content, bytes):
+    if not isinstance(content, Path):
         return hashlib.sha256(content).hexdigest()
     digest = hashlib.sha256()
     with content.open("rb") as file:

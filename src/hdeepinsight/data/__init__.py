@@ -8,6 +8,7 @@ from hdeepinsight.data._errors import GeneCoverageWarning, GeneMatchError, Input
 from hdeepinsight.data._genes import align_genes, resolve_var_names
 from hdeepinsight.data._modalities import (
     Modalities,
+    errors_of,
     is_paired,
     open_paired,
     own_columns,
@@ -54,6 +55,7 @@ __all__ = [
     "check_file",
     "clean_protein_name",
     "dispersion_scores",
+    "errors_of",
     "examples",
     "group_opener",
     "has_layer",

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
@@ -45,7 +44,6 @@ from hdeepinsight.nn import LeafProfiles, ProfileMatcher, fit_temperatures
 from hdeepinsight.taxonomy import TreeAlgebra
 
 if TYPE_CHECKING:
-    import lightning.pytorch as pl
     from anndata import AnnData
     from scvi.data import AnnDataManager
     from torch import Tensor
@@ -63,8 +61,6 @@ VIEWED_CELLS = 4_000
 TEMPERATURE_DEPTHS = (1.0, 0.5, 0.25)
 VIEW_DEPTHS = (1.0, 0.7, 0.5, 0.35, 0.25, 0.15)
 """Shares of their counts that held-out cells keep, to learn what is usual at lower depths."""
-
-logger = logging.getLogger(__name__)
 
 
 class HierarchicalClassifierMixin:
@@ -173,9 +169,7 @@ class HierarchicalClassifierMixin:
     def _nodes(self) -> np.ndarray:
         """Return the node of every cell of the reference, as it was registered."""
         obs = self.adata_manager.adata.obs
-        return label_nodes(
-            obs, self.taxonomy, self._label_keys, unlabeled=self._unlabeled_category
-        )
+        return label_nodes(obs, self.taxonomy, self._label_keys, unlabeled=self._unlabeled_category)
 
     def _column(self, key: str) -> pd.Series:
         """Return a column of the reference's cells; raises ``KeyError`` where there is none."""
@@ -192,7 +186,7 @@ class HierarchicalClassifierMixin:
     def _prepare_datamodule(self, datamodule: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return the node of every label code of a datamodule, and its columns that are read."""
         labels = self.registry_["field_registries"]["labels"]["state_registry"]
-        names = pd.DataFrame({key: labels["categorical_mapping"] for key in self._label_keys})
+        names = pd.DataFrame(dict.fromkeys(self._label_keys, labels["categorical_mapping"]))
         codes = label_nodes(
             names, self.taxonomy, self._label_keys, unlabeled=self._unlabeled_category
         )
@@ -210,7 +204,7 @@ class HierarchicalClassifierMixin:
     def _reference_cells(self, rows: np.ndarray) -> QueryCells:
         """Return cells of the reference in memory, as its loaders give them."""
         shell = self.adata_manager.adata
-        extra = {name: torch.from_numpy(shell.obsm[name][rows]) for name in shell.obsm}
+        extra = {name: np.asarray(shell.obsm[name])[rows] for name in shell.obsm}
         return as_cells(sparse.csr_matrix(shell.X[rows]), shell.obs[LABELS].to_numpy()[rows], extra)
 
     # ---------------------------------------------------------------------------- calibration
@@ -241,63 +235,52 @@ class HierarchicalClassifierMixin:
         if not len(held_out):
             return
         self.module.eval()
-        logits = [
-            part["logits"]
-            for share in TEMPERATURE_DEPTHS
-            for part in self._predicted(held_out, share, self.module.inference)
-        ]
+        found = [self._outputs(held_out, share, ("logits",)) for share in TEMPERATURE_DEPTHS]
+        logits = torch.cat([part["logits"] for part in found])
         nodes = torch.from_numpy(np.tile(held_out.nodes, len(TEMPERATURE_DEPTHS)))
         tree = TreeAlgebra(self.taxonomy)  # on the CPU, wherever the network is
-        self.module.temperature.copy_(fit_temperatures(tree, torch.cat(logits), nodes))
+        self.module.temperature.copy_(fit_temperatures(tree, logits, nodes))
         rng = np.random.default_rng(self.seed)
         # Drawn blindly: conformal promises hold for cells of the same mixture of types.
         drawn = held_out[rng.permutation(len(held_out))[:CONFORMAL_CELLS]]
-        whole = list(self._predicted(drawn))
+        probabilities = self._outputs(drawn, 1.0, ("probabilities",))["probabilities"]
         if (drawn.nodes > 0).any():
+            names = pd.RangeIndex(len(drawn))
             annotation = Annotation(
-                taxonomy=self.taxonomy,
-                obs_names=pd.RangeIndex(len(drawn)),
-                node_probabilities=np.concatenate([as_array(p["probabilities"]) for p in whole]),
+                taxonomy=self.taxonomy, obs_names=names, node_probabilities=probabilities.numpy()
             )
             self.calibration_ = calibrate(annotation, drawn.nodes, source=SOURCE)
         if len(train) > REFERENCE_CELLS:
             train = train[stratified_sample(train.nodes, REFERENCE_CELLS, rng)]
-        viewed = drawn[np.arange(min(VIEWED_CELLS, len(drawn)))]
-        views = [features(self._predicted(viewed, share)) for share in VIEW_DEPTHS]
-        self.novelty_detector_ = NoveltyDetector.fit(
-            self.taxonomy,
-            features(self._predicted(train)),
-            train.nodes,
-            FeatureCells(*(np.concatenate(part) for part in zip(*views, strict=True))),
-        )
+        views = [self._features(drawn[:VIEWED_CELLS], share) for share in VIEW_DEPTHS]
+        views = FeatureCells(*(np.concatenate(part) for part in zip(*views, strict=True)))
+        usual = self._features(train)
+        self.novelty_detector_ = NoveltyDetector.fit(self.taxonomy, usual, train.nodes, views)
         if self.profiles_ is not None:
             matcher = ProfileMatcher(self.profiles_, torch.ones(len(self.genes)))
             if matcher.is_useful:
                 leaves = self.module.tree.leaf_index.cpu()
-                network = torch.cat([p["probabilities"] for p in whole])[:, leaves].argmax(1)
-                by_profile = [matcher(counts).argmax(1) for counts in dense_parts(drawn.counts)]
-                self.agreement_ = float((torch.cat(by_profile) == network).float().mean())
+                parts = (torch.from_numpy(part.counts.toarray()) for _, part in drawn.parts())
+                by_profile = torch.cat([matcher(counts).argmax(1) for counts in parts])
+                agree = by_profile == probabilities[:, leaves].argmax(1)
+                self.agreement_ = float(agree.float().mean())
 
-    def _predicted(
-        self,
-        cells: QueryCells,
-        share: float = 1.0,
-        function: Callable[..., dict[str, Tensor]] | None = None,
-    ) -> Iterator[dict[str, Tensor]]:
+    def _features(self, cells: QueryCells, share: float = 1.0) -> FeatureCells:
+        found = self._outputs(cells, share, FeatureCells._fields)
+        return FeatureCells(*(as_array(found[name]) for name in FeatureCells._fields))
+
+    def _outputs(self, cells: QueryCells, share: float, names: Sequence[str]) -> dict[str, Tensor]:
         """Run cells that keep a share of their counts through the network, in mini-batches."""
-        rng = np.random.default_rng(self.seed)
-        counts = cells.counts
         if share < 1.0:
-            counts = counts.copy()
-            counts.data = rng.binomial(np.rint(counts.data).astype(np.int64), share).astype("f4")
-        start = 0
-        for part in dense_parts(counts):
-            rows = slice(start, start + len(part))
-            start += len(part)
-            inputs = {name: values[rows].to(self.device) for name, values in cells.further.items()}
-            measured = inputs.pop("measured", torch.ones(part.shape[1])).to(self.device)
-            found = (function or self.module.predict)(part.to(self.device), measured, **inputs)
-            yield {name: values.cpu() for name, values in found.items()}
+            thinned = cells.counts.copy()
+            rng, molecules = np.random.default_rng(self.seed), np.rint(thinned.data).astype(int)
+            kept = rng.binomial(molecules, share)
+            thinned.data = kept.astype(np.float32)
+            cells = replace(cells, counts=thinned)
+        measured = torch.ones(len(self.genes), device=self.device)
+        read = self.module.inference if "logits" in names else self.module.predict
+        parts = [read(**part.tensors(measured)) for _, part in cells.parts()]
+        return {name: torch.cat([part[name].cpu() for part in parts]) for name in names}
 
     # ----------------------------------------------------------------------------- annotation
 
@@ -614,8 +597,7 @@ class HierarchicalClassifierMixin:
         self._check_if_trained(warn=False)
         own = self._query
         if own is not None and (query is None or query is own.data) and indices is None:
-            changed = {name for name, value in reading.items() if value not in (None, False, "auto")}
-            if not changed:
+            if all(value in (None, False, "auto") for value in reading.values()):
                 return own.opened
         return self.open(query, indices=indices, **reading)
 
@@ -640,7 +622,7 @@ class HierarchicalClassifierMixin:
                 first = chunk_rows.start + start
                 rows = slice(first, first + len(counts))
                 counts = counts.to(self.device)
-                inputs = self._inputs(opened, rows, measured)
+                inputs = tensors_of(opened, rows, measured)
                 if shift is not None:
                     inputs["shift"] = torch.from_numpy(shift(rows)).to(measured)
                 if adapter is None:
@@ -656,18 +638,6 @@ class HierarchicalClassifierMixin:
                         collected[name] = np.empty(shape, dtype=values.dtype)
                     collected[name][rows] = values
         return collected
-
-    def _inputs(self, opened: AlignedQuery, rows: Any, measured: Tensor) -> dict[str, Tensor]:
-        """Return what the network reads beside counts, for some cells, on its device."""
-        extra = opened.extra[rows]
-        inputs = {"measured": measured}
-        if extra.has_rna is not None:
-            has_rna = torch.from_numpy(extra.has_rna).to(measured)
-            inputs["measured"] = has_rna.unsqueeze(1) * measured
-        if extra.proteins is not None:
-            inputs[FIELD_KEYS.PROTEINS] = torch.from_numpy(extra.proteins.counts).to(measured)
-            inputs["proteins_measured"] = torch.from_numpy(extra.proteins.measured).to(measured)
-        return inputs
 
     def _judged(self, part: dict[str, Tensor]) -> dict[str, np.ndarray]:
         """Return probabilities and, where the model has a detector, novelty of a mini-batch."""
@@ -787,7 +757,7 @@ class HierarchicalClassifierMixin:
         model.module = copy.deepcopy(model.module)
         model._adata = model._adata_manager = None
         opened = model.open(adata, layer=layer, use_raw=use_raw, scale=scale, fold_case=fold_case)
-        model.adapter_ = Adapter.of(opened.obs, batch_key)
+        model.adapter_ = Adapter.from_obs(opened.obs, batch_key)
         nodes = known_nodes(
             opened.obs, model.taxonomy, labels_key, unlabeled=model._unlabeled_category
         )
@@ -821,11 +791,9 @@ class HierarchicalClassifierMixin:
         batch = self.adapter_.batch_of(opened.obs)
         rows = draw_cells(batch, query.nodes > 0, settings.max_cells, self.seed)
         measured = torch.tensor(opened.measured, dtype=torch.float32, device=self.device)
-        further = self._inputs(opened, rows, measured)
-        if further["measured"].ndim == 1:
-            further.pop("measured")
-        further = {name: values.cpu() for name, values in further.items()}
-        cells = QueryCells(opened.read(rows), batch[rows], query.nodes[rows], further)
+        arrays = arrays_of(opened, rows)
+        has_rna = arrays.pop("has_rna", None)
+        cells = QueryCells(opened.read(rows), batch[rows], query.nodes[rows], arrays, has_rna)
         reference, profiles = None, self.profiles_
         if query.reference is not None:
             reference = self._replayed(query.reference)
@@ -846,10 +814,7 @@ class HierarchicalClassifierMixin:
             )
         self.profiles_ = profiles
         self.module.eval()
-        report = self.adapter_.report
-        self.recipe_ = {**self.recipe_, "adaptation": report.to_dict()}
-        level = logging.INFO if self.is_adapted else logging.WARNING
-        logger.log(level, "Adaptation, %s: %s.", report.decision, report.reason)
+        self.recipe_ = {**self.recipe_, "adaptation": self.adapter_.report.to_dict()}
 
     def _replayed(self, data: Any) -> QueryCells:
         """Return the labelled cells of the reference that an adaptation replays."""
@@ -864,7 +829,7 @@ class HierarchicalClassifierMixin:
                 "cells that the model was trained on, with their labels, or omit reference."
             )
             raise ValueError(msg)
-        return QueryCells(opened.read(rows), np.full(len(rows), -1), nodes[rows], {})
+        return QueryCells(opened.read(rows), np.full(len(rows), -1), nodes[rows])
 
     def _payload(self) -> dict[str, Any]:
         payload = super()._payload()
@@ -895,11 +860,29 @@ class _Query(NamedTuple):
     module: torch.nn.Module
 
 
+def arrays_of(opened: AlignedQuery, rows: Any) -> dict[str, np.ndarray]:
+    """Return what some cells of a query have beside counts, under the names of the network."""
+    extra = opened.extra[rows]
+    arrays = {} if extra.has_rna is None else {"has_rna": extra.has_rna}
+    if extra.proteins is not None:
+        arrays[FIELD_KEYS.PROTEINS] = extra.proteins.counts
+        arrays["proteins_measured"] = extra.proteins.measured
+    return arrays
+
+
+def tensors_of(opened: AlignedQuery, rows: Any, measured: Tensor) -> dict[str, Tensor]:
+    """Return what the network reads beside counts, on the device of ``measured``."""
+    inputs = {n: torch.from_numpy(a).to(measured) for n, a in arrays_of(opened, rows).items()}
+    has_rna = inputs.pop("has_rna", None)
+    shown = measured if has_rna is None else has_rna.unsqueeze(1) * measured
+    return {**inputs, "measured": shown}
+
+
 def as_cells(
-    counts: sparse.csr_matrix, nodes: np.ndarray, further: dict[str, Tensor] | None = None
+    counts: sparse.csr_matrix, nodes: np.ndarray, extra: dict[str, np.ndarray] | None = None
 ) -> QueryCells:
     """Return cells of a reference in memory."""
-    return QueryCells(counts, np.zeros(len(nodes), dtype=np.int64), nodes, further or {})
+    return QueryCells(counts, np.zeros(len(nodes), dtype=np.int64), nodes, extra or {})
 
 
 def read_loader(
@@ -918,20 +901,6 @@ def read_loader(
     if not counts:
         return sparse.csr_matrix((0, datamodule.n_vars), dtype=np.float32), np.zeros(0, dtype=int)
     return sparse.vstack(counts, format="csr"), np.concatenate(nodes)
-
-
-def dense_parts(counts: sparse.csr_matrix, size: int = 1024) -> Iterator[Tensor]:
-    """Give dense counts of some cells at a time."""
-    for start in range(0, counts.shape[0], size):
-        yield torch.from_numpy(counts[start : start + size].toarray())
-
-
-def features(parts: Iterator[dict[str, Tensor]]) -> FeatureCells:
-    """Return what the novelty detector looks at, of all mini-batches."""
-    found = list(parts)
-    return FeatureCells(
-        *(np.concatenate([as_array(part[name]) for part in found]) for name in FeatureCells._fields)
-    )
 
 
 def stratified_sample(nodes: np.ndarray, n_most: int, rng: np.random.Generator) -> np.ndarray:

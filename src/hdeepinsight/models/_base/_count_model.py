@@ -14,27 +14,17 @@ import numpy as np
 import pandas as pd
 import rich.pretty  # noqa: F401 - scvi-tools uses it without importing it
 import torch
-from anndata import AnnData, read_h5ad
+from anndata import AnnData
 from mudata import MuData
 from scvi import settings
 from scvi.dataloaders import DataSplitter
-from scvi.model._utils import parse_device_args
 from scvi.model.base import BaseModelClass
 from scvi.model.base._constants import SAVE_KEYS
 from scvi.train import TrainRunner
 
 from hdeepinsight._errors import check_integer, check_number
-from hdeepinsight._keys import REFERENCE_BUNDLE_KEY
-from hdeepinsight.data import Modalities, check_file, is_paired, open_counts, open_paired
-from hdeepinsight.models._base._io import (
-    SCHEMA_VERSION,
-    ModelFileError,
-    ModelFolder,
-    check_payload,
-    frame_from_plain,
-    migrate,
-    missing_capabilities,
-)
+from hdeepinsight.data import Modalities, is_paired, open_counts, open_paired
+from hdeepinsight.models._base._io import ModelFileError, ModelFolder, frame_from_plain
 from hdeepinsight.models._base._plan import OneCyclePlan
 from hdeepinsight.models._base._registration import (
     BATCH,
@@ -50,7 +40,14 @@ from hdeepinsight.models._base._registration import (
     registration_of,
     shell_obs,
 )
-from hdeepinsight.models._base._registry import register_class
+from hdeepinsight.models._base._registry import (
+    SCHEMA_VERSION,
+    check_payload,
+    load_model,
+    migrate,
+    missing_capabilities,
+)
+from hdeepinsight.models._base._registry import register as register_class
 from hdeepinsight.models._base._training import (
     Checkpoints,
     is_distributed,
@@ -185,7 +182,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         none = labels_key is None and labels_keys is None
         keys = [] if none and not cls._labels_required else as_label_keys(labels_key, labels_keys)
         check_reference(adata, AnnData, "setup_mudata")
-        source = open_counts(adata, layer=layer, can_use_raw=False)
+        source = open_counts(adata, layer=layer)
         register(
             cls,
             adata,
@@ -223,7 +220,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     @property
     def genes(self) -> tuple[str, ...]:
         """Genes that the model reads, in order."""
-        return tuple(map(str, self.registry_["field_registries"]["X"]["state_registry"]["column_names"]))
+        fields = self.registry_["field_registries"]
+        return tuple(map(str, fields["X"]["state_registry"]["column_names"]))
 
     @property
     def missing_capabilities(self) -> tuple[str, ...]:
@@ -248,8 +246,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     def _training_state(self) -> str:
         """Say on how many cells the model was trained, and whether any were held out."""
         if not self.is_trained_:
-            n = f" on {self.summary_stats.n_cells:,} cells" if "n_cells" in self.summary_stats else ""
-            return f"not trained{n}"
+            return f"not trained, on {self.summary_stats.n_cells:,} cells"
         trained = self.recipe_.get("n_cells", 0) - self.recipe_.get("n_held_out", 0)
         held_out = self.recipe_.get("n_held_out") or "no"
         return f"trained on {trained:,} cells, {held_out} cells held out"
@@ -499,7 +496,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         plan_kwargs = dict(plan_kwargs or {})
         if self.adapter_ is not None:
             running = {"max_epochs": max_epochs, "datamodule": datamodule, "checkpoint": checkpoint}
-            refuse_without_effect(splitting | running, "on a model of a query: its adapter is fitted")
+            refuse_without_effect(splitting | running, "where the adapter to a query is fitted")
             self._fit_adapter(plan_kwargs | trainer_kwargs)
             return
         check_integer("max_epochs", max_epochs, optional=True)
@@ -525,9 +522,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         epochs = max_epochs or int(np.clip(round(DEFAULT_STEPS / steps), *EPOCH_BOUNDS))
         plan_args, found = self._prepare(split, datamodule, trainer_kwargs)
         plan = self._training_plan_cls(self.module, *plan_args, **plan_kwargs)
-        options = trainer_options(
-            trainer_kwargs, epochs, n_val, devices, monitor=self._monitor if early_stopping else None
-        )
+        monitor = self._monitor if early_stopping else None
+        options = trainer_options(trainer_kwargs, epochs, n_val, devices, monitor=monitor)
         if datamodule is None:
             loading = {
                 "external_indexing": split,
@@ -595,12 +591,13 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         rng = np.random.default_rng(self.seed)
         held_out = self._hold_out(validation_size, shuffle, split_key, rng)
         rest = np.flatnonzero(~held_out)
-        n_train = len(rest) if train_size == 1 - validation_size else int(train_size * len(held_out))
+        all_of_them = train_size == 1 - validation_size
+        n_train = len(rest) if all_of_them else int(train_size * len(held_out))
         if not n_train:
             msg = "No cell is left to train on. Lower validation_size, or raise train_size."
             raise ValueError(msg)
-        train = rest[:n_train] if n_train == len(rest) or not shuffle else rng.permutation(rest)[:n_train]
-        train = np.sort(train)
+        order = rng.permutation(rest) if shuffle and n_train < len(rest) else rest
+        train = np.sort(order[:n_train])
         return [train, np.flatnonzero(held_out), np.setdiff1d(rest, train)]
 
     def _hold_out(
@@ -768,23 +765,10 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         >>> hdi.SCHDeepInsight.load(folder, adata=False).taxonomy.n_leaves
         8
         """
-        if not isinstance(adata, AnnData | MuData | bool | None):
-            msg = (
-                "adata must be an AnnData or MuData, None for the reference that was saved with "
-                f"the model, or False for none, got a {type(adata).__name__}. Read a file first."
-            )
-            raise TypeError(msg)
-        *_, torch_device = parse_device_args(
-            accelerator, device, return_device="torch", validate_single_device=True
-        )
-        folder = ModelFolder(Path(dir_path), prefix or "")
-        payload = check_payload(folder.read(), folder.path, cls.__name__)
-        if adata is None or adata is True:
-            adata = saved_reference(folder)
-        attached = adata if isinstance(adata, AnnData | MuData) else None
-        model = cls._from_payload(payload, attached, folder.path)
-        model.to_device(torch_device)
-        model.module.eval()
+        model = load_model(dir_path, adata, accelerator, device, prefix)
+        if not isinstance(model, cls):
+            msg = f"{dir_path} holds a {type(model).__name__}, not a {cls.__name__}."
+            raise ModelFileError(f"{msg} Load it with its own class, or hdi.models.load_model.")
         return model
 
     @classmethod
@@ -793,9 +777,9 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         attributes = payload[SAVE_KEYS.ATTR_DICT_KEY]
         missing = missing_capabilities(attributes)
         try:
-            attributes = migrate(attributes)
+            attributes = migrate(attributes, cls._options_of)
             registry = attributes.pop("registry_")
-            options = cls._options_of(attributes["init_params_"]["non_kwargs"])
+            options = attributes["init_params_"]["non_kwargs"]
             if adata is None:
                 model = cls(None, registry=registry, **options)
         except (TypeError, LookupError, ValueError, AttributeError, RuntimeError) as error:
@@ -847,7 +831,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         'SCHDeepInsight'
         """
         folder = ModelFolder(Path(dir_path), prefix or "")
-        payload = check_payload(folder.read(), folder.path, cls.__name__)
+        payload = folder.read()
+        check_payload(payload, folder.path)
         return dict(payload[SAVE_KEYS.ATTR_DICT_KEY]["registry_"])
 
     def _payload(self) -> dict[str, Any]:
@@ -913,21 +898,3 @@ def does_not_fit(name: object, what: str, error: Exception) -> ModelFileError:
         f"{name} holds {what} that do not fit the model it describes ({found}), so it is damaged. "
         "Copy or download the model again."
     )
-
-
-def saved_reference(folder: ModelFolder) -> AnnData | MuData | None:
-    """Read the reference that was saved with a model, where there is one."""
-    path = folder.reference()
-    if path is None:
-        return None
-    try:
-        check_file(path)
-        saved = open_paired(path) if path.name.endswith(SAVE_KEYS.MDATA_FNAME) else read_h5ad(path)
-    except Exception as error:  # noqa: BLE001 - what the libraries raise about odd files is open
-        msg = (
-            f"{path}, the reference beside the model, cannot be read ({str(error)[:200]}). Pass "
-            "adata=False to load the model without it."
-        )
-        raise ModelFileError(msg) from error
-    # A bundle of the hub holds no counts: there is nothing to train on or to annotate.
-    return None if REFERENCE_BUNDLE_KEY in saved.uns else saved

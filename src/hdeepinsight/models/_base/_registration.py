@@ -179,7 +179,7 @@ def narrowed(
     The user's matrix is shared where it is CSR, holds counts, and has just these genes.
     """
     shell = registration.manager.adata
-    shared = registration.source.decoder is None and sparse.issparse(shell.X)
+    shared = registration.source.denormalizer is None and sparse.issparse(shell.X)
     if shared and shell.X.format == "csr" and list(shell.var_names) == list(genes) and not obsm:
         return registration.manager
     counts = read_counts(registration.source, genes)
@@ -188,7 +188,9 @@ def narrowed(
     return manage(narrow, setup_args, labels_keys)
 
 
-def check_unchanged(manager: AnnDataManager, obs: pd.DataFrame, x: Any, keys: Sequence[str]) -> None:
+def check_unchanged(
+    manager: AnnDataManager, obs: pd.DataFrame, x: Any, keys: Sequence[str]
+) -> None:
     """Raise an error if a reference is not what it was when it was registered.
 
     Parameters
@@ -216,8 +218,8 @@ def check_unchanged(manager: AnnDataManager, obs: pd.DataFrame, x: Any, keys: Se
         raise ValueError(f"{msg} {again}")
     for key in keys:
         column = one_column(obs, key, hint=f"It was there when the reference was set up. {again}")
-        then, now = shell.obs[key].astype(object), column.astype(object)
-        same = (then.to_numpy() == now.to_numpy()) | (then.isna().to_numpy() & now.isna().to_numpy())
+        then, now = (labels.astype(object).to_numpy() for labels in (shell.obs[key], column))
+        same = (then == now) | (pd.isna(then) & pd.isna(now))
         if not same.all():
             msg = f"{int((~same).sum()):,} labels in {key!r} differ from those that were set up."
             raise ValueError(f"{msg} {again}")

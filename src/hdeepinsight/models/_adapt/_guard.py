@@ -1,11 +1,15 @@
-"""Did the adaptation help? Asked of the unlabelled query, answered by whoever did not take part."""
+"""Label-free check of an adaptation: figures of the unlabelled query, and what they decide."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+
+from hdeepinsight._errors import check_choice, check_integer, check_number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +23,76 @@ MIN_GENES = 0.9
 MAX_SHIFT = 3.0
 FLOOR = 1e-6
 
+#: Names of figures in the files of older releases.
+OLD_NAMES = {"referee": "held_out_marker_score"}
+
 Decision = Literal["adapted", "zero-shot"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptationOptions:
+    """How far, how fast and how long to adapt; the defaults were chosen on pairs kept for that.
+
+    Parameters
+    ----------
+    max_steps
+        Steps of the optimiser. With 0 the normalisation adapts and the profiles are heard, and
+        nothing is trained.
+    guard
+        Fall back to the reference model where the label-free figures speak against the
+        adaptation. Off, the adaptation is kept whatever they say.
+    batch_size
+        Largest number of query cells per step, and as many of the reference where there is one.
+    statistics
+        How far the statistics of the normalisations go from the reference's to a large batch's.
+    adapter_lr, network_lr
+        Learning rates of the adapters, and of whatever is unfrozen.
+    weight_decay
+        Weight decay of AdamW.
+    refresh
+        Steps between two new sets of targets by the teacher.
+    threshold
+        Probability from which a cell takes part, or the median of its class.
+    max_mask_rate
+        Largest share of the genes that is hidden in training.
+    max_cells
+        Largest number of query cells that an adaptation reads, drawn evenly from the batches. In
+        its steps the optimiser sees 12,800; the figures settle long before 20,000.
+
+    Raises
+    ------
+    ValueError
+        If a value is out of its range.
+
+    Examples
+    --------
+    >>> AdaptationOptions(max_steps=20).threshold
+    0.5
+    """
+
+    max_steps: int = 200
+    guard: bool = True
+    batch_size: int = 64
+    statistics: float = 0.5
+    adapter_lr: float = 2e-3
+    network_lr: float = 3e-4
+    weight_decay: float = 1e-4
+    refresh: int = 50
+    threshold: float = 0.5
+    max_mask_rate: float = 0.5
+    max_cells: int = 20_000
+
+    def __post_init__(self) -> None:
+        for option in fields(self):
+            name, value = option.name, getattr(self, option.name)
+            hint = f"Omit it to use {option.default}."
+            if name == "guard":
+                check_choice(name, value, (True, False), hint)
+            elif isinstance(option.default, int):
+                check_integer(name, value, int(name != "max_steps"), hint=hint)
+            else:
+                rate = name in ("adapter_lr", "network_lr", "weight_decay")
+                check_number(name, value, high=inf if rate else 1.0, hint=hint)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,19 +104,19 @@ class AdaptationFigures:
     changed
         Share of cells whose most probable leaf changed against the reference model.
     kept
-        Of the cells whose leaf the reference model was sure of (90 %) and the profiles confirmed,
+        Of the cells whose leaf the reference model gave 90 % or more and the profiles confirmed,
         the share that kept it.
     confident
         Share of such cells.
-    referee
+    held_out_marker_score
         Mean log-odds, by markers that took no part in the adaptation, of the new leaf against the
         old one, over the changed cells; above 0 the changes are supported.
     agreement_before, agreement_after
-        Share of cells whose leaf is the one that the referee would choose.
+        Share of cells whose leaf is the one that the held-out markers would choose.
     n_types_before, n_types_after
         Effective number of leaves: the exponential of the entropy of their shares.
     entropy_before, entropy_after
-        Mean entropy of a cell's leaf probabilities, in nats.
+        Mean entropy of the leaf probabilities per cell, in nats.
     genes
         Share of the model's genes that the query has.
     agreement_query, agreement_reference
@@ -65,7 +138,7 @@ class AdaptationFigures:
     ...     changed=0.08,
     ...     kept=0.99,
     ...     confident=0.7,
-    ...     referee=1.3,
+    ...     held_out_marker_score=1.3,
     ...     agreement_before=0.81,
     ...     agreement_after=0.86,
     ...     n_types_before=9.5,
@@ -74,14 +147,14 @@ class AdaptationFigures:
     ...     entropy_after=0.2,
     ...     agreement_query=0.79,
     ... )
-    >>> figures.referee > 0 and figures.agreement_after > figures.agreement_before
+    >>> figures.held_out_marker_score > 0
     True
     """
 
     changed: float
     kept: float
     confident: float
-    referee: float
+    held_out_marker_score: float
     agreement_before: float
     agreement_after: float
     n_types_before: float
@@ -122,7 +195,7 @@ class AdaptationReport:
     used_reference
         Whether reference cells were replayed.
     options
-        Settings of the training.
+        Settings of the adaptation.
 
     Examples
     --------
@@ -147,26 +220,22 @@ class AdaptationReport:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        found = self.figures
+        found, before, after = self.figures, self.figures.replay_before, self.figures.replay_after
         lines = [
             f"{self.decision}: {self.reason}",
             f"  cells     {self.n_cells:,} in {self.n_batches} batches, {self.n_labeled} labelled",
-            f"  labels    {found.changed:.1%} changed, "
-            f"{found.kept:.1%} of the undisputed ones kept",
-            f"  referee   log-odds {found.referee:+.2f} of the changes, agrees with "
-            f"{found.agreement_before:.1%} before and {found.agreement_after:.1%} after",
-            f"  types     {found.n_types_before:.1f} before, {found.n_types_after:.1f} after "
-            "(effective number)",
+            f"  labels    {found.changed:.1%} changed, {found.kept:.1%} of undisputed ones kept",
+            f"  markers   held-out ones give changes log-odds {found.held_out_marker_score:+.2f}, "
+            f"agree with {found.agreement_before:.1%} before, {found.agreement_after:.1%} after",
+            f"  types     effectively {found.n_types_before:.1f} before, {found.n_types_after:.1f} "
+            "after",
         ]
-        if found.replay_before is not None:
-            lines.append(
-                f"  reference balanced accuracy {found.replay_before:.1%} before, "
-                f"{found.replay_after:.1%} after"
-            )
+        if before is not None and after is not None:
+            lines += [f"  reference balanced accuracy {before:.1%} before, {after:.1%} after"]
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types, for the model file.
+        """Return plain types, for the model file.
 
         Examples
         --------
@@ -183,7 +252,7 @@ class AdaptationReport:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> AdaptationReport:
-        """Rebuild from :meth:`to_dict`.
+        """Rebuild from :meth:`to_dict`, of this release or an older one.
 
         Examples
         --------
@@ -197,17 +266,12 @@ class AdaptationReport:
         >>> AdaptationReport.from_dict(mapped.adaptation.to_dict()) == mapped.adaptation
         True
         """
-        return cls(**{**values, "figures": AdaptationFigures(**values["figures"])})
+        figures = {OLD_NAMES.get(name, name): value for name, value in values["figures"].items()}
+        return cls(**{**values, "figures": AdaptationFigures(**figures)})
 
 
 def measure(
-    before: Tensor,
-    after: Tensor,
-    profile: Tensor,
-    referee: Tensor,
-    *,
-    genes: float = 1.0,
-    agreement_reference: float | None = None,
+    before: Tensor, after: Tensor, profile: Tensor, held_out: Tensor, **further: Any
 ) -> AdaptationFigures:
     """Compare leaf probabilities before and after, all of shape ``(n_cells, n_leaves)``.
 
@@ -216,91 +280,86 @@ def measure(
     before, after
         Of the reference model and of the adapted one.
     profile
-        Second opinion that took part in the adaptation.
-    referee
-        Second opinion by other markers, which did not.
-    genes, agreement_reference
-        As in :class:`AdaptationFigures`.
+        By the markers that took part in the adaptation.
+    held_out
+        By other markers, which did not.
+    **further
+        Figures of :class:`AdaptationFigures` that were measured elsewhere.
     """
-    old, new, judged = before.argmax(1), after.argmax(1), referee.argmax(1)
+    old, new, judged = before.argmax(1), after.argmax(1), held_out.argmax(1)
     changed = old != new
     undisputed = (before.max(1).values >= CONFIDENT) & (profile.argmax(1) == old)
-    odds = referee.clamp_min(FLOOR).log()
+    odds = held_out.clamp_min(FLOOR).log()
     gain = (odds.gather(1, new.unsqueeze(1)) - odds.gather(1, old.unsqueeze(1))).ravel()
     return AdaptationFigures(
         changed=_mean(changed),
         kept=_mean(~changed[undisputed], empty=1.0),
         confident=_mean(undisputed),
-        referee=_mean(gain[changed]),
+        held_out_marker_score=_mean(gain[changed]),
         agreement_before=_mean(judged == old),
         agreement_after=_mean(judged == new),
-        n_types_before=_n_types(before),
-        n_types_after=_n_types(after),
+        n_types_before=float(_entropy(before.mean(0)).exp()),
+        n_types_after=float(_entropy(after.mean(0)).exp()),
         entropy_before=_mean(_entropy(before)),
         entropy_after=_mean(_entropy(after)),
         agreement_query=_mean(profile.argmax(1) == old),
-        genes=genes,
-        agreement_reference=agreement_reference,
+        **further,
     )
 
 
-def decide(figures: AdaptationFigures) -> tuple[Decision, str]:
-    """Keep the adaptation unless one of the figures speaks against it."""
-    objection = _no_need(figures) or _harm(figures)
-    if objection:
+def decide(figures: AdaptationFigures, *, guard: bool = True) -> tuple[Decision, str]:
+    """Keep the adaptation unless one of the figures speaks against it, and say why."""
+    for objection in _objections(figures):
+        if not guard:
+            return "adapted", f"the check is off; it would have said: {objection}"
         return "zero-shot", objection
     if figures.changed == 0:
         return "adapted", "no label changed"
     return "adapted", "markers that took no part support the changed labels"
 
 
-def _no_need(figures: AdaptationFigures) -> str:
-    """Say why there is nothing to adapt to, or nothing to judge it by; empty if there is."""
+def _objections(figures: AdaptationFigures) -> Iterator[str]:
+    """Yield why there is nothing to adapt to or to judge by, then what speaks against it."""
     if figures.genes == 0:
-        return "the query has none of the genes of the model, from which it would learn"
+        yield "the query has none of the genes of the model, from which it would learn"
     if figures.n_types_before < MIN_TYPES:
-        return (
+        yield (
             f"the query has hardly more than one type (effectively {figures.n_types_before:.1f}), "
             "from which a difference between studies cannot be told from one between types"
         )
     if figures.like_a_batch:
-        return (
-            f"the query is about as far from the reference ({figures.shift_query:.2f}) as the "
-            f"batches of the reference are from each other ({figures.shift_reference:.2f}), which "
-            "the model has learnt to ignore"
+        apart, usual = figures.shift_query or 0.0, figures.shift_reference or 0.0
+        yield (
+            f"the query is {apart / usual if apart > 0 else 0:.1f} times as far from the reference "
+            f"as the reference's batches are from each other ({apart:.2f} against {usual:.2f}; up "
+            f"to {MAX_SHIFT:g} counts as alike), which the model has learnt to ignore"
         )
-    usual = figures.agreement_reference
-    if usual is not None and figures.agreement_query >= usual:
-        return (
+    agreement = figures.agreement_reference
+    if agreement is not None and figures.agreement_query >= agreement:
+        yield (
             f"network and profiles agree on {figures.agreement_query:.1%} of the cells, as they "
-            f"do on the reference itself ({usual:.1%}), so there is nothing to adapt to"
+            f"do on the reference itself ({agreement:.1%}), so there is nothing to adapt to"
         )
-    return ""
-
-
-def _harm(figures: AdaptationFigures) -> str:
-    """Say what speaks against an adaptation; empty if nothing does."""
     if figures.kept < MIN_KEPT:
-        return (
+        yield (
             f"only {figures.kept:.1%} of the cells that network and profiles agreed on kept "
             f"their label; at least {MIN_KEPT:.0%} should"
         )
     if figures.n_types_after < MIN_TYPES_KEPT * figures.n_types_before:
-        return (
+        yield (
             f"the effective number of types fell from {figures.n_types_before:.1f} to "
             f"{figures.n_types_after:.1f}, as when one type swallows others"
         )
-    if figures.changed > 0 and figures.referee <= 0:
-        return "markers that took no part speak against the changed labels"
+    if figures.changed > 0 and figures.held_out_marker_score <= 0:
+        yield "markers that took no part speak against the changed labels"
     if figures.replay_before is not None and figures.replay_after is not None:
         fall = figures.replay_before - figures.replay_after
         if fall > MAX_REPLAY_LOSS:
-            return f"the reference itself is annotated {fall:.1%} worse"
-    return ""
+            yield f"the reference itself is annotated {fall:.1%} worse"
 
 
 def balanced_accuracy(probabilities: Tensor, leaves: Tensor) -> float:
-    """Mean over leaves of the share of their cells that are right; leaf -1 is left out."""
+    """Return the mean recall of the leaves; cells of leaf -1 are left out."""
     predicted = probabilities.argmax(1)
     known = [leaf for leaf in torch.arange(probabilities.shape[1]) if (leaves == leaf).any()]
     right = [_mean(predicted[leaves == leaf] == leaf) for leaf in known]
@@ -309,10 +368,6 @@ def balanced_accuracy(probabilities: Tensor, leaves: Tensor) -> float:
 
 def _entropy(probabilities: Tensor) -> Tensor:
     return -(probabilities * probabilities.clamp_min(1e-12).log()).sum(-1)
-
-
-def _n_types(probabilities: Tensor) -> float:
-    return float(_entropy(probabilities.mean(0)).exp())
 
 
 def _mean(values: Tensor, *, empty: float = 0.0) -> float:
