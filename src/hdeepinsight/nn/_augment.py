@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -85,17 +84,8 @@ class GeneMasking(Shares):
         """
         return cls(p_whole=1.0, max_rate=0.0)
 
-    def sample(
-        self,
-        n_cells: int,
-        n_genes: int,
-        device: torch.device | str = "cpu",
-        *,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
+    def sample(self, n_cells: int, n_genes: int, device: torch.device | str = "cpu") -> Tensor:
         """Draw masks of shape ``(n_cells, n_genes)``: 1.0 keeps the gene, 0.0 hides it.
-
-        They come from torch's global generator, or from the one that is given.
 
         Examples
         --------
@@ -105,10 +95,9 @@ class GeneMasking(Shares):
         """
         if self.p_whole == 1.0 or self.max_rate == 0.0:
             return torch.ones(n_cells, n_genes, device=device)
-        draw = partial(torch.rand, device=device, generator=generator)
-        rate = self.max_rate * draw(n_cells, 1)
-        whole = draw(n_cells, 1) < self.p_whole
-        keep = draw(n_cells, n_genes) >= rate
+        rate = self.max_rate * torch.rand(n_cells, 1, device=device)
+        whole = torch.rand(n_cells, 1, device=device) < self.p_whole
+        keep = torch.rand(n_cells, n_genes, device=device) >= rate
         return (keep | whole).float()
 
 
