@@ -222,7 +222,10 @@ def _adapted(
     mapped.train(guard=adapt == "auto")
     report = mapped.adaptation
     assert report is not None  # train() leaves one
-    figures = {"labels changed": report.figures.changed, "referee": report.figures.referee}
+    figures = {
+        "labels changed": report.figures.changed,
+        "held-out marker score": report.figures.held_out_marker_score,
+    }
     decision = Decision(
         step="adapt", applied=mapped.is_adapted, reason=report.reason, figures=figures
     )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -75,7 +76,7 @@ class NormAdapter(nn.Module):
     Examples
     --------
     >>> import torch
-    >>> from hdeepinsight.nn import AdapterSwitch, BatchNorm1d, NormAdapter
+    >>> from hdeepinsight.nn._norm import BatchNorm1d
     >>> norm = BatchNorm1d(2).eval()
     >>> adapter = NormAdapter(norm, torch.ones(1), switch := AdapterSwitch())
     >>> cells = torch.randn(3, 2)
@@ -163,7 +164,9 @@ class HeadAdapter(nn.Module):
     ) -> None:
         super().__init__()
         self.head, self.switch = head, switch
-        self.correction = nn.Linear(n_latent, n_edges).to(shrinkage.device)
+        # Without its random start, which would move the random numbers of the whole process.
+        empty = nn.Linear(n_latent, n_edges, device="meta")
+        self.correction = empty.to_empty(device=shrinkage.device)
         nn.init.zeros_(self.correction.weight)
         nn.init.zeros_(self.correction.bias)
         self.register_buffer("shrinkage", _with_last_row(shrinkage))
@@ -228,6 +231,51 @@ def wrap_norms(network: nn.Module, shrinkage: Tensor, switch: AdapterSwitch) -> 
                 adapters.append(NormAdapter(child, shrinkage, switch))
                 setattr(parent, name, adapters[-1])
     return adapters
+
+
+def insert_adapters(module: Any, shrinkage: list[float]) -> list[nn.Parameter]:
+    """Put adapters around the normalisations and the head of a classifier, in place.
+
+    Parameters
+    ----------
+    module
+        Classifier with a ``backbone``, a ``head`` and a ``tree``. Without a backbone nothing is
+        put into it.
+    shrinkage
+        Share of the adaptation that each batch keeps, from 0 to 1.
+
+    Returns
+    -------
+    Parameters of the adapters.
+    """
+    if module.backbone is None or module.head is None:
+        return []
+    switch, share = AdapterSwitch(), torch.tensor(shrinkage, device=module.temperature.device)
+    norms = wrap_norms(module.backbone, share, switch)
+    n_latent, n_edges = module.backbone.n_latent, module.tree.taxonomy.n_edges
+    module.head = HeadAdapter(module.head, n_latent, n_edges, share, switch)
+    parameters = [parameter for norm in norms for parameter in (norm.scale, norm.shift)]
+    return [*parameters, *module.head.correction.parameters()]
+
+
+def switch_on(
+    module: Any, batch: np.ndarray | Tensor, *, replay: bool = False
+) -> AbstractContextManager[None]:
+    """Switch the adapters of a classifier on, if it has some, for cells of these batches.
+
+    Parameters
+    ----------
+    module
+        Classifier, with what :func:`insert_adapters` put into it or without.
+    batch
+        Batch per cell of the mini-batch, shape ``(n_cells,)``; -1 for cells of no adapted batch.
+    replay
+        Whether the cells come from the reference, whose statistics stay as they were.
+    """
+    if not isinstance(module.head, HeadAdapter):
+        return nullcontext()
+    rows = torch.as_tensor(batch, dtype=torch.int64, device=module.temperature.device)
+    return module.head.switch.using(rows, replay=replay)
 
 
 def _with_last_row(shrinkage: Tensor) -> Tensor:

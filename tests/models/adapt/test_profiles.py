@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hdeepinsight.models.schdeepinsight._adaptation_cells import draw_cells
+from hdeepinsight.models._adapt import draw_cells
 
 NOTHING = np.zeros(1000, dtype=bool)
 BATCH = np.repeat([0, 1, 2], [900, 90, 10])

@@ -1,0 +1,248 @@
+"""The adaptive hierarchical focal loss."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from hdeepinsight.taxonomy import TreeAlgebra
+
+Reduction = Literal["cell", "published"]
+LEVEL_FLOOR = 0.2
+MOMENTUM = 0.9
+
+
+class HierarchicalLoss(NamedTuple):
+    """Loss of a mini-batch.
+
+    ``total`` is the weighted sum over levels, ``per_level`` has shape ``(n_levels,)``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.nn import AdaptiveHierarchicalFocalLoss
+    >>> from hdeepinsight.taxonomy import Taxonomy, TreeAlgebra
+    >>> tree = TreeAlgebra(Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []}))
+    >>> conditional = tree.conditional_log_probs(torch.zeros(1, 4))
+    >>> AdaptiveHierarchicalFocalLoss(tree, gamma=0.0)(conditional, torch.tensor([3])).total
+    tensor(0.6931)
+    """
+
+    total: Tensor
+    per_level: Tensor
+
+
+class AdaptiveHierarchicalFocalLoss(nn.Module):
+    r"""Focal loss on the conditional probabilities along each cell's true path.
+
+    At level :math:`\ell` a cell whose true node there is :math:`v` pays
+    :math:`w_v (1 - p)^\gamma (-\log p)` with :math:`p = P(v \mid parent(v))`. Cells labelled
+    above a level, and groups with a single child, take no part in that level.
+
+    Parameters
+    ----------
+    tree
+        Algebra of the taxonomy.
+    gamma
+        Focusing exponent; 0 is the cross-entropy.
+    reduction
+        ``"cell"`` averages over the cells of a level. ``"published"`` sums, over the parents
+        present in the mini-batch, the mean of each parent's cells, so that a level with many
+        parents outweighs the one above it.
+    node_weights
+        Optional weight of every node below the root, shape ``(n_edges,)``.
+    level_weights
+        Fixed weights of the levels, shape ``(n_levels,)``; by default uniform at the start and
+        adapted by :meth:`update_level_weights`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such reduction.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.taxonomy import Taxonomy, TreeAlgebra
+    >>> tree = TreeAlgebra(Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []}))
+    >>> conditional = tree.conditional_log_probs(torch.zeros(1, 4))
+    >>> AdaptiveHierarchicalFocalLoss(tree)(conditional, torch.tensor([3])).per_level
+    tensor([0.1733, 0.1733])
+
+    Notes
+    -----
+    Source: the loss of scHDeepInsight (doi:10.1101/2025.06.23.661045). Ours differs in that node
+    weights stand outside the focal factor, and that the level weights are a buffer and so part of
+    the model's state.
+    """
+
+    level_weights: Tensor
+    node_weights: Tensor
+
+    def __init__(
+        self,
+        tree: TreeAlgebra,
+        *,
+        gamma: float = 2.0,
+        reduction: Reduction = "cell",
+        node_weights: Tensor | None = None,
+        level_weights: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.tree = tree
+        self.gamma = gamma
+        self.reduction: Reduction = _checked(reduction)
+        self.adaptive = level_weights is None
+        n_levels = tree.node_at_level.shape[1]
+        uniform = torch.full((n_levels,), 1.0 / n_levels)
+        self.register_buffer("level_weights", uniform if level_weights is None else level_weights)
+        ones = torch.ones(tree.taxonomy.n_edges)
+        self.register_buffer("node_weights", ones if node_weights is None else node_weights)
+
+    def forward(self, conditional: Tensor, nodes: Tensor) -> HierarchicalLoss:
+        """Loss of a mini-batch.
+
+        Parameters
+        ----------
+        conditional
+            Conditional log-probabilities, shape ``(n_cells, n_edges)``.
+        nodes
+            Node of each cell's label, shape ``(n_cells,)``; 0, the root, is an unlabelled cell.
+        """
+        per_level = self.per_level(conditional, nodes)
+        return HierarchicalLoss((self.level_weights * per_level).sum(), per_level)
+
+    def per_level(self, conditional: Tensor, nodes: Tensor) -> Tensor:
+        """Unweighted loss of every level, shape ``(n_levels,)``.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from hdeepinsight.nn import AdaptiveHierarchicalFocalLoss
+        >>> from hdeepinsight.taxonomy import Taxonomy, TreeAlgebra
+        >>> tree = TreeAlgebra(Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []}))
+        >>> conditional = tree.conditional_log_probs(torch.zeros(1, 4))
+        >>> AdaptiveHierarchicalFocalLoss(tree, gamma=0.0).per_level(conditional, torch.tensor([1]))
+        tensor([0.6931, 0.0000])
+        """
+        edges = self.tree.node_at_level[nodes] - 1
+        real = edges >= 0
+        edges = edges.clamp_min(0)
+        groups = self.tree.group_of_edge[edges]
+        counted = real & (self.tree.group_size[groups] > 1)
+        log_p = conditional.gather(1, edges)
+        losses = self.node_weights[edges] * self._focal(log_p) * counted
+        if self.reduction == "cell":
+            return losses.sum(0) / counted.sum(0).clamp_min(1)
+        return self._sum_of_group_means(losses, counted, groups)
+
+    def _focal(self, log_p: Tensor) -> Tensor:
+        if self.gamma == 0:
+            return -log_p
+        # The floor keeps the gradient of (1 - p)^gamma finite at p = 1 for gamma < 1.
+        return (-torch.expm1(log_p)).clamp_min(1e-7) ** self.gamma * -log_p
+
+    @staticmethod
+    def _sum_of_group_means(losses: Tensor, counted: Tensor, groups: Tensor) -> Tensor:
+        shape = (int(groups.max()) + 1 if groups.numel() else 0, losses.shape[1])
+        sums = losses.new_zeros(shape).scatter_add(0, groups, losses)
+        sizes = losses.new_zeros(shape).scatter_add(0, groups, counted.to(losses.dtype))
+        return (sums / sizes.clamp_min(1)).sum(0)
+
+    @torch.no_grad()
+    def update_level_weights(self, validation_losses: Tensor) -> None:
+        """Move the level weights towards the levels that are still badly predicted.
+
+        Parameters
+        ----------
+        validation_losses
+            Unweighted loss of every level on held-out cells, shape ``(n_levels,)``. Ignored if
+            the weights are fixed, if one is not finite, or where nothing is left to learn.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from hdeepinsight.nn import AdaptiveHierarchicalFocalLoss
+        >>> from hdeepinsight.taxonomy import Taxonomy, TreeAlgebra
+        >>> loss = AdaptiveHierarchicalFocalLoss(
+        ...     TreeAlgebra(Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []}))
+        ... )
+        >>> loss.update_level_weights(torch.tensor([0.1, 0.9]))
+        >>> loss.level_weights
+        tensor([0.4600, 0.5400])
+        """
+        total = validation_losses.sum()
+        if not self.adaptive or not torch.isfinite(total) or total <= 0:
+            return
+        target = validation_losses / total
+        self.level_weights.copy_(
+            project_with_floor(MOMENTUM * self.level_weights + (1 - MOMENTUM) * target)
+        )
+
+
+def _checked(reduction: Reduction) -> Reduction:
+    if reduction not in get_args(Reduction):
+        msg = (
+            f"reduction={reduction!r}; valid are {get_args(Reduction)}. Use 'cell' unless the "
+            "published loss is what you want to reproduce."
+        )
+        raise ValueError(msg)
+    return reduction
+
+
+def project_with_floor(weights: Tensor, floor: float = LEVEL_FLOOR) -> Tensor:
+    """Nearest weights that sum to 1 and are each at least ``floor / n_levels``.
+
+    For two levels and the default floor this is the clip to [0.1, 0.9].
+
+    Examples
+    --------
+    >>> import torch
+    >>> project_with_floor(torch.tensor([0.97, 0.03]))
+    tensor([0.9000, 0.1000])
+    """
+    lowest = floor / len(weights)
+    free = 1.0 - floor
+    above = torch.sort(weights - lowest, descending=True).values
+    ranks = torch.arange(1, len(weights) + 1, device=weights.device)
+    shifts = (above.cumsum(0) - free) / ranks
+    shift = shifts[(above >= shifts).nonzero().max()]
+    return (weights - lowest - shift).clamp_min(0) + lowest
+
+
+def inverse_frequency_weights(tree: TreeAlgebra, nodes: Tensor, exponent: float) -> Tensor:
+    r"""Weights :math:`n_v^{-\beta}` of the nodes, averaging 1 over the cells of a sibling group.
+
+    Parameters
+    ----------
+    tree
+        Algebra of the taxonomy.
+    nodes
+        Node of every training cell, shape ``(n_cells,)``.
+    exponent
+        :math:`\beta`; 0 gives ones, 1 gives every sibling the same total weight.
+
+    Returns
+    -------
+    Weights, shape ``(n_edges,)``; nodes without cells get 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.nn import inverse_frequency_weights
+    >>> from hdeepinsight.taxonomy import Taxonomy, TreeAlgebra
+    >>> tree = TreeAlgebra(Taxonomy.from_nested({"T": [], "B": []}))
+    >>> inverse_frequency_weights(tree, torch.tensor([1, 1, 1, 2]), exponent=1.0)
+    tensor([0.6667, 2.0000])
+    """
+    on_path = tree.node_at_level[nodes]
+    sizes = torch.bincount(on_path[on_path > 0] - 1, minlength=tree.taxonomy.n_edges).float()
+    raw = torch.where(sizes > 0, sizes.clamp_min(1) ** -exponent, torch.zeros_like(sizes))
+    zeros = sizes.new_zeros(len(tree.group_size))
+    cells = zeros.scatter_add(0, tree.group_of_edge, sizes)
+    weighted = zeros.scatter_add(0, tree.group_of_edge, sizes * raw)
+    norm = (cells / weighted.clamp_min(1e-12))[tree.group_of_edge]
+    return torch.where(sizes > 0, raw * norm, torch.ones_like(sizes))
