@@ -51,5 +51,5 @@ def test_a_cell_is_drawn_for_alike_whatever_its_neighbours():
 
 
 def test_no_samples_are_refused():
-    with pytest.raises(ValueError, match="n_samples=0; valid is one point"):
+    with pytest.raises(ValueError, match="n_samples must be an integer >= 1, got 0"):
         BalancedDraws(3, 4, n_samples=0)

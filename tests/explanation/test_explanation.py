@@ -5,8 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hdeepinsight.explanation import Questions
-from hdeepinsight.explanation._collect import Collector, Part
+from hdeepinsight.explanation import AttributionAccumulator, AttributionChunk, Targets
 from hdeepinsight.taxonomy import Taxonomy
 
 TREE = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
@@ -20,25 +19,25 @@ OWN = {"CD4": np.array([True, True, False]), "B": np.array([False, False, True])
 
 
 def explain(*, keep_values=True, nodes=("CD4", "B"), batches=((0, 2), (2, 3)), error=0.1):
-    questions = Questions.of(TREE, list(nodes))
+    targets = Targets.of(TREE, list(nodes))
     names = pd.Index([f"cell {i}" for i in range(3)])
-    collector = Collector(questions, names, pd.Index(GENES), every=True, keep_values=keep_values)
+    collector = AttributionAccumulator(targets, names, GENES, keep_values=keep_values)
     for start, stop in batches:
         n = stop - start
         values = np.concatenate([VALUES[node][start:stop] for node in nodes])
         collector.add(
-            start,
-            Part(
-                question=np.repeat(np.arange(len(nodes)), n),
+            np.arange(start, stop),
+            AttributionChunk(
+                target=np.repeat(np.arange(len(nodes)), n),
                 cell=np.tile(np.arange(n), len(nodes)),
                 own=np.concatenate([OWN[node][start:stop] for node in nodes]),
                 values=values,
                 outputs=values.sum(1) - 2.0 + error,
+                base_values=np.full(len(values), -2.0),
                 expression=EXPRESSION[start:stop],
             ),
         )
     return collector.finish(
-        base_values=np.full(len(nodes), -2.0),
         background_expression=np.array([0.5, 0.5, 0.4]),
         background="2 × 3 types, the reference",
         method="expected_gradients",
@@ -142,21 +141,21 @@ def test_a_mask_may_be_any_kind_of_booleans():
 def test_misspelt_choices_are_refused():
     found = explain()
     for ask in (found.ranking, found.rows_of, found.ranked_list):
-        with pytest.raises(ValueError, match="cells='mine'; valid are 'own' and 'all'"):
+        with pytest.raises(ValueError, match="cells must be one of 'own', 'all', got 'mine'"):
             ask("CD4", cells="mine")
-    with pytest.raises(ValueError, match="cells='mine'"):
+    with pytest.raises(ValueError, match="cells must be one of"):
         found.signatures(cells="mine")
-    with pytest.raises(ValueError, match="by='std'; valid are 'mean' and 'mean_abs'"):
+    with pytest.raises(ValueError, match="by must be one of 'mean', 'mean_abs', got 'std'"):
         found.ranking("CD4", by="std")
-    with pytest.raises(ValueError, match="by='n_cells'"):
+    with pytest.raises(ValueError, match="by must be one of"):
         found.signatures(by="n_cells")
-    with pytest.raises(ValueError, match="n_genes=-1"):
+    with pytest.raises(ValueError, match="n_genes must be an integer >= 1, got -1"):
         found.to_gene_sets(-1)
 
 
 def test_a_node_that_was_not_explained_is_refused_by_name():
     found = explain()
-    with pytest.raises(ValueError, match=r"'CD8' was not explained\. Valid are 'T > CD4', 'B'"):
+    with pytest.raises(ValueError, match=r"'CD8' was not explained\. Name one of 'T > CD4', 'B'"):
         found.ranking("CD8")
     with pytest.raises(ValueError, match="No node was named"):
         found.ranking()

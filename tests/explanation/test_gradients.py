@@ -6,7 +6,7 @@ import shap
 import torch
 from torch import nn
 
-from hdeepinsight.explanation import BalancedDraws, Draws, Questions, expected_gradients
+from hdeepinsight.explanation import BalancedDraws, Draws, Targets, expected_gradients, shap_values
 from hdeepinsight.taxonomy import Taxonomy, TreeAlgebra
 
 N_GENES = 12
@@ -67,8 +67,8 @@ def test_a_leaf_is_the_sum_of_its_path_draw_by_draw(network, cells, background):
     def scores(values):
         return algebra.conditional_log_probs(network(values))
 
-    path = torch.from_numpy(Questions.of(tree, ["T", "CD4"]).weights)
-    leaf = torch.from_numpy(Questions.of(tree, "CD4", target="joint").weights)
+    path = torch.from_numpy(Targets.of(tree, ["T", "CD4"]).weights)
+    leaf = torch.from_numpy(Targets.of(tree, "CD4", kind="joint").weights)
     weights = torch.cat([path, leaf]).unsqueeze(1).expand(3, 4, 5)
     found = expected_gradients(scores, cells, background, draw(cells, background, 2), weights)
     torch.testing.assert_close(found[2], found[0] + found[1])
@@ -111,6 +111,27 @@ def test_balanced_draws_miss_by_less_than_independent_ones(network, cells, backg
         ]
     )
     assert balanced < independent / 3
+
+
+@pytest.mark.parametrize(
+    ("method", "n_samples"), [("shap_gradient", 20), ("kernel", 300), ("permutation", 2)]
+)
+def test_every_explainer_of_shap_finds_a_linear_function(method, n_samples):
+    slope, cells, background = torch.randn(8, 2), torch.rand(3, 8), torch.rand(5, 8)
+    weights = torch.eye(2).unsqueeze(1).expand(2, 3, 2)
+    before = np.random.get_state()[1].copy()
+    found = shap_values(
+        method,
+        lambda s: s @ slope,
+        cells,
+        background[:1],
+        weights,
+        n_samples=n_samples,
+        batch_size=7,
+    )
+    expected = slope.T.unsqueeze(1) * (cells - background[0])
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+    np.testing.assert_array_equal(np.random.get_state()[1], before)
 
 
 @pytest.mark.gpu

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from hdeepinsight.image import _assign
-from hdeepinsight.image._assign import assign_pixels, pixel_centres
-from hdeepinsight.image._prices import pixel_prices
+from hdeepinsight.image._assign import assign_pixels, pixel_centres, pixel_prices
 
 
 def total(coords: np.ndarray, pixel: np.ndarray, side: int) -> float:

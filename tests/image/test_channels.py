@@ -55,7 +55,7 @@ def test_the_order_of_proteins_does_not_matter(layout):
 @pytest.mark.parametrize(
     ("genes", "message"),
     [
-        pytest.param({}, "There is no gene", id="none"),
+        pytest.param({}, "at least one gene", id="none"),
         pytest.param({f"P{i}": () for i in range(37)}, "37 proteins and 6 × 6 pixels", id="many"),
     ],
 )

@@ -7,9 +7,7 @@ import pytest
 from scipy import sparse
 
 from hdeepinsight.image import GeneLayout
-from hdeepinsight.image._fit import default_side
-from hdeepinsight.image._profiles import gene_profiles
-from hdeepinsight.image._report import neighbors_kept
+from hdeepinsight.image._fit import default_side, gene_profiles, neighbors_kept
 
 #: umap compiles for ten seconds and more on its first run.
 UMAP = pytest.param("umap", marks=pytest.mark.slow)
@@ -205,17 +203,17 @@ def test_repr_is_one_line():
             {"genes": ("A", "A", "B")}, ValueError, r"more than once: \['A'\]", id="twice"
         ),
         pytest.param({"genes": ("A", 1, "B")}, TypeError, "strings", id="not_a_name"),
-        pytest.param({"genes": ("A", None, "B")}, TypeError, "None is a NoneType", id="no_name"),
+        pytest.param({"genes": ("A", None, "B")}, TypeError, "None of type NoneType", id="no_name"),
         pytest.param({"genes": "CD4"}, TypeError, "text 'CD4', whose letters", id="text"),
         pytest.param({"genes": (), "pixel": []}, ValueError, "at least one", id="no_gene"),
         pytest.param({"pixel": [0, 1]}, ValueError, "3 genes and pixels of shape", id="too_short"),
         pytest.param({"pixel": [0, 1, 1]}, ValueError, "first is pixel 1", id="shared_pixel"),
         pytest.param({"pixel": [0, 1, 4]}, ValueError, r"\[0, 3\]", id="outside"),
-        pytest.param({"pixel": [0, -1, 2]}, ValueError, "run from -1", id="negative"),
+        pytest.param({"pixel": [0, -1, 2]}, ValueError, "got -1 to 2", id="negative"),
         pytest.param({"pixel": [0.0, 1.0, 2.0]}, TypeError, "integers", id="fractions"),
-        pytest.param({"side": 1}, ValueError, "at least 2", id="side_too_small"),
+        pytest.param({"side": 1}, ValueError, "integer >= 2, got 1", id="side_too_small"),
         pytest.param({"side": 2.0}, ValueError, "integer", id="side_not_integer"),
-        pytest.param({"side": -2}, ValueError, "at least 2", id="side_negative"),
+        pytest.param({"side": -2}, ValueError, "integer >= 2", id="side_negative"),
     ],
 )
 def test_invalid_layouts_are_refused(changes, error, match):
@@ -226,13 +224,18 @@ def test_invalid_layouts_are_refused(changes, error, match):
 @pytest.mark.parametrize(
     ("x", "options", "match"),
     [
-        pytest.param(np.ones((5, 4)), {}, "4\\), and 3 genes", id="wrong_shape"),
-        pytest.param(np.ones(3), {}, "n_cells, n_genes", id="one_dimension"),
+        pytest.param(np.ones((5, 4)), {}, r"got the shape \(5, 4\)", id="wrong_shape"),
+        pytest.param(np.ones(3), {}, "one column per name", id="one_dimension"),
         pytest.param(np.zeros((5, 3)), {}, "GeneLayout.random", id="no_expression"),
         pytest.param(np.full((5, 3), np.nan), {}, "NaN or infinite", id="nan"),
-        pytest.param(np.ones((5, 3)), {"method": "pca"}, "Valid are 'tsne'", id="unknown_method"),
-        pytest.param(np.ones((5, 3)), {"equalize": "yes"}, "Valid are 'auto'", id="unknown_mode"),
-        pytest.param(np.ones((5, 3)), {"side": 1}, "cannot hold 3 genes", id="side_too_small"),
+        pytest.param(np.ones((5, 3)), {"method": "pca"}, "one of 'tsne'", id="unknown_method"),
+        pytest.param(np.ones((5, 3)), {"equalize": "yes"}, "one of 'auto'", id="unknown_mode"),
+        pytest.param(
+            np.ones((5, 3)),
+            {"side": 1},
+            "Each of 3 genes",
+            id="side_too_small",
+        ),
     ],
 )
 def test_bad_input_is_refused_with_a_reason(x, options, match):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from hdeepinsight.image._rectangle import align_to_rectangle, minimum_area_angle, scale_to_grid
+from hdeepinsight.image._fit import align_to_rectangle, minimum_area_angle, scale_to_grid
 
 
 def area_at(points: np.ndarray, angle: float) -> float:

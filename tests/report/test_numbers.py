@@ -10,7 +10,7 @@ import pytest
 
 from hdeepinsight import report
 from hdeepinsight.annotation import Annotation, decode, evaluate_annotation
-from hdeepinsight.report._citations import ENTRIES
+from hdeepinsight.report._text import ENTRIES
 
 BIBLIOGRAPHY = Path(__file__).parents[2] / "docs" / "references.bib"
 
@@ -55,8 +55,8 @@ def test_composition(full, facts, level):
         assert group["Cells"].sum() == count, (name, label)
     assert rows["Share of cells"].sum() == pytest.approx(1)
     assert rows["Cells"].is_monotonic_decreasing
-    settled = (rows["Cells"] * rows["Settled at this level"].fillna(0)).sum()
-    assert settled == pytest.approx((full.stop_depth >= level).sum())
+    confident = (rows["Cells"] * rows["Confident at this level"].fillna(0)).sum()
+    assert confident == pytest.approx((full.stop_depth >= level).sum())
 
 
 def test_confidence_of_labels(full, facts):
@@ -81,7 +81,7 @@ def test_stopped_cells_and_why(full, facts):
     assert rejected.sum() > 5
     rows = pd.DataFrame(facts["tables"]["stops"]["rows"])
     by_reason = rows.groupby("Why")["Cells"].sum()
-    assert by_reason["rejected: strange to the reference"] == rejected.sum()
+    assert by_reason["rejected: novel to the reference"] == rejected.sum()
     assert by_reason["no child reaches 0.6"] == (above & ~rejected).sum()
     unsure = rows[rows["Why"] == "no child reaches 0.6"]
     assert (unsure["Mean of the best child"] < 0.6).all()
@@ -120,9 +120,9 @@ def test_label_sets_and_novelty(full, facts):
     for row, column in zip(
         facts["tables"]["novelty"]["rows"], ("p_value", "lineage_p_value"), strict=True
     ):
-        assert row["Strange cells"] == (full.novelty[column] <= 0.05).sum()
+        assert row["Novel cells"] == (full.novelty[column] <= 0.05).sum()
     by_type = pd.DataFrame(facts["tables"]["novelty_by_type"]["rows"])
-    assert by_type["Strange to all types"].sum() == (full.novelty["p_value"] <= 0.05).sum()
+    assert by_type["Novel to all types"].sum() == (full.novelty["p_value"] <= 0.05).sum()
 
 
 def test_known_labels(full, written):
@@ -157,7 +157,7 @@ def test_methods_say_what_was_recorded_and_cite_in_order(written):
     methods, references = written[0].facts["methods"], written[0].facts["references"]
     for said in (
         "hdeepinsight 0.1.0",
-        "490 labelled cells, of which 31 were held out by donor",
+        "459 labelled cells; 31 others were held out by donor",
         "at most 133 epochs",
         "a probability of at least 0.6",
         "Refinement of labels among neighbouring cells was applied: neighbours agree.",
@@ -175,7 +175,7 @@ def test_an_annotation_read_back_tells_the_same_of_its_training(written, full, p
     again = page(Annotation.from_adata(cells)).facts["methods"]
     first = written[0].facts["methods"]
     training = first[first.index("The network") : first.index("Values were read")]
-    assert "490 labelled cells, of which 31 were held out by donor" in training
+    assert "459 labelled cells; 31 others were held out by donor" in training
     assert training in again
 
 

@@ -4,6 +4,7 @@ import re
 import time
 from datetime import UTC, datetime
 from itertools import pairwise
+from pathlib import Path
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 
 from hdeepinsight import report
+from hdeepinsight.annotation import Decision
 
 HOSTILE_NAMES = ["<script>window.attacked=1</script>", '"><img src=x onerror="window.attacked=1">']
 
@@ -120,8 +122,55 @@ def test_hostile_names_are_text_everywhere(annotated, page, hostile_nested):
 def test_broken_characters_do_not_stop_the_page(annotated, page):
     result = annotated({"no\uffff character": [], "B": []}, 20)
     found = page(result, title="half \ud83e", clusters=["a\x00b", "\x1b"] * 10)
-    assert found.all("h1")[0][1] == "half ?"
+    assert found.all("h1")[0][1] == "half \\ud83e"
     ElementTree.fromstring(unquote(found.all("img")[0][0]["src"].partition(",")[2]))
+
+
+CONTROLS = "\x00\x07\x1b[2J\x9b\u202e\u2066\u200b"
+
+
+def test_no_control_or_direction_character_reaches_the_page(annotated, page):
+    """They are written out: in the head, in tables, in figures and for machines."""
+    nested = {f"T\u202e{i}": [f"CD{i}\u2066", f"B{i}\u200b"] for i in range(3)}
+    recipe = {
+        "hdeepinsight": f"0.1{CONTROLS}",
+        f"key{CONTROLS}": CONTROLS,
+        "n_cells": 60,
+        "n_held_out": 0,
+    }
+    step = Decision(step="adapt", applied=False, reason=CONTROLS, figures={CONTROLS: 1.0})
+    result = annotated(nested, 60, recipe=recipe, decisions=(step,))
+    found = page(
+        result,
+        title=f"Cells{CONTROLS}",
+        model=CONTROLS,
+        clusters=[f"{CONTROLS}{i % 3}" for i in range(60)],
+        embedding=np.random.default_rng(0).normal(size=(60, 2)),
+    )
+    whole = found.source + "".join(
+        unquote(image["src"].partition(",")[2]) for image, _ in found.all("img")
+    )
+    assert not set(whole) & set(CONTROLS) - set("[2J")
+    assert "Cells\\x00\\x07\\x1b[2J\\x9b\\u202e" in found.text
+    assert "The probabilities are not calibrated: no cells were held out" in found.text
+    assert "none were held out" in found.facts["methods"]
+
+
+def test_a_page_appears_in_one_piece(annotated, nested, tmp_path, monkeypatch):
+    path, result = tmp_path / "page.html", annotated(nested, 30)
+    path.write_text("old")
+    write_text = Path.write_text
+
+    def full(self, text, **options):
+        write_text(self, text[:100])
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", full)
+        with pytest.raises(OSError, match="No space"):
+            report.write(result, path)
+    assert path.read_text() == "old"
+    assert [found.name for found in tmp_path.iterdir()] == ["page.html"]
 
 
 def test_the_same_result_gives_the_same_bytes(full, page, monkeypatch):

@@ -3,8 +3,12 @@
 import numpy as np
 import pandas as pd
 
-from hdeepinsight.explanation import Explanation, Questions
-from hdeepinsight.explanation._collect import Collector, Part
+from hdeepinsight.explanation import (
+    AttributionAccumulator,
+    AttributionChunk,
+    Explanation,
+    Targets,
+)
 from hdeepinsight.taxonomy import Taxonomy
 
 TREE = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
@@ -19,14 +23,15 @@ def explain(
     lean = np.roll(np.linspace(1, -1, 30), 3 * seed)
     values = rng.normal(0, 0.05, (20, 30)) + np.where(own[:, None], lean, -lean)
     expression = np.where(own[:, None], lean > 0, lean < 0).astype(np.float32)
-    questions = Questions.of(TREE, "CD4", against=against)
+    targets = Targets.of(TREE, "CD4", against=against)
     names = pd.Index([f"cell {i}" for i in range(20)])
     genes = pd.Index([f"GENE{i}" for i in range(30)])
-    collector = Collector(questions, names, genes, every=True, keep_values=keep_values)
+    collected = AttributionAccumulator(targets, names, genes, keep_values=keep_values)
     zeros = np.zeros(20, dtype=np.int64)
-    collector.add(0, Part(zeros, np.arange(20), own, values, values.sum(1), expression))
-    return collector.finish(
-        base_values=np.zeros(1),
+    cells, outputs = np.arange(20), values.sum(1)
+    chunk = AttributionChunk(zeros, cells, own, values, outputs, np.zeros(20), expression)
+    collected.add(cells, chunk)
+    return collected.finish(
         background_expression=np.full(30, 0.5),
         background="2 × 3 types",
         method="expected_gradients",

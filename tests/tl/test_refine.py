@@ -216,7 +216,7 @@ def test_path_of_strengths_starts_at_nothing_and_loses_energy(cells):
         ({}, {"method": "laplacian"}, ValueError, "lam='auto' with method='laplacian'"),
         ({}, {"method": "magic"}, ValueError, "method='magic'"),
         ({}, {"lam": "strong"}, ValueError, "lam='strong'"),
-        ({}, {"lam": -1.0}, ValueError, "lam=-1.0"),
+        ({}, {"lam": -1.0}, ValueError, "lam must be .*, got -1.0"),
         ({}, {"scale": "square"}, ValueError, "scale='square'"),
         ({}, {"floor": 0.0}, ValueError, "floor=0.0"),
         ({}, {"floor": 2.0}, ValueError, "floor=2.0"),

@@ -1,17 +1,43 @@
 """Which genes speak for a node of a taxonomy: mathematics and results, whatever the model."""
 
-from hdeepinsight.explanation._checks import Method
-from hdeepinsight.explanation._draws import BalancedDraws, Draws
-from hdeepinsight.explanation._explanation import Explanation
-from hdeepinsight.explanation._gradients import expected_gradients
-from hdeepinsight.explanation._questions import Questions, Target
+from hdeepinsight.explanation._background import (
+    Background,
+    background_from_cells,
+    background_from_profiles,
+)
+from hdeepinsight.explanation._explanation import CellChoice, Explanation, Scope, Statistic
+from hdeepinsight.explanation._gradients import (
+    BalancedDraws,
+    Draws,
+    Method,
+    expected_gradients,
+    shap_values,
+)
+from hdeepinsight.explanation._run import (
+    AttributionAccumulator,
+    AttributionChunk,
+    ExplanationRun,
+    explain_cells,
+)
+from hdeepinsight.explanation._targets import TargetKind, Targets
 
 __all__ = [
+    "AttributionAccumulator",
+    "AttributionChunk",
+    "Background",
     "BalancedDraws",
+    "CellChoice",
     "Draws",
     "Explanation",
+    "ExplanationRun",
     "Method",
-    "Questions",
-    "Target",
+    "Scope",
+    "Statistic",
+    "TargetKind",
+    "Targets",
+    "background_from_cells",
+    "background_from_profiles",
     "expected_gradients",
+    "explain_cells",
+    "shap_values",
 ]

@@ -3,50 +3,115 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
+import anndata
 import numpy as np
 import pandas as pd
 
-from hdeepinsight.explanation._export import ExportMixin
-from hdeepinsight.explanation._questions import Questions
-from hdeepinsight.explanation._totals import GeneTotals, RunningTotals
+from hdeepinsight._errors import check_choice, check_integer
 
 if TYPE_CHECKING:
+    import shap
     from numpy.typing import ArrayLike
     from scipy.sparse import csr_matrix
+
+    from hdeepinsight.explanation._targets import Targets
 
 Scope = Literal["own", "all"]
 Statistic = Literal["mean", "mean_abs"]
 CellChoice: TypeAlias = "Scope | ArrayLike"
 
 
+class GeneTotals:
+    """Mean and spread of attributions over the cells of every target, without keeping the cells.
+
+    Parameters
+    ----------
+    n_targets, n_genes
+        What is summed up.
+
+    Attributes
+    ----------
+    n_cells
+        Cells added so far, shape ``(n_targets,)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> totals = GeneTotals(1, 2)
+    >>> totals.add(0, np.array([[1.0, -1.0], [3.0, 1.0]]), np.zeros((2, 2)))
+    >>> totals.mean, totals.mean_abs, totals.std
+    (array([[2., 0.]]), array([[2., 1.]]), array([[1.41421356, 1.41421356]]))
+    """
+
+    def __init__(self, n_targets: int, n_genes: int) -> None:
+        self.n_cells = np.zeros(n_targets, dtype=np.int64)
+        self._sums = np.zeros((4, n_targets, n_genes))
+
+    def add(self, target: int, values: np.ndarray, expression: np.ndarray) -> None:
+        """Add cells to one target; both of shape ``(n_cells, n_genes)``."""
+        self.n_cells[target] += len(values)
+        values = values.astype(np.float64)
+        for total, part in zip(
+            self._sums, (values, np.abs(values), values**2, expression), strict=True
+        ):
+            total[target] += part.sum(axis=0, dtype=np.float64)
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean over cells, shape ``(n_targets, n_genes)``; NaN without cells."""
+        return self._average(0)
+
+    @property
+    def mean_abs(self) -> np.ndarray:
+        """Mean absolute value over cells, of the same shape."""
+        return self._average(1)
+
+    @property
+    def std(self) -> np.ndarray:
+        """Standard deviation over cells, 0 for a single one, of the same shape."""
+        n = self.n_cells[:, None]
+        variance = (self._average(2) - self.mean**2).clip(min=0) * n / np.maximum(n - 1, 1)
+        return np.sqrt(np.where(n == 1, 0.0, variance))
+
+    @property
+    def expression(self) -> np.ndarray:
+        """Mean scaled expression of the same cells, of the same shape."""
+        return self._average(3)
+
+    def _average(self, which: int) -> np.ndarray:
+        with np.errstate(invalid="ignore"):
+            return np.asarray(self._sums[which] / self.n_cells[:, None])
+
+
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class Explanation(ExportMixin):
+class Explanation:
     """How much every gene speaks for a node of the taxonomy, cell by cell.
 
-    A *row* is one cell and one question. ``values[row].sum()`` is the difference between the
+    A *row* is one cell and one target. ``values[row].sum()`` is the difference between the
     model's output for the cell and its mean output for the background, up to
     :attr:`additivity_error`.
 
     Parameters
     ----------
-    questions
-        What was asked: nodes, what they are contrasted with, and the target.
+    targets
+        Nodes, what they are contrasted with, and which output of theirs.
     obs_names
         Names of the cells, shape ``(n_cells,)``.
     genes
         Names of the genes, shape ``(n_genes,)``.
-    cell, question
-        Cell and question of every row, int64, shape ``(n_rows,)``.
+    cell, target
+        Cell and target of every row, int64, shape ``(n_rows,)``. Cells without counts have none.
     own
-        Whether the model puts the cell at or under the node of the question, shape ``(n_rows,)``.
+        Whether the model puts the cell at or under the node of the target, shape ``(n_rows,)``.
     outputs
         The explained output (log-probability, log-odds or logit) of every row.
     sums
         Sum of the attributions of every row.
     base_values
-        Mean output for the background, shape ``(n_questions,)``.
+        Mean output for the background, by the same network as the row's output, shape
+        ``(n_rows,)``.
     totals
         Mean and spread over all cells (``"all"``), and over those of the node (``"own"``).
     background_expression
@@ -59,6 +124,8 @@ class Explanation(ExportMixin):
         What the cells were compared with, in words.
     method
         How attributions were computed.
+    note
+        What else there is to know: which network was explained, which cells were left out.
 
     Examples
     --------
@@ -79,11 +146,11 @@ class Explanation(ExportMixin):
     there or because it is *not*; ``expression`` and ``background`` in :meth:`ranking` tell which.
     """
 
-    questions: Questions
+    targets: Targets
     obs_names: pd.Index
     genes: pd.Index
     cell: np.ndarray
-    question: np.ndarray
+    target: np.ndarray
     own: np.ndarray
     outputs: np.ndarray
     sums: np.ndarray
@@ -94,33 +161,34 @@ class Explanation(ExportMixin):
     expression: csr_matrix | None = None
     background: str = ""
     method: str = "expected_gradients"
+    note: str = ""
 
     @property
     def nodes(self) -> tuple[str, ...]:
-        """Path of the node of every question."""
-        return self.questions.names
+        """Path of the node of every target."""
+        return self.targets.names
 
     @property
     def against(self) -> str | None:
-        """Path of the node that all questions are contrasted with."""
-        rival = self.questions.against
-        return None if rival is None else self.questions.taxonomy.path_name(rival)
+        """Path of the node that all targets are contrasted with."""
+        rival = self.targets.against
+        return None if rival is None else self.targets.taxonomy.path_name(rival)
 
     @property
     def additivity_error(self) -> np.ndarray:
         """Sum of attributions minus the difference that they explain, shape ``(n_rows,)``."""
-        return self.sums - (self.outputs - self.base_values[self.question])
+        return self.sums - (self.outputs - self.base_values)
 
     @property
     def rows(self) -> pd.DataFrame:
-        """Cell, node, output, base value, sum of attributions and its error; one row a row."""
+        """Table of the rows: cell, node, output, base value, sum of attributions and its error."""
         return pd.DataFrame(
             {
                 "cell": self.obs_names.to_numpy()[self.cell],
-                "node": np.array(self.nodes, dtype=object)[self.question],
+                "node": np.array(self.nodes, dtype=object)[self.target],
                 "own": self.own,
                 "output": self.outputs,
-                "base_value": self.base_values[self.question],
+                "base_value": self.base_values,
                 "sum": self.sums,
                 "additivity_error": self.additivity_error,
             }
@@ -163,7 +231,7 @@ class Explanation(ExportMixin):
         >>> found.ranking("B").columns.tolist()
         ['mean', 'mean_abs', 'std', 'sem', 'expression', 'background', 'rank']
         """
-        _check_choice("by", by, Statistic)
+        check_choice("by", by, get_args(Statistic))
         at, totals = self._totals(node, cells)
         table = pd.DataFrame(
             {
@@ -180,7 +248,7 @@ class Explanation(ExportMixin):
         return table.assign(rank=np.arange(1, len(table) + 1))
 
     def signatures(self, *, by: Statistic = "mean", cells: Scope = "own") -> pd.DataFrame:
-        """Mean attribution of every gene for every node, over the cells of that node.
+        """Average the attributions of every gene for every node, over the cells of that node.
 
         Parameters
         ----------
@@ -204,108 +272,230 @@ class Explanation(ExportMixin):
         >>> table.index.tolist(), table.shape
         (['T', 'B'], (2, 2048))
         """
-        _check_choice("by", by, Statistic)
-        _check_choice("cells", cells, Scope)
+        check_choice("by", by, get_args(Statistic))
+        check_choice("cells", cells, get_args(Scope))
         totals = self.totals[cells]
         there = totals.n_cells > 0
         names = [name for name, some in zip(self.nodes, there, strict=True) if some]
         return pd.DataFrame(getattr(totals, by)[there], index=names, columns=self.genes)
 
+    def ranked_list(self, node: str | None = None, *, cells: CellChoice = "own") -> pd.Series:
+        """Return the mean attribution of every gene, highest first, for pre-ranked enrichment.
+
+        Parameters
+        ----------
+        node, cells
+            As in :meth:`ranking`.
+
+        Returns
+        -------
+        Series over genes; those without any attribution are left out, since ties at 0 have no
+        order.
+
+        Examples
+        --------
+        >>> import warnings
+        >>> import hdeepinsight as hdi
+        >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+        >>> query = hdi.datasets.demo().query[:10]
+        >>> genes = hdi.hub.pull("pbmc").explain(query, "B").ranked_list()
+        >>> genes.is_monotonic_decreasing
+        True
+        """
+        means = self.ranking(node, cells=cells)["mean"]
+        return means[means != 0]
+
+    def to_gene_sets(self, n_genes: int = 50, *, present: bool = True) -> dict[str, list[str]]:
+        """Return the genes that speak most for each node, for over-representation tests.
+
+        Parameters
+        ----------
+        n_genes
+            Most genes per node.
+        present
+            Only genes that the node's cells express more than the background does. Without, genes
+            whose absence speaks for the node are among them.
+
+        Returns
+        -------
+        Genes by node, best first; only those with a positive mean, and nodes that have cells.
+
+        Raises
+        ------
+        ValueError
+            If ``n_genes`` is below 1.
+
+        Examples
+        --------
+        >>> import warnings
+        >>> import hdeepinsight as hdi
+        >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+        >>> query = hdi.datasets.demo().query[:10]
+        >>> sets = hdi.hub.pull("pbmc").explain(query, "B").to_gene_sets(20)
+        >>> sorted({"CD79A", "CD79B", "MS4A1"} & set(sets["B"]))
+        ['CD79A', 'CD79B']
+        """
+        check_integer("n_genes", n_genes, hint="Use 50.")
+        sets = {}
+        for node, n_cells in zip(self.nodes, self.totals["own"].n_cells, strict=True):
+            if n_cells:
+                table = self.ranking(node)
+                keep = table["mean"] > 0
+                if present:
+                    keep &= table["expression"] > table["background"]
+                sets[node] = table.index[keep][:n_genes].tolist()
+        return sets
+
+    def to_frame(self, node: str | None = None) -> pd.DataFrame:
+        """Return the attributions of one node, cells × genes.
+
+        Examples
+        --------
+        >>> import warnings
+        >>> import hdeepinsight as hdi
+        >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+        >>> query = hdi.datasets.demo().query[:10]
+        >>> hdi.hub.pull("pbmc").explain(query, "B").to_frame().shape
+        (10, 2048)
+        """
+        rows = self.rows_of(node)
+        names = self.obs_names[self.cell[rows]]
+        return pd.DataFrame(self._kept(self.values)[rows], index=names, columns=self.genes)
+
+    def to_anndata(self, node: str | None = None) -> anndata.AnnData:
+        """Return a new AnnData of one node's cells and of the model's genes.
+
+        Parameters
+        ----------
+        node
+            As in :meth:`ranking`.
+
+        Returns
+        -------
+        Attributions in ``X``, scaled expression in ``layers["expression"]``, the columns of
+        :attr:`rows` in ``obs``, the ranking of the same cells in ``var``.
+
+        Examples
+        --------
+        >>> import warnings
+        >>> import hdeepinsight as hdi
+        >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+        >>> query = hdi.datasets.demo().query[:10]
+        >>> cells = hdi.hub.pull("pbmc").explain(query, "B").to_anndata()
+        >>> cells.shape, cells.layers["expression"].shape
+        ((10, 2048), (10, 2048))
+        """
+        rows = self.rows_of(node)
+        frame = self.to_frame(node)
+        obs = self.rows.iloc[rows].set_index(frame.index).drop(columns="cell")
+        cells = np.isin(np.arange(len(self.obs_names)), self.cell[rows])
+        var = self.ranking(node, cells=cells).loc[self.genes]
+        layers = {"expression": self._kept(self.expression)[self.cell[rows]]}
+        return anndata.AnnData(frame.to_numpy(), obs=obs, var=var, layers=layers)
+
+    def to_shap(self, node: str | None = None) -> shap.Explanation:
+        """Return one node for the plots of shap.
+
+        Parameters
+        ----------
+        node
+            As in :meth:`ranking`.
+
+        Returns
+        -------
+        Values, base values, scaled expression and gene names.
+
+        Examples
+        --------
+        >>> import warnings
+        >>> import hdeepinsight as hdi
+        >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+        >>> query = hdi.datasets.demo().query[:10]
+        >>> hdi.hub.pull("pbmc").explain(query, "B").to_shap().shape
+        (10, 2048)
+        """
+        import shap
+
+        rows = self.rows_of(node)
+        return shap.Explanation(
+            values=self._kept(self.values)[rows],
+            base_values=self.base_values[rows],
+            data=self._kept(self.expression)[self.cell[rows]].toarray(),
+            feature_names=list(self.genes),
+        )
+
     def __len__(self) -> int:
         return len(self.cell)
 
     def __repr__(self) -> str:
-        many = len(self.nodes) > 3
-        asked = f"{len(self.nodes)} nodes" if many else ", ".join(self.nodes)
+        asked = f"{len(self.nodes)} nodes" if len(self.nodes) > 3 else ", ".join(self.nodes)
         rival = "" if self.against is None else f" against {self.against}"
-        target = "log-odds" if rival else f"{self.questions.target} target"
+        kind = "log-odds" if rival else f"{self.targets.kind} target"
         text = (
-            f"Explanation of {asked}{rival} ({target}): {len(self.obs_names):,} cells × "
+            f"Explanation of {asked}{rival} ({kind}): {len(self.obs_names):,} cells × "
             f"{len(self.genes):,} genes by {self.method}, background {self.background}"
         )
-        if not len(self):
-            return text
-        explained = np.median(np.abs(self.outputs - self.base_values[self.question]))
-        error = np.median(np.abs(self.additivity_error))
-        return f"{text}; median additivity error {error:.3g} of {explained:.3g}"
+        if len(self):
+            explained = np.median(np.abs(self.outputs - self.base_values))
+            error = np.median(np.abs(self.additivity_error))
+            text += f"; median additivity error {error:.3g} of {explained:.3g}"
+        return f"{text}. {self.note}" if self.note else text
 
     def position_of(self, node: str | None = None) -> int:
-        """Which question is about a node; raises ``ValueError`` where none is."""
-        if node is None and len(self.questions) == 1:
+        """Return the position of a node among the targets; raises ``ValueError`` without one."""
+        if node is None and len(self.targets) == 1:
             return 0
-        wanted = None if node is None else self.questions.taxonomy.resolve(node)
-        found = np.flatnonzero(self.questions.nodes == wanted)
+        wanted = None if node is None else self.targets.taxonomy.resolve(node)
+        found = np.flatnonzero(self.targets.nodes == wanted)
         if not len(found):
             asked = "No node was named" if node is None else f"{node!r} was not explained"
             shown = ", ".join(map(repr, self.nodes[:10]))
-            msg = f"{asked}. Valid are {shown}. Name one, or explain it."
+            msg = f"{asked}. Name one of {shown}, or explain it."
             raise ValueError(msg)
         return int(found[0])
 
     def rows_of(self, node: str | None = None, cells: CellChoice = "all") -> np.ndarray:
-        """Rows about a node and some cells, chosen as in :meth:`ranking`."""
-        chosen = self.question == self.position_of(node)
-        if not isinstance(cells, str):
-            chosen &= self._mask(cells)[self.cell]
-        else:
-            _check_choice("cells", cells, Scope)
-            chosen &= self.own | (cells == "all")
-        return np.flatnonzero(chosen)
+        """Return the rows about a node and some cells, chosen as in :meth:`ranking`."""
+        chosen = self.target == self.position_of(node)
+        if isinstance(cells, str):
+            check_choice("cells", cells, get_args(Scope))
+            return np.flatnonzero(chosen & (self.own | (cells == "all")))
+        # Positions and names would be taken for a mask that holds everywhere.
+        given: Any = cells if hasattr(cells, "dtype") else np.asarray(cells)
+        if not pd.api.types.is_bool_dtype(given) or given.shape != self.obs_names.shape:
+            msg = (
+                f"cells must be 'own', 'all' or a mask of booleans, ({len(self.obs_names)},), got "
+                f"{given.dtype} of shape {given.shape}. Turn names or positions into a mask, such "
+                "as result.obs_names.isin(names)."
+            )
+            raise ValueError(msg)
+        return np.flatnonzero(chosen & np.asarray(given, dtype=bool)[self.cell])
 
     def _totals(self, node: str | None, cells: CellChoice) -> tuple[int, GeneTotals]:
-        """Totals, and where the node stands in them."""
-        at = question = self.position_of(node)
+        """Return totals, and where the node stands in them."""
+        at = position = self.position_of(node)
+        rows = self.rows_of(node, cells)
         if isinstance(cells, str):
-            _check_choice("cells", cells, Scope)
-            totals = self.totals[cells]  # type: ignore[index]
+            totals = self.totals[cast("Scope", cells)]
         else:
-            at, totals = 0, self._totals_of(self.rows_of(node, cells))
+            totals, at = GeneTotals(1, len(self.genes)), 0
+            expression = self._kept(self.expression)[self.cell[rows]].toarray()
+            totals.add(0, self._kept(self.values)[rows], expression)
         if not totals.n_cells[at]:
             asked = repr(cells) if isinstance(cells, str) else "a mask"
             msg = (
-                f"None of these {len(self.obs_names):,} cells is {self.nodes[question]!r} to the "
-                f"model (cells={asked}). Valid are cells that were explained for it. Pass "
-                "cells='all', or explain cells of this type."
+                f"None of these {len(self.obs_names):,} cells is {self.nodes[position]!r} to the "
+                f"model (cells={asked}). Pass cells='all', or explain cells of this type."
             )
             raise ValueError(msg)
         return at, totals
 
-    def _mask(self, cells: ArrayLike) -> np.ndarray:
-        """Cells as a mask; positions and names would be taken for one that holds everywhere."""
-        given: Any = cells if hasattr(cells, "dtype") else np.asarray(cells)
-        if not pd.api.types.is_bool_dtype(given) or given.shape != self.obs_names.shape:
-            msg = (
-                f"cells has the type {given.dtype} and the shape {given.shape}. Valid are 'own', "
-                f"'all' and a mask of booleans, ({len(self.obs_names)},). Turn names or positions "
-                "into one, such as result.obs_names.isin(names)."
-            )
-            raise ValueError(msg)
-        return np.asarray(given, dtype=bool)
-
-    def _totals_of(self, rows: np.ndarray) -> GeneTotals:
-        sums = RunningTotals(1, len(self.genes))
-        sums.add(0, self._values()[rows], self._expression()[self.cell[rows]].toarray())
-        return sums.finish()
-
-    def _values(self) -> np.ndarray:
-        return self._kept(self.values)
-
-    def _expression(self) -> csr_matrix:
-        return self._kept(self.expression)
-
     def _kept(self, what: Any) -> Any:
+        """Return values or expression; raises ``ValueError`` where they were not kept."""
         if what is None:
             msg = (
-                "Attributions of single cells were not kept. Valid are ranking, signatures, "
-                "ranked_list and to_gene_sets. Explain with keep_values=True for the others."
+                "Attributions of single cells were not kept, so that there are ranking, "
+                "signatures, ranked_list and to_gene_sets alone. Explain with keep_values=True."
             )
             raise ValueError(msg)
         return what
-
-
-def _check_choice(name: str, value: object, choice: Any) -> None:
-    """Raise ``ValueError`` unless a value is one of those of a `Literal`."""
-    if value not in get_args(choice):
-        valid = " and ".join(map(repr, get_args(choice)))
-        msg = f"{name}={value!r}; valid are {valid}. Choose one."
-        raise ValueError(msg)

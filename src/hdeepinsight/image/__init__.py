@@ -1,9 +1,7 @@
 """Genes to pixels: the layout that places every gene once, and the raster that draws cells."""
 
-from hdeepinsight.image._channels import protein_layout
-from hdeepinsight.image._embed import MIN_DISTINCT, global_seeds, principal_plane
-from hdeepinsight.image._fit import LayoutMethod
-from hdeepinsight.image._layout import GeneLayout
+from hdeepinsight.image._fit import MIN_DISTINCT, LayoutMethod, global_seeds, principal_plane
+from hdeepinsight.image._layout import GeneLayout, protein_layout
 from hdeepinsight.image._raster import Channels, Raster
 
 __all__ = [

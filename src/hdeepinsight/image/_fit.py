@@ -1,18 +1,317 @@
-"""How a layout is found: profiles, plane, rectangle, grid, pixels, report."""
+"""Fit the pixels of genes: profiles, plane, rectangle, grid, pixels, report."""
 
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
 import numpy as np
+from scipy import sparse
+from scipy.spatial import ConvexHull, QhullError, cKDTree
+from scipy.stats import rankdata
+from sklearn.utils.extmath import randomized_svd
 from threadpoolctl import threadpool_limits
 
+from hdeepinsight._errors import check_choice
 from hdeepinsight.image._assign import CROWDED, assign_pixels
-from hdeepinsight.image._embed import EmbeddingMethod, embed_genes
-from hdeepinsight.image._profiles import gene_profiles
-from hdeepinsight.image._rectangle import align_to_rectangle, scale_to_grid
-from hdeepinsight.image._report import displacement, neighbors_kept
+
+N_COMPONENTS = 50
+#: Below this many distinct genes there is no neighbourhood to preserve.
+MIN_DISTINCT = 8
+N_NEIGHBORS = 15
+N_NEAREST = 10
+_CHUNK = 1024
+
+
+def gene_profiles(
+    x: Any, *, n_components: int = N_COMPONENTS, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Describe each gene by a short unit vector whose inner products are cosines between genes.
+
+    Each gene is scaled to unit length over the cells, so that squared Euclidean distance is
+    ``2 (1 - cosine)``; the genes × cells matrix is then cut to its leading singular vectors and
+    the result is scaled to unit length again.
+
+    Parameters
+    ----------
+    x
+        Log-normalised expression, ``(n_cells, n_genes)``, dense or scipy sparse.
+    n_components
+        Singular vectors that are kept, at most.
+    seed
+        Seed of the randomised decomposition.
+
+    Returns
+    -------
+    ``(profiles, expressed)``: profiles of the expressed genes ``(n_expressed, d)`` with
+    ``d <= n_components``, and the mask ``(n_genes,)`` of genes with a value other than zero.
+
+    Raises
+    ------
+    ValueError
+        If a value is NaN or infinite, or if no gene is expressed.
+    """
+    if sparse.issparse(x):
+        genes = sparse.csr_array(x.T, dtype=np.float64)
+        squares = genes.multiply(genes)
+    else:
+        genes = np.asarray(x, dtype=np.float64).T
+        squares = genes * genes
+    norms = np.sqrt(np.asarray(squares.sum(axis=1), dtype=np.float64).ravel())
+    if not np.isfinite(norms).all():
+        raise ValueError(
+            f"The expression of {int((~np.isfinite(norms)).sum())} genes holds NaN or infinite "
+            "values. A layout is fitted on finite log-normalised values. Remove the cells or genes "
+            "with such values, or normalise the counts again."
+        )
+    expressed = norms > 0
+    if not expressed.any():
+        raise ValueError(
+            f"None of the {norms.size} genes has a value other than zero. A layout is fitted on "
+            "log-normalised values with at least one expressed gene. Check the layer that was "
+            "passed, or use GeneLayout.random(genes), which needs no expression."
+        )
+    unit = sparse.diags_array(1.0 / norms[expressed]) @ genes[np.flatnonzero(expressed)]
+    if min(unit.shape) <= n_components:  # already narrow: exact
+        dense = unit.toarray() if sparse.issparse(unit) else np.asarray(unit)
+        left, values, _ = np.linalg.svd(dense, full_matrices=False)
+    else:
+        left, values, _ = randomized_svd(unit, n_components, n_iter=4, random_state=seed)
+    profiles = np.asarray(left * values)
+    # A gene that is orthogonal to every kept component has no direction left: it stays at zero.
+    lengths = np.linalg.norm(profiles, axis=1, keepdims=True)
+    return profiles / np.where(lengths > np.finfo(np.float64).eps, lengths, np.inf), expressed
+
+
+def embed_genes(profiles: np.ndarray, method: LayoutMethod, *, seed: int = 0) -> np.ndarray:
+    """Embed gene profiles in two dimensions.
+
+    Parameters
+    ----------
+    profiles
+        Unit vectors, ``(n_genes, d)``.
+    method
+        ``"tsne"`` with the published settings, ``"umap"`` or ``"mde"``.
+    seed
+        Seed of the embedding.
+
+    Returns
+    -------
+    Coordinates ``(n_genes, 2)`` in arbitrary units.
+
+    Notes
+    -----
+    With fewer than eight distinct profiles the two leading components are returned whatever the
+    method, because neighbour graphs and perplexities have no meaning there (our decision).
+    """
+    wide = np.pad(profiles, ((0, 0), (0, max(0, 2 - profiles.shape[1]))))
+    if len(np.unique(wide.round(6), axis=0)) < MIN_DISTINCT:
+        return wide[:, :2]
+    embed = {"tsne": _tsne, "umap": _umap, "mde": _mde}[method]
+    return np.asarray(embed(wide.astype(np.float32), seed), dtype=np.float64)
+
+
+def _tsne(profiles: np.ndarray, seed: int) -> np.ndarray:
+    """Barnes-Hut t-SNE; small panels lower the perplexity to a third of the genes."""
+    from sklearn.manifold import TSNE
+
+    model = TSNE(
+        metric="cosine",
+        perplexity=min(70.0, (len(profiles) - 1) / 3),
+        early_exaggeration=8.0,
+        init="pca",
+        learning_rate="auto",
+        max_iter=1000,
+        angle=0.5,
+        random_state=seed,
+    )
+    return np.asarray(model.fit_transform(profiles))
+
+
+def _umap(profiles: np.ndarray, seed: int) -> np.ndarray:
+    with warnings.catch_warnings():
+        # umap warns on import that its TensorFlow variant, which nobody asked for, is missing.
+        warnings.simplefilter("ignore", ImportWarning)
+        from umap import UMAP
+
+    # The PCA start, unlike the spectral one, also works on graphs that fall into pieces.
+    model = UMAP(
+        n_neighbors=min(N_NEIGHBORS, len(profiles) - 1),
+        metric="cosine",
+        init="pca",
+        random_state=seed,
+        n_jobs=1,
+    )
+    return np.asarray(model.fit_transform(profiles))
+
+
+def _mde(profiles: np.ndarray, seed: int) -> np.ndarray:
+    import pymde
+    import torch
+
+    with global_seeds(seed):
+        problem = pymde.preserve_neighbors(
+            torch.from_numpy(profiles),
+            embedding_dim=2,
+            n_neighbors=min(N_NEIGHBORS, len(profiles) - 1),
+            init="random",
+        )
+        # pymde's own spectral start comes from ARPACK, which takes no seed. The noise parts
+        # genes with one profile, whose distance would have no gradient.
+        start = torch.from_numpy(principal_plane(profiles))
+        start += 0.1 * torch.randn(start.shape)
+        return np.asarray(problem.embed(X=start).detach().cpu())
+
+
+def principal_plane(profiles: np.ndarray) -> np.ndarray:
+    """Return two leading principal components, unit spread together, float32 ``(n_genes, 2)``."""
+    centred = profiles - profiles.mean(axis=0)
+    axes = np.linalg.svd(centred, full_matrices=False)[2][:2]
+    plane = centred @ axes.T
+    return np.asarray(plane / (plane.std() or 1.0), dtype=np.float32)
+
+
+@contextmanager
+def global_seeds(seed: int) -> Iterator[None]:
+    """Seed every generator that pymde draws from, and give the caller's states back."""
+    import pymde
+    import torch
+
+    numpy_state = np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            pymde.seed(seed)
+            yield
+    finally:
+        np.random.set_state(numpy_state)
+
+
+def align_to_rectangle(points: np.ndarray) -> np.ndarray:
+    """Rotate points so that their rectangle of least area lies on the axes, long side horizontal.
+
+    Parameters
+    ----------
+    points
+        Coordinates ``(n, 2)``; a single point or points on one line are fine.
+
+    Returns
+    -------
+    Rotated coordinates ``(n, 2)``: column 0 runs along the long side, column 1 along the short one.
+    """
+    turned: np.ndarray = points @ _rotation(minimum_area_angle(points))
+    width, height = np.ptp(turned, axis=0)
+    # A quarter turn, exactly: (x, y) becomes (y, -x).
+    return turned[:, ::-1] * (1.0, -1.0) if height > width else turned
+
+
+def minimum_area_angle(points: np.ndarray) -> float:
+    """Return the angle in ``[0, π/2)`` of the rectangle of least area around the points.
+
+    One side of that rectangle lies on an edge of the convex hull, so only the hull's edges are
+    tried; of equal areas the smaller angle wins.
+    """
+    hull = _hull(points)
+    edges = np.roll(hull, -1, axis=0) - hull
+    angles = np.arctan2(edges[:, 1], edges[:, 0]) % (np.pi / 2)
+    angles[np.isclose(angles, np.pi / 2)] = 0.0
+    extents = np.array([np.ptp(hull @ _rotation(angle), axis=0) for angle in angles])
+    areas = extents.prod(axis=1)
+    smallest = areas <= areas.min() + 1e-9 * np.ptp(hull, axis=0).max() ** 2
+    return float(angles[smallest].min())
+
+
+def scale_to_grid(points: np.ndarray, side: int, *, equalize: bool) -> np.ndarray:
+    """Scale each axis on its own to ``[0, side]``.
+
+    Parameters
+    ----------
+    points
+        Aligned coordinates ``(n, 2)`` as (long axis, short axis).
+    side
+        Pixels along one side of the image.
+    equalize
+        Replace each axis by its ranks first, which fills a crowded image evenly.
+
+    Returns
+    -------
+    ``(n, 2)`` as (row, column), in pixels; the centre of pixel ``i`` is at ``i + 0.5``.
+    """
+    unit = np.empty(points.shape)
+    for axis in range(2):
+        values = points[:, 1 - axis]
+        span = np.ptp(values)
+        if equalize:
+            unit[:, axis] = (rankdata(values) - 0.5) / len(values)
+        else:
+            unit[:, axis] = (values - values.min()) / span if span > 0 else 0.5
+    return unit * side
+
+
+def _rotation(angle: float) -> np.ndarray:
+    """Matrix that turns row vectors by ``-angle``."""
+    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+
+
+def _hull(points: np.ndarray) -> np.ndarray:
+    """Corners of the convex hull; the two ends where the points have no area."""
+    try:
+        corners = ConvexHull(points).vertices
+    except (QhullError, ValueError):  # fewer than three points, or all of them on one line
+        centred = points - points.mean(axis=0)
+        along = centred @ np.linalg.svd(centred, full_matrices=False)[2][0]
+        corners = np.array([along.argmin(), along.argmax()])
+    return np.asarray(points[corners])
+
+
+def displacement(coords: np.ndarray, pixel: np.ndarray, side: int) -> dict[str, float]:
+    """Measure how many pixels each gene is moved from where it was embedded."""
+    centres = np.stack(np.divmod(pixel, side), axis=1) + 0.5
+    moved = np.linalg.norm(coords - centres, axis=1)
+    return {
+        "displacement_mean": float(moved.mean()),
+        "displacement_p95": float(np.quantile(moved, 0.95)),
+        "displacement_max": float(moved.max()),
+    }
+
+
+def neighbors_kept(
+    profiles: np.ndarray, pixel: np.ndarray, side: int, *, k: int = N_NEAREST
+) -> float:
+    """Return the share of the `k` nearest genes (cosine) that are also nearest on the image.
+
+    Parameters
+    ----------
+    profiles
+        Unit vectors ``(n_genes, d)``.
+    pixel
+        Row-major pixel of each gene ``(n_genes,)``.
+    side
+        Pixels along one side.
+    k
+        Neighbours that are compared; at most the number of other genes.
+
+    Returns
+    -------
+    A number in ``[0, 1]``; 1 for a single gene, which has no neighbour to lose.
+    """
+    k = min(k, len(profiles) - 1)
+    if k == 0:
+        return 1.0
+    positions = np.stack(np.divmod(pixel, side), axis=1)
+    # Pixels are distinct, so the nearest one is the gene itself.
+    on_image = cKDTree(positions).query(positions, k=np.arange(2, k + 2))[1]
+    shared = 0
+    for start in range(0, len(profiles), _CHUNK):
+        rows = np.arange(start, min(start + _CHUNK, len(profiles)))
+        similarity = profiles[rows] @ profiles.T
+        similarity[np.arange(len(rows)), rows] = -np.inf
+        nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
+        shared += int((nearest[:, :, None] == on_image[rows][:, None, :]).sum())
+    return shared / (k * len(profiles))
+
 
 LayoutMethod = Literal["tsne", "umap", "mde", "random"]
 Equalize = Literal["auto", "always", "never"]
@@ -61,18 +360,11 @@ def fit_pixels(
         }
 
 
-def check_choice(name: str, value: str, valid: tuple[str, ...]) -> None:
-    """Refuse a mode that does not exist, and list those that do."""
-    if value not in valid:
-        options = ", ".join(repr(option) for option in valid)
-        raise ValueError(f"{name}={value!r} is not known. Valid are {options}. Choose one of them.")
-
-
 def _fit_expressed(
     profiles: np.ndarray,
     expressed: np.ndarray,
     side: int,
-    method: EmbeddingMethod,
+    method: LayoutMethod,
     equalize: Equalize,
     seed: int,
 ) -> tuple[np.ndarray, Report]:

@@ -1,7 +1,9 @@
-"""Where each gene lives on the image."""
+"""Where each gene lives on the image, and each protein beside it."""
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hdeepinsight._errors import check_integer
+from hdeepinsight.image._assign import assign_pixels
 from hdeepinsight.image._fit import (
     Equalize,
     LayoutMethod,
@@ -16,8 +20,38 @@ from hdeepinsight.image._fit import (
     default_side,
     fit_pixels,
     random_pixels,
+    rim_first,
 )
-from hdeepinsight.image._validate import check_pixels, check_side, checked_genes, checked_integers
+
+
+def _names(genes: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(genes, str):
+        raise TypeError(
+            f"The genes must be a sequence of names, got the text {genes!r}, whose letters would "
+            "be taken for genes. Pass a list, even for one gene."
+        )
+    names = tuple(genes)
+    others = [name for name in names if not isinstance(name, str)]
+    if others:
+        raise TypeError(
+            f"Gene names must be strings, got {others[0]!r} of type {type(others[0]).__name__}. "
+            "Pass the names, for example adata.var_names, not positions."
+        )
+    if not names:
+        raise ValueError("A layout needs at least one gene, got none. Check the gene selection.")
+    if len(set(names)) < len(names):
+        repeated = [name for name, count in Counter(names).items() if count > 1]
+        raise ValueError(
+            f"Gene names must be unique, since each gene has one pixel, got {len(repeated)} that "
+            f"occur more than once: {repeated[:5]}. Merge or drop the repeated genes."
+        )
+    return tuple(map(str, names))
+
+
+def _checked_side(side: int, n_genes: int) -> int:
+    hint = f"Each of {n_genes} genes takes a pixel. Leave it out to use {default_side(n_genes)}."
+    check_integer("side", side, math.isqrt(n_genes - 1) + 1, hint=hint)
+    return int(side)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -77,11 +111,34 @@ class GeneLayout:
     report: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        genes, pixel = checked_genes(self.genes), checked_integers(self.pixel)
-        check_side(self.side, len(genes))
-        check_pixels(pixel, len(genes), self.side)
+        genes = _names(self.genes)
+        side = _checked_side(self.side, len(genes))
+        pixel = np.asarray(self.pixel)
+        if not np.issubdtype(pixel.dtype, np.integer):
+            raise TypeError(
+                f"Pixels must be integers, row * side + column, got the dtype {pixel.dtype}. "
+                "Convert them before building the layout."
+            )
+        if pixel.shape != (len(genes),):
+            raise ValueError(
+                f"Each gene must have exactly one pixel, got {len(genes)} genes and pixels of "
+                f"shape {pixel.shape}. Pass a flat list in the order of the genes."
+            )
+        pixel = pixel.astype(np.int64)
+        if pixel.min() < 0 or pixel.max() >= side**2:
+            raise ValueError(
+                f"On {side} × {side} pixels must lie in [0, {side**2 - 1}], got {pixel.min()} to "
+                f"{pixel.max()}. Choose a larger side or correct them."
+            )
+        values, counts = np.unique(pixel, return_counts=True)
+        if len(values) < len(genes):
+            raise ValueError(
+                f"Each gene must have a pixel of its own, got {int((counts > 1).sum())} pixels "
+                f"that hold more than one gene, the first is pixel {values[counts > 1][0]}. Move "
+                "one of the genes."
+            )
         pixel.setflags(write=False)
-        normal = {"genes": genes, "pixel": pixel, "side": int(self.side), "method": self.method}
+        normal = {"genes": genes, "pixel": pixel, "side": side, "method": self.method}
         for name, value in {**normal, "report": dict(self.report)}.items():
             object.__setattr__(self, name, value)
 
@@ -123,7 +180,7 @@ class GeneLayout:
         Raises
         ------
         ValueError
-            If `x` does not have one column a gene, holds NaN or infinite values, or is all zero;
+            If `x` does not have one column per gene, holds NaN or infinite values, or is all zero;
             if names repeat; if `side` is too small; if a mode is not known.
 
         Examples
@@ -139,13 +196,13 @@ class GeneLayout:
         t-SNE runs on 50 singular vectors of the unit-length profiles; published: on all cells
         without reduction. Panels with few genes lower the perplexity to a third of them.
         """
-        names = checked_genes(genes)
+        names = _names(genes)
         if getattr(x, "ndim", 2) != 2 or np.shape(x)[1] != len(names):
             raise ValueError(
-                f"The expression has the shape {np.shape(x)}, and {len(names)} genes are named. "
-                "It must be (n_cells, n_genes), one column a name. Subset or transpose it."
+                f"The expression must have one column per name, (n_cells, {len(names)}), got the "
+                f"shape {np.shape(x)}. Subset or transpose it."
             )
-        side = default_side(len(names)) if side is None else check_side(side, len(names))
+        side = default_side(len(names)) if side is None else _checked_side(side, len(names))
         pixel, report = fit_pixels(x, side, method=method, equalize=equalize, seed=seed)
         return cls(names, pixel, side, method, report)
 
@@ -172,8 +229,8 @@ class GeneLayout:
         >>> GeneLayout.random(["CD3E", "MS4A1", "LYZ"])
         GeneLayout(3 genes on 8 × 8 pixels, method='random', occupancy 5%)
         """
-        names = checked_genes(genes)
-        side = default_side(len(names)) if side is None else check_side(side, len(names))
+        names = _names(genes)
+        side = default_side(len(names)) if side is None else _checked_side(side, len(names))
         report: Report = {"occupancy": len(names) / side**2}
         return cls(names, random_pixels(len(names), side, seed), side, "random", report)
 
@@ -222,7 +279,7 @@ class GeneLayout:
         missing = [key for key in ("genes", "pixel", "side") if key not in data]
         if missing:
             raise ValueError(
-                f"The stored layout lacks {missing}. It must hold 'genes', 'pixel' and 'side'. "
+                f"A stored layout must hold 'genes', 'pixel' and 'side', got none of {missing}. "
                 "Write it again with GeneLayout.to_dict()."
             )
         return cls(
@@ -244,3 +301,61 @@ class GeneLayout:
             f"GeneLayout({self.n_genes} genes on {self.side} × {self.side} pixels, "
             f"method={self.method!r}, occupancy {self.n_genes / self.side**2:.0%})"
         )
+
+
+def protein_layout(layout: GeneLayout, genes: Mapping[str, Sequence[str]]) -> GeneLayout:
+    """Place proteins on the image of a gene layout.
+
+    Parameters
+    ----------
+    layout
+        Where the genes are.
+    genes
+        Genes of every protein, by its name; a protein without any, or with none on the layout, is
+        unplaced.
+
+    Returns
+    -------
+    Layout of the proteins, sorted by name so that their order does not matter, on an image of the
+    same side. Each has a pixel of its own among proteins: that of its gene, the one nearest to the
+    centre of several genes, or a neighbouring one where proteins share a gene (least sum of
+    squared distances). Unplaced proteins take pixels that hold neither gene nor protein, from the
+    rim inwards, then any that hold no protein. The report counts both kinds.
+
+    Raises
+    ------
+    ValueError
+        If there are no proteins, or more than pixels.
+
+    Examples
+    --------
+    >>> from hdeepinsight.image import GeneLayout, protein_layout
+    >>> layout = GeneLayout(("CD3D", "CD3E", "CD4", "CD3G"), [0, 1, 15, 2], 4)
+    >>> genes = {"IgG1": (), "CD3": ("CD3D", "CD3E", "CD3G"), "CD4": ("CD4",)}
+    >>> placed = protein_layout(layout, genes)
+    >>> placed.genes, placed.pixel.tolist()
+    (('CD3', 'CD4', 'IgG1'), [1, 15, 3])
+    """
+    names = _names(sorted(genes))
+    if len(names) > layout.side**2:
+        raise ValueError(
+            f"Each protein must have a pixel of its own, got {len(names)} proteins and "
+            f"{layout.side} × {layout.side} pixels. Pass a larger side."
+        )
+    where = dict(zip(layout.genes, layout.coordinates, strict=True))
+    centres = {
+        name: np.mean([where[gene] for gene in genes[name] if gene in where], axis=0) + 0.5
+        for name in names
+        if any(gene in where for gene in genes[name])
+    }
+    pixel = np.empty(len(names), dtype=np.int64)
+    placed = np.array([name in centres for name in names])
+    if centres:
+        pixel[placed] = assign_pixels(np.stack(list(centres.values())), layout.side)
+    # The others take pixels without a protein: first those without a gene, from the rim inwards.
+    free = np.setdiff1d(np.arange(layout.side**2), pixel[placed])
+    empty = ~np.isin(free, layout.pixel)
+    order = [rim_first(part, layout.side) for part in (free[empty], free[~empty])]
+    pixel[~placed] = np.concatenate(order)[: int((~placed).sum())]
+    report = {"placed": float(placed.sum()), "unplaced": float((~placed).sum())}
+    return GeneLayout(names, pixel, layout.side, "genes", report)

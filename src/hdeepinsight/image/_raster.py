@@ -1,4 +1,4 @@
-"""Cells to images: one differentiable scatter a mini-batch, nothing stored."""
+"""Cells to images: one differentiable scatter per mini-batch, nothing stored."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 import torch
 
-from hdeepinsight.image._fit import check_choice
+from hdeepinsight._errors import check_choice
 from hdeepinsight.image._layout import GeneLayout
 
 Channels = Literal["masked", "single", "rgb"]
@@ -83,24 +83,19 @@ class Raster(torch.nn.Module):
         """
         if values.ndim != 2 or values.shape[1] != self.n_genes:
             raise ValueError(
-                f"The values have the shape {tuple(values.shape)}. This raster takes "
-                f"(n_cells, {self.n_genes}), one column a gene of its layout. "
-                "Align the genes with the layout first."
+                f"The values must have the shape (n_cells, {self.n_genes}), one column per gene of "
+                f"the layout, got {tuple(values.shape)}. Align the genes with the layout first."
             )
         planes = [values]
         if self.channels == "masked":
             mask = values.new_ones(self.n_genes) if measured is None else measured.to(values.dtype)
             planes.append(mask.expand_as(values))
-        images = self._draw(torch.stack(planes, dim=1))
-        return images.expand(-1, 3, -1, -1) if self.channels == "rgb" else images
-
-    def _draw(self, planes: torch.Tensor) -> torch.Tensor:
-        """Scatter ``(n_cells, c, n_genes)`` into ``(n_cells, c, side, side)``."""
-        n_cells, n_planes, _ = planes.shape
+        stacked = torch.stack(planes, dim=1)
         # One row a plane: torch gathers the gradient of rows many times faster than that of planes.
-        flat = planes.new_zeros(n_cells * n_planes, self.side**2)
-        drawn = flat.index_copy(1, self.pixel, planes.flatten(0, 1))
-        return drawn.view(n_cells, n_planes, self.side, self.side)
+        flat = values.new_zeros(len(values) * len(planes), self.side**2)
+        drawn = flat.index_copy(1, self.pixel, stacked.flatten(0, 1))
+        images = drawn.view(len(values), len(planes), self.side, self.side)
+        return images.expand(-1, 3, -1, -1) if self.channels == "rgb" else images
 
     def extra_repr(self) -> str:
         """Summarise the module in one line."""

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from hdeepinsight.nn._norm import _SingleCell
+from hdeepinsight.nn._norm import FrozenNorm, _SingleCell
 
 
 class AdapterSwitch(threading.local):
@@ -76,7 +77,7 @@ class NormAdapter(nn.Module):
     Examples
     --------
     >>> import torch
-    >>> from hdeepinsight.nn._norm import BatchNorm1d
+    >>> from hdeepinsight.nn import AdapterSwitch, BatchNorm1d, NormAdapter
     >>> norm = BatchNorm1d(2).eval()
     >>> adapter = NormAdapter(norm, torch.ones(1), switch := AdapterSwitch())
     >>> cells = torch.randn(3, 2)
@@ -111,7 +112,7 @@ class NormAdapter(nn.Module):
         if batch is None:
             normalised: Tensor = self.norm(values)
             return normalised
-        shape = (len(values), -1) + (1,) * (values.ndim - 2)
+        shape = (len(batch), -1) + (1,) * (values.ndim - 2)  # one batch serves all cells, too
         normalised = self._normalise(values, batch, shape)
         shrinkage = self.shrinkage[batch].unsqueeze(1)
         scale, shift = (shrinkage * self.scale[batch], shrinkage * self.shift[batch])
@@ -165,8 +166,7 @@ class HeadAdapter(nn.Module):
         super().__init__()
         self.head, self.switch = head, switch
         # Without its random start, which would move the random numbers of the whole process.
-        empty = nn.Linear(n_latent, n_edges, device="meta")
-        self.correction = empty.to_empty(device=shrinkage.device)
+        self.correction = nn.utils.skip_init(nn.Linear, n_latent, n_edges, device=shrinkage.device)
         nn.init.zeros_(self.correction.weight)
         nn.init.zeros_(self.correction.bias)
         self.register_buffer("shrinkage", _with_last_row(shrinkage))
@@ -233,6 +233,40 @@ def wrap_norms(network: nn.Module, shrinkage: Tensor, switch: AdapterSwitch) -> 
     return adapters
 
 
+def freeze_norms(network: nn.Module, batch: int = -1) -> None:
+    """Replace the batch normalisations of a network by what they are at prediction, in place.
+
+    Parameters
+    ----------
+    network
+        Any network; a copy, since nothing of it can be trained any more.
+    batch
+        Where the network has adapters: the batch that all its cells are taken to come from, in
+        this thread.
+    """
+    switch = AdapterSwitch()
+    switch.batch = torch.tensor([batch])
+    for parent in list(network.modules()):
+        if isinstance(parent, NormAdapter | HeadAdapter):
+            parent.switch = switch
+        for name, child in parent.named_children():
+            if isinstance(child, _BatchNorm) and not isinstance(parent, NormAdapter):
+                setattr(parent, name, FrozenNorm(child))
+
+
+def _with_last_row(shrinkage: Tensor) -> Tensor:
+    """Append the 0 that index -1 finds."""
+    return torch.cat([shrinkage, shrinkage.new_zeros(1)])
+
+
+def _read_trust(
+    module: nn.Module, state_dict: dict[str, Any], prefix: str, *_further: object
+) -> None:
+    """Take the buffer under its old name, "trust", too."""
+    if f"{prefix}trust" in state_dict:
+        state_dict[f"{prefix}shrinkage"] = state_dict.pop(f"{prefix}trust")
+
+
 def insert_adapters(module: Any, shrinkage: list[float]) -> list[nn.Parameter]:
     """Put adapters around the normalisations and the head of a classifier, in place.
 
@@ -276,16 +310,3 @@ def switch_on(
         return nullcontext()
     rows = torch.as_tensor(batch, dtype=torch.int64, device=module.temperature.device)
     return module.head.switch.using(rows, replay=replay)
-
-
-def _with_last_row(shrinkage: Tensor) -> Tensor:
-    """Append the 0 that index -1 finds."""
-    return torch.cat([shrinkage, shrinkage.new_zeros(1)])
-
-
-def _read_trust(
-    module: nn.Module, state_dict: dict[str, Any], prefix: str, *_further: object
-) -> None:
-    """Take the buffer under its old name, "trust", too."""
-    if f"{prefix}trust" in state_dict:
-        state_dict[f"{prefix}shrinkage"] = state_dict.pop(f"{prefix}trust")

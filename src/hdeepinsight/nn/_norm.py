@@ -95,11 +95,3 @@ class FrozenNorm(nn.Module):
         """Normalised values, shape ``(n_cells, n_features, ...)``."""
         shape = (-1,) + (1,) * (input.ndim - 2)
         return torch.addcmul(self.shift.view(shape), input, self.scale.view(shape))
-
-
-def freeze_norms(network: nn.Module) -> None:
-    """Replace all batch normalisations in a network by what they are at prediction."""
-    for parent in list(network.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, _BatchNorm):
-                setattr(parent, name, FrozenNorm(child))

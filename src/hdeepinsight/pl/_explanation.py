@@ -12,8 +12,7 @@ from hdeepinsight.pl._style import FAINT, INK, PALETTE, SEQUENTIAL, axes_or_new
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from hdeepinsight.explanation import Explanation
-    from hdeepinsight.explanation._explanation import CellChoice, Statistic
+    from hdeepinsight.explanation import CellChoice, Explanation, Statistic
 
 __all__ = ["contrast", "explanation"]
 
@@ -226,7 +225,7 @@ def _unit(result: Explanation) -> str:
         "joint": "attribution to the log-probability",
         "logit": "attribution to the logit",
     }
-    return names[result.questions.target]
+    return names[result.targets.kind]
 
 
 def _finish(ax: Axes, heading: str) -> None:

@@ -1,95 +1,211 @@
-"""The page itself: a template with its style and script, which nothing else may join."""
+"""The page: gathered once for people and machines, rendered, and written in one piece."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import os
+from datetime import UTC, datetime
 from importlib.resources import files
+from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from hdeepinsight.report import _labels, _notes
-
-if TYPE_CHECKING:
-    from datetime import datetime
-
-    from hdeepinsight.annotation import Annotation
-    from hdeepinsight.report._content import Content
-
-__all__ = ["render"]
+from hdeepinsight import __version__
+from hdeepinsight._io import atomic_write, escape_controls
+from hdeepinsight.annotation import Annotation, check_nodes, check_same_cells
+from hdeepinsight.report import _figures, _tables, _text, _trust
 
 _LONGEST_SETTING = 400
 
 
-def render(content: Content, *, title: str, model: str | None, created: datetime) -> str:
-    """Fill the template.
+def write(
+    result: Annotation,
+    path: str | Path,
+    *,
+    title: str | None = None,
+    model: str | None = None,
+    clusters: Any | None = None,
+    embedding: Any | None = None,
+    true_nodes: np.ndarray | None = None,
+    created: datetime | None = None,
+) -> None:
+    """Write one HTML page that says what an annotation holds and how far to trust it.
+
+    The page needs no network and no other file. It holds the input and gene reports, the cells of
+    each label at every level, their confidence, what was stopped or rejected and why, decisions,
+    figures, a table of clusters, a methods paragraph with its sources, and all its figures as
+    JSON too (``script#hdeepinsight-report``).
 
     Parameters
     ----------
-    content
-        What the page says.
-    title, model, created
-        What stands in its head.
+    result
+        The annotation, whoever made the probabilities.
+    path
+        File to write. It appears in one piece: one that is there is replaced by a whole page, or
+        stays.
+    title
+        Heading of the page.
+    model
+        Name of the model, for the head of the page.
+    clusters
+        Cluster of every cell, ``(n_cells,)``, such as ``adata.obs["leiden"]``; by default cells
+        are grouped by the label where they stop.
+    embedding
+        Coordinates to draw the cells at, ``(n_cells, 2)``, such as ``adata.obsm["X_umap"]``; of
+        more columns the first two are drawn. Cells without finite ones are left out.
+    true_nodes
+        Known node of every cell, ``(n_cells,)``, as ``taxonomy.encode(labels)`` gives it; 0 is
+        unknown. The page then compares labels with them.
+    created
+        Time to write on the page; by default ``$SOURCE_DATE_EPOCH`` or now. With the same time,
+        the same result gives the same file.
+
+    Raises
+    ------
+    ValueError
+        If clusters, coordinates or nodes do not fit the cells.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> import hdeepinsight as hdi
+    >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4 T", "CD8 T"], "B": []})
+    >>> p = np.array([[1, 0.9, 0.1, 0.5, 0.4]])
+    >>> result = hdi.Annotation(taxonomy=tree, obs_names=["a"], node_probabilities=p)
+    >>> page = Path(tempfile.mkdtemp()) / "report.html"
+    >>> hdi.report.write(result, page, title="One cell")
+    >>> "<h1>One cell</h1>" in page.read_text(encoding="utf-8")
+    True
     """
+    given = {"clusters": clusters, "embedding": embedding, "true_nodes": true_nodes}
+    for name, values in given.items():
+        if values is not None:
+            check_same_cells(result.obs_names, values, name)
+    if true_nodes is not None:
+        true_nodes = check_nodes(result.taxonomy, true_nodes, len(result))
+        true_nodes = true_nodes if (true_nodes > 0).any() else None
+    if created is None:
+        epoch = os.environ.get("SOURCE_DATE_EPOCH")  # the time that builds agree on
+        created = datetime.now(UTC) if epoch is None else datetime.fromtimestamp(int(epoch), UTC)
+    head = {
+        "title": title or f"Cell types of {len(result):,} cells",
+        "model": model,
+        "version": __version__,
+    }
+    page = _render(result, _gather(result, clusters, embedding, true_nodes), head, created)
+    with atomic_write(path) as unfinished:
+        unfinished.write_text(page, encoding="utf-8")
+
+
+def _gather(
+    result: Annotation,
+    clusters: Any | None,
+    embedding: Any | None,
+    true_nodes: np.ndarray | None,
+) -> dict[str, Any]:
+    """Gather what the page shows; ``None`` stands for what an annotation does not carry."""
+    evaluation, scores = None, None
+    if true_nodes is not None:
+        evaluation, scores = _trust.scores(result, true_nodes)
+    paragraph, references = _text.methods(result, compared=true_nodes is not None)
+    return {
+        "result": result,
+        "key_figures": _text.key_figures(result),
+        "composition": _tables.composition(result),
+        "labels": _tables.labels(result),
+        "stops": _tables.stops(result),
+        "sets": _trust.label_sets(result),
+        "novelty": _trust.novelty(result),
+        "evaluation": evaluation,
+        "scores": scores,
+        "clusters": _tables.cluster_table(result, clusters),
+        "has_clusters": clusters is not None,
+        "drawn": _figures.drawn(result, embedding, true_nodes),
+        "methods": paragraph,
+        "references": references,
+    }
+
+
+def _facts(page: dict[str, Any]) -> Any:
+    """Return the figures of the page in plain types, for the machine-readable part."""
+    result = page["result"]
+    reports = {"input_report": result.input_report, "gene_report": result.gene_report}
+    trust = [page["sets"] and page["sets"].table, *page["novelty"], page["scores"]]
+    tables = [*page["composition"], page["labels"], page["stops"], *trust, page["clusters"]]
+    return _tables.plain(
+        {
+            "n_cells": len(result),
+            "threshold": result.threshold,
+            "decoder": result.decoder,
+            "levels": result.taxonomy.level_names,
+            "calibration_note": result.calibration_note,
+            "key_figures": {figure.key: figure.value for figure in page["key_figures"]},
+            **{name: report and report.to_dict() for name, report in reports.items()},
+            "decisions": [decision.to_dict() for decision in result.decisions],
+            "evaluation": page["evaluation"] and page["evaluation"].to_dict(),
+            "tables": {table.key: table.to_dict() for table in tables if table is not None},
+            "methods": page["methods"],
+            "references": page["references"],
+            "recipe": result.recipe,
+        }
+    )
+
+
+def _render(
+    result: Annotation, page: dict[str, Any], head: dict[str, Any], created: datetime
+) -> str:
+    """Fill the template; no text in it holds a control or direction character."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    from hdeepinsight import __version__
+    def visible(value: Any) -> Any:
+        plain = isinstance(value, str) and not isinstance(value, Markup)
+        return escape_controls(value) if plain else value
 
     environment = Environment(
         loader=PackageLoader("hdeepinsight.report"),
         autoescape=True,
+        finalize=visible,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
-    style, script = _part("report.css"), _part("report.js")
-    head = {"title": title, "model": model, "version": __version__}
+    templates = files("hdeepinsight.report") / "templates"
+    style, script = (
+        (templates / name).read_text(encoding="utf-8") for name in ("report.css", "report.js")
+    )
+    # The browser runs our style and script alone, and loads nothing from anywhere. Escaping keeps
+    # names from becoming markup; this is the second lock on the same door.
+    allowed = f"style-src {_hash(style)}; script-src {_hash(script)}; img-src data:"
+    policy = f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
+    matrix, genes = result.input_report, result.gene_report
+    confidence = result.confidence.to_numpy()
     return environment.get_template("report.html.j2").render(
         head,
         created=created,
-        page=content,
-        facts={**head, "created": created.isoformat(), **content.to_dict()},
+        page=page,
+        facts={**head, "created": created.isoformat(), **_facts(page)},
         style=Markup(style),
         script=Markup(script),
-        policy=_policy(style, script),
-        **_words(content.result),
-    )
-
-
-def _words(result: Annotation) -> dict[str, Any]:
-    """Sentences and single figures of the page that stand in no table."""
-    matrix, genes = result.input_report, result.gene_report
-    confidence = result.confidence.to_numpy()
-    return {
-        "matrix": matrix and _notes.input_sentences(matrix),
-        "genes": genes and _notes.gene_sentences(genes),
-        "absent": _notes.absent_types(result),
-        "bins": _labels.bins_of(confidence),
-        "quartiles": np.quantile(confidence, (0.25, 0.5, 0.75)) if len(result) else None,
-        "n_stopped": int(_labels.above_a_type(result).sum()),
-        "adapted": any(step.applied and step.step == "adapt" for step in result.decisions),
-        "recipe": {
+        policy=policy,
+        matrix=matrix and _text.input_sentences(matrix),
+        genes=genes and _text.gene_sentences(genes),
+        absent=_text.absent_types(result),
+        bins=_tables.bins_of(confidence),
+        quartiles=np.quantile(confidence, (0.25, 0.5, 0.75)) if len(result) else None,
+        n_stopped=int(_tables.above_a_type(result).sum()),
+        adapted=any(step.applied and step.step == "adapt" for step in result.decisions),
+        recipe={
             str(name): shorten(str(value), _LONGEST_SETTING, placeholder=" ...")
             for name, value in result.recipe.items()
         },
-    }
-
-
-def _part(name: str) -> str:
-    return (files("hdeepinsight.report") / "templates" / name).read_text(encoding="utf-8")
-
-
-def _policy(style: str, script: str) -> str:
-    """Let the browser run our style and script alone, and load nothing from anywhere.
-
-    Escaping keeps names from becoming markup; this is the second lock on the same door.
-    """
-    allowed = f"style-src {_hash(style)}; script-src {_hash(script)}; img-src data:"
-    return f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
+    )
 
 
 def _hash(text: str) -> str:

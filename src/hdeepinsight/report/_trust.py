@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 
-from hdeepinsight.annotation import evaluate_annotation
-from hdeepinsight.report._labels import bins_of, groups_of
-from hdeepinsight.report._table import Column, Table
+from hdeepinsight.annotation import Annotation, Evaluation, evaluate_annotation
+from hdeepinsight.report._tables import Column, Table, bins_of, groups_of
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from hdeepinsight.annotation import Annotation, Evaluation
-
-__all__ = ["Sets", "label_sets", "novelty", "scores"]
-
-#: Of label sets, the share that may miss the truth; of novelty, the p-value that counts as strange.
-ALPHA, STRANGE = 0.1, 0.05
+#: Of label sets, the share that may miss the truth; of novelty, the p-value that counts as novel.
+ALPHA, NOVEL = 0.1, 0.05
 
 _SIZES: Final = (
     Column("Types in the set", "count"),
@@ -28,7 +21,7 @@ _SIZES: Final = (
 )
 _NOVELTY: Final = (
     Column("Compared with"),
-    Column("Strange cells", "count"),
+    Column("Novel cells", "count"),
     Column("Share of cells", "share"),
     Column("Share among reference cells", "share"),
     Column("p-values from 0 to 1", "bins"),
@@ -36,9 +29,9 @@ _NOVELTY: Final = (
 _NEAREST: Final = (
     Column("Nearest type"),
     Column("Cells", "count"),
-    Column("Strange to all types", "count"),
-    Column("Share strange to all types", "share"),
-    Column("Share strange to all lineages", "share"),
+    Column("Novel to all types", "count"),
+    Column("Share novel to all types", "share"),
+    Column("Share novel to all lineages", "share"),
 )
 _SCORES: Final = (
     Column("Level"),
@@ -85,7 +78,7 @@ def label_sets(result: Annotation) -> Sets | None:
 
 
 def novelty(result: Annotation) -> tuple[Table, ...]:
-    """How many cells are strange, and which types they come nearest to; empty if unknown."""
+    """How many cells are novel, and which types they come nearest to; empty if unknown."""
     if result.novelty is None:
         return ()
     return _novelty(result.novelty), _novelty_by_type(result, result.novelty)
@@ -96,25 +89,25 @@ def _novelty(measured: pd.DataFrame) -> Table:
     rows = []
     for column, name in compared.items():
         p = measured[column].to_numpy()
-        n_strange = int((p <= STRANGE).sum())
-        rows.append((name, n_strange, n_strange / max(1, len(p)), STRANGE, bins_of(p)))
+        n_novel = int((p <= NOVEL).sum())
+        rows.append((name, n_novel, n_novel / max(1, len(p)), NOVEL, bins_of(p)))
     return Table.of(
         "novelty",
-        f"Cells that are strange to the reference (p-value of at most {STRANGE}).",
+        f"Cells that are novel to the reference (p-value of at most {NOVEL}).",
         _NOVELTY,
         rows,
     )
 
 
 def _novelty_by_type(result: Annotation, measured: pd.DataFrame) -> Table:
-    strange = measured["p_value"].to_numpy() <= STRANGE
-    unrecognised = measured["lineage_p_value"].to_numpy() <= STRANGE
+    novel = measured["p_value"].to_numpy() <= NOVEL
+    unrecognised = measured["lineage_p_value"].to_numpy() <= NOVEL
     rows: list[tuple[Any, ...]] = [
         (
             result.taxonomy.label(leaf),
             len(cells),
-            int(strange[cells].sum()),
-            strange[cells].mean(),
+            int(novel[cells].sum()),
+            novel[cells].mean(),
             unrecognised[cells].mean(),
         )
         for leaf, cells in groups_of(result.leaf_nodes)
@@ -122,7 +115,7 @@ def _novelty_by_type(result: Annotation, measured: pd.DataFrame) -> Table:
     rows = sorted(rows, key=lambda row: -row[2])
     return Table.of(
         "novelty_by_type",
-        "Strange cells by the type that they come nearest to.",
+        "Novel cells by the type that they come nearest to.",
         _NEAREST,
         rows,
         filtered=True,

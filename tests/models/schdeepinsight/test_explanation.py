@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import sparse
 from scipy.stats import spearmanr
 
 from hdeepinsight import SCHDeepInsight
@@ -94,7 +95,7 @@ def test_a_contrast_turns_its_sign_with_its_sides(model, query):
 def test_each_cell_is_explained_for_its_own_node_by_default(model, query):
     own = model.explain(query, target="joint")
     leaves = model.annotate(query, threshold=None).leaf_nodes
-    assert (own.questions.nodes[own.question] == leaves).all()
+    assert (own.targets.nodes[own.target] == leaves).all()
     assert own.own.all()
     named = model.explain(query, ["CD8 T"], target="joint")
     rows = np.flatnonzero(leaves == model.taxonomy.resolve("CD8 T"))
@@ -197,11 +198,19 @@ def test_explainers_of_shap_agree(model, query, method):
         pytest.param({"against": "T"}, "Name the nodes", id="against_without_nodes"),
         pytest.param({"nodes": "T", "level": 1}, "level alone", id="nodes_and_level"),
         pytest.param({"nodes": "T", "method": "lime"}, "expected_gradients", id="method"),
-        pytest.param({"nodes": "T", "n_background": 0}, "n_background=0", id="no_background"),
-        pytest.param({"nodes": "T", "n_samples": 0}, "n_samples=0", id="no_samples"),
-        pytest.param({"nodes": "T", "n_samples": 2.5}, r"n_samples=2\.5", id="half_a_sample"),
-        pytest.param({"nodes": "T", "batch_size": 0}, "batch_size=0", id="no_batch"),
-        pytest.param({"nodes": "T", "batch_size": -1}, "batch_size=-1", id="less_than_a_batch"),
+        pytest.param(
+            {"nodes": "T", "n_background": 0},
+            "n_background .*, got 0",
+            id="no_background",
+        ),
+        pytest.param(
+            {"nodes": "T", "n_samples": 0},
+            "n_samples .*, got 0",
+            id="no_samples",
+        ),
+        pytest.param({"nodes": "T", "n_samples": 2.5}, r"n_samples .*2\.5", id="half_a_sample"),
+        pytest.param({"nodes": "T", "batch_size": 0}, "batch_size .*, got 0", id="no_batch"),
+        pytest.param({"nodes": "T", "batch_size": -1}, "batch_size .*, got -1", id="negative"),
         pytest.param({"level": 0}, "Level 0 is the root", id="root_level"),
     ],
 )
@@ -210,15 +219,43 @@ def test_what_makes_no_sense_is_refused(model, query, options, words):
         model.explain(query, **options)
 
 
-def test_a_model_of_a_query_explains_itself_only_until_it_is_adapted(model, query):
+def test_a_model_of_a_query_explains_as_the_reference_model_does_until_it_is_adapted(model, query):
     mapped = SCHDeepInsight.load_query_data(query, model)
     expected = model.explain(query, "T", background=query)
-    np.testing.assert_allclose(
-        mapped.explain(nodes="T", background=query).values, expected.values, atol=1e-5
-    )
-    mapped.train(max_steps=0, guard=False)
-    with pytest.raises(ValueError, match="reference model"):
-        mapped.explain(nodes="T")
+    found = mapped.explain(nodes="T", background=query)
+    np.testing.assert_allclose(found.values, expected.values, atol=1e-5)
+    assert found.note == ""
+
+
+def test_an_adapted_model_explains_its_network_with_the_adapters_of_each_batch(model, query):
+    query.obs["batch"] = np.where(np.arange(query.n_obs) % 2, "first", "second")
+    mapped = SCHDeepInsight.load_query_data(query, model, batch_key="batch")
+    mapped.train(max_steps=20, guard=False)
+    cells = query[:30].copy()
+    cells.obs["batch"] = ["another", *cells.obs["batch"][1:]]
+    found = mapped.explain(cells, "T", n_samples=700)
+    assert "adapted network" in found.note
+    assert found.note in repr(found)
+    explained = np.abs(found.outputs - found.base_values)
+    assert np.median(np.abs(found.additivity_error)) < 0.05 * np.median(explained)
+    assert len(np.unique(found.base_values)) == 3  # two batches, and cells of neither
+    before = model.explain(cells, "T", n_samples=700)
+    np.testing.assert_allclose(found.outputs[0], before.outputs[0], atol=1e-4)
+    assert not np.allclose(found.outputs[1:], before.outputs[1:], atol=1e-3)
+
+
+def test_cells_without_counts_are_left_out_and_counted(model, query):
+    cells = query[:6].copy()
+    kept = np.arange(6) != 2
+    cells.X = sparse.diags(kept.astype(np.float32)) @ cells.X
+    found, others = (model.explain(c, ["T", "B"]) for c in (cells, cells[kept].copy()))
+    assert found.note == "1 of 6 cells have no counts and were left out."
+    assert sorted(set(found.cell.tolist())) == [0, 1, 3, 4, 5]
+    np.testing.assert_allclose(found.values, others.values, atol=1e-6)
+    assert found.expression.shape[0] == 6
+    pd.testing.assert_frame_equal(found.ranking("T", cells="all"), others.ranking("T", cells="all"))
+    mask = np.array([False, True, True, False, False, False])
+    assert len(found.rows_of("T", mask)) == 1
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
 
-from hdeepinsight._errors import check_choice, invalid
+from hdeepinsight._errors import check_choice, check_integer, invalid
 from hdeepinsight.annotation import check_level_names
-from hdeepinsight.data import align_genes, log_normalize, open_counts, select_genes
+from hdeepinsight.data import InputError, align_genes, log_normalize, open_counts, select_genes
+from hdeepinsight.explanation import (
+    Background,
+    Explanation,
+    Method,
+    TargetKind,
+    Targets,
+    background_from_cells,
+    background_from_profiles,
+    explain_cells,
+)
 from hdeepinsight.image import GeneLayout
 from hdeepinsight.models._adapt import reference_sums
 from hdeepinsight.models._base._classifier import HierarchicalClassifierMixin, stratified_sample
@@ -37,12 +47,16 @@ if TYPE_CHECKING:
     from mudata import MuData
     from scipy.sparse import csr_matrix
 
-    from hdeepinsight.data import AlignedQuery, CountSource
+    from hdeepinsight.data import AlignedQuery, CountSource, DataLike, ScaleMode
     from hdeepinsight.image import LayoutMethod
     from hdeepinsight.nn import Reduction
     from hdeepinsight.pp import StacasResult
 
 LAYOUT_CELLS = 20_000
+ADAPTED_NOTE = (
+    "The adapted network is explained; the ranks of markers, which are half of what the model "
+    "says, have no gradient."
+)
 Options = TypeVar("Options", GeneMasking, CountThinning, ModalityDropout)
 
 
@@ -287,6 +301,160 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
     def normalizer(self) -> ModelNormalizer:
         """What turns counts into the model's log values; give it to `hdi.pp.stacas`."""
         return ModelNormalizer(self.genes, self.module.normalizer)
+
+    def explain(
+        self,
+        query: Any = None,
+        nodes: str | Sequence[str] | None = None,
+        *,
+        against: str | None = None,
+        level: int | str | None = None,
+        target: TargetKind = "conditional",
+        background: DataLike | None = None,
+        n_background: int = 10,
+        n_samples: int | None = None,
+        method: Method = "expected_gradients",
+        keep_values: bool = True,
+        layer: str | None = None,
+        use_raw: bool = False,
+        scale: ScaleMode = "auto",
+        fold_case: bool = False,
+        batch_size: int | None = None,
+        seed: int | None = None,
+    ) -> Explanation:
+        r"""Attribute the probability of a node to the genes, cell by cell and over all cells.
+
+        Parameters
+        ----------
+        query
+            As in :meth:`annotate`; explain the cells of interest, not more. The model's own data
+            by default.
+        nodes
+            Nodes that every cell is explained for: names, synonyms or paths. By default each cell
+            is explained for its own node, the one that the model puts it at.
+        against
+            Another node: the difference of the log-probabilities of the two ("why Treg and not
+            naive CD4 T"). They need not be siblings.
+        level
+            Without ``nodes``: level of each cell's own node, by depth or name; leaves by default.
+        target
+            ``"conditional"``: log-probability of the node given its parent, so what tells it from
+            its siblings. ``"joint"``: log-probability of the node, so what tells it from
+            everything; the sum of the conditional ones along its path. ``"logit"``: its score
+            before it is compared with its siblings.
+        background
+            Cells to compare with: an AnnData or a file, which has every gene of the query. As many
+            are taken of every type, by the label columns of the reference where it has them, else
+            by the model's labels. By default the registered reference; a model without its data
+            draws cells from the mean profiles that it carries.
+        n_background
+            Cells of every type in the background.
+        n_samples
+            Gradients per cell, 50 by default. The error falls with it, the time grows. For
+            ``"kernel"`` coalitions per cell (by default 2 × genes + 2,048), for ``"permutation"``
+            permutations per cell (1).
+        method
+            ``"expected_gradients"``, or, to check it on a few cells, an explainer of shap:
+            ``"shap_gradient"``, ``"kernel"`` or ``"permutation"``. The last two ask the network
+            tens of thousands of times per cell.
+        keep_values
+            Keep the attributions of single cells, 4 bytes per cell, gene and node. Off, only means
+            and spread over cells are kept, and memory does not grow with the number of cells.
+        layer, use_raw, scale, fold_case
+            How the query is read, as in :meth:`annotate`.
+        batch_size
+            Gradients in one pass through the network; by default 256 on a CPU, whose caches hold
+            them, and 8,192 elsewhere.
+        seed
+            Seed of background and draws; the model's by default.
+
+        Returns
+        -------
+        Attributions, rankings and signatures of genes, and the error of their sums. Cells without
+        counts have nothing to explain and are left out, of which ``note`` tells.
+
+        Raises
+        ------
+        InputError
+            If the matrix cannot be read as counts, the genes do not match, or the cells have
+            proteins that the model would read too.
+        ValueError
+            If a node is unknown, a number out of its range, or there is nothing to compare with.
+
+        Notes
+        -----
+        Expected gradients (doi:10.1038/s42256-021-00343-w) of the calibrated output in the space
+        of scaled expression, through the gene image:
+        :math:`\varphi_g = \mathrm{E}_{s',t}[(s_g - s'_g)\,\partial F/\partial s_g]` at
+        :math:`s' + t(s - s')`. Background cells are read as if they had only the genes of the
+        query, so that genes that were not measured get 0. Of an adapted model the network with the
+        adapters of each cell's batch is explained, and the background read by the same network;
+        the ranks of markers, the other half of its probabilities, have no gradient.
+
+        Examples
+        --------
+        >>> import warnings
+        >>> import hdeepinsight as hdi
+        >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+        >>> model, query = hdi.hub.pull("pbmc"), hdi.datasets.demo().query[:10]
+        >>> found = model.explain(query, "B", against="Myeloid")
+        >>> found.against, found.values.shape
+        ('Myeloid', (10, 2048))
+        >>> found.ranking().head(10).shape
+        (10, 7)
+        """
+        check_choice("method", method, get_args(Method))
+        check_integer("n_background", n_background)
+        check_integer("n_samples", n_samples, optional=True)
+        check_integer("batch_size", batch_size, optional=True)
+        targets = Targets.of(self.taxonomy, nodes, against=against, level=level, kind=target)
+        reading = {"layer": layer, "use_raw": use_raw, "scale": scale, "fold_case": fold_case}
+        opened = self._open_trained(query, None, **reading)
+        if opened.extra.proteins is not None and opened.extra.proteins.measured.any():
+            raise InputError(
+                "The query has proteins, and the model reads them.",
+                "Only genes can be explained, and the model annotates the RNA alone, too.",
+                "Pass one modality, such as mdata.mod['rna'].",
+            )
+        seed = self.seed if seed is None else seed
+        return explain_cells(
+            self.module,
+            opened,
+            targets,
+            self._background(background, n_background, seed),
+            batch=self.adapter_.batch_of(opened.obs) if self.is_adapted else None,
+            keep_values=keep_values,
+            note=ADAPTED_NOTE if self.is_adapted else "",
+            every=nodes is not None,
+            method=method,
+            n_samples=n_samples,
+            seed=seed,
+            batch_size=batch_size,
+        )
+
+    def _background(self, given: Any, per_type: int, seed: int) -> Background:
+        """Return cells to compare with: given ones, the reference, or drawn from its profiles."""
+        options = {"per_type": per_type, "seed": seed}
+        if given is None and self.adata is None:
+            if self.profiles_ is None:
+                msg = (
+                    "The model has neither its reference nor mean profiles of it to compare with. "
+                    "Pass a labelled AnnData as background=."
+                )
+                raise ValueError(msg)
+            return background_from_profiles(self.profiles_, **options)
+        opened, keys = self.open(given), self._label_keys
+        if given is None:
+            nodes = self._nodes()
+        elif set(keys) <= set(opened.obs):
+            unlabeled = self._unlabeled_category
+            nodes = known_nodes(opened.obs, self.taxonomy, keys, unlabeled=unlabeled)
+        else:
+            nodes = self.annotate(opened, threshold=None).leaf_nodes
+        leaves = np.where(np.isin(nodes, self.taxonomy.leaves), nodes, 0)
+        source = "the reference" if given is None else "the given background"
+        types = leaves if leaves.any() else nodes
+        return background_from_cells(opened, types, source=source, **options)
 
     def __repr__(self) -> str:
         """Backbone, taxonomy, layout and state of training."""

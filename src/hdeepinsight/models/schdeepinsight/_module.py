@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from hdeepinsight._errors import check_choice
 from hdeepinsight._keys import FIELD_KEYS
 from hdeepinsight.image import Raster
-from hdeepinsight.models.schdeepinsight._proteins import ProteinChannels, ProteinValues
 from hdeepinsight.nn import (
     AdaptiveHierarchicalFocalLoss,
     CountNormalizer,
@@ -21,6 +20,8 @@ from hdeepinsight.nn import (
     LinearHead,
     ModalityDropout,
     PerParentHead,
+    ProteinChannels,
+    ProteinValues,
     Reduction,
     make_backbone,
 )

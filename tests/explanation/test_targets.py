@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hdeepinsight.explanation import Questions
+from hdeepinsight.explanation import Targets
 from hdeepinsight.taxonomy import Taxonomy, TreeAlgebra
 
 
@@ -13,9 +13,9 @@ def tree():
     return Taxonomy.from_nested({"T": {"CD4": ["naive", "Treg"], "CD8": []}, "B": ["B cell"]})
 
 
-def output(tree, questions, logits):
+def output(tree, targets, logits):
     scores = TreeAlgebra(tree).conditional_log_probs(logits)
-    return scores @ torch.from_numpy(questions.weights).T
+    return scores @ torch.from_numpy(targets.weights).T
 
 
 def test_targets_are_the_log_probabilities_that_they_name(tree):
@@ -23,9 +23,9 @@ def test_targets_are_the_log_probabilities_that_they_name(tree):
     joint = TreeAlgebra(tree)(logits)
     names = ["T", "CD4", "Treg", "B"]
     nodes = [tree.resolve(name) for name in names]
-    found = output(tree, Questions.of(tree, names, target="joint"), logits)
+    found = output(tree, Targets.of(tree, names, kind="joint"), logits)
     torch.testing.assert_close(found, joint[:, nodes])
-    found = output(tree, Questions.of(tree, names), logits)
+    found = output(tree, Targets.of(tree, names), logits)
     parents = tree.parent[nodes].tolist()
     torch.testing.assert_close(found, joint[:, nodes] - joint[:, parents])
 
@@ -35,40 +35,38 @@ def test_a_contrast_is_the_log_odds_of_any_two_nodes(tree, target):
     logits = torch.randn(3, tree.n_edges)
     joint = TreeAlgebra(tree)(logits)
     for one, other in (("Treg", "naive"), ("Treg", "B"), ("CD8", "naive"), ("Treg", "T")):
-        found = output(tree, Questions.of(tree, one, against=other, target=target), logits)
+        found = output(tree, Targets.of(tree, one, against=other, kind=target), logits)
         expected = joint[:, tree.resolve(one)] - joint[:, tree.resolve(other)]
         torch.testing.assert_close(found[:, 0], expected)
 
 
 def test_siblings_differ_by_their_logits(tree):
     logits = torch.randn(3, tree.n_edges)
-    found = output(tree, Questions.of(tree, "Treg", against="naive"), logits)
+    found = output(tree, Targets.of(tree, "Treg", against="naive"), logits)
     expected = logits[:, tree.resolve("Treg") - 1] - logits[:, tree.resolve("naive") - 1]
     torch.testing.assert_close(found[:, 0], expected)
 
 
 def test_an_only_child_is_judged_where_its_path_had_a_choice(tree):
-    np.testing.assert_array_equal(
-        Questions.of(tree, "B cell").weights, Questions.of(tree, "B").weights
-    )
+    np.testing.assert_array_equal(Targets.of(tree, "B cell").weights, Targets.of(tree, "B").weights)
 
 
 def test_a_logit_is_the_score_of_one_edge(tree):
-    weights = Questions.of(tree, "Treg", target="logit").weights
+    weights = Targets.of(tree, "Treg", kind="logit").weights
     assert weights[0].nonzero()[0].tolist() == [tree.resolve("Treg") - 1]
 
 
 def test_a_level_asks_for_its_nodes_and_the_leaves_above(tree):
-    assert Questions.at_level(tree, 1).names == ("T", "B")
-    assert Questions.at_level(tree, 2).names == ("T > CD4", "T > CD8", "B > B cell")
-    leaves = Questions.at_level(tree, None)
+    assert Targets.of(tree, level=1).names == ("T", "B")
+    assert Targets.of(tree, level=2).names == ("T > CD4", "T > CD8", "B > B cell")
+    leaves = Targets.of(tree)
     assert leaves.nodes.tolist() == tree.leaves.tolist()
-    np.testing.assert_array_equal(leaves.holds, np.eye(tree.n_leaves, dtype=bool))
+    np.testing.assert_array_equal(leaves.is_member, np.eye(tree.n_leaves, dtype=bool))
 
 
 def test_the_root_is_no_level_to_explain(tree):
     with pytest.raises(ValueError, match=r"Level 0 is the root.*from 1 to"):
-        Questions.at_level(tree, 0)
+        Targets.of(tree, level=0)
 
 
 @pytest.mark.parametrize(
@@ -78,10 +76,10 @@ def test_the_root_is_no_level_to_explain(tree):
         pytest.param([], {}, "nodes is empty", id="nothing"),
         pytest.param("Trge", {}, "Treg", id="misspelt"),
         pytest.param("Treg", {"against": "Treg"}, "against itself", id="itself"),
-        pytest.param("Treg", {"against": "B", "target": "logit"}, "log-odds", id="logits"),
-        pytest.param("Treg", {"target": "proba"}, "conditional, joint, logit", id="target"),
+        pytest.param("Treg", {"against": "B", "kind": "logit"}, "log-odds", id="logits"),
+        pytest.param("Treg", {"kind": "proba"}, "'conditional', 'joint', 'logit'", id="target"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(tree, nodes, options, words):
     with pytest.raises(ValueError, match=words):
-        Questions.of(tree, nodes, **options)
+        Targets.of(tree, nodes, **options)

@@ -1,4 +1,4 @@
-"""Pictures inside the page, each with a text that says what is seen on it."""
+"""Figures inside the page, each with a text that says what is seen on it."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ from urllib.parse import quote
 import numpy as np
 
 from hdeepinsight import pl
-from hdeepinsight.report._labels import groups_of, name_of
+from hdeepinsight._errors import invalid
+from hdeepinsight._io import escape_controls
+from hdeepinsight.annotation import Annotation
+from hdeepinsight.report._tables import groups_of, name_of
+from hdeepinsight.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from hdeepinsight.annotation import Annotation
-    from hdeepinsight.taxonomy import Taxonomy
-
-__all__ = ["Picture", "confidence", "confusion", "embedding", "reliability", "taxonomy"]
-
-#: A tree with more leaves, or longer names, gives a picture that no screen holds.
+#: A tree with more leaves, or longer names, gives a figure that no screen holds.
 _MOST_LEAVES, _LONGEST_NAME = 150, 60
 #: Labels that an alternative text names, the most frequent first.
 _MOST_NAMED = 10
@@ -38,13 +37,13 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A picture as text that stands in the page.
+class Figure:
+    """A figure as text that stands in the page.
 
     Parameters
     ----------
     source
-        The picture as a ``data:`` address.
+        The figure as a ``data:`` address.
     alt
         What is seen, with numbers.
     caption
@@ -60,13 +59,44 @@ class Picture:
     height: int
 
 
-def taxonomy(result: Annotation) -> Picture | None:
+def drawn(
+    result: Annotation, embedding: Any | None, true_nodes: np.ndarray | None
+) -> dict[str, Figure]:
+    """Draw what can be drawn, by name.
+
+    Parameters
+    ----------
+    result
+        The annotation.
+    embedding
+        Coordinates of every cell, shape ``(n_cells, n_dimensions)``.
+    true_nodes
+        Known node of every cell, shape ``(n_cells,)``.
+    """
+    found: dict[str, Figure | None] = {}
+    if len(result):
+        found["taxonomy"] = taxonomy(result)
+    if embedding is not None:
+        coordinates = np.asarray(embedding, dtype=np.float64)
+        if coordinates.ndim != 2 or coordinates.shape[1] < 2:
+            expected = "two or more columns of numbers, with one row per cell"
+            hint = "Pass adata.obsm['X_umap'] or the like."
+            raise invalid("embedding", coordinates.shape, expected, hint)
+        found["embedding"] = cells_by_label(result, coordinates[:, :2])
+        found["confidence"] = cells_by_confidence(result, coordinates[:, :2])
+    if true_nodes is not None:
+        found["reliability"] = reliability(result, true_nodes)
+        found["confusion"] = confusion(result, true_nodes)
+    return {name: figure for name, figure in found.items() if figure is not None}
+
+
+def taxonomy(result: Annotation) -> Figure | None:
     """Draw the tree with the cells that stop at or under every node."""
     tree = result.taxonomy
     if not _drawable(tree):
         return None
     counts = np.bincount(result.stop_nodes, minlength=tree.n_nodes)
-    return _picture(
+    return _figure(
         lambda: pl.taxonomy(tree, counts),
         alt=f"Tree of {tree.n_leaves:,} types. Cells by label where they stop: "
         f"{_in_words(result, result.stop_nodes)}.",
@@ -74,7 +104,7 @@ def taxonomy(result: Annotation) -> Picture | None:
     )
 
 
-def embedding(result: Annotation, coordinates: np.ndarray) -> Picture | None:
+def cells_by_label(result: Annotation, coordinates: np.ndarray) -> Figure | None:
     """Draw the cells in two dimensions, in the colours of the labels where they stop."""
     drawn = np.flatnonzero(np.isfinite(coordinates).all(axis=1))
     if not drawn.size or not _drawable(result.taxonomy):
@@ -82,7 +112,7 @@ def embedding(result: Annotation, coordinates: np.ndarray) -> Picture | None:
     labels = result.label_column().iloc[drawn]
     n_left_out = len(result) - len(drawn)
     missing = f" {n_left_out:,} cells have no coordinates." if n_left_out else ""
-    return _picture(
+    return _figure(
         lambda: _dots(coordinates[drawn], labels, palette=result.colors),
         alt=f"{len(drawn):,} cells as dots in two dimensions, coloured by label: "
         f"{_in_words(result, result.stop_nodes[drawn])}.",
@@ -90,14 +120,14 @@ def embedding(result: Annotation, coordinates: np.ndarray) -> Picture | None:
     )
 
 
-def confidence(result: Annotation, coordinates: np.ndarray) -> Picture | None:
+def cells_by_confidence(result: Annotation, coordinates: np.ndarray) -> Figure | None:
     """Draw the same cells in the colours of their confidence."""
     drawn = np.flatnonzero(np.isfinite(coordinates).all(axis=1))
     if not drawn.size:
         return None
     sure = result.confidence.to_numpy()[drawn]
     scale = {"vmin": 0.0, "vmax": 1.0, "colorbar_label": "confidence"}
-    return _picture(
+    return _figure(
         lambda: _dots(coordinates[drawn], sure, **scale),
         alt=f"{len(drawn):,} cells as dots in two dimensions, coloured by confidence: "
         f"{int((sure < _UNSURE).sum()):,} of them ({(sure < _UNSURE).mean():.1%}) have a "
@@ -106,7 +136,7 @@ def confidence(result: Annotation, coordinates: np.ndarray) -> Picture | None:
     )
 
 
-def reliability(result: Annotation, true_nodes: np.ndarray) -> Picture | None:
+def reliability(result: Annotation, true_nodes: np.ndarray) -> Figure | None:
     """Draw how often types of a given probability are right, of cells whose type is known."""
     leaves = result.leaf_nodes
     known = np.flatnonzero(np.isin(true_nodes, result.taxonomy.leaves))
@@ -114,7 +144,7 @@ def reliability(result: Annotation, true_nodes: np.ndarray) -> Picture | None:
         return None
     said = result.node_probabilities[known, leaves[known]].clip(0, 1)
     right = leaves[known] == true_nodes[known]
-    return _picture(
+    return _figure(
         lambda: pl.reliability(said, right),
         alt=f"Share of right types against their probability for {len(known):,} cells of known "
         f"type: {right.mean():.1%} are right, and the mean probability is {said.mean():.3f}.",
@@ -122,14 +152,14 @@ def reliability(result: Annotation, true_nodes: np.ndarray) -> Picture | None:
     )
 
 
-def confusion(result: Annotation, true_nodes: np.ndarray) -> Picture | None:
+def confusion(result: Annotation, true_nodes: np.ndarray) -> Figure | None:
     """Draw which types are taken for which, of cells whose type is known."""
     tree = result.taxonomy
     known = np.flatnonzero(np.isin(true_nodes, tree.leaves))
     if not known.size or not _drawable(tree):
         return None
     truth, said = true_nodes[known], result.leaf_nodes[known]
-    return _picture(
+    return _figure(
         lambda: pl.confusion(tree, truth, said),
         alt=f"Percent of each true type by predicted type for {len(known):,} cells: "
         f"{int((truth == said).sum()):,} lie on the diagonal ({(truth == said).mean():.1%}).",
@@ -161,7 +191,7 @@ def _dots(coordinates: np.ndarray, color: Any, **options: Any) -> Axes:
     return ax
 
 
-def _picture(draw: Callable[[], Axes], *, alt: str, caption: str) -> Picture:
+def _figure(draw: Callable[[], Axes], *, alt: str, caption: str) -> Figure:
     import matplotlib.pyplot as plt
 
     with _drawing():
@@ -171,9 +201,9 @@ def _picture(draw: Callable[[], Axes], *, alt: str, caption: str) -> Picture:
         figure.savefig(content, format="svg", dpi=_DPI, metadata={"Date": None})
         width, height = (round(_PIXELS_AN_INCH * inches) for inches in figure.get_size_inches())
         plt.close(figure)
-    svg = _NOT_XML.sub("\ufffd", content.getvalue().decode())
+    svg = _NOT_XML.sub("\ufffd", escape_controls(content.getvalue().decode()))
     source = f"data:image/svg+xml,{quote(svg, safe=_KEPT)}"
-    return Picture(source=source, alt=alt, caption=caption, width=width, height=height)
+    return Figure(source=source, alt=alt, caption=caption, width=width, height=height)
 
 
 @contextmanager
@@ -184,7 +214,7 @@ def _drawing() -> Iterator[None]:
 
     settings: dict[Any, Any] = {
         "svg.fonttype": "none",
-        "svg.hashsalt": "hdeepinsight",  # with the same names inside, the same picture
+        "svg.hashsalt": "hdeepinsight",  # with the same names inside, the same figure
     }
     with mpl.rc_context(settings), plt.ioff(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)

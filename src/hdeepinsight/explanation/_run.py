@@ -1,0 +1,322 @@
+"""Explain the cells of a query, mini-batch by mini-batch, and put the parts together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import sparse
+
+from hdeepinsight.explanation._explanation import Explanation, GeneTotals
+from hdeepinsight.explanation._gradients import (
+    BalancedDraws,
+    Method,
+    expected_gradients,
+    shap_values,
+)
+from hdeepinsight.nn import freeze_norms
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hdeepinsight.data import AlignedQuery
+    from hdeepinsight.explanation._background import Background
+    from hdeepinsight.explanation._targets import Targets
+
+DEFAULT_SAMPLES = 50
+CELLS = 128
+"""Cells between two additions to the result, each held once for every target."""
+
+
+class AttributionChunk(NamedTuple):
+    """Rows of a mini-batch: one target each, and one of its cells.
+
+    Parameters
+    ----------
+    target, cell
+        Target, and cell within the mini-batch, of every row, shape ``(n_rows,)``.
+    own
+        Whether the cell is at or under the node, shape ``(n_rows,)``.
+    values
+        Attributions, shape ``(n_rows, n_genes)``.
+    outputs, base_values
+        Explained output, and its mean over the background, shape ``(n_rows,)``.
+    expression
+        Scaled expression of the cells, shape ``(n_cells, n_genes)``.
+    """
+
+    target: np.ndarray
+    cell: np.ndarray
+    own: np.ndarray
+    values: np.ndarray
+    outputs: np.ndarray
+    base_values: np.ndarray
+    expression: np.ndarray
+
+
+class ExplanationRun:
+    """Explain mini-batches of cells that were measured in the same genes.
+
+    Parameters
+    ----------
+    module
+        The network, which is not changed. It has a ``normalizer`` of raw counts,
+        ``read(values, measured)`` with ``"logits"`` per edge, ``generative(logits)`` with
+        ``"conditional"`` log-probabilities per edge, a ``temperature`` per level and a ``tree``
+        (:class:`~hdeepinsight.taxonomy.TreeAlgebra`).
+    measured
+        Whether the query has each gene, shape ``(n_genes,)``.
+    targets
+        What is explained.
+    background
+        Cells to compare with.
+    batch
+        Batch whose adapters take part, where the network has adapters; -1 for none.
+    every
+        Explain every target for every cell; otherwise each cell is explained for its own node.
+    method, n_samples, seed, batch_size
+        As in :meth:`~hdeepinsight.models.SCHDeepInsight.explain`.
+    """
+
+    def __init__(
+        self,
+        module: Any,
+        measured: np.ndarray,
+        targets: Targets,
+        background: Background,
+        *,
+        batch: int = -1,
+        every: bool = True,
+        method: Method = "expected_gradients",
+        n_samples: int | None = None,
+        seed: int = 0,
+        batch_size: int | None = None,
+    ) -> None:
+        self.module = deepcopy(module).eval().requires_grad_(False)
+        freeze_norms(self.module, batch)  # which makes them quick to differentiate
+        device = module.temperature.device
+        self.measured = torch.tensor(measured, dtype=torch.float32, device=device)
+        self.targets, self.every, self.method = targets, every, method
+        self.n_samples, self.seed = n_samples, seed
+        self.batch_size = batch_size or (256 if device.type == "cpu" else 8192)
+        self.draws = BalancedDraws(
+            background.per_type,
+            background.n_types,
+            n_samples=DEFAULT_SAMPLES if n_samples is None else n_samples,
+            seed=seed,
+        )
+        self.weights = torch.from_numpy(targets.weights).to(device)
+        self.background = self._normalize(background.counts.toarray())
+        base_values = self._outputs(self.background)[0].mean(0) @ self.weights.T
+        self.base_values = base_values.cpu().numpy()
+
+    def explain(self, counts: np.ndarray) -> AttributionChunk:
+        """Explain a mini-batch of raw counts, shape ``(n_cells, n_genes)``."""
+        values = self._normalize(counts)
+        scores, leaves = self._outputs(values)
+        n_cells, n_targets = len(counts), len(self.targets)
+        is_member = self.targets.is_member[leaves]
+        cell, target = np.arange(n_cells), is_member.argmax(axis=1)
+        if self.every:
+            cell, target = np.tile(cell, n_targets), np.repeat(np.arange(n_targets), n_cells)
+        weights = self.weights[torch.from_numpy(target).to(values.device)]
+        weights = weights.view(-1, n_cells, weights.shape[1])
+        task = (lambda points: self._read(points)[0]), values, self.background
+        if self.method == "expected_gradients":
+            draws = self.draws.of(counts).to(values.device)
+            found = expected_gradients(*task, draws, weights, batch_size=self.batch_size)
+        else:
+            options = {"n_samples": self.n_samples, "seed": self.seed}
+            found = shap_values(self.method, *task, weights, **options, batch_size=self.batch_size)
+        return AttributionChunk(
+            target=target,
+            cell=cell,
+            own=is_member[cell, target],
+            values=found.flatten(0, 1).cpu().numpy(),
+            outputs=(scores * weights).sum(2).flatten().cpu().numpy(),
+            base_values=self.base_values[target],
+            expression=values.cpu().numpy(),
+        )
+
+    @torch.no_grad()
+    def _normalize(self, counts: np.ndarray) -> Tensor:
+        """Scale raw counts as the network does for the query's genes."""
+        raw = torch.from_numpy(counts.astype(np.float32, copy=False)).to(self.measured)
+        values: Tensor = self.module.normalizer(raw, self.measured)
+        return values
+
+    def _read(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the targets weigh, and log-probabilities, both ``(n_cells, n_edges)``."""
+        logits = self.module.read(values, self.measured)["logits"]
+        conditional = self.module.generative(logits)["conditional"]
+        if self.targets.kind == "logit":
+            return logits / self.module.temperature[self.module.tree.edge_depth - 1], conditional
+        return conditional, conditional
+
+    @torch.no_grad()
+    def _outputs(self, values: Tensor) -> tuple[Tensor, np.ndarray]:
+        """Return what the targets weigh, and the most probable leaf's position, of every cell."""
+        parts = [self._read(some) for some in values.split(self.batch_size)]
+        scores, conditional = (torch.cat(part) for part in zip(*parts, strict=True))
+        log_probs = self.module.tree.node_log_probs(conditional)
+        leaves = log_probs[:, self.module.tree.leaf_index].argmax(dim=1)
+        return scores, leaves.cpu().numpy()
+
+
+class AttributionAccumulator:
+    """Totals and, if wanted, attributions of all cells.
+
+    Parameters
+    ----------
+    targets
+        What is explained.
+    obs_names, genes
+        Names.
+    every
+        Whether every cell gets every target; one target each otherwise.
+    keep_values
+        Keep the attributions of single cells.
+    """
+
+    def __init__(
+        self,
+        targets: Targets,
+        obs_names: Sequence[str] | pd.Index,
+        genes: Sequence[str] | pd.Index,
+        *,
+        every: bool = True,
+        keep_values: bool = True,
+    ) -> None:
+        self.targets, self.every = targets, every
+        self.obs_names, self.genes = pd.Index(obs_names), pd.Index(genes)
+        n_rows = len(obs_names) * (len(targets) if every else 1)
+        self.rows: dict[str, np.ndarray] = {
+            **{name: np.zeros(n_rows, dtype=int) for name in ("cell", "target")},
+            **{name: np.zeros(n_rows) for name in ("outputs", "base_values", "sums")},
+            "own": np.zeros(n_rows, dtype=bool),
+        }
+        self.is_filled = np.zeros(n_rows, dtype=bool)
+        self.kept = keep_values
+        if keep_values:
+            self.rows["values"] = np.zeros((n_rows, len(genes)), dtype=np.float32)
+        self.cells: list[np.ndarray] = []
+        self.expression: list[sparse.csr_matrix] = []
+        self.totals = {name: GeneTotals(len(targets), len(genes)) for name in ("own", "all")}
+
+    def add(self, cells: np.ndarray, chunk: AttributionChunk) -> None:
+        """Add a mini-batch of cells at these positions of the query."""
+        cell = cells[chunk.cell]
+        rows = cell + chunk.target * len(self.obs_names) if self.every else cell
+        sums = chunk.values.sum(axis=1, dtype=np.float64)
+        found = {**chunk._asdict(), "cell": cell, "sums": sums}
+        for name, values in self.rows.items():
+            values[rows] = found[name]
+        self.is_filled[rows] = True
+        if self.kept:
+            self.cells.append(cells)
+            self.expression.append(sparse.csr_matrix(chunk.expression))
+        for target in np.unique(chunk.target):
+            for scope, totals in self.totals.items():
+                chosen = (chunk.target == target) & (chunk.own | (scope == "all"))
+                expression = chunk.expression[chunk.cell[chosen]]
+                totals.add(int(target), chunk.values[chosen], expression)
+
+    def finish(self, **about: Any) -> Explanation:
+        """Return the result; cells that were not added have no rows in it.
+
+        Parameters
+        ----------
+        **about
+            ``background_expression``, ``background``, ``method`` and ``note`` of the result.
+        """
+        expression = None
+        if self.kept:
+            place = np.zeros(len(self.obs_names), dtype=int)  # 0: a row without expression
+            order = np.concatenate([np.zeros(0, dtype=int), *self.cells])
+            place[order] = np.arange(1, len(order) + 1)
+            empty = sparse.csr_matrix((1, len(self.genes)), dtype=np.float32)
+            expression = sparse.vstack([empty, *self.expression], "csr")[place]
+        rows = slice(None) if self.is_filled.all() else self.is_filled
+        return Explanation(
+            targets=self.targets,
+            obs_names=self.obs_names,
+            genes=self.genes,
+            totals=self.totals,
+            expression=expression,
+            **{name: values[rows] for name, values in self.rows.items()},
+            **about,
+        )
+
+
+def explain_cells(
+    module: Any,
+    query: AlignedQuery,
+    targets: Targets,
+    background: Background,
+    *,
+    batch: np.ndarray | None = None,
+    keep_values: bool = True,
+    note: str = "",
+    **options: Any,
+) -> Explanation:
+    """Explain all cells of a query.
+
+    Parameters
+    ----------
+    module, targets, background
+        As in :class:`ExplanationRun`.
+    query
+        The query, aligned to the genes of the network.
+    batch
+        Number of each cell's batch, of which the network has adapters, shape ``(n_cells,)``; -1
+        for cells that are read without.
+    keep_values
+        Keep the attributions of single cells.
+    note
+        What the result says beside its figures.
+    **options
+        Further options of :class:`ExplanationRun`: ``every``, ``method``, ``n_samples``, ``seed``
+        and ``batch_size``.
+
+    Returns
+    -------
+    The explanation. Cells without counts in the model's genes have nothing to explain; the note
+    says how many were left out.
+
+    Raises
+    ------
+    InputError
+        If the background lacks genes of the query.
+    """
+    background.check_genes(query.measured, query.genes)
+    every, method = options.get("every", True), options.get("method", "expected_gradients")
+    found = AttributionAccumulator(
+        targets, query.obs_names, query.genes, every=every, keep_values=keep_values
+    )
+    batch = np.full(len(query.obs_names), -1) if batch is None else batch
+    runs = {
+        number: ExplanationRun(module, query.measured, targets, background, batch=number, **options)
+        for number in [-1, *np.unique(batch[batch >= 0]).tolist()]
+    }
+    n_empty = 0
+    for rows, counts in query.chunks():
+        cells = np.arange(rows.start, rows.stop)
+        is_empty = np.asarray(counts.sum(axis=1)).ravel() == 0
+        n_empty += int(is_empty.sum())
+        for number, run in runs.items():
+            chosen = np.flatnonzero(~is_empty & (batch[cells] == number))
+            for some in np.split(chosen, range(CELLS, len(chosen), CELLS)):
+                if len(some):
+                    found.add(cells[some], run.explain(counts[some].toarray()))
+    if n_empty:
+        note += f" {n_empty:,} of {len(batch):,} cells have no counts and were left out."
+    return found.finish(
+        background_expression=runs[-1].background.mean(0).cpu().numpy(),
+        background=str(background),
+        method=method,
+        note=note.strip(),
+    )

@@ -1,0 +1,176 @@
+"""What is explained: nodes of a taxonomy, as weights on the scores of its edges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+
+from hdeepinsight._errors import check_choice
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hdeepinsight.taxonomy import Taxonomy
+
+TargetKind = Literal["conditional", "joint", "logit"]
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    r"""Nodes to explain, and which output of each.
+
+    Parameters
+    ----------
+    taxonomy
+        The tree.
+    nodes
+        Nodes to explain, int64, shape ``(n_targets,)``.
+    against
+        Node that all of them are contrasted with; ``None`` for none.
+    kind
+        ``"conditional"``: log-probability of the node given its parent, that is, against its
+        siblings. ``"joint"``: log-probability of the node. ``"logit"``: its score before siblings
+        are compared.
+
+    Raises
+    ------
+    ValueError
+        If the kind is unknown, or there is nothing to explain: the root, a node against itself,
+        or logits of two nodes, which share no zero.
+
+    Notes
+    -----
+    Every target is a weighted sum of one score per edge: the conditional log-probabilities
+    :math:`c`, or the logits. ``"joint"`` adds up the path. A contrast is
+    :math:`\log P(v) - \log P(w)`: ancestors that both share cancel, so that ``"conditional"`` and
+    ``"joint"`` are the same. An only child is as probable as its parent; its ``"conditional"``
+    is that of the lowest ancestor that has siblings.
+
+    Examples
+    --------
+    >>> from hdeepinsight.taxonomy import Taxonomy
+    >>> tax = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": ["B cell"]})
+    >>> Targets.of(tax, ["CD4", "B cell"]).weights
+    array([[0., 0., 1., 0., 0.],
+           [0., 1., 0., 0., 0.]], dtype=float32)
+    >>> Targets.of(tax, "CD4", against="B").weights
+    array([[ 1., -1.,  1.,  0.,  0.]], dtype=float32)
+    """
+
+    taxonomy: Taxonomy
+    nodes: np.ndarray
+    against: int | None = None
+    kind: TargetKind = "conditional"
+
+    def __post_init__(self) -> None:
+        check_choice("target", self.kind, get_args(TargetKind))
+        asked = self.nodes.tolist() + ([] if self.against is None else [self.against])
+        if 0 in asked:
+            msg = "The root has probability 1 for every cell. Name a node below it."
+            raise ValueError(msg)
+        if self.against in self.nodes.tolist():
+            name = self.taxonomy.path_name(asked[-1])
+            msg = f"{name!r} stands against itself, which explains nothing. Name another node."
+            raise ValueError(msg)
+        if self.against is not None and self.kind == "logit":
+            msg = (
+                "target='logit' was asked for a contrast, but logits of different families share "
+                "no zero. Use 'conditional' or 'joint', which explain the log-odds of both nodes."
+            )
+            raise ValueError(msg)
+
+    @classmethod
+    def of(
+        cls,
+        taxonomy: Taxonomy,
+        nodes: str | Sequence[str] | None = None,
+        *,
+        against: str | None = None,
+        level: int | str | None = None,
+        kind: TargetKind = "conditional",
+    ) -> Targets:
+        """Resolve named nodes, or take all nodes of a level.
+
+        Parameters
+        ----------
+        taxonomy
+            The tree.
+        nodes, against
+            Names, synonyms or paths, as :meth:`~hdeepinsight.taxonomy.Taxonomy.resolve` takes them.
+        level
+            Without ``nodes``: all nodes of this level, by depth or name, with leaves that end above
+            it; all leaves by default.
+        kind
+            As above.
+
+        Raises
+        ------
+        ValueError
+            If a node or level is unknown, or the choice contradicts itself.
+
+        Examples
+        --------
+        >>> from hdeepinsight.explanation import Targets
+        >>> from hdeepinsight.taxonomy import Taxonomy
+        >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> Targets.of(tree, ["CD4", "B"]).names
+        ('T > CD4', 'B')
+        >>> Targets.of(tree, level=1).names
+        ('T', 'B')
+        """
+        if nodes is None and against is None:
+            depth = taxonomy.max_depth if level is None else taxonomy.level_depth(level)
+            if depth == 0:
+                msg = (
+                    "Level 0 is the root, which has probability 1 for every cell. Name a level "
+                    f"from 1 to {taxonomy.max_depth}."
+                )
+                raise ValueError(msg)
+            table = taxonomy.node_at_level[taxonomy.leaves, :depth]
+            return cls(taxonomy, np.unique(table.max(axis=1)), None, kind)
+        if nodes is None or level is not None:
+            given = "against was" if nodes is None else "nodes and level were"
+            msg = (
+                f"{given} given, but it takes nodes, with or without against, or level alone. "
+                "Name the nodes, or leave both out."
+            )
+            raise ValueError(msg)
+        named = [nodes] if isinstance(nodes, str) else list(nodes)
+        if not named:
+            msg = "nodes is empty. Name one node at least, or leave it out."
+            raise ValueError(msg)
+        found = np.array([taxonomy.resolve(name) for name in named], dtype=np.int64)
+        rival = None if against is None else taxonomy.resolve(against)
+        return cls(taxonomy, found, rival, kind)
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """Weight of every edge's score, float32, shape ``(n_targets, n_edges)``."""
+        weights = np.zeros((len(self.nodes), self.taxonomy.n_edges), dtype=np.float32)
+        for row, node in zip(weights, self.nodes.tolist(), strict=True):
+            path = self.taxonomy.ancestors(node)
+            if self.kind == "conditional" and self.against is None:
+                siblings = self.taxonomy.n_children[self.taxonomy.parent[path]]
+                choices = path[siblings > 1]
+                path = choices if len(choices) else path
+            one = self.kind != "joint" and self.against is None
+            row[(path[-1:] if one else path) - 1] = 1.0
+            if self.against is not None:
+                row[self.taxonomy.ancestors(self.against) - 1] -= 1.0
+        return weights
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Path of every node in text."""
+        return tuple(self.taxonomy.path_name(node) for node in self.nodes.tolist())
+
+    @cached_property
+    def is_member(self) -> np.ndarray:
+        """Whether a leaf is at or under each node, shape ``(n_leaves, n_targets)``."""
+        return np.asarray(self.taxonomy.ancestor_matrix[:, self.nodes])
+
+    def __len__(self) -> int:
+        return len(self.nodes)
