@@ -5,7 +5,9 @@ from hdeepinsight.nn._adapters import (
     HeadAdapter,
     NormAdapter,
     freeze_norms,
+    insert_adapters,
     record_moments,
+    switch_on,
     wrap_norms,
 )
 from hdeepinsight.nn._augment import CountThinning, GeneMasking
@@ -84,6 +86,7 @@ __all__ = [
     "covered_share",
     "fit_temperatures",
     "freeze_norms",
+    "insert_adapters",
     "inverse_frequency_weights",
     "make_backbone",
     "profile_shift",
@@ -92,6 +95,7 @@ __all__ = [
     "restrict_to_labels",
     "select_targets",
     "soft_cross_entropy",
+    "switch_on",
     "tolerate_single_cells",
     "usual_shift",
     "wrap_norms",

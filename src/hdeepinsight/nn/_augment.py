@@ -184,3 +184,37 @@ class CountThinning(Shares):
         thinned = counts.copy()
         thinned.data = kept.astype(counts.data.dtype)
         return thinned
+
+    def sample_dense(self, counts: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Thinned copy of a mini-batch of raw counts, drawn on its device.
+
+        Parameters
+        ----------
+        counts
+            Raw counts, shape ``(n_cells, n_genes)``; fractions are rounded.
+        generator
+            Random numbers on the same device; by default torch's global ones.
+
+        Returns
+        -------
+        Counts of the same shape and type, from the distribution of :meth:`sample`. Without
+        thinning (``p=0`` or ``min_rate=1``) the counts themselves come back.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from hdeepinsight.nn import CountThinning
+        >>> counts = torch.full((2, 3), 100.0)
+        >>> thinned = CountThinning(p=1.0).sample_dense(counts, torch.Generator().manual_seed(0))
+        >>> bool((thinned <= counts).all()), thinned.shape
+        (True, torch.Size([2, 3]))
+        """
+        if self.p == 0.0 or self.min_rate == 1.0:
+            return counts
+        chance, place = torch.rand(2, len(counts), 1, generator=generator, device=counts.device)
+        rate = torch.exp(np.log(max(self.min_rate, 1e-6)) * place)
+        rate[chance >= self.p] = 1.0
+        molecules = counts.to(torch.promote_types(counts.dtype, torch.float32)).round()
+        # Genes without a count cost next to nothing: no number is drawn for them.
+        kept = torch.binomial(molecules, rate.to(molecules).expand_as(molecules), generator)
+        return kept.to(counts.dtype)

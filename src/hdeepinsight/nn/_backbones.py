@@ -1,12 +1,219 @@
-"""Networks that read a gene image, by name."""
+"""Networks that read a gene image: compact, dense, and torchvision's EfficientNets."""
 
 from __future__ import annotations
 
-from hdeepinsight.nn._compact import CompactBackbone
-from hdeepinsight.nn._efficientnet import EFFICIENTNETS, EfficientNetBackbone
-from hdeepinsight.nn._mlp import MLPBackbone
+import math
 
+import torch
+from torch import Tensor, nn
+
+from hdeepinsight.nn._norm import BatchNorm1d, tolerate_single_cells
+
+PATCH = 4
+EFFICIENTNETS = (
+    *(f"efficientnet_b{size}" for size in range(8)),
+    "efficientnet_v2_s",
+    "efficientnet_v2_m",
+    "efficientnet_v2_l",
+)
 BACKBONES = ("compact", "mlp", *EFFICIENTNETS)
+
+
+class CompactBackbone(nn.Module):
+    """Own filters for every patch of the image, then one dense layer over all patches.
+
+    Parameters
+    ----------
+    n_channels
+        Channels of the gene image.
+    side
+        Side of the image, a multiple of the patch.
+    n_latent
+        Width of the features.
+    n_filters
+        Filters a patch.
+
+    Raises
+    ------
+    ValueError
+        If the side is no multiple of the patch.
+
+    Examples
+    --------
+    >>> import torch
+    >>> CompactBackbone(2, 16, n_latent=32)(torch.zeros(5, 2, 16, 16)).shape
+    torch.Size([5, 32])
+
+    Notes
+    -----
+    In a photograph a cat may sit anywhere, so filters are shared over positions and pooled. In a
+    gene image a pixel *is* a gene: neighbourhoods carry meaning, absolute positions even more.
+    Filters are therefore local (a patch sees neighbouring genes) but not shared.
+    """
+
+    def __init__(
+        self,
+        n_channels: int,
+        side: int,
+        *,
+        n_latent: int = 256,
+        n_filters: int = 32,
+    ) -> None:
+        super().__init__()
+        self.n_latent = n_latent
+        self.patches = PatchFilters(n_channels, side, n_filters)
+        # One scale a filter over all patches, so that a patch of silent genes is not blown up.
+        self.norm = BatchNorm1d(n_filters)
+        self.dense = nn.Linear(n_filters * self.patches.n_patches, n_latent, bias=False)
+        self.dense_norm = BatchNorm1d(n_latent)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Features ``(n_cells, n_latent)`` of images ``(n_cells, n_channels, side, side)``."""
+        local = torch.relu(self.norm(self.patches(image))).flatten(1)
+        latent: Tensor = torch.relu(self.dense_norm(self.dense(local)))
+        return latent
+
+
+class PatchFilters(nn.Module):
+    """A linear map of its own for every patch, shape ``(n_cells, n_filters, n_patches)``."""
+
+    def __init__(self, n_channels: int, side: int, n_filters: int) -> None:
+        super().__init__()
+        if side < PATCH or side % PATCH:
+            msg = (
+                f"The image has side {side}; valid are multiples of {PATCH}, the side of a patch. "
+                f"Make the gene layout with side={max(PATCH, -(-side // PATCH) * PATCH)}."
+            )
+            raise ValueError(msg)
+        self.per_side = side // PATCH
+        self.n_patches = self.per_side**2
+        n_inputs = n_channels * PATCH**2
+        # He's rule for inputs of which about three in ten are not zero, halved.
+        scale = 0.5 * math.sqrt(2 / (0.3 * n_inputs))
+        self.weight = nn.Parameter(torch.randn(self.n_patches, n_inputs, n_filters) * scale)
+        self.bias = nn.Parameter(torch.zeros(n_filters, self.n_patches))
+
+    def forward(self, image: Tensor) -> Tensor:
+        n_cells, channels = image.shape[:2]
+        grid = image.reshape(n_cells, channels, self.per_side, PATCH, self.per_side, PATCH)
+        patches = grid.permute(2, 4, 0, 1, 3, 5).reshape(self.n_patches, n_cells, -1)
+        return torch.bmm(patches, self.weight).permute(1, 2, 0) + self.bias
+
+
+class MLPBackbone(nn.Module):
+    """Two dense layers on the flattened image, so that the place of a gene means nothing.
+
+    Parameters
+    ----------
+    n_channels, side
+        Shape of the gene image.
+    n_latent
+        Width of the features.
+    n_hidden
+        Width of the hidden layer.
+
+    Examples
+    --------
+    >>> import torch
+    >>> MLPBackbone(2, 16, n_latent=32)(torch.zeros(5, 2, 16, 16)).shape
+    torch.Size([5, 32])
+    """
+
+    def __init__(
+        self, n_channels: int, side: int, *, n_latent: int = 256, n_hidden: int = 512
+    ) -> None:
+        super().__init__()
+        self.n_latent = n_latent
+        self.layers = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(n_channels * side**2, n_hidden, bias=False),
+            BatchNorm1d(n_hidden),
+            nn.ReLU(),
+            nn.Linear(n_hidden, n_latent, bias=False),
+            BatchNorm1d(n_latent),
+            nn.ReLU(),
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Features ``(n_cells, n_latent)`` of images ``(n_cells, n_channels, side, side)``."""
+        latent: Tensor = self.layers(image)
+        return latent
+
+
+class EfficientNetBackbone(nn.Module):
+    """Pooled features of an EfficientNet.
+
+    Parameters
+    ----------
+    name
+        One of ``efficientnet_b0`` to ``efficientnet_b7``, ``efficientnet_v2_s``, ``_m``, ``_l``.
+    n_channels
+        Channels of the gene image.
+    pretrained
+        Start from torchvision's ImageNet weights, which torchvision downloads.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.nn import EfficientNetBackbone
+    >>> network = EfficientNetBackbone("efficientnet_b0", n_channels=2).eval()
+    >>> network(torch.zeros(1, 2, 32, 32)).shape
+    torch.Size([1, 1280])
+
+    Notes
+    -----
+    The first convolution is adapted to the channels of a gene image: expression gets the sum of
+    the three colour filters, which gives the same result as three equal channels, and all other
+    channels start at zero.
+    """
+
+    def __init__(self, name: str, n_channels: int, *, pretrained: bool = False) -> None:
+        super().__init__()
+        from torchvision.models import get_model
+
+        network = get_model(name, weights="DEFAULT" if pretrained else None)
+        self.features = network.features
+        tolerate_single_cells(self.features)
+        self.features[0][0] = adapt_first_convolution(self.features[0][0], n_channels)
+        self.n_latent: int = network.classifier[-1].in_features
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Features ``(n_cells, n_latent)`` of images ``(n_cells, n_channels, side, side)``."""
+        features: Tensor = self.features(image)
+        return features.mean(dim=(2, 3))
+
+
+def adapt_first_convolution(convolution: nn.Conv2d, n_channels: int) -> nn.Conv2d:
+    """Rebuild a convolution for ``n_channels``.
+
+    The first channel then acts as three equal colour channels did; all others start without effect.
+
+    Examples
+    --------
+    >>> import torch
+    >>> colours = torch.nn.Conv2d(3, 8, kernel_size=3)
+    >>> adapted = adapt_first_convolution(colours, 2)
+    >>> grey = torch.rand(1, 1, 5, 5)
+    >>> other = torch.cat([grey, torch.rand(1, 1, 5, 5)], dim=1)
+    >>> torch.allclose(adapted(other), colours(grey.expand(1, 3, 5, 5)), atol=1e-5)
+    True
+    """
+    if n_channels == convolution.in_channels:
+        return convolution
+    adapted = nn.Conv2d(
+        n_channels,
+        convolution.out_channels,
+        kernel_size=convolution.kernel_size,  # type: ignore[arg-type]
+        stride=convolution.stride,  # type: ignore[arg-type]
+        padding=convolution.padding,  # type: ignore[arg-type]
+        bias=convolution.bias is not None,
+    )
+    with torch.no_grad():
+        adapted.weight.zero_()
+        adapted.weight[:, 0] = convolution.weight.sum(dim=1)
+        if convolution.bias is not None and adapted.bias is not None:
+            adapted.bias.copy_(convolution.bias)
+    return adapted
 
 
 def make_backbone(

@@ -32,22 +32,23 @@ from hdeepinsight.models._adapt._profiles import (
     network_probs,
     profile_probs,
 )
-from hdeepinsight.nn import CountThinning, GeneMasking, ProfileMatcher, profile_shift
-from hdeepinsight.nn._adapters import (
+from hdeepinsight.nn import (
+    CountThinning,
+    GeneMasking,
     HeadAdapter,
-    NormAdapter,
-    insert_adapters,
-    record_moments,
-    switch_on,
-)
-from hdeepinsight.nn._consistency import (
     MovingAverage,
+    NormAdapter,
+    ProfileMatcher,
     Targets,
     balance_classes,
     covered_share,
+    insert_adapters,
+    profile_shift,
+    record_moments,
     restrict_to_labels,
     select_targets,
     soft_cross_entropy,
+    switch_on,
 )
 
 if TYPE_CHECKING:

@@ -11,8 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from hdeepinsight.nn import LeafProfiles, LeafSums, ProfileMatcher
-from hdeepinsight.nn._adapters import switch_on
+from hdeepinsight.nn import LeafProfiles, LeafSums, ProfileMatcher, switch_on
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
