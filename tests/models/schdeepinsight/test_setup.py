@@ -100,7 +100,7 @@ def test_a_name_at_two_levels_means_the_level_of_its_column(reference):
     taxonomy = Taxonomy.from_obs(reference, ["lineage", "cell_type"])
     SCHDeepInsight.setup_anndata(reference, labels_key="cell_type")
     model = SCHDeepInsight(reference, taxonomy=taxonomy, layout="random")
-    nodes = model._label_nodes(reference)
+    nodes = model.label_nodes(reference)
     is_b = (reference.obs["cell_type"] == "B").to_numpy()
     assert (taxonomy.depth[nodes[is_b]] == 2).all()
 
@@ -118,7 +118,7 @@ def test_missing_labels_are_counted_and_said(reference, capsys, tmp_path):
     reference.obs["cell_type"] = labels
     SCHDeepInsight.setup_anndata(reference, labels_keys=["lineage", "cell_type"])
     model = SCHDeepInsight(reference, layout="random")
-    assert (model.taxonomy.depth[model._label_nodes(reference)] == 1).sum() == 8
+    assert (model.taxonomy.depth[model.label_nodes(reference)] == 1).sum() == 8
     assert repr(model).endswith("trained on 300 cells (8 without a label in 'cell_type')")
     model.save(tmp_path / "model")
     assert repr(SCHDeepInsight.load(tmp_path / "model")) == repr(model)

@@ -330,6 +330,8 @@ class Checkpoints(pl.Callback):  # type: ignore[misc]
             if self._restored["cuda"] and torch.cuda.is_available():
                 torch.cuda.set_rng_state_all(self._restored["cuda"])
             self._restored = None
+            # Of the first epoch of a run the order of cells is drawn before this hook.
+            iter(trainer.fit_loop._data_fetcher)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write a checkpoint, or keep its content in memory if one was written a moment ago."""

@@ -28,7 +28,7 @@ from hdeepinsight.image import GeneLayout
 from hdeepinsight.models._adapt import reference_sums
 from hdeepinsight.models._base._classifier import HierarchicalClassifierMixin, stratified_sample
 from hdeepinsight.models._base._count_model import CountModel
-from hdeepinsight.models._base._registration import BATCH, LABELS, read_counts
+from hdeepinsight.models._base._registration import BATCH, LABELS, known_nodes, read_counts
 from hdeepinsight.models._base._training import seeded
 from hdeepinsight.models.schdeepinsight._correction import ModelNormalizer, shift_of
 from hdeepinsight.models.schdeepinsight._module import GeneImageClassifier
