@@ -21,13 +21,13 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from hdeepinsight import Taxonomy
-from hdeepinsight.tl._audit import audit_nodes
-from hdeepinsight.tl._audit_classifier import (
+from hdeepinsight.tl import audit_nodes
+from hdeepinsight.tl._audit import (
     assign_folds,
     expression_features,
     out_of_fold_probabilities,
 )
-from hdeepinsight.tl._audit_joint import confident_classes
+from hdeepinsight.tl._confident_learning import confident_classes
 
 LEVELS = ("lineage", "cell_type", "cell_type_fine")
 REFERENCES = {

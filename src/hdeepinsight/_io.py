@@ -19,7 +19,7 @@ _SHOWN_CONTROLS = "\t\n"
 
 
 @contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside ``path`` that takes its place when the block ends well.
 
     Whatever goes wrong, ``path`` holds either what it held before or the complete result, which
@@ -63,7 +63,7 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def read_bounded(path: str | Path, limit: int) -> bytes:
+def read_bounded(path: str | os.PathLike[str], limit: int) -> bytes:
     """Read a regular file of at most ``limit`` bytes.
 
     Raises

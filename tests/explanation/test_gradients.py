@@ -120,15 +120,8 @@ def test_every_explainer_of_shap_finds_a_linear_function(method, n_samples):
     slope, cells, background = torch.randn(8, 2), torch.rand(3, 8), torch.rand(5, 8)
     weights = torch.eye(2).unsqueeze(1).expand(2, 3, 2)
     before = np.random.get_state()[1].copy()
-    found = shap_values(
-        method,
-        lambda s: s @ slope,
-        cells,
-        background[:1],
-        weights,
-        n_samples=n_samples,
-        batch_size=7,
-    )
+    options = {"method": method, "n_samples": n_samples, "batch_size": 7}
+    found = shap_values(lambda s: s @ slope, cells, background[:1], weights, **options)
     expected = slope.T.unsqueeze(1) * (cells - background[0])
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
     np.testing.assert_array_equal(np.random.get_state()[1], before)

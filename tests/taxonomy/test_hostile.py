@@ -52,7 +52,7 @@ def test_a_chain_of_absurd_depth_is_read_from_json_and_newick():
 
 def test_ids_all_along_a_chain_are_refused_before_they_fill_the_memory():
     text = record(chain(DEEP, ontology_id="CL:"))
-    with pytest.raises(ValueError, match=r"more than 16,777,216 names together.*less deep"):
+    with pytest.raises(ValueError, match=r"less deep.*more than 16,777,216 names together"):
         Taxonomy.from_json(text)
 
 
@@ -135,8 +135,8 @@ def test_numbers_and_text_that_python_refuses_are_named(tmp_path):
     with pytest.raises(ValueError, match="a number of 5,000 digits"):
         Taxonomy.from_json(text)
     (tmp_path / "latin.json").write_bytes(b'{"format": "\xe9"}')
-    with pytest.raises(ValueError, match="no UTF-8 text"):
+    with pytest.raises(ValueError, match="not UTF-8 text"):
         Taxonomy.from_json(tmp_path / "latin.json")
     for path in ("a\0b", "x" * 10**4, str(tmp_path)):
-        with pytest.raises(FileNotFoundError, match="Found no file"):
+        with pytest.raises(FileNotFoundError, match="got no file"):
             Taxonomy.from_json(path)

@@ -104,7 +104,7 @@ def test_encode_names_every_wrong_label_with_its_count(small):
     with pytest.raises(ValueError, match="2 labels") as error:
         small.encode(pd.Categorical(labels))
     assert "'NK' (5 cells)" in str(error.value)
-    assert "'naive' (2 cells): The name 'naive' fits 2 nodes" in str(error.value)
+    assert "'naive' (2 cells): A bare name must lead to one path" in str(error.value)
 
 
 def test_many_wrong_labels_are_counted_without_a_search_for_each(immune):

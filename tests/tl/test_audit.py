@@ -156,16 +156,28 @@ def test_nothing_is_written_before_it_is_asked_for(
     ("options", "error", "match"),
     [
         ({}, ValueError, "neither was given"),
-        ({"labels_key": "cell_type", "labels_keys": LEVELS}, ValueError, "both was given"),
-        ({"labels_key": "type"}, KeyError, "no columns"),
+        ({"labels_key": "cell_type", "labels_keys": LEVELS}, ValueError, "both were given"),
+        ({"labels_key": "type"}, KeyError, "obs has no column 'type'"),
         ({"labels_key": "cell_type", "batch_key": "donor"}, KeyError, "donor"),
-        ({"labels_keys": LEVELS, "n_folds": 1}, ValueError, "n_folds=1; valid is 2"),
-        ({"labels_keys": LEVELS, "least_margin": 1.5}, ValueError, "least_margin=1.5"),
-        ({"labels_keys": LEVELS, "max_share": -0.1}, ValueError, "max_share=-0.1"),
-        ({"labels_keys": LEVELS, "n_folds": 200}, ValueError, "valid are two or more"),
+        (
+            {"labels_keys": LEVELS, "n_folds": 1},
+            ValueError,
+            "n_folds must be an integer >= 2, got 1",
+        ),
+        (
+            {"labels_keys": LEVELS, "least_margin": 1.5},
+            ValueError,
+            "least_margin must be .* got 1.5",
+        ),
+        ({"labels_keys": LEVELS, "max_share": -0.1}, ValueError, "max_share must be .* got -0.1"),
+        (
+            {"labels_keys": LEVELS, "n_folds": 200},
+            ValueError,
+            "Two or more labels must have n_folds=200",
+        ),
         ({"labels_keys": LEVELS, "probabilities": np.ones((3, 2))}, ValueError, "n_nodes"),
-        ({"labels_keys": LEVELS, "probabilities": [[95.0]]}, ValueError, "from 95 to 95; valid"),
-        ({"labels_keys": LEVELS, "n_folds": 2.5}, TypeError, "integer"),
+        ({"labels_keys": LEVELS, "probabilities": [[95.0]]}, ValueError, "got 95 to 95 of shape"),
+        ({"labels_keys": LEVELS, "n_folds": 2.5}, ValueError, "integer"),
     ],
 )
 def test_bad_input_is_named(
@@ -219,5 +231,5 @@ def test_training_refuses_an_audit_of_other_cells_or_another_tree(
     with pytest.raises(ValueError, match="not the same in the same order"):
         train(planted[0][:100].copy(), audit=audit)
     other = audit_labels(planted[0], labels_key="cell_type")
-    with pytest.raises(ValueError, match="valid is the same tree"):
+    with pytest.raises(ValueError, match="must be the same tree"):
         train(planted[0].copy(), audit=other)

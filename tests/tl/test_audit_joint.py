@@ -4,14 +4,11 @@ import numpy as np
 import pytest
 
 from hdeepinsight.taxonomy import Taxonomy
-from hdeepinsight.tl._audit_batches import batch_information, class_batches
-from hdeepinsight.tl._audit_classifier import (
-    assign_folds,
-    finest_labels,
-    out_of_fold_probabilities,
-)
-from hdeepinsight.tl._audit_joint import (
+from hdeepinsight.tl._audit import assign_folds, out_of_fold_probabilities
+from hdeepinsight.tl._confident_learning import (
     SiblingJoint,
+    batch_information,
+    class_batches,
     confident_classes,
     find_contradictions,
     most_probable_below,
@@ -121,10 +118,6 @@ def test_most_probable_below_stops_where_nothing_was_learnt() -> None:
     probabilities[:, [0, T, B]] = [1.0, 0.3, 0.7]
     probabilities[1, [NAIVE, MEMORY]] = [0.5, 0.2]
     assert most_probable_below(TREE, probabilities, np.zeros(2, int)).tolist() == [B, NAIVE]
-
-
-def test_finest_labels_leave_out_labels_above_others() -> None:
-    assert finest_labels(TREE, np.array([0, T, CD4, B, B])).tolist() == [B, CD4]
 
 
 def test_out_of_fold_probabilities_sum_along_the_tree() -> None:

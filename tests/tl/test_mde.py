@@ -79,9 +79,13 @@ def test_more_neighbours_than_cells():
         pytest.param(np.ones(5), {}, ValueError, r"shape \(5,\)", id="one_dimension"),
         pytest.param(np.ones((5, 0)), {}, ValueError, r"shape \(5, 0\)", id="no_feature"),
         pytest.param([[1.0, np.nan]], {}, ValueError, "1 of 1 cells", id="nan"),
-        pytest.param(np.ones((9, 2)), {"n_neighbors": 0}, ValueError, "1 or more", id="no_k"),
+        pytest.param(
+            np.ones((9, 2)), {"n_neighbors": 0}, ValueError, "n_neighbors must be", id="no_k"
+        ),
         pytest.param(np.ones((9, 2)), {"use_rep": "X"}, ValueError, "beside an array", id="rep"),
-        pytest.param(ad.AnnData(np.ones((3, 2))), {}, ValueError, "without `use_rep`", id="no_rep"),
+        pytest.param(
+            ad.AnnData(np.ones((3, 2))), {}, ValueError, "use_rep must be the name", id="no_rep"
+        ),
         pytest.param(
             ad.AnnData(np.ones((3, 2))), {"use_rep": "X_pca"}, KeyError, "X_pca", id="absent"
         ),

@@ -79,11 +79,11 @@ def test_writes_only_when_asked(cells, annotation):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"threshold": 0.4}, ValueError, "threshold=0.4"),
-        ({"threshold": 1.0}, ValueError, "threshold=1.0"),
-        ({"clusters": "leiden"}, KeyError, "adata.obs has no 'leiden'"),
+        ({"threshold": 0.4}, ValueError, "threshold must be .* got 0.4"),
+        ({"threshold": 1.0}, ValueError, "threshold must be .* got 1.0"),
+        ({"clusters": "leiden"}, KeyError, "obs has no column 'leiden'"),
         ({"clusters": ["a"]}, ValueError, "clusters has 1 entries for 290 cells"),
-        ({"cells_per_cluster": 0}, ValueError, "cells_per_cluster=0"),
+        ({"cells_per_cluster": 0}, ValueError, "cells_per_cluster must be .* got 0"),
         ({"taxonomy": None}, ValueError, "Found no taxonomy"),
     ],
 )

@@ -22,7 +22,7 @@ from hdeepinsight.annotation import Annotation, evaluate_annotation
 from hdeepinsight.cli._console import results, step
 from hdeepinsight.cli._progress import training_progress
 from hdeepinsight.cli._show import frame_table
-from hdeepinsight.datasets._pbmc68k import LEVELS, DemoData, demo
+from hdeepinsight.datasets import DemoData, demo
 from hdeepinsight.models import SCHDeepInsight
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def run_demo(out: Path, *, seed: int = 0) -> pd.DataFrame:
     data = _read(console, out, seed)
     model = _train(console, data, out, seed)
     annotation = _annotate(console, model, out)
-    truth = model.taxonomy.encode_levels(data.query.obs[LEVELS])
+    truth = model.taxonomy.encode_levels(data.query.obs[DemoData.levels])
     baseline = _baseline(console, data, model)
     both = {OURS: annotation, BASELINE: baseline}
     evaluations = {name: evaluate_annotation(each, truth) for name, each in both.items()}
@@ -94,7 +94,7 @@ def _read(console: Console, out: Path, seed: int) -> DemoData:
 
 def _train(console: Console, data: DemoData, out: Path, seed: int) -> SCHDeepInsight:
     start = time.perf_counter()
-    SCHDeepInsight.setup_anndata(data.reference, labels_keys=LEVELS)
+    SCHDeepInsight.setup_anndata(data.reference, labels_keys=DemoData.levels)
     with step("Placing the genes"):
         model = SCHDeepInsight(data.reference, seed=seed)
     with training_progress() as watched, _one_thread():
@@ -149,7 +149,7 @@ def _baseline(console: Console, data: DemoData, model: SCHDeepInsight) -> Annota
     )
     with step("Comparing with logistic regression"):
         return logistic_regression(
-            data.reference, data.query, model.taxonomy, labels_key=LEVELS[-1]
+            data.reference, data.query, model.taxonomy, labels_key=DemoData.levels[-1]
         )
 
 
@@ -187,7 +187,7 @@ def _draw(
     plt.switch_backend("agg")  # pictures go to files, on machines without a screen too
     tree, layout = model.taxonomy, model.layout
     with step("Drawing"):
-        everything = np.concatenate([tree.encode_levels(data.reference.obs[LEVELS]), truth])
+        everything = np.concatenate([tree.encode_levels(data.reference.obs[data.levels]), truth])
         _figures.draw_taxonomy(tree, everything, path=out / "taxonomy.png")
         _figures.draw_layout(layout, data.reference, path=out / "gene_layout.png")
         _figures.draw_images(layout, data.reference, path=out / "gene_images.png")

@@ -184,5 +184,6 @@ def _leaves(annotation: Annotation) -> np.ndarray:
 
 def _powered(leaves: np.ndarray, power: float) -> np.ndarray:
     relative = leaves / leaves.max(axis=1, keepdims=True)  # a high power of all would be 0
-    powered = relative**power
-    return powered / powered.sum(axis=1, keepdims=True)
+    powered: np.ndarray = relative**power
+    powered /= powered.sum(axis=1, keepdims=True)
+    return powered

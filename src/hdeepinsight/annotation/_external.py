@@ -233,7 +233,8 @@ def label_probabilities(
 def common_depth(taxonomy: Taxonomy, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Return the depth down to which two nodes per cell share their path, shape ``(n_cells,)``."""
     one, other = taxonomy.node_at_level[first], taxonomy.node_at_level[second]
-    return np.logical_and.accumulate((one == other) & (one >= 0), axis=1).sum(axis=1)
+    shared = np.logical_and.accumulate((one == other) & (one >= 0), axis=1)
+    return np.asarray(shared.sum(axis=1))
 
 
 def _checked_confidence(confidence: ArrayLike | None, obs_names: pd.Index) -> Floats:

@@ -54,7 +54,7 @@ def _epoch_bar(progress: Progress) -> Any:
     """Make the trainer's callback; only here, because Lightning is slow to import."""
     from lightning.pytorch import Callback, LightningModule, Trainer
 
-    class EpochBar(Callback):  # type: ignore[misc]
+    class EpochBar(Callback):
         def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
             self.task = progress.add_task("train", total=trainer.max_epochs, losses="")
 

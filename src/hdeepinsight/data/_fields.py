@@ -8,7 +8,7 @@ import numpy as np
 import rich.table
 from scvi.data.fields import BaseAnnDataField, LayerField
 
-from hdeepinsight.data._streaming import open_counts
+from hdeepinsight.data._counts import open_counts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +35,9 @@ class CountsField(LayerField):  # type: ignore[misc]
 
     def validate_field(self, adata: AnnData) -> None:
         """Check the matrix; raises ``InputError`` where it cannot be read as counts."""
-        open_counts(adata, layer=self.attr_key)  # first, because it says what is there instead
+        open_counts(
+            adata, layer=self.attr_key, arguments={"layer": "layer"}
+        )  # first, because it says what is there instead
         super().validate_field(adata)
 
     def transfer_field(

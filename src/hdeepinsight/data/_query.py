@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,21 +10,24 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from hdeepinsight.data._align import GeneAlignment, GeneReport
+from hdeepinsight.data._counts import CountSource, ScaleMode, open_counts
 from hdeepinsight.data._errors import InputError
-from hdeepinsight.data._genes import WARN_COVERAGE, align_genes
+from hdeepinsight.data._genes import (
+    WARN_COVERAGE,
+    GeneAlignment,
+    GeneReport,
+    align_genes,
+    alignment_of,
+)
+from hdeepinsight.data._inspect import InputReport
+from hdeepinsight.data._matrix import canonical
 from hdeepinsight.data._modalities import Modalities, is_paired, open_paired, without_genes
 from hdeepinsight.data._names import examples
 from hdeepinsight.data._proteins import ProteinCounts
-from hdeepinsight.data._report import InputReport
-from hdeepinsight.data._scan import canonical
-from hdeepinsight.data._store import DataLike, open_store, slot_name
-from hdeepinsight.data._streaming import CountSource, ScaleMode, open_counts
+from hdeepinsight.data._reader import ARGUMENTS, DataLike, open_store, slot_name
 
 if TYPE_CHECKING:
     from mudata import MuData
-
-__all__ = ["AlignedQuery", "ExtraInputs", "open_query", "resolve_cells"]
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -145,12 +148,12 @@ class AlignedQuery:
     @property
     def n_passes(self) -> int:
         """How often the matrix was read so far, the scan included."""
-        return self.source.matrix.tally.n_passes
+        return self.source.matrix.n_passes
 
     @property
     def n_scans(self) -> int:
         """How often all values were looked at to find out what they are."""
-        return self.source.matrix.tally.n_scans
+        return self.source.matrix.n_scans
 
     def __repr__(self) -> str:
         genes = f"{self.alignment.report.n_measured:,} of {len(self.genes):,} genes measured"
@@ -198,7 +201,8 @@ class AlignedQuery:
         """
         own = None
         if keep is not None and not self.source.var_names.is_unique:
-            own = _unique_columns(self.source.var_names, self.query_genes)
+            unique = pd.Index(self.query_genes)
+            own = alignment_of(unique.get_indexer(self.source.var_names.astype(str)), unique)
         for rows, block in self.source.blocks(chunk_size):
             if keep is not None:
                 kept = own.apply(block) if own else canonical(block).astype(np.float32, copy=False)
@@ -274,6 +278,7 @@ def open_query(
     modalities: Modalities | None = None,
     preferred_layer: str | None = None,
     warn: bool = True,
+    arguments: Mapping[str, str] = ARGUMENTS,
 ) -> AlignedQuery:
     """Open a query, check its values in one pass, and align it to the genes of a model.
 
@@ -299,6 +304,9 @@ def open_query(
         as the one that the reference was registered with.
     warn
         Whether to warn, once, of genes and proteins that the query lacks.
+    arguments
+        What the caller takes of ``layer``, ``use_raw``, ``scale`` and ``fold_case``, and by which
+        names, so that an error advises nothing else.
 
     Returns
     -------
@@ -335,7 +343,7 @@ def open_query(
         store = open_store(rna)
         if layer is None and not use_raw and preferred_layer is not None:
             layer = preferred_layer if slot_name(preferred_layer) in store.slots else None
-        source = open_counts(store, layer=layer, use_raw=use_raw, scale=scale)
+        source = open_counts(store, layer=layer, use_raw=use_raw, scale=scale, arguments=arguments)
         if paired:
             source = replace(source, obs=modalities.obs_of(mdata))
         alignment = align_genes(
@@ -344,6 +352,7 @@ def open_query(
             weights=weights,
             fold_case=fold_case,
             warn_coverage=WARN_COVERAGE if warn else 0.0,
+            arguments=arguments,
         )
     extra = ExtraInputs()
     if paired:
@@ -466,11 +475,3 @@ def _extra_inputs(
             "Add the RNA modality, or check the names of modalities and proteins.",
         )
     return ExtraInputs(found, None if has_rna.all() else has_rna)
-
-
-def _unique_columns(names: pd.Index, unique: list[str]) -> GeneAlignment:
-    """Map columns of one name to one column."""
-    target = pd.Index(unique).get_indexer(names.astype(str)).astype(np.int64)
-    everywhere = np.ones(len(unique), dtype=bool)
-    report = GeneReport(len(unique), len(names), len(unique), 1.0)
-    return GeneAlignment(np.arange(len(unique)), target, everywhere, report)

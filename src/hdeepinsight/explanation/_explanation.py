@@ -177,7 +177,7 @@ class Explanation:
     @property
     def additivity_error(self) -> np.ndarray:
         """Sum of attributions minus the difference that they explain, shape ``(n_rows,)``."""
-        return self.sums - (self.outputs - self.base_values)
+        return np.asarray(self.sums - (self.outputs - self.base_values))
 
     @property
     def rows(self) -> pd.DataFrame:

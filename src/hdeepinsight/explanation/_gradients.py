@@ -185,12 +185,12 @@ def expected_gradients(
 
 
 def shap_values(
-    method: Method,
     scores: Callable[[Tensor], Tensor],
     cells: Tensor,
     background: Tensor,
     weights: Tensor,
     *,
+    method: Method = "permutation",
     n_samples: int | None = None,
     seed: int = 0,
     batch_size: int = 1024,
@@ -199,12 +199,12 @@ def shap_values(
 
     Parameters
     ----------
+    scores, cells, background, weights
+        As in :func:`expected_gradients`.
     method
         ``"shap_gradient"``: :class:`shap.GradientExplainer`, an estimate of the same expectation.
         ``"kernel"`` and ``"permutation"``: Shapley values, by :class:`shap.KernelExplainer` and
         :class:`shap.PermutationExplainer`, which take no gradient.
-    scores, cells, background, weights
-        As in :func:`expected_gradients`.
     n_samples
         Gradients (50), coalitions (2 × genes + 2,048) or permutations (1) per cell.
     seed
@@ -222,8 +222,7 @@ def shap_values(
     >>> from hdeepinsight.explanation import shap_values
     >>> slope = torch.tensor([[2.0], [-1.0]])
     >>> cell, background = torch.tensor([[1.0, 1.0]]), torch.tensor([[0.0, 3.0]])
-    >>> task = lambda s: s @ slope, cell, background, torch.ones(1, 1, 1)
-    >>> shap_values("permutation", *task)
+    >>> shap_values(lambda s: s @ slope, cell, background, torch.ones(1, 1, 1))
     tensor([[[2., 2.]]])
     """
     import shap
@@ -241,7 +240,9 @@ def shap_values(
         @torch.no_grad()
         def of_arrays(self, values: np.ndarray) -> np.ndarray:
             points = torch.from_numpy(np.asarray(values, dtype=np.float32)).to(cells.device)
-            return torch.cat([self(some)[:, 0] for some in points.split(batch_size)]).cpu().numpy()
+            starts = range(0, len(points), batch_size)
+            found = torch.cat([self(points[i : i + batch_size])[:, 0] for i in starts])
+            return np.asarray(found.cpu().numpy())
 
     reference, total = background.cpu().numpy(), cells.new_zeros(len(weights), *cells.shape)
     before = np.random.get_state()  # the global state, from which shap draws

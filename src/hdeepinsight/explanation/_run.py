@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from scipy import sparse
 
-from hdeepinsight.explanation._explanation import Explanation, GeneTotals
+from hdeepinsight.explanation._explanation import Explanation, GeneTotals, Scope
 from hdeepinsight.explanation._gradients import (
     BalancedDraws,
     Method,
@@ -111,13 +111,16 @@ class ExplanationRun:
         )
         self.weights = torch.from_numpy(targets.weights).to(device)
         self.background = self._normalize(background.counts.toarray())
-        base_values = self._outputs(self.background)[0].mean(0) @ self.weights.T
+        base_values = self._of_cells(self._scores, self.background).mean(0) @ self.weights.T
         self.base_values = base_values.cpu().numpy()
 
     def explain(self, counts: np.ndarray) -> AttributionChunk:
         """Explain a mini-batch of raw counts, shape ``(n_cells, n_genes)``."""
         values = self._normalize(counts)
-        scores, leaves = self._outputs(values)
+        scores = self._of_cells(self._scores, values)
+        tree = self.module.tree
+        log_probs = tree.node_log_probs(self._of_cells(self._conditional, values))
+        leaves = log_probs[:, tree.leaf_index].argmax(dim=1).cpu().numpy()
         n_cells, n_targets = len(counts), len(self.targets)
         is_member = self.targets.is_member[leaves]
         cell, target = np.arange(n_cells), is_member.argmax(axis=1)
@@ -125,13 +128,22 @@ class ExplanationRun:
             cell, target = np.tile(cell, n_targets), np.repeat(np.arange(n_targets), n_cells)
         weights = self.weights[torch.from_numpy(target).to(values.device)]
         weights = weights.view(-1, n_cells, weights.shape[1])
-        task = (lambda points: self._read(points)[0]), values, self.background
         if self.method == "expected_gradients":
             draws = self.draws.of(counts).to(values.device)
-            found = expected_gradients(*task, draws, weights, batch_size=self.batch_size)
+            found = expected_gradients(
+                self._scores, values, self.background, draws, weights, batch_size=self.batch_size
+            )
         else:
-            options = {"n_samples": self.n_samples, "seed": self.seed}
-            found = shap_values(self.method, *task, weights, **options, batch_size=self.batch_size)
+            found = shap_values(
+                self._scores,
+                values,
+                self.background,
+                weights,
+                method=self.method,
+                n_samples=self.n_samples,
+                seed=self.seed,
+                batch_size=self.batch_size,
+            )
         return AttributionChunk(
             target=target,
             cell=cell,
@@ -149,22 +161,25 @@ class ExplanationRun:
         values: Tensor = self.module.normalizer(raw, self.measured)
         return values
 
-    def _read(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the targets weigh, and log-probabilities, both ``(n_cells, n_edges)``."""
+    def _conditional(self, values: Tensor) -> Tensor:
+        """Return conditional log-probabilities, ``(n_cells, n_edges)``."""
         logits = self.module.read(values, self.measured)["logits"]
-        conditional = self.module.generative(logits)["conditional"]
-        if self.targets.kind == "logit":
-            return logits / self.module.temperature[self.module.tree.edge_depth - 1], conditional
-        return conditional, conditional
+        found: Tensor = self.module.generative(logits)["conditional"]
+        return found
+
+    def _scores(self, values: Tensor) -> Tensor:
+        """Return what the targets weigh, ``(n_cells, n_edges)``."""
+        if self.targets.kind != "logit":
+            return self._conditional(values)
+        logits: Tensor = self.module.read(values, self.measured)["logits"]
+        temperature: Tensor = self.module.temperature[self.module.tree.edge_depth - 1]
+        return logits / temperature
 
     @torch.no_grad()
-    def _outputs(self, values: Tensor) -> tuple[Tensor, np.ndarray]:
-        """Return what the targets weigh, and the most probable leaf's position, of every cell."""
-        parts = [self._read(some) for some in values.split(self.batch_size)]
-        scores, conditional = (torch.cat(part) for part in zip(*parts, strict=True))
-        log_probs = self.module.tree.node_log_probs(conditional)
-        leaves = log_probs[:, self.module.tree.leaf_index].argmax(dim=1)
-        return scores, leaves.cpu().numpy()
+    def _of_cells(self, found: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
+        """Compute scores or log-probabilities of many cells."""
+        starts = range(0, len(values), self.batch_size)
+        return torch.cat([found(values[i : i + self.batch_size]) for i in starts])
 
 
 class AttributionAccumulator:
@@ -194,7 +209,7 @@ class AttributionAccumulator:
         self.targets, self.every = targets, every
         self.obs_names, self.genes = pd.Index(obs_names), pd.Index(genes)
         n_rows = len(obs_names) * (len(targets) if every else 1)
-        self.rows: dict[str, np.ndarray] = {
+        self.rows: dict[str, Any] = {
             **{name: np.zeros(n_rows, dtype=int) for name in ("cell", "target")},
             **{name: np.zeros(n_rows) for name in ("outputs", "base_values", "sums")},
             "own": np.zeros(n_rows, dtype=bool),
@@ -205,7 +220,8 @@ class AttributionAccumulator:
             self.rows["values"] = np.zeros((n_rows, len(genes)), dtype=np.float32)
         self.cells: list[np.ndarray] = []
         self.expression: list[sparse.csr_matrix] = []
-        self.totals = {name: GeneTotals(len(targets), len(genes)) for name in ("own", "all")}
+        scopes: tuple[Scope, ...] = ("own", "all")
+        self.totals = {scope: GeneTotals(len(targets), len(genes)) for scope in scopes}
 
     def add(self, cells: np.ndarray, chunk: AttributionChunk) -> None:
         """Add a mini-batch of cells at these positions of the query."""

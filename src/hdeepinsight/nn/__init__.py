@@ -7,7 +7,7 @@ from hdeepinsight.nn._adapters import (
     freeze_norms,
     insert_adapters,
     record_moments,
-    switch_on,
+    use_adapters,
     wrap_norms,
 )
 from hdeepinsight.nn._augment import CountThinning, GeneMasking
@@ -95,8 +95,8 @@ __all__ = [
     "restrict_to_labels",
     "select_targets",
     "soft_cross_entropy",
-    "switch_on",
     "tolerate_single_cells",
+    "use_adapters",
     "usual_shift",
     "wrap_norms",
 ]

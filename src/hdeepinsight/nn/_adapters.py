@@ -166,7 +166,8 @@ class HeadAdapter(nn.Module):
         super().__init__()
         self.head, self.switch = head, switch
         # Without its random start, which would move the random numbers of the whole process.
-        self.correction = nn.utils.skip_init(nn.Linear, n_latent, n_edges, device=shrinkage.device)
+        empty = nn.Linear(n_latent, n_edges, device="meta")
+        self.correction = empty.to_empty(device=shrinkage.device)
         nn.init.zeros_(self.correction.weight)
         nn.init.zeros_(self.correction.bias)
         self.register_buffer("shrinkage", _with_last_row(shrinkage))
@@ -233,6 +234,74 @@ def wrap_norms(network: nn.Module, shrinkage: Tensor, switch: AdapterSwitch) -> 
     return adapters
 
 
+def insert_adapters(module: Any, shrinkage: list[float]) -> list[nn.Parameter]:
+    """Put adapters around the normalisations and the head of a classifier, in place.
+
+    Parameters
+    ----------
+    module
+        Classifier with a ``backbone``, a ``head`` and a ``tree``. Without a backbone nothing is
+        put into it.
+    shrinkage
+        Share of the adaptation that each batch keeps, from 0 to 1.
+
+    Returns
+    -------
+    Parameters of the adapters.
+
+    Examples
+    --------
+    >>> import copy
+    >>> import hdeepinsight as hdi
+    >>> from hdeepinsight.nn import insert_adapters
+    >>> module = copy.deepcopy(hdi.hub.pull("pbmc").module)
+    >>> parameters = insert_adapters(module, [0.5, 0.9])
+    >>> len(module.head.shrinkage), parameters[-1].shape == (module.tree.taxonomy.n_edges,)
+    (3, True)
+    """
+    if module.backbone is None or module.head is None:
+        return []
+    switch, share = AdapterSwitch(), torch.tensor(shrinkage, device=module.temperature.device)
+    norms = wrap_norms(module.backbone, share, switch)
+    n_latent, n_edges = module.backbone.n_latent, module.tree.taxonomy.n_edges
+    module.head = HeadAdapter(module.head, n_latent, n_edges, share, switch)
+    parameters = [parameter for norm in norms for parameter in (norm.scale, norm.shift)]
+    return [*parameters, *module.head.correction.parameters()]
+
+
+def use_adapters(
+    module: Any, batch: np.ndarray | Tensor, *, replay: bool = False
+) -> AbstractContextManager[None]:
+    """Switch the adapters of a classifier on, if it has some, for cells of these batches.
+
+    Parameters
+    ----------
+    module
+        Classifier, with what :func:`insert_adapters` put into it or without.
+    batch
+        Batch per cell of the mini-batch, shape ``(n_cells,)``; -1 for cells of no adapted batch.
+    replay
+        Whether the cells come from the reference, whose statistics stay as they were.
+
+    Examples
+    --------
+    >>> import copy
+    >>> import numpy as np
+    >>> import torch
+    >>> import hdeepinsight as hdi
+    >>> from hdeepinsight.nn import insert_adapters, use_adapters
+    >>> module = copy.deepcopy(hdi.hub.pull("pbmc").module)
+    >>> _ = insert_adapters(module, [0.5])
+    >>> with use_adapters(module, np.zeros(3)):
+    ...     module.head.switch.batch
+    tensor([0, 0, 0])
+    """
+    if not isinstance(module.head, HeadAdapter):
+        return nullcontext()
+    rows = torch.as_tensor(batch, dtype=torch.int64, device=module.temperature.device)
+    return module.head.switch.using(rows, replay=replay)
+
+
 def freeze_norms(network: nn.Module, batch: int = -1) -> None:
     """Replace the batch normalisations of a network by what they are at prediction, in place.
 
@@ -265,48 +334,3 @@ def _read_trust(
     """Take the buffer under its old name, "trust", too."""
     if f"{prefix}trust" in state_dict:
         state_dict[f"{prefix}shrinkage"] = state_dict.pop(f"{prefix}trust")
-
-
-def insert_adapters(module: Any, shrinkage: list[float]) -> list[nn.Parameter]:
-    """Put adapters around the normalisations and the head of a classifier, in place.
-
-    Parameters
-    ----------
-    module
-        Classifier with a ``backbone``, a ``head`` and a ``tree``. Without a backbone nothing is
-        put into it.
-    shrinkage
-        Share of the adaptation that each batch keeps, from 0 to 1.
-
-    Returns
-    -------
-    Parameters of the adapters.
-    """
-    if module.backbone is None or module.head is None:
-        return []
-    switch, share = AdapterSwitch(), torch.tensor(shrinkage, device=module.temperature.device)
-    norms = wrap_norms(module.backbone, share, switch)
-    n_latent, n_edges = module.backbone.n_latent, module.tree.taxonomy.n_edges
-    module.head = HeadAdapter(module.head, n_latent, n_edges, share, switch)
-    parameters = [parameter for norm in norms for parameter in (norm.scale, norm.shift)]
-    return [*parameters, *module.head.correction.parameters()]
-
-
-def switch_on(
-    module: Any, batch: np.ndarray | Tensor, *, replay: bool = False
-) -> AbstractContextManager[None]:
-    """Switch the adapters of a classifier on, if it has some, for cells of these batches.
-
-    Parameters
-    ----------
-    module
-        Classifier, with what :func:`insert_adapters` put into it or without.
-    batch
-        Batch per cell of the mini-batch, shape ``(n_cells,)``; -1 for cells of no adapted batch.
-    replay
-        Whether the cells come from the reference, whose statistics stay as they were.
-    """
-    if not isinstance(module.head, HeadAdapter):
-        return nullcontext()
-    rows = torch.as_tensor(batch, dtype=torch.int64, device=module.temperature.device)
-    return module.head.switch.using(rows, replay=replay)

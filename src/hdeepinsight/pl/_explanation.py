@@ -189,7 +189,7 @@ def _offsets(values: np.ndarray, width: float) -> np.ndarray:
     bins = np.floor(values / width).astype(np.int64)
     rank = pd.Series(bins).groupby(bins).cumcount().to_numpy()
     side = np.where(rank % 2, 1.0, -1.0) * ((rank + 1) // 2)
-    return side * 0.36 / max(6.0, float(np.abs(side).max(initial=0.0)))
+    return np.asarray(side * 0.36 / max(6.0, float(np.abs(side).max(initial=0.0))))
 
 
 def _legend(ax: Axes, name: str, result: Explanation) -> None:

@@ -121,7 +121,7 @@ def _values(result: Annotation, measure: str, alpha: float) -> np.ndarray:
             f"The annotation {found}. Valid are annotations of cells by a model that held cells "
             "out in training (validation_size > 0). Train it so, and annotate again."
         )
-    return result.novelty[measure].to_numpy(dtype=np.float64)
+    return np.asarray(result.novelty[measure], dtype=np.float64)
 
 
 def _ridges(

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path as FilePath
 from typing import Any, Literal
 
-from hdeepinsight.taxonomy._names import Path, clipped, close_matches, quoted
+from hdeepinsight.taxonomy._structure import Path, clipped, close_matches, quoted
 
 MAX_BYTES = 64 * 2**20
 MAX_TERMS = 100_000

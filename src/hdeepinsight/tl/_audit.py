@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
-import operator
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
 
-from hdeepinsight.annotation import PROBABILITY_TOLERANCE
-from hdeepinsight.taxonomy import Taxonomy
-from hdeepinsight.tl._audit_batches import batch_information
-from hdeepinsight.tl._audit_classifier import (
-    assign_folds,
-    expression_features,
-    out_of_fold_probabilities,
+from hdeepinsight._errors import check_integer, check_number, missing_column
+from hdeepinsight.annotation import PROBABILITY_TOLERANCE, drop_ancestors
+from hdeepinsight.data import AlignedQuery, align_genes, log_normalize, open_counts, select_genes
+from hdeepinsight.taxonomy import Taxonomy, check_labels
+from hdeepinsight.tl._confident_learning import (
+    batch_information,
+    class_table,
+    find_contradictions,
+    most_probable_below,
+    transition_table,
+    within_share,
 )
-from hdeepinsight.tl._audit_joint import find_contradictions, most_probable_below, within_share
-from hdeepinsight.tl._audit_result import LabelAudit
-from hdeepinsight.tl._audit_tables import class_table, transition_table
-from hdeepinsight.tl._graphs import batches_of
+from hdeepinsight.tl._inputs import batches_of
+from hdeepinsight.tl._label_audit import LabelAudit
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from anndata import AnnData
     from numpy.typing import ArrayLike
 
+#: Features of the classifier, and its settings.
+_N_GENES, _N_COMPONENTS = 2000, 50
+_CLIP, _LEAST_SPREAD = 10.0, 1e-3
+_INVERSE_PENALTY, _MAX_ITER = 0.1, 300
+#: Folds follow the batches only for classes of which at least this share is then still trained on.
+_LEAST_TRAINED = 0.5
+
 
 def audit_labels(
-    adata: AnnData,
+    adata: AnnData | AlignedQuery,
     *,
     taxonomy: Taxonomy | None = None,
     labels_key: str | None = None,
@@ -50,13 +60,13 @@ def audit_labels(
     Parameters
     ----------
     adata
-        Labelled reference with raw counts, shape ``(n_obs, n_vars)``.
+        Labelled reference with raw counts, shape ``(n_obs, n_vars)``; may be opened already.
     taxonomy
         Tree of the cell types; by default the one that the label columns span.
     labels_key
         Column of ``obs`` with labels at any depth of the taxonomy.
     labels_keys
-        Instead of ``labels_key``: one column a level, from coarse to fine.
+        Instead of ``labels_key``: one column per level, from coarse to fine.
     layer
         Layer with the counts; ``X`` by default.
     batch_key
@@ -64,7 +74,8 @@ def audit_labels(
         for labels that occur in enough of them, and the confounding of labels and batches is
         reported.
     unlabeled
-        Label that means "not known"; missing values mean the same. Such cells are not judged.
+        Label that means "not known"; missing values and the words of
+        `hdeepinsight.taxonomy.MISSING_LABELS` mean the same. Such cells are not judged.
     n_folds
         Number of parts; each is judged by a classifier that was fitted to the others. Labels with
         fewer cells are left alone, and named in the result's notes.
@@ -91,6 +102,11 @@ def audit_labels(
     ValueError
         If not exactly one of ``labels_key`` and ``labels_keys`` is given, a setting is out of its
         range, the probabilities do not fit, or fewer than two labels have ``n_folds`` cells.
+
+    Warns
+    -----
+    LabelWarning
+        If words are taken for "not known", or labels look alike.
 
     Examples
     --------
@@ -120,14 +136,24 @@ def audit_labels(
     regression on 50 principal components of the 2,000 most variable genes, its classes not
     balanced, rolled up along the tree.
     """
-    _check_settings(n_folds, least_margin, max_share)
-    keys = _label_columns(adata, labels_key, labels_keys, batch_key)
+    keys = [labels_key] if labels_key is not None else list(labels_keys or ())
+    if not keys or (labels_key is not None and labels_keys is not None):
+        given = "both were" if keys else "neither was"
+        raise ValueError(
+            f"Of labels_key and labels_keys, {given} given. Pass one: labels_key for a single "
+            "column of labels, or labels_keys for one column per level, coarse to fine."
+        )
+    obs = adata.obs
+    for key in keys:
+        if key not in obs:
+            raise missing_column(key, obs.columns)
+        check_labels(obs[key], f"obs[{key!r}]", unlabeled=unlabeled)
     if taxonomy is None:
-        taxonomy = Taxonomy.from_obs(adata, keys, unlabeled=unlabeled)
+        taxonomy = Taxonomy.from_obs(obs, keys, unlabeled=unlabeled)
     if len(keys) > 1:
-        nodes = taxonomy.encode_levels(adata.obs[keys], unlabeled=unlabeled)
+        nodes = taxonomy.encode_levels(obs[keys], unlabeled=unlabeled)
     else:
-        nodes = taxonomy.encode(adata.obs[keys[0]], unlabeled=unlabeled)
+        nodes = taxonomy.encode(obs[keys[0]], unlabeled=unlabeled)
     return audit_nodes(
         adata,
         taxonomy,
@@ -143,7 +169,7 @@ def audit_labels(
 
 
 def audit_nodes(
-    adata: AnnData,
+    adata: AnnData | AlignedQuery,
     taxonomy: Taxonomy,
     nodes: np.ndarray,
     *,
@@ -155,119 +181,203 @@ def audit_nodes(
     max_share: float = 0.2,
     seed: int = 0,
 ) -> LabelAudit:
-    """`audit_labels` for labels that are nodes of a taxonomy already, shape ``(n_obs,)``.
+    """Audit labels that are nodes of a taxonomy already; see `audit_labels`.
 
-    ``batches`` holds the batch of every cell, shape ``(n_obs,)``.
+    Parameters
+    ----------
+    adata
+        Reference with raw counts, shape ``(n_obs, n_vars)``; may be opened already.
+    taxonomy
+        Tree of the cell types.
+    nodes
+        Node of every cell's label, shape ``(n_obs,)``; 0 where there is none.
+    layer
+        Layer with the counts; ``X`` by default.
+    batches
+        Batch of every cell, shape ``(n_obs,)``.
+    n_folds, probabilities, least_margin, max_share, seed
+        As in `audit_labels`.
+
+    Raises
+    ------
+    ValueError
+        As in `audit_labels`.
+
+    Examples
+    --------
+    >>> import anndata as ad
+    >>> import hdeepinsight as hdi
+    >>> import numpy as np
+    >>> tree = hdi.Taxonomy.from_nested({"T": [], "B": []})
+    >>> rates = np.repeat([[9, 9, 1, 1], [1, 1, 9, 9]], 50, axis=0)
+    >>> counts = np.random.default_rng(0).poisson(rates).astype("float32")
+    >>> nodes = np.repeat(tree.encode(["B", "T"]), [49, 51])
+    >>> hdi.tl.audit_nodes(ad.AnnData(counts), tree, nodes).cells.query("suspicious").index.tolist()
+    ['49']
     """
+    check_integer("n_folds", n_folds, 2, hint="Omit it to use 5.")
+    check_number("least_margin", least_margin, 0, 1, hint="Omit it to use 0.7.")
+    check_number("max_share", max_share, 0, 1, hint="Omit it to use 0.2.")
     if batches is not None and len(np.unique(batches)) < 2:
         batches = None
     sizes = taxonomy.roll_up(np.bincount(nodes, minlength=taxonomy.n_nodes))
     judged = (nodes > 0) & (sizes[nodes] >= n_folds)
-    _check_judged(taxonomy, nodes[judged], n_folds)
+    known = np.unique(nodes[judged])
+    if len(known) < 2:
+        names = [taxonomy.label(int(node)) for node in known]
+        raise ValueError(
+            f"Two or more labels must have n_folds={n_folds} cells, since a label can only be "
+            f"contradicted by another one; found {names}. Check the label columns, or lower "
+            "n_folds."
+        )
     if probabilities is None:
         rng = np.random.default_rng(seed)
         features = expression_features(adata, layer=layer, seed=seed)
         kept = np.where(judged, nodes, 0)
         folds = assign_folds(kept, batches, n_folds, rng)
         probabilities = out_of_fold_probabilities(features, taxonomy, kept, folds)
-    probabilities = _checked_probabilities(probabilities, (adata.n_obs, taxonomy.n_nodes))
-    settings = {"n_folds": n_folds, "least_margin": least_margin, "max_share": max_share}
-    return _assemble(adata, taxonomy, nodes, probabilities, judged, batches, settings)
-
-
-def _assemble(
-    adata: AnnData,
-    taxonomy: Taxonomy,
-    nodes: np.ndarray,
-    probabilities: np.ndarray,
-    judged: np.ndarray,
-    batches: np.ndarray | None,
-    settings: dict[str, float],
-) -> LabelAudit:
-    found = find_contradictions(
-        taxonomy, nodes, probabilities, judged, least_margin=settings["least_margin"]
-    )
+    p = np.asarray(probabilities, dtype=np.float64)
+    shape = (adata.n_obs, taxonomy.n_nodes)
+    if p.shape != shape or not ((p >= 0) & (p <= 1 + PROBABILITY_TOLERANCE)).all():
+        raise ValueError(
+            f"probabilities must be numbers from 0 to 1 of shape (n_obs, n_nodes) = {shape}, got "
+            f"{p.min(initial=np.inf):g} to {p.max(initial=-np.inf):g} of shape {p.shape}. Pass one "
+            "column per node, in the taxonomy's order."
+        )
+    found = find_contradictions(taxonomy, nodes, p, judged, least_margin=least_margin)
     contradicted = found.rival >= 0
-    suspicious = within_share(found.margin, nodes, contradicted, settings["max_share"])
-    suggested = nodes.copy()
-    below = most_probable_below(taxonomy, probabilities, found.rival.clip(0))
-    suggested[contradicted] = below[contradicted]
-    own = probabilities[np.arange(len(nodes)), nodes]
+    suspicious = within_share(found.margin, nodes, contradicted, max_share)
+    below = most_probable_below(taxonomy, p, found.rival.clip(0))
+    own = p[np.arange(len(nodes)), nodes]
     return LabelAudit(
         taxonomy=taxonomy,
         obs_names=pd.Index(adata.obs_names),
         nodes=nodes,
-        suggested_nodes=suggested,
+        suggested_nodes=np.where(contradicted, below, nodes),
         agreed_nodes=np.where(suspicious, taxonomy.parent[found.rival.clip(0)], nodes),
         probability=np.where(judged, own, np.nan),
         margin=found.margin,
         judged=judged,
         suspicious=suspicious,
         weight=np.where(suspicious, found.weight, 1.0),
-        classes=class_table(
-            taxonomy, nodes, probabilities, judged, suspicious, found.joints, batches
-        ),
+        classes=class_table(taxonomy, nodes, p, judged, suspicious, found.joints, batches),
         transitions=transition_table(taxonomy, found.joints),
         batch_nmi=batch_information(taxonomy, nodes, batches),
-        settings=settings,
+        settings={"n_folds": n_folds, "least_margin": least_margin, "max_share": max_share},
     )
 
 
-def _label_columns(
-    adata: AnnData,
-    labels_key: str | None,
-    labels_keys: Sequence[str] | None,
-    batch_key: str | None,
-) -> list[str]:
-    if (labels_key is None) == (labels_keys is None):
-        given = "neither" if labels_key is None else "both"
-        msg = (
-            f"Of labels_key and labels_keys, {given} was given. Valid is one: labels_key for a "
-            "single column of labels, or labels_keys for one column a level, coarse to fine."
-        )
-        raise ValueError(msg)
-    keys = [labels_key] if labels_key is not None else list(labels_keys or ())
-    missing = [key for key in (*keys, batch_key) if key is not None and key not in adata.obs]
-    if missing or not keys:
-        msg = (
-            f"obs has no columns {missing}; valid are {list(adata.obs.columns)}. Name the columns "
-            "that hold the labels and the batch."
-        )
-        raise KeyError(msg)
-    return keys
+def expression_features(
+    adata: AnnData | AlignedQuery, *, layer: str | None, seed: int
+) -> np.ndarray:
+    """Compute principal components of scaled log-normalised counts, ``(n_cells, n_components)``.
+
+    The first component has variance 1, the others less: the penalty of the classifier then falls
+    on the directions in which cells differ little.
+    """
+    opened = isinstance(adata, AlignedQuery)
+    source = adata.source if opened else open_counts(adata, layer=layer)
+    genes = select_genes(source, _N_GENES)
+    chunks = [chunk for _, chunk in source.chunks(align_genes(source.var_names, genes))]
+    values = log_normalize(sparse.vstack(chunks, format="csr")).toarray()
+    values -= values.mean(axis=0)
+    values /= np.maximum(values.std(axis=0), _LEAST_SPREAD)
+    np.clip(values, -_CLIP, _CLIP, out=values)
+    n_components = min(_N_COMPONENTS, min(values.shape) - 1)
+    if n_components < 1:
+        return np.zeros((len(values), 1))
+    pca = PCA(n_components, svd_solver="randomized", random_state=seed)
+    components = pca.fit_transform(values)
+    return np.asarray(components / max(components[:, 0].std(), _LEAST_SPREAD))
 
 
-def _check_settings(n_folds: int, least_margin: float, max_share: float) -> None:
-    for name, value, valid, passes in (
-        ("n_folds", n_folds, "2 or more", operator.index(n_folds) >= 2),
-        ("least_margin", least_margin, "a probability from 0 to 1", 0 <= least_margin <= 1),
-        ("max_share", max_share, "a share from 0 to 1", 0 <= max_share <= 1),
-    ):
-        if not passes:
-            msg = f"{name}={value}; valid is {valid}. The default suits most references."
-            raise ValueError(msg)
+def assign_folds(
+    nodes: np.ndarray, batches: np.ndarray | None, n_folds: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Assign a fold to every cell, shape ``(n_cells,)``.
+
+    Parameters
+    ----------
+    nodes
+        Node of every cell's label, shape ``(n_cells,)``.
+    batches
+        Batch of every cell, shape ``(n_cells,)``, or ``None``.
+    n_folds
+        Number of folds.
+    rng
+        Source of randomness.
+
+    Notes
+    -----
+    Without batches the cells of every label are dealt to the folds in turn. With batches whole
+    batches share a fold, except for labels of which some fold would then hold more than half of the
+    cells (those of few batches): these are dealt by cell.
+    """
+    folds = np.empty(len(nodes), dtype=np.int64)
+    by_batch = None if batches is None else _folds_of_batches(batches, n_folds, rng)
+    for node in np.unique(nodes):
+        cells = rng.permutation(np.flatnonzero(nodes == node))
+        folds[cells] = (np.arange(len(cells)) + rng.integers(n_folds)) % n_folds
+        if by_batch is not None:
+            largest = np.bincount(by_batch[cells]).max()
+            if largest <= (1 - _LEAST_TRAINED) * len(cells):
+                folds[cells] = by_batch[cells]
+    return folds
 
 
-def _check_judged(taxonomy: Taxonomy, nodes: np.ndarray, n_folds: int) -> None:
-    known = np.unique(nodes)
-    if len(known) < 2:
-        names = [taxonomy.label(int(node)) for node in known]
-        msg = (
-            f"Labels with at least n_folds={n_folds} cells: {names}; valid are two or more, since "
-            "a label can only be contradicted by another one. Check the label columns, or lower "
-            "n_folds."
-        )
-        raise ValueError(msg)
+def _folds_of_batches(batches: np.ndarray, n_folds: int, rng: np.random.Generator) -> np.ndarray:
+    """Return the fold of every cell, the largest batches first into the emptiest fold."""
+    names, codes, sizes = np.unique(batches, return_inverse=True, return_counts=True)
+    order = rng.permutation(len(names))
+    fold_of, filled = np.empty(len(names), dtype=np.int64), np.zeros(n_folds)
+    for batch in order[np.argsort(-sizes[order], kind="stable")]:
+        fold_of[batch] = filled.argmin()
+        filled[fold_of[batch]] += sizes[batch]
+    return fold_of[codes]
 
 
-def _checked_probabilities(probabilities: ArrayLike, shape: tuple[int, int]) -> np.ndarray:
-    values = np.asarray(probabilities, dtype=np.float64)
-    if values.shape != shape or not ((values >= 0) & (values <= 1 + PROBABILITY_TOLERANCE)).all():
-        msg = (
-            f"probabilities has shape {values.shape} and values from "
-            f"{values.min(initial=np.inf):g} to {values.max(initial=-np.inf):g}; valid are numbers "
-            f"from 0 to 1 of shape (n_obs, n_nodes) = {shape}. Pass one column a node, in the "
-            "taxonomy's order."
-        )
-        raise ValueError(msg)
-    return values
+def out_of_fold_probabilities(
+    features: np.ndarray, taxonomy: Taxonomy, nodes: np.ndarray, folds: np.ndarray
+) -> np.ndarray:
+    """Predict every node of every cell by a classifier that has not seen the cell.
+
+    Parameters
+    ----------
+    features
+        Shape ``(n_cells, n_features)``.
+    taxonomy
+        The tree.
+    nodes
+        Node of every cell's label, shape ``(n_cells,)``; cells with 0 get probabilities, but train
+        nothing, and so do cells labelled above another label.
+    folds
+        Fold of every cell, shape ``(n_cells,)``.
+
+    Returns
+    -------
+    Shape ``(n_cells, n_nodes)``: the root is 1, a node is the sum of the classes at or under it.
+
+    Notes
+    -----
+    Multinomial logistic regression. Classes are not balanced: a wrong label is a large share of a
+    rare class, and with equal weights such a class then claims the cells of large ones.
+    """
+    used = np.unique(nodes[nodes > 0])
+    classes = used[drop_ancestors(taxonomy, used)]
+    trains = np.isin(nodes, classes)
+    under = np.zeros((len(classes), taxonomy.n_nodes))
+    for row, node in zip(under, classes.tolist(), strict=True):
+        row[[0, *taxonomy.ancestors(node)]] = 1.0
+    probabilities = np.zeros((len(nodes), taxonomy.n_nodes))
+    for fold in np.unique(folds):
+        held_out, rows = np.flatnonzero(folds == fold), np.flatnonzero(trains & (folds != fold))
+        present = np.unique(nodes[rows])
+        columns = under[np.isin(classes, present)]
+        if len(present) < 2:  # one class alone is certain, and none says nothing
+            probabilities[held_out] = columns.sum(axis=0)
+            continue
+        model = LogisticRegression(C=_INVERSE_PENALTY, max_iter=_MAX_ITER)
+        model.fit(features[rows], nodes[rows])
+        probabilities[held_out] = model.predict_proba(features[held_out]) @ columns
+    probabilities[:, 0] = 1.0
+    return probabilities

@@ -6,24 +6,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from sklearn.metrics import cohen_kappa_score
 
 from hdeepinsight._keys import UNKNOWN_TERM
 from hdeepinsight.annotation import (
     Annotation,
     annotation_additions,
     check_threshold,
+    class_nodes,
+    label_nodes,
     next_above,
     node_categories,
+    node_mass,
     node_names,
     node_probabilities,
+    normalise_classes,
     storable,
 )
-from hdeepinsight.tl._sources import Nodes, Source, check_kinds, names_of, read_source
+from hdeepinsight.tl._inputs import leaf_table
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -31,6 +36,8 @@ if TYPE_CHECKING:
     from hdeepinsight.taxonomy import Taxonomy
 
 Floats = NDArray[np.float64]
+Nodes = NDArray[np.int64]
+Source: TypeAlias = Annotation | pd.Series | pd.DataFrame
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -250,7 +257,7 @@ def consensus(
     taxonomy
         The tree; by default that of the first ``Annotation``.
     weights
-        One weight an annotation, not negative; equal by default.
+        One weight per annotation, not negative; equal by default.
     names
         Names of the annotations; ``annotation_1``, ... by default, a Series' own name first.
     threshold
@@ -289,18 +296,23 @@ def consensus(
     >>> result.agreement.round(2).values.tolist()
     [[0.67, 1.0], [1.0, nan]]
     """
-    check_kinds(annotations)
     check_threshold(threshold)
+    if not annotations:
+        raise ValueError("Found no annotation. Pass those to be pooled, at least one.")
+    for each in annotations:
+        if not isinstance(each, (Annotation, pd.Series, pd.DataFrame)):
+            raise TypeError(
+                f"Found a {type(each).__name__}. Pass an Annotation, a Series of labels or a "
+                "DataFrame of probabilities, with names of cells as index."
+            )
     tree = taxonomy or next(
         (each.taxonomy for each in annotations if isinstance(each, Annotation)), None
     )
     if tree is None:
-        raise ValueError(
-            "Found no taxonomy. Valid is the tree that all names belong to. Pass taxonomy=."
-        )
-    obs_names = names_of(annotations[0])
+        raise ValueError("Found no taxonomy, the tree that all names belong to. Pass taxonomy=.")
+    obs_names = _names_of(annotations[0])
     share = _weights(weights, len(annotations))
-    read = [read_source(each, obs_names, tree) for each in annotations]
+    read = [_read_source(each, obs_names, tree) for each in annotations]
     pooled = sum(weight * mass for weight, (mass, _) in zip(share, read, strict=True))
     return Consensus(
         taxonomy=tree,
@@ -313,9 +325,38 @@ def consensus(
     )
 
 
-def _compare(one: Nodes, other: Nodes) -> dict[str, float]:
-    from sklearn.metrics import cohen_kappa_score
+def _names_of(source: Source) -> pd.Index:
+    """Return the names of the cells of an annotation of any kind."""
+    return pd.Index(source.obs_names if isinstance(source, Annotation) else source.index)
 
+
+def _read_source(source: Source, obs_names: pd.Index, taxonomy: Taxonomy) -> tuple[Floats, Nodes]:
+    """Return the mass at or below every node, ``(n_cells, n_nodes)``, and each cell's own node."""
+    found = _names_of(source)
+    order = found.get_indexer(obs_names) if found.is_unique else np.full(len(obs_names), -1)
+    if len(found) != len(obs_names) or (order < 0).any():
+        raise ValueError(
+            f"Found annotations of {len(obs_names)} and of {len(found)} cells, of which "
+            f"{int((order >= 0).sum())} are shared. They must be of the same cells, each named "
+            "once. Select the cells that all have."
+        )
+    if isinstance(source, pd.Series):
+        nodes = label_nodes(taxonomy, source.iloc[order])
+        values, columns = np.eye(taxonomy.n_nodes)[nodes], np.arange(taxonomy.n_nodes)
+        values[:, 0] = 0.0  # a cell without a label says nothing
+        return node_mass(taxonomy, values, columns), nodes
+    table = leaf_table(source) if isinstance(source, Annotation) else source
+    values = table.to_numpy(dtype=np.float64)[order]
+    classes = class_nodes(taxonomy, list(map(str, table.columns)))
+    values, nodes = normalise_classes(values, classes, taxonomy)
+    if isinstance(source, Annotation):  # it decoded its own leaves
+        leaf = np.searchsorted(source.taxonomy.leaves, source.leaf_nodes[order])
+        return node_mass(taxonomy, values, nodes), classes[leaf]
+    chosen = np.where(values.any(axis=1), nodes[values.argmax(axis=1)], 0)
+    return node_mass(taxonomy, values, nodes), chosen
+
+
+def _compare(one: Nodes, other: Nodes) -> dict[str, float]:
     both = (one >= 0) & (other >= 0)
     one, other = one[both], other[both]
     # Kappa divides by the disagreement expected by chance, which a single label leaves at 0.
@@ -332,8 +373,8 @@ def _weights(weights: Sequence[float] | None, n_annotations: int) -> Floats:
     proper = given.shape == (n_annotations,) and np.isfinite(given).all() and (given >= 0).all()
     if not proper or given.sum() == 0:
         raise ValueError(
-            f"Found the weights {given.tolist()} for {n_annotations} annotations. Valid is one "
-            "number from 0 for each, not all 0. Correct them, or leave them out."
+            f"Found the weights {given.tolist()} for {n_annotations} annotations. There must be "
+            "one number >= 0 for each, not all 0. Correct them, or omit them."
         )
     return np.asarray(given / given.sum())
 
@@ -348,7 +389,7 @@ def _titles(annotations: Sequence[Source], names: Sequence[str] | None) -> tuple
             names = [f"annotation_{i}" for i in range(1, len(annotations) + 1)]
     if len(names) != len(annotations) or len(set(names)) < len(names):
         raise ValueError(
-            f"Found the names {list(names)} for {len(annotations)} annotations. Valid is one "
-            "distinct name for each. Correct them, or leave them out."
+            f"Found the names {list(names)} for {len(annotations)} annotations. Each must have a "
+            "name of its own. Correct them, or omit them."
         )
     return tuple(names)

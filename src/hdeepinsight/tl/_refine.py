@@ -2,33 +2,105 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
+import torch
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import softmax
 
-from hdeepinsight.tl._graphs import GraphWeights, cell_graphs
-from hdeepinsight.tl._refine_run import Method, RefineSolver, Scale, Settings, run
-from hdeepinsight.tl._scores import read_scores
+from hdeepinsight._errors import check_choice, check_number, invalid
+from hdeepinsight.graph import (
+    GraphRefinement,
+    LaplacianKind,
+    degrees,
+    dirichlet_energy,
+    refine_by_local_prior,
+    smooth,
+)
+from hdeepinsight.tl._inputs import ClassScores, GraphWeights, cell_graphs, read_scores
+from hdeepinsight.tl._refinement import Refinement
+from hdeepinsight.tl._representation import as_anndata
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from anndata import AnnData
 
     from hdeepinsight.annotation import Annotation
-    from hdeepinsight.graph import LaplacianKind
+    from hdeepinsight.data import AlignedQuery
     from hdeepinsight.taxonomy import Taxonomy
-    from hdeepinsight.tl._refinement import Refinement
 
+logger = logging.getLogger(__name__)
+
+Method = Literal["local_prior", "laplacian"]
+Scale = Literal["logit", "logprob", "prob"]
+RefineSolver = Literal["auto", "direct", "cg", "torch"]
+Floats = NDArray[np.float64]
+
+#: Least probability of a class, where its logarithm is taken.
+_FLOOR = 1e-12
 #: Classes of fewer cells come and go by chance; their loss is no warning.
 _MIN_CELLS_TO_WARN = 10
 
 
+@dataclass(frozen=True, kw_only=True)
+class RefineConfig:
+    """Settings of `refine` that the defaults suit in nearly all cases.
+
+    Parameters
+    ----------
+    n_rounds
+        Rounds of the local prior; from the second on neighbours are refined ones.
+    laplacian
+        Kind of the Laplacian: ``"rw"``, ``"comb"`` or ``"sym"``.
+    scale
+        What the Laplacian smooths: ``"logit"``, ``"logprob"`` or ``"prob"``; by default logarithms
+        of probabilities, and logits as they are.
+    solver
+        How the equation of the Laplacian is solved: ``"direct"``, ``"cg"``, ``"torch"``, which
+        runs on an accelerator if there is one, or ``"auto"`` by size.
+    tol, max_iter
+        Where the iterative solvers stop.
+
+    Raises
+    ------
+    ValueError
+        If a value is out of its range.
+
+    Examples
+    --------
+    scPRINT-2's refinement, on the graph that `scanpy.pp.neighbors` stored:
+
+    >>> import hdeepinsight as hdi
+    >>> scprint2 = {
+    ...     "method": "laplacian",
+    ...     "lam": 0.1,
+    ...     "neighbors_key": "neighbors",
+    ...     "weights": "connectivities",
+    ...     "config": hdi.tl.RefineConfig(laplacian="comb"),
+    ... }
+    """
+
+    n_rounds: int = 2
+    laplacian: LaplacianKind = "rw"
+    scale: Scale | None = None
+    solver: RefineSolver = "auto"
+    tol: float = 1e-5
+    max_iter: int = 200
+
+    def __post_init__(self) -> None:
+        check_choice("laplacian", self.laplacian, get_args(LaplacianKind))
+        check_choice("scale", self.scale, (None, *get_args(Scale)))
+        check_choice("solver", self.solver, get_args(RefineSolver))
+
+
 def refine(
-    adata: AnnData,
+    adata: AnnData | AlignedQuery,
     probabilities: str | pd.DataFrame | ArrayLike | Annotation,
     *,
     classes: Sequence[str] | None = None,
@@ -40,15 +112,7 @@ def refine(
     n_neighbors: int = 15,
     weights: GraphWeights = "binary",
     batch_key: str | None = None,
-    n_rounds: int = 2,
-    laplacian: LaplacianKind = "rw",
-    scale: Scale | None = None,
-    floor: float = 1e-12,
-    temperature: float = 1.0,
-    solver: RefineSolver = "auto",
-    tol: float = 1e-5,
-    max_iter: int = 200,
-    preset: Literal["scprint2"] | None = None,
+    config: RefineConfig | None = None,
     key_added: str | None = None,
 ) -> Refinement:
     """Let cells that resemble each other settle their labels together.
@@ -60,7 +124,7 @@ def refine(
     Parameters
     ----------
     adata
-        The cells.
+        The cells, as an AnnData or as an opened query.
     probabilities
         Scores of the classifier: key of ``obsm``, table, array ``(n_cells, n_classes)`` or
         ``Annotation``. Rows that sum to 1 are probabilities, all others logits.
@@ -76,31 +140,21 @@ def refine(
         frequencies; ``"auto"`` estimates it without labels and comes near 0 on a graph that says
         nothing. For the Laplacian: λ in ``(I + λL) P = P₀``, a number. 0 changes nothing.
     use_rep
-        Key of ``obsm``, or coordinates ``(n_cells, d)``, from which the graph is built.
+        Key of ``obsm``, or coordinates ``(n_cells, d)``, from which the graph is built. For an
+        opened query, ``"X_pca"`` is computed by `expression_pca`.
     neighbors_key
         Take this graph of `scanpy.pp.neighbors` instead.
     n_neighbors
-        Neighbours a cell (with ``batch_key``: in each batch).
+        Neighbours per cell (with ``batch_key``: in each batch).
     weights
         ``"binary"``, ``"self_tuning"`` or, of a stored graph, ``"connectivities"``.
     batch_key
         Column of ``obs``. Neighbours are then found within batches, and between them by mutual
         pairs; the local prior weighs both kinds by what they turn out to know.
-    n_rounds
-        Rounds of the local prior; from the second on neighbours are refined ones.
-    laplacian, scale, solver, tol, max_iter
-        Of the Laplacian: its kind (``"rw"``, ``"comb"``, ``"sym"``), what is smoothed
-        (``"logit"``, ``"logprob"``, ``"prob"``), and how it is solved (``"torch"`` runs on an
-        accelerator if there is one).
-    floor
-        Least probability of a class.
-    temperature
-        Divides logits before they become probabilities.
-    preset
-        ``"scprint2"``: Laplacian ``"comb"`` on scanpy's connectivities with λ = 0.1. It overrides
-        these settings.
+    config
+        Further settings; see `RefineConfig`.
     key_added
-        Write the result under this prefix; nothing is written by default.
+        Write the result to the AnnData under this prefix; nothing is written by default.
 
     Returns
     -------
@@ -140,21 +194,7 @@ def refine(
     >>> int(((result.labels == "B") == is_b).sum())
     57
     """
-    if preset is not None:
-        neighbors_key, weights = _preset(preset, neighbors_key)
-        method, lam, laplacian = "laplacian", 0.1, "comb"
-    settings = Settings(
-        method=method,
-        lam=lam,
-        n_rounds=n_rounds,
-        laplacian=laplacian,
-        scale=scale,
-        floor=floor,
-        temperature=temperature,
-        solver=solver,
-        tol=tol,
-        max_iter=max_iter,
-    )
+    settings = _Settings(method, lam, batch_key is not None, config or RefineConfig())
     scores = read_scores(adata, probabilities, classes=classes, taxonomy=taxonomy)
     graphs = cell_graphs(
         adata,
@@ -164,19 +204,218 @@ def refine(
         weights=weights,
         batch_key=batch_key,
     )
-    result = run(
-        pd.Index(adata.obs_names), scores, graphs, settings, by_batch=batch_key is not None
-    )
+    result = _refine_on(graphs, pd.Index(adata.obs_names), scores, settings)
     _warn_of_losses(result)
     if key_added is not None:
-        result.to_adata(adata, key_added)
+        result.to_adata(as_anndata(adata, key_added), key_added)
     return result
 
 
-def _preset(preset: str, neighbors_key: str | None) -> tuple[str, GraphWeights]:
-    if preset != "scprint2":
-        raise ValueError(f"Found preset={preset!r}. Valid is 'scprint2', or none. Choose one.")
-    return neighbors_key or "neighbors", "connectivities"
+def lambda_path(
+    adata: AnnData | AlignedQuery,
+    probabilities: str | pd.DataFrame | ArrayLike | Annotation,
+    *,
+    grid: Sequence[float] = (0.0, 0.3, 1.0, 3.0, 10.0, 30.0),
+    classes: Sequence[str] | None = None,
+    taxonomy: Taxonomy | None = None,
+    method: Method = "local_prior",
+    use_rep: str | NDArray[np.floating] = "X_pca",
+    neighbors_key: str | None = None,
+    n_neighbors: int = 15,
+    weights: GraphWeights = "binary",
+    batch_key: str | None = None,
+    config: RefineConfig | None = None,
+) -> pd.DataFrame:
+    """Refine with several strengths on one graph.
+
+    Parameters
+    ----------
+    adata, probabilities
+        As in `refine`.
+    grid
+        Strengths to try.
+    classes, taxonomy, method, use_rep, neighbors_key, n_neighbors, weights, batch_key, config
+        As in `refine`.
+
+    Returns
+    -------
+    One row per strength (index ``lam``): ``mean_margin`` (mean of the confidence),
+    ``mass_drift`` (half the sum of absolute changes of class shares, 0 to 1),
+    ``smallest_mass_ratio`` (of the class that shrank most, among those with a mass of at least one
+    cell), ``energy`` (Dirichlet) and ``n_changed`` labels.
+
+    Raises
+    ------
+    ValueError
+        If scores, graph or settings are unfit.
+
+    Examples
+    --------
+    >>> import anndata as ad
+    >>> import numpy as np
+    >>> import hdeepinsight as hdi
+    >>> rng = np.random.default_rng(0)
+    >>> cells = ad.AnnData(obsm={"X_pca": rng.normal(size=(50, 5))})
+    >>> p = rng.dirichlet([1, 1, 1], size=50)
+    >>> path = hdi.tl.lambda_path(cells, p, grid=[0, 1, 9], classes=["B", "T", "NK"])
+    >>> path["n_changed"].tolist()[0], path.columns.tolist()[:2]
+    (0, ['mean_margin', 'mass_drift'])
+    """
+    scores = read_scores(adata, probabilities, classes=classes, taxonomy=taxonomy)
+    graphs = cell_graphs(
+        adata,
+        use_rep=use_rep,
+        neighbors_key=neighbors_key,
+        n_neighbors=n_neighbors,
+        weights=weights,
+        batch_key=batch_key,
+    )
+    names = pd.Index(adata.obs_names)
+    rows = []
+    for lam in grid:
+        settings = _Settings(method, lam, batch_key is not None, config or RefineConfig())
+        result = _refine_on(graphs, names, scores, settings)
+        mass = result.class_mass
+        before, after = mass["mass_before"].to_numpy(), mass["mass_after"].to_numpy()
+        ratio = np.where(before >= 1, after / np.maximum(before, 1e-12), np.inf)
+        rows.append(
+            {
+                "mean_margin": float(result.confidence.mean()),
+                "mass_drift": float(np.abs(after - before).sum() / (2 * len(names))),
+                "smallest_mass_ratio": float(ratio.min()),
+                "energy": result.energy_after,
+                "n_changed": int(result.changed.sum()),
+            }
+        )
+    return pd.DataFrame(rows, index=pd.Index(list(grid), name="lam", dtype=float))
+
+
+@dataclass(frozen=True)
+class _Settings:
+    method: Method
+    lam: float | Literal["auto"]
+    by_batch: bool
+    config: RefineConfig
+
+    def __post_init__(self) -> None:
+        check_choice("method", self.method, get_args(Method))
+        if self.lam != "auto":
+            check_number("lam", self.lam, hint="Pass 'auto' to estimate it.")
+        elif self.method == "laplacian":
+            raise invalid(
+                "lam",
+                self.lam,
+                "a number >= 0 with method='laplacian', whose best strength labels alone can tell",
+                "Pass one, such as 1, and look at hdi.tl.lambda_path; or use method='local_prior'.",
+            )
+
+
+def _refine_on(
+    graphs: list[sp.csr_matrix], obs_names: pd.Index, scores: ClassScores, settings: _Settings
+) -> Refinement:
+    """Refine scores on graphs that are there already, which share no edge."""
+    graph, config = sp.csr_matrix(sum(graphs[1:], graphs[0])), settings.config
+    degree = degrees(graph)
+    if settings.method == "local_prior":
+        before, after, found = _by_local_prior(scores, graphs, settings)
+        smooth_before, smooth_after = before, after
+    else:
+        scale = _scale(scores, config.scale)
+        smooth_before, smooth_after = _by_laplacian(scores, graph, scale, settings)
+        before, after = (_distribution(each, scale) for each in (smooth_before, smooth_after))
+        found = {"lam": float(settings.lam), "scale": scale}
+    parameters: dict[str, Any] = {
+        "method": settings.method,
+        **vars(config),
+        "mean_degree": float(degree.mean()),
+        "share_isolated": float((degree == 0).mean()),
+        "share_within_batches": graphs[0].nnz / max(graph.nnz, 1) if settings.by_batch else None,
+        **found,
+    }
+    parameters["effective_strength"] = parameters["lam"] * parameters["mean_degree"]
+    return Refinement(
+        obs_names=obs_names,
+        classes=scores.classes,
+        before=before,
+        after=after,
+        energy_before=dirichlet_energy(graph, smooth_before, config.laplacian),
+        energy_after=dirichlet_energy(graph, smooth_after, config.laplacian),
+        parameters=parameters,
+        taxonomy=scores.taxonomy,
+        nodes=scores.nodes,
+    )
+
+
+def _by_local_prior(
+    scores: ClassScores, graphs: list[sp.csr_matrix], settings: _Settings
+) -> tuple[Floats, Floats, dict[str, Any]]:
+    before = scores.probabilities()
+    lam = None if settings.lam == "auto" else settings.lam
+    refined = refine_by_local_prior(
+        graphs, before, lam=lam, n_rounds=settings.config.n_rounds, floor=_FLOOR
+    )
+    overall = max(float(refined.weights[0]), 1e-12)
+    used = (1 - overall) / overall if lam is None else lam
+    after = before if lam == 0 else refined.probabilities
+    found = {"lam": used, "weights": refined.weights.tolist(), "lam_estimated": lam is None}
+    return before, after, found
+
+
+def _scale(scores: ClassScores, scale: Scale | None) -> Scale:
+    if scale is None:
+        scale = "logprob" if scores.are_probabilities else "logit"
+        logger.info("Scores are %s.", "probabilities" if scale == "logprob" else "logits")
+    elif scale != "logit" and not scores.are_probabilities:
+        raise ValueError(
+            f"With scale={scale!r} the rows of scores must sum to 1. Take the softmax of logits, "
+            "or omit scale."
+        )
+    return scale
+
+
+def _by_laplacian(
+    scores: ClassScores, graph: sp.csr_matrix, scale: Scale, settings: _Settings
+) -> tuple[Floats, Floats]:
+    start, lam, config = scores.values, float(settings.lam), settings.config
+    if scale == "logprob":
+        start = np.log(np.maximum(start, _FLOOR))
+    if config.solver == "torch":
+        return start, _smooth_by_torch(graph, start, lam, config)
+    return start, smooth(
+        graph,
+        start,
+        lam=lam,
+        laplacian=config.laplacian,
+        solver=config.solver,
+        tol=config.tol,
+        max_iter=config.max_iter,
+    )
+
+
+def _smooth_by_torch(
+    graph: sp.csr_matrix, start: Floats, lam: float, config: RefineConfig
+) -> Floats:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    half = sp.triu(graph, k=1).tocoo()
+    edges = torch.from_numpy(np.stack([half.row, half.col]).astype(np.int64))
+    layer = GraphRefinement(
+        edges,
+        len(start),
+        laplacian=config.laplacian,
+        tol=config.tol,
+        max_iter=config.max_iter,
+    ).to(device)
+    inputs = (torch.tensor(each, dtype=torch.float64) for each in (start, half.data, lam))
+    with torch.no_grad():
+        return np.asarray(layer(*(each.to(device) for each in inputs)).cpu().numpy())
+
+
+def _distribution(values: Floats, scale: Scale) -> Floats:
+    """Return scores as distributions; the symmetric Laplacian's are scaled for display alone."""
+    if scale == "prob":
+        positive = np.maximum(values, 0.0)
+        return np.asarray(positive / positive.sum(axis=1, keepdims=True))
+    return np.asarray(softmax(values, axis=1))
 
 
 def _warn_of_losses(result: Refinement) -> None:

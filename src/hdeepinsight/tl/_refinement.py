@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from hdeepinsight._errors import check_number
 from hdeepinsight._keys import LABEL_COLUMNS
 from hdeepinsight._palette import label_colors
 from hdeepinsight.annotation import (
@@ -75,7 +76,7 @@ class Refinement:
     nodes: NDArray[np.int64] | None = None
 
     def probabilities(self) -> pd.DataFrame:
-        """Refined probabilities, shape ``(n_cells, n_classes)``; not calibrated.
+        """Return the refined probabilities, shape ``(n_cells, n_classes)``; not calibrated.
 
         Examples
         --------
@@ -93,7 +94,9 @@ class Refinement:
     @cached_property
     def labels(self) -> pd.Series:
         """Most probable class of every cell, categorical."""
-        return self._labels(self.after, "label")
+        codes = self.after.argmax(axis=1)
+        values = pd.Categorical.from_codes(codes, list(self.classes))
+        return pd.Series(values, index=self.obs_names, name="label")
 
     @cached_property
     def confidence(self) -> pd.Series:
@@ -123,7 +126,7 @@ class Refinement:
         )
 
     def diagnose(self) -> pd.DataFrame:
-        """Flips of every class: cells kept, lost and gained, and where most of the lost went.
+        """Count flips of every class: cells kept, lost and gained, and where most lost ones went.
 
         A class of many cells of which none was lost or gained may be right, or wrong as a whole:
         where all neighbours err alike nothing can flip.
@@ -162,7 +165,7 @@ class Refinement:
         )
 
     def abstain(self, threshold: float) -> pd.Series:
-        """Labels, with ``"Unknown"`` where :attr:`confidence` is below a threshold.
+        """Return labels, with ``"Unknown"`` where :attr:`confidence` is below a threshold.
 
         Parameters
         ----------
@@ -185,10 +188,7 @@ class Refinement:
         >>> result.abstain(0.5).tolist()
         ['B', 'B', 'B', 'B', 'Unknown']
         """
-        if not 0 <= threshold <= 1:
-            raise ValueError(
-                f"Found threshold={threshold}. Valid are values from 0 to 1. Choose one of these."
-            )
+        check_number("threshold", threshold, 0, 1)
         unsure = self.confidence < threshold
         return self.labels.astype(str).mask(unsure, LABEL_COLUMNS.ROOT).astype("category")
 
@@ -222,8 +222,8 @@ class Refinement:
         """
         if self.taxonomy is None or self.nodes is None:
             raise ValueError(
-                "Found a refinement without a taxonomy. Valid is one whose classes are nodes of a "
-                "tree. Pass taxonomy= to hdi.tl.refine."
+                "Found a refinement without a taxonomy. Its classes must be nodes of a tree. Pass "
+                "taxonomy= to hdi.tl.refine."
             )
         mass = node_mass(self.taxonomy, self.after, self.nodes)
         return Annotation(
@@ -281,16 +281,11 @@ class Refinement:
         added.write(adata, key_added, notes, overwrite=overwrite)
 
     def _colors(self) -> list[str]:
-        """Colour of every class: with a taxonomy that of its label in any annotation."""
+        """Return the colour of every class: with a taxonomy that of its label in any annotation."""
         if self.taxonomy is None or self.nodes is None:
             return list(label_colors(self.classes).values())
         colors = label_colors(self.taxonomy.labels[1:])
         return [colors[self.taxonomy.label(int(node))] for node in self.nodes]
-
-    def _labels(self, probabilities: NDArray[np.float64], name: str) -> pd.Series:
-        codes = probabilities.argmax(axis=1)
-        values = pd.Categorical.from_codes(codes, list(self.classes))
-        return pd.Series(values, index=self.obs_names, name=name)
 
     def __repr__(self) -> str:
         return (

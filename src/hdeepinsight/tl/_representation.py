@@ -1,21 +1,36 @@
-"""Coordinates of cells in which neighbours mean something."""
+"""Coordinates of cells in which neighbours mean something, and in which they can be drawn."""
 
 from __future__ import annotations
 
-import operator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+import pandas as pd
+import scipy.sparse as sp
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.decomposition import PCA
+from sklearn.utils.sparsefuncs import incr_mean_variance_axis
+
+from hdeepinsight._errors import check_integer, invalid
+from hdeepinsight.data import AlignedQuery, log_normalize, open_counts
+from hdeepinsight.image import MIN_DISTINCT, global_seeds, principal_plane
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-_TARGET_SUM = 1e4
+    from hdeepinsight.data import DataLike
+
+_N_BINS = 20
+#: Least relative variance of a gene that is said to vary; less is rounding.
+_VARYING = 1e-9
+#: Repelling edges for each attracting one; few, as the constraint spreads the cells already.
+_REPULSIVE = 0.7
 
 
 def expression_pca(
-    adata: AnnData,
+    cells: DataLike | AlignedQuery | Sequence[sp.csr_matrix],
     *,
     layer: str | None = None,
     n_top_genes: int = 2_000,
@@ -23,15 +38,17 @@ def expression_pca(
     seed: int = 0,
     key_added: str | None = None,
 ) -> NDArray[np.float32]:
-    """Principal components of normalised counts, for neighbour graphs.
+    """Compute principal components of normalised counts, for neighbour graphs.
 
-    Counts are scaled to 10,000 a cell and ``log1p`` is taken, highly variable genes are chosen,
-    and their principal components computed: on a copy.
+    Counts are scaled to 10,000 per cell and ``log1p`` is taken, highly variable genes are chosen,
+    and their principal components computed. The counts are read once, and left as they are.
 
     Parameters
     ----------
-    adata
-        Cells with raw counts.
+    cells
+        Cells with raw counts: an AnnData, a path, an opened query, or blocks of rows in CSR, of
+        which each has all genes, such as ``AlignedQuery.chunks(keep=blocks)`` keeps. Blocks are
+        not checked again.
     layer
         Where the counts are; ``X`` by default.
     n_top_genes
@@ -41,7 +58,7 @@ def expression_pca(
     seed
         Seed of the decomposition.
     key_added
-        Key of ``obsm`` to write the result to; nothing is written by default.
+        Key of ``obsm`` of an AnnData to write the result to; nothing is written by default.
 
     Returns
     -------
@@ -49,15 +66,16 @@ def expression_pca(
 
     Raises
     ------
-    KeyError
-        If there is no such layer, or no matrix at all.
     ValueError
-        If the matrix holds negative, fractional or non-finite values, fewer than 3 cells or
-        genes vary, or `n_top_genes` or `n_comps` is not positive.
+        If there is no such layer, the matrix does not hold raw counts, fewer than 3 cells or genes
+        vary, or `n_top_genes` or `n_comps` is not positive.
 
     Notes
     -----
-    The steps and their settings are scanpy's (Wolf et al. 2018, doi:10.1186/s13059-017-1382-0).
+    The steps and their settings are scanpy's (Wolf et al. 2018, doi:10.1186/s13059-017-1382-0),
+    with genes ranked as in Seurat (Satija et al. 2015, doi:10.1038/nbt.3192). They are written out
+    here because scanpy cannot be imported where numba finds no folder for its cache, as in
+    containers without a writable home.
 
     Examples
     --------
@@ -68,78 +86,95 @@ def expression_pca(
     >>> hdi.tl.expression_pca(ad.AnnData(counts), n_comps=5).shape
     (40, 5)
     """
-    import anndata as ad
-    import scanpy as sc
-
-    _check_sizes(n_top_genes=n_top_genes, n_comps=n_comps)
-    matrix = _matrix(adata, layer)
-    _check_counts(matrix, "X" if layer is None else f"layers[{layer!r}]")
-    copy = ad.AnnData(matrix.astype(np.float32))
-    sc.pp.normalize_total(copy, target_sum=_TARGET_SUM)
-    sc.pp.log1p(copy)
-    n_varying = _n_varying(copy.X)
-    if copy.n_obs < 3 or n_varying < 3:
+    check_integer("n_top_genes", n_top_genes, hint="Omit it to use 2000.")
+    check_integer("n_comps", n_comps, hint="Omit it to use 50.")
+    if isinstance(cells, Sequence) and not isinstance(cells, str):
+        blocks: list[sp.csr_matrix] = list(cells)
+    else:
+        if isinstance(cells, AlignedQuery):
+            source = cells.source
+        else:
+            source = open_counts(cells, layer=layer, scale="counts")
+        blocks = [sp.csr_matrix(block) for _, block in source.blocks()]
+    mean, variance, n_cells = _moments(blocks)
+    n_varying = int((variance > _VARYING * mean**2).sum())
+    if n_cells < 3 or n_varying < 3:
         raise ValueError(
-            f"Found {copy.n_obs} cells and {n_varying} genes that vary among them. Valid are 3 or "
-            "more of both. A neighbour graph needs more data."
+            f"A neighbour graph needs 3 cells and 3 genes that vary among them, got {n_cells} "
+            f"cells and {n_varying} such genes. Pass more data."
         )
-    if copy.n_vars > n_top_genes:
-        sc.pp.highly_variable_genes(copy, n_top_genes=n_top_genes)
-        copy = copy[:, copy.var["highly_variable"].to_numpy()].copy()
-    most = min(copy.shape) - 1
+    chosen = np.ones(len(mean), dtype=bool)
+    if len(mean) > n_top_genes:
+        chosen = _highly_variable(mean, variance, n_top_genes)
+    most = min(n_cells, int(chosen.sum())) - 1
     if most < 2:
-        raise ValueError(
-            f"Found {copy.n_vars} highly variable genes. Valid are 3 or more. Raise n_top_genes."
-        )
-    sc.pp.pca(copy, n_comps=min(n_comps, most), random_state=seed)
-    coordinates = np.asarray(copy.obsm["X_pca"], dtype=np.float32)
+        raise invalid("n_top_genes", n_top_genes, "large enough for 3 genes", "Raise it.")
+    values = sp.vstack([log_normalize(block)[:, chosen] for block in blocks], format="csr")
+    pca = PCA(min(n_comps, most), svd_solver="arpack", random_state=seed)
+    coordinates = np.asarray(pca.fit_transform(values), dtype=np.float32)
     if key_added is not None:
-        adata.obsm[key_added] = coordinates
+        as_anndata(cells, key_added).obsm[key_added] = coordinates
     return coordinates
 
 
-def _check_sizes(**sizes: int) -> None:
-    for name, value in sizes.items():
-        if operator.index(value) < 1:
-            raise ValueError(f"Found {name}={value}. Valid is 1 or more. Leave it out if in doubt.")
+def _moments(
+    blocks: Iterable[sp.csr_matrix],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+    """Return mean and variance of counts per 10,000 of every gene, and the number of cells."""
+    mean, variance, count = np.zeros(0), np.zeros(0), np.zeros(0)
+    for block in blocks:
+        linear = log_normalize(block).expm1().astype(np.float64)
+        if not len(mean):
+            mean, variance, count = np.zeros((3, linear.shape[1]))
+        if linear.shape[0]:
+            mean, variance, count = incr_mean_variance_axis(
+                linear, axis=0, last_mean=mean, last_var=variance, last_n=count
+            )
+    n_cells = int(count.max(initial=0))
+    return mean, variance * n_cells / max(n_cells - 1, 1), n_cells
 
 
-def _matrix(adata: AnnData, layer: str | None) -> Any:
-    matrix = adata.X if layer is None else adata.layers.get(layer)
-    if matrix is None:
-        named = [name for name in adata.layers if name is not None]  # X is one in anndata 0.13
-        raise KeyError(
-            f"The AnnData has no {'X' if layer is None else f'layers[{layer!r}]'}; its layers are "
-            f"{named}. Valid is a matrix of raw counts. Name its layer."
+def _highly_variable(
+    mean: NDArray[np.float64], variance: NDArray[np.float64], n_genes: int
+) -> NDArray[np.bool_]:
+    """Choose the genes whose dispersion stands out most among genes of like mean."""
+    with np.errstate(divide="ignore"):
+        dispersion = np.log(variance / np.where(mean > 0, mean, 1e-12))
+    genes = pd.DataFrame(
+        {"dispersion": np.where(np.isfinite(dispersion), dispersion, np.nan)},
+    )
+    by_mean = genes.groupby(pd.cut(np.log1p(mean), _N_BINS), observed=True)["dispersion"]
+    average, deviation = by_mean.transform("mean"), by_mean.transform("std")
+    # A gene that is alone in its bin has the score 1.
+    score = (genes["dispersion"] - average.where(deviation.notna(), 0.0)) / deviation.fillna(
+        average
+    )
+    known = np.sort(score.dropna())
+    chosen: NDArray[np.bool_] = (score >= known[-min(n_genes, len(known))]).to_numpy()
+    return chosen
+
+
+def as_anndata(cells: object, key_added: str) -> AnnData:
+    """Return the cells as what they have to be for a result to be written."""
+    if not hasattr(cells, "obsm"):
+        raise invalid(
+            "key_added",
+            key_added,
+            f"None for a {type(cells).__name__}, which nothing can be written to",
+            "Write the result to an AnnData yourself.",
         )
-    return matrix
+    return cells  # type: ignore[return-value]
 
 
-def _n_varying(matrix: Any) -> int:
-    """Columns with more than one value."""
-    if not matrix.shape[0]:
-        return 0
-    ends = (matrix.max(axis=0), matrix.min(axis=0))
-    high, low = (np.asarray(end.todense() if hasattr(end, "todense") else end) for end in ends)
-    return int((high > low).sum())
-
-
-def _check_counts(matrix: Any, where: str) -> None:
-    values = np.asarray(matrix.data if hasattr(matrix, "indptr") else matrix)
-    if not np.isfinite(values).all() or (values < 0).any() or (values != np.rint(values)).any():
-        raise ValueError(
-            f"Found values in {where} that are negative, fractional or not finite. Valid are raw "
-            "counts. Name the layer that holds them, or compute `X_pca` yourself."
-        )
-
-
-def coordinates(adata: AnnData, use_rep: str | NDArray[np.floating]) -> NDArray[np.floating]:
+def coordinates(
+    cells: AnnData | AlignedQuery, use_rep: str | NDArray[np.floating]
+) -> NDArray[np.floating]:
     """Read coordinates of the cells from ``obsm``, or check those given.
 
     Parameters
     ----------
-    adata
-        The cells.
+    cells
+        The cells. Of an opened query, which holds no coordinates, ``"X_pca"`` is computed.
     use_rep
         Key of ``obsm``, or coordinates, shape ``(n_cells, d)``.
 
@@ -148,20 +183,126 @@ def coordinates(adata: AnnData, use_rep: str | NDArray[np.floating]) -> NDArray[
     KeyError
         If the key is not there; the message says how to make it.
     ValueError
-        If there is not one row a cell.
+        If there is not one row per cell.
     """
     if isinstance(use_rep, str):
-        if use_rep not in adata.obsm:
+        if isinstance(cells, AlignedQuery) and use_rep == "X_pca":
+            return expression_pca(cells)
+        stored = getattr(cells, "obsm", {})
+        if use_rep not in stored:
             raise KeyError(
-                f"adata.obsm has no {use_rep!r}; it holds {list(adata.obsm)}. Make it from raw "
+                f"adata.obsm has no {use_rep!r}; it holds {list(stored)}. Make it from raw "
                 f"counts with hdi.tl.expression_pca(adata, key_added={use_rep!r}), or name "
                 "another one in `use_rep`."
             )
-        use_rep = adata.obsm[use_rep]
+        use_rep = stored[use_rep]
     points = np.asarray(use_rep)
-    if points.ndim != 2 or len(points) != adata.n_obs:
+    if points.ndim != 2 or len(points) != cells.n_obs:
         raise ValueError(
-            f"Found a representation of shape {points.shape} for {adata.n_obs} cells. Valid is "
-            "one row a cell. Pass that of these cells."
+            f"Found a representation of shape {points.shape} for {cells.n_obs} cells. It must have "
+            "one row per cell. Pass that of these cells."
+        )
+    return points
+
+
+def mde(
+    data: AnnData | ArrayLike,
+    *,
+    use_rep: str | None = None,
+    n_neighbors: int = 15,
+    seed: int = 0,
+) -> NDArray[np.float32]:
+    """Embed cells in two dimensions, with neighbours kept near, for pictures.
+
+    Nothing is written: put the result into ``adata.obsm["X_mde"]`` yourself, if you want it there.
+
+    Parameters
+    ----------
+    data
+        Coordinates of the cells, ``(n_cells, d)``, such as ``model.get_latent_representation()``;
+        or an AnnData that holds them.
+    use_rep
+        Key of ``adata.obsm``; for an AnnData only.
+    n_neighbors
+        Neighbours of a cell that are to stay near it; all others where there are fewer cells.
+    seed
+        Same data and seed, same picture. The states of the global generators stay as they are.
+
+    Returns
+    -------
+    Coordinates, float32, ``(n_cells, 2)``: centred, of unit variance and uncorrelated. Cells with
+    fewer than eight distinct places are given by their two leading principal components instead,
+    because neighbourhoods have no meaning there.
+
+    Raises
+    ------
+    KeyError
+        If ``adata.obsm`` lacks `use_rep`.
+    ValueError
+        If the coordinates are not ``(n_cells, d)`` and finite, `n_neighbors` is not positive, or
+        `use_rep` is missing for an AnnData or given for an array.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import hdeepinsight as hdi
+    >>> latent = np.random.default_rng(0).normal(size=(60, 10))
+    >>> points = hdi.tl.mde(latent, n_neighbors=5)
+    >>> points.shape, points.std(axis=0).round(3).tolist()
+    ((60, 2), [1.0, 1.0])
+
+    Notes
+    -----
+    Agrawal, Ali and Boyd (2021), Minimum-distortion embedding, doi:10.1561/2200000090, in their
+    package pymde: `preserve_neighbors` under the standardisation constraint. The start from
+    principal components, which makes the picture reproducible, is our decision.
+    """
+    points = _finite_points(data, use_rep)
+    check_integer("n_neighbors", n_neighbors, hint="Omit it to use 15.")
+    if len(points) < 2:
+        return np.zeros((len(points), 2), dtype=np.float32)
+    start = principal_plane(np.pad(points, ((0, 0), (0, max(0, 2 - points.shape[1])))))
+    if len(np.unique(points.round(6), axis=0)) < MIN_DISTINCT:
+        return start
+    import pymde
+
+    constraint = pymde.Standardized()
+    with global_seeds(seed):
+        problem = pymde.preserve_neighbors(
+            points,
+            constraint=constraint,
+            n_neighbors=min(n_neighbors, len(points) - 1),
+            repulsive_fraction=_REPULSIVE,
+            init="random",
+        )
+        # The noise parts equal cells, whose distance would have no gradient.
+        noisy = torch.from_numpy(start) + 0.01 * torch.randn(start.shape)
+        embedded = problem.embed(X=constraint.project_onto_constraint(noisy))
+        return np.asarray(embedded.detach().cpu().numpy(), dtype=np.float32)
+
+
+def _finite_points(data: AnnData | ArrayLike, use_rep: str | None) -> NDArray[np.float32]:
+    if hasattr(data, "obsm"):
+        if use_rep is None:
+            raise invalid(
+                "use_rep",
+                None,
+                f"the name of coordinates in adata.obsm, which holds {list(data.obsm)}",
+                "Name one of them.",
+            )
+        data = coordinates(data, use_rep)
+    elif use_rep is not None:
+        raise invalid("use_rep", use_rep, "None beside an array", "Omit it, or pass the AnnData.")
+    points = np.asarray(data, dtype=np.float32)
+    if points.ndim != 2 or not points.shape[1]:
+        raise ValueError(
+            f"Found coordinates of the shape {points.shape}. They must have one row per cell, "
+            "(n_cells, d). Reshape them."
+        )
+    n_broken = int((~np.isfinite(points).all(axis=1)).sum())
+    if n_broken:
+        raise ValueError(
+            f"Found {n_broken} of {len(points)} cells with NaN or infinite coordinates. Leave "
+            "these cells out, or look at how they were computed."
         )
     return points

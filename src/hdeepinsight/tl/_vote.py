@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from sklearn.cluster import MiniBatchKMeans
 
+from hdeepinsight._errors import check_integer, invalid, missing_column
 from hdeepinsight.annotation import (
     Annotation,
     annotation_additions,
@@ -22,14 +24,15 @@ from hdeepinsight.annotation import (
     node_probabilities,
     storable,
 )
-from hdeepinsight.tl._representation import coordinates
-from hdeepinsight.tl._scores import read_scores
+from hdeepinsight.tl._inputs import read_scores
+from hdeepinsight.tl._representation import as_anndata, coordinates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anndata import AnnData
 
+    from hdeepinsight.data import AlignedQuery
     from hdeepinsight.taxonomy import Taxonomy
 
 Floats = NDArray[np.float64]
@@ -50,8 +53,8 @@ class Vote:
     before
         Node probabilities before the vote, shape ``(n_cells, n_nodes)``.
     table
-        One row a cluster: ``n_cells``, ``node`` (index), ``path`` (its name) and ``share`` (of the
-        votes that went through the node).
+        One row per cluster: ``n_cells``, ``node`` (index), ``path`` (its name) and ``share`` (of
+        the votes that went through the node).
 
     Examples
     --------
@@ -200,7 +203,7 @@ class Vote:
 
 
 def vote(
-    adata: AnnData,
+    adata: AnnData | AlignedQuery,
     probabilities: str | pd.DataFrame | pd.Series | ArrayLike | Annotation,
     *,
     clusters: str | ArrayLike | None = None,
@@ -221,7 +224,7 @@ def vote(
     Parameters
     ----------
     adata
-        The cells.
+        The cells, as an AnnData or as an opened query.
     probabilities
         Scores as in `refine`, or a Series of labels at any depth.
     clusters
@@ -245,7 +248,7 @@ def vote(
     KeyError
         If a key is not there.
     ValueError
-        If there is no taxonomy, not one cluster a cell in their order, or the threshold is out of
+        If there is no taxonomy, not one cluster per cell in their order, or the threshold is out of
         range.
 
     Notes
@@ -266,20 +269,21 @@ def vote(
     [['a', 4, 1, 'T', 0.75]]
     """
     if not 0.5 <= threshold < 1:
-        raise ValueError(
-            f"Found threshold={threshold}. Valid is a share from 0.5 to below 1, which one child "
-            "alone can exceed. Choose one of these."
-        )
-    names = pd.Index(adata.obs_names)
+        expected = "a share >= 0.5 and < 1, which one child alone can exceed"
+        raise invalid("threshold", threshold, expected, "Omit it to use 0.5.")
     scores = read_scores(adata, probabilities, classes=classes, taxonomy=taxonomy)
     if scores.taxonomy is None or scores.nodes is None:
         raise ValueError(
-            "Found no taxonomy. Valid is a tree whose nodes are the classes. Pass taxonomy=, for "
-            "example hdi.Taxonomy.from_nested({name: [] for name in classes})."
+            "Found no taxonomy, a tree whose nodes are the classes. Pass taxonomy=, for example "
+            "hdi.Taxonomy.from_nested({name: [] for name in classes})."
         )
     tree = scores.taxonomy
     if clusters is None:
-        groups = _overcluster(coordinates(adata, use_rep), cells_per_cluster, seed)
+        check_integer("cells_per_cluster", cells_per_cluster, hint="Omit it to use 10.")
+        points = coordinates(adata, use_rep)
+        n_clusters = max(1, round(len(points) / cells_per_cluster))
+        model = MiniBatchKMeans(n_clusters, n_init=3, random_state=seed)
+        groups = np.asarray(model.fit_predict(points).astype(str))
     else:
         groups = _given_clusters(adata, clusters)
     mass = node_mass(tree, scores.probabilities(), scores.nodes)
@@ -289,18 +293,18 @@ def vote(
     table = pd.DataFrame(rows, index=pd.Index(found, name="cluster"))
     result = Vote(
         taxonomy=tree,
-        obs_names=names,
+        obs_names=pd.Index(adata.obs_names),
         clusters=groups,
         before=node_probabilities(tree, mass),
         table=table,
     )
     if key_added is not None:
-        result.to_adata(adata, key_added=key_added)
+        result.to_adata(as_anndata(adata, key_added), key_added=key_added)
     return result
 
 
 def _descend(taxonomy: Taxonomy, nodes: NDArray[np.int64], threshold: float) -> dict[str, Any]:
-    """Node where the votes of one cluster end."""
+    """Return the node where the votes of one cluster end."""
     votes = np.bincount(nodes, minlength=taxonomy.n_nodes)
     share = taxonomy.roll_up(votes) / len(nodes)
     node = 0
@@ -314,7 +318,7 @@ def _descend(taxonomy: Taxonomy, nodes: NDArray[np.int64], threshold: float) -> 
 
 
 def _settled(leaves: Floats, inside: NDArray[np.bool_], share: Floats) -> Floats:
-    """Leaf probabilities of cells that have their share, ``(n_cells, 1)``, inside a branch."""
+    """Return leaf probabilities of cells with a share, ``(n_cells, 1)``, inside a branch."""
     settled = np.zeros_like(leaves)
     for where, total in ((inside, share), (~inside, 1.0 - share)):
         part = leaves * where
@@ -325,33 +329,18 @@ def _settled(leaves: Floats, inside: NDArray[np.bool_], share: Floats) -> Floats
     return np.asarray(settled / settled.sum(axis=1, keepdims=True))
 
 
-def _given_clusters(adata: AnnData, clusters: str | ArrayLike) -> NDArray[Any]:
+def _given_clusters(adata: AnnData | AlignedQuery, clusters: str | ArrayLike) -> NDArray[Any]:
     if isinstance(clusters, str):
         if clusters not in adata.obs:
-            raise KeyError(
-                f"adata.obs has no {clusters!r}; it holds {list(adata.obs.columns)}. Name a column "
-                "of clusters, or leave clusters out."
-            )
+            hint = "Name a column of clusters, or omit clusters."
+            raise missing_column(clusters, adata.obs.columns, hint=hint)
         clusters = adata.obs[clusters]
     check_same_cells(pd.Index(adata.obs_names), clusters, "clusters")
     column = pd.Series(np.asarray(clusters))
     n_without = int(column.isna().sum())
     if n_without:
         raise ValueError(
-            f"Found {n_without} of {len(column)} cells without a cluster. Valid is one for each, "
-            "since cells of one cluster vote together. Leave these cells out, or name a cluster "
-            "for them."
+            f"Found {n_without} of {len(column)} cells without a cluster, and the cells of one "
+            "cluster vote together. Leave these cells out, or name a cluster for them."
         )
     return np.asarray(column.astype(str), dtype=str)
-
-
-def _overcluster(points: NDArray[np.floating], size: int, seed: int) -> NDArray[Any]:
-    from sklearn.cluster import MiniBatchKMeans
-
-    if size < 1:
-        raise ValueError(
-            f"Found cells_per_cluster={size}. Valid is 1 or more. Take 10 if in doubt."
-        )
-    n_clusters = max(1, round(len(points) / size))
-    model = MiniBatchKMeans(n_clusters, n_init=3, random_state=seed)
-    return np.asarray(model.fit_predict(points).astype(str))

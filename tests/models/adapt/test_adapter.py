@@ -229,7 +229,7 @@ def test_batches_are_found_by_name() -> None:
         pytest.param({"refresh": 0}, "an integer >= 1", id="no_refresh"),
         pytest.param({"max_mask_rate": 2}, "a number from 0 to 1", id="mask_rate"),
         pytest.param({"threshold": float("nan")}, "a number from 0 to 1", id="nan"),
-        pytest.param({"adapter_lr": -1}, "a number >= 0", id="negative_rate"),
+        pytest.param({"adapter_lr": -1}, "a finite number >= 0", id="negative_rate"),
         pytest.param({"guard": "auto"}, "one of True, False", id="guard"),
     ],
 )

@@ -295,7 +295,7 @@ def test_the_wide_path_reads_proteins_too(paired, fit_joint):
             None,
             {"modalities": {"protein": "prot"}},
             ValueError,
-            "modalities names protein; valid are rna_layer, protein_layer",
+            "modalities must be a dictionary whose keys are among rna_layer, protein_layer",
             id="no_such_argument",
         ),
         pytest.param(

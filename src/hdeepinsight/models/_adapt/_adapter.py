@@ -48,7 +48,7 @@ from hdeepinsight.nn import (
     restrict_to_labels,
     select_targets,
     soft_cross_entropy,
-    switch_on,
+    use_adapters,
 )
 
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ class Adapter:
         batch
             Code of the batch per cell of the mini-batch, shape ``(n_cells,)``.
         """
-        return switch_on(module, batch)
+        return use_adapters(module, batch)
 
     def predict(
         self, module: Any, counts: Tensor, measured: Tensor, batch: Codes, **extra: Tensor
@@ -272,7 +272,7 @@ class Adapter:
         **extra
             Further inputs of the network.
         """
-        with switch_on(module, batch):
+        with use_adapters(module, batch):
             found: dict[str, Tensor] = module.predict(counts, measured=measured, **extra)
         matcher = self._matcher_for(measured.view(-1, measured.shape[-1]).amax(0))
         if matcher is None:
@@ -398,7 +398,7 @@ class _Run:
                 with teacher.in_place():
                     targets = self.targets()
             rows = next(queries)
-            with switch_on(self.module, self.cells.batch[rows]):
+            with use_adapters(self.module, self.cells.batch[rows]):
                 conditional = self.augmented_log_probs(self.cells[rows], masking)
                 log_probs = self.module.tree.node_log_probs(conditional)
                 part = Targets(*(values[rows] for values in targets))
@@ -425,7 +425,7 @@ class _Run:
     def replay(self, cells: QueryCells) -> None:
         """Add the gradients of reference cells with the query's genes and adapters."""
         batch = self.rng.integers(0, len(self.shrinkage), len(cells))
-        with switch_on(self.module, batch, replay=True):
+        with use_adapters(self.module, batch, replay=True):
             conditional = self.augmented_log_probs(cells, self.module.masking)
             nodes = torch.as_tensor(cells.nodes, device=self.measured.device)
             torch.autograd.backward(self.module.objective(conditional, nodes).total)

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from hdeepinsight.nn import LeafProfiles, LeafSums, ProfileMatcher, switch_on
+from hdeepinsight.nn import LeafProfiles, LeafSums, ProfileMatcher, use_adapters
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -215,6 +215,6 @@ def network_probs(
     module.eval()
     found = []
     for _, part in cells.parts():
-        with switch_on(module, part.batch, replay=replay):
+        with use_adapters(module, part.batch, replay=replay):
             found.append(module.predict(**part.tensors(measured))["probabilities"])
     return torch.cat(found)[:, module.tree.leaf_index]

@@ -17,9 +17,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from hdeepinsight.data import CountSource, InputError, align_genes, open_counts
-from hdeepinsight.data._checks import inspect_store
-from hdeepinsight.data._scan import scan
+from hdeepinsight.data import (
+    CountSource,
+    InputError,
+    align_genes,
+    dispersion_scores,
+    inspect_store,
+    log_normalize,
+    open_counts,
+    open_store,
+    select_genes,
+)
 
 GENES = [f"GENE{i}" for i in (41, 3, 59, 7, 22)] + ["ABSENT1", *(f"GENE{i}" for i in range(30, 37))]
 
@@ -172,7 +180,7 @@ def store_in_small_pieces(adata: ad.AnnData, storage: str, folder: Path) -> Path
 @pytest.mark.parametrize("storage", ["h5ad_csr", "h5ad_csc", "zarr3_csr", "h5ad_dense"])
 def test_memory_does_not_grow_with_the_number_of_cells(tmp_path, storage, monkeypatch, store):
     monkeypatch.setattr("hdeepinsight.data._matrix.CSC_BUDGET", 2**14)
-    monkeypatch.setattr("hdeepinsight.data._scan.ROWS", 128)
+    monkeypatch.setattr("hdeepinsight.data._matrix.ROWS", 128)
     peaks = []
     for n_cells in (1000, 4000):
         counts = sparse.random(n_cells, 200, 0.2, format="csr", dtype=np.float32, rng=0)
@@ -182,10 +190,12 @@ def test_memory_does_not_grow_with_the_number_of_cells(tmp_path, storage, monkey
         folder = tmp_path / str(n_cells)
         folder.mkdir()
         write = store_in_small_pieces if storage == "zarr3_csr" else store
-        source = open_counts(write(adata, storage, folder))
+        path = write(adata, storage, folder)
+        source = open_counts(path)
         alignment = source.align(GENES[:5])
         read_all = partial(deque, source.chunks(alignment, 128), maxlen=0)
-        peaks.append([peak_of(read_all), peak_of(partial(scan, source.matrix, 50))])
+        inspect = partial(inspect_store, open_store(path), layer=None, max_cells=50)
+        peaks.append([peak_of(read_all), peak_of(inspect)])
     row_starts = 3000 * 8 * 8  # of the further cells; their values alone take 960,000 bytes
     assert np.all(np.subtract(*peaks[::-1]) < row_starts), peaks
 
@@ -227,7 +237,7 @@ def test_log_values_with_a_bad_cell_beyond_the_sample_are_refused_when_read(
     values = normalise(small.X)
     values[50, values[50] > 0] *= np.linspace(1, 1.1, (values[50] > 0).sum(), dtype=np.float32)
     few = partial(inspect_store, max_cells=3)
-    monkeypatch.setattr("hdeepinsight.data._streaming.inspect_store", few)
+    monkeypatch.setattr("hdeepinsight.data._counts.inspect_store", few)
     source = open_counts(ad.AnnData(values, obs=small.obs, var=small.var))
     with pytest.raises(InputError, match=r"In 1 of 20 cells 40 to 59"):
         list(source.chunks(source.align(GENES), 20))
@@ -242,6 +252,18 @@ def test_an_alignment_made_for_other_columns_is_refused(small):
     alignment = align_genes(small.var_names[:30], GENES)
     with pytest.raises(ValueError, match="60 columns"):
         next(open_counts(small).chunks(alignment))
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_masked_array_is_read_only_if_nothing_is_masked(small, masked):
+    values = np.ma.masked_array(small.X.toarray(), mask=False)
+    values[3, 4] = np.ma.masked if masked else 2
+    adata = ad.AnnData(values, obs=small.obs, var=small.var)
+    if masked:
+        with pytest.raises(InputError, match=r"masked array with 1 masked values.*filled"):
+            open_counts(adata)
+    else:
+        assert open_counts(adata).report.scale == "counts"
 
 
 def test_repr_says_where_the_counts_are(small):
@@ -265,3 +287,52 @@ def test_some_cells_are_those_of_the_whole_also_across_chunks():
     rows = np.array([0, 17, 4095, 4096, 8999])
     assert (source.read(alignment, rows) != source.read(alignment)[rows]).nnz == 0
     assert source.read(alignment, rows[:0]).shape == (0, 2)
+
+
+def test_every_cell_has_the_same_sum_before_the_logarithm():
+    counts = np.random.default_rng(0).poisson(1.0, size=(20, 30)).astype(np.float32)
+    counts[3] = 0  # an empty cell stays empty
+    found = log_normalize(sparse.csr_matrix(counts), target_sum=500.0)
+    assert found.dtype == np.float32
+    total = counts.sum(axis=1, keepdims=True)
+    expected = np.log1p(500 * counts / np.where(total > 0, total, 1))
+    np.testing.assert_allclose(found.toarray(), expected, rtol=1e-6)
+    sums = np.expm1(found.toarray()).sum(axis=1)
+    np.testing.assert_allclose(np.delete(sums, 3), 500, rtol=1e-5)
+    assert sums[3] == 0
+
+
+def test_normalising_leaves_the_counts_as_they_were():
+    counts = sparse.csr_matrix([[1.0, 0.0, 3.0]])
+    before = counts.copy()
+    log_normalize(counts)
+    assert (counts != before).nnz == 0
+
+
+def test_totals_are_summed_in_double_precision():
+    counts = sparse.csr_matrix([[2**24, *[1] * 64]], dtype=np.float32)  # 2**24 + 1 is not a float32
+    found = log_normalize(counts, target_sum=1e9).toarray()
+    expected = np.log1p(counts.toarray() * (1e9 / (2**24 + 64)))
+    np.testing.assert_array_equal(found, expected.astype(np.float32))
+
+
+def test_selected_genes_are_those_of_a_naive_implementation():
+    rng = np.random.default_rng(0)
+    counts = rng.negative_binomial(1, 0.2, (300, 40)).astype(float)
+    counts[:150, [5, 21]] *= 4
+    counts[:, 7] = 0
+    used = np.delete(np.arange(40), 7)
+    log_mean, log_variance = np.log10(counts.mean(0)[used]), np.log10(counts.var(0)[used])
+    trend = np.polyval(np.polyfit(log_mean, log_variance, 2), log_mean)
+    z = (counts[:, used] - counts.mean(0)[used]) / 10 ** (trend / 2)
+    naive = np.full(40, -1.0)
+    naive[used] = (np.minimum(z, np.sqrt(300)) ** 2).mean(0)
+    blocks = [sparse.csr_matrix(counts[:100]), sparse.csr_matrix(counts[100:])]
+    np.testing.assert_allclose(dispersion_scores(lambda: blocks, 40), naive, rtol=1e-9)
+    var = pd.DataFrame(index=[f"GENE{i}" for i in range(40)])
+    source = open_counts(ad.AnnData(counts, var=var))
+    best = [f"GENE{i}" for i in sorted(np.argsort(-naive)[:5])]
+    assert select_genes(source, 5) == best
+    assert select_genes(source, 3, keep=["GENE7"])[0] == "GENE7"
+    with pytest.raises(InputError, match=r"1 of the genes to keep.*ABSENT"):
+        select_genes(source, 5, keep=["ABSENT"])

@@ -1,7 +1,7 @@
-"""The data of a taxonomy and everything that follows from it."""
+"""A rooted tree of named nodes: what follows from names and parents, and from a name to a node."""
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -10,8 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hdeepinsight.taxonomy._names import Path, join_path
-from hdeepinsight.taxonomy._structure import path_of
+from hdeepinsight._errors import invalid
+from hdeepinsight.taxonomy._structure import (
+    ROOT_NAME,
+    Path,
+    clipped,
+    close_matches,
+    join_path,
+    path_of,
+    quoted,
+    split_path,
+)
 
 MAX_TABLE_BYTES = 2**29
 """Size of the largest derived table; a deeper or wider tree keeps its other methods."""
@@ -27,8 +36,8 @@ def _frozen(array: NDArray[Any]) -> NDArray[Any]:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class TaxonomyCore:
-    """Fields of a taxonomy, and what can be derived from them (computed once, read-only)."""
+class Tree:
+    """Names and parents of nodes, and what follows from them (computed once, read-only)."""
 
     labels: tuple[str, ...]
     parent: NDArray[np.int32]
@@ -145,7 +154,7 @@ class TaxonomyCore:
         return _frozen(matrix)
 
     def is_leaf(self, node: int) -> bool:
-        """Whether a node has no children.
+        """Return whether a node has no children.
 
         Examples
         --------
@@ -157,7 +166,7 @@ class TaxonomyCore:
         return bool(self.n_children[self._checked(node)] == 0)
 
     def children(self, node: int) -> NDArray[np.int64]:
-        """Children of a node in sibling order, shape ``(n_children,)``.
+        """Return the children of a node in sibling order, shape ``(n_children,)``.
 
         Examples
         --------
@@ -170,7 +179,7 @@ class TaxonomyCore:
         return np.arange(start, start + int(self.n_children[node]), dtype=np.int64)
 
     def descendants(self, node: int) -> NDArray[np.int64]:
-        """Nodes strictly below a node, in node order.
+        """Return the nodes strictly below a node, in node order.
 
         Examples
         --------
@@ -189,7 +198,7 @@ class TaxonomyCore:
         return np.concatenate(levels)
 
     def leaves_under(self, node: int) -> NDArray[np.int64]:
-        """Leaves at or below a node, in node order.
+        """Return the leaves at or below a node, in node order.
 
         Examples
         --------
@@ -202,7 +211,7 @@ class TaxonomyCore:
         return np.asarray(nodes[self.n_children[nodes] == 0], dtype=np.int64)
 
     def ancestors(self, node: int) -> NDArray[np.int64]:
-        """Ancestors of a node from level 1 down to itself, without the root; shape ``(depth,)``.
+        """Return the ancestors of a node from level 1 to itself, without the root; ``(depth,)``.
 
         Examples
         --------
@@ -238,7 +247,7 @@ class TaxonomyCore:
         return total
 
     def lca(self, first: int, second: int) -> int:
-        """Lowest common ancestor of two nodes (a node is an ancestor of itself).
+        """Return the lowest common ancestor of two nodes (a node is an ancestor of itself).
 
         Examples
         --------
@@ -256,7 +265,7 @@ class TaxonomyCore:
         return first
 
     def at_level(self, node: int, level: int | str) -> int | None:
-        """Ancestor-or-self of a node at a level, or None when the node ends above that level.
+        """Return the ancestor-or-self of a node at a level, or None when the node ends above it.
 
         Examples
         --------
@@ -276,7 +285,7 @@ class TaxonomyCore:
         return node
 
     def label(self, node: int) -> str:
-        """Bare name of a node; the root's is ``"root"``.
+        """Return the bare name of a node; the root's is ``"root"``.
 
         Examples
         --------
@@ -288,7 +297,7 @@ class TaxonomyCore:
         return self.labels[self._checked(node)]
 
     def path(self, node: int) -> Path:
-        """Path of one node, as in `names`.
+        """Return the path of one node, as in `names`.
 
         Examples
         --------
@@ -300,7 +309,7 @@ class TaxonomyCore:
         return path_of(self.labels, self.parent, self._checked(node))
 
     def path_name(self, node: int) -> str:
-        """Path of a node as text, e.g. ``"B > B_naive"``; the root's is ``"root"``.
+        """Return the path of a node as text, e.g. ``"B > B_naive"``; the root's is ``"root"``.
 
         Examples
         --------
@@ -312,7 +321,7 @@ class TaxonomyCore:
         return join_path(self.path(node))
 
     def level_depth(self, level: int | str) -> int:
-        """Depth of a level given by its name or already by its depth (0 is the root).
+        """Return the depth of a level given by its name or already by its depth (0 is the root).
 
         Raises
         ------
@@ -326,22 +335,22 @@ class TaxonomyCore:
         >>> tree.level_names, tree.level_depth("level_2")
         (('level_1', 'level_2'), 2)
         """
-        valid = f"Levels are {list(self.level_names)}, or a depth from 1 to {self.max_depth}"
         if isinstance(level, str):
             if level in self.level_names:
                 return self.level_names.index(level) + 1
-            raise ValueError(f"Found the level {level!r}. {valid}. Use one of these.")
-        depth = operator.index(level)
-        if isinstance(level, (bool, np.bool_)) or not 0 <= depth <= self.max_depth:
-            raise ValueError(f"Found the level {level!r}. {valid}. Use one of these.")
-        return depth
+        elif not isinstance(level, (bool, np.bool_)):
+            depth = operator.index(level)
+            if 0 <= depth <= self.max_depth:
+                return depth
+        known = f"one of {list(self.level_names)}, or a depth from 1 to {self.max_depth}"
+        raise invalid("level", level, known)
 
     def _checked(self, node: int) -> int:
         index = operator.index(node)
         if not 0 <= index < self.n_nodes:
             raise IndexError(
-                f"Found the node {node}. Nodes are 0 to {self.n_nodes - 1}. Use `resolve` to get "
-                "the node of a name."
+                f"A node must be 0 to {self.n_nodes - 1}, got {node}. Use `resolve` to get the "
+                "node of a name."
             )
         return index
 
@@ -349,6 +358,119 @@ class TaxonomyCore:
         if n_bytes > MAX_TABLE_BYTES:
             raise ValueError(
                 f"The {what} of this tree ({self.n_nodes:,} nodes, {self.max_depth:,} levels) "
-                f"would take {n_bytes >> 20:,} MB. At most {MAX_TABLE_BYTES >> 20:,} MB are valid. "
-                "Use `subset` or `prune` to make a smaller tree first."
+                f"must take at most {MAX_TABLE_BYTES >> 20:,} MB, and would take "
+                f"{n_bytes >> 20:,} MB. Use `subset` or `prune` to make a smaller tree first."
             )
+
+    @cached_property
+    def _child_named(self) -> dict[tuple[int, str], int]:
+        pairs = zip(self.parent[1:].tolist(), self.labels[1:], strict=True)
+        return {pair: node for node, pair in enumerate(pairs, start=1)}
+
+    @cached_property
+    def _nodes_named(self) -> dict[str, list[int]]:
+        nodes: dict[str, list[int]] = {}
+        for node, label in enumerate(self.labels[1:], start=1):
+            nodes.setdefault(label, []).append(node)
+        return nodes
+
+    @cached_property
+    def _node_of_synonym(self) -> dict[str, int]:
+        return {name: self.resolve(path) for name, path in self.synonyms.items()}
+
+    def resolve(self, name: str | Sequence[str], level: int | str | None = None) -> int:
+        """Return the node of a path, synonym or bare name.
+
+        A full path (text such as ``"B > B_naive"``, or a tuple) is tried first, then a synonym,
+        then a bare name. A bare name that fits several nodes on one root-to-leaf path gives the
+        shallowest, because that claims least.
+
+        Parameters
+        ----------
+        name
+            Path, synonym or bare name. ``"root"`` and ``()`` are the root. A tuple is always a
+            full path.
+        level
+            Only accept nodes at this level (a level name, or a depth).
+
+        Returns
+        -------
+        int
+            Index of the node.
+
+        Raises
+        ------
+        ValueError
+            When nothing fits (names that are close are listed), or when a bare name fits nodes on
+            different branches (their paths are listed).
+
+        Notes
+        -----
+        The path of a node at level 1 is its bare name, so such a node wins over nodes of the same
+        name on other branches. Source: our decision (a node is its path).
+
+        Examples
+        --------
+        >>> from hdeepinsight.taxonomy import Taxonomy
+        >>> tax = Taxonomy.from_nested({"Macrophage": ["Macrophage", "Macrophage_inflammatory"]})
+        >>> tax.resolve("Macrophage"), tax.resolve("Macrophage", level=2)
+        (1, 2)
+        >>> tax.resolve("Macrophage > Macrophage_inflammatory")
+        3
+        """
+        depth = None if level is None else self.level_depth(level)
+        nodes = self._candidates(name, depth)
+        if not nodes:
+            raise ValueError(self._unknown(name, level))
+        shallowest, deepest = nodes[0], nodes[-1]  # node order is breadth first
+        if not set(self.ancestors(deepest).tolist()).issuperset(set(nodes) - {0}):
+            raise ValueError(
+                f"A bare name must lead to one path, but {clipped(name)} fits {len(nodes)} nodes "
+                f"on different branches: {quoted(self.path_name(node) for node in nodes[:10])}. "
+                "Use the full path, or `level`, to say which one is meant."
+            )
+        return shallowest
+
+    def _candidates(self, name: str | Sequence[str], depth: int | None) -> list[int]:
+        """Nodes that a name may mean, by the first way of reading it that finds any at `depth`."""
+        if not isinstance(name, str):
+            return self._at_depth([self._find(tuple(name))], depth)
+        return (
+            self._at_depth([self._find(split_path(name))], depth)
+            or self._at_depth([self._node_of_synonym.get(name)], depth)
+            or self._named(name, depth)
+        )
+
+    def _named(self, name: Any, depth: int | None) -> list[int]:
+        """Nodes of this bare name."""
+        return self._at_depth(self._nodes_named.get(name, []), depth)
+
+    def _is_name(self, name: Any) -> bool:
+        return bool(self._candidates(name, None))
+
+    def _at_depth(self, nodes: Sequence[int | None], depth: int | None) -> list[int]:
+        return [n for n in nodes if n is not None and (depth is None or self.depth[n] == depth)]
+
+    def _find(self, path: Path) -> int | None:
+        node: int | None = 0
+        for name in path:
+            node = self._child_named.get((node, name)) if node is not None else None
+        return node
+
+    def _unknown(self, name: str | Sequence[str], level: int | str | None) -> str:
+        where = "" if level is None else f" at level {level!r}"
+        shown = name if isinstance(name, str) else tuple(name)
+        elsewhere = self._candidates(name, None) if level is not None else []
+        if elsewhere:
+            levels = sorted({int(self.depth[node]) for node in elsewhere})
+            advice = f"It exists at depth {', '.join(map(str, levels))}: leave `level` out"
+        else:
+            last = name if isinstance(name, str) else (*name, ROOT_NAME)[0]
+            last = split_path(last)[-1] if isinstance(last, str) and split_path(last) else last
+            near = close_matches(str(last), [*self._nodes_named, *self.synonyms])
+            advice = f"Names that are close: {quoted(near)}" if near else "No name is close to it"
+            advice += "; print the taxonomy to see all, or give it as a synonym"
+        return (
+            "A node must be a full path ('parent > child'), a synonym or a bare name; the taxonomy "
+            f"has no node {clipped(shown)}{where}. {advice}."
+        )

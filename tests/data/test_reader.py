@@ -1,6 +1,7 @@
 """Files that name other files, declare what they do not hold, or lead compiled code astray."""
 
 import json
+import os
 import pickle
 import time
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from hdeepinsight.data import InputError, inspect_input, open_counts
+from hdeepinsight.data import InputError, inspect_input, open_counts, open_paired
 
 
 @pytest.fixture
@@ -81,6 +82,49 @@ def test_links_within_the_file_are_followed(path):
         file["layers/same"] = h5py.SoftLink("/layers/dense")
         file["uns/nowhere"] = h5py.SoftLink("/nothing")
     assert inspect_input(path, layer="same").n_obs == 97
+
+
+@pytest.mark.parametrize("name", ["obs", "var", "uns", "obsm", "layers"])
+@pytest.mark.parametrize("target", ["/nowhere", "/obsp", "/X"])
+def test_a_part_that_is_a_link_is_refused(path, name, target):
+    with h5py.File(path, "r+") as file:
+        del file[name]
+        file[name] = h5py.SoftLink(target)
+    where = "nothing" if target == "/nowhere" else "another part of the file"
+    refused(path, f"{name} is a link to {where}")
+
+
+@pytest.mark.parametrize(("name", "target"), [("uns", "obsm"), ("obsm", "layers"), ("uns", "obs")])
+def test_two_parts_that_are_one_group_are_refused(path, name, target):
+    with h5py.File(path, "r+") as file:
+        del file[name]
+        file[name] = file[target]
+    refused(path, "are one and the same group")
+
+
+def test_a_part_that_is_not_what_its_name_says_is_refused(path):
+    with h5py.File(path, "r+") as file:
+        del file["obsm"]
+        file.copy("X", "obsm")
+    refused(path, "obsm is a csr_matrix, where other things are held by name")
+
+
+@pytest.mark.parametrize("name", ["cells.h5ad", "cells.zarr", "cells.h5mu", "device.h5ad"])
+def test_a_pipe_or_a_device_is_refused_at_once(tmp_path, name):
+    place = tmp_path / name
+    if name.startswith("device"):
+        place.symlink_to("/dev/zero")
+    else:
+        os.mkfifo(place)
+    with pytest.raises(InputError, match=r"neither a file nor a folder.*pipe or a device"):
+        (open_paired if name.endswith("h5mu") else open_counts)(place)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_pipe_within_a_zarr_store_is_refused_at_once(small, tmp_path):
+    small.write_zarr(tmp_path / "cells.zarr")
+    os.mkfifo(tmp_path / "cells.zarr" / "X" / "pipe")
+    refused(tmp_path / "cells.zarr", "X/pipe is neither a file nor a folder")
 
 
 @pytest.mark.parametrize("shape", [(10**12, 60), (97, 10**12), (2**31, 2**31)])

@@ -5,11 +5,34 @@ import re
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import scanpy as sc
 from scipy import sparse
 
-from hdeepinsight.data import InputReport, inspect_input
+from hdeepinsight.data import (
+    InputReport,
+    examples,
+    inspect_input,
+    inspect_store,
+    open_store,
+    strip_version,
+)
+
+HUMAN = [
+    "CD3D",
+    "MS4A1",
+    "HLA-DRA",
+    "C1orf112",
+    "AL627309.1",
+    "MT-CO1",
+    "RP11-34P13.7",
+    "NKG7",
+    "7SK",
+]
+MOUSE = ["Cd3d", "Ms4a1", "H2-Aa", "Nkg7", "mt-Co1", "Gm26522", "0610007P14Rik", "Actb", "Lyz2"]
+ENSEMBL = ["ENSG00000167286", "ENSG00000105374"]
+VERSIONED = ["ENSG00000167286.9", "ENSG00000182378.15_PAR_Y"]
 
 
 def as_adata(matrix, like: ad.AnnData) -> ad.AnnData:
@@ -52,9 +75,9 @@ def make_scale(name: str, counts: np.ndarray, normalise) -> np.ndarray:
         ("imputed", "log1p", "fractions up to"),
         ("cp10k", "normalized", "whole multiples of one unit"),
         ("tpm", "normalized", "same sum"),
-        ("ambient_corrected", "fractional_counts", "no whole numbers"),
-        ("some_estimated", "fractional_counts", "no whole numbers"),
-        ("halves", "fractional_counts", "no whole numbers"),
+        ("ambient_corrected", "fractional_counts", "not whole numbers"),
+        ("some_estimated", "fractional_counts", "not whole numbers"),
+        ("halves", "fractional_counts", "not whole numbers"),
         ("scaled", "scaled", "values are negative"),
         ("zeros", "empty", "no values but zeros"),
         ("no_cells", "empty", "0 cells × 60 genes"),
@@ -164,6 +187,66 @@ def test_report_reads_well_and_is_plain(small):
     assert plain["duplicated_genes"] == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "raw", "layer"),
+    [
+        pytest.param(
+            {"layer": "layer", "use_raw": "use_raw"},
+            "pass use_raw=True, or adata.raw.to_adata()",
+            "pass layer='other'",
+            id="both",
+        ),
+        pytest.param(
+            {"layer": "rna_layer"},
+            "pass adata.raw.to_adata()",
+            "pass rna_layer='other'",
+            id="a_layer_of_another_name",
+        ),
+        pytest.param(
+            {}, "pass adata.raw.to_adata()", "pass an AnnData that has them as X", id="neither"
+        ),
+    ],
+)
+def test_advice_names_what_the_caller_takes(small, arguments, raw, layer):
+    scaled = as_adata(np.full(small.shape, -0.5), small)
+    scaled.raw = small
+    report = inspect_store(open_store(scaled), layer=None, arguments=arguments)
+    assert report.problems[1].endswith(f": {raw}.")
+    scaled = as_adata(np.full(small.shape, -0.5), small)
+    scaled.layers["other"] = small.X
+    report = inspect_store(open_store(scaled), layer=None, arguments=arguments)
+    assert report.problems[1].endswith(f": {layer}.")
+
+
+@pytest.mark.parametrize("values", ["cp10k", "ambient_corrected"])
+def test_a_scale_is_advised_only_where_one_is_taken(small, normalise, values):
+    store = open_store(as_adata(make_scale(values, small.X.toarray(), normalise), small))
+    assert "scale='as_is'" in inspect_store(store, layer=None).problems[0]
+    report = inspect_store(store, layer=None, arguments={"layer": "layer"})
+    assert "scale=" not in report.problems[0]
+    assert "Pass the raw counts" in report.problems[0]
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(2**62, "int64"), (2**63, "uint64"), (2.0**25, "f4")])
+def test_counts_that_no_cell_has_are_pointed_out(small, value, dtype):
+    counts = small.X.toarray().astype(dtype)
+    counts[3, 4] = value
+    report = inspect_input(as_adata(counts, small))
+    assert report.scale == "counts"
+    assert f"The largest value is {float(value):.3g}" in report.problems[0]
+
+
+@pytest.mark.parametrize("value", [1e30, 1e300])
+def test_values_beyond_all_counts_are_not_taken_for_counts(small, value):
+    counts = small.X.toarray().astype("float64")
+    counts[3, 4] = value
+    report = inspect_input(as_adata(counts, small))
+    assert (report.scale, report.evidence) == (
+        "scaled",
+        f"values go up to {value:.3g}, where no counts are",
+    )
+
+
 def test_the_object_is_not_changed(pbmc68k, fingerprint):
     before = fingerprint(pbmc68k)
     assert inspect_input(pbmc68k).scale == "scaled"
@@ -191,3 +274,77 @@ def test_real_files_hold_counts(hdi_data):
         assert (report.scale, report.storage, report.problems) == ("counts", "h5ad csr", ())
         species[name] = report.species
     assert species == {"pbmc3k": "human", "lung_mouse_zilionis_immune": "mouse"}
+
+
+def named(genes: list[str]) -> ad.AnnData:
+    """One cell, with genes of these names."""
+    return ad.AnnData(np.full((1, len(genes)), 2.0), var=pd.DataFrame(index=genes))
+
+
+@pytest.mark.parametrize(
+    ("names", "kind", "species"),
+    [
+        pytest.param(HUMAN, "symbol", "human", id="human_symbols"),
+        pytest.param(MOUSE, "symbol", "mouse", id="mouse_symbols"),
+        pytest.param([n.upper() for n in MOUSE], "symbol", "mouse", id="mouse_in_upper_case"),
+        pytest.param(ENSEMBL, "ensembl", "human", id="ensembl"),
+        pytest.param(VERSIONED, "ensembl", "human", id="ensembl_with_versions"),
+        pytest.param(
+            [f"ENSMUSG0000003209{i}" for i in range(3)], "ensembl", "mouse", id="ensembl_mouse"
+        ),
+        pytest.param(["ENSDARG00000036008"], "ensembl", "unknown", id="ensembl_fish"),
+        pytest.param(ENSEMBL + HUMAN[:2], "mixed", "human", id="mixed"),
+        pytest.param(["0", "1", "2", "915"], "unknown", "unknown", id="numbers"),
+        pytest.param(["AAACATACAACCAC-1", "TTTGCATGCCTCAC-1"], "unknown", "unknown", id="barcodes"),
+        pytest.param([], "unknown", "unknown", id="none"),
+    ],
+)
+def test_kind_and_species(names, kind, species):
+    report = inspect_input(named(names))
+    assert (report.identifiers, report.species) == (kind, species)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_barcode"),
+    [
+        ("AAACATACAACCAC-1", True),
+        ("donor1_AAACCTGCAAGGTTCT-1-ctrl", True),
+        ("CTCGAAATCGGATGTT", True),
+        ("ACTG1", False),
+        ("GATA3", False),
+        ("CD3D", False),
+    ],
+)
+def test_barcodes_are_told_from_genes(name, is_barcode):
+    genes, cells = named([name]), named(["NKG7"]).T
+    cells.var_names, cells.obs_names = [name], ["NKG7"]
+    assert inspect_input(cells).looks_transposed == is_barcode
+    cells.var_names, cells.obs_names = ["AAACATACAACCAC-1"], [name]
+    assert inspect_input(cells).looks_transposed == (not is_barcode)
+    assert inspect_input(genes).identifiers == ("unknown" if is_barcode else "symbol")
+
+
+@pytest.mark.parametrize(
+    ("name", "stripped"),
+    [
+        ("ENSG00000167286.9", "ENSG00000167286"),
+        ("ENSMUSG00000032094.12", "ENSMUSG00000032094"),
+        ("ENSG00000167286", "ENSG00000167286"),
+        ("AL627309.1", "AL627309.1"),
+        ("RP11-34P13.7", "RP11-34P13.7"),
+        # the copy on the other chromosome is another gene
+        ("ENSG00000182378.15_PAR_Y", "ENSG00000182378.15_PAR_Y"),
+    ],
+)
+def test_only_ensembl_versions_are_stripped(name, stripped):
+    assert strip_version(name) == stripped
+
+
+def test_versions_are_noticed():
+    assert inspect_input(named(VERSIONED)).versioned
+    assert not inspect_input(named([*ENSEMBL, *HUMAN])).versioned
+
+
+def test_examples_say_how_many_more_there_are():
+    assert examples(["a", "b"]) == "a, b"
+    assert examples(range(1003)) == "0, 1, 2 and 1,000 more"

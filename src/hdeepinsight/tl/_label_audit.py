@@ -12,8 +12,7 @@ import pandas as pd
 from hdeepinsight._keys import AUDIT_KEYS
 from hdeepinsight._palette import MISSING, label_colors
 from hdeepinsight.annotation import Additions, check_cells, depth_of_level, storable
-from hdeepinsight.tl._audit_joint import LEAST_RECOGNISED
-from hdeepinsight.tl._audit_tables import class_names
+from hdeepinsight.tl._confident_learning import LEAST_RECOGNISED, class_names
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -175,7 +174,7 @@ class LabelAudit:
         return table.sort_values("n_cells", ascending=False, kind="stable", ignore_index=True)
 
     def transition_matrix(self, level: int | str) -> pd.DataFrame:
-        """Rates of the confident joint at one level, a row a label and a column a likely class.
+        """Return the confident joint's rates at a level: labels in rows, likely classes beside.
 
         Parameters
         ----------
@@ -219,6 +218,8 @@ class LabelAudit:
     def notes(self) -> tuple[str, ...]:
         """What a reader has to know about single classes, a sentence each."""
         rows = self._rows_of_labels()
+        unsaid = (self.suggested_nodes != self.nodes) & ~self.suspicious
+        beyond, n_beyond = np.unique(self.nodes[unsaid], return_counts=True)
         notes = [
             f"{name}: left alone, {int(row.n_cells)} cells are too few for "
             f"{self.settings['n_folds']} folds"
@@ -232,7 +233,7 @@ class LabelAudit:
         notes += [
             f"{self._names[node]}: {n_more} more cells are contradicted than its share of "
             f"{self.settings['max_share']:.0%} allows; look at the class as a whole"
-            for node, n_more in self._beyond_share()
+            for node, n_more in zip(beyond.tolist(), n_beyond.tolist(), strict=True)
         ]
         if "confounding" in rows:
             notes += [
@@ -309,11 +310,10 @@ class LabelAudit:
     def check_taxonomy(self, taxonomy: Taxonomy) -> None:
         """Raise ``ValueError`` unless a taxonomy is the one of this audit."""
         if taxonomy != self.taxonomy:
-            msg = (
-                f"The audit is over {self.taxonomy!r}, not over {taxonomy!r}; valid is the same "
+            raise ValueError(
+                f"The audit is over {self.taxonomy!r}, not over {taxonomy!r}. It must be the same "
                 "tree. Pass taxonomy=model.taxonomy to audit_labels."
             )
-            raise ValueError(msg)
 
     def __len__(self) -> int:
         return len(self.obs_names)
@@ -334,24 +334,19 @@ class LabelAudit:
         return "\n".join(parts)
 
     def _rows_of_labels(self) -> pd.DataFrame:
-        """Rows of the table of classes for the nodes that label cells, by name."""
+        """Return the rows of the table of classes for the nodes that label cells, by name."""
         nodes = np.unique(self.nodes[self.nodes > 0]).tolist()
         levels = [self.taxonomy.level_names[self.taxonomy.depth[node] - 1] for node in nodes]
         names = [self._names[node] for node in nodes]
         rows = self.classes.loc[list(zip(levels, names, strict=True))]
         return rows.droplevel("level")
 
-    def _beyond_share(self) -> list[tuple[int, int]]:
-        left = self.nodes[(self.suggested_nodes != self.nodes) & ~self.suspicious]
-        nodes, counts = np.unique(left, return_counts=True)
-        return list(zip(nodes.tolist(), counts.tolist(), strict=True))
-
     def _labels(self, nodes: np.ndarray) -> pd.Categorical:
         used, codes = np.unique(nodes, return_inverse=True)
         return pd.Categorical.from_codes(codes, [self._names[node] for node in used.tolist()])
 
     def _colors(self, nodes: np.ndarray) -> list[str]:
-        """Colours of the categories of :meth:`_labels`, those of any annotation."""
+        """Return the colours of the categories of :meth:`_labels`, those of any annotation."""
         colors = {**label_colors(self.taxonomy.labels[1:]), self.taxonomy.label(0): MISSING}
         return [colors[self.taxonomy.label(node)] for node in np.unique(nodes).tolist()]
 

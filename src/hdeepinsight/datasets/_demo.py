@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
+import pandas as pd
 from sklearn.model_selection import train_test_split
 
 from hdeepinsight.data import recover_counts
@@ -14,12 +15,8 @@ from hdeepinsight.data import recover_counts
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["LEVELS", "TYPES", "DemoData", "demo"]
-
-LEVELS: Final = ["lineage", "cell_type"]
-
 #: Label of the file -> lineage, and the label in words that fit on an axis.
-TYPES: Final = {
+_TYPES: Final = {
     "CD4+/CD45RA+/CD25- Naive T": ("T cell", "CD4 T naive"),
     "CD4+/CD45RO+ Memory": ("T cell", "CD4 T memory"),
     "CD4+/CD25 T Reg": ("T cell", "CD4 T regulatory"),
@@ -31,7 +28,7 @@ TYPES: Final = {
     "Dendritic": ("Myeloid cell", "Dendritic cell"),
     "CD34+": ("Progenitor", "CD34+ progenitor"),
 }
-HELD_OUT: Final = 0.3
+_HELD_OUT: Final = 0.3
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +42,13 @@ class DemoData:
     query
         Held-out cells, ``(210, 765)``, with every type in the same proportion.
 
+    Attributes
+    ----------
+    levels
+        Label columns, from coarse to fine.
+    types
+        Label of the file → lineage and type, as they stand in these columns.
+
     Examples
     --------
     >>> import hdeepinsight as hdi
@@ -55,10 +59,12 @@ class DemoData:
 
     reference: AnnData
     query: AnnData
+    levels: ClassVar[list[str]] = ["lineage", "cell_type"]
+    types: ClassVar[dict[str, tuple[str, str]]] = _TYPES
 
 
 def demo(seed: int = 0) -> DemoData:
-    """Give 700 blood cells that come with scanpy, as a reference and a held-out query.
+    """Return 700 blood cells that come with scanpy, as a reference and a held-out query.
 
     Parameters
     ----------
@@ -89,17 +95,12 @@ def demo(seed: int = 0) -> DemoData:
         warnings.simplefilter("ignore")
         adata = recover_counts(scanpy.datasets.pbmc68k_reduced(), use_raw=True)
     names = adata.obs["bulk_labels"].astype(str)
-    for position, level in enumerate(LEVELS):
-        adata.obs[level] = _ordered([TYPES[name][position] for name in names], position)
+    for position, level in enumerate(DemoData.levels):
+        categories = list(dict.fromkeys(labels[position] for labels in _TYPES.values()))
+        labels = [_TYPES[name][position] for name in names]
+        adata.obs[level] = pd.Categorical(labels, categories=categories)
     parts = train_test_split(
-        np.arange(adata.n_obs), test_size=HELD_OUT, stratify=names, random_state=seed
+        np.arange(adata.n_obs), test_size=_HELD_OUT, stratify=names, random_state=seed
     )
     train, test = (np.sort(part) for part in parts)
     return DemoData(adata[train].copy(), adata[test].copy())
-
-
-def _ordered(labels: list[str], position: int) -> object:
-    import pandas as pd
-
-    categories = dict.fromkeys(names[position] for names in TYPES.values())
-    return pd.Categorical(labels, categories=list(categories))

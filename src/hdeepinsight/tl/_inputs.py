@@ -1,21 +1,29 @@
-"""Scores of any classifier, read from wherever they lie."""
+"""Scores of any classifier and graphs of the cells, read from wherever they lie."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.special import softmax
 
+from hdeepinsight._errors import check_choice, invalid, missing_column
 from hdeepinsight.annotation import Annotation, class_nodes, drop_ancestors, label_nodes
+from hdeepinsight.data import AlignedQuery
+from hdeepinsight.graph import batch_graphs, check_graph, knn_graph
+from hdeepinsight.tl._representation import coordinates
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from anndata import AnnData
 
     from hdeepinsight.taxonomy import Taxonomy
+
+GraphWeights = Literal["binary", "self_tuning", "connectivities"]
 
 _SUM_TOLERANCE = 1e-3
 
@@ -34,18 +42,13 @@ class ClassScores:
     nodes: NDArray[np.int64] | None = None
     """Node of every class."""
 
-    def probabilities(self, temperature: float = 1.0) -> NDArray[np.float64]:
-        """Distributions over the classes: as given, or the softmax of the logits."""
-        if not self.are_probabilities:
-            return np.asarray(softmax(self.values / temperature, axis=1))
-        if temperature == 1.0:
-            return self.values
-        with np.errstate(divide="ignore"):
-            return np.asarray(softmax(np.log(self.values) / temperature, axis=1))
+    def probabilities(self) -> NDArray[np.float64]:
+        """Return distributions over the classes: as given, or the softmax of the logits."""
+        return self.values if self.are_probabilities else np.asarray(softmax(self.values, axis=1))
 
 
 def read_scores(
-    adata: Any,
+    adata: AnnData | AlignedQuery,
     probabilities: Any,
     *,
     classes: Sequence[str] | None = None,
@@ -74,18 +77,29 @@ def read_scores(
     names = pd.Index(adata.obs_names)
     if not len(names):
         raise ValueError(
-            "Found an AnnData without cells. Valid is one or more. Look at how they were selected."
+            "Found an AnnData without cells. Pass one or more; look at how they were selected."
         )
     if isinstance(probabilities, Annotation):
         taxonomy = probabilities.taxonomy if taxonomy is None else taxonomy
         probabilities = leaf_table(probabilities)
     if isinstance(probabilities, str):
-        probabilities = _from_obsm(adata, probabilities)
+        stored = getattr(adata, "obsm", {})
+        if probabilities not in stored:
+            raise KeyError(
+                f"adata.obsm has no {probabilities!r}; it holds {list(stored)}. Pass one of these "
+                "keys, a table, an array with `classes`, or an Annotation."
+            )
+        probabilities = stored[probabilities]
     if isinstance(probabilities, pd.Series):
         return _from_labels(probabilities, names, taxonomy)
     table = _table(probabilities, classes, names)
     values = table.to_numpy(dtype=np.float64)
-    _check_finite(values)
+    n_bad = int((~np.isfinite(values).all(axis=1)).sum())
+    if n_bad:
+        raise ValueError(
+            f"Found {n_bad} of {len(values)} cells with NaN or infinite scores. Leave these cells "
+            "out, or look at the classifier."
+        )
     given = tuple(map(str, table.columns))
     if taxonomy is None:
         return ClassScores(
@@ -95,7 +109,7 @@ def read_scores(
 
 
 def leaf_table(annotation: Annotation) -> pd.DataFrame:
-    """Probabilities of the leaves, with columns named by paths."""
+    """Return the probabilities of the leaves, with columns named by paths."""
     leaves = annotation.taxonomy.leaves
     columns = [annotation.taxonomy.path_name(int(leaf)) for leaf in leaves]
     return pd.DataFrame(
@@ -103,28 +117,15 @@ def leaf_table(annotation: Annotation) -> pd.DataFrame:
     )
 
 
-def _from_obsm(adata: Any, key: str) -> Any:
-    if key not in adata.obsm:
-        raise KeyError(
-            f"adata.obsm has no {key!r}; it holds {list(adata.obsm)}. Pass one of these keys, a "
-            "table, an array with `classes`, or an Annotation."
-        )
-    return adata.obsm[key]
-
-
 def _from_labels(labels: pd.Series, names: pd.Index, taxonomy: Taxonomy | None) -> ClassScores:
-    """One class a label, at any depth; cells without a label have no mass at all."""
+    """Make one class per label, at any depth; cells without a label have no mass at all."""
     if taxonomy is None:
-        raise ValueError(
-            "Found labels without a taxonomy. Valid are labels that are nodes of a tree. Pass "
-            "taxonomy=."
-        )
+        raise ValueError("Labels must be nodes of a tree. Pass taxonomy=.")
     encoded = label_nodes(taxonomy, labels)
     nodes = np.unique(encoded[encoded > 0])
     if not nodes.size:
         raise ValueError(
-            f"Found {len(labels)} cells, none of them with a label. Valid is a label for some. "
-            "Look at the column of labels."
+            f"Found {len(labels)} cells, none of them with a label. Look at the column of labels."
         )
     paths = [taxonomy.path_name(int(node)) for node in nodes]
     hits = pd.DataFrame(encoded[:, None] == nodes, index=labels.index, columns=paths)
@@ -144,8 +145,8 @@ def _table(values: Any, classes: Sequence[str] | None, names: pd.Index) -> pd.Da
         if classes is None or matrix.ndim != 2 or matrix.shape[1] != len(classes):
             raise ValueError(
                 f"Found scores of shape {matrix.shape} and "
-                f"{'no' if classes is None else len(classes)} classes. Valid is one row a cell "
-                "and one name a column. Pass `classes`, or a DataFrame."
+                f"{'no' if classes is None else len(classes)} classes. They must have one row per "
+                "cell and one name per column. Pass `classes`, or a DataFrame."
             )
         index = names if len(matrix) == len(names) else pd.RangeIndex(len(matrix))
         values = pd.DataFrame(matrix, index=index, columns=list(classes))
@@ -157,19 +158,9 @@ def _table(values: Any, classes: Sequence[str] | None, names: pd.Index) -> pd.Da
     if values.columns.has_duplicates:
         twice = values.columns[values.columns.duplicated()].unique().tolist()
         raise ValueError(
-            f"Found classes with more than one column: {twice[:10]}. Valid is one column a class. "
-            "Rename or add them up."
+            f"Found classes with more than one column: {twice[:10]}. Rename or add them up."
         )
     return values
-
-
-def _check_finite(values: NDArray[np.float64]) -> None:
-    n_bad = int((~np.isfinite(values).all(axis=1)).sum())
-    if n_bad:
-        raise ValueError(
-            f"Found {n_bad} of {len(values)} cells with NaN or infinite scores. Valid are finite "
-            "numbers. Leave these cells out, or look at the classifier."
-        )
 
 
 def _are_distributions(values: NDArray[np.float64]) -> bool:
@@ -194,3 +185,73 @@ def _on_taxonomy(
     return ClassScores(
         values=values, classes=kept, are_probabilities=proper, taxonomy=taxonomy, nodes=nodes
     )
+
+
+def cell_graphs(
+    adata: AnnData | AlignedQuery,
+    *,
+    use_rep: str | NDArray[np.floating] = "X_pca",
+    neighbors_key: str | None = None,
+    n_neighbors: int = 15,
+    weights: GraphWeights = "binary",
+    batch_key: str | None = None,
+) -> list[sp.csr_matrix]:
+    """Return one graph, or with a batch key one within and one between batches.
+
+    Raises
+    ------
+    KeyError
+        If a key is not there.
+    ValueError
+        If the settings do not go together or the graph is not symmetric.
+    """
+    check_choice("weights", weights, get_args(GraphWeights))
+    batch = None if batch_key is None else batches_of(adata, batch_key)
+    if neighbors_key is not None:
+        graph = _stored(adata, neighbors_key, weights)
+        return [graph] if batch is None else _split(graph, batch)
+    if weights == "connectivities":
+        raise ValueError(
+            "weights='connectivities' are those that scanpy stores with a graph. Name the graph, "
+            "such as neighbors_key='neighbors'."
+        )
+    points = coordinates(adata, use_rep)
+    if batch is None:
+        return [knn_graph(points, k=n_neighbors, weights=weights)]
+    return list(batch_graphs(points, batch, k=n_neighbors, weights=weights))
+
+
+def batches_of(adata: AnnData | AlignedQuery, key: str) -> NDArray[np.str_]:
+    """Return the batch of every cell as text, ``(n_cells,)``; missing ones are a batch together."""
+    if key not in adata.obs:
+        hint = "Name the column of batches, or omit batch_key."
+        raise missing_column(key, adata.obs.columns, hint=hint)
+    return np.asarray(adata.obs[key].astype(str), dtype=str)
+
+
+def _stored(adata: AnnData | AlignedQuery, key: str, weights: GraphWeights) -> sp.csr_matrix:
+    if weights == "self_tuning":
+        hint = "Choose one, or omit neighbors_key."
+        raise invalid("weights", weights, "'binary' or 'connectivities' of a stored graph", hint)
+    settings: Any = getattr(adata, "uns", {}).get(key)
+    graphs = getattr(adata, "obsp", {})
+    where = settings.get("connectivities_key") if hasattr(settings, "get") else None
+    if where not in graphs:
+        raise KeyError(
+            f"adata.uns[{key!r}] names no graph that adata.obsp has, which holds {list(graphs)}. "
+            "Make one by scanpy.pp.neighbors and name its key, or omit neighbors_key."
+        )
+    graph = check_graph(graphs[where])
+    if weights == "binary":
+        graph.data[:] = 1.0
+    return graph
+
+
+def _split(graph: sp.csr_matrix, batch: NDArray[np.str_]) -> list[sp.csr_matrix]:
+    """Return the edges within batches, and the edges between them."""
+    edges = graph.tocoo()
+    same = batch[edges.row] == batch[edges.col]
+    return [
+        sp.csr_matrix((edges.data[part], (edges.row[part], edges.col[part])), shape=graph.shape)
+        for part in (same, ~same)
+    ]
