@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 import hdeepinsight as hdi
+from hdeepinsight._io import sha256 as file_sha256
 from hdeepinsight.hub import HubError, ModelCard, ReferenceBundle
 from hdeepinsight.hub._card_text import _fenced, card_text
 from hdeepinsight.hub._facts import HELD_OUT, facts_of
-from hdeepinsight.models._file._seal import file_sha256
 
 
 @pytest.fixture(scope="module")

@@ -151,7 +151,7 @@ def _check_folder(out: Path, *, source: Path, overwrite: bool) -> None:
     if out.is_file() or out.resolve() == source.resolve():
         msg = f"--out {out} is a file, or the reference. Valid is a folder for the model."
         raise UsageProblem(msg)
-    from hdeepinsight.models._file._folder import ModelFolder
+    from hdeepinsight.models import ModelFolder
 
     if ModelFolder(out).holds_model and not overwrite:
         msg = f"{out} holds a model already. Pass --overwrite to replace it, or another folder."

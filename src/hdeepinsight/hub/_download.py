@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from hdeepinsight._io import sha256 as file_sha256
 from hdeepinsight.hub._errors import ChecksumError, HubError
 from hdeepinsight.hub._hub_source import Transient
 from hdeepinsight.hub._manifest import (
@@ -19,7 +20,6 @@ from hdeepinsight.hub._manifest import (
     parse_checksums,
 )
 from hdeepinsight.hub._sources import RemoteFile, Source
-from hdeepinsight.models._file._seal import file_sha256
 
 __all__ = ["MAX_BYTES", "Patience", "fetch_files", "patiently"]
 

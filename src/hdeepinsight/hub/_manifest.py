@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
+from hdeepinsight._io import sha256
 from hdeepinsight.hub._errors import ChecksumError
-from hdeepinsight.models._file._seal import file_sha256, sha256
 
 __all__ = [
     "CARD_FILE",
@@ -66,7 +66,7 @@ def write_checksums(folder: Path) -> dict[str, str]:
         for path in folder.rglob("*")
         if path.is_file() and path.relative_to(folder).as_posix() not in UNLISTED
     )
-    listed = {name: file_sha256(folder / name) for name in names}
+    listed = {name: sha256(folder / name) for name in names}
     lines = [f"{digest}  {name}\n" for name, digest in listed.items()]
     text = "".join([f"# {len(names)} files of a model of hdeepinsight\n", *lines]).encode()
     (folder / CHECKSUMS_FILE).write_bytes(text)
@@ -153,8 +153,8 @@ def verify_folder(
     missing = [name for name in wanted if not (folder / name).is_file()]
     differing = [
         name
-        for name, sha256 in wanted.items()
-        if name not in missing and file_sha256(folder / name) != sha256
+        for name, digest in wanted.items()
+        if name not in missing and sha256(folder / name) != digest
     ]
     if not missing and not differing:
         return

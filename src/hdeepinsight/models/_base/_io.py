@@ -32,6 +32,8 @@ from hdeepinsight._io import read_bounded, remove, sha256
 
 MODEL_FILE, MANIFEST_FILE = "model.pt", "manifest.json"
 REFERENCE_FILES = ("adata.h5ad", "mdata.h5mu")
+#: Of the format of earlier releases.
+OLD_FILES = ("model.json", "model.safetensors")
 _MAX_MODEL_BYTES, _MAX_MANIFEST_BYTES = 4 * 2**30, 4 * 2**20
 _MAX_NESTING, _MAX_DIMENSIONS = 64, 16
 #: What writes each reference to the path that it is given.
@@ -178,7 +180,7 @@ def parse(content: bytes, name: object) -> dict[str, Any]:
     try:
         with warnings.catch_warnings(action="ignore"):  # the error says enough
             payload = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # what torch raises about odd files is open
+    except Exception as error:  # noqa: BLE001 - what torch raises about odd files is open
         raise damaged(name, error) from None
     payload = check_plain(payload, name)
     if payload.pop("sealed", False) and not has_digest:
@@ -221,7 +223,7 @@ class _ForeignError(Exception):
 
 class _Instructions(dict[int, Any]):
     def __missing__(self, code: int) -> NoReturn:
-        raise _ForeignError(f"the pickle instruction {bytes([code])!r}")
+        raise _ForeignError(f"objects of other types (pickle instruction {bytes([code])!r})")
 
 
 class _Follower(pickle._Unpickler):
@@ -270,7 +272,7 @@ def check_pickle(content: bytes, name: object) -> None:
         follower.load()
     except _ForeignError as error:
         raise refused(name, error) from None
-    except Exception as error:  # what odd archives and pickles raise is open
+    except Exception as error:  # noqa: BLE001 - what odd archives raise is open
         raise damaged(name, error) from None
 
 
@@ -323,7 +325,8 @@ class ModelFolder:
     @property
     def holds_model(self) -> bool:
         """Whether there is a model, whole or not."""
-        return any(self._find(name) is not None for name in (MANIFEST_FILE, MODEL_FILE))
+        names = (MANIFEST_FILE, MODEL_FILE, *OLD_FILES)
+        return any(self._find(name) is not None for name in names)
 
     def file(self, name: str) -> Path:
         """Return where a file of the model belongs."""
@@ -399,11 +402,11 @@ class ModelFolder:
             device or larger than any model, or they hold more than plain types and tensors.
         """
         while True:
-            listed = self._content(MANIFEST_FILE, _MAX_MANIFEST_BYTES)
+            listed = self.content(MANIFEST_FILE, _MAX_MANIFEST_BYTES)
             try:
                 part = self._parts(listed).get(MODEL_FILE)
                 limit = min(part["bytes"], _MAX_MODEL_BYTES) if part else _MAX_MODEL_BYTES
-                content = self._content(MODEL_FILE, limit)
+                content = self.content(MODEL_FILE, limit) if part or listed is None else None
                 found = content and {"bytes": len(content), "sha256": sha256(content)}
                 if part and part != found:
                     raise self._not_as_written(MODEL_FILE)
@@ -413,7 +416,7 @@ class ModelFolder:
                 hint = "Give one that save() wrote; `hdeepinsight convert` reads older formats."
                 raise ModelFileError(f"{msg}{MODEL_FILE}. {hint}")
             except ModelFileError:
-                if self._content(MANIFEST_FILE, _MAX_MANIFEST_BYTES) == listed:
+                if self.content(MANIFEST_FILE, _MAX_MANIFEST_BYTES) == listed:
                     raise  # otherwise another process has saved a new model in the meantime
 
     def reference(self) -> Path | None:
@@ -424,7 +427,7 @@ class ModelFolder:
         ModelFileError
             If it is not as it was written, or is a pipe or a device.
         """
-        listed = self._content(MANIFEST_FILE, _MAX_MANIFEST_BYTES)
+        listed = self.content(MANIFEST_FILE, _MAX_MANIFEST_BYTES)
         parts = self._parts(listed)
         for name in REFERENCE_FILES:
             path, part = self._find(name), parts.get(name)
@@ -445,8 +448,8 @@ class ModelFolder:
         with suppress(ValueError, LookupError, TypeError, RecursionError):
             parts = dict(json.loads(listed)["parts"])
             names, types = set(parts), {type(part["bytes"]) for part in parts.values()}
-            is_model = {MODEL_FILE} <= names <= {MODEL_FILE, *REFERENCE_FILES}
-            if is_model and types == {int} and _manifest(parts) == listed:
+            known = {MODEL_FILE, *OLD_FILES, *REFERENCE_FILES}
+            if names <= known and types == {int} and _manifest(parts) == listed:
                 return parts
         raise damaged(self.file(MANIFEST_FILE), "It is not the list of a model's files")
 
@@ -468,7 +471,7 @@ class ModelFolder:
     def _find(self, name: str) -> Path | None:
         return next(filter(Path.exists, self._places(name)), None)
 
-    def _content(self, name: str, limit: int) -> bytes | None:
+    def content(self, name: str, limit: int) -> bytes | None:
         """Return the content of a regular file of at most so many bytes."""
         for path in self._places(name):
             try:
