@@ -79,7 +79,7 @@ class ProfileMatcher(nn.Module):
         Genes that are best at telling one leaf from one other, at least 10 a pair.
     skip
         Pass over so many rounds of the best markers: with ``skip=1`` the second best ones decide,
-        as a referee who has seen nothing of what the first matcher saw.
+        held out from what the first matcher saw.
 
     Notes
     -----

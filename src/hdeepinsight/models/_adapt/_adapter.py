@@ -415,10 +415,8 @@ class _Run:
         """Return the mean of network and profiles, within what labels allow."""
         mean_probs = (network_probs(self.module, self.cells, self.measured) + self.profile) / 2
         nodes = torch.as_tensor(self.cells.nodes, device=self.measured.device)
-        allowed = leaves_under(self.module.tree)[nodes]
-        targets = select_targets(
-            restrict_to_labels(mean_probs, allowed), threshold=self.options.threshold
-        )
+        allowed = restrict_to_labels(mean_probs, leaves_under(self.module.tree)[nodes])
+        targets = select_targets(allowed, threshold=self.options.threshold)
         labelled = (nodes > 0).to(targets.weights)
         return Targets(targets.probabilities, torch.maximum(targets.weights, labelled))
 

@@ -203,9 +203,9 @@ class AdaptationReport:
     >>> import hdeepinsight as hdi
     >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
     >>> query = hdi.datasets.demo().query
-    >>> mapped = hdi.SCHDeepInsight.load_query_data(query, hdi.hub.pull("pbmc"))
-    >>> mapped.train(max_steps=0)
-    >>> report = mapped.adaptation
+    >>> adapted = hdi.SCHDeepInsight.load_query_data(query, hdi.hub.pull("pbmc"))
+    >>> adapted.train(max_steps=0)
+    >>> report = adapted.adapter_.report
     >>> report.n_cells, report.n_batches, report.n_labeled, report.used_reference
     (210, 1, 0, False)
     """
@@ -243,9 +243,9 @@ class AdaptationReport:
         >>> import hdeepinsight as hdi
         >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
         >>> query = hdi.datasets.demo().query
-        >>> mapped = hdi.SCHDeepInsight.load_query_data(query, hdi.hub.pull("pbmc"))
-        >>> mapped.train(max_steps=0)
-        >>> mapped.adaptation.to_dict()["n_cells"]
+        >>> adapted = hdi.SCHDeepInsight.load_query_data(query, hdi.hub.pull("pbmc"))
+        >>> adapted.train(max_steps=0)
+        >>> adapted.adapter_.report.to_dict()["n_cells"]
         210
         """
         return asdict(self)
@@ -261,9 +261,9 @@ class AdaptationReport:
         >>> from hdeepinsight.models import AdaptationReport
         >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
         >>> query = hdi.datasets.demo().query
-        >>> mapped = hdi.SCHDeepInsight.load_query_data(query, hdi.hub.pull("pbmc"))
-        >>> mapped.train(max_steps=0)
-        >>> AdaptationReport.from_dict(mapped.adaptation.to_dict()) == mapped.adaptation
+        >>> adapted = hdi.SCHDeepInsight.load_query_data(query, hdi.hub.pull("pbmc"))
+        >>> adapted.train(max_steps=0)
+        >>> AdaptationReport.from_dict(adapted.adapter_.report.to_dict()) == adapted.adapter_.report
         True
         """
         figures = {OLD_NAMES.get(name, name): value for name, value in values["figures"].items()}
