@@ -42,10 +42,10 @@ from hdeepinsight.models._base._registration import (
 )
 from hdeepinsight.models._base._registry import (
     SCHEMA_VERSION,
-    check_payload,
     load_model,
     migrate,
     missing_capabilities,
+    read_payload,
 )
 from hdeepinsight.models._base._registry import register as register_class
 from hdeepinsight.models._base._training import (
@@ -182,7 +182,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         none = labels_key is None and labels_keys is None
         keys = [] if none and not cls._labels_required else as_label_keys(labels_key, labels_keys)
         check_reference(adata, AnnData, "setup_mudata")
-        source = open_counts(adata, layer=layer)
+        source = open_counts(adata, layer=layer, arguments={"layer": "layer"})
         register(
             cls,
             adata,
@@ -197,6 +197,21 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     @classmethod
     def _get_most_recent_anndata_manager(cls, adata: Any, required: bool = False) -> AnnDataManager:
         return registration_of(cls, adata).manager
+
+    def view_registry(self, hide_state_registries: bool = False) -> None:
+        """Print what was registered."""
+        if self.adata_manager is not None:
+            self.adata_manager.view_registry(hide_state_registries=hide_state_registries)
+        else:
+            self.view_setup_method_args()
+
+    def view_anndata_setup(
+        self, adata: AnnData | MuData | None = None, hide_state_registries: bool = False
+    ) -> None:
+        """Print what was registered, as :meth:`view_registry` does, or what of another object."""
+        manager = self.get_anndata_manager(adata)
+        if manager is not None:
+            manager.view_registry(hide_state_registries=hide_state_registries)
 
     def _register_manager_for_instance(self, adata_manager: AnnDataManager) -> None:
         """Keep nothing beside the model: its manager is an attribute."""
@@ -765,10 +780,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         >>> hdi.SCHDeepInsight.load(folder, adata=False).taxonomy.n_leaves
         8
         """
-        model = load_model(dir_path, adata, accelerator, device, prefix)
-        if not isinstance(model, cls):
-            msg = f"{dir_path} holds a {type(model).__name__}, not a {cls.__name__}."
-            raise ModelFileError(f"{msg} Load it with its own class, or hdi.models.load_model.")
+        model: Self = load_model(dir_path, adata, accelerator, device, prefix, expected=cls)
         return model
 
     @classmethod
@@ -830,9 +842,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         >>> hdi.SCHDeepInsight.load_registry(folder)["model_name"]
         'SCHDeepInsight'
         """
-        folder = ModelFolder(Path(dir_path), prefix or "")
-        payload = folder.read()
-        check_payload(payload, folder.path)
+        _, payload = read_payload(ModelFolder(Path(dir_path), prefix or ""), cls)
         return dict(payload[SAVE_KEYS.ATTR_DICT_KEY]["registry_"])
 
     def _payload(self) -> dict[str, Any]:

@@ -90,13 +90,14 @@ class MultimodalMixin:
         check_reference(mdata, MuData, "setup_anndata")
         found = _resolved(mdata, Modalities.from_setup(modalities))
         setup_args["setup_args"]["modalities"] = found.to_setup()
-        for name, layer in ((found.rna, rna_layer), (found.protein, protein_layer)):
+        rna = found.rna_of(mdata)
+        layers = (("rna_layer", found.rna, rna), ("protein_layer", found.protein, None))
+        sources = []
+        for argument, name, part in layers:
+            layer = rna_layer if argument == "rna_layer" else protein_layer
+            part = mdata.mod[name] if part is None else part
             with errors_of(name):
-                source = open_counts(mdata.mod[name], layer=layer)
-            if name == found.rna:
-                rna = source
-        if not mdata.mod[found.rna].obs_names.equals(mdata.obs_names):
-            rna = open_counts(found.rna_of(mdata), layer=rna_layer)
+                sources.append(open_counts(part, layer=layer, arguments={"layer": argument}))
         obs = found.columns_of(mdata, keys).obs
         if batch_key is not None:
             batch = found.columns_of(mdata, [batch_key], kind="batch").obs
@@ -104,7 +105,7 @@ class MultimodalMixin:
         register(
             cls,
             mdata,
-            rna,
+            sources[0],
             obs,
             setup_args,
             labels_keys=keys,
