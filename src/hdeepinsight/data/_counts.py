@@ -208,7 +208,8 @@ class CountSource:
         check_integer("chunk_size", size, hint="Omit it to use 4096.")
         if self.denormalizer is None:
             return self.matrix.blocks(size)
-        return self.denormalizer.blocks(self.matrix, size)
+        decoded = self.denormalizer.blocks(self.matrix, size)
+        return ((rows, counts) for rows, counts, _ in decoded)
 
 
 def open_counts(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -100,15 +101,24 @@ class RowMatrix:
 
 
 def _all_blocks(matrix: Any, size: int) -> Iterator[tuple[slice, Block]]:
-    if _is_columnwise(matrix):
+    if isinstance(matrix, CSCDataset) or (sp.issparse(matrix) and matrix.format == "csc"):
         yield from _columnwise_blocks(matrix, size)
     elif hasattr(matrix, "dask"):
         yield from _dask_blocks(matrix, size)
+    elif sp.issparse(matrix):
+        yield from ((rows, _checked(block)) for rows, block in _parts(matrix, size))
     else:
         for start in range(0, matrix.shape[0], size):
             rows = slice(start, min(start + size, matrix.shape[0]))
-            block = row_view(matrix, rows) if sp.issparse(matrix) else to_csr(matrix[rows])
-            yield rows, _checked(block)
+            yield rows, _checked(to_csr(matrix[rows]))
+
+
+def _parts(whole: Any, size: int, offset: int = 0) -> Iterator[tuple[slice, Block]]:
+    """Hand out a matrix in memory in parts of at most ``size`` rows, without copying values."""
+    for start in range(0, whole.shape[0], size):
+        stop = min(start + size, whole.shape[0])
+        part = row_view(whole, start, stop) if sp.issparse(whole) else whole[start:stop]
+        yield slice(offset + start, offset + stop), part
 
 
 def _chosen_blocks(matrix: Any, chosen: Ints, size: int) -> Iterator[tuple[slice, Block]]:
@@ -123,25 +133,17 @@ def _chosen_blocks(matrix: Any, chosen: Ints, size: int) -> Iterator[tuple[slice
             waiting.append(block[ordered[first:last] - rows.start])
             n_waiting += last - first
         if ascending and n_waiting >= size:
-            whole = _stack(waiting)
-            for _ in range(n_waiting // size):
-                yield slice(start, start + size), whole[:size]
-                whole, start = whole[size:], start + size
-            waiting, n_waiting = [whole], whole.shape[0]
+            whole, full = _stack(waiting), n_waiting // size * size
+            yield from _parts(whole[:full], size, start)
+            waiting, n_waiting, start = [whole[full:]], n_waiting - full, start + full
         if last == len(ordered):
             break
-    if not n_waiting:
-        return
-    whole = _stack(waiting)
-    whole = whole if ascending else whole[place]
-    for first in range(0, whole.shape[0], size):
-        part = whole[first : first + size]
-        yield slice(start + first, start + first + part.shape[0]), part
+    if n_waiting:
+        whole = _stack(waiting)
+        yield from _parts(whole if ascending else whole[place], size, start)
 
 
 def _stack(blocks: list[Block]) -> Block:
-    if len(blocks) == 1:
-        return blocks[0]
     return sp.vstack(blocks, format="csr") if sp.issparse(blocks[0]) else np.vstack(blocks)
 
 
@@ -156,7 +158,7 @@ def wrap(matrix: Any, opener: Callable[[], AbstractContextManager[Any]] | None =
             "Pass matrix.filled(0) if they mean zero, or leave these cells or genes out.",
         )
     return RowMatrix(
-        opener=opener or (lambda: nullcontext(matrix)),
+        opener=opener or partial(nullcontext, matrix),
         shape=(int(matrix.shape[0]), int(matrix.shape[1])),
         dtype=np.dtype(matrix.dtype),
         storage=_storage(matrix),
@@ -174,10 +176,6 @@ def _storage(matrix: Any) -> str:
         place, form = type(matrix).__module__.partition(".")[0], "dense"
     library = {"zarr": "zarr", "h5py": "h5ad", "hdf5": "h5ad"}.get(place)
     return f"{library} {form}" if library else form
-
-
-def _is_columnwise(matrix: Any) -> bool:
-    return isinstance(matrix, CSCDataset) or (sp.issparse(matrix) and matrix.format == "csc")
 
 
 def _checked(matrix: Any) -> Any:
@@ -201,13 +199,13 @@ def _checked(matrix: Any) -> Any:
     return matrix
 
 
-def row_view(matrix: Any, rows: slice) -> sp.csr_matrix:
+def row_view(matrix: Any, start: int, stop: int) -> sp.csr_matrix:
     """Return rows of a CSR matrix without copying their values."""
-    start, stop = int(matrix.indptr[rows.start]), int(matrix.indptr[rows.stop])
-    view = sp.csr_matrix((rows.stop - rows.start, matrix.shape[1]), dtype=matrix.dtype)
+    first, last = int(matrix.indptr[start]), int(matrix.indptr[stop])
+    view = sp.csr_matrix((stop - start, matrix.shape[1]), dtype=matrix.dtype)
     # Set one by one: the constructor copies what is a small part of a larger array.
-    view.data, view.indices = matrix.data[start:stop], matrix.indices[start:stop]
-    view.indptr = matrix.indptr[rows.start : rows.stop + 1] - start
+    view.data, view.indices = matrix.data[first:last], matrix.indices[first:last]
+    view.indptr = matrix.indptr[start : stop + 1] - first
     return view
 
 
@@ -228,9 +226,7 @@ def _columnwise_blocks(matrix: Any, size: int) -> Iterator[tuple[slice, Block]]:
     large = size * max(1, CSC_BUDGET // (per_row * size))
     for start in range(0, n_obs, large):
         turned = _turn(matrix, slice(start, min(start + large, n_obs)))
-        for first in range(0, turned.shape[0], size):
-            rows = slice(first, min(first + size, turned.shape[0]))
-            yield slice(start + rows.start, start + rows.stop), row_view(turned, rows)
+        yield from _parts(turned, size, start)
 
 
 def _n_stored(matrix: Any) -> int:
@@ -267,10 +263,7 @@ def _dask_blocks(matrix: Any, size: int) -> Iterator[tuple[slice, Block]]:
     start = 0
     for n_rows in matrix.chunks[0]:
         piece = matrix[start : start + n_rows].compute(scheduler="synchronous")
-        computed = _checked(to_csr(piece))
-        for first in range(0, n_rows, size):
-            stop = min(first + size, n_rows)
-            yield slice(start + first, start + stop), computed[first:stop]
+        yield from _parts(_checked(to_csr(piece)), size, start)
         start += n_rows
 
 
@@ -311,31 +304,22 @@ class Scan:
         self.n_cells += rows.shape[0]
         self.n_nonzero += len(stored)
         self.n_empty += int(np.count_nonzero(np.diff(rows.indptr) == 0))
-        finite = self._finite(stored)
-        if not len(finite):
+        if stored.dtype.kind == "f" and not (finite := np.isfinite(stored)).all():
+            self.n_nan += int(np.count_nonzero(np.isnan(stored)))
+            self.n_inf += int(np.count_nonzero(np.isinf(stored)))
+            stored = stored[finite]
+        if not len(stored):
             return
-        self.low = min(self.low, float(finite.min()))
-        self.high = max(self.high, float(finite.max()))
+        self.low = min(self.low, float(stored.min()))
+        self.high = max(self.high, float(stored.max()))
         if self.low < 0:
-            self.n_negative += int(np.count_nonzero(finite < 0))
-        whole = len(finite)
-        if finite.dtype.kind == "f":
-            whole = int(np.count_nonzero(finite == np.rint(finite)))
+            self.n_negative += int(np.count_nonzero(stored < 0))
+        whole = len(stored)
+        if stored.dtype.kind == "f":
+            whole = int(np.count_nonzero(stored == np.rint(stored)))
         self.n_whole += whole
-        if whole < len(finite):
-            self.decimals = tuple(d for d in self.decimals if _is_rounded(finite, d))
-
-    def _finite(self, stored: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        if stored.dtype.kind != "f":
-            return stored
-        finite = np.isfinite(stored)
-        if finite.all():
-            return stored
-        n_nan = int(np.count_nonzero(np.isnan(stored)))
-        self.n_nan += n_nan
-        self.n_inf += int(np.count_nonzero(~finite)) - n_nan
-        kept: np.ndarray[Any, Any] = stored[finite]
-        return kept
+        if whole < len(stored):
+            self.decimals = tuple(d for d in self.decimals if _is_rounded(stored, d))
 
 
 def _is_rounded(values: np.ndarray[Any, Any], decimals: int) -> bool:

@@ -268,12 +268,7 @@ class Modalities:
         return np.asarray(mdata.obs_names.isin(mdata.mod[name].obs_names), dtype=bool)
 
     def proteins_of(
-        self,
-        mdata: MuData,
-        proteins: Sequence[str],
-        *,
-        layer: str | None = None,
-        warn: bool = True,
+        self, mdata: MuData, proteins: Sequence[str], *, layer: str | None = None, warn: bool = True
     ) -> ProteinCounts:
         """Read the protein counts of all cells of ``mdata``, in the order of a model.
 

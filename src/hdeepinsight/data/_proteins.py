@@ -318,9 +318,7 @@ def read_proteins(
     """
     rows = np.arange(adata.n_obs) if rows is None else rows
     alignment = align_proteins(list(map(str, adata.var_names)), proteins)
-    store = open_store(adata)
-    report = None
-    unusable = ""
+    store, source, unusable = open_store(adata), None, ""
     if not adata.n_obs or not adata.n_vars:
         unusable = f"The protein modality is empty ({adata.n_obs} × {adata.n_vars})."
     elif not alignment.measured.any():
@@ -328,16 +326,15 @@ def read_proteins(
             f"None of the {adata.n_vars} proteins ({examples(adata.var_names.tolist(), 3)}) is one "
             f"of the model's {len(proteins)} ({examples(list(proteins), 3)})."
         )
+    elif (report := inspect_store(store, layer=layer, arguments=arguments)).scale == "empty":
+        unusable = "The protein modality holds zeros only."
     else:
-        report = inspect_store(store, layer=layer, arguments=arguments)
-        if report.scale == "empty":
-            unusable = "The protein modality holds zeros only."
-    if report is None or unusable:
+        source = source_of(store, report, layer=layer, arguments=arguments)
+    if source is None:
         message = f"{unusable} The cells are annotated from their RNA alone."
         if warn:
             warnings.warn(message, ProteinCoverageWarning, stacklevel=2)
         return ProteinCounts.none(len(rows), len(proteins), message)
-    source = source_of(store, report, layer=layer, arguments=arguments)
     # With a row of zeros behind the last, so that -1 means a cell without proteins.
     counts = np.zeros((adata.n_obs + 1, len(proteins)), dtype=np.float32)
     for place, chunk in source.chunks(alignment):

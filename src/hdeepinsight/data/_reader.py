@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -253,14 +253,16 @@ def _table(root: Any, at: str) -> pd.DataFrame:
 
 
 def _lazy(path: Path, group: Opener, at: str) -> RowMatrix:
-    @contextmanager
-    def opener() -> Iterator[Any]:
-        with group() as root, _in_words(path):
-            found = root[at]
-            yield found if hasattr(found, "shape") else ad.io.sparse_dataset(found)
-
+    opener = partial(_matrix_at, path, group, at)
     with opener() as matrix:
         return wrap(matrix, opener)
+
+
+@contextmanager
+def _matrix_at(path: Path, group: Opener, at: str) -> Iterator[Any]:
+    with group() as root, _in_words(path):
+        found = root[at]
+        yield found if hasattr(found, "shape") else ad.io.sparse_dataset(found)
 
 
 @contextmanager
@@ -304,20 +306,18 @@ def group_opener(path: Path) -> Opener:
     opener, check = (_open_zarr, _check_zarr) if is_zarr else (_open_h5ad, _check_hdf5)
     with _in_words(path, "cannot be opened"), opener(path) as root:
         check(root, path)
-    return lambda: opener(path)
+    return partial(opener, path)
 
 
-@contextmanager
-def _open_h5ad(path: Path) -> Iterator[Any]:
-    with h5py.File(path, "r") as root:
-        yield root
+def _open_h5ad(path: Path) -> AbstractContextManager[Any]:
+    opened: AbstractContextManager[Any] = h5py.File(path, "r")
+    return opened
 
 
-@contextmanager
-def _open_zarr(path: Path) -> Iterator[Any]:
+def _open_zarr(path: Path) -> AbstractContextManager[Any]:
     import zarr
 
-    yield zarr.open_group(str(path), mode="r")
+    return nullcontext(zarr.open_group(str(path), mode="r"))
 
 
 def check_file(path: Path) -> None:
@@ -389,17 +389,6 @@ def _check_parts(root: Any, path: Path) -> None:
             raise _refused(path, f"{name} is a {kind}, where other things are held by name")
 
 
-def _check_hdf5(root: Any, path: Path) -> None:
-    n_bytes = path.stat().st_size
-    for at, dataset in _datasets(root, path):
-        if dataset.external or dataset.is_virtual:
-            raise _refused(path, f"{at} takes its values from other files")
-        size = dataset.dtype.itemsize
-        _check_size(path, at, math.prod(dataset.chunks or ()) * size)
-        if dataset.shape is not None:
-            _check_size(path, at, math.prod(dataset.shape) * size, n_bytes)
-
-
 def _check_zarr(root: Any, path: Path) -> None:
     for name, array in root.members(max_depth=None):
         if not hasattr(array, "shape"):
@@ -414,8 +403,9 @@ def _check_zarr(root: Any, path: Path) -> None:
             _check_size(path, at, declared, array.nbytes_stored())
 
 
-def _datasets(root: Any, path: Path) -> Iterator[tuple[str, Any]]:
-    """Walk the datasets of a file; groups are followed wherever links lead within it."""
+def _check_hdf5(root: Any, path: Path) -> None:
+    """Walk the file; groups are followed wherever links lead within it."""
+    n_bytes = path.stat().st_size
     waiting = [(root, name, frozenset({_address(root)}), name) for name in root]
     n_seen = 0
     while waiting:
@@ -425,7 +415,12 @@ def _datasets(root: Any, path: Path) -> Iterator[tuple[str, Any]]:
             raise _refused(path, f"{at[:80]} is a link to another file")
         found = group.get(name)  # None for a link that leads nowhere
         if isinstance(found, h5py.Dataset):
-            yield at[:80], found
+            if found.external or found.is_virtual:
+                raise _refused(path, f"{at[:80]} takes its values from other files")
+            size = found.dtype.itemsize
+            _check_size(path, at[:80], math.prod(found.chunks or ()) * size)
+            if found.shape is not None:
+                _check_size(path, at[:80], math.prod(found.shape) * size, n_bytes)
         if not isinstance(found, h5py.Group):
             continue
         if _address(found) in above or len(above) > _MOST_NESTING:

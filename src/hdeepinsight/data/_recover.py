@@ -54,29 +54,6 @@ class CellUnits:
     residual: Array
 
 
-def float_step(dtype: np.dtype[Any]) -> float:
-    """Return the relative spacing of values, at least that of float32, by which most files went.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> float_step(np.dtype("float64")) == float_step(np.dtype("float32")) == 2**-23
-    True
-    """
-    single = float(np.finfo(np.float32).eps)
-    return max(single, float(np.finfo(dtype).eps)) if dtype.kind == "f" else single
-
-
-def log_tolerance(values: Array, x: Array, eps: float, grid: float) -> Array:
-    """Compute the tolerance of ``x = expm1(values)``: twice what the steps can round away."""
-    return (1 + x) * (2 * eps * values + grid / 2) + 2 * eps * x
-
-
-def linear_tolerance(x: Array, eps: float, grid: float) -> Array:
-    """Compute the tolerance of values that were normalised and not logged."""
-    return 4 * eps * x + grid / 2
-
-
 def find_units(x: Array, tolerance: Array, indptr: Ints) -> CellUnits:
     """Find the largest unit of every row.
 
@@ -106,7 +83,10 @@ def find_units(x: Array, tolerance: Array, indptr: Ints) -> CellUnits:
     counts = np.zeros(len(x), dtype=np.int64)
     units, residual = np.full(n_rows, np.nan), np.zeros(n_rows)
     pending = np.flatnonzero(np.diff(indptr))
-    smallest = _smallest(x, tolerance, indptr, pending)
+    smallest = np.full((2, n_rows), np.nan)
+    if len(pending):
+        low_and_high = np.stack([x - tolerance, x + tolerance])
+        smallest[:, pending] = np.minimum.reduceat(low_and_high, indptr[pending], axis=1)
     for multiple in range(1, MAX_SMALLEST + 1):
         start = smallest[:, pending] / multiple
         hopeful = _without_contradiction(x, tolerance, indptr, pending, start)
@@ -122,15 +102,6 @@ def find_units(x: Array, tolerance: Array, indptr: Ints) -> CellUnits:
     done = np.ones(n_rows, dtype=bool)
     done[pending], residual[pending] = False, np.nan
     return CellUnits(counts=counts, units=units, solved=done, residual=residual)
-
-
-def _smallest(x: Array, tolerance: Array, indptr: Ints, rows: Ints) -> Array:
-    """Bounds of the smallest value of every row; columns of empty rows are not set."""
-    bounds = np.full((2, len(indptr) - 1), np.nan)
-    if len(rows):
-        bounds[0, rows] = np.minimum.reduceat(x - tolerance, indptr[rows])
-        bounds[1, rows] = np.minimum.reduceat(x + tolerance, indptr[rows])
-    return bounds
 
 
 def _values_of(rows: Ints, indptr: Ints, most: int | None = None) -> tuple[Any, Ints, Ints]:
@@ -219,12 +190,15 @@ class Denormalizer:
         """
         rows = canonical(block)
         values = rows.data.astype(np.float64)
-        eps = float_step(self.dtype)
+        # Spacing of the values: at least that of float32, through which most files went. Twice what
+        # normalising, the log and rounding can change is tolerated.
+        own = np.finfo(self.dtype).eps if self.dtype.kind == "f" else 0.0
+        eps = max(float(own), float(np.finfo(np.float32).eps))
         if self.scale == "log1p":
             x = np.expm1(values)
-            tolerance = log_tolerance(values, x, eps, self.grid)
+            tolerance = (1 + x) * (2 * eps * values + self.grid / 2) + 2 * eps * x
         else:
-            x, tolerance = values, linear_tolerance(values, eps, self.grid)
+            x, tolerance = values, 4 * eps * values + self.grid / 2
         found = find_units(x, tolerance, rows.indptr.astype(np.int64))
         stored = (found.counts.astype(np.float32), rows.indices, rows.indptr)
         return sp.csr_matrix(stored, shape=rows.shape), found
@@ -244,21 +218,34 @@ class Denormalizer:
         _, found = self.denormalize(rows)
         return float(found.solved[filled].mean())
 
-    def blocks(self, matrix: RowMatrix, size: int) -> Iterator[tuple[slice, sp.csr_matrix]]:
-        """Read counts block by block.
+    def blocks(
+        self, matrix: RowMatrix, size: int
+    ) -> Iterator[tuple[slice, sp.csr_matrix, CellUnits]]:
+        """Read counts block by block, with how every cell was solved.
 
         Raises
         ------
         InputError
             At the first block in which a cell cannot be solved.
         """
+        after, logged = (
+            (" after expm1", " and logged by natural log1p") if self.scale == "log1p" else ("", "")
+        )
         for rows, block in matrix.blocks(size):
             counts, found = self.denormalize(block)
-            n_failed = int(np.count_nonzero(~found.solved))
+            n_failed, n_cells = int(np.count_nonzero(~found.solved)), len(found.solved)
             if n_failed:
-                where = f" {rows.start:,} to {rows.stop - 1:,}"
-                raise _unsolved(n_failed, rows.stop - rows.start, self.scale, where)
-            yield rows, counts
+                some = f" {rows.start:,} to {rows.stop - 1:,}" if n_cells < matrix.shape[0] else ""
+                raise InputError(
+                    f"In {n_failed:,} of {n_cells:,} cells{some} ({n_failed / n_cells:.1%}) the "
+                    f"values{after} are not whole multiples of one unit (tried with a smallest "
+                    f"count of 1 to {MAX_SMALLEST}).",
+                    "Counts can be recovered from values that were only divided by the library "
+                    f"size{logged}.",
+                    "Pass the raw counts: imputed, smoothed, batch-corrected, gene-length "
+                    "normalised or coarsely rounded values do not hold them any more.",
+                )
+            yield rows, counts, found
 
 
 @dataclass(frozen=True, eq=False)
@@ -305,11 +292,7 @@ class RecoveredCounts:
 
 @overload
 def recover_counts(
-    data: ad.AnnData,
-    *,
-    layer: str | None = ...,
-    use_raw: bool = ...,
-    scale: Normalisation = ...,
+    data: ad.AnnData, *, layer: str | None = ..., use_raw: bool = ..., scale: Normalisation = ...
 ) -> ad.AnnData: ...
 
 
@@ -320,11 +303,7 @@ def recover_counts(  # type: ignore[overload-cannot-match]
 
 
 def recover_counts(
-    data: Any,
-    *,
-    layer: str | None = None,
-    use_raw: bool = False,
-    scale: Normalisation = "log1p",
+    data: Any, *, layer: str | None = None, use_raw: bool = False, scale: Normalisation = "log1p"
 ) -> ad.AnnData | RecoveredCounts:
     r"""Recover raw counts from library-size normalised values, exactly or not at all.
 
@@ -378,13 +357,10 @@ def recover_counts(
                 "Valid are an AnnData, and a dense, sparse or dask matrix of cells × genes.",
                 "Read a file with anndata first, and take the values of a table with to_numpy().",
             )
-        return _recover(wrap(data), scale)
-    store = open_store(data)
-    found = _recover(store.matrix(layer, use_raw), scale)
-    return ad.AnnData(X=found.matrix, obs=store.obs.copy(), var=store.genes(use_raw).copy())
-
-
-def _recover(matrix: RowMatrix, scale: Normalisation) -> RecoveredCounts:
+        matrix = wrap(data)
+    else:
+        store = open_store(data)
+        matrix = store.matrix(layer, use_raw)
     tally = scan(matrix, max_cells=1)
     valid = "Valid are library-size normalised values: finite, from 0 up, and not whole numbers."
     if tally.n_nan or tally.n_inf:
@@ -397,28 +373,13 @@ def _recover(matrix: RowMatrix, scale: Normalisation) -> RecoveredCounts:
         text = "The matrix holds whole numbers only."
         raise InputError(text, valid, "Use it as the counts it is.")
     denormalizer = Denormalizer(scale, matrix.dtype, tally.grid)
-    parts, units, residual, n_failed = [], [np.empty(0)], 0.0, 0
-    for _, block in matrix.blocks(ROWS):
-        counts, found = denormalizer.denormalize(block)
+    parts, units, residual = [], [np.empty(0)], 0.0
+    for _, counts, found in denormalizer.blocks(matrix, ROWS):
         parts.append(counts)
         units.append(found.units)
-        residual = max(residual, float(np.nanmax(found.residual, initial=0.0)))
-        n_failed += int(np.count_nonzero(~found.solved))
-    if n_failed:
-        raise _unsolved(n_failed, matrix.shape[0], scale)
+        residual = max(residual, float(np.max(found.residual, initial=0.0)))
     nothing = sp.csr_matrix((0, matrix.shape[1]), dtype=np.float32)
     whole = sp.vstack([nothing, *parts], format="csr")
+    if isinstance(data, ad.AnnData):
+        return ad.AnnData(X=whole, obs=store.obs.copy(), var=store.genes(use_raw).copy())
     return RecoveredCounts(whole, np.concatenate(units), residual, tally.grid)
-
-
-def _unsolved(n_failed: int, n_cells: int, scale: Normalisation, where: str = "") -> InputError:
-    after = " after expm1" if scale == "log1p" else ""
-    return InputError(
-        f"In {n_failed:,} of {n_cells:,} cells{where} ({n_failed / n_cells:.1%}) the values"
-        f"{after} are not whole multiples of one unit (tried with a smallest count of 1 to "
-        f"{MAX_SMALLEST}).",
-        "Counts can be recovered from values that were only divided by the library size"
-        + (" and logged by natural log1p." if scale == "log1p" else "."),
-        "Pass the raw counts: imputed, smoothed, batch-corrected, gene-length normalised or "
-        "coarsely rounded values do not hold them any more.",
-    )

@@ -89,9 +89,9 @@ def test_a_path_is_taken_for_query_and_model(model, adapted, shifted, tmp_path):
     np.testing.assert_allclose(probabilities(other), probabilities(adapted), atol=1e-6)
 
 
-@pytest.mark.parametrize("load", [SCHDeepInsight.load, hdi.models.load_model])
-def test_saved_and_loaded_it_annotates_alike(adapted, shifted, folder, load):
-    loaded = load(folder)
+@pytest.mark.parametrize("by", ["class", "registry"])
+def test_saved_and_loaded_it_annotates_alike(adapted, shifted, folder, by):
+    loaded = SCHDeepInsight.load(folder) if by == "class" else hdi.models.load_model(folder)
     assert type(loaded) is SCHDeepInsight
     assert np.array_equal(probabilities(loaded, shifted), probabilities(adapted, shifted))
     assert loaded.adapter_.report == adapted.adapter_.report
