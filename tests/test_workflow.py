@@ -15,7 +15,8 @@ def model(_synthetic_hierarchy: ad.AnnData) -> hdi.SCHDeepInsight:
     reference = _synthetic_hierarchy[:240].copy()
     hdi.SCHDeepInsight.setup_anndata(reference, labels_keys=LEVELS)
     model = hdi.SCHDeepInsight(reference, layout="random")
-    model.train(12, batch_size=32, enable_progress_bar=False, accelerator="cpu")
+    quiet = {"enable_progress_bar": False, "accelerator": "cpu"}
+    model.train(12, batch_size=32, validation_size=0.2, **quiet)
     return model
 
 

@@ -11,7 +11,7 @@ import torch
 from scipy import sparse
 
 from hdeepinsight import SCHDeepInsight
-from hdeepinsight.models import AdaptationReport, AdaptedSCHDeepInsight
+from hdeepinsight.models import AdaptationReport
 
 STEPS = 20
 
@@ -27,7 +27,7 @@ def shifted(query: ad.AnnData) -> ad.AnnData:
 
 
 @pytest.fixture
-def adapt(model: SCHDeepInsight) -> Callable[..., AdaptedSCHDeepInsight]:
+def adapt(model: SCHDeepInsight) -> Callable[..., SCHDeepInsight]:
     """Load a query and train, whatever the guard says."""
 
     def run(query: ad.AnnData, train: dict | None = None, **options: object):
@@ -153,7 +153,7 @@ def test_labels_take_part_where_they_are_named(
 
     nodes = mapped.taxonomy.encode(labels[known])
 
-    def belief(annotated: AdaptedSCHDeepInsight) -> float:
+    def belief(annotated: SCHDeepInsight) -> float:
         return float(probabilities(annotated)[known, nodes].mean())
 
     assert belief(mapped) > 1.5 * belief(unlabelled)
@@ -254,7 +254,7 @@ def test_saved_and_loaded_annotates_alike(
 ) -> None:
     mapped = adapt(shifted)
     mapped.save(tmp_path / "mapped")
-    loaded = AdaptedSCHDeepInsight.load(tmp_path / "mapped", accelerator="cpu")
+    loaded = SCHDeepInsight.load(tmp_path / "mapped", accelerator="cpu")
     np.testing.assert_allclose(probabilities(loaded, shifted), probabilities(mapped), atol=1e-6)
     assert loaded.adaptation == mapped.adaptation
     assert loaded.recipe["adaptation"] == mapped.adaptation.to_dict()
@@ -308,7 +308,7 @@ def test_bad_input(
     model: SCHDeepInsight, shifted: ad.AnnData, options: dict, error: type, match: str
 ) -> None:
     with pytest.raises(error, match=match):
-        SCHDeepInsight.load_query_data(**({"query": shifted, "reference_model": model} | options))
+        SCHDeepInsight.load_query_data(**({"adata": shifted, "reference_model": model} | options))
 
 
 def test_settings_out_of_range(model: SCHDeepInsight, shifted: ad.AnnData) -> None:

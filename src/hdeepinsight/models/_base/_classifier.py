@@ -30,7 +30,13 @@ from hdeepinsight.annotation import (
     evaluate_annotation,
 )
 from hdeepinsight.data import align_genes, is_paired, open_store
-from hdeepinsight.models._adapt import AdaptationOptions, Adapter, QueryCells, draw_cells
+from hdeepinsight.models._adapt import (
+    AdaptationOptions,
+    Adapter,
+    QueryCells,
+    draw_cells,
+    reference_sums,
+)
 from hdeepinsight.models._base._plan import HierarchicalPlan
 from hdeepinsight.models._base._registration import (
     LABELS,
@@ -596,9 +602,11 @@ class HierarchicalClassifierMixin:
         """Open a query of a trained model; its own as it was opened for the adaptation."""
         self._check_if_trained(warn=False)
         own = self._query
-        if own is not None and (query is None or query is own.data) and indices is None:
-            if all(value in (None, False, "auto") for value in reading.values()):
+        if own is not None and (query is None or query is own.data):
+            given = {k: v for k, v in reading.items() if v not in (None, False, "auto")}
+            if query is None and indices is None and not given:
                 return own.opened
+            query, reading = own.data, own.reading | given
         return self.open(query, indices=indices, **reading)
 
     def _collected(
@@ -756,13 +764,15 @@ class HierarchicalClassifierMixin:
             raise ValueError(msg)
         model.module = copy.deepcopy(model.module)
         model._adata = model._adata_manager = None
-        opened = model.open(adata, layer=layer, use_raw=use_raw, scale=scale, fold_case=fold_case)
+        reading = {"layer": layer, "use_raw": use_raw, "scale": scale, "fold_case": fold_case}
+        opened = model.open(adata, **reading)
         model.adapter_ = Adapter.from_obs(opened.obs, batch_key)
         nodes = known_nodes(
             opened.obs, model.taxonomy, labels_key, unlabeled=model._unlabeled_category
         )
         freeze = {"freeze_backbone": freeze_backbone, "freeze_head": freeze_head}
-        model._query = _Query(adata, opened, nodes, reference, freeze, copy.deepcopy(model.module))
+        pristine = copy.deepcopy(model.module)
+        model._query = _Query(adata, reading, opened, nodes, reference, freeze, pristine)
         return model
 
     @classmethod
@@ -797,7 +807,8 @@ class HierarchicalClassifierMixin:
         reference, profiles = None, self.profiles_
         if query.reference is not None:
             reference = self._replayed(query.reference)
-            profiles = self._profiles_of(reference.counts, reference.nodes)
+            (sums,) = reference_sums(query.module, reference.counts, reference.nodes)
+            profiles = sums.profiles()
         with seeded(self.seed):
             self.module = self.adapter_.fit(
                 query.module,
@@ -853,6 +864,7 @@ class _Query(NamedTuple):
     """The query that a model was made for; it is not saved with it."""
 
     data: Any
+    reading: dict[str, Any]
     opened: AlignedQuery
     nodes: np.ndarray
     reference: Any

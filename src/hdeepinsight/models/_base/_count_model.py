@@ -6,6 +6,7 @@ import hashlib
 import logging
 import platform
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -23,7 +24,7 @@ from scvi.model.base._constants import SAVE_KEYS
 from scvi.train import TrainRunner
 
 from hdeepinsight._errors import check_integer, check_number
-from hdeepinsight.data import Modalities, is_paired, open_counts, open_paired
+from hdeepinsight.data import Modalities, align_genes, is_paired, open_counts, open_paired
 from hdeepinsight.models._base._io import ModelFileError, ModelFolder, frame_from_plain
 from hdeepinsight.models._base._plan import OneCyclePlan
 from hdeepinsight.models._base._registration import (
@@ -373,6 +374,84 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             **self._opening(),
         )
         return opened if indices is None else opened.subset(indices)
+
+    @classmethod
+    def prepare_query_anndata(
+        cls,
+        adata: AnnData,
+        reference_model: Any,
+        *,
+        return_reference_var_names: bool = False,
+        inplace: bool = False,
+    ) -> AnnData | pd.Index:
+        """Return a copy of a query with exactly the genes of a model, in its order.
+
+        :meth:`open` and ``load_query_data`` need no such step; it is here for tools that expect
+        equal genes. Genes that the query lacks are 0 in the copy; ``var["measured"]`` tells which
+        of them are real. ``obs``, ``obsm``, ``obsp``, ``uns`` and ``raw`` come along, as do all
+        layers.
+
+        Parameters
+        ----------
+        adata
+            Query; it is never changed.
+        reference_model
+            A trained model, or the folder of a saved one.
+        return_reference_var_names
+            Return the names of the model's genes instead, as scvi-tools does.
+        inplace
+            scvi-tools pads the given object; we do not, and refuse ``True``.
+
+        Returns
+        -------
+        The copy, or the names.
+
+        Raises
+        ------
+        GeneMatchError
+            If too few genes match.
+        ValueError
+            If ``inplace`` is asked for.
+
+        Examples
+        --------
+        >>> import warnings
+        >>> import hdeepinsight as hdi
+        >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+        >>> model, query = hdi.hub.pull("pbmc"), hdi.datasets.demo().query
+        >>> padded = hdi.SCHDeepInsight.prepare_query_anndata(query, model)
+        >>> padded.shape == (query.n_obs, len(model.genes))
+        True
+        """
+        if inplace:
+            msg = (
+                "prepare_query_anndata got inplace=True, which would pad your object with genes "
+                "that it does not have. Omit it, and use the copy that is returned."
+            )
+            raise ValueError(msg)
+        given = reference_model
+        model = load_model(given) if isinstance(given, str | Path) else given
+        if return_reference_var_names:
+            return pd.Index(model.genes)
+        alignment = align_genes(adata.var, model.genes, weights=model._opening().get("weights"))
+
+        def aligned(matrix: Any) -> Any:
+            rows = matrix.tocsr() if hasattr(matrix, "tocsr") else np.asarray(matrix)
+            return alignment.apply(rows)
+
+        padded = AnnData(
+            X=None if adata.X is None else aligned(adata.X),
+            obs=adata.obs.copy(),
+            var=pd.DataFrame({"measured": alignment.measured}, index=pd.Index(model.genes)),
+            obsm={name: values.copy() for name, values in adata.obsm.items()},
+            obsp={name: values.copy() for name, values in adata.obsp.items()},
+            uns=deepcopy(dict(adata.uns)),
+            # Newer versions of anndata list X among the layers, under the name None.
+            layers={name: aligned(values) for name, values in adata.layers.items() if name},
+        )
+        if adata.raw is not None:
+            padded.raw = adata.raw.to_adata()
+        return padded
 
     def _opening(self) -> dict[str, Any]:
         """Return further arguments of ``open_query``: gene weights, proteins."""
