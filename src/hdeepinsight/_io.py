@@ -128,5 +128,5 @@ def plain_form(text: str) -> str:
     >>> plain_form("B ") == plain_form("b") == plain_form("B\u200b")
     True
     """
-    visible = "".join(c for c in unicodedata.normalize("NFKC", text) if not _CONTROLS.match(c))
+    visible = _CONTROLS.sub("", unicodedata.normalize("NFKC", text))
     return " ".join(visible.split()).casefold()

@@ -21,7 +21,7 @@ from hdeepinsight.annotation import (
     mean_confidence,
     sharpen,
 )
-from hdeepinsight.hub._resolve import load_model
+from hdeepinsight.hub import load_model
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -128,7 +128,7 @@ def annotate(
         check_choice(name, value, get_args(Switch))
     check_threshold(threshold)
     check_decoder(decoder)
-    model = load_model(model) if isinstance(model, str | Path) else model
+    model = load_model(model)
     opened = model.open(query, layer=layer, use_raw=use_raw, scale=scale, fold_case=fold_case)
     if batch_key is not None and batch_key not in opened.obs:
         hint = "Omit batch_key to treat all cells as one batch."

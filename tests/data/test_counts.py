@@ -336,3 +336,22 @@ def test_selected_genes_are_those_of_a_naive_implementation():
     assert select_genes(source, 3, keep=["GENE7"])[0] == "GENE7"
     with pytest.raises(InputError, match=r"1 of the genes to keep.*ABSENT"):
         select_genes(source, 5, keep=["ABSENT"])
+
+
+def test_errors_advise_only_what_the_caller_takes(small, normalise):
+    logged = ad.AnnData(normalise(small.X), obs=small.obs, var=small.var, layers={"c": small.X})
+    with pytest.raises(InputError, match=r"or another `scale`.*pass layer='c'\."):
+        open_counts(logged, scale="counts")
+    with pytest.raises(InputError, match=r"Pass the raw counts\. .*pass rna_layer='c'\."):
+        open_counts(logged, scale="counts", arguments={"layer": "rna_layer"})
+    with pytest.raises(InputError, match=r"Name one of them with `rna_layer=` \(None means X\)\."):
+        open_counts(small, layer="other", arguments={"layer": "rna_layer"})
+
+
+def test_fold_case_is_advised_only_where_it_is_taken(small):
+    lower = small.copy()
+    lower.var_names = small.var_names.str.lower()
+    with pytest.raises(InputError, match="pass fold_case=True"):
+        open_counts(lower).align(GENES)
+    with pytest.raises(InputError, match="spell them as the model does"):
+        open_counts(lower).align(GENES, arguments={})

@@ -90,7 +90,7 @@ def annotate(
         with step("Loading the model"):
             import hdeepinsight as hdi
             from hdeepinsight.data import open_store
-            from hdeepinsight.hub._bundled import bundled_folders
+            from hdeepinsight.hub import bundled_folders
 
             obs = open_store(query).obs
             folder = hdi.hub.resolve_model(model)

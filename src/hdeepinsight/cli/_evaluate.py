@@ -60,7 +60,7 @@ def evaluate(
     with running(debug=debug):
         given = label_columns(labels, levels)
         with step("Loading the model"):
-            from hdeepinsight.hub._resolve import load_model
+            from hdeepinsight.hub import load_model
 
             loaded = load_model(model)
         with step("Annotating"):

@@ -93,7 +93,7 @@ def explain(
     with running(debug=debug):
         check_output(out, source=query, overwrite=overwrite, formats=(".csv",))
         with step("Loading the model"):
-            from hdeepinsight.hub._resolve import load_model
+            from hdeepinsight.hub import load_model
 
             loaded = load_model(model)
         with step("Explaining"):

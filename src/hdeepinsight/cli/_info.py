@@ -34,7 +34,7 @@ def info(
     """
     with running(debug=debug):
         if not target.exists():
-            from hdeepinsight.hub._bundled import bundled_folder
+            from hdeepinsight.hub import bundled_folder
 
             target = bundled_folder(str(target)) or target
         if target.is_dir() and not is_store(target):

@@ -93,7 +93,7 @@ def report(
         known = label_columns(labels, levels)
         with step("Loading the model"):
             import hdeepinsight as hdi
-            from hdeepinsight.hub._resolve import load_model
+            from hdeepinsight.hub import load_model
 
             loaded = load_model(model)
             facts = CellFacts.read(query, clusters, embedding, known, loaded)

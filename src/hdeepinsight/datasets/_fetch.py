@@ -14,7 +14,7 @@ import pandas as pd
 
 from hdeepinsight._errors import need_extra
 from hdeepinsight._io import sha256 as sha256_of
-from hdeepinsight.hub._settings import cache_folder
+from hdeepinsight.hub import cache_folder
 
 _TENX = "https://cf.10xgenomics.com/samples/cell-exp"
 _OBO = "https://github.com/obophenotype/cell-ontology/releases/download"
@@ -172,7 +172,7 @@ def fetch(
             f"There is no public file {name!r}. There are {', '.join(FILES)}, and any address that "
             f"starts with https:// or http://, or doi:.../file. {meant}"
         )
-    root = cache_folder().with_name("datasets") if folder is None else Path(folder).expanduser()
+    root = cache_folder() / "datasets" if folder is None else Path(folder).expanduser()
     base = file.url.rsplit("/", 1)[-1].partition("?")[0] or "file"
     # Files of one name from several places have folders of their own.
     own = file.name if file.name != file.url else quote(file.url.rpartition("/")[0], safe="")

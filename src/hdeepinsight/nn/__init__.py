@@ -28,7 +28,7 @@ from hdeepinsight.nn._consistency import (
     select_targets,
     soft_cross_entropy,
 )
-from hdeepinsight.nn._heads import LinearHead, PerParentHead
+from hdeepinsight.nn._heads import LinearHead, PerParentHead, fit_temperatures
 from hdeepinsight.nn._hierarchical_loss import (
     AdaptiveHierarchicalFocalLoss,
     HierarchicalLoss,
@@ -51,7 +51,6 @@ from hdeepinsight.nn._profiles import (
     profile_shift,
     usual_shift,
 )
-from hdeepinsight.nn._temperature import fit_temperatures
 
 __all__ = [
     "BACKBONES",

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hdeepinsight._errors import invalid
 from hdeepinsight.nn._norm import FrozenNorm, _SingleCell
 
 
@@ -94,8 +95,7 @@ class NormAdapter(nn.Module):
     def __init__(self, norm: _SingleCell, shrinkage: Tensor, switch: AdapterSwitch) -> None:
         super().__init__()
         if norm.running_mean is None or norm.running_var is None:
-            msg = "The normalisation keeps no running statistics; valid is one that does."
-            raise ValueError(msg)
+            raise invalid("norm", norm, "a normalisation that keeps running statistics")
         self.norm, self.switch = norm, switch
         self.register_buffer("shrinkage", _with_last_row(shrinkage))
         self.register_load_state_dict_pre_hook(_read_trust)  # type: ignore[no-untyped-call]
@@ -107,7 +107,7 @@ class NormAdapter(nn.Module):
         self.shift = nn.Parameter(like.new_zeros(n_rows, norm.num_features))
 
     def forward(self, values: Tensor) -> Tensor:
-        """Normalised values, shape ``(n_cells, n_features, ...)``."""
+        """Normalise values, shape ``(n_cells, n_features, ...)``."""
         batch = self.switch.batch
         if batch is None:
             normalised: Tensor = self.norm(values)
@@ -156,6 +156,17 @@ class HeadAdapter(nn.Module):
         Share of the adaptation that each batch keeps, from 0 to 1, shape ``(n_batches,)``.
     switch
         Tells the batch of every cell.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.nn import AdapterSwitch, HeadAdapter
+    >>> head = torch.nn.Bilinear(2, 2, 3)  # stands for a head, which takes nodes too
+    >>> adapter = HeadAdapter(head, 2, 3, torch.tensor([0.5]), switch := AdapterSwitch())
+    >>> cells = torch.randn(4, 2)
+    >>> with switch.using(torch.zeros(4, dtype=torch.int64)):
+    ...     bool(torch.equal(adapter(cells, cells), head(cells, cells)))
+    True
     """
 
     shrinkage: Tensor
@@ -174,7 +185,7 @@ class HeadAdapter(nn.Module):
         self.register_load_state_dict_pre_hook(_read_trust)  # type: ignore[no-untyped-call]
 
     def forward(self, latent: Tensor, nodes: Tensor | None = None) -> Tensor:
-        """Logits, shape ``(n_cells, n_edges)``, of features ``(n_cells, n_latent)``."""
+        """Return logits, shape ``(n_cells, n_edges)``, of features ``(n_cells, n_latent)``."""
         logits: Tensor = self.head(latent, nodes)
         if self.switch.batch is None:
             return logits
@@ -201,7 +212,19 @@ class Moments:
 def record_moments(
     adapters: list[NormAdapter],
 ) -> Iterator[tuple[list[Moments], AdapterWeights]]:
-    """Collect the moments of what goes into each adapter, cells weighted as told."""
+    """Collect the moments of what goes into each adapter, cells weighted as told.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.nn import AdapterSwitch, BatchNorm1d, NormAdapter, record_moments
+    >>> adapter = NormAdapter(BatchNorm1d(2).eval(), torch.ones(1), AdapterSwitch())
+    >>> with record_moments([adapter]) as (moments, told):
+    ...     told.weights = torch.ones(3)
+    ...     _ = adapter(torch.full((3, 2), 5.0))
+    >>> moments[0].first / moments[0].total
+    tensor([5., 5.])
+    """
     found, told = [Moments() for _ in adapters], AdapterWeights()
     handles = [
         adapter.register_forward_pre_hook(
@@ -224,7 +247,16 @@ class AdapterWeights:
 
 
 def wrap_norms(network: nn.Module, shrinkage: Tensor, switch: AdapterSwitch) -> list[NormAdapter]:
-    """Put an adapter around every batch normalisation of a network, in place."""
+    """Put an adapter around every batch normalisation of a network, in place.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.nn import AdapterSwitch, BatchNorm1d, wrap_norms
+    >>> network = torch.nn.Sequential(torch.nn.Linear(3, 2), BatchNorm1d(2))
+    >>> len(wrap_norms(network, torch.ones(1), AdapterSwitch())), type(network[1]).__name__
+    (1, 'NormAdapter')
+    """
     adapters = []
     for parent in list(network.modules()):
         for name, child in parent.named_children():
@@ -312,6 +344,15 @@ def freeze_norms(network: nn.Module, batch: int = -1) -> None:
     batch
         Where the network has adapters: the batch that all its cells are taken to come from, in
         this thread.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.nn import BatchNorm1d, freeze_norms
+    >>> network = torch.nn.Sequential(torch.nn.Linear(3, 2), BatchNorm1d(2))
+    >>> freeze_norms(network)
+    >>> type(network[1]).__name__
+    'FrozenNorm'
     """
     switch = AdapterSwitch()
     switch.batch = torch.tensor([batch])

@@ -12,6 +12,8 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from hdeepinsight._errors import check_number
+
 
 @dataclass(frozen=True, kw_only=True)
 class Shares:
@@ -19,12 +21,7 @@ class Shares:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if not 0.0 <= value <= 1.0:
-                msg = (
-                    f"{type(self).__name__} got {name}={value}; valid are numbers from 0 to 1. "
-                    "Pass a probability or a share."
-                )
-                raise ValueError(msg)
+            check_number(f"{type(self).__name__}: {name}", value, 0.0, 1.0)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -39,7 +36,7 @@ class Shares:
         return cls(**values)
 
     def to_dict(self) -> dict[str, float]:
-        """Plain types, for the model file.
+        """Return plain types, for the model file.
 
         Examples
         --------
@@ -52,7 +49,7 @@ class Shares:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneMasking(Shares):
-    """How genes are hidden from the network during training.
+    """Say how genes are hidden from the network during training.
 
     Parameters
     ----------
@@ -75,7 +72,7 @@ class GeneMasking(Shares):
 
     @classmethod
     def none(cls) -> GeneMasking:
-        """No masking at all.
+        """Return the settings of no masking at all.
 
         Examples
         --------
@@ -114,7 +111,7 @@ class GeneMasking(Shares):
 
 @dataclass(frozen=True, kw_only=True)
 class CountThinning(Shares):
-    """How counts are thinned during training, as if a cell had been sequenced less deeply.
+    """Say how counts are thinned during training, as if a cell had been sequenced less deeply.
 
     Parameters
     ----------
@@ -145,7 +142,7 @@ class CountThinning(Shares):
 
     @classmethod
     def none(cls) -> CountThinning:
-        """No thinning at all.
+        """Return the settings of no thinning at all.
 
         Examples
         --------
@@ -159,7 +156,7 @@ class CountThinning(Shares):
         return cls(p=0.0, min_rate=1.0)
 
     def sample(self, counts: sparse.csr_matrix, rng: np.random.Generator) -> sparse.csr_matrix:
-        """Thinned copy of raw counts, shape ``(n_cells, n_genes)``; fractions are rounded.
+        """Draw a thinned copy of raw counts, shape ``(n_cells, n_genes)``; fractions are rounded.
 
         Without thinning (``p=0`` or ``min_rate=1``) the counts themselves come back.
 
@@ -186,7 +183,7 @@ class CountThinning(Shares):
         return thinned
 
     def sample_dense(self, counts: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Thinned copy of a mini-batch of raw counts, drawn on its device.
+        """Draw a thinned copy of a mini-batch of raw counts, drawn on its device.
 
         Parameters
         ----------

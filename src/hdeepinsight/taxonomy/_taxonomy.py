@@ -427,8 +427,8 @@ class Taxonomy(Tree):
         Raises
         ------
         ValueError
-            For unknown terms (with close ones), obsolete terms (with replacements), and terms with
-            several parents.
+            For unknown terms (with close ones), obsolete terms (with replacements), a name that
+            several terms have, terms of one name under one parent, and terms with several parents.
         ImportError
             When pronto is not installed.
 

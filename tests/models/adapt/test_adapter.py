@@ -15,7 +15,7 @@ from scipy import sparse
 
 from hdeepinsight import SCHDeepInsight
 from hdeepinsight.models._adapt import AdaptationOptions, Adapter, QueryCells, reference_sums
-from hdeepinsight.nn import CountThinning, LeafProfiles, ProfileMatcher
+from hdeepinsight.nn import CountThinning, LeafProfiles, ProfileMatcher, use_adapters
 
 OPTIONS = AdaptationOptions(max_steps=10, guard=False)
 
@@ -131,7 +131,7 @@ def test_it_predicts_the_mean_of_network_and_profiles(
     cells = replace(cells, has_rna=np.arange(len(cells)) >= 10)
     inputs = cells.tensors(measured)
     found = predict(adapter, network, cells, measured)
-    with adapter.context(network, cells.batch):
+    with use_adapters(network, cells.batch):
         alone = network.predict(**inputs)["probabilities"].numpy()
     leaves = np.asarray(model.taxonomy.leaves)
     matched = ProfileMatcher(profiles, measured)(inputs["counts"]).exp().numpy()
@@ -169,7 +169,7 @@ def test_it_comes_back_from_plain_types(
     fresh.load_state_dict(state)
     assert again.report.figures == adapter.report.figures
     assert (again.batches, again.batch_key) == (("first", "second"), "donor")
-    assert again.options.max_steps == OPTIONS.max_steps
+    assert again.report.options["max_steps"] == OPTIONS.max_steps
     assert np.array_equal(
         predict(again, fresh, cells, measured), predict(adapter, network, cells, measured)
     )

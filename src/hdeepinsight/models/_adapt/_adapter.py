@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -56,7 +55,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Codes = np.ndarray | Tensor
 Network = TypeVar("Network", bound=nn.Module)
 
 ONE_BATCH = "query"
@@ -81,8 +79,6 @@ class Adapter:
     ----------
     report
         What :meth:`fit` decided, why, and the figures; ``None`` before.
-    options
-        Settings of the last :meth:`fit`.
 
     Examples
     --------
@@ -108,7 +104,6 @@ class Adapter:
     def __init__(self, batches: Sequence[str] = (ONE_BATCH,), batch_key: str | None = None) -> None:
         self.batches, self.batch_key = tuple(batches), batch_key
         self.report: AdaptationReport | None = None
-        self.options = AdaptationOptions()
         self._profiles: LeafProfiles | None = None
         self._shrinkage: list[float] | None = None
         self._pristine: Any = None
@@ -234,27 +229,15 @@ class Adapter:
             )
             candidates.append(((decision == "adapted", measures.agreement_after), report, adapted))
         _, self.report, adapted = max(candidates, key=itemgetter(0))
-        self.options, self._profiles, self._matcher = options, profiles, None
+        self._profiles, self._matcher = profiles, None
         self._shrinkage = shrinkage if self.is_applied else None
         level = logging.INFO if self.is_applied else logging.WARNING
         logger.log(level, "Adaptation, %s: %s.", self.report.decision, self.report.reason)
         chosen: Network = adapted if self.is_applied else self._pristine
         return chosen.eval()
 
-    def context(self, module: Any, batch: Codes) -> AbstractContextManager[None]:
-        """Have the module read cells of these batches with their adapters, in this thread.
-
-        Parameters
-        ----------
-        module
-            Network that :meth:`fit` returned, or a copy of it.
-        batch
-            Code of the batch per cell of the mini-batch, shape ``(n_cells,)``.
-        """
-        return use_adapters(module, batch)
-
     def predict(
-        self, module: Any, counts: Tensor, measured: Tensor, batch: Codes, **extra: Tensor
+        self, module: Any, counts: Tensor, measured: Tensor, batch: np.ndarray, **extra: Tensor
     ) -> dict[str, Tensor]:
         """Return what ``module.predict`` does, its probabilities averaged with the profiles'.
 
@@ -322,7 +305,6 @@ class Adapter:
         adapter._profiles = profiles
         if values.get("report") is not None:
             adapter.report = AdaptationReport.from_dict(values["report"])
-            adapter.options = AdaptationOptions(**adapter.report.options)
         adapter._shrinkage = values.get("shrinkage", values.get("trust"))
         if adapter._shrinkage is not None:
             insert_adapters(module, adapter._shrinkage)
