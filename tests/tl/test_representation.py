@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import anndata as ad
 import numpy as np
@@ -164,6 +165,15 @@ def test_a_representation_of_nothing_is_refused(arguments, error, message):
     counts[1:] = counts[0]
     with pytest.raises(ValueError, match="got 9 cells and 0 such genes"):
         hdi.tl.expression_pca(ad.AnnData(counts))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny problems take minutes where threads wait for each other on few cores."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
 
 
 @pytest.fixture(scope="module")
