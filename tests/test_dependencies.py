@@ -10,13 +10,8 @@ import torchvision
 N_NEIGHBORS = 15
 
 
-@pytest.mark.parametrize(
-    "n_cells",
-    [
-        pytest.param(5_000, id="5000_cells"),
-        pytest.param(100_000, id="100000_cells", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("n_cells", [10_000, 100_000])
 def test_neighbours_work_past_the_size_where_scanpy_turns_to_pynndescent(n_cells):
     coordinates = np.random.default_rng(0).normal(size=(n_cells, 5)).astype(np.float32)
     adata = ad.AnnData(X=np.zeros((n_cells, 1), dtype=np.float32), obsm={"X_pca": coordinates})

@@ -49,7 +49,11 @@ LEVERS = (
     Lever("stacas", "correct by STACAS", OFF, method="stacas"),
     Lever("audit", "audited reference", OFF, audited=True),
     Lever("adapt_refine", "adapt and refine (default)", {"adapt": "auto", "refine": "auto"}),
-    Lever("adapt_unguarded", "adapt, whatever the guard says", {"adapt": "on", "refine": "off"}),
+    Lever(
+        "adapt_unguarded",
+        "adapt, whatever the label-free check says",
+        {"adapt": "on", "refine": "off"},
+    ),
     Lever(
         "all",
         "audit, adapt with the reference, refine",

@@ -19,11 +19,11 @@ _SHOWN_CONTROLS = "\t\n"
 
 
 @contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside ``path`` that takes its place when the block ends well.
 
     Whatever goes wrong, ``path`` holds either what it held before or the complete result, which
-    may be a file or a folder.
+    may be a file or a folder. A link stays one: what it leads to is replaced.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     ...     (Path(folder) / "table.csv").read_text()
     'a,b'
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=".unfinished-"))
     unfinished = folder / path.name
@@ -63,7 +63,7 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def read_bounded(path: str | Path, limit: int) -> bytes:
+def read_bounded(path: str | os.PathLike[str], limit: int) -> bytes:
     """Read a regular file of at most ``limit`` bytes.
 
     Raises
@@ -79,15 +79,19 @@ def read_bounded(path: str | Path, limit: int) -> bytes:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if not stat.S_ISREG(kind.st_mode):
             raise OSError(errno.EINVAL, "It is not a regular file", str(path))
-        content = b"" if kind.st_size > limit else file.read(limit + 1)
+        content = b""
+        if kind.st_size <= limit:
+            content = file.read(kind.st_size + 1)  # which is reserved at once
+            while len(content) <= limit and (more := file.read(min(_BLOCK, limit + 1))):
+                content += more
         if kind.st_size > limit or len(content) > limit:
             raise OSError(errno.EFBIG, f"It is larger than {limit:,} bytes", str(path))
     return content
 
 
-def sha256(content: bytes | Path) -> str:
+def sha256(content: bytes | memoryview | Path) -> str:
     """Return the SHA-256 of some bytes, or of the file at a path, in hexadecimal digits."""
-    if isinstance(content, bytes):
+    if not isinstance(content, Path):
         return hashlib.sha256(content).hexdigest()
     digest = hashlib.sha256()
     with content.open("rb") as file:
@@ -124,5 +128,5 @@ def plain_form(text: str) -> str:
     >>> plain_form("B ") == plain_form("b") == plain_form("B\u200b")
     True
     """
-    visible = "".join(c for c in unicodedata.normalize("NFKC", text) if not _CONTROLS.match(c))
+    visible = _CONTROLS.sub("", unicodedata.normalize("NFKC", text))
     return " ".join(visible.split()).casefold()

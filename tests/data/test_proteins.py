@@ -1,6 +1,7 @@
 """Names, genes and counts of surface proteins."""
 
 import warnings
+from importlib.resources import files
 
 import anndata as ad
 import numpy as np
@@ -106,13 +107,12 @@ def test_proteins_know_their_genes(name, genes):
 
 
 def test_every_entry_of_the_table_is_reached_by_its_own_names():
-    from hdeepinsight.data._protein_names import _TABLE
-
-    for line in _TABLE.strip().splitlines():
-        names, genes = line.split(":")
+    text = (files("hdeepinsight.data") / "proteins.tsv").read_text()
+    for line in text.splitlines()[1:]:
+        protein, others, genes = line.split("\t")
         listed = genes.split()
         assert len(set(listed)) == len(listed) > 0
-        for name in names.split("="):
+        for name in (protein, *others.split()):
             assert protein_genes(name, listed) == tuple(listed), name
 
 

@@ -58,7 +58,7 @@ def test_a_copy_is_opened_instead(client):
 
 @pytest.mark.parametrize("cell_types", [["B cell"], [], ["CL:1"], ["CL:0000236' or 1 == 1"]])
 def test_what_is_no_term_is_refused(client, cell_types):
-    with pytest.raises(ValueError, match="Valid are one or more Cell Ontology ids"):
+    with pytest.raises(ValueError, match="must be one or more Cell Ontology ids"):
         census(cell_types)
 
 

@@ -7,8 +7,7 @@ import sys
 import pytest
 
 import hdeepinsight as hdi
-from hdeepinsight.datasets import DatasetError, fetch, list_files
-from hdeepinsight.datasets._registry import FILES, PublicFile
+from hdeepinsight.datasets import DatasetError, PublicFile, fetch, list_files
 
 CONTENT = bytes(range(256)) * 400
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -116,7 +115,8 @@ def test_files_of_one_name_from_two_places_stay_apart(files, cache, tmp_path):
 
 
 def test_a_named_file_is_found_by_its_name(url, files, monkeypatch):
-    monkeypatch.setitem(FILES, "cells", PublicFile(name="cells", url=url, sha256=DIGEST))
+    named = PublicFile(name="cells", url=url, sha256=DIGEST)
+    monkeypatch.setattr("hdeepinsight.datasets._fetch.FILES", {"cells": named})
     assert fetch("cells").read_bytes() == CONTENT
     assert "cells" in list_files().index
 
@@ -140,7 +140,7 @@ def test_an_archive_states_the_checksum(files, cache, monkeypatch):
 
 @pytest.mark.parametrize("name", ["pbmc3", "ftp://x/y", "https://x/", "", "../x"])
 def test_what_is_no_file_is_refused(name):
-    with pytest.raises(ValueError, match="Valid are pbmc3k"):
+    with pytest.raises(ValueError, match="There are pbmc3k"):
         fetch(name)
 
 

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from hdeepinsight import Taxonomy
-from hdeepinsight.datasets import DatasetError, label_terms, ontology_taxonomy
+from hdeepinsight.datasets import DatasetError, PublicFile, label_terms, ontology_taxonomy
 
 OBO = """format-version: 1.4
 
@@ -66,15 +66,13 @@ def test_where_two_nodes_share_an_id_the_deeper_one_is_meant():
 
 
 def test_the_ontology_is_fetched_where_none_is_given(monkeypatch, obo):
-    monkeypatch.setattr("hdeepinsight.datasets._ontology.fetch", lambda name: obo)
+    monkeypatch.setattr("hdeepinsight.datasets._census.fetch", lambda name: obo)
     assert ontology_taxonomy(["CL:0000236"]).names[1:] == (("B cell",),)
 
 
 def test_offline_the_ontology_is_one_sentence(monkeypatch, cache, files):
-    from hdeepinsight.datasets import _registry
-
-    gone = _registry.PublicFile(name="cell_ontology", url=f"{files.url}/cl.obo")
-    monkeypatch.setitem(_registry.FILES, "cell_ontology", gone)
+    gone = PublicFile(name="cell_ontology", url=f"{files.url}/cl.obo")
+    monkeypatch.setattr("hdeepinsight.datasets._fetch.FILES", {"cell_ontology": gone})
     files.go_offline()
     with pytest.raises(DatasetError, match="could not be reached"):
         ontology_taxonomy(["CL:0000236"])

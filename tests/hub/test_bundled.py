@@ -9,7 +9,7 @@ import pytest
 
 import hdeepinsight as hdi
 from hdeepinsight.data import GeneMatchError
-from hdeepinsight.hub._bundled import bundled_folder, bundled_folders
+from hdeepinsight.hub import bundled_folder, bundled_folders
 
 FOLDER = bundled_folder("pbmc")
 #: Genes that tell a lineage from all others, for cells made of nothing else.

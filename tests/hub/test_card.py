@@ -1,5 +1,6 @@
 """The card says what the model knows and what its publisher says, and nothing in it is live."""
 
+import hashlib
 import re
 import shutil
 
@@ -8,10 +9,9 @@ import pytest
 import yaml
 
 import hdeepinsight as hdi
-from hdeepinsight.hub import HubError, ModelCard, ReferenceBundle
-from hdeepinsight.hub._card_text import _fenced, card_text
-from hdeepinsight.hub._facts import HELD_OUT, facts_of
-from hdeepinsight.models._file._seal import file_sha256
+from hdeepinsight.hub import HubError, ModelCard, reference_features
+
+HELD_OUT = "held-out cells of the reference"
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +56,16 @@ def test_evaluation_is_that_of_the_held_out_cells(text, shared_model, published_
         row = next(line for line in table.splitlines() if line.startswith(f"| {level} "))
         assert f"{levels.loc[level, 'accuracy']:.3f}" in row
         assert f"{levels.loc[level, 'ece']:.3f}" in row
-    assert "![Reliability of the types](reliability.png)" in table
-    assert (published_folder / "reliability.png").read_bytes().startswith(b"\x89PNG")
+    bins = [
+        line.split("|")[1:4] for line in table.split("share of right types |")[1].split("\n")[2:12]
+    ]
+    n_cells, confidence, right = (
+        np.array([float(text) for text in row]) for row in zip(*bins, strict=True)
+    )
+    assert n_cells.sum() == shared_model.evaluate().n_cells
+    assert (np.diff(confidence) >= 0).all()
+    accuracy = levels.loc["cell_type", "accuracy"]
+    np.testing.assert_allclose((right * n_cells).sum() / n_cells.sum(), accuracy, atol=1e-3)
 
 
 def test_checksums_are_those_of_the_files(text, published_folder):
@@ -69,8 +77,8 @@ def test_checksums_are_those_of_the_files(text, published_folder):
         "README.md",
         "checksums.sha256",
     }
-    for name, sha256 in listed.items():
-        assert file_sha256(published_folder / name) == sha256
+    for name, digest in listed.items():
+        assert hashlib.sha256((published_folder / name).read_bytes()).hexdigest() == digest
 
 
 def test_the_path_of_the_publisher_is_not_in_the_card(text, published_folder):
@@ -86,47 +94,84 @@ def test_recipe_genes_and_what_was_not_said(text, shared_model):
     assert "Not stated by the publisher." in section(text, "Intended use")
 
 
-def test_further_scores_and_models_without_a_reference(
-    shared_model, published_folder, synthetic_hierarchy
-):
+def test_further_scores_and_models_without_a_reference(published_folder, synthetic_hierarchy, home):
     unseen = synthetic_hierarchy[300:]
     loaded = hdi.hub.pull(published_folder)
-    facts = facts_of(loaded, {"another donor": unseen})
     card = ModelCard(title="x", license="our own", organism="human", tissues="blood")
-    text = card_text(card, facts, {}, address="atlas/x")
+    hdi.hub.publish(loaded, home / "x", card=card, scored_on={"another donor": unseen})
+    text = (home / "x" / "README.md").read_text(encoding="utf-8")
     assert "### another donor" in text
     assert f"{loaded.evaluate(unseen).levels.loc['cell_type', 'accuracy']:.3f}" in text
     assert HELD_OUT not in text
     assert "B memory\n" in section(text, "Taxonomy"), "no counts without a reference"
     header = yaml.safe_load(text.split("---")[1])
     assert (header["license"], header["license_name"]) == ("other", "our own")
-    bare = card_text(card, facts_of(loaded, {}), {}, address="atlas/x")
+    hdi.hub.publish(loaded, home / "bare", card=card)
+    bare = (home / "bare" / "README.md").read_text(encoding="utf-8")
     assert "No scores" in section(bare, "Evaluation")
 
 
-def test_nothing_in_a_card_is_live(shared_model):
+def test_nothing_in_a_card_is_live(published_folder, home, monkeypatch):
     evil = '<script>alert("x")</script>'
     card = ModelCard(
         title=f"T {evil}\n# second",
         license=f"mit {evil}",
         organism=f"human | {evil}",
-        tissues=[evil, "a\nb"],
+        tissues=[evil, "a\nb", 'a "b" \\ \u00e9 \U0001f9eb'],
         description=evil,
         intended_use=evil,
         citation=f"```\n{evil}",
         datasets=[evil],
         contact=evil,
     )
-    text = card_text(card, facts_of(shared_model, {}), {}, address="atlas/x")
+    model = hdi.hub.pull(published_folder)
+    model.recipe[evil] = f"``` | {evil}"
+    hdi.hub.publish(model, home / "```", card=card)
+    text = (home / "```" / "README.md").read_text(encoding="utf-8")
     header, body = text.split("---", 2)[1:]
     tags = yaml.safe_load(header)["tags"]
-    assert f"tissue:{evil}" in tags
-    assert "tissue:a b" in tags
+    for tissue in (evil, "a b", 'a "b" \\ \u00e9 \U0001f9eb'):
+        assert f"tissue:{tissue}" in tags
     citation = section(text, "How to cite").strip()
     assert citation.startswith("````text")
     assert citation.endswith("\n````")
     assert "<script>" not in body.replace(citation, "")
-    assert _fenced("a ```` b").startswith("`````text")
+    assert "````python\nimport hdeepinsight as hdi" in body, "the folder's name closes no block"
+
+
+class Unsupervised:
+    """What a model without labels has to offer."""
+
+    adata, is_trained_, registry_ = None, True, {}
+    recipe, module = {"seed": 3}, None
+
+    def save(self, folder, *, overwrite):
+        (folder / "model.pt").write_bytes(b"weights")
+
+
+def test_a_model_without_a_taxonomy_is_shared_too(card, home):
+    published = hdi.hub.publish(Unsupervised(), home / "x", card=card)
+    shared = hdi.hub.download(published.address)
+    header = yaml.safe_load(shared.card.split("---")[1])
+    assert "model_cls_name:Unsupervised" in header["tags"]
+    assert not [tag for tag in header["tags"] if tag.startswith("n_types")]
+    assert "annotate(" not in shared.card
+    assert "## Taxonomy" not in shared.card
+    assert "## Evaluation" not in shared.card
+    assert "| seed | 3 |" in section(shared.card, "Recipe")
+    assert shared.reference().n_obs == 0
+
+
+def test_a_reference_that_the_model_was_not_trained_on_is_not_scored(
+    shared_model, card, home, monkeypatch
+):
+    def refuse(*_, **__):
+        raise ValueError("The registered reference is not the one that was trained on.")
+
+    monkeypatch.setattr(type(shared_model), "evaluate", refuse)
+    with pytest.raises(ValueError, match="not the one that was trained on"):
+        hdi.hub.publish(shared_model, home / "x", card=card)
+    assert not (home / "x").exists()
 
 
 @pytest.mark.parametrize(
@@ -136,8 +181,8 @@ def test_nothing_in_a_card_is_live(shared_model):
         ({"title": "x", "license": "mit", "organism": "human", "tissues": []}, "about tissues"),
         ({"title": "x", "license": "mit", "organism": "human", "tissues": [" "]}, "about tissues"),
         ({"title": "x", "license": "mit", "organism": "human", "tissues": None}, "about tissues"),
-        ({"title": "x", "licence": "mit"}, "'licence'.*Valid are title, license"),
-        ({"title": "x", "organism": ["human"]}, r"organism=\['human'\]. Valid is text"),
+        ({"title": "x", "licence": "mit"}, "title, license.*got .*'licence'"),
+        ({"title": "x", "organism": ["human"]}, r"organism must be text, got \['human'\]"),
     ],
 )
 def test_an_incomplete_card_is_refused_before_any_work(shared_model, home, fields, message):
@@ -152,17 +197,15 @@ def test_a_field_that_says_nothing_is_one_that_was_left_out(card):
 
 
 def test_bad_options_are_refused(shared_model, card, home):
-    with pytest.raises(TypeError, match=r"The card is a str.*Pass \{"):
+    with pytest.raises(ValueError, match=r"card must be a ModelCard.*got str"):
         hdi.hub.publish(shared_model, home / "x", card="card.json")
-    with pytest.raises(TypeError, match=r"scored_on is a AnnData.*by the name"):
+    with pytest.raises(TypeError, match=r"scored_on must be labelled data.*got a AnnData"):
         hdi.hub.publish(shared_model, home / "x", card=card, scored_on=shared_model.adata)
-    tree = hdi.Taxonomy.from_nested({"T": [], "B": []})
-    other = ReferenceBundle(np.zeros((1, 8), np.float16), np.array([1]), np.array([0, 1, 1]), tree)
-    with pytest.raises(ValueError, match="another taxonomy than the model"):
-        hdi.hub.publish(shared_model, home / "x", card=card, reference=other)
-    with pytest.raises(ValueError, match="reference='counts'"):
-        hdi.hub.publish(shared_model, home / "x", card=card, reference="counts")
-    with pytest.raises(ValueError, match="no branches"):
+    other = reference_features(hdi.hub.pull("pbmc"), max_cells_per_type=0)
+    for wrong in (other, shared_model.adata, "counts", None):
+        with pytest.raises(ValueError, match=r"'none' or what reference_features.* returned"):
+            hdi.hub.publish(shared_model, home / "x", card=card, reference=wrong)
+    with pytest.raises(ValueError, match="has no branches"):
         hdi.hub.publish(shared_model, home / "x", card=card, revision="v1")
 
 
@@ -174,48 +217,45 @@ def test_an_untrained_model_is_refused(synthetic_hierarchy, card, home):
         hdi.hub.publish(model, home / "x", card=card)
 
 
-def test_the_bundle_holds_features_and_labels_and_nothing_else(published_folder, shared_model):
-    from anndata import read_h5ad
-
-    file = read_h5ad(published_folder / "adata.h5ad")
+def test_the_features_hold_labels_and_nothing_else(published_folder, shared_model):
+    file = hdi.hub.download(published_folder).reference()
     assert (file.X, file.n_vars, file.raw, len(file.layers)) == (None, 0, None, 0)
     assert list(file.obs) == ["node", "label"]
     assert list(file.obsm) == ["X_hdi_latent"]
     own = set(shared_model.adata.obs_names)
     assert not own & set(file.obs_names), "names of cells stay at home"
-    bundle = hdi.hub.download(published_folder).reference()
-    assert bundle.taxonomy == shared_model.taxonomy
-    assert bundle.latent.dtype == np.float16
+    about = file.uns["hdeepinsight_reference"]
+    assert hdi.Taxonomy.from_json(about["taxonomy"]) == shared_model.taxonomy
+    assert about["n_reference"].sum() == 300
     latent = shared_model.get_latent_representation()
-    np.testing.assert_array_equal(bundle.latent, latent.astype(np.float16))
+    np.testing.assert_array_equal(file.obsm["X_hdi_latent"], latent.astype(np.float16))
     truth = shared_model.adata.obs["cell_type"].astype(str)
-    assert [label.split(" > ")[1] for label in bundle.labels] == truth.tolist()
-    assert bundle.n_reference.sum() == 300
+    assert [label.split(" > ")[1] for label in file.obs["label"]] == truth.tolist()
 
 
-def test_the_bundle_takes_equally_many_cells_of_every_label(shared_model):
-    bundle = ReferenceBundle.from_model(shared_model, max_cells_per_type=5, seed=3)
-    assert np.unique(bundle.nodes, return_counts=True)[1].tolist() == [5] * 7
-    again = ReferenceBundle.from_model(shared_model, max_cells_per_type=5, seed=3)
-    np.testing.assert_array_equal(bundle.latent, again.latent)
-    other = ReferenceBundle.from_model(shared_model, max_cells_per_type=5, seed=4)
-    assert not np.array_equal(bundle.latent, other.latent)
+def test_the_features_take_equally_many_cells_of_every_label(shared_model):
+    first, again, other = (
+        reference_features(shared_model, max_cells_per_type=5, seed=seed) for seed in (3, 3, 4)
+    )
+    assert first.obs["node"].value_counts().tolist() == [5] * 7
+    latent, same, different = (cells.obsm["X_hdi_latent"] for cells in (first, again, other))
+    np.testing.assert_array_equal(latent, same)
+    assert not np.array_equal(latent, different)
 
 
-@pytest.mark.parametrize("n", [0, -1, 2.5])
-def test_a_bundle_of_no_number_of_cells_is_refused(shared_model, n):
-    with pytest.raises(ValueError, match=r"max_cells_per_type.*whole numbers from 1 up"):
-        ReferenceBundle.from_model(shared_model, max_cells_per_type=n)
+@pytest.mark.parametrize("n", [-1, 2.5, True])
+def test_features_of_no_number_of_cells_are_refused(shared_model, n):
+    with pytest.raises(ValueError, match=r"max_cells_per_type must be an integer >= 0"):
+        reference_features(shared_model, max_cells_per_type=n)
 
 
-def test_a_bundle_is_read_from_text_too(published_folder):
-    assert len(ReferenceBundle.read(str(published_folder / "adata.h5ad"))) == 300
-
-
-def test_what_is_no_bundle_is_refused(published_folder, synthetic_hierarchy, home):
-    synthetic_hierarchy.write_h5ad(home / "counts.h5ad")
-    (home / "text.h5ad").write_text("not hdf5")
-    shutil.copy(published_folder / "model.pt", home / "model.h5ad")
-    for path in sorted(home.glob("*.h5ad")):
-        with pytest.raises(HubError, match="no reference bundle"):
-            ReferenceBundle.read(path)
+def test_what_holds_no_features_is_refused(published_folder, synthetic_hierarchy, home):
+    for name in ("counts", "text", "model"):
+        shutil.copytree(published_folder, home / name)
+    synthetic_hierarchy.write_h5ad(home / "counts" / "adata.h5ad")
+    (home / "text" / "adata.h5ad").write_text("not hdf5")
+    shutil.copy(published_folder / "model.pt", home / "model" / "adata.h5ad")
+    for folder in sorted(home.glob("*")):
+        shared = hdi.hub.SharedModel("a/b", "0" * 40, folder)
+        with pytest.raises(HubError, match="does not hold features of a reference"):
+            shared.reference()

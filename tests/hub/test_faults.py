@@ -3,23 +3,24 @@
 import hashlib
 import logging
 import os
+import sys
 import time
 
 import numpy as np
 import pytest
 
 import hdeepinsight as hdi
-from hdeepinsight.hub import ChecksumError, HubError, OfflineError, _download
-from hdeepinsight.hub._download import Patience
+from hdeepinsight.hub import ChecksumError, HubError, OfflineError
 
 MODEL = "/model.pt"
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch):
-    """No pauses, and transfers count as stalled after a quarter of a second."""
-    quick = Patience(pause=0.0, longest_pause=1.0, window=0.25, least=20_000)
-    monkeypatch.setattr(_download, "Patience", lambda: quick)
+def pauses(monkeypatch):
+    """Seconds that were to be waited, in order; nobody waits them."""
+    asked = []
+    monkeypatch.setattr(time, "sleep", asked.append)
+    return asked
 
 
 def pulls(query, shared_model) -> None:
@@ -33,7 +34,7 @@ def pulls(query, shared_model) -> None:
     [
         ("401", r"access was refused \(401\).*HF_TOKEN"),
         ("403", r"access was refused \(403\).*HF_TOKEN"),
-        ("404", r"no such repository \(404\).*Check the name"),
+        ("404", r"not there \(404\).*Check the name"),
         ("429", r"too many requests were sent \(429\).*Try again later"),
         ("500", r"out of order \(500\).*Try again later"),
         ("503", r"out of order \(503\)"),
@@ -77,43 +78,42 @@ def test_what_stays_is_given_up_with_a_reason(published, fake_hub, kind, message
     assert len(fake_hub.asked("GET", "resolve")) < 20
 
 
-def test_a_wait_that_is_too_long_is_not_waited_for(published, fake_hub):
-    fake_hub.fault(MODEL, "429", headers={"Retry-After": "3600"})
-    with pytest.raises(HubError, match="asked to wait 3600 s"):
-        hdi.hub.pull("atlas/blood")
-    assert len(fake_hub.asked("GET", MODEL)) == 1
-
-
-def test_a_short_wait_is_waited_for(published, fake_hub, query, shared_model):
-    fake_hub.fault(MODEL, "429", times=1, headers={"Retry-After": "1"})
-    start = time.monotonic()
+def test_a_wait_that_is_asked_for_is_waited(published, fake_hub, query, shared_model, pauses):
+    fake_hub.fault(MODEL, "429", times=1, headers={"Retry-After": "7"})
     pulls(query, shared_model)
-    assert time.monotonic() - start >= 1
+    assert any(pause >= 7 for pause in pauses)
 
 
-def test_a_broken_transfer_goes_on_where_it_broke_off(published, fake_hub, query, shared_model):
+def test_a_broken_transfer_goes_on_where_it_broke_off(
+    published, fake_hub, query, shared_model, monkeypatch
+):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
     body = fake_hub.repositories["atlas/blood"].commits[published.revision]["model.pt"]
     stored = f"/cdn/{hashlib.sha256(body).hexdigest()}"
     fake_hub.fault(stored, "truncate", times=2)
     pulls(query, shared_model)
-    ranges = [request["headers"].get("range") for request in fake_hub.asked("GET", stored)]
+    first, *others = (request["headers"].get("range") for request in fake_hub.asked("GET", stored))
+    assert first is None
     half = len(body) // 2
-    three_quarters = half + (len(body) - half) // 2
-    assert ranges == [None, f"bytes={half}-", f"bytes={three_quarters}-"]
+    assert others == [f"bytes={half - half % 1000}-", others[1]]
 
 
-def test_another_process_goes_on_where_the_last_one_broke_off(
+def test_complete_files_are_kept_for_a_later_attempt(
     published, fake_hub, home, query, shared_model
 ):
-    body = fake_hub.repositories["atlas/blood"].commits[published.revision]["model.pt"]
-    folder = home / "cache" / "models" / "atlas%2Fblood" / "revisions"
-    unfinished = folder / f"{published.revision}.part"
-    unfinished.mkdir(parents=True)
-    (unfinished / "model.pt.part").write_bytes(body[:1000])
+    fake_hub.fault(MODEL, "404")
+    with pytest.raises(HubError, match=r"model\.pt"):
+        hdi.hub.pull("atlas/blood")
+    fake_hub.faults.clear()
+    fake_hub.requests.clear()
     pulls(query, shared_model)
-    ranges = [r["headers"].get("range") for r in fake_hub.asked("GET", MODEL)]
-    assert set(ranges) == {"bytes=1000-"}
+    assert fake_hub.asked("GET", MODEL)
+    assert not fake_hub.asked("GET", "adata.h5ad"), "it was complete"
+    folder = home / "cache" / "models" / "atlas%2Fblood" / "revisions"
     assert [path.name for path in folder.iterdir() if path.is_dir()] == [published.revision]
+    assert not list(folder.rglob(".cache")), "no notes of the client are left"
 
 
 def test_a_half_download_is_never_a_model(published, fake_hub):
@@ -134,21 +134,21 @@ def test_a_changed_byte_is_caught_and_fetched_anew(published, fake_hub, query, s
     pulls(query, shared_model)
 
 
-def test_a_body_that_never_ends_is_cut_off(published, fake_hub):
-    fake_hub.fault("_scvi_required_metadata.json", "longer")
-    fake_hub.fault("/cdn/", "longer")
-    with pytest.raises(HubError, match="longer than the"):
+@pytest.mark.parametrize("kind", ["longer", "endless"])
+def test_a_body_that_is_longer_than_announced_is_not_taken(published, fake_hub, home, kind):
+    fake_hub.fault("/cdn/", kind)
+    with pytest.raises(HubError, match=r"Consistency check failed|longer than the"):
         hdi.hub.pull("atlas/blood")
+    assert sum(path.stat().st_size for path in home.rglob("*") if path.is_file()) < 5_000_000
 
 
-@pytest.mark.parametrize(("kind", "value"), [("drip", 0.01), ("stall", 30.0)])
-def test_a_body_that_hardly_moves_does_not_hang(published, fake_hub, monkeypatch, kind, value):
+def test_a_body_that_stalls_does_not_hang(published, fake_hub, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.1)
-    fake_hub.fault("/cdn/", kind, value=value)
+    fake_hub.fault("/cdn/", "stall", value=30.0)
     start = time.monotonic()
-    with pytest.raises(HubError, match=r"too slowly|broke off"):
+    with pytest.raises(HubError, match="broke off"):
         hdi.hub.pull("atlas/blood")
     assert time.monotonic() - start < 15
 
@@ -162,7 +162,7 @@ def test_a_model_that_is_too_large_is_not_begun(published, fake_hub):
 def test_unknown_revision_and_unknown_repository(published, writer):
     with pytest.raises(HubError, match="no revision 'v9'"):
         hdi.hub.pull("atlas/blood", "v9")
-    with pytest.raises(HubError, match="no such repository"):
+    with pytest.raises(HubError, match=r"not there"):
         hdi.hub.pull("atlas/liver")
 
 
@@ -270,15 +270,19 @@ def test_files_that_are_not_listed_are_not_fetched(published, fake_hub):
     assert not fake_hub.asked("GET", "extra.py")
 
 
-def test_a_model_of_another_package_is_refused(published, fake_hub):
+def test_what_a_repository_says_of_its_class_imports_nothing(
+    published, fake_hub, query, shared_model
+):
     repository = fake_hub.repositories["atlas/blood"]
     files = dict(repository.commits[published.revision])
     name = "_scvi_required_metadata.json"
-    files[name] = files[name].replace(b'"hdeepinsight"', b'"os"')
+    files[name] = files[name].replace(b'"hdeepinsight"', b'"antigravity"')
     del files["checksums.sha256"]
     repository.commit("main", files)
-    with pytest.raises(HubError, match=r"Valid are hdeepinsight\.SCHDeepInsight"):
-        hdi.hub.pull("atlas/blood", verify=False)
+    expected = shared_model.annotate(query).node_probabilities
+    found = hdi.hub.pull("atlas/blood", verify=False).annotate(query).node_probabilities
+    np.testing.assert_array_equal(found, expected)
+    assert "antigravity" not in sys.modules
 
 
 def test_publishing_again_removes_what_is_no_longer_there(
@@ -312,4 +316,4 @@ def test_branches(shared_model, card, fake_hub, writer):
     )
     assert hdi.hub.download("atlas/blood", "bare").revision == second.revision
     assert hdi.hub.download("atlas/blood").revision == first.revision
-    assert len(hdi.hub.download("atlas/blood", "bare").reference()) == 0
+    assert hdi.hub.download("atlas/blood", "bare").reference().n_obs == 0

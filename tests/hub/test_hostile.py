@@ -1,15 +1,18 @@
 """Answers, lists and cards that are made to harm."""
 
+import json
+import os
+import shutil
 import time
-from types import SimpleNamespace
 
+import boto3
 import pytest
 
+import hdeepinsight as hdi
 from hdeepinsight.hub import ChecksumError, HubError, SharedModel
-from hdeepinsight.hub._hub_source import _commit, _file, explained
-from hdeepinsight.hub._list import _tags_of_card
-from hdeepinsight.hub._manifest import parse_checksums
-from hdeepinsight.hub._reference import ReferenceBundle
+from hdeepinsight.hub._checksums import parse_checksums
+
+LISTS = ["checksums.sha256", "README.md"]
 
 
 def checksums(*names: str) -> bytes:
@@ -34,28 +37,126 @@ def checksums(*names: str) -> bytes:
     ],
 )
 def test_names_that_no_folder_can_hold_are_refused(names):
-    with pytest.raises(ChecksumError, match=r"plain file name|as a folder"):
+    with pytest.raises(ChecksumError, match="plain file name"):
         parse_checksums(checksums(*names), source="a hub")
 
 
+def answered(fake_hub, monkeypatch, **changes):
+    """Let the hub describe the model otherwise."""
+    from loopback.pages import Pages
+
+    reply = Pages.reply
+
+    def changed(page, status=200, body=b"", **headers):
+        if isinstance(body, dict) and "siblings" in body:
+            body = json.dumps({**body, **changes}).encode()
+        return reply(page, status, body, **headers)
+
+    monkeypatch.setattr(Pages, "reply", changed)
+
+
 @pytest.mark.parametrize("found", ["..", "../../x", "", None, "main", "g" * 40, "0" * 500, "0/0"])
-def test_a_commit_that_is_no_hash_names_no_folder(found):
-    with (
-        pytest.raises(HubError, match=r"not understood \(it names the commit"),
-        explained("fetch it", "http://hub.invalid"),
-    ):
-        _commit(found)
+def test_a_commit_that_is_not_a_hash_names_no_folder(published, fake_hub, home, monkeypatch, found):
+    answered(fake_hub, monkeypatch, sha=found)
+    with pytest.raises(HubError, match=r"not understood \(ValueError: it names the commit"):
+        hdi.hub.pull("atlas/blood")
+    assert not list(home.rglob("model.pt"))
 
 
 @pytest.mark.parametrize(
-    ("name", "size"), [("a", -1), ("a", "3"), ("a", 1.5), ("a", True), (None, 3)]
+    ("name", "size"), [("a", -1), ("a", "3"), ("a", 1.5), ("a", True), (None, 3), ("a", [3])]
 )
-def test_sizes_and_names_of_another_kind_are_refused(name, size):
-    with (
-        pytest.raises(HubError, match=r"not understood \(it lists"),
-        explained("fetch it", "http://hub.invalid"),
-    ):
-        _file(SimpleNamespace(rfilename=name, size=size, lfs=None))
+def test_sizes_and_names_of_another_kind_are_refused(published, fake_hub, monkeypatch, name, size):
+    answered(fake_hub, monkeypatch, siblings=[{"rfilename": name, "size": size}])
+    with pytest.raises(HubError, match=r"not understood \(ValueError: it lists"):
+        hdi.hub.pull("atlas/blood")
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_list_or_card_of_three_gigabytes_in_a_folder_is_not_read(published_folder, home, name):
+    folder = shutil.copytree(published_folder, home / "blood")
+    os.truncate(folder / name, 3 * 2**30)  # sparse: it takes no room
+    began = time.process_time()
+    with pytest.raises(HubError, match=r"must be a regular file of at most 4,194,304 bytes"):
+        print(len(hdi.hub.download(folder).card))
+    assert time.process_time() - began < 3
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in folders here")
+@pytest.mark.parametrize("kind", ["pipe", "device", "directory", "loop"])
+@pytest.mark.parametrize("name", [*LISTS, "model.pt", "adata.h5ad"])
+def test_what_is_not_a_regular_file_is_refused_at_once(published_folder, home, name, kind):
+    folder = shutil.copytree(published_folder, home / "blood")
+    (folder / name).unlink()
+    if kind == "pipe":
+        os.mkfifo(folder / name)
+    elif kind == "directory":
+        (folder / name).mkdir()
+    else:
+        (folder / name).symlink_to("/dev/zero" if kind == "device" else name)
+    with pytest.raises(HubError, match=r"regular file|missing|No published model"):
+        print(len(hdi.hub.download(folder).card))
+
+
+def test_a_model_file_of_four_terabytes_is_not_read(published_folder, home):
+    folder = shutil.copytree(published_folder, home / "blood")
+    try:
+        os.truncate(folder / "model.pt", 4 * 2**40)
+    except OSError:
+        os.truncate(folder / "model.pt", 6 * 2**30)
+    with pytest.raises(HubError, match=r"5,120 MB are accepted"):
+        hdi.hub.download(folder)
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_list_or_card_in_a_bucket_is_read_up_to_its_limit(published_folder, bucket, home, name):
+    client = boto3.client("s3")
+    for path in published_folder.iterdir():
+        client.upload_file(str(path), bucket, f"blood/{path.name}")
+    client.put_object(Bucket=bucket, Key=f"blood/{name}", Body=b"# " * (5 * 2**19))
+    with pytest.raises(HubError, match="5 MB, and 4 MB are accepted"):
+        hdi.hub.pull(f"s3://{bucket}/blood")
+    assert not list(home.rglob("model.pt"))
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_list_or_card_on_a_hub_is_not_fetched_beyond_its_limit(published, fake_hub, home, name):
+    repository = fake_hub.repositories["atlas/blood"]
+    files = dict(repository.commits[published.revision])
+    repository.commit("main", {**files, name: b"# " * (5 * 2**19)})
+    with pytest.raises(HubError, match="5 MB, and 4 MB are accepted"):
+        hdi.hub.pull("atlas/blood")
+    assert not list(home.rglob("model.pt"))
+
+
+@pytest.mark.parametrize(
+    "target", ["file:///etc/hostname", "ftp://127.0.0.1/x", "http://127.0.0.1:9/x", "//", "loop"]
+)
+def test_the_token_follows_no_redirect_to_another_place(
+    published, fake_hub, writer, home, monkeypatch, target
+):
+    from loopback.pages import Pages
+
+    def elsewhere(page, name, revision, path):
+        here = f"{fake_hub.url}/{name}/resolve/{revision}/{path}"
+        return page.reply(
+            302, Location=here if target == "loop" else target, X_Repo_Commit=revision
+        )
+
+    monkeypatch.setattr(Pages, "resolve", elsewhere)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    with pytest.raises(HubError) as caught:
+        hdi.hub.pull("atlas/blood", token=writer)
+    assert writer not in str(caught.value)
+    assert not list(home.rglob("model.pt"))
+
+
+def test_the_token_is_not_sent_to_another_port(published, fake_hub, writer, query):
+    hdi.hub.pull("atlas/blood", token=writer)
+    there = fake_hub.cdn.rpartition(":")[2]
+    sent = [r["headers"] for r in fake_hub.requests if r["headers"]["host"].endswith(there)]
+    assert sent
+    assert not [headers for headers in sent if "authorization" in headers]
 
 
 def doubled(n: int) -> str:
@@ -78,13 +179,17 @@ def doubled(n: int) -> str:
         pytest.param("{", id="broken"),
     ],
 )
-def test_the_header_of_a_card_is_read_within_bounds(header, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "README.md").write_text(f"---\n{header}\n---\n")
+def test_the_header_of_a_card_is_read_within_bounds(header, home, monkeypatch):
+    monkeypatch.chdir(home)
+    folder = home / "mirror" / "atlas" / "blood"
+    folder.mkdir(parents=True)
+    (folder / "README.md").write_text(f"---\n{header}\n---\n")
+    monkeypatch.setenv("HDEEPINSIGHT_MIRROR", str(home / "mirror"))
     began = time.process_time()
-    assert tuple(_tags_of_card(tmp_path / "README.md")) == ()
+    row = hdi.hub.list_models(where="hub").loc[0].tolist()
+    assert row == ["atlas/blood", "hub", "", "", "", "", ""]
     assert time.process_time() - began < 3
-    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+    assert [path.name for path in home.iterdir()] == ["mirror"]
 
 
 def test_a_card_is_shown_whatever_its_bytes(tmp_path):
@@ -93,26 +198,13 @@ def test_a_card_is_shown_whatever_its_bytes(tmp_path):
     assert shared.card == "<script>\ufffd</script>"
 
 
-def test_metadata_of_absurd_depth_is_no_model(tmp_path):
-    (tmp_path / "_scvi_required_metadata.json").write_text("[" * 10**6)
-    with pytest.raises(HubError, match="nothing that says which model it is"):
-        SharedModel("a/b", "0" * 40, tmp_path).load()
-
-
-def test_a_reference_bundle_does_not_read_other_files(published_folder, tmp_path):
+def test_features_of_a_reference_do_not_read_other_files(published_folder, tmp_path):
     import h5py
 
-    path = tmp_path / "adata.h5ad"
-    path.write_bytes((published_folder / "adata.h5ad").read_bytes())
-    assert len(ReferenceBundle.read(path)) > 0
-    with h5py.File(path, "r+") as file:
-        bundle = next(group for group in file["uns"].values() if "taxonomy" in group)
-        del bundle["taxonomy"]
-        bundle["taxonomy"] = "/etc/hostname"
-        bundle["taxonomy"].attrs.update({"encoding-type": "string", "encoding-version": "0.2.0"})
-    with pytest.raises(HubError, match="no reference bundle"):
-        ReferenceBundle.read(path)
-    with h5py.File(path, "r+") as file:
+    folder = shutil.copytree(published_folder, tmp_path / "blood")
+    shared = SharedModel("a/b", "0" * 40, folder)
+    assert shared.reference().n_obs > 0
+    with h5py.File(folder / "adata.h5ad", "r+") as file:
         file["obsm/other"] = h5py.ExternalLink("/etc/passwd", "x")
-    with pytest.raises(HubError, match="no reference bundle"):
-        ReferenceBundle.read(path)
+    with pytest.raises(HubError, match="does not hold features"):
+        shared.reference()

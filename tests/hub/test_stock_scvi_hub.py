@@ -14,7 +14,6 @@ import pytest
 from scvi.hub import HubMetadata, HubModel
 
 import hdeepinsight as hdi
-from hdeepinsight.hub import ReferenceBundle
 
 
 @pytest.fixture
@@ -98,7 +97,7 @@ def test_pull_ours_from_a_bucket(shared_model, card, bucket, query, expected, tm
 def test_a_model_without_reference_features_loads_too(shared_model, card, home, query, expected):
     hdi.hub.publish(shared_model, home / "bare", card=card, reference="none")
     assert_same(HubModel(str(home / "bare")), query, expected)
-    assert len(ReferenceBundle.read(home / "bare" / "adata.h5ad")) == 0
+    assert hdi.hub.download(home / "bare").reference().n_obs == 0
 
 
 @pytest.mark.slow

@@ -8,6 +8,8 @@ import pickle
 import re
 import resource
 import shutil
+import signal
+import socket
 import struct
 import tracemalloc
 import zipfile
@@ -16,13 +18,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scvi.model.base._constants import SAVE_KEYS
 
-from hdeepinsight.models import ModelFileError
-from hdeepinsight.models._file._json import dump_json, parse_json
-from hdeepinsight.models._file._manifest import Manifest, Part
-from hdeepinsight.models._file._tensor_file import dump_tensors, parse_tensors
-from hdeepinsight.models._file._torch_file import dump_torch, parse_torch
-from hdeepinsight.models._model_file import ModelFolder, read_model, write_model
+from hdeepinsight.models import ModelFileError, ModelFolder
+from hdeepinsight.models._base._io import dump, parse
 
 PAYLOAD = {
     "model_state_dict": {
@@ -56,15 +55,10 @@ def same(first, second) -> bool:
     return first == second or (first != first and second != second)
 
 
-@pytest.fixture(params=["torch", "safetensors"])
-def kind(request) -> str:
-    return request.param
-
-
 @pytest.fixture
-def folder(tmp_path, kind) -> ModelFolder:
+def folder(tmp_path) -> ModelFolder:
     folder = ModelFolder(tmp_path / "model")
-    write_model(folder, PAYLOAD, format=kind, references={"adata.h5ad": write_reference})
+    folder.write(PAYLOAD, {"adata.h5ad": write_reference})
     return folder
 
 
@@ -72,33 +66,35 @@ def write_reference(path: Path) -> None:
     path.write_bytes(b"counts" * 100)
 
 
-def test_both_formats_hold_the_same(tmp_path):
-    read = []
-    for kind in ("torch", "safetensors"):
-        write_model(ModelFolder(tmp_path / kind), PAYLOAD, format=kind)
-        read.append(read_model(ModelFolder(tmp_path / kind)))
-    assert same(*read)
-    assert same(read[0]["attr_dict"]["numbers"], PAYLOAD["attr_dict"]["numbers"])
-    assert read[0]["attr_dict"]["registry_"] == PAYLOAD["attr_dict"]["registry_"]
+def test_a_model_comes_back_as_it_was(folder):
+    read = folder.read()
+    assert same(read["attr_dict"]["numbers"], PAYLOAD["attr_dict"]["numbers"])
+    assert read["attr_dict"]["registry_"] == PAYLOAD["attr_dict"]["registry_"]
+    assert list(read["attr_dict"]) == list(PAYLOAD["attr_dict"])
+    assert same(read["attr_dict"]["indices_"], torch.arange(5))
     for name, tensor in PAYLOAD["model_state_dict"].items():
-        assert same(read[0]["model_state_dict"][name], tensor)
+        assert same(read["model_state_dict"][name], tensor)
 
 
-def test_other_tools_read_the_weights(tmp_path):
-    from safetensors.torch import load_file
-
-    write_model(ModelFolder(tmp_path / "a"), PAYLOAD)
-    write_model(ModelFolder(tmp_path / "b"), PAYLOAD, format="safetensors")
-    ours = torch.load(tmp_path / "a" / "model.pt", weights_only=True)["model_state_dict"]
-    theirs = load_file(tmp_path / "b" / "model.safetensors")
-    assert set(theirs) == {*ours, "attr_dict/indices_"}
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    json.loads((tmp_path / "b" / "model.json").read_text(), parse_constant=pytest.fail)
+def test_other_tools_read_the_file(folder):
+    theirs = torch.load(folder.file("model.pt"), weights_only=True)
+    read = folder.read()["model_state_dict"]
+    assert list(theirs) == [
+        SAVE_KEYS.MODEL_STATE_DICT_KEY,
+        SAVE_KEYS.VAR_NAMES_KEY,
+        SAVE_KEYS.ATTR_DICT_KEY,
+        "sealed",
+    ]
+    assert all(torch.equal(theirs["model_state_dict"][name], read[name]) for name in read)
+    listed = json.loads(folder.file("manifest.json").read_text())["parts"]
+    for name, part in listed.items():
+        content = folder.file(name).read_bytes()
+        assert part == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    assert sorted(listed) == [SAVE_KEYS.ADATA_FNAME, SAVE_KEYS.MODEL_FNAME]
 
 
 def test_the_same_payload_gives_the_same_bytes():
-    assert dump_torch(PAYLOAD) == dump_torch(PAYLOAD)
-    assert dump_tensors(PAYLOAD) == dump_tensors(PAYLOAD)
+    assert dump(PAYLOAD) == dump(PAYLOAD)
 
 
 def damaged(content: bytes, rng: np.random.Generator) -> bytes:
@@ -124,7 +120,7 @@ def check_damage(folder: ModelFolder, n_trials: int, *, alone: bool) -> None:
         whole = path.read_bytes()
         path.write_bytes(damaged(whole, rng))
         try:
-            read_model(folder)
+            folder.read()
             folder.reference()
         except ModelFileError:
             pass
@@ -132,7 +128,7 @@ def check_damage(folder: ModelFolder, n_trials: int, *, alone: bool) -> None:
             unnoticed.append((trial, path.name))
         path.write_bytes(whole)
     assert unnoticed == []
-    read_model(folder)
+    folder.read()
 
 
 @pytest.mark.parametrize("alone", [False, True])
@@ -147,74 +143,83 @@ def test_all_of_1000_random_damages_are_found(folder, alone):
 
 
 def test_every_bit_of_the_last_bytes_is_guarded():
-    """Checksum, its marker and the end of the archive: where a seal could come off unnoticed."""
-    content = dump_torch({"a": torch.arange(3.0)})
+    """Checksum, its marker and the end of the archive: where a digest could come off unnoticed."""
+    content = dump({"a": torch.arange(3.0)})
     for place in range(len(content) - 130, len(content)):
         for bit in range(8):
             body = bytearray(content)
             body[place] ^= 1 << bit
             with pytest.raises(ModelFileError):
-                parse_torch(bytes(body), "file")
+                parse(bytes(body), "file")
         with pytest.raises(ModelFileError):
-            parse_torch(content[:place], "file")
+            parse(content[:place], "file")
 
 
-def test_every_bit_of_a_manifest_is_guarded():
-    content = Manifest({"model.pt": Part(3, "0" * 64)}).dump()
-    assert Manifest.parse(content, "file").format == "torch"
+def test_every_bit_of_a_manifest_is_guarded(folder):
+    """Of the manifest alone, and of what it says about the reference too."""
+    path = folder.file("manifest.json")
+    content = path.read_bytes()
+
+    def is_noticed() -> bool:
+        try:
+            folder.read()
+            folder.reference()
+        except ModelFileError:
+            return True
+        return False
+
+    assert not is_noticed()
     for place in range(len(content)):
         for bit in range(8):
             body = bytearray(content)
             body[place] ^= 1 << bit
-            with pytest.raises(ModelFileError):
-                Manifest.parse(bytes(body), "file")
-        with pytest.raises(ModelFileError):
-            Manifest.parse(content[:place], "file")
+            path.write_bytes(body)
+            assert is_noticed()
+        path.write_bytes(content[:place])
+        assert is_noticed()
 
 
-def test_damage_is_found_before_anything_is_parsed(folder, kind, monkeypatch):
-    import hdeepinsight.models._model_file as module
+def test_damage_is_found_before_anything_is_parsed(folder, monkeypatch):
+    import hdeepinsight.models._base._io as module
 
-    def never(*_):
-        pytest.fail("parsed")
-
-    monkeypatch.setattr(module, "parse_torch", never)
-    monkeypatch.setattr(module, "parse_tensors", never)
-    path = folder.file("model.pt" if kind == "torch" else "model.safetensors")
+    monkeypatch.setattr(module, "parse", lambda *_: pytest.fail("parsed"))
+    path = folder.file("model.pt")
     path.write_bytes(damaged(path.read_bytes(), np.random.default_rng(1)))
-    with pytest.raises(ModelFileError, match=r"model\.(pt|safetensors) is different.*manifest"):
-        read_model(folder)
+    with pytest.raises(
+        ModelFileError, match=r"model\.pt is damaged.*not what manifest\.json lists"
+    ):
+        folder.read()
 
 
-def test_parts_of_two_models_are_not_mixed(tmp_path, kind):
+def test_parts_of_two_models_are_not_mixed(tmp_path):
     for name, value in (("a", 1.0), ("b", 2.0)):
         payload = {"model_state_dict": {"w": torch.tensor([value])}}
-        write_model(ModelFolder(tmp_path / name), payload, format=kind)
-    weights = "model.pt" if kind == "torch" else "model.safetensors"
-    shutil.copy(tmp_path / "b" / weights, tmp_path / "a" / weights)
-    with pytest.raises(ModelFileError, match=r"not what manifest\.json lists"):
-        read_model(ModelFolder(tmp_path / "a"))
+        ModelFolder(tmp_path / name).write(payload)
+    shutil.copy(tmp_path / "b" / "model.pt", tmp_path / "a" / "model.pt")
+    with pytest.raises(ModelFileError, match=r"not what manifest\.json lists.*remove the list"):
+        ModelFolder(tmp_path / "a").read()
     (tmp_path / "a" / "manifest.json").unlink()
-    if kind == "safetensors":
-        with pytest.raises(ModelFileError, match="of another model"):
-            read_model(ModelFolder(tmp_path / "a"))
+    assert ModelFolder(tmp_path / "a").read()["model_state_dict"]["w"] == 2
 
 
-def test_a_missing_part_is_named(folder, kind):
-    folder.file("model.pt" if kind == "torch" else "model.safetensors").unlink()
-    with pytest.raises(ModelFileError, match=r"model\.(pt|safetensors) is missing"):
-        read_model(folder)
+def test_a_missing_part_is_named(folder):
+    folder.file("model.pt").unlink()
+    with pytest.raises(ModelFileError, match=r"model\.pt is damaged: It is missing"):
+        folder.read()
+    folder.file("adata.h5ad").unlink()
+    with pytest.raises(ModelFileError, match=r"adata\.h5ad is damaged: It is missing"):
+        folder.reference()
 
 
 def test_a_reference_beside_the_model_that_it_does_not_list_is_not_its_own(tmp_path):
-    write_model(ModelFolder(tmp_path), PAYLOAD)
+    ModelFolder(tmp_path).write(PAYLOAD)
     write_reference(tmp_path / "adata.h5ad")
     assert ModelFolder(tmp_path).reference() is None
     (tmp_path / "manifest.json").unlink()
     assert ModelFolder(tmp_path).reference() == tmp_path / "adata.h5ad"
 
 
-# Hostile files. All are sealed as ours are: a checksum guards against accidents, not intent.
+# Hostile files. A digest, where there is one, fits: it guards against accidents, not intent.
 
 
 @pytest.fixture
@@ -308,23 +313,23 @@ HOSTILE = {
         archive(pickle.dumps({"a": Call(os.mkdir, "it_ran")}, 4)),
         r"posix\.mkdir",
     ),
-    "bare_pickle": (pickle.dumps({"a": Call(os.mkdir, "it_ran")}), r"names posix\.mkdir"),
+    "bare_pickle": (pickle.dumps({"a": Call(os.mkdir, "it_ran")}), "no archive of PyTorch"),
     "builtin": (archive(pickled({"a": Call(eval, "1")})), r"eval"),
-    "numpy_array": (archive(pickled({"a": np.zeros(2)})), r"numpy.*_reconstruct"),
-    "state_of_an_object": (archive(b"\x80\x02}}b."), "instruction BUILD"),
-    "registered_extension": (archive(b"\x80\x02\x82\x01."), "instruction EXT1"),
+    "numpy_array": (archive(pickled({"a": np.zeros(2)})), r"found numpy.*_reconstruct"),
+    "state_of_an_object": (archive(b"\x80\x02}}b."), "pickle instruction b'b'"),
+    "registered_extension": (archive(b"\x80\x02\x82\x01."), "pickle instruction b"),
     "call_of_a_storage_class": (
         archive(b"\x80\x02ctorch\nFloatStorage\n)R."),
-        "call of torch FloatStorage",
+        "damaged",
     ),
     "tensor_beyond_its_storage": (one_tensor(4, 0, (HUGE,), (1,)), "1,000,000,000,000 elements"),
     "tensor_that_repeats_one_number": (one_tensor(4, 0, (HUGE,), (0,)), "1,000,000,000,000 elem"),
     "tensor_that_starts_outside": (one_tensor(4, 9, (2,), (1,)), "declares 2 elements"),
     "tensor_with_a_huge_step": (one_tensor(4, 0, (2,), (HUGE,)), "declares 2 elements"),
-    "tensor_of_negative_size": (one_tensor(4, 0, (-2,), (1,)), "shape that is none"),
+    "tensor_of_negative_size": (one_tensor(4, 0, (-2,), (1,)), "impossible shape"),
     "tensor_of_a_thousand_dimensions": (
         one_tensor(4, 0, (2,) * 1000, (0,) * 1000),
-        "shape that is none",
+        "impossible shape",
     ),
     "storage_beyond_its_record": (one_tensor(HUGE, 0, (4,), (1,)), "declares 4,000,000,000,000"),
     "storage_without_record": (
@@ -344,7 +349,7 @@ HOSTILE = {
     "cycle": (archive(cycle()), "one container in two places"),
     "memo_of_a_huge_index": (archive(b"\x80\x02}r\xff\xff\xff\x7f."), "not a model|no model|$^"),
     "endless_text": (archive(b"\x80\x02X\xff\xff\xff\x7fabc."), "damaged"),
-    "endless_number": (archive(b"\x80\x02\x8b\xff\xff\xff\x7f\x01."), "damaged|LONG4"),
+    "endless_number": (archive(b"\x80\x02\x8b\xff\xff\xff\x7f\x01."), "pickle instruction b"),
     "no_pickle": (archive(b"hello"), "damaged"),
     "empty_pickle": (archive(b""), "damaged"),
     "empty_stack": (archive(b"\x80\x02a."), "damaged"),
@@ -363,10 +368,10 @@ def test_hostile_torch_files(name, bounded, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     content, says = HOSTILE[name]
     if name == "memo_of_a_huge_index":
-        assert parse_torch(content, "file") == {}
+        assert parse(content, "file") == {}
     else:
         with pytest.raises(ModelFileError, match=says):
-            parse_torch(content, "file")
+            parse(content, "file")
     assert list(tmp_path.iterdir()) == [], "something was run"
 
 
@@ -376,107 +381,146 @@ def test_entries_that_claim_more_than_the_file_holds():
     place = content.index(b"PK\1\2", content.index(b"PK\1\2") + 1)
     content[place + 20 : place + 28] = claim
     with pytest.raises(ModelFileError, match="2,147,48"):
-        parse_torch(bytes(content), "file")
-
-
-def tensors(header: dict, body: bytes = b"") -> bytes:
-    text = json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + body
-
-
-def described(model: object, weights: bytes) -> bytes:
-    from hdeepinsight.models._file._seal import sha256
-
-    record = {"format": "hdeepinsight.model", "container_version": 1}
-    return dump_json(record | {"weights_sha256": sha256(weights), "model": model})
-
-
-def entry(size: int, end: int) -> dict:
-    return {"w": {"dtype": "F32", "shape": [size], "data_offsets": [0, end]}}
-
-
-HOSTILE_TENSORS = {
-    "more_elements_than_bytes": tensors(entry(HUGE, 4 * HUGE), b"\0" * 16),
-    "more_elements_than_declared_bytes": tensors(entry(HUGE, 16), b"\0" * 16),
-    "overflow": tensors(entry(2**63, 16), b"\0" * 16),
-    "endless_header": struct.pack("<Q", 2**60) + b"{}",
-    "nested_header": struct.pack("<Q", 200_000) + b"[" * 200_000,
-    "empty": b"",
-}
-
-
-@pytest.mark.parametrize("name", HOSTILE_TENSORS)
-def test_hostile_safetensors_files(name, bounded):
-    weights = HOSTILE_TENSORS[name]
-    with pytest.raises(ModelFileError, match="damaged or incomplete"):
-        parse_tensors(weights, described({"w": {"__tensor__": "w"}}, weights), "folder")
-
-
-def deep(depth: int) -> bytes:
-    return b'{"format": "hdeepinsight.model", "model": ' + b"[" * depth + b"]" * depth + b"}"
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        pytest.param(deep(10**5), "nested more than 64", id="nested_lists"),
-        pytest.param(deep(10**5)[: 10**5], "nested more than 64", id="nested_and_cut"),
-        pytest.param(b'{"a":' * 10**5, "nested more than 64", id="nested_mappings"),
-        pytest.param(b"[" * 60, "no JSON", id="brackets"),
-        pytest.param(b"9" * 10**6, "no JSON", id="endless_number"),
-        pytest.param(b'"\\' * 10**5, "no JSON", id="endless_text"),
-        pytest.param(b"\xff\xfe\0", "no JSON", id="no_text"),
-        pytest.param(b"", "no JSON", id="empty"),
-        pytest.param(b"[]", "'list' instead of", id="list"),
-        pytest.param(b'{"format": "x"}', "'x' instead of", id="another_format"),
-        pytest.param(b'{"format": "hdeepinsight.model", "container_version": 1}', "no checksum",
-                     id="not_sealed"),
-        pytest.param(dump_json({"format": "hdeepinsight.model", "container_version": 9}),
-                     "Update hdeepinsight", id="newer"),
-        pytest.param(dump_json({"format": "hdeepinsight.model", "container_version": "1"}),
-                     "no version", id="version_as_text"),
-    ],
-)  # fmt: skip
-def test_hostile_json(content, says, bounded):
-    with pytest.raises(ModelFileError, match=says):
-        parse_json(content, "file", "hdeepinsight.model", 1)
+        parse(bytes(content), "file")
 
 
 GOOD = {"bytes": 3, "sha256": "0" * 64}
+ABC = hashlib.sha256(b"abc").hexdigest()
+
+
+def manifest(parts: object) -> bytes:
+    """A manifest as ours are, but for what it lists."""
+    body = '{\n"format": "hdeepinsight.manifest",\n"container_version": 1,\n"parts": '
+    body += f'{json.dumps(parts)},\n"sha256": "'
+    return f'{body}{hashlib.sha256(body.encode()).hexdigest()}"\n}}\n'.encode()
 
 
 @pytest.mark.parametrize(
-    ("parts", "says"),
+    "parts",
     [
-        pytest.param({"../model.pt": GOOD}, r"the parts '\.\./model\.pt'", id="traversal"),
-        pytest.param({"/etc/passwd": GOOD, "model.pt": GOOD}, "/etc/passwd", id="absolute"),
-        pytest.param({"model.pt": GOOD, "x/model.json": GOOD}, "x/model.json", id="folder"),
-        pytest.param({}, "the parts", id="none"),
-        pytest.param({"adata.h5ad": GOOD}, "the parts", id="no_model"),
-        pytest.param({"model.pt": GOOD, "model.json": GOOD}, "the parts", id="two_formats"),
-        pytest.param({"model.json": GOOD}, "the parts", id="half_a_model"),
-        pytest.param({"model.pt": {}}, "no size and checksum", id="nothing_said"),
-        pytest.param({"model.pt": {"bytes": "3", "sha256": "0" * 64}}, "no size", id="text"),
-        pytest.param({"model.pt": {"bytes": 3, "sha256": "0"}}, "no size", id="short"),
-        pytest.param({"model.pt": 3}, "no size and checksum", id="number"),
-        pytest.param([], "no list of parts", id="list"),
-        pytest.param({str(i): GOOD for i in range(10**4)}, "bytes", id="endless"),
+        pytest.param({"../model.pt": GOOD}, id="traversal"),
+        pytest.param({"/etc/passwd": GOOD, "model.pt": GOOD}, id="absolute"),
+        pytest.param({"model.pt": GOOD, "x/model.json": GOOD}, id="folder"),
+        pytest.param({}, id="none"),
+        pytest.param({"adata.h5ad": GOOD}, id="no_model"),
+        pytest.param({"model.json": GOOD}, id="another_format"),
+        pytest.param({"model.pt": {}}, id="nothing_said"),
+        pytest.param({"model.pt": {"bytes": "3", "sha256": "0" * 64}}, id="text"),
+        pytest.param({"model.pt": {"bytes": 3.0, "sha256": "0" * 64}}, id="fraction"),
+        pytest.param({"model.pt": {"bytes": 3, "sha256": "0"}}, id="short"),
+        pytest.param({"model.pt": {"bytes": 3, "sha256": ABC, "more": 1}}, id="another_key"),
+        pytest.param({"model.pt": 3}, id="number"),
+        pytest.param([], id="list"),
+        pytest.param([["model.pt", GOOD]], id="list_of_pairs"),
+        pytest.param(None, id="null"),
+        pytest.param({str(i): GOOD for i in range(10**4)}, id="endless"),
     ],
 )
-def test_hostile_manifests(parts, says, tmp_path, bounded):
-    record = {"format": "hdeepinsight.manifest", "container_version": 1, "parts": parts}
-    (tmp_path / "manifest.json").write_bytes(dump_json(record))
+def test_hostile_manifests(parts, tmp_path, bounded):
     (tmp_path / "model.pt").write_bytes(b"abc")
-    with pytest.raises(ModelFileError, match=says):
-        read_model(ModelFolder(tmp_path))
+    (tmp_path / "manifest.json").write_bytes(manifest(parts))
+    with pytest.raises(ModelFileError, match=r"damaged|no model"):
+        ModelFolder(tmp_path).read()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b'{"parts": ' + b"[" * 10**5 + b"]" * 10**5 + b"}", id="nested_lists"),
+        pytest.param(b'{"parts":' * 10**5, id="nested_mappings"),
+        pytest.param(b"9" * 10**6, id="endless_number"),
+        pytest.param(b'"\\' * 10**5, id="endless_text"),
+        pytest.param(b"\xff\xfe\0", id="no_text"),
+        pytest.param(b"", id="empty"),
+        pytest.param(b"[]", id="list"),
+        pytest.param(b'{"parts": {"model.pt": {"bytes": 3, "sha256": "' + ABC.encode() + b'"}}}',
+                     id="not_as_ours"),
+    ],
+)  # fmt: skip
+def test_files_that_are_not_manifests(content, tmp_path, bounded):
+    (tmp_path / "model.pt").write_bytes(b"abc")
+    (tmp_path / "manifest.json").write_bytes(content)
+    with pytest.raises(ModelFileError, match=r"manifest\.json is damaged.*not the list"):
+        ModelFolder(tmp_path).read()
 
 
 @pytest.mark.parametrize("size", [0, 2, HUGE, -1])
 def test_a_manifest_with_a_wrong_size(tmp_path, size):
     (tmp_path / "model.pt").write_bytes(b"abc")
-    (tmp_path / "manifest.json").write_bytes(Manifest({"model.pt": Part(size, "0" * 64)}).dump())
-    with pytest.raises(ModelFileError, match="different"):
-        read_model(ModelFolder(tmp_path))
+    parts = {"model.pt": {"bytes": size, "sha256": ABC}}
+    (tmp_path / "manifest.json").write_bytes(manifest(parts))
+    with pytest.raises(ModelFileError, match=r"model\.pt is damaged.*(not what|at most)"):
+        ModelFolder(tmp_path).read()
+
+
+# Files that never end, or are larger than they are.
+
+
+def sparse(path: Path, n_bytes: int) -> None:
+    """A file of zeros that takes no room on the disk."""
+    with path.open("wb") as file:
+        file.truncate(n_bytes)
+
+
+ENDLESS = {
+    "fifo": os.mkfifo,
+    "zeros": lambda path: path.symlink_to("/dev/zero"),
+    "random": lambda path: path.symlink_to("/dev/urandom"),
+    "loop": lambda path: path.symlink_to(path.name),
+    "sparse": lambda path: sparse(path, 4 * 10**12),
+    "socket": lambda path: socket.socket(socket.AF_UNIX).bind(os.path.relpath(path)),
+}
+
+
+@pytest.fixture
+def at_once():
+    """Fail where something waits or reads without end; its own alarm, so that nothing hangs."""
+
+    def too_late(*_):
+        pytest.fail("took more than 5 seconds")
+
+    before = signal.signal(signal.SIGALRM, too_late)
+    signal.alarm(5)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.filterwarnings("ignore:unclosed.*socket:ResourceWarning")
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize("kind", ENDLESS)
+@pytest.mark.parametrize("name", ["manifest.json", "model.pt", "adata.h5ad"])
+def test_files_without_an_end_are_refused_at_once(
+    folder, name, kind, listed, at_once, bounded, monkeypatch
+):
+    monkeypatch.chdir(folder.path)  # the path of a socket may have a hundred letters
+    path = folder.file(name)
+    if not listed:
+        folder.file("manifest.json").unlink()
+    path.unlink(missing_ok=True)
+    ENDLESS[kind](path)
+    if name == "adata.h5ad" and not listed and kind in ("sparse", "loop"):
+        folder.reference()  # what reads it looks at its content; a link to nowhere is nothing
+        return
+    with pytest.raises(ModelFileError, match=name.replace(".", r"\.")):
+        folder.reference() if name == "adata.h5ad" else folder.read()
+
+
+def test_a_model_that_is_as_large_as_its_manifest_says_is_refused_all_the_same(
+    folder, at_once, bounded
+):
+    sparse(folder.file("model.pt"), 4 * 10**12)
+    parts = {"model.pt": {"bytes": 4 * 10**12, "sha256": ABC}}
+    folder.file("manifest.json").write_bytes(manifest(parts))
+    with pytest.raises(ModelFileError, match=r"model\.pt is damaged.*at most 4,294,967,296"):
+        folder.read()
+
+
+def test_a_manifest_of_three_gigabytes_is_not_read(folder, at_once, bounded):
+    sparse(folder.file("manifest.json"), 3 * 2**30)
+    for read in (folder.read, folder.reference):
+        with pytest.raises(ModelFileError, match=r"manifest\.json.*at most 4,194,304 bytes"):
+            read()
 
 
 @pytest.mark.parametrize("prefix", ["../", "a/b", "..", "a\\b", "a\0"])
@@ -488,7 +532,7 @@ def test_a_prefix_stays_in_the_folder(tmp_path, prefix):
 def test_fuzzed_pickles_are_read_or_refused():
     """Random edits of real pickles, with correct archives around them: no other error, no hang."""
     rng = np.random.default_rng(0)
-    with zipfile.ZipFile(io.BytesIO(dump_torch(PAYLOAD))) as file:
+    with zipfile.ZipFile(io.BytesIO(dump(PAYLOAD))) as file:
         names = [name.split("/", 1)[1] for name in file.namelist()]
         parts = {name: file.read(f"archive/{name}") for name in names}
     program = parts.pop("data.pkl")
@@ -498,7 +542,7 @@ def test_fuzzed_pickles_are_read_or_refused():
         for _ in range(rng.integers(1, 4)):
             body[rng.integers(len(body))] = rng.integers(256)
         try:
-            parse_torch(archive(bytes(body), records), "file")
+            parse(archive(bytes(body), records), "file")
         except ModelFileError:
             continue
 
@@ -507,8 +551,8 @@ def fuzz_trials() -> int:
     return int(os.environ.get("HDI_FUZZ_TRIALS", "300"))
 
 
-def test_the_seal_is_the_comment_of_an_archive_that_any_tool_reads():
-    content = dump_torch({"a": 1})
+def test_the_digest_is_the_comment_of_an_archive_that_any_tool_reads():
+    content = dump({"a": 1})
     assert content[-84:-64] == b"hdeepinsight sha256 "
     assert hashlib.sha256(content[:-64]).hexdigest().encode() == content[-64:]
     with zipfile.ZipFile(io.BytesIO(content)) as file:

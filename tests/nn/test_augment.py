@@ -194,5 +194,5 @@ def test_settings_survive_a_round_trip(options):
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
 def test_settings_outside_the_unit_interval_are_refused(kind, value):
     for name in kind().to_dict():
-        with pytest.raises(ValueError, match=f"{kind.__name__} got {name}=.*valid are numbers"):
+        with pytest.raises(ValueError, match=f"{kind.__name__}: {name} must be a number from 0"):
             kind(**{name: value})

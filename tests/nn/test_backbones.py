@@ -109,7 +109,7 @@ def test_a_single_training_cell_is_read_as_at_prediction():
 
 @pytest.mark.parametrize(("side", "advice"), [(2 * PATCH + 1, 3), (3 * PATCH - 1, 3), (0, 1)])
 def test_a_side_that_patches_do_not_fill_is_refused(side, advice):
-    message = f"side {side}; valid are multiples of {PATCH}.*side={advice * PATCH}"
+    message = f"multiple of {PATCH}, its patch, got {side}.*side={advice * PATCH}"
     with pytest.raises(ValueError, match=message):
         CompactBackbone(2, side)
 
@@ -178,7 +178,7 @@ def test_backbones_are_made_by_name():
     assert compact.n_latent == 12
     assert compact(torch.rand(3, 2, 16, 16)).shape == (3, 12)
     assert isinstance(make_backbone("efficientnet_b0", 2, 32), EfficientNetBackbone)
-    with pytest.raises(ValueError, match=r"no backbone 'resnet50'.*Valid are compact, .*None"):
+    with pytest.raises(ValueError, match=r"one of 'compact', .*None, got 'resnet50'"):
         make_backbone("resnet50", 2, 16)
 
 

@@ -102,7 +102,7 @@ def test_explicit_zeros_and_stored_type_do_not_matter(reference):
 
 
 def test_a_reference_without_counts_is_refused():
-    with pytest.raises(ValueError, match=r"None of the 3 cells has a count.*Valid is a reference"):
+    with pytest.raises(ValueError, match="must have raw counts, got none in any of the 3"):
         CountNormalizer(2).fit(sparse.csr_matrix((3, 2)))
 
 

@@ -55,7 +55,7 @@ def test_genes_that_are_not_measured_take_no_part(
     assert torch.equal(matcher(counts), matcher(other))
 
 
-def test_referee_has_seen_none_of_the_best_markers_of_a_pair() -> None:
+def test_held_out_markers_are_none_of_the_best_of_a_pair() -> None:
     mean = torch.zeros(2, 60)
     mean[0, :30] = torch.arange(30, 0, -1)
     mean[1, 30:] = torch.arange(30, 0, -1)

@@ -53,7 +53,7 @@ def test_labels_stand_in_tree_order_with_unknown_last(result):
     ("groups", "options", "match"),
     [
         pytest.param(["a"], {}, "1 labels for 5 cells", id="lengths"),
-        pytest.param(["a"] * 5, {"level": "no"}, "Levels are", id="level"),
+        pytest.param(["a"] * 5, {"level": "no"}, "level must be one of", id="level"),
     ],
 )
 def test_bad_input_is_refused(result, groups, options, match):

@@ -94,7 +94,7 @@ def test_a_finest_column_without_labels_is_no_level():
     ],
 )
 def test_from_obs_refuses(columns, keys, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((KeyError, ValueError), match=message):
         Taxonomy.from_obs(pd.DataFrame(columns), keys)
 
 
@@ -103,7 +103,7 @@ def test_from_obs_wants_text_in_a_table():
         Taxonomy.from_obs(pd.DataFrame({"a": [1, 2]}), ["a"])
     with pytest.raises(TypeError, match="got int in column 'a'"):
         Taxonomy.from_obs(pd.DataFrame({"a": pd.Categorical([1, 2])}), ["a"])
-    with pytest.raises(TypeError, match="Found list"):
+    with pytest.raises(TypeError, match="got list"):
         Taxonomy.from_obs(["a"], ["a"])
 
 
@@ -155,8 +155,8 @@ def test_nested_objects_that_explode_are_stopped():
     for _ in range(60):
         bomb = [{"a": bomb, "b": bomb}]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hdeepinsight.taxonomy._sources.MAX_NODES", 1000)
-        with pytest.raises(ValueError, match="more than 1,000 nodes"):
+        patch.setattr("hdeepinsight.taxonomy._structure.MAX_NODES", 1000)
+        with pytest.raises(ValueError, match="at most 1,000 nodes"):
             Taxonomy.from_nested(bomb)
 
 
@@ -171,7 +171,7 @@ def test_edges_with_one_top_node_have_it_as_root():
 def test_a_forest_of_edges_gets_a_root_unless_one_is_asked_for():
     edges = [("T", "CD4"), ("B", "naive")]
     assert Taxonomy.from_edges(edges).names[1:3] == (("T",), ("B",))
-    with pytest.raises(ValueError, match="'T', 'B' without a parent, where root='cell'"):
+    with pytest.raises(ValueError, match="root='cell' must be without a parent, got 'T', 'B'"):
         Taxonomy.from_edges(edges, root="cell")
     with pytest.raises(ValueError, match="root='T'"):
         Taxonomy.from_edges(edges, root="T")
@@ -198,7 +198,7 @@ def test_edges_are_checked(edges, message):
     "edge", [("a", None), (float("nan"), "a"), (1, 2), ("a",), ("a", "b", "c"), "ab"]
 )
 def test_an_edge_is_a_pair_of_names(edge):
-    with pytest.raises(TypeError, match=r"Found the edge .*Valid is a pair of names.*the root"):
+    with pytest.raises(TypeError, match=r"An edge must be a pair of names.*the root"):
         Taxonomy.from_edges([("cell", "T"), edge])
 
 

@@ -52,7 +52,7 @@ def test_a_chain_of_absurd_depth_is_read_from_json_and_newick():
 
 def test_ids_all_along_a_chain_are_refused_before_they_fill_the_memory():
     text = record(chain(DEEP, ontology_id="CL:"))
-    with pytest.raises(ValueError, match=r"more than 16,777,216 names together.*less deep"):
+    with pytest.raises(ValueError, match=r"less deep.*more than 16,777,216 names together"):
         Taxonomy.from_json(text)
 
 
@@ -97,7 +97,7 @@ def test_a_cycle_of_terms_is_refused(tmp_path):
         b"format-version: 1.2\n\n[Term]\nid: CL:1\nname: a\nis_a: CL:2\n\n"
         b"[Term]\nid: CL:2\nname: b\nis_a: CL:1\n"
     )
-    with pytest.raises(ValueError, match="lies under itself"):
+    with pytest.raises(ValueError, match="may lie under itself, got a cycle"):
         Taxonomy.from_cell_ontology(path, ["a", "b"])
 
 
@@ -118,7 +118,7 @@ def test_what_is_no_obo_text_is_not_given_to_the_parser(tmp_path, content, monke
     monkeypatch.setattr(pronto, "Ontology", lambda *_, **__: pytest.fail("parsed"))
     path = tmp_path / "x.obo"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="Found no readable ontology"):
+    with pytest.raises(ValueError, match="got no readable ontology"):
         Taxonomy.from_cell_ontology(path, ["cell"])
 
 
@@ -135,8 +135,8 @@ def test_numbers_and_text_that_python_refuses_are_named(tmp_path):
     with pytest.raises(ValueError, match="a number of 5,000 digits"):
         Taxonomy.from_json(text)
     (tmp_path / "latin.json").write_bytes(b'{"format": "\xe9"}')
-    with pytest.raises(ValueError, match="no UTF-8 text"):
+    with pytest.raises(ValueError, match="not UTF-8 text"):
         Taxonomy.from_json(tmp_path / "latin.json")
     for path in ("a\0b", "x" * 10**4, str(tmp_path)):
-        with pytest.raises(FileNotFoundError, match="Found no file"):
+        with pytest.raises(FileNotFoundError, match="got no file"):
             Taxonomy.from_json(path)

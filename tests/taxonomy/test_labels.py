@@ -115,7 +115,7 @@ def test_labels_of_another_unicode_form_are_shown_apart():
 
 def test_many_pairs_are_counted():
     said = warned([label for i in range(30) for label in (f"type {i}", f"Type {i}")])
-    assert "and 20 more" in said
+    assert "and 10 more" in said
 
 
 @pytest.mark.parametrize("values", [[1, 2], [1.0, np.nan], [True, False]])

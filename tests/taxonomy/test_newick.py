@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hdeepinsight.taxonomy import Taxonomy
-from hdeepinsight.taxonomy._names import name_problem
+from hdeepinsight.taxonomy._structure import name_problem
 
 AWKWARD = [
     "it's",
@@ -81,5 +81,5 @@ def test_broken_text_is_refused(text, message):
 
 
 def test_the_place_of_the_fault_is_given():
-    with pytest.raises(ValueError, match="at character 4 of the Newick text"):
+    with pytest.raises(ValueError, match="at character 4"):
         Taxonomy.from_newick("(a,b'")

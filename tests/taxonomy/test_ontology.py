@@ -83,7 +83,7 @@ def test_two_incomparable_parents_are_an_error_or_the_first(obo):
     terms[1:3] = terms[2:0:-1]
     other = Taxonomy.from_cell_ontology(obo, terms, on_multiple="first")
     assert ("T cell", "CD4-positive T cell", "CD4 regulatory T cell") in other.names
-    with pytest.raises(ValueError, match="on_multiple='any'"):
+    with pytest.raises(ValueError, match="on_multiple must be one of 'raise', 'first'"):
         Taxonomy.from_cell_ontology(obo, terms, on_multiple="any")
 
 
@@ -119,3 +119,42 @@ def test_without_pronto_the_error_says_how_to_install_it(obo, monkeypatch):
     monkeypatch.setitem(sys.modules, "pronto", None)
     with pytest.raises(ImportError, match="pip install"):
         Taxonomy.from_cell_ontology(obo, ["B cell"])
+
+
+@pytest.fixture
+def doubled(tmp_path):
+    """Two terms of one name under "cell", and one more under "lymphocyte", which is a cell."""
+    text = "format-version: 1.2\nontology: cl\n"
+    for term_id, name, parent in (
+        ("CL:0000000", "cell", None),
+        ("CL:0000542", "lymphocyte", "CL:0000000"),
+        ("CL:0000084", "T cell", "CL:0000000"),
+        ("CL:0009999", "T cell", "CL:0000000"),
+        ("CL:0009998", "T cell", "CL:0000542"),
+    ):
+        text += f"\n[Term]\nid: {term_id}\nname: {name}\n"
+        text += f"is_a: {parent}\n" if parent else ""
+    text += "\n[Term]\nid: CL:0009997\nname: lymphocyte\nis_obsolete: true\n"
+    path = tmp_path / "doubled.obo"
+    path.write_text(text)
+    return path
+
+
+def test_two_terms_of_one_name_are_not_merged(doubled):
+    with pytest.raises(ValueError, match="CL:0000084 and CL:0009999 are both 'T cell'"):
+        Taxonomy.from_cell_ontology(doubled, ["CL:0000084", "CL:0009999"])
+    tree = Taxonomy.from_cell_ontology(doubled, ["CL:0000084", "CL:0000542", "CL:0009998"])
+    assert tree.ontology_ids == {
+        ("T cell",): "CL:0000084",
+        ("lymphocyte",): "CL:0000542",
+        ("lymphocyte", "T cell"): "CL:0009998",
+    }
+
+
+def test_a_name_of_several_terms_is_asked_for_by_id(doubled):
+    with pytest.raises(ValueError, match="CL:0000084, CL:0009998, CL:0009999"):
+        Taxonomy.from_cell_ontology(doubled, ["T cell"])
+    # an obsolete term does not make a name ambiguous
+    assert Taxonomy.from_cell_ontology(doubled, ["lymphocyte"]).ontology_ids == {
+        ("lymphocyte",): "CL:0000542"
+    }

@@ -25,9 +25,9 @@ def change(record, *path, value):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("format",), "pickle", "Found 'pickle'"),
-        (("schema_version",), 2, "schema version 2"),
-        (("schema_version",), "1", "schema version '1'"),
+        (("format",), "pickle", "got 'pickle'"),
+        (("schema_version",), 2, "schema version 1, got 2"),
+        (("schema_version",), "1", "schema version 1, got '1'"),
         (("nodes",), {}, "'nodes' of type dict"),
         (("extra",), 1, "the keys .*'extra'"),
         (("nodes", 0), "B", "str as node 1"),
@@ -43,7 +43,7 @@ def change(record, *path, value):
         (("nodes", 3, "synonyms"), [3], "synonym 3 at node 4"),
         (("nodes", 3, "synonyms"), ["B cell"], "synonym 'B cell' at node 4"),
         (("nodes", 3, "synonyms"), ["NK"], "already the name of 'NK'"),
-        (("nodes", 3, "unspecified"), True, "among the unspecified leaves"),
+        (("nodes", 3, "unspecified"), True, "Unspecified leaves must be leaves, got 'Mono'"),
         (("level_names",), ["a"], "2 levels"),
         (("level_names",), [1, 2], "of type int"),
     ],
@@ -63,10 +63,10 @@ def test_a_record_without_a_key_is_refused(record, key):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "no JSON"),
-        ("{}", "Found None"),
+        ("{", "not JSON"),
+        ("{}", "got None"),
         ('{"a": 1, "a": 2}', "repeated keys among 'a', 'a'"),
-        ('{"nodes": ' + "[" * 200_000, "nested too deeply|no JSON"),
+        ('{"nodes": ' + "[" * 200_000, "nested too deeply|not JSON"),
     ],
 )
 def test_text_that_is_no_taxonomy_is_refused(text, message):
@@ -83,7 +83,7 @@ def test_a_mark_before_the_text_is_skipped(immune, tmp_path):
 def test_a_file_with_something_else_is_refused(tmp_path):
     file = tmp_path / "list.json"
     file.write_text(json.dumps([1, 2]))
-    with pytest.raises(ValueError, match="Found 'list'"):
+    with pytest.raises(ValueError, match="got 'list'"):
         Taxonomy.from_json(file)
     with pytest.raises(FileNotFoundError):
         Taxonomy.from_json(tmp_path / "absent.json")

@@ -95,14 +95,14 @@ def test_any_node_order_gives_the_same_tree(small):
         pytest.param(
             ["", "p", "a", "a"], [-1, 0, 1, 1], "two siblings named 'a' under 'p'", id="siblings"
         ),
-        pytest.param(["", ""], [-1, 0], "child of 'root' is empty", id="empty_name"),
-        pytest.param(["", "p", " "], [-1, 0, 1], "child of 'p' is empty", id="blank_name"),
+        pytest.param(["", ""], [-1, 0], "child of 'root', which is empty", id="empty_name"),
+        pytest.param(["", "p", " "], [-1, 0, 1], "child of 'p', which is empty", id="blank_name"),
         pytest.param(["", "a\nb"], [-1, 0], "control character", id="line_break"),
         pytest.param(["", "a > b"], [-1, 0], "joins paths", id="separator"),
         pytest.param(["", "root"], [-1, 0], "stands for the root", id="reserved"),
         pytest.param(["", 3], [-1, 0], "of type int", id="number"),
-        pytest.param(["", "a"], [-1, 7], r"'a'\) names the parent 7", id="parent_out_of_range"),
-        pytest.param(["", "a"], [-1], "2 labels but 1 parents", id="lengths"),
+        pytest.param(["", "a"], [-1, 7], r"got 7 at node 1 \('a'\)", id="parent_out_of_range"),
+        pytest.param(["", "a"], [-1], "2 labels and 1 parents", id="lengths"),
         pytest.param([""], [-1], "nothing below", id="only_root"),
         pytest.param([], [], "no root", id="nothing"),
     ],
@@ -121,10 +121,10 @@ def test_an_invalid_tree_is_refused_by_name(labels, parent, message):
         ({"synonyms": {"B": ("T",)}}, "synonym 'B' of 'T' is already the name of 'B'"),
         ({"synonyms": {"root": ("T",)}}, "already the name of 'root'"),
         ({"synonyms": {"": ("T",)}}, "is empty"),
-        ({"synonyms": {"x": ("T", "CD9")}}, "'T > CD9', which is no path"),
-        ({"synonyms": {"x": "T"}}, "no path"),
-        ({"ontology_ids": {("X",): "CL:1"}}, "'X', which is no path"),
-        ({"unspecified_leaves": (("T",),)}, "'T' among the unspecified leaves"),
+        ({"synonyms": {"x": ("T", "CD9")}}, "one of the tuples in `names`, got 'T > CD9'"),
+        ({"synonyms": {"x": "T"}}, "one of the tuples"),
+        ({"ontology_ids": {("X",): "CL:1"}}, "tuples in `names`, got 'X'"),
+        ({"unspecified_leaves": (("T",),)}, "must be leaves, got 'T', which has children"),
     ],
 )
 def test_invalid_annotations_are_refused_by_name(small, annotations, message):
@@ -133,9 +133,9 @@ def test_invalid_annotations_are_refused_by_name(small, annotations, message):
 
 
 def test_ids_have_their_type(small):
-    with pytest.raises(TypeError, match="published id 'x' of 'T'"):
+    with pytest.raises(TypeError, match="published id of 'T' must be of type int, got 'x'"):
         small.with_annotations(published_ids={"T": "x"})
-    with pytest.raises(TypeError, match="ontology id 7"):
+    with pytest.raises(TypeError, match="ontology id of 'T' must be of type str, got 7"):
         small.with_annotations(ontology_ids={"T": 7})
 
 
@@ -209,7 +209,7 @@ def test_levels_are_named_or_counted(immune):
 
 def test_a_node_out_of_range_is_refused(small):
     for wrong in (-1, 8):
-        with pytest.raises(IndexError, match="Nodes are 0 to 7"):
+        with pytest.raises(IndexError, match="A node must be 0 to 7"):
             small.label(wrong)
 
 

@@ -1,13 +1,19 @@
 """The door for data: what a matrix holds, which genes it has, and its counts in chunks."""
 
-from hdeepinsight.data._align import GeneAlignment, GeneReport
-from hdeepinsight.data._checks import inspect_input, inspect_store, not_finite
-from hdeepinsight.data._declared import check_file
-from hdeepinsight.data._decode import Denormalizer
+from hdeepinsight.data._counts import (
+    CountSource,
+    ScaleMode,
+    dispersion_scores,
+    log_normalize,
+    open_counts,
+    select_genes,
+)
 from hdeepinsight.data._errors import GeneCoverageWarning, GeneMatchError, InputError
-from hdeepinsight.data._genes import align_genes, resolve_var_names
+from hdeepinsight.data._genes import GeneAlignment, GeneReport, align_genes, resolve_var_names
+from hdeepinsight.data._inspect import InputReport, inspect_input, inspect_store, not_finite
 from hdeepinsight.data._modalities import (
     Modalities,
+    errors_of,
     is_paired,
     open_paired,
     own_columns,
@@ -15,21 +21,26 @@ from hdeepinsight.data._modalities import (
     without_genes,
 )
 from hdeepinsight.data._names import examples, strip_version
-from hdeepinsight.data._normalize import log_normalize
-from hdeepinsight.data._protein_names import clean_protein_name, protein_genes, protein_key
 from hdeepinsight.data._proteins import (
     ProteinCounts,
     ProteinCoverageWarning,
     align_proteins,
+    clean_protein_name,
+    protein_genes,
+    protein_key,
     protein_names,
     read_proteins,
 )
 from hdeepinsight.data._query import AlignedQuery, ExtraInputs, open_query, resolve_cells
-from hdeepinsight.data._recover import RecoveredCounts, recover_counts
-from hdeepinsight.data._report import InputReport
-from hdeepinsight.data._selection import dispersion_scores, select_genes
-from hdeepinsight.data._store import DataLike, Store, group_opener, has_layer, open_store
-from hdeepinsight.data._streaming import CountSource, ScaleMode, open_counts
+from hdeepinsight.data._reader import (
+    DataLike,
+    Store,
+    check_file,
+    group_opener,
+    has_layer,
+    open_store,
+)
+from hdeepinsight.data._recover import Denormalizer, RecoveredCounts, recover_counts
 
 __all__ = [
     "AlignedQuery",
@@ -54,6 +65,7 @@ __all__ = [
     "check_file",
     "clean_protein_name",
     "dispersion_scores",
+    "errors_of",
     "examples",
     "group_opener",
     "has_layer",

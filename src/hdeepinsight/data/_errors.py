@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["GeneCoverageWarning", "GeneMatchError", "InputError"]
-
 
 class InputError(ValueError):
     """Input that cannot be used, said in three parts.

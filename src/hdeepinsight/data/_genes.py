@@ -1,16 +1,18 @@
-"""Match genes by name, never by position."""
+"""Match the genes of a query to those of a model by name, never by position."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 
-from hdeepinsight.data._align import GeneAlignment, GeneReport
 from hdeepinsight.data._errors import GeneCoverageWarning, GeneMatchError
+from hdeepinsight.data._matrix import Block
 from hdeepinsight.data._names import (
     Species,
     examples,
@@ -19,13 +21,156 @@ from hdeepinsight.data._names import (
     share_barcodes,
     strip_version,
 )
+from hdeepinsight.data._reader import ARGUMENTS
 
-__all__ = ["align_genes", "resolve_var_names"]
+Ints: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 
 #: Coverage below which labels are less certain, which is warned of.
 WARN_COVERAGE = 0.50
 
-Ints: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
+
+@dataclass(frozen=True)
+class GeneReport:
+    """How the genes of a query match those of a model.
+
+    Parameters
+    ----------
+    n_model
+        Genes of the model.
+    n_query
+        Columns of the query.
+    n_measured
+        Model genes that the query has.
+    coverage
+        Share of the reference's expression that these genes carry, in ``[0, 1]``; the share of
+        genes if no weights were given.
+    missing
+        Model genes that the query lacks, in model order.
+    duplicated
+        Model genes that several columns of the query carry; their counts are summed.
+    n_extra
+        Columns of the query that the model does not use.
+    column
+        Column of ``var`` that the names came from; ``None`` for ``var_names``.
+    messages
+        Sentences about what was repaired and what needs care.
+
+    Examples
+    --------
+    >>> from hdeepinsight.data import align_genes
+    >>> print(align_genes(["NKG7", "CD3D", "ACTB"], ["CD3D", "MS4A1", "NKG7"]).report)
+    2 of 3 model genes measured (coverage 66.7%), 1 of 3 columns unused
+      missing   MS4A1
+    """
+
+    n_model: int
+    n_query: int
+    n_measured: int
+    coverage: float
+    missing: tuple[str, ...] = ()
+    duplicated: tuple[str, ...] = ()
+    n_extra: int = 0
+    column: str | None = None
+    messages: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.n_measured:,} of {self.n_model:,} model genes measured "
+            f"(coverage {self.coverage:.1%}), {self.n_extra:,} of {self.n_query:,} columns unused"
+        ]
+        if self.missing:
+            lines.append(f"  missing   {examples(self.missing, 5)}")
+        lines += [f"  note      {text}" for text in self.messages]
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only (numbers, strings, lists), as JSON takes them.
+
+        Examples
+        --------
+        >>> from hdeepinsight.data import align_genes
+        >>> align_genes(["NKG7", "CD3D"], ["CD3D", "MS4A1", "NKG7"]).report.to_dict()["missing"]
+        ['MS4A1']
+        """
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+
+
+@dataclass(frozen=True, eq=False)
+class GeneAlignment:
+    """Map from the columns of a query to the genes of a model.
+
+    Parameters
+    ----------
+    source
+        First column of every model gene, int64, shape ``(n_genes,)``; -1 where it is missing.
+    target
+        Model gene of every column, int64, shape ``(n_vars,)``; -1 where the model does not use it.
+    measured
+        Whether the query has the gene, bool, shape ``(n_genes,)``.
+    report
+        The same in words.
+
+    Examples
+    --------
+    >>> from hdeepinsight.data import align_genes
+    >>> alignment = align_genes(["NKG7", "CD3D", "ACTB"], ["CD3D", "MS4A1", "NKG7"])
+    >>> alignment.target.tolist(), alignment.measured.tolist()
+    ([2, 0, -1], [True, False, True])
+    """
+
+    source: np.ndarray[Any, np.dtype[np.int64]]
+    target: np.ndarray[Any, np.dtype[np.int64]]
+    measured: np.ndarray[Any, np.dtype[np.bool_]]
+    report: GeneReport
+
+    def __post_init__(self) -> None:
+        for array in (self.source, self.target, self.measured):
+            array.setflags(write=False)
+
+    def apply(self, block: Block) -> sp.csr_matrix:
+        """Bring counts into model order; genes that the query lacks are 0.
+
+        Parameters
+        ----------
+        block
+            Counts, shape ``(n_cells, n_vars)``, dense or CSR. Not changed.
+
+        Returns
+        -------
+        CSR float32 with sorted indices, shape ``(n_cells, n_genes)``. Columns that carry the same
+        model gene are summed.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from hdeepinsight.data import align_genes
+        >>> alignment = align_genes(["CD3D", "NKG7", "ACTB"], ["NKG7", "CD3D"])
+        >>> alignment.apply(np.array([[1, 2, 3]])).toarray()
+        array([[2., 1.]], dtype=float32)
+        """
+        if block.shape[1] != len(self.target):
+            msg = (
+                f"The block has {block.shape[1]} columns. This alignment was made for "
+                f"{len(self.target)}. Align the genes of this matrix first."
+            )
+            raise ValueError(msg)
+        target = self.target.astype(np.int32)
+        rows: Any = block
+        if not sp.issparse(block):
+            used = np.flatnonzero(target >= 0)
+            rows, target = sp.csr_matrix(block[:, used]), target[used]
+        # Rename columns: much faster than a sparse product or fancy indexing with a sort.
+        renamed = target[rows.indices]
+        kept = np.flatnonzero(renamed >= 0)
+        indptr = np.searchsorted(kept, rows.indptr)
+        stored = (rows.data[kept].astype(np.float32, copy=False), renamed[kept], indptr)
+        result = sp.csr_matrix(stored, shape=(rows.shape[0], len(self.source)))
+        if not result.has_sorted_indices:
+            result = result.tocsc().tocsr()  # two bucket sorts: linear in the stored values
+        result.sum_duplicates()
+        if np.count_nonzero(result.data) < len(result.data):
+            result.eliminate_zeros()
+        return result
 
 
 def resolve_var_names(var: pd.DataFrame, genes: Sequence[str]) -> tuple[pd.Index, str | None]:
@@ -55,7 +200,9 @@ def resolve_var_names(var: pd.DataFrame, genes: Sequence[str]) -> tuple[pd.Index
     index = _text(var.index)
     best, column, most = index, None, 2 * _n_held(index, wanted)
     for name, values in var.items():  # unlike var[name], a series even where a name is there twice
-        if not _holds_text(values):
+        dtype = values.dtype
+        dtype = dtype.categories.dtype if isinstance(dtype, pd.CategoricalDtype) else dtype
+        if not (pd.api.types.is_string_dtype(dtype) or pd.api.types.is_object_dtype(dtype)):
             continue
         names = _text(values)
         held = _n_held(names, wanted)
@@ -64,15 +211,8 @@ def resolve_var_names(var: pd.DataFrame, genes: Sequence[str]) -> tuple[pd.Index
     return best, column
 
 
-def _holds_text(column: pd.Series) -> bool:
-    dtype = column.dtype
-    if isinstance(dtype, pd.CategoricalDtype):
-        dtype = dtype.categories.dtype
-    return bool(pd.api.types.is_string_dtype(dtype) or pd.api.types.is_object_dtype(dtype))
-
-
 def _text(names: Any) -> pd.Index:
-    """Names as plain strings; a missing one becomes empty and matches nothing."""
+    """Return names as plain strings; a missing one becomes empty and matches nothing."""
     missing = pd.isna(names)
     listed = ["" if gone else str(name) for name, gone in zip(names, missing, strict=True)]
     return pd.Index(listed, dtype=object)
@@ -91,6 +231,7 @@ def align_genes(
     min_coverage: float = 0.10,
     warn_coverage: float = WARN_COVERAGE,
     fold_case: bool = False,
+    arguments: Mapping[str, str] = ARGUMENTS,
 ) -> GeneAlignment:
     """Match the genes of a query to those of a model by name.
 
@@ -117,6 +258,8 @@ def align_genes(
     fold_case
         Match ``Cd3d`` to ``CD3D``. A mouse gene is not the human gene of the same name, so this is
         never done unless asked for.
+    arguments
+        By which name the caller takes ``fold_case``, if it does, for the advice in errors.
 
     Returns
     -------
@@ -143,8 +286,19 @@ def align_genes(
     >>> alignment.report.missing
     ('MS4A1',)
     """
-    model = _check_genes(genes)
-    share = _check_weights(weights, len(model))
+    model = pd.Index([str(gene) for gene in genes], dtype=object)
+    if not model.is_unique or not len(model):
+        twice = examples(model[model.duplicated()].unique()) or "none at all"
+        msg = f"Genes of the model that repeat: {twice}. Valid are one or more unique names."
+        raise ValueError(f"{msg} Pass every gene once.")
+    share = np.ones(len(model)) if weights is None else np.asarray(weights, dtype=np.float64)
+    total = share.sum()
+    if share.shape != (len(model),) or not np.isfinite(total) or total <= 0 or (share < 0).any():
+        msg = (
+            f"The weights have shape {share.shape} and sum {total:.4g}. Valid are {len(model)} "
+            "finite values from 0 up, not all 0. Pass the mean share of every model gene."
+        )
+        raise ValueError(msg)
     column = None
     if isinstance(var_names, pd.DataFrame):
         names, column = resolve_var_names(var_names, model.tolist())
@@ -159,39 +313,26 @@ def align_genes(
             f"The query looks like {species[0]} and the model like {species[1]}: genes of the same "
             "name are taken for the same gene."
         )
-    alignment = _describe(names, model, target, share, column, messages)
-    _check_coverage(alignment.report, names, model, species, min_coverage, warn_coverage)
+    alignment = alignment_of(target, model, share / total, column=column, messages=messages)
+    report = alignment.report
+    found = (
+        f"{report.n_measured:,} of the model's {report.n_model:,} genes are in the query "
+        f"({report.coverage:.1%} of the reference's expression)."
+    )
+    if report.coverage < min_coverage or not report.n_measured:
+        advice = _diagnose(names.tolist(), model.tolist(), species, report.n_measured, arguments)
+        raise GeneMatchError(found, f"At least {min_coverage:.0%} is needed.", advice)
+    if report.coverage < warn_coverage:
+        advice = _diagnose(names.tolist(), model.tolist(), species, report.n_measured, arguments)
+        text = f"{found} Below {warn_coverage:.0%} labels are less certain. {advice}"
+        warnings.warn(text, GeneCoverageWarning, stacklevel=2)
     return alignment
-
-
-def _check_genes(genes: Sequence[str]) -> pd.Index:
-    model = pd.Index([str(gene) for gene in genes], dtype=object)
-    if not model.is_unique or not len(model):
-        twice = examples(model[model.duplicated()].unique()) or "none at all"
-        msg = f"Genes of the model that repeat: {twice}. Valid are one or more unique names."
-        raise ValueError(f"{msg} Pass every gene once.")
-    return model
-
-
-def _check_weights(
-    weights: np.ndarray[Any, Any] | None, n_genes: int
-) -> np.ndarray[Any, np.dtype[np.float64]]:
-    share = np.ones(n_genes) if weights is None else np.asarray(weights, dtype=np.float64)
-    total = share.sum()
-    if share.shape != (n_genes,) or not np.isfinite(total) or total <= 0 or (share < 0).any():
-        msg = (
-            f"The weights have shape {share.shape} and sum {total:.4g}. Valid are {n_genes} finite "
-            "values from 0 up, not all 0. Pass the mean share of every model gene."
-        )
-        raise ValueError(msg)
-    scaled: np.ndarray[Any, np.dtype[np.float64]] = share / total
-    return scaled
 
 
 def _match(
     names: pd.Index, model: pd.Index, synonyms: Mapping[str, Sequence[str]], fold_case: bool
 ) -> tuple[Ints, list[str]]:
-    """Model gene of every column, -1 for none, and what was done beyond exact names."""
+    """Find the model gene of every column, -1 for none, and what was done beyond exact names."""
     target = model.get_indexer(names).astype(np.int64)
     messages: list[str] = []
     stripped = names.map(strip_version)
@@ -232,24 +373,30 @@ def _add_synonyms(
     return found
 
 
-def _describe(
-    names: pd.Index,
-    model: pd.Index,
+def alignment_of(
     target: Ints,
-    share: np.ndarray[Any, np.dtype[np.float64]],
-    column: str | None,
-    messages: list[str],
+    model: pd.Index,
+    share: np.ndarray[Any, np.dtype[np.float64]] | None = None,
+    *,
+    column: str | None = None,
+    messages: Sequence[str] = (),
 ) -> GeneAlignment:
+    """Return the alignment in which every column carries the model gene of ``target``, or none.
+
+    ``share`` is that of every gene in the expression, equal ones by default.
+    """
     used = np.flatnonzero(target >= 0)
     source = np.full(len(model), -1, dtype=np.int64)
     source[target[used[::-1]]] = used[::-1]  # the first column wins
     measured = source >= 0
+    share = np.full(len(model), 1 / max(1, len(model))) if share is None else share
     duplicated = tuple(model[np.bincount(target[used], minlength=len(model)) > 1])
     if duplicated:
-        messages.append(f"Columns that carry the same gene are summed: {examples(duplicated)}.")
+        summed = f"Columns that carry the same gene are summed: {examples(duplicated)}."
+        messages = [*messages, summed]
     report = GeneReport(
         n_model=len(model),
-        n_query=len(names),
+        n_query=len(target),
         n_measured=int(measured.sum()),
         coverage=min(1.0, float(share[measured].sum())),
         missing=tuple(model[~measured]),
@@ -265,37 +412,19 @@ def _differ(species: Species, other: Species) -> bool:
     return species != other and "unknown" not in (species, other)
 
 
-def _check_coverage(
-    report: GeneReport,
-    names: pd.Index,
-    model: pd.Index,
-    species: tuple[Species, Species],
-    lowest: float,
-    low: float,
-) -> None:
-    found = (
-        f"{report.n_measured:,} of the model's {report.n_model:,} genes are in the query "
-        f"({report.coverage:.1%} of the reference's expression)."
-    )
-    if report.coverage < lowest or not report.n_measured:
-        advice = _diagnose(names, model, species, report)
-        raise GeneMatchError(found, f"At least {lowest:.0%} is needed.", advice)
-    if report.coverage < low:
-        advice = _diagnose(names, model, species, report)
-        text = f"{found} Below {low:.0%} labels are less certain. {advice}"
-        warnings.warn(text, GeneCoverageWarning, stacklevel=3)
-
-
 def _diagnose(
-    names: pd.Index, model: pd.Index, species: tuple[Species, Species], report: GeneReport
+    names: list[str],
+    model: list[str],
+    species: tuple[Species, Species],
+    n_measured: int,
+    arguments: Mapping[str, str],
 ) -> str:
     """Say what the names look like beside the model's, and what to do about it."""
-    listed, wanted = names.tolist(), model.tolist()
     shown = (
-        f"the query's names are like {examples(listed, 2)}, the model's like {examples(wanted, 2)}"
+        f"the query's names are like {examples(names, 2)}, the model's like {examples(model, 2)}"
     )
-    kind, model_kind = identifier_kind(listed), identifier_kind(wanted)
-    if share_barcodes(listed) > 0.5:
+    kind, model_kind = identifier_kind(names), identifier_kind(model)
+    if share_barcodes(names) > 0.5:
         return f"The columns look like cells ({shown}): pass adata.T."
     if kind == "unknown" and model_kind != "unknown":
         return (
@@ -306,17 +435,15 @@ def _diagnose(
             f"The query has {kind} names and the model {model_kind} names ({shown}): set "
             f"adata.var_names to {model_kind} names, or keep them in a column of adata.var."
         )
+    fold = f"pass {arguments['fold_case']}=True to " if "fold_case" in arguments else ""
     if _differ(*species):
+        same = f", or {fold}take genes of the same name for the same gene" if fold else ""
         return (
             f"The query looks like {species[0]} and the model like {species[1]} ({shown}): "
-            f"translate the genes to {species[1]} orthologs first, or pass fold_case=True to "
-            "take genes of the same name for the same gene."
+            f"translate the genes to {species[1]} orthologs first{same}."
         )
-    return _diagnose_case(listed, wanted, shown, report)
-
-
-def _diagnose_case(listed: list[str], wanted: list[str], shown: str, report: GeneReport) -> str:
-    folded = len({name.upper() for name in listed} & {name.upper() for name in wanted})
-    if folded > 2 * report.n_measured:
-        return f"{folded:,} names differ only in case ({shown}): pass fold_case=True to match them."
+    folded = len({name.upper() for name in names} & {name.upper() for name in model})
+    if folded > 2 * n_measured:
+        how = f"{fold}match them" if fold else "spell them as the model does"
+        return f"{folded:,} names differ only in case ({shown}): {how}."
     return f"Check that the query and the model were made for the same genes ({shown})."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,19 +14,20 @@ from anndata.abc import CSCDataset, CSRDataset
 
 from hdeepinsight.data._errors import InputError
 
-__all__ = ["Block", "RowMatrix", "row_view", "to_csr", "wrap"]
-
 Block: TypeAlias = "np.ndarray[Any, Any] | sp.csr_matrix"
-
 Ints: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 
+#: Rows of a block, where nobody asks for another number.
+ROWS = 2048
+#: Numbers of decimals that values may have been rounded to.
+DECIMALS = (2, 3, 4, 5)
 #: Stored values that one pass over a column-wise matrix may keep (8 to 12 bytes each).
 CSC_BUDGET = 2**25
 
 
 @dataclass
-class Tally:
-    """How often a matrix was read.
+class PassCounter:
+    """Number of times that a matrix was read.
 
     Parameters
     ----------
@@ -55,8 +57,8 @@ class RowMatrix:
         How it is stored, for reports: ``"dense"``, ``"csr_matrix"``, ``"h5ad csr"``, ``"dask"`` ...
     chosen
         Rows of the stored matrix that are the rows of this one, in any order; all if ``None``.
-    tally
-        How often it was read.
+    counter
+        Counts the passes.
     """
 
     opener: Callable[[], AbstractContextManager[Any]]
@@ -64,12 +66,17 @@ class RowMatrix:
     dtype: np.dtype[Any]
     storage: str
     chosen: Ints | None = None
-    tally: Tally = field(default_factory=Tally)
+    counter: PassCounter = field(default_factory=PassCounter)
 
     @property
     def n_passes(self) -> int:
-        """How often the matrix was read, for whatever purpose."""
-        return self.tally.n_passes
+        """Number of times that the matrix was read, for whatever purpose."""
+        return self.counter.n_passes
+
+    @property
+    def n_scans(self) -> int:
+        """Number of times that all values were looked at to find out what they are."""
+        return self.counter.n_scans
 
     def take(self, rows: Ints) -> RowMatrix:
         """Return the given rows as a matrix of its own, which counts its passes together with this.
@@ -85,7 +92,7 @@ class RowMatrix:
         A dense block is an array, any other a CSR matrix that may share memory with its source and
         is therefore only to be read.
         """
-        self.tally.n_passes += 1
+        self.counter.n_passes += 1
         with self.opener() as matrix:
             if self.chosen is None:
                 yield from _all_blocks(matrix, size)
@@ -94,14 +101,24 @@ class RowMatrix:
 
 
 def _all_blocks(matrix: Any, size: int) -> Iterator[tuple[slice, Block]]:
-    if _is_columnwise(matrix):
+    if isinstance(matrix, CSCDataset) or (sp.issparse(matrix) and matrix.format == "csc"):
         yield from _columnwise_blocks(matrix, size)
     elif hasattr(matrix, "dask"):
         yield from _dask_blocks(matrix, size)
+    elif sp.issparse(matrix):
+        yield from ((rows, _checked(block)) for rows, block in _parts(matrix, size))
     else:
         for start in range(0, matrix.shape[0], size):
             rows = slice(start, min(start + size, matrix.shape[0]))
-            yield rows, _read(matrix, rows)
+            yield rows, _checked(to_csr(matrix[rows]))
+
+
+def _parts(whole: Any, size: int, offset: int = 0) -> Iterator[tuple[slice, Block]]:
+    """Hand out a matrix in memory in parts of at most ``size`` rows, without copying values."""
+    for start in range(0, whole.shape[0], size):
+        stop = min(start + size, whole.shape[0])
+        part = row_view(whole, start, stop) if sp.issparse(whole) else whole[start:stop]
+        yield slice(offset + start, offset + stop), part
 
 
 def _chosen_blocks(matrix: Any, chosen: Ints, size: int) -> Iterator[tuple[slice, Block]]:
@@ -116,25 +133,17 @@ def _chosen_blocks(matrix: Any, chosen: Ints, size: int) -> Iterator[tuple[slice
             waiting.append(block[ordered[first:last] - rows.start])
             n_waiting += last - first
         if ascending and n_waiting >= size:
-            whole = _stack(waiting)
-            for _ in range(n_waiting // size):
-                yield slice(start, start + size), whole[:size]
-                whole, start = whole[size:], start + size
-            waiting, n_waiting = [whole], whole.shape[0]
+            whole, full = _stack(waiting), n_waiting // size * size
+            yield from _parts(whole[:full], size, start)
+            waiting, n_waiting, start = [whole[full:]], n_waiting - full, start + full
         if last == len(ordered):
             break
-    if not n_waiting:
-        return
-    whole = _stack(waiting)
-    whole = whole if ascending else whole[place]
-    for first in range(0, whole.shape[0], size):
-        part = whole[first : first + size]
-        yield slice(start + first, start + first + part.shape[0]), part
+    if n_waiting:
+        whole = _stack(waiting)
+        yield from _parts(whole if ascending else whole[place], size, start)
 
 
 def _stack(blocks: list[Block]) -> Block:
-    if len(blocks) == 1:
-        return blocks[0]
     return sp.vstack(blocks, format="csr") if sp.issparse(blocks[0]) else np.vstack(blocks)
 
 
@@ -142,8 +151,14 @@ def wrap(matrix: Any, opener: Callable[[], AbstractContextManager[Any]] | None =
     """Describe a matrix in memory, or one that ``opener`` reopens for every pass."""
     if sp.issparse(matrix) and matrix.format not in ("csr", "csc"):
         matrix = matrix.tocsr()
+    if isinstance(matrix, np.ma.MaskedArray) and (n_masked := matrix.size - matrix.count()):
+        raise InputError(
+            f"The matrix is a masked array with {n_masked:,} masked values.",
+            "Valid is a value for every cell and gene.",
+            "Pass matrix.filled(0) if they mean zero, or leave these cells or genes out.",
+        )
     return RowMatrix(
-        opener=opener or (lambda: nullcontext(matrix)),
+        opener=opener or partial(nullcontext, matrix),
         shape=(int(matrix.shape[0]), int(matrix.shape[1])),
         dtype=np.dtype(matrix.dtype),
         storage=_storage(matrix),
@@ -152,30 +167,21 @@ def wrap(matrix: Any, opener: Callable[[], AbstractContextManager[Any]] | None =
 
 def _storage(matrix: Any) -> str:
     if isinstance(matrix, CSRDataset | CSCDataset):
-        return f"{_file_kind(matrix.backend)} {matrix.format}"
-    if sp.issparse(matrix):
+        place, form = matrix.backend, matrix.format
+    elif sp.issparse(matrix):
         return f"{matrix.format}_{'array' if isinstance(matrix, sp.sparray) else 'matrix'}"
-    if hasattr(matrix, "dask"):
+    elif hasattr(matrix, "dask"):
         return "dask"
-    root = type(matrix).__module__.partition(".")[0]
-    return f"{_file_kind(root)} dense" if root in ("h5py", "zarr") else "dense"
+    else:
+        place, form = type(matrix).__module__.partition(".")[0], "dense"
+    library = {"zarr": "zarr", "h5py": "h5ad", "hdf5": "h5ad"}.get(place)
+    return f"{library} {form}" if library else form
 
 
-def _file_kind(library: str) -> str:
-    return "zarr" if library == "zarr" else "h5ad"
-
-
-def _is_columnwise(matrix: Any) -> bool:
-    return isinstance(matrix, CSCDataset) or (sp.issparse(matrix) and matrix.format == "csc")
-
-
-def _read(matrix: Any, rows: slice) -> Block:
-    block = row_view(matrix, rows) if sp.issparse(matrix) else to_csr(matrix[rows])
-    return _sound(block) if sp.issparse(block) else block
-
-
-def _sound(matrix: Any) -> Any:
+def _checked(matrix: Any) -> Any:
     """Refuse indices that lead out of a compressed matrix: compiled code would follow them."""
+    if not sp.issparse(matrix):
+        return matrix
     starts, indices = matrix.indptr, matrix.indices
     major, minor = matrix.shape if matrix.format == "csr" else matrix.shape[::-1]
     if (
@@ -193,13 +199,13 @@ def _sound(matrix: Any) -> Any:
     return matrix
 
 
-def row_view(matrix: Any, rows: slice) -> sp.csr_matrix:
-    """Rows of a CSR matrix without copying their values."""
-    start, stop = int(matrix.indptr[rows.start]), int(matrix.indptr[rows.stop])
-    view = sp.csr_matrix((rows.stop - rows.start, matrix.shape[1]), dtype=matrix.dtype)
+def row_view(matrix: Any, start: int, stop: int) -> sp.csr_matrix:
+    """Return rows of a CSR matrix without copying their values."""
+    first, last = int(matrix.indptr[start]), int(matrix.indptr[stop])
+    view = sp.csr_matrix((stop - start, matrix.shape[1]), dtype=matrix.dtype)
     # Set one by one: the constructor copies what is a small part of a larger array.
-    view.data, view.indices = matrix.data[start:stop], matrix.indices[start:stop]
-    view.indptr = matrix.indptr[rows.start : rows.stop + 1] - start
+    view.data, view.indices = matrix.data[first:last], matrix.indices[first:last]
+    view.indptr = matrix.indptr[start : stop + 1] - first
     return view
 
 
@@ -220,9 +226,7 @@ def _columnwise_blocks(matrix: Any, size: int) -> Iterator[tuple[slice, Block]]:
     large = size * max(1, CSC_BUDGET // (per_row * size))
     for start in range(0, n_obs, large):
         turned = _turn(matrix, slice(start, min(start + large, n_obs)))
-        for first in range(0, turned.shape[0], size):
-            rows = slice(first, min(first + size, turned.shape[0]))
-            yield slice(start + rows.start, start + rows.stop), row_view(turned, rows)
+        yield from _parts(turned, size, start)
 
 
 def _n_stored(matrix: Any) -> int:
@@ -232,7 +236,7 @@ def _n_stored(matrix: Any) -> int:
 def _turn(matrix: Any, rows: slice) -> sp.csr_matrix:
     """Rows of a column-wise matrix as CSR; a file is read in blocks of columns."""
     if sp.issparse(matrix):
-        _sound(matrix)
+        _checked(matrix)
         whole = rows.stop - rows.start == matrix.shape[0]
         return sp.csr_matrix((matrix if whole else matrix[rows]).tocsr())
     n_vars = matrix.shape[1]
@@ -251,17 +255,110 @@ def _columns(matrix: Any, starts: np.ndarray[Any, Any]) -> sp.csc_matrix:
     stored = slice(int(starts[0]), int(starts[-1]))
     values, indices = matrix.group["data"][stored], matrix.group["indices"][stored]
     shape = (matrix.shape[0], len(starts) - 1)
-    return _sound(sp.csc_matrix((values, indices, starts - starts[0]), shape=shape))
+    return _checked(sp.csc_matrix((values, indices, starts - starts[0]), shape=shape))
 
 
 def _dask_blocks(matrix: Any, size: int) -> Iterator[tuple[slice, Block]]:
     """Compute every row of dask chunks once, then hand it out in blocks of at most ``size``."""
     start = 0
     for n_rows in matrix.chunks[0]:
-        computed = to_csr(matrix[start : start + n_rows].compute(scheduler="synchronous"))
-        computed = _sound(computed) if sp.issparse(computed) else computed
-        for first in range(0, n_rows, size):
-            stop = min(first + size, n_rows)
-            part = computed[first:stop]
-            yield slice(start + first, start + stop), part
+        piece = matrix[start : start + n_rows].compute(scheduler="synchronous")
+        yield from _parts(_checked(to_csr(piece)), size, start)
         start += n_rows
+
+
+@dataclass
+class Scan:
+    """Exact tallies over all values, and a sample of whole cells.
+
+    ``n_cells`` counts the rows seen; ``low`` and ``high`` are the range of the finite stored
+    values; ``decimals`` are the numbers of decimals that all values seen so far are rounded to;
+    ``sample`` holds evenly spaced rows as CSR matrices.
+    """
+
+    n_cells: int = 0
+    n_nan: int = 0
+    n_inf: int = 0
+    n_negative: int = 0
+    n_empty: int = 0
+    n_nonzero: int = 0
+    n_whole: int = 0
+    low: float = np.inf
+    high: float = -np.inf
+    decimals: tuple[int, ...] = DECIMALS
+    sample: list[sp.csr_matrix] = field(default_factory=list)
+
+    @property
+    def all_whole(self) -> bool:
+        """Whether every finite value is a whole number."""
+        return self.n_whole == self.n_nonzero - self.n_nan - self.n_inf
+
+    @property
+    def grid(self) -> float:
+        """Distance of the decimals that the values are rounded to; 0.0 if they are not."""
+        return 10.0 ** -min(self.decimals) if self.decimals else 0.0
+
+    def add(self, rows: sp.csr_matrix) -> None:
+        """Tally a canonical CSR block."""
+        stored = rows.data
+        self.n_cells += rows.shape[0]
+        self.n_nonzero += len(stored)
+        self.n_empty += int(np.count_nonzero(np.diff(rows.indptr) == 0))
+        if stored.dtype.kind == "f" and not (finite := np.isfinite(stored)).all():
+            self.n_nan += int(np.count_nonzero(np.isnan(stored)))
+            self.n_inf += int(np.count_nonzero(np.isinf(stored)))
+            stored = stored[finite]
+        if not len(stored):
+            return
+        self.low = min(self.low, float(stored.min()))
+        self.high = max(self.high, float(stored.max()))
+        if self.low < 0:
+            self.n_negative += int(np.count_nonzero(stored < 0))
+        whole = len(stored)
+        if stored.dtype.kind == "f":
+            whole = int(np.count_nonzero(stored == np.rint(stored)))
+        self.n_whole += whole
+        if whole < len(stored):
+            self.decimals = tuple(d for d in self.decimals if _is_rounded(stored, d))
+
+
+def _is_rounded(values: np.ndarray[Any, Any], decimals: int) -> bool:
+    """Whether all values are the nearest single-precision number to one with so many decimals."""
+    exact = np.round(values.astype(np.float64), decimals)
+    with np.errstate(over="ignore"):
+        return bool((exact.astype(np.float32) == values.astype(np.float32)).all())
+
+
+def canonical(block: Block) -> sp.csr_matrix:
+    """Return a CSR form without explicit zeros and double entries; never change ``block``."""
+    rows: sp.csr_matrix = block if sp.issparse(block) else sp.csr_matrix(block)
+    if not rows.has_canonical_format:
+        rows = rows.copy()
+        rows.sum_duplicates()
+    if np.count_nonzero(rows.data) < len(rows.data):
+        rows = rows.copy()
+        rows.eliminate_zeros()
+    return rows
+
+
+def scan(matrix: RowMatrix, max_cells: int) -> Scan:
+    """Read the whole matrix once, keeping about ``max_cells`` evenly spaced cells."""
+    result = Scan()
+    matrix.counter.n_scans += 1
+    step = max(1, -(-matrix.shape[0] // max(1, max_cells)))
+    for rows, block in matrix.blocks(ROWS):
+        part = canonical(block)
+        result.add(part)
+        picked = np.arange(-rows.start % step, part.shape[0], step)
+        if len(picked):
+            result.sample.append(part[picked])
+    return result
+
+
+def scan_rows(matrix: RowMatrix, n_rows: int) -> Scan:
+    """Tally the first rows only: enough for a hint, not for a conclusion."""
+    result = Scan()
+    for _, block in matrix.blocks(n_rows):
+        result.add(canonical(block))
+        break
+    return result

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,22 +13,23 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from hdeepinsight.data._align import GeneAlignment, GeneReport
-from hdeepinsight.data._declared import check_file
+from hdeepinsight._errors import invalid
+from hdeepinsight.data._counts import CountSource
 from hdeepinsight.data._errors import InputError
+from hdeepinsight.data._genes import GeneAlignment, alignment_of
+from hdeepinsight.data._inspect import InputReport
 from hdeepinsight.data._matrix import wrap
 from hdeepinsight.data._proteins import ProteinCounts, read_proteins
-from hdeepinsight.data._report import InputReport
-from hdeepinsight.data._streaming import CountSource
+from hdeepinsight.data._reader import check_file
 
 if TYPE_CHECKING:
     from mudata import MuData
 
-__all__ = ["Modalities", "is_paired", "open_paired", "own_columns", "trim", "without_genes"]
-
 #: Usual names of the modalities, tried in this order where none is given.
-RNA_NAMES = ("rna", "RNA", "gex", "GEX")
-PROTEIN_NAMES = ("protein", "proteins", "prot", "adt", "ADT", "PROT", "Antibody Capture")
+USUAL_NAMES = {
+    "rna": ("rna", "RNA", "gex", "GEX"),
+    "protein": ("protein", "proteins", "prot", "adt", "ADT", "PROT", "Antibody Capture"),
+}
 
 #: Arguments of ``setup_mudata`` that read a modality.
 _ARGUMENTS = {
@@ -43,7 +43,7 @@ Rows = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def is_paired(data: Any) -> bool:
-    """Whether this is a MuData, or the path of an ``.h5mu`` file.
+    """Return whether this is a MuData, or the path of an ``.h5mu`` file.
 
     Examples
     --------
@@ -77,8 +77,6 @@ def open_paired(data: MuData | str | Path) -> MuData:
         return data
     from mudata import read_h5mu
 
-    if not Path(data).is_file():
-        raise InputError(f"{data} does not exist.", "Valid is an .h5mu file.", "Check the path.")
     check_file(Path(data))
     try:
         with own_columns():
@@ -185,11 +183,8 @@ class Modalities:
         given = dict(modalities or {})
         unknown = set(given) - set(_ARGUMENTS)
         if unknown:
-            msg = (
-                f"modalities names {', '.join(sorted(unknown))}; valid are "
-                f"{', '.join(_ARGUMENTS)}. Correct the names."
-            )
-            raise ValueError(msg)
+            expected = f"a dictionary whose keys are among {', '.join(_ARGUMENTS)}"
+            raise invalid("modalities", given, expected)
         return cls(**{_ARGUMENTS[argument]: name for argument, name in given.items()})
 
     def to_setup(self) -> dict[str, str]:
@@ -204,14 +199,8 @@ class Modalities:
         names = {argument: getattr(self, field) for argument, field in _ARGUMENTS.items()}
         return {argument: name for argument, name in names.items() if name is not None}
 
-    @cached_property
-    def _names(self) -> dict[str, tuple[str, ...]]:
-        rna = RNA_NAMES if self.rna is None else (self.rna, *RNA_NAMES)
-        protein = PROTEIN_NAMES if self.protein is None else (self.protein, *PROTEIN_NAMES)
-        return {"rna": rna, "protein": protein}
-
     def find(self, mdata: MuData, kind: str, *, required: bool = False) -> str | None:
-        """Name of a modality of ``mdata``, where it has one.
+        """Find the name of a modality of ``mdata``, where it has one.
 
         Parameters
         ----------
@@ -240,8 +229,9 @@ class Modalities:
                 "Valid is a MuData, which holds several modalities.",
                 "Read a file with mudata.read_h5mu; for RNA alone use setup_anndata.",
             )
-        asked = getattr(self, kind)
-        names = (asked,) if required and asked is not None else self._names[kind]
+        names, asked = USUAL_NAMES[kind], getattr(self, kind)
+        if asked is not None:
+            names = (asked,) if required else (asked, *names)
         name = next((name for name in names if name in mdata.mod), None)
         if name is None and required:
             raise InputError(
@@ -252,7 +242,7 @@ class Modalities:
         return name
 
     def rna_of(self, mdata: MuData) -> AnnData | None:
-        """RNA of all cells of ``mdata``, in its order; zeros for a cell that has none.
+        """Return the RNA of all cells of ``mdata``, in its order; zeros for a cell that has none.
 
         Returns
         -------
@@ -267,21 +257,16 @@ class Modalities:
         return _spread(rna, mdata.obs_names)
 
     def has_rna(self, mdata: MuData) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Whether each cell of ``mdata`` is in the RNA modality, shape ``(n_obs,)``."""
+        """Return whether each cell of ``mdata`` is in the RNA modality, shape ``(n_obs,)``."""
         name = self.find(mdata, "rna")
         if name is None:
             return np.zeros(mdata.n_obs, dtype=bool)
         return np.asarray(mdata.obs_names.isin(mdata.mod[name].obs_names), dtype=bool)
 
     def proteins_of(
-        self,
-        mdata: MuData,
-        proteins: Sequence[str],
-        *,
-        layer: str | None = None,
-        warn: bool = True,
+        self, mdata: MuData, proteins: Sequence[str], *, layer: str | None = None, warn: bool = True
     ) -> ProteinCounts:
-        """Protein counts of all cells of ``mdata``, in the order of a model.
+        """Read the protein counts of all cells of ``mdata``, in the order of a model.
 
         A query without the layer of the reference is read from ``X``.
         """
@@ -293,10 +278,12 @@ class Modalities:
         layer = layer if layer in modality.layers else None
         rows = _rows(modality, mdata.obs_names)
         with errors_of(name):
-            return read_proteins(modality, proteins, layer=layer, rows=rows, warn=warn)
+            return read_proteins(
+                modality, proteins, layer=layer, rows=rows, warn=warn, arguments={}
+            )
 
     def columns_of(self, mdata: MuData, keys: Sequence[str], *, kind: str = "labels") -> AnnData:
-        """Columns of ``obs`` for all cells, in an AnnData without genes.
+        """Return columns of ``obs`` for all cells, in an AnnData without genes.
 
         Parameters
         ----------
@@ -321,7 +308,7 @@ class Modalities:
         return AnnData(obs=obs)
 
     def obs_of(self, mdata: MuData) -> pd.DataFrame:
-        """All columns of the cells of ``mdata``: its own, then those of its modalities."""
+        """Return all columns of the cells of ``mdata``: its own, then those of its modalities."""
         obs = mdata.obs.copy()
         for name in (self.labels, self.batch, self.find(mdata, "rna")):
             if name in mdata.mod:
@@ -340,20 +327,13 @@ def without_genes(obs: pd.DataFrame, genes: Sequence[str]) -> tuple[CountSource,
     >>> source.n_obs, alignment.measured.tolist()
     (2, [False, False])
     """
-    matrix = sp.csr_matrix((len(obs), 0), dtype=np.float32)
-    report = InputReport(
-        n_obs=len(obs), n_vars=0, layer="X", storage="none", scale="empty", evidence="no RNA"
-    )
+    matrix = wrap(sp.csr_matrix((len(obs), 0), dtype=np.float32))
+    report = InputReport(len(obs), 0, layer="X", storage="none", scale="empty", evidence="no RNA")
     message = "No RNA modality: the cells are annotated from their proteins alone."
-    missing = np.full(len(genes), -1, dtype=np.int64)
-    alignment = GeneAlignment(
-        source=missing,
-        target=missing[:0].copy(),
-        measured=missing >= 0,
-        report=GeneReport(len(genes), 0, 0, 0.0, tuple(genes), messages=(message,)),
-    )
+    nothing = np.empty(0, dtype=np.int64)
+    alignment = alignment_of(nothing, pd.Index(genes, dtype=object), messages=[message])
     var = pd.DataFrame(index=pd.Index([], dtype=object))
-    return CountSource(matrix=wrap(matrix), obs=obs.copy(), var=var, report=report), alignment
+    return CountSource(matrix=matrix, obs=obs.copy(), var=var, report=report), alignment
 
 
 def trim(modality: AnnData, alignment: GeneAlignment, names: Sequence[str]) -> AnnData:
@@ -385,7 +365,7 @@ def trim(modality: AnnData, alignment: GeneAlignment, names: Sequence[str]) -> A
 
 
 def _rows(modality: AnnData, obs_names: pd.Index) -> Rows:
-    """Row of the modality that belongs to each cell; -1 where there is none."""
+    """Find the row of the modality that belongs to each cell; -1 where there is none."""
     if not modality.obs_names.is_unique:
         twice = modality.obs_names[modality.obs_names.duplicated()][0]
         raise InputError(
@@ -397,7 +377,7 @@ def _rows(modality: AnnData, obs_names: pd.Index) -> Rows:
 
 
 def _spread(rna: AnnData, obs_names: pd.Index) -> AnnData:
-    """Rows in another order, with zeros for cells that are not there."""
+    """Return rows in another order, with zeros for cells that are not there."""
     rows = _rows(rna, obs_names)
     found = np.flatnonzero(rows >= 0)
     shape = (len(obs_names), rna.n_obs)

@@ -1,4 +1,4 @@
-"""What kind of names are these? Pure functions on lists of strings."""
+"""Recognise what kind of names the genes and cells of a matrix have."""
 
 from __future__ import annotations
 
@@ -7,18 +7,6 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
-
-__all__ = [
-    "IdentifierKind",
-    "Species",
-    "examples",
-    "guess_species",
-    "has_versions",
-    "identifier_kind",
-    "share_barcodes",
-    "share_genes",
-    "strip_version",
-]
 
 IdentifierKind = Literal["symbol", "ensembl", "mixed", "unknown"]
 Species = Literal["human", "mouse", "unknown"]
@@ -47,22 +35,21 @@ def _thin(names: Sequence[str]) -> Sequence[str]:
 
 
 def share_barcodes(names: Sequence[str]) -> float:
-    """Share of names that hold a cell barcode (eight or more of A, C, G, T, N)."""
+    """Return the share of names that hold a cell barcode (eight or more of A, C, G, T, N)."""
     return _share(_thin(names), _BARCODE)
 
 
 def share_genes(names: Sequence[str]) -> float:
-    """Share of names that look like a gene (a symbol or an Ensembl id) and not like a barcode."""
+    """Return the share of names that look like a gene (symbol or Ensembl id) and not a barcode."""
     thin = _thin(names)
     return max(0.0, _share(thin, _SYMBOL) - _share(thin, _BARCODE))
 
 
 def identifier_kind(names: Sequence[str]) -> IdentifierKind:
-    """Symbols, Ensembl ids, both, or neither.
+    """Return whether names are symbols, Ensembl ids, both, or neither.
 
     Examples
     --------
-    >>> from hdeepinsight.data._names import identifier_kind
     >>> identifier_kind(["CD3D", "MS4A1"]), identifier_kind(["ENSG00000167286.9"])
     ('symbol', 'ensembl')
     """
@@ -75,12 +62,12 @@ def identifier_kind(names: Sequence[str]) -> IdentifierKind:
 
 
 def has_versions(names: Iterable[str]) -> bool:
-    """Whether any Ensembl id carries a version (``ENSG00000167286.9``)."""
+    """Return whether any Ensembl id carries a version (``ENSG00000167286.9``)."""
     return any(_VERSION.fullmatch(name) for name in names)
 
 
 def strip_version(name: str) -> str:
-    """Ensembl id without its version; any other name unchanged.
+    """Return an Ensembl id without its version, and any other name unchanged.
 
     Examples
     --------
@@ -93,7 +80,7 @@ def strip_version(name: str) -> str:
 
 
 def guess_species(names: Sequence[str]) -> Species:
-    """Human or mouse, from Ensembl prefixes, from case, and from names that only mice have."""
+    """Guess human or mouse from Ensembl prefixes, from case, and from names that only mice have."""
     ensembl = [name for name in names if _ENSEMBL.fullmatch(name)]
     if len(ensembl) > len(names) / 2:
         mouse = sum(name.startswith("ENSMUSG") for name in ensembl)

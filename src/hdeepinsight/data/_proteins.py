@@ -1,31 +1,145 @@
-"""Surface proteins of cells, in the order of a model."""
+"""Surface proteins: which one a name means, which genes encode it, and its counts."""
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
-from hdeepinsight.data._align import GeneAlignment, GeneReport
-from hdeepinsight.data._checks import inspect_store
+from hdeepinsight.data._counts import source_of
+from hdeepinsight.data._genes import GeneAlignment, alignment_of
+from hdeepinsight.data._inspect import inspect_store
 from hdeepinsight.data._names import examples
-from hdeepinsight.data._protein_names import clean_protein_name, match_proteins, protein_key
-from hdeepinsight.data._store import open_store
-from hdeepinsight.data._streaming import source_of
+from hdeepinsight.data._reader import ARGUMENTS, open_store
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = [
-    "ProteinCounts",
-    "ProteinCoverageWarning",
-    "align_proteins",
-    "protein_names",
-    "read_proteins",
-]
+#: What vendors and pipelines put around the name of a protein.
+_PREFIX = re.compile(
+    r"(?:(?:anti|adt|ab|prot|protein|abseq|humsrt|hums|hu|ms)[-_. ]+(?:(?:human|hu)[-_. ]+)?"
+    r"|[ABCD]0\d{3}[-_. ]+)",
+    re.IGNORECASE,
+)
+_SUFFIX = re.compile(
+    r"[-_. ]+(?:total[-_ ]?(?:seq)?[-_ ]?[ABCD]?|[ABCD]?0\d{3}|adt|prot|protein|abseq|pabo|ab"
+    r"|antibody)$",
+    re.IGNORECASE,
+)
+#: Where the name ends and clone, gene or barcode begin.
+_END = re.compile(r"[_|:(\[\s]")
+_COPY = re.compile(r"[-_.]\d$")
+_PLAIN_CD = re.compile(r"CD\d+[A-Z]{0,2}")
+
+
+def clean_protein_name(name: str) -> str:
+    """Clean the name of a protein of what vendors and pipelines put around it.
+
+    Clones and copies of a known protein lose their mark (``CD4-1``, ``CD45RA_HI100``).
+
+    Parameters
+    ----------
+    name
+        Name of a feature.
+
+    Returns
+    -------
+    The name; unchanged if nothing would be left.
+
+    Examples
+    --------
+    >>> from hdeepinsight.data import clean_protein_name
+    >>> [clean_protein_name(name) for name in ("CD3_TotalSeqB", "ADT_anti-human CD56", "HLA-DR")]
+    ['CD3', 'CD56', 'HLA-DR']
+    >>> clean_protein_name("CD4:SK3|CD4|AHS0032|pAbO")
+    'CD4'
+    """
+    cleaned, before = name.strip(), ""
+    while cleaned and cleaned != before:
+        before = cleaned
+        cleaned = _PREFIX.sub("", cleaned, count=1) if _PREFIX.match(cleaned) else cleaned
+        cleaned = _SUFFIX.sub("", cleaned)
+    for shorter in (_END.split(cleaned, maxsplit=1)[0], _COPY.sub("", cleaned)):
+        if _is_known(shorter):
+            return _COPY.sub("", shorter) if _is_known(_COPY.sub("", shorter)) else shorter
+    return cleaned or name
+
+
+def protein_key(name: str) -> str:
+    """Return the spelling under which a protein is matched: one for all of its names.
+
+    Examples
+    --------
+    >>> from hdeepinsight.data import protein_key
+    >>> {protein_key(name) for name in ("CD279", "anti-PD-1", "PDCD1", "PD1_TotalSeqC")}
+    {'CD279'}
+    """
+    cleaned = clean_protein_name(name)
+    key = _bare(cleaned) or cleaned
+    return _table()[1].get(key, key)
+
+
+def protein_genes(name: str, genes: Collection[str]) -> tuple[str, ...]:
+    """Return those of the given genes that encode a protein.
+
+    Parameters
+    ----------
+    name
+        Name of the protein.
+    genes
+        Genes that may be named, such as those of a layout.
+
+    Returns
+    -------
+    Genes, the one that stands for the protein first; empty where none is among ``genes``.
+
+    Examples
+    --------
+    >>> from hdeepinsight.data import protein_genes
+    >>> genes = ["CD3E", "CD3D", "FCGR3A", "PTPRC", "CD14"]
+    >>> [protein_genes(name, genes) for name in ("CD3", "CD16", "CD45RA", "CD14", "IgG1")]
+    [('CD3D', 'CD3E'), ('FCGR3A',), ('PTPRC',), ('CD14',), ()]
+    """
+    spelled = {_bare(gene): gene for gene in genes}
+    key = protein_key(name)
+    encoding = map(_bare, _table()[0].get(key, (key,)))
+    return tuple(spelled[gene] for gene in encoding if gene in spelled)
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"[^0-9A-Z]", "", name.upper())
+
+
+def _is_known(name: str) -> bool:
+    key = _bare(name)
+    return key in _table()[1] or _PLAIN_CD.fullmatch(key) is not None
+
+
+@cache
+def _table() -> tuple[Mapping[str, tuple[str, ...]], Mapping[str, str]]:
+    """Read the genes of every protein, and the first name of all other names.
+
+    Of the genes the first stands for the protein; where it stands for it alone, it is one of its
+    names. Proteins whose gene has their own name need no entry. Symbols as in HGNC.
+    """
+    text = (files("hdeepinsight.data") / "proteins.tsv").read_text(encoding="utf-8")
+    genes: dict[str, tuple[str, ...]] = {}
+    of_genes: dict[str, str] = {}
+    of_names: dict[str, str] = {}
+    for line in text.splitlines()[1:]:
+        protein, others, listed = line.split("\t")
+        genes[protein] = tuple(listed.split())
+        # PTPRC makes CD45, CD45RA, CD45RB and CD45RO: the gene's name says none of them but CD45.
+        of_genes.setdefault(_bare(genes[protein][0]), protein)
+        of_names |= dict.fromkeys((protein, *others.split()), protein)
+    return genes, of_genes | of_names
 
 
 class ProteinCoverageWarning(UserWarning):
@@ -65,7 +179,7 @@ class ProteinCounts:
         if self.counts.shape != self.measured.shape:
             msg = (
                 f"Counts have shape {self.counts.shape} and their mask {self.measured.shape}. "
-                "Valid is one mask entry a count. Pass arrays of one shape."
+                "Valid is one mask entry per count. Pass arrays of one shape."
             )
             raise ValueError(msg)
 
@@ -77,7 +191,7 @@ class ProteinCounts:
 
     @classmethod
     def none(cls, n_cells: int, n_proteins: int, message: str) -> ProteinCounts:
-        """No protein was measured in any cell.
+        """Return counts of cells in which no protein was measured.
 
         Examples
         --------
@@ -110,7 +224,7 @@ def protein_names(adata: AnnData) -> list[str]:
     by_key = {protein_key(name): clean_protein_name(name) for name in map(str, adata.var_names)}
     if not by_key:
         msg = (
-            "The protein modality has no column. Valid is one column a protein. Register the RNA "
+            "The protein modality has no column. Valid is one column per protein. Register the RNA "
             "alone with setup_anndata(), or add the proteins."
         )
         raise ValueError(msg)
@@ -137,20 +251,9 @@ def align_proteins(names: Sequence[str], proteins: Sequence[str]) -> GeneAlignme
     >>> align_proteins(["NCAM1", "CD3_TotalSeqB"], ["CD3", "CD56", "CD4"]).source
     array([ 1,  0, -1])
     """
-    target = np.asarray(match_proteins(names, proteins), dtype=np.int64)
-    source = np.full(len(proteins), -1, dtype=np.int64)
-    used = np.flatnonzero(target >= 0)
-    source[target[used[::-1]]] = used[::-1]  # the first column wins
-    measured = source >= 0
-    report = GeneReport(
-        n_model=len(proteins),
-        n_query=len(names),
-        n_measured=int(measured.sum()),
-        coverage=float(measured.mean()),
-        missing=tuple(np.asarray(proteins, dtype=object)[~measured]),
-        n_extra=int((target < 0).sum()),
-    )
-    return GeneAlignment(source=source, target=target, measured=measured, report=report)
+    position = {protein_key(protein): i for i, protein in enumerate(proteins)}
+    target = np.array([position.get(protein_key(name), -1) for name in names], dtype=np.int64)
+    return alignment_of(target, pd.Index(proteins, dtype=object))
 
 
 def read_proteins(
@@ -160,6 +263,7 @@ def read_proteins(
     layer: str | None = None,
     rows: np.ndarray[Any, np.dtype[np.int64]] | None = None,
     warn: bool = True,
+    arguments: Mapping[str, str] = ARGUMENTS,
 ) -> ProteinCounts:
     """Read protein counts of a query in the order of a model.
 
@@ -176,6 +280,8 @@ def read_proteins(
         default the cells are those of the modality.
     warn
         Whether to warn of a modality that is of no use to the model.
+    arguments
+        By which name the caller takes ``layer``, if it does, for the advice in errors.
 
     Returns
     -------
@@ -203,9 +309,7 @@ def read_proteins(
     """
     rows = np.arange(adata.n_obs) if rows is None else rows
     alignment = align_proteins(list(map(str, adata.var_names)), proteins)
-    store = open_store(adata)
-    report = None
-    unusable = ""
+    store, source, unusable = open_store(adata), None, ""
     if not adata.n_obs or not adata.n_vars:
         unusable = f"The protein modality is empty ({adata.n_obs} × {adata.n_vars})."
     elif not alignment.measured.any():
@@ -213,18 +317,18 @@ def read_proteins(
             f"None of the {adata.n_vars} proteins ({examples(adata.var_names.tolist(), 3)}) is one "
             f"of the model's {len(proteins)} ({examples(list(proteins), 3)})."
         )
+    elif (report := inspect_store(store, layer=layer, arguments=arguments)).scale == "empty":
+        unusable = "The protein modality holds zeros only."
     else:
-        report = inspect_store(store, layer=layer)
-        if report.scale == "empty":
-            unusable = "The protein modality holds zeros only."
-    if report is None or unusable:
+        source = source_of(store, report, layer=layer, arguments=arguments)
+    if source is None:
         message = f"{unusable} The cells are annotated from their RNA alone."
         if warn:
             warnings.warn(message, ProteinCoverageWarning, stacklevel=2)
         return ProteinCounts.none(len(rows), len(proteins), message)
     # With a row of zeros behind the last, so that -1 means a cell without proteins.
     counts = np.zeros((adata.n_obs + 1, len(proteins)), dtype=np.float32)
-    for place, chunk in source_of(store, report, layer=layer).chunks(alignment):
+    for place, chunk in source.chunks(alignment):
         counts[place] = chunk.toarray()
     counts = counts[rows]
     stained = counts.sum(axis=1) > 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,21 +10,24 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from hdeepinsight.data._align import GeneAlignment, GeneReport
+from hdeepinsight.data._counts import CountSource, ScaleMode, open_counts
 from hdeepinsight.data._errors import InputError
-from hdeepinsight.data._genes import WARN_COVERAGE, align_genes
+from hdeepinsight.data._genes import (
+    WARN_COVERAGE,
+    GeneAlignment,
+    GeneReport,
+    align_genes,
+    alignment_of,
+)
+from hdeepinsight.data._inspect import InputReport
+from hdeepinsight.data._matrix import canonical
 from hdeepinsight.data._modalities import Modalities, is_paired, open_paired, without_genes
 from hdeepinsight.data._names import examples
 from hdeepinsight.data._proteins import ProteinCounts
-from hdeepinsight.data._report import InputReport
-from hdeepinsight.data._scan import canonical
-from hdeepinsight.data._store import DataLike, open_store, slot_name
-from hdeepinsight.data._streaming import CountSource, ScaleMode, open_counts
+from hdeepinsight.data._reader import ARGUMENTS, DataLike, open_store, slot_name
 
 if TYPE_CHECKING:
     from mudata import MuData
-
-__all__ = ["AlignedQuery", "ExtraInputs", "open_query", "resolve_cells"]
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -98,7 +101,7 @@ class AlignedQuery:
     >>> var = pd.DataFrame(index=["NKG7", "CD3D"])
     >>> query = ad.AnnData(np.array([[1.0, 0.0], [5.0, 2.0]]), var=var)
     >>> open_query(query, ["CD3D", "NKG7"])
-    AlignedQuery(2 cells, 2 of 2 genes measured, counts in X, dense)
+    AlignedQuery(2 of 2 genes, CountSource(2 cells × 2 genes, counts in X, dense))
     """
 
     source: CountSource
@@ -145,19 +148,16 @@ class AlignedQuery:
     @property
     def n_passes(self) -> int:
         """How often the matrix was read so far, the scan included."""
-        return self.source.matrix.tally.n_passes
+        return self.source.matrix.n_passes
 
     @property
     def n_scans(self) -> int:
         """How often all values were looked at to find out what they are."""
-        return self.source.matrix.tally.n_scans
+        return self.source.matrix.n_scans
 
     def __repr__(self) -> str:
-        genes = f"{self.alignment.report.n_measured:,} of {len(self.genes):,} genes measured"
-        report = self.input_report
-        how = "recovered from" if self.source.denormalizer else "in"
-        values = f"counts {how} {report.layer}, {report.storage}"
-        return f"AlignedQuery({self.n_obs:,} cells, {genes}, {values})"
+        n_measured = self.alignment.report.n_measured
+        return f"AlignedQuery({n_measured:,} of {len(self.genes):,} genes, {self.source!r})"
 
     def chunks(
         self, chunk_size: int = 4096, keep: list[sp.csr_matrix] | None = None
@@ -198,7 +198,8 @@ class AlignedQuery:
         """
         own = None
         if keep is not None and not self.source.var_names.is_unique:
-            own = _unique_columns(self.source.var_names, self.query_genes)
+            unique = pd.Index(self.query_genes)
+            own = alignment_of(unique.get_indexer(self.source.var_names.astype(str)), unique)
         for rows, block in self.source.blocks(chunk_size):
             if keep is not None:
                 kept = own.apply(block) if own else canonical(block).astype(np.float32, copy=False)
@@ -274,6 +275,7 @@ def open_query(
     modalities: Modalities | None = None,
     preferred_layer: str | None = None,
     warn: bool = True,
+    arguments: Mapping[str, str] = ARGUMENTS,
 ) -> AlignedQuery:
     """Open a query, check its values in one pass, and align it to the genes of a model.
 
@@ -299,6 +301,9 @@ def open_query(
         as the one that the reference was registered with.
     warn
         Whether to warn, once, of genes and proteins that the query lacks.
+    arguments
+        What the caller takes of ``layer``, ``use_raw``, ``scale`` and ``fold_case``, and by which
+        names, so that an error advises nothing else.
 
     Returns
     -------
@@ -323,31 +328,56 @@ def open_query(
     """
     genes, proteins = tuple(map(str, genes)), tuple(map(str, proteins))
     if isinstance(data, AlignedQuery):
-        _check_opened(data, genes, proteins, layer, use_raw, scale, fold_case)
+        if data.genes != genes or data.proteins != proteins:
+            raise InputError(
+                f"The query was opened for another model ({len(data.genes):,} genes and "
+                f"{len(data.proteins):,} proteins).",
+                f"Valid is one opened for the genes of this model ({len(genes):,} genes and "
+                f"{len(proteins):,} proteins).",
+                "Open the query anew with this model.",
+            )
+        given = layer is not None, use_raw, scale != "auto", fold_case
+        late = [name for name, is_given in zip(ARGUMENTS, given, strict=True) if is_given]
+        if late:
+            raise InputError(
+                f"{' and '.join(late)} came with a query that is open already.",
+                "How a query is read is settled when it is opened.",
+                "Pass it there.",
+            )
         return data
-    paired = is_paired(data)
-    mdata: Any = open_paired(data) if paired else None
     modalities = modalities or Modalities()
-    rna = modalities.rna_of(mdata) if paired else data
+    mdata: Any = open_paired(data) if is_paired(data) else None
+    rna = data if mdata is None else modalities.rna_of(mdata)
     if rna is None:
         source, alignment = without_genes(modalities.obs_of(mdata), genes)
     else:
         store = open_store(rna)
         if layer is None and not use_raw and preferred_layer is not None:
             layer = preferred_layer if slot_name(preferred_layer) in store.slots else None
-        source = open_counts(store, layer=layer, use_raw=use_raw, scale=scale)
-        if paired:
-            source = replace(source, obs=modalities.obs_of(mdata))
+        source = open_counts(store, layer=layer, use_raw=use_raw, scale=scale, arguments=arguments)
         alignment = align_genes(
             source.var,
             genes,
             weights=weights,
             fold_case=fold_case,
             warn_coverage=WARN_COVERAGE if warn else 0.0,
+            arguments=arguments,
         )
-    extra = ExtraInputs()
-    if paired:
-        extra = _extra_inputs(mdata, modalities, proteins, protein_layer, warn=warn)
+    if mdata is None:
+        return AlignedQuery(source, alignment, ExtraInputs(), genes, proteins)
+    has_rna = modalities.has_rna(mdata)
+    found = None
+    if proteins:
+        found = modalities.proteins_of(mdata, proteins, layer=protein_layer, warn=warn)
+    if not has_rna.any() and (found is None or not found.measured.any()):
+        raise InputError(
+            f"The MuData (modalities: {', '.join(mdata.mod)}) has no RNA and no protein that "
+            "the model knows.",
+            f"The model reads RNA{' and proteins' if proteins else ' alone'}.",
+            "Add the RNA modality, or check the names of modalities and proteins.",
+        )
+    extra = ExtraInputs(found, None if has_rna.all() else has_rna)
+    source = replace(source, obs=modalities.obs_of(mdata))
     return AlignedQuery(source, alignment, extra, genes, proteins)
 
 
@@ -375,102 +405,41 @@ def resolve_cells(indices: Any, obs_names: pd.Index) -> Ints:
     [[2, 0], [0, 2], [1]]
     """
     n_obs = len(obs_names)
-    valid = f"Valid are positions from 0 to {n_obs - 1:,}, a mask of {n_obs:,}, or names of cells."
     if isinstance(indices, slice):
         indices = np.arange(n_obs)[indices]
-    elif (
-        isinstance(indices, pd.Series)
-        and indices.dtype == bool
-        and not indices.index.equals(obs_names)
-        and not isinstance(indices.index, pd.RangeIndex)
-    ):
-        found = "The mask is a Series of other cells than the query's, or in another order."
-        raise InputError(found, valid, "Pass mask.loc[obs_names].")
     given = np.atleast_1d(np.asarray(indices))
-    if given.ndim != 1 or not len(given):
-        found = f"The cells are chosen by an array of shape {given.shape}."
-        raise InputError(found, valid, "Choose at least one cell, in a list.")
-    if given.dtype == bool:
+    if given.dtype == object and pd.api.types.infer_dtype(given) == "boolean":
+        given = given.astype(bool)
+    kind = given.dtype.kind
+    positions, found, hint = np.empty(0, dtype=np.int64), "", "Correct them."
+    if given.ndim != 1 or not len(given) or (kind == "b" and not given.any()):
+        found, hint = "No cell is chosen, or not by a list.", "List at least one."
+    elif kind == "b":
+        positions = np.flatnonzero(given)
+        own = getattr(indices, "index", obs_names)
         if len(given) != n_obs:
             found = f"The mask has {len(given):,} entries, and there are {n_obs:,} cells."
-            raise InputError(found, valid, "Pass one entry per cell.")
-        positions = np.flatnonzero(given)
-        if not len(positions):
-            raise InputError("The mask chooses no cell.", valid, "Choose at least one cell.")
-    elif given.dtype.kind in "iu":
+        elif isinstance(own, pd.Index) and own.dtype.kind == "O" and not own.equals(obs_names):
+            found, hint = (
+                "The mask is of other cells, or in another order.",
+                "Pass mask[obs_names].",
+            )
+    elif kind in "iu":
+        positions = given.astype(np.int64)
         outside = given[(given < 0) | (given >= n_obs)]
         if len(outside):
             found = f"{len(outside):,} positions lie outside of the query: {examples(outside)}."
-            raise InputError(found, valid, "Correct them.")
-        positions = given
-    elif given.dtype.kind in "OUST":
-        names = pd.Index(given.astype(object))
-        if not obs_names.is_unique:
-            found = "Cells are chosen by name, and names of the query occur more than once."
-            raise InputError(found, valid, "Call obs_names_make_unique(), or pass positions.")
-        positions = obs_names.get_indexer(names)
-        missing = names[positions < 0]
-        if len(missing):
-            found = f"The query has no cell {examples(map(repr, missing))}."
-            raise InputError(found, valid, "Correct the names.")
+    elif kind not in "OUT":
+        found = f"The cells are chosen by values of {given.dtype}."
+    elif not obs_names.is_unique:
+        found = "Cells are chosen by name, and names of the query occur more than once."
+        hint = "Call obs_names_make_unique(), or pass positions."
     else:
-        raise InputError(f"The cells are chosen by values of {given.dtype}.", valid, "Pass those.")
-    return np.asarray(positions, dtype=np.int64)
-
-
-def _check_opened(
-    opened: AlignedQuery,
-    genes: tuple[str, ...],
-    proteins: tuple[str, ...],
-    layer: str | None,
-    use_raw: bool,
-    scale: ScaleMode,
-    fold_case: bool,
-) -> None:
-    """Refuse a query that was opened for something else, and settings that come too late."""
-    if opened.genes != genes or opened.proteins != proteins:
-        raise InputError(
-            f"The query was opened for another model ({len(opened.genes):,} genes and "
-            f"{len(opened.proteins):,} proteins).",
-            f"Valid is one opened for the genes of this model ({len(genes):,} genes and "
-            f"{len(proteins):,} proteins).",
-            "Open the query anew with this model.",
-        )
-    late = {"layer": layer, "use_raw": use_raw or None, "fold_case": fold_case or None}
-    late["scale"] = None if scale == "auto" else scale
-    named = [name for name, value in late.items() if value is not None]
-    if named:
-        raise InputError(
-            f"{' and '.join(named)} came with a query that is open already.",
-            "How a query is read is settled when it is opened.",
-            "Pass it there.",
-        )
-
-
-def _extra_inputs(
-    mdata: MuData,
-    modalities: Modalities,
-    proteins: tuple[str, ...],
-    layer: str | None,
-    *,
-    warn: bool,
-) -> ExtraInputs:
-    """Return what a MuData has beside its genes; refuse one in which there is nothing to read."""
-    has_rna = modalities.has_rna(mdata)
-    found = modalities.proteins_of(mdata, proteins, layer=layer, warn=warn) if proteins else None
-    if not has_rna.any() and (found is None or not found.measured.any()):
-        raise InputError(
-            f"The MuData (modalities: {', '.join(mdata.mod)}) has no RNA and no protein that "
-            "the model knows.",
-            f"The model reads RNA{' and proteins' if proteins else ' alone'}.",
-            "Add the RNA modality, or check the names of modalities and proteins.",
-        )
-    return ExtraInputs(found, None if has_rna.all() else has_rna)
-
-
-def _unique_columns(names: pd.Index, unique: list[str]) -> GeneAlignment:
-    """Map columns of one name to one column."""
-    target = pd.Index(unique).get_indexer(names.astype(str)).astype(np.int64)
-    everywhere = np.ones(len(unique), dtype=bool)
-    report = GeneReport(len(unique), len(names), len(unique), 1.0)
-    return GeneAlignment(np.arange(len(unique)), target, everywhere, report)
+        positions = obs_names.get_indexer(given.astype(object))
+        missing = given[positions < 0]
+        if len(missing):
+            found = f"The query has no cell {examples(map(repr, missing.tolist()))}."
+    if found:
+        valid = f"Valid are positions from 0 to {n_obs - 1:,}, a mask of {n_obs:,}, or names."
+        raise InputError(found, valid, hint)
+    return positions

@@ -1,24 +1,251 @@
-"""Counts from normalised values."""
+r"""Recover counts from normalised values, by the unit of which all values of a cell are multiples.
+
+Library-size normalisation multiplies the counts of a cell by one factor :math:`u`. Each value
+:math:`x_j` is known up to a tolerance :math:`t_j` (floating point, rounding to decimals), so a
+count :math:`k_j` confines the unit to :math:`[(x_j - t_j) / k_j, (x_j + t_j) / k_j]`. A cell is
+solved if one unit lies in all intervals and each of them admits exactly one whole number.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, get_args, overload
+from typing import Any, Literal, TypeAlias, get_args, overload
 
 import anndata as ad
 import numpy as np
 import scipy.sparse as sp
 
-from hdeepinsight.data._decode import Denormalizer, Normalisation
+from hdeepinsight._errors import check_choice
 from hdeepinsight.data._errors import InputError
-from hdeepinsight.data._matrix import RowMatrix, wrap
-from hdeepinsight.data._scale import check_scale
-from hdeepinsight.data._scan import ROWS, Scan, scan
-from hdeepinsight.data._store import open_store
-from hdeepinsight.data._units import MAX_SMALLEST
+from hdeepinsight.data._matrix import ROWS, Block, RowMatrix, canonical, scan, wrap
+from hdeepinsight.data._reader import open_store
 
-__all__ = ["RecoveredCounts", "decode_blocks", "recover_counts"]
+Array: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
+Ints: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
+Bools: TypeAlias = "np.ndarray[Any, np.dtype[np.bool_]]"
+
+#: Largest count that the smallest positive value of a cell may stand for.
+MAX_SMALLEST = 16
+_ROUNDS = 12
+_FIRST = 64  # values of a row that a guess is tried on before all of them
+
+
+@dataclass(frozen=True)
+class CellUnits:
+    """Unit of every cell and the counts that it gives.
+
+    Parameters
+    ----------
+    counts
+        Whole multiples, shape ``(n_values,)``; only meaningful in solved rows.
+    units
+        Unit of every row, shape ``(n_rows,)``; NaN for empty and for unsolved rows.
+    solved
+        Rows in which all values are whole multiples of the unit (empty rows included).
+    residual
+        Largest distance of ``value / unit`` from its count, shape ``(n_rows,)``; 0 for empty rows
+        and NaN for unsolved ones.
+    """
+
+    counts: Ints
+    units: Array
+    solved: Bools
+    residual: Array
+
+
+def find_units(x: Array, tolerance: Array, indptr: Ints) -> CellUnits:
+    """Find the largest unit of every row.
+
+    Parameters
+    ----------
+    x
+        Positive values, row after row, shape ``(n_values,)``.
+    tolerance
+        What each value may be off by, shape ``(n_values,)``.
+    indptr
+        Start of every row and the end of the last, shape ``(n_rows + 1,)``.
+
+    Notes
+    -----
+    The smallest value of a row is tried as count 1, 2, ... `MAX_SMALLEST`; the first that fits
+    gives the largest unit. Counts that share a divisor come back divided by it: normalised values
+    do not tell 2, 4, 6 from 1, 2, 3.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = 0.3 * np.array([2.0, 3.0, 7.0])
+    >>> find_units(x, 1e-6 * x, np.array([0, 3])).counts
+    array([2, 3, 7])
+    """
+    n_rows = len(indptr) - 1
+    counts = np.zeros(len(x), dtype=np.int64)
+    units, residual = np.full(n_rows, np.nan), np.zeros(n_rows)
+    pending = np.flatnonzero(np.diff(indptr))
+    smallest = np.full((2, n_rows), np.nan)
+    if len(pending):
+        low_and_high = np.stack([x - tolerance, x + tolerance])
+        smallest[:, pending] = np.minimum.reduceat(low_and_high, indptr[pending], axis=1)
+    for multiple in range(1, MAX_SMALLEST + 1):
+        start = smallest[:, pending] / multiple
+        hopeful = _without_contradiction(x, tolerance, indptr, pending, start)
+        rows = pending[hopeful]
+        if not len(rows):
+            continue
+        values, starts, lengths = _values_of(rows, indptr)
+        solved, unit, k = _narrow(x[values], tolerance[values], starts, lengths, start[:, hopeful])
+        off = np.maximum.reduceat(np.abs(x[values] / np.repeat(unit, lengths) - k), starts)
+        counts[values] = k
+        units[rows[solved]], residual[rows[solved]] = unit[solved], off[solved]
+        pending = np.setdiff1d(pending, rows[solved], assume_unique=True)
+    done = np.ones(n_rows, dtype=bool)
+    done[pending], residual[pending] = False, np.nan
+    return CellUnits(counts=counts, units=units, solved=done, residual=residual)
+
+
+def _values_of(rows: Ints, indptr: Ints, most: int | None = None) -> tuple[Any, Ints, Ints]:
+    """Positions of (at most so many) values of some rows, their starts there, and their lengths."""
+    lengths = np.diff(indptr)[rows]
+    if most is not None:
+        lengths = np.minimum(lengths, most)
+    starts = np.cumsum(lengths) - lengths
+    if lengths.sum() == indptr[-1]:
+        return slice(None), starts, lengths
+    return np.arange(lengths.sum()) + np.repeat(indptr[rows] - starts, lengths), starts, lengths
+
+
+def _without_contradiction(
+    x: Array, tolerance: Array, indptr: Ints, rows: Ints, unit: Array
+) -> Bools:
+    """Rows whose first values do not rule the unit out: most wrong guesses end here, cheaply."""
+    if not len(rows):
+        return np.zeros(0, dtype=bool)
+    values, starts, lengths = _values_of(rows, indptr, _FIRST)
+    low, high = np.repeat(unit, lengths, axis=1)
+    first = np.ceil((x[values] - tolerance[values]) / high)
+    last = np.floor((x[values] + tolerance[values]) / low)
+    possible: Bools = np.logical_and.reduceat(first <= last, starts)
+    return possible
+
+
+def _narrow(
+    x: Array, t: Array, starts: Ints, lengths: Ints, unit: Array
+) -> tuple[Bools, Array, Ints]:
+    """Narrow the bounds ``unit`` of each row until every value admits one whole number only."""
+    low_x, high_x = x - t, x + t
+    low, high = unit
+    undecided = np.inf
+    for _ in range(_ROUNDS):
+        first = np.ceil(low_x / np.repeat(high, lengths))
+        last = np.floor(high_x / np.repeat(low, lengths))
+        one = (first == last) & (first > 0)
+        k = np.where(one, first, 1.0)
+        low = np.maximum(low, np.maximum.reduceat(np.where(one, low_x / k, 0.0), starts))
+        high = np.minimum(high, np.minimum.reduceat(np.where(one, high_x / k, np.inf), starts))
+        left = int(np.count_nonzero(~one))
+        if left == 0 or left == undecided:
+            break
+        undecided = left
+    solved = np.logical_and.reduceat(one, starts) & (low <= high)
+    return solved, (low + high) / 2, k.astype(np.int64)
+
+
+Normalisation: TypeAlias = Literal["log1p", "normalized"]
+
+#: A value above this is not a log1p value: e^30 is 10^13.
+MAX_LOG = 30.0
+
+
+@dataclass(frozen=True)
+class Denormalizer:
+    """Turn normalised values back into counts, cell by cell.
+
+    Parameters
+    ----------
+    scale
+        ``"log1p"``: library-size normalised, then natural log1p; ``"normalized"``: without the log.
+    dtype
+        Type of the stored values; sets the floating-point tolerance.
+    grid
+        Distance of the decimals that the values are rounded to, 0.0 if they are not.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hdeepinsight.data import Denormalizer
+    >>> values = np.log1p(np.array([[1.5, 0.0, 4.5]]))
+    >>> Denormalizer("log1p", values.dtype).denormalize(values)[0].toarray()
+    array([[1., 0., 3.]], dtype=float32)
+    """
+
+    scale: Normalisation
+    dtype: np.dtype[Any]
+    grid: float = 0.0
+
+    def denormalize(self, block: Block) -> tuple[sp.csr_matrix, CellUnits]:
+        """Return the counts of a block (CSR float32), and how every cell was solved.
+
+        A cell is solved on its own: the result depends on no other cell.
+        """
+        rows = canonical(block)
+        values = rows.data.astype(np.float64)
+        # Spacing of the values: at least that of float32, through which most files went. Twice what
+        # normalising, the log and rounding can change is tolerated.
+        own = np.finfo(self.dtype).eps if self.dtype.kind == "f" else 0.0
+        eps = max(float(own), float(np.finfo(np.float32).eps))
+        if self.scale == "log1p":
+            x = np.expm1(values)
+            tolerance = (1 + x) * (2 * eps * values + self.grid / 2) + 2 * eps * x
+        else:
+            x, tolerance = values, 4 * eps * values + self.grid / 2
+        found = find_units(x, tolerance, rows.indptr.astype(np.int64))
+        stored = (found.counts.astype(np.float32), rows.indices, rows.indptr)
+        return sp.csr_matrix(stored, shape=rows.shape), found
+
+    def share_solved(self, rows: sp.csr_matrix) -> float:
+        """Return the share of the non-empty cells whose counts can be recovered.
+
+        It is 0 where no cell has two different values: equal ones are multiples of anything.
+        """
+        filled = np.diff(rows.indptr) > 0
+        starts = rows.indptr[:-1][filled]
+        if not len(starts) or (self.scale == "log1p" and rows.data.max() > MAX_LOG):
+            return 0.0
+        largest = np.maximum.reduceat(rows.data, starts)
+        if not (largest > 1.001 * np.minimum.reduceat(rows.data, starts)).any():
+            return 0.0
+        _, found = self.denormalize(rows)
+        return float(found.solved[filled].mean())
+
+    def blocks(
+        self, matrix: RowMatrix, size: int
+    ) -> Iterator[tuple[slice, sp.csr_matrix, CellUnits]]:
+        """Read counts block by block, with how every cell was solved.
+
+        Raises
+        ------
+        InputError
+            At the first block in which a cell cannot be solved.
+        """
+        after, logged = (
+            (" after expm1", " and logged by natural log1p") if self.scale == "log1p" else ("", "")
+        )
+        for rows, block in matrix.blocks(size):
+            counts, found = self.denormalize(block)
+            n_failed, n_cells = int(np.count_nonzero(~found.solved)), len(found.solved)
+            if n_failed:
+                some = f" {rows.start:,} to {rows.stop - 1:,}" if n_cells < matrix.shape[0] else ""
+                raise InputError(
+                    f"In {n_failed:,} of {n_cells:,} cells{some} ({n_failed / n_cells:.1%}) the "
+                    f"values{after} are not whole multiples of one unit (tried with a smallest "
+                    f"count of 1 to {MAX_SMALLEST}).",
+                    "Counts can be recovered from values that were only divided by the library "
+                    f"size{logged}.",
+                    "Pass the raw counts: imputed, smoothed, batch-corrected, gene-length "
+                    "normalised or coarsely rounded values do not hold them any more.",
+                )
+            yield rows, counts, found
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,11 +292,7 @@ class RecoveredCounts:
 
 @overload
 def recover_counts(
-    data: ad.AnnData,
-    *,
-    layer: str | None = ...,
-    use_raw: bool = ...,
-    scale: Normalisation = ...,
+    data: ad.AnnData, *, layer: str | None = ..., use_raw: bool = ..., scale: Normalisation = ...
 ) -> ad.AnnData: ...
 
 
@@ -80,11 +303,7 @@ def recover_counts(  # type: ignore[overload-cannot-match]
 
 
 def recover_counts(
-    data: Any,
-    *,
-    layer: str | None = None,
-    use_raw: bool = False,
-    scale: Normalisation = "log1p",
+    data: Any, *, layer: str | None = None, use_raw: bool = False, scale: Normalisation = "log1p"
 ) -> ad.AnnData | RecoveredCounts:
     r"""Recover raw counts from library-size normalised values, exactly or not at all.
 
@@ -129,45 +348,20 @@ def recover_counts(
     >>> hdi.pp.recover_counts(values).matrix.toarray()
     array([[0., 1., 5., 2.], [3., 2., 0., 4.]], dtype=float32)
     """
-    check_scale(scale, get_args(Normalisation))
+    check_choice("scale", scale, get_args(Normalisation))
     if not isinstance(data, ad.AnnData):
-        return _recover(wrap(_as_matrix(data)), scale)
-    store = open_store(data)
-    found = _recover(store.matrix(layer, use_raw), scale)
-    return ad.AnnData(X=found.matrix, obs=store.obs.copy(), var=store.genes(use_raw).copy())
-
-
-def _as_matrix(data: Any) -> Any:
-    if getattr(data, "ndim", None) == 2 and hasattr(data, "dtype"):
-        return data
-    shape = f" of shape {data.shape}" if hasattr(data, "shape") else ""
-    raise InputError(
-        f"The data is a {type(data).__name__}{shape}.",
-        "Valid are an AnnData, and a dense, sparse or dask matrix of cells × genes.",
-        "Read a file with anndata first, and take the values of a table with to_numpy().",
-    )
-
-
-def _recover(matrix: RowMatrix, scale: Normalisation) -> RecoveredCounts:
+        if getattr(data, "ndim", None) != 2 or not hasattr(data, "dtype"):
+            shape = f" of shape {data.shape}" if hasattr(data, "shape") else ""
+            raise InputError(
+                f"The data is a {type(data).__name__}{shape}.",
+                "Valid are an AnnData, and a dense, sparse or dask matrix of cells × genes.",
+                "Read a file with anndata first, and take the values of a table with to_numpy().",
+            )
+        matrix = wrap(data)
+    else:
+        store = open_store(data)
+        matrix = store.matrix(layer, use_raw)
     tally = scan(matrix, max_cells=1)
-    _check_values(tally)
-    decoder = Denormalizer(scale, matrix.dtype, tally.grid)
-    parts, units, residual, n_failed = [], [np.empty(0)], 0.0, 0
-    for _, block in matrix.blocks(ROWS):
-        counts, found = decoder.decode(block)
-        parts.append(counts)
-        units.append(found.units)
-        residual = max(residual, float(np.nanmax(found.residual, initial=0.0)))
-        n_failed += int(np.count_nonzero(~found.solved))
-    if n_failed:
-        raise _cannot(n_failed, matrix.shape[0], scale)
-    whole = (
-        sp.vstack(parts, format="csr") if parts else sp.csr_matrix(matrix.shape, dtype=np.float32)
-    )
-    return RecoveredCounts(whole, np.concatenate(units), residual, tally.grid)
-
-
-def _check_values(tally: Scan) -> None:
     valid = "Valid are library-size normalised values: finite, from 0 up, and not whole numbers."
     if tally.n_nan or tally.n_inf:
         text = f"The matrix holds {tally.n_nan:,} NaN and {tally.n_inf:,} infinite values."
@@ -176,32 +370,16 @@ def _check_values(tally: Scan) -> None:
         text = f"The matrix holds {tally.n_negative:,} negative values (down to {tally.low:.4g})."
         raise InputError(text, valid, "Pass the values as they were before scaling.")
     if tally.all_whole and tally.n_nonzero:
-        raise InputError(
-            "The matrix holds whole numbers only.", valid, "Use it as the counts it is."
-        )
-
-
-def _cannot(n_failed: int, n_cells: int, scale: Normalisation, where: str = "") -> InputError:
-    after = " after expm1" if scale == "log1p" else ""
-    return InputError(
-        f"In {n_failed:,} of {n_cells:,} cells{where} ({n_failed / n_cells:.1%}) the values"
-        f"{after} are not whole multiples of one unit (tried with a smallest count of 1 to "
-        f"{MAX_SMALLEST}).",
-        "Counts can be recovered from values that were only divided by the library size"
-        + (" and logged by natural log1p." if scale == "log1p" else "."),
-        "Pass the raw counts: imputed, smoothed, batch-corrected, gene-length normalised or "
-        "coarsely rounded values do not hold them any more.",
-    )
-
-
-def decode_blocks(
-    matrix: RowMatrix, decoder: Denormalizer, size: int
-) -> Iterator[tuple[slice, sp.csr_matrix]]:
-    """Recover block by block; raises `InputError` at the first block in which a cell fails."""
-    for rows, block in matrix.blocks(size):
-        counts, found = decoder.decode(block)
-        failed = np.flatnonzero(~found.solved)
-        if len(failed):
-            where = f" {rows.start:,} to {rows.stop - 1:,}"
-            raise _cannot(len(failed), rows.stop - rows.start, decoder.scale, where)
-        yield rows, counts
+        text = "The matrix holds whole numbers only."
+        raise InputError(text, valid, "Use it as the counts it is.")
+    denormalizer = Denormalizer(scale, matrix.dtype, tally.grid)
+    parts, units, residual = [], [np.empty(0)], 0.0
+    for _, counts, found in denormalizer.blocks(matrix, ROWS):
+        parts.append(counts)
+        units.append(found.units)
+        residual = max(residual, float(np.max(found.residual, initial=0.0)))
+    nothing = sp.csr_matrix((0, matrix.shape[1]), dtype=np.float32)
+    whole = sp.vstack([nothing, *parts], format="csr")
+    if isinstance(data, ad.AnnData):
+        return ad.AnnData(X=whole, obs=store.obs.copy(), var=store.genes(use_raw).copy())
+    return RecoveredCounts(whole, np.concatenate(units), residual, tally.grid)

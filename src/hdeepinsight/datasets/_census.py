@@ -1,24 +1,23 @@
-"""Labelled cells of the CZ CELLxGENE Census, as a reference to train on."""
+"""Labelled cells of the CZ CELLxGENE Census, and taxonomies from their Cell Ontology ids."""
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
+from hdeepinsight._errors import need_extra
 from hdeepinsight._keys import ONTOLOGY_KEY
-from hdeepinsight.datasets._errors import DatasetError
-from hdeepinsight.hub._settings import require
+from hdeepinsight.datasets._fetch import DatasetError, fetch
 from hdeepinsight.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
-
-__all__ = ["census"]
 
 _ROW, _GENE, _SYMBOL = "soma_joinid", "feature_id", "feature_name"
 _OBS: Final = (
@@ -91,8 +90,16 @@ def census(
     terms = _terms_of(cell_types)
     kept = {"tissue_general": tissue, "disease": disease, "assay": assay, ONTOLOGY_KEY: terms}
     conditions = ["is_primary_data == True", *map(_one_of, kept, kept.values())]
-    client = require("cellxgene_census", "hdi.datasets.census", extra="datasets")
-    with _opened(client, version, uri) as opened:
+    client = need_extra("cellxgene_census", "datasets", "hdi.datasets.census")
+    try:
+        census = client.open_soma(**({"census_version": version} if uri is None else {"uri": uri}))
+    except OSError as error:
+        raise DatasetError(
+            f"The Census ({uri or version}) could not be opened ({type(error).__name__}). It needs "
+            "a connection to https://census.cellxgene.cziscience.com, or uri=... of a copy. "
+            "Connect and try again."
+        ) from None
+    with census as opened:
         obs = client.get_obs(
             opened,
             organism,
@@ -108,7 +115,10 @@ def census(
             obs_column_names=list(_OBS),
             var_column_names=[_GENE, _SYMBOL],
         )
-    return _named(adata)
+    adata.obs_names = adata.obs[_ROW].astype(str).to_numpy()
+    adata.var_names = adata.var[_GENE].astype(str).to_numpy()
+    adata.obs_names.name = adata.var_names.name = None
+    return adata
 
 
 def _terms_of(cell_types: Taxonomy | Iterable[str]) -> list[str]:
@@ -117,8 +127,8 @@ def _terms_of(cell_types: Taxonomy | Iterable[str]) -> list[str]:
     odd = [term for term in terms if not _TERM.fullmatch(str(term))]
     if odd or not terms:
         raise ValueError(
-            f"Found {odd[:3] or 'no cell types'} among cell_types. Valid are one or more Cell "
-            "Ontology ids such as 'CL:0000236', or a taxonomy that has them. Look names up at "
+            "cell_types must be one or more Cell Ontology ids such as 'CL:0000236', or a taxonomy "
+            f"that has them, got {odd[:3] or 'none'}. Look names up at "
             "https://www.ebi.ac.uk/ols4/ontologies/cl."
         )
     return terms
@@ -132,22 +142,10 @@ def _one_of(column: str, values: str | Sequence[str] | None) -> str:
     odd = [value for value in listed if not value or set(value) & set("'\"\\")]
     if odd or not listed:
         raise ValueError(
-            f"Found {odd or 'no value'} for {column}. Valid are values without quotes, or None for "
-            "all. See the values at https://cellxgene.cziscience.com/datasets."
+            f"{column} must be values without quotes, or None for all, got {odd or 'none'}. See "
+            "the values at https://cellxgene.cziscience.com/datasets."
         )
     return f"{column} in {listed}"
-
-
-def _opened(client: Any, version: str, uri: str | None) -> Any:
-    place = {"census_version": version} if uri is None else {"uri": uri}
-    try:
-        return client.open_soma(**place)
-    except OSError as error:
-        raise DatasetError(
-            f"The Census ({uri or version}) could not be opened ({type(error).__name__}). Valid is "
-            "a connection to https://census.cellxgene.cziscience.com, or uri=... of a copy. "
-            "Connect and try again."
-        ) from None
 
 
 def _drawn(
@@ -163,16 +161,93 @@ def _drawn(
     if len(absent) == len(terms):
         raise ValueError(
             f"The Census has no cell of {len(terms)} cell types with these values of tissue, "
-            "disease and assay. Valid are values that it has, or None. Ask for more."
+            "disease and assay. Name values that it has, or None for all."
         )
     if absent:
         logger.warning("The Census has no such cells of %s.", ", ".join(absent))
     return np.sort(np.concatenate(drawn))
 
 
-def _named(adata: AnnData) -> AnnData:
-    """Name cells by their row of the Census, and genes by their Ensembl ids."""
-    adata.obs_names = adata.obs[_ROW].astype(str).to_numpy()
-    adata.var_names = adata.var[_GENE].astype(str).to_numpy()
-    adata.obs_names.name = adata.var_names.name = None
-    return adata
+def ontology_taxonomy(
+    terms: Iterable[str],
+    *,
+    groups: Iterable[str] = (),
+    obo: str | os.PathLike[str] | None = None,
+    on_multiple: Literal["raise", "first"] = "first",
+) -> Taxonomy:
+    r"""Derive the taxonomy of labelled cells from the Cell Ontology.
+
+    Parameters
+    ----------
+    terms
+        Cell Ontology ids of the cells, such as ``adata.obs["cell_type_ontology_term_id"]``; they
+        may repeat, and ``"unknown"`` or missing ones are left out.
+    groups
+        Ids of broader classes that become nodes above, such as ``"CL:0000084"`` (T cell). They
+        also decide which parent a type with several gets: the one that stands first.
+    obo
+        Cell Ontology as an OBO file; by default release 2026-06-08, which is fetched once.
+    on_multiple
+        As in :meth:`hdeepinsight.taxonomy.Taxonomy.from_cell_ontology`.
+
+    Raises
+    ------
+    DatasetError
+        If the ontology is to be fetched and cannot be.
+    ImportError
+        If pronto is not installed.
+    ValueError
+        If an id is not in the ontology, or has been retired there.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> import hdeepinsight as hdi
+    >>> terms = ["id: CL:0000084\nname: T cell", "id: CL:0000624\nname: CD4 T\nis_a: CL:0000084"]
+    >>> text = "format-version: 1.2\n" + "".join(f"\n[Term]\n{term}\n" for term in terms)
+    >>> with TemporaryDirectory() as folder:
+    ...     obo = Path(folder) / "small.obo"
+    ...     _ = obo.write_text(text)
+    ...     hdi.datasets.ontology_taxonomy(["CL:0000624"], groups=["CL:0000084"], obo=obo).names
+    ((), ('T cell',), ('T cell', 'CD4 T'))
+    >>> terms = reference.obs["cell_type_ontology_term_id"]  # doctest: +SKIP
+    >>> hdi.datasets.ontology_taxonomy(terms, groups=["CL:0000084"])  # doctest: +SKIP
+    """
+    known = sorted({str(term) for term in terms if str(term).startswith("CL:")})
+    path = fetch("cell_ontology") if obo is None else obo
+    requested = list(dict.fromkeys([*groups, *known]))
+    return Taxonomy.from_cell_ontology(path, requested, on_multiple=on_multiple)
+
+
+def label_terms(terms: pd.Series, taxonomy: Taxonomy, *, unlabeled: str = "Unknown") -> pd.Series:
+    """Name the node of every cell, from its Cell Ontology id.
+
+    Parameters
+    ----------
+    terms
+        Cell Ontology id of every cell.
+    taxonomy
+        Tree with such ids. Where two nodes have the same id, the deeper one is meant.
+    unlabeled
+        Label of cells whose id no node has.
+
+    Returns
+    -------
+    Path of the node of every cell as text, ready for a label column of ``setup_anndata``.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import hdeepinsight as hdi
+    >>> terms = pd.Series(["CL:0000895", "CL:0000624", "unknown"])
+    >>> hdi.datasets.label_terms(terms, hdi.Taxonomy.immune()).tolist()
+    ['CD4+T > CD4+T_naive', 'CD4+T', 'Unknown']
+    """
+    # Nodes come parents first: a deeper node takes the place of a broader one with the same id.
+    nodes = {
+        taxonomy.ontology_ids[p]: taxonomy.path_name(node)
+        for node, p in enumerate(taxonomy.names)
+        if p in taxonomy.ontology_ids
+    }
+    return terms.astype(object).map(lambda term: nodes.get(term, unlabeled))

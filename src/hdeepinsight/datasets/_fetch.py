@@ -1,22 +1,122 @@
-"""Bring a public file to this machine once, through pooch, and check it every time."""
+"""Public files by name: what is known of each, and how it comes to this machine once, checked."""
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
-from hdeepinsight.datasets._errors import DatasetError
-from hdeepinsight.datasets._registry import PublicFile, named
-from hdeepinsight.hub._settings import cache_folder, require
+import pandas as pd
 
-__all__ = ["fetch"]
+from hdeepinsight._errors import need_extra
+from hdeepinsight._io import sha256 as sha256_of
+from hdeepinsight.hub import cache_folder
+
+_TENX = "https://cf.10xgenomics.com/samples/cell-exp"
+_OBO = "https://github.com/obophenotype/cell-ontology/releases/download"
+
 
 #: Further attempts after a transfer that broke off.
 RETRIES: Final = 2
 logger = logging.getLogger(__name__)
+
+
+class DatasetError(OSError):
+    """Public data could not be fetched, or is not what it should be; the text says what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublicFile:
+    """A file on the internet.
+
+    Parameters
+    ----------
+    name
+        What :func:`fetch` calls it.
+    url
+        Where it is: ``https://...``, or ``doi:.../file`` in an archive (Figshare, Zenodo).
+    sha256
+        Checksum of its bytes. ``None`` where none is known beforehand: an archive states one, any
+        other place is remembered at the first download.
+    description
+        What it holds.
+    license
+        Licence under which its owner shares it.
+    citation
+        What to cite.
+
+    Examples
+    --------
+    >>> from hdeepinsight.datasets import PublicFile
+    >>> PublicFile(name="cells", url="https://example.org/cells.h5ad").sha256 is None
+    True
+    """
+
+    name: str
+    url: str
+    sha256: str | None = None
+    description: str = ""
+    license: str = ""
+    citation: str = ""
+
+
+FILES: Final = {
+    file.name: file
+    for file in (
+        PublicFile(
+            name="pbmc3k",
+            url="https://exampledata.scverse.org/scanpy/pbmc3k_raw.h5ad",
+            # Stated by two projects that have nothing to do with each other.
+            sha256="89a96f1beaa2dd83a687666d3f19a4513ac27a2a2d12581fcd77afed7ea653a1",
+            description="2,700 blood cells of a donor, 10x 3' v1, raw counts, no labels (h5ad)",
+            license="CC BY 4.0",
+            citation="10x Genomics, 3k PBMCs from a healthy donor; doi:10.1038/ncomms14049",
+        ),
+        PublicFile(
+            name="pbmc10k_v3",
+            url=f"{_TENX}/3.0.0/pbmc_10k_v3/pbmc_10k_v3_filtered_feature_bc_matrix.h5",
+            description="About 11,800 blood cells, 10x 3' v3, raw counts, no labels (10x h5)",
+            license="CC BY 4.0",
+            citation="10x Genomics, 10k PBMCs from a healthy donor (v3 chemistry)",
+        ),
+        PublicFile(
+            name="bone_marrow_s1d1",
+            url="doi:10.6084/m9.figshare.22716739.v1/s1d1_filtered_feature_bc_matrix.h5",
+            description="Bone marrow of a donor, 10x multiome, raw counts, no labels (10x h5)",
+            license="CC BY 4.0",
+            citation="Luecken et al. (2021), NeurIPS datasets and benchmarks; Figshare 22716739",
+        ),
+        PublicFile(
+            name="cell_ontology",
+            url=f"{_OBO}/v2026-06-08/cl-basic.obo",
+            # Stated by four files of three projects that have nothing to do with each other.
+            sha256="73996c6349283e7a8cbd8183367a1cb810d0077e9c291ae0c72bd31e869f8c1c",
+            description="Cell Ontology, release 2026-06-08 (OBO)",
+            license="CC BY 4.0",
+            citation="Diehl et al. (2016), doi:10.1186/s13326-016-0088-7",
+        ),
+    )
+}
+
+
+def list_files() -> pd.DataFrame:
+    """List the public files that have a name here.
+
+    Returns
+    -------
+    One row per file, by its name: ``url``, ``sha256``, ``description``, ``license``, ``citation``.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> hdi.datasets.list_files().loc["pbmc3k", "license"]
+    'CC BY 4.0'
+    """
+    return pd.DataFrame([asdict(file) for file in FILES.values()]).set_index("name")
 
 
 def fetch(
@@ -59,18 +159,32 @@ def fetch(
     >>> hdi.datasets.fetch("pbmc3")
     Traceback (most recent call last):
         ...
-    ValueError: Found no public file 'pbmc3'. ... Did you mean 'pbmc3k'?
+    ValueError: There is no public file 'pbmc3'. ... Did you mean 'pbmc3k'?
     """
-    file = named(name)
-    place = _place(file, folder)
+    if name in FILES:
+        file = FILES[name]
+    elif name.startswith(("https://", "http://", "doi:")) and not name.endswith("/"):
+        file = PublicFile(name=name, url=name)
+    else:
+        near = difflib.get_close_matches(name, FILES, n=1)
+        meant = f"Did you mean {near[0]!r}?" if near else "Choose one of these."
+        raise ValueError(
+            f"There is no public file {name!r}. There are {', '.join(FILES)}, and any address that "
+            f"starts with https:// or http://, or doi:.../file. {meant}"
+        )
+    root = cache_folder() / "datasets" if folder is None else Path(folder).expanduser()
+    base = file.url.rsplit("/", 1)[-1].partition("?")[0] or "file"
+    # Files of one name from several places have folders of their own.
+    own = file.name if file.name != file.url else quote(file.url.rpartition("/")[0], safe="")
+    place = root / own / base
     record = place.with_name(f"{place.name}.sha256")
     remembered = record.read_text(encoding="utf-8").strip() if record.is_file() else None
     known = (sha256 or file.sha256 or remembered or "").removeprefix("sha256:").lower() or None
-    pooch = require("pooch", "hdi.datasets.fetch", extra="datasets")
-    if known is None or not _is_right(pooch, place, known):
+    pooch = need_extra("pooch", "datasets", "hdi.datasets.fetch")
+    if known is None or not place.is_file() or sha256_of(place) != known:
         _download(pooch, file, place, known)
     if known is None:
-        found = pooch.file_hash(str(place))
+        found = sha256_of(place)
         record.write_text(f"{found}\n", encoding="utf-8")
         logger.warning(
             "No checksum of %s was known. It has the SHA-256 %s, which is expected from now on; "
@@ -79,18 +193,6 @@ def fetch(
             found,
         )
     return place
-
-
-def _place(file: PublicFile, folder: str | os.PathLike[str] | None) -> Path:
-    root = cache_folder().with_name("datasets") if folder is None else Path(folder).expanduser()
-    base = file.url.rsplit("/", 1)[-1].partition("?")[0] or "file"
-    # Files of one name from several places have folders of their own.
-    own = file.name if file.name != file.url else quote(file.url.rpartition("/")[0], safe="")
-    return root / own / base
-
-
-def _is_right(pooch: Any, place: Path, known: str) -> bool:
-    return place.is_file() and pooch.file_hash(str(place)) == known
 
 
 def _download(pooch: Any, file: PublicFile, place: Path, known: str | None) -> None:
@@ -109,24 +211,16 @@ def _download(pooch: Any, file: PublicFile, place: Path, known: str | None) -> N
             keeper.load_registry_from_doi()  # the archive states checksums of its own
         keeper.fetch(place.name)
     except RequestException as error:
-        raise DatasetError(_unreachable(file, place, error)) from None
+        status = getattr(error.response, "status_code", None)
+        said = f"answered with status {status}" if status else "could not be reached or broke off"
+        host = urlsplit(file.url).netloc or "the archive"
+        raise DatasetError(
+            f"{file.name} could not be fetched: {host} {said} ({type(error).__name__}). It needs a "
+            f"connection to {file.url}. Connect and try again, or put the file at {place} yourself."
+        ) from None
     except ValueError as error:
-        raise DatasetError(_unexpected(file, error)) from None
-
-
-def _unreachable(file: PublicFile, place: Path, error: Any) -> str:
-    status = getattr(error.response, "status_code", None)
-    said = f"answered with status {status}" if status else "could not be reached or broke off"
-    host = urlsplit(file.url).netloc or "the archive"
-    return (
-        f"{file.name} could not be fetched: {host} {said} ({type(error).__name__}). Valid is a "
-        f"connection to {file.url}. Connect and try again, or put the file at {place} yourself."
-    )
-
-
-def _unexpected(file: PublicFile, error: Exception) -> str:
-    return (
-        f"{file.name} from {file.url} is not what was expected ({' '.join(str(error).split())}). "
-        "Valid is the file with the known checksum. Try again; if it stays so, the file was "
-        "changed: look at its page, and pass sha256=... of the file that you trust."
-    )
+        raise DatasetError(
+            f"{file.name} from {file.url} is not what was expected "
+            f"({' '.join(str(error).split())}). Try again; if it stays so, the file was changed: "
+            "look at its page, and pass sha256=... of the file that you trust."
+        ) from None

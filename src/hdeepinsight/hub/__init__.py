@@ -1,12 +1,11 @@
 """Share models: a Hugging Face hub, an S3 bucket or a folder; what is shared is only data."""
 
+from hdeepinsight.hub._address import bundled_folder, bundled_folders, cache_folder
 from hdeepinsight.hub._card import ModelCard
 from hdeepinsight.hub._errors import ChecksumError, HubError, OfflineError
 from hdeepinsight.hub._list import list_models
-from hdeepinsight.hub._publish import Published, publish
-from hdeepinsight.hub._pull import SharedModel, download, pull
-from hdeepinsight.hub._reference import ReferenceBundle
-from hdeepinsight.hub._resolve import resolve_model
+from hdeepinsight.hub._publish import Published, publish, reference_features
+from hdeepinsight.hub._pull import SharedModel, download, load_model, pull, resolve_model
 
 __all__ = [
     "ChecksumError",
@@ -14,11 +13,15 @@ __all__ = [
     "ModelCard",
     "OfflineError",
     "Published",
-    "ReferenceBundle",
     "SharedModel",
+    "bundled_folder",
+    "bundled_folders",
+    "cache_folder",
     "download",
     "list_models",
+    "load_model",
     "publish",
     "pull",
+    "reference_features",
     "resolve_model",
 ]

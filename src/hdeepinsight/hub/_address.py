@@ -1,19 +1,25 @@
-"""Where a model is: a hub, a bucket or a folder."""
+"""Where models are: hubs, buckets, folders, the package itself, and what the environment says."""
 
 from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 from urllib.parse import unquote
 
-__all__ = ["Address"]
+CARD_FILE: Final = "README.md"
+CHECKSUMS_FILE: Final = "checksums.sha256"
 
+_BUNDLED: Final = Path(__file__).parents[1] / "models" / "bundled"
+_PUBLIC_HUB: Final = "https://huggingface.co"
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
-_REPOSITORY = re.compile(rf"{_PART}/{_PART}")
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_REPOSITORY = re.compile(rf"(?:hf://)?({_PART}/{_PART})")
+_BUCKET = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.*[^/])/*")
+#: What stands before the first slash is a machine, never a folder.
+_FILE = re.compile(r"file://(?:localhost)?(/.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -54,62 +60,80 @@ class Address:
         ValueError
             If it is none of these.
         """
-        if isinstance(text, os.PathLike):
-            return cls._folder(os.fspath(text))
-        stripped = text.strip()
-        if stripped.startswith("file://"):
-            return cls._file(stripped)
-        if stripped.startswith(("/", ".", "~")) or Path(stripped).is_absolute():
-            return cls._folder(stripped)
-        if stripped.startswith("s3://"):
-            return cls._bucket(stripped)
-        repository = stripped.removeprefix("hf://")
-        if _REPOSITORY.fullmatch(repository) and ".." not in repository and "--" not in repository:
-            return cls("hub", repository)
-        raise _not_an_address(text)
-
-    @classmethod
-    def _file(cls, text: str) -> Address:
-        """Read ``file://``: what stands before the first slash is a machine, never a folder."""
-        machine, slash, path = text.removeprefix("file://").partition("/")
-        if machine not in ("", "localhost") or not slash:
-            raise _not_an_address(text)
-        # Not urlsplit, which would drop what follows a "#" or "?" in the name of a folder.
-        return cls._folder(unquote(f"/{path}"))
-
-    @classmethod
-    def _folder(cls, path: str) -> Address:
-        try:
-            return cls("folder", str(Path(path).expanduser().absolute()))
-        except (RuntimeError, ValueError):  # the home folder of nobody, or a zero byte
-            raise _not_an_address(path) from None
-
-    @classmethod
-    def _bucket(cls, text: str) -> Address:
-        bucket, _, key = text.removeprefix("s3://").partition("/")
-        key = key.strip("/")
-        if not _BUCKET.fullmatch(bucket) or not key or ".." in key.split("/"):
-            raise _not_an_address(text)
-        return cls("s3", f"{bucket}/{key}")
-
-    def within(self, *parts: str) -> Address:
-        """Address of something inside a bucket or folder."""
-        return Address(self.kind, "/".join((self.place.rstrip("/"), *parts)))
-
-    @property
-    def path(self) -> Path:
-        """The folder, if it is one."""
-        return Path(self.place)
+        path = os.fspath(text).strip()
+        is_path = isinstance(text, os.PathLike) or path.startswith(("/", ".", "~"))
+        if file := _FILE.fullmatch(path):
+            path, is_path = unquote(file[1]), True
+        if is_path or Path(path).is_absolute():
+            with suppress(RuntimeError, ValueError):  # the home folder of nobody, or a zero byte
+                return cls("folder", str(Path(path).expanduser().absolute()))
+        elif (bucket := _BUCKET.fullmatch(path)) and ".." not in path.split("/"):
+            return cls("s3", bucket[1])
+        elif (found := _REPOSITORY.fullmatch(path)) and not re.search(r"\.\.|--", path):
+            return cls("hub", found[1])
+        raise ValueError(
+            f"{str(text)!r} is not the address of a model. It must be 'owner/name' on the hub, "
+            "'s3://bucket/path', 'file:///folder', or a folder that starts with '/', './' or '~'. "
+            "Write a folder here as './folder', or pass a pathlib.Path."
+        )
 
     def __str__(self) -> str:
         if self.kind == "folder":
-            return self.path.as_uri()
+            return Path(self.place).as_uri()
         return f"s3://{self.place}" if self.kind == "s3" else self.place
 
 
-def _not_an_address(text: object) -> ValueError:
-    return ValueError(
-        f"{str(text)!r} is no address of a model. Valid are 'owner/name' on the hub, "
-        "'s3://bucket/path', 'file:///folder', and folders that start with '/', './' or '~'. "
-        "Write a folder here as './folder', or pass a pathlib.Path."
-    )
+def bundled_folders() -> dict[str, Path]:
+    """Return the folders of the models that the package carries, by the names of the models.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> sorted(hdi.hub.bundled_folders())
+    ['pbmc']
+    """
+    return {path.parent.name: path.parent for path in sorted(_BUNDLED.glob(f"*/{CHECKSUMS_FILE}"))}
+
+
+def bundled_folder(name: object) -> Path | None:
+    """Return the folder of the bundled model of this name; ``None`` for anything else.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> hdi.hub.bundled_folder("pbmc").name, hdi.hub.bundled_folder("liver")
+    ('pbmc', None)
+    """
+    return bundled_folders().get(name) if isinstance(name, str) else None
+
+
+def cache_folder() -> Path:
+    """Return the folder for what was fetched: ``HDEEPINSIGHT_CACHE``, or one in the user's cache.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> hdi.hub.cache_folder()  # doctest: +SKIP
+    PosixPath('/home/me/.cache/hdeepinsight')
+    """
+    if named := os.environ.get("HDEEPINSIGHT_CACHE"):
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "hdeepinsight"
+
+
+def is_offline() -> bool:
+    """Return whether ``HF_HUB_OFFLINE`` forbids every connection."""
+    return os.environ.get("HF_HUB_OFFLINE", "").strip().lower() in {"1", "on", "yes", "true"}
+
+
+def hub_endpoint() -> str:
+    """Return the address of the Hugging Face hub, or of what ``HF_ENDPOINT`` names."""
+    return (os.environ.get("HF_ENDPOINT") or _PUBLIC_HUB).rstrip("/")
+
+
+def mirror() -> str | None:
+    """Return where ``HDEEPINSIGHT_MIRROR`` says that models are, instead of on the hub.
+
+    A folder, ``file://``, ``s3://``, or the address of a server that speaks like the hub.
+    """
+    return os.environ.get("HDEEPINSIGHT_MIRROR", "").strip().rstrip("/") or None

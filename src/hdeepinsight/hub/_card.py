@@ -1,15 +1,33 @@
-"""What only a person knows about a model, and has to say before it is shared."""
+"""The card of a model: what only a person knows of it, and what it knows itself."""
 
 from __future__ import annotations
 
+import html
+import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["ModelCard"]
+import numpy as np
 
+from hdeepinsight._errors import invalid
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+_HELD_OUT = "held-out cells of the reference"
 _LISTS = ("tissues", "technologies", "datasets")
 _REQUIRED = ("title", "license", "organism", "tissues")
+#: Licences that a hub knows by these names; any other one is "other", with its name beside it.
+_KNOWN_LICENSES = re.compile(
+    r"apache-2\.0|mit|bsd|bsd-[23]-clause|cc0-1\.0|cc-by(-nc)?(-sa|-nd)?-[34]\.0|a?gpl-3\.0|"
+    r"gpl-2\.0|lgpl-3\.0|mpl-2\.0|odc-by|odbl|pddl|unlicense|other"
+)
+_ENSEMBL = re.compile(r"ENS[A-Z]{0,6}G\d{11}(\.\d+)?")
+_NUMBERS_OF_GENES = (100, 500, 1000, 2000)
+_MOST_BINS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,16 +89,22 @@ class ModelCard:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            clean = _texts(value) if field.name in _LISTS else _text(field.name, value)
-            object.__setattr__(self, field.name, clean)
+            value: Any = getattr(self, field.name)
+            if field.name in _LISTS:
+                several = isinstance(value, Iterable) and not isinstance(value, str)
+                texts = value if several else (value,)
+                value = tuple(str(text) for text in texts if text and str(text).strip())
+            elif value is None or isinstance(value, str):
+                value = (value or "").strip()
+            else:
+                raise invalid(field.name, value, "text", "Put it in quotes.")
+            object.__setattr__(self, field.name, value)
         missing = [name for name in _REQUIRED if not getattr(self, name)]
         if missing:
-            msg = (
+            raise ValueError(
                 f"The card says nothing about {', '.join(missing)}. A model that others are to use "
                 "needs all of title, license, organism and tissues. Add them."
             )
-            raise ValueError(msg)
 
     @classmethod
     def of(cls, card: ModelCard | Mapping[str, Any]) -> ModelCard:
@@ -89,7 +113,7 @@ class ModelCard:
         Raises
         ------
         ValueError
-            If a field is unknown, or a required one is missing.
+            If it is neither a card nor a mapping of its fields, or a required one is missing.
 
         Examples
         --------
@@ -105,32 +129,130 @@ class ModelCard:
         """
         if isinstance(card, ModelCard):
             return card
-        if not isinstance(card, Mapping):
-            msg = (
-                f"The card is a {type(card).__name__}. Valid are a ModelCard, and its fields by "
-                'name. Pass {"title": ..., "license": ..., "organism": ..., "tissues": [...]}.'
-            )
-            raise TypeError(msg)
         known = [field.name for field in fields(cls)]
-        unknown = [name for name in card if name not in known]
-        if unknown:
-            msg = (
-                f"The card has the fields {', '.join(map(repr, unknown))}. Valid are "
-                f"{', '.join(known)}. Rename them, or put the text into description."
+        if not isinstance(card, Mapping) or not set(card) <= set(known):
+            found = list(card) if isinstance(card, Mapping) else type(card).__name__
+            raise ValueError(
+                f"The card must be a ModelCard, or a mapping with its fields {', '.join(known)}, "
+                f"got {found}. Rename fields, or put their text into description."
             )
-            raise ValueError(msg)
         return cls(**(dict.fromkeys(_REQUIRED, "") | dict(card)))
 
 
-def _text(name: str, value: object) -> str:
-    """Text of a field; nothing, as ``null`` in a file, is no text."""
-    if value is not None and not isinstance(value, str):
-        msg = f"The card gives {name}={value!r}. Valid is text. Write it as one, in quotes."
-        raise ValueError(msg)
-    return (value or "").strip()
+def card_text(
+    card: ModelCard,
+    model: Any,
+    labelled: Mapping[str, AnnData],
+    checksums: Mapping[str, str],
+    address: str,
+) -> str:
+    """Write the card as Markdown, with the header that hubs read.
+
+    Parameters
+    ----------
+    card
+        What the publisher says.
+    model
+        Trained model, which is asked for what it knows; with its reference attached there are cells
+        per type and scores of the held-out cells.
+    labelled
+        Further labelled data to score, by name.
+    checksums
+        SHA-256 of every file, by name.
+    address
+        Where the model can be pulled from.
+
+    Raises
+    ------
+    ValueError
+        If the attached reference is not the one that the model was trained on.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    taxonomy, own = getattr(model, "taxonomy", None), model.adata
+    n_cells, scored = None, {}
+    if taxonomy is not None and own is not None:
+        held_out = model.validation_indices_
+        if held_out is not None and len(held_out):
+            scored[_HELD_OUT] = (model.evaluate(), _reliability(model, own[held_out]))
+        n_cells = np.bincount(model.label_nodes(own), minlength=taxonomy.n_nodes)
+    for name, adata in labelled.items() if taxonomy is not None else ():
+        scored[name] = (model.evaluate(adata), _reliability(model, adata))
+    license = card.license.strip().lower()
+    environment = Environment(  # Markdown: all that is not ours passes one of these filters
+        loader=PackageLoader("hdeepinsight.hub", ""),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(
+        cell=as_cell, fenced=as_fenced, line=_line, markdown=as_markdown, number=_number
+    )
+    environment.filters["quoted"] = lambda text: json.dumps(_line(text), ensure_ascii=False)
+    environment.tests["ensembl"] = _ENSEMBL.fullmatch
+    return environment.get_template("card.md.j2").render(
+        card=card,
+        model=model,
+        taxonomy=taxonomy,
+        n_cells=n_cells,
+        scored=scored,
+        shares=_share_of_top(model),
+        license=license if _KNOWN_LICENSES.fullmatch(license) else "other",
+        checksums=checksums,
+        address=address,
+        version=version,
+    )
 
 
-def _texts(value: object) -> tuple[str, ...]:
-    """Texts of a field that holds several, without empty ones; a single text counts as one."""
-    several = value if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
-    return tuple(str(text) for text in several if text is not None and str(text).strip())
+def _reliability(model: Any, adata: AnnData) -> list[tuple[int, float, float]]:
+    """Cells, mean confidence and share of right types, in bins of about equally many cells."""
+    annotation, nodes = model.annotate(adata), model.label_nodes(adata)
+    rows = np.flatnonzero(np.isin(nodes, annotation.taxonomy.leaves))
+    leaf = annotation.leaf_nodes[rows]
+    confidence = np.clip(annotation.node_probabilities[rows, leaf], 0.0, 1.0)
+    order = np.argsort(confidence, kind="stable")
+    bins = np.array_split(order, min(_MOST_BINS, len(order)) or 1)
+    right = leaf == nodes[rows]
+    return [
+        (len(cells), float(confidence[cells].mean()), float(right[cells].mean()))
+        for cells in bins
+        if len(cells)
+    ]
+
+
+def _share_of_top(model: Any) -> dict[int, float]:
+    """Share of the reference's expression that the most expressed genes carry, by their number."""
+    normalizer = getattr(model.module, "normalizer", None)
+    if normalizer is None:
+        return {}
+    shares = np.sort(normalizer.mean_share.detach().cpu().numpy())[::-1]
+    total = float(shares.sum()) or 1.0
+    return {n: float(shares[:n].sum()) / total for n in _NUMBERS_OF_GENES if n < len(shares)}
+
+
+def _number(value: Any) -> str:
+    if value is None or value != value:
+        return "–"
+    return f"{value:.3f}" if isinstance(value, float) else f"{value:,}"
+
+
+def _line(text: object) -> str:
+    return " ".join(str(text).split())
+
+
+def as_markdown(text: str) -> str:
+    """Return the publisher's Markdown, in which HTML is shown instead of rendered."""
+    return html.escape(text.strip(), quote=False)
+
+
+def as_cell(text: object) -> str:
+    """Return text that stays inside one cell of a table."""
+    return html.escape(_line(text), quote=False).replace("|", "\\|")
+
+
+def as_fenced(text: str, language: str = "text") -> str:
+    """Return a block of code that nothing in the text can close."""
+    longest = max(map(len, re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text.strip()}\n{fence}"

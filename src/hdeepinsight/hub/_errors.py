@@ -1,12 +1,22 @@
-"""What can go wrong between here and a hub, in one sentence each, and without secrets."""
+"""What can go wrong between here and a place with models, in one sentence each, without secrets."""
 
 from __future__ import annotations
 
+import errno
 import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
-__all__ = ["ChecksumError", "HubError", "OfflineError", "without_secrets"]
+Answer = TypeVar("Answer")
 
+#: Seconds before each further attempt.
+_PAUSES = (0.5, 1.0, 2.0)
+_DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 _PASSWORD_IN_URL = re.compile(r"(?<=://)[^/@\s]+@")
+#: How the packages begin whose exceptions say that a connection failed.
+_TRANSPORT = ("aio", "boto", "fsspec", "http")
 
 
 class HubError(OSError):
@@ -21,8 +31,25 @@ class ChecksumError(HubError):
     """What arrived is not what was published."""
 
 
+class Transient(HubError):
+    """A server says that it is out of order, which may pass."""
+
+
+def retry(ask: Callable[[], Answer]) -> Answer:
+    """Ask again, a few times, where a server is out of order.
+
+    Where nobody answers at all, nobody is asked again: that is rarely over in seconds.
+    """
+    for pause in _PAUSES:
+        try:
+            return ask()
+        except Transient:
+            time.sleep(pause)
+    return ask()
+
+
 def without_secrets(text: object, token: str | bool | None = None) -> str:
-    """Give one line of text without the token, and without names and passwords in addresses.
+    """Return one line of text without the token, and without names and passwords in addresses.
 
     Examples
     --------
@@ -33,3 +60,74 @@ def without_secrets(text: object, token: str | bool | None = None) -> str:
     if isinstance(token, str) and token:
         line = line.replace(token, "***")
     return _PASSWORD_IN_URL.sub("***@", line)
+
+
+@contextmanager
+def explained(
+    action: str, server: str = "", token: str | bool | None = None, revision: str | None = None
+) -> Iterator[None]:
+    """Turn failures of a client library into one clear sentence.
+
+    Parameters
+    ----------
+    action
+        What is being done, such as ``"fetch atlas/pbmc"``.
+    server
+        Address of a Hugging Face hub; empty for S3.
+    token, revision
+        What was passed to the hub.
+
+    Raises
+    ------
+    HubError
+        What was asked for, where, what happened, and what to do.
+    """
+    try:
+        yield
+    except HubError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _DISK_IS_FULL:
+            raise
+        raise _explain(error, action, server, token, revision) from None
+
+
+def _explain(
+    error: BaseException, action: str, server: str, token: str | bool | None, revision: str | None
+) -> HubError:
+    missing = isinstance(error, FileNotFoundError) and not server
+    while (
+        not hasattr(error, "response") and error.__cause__ is not None
+    ):  # both libraries wrap what really happened
+        error = error.__cause__
+    response: Any = getattr(error, "response", None)
+    if isinstance(response, dict):  # S3
+        code = str(response.get("Error", {}).get("Code", ""))
+        status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    else:
+        status = getattr(response, "status_code", 0)
+        code = response.headers.get("X-Error-Code", "") if status else ""
+    said = without_secrets(f"{type(error).__name__}: {error}", token)[:200]
+    settings = "HF_ENDPOINT" if server else "AWS_ENDPOINT_URL_S3"
+    access = "HF_TOKEN to a token with the right to it" if server else "AWS_PROFILE"
+    kind = HubError
+    if code == "RevisionNotFound":
+        what = f"it has no revision {revision!r}. Pass a branch, tag or full commit hash, or none"
+    elif status in (401, 403):
+        what = f"access was refused ({status}): it is private, gated or not there. Set {access}"
+    elif status == 404 or missing:
+        what = f"it is not there ({code or 404}). Check the name; if it is private, set {access}"
+    elif status == 429 or status >= 500:
+        why = "too many requests were sent" if status == 429 else "it is out of order"
+        kind, what = Transient, f"{why} ({status}). Try again later; complete files are kept"
+    elif status:
+        what = f"it answered {status} ({said}). Check the name and {settings}"
+    elif isinstance(error, OSError) or type(error).__module__.startswith(_TRANSPORT):
+        what = (
+            f"no answer, or one that broke off ({said}). Check the connection, HTTPS_PROXY and "
+            f"{settings}, and try again; complete files are kept"
+        )
+    else:
+        what = f"its answer was not understood ({said}). Check what {settings} names"
+    where = f"Could not {action}" + (f" at {without_secrets(server)}" if server else "")
+    return kind(f"{where}: {what}.")

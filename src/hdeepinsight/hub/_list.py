@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Final, Literal, get_args
+from urllib.parse import unquote
 
 import pandas as pd
 
-from hdeepinsight.hub import _settings
-from hdeepinsight.hub._address import Address
-from hdeepinsight.hub._bundled import bundled_folders
-from hdeepinsight.hub._card_text import TAG
-from hdeepinsight.hub._errors import HubError
-from hdeepinsight.hub._hub_source import Token, explained, hub_api, hub_or_mirror
-from hdeepinsight.hub._manifest import CARD_FILE, CHECKSUMS_FILE, digest_of
-from hdeepinsight.hub._shelf import shelves
-
-__all__ = ["list_models"]
+from hdeepinsight._errors import check_choice, need_extra
+from hdeepinsight.hub._address import CARD_FILE, bundled_folders, cache_folder, is_offline
+from hdeepinsight.hub._checksums import read_text_file
+from hdeepinsight.hub._errors import HubError, OfflineError, explained
+from hdeepinsight.hub._places import Token, hub_api, resolve_mirror
+from hdeepinsight.hub._pull import SharedModel, newest, revision_folder
 
 Where = Literal["all", "bundled", "here", "hub"]
 
-_COLUMNS = ["model", "where", "revision", "organism", "tissues", "n_types", "n_genes"]
-_MOST_MODELS = 1000
-_SECONDS_TO_ANSWER = 5.0
-_LONGEST_HEADER = 64 * 2**10
-_MOST_NESTING = 8
+#: Tags of a card that are columns of the table.
+_SHOWN: Final = ("organism", "tissue", "n_types", "n_genes")
+_MOST_MODELS: Final = 1000
+_TAG_OF_OURS: Final = "hdeepinsight"
+_MOST_LINES: Final = 1000
+_SECONDS_TO_ANSWER: Final = 5.0
+#: A tag in the header of a card, which is read line by line: parsing YAML takes what a few bytes
+#: of it stand for, which can be more than any memory.
+_TAG: Final = re.compile(r"\s*- +(['\"]?)(organism|tissue|n_types|n_genes):(.*)\1")
 
 
 def list_models(
@@ -44,20 +46,23 @@ def list_models(
     where
         ``"bundled"``: those that the package carries; ``"here"``: those fetched before; neither
         needs a connection. ``"hub"``: those of the hub or of ``HDEEPINSIGHT_MIRROR``; ``"all"``:
-        all of them. With ``"all"`` a hub that does not answer is a warning.
+        all of them. With ``"all"``, a hub that does not answer is a warning, and so is the missing
+        extra without which no hub can be asked.
     token
         Token of the hub, for private models.
 
     Returns
     -------
-    One row a model: ``model`` (what to pull), ``where`` (``"bundled"``, ``"here"`` or ``"hub"``),
-    ``revision``, ``organism``, ``tissues``, ``n_types``, ``n_genes``; text, empty where it is not
-    known.
+    One row per model: ``model`` (what to pull), ``where`` (``"bundled"``, ``"here"`` or
+    ``"hub"``), ``revision``, ``organism``, ``tissues``, ``n_types``, ``n_genes``; text, empty where
+    it is not known.
 
     Raises
     ------
     HubError
         With ``where="hub"``, if the hub cannot be asked.
+    ImportError
+        With ``where="hub"``, if the extra ``hub`` is not installed.
     ValueError
         If ``where`` is none of these.
 
@@ -67,105 +72,63 @@ def list_models(
     >>> hdi.hub.list_models("pbmc", where="bundled")["tissues"].tolist()
     ['blood']
     """
-    if where not in get_args(Where):
-        msg = f"where={where!r}; valid are {', '.join(map(repr, get_args(Where)))}. Choose one."
-        raise ValueError(msg)
-    rows = list(_bundled()) if where in ("all", "bundled") else []
-    rows += _here() if where in ("all", "here") else ()
-    if where == "hub" or (where == "all" and not _settings.is_offline()):
+    check_choice("where", where, get_args(Where))
+    rows: list[dict[str, str]] = []
+    if where in ("all", "bundled"):
+        for name, folder in bundled_folders().items():
+            digest = SharedModel(name, "", folder).digest
+            rows.append(_row(name, "bundled", digest, read_tags(folder)))
+    if where in ("all", "here"):
+        for cache in sorted((cache_folder() / "models").glob("*")):
+            if revision := newest(cache):
+                tags = read_tags(revision_folder(cache, revision))
+                rows.append(_row(unquote(cache.name), "here", revision, tags))
+    if where == "hub" or (where == "all" and not is_offline()):
         try:
-            rows += _on_hub(search, token, patient=where == "hub")
-        except HubError as error:
+            rows += _on_hub(search, token, wait=where == "hub")
+        except (HubError, ImportError) as error:
             if where == "hub":
                 raise
             warnings.warn(f"Only models that are here are listed. {error}", stacklevel=2)
     named = [row for row in rows if search is None or search.lower() in row["model"].lower()]
-    return pd.DataFrame(named, columns=_COLUMNS)
+    table = pd.DataFrame(named, columns=["model", "where", "revision", *_SHOWN])
+    return table.rename(columns={"tissue": "tissues"})
 
 
-def _bundled() -> Iterator[dict[str, str]]:
-    for name, folder in bundled_folders().items():
-        digest = digest_of((folder / CHECKSUMS_FILE).read_bytes())
-        yield _row(name, "bundled", f"sha256:{digest}", _tags_of_card(folder / CARD_FILE))
-
-
-def _here() -> Iterator[dict[str, str]]:
-    for shelf in shelves():
-        revision = shelf.revisions()[0]
-        tags = _tags_of_card(shelf.revision(revision) / CARD_FILE)
-        yield _row(str(shelf.address), "here", revision, tags)
-
-
-def _on_hub(search: str | None, token: Token, *, patient: bool) -> list[dict[str, str]]:
-    if _settings.is_offline():
-        msg = (
-            "Could not list the models of the hub: HF_HUB_OFFLINE is set. Unset it, or use "
-            "where='here' for those that were fetched before."
+def _on_hub(search: str | None, token: Token, *, wait: bool) -> Iterator[dict[str, str]]:
+    """Find models on the hub, or in the folder that stands in for it."""
+    if is_offline():
+        raise OfflineError(
+            "HF_HUB_OFFLINE is set. Unset it, or list what was fetched: where='here'."
         )
-        raise HubError(msg)
-    endpoint, token, instead = hub_or_mirror(token)
-    if instead is not None:
-        return list(_in_mirror(instead))
-    with explained("list the models", endpoint, token):
-        if not patient:
-            _knock(endpoint)
-        found = hub_api(endpoint, token).list_models(
-            filter=TAG, search=search, limit=_MOST_MODELS, full=True
-        )
-        return [_row(info.id, "hub", info.sha or "", info.tags or ()) for info in found]
+    endpoint, token, instead = resolve_mirror(token)
+    if instead is None:
+        client = need_extra("huggingface_hub.utils", "hub", "Listing the models of a hub")
+        api = hub_api(endpoint, token)
+        with explained("list the models", endpoint, token):
+            if not wait:  # the client itself tries for half a minute before it gives up
+                client.get_session().head(endpoint, timeout=_SECONDS_TO_ANSWER)
+            for info in api.list_models(
+                filter=_TAG_OF_OURS, search=search, limit=_MOST_MODELS, full=True
+            ):
+                yield _row(info.id, "hub", info.sha or "", info.tags or ())
+    elif instead.kind == "folder":  # the models of a bucket have to be known by name
+        for card in sorted(Path(instead.place).glob(f"*/*/{CARD_FILE}")):
+            yield _row("/".join(card.parts[-3:-1]), "hub", "", read_tags(card.parent))
 
 
-def _knock(endpoint: str) -> None:
-    """Ask once: the client itself tries for half a minute before it says that nobody is there."""
-    client = _settings.require("huggingface_hub.utils", "A Hugging Face hub")
-    client.get_session().head(endpoint, timeout=_SECONDS_TO_ANSWER)
-
-
-def _in_mirror(address: Address) -> Iterator[dict[str, str]]:
-    if address.kind != "folder":
-        return  # the models of a bucket have to be known by name
-    for card in sorted(address.path.glob(f"*/*/{CARD_FILE}")):
-        name = card.parent.relative_to(address.path).as_posix()
-        yield _row(name, "hub", "", _tags_of_card(card))
-
-
-def _tags_of_card(path: Path) -> Iterable[str]:
-    """Tags in the header of a card; none where it cannot be read.
-
-    Anchors and deep nesting are not read: a few bytes of them stand for more than any memory.
-    """
-    import yaml
-
+def read_tags(folder: Path) -> list[str]:
+    """Return the tags in the header of a model's card; none where it cannot be read."""
     try:
-        with path.open(encoding="utf-8") as file:
-            header = file.read(_LONGEST_HEADER).split("---", 2)[1]
-        depth = 0
-        for event in yaml.parse(header):
-            opens = isinstance(event, yaml.CollectionStartEvent)
-            depth += opens - isinstance(event, yaml.CollectionEndEvent)
-            if isinstance(event, yaml.AliasEvent) or depth > _MOST_NESTING:
-                return ()
-        tags = yaml.safe_load(header)["tags"]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError):
-        return ()
-    return [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else ()
+        text = read_text_file(folder / CARD_FILE).decode("utf-8", "replace")
+    except HubError:
+        return []
+    header = text.partition("---")[2].partition("\n---")[0]
+    found = (_TAG.fullmatch(line) for line in header.splitlines()[:_MOST_LINES])
+    return [f"{tag[2]}:{tag[3]}" for tag in found if tag]
 
 
 def _row(model: str, where: str, revision: str, tags: Iterable[str]) -> dict[str, str]:
-    values: dict[str, list[str]] = {}
-    for tag in tags:
-        key, _, value = tag.partition(":")
-        values.setdefault(key, []).append(value)
-
-    def said(key: str) -> Any:
-        return ", ".join(values.get(key, []))
-
-    return {
-        "model": model,
-        "where": where,
-        "revision": revision,
-        "organism": said("organism"),
-        "tissues": said("tissue"),
-        "n_types": said("n_types"),
-        "n_genes": said("n_genes"),
-    }
+    said = [tag.partition(":") for tag in tags]
+    shown = {key: ", ".join(value for tag, _, value in said if tag == key) for key in _SHOWN}
+    return {"model": model, "where": where, "revision": revision, **shown}

@@ -9,31 +9,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from hdeepinsight.hub._address import Address
-from hdeepinsight.hub._card import ModelCard
-from hdeepinsight.hub._card_text import RELIABILITY_FILE, card_text
-from hdeepinsight.hub._facts import draw_reliability, facts_of
-from hdeepinsight.hub._hub_source import Token
-from hdeepinsight.hub._manifest import (
-    CARD_FILE,
-    CHECKSUMS_FILE,
-    METADATA_FILE,
-    digest_of,
-    write_checksums,
-)
-from hdeepinsight.hub._reference import REFERENCE_FILE, ReferenceBundle
-from hdeepinsight.hub._targets import check_target, upload
+import numpy as np
+import pandas as pd
+
+from hdeepinsight._errors import check_integer, invalid
+from hdeepinsight._io import sha256
+from hdeepinsight._keys import REFERENCE_BUNDLE_KEY
+from hdeepinsight.data import check_file
+from hdeepinsight.hub._address import CARD_FILE, CHECKSUMS_FILE, Address
+from hdeepinsight.hub._card import ModelCard, card_text
+from hdeepinsight.hub._checksums import write_checksums
+from hdeepinsight.hub._errors import HubError
+from hdeepinsight.hub._places import Token, check_target, put_in_bucket, put_in_folder, put_on_hub
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from hdeepinsight.models import SCHDeepInsight
-
-__all__ = ["Published", "publish"]
-
-ReferenceOption = Literal["features", "none"]
+#: scvi-tools' hub fetches a file of this name with the model, and wants one to load the model.
+REFERENCE_FILE: Final = "adata.h5ad"
+_LATENT: Final = "X_hdi_latent"
+_SCHEMA_VERSION: Final = 2
 
 
 @dataclass(frozen=True)
@@ -67,11 +64,11 @@ class Published:
 
 
 def publish(
-    model: SCHDeepInsight,
+    model: Any,
     repo_or_dir: str | os.PathLike[str],
     *,
     card: ModelCard | Mapping[str, Any],
-    reference: ReferenceOption | ReferenceBundle = "features",
+    reference: Literal["features", "none"] | AnnData = "features",
     scored_on: Mapping[str, AnnData] | None = None,
     revision: str | None = None,
     token: Token = None,
@@ -84,8 +81,8 @@ def publish(
     Parameters
     ----------
     model
-        Trained model. With its reference attached, the card shows cells per type and scores of
-        the held-out cells.
+        Trained model of any class of this package, adapted or not. With its reference attached,
+        the card shows cells per type and scores of the held-out cells.
     repo_or_dir
         ``"owner/name"`` on a Hugging Face hub, ``"s3://bucket/path"``, ``"file:///folder"`` or a
         folder.
@@ -93,8 +90,8 @@ def publish(
         What only you know: a :class:`ModelCard`, or its fields.
     reference
         ``"features"`` publishes features and labels of at most 200 cells of each label, where the
-        reference is attached; ``"none"`` publishes none; or a :class:`ReferenceBundle` of your
-        own. Counts, names of cells and other columns are never published.
+        reference is attached; ``"none"`` publishes none; or what :func:`reference_features`
+        returned. Counts, names of cells and other columns are never published.
     scored_on
         Labelled data that the model has not seen, by name, for the card.
     revision
@@ -118,9 +115,10 @@ def publish(
     HubError
         If it cannot be published; the text says why, and what to do.
     ValueError
-        If the card lacks something, the model is not trained, or the bundle is of another tree.
+        If the card lacks something, the model is not trained, the attached reference is not the
+        one that it was trained on, or the features are of another model.
     TypeError
-        If ``scored_on`` is no mapping.
+        If ``scored_on`` is not a mapping.
 
     Notes
     -----
@@ -143,90 +141,158 @@ def publish(
     """
     address, card = Address.parse(repo_or_dir), ModelCard.of(card)
     if not model.is_trained_:
-        msg = "The model is not trained, so it would label at random. Train it before sharing it."
-        raise ValueError(msg)
+        raise ValueError("The model is not trained: it would label at random. Train it first.")
     if revision is not None and address.kind != "hub":
-        msg = (
-            f"revision={revision!r} was given for {address}, which has no branches. Valid is a "
-            "hub. Publish to a folder inside instead, such as .../v1."
+        hint = f"{address} has no branches: publish to a folder inside it, such as .../v1."
+        raise invalid("revision", revision, "omitted", hint)
+    if scored_on is not None and not isinstance(scored_on, Mapping):
+        raise TypeError(
+            "scored_on must be labelled data by the name that the card is to call it, got a "
+            f"{type(scored_on).__name__}. Pass scored_on={{'donor 9': adata}}."
         )
-        raise ValueError(msg)
-    _check_scored_on(scored_on)
     check_target(address, overwrite=overwrite)
     with tempfile.TemporaryDirectory(prefix="hdeepinsight-") as name:
         folder = Path(name)
+        features = _features(model, reference)
         model.save(folder, overwrite=True)
-        _bundle(model, reference).write(folder / REFERENCE_FILE)
-        digest = _describe(model, folder, card, scored_on or {}, address)
-        found = upload(
-            folder,
-            address,
-            digest,
-            revision=revision,
-            token=token,
-            private=private,
-            overwrite=overwrite,
-            message=message,
-        )
-    return Published(str(address), found, f"sha256:{digest}")
+        features.write_h5ad(folder / REFERENCE_FILE, compression="gzip")
+        metadata = {  # the fields of scvi.hub.HubMetadata, which takes these and no others
+            "scvi_version": str(model.registry_.get("scvi_version", version("scvi-tools"))),
+            "anndata_version": version("anndata"),
+            "model_cls_name": type(model).__name__,
+            "training_data_url": None,
+            "model_parent_module": "hdeepinsight",
+        }
+        (folder / "_scvi_required_metadata.json").write_text(json.dumps(metadata, indent=4))
+        # The path of a folder on this machine means nothing to others.
+        shown = f"./{Path(address.place).name}" if address.kind == "folder" else str(address)
+        text = card_text(card, model, scored_on or {}, write_checksums(folder), shown)
+        (folder / CARD_FILE).write_text(text, encoding="utf-8")
+        digest = f"sha256:{sha256(folder / CHECKSUMS_FILE)}"
+        found = digest
+        if address.kind == "hub":
+            found = put_on_hub(folder, address, revision, token, private, message)
+        elif address.kind == "s3":
+            put_in_bucket(folder, address, overwrite)
+        else:
+            put_in_folder(folder, Path(address.place))
+    return Published(str(address), found, digest)
 
 
-def _check_scored_on(scored_on: object) -> None:
-    if scored_on is not None and not isinstance(scored_on, Mapping):
-        msg = (
-            f"scored_on is a {type(scored_on).__name__}. Valid is labelled data by the name that "
-            "the card is to call it. Pass scored_on={'donor 9': adata}."
-        )
-        raise TypeError(msg)
+def _features(model: Any, reference: Any) -> AnnData:
+    """Return what `publish` writes as `REFERENCE_FILE`."""
+    if isinstance(reference, str) and reference in ("features", "none"):
+        has_reference = model.adata is not None and getattr(model, "taxonomy", None) is not None
+        n_cells = 200 if reference == "features" and has_reference else 0
+        return reference_features(model, max_cells_per_type=n_cells)
+    about = getattr(reference, "uns", {}).get(REFERENCE_BUNDLE_KEY, {})
+    if about.get("taxonomy") != model.taxonomy.to_json():
+        valid = "'features', 'none' or what reference_features(model, adata) returned"
+        raise invalid("reference", type(reference).__name__, valid)
+    return reference
 
 
-def _bundle(model: SCHDeepInsight, reference: ReferenceOption | ReferenceBundle) -> ReferenceBundle:
-    if isinstance(reference, ReferenceBundle):
-        if reference.taxonomy != model.taxonomy:
-            msg = (
-                "The reference bundle has another taxonomy than the model, so its nodes would be "
-                "taken for others. Valid is a bundle of this model. Make one with "
-                "ReferenceBundle.from_model(model, adata)."
-            )
-            raise ValueError(msg)
-        return reference
-    if reference not in ("features", "none"):
-        msg = (
-            f"reference={reference!r}; valid are 'features', 'none' or a ReferenceBundle. Use "
-            "ReferenceBundle.from_model(model, adata) for a reference that is not attached."
-        )
-        raise ValueError(msg)
-    if reference == "none" or model.adata is None:
-        return ReferenceBundle.empty(model)
-    return ReferenceBundle.from_model(model)
+def reference_features(
+    model: Any, adata: AnnData | None = None, *, max_cells_per_type: int = 200, seed: int = 0
+) -> AnnData:
+    """Return features and labels of reference cells; no counts, no names of cells, no donors.
 
+    Parameters
+    ----------
+    model
+        Trained model.
+    adata
+        Reference with counts and the label columns of the model; by default the attached one.
+    max_cells_per_type
+        Most cells of each label; they are drawn at random. With 0, no reference is needed.
+    seed
+        Seed of the draw.
 
-def _describe(
-    model: SCHDeepInsight,
-    folder: Path,
-    card: ModelCard,
-    scored_on: Mapping[str, AnnData],
-    address: Address,
-) -> str:
-    """Write everything that says what the model is; return the digest of all files."""
-    facts = facts_of(model, scored_on)
-    if facts.scored and len(facts.scored[0].confidence):
-        draw_reliability(facts.scored[0], folder / RELIABILITY_FILE)
-    (folder / METADATA_FILE).write_text(json.dumps(_metadata(model), indent=4), encoding="utf-8")
-    listed = write_checksums(folder)
-    # The path of a folder on this machine means nothing to others.
-    shown = f"./{address.path.name}" if address.kind == "folder" else str(address)
-    text = card_text(card, facts, listed, address=shown)
-    (folder / CARD_FILE).write_text(text, encoding="utf-8")
-    return digest_of((folder / CHECKSUMS_FILE).read_bytes())
+    Returns
+    -------
+    AnnData without ``X``: ``obs["label"]``, the path of every cell's label such as ``"T > CD4 T"``,
+    and ``obs["node"]``, its node in the model's taxonomy; ``obsm["X_hdi_latent"]``, features of the
+    network, shape ``(n_cells, n_latent)``, float16; in ``uns["hdeepinsight_reference"]`` the
+    ``taxonomy`` as JSON and ``n_reference``, the cells of the whole reference labelled exactly at
+    each node, shape ``(n_nodes,)``.
 
+    Raises
+    ------
+    ValueError
+        If ``max_cells_per_type`` is not an integer of at least 0, or there is no reference.
 
-def _metadata(model: SCHDeepInsight) -> dict[str, str | None]:
-    """Fields of ``scvi.hub.HubMetadata``, which takes these and no others."""
-    return {
-        "scvi_version": str(model.registry_.get("scvi_version", version("scvi-tools"))),
-        "anndata_version": version("anndata"),
-        "model_cls_name": type(model).__name__,
-        "training_data_url": None,
-        "model_parent_module": "hdeepinsight",
+    Notes
+    -----
+    Features are not anonymous in a strict sense: they are a summary of a cell's expression. What
+    they do not hold is counts, genotypes that could be called from reads, cell barcodes, or any
+    other column of ``obs``.
+
+    Examples
+    --------
+    Cells of which the bundled model itself says what they are:
+
+    >>> import warnings
+    >>> import hdeepinsight as hdi
+    >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+    >>> model, cells = hdi.hub.pull("pbmc"), hdi.datasets.demo().query[:10].copy()
+    >>> cells.obs["label"] = model.annotate(cells).labels["stop_label"]
+    >>> features = hdi.hub.reference_features(model, cells, max_cells_per_type=1)
+    >>> features.n_obs == cells.obs["label"].nunique()
+    True
+    """
+    from anndata import AnnData
+
+    check_integer("max_cells_per_type", max_cells_per_type, 0)
+    adata = model.adata if adata is None else adata
+    taxonomy: Any = getattr(model, "taxonomy", None)
+    n_nodes = 0 if taxonomy is None else taxonomy.n_nodes
+    nodes, latent = np.zeros(0, dtype=np.int64), np.zeros((0, 0))
+    counts = np.zeros(n_nodes, dtype=np.int64)
+    if max_cells_per_type:
+        if adata is None:
+            raise ValueError("The model has no reference to take features from. Pass one as adata.")
+        nodes = model.label_nodes(adata)
+        counts = np.bincount(nodes, minlength=n_nodes)
+        order = np.random.default_rng(seed).permutation(np.flatnonzero(nodes))
+        rank = pd.Series(order).groupby(nodes[order]).cumcount().to_numpy()
+        rows = np.sort(order[rank < max_cells_per_type])
+        nodes, latent = nodes[rows], model.get_latent_representation(adata[rows])
+    labels = pd.Categorical([taxonomy.path_name(int(node)) for node in nodes])
+    names = [f"reference_{i}" for i in range(len(nodes))]
+    obs = pd.DataFrame({"node": nodes, "label": labels}, index=names)
+    about = {
+        "schema_version": _SCHEMA_VERSION,
+        "taxonomy": "" if taxonomy is None else taxonomy.to_json(),
+        "n_reference": counts,
     }
+    return AnnData(
+        obs=obs, obsm={_LATENT: latent.astype(np.float16)}, uns={REFERENCE_BUNDLE_KEY: about}
+    )
+
+
+def read_features(path: Path) -> AnnData:
+    """Read features of a reference that `publish` wrote.
+
+    Raises
+    ------
+    HubError
+        If it is something else.
+    """
+    from anndata import read_h5ad
+
+    try:
+        check_file(path)
+        features = read_h5ad(path)
+        about = features.uns[REFERENCE_BUNDLE_KEY]
+        n_nodes = len(about["n_reference"])
+        if int(about["schema_version"]) > _SCHEMA_VERSION:
+            raise ValueError("it is of a later release: update hdeepinsight")
+        if not np.isfinite(features.obsm[_LATENT]).all() or features.obs["node"].max() >= n_nodes:
+            raise ValueError("features that are not finite, or nodes of another tree")
+    except Exception as error:  # noqa: BLE001 what the libraries raise about odd files is open
+        said = " ".join(str(error).split())[:200]
+        raise HubError(
+            f"{path} does not hold features of a reference ({type(error).__name__}: {said}). Pull "
+            "the model again; if it stays so, tell whoever published it."
+        ) from None
+    return features

@@ -2,44 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote, unquote
 
-from hdeepinsight.hub import _settings
-from hdeepinsight.hub._address import Address
-from hdeepinsight.hub._bundled import bundled_folder
-from hdeepinsight.hub._download import MAX_BYTES, fetch_files, patiently
+from hdeepinsight import models
+from hdeepinsight._io import atomic_write, sha256
+from hdeepinsight.hub import _address, _checksums
+from hdeepinsight.hub._address import CARD_FILE, CHECKSUMS_FILE, Address
+from hdeepinsight.hub._checksums import parse_checksums, read_text_file
 from hdeepinsight.hub._errors import ChecksumError, HubError, OfflineError
-from hdeepinsight.hub._hub_source import (
-    HubSource,
-    Token,
-    Transient,
-    hub_or_mirror,
-    offline_message,
-)
-from hdeepinsight.hub._manifest import (
-    CARD_FILE,
-    CHECKSUMS_FILE,
-    METADATA_FILE,
-    digest_of,
-    parse_checksums,
-    verify_folder,
-)
-from hdeepinsight.hub._s3 import BucketSource
-from hdeepinsight.hub._shelf import Shelf
-from hdeepinsight.hub._sources import FolderSource, Source, check_pin, pinned_digest
+from hdeepinsight.hub._places import BucketPlace, HubPlace, Token, resolve_mirror
+from hdeepinsight.hub._publish import REFERENCE_FILE, read_features
 
 if TYPE_CHECKING:
-    from hdeepinsight.hub._reference import ReferenceBundle
-    from hdeepinsight.models import SCHDeepInsight
+    from anndata import AnnData
 
-__all__ = ["SharedModel", "download", "pull"]
-
-_PARENT_MODULE = "hdeepinsight"
-_LONGEST_METADATA = 4 * 2**20
+#: Most bytes of a model, all files together: what is larger is not a model of ours.
+MAX_BYTES: Final = 5 * 2**30
+#: Files of a model of which nobody wrote a list.
+_UNLISTED: Final = ("_scvi_required_metadata.json", "model.pt", "adata.h5ad", "mdata.h5mu")
 
 
 @dataclass(frozen=True)
@@ -73,27 +58,25 @@ class SharedModel:
     @property
     def digest(self) -> str:
         """``"sha256:..."`` over all files; the same wherever the same model is published."""
-        return f"sha256:{digest_of((self.folder / CHECKSUMS_FILE).read_bytes())}"
+        return f"sha256:{sha256(read_text_file(self.folder / CHECKSUMS_FILE))}"
 
     @property
     def card(self) -> str:
         """Text of the model card (Markdown). It is shown to people and never interpreted."""
-        return (self.folder / CARD_FILE).read_text(encoding="utf-8", errors="replace")
+        return read_text_file(self.folder / CARD_FILE).decode("utf-8", errors="replace")
 
-    def load(self, **options: Any) -> SCHDeepInsight:
+    def load(self, **options: Any) -> Any:
         """Load the model; nothing in its files is ever executed.
 
         Parameters
         ----------
         **options
-            ``accelerator`` and ``device``, as in :meth:`~hdeepinsight.models.SCHDeepInsight.load`.
+            ``accelerator`` and ``device``, as in :func:`hdeepinsight.models.load_model`.
 
         Raises
         ------
-        HubError
-            If it is a model of another package.
         ModelFileError
-            If its file is not one of ours.
+            If its file is not one of ours, or of a model class of another package.
 
         Examples
         --------
@@ -101,39 +84,37 @@ class SharedModel:
         >>> hdi.hub.download("pbmc").load().taxonomy.n_leaves
         8
         """
-        model_class = self._model_class()
-        return model_class.load(self.folder, adata=False, **options)  # type: ignore[no-any-return]
+        return models.load_model(self.folder, **options)
 
-    def reference(self) -> ReferenceBundle:
-        """Features and labels of the reference that were published with the model.
+    def reference(self) -> AnnData:
+        """Return features and labels of the reference that were published with the model.
+
+        Returns
+        -------
+        What :func:`reference_features` returned to its publisher.
+
+        Raises
+        ------
+        HubError
+            If the file holds something else.
 
         Examples
         --------
         >>> import hdeepinsight as hdi
-        >>> len(hdi.hub.download("pbmc").reference())
+        >>> hdi.hub.download("pbmc").reference().n_obs
         0
         """
-        from hdeepinsight.hub._reference import REFERENCE_FILE, ReferenceBundle
+        return read_features(self.folder / REFERENCE_FILE)
 
-        return ReferenceBundle.read(self.folder / REFERENCE_FILE)
-
-    def _model_class(self) -> Any:
-        from hdeepinsight import models
-
-        try:
-            with (self.folder / METADATA_FILE).open(encoding="utf-8") as file:
-                metadata = json.loads(file.read(_LONGEST_METADATA))
-            found = f"{metadata['model_parent_module']}.{metadata['model_cls_name']}"
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            found = "nothing that says which model it is"
-        known = {f"{_PARENT_MODULE}.SCHDeepInsight": models.SCHDeepInsight}
-        if found not in known:
-            msg = (
-                f"{self.address} holds {found[:200]}. Valid are {', '.join(known)}. Load models of "
-                "other packages with scvi.hub.HubModel."
-            )
-            raise HubError(msg)
-        return known[found]
+    def _verify(self, max_bytes: float = float("inf")) -> bytes:
+        """Compare the files with the list of checksums, which is returned."""
+        text = read_text_file(self.folder / CHECKSUMS_FILE)
+        listed = parse_checksums(text, source=self.address)
+        paths = (self.folder / name for name in listed)
+        total = sum(path.stat().st_size for path in paths if path.is_file())
+        _check_total(total, max_bytes, self.address)
+        _checksums.verify_folder(self.folder, listed, source=self.address)
+        return text
 
 
 def pull(
@@ -144,7 +125,7 @@ def pull(
     max_bytes: int = MAX_BYTES,
     verify: bool = True,
     **options: Any,
-) -> SCHDeepInsight:
+) -> Any:
     """Get a published model, ready to annotate.
 
     Parameters
@@ -152,11 +133,11 @@ def pull(
     repo, revision, token, max_bytes, verify
         As in :func:`download`.
     **options
-        ``accelerator`` and ``device``, as in :meth:`~hdeepinsight.models.SCHDeepInsight.load`.
+        ``accelerator`` and ``device``, as in :func:`hdeepinsight.models.load_model`.
 
     Returns
     -------
-    The model. It annotates exactly as the one that was published.
+    The model, of the class that was published. It annotates exactly as the one that was published.
 
     Raises
     ------
@@ -164,6 +145,8 @@ def pull(
         If it cannot be fetched; the text says why, and what to do.
     ChecksumError
         If its files are not as published.
+    ModelFileError
+        If they hold a model of another package.
 
     Examples
     --------
@@ -199,7 +182,7 @@ def download(
         Token of the hub; by default ``HF_TOKEN``, or the one that ``hf auth login`` stored. It is
         never written anywhere, nor sent to a mirror unless it is given here.
     max_bytes
-        Most bytes to fetch.
+        Most bytes of all files together.
     verify
         Refuse a repository of a hub that has no list of checksums. A list that is there always
         counts; buckets and folders need one.
@@ -228,78 +211,254 @@ def download(
     asked instead of the hub, ``HTTPS_PROXY`` a proxy. With ``HF_HUB_OFFLINE=1`` only folders and
     what was fetched before are used. ``HDEEPINSIGHT_CACHE`` says where fetched models are kept.
     """
-    address = Address.parse(bundled_folder(repo) or repo)
-    place, endpoint, token = _route(address, token)
+    address = place = Address.parse(_address.bundled_folder(repo) or repo)
+    endpoint = ""
+    if address.kind == "hub":
+        endpoint, token, instead = resolve_mirror(token)
+        place = (
+            address
+            if instead is None
+            else Address(instead.kind, f"{instead.place}/{address.place}")
+        )
     if place.kind == "folder":
-        return _in_place(place, revision)
-    shelf = Shelf.of(address)
-    known = shelf.remembered(revision)
-    if known is not None and (_settings.is_offline() or _is_pin(revision)):
-        return _from_shelf(shelf, known, revision)
-    if _settings.is_offline():
-        raise OfflineError(offline_message(f"fetch {address}"))
-    try:
-        source = patiently(lambda: _open(place, revision, endpoint, token))
-    except Transient as error:
-        here = f" {known} is here: HF_HUB_OFFLINE=1 uses it." if known is not None else ""
-        raise HubError(f"{error}{here}") from None
-    with shelf.alone(source.revision):
-        if not shelf.has(source.revision):
-            unfinished = shelf.unfinished(source.revision)
-            fetch_files(source, unfinished, max_bytes=max_bytes, verify=verify)
-            shelf.complete(source.revision)
-    shelf.remember(revision, source.revision)
-    shared = _from_shelf(shelf, source.revision, revision)
-    if (shared.folder / CHECKSUMS_FILE).is_file():
-        shelf.remember(shared.digest, source.revision)
-    return shared
-
-
-def _open(place: Address, revision: str | None, endpoint: str, token: Token) -> Source:
-    if place.kind == "s3":
-        return BucketSource(place, revision)
-    return HubSource(place, revision, endpoint, token)
-
-
-def _route(address: Address, token: Token) -> tuple[Address, str, Token]:
-    """Where a model is really looked for: a mirror, where there is one."""
-    if address.kind != "hub":
-        return address, "", token
-    endpoint, token, instead = hub_or_mirror(token)
-    inside = address if instead is None else instead.within(*address.place.split("/"))
-    return inside, endpoint, token
-
-
-def _is_pin(revision: str | None) -> bool:
-    """Whether a revision can never mean anything else: a digest, or the full hash of a commit."""
-    if revision is None:
-        return False
-    text = pinned_digest(revision) or revision
-    return len(text) >= 40 and all(sign in "0123456789abcdef" for sign in text)
-
-
-def _in_place(place: Address, revision: str | None) -> SharedModel:
-    source = FolderSource(place, revision)
-    shared = SharedModel(str(place), source.revision, source.folder)
-    _verify(shared)
-    return shared
-
-
-def _from_shelf(shelf: Shelf, revision: str, asked: str | None) -> SharedModel:
-    shared = SharedModel(str(shelf.address), revision, shelf.revision(revision))
-    if not (shared.folder / CHECKSUMS_FILE).is_file():
+        return _open_folder(place, revision, max_bytes)
+    cache = cache_of(address)
+    known = _find(cache, revision)
+    pin = _checksums.pinned_digest(revision) or revision or ""
+    is_pinned = len(pin) >= 40 and all(sign in "0123456789abcdef" for sign in pin)
+    if known is None and _address.is_offline():
+        raise OfflineError(
+            f"Could not fetch {address}: HF_HUB_OFFLINE is set and it was not fetched before. Pull "
+            "it once with a connection, or point HDEEPINSIGHT_MIRROR at a folder that has it."
+        )
+    if known is None or not (is_pinned or _address.is_offline()):
+        kind = BucketPlace if place.kind == "s3" else HubPlace
+        try:
+            there = kind(place, revision, endpoint, token)
+        except HubError as error:
+            here = f" {known} is here: HF_HUB_OFFLINE=1 uses it." if known else ""
+            raise type(error)(f"{error}{here}") from None
+        known = there.revision
+        fetch_files(there, revision_folder(cache, known), max_bytes, verify)
+        _remember(cache, revision, known)
+    shared = SharedModel(str(address), known, revision_folder(cache, known))
+    if not (shared.folder / CHECKSUMS_FILE).exists():
         return shared  # fetched with verify=False
     try:
-        _verify(shared)
+        listed = shared._verify()
     except ChecksumError:
-        shelf.discard(revision)  # to be fetched anew
+        shutil.rmtree(shared.folder, ignore_errors=True)  # to be fetched anew
         raise
-    if pinned_digest(asked):
-        check_pin(shared.digest.removeprefix("sha256:"), asked, shelf.address)
+    if _checksums.pinned_digest(revision):
+        _checksums.check_revision(listed, revision, address)
+    _remember(cache, shared.digest, known)
     return shared
 
 
-def _verify(shared: SharedModel) -> None:
-    text = (shared.folder / CHECKSUMS_FILE).read_bytes()
-    listed = parse_checksums(text, source=shared.address)
-    verify_folder(shared.folder, listed, source=shared.address)
+def _open_folder(place: Address, revision: str | None, max_bytes: int) -> SharedModel:
+    """Use a published folder where it is."""
+    folder = Path(place.place)
+    if revision and not _checksums.pinned_digest(revision) and (folder / revision).is_dir():
+        folder = folder / revision
+    if not (folder / CHECKSUMS_FILE).exists():
+        why = f"holds no {CHECKSUMS_FILE}" if folder.is_dir() else "is not a folder"
+        raise HubError(
+            f"No published model was found: {folder} {why}. Pass a folder that hdi.hub.publish "
+            "wrote; hdi.hub.load_model() reads what model.save() wrote."
+        )
+    listed = SharedModel(str(place), "", folder)._verify(max_bytes)
+    found = _checksums.check_revision(listed, revision, place, folder.name)
+    return SharedModel(str(place), found, folder)
+
+
+def cache_of(address: Address) -> Path:
+    """Return the folder of what was fetched of one model."""
+    return _address.cache_folder() / "models" / quote(str(address), safe="")
+
+
+def revision_folder(cache: Path, revision: str) -> Path:
+    """Return the folder of a complete revision, whether it is there or not."""
+    return cache / "revisions" / quote(revision, safe="")
+
+
+def newest(cache: Path) -> str | None:
+    """Return the revision that was the newest when it was last asked for, or else any.
+
+    No time of a file is looked at: clocks go wrong, and copies have times of their own.
+    """
+    folders = sorted(path for path in (cache / "revisions").glob("*") if path.is_dir())
+    complete = (unquote(path.name) for path in folders if path.suffix != ".part")
+    return _find(cache, None) or next(complete, None)
+
+
+def _find(cache: Path, name: str | None) -> str | None:
+    """Return what a branch, tag, commit or digest was when it was last asked for, if it is here."""
+    note = cache / "names" / quote(name or "newest", safe="")
+    revision = name if name and revision_folder(cache, name).is_dir() else None
+    if revision is None and note.is_file():
+        revision = note.read_text(encoding="utf-8")
+    return revision if revision and revision_folder(cache, revision).is_dir() else None
+
+
+def _remember(cache: Path, name: str | None, revision: str) -> None:
+    with atomic_write(cache / "names" / quote(name or "newest", safe="")) as note:
+        note.write_text(revision, encoding="utf-8")
+
+
+def fetch_files(place: HubPlace | BucketPlace, target: Path, max_bytes: int, verify: bool) -> None:
+    """Bring the files of a model into a folder, which appears only when it is complete.
+
+    Other processes wait meanwhile. Complete files stay for a later attempt where something fails.
+
+    Raises
+    ------
+    ChecksumError
+        If a file is not as published; it is removed, to be fetched anew.
+    HubError
+        If the place gives up, or offers more than ``max_bytes``.
+    """
+    from filelock import FileLock
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{target}.lock"):
+        if target.is_dir():
+            return
+        folder = target.with_name(f"{target.name}.part")
+        folder.mkdir(exist_ok=True)
+        for name in (CHECKSUMS_FILE, CARD_FILE):
+            (folder / name).unlink(missing_ok=True)
+            if (size := place.size(name)) is not None:
+                _check_total(size, _checksums.MOST_BYTES_OF_TEXT, f"{name} of {place.address}")
+                place.fetch(name, folder)
+        listed = dict.fromkeys(_UNLISTED, "")
+        if (folder / CHECKSUMS_FILE).is_file():
+            text = read_text_file(folder / CHECKSUMS_FILE)
+            listed = parse_checksums(text, source=place.address)
+        elif verify:
+            raise ChecksumError(
+                f"{place.address} has no {CHECKSUMS_FILE}, so what it holds cannot be checked. "
+                "Publish it again with hdi.hub.publish, or pass verify=False if you trust it."
+            )
+        sizes = {name: place.size(name) for name in listed}
+        missing = [name for name in listed if listed[name] and sizes[name] is None]
+        if missing:
+            raise HubError(
+                f"{place.address} is incomplete: {', '.join(missing[:5])} is listed but not there. "
+                "It may be being published right now. Try again in a minute."
+            )
+        _check_total(sum(size or 0 for size in sizes.values()), max_bytes, place.address)
+        for name in (name for name in listed if sizes[name] is not None):
+            path = folder / name
+            path.parent.mkdir(exist_ok=True, parents=True)
+            if not path.is_file() or sha256(path) != listed[name]:
+                path.unlink(missing_ok=True)
+                place.fetch(name, folder)
+            if listed[name] and sha256(path) != listed[name]:
+                path.unlink()
+                raise ChecksumError(
+                    f"{name} of {place.address} arrived with another checksum than the published "
+                    "one. Pull the model again; if it stays so, something on the way changes files."
+                )
+        shutil.rmtree(folder / ".cache", ignore_errors=True)  # notes of the client
+        folder.replace(target)
+
+
+def _check_total(n_bytes: int, most: float, source: object) -> None:
+    if n_bytes > most:
+        raise HubError(
+            f"{source} has {n_bytes / 2**20:,.0f} MB, and {most / 2**20:,.0f} MB are accepted. "
+            "Nothing was fetched. Raise max_bytes if you trust it."
+        )
+
+
+def resolve_model(model: str | os.PathLike[str]) -> Path:
+    """Return the folder of a model, which is fetched first where it is somewhere else.
+
+    Parameters
+    ----------
+    model
+        A folder, or else what :func:`download` takes: ``"pbmc"`` (the bundled model),
+        ``"owner/name"``, ``"s3://bucket/path"`` or ``"file:///folder"``. A folder that is there is
+        never looked for elsewhere, and a path that starts with ``/``, ``.`` or ``~``, like any
+        `Path`, is a folder in any case.
+
+    Returns
+    -------
+    A folder for :func:`load_model`; of what was fetched, the checksums are verified.
+
+    Raises
+    ------
+    ValueError
+        If the text is neither a folder nor an address.
+    HubError
+        If the model cannot be fetched.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> hdi.hub.resolve_model("./models/pbmc").parts
+    ('models', 'pbmc')
+    """
+    text = os.fspath(model)
+    folder = Path(text).expanduser()
+    is_path = isinstance(model, os.PathLike) or text.startswith((".", "~")) or folder.is_absolute()
+    # Empty text, as of a shell variable that is not set, would mean the working directory.
+    if is_path or (text and folder.is_dir()):
+        return folder
+    names = _address.bundled_folders()
+    try:
+        is_on_hub = text not in names and Address.parse(text).kind == "hub"
+    except ValueError as error:
+        known = f"{', '.join(map(repr, names))}; `hdeepinsight models` lists all"
+        raise ValueError(
+            f"{text!r} is neither a folder nor the name of a model ({known}), and {error}"
+        ) from None
+    try:
+        return download(text).folder
+    except HubError as error:
+        if not is_on_hub or isinstance(error, ChecksumError):
+            raise
+        # A path that was mistyped looks like the name of a repository.
+        raise type(error)(f"There is no folder {text!r}, so the hub was asked. {error}") from None
+
+
+def load_model(model: Any, **options: Any) -> Any:
+    """Return a model, by its name, folder or address; a model itself is returned as it is.
+
+    Parameters
+    ----------
+    model
+        What :func:`resolve_model` takes, or a model.
+    **options
+        ``accelerator`` and ``device``, as in :func:`hdeepinsight.models.load_model`.
+
+    Returns
+    -------
+    The model, without data, of the class that was saved.
+
+    Raises
+    ------
+    TypeError
+        If it is neither a model nor text or a path.
+    ValueError
+        If the text is neither a folder nor an address.
+    HubError
+        If the model cannot be fetched.
+    ModelFileError
+        If the folder holds no model.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> model = hdi.hub.load_model("pbmc")
+    >>> hdi.hub.load_model(model) is model
+    True
+    """
+    if isinstance(model, str | os.PathLike):
+        return models.load_model(resolve_model(model), **options)
+    if isinstance(model, type) or not hasattr(model, "module"):
+        raise TypeError(
+            "The model must be a trained model, or the name, folder or address of one, got a "
+            f"{type(model).__name__}. Pass the query first and the model second."
+        )
+    return model

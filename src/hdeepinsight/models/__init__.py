@@ -1,36 +1,16 @@
-"""Models, one folder each."""
+"""Models, one folder each, on a common base; imported on first use, since torch takes its time."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+import lazy_loader
 
-if TYPE_CHECKING:
-    from hdeepinsight.models._file._errors import ModelFileError
-    from hdeepinsight.models.schdeepinsight import (
-        AdaptationFigures,
-        AdaptationReport,
-        AdaptedSCHDeepInsight,
-        SCHDeepInsight,
-        convert_model,
-    )
-
-__all__ = [
-    "AdaptationFigures",
-    "AdaptationReport",
-    "AdaptedSCHDeepInsight",
-    "ModelFileError",
-    "SCHDeepInsight",
-    "convert_model",
-]
-
-_HOMES = dict.fromkeys(__all__, "schdeepinsight") | {"ModelFileError": "_file._errors"}
-
-
-def __getattr__(name: str) -> Any:
-    """Import on first use: looking into the folder of a model needs no network."""
-    if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "_adapt": ["AdaptationFigures", "AdaptationOptions", "AdaptationReport", "Adapter"],
+        "_base._classifier": ["HierarchicalClassifierMixin"],
+        "_base._count_model": ["CountModel"],
+        "_base._io": ["ModelFileError", "ModelFolder"],
+        "_base._plan": ["HierarchicalPlan", "OneCyclePlan"],
+        "_base._registry": ["convert_model", "load_model", "model_class"],
+        "schdeepinsight": ["ModuleConfig", "SCHDeepInsight"],
+    },
+)

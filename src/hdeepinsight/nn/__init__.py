@@ -5,7 +5,9 @@ from hdeepinsight.nn._adapters import (
     HeadAdapter,
     NormAdapter,
     freeze_norms,
+    insert_adapters,
     record_moments,
+    use_adapters,
     wrap_norms,
 )
 from hdeepinsight.nn._augment import CountThinning, GeneMasking
@@ -26,7 +28,7 @@ from hdeepinsight.nn._consistency import (
     select_targets,
     soft_cross_entropy,
 )
-from hdeepinsight.nn._heads import LinearHead, PerParentHead
+from hdeepinsight.nn._heads import LinearHead, PerParentHead, fit_temperatures
 from hdeepinsight.nn._hierarchical_loss import (
     AdaptiveHierarchicalFocalLoss,
     HierarchicalLoss,
@@ -49,7 +51,6 @@ from hdeepinsight.nn._profiles import (
     profile_shift,
     usual_shift,
 )
-from hdeepinsight.nn._temperature import fit_temperatures
 
 __all__ = [
     "BACKBONES",
@@ -84,6 +85,7 @@ __all__ = [
     "covered_share",
     "fit_temperatures",
     "freeze_norms",
+    "insert_adapters",
     "inverse_frequency_weights",
     "make_backbone",
     "profile_shift",
@@ -93,6 +95,7 @@ __all__ = [
     "select_targets",
     "soft_cross_entropy",
     "tolerate_single_cells",
+    "use_adapters",
     "usual_shift",
     "wrap_norms",
 ]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hdeepinsight._errors import invalid
 from hdeepinsight.nn._norm import FrozenNorm, _SingleCell
 
 
@@ -93,8 +95,7 @@ class NormAdapter(nn.Module):
     def __init__(self, norm: _SingleCell, shrinkage: Tensor, switch: AdapterSwitch) -> None:
         super().__init__()
         if norm.running_mean is None or norm.running_var is None:
-            msg = "The normalisation keeps no running statistics; valid is one that does."
-            raise ValueError(msg)
+            raise invalid("norm", norm, "a normalisation that keeps running statistics")
         self.norm, self.switch = norm, switch
         self.register_buffer("shrinkage", _with_last_row(shrinkage))
         self.register_load_state_dict_pre_hook(_read_trust)  # type: ignore[no-untyped-call]
@@ -106,7 +107,7 @@ class NormAdapter(nn.Module):
         self.shift = nn.Parameter(like.new_zeros(n_rows, norm.num_features))
 
     def forward(self, values: Tensor) -> Tensor:
-        """Normalised values, shape ``(n_cells, n_features, ...)``."""
+        """Normalise values, shape ``(n_cells, n_features, ...)``."""
         batch = self.switch.batch
         if batch is None:
             normalised: Tensor = self.norm(values)
@@ -155,6 +156,17 @@ class HeadAdapter(nn.Module):
         Share of the adaptation that each batch keeps, from 0 to 1, shape ``(n_batches,)``.
     switch
         Tells the batch of every cell.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.nn import AdapterSwitch, HeadAdapter
+    >>> head = torch.nn.Bilinear(2, 2, 3)  # stands for a head, which takes nodes too
+    >>> adapter = HeadAdapter(head, 2, 3, torch.tensor([0.5]), switch := AdapterSwitch())
+    >>> cells = torch.randn(4, 2)
+    >>> with switch.using(torch.zeros(4, dtype=torch.int64)):
+    ...     bool(torch.equal(adapter(cells, cells), head(cells, cells)))
+    True
     """
 
     shrinkage: Tensor
@@ -164,14 +176,16 @@ class HeadAdapter(nn.Module):
     ) -> None:
         super().__init__()
         self.head, self.switch = head, switch
-        self.correction = nn.Linear(n_latent, n_edges).to(shrinkage.device)
+        # Without its random start, which would move the random numbers of the whole process.
+        empty = nn.Linear(n_latent, n_edges, device="meta")
+        self.correction = empty.to_empty(device=shrinkage.device)
         nn.init.zeros_(self.correction.weight)
         nn.init.zeros_(self.correction.bias)
         self.register_buffer("shrinkage", _with_last_row(shrinkage))
         self.register_load_state_dict_pre_hook(_read_trust)  # type: ignore[no-untyped-call]
 
     def forward(self, latent: Tensor, nodes: Tensor | None = None) -> Tensor:
-        """Logits, shape ``(n_cells, n_edges)``, of features ``(n_cells, n_latent)``."""
+        """Return logits, shape ``(n_cells, n_edges)``, of features ``(n_cells, n_latent)``."""
         logits: Tensor = self.head(latent, nodes)
         if self.switch.batch is None:
             return logits
@@ -198,7 +212,19 @@ class Moments:
 def record_moments(
     adapters: list[NormAdapter],
 ) -> Iterator[tuple[list[Moments], AdapterWeights]]:
-    """Collect the moments of what goes into each adapter, cells weighted as told."""
+    """Collect the moments of what goes into each adapter, cells weighted as told.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.nn import AdapterSwitch, BatchNorm1d, NormAdapter, record_moments
+    >>> adapter = NormAdapter(BatchNorm1d(2).eval(), torch.ones(1), AdapterSwitch())
+    >>> with record_moments([adapter]) as (moments, told):
+    ...     told.weights = torch.ones(3)
+    ...     _ = adapter(torch.full((3, 2), 5.0))
+    >>> moments[0].first / moments[0].total
+    tensor([5., 5.])
+    """
     found, told = [Moments() for _ in adapters], AdapterWeights()
     handles = [
         adapter.register_forward_pre_hook(
@@ -221,7 +247,16 @@ class AdapterWeights:
 
 
 def wrap_norms(network: nn.Module, shrinkage: Tensor, switch: AdapterSwitch) -> list[NormAdapter]:
-    """Put an adapter around every batch normalisation of a network, in place."""
+    """Put an adapter around every batch normalisation of a network, in place.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.nn import AdapterSwitch, BatchNorm1d, wrap_norms
+    >>> network = torch.nn.Sequential(torch.nn.Linear(3, 2), BatchNorm1d(2))
+    >>> len(wrap_norms(network, torch.ones(1), AdapterSwitch())), type(network[1]).__name__
+    (1, 'NormAdapter')
+    """
     adapters = []
     for parent in list(network.modules()):
         for name, child in parent.named_children():
@@ -229,6 +264,74 @@ def wrap_norms(network: nn.Module, shrinkage: Tensor, switch: AdapterSwitch) -> 
                 adapters.append(NormAdapter(child, shrinkage, switch))
                 setattr(parent, name, adapters[-1])
     return adapters
+
+
+def insert_adapters(module: Any, shrinkage: list[float]) -> list[nn.Parameter]:
+    """Put adapters around the normalisations and the head of a classifier, in place.
+
+    Parameters
+    ----------
+    module
+        Classifier with a ``backbone``, a ``head`` and a ``tree``. Without a backbone nothing is
+        put into it.
+    shrinkage
+        Share of the adaptation that each batch keeps, from 0 to 1.
+
+    Returns
+    -------
+    Parameters of the adapters.
+
+    Examples
+    --------
+    >>> import copy
+    >>> import hdeepinsight as hdi
+    >>> from hdeepinsight.nn import insert_adapters
+    >>> module = copy.deepcopy(hdi.hub.pull("pbmc").module)
+    >>> parameters = insert_adapters(module, [0.5, 0.9])
+    >>> len(module.head.shrinkage), parameters[-1].shape == (module.tree.taxonomy.n_edges,)
+    (3, True)
+    """
+    if module.backbone is None or module.head is None:
+        return []
+    switch, share = AdapterSwitch(), torch.tensor(shrinkage, device=module.temperature.device)
+    norms = wrap_norms(module.backbone, share, switch)
+    n_latent, n_edges = module.backbone.n_latent, module.tree.taxonomy.n_edges
+    module.head = HeadAdapter(module.head, n_latent, n_edges, share, switch)
+    parameters = [parameter for norm in norms for parameter in (norm.scale, norm.shift)]
+    return [*parameters, *module.head.correction.parameters()]
+
+
+def use_adapters(
+    module: Any, batch: np.ndarray | Tensor, *, replay: bool = False
+) -> AbstractContextManager[None]:
+    """Switch the adapters of a classifier on, if it has some, for cells of these batches.
+
+    Parameters
+    ----------
+    module
+        Classifier, with what :func:`insert_adapters` put into it or without.
+    batch
+        Batch per cell of the mini-batch, shape ``(n_cells,)``; -1 for cells of no adapted batch.
+    replay
+        Whether the cells come from the reference, whose statistics stay as they were.
+
+    Examples
+    --------
+    >>> import copy
+    >>> import numpy as np
+    >>> import torch
+    >>> import hdeepinsight as hdi
+    >>> from hdeepinsight.nn import insert_adapters, use_adapters
+    >>> module = copy.deepcopy(hdi.hub.pull("pbmc").module)
+    >>> _ = insert_adapters(module, [0.5])
+    >>> with use_adapters(module, np.zeros(3)):
+    ...     module.head.switch.batch
+    tensor([0, 0, 0])
+    """
+    if not isinstance(module.head, HeadAdapter):
+        return nullcontext()
+    rows = torch.as_tensor(batch, dtype=torch.int64, device=module.temperature.device)
+    return module.head.switch.using(rows, replay=replay)
 
 
 def freeze_norms(network: nn.Module, batch: int = -1) -> None:
@@ -241,6 +344,15 @@ def freeze_norms(network: nn.Module, batch: int = -1) -> None:
     batch
         Where the network has adapters: the batch that all its cells are taken to come from, in
         this thread.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.nn import BatchNorm1d, freeze_norms
+    >>> network = torch.nn.Sequential(torch.nn.Linear(3, 2), BatchNorm1d(2))
+    >>> freeze_norms(network)
+    >>> type(network[1]).__name__
+    'FrozenNorm'
     """
     switch = AdapterSwitch()
     switch.batch = torch.tensor([batch])

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
 import torch
 from scipy import sparse
 from torch import Tensor
+
+from hdeepinsight._errors import check_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,12 +21,7 @@ class Shares:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if not 0.0 <= value <= 1.0:
-                msg = (
-                    f"{type(self).__name__} got {name}={value}; valid are numbers from 0 to 1. "
-                    "Pass a probability or a share."
-                )
-                raise ValueError(msg)
+            check_number(f"{type(self).__name__}: {name}", value, 0.0, 1.0)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -38,7 +36,7 @@ class Shares:
         return cls(**values)
 
     def to_dict(self) -> dict[str, float]:
-        """Plain types, for the model file.
+        """Return plain types, for the model file.
 
         Examples
         --------
@@ -51,7 +49,7 @@ class Shares:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneMasking(Shares):
-    """How genes are hidden from the network during training.
+    """Say how genes are hidden from the network during training.
 
     Parameters
     ----------
@@ -74,7 +72,7 @@ class GeneMasking(Shares):
 
     @classmethod
     def none(cls) -> GeneMasking:
-        """No masking at all.
+        """Return the settings of no masking at all.
 
         Examples
         --------
@@ -84,8 +82,17 @@ class GeneMasking(Shares):
         """
         return cls(p_whole=1.0, max_rate=0.0)
 
-    def sample(self, n_cells: int, n_genes: int, device: torch.device | str = "cpu") -> Tensor:
+    def sample(
+        self,
+        n_cells: int,
+        n_genes: int,
+        device: torch.device | str = "cpu",
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """Draw masks of shape ``(n_cells, n_genes)``: 1.0 keeps the gene, 0.0 hides it.
+
+        They come from torch's global generator, or from the one that is given.
 
         Examples
         --------
@@ -95,15 +102,16 @@ class GeneMasking(Shares):
         """
         if self.p_whole == 1.0 or self.max_rate == 0.0:
             return torch.ones(n_cells, n_genes, device=device)
-        rate = self.max_rate * torch.rand(n_cells, 1, device=device)
-        whole = torch.rand(n_cells, 1, device=device) < self.p_whole
-        keep = torch.rand(n_cells, n_genes, device=device) >= rate
+        draw = partial(torch.rand, device=device, generator=generator)
+        rate = self.max_rate * draw(n_cells, 1)
+        whole = draw(n_cells, 1) < self.p_whole
+        keep = draw(n_cells, n_genes) >= rate
         return (keep | whole).float()
 
 
 @dataclass(frozen=True, kw_only=True)
 class CountThinning(Shares):
-    """How counts are thinned during training, as if a cell had been sequenced less deeply.
+    """Say how counts are thinned during training, as if a cell had been sequenced less deeply.
 
     Parameters
     ----------
@@ -134,7 +142,7 @@ class CountThinning(Shares):
 
     @classmethod
     def none(cls) -> CountThinning:
-        """No thinning at all.
+        """Return the settings of no thinning at all.
 
         Examples
         --------
@@ -148,7 +156,7 @@ class CountThinning(Shares):
         return cls(p=0.0, min_rate=1.0)
 
     def sample(self, counts: sparse.csr_matrix, rng: np.random.Generator) -> sparse.csr_matrix:
-        """Thinned copy of raw counts, shape ``(n_cells, n_genes)``; fractions are rounded.
+        """Draw a thinned copy of raw counts, shape ``(n_cells, n_genes)``; fractions are rounded.
 
         Without thinning (``p=0`` or ``min_rate=1``) the counts themselves come back.
 
@@ -175,7 +183,7 @@ class CountThinning(Shares):
         return thinned
 
     def sample_dense(self, counts: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Thinned copy of a mini-batch of raw counts, drawn on its device.
+        """Draw a thinned copy of a mini-batch of raw counts, drawn on its device.
 
         Parameters
         ----------

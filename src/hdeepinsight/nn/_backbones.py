@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from hdeepinsight._errors import check_choice, invalid
 from hdeepinsight.nn._norm import BatchNorm1d, tolerate_single_cells
 
 PATCH = 4
@@ -31,12 +32,12 @@ class CompactBackbone(nn.Module):
     n_latent
         Width of the features.
     n_filters
-        Filters a patch.
+        Filters per patch.
 
     Raises
     ------
     ValueError
-        If the side is no multiple of the patch.
+        If the side is not a multiple of the patch.
 
     Examples
     --------
@@ -62,7 +63,7 @@ class CompactBackbone(nn.Module):
         super().__init__()
         self.n_latent = n_latent
         self.patches = PatchFilters(n_channels, side, n_filters)
-        # One scale a filter over all patches, so that a patch of silent genes is not blown up.
+        # One scale per filter over all patches, so that a patch of silent genes is not blown up.
         self.norm = BatchNorm1d(n_filters)
         self.dense = nn.Linear(n_filters * self.patches.n_patches, n_latent, bias=False)
         self.dense_norm = BatchNorm1d(n_latent)
@@ -80,11 +81,9 @@ class PatchFilters(nn.Module):
     def __init__(self, n_channels: int, side: int, n_filters: int) -> None:
         super().__init__()
         if side < PATCH or side % PATCH:
-            msg = (
-                f"The image has side {side}; valid are multiples of {PATCH}, the side of a patch. "
-                f"Make the gene layout with side={max(PATCH, -(-side // PATCH) * PATCH)}."
-            )
-            raise ValueError(msg)
+            next_one = max(PATCH, -(-side // PATCH) * PATCH)
+            hint = f"Make the gene layout with side={next_one}."
+            raise invalid("The side of an image", side, f"a multiple of {PATCH}, its patch", hint)
         self.per_side = side // PATCH
         self.n_patches = self.per_side**2
         n_inputs = n_channels * PATCH**2
@@ -247,13 +246,9 @@ def make_backbone(
     >>> network(torch.zeros(3, 2, 16, 16)).shape
     torch.Size([3, 32])
     """
-    if name is None:
-        return None
+    check_choice("backbone", name, (*BACKBONES, None))
     if name == "compact":
         return CompactBackbone(n_channels, side, n_latent=n_latent)
     if name == "mlp":
         return MLPBackbone(n_channels, side, n_latent=n_latent)
-    if name in EFFICIENTNETS:
-        return EfficientNetBackbone(name, n_channels)
-    msg = f"There is no backbone {name!r}. Valid are {', '.join(BACKBONES)}, and None."
-    raise ValueError(msg)
+    return None if name is None else EfficientNetBackbone(name, n_channels)

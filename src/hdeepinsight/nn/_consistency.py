@@ -15,10 +15,17 @@ ENOUGH_CELLS = 10.0
 
 
 class Targets(NamedTuple):
-    """What the student is to learn.
+    """Soft labels to learn from.
 
     ``probabilities`` of the leaves, shape ``(n_cells, n_leaves)``, and ``weights`` of the cells,
-    shape ``(n_cells,)``: 0 for those that are not sure enough.
+    shape ``(n_cells,)``: 0 for those of too little confidence.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.nn import Targets
+    >>> Targets(torch.eye(2), torch.tensor([1.0, 0.0])).weights
+    tensor([1., 0.])
     """
 
     probabilities: Tensor
@@ -69,6 +76,14 @@ def soft_cross_entropy(log_probs: Tensor, targets: Targets) -> Tensor:
         Log-probability of the leaves, shape ``(n_cells, n_leaves)``.
     targets
         Targets of the same cells.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.nn import Targets, soft_cross_entropy
+    >>> targets = Targets(torch.eye(2), torch.tensor([1.0, 0.0]))
+    >>> soft_cross_entropy(torch.tensor([[0.5, 0.5], [0.1, 0.9]]).log(), targets)
+    tensor(0.6931)
     """
     losses = -(targets.probabilities * log_probs).sum(dim=1)
     return (targets.weights * losses).sum() / targets.weights.sum().clamp_min(1.0)
@@ -84,6 +99,13 @@ def restrict_to_labels(probabilities: Tensor, allowed: Tensor) -> Tensor:
     allowed
         Whether each leaf fits the label of each cell, same shape; a cell without a label allows
         all.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.nn import restrict_to_labels
+    >>> restrict_to_labels(torch.tensor([[0.5, 0.3, 0.2]]), torch.tensor([[True, False, True]]))
+    tensor([[0.7143, 0.0000, 0.2857]])
     """
     kept = (probabilities + 1e-6) * allowed
     return kept / kept.sum(dim=1, keepdim=True).clamp_min(1e-12)
@@ -136,6 +158,20 @@ class MovingAverage:
         The student's.
     decay
         Share of the past that a step keeps; less in the first steps.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.nn import MovingAverage
+    >>> student = torch.zeros(1)
+    >>> teacher = MovingAverage([student])
+    >>> _ = student.fill_(1.0)
+    >>> teacher.update()
+    >>> with teacher.in_place():
+    ...     student.clone()
+    tensor([0.9000])
+    >>> student
+    tensor([1.])
     """
 
     def __init__(self, parameters: Iterable[Tensor], decay: float = 0.97) -> None:

@@ -1,16 +1,18 @@
-"""From features to one logit a node below the root."""
+"""From features to one logit per node, and how much to cool the logits of each level."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import torch
+from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
 from hdeepinsight.nn._norm import BatchNorm1d
 
 if TYPE_CHECKING:
     from hdeepinsight.taxonomy import TreeAlgebra
+BOUNDS = (0.05, 20.0)
 
 
 class LinearHead(nn.Module):
@@ -78,10 +80,15 @@ class PerParentHead(nn.Module):
         super().__init__()
         self.tree = tree
         sizes = torch.bincount(tree.group_of_edge).tolist()
-        self.networks = nn.ModuleList(
-            _network(n_latent, [1024] if group == 0 else [1024, 512], size, dropout)
-            for group, size in enumerate(sizes)
-        )
+        self.networks = nn.ModuleList()
+        for group, size in enumerate(sizes):
+            layers: list[nn.Module] = []
+            n_in = n_latent
+            for width in [1024] if group == 0 else [1024, 512]:
+                norm = BatchNorm1d(width)
+                layers += [nn.Linear(n_in, width), norm, nn.ReLU(), nn.Dropout(dropout)]
+                n_in = width
+            self.networks.append(nn.Sequential(*layers, nn.Linear(n_in, size)))
 
     def forward(self, latent: Tensor, nodes: Tensor | None = None) -> Tensor:
         """Logits, shape ``(n_cells, n_edges)``; ``nodes`` are the labels of training cells."""
@@ -101,9 +108,55 @@ class PerParentHead(nn.Module):
         return ((groups == group) & (on_path > 0)).any(1).nonzero().ravel()
 
 
-def _network(n_in: int, hidden: list[int], n_out: int, dropout: float) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for width in hidden:
-        layers += [nn.Linear(n_in, width), BatchNorm1d(width), nn.ReLU(), nn.Dropout(dropout)]
-        n_in = width
-    return nn.Sequential(*layers, nn.Linear(n_in, n_out))
+def fit_temperatures(tree: TreeAlgebra, logits: Tensor, nodes: Tensor) -> Tensor:
+    """Fit one temperature per level, by the conditional log-loss of held-out cells.
+
+    Parameters
+    ----------
+    tree
+        Algebra of the taxonomy.
+    logits
+        Logits of held-out cells, shape ``(n_cells, n_edges)``.
+    nodes
+        Node of every cell's label, shape ``(n_cells,)``.
+
+    Returns
+    -------
+    Temperatures, shape ``(n_levels,)``; 1 for a level without cells to fit it on.
+
+    Examples
+    --------
+    Logits that are twice too large are cooled by a factor of two:
+
+    >>> import torch
+    >>> from hdeepinsight.taxonomy import Taxonomy, TreeAlgebra
+    >>> tree = TreeAlgebra(Taxonomy.from_nested({"T": [], "B": []}))
+    >>> share = torch.tensor([[0.9, 0.1]]).expand(10, 2)
+    >>> nodes = torch.tensor([1] * 9 + [2])
+    >>> fit_temperatures(tree, 2 * share.log(), nodes).round(decimals=3)
+    tensor([2.])
+
+    References
+    ----------
+    Guo, Pleiss, Sun and Weinberger (2017), On calibration of modern neural networks.
+    """
+    edges = tree.node_at_level[nodes] - 1
+    temperatures = torch.ones(edges.shape[1])
+    for level in range(edges.shape[1]):
+        here = edges[:, level] >= 0
+        here &= tree.group_size[tree.group_of_edge[edges[:, level].clamp_min(0)]] > 1
+        if here.any():
+            temperatures[level] = _fit_one(tree, logits[here].double(), edges[here, level])
+    return temperatures
+
+
+def _fit_one(tree: TreeAlgebra, logits: Tensor, edges: Tensor) -> float:
+    """Bounded search: the log-loss is convex in the inverse temperature."""
+
+    def log_loss(inverse: float) -> float:
+        conditional = tree.conditional_log_probs(logits * inverse)
+        return float(-conditional.gather(1, edges.unsqueeze(1)).mean())
+
+    bounds = (1 / BOUNDS[1], 1 / BOUNDS[0])
+    best = minimize_scalar(log_loss, bounds=bounds, method="bounded").x
+    return 1.0 / (best if log_loss(best) < log_loss(1.0) else 1.0)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
+from hdeepinsight._errors import check_choice
+
 if TYPE_CHECKING:
     from hdeepinsight.taxonomy import TreeAlgebra
 
@@ -94,7 +96,9 @@ class AdaptiveHierarchicalFocalLoss(nn.Module):
         super().__init__()
         self.tree = tree
         self.gamma = gamma
-        self.reduction: Reduction = _checked(reduction)
+        hint = "Use 'cell' unless the published loss is what you want to reproduce."
+        check_choice("reduction", reduction, get_args(Reduction), hint)
+        self.reduction: Reduction = reduction
         self.adaptive = level_weights is None
         n_levels = tree.node_at_level.shape[1]
         uniform = torch.full((n_levels,), 1.0 / n_levels)
@@ -183,18 +187,8 @@ class AdaptiveHierarchicalFocalLoss(nn.Module):
         )
 
 
-def _checked(reduction: Reduction) -> Reduction:
-    if reduction not in get_args(Reduction):
-        msg = (
-            f"reduction={reduction!r}; valid are {get_args(Reduction)}. Use 'cell' unless the "
-            "published loss is what you want to reproduce."
-        )
-        raise ValueError(msg)
-    return reduction
-
-
 def project_with_floor(weights: Tensor, floor: float = LEVEL_FLOOR) -> Tensor:
-    """Nearest weights that sum to 1 and are each at least ``floor / n_levels``.
+    """Find the nearest weights that sum to 1 and are each at least ``floor / n_levels``.
 
     For two levels and the default floor this is the clip to [0.1, 0.9].
 
@@ -214,7 +208,7 @@ def project_with_floor(weights: Tensor, floor: float = LEVEL_FLOOR) -> Tensor:
 
 
 def inverse_frequency_weights(tree: TreeAlgebra, nodes: Tensor, exponent: float) -> Tensor:
-    r"""Weights :math:`n_v^{-\beta}` of the nodes, averaging 1 over the cells of a sibling group.
+    r"""Compute weights :math:`n_v^{-\beta}` of the nodes, 1 on average over the cells of siblings.
 
     Parameters
     ----------

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from hdeepinsight._errors import invalid
 from hdeepinsight.image import Raster
 from hdeepinsight.nn._augment import Shares
 from hdeepinsight.nn._normalize import ProteinNormalizer
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ModalityDropout(Shares):
-    """How proteins, and whole modalities, are hidden and blurred during training.
+    """Say how proteins, and whole modalities, are hidden and blurred during training.
 
     Parameters
     ----------
@@ -61,16 +62,13 @@ class ModalityDropout(Shares):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.p_rna_only + self.p_proteins_only > 1.0:
-            msg = (
-                f"ModalityDropout got p_rna_only={self.p_rna_only} and p_proteins_only="
-                f"{self.p_proteins_only}; valid are numbers from 0 to 1, of at most 1 together. A "
-                "cell can lose one of both: lower one probability."
-            )
-            raise ValueError(msg)
+            both = (self.p_rna_only, self.p_proteins_only)
+            hint = "A cell can lose one of both: lower one probability."
+            raise invalid("p_rna_only and p_proteins_only", both, "at most 1 together", hint)
 
     @classmethod
     def none(cls) -> ModalityDropout:
-        """Nothing is hidden or blurred.
+        """Return the settings under which nothing is hidden or blurred.
 
         Examples
         --------
@@ -114,6 +112,13 @@ class ProteinValues(NamedTuple):
         In [0, 1], shape ``(n_cells, n_proteins)``; 0 where not measured.
     measured
         1 where measured, the same shape.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.nn import ProteinValues
+    >>> ProteinValues(torch.zeros(2, 3), torch.ones(2, 3)).measured.sum(1)
+    tensor([3., 3.])
     """
 
     values: Tensor
@@ -129,6 +134,16 @@ class ProteinChannels(nn.Module):
         Pixel of every protein, on an image of the genes' side.
     dropout
         How modalities are hidden and blurred in training.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.image import GeneLayout
+    >>> from hdeepinsight.nn import ProteinChannels
+    >>> channels = ProteinChannels(GeneLayout(("CD3", "CD19"), [0, 3], side=2)).eval()
+    >>> proteins = channels.normalize(torch.tensor([[50.0, 2.0]]), torch.ones(1, 2))
+    >>> channels(proteins).shape
+    torch.Size([1, 2, 2, 2])
     """
 
     n_channels = 2

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hdeepinsight._errors import invalid
+
 
 class _SingleCell(_BatchNorm):
     """Running statistics for a mini-batch of one cell (or none), which has no variance of its own.
@@ -40,21 +42,34 @@ class BatchNorm2d(_SingleCell, nn.BatchNorm2d):
     """Batch normalisation of maps, shape ``(n_cells, n_channels, height, width)``.
 
     Like torch's, but one cell alone is normalised by the running statistics.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.nn import BatchNorm2d
+    >>> BatchNorm2d(1, eps=0.0).train()(torch.full((1, 1, 1, 2), 3.0))
+    tensor([[[[3., 3.]]]], grad_fn=...)
     """
 
 
 def tolerate_single_cells(network: nn.Module) -> None:
-    """Replace torch's 2-D batch normalisations in a network by ours, weights and all."""
+    """Replace torch's 2-D batch normalisations in a network by ours, weights and all.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.nn import tolerate_single_cells
+    >>> network = torch.nn.Sequential(torch.nn.BatchNorm2d(1)).train()
+    >>> tolerate_single_cells(network)
+    >>> network(torch.ones(1, 1, 1, 1)).shape
+    torch.Size([1, 1, 1, 1])
+    """
     for parent in list(network.modules()):
         for name, child in parent.named_children():
             if type(child) is nn.BatchNorm2d:
-                setattr(parent, name, _copy(child))
-
-
-def _copy(norm: nn.BatchNorm2d) -> BatchNorm2d:
-    copied = BatchNorm2d(norm.num_features, eps=norm.eps, momentum=norm.momentum)
-    copied.load_state_dict(norm.state_dict())
-    return copied
+                copied = BatchNorm2d(child.num_features, eps=child.eps, momentum=child.momentum)
+                copied.load_state_dict(child.state_dict())
+                setattr(parent, name, copied)
 
 
 class FrozenNorm(nn.Module):
@@ -83,8 +98,7 @@ class FrozenNorm(nn.Module):
         super().__init__()
         weight, bias, mean, variance = norm.weight, norm.bias, norm.running_mean, norm.running_var
         if mean is None or variance is None:
-            msg = "The normalisation keeps no running statistics; valid is one that does."
-            raise ValueError(msg)
+            raise invalid("norm", norm, "a normalisation that keeps running statistics")
         with torch.no_grad():
             scale = (variance + norm.eps).rsqrt() * (1.0 if weight is None else weight)
             shift = (0.0 if bias is None else bias) - mean * scale

@@ -97,25 +97,28 @@ class CountNormalizer(nn.Module):
         counts = counts.tocsr().astype(np.float32)
         counts.eliminate_zeros()
         if counts.nnz == 0:
-            msg = (
-                f"None of the {counts.shape[0]} cells has a count in any of the {counts.shape[1]} "
-                "genes. Valid is a reference with raw counts; check its layer and its genes."
+            raise ValueError(
+                f"A reference must have raw counts, got none in any of the {counts.shape[0]} cells "
+                f"and {counts.shape[1]} genes. Check its layer and its genes."
             )
-            raise ValueError(msg)
         library_gene = _library_genes(counts)
         library = np.asarray(counts @ library_gene).ravel()
         target = float(np.median(library[library > 0])) if target_sum is None else target_sum
-        shares = _scale_rows(counts, np.where(library > 0, 1.0 / np.maximum(library, 1.0), 0.0))
+        factors = np.where(library > 0, 1.0 / np.maximum(library, 1.0), 0.0)
+        shares = counts.copy()
+        shares.data = shares.data * np.repeat(factors, np.diff(counts.indptr)).astype(np.float32)
+        shares.eliminate_zeros()
         logged = shares.copy()
         logged.data = np.log1p(target * logged.data)
         self.library_gene.copy_(torch.from_numpy(library_gene))
-        self.mean_share.copy_(torch.from_numpy(_mean(shares)))
+        mean_share = np.asarray(shares.mean(axis=0), dtype=np.float32).ravel()
+        self.mean_share.copy_(torch.from_numpy(mean_share))
         self.target_sum.fill_(target)
         self.scale.copy_(torch.from_numpy(_positive_percentiles(logged, scale_percentile)))
         return self
 
     def log_normalize(self, counts: Tensor, measured: Tensor) -> Tensor:
-        """Log values of the measured genes, before the per-gene scale.
+        """Compute the log values of the measured genes, before the per-gene scale.
 
         Parameters
         ----------
@@ -147,7 +150,7 @@ class CountNormalizer(nn.Module):
         return torch.log1p(counts * factor.unsqueeze(-1))
 
     def forward(self, counts: Tensor, measured: Tensor, shift: Tensor | None = None) -> Tensor:
-        """Scaled values in [0, 1].
+        """Scale counts to values in [0, 1].
 
         Parameters
         ----------
@@ -178,17 +181,6 @@ def _library_genes(counts: csr_matrix) -> np.ndarray:
     if counts[:, keep].sum() == 0:
         keep = np.ones_like(keep)
     return keep.astype(np.float32)
-
-
-def _scale_rows(counts: csr_matrix, factors: np.ndarray) -> csr_matrix:
-    scaled = counts.copy()
-    scaled.data = scaled.data * np.repeat(factors, np.diff(counts.indptr)).astype(np.float32)
-    scaled.eliminate_zeros()
-    return scaled
-
-
-def _mean(matrix: csr_matrix) -> np.ndarray:
-    return np.asarray(matrix.mean(axis=0), dtype=np.float32).ravel()
 
 
 def _positive_percentiles(logged: csr_matrix, percentile: float) -> np.ndarray:
@@ -272,11 +264,10 @@ class ProteinNormalizer(nn.Module):
         """
         filled = counts[counts.sum(axis=1) > 0]
         if not len(filled):
-            msg = (
-                f"None of the {len(counts)} cells has a count in any of the {counts.shape[1]} "
-                "proteins. Valid is a reference with raw protein counts; check its layer."
+            raise ValueError(
+                f"A reference must have raw protein counts, got none in any of the {len(counts)} "
+                f"cells and {counts.shape[1]} proteins. Check its layer."
             )
-            raise ValueError(msg)
         self.mean_log.copy_(torch.from_numpy(np.log1p(filled).mean(axis=0)))
         ratios = self.clr(torch.from_numpy(filled), torch.ones(counts.shape[1])).numpy()
         low, high = np.percentile(ratios, SPREAD, axis=0)
@@ -286,7 +277,7 @@ class ProteinNormalizer(nn.Module):
         return self
 
     def clr(self, counts: Tensor, measured: Tensor) -> Tensor:
-        """Centred log-ratios, before the scale of each protein.
+        """Compute centred log-ratios, before the scale of each protein.
 
         Parameters
         ----------
@@ -315,6 +306,6 @@ class ProteinNormalizer(nn.Module):
         return measured * (logged - excess / n_measured - self.mean_log.mean())
 
     def forward(self, counts: Tensor, measured: Tensor) -> Tensor:
-        """Values in [0, 1], shape ``(n_cells, n_proteins)``; arguments as :meth:`clr`."""
+        """Scale counts, as in :meth:`clr`, to values in [0, 1], ``(n_cells, n_proteins)``."""
         scaled = (self.clr(counts, measured) - self.low) / (self.high - self.low)
         return scaled.clamp(0.0, 1.0) * measured

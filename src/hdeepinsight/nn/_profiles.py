@@ -54,7 +54,7 @@ class LeafProfiles:
         return self.n_cells / self.n_cells.sum().clamp_min(1)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain tensors, for the model file.
+        """Return plain tensors, for the model file.
 
         Examples
         --------
@@ -79,7 +79,7 @@ class ProfileMatcher(nn.Module):
         Genes that are best at telling one leaf from one other, at least 10 a pair.
     skip
         Pass over so many rounds of the best markers: with ``skip=1`` the second best ones decide,
-        as a referee who has seen nothing of what the first matcher saw.
+        held out from what the first matcher saw.
 
     Notes
     -----
@@ -116,11 +116,11 @@ class ProfileMatcher(nn.Module):
 
     @property
     def is_useful(self) -> bool:
-        """Whether there are markers enough to say anything."""
+        """True if there are markers enough to say anything."""
         return len(self.genes) >= MIN_MARKERS and len(self.known) > 1
 
     def forward(self, counts: Tensor) -> Tensor:
-        """Log-probabilities ``(n_cells, n_leaves)`` of counts ``(n_cells, n_genes)``.
+        """Return log-probabilities ``(n_cells, n_leaves)`` of counts ``(n_cells, n_genes)``.
 
         Leaves without a profile have -inf.
         """
@@ -158,7 +158,7 @@ def _standardise(values: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class LeafSums:
-    """What means and variances of log values are made from; sums of disjoint cells add up.
+    """Sums from which means and variances of log values follow; those of disjoint cells add up.
 
     Parameters
     ----------
@@ -232,7 +232,7 @@ class LeafSums:
         )
 
     def profiles(self) -> LeafProfiles:
-        """Means, and how far the cells of a leaf spread around theirs.
+        """Return means, and how far the cells of a leaf spread around theirs.
 
         Examples
         --------
@@ -256,7 +256,7 @@ class LeafSums:
 
 
 def profile_shift(query: LeafProfiles, reference: LeafProfiles, measured: Tensor) -> float | None:
-    r"""Squared distance of the means of a type, against that between types.
+    r"""Compute the squared distance of the means of a type, against that between types.
 
     Parameters
     ----------
@@ -310,7 +310,7 @@ def profile_shift(query: LeafProfiles, reference: LeafProfiles, measured: Tensor
 
 
 def usual_shift(batches: Sequence[LeafSums]) -> float | None:
-    """How far a batch of a reference usually is from its other batches: the median.
+    """Compute how far a batch of a reference is from its other batches: the median.
 
     ``None`` where there is one batch, or none can be compared.
 

@@ -1,7 +1,7 @@
 """The tree of cell types: names, paths, probabilities along paths, and scores."""
 
 from hdeepinsight.taxonomy._algebra import TreeAlgebra
-from hdeepinsight.taxonomy._labels import (
+from hdeepinsight.taxonomy._encode import (
     MISSING_LABELS,
     LabelWarning,
     check_labels,

@@ -1,84 +1,257 @@
-"""From columns of labels to arrays of node indices."""
+"""From label columns to nodes, and which labels mean "no label" or look alike."""
 
-from collections.abc import Collection, Iterable
+import difflib
+import unicodedata
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hdeepinsight.taxonomy._labels import factorize
-from hdeepinsight.taxonomy._lookup import LookupMixin
-from hdeepinsight.taxonomy._names import quoted
+from hdeepinsight._errors import missing_column
+from hdeepinsight._io import plain_form
+from hdeepinsight.taxonomy._structure import Path, clipped, quoted
+from hdeepinsight.taxonomy._tree import Tree
 
+MISSING_LABELS = frozenset(
+    {
+        "", "-", "--", "?", ".", "na", "n/a", "<na>", "n.a.", "nan", "nat", "none", "null",
+        "unknown", "unassigned", "unlabeled", "unlabelled", "unannotated", "unclassified",
+        "undefined", "undetermined", "not available", "not applicable", "not assigned",
+        "no label", "missing", "heterogeneous",
+    }
+)  # fmt: skip
+"""Words that mean "no label", without blanks around them and in lower case."""
+
+_LOOK_ALIKES = str.maketrans("АВЕЅІЈКМНОРСТХУаеѕіјорсху", "ABESIJKMHOPCTXYaesijopcxy")
 _LISTED = 20
 
 
-class EncodeMixin(LookupMixin):
-    """Vectorised lookup of whole label columns."""
+class LabelWarning(UserWarning):
+    """Labels were taken for "no label", or differ by nothing that a reader sees."""
 
-    def encode(
-        self,
-        labels: Iterable[Any],
-        level: int | str | None = None,
-        *,
-        unlabeled: str | Collection[str] | None = "Unknown",
-    ) -> NDArray[np.int64]:
-        """Node of every label; missing and unlabelled ones give 0, the root.
 
-        Parameters
-        ----------
-        labels
-            Labels, shape ``(n_cells,)``: names, synonyms or paths as in `resolve`, at any depth.
-            Missing values (NaN, None, ``pandas.NA``) are allowed.
-        level
-            Only accept nodes at this level (a level name, or a depth).
-        unlabeled
-            Label, or labels, that mean "not labelled". Words of `MISSING_LABELS` ("nan", "NA",
-            "unassigned", ...) mean it too, unless they are names of this taxonomy; with None only
-            missing values do.
+def find_unlabeled(
+    labels: Iterable[Any], unlabeled: str | Collection[str] | None = "Unknown"
+) -> NDArray[np.bool_]:
+    """Find the labels that mean "no label".
 
-        Returns
-        -------
-        numpy.ndarray
-            Node indices, int64, shape ``(n_cells,)``.
+    Parameters
+    ----------
+    labels
+        Labels, shape ``(n_cells,)``.
+    unlabeled
+        Label, or labels, that mean "not labelled", beside the words of `MISSING_LABELS` in any
+        case and with blanks around them. With None only missing values (NaN, None, ``pandas.NA``)
+        do.
 
-        Raises
-        ------
-        ValueError
-            When labels do not resolve; all of them are listed, with their counts.
-        TypeError
-            When labels are not text.
+    Returns
+    -------
+    numpy.ndarray
+        bool, shape ``(n_cells,)``.
 
-        Examples
-        --------
-        >>> from hdeepinsight.taxonomy import Taxonomy
-        >>> tax = Taxonomy.from_nested({"B": ["naive", "memory"], "T": []})
-        >>> tax.encode(["memory", None, "T", "Unknown", "B"])
-        array([4, 0, 2, 0, 1])
-        """
-        codes, names = factorize(labels, unlabeled, self._is_name)
-        nodes = np.zeros(len(names) + 1, dtype=np.int64)  # the last entry serves code -1
-        problems: dict[int, str] = {}
-        depth = None if level is None else self.level_depth(level)
-        for code, name in enumerate(names):
-            if len(problems) >= _LISTED and not self._candidates(name, depth):
-                problems[code] = "unknown"  # not listed, so not worth the search for close names
-                continue
-            try:
-                nodes[code] = self.resolve(name, level)
-            except ValueError as error:
-                problems[code] = str(error)
-        if problems:
-            raise ValueError(self._label_errors(names, codes, problems))
-        return nodes[codes]
+    Examples
+    --------
+    >>> from hdeepinsight.taxonomy import find_unlabeled
+    >>> find_unlabeled(["CD4", "nan", " Unassigned", None, "doublet"], unlabeled="doublet")
+    array([False,  True,  True,  True,  True])
+    """
+    codes, names = distinct_labels(labels)
+    declared = as_set(unlabeled)
+    missing = [
+        name in declared or (unlabeled is not None and means_no_label(name)) for name in names
+    ]
+    return np.asarray([*missing, True], dtype=np.bool_)[codes]  # the last entry serves code -1
 
-    def _is_name(self, name: Any) -> bool:
-        return bool(self._candidates(name, None))
 
-    def _label_errors(
-        self, names: list[Any], codes: NDArray[np.int64], problems: dict[int, str]
-    ) -> str:
+def check_labels(
+    labels: Iterable[Any], name: str, *, unlabeled: str | Collection[str] | None = "Unknown"
+) -> None:
+    """Warn of labels that `find_unlabeled` takes for "no label", and of labels that look alike.
+
+    Missing values and the labels in `unlabeled` are as the user says and not warned of.
+
+    Parameters
+    ----------
+    labels
+        Labels, shape ``(n_cells,)``.
+    name
+        What holds them, such as ``"obs['cell_type']"``.
+    unlabeled
+        Label, or labels, that mean "not labelled"; None where only missing values do.
+
+    Warns
+    -----
+    LabelWarning
+        Once, with the number of cells of each label.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> from hdeepinsight.taxonomy import check_labels
+    >>> with warnings.catch_warnings(record=True) as raised:
+    ...     warnings.simplefilter("always")
+    ...     check_labels(["B", "B", "B ", "NA"], "obs['type']")
+    >>> print(raised[0].message)
+    obs['type']: 'NA' (1 cell) is taken as unlabelled. Set such cells to missing to say so, or \
+rename the label if it is a type. 'B' (2 cells) and 'B ' (1 cell) differ only by blanks, case or \
+the form of their letters, and count as different types. Rename them if they are the same.
+    """
+    codes, names = distinct_labels(labels)
+    counts = np.bincount(codes[codes >= 0], minlength=len(names)).tolist()
+    declared = as_set(unlabeled)
+    count_of = {
+        label: count
+        for label, count in zip(names, counts, strict=True)
+        if isinstance(label, str) and count and label not in declared
+    }
+    words: list[str] = []
+    alike: dict[str, list[str]] = defaultdict(list)
+    for label in count_of:
+        if unlabeled is not None and means_no_label(label):
+            words.append(label)
+        else:
+            alike[plain_form(label.translate(_LOOK_ALIKES))].append(label)
+    groups = [sorted(group, key=lambda x: -count_of[x]) for group in alike.values() if group[1:]]
+    said = []
+    if words:
+        are = "are" if words[1:] else "is"
+        said.append(
+            f"{_counted(words, count_of)} {are} taken as unlabelled. Set such cells to missing to "
+            "say so, or rename the label if it is a type."
+        )
+    if groups:
+        groups.sort(key=lambda group: -count_of[group[0]])
+        listed = "; ".join(_counted(group, count_of) for group in groups[:_LISTED])
+        more = f"; and {len(groups) - _LISTED} more" if len(groups) > _LISTED else ""
+        said.append(
+            f"{listed}{more} differ only by blanks, case or the form of their letters, and count "
+            "as different types. Rename them if they are the same."
+        )
+    if said:
+        warnings.warn(f"{name}: {' '.join(said)}", LabelWarning, stacklevel=3)
+
+
+def means_no_label(name: object) -> bool:
+    """Return whether a label is one of the words that mean "no label"."""
+    return isinstance(name, str) and plain_form(name) in MISSING_LABELS
+
+
+def _counted(labels: list[str], count_of: dict[str, int]) -> str:
+    shown = list(map(clipped, labels))
+    seen = {unicodedata.normalize("NFKC", text).translate(_LOOK_ALIKES) for text in shown}
+    if len(seen) < len(shown):
+        shown = list(map(ascii, labels))  # else the reader sees one text twice
+    pieces = [
+        f"{text} ({count_of[label]:,} cell{'s' * (count_of[label] != 1)})"
+        for text, label in zip(shown, labels, strict=True)
+    ]
+    pieces = pieces[:_LISTED] + ([f"{len(pieces) - _LISTED} more"] if pieces[_LISTED:] else [])
+    return " and ".join([", ".join(pieces[:-1])] * bool(pieces[1:]) + pieces[-1:])
+
+
+def distinct_labels(labels: Iterable[Any]) -> tuple[NDArray[np.int64], list[Any]]:
+    """Codes and distinct names of a label column; missing values have code -1.
+
+    Names stand in the order of the categories when the column is categorical, else in the order
+    in which they occur.
+    """
+    values = labels if isinstance(labels, pd.Series) else pd.Series(_as_column(labels))
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        return values.cat.codes.to_numpy().astype(np.int64), list(values.cat.categories)
+    codes, found = pd.factorize(values.astype(object))
+    return codes.astype(np.int64), list(found)
+
+
+def factorize(
+    labels: Iterable[Any],
+    unlabeled: str | Collection[str] | None,
+    is_name: Callable[[Any], bool] | None = None,
+) -> tuple[NDArray[np.int64], list[Any]]:
+    """Codes and distinct names of a label column; missing and unlabelled ones have code -1.
+
+    Names stand in the order of the categories when the column is categorical, else sorted, so that
+    nothing depends on the order of the cells. A word XX `unlabeled` is None.
+    """
+    values = labels if isinstance(labels, pd.Series) else pd.Series(_as_column(labels))
+    codes, names = distinct_labels(values)
+    _check_text(names, values.name)
+    declared = as_set(unlabeled)
+    used = np.bincount(codes[codes >= 0], minlength=len(names)) > 0
+    keep = [
+        i
+        for i in np.flatnonzero(used).tolist()
+        if names[i] not in declared
+        and (
+            unlabeled is None
+            or not means_no_label(names[i])
+            or (is_name is not None and is_name(names[i]))
+        )
+    ]
+    if not isinstance(values.dtype, pd.CategoricalDtype):
+        keep.sort(key=lambda i: (names[i],) if isinstance(names[i], str) else names[i])
+    new = np.full(len(names) + 1, -1, dtype=np.int64)  # the last entry serves code -1
+    new[keep] = np.arange(len(keep))
+    return new[codes], [names[i] for i in keep]
+
+
+def _as_column(labels: Iterable[Any]) -> Any:
+    if isinstance(labels, str):
+        raise TypeError(
+            f"labels must be a sequence of one label per cell, got one text {labels!r}. Use "
+            "`resolve` for a single name."
+        )
+    if isinstance(labels, (pd.Categorical, pd.Index, np.ndarray)):
+        return labels
+    listed = list(labels)
+    column = np.empty(len(listed), dtype=object)
+    for i, label in enumerate(listed):  # one by one, which keeps tuples whole
+        column[i] = label
+    return column
+
+
+def _check_text(names: list[Any], column: Any) -> None:
+    odd = [name for name in names if not isinstance(name, (str, tuple))]
+    if odd:
+        where = "" if column is None else f" in column {column!r}"
+        raise TypeError(
+            f"Labels must be text, got {type(odd[0]).__name__}{where}: {odd[:5]}. If they are the "
+            'right column, convert them by `.map(str, na_action="ignore")`, which keeps missing '
+            "values missing."
+        )
+
+
+def as_set(unlabeled: str | Collection[str] | None) -> set[str]:
+    """Return the labels that mean "not labelled"."""
+    if unlabeled is None:
+        return set()
+    return {unlabeled} if isinstance(unlabeled, str) else set(unlabeled)
+
+
+def encode(
+    tree: Tree,
+    labels: Iterable[Any],
+    level: int | str | None,
+    unlabeled: str | Collection[str] | None,
+) -> NDArray[np.int64]:
+    """Look up the node of every label; see `Taxonomy.encode`."""
+    codes, names = factorize(labels, unlabeled, tree._is_name)
+    nodes = np.zeros(len(names) + 1, dtype=np.int64)  # the last entry serves code -1
+    problems: dict[int, str] = {}
+    depth = None if level is None else tree.level_depth(level)
+    for code, name in enumerate(names):
+        if len(problems) >= _LISTED and not tree._candidates(name, depth):
+            problems[code] = "unknown"  # not listed, so not worth the search for close names
+            continue
+        try:
+            nodes[code] = tree.resolve(name, level)
+        except ValueError as error:
+            problems[code] = str(error)
+    if problems:
         counts = np.bincount(codes[codes >= 0], minlength=len(names))
         lines = [
             f"- {names[code]!r} ({counts[code]:,} cells): {problem}"
@@ -86,114 +259,134 @@ class EncodeMixin(LookupMixin):
         ]
         if len(problems) > _LISTED:
             lines.append(f"- and {len(problems) - _LISTED:,} more")
-        return (
-            f"Found {len(problems):,} labels that do not lead to a node of the taxonomy. Valid are "
-            "its names, synonyms and paths, missing values, and the unlabelled category. Rename "
+        raise ValueError(
+            "Labels must be names, synonyms or paths of the taxonomy, missing values, or the "
+            f"unlabelled category, got {len(problems):,} labels that do not lead to a node. Rename "
             "these labels, add synonyms, or name them in `unlabeled`.\n" + "\n".join(lines)
         )
+    return nodes[codes]
 
-    def encode_levels(
-        self,
-        frame: pd.DataFrame,
-        *,
-        unlabeled: str | Collection[str] | None = "Unknown",
-    ) -> NDArray[np.int64]:
-        """Node of every row of a table with a column a level; the deepest given label wins.
 
-        Parameters
-        ----------
-        frame
-            Labels, shape ``(n_cells, n_columns)``, coarse to fine. Columns that are all named like
-            levels of the taxonomy are those levels; otherwise column ``i`` is level ``i + 1``.
-            Missing values are allowed in any column. A column that repeats the label of its parent
-            stays at the parent when that has no child of this name.
-        unlabeled
-            Label, or labels, that mean "not labelled". Words of `MISSING_LABELS` ("nan", "NA",
-            "unassigned", ...) mean it too, unless they are names of this taxonomy; with None only
-            missing values do.
+def encode_levels(
+    tree: Tree, frame: pd.DataFrame, unlabeled: str | Collection[str] | None
+) -> NDArray[np.int64]:
+    """Look up the node of every row of a table; see `Taxonomy.encode_levels`."""
+    levels = _column_levels(tree, list(frame.columns))
+    columns = [factorize(frame[column], unlabeled, tree._is_name) for column in frame.columns]
+    codes = np.stack([column for column, _ in columns], axis=1)
+    rows, inverse, counts = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
+    nodes = np.zeros(len(rows), dtype=np.int64)
+    problems: list[str] = []
+    for i, row in enumerate(rows.tolist()):
+        given = [(columns[j][1][code], levels[j]) for j, code in enumerate(row) if code >= 0]
+        try:
+            nodes[i] = _descend(tree, given)
+        except ValueError as error:
+            if len(problems) == _LISTED:
+                problems.append("- and more")
+                break
+            problems.append(f"- {tuple(n for n, _ in given)} ({counts[i]:,} cells): {error}")
+    if problems:
+        raise ValueError(
+            "The columns of a cell must name one path from coarse to fine, got combinations of "
+            "labels that are not a path of the taxonomy. Correct these labels, or set the wrong "
+            "ones "
+            "to missing.\n" + "\n".join(problems)
+        )
+    return nodes[inverse.reshape(-1)]
 
-        Returns
-        -------
-        numpy.ndarray
-            Node indices, int64, shape ``(n_cells,)``; 0 where a row has no label.
 
-        Raises
-        ------
-        ValueError
-            When the columns of a row do not agree as one path, or hold labels that the taxonomy
-            does not have at that level; all such rows are summed up with their counts.
+def _column_levels(tree: Tree, names: list[Any]) -> list[int]:
+    if not names or len(names) > tree.max_depth or len(set(names)) < len(names):
+        raise ValueError(
+            f"There must be 1 to {tree.max_depth} distinct columns, one per level "
+            f"({list(tree.level_names)}), got {names}. Select the columns that hold the levels."
+        )
+    if not set(names) <= set(tree.level_names):
+        return list(range(1, len(names) + 1))
+    levels = [tree.level_depth(name) for name in names]
+    if levels != sorted(levels):
+        raise ValueError(
+            f"Columns must go from coarse to fine, as in the levels {list(tree.level_names)}, got "
+            f"{names}. Put the columns in this order."
+        )
+    return levels
 
-        Examples
-        --------
-        >>> import pandas as pd
-        >>> from hdeepinsight.taxonomy import Taxonomy
-        >>> tax = Taxonomy.from_nested({"B": ["naive", "memory"], "T": ["naive"]})
-        >>> tax.encode_levels(
-        ...     pd.DataFrame({"lineage": ["T", "B", None], "type": ["naive", None, "memory"]})
-        ... )
-        array([5, 1, 4])
-        """
-        levels = self._column_levels(frame)
-        columns = [factorize(frame[column], unlabeled, self._is_name) for column in frame.columns]
-        codes = np.stack([column for column, _ in columns], axis=1)
-        rows, inverse, counts = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
-        nodes = np.zeros(len(rows), dtype=np.int64)
-        problems: list[str] = []
-        for i, row in enumerate(rows.tolist()):
-            given = [(columns[j][1][code], levels[j]) for j, code in enumerate(row) if code >= 0]
-            try:
-                nodes[i] = self._descend(given)
-            except ValueError as error:
-                if len(problems) == _LISTED:
-                    problems.append("- and more")
-                    break
-                problems.append(f"- {tuple(n for n, _ in given)} ({counts[i]:,} cells): {error}")
-        if problems:
-            raise ValueError(
-                "Found combinations of labels that are no path of the taxonomy. The columns of a "
-                "cell must name one path from coarse to fine. Correct these labels, or set the "
-                "wrong ones to missing.\n" + "\n".join(problems)
-            )
-        return nodes[inverse.reshape(-1)]
 
-    def _column_levels(self, frame: pd.DataFrame) -> list[int]:
-        names = list(frame.columns)
-        if not names or len(names) > self.max_depth or len(set(names)) < len(names):
-            raise ValueError(
-                f"Found the columns {names}. Valid are 1 to {self.max_depth} distinct columns, "
-                f"one a level ({list(self.level_names)}). Select the columns that hold the levels."
-            )
-        if not set(names) <= set(self.level_names):
-            return list(range(1, len(names) + 1))
-        levels = [self.level_depth(name) for name in names]
-        if levels != sorted(levels):
-            raise ValueError(
-                f"Found the columns {names}. Valid is coarse to fine, as in the levels "
-                f"{list(self.level_names)}. Put the columns in this order."
-            )
-        return levels
+def _descend(tree: Tree, given: list[tuple[Any, int]]) -> int:
+    """Follow the labels of one cell, each with its level, from the root down."""
+    node = 0
 
-    def _descend(self, given: list[tuple[Any, int]]) -> int:
-        node = 0
-        for name, level in given:
-            below = [
-                candidate
-                for candidate in self._candidates(name, level)
-                if self.at_level(candidate, int(self.depth[node])) == node
-            ] or self._below_by_name(name, level, node)
-            if not below and node in self._candidates(name, None):
-                continue  # a shallow leaf whose finer columns repeat its name
-            if not below:
-                self.resolve(name, level)  # unknown at this level: its own error says more
-                where = quoted(self.path_name(n) for n in self._candidates(name, level))
-                raise ValueError(f"{name!r} is at {where}, not under {self.path_name(node)!r}")
-            if len(below) > 1:
-                where = quoted(self.path_name(n) for n in below)
-                raise ValueError(f"{name!r} fits several nodes ({where}) and no column says which")
-            node = below[0]
-        return node
+    def under(nodes: Iterable[int]) -> list[int]:
+        return [n for n in nodes if tree.at_level(n, int(tree.depth[node])) == node]
 
-    def _below_by_name(self, name: Any, level: int, node: int) -> list[int]:
+    for name, level in given:
         # A synonym or a level-1 path may hide a bare name that fits under this parent.
-        nodes = self._at_depth(self._nodes_named.get(name), level)
-        return [n for n in nodes if self.at_level(n, int(self.depth[node])) == node]
+        below = under(tree._candidates(name, level)) or under(tree._named(name, level))
+        if not below and node in tree._candidates(name, None):
+            continue  # a shallow leaf whose finer columns repeat its name
+        if not below:
+            tree.resolve(name, level)  # unknown at this level: its own error says more
+            where = quoted(tree.path_name(n) for n in tree._candidates(name, level))
+            raise ValueError(f"{name!r} is at {where}, not under {tree.path_name(node)!r}")
+        if len(below) > 1:
+            where = quoted(tree.path_name(n) for n in below)
+            raise ValueError(f"{name!r} fits several nodes ({where}) and no column says which")
+        node = below[0]
+    return node
+
+
+def paths_from_obs(
+    data: Any, keys: Sequence[str], unlabeled: str | Collection[str] | None
+) -> list[Path]:
+    """Collect the label paths in columns from coarse to fine; missing labels end a path."""
+    frame = getattr(data, "obs", data)
+    if not isinstance(frame, pd.DataFrame):
+        raise TypeError(
+            "The labels must come as a DataFrame, or an object with one as `.obs`, got "
+            f"{type(data).__name__}. Pass the AnnData that holds the labels."
+        )
+    if not keys or len(set(keys)) < len(keys):
+        raise ValueError(
+            f"The keys must be one or more distinct columns, coarse to fine, got {list(keys)}. "
+            "Name each column once."
+        )
+    for key in keys:
+        if key not in frame.columns:
+            near = difflib.get_close_matches(str(key), map(str, frame.columns))
+            hint = f"Did you mean {quoted(near)}?" if near else ""
+            raise missing_column(key, frame.columns, where="The table", hint=hint)
+    columns = [factorize(frame[key], unlabeled) for key in keys]
+    codes = np.stack([column for column, _ in columns], axis=1)
+    rows, counts = np.unique(codes, axis=0, return_counts=True)
+    _check_order(rows, counts, keys)
+    paths = [
+        tuple(columns[level][1][code] for level, code in enumerate(row) if code >= 0)
+        for row in rows.tolist()
+    ]
+    if not any(paths):
+        raise ValueError(
+            f"At least one cell must have a label in {list(keys)}, got all {len(frame):,} cells "
+            "missing or unlabelled. Check the column names and `unlabeled`."
+        )
+    return paths
+
+
+def _check_order(rows: NDArray[np.int64], counts: NDArray[np.int64], keys: Sequence[str]) -> None:
+    """Refuse a finer label without a coarser one, and columns that go from fine to coarse."""
+    gap = ((rows[:, :-1] < 0) & (rows[:, 1:] >= 0)).any(axis=1)
+    if gap.any():
+        raise ValueError(
+            f"A label must have all labels above it, got {int(counts[gap].sum()):,} cells with a "
+            f"finer label but no coarser one in {list(keys)}. Fill in the coarser columns, order "
+            "the keys from coarse to fine, or set the finer labels to missing."
+        )
+    for level, (coarse, fine) in enumerate(pairwise(keys)):
+        pairs = rows[(rows[:, level] >= 0) & (rows[:, level + 1] >= 0), level : level + 2]
+        n_coarse, n_fine = (len(np.unique(codes)) for codes in pairs.T)
+        if len(np.unique(pairs, axis=0)) == n_coarse > n_fine:
+            raise ValueError(
+                f"Keys must go from coarse to fine, got {clipped(coarse)}, each of whose "
+                f"{n_coarse} labels lies in one of the {n_fine} labels in {clipped(fine)}: it is "
+                "the finer column. Reverse their order."
+            )

@@ -1,17 +1,81 @@
-"""Order and validation of a tree given as bare names and parent indices.
+"""A tree as bare names and parents: what is valid, its order, and the ways to give it.
 
 Everything is iterative: a chain of 100,000 nodes must not meet Python's recursion limit.
 """
 
-from collections.abc import Sequence
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hdeepinsight.taxonomy._names import ROOT_NAME, clipped, join_path, name_problem, quoted
+Path = tuple[str, ...]
+"""The bare names from level 1 down to a node; the root is ``()``."""
+
+SEPARATOR = " > "
+"""Joins a path to text. Not a slash: ``Megakaryocytes/platelets`` is a published name."""
+
+ROOT_NAME = "root"
+"""Text form of the root's path ``()``, and therefore reserved at level 1."""
+
+NamesAndParents = tuple[list[str], list[int]]
+"""Bare name and parent of every node, node 0 the root, in any order."""
 
 MAX_NODES = 10_000_000
 """Larger trees are refused: they are mistakes or attacks, not taxonomies."""
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_SEPARATOR_TOKEN = re.compile(r"(?:^|\s)>(?:\s|$)")
+_MAX_COMPARED = 20_000
+_MAX_SHOWN = 120
+
+
+def join_path(path: Sequence[str]) -> str:
+    """Text form of a path, e.g. ``"B > B_naive"``; the root gives ``"root"``."""
+    return SEPARATOR.join(path) if path else ROOT_NAME
+
+
+def split_path(text: str) -> Path:
+    """Path of a text form; the inverse of `join_path`."""
+    return () if text == ROOT_NAME else tuple(text.split(SEPARATOR))
+
+
+def name_problem(name: object) -> str | None:
+    """Say what is wrong with a node name, or None when it may be used."""
+    if not isinstance(name, str):
+        return f"is of type {type(name).__name__}, not a string"
+    if not name.strip():
+        return "is empty"
+    if _CONTROL.search(name):
+        return "has a control character (such as a line break)"
+    if _SEPARATOR_TOKEN.search(name):
+        return f"has a '>' that stands alone, which is what joins paths ({SEPARATOR!r})"
+    return None
+
+
+def close_matches(name: str, known: Iterable[str], n: int = 3) -> list[str]:
+    """Known names that resemble `name`, best first, whatever their case."""
+    folded: dict[str, str] = {}
+    for candidate in known:
+        folded.setdefault(candidate.casefold(), candidate)
+        if len(folded) >= _MAX_COMPARED:  # difflib is slow, and an error must not take minutes
+            break
+    return [folded[hit] for hit in difflib.get_close_matches(name.casefold(), folded, n=n)]
+
+
+def clipped(value: object) -> str:
+    """Quote a value for an error message; of a long one, its start."""
+    text = repr(value[: 2 * _MAX_SHOWN] if isinstance(value, str) else value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 3]}..."
+
+
+def quoted(names: Iterable[str], limit: int = 10) -> str:
+    """Quoted names joined by commas; past `limit` the rest is counted, not listed."""
+    listed = list(names)
+    text = ", ".join(map(clipped, listed[:limit]))
+    return text if len(listed) <= limit else f"{text} and {len(listed) - limit:,} more"
 
 
 def canonical_tree(
@@ -37,54 +101,49 @@ def canonical_tree(
         Naming the node, when there is no root or more than one, a cycle, an impossible parent, a
         bad name, two siblings of one name, or nothing below the root.
     """
-    _check_size(labels, parents)
-    root = _only_root(labels, parents)
-    order = _breadth_first(labels, parents, root)
-    rank = np.empty(len(order), dtype=np.int32)
-    rank[order] = np.arange(len(order), dtype=np.int32)
-    parent = np.full(len(order), -1, dtype=np.int32)
-    parent[1:] = rank[np.asarray(parents, dtype=np.int64)[order[1:]]]
-    names = (ROOT_NAME, *(labels[node] for node in order[1:]))
-    _check_names(names, parent)
-    return tuple(map(str, names)), parent  # plain text, also of numpy strings
-
-
-def _check_size(labels: Sequence[str], parents: Sequence[int]) -> None:
     if len(labels) != len(parents):
         raise ValueError(
-            f"Found {len(labels):,} labels but {len(parents):,} parents. A tree needs one parent "
-            "for each node (-1 for the root). Give both lists in the same length."
+            f"A tree must have one parent per node (-1 for the root), got {len(labels):,} labels "
+            f"and {len(parents):,} parents. Give both lists in the same length."
         )
     if len(labels) > MAX_NODES:
         raise ValueError(
-            f"Found {len(labels):,} nodes. At most {MAX_NODES:,} are valid. Check that the source "
-            "is a taxonomy of cell types, not a list of cells."
+            f"A tree must have at most {MAX_NODES:,} nodes, got {len(labels):,}. Check that the "
+            "source is a taxonomy of cell types, not a list of cells."
         )
     for node, parent in enumerate(parents):
         if not -1 <= parent < len(labels):
             raise ValueError(
-                f"Node {node} ({clipped(labels[node])}) names the parent {parent}. Valid parents "
-                f"are 0 to {len(labels) - 1}, and -1 for the root. Correct the parent of this node."
+                f"Parents must be 0 to {len(labels) - 1}, or -1 for the root, got {parent} at node "
+                f"{node} ({clipped(labels[node])}). Correct the parent of this node."
             )
+    order = _breadth_first(labels, parents, _only_root(labels, parents))
+    rank = np.empty(len(order), dtype=np.int32)
+    rank[order] = np.arange(len(order), dtype=np.int32)
+    parent_of = np.full(len(order), -1, dtype=np.int32)
+    parent_of[1:] = rank[np.asarray(parents, dtype=np.int64)[order[1:]]]
+    names = (ROOT_NAME, *(labels[node] for node in order[1:]))
+    _check_names(names, parent_of)
+    return tuple(map(str, names)), parent_of  # plain text, also of numpy strings
 
 
 def _only_root(labels: Sequence[str], parents: Sequence[int]) -> int:
     roots = [node for node, parent in enumerate(parents) if parent == -1]
     if len(roots) > 1:
         raise ValueError(
-            f"Found more than one root: {quoted(labels[node] for node in roots)}. A taxonomy has "
-            "exactly one node without a parent. Put these nodes under one common root."
+            "A taxonomy must have exactly one node without a parent, got more than one root: "
+            f"{quoted(labels[node] for node in roots)}. Put these nodes under one common root."
         )
     if not roots:
         cycle = f" ({_cycle(labels, parents, 0)})" if parents else ""
         raise ValueError(
-            f"Found no root: every node has a parent{cycle}. A taxonomy has exactly one node "
-            "without a parent. Give the root the parent -1."
+            f"A taxonomy must have exactly one node without a parent, got no root{cycle}. Give the "
+            "root the parent -1."
         )
     if len(parents) == 1:
         raise ValueError(
-            "Found a root and nothing below it. A taxonomy has at least one node below its root. "
-            "Check that the labels are not all missing."
+            "A taxonomy must have at least one node below its root, got a root and nothing below "
+            "it. Check that the labels are not all missing."
         )
     return roots[0]
 
@@ -100,8 +159,8 @@ def _breadth_first(labels: Sequence[str], parents: Sequence[int], root: int) -> 
     if len(order) < len(labels):
         lost = next(iter(set(range(len(labels))).difference(order)))
         raise ValueError(
-            f"Found a cycle: {_cycle(labels, parents, lost)}. In a taxonomy every node leads up to "
-            "the root. Remove one of these links."
+            "Every node of a taxonomy must lead up to the root, got a cycle: "
+            f"{_cycle(labels, parents, lost)}. Remove one of these links."
         )
     return order
 
@@ -128,21 +187,23 @@ def _check_names(labels: Sequence[str], parent: NDArray[np.int32]) -> None:
         problem = name_problem(name)
         if problem is None and above == 0 and name == ROOT_NAME:
             problem = "is the text that stands for the root itself"
-        if problem is not None:
+        if problem is not None or (above, name) in seen:
+            path = path_of(labels, parent, above)
+            where = clipped(join_path(path if len(path) <= 10 else (*path[:3], "...", *path[-3:])))
+            found = f"two siblings named {clipped(name)} under {where}"
+            if problem is not None:
+                found = f"the name {clipped(name)} of a child of {where}, which {problem}"
             raise ValueError(
-                f"The name {clipped(name)} of a child of {describe(labels, parent, above)} "
-                f"{problem}. Names are non-empty text on one line. Rename this node."
-            )
-        if (above, name) in seen:
-            raise ValueError(
-                f"Found two siblings named {clipped(name)} under {describe(labels, parent, above)}."
-                " The children of one node have distinct names. Rename or merge them."
+                "Names must be non-empty text on one line, distinct among siblings, got "
+                f"{found}. Rename this node."
             )
         seen.add((above, name))
 
 
-def path_of(labels: Sequence[str], parent: NDArray[np.int32], node: int) -> tuple[str, ...]:
-    """Names from level 1 down to `node`; the root gives ``()``."""
+def path_of(
+    labels: Sequence[str], parent: Sequence[int] | NDArray[np.int32], node: int
+) -> tuple[str, ...]:
+    """Return the names from level 1 down to `node`; the root gives ``()``."""
     names: list[str] = []
     while node > 0:
         names.append(labels[node])
@@ -150,7 +211,114 @@ def path_of(labels: Sequence[str], parent: NDArray[np.int32], node: int) -> tupl
     return tuple(reversed(names))
 
 
-def describe(labels: Sequence[str], parent: NDArray[np.int32], node: int) -> str:
-    """Quoted text path of a node for an error message; very long paths lose their middle."""
-    path = path_of(labels, parent, node)
-    return clipped(join_path(path if len(path) <= 10 else (*path[:3], "...", *path[-3:])))
+def tree_from_paths(paths: Iterable[Sequence[str]]) -> NamesAndParents:
+    """Tree that holds these paths; parents that are not listed themselves are added."""
+    labels, parents = [ROOT_NAME], [-1]
+    known: dict[tuple[int, str], int] = {}
+    for path in paths:
+        node = 0
+        for name in split_path(path) if isinstance(path, str) else path:
+            child = known.setdefault((node, name), len(labels))
+            if child == len(labels):
+                labels.append(name)
+                parents.append(node)
+            node = child
+    return labels, parents
+
+
+def tree_from_nested(nested: Any) -> NamesAndParents:
+    """Tree of dicts (name to children) and lists (names, or dicts of names with children)."""
+    labels, parents = [ROOT_NAME], [-1]
+    open_objects: set[int] = set()
+    stack: list[tuple[Any, int, bool]] = [(nested, 0, False)]
+    while stack:
+        item, parent, done = stack.pop()
+        if done:
+            open_objects.discard(id(item))
+            continue
+        pairs = _nested_pairs(item, labels[parent])
+        if id(item) in open_objects:
+            raise ValueError(
+                "A nested tree must be finite, got a cycle: the object under "
+                f"{clipped(labels[parent])} contains itself. Build it from new dicts and lists."
+            )
+        if len(labels) + len(pairs) > MAX_NODES:
+            raise ValueError(
+                f"A tree must have at most {MAX_NODES:,} nodes, got more. Check that no dict is "
+                "repeated inside itself many times."
+            )
+        open_objects.add(id(item))
+        stack.append((item, parent, True))
+        first = len(labels)
+        labels.extend(name for name, _ in pairs)
+        parents.extend([parent] * len(pairs))
+        below = [(kids, first + i, False) for i, (_, kids) in enumerate(pairs) if kids]
+        stack.extend(reversed(below))
+    return labels, parents
+
+
+def _nested_pairs(item: Any, owner: str) -> list[tuple[Any, Any]]:
+    if isinstance(item, Mapping):
+        return list(item.items())
+    if not isinstance(item, (list, tuple)):
+        raise TypeError(
+            "Children must be a dict (name to children), a list of names, or None for a leaf, got "
+            f"{clipped(item)} of type {type(item).__name__} under {clipped(owner)}. Put a single "
+            "child into a list."
+        )
+    pairs: list[tuple[Any, Any]] = []
+    for entry in item:
+        pairs.extend(entry.items() if isinstance(entry, Mapping) else [(entry, None)])
+    return pairs
+
+
+def tree_from_edges(
+    edges: Iterable[tuple[str, str]], root: str | None
+) -> tuple[NamesAndParents, str | None]:
+    """Tree of (parent, child) pairs, and the name of its root if it has one.
+
+    A name, or a text path, identifies a node.
+    """
+    index: dict[str, int] = {}
+    parents: list[int] = []
+    for parent, child in dict.fromkeys(map(_checked_edge, edges)):
+        for name in (parent, child):
+            if name not in index:
+                index[name] = len(parents)
+                parents.append(-1)
+        if parents[index[child]] != -1:
+            first = list(index)[parents[index[child]]]
+            raise ValueError(
+                f"Every node of a tree must have one parent, got two parents of {clipped(child)}: "
+                f"{clipped(first)} and {clipped(parent)}. If these are two types of one name, "
+                f"write them as paths ('{first} > {child}' and '{parent} > {child}')."
+            )
+        parents[index[child]] = index[parent]
+    names = list(index)
+    tops = [name for name, parent in zip(names, parents, strict=True) if parent == -1]
+    if root is not None and tops != [root] and tops:
+        raise ValueError(
+            f"Only root={root!r} must be without a parent, got {quoted(tops)}. Add the missing "
+            "edges, or leave `root` out to put all of them under a root of their own."
+        )
+    labels = [split_path(name)[-1] if split_path(name) else ROOT_NAME for name in names]
+    if len(tops) > 1:
+        above = [0 if parent == -1 else parent + 1 for parent in parents]
+        return ([ROOT_NAME, *labels], [-1, *above]), None
+    return (labels, parents), (tops[0] if tops else None)
+
+
+def _checked_edge(edge: Any) -> tuple[str, str]:
+    pair = () if isinstance(edge, str) else tuple(edge)
+    if len(pair) != 2 or not all(isinstance(name, str) for name in pair):
+        raise TypeError(
+            f"An edge must be a pair of names, parent and child, both text, got {clipped(edge)}. "
+            "Leave out a pair whose parent is missing: what has no parent is the root."
+        )
+    path = split_path(pair[1])
+    if len(path) > 1 and path[:-1] != split_path(pair[0]):
+        raise ValueError(
+            "A child that is written as a path must go on from its parent's path, got the edge "
+            f"from {clipped(pair[0])} to {clipped(pair[1])}. Correct the path, or use bare names."
+        )
+    return pair

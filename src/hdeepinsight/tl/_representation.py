@@ -94,7 +94,7 @@ def expression_pca(
         if isinstance(cells, AlignedQuery):
             source = cells.source
         else:
-            source = open_counts(cells, layer=layer, scale="counts")
+            source = open_counts(cells, layer=layer, scale="counts", arguments={"layer": "layer"})
         blocks = [sp.csr_matrix(block) for _, block in source.blocks()]
     mean, variance, n_cells = _moments(blocks)
     n_varying = int((variance > _VARYING * mean**2).sum())

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from hdeepinsight import SCHDeepInsight
-from hdeepinsight.models.schdeepinsight._schema import SCHEMA_VERSION
+from hdeepinsight.models._base._registry import SCHEMA_VERSION
 
 TYPES = ["B", "CD4 T", "CD8 T"]
 GENES = [f"GENE{i}" for i in range(16)]
@@ -31,16 +31,14 @@ def cells(n_a_type: int, seed: int) -> ad.AnnData:
 
 
 def main() -> None:
-    """Train, save in both formats, and write down what the model says about five cells."""
+    """Train, save, and write down what the model says about five cells."""
     warnings.simplefilter("ignore")
     reference = cells(40, seed=0)
     SCHDeepInsight.setup_anndata(reference, labels_keys=["lineage", "cell_type"])
     model = SCHDeepInsight(reference, layout="random", n_latent=4, seed=0)
     model.train(20, validation_size=0.2, accelerator="cpu", enable_progress_bar=False)
     folder = Path(__file__).parent
-    for kind in ("torch", "safetensors"):
-        place = folder / f"schema_{SCHEMA_VERSION}_{kind}"
-        model.save(place, format=kind, overwrite=True)
+    model.save(folder / f"schema_{SCHEMA_VERSION}", overwrite=True)
     query = cells(2, seed=1)
     expected = {
         "counts": query.X.astype(int).tolist(),

@@ -13,17 +13,16 @@ from unittest.mock import patch
 import torch
 
 from hdeepinsight import SCHDeepInsight
-from hdeepinsight.models import ModelFileError
-from hdeepinsight.models._file._json import dump_json
-from hdeepinsight.models._file._seal import sha256
-from hdeepinsight.models._file._tensor_file import dump_tensors, parse_tensors
-from hdeepinsight.models._file._torch_file import SEAL, dump_torch, parse_torch
-from hdeepinsight.models._model_file import ModelFolder, read_model, write_model
+from hdeepinsight._io import sha256
+from hdeepinsight.models import ModelFileError, ModelFolder, convert_model
+from hdeepinsight.models._base._io import append_digest, dump, parse
 from surfaces.dice import Dice
 from surfaces.guard import scratch, watched
 
 _ERRORS = (ModelFileError,)
 _GOLDEN = Path(__file__).parents[2] / "data" / "models"
+_OLD = _GOLDEN / "schema_2_safetensors"
+_DIGEST_BYTES = 84
 _PAYLOAD = {
     "model_state_dict": {
         "weight": torch.arange(12.0).reshape(3, 4),
@@ -54,18 +53,18 @@ def model_pt(data: bytes) -> None:
     elif how == 2:
         content = _strange_archive(dice)
     else:
-        content = dice.edited(dump_torch(_PAYLOAD)[: -SEAL.n_bytes])
+        content = dice.edited(dump(_PAYLOAD)[:-_DIGEST_BYTES])
     if dice.number(2):  # a checksum guards against accidents: whoever changes a file can renew it
-        content = SEAL.put_on(content[:-2] + struct.pack("<H", SEAL.n_bytes))
-    watched(lambda: parse_torch(content, "model.pt"), _ERRORS)
+        content = append_digest(content)
+    watched(lambda: parse(content, "model.pt"), _ERRORS)
 
 
 def model_tensors(data: bytes) -> None:
-    """``model.safetensors`` and ``model.json``, with checksums that fit."""
+    """``model.safetensors`` and ``model.json`` of earlier releases, with checksums that fit."""
     warm_up()
     dice = Dice(data)
-    weights, description = dump_tensors(_PAYLOAD)
-    record = json.loads(description)
+    weights = (_OLD / "model.safetensors").read_bytes()
+    record = json.loads((_OLD / "model.json").read_text())
     how = dice.number(3)
     if how == 0:
         weights = dice.edited(weights)
@@ -78,10 +77,15 @@ def model_tensors(data: bytes) -> None:
         record["model"] = _changed(record["model"], dice)
     record.pop("sha256")
     record["weights_sha256"] = sha256(weights)
-    description = dump_json(record)
+    description = _with_digest(record)
     if dice.number(4) == 0:
         description = dice.edited(description)
-    watched(lambda: parse_tensors(weights, description, "folder"), _ERRORS)
+    folder = scratch() / "tensors"
+    folder.mkdir(exist_ok=True)
+    (folder / "model.safetensors").write_bytes(weights)
+    (folder / "model.json").write_bytes(description)
+    with patch("torch.cuda.device_count", return_value=0):
+        watched(lambda: convert_model(folder, folder / "new", overwrite=True), _ERRORS)
 
 
 def model_manifest(data: bytes) -> None:
@@ -90,29 +94,29 @@ def model_manifest(data: bytes) -> None:
     dice = Dice(data)
     folder = ModelFolder(scratch() / "folder")
     if not folder.holds_model:
-        write_model(folder, _PAYLOAD)
+        folder.write(_PAYLOAD)
     sound = {"format": "hdeepinsight.manifest", "container_version": 1, "parts": _manifest_parts()}
     how = dice.number(3)
     if how == 0:
         content = dice.rest()
     elif how == 1:
-        content = dice.edited(dump_json(sound))
+        content = dice.edited(_with_digest(sound))
     else:
         changed = _changed(sound, dice)
-        content = dump_json(changed if isinstance(changed, dict) else {"parts": changed})
+        content = _with_digest(changed if isinstance(changed, dict) else {"parts": changed})
     folder.file("manifest.json").write_bytes(content)
-    watched(lambda: (read_model(folder), folder.reference()), _ERRORS)
+    watched(lambda: (folder.read(), folder.reference()), _ERRORS)
 
 
 def model_description(data: bytes) -> None:
-    """A correctly sealed model whose description, or weights, are strange, loaded as a model."""
+    """A model with a correct digest whose description, or weights, are strange, loaded as a model."""
     warm_up()
     dice = Dice(data)
     payload = deepcopy(_golden())
     for _ in range(1 + dice.number(3)):
         payload = _spoiled(payload, dice)
     folder = scratch() / "described"
-    write_model(ModelFolder(folder), payload)
+    ModelFolder(folder).write(payload)
     # Asked how many accelerators there are, PyTorch loads libraries of the machine.
     with patch("torch.cuda.device_count", return_value=0):
         watched(lambda: SCHDeepInsight.load(folder, accelerator="cpu"), _ERRORS)
@@ -120,18 +124,25 @@ def model_description(data: bytes) -> None:
 
 @cache
 def _golden() -> dict:
-    return read_model(ModelFolder(_GOLDEN / "schema_2_torch"))
+    return ModelFolder(_GOLDEN / "schema_3").read()
 
 
 @cache
 def _parts() -> dict[str, bytes]:
-    with zipfile.ZipFile(io.BytesIO(dump_torch(_PAYLOAD))) as file:
+    with zipfile.ZipFile(io.BytesIO(dump(_PAYLOAD))) as file:
         return {name.split("/", 1)[1]: file.read(name) for name in file.namelist()}
 
 
 def _manifest_parts() -> dict:
-    content = dump_torch(_PAYLOAD)
+    content = dump(_PAYLOAD)
     return {"model.pt": {"bytes": len(content), "sha256": sha256(content)}}
+
+
+def _with_digest(record: dict) -> bytes:
+    """A JSON file with one key a line, and a checksum of all that as its last one."""
+    lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in record.items())
+    body = f'{{\n{lines},\n"sha256": "'
+    return f'{body}{sha256(body.encode())}"\n}}\n'.encode()
 
 
 def _archive(program: bytes) -> bytes:
@@ -206,6 +217,8 @@ def _spoiled(payload: dict, dice: Dice) -> dict:
 @cache
 def warm_up() -> None:
     """Load once: what is imported at first use is no fault here."""
-    for name in ("schema_1_torch", "schema_2_torch", "schema_2_safetensors"):
+    for name in ("schema_1_torch", "schema_2_torch", "schema_3"):
         SCHDeepInsight.load(_GOLDEN / name, accelerator="cpu")
+    convert_model(_OLD, scratch() / "converted", overwrite=True)
     assert str(torch.zeros(2))
+    assert b"a".decode("cp437") == "a"  # of the names in an archive

@@ -12,20 +12,16 @@ from importlib import import_module
 from pathlib import Path
 from unittest.mock import patch
 
-import yaml
 from huggingface_hub import HfApi
 from huggingface_hub.utils import disable_progress_bars, get_session
 
-from hdeepinsight.hub import HubError
+from hdeepinsight.hub import HubError, SharedModel
 from hdeepinsight.hub._address import Address
-from hdeepinsight.hub._card_text import _cell, _fenced, _text
-from hdeepinsight.hub._download import Patience, fetch_files
-from hdeepinsight.hub._hub_source import HubSource
-from hdeepinsight.hub._list import _row, _tags_of_card
-from hdeepinsight.hub._manifest import parse_checksums
-from hdeepinsight.hub._pull import SharedModel
-from hdeepinsight.hub._shelf import Shelf
-from hdeepinsight.hub._sources import Body, RemoteFile
+from hdeepinsight.hub._card import as_cell, as_fenced, as_markdown
+from hdeepinsight.hub._checksums import parse_checksums
+from hdeepinsight.hub._list import read_tags
+from hdeepinsight.hub._places import HubPlace
+from hdeepinsight.hub._pull import cache_of, fetch_files, revision_folder
 from surfaces.dice import Dice
 from surfaces.guard import Violation, scratch, watched
 
@@ -56,7 +52,6 @@ _VALUES = (
 )
 #: The HTTP library of the hub's client, which has changed its name between releases.
 httpx = import_module(type(get_session()).__module__.partition(".")[0])
-_QUICK = Patience(attempts=2, pause=0.0, longest_pause=0.0)
 
 
 def hub_address(data: bytes) -> None:
@@ -65,7 +60,8 @@ def hub_address(data: bytes) -> None:
     text = data.decode("utf-8", errors="surrogateescape")
     found = watched(lambda: Address.parse(text), (ValueError,))
     if isinstance(found, Address) and found.kind != "folder":
-        _stays_inside(Shelf(found, scratch()).revision(text))
+        with patch.dict(os.environ, HDEEPINSIGHT_CACHE=str(scratch())):
+            _stays_inside(revision_folder(cache_of(found), text))
 
 
 def hub_checksums(data: bytes) -> None:
@@ -83,19 +79,18 @@ def hub_files(data: bytes) -> None:
     warm_up()
     dice = Dice(data)
     folder = scratch() / "cache" / "model"
-    shutil.rmtree(folder.parent, ignore_errors=True)
-    folder.mkdir(parents=True)
+    shutil.rmtree(folder, ignore_errors=True)
     files = _files(dice)
     if dice.number(4):
         files["checksums.sha256"] = _checksums(files, dice)
-    source = _Place(files, dice)
+    place = _Place(files, dice)
     watched(
         lambda: fetch_files(
-            source, folder, max_bytes=10**6, verify=bool(dice.number(2)), patience=_QUICK
+            place, folder / "revision", max_bytes=10**6, verify=bool(dice.number(2))
         ),
         (HubError,),
     )
-    outside = [path for path in folder.parent.iterdir() if path != folder]
+    outside = {path.name for path in folder.parent.iterdir()} - {"model"}
     held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     if outside or held > 6 * 10**6:
         raise Violation(f"{outside}, {held} bytes")
@@ -137,54 +132,43 @@ def hub_answers(data: bytes) -> None:
         return httpx.Response(status, content=content, headers=headers, request=request)
 
     address = Address("hub", "atlas/blood")
-    with _served_by(answer):
+    with _served_by(answer), patch("time.sleep"):
         watched(lambda: _ask(address), (HubError,))
 
 
 def hub_card(data: bytes) -> None:
-    """A card and the metadata beside it, in a folder that was fetched."""
+    """A card in a folder that was fetched."""
     warm_up()
     dice = Dice(data)
     folder = scratch() / "fetched"
     folder.mkdir(exist_ok=True)
-    metadata = {"model_parent_module": "hdeepinsight", "model_cls_name": "SCHDeepInsight"}
-    changed = json.dumps(_changed(metadata, dice)).encode()
     card = dice.rest() if dice.number(2) else b"---\n" + dice.rest() + b"\n---\n"
     (folder / "README.md").write_bytes(card)
-    (folder / "_scvi_required_metadata.json").write_bytes(changed if dice.number(2) else card)
     shared = SharedModel("atlas/blood", "0" * 40, folder)
-    watched(lambda: _row("a/b", "here", "0", _tags_of_card(folder / "README.md")), ())
+    watched(lambda: read_tags(folder), ())
     watched(lambda: shared.card, ())
-    watched(lambda: shared._model_class(), (HubError,))
     watched(lambda: _escaped(card.decode("utf-8", errors="replace")), ())
 
 
 def _escaped(text: str) -> None:
     """Whatever a publisher writes, no tag is left, and nothing ends its cell or its fence."""
-    assert "<" not in _text(text)
-    assert ">" not in _text(text)
-    assert html.unescape(_text(text)) == text.strip()
-    cell = _cell(text)
+    assert "<" not in as_markdown(text)
+    assert ">" not in as_markdown(text)
+    assert html.unescape(as_markdown(text)) == text.strip()
+    cell = as_cell(text)
     assert "<" not in cell
     assert "\n" not in cell
     assert "|" not in cell.replace("\\|", "")
-    fenced = _fenced(text).split("\n")
+    fenced = as_fenced(text).split("\n")
     fence = fenced[-1]
     assert not any(line.strip().startswith(fence) for line in fenced[1:-1])
 
 
 def _ask(address: Address) -> None:
-    source = HubSource(address, None, "http://hub.invalid", False)
-    shelf = Shelf(address, scratch())
-    _stays_inside(shelf.revision(source.revision))
-    files = source.files()
-    for name, file in files.items():
-        assert isinstance(name, str)
-        assert file.size >= 0
-    for name in list(files)[:2]:
-        with source.open(name, 1) as body:
-            for _ in body.chunks:
-                pass
+    place = HubPlace(address, None, "http://hub.invalid", False)
+    folder = revision_folder(scratch() / "answers", place.revision)
+    _stays_inside(folder)
+    fetch_files(place, folder, max_bytes=10**6, verify=False)
 
 
 @contextmanager
@@ -203,22 +187,17 @@ class _Place:
     def __init__(self, files: dict[str, bytes], dice: Dice) -> None:
         self.contents = files
         self.offered = {
-            name: RemoteFile(
-                name,
-                len(body) if dice.number(3) else dice.pick(_SIZES),
-                None if dice.number(2) else _sha(body),
-            )
+            name: len(body) if dice.number(3) else abs(dice.pick(_SIZES))
             for name, body in files.items()
         }
-        self.start = dice.pick((None, 0))
 
-    def files(self) -> dict[str, RemoteFile]:
-        return self.offered
+    def size(self, name: str) -> int | None:
+        return self.offered.get(name)
 
-    @contextmanager
-    def open(self, name: str, start: int) -> Iterator[Body]:
-        body = self.contents[name]
-        yield Body(start if self.start is None else self.start, iter([body[start:]]))
+    def fetch(self, name: str, folder: Path) -> None:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(self.contents[name])
 
 
 def _files(dice: Dice) -> dict[str, bytes]:
@@ -260,7 +239,6 @@ def warm_up() -> None:
     """Use the client once: what is imported at first use is no fault here."""
     HfApi(endpoint="http://hub.invalid", token=False)
     disable_progress_bars()
-    yaml.safe_load("a: [1]")
     answer = {"id": "a/b", "sha": "0" * 40, "siblings": [{"rfilename": "a"}]}
     for status in (200, 404, 500):
 

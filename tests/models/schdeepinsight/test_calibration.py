@@ -6,12 +6,12 @@ import pytest
 
 from hdeepinsight import SCHDeepInsight
 from hdeepinsight.annotation import calibrate
-from hdeepinsight.models._model_file import ModelFolder, read_model, write_model
+from hdeepinsight.models import ModelFolder
 
 
 def test_calibration_equals_that_of_the_annotated_held_out_cells(model):
     held_out = model.adata[model.validation_indices_]
-    expected = calibrate(model.annotate(held_out), model._label_nodes(held_out))
+    expected = calibrate(model.annotate(held_out), model.label_nodes(held_out))
     found = model.calibration
     assert len(found) == len(held_out)
     for name in ("node_scores", "leaf_scores"):
@@ -32,7 +32,7 @@ def test_annotations_carry_what_the_model_knows(model, query):
 
 def test_label_sets_of_cells_like_the_reference_hold_the_truth(model, labelled):
     sets = model.annotate(labelled).label_sets(0.1)
-    truth = model._label_nodes(labelled)
+    truth = model.label_nodes(labelled)
     # 120 cells and about 60 calibration cells: three standard deviations below the promise.
     assert sets.coverage(truth) > 0.9 - 3 * np.sqrt(0.09 * (1 / 120 + 1 / 60))
 
@@ -66,10 +66,10 @@ def test_a_saved_model_promises_the_same(model, query, tmp_path):
 def test_a_model_saved_before_there_was_calibration_still_annotates(model, query, tmp_path):
     model.save(tmp_path / "model")
     folder = ModelFolder(tmp_path / "model")
-    payload = read_model(folder)
+    payload = folder.read()
     for name in ("calibration_", "novelty_detector_"):
         del payload["attr_dict"][name]
-    write_model(folder, payload)
+    folder.write(payload)
     old = SCHDeepInsight.load(tmp_path / "model", adata=False)
     result = old.annotate(query)
     assert result.novelty is None

@@ -36,7 +36,7 @@ def test_markers_lead_on_the_cells_that_come_with_scanpy():
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the bundled file is from 2018
-        data = datasets._pbmc68k.demo()
+        data = datasets.demo()
     markers = {
         "T cell": ["CD3D", "CD3E"],
         "B cell": ["MS4A1", "CD79A"],

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from hdeepinsight import SCHDeepInsight
-from hdeepinsight.models import ModelFileError
-from hdeepinsight.models._model_file import ModelFolder, frame_from_plain, to_plain, write_model
+from hdeepinsight.models import ModelFileError, ModelFolder
+from hdeepinsight.models._base._io import frame_from_plain, to_plain
 
 
 @pytest.fixture
@@ -60,7 +60,9 @@ def test_another_process_annotates_the_same(model, saved, query, tmp_path):
 
 def test_what_cannot_be_attached_is_refused(saved):
     for adata in ("reference.h5ad", 3):
-        with pytest.raises(TypeError, match=rf"adata is a {type(adata).__name__}\..*Read a file"):
+        with pytest.raises(
+            TypeError, match=rf"adata must.*, got a {type(adata).__name__}\. Read a file"
+        ):
             SCHDeepInsight.load(saved, adata=adata)
 
 
@@ -165,7 +167,7 @@ def test_a_damaged_file_is_refused(saved, damage):
 def test_weights_that_do_not_fit_are_refused(saved):
     payload = torch.load(saved / "model.pt", weights_only=True)
     payload["model_state_dict"].pop("head.linear.weight")
-    write_model(ModelFolder(saved), payload)
+    ModelFolder(saved).write(payload)
     with pytest.raises(ModelFileError, match=r"do not fit.*head\.linear\.weight"):
         SCHDeepInsight.load(saved)
 
@@ -176,7 +178,7 @@ def test_a_foreign_file_is_named(tmp_path):
         SCHDeepInsight.load(tmp_path)
     with pytest.raises(ModelFileError, match="There is no model"):
         SCHDeepInsight.load(tmp_path / "nowhere")
-    with pytest.raises(ModelFileError, match=r"model\.pt is a file\. Valid is a folder"):
+    with pytest.raises(ModelFileError, match=r"model\.pt: that is not a folder with model\.pt"):
         SCHDeepInsight.load(tmp_path / "model.pt")
 
 
@@ -222,5 +224,5 @@ def test_plain_types_hold_the_same_information():
 
 def test_a_failed_write_leaves_no_litter(tmp_path):
     with pytest.raises(TypeError):
-        write_model(ModelFolder(tmp_path), {"a": object()})
+        ModelFolder(tmp_path).write({"a": object()})
     assert list(tmp_path.iterdir()) == []

@@ -1,11 +1,13 @@
 """Golden files of every schema load, newer and absurd ones are refused, and nothing else happens.
 
-The golden files are written by ``tests/data/models/make.py``; the one of schema 1 is as the first
-version of this package wrote it: without seal, manifest, calibration and profiles.
+The golden files are written by ``tests/data/models/make.py``. The one of schema 1 is as the first
+version of this package wrote it: without checksum, manifest, calibration and profiles. Those of
+schema 2 are in the two formats that there were, and of the class that adapted models had.
 """
 
 import copy
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -14,16 +16,23 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from hdeepinsight import SCHDeepInsight
-from hdeepinsight.models import ModelFileError
-from hdeepinsight.models._model_file import ModelFolder, read_model, write_model
-from hdeepinsight.models.schdeepinsight._schema import SCHEMA_VERSION
+from hdeepinsight.models import ModelFileError, ModelFolder, convert_model, load_model, model_class
+from hdeepinsight.models._base._registry import SCHEMA_VERSION, migrate
 
 GOLDEN = Path(__file__).parents[2] / "data" / "models"
-EXPECTED = json.loads((GOLDEN / "schema_2_expected.json").read_text())
-FILES = ["schema_1_torch", "schema_2_torch", "schema_2_safetensors"]
+FILES = ["schema_1_torch", "schema_2_torch", "schema_3"]
+LATEST = FILES[-1]
+
+
+def expected_of(name: str) -> dict:
+    """What a golden file said of some cells when it was written."""
+    version = max(int(name.split("_")[1]), 2)
+    return json.loads((GOLDEN / f"schema_{version}_expected.json").read_text())
+
+
+EXPECTED = expected_of("schema_2_torch")
 
 
 @pytest.fixture
@@ -34,29 +43,122 @@ def cells() -> ad.AnnData:
 
 @pytest.fixture
 def payload() -> dict:
-    return read_model(ModelFolder(GOLDEN / "schema_2_torch"))
+    return ModelFolder(GOLDEN / LATEST).read()
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_golden_files_load_and_say_what_they_said(name, cells):
     model = SCHDeepInsight.load(GOLDEN / name)
     probabilities = model.predict_proba(cells).to_numpy()
-    np.testing.assert_allclose(probabilities, EXPECTED["probabilities"], atol=1e-5)
+    np.testing.assert_allclose(probabilities, expected_of(name)["probabilities"], atol=1e-5)
     assert (model.missing_capabilities == ()) == (name != "schema_1_torch")
     assert model.recipe["n_cells"] == 120
 
 
 def test_there_is_a_golden_file_of_every_schema():
-    for version in range(1, SCHEMA_VERSION + 1):
-        assert f"schema_{version}_torch" in FILES, "run tests/data/models/make.py"
+    versions = {int(name.split("_")[1]) for name in FILES}
+    assert versions == set(range(1, SCHEMA_VERSION + 1)), "run tests/data/models/make.py"
     sizes = [path.stat().st_size for path in GOLDEN.rglob("*") if path.is_file()]
-    assert sum(sizes) < 200_000
+    assert sum(sizes) < 250_000
+
+
+def test_a_golden_file_of_another_format_is_converted(tmp_path, cells):
+    old = GOLDEN / "schema_2_safetensors"
+    with pytest.raises(ModelFileError, match=r"no model at .*convert.* reads older formats"):
+        SCHDeepInsight.load(old)
+    model = convert_model(old, tmp_path / "new")
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["manifest.json", "model.pt"]
+    twin = SCHDeepInsight.load(GOLDEN / "schema_2_torch")
+    for read in (model, SCHDeepInsight.load(tmp_path / "new")):
+        pd.testing.assert_frame_equal(read.predict_proba(cells), twin.predict_proba(cells))
+        assert read.recipe == twin.recipe
+
+
+@pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
+@pytest.mark.parametrize("how", ["flip", "cut", "gone"])
+def test_a_damaged_file_of_another_format_is_refused(tmp_path, name, how):
+    old = tmp_path / "old"
+    shutil.copytree(GOLDEN / "schema_2_safetensors", old)
+    body = bytearray((old / name).read_bytes())
+    body[len(body) // 2] ^= 1
+    (old / name).write_bytes({"flip": body, "cut": body[:99], "gone": b""}[how])
+    if how == "gone":
+        (old / name).unlink()
+    with pytest.raises(ModelFileError):
+        convert_model(old, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_model_of_another_format_is_replaced_in_place(tmp_path):
+    shutil.copytree(GOLDEN / "schema_2_safetensors", tmp_path / "model")
+    with pytest.raises(FileExistsError, match="exists"):
+        convert_model(tmp_path / "model", tmp_path / "model")
+    convert_model(tmp_path / "model", tmp_path / "model", overwrite=True)
+    names = sorted(path.name for path in (tmp_path / "model").iterdir())
+    assert names == ["manifest.json", "model.pt"]
+
+
+def test_a_golden_adapted_model_says_what_it_said():
+    expected = json.loads((GOLDEN / "schema_2_adapted_expected.json").read_text())
+    counts = np.array(expected["counts"], dtype=np.float32)
+    cells = ad.AnnData(counts, var=pd.DataFrame(index=expected["genes"]))
+    cells.obs[expected["batch_key"]] = expected["donors"]
+    model = load_model(GOLDEN / "schema_2_adapted")
+    probabilities = model.predict_proba(cells).to_numpy()
+    np.testing.assert_allclose(probabilities, expected["probabilities"], atol=1e-5)
+
+
+def test_an_adapted_model_of_its_own_class_becomes_a_model_with_an_adapter():
+    expected = json.loads((GOLDEN / "schema_2_adapted_expected.json").read_text())
+    attributes = ModelFolder(GOLDEN / "schema_2_adapted").read()["attr_dict"]
+    moved = migrate(attributes)
+    assert moved["schema_version_"] == SCHEMA_VERSION
+    assert moved["registry_"]["model_name"] == "SCHDeepInsight"
+    adapter = moved["adapter_"]
+    assert adapter["report"]["decision"] == expected["decision"] == "adapted"
+    assert adapter["batches"] == expected["batches"]
+    assert adapter["batch_key"] == expected["batch_key"]
+    assert adapter["shrinkage"] == expected["trust"]
+    assert not {"adaptation_", "batches_", "batch_key_", "trust_"} & set(moved)
+    assert moved["init_params_"] == attributes["init_params_"]
+    assert migrate(moved) == moved
+
+
+def test_a_model_that_was_never_adapted_has_no_adapter():
+    attributes = ModelFolder(GOLDEN / "schema_2_torch").read()["attr_dict"]
+    assert migrate(attributes)["adapter_"] is None
+    unadapted = {"adaptation_": None, "batches_": ["query"], "batch_key_": None, "trust_": None}
+    assert migrate(attributes | unadapted)["adapter_"] is None
+
+
+def test_options_of_an_older_schema_can_be_moved():
+    attributes = ModelFolder(GOLDEN / "schema_2_torch").read()["attr_dict"]
+    before = copy.deepcopy(attributes["init_params_"])
+
+    def into_a_config(options: dict) -> dict:
+        return {"config": {"n_latent": options.pop("n_latent")}, **options}
+
+    moved = migrate(attributes, into_a_config)
+    assert moved["init_params_"]["non_kwargs"]["config"] == {"n_latent": 4}
+    assert "n_latent" not in moved["init_params_"]["non_kwargs"]
+    assert moved["init_params_"]["kwargs"] == before["kwargs"]
+    assert attributes["init_params_"] == before
+    assert migrate(moved, into_a_config) == moved, "a present model has no such options"
+
+
+def test_the_class_is_found_by_its_name():
+    assert model_class("SCHDeepInsight") is SCHDeepInsight
+    for name in ("SCVI", "ModelFolder", "convert_model", "__all__", ""):
+        with pytest.raises(KeyError, match=f"no class of models named '{name}'.*SCHDeepInsight"):
+            model_class(name)
+    assert type(load_model(GOLDEN / LATEST)) is SCHDeepInsight
 
 
 @pytest.mark.parametrize("name", FILES[1:])
 def test_the_present_schema_has_all_capabilities(name, cells):
     result = SCHDeepInsight.load(GOLDEN / name).annotate(cells)
-    assert result.rejected().labels.astype(str).to_numpy().tolist() == EXPECTED["rejected"]
+    rejected = result.rejected().labels.astype(str).to_numpy().tolist()
+    assert rejected == expected_of(name)["rejected"]
     assert result.label_sets().contains.any(axis=1).all()
 
 
@@ -74,7 +176,7 @@ def test_what_an_older_model_lacks_is_named(caplog, cells):
 
 def test_an_older_model_is_saved_in_the_present_schema(tmp_path, cells):
     SCHDeepInsight.load(GOLDEN / "schema_1_torch").save(tmp_path)
-    read = read_model(ModelFolder(tmp_path))["attr_dict"]
+    read = ModelFolder(tmp_path).read()["attr_dict"]
     assert read["schema_version_"] == SCHEMA_VERSION
     assert read["calibration_"] is None
     probabilities = SCHDeepInsight.load(tmp_path).predict_proba(cells).to_numpy()
@@ -84,31 +186,9 @@ def test_an_older_model_is_saved_in_the_present_schema(tmp_path, cells):
 @pytest.mark.parametrize("version", [SCHEMA_VERSION + 1, 10**30, -1, "2", 2.0, True, None])
 def test_unknown_schemas_ask_for_an_update(payload, tmp_path, version):
     payload["attr_dict"]["schema_version_"] = version
-    write_model(ModelFolder(tmp_path), payload)
+    ModelFolder(tmp_path).write(payload)
     with pytest.raises(ModelFileError, match="Update hdeepinsight"):
         SCHDeepInsight.load(tmp_path)
-
-
-def test_safetensors_and_torch_are_the_same_model(cells):
-    first, second = (SCHDeepInsight.load(GOLDEN / name) for name in FILES[1:])
-    weights = first.module.state_dict(), second.module.state_dict()
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    pd.testing.assert_frame_equal(first.predict_proba(cells), second.predict_proba(cells))
-    assert first.recipe == second.recipe
-    registries = [SCHDeepInsight.load_registry(GOLDEN / name) for name in FILES[1:]]
-    assert registries[0] == registries[1]
-
-
-@pytest.mark.parametrize("kind", ["torch", "safetensors"])
-def test_the_format_is_found_and_replaced(tmp_path, kind):
-    model = SCHDeepInsight.load(GOLDEN / "schema_2_torch")
-    model.save(tmp_path, format=kind)
-    with pytest.raises(FileExistsError, match="overwrite=True"):
-        model.save(tmp_path)
-    model.save(tmp_path, overwrite=True)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["manifest.json", "model.pt"]
-    with pytest.raises(ValueError, match="'torch' or 'safetensors'"):
-        model.save(tmp_path, format="pickle", overwrite=True)
 
 
 @pytest.mark.parametrize(
@@ -138,21 +218,20 @@ def test_descriptions_of_impossible_models(payload, tmp_path, keys, value):
     for key in path:
         place = place[key]
     place[last] = value
-    write_model(ModelFolder(tmp_path), payload)
+    ModelFolder(tmp_path).write(payload)
     began = time.perf_counter()
     with pytest.raises(ModelFileError, match="damaged"):
         SCHDeepInsight.load(tmp_path)
     assert time.perf_counter() - began < 5
 
 
-@pytest.mark.parametrize("kind", ["torch", "safetensors"])
 @pytest.mark.parametrize("n_nodes", [10**4, 10**5])
-def test_a_taxonomy_of_absurd_depth(payload, tmp_path, kind, n_nodes):
+def test_a_taxonomy_of_absurd_depth(payload, tmp_path, n_nodes):
     nodes = [{"name": f"n{i}", "parent": i} for i in range(n_nodes)]
     tree = payload["attr_dict"]["init_params_"]["non_kwargs"]["taxonomy"]
     tree["nodes"] = nodes
     tree["level_names"] = [f"level{i}" for i in range(n_nodes)]
-    write_model(ModelFolder(tmp_path), payload, format=kind)
+    ModelFolder(tmp_path).write(payload)
     began = time.perf_counter()
     with pytest.raises(ModelFileError, match="damaged"):
         SCHDeepInsight.load(tmp_path)
@@ -161,7 +240,7 @@ def test_a_taxonomy_of_absurd_depth(payload, tmp_path, kind, n_nodes):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_any_missing_or_foreign_value_is_refused_or_harmless(payload, tmp_path, seed):
-    """Random surgery on a real payload, correctly sealed: no error of another kind."""
+    """Random changes of a real payload, with a correct digest: no error of another kind."""
     rng = np.random.default_rng(seed)
     strange = [None, -1, 10**15, "x", [], {}, True, float("nan"), [1, "a"], {"a": 1}]
     for _ in range(15):
@@ -177,7 +256,7 @@ def test_any_missing_or_foreign_value_is_refused_or_harmless(payload, tmp_path, 
             del place[key]
         else:
             place[key] = strange[rng.integers(len(strange))]
-        write_model(ModelFolder(tmp_path), spoiled)
+        ModelFolder(tmp_path).write(spoiled)
         try:
             SCHDeepInsight.load(tmp_path)
         except ModelFileError:
@@ -186,9 +265,23 @@ def test_any_missing_or_foreign_value_is_refused_or_harmless(payload, tmp_path, 
 
 def test_a_file_may_not_name_any_method(payload, tmp_path, synthetic_hierarchy):
     payload["attr_dict"]["registry_"]["setup_method_name"] = "save"
-    write_model(ModelFolder(tmp_path), payload)
+    ModelFolder(tmp_path).write(payload)
     with pytest.raises(ModelFileError, match="set-up method 'save'"):
         SCHDeepInsight.load(tmp_path, synthetic_hierarchy)
+
+
+def test_a_reference_that_is_a_pipe_is_refused_at_once(model, tmp_path):
+    model.save(tmp_path / "model", save_anndata=True)
+    (tmp_path / "model" / "adata.h5ad").unlink()
+    os.mkfifo(tmp_path / "model" / "adata.h5ad")
+    began = time.perf_counter()
+    for listed in (True, False):
+        if not listed:
+            (tmp_path / "model" / "manifest.json").unlink()
+        with pytest.raises(ModelFileError, match=r"adata\.h5ad.*not a regular file"):
+            SCHDeepInsight.load(tmp_path / "model")
+    assert SCHDeepInsight.load(tmp_path / "model", adata=False).adata is None
+    assert time.perf_counter() - began < 20
 
 
 def test_the_reference_is_checked_too(model, tmp_path):
@@ -197,14 +290,14 @@ def test_the_reference_is_checked_too(model, tmp_path):
     body = bytearray(path.read_bytes())
     body[len(body) // 2] ^= 1
     path.write_bytes(body)
-    with pytest.raises(ModelFileError, match=r"adata\.h5ad is different"):
+    with pytest.raises(ModelFileError, match=r"adata\.h5ad is damaged.*not what manifest"):
         SCHDeepInsight.load(tmp_path / "model")
     assert SCHDeepInsight.load(tmp_path / "model", adata=False).adata is None
 
 
 def test_a_copy_without_its_manifest_is_still_guarded(tmp_path):
     """As the hub of scvi-tools fetches it: ``model.pt`` alone."""
-    shutil.copy(GOLDEN / "schema_2_torch" / "model.pt", tmp_path)
+    shutil.copy(GOLDEN / LATEST / "model.pt", tmp_path)
     SCHDeepInsight.load(tmp_path)
     body = bytearray((tmp_path / "model.pt").read_bytes())
     body[len(body) // 2] ^= 1

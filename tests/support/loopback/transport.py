@@ -1,10 +1,11 @@
 """Requests and answers, and what can go wrong with them."""
 
 import json
-import time
 import urllib.parse
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
+from time import sleep  # a name of its own: tests take time.sleep away from the client
 from typing import Any
 
 
@@ -95,6 +96,8 @@ class Transport(BaseHTTPRequestHandler):
             return self.reply(status, changed, **headers)
         if fault.kind == "longer":
             return self.reply(status, body + b"x" * 100, **headers)
+        if fault.kind == "endless":
+            return self.endless(status, body, headers)
         assert fault.kind in ("truncate", "stall", "drip"), fault.kind
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **headers}.items():
@@ -103,9 +106,20 @@ class Transport(BaseHTTPRequestHandler):
         if fault.kind == "drip":
             for i in range(len(body)):
                 self.wfile.write(body[i : i + 1])
-                time.sleep(fault.value)
+                sleep(fault.value)
         self.wfile.write(body[: len(body) // 2])
         if fault.kind == "stall":
-            time.sleep(fault.value)
+            sleep(fault.value)
         self.close_connection = True
         return None
+
+    def endless(self, status, body, headers):
+        """The body again and again, without a length, until nobody listens."""
+        self.send_response(status)
+        for name, value in {"Transfer-Encoding": "chunked", **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.close_connection = True
+        with suppress(OSError):
+            while True:
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(body), body))

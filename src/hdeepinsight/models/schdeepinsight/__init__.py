@@ -1,17 +1,5 @@
 """The main model."""
 
-from hdeepinsight.models.schdeepinsight._adaptation_guard import (
-    AdaptationFigures,
-    AdaptationReport,
-)
-from hdeepinsight.models.schdeepinsight._convert import convert_model
-from hdeepinsight.models.schdeepinsight._model import SCHDeepInsight
-from hdeepinsight.models.schdeepinsight._surgery_model import AdaptedSCHDeepInsight
+from hdeepinsight.models.schdeepinsight._model import ModuleConfig, SCHDeepInsight
 
-__all__ = [
-    "AdaptationFigures",
-    "AdaptationReport",
-    "AdaptedSCHDeepInsight",
-    "SCHDeepInsight",
-    "convert_model",
-]
+__all__ = ["ModuleConfig", "SCHDeepInsight"]

@@ -1,0 +1,458 @@
+"""Counts of any input, read chunk by chunk, and what is computed from them without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import scipy.sparse as sp
+
+from hdeepinsight._errors import check_choice, check_integer
+from hdeepinsight.data._errors import InputError
+from hdeepinsight.data._genes import GeneAlignment, align_genes
+from hdeepinsight.data._inspect import (
+    EXPECTED,
+    InputReport,
+    inspect_store,
+    not_finite,
+    refusal,
+    where_counts_are,
+)
+from hdeepinsight.data._matrix import Block, RowMatrix
+from hdeepinsight.data._reader import ARGUMENTS, DataLike, Store, open_store
+from hdeepinsight.data._recover import Denormalizer, Normalisation
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+Floats: TypeAlias = "NDArray[np.float64]"
+ScaleMode: TypeAlias = Literal["auto", "counts", "recover", "as_is"]
+
+#: A gene that fewer cells express is not selected.
+MIN_CELLS = 3
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class CountSource:
+    """Counts of shape ``(n_obs, n_vars)``, read in chunks; made by `open_counts`.
+
+    Parameters
+    ----------
+    matrix
+        Where the values come from.
+    obs
+        Annotation of the cells; a table of its own, the user's one is not touched by changing it.
+    var
+        Annotation of the genes.
+    report
+        What the values are, and what is repaired.
+    denormalizer
+        How counts are recovered from the values; ``None`` if they are used as they are.
+
+    Examples
+    --------
+    >>> import anndata as ad
+    >>> import numpy as np
+    >>> from hdeepinsight.data import open_counts
+    >>> open_counts(ad.AnnData(np.array([[1.0, 0.0], [5.0, 2.0]])))
+    CountSource(2 cells × 2 genes, counts in X, dense)
+    """
+
+    matrix: RowMatrix
+    obs: pd.DataFrame
+    var: pd.DataFrame
+    report: InputReport
+    denormalizer: Denormalizer | None = None
+
+    @property
+    def n_obs(self) -> int:
+        """Number of cells."""
+        return self.matrix.shape[0]
+
+    @property
+    def n_vars(self) -> int:
+        """Number of genes."""
+        return self.matrix.shape[1]
+
+    @property
+    def obs_names(self) -> pd.Index:
+        """Names of the cells."""
+        return self.obs.index
+
+    @property
+    def var_names(self) -> pd.Index:
+        """Names of the genes."""
+        return self.var.index
+
+    def __repr__(self) -> str:
+        size = f"{self.n_obs:,} cells × {self.n_vars:,} genes"
+        how = "recovered from" if self.denormalizer else "in"
+        return f"CountSource({size}, counts {how} {self.report.layer}, {self.report.storage})"
+
+    def align(self, genes: Sequence[str], **options: Any) -> GeneAlignment:
+        """Match the genes to those of a model; options as in `align_genes`.
+
+        Examples
+        --------
+        >>> import anndata as ad
+        >>> import numpy as np
+        >>> import pandas as pd
+        >>> from hdeepinsight.data import open_counts
+        >>> var = pd.DataFrame(index=["NKG7", "CD3D"])
+        >>> source = open_counts(ad.AnnData(np.array([[1.0, 0.0], [5.0, 2.0]]), var=var))
+        >>> source.align(["CD3D", "NKG7"]).source.tolist()
+        [1, 0]
+        """
+        return align_genes(self.var, genes, **options)
+
+    def chunks(
+        self, alignment: GeneAlignment, chunk_size: int = 4096
+    ) -> Iterator[tuple[slice, sp.csr_matrix]]:
+        """Read counts in model order, cells in file order.
+
+        Parameters
+        ----------
+        alignment
+            Map to the model's genes, made from ``var`` or ``var_names``.
+        chunk_size
+            Most cells of a chunk. What a cell gets does not depend on it.
+
+        Yields
+        ------
+        Rows of the chunk, and its counts: CSR float32, shape ``(n_cells, n_genes)``.
+
+        Raises
+        ------
+        InputError
+            If the counts of a cell cannot be recovered.
+
+        Examples
+        --------
+        >>> import anndata as ad
+        >>> import numpy as np
+        >>> import pandas as pd
+        >>> from hdeepinsight.data import open_counts
+        >>> var = pd.DataFrame(index=["NKG7", "CD3D"])
+        >>> source = open_counts(ad.AnnData(np.array([[1.0, 0.0], [5.0, 2.0]]), var=var))
+        >>> alignment = source.align(["CD3D", "NKG7"])
+        >>> [counts.toarray().tolist() for rows, counts in source.chunks(alignment)]
+        [[[0.0, 1.0], [2.0, 5.0]]]
+        """
+        for rows, block in self.blocks(chunk_size):
+            yield rows, alignment.apply(block)
+
+    def read(self, alignment: GeneAlignment, rows: np.ndarray | None = None) -> sp.csr_matrix:
+        """Read all counts at once, as :meth:`chunks` gives them, or those of some cells.
+
+        Parameters
+        ----------
+        alignment
+            Map to the model's genes.
+        rows
+            Positions of the cells to read, in any order; all of them if ``None``. Memory grows
+            with these.
+
+        Returns
+        -------
+        Counts: CSR float32, shape ``(n_cells, n_genes)``.
+
+        Examples
+        --------
+        >>> import anndata as ad
+        >>> import numpy as np
+        >>> import pandas as pd
+        >>> from hdeepinsight.data import open_counts
+        >>> var = pd.DataFrame(index=["NKG7", "CD3D"])
+        >>> source = open_counts(ad.AnnData(np.array([[1.0, 0.0], [5.0, 2.0]]), var=var))
+        >>> alignment = source.align(["CD3D", "NKG7"])
+        >>> source.read(alignment).toarray().tolist()
+        [[0.0, 1.0], [2.0, 5.0]]
+        >>> source.read(alignment, np.array([1])).toarray().tolist()
+        [[2.0, 5.0]]
+        """
+        source = self if rows is None else self.take(rows)
+        nothing = sp.csr_matrix((0, len(alignment.source)), dtype=np.float32)
+        return sp.vstack([nothing, *(counts for _, counts in source.chunks(alignment))], "csr")
+
+    def take(self, rows: np.ndarray) -> CountSource:
+        """Return the source of the cells at some positions, in their order.
+
+        Examples
+        --------
+        >>> import anndata as ad
+        >>> import numpy as np
+        >>> from hdeepinsight.data import open_counts
+        >>> source = open_counts(ad.AnnData(np.array([[1.0, 0.0], [5.0, 2.0]])))
+        >>> source.take(np.array([1])).obs_names.tolist()
+        ['1']
+        """
+        text = f"{len(rows):,} of the {self.n_obs:,} cells were chosen."
+        return replace(
+            self,
+            matrix=self.matrix.take(rows),
+            obs=self.obs.iloc[rows],
+            report=replace(self.report, repairs=(*self.report.repairs, text)),
+        )
+
+    def blocks(self, size: int = 4096) -> Iterator[tuple[slice, Block]]:
+        """Read the counts of all genes in blocks, as `RowMatrix.blocks` does.
+
+        Raises
+        ------
+        InputError
+            If the counts of a cell cannot be recovered.
+        """
+        check_integer("chunk_size", size, hint="Omit it to use 4096.")
+        if self.denormalizer is None:
+            return self.matrix.blocks(size)
+        decoded = self.denormalizer.blocks(self.matrix, size)
+        return ((rows, counts) for rows, counts, _ in decoded)
+
+
+def open_counts(
+    data: DataLike | Store,
+    *,
+    layer: str | None = None,
+    use_raw: bool = False,
+    scale: ScaleMode = "auto",
+    arguments: Mapping[str, str] = ARGUMENTS,
+) -> CountSource:
+    """Inspect a query and open it as a source of counts, without changing it.
+
+    Parameters
+    ----------
+    data
+        An AnnData with a dense, sparse, dask or backed matrix, or the path of an ``.h5ad`` file
+        or a ``.zarr`` store, which is read lazily and is open only while it is read; or what
+        `open_store` returned for one of these.
+    layer
+        Layer with the values, shape ``(n_obs, n_vars)``; ``X`` if ``None``.
+    use_raw
+        Read ``.raw``, with its genes.
+    scale
+        ``"auto"``: counts are used, log1p-normalised values from which counts can be recovered are
+        recovered, anything else is refused. ``"counts"``: only whole numbers are accepted.
+        ``"recover"``: counts are recovered, also from values that were not logged. ``"as_is"``:
+        fractions are used unchanged. NaN, infinite and negative values are always refused.
+    arguments
+        What the caller takes of ``layer``, ``use_raw`` and ``scale``, and by which names, so that
+        an error advises nothing else; such as ``{"layer": "rna_layer"}``.
+
+    Returns
+    -------
+    The source; its ``report`` says what was found and repaired.
+
+    Raises
+    ------
+    InputError
+        With what was found, what is valid and what to do next. Another layer is never taken
+        silently: if one holds counts, the text names it.
+    ValueError
+        If ``scale`` is none of these.
+
+    Examples
+    --------
+    >>> import anndata as ad
+    >>> import numpy as np
+    >>> from hdeepinsight.data import open_counts
+    >>> open_counts(ad.AnnData(np.array([[1.0, 0.0], [5.0, 2.0]])))
+    CountSource(2 cells × 2 genes, counts in X, dense)
+    """
+    check_choice("scale", scale, get_args(ScaleMode))
+    store = data if isinstance(data, Store) else open_store(data)
+    report = inspect_store(store, layer=layer, use_raw=use_raw, arguments=arguments)
+    return source_of(store, report, layer=layer, use_raw=use_raw, scale=scale, arguments=arguments)
+
+
+def source_of(
+    store: Store,
+    report: InputReport,
+    *,
+    layer: str | None,
+    use_raw: bool = False,
+    scale: ScaleMode = "auto",
+    arguments: Mapping[str, str] = ARGUMENTS,
+) -> CountSource:
+    """Open a matrix that was inspected; raise as `open_counts` does."""
+    whole = report.scale in ("counts", "binary")
+    error = not_finite(report)
+    found = f"{report.layer} looks {report.scale}: {report.evidence}."
+    if error or report.scale in ("empty", "scaled") or scale == "auto":
+        error = error or refusal(report, arguments)
+    elif scale == "counts" and not whole:
+        other = f", or another `{arguments['scale']}`" if "scale" in arguments else ""
+        error = InputError(found, EXPECTED, f"Pass the raw counts{other}.")
+    elif scale == "recover" and (whole or report.scale in ("log1p", "fractional_counts")):
+        valid = "Counts are recovered from values that were only divided by the library size."
+        error = InputError(found, valid, "Use scale='auto'." if whole else "Pass the raw counts.")
+    if error:
+        hint = where_counts_are(store, report.layer, arguments)
+        raise InputError(error.found, error.valid, " ".join([error.do_next, *hint]))
+    matrix = store.matrix(layer, use_raw)
+    denormalizer = None
+    if scale == "recover" or (scale == "auto" and report.scale == "log1p_counts"):
+        form: Normalisation = "normalized" if report.scale == "normalized" else "log1p"
+        denormalizer = Denormalizer(form, matrix.dtype, report.rounding)
+    if scale == "as_is" and not whole:
+        text = f"The {report.scale} values are used unchanged, because scale='as_is' was given."
+        report = replace(report, problems=(), repairs=(text,))
+    elif scale == "recover" and report.scale == "normalized":
+        text = "Counts are recovered from the normalised values of each cell."
+        report = replace(report, problems=(), repairs=(*report.repairs, text))
+    return CountSource(
+        matrix=matrix,
+        obs=store.obs,
+        var=store.genes(use_raw),
+        report=report,
+        denormalizer=denormalizer,
+    )
+
+
+def select_genes(source: CountSource, n_genes: int, *, keep: Sequence[str] = ()) -> list[str]:
+    """Choose the genes that vary more than their mean explains.
+
+    Parameters
+    ----------
+    source
+        Counts of the reference.
+    n_genes
+        Most genes to choose. Genes seen in fewer than 3 cells are never chosen, so there may be
+        fewer.
+    keep
+        Genes to choose in any case, first.
+
+    Returns
+    -------
+    Names of the genes, ``keep`` first, then in the order of the reference.
+
+    Raises
+    ------
+    InputError
+        If a gene of ``keep`` is not in the reference, or no gene is left.
+
+    Notes
+    -----
+    A gene's score is the variance of its counts, standardised by the standard deviation that a
+    quadratic trend of log variance over log mean expects, and clipped at the square root of the
+    number of cells. This is the ranking of Stuart et al. (2019, doi:10.1016/j.cell.2019.05.031)
+    with a quadratic in place of a local regression, which fails on small panels; it reads the
+    counts in chunks, so that memory does not grow with the number of cells.
+
+    Examples
+    --------
+    >>> import anndata as ad
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> from hdeepinsight.data import open_counts
+    >>> rng = np.random.default_rng(0)
+    >>> counts = rng.poisson(np.linspace(1, 9, 60), (200, 60)).astype(np.float32)
+    >>> counts[:100, 30] += 20
+    >>> var = pd.DataFrame(index=[f"GENE{i}" for i in range(60)])
+    >>> select_genes(open_counts(ad.AnnData(counts, var=var)), 1)
+    ['GENE30']
+    """
+    names = list(dict.fromkeys(map(str, source.var_names)))
+    unknown = [gene for gene in keep if gene not in set(names)]
+    if unknown:
+        found = f"{len(unknown)} of the genes to keep are not in the reference: {unknown[:5]}."
+        hint = "Check the spelling, or drop them."
+        raise InputError(found, "Valid are names of its genes.", hint)
+    alignment = source.align(names)
+    scores = dispersion_scores(
+        lambda: (counts for _, counts in source.chunks(alignment)), len(names)
+    )
+    kept = set(keep)
+    ranked = [
+        i for i in np.argsort(-scores, kind="stable") if scores[i] > 0 and names[i] not in kept
+    ]
+    chosen = sorted(ranked[: max(n_genes - len(kept), 0)])
+    genes = [*dict.fromkeys(keep), *(names[i] for i in chosen)]
+    if not genes:
+        found = f"No gene is seen in at least {MIN_CELLS} cells."
+        raise InputError(found, "A reference needs expressed genes.", "Check the matrix.")
+    return genes
+
+
+def dispersion_scores(read: Callable[[], Iterable[sp.csr_matrix]], n_genes: int) -> Floats:
+    """Compute the standardised variance of every gene, as `select_genes` ranks them.
+
+    Parameters
+    ----------
+    read
+        Gives the blocks of a pass over the counts, CSR of shape ``(n_cells, n_genes)``; there are
+        two passes.
+    n_genes
+        Number of genes.
+
+    Returns
+    -------
+    Scores, shape ``(n_genes,)``; -1 where a gene is seen in fewer than 3 cells.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import scipy.sparse as sp
+    >>> from hdeepinsight.data import dispersion_scores
+    >>> counts = sp.csr_matrix(np.array([[1, 9, 1], [0, 0, 1], [1, 0, 1], [1, 9, 1], [0, 8, 1]]))
+    >>> dispersion_scores(lambda: [counts], 3).round(2)
+    array([ 1.,  1., -1.])
+    """
+    n_cells, (total, squares, n_positive) = 0, np.zeros((3, n_genes))
+    for counts in read():
+        n_cells += counts.shape[0]
+        total += np.bincount(counts.indices, counts.data, n_genes)
+        squares += np.bincount(counts.indices, counts.data.astype(np.float64) ** 2, n_genes)
+        n_positive += np.bincount(counts.indices, minlength=n_genes)
+    mean = total / max(n_cells, 1)
+    variance = squares / max(n_cells, 1) - mean**2
+    usable = (n_positive >= MIN_CELLS) & (variance > 0)
+    if not usable.any():
+        return np.full(n_genes, -1.0)
+    log_mean, log_variance = np.log10(mean[usable]), np.log10(variance[usable])
+    degree = min(2, len(np.unique(log_mean)) - 1)
+    trend = np.polynomial.Polynomial.fit(log_mean, log_variance, degree)
+    deviation = np.ones(n_genes)
+    deviation[usable] = 10 ** (trend(log_mean) / 2)
+    squares = np.zeros(n_genes)
+    for counts in read():
+        z = (counts.data - mean[counts.indices]) / deviation[counts.indices]
+        squares += np.bincount(counts.indices, np.minimum(z, np.sqrt(n_cells)) ** 2, n_genes)
+    squares += (n_cells - n_positive) * (mean / deviation) ** 2
+    return np.where(usable, squares / n_cells, -1.0)
+
+
+def log_normalize(counts: sp.csr_matrix, target_sum: float = 1e4) -> sp.csr_matrix:
+    """Compute the natural log1p of counts per ``target_sum`` of each cell.
+
+    Parameters
+    ----------
+    counts
+        Counts, CSR, shape ``(n_cells, n_genes)``; not changed.
+    target_sum
+        Total that every cell is scaled to.
+
+    Returns
+    -------
+    CSR float32, shape ``(n_cells, n_genes)``. Cells without any count stay at 0.
+
+    Notes
+    -----
+    A value is ``log1p(count * (target_sum / total))``, with the total of the cell over the genes
+    given, summed and divided in double precision, and rounded to single precision once, at the end.
+
+    Examples
+    --------
+    >>> import scipy.sparse as sp
+    >>> from hdeepinsight.data import log_normalize
+    >>> log_normalize(sp.csr_matrix([[1.0, 3.0], [0.0, 0.0]]), 4.0).toarray().round(3)
+    array([[0.693, 1.386],
+           [0.   , 0.   ]], dtype=float32)
+    """
+    totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
+    factors = target_sum / np.where(totals > 0, totals, 1.0)
+    logged = sp.csr_matrix(counts, copy=True)
+    logged.data = np.log1p(logged.data * np.repeat(factors, np.diff(logged.indptr)))
+    return logged.astype(np.float32)

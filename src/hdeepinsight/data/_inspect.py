@@ -1,0 +1,431 @@
+"""Find out what the values of a matrix are, and say it in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final, Literal, TypeAlias
+
+import numpy as np
+import scipy.sparse as sp
+
+from hdeepinsight.data._errors import InputError
+from hdeepinsight.data._matrix import RowMatrix, Scan, scan, scan_rows
+from hdeepinsight.data._names import (
+    IdentifierKind,
+    Species,
+    examples,
+    guess_species,
+    has_versions,
+    identifier_kind,
+    share_barcodes,
+    share_genes,
+)
+from hdeepinsight.data._reader import ARGUMENTS, DataLike, Store, open_store, slot_name
+from hdeepinsight.data._recover import MAX_LOG, Denormalizer
+
+Scale: TypeAlias = Literal[
+    "counts",
+    "binary",
+    "log1p_counts",
+    "log1p",
+    "normalized",
+    "fractional_counts",
+    "scaled",
+    "empty",
+]
+
+
+@dataclass(frozen=True)
+class InputReport:
+    """What `inspect_input` found in a matrix of shape ``(n_obs, n_vars)``.
+
+    Parameters
+    ----------
+    n_obs
+        Number of cells.
+    n_vars
+        Number of genes.
+    layer
+        Matrix that was read: ``"X"``, ``".raw"`` or ``"layers['name']"``.
+    storage
+        How it is stored, for example ``"csr_matrix"``, ``"dense"``, ``"h5ad csr"``, ``"dask"``.
+    scale
+        ``"counts"``; ``"binary"`` (only 0 and 1); ``"log1p_counts"`` (log1p-normalised, counts can
+        be recovered); ``"log1p"`` (they cannot); ``"normalized"`` (library-size normalised, not
+        logged); ``"fractional_counts"`` (ambient-corrected or model-based float counts);
+        ``"scaled"`` (negative values, or some beyond all counts); ``"empty"``.
+    evidence
+        Why, in a sentence.
+    n_nan
+        Number of NaN.
+    n_inf
+        Number of infinite values.
+    n_negative
+        Number of negative values.
+    n_empty_cells
+        Number of cells with zeros only.
+    duplicated_genes
+        Names that more than one column carries.
+    identifiers
+        Symbols, Ensembl ids, both, or neither.
+    versioned
+        Whether Ensembl ids carry versions.
+    species
+        Guess from prefixes and case.
+    looks_transposed
+        Whether the columns are named like cells and the rows like genes.
+    rounding
+        Distance of the decimals that the values are rounded to; 0.0 if they are not.
+    problems
+        Sentences about what stands in the way or needs care: found, valid, do next.
+    repairs
+        Sentences about what is repaired when the counts are read.
+
+    Examples
+    --------
+    >>> import anndata as ad
+    >>> import hdeepinsight as hdi
+    >>> import numpy as np
+    >>> counts = np.random.default_rng(0).poisson(1.0, (20, 5)).astype("float32")
+    >>> report = hdi.pp.inspect_input(ad.AnnData(counts))
+    >>> report.scale, report.n_obs, report.n_vars
+    ('counts', 20, 5)
+    """
+
+    n_obs: int
+    n_vars: int
+    layer: str
+    storage: str
+    scale: Scale
+    evidence: str
+    n_nan: int = 0
+    n_inf: int = 0
+    n_negative: int = 0
+    n_empty_cells: int = 0
+    duplicated_genes: tuple[str, ...] = ()
+    identifiers: IdentifierKind = "unknown"
+    versioned: bool = False
+    species: Species = "unknown"
+    looks_transposed: bool = False
+    rounding: float = 0.0
+    problems: tuple[str, ...] = ()
+    repairs: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        names = f"{self.identifiers}{' with versions' if self.versioned else ''}, {self.species}"
+        lines = [
+            f"{self.n_obs:,} cells × {self.n_vars:,} genes in {self.layer} ({self.storage})",
+            f"  scale     {self.scale}: {self.evidence}",
+            f"  genes     {names}",
+        ]
+        lines += [f"  repaired  {text}" for text in self.repairs]
+        lines += [f"  problem   {text}" for text in self.problems]
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only (numbers, strings, lists), as JSON takes them.
+
+        Examples
+        --------
+        >>> import anndata as ad
+        >>> import hdeepinsight as hdi
+        >>> import numpy as np
+        >>> counts = np.random.default_rng(0).poisson(1.0, (20, 5)).astype("float32")
+        >>> hdi.pp.inspect_input(ad.AnnData(counts)).to_dict()["scale"]
+        'counts'
+        """
+        plain = asdict(self)
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in plain.items()}
+
+
+#: Scales that are read without being asked: as they are, or with their counts recovered.
+ACCEPTED_SCALES: Final = frozenset({"counts", "binary", "log1p_counts"})
+EXPECTED: Final = "Valid are raw counts: whole numbers from 0 up."
+ADVICE: Final[dict[Scale, str]] = {
+    "empty": "Pass a matrix that has cells, genes and counts.",
+    "scaled": "Pass the matrix as it was before scaling, centring or batch correction.",
+    "log1p": "Pass the counts that the values were made from.",
+    "normalized": "Pass the raw counts, or recover them with hdi.pp.recover_counts first.",
+    "fractional_counts": "Pass the raw counts.",
+}
+#: Instead, where the caller takes a scale.
+_ADVICE_WITH_SCALE: Final[dict[Scale, str]] = {
+    "normalized": (
+        "Pass the raw counts; or {0}='recover' to recover them where they can be, or {0}='as_is' "
+        "to use the values unchanged."
+    ),
+    "fractional_counts": (
+        "Pass the raw counts, or {0}='as_is' to use corrected or estimated counts unchanged."
+    ),
+}
+
+#: No type of whole numbers holds more.
+LARGEST_COUNT = 2.0**64
+#: Largest whole number that single precision, in which counts are read, tells from its neighbours.
+LARGEST_EXACT = 2**24
+_HINT_ROWS = 256
+_FEWEST_CELLS = 3  # one or two cells have "the same sum" too easily
+_SAME_SUM = 5e-3
+_MOSTLY_WHOLE = 0.1  # dividing by the library size leaves hardly a whole number
+
+
+@dataclass(frozen=True)
+class ScaleGuess:
+    """What the values of a matrix are, and why."""
+
+    scale: Scale
+    evidence: str
+
+
+def classify_scale(matrix: RowMatrix, tally: Scan) -> ScaleGuess:
+    """Guess the scale of a matrix from the tallies over all of its values and the sampled cells."""
+    if 0 in matrix.shape:
+        return ScaleGuess("empty", f"there are {matrix.shape[0]} cells × {matrix.shape[1]} genes")
+    if tally.high == -np.inf:
+        return ScaleGuess("empty", "there are no values but zeros")
+    if tally.low < 0:
+        text = f"{tally.n_negative:,} values are negative (down to {tally.low:.4g})"
+        return ScaleGuess("scaled", text)
+    if tally.high > LARGEST_COUNT:
+        return ScaleGuess("scaled", f"values go up to {tally.high:.3g}, where no counts are")
+    if not tally.all_whole:
+        return _classify_fractions(matrix, tally)
+    if tally.high == 1:
+        return ScaleGuess("binary", "all values are 0 or 1")
+    return ScaleGuess("counts", f"all values are whole numbers from 0 to {tally.high:,.0f}")
+
+
+def _classify_fractions(matrix: RowMatrix, tally: Scan) -> ScaleGuess:
+    sample = sp.vstack(tally.sample, format="csr")
+    if tally.n_nan or tally.n_inf:  # which are reported on their own
+        sample.data = np.nan_to_num(sample.data, nan=0.0, posinf=0.0, neginf=0.0)
+        sample.eliminate_zeros()
+    n = f"{sample.shape[0]:,} cells"
+    multiples = f"of a cell are whole multiples of one unit (tried on {n})"
+    logged = Denormalizer("log1p", matrix.dtype, tally.grid).share_solved(sample)
+    if logged == 1:
+        return ScaleGuess("log1p_counts", f"after expm1, all values {multiples}")
+    share_whole = tally.n_whole / tally.n_nonzero
+    fractions = f"{1 - share_whole:.1%} of the positive values are not whole numbers"
+    if share_whole > _MOSTLY_WHOLE:
+        return ScaleGuess("fractional_counts", f"{fractions} (largest value {tally.high:,.4g})")
+    if Denormalizer("normalized", matrix.dtype, tally.grid).share_solved(sample) == 1:
+        return ScaleGuess("normalized", f"all values {multiples}")
+    missed = f"in {1 - logged:.1%} of {n} they are not whole multiples of one unit (natural log)"
+    if tally.high <= MAX_LOG and _same_sums(sample, log=True):
+        return ScaleGuess("log1p", f"after expm1 all cells have the same sum, and {missed}")
+    if _same_sums(sample, log=False):
+        return ScaleGuess("normalized", f"all cells have the same sum, and {fractions}")
+    if tally.high > MAX_LOG:
+        return ScaleGuess("fractional_counts", f"{fractions} (largest value {tally.high:,.4g})")
+    return ScaleGuess("log1p", f"values are fractions up to {tally.high:.3g}, and {missed}")
+
+
+def _same_sums(sample: sp.csr_matrix, *, log: bool) -> bool:
+    """Return whether all cells have one total."""
+    rows = sample.astype(np.float64)
+    if log:
+        rows.data = np.expm1(rows.data)
+    sums = np.asarray(rows.sum(axis=1)).ravel()
+    sums = sums[sums > 0]
+    return bool(len(sums) >= _FEWEST_CELLS and np.std(sums) < _SAME_SUM * np.mean(sums))
+
+
+def inspect_input(
+    data: DataLike, *, layer: str | None = None, use_raw: bool = False, max_cells: int = 2000
+) -> InputReport:
+    """Recognise what a matrix holds, without changing it.
+
+    NaN, infinite and negative values, whole numbers and empty cells are checked in every value, in
+    blocks of rows, so that memory does not grow with the number of cells. Whether counts can be
+    recovered from normalised values is tried on ``max_cells`` evenly spaced cells.
+
+    Parameters
+    ----------
+    data
+        An AnnData (in memory or backed), or the path of an ``.h5ad`` file or ``.zarr`` store.
+    layer
+        Layer to look at, shape ``(n_obs, n_vars)``; ``X`` if ``None``.
+    use_raw
+        Look at ``.raw`` instead.
+    max_cells
+        Cells that the recovery of counts is tried on.
+
+    Returns
+    -------
+    Report with the scale, the evidence for it, problems and repairs.
+
+    Raises
+    ------
+    InputError
+        If the file or the layer does not exist.
+
+    Examples
+    --------
+    >>> import anndata as ad
+    >>> import numpy as np
+    >>> import hdeepinsight as hdi
+    >>> counts = np.array([[0, 3, 1], [2, 0, 0]], dtype="float32")
+    >>> hdi.pp.inspect_input(ad.AnnData(counts)).scale
+    'counts'
+    >>> hdi.pp.inspect_input(ad.AnnData(np.log1p(counts / 7))).scale
+    'log1p_counts'
+    """
+    return inspect_store(open_store(data), layer=layer, use_raw=use_raw, max_cells=max_cells)
+
+
+def inspect_store(
+    store: Store,
+    *,
+    layer: str | None,
+    use_raw: bool = False,
+    max_cells: int = 2000,
+    arguments: Mapping[str, str] = ARGUMENTS,
+) -> InputReport:
+    """Inspect one matrix of an open store; see `inspect_input`.
+
+    Parameters
+    ----------
+    store
+        The open store.
+    layer, use_raw, max_cells
+        As in `inspect_input`.
+    arguments
+        What the caller takes of ``layer``, ``use_raw`` and ``scale``, and by which names: advice is
+        given in these alone.
+
+    Examples
+    --------
+    >>> import anndata as ad
+    >>> import numpy as np
+    >>> from hdeepinsight.data import inspect_store, open_store
+    >>> inspect_store(open_store(ad.AnnData(np.ones((3, 2)))), layer=None).scale
+    'binary'
+    """
+    matrix = store.matrix(layer, use_raw, arguments=arguments)
+    tally = scan(matrix, max_cells)
+    guess = classify_scale(matrix, tally)
+    var_names = store.genes(use_raw).index.astype(str)
+    listed = var_names.tolist()
+    obs_names = store.obs.index.astype(str).tolist()
+    report = InputReport(
+        n_obs=matrix.shape[0],
+        n_vars=matrix.shape[1],
+        layer=slot_name(layer, use_raw),
+        storage=matrix.storage,
+        scale=guess.scale,
+        evidence=guess.evidence,
+        n_nan=tally.n_nan,
+        n_inf=tally.n_inf,
+        n_negative=tally.n_negative,
+        n_empty_cells=tally.n_empty,
+        rounding=0.0 if tally.all_whole else tally.grid,
+        duplicated_genes=tuple(var_names[var_names.duplicated()].unique()),
+        identifiers=identifier_kind(listed),
+        versioned=has_versions(listed),
+        species=guess_species(listed),
+        looks_transposed=share_barcodes(listed) > 0.5 and share_genes(obs_names) > 0.5,
+    )
+    error = refusal(report, arguments)
+    problems = [str(error)] if error else []
+    if error or report.scale == "log1p_counts":
+        problems += where_counts_are(store, report.layer, arguments)
+    problems += _cautions(report, tally.high)
+    return replace(report, problems=tuple(problems), repairs=_repairs(report))
+
+
+def not_finite(report: InputReport) -> InputError | None:
+    """Return the error for NaN and infinite values, which no setting accepts, if there are any.
+
+    Examples
+    --------
+    >>> import anndata as ad
+    >>> import numpy as np
+    >>> from hdeepinsight.data import inspect_input, not_finite
+    >>> str(not_finite(inspect_input(ad.AnnData(np.array([[1.0, np.nan]])))))[:44]
+    'X holds 1 NaN and 0 infinite values. Valid a'
+    """
+    if not report.n_nan and not report.n_inf:
+        return None
+    return InputError(
+        f"{report.layer} holds {report.n_nan:,} NaN and {report.n_inf:,} infinite values.",
+        EXPECTED,
+        "Remove these cells or genes, or repair them: which value is right cannot be guessed.",
+    )
+
+
+def refusal(report: InputReport, arguments: Mapping[str, str] = ARGUMENTS) -> InputError | None:
+    """Return the error for a matrix that is not read unless asked for, with fitting advice."""
+    error = not_finite(report)
+    if error or report.scale in ACCEPTED_SCALES:
+        return error
+    advice = ADVICE[report.scale]
+    if "scale" in arguments and report.scale in _ADVICE_WITH_SCALE:
+        advice = _ADVICE_WITH_SCALE[report.scale].format(arguments["scale"])
+    found = f"{report.layer} looks {report.scale}: {report.evidence}."
+    return InputError(found, EXPECTED, advice)
+
+
+def where_counts_are(
+    store: Store, here: str, arguments: Mapping[str, str] = ARGUMENTS
+) -> list[str]:
+    """Point to another matrix that holds counts; never switch to it."""
+    order = sorted(store.slots, key=lambda slot: ("counts" not in slot, slot != ".raw"))
+    for slot in order:
+        if slot == here or 0 in (matrix := store.slots[slot]()).shape:
+            continue
+        tally = scan_rows(matrix, _HINT_ROWS)
+        if tally.all_whole and tally.low >= 0 and tally.n_nonzero:
+            how = _how_to_pass(slot, arguments)
+            return [f"{slot} holds whole numbers. Counts may be there: {how}."]
+    return []
+
+
+def _how_to_pass(slot: str, arguments: Mapping[str, str]) -> str:
+    if slot == ".raw":
+        asked = f"{arguments['use_raw']}=True, or " if "use_raw" in arguments else ""
+        return f"pass {asked}adata.raw.to_adata()"
+    if "layer" not in arguments:
+        return "pass an AnnData that has them as X"
+    name = None if slot == "X" else slot[len("layers[") : -1]
+    return f"pass {arguments['layer']}={name}"
+
+
+def _cautions(report: InputReport, high: float) -> list[str]:
+    """Say what does not stop the reading but may surprise."""
+    found = []
+    if LARGEST_EXACT < high <= LARGEST_COUNT:
+        found.append(
+            f"The largest value is {high:.3g}. Counts above {LARGEST_EXACT:,} are read to seven "
+            "digits, and hardly a cell has so many of one gene. Check that these are counts."
+        )
+    if report.looks_transposed:
+        found.append(
+            "The columns are named like cells and the rows like genes. Valid are cells in rows and "
+            "genes in columns. Pass adata.T."
+        )
+    if report.scale == "binary":
+        found.append(
+            "All values are 0 or 1, so counts may have been binarised. Valid are counts of any "
+            "size. Pass the counts before binarising, if there are any."
+        )
+    if report.n_empty_cells and report.scale != "empty":
+        found.append(
+            f"{report.n_empty_cells:,} cells hold zeros only. A cell needs counts to be told from "
+            "others. They are kept and stay without a label; filter them if they are not wanted."
+        )
+    return found
+
+
+def _repairs(report: InputReport) -> tuple[str, ...]:
+    done = []
+    if report.scale == "log1p_counts":
+        rounded = f" (values are rounded to {report.rounding:g})" if report.rounding else ""
+        done.append(f"Counts are recovered from the log1p-normalised values of each cell{rounded}.")
+    if report.duplicated_genes:
+        listed = examples(report.duplicated_genes)
+        done.append(f"Columns that carry the same gene name are summed: {listed}.")
+    if report.versioned:
+        done.append("Versions of Ensembl ids are left out where genes are matched.")
+    return tuple(done)

@@ -1,0 +1,219 @@
+"""Where models are fetched from and put: Hugging Face hubs, S3 buckets, folders."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hdeepinsight._errors import need_extra
+from hdeepinsight._io import atomic_write
+from hdeepinsight.hub._address import CHECKSUMS_FILE, Address, hub_endpoint, is_offline, mirror
+from hdeepinsight.hub._checksums import MOST_BYTES_OF_TEXT, check_revision, pinned_digest
+from hdeepinsight.hub._errors import HubError, OfflineError, explained, retry
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+Token = str | bool | None
+
+_COMMIT = re.compile(r"[0-9a-f]{40,64}")
+_BLOCK = 2**20
+
+
+def resolve_mirror(token: Token) -> tuple[str, Token, Address | None]:
+    """Return the hub to ask for models, the token for it, and the folder or bucket to use instead.
+
+    A mirror gets no token but one that was given in the call.
+    """
+    place = mirror()
+    if place is None:
+        return hub_endpoint(), token, None
+    if place.startswith(("http://", "https://")):
+        return place, False if token is None else token, None
+    return "", False, Address.parse(place)
+
+
+def hub_api(endpoint: str, token: Token) -> HfApi:
+    """Return the client of a hub."""
+    hub = need_extra("huggingface_hub", "hub", "A Hugging Face hub")
+    api: HfApi = hub.HfApi(endpoint=endpoint, token=token, library_name="hdeepinsight")
+    return api
+
+
+def bucket_files() -> Any:
+    """Return the file system of S3, unsigned without credentials: public buckets need none."""
+    s3fs = need_extra("s3fs", "hub", "An S3 bucket")
+    session = need_extra("botocore.session", "hub", "An S3 bucket").Session()
+    return s3fs.S3FileSystem(
+        anon=session.get_credentials() is None, skip_instance_cache=True, use_listings_cache=False
+    )
+
+
+class HubPlace:
+    """A repository of a Hugging Face hub at one commit. Methods raise `HubError` on failure."""
+
+    def __init__(self, address: Address, revision: str | None, endpoint: str, token: Token) -> None:
+        self.address, self._api = address, hub_api(endpoint, token)
+        self._explained = partial(explained, server=endpoint, token=token)
+        named = None if pinned_digest(revision) else revision
+        self.revision, self._sizes = retry(lambda: self._ask(named))
+
+    def _ask(self, revision: str | None) -> tuple[str, dict[str, int]]:
+        """Return the commit of a revision, and the bytes of its files."""
+        with self._explained(f"fetch {self.address}", revision=revision):
+            info = self._api.model_info(self.address.place, revision=revision, files_metadata=True)
+            sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+            if not isinstance(info.sha, str) or not _COMMIT.fullmatch(info.sha):
+                # It names a folder here, so nothing else is taken.
+                raise ValueError(f"it names the commit {str(info.sha)[:80]!r}")
+            for name, size in sizes.items():
+                if type(name) is not str or type(size) is not int or size < 0:
+                    raise ValueError(f"it lists {str(name)[:80]!r} of {str(size)[:80]} bytes")
+        return info.sha, sizes
+
+    def size(self, name: str) -> int | None:
+        """Return the bytes of a file; ``None`` if it is not there."""
+        return self._sizes.get(name)
+
+    def fetch(self, name: str, folder: Path) -> None:
+        """Bring a file into a folder; one that the client completed there before is kept."""
+
+        def download() -> None:
+            with self._explained(f"fetch {name} of {self.address}"):
+                self._api.hf_hub_download(
+                    self.address.place,
+                    name,
+                    revision=self.revision,
+                    local_dir=folder,
+                    cache_dir=folder / ".cache",
+                    tqdm_class=_guard(f"{name} of {self.address}", self._sizes[name]),
+                )
+
+        retry(download)
+
+
+def _guard(file: str, size: int) -> Any:
+    """Make what the client takes for a progress bar, and what stops a body without an end."""
+
+    class Guard(ExitStack):
+        n = 0
+
+        def __init__(self, *_: object, **__: object) -> None:
+            super().__init__()
+
+        def update(self, n: float | None = 1) -> None:
+            self.n += int(n or 0)
+            if self.n > 2 * size + _BLOCK:  # the client itself compares the sizes in the end
+                raise HubError(f"{file} is longer than the {size:,} bytes that were announced.")
+
+        def __getattr__(self, _: str) -> Any:  # what else a bar can be told
+            return lambda *_, **__: None
+
+    return Guard
+
+
+class BucketPlace:
+    """A model in an S3 bucket, or in a store that speaks like one (``AWS_ENDPOINT_URL_S3``)."""
+
+    def __init__(self, address: Address, revision: str | None, *_: object) -> None:
+        self.address, self._files, inside = address, bucket_files(), ""
+        if revision and not pinned_digest(revision):
+            self._root, inside = f"{address.place}/{revision}", revision
+        if not inside or self.size(CHECKSUMS_FILE) is None:
+            self._root, inside = address.place, ""
+        with explained(f"fetch {CHECKSUMS_FILE} of {address}"):
+            path = f"{self._root}/{CHECKSUMS_FILE}"
+            listed = self._files.cat_file(path, start=0, end=MOST_BYTES_OF_TEXT + 1)
+        self.revision = check_revision(listed, revision, address, inside)
+
+    def size(self, name: str) -> int | None:
+        """Return the bytes of a file; ``None`` if it is not there."""
+        with explained(f"fetch {name} of {self.address}"):
+            try:
+                return int(self._files.info(f"{self._root}/{name}")["size"])
+            except FileNotFoundError:
+                return None
+
+    def fetch(self, name: str, folder: Path) -> None:
+        """Bring a file into a folder."""
+        with explained(f"fetch {name} of {self.address}"):
+            self._files.get_file(f"{self._root}/{name}", str(folder / name))
+
+
+def check_target(address: Address, *, overwrite: bool) -> None:
+    """Refuse a place where nothing can be published, as far as that can be seen without asking it.
+
+    Raises
+    ------
+    HubError
+        If there is no connection to be used, or the folder is a file, full or not to be written.
+    """
+    if address.kind != "folder":
+        if is_offline():
+            raise OfflineError(f"Could not publish to {address}: HF_HUB_OFFLINE is set. Unset it.")
+        return
+    target = Path(address.place)
+    above = next(place for place in (target, *target.parents) if place.exists())
+    # What is replaced is moved away first, which is for the folder that it lies in to allow.
+    written = target.parent if above == target else above
+    if not above.is_dir():
+        why = f"{above} is a file"
+    elif not os.access(written, os.W_OK | os.X_OK):
+        why = f"{written} may not be changed"
+    elif (target / CHECKSUMS_FILE).is_file():
+        if not overwrite:
+            raise _exists(target)
+        return
+    elif above == target and any(target.iterdir()):
+        why = "it holds something that was not published by hdi.hub"
+    else:
+        return
+    raise HubError(f"Nothing can be published at {target}: {why}. Choose another folder.")
+
+
+def _exists(place: object) -> HubError:
+    return HubError(f"A model is published at {place} already. Pass overwrite=True to replace it.")
+
+
+def put_on_hub(
+    folder: Path, address: Address, revision: str | None, token: Token, private: bool, message: str
+) -> str:
+    """Publish a folder in one commit, so that a reader sees all of it or nothing; return it."""
+    api = hub_api(hub_endpoint(), token)
+    with explained(f"publish to {address}", hub_endpoint(), token, revision):
+        api.create_repo(address.place, private=private, exist_ok=True)
+        if revision is not None:
+            api.create_branch(address.place, branch=revision, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=address.place,
+            folder_path=folder,
+            revision=revision,
+            commit_message=message,
+            delete_patterns="*",  # files of an earlier model
+        )
+    return str(commit.oid)
+
+
+def put_in_bucket(folder: Path, address: Address, overwrite: bool) -> None:
+    """Publish a folder, the list of checksums last: until it is there, nothing is published."""
+    files, checksums = bucket_files(), f"{address.place}/{CHECKSUMS_FILE}"
+    with explained(f"publish to {address}"):
+        if files.exists(checksums):
+            if not overwrite:
+                raise _exists(address)
+            files.rm_file(checksums)
+        for path in sorted(folder.iterdir(), key=lambda path: path.name == CHECKSUMS_FILE):
+            files.put_file(str(path), f"{address.place}/{path.name}")
+
+
+def put_in_folder(folder: Path, target: Path) -> None:
+    """Publish a folder in one step."""
+    with atomic_write(target) as unfinished:
+        unfinished.mkdir()  # not a copy of the folder, which only its owner may open
+        for path in folder.iterdir():
+            shutil.copy2(path, unfinished)

@@ -1,0 +1,431 @@
+"""Adapter: everything that a model learns about one query, beside the weights of the reference."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from hdeepinsight._errors import missing_column
+from hdeepinsight.models._adapt._guard import (
+    AdaptationOptions,
+    AdaptationReport,
+    balanced_accuracy,
+    decide,
+    measure,
+)
+from hdeepinsight.models._adapt._profiles import (
+    QueryCells,
+    leaf_numbers,
+    leaf_sums,
+    leaves_under,
+    match,
+    network_probs,
+    profile_probs,
+)
+from hdeepinsight.nn import (
+    CountThinning,
+    GeneMasking,
+    HeadAdapter,
+    MovingAverage,
+    NormAdapter,
+    ProfileMatcher,
+    Targets,
+    balance_classes,
+    covered_share,
+    insert_adapters,
+    profile_shift,
+    record_moments,
+    restrict_to_labels,
+    select_targets,
+    soft_cross_entropy,
+    use_adapters,
+)
+
+if TYPE_CHECKING:
+    from hdeepinsight.nn import LeafProfiles
+
+logger = logging.getLogger(__name__)
+
+Network = TypeVar("Network", bound=nn.Module)
+
+ONE_BATCH = "query"
+HALF_SHRUNK_CELLS = 100
+WARM_UP_STEPS = 20
+REPLAYED_CELLS = 2000
+
+
+class Adapter:
+    """Adaptation of a network to one query: layers inside it, and profiles beside it.
+
+    Untrained, or where the label-free check decides for ``"zero-shot"``, it changes nothing.
+
+    Parameters
+    ----------
+    batches
+        Names of the batches of the query, each of which is adapted on its own.
+    batch_key
+        Column with the batch per cell; ``None`` if all cells are one batch.
+
+    Attributes
+    ----------
+    report
+        What :meth:`fit` decided, why, and the figures; ``None`` before.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> adapter = Adapter(("first", "second"), "donor")
+    >>> adapter.is_applied, adapter.batch_of(pd.DataFrame({"donor": ["second", "third"]}))
+    (False, array([ 1, -1]))
+
+    Notes
+    -----
+    Our decisions: every batch gets normalisation statistics of its own, estimated with its classes
+    weighed as in the reference; the mean with resemblance to the reference's mean profiles, by
+    ranks of markers, is what is learnt from and what is annotated; adapters of the normalisations
+    and of the head learn on thinned and masked cells; markers that took no part decide whether
+    that helped.
+
+    A network can be adapted if it has ``backbone``, ``head``, ``tree``, ``normalizer``,
+    ``masking``, ``objective`` and ``temperature``, an ``inference`` that returns ``logits``, and a
+    ``predict`` that returns ``probabilities``. Threads may predict with one adapter at the same
+    time.
+    """
+
+    def __init__(self, batches: Sequence[str] = (ONE_BATCH,), batch_key: str | None = None) -> None:
+        self.batches, self.batch_key = tuple(batches), batch_key
+        self.report: AdaptationReport | None = None
+        self._profiles: LeafProfiles | None = None
+        self._shrinkage: list[float] | None = None
+        self._pristine: Any = None
+        self._matcher: tuple[bytes, ProfileMatcher] | None = None
+
+    @classmethod
+    def from_obs(cls, obs: pd.DataFrame, batch_key: str | None = None) -> Self:
+        """Make an untrained adapter for the batches of a query; ``KeyError`` without the column."""
+        if batch_key is None:
+            return cls()
+        if batch_key not in obs:
+            raise missing_column(batch_key, obs.columns)
+        return cls(sorted(obs[batch_key].astype(str).unique()), batch_key)
+
+    @property
+    def is_applied(self) -> bool:
+        """Whether the network differs from that of the reference."""
+        return self.report is not None and self.report.decision == "adapted"
+
+    def batch_of(self, obs: pd.DataFrame) -> np.ndarray:
+        """Return the code of the batch per cell, int64; -1 where it is not one of the query's."""
+        if self.batch_key is None or self.batch_key not in obs:
+            return np.full(len(obs), 0 if len(self.batches) == 1 else -1, dtype=np.int64)
+        names = obs[self.batch_key].astype(str).to_numpy()
+        return np.asarray(pd.Index(self.batches).get_indexer(names), dtype=np.int64)
+
+    def fit(
+        self,
+        module: Network,
+        cells: QueryCells,
+        measured: Tensor,
+        *,
+        profiles: LeafProfiles,
+        agreement: float | None = None,
+        shift: float | None = None,
+        thinning: CountThinning,
+        reference: QueryCells | None = None,
+        options: AdaptationOptions,
+        freeze_backbone: bool = True,
+        freeze_head: bool = True,
+        seed: int = 0,
+    ) -> Network:
+        """Adapt a copy of the network, with the reference and without, and keep what helped.
+
+        A reference that is impure passes its faults on when it is replayed, a pure one protects:
+        which of both it is shows on the query.
+
+        Parameters
+        ----------
+        module
+            Network of the reference, which is not changed; or what the last call returned, to
+            start anew from the network that it was given.
+        cells
+            Cells of the query, with the batches of :meth:`batch_of`.
+        measured
+            1 for the genes of the query, shape ``(n_genes,)``.
+        profiles
+            Mean profiles of the reference.
+        agreement
+            How often network and profiles agree on held-out cells of the reference.
+        shift
+            How far a batch of the reference usually is from the others.
+        thinning
+            How counts are thinned in training.
+        reference
+            Labelled cells of the reference to replay.
+        options
+            How far, how fast and how long.
+        freeze_backbone, freeze_head
+            Keep the weights of the reference; the adapter layers learn in any case.
+        seed
+            Seed of all draws.
+
+        Returns
+        -------
+        The network to use: an adapted copy, or the network of the reference itself.
+        """
+        if not isinstance(module.head, HeadAdapter):
+            self._pristine = module
+        pristine = copy.deepcopy(self._pristine)
+        sizes = np.bincount(cells.batch, minlength=len(self.batches)).tolist()
+        shrinkage = [size / (size + HALF_SHRUNK_CELLS) for size in sizes]
+        before = network_probs(pristine, cells, measured)
+        profile = profile_probs(profiles, cells, measured, before)
+        held_out = profile_probs(profiles, cells, measured, before, skip=1)
+        leaves = before.argmax(1).cpu()
+        if cells.has_rna is not None:
+            leaves = torch.where(torch.as_tensor(cells.has_rna), leaves, -1)
+        query = leaf_sums(pristine, cells.counts, leaves, measured).profiles()
+        figures = {
+            "genes": float(measured.mean()),
+            "agreement_reference": agreement,
+            "shift_query": profile_shift(query, profiles, measured.cpu()),
+            "shift_reference": shift,
+        }
+        frozen = freeze_backbone, freeze_head
+        given = cells, measured, profile, shrinkage, options, thinning, frozen, seed
+        candidates = []
+        for replayed in [None] if reference is None else [None, reference]:
+            adapted = copy.deepcopy(pristine)
+            run = _Run(adapted, *given)
+            run.adapt_statistics((before + profile) / 2, profiles.shares)
+            run.train(replayed)
+            after = (network_probs(adapted, cells, measured) + profile) / 2
+            if reference is not None:
+                rows = np.random.default_rng(seed).permutation(len(reference))[:REPLAYED_CELLS]
+                shown = replace(reference[rows], batch=np.zeros(len(rows), dtype=np.int64))
+                truth = leaf_numbers(pristine.tree, shown.nodes)
+                for name, network in (("replay_before", pristine), ("replay_after", adapted)):
+                    found = network_probs(network, shown, measured, replay=True)
+                    figures[name] = balanced_accuracy(found.cpu(), truth)
+            measures = measure(before, after, profile, held_out, **figures)
+            decision, reason = decide(measures, guard=options.guard)
+            report = AdaptationReport(
+                decision=decision,
+                reason=reason,
+                figures=measures,
+                n_cells=len(cells),
+                n_batches=len(self.batches),
+                n_labeled=int((cells.nodes > 0).sum()),
+                used_reference=replayed is not None,
+                options=asdict(options),
+            )
+            candidates.append(((decision == "adapted", measures.agreement_after), report, adapted))
+        _, self.report, adapted = max(candidates, key=itemgetter(0))
+        self._profiles, self._matcher = profiles, None
+        self._shrinkage = shrinkage if self.is_applied else None
+        level = logging.INFO if self.is_applied else logging.WARNING
+        logger.log(level, "Adaptation, %s: %s.", self.report.decision, self.report.reason)
+        chosen: Network = adapted if self.is_applied else self._pristine
+        return chosen.eval()
+
+    def predict(
+        self, module: Any, counts: Tensor, measured: Tensor, batch: np.ndarray, **extra: Tensor
+    ) -> dict[str, Tensor]:
+        """Return what ``module.predict`` does, its probabilities averaged with the profiles'.
+
+        Parameters
+        ----------
+        module
+            Network that :meth:`fit` returned.
+        counts
+            Raw counts, shape ``(n_cells, n_genes)``.
+        measured
+            1 where a gene was measured, shape ``(n_genes,)`` or ``(n_cells, n_genes)``.
+        batch
+            Code of the batch per cell, shape ``(n_cells,)``; cells of other batches, -1, are read
+            as by the reference model.
+        **extra
+            Further inputs of the network.
+        """
+        with use_adapters(module, batch):
+            found: dict[str, Tensor] = module.predict(counts, measured=measured, **extra)
+        matcher = self._matcher_for(measured.view(-1, measured.shape[-1]).amax(0))
+        if matcher is None:
+            return found
+        network = found["probabilities"][:, module.tree.leaf_index]
+        mean = (network + match(matcher, counts, measured, network)) / 2
+        known = torch.as_tensor(batch, device=counts.device) >= 0
+        mean = torch.where(known.unsqueeze(1), mean, network)
+        return {**found, "probabilities": mean @ leaves_under(module.tree).to(mean).T}
+
+    def _matcher_for(self, measured: Tensor) -> ProfileMatcher | None:
+        """Return the matcher of these genes, kept for the next mini-batch; None if of no use."""
+        if not self.is_applied or self._profiles is None:
+            return None
+        key, kept = measured.cpu().numpy().tobytes(), self._matcher
+        if kept is None or kept[0] != key:
+            matcher = ProfileMatcher(self._profiles, measured.cpu()).to(measured.device)
+            # Written and read as one: another thread may replace it in between.
+            self._matcher = kept = key, matcher
+        return kept[1] if kept[1].is_useful else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain types, for the model file; the layers are among the weights."""
+        return {
+            "report": self.report and self.report.to_dict(),
+            "batches": list(self.batches),
+            "batch_key": self.batch_key,
+            "shrinkage": self._shrinkage,
+        }
+
+    @classmethod
+    def from_dict(
+        cls, values: Mapping[str, Any], module: nn.Module, profiles: LeafProfiles | None
+    ) -> Self:
+        """Rebuild from :meth:`to_dict`, and put the adapter layers into a network, in place.
+
+        Parameters
+        ----------
+        values
+            As :meth:`to_dict` gave them; older releases called the shrinkage ``"trust"``.
+        module
+            Network without adapters, which is then ready to load the saved weights.
+        profiles
+            Mean profiles of the reference.
+        """
+        adapter = cls(values.get("batches") or (ONE_BATCH,), values.get("batch_key"))
+        adapter._profiles = profiles
+        if values.get("report") is not None:
+            adapter.report = AdaptationReport.from_dict(values["report"])
+        adapter._shrinkage = values.get("shrinkage", values.get("trust"))
+        if adapter._shrinkage is not None:
+            insert_adapters(module, adapter._shrinkage)
+        return adapter
+
+
+@dataclass(eq=False)
+class _Run:
+    """One adaptation of one copy of a network, in place."""
+
+    module: Any
+    cells: QueryCells
+    measured: Tensor
+    profile: Tensor
+    shrinkage: list[float]
+    options: AdaptationOptions
+    thinning: CountThinning
+    frozen: tuple[bool, bool]
+    seed: int
+
+    def __post_init__(self) -> None:
+        module = self.module
+        self.rng = np.random.default_rng(self.seed)
+        self.mask_rng = torch.Generator().manual_seed(self.seed)
+        module.requires_grad_(False)
+        parts = zip((module.backbone, module.head), self.frozen, strict=True)
+        freed = [part.requires_grad_() for part, frozen in parts if part is not None and not frozen]
+        self.unfrozen = [parameter for part in freed for parameter in part.parameters()]
+        self.adapters = insert_adapters(module, self.shrinkage)
+
+    def adapt_statistics(self, mean_probs: Tensor, shares: Tensor) -> None:
+        """Move each batch's statistics, its classes weighed as in the reference.
+
+        Classes weigh alike on both sides, so that what differs is the expression of a class and
+        not how many cells it has.
+        """
+        shares = shares.to(self.measured.device)
+        norms = [layer for layer in self.module.modules() if isinstance(layer, NormAdapter)]
+        for batch in range(len(self.shrinkage) if norms else 0):
+            rows = np.flatnonzero(self.cells.batch == batch)
+            share = covered_share(mean_probs[rows], shares) * self.shrinkage[batch]
+            weights = balance_classes(mean_probs[rows], shares)
+            with record_moments(norms) as (moments, told), torch.no_grad():
+                for some, part in self.cells[rows].parts():
+                    told.weights = weights[some]
+                    self.module.inference(**part.tensors(self.measured))
+            for norm, found in zip(norms, moments, strict=True):
+                norm.blend(batch, found, self.options.statistics * share)
+
+    def train(self, reference: QueryCells | None) -> None:
+        """Train on the mean of network and profiles, and replay the reference where given."""
+        options, parameters = self.options, [*self.adapters, *self.unfrozen]
+        if not parameters or not options.max_steps:
+            return
+        teacher = MovingAverage(parameters)
+        rates = ((self.adapters, options.adapter_lr), (self.unfrozen, options.network_lr))
+        optimizer = torch.optim.AdamW(
+            [{"params": group, "lr": rate} for group, rate in rates if group],
+            weight_decay=options.weight_decay,
+        )
+
+        def relative_rate(step: int) -> float:
+            fall = 0.5 * (1 + np.cos(np.pi * step / options.max_steps))
+            return float(min(1.0, (step + 1) / WARM_UP_STEPS) * fall)
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, relative_rate)
+        queries = _endless(len(self.cells), options.batch_size, self.rng)
+        n_replayed = 0 if reference is None else len(reference)
+        replays = _endless(n_replayed, options.batch_size, self.rng)
+        masking = GeneMasking(max_rate=options.max_mask_rate)
+        for step in range(options.max_steps):
+            if step % options.refresh == 0:
+                with teacher.in_place():
+                    targets = self.targets()
+            rows = next(queries)
+            with use_adapters(self.module, self.cells.batch[rows]):
+                conditional = self.augmented_log_probs(self.cells[rows], masking)
+                log_probs = self.module.tree.node_log_probs(conditional)
+                part = Targets(*(values[rows] for values in targets))
+                loss = soft_cross_entropy(log_probs[:, self.module.tree.leaf_index], part)
+                torch.autograd.backward(loss)
+            if reference is not None:
+                self.replay(reference[next(replays)])
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
+            teacher.update()
+
+    def targets(self) -> Targets:
+        """Return the mean of network and profiles, within what labels allow."""
+        mean_probs = (network_probs(self.module, self.cells, self.measured) + self.profile) / 2
+        nodes = torch.as_tensor(self.cells.nodes, device=self.measured.device)
+        allowed = restrict_to_labels(mean_probs, leaves_under(self.module.tree)[nodes])
+        targets = select_targets(allowed, threshold=self.options.threshold)
+        labelled = (nodes > 0).to(targets.weights)
+        return Targets(targets.probabilities, torch.maximum(targets.weights, labelled))
+
+    def replay(self, cells: QueryCells) -> None:
+        """Add the gradients of reference cells with the query's genes and adapters."""
+        batch = self.rng.integers(0, len(self.shrinkage), len(cells))
+        with use_adapters(self.module, batch, replay=True):
+            conditional = self.augmented_log_probs(cells, self.module.masking)
+            nodes = torch.as_tensor(cells.nodes, device=self.measured.device)
+            torch.autograd.backward(self.module.objective(conditional, nodes).total)
+
+    def augmented_log_probs(self, cells: QueryCells, masking: GeneMasking) -> Tensor:
+        """Return conditional log-probabilities of thinned cells with hidden genes."""
+        thinned = replace(cells, counts=self.thinning.sample(cells.counts, self.rng))
+        inputs = thinned.tensors(self.measured)
+        seed = int(torch.randint(2**31, (1,), generator=self.mask_rng))
+        generator = torch.Generator().manual_seed(seed)
+        keep = masking.sample(*thinned.counts.shape, generator=generator).to(self.measured.device)
+        logits = self.module.inference(**inputs | {"measured": keep * inputs["measured"]})["logits"]
+        conditional: Tensor = self.module.tree.conditional_log_probs(logits)
+        return conditional
+
+
+def _endless(n_cells: int, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Yield shuffled mini-batches for ever; every cell once before any cell twice."""
+    size = min(batch_size, n_cells)
+    while True:
+        order = rng.permutation(n_cells)
+        for start in range(0, n_cells - size + 1, size):
+            yield order[start : start + size]

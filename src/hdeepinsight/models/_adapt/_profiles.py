@@ -1,0 +1,220 @@
+"""Cells of a query in memory, and their probabilities by a network and by mean profiles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from hdeepinsight.nn import LeafProfiles, LeafSums, ProfileMatcher, use_adapters
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+    from hdeepinsight.taxonomy import TreeAlgebra
+
+PART_CELLS = 1024
+
+
+@dataclass(frozen=True, eq=False)
+class QueryCells:
+    """Cells in memory, sparse, with the genes of the model in its order.
+
+    Parameters
+    ----------
+    counts
+        Raw counts, shape ``(n_cells, n_genes)``.
+    batch
+        Code of the batch per cell, shape ``(n_cells,)``; -1 for cells of no batch.
+    nodes
+        Node of the label per cell, 0 where there is none, shape ``(n_cells,)``.
+    extra
+        Further inputs of the network by name, arrays or tensors of shape ``(n_cells, ...)``.
+    has_rna
+        Whether RNA was measured in each cell, shape ``(n_cells,)``; ``None`` if in all.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scipy.sparse import csr_matrix
+    >>> cells = QueryCells(csr_matrix(np.eye(3)), batch=np.zeros(3, int), nodes=np.zeros(3, int))
+    >>> len(cells), sorted(cells[:2].tensors(torch.ones(3)))
+    (3, ['counts', 'measured'])
+    """
+
+    counts: csr_matrix
+    batch: np.ndarray
+    nodes: np.ndarray
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    has_rna: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return int(self.counts.shape[0])
+
+    def __getitem__(self, rows: np.ndarray | slice) -> QueryCells:
+        """Return some of the cells."""
+        extra = {name: values[rows] for name, values in self.extra.items()}
+        has_rna = None if self.has_rna is None else self.has_rna[rows]
+        return QueryCells(self.counts[rows], self.batch[rows], self.nodes[rows], extra, has_rna)
+
+    def parts(self) -> Iterator[tuple[slice, QueryCells]]:
+        """Yield a thousand cells at a time, and their rows."""
+        for start in range(0, len(self), PART_CELLS):
+            rows = slice(start, start + PART_CELLS)
+            yield rows, self[rows]
+
+    def tensors(self, measured: Tensor) -> dict[str, Tensor]:
+        """Return what the network reads of these cells, dense and on the device of ``measured``.
+
+        Parameters
+        ----------
+        measured
+            1 for the genes of the query, shape ``(n_genes,)``; of shape ``(n_cells, n_genes)`` in
+            the result where cells lack RNA.
+        """
+        found = {name: torch.as_tensor(values) for name, values in self.extra.items()}
+        found["counts"] = torch.from_numpy(self.counts.toarray())
+        if self.has_rna is not None:
+            measured = torch.as_tensor(self.has_rna).to(measured).unsqueeze(1) * measured
+        found["measured"] = measured
+        return {name: values.to(measured.device) for name, values in found.items()}
+
+
+def draw_cells(batch: np.ndarray, labelled: np.ndarray, max_cells: int, seed: int) -> np.ndarray:
+    """Draw rows of cells, ascending: equally many of every batch, labelled ones first.
+
+    Parameters
+    ----------
+    batch, labelled
+        Batch per cell, and whether it has a label, shape ``(n_cells,)``.
+    max_cells
+        Largest number of cells to draw; if there are no more, all are taken.
+    seed
+        Seed of the draw.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rows = draw_cells(np.repeat([0, 1], [90, 10]), np.zeros(100, bool), 20, seed=0)
+    >>> int((rows < 90).sum()), int((rows >= 90).sum())
+    (10, 10)
+    """
+    n_cells = len(batch)
+    if n_cells <= max_cells:
+        return np.arange(n_cells)
+    order = np.random.default_rng(seed).permutation(n_cells)
+    order = order[np.argsort(~labelled[order], kind="stable")]
+    turn = pd.Series(order).groupby(batch[order]).cumcount().to_numpy()
+    return np.sort(order[np.argsort(turn, kind="stable")[:max_cells]])
+
+
+def leaf_numbers(tree: TreeAlgebra, nodes: np.ndarray) -> Tensor:
+    """Return the number of the leaf per cell, int64, shape ``(n_cells,)``; -1 for other nodes."""
+    of_node = torch.full((tree.taxonomy.n_nodes,), -1)
+    leaves = tree.leaf_index.cpu()
+    of_node[leaves] = torch.arange(len(leaves))
+    return of_node[torch.as_tensor(nodes)]
+
+
+def leaves_under(tree: TreeAlgebra) -> Tensor:
+    """Return whether each leaf is under each node, or is it, shape ``(n_nodes, n_leaves)``."""
+    paths = tree.node_at_level[tree.leaf_index]
+    leaves, levels = (paths > 0).nonzero(as_tuple=True)
+    under = torch.zeros(tree.taxonomy.n_nodes, len(paths), dtype=torch.bool, device=paths.device)
+    under[0] = True
+    under[paths[leaves, levels], leaves] = True
+    return under
+
+
+def leaf_sums(module: Any, counts: csr_matrix, leaves: Tensor, measured: Tensor) -> LeafSums:
+    """Add up the log values of the cells of every leaf.
+
+    Parameters
+    ----------
+    module
+        Network with a ``normalizer`` and a ``tree``.
+    counts
+        Raw counts, shape ``(n_cells, n_genes)``.
+    leaves
+        Number of the leaf per cell, -1 for none, shape ``(n_cells,)``.
+    measured
+        1 for genes that were measured, shape ``(n_genes,)``.
+    """
+    n_leaves = len(module.tree.leaf_index)
+    sums = LeafSums.of(torch.zeros(0, counts.shape[1]), leaves[:0], n_leaves)
+    for start in range(0, counts.shape[0], PART_CELLS):
+        rows = slice(start, start + PART_CELLS)
+        part = torch.from_numpy(counts[rows].toarray()).to(measured.device)
+        values = module.normalizer.log_normalize(part, measured).cpu()
+        sums = sums + LeafSums.of(values, leaves[rows], n_leaves)
+    return sums
+
+
+def reference_sums(
+    module: Any, counts: csr_matrix, nodes: np.ndarray, batches: np.ndarray | None = None
+) -> list[LeafSums]:
+    """Add up the log values of a reference, batch by batch where it has some."""
+    leaves = leaf_numbers(module.tree, nodes)
+    measured = torch.ones(counts.shape[1], device=module.temperature.device)
+    parts = [slice(None)] if batches is None else [batches == name for name in np.unique(batches)]
+    return [leaf_sums(module, counts[part], leaves[part], measured) for part in parts]
+
+
+@torch.no_grad()
+def profile_probs(
+    profiles: LeafProfiles, cells: QueryCells, measured: Tensor, network: Tensor, *, skip: int = 0
+) -> Tensor:
+    """Return leaf probabilities by rank correlation with the mean profiles.
+
+    Parameters
+    ----------
+    profiles
+        Profiles of the reference.
+    cells
+        Cells of the query.
+    measured
+        1 for the genes of the query, shape ``(n_genes,)``.
+    network
+        Leaf probabilities by the network, shape ``(n_cells, n_leaves)``. They stand where there
+        are no markers, no RNA or no profile to compare with.
+    skip
+        Rounds of the best markers to pass over: with 1, the markers that take no part otherwise.
+    """
+    matcher = ProfileMatcher(profiles, measured.cpu(), skip=skip).to(measured.device)
+    if not matcher.is_useful:
+        return network
+    found = []
+    for rows, part in cells.parts():
+        inputs = part.tensors(measured)
+        found.append(match(matcher, inputs["counts"], inputs["measured"], network[rows]))
+    return torch.cat(found)
+
+
+def match(matcher: ProfileMatcher, counts: Tensor, measured: Tensor, network: Tensor) -> Tensor:
+    """Return leaf probabilities by a matcher, shape ``(n_cells, n_leaves)``.
+
+    Leaves without a profile keep the network's probability and the others share the rest; cells of
+    which no gene was measured keep all of it.
+    """
+    rest = torch.zeros_like(network).index_copy(1, matcher.known, network[:, matcher.known])
+    found = matcher(counts).exp() * rest.sum(dim=1, keepdim=True) + (network - rest)
+    has_rna = measured.view(-1, measured.shape[-1]).any(1, keepdim=True)
+    return torch.where(has_rna, found, network)
+
+
+@torch.no_grad()
+def network_probs(
+    module: Any, cells: QueryCells, measured: Tensor, *, replay: bool = False
+) -> Tensor:
+    """Return leaf probabilities by a network, with its adapters, ``(n_cells, n_leaves)``."""
+    module.eval()
+    found = []
+    for _, part in cells.parts():
+        with use_adapters(module, part.batch, replay=replay):
+            found.append(module.predict(**part.tensors(measured))["probabilities"])
+    return torch.cat(found)[:, module.tree.leaf_index]

@@ -1,0 +1,383 @@
+"""The classes of saved models: which there are, what their files say, and how one is made of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import torch
+from anndata import AnnData, read_h5ad
+from mudata import MuData
+from scvi.model._utils import parse_device_args
+from scvi.model.base._constants import SAVE_KEYS
+
+from hdeepinsight._io import sha256
+from hdeepinsight._keys import REFERENCE_BUNDLE_KEY
+from hdeepinsight.data import check_file, open_paired
+from hdeepinsight.models._base._io import (
+    OLD_FILES,
+    ModelFileError,
+    ModelFolder,
+    check_plain,
+    damaged,
+    to_plain,
+)
+
+SCHEMA_VERSION: Final = 3
+#: What a model cannot do without an attribute that older files lack.
+CAPABILITIES: Final = {
+    "calibration_": "conformal label sets (result.label_sets)",
+    "novelty_detector_": "novelty scores (result.novelty, result.rejected)",
+    "profiles_": "adapting to a query without its reference (load_query_data)",
+}
+_MAX_NODES, _MAX_SIDE, _MAX_BYTES = 100_000, 4096, 2**30
+
+logger = logging.getLogger(__name__)
+
+_classes: dict[str, type[Any]] = {}
+_RENAMED = {"AdaptedSCHDeepInsight": "SCHDeepInsight"}
+ModelClass = TypeVar("ModelClass", bound=type[Any])
+
+
+def register(cls: ModelClass) -> ModelClass:
+    """Register a class of models under its name, as which its files name it; a decorator."""
+    _classes[cls.__name__] = cls
+    return cls
+
+
+def model_class(name: str) -> type[Any]:
+    """Return the class of models that has a name.
+
+    Parameters
+    ----------
+    name
+        As a model's registry has it under ``"model_name"``.
+
+    Raises
+    ------
+    KeyError
+        If there is none.
+
+    Examples
+    --------
+    >>> model_class("SCHDeepInsight").__name__
+    'SCHDeepInsight'
+    """
+    models = import_module("hdeepinsight.models")
+    for present in (name, _RENAMED.get(name, name)):
+        if present not in _classes and present in models.__all__:
+            getattr(models, present)  # a class registers itself when it is imported
+        if present in _classes:
+            return _classes[present]
+    known = ", ".join(sorted(_classes)) or "none yet"
+    msg = f"There is no class of models named {str(name)[:80]!r}; there are {known}."
+    raise KeyError(f"{msg} Update hdeepinsight, or load it with the package that made it.")
+
+
+def load_model(
+    folder: str | Path,
+    adata: AnnData | MuData | bool | None = False,
+    accelerator: str = "auto",
+    device: int | str = "auto",
+    prefix: str | None = None,
+    *,
+    expected: type[Any] | None = None,
+) -> Any:
+    """Load a saved model of whatever class; code in its files, if any, is refused and never run.
+
+    Parameters
+    ----------
+    folder
+        Folder written by ``save``.
+    adata
+        Reference to attach; ``None`` or ``True`` for the one that was saved with the model, where
+        there is one, ``False`` for none. Annotating needs none.
+    accelerator, device
+        Where the model lives, as in scvi-tools.
+    prefix
+        As given to ``save``.
+    expected
+        Class that it has to be.
+
+    Raises
+    ------
+    ModelFileError
+        If the folder holds no model, or a damaged or foreign one, or one of another class.
+    TypeError
+        If ``adata`` is something else, such as the path of a file.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> load_model(hdi.hub.download("pbmc").folder).taxonomy.n_leaves
+    8
+    """
+    if not isinstance(adata, AnnData | MuData | bool | None):
+        msg = (
+            f"adata must be an AnnData or MuData, None for the reference that was saved with the "
+            f"model, or False for none, got a {type(adata).__name__}. Read a file first."
+        )
+        raise TypeError(msg)
+    *_, torch_device = parse_device_args(
+        accelerator, device, return_device="torch", validate_single_device=True
+    )
+    place = ModelFolder(Path(folder), prefix or "")
+    cls, payload = read_payload(place, expected)
+    if adata is None or adata is True:
+        adata = _saved_reference(place)
+    attached = adata if isinstance(adata, AnnData | MuData) else None
+    model = cls._from_payload(payload, attached, place.path)
+    model.to_device(torch_device)
+    model.module.eval()
+    return model
+
+
+def _saved_reference(folder: ModelFolder) -> AnnData | MuData | None:
+    """Read the reference that was saved with a model, where there is one."""
+    path = folder.reference()
+    if path is None:
+        return None
+    try:
+        check_file(path)
+        saved = open_paired(path) if path.name.endswith(SAVE_KEYS.MDATA_FNAME) else read_h5ad(path)
+    except Exception as error:  # what the libraries raise about odd files is open
+        msg = f"{path}, the reference beside the model, cannot be read ({str(error)[:200]})."
+        raise ModelFileError(f"{msg} Pass adata=False to load the model without it.") from error
+    # A bundle of the hub holds no counts: there is nothing to train on or to annotate.
+    return None if REFERENCE_BUNDLE_KEY in saved.uns else saved
+
+
+def read_payload(
+    folder: ModelFolder, expected: type[Any] | None = None
+) -> tuple[type[Any], dict[str, Any]]:
+    """Read a saved model, and find its class.
+
+    Raises
+    ------
+    ModelFileError
+        If there is no model of ours, or one of another class than expected.
+    """
+    payload = folder.read()
+    found = check_payload(payload, folder.path)
+    if expected is not None and found is not expected:
+        msg = f"{folder.path} holds a {found.__name__}, not a {expected.__name__}."
+        raise ModelFileError(f"{msg} Load it with its own class, or with load_model.")
+    return found, payload
+
+
+def check_payload(payload: Mapping[str, Any], name: object) -> type[Any]:
+    """Return the class of the model that a payload describes.
+
+    Parameters
+    ----------
+    payload
+        What was read, in plain types.
+    name
+        Where it was read from, for the error.
+
+    Raises
+    ------
+    ModelFileError
+        If it is not a model of ours, of a newer schema, or larger than its own weights.
+    """
+    attributes = payload.get(SAVE_KEYS.ATTR_DICT_KEY)
+    if not isinstance(attributes, dict) or not isinstance(attributes.get("registry_"), dict):
+        keys = ", ".join(map(str, list(payload)[:5]))[:200] or "nothing"
+        msg = f"{name} is not a model of hdeepinsight: it holds {keys}. Check the path."
+        raise ModelFileError(msg)
+    found = attributes["registry_"].get("model_name")
+    try:
+        cls = model_class(found)
+    except (KeyError, TypeError):
+        msg = f"{name} holds a {str(found)[:80]}, which is not a model of hdeepinsight."
+        raise ModelFileError(f"{msg} Load it with its own package.") from None
+    version = attributes.get("schema_version_", 0)
+    if type(version) is not int or not 0 <= version <= SCHEMA_VERSION:
+        msg = f"{name} has schema version {str(version)[:40]}, and this release reads up to"
+        raise ModelFileError(f"{msg} {SCHEMA_VERSION}. Update hdeepinsight.")
+    weights, options = payload.get(SAVE_KEYS.MODEL_STATE_DICT_KEY), attributes.get("init_params_")
+    options = options.get("non_kwargs") if isinstance(options, dict) else None
+    if not isinstance(weights, dict) or not isinstance(options, dict):
+        raise damaged(name, "It holds no weights, or no settings, of a model")
+    sides = [n for w in weights.values() if isinstance(w, torch.Tensor) for n in w.shape]
+    layout, tree = options.get("layout"), options.get("taxonomy")
+    nodes = tree.get("nodes") if isinstance(tree, dict) else None
+    sizes = {
+        "n_latent": (options.get("n_latent"), max(sides, default=0)),
+        "side": (layout.get("side") if isinstance(layout, dict) else None, _MAX_SIDE),
+        "nodes": (len(nodes) if isinstance(nodes, list) else None, _MAX_NODES),
+    }
+    for what, (size, most) in sizes.items():
+        if size is not None and (type(size) is not int or not 0 <= size <= most):
+            says = f"It describes a model with {what}={str(size)[:40]}, where {most:,} is the most"
+            raise damaged(name, says)
+    return cls
+
+
+def missing_capabilities(attributes: Mapping[str, Any]) -> tuple[str, ...]:
+    """List what a model cannot do since it was saved before there was the attribute for it."""
+    return tuple(what for key, what in CAPABILITIES.items() if key not in attributes)
+
+
+def migrate(
+    attributes: Mapping[str, Any],
+    options: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Return attributes in the present schema; what was not there yet is ``None``.
+
+    Parameters
+    ----------
+    attributes
+        Attributes of any schema up to the present one, as :func:`check_payload` passed them.
+    options
+        What turns the constructor's options of earlier schemas into those of the present class.
+    """
+    version, moved = attributes.get("schema_version_", 0), dict(attributes)
+    if version < 1:
+        later = ("train_indices_", "validation_indices_", "history_")
+        moved = {"recipe_": {}, **dict.fromkeys(later)} | moved
+    if version < 2:  # calibration, novelty and profiles came while schema 1 was written
+        moved = dict.fromkeys(CAPABILITIES) | moved
+    if version < 3:  # an adapted model was of a class of its own
+        old = {"report": "adaptation_", "batches": "batches_", "batch_key": "batch_key_"}
+        old["shrinkage"] = "trust_"
+        adapter = {key: moved.pop(name, None) for key, name in old.items()}
+        is_adapted = adapter["report"] is not None or adapter["shrinkage"] is not None
+        moved["adapter_"] = adapter if is_adapted else None
+        name = moved["registry_"].get("model_name")
+        moved["registry_"] = {**moved["registry_"], "model_name": _RENAMED.get(name, name)}
+        if options is not None:
+            parameters = moved["init_params_"]
+            new = options(dict(parameters["non_kwargs"]))
+            moved["init_params_"] = {**parameters, "non_kwargs": new}
+    return moved | {"schema_version_": SCHEMA_VERSION}
+
+
+def convert_model(
+    old: str | Path, new: str | Path, *, trust: bool = False, overwrite: bool = False
+) -> Any:
+    """Write a saved model again, in the present schema and format.
+
+    Parameters
+    ----------
+    old
+        Folder of a model: of any schema, of the format ``model.safetensors`` of earlier releases,
+        or with ``trust`` one that was pickled, as the ``save`` of scvi-tools' base class does.
+    new
+        Folder to write; it may be the same one with ``overwrite``.
+    trust
+        Unpickle the file where it is not plain. **That runs whatever code is in it**: only for
+        files that you made yourself.
+    overwrite
+        Replace a model in ``new``.
+
+    Returns
+    -------
+    The model, as it was written.
+
+    Raises
+    ------
+    ModelFileError
+        If there is no model of ours, or it needs ``trust``.
+    FileExistsError
+        If ``new`` holds a model and ``overwrite`` is off.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> import hdeepinsight as hdi
+    >>> with TemporaryDirectory() as folder:
+    ...     new = Path(folder) / "pbmc"
+    ...     model = convert_model(hdi.hub.download("pbmc").folder, new)
+    ...     (new / "model.pt").is_file()
+    True
+    """
+    source, target = ModelFolder(Path(old)), ModelFolder(Path(new))
+    if target.holds_model and not overwrite:
+        msg = f"A model exists in {target.path}. Allow overwriting, or give another folder."
+        raise FileExistsError(msg)
+    payload = _read(source, trust)
+    model = check_payload(payload, source.path)._from_payload(payload, None, source.path)
+    model.module.eval()
+    reference = source.reference()
+    copies = {} if reference is None else {reference.name: partial(shutil.copyfile, reference)}
+    target.write(model._payload(), copies)
+    for name in OLD_FILES:
+        target.file(name).unlink(missing_ok=True)
+    return model
+
+
+def _read(folder: ModelFolder, trust: bool) -> dict[str, Any]:
+    path = folder.file(SAVE_KEYS.MODEL_FNAME)
+    try:
+        return folder.read()
+    except ModelFileError:
+        if folder.file(OLD_FILES[0]).exists() and not path.exists():
+            return _read_tensors(folder)
+        if not trust or not path.is_file():
+            raise
+    logger.warning("%s is unpickled, which runs whatever code is in it.", path)
+    try:
+        pickled = torch.load(path, map_location="cpu", weights_only=False)
+    except Exception as error:  # whatever the code in the file raises
+        msg = f"{path} could not be unpickled ({type(error).__name__}: {str(error)[:200]})."
+        raise ModelFileError(f"{msg} Use the versions of the packages that wrote it.") from error
+    if not isinstance(pickled, Mapping):
+        msg = f"{path} holds a {type(pickled).__name__}, not a model. Check the path."
+        raise ModelFileError(msg)
+    attributes = {}
+    for key, value in dict(pickled.get(SAVE_KEYS.ATTR_DICT_KEY) or {}).items():
+        is_ours = type(value).__module__.startswith("hdeepinsight.") and hasattr(value, "to_dict")
+        try:
+            attributes[key] = to_plain(value.to_dict() if is_ours else value)
+        except TypeError as error:
+            logger.warning("%s of %s is left out: %s", key, path, error)
+    registry = attributes.get("registry_")
+    name = registry.get("model_name") if isinstance(registry, dict) else None
+    if name == "AdaptedSCHDeepInsight" or attributes.get("adapter_") is not None:
+        msg = f"{path} holds a pickled model of a query, whose adapters are not in the file."
+        raise ModelFileError(f"{msg} Make it anew with load_query_data.")
+    weights = to_plain(pickled.get(SAVE_KEYS.MODEL_STATE_DICT_KEY))
+    if isinstance(weights, dict):
+        weights.pop("pyro_param_store", None)  # scvi-tools puts it among the weights of every model
+    return {SAVE_KEYS.ATTR_DICT_KEY: attributes, SAVE_KEYS.MODEL_STATE_DICT_KEY: weights}
+
+
+def _read_tensors(folder: ModelFolder) -> dict[str, Any]:
+    """Read the format of earlier releases, ``model.json`` and ``model.safetensors``."""
+    from safetensors.torch import load
+
+    def restore(value: Any) -> Any:
+        if isinstance(value, list):
+            return [restore(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        if value.keys() == {"__tensor__"}:
+            return tensors[value["__tensor__"]]
+        if value.keys() == {"__float__"}:
+            return float(value["__float__"])
+        return {key: restore(item) for key, item in value.items()}
+
+    description, weights = (folder.content(name, _MAX_BYTES) or b"" for name in OLD_FILES)
+    body, mark, digest = description.rpartition(b',\n"sha256": "')
+    if digest != f'{sha256(body + mark)}"\n}}\n'.encode():
+        raise damaged(
+            folder.file(OLD_FILES[0]), "It does not have the checksum that is written in it"
+        )
+    try:
+        record = json.loads(description)
+        is_whole = record["weights_sha256"] == sha256(weights)
+        tensors = load(weights) if is_whole else {}
+        payload = restore(record["model"])
+    except Exception as error:  # noqa: BLE001 - what safetensors raises is open
+        raise damaged(folder.path, error) from None
+    if not is_whole:
+        raise damaged(folder.file(OLD_FILES[1]), "It does not have the checksum of model.json")
+    return check_plain(payload, folder.path)

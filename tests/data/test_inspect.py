@@ -1,0 +1,350 @@
+"""The scale of a matrix is recognised, with evidence, from every value."""
+
+import json
+import re
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scanpy as sc
+from scipy import sparse
+
+from hdeepinsight.data import (
+    InputReport,
+    examples,
+    inspect_input,
+    inspect_store,
+    open_store,
+    strip_version,
+)
+
+HUMAN = [
+    "CD3D",
+    "MS4A1",
+    "HLA-DRA",
+    "C1orf112",
+    "AL627309.1",
+    "MT-CO1",
+    "RP11-34P13.7",
+    "NKG7",
+    "7SK",
+]
+MOUSE = ["Cd3d", "Ms4a1", "H2-Aa", "Nkg7", "mt-Co1", "Gm26522", "0610007P14Rik", "Actb", "Lyz2"]
+ENSEMBL = ["ENSG00000167286", "ENSG00000105374"]
+VERSIONED = ["ENSG00000167286.9", "ENSG00000182378.15_PAR_Y"]
+
+
+def as_adata(matrix, like: ad.AnnData) -> ad.AnnData:
+    return ad.AnnData(matrix, obs=like.obs.copy(), var=like.var.copy())
+
+
+def make_scale(name: str, counts: np.ndarray, normalise) -> np.ndarray:
+    """Values on every scale, from the same counts."""
+    rng = np.random.default_rng(0)
+    length = rng.uniform(0.5, 9, size=counts.shape[1])
+    rate = counts / length / np.maximum((counts / length).sum(1, keepdims=True), 1e-9)
+    logged = normalise(counts)
+    return {
+        "counts": lambda: counts,
+        "binary": lambda: (counts > 0).astype(np.float32),
+        "log1p_cp10k": lambda: logged,
+        "log1p_of_counts": lambda: np.log1p(counts),
+        "log1p_tpm": lambda: np.log1p(1e6 * rate),
+        "imputed": lambda: (logged @ rng.dirichlet(np.ones(60), size=60).T).astype(np.float32),
+        "cp10k": lambda: np.expm1(normalise(counts, dtype="float64")),
+        "tpm": lambda: 1e6 * rate,
+        "ambient_corrected": lambda: counts * rng.uniform(0.8, 1, size=counts.shape),
+        "some_estimated": lambda: counts + (rng.random(counts.shape) < 0.05) * 0.25,
+        "halves": lambda: counts / 2,
+        "scaled": lambda: (logged - logged.mean(0)) / np.maximum(logged.std(0), 1e-6),
+        "zeros": lambda: np.zeros_like(counts),
+        "no_cells": lambda: counts[:0],
+        "no_genes": lambda: counts[:, :0],
+    }[name]()
+
+
+@pytest.mark.parametrize(
+    ("values", "scale", "evidence"),
+    [
+        ("counts", "counts", "all values are whole numbers from 0 to"),
+        ("binary", "binary", "0 or 1"),
+        ("log1p_cp10k", "log1p_counts", "after expm1, .* whole multiples of one unit"),
+        ("log1p_of_counts", "log1p_counts", "after expm1"),
+        ("log1p_tpm", "log1p", "same sum, and in 100.0% of 97 cells"),
+        ("imputed", "log1p", "fractions up to"),
+        ("cp10k", "normalized", "whole multiples of one unit"),
+        ("tpm", "normalized", "same sum"),
+        ("ambient_corrected", "fractional_counts", "not whole numbers"),
+        ("some_estimated", "fractional_counts", "not whole numbers"),
+        ("halves", "fractional_counts", "not whole numbers"),
+        ("scaled", "scaled", "values are negative"),
+        ("zeros", "empty", "no values but zeros"),
+        ("no_cells", "empty", "0 cells × 60 genes"),
+        ("no_genes", "empty", "97 cells × 0 genes"),
+    ],
+)
+@pytest.mark.parametrize("form", [np.asarray, sparse.csr_matrix, sparse.csc_array])
+def test_scale_is_recognised(small, normalise, values, scale, evidence, form):
+    counts = np.delete(small.X.toarray(), 13, axis=0) if values == "tpm" else small.X.toarray()
+    report = inspect_input(ad.AnnData(form(make_scale(values, counts, normalise))))
+    assert report.scale == scale, report.evidence
+    assert re.search(evidence, report.evidence)
+    accepted = scale in ("counts", "binary", "log1p_counts")
+    assert any("looks" in text for text in report.problems) is not accepted
+
+
+def test_every_value_is_checked_not_a_sample(small):
+    large = sparse.vstack([small.X] * 80).tolil()
+    large[5000, 7], large[6111, 8] = np.nan, -3
+    large[7007, 9], large[7008, 9] = np.inf, -np.inf
+    large[200] = 0
+    report = inspect_input(ad.AnnData(large.tocsr()), max_cells=10)
+    assert (report.n_nan, report.n_inf, report.n_negative) == (1, 2, 1)
+    assert report.n_empty_cells == 81
+    assert report.scale == "scaled"
+
+
+def test_one_fraction_in_the_last_cell_is_seen(small):
+    counts = sparse.vstack([small.X] * 80).tolil()
+    counts[-1, 0] = 0.5
+    assert inspect_input(ad.AnnData(counts.tocsr()), max_cells=10).scale == "fractional_counts"
+
+
+def test_nan_do_not_hide_the_scale(small, normalise):
+    values = normalise(small.X)
+    values[3, 4] = np.nan
+    report = inspect_input(as_adata(values, small))
+    assert report.scale == "log1p_counts"
+    assert report.n_nan == 1
+    assert "1 NaN" in report.problems[0]
+
+
+def test_names_are_described(small):
+    small.var_names = [
+        "ENSG00000167286.9",
+        *(f"ENSG{i:011d}" for i in range(58)),
+        "ENSG00000000001",
+    ]
+    report = inspect_input(small)
+    assert report.identifiers == "ensembl"
+    assert report.versioned
+    assert report.species == "human"
+    assert report.duplicated_genes == ("ENSG00000000001",)
+    assert any("summed: ENSG00000000001" in text for text in report.repairs)
+    assert any("Versions" in text for text in report.repairs)
+
+
+def test_a_transposed_matrix_is_noticed(small):
+    rng = np.random.default_rng(0)
+    small.obs_names = ["".join(rng.choice(list("ACGT"), 14)) + "-1" for _ in range(97)]
+    assert not inspect_input(small).looks_transposed
+    report = inspect_input(small.T)
+    assert report.looks_transposed
+    assert any("Pass adata.T" in text for text in report.problems)
+
+
+@pytest.mark.parametrize(
+    ("place", "advice"),
+    [
+        ("counts", "pass layer='counts'"),
+        ("raw", "adata.raw.to_adata"),
+        ("other", "pass layer='other'"),
+    ],
+)
+def test_counts_elsewhere_are_named_and_not_taken(small, place, advice):
+    adata = small.copy()
+    adata.X = np.full(small.shape, -0.5)
+    if place == "raw":
+        adata.raw = small
+    else:
+        adata.layers[place] = small.X
+    report = inspect_input(adata)
+    assert report.scale == "scaled"
+    assert report.layer == "X"
+    assert any(advice in text for text in report.problems)
+
+
+def test_a_layer_named_counts_is_named_first(small, normalise):
+    adata = as_adata(normalise(small.X), small)
+    adata.layers["a"], adata.layers["counts"] = small.X, small.X
+    report = inspect_input(adata)
+    assert report.scale == "log1p_counts"
+    assert [text for text in report.problems if "layer='counts'" in text]
+    assert not [text for text in report.problems if "layer='a'" in text]
+
+
+def test_report_reads_well_and_is_plain(small):
+    report = inspect_input(small)
+    assert str(report).splitlines()[:3] == [
+        "97 cells × 60 genes in X (csr_matrix)",
+        f"  scale     counts: {report.evidence}",
+        "  genes     symbol, human",
+    ]
+    assert "problem   1 cells hold zeros only" in str(report)
+    plain = json.loads(json.dumps(report.to_dict()))
+    assert plain["n_obs"] == 97
+    assert plain["duplicated_genes"] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "raw", "layer"),
+    [
+        pytest.param(
+            {"layer": "layer", "use_raw": "use_raw"},
+            "pass use_raw=True, or adata.raw.to_adata()",
+            "pass layer='other'",
+            id="both",
+        ),
+        pytest.param(
+            {"layer": "rna_layer"},
+            "pass adata.raw.to_adata()",
+            "pass rna_layer='other'",
+            id="a_layer_of_another_name",
+        ),
+        pytest.param(
+            {}, "pass adata.raw.to_adata()", "pass an AnnData that has them as X", id="neither"
+        ),
+    ],
+)
+def test_advice_names_what_the_caller_takes(small, arguments, raw, layer):
+    scaled = as_adata(np.full(small.shape, -0.5), small)
+    scaled.raw = small
+    report = inspect_store(open_store(scaled), layer=None, arguments=arguments)
+    assert report.problems[1].endswith(f": {raw}.")
+    scaled = as_adata(np.full(small.shape, -0.5), small)
+    scaled.layers["other"] = small.X
+    report = inspect_store(open_store(scaled), layer=None, arguments=arguments)
+    assert report.problems[1].endswith(f": {layer}.")
+
+
+@pytest.mark.parametrize("values", ["cp10k", "ambient_corrected"])
+def test_a_scale_is_advised_only_where_one_is_taken(small, normalise, values):
+    store = open_store(as_adata(make_scale(values, small.X.toarray(), normalise), small))
+    assert "scale='as_is'" in inspect_store(store, layer=None).problems[0]
+    report = inspect_store(store, layer=None, arguments={"layer": "layer"})
+    assert "scale=" not in report.problems[0]
+    assert "Pass the raw counts" in report.problems[0]
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(2**62, "int64"), (2**63, "uint64"), (2.0**25, "f4")])
+def test_counts_that_no_cell_has_are_pointed_out(small, value, dtype):
+    counts = small.X.toarray().astype(dtype)
+    counts[3, 4] = value
+    report = inspect_input(as_adata(counts, small))
+    assert report.scale == "counts"
+    assert f"The largest value is {float(value):.3g}" in report.problems[0]
+
+
+@pytest.mark.parametrize("value", [1e30, 1e300])
+def test_values_beyond_all_counts_are_not_taken_for_counts(small, value):
+    counts = small.X.toarray().astype("float64")
+    counts[3, 4] = value
+    report = inspect_input(as_adata(counts, small))
+    assert (report.scale, report.evidence) == (
+        "scaled",
+        f"values go up to {value:.3g}, where no counts are",
+    )
+
+
+def test_the_object_is_not_changed(pbmc68k, fingerprint):
+    before = fingerprint(pbmc68k)
+    assert inspect_input(pbmc68k).scale == "scaled"
+    assert inspect_input(pbmc68k, use_raw=True).scale == "log1p_counts"
+    assert fingerprint(pbmc68k) == before
+
+
+def test_scanpy_output_is_recognised_at_every_step(small):
+    small = small[small.X.sum(axis=1).A1 > 0].copy()
+    small.X = small.X.toarray()
+    seen = [inspect_input(small).scale]
+    for step in (sc.pp.normalize_total, sc.pp.log1p):
+        step(small)
+        seen.append(inspect_input(small).scale)
+    sc.pp.scale(small)
+    seen.append(inspect_input(small).scale)
+    assert seen == ["counts", "normalized", "log1p_counts", "scaled"]
+
+
+def test_real_files_hold_counts(hdi_data):
+    species = {}
+    for name in ("pbmc3k", "lung_mouse_zilionis_immune"):
+        report = inspect_input(hdi_data / f"{name}.h5ad")
+        assert isinstance(report, InputReport)
+        assert (report.scale, report.storage, report.problems) == ("counts", "h5ad csr", ())
+        species[name] = report.species
+    assert species == {"pbmc3k": "human", "lung_mouse_zilionis_immune": "mouse"}
+
+
+def named(genes: list[str]) -> ad.AnnData:
+    """One cell, with genes of these names."""
+    return ad.AnnData(np.full((1, len(genes)), 2.0), var=pd.DataFrame(index=genes))
+
+
+@pytest.mark.parametrize(
+    ("names", "kind", "species"),
+    [
+        pytest.param(HUMAN, "symbol", "human", id="human_symbols"),
+        pytest.param(MOUSE, "symbol", "mouse", id="mouse_symbols"),
+        pytest.param([n.upper() for n in MOUSE], "symbol", "mouse", id="mouse_in_upper_case"),
+        pytest.param(ENSEMBL, "ensembl", "human", id="ensembl"),
+        pytest.param(VERSIONED, "ensembl", "human", id="ensembl_with_versions"),
+        pytest.param(
+            [f"ENSMUSG0000003209{i}" for i in range(3)], "ensembl", "mouse", id="ensembl_mouse"
+        ),
+        pytest.param(["ENSDARG00000036008"], "ensembl", "unknown", id="ensembl_fish"),
+        pytest.param(ENSEMBL + HUMAN[:2], "mixed", "human", id="mixed"),
+        pytest.param(["0", "1", "2", "915"], "unknown", "unknown", id="numbers"),
+        pytest.param(["AAACATACAACCAC-1", "TTTGCATGCCTCAC-1"], "unknown", "unknown", id="barcodes"),
+        pytest.param([], "unknown", "unknown", id="none"),
+    ],
+)
+def test_kind_and_species(names, kind, species):
+    report = inspect_input(named(names))
+    assert (report.identifiers, report.species) == (kind, species)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_barcode"),
+    [
+        ("AAACATACAACCAC-1", True),
+        ("donor1_AAACCTGCAAGGTTCT-1-ctrl", True),
+        ("CTCGAAATCGGATGTT", True),
+        ("ACTG1", False),
+        ("GATA3", False),
+        ("CD3D", False),
+    ],
+)
+def test_barcodes_are_told_from_genes(name, is_barcode):
+    genes, cells = named([name]), named(["NKG7"]).T
+    cells.var_names, cells.obs_names = [name], ["NKG7"]
+    assert inspect_input(cells).looks_transposed == is_barcode
+    cells.var_names, cells.obs_names = ["AAACATACAACCAC-1"], [name]
+    assert inspect_input(cells).looks_transposed == (not is_barcode)
+    assert inspect_input(genes).identifiers == ("unknown" if is_barcode else "symbol")
+
+
+@pytest.mark.parametrize(
+    ("name", "stripped"),
+    [
+        ("ENSG00000167286.9", "ENSG00000167286"),
+        ("ENSMUSG00000032094.12", "ENSMUSG00000032094"),
+        ("ENSG00000167286", "ENSG00000167286"),
+        ("AL627309.1", "AL627309.1"),
+        ("RP11-34P13.7", "RP11-34P13.7"),
+        # the copy on the other chromosome is another gene
+        ("ENSG00000182378.15_PAR_Y", "ENSG00000182378.15_PAR_Y"),
+    ],
+)
+def test_only_ensembl_versions_are_stripped(name, stripped):
+    assert strip_version(name) == stripped
+
+
+def test_versions_are_noticed():
+    assert inspect_input(named(VERSIONED)).versioned
+    assert not inspect_input(named([*ENSEMBL, *HUMAN])).versioned
+
+
+def test_examples_say_how_many_more_there_are():
+    assert examples(["a", "b"]) == "a, b"
+    assert examples(range(1003)) == "0, 1, 2 and 1,000 more"

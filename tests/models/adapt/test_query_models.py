@@ -1,0 +1,356 @@
+"""A model of a query: what it leaves alone, what it learns, and when it steps back."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+
+from hdeepinsight import SCHDeepInsight
+from hdeepinsight.models import AdaptationReport
+
+STEPS = 20
+
+
+@pytest.fixture
+def shifted(query: ad.AnnData) -> ad.AnnData:
+    """Query of another study: every gene is caught more or less well."""
+    rng = np.random.default_rng(5)
+    counts = query.X.toarray() * np.exp(rng.normal(0, 0.8, query.n_vars))
+    other = query.copy()
+    other.X = sparse.csr_matrix(rng.poisson(counts).astype(np.float32))
+    return other
+
+
+@pytest.fixture
+def adapt(model: SCHDeepInsight) -> Callable[..., SCHDeepInsight]:
+    """Load a query and train, whatever the guard says."""
+
+    def run(query: ad.AnnData, train: dict | None = None, **options: object):
+        mapped = SCHDeepInsight.load_query_data(query, model, **options)
+        mapped.train(**({"max_steps": STEPS, "guard": False} | (train or {})))
+        return mapped
+
+    return run
+
+
+def probabilities(model: SCHDeepInsight, query: ad.AnnData | None = None) -> np.ndarray:
+    return model.annotate(query).node_probabilities
+
+
+def weights_of(model: SCHDeepInsight) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.module.state_dict().items()}
+
+
+def test_before_training_equals_the_reference_model(
+    model: SCHDeepInsight, shifted: ad.AnnData
+) -> None:
+    mapped = SCHDeepInsight.load_query_data(shifted, model)
+    assert np.array_equal(probabilities(mapped), probabilities(model, shifted))
+    assert mapped.adaptation is None
+
+
+@pytest.mark.parametrize("as_path", [str, Path])
+def test_takes_the_folder_of_a_model(
+    model: SCHDeepInsight, shifted: ad.AnnData, tmp_path: Path, as_path: type
+) -> None:
+    model.save(tmp_path / "m")
+    mapped = SCHDeepInsight.load_query_data(shifted, as_path(tmp_path / "m"))
+    mapped.train(max_steps=2, guard=False)
+    assert np.array_equal(probabilities(model, shifted), probabilities(model, shifted))
+    assert mapped.adaptation.n_cells == shifted.n_obs
+
+
+def test_weights_of_the_reference_stay_bit_by_bit(
+    model: SCHDeepInsight, adapt: Callable, shifted: ad.AnnData, reference: ad.AnnData
+) -> None:
+    before = weights_of(model)
+    mapped = adapt(shifted, reference=reference)
+    for name, value in weights_of(model).items():
+        assert torch.equal(value, before[name]), name
+    # Adapters put one more name between those of the reference.
+    after = {
+        name.replace("norm.norm.", "norm.").replace("head.head.", "head."): value
+        for name, value in mapped.module.state_dict().items()
+    }
+    for name, value in before.items():
+        assert torch.equal(after[name], value), name
+    assert not np.array_equal(probabilities(mapped), probabilities(model, shifted))
+
+
+@pytest.mark.parametrize(
+    ("freed", "moves"),
+    [("freeze_backbone", "backbone.dense.weight"), ("freeze_head", "head.head.linear.weight")],
+)
+def test_what_is_unfrozen_moves_and_nothing_else(
+    model: SCHDeepInsight, adapt: Callable, shifted: ad.AnnData, freed: str, moves: str
+) -> None:
+    mapped = adapt(shifted, **{freed: False})
+    after, before = mapped.module.state_dict(), model.module.state_dict()
+    other = {"backbone.dense.weight", "head.head.linear.weight"} - {moves}
+    assert not torch.equal(after[moves], before[moves.replace("head.head", "head")])
+    for name in other:
+        assert torch.equal(after[name], before[name.replace("head.head", "head")])
+
+
+def test_helps_on_a_query_of_another_study(
+    model: SCHDeepInsight, shifted: ad.AnnData, truth: np.ndarray
+) -> None:
+    mapped = SCHDeepInsight.load_query_data(shifted, model)
+    mapped.train(max_steps=80)
+
+    def accuracy(annotated: SCHDeepInsight) -> float:
+        labels = annotated.annotate(shifted, threshold=None).labels["cell_type"]
+        return float((labels.astype(str).to_numpy() == truth).mean())
+
+    assert accuracy(mapped) >= accuracy(model)
+    assert mapped.adaptation.figures.agreement_after >= mapped.adaptation.figures.agreement_before
+
+
+def test_children_still_sum_to_their_parent(adapt: Callable, shifted: ad.AnnData) -> None:
+    mapped = adapt(shifted)
+    found, taxonomy = probabilities(mapped), mapped.taxonomy
+    np.testing.assert_allclose(found[:, 0], 1.0, atol=1e-5)
+    for parent in taxonomy.inner_nodes:
+        children = np.flatnonzero(taxonomy.parent == parent)
+        np.testing.assert_allclose(found[:, children].sum(1), found[:, parent], atol=1e-5)
+
+
+def test_hidden_labels_change_nothing(
+    model: SCHDeepInsight, adapt: Callable, shifted: ad.AnnData, truth: np.ndarray
+) -> None:
+    results = []
+    for seed in (None, 1):
+        query = shifted.copy()
+        order = np.arange(len(truth)) if seed is None else np.random.default_rng(1).permutation(120)
+        query.obs["cell_type"] = truth[order]
+        query.obs["lineage"] = "whatever"
+        results.append(probabilities(adapt(query)))
+    assert np.array_equal(*results)
+
+
+def test_labels_take_part_where_they_are_named(
+    adapt: Callable, model: SCHDeepInsight, shifted: ad.AnnData, truth: np.ndarray, monkeypatch
+) -> None:
+    # What is right on separable cells is nearly certain, and labels would change little.
+    monkeypatch.setattr(model.module, "temperature", torch.full((2,), 0.3))
+    query = shifted.copy()
+    first = sorted(set(truth))[0]
+    second = sorted(set(truth))[1]
+    wrong = {first: second, second: first}
+    labels = np.array([wrong.get(name, name) for name in truth], dtype=object)
+    labels[::7] = "a type that nobody knows"
+    labels[1::7] = None
+    query.obs["seen"] = labels
+    mapped = adapt(query, {"max_steps": 60}, labels_key="seen")
+    unlabelled = adapt(query, {"max_steps": 60})
+    known = np.isin(labels.astype(str), list(wrong))
+    n_ignored = len(labels[::7]) + len(labels[1::7])
+    assert mapped.adaptation.n_labeled == len(labels) - n_ignored
+    assert unlabelled.adaptation.n_labeled == 0
+
+    nodes = mapped.taxonomy.encode(labels[known])
+
+    def belief(annotated: SCHDeepInsight) -> float:
+        return float(probabilities(annotated)[known, nodes].mean())
+
+    assert belief(mapped) > 1.5 * belief(unlabelled)
+
+
+def test_own_query_is_the_default_and_is_not_written_to(
+    adapt: Callable, shifted: ad.AnnData
+) -> None:
+    before = shifted.copy()
+    mapped = adapt(shifted)
+    result = mapped.annotate()
+    assert list(result.obs_names) == list(shifted.obs_names)
+    assert np.array_equal(result.node_probabilities, probabilities(mapped, shifted))
+    assert (shifted.X != before.X).nnz == 0
+    assert shifted.obs.equals(before.obs)
+    assert not shifted.uns
+
+
+def test_batches_adapt_on_their_own_and_unknown_ones_as_the_reference(
+    model: SCHDeepInsight, adapt: Callable, shifted: ad.AnnData
+) -> None:
+    query = shifted.copy()
+    query.obs["run"] = np.where(np.arange(query.n_obs) < 117, "big", "small")
+    mapped = adapt(query, batch_key="run")
+    assert mapped.adaptation.n_batches == 2
+    assert np.isfinite(probabilities(mapped)).all()
+    weights = mapped.module.state_dict()
+    statistics = next(value for name, value in weights.items() if name.endswith("norm.mean"))
+    moved = (statistics[:2] - statistics[-1]).abs().sum(1)
+    assert moved[1] < 0.2 * moved[0]  # three cells move little
+    query.obs["run"] = "never seen"
+    np.testing.assert_allclose(probabilities(mapped, query), probabilities(model, query), atol=1e-5)
+
+
+def test_a_large_query_is_adapted_to_by_a_draw_of_its_cells(
+    adapt: Callable, shifted: ad.AnnData, tmp_path: Path
+) -> None:
+    path = tmp_path / "query.h5ad"
+    shifted.write_h5ad(path)
+    mapped = adapt(path, {"max_cells": 60})
+    assert (mapped.adaptation.n_cells, shifted.n_obs) == (60, 120)
+    everything = adapt(path)
+    assert everything.adaptation.n_cells == 120
+    by_draw, by_all = (probabilities(one, shifted) for one in (mapped, everything))
+    assert by_draw.shape == by_all.shape
+    assert 0 < np.abs(by_draw - by_all).mean() < 0.05
+
+
+@pytest.mark.parametrize("n_cells", [1, 3])
+def test_few_cells_do_no_harm(model: SCHDeepInsight, shifted: ad.AnnData, n_cells: int) -> None:
+    mapped = SCHDeepInsight.load_query_data(shifted[:n_cells].copy(), model)
+    mapped.train(max_steps=5)
+    assert mapped.annotate().node_probabilities.shape == (n_cells, model.taxonomy.n_nodes)
+
+
+def test_query_that_is_the_reference_is_left_alone(
+    model: SCHDeepInsight, reference: ad.AnnData
+) -> None:
+    mapped = SCHDeepInsight.load_query_data(reference, model)
+    mapped.train(max_steps=STEPS)
+    old = model.annotate(reference, threshold=None).leaf_nodes
+    new = mapped.annotate(threshold=None).leaf_nodes
+    assert (old == new).mean() >= 0.98
+
+
+def test_query_of_one_type_is_left_alone_with_a_message(
+    model: SCHDeepInsight,
+    labelled: ad.AnnData,
+    truth: np.ndarray,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    one = labelled[truth == truth[0]].copy()
+    mapped = SCHDeepInsight.load_query_data(one, model)
+    mapped.train(max_steps=STEPS)
+    assert mapped.adaptation.decision == "zero-shot"
+    assert "hardly more than one type" in mapped.adaptation.reason
+    assert "zero-shot" in caplog.text
+    assert np.array_equal(probabilities(mapped), probabilities(model, one))
+
+
+def test_missing_genes(adapt: Callable, shifted: ad.AnnData, reference: ad.AnnData) -> None:
+    fewer = shifted[:, np.arange(shifted.n_vars) % 3 > 0].copy()
+    mapped = adapt(fewer, reference=reference)
+    assert mapped.adaptation.figures.replay_before is not None
+    assert np.isfinite(probabilities(mapped)).all()
+
+
+def test_same_seed_same_result_and_training_again_starts_anew(
+    adapt: Callable, shifted: ad.AnnData
+) -> None:
+    once, twice = adapt(shifted), adapt(shifted)
+    twice.train(max_steps=STEPS, guard=False)
+    assert np.array_equal(probabilities(once), probabilities(twice))
+
+
+def test_saved_and_loaded_annotates_alike(
+    adapt: Callable, shifted: ad.AnnData, tmp_path: Path
+) -> None:
+    mapped = adapt(shifted)
+    mapped.save(tmp_path / "mapped")
+    loaded = SCHDeepInsight.load(tmp_path / "mapped", accelerator="cpu")
+    np.testing.assert_allclose(probabilities(loaded, shifted), probabilities(mapped), atol=1e-6)
+    assert loaded.adaptation == mapped.adaptation
+    assert loaded.recipe["adaptation"] == mapped.adaptation.to_dict()
+    with pytest.raises(ValueError, match="load_query_data"):
+        loaded.train()
+
+
+def test_profiles_travel_with_a_saved_model(model: SCHDeepInsight, tmp_path: Path) -> None:
+    model.save(tmp_path / "m")
+    loaded = SCHDeepInsight.load(tmp_path / "m", accelerator="cpu")
+    assert torch.equal(loaded.profiles_.mean, model.profiles_.mean)
+    assert loaded.agreement_ == model.agreement_
+    assert 0.5 < loaded.agreement_ <= 1.0
+
+
+def test_a_query_like_one_more_batch_is_left_alone(
+    fit: Callable, reference: ad.AnnData, query: ad.AnnData, shifted: ad.AnnData, tmp_path: Path
+) -> None:
+    setup = {"labels_keys": ["lineage", "cell_type"], "batch_key": "batch"}
+    fit(reference, setup=setup, train={"max_epochs": 12}).save(tmp_path / "m")
+    model = SCHDeepInsight.load(tmp_path / "m", accelerator="cpu")
+    found = {}
+    for name, cells in (("alike", query), ("other", shifted)):
+        mapped = SCHDeepInsight.load_query_data(cells, model)
+        mapped.train(max_steps=0)
+        found[name] = mapped.adaptation
+    assert found["alike"].decision == "zero-shot"
+    assert "reference's batches" in found["alike"].reason
+    assert found["alike"].figures.shift_reference == model.shift_
+    assert found["other"].figures.shift_query > 10 * model.shift_
+    assert "reference's batches" not in found["other"].reason
+
+
+def test_report_goes_to_plain_types_and_back(adapt: Callable, shifted: ad.AnnData) -> None:
+    mapped = adapt(shifted)
+    assert mapped.calibration.source.endswith("before the adaptation to a query")
+    report = mapped.adaptation
+    assert AdaptationReport.from_dict(copy.deepcopy(report.to_dict())) == report
+    assert str(report).startswith("adapted: ")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        pytest.param({"batch_key": "nowhere"}, KeyError, "nowhere", id="batch_column"),
+        pytest.param({"labels_key": "nowhere"}, KeyError, "nowhere", id="label_column"),
+        pytest.param({"reference_model": 3}, TypeError, "int", id="not_a_model"),
+    ],
+)
+def test_bad_input(
+    model: SCHDeepInsight, shifted: ad.AnnData, options: dict, error: type, match: str
+) -> None:
+    with pytest.raises(error, match=match):
+        SCHDeepInsight.load_query_data(**({"adata": shifted, "reference_model": model} | options))
+
+
+def test_settings_out_of_range(model: SCHDeepInsight, shifted: ad.AnnData) -> None:
+    mapped = SCHDeepInsight.load_query_data(shifted, model)
+    with pytest.raises(ValueError, match="max_steps must be an integer >= 0, got -1"):
+        mapped.train(max_steps=-1)
+
+
+def test_model_of_a_query_is_no_reference(adapt: Callable, shifted: ad.AnnData) -> None:
+    with pytest.raises(ValueError, match="model of a query itself"):
+        SCHDeepInsight.load_query_data(shifted, adapt(shifted))
+
+
+def test_reference_without_labels(
+    model: SCHDeepInsight, adapt: Callable, shifted: ad.AnnData, reference: ad.AnnData
+) -> None:
+    reference.obs[["lineage", "cell_type"]] = "Unknown"
+    with pytest.raises(ValueError, match="No cell of the reference has a label"):
+        adapt(shifted, reference=reference)
+
+
+def test_padding_keeps_everything_in_a_copy(model: SCHDeepInsight, shifted: ad.AnnData) -> None:
+    query = shifted[:, ::-2].copy()
+    query.raw = query.copy()
+    query.layers["twice"] = query.X * 2
+    query.uns["note"] = {"a": [1]}
+    query.obsm["X_pca"] = np.ones((query.n_obs, 2))
+    before = query.copy()
+    padded = SCHDeepInsight.prepare_query_anndata(query, model)
+    assert list(padded.var_names) == list(model.layout.genes)
+    real = padded.var["measured"].to_numpy()
+    names = padded.var_names[real]
+    assert (padded[:, names].X != query[:, names].X).nnz == 0
+    assert (padded[:, names].layers["twice"] != query[:, names].layers["twice"]).nnz == 0
+    assert padded[:, ~real].X.nnz == 0
+    assert padded.uns["note"] == {"a": [1]}
+    assert padded.raw.shape == query.raw.shape
+    assert padded.obsm["X_pca"].shape == (query.n_obs, 2)
+    assert (query.X != before.X).nnz == 0
+    names = SCHDeepInsight.prepare_query_anndata(query, model, return_reference_var_names=True)
+    assert list(names) == list(model.layout.genes)
+    with pytest.raises(ValueError, match="inplace=True"):
+        SCHDeepInsight.prepare_query_anndata(query, model, inplace=True)

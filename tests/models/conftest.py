@@ -1,0 +1,65 @@
+"""One small trained model for the whole room."""
+
+from collections.abc import Callable
+from dataclasses import fields
+
+import anndata as ad
+import numpy as np
+import pytest
+
+from hdeepinsight import SCHDeepInsight
+from hdeepinsight.models import ModuleConfig
+
+LEVELS = ["lineage", "cell_type"]
+
+
+@pytest.fixture(scope="session")
+def fit() -> Callable[..., SCHDeepInsight]:
+    """Register, build and train; keyword arguments in dicts by step."""
+
+    def run(
+        adata: ad.AnnData,
+        *,
+        setup: dict | None = None,
+        train: dict | None = None,
+        **options: object,
+    ) -> SCHDeepInsight:
+        SCHDeepInsight.setup_anndata(adata, **(setup or {"labels_keys": LEVELS}))
+        names = {field.name for field in fields(ModuleConfig)}
+        config = {name: options.pop(name) for name in names & set(options)}
+        model = SCHDeepInsight(adata, config=config, **({"layout": "random"} | options))
+        quiet = {"enable_progress_bar": False, "accelerator": "cpu", "validation_size": 0.2}
+        model.train(**({"max_epochs": 12, "batch_size": 32} | quiet | (train or {})))
+        return model
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def model(_synthetic_hierarchy: ad.AnnData, fit: Callable[..., SCHDeepInsight]) -> SCHDeepInsight:
+    return fit(_synthetic_hierarchy[:300].copy())
+
+
+@pytest.fixture
+def reference(_synthetic_hierarchy: ad.AnnData) -> ad.AnnData:
+    """Labelled cells, not registered."""
+    return _synthetic_hierarchy[:300].copy()
+
+
+@pytest.fixture
+def query(_synthetic_hierarchy: ad.AnnData) -> ad.AnnData:
+    """Cells that the model has not seen, without labels."""
+    cells = _synthetic_hierarchy[300:].copy()
+    cells.obs = cells.obs[[]]
+    return cells
+
+
+@pytest.fixture
+def labelled(_synthetic_hierarchy: ad.AnnData) -> ad.AnnData:
+    """Query cells with their labels."""
+    return _synthetic_hierarchy[300:].copy()
+
+
+@pytest.fixture
+def truth(_synthetic_hierarchy: ad.AnnData) -> np.ndarray:
+    return _synthetic_hierarchy.obs["cell_type"].astype(str).to_numpy()[300:]
