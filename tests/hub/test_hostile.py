@@ -64,7 +64,7 @@ def test_a_commit_that_is_not_a_hash_names_no_folder(published, fake_hub, home, 
 
 
 @pytest.mark.parametrize(
-    ("name", "size"), [("a", -1), ("a", "3"), ("a", 1.5), ("a", True), (None, 3), ("a", [3])]
+    ("name", "size"), [("a", -1), ("a", "3"), ("a", 1.5), ("a", True), ("a", [3])]
 )
 def test_sizes_and_names_of_another_kind_are_refused(published, fake_hub, monkeypatch, name, size):
     answered(fake_hub, monkeypatch, siblings=[{"rfilename": name, "size": size}])
@@ -77,7 +77,7 @@ def test_a_list_or_card_of_three_gigabytes_in_a_folder_is_not_read(published_fol
     folder = shutil.copytree(published_folder, home / "blood")
     os.truncate(folder / name, 3 * 2**30)  # sparse: it takes no room
     began = time.process_time()
-    with pytest.raises(HubError, match=r"must be a regular file of at most 4,194,304 bytes"):
+    with pytest.raises(HubError, match=r"regular file of at most 4,194,304 bytes"):
         print(len(hdi.hub.download(folder).card))
     assert time.process_time() - began < 3
 

@@ -60,8 +60,8 @@ class Address:
         ValueError
             If it is none of these.
         """
-        path = os.fspath(text).strip()
-        is_path = isinstance(text, os.PathLike) or path.startswith(("/", ".", "~"))
+        path = text.strip() if isinstance(text, str) else os.fspath(text)
+        is_path = not isinstance(text, str) or path.startswith(("/", ".", "~"))
         if file := _FILE.fullmatch(path):
             path, is_path = unquote(file[1]), True
         if is_path or Path(path).is_absolute():
@@ -129,11 +129,3 @@ def is_offline() -> bool:
 def hub_endpoint() -> str:
     """Return the address of the Hugging Face hub, or of what ``HF_ENDPOINT`` names."""
     return (os.environ.get("HF_ENDPOINT") or _PUBLIC_HUB).rstrip("/")
-
-
-def mirror() -> str | None:
-    """Return where ``HDEEPINSIGHT_MIRROR`` says that models are, instead of on the hub.
-
-    A folder, ``file://``, ``s3://``, or the address of a server that speaks like the hub.
-    """
-    return os.environ.get("HDEEPINSIGHT_MIRROR", "").strip().rstrip("/") or None

@@ -96,9 +96,8 @@ def _explain(
     error: BaseException, action: str, server: str, token: str | bool | None, revision: str | None
 ) -> HubError:
     missing = isinstance(error, FileNotFoundError) and not server
-    while (
-        not hasattr(error, "response") and error.__cause__ is not None
-    ):  # both libraries wrap what really happened
+    # Both libraries wrap what really happened.
+    while not hasattr(error, "response") and error.__cause__ is not None:
         error = error.__cause__
     response: Any = getattr(error, "response", None)
     if isinstance(response, dict):  # S3

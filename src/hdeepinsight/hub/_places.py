@@ -8,16 +8,13 @@ import shutil
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hdeepinsight._errors import need_extra
 from hdeepinsight._io import atomic_write
-from hdeepinsight.hub._address import CHECKSUMS_FILE, Address, hub_endpoint, is_offline, mirror
+from hdeepinsight.hub._address import CHECKSUMS_FILE, Address, hub_endpoint, is_offline
 from hdeepinsight.hub._checksums import MOST_BYTES_OF_TEXT, check_revision, pinned_digest
 from hdeepinsight.hub._errors import HubError, OfflineError, explained, retry
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
 
 Token = str | bool | None
 
@@ -28,21 +25,21 @@ _BLOCK = 2**20
 def resolve_mirror(token: Token) -> tuple[str, Token, Address | None]:
     """Return the hub to ask for models, the token for it, and the folder or bucket to use instead.
 
-    A mirror gets no token but one that was given in the call.
+    ``HDEEPINSIGHT_MIRROR`` is a folder, ``file://``, ``s3://``, or the address of a server that
+    speaks like the hub. It gets no token but one that was given in the call.
     """
-    place = mirror()
-    if place is None:
+    place = os.environ.get("HDEEPINSIGHT_MIRROR", "").strip().rstrip("/")
+    if not place:
         return hub_endpoint(), token, None
     if place.startswith(("http://", "https://")):
         return place, False if token is None else token, None
     return "", False, Address.parse(place)
 
 
-def hub_api(endpoint: str, token: Token) -> HfApi:
+def hub_api(endpoint: str, token: Token) -> Any:
     """Return the client of a hub."""
     hub = need_extra("huggingface_hub", "hub", "A Hugging Face hub")
-    api: HfApi = hub.HfApi(endpoint=endpoint, token=token, library_name="hdeepinsight")
-    return api
+    return hub.HfApi(endpoint=endpoint, token=token, library_name="hdeepinsight")
 
 
 def bucket_files() -> Any:
@@ -68,12 +65,11 @@ class HubPlace:
         with self._explained(f"fetch {self.address}", revision=revision):
             info = self._api.model_info(self.address.place, revision=revision, files_metadata=True)
             sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+            # The commit names a folder here.
             if not isinstance(info.sha, str) or not _COMMIT.fullmatch(info.sha):
-                # It names a folder here, so nothing else is taken.
                 raise ValueError(f"it names the commit {str(info.sha)[:80]!r}")
-            for name, size in sizes.items():
-                if type(name) is not str or type(size) is not int or size < 0:
-                    raise ValueError(f"it lists {str(name)[:80]!r} of {str(size)[:80]} bytes")
+            if any(type(size) is not int or size < 0 for size in sizes.values()):
+                raise ValueError("it lists files of sizes that are none")
         return info.sha, sizes
 
     def size(self, name: str) -> int | None:

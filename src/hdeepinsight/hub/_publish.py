@@ -260,14 +260,10 @@ def reference_features(
     labels = pd.Categorical([taxonomy.path_name(int(node)) for node in nodes])
     names = [f"reference_{i}" for i in range(len(nodes))]
     obs = pd.DataFrame({"node": nodes, "label": labels}, index=names)
-    about = {
-        "schema_version": _SCHEMA_VERSION,
-        "taxonomy": "" if taxonomy is None else taxonomy.to_json(),
-        "n_reference": counts,
-    }
-    return AnnData(
-        obs=obs, obsm={_LATENT: latent.astype(np.float16)}, uns={REFERENCE_BUNDLE_KEY: about}
-    )
+    tree = "" if taxonomy is None else taxonomy.to_json()
+    about = {"schema_version": _SCHEMA_VERSION, "taxonomy": tree, "n_reference": counts}
+    latent = latent.astype(np.float16)
+    return AnnData(obs=obs, obsm={_LATENT: latent}, uns={REFERENCE_BUNDLE_KEY: about})
 
 
 def read_features(path: Path) -> AnnData:
