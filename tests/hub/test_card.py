@@ -187,9 +187,9 @@ def test_a_field_that_says_nothing_is_one_that_was_left_out(card):
 
 
 def test_bad_options_are_refused(shared_model, card, home):
-    with pytest.raises(ValueError, match=r"card must be a ModelCard.*got str"):
+    with pytest.raises(ValueError, match=r"card must be a ModelCard.*got 'str'"):
         hdi.hub.publish(shared_model, home / "x", card="card.json")
-    with pytest.raises(TypeError, match=r"scored_on must be labelled data.*got a AnnData"):
+    with pytest.raises(ValueError, match=r"scored_on must be a mapping.*got 'AnnData'"):
         hdi.hub.publish(shared_model, home / "x", card=card, scored_on=shared_model.adata)
     other = reference_features(hdi.hub.pull("pbmc"), max_cells_per_type=0)
     for wrong in (other, shared_model.adata, "counts", None):

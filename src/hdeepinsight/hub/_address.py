@@ -14,7 +14,6 @@ CARD_FILE: Final = "README.md"
 CHECKSUMS_FILE: Final = "checksums.sha256"
 
 _BUNDLED: Final = Path(__file__).parents[1] / "models" / "bundled"
-_PUBLIC_HUB: Final = "https://huggingface.co"
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _REPOSITORY = re.compile(rf"(?:hf://)?({_PART}/{_PART})")
 _BUCKET = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.*[^/])/*")
@@ -128,4 +127,4 @@ def is_offline() -> bool:
 
 def hub_endpoint() -> str:
     """Return the address of the Hugging Face hub, or of what ``HF_ENDPOINT`` names."""
-    return (os.environ.get("HF_ENDPOINT") or _PUBLIC_HUB).rstrip("/")
+    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")

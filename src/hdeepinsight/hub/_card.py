@@ -93,12 +93,9 @@ class ModelCard:
             else:
                 raise invalid(field.name, value, "text", "Put it in quotes.")
             object.__setattr__(self, field.name, value)
-        missing = [name for name in _REQUIRED if not getattr(self, name)]
-        if missing:
-            raise ValueError(
-                f"The card says nothing about {', '.join(missing)}. A model that others are to use "
-                "needs all of title, license, organism and tissues. Add them."
-            )
+        lacking = ", ".join(name for name in _REQUIRED if not getattr(self, name))
+        if lacking:
+            raise ValueError(f"The card says nothing about {lacking}, which others need. Add it.")
 
     @classmethod
     def of(cls, card: ModelCard | Mapping[str, Any]) -> ModelCard:
@@ -123,13 +120,11 @@ class ModelCard:
         """
         if isinstance(card, ModelCard):
             return card
-        known = [field.name for field in fields(cls)]
-        if not isinstance(card, Mapping) or not set(card) <= set(known):
-            found = list(card) if isinstance(card, Mapping) else type(card).__name__
-            raise ValueError(
-                f"The card must be a ModelCard, or a mapping with its fields {', '.join(known)}, "
-                f"got {found}. Rename fields, or put their text into description."
-            )
+        known = ", ".join(field.name for field in fields(cls))
+        if not isinstance(card, Mapping):
+            raise invalid("card", type(card).__name__, f"a ModelCard or a mapping with {known}")
+        if unknown := [name for name in card if name not in known.split(", ")]:
+            raise invalid("card", unknown, f"a mapping with {known}", "Use description for text.")
         return cls(**(dict.fromkeys(_REQUIRED, "") | dict(card)))
 
 
@@ -175,10 +170,9 @@ def card_text(
     environment.filters.update(cell=as_cell, fenced=as_fenced, line=_line, markdown=as_markdown)
     environment.filters.update(number=_number, quoted=_quoted)
     environment.tests.update(ensembl=_ENSEMBL.fullmatch, known=_KNOWN_LICENSES.fullmatch)
-    environment.globals.update(version=version, digests=digests, address=address)
+    environment.globals.update(version=version, digests=digests, address=address, card=card)
     template = environment.get_template("card.md.j2")
-    facts = {"card": card, "model": model, "taxonomy": taxonomy, "n_cells": n_cells}
-    return template.render(facts, scored=scored) + "\n"
+    return template.render(model=model, taxonomy=taxonomy, n_cells=n_cells, scored=scored) + "\n"
 
 
 def _number(value: Any) -> str:

@@ -22,7 +22,6 @@ Where = Literal["all", "bundled", "here", "hub"]
 
 #: Tags of a card that are columns of the table.
 _SHOWN: Final = ("organism", "tissue", "n_types", "n_genes")
-_SECONDS_TO_ANSWER: Final = 5.0
 #: A tag in the header of a card, which is read line by line: parsing YAML takes what a few bytes
 #: of it stand for, which can be more than any memory.
 _TAG: Final = re.compile(r"\s*- +(['\"]?)(organism|tissue|n_types|n_genes):(.*)\1")
@@ -70,8 +69,9 @@ def list_models(
     rows: list[dict[str, str]] = []
     if where in ("all", "bundled"):
         for name, folder in bundled_folders().items():
-            digest = SharedModel(name, "", folder).digest
-            rows.append(_row(name, "bundled", digest, read_tags(folder)))
+            rows.append(
+                _row(name, "bundled", SharedModel(name, "", folder).digest, read_tags(folder))
+            )
     if where in ("all", "here"):
         for cache in sorted((cache_folder() / "models").glob("*")):
             if revision := newest(cache):
@@ -99,7 +99,7 @@ def _on_hub(search: str | None, token: Token, *, wait: bool) -> Iterator[dict[st
         api = hub_api(endpoint, token)
         with explained("list the models", endpoint, token):
             if not wait:  # the client itself tries for half a minute before it gives up
-                client.get_session().head(endpoint, timeout=_SECONDS_TO_ANSWER)
+                client.get_session().head(endpoint, timeout=5.0)
             for info in api.list_models(
                 filter="hdeepinsight", search=search, limit=1000, full=True
             ):

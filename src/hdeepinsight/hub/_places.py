@@ -18,9 +18,6 @@ from hdeepinsight.hub._errors import HubError, OfflineError, explained, retry
 
 Token = str | bool | None
 
-_COMMIT = re.compile(r"[0-9a-f]{40,64}")
-_BLOCK = 2**20
-
 
 def resolve_mirror(token: Token) -> tuple[str, Token, Address | None]:
     """Return the hub to ask for models, the token for it, and the folder or bucket to use instead.
@@ -54,6 +51,8 @@ def bucket_files() -> Any:
 class HubPlace:
     """A repository of a Hugging Face hub at one commit. Methods raise `HubError` on failure."""
 
+    _sizes: dict[str, int]
+
     def __init__(self, address: Address, revision: str | None, endpoint: str, token: Token) -> None:
         self.address, self._api = address, hub_api(endpoint, token)
         self._explained = partial(explained, server=endpoint, token=token)
@@ -66,7 +65,7 @@ class HubPlace:
             info = self._api.model_info(self.address.place, revision=revision, files_metadata=True)
             sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
             # The commit names a folder here.
-            if not isinstance(info.sha, str) or not _COMMIT.fullmatch(info.sha):
+            if not isinstance(info.sha, str) or not re.fullmatch("[0-9a-f]{40,64}", info.sha):
                 raise ValueError(f"it names the commit {str(info.sha)[:80]!r}")
             if any(type(size) is not int or size < 0 for size in sizes.values()):
                 raise ValueError("it lists files of sizes that are none")
@@ -104,7 +103,7 @@ def _guard(file: str, size: int) -> Any:
 
         def update(self, n: float | None = 1) -> None:
             self.n += int(n or 0)
-            if self.n > 2 * size + _BLOCK:  # the client itself compares the sizes in the end
+            if self.n > 2 * size + 2**20:  # the client itself compares the sizes in the end
                 raise HubError(f"{file} is longer than the {size:,} bytes that were announced.")
 
         def __getattr__(self, _: str) -> Any:  # what else a bar can be told
@@ -117,15 +116,14 @@ class BucketPlace:
     """A model in an S3 bucket, or in a store that speaks like one (``AWS_ENDPOINT_URL_S3``)."""
 
     def __init__(self, address: Address, revision: str | None, *_: object) -> None:
-        self.address, self._files, inside = address, bucket_files(), ""
-        if revision and not pinned_digest(revision):
-            self._root, inside = f"{address.place}/{revision}", revision
-        if not inside or self.size(CHECKSUMS_FILE) is None:
-            self._root, inside = address.place, ""
+        self.address, self._files, self._root = address, bucket_files(), address.place
+        inside = revision if revision and not pinned_digest(revision) else ""
+        if inside and self.size(f"{inside}/{CHECKSUMS_FILE}") is not None:
+            self._root = f"{address.place}/{inside}"
         with explained(f"fetch {CHECKSUMS_FILE} of {address}"):
             path = f"{self._root}/{CHECKSUMS_FILE}"
             listed = self._files.cat_file(path, start=0, end=MOST_BYTES_OF_TEXT + 1)
-        self.revision = check_revision(listed, revision, address, inside)
+        self.revision = check_revision(listed, revision, address, self._root.rpartition("/")[2])
 
     def size(self, name: str) -> int | None:
         """Return the bytes of a file; ``None`` if it is not there."""
@@ -157,19 +155,17 @@ def check_target(address: Address, *, overwrite: bool) -> None:
     above = next(place for place in (target, *target.parents) if place.exists())
     # What is replaced is moved away first, which is for the folder that it lies in to allow.
     written = target.parent if above == target else above
+    is_ours, why = (target / CHECKSUMS_FILE).is_file(), ""
+    if is_ours and not overwrite:
+        raise _exists(target)
     if not above.is_dir():
         why = f"{above} is a file"
     elif not os.access(written, os.W_OK | os.X_OK):
         why = f"{written} may not be changed"
-    elif (target / CHECKSUMS_FILE).is_file():
-        if not overwrite:
-            raise _exists(target)
-        return
-    elif above == target and any(target.iterdir()):
+    elif above == target and any(target.iterdir()) and not is_ours:
         why = "it holds something that was not published by hdi.hub"
-    else:
-        return
-    raise HubError(f"Nothing can be published at {target}: {why}. Choose another folder.")
+    if why:
+        raise HubError(f"Nothing can be published at {target}: {why}. Choose another folder.")
 
 
 def _exists(place: object) -> HubError:

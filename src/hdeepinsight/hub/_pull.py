@@ -22,6 +22,8 @@ from hdeepinsight.hub._publish import REFERENCE_FILE, read_features
 if TYPE_CHECKING:
     from anndata import AnnData
 
+Repository = str | os.PathLike[str]
+
 #: Most bytes of a model, all files together: what is larger is not a model of ours.
 MAX_BYTES: Final = 5 * 2**30
 
@@ -153,12 +155,11 @@ def pull(
     ('lineage', 'cell_type', 'subtype')
     >>> hdi.hub.pull("atlas/pbmc", revision="v1")  # doctest: +SKIP
     """
-    shared = download(repo, revision, token=token, max_bytes=max_bytes)
-    return shared.load(**options)
+    return download(repo, revision, token=token, max_bytes=max_bytes).load(**options)
 
 
 def download(
-    repo: str | os.PathLike[str],
+    repo: Repository,
     revision: str | None = None,
     *,
     token: Token = None,
@@ -312,7 +313,8 @@ def fetch_files(place: HubPlace | BucketPlace, target: Path, max_bytes: int) -> 
         for name in (CHECKSUMS_FILE, CARD_FILE):
             (folder / name).unlink(missing_ok=True)
             if (size := place.size(name)) is not None:
-                _check_total(size, _checksums.MOST_BYTES_OF_TEXT, f"{name} of {place.address}")
+                about = f"{name} of {place.address}"
+                _check_total(size, _checksums.MOST_BYTES_OF_TEXT, about, "It is not one of ours.")
                 place.fetch(name, folder)
         text = read_text_file(folder / CHECKSUMS_FILE)
         listed = parse_checksums(text, source=place.address)
@@ -326,8 +328,7 @@ def fetch_files(place: HubPlace | BucketPlace, target: Path, max_bytes: int) -> 
             if sha256(path) != digest:
                 path.unlink()
                 raise ChecksumError(
-                    f"{name} of {place.address} arrived with another checksum than the published "
-                    "one. Pull the model again; if it stays so, something on the way changes files."
+                    f"{name} of {place.address} has another checksum. Pull it again."
                 )
         shutil.rmtree(folder / ".cache", ignore_errors=True)  # notes of the client
         folder.replace(target)
@@ -344,12 +345,9 @@ def _sizes(place: HubPlace | BucketPlace, names: Iterable[str]) -> list[int]:
     return [size for size in sizes.values() if size is not None]
 
 
-def _check_total(n_bytes: int, most: float, source: object) -> None:
+def _check_total(n_bytes: int, most: float, source: object, hint: str = "Raise max_bytes.") -> None:
     if n_bytes > most:
-        raise HubError(
-            f"{source} has {n_bytes / 2**20:,.0f} MB, and {most / 2**20:,.0f} MB are accepted. "
-            "Nothing was fetched. Raise max_bytes if you trust it."
-        )
+        raise HubError(f"{source} has {n_bytes:,} bytes, and {most:,} are accepted. {hint}")
 
 
 def resolve_model(model: str | os.PathLike[str]) -> Path:
@@ -390,10 +388,8 @@ def resolve_model(model: str | os.PathLike[str]) -> Path:
     try:
         is_on_hub = text not in names and Address.parse(text).kind == "hub"
     except ValueError as error:
-        known = f"{', '.join(map(repr, names))}; `hdeepinsight models` lists all"
-        raise ValueError(
-            f"{text!r} is neither a folder nor the name of a model ({known}), and {error}"
-        ) from None
+        known = ", ".join(names)
+        raise ValueError(f"{text!r} is neither a folder nor one of {known}, and {error}") from None
     try:
         return download(text).folder
     except HubError as error:
