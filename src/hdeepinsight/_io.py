@@ -23,7 +23,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside ``path`` that takes its place when the block ends well.
 
     Whatever goes wrong, ``path`` holds either what it held before or the complete result, which
-    may be a file or a folder.
+    may be a file or a folder. A link stays one: what it leads to is replaced.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     ...     (Path(folder) / "table.csv").read_text()
     'a,b'
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=".unfinished-"))
     unfinished = folder / path.name

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+
+from hdeepinsight import tl
+from hdeepinsight._errors import check_choice, missing_column
 from hdeepinsight.annotation import (
     Decision,
     check_decoder,
@@ -18,22 +21,14 @@ from hdeepinsight.annotation import (
     mean_confidence,
     sharpen,
 )
-from hdeepinsight.data import (
-    GeneCoverageWarning,
-    ProteinCoverageWarning,
-    align_genes,
-    is_paired,
-    open_paired,
-    open_store,
-)
+from hdeepinsight.hub import load_model
 
 if TYPE_CHECKING:
-    from anndata import AnnData
+    from scipy.sparse import csr_matrix
 
     from hdeepinsight.annotation import Annotation, Decoder
-    from hdeepinsight.data import DataLike, ScaleMode
+    from hdeepinsight.data import AlignedQuery, DataLike, ScaleMode
     from hdeepinsight.models import SCHDeepInsight
-    from hdeepinsight.models.schdeepinsight._base import Query
     from hdeepinsight.tl import Refinement
 
 logger = logging.getLogger(__name__)
@@ -50,7 +45,7 @@ SHARPENING = 2.0
 
 
 def annotate(
-    query: Query,
+    query: Any,
     model: SCHDeepInsight | str | Path = "pbmc",
     *,
     adapt: Switch = "auto",
@@ -129,135 +124,100 @@ def annotate(
     (210, ['refine'])
     >>> hdi.annotate("query.h5ad", "owner/name").labels  # doctest: +SKIP
     """
-    _check_switches(adapt=adapt, refine=refine)
+    for name, value in (("adapt", adapt), ("refine", refine)):
+        check_choice(name, value, get_args(Switch))
     check_threshold(threshold)
     check_decoder(decoder)
-    query = open_paired(query) if is_paired(query) else query
-    model = _loaded(model)
-    _check_batch_key(batch_key, query, model)
-    reading: dict[str, Any] = {
-        "layer": layer,
-        "use_raw": use_raw,
-        "scale": scale,
-        "fold_case": fold_case,
-    }
+    model = load_model(model)
+    opened = model.open(query, layer=layer, use_raw=use_raw, scale=scale, fold_case=fold_case)
+    if batch_key is not None and batch_key not in opened.obs:
+        hint = "Omit batch_key to treat all cells as one batch."
+        raise missing_column(batch_key, opened.obs, where="The query's obs", hint=hint)
     decisions: list[Decision] = []
-    at_home = False
-    if adapt != "off":
-        model, decision, at_home = _adapted(model, query, adapt, reference, batch_key, reading)
+    like_a_batch = False
+    if adapt != "off" and model.adapter_ is None:
+        model, decision, like_a_batch = _adapted(model, opened, adapt, reference, batch_key)
         decisions.append(decision)
-    result = model.annotate(query, decoder=decoder, threshold=threshold, **reading)
-    if refine == "auto" and at_home:
-        reason = (
-            "the query is like one more batch of the reference, where it costs more than it helps"
-        )
-        decisions.append(Decision(step="refine", applied=False, reason=reason))
-    elif refine != "off":
-        result, decision = _refined(result, model, query, refine, batch_key, reading)
+    elif adapt != "off":
+        reason = "the model was adapted to a query before"
+        decisions.append(Decision(step="adapt", applied=False, reason=reason))
+    obstacle = _obstacle(opened, refine, like_a_batch)
+    kept: list[csr_matrix] | None = [] if refine != "off" and not obstacle else None
+    result = model.annotate(opened, decoder=decoder, threshold=threshold, keep=kept)
+    if kept is not None:
+        result, decision = _refined(result, model, opened, kept, refine, batch_key)
         decisions.append(decision)
+    elif obstacle:
+        decisions.append(Decision(step="refine", applied=False, reason=obstacle))
     for decision in decisions:
         logger.info("%s", decision)
     return replace(result, decisions=tuple(decisions))
 
 
-@contextmanager
-def _coverage_is_said_once() -> Iterator[None]:
-    """Leave it to the annotation to warn of features that the query lacks."""
-    with warnings.catch_warnings():
-        for category in (GeneCoverageWarning, ProteinCoverageWarning):
-            warnings.simplefilter("ignore", category)
-        yield
-
-
-def _check_switches(**switches: str) -> None:
-    for name, value in switches.items():
-        if value not in get_args(Switch):
-            raise ValueError(
-                f"Found {name}={value!r}. Valid are {list(get_args(Switch))}. Choose one of these."
-            )
-
-
-def _loaded(model: SCHDeepInsight | str | Path) -> SCHDeepInsight:
-    from hdeepinsight.hub import load_model
-    from hdeepinsight.models import SCHDeepInsight
-
-    if isinstance(model, str | Path):
-        return load_model(model)
-    if not isinstance(model, SCHDeepInsight):
-        msg = (
-            f"The model is a {type(model).__name__}. Valid are a SCHDeepInsight, and the name, "
-            "folder or address of one. Pass the query first and the model second."
-        )
-        raise TypeError(msg)
-    return model
-
-
-def _check_batch_key(batch_key: str | None, query: Query, model: SCHDeepInsight) -> None:
-    if batch_key is None:
-        return
-    obs = model._modalities.obs_of(query) if is_paired(query) else open_store(query).obs
-    if batch_key not in obs:
-        raise KeyError(
-            f"The query's obs has no {batch_key!r}; it holds {list(obs.columns)}. Name "
-            "the column of batches, or leave batch_key out."
-        )
-
-
-@_coverage_is_said_once()
 def _adapted(
     model: SCHDeepInsight,
-    query: Query,
+    opened: AlignedQuery,
     adapt: Switch,
     reference: DataLike | None,
     batch_key: str | None,
-    reading: dict[str, Any],
 ) -> tuple[SCHDeepInsight, Decision, bool]:
     """Return the model of the query, or the model itself where nothing is gained.
 
     Also say whether the query is like one more batch of the reference.
     """
-    mapped = model.load_query_data(
-        query, model, reference=reference, batch_key=batch_key, **reading
-    )
-    mapped.train(guard=adapt == "auto")
-    report = mapped.adaptation
-    assert report is not None  # train() leaves one
-    figures = {
-        "labels changed": report.figures.changed,
-        "held-out marker score": report.figures.held_out_marker_score,
-    }
+    adapted = model.load_query_data(opened, model, reference=reference, batch_key=batch_key)
+    adapted.train(plan_kwargs={"guard": adapt == "auto"})
+    report = adapted.adaptation
+    markers = report.figures.held_out_marker_score
+    figures = {"labels changed": report.figures.changed, "held-out markers": markers}
     decision = Decision(
-        step="adapt", applied=mapped.is_adapted, reason=report.reason, figures=figures
+        step="adapt", applied=adapted.is_adapted, reason=report.reason, figures=figures
     )
-    chosen = mapped if mapped.is_adapted else model
+    chosen = adapted if adapted.is_adapted else model
     return chosen, decision, report.figures.like_a_batch
 
 
-@_coverage_is_said_once()
+def _obstacle(opened: AlignedQuery, refine: Switch, like_a_batch: bool) -> str:
+    """Say why there is no graph to refine on; empty if there is one."""
+    if refine == "off":
+        return ""
+    if like_a_batch and refine == "auto":
+        return (
+            "the query is like one more batch of the reference, where it costs more than it helps"
+        )
+    if opened.n_obs < MIN_CELLS:
+        return f"{opened.n_obs} cells are too few for a graph; it takes {MIN_CELLS}"
+    has_rna = opened.extra.has_rna
+    if has_rna is not None and not has_rna.all():
+        n_lacking = int((~has_rna).sum())
+        return f"{n_lacking} cells have no RNA, by which they could be compared with others"
+    return ""
+
+
 def _refined(
     result: Annotation,
     model: SCHDeepInsight,
-    query: Query,
+    opened: AlignedQuery,
+    kept: list[csr_matrix],
     refine: Switch,
     batch_key: str | None,
-    reading: dict[str, Any],
 ) -> tuple[Annotation, Decision]:
     """Refine on the graph of the query's cells, or say why not."""
-    from hdeepinsight import tl
-    from hdeepinsight.models import AdaptedSCHDeepInsight
-
-    if len(result) < MIN_CELLS:
-        reason = f"{len(result)} cells are too few for a graph; it takes {MIN_CELLS}"
+    cells = AnnData(sparse.vstack(kept, format="csr"), var=pd.DataFrame(index=opened.query_genes))
+    cells.obs_names = opened.obs_names
+    if batch_key is not None:
+        cells.obs[batch_key] = opened.obs[batch_key].astype(str).to_numpy()
+    asked = sharpen(result, SHARPENING) if model.is_adapted else result
+    try:
+        tl.expression_pca(cells, key_added="X_pca")
+        refinement = tl.refine(cells, asked, batch_key=batch_key)
+    except Exception as error:
+        if refine == "on":
+            raise
+        # An optional step never costs the annotation: numba, for one, fails where it cannot cache.
+        reason = f"it failed ({type(error).__name__}: {str(error)[:200]}); refine='on' says where"
         return result, Decision(step="refine", applied=False, reason=reason)
-    n_lacking = int((~model._modalities.has_rna(query)).sum()) if is_paired(query) else 0
-    if n_lacking:
-        reason = f"{n_lacking} cells have no RNA, by which they could be compared with others"
-        return result, Decision(step="refine", applied=False, reason=reason)
-    cells = _cells_of(model, query, batch_key, reading)
-    tl.expression_pca(cells, key_added="X_pca")
-    asked = sharpen(result, SHARPENING) if isinstance(model, AdaptedSCHDeepInsight) else result
-    refinement = tl.refine(cells, asked, batch_key=batch_key)
-    decision = _judged(refinement, refine)
+    decision = _weighed(refinement, refine)
     if not decision.applied:
         return result, decision
     # Neighbours resemble each other, so they are less than independent witnesses: their labels are
@@ -272,7 +232,7 @@ def _refined(
     return refined, decision
 
 
-def _judged(refinement: Refinement, refine: Switch) -> Decision:
+def _weighed(refinement: Refinement, refine: Switch) -> Decision:
     """Decide by the strength that the refinement estimated for itself, without labels."""
     strength = float(refinement.parameters["lam"])
     weight = strength / (1 + strength)
@@ -291,18 +251,3 @@ def _judged(refinement: Refinement, refine: Switch) -> Decision:
         reason=reason,
         figures={"weight of neighbours": weight, "labels changed": changed},
     )
-
-
-def _cells_of(
-    model: SCHDeepInsight, query: Query, batch_key: str | None, reading: dict[str, Any]
-) -> AnnData:
-    """Fresh AnnData of all RNA counts of a query, read as the model reads them, with batches."""
-    import anndata as ad
-
-    source, _ = model._open(query, **reading)
-    names = list(dict.fromkeys(source.var_names))
-    cells = ad.AnnData(source.read(align_genes(source.var_names, names)))
-    cells.obs_names = source.obs_names
-    if batch_key is not None:
-        cells.obs[batch_key] = source.obs[batch_key].astype(str).to_numpy()
-    return cells

@@ -1,49 +1,18 @@
-"""Where results may go, and how they take the place of what was there."""
+"""Where results may go, and what the command line adds to a copy of the query."""
 
 import os
 from pathlib import Path
 
+import anndata as ad
+import numpy as np
+import pandas as pd
 import pytest
+from annotated_files import cells, saved
 
+from hdeepinsight.annotation import Annotation
 from hdeepinsight.cli._boundary import UsageProblem
-from hdeepinsight.cli._files import check_output, require_writable, written_at_once
-
-
-def _store(path: Path, text: str) -> None:
-    path.mkdir()
-    (path / "zarr.json").write_text(text)
-
-
-def _store_until_the_disk_is_full(path: Path) -> None:
-    _store(path, "new")
-    raise OSError("The disk is full.")
-
-
-def _content(path: Path) -> str:
-    return (path / "zarr.json" if path.is_dir() else path).read_text()
-
-
-@pytest.mark.parametrize("old", [None, Path.write_text, _store])
-@pytest.mark.parametrize("new", [Path.write_text, _store])
-def test_a_result_takes_the_place_of_whatever_was_there(tmp_path, old, new):
-    out = tmp_path / "deep" / "out.zarr"
-    if old is not None:
-        out.parent.mkdir()
-        old(out, "old")
-    with written_at_once(out) as path:
-        new(path, "new")
-    assert _content(out) == "new"
-    assert [found.name for found in out.parent.iterdir()] == ["out.zarr"]
-
-
-@pytest.mark.parametrize("old", [Path.write_text, _store])
-def test_what_was_there_stays_where_writing_fails(tmp_path, old):
-    out = tmp_path / "out.zarr"
-    old(out, "old")
-    with pytest.raises(OSError, match="full"), written_at_once(out) as path:
-        _store_until_the_disk_is_full(path)
-    assert _content(out) == "old"
-    assert [found.name for found in tmp_path.iterdir()] == ["out.zarr"]
+from hdeepinsight.cli._files import check_output, require_writable, write_annotation
+from hdeepinsight.taxonomy import Taxonomy
 
 
 def test_a_folder_that_is_no_store_is_never_replaced(tmp_path):
@@ -59,7 +28,7 @@ def test_a_place_below_a_file_is_refused_before_any_work(tmp_path):
     file = tmp_path / "notes.txt"
     file.write_text("mine")
     for out in (file / "out.csv", file / "deep" / "out.csv"):
-        with pytest.raises(UsageProblem, match=r"--out .*notes\.txt is not a folder\. Valid"):
+        with pytest.raises(UsageProblem, match=r"--out .*notes\.txt is not a folder\. Choose"):
             check_output(out, source=tmp_path / "query.h5ad", overwrite=False)
     assert file.read_text() == "mine"
 
@@ -71,3 +40,73 @@ def test_a_folder_that_may_not_be_written_to_is_refused_before_any_work(tmp_path
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != locked)
     with pytest.raises(UsageProblem, match="locked may not be written to"):
         require_writable(locked / "new" / "model")
+
+
+# anndata 0.12 announces the defaults of its next version whenever it writes zarr.
+@pytest.mark.filterwarnings("ignore:.*in the next minor release:UserWarning")
+@pytest.mark.parametrize("source", [".h5ad", ".zarr"])
+@pytest.mark.parametrize("out", [".h5ad", ".zarr"])
+def test_a_copy_carries_colours_ids_and_the_whole_annotation(tmp_path, source, out):
+    tree = Taxonomy.from_nested(
+        {"T": ["CD4", "CD8"], "B": []}, level_names=("lineage", "cell_type")
+    ).with_annotations(ontology_ids={"T": "CL:0000084", "B": "CL:0000236"})
+    query, path = cells(4), tmp_path / f"query{source}"
+    query.uns["note"] = "kept"
+    query = saved(query, path)
+    labels = pd.Series(["CD4", "T", "B", None], index=query.obs_names)
+    result = Annotation.from_labels(labels, tree, confidence=[0.9, 0.8, 0.7, 0.0])
+    copy_path = tmp_path / f"copy{out}"
+    write_annotation(result, source=path, out=copy_path, key_added="hdi", obs=query.obs)
+    copy = ad.read_h5ad(copy_path) if out == ".h5ad" else ad.read_zarr(copy_path)
+    assert copy.uns["note"] == "kept"
+    np.testing.assert_array_equal(copy.X, query.X)
+    ids = ["CL:0000084", "CL:0000084", "CL:0000236", "unknown"]
+    assert copy.obs["hdi_cell_type_ontology_term_id"].astype(str).tolist() == ids
+    for name in ("lineage", "cell_type", "stop_label"):
+        categories = copy.obs[f"hdi_{name}"].cat.categories
+        wanted = [result.colors[label] for label in categories]
+        assert list(copy.uns[f"hdi_{name}_colors"]) == wanted
+    read = Annotation.from_adata(copy)
+    assert read.labels["stop_label"].astype(str).tolist() == ["CD4", "T", "B", "Unknown"]
+    np.testing.assert_array_equal(read.node_probabilities, result.node_probabilities)
+
+
+@pytest.mark.filterwarnings("ignore:.*in the next minor release:UserWarning")
+@pytest.mark.parametrize("ending", [".h5ad", ".zarr"])
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [("obsm", "hdi_probabilities"), ("uns", "hdi"), ("uns", "hdi_level_1_colors")],
+)
+def test_nothing_of_the_query_is_replaced(tmp_path, ending, part, name):
+    query, path, out = cells(3), tmp_path / f"query{ending}", tmp_path / f"copy{ending}"
+    getattr(query, part)[name] = np.arange(3.0)[:, None] if part == "obsm" else ["mine"]
+    query = saved(query, path)
+    tree = Taxonomy.from_nested({"T": [], "B": []})
+    result = Annotation.from_labels(pd.Series(["T", "B", "T"], index=query.obs_names), tree)
+    with pytest.raises(UsageProblem, match=f"{part}/{name} already.*another --key-added"):
+        write_annotation(result, source=path, out=out, key_added="hdi", obs=query.obs)
+    assert [found.name for found in tmp_path.iterdir()] == [path.name]
+    write_annotation(result, source=path, out=out, key_added="other", obs=query.obs)
+    copy = ad.read_h5ad(out) if ending == ".h5ad" else ad.read_zarr(out)
+    np.testing.assert_array_equal(getattr(copy, part)[name], getattr(query, part)[name])
+
+
+@pytest.mark.filterwarnings("ignore:.*in the next minor release:UserWarning")
+@pytest.mark.parametrize("source", [".h5ad", ".zarr"])
+@pytest.mark.parametrize("out", [".h5ad", ".zarr"])
+def test_columns_of_the_query_come_back_as_they_were(tmp_path, source, out):
+    columns = {
+        "text": pd.array(["a", None, "c"], dtype="string"),
+        "whole": pd.array([1, None, 3], dtype="Int64"),
+        "truth": pd.array([True, None, False], dtype="boolean"),
+        "ordered": pd.Categorical(["lo", "hi", None], ["lo", "mid", "hi"], ordered=True),
+    }
+    path, copy_path = tmp_path / f"query{source}", tmp_path / f"copy{out}"
+    with ad.settings.override(allow_write_nullable_strings=True):
+        query = saved(cells(3, **columns), path)
+    result = Annotation.from_labels(
+        pd.Series(["T", "B", "T"], index=query.obs_names), Taxonomy.from_nested(["T", "B"])
+    )
+    write_annotation(result, source=path, out=copy_path, key_added="hdi", obs=query.obs)
+    copy = ad.read_h5ad(copy_path) if out == ".h5ad" else ad.read_zarr(copy_path)
+    pd.testing.assert_frame_equal(copy.obs[list(columns)], query.obs)

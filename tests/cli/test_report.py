@@ -58,10 +58,12 @@ def test_annotate_writes_the_page_too(files, hdeepinsight, tmp_path):
 @pytest.mark.parametrize(
     ("options", "code", "says"),
     [
-        pytest.param(["--out", "page.htm"], 2, "Valid endings are .html", id="ending"),
+        pytest.param(["--out", "page.htm"], 2, "must end in .html", id="ending"),
         pytest.param(["--out", "{there}"], 2, "Pass --overwrite", id="exists"),
-        pytest.param(["--clusters", "louvain"], 1, "Valid are its columns: ", id="no_clusters"),
-        pytest.param(["--embedding", "X_no"], 1, "It holds: X_other, X_umap", id="no_embedding"),
+        pytest.param(
+            ["--clusters", "louvain"], 1, "has no column 'louvain'; it has", id="no_clusters"
+        ),
+        pytest.param(["--embedding", "X_no"], 1, "it has X_other, X_umap", id="no_embedding"),
         pytest.param(["--labels", "leiden"], 1, "do not lead to a node", id="other_labels"),
         pytest.param(["--labels", "a", "--levels", "b"], 2, "Leave one out", id="both"),
     ],

@@ -47,13 +47,30 @@ def read(source: CountSource, chunk_size: int = 4096) -> np.ndarray:
     return sparse.vstack([counts for _, counts in chunks]).toarray()
 
 
-def test_every_storage_gives_the_same_counts(small, storage, store_as):
-    source = open_counts(store_as(small, storage))
+def test_every_storage_gives_the_same_counts_and_stays_bit_identical(
+    small, fingerprint, storage, store_as
+):
+    data = store_as(small, storage)
+
+    def state() -> object:
+        if isinstance(data, ad.AnnData) and not data.isbacked:
+            return fingerprint(data)
+        place = Path(data.filename if isinstance(data, ad.AnnData) else data)
+        files = sorted(place.rglob("*")) if place.is_dir() else [place]
+        return [(file, file.read_bytes()) for file in files if file.is_file()]
+
+    before = state()
+    source = open_counts(data)
     np.testing.assert_array_equal(read(source, chunk_size=17), expected(small))
     assert source.report.scale == "counts"
     assert source.report.n_empty_cells == 1
     assert list(source.obs_names) == list(small.obs_names)
     assert list(source.var_names) == list(small.var_names)
+    for _, counts in source.chunks(source.align(GENES), 20):
+        counts.data[:] = -1
+    source.obs["new"] = 1
+    source.var["new"] = 1
+    assert state() == before
 
 
 def test_every_storage_of_log_values_gives_the_same_counts(small, storage, store_as):
@@ -200,25 +217,6 @@ def test_memory_does_not_grow_with_the_number_of_cells(tmp_path, storage, monkey
     assert np.all(np.subtract(*peaks[::-1]) < row_starts), peaks
 
 
-def test_the_users_data_stays_bit_identical(small, fingerprint, storage, store_as):
-    data = store_as(small, storage)
-
-    def state() -> object:
-        if isinstance(data, ad.AnnData) and not data.isbacked:
-            return fingerprint(data)
-        place = Path(data.filename if isinstance(data, ad.AnnData) else data)
-        files = sorted(place.rglob("*")) if place.is_dir() else [place]
-        return [(file, file.read_bytes()) for file in files if file.is_file()]
-
-    before = state()
-    source = open_counts(data)
-    for _, counts in source.chunks(source.align(GENES), 20):
-        counts.data[:] = -1
-    source.obs["new"] = 1
-    source.var["new"] = 1
-    assert state() == before
-
-
 @pytest.mark.parametrize("dtype", [bool, np.uint8, np.int32, np.float16, np.float64])
 @pytest.mark.parametrize("form", [np.asarray, sparse.csr_matrix])
 def test_any_type_of_number_is_read(small, dtype, form):
@@ -336,3 +334,22 @@ def test_selected_genes_are_those_of_a_naive_implementation():
     assert select_genes(source, 3, keep=["GENE7"])[0] == "GENE7"
     with pytest.raises(InputError, match=r"1 of the genes to keep.*ABSENT"):
         select_genes(source, 5, keep=["ABSENT"])
+
+
+def test_errors_advise_only_what_the_caller_takes(small, normalise):
+    logged = ad.AnnData(normalise(small.X), obs=small.obs, var=small.var, layers={"c": small.X})
+    with pytest.raises(InputError, match=r"or another `scale`.*pass layer='c'\."):
+        open_counts(logged, scale="counts")
+    with pytest.raises(InputError, match=r"Pass the raw counts\. .*pass rna_layer='c'\."):
+        open_counts(logged, scale="counts", arguments={"layer": "rna_layer"})
+    with pytest.raises(InputError, match=r"Name one of them with `rna_layer=` \(None means X\)\."):
+        open_counts(small, layer="other", arguments={"layer": "rna_layer"})
+
+
+def test_fold_case_is_advised_only_where_it_is_taken(small):
+    lower = small.copy()
+    lower.var_names = small.var_names.str.lower()
+    with pytest.raises(InputError, match="pass fold_case=True"):
+        open_counts(lower).align(GENES)
+    with pytest.raises(InputError, match="spell them as the model does"):
+        open_counts(lower).align(GENES, arguments={})

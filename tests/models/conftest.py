@@ -1,12 +1,14 @@
 """One small trained model for the whole room."""
 
 from collections.abc import Callable
+from dataclasses import fields
 
 import anndata as ad
 import numpy as np
 import pytest
 
 from hdeepinsight import SCHDeepInsight
+from hdeepinsight.models import ModuleConfig
 
 LEVELS = ["lineage", "cell_type"]
 
@@ -23,7 +25,9 @@ def fit() -> Callable[..., SCHDeepInsight]:
         **options: object,
     ) -> SCHDeepInsight:
         SCHDeepInsight.setup_anndata(adata, **(setup or {"labels_keys": LEVELS}))
-        model = SCHDeepInsight(adata, **({"layout": "random"} | options))
+        names = {field.name for field in fields(ModuleConfig)}
+        config = {name: options.pop(name) for name in names & set(options)}
+        model = SCHDeepInsight(adata, config=config, **({"layout": "random"} | options))
         quiet = {"enable_progress_bar": False, "accelerator": "cpu", "validation_size": 0.2}
         model.train(**({"max_epochs": 12, "batch_size": 32} | quiet | (train or {})))
         return model

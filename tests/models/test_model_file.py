@@ -143,7 +143,7 @@ def test_all_of_1000_random_damages_are_found(folder, alone):
 
 
 def test_every_bit_of_the_last_bytes_is_guarded():
-    """Checksum, its marker and the end of the archive: where a seal could come off unnoticed."""
+    """Checksum, its marker and the end of the archive: where a digest could come off unnoticed."""
     content = dump({"a": torch.arange(3.0)})
     for place in range(len(content) - 130, len(content)):
         for bit in range(8):
@@ -196,7 +196,7 @@ def test_parts_of_two_models_are_not_mixed(tmp_path):
         payload = {"model_state_dict": {"w": torch.tensor([value])}}
         ModelFolder(tmp_path / name).write(payload)
     shutil.copy(tmp_path / "b" / "model.pt", tmp_path / "a" / "model.pt")
-    with pytest.raises(ModelFileError, match=r"not what manifest\.json lists.*remove manifest"):
+    with pytest.raises(ModelFileError, match=r"not what manifest\.json lists.*remove the list"):
         ModelFolder(tmp_path / "a").read()
     (tmp_path / "a" / "manifest.json").unlink()
     assert ModelFolder(tmp_path / "a").read()["model_state_dict"]["w"] == 2
@@ -204,12 +204,10 @@ def test_parts_of_two_models_are_not_mixed(tmp_path):
 
 def test_a_missing_part_is_named(folder):
     folder.file("model.pt").unlink()
-    with pytest.raises(ModelFileError, match=r"model\.pt is damaged or incomplete: It is missing"):
+    with pytest.raises(ModelFileError, match=r"model\.pt is damaged: It is missing"):
         folder.read()
     folder.file("adata.h5ad").unlink()
-    with pytest.raises(
-        ModelFileError, match=r"adata\.h5ad is damaged or incomplete: It is missing"
-    ):
+    with pytest.raises(ModelFileError, match=r"adata\.h5ad is damaged: It is missing"):
         folder.reference()
 
 
@@ -221,7 +219,7 @@ def test_a_reference_beside_the_model_that_it_does_not_list_is_not_its_own(tmp_p
     assert ModelFolder(tmp_path).reference() == tmp_path / "adata.h5ad"
 
 
-# Hostile files. All are sealed as ours are: a checksum guards against accidents, not intent.
+# Hostile files. A digest, where there is one, fits: it guards against accidents, not intent.
 
 
 @pytest.fixture
@@ -315,7 +313,7 @@ HOSTILE = {
         archive(pickle.dumps({"a": Call(os.mkdir, "it_ran")}, 4)),
         r"posix\.mkdir",
     ),
-    "bare_pickle": (pickle.dumps({"a": Call(os.mkdir, "it_ran")}), r"found posix\.mkdir"),
+    "bare_pickle": (pickle.dumps({"a": Call(os.mkdir, "it_ran")}), "no archive of PyTorch"),
     "builtin": (archive(pickled({"a": Call(eval, "1")})), r"eval"),
     "numpy_array": (archive(pickled({"a": np.zeros(2)})), r"found numpy.*_reconstruct"),
     "state_of_an_object": (archive(b"\x80\x02}}b."), "pickle instruction b'b'"),
@@ -421,7 +419,7 @@ def manifest(parts: object) -> bytes:
 def test_hostile_manifests(parts, tmp_path, bounded):
     (tmp_path / "model.pt").write_bytes(b"abc")
     (tmp_path / "manifest.json").write_bytes(manifest(parts))
-    with pytest.raises(ModelFileError, match=r"damaged or incomplete|no model"):
+    with pytest.raises(ModelFileError, match=r"damaged|no model"):
         ModelFolder(tmp_path).read()
 
 
@@ -553,7 +551,7 @@ def fuzz_trials() -> int:
     return int(os.environ.get("HDI_FUZZ_TRIALS", "300"))
 
 
-def test_the_seal_is_the_comment_of_an_archive_that_any_tool_reads():
+def test_the_digest_is_the_comment_of_an_archive_that_any_tool_reads():
     content = dump({"a": 1})
     assert content[-84:-64] == b"hdeepinsight sha256 "
     assert hashlib.sha256(content[:-64]).hexdigest().encode() == content[-64:]

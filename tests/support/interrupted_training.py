@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import anndata as ad
@@ -11,7 +12,6 @@ import lightning.pytorch as pl
 import torch
 
 from hdeepinsight import SCHDeepInsight
-from hdeepinsight.models.schdeepinsight import _checkpoints
 
 LEVELS = ["lineage", "cell_type"]
 EPOCHS = 6
@@ -50,7 +50,7 @@ def interrupted(reference: ad.AnnData, folder: Path, how: str, options: dict, ki
 
 
 if __name__ == "__main__":
-    _checkpoints.MIN_SECONDS = 0.0
+    import_module("hdeepinsight.models._base._training").MIN_SECONDS = 0.0
     cells, folder, threads, described = sys.argv[1:]
     torch.set_num_threads(int(threads))  # sums in another order would be other weights
     interrupted(ad.read_h5ad(cells), Path(folder), "SIGKILL", *json.loads(described))

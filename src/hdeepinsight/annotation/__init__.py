@@ -2,25 +2,25 @@
 
 from hdeepinsight.annotation._anndata_io import (
     Additions,
-    annotation_additions,
     check_cells,
     check_same_cells,
     storable,
 )
-from hdeepinsight.annotation._annotation import Annotation, Decision, check_level_names
+from hdeepinsight.annotation._annotation import (
+    Annotation,
+    Decision,
+    annotation_additions,
+    check_level_names,
+)
 from hdeepinsight.annotation._calibration import (
     PROBABILITY_TOLERANCE,
     check_confidence,
     expected_calibration_error,
-    match_mean_confidence,
-    mean_confidence,
-    sharpen,
 )
 from hdeepinsight.annotation._conformal import (
     Calibration,
     LabelSets,
     SetKind,
-    calibrate,
     check_nodes,
     conformal_threshold,
 )
@@ -35,7 +35,18 @@ from hdeepinsight.annotation._decode import (
     node_categories,
     node_names,
 )
-from hdeepinsight.annotation._evaluate import Evaluation, evaluate_annotation, level_calibration
+from hdeepinsight.annotation._derived import (
+    match_mean_confidence,
+    mean_confidence,
+    published_rare,
+    sharpen,
+)
+from hdeepinsight.annotation._evaluate import (
+    Evaluation,
+    calibrate,
+    evaluate_annotation,
+    level_calibration,
+)
 from hdeepinsight.annotation._external import (
     class_nodes,
     drop_ancestors,
@@ -49,7 +60,6 @@ from hdeepinsight.annotation._novelty import (
     FeatureCells,
     NoveltyDetector,
     NoveltyLevel,
-    published_rare,
 )
 
 __all__ = [

@@ -9,12 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from hdeepinsight._keys import ADDED_KEYS
-
 if TYPE_CHECKING:
     from anndata import AnnData
-
-    from hdeepinsight.annotation._annotation import Annotation
 
 #: In ``uns["<key>"]``: what was added under the key, so that a later result may replace it.
 _RECORD = "added"
@@ -91,35 +87,6 @@ class Additions(NamedTuple):
         except BaseException:
             adata.obs, adata.obsm, adata.uns = before
             raise
-
-
-def annotation_additions(annotation: Annotation, adata: AnnData, key_added: str) -> Additions:
-    """Return everything that an annotation adds to an AnnData of its cells.
-
-    Examples
-    --------
-    >>> import anndata as ad
-    >>> import hdeepinsight as hdi
-    >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
-    >>> cells = ad.AnnData(obs=pd.DataFrame(index=["a", "b"]))
-    >>> result = hdi.Annotation.from_labels(pd.Series(["CD4", "B"], index=["a", "b"]), tree)
-    >>> annotation_additions(result, cells, "hdi").obs["hdi_stop_label"].tolist()
-    ['CD4', 'B']
-    """
-    check_cells(annotation.obs_names, adata, "annotation", "annotated")
-
-    def named(name: object) -> str:
-        return storable(f"{key_added}_{name}")
-
-    probabilities = annotation.probabilities().rename(columns=storable)
-    return Additions(
-        obs={named(name): column.array for name, column in annotation.to_frame().items()},
-        obsm={named(ADDED_KEYS.PROBABILITIES): probabilities},
-        uns={
-            named(f"{name}_colors"): [annotation.colors[label] for label in column.cat.categories]
-            for name, column in annotation.labels.items()
-        },
-    )
 
 
 def storable(name: str) -> str:

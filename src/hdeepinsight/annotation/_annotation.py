@@ -17,7 +17,8 @@ from hdeepinsight._io import atomic_write
 from hdeepinsight._keys import ADDED_KEYS, LABEL_COLUMNS, ONTOLOGY_KEY, UNKNOWN_TERM
 from hdeepinsight._palette import MISSING, label_colors
 from hdeepinsight.annotation._anndata_io import (
-    annotation_additions,
+    Additions,
+    check_cells,
     from_text,
     storable,
     to_text,
@@ -585,7 +586,15 @@ class Annotation:
                 "calibration=hdi.annotation.calibrate(annotation_of_labelled_cells, true_nodes)."
             )
             raise ValueError(msg)
-        return label_sets(self, calibration, alpha=alpha, kind=kind, groups=groups)
+        return label_sets(
+            self.taxonomy,
+            self.obs_names,
+            self.node_probabilities,
+            calibration,
+            alpha=alpha,
+            kind=kind,
+            groups=groups,
+        )
 
     def rejected(self, alpha: float = 0.05, *, unknown: NoveltyLevel = "lineage") -> Annotation:
         """Stop cells earlier that are novel to the reference.
@@ -863,3 +872,32 @@ def check_level_names(taxonomy: Taxonomy) -> None:
             "every annotation. Rename the levels of the taxonomy, or the columns of labels."
         )
         raise ValueError(msg)
+
+
+def annotation_additions(annotation: Annotation, adata: AnnData, key_added: str) -> Additions:
+    """Return everything that an annotation adds to an AnnData of its cells.
+
+    Examples
+    --------
+    >>> import anndata as ad
+    >>> import hdeepinsight as hdi
+    >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+    >>> cells = ad.AnnData(obs=pd.DataFrame(index=["a", "b"]))
+    >>> result = hdi.Annotation.from_labels(pd.Series(["CD4", "B"], index=["a", "b"]), tree)
+    >>> annotation_additions(result, cells, "hdi").obs["hdi_stop_label"].tolist()
+    ['CD4', 'B']
+    """
+    check_cells(annotation.obs_names, adata, "annotation", "annotated")
+
+    def named(name: object) -> str:
+        return storable(f"{key_added}_{name}")
+
+    probabilities = annotation.probabilities().rename(columns=storable)
+    return Additions(
+        obs={named(name): column.array for name, column in annotation.to_frame().items()},
+        obsm={named(ADDED_KEYS.PROBABILITIES): probabilities},
+        uns={
+            named(f"{name}_colors"): [annotation.colors[label] for label in column.cat.categories]
+            for name, column in annotation.labels.items()
+        },
+    )

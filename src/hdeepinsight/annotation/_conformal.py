@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -13,9 +13,6 @@ import pandas as pd
 from hdeepinsight._errors import check_choice, invalid
 from hdeepinsight.annotation._decode import most_probable_leaf, node_names
 from hdeepinsight.taxonomy import Taxonomy
-
-if TYPE_CHECKING:
-    from hdeepinsight.annotation._annotation import Annotation
 
 SetKind = Literal["nodes", "leaves"]
 
@@ -121,71 +118,6 @@ class Calibration:
         return cls(taxonomy=taxonomy, source=str(data["source"]), **arrays)
 
 
-def calibrate(
-    annotation: Annotation, true_nodes: np.ndarray, *, source: str = "labelled cells"
-) -> Calibration:
-    """Score labelled cells for conformal label sets.
-
-    Parameters
-    ----------
-    annotation
-        Annotation of cells that whoever made the probabilities has not seen; any probabilities
-        over a taxonomy will do.
-    true_nodes
-        True node of every cell, shape ``(n_cells,)``, as ``taxonomy.encode(labels)`` gives it;
-        cells with 0 (unlabelled) are left out.
-    source
-        What the cells are, in plural, for messages.
-
-    Returns
-    -------
-    The calibration, for :meth:`Annotation.label_sets`.
-
-    Raises
-    ------
-    ValueError
-        If the nodes do not fit the cells or the taxonomy, or no cell has a label.
-
-    Examples
-    --------
-    The guess "CD4 T" is wrong for the second cell: only a set that reaches up to "T" holds the
-    truth, so the threshold must not be below the probability of "CD4 T".
-
-    >>> import numpy as np
-    >>> from hdeepinsight.annotation import Annotation, calibrate
-    >>> from hdeepinsight.taxonomy import Taxonomy
-    >>> tree = Taxonomy.from_nested({"T": ["CD4 T", "CD8 T"], "B": []})
-    >>> p = np.array([[1, 0.9, 0.1, 0.6, 0.3]] * 2)
-    >>> known = Annotation(taxonomy=tree, obs_names=["a", "b"], node_probabilities=p)
-    >>> calibrate(known, tree.encode(["CD4 T", "CD8 T"])).node_scores
-    array([0. , 0.6])
-
-    Notes
-    -----
-    The guess is the most probable leaf, whatever the decoder and threshold of the annotation. A
-    cell labelled at an inner node takes the largest score of its leaves: its set must hold them
-    all, which is conservative.
-    """
-    taxonomy = annotation.taxonomy
-    known = np.flatnonzero(check_nodes(taxonomy, true_nodes, len(annotation)) > 0)
-    if not known.size:
-        msg = (
-            "No cell has a known label, so there is nothing to calibrate on. Encode labels of the "
-            "taxonomy with taxonomy.encode(labels)."
-        )
-        raise ValueError(msg)
-    probabilities = annotation.node_probabilities[known].astype(np.float64)
-    truth, guess = np.asarray(true_nodes)[known], most_probable_leaf(taxonomy, probabilities)
-    return Calibration(
-        taxonomy=taxonomy,
-        true_nodes=truth,
-        predicted=guess,
-        node_scores=_node_scores(taxonomy, probabilities, guess, truth),
-        leaf_scores=_leaf_scores(taxonomy, probabilities, truth),
-        source=source,
-    )
-
-
 def conformal_threshold(scores: np.ndarray, alpha: float) -> float:
     """Return the ⌈(n + 1)(1 − α)⌉-th smallest score; infinity where there is no such rank.
 
@@ -213,7 +145,7 @@ def mass_before(taxonomy: Taxonomy, probabilities: np.ndarray) -> np.ndarray:
     return before
 
 
-def _node_scores(
+def node_scores(
     taxonomy: Taxonomy, probabilities: np.ndarray, guess: np.ndarray, truth: np.ndarray
 ) -> np.ndarray:
     """Probability of the topmost node on the guess's path that does not hold the whole truth."""
@@ -231,7 +163,7 @@ def _node_scores(
     return np.where(missed.any(axis=1), score, 0.0)
 
 
-def _leaf_scores(taxonomy: Taxonomy, probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def leaf_scores(taxonomy: Taxonomy, probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray:
     own = taxonomy.ancestor_matrix[:, truth].T
     return np.asarray(np.where(own, mass_before(taxonomy, probabilities), 0.0).max(axis=1))
 
@@ -439,32 +371,33 @@ class LabelSets:
 
 
 def label_sets(
-    annotation: Annotation,
+    taxonomy: Taxonomy,
+    obs_names: pd.Index,
+    probabilities: np.ndarray,
     calibration: Calibration,
     *,
-    alpha: float = 0.1,
-    kind: SetKind = "nodes",
-    groups: int | str | None = None,
+    alpha: float,
+    kind: SetKind,
+    groups: int | str | None,
 ) -> LabelSets:
     """Build conformal label sets; see :meth:`Annotation.label_sets`."""
     if not 0.0 < alpha < 1.0:
         hint = "Use 0.1 for sets of which nine in ten hold the truth."
         raise invalid("alpha", alpha, "a number between 0 and 1, both excluded", hint)
-    if annotation.taxonomy != calibration.taxonomy:
+    if taxonomy != calibration.taxonomy:
         msg = (
             f"The calibration is of another taxonomy ({calibration.taxonomy.n_leaves} types) than "
-            f"the annotation ({annotation.taxonomy.n_leaves} types). Make one of the same tree "
-            "with hdi.annotation.calibrate(annotation_of_labelled_cells, true_nodes)."
+            f"the annotation ({taxonomy.n_leaves} types). Make one of the same tree with "
+            "hdi.annotation.calibrate(annotation_of_labelled_cells, true_nodes)."
         )
         raise ValueError(msg)
-    taxonomy, probabilities = annotation.taxonomy, annotation.node_probabilities
     guess = most_probable_leaf(taxonomy, probabilities)
     table, group = _thresholds(calibration, guess, alpha, kind, groups)
     threshold = table["threshold"].to_numpy()[group]
     build = _node_sets if kind == "nodes" else _leaf_sets
     return LabelSets(
         taxonomy=taxonomy,
-        obs_names=annotation.obs_names,
+        obs_names=obs_names,
         contains=build(taxonomy, probabilities, guess, threshold),
         alpha=alpha,
         kind=kind,

@@ -1,14 +1,17 @@
-"""Scores of an annotation, where the truth is known."""
+"""An annotation of cells whose labels are known: its scores, and what it is calibrated by."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from hdeepinsight.annotation._annotation import Annotation
 from hdeepinsight.annotation._calibration import binned_error
-from hdeepinsight.annotation._conformal import check_nodes
+from hdeepinsight.annotation._conformal import Calibration, check_nodes, leaf_scores, node_scores
+from hdeepinsight.annotation._decode import most_probable_leaf
 from hdeepinsight.taxonomy import (
     HierarchicalScores,
     Taxonomy,
@@ -16,11 +19,6 @@ from hdeepinsight.taxonomy import (
     level_scores,
     path_distance,
 )
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from hdeepinsight.annotation._annotation import Annotation
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -142,6 +140,71 @@ def evaluate_annotation(annotation: Annotation, nodes: np.ndarray) -> Evaluation
         mean_path_distance=float(path_distance(taxonomy, truth, stop).mean()),
         share_stopped=float((~np.isin(stop, taxonomy.leaves)).mean()),
         n_cells=len(known),
+    )
+
+
+def calibrate(
+    annotation: Annotation, true_nodes: np.ndarray, *, source: str = "labelled cells"
+) -> Calibration:
+    """Score labelled cells for conformal label sets.
+
+    Parameters
+    ----------
+    annotation
+        Annotation of cells that whoever made the probabilities has not seen; any probabilities
+        over a taxonomy will do.
+    true_nodes
+        True node of every cell, shape ``(n_cells,)``, as ``taxonomy.encode(labels)`` gives it;
+        cells with 0 (unlabelled) are left out.
+    source
+        What the cells are, in plural, for messages.
+
+    Returns
+    -------
+    The calibration, for :meth:`Annotation.label_sets`.
+
+    Raises
+    ------
+    ValueError
+        If the nodes do not fit the cells or the taxonomy, or no cell has a label.
+
+    Examples
+    --------
+    The guess "CD4 T" is wrong for the second cell: only a set that reaches up to "T" holds the
+    truth, so the threshold must not be below the probability of "CD4 T".
+
+    >>> import numpy as np
+    >>> from hdeepinsight.annotation import Annotation, calibrate
+    >>> from hdeepinsight.taxonomy import Taxonomy
+    >>> tree = Taxonomy.from_nested({"T": ["CD4 T", "CD8 T"], "B": []})
+    >>> p = np.array([[1, 0.9, 0.1, 0.6, 0.3]] * 2)
+    >>> known = Annotation(taxonomy=tree, obs_names=["a", "b"], node_probabilities=p)
+    >>> calibrate(known, tree.encode(["CD4 T", "CD8 T"])).node_scores
+    array([0. , 0.6])
+
+    Notes
+    -----
+    The guess is the most probable leaf, whatever the decoder and threshold of the annotation. A
+    cell labelled at an inner node takes the largest score of its leaves: its set must hold them
+    all, which is conservative.
+    """
+    taxonomy = annotation.taxonomy
+    known = np.flatnonzero(check_nodes(taxonomy, true_nodes, len(annotation)) > 0)
+    if not known.size:
+        msg = (
+            "No cell has a known label, so there is nothing to calibrate on. Encode labels of the "
+            "taxonomy with taxonomy.encode(labels)."
+        )
+        raise ValueError(msg)
+    probabilities = annotation.node_probabilities[known].astype(np.float64)
+    truth, guess = np.asarray(true_nodes)[known], most_probable_leaf(taxonomy, probabilities)
+    return Calibration(
+        taxonomy=taxonomy,
+        true_nodes=truth,
+        predicted=guess,
+        node_scores=node_scores(taxonomy, probabilities, guess, truth),
+        leaf_scores=leaf_scores(taxonomy, probabilities, truth),
+        source=source,
     )
 
 

@@ -1,46 +1,31 @@
-"""``hdeepinsight annotate``: a query and a model in, labels out."""
+"""``hdeepinsight annotate`` and ``report``: a query and a model in, labels or a page out."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
 
+from hdeepinsight.cli import _options as opt
 from hdeepinsight.cli._boundary import UsageProblem, running
-from hdeepinsight.cli._console import results, step
-from hdeepinsight.cli._copy import write_annotation
-from hdeepinsight.cli._files import check_output
-from hdeepinsight.cli._options import (
-    Adapt,
-    BatchKey,
-    Debug,
-    DecoderOption,
-    FoldCase,
-    Layer,
-    Model,
-    Overwrite,
-    PathDecoder,
-    Query,
-    Raw,
-    Reference,
-    Refine,
-    Scale,
-    ScaleOption,
-    Step,
-    Threshold,
-    ToLeaves,
-)
-from hdeepinsight.cli._page import check_page, write_page
-from hdeepinsight.cli._show import label_table, notes_of
+from hdeepinsight.cli._console import frame_table, results, step
+from hdeepinsight.cli._files import check_output, require_columns, write_annotation
 
-__all__ = ["annotate"]
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from hdeepinsight.annotation import Annotation
+
+_DEFAULT_EMBEDDING = "X_umap"
+_MOST_LABELS = 40
+_PAGES = (".html",)
 
 
 def annotate(
-    query: Query,
-    model: Model = "pbmc",
+    query: opt.Query,
+    model: opt.Model = "pbmc",
     out: Annotated[
         Path | None,
         typer.Option(
@@ -51,26 +36,26 @@ def annotate(
             "added, .csv for the labels alone. By default query.annotated.h5ad beside query.h5ad.",
         ),
     ] = None,
-    adapt: Adapt = Step.off,
-    refine: Refine = Step.off,
-    batch_key: BatchKey = None,
-    reference: Reference = None,
-    threshold: Threshold = 0.5,
-    to_leaves: ToLeaves = False,
-    decoder: DecoderOption = PathDecoder.joint,
-    layer: Layer = None,
-    raw: Raw = False,
-    scale: ScaleOption = Scale.auto,
-    fold_case: FoldCase = False,
+    adapt: opt.Adapt = opt.Step.off,
+    refine: opt.Refine = opt.Step.off,
+    batch_key: opt.BatchKey = None,
+    reference: opt.Reference = None,
+    threshold: opt.Threshold = 0.5,
+    to_leaves: opt.ToLeaves = False,
+    decoder: opt.DecoderOption = opt.PathDecoder.joint,
+    layer: opt.Layer = None,
+    raw: opt.Raw = False,
+    scale: opt.ScaleOption = opt.Scale.auto,
+    fold_case: opt.FoldCase = False,
     key_added: Annotated[
         str, typer.Option(metavar="NAME", help="Prefix of the columns that are added.")
     ] = "hdi",
-    overwrite: Overwrite = False,
+    overwrite: opt.Overwrite = False,
     report: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write a page about the result too, .html."),
     ] = None,
-    debug: Debug = False,
+    debug: opt.Debug = False,
 ) -> None:
     """Label every cell of a query, at every level.
 
@@ -85,16 +70,23 @@ def annotate(
         out = out or query.with_suffix(f".annotated{query.suffix}")
         check_output(out, source=query, overwrite=overwrite)
         if report is not None:
-            check_page(report, source=query, overwrite=overwrite)
-        _check_key(key_added)
+            check_output(
+                report, source=query, overwrite=overwrite, option="--report", formats=_PAGES
+            )
+        if not key_added or "/" in key_added:
+            msg = (
+                f"--key-added must be a name that a file can hold, without a slash, such as hdi, "
+                f"got {key_added!r}. Choose another."
+            )
+            raise UsageProblem(msg)
         with step("Loading the model"):
             import hdeepinsight as hdi
+            from hdeepinsight import hub
             from hdeepinsight.data import open_store
-            from hdeepinsight.hub import bundled_folders
 
             obs = open_store(query).obs
-            folder = hdi.hub.resolve_model(model)
-            loaded = hdi.SCHDeepInsight.load(folder, adata=False)
+            folder = hub.resolve_model(model)
+            loaded = hub.load_model(folder)
         with step("Annotating"):
             result = hdi.annotate(
                 query,
@@ -113,23 +105,143 @@ def annotate(
         with step(f"Writing {out}"):
             write_annotation(result, source=query, out=out, key_added=key_added, obs=obs)
         if report is not None:
-            write_page(result, report, query=query, model=model)
+            with step(f"Writing {report}"):
+                hdi.report.write(
+                    result,
+                    report,
+                    title=f"Cell types of {query.name}",
+                    model=model,
+                    embedding=_coordinates(query, None),
+                )
         console = results()
-        if folder in bundled_folders().values():
+        if folder in hub.bundled_folders().values():
             console.print(Text(f"Model {model} is the bundled one, of human blood: see --model."))
-        for note in notes_of(result):
-            console.print(note)
-        for decision in result.decisions:
-            console.print(Text(str(decision)))
-        console.print(label_table(result))
+        for found in (result.input_report, result.gene_report, *result.decisions):
+            if found is not None:
+                console.print(Text(str(found)))
+        if result.calibration_note:
+            console.print(Text(f"The probabilities are {result.calibration_note}."))
+        console.print(_label_table(result))
         written = [out] if report is None else [out, report]
         console.print(Text(f"Written to {' and '.join(map(str, written))}"))
 
 
-def _check_key(key_added: str) -> None:
-    if not key_added or "/" in key_added:
-        msg = (
-            f"--key-added {key_added!r} cannot be a name in a file. Valid is text without a "
-            "slash, such as hdi. Choose another."
-        )
-        raise UsageProblem(msg)
+def report(
+    query: opt.Query,
+    model: opt.Model = "pbmc",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="Where the page goes, .html. By default query.report.html beside query.h5ad.",
+        ),
+    ] = None,
+    clusters: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Column of obs with clusters, for a table of them."),
+    ] = None,
+    embedding: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Coordinates in obsm to draw the cells at; X_umap by default, if it is there.",
+        ),
+    ] = None,
+    labels: opt.Labels = None,
+    levels: opt.Levels = None,
+    title: Annotated[
+        str | None, typer.Option(help="Heading of the page; the query's name by default.")
+    ] = None,
+    adapt: opt.Adapt = opt.Step.off,
+    refine: opt.Refine = opt.Step.off,
+    batch_key: opt.BatchKey = None,
+    reference: opt.Reference = None,
+    threshold: opt.Threshold = 0.5,
+    to_leaves: opt.ToLeaves = False,
+    decoder: opt.DecoderOption = opt.PathDecoder.joint,
+    layer: opt.Layer = None,
+    raw: opt.Raw = False,
+    scale: opt.ScaleOption = opt.Scale.auto,
+    fold_case: opt.FoldCase = False,
+    overwrite: opt.Overwrite = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Annotate a query, and write one page that says what came out and how far to trust it.
+
+    The page needs no network. With labels that are known ([b]--labels[/b] or [b]--levels[/b]) it
+    compares with them; no other step reads them.
+
+    [b]hdeepinsight report query.h5ad --model my_model --out report.html[/b]
+    """
+    with running(debug=debug):
+        out = out or query.with_suffix(".report.html")
+        check_output(out, source=query, overwrite=overwrite, formats=_PAGES)
+        known = opt.label_columns(labels, levels)
+        with step("Loading the model"):
+            import hdeepinsight as hdi
+            from hdeepinsight import hub
+            from hdeepinsight.data import open_store
+
+            obs = open_store(query).obs
+            require_columns(obs, [*([clusters] if clusters else []), *known], source=query)
+            coordinates = _coordinates(query, embedding)
+            loaded = hub.load_model(model)
+            true_nodes = loaded.label_nodes(query, labels_keys=known) if known else None
+        with step("Annotating"):
+            result = hdi.annotate(
+                query,
+                loaded,
+                adapt=adapt.value,
+                refine=refine.value,
+                batch_key=batch_key,
+                reference=reference,
+                decoder=decoder.value,
+                layer=layer,
+                use_raw=raw,
+                scale=scale.value,
+                fold_case=fold_case,
+                threshold=None if to_leaves else threshold,
+            )
+        with step(f"Writing {out}"):
+            hdi.report.write(
+                result,
+                out,
+                title=title or f"Cell types of {query.name}",
+                model=model,
+                clusters=obs[clusters] if clusters else None,
+                embedding=coordinates,
+                true_nodes=true_nodes,
+            )
+        results().print(Text(f"Written to {out}"))
+
+
+def _label_table(annotation: Annotation) -> Table:
+    """Tabulate the cells of each label at which paths stop."""
+    summary = annotation.summary()
+    shown = summary.head(_MOST_LABELS)
+    table = frame_table(shown, title=f"{len(annotation):,} cells by label")
+    if rest := len(summary) - len(shown):
+        table.caption = f"and {rest:,} more labels"
+    return table
+
+
+def _coordinates(query: Path, name: str | None) -> Any | None:
+    """Read coordinates in ``obsm``, by default the usual ones where they are there."""
+    from anndata.io import read_elem
+
+    from hdeepinsight.data import group_opener
+
+    with group_opener(query)() as root:
+        held = sorted(root["obsm"]) if "obsm" in root else []
+        wanted = _DEFAULT_EMBEDDING if name is None else name
+        if wanted in held:
+            return read_elem(root["obsm"][wanted])
+    if name is None:
+        return None
+    msg = (
+        f"{query} has no {name!r} in obsm; it has {', '.join(held) or 'nothing'}. Name one of them "
+        "with --embedding, or leave it out."
+    )
+    raise ValueError(msg)

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from typing import Annotated, Any
 
 import typer
 
 from hdeepinsight import __version__
-from hdeepinsight.cli import (
-    _annotate,
-    _convert,
-    _demo,
-    _evaluate,
-    _explain,
-    _info,
-    _models,
-    _report,
-    _train,
-)
+from hdeepinsight.cli import _annotate, _evaluate, _models, _train
 
-__all__ = ["app"]
 
-app = typer.Typer(
+class _App(typer.Typer):
+    """An application whose output no encoding stops: what a stream cannot show is replaced."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if reconfigure := getattr(stream, "reconfigure", None):
+                reconfigure(errors="replace")
+        return super().__call__(*arguments, **options)
+
+
+app = _App(
     name="hdeepinsight",
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -30,15 +30,15 @@ app = typer.Typer(
 )
 app.command("train")(_train.train)
 app.command("annotate")(_annotate.annotate)
-app.command("report")(_report.report)
-app.command("explain")(_explain.explain)
+app.command("report")(_annotate.report)
+app.command("explain")(_evaluate.explain)
 app.command("evaluate")(_evaluate.evaluate)
-app.command("info")(_info.info)
+app.command("info")(_evaluate.info)
 app.command("models")(_models.models)
 app.command("pull")(_models.pull)
 app.command("publish")(_models.publish)
-app.command("convert")(_convert.convert)
-app.command("demo")(_demo.demo)
+app.command("convert")(_models.convert)
+app.command("demo")(_train.demo)
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,26 +1,26 @@
-"""Where an exception becomes one paragraph and an exit code."""
+"""Where an exception becomes one paragraph and an exit code, in the words of the command line."""
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from textwrap import shorten
-from typing import Any
+from typing import Final
 
 import typer
 from rich.text import Text
 
 from hdeepinsight.cli._console import errors
-from hdeepinsight.cli._wording import in_options
-
-__all__ = ["BAD_INPUT", "BAD_USAGE", "UsageProblem", "running"]
 
 #: Exit codes: data or a model that cannot be used; a command that was not written correctly.
 BAD_INPUT, BAD_USAGE = 1, 2
 
 #: Errors that say themselves what was found, what is valid and what to do.
-_EXPECTED = (ValueError, KeyError, OSError, MemoryError)
+_EXPECTED = (ValueError, KeyError, OSError)
+#: What the errors of torch, which have no class of their own, say of a lack of memory.
+_NO_MEMORY = ("DefaultCPUAllocator", "out of memory")
 _LONGEST_UNEXPECTED = 300
 
 
@@ -40,16 +40,18 @@ def running(*, debug: bool) -> Iterator[None]:
     Raises
     ------
     typer.Exit
-        With the exit code, after an error.
+        With the exit code, after an error. What ends a process, such as a signal, passes.
     """
     with warnings.catch_warnings():
         if not debug:
-            _only_our_warnings()
+            warnings.simplefilter("ignore")
+            warnings.filterwarnings("always", module=r"hdeepinsight")
+        warnings.showwarning = _note
         try:
             yield
         except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
             raise  # these have a meaning of their own
-        except Exception as error:  # noqa: BLE001 - the last door: every error becomes a sentence
+        except Exception as error:  # noqa: BLE001  # no error may reach a user as a traceback
             if debug:
                 errors().print_exception()
             errors().print(Text.assemble(("Error: ", "bold red"), _paragraph(error)))
@@ -57,33 +59,67 @@ def running(*, debug: bool) -> Iterator[None]:
             raise typer.Exit(code) from None
 
 
+def _note(message: Warning | str, *_: object, **__: object) -> None:
+    said = " ".join(in_options(str(message)).split())
+    errors().print(Text.assemble(("Note: ", "bold yellow"), said))
+
+
 def _paragraph(error: Exception) -> str:
     # str() of a KeyError is the repr of its text.
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    expected = isinstance(error, _EXPECTED) or _says_what_is_valid(error, text)
-    if expected and " " in text.strip():
-        return in_options("\n".join(lines))
     start = shorten(" ".join(lines), _LONGEST_UNEXPECTED, placeholder=" ...")
+    if isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY):
+        found = f" ({start})" if start else ""
+        return (
+            f"There is not enough memory{found}. Use a machine with more, or fewer cells at once."
+        )
+    # Of types and imports only our own errors are whole sentences.
+    ours = isinstance(error, TypeError | ImportError) and text.rstrip().endswith(".")
+    if (ours or isinstance(error, _EXPECTED)) and " " in text.strip():
+        return in_options("\n".join(lines))
     return (
         f"Something unexpected happened ({type(error).__name__}: {start}). The command did not "
         "finish. Run it again with --debug to see where, and report it if your files are in order."
     )
 
 
-def _says_what_is_valid(error: Exception, text: str) -> bool:
-    """Tell a `TypeError` about the data, such as labels that are numbers, from one of Python."""
-    return isinstance(error, TypeError) and "Valid" in text
+_SAME_NAME: Final = (
+    "backbone batch_key checkpoint early_stopping fold_case key_added layer n_genes overwrite "
+    "reference revision scale threshold validation_size where"
+)
+_OPTIONS: Final = {
+    **{name: f"--{name.replace('_', '-')}" for name in _SAME_NAME.split()},
+    "labels_key": "--labels",
+    "labels_keys": "--levels",
+    "max_epochs": "--epochs",
+    "split_key": "--split-by",
+    "unlabeled_category": "--unlabeled",
+    "use_raw": "--raw",
+}
+#: An argument with its value, as errors advise it, or one whose name is no word of any language.
+_ARGUMENT = re.compile(
+    rf"(?<![\w.'\"\[])(?:(?P<given>{'|'.join(_OPTIONS)})=(?P<value>'[^']*'|\"[^\"]*\"|[\w.]*\w|)"
+    rf"|(?P<named>(?:{'|'.join(name for name in _OPTIONS if '_' in name)})(?![\w'\"\]])"
+    rf"|(?:{'|'.join(_OPTIONS)})(?= must be )))"
+)
 
 
-def _only_our_warnings() -> None:
-    """Show what this package warns about as a note, and nothing else."""
-    warnings.simplefilter("ignore")
-    warnings.filterwarnings("always", module=r"hdeepinsight")
-    warnings.showwarning = _note
+def in_options(text: str) -> str:
+    """Say what to do at the command line, where a text says what to do in Python.
+
+    Examples
+    --------
+    >>> in_options("Name one with `layer=` (None means X) or `use_raw=True`.")
+    'Name one with `--layer` (None means X) or `--raw`.'
+    >>> in_options("Pass scale='as_is', or threshold=None; raise validation_size.")
+    'Pass --scale as_is, or --to-leaves; raise --validation-size.'
+    """
+    return _ARGUMENT.sub(_option, text.replace("adata.raw.to_adata()", "--raw"))
 
 
-def _note(message: Warning | str, *_: Any, **__: Any) -> None:
-    errors().print(
-        Text.assemble(("Note: ", "bold yellow"), " ".join(in_options(str(message)).split()))
-    )
+def _option(found: re.Match[str]) -> str:
+    name, value = found["given"] or found["named"], (found["value"] or "").strip("'\"")
+    if value == "None":
+        return "--to-leaves" if name == "threshold" else f"no {_OPTIONS[name]}"
+    return _OPTIONS[name] + (f" {value}" if value not in ("", "True") else "")

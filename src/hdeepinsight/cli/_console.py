@@ -1,16 +1,49 @@
-"""Two consoles (results to stdout, everything else to stderr) and what moves while one waits."""
+"""Two consoles (results to stdout, everything else to stderr), what moves while one waits, tables.
+
+Every text that a command prints passes here, and no control or direction character that stands in
+a file reaches the terminal.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
+from rich.measure import Measurement
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
 
-__all__ = ["errors", "results", "step"]
+from hdeepinsight._io import escape_controls
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _WIDTH_OF_FILES = 110
+
+
+class _Visible:
+    """What is printed, with control and direction characters written out."""
+
+    def __init__(self, shown: ConsoleRenderable) -> None:
+        self.shown = shown
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for segment in console.render(self.shown, options):  # colours are no part of their text
+            text = segment.text if segment.control else escape_controls(segment.text)
+            yield Segment(text, segment.style, segment.control)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement.get(console, options, self.shown)
+
+
+class _ShowControls(RenderHook):
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        return [_Visible(each) for each in renderables]
 
 
 class _Console(Console):
@@ -21,13 +54,22 @@ class _Console(Console):
 
 
 def results() -> Console:
-    """Console for what was asked for."""
+    """Return the console for what was asked for."""
     return _console(stderr=False)
 
 
 def errors() -> Console:
-    """Console for progress, notes and errors."""
+    """Return the console for progress, notes and errors."""
     return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> Console:
+    # Made on every call: the streams may be replaced, as tests do.
+    console = _Console(stderr=stderr, highlight=False)
+    console.push_render_hook(_ShowControls())
+    if not console.is_terminal:
+        console.width = _WIDTH_OF_FILES
+    return console
 
 
 @contextmanager
@@ -37,13 +79,69 @@ def step(text: str) -> Iterator[None]:
     if not console.is_terminal:
         yield
         return
-    with console.status(text):
+    with console.status(Text(text)):
         yield
 
 
-def _console(*, stderr: bool) -> Console:
-    # Made on every call: the streams may be replaced, as tests do.
-    console = _Console(stderr=stderr, highlight=False)
-    if not console.is_terminal:
-        console.width = _WIDTH_OF_FILES
-    return console
+@contextmanager
+def training_progress() -> Iterator[dict[str, Any]]:
+    """Give keyword arguments for ``train`` that draw a bar of epochs; no bar outside a terminal."""
+    console = errors()
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "scvi")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:  # their remarks on devices and limits help nobody at a terminal
+        logger.setLevel(logging.ERROR)
+    try:
+        if not console.is_terminal:
+            yield {"enable_progress_bar": False}
+            return
+        columns = (
+            TextColumn("Training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("epochs"),
+            TimeRemainingColumn(),
+            TextColumn("[dim]{task.fields[losses]}"),
+        )
+        with Progress(*columns, console=console) as progress:
+            yield {"enable_progress_bar": False, "callbacks": [_epoch_bar(progress)]}
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _epoch_bar(progress: Progress) -> Any:
+    """Make the trainer's callback; only here, because Lightning is slow to import."""
+    from lightning.pytorch import Callback, LightningModule, Trainer
+
+    class EpochBar(Callback):
+        def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            self.task = progress.add_task("train", total=trainer.max_epochs, losses="")
+
+        def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            metrics = trainer.callback_metrics
+            shown = [name for name in ("train_loss", "validation_loss") if name in metrics]
+            losses = ", ".join(f"{name.replace('_', ' ')} {metrics[name]:.3f}" for name in shown)
+            progress.update(self.task, advance=1, losses=losses)
+
+    return EpochBar()
+
+
+def frame_table(frame: pd.DataFrame, *, title: str | None = None) -> Table:
+    """Return a DataFrame as a table: the index first, floats rounded, missing values as a dash."""
+    table = Table(title=title and Text(title), title_justify="left", title_style="bold")
+    table.add_column(Text(str(frame.index.name or "")))
+    for name in frame:
+        table.add_column(Text(str(name)), justify="right")
+    for label, row in zip(frame.index, frame.to_dict("records"), strict=True):
+        # Text, because names of cell types may hold what rich takes for markup.
+        table.add_row(Text(str(label)), *(Text(_cell(value)) for value in row.values()))
+    return table
+
+
+def _cell(value: Any) -> str:
+    if value is None or value != value:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

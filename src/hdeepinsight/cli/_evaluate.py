@@ -1,55 +1,48 @@
-"""``hdeepinsight evaluate``: how good a model is on cells whose labels are known."""
+"""``hdeepinsight evaluate``, ``explain`` and ``info``: look into a model, or a file of data."""
 
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.table import Table
 from rich.text import Text
 
+from hdeepinsight._io import atomic_write
+from hdeepinsight.cli import _options as opt
 from hdeepinsight.cli._boundary import running
-from hdeepinsight.cli._console import results, step
-from hdeepinsight.cli._options import (
-    Debug,
-    FoldCase,
-    Labels,
-    Layer,
-    Levels,
-    Model,
-    Raw,
-    Scale,
-    ScaleOption,
-    Threshold,
-    ToLeaves,
-    label_columns,
-)
-from hdeepinsight.cli._show import evaluation_table
+from hdeepinsight.cli._console import frame_table, results, step
+from hdeepinsight.cli._files import check_output, is_store
 
 if TYPE_CHECKING:
-    from hdeepinsight.annotation import Evaluation
+    import pandas as pd
 
-__all__ = ["evaluate"]
+    from hdeepinsight.explanation import Explanation
+
+_SHOWN = 10
+_MOST_VALUES = 6
 
 
 def evaluate(
     query: Annotated[Path, typer.Argument(help="Labelled query, .h5ad or .zarr.")],
-    model: Model,
-    labels: Labels = None,
-    levels: Levels = None,
+    model: opt.Model,
+    labels: opt.Labels = None,
+    levels: opt.Levels = None,
     unlabeled: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Label that means: not known; the model's by default."),
     ] = None,
-    threshold: Threshold = 0.5,
-    to_leaves: ToLeaves = False,
-    layer: Layer = None,
-    raw: Raw = False,
-    scale: ScaleOption = Scale.auto,
-    fold_case: FoldCase = False,
+    threshold: opt.Threshold = 0.5,
+    to_leaves: opt.ToLeaves = False,
+    layer: opt.Layer = None,
+    raw: opt.Raw = False,
+    scale: opt.ScaleOption = opt.Scale.auto,
+    fold_case: opt.FoldCase = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-    debug: Debug = False,
+    debug: opt.Debug = False,
 ) -> None:
     """Compare a model's labels with known ones, level by level.
 
@@ -58,11 +51,11 @@ def evaluate(
     [b]hdeepinsight evaluate query.h5ad --model my_model --labels cell_type[/b]
     """
     with running(debug=debug):
-        given = label_columns(labels, levels)
+        given = opt.label_columns(labels, levels)
         with step("Loading the model"):
-            from hdeepinsight.hub import load_model
+            from hdeepinsight import hub
 
-            loaded = load_model(model)
+            loaded = hub.load_model(model)
         with step("Annotating"):
             evaluation = loaded.evaluate(
                 query,
@@ -74,23 +67,180 @@ def evaluate(
                 fold_case=fold_case,
                 threshold=None if to_leaves else threshold,
             )
-        _show(evaluation, as_json=as_json)
-
-
-def _show(evaluation: Evaluation, *, as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(_without_nan(evaluation.to_dict()), indent=2))
-        return
-    console = results()
-    title = f"{evaluation.n_cells:,} cells with known labels"
-    console.print(evaluation_table(evaluation, title=title))
-    console.print(Text(str(evaluation).splitlines()[-1]))
+        if as_json:
+            typer.echo(json.dumps(_without_nan(evaluation.to_dict()), indent=2))
+            return
+        console = results()
+        title = f"{evaluation.n_cells:,} cells with known labels"
+        console.print(frame_table(evaluation.levels, title=title))
+        console.print(Text(str(evaluation).splitlines()[-1]))
 
 
 def _without_nan(value: Any) -> Any:
-    """Plain types for JSON, which has no NaN."""
+    """Return plain types for JSON, which has no NaN."""
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_without_nan(item) for item in value]
     return None if isinstance(value, float) and value != value else value
+
+
+class TargetChoice(StrEnum):
+    """What of a node is explained; see `SCHDeepInsight.explain`."""
+
+    conditional = "conditional"
+    joint = "joint"
+    logit = "logit"
+
+
+def explain(
+    query: opt.Query,
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", metavar="FILE", help="Where the rankings go, .csv."),
+    ],
+    model: opt.Model = "pbmc",
+    node: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Node of the taxonomy; give it again for more. By default each cell is explained "
+            "for its own type.",
+        ),
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Node that the others are contrasted with.")
+    ] = None,
+    target: Annotated[
+        TargetChoice,
+        typer.Option(
+            help="What tells a node from its siblings ([b]conditional[/b]), from everything else "
+            "([b]joint[/b]), or its score before siblings are compared ([b]logit[/b])."
+        ),
+    ] = TargetChoice.conditional,
+    background: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Cells to compare with; by default drawn from the mean profiles in the model.",
+        ),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Gradients per cell.")] = 50,
+    layer: opt.Layer = None,
+    raw: opt.Raw = False,
+    scale: opt.ScaleOption = opt.Scale.auto,
+    fold_case: opt.FoldCase = False,
+    overwrite: opt.Overwrite = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Say which genes speak for a type.
+
+    [b]hdeepinsight explain query.h5ad --model my_model --node "CD4 T" --out genes.csv[/b]
+
+    The table has one row per node and gene, over the cells that the model puts at the node: mean
+    and mean absolute attribution, their spread, expression in these cells and in the background.
+    """
+    with running(debug=debug):
+        check_output(out, source=query, overwrite=overwrite, formats=(".csv",))
+        with step("Loading the model"):
+            import pandas as pd
+
+            from hdeepinsight import hub
+
+            loaded = hub.load_model(model)
+        with step("Explaining"):
+            found = loaded.explain(
+                query,
+                node or None,
+                against=against,
+                target=target.value,
+                background=background,
+                n_samples=samples,
+                keep_values=False,
+                layer=layer,
+                use_raw=raw,
+                scale=scale.value,
+                fold_case=fold_case,
+            )
+            rankings = _rankings(found)
+        with step(f"Writing {out}"), atomic_write(out) as path:
+            table = pd.concat(rankings, names=["node", "gene"]).reset_index()
+            table.to_csv(path, index=False)
+        console = results()
+        for name, table in rankings.items():
+            top = table.rename_axis("gene").drop(columns="rank").head(_SHOWN)
+            console.print(frame_table(top, title=name))
+        console.print(Text(repr(found)))
+        console.print(Text(f"Written to {out}"))
+
+
+def _rankings(found: Explanation) -> dict[str, pd.DataFrame]:
+    """Rank the genes of every node that some cell is at; raises ``ValueError`` if there is none."""
+    n_cells = found.totals["own"].n_cells
+    names = [name for name, n in zip(found.nodes, n_cells, strict=True) if n]
+    if not names:
+        msg = (
+            f"The model puts none of the {len(found.obs_names):,} cells at {', '.join(found.nodes)}"
+            ". Annotate the query to see its types, or leave out --node."
+        )
+        raise ValueError(msg)
+    return {name: found.ranking(name) for name in names}
+
+
+def info(
+    target: Annotated[
+        Path,
+        typer.Argument(help="Folder of a model, or pbmc, the bundled one; an .h5ad or .zarr file."),
+    ],
+    layer: opt.Layer = None,
+    raw: opt.Raw = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Say what a model, or a data file, holds.
+
+    [b]hdeepinsight info my_model[/b]
+    """
+    with running(debug=debug):
+        if not target.exists():
+            from hdeepinsight import hub
+
+            target = hub.bundled_folder(str(target)) or target
+        if target.is_dir() and not is_store(target):
+            _show_model(target)
+        else:
+            _show_data(target, layer, raw)
+
+
+def _show_model(folder: Path) -> None:
+    with step("Loading the model"):
+        from hdeepinsight import hub
+
+        model = hub.load_model(folder)
+    console = results()
+    console.print(Text(repr(model)))
+    console.print()
+    console.print(Text(str(model.taxonomy)))
+    console.print()
+    table = Table(title="recipe", title_justify="left", title_style="bold", show_header=False)
+    for name, value in model.recipe.items():
+        table.add_row(Text(str(name)), Text("–" if value is None else str(value)))
+    console.print(table)
+
+
+def _show_data(path: Path, layer: str | None, raw: bool) -> None:
+    with step("Looking at every value"):
+        from hdeepinsight.data import inspect_input, open_store
+
+        report = inspect_input(path, layer=layer, use_raw=raw)
+        store = open_store(path)
+    console = results()
+    console.print(Text(str(report)))
+    console.print()
+    console.print(Text(f"matrices  {', '.join(store.slots)}"))
+    console.print(Text("obs columns", style="bold"))
+    for name in store.obs:
+        values = store.obs[name].dropna()
+        distinct = values.unique()
+        shown = ", ".join(map(str, distinct[:_MOST_VALUES]))
+        more = f", ... ({len(distinct):,} values)" if len(distinct) > _MOST_VALUES else ""
+        console.print(Text(f"  {name}: {shown}{more}"))

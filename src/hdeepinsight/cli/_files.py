@@ -1,40 +1,36 @@
-"""Files at the door: what may be read, what may be written, and how it appears in one piece."""
+"""Files: what may be read and written, and the copy of a query with its annotation added.
+
+What is written appears in one piece, and the query itself is never opened for writing.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hdeepinsight._errors import missing_column
+from hdeepinsight._io import atomic_write
 from hdeepinsight.cli._boundary import UsageProblem
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-__all__ = [
-    "check_output",
-    "is_store",
-    "is_zarr",
-    "read_anndata",
-    "require_columns",
-    "require_writable",
-    "written_at_once",
-]
+    from hdeepinsight.annotation import Annotation
 
 FORMATS = (".h5ad", ".zarr", ".csv")
 
 
 def is_zarr(path: Path) -> bool:
-    """Whether the path is, or is going to be, a zarr store."""
+    """Tell whether the path is, or is going to be, a zarr store."""
     return path.suffix == ".zarr" or path.is_dir()
 
 
 def is_store(folder: Path) -> bool:
-    """Whether the folder is a zarr store."""
+    """Tell whether the folder is a zarr store."""
     return any((folder / name).exists() for name in ("zarr.json", ".zgroup"))
 
 
@@ -55,15 +51,10 @@ def read_anndata(path: Path) -> AnnData:
 
 
 def require_columns(obs: pd.DataFrame, columns: Sequence[str], *, source: Path) -> None:
-    """Raise ``ValueError`` unless all columns are there."""
-    missing = [name for name in columns if name not in obs]
-    if missing:
-        there = ", ".join(map(str, obs.columns)) or "none"
-        msg = (
-            f"{source} has no column {', '.join(map(repr, missing))} in obs. "
-            f"Valid are its columns: {there}. Name one of them."
-        )
-        raise ValueError(msg)
+    """Raise ``KeyError`` unless all columns are there."""
+    for name in columns:
+        if name not in obs:
+            raise missing_column(name, obs.columns, where=f"obs of {source}")
 
 
 def check_output(
@@ -96,14 +87,15 @@ def check_output(
     """
     if out.suffix not in formats:
         msg = (
-            f"{option} {out} ends in {out.suffix or 'nothing'!r}. Valid endings are "
-            f"{', '.join(formats)}. Choose one; it sets the format."
+            f"{option} must end in {' or '.join(formats)}, which sets the format, got {out}, which "
+            f"ends in {out.suffix or 'nothing'!r}. Choose another name."
         )
         raise UsageProblem(msg)
-    if _inside(out, source) or _inside(source, out):
+    real, read = out.resolve(), source.resolve()
+    if real.is_relative_to(read) or read.is_relative_to(real):
         msg = (
             f"{option} {out} is, holds, or lies in the input {source}, which is never changed. "
-            "Valid is any other place. Choose another name."
+            "Choose another place."
         )
         raise UsageProblem(msg)
     if out.exists() and not overwrite:
@@ -122,36 +114,98 @@ def require_writable(out: Path, *, option: str = "--out") -> None:
         return
     reason = "may not be written to" if above.is_dir() else "is not a folder"
     msg = (
-        f"{option} {out} cannot be written: {above} {reason}. Valid is a place in a folder that "
-        "you may write to. Choose another."
+        f"{option} {out} cannot be written: {above} {reason}. Choose a place in a folder that you "
+        "may write to."
     )
     raise UsageProblem(msg)
 
 
-@contextmanager
-def written_at_once(out: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``out`` that takes its place once everything is written.
+def write_annotation(
+    annotation: Annotation, *, source: Path, out: Path, key_added: str, obs: pd.DataFrame
+) -> None:
+    """Write the labels as a table (``.csv``), or a copy of the query that has them too.
 
-    Whatever goes wrong, ``out`` holds either what it held before or the complete result.
+    Parameters
+    ----------
+    annotation
+        What to write.
+    source
+        The query's file.
+    out
+        File to write; its ending sets the format.
+    key_added
+        Prefix of what is added, as in `Annotation.to_adata`.
+    obs
+        Annotation of the query's cells.
+
+    Raises
+    ------
+    UsageProblem
+        If the query holds something of these names already.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = out.with_name(f".unfinished-{out.name}")
-    _remove(unfinished)
-    try:
-        yield unfinished
-        if out.is_dir() or unfinished.is_dir():  # only a file can take the place of a file
-            _remove(out)
-        unfinished.replace(out)
-    finally:
-        _remove(unfinished)
+    if out.suffix == ".csv":
+        annotation.to_csv(out)
+        return
+    import anndata
+
+    clash = [name for name in obs if str(name).startswith(f"{key_added}_")]
+    if clash:
+        msg = (
+            f"obs of the query has columns that start with {key_added}_ already: "
+            f"{', '.join(map(str, clash))}. Pass another --key-added, whose prefix is free."
+        )
+        raise UsageProblem(msg)
+    added = anndata.AnnData(obs=obs.copy())  # the query's cells, without their matrix
+    annotation.to_adata(added, key_added=key_added)
+    _refuse_clashes(source, added, key_added)
+    # Older releases of anndata have to be told to write every kind of text column that they read.
+    any_text = anndata.settings.override(allow_write_nullable_strings=True)
+    with atomic_write(out) as path, any_text:
+        if not is_zarr(source) and not is_zarr(out) and _is_modern(source):
+            _copy_and_add(source, path, added)
+        else:
+            adata = read_anndata(source)
+            annotation.to_adata(adata, key_added=key_added)
+            adata.write_zarr(path) if is_zarr(out) else adata.write_h5ad(path)
 
 
-def _inside(path: Path, folder: Path) -> bool:
-    return path.resolve().is_relative_to(folder.resolve())
+def _refuse_clashes(source: Path, added: AnnData, key_added: str) -> None:
+    """Raise `UsageProblem` if something in obsm or uns of the query would be replaced."""
+    from hdeepinsight.data import group_opener
+
+    with group_opener(source)() as root:
+        clash = [
+            f"{part}/{name}"
+            for part in ("obsm", "uns")
+            for name in getattr(added, part)
+            if f"{part}/{name}" in root
+        ]
+    if clash:
+        msg = (
+            f"The query holds {', '.join(clash)} already, which the result would replace. Pass "
+            f"another --key-added than {key_added}."
+        )
+        raise UsageProblem(msg)
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def _copy_and_add(source: Path, path: Path, added: AnnData) -> None:
+    """Copy the file and write into the copy, so that the matrix never has to fit into memory."""
+    import h5py
+    from anndata.io import write_elem
+
+    shutil.copyfile(source, path)
+    with h5py.File(path, "r+") as root:
+        write_elem(root, "obs", added.obs)
+        for name, value in added.obsm.items():
+            write_elem(root["obsm"], name, value)
+        for name, value in added.uns.items():
+            write_elem(root["uns"], name, value)
+
+
+def _is_modern(source: Path) -> bool:
+    """Tell whether the file says how it is encoded; older ones are read whole, and written anew."""
+    import h5py
+
+    with h5py.File(source, "r") as root:
+        encoded = root.attrs.get("encoding-type") == "anndata"
+        return bool(encoded and "obsm" in root and "uns" in root)

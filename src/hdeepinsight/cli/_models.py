@@ -1,4 +1,4 @@
-"""``hdeepinsight models``, ``pull`` and ``publish``: share models, and get shared ones."""
+"""``hdeepinsight models``, ``pull``, ``publish``, ``convert``: share models, rewrite them."""
 
 from __future__ import annotations
 
@@ -6,21 +6,16 @@ import json
 import shutil
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
 
+from hdeepinsight._io import atomic_write
+from hdeepinsight.cli import _options as opt
 from hdeepinsight.cli._boundary import UsageProblem, running
-from hdeepinsight.cli._console import results, step
-from hdeepinsight.cli._files import read_anndata, written_at_once
-from hdeepinsight.cli._options import Debug, Model, Overwrite
-from hdeepinsight.cli._show import frame_table
-
-if TYPE_CHECKING:
-    from hdeepinsight.models import SCHDeepInsight
-
-__all__ = ["models", "publish", "pull"]
+from hdeepinsight.cli._console import frame_table, results, step
+from hdeepinsight.cli._files import read_anndata
 
 Repository = Annotated[
     str,
@@ -44,7 +39,7 @@ def models(
     where: Annotated[
         Where, typer.Option(help="Those of the package, fetched before, of the hub, or all.")
     ] = Where.all,
-    debug: Debug = False,
+    debug: opt.Debug = False,
 ) -> None:
     """List the models that can be used.
 
@@ -72,7 +67,7 @@ def pull(
         Path | None,
         typer.Option("--out", "-o", metavar="DIR", help="Also copy the model to this new folder."),
     ] = None,
-    debug: Debug = False,
+    debug: opt.Debug = False,
 ) -> None:
     """Get a published model, and check it.
 
@@ -80,15 +75,15 @@ def pull(
     """
     with running(debug=debug):
         if out is not None and out.exists():
-            msg = f"--out {out} exists already. Valid is a new folder. Choose another name."
+            msg = f"--out must be a new folder, got {out}, which exists already. Choose another."
             raise UsageProblem(msg)
         with step(f"Fetching {repository}"):
-            from hdeepinsight.hub import download
+            from hdeepinsight import hub
 
-            shared = download(repository, revision)
+            shared = hub.download(repository, revision)
         folder = shared.folder
         if out is not None:
-            with written_at_once(out) as unfinished:
+            with atomic_write(out) as unfinished:
                 shutil.copytree(folder, unfinished)
             folder = out
         console = results()
@@ -98,7 +93,7 @@ def pull(
 
 
 def publish(
-    model: Model,
+    model: opt.Model,
     repository: Repository,
     card: Annotated[
         Path,
@@ -124,8 +119,8 @@ def publish(
     private: Annotated[
         bool, typer.Option("--private", help="Make a new repository private.")
     ] = False,
-    overwrite: Overwrite = False,
-    debug: Debug = False,
+    overwrite: opt.Overwrite = False,
+    debug: opt.Debug = False,
 ) -> None:
     """Share a trained model. The token of a hub is read from HF_TOKEN.
 
@@ -135,8 +130,10 @@ def publish(
         fields = _read_card(card)
         with step("Loading the model"):
             from hdeepinsight import hub
+            from hdeepinsight.models import load_model
 
-            loaded = _load(model, data)
+            reference = False if data is None else read_anndata(data)
+            loaded = load_model(hub.resolve_model(model), reference)
         with step(f"Publishing to {repository}"):
             published = hub.publish(
                 loaded,
@@ -158,18 +155,39 @@ def _read_card(path: Path) -> dict[str, Any]:
         fields = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         msg = (
-            f"--card {path} could not be read as JSON ({error}). Valid is an object with title, "
+            f"--card {path} could not be read as JSON ({error}). It must be an object with title, "
             "license, organism and tissues. Check the file."
         )
         raise UsageProblem(msg) from None
     if not isinstance(fields, dict):
-        msg = f"--card {path} holds a {type(fields).__name__}; valid is a JSON object."
+        msg = f"--card must be a file with a JSON object, got {path}: {type(fields).__name__}."
         raise UsageProblem(msg)
     return fields
 
 
-def _load(model: str, data: Path | None) -> SCHDeepInsight:
-    from hdeepinsight.hub import resolve_model
-    from hdeepinsight.models import SCHDeepInsight
+def convert(
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="Folder of a saved model.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="Folder to write.")],
+    trust: Annotated[
+        bool,
+        typer.Option(
+            "--trust",
+            help="Unpickle OLD if it is not plain data. This runs any code in it: only for files "
+            "that you made yourself.",
+        ),
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model in NEW.")] = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Write a saved model again, in the present schema and format.
 
-    return SCHDeepInsight.load(resolve_model(model), None if data is None else read_anndata(data))
+    [b]hdeepinsight convert my_model my_new_model[/b]
+    """
+    with running(debug=debug):
+        with step("Converting the model"):
+            from hdeepinsight.models import convert_model
+
+            model = convert_model(old, new, trust=trust, overwrite=overwrite)
+        console = results()
+        console.print(Text(repr(model)))
+        console.print(Text(f"Saved to {new}"))

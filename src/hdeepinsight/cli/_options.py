@@ -10,30 +10,6 @@ import typer
 
 from hdeepinsight.cli._boundary import UsageProblem
 
-__all__ = [
-    "Adapt",
-    "BatchKey",
-    "Debug",
-    "DecoderOption",
-    "FoldCase",
-    "Labels",
-    "Layer",
-    "Levels",
-    "Model",
-    "Overwrite",
-    "PathDecoder",
-    "Query",
-    "Raw",
-    "Reference",
-    "Refine",
-    "Scale",
-    "ScaleOption",
-    "Step",
-    "Threshold",
-    "ToLeaves",
-    "label_columns",
-]
-
 
 class Scale(StrEnum):
     """What the values of a matrix are taken for; see `hdeepinsight.data.open_counts`."""
@@ -159,15 +135,15 @@ def label_columns(labels: list[str] | None, levels: str | None) -> list[str]:
     """
     if labels and levels:
         msg = (
-            "Both --labels and --levels were given. Valid is one of them: --labels cell_type, or "
-            "--levels lineage,cell_type. Leave one out."
+            "Both --labels and --levels were given. Leave one out: --labels cell_type names one "
+            "column per level, --levels lineage,cell_type lists them."
         )
         raise UsageProblem(msg)
     named = [name.strip() for name in levels.split(",")] if levels else list(labels or ())
     if not all(named):
         msg = (
-            f"--levels {levels!r} has an empty name. Valid is a list of columns from coarse to "
-            "fine, such as lineage,cell_type. Remove the stray comma."
+            f"--levels must be a list of columns from coarse to fine, such as lineage,cell_type, "
+            f"got {levels!r}, which has an empty name. Remove the stray comma."
         )
         raise UsageProblem(msg)
     return named

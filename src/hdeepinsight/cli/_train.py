@@ -1,4 +1,4 @@
-"""``hdeepinsight train``: a labelled reference in, a model out."""
+"""``hdeepinsight train`` and ``demo``: a labelled reference in, a model out."""
 
 from __future__ import annotations
 
@@ -9,28 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from hdeepinsight.cli import _options as opt
 from hdeepinsight.cli._boundary import UsageProblem, running
-from hdeepinsight.cli._console import errors, results, step
+from hdeepinsight.cli._console import errors, frame_table, results, step, training_progress
 from hdeepinsight.cli._files import read_anndata, require_columns, require_writable
-from hdeepinsight.cli._options import (
-    Debug,
-    Labels,
-    Layer,
-    Levels,
-    Overwrite,
-    Raw,
-    label_columns,
-)
-from hdeepinsight.cli._progress import training_progress
-from hdeepinsight.cli._show import evaluation_table
 
 if TYPE_CHECKING:
-    from anndata import AnnData
-
     from hdeepinsight.models import SCHDeepInsight
     from hdeepinsight.taxonomy import Taxonomy
-
-__all__ = ["train"]
 
 
 class Layout(StrEnum):
@@ -45,8 +31,8 @@ class Layout(StrEnum):
 def train(
     reference: Annotated[Path, typer.Argument(help="Labelled reference, .h5ad or .zarr.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the model.")],
-    labels: Labels = None,
-    levels: Levels = None,
+    labels: opt.Labels = None,
+    levels: opt.Levels = None,
     taxonomy: Annotated[
         Path | None,
         typer.Option(
@@ -55,8 +41,8 @@ def train(
             "default the one that the label columns span.",
         ),
     ] = None,
-    layer: Layer = None,
-    raw: Raw = False,
+    layer: opt.Layer = None,
+    raw: opt.Raw = False,
     batch: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Column of obs with the batch or donor.")
     ] = None,
@@ -86,23 +72,41 @@ def train(
     early_stopping: Annotated[
         bool, typer.Option("--early-stopping", help="Stop when held-out cells get no better.")
     ] = False,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder for a checkpoint, from which the same command goes on after an "
+            "interruption; it is removed at the end.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same model.")] = 0,
     accelerator: Annotated[str, typer.Option(help="auto, cpu, gpu or mps.")] = "auto",
-    overwrite: Overwrite = False,
-    debug: Debug = False,
+    overwrite: opt.Overwrite = False,
+    debug: opt.Debug = False,
 ) -> None:
     """Train a model on a labelled reference.
 
     [b]hdeepinsight train reference.h5ad --levels lineage,cell_type --out my_model[/b]
     """
     with running(debug=debug):
-        columns = _training_columns(labels, levels)
+        columns = opt.label_columns(labels, levels)
+        if not columns:
+            msg = (
+                "No label column was given. Pass --labels COLUMN for cell types, or --levels "
+                "COARSE,...,FINE for one column per level. `hdeepinsight info REFERENCE` lists the "
+                "columns."
+            )
+            raise UsageProblem(msg)
         _check_folder(out, source=reference, overwrite=overwrite)
         with step("Reading the reference"):
+            from hdeepinsight.data import open_store
             from hdeepinsight.models import SCHDeepInsight
 
             adata = read_anndata(reference)
-            adata = _from_raw(adata, layer) if raw else adata
+            if raw:
+                open_store(adata).matrix(layer, use_raw=True)  # says what is wrong, if something is
+                adata = adata.raw.to_adata()
             wanted = [*columns, *(name for name in (batch, split_by) if name)]
             require_columns(adata.obs, wanted, source=reference)
             tree = _read_taxonomy(taxonomy)
@@ -128,28 +132,17 @@ def train(
                 split_key=split_by,
                 early_stopping=early_stopping,
                 accelerator=accelerator,
+                checkpoint=checkpoint,
                 **watched,
             )
         model.save(out, overwrite=overwrite)
         _report(model, out)
 
 
-def _training_columns(labels: list[str] | None, levels: str | None) -> list[str]:
-    columns = label_columns(labels, levels)
-    if not columns:
-        msg = (
-            "No label column was given. Valid is --labels COLUMN for cell types, or --levels "
-            "COARSE,...,FINE for one column a level. `hdeepinsight info REFERENCE` lists the "
-            "columns."
-        )
-        raise UsageProblem(msg)
-    return columns
-
-
 def _check_folder(out: Path, *, source: Path, overwrite: bool) -> None:
     """Refuse the folder before any work is done."""
     if out.is_file() or out.resolve() == source.resolve():
-        msg = f"--out {out} is a file, or the reference. Valid is a folder for the model."
+        msg = f"--out must be a folder for the model, got {out}, a file or the reference."
         raise UsageProblem(msg)
     from hdeepinsight.models import ModelFolder
 
@@ -157,13 +150,6 @@ def _check_folder(out: Path, *, source: Path, overwrite: bool) -> None:
         msg = f"{out} holds a model already. Pass --overwrite to replace it, or another folder."
         raise UsageProblem(msg)
     require_writable(out)
-
-
-def _from_raw(adata: AnnData, layer: str | None) -> AnnData:
-    from hdeepinsight.data import open_store
-
-    open_store(adata).matrix(layer, use_raw=True)  # says what is wrong, if something is
-    return adata.raw.to_adata()
 
 
 def _read_taxonomy(path: Path | None) -> Taxonomy | None:
@@ -182,7 +168,9 @@ def _report(model: SCHDeepInsight, out: Path) -> None:
     if len(model.validation_indices_):
         with step("Scoring the cells held out"):
             evaluation = model.evaluate()
-        console.print(evaluation_table(evaluation, title=f"{evaluation.n_cells:,} cells held out"))
+        console.print(
+            frame_table(evaluation.levels, title=f"{evaluation.n_cells:,} cells held out")
+        )
     else:
         errors().print(
             "[bold yellow]Note:[/] no cells were held out, so there are no scores, and the "
@@ -192,3 +180,20 @@ def _report(model: SCHDeepInsight, out: Path) -> None:
     console.print(Text(f"Saved to {out}"))
     hint = f"Next: hdeepinsight annotate QUERY.h5ad --model {out} --out annotated.h5ad"
     errors().print(Text(hint, style="dim"))
+
+
+def demo(
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for everything it makes.")
+    ] = Path("demo_out"),
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same result.")] = 0,
+    debug: opt.Debug = False,
+) -> None:
+    """Train and annotate real blood cells, offline, and draw what came out.
+
+    Running it again replaces what an earlier run left in the folder.
+    """
+    with running(debug=debug):
+        from hdeepinsight.cli._demo import run_demo
+
+        run_demo(out, seed=seed)

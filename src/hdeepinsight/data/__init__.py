@@ -13,6 +13,7 @@ from hdeepinsight.data._genes import GeneAlignment, GeneReport, align_genes, res
 from hdeepinsight.data._inspect import InputReport, inspect_input, inspect_store, not_finite
 from hdeepinsight.data._modalities import (
     Modalities,
+    errors_of,
     is_paired,
     open_paired,
     own_columns,
@@ -64,6 +65,7 @@ __all__ = [
     "check_file",
     "clean_protein_name",
     "dispersion_scores",
+    "errors_of",
     "examples",
     "group_opener",
     "has_layer",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import scipy.sparse as sp
@@ -283,7 +283,8 @@ def source_of(
     if error or report.scale in ("empty", "scaled") or scale == "auto":
         error = error or refusal(report, arguments)
     elif scale == "counts" and not whole:
-        error = InputError(found, EXPECTED, "Pass the raw counts, or another `scale`.")
+        other = f", or another `{arguments['scale']}`" if "scale" in arguments else ""
+        error = InputError(found, EXPECTED, f"Pass the raw counts{other}.")
     elif scale == "recover" and (whole or report.scale in ("log1p", "fractional_counts")):
         valid = "Counts are recovered from values that were only divided by the library size."
         error = InputError(found, valid, "Use scale='auto'." if whole else "Pass the raw counts.")
@@ -308,15 +309,6 @@ def source_of(
         report=report,
         denormalizer=denormalizer,
     )
-
-
-class _Moments(NamedTuple):
-    """Mean, variance and number of positive cells of every gene, shape ``(n_genes,)``."""
-
-    n_cells: int
-    mean: Floats
-    variance: Floats
-    n_positive: Floats
 
 
 def select_genes(source: CountSource, n_genes: int, *, keep: Sequence[str] = ()) -> list[str]:
@@ -408,41 +400,28 @@ def dispersion_scores(read: Callable[[], Iterable[sp.csr_matrix]], n_genes: int)
     >>> dispersion_scores(lambda: [counts], 3).round(2)
     array([ 1.,  1., -1.])
     """
-    moments = _moments(read(), n_genes)
-    usable = (moments.n_positive >= MIN_CELLS) & (moments.variance > 0)
-    if not usable.any():
-        return np.full(len(usable), -1.0)
-    deviation = _expected_deviation(moments, usable)
-    clip = np.sqrt(moments.n_cells)
-    squares = np.zeros_like(moments.mean)
+    n_cells, (total, squares, n_positive) = 0, np.zeros((3, n_genes))
     for counts in read():
-        z = (counts.data - moments.mean[counts.indices]) / deviation[counts.indices]
-        squares += np.bincount(counts.indices, np.minimum(z, clip) ** 2, len(squares))
-    n_zero = moments.n_cells - moments.n_positive
-    squares += n_zero * (moments.mean / deviation) ** 2
-    return np.where(usable, squares / moments.n_cells, -1.0)
-
-
-def _moments(blocks: Iterable[sp.csr_matrix], n_genes: int) -> _Moments:
-    n_cells = 0
-    total, squares, positive = np.zeros((3, n_genes))
-    for counts in blocks:
         n_cells += counts.shape[0]
         total += np.bincount(counts.indices, counts.data, n_genes)
         squares += np.bincount(counts.indices, counts.data.astype(np.float64) ** 2, n_genes)
-        positive += np.bincount(counts.indices, minlength=n_genes)
+        n_positive += np.bincount(counts.indices, minlength=n_genes)
     mean = total / max(n_cells, 1)
-    return _Moments(n_cells, mean, squares / max(n_cells, 1) - mean**2, positive)
-
-
-def _expected_deviation(moments: _Moments, usable: NDArray[np.bool_]) -> Floats:
-    """Return the standard deviation that the trend expects; 1 for genes that are not used."""
-    log_mean, log_variance = np.log10(moments.mean[usable]), np.log10(moments.variance[usable])
+    variance = squares / max(n_cells, 1) - mean**2
+    usable = (n_positive >= MIN_CELLS) & (variance > 0)
+    if not usable.any():
+        return np.full(n_genes, -1.0)
+    log_mean, log_variance = np.log10(mean[usable]), np.log10(variance[usable])
     degree = min(2, len(np.unique(log_mean)) - 1)
     trend = np.polynomial.Polynomial.fit(log_mean, log_variance, degree)
-    deviation = np.ones_like(moments.mean)
+    deviation = np.ones(n_genes)
     deviation[usable] = 10 ** (trend(log_mean) / 2)
-    return deviation
+    squares = np.zeros(n_genes)
+    for counts in read():
+        z = (counts.data - mean[counts.indices]) / deviation[counts.indices]
+        squares += np.bincount(counts.indices, np.minimum(z, np.sqrt(n_cells)) ** 2, n_genes)
+    squares += (n_cells - n_positive) * (mean / deviation) ** 2
+    return np.where(usable, squares / n_cells, -1.0)
 
 
 def log_normalize(counts: sp.csr_matrix, target_sum: float = 1e4) -> sp.csr_matrix:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +26,10 @@ if TYPE_CHECKING:
     from mudata import MuData
 
 #: Usual names of the modalities, tried in this order where none is given.
-RNA_NAMES = ("rna", "RNA", "gex", "GEX")
-PROTEIN_NAMES = ("protein", "proteins", "prot", "adt", "ADT", "PROT", "Antibody Capture")
+USUAL_NAMES = {
+    "rna": ("rna", "RNA", "gex", "GEX"),
+    "protein": ("protein", "proteins", "prot", "adt", "ADT", "PROT", "Antibody Capture"),
+}
 
 #: Arguments of ``setup_mudata`` that read a modality.
 _ARGUMENTS = {
@@ -198,12 +199,6 @@ class Modalities:
         names = {argument: getattr(self, field) for argument, field in _ARGUMENTS.items()}
         return {argument: name for argument, name in names.items() if name is not None}
 
-    @cached_property
-    def _names(self) -> dict[str, tuple[str, ...]]:
-        rna = RNA_NAMES if self.rna is None else (self.rna, *RNA_NAMES)
-        protein = PROTEIN_NAMES if self.protein is None else (self.protein, *PROTEIN_NAMES)
-        return {"rna": rna, "protein": protein}
-
     def find(self, mdata: MuData, kind: str, *, required: bool = False) -> str | None:
         """Find the name of a modality of ``mdata``, where it has one.
 
@@ -234,8 +229,9 @@ class Modalities:
                 "Valid is a MuData, which holds several modalities.",
                 "Read a file with mudata.read_h5mu; for RNA alone use setup_anndata.",
             )
-        asked = getattr(self, kind)
-        names = (asked,) if required and asked is not None else self._names[kind]
+        names, asked = USUAL_NAMES[kind], getattr(self, kind)
+        if asked is not None:
+            names = (asked,) if required else (asked, *names)
         name = next((name for name in names if name in mdata.mod), None)
         if name is None and required:
             raise InputError(

@@ -83,7 +83,7 @@ def protein_key(name: str) -> str:
     """
     cleaned = clean_protein_name(name)
     key = _bare(cleaned) or cleaned
-    return _names().get(key, key)
+    return _table()[1].get(key, key)
 
 
 def protein_genes(name: str, genes: Collection[str]) -> tuple[str, ...]:
@@ -109,7 +109,7 @@ def protein_genes(name: str, genes: Collection[str]) -> tuple[str, ...]:
     """
     spelled = {_bare(gene): gene for gene in genes}
     key = protein_key(name)
-    encoding = map(_bare, _genes().get(key, (key,)))
+    encoding = map(_bare, _table()[0].get(key, (key,)))
     return tuple(spelled[gene] for gene in encoding if gene in spelled)
 
 
@@ -119,36 +119,27 @@ def _bare(name: str) -> str:
 
 def _is_known(name: str) -> bool:
     key = _bare(name)
-    return key in _names() or _PLAIN_CD.fullmatch(key) is not None
+    return key in _table()[1] or _PLAIN_CD.fullmatch(key) is not None
 
 
 @cache
-def _genes() -> Mapping[str, tuple[str, ...]]:
-    """Return the genes of every protein of the table, by its first name."""
-    return {protein: tuple(genes.split()) for protein, _, genes in _table()}
+def _table() -> tuple[Mapping[str, tuple[str, ...]], Mapping[str, str]]:
+    """Read the genes of every protein, and the first name of all other names.
 
-
-@cache
-def _names() -> Mapping[str, str]:
-    """First name of every other name, and of every gene that stands for a single protein."""
-    names: dict[str, str] = {}
-    for protein, genes in _genes().items():
-        # PTPRC makes CD45, CD45RA, CD45RB and CD45RO: the gene's name says none of them but CD45.
-        names.setdefault(_bare(genes[0]), protein)
-    for protein, others, _ in _table():
-        names |= dict.fromkeys((protein, *others.split()), protein)
-    return names
-
-
-@cache
-def _table() -> tuple[tuple[str, str, str], ...]:
-    """Read proteins, other names of each, and genes, the one that stands for it first.
-
-    Proteins whose gene has their own name need no entry. Symbols as in HGNC.
+    Of the genes the first stands for the protein; where it stands for it alone, it is one of its
+    names. Proteins whose gene has their own name need no entry. Symbols as in HGNC.
     """
     text = (files("hdeepinsight.data") / "proteins.tsv").read_text(encoding="utf-8")
-    rows = (line.split("\t") for line in text.splitlines()[1:])
-    return tuple((protein, others, genes) for protein, others, genes in rows)
+    genes: dict[str, tuple[str, ...]] = {}
+    of_genes: dict[str, str] = {}
+    of_names: dict[str, str] = {}
+    for line in text.splitlines()[1:]:
+        protein, others, listed = line.split("\t")
+        genes[protein] = tuple(listed.split())
+        # PTPRC makes CD45, CD45RA, CD45RB and CD45RO: the gene's name says none of them but CD45.
+        of_genes.setdefault(_bare(genes[protein][0]), protein)
+        of_names |= dict.fromkeys((protein, *others.split()), protein)
+    return genes, of_genes | of_names
 
 
 class ProteinCoverageWarning(UserWarning):

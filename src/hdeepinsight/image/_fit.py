@@ -167,7 +167,15 @@ def _mde(profiles: np.ndarray, seed: int) -> np.ndarray:
 
 
 def principal_plane(profiles: np.ndarray) -> np.ndarray:
-    """Return two leading principal components, unit spread together, float32 ``(n_genes, 2)``."""
+    """Return two leading principal components, unit spread together, float32 ``(n_genes, 2)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hdeepinsight.image import principal_plane
+    >>> principal_plane(np.array([[0.0, 0.0, 4.0], [0.0, 1.0, 0.0], [2.0, 0.0, 0.0]])).shape
+    (3, 2)
+    """
     centred = profiles - profiles.mean(axis=0)
     axes = np.linalg.svd(centred, full_matrices=False)[2][:2]
     plane = centred @ axes.T
@@ -176,7 +184,18 @@ def principal_plane(profiles: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def global_seeds(seed: int) -> Iterator[None]:
-    """Seed every generator that pymde draws from, and give the caller's states back."""
+    """Seed every generator that pymde draws from, and give the caller's states back.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.image import global_seeds
+    >>> before = torch.get_rng_state()
+    >>> with global_seeds(3):
+    ...     _ = torch.rand(2)
+    >>> bool((torch.get_rng_state() == before).all())
+    True
+    """
     import pymde
     import torch
 

@@ -1,43 +1,16 @@
-"""Models, one folder each."""
+"""Models, one folder each, on a common base; imported on first use, since torch takes its time."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+import lazy_loader
 
-if TYPE_CHECKING:
-    from hdeepinsight.models._base._io import ModelFileError, ModelFolder
-    from hdeepinsight.models._base._registry import convert_model, load_model, model_class
-    from hdeepinsight.models.schdeepinsight import (
-        AdaptationFigures,
-        AdaptationReport,
-        AdaptedSCHDeepInsight,
-        SCHDeepInsight,
-    )
-
-__all__ = [
-    "AdaptationFigures",
-    "AdaptationReport",
-    "AdaptedSCHDeepInsight",
-    "ModelFileError",
-    "ModelFolder",
-    "SCHDeepInsight",
-    "convert_model",
-    "load_model",
-    "model_class",
-]
-
-_HOMES = {
-    **dict.fromkeys(__all__, "schdeepinsight"),
-    **dict.fromkeys(("ModelFileError", "ModelFolder"), "_base._io"),
-    **dict.fromkeys(("convert_model", "load_model", "model_class"), "_base._registry"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import on first use: looking into the folder of a model needs no network."""
-    if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "_adapt": ["AdaptationFigures", "AdaptationOptions", "AdaptationReport", "Adapter"],
+        "_base._classifier": ["HierarchicalClassifierMixin"],
+        "_base._count_model": ["CountModel"],
+        "_base._io": ["ModelFileError", "ModelFolder"],
+        "_base._plan": ["HierarchicalPlan", "OneCyclePlan"],
+        "_base._registry": ["convert_model", "load_model", "model_class"],
+        "schdeepinsight": ["ModuleConfig", "SCHDeepInsight"],
+    },
+)

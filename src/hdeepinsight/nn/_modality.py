@@ -112,6 +112,13 @@ class ProteinValues(NamedTuple):
         In [0, 1], shape ``(n_cells, n_proteins)``; 0 where not measured.
     measured
         1 where measured, the same shape.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.nn import ProteinValues
+    >>> ProteinValues(torch.zeros(2, 3), torch.ones(2, 3)).measured.sum(1)
+    tensor([3., 3.])
     """
 
     values: Tensor
@@ -127,6 +134,16 @@ class ProteinChannels(nn.Module):
         Pixel of every protein, on an image of the genes' side.
     dropout
         How modalities are hidden and blurred in training.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.image import GeneLayout
+    >>> from hdeepinsight.nn import ProteinChannels
+    >>> channels = ProteinChannels(GeneLayout(("CD3", "CD19"), [0, 3], side=2)).eval()
+    >>> proteins = channels.normalize(torch.tensor([[50.0, 2.0]]), torch.ones(1, 2))
+    >>> channels(proteins).shape
+    torch.Size([1, 2, 2, 2])
     """
 
     n_channels = 2

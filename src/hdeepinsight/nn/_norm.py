@@ -42,11 +42,28 @@ class BatchNorm2d(_SingleCell, nn.BatchNorm2d):
     """Batch normalisation of maps, shape ``(n_cells, n_channels, height, width)``.
 
     Like torch's, but one cell alone is normalised by the running statistics.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.nn import BatchNorm2d
+    >>> BatchNorm2d(1, eps=0.0).train()(torch.full((1, 1, 1, 2), 3.0))
+    tensor([[[[3., 3.]]]], grad_fn=...)
     """
 
 
 def tolerate_single_cells(network: nn.Module) -> None:
-    """Replace torch's 2-D batch normalisations in a network by ours, weights and all."""
+    """Replace torch's 2-D batch normalisations in a network by ours, weights and all.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.nn import tolerate_single_cells
+    >>> network = torch.nn.Sequential(torch.nn.BatchNorm2d(1)).train()
+    >>> tolerate_single_cells(network)
+    >>> network(torch.ones(1, 1, 1, 1)).shape
+    torch.Size([1, 1, 1, 1])
+    """
     for parent in list(network.modules()):
         for name, child in parent.named_children():
             if type(child) is nn.BatchNorm2d:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -38,6 +38,18 @@ class Column:
 
     name: str
     kind: Kind = "text"
+
+
+def columns_of(text: str) -> tuple[Column, ...]:
+    """Read columns that are separated by commas, each with its kind behind a colon.
+
+    Examples
+    --------
+    >>> columns_of("Label, Cells: count")
+    (Column(name='Label', kind='text'), Column(name='Cells', kind='count'))
+    """
+    parts = (part.partition(": ") for part in text.split(", "))
+    return tuple(Column(name, cast("Kind", kind or "text")) for name, _, kind in parts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,36 +139,19 @@ N_BINS: Final = 20
 REJECTED: Final = "rejected: novel to the reference"
 NO_LABEL: Final = "(type without this level)"
 
-_LEVEL: Final = (
-    Column("Label"),
-    Column("Within"),
-    Column("Cells", "count"),
-    Column("Share of cells", "share"),
-    Column("Confident at this level", "share"),
-    Column("Mean probability", "number"),
+_LEVEL: Final = columns_of(
+    "Label, Within, Cells: count, Share of cells: share, Confident at this level: share, "
+    "Mean probability: number"
 )
-_LABELS: Final = (
-    Column("Label"),
-    Column("Within"),
-    Column("Cells", "count"),
-    Column("Share of cells", "share"),
-    Column("Mean", "number"),
-    Column("5 % lie below", "number"),
-    Column("Median", "number"),
-    Column("5 % lie above", "number"),
-    Column("Mean margin", "number"),
-    Column("From 0 to 1", "bins"),
+_LABELS: Final = columns_of(
+    "Label, Within, Cells: count, Share of cells: share, Mean: number, "
+    "5 % lie below: number, Median: number, 5 % lie above: number, Mean margin: number, "
+    "From 0 to 1: bins"
 )
-_STOPS: Final = (
-    Column("Stopped at"),
-    Column("Within"),
-    Column("Why"),
-    Column("Cells", "count"),
-    Column("Share of cells", "share"),
-    Column("Mean probability there", "number"),
-    Column("Mean of the best child", "number"),
-    Column("Most frequent nearest type"),
-    Column("Share of that type", "share"),
+_STOPS: Final = columns_of(
+    "Stopped at, Within, Why, Cells: count, Share of cells: share, "
+    "Mean probability there: number, Mean of the best child: number, "
+    "Most frequent nearest type, Share of that type: share"
 )
 
 
@@ -301,15 +296,10 @@ def cluster_table(result: Annotation, clusters: Any | None) -> Table:
         for name, cells in groups[:MAX_ROWS]
     ]
     kind, counted = ("label", "type") if clusters is None else ("cluster", "label")
-    columns = (
-        Column(kind.capitalize()),
-        Column("Cells", "count"),
-        Column(f"Most frequent {counted}"),
-        Column(f"Share of that {counted}", "share"),
-        Column(f"Second {counted}"),
-        Column("Share of the second", "share"),
-        Column("Mean confidence", "number"),
-        Column("Stopped above a type", "share"),
+    columns = columns_of(
+        f"{kind.capitalize()}, Cells: count, Most frequent {counted}, "
+        f"Share of that {counted}: share, Second {counted}, Share of the second: share, "
+        "Mean confidence: number, Stopped above a type: share"
     )
     caption = f"What the cells of each {kind} are called."
     return Table.of("clusters", caption, columns, rows, filtered=True, n_rows=len(groups))

@@ -111,7 +111,7 @@ _PACKAGES: Final = {
 _SETTINGS: Final = {
     "max_epochs": "at most {} epochs",
     "batch_size": "mini-batches of {} cells",
-    "max_lr": "a learning rate of at most {}",
+    "lr": "a learning rate of at most {}",
     "weight_decay": "a weight decay of {}",
     "seed": "the seed {}",
 }

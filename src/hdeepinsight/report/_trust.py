@@ -9,37 +9,23 @@ import numpy as np
 import pandas as pd
 
 from hdeepinsight.annotation import Annotation, Evaluation, evaluate_annotation
-from hdeepinsight.report._tables import Column, Table, bins_of, groups_of
+from hdeepinsight.report._tables import Table, bins_of, columns_of, groups_of
 
 #: Of label sets, the share that may miss the truth; of novelty, the p-value that counts as novel.
 ALPHA, NOVEL = 0.1, 0.05
 
-_SIZES: Final = (
-    Column("Types in the set", "count"),
-    Column("Cells", "count"),
-    Column("Share of cells", "share"),
+_SIZES: Final = columns_of("Types in the set: count, Cells: count, Share of cells: share")
+_NOVELTY: Final = columns_of(
+    "Compared with, Novel cells: count, Share of cells: share, "
+    "Share among reference cells: share, p-values from 0 to 1: bins"
 )
-_NOVELTY: Final = (
-    Column("Compared with"),
-    Column("Novel cells", "count"),
-    Column("Share of cells", "share"),
-    Column("Share among reference cells", "share"),
-    Column("p-values from 0 to 1", "bins"),
+_NEAREST: Final = columns_of(
+    "Nearest type, Cells: count, Novel to all types: count, "
+    "Share novel to all types: share, Share novel to all lineages: share"
 )
-_NEAREST: Final = (
-    Column("Nearest type"),
-    Column("Cells", "count"),
-    Column("Novel to all types", "count"),
-    Column("Share novel to all types", "share"),
-    Column("Share novel to all lineages", "share"),
-)
-_SCORES: Final = (
-    Column("Level"),
-    Column("Cells", "count"),
-    Column("Accuracy", "share"),
-    Column("Macro-F1", "number"),
-    Column("Balanced accuracy", "number"),
-    Column("Expected calibration error", "number"),
+_SCORES: Final = columns_of(
+    "Level, Cells: count, Accuracy: share, Macro-F1: number, Balanced accuracy: number, "
+    "Expected calibration error: number"
 )
 
 

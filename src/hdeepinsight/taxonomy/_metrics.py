@@ -5,8 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import precision_recall_fscore_support
 
 from hdeepinsight.taxonomy._taxonomy import Taxonomy
+
+_SCORES = ("accuracy", "macro_f1", "balanced_accuracy")
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class HierarchicalScores:
 
 
 def level_scores(taxonomy: Taxonomy, y_true: ArrayLike, y_pred: ArrayLike) -> pd.DataFrame:
-    """Accuracy and macro-averaged scores at every level.
+    """Compute accuracy and macro-averaged scores at every level.
 
     A level is scored on the cells whose true label reaches it. A prediction that stops above the
     level is wrong there; a longer one counts by its ancestor at the level.
@@ -49,7 +52,7 @@ def level_scores(taxonomy: Taxonomy, y_true: ArrayLike, y_pred: ArrayLike) -> pd
     Returns
     -------
     pandas.DataFrame
-        One row a level (index: level names) with the columns ``n_cells``, ``n_classes`` (classes
+        One row per level (index: level names) with the columns ``n_cells``, ``n_classes`` (classes
         among the true labels), ``accuracy``, ``macro_f1`` (mean F1 over these classes) and
         ``balanced_accuracy`` (mean recall over them). NaN where no cell reaches the level.
 
@@ -74,34 +77,28 @@ def level_scores(taxonomy: Taxonomy, y_true: ArrayLike, y_pred: ArrayLike) -> pd
     for level in range(taxonomy.max_depth):
         here = table[true, level]
         reached = here >= 0
-        rows.append(_scores(here[reached], table[pred[reached], level], taxonomy.n_nodes))
+        rows.append(_scores(here[reached], table[pred[reached], level]))
     index = pd.Index(taxonomy.level_names, name="level")
     return pd.DataFrame(rows, index=index)
 
 
-def _scores(true: NDArray[np.int64], pred: NDArray[np.int64], n_nodes: int) -> dict[str, float]:
-    support = np.bincount(true, minlength=n_nodes)
-    # A prediction that stops above the level has -1 here: it takes the place of the root, which is
-    # no class at any level.
-    predicted = np.bincount(np.maximum(pred, 0), minlength=n_nodes)
-    hits = np.bincount(true[true == pred], minlength=n_nodes)
-    classes = np.flatnonzero(support)
-    some = len(classes) > 0
-    recall = hits[classes] / support[classes]
-    f1 = 2 * hits[classes] / (support[classes] + predicted[classes])
-    return {
-        "n_cells": len(true),
-        "n_classes": len(classes),
-        "accuracy": float(hits.sum() / len(true)) if some else np.nan,
-        "macro_f1": float(f1.mean()) if some else np.nan,
-        "balanced_accuracy": float(recall.mean()) if some else np.nan,
-    }
+def _scores(true: NDArray[np.int64], pred: NDArray[np.int64]) -> dict[str, float]:
+    # A prediction that stops above the level has -1, which is no class at any level.
+    classes = np.unique(true)
+    sizes = {"n_cells": len(true), "n_classes": len(classes)}
+    if len(classes) == 0:
+        return sizes | dict.fromkeys(_SCORES, np.nan)
+    _, recall, f1, _ = precision_recall_fscore_support(true, pred, labels=classes, zero_division=0)
+    means = (float(np.mean(true == pred)), float(f1.mean()), float(recall.mean()))
+    return {"n_cells": len(true), "n_classes": len(classes)} | dict(
+        zip(_SCORES, means, strict=True)
+    )
 
 
 def hierarchical_scores(
     taxonomy: Taxonomy, y_true: ArrayLike, y_pred: ArrayLike
 ) -> HierarchicalScores:
-    """Hierarchical precision, recall and F1.
+    """Compute hierarchical precision, recall and F1.
 
     Each label stands for its set of ancestors, itself included and the root left out. Precision is
     the number of shared nodes over the number of predicted ones, recall over the number of true
@@ -198,20 +195,32 @@ def _shared_depth(
 def check_nodes(
     taxonomy: Taxonomy, y_true: ArrayLike, y_pred: ArrayLike
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Both as int64 ``(n_cells,)``; raises ``ValueError`` unless they are nodes of the tree."""
+    """Check true and predicted nodes, and return both as int64, shape ``(n_cells,)``.
+
+    Raises
+    ------
+    ValueError
+        When the arrays differ in length, or hold no nodes of this taxonomy.
+
+    Examples
+    --------
+    >>> from hdeepinsight.taxonomy import Taxonomy, check_nodes
+    >>> check_nodes(Taxonomy.from_nested(["T", "B"]), [1, 2], [2, 2])
+    (array([1, 2]), array([2, 2]))
+    """
     true, pred = np.asarray(y_true), np.asarray(y_pred)
     if true.ndim != 1 or true.shape != pred.shape:
         raise ValueError(
-            f"Found y_true of shape {true.shape} and y_pred of shape {pred.shape}. Valid are two "
-            "arrays of one node index a cell. Pass both for the same cells."
+            "y_true and y_pred must be two arrays of one node index per cell, got the shapes "
+            f"{true.shape} and {pred.shape}. Pass both for the same cells."
         )
     for name, nodes in (("y_true", true), ("y_pred", pred)):
         if len(nodes) == 0:
             continue
         if nodes.dtype.kind not in "iu" or nodes.min() < 0 or nodes.max() >= taxonomy.n_nodes:
             raise ValueError(
-                f"Found {name} of type {nodes.dtype} with values such as {nodes[:3].tolist()}. "
-                f"Valid are node indices from 0 to {taxonomy.n_nodes - 1}. Use `taxonomy.encode` "
-                "to turn labels into nodes."
+                f"{name} must be node indices from 0 to {taxonomy.n_nodes - 1}, got type "
+                f"{nodes.dtype} with values such as {nodes[:3].tolist()}. Use `taxonomy.encode` to "
+                "turn labels into nodes."
             )
     return true.astype(np.int64), pred.astype(np.int64)

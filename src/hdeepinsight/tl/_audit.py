@@ -276,7 +276,9 @@ def expression_features(
     on the directions in which cells differ little.
     """
     opened = isinstance(adata, AlignedQuery)
-    source = adata.source if opened else open_counts(adata, layer=layer)
+    source = (
+        adata.source if opened else open_counts(adata, layer=layer, arguments={"layer": "layer"})
+    )
     genes = select_genes(source, _N_GENES)
     chunks = [chunk for _, chunk in source.chunks(align_genes(source.var_names, genes))]
     values = log_normalize(sparse.vstack(chunks, format="csr")).toarray()

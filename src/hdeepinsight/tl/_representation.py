@@ -94,7 +94,7 @@ def expression_pca(
         if isinstance(cells, AlignedQuery):
             source = cells.source
         else:
-            source = open_counts(cells, layer=layer, scale="counts")
+            source = open_counts(cells, layer=layer, scale="counts", arguments={"layer": "layer"})
         blocks = [sp.csr_matrix(block) for _, block in source.blocks()]
     mean, variance, n_cells = _moments(blocks)
     n_varying = int((variance > _VARYING * mean**2).sum())
@@ -160,7 +160,7 @@ def as_anndata(cells: object, key_added: str) -> AnnData:
         raise invalid(
             "key_added",
             key_added,
-            f"None for a {type(cells).__name__}, which nothing can be written to",
+            f"None for cells of the kind {type(cells).__name__}, which nothing can be written to",
             "Write the result to an AnnData yourself.",
         )
     return cells  # type: ignore[return-value]

@@ -109,7 +109,7 @@ def model_manifest(data: bytes) -> None:
 
 
 def model_description(data: bytes) -> None:
-    """A correctly sealed model whose description, or weights, are strange, loaded as a model."""
+    """A model with a correct digest whose description, or weights, are strange, loaded as a model."""
     warm_up()
     dice = Dice(data)
     payload = deepcopy(_golden())

@@ -30,7 +30,7 @@ def joint(paired: md.MuData) -> hdi.SCHDeepInsight:
     reference = paired[:300].copy()
     hdi.SCHDeepInsight.setup_mudata(reference, labels_keys=LEVELS)
     model = hdi.SCHDeepInsight(reference, layout="random")
-    model.train(12, batch_size=32, enable_progress_bar=False, accelerator="cpu")
+    model.train(12, validation_size=0.2, enable_progress_bar=False, accelerator="cpu")
     return model
 
 
@@ -41,7 +41,7 @@ def rna_model(paired: md.MuData) -> hdi.SCHDeepInsight:
     reference.obs = paired.obs.iloc[:300].copy()
     hdi.SCHDeepInsight.setup_anndata(reference, labels_keys=LEVELS)
     model = hdi.SCHDeepInsight(reference, layout="random")
-    model.train(12, batch_size=32, enable_progress_bar=False, accelerator="cpu")
+    model.train(12, validation_size=0.2, enable_progress_bar=False, accelerator="cpu")
     return model
 
 

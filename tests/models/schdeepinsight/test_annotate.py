@@ -118,7 +118,7 @@ def test_batch_size_does_not_matter(model, query, batch_size):
 
 @pytest.mark.parametrize("batch_size", [0, -1])
 def test_a_batch_has_a_cell(model, query, batch_size):
-    with pytest.raises(ValueError, match=f"batch_size={batch_size}; valid are whole numbers"):
+    with pytest.raises(ValueError, match=f"batch_size must be an integer >= 1, got {batch_size}"):
         model.annotate(query, batch_size=batch_size)
 
 

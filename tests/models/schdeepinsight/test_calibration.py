@@ -11,7 +11,7 @@ from hdeepinsight.models import ModelFolder
 
 def test_calibration_equals_that_of_the_annotated_held_out_cells(model):
     held_out = model.adata[model.validation_indices_]
-    expected = calibrate(model.annotate(held_out), model._label_nodes(held_out))
+    expected = calibrate(model.annotate(held_out), model.label_nodes(held_out))
     found = model.calibration
     assert len(found) == len(held_out)
     for name in ("node_scores", "leaf_scores"):
@@ -32,7 +32,7 @@ def test_annotations_carry_what_the_model_knows(model, query):
 
 def test_label_sets_of_cells_like_the_reference_hold_the_truth(model, labelled):
     sets = model.annotate(labelled).label_sets(0.1)
-    truth = model._label_nodes(labelled)
+    truth = model.label_nodes(labelled)
     # 120 cells and about 60 calibration cells: three standard deviations below the promise.
     assert sets.coverage(truth) > 0.9 - 3 * np.sqrt(0.09 * (1 / 120 + 1 / 60))
 

@@ -15,12 +15,11 @@ from interrupted_training import Interrupt, built, interrupted, train
 
 from hdeepinsight import SCHDeepInsight
 from hdeepinsight.models import ModelFileError
-from hdeepinsight.models.schdeepinsight import _checkpoints as module
 
 
 @pytest.fixture(autouse=True)
 def every_epoch(monkeypatch):
-    monkeypatch.setattr(module, "MIN_SECONDS", 0.0)
+    monkeypatch.setattr("hdeepinsight.models._base._training.MIN_SECONDS", 0.0)
 
 
 @pytest.fixture(autouse=True)
@@ -64,8 +63,8 @@ def refused(reference, folder, options: dict, kind: dict) -> None:
     ("options", "kind", "end"),
     [
         pytest.param({}, {}, killed, id="killed"),
-        pytest.param({"weighting": "adaptive"}, {}, refused, id="adaptive_levels"),
-        pytest.param({}, {"early_stopping": True, "max_lr": 0.05}, refused, id="best_epoch"),
+        pytest.param({"config": {"weighting": "adaptive"}}, {}, refused, id="adaptive_levels"),
+        pytest.param({}, {"early_stopping": True, "plan_kwargs": {"lr": 0.05}}, refused, id="best_epoch"),
     ],
 )
 def test_an_interrupted_training_goes_on_to_the_same_result(
@@ -126,7 +125,7 @@ def test_a_checkpoint_of_another_training_is_refused(fresh, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(fresh(), checkpoint=tmp_path, callbacks=[Interrupt(2, "SIGINT")])
     with pytest.raises(ValueError, match="of a training with other cells"):
-        train(fresh(), checkpoint=tmp_path, max_lr=0.1)
+        train(fresh(), checkpoint=tmp_path, plan_kwargs={"lr": 0.1})
     with pytest.raises(ValueError, match="of a training with other cells"):
         train(fresh(seed=1), checkpoint=tmp_path)
     path = tmp_path / "training.ckpt"

@@ -1,6 +1,7 @@
 """RNA and surface proteins: registration, identities, and queries that lack some of it."""
 
 import hashlib
+from dataclasses import fields
 
 import anndata as ad
 import mudata as md
@@ -13,6 +14,7 @@ from scipy import sparse
 
 from hdeepinsight import SCHDeepInsight
 from hdeepinsight.data import InputError, ProteinCoverageWarning, own_columns
+from hdeepinsight.models import ModuleConfig
 
 LEVELS = ["lineage", "cell_type"]
 
@@ -44,7 +46,9 @@ def paired(_synthetic_hierarchy):
 def fit_joint():
     def run(mdata, *, setup=None, train=None, **options):
         SCHDeepInsight.setup_mudata(mdata, **({"labels_keys": LEVELS} | (setup or {})))
-        model = SCHDeepInsight(mdata, **({"layout": "random"} | options))
+        names = {field.name for field in fields(ModuleConfig)}
+        config = {name: options.pop(name) for name in names & set(options)}
+        model = SCHDeepInsight(mdata, config=config, **({"layout": "random"} | options))
         quiet = {"enable_progress_bar": False, "accelerator": "cpu", "validation_size": 0.2}
         model.train(**({"max_epochs": 12, "batch_size": 32} | quiet | (train or {})))
         return model
@@ -302,17 +306,17 @@ def test_the_wide_path_reads_proteins_too(paired, fit_joint):
             None,
             {"modalities": {"rna_layer": "rna", "protein_layer": "rna"}},
             InputError,
-            "'rna' is named for both.*two of 'rna', 'prot'",
+            "'rna' is named for both.*there are 'rna', 'prot'",
             id="one_modality_twice",
         ),
         pytest.param(
             None,
             {"labels_keys": ["typo"]},
             KeyError,
-            "no column 'typo'. Columns there: .*cell_type",
+            "no column 'typo'; it has .*cell_type",
             id="no_column",
         ),
-        pytest.param(None, {"labels_keys": None}, ValueError, "neither was given", id="no_labels"),
+        pytest.param(None, {"labels_keys": None}, ValueError, "got neither", id="no_labels"),
     ],
 )
 def test_bad_references_are_refused(paired, change, setup, error, message):
@@ -327,7 +331,7 @@ def test_bad_references_are_refused(paired, change, setup, error, message):
 def test_what_is_no_mudata_is_refused(paired, joint, tmp_path):
     cells = paired.mod["rna"]
     for wrong in (cells, "reference.h5mu", None):
-        with pytest.raises(InputError, match=f"is a {type(wrong).__name__}. Valid is a MuData"):
+        with pytest.raises(TypeError, match=f"must be a MuData, got a {type(wrong).__name__}"):
             SCHDeepInsight.setup_mudata(wrong, labels_keys=LEVELS)
         with pytest.raises(InputError, match="Valid is a MuData"):
             joint.prepare_query_mudata(wrong)

@@ -240,7 +240,7 @@ def test_a_taxonomy_of_absurd_depth(payload, tmp_path, n_nodes):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_any_missing_or_foreign_value_is_refused_or_harmless(payload, tmp_path, seed):
-    """Random surgery on a real payload, correctly sealed: no error of another kind."""
+    """Random changes of a real payload, with a correct digest: no error of another kind."""
     rng = np.random.default_rng(seed)
     strange = [None, -1, 10**15, "x", [], {}, True, float("nan"), [1, "a"], {"a": 1}]
     for _ in range(15):

@@ -5,10 +5,7 @@ import pytest
 import torch
 
 from hdeepinsight import CountThinning, GeneMasking, SCHDeepInsight, Taxonomy
-from hdeepinsight.models.schdeepinsight._batches import SparseBatches, Split
-from hdeepinsight.models.schdeepinsight._reference import stratified_sample
-from hdeepinsight.models.schdeepinsight._split import split_cells, split_groups
-from hdeepinsight.models.schdeepinsight._training import default_epochs
+from hdeepinsight.models import ModuleConfig
 
 PLAIN = {"masking": GeneMasking.none(), "thinning": CountThinning.none(), "dropout": 0.0}
 
@@ -130,7 +127,7 @@ def test_early_stopping_keeps_the_best_epoch(fit, reference):
     assert held_out.taxonomy == model.taxonomy
     model.module.temperature.fill_(1.0)
     outputs = model.annotate(model.adata[model.validation_indices]).node_probabilities
-    nodes = model._label_nodes(model.adata)[model.validation_indices]
+    nodes = model.label_nodes(model.adata)[model.validation_indices]
     log_loss = -np.log(outputs[np.arange(len(nodes)), nodes]).mean()
     assert log_loss == pytest.approx(losses.min(), rel=1e-3)
 
@@ -150,16 +147,18 @@ def test_early_stopping_without_held_out_cells_is_refused(fit, reference):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"max_epochs": 0}, "max_epochs=0; valid are whole numbers from 1 up"),
-        ({"max_epochs": 1.5}, "max_epochs=1.5; valid"),
-        ({"batch_size": -1}, "batch_size=-1; valid"),
-        ({"validation_size": 1}, "validation_size=1; valid are shares from 0 to below 1"),
-        ({"validation_size": -0.1}, "validation_size=-0.1; valid"),
-        ({"max_lr": 0}, "max_lr=0; valid is a number above 0"),
-        ({"max_lr": float("nan")}, "max_lr=nan"),
-        ({"weight_decay": -1}, "weight_decay=-1; valid"),
-        ({"early_stopping_patience": 0}, "early_stopping_patience=0; valid"),
-        ({"split_key": "donor"}, "no column 'donor'. Columns there: lineage, cell_type, batch"),
+        ({"max_epochs": 0}, "max_epochs must be an integer >= 1, got 0"),
+        ({"max_epochs": 1.5}, "max_epochs must be an integer >= 1, got 1.5"),
+        ({"batch_size": -1}, "batch_size must be an integer >= 1, got -1"),
+        ({"validation_size": 1.5}, "validation_size must be a number from 0 to 1, got 1.5"),
+        ({"validation_size": -0.1}, "validation_size must be a number from 0 to 1, got -0.1"),
+        ({"plan_kwargs": {"lr": 0}}, "lr must be a number > 0, got 0"),
+        ({"plan_kwargs": {"lr": float("nan")}}, "lr must be a number > 0, got nan"),
+        ({"plan_kwargs": {"weight_decay": -1}}, "weight_decay must be a number >= 0, got -1"),
+        ({"early_stopping_patience": 0}, "early_stopping_patience must be an integer >= 1, got 0"),
+        ({"early_stopping_patience": 3}, "no effect without early_stopping=True"),
+        ({"split_key": "donor"}, "no column 'donor'; it has 'lineage', 'cell_type', 'batch'"),
+        ({"train_size": 0.9, "validation_size": 0.2}, "train_size must be a number from 0 to 0.8"),
     ],
 )
 def test_settings_out_of_range_are_refused(fit, reference, options, says):
@@ -193,7 +192,7 @@ def test_training_leaves_the_reference_alone(fit, reference):
     assert reference.var.equals(var)
     assert not reference.obsm
     assert not reference.layers
-    assert set(reference.uns) <= {"_scvi_uuid", "_scvi_manager_uuid"}
+    assert not reference.uns
 
 
 def test_the_recipe_tells_how_the_model_was_made(model):
@@ -203,54 +202,44 @@ def test_the_recipe_tells_how_the_model_was_made(model):
     assert {"hdeepinsight", "torch", "scvi-tools", "seed"} <= set(recipe)
 
 
-def test_a_sample_for_the_layout_has_rare_labels_in_full():
-    nodes = np.repeat([1, 2, 3], [1000, 500, 7])
-    rows = stratified_sample(nodes, 107, np.random.default_rng(0))
-    assert np.bincount(nodes[rows]).tolist() == [0, 50, 50, 7]
-    everyone = stratified_sample(nodes, 10_000, np.random.default_rng(0))
-    assert everyone.tolist() == list(range(len(nodes)))
+def test_a_share_of_every_label_is_held_out_and_nothing_of_rare_ones(fit, reference):
+    model = fit(reference, train={"validation_size": 0.1, "max_epochs": 1})
+    types = reference.obs["cell_type"].astype(str).to_numpy()
+    held_out = np.isin(np.arange(300), model.validation_indices)
+    for name in np.unique(types):
+        expected = int(0.1 * (types == name).sum())
+        assert held_out[types == name].sum() == (expected if expected >= 5 else 0)
+    assert not set(model.train_indices) & set(model.validation_indices)
+    assert len(model.train_indices) + len(model.validation_indices) == 300
 
 
-def test_split_holds_out_a_share_of_every_label_and_nothing_of_rare_ones():
-    nodes = np.repeat([0, 1, 2, 3], [50, 100, 60, 49])
-    split = split_cells(nodes, 0.1, np.random.default_rng(0))
-    assert np.bincount(nodes[split.validation], minlength=4).tolist() == [0, 10, 6, 0]
-    assert len(split.train) + len(split.validation) == len(nodes)
+def test_a_group_with_a_label_of_its_own_is_never_held_out(fit, reference):
+    types = reference.obs["cell_type"].astype(str)
+    reference.obs["batch"] = np.where(types == types.iloc[0], "own", "shared")
+    reference.obs.loc[reference.obs_names[types != types.iloc[0]][::3], "batch"] = "third"
+    model = fit(reference, train={"split_key": "batch", "max_epochs": 1})
+    groups = reference.obs["batch"].to_numpy()
+    assert set(groups[model.validation_indices]) < {"shared", "third"}
+    reference.obs["alone"] = types.to_numpy()
+    with pytest.raises(ValueError, match="None of the 7 groups"):
+        fit(reference, train={"split_key": "alone"})
 
 
-def test_a_group_with_a_label_of_its_own_is_never_held_out():
-    nodes = np.array([1, 2, 1, 2, 1, 3])
-    groups = np.array(["a", "a", "b", "b", "c", "c"])
-    for seed in range(10):
-        split = split_groups(nodes, groups, 0.3, np.random.default_rng(seed))
-        assert not np.isin([4, 5], split.validation).any()
-    with pytest.raises(ValueError, match="None of the 2 groups"):
-        split_groups(np.array([1, 2]), np.array(["a", "b"]), 0.3, np.random.default_rng(0))
+def test_cells_that_neither_train_nor_validate_are_test_cells(fit, reference):
+    model = fit(reference, train={"train_size": 0.5, "validation_size": 0.2, "max_epochs": 1})
+    parts = [model.train_indices, model.validation_indices, model.test_indices]
+    assert len(parts[0]) == 150
+    assert sorted(np.concatenate(parts)) == list(range(300))
 
 
-def test_a_cell_cannot_be_on_both_sides():
-    with pytest.raises(ValueError, match="both parts"):
-        Split(np.array([1, 2]), np.array([2, 3]))
-
-
-def test_batches_are_even_and_cover_every_cell_once():
-    from scipy import sparse
-
-    counts = sparse.csr_matrix(np.arange(13, dtype=np.float32)[:, None])
-    batches = SparseBatches(
-        counts, np.arange(13), np.arange(13), batch_size=4, generator=np.random.default_rng(0)
-    )
-    sizes = [len(batch["labels"]) for batch in batches]
-    assert sizes == [4, 3, 3, 3]
-    first = torch.cat([batch["labels"] for batch in batches])
-    assert sorted(first.tolist()) == list(range(13))
-    assert all((batch["X"].ravel() == batch["labels"]).all() for batch in batches)
-    assert first.tolist() != torch.cat([batch["labels"] for batch in batches]).tolist()
-
-
-@pytest.mark.parametrize(("n_cells", "epochs"), [(50, 400), (4000, 38), (10**6, 5)])
-def test_default_epochs_make_a_steady_number_of_steps(n_cells, epochs):
-    assert default_epochs(n_cells, 128) == epochs
+def test_the_first_cells_are_held_out_without_shuffling(fit, reference):
+    train = {"shuffle_set_split": False, "max_epochs": 1}
+    model = fit(reference, train=train)
+    types = reference.obs["cell_type"].astype(str).to_numpy()
+    for name in np.unique(types):
+        cells = np.flatnonzero(types == name)
+        held_out = np.intersect1d(cells, model.validation_indices)
+        assert held_out.tolist() == cells[: len(held_out)].tolist()
 
 
 @pytest.mark.gpu
@@ -263,7 +252,7 @@ def test_gpu_and_cpu_agree(fit, reference, query):
 
 def test_the_published_configuration_is_the_published_one(reference):
     SCHDeepInsight.setup_anndata(reference, labels_keys=["lineage", "cell_type"])
-    model = SCHDeepInsight.published(
+    model = SCHDeepInsight.from_paper(
         reference, layout="random", backbone="efficientnet_b0", side=32
     )
     assert model.module.raster.n_channels == 3
@@ -271,6 +260,16 @@ def test_the_published_configuration_is_the_published_one(reference):
     assert model.module.objective.gamma == 2.0
     assert model.module.objective.reduction == "published"
     assert model.module.masking == GeneMasking.none()
+    assert model.init_params_["non_kwargs"]["config"] == ModuleConfig(
+        scale_percentile=100.0,
+        head="per_parent",
+        dropout=0.3,
+        channels="rgb",
+        gamma=2.0,
+        weighting="adaptive",
+        reduction="published",
+        class_weights=0.0,
+    ).to_dict()
 
 
 def test_checkpoints_of_every_epoch_can_be_loaded(fit, reference, query, tmp_path):

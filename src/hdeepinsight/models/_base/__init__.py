@@ -1,1 +1,1 @@
-"""What all models share."""
+"""What every model stands on: registration, training, the model file, the classifier's answers."""

@@ -31,11 +31,9 @@ from hdeepinsight._errors import invalid
 from hdeepinsight._io import read_bounded, remove, sha256
 
 MODEL_FILE, MANIFEST_FILE = "model.pt", "manifest.json"
-REFERENCE_FILES = ("adata.h5ad", "mdata.h5mu")
-#: Of the format of earlier releases.
-OLD_FILES = ("model.json", "model.safetensors")
-_MAX_MODEL_BYTES, _MAX_MANIFEST_BYTES = 4 * 2**30, 4 * 2**20
-_MAX_NESTING, _MAX_DIMENSIONS = 64, 16
+#: Beside the model, and in its place in the format of earlier releases.
+REFERENCE_FILES, OLD_FILES = ("adata.h5ad", "mdata.h5mu"), ("model.json", "model.safetensors")
+_MAX_MODEL_BYTES, _MAX_MANIFEST_BYTES, _MAX_NESTING, _MAX_DIMENSIONS = 2**32, 2**22, 64, 16
 #: What writes each reference to the path that it is given.
 Writers: TypeAlias = Mapping[str, Callable[[Path], object]]
 
@@ -48,7 +46,7 @@ def damaged(name: object, found: object) -> ModelFileError:
     """Return the error of a file that was a model once."""
     said = (str(found).strip() or type(found).__name__).splitlines()[0].split(". ")[0][:300]
     return ModelFileError(
-        f"{name} is damaged or incomplete: {said.rstrip('.')}. Copy or download the model again."
+        f"{name} is damaged: {said.rstrip('.')}. Copy or download the model again."
     )
 
 
@@ -116,15 +114,13 @@ def check_plain(payload: Any, name: object) -> dict[str, Any]:
             continue
         if type(value) not in (dict, list):
             raise refused(name, f"a {type(value).__name__}")
-        if depth > _MAX_NESTING:
-            raise refused(name, f"values that are nested more than {_MAX_NESTING} deep")
-        if id(value) in seen:
-            raise refused(name, "one container in two places")
+        if depth > _MAX_NESTING or id(value) in seen:
+            found = f"values nested more than {_MAX_NESTING} deep, or one container in two places"
+            raise refused(name, found)
         if type(value) is dict and not all(type(key) is str for key in value):
             raise refused(name, "a mapping whose keys are not text")
         seen.add(id(value))
-        items = value.values() if type(value) is dict else value
-        waiting.extend((item, depth + 1) for item in items)
+        waiting.extend((v, depth + 1) for v in (value if type(value) is list else value.values()))
     return payload
 
 
@@ -192,16 +188,15 @@ _INSIDE = r"data\.pkl|data/\d{1,9}|byteorder|version|\.(format_version|storage_a
 _ENTRY = re.compile(rf"([^/\\]+)/({_INSIDE})")
 #: What torch.save writes, and at the end three with which others name what they would run.
 _INSTRUCTIONS = b"\x80.(N\x88\x89JKM\x8aGX\x8c}])t\x85\x86\x87aesuqrhjcQR\x93\x94\x95"
-_ELEMENT_BYTES = {"Double": 8, "Long": 8, "Float": 4, "Int": 4, "Half": 2, "BFloat16": 2}
-_ELEMENT_BYTES |= {"Short": 2, "Char": 1, "Byte": 1, "Bool": 1}
+_BYTES = {"Double": 8, "Long": 8, "Float": 4, "Int": 4, "Half": 2, "BFloat16": 2, "Short": 2}
+_BYTES |= {"Char": 1, "Byte": 1, "Bool": 1}
 
 
 def _check_tensor(*arguments: Any) -> None:
     """Refuse a tensor that is larger than its storage."""
     storage, offset, size, stride, _, hooks = arguments
     numbers = (storage, offset, *size, *stride)
-    is_shape = len(size) <= _MAX_DIMENSIONS and all(type(n) is int and n >= 0 for n in numbers)
-    if hooks or not is_shape:
+    if hooks or len(size) > _MAX_DIMENSIONS or not all(type(n) is int and n >= 0 for n in numbers):
         raise ValueError("A tensor has an impossible shape")
     n_elements = math.prod(size)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
@@ -210,9 +205,7 @@ def _check_tensor(*arguments: Any) -> None:
 
 
 #: All that may be named: storages, by the bytes of an element, and what is called.
-_NAMES: dict[tuple[str, str], Any] = {
-    ("torch", f"{kind}Storage"): n_bytes for kind, n_bytes in _ELEMENT_BYTES.items()
-}
+_NAMES: dict[tuple[str, str], Any] = {("torch", f"{k}Storage"): n for k, n in _BYTES.items()}
 _NAMES["torch._utils", "_rebuild_tensor_v2"] = _check_tensor
 _NAMES["collections", "OrderedDict"] = lambda: {}
 
@@ -261,8 +254,6 @@ def check_pickle(content: bytes, name: object) -> None:
     """
     try:
         if not content.startswith(b"PK\3\4"):
-            if content.startswith(b"\x80"):
-                _Follower(io.BytesIO(content)).load()
             raise _ForeignError("no archive of PyTorch")
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             top = archive.namelist()[0].partition("/")[0]
@@ -312,6 +303,15 @@ class ModelFolder:
         The folder.
     prefix
         Put before the name of every file.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as name:
+    ...     folder = ModelFolder(Path(name))
+    ...     folder.write({"model_state_dict": {"bias": torch.zeros(2)}})
+    ...     folder.holds_model, folder.read()
+    (True, {'model_state_dict': {'bias': tensor([0., 0.])}})
     """
 
     path: Path
@@ -325,8 +325,7 @@ class ModelFolder:
     @property
     def holds_model(self) -> bool:
         """Whether there is a model, whole or not."""
-        names = (MANIFEST_FILE, MODEL_FILE, *OLD_FILES)
-        return any(self._find(name) is not None for name in names)
+        return any(map(self._find, (MANIFEST_FILE, MODEL_FILE, *OLD_FILES)))
 
     def file(self, name: str) -> Path:
         """Return where a file of the model belongs."""
@@ -367,25 +366,22 @@ class ModelFolder:
             unfinished.file(MODEL_FILE).write_bytes(content)
             for name, write in references.items():
                 write(unfinished.file(name))
-            names = sorted([*references, MODEL_FILE])
-            parts = {name: _part(unfinished.file(name)) for name in names}
+            parts = {n: _part(unfinished.file(n)) for n in sorted([*references, MODEL_FILE])}
             unfinished.file(MANIFEST_FILE).write_bytes(_manifest(parts))
             for path in place.iterdir():
                 with path.open("rb+") as file:
                     os.fsync(file.fileno())
             _sync_folder(place)
-            while True:
+            while place.exists():
                 self._settle()  # the files of an earlier model, maybe of another process
                 try:
                     place.rename(self._committed)
-                    break
                 except OSError as error:
                     if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                         raise
             _sync_folder(self.path)
-        except BaseException:
+        finally:
             remove(place)
-            raise
         self._settle()
 
     def read(self) -> dict[str, Any]:
@@ -402,11 +398,11 @@ class ModelFolder:
             device or larger than any model, or they hold more than plain types and tensors.
         """
         while True:
-            listed = self.content(MANIFEST_FILE, _MAX_MANIFEST_BYTES)
+            parts = self._parts()
             try:
-                part = self._parts(listed).get(MODEL_FILE)
+                part = parts and parts.get(MODEL_FILE)
                 limit = min(part["bytes"], _MAX_MODEL_BYTES) if part else _MAX_MODEL_BYTES
-                content = self.content(MODEL_FILE, limit) if part or listed is None else None
+                content = self.content(MODEL_FILE, limit) if part or parts is None else None
                 found = content and {"bytes": len(content), "sha256": sha256(content)}
                 if part and part != found:
                     raise self._not_as_written(MODEL_FILE)
@@ -416,7 +412,7 @@ class ModelFolder:
                 hint = "Give one that save() wrote; `hdeepinsight convert` reads older formats."
                 raise ModelFileError(f"{msg}{MODEL_FILE}. {hint}")
             except ModelFileError:
-                if self.content(MANIFEST_FILE, _MAX_MANIFEST_BYTES) == listed:
+                if self._parts() == parts:
                     raise  # otherwise another process has saved a new model in the meantime
 
     def reference(self) -> Path | None:
@@ -427,11 +423,10 @@ class ModelFolder:
         ModelFileError
             If it is not as it was written, or is a pipe or a device.
         """
-        listed = self.content(MANIFEST_FILE, _MAX_MANIFEST_BYTES)
-        parts = self._parts(listed)
+        parts = self._parts()
         for name in REFERENCE_FILES:
-            path, part = self._find(name), parts.get(name)
-            if listed is not None and part is None:
+            path, part = self._find(name), parts and parts.get(name)
+            if parts is not None and part is None:
                 continue
             if path is not None and not path.is_file():
                 raise damaged(path, "It is not a regular file")
@@ -441,10 +436,11 @@ class ModelFolder:
                 return path
         return None
 
-    def _parts(self, listed: bytes | None) -> dict[str, Any]:
-        """Return size and checksum of each file that a manifest lists, where there is one."""
+    def _parts(self) -> dict[str, Any] | None:
+        """Return size and checksum of each file that the manifest lists, where there is one."""
+        listed = self.content(MANIFEST_FILE, _MAX_MANIFEST_BYTES)
         if listed is None:
-            return {}
+            return None
         with suppress(ValueError, LookupError, TypeError, RecursionError):
             parts = dict(json.loads(listed)["parts"])
             names, types = set(parts), {type(part["bytes"]) for part in parts.values()}
@@ -455,9 +451,7 @@ class ModelFolder:
 
     def _not_as_written(self, name: str) -> ModelFileError:
         manifest = f"{self.prefix}{MANIFEST_FILE}"
-        found = (
-            f"It is missing or not what {manifest} lists (if you replaced it, remove {manifest})"
-        )
+        found = f"It is missing or not what {manifest} lists (if you replaced it, remove the list)"
         return damaged(self.file(name), found)
 
     @property
@@ -473,24 +467,22 @@ class ModelFolder:
 
     def content(self, name: str, limit: int) -> bytes | None:
         """Return the content of a regular file of at most so many bytes."""
+        found = f"It is not a regular file of at most {limit:,} bytes"
         for path in self._places(name):
             try:
                 return read_bounded(path, limit)
-            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-                continue
             except OSError as error:
-                if error.errno not in (errno.EINVAL, errno.EFBIG, errno.ENXIO, errno.ELOOP):
+                if error.errno in (errno.EINVAL, errno.EFBIG, errno.ENXIO, errno.ELOOP):
+                    raise damaged(path, found) from None
+                if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
                     raise
-                found = f"It is different from a regular file of at most {limit:,} bytes"
-                raise damaged(path, found) from None
         return None
 
     def _settle(self) -> None:
         """Move the files of the model to their places; several processes may do so at once."""
         with suppress(FileNotFoundError):
             for path in sorted(self._committed.iterdir()):
-                with suppress(FileNotFoundError):
-                    path.replace(self.path / path.name)
+                path.replace(self.path / path.name)
         with suppress(OSError):  # not there, or filled again by another process
             self._committed.rmdir()
 

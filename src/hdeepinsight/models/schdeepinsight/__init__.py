@@ -1,15 +1,5 @@
 """The main model."""
 
-from hdeepinsight.models._adapt import (
-    AdaptationFigures,
-    AdaptationReport,
-)
-from hdeepinsight.models.schdeepinsight._model import SCHDeepInsight
-from hdeepinsight.models.schdeepinsight._surgery_model import AdaptedSCHDeepInsight
+from hdeepinsight.models.schdeepinsight._model import ModuleConfig, SCHDeepInsight
 
-__all__ = [
-    "AdaptationFigures",
-    "AdaptationReport",
-    "AdaptedSCHDeepInsight",
-    "SCHDeepInsight",
-]
+__all__ = ["ModuleConfig", "SCHDeepInsight"]

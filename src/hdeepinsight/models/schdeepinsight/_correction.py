@@ -13,14 +13,11 @@ import torch
 from hdeepinsight.data import InputError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from collections.abc import Callable
 
-    from hdeepinsight.data import CountSource, GeneReport
-    from hdeepinsight.models.schdeepinsight._multimodal import FurtherInputs
+    from hdeepinsight.data import AlignedQuery
     from hdeepinsight.nn import CountNormalizer
     from hdeepinsight.pp import StacasResult
-
-__all__ = ["CorrectedInputs", "ModelNormalizer", "corrected_inputs"]
 
 _CELLS = 2048
 
@@ -83,50 +80,10 @@ class ModelNormalizer:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class CorrectedInputs:
-    """`FurtherInputs` with the shift that a batch correction makes.
-
-    Parameters
-    ----------
-    further
-        What the query has beside its genes.
-    corrected
-        The correction.
-    dataset
-        Name of the query there.
-    columns
-        Position of each corrected gene in the model.
-    n_genes
-        Genes of the model.
-    """
-
-    further: FurtherInputs
-    corrected: StacasResult
-    dataset: str
-    columns: np.ndarray
-    n_genes: int
-
-    def note(self, report: GeneReport) -> GeneReport:
-        """Add nothing: the genes are those of the query."""
-        return self.further.note(report)
-
-    def tensors(self, rows: slice, measured: Tensor) -> dict[str, Tensor]:
-        """Keyword arguments of the network for some cells, on the device of ``measured``."""
-        change = self.corrected.correction(rows, dataset=self.dataset)
-        shift = np.zeros((len(change), self.n_genes), dtype=np.float32)
-        shift[:, self.columns] = change
-        inputs = self.further.tensors(rows, measured)
-        return {**inputs, "shift": torch.from_numpy(shift).to(measured)}
-
-
-def corrected_inputs(
-    corrected: StacasResult,
-    normalizer: ModelNormalizer,
-    source: CountSource,
-    further: FurtherInputs,
-) -> CorrectedInputs:
-    """Check that a correction was made for these cells and this model, and add it.
+def shift_of(
+    corrected: StacasResult, normalizer: ModelNormalizer, opened: AlignedQuery
+) -> Callable[[slice], np.ndarray]:
+    """Return what gives the shift that a batch correction makes, ``(n_cells, n_genes)``.
 
     Raises
     ------
@@ -136,16 +93,23 @@ def corrected_inputs(
     if not normalizer.is_like(corrected.datasets[0].reading.normalizer):
         raise InputError(
             f"{corrected!r} was not computed with the normalisation of this model.",
-            "Valid is a correction of the log values that the model itself computes.",
+            "A correction must be one of the log values that the model itself computes.",
             "Call hdi.pp.stacas(..., normalizer=model.normalizer).",
         )
-    names = pd.Index(source.obs_names)
+    names = opened.obs_names
     owners = [name for name in corrected.queries if corrected.cells_of(name).equals(names)]
     if not owners:
         raise InputError(
             f"The correction holds {', '.join(corrected.queries)}, not these {len(names):,} cells.",
-            "Valid is the query that was corrected, with its cells in the same order.",
+            "It must be of the query itself, with its cells in the same order.",
             "Pass that query, or correct these cells by result.transform.",
         )
     columns = pd.Index(normalizer.genes).get_indexer(list(corrected.genes))
-    return CorrectedInputs(further, corrected, owners[0], columns, len(normalizer.genes))
+
+    def shift(rows: slice) -> np.ndarray:
+        change = corrected.correction(rows, dataset=owners[0])
+        shifted = np.zeros((len(change), len(normalizer.genes)), dtype=np.float32)
+        shifted[:, columns] = change
+        return shifted
+
+    return shift

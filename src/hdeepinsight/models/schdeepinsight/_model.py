@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
-import rich.pretty  # noqa: F401 - scvi-tools uses it in view_setup_method_args without importing it
+import numpy as np
+import pandas as pd
 import torch
-from scvi import settings
+from anndata import AnnData
 
-from hdeepinsight.annotation import Evaluation, check_level_names, evaluate_annotation
+from hdeepinsight._errors import check_choice, check_integer, invalid
+from hdeepinsight.annotation import check_level_names
+from hdeepinsight.data import InputError, align_genes, log_normalize, open_counts, select_genes
+from hdeepinsight.explanation import (
+    Background,
+    Explanation,
+    Method,
+    TargetKind,
+    Targets,
+    background_from_cells,
+    background_from_profiles,
+    explain_cells,
+)
 from hdeepinsight.image import GeneLayout
 from hdeepinsight.models._adapt import reference_sums
-from hdeepinsight.models._base._registry import register
-from hdeepinsight.models.schdeepinsight._explanation import ExplanationMixin
-from hdeepinsight.models.schdeepinsight._module import GeneImageClassifier, HeadName
-from hdeepinsight.models.schdeepinsight._reference import (
-    as_options,
-    layout_of,
-    level_weights,
-    read_counts,
-    taxonomy_of,
-)
-from hdeepinsight.models.schdeepinsight._surgery import SurgeryMixin
-from hdeepinsight.models.schdeepinsight._training import TrainingMixin
+from hdeepinsight.models._base._classifier import HierarchicalClassifierMixin, stratified_sample
+from hdeepinsight.models._base._count_model import CountModel
+from hdeepinsight.models._base._registration import BATCH, LABELS, known_nodes, read_counts
+from hdeepinsight.models._base._training import seeded
+from hdeepinsight.models.schdeepinsight._correction import ModelNormalizer, shift_of
+from hdeepinsight.models.schdeepinsight._module import GeneImageClassifier
+from hdeepinsight.models.schdeepinsight._multimodal import MultimodalMixin
 from hdeepinsight.nn import (
     CountThinning,
     GeneMasking,
@@ -32,21 +41,82 @@ from hdeepinsight.nn import (
     inverse_frequency_weights,
     usual_shift,
 )
+from hdeepinsight.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
-    import numpy as np
-    from anndata import AnnData
     from mudata import MuData
     from scipy.sparse import csr_matrix
 
+    from hdeepinsight.data import AlignedQuery, CountSource, DataLike, ScaleMode
     from hdeepinsight.image import LayoutMethod
-    from hdeepinsight.models.schdeepinsight._base import Query
     from hdeepinsight.nn import Reduction
-    from hdeepinsight.taxonomy import Taxonomy
+    from hdeepinsight.pp import StacasResult
+
+LAYOUT_CELLS = 20_000
+ADAPTED_NOTE = (
+    "The adapted network is explained; the ranks of markers, which are half of what the model "
+    "says, have no gradient."
+)
+Options = TypeVar("Options", GeneMasking, CountThinning, ModalityDropout)
 
 
-@register
-class SCHDeepInsight(ExplanationMixin, TrainingMixin, SurgeryMixin):
+@dataclass(frozen=True, kw_only=True)
+class ModuleConfig:
+    r"""Choices of the network and its loss that only comparisons change.
+
+    Parameters
+    ----------
+    scale_percentile
+        Percentile of the positive log values of a gene that is drawn as 1; 100 is the maximum.
+    head
+        ``"linear"`` or ``"per_parent"`` (published).
+    wide
+        Add a linear path from the genes to the logits.
+    dropout
+        Dropout rate before the head.
+    channels
+        Channels of the image: ``"masked"`` (expression and measured mask), ``"single"``, or
+        ``"rgb"`` (three equal ones, published).
+    gamma
+        Focusing exponent of the loss; 0 is the cross-entropy.
+    weighting
+        Weights of the levels in the loss: ``"fixed"`` (uniform), ``"adaptive"`` (published: they
+        follow the held-out losses), or one number per level.
+    reduction
+        ``"cell"`` or ``"published"``; see
+        :class:`~hdeepinsight.nn.AdaptiveHierarchicalFocalLoss`.
+    class_weights
+        Exponent :math:`\beta` of the weights :math:`n^{-\beta}` of types within their siblings;
+        0 weighs all cells alike.
+    modality_dropout
+        Random loss of proteins and of whole modalities in training, and noise on proteins.
+
+    Examples
+    --------
+    >>> from hdeepinsight.models import ModuleConfig
+    >>> ModuleConfig(gamma=2.0).head
+    'linear'
+    """
+
+    scale_percentile: float = 99.0
+    head: Literal["linear", "per_parent"] = "linear"
+    wide: bool = False
+    dropout: float = 0.1
+    channels: Literal["masked", "single", "rgb"] = "masked"
+    gamma: float = 0.0
+    weighting: Literal["adaptive", "fixed"] | Sequence[float] = "fixed"
+    reduction: Reduction = "cell"
+    class_weights: float = 0.25
+    modality_dropout: ModalityDropout | dict[str, float] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain types, for the model file."""
+        weighting = self.weighting if isinstance(self.weighting, str) else list(self.weighting)
+        dropout = as_options(ModalityDropout, self.modality_dropout).to_dict()
+        return asdict(self) | {"weighting": weighting, "modality_dropout": dropout}
+
+
+class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
     r"""Hierarchical annotation of cells from gene images.
 
     Parameters
@@ -54,7 +124,7 @@ class SCHDeepInsight(ExplanationMixin, TrainingMixin, SurgeryMixin):
     adata
         Reference that was registered by :meth:`setup_anndata` or :meth:`setup_mudata`.
     registry
-        Registry of a saved model; used by :meth:`load`.
+        Registry of a saved model, or of a datamodule that the model is to be trained with.
     taxonomy
         Tree of the cell types; by default the one that the label columns span.
     layout
@@ -67,34 +137,12 @@ class SCHDeepInsight(ExplanationMixin, TrainingMixin, SurgeryMixin):
     side
         Side of the image of a fitted layout; by default the smallest multiple of 8 that has a
         pixel for every gene.
-    scale_percentile
-        Percentile of the positive log values of a gene that is drawn as 1; 100 is the maximum.
     backbone
         Network that reads the image: ``"compact"``, ``"mlp"`` (a control that knows no
         neighbourhoods), ``"efficientnet_b0"`` to ``_b7``, ``"efficientnet_v2_s"``, ``_m``, ``_l``,
         or ``None`` for no image.
-    head
-        ``"linear"`` or ``"per_parent"`` (published).
-    wide
-        Add a linear path from the genes to the logits.
     n_latent
         Width of the features of the compact backbone.
-    dropout
-        Dropout rate before the head.
-    channels
-        Channels of the image: ``"masked"`` (expression and measured mask), ``"single"``, or
-        ``"rgb"`` (three equal ones, published).
-    gamma
-        Focusing exponent of the loss; 0 is the cross-entropy.
-    weighting
-        Weights of the levels in the loss: ``"fixed"`` (uniform), ``"adaptive"`` (published: they
-        follow the held-out losses), or one number a level.
-    reduction
-        ``"cell"`` or ``"published"``; see
-        :class:`~hdeepinsight.nn.AdaptiveHierarchicalFocalLoss`.
-    class_weights
-        Exponent :math:`\beta` of the weights :math:`n^{-\beta}` of types within their siblings;
-        0 weighs all cells alike.
     masking
         Random gene masking in training.
     thinning
@@ -102,10 +150,16 @@ class SCHDeepInsight(ExplanationMixin, TrainingMixin, SurgeryMixin):
     proteins
         Pixel of every surface protein of a MuData; by default each is at its gene, see
         :func:`~hdeepinsight.image.protein_layout`.
-    modality_dropout
-        Random loss of proteins and of whole modalities in training, and noise on proteins.
+    config
+        Choices that only comparisons change: a :class:`ModuleConfig`.
     seed
         Seed of layout, weights, split and training; by default ``scvi.settings.seed``, or 0.
+
+    Raises
+    ------
+    ValueError
+        If the reference is not registered, a label is not in the taxonomy, or an option is out of
+        its range.
 
     Examples
     --------
@@ -131,89 +185,52 @@ class SCHDeepInsight(ExplanationMixin, TrainingMixin, SurgeryMixin):
     def __init__(
         self,
         adata: AnnData | MuData | None = None,
-        registry: dict[str, Any] | None = None,
+        registry: Mapping[str, Any] | None = None,
         *,
         taxonomy: Taxonomy | dict[str, Any] | None = None,
         layout: GeneLayout | dict[str, Any] | LayoutMethod = "tsne",
         n_genes: int = 4096,
         keep_genes: Sequence[str] = (),
         side: int | None = None,
-        scale_percentile: float = 99.0,
         backbone: str | None = "compact",
-        head: HeadName = "linear",
-        wide: bool = False,
         n_latent: int = 256,
-        dropout: float = 0.1,
-        channels: Literal["masked", "single", "rgb"] = "masked",
-        gamma: float = 0.0,
-        weighting: Literal["adaptive", "fixed"] | Sequence[float] = "fixed",
-        reduction: Reduction = "cell",
-        class_weights: float = 0.25,
         masking: GeneMasking | dict[str, float] | None = None,
         thinning: CountThinning | dict[str, float] | None = None,
         proteins: GeneLayout | dict[str, Any] | None = None,
-        modality_dropout: ModalityDropout | dict[str, float] | None = None,
+        config: ModuleConfig | dict[str, Any] | None = None,
         seed: int | None = None,
     ) -> None:
-        super().__init__(adata, registry)
-        self.seed = seed if seed is not None else int(settings.seed or 0)
-        self.taxonomy = taxonomy_of(
-            self._cells(adata), taxonomy, self._label_keys, unlabeled=self._unlabeled_category
-        )
+        super().__init__(adata, registry, seed=seed)
+        self._loader_genes = super().genes
+        config = ModuleConfig(**config) if isinstance(config, dict) else config or ModuleConfig()
+        self.taxonomy = self._taxonomy_of(taxonomy)
         check_level_names(self.taxonomy)
-        nodes = None if adata is None else self._label_nodes(adata)
-        source = None if adata is None else self._counts(adata)
-        self.layout = layout_of(
-            source,
-            layout,
-            nodes,
-            n_genes=n_genes,
-            keep_genes=[*keep_genes, *self._genes_of_proteins(adata, keep_genes)],
-            side=side,
-            seed=self.seed,
-        )
-        self.protein_layout = self._place_proteins(adata, proteins)
-        self.thinning = as_options(CountThinning, thinning)
         masking = as_options(GeneMasking, masking)
-        modality_dropout = as_options(ModalityDropout, modality_dropout)
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed)
-            self.module = self._module_cls(
-                self.taxonomy,
-                self.layout,
-                backbone=backbone,
-                head=head,
-                wide=wide,
-                n_latent=n_latent,
-                dropout=dropout,
-                channels=channels,
-                masking=masking,
-                gamma=gamma,
-                reduction=reduction,
-                level_weights=level_weights(weighting, self.taxonomy.max_depth),
-                proteins=self.protein_layout,
-                modality_dropout=modality_dropout,
-            )
-        if source is not None and nodes is not None:
-            counts = read_counts(source, self.layout.genes)
-            self._fit_to_reference(counts, nodes, scale_percentile, class_weights)
+        thinning = as_options(CountThinning, thinning)
         self.init_params_ = self._get_init_params(locals())
         self.init_params_["non_kwargs"] |= {
             "taxonomy": self.taxonomy.to_dict(),
-            "layout": self.layout.to_dict(),
             "masking": masking.to_dict(),
-            "proteins": self.protein_layout and self.protein_layout.to_dict(),
-            "modality_dropout": modality_dropout.to_dict(),
-            "thinning": self.thinning.to_dict(),
+            "thinning": thinning.to_dict(),
             "keep_genes": list(keep_genes),
-            "weighting": weighting if isinstance(weighting, str) else list(weighting),
+            "config": config.to_dict(),
             "seed": self.seed,
         }
-        self.recipe_: dict[str, Any] = {}
-        self._model_summary_string = repr(self)
+        self.module = None
+        if adata is not None:
+            source = self._registration().source
+            keep = [*keep_genes, *self._genes_of_proteins(adata, keep_genes)]
+            nodes = self._nodes()
+            self._build(self._layout_of(source, nodes, keep), self._protein_layout_of(proteins))
+            self._read_genes(self.genes, self._protein_arrays())
+            shell = self.adata_manager.adata
+            shell.obs[LABELS] = nodes
+            self._fit_to(shell.X, nodes, shell.obs[BATCH].to_numpy())
+        elif not isinstance(layout, str):
+            self._build(self._layout_of(None, None, ()), self._protein_layout_of(proteins))
 
     @classmethod
-    def published(
+    def from_paper(
         cls, adata: AnnData, taxonomy: Taxonomy | None = None, **options: Any
     ) -> SCHDeepInsight:
         """Build the published configuration, for comparison.
@@ -229,7 +246,7 @@ class SCHDeepInsight(ExplanationMixin, TrainingMixin, SurgeryMixin):
 
         Returns
         -------
-        A model with EfficientNet-B5 on three equal 224×224 channels, one small network a parent,
+        A model with EfficientNet-B5 on three equal 224×224 channels, one small network per parent,
         no wide path, per-gene maxima, the published loss, no masking and no thinning.
 
         Examples
@@ -237,97 +254,207 @@ class SCHDeepInsight(ExplanationMixin, TrainingMixin, SurgeryMixin):
         >>> import hdeepinsight as hdi
         >>> reference = hdi.datasets.demo().reference
         >>> hdi.SCHDeepInsight.setup_anndata(reference, labels_keys=["lineage", "cell_type"])
-        >>> model = hdi.SCHDeepInsight.published(
+        >>> model = hdi.SCHDeepInsight.from_paper(
         ...     reference, backbone="compact", side=32, layout="random"
         ... )  # smaller and faster than what was published
-        >>> model.thinning, len(model.layout.genes)
+        >>> model.module.thinning, len(model.layout.genes)
         (CountThinning(p=0.0, min_rate=1.0), 765)
 
         Notes
         -----
-        Train it with ``batch_size=256, max_lr=1e-4, weight_decay=1e-5`` and annotate with
-        ``decoder="greedy", threshold=None``. It is the whole published pipeline only where
-        reference and query were corrected with STACAS first; the published network starts from
-        ImageNet weights, this one does not.
+        Train it with ``batch_size=256, plan_kwargs={"lr": 1e-4, "weight_decay": 1e-5}`` and
+        annotate with ``decoder="greedy", threshold=None``. It is the whole published pipeline only
+        where reference and query were corrected with STACAS first; the published network starts
+        from ImageNet weights, this one does not.
         """
+        config = ModuleConfig(
+            scale_percentile=100.0,
+            head="per_parent",
+            dropout=0.3,
+            channels="rgb",
+            gamma=2.0,
+            weighting="adaptive",
+            reduction="published",
+            class_weights=0.0,
+        )
         published: dict[str, Any] = {
             "n_genes": 5000,
             "side": 224,
-            "scale_percentile": 100.0,
             "backbone": "efficientnet_b5",
-            "head": "per_parent",
-            "wide": False,
-            "dropout": 0.3,
-            "channels": "rgb",
-            "gamma": 2.0,
-            "weighting": "adaptive",
-            "reduction": "published",
-            "class_weights": 0.0,
             "masking": GeneMasking.none(),
             "thinning": CountThinning.none(),
+            "config": config,
         }
         return cls(adata, taxonomy=taxonomy, **(published | options))
 
-    def evaluate(
+    @property
+    def genes(self) -> tuple[str, ...]:
+        """Genes that the model reads, in order."""
+        return self._loader_genes if self.module is None else self.layout.genes
+
+    @property
+    def backbone_name(self) -> str:
+        """Name of the network that reads the image."""
+        return str(self.init_params_["non_kwargs"]["backbone"])
+
+    @property
+    def normalizer(self) -> ModelNormalizer:
+        """What turns counts into the model's log values; give it to `hdi.pp.stacas`."""
+        return ModelNormalizer(self.genes, self.module.normalizer)
+
+    def explain(
         self,
-        adata: Query | None = None,
+        query: Any = None,
+        nodes: str | Sequence[str] | None = None,
         *,
-        labels_keys: Sequence[str] | None = None,
-        unlabeled_category: str | None = None,
-        **kwargs: Any,
-    ) -> Evaluation:
-        """Score the model where labels are known.
+        against: str | None = None,
+        level: int | str | None = None,
+        target: TargetKind = "conditional",
+        background: DataLike | None = None,
+        n_background: int = 10,
+        n_samples: int | None = None,
+        method: Method = "expected_gradients",
+        keep_values: bool = True,
+        layer: str | None = None,
+        use_raw: bool = False,
+        scale: ScaleMode = "auto",
+        fold_case: bool = False,
+        batch_size: int | None = None,
+        seed: int | None = None,
+    ) -> Explanation:
+        r"""Attribute the probability of a node to the genes, cell by cell and over all cells.
 
         Parameters
         ----------
-        adata
-            Labelled AnnData, MuData or path; by default the cells of the reference that were held
-            out in training.
-        labels_keys, unlabeled_category
-            As in :meth:`label_nodes`.
-        **kwargs
-            Keyword arguments of :meth:`annotate`.
+        query
+            As in :meth:`annotate`; explain the cells of interest, not more. The model's own data
+            by default.
+        nodes
+            Nodes that every cell is explained for: names, synonyms or paths. By default each cell
+            is explained for its own node, the one that the model puts it at.
+        against
+            Another node: the difference of the log-probabilities of the two ("why Treg and not
+            naive CD4 T"). They need not be siblings.
+        level
+            Without ``nodes``: level of each cell's own node, by depth or name; leaves by default.
+        target
+            ``"conditional"``: log-probability of the node given its parent, so what tells it from
+            its siblings. ``"joint"``: log-probability of the node, so what tells it from
+            everything; the sum of the conditional ones along its path. ``"logit"``: its score
+            before it is compared with its siblings.
+        background
+            Cells to compare with: an AnnData or a file, which has every gene of the query. As many
+            are taken of every type, by the label columns of the reference where it has them, else
+            by the model's labels. By default the registered reference; a model without its data
+            draws cells from the mean profiles that it carries.
+        n_background
+            Cells of every type in the background.
+        n_samples
+            Gradients per cell, 50 by default. The error falls with it, the time grows. For
+            ``"kernel"`` coalitions per cell (by default 2 × genes + 2,048), for ``"permutation"``
+            permutations per cell (1).
+        method
+            ``"expected_gradients"``, or, to check it on a few cells, an explainer of shap:
+            ``"shap_gradient"``, ``"kernel"`` or ``"permutation"``. The last two ask the network
+            tens of thousands of times per cell.
+        keep_values
+            Keep the attributions of single cells, 4 bytes per cell, gene and node. Off, only means
+            and spread over cells are kept, and memory does not grow with the number of cells.
+        layer, use_raw, scale, fold_case
+            How the query is read, as in :meth:`annotate`.
+        batch_size
+            Gradients in one pass through the network; by default 256 on a CPU, whose caches hold
+            them, and 8,192 elsewhere.
+        seed
+            Seed of background and draws; the model's by default.
 
         Returns
         -------
-        Accuracy, macro-F1 and calibration error of every level, hierarchical scores, and how many
-        cells stop above a type.
+        Attributions, rankings and signatures of genes, and the error of their sums. Cells without
+        counts have nothing to explain and are left out, of which ``note`` tells.
 
         Raises
         ------
-        KeyError
-            If a column is not there.
+        InputError
+            If the matrix cannot be read as counts, the genes do not match, or the cells have
+            proteins that the model would read too.
         ValueError
-            If no cell has a label, or a label is not in the taxonomy.
+            If a node is unknown, a number out of its range, or there is nothing to compare with.
+
+        Notes
+        -----
+        Expected gradients (doi:10.1038/s42256-021-00343-w) of the calibrated output in the space
+        of scaled expression, through the gene image:
+        :math:`\varphi_g = \mathrm{E}_{s',t}[(s_g - s'_g)\,\partial F/\partial s_g]` at
+        :math:`s' + t(s - s')`. Background cells are read as if they had only the genes of the
+        query, so that genes that were not measured get 0. Of an adapted model the network with the
+        adapters of each cell's batch is explained, and the background read by the same network;
+        the ranks of markers, the other half of its probabilities, have no gradient.
 
         Examples
         --------
         >>> import warnings
         >>> import hdeepinsight as hdi
         >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
-        >>> model, query = hdi.hub.pull("pbmc"), hdi.datasets.demo().query
-        >>> names = {"T cell": "T", "NK cell": "NK", "B cell": "B", "Myeloid cell": "Myeloid"}
-        >>> query.obs["known"] = query.obs["lineage"].astype(str).map(names)
-        >>> scores = model.evaluate(query, labels_keys=["known"])
-        >>> scores.n_cells, bool(scores.levels.loc["lineage", "accuracy"] > 0.8)
-        (206, True)
+        >>> model, query = hdi.hub.pull("pbmc"), hdi.datasets.demo().query[:10]
+        >>> found = model.explain(query, "B", against="Myeloid")
+        >>> found.against, found.values.shape
+        ('Myeloid', (10, 2048))
+        >>> found.ranking().head(10).shape
+        (10, 7)
         """
-        if adata is None:
-            adata = self._held_out()
-        nodes = self.label_nodes(
-            adata, labels_keys=labels_keys, unlabeled_category=unlabeled_category
-        )
-        return evaluate_annotation(self.annotate(adata, **kwargs), nodes)
-
-    def _held_out(self) -> AnnData | MuData:
-        reference = self._own_adata()
-        if self.validation_indices_ is None or not len(self.validation_indices_):
-            msg = (
-                "No cells were held out in training. Valid are labelled cells that took no part "
-                "in it. Pass some, or train with a larger validation_size."
+        check_choice("method", method, get_args(Method))
+        check_integer("n_background", n_background)
+        check_integer("n_samples", n_samples, optional=True)
+        check_integer("batch_size", batch_size, optional=True)
+        targets = Targets.of(self.taxonomy, nodes, against=against, level=level, kind=target)
+        reading = {"layer": layer, "use_raw": use_raw, "scale": scale, "fold_case": fold_case}
+        opened = self._open_trained(query, None, **reading)
+        if opened.extra.proteins is not None and opened.extra.proteins.measured.any():
+            raise InputError(
+                "The query has proteins, and the model reads them.",
+                "Only genes can be explained, and the model annotates the RNA alone, too.",
+                "Pass one modality, such as mdata.mod['rna'].",
             )
-            raise ValueError(msg)
-        return reference[self.validation_indices_]
+        seed = self.seed if seed is None else seed
+        return explain_cells(
+            self.module,
+            opened,
+            targets,
+            self._background(background, n_background, seed),
+            batch=self.adapter_.batch_of(opened.obs) if self.is_adapted else None,
+            keep_values=keep_values,
+            note=ADAPTED_NOTE if self.is_adapted else "",
+            every=nodes is not None,
+            method=method,
+            n_samples=n_samples,
+            seed=seed,
+            batch_size=batch_size,
+        )
+
+    def _background(self, given: Any, per_type: int, seed: int) -> Background:
+        """Return cells to compare with: given ones, the reference, or drawn from its profiles."""
+        options = {"per_type": per_type, "seed": seed}
+        if given is None and self.adata is None:
+            if self.profiles_ is None:
+                msg = (
+                    "The model has neither its reference nor mean profiles of it to compare with. "
+                    "Pass a labelled AnnData as background=."
+                )
+                raise ValueError(msg)
+            return background_from_profiles(self.profiles_, **options)
+        opened, keys = self.open(given), self._label_keys
+        if given is None:
+            nodes = self._nodes()
+        elif set(keys) <= set(opened.obs):
+            unlabeled = self._unlabeled_category
+            nodes = known_nodes(opened.obs, self.taxonomy, keys, unlabeled=unlabeled)
+        else:
+            nodes = self.annotate(opened, threshold=None).leaf_nodes
+        leaves = np.where(np.isin(nodes, self.taxonomy.leaves), nodes, 0)
+        source = "the reference" if given is None else "the given background"
+        types = leaves if leaves.any() else nodes
+        return background_from_cells(opened, types, source=source, **options)
 
     def __repr__(self) -> str:
         """Backbone, taxonomy, layout and state of training."""
@@ -335,32 +462,141 @@ class SCHDeepInsight(ExplanationMixin, TrainingMixin, SurgeryMixin):
             f"{name} ({int((self.taxonomy.depth == depth).sum())})"
             for depth, name in enumerate(self.taxonomy.level_names, start=1)
         )
-        n_weights = sum(p.numel() for p in self.module.parameters())
+        network = "not built before it sees a datamodule"
+        if self.module is not None:
+            side, weights = self.layout.side, sum(p.numel() for p in self.module.parameters())
+            network = (
+                f"{self.backbone_name} on {side}×{side} images of {len(self.genes)} genes "
+                f"({self.layout.method} layout)"
+                f"{f' and {len(self.proteins)} proteins' if self.proteins else ''}, "
+                f"{weights:,} weights"
+            )
+        labels = self.registry_["field_registries"].get("labels", {}).get("state_registry", {})
         missing = ", ".join(
-            f"{n:,} without a label in {key!r}" for key, n in self._n_missing_labels.items()
+            f"{n:,} without a label in {key!r}"
+            for key, n in (labels.get("n_missing") or {}).items()
+            if n
         )
         return (
-            f"SCHDeepInsight: {self.backbone_name} on {self.layout.side}×{self.layout.side} "
-            f"images of {len(self.layout.genes)} genes ({self.layout.method} layout)"
-            f"{f' and {len(self.proteins)} proteins' if self.proteins else ''}, "
-            f"{n_weights:,} weights\n"
+            f"{type(self).__name__}: {network}\n"
             f"taxonomy: {self.taxonomy.n_leaves} types at levels {levels}\n"
-            f"{'' if self.is_trained_ else 'not '}trained on {self.summary_stats.n_cells} cells"
-            f"{f' ({missing})' if missing else ''}"
+            f"{self._training_state()}{f' ({missing})' if missing else ''}"
         )
 
-    def _fit_to_reference(
-        self, counts: csr_matrix, nodes: np.ndarray, scale_percentile: float, class_weights: float
-    ) -> None:
-        """Normalisation and node weights, which are saved with the weights of the network."""
-        self.module.normalizer.fit(counts, scale_percentile=scale_percentile)
+    def _taxonomy_of(self, given: Taxonomy | dict[str, Any] | None) -> Taxonomy:
+        """Return the given taxonomy, or the one that the label columns span."""
+        if given is not None:
+            return given if isinstance(given, Taxonomy) else Taxonomy.from_dict(given)
+        if self.adata_manager is not None:
+            obs = self.adata_manager.adata.obs
+        else:
+            labels = self.registry_["field_registries"]["labels"]["state_registry"]
+            obs = pd.DataFrame(dict.fromkeys(self._label_keys, labels["categorical_mapping"]))
+        return Taxonomy.from_obs(obs, self._label_keys, unlabeled=self._unlabeled_category)
+
+    def _layout_of(
+        self, source: CountSource | None, nodes: np.ndarray | None, keep: Sequence[str]
+    ) -> GeneLayout:
+        """Return the given layout, or one fitted on the most variable genes of the reference."""
+        options = self.init_params_["non_kwargs"]
+        layout = options["layout"]
+        if not isinstance(layout, str):
+            return layout if isinstance(layout, GeneLayout) else GeneLayout.from_dict(layout)
+        genes = select_genes(source, options["n_genes"], keep=keep)
+        rows = stratified_sample(nodes, LAYOUT_CELLS, np.random.default_rng(self.seed))
+        sample = source.read(align_genes(source.var_names, genes), rows)
+        return GeneLayout.fit(
+            log_normalize(sample), genes, method=layout, side=options["side"], seed=self.seed
+        )
+
+    def _build(self, layout: GeneLayout, proteins: Any) -> None:
+        """Build the network, with the layout written down."""
+        options = self.init_params_["non_kwargs"]
+        config = ModuleConfig(**options["config"])
+        self.layout = layout
+        self.protein_layout = proteins(layout)
+        with seeded(self.seed):
+            self.module = self._module_cls(
+                self.taxonomy,
+                layout,
+                backbone=options["backbone"],
+                n_latent=options["n_latent"],
+                masking=GeneMasking.from_dict(options["masking"]),
+                thinning=CountThinning.from_dict(options["thinning"]),
+                level_weights=level_weights(config.weighting, self.taxonomy.max_depth),
+                proteins=self.protein_layout,
+                modality_dropout=as_options(ModalityDropout, config.modality_dropout),
+                **{name: getattr(config, name) for name in MODULE_OPTIONS},
+            )
+        options["layout"] = layout.to_dict()
+        options["proteins"] = self.protein_layout and self.protein_layout.to_dict()
+
+    def _build_from(self, counts: csr_matrix, nodes: np.ndarray) -> None:
+        """Build the network from a sample of a datamodule's cells."""
+        var = pd.DataFrame(index=pd.Index(self._loader_genes, dtype=object))
+        source = open_counts(AnnData(counts, var=var))
+        keep = self.init_params_["non_kwargs"]["keep_genes"]
+        self._build(self._layout_of(source, nodes, keep), lambda layout: None)
+        self._fit_to(read_counts(source, self.genes), nodes, np.zeros(len(nodes)))
+
+    def _fit_to(self, counts: csr_matrix, nodes: np.ndarray, batches: np.ndarray) -> None:
+        """Fit what is saved with the weights of the network: normalisation, profiles, weights."""
+        config = ModuleConfig(**self.init_params_["non_kwargs"]["config"])
+        self.module.normalizer.fit(counts, scale_percentile=config.scale_percentile)
         self._fit_proteins()
-        key = self._setup_args["batch_key"]
-        batches = None if key is None else self._column(key).astype(str).to_numpy()
         sums = reference_sums(self.module, counts, nodes, batches)
         self.profiles_ = LeafSums.sum(sums).profiles()
         self.shift_ = usual_shift(sums)
         objective = self.module.objective
         objective.node_weights.copy_(
-            inverse_frequency_weights(objective.tree, torch.from_numpy(nodes), class_weights)
+            inverse_frequency_weights(objective.tree, torch.from_numpy(nodes), config.class_weights)
         )
+
+    @classmethod
+    def _options_of(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """Return options of the class; older files have those of the network among them."""
+        names = {field.name for field in fields(ModuleConfig)}
+        older = {name: options[name] for name in names & set(options)}
+        rest = {name: value for name, value in options.items() if name not in names}
+        return rest | ({"config": older} if older else {})
+
+    def _shift_of(
+        self, corrected: StacasResult, opened: AlignedQuery
+    ) -> Callable[[slice], np.ndarray]:
+        return shift_of(corrected, self.normalizer, opened)
+
+    def _opening(self) -> dict[str, Any]:
+        return {
+            "weights": self.module.normalizer.mean_share.cpu().numpy(),
+            "proteins": self.proteins,
+            "protein_layer": self._setup_args.get("protein_layer"),
+        }
+
+
+MODULE_OPTIONS = ("head", "wide", "dropout", "channels", "gamma", "reduction")
+
+
+def level_weights(
+    weighting: Literal["adaptive", "fixed"] | Sequence[float], n_levels: int
+) -> torch.Tensor | None:
+    """Return fixed weights of the levels, summing to 1; ``None`` where they adapt."""
+    if isinstance(weighting, str):
+        check_choice("weighting", weighting, ("adaptive", "fixed"), "Or pass a number per level.")
+        return None if weighting == "adaptive" else torch.full((n_levels,), 1 / n_levels)
+    weights = torch.as_tensor(list(weighting), dtype=torch.float32)
+    if len(weights) != n_levels or (weights < 0).any() or weights.sum() <= 0:
+        raise invalid("weighting", weighting, f"{n_levels} numbers >= 0, one per level")
+    return weights / weights.sum()
+
+
+def as_options(kind: type[Options], given: Options | dict[str, float] | None) -> Options:
+    """Return training options from an instance, its plain form, or nothing (the defaults)."""
+    if given is None:
+        return kind()
+    if isinstance(given, dict):
+        return kind.from_dict(given)
+    if not isinstance(given, kind):
+        name = kind.__name__
+        msg = f"{name} must be None or a {name}, got {given!r}. Pass {name}.none() to do without."
+        raise TypeError(msg)
+    return given

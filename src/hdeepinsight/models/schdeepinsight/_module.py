@@ -12,14 +12,16 @@ from torch import Tensor, nn
 from hdeepinsight._errors import check_choice
 from hdeepinsight._keys import FIELD_KEYS
 from hdeepinsight.image import Raster
-from hdeepinsight.models.schdeepinsight._proteins import ProteinChannels, ProteinValues
 from hdeepinsight.nn import (
     AdaptiveHierarchicalFocalLoss,
     CountNormalizer,
+    CountThinning,
     GeneMasking,
     LinearHead,
     ModalityDropout,
     PerParentHead,
+    ProteinChannels,
+    ProteinValues,
     Reduction,
     make_backbone,
 )
@@ -55,8 +57,8 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
     channels
         Channels of the image: ``"masked"`` (expression and measured mask), ``"single"`` or
         ``"rgb"``.
-    masking
-        Random gene masking in training.
+    masking, thinning
+        Random gene masking and thinning of counts in training.
     gamma, reduction, level_weights
         As in :class:`~hdeepinsight.nn.AdaptiveHierarchicalFocalLoss`.
     proteins
@@ -79,6 +81,7 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
         dropout: float = 0.1,
         channels: Channels = "masked",
         masking: GeneMasking | None = None,
+        thinning: CountThinning | None = None,
         gamma: float = 0.0,
         reduction: Reduction = "cell",
         level_weights: Tensor | None = None,
@@ -94,6 +97,7 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
         self.normalizer = CountNormalizer(n_genes)
         self.raster = Raster(layout, channels=channels)
         self.masking = masking or GeneMasking()
+        self.thinning = thinning or CountThinning()
         self.proteins = None if proteins is None else ProteinChannels(proteins, modality_dropout)
         n_channels = self.raster.n_channels + (self.proteins.n_channels if self.proteins else 0)
         self.backbone = make_backbone(backbone, n_channels, layout.side, n_latent=n_latent)
@@ -127,6 +131,26 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
             "proteins": tensors.get(FIELD_KEYS.PROTEINS),
             "proteins_measured": tensors.get("proteins_measured"),
         }
+
+    def augment(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Make training cells look like those of queries: shallower, and with fewer genes.
+
+        Parameters
+        ----------
+        tensors
+            Mini-batch with raw counts, shape ``(n_cells, n_genes)``.
+
+        Returns
+        -------
+        The mini-batch with thinned counts and masks of what is shown.
+        """
+        counts = self.thinning.sample_dense(tensors[REGISTRY_KEYS.X_KEY])
+        measured = self.masking.sample(*counts.shape, counts.device)
+        tensors = {**tensors, REGISTRY_KEYS.X_KEY: counts, "measured": measured}
+        if self.proteins is None:
+            return tensors
+        thinned = self.thinning.sample_dense(tensors[FIELD_KEYS.PROTEINS])
+        return self.proteins.hide({**tensors, FIELD_KEYS.PROTEINS: thinned})
 
     def _get_generative_input(
         self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], **kwargs: Any

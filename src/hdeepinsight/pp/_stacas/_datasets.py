@@ -156,12 +156,12 @@ def open_dataset(
     source = _source(data, reading)
     if reading.normalizer is not None:
         genes = tuple(map(str, reading.normalizer.genes))
-        alignment = source.align(genes, warn_coverage=0.0)
+        alignment = source.align(genes, warn_coverage=0.0, arguments={})
     else:
         names = source.var_names if like is None else resolve_var_names(source.var, like)[0]
         plain = [strip_version(str(gene)) for gene in names]
         genes = tuple(gene for gene in dict.fromkeys(plain) if gene)
-        alignment = align_genes(plain, genes, warn_coverage=0.0)
+        alignment = align_genes(plain, genes, warn_coverage=0.0, arguments={})
     if reading.input == "log" and alignment.report.duplicated:
         raise InputError(
             f"{name!r} has columns of the same gene: {examples(alignment.report.duplicated)}.",
@@ -174,9 +174,9 @@ def open_dataset(
 
 def _source(data: DataLike, reading: Reading) -> CountSource:
     if reading.input == "counts":
-        return open_counts(data, layer=reading.layer)
+        return open_counts(data, layer=reading.layer, arguments={"layer": "layer"})
     store = open_store(data)
-    report = inspect_store(store, layer=reading.layer)
+    report = inspect_store(store, layer=reading.layer, arguments={"layer": "layer"})
     error = not_finite(report)
     if error is None and report.scale in ("counts", "binary", "scaled"):
         error = InputError(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hdeepinsight.cli._wording import in_options
+from hdeepinsight.cli._boundary import in_options
 
 
 @pytest.mark.parametrize(
@@ -13,6 +13,8 @@ from hdeepinsight.cli._wording import in_options
         pytest.param("Pass overwrite=True to", "Pass --overwrite to", id="flag"),
         pytest.param("pass reference=, or train", "pass --reference, or train", id="no_value"),
         pytest.param("threshold=0.3; valid", "--threshold 0.3; valid", id="number"),
+        pytest.param("threshold must be 1", "--threshold must be 1", id="subject"),
+        pytest.param("pass adata.raw.to_adata()", "pass --raw", id="raw"),
         pytest.param("leave batch_key out", "leave --batch-key out", id="name"),
         pytest.param("no obs['batch_key']", "no obs['batch_key']", id="name_in_the_data"),
         pytest.param("the 'layer=a' file", "the 'layer=a' file", id="quoted"),

@@ -1,37 +1,26 @@
-"""The pictures of the demo."""
+"""The figures of the demo."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
 
 from hdeepinsight import pl
-from hdeepinsight._demo._baseline import log_cp10k
-from hdeepinsight.pl._style import categorical_colors
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from anndata import AnnData
-
-    from hdeepinsight.annotation import Annotation
-    from hdeepinsight.image import GeneLayout
-    from hdeepinsight.taxonomy import Taxonomy
-
-__all__ = [
-    "draw_confusion",
-    "draw_embedding",
-    "draw_images",
-    "draw_layout",
-    "draw_taxonomy",
-    "umap_of",
-]
+from hdeepinsight.annotation import Annotation
+from hdeepinsight.data import log_normalize
+from hdeepinsight.image import GeneLayout
+from hdeepinsight.taxonomy import Taxonomy
 
 #: Cell types whose mean images are drawn, and one marker gene of each that the layout shows.
 IMAGES: Final = {"CD19+ B cell": "CD79A", "CD14+ monocyte": "S100A8", "CD8 T cytotoxic": "NKG7"}
-GREYS: Final = ("#BBBBBB", "#555555", "#888888", "#222222")
+#: Further genes that the layout names.
+MARKERS: Final = ("CD3D", "GNLY", "HLA-DRA", "CD74", "LYZ", "FTL")
 _DPI = 160
 
 
@@ -45,7 +34,7 @@ def draw_taxonomy(taxonomy: Taxonomy, nodes: np.ndarray, *, path: Path) -> None:
 def draw_layout(layout: GeneLayout, reference: AnnData, *, path: Path) -> None:
     """Draw where genes live, coloured by their mean expression, with markers named."""
     means = _means(layout, reference)
-    markers = [gene for gene in _markers() if gene in layout.genes]
+    markers = [gene for gene in (*IMAGES.values(), *MARKERS) if gene in layout.genes]
     drawn = pl.gene_layout(
         layout, np.mean(list(means.values()), axis=0), highlight=markers, label="mean log1p CP10k"
     )
@@ -66,22 +55,25 @@ def draw_confusion(
     _save(pl.confusion(taxonomy, truth, annotation.leaf_nodes, level="cell_type"), path)
 
 
-def draw_embedding(coords: np.ndarray, columns: Mapping[str, pd.Series], *, path: Path) -> None:
+def draw_embedding(
+    coords: np.ndarray, columns: Mapping[str, pd.Series], palette: Mapping[str, str], *, path: Path
+) -> None:
     """Draw the cells of the query side by side, once for each column of labels.
 
     Parameters
     ----------
     coords
-        Two coordinates a cell, ``(n_cells, 2)``.
+        Two coordinates per cell, ``(n_cells, 2)``.
     columns
         Heading and labels, ``(n_cells,)``, of each panel.
+    palette
+        Colour of every label.
     path
         File to write.
     """
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, len(columns), figsize=(13.0, 5.4), layout="constrained")
-    palette = _palette(columns.values())
     for ax, (title, labels) in zip(axes, columns.items(), strict=True):
         pl.embedding(coords, labels, palette=palette, legend_loc="right margin", title=title, ax=ax)
     figure.suptitle(f"{len(coords)} held-out cells by what the network sees in them (UMAP)")
@@ -89,34 +81,22 @@ def draw_embedding(coords: np.ndarray, columns: Mapping[str, pd.Series], *, path
 
 
 def umap_of(latent: np.ndarray, *, seed: int) -> np.ndarray:
-    """UMAP of the latent features of every cell, ``(n_cells, 2)``."""
+    """Compute the UMAP of the latent features of every cell, ``(n_cells, 2)``."""
     from umap import UMAP
 
     fitted = UMAP(n_neighbors=40, min_dist=0.5, random_state=seed, n_jobs=1)
     return np.asarray(fitted.fit_transform(latent))
 
 
-def _palette(columns: Iterable[pd.Series]) -> dict[str, str]:
-    """Give the types of the first column a colour each, and labels above a type a grey."""
-    types, *others = (list(labels.cat.categories) for labels in columns)
-    above = [name for names in others for name in names if name not in types]
-    greys = [GREYS[i % len(GREYS)] for i in range(len(above))]
-    return dict(zip([*types, *above], [*categorical_colors(len(types)), *greys], strict=True))
-
-
 def _means(layout: GeneLayout, adata: AnnData) -> dict[str, np.ndarray]:
-    """Mean log1p CP10k of every gene of the layout, by cell type."""
+    """Return the mean log1p CP10k of every gene of the layout, by cell type."""
     columns = adata.var_names.get_indexer(list(layout.genes))
-    values = log_cp10k(adata)[:, columns]
+    values = log_normalize(sparse.csr_matrix(adata.X))[:, columns]
     types = adata.obs["cell_type"]
     return {
         name: np.asarray(values[(types == name).to_numpy()].mean(axis=0)).ravel()
         for name in types.cat.categories
     }
-
-
-def _markers() -> list[str]:
-    return [*IMAGES.values(), "CD3D", "GNLY", "HLA-DRA", "CD74", "LYZ", "FTL"]
 
 
 def _save(drawn: Any, path: Path) -> None:

@@ -1,0 +1,927 @@
+"""What every hierarchical classifier answers, however it reads a cell."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import sparse
+from scvi import REGISTRY_KEYS
+
+from hdeepinsight._errors import check_integer
+from hdeepinsight._keys import FIELD_KEYS
+from hdeepinsight.annotation import (
+    Annotation,
+    Calibration,
+    Decoder,
+    Evaluation,
+    FeatureCells,
+    NoveltyDetector,
+    calibrate,
+    check_decoder,
+    check_threshold,
+    evaluate_annotation,
+)
+from hdeepinsight.data import align_genes, is_paired, open_store
+from hdeepinsight.models._adapt import (
+    AdaptationOptions,
+    Adapter,
+    QueryCells,
+    draw_cells,
+    reference_sums,
+)
+from hdeepinsight.models._base._plan import HierarchicalPlan
+from hdeepinsight.models._base._registration import (
+    LABELS,
+    as_label_keys,
+    known_nodes,
+    label_nodes,
+    one_column,
+)
+from hdeepinsight.models._base._training import seeded, split_cells, split_groups
+from hdeepinsight.nn import LeafProfiles, ProfileMatcher, fit_temperatures
+from hdeepinsight.taxonomy import TreeAlgebra
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from scvi.data import AnnDataManager
+    from torch import Tensor
+
+    from hdeepinsight.data import AlignedQuery, ScaleMode
+    from hdeepinsight.models._adapt import AdaptationReport
+    from hdeepinsight.pp import StacasResult
+    from hdeepinsight.taxonomy import Taxonomy
+    from hdeepinsight.tl import LabelAudit
+
+SOURCE = "held-out reference cells"
+REFERENCE_CELLS = 20_000
+CONFORMAL_CELLS = 20_000
+VIEWED_CELLS = 4_000
+TEMPERATURE_DEPTHS = (1.0, 0.5, 0.25)
+VIEW_DEPTHS = (1.0, 0.7, 0.5, 0.35, 0.25, 0.15)
+"""Shares of their counts that held-out cells keep, to learn what is usual at lower depths."""
+
+
+class HierarchicalClassifierMixin:
+    """Train, annotate, calibrate, evaluate and adapt; needs a taxonomy and a module with logits.
+
+    The module has ``tree``, ``temperature``, ``objective``, ``augment`` and ``predict``; the class
+    it is mixed into is a :class:`CountModel`.
+    """
+
+    _training_plan_cls: ClassVar[type] = HierarchicalPlan
+    _labels_required: ClassVar[bool] = True
+    _monitor: ClassVar[str] = "log_loss"
+    _parts: ClassVar[Mapping[str, type]] = {
+        "calibration_": Calibration,
+        "novelty_detector_": NoveltyDetector,
+        "profiles_": LeafProfiles,
+        "adapter_": Adapter,
+    }
+
+    taxonomy: Taxonomy
+    calibration_: Calibration | None = None
+    novelty_detector_: NoveltyDetector | None = None
+    profiles_: LeafProfiles | None = None
+    adapter_: Adapter | None = None
+    agreement_: float | None = None
+    shift_: float | None = None
+    _query: _Query | None = None
+
+    # ------------------------------------------------------------------------------- training
+
+    def _hold_out(
+        self, fraction: float, shuffle: bool, split_key: str | None, rng: np.random.Generator
+    ) -> np.ndarray:
+        nodes = self.adata_manager.adata.obs[LABELS].to_numpy()
+        if split_key is not None:
+            groups = self._column(split_key).astype(str).to_numpy()
+            return split_groups(nodes, groups, fraction, rng)
+        held_out = split_cells(nodes, fraction, rng, shuffle=shuffle)
+        if fraction and not held_out.any():
+            warnings.warn(
+                "No cells are held out: every type has too few for that. The model is not "
+                "calibrated, knows no novelty, and cannot be evaluated on its reference. Label "
+                "more cells, raise validation_size, or pass validation_size=0 to agree.",
+                UserWarning,
+                stacklevel=4,
+            )
+        return held_out
+
+    def _prepare(
+        self, split: list[np.ndarray] | None, datamodule: Any, options: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        audit = options.pop("audit", False)
+        if split is None:
+            if audit is not False:
+                raise ValueError("train(audit=...) has no effect with a datamodule. Omit it.")
+            return (self.taxonomy, *self._prepare_datamodule(datamodule)), {}
+        nodes = self._nodes()
+        if not nodes.any():
+            msg = (
+                "No cell of the reference has a label, so there is nothing to learn. Set it up "
+                "with a column that holds labels."
+            )
+            raise ValueError(msg)
+        settings = {}
+        if audit is not False:
+            lifted = self._lifted_nodes(nodes, split[0], audit)
+            settings["n_lifted_labels"] = int((lifted != nodes).sum())
+            nodes = lifted
+        self.adata_manager.adata.obs[LABELS] = nodes
+        return (self.taxonomy, np.arange(self.taxonomy.n_nodes)), settings
+
+    def _finish(self, datamodule: Any) -> None:
+        if datamodule is None:
+            self.adata_manager.adata.obs[LABELS] = self._nodes()  # given ones, whatever was lifted
+            rows = (self.validation_indices_, self.train_indices_)
+            held_out, train = (self._reference_cells(part) for part in rows)
+        else:
+            held_out, train = self._loaded_cells(datamodule)
+        self._fit_confidence(held_out, train)
+        super()._finish(datamodule)
+
+    def _lifted_nodes(
+        self, nodes: np.ndarray, train: np.ndarray, audit: bool | LabelAudit
+    ) -> np.ndarray:
+        """Return labels with the suspicious ones lifted to where the audit agrees."""
+        from hdeepinsight.tl import audit_nodes
+
+        reference = self._resolve_adata(None)
+        if audit is True:
+            key = self._setup_args["batch_key"]
+            audit = audit_nodes(
+                self._modalities.rna_of(reference) if is_paired(reference) else reference,
+                self.taxonomy,
+                nodes,
+                layer=self._setup_args.get("rna_layer", self._setup_args.get("layer")),
+                batches=None if key is None else self._column(key).astype(str).to_numpy(),
+                seed=self.seed,
+            )
+        audit.check_cells(reference)
+        audit.check_taxonomy(self.taxonomy)
+        lifted = nodes.copy()
+        cells = train[audit.suspicious[train]]
+        lifted[cells] = audit.agreed_nodes[cells]
+        return lifted
+
+    def _nodes(self) -> np.ndarray:
+        """Return the node of every cell of the reference, as it was registered."""
+        obs = self.adata_manager.adata.obs
+        return label_nodes(obs, self.taxonomy, self._label_keys, unlabeled=self._unlabeled_category)
+
+    def _column(self, key: str) -> pd.Series:
+        """Return a column of the reference's cells; raises ``KeyError`` where there is none."""
+        return one_column(self._obs_of(self._resolve_adata(None), [key], kind="batch"), key)
+
+    def _manager_of(self, data: Any) -> AnnDataManager:
+        manager = super()._manager_of(data)
+        obs, keys = manager.adata.obs, self._label_keys
+        there = [key for key in keys if key in obs]
+        unlabeled = self._unlabeled_category
+        obs[LABELS] = known_nodes(obs, self.taxonomy, there, unlabeled=unlabeled)
+        return manager
+
+    def _prepare_datamodule(self, datamodule: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return the node of every label code of a datamodule, and its columns that are read."""
+        labels = self.registry_["field_registries"]["labels"]["state_registry"]
+        names = pd.DataFrame(dict.fromkeys(self._label_keys, labels["categorical_mapping"]))
+        codes = label_nodes(
+            names, self.taxonomy, self._label_keys, unlabeled=self._unlabeled_category
+        )
+        if self.module is None:
+            self._build_from(*read_loader(datamodule, datamodule.train_dataloader(), codes))
+        return codes, align_genes(self._loader_genes, self.genes).source
+
+    def _loaded_cells(self, datamodule: Any) -> tuple[QueryCells, QueryCells]:
+        """Return held-out and training cells of a datamodule."""
+        codes, columns = self._prepare_datamodule(datamodule)
+        loaders = (datamodule.val_dataloader(), datamodule.train_dataloader())
+        found = [read_loader(datamodule, loader or (), codes) for loader in loaders]
+        return tuple(as_cells(counts[:, columns], nodes) for counts, nodes in found)
+
+    def _reference_cells(self, rows: np.ndarray) -> QueryCells:
+        """Return cells of the reference in memory, as its loaders give them."""
+        shell = self.adata_manager.adata
+        extra = {name: np.asarray(shell.obsm[name])[rows] for name in shell.obsm}
+        return as_cells(sparse.csr_matrix(shell.X[rows]), shell.obs[LABELS].to_numpy()[rows], extra)
+
+    # ---------------------------------------------------------------------------- calibration
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """Conformal scores of the held-out cells; ``None`` where none were held out."""
+        if self.calibration_ is None or not self.is_adapted:
+            return self.calibration_
+        source = f"{self.calibration_.source} before the adaptation to a query"
+        return replace(self.calibration_, source=source)
+
+    @property
+    def novelty_detector(self) -> NoveltyDetector | None:
+        """What is usual for cells of the reference; ``None`` where none were held out."""
+        return self.novelty_detector_
+
+    @torch.inference_mode()
+    def _fit_confidence(self, held_out: QueryCells, train: QueryCells) -> None:
+        """Fit temperatures, conformal scores, novelty, and how far network and profiles agree.
+
+        Temperatures are fitted on the held-out cells, whole and thinned: they resemble the training
+        cells more than a query does, and alone would make the model surer than any other study
+        bears out.
+        """
+        self.calibration_ = self.novelty_detector_ = self.agreement_ = None
+        self.module.temperature.fill_(1.0)
+        if not len(held_out):
+            return
+        self.module.eval()
+        found = [self._outputs(held_out, share, ("logits",)) for share in TEMPERATURE_DEPTHS]
+        logits = torch.cat([part["logits"] for part in found])
+        nodes = torch.from_numpy(np.tile(held_out.nodes, len(TEMPERATURE_DEPTHS)))
+        tree = TreeAlgebra(self.taxonomy)  # on the CPU, wherever the network is
+        self.module.temperature.copy_(fit_temperatures(tree, logits, nodes))
+        rng = np.random.default_rng(self.seed)
+        # Drawn blindly: conformal promises hold for cells of the same mixture of types.
+        drawn = held_out[rng.permutation(len(held_out))[:CONFORMAL_CELLS]]
+        probabilities = self._outputs(drawn, 1.0, ("probabilities",))["probabilities"]
+        if (drawn.nodes > 0).any():
+            names = pd.RangeIndex(len(drawn))
+            annotation = Annotation(
+                taxonomy=self.taxonomy, obs_names=names, node_probabilities=probabilities.numpy()
+            )
+            self.calibration_ = calibrate(annotation, drawn.nodes, source=SOURCE)
+        if len(train) > REFERENCE_CELLS:
+            train = train[stratified_sample(train.nodes, REFERENCE_CELLS, rng)]
+        views = [self._features(drawn[:VIEWED_CELLS], share) for share in VIEW_DEPTHS]
+        views = FeatureCells(*(np.concatenate(part) for part in zip(*views, strict=True)))
+        usual = self._features(train)
+        self.novelty_detector_ = NoveltyDetector.fit(self.taxonomy, usual, train.nodes, views)
+        if self.profiles_ is not None:
+            matcher = ProfileMatcher(self.profiles_, torch.ones(len(self.genes)))
+            if matcher.is_useful:
+                leaves = self.module.tree.leaf_index.cpu()
+                parts = (torch.from_numpy(part.counts.toarray()) for _, part in drawn.parts())
+                by_profile = torch.cat([matcher(counts).argmax(1) for counts in parts])
+                agree = by_profile == probabilities[:, leaves].argmax(1)
+                self.agreement_ = float(agree.float().mean())
+
+    def _features(self, cells: QueryCells, share: float = 1.0) -> FeatureCells:
+        found = self._outputs(cells, share, FeatureCells._fields)
+        return FeatureCells(*(as_array(found[name]) for name in FeatureCells._fields))
+
+    def _outputs(self, cells: QueryCells, share: float, names: Sequence[str]) -> dict[str, Tensor]:
+        """Run cells that keep a share of their counts through the network, in mini-batches."""
+        if share < 1.0:
+            thinned = cells.counts.copy()
+            rng, molecules = np.random.default_rng(self.seed), np.rint(thinned.data).astype(int)
+            kept = rng.binomial(molecules, share)
+            thinned.data = kept.astype(np.float32)
+            cells = replace(cells, counts=thinned)
+        measured = torch.ones(len(self.genes), device=self.device)
+        read = self.module.inference if "logits" in names else self.module.predict
+        parts = [read(**part.tensors(measured)) for _, part in cells.parts()]
+        return {name: torch.cat([part[name].cpu() for part in parts]) for name in names}
+
+    # ----------------------------------------------------------------------------- annotation
+
+    def annotate(
+        self,
+        query: Any = None,
+        *,
+        indices: Sequence[int] | None = None,
+        decoder: Decoder = "joint",
+        threshold: float | None = 0.5,
+        corrected: StacasResult | None = None,
+        layer: str | None = None,
+        use_raw: bool = False,
+        scale: ScaleMode = "auto",
+        fold_case: bool = False,
+        batch_size: int = 1024,
+        keep: list[sparse.csr_matrix] | None = None,
+    ) -> Annotation:
+        """Label every cell at every level.
+
+        Parameters
+        ----------
+        query
+            AnnData (in memory or backed), MuData, path of an h5ad, zarr or h5mu file, or what
+            :meth:`open` returned. It needs raw counts and gene names, and no set-up, labels or
+            batch column; its genes may stand in any order, some may be missing and others there
+            too. A model of RNA and proteins also takes either alone. The model's own data by
+            default.
+        indices
+            Cells to annotate, as positions or as a mask; all of them by default.
+        decoder
+            ``"joint"`` takes the most probable leaf; ``"greedy"`` walks down by the most probable
+            child, as published.
+        threshold
+            A label stops at the deepest node whose probability is at least this; from 0.5 to 1,
+            or ``None`` for the leaf of every cell.
+        corrected
+            Batch correction of this query by :func:`hdeepinsight.pp.stacas` with
+            ``normalizer=model.normalizer``; its log values enter before the per-gene scale.
+        layer, use_raw, scale, fold_case
+            How the query is read, as in :meth:`open`.
+        batch_size
+            Cells in one pass through the network.
+        keep
+            List to which the counts of all genes of the query are added block by block, for a
+            graph of its cells (:meth:`~hdeepinsight.data.AlignedQuery.chunks`).
+
+        Returns
+        -------
+        The annotation: labels, probabilities, confidence, and reports on the matrix and genes.
+        A cell in which nothing of what the model reads was counted stops at the root, whatever the
+        threshold: all siblings are equally likely for it.
+
+        Raises
+        ------
+        InputError
+            If the matrix cannot be read as counts or the genes do not match, or ``corrected`` was
+            made for another model or other cells.
+
+        Examples
+        --------
+        The demo cells were measured at few of the model's genes, which is warned of:
+
+        >>> import warnings
+        >>> import hdeepinsight as hdi
+        >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+        >>> model, query = hdi.hub.pull("pbmc"), hdi.datasets.demo().query
+        >>> result = model.annotate(query)
+        >>> len(result), result.labels.columns.tolist()
+        (210, ['lineage', 'cell_type', 'subtype', 'stop_label'])
+        >>> result.gene_report.n_measured
+        263
+        """
+        check_threshold(threshold)
+        check_decoder(decoder)
+        opened = self._open_trained(
+            query, indices, layer=layer, use_raw=use_raw, scale=scale, fold_case=fold_case
+        )
+        shift = None if corrected is None else self._shift_of(corrected, opened)
+        found = self._collected(opened, self._judged, batch_size, shift, keep)
+        seen = found.pop("seen", np.ones(0, dtype=bool))
+        report = opened.gene_report
+        if not seen.all():
+            text = (
+                f"{int((~seen).sum()):,} cells have no counts of what the model reads: they stay "
+                "Unknown."
+            )
+            report = replace(report, messages=(*report.messages, text))
+        return Annotation(
+            taxonomy=self.taxonomy,
+            obs_names=opened.obs_names,
+            node_probabilities=found.pop("probabilities", np.zeros((0, 0))),
+            threshold=threshold,
+            decoder=decoder,
+            input_report=opened.input_report,
+            gene_report=report,
+            recipe=self.recipe,
+            calibration=self.calibration,
+            novelty=pd.DataFrame(found, index=opened.obs_names) if found else None,
+            max_stop_depth=None if seen.all() else np.where(seen, self.taxonomy.max_depth, 0),
+        )
+
+    def predict(
+        self,
+        adata: Any = None,
+        indices: Sequence[int] | None = None,
+        soft: bool = False,
+        batch_size: int = 1024,
+        *,
+        level: int | str | None = None,
+        **kwargs: Any,
+    ) -> pd.Series | pd.DataFrame:
+        """Return the label of every cell.
+
+        Parameters
+        ----------
+        adata
+            As ``query`` in :meth:`annotate`.
+        indices
+            Cells to label, as positions or as a mask; all of them by default.
+        soft
+            Return probabilities instead, as :meth:`predict_proba` does.
+        batch_size
+            Cells in one pass through the network.
+        level
+            Name or depth of a level; by default the label where each cell's path stops.
+        **kwargs
+            Further keyword arguments of :meth:`annotate`.
+
+        Returns
+        -------
+        Series of labels, indexed by cell; with ``soft`` a table.
+
+        Examples
+        --------
+        >>> import warnings
+        >>> import hdeepinsight as hdi
+        >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+        >>> model, query = hdi.hub.pull("pbmc"), hdi.datasets.demo().query
+        >>> labels = model.predict(query, level="lineage")
+        >>> labels.index.equals(query.obs_names)
+        True
+        """
+        result = self.annotate(adata, indices=indices, batch_size=batch_size, **kwargs)
+        return result.probabilities(level) if soft else result.label_column(level)
+
+    def predict_proba(
+        self,
+        adata: Any = None,
+        indices: Sequence[int] | None = None,
+        batch_size: int = 1024,
+        *,
+        level: int | str | None = None,
+        **kwargs: Any,
+    ) -> pd.DataFrame:
+        """Return the probability of every node, or of the nodes of one level.
+
+        Parameters
+        ----------
+        adata, indices, batch_size
+            As in :meth:`predict`.
+        level
+            Name or depth of a level; all nodes by default.
+        **kwargs
+            Further keyword arguments of :meth:`annotate`.
+
+        Returns
+        -------
+        Table of shape ``(n_cells, n_nodes - 1)``, or one column per node of the level.
+
+        Examples
+        --------
+        >>> import warnings
+        >>> import hdeepinsight as hdi
+        >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+        >>> model, query = hdi.hub.pull("pbmc"), hdi.datasets.demo().query
+        >>> table = model.predict_proba(query, level="lineage")
+        >>> table.shape, table.columns.tolist()
+        ((210, 5), ['T', 'NK', 'B', 'Myeloid', 'Platelet'])
+        """
+        result = self.annotate(adata, indices=indices, batch_size=batch_size, **kwargs)
+        return result.probabilities(level)
+
+    def get_latent_representation(
+        self,
+        adata: Any = None,
+        indices: Sequence[int] | None = None,
+        batch_size: int = 1024,
+        **reading: Any,
+    ) -> np.ndarray:
+        """Return the features of every cell, shape ``(n_cells, n_latent)``.
+
+        Parameters
+        ----------
+        adata, indices, batch_size
+            As in :meth:`predict`.
+        **reading
+            How the cells are read: ``layer``, ``use_raw``, ``scale``, ``fold_case`` of
+            :meth:`open`.
+
+        Examples
+        --------
+        >>> import warnings
+        >>> import hdeepinsight as hdi
+        >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+        >>> model, query = hdi.hub.pull("pbmc"), hdi.datasets.demo().query
+        >>> len(model.get_latent_representation(query)) == query.n_obs
+        True
+        """
+        opened = self._open_trained(adata, indices, **reading)
+        found = self._collected(opened, lambda part: {"z": as_array(part["latent"])}, batch_size)
+        return found.get("z", np.zeros((0, 0), dtype=np.float32))
+
+    def label_nodes(
+        self,
+        adata: Any = None,
+        *,
+        labels_keys: Sequence[str] | None = None,
+        unlabeled_category: str | None = None,
+    ) -> np.ndarray:
+        """Return the node of the taxonomy that the known label of every cell means.
+
+        Parameters
+        ----------
+        adata
+            Labelled AnnData, MuData or path; by default the registered reference.
+        labels_keys
+            Columns of ``obs`` with the labels, from coarse to fine; by default those of the
+            reference.
+        unlabeled_category
+            Label that means "not known"; by default that of the reference.
+
+        Returns
+        -------
+        Node of every cell, shape ``(n_cells,)``; 0, the root, where the label is not known.
+
+        Raises
+        ------
+        KeyError
+            If a column is not there.
+        ValueError
+            If a label is not in the taxonomy.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> model, query = hdi.hub.pull("pbmc"), hdi.datasets.demo().query[:10].copy()
+        >>> query.obs["known"] = ["T"] * 4 + ["B"] * 4 + ["Unknown"] * 2
+        >>> nodes = model.label_nodes(query, labels_keys=["known"])
+        >>> [model.taxonomy.label(int(node)) for node in nodes[[0, 4, 9]]]
+        ['T', 'B', 'root']
+        """
+        keys = as_label_keys(None, labels_keys) if labels_keys else self._label_keys
+        data = self._resolve_adata(adata)
+        obs = self._obs_of(data, keys) if is_paired(data) else open_store(data).obs
+        for key in keys:
+            one_column(obs, key, hint="Name columns that hold labels in labels_keys.")
+        unlabeled = unlabeled_category or self._unlabeled_category
+        return label_nodes(obs, self.taxonomy, keys, unlabeled=unlabeled)
+
+    def evaluate(
+        self,
+        adata: Any = None,
+        *,
+        labels_keys: Sequence[str] | None = None,
+        unlabeled_category: str | None = None,
+        **kwargs: Any,
+    ) -> Evaluation:
+        """Score the model where labels are known.
+
+        Parameters
+        ----------
+        adata
+            Labelled AnnData, MuData or path; by default the cells of the reference that were held
+            out in training, which are found by name.
+        labels_keys, unlabeled_category
+            As in :meth:`label_nodes`.
+        **kwargs
+            Keyword arguments of :meth:`annotate`.
+
+        Returns
+        -------
+        Accuracy, macro-F1 and calibration error of every level, hierarchical scores, and how many
+        cells stop above a type.
+
+        Raises
+        ------
+        KeyError
+            If a column is not there.
+        ValueError
+            If no cell has a label, a label is not in the taxonomy, or the held-out cells are not
+            in the attached reference.
+
+        Examples
+        --------
+        >>> import warnings
+        >>> import hdeepinsight as hdi
+        >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+        >>> model, query = hdi.hub.pull("pbmc"), hdi.datasets.demo().query
+        >>> names = {"T cell": "T", "NK cell": "NK", "B cell": "B", "Myeloid cell": "Myeloid"}
+        >>> query.obs["known"] = query.obs["lineage"].astype(str).map(names)
+        >>> scores = model.evaluate(query, labels_keys=["known"])
+        >>> scores.n_cells, bool(scores.levels.loc["lineage", "accuracy"] > 0.8)
+        (206, True)
+        """
+        data = self._held_out() if adata is None else adata
+        nodes = self.label_nodes(
+            data, labels_keys=labels_keys, unlabeled_category=unlabeled_category
+        )
+        return evaluate_annotation(self.annotate(data, **kwargs), nodes)
+
+    def _open_trained(self, query: Any, indices: Any, **reading: Any) -> AlignedQuery:
+        """Open a query of a trained model; its own as it was opened for the adaptation."""
+        self._check_if_trained(warn=False)
+        own = self._query
+        if own is not None and (query is None or query is own.data):
+            given = {k: v for k, v in reading.items() if v not in (None, False, "auto")}
+            if query is None and indices is None and not given:
+                return own.opened
+            query, reading = own.data, own.reading | given
+        return self.open(query, indices=indices, **reading)
+
+    def _collected(
+        self,
+        opened: AlignedQuery,
+        read: Callable[[dict[str, Tensor]], dict[str, np.ndarray]],
+        batch_size: int,
+        shift: Callable[[slice], np.ndarray] | None = None,
+        keep: list[sparse.csr_matrix] | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Read arrays off the outputs for all cells, shapes ``(n_cells, ...)``, in one pass."""
+        check_integer("batch_size", batch_size)
+        self.module.eval()
+        collected: dict[str, np.ndarray] = {}
+        measured = torch.tensor(opened.measured, dtype=torch.float32, device=self.device)
+        adapter = self.adapter_ if self.is_adapted else None
+        batches = None if adapter is None else adapter.batch_of(opened.obs)
+        for chunk_rows, chunk in opened.chunks(keep=keep):
+            for start in range(0, chunk.shape[0], batch_size):
+                counts = torch.from_numpy(chunk[start : start + batch_size].toarray())
+                first = chunk_rows.start + start
+                rows = slice(first, first + len(counts))
+                counts = counts.to(self.device)
+                inputs = tensors_of(opened, rows, measured)
+                if shift is not None:
+                    inputs["shift"] = torch.from_numpy(shift(rows)).to(measured)
+                if adapter is None:
+                    part = self.module.predict(counts, **inputs)
+                else:
+                    part = adapter.predict(self.module, counts, batch=batches[rows], **inputs)
+                seen = counts.any(1)
+                if "proteins_measured" in inputs:
+                    seen |= inputs["proteins_measured"].any(1)
+                for name, values in read({**part, "seen": seen}).items():
+                    if name not in collected:
+                        shape = (opened.n_obs, *values.shape[1:])
+                        collected[name] = np.empty(shape, dtype=values.dtype)
+                    collected[name][rows] = values
+        return collected
+
+    def _judged(self, part: dict[str, Tensor]) -> dict[str, np.ndarray]:
+        """Return probabilities and, where the model has a detector, novelty of a mini-batch."""
+        seen, probabilities = part["seen"], part["probabilities"]
+        if not seen.all():
+            tree, logits = self.module.tree, probabilities.new_zeros(1, self.taxonomy.n_edges)
+            ignorant = tree.node_log_probs(tree.conditional_log_probs(logits)).exp()
+            probabilities = torch.where(seen.unsqueeze(1), probabilities, ignorant)
+        judged = {"probabilities": as_array(probabilities), "seen": as_array(seen) > 0}
+        if self.novelty_detector_ is not None:
+            cells = FeatureCells(as_array(part["latent"]), as_array(part["depth"]))
+            judged |= self.novelty_detector_.measure(cells)
+        return judged
+
+    # ----------------------------------------------------------------------------- adaptation
+
+    @property
+    def adaptation(self) -> AdaptationReport | None:
+        """What fitting the adapter decided, why, and the figures; ``None`` before."""
+        return None if self.adapter_ is None else self.adapter_.report
+
+    @property
+    def is_adapted(self) -> bool:
+        """Whether the model differs from the reference model."""
+        return self.adapter_ is not None and self.adapter_.is_applied
+
+    @classmethod
+    def load_query_data(
+        cls,
+        adata: Any,
+        reference_model: Any,
+        *,
+        reference: AnnData | str | Path | None = None,
+        labels_key: str | Sequence[str] | None = None,
+        batch_key: str | None = None,
+        freeze_backbone: bool = True,
+        freeze_head: bool = True,
+        layer: str | None = None,
+        use_raw: bool = False,
+        scale: ScaleMode = "auto",
+        fold_case: bool = False,
+    ) -> Self:
+        """Return a model of a query, made of a model of a reference.
+
+        Until it is trained it annotates exactly as the reference model does, which stays as it is.
+
+        Parameters
+        ----------
+        adata
+            The query, as in :meth:`annotate`. Nothing is written to it.
+        reference_model
+            A trained model, or the folder of a saved one.
+        reference
+            The labelled cells that the model was trained on, with the label columns that it was
+            registered with. Optional: with them the adapter is kept honest by replaying them with
+            the genes that the query has.
+        labels_key
+            Column, or columns from coarse to fine, with the labels of those query cells that have
+            one. Labels that the taxonomy does not know are ignored. By default no label is read,
+            even where there are some.
+        batch_key
+            Column of the query with the batch of every cell; each batch is adapted on its own. By
+            default all cells are one batch.
+        freeze_backbone, freeze_head
+            Keep the weights of the reference bit by bit; only the adapter is trained.
+        layer, use_raw, scale, fold_case
+            How the query is read, as in :meth:`open`.
+
+        Returns
+        -------
+        A model of the same class with an ``adapter_``: :meth:`train` it, then ``annotate()``.
+
+        Raises
+        ------
+        InputError
+            If the matrix cannot be read as counts or the genes do not match.
+        KeyError
+            If a column is not there.
+        TypeError
+            If ``reference_model`` is not a model.
+        ValueError
+            If the model is adapted already, or was saved without profiles of its reference, and no
+            reference is given.
+
+        Examples
+        --------
+        >>> import warnings
+        >>> import hdeepinsight as hdi
+        >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+        >>> query = hdi.datasets.demo().query
+        >>> adapted = hdi.SCHDeepInsight.load_query_data(query, hdi.hub.pull("pbmc"))
+        >>> adapted.train(max_steps=0)
+        >>> len(adapted.annotate()), adapted.adaptation.n_cells
+        (210, 210)
+
+        Notes
+        -----
+        Our decisions: every batch gets normalisation statistics of its own, estimated with its
+        classes weighed as in the reference; resemblance to the reference's mean profiles, by ranks
+        of markers, is a second opinion; adapters of the normalisations and of the head learn from
+        both opinions on thinned and masked views; markers that took no part decide whether that
+        helped.
+        """
+        model = copy.copy(cls._trained_model(reference_model))
+        if model.adapter_ is not None:
+            msg = (
+                "The reference model is a model of a query itself. Pass the model that it was made "
+                "from."
+            )
+            raise ValueError(msg)
+        if model.profiles_ is None and reference is None:
+            msg = (
+                "The reference model was saved without mean profiles of its reference. Pass the "
+                "reference as reference=, or train and save the model again."
+            )
+            raise ValueError(msg)
+        model.module = copy.deepcopy(model.module)
+        model._adata = model._adata_manager = None
+        reading = {"layer": layer, "use_raw": use_raw, "scale": scale, "fold_case": fold_case}
+        opened = model.open(adata, **reading)
+        model.adapter_ = Adapter.from_obs(opened.obs, batch_key)
+        nodes = known_nodes(
+            opened.obs, model.taxonomy, labels_key, unlabeled=model._unlabeled_category
+        )
+        freeze = {"freeze_backbone": freeze_backbone, "freeze_head": freeze_head}
+        pristine = copy.deepcopy(model.module)
+        model._query = _Query(adata, reading, opened, nodes, reference, freeze, pristine)
+        return model
+
+    @classmethod
+    def _trained_model(cls, given: Any) -> Self:
+        model = cls.load(given) if isinstance(given, str | Path) else given
+        if not isinstance(model, cls):
+            msg = (
+                f"The reference model must be a trained {cls.__name__} or the folder of a saved "
+                f"one, got a {type(given).__name__}."
+            )
+            raise TypeError(msg)
+        model._check_if_trained(warn=False)
+        return model
+
+    def _fit_adapter(self, options: dict[str, Any]) -> None:
+        """Adapt to the query, and keep that only if it helped."""
+        query = self._query
+        if query is None:
+            msg = (
+                "This model of a query was loaded from a folder, where its query is not kept. It "
+                "annotates any query that is passed; to train, start from load_query_data."
+            )
+            raise ValueError(msg)
+        settings = AdaptationOptions(**options)
+        opened = query.opened
+        batch = self.adapter_.batch_of(opened.obs)
+        rows = draw_cells(batch, query.nodes > 0, settings.max_cells, self.seed)
+        measured = torch.tensor(opened.measured, dtype=torch.float32, device=self.device)
+        arrays = arrays_of(opened, rows)
+        has_rna = arrays.pop("has_rna", None)
+        cells = QueryCells(opened.read(rows), batch[rows], query.nodes[rows], arrays, has_rna)
+        reference, profiles = None, self.profiles_
+        if query.reference is not None:
+            reference = self._replayed(query.reference)
+            (sums,) = reference_sums(query.module, reference.counts, reference.nodes)
+            profiles = sums.profiles()
+        with seeded(self.seed):
+            self.module = self.adapter_.fit(
+                query.module,
+                cells,
+                measured,
+                profiles=profiles,
+                agreement=self.agreement_,
+                shift=self.shift_,
+                thinning=self.module.thinning,
+                reference=reference,
+                options=settings,
+                seed=self.seed,
+                **query.freeze,
+            )
+        self.profiles_ = profiles
+        self.module.eval()
+        self.recipe_ = {**self.recipe_, "adaptation": self.adapter_.report.to_dict()}
+
+    def _replayed(self, data: Any) -> QueryCells:
+        """Return the labelled cells of the reference that an adaptation replays."""
+        opened = self.open(data)
+        nodes = known_nodes(
+            opened.obs, self.taxonomy, self._label_keys, unlabeled=self._unlabeled_category
+        )
+        rows = np.flatnonzero(nodes > 0)
+        if not len(rows):
+            msg = (
+                f"No cell of the reference has a label in {', '.join(self._label_keys)}. Pass the "
+                "cells that the model was trained on, with their labels, or omit reference."
+            )
+            raise ValueError(msg)
+        return QueryCells(opened.read(rows), np.full(len(rows), -1), nodes[rows])
+
+    def _payload(self) -> dict[str, Any]:
+        payload = super()._payload()
+        payload["attr_dict"] |= {"agreement_": self.agreement_, "shift_": self.shift_}
+        return payload
+
+    def _restore(self, attributes: dict[str, Any]) -> None:
+        self.agreement_ = attributes.get("agreement_")
+        self.shift_ = attributes.get("shift_")
+        super()._restore(attributes)
+
+    def _part(self, kind: Any, values: dict[str, Any]) -> Any:
+        if kind is Calibration:
+            return Calibration.from_dict(values, self.taxonomy)
+        if kind is Adapter:
+            return Adapter.from_dict(values, self.module, self.profiles_)
+        return LeafProfiles(**values) if kind is LeafProfiles else kind.from_dict(values)
+
+
+class _Query(NamedTuple):
+    """The query that a model was made for; it is not saved with it."""
+
+    data: Any
+    reading: dict[str, Any]
+    opened: AlignedQuery
+    nodes: np.ndarray
+    reference: Any
+    freeze: dict[str, bool]
+    module: torch.nn.Module
+
+
+def arrays_of(opened: AlignedQuery, rows: Any) -> dict[str, np.ndarray]:
+    """Return what some cells of a query have beside counts, under the names of the network."""
+    extra = opened.extra[rows]
+    arrays = {} if extra.has_rna is None else {"has_rna": extra.has_rna}
+    if extra.proteins is not None:
+        arrays[FIELD_KEYS.PROTEINS] = extra.proteins.counts
+        arrays["proteins_measured"] = extra.proteins.measured
+    return arrays
+
+
+def tensors_of(opened: AlignedQuery, rows: Any, measured: Tensor) -> dict[str, Tensor]:
+    """Return what the network reads beside counts, on the device of ``measured``."""
+    inputs = {n: torch.from_numpy(a).to(measured) for n, a in arrays_of(opened, rows).items()}
+    has_rna = inputs.pop("has_rna", None)
+    shown = measured if has_rna is None else has_rna.unsqueeze(1) * measured
+    return {**inputs, "measured": shown}
+
+
+def as_cells(
+    counts: sparse.csr_matrix, nodes: np.ndarray, extra: dict[str, np.ndarray] | None = None
+) -> QueryCells:
+    """Return cells of a reference in memory."""
+    return QueryCells(counts, np.zeros(len(nodes), dtype=np.int64), nodes, extra or {})
+
+
+def read_loader(
+    datamodule: Any, loader: Any, codes: np.ndarray
+) -> tuple[sparse.csr_matrix, np.ndarray]:
+    """Read at most 20,000 cells of a loader: raw counts in its genes, and the node of each."""
+    counts, nodes, n_cells = [], [], 0
+    for batch in loader:
+        if not isinstance(batch.get(REGISTRY_KEYS.X_KEY), torch.Tensor) or "obs" in batch:
+            batch = datamodule.on_before_batch_transfer(batch, 0)
+        counts.append(sparse.csr_matrix(batch[REGISTRY_KEYS.X_KEY].cpu().numpy()))
+        nodes.append(codes[batch[REGISTRY_KEYS.LABELS_KEY].cpu().numpy().ravel().astype(int)])
+        n_cells += len(nodes[-1])
+        if n_cells >= REFERENCE_CELLS:
+            break
+    if not counts:
+        return sparse.csr_matrix((0, datamodule.n_vars), dtype=np.float32), np.zeros(0, dtype=int)
+    return sparse.vstack(counts, format="csr"), np.concatenate(nodes)
+
+
+def stratified_sample(nodes: np.ndarray, n_most: int, rng: np.random.Generator) -> np.ndarray:
+    """Return at most ``n_most`` cells, of every label as equally many as there are, in order."""
+    order = rng.permutation(len(nodes))
+    rank = pd.Series(nodes[order]).groupby(nodes[order]).cumcount().to_numpy()
+    return np.sort(order[np.argsort(rank, kind="stable")[:n_most]])
+
+
+def as_array(tensor: Tensor) -> np.ndarray:
+    """Return a tensor as an array in memory, half precision raised to single."""
+    return np.asarray(tensor.float().cpu().numpy())

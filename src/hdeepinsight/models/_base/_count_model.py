@@ -1,0 +1,989 @@
+"""The base of every model of counts: set-up, loaders, training, saving."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import platform
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+import pandas as pd
+import rich.pretty  # noqa: F401 - scvi-tools uses it without importing it
+import torch
+from anndata import AnnData
+from mudata import MuData
+from scvi import settings
+from scvi.dataloaders import DataSplitter
+from scvi.model.base import BaseModelClass
+from scvi.model.base._constants import SAVE_KEYS
+from scvi.train import TrainRunner
+
+from hdeepinsight._errors import check_integer, check_number
+from hdeepinsight.data import Modalities, align_genes, is_paired, open_counts, open_paired
+from hdeepinsight.models._base._io import ModelFileError, ModelFolder, frame_from_plain
+from hdeepinsight.models._base._plan import OneCyclePlan
+from hdeepinsight.models._base._registration import (
+    BATCH,
+    LABELS,
+    Registration,
+    as_label_keys,
+    check_reference,
+    check_unchanged,
+    manage,
+    narrowed,
+    one_column,
+    register,
+    registration_of,
+    shell_obs,
+)
+from hdeepinsight.models._base._registry import (
+    SCHEMA_VERSION,
+    load_model,
+    migrate,
+    missing_capabilities,
+    read_payload,
+)
+from hdeepinsight.models._base._registry import register as register_class
+from hdeepinsight.models._base._training import (
+    Checkpoints,
+    is_distributed,
+    seeded,
+    split_groups,
+    trainer_options,
+    unchanged_if_interrupted,
+)
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+    from scvi.data import AnnDataManager
+    from scvi.dataloaders import AnnDataLoader
+
+    from hdeepinsight.data import AlignedQuery, ScaleMode
+
+DEFAULT_STEPS = 1200
+EPOCH_BOUNDS = (5, 400)
+BATCH_SIZE_BOUNDS = (16, 128)
+RECORDED_PACKAGES = ("hdeepinsight", "scvi-tools", "torch", "lightning", "anndata", "numpy")
+
+logger = logging.getLogger(__name__)
+
+
+class CountModel(BaseModelClass):  # type: ignore[misc]
+    """A model of raw counts on scvi-tools' own loaders, splitters and training plans.
+
+    A subclass names its module and builds it in ``__init__`` after :meth:`_read_genes`; set-up,
+    training, saving and loading are here. The user's object is never written to: scvi-tools
+    registers a shell that shares its matrix.
+
+    Parameters
+    ----------
+    adata
+        Reference that was registered by :meth:`setup_anndata`.
+    registry
+        Registry of a saved model or of a datamodule, where there is no reference.
+    seed
+        Seed of weights, split and training; by default ``scvi.settings.seed``, or 0.
+    """
+
+    _training_plan_cls: ClassVar[type] = OneCyclePlan
+    #: Objects that travel with the model: attribute and class, which has to_dict and from_dict.
+    _parts: ClassVar[Mapping[str, type]] = {}
+    #: Methods of scvi-tools that have no meaning here.
+    _not_offered: ClassVar[frozenset[str]] = frozenset(
+        {"convert_legacy_save", "deregister_manager", "register_manager", "transfer_fields"}
+    )
+
+    recipe_: dict[str, Any]
+    held_out_: np.ndarray | None = None
+    missing_capabilities_: tuple[str, ...] = ()
+    _labels_required: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        register_class(cls)
+
+    def __init__(
+        self,
+        adata: AnnData | MuData | None = None,
+        registry: Mapping[str, Any] | None = None,
+        *,
+        seed: int | None = None,
+    ) -> None:
+        if adata is None and registry is None:
+            msg = (
+                f"{type(self).__name__} needs a reference or a registry, got neither. Pass an "
+                "AnnData that was registered with setup_anndata, or the registry of a datamodule."
+            )
+            raise ValueError(msg)
+        super().__init__(adata, registry and {**registry, "model_name": type(self).__name__})
+        self.seed = seed if seed is not None else int(settings.seed or 0)
+        self.recipe_ = {}
+
+    @classmethod
+    def setup_anndata(
+        cls,
+        adata: AnnData,
+        *,
+        layer: str | None = None,
+        labels_key: str | None = None,
+        labels_keys: Sequence[str] | None = None,
+        batch_key: str | None = None,
+        unlabeled_category: str = "Unknown",
+        source_registry: dict[str, Any] | None = None,
+    ) -> None:
+        """Register a reference; nothing is written to it.
+
+        Parameters
+        ----------
+        adata
+            Reference with raw counts, shape ``(n_obs, n_vars)``.
+        layer
+            Layer with the counts; ``X`` by default.
+        labels_key
+            Column of ``obs`` with labels: types, or a mixture of depths of the taxonomy. A cell
+            labelled at an inner node takes part in training down to that node.
+        labels_keys
+            Instead of ``labels_key``: one column per level, from coarse to fine.
+        batch_key
+            Column of ``obs`` with the batch (donor, study) of every cell. How far batches differ
+            from each other tells later whether a query needs an adaptation.
+        unlabeled_category
+            Label that means "not known"; missing values and words such as "unassigned" mean the
+            same.
+        source_registry
+            Registry of a saved model, whose set-up is repeated on this object.
+
+        Raises
+        ------
+        InputError
+            If the matrix does not hold counts, and they cannot be recovered.
+        KeyError
+            If a column is not there.
+        TypeError
+            If ``adata`` is not an AnnData.
+        ValueError
+            If not exactly one of ``labels_key`` and ``labels_keys`` is given, or ``adata`` is a
+            view of another object.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> reference = hdi.datasets.demo().reference
+        >>> hdi.SCHDeepInsight.setup_anndata(reference, labels_keys=["lineage", "cell_type"])
+        >>> hdi.SCHDeepInsight(reference, layout="random").taxonomy.level_names
+        ('lineage', 'cell_type')
+        """
+        setup_args = cls._get_setup_method_args(**locals())
+        setup_args["setup_args"].pop("source_registry")
+        none = labels_key is None and labels_keys is None
+        keys = [] if none and not cls._labels_required else as_label_keys(labels_key, labels_keys)
+        check_reference(adata, AnnData, "setup_mudata")
+        source = open_counts(adata, layer=layer, arguments={"layer": "layer"})
+        register(
+            cls,
+            adata,
+            source,
+            adata.obs,
+            setup_args,
+            labels_keys=keys,
+            batch_key=batch_key,
+            unlabeled=unlabeled_category,
+        )
+
+    @classmethod
+    def _get_most_recent_anndata_manager(cls, adata: Any, required: bool = False) -> AnnDataManager:
+        return registration_of(cls, adata).manager
+
+    def view_registry(self, hide_state_registries: bool = False) -> None:
+        """Print what was registered."""
+        if self.adata_manager is not None:
+            self.adata_manager.view_registry(hide_state_registries=hide_state_registries)
+        else:
+            self.view_setup_method_args()
+
+    def view_anndata_setup(
+        self, adata: AnnData | MuData | None = None, hide_state_registries: bool = False
+    ) -> None:
+        """Print what was registered, as :meth:`view_registry` does, or what of another object."""
+        manager = self.get_anndata_manager(adata)
+        if manager is not None:
+            manager.view_registry(hide_state_registries=hide_state_registries)
+
+    def _register_manager_for_instance(self, adata_manager: AnnDataManager) -> None:
+        """Keep nothing beside the model: its manager is an attribute."""
+
+    def _registration(self) -> Registration:
+        return registration_of(type(self), self.adata)
+
+    def _read_genes(
+        self, genes: Sequence[str], obsm: Mapping[str, np.ndarray] | None = None
+    ) -> None:
+        """Make the loaders read these genes of the reference, in this order."""
+        manager = narrowed(self._registration(), genes, self._setup, self._label_keys, obsm)
+        self._adata_manager, self.registry_ = manager, dict(manager.registry)
+        self.summary_stats = manager.summary_stats
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """Data summary, settings and versions of the training, in plain types."""
+        return dict(self.recipe_)
+
+    @property
+    def genes(self) -> tuple[str, ...]:
+        """Genes that the model reads, in order."""
+        fields = self.registry_["field_registries"]
+        return tuple(map(str, fields["X"]["state_registry"]["column_names"]))
+
+    @property
+    def missing_capabilities(self) -> tuple[str, ...]:
+        """What this model cannot do since an older release saved it; mostly nothing."""
+        return self.missing_capabilities_
+
+    @property
+    def _model_summary_string(self) -> str:
+        """What scvi-tools shows; made anew whenever it is asked for."""
+        return repr(self)
+
+    @_model_summary_string.setter
+    def _model_summary_string(self, _: str) -> None:
+        """Take what the base class sets."""
+
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if name not in self._not_offered]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} of {len(self.genes):,} genes\n{self._training_state()}"
+
+    def _training_state(self) -> str:
+        """Say on how many cells the model was trained, and whether any were held out."""
+        if not self.is_trained_:
+            return f"not trained, on {self.summary_stats.n_cells:,} cells"
+        trained = self.recipe_.get("n_cells", 0) - self.recipe_.get("n_held_out", 0)
+        held_out = self.recipe_.get("n_held_out") or "no"
+        return f"trained on {trained:,} cells, {held_out} cells held out"
+
+    @property
+    def _setup(self) -> dict[str, Any]:
+        """What the set-up was called with, in the form of scvi-tools."""
+        names = ("model_name", "setup_method_name", "setup_args")
+        return {name: self.registry_.get(name) for name in names}
+
+    @property
+    def _setup_args(self) -> dict[str, Any]:
+        return dict(self.registry_["setup_args"])
+
+    @property
+    def _label_keys(self) -> list[str]:
+        key, keys = self._setup_args.get("labels_key"), self._setup_args.get("labels_keys")
+        return [] if key is None and keys is None else as_label_keys(key, keys)
+
+    @property
+    def _unlabeled_category(self) -> str:
+        return str(self._setup_args.get("unlabeled_category") or "Unknown")
+
+    @property
+    def _modalities(self) -> Modalities:
+        """Which modalities of a MuData are read: those of the reference, or the usual ones."""
+        return Modalities.from_setup(self._setup_args.get("modalities"))
+
+    def _resolve_adata(self, data: Any) -> Any:
+        """Return the registered reference where nothing was given; a MuData file is read."""
+        if data is None and self.adata is None:
+            msg = (
+                "This call needs cells, and the model was loaded without a reference. Pass an "
+                "AnnData or the path of a file, or load the model with adata=..."
+            )
+            raise ValueError(msg)
+        data = self.adata if data is None else data
+        return open_paired(data) if is_paired(data) else data
+
+    def _obs_of(self, data: Any, keys: Sequence[str], kind: str = "labels") -> pd.DataFrame:
+        """Return the table that holds some columns of an AnnData or MuData."""
+        if is_paired(data):
+            found: pd.DataFrame = self._modalities.columns_of(data, keys, kind=kind).obs
+            return found
+        return data.obs
+
+    def open(
+        self,
+        query: Any = None,
+        *,
+        layer: str | None = None,
+        use_raw: bool = False,
+        scale: ScaleMode = "auto",
+        fold_case: bool = False,
+        indices: Sequence[int] | None = None,
+    ) -> AlignedQuery:
+        """Open, check and align a query once, for any number of calls that take it.
+
+        Parameters
+        ----------
+        query
+            AnnData (in memory or backed), MuData, or path of an h5ad, zarr or h5mu file. It needs
+            raw counts and gene names, and no set-up. The registered reference by default.
+        layer
+            Layer with the counts. By default the layer that the reference was registered with, if
+            the query has it, else ``X``.
+        use_raw
+            Read the counts from ``raw``.
+        scale
+            What the values are: ``"auto"`` finds out; see :func:`hdeepinsight.data.open_counts`.
+        fold_case
+            Match genes regardless of case. A mouse gene is not the human gene of the same name,
+            so this is never done unless asked for.
+        indices
+            Cells to read, as positions or as a mask; all of them by default.
+
+        Returns
+        -------
+        The query, which this model's methods take in place of an AnnData.
+
+        Raises
+        ------
+        InputError
+            If the matrix cannot be read as counts or the genes do not match.
+
+        Examples
+        --------
+        >>> import warnings
+        >>> import hdeepinsight as hdi
+        >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+        >>> model = hdi.hub.pull("pbmc")
+        >>> opened = model.open(hdi.datasets.demo().query)
+        >>> opened.n_obs, int(opened.measured.sum()), len(model.annotate(opened))
+        (210, 263, 210)
+        """
+        from hdeepinsight.data import AlignedQuery, open_query
+
+        own = self._setup_args
+        given = query if isinstance(query, AlignedQuery) else self._resolve_adata(query)
+        opened = open_query(
+            given,
+            self.genes,
+            layer=layer,
+            preferred_layer=own.get("rna_layer", own.get("layer")),
+            use_raw=use_raw,
+            scale=scale,
+            fold_case=fold_case,
+            modalities=self._modalities,
+            **self._opening(),
+        )
+        return opened if indices is None else opened.subset(indices)
+
+    @classmethod
+    def prepare_query_anndata(
+        cls,
+        adata: AnnData,
+        reference_model: Any,
+        *,
+        return_reference_var_names: bool = False,
+        inplace: bool = False,
+    ) -> AnnData | pd.Index:
+        """Return a copy of a query with exactly the genes of a model, in its order.
+
+        :meth:`open` and ``load_query_data`` need no such step; it is here for tools that expect
+        equal genes. Genes that the query lacks are 0 in the copy; ``var["measured"]`` tells which
+        of them are real. ``obs``, ``obsm``, ``obsp``, ``uns`` and ``raw`` come along, as do all
+        layers.
+
+        Parameters
+        ----------
+        adata
+            Query; it is never changed.
+        reference_model
+            A trained model, or the folder of a saved one.
+        return_reference_var_names
+            Return the names of the model's genes instead, as scvi-tools does.
+        inplace
+            scvi-tools pads the given object; we do not, and refuse ``True``.
+
+        Returns
+        -------
+        The copy, or the names.
+
+        Raises
+        ------
+        GeneMatchError
+            If too few genes match.
+        ValueError
+            If ``inplace`` is asked for.
+
+        Examples
+        --------
+        >>> import warnings
+        >>> import hdeepinsight as hdi
+        >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+        >>> model, query = hdi.hub.pull("pbmc"), hdi.datasets.demo().query
+        >>> padded = hdi.SCHDeepInsight.prepare_query_anndata(query, model)
+        >>> padded.shape == (query.n_obs, len(model.genes))
+        True
+        """
+        if inplace:
+            msg = (
+                "prepare_query_anndata got inplace=True, which would pad your object with genes "
+                "that it does not have. Omit it, and use the copy that is returned."
+            )
+            raise ValueError(msg)
+        given = reference_model
+        model = load_model(given) if isinstance(given, str | Path) else given
+        if return_reference_var_names:
+            return pd.Index(model.genes)
+        alignment = align_genes(adata.var, model.genes, weights=model._opening().get("weights"))
+
+        def aligned(matrix: Any) -> Any:
+            rows = matrix.tocsr() if hasattr(matrix, "tocsr") else np.asarray(matrix)
+            return alignment.apply(rows)
+
+        padded = AnnData(
+            X=None if adata.X is None else aligned(adata.X),
+            obs=adata.obs.copy(),
+            var=pd.DataFrame({"measured": alignment.measured}, index=pd.Index(model.genes)),
+            obsm={name: values.copy() for name, values in adata.obsm.items()},
+            obsp={name: values.copy() for name, values in adata.obsp.items()},
+            uns=deepcopy(dict(adata.uns)),
+            # Newer versions of anndata list X among the layers, under the name None.
+            layers={name: aligned(values) for name, values in adata.layers.items() if name},
+        )
+        if adata.raw is not None:
+            padded.raw = adata.raw.to_adata()
+        return padded
+
+    def _opening(self) -> dict[str, Any]:
+        """Return further arguments of ``open_query``: gene weights, proteins."""
+        return {}
+
+    def get_anndata_manager(self, adata: Any, required: bool = False) -> AnnDataManager | None:
+        """Return scvi-tools' manager of the shell of an object.
+
+        Parameters
+        ----------
+        adata
+            The registered reference, a shell, or any AnnData, which is then opened and aligned.
+        required
+            Unused; a manager is always found or an error raised.
+        """
+        if adata is None or adata is self.adata:
+            return self.adata_manager
+        return getattr(adata, "_hdi_manager", None) or self._manager_of(adata)
+
+    def _validate_anndata(self, adata: Any = None, copy_if_view: bool = True) -> AnnData:
+        """Return the shell that loaders read in place of an object."""
+        manager = self.get_anndata_manager(self._resolve_adata(adata))
+        shell = manager.adata
+        shell._hdi_manager = manager
+        return shell
+
+    def _make_data_loader(self, adata: Any = None, *args: Any, **kwargs: Any) -> AnnDataLoader:
+        """Return a stock loader of an object's cells, with the genes of the model."""
+        return super()._make_data_loader(self._validate_anndata(adata), *args, **kwargs)
+
+    def _manager_of(self, data: Any) -> AnnDataManager:
+        """Align cells that were never registered, and register a shell of them."""
+        opened = self.open(data)
+        keys = [key for key in self._label_keys if key in opened.obs]
+        keys = keys if len(keys) == len(self._label_keys) else []
+        batch = self._setup_args.get("batch_key")
+        batch = batch if batch in opened.obs else None
+        obs = shell_obs(opened.obs, keys, batch, self._unlabeled_category)
+        var = pd.DataFrame(index=pd.Index(self.genes, dtype=object))
+        return manage(AnnData(opened.read(), obs=obs, var=var), self._setup, keys)
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        train_size: float | None = None,
+        validation_size: float | None = None,
+        shuffle_set_split: bool = True,
+        batch_size: int | None = None,
+        early_stopping: bool = False,
+        datasplitter_kwargs: dict[str, Any] | None = None,
+        plan_kwargs: Mapping[str, Any] | None = None,
+        datamodule: pl.LightningDataModule | None = None,
+        *,
+        split_key: str | None = None,
+        checkpoint: str | Path | None = None,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Train the network on the reference; on a model of a query, fit its adapter.
+
+        Parameters
+        ----------
+        max_epochs
+            Passes over the training cells; by default as many as make about 1,200 steps of the
+            optimiser, at least 5 and at most 400.
+        accelerator, devices
+            As in Lightning. On several devices each process trains on its share of the cells.
+        train_size
+            Share of cells to train on; by default all that are not held out. What neither this nor
+            ``validation_size`` takes is left out (``test_indices``).
+        validation_size
+            Share of cells held out for the metrics in ``history`` and for calibration, 0.1 by
+            default; 0 holds none out.
+        shuffle_set_split
+            Draw the held-out cells; otherwise the first ones (of every label) are held out.
+        batch_size
+            Cells per mini-batch; by default an eighth of the cells, at least 16 and at most 128.
+        early_stopping
+            Stop when the held-out loss has not fallen ``early_stopping_patience`` (12) times in a
+            row, and keep the best epoch. Off by default: the learning rate falls to zero over
+            ``max_epochs``, and the last epoch was the best one in our measurements.
+        datasplitter_kwargs
+            Passed to :class:`scvi.dataloaders.DataSplitter`, such as ``num_workers``.
+        plan_kwargs
+            Passed to the training plan: ``lr`` (peak of the one-cycle learning rate, 2e-3),
+            ``weight_decay`` (1e-4). For an adapter: fields of
+            :class:`~hdeepinsight.models.AdaptationOptions`.
+        datamodule
+            Loaders of your own, such as scvi-tools' ``AnnbatchDataModule``, for a model that was
+            made from their registry.
+        split_key
+            Column of ``obs`` whose groups (donors, studies) are held out whole. By default cells
+            are held out within every label.
+        checkpoint
+            Folder for a checkpoint, which is written after epochs, and removed at the end. Where
+            there is one, of the same training, it goes on from there to the same result. By
+            default there is none, and a training that is interrupted leaves the model as it was.
+        **trainer_kwargs
+            Passed to :class:`scvi.train.Trainer`: ``precision``, ``callbacks``, ``logger``,
+            ``enable_progress_bar``, ``early_stopping_patience``, ... A hierarchical classifier also
+            takes ``audit``: whether to audit the labels first
+            (:func:`hdeepinsight.tl.audit_labels`), or an audit of these cells. Training cells with
+            a suspicious label are then taken as labelled only down to where the audit agrees;
+            held-out cells keep their labels. Off by default: it helps where labels are impure, and
+            changes little elsewhere.
+
+        Raises
+        ------
+        KeyError
+            If ``split_key`` is not a column, or a label column is gone.
+        ValueError
+            If a setting is out of its range or has no effect, no cell has a label, the reference
+            was changed since it was registered, or no group of ``split_key`` can be held out.
+        TypeError
+            If the trainer does not take an argument.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> reference = hdi.datasets.demo().reference
+        >>> hdi.SCHDeepInsight.setup_anndata(reference, labels_keys=["lineage", "cell_type"])
+        >>> model = hdi.SCHDeepInsight(reference, layout="random", n_latent=16)
+        >>> model.train(max_epochs=1, accelerator="cpu", enable_progress_bar=False)
+        >>> model.is_trained, len(model.validation_indices) > 0
+        (True, True)
+        """
+        splitting = {
+            "train_size": train_size,
+            "validation_size": validation_size,
+            "shuffle_set_split": None if shuffle_set_split else False,
+            "batch_size": batch_size,
+            "datasplitter_kwargs": datasplitter_kwargs,
+            "split_key": split_key,
+        }
+        plan_kwargs = dict(plan_kwargs or {})
+        if self.adapter_ is not None:
+            running = {"max_epochs": max_epochs, "datamodule": datamodule, "checkpoint": checkpoint}
+            refuse_without_effect(splitting | running, "where the adapter to a query is fitted")
+            self._fit_adapter(plan_kwargs | trainer_kwargs)
+            return
+        check_integer("max_epochs", max_epochs, optional=True)
+        check_integer("batch_size", batch_size, optional=True)
+        patience = trainer_kwargs.get("early_stopping_patience")
+        check_integer("early_stopping_patience", patience, optional=True)
+        split = None
+        if datamodule is not None:
+            refuse_without_effect(splitting, "with a datamodule, which splits and loads by itself")
+            n_train, n_val = datamodule.n_train, getattr(datamodule, "n_val", 0)
+        else:
+            self._check_reference()
+            split = self._split(train_size, validation_size, shuffle_set_split, split_key)
+            n_train, n_val = len(split[0]), len(split[1])
+            batch_size = batch_size or int(np.clip(n_train // 8, *BATCH_SIZE_BOUNDS))
+        if early_stopping and not n_val:
+            msg = (
+                "early_stopping needs held-out cells, and none are held out. Raise "
+                "validation_size, or train without early stopping."
+            )
+            raise ValueError(msg)
+        steps = max(1, -(-n_train // (batch_size or datamodule.batch_size)))
+        epochs = max_epochs or int(np.clip(round(DEFAULT_STEPS / steps), *EPOCH_BOUNDS))
+        plan_args, found = self._prepare(split, datamodule, trainer_kwargs)
+        plan = self._training_plan_cls(self.module, *plan_args, **plan_kwargs)
+        monitor = self._monitor if early_stopping else None
+        options = trainer_options(trainer_kwargs, epochs, n_val, devices, monitor=monitor)
+        if datamodule is None:
+            loading = {
+                "external_indexing": split,
+                "batch_size": batch_size,
+                # A rest of one or two cells has no statistics of its own.
+                "drop_last": 0 < n_train % batch_size < 3 and n_train > batch_size,
+                "distributed_sampler": is_distributed(options, devices),
+            }
+            data = DataSplitter(self.adata_manager, **(loading | (datasplitter_kwargs or {})))
+        settings = {"max_epochs": epochs, "batch_size": batch_size, "split_key": split_key, **found}
+        settings |= {"lr": plan.lr, "weight_decay": plan.weight_decay}
+        checkpoints = None
+        if checkpoint is not None:
+            started = (self.init_params_, settings, early_stopping, patience)
+            checkpoints = Checkpoints(checkpoint, self._fingerprint(started, split))
+            options = checkpoints.added_to(options)
+        runner = TrainRunner(
+            self,
+            training_plan=plan,
+            data_splitter=data if datamodule is None else datamodule,
+            max_epochs=epochs,
+            accelerator=accelerator,
+            devices=devices,
+            **options,
+        )
+        with unchanged_if_interrupted(self, checkpoints), seeded(self.seed):
+            self.module.train()
+            runner()
+        self.recipe_ = {
+            "n_cells": n_train + n_val,
+            "n_held_out": n_val,
+            "n_genes": len(self.genes),
+            "seed": self.seed,
+            **settings,
+            "python": platform.python_version(),
+            **{name: version(name) for name in RECORDED_PACKAGES},
+        }
+        self._finish(datamodule)
+        if checkpoints is not None:
+            checkpoints.remove()
+
+    _monitor: ClassVar[str] = "validation_loss"
+    adapter_: Any = None
+
+    def _check_reference(self) -> None:
+        """Refuse to train where there is no reference, or another one than was registered."""
+        data, keys = self._resolve_adata(None), self._label_keys
+        layer = self._setup_args.get("layer")
+        x = None if is_paired(data) else data.layers[layer] if layer else data.X
+        check_unchanged(self.adata_manager, self._obs_of(data, keys), x, keys)
+
+    def _split(
+        self,
+        train_size: float | None,
+        validation_size: float | None,
+        shuffle: bool,
+        split_key: str | None,
+    ) -> list[np.ndarray]:
+        """Return the cells that train, that are held out, and that do neither."""
+        if validation_size is None:
+            validation_size = 0.1 if train_size is None else 1 - train_size
+        check_number("validation_size", validation_size, 0, 1, hint="Pass 0 to hold out none.")
+        train_size = 1 - validation_size if train_size is None else train_size
+        check_number("train_size", train_size, 0, 1 - validation_size, hint="Omit it for the rest.")
+        rng = np.random.default_rng(self.seed)
+        held_out = self._hold_out(validation_size, shuffle, split_key, rng)
+        rest = np.flatnonzero(~held_out)
+        all_of_them = train_size == 1 - validation_size
+        n_train = len(rest) if all_of_them else int(train_size * len(held_out))
+        if not n_train:
+            msg = "No cell is left to train on. Lower validation_size, or raise train_size."
+            raise ValueError(msg)
+        order = rng.permutation(rest) if shuffle and n_train < len(rest) else rest
+        train = np.sort(order[:n_train])
+        return [train, np.flatnonzero(held_out), np.setdiff1d(rest, train)]
+
+    def _hold_out(
+        self, fraction: float, shuffle: bool, split_key: str | None, rng: np.random.Generator
+    ) -> np.ndarray:
+        """Return whether each cell is held out."""
+        n_cells = self.adata_manager.adata.n_obs
+        if split_key is not None:
+            groups = one_column(self._obs_of(self.adata, [split_key], "batch"), split_key)
+            return split_groups(np.zeros(n_cells), groups.astype(str).to_numpy(), fraction, rng)
+        held_out = np.zeros(n_cells, dtype=bool)
+        order = rng.permutation(n_cells) if shuffle else np.arange(n_cells)
+        held_out[order[: int(fraction * n_cells)]] = True
+        return held_out
+
+    def _prepare(
+        self, split: list[np.ndarray] | None, datamodule: Any, options: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return further arguments of the training plan, and settings to write down."""
+        return (), {}
+
+    def _fingerprint(self, settings: object, split: list[np.ndarray] | None) -> str:
+        """Compute the SHA-256 of all that a training starts from."""
+        arrays = [t.detach().cpu().numpy() for t in self.module.state_dict().values()]
+        if split is not None:
+            shell = self.adata_manager.adata
+            arrays += [shell.X.data, shell.X.indices, shell.X.indptr, split[0]]
+            arrays += [shell.obs[name].to_numpy() for name in (LABELS, BATCH) if name in shell.obs]
+        digest = hashlib.sha256(repr(settings).encode())
+        for array in arrays:
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    def _finish(self, datamodule: Any) -> None:
+        """Remember the held-out cells by name."""
+        if datamodule is None:
+            self.held_out_ = name_digests(self._names())[self.validation_indices_]
+
+    def _names(self) -> pd.Index:
+        names: pd.Index = self.adata.obs_names
+        return names
+
+    def _held_out(self) -> AnnData | MuData:
+        """Return the held-out cells of the attached reference, which are found by name."""
+        reference = self._resolve_adata(None)
+        if self.held_out_ is None or not len(self.held_out_):
+            msg = (
+                "No cells were held out in training, so there is nothing to evaluate. Pass "
+                "labelled cells that took no part in it, or train with a larger validation_size."
+            )
+            raise ValueError(msg)
+        rows = np.flatnonzero(np.isin(name_digests(self._names()), self.held_out_))
+        if len(rows) != len(self.held_out_):
+            msg = (
+                f"Only {len(rows):,} of the {len(self.held_out_):,} cells that were held out in "
+                "training are in the attached reference, which is another one than the model was "
+                "trained on. Attach that one, or pass labelled cells that took no part in training."
+            )
+            raise ValueError(msg)
+        return reference[rows]
+
+    def save(
+        self,
+        dir_path: str | Path,
+        prefix: str | None = None,
+        overwrite: bool = False,
+        save_anndata: bool = False,
+        **anndata_write_kwargs: Any,
+    ) -> None:
+        """Save the model to a folder.
+
+        Parameters
+        ----------
+        dir_path
+            Folder, made where it does not exist.
+        prefix
+            Put before the names of the files.
+        overwrite
+            Replace a model that is there already. The old one stays whole until the new one is
+            completely written.
+        save_anndata
+            Save the reference too, as ``adata.h5ad`` or ``mdata.h5mu``.
+        **anndata_write_kwargs
+            Passed to :meth:`anndata.AnnData.write_h5ad`, or its equal for a MuData.
+
+        Raises
+        ------
+        FileExistsError
+            If there is a model and ``overwrite`` is off.
+        OSError
+            If the disk is full or cannot be written.
+
+        Examples
+        --------
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> import hdeepinsight as hdi
+        >>> model = hdi.hub.pull("pbmc")
+        >>> with TemporaryDirectory() as folder:
+        ...     model.save(Path(folder) / "pbmc")
+        ...     loaded = hdi.SCHDeepInsight.load(Path(folder) / "pbmc", adata=False)
+        >>> loaded.taxonomy == model.taxonomy
+        True
+
+        Notes
+        -----
+        ``manifest.json`` beside the model lists sizes and SHA-256 checksums, which :meth:`load`
+        compares before it parses anything. A process that is killed while it saves leaves the old
+        model or the new one. After a training in several processes the first one writes.
+        """
+        folder = ModelFolder(Path(dir_path), prefix or "")
+        if not getattr(getattr(self, "trainer", None), "is_global_zero", True):
+            return
+        if folder.holds_model and not overwrite:
+            msg = (
+                f"A model exists in {folder.path}. Pass overwrite=True to replace it, or give "
+                "another folder."
+            )
+            raise FileExistsError(msg)
+        references = {}
+        if save_anndata:
+            reference: Any = self._resolve_adata(None)
+            name, write = (
+                (SAVE_KEYS.MDATA_FNAME, "write_h5mu")
+                if isinstance(reference, MuData)
+                else (SAVE_KEYS.ADATA_FNAME, "write_h5ad")
+            )
+            references[name] = lambda path: getattr(reference, write)(path, **anndata_write_kwargs)
+        folder.write(self._payload(), references)
+
+    @classmethod
+    def load(
+        cls,
+        dir_path: str | Path,
+        adata: AnnData | MuData | bool | None = None,
+        accelerator: str = "auto",
+        device: int | str = "auto",
+        prefix: str | None = None,
+    ) -> Self:
+        """Load a model; code in the file, if any, is refused and never run.
+
+        Parameters
+        ----------
+        dir_path
+            Folder written by :meth:`save`.
+        adata
+            Reference to attach. By default the one saved with the model, where there is one;
+            ``False`` attaches none. Annotating needs none.
+        accelerator, device
+            Where the model lives, as in scvi-tools.
+        prefix
+            As given to :meth:`save`.
+
+        Raises
+        ------
+        ModelFileError
+            If the folder holds no model, or a damaged or foreign one.
+        TypeError
+            If ``adata`` is something else, such as the path of a file.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> folder = hdi.hub.download("pbmc").folder  # or that of a model that you saved
+        >>> hdi.SCHDeepInsight.load(folder, adata=False).taxonomy.n_leaves
+        8
+        """
+        model: Self = load_model(dir_path, adata, accelerator, device, prefix, expected=cls)
+        return model
+
+    @classmethod
+    def _from_payload(cls, payload: dict[str, Any], adata: Any, name: object) -> Self:
+        """Build the model that a payload describes, with its weights."""
+        attributes = payload[SAVE_KEYS.ATTR_DICT_KEY]
+        missing = missing_capabilities(attributes)
+        try:
+            attributes = migrate(attributes, cls._options_of)
+            registry = attributes.pop("registry_")
+            options = attributes["init_params_"]["non_kwargs"]
+            if adata is None:
+                model = cls(None, registry=registry, **options)
+        except (TypeError, LookupError, ValueError, AttributeError, RuntimeError) as error:
+            raise does_not_fit(name, "settings", error) from None
+        if adata is not None:  # what is wrong is then more likely with the data that was passed
+            method = registry["setup_method_name"]
+            if method not in ("setup_anndata", "setup_mudata"):
+                msg = f"it was set up by {str(method)[:80]!r}"
+                raise does_not_fit(name, "settings", ValueError(msg))
+            getattr(cls, method)(adata, source_registry=registry, **registry["setup_args"])
+            model = cls(adata, **options)
+        try:
+            model._restore(attributes)
+            model.module.load_state_dict(payload[SAVE_KEYS.MODEL_STATE_DICT_KEY])
+        except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+            raise does_not_fit(name, "weights", error) from None
+        model.missing_capabilities_ = missing
+        if missing:
+            logger.warning(
+                "This model was saved by an older release and lacks %s. Train and save it again "
+                "to have them; all else works.",
+                "; ".join(missing),
+            )
+        return model
+
+    @classmethod
+    def _options_of(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """Return the options of the class from those in a file, which may be an older one's."""
+        return options
+
+    @classmethod
+    def load_registry(cls, dir_path: str | Path, prefix: str | None = None) -> dict[str, Any]:
+        """Read the registry of a saved model, as safely as :meth:`load` does.
+
+        Parameters
+        ----------
+        dir_path, prefix
+            As given to :meth:`save`.
+
+        Returns
+        -------
+        Set-up arguments and registered fields, in plain types.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> folder = hdi.hub.download("pbmc").folder
+        >>> hdi.SCHDeepInsight.load_registry(folder)["model_name"]
+        'SCHDeepInsight'
+        """
+        _, payload = read_payload(ModelFolder(Path(dir_path), prefix or ""), cls)
+        return dict(payload[SAVE_KEYS.ATTR_DICT_KEY]["registry_"])
+
+    def _payload(self) -> dict[str, Any]:
+        """Return weights and attributes in plain types, for the model file."""
+        names = ("is_trained_", "train_indices_", "validation_indices_", "test_indices_")
+        names += ("history_", "recipe_", "held_out_", "registry_", "init_params_")
+        parts = {name: getattr(self, name) for name in self._parts}
+        return {
+            SAVE_KEYS.MODEL_STATE_DICT_KEY: self.module.state_dict(),
+            SAVE_KEYS.VAR_NAMES_KEY: list(self.genes),
+            SAVE_KEYS.ATTR_DICT_KEY: {
+                "schema_version_": SCHEMA_VERSION,
+                **{name: getattr(self, name) for name in names},
+                **{name: part and part.to_dict() for name, part in parts.items()},
+            },
+        }
+
+    def _restore(self, attributes: dict[str, Any]) -> None:
+        """Set what :meth:`_payload` stored, in its original types."""
+        self.is_trained_ = attributes["is_trained_"]
+        self.recipe_ = attributes["recipe_"]
+        for name in ("train_indices_", "validation_indices_", "test_indices_", "held_out_"):
+            value = attributes.get(name)
+            setattr(self, name, value.numpy() if isinstance(value, torch.Tensor) else value)
+        history = attributes["history_"]
+        self.history_ = history and {key: frame_from_plain(t) for key, t in history.items()}
+        for name, kind in self._parts.items():
+            values = attributes.get(name)
+            setattr(self, name, values and self._part(kind, values))
+        if self.adata is not None and self.held_out_ is not None:
+            digests = name_digests(self._names())
+            self.validation_indices_ = np.flatnonzero(np.isin(digests, self.held_out_))
+            self.train_indices_ = np.flatnonzero(~np.isin(digests, self.held_out_))
+
+    def _part(self, kind: Any, values: dict[str, Any]) -> Any:
+        """Rebuild an object that travels with the model."""
+        return kind.from_dict(values)
+
+
+def refuse_without_effect(settings: Mapping[str, Any], where: str) -> None:
+    """Raise ``ValueError`` for settings that were given where they mean nothing."""
+    given = [name for name, value in settings.items() if value is not None]
+    if given:
+        raise ValueError(f"train({', '.join(given)}=...) has no effect {where}. Omit it.")
+
+
+def name_digests(names: pd.Index) -> np.ndarray:
+    """Return a number per cell by which it is found again, shape ``(n_cells,)``; int64.
+
+    A repeated name is numbered, so that each cell has a digest of its own.
+    """
+    text = pd.Series(names.astype(str))
+    turn = text.groupby(text).cumcount()
+    text = text.where(turn == 0, text + "\x00" + turn.astype(str))
+    found: np.ndarray = pd.util.hash_array(text.to_numpy(dtype=object)).view(np.int64)
+    return found
+
+
+def does_not_fit(name: object, what: str, error: Exception) -> ModelFileError:
+    """Return the error of a file whose parts contradict each other."""
+    found = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()[:300]
+    return ModelFileError(
+        f"{name} holds {what} that do not fit the model it describes ({found}), so it is damaged. "
+        "Copy or download the model again."
+    )

@@ -1,0 +1,187 @@
+"""How networks are optimised, and what is logged on the way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from scvi import REGISTRY_KEYS
+from scvi.train import TrainingPlan
+from torch import Tensor, distributed
+
+from hdeepinsight._errors import check_number, invalid
+from hdeepinsight.annotation import level_calibration
+from hdeepinsight.taxonomy import level_scores
+
+if TYPE_CHECKING:
+    from scvi.module.base import BaseModuleClass
+
+    from hdeepinsight.taxonomy import Taxonomy
+
+WARM_UP = 0.15
+
+
+class OneCyclePlan(TrainingPlan):  # type: ignore[misc]
+    """Train with AdamW under a one-cycle learning rate.
+
+    Parameters
+    ----------
+    module
+        The network.
+    lr
+        Peak of the learning rate.
+    weight_decay
+        Decoupled weight decay of all weight matrices; biases and normalisation are not decayed.
+    **kwargs
+        Further keyword arguments of :class:`scvi.train.TrainingPlan`.
+    """
+
+    def __init__(
+        self,
+        module: BaseModuleClass,
+        *,
+        lr: float = 2e-3,
+        weight_decay: float = 1e-4,
+        **kwargs: Any,
+    ) -> None:
+        if not (isinstance(lr, int | float) and lr > 0):
+            raise invalid("lr", lr, "a number > 0", "Omit it to use the default.")
+        check_number("weight_decay", weight_decay, hint="Pass 0 to switch it off.")
+        super().__init__(module, optimizer="AdamW", lr=lr, weight_decay=weight_decay, **kwargs)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Return AdamW and the one-cycle schedule over all steps of the training."""
+        parameters = [p for p in self.module.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=self.lr)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            max_lr=self.lr,
+            total_steps=int(self.trainer.estimated_stepping_batches),
+            pct_start=WARM_UP,
+            div_factor=10.0,
+            final_div_factor=100.0,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class HierarchicalPlan(OneCyclePlan):
+    """Train a hierarchical classifier, with metrics of every level on held-out cells.
+
+    Parameters
+    ----------
+    module
+        The network; its ``augment`` makes training cells shallower and hides genes.
+    taxonomy
+        Names the levels in the log.
+    node_of_code
+        Node of every label code that the loader gives.
+    columns
+        Columns of the loader's matrix that the network reads; all of them by default.
+    **kwargs
+        As in :class:`OneCyclePlan`.
+    """
+
+    def __init__(
+        self,
+        module: BaseModuleClass,
+        taxonomy: Taxonomy,
+        node_of_code: np.ndarray,
+        columns: np.ndarray | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(module, **kwargs)
+        self.taxonomy = taxonomy
+        self.register_buffer("_nodes", torch.as_tensor(node_of_code), persistent=False)
+        chosen = None if columns is None else torch.as_tensor(columns)
+        self.register_buffer("_columns", chosen, persistent=False)
+        self._held_out: list[tuple[Tensor, Tensor]] = []
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Return the loss of a mini-batch of augmented cells."""
+        inputs = self.module.augment(self._inputs(batch))
+        *_, loss = self.module(inputs)
+        total: Tensor = loss.loss
+        self.log(
+            "train_loss",
+            total,
+            on_epoch=True,
+            on_step=False,
+            prog_bar=True,
+            batch_size=loss.n_obs_minibatch,
+            sync_dist=self.use_sync_dist,
+        )
+        return total
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Collect the predictions for held-out cells, with all their genes and counts."""
+        inputs = self._inputs(batch)
+        _, generative, _ = self.module(inputs)
+        nodes = inputs[REGISTRY_KEYS.LABELS_KEY]
+        self._held_out.append((generative["conditional"].float(), nodes))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the loss and every level's metrics, and adapt the weights of the levels."""
+        conditional, nodes = (torch.cat(parts) for parts in zip(*self._held_out, strict=True))
+        self._held_out.clear()
+        if distributed.is_available() and distributed.is_initialized():
+            conditional, nodes = _gathered(conditional), _gathered(nodes)
+        per_level = self.module.objective.per_level(conditional, nodes)
+        self.module.objective.update_level_weights(per_level)
+        metrics = level_metrics(self.taxonomy, self.module.tree.node_log_probs(conditional), nodes)
+        weights = self.module.objective.level_weights
+        for level, name in enumerate(self.taxonomy.level_names):
+            metrics[f"level_weight_{name}"] = float(weights[level])
+        # Uniform over levels, whatever the weights are now, so that epochs can be compared.
+        self.log("validation_loss", per_level.mean(), prog_bar=True, sync_dist=self.use_sync_dist)
+        self.log_dict(metrics, sync_dist=self.use_sync_dist)
+
+    def _inputs(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the loader's mini-batch with the network's genes, and nodes for label codes."""
+        counts = batch[REGISTRY_KEYS.X_KEY]
+        if self._columns is not None:
+            counts = counts[:, self._columns]
+        nodes = self._nodes[batch[REGISTRY_KEYS.LABELS_KEY].long().ravel()]
+        return {**batch, REGISTRY_KEYS.X_KEY: counts, REGISTRY_KEYS.LABELS_KEY: nodes}
+
+
+def _gathered(values: Tensor) -> Tensor:
+    """Return the rows of all processes, whose numbers may differ."""
+    parts: list[Tensor | None] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(parts, values.cpu())
+    return torch.cat([part for part in parts if part is not None]).to(values.device)
+
+
+def level_metrics(taxonomy: Taxonomy, log_probs: Tensor, nodes: Tensor) -> dict[str, float]:
+    """Compute accuracy, macro-F1 and calibration error of every level.
+
+    Parameters
+    ----------
+    taxonomy
+        The tree.
+    log_probs
+        Log-probability of every node, shape ``(n_cells, n_nodes)``.
+    nodes
+        Node of every cell's label, shape ``(n_cells,)``.
+
+    Returns
+    -------
+    ``accuracy_<level>``, ``macro_f1_<level>``, ``ece_<level>`` on cells labelled at least that
+    deep, and ``log_loss``, the mean negative log-probability of the labels.
+    """
+    probabilities = log_probs.exp().cpu().numpy()
+    truth = nodes.cpu().numpy()
+    leaves = np.asarray(taxonomy.leaves)
+    predicted = leaves[probabilities[:, leaves].argmax(axis=1)]
+    scores = level_scores(taxonomy, truth, predicted)
+    metrics = {"log_loss": float(-log_probs.gather(1, nodes.unsqueeze(1)).mean())}
+    errors = level_calibration(taxonomy, probabilities, truth, predicted)
+    for (name, row), error in zip(scores.iterrows(), errors, strict=True):
+        metrics[f"accuracy_{name}"] = float(row["accuracy"])
+        metrics[f"macro_f1_{name}"] = float(row["macro_f1"])
+        metrics[f"ece_{name}"] = error
+    return metrics

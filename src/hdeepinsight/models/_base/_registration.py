@@ -1,0 +1,335 @@
+"""References: checked once, never written to, and read by scvi-tools' loaders through a shell.
+
+The shell is an AnnData of our own that shares the user's matrix and holds the integer codes that
+scvi-tools would otherwise write to the user's ``obs``. What scvi-tools registers is the shell.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+from scvi import REGISTRY_KEYS
+from scvi.data import AnnDataManager
+from scvi.data.fields import LayerField, NumericalObsField, ObsmField
+
+from hdeepinsight._errors import invalid, missing_column
+from hdeepinsight.data import align_genes
+from hdeepinsight.taxonomy import check_labels, find_unlabeled
+
+if TYPE_CHECKING:
+    from hdeepinsight.data import CountSource
+    from hdeepinsight.taxonomy import Taxonomy
+
+LABELS, BATCH = "_scvi_labels", "_scvi_batch"
+
+
+@dataclass(frozen=True, eq=False)
+class Registration:
+    """A registered reference, until a model is made of it.
+
+    Parameters
+    ----------
+    data
+        The user's object; it stays theirs.
+    source
+        Its counts, checked.
+    manager
+        Manager of scvi-tools for the shell with all genes.
+    """
+
+    data: weakref.ref[Any]
+    source: CountSource
+    manager: AnnDataManager
+
+
+_REGISTERED: dict[tuple[str, int], Registration] = {}
+
+
+def register(
+    model_class: type,
+    data: Any,
+    source: CountSource,
+    obs: pd.DataFrame,
+    setup_args: dict[str, Any],
+    *,
+    labels_keys: Sequence[str] = (),
+    batch_key: str | None = None,
+    unlabeled: str = "Unknown",
+) -> None:
+    """Register a reference with a model class; nothing is written to it.
+
+    Parameters
+    ----------
+    model_class
+        Class that is set up.
+    data
+        The user's AnnData or MuData.
+    source
+        Its counts.
+    obs
+        Table with its label and batch columns.
+    setup_args
+        What the set-up was called with, in the form of scvi-tools.
+    labels_keys, batch_key, unlabeled
+        As in ``setup_anndata``.
+
+    Raises
+    ------
+    KeyError
+        If a column is missing.
+    ValueError
+        If two columns have one name.
+    """
+    for key in (*labels_keys, *([] if batch_key is None else [batch_key])):
+        one_column(obs, key)
+    for key in labels_keys:
+        check_labels(obs[key], key, unlabeled=unlabeled)
+    with source.matrix.opener() as matrix:
+        shared = matrix
+    codes = shell_obs(obs, labels_keys, batch_key, unlabeled)
+    shell = AnnData(shared, obs=codes, var=pd.DataFrame(index=_unique(source.var_names)))
+    key = model_class.__name__, id(data)
+    owner = weakref.ref(data, lambda _: _REGISTERED.pop(key, None))
+    _REGISTERED[key] = Registration(owner, source, manage(shell, setup_args, labels_keys))
+
+
+def registration_of(model_class: type, data: Any) -> Registration:
+    """Return the registration of an object; raises ``ValueError`` if there is none."""
+    found = _REGISTERED.get((model_class.__name__, id(data)))
+    if found is None or found.data() is not data:
+        how = "setup_mudata" if hasattr(data, "mod") else "setup_anndata"
+        msg = (
+            f"This {type(data).__name__} is not registered with {model_class.__name__}. Call "
+            f"{model_class.__name__}.{how} on this very object first; a copy is another object."
+        )
+        raise ValueError(msg)
+    return found
+
+
+def manage(
+    shell: AnnData, setup_args: Mapping[str, Any], labels_keys: Sequence[str]
+) -> AnnDataManager:
+    """Register a shell with scvi-tools: counts, codes, and every entry of its ``obsm``."""
+    fields = [
+        LayerField(REGISTRY_KEYS.X_KEY, None, is_count_data=False, correct_data_format=False),
+        NumericalObsField(REGISTRY_KEYS.BATCH_KEY, BATCH),
+        *(ObsmField(name, name) for name in shell.obsm),
+    ]
+    if labels_keys:
+        fields.append(NumericalObsField(REGISTRY_KEYS.LABELS_KEY, LABELS))
+    manager = AnnDataManager(fields=fields, setup_method_args=dict(setup_args))
+    manager.register_fields(shell)
+    described = manager.registry["field_registries"]
+    for key, name in ((REGISTRY_KEYS.LABELS_KEY, LABELS), (REGISTRY_KEYS.BATCH_KEY, BATCH)):
+        if key not in described:
+            continue
+        column = shell.obs[f"{name}_name"]
+        categories = [str(name) for name in column.cat.categories]
+        described[key]["state_registry"] = {"categorical_mapping": categories}
+        described[key]["summary_stats"] = {f"n_{key}": len(categories)}
+    if labels_keys:
+        described[REGISTRY_KEYS.LABELS_KEY]["state_registry"]["n_missing"] = {
+            key: int(shell.obs[f"{LABELS}_missing_{key}"].sum()) for key in labels_keys
+        }
+    return manager
+
+
+def shell_obs(
+    obs: pd.DataFrame, labels_keys: Sequence[str], batch_key: str | None, unlabeled: str
+) -> pd.DataFrame:
+    """Return a table of label and batch codes, with the columns that they were made from.
+
+    Several label columns become one category per combination, so that a code stands for one node.
+    """
+    found = pd.DataFrame(index=_unique(obs.index))
+    texts = []
+    for key in labels_keys:
+        missing = find_unlabeled(obs[key], unlabeled)
+        found[key] = obs[key].array.copy()
+        found[f"{LABELS}_missing_{key}"] = missing
+        texts.append(obs[key].astype(str).where(~missing, unlabeled).to_numpy(dtype=object))
+    if texts:
+        joined = reduce(lambda above, below: above + " / " + below, texts)
+        joined[found[[f"{LABELS}_missing_{key}" for key in labels_keys]].all(axis=1)] = unlabeled
+        found[f"{LABELS}_name"] = pd.Categorical(joined)
+        found[LABELS] = found[f"{LABELS}_name"].cat.codes.astype(np.int64)
+    batches = "all cells" if batch_key is None else obs[batch_key].astype(str).to_numpy()
+    found[f"{BATCH}_name"] = pd.Categorical(np.broadcast_to(batches, len(obs)))
+    found[BATCH] = found[f"{BATCH}_name"].cat.codes.astype(np.int64)
+    return found
+
+
+def narrowed(
+    registration: Registration,
+    genes: Sequence[str],
+    setup_args: Mapping[str, Any],
+    labels_keys: Sequence[str],
+    obsm: Mapping[str, np.ndarray] | None = None,
+) -> AnnDataManager:
+    """Return a manager of a shell with these genes, in this order.
+
+    The user's matrix is shared where it is CSR, holds counts, and has just these genes.
+    """
+    shell = registration.manager.adata
+    shared = registration.source.denormalizer is None and sparse.issparse(shell.X)
+    if shared and shell.X.format == "csr" and list(shell.var_names) == list(genes) and not obsm:
+        return registration.manager
+    counts = read_counts(registration.source, genes)
+    var = pd.DataFrame(index=pd.Index(genes, dtype=object))
+    narrow = AnnData(counts, obs=shell.obs, var=var, obsm=dict(obsm or {}))
+    return manage(narrow, setup_args, labels_keys)
+
+
+def check_unchanged(
+    manager: AnnDataManager, obs: pd.DataFrame, x: Any, keys: Sequence[str]
+) -> None:
+    """Raise an error if a reference is not what it was when it was registered.
+
+    Parameters
+    ----------
+    manager
+        Manager of the shell.
+    obs
+        Label columns of the user's object as they are now.
+    x
+        Matrix of the user's object as it is now, which the shell may share.
+    keys
+        Label columns.
+
+    Raises
+    ------
+    KeyError
+        If a label column is gone.
+    ValueError
+        If cells or labels are others, or the shared matrix no longer holds counts.
+    """
+    shell = manager.adata
+    again = "Call the set-up method on it again, and make a new model."
+    if len(obs) != shell.n_obs:
+        msg = f"The reference has {len(obs):,} cells, and had {shell.n_obs:,} when it was set up."
+        raise ValueError(f"{msg} {again}")
+    for key in keys:
+        column = one_column(obs, key, hint=f"It was there when the reference was set up. {again}")
+        then, now = (labels.astype(object).to_numpy() for labels in (shell.obs[key], column))
+        same = (then == now) | (pd.isna(then) & pd.isna(now))
+        if not same.all():
+            msg = f"{int((~same).sum()):,} labels in {key!r} differ from those that were set up."
+            raise ValueError(f"{msg} {again}")
+    if sparse.issparse(x) and shell.X is x and (x.data != np.rint(x.data)).any():
+        msg = "The matrix of the reference held counts when it was set up, and now holds fractions."
+        raise ValueError(f"{msg} Restore the counts, or keep them in a layer. {again}")
+
+
+def one_column(obs: pd.DataFrame, key: str, *, hint: str = "") -> pd.Series:
+    """Return a column; raises ``KeyError`` with those that there are, or ``ValueError`` for two."""
+    if key not in obs:
+        raise missing_column(key, obs.columns, hint=hint)
+    found = obs[key]
+    if isinstance(found, pd.DataFrame):
+        msg = f"obs has {found.shape[1]} columns named {key!r}. Rename or drop all but one."
+        raise ValueError(msg)
+    return found
+
+
+def read_counts(source: CountSource, genes: Sequence[str]) -> sparse.csr_matrix:
+    """Read raw counts of the given genes, shape ``(n_cells, n_genes)``."""
+    return source.read(align_genes(source.var_names, genes))
+
+
+def check_reference(data: object, kind: type, other: str) -> None:
+    """Refuse what cannot be registered; raises ``TypeError``, or ``ValueError`` for a view."""
+    if not isinstance(data, kind):
+        msg = (
+            f"The reference must be a {kind.__name__}, got a {type(data).__name__}. Read a file "
+            f"first; for another object use {other}."
+        )
+        raise TypeError(msg)
+    if data.is_view:
+        msg = (
+            f"The reference must be an object of its own, got a view of another {kind.__name__}, "
+            "which changes with it. Pass a copy: .copy()."
+        )
+        raise ValueError(msg)
+
+
+def as_label_keys(labels_key: str | None, labels_keys: str | Sequence[str] | None) -> list[str]:
+    """Return label columns from coarse to fine; ``ValueError`` unless one of both is given."""
+    if not isinstance(labels_key, str | None):
+        hint = "Pass several columns as labels_keys."
+        raise invalid("labels_key", labels_key, "the name of a column", hint)
+    if (labels_key is None) == (labels_keys is None):
+        given = "neither" if labels_key is None else "both"
+        msg = (
+            f"Exactly one of labels_key and labels_keys must be given, got {given}. Pass "
+            "labels_key for a single column, or labels_keys for one column per level, coarse to "
+            "fine."
+        )
+        raise ValueError(msg)
+    keys = labels_key if labels_key is not None else labels_keys or ()
+    return [keys] if isinstance(keys, str) else list(keys)
+
+
+def label_nodes(
+    obs: pd.DataFrame, taxonomy: Taxonomy, keys: Sequence[str], *, unlabeled: str
+) -> np.ndarray:
+    """Return the node of every cell's label, shape ``(n_cells,)``; 0, the root, where unlabelled.
+
+    A label that several nodes carry means the node at the level named like its column, if there is
+    such a level.
+
+    Raises
+    ------
+    ValueError
+        If a label is not in the taxonomy.
+    """
+    if len(keys) > 1:
+        return taxonomy.encode_levels(obs[list(keys)], unlabeled=unlabeled)
+    labels = obs[keys[0]]
+    if keys[0] not in taxonomy.level_names:
+        return taxonomy.encode(labels, unlabeled=unlabeled)
+    depth = taxonomy.level_depth(keys[0])
+    names = [taxonomy.label(int(node)) for node in np.flatnonzero(taxonomy.depth == depth)]
+    here = labels.isin(names).to_numpy()
+    nodes = taxonomy.encode(labels.astype(object).where(~here, None), unlabeled=unlabeled)
+    nodes[here] = taxonomy.encode(labels[here], level=depth)
+    return nodes
+
+
+def known_nodes(
+    obs: pd.DataFrame, taxonomy: Taxonomy, keys: str | Sequence[str] | None, *, unlabeled: str
+) -> np.ndarray:
+    """Return the node of every cell's label; 0 where the taxonomy does not know it, or is none.
+
+    Of several columns, from coarse to fine, the deepest label that is known wins.
+    """
+
+    def node_of(label: object, level: str | None) -> int:
+        for at in dict.fromkeys((level, None)):
+            try:
+                return int(taxonomy.encode([label], at, unlabeled=unlabeled)[0])
+            except (ValueError, TypeError):
+                continue
+        return 0
+
+    nodes = np.zeros(len(obs), dtype=np.int64)
+    for key in [keys] if isinstance(keys, str) else keys or ():
+        labels = one_column(obs, key).astype(object)
+        level = key if key in taxonomy.level_names else None
+        known = {label: node_of(label, level) for label in labels.unique()}
+        found = labels.map(known).to_numpy(dtype=np.int64)
+        nodes = np.where(found > 0, found, nodes)
+    return nodes
+
+
+def _unique(names: pd.Index) -> pd.Index:
+    """Return names as text, numbered where they repeat; AnnData warns of repeated ones."""
+    names = names.astype(str)
+    return names if names.is_unique else pd.Index([f"{i}: {n}" for i, n in enumerate(names)])

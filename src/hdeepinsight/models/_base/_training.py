@@ -1,0 +1,401 @@
+"""Training runs: which cells are held out, checkpoints, and what an interruption leaves behind."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+import numpy as np
+import pandas as pd
+import torch
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins.io import CheckpointIO
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from scvi.model._utils import use_distributed_sampler
+from scvi.train import Trainer
+from scvi.train._logger import SimpleLogger
+
+from hdeepinsight._io import atomic_write
+from hdeepinsight.models._base._io import dump, frame_from_plain, parse
+
+if TYPE_CHECKING:
+    from scvi.model.base import BaseModelClass
+    from torch import Tensor
+
+CHECKPOINT_FILE = "training.ckpt"
+LOSS = "train_loss"
+MIN_HELD_OUT = 5
+VALIDATIONS = 50
+MIN_SECONDS = 20.0
+"""Between two checkpoints; writing one takes time too."""
+
+#: Trainings draw from the one random state of torch, so that only one runs at a time.
+TRAINING = threading.RLock()
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw from a seed of one's own, one thread at a time; the global state comes back after."""
+    with TRAINING, torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+def split_cells(
+    nodes: np.ndarray, fraction: float, rng: np.random.Generator, *, shuffle: bool = True
+) -> np.ndarray:
+    """Hold out a share of the cells of every label.
+
+    Parameters
+    ----------
+    nodes
+        Node of every cell's label, shape ``(n_cells,)``; unlabelled cells (0) all train.
+    fraction
+        Share to hold out. A label that would give fewer than 5 cells gives none, so that rare
+        types keep all their cells for training.
+    rng
+        Source of randomness.
+    shuffle
+        Draw the cells; otherwise the first ones of every label are held out.
+
+    Returns
+    -------
+    Whether each cell is held out, shape ``(n_cells,)``.
+    """
+    held_out = np.zeros(len(nodes), dtype=bool)
+    for node in np.unique(nodes[nodes > 0]):
+        cells = np.flatnonzero(nodes == node)
+        n_held_out = int(len(cells) * fraction)
+        if n_held_out >= MIN_HELD_OUT:
+            held_out[(rng.permutation(cells) if shuffle else cells)[:n_held_out]] = True
+    return held_out
+
+
+def split_groups(
+    nodes: np.ndarray, groups: np.ndarray, fraction: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Hold out whole donors, studies or batches.
+
+    Parameters
+    ----------
+    nodes
+        Node of every cell's label, shape ``(n_cells,)``.
+    groups
+        Group of every cell, shape ``(n_cells,)``.
+    fraction
+        Share of cells to hold out; groups are added in random order until it is reached. A group
+        that alone has cells of some label is never held out.
+    rng
+        Source of randomness.
+
+    Returns
+    -------
+    Whether each cell is held out, shape ``(n_cells,)``.
+
+    Raises
+    ------
+    ValueError
+        If no group can be held out.
+    """
+    names = np.unique(groups)
+    held_out = np.zeros(len(nodes), dtype=bool)
+    for name in rng.permutation(names):
+        candidate = held_out | (groups == name)
+        if np.isin(nodes[candidate], nodes[~candidate]).all():
+            held_out = candidate
+        if held_out.sum() >= fraction * len(nodes):
+            break
+    if not held_out.any():
+        msg = (
+            f"None of the {len(names)} groups of the split column can be held out: each has cells "
+            "of a label that no other group has. Split by cell instead (split_key=None)."
+        )
+        raise ValueError(msg)
+    return held_out
+
+
+def trainer_options(
+    given: Mapping[str, Any], epochs: int, n_val: int, devices: Any, *, monitor: str | None
+) -> dict[str, Any]:
+    """Return keyword arguments of the trainer; those that were given win.
+
+    Parameters
+    ----------
+    given
+        What the user passed on to the trainer.
+    epochs, n_val, devices
+        Epochs, held-out cells and devices of the training.
+    monitor
+        Metric that stops the training early; ``None`` for the whole training.
+
+    Raises
+    ------
+    TypeError
+        If the trainer takes no argument of that name.
+    ValueError
+        If a setting has no effect.
+    """
+    known = {*inspect.signature(Trainer).parameters, *inspect.signature(pl.Trainer).parameters}
+    unknown = sorted(set(given) - known - {"ckpt_path"})
+    if unknown:
+        msg = (
+            f"train() got {', '.join(unknown)}, which neither it nor the trainer takes. Pass "
+            "settings of the optimiser as plan_kwargs={'lr': ..., 'weight_decay': ...}."
+        )
+        raise TypeError(msg)
+    options = {
+        "log_every_n_steps": 1,
+        "check_val_every_n_epoch": max(1, epochs // VALIDATIONS),
+        **({} if n_val else {"limit_val_batches": 0}),
+        **given,
+    }
+    callbacks = options.get("callbacks") or []
+    callbacks = [callbacks] if isinstance(callbacks, pl.Callback) else list(callbacks)
+    distributed = is_distributed(options, devices)
+    if distributed:
+        options.setdefault("strategy", "ddp_find_unused_parameters_true")
+    if monitor is not None:
+        if distributed:
+            msg = "early_stopping has no effect on several devices. Train on one, or without it."
+            raise ValueError(msg)
+        stopping = {"early_stopping_monitor": monitor, "early_stopping_patience": 12}
+        options = {"early_stopping": True, **stopping, **options}
+        callbacks = [KeepBest(monitor), *callbacks]
+    elif "early_stopping_patience" in options:
+        msg = "early_stopping_patience has no effect without early_stopping=True. Omit it."
+        raise ValueError(msg)
+    own = options.pop("logger", None)
+    if own:  # the history is kept beside any other logger
+        own = CSVLogger(options.get("default_root_dir") or ".") if own is True else own
+        options["logger"] = [SimpleLogger(), *(own if isinstance(own, list | tuple) else [own])]
+    return {**options, "callbacks": callbacks}
+
+
+def is_distributed(options: Mapping[str, Any], devices: Any) -> bool:
+    """Whether a training runs in several processes."""
+    if use_distributed_sampler(options.get("strategy")):
+        return True
+    if isinstance(devices, list | tuple):
+        return len(devices) > 1
+    number = int(devices) if str(devices).lstrip("-").isdigit() else 1
+    return (torch.cuda.device_count() if number == -1 else number) > 1
+
+
+class KeepBest(pl.Callback):  # type: ignore[misc]
+    """Restore the weights of the epoch with the lowest validation metric when training ends.
+
+    Parameters
+    ----------
+    monitor
+        Name of the logged metric.
+    """
+
+    def __init__(self, monitor: str = "log_loss") -> None:
+        self.monitor = monitor
+        self.best_value = math.inf
+        self.best_epoch: int | None = None
+        self._weights: dict[str, Tensor] = {}
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Copy the weights if this epoch is the best so far."""
+        value = float(trainer.callback_metrics[self.monitor])
+        if value < self.best_value:
+            self.best_value, self.best_epoch = value, trainer.current_epoch
+            self._weights = _copied(pl_module.module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best epoch so far, for a checkpoint."""
+        return {"value": self.best_value, "epoch": self.best_epoch, "weights": self._weights}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.best_value, self.best_epoch = state_dict["value"], state_dict["epoch"]
+        self._weights = state_dict["weights"]
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Load the best weights."""
+        if self._weights:
+            pl_module.module.load_state_dict(self._weights)
+            self._weights = {}
+
+
+class PlainCheckpoints(CheckpointIO):  # type: ignore[misc]
+    """Write Lightning's checkpoints as model files are written; reading one runs no code."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write in one step: a kill leaves the earlier checkpoint."""
+        with atomic_write(path) as unfinished:
+            unfinished.write_bytes(dump(checkpoint))
+
+    def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
+        """Read, with the numbers of the optimiser's parameters as numbers again."""
+        checkpoint = parse(Path(path).read_bytes(), path)
+        for optimizer in checkpoint["optimizer_states"]:
+            optimizer["state"] = {int(key): state for key, state in optimizer["state"].items()}
+            for group in optimizer["param_groups"]:
+                group["betas"] = tuple(group["betas"])
+        return checkpoint
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove a file."""
+        Path(path).unlink(missing_ok=True)
+
+
+class Checkpoints(pl.Callback):  # type: ignore[misc]
+    """Write checkpoints after epochs, with all that decides how the training goes on.
+
+    A SIGTERM writes the last complete epoch.
+
+    Parameters
+    ----------
+    folder
+        Where the checkpoint is.
+    fingerprint
+        What has to be the same for a training to go on.
+    """
+
+    def __init__(self, folder: str | Path, fingerprint: str) -> None:
+        self.path = Path(folder) / CHECKPOINT_FILE
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.fingerprint = fingerprint
+        self._written = time.monotonic()
+        self._unwritten: dict[str, Any] | None = None
+        self._restored: dict[str, Any] | None = None
+        self._trainer: pl.Trainer | None = None
+
+    def added_to(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Return options of a trainer that continues from the checkpoint, where there is one.
+
+        Raises
+        ------
+        ValueError
+            If the checkpoint is of another training.
+        """
+        plugins = [*options.get("plugins", ()), PlainCheckpoints()]
+        options = {**options, "plugins": plugins, "callbacks": [*options["callbacks"], self]}
+        if self.path.is_file():
+            found = parse(self.path.read_bytes(), self.path).get("callbacks", {})
+            if found.get(self.state_key, {}).get("fingerprint") != self.fingerprint:
+                msg = (
+                    f"{self.path} is of a training with other cells, settings or weights at its "
+                    "start. Repeat that training as it was, or remove the file."
+                )
+                raise ValueError(msg)
+            options["ckpt_path"] = str(self.path)
+        return options
+
+    def remove(self) -> None:
+        """Remove the checkpoint of a training that is finished."""
+        self.path.unlink(missing_ok=True)
+
+    def write_last_epoch(self) -> None:
+        """Write the last complete epoch, unless it is on disk already."""
+        if self._unwritten is not None and self._trainer is not None:
+            PlainCheckpoints().save_checkpoint(self._unwritten, self.path)
+            self._unwritten = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return random state, log and fingerprint."""
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        return {
+            "fingerprint": self.fingerprint,
+            "torch": torch.get_rng_state(),
+            "cuda": cuda,
+            "history": self._log(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the state until the first epoch starts."""
+        self._restored = state_dict
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Go on with the log so far, and with the random numbers that came next."""
+        self._trainer = trainer
+        if self._restored is not None:
+            frames = {k: frame_from_plain(v) for k, v in self._restored["history"].items()}
+            _log_of(trainer).update(frames)
+            torch.set_rng_state(self._restored["torch"])
+            if self._restored["cuda"] and torch.cuda.is_available():
+                torch.cuda.set_rng_state_all(self._restored["cuda"])
+            self._restored = None
+            # Of the first epoch of a run the order of cells is drawn before this hook.
+            iter(trainer.fit_loop._data_fetcher)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write a checkpoint, or keep its content in memory if one was written a moment ago."""
+        if time.monotonic() - self._written >= MIN_SECONDS:
+            trainer.save_checkpoint(self.path)
+            self._written, self._unwritten = time.monotonic(), None
+        else:
+            self._unwritten = copy.deepcopy(trainer._checkpoint_connector.dump_checkpoint())
+
+    def _log(self) -> dict[str, pd.DataFrame]:
+        """Return the log so far, with the loss of this epoch, which is logged a moment later."""
+        if self._trainer is None:
+            return {}
+        log = dict(_log_of(self._trainer))
+        epoch, loss = self._trainer.current_epoch, self._trainer.callback_metrics.get(LOSS)
+        if loss is not None:
+            row = pd.DataFrame({LOSS: [float(loss)]}, index=pd.Index([epoch], name="epoch"))
+            log[LOSS] = pd.concat([log[LOSS], row]) if LOSS in log else row
+        return log
+
+
+@contextmanager
+def unchanged_if_interrupted(
+    model: BaseModelClass, checkpoints: Checkpoints | None = None
+) -> Iterator[None]:
+    """Give a model back as it was, whatever ends its training before its time.
+
+    Lightning answers SIGINT and SIGTERM with a ``SystemExit``; here SIGINT becomes a
+    ``KeyboardInterrupt`` again, and SIGTERM ends the process as that signal does, with the
+    checkpoint written, so that a scheduler does not take the job for done.
+    """
+    weights = _copied(model.module)
+    history = model.history_ and dict(model.history_)
+    is_main = threading.current_thread() is threading.main_thread()
+    handlers = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except BaseException as error:
+        model.module.load_state_dict(weights)
+        model.module.eval()
+        model.history_ = history
+        if isinstance(error, SIGTERMException):
+            if checkpoints is not None:
+                checkpoints.write_last_epoch()
+            signal.signal(signal.SIGTERM, handlers[signal.SIGTERM] or signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise SystemExit(128 + signal.SIGTERM) from error  # a handler of the user's returned
+        if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        for kind, handler in handlers.items():
+            if is_main and handler is not None:
+                signal.signal(kind, handler)
+
+
+def _copied(module: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+
+def _log_of(trainer: pl.Trainer) -> dict[str, pd.DataFrame]:
+    """Return the metrics of a training, which scvi-tools adds to the model's history.
+
+    What is put into it counts as logged.
+    """
+    log: dict[str, pd.DataFrame] = getattr(trainer.logger, "history", {})
+    return log

@@ -1,0 +1,76 @@
+"""Files that appear in one piece, whatever happens, and text without control characters."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from hdeepinsight._io import atomic_write, escape_controls
+
+
+def _store(path: Path, text: str) -> None:
+    path.mkdir()
+    (path / "zarr.json").write_text(text)
+
+
+def _store_until_the_disk_is_full(path: Path) -> None:
+    _store(path, "new")
+    raise OSError("The disk is full.")
+
+
+def _content(path: Path) -> str:
+    return (path / "zarr.json" if path.is_dir() else path).read_text()
+
+
+@pytest.mark.parametrize("old", [None, Path.write_text, _store])
+@pytest.mark.parametrize("new", [Path.write_text, _store])
+def test_a_result_takes_the_place_of_whatever_was_there(tmp_path, old, new):
+    out = tmp_path / "deep" / "out.zarr"
+    if old is not None:
+        out.parent.mkdir()
+        old(out, "old")
+    with atomic_write(out) as path:
+        new(path, "new")
+    assert _content(out) == "new"
+    assert [found.name for found in out.parent.iterdir()] == ["out.zarr"]
+
+
+@pytest.mark.parametrize("old", [Path.write_text, _store])
+def test_what_was_there_stays_where_writing_fails(tmp_path, old):
+    out = tmp_path / "out.zarr"
+    old(out, "old")
+    with pytest.raises(OSError, match="full"), atomic_write(out) as path:
+        _store_until_the_disk_is_full(path)
+    assert _content(out) == "old"
+    assert [found.name for found in tmp_path.iterdir()] == ["out.zarr"]
+
+
+@pytest.mark.parametrize("new", [Path.write_text, _store])
+@pytest.mark.parametrize("dangling", [False, True])
+def test_a_link_is_followed(tmp_path, new, dangling):
+    target, link = tmp_path / "there" / "target.csv", tmp_path / "link.csv"
+    target.parent.mkdir()
+    if not dangling:
+        target.write_text("old")
+    link.symlink_to(target)
+    with atomic_write(link) as path:
+        new(path, "new")
+    assert link.is_symlink()
+    assert _content(target) == "new"
+    assert [found.name for found in target.parent.iterdir()] == ["target.csv"]
+
+
+def test_others_may_read_a_file_as_any_other(tmp_path):
+    with atomic_write(tmp_path / "a.csv") as path:
+        path.write_text("new")
+    (tmp_path / "b.csv").write_text("plain")
+    modes = {os.stat(tmp_path / name).st_mode for name in ("a.csv", "b.csv")}
+    assert len(modes) == 1
+
+
+def test_control_and_direction_characters_are_written_out():
+    hostile = "\x00\x07\x1b\x7f\x85\x9b\u061c\u200b\u200f\u202e\u2066\ufeff\ud83e\r"
+    shown = escape_controls(f"a\tb\n{hostile}γδ 辅")
+    assert shown.startswith("a\tb\n\\x00\\x07\\x1b")
+    assert shown.endswith("\\ud83e\\rγδ 辅")
+    assert not set(hostile) & set(shown)
