@@ -56,9 +56,12 @@ if TYPE_CHECKING:
 
     from hdeepinsight.data import AlignedQuery, ScaleMode
     from hdeepinsight.models._adapt import AdaptationReport
+    from hdeepinsight.models._base._count_model import CountModel as _Base
     from hdeepinsight.pp import StacasResult
     from hdeepinsight.taxonomy import Taxonomy
     from hdeepinsight.tl import LabelAudit
+else:
+    _Base = object
 
 SOURCE = "held-out reference cells"
 REFERENCE_CELLS = 20_000
@@ -69,7 +72,7 @@ VIEW_DEPTHS = (1.0, 0.7, 0.5, 0.35, 0.25, 0.15)
 """Shares of their counts that held-out cells keep, to learn what is usual at lower depths."""
 
 
-class HierarchicalClassifierMixin:
+class HierarchicalClassifierMixin(_Base):
     """Train, annotate, calibrate, evaluate and adapt; needs a taxonomy and a module with logits.
 
     The module has ``tree``, ``temperature``, ``objective``, ``augment`` and ``predict``; the class
