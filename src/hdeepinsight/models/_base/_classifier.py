@@ -59,7 +59,6 @@ if TYPE_CHECKING:
     from hdeepinsight.models._base._count_model import CountModel as _Base
     from hdeepinsight.pp import StacasResult
     from hdeepinsight.taxonomy import Taxonomy
-    from hdeepinsight.tl import LabelAudit
 else:
     _Base = object
 
@@ -151,9 +150,7 @@ class HierarchicalClassifierMixin(_Base):
         self._fit_confidence(held_out, train)
         super()._finish(datamodule)
 
-    def _lifted_nodes(
-        self, nodes: np.ndarray, train: np.ndarray, audit: bool | LabelAudit
-    ) -> np.ndarray:
+    def _lifted_nodes(self, nodes: np.ndarray, train: np.ndarray, audit: Any) -> np.ndarray:
         """Return labels with the suspicious ones lifted to where the audit agrees."""
         from hdeepinsight.tl import audit_nodes
 
@@ -208,7 +205,8 @@ class HierarchicalClassifierMixin(_Base):
         codes, columns = self._prepare_datamodule(datamodule)
         loaders = (datamodule.val_dataloader(), datamodule.train_dataloader())
         found = [read_loader(datamodule, loader or (), codes) for loader in loaders]
-        return tuple(as_cells(counts[:, columns], nodes) for counts, nodes in found)
+        held_out, train = (as_cells(counts[:, columns], nodes) for counts, nodes in found)
+        return held_out, train
 
     def _reference_cells(self, rows: np.ndarray) -> QueryCells:
         """Return cells of the reference in memory, as its loaders give them."""
@@ -261,8 +259,8 @@ class HierarchicalClassifierMixin(_Base):
             self.calibration_ = calibrate(annotation, drawn.nodes, source=SOURCE)
         if len(train) > REFERENCE_CELLS:
             train = train[stratified_sample(train.nodes, REFERENCE_CELLS, rng)]
-        views = [self._features(drawn[:VIEWED_CELLS], share) for share in VIEW_DEPTHS]
-        views = FeatureCells(*(np.concatenate(part) for part in zip(*views, strict=True)))
+        parts_of = [self._features(drawn[:VIEWED_CELLS], share) for share in VIEW_DEPTHS]
+        views = FeatureCells(*(np.concatenate(part) for part in zip(*parts_of, strict=True)))
         usual = self._features(train)
         self.novelty_detector_ = NoveltyDetector.fit(self.taxonomy, usual, train.nodes, views)
         if self.profiles_ is not None:
@@ -636,7 +634,7 @@ class HierarchicalClassifierMixin(_Base):
                 inputs = tensors_of(opened, rows, measured)
                 if shift is not None:
                     inputs["shift"] = torch.from_numpy(shift(rows)).to(measured)
-                if adapter is None:
+                if adapter is None or batches is None:
                     part = self.module.predict(counts, **inputs)
                 else:
                     part = adapter.predict(self.module, counts, batch=batches[rows], **inputs)
@@ -767,7 +765,12 @@ class HierarchicalClassifierMixin(_Base):
             raise ValueError(msg)
         model.module = copy.deepcopy(model.module)
         model._adata = model._adata_manager = None
-        reading = {"layer": layer, "use_raw": use_raw, "scale": scale, "fold_case": fold_case}
+        reading: dict[str, Any] = {
+            "layer": layer,
+            "use_raw": use_raw,
+            "scale": scale,
+            "fold_case": fold_case,
+        }
         opened = model.open(adata, **reading)
         model.adapter_ = Adapter.from_obs(opened.obs, batch_key)
         nodes = known_nodes(
@@ -792,8 +795,8 @@ class HierarchicalClassifierMixin(_Base):
 
     def _fit_adapter(self, options: dict[str, Any]) -> None:
         """Adapt to the query, and keep that only if it helped."""
-        query = self._query
-        if query is None:
+        query, adapter = self._query, self.adapter_
+        if query is None or adapter is None:
             msg = (
                 "This model of a query was loaded from a folder, where its query is not kept. It "
                 "annotates any query that is passed; to train, start from load_query_data."
@@ -801,19 +804,20 @@ class HierarchicalClassifierMixin(_Base):
             raise ValueError(msg)
         settings = AdaptationOptions(**options)
         opened = query.opened
-        batch = self.adapter_.batch_of(opened.obs)
+        batch = adapter.batch_of(opened.obs)
         rows = draw_cells(batch, query.nodes > 0, settings.max_cells, self.seed)
         measured = torch.tensor(opened.measured, dtype=torch.float32, device=self.device)
         arrays = arrays_of(opened, rows)
         has_rna = arrays.pop("has_rna", None)
         cells = QueryCells(opened.read(rows), batch[rows], query.nodes[rows], arrays, has_rna)
-        reference, profiles = None, self.profiles_
+        reference: QueryCells | None = None
+        profiles: Any = self.profiles_
         if query.reference is not None:
             reference = self._replayed(query.reference)
             (sums,) = reference_sums(query.module, reference.counts, reference.nodes)
             profiles = sums.profiles()
         with seeded(self.seed):
-            self.module = self.adapter_.fit(
+            self.module = adapter.fit(
                 query.module,
                 cells,
                 measured,
@@ -828,7 +832,8 @@ class HierarchicalClassifierMixin(_Base):
             )
         self.profiles_ = profiles
         self.module.eval()
-        self.recipe_ = {**self.recipe_, "adaptation": self.adapter_.report.to_dict()}
+        report: Any = adapter.report
+        self.recipe_ = {**self.recipe_, "adaptation": report.to_dict()}
 
     def _replayed(self, data: Any) -> QueryCells:
         """Return the labelled cells of the reference that an adaptation replays."""
@@ -878,7 +883,7 @@ class _Query(NamedTuple):
 def arrays_of(opened: AlignedQuery, rows: Any) -> dict[str, np.ndarray]:
     """Return what some cells of a query have beside counts, under the names of the network."""
     extra = opened.extra[rows]
-    arrays = {} if extra.has_rna is None else {"has_rna": extra.has_rna}
+    arrays: dict[str, Any] = {} if extra.has_rna is None else {"has_rna": extra.has_rna}
     if extra.proteins is not None:
         arrays[FIELD_KEYS.PROTEINS] = extra.proteins.counts
         arrays["proteins_measured"] = extra.proteins.measured

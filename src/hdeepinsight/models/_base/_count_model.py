@@ -59,7 +59,6 @@ from hdeepinsight.models._base._training import (
 )
 
 if TYPE_CHECKING:
-    import lightning.pytorch as pl
     from scvi.data import AnnDataManager
     from scvi.dataloaders import AnnDataLoader
 
@@ -98,6 +97,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         {"convert_legacy_save", "deregister_manager", "register_manager", "transfer_fields"}
     )
 
+    module: Any
     recipe_: dict[str, Any]
     held_out_: np.ndarray | None = None
     missing_capabilities_: tuple[str, ...] = ()
@@ -473,8 +473,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
 
     def _validate_anndata(self, adata: Any = None, copy_if_view: bool = True) -> AnnData:
         """Return the shell that loaders read in place of an object."""
-        manager = self.get_anndata_manager(self._resolve_adata(adata))
-        shell = manager.adata
+        manager: Any = self.get_anndata_manager(self._resolve_adata(adata))
+        shell: AnnData = manager.adata
         shell._hdi_manager = manager
         return shell
 
@@ -505,7 +505,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         early_stopping: bool = False,
         datasplitter_kwargs: dict[str, Any] | None = None,
         plan_kwargs: Mapping[str, Any] | None = None,
-        datamodule: pl.LightningDataModule | None = None,
+        datamodule: Any = None,
         *,
         split_key: str | None = None,
         checkpoint: str | Path | None = None,
@@ -926,8 +926,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
 
     def _payload(self) -> dict[str, Any]:
         """Return weights and attributes in plain types, for the model file."""
-        names = ("is_trained_", "train_indices_", "validation_indices_", "test_indices_")
-        names += ("history_", "recipe_", "held_out_", "registry_", "init_params_")
+        names: tuple[str, ...] = ("is_trained_", "train_indices_", "validation_indices_")
+        names += ("test_indices_", "history_", "recipe_", "held_out_", "registry_", "init_params_")
         parts = {name: getattr(self, name) for name in self._parts}
         return {
             SAVE_KEYS.MODEL_STATE_DICT_KEY: self.module.state_dict(),
