@@ -37,7 +37,7 @@ run is a process of its own, with the environment that the method needs.
   their authors advise.
 - Training time includes everything up to a model that can annotate, without loading the data;
   memory is the peak of the process, libraries and data included. Methods that need the query to
-  learn (surgery, Harmony, popV) do that as part of annotating. These times are only as quiet as the
+  learn (scANVI, scPoli, Harmony, popV) do that as part of annotating. These times are only as quiet as the
   machine was; compare ratios. The table of speed and scale below was measured alone.
 """
 
