@@ -135,7 +135,7 @@ class SCHDeepInsight:
         return self.tree.classes.index(tuple(path))
 
 
-class Mapped(SCHDeepInsight):
+class Adapted(SCHDeepInsight):
     """The default model, adapted to the query and refined on its graph where that helps."""
 
     def __init__(self, **options):
