@@ -6,8 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
-from harness.learned import LABELS
 from harness.components import COMPONENTS
+from harness.learned import LABELS
 from harness.registry import SPECS
 from harness.summary import Summary, clear_best, finest, less, mean_over, summarise
 from harness.tables import figure, table
@@ -37,8 +37,8 @@ run is a process of its own, with the environment that the method needs.
   their authors advise.
 - Training time includes everything up to a model that can annotate, without loading the data;
   memory is the peak of the process, libraries and data included. Methods that need the query to
-  learn (scANVI, scPoli, Harmony, popV) do that as part of annotating. These times are only as quiet as the
-  machine was; compare ratios. The table of speed and scale below was measured alone.
+  learn (scANVI, scPoli, Harmony, popV) do that as part of annotating. These times are only as
+  quiet as the machine was; compare ratios. The table of speed and scale below was measured alone.
 """
 
 ABLATION = """\
@@ -62,9 +62,9 @@ HEADROOM = """\
 
 Here methods learn from the query's own labels: its scored cells are cut into five parts, and each
 part is annotated by a method that learned from the other four. Nobody who annotates a query has
-those labels, so the distance of a figure above to these is about what a better adaptation could still
-bring; where it is above them, the reference says more than the query's own labels. It is no proof
-of a limit, as another method might read more out of the same labels.
+those labels, so the distance of a figure above to these is about what a better adaptation could
+still bring; where it is above them, the reference says more than the query's own labels. It is not
+a proof of a limit, as another method might read more out of the same labels.
 """
 
 

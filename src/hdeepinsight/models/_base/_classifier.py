@@ -74,6 +74,14 @@ class HierarchicalClassifierMixin:
 
     The module has ``tree``, ``temperature``, ``objective``, ``augment`` and ``predict``; the class
     it is mixed into is a :class:`CountModel`.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> from hdeepinsight.models import HierarchicalClassifierMixin
+    >>> model = hdi.hub.pull("pbmc")
+    >>> isinstance(model, HierarchicalClassifierMixin), model.calibration.source
+    (True, 'held-out reference cells')
     """
 
     _training_plan_cls: ClassVar[type] = HierarchicalPlan

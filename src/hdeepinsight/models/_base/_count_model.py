@@ -88,6 +88,14 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         Registry of a saved model or of a datamodule, where there is no reference.
     seed
         Seed of weights, split and training; by default ``scvi.settings.seed``, or 0.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> from hdeepinsight.models import CountModel
+    >>> model = hdi.hub.pull("pbmc")
+    >>> isinstance(model, CountModel), len(model.genes)
+    (True, 2048)
     """
 
     _training_plan_cls: ClassVar[type] = OneCyclePlan
