@@ -177,10 +177,6 @@ class HierarchicalClassifierMixin:
         obs = self.adata_manager.adata.obs
         return label_nodes(obs, self.taxonomy, self._label_keys, unlabeled=self._unlabeled_category)
 
-    def _column(self, key: str) -> pd.Series:
-        """Return a column of the reference's cells; raises ``KeyError`` where there is none."""
-        return one_column(self._obs_of(self._resolve_adata(None), [key], kind="batch"), key)
-
     def _manager_of(self, data: Any) -> AnnDataManager:
         manager = super()._manager_of(data)
         obs, keys = manager.adata.obs, self._label_keys

@@ -165,6 +165,11 @@ def trainer_options(
     if distributed:
         options.setdefault("strategy", "ddp_find_unused_parameters_true")
     if monitor is not None:
+        if not n_val:
+            msg = (
+                "early_stopping needs held-out cells, and none are held out. Raise validation_size"
+            )
+            raise ValueError(f"{msg}, or train without early stopping.")
         if distributed:
             msg = "early_stopping has no effect on several devices. Train on one, or without it."
             raise ValueError(msg)
@@ -179,6 +184,13 @@ def trainer_options(
         own = CSVLogger(options.get("default_root_dir") or ".") if own is True else own
         options["logger"] = [SimpleLogger(), *(own if isinstance(own, list | tuple) else [own])]
     return {**options, "callbacks": callbacks}
+
+
+def refuse_without_effect(settings: Mapping[str, Any], where: str) -> None:
+    """Raise ``ValueError`` for settings that were given where they mean nothing."""
+    given = [name for name, value in settings.items() if value is not None]
+    if given:
+        raise ValueError(f"train({', '.join(given)}=...) has no effect {where}. Omit it.")
 
 
 def is_distributed(options: Mapping[str, Any], devices: Any) -> bool:
