@@ -2,8 +2,10 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -12,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hdeepinsight import models
 from hdeepinsight.models import SCHDeepInsight
 
 #: Clear the screen, set the title, ring, end a line early, turn the direction of writing.
@@ -115,13 +118,34 @@ def start(*arguments, **environment):
 
 @pytest.mark.parametrize(
     ("encoding", "command"),
-    [("ascii", "info {model}"), ("latin-1", "info {model}"), ("ascii", "--help")],
-    ids=["ascii", "latin-1", "help"],
+    [
+        pytest.param("ascii", "--help", id="help"),
+        pytest.param("ascii", "info {query}", id="data"),
+        pytest.param("latin-1", "info {model}", id="model", marks=pytest.mark.slow),
+    ],
 )
 def test_no_encoding_stops_a_command(files, encoding, command):
-    done = start(*command.format(model=files.model).split(), PYTHONIOENCODING=encoding)
+    done = start(*command.format(**vars(files)).split(), PYTHONIOENCODING=encoding)
     assert done.returncode == 0, done.stderr
     assert done.stdout.decode(encoding)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(models, "CountModel"), reason="its training ends without a signal")
+def test_a_sigterm_in_training_ends_the_process_by_the_signal(files, tmp_path):
+    checkpoint, out = tmp_path / "checkpoint", tmp_path / "model"
+    training = "--levels lineage,cell_type --layout random --epochs 100000 --validation-size 0.2"
+    command = [sys.executable, "-m", "hdeepinsight", "train", files.reference, *training.split()]
+    process = subprocess.Popen([*command, "--checkpoint", checkpoint, "--out", out])
+    deadline = time.monotonic() + 240
+    while not (checkpoint.is_dir() and any(checkpoint.iterdir())):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == -signal.SIGTERM
+    assert any(checkpoint.iterdir())
+    assert not out.exists()
 
 
 def test_the_package_is_a_command_too():

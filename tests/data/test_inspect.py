@@ -256,11 +256,11 @@ def test_the_object_is_not_changed(pbmc68k, fingerprint):
 
 def test_scanpy_output_is_recognised_at_every_step(small):
     small = small[small.X.sum(axis=1).A1 > 0].copy()
+    small.X = small.X.toarray()
     seen = [inspect_input(small).scale]
     for step in (sc.pp.normalize_total, sc.pp.log1p):
         step(small)
         seen.append(inspect_input(small).scale)
-    small.X = small.X.toarray()
     sc.pp.scale(small)
     seen.append(inspect_input(small).scale)
     assert seen == ["counts", "normalized", "log1p_counts", "scaled"]

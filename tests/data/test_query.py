@@ -47,8 +47,14 @@ def mudata(small):
         return mudata.MuData({"rna": small[3:].copy(), "prot": protein[:-2].copy()})
 
 
-def test_every_storage_is_scanned_once_and_read_in_one_pass_by_two(small, storage, store_as):
-    data = store_as(small, storage)
+#: One of each way in which rows are read.
+READ = ("dense", "view", "csc_array", "dask_sparse", "backed_dense", "h5ad_csr", "h5ad_csc")
+every_way = pytest.mark.parametrize("way", [*READ, "zarr3_dense"])
+
+
+@every_way
+def test_a_query_is_scanned_once_and_read_in_one_pass_by_two(small, way, store_as):
+    data = store_as(small, way)
     opened = open_query(data, GENES)
     assert (opened.n_scans, opened.n_passes) == (1, 1)
     source = open_counts(data)
@@ -164,8 +170,9 @@ def test_cells_are_picked_by_position_mask_or_name(small, indices, positions):
     assert f"{len(positions)} of the 97 cells" in opened.input_report.repairs[-1]
 
 
-def test_cells_are_picked_from_every_storage_without_a_scan(small, storage, store_as):
-    whole = open_query(store_as(small, storage), GENES)
+@every_way
+def test_cells_are_picked_from_any_storage_without_a_scan(small, way, store_as):
+    whole = open_query(store_as(small, way), GENES)
     for n, positions in enumerate(([5, 40, 41, 90], [41, 5, 5, 90]), start=2):
         picked = whole.subset(positions)
         assert picked.n_obs == 4

@@ -23,7 +23,7 @@ MAX_PARTNERS = 8
 
 
 class BatchGraphs(NamedTuple):
-    """Two graphs of the same cells, which share no edge.
+    """Two graphs of the same cells, without a common edge.
 
     Examples
     --------
@@ -173,7 +173,7 @@ def _fitting(k: int, batch: NDArray[np.intp]) -> int:
 
 
 class _Edges(NamedTuple):
-    """Who names whom, and how far away; three arrays of one length."""
+    """Directed edges and their lengths, as three arrays."""
 
     source: NDArray[np.intp]
     target: NDArray[np.intp]

@@ -91,7 +91,7 @@ class Raster(torch.nn.Module):
             mask = values.new_ones(self.n_genes) if measured is None else measured.to(values.dtype)
             planes.append(mask.expand_as(values))
         stacked = torch.stack(planes, dim=1)
-        # One row a plane: torch gathers the gradient of rows many times faster than that of planes.
+        # One row per plane: torch gathers the gradient of rows far faster than that of planes.
         flat = values.new_zeros(len(values) * len(planes), self.side**2)
         drawn = flat.index_copy(1, self.pixel, stacked.flatten(0, 1))
         images = drawn.view(len(values), len(planes), self.side, self.side)

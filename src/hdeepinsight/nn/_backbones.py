@@ -63,7 +63,7 @@ class CompactBackbone(nn.Module):
         super().__init__()
         self.n_latent = n_latent
         self.patches = PatchFilters(n_channels, side, n_filters)
-        # One scale a filter over all patches, so that a patch of silent genes is not blown up.
+        # One scale per filter over all patches, so that a patch of silent genes is not blown up.
         self.norm = BatchNorm1d(n_filters)
         self.dense = nn.Linear(n_filters * self.patches.n_patches, n_latent, bias=False)
         self.dense_norm = BatchNorm1d(n_latent)

@@ -116,7 +116,7 @@ class ProfileMatcher(nn.Module):
 
     @property
     def is_useful(self) -> bool:
-        """Whether there are markers enough to say anything."""
+        """True if there are markers enough to say anything."""
         return len(self.genes) >= MIN_MARKERS and len(self.known) > 1
 
     def forward(self, counts: Tensor) -> Tensor:
@@ -158,7 +158,7 @@ def _standardise(values: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class LeafSums:
-    """What means and variances of log values are made from; sums of disjoint cells add up.
+    """Sums from which means and variances of log values follow; those of disjoint cells add up.
 
     Parameters
     ----------

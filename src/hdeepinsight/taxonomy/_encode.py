@@ -109,10 +109,13 @@ the form of their letters, and count as different types. Rename them if they are
         for label, count in zip(names, counts, strict=True)
         if isinstance(label, str) and count and label not in declared
     }
-    words = [label for label in count_of if unlabeled is not None and means_no_label(label)]
+    words: list[str] = []
     alike: dict[str, list[str]] = defaultdict(list)
-    for label in count_of.keys() - set(words):
-        alike[plain_form(label.translate(_LOOK_ALIKES))].append(label)
+    for label in count_of:
+        if unlabeled is not None and means_no_label(label):
+            words.append(label)
+        else:
+            alike[plain_form(label.translate(_LOOK_ALIKES))].append(label)
     groups = [sorted(group, key=lambda x: -count_of[x]) for group in alike.values() if group[1:]]
     said = []
     if words:
@@ -199,7 +202,7 @@ def factorize(
 def _as_column(labels: Iterable[Any]) -> Any:
     if isinstance(labels, str):
         raise TypeError(
-            f"Found one text {labels!r}, where a sequence of one label per cell is expected. Use "
+            f"labels must be a sequence of one label per cell, got one text {labels!r}. Use "
             "`resolve` for a single name."
         )
     if isinstance(labels, (pd.Categorical, pd.Index, np.ndarray)):
@@ -286,7 +289,8 @@ def encode_levels(
     if problems:
         raise ValueError(
             "The columns of a cell must name one path from coarse to fine, got combinations of "
-            "labels that are no path of the taxonomy. Correct these labels, or set the wrong ones "
+            "labels that are not a path of the taxonomy. Correct these labels, or set the wrong "
+            "ones "
             "to missing.\n" + "\n".join(problems)
         )
     return nodes[inverse.reshape(-1)]

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from hdeepinsight._errors import need_extra
 from hdeepinsight._io import atomic_write
 from hdeepinsight.taxonomy import _encode, _io
 from hdeepinsight.taxonomy._ontology import tree_from_obo
@@ -627,11 +626,6 @@ class Taxonomy(Tree):
         Nodes have the attributes ``node`` (index), ``label``, ``depth`` and, where known,
         ``ontology_id``.
 
-        Raises
-        ------
-        ImportError
-            When networkx is not installed.
-
         Examples
         --------
         >>> from hdeepinsight.taxonomy import Taxonomy
@@ -639,7 +633,8 @@ class Taxonomy(Tree):
         >>> graph.nodes["T > CD4"]
         {'node': 2, 'label': 'CD4', 'depth': 2}
         """
-        nx = need_extra("networkx", "cell-ontology", "`to_networkx`")
+        import networkx as nx
+
         graph = nx.DiGraph()
         for node, path in enumerate(self.names):
             graph.add_node(

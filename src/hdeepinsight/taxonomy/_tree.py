@@ -137,7 +137,7 @@ class Tree:
 
     @cached_property
     def ancestor_matrix(self) -> NDArray[np.bool_]:
-        """Whether leaf ``i`` is at or under node ``v``, shape ``(n_leaves, n_nodes)``.
+        """Table of whether leaf ``i`` is at or under node ``v``, bool ``(n_leaves, n_nodes)``.
 
         Raises
         ------
@@ -471,6 +471,6 @@ class Tree:
             advice = f"Names that are close: {quoted(near)}" if near else "No name is close to it"
             advice += "; print the taxonomy to see all, or give it as a synonym"
         return (
-            "A node must be a full path ('parent > child'), a synonym or a bare name; the taxonomy "
-            f"has no node {clipped(shown)}{where}. {advice}."
+            f"The taxonomy has no node {clipped(shown)}{where}, neither by full path ('parent > "
+            f"child') nor by synonym or bare name. {advice}."
         )
