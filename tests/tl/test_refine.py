@@ -4,7 +4,6 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-import scanpy as sc
 from pandas.testing import assert_frame_equal
 from scipy.special import log_softmax, softmax
 
@@ -263,24 +262,6 @@ def test_settings_that_are_none_are_refused(wrong):
         RefineConfig(**wrong)
 
 
-def test_representation_is_scanpy_s_and_leaves_the_counts_alone(synthetic_hierarchy):
-    adata = synthetic_hierarchy
-    before = adata.X.copy()
-    points = hdi.tl.expression_pca(adata, n_comps=10, key_added="X_pca")
-    assert (before != adata.X).nnz == 0
-    copy = adata.copy()
-    sc.pp.normalize_total(copy, target_sum=1e4)
-    sc.pp.log1p(copy)
-    sc.pp.pca(copy, n_comps=10, random_state=0)
-    np.testing.assert_allclose(np.abs(points), np.abs(copy.obsm["X_pca"]), atol=1e-3)
-    assert np.array_equal(adata.obsm["X_pca"], points)
-    adata.X = adata.X * 0.5
-    with pytest.raises(ValueError, match="X looks fractional_counts"):
-        hdi.tl.expression_pca(adata)
-    with pytest.raises(ValueError, match="got 2 cells"):
-        hdi.tl.expression_pca(ad.AnnData(np.ones((2, 9), dtype=np.float32)))
-
-
 def test_cells_that_are_all_alone_keep_their_scores(cells):
     single = cells[:1].copy()
     p = pd.DataFrame([[0.6, 0.4]], index=single.obs_names, columns=["a", "b"])
@@ -308,20 +289,3 @@ def test_no_cells_are_refused(cells, tree):
         hdi.tl.refine(none, "p")
     with pytest.raises(ValueError, match="without cells"):
         hdi.tl.vote(none, "p", clusters="batch", taxonomy=tree)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        ({"n_top_genes": 0}, ValueError, "n_top_genes must be .* got 0"),
-        ({"n_comps": -1}, ValueError, "n_comps must be .* got -1"),
-        ({"layer": "raw"}, ValueError, r"no layers\['raw'\]"),
-    ],
-)
-def test_a_representation_of_nothing_is_refused(arguments, error, message):
-    counts = np.random.default_rng(0).poisson(1.0, (9, 9)).astype(np.float32)
-    with pytest.raises(error, match=message):
-        hdi.tl.expression_pca(ad.AnnData(counts), **arguments)
-    counts[1:] = counts[0]
-    with pytest.raises(ValueError, match="got 9 cells and 0 such genes"):
-        hdi.tl.expression_pca(ad.AnnData(counts))

@@ -2,7 +2,7 @@
 
 from hdeepinsight.graph._adjacency import BatchGraphs, Weights, batch_graphs, knn_graph
 from hdeepinsight.graph._local_prior import LocalPrior, refine_by_local_prior
-from hdeepinsight.graph._neighbors import Exact, nearest_neighbors
+from hdeepinsight.graph._neighbors import Exact, NumbaCacheError, nearest_neighbors
 from hdeepinsight.graph._smooth import (
     GraphRefinement,
     LaplacianKind,
@@ -20,6 +20,7 @@ __all__ = [
     "GraphRefinement",
     "LaplacianKind",
     "LocalPrior",
+    "NumbaCacheError",
     "Solver",
     "Weights",
     "batch_graphs",

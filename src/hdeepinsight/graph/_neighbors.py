@@ -17,6 +17,14 @@ EXACT_ROWS = 20_000
 _CHUNK = 4_096
 
 
+class NumbaCacheError(RuntimeError):
+    """The approximate search cannot be compiled, because numba finds no folder for its cache.
+
+    Raised where neither the installed packages nor the user's home can be written to, as in some
+    containers.
+    """
+
+
 def nearest_neighbors(
     x: ArrayLike, y: ArrayLike | None = None, *, k: int, exact: Exact = "auto", seed: int = 0
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -47,6 +55,8 @@ def nearest_neighbors(
     ------
     ValueError
         If the shapes do not fit, values are not finite, or there are fewer than ``k`` rows to find.
+    NumbaCacheError
+        If the approximate search has no folder to be compiled in.
 
     Notes
     -----
@@ -121,7 +131,14 @@ def _approximate(
     seed: int,
     within: bool,
 ) -> NDArray[np.int64]:
-    from pynndescent import NNDescent  # compiles at import, which takes seconds
+    try:
+        from pynndescent import NNDescent  # compiles at import, which takes seconds
+    except RuntimeError as error:  # "cannot cache function ...: no locator available for file ..."
+        raise NumbaCacheError(
+            f"Searching neighbours among {len(targets):,} rows needs pynndescent, for which numba "
+            "finds no folder to keep compiled code in. Set the environment variable "
+            "NUMBA_CACHE_DIR to a folder that can be written to, or search with exact=True."
+        ) from error
 
     data = np.ascontiguousarray(targets, dtype=np.float32)
     index = NNDescent(data, n_neighbors=max(n_found, 15), random_state=seed)

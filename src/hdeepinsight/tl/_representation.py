@@ -160,7 +160,7 @@ def as_anndata(cells: object, key_added: str) -> AnnData:
         raise invalid(
             "key_added",
             key_added,
-            f"None for a {type(cells).__name__}, which nothing can be written to",
+            f"None for cells of the kind {type(cells).__name__}, which nothing can be written to",
             "Write the result to an AnnData yourself.",
         )
     return cells  # type: ignore[return-value]
