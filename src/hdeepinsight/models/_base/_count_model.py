@@ -32,11 +32,12 @@ from hdeepinsight.data import (
     open_counts,
     open_paired,
     open_query,
+    split_groups,
 )
 from hdeepinsight.models._base import _registration as registration
 from hdeepinsight.models._base import _registry as classes
 from hdeepinsight.models._base import _training as training
-from hdeepinsight.models._base._io import ModelFolder, frame_from_plain
+from hdeepinsight.models._base._io import ModelFolder, damaged, frame_from_plain
 from hdeepinsight.models._base._plan import OneCyclePlan
 from hdeepinsight.models._base._registration import BATCH, LABELS, as_label_keys, one_column
 
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 DEFAULT_STEPS = 1200
 EPOCH_BOUNDS = (5, 400)
 BATCH_SIZE_BOUNDS = (16, 128)
+UNFIT = "It holds settings or weights that do not fit the model it describes"
 RECORDED_PACKAGES = ("hdeepinsight", "scvi-tools", "torch", "lightning", "anndata", "numpy")
 
 logger = logging.getLogger(__name__)
@@ -665,7 +667,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         n_cells = self.adata_manager.adata.n_obs
         if split_key is not None:
             groups = self._column(split_key).astype(str).to_numpy()
-            return training.split_groups(np.zeros(n_cells), groups, fraction, rng)
+            return split_groups(np.zeros(n_cells), groups, fraction, rng)
         held_out = np.zeros(n_cells, dtype=bool)
         order = rng.permutation(n_cells) if shuffle else np.arange(n_cells)
         held_out[order[: int(fraction * n_cells)]] = True
@@ -842,19 +844,18 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             if adata is None:
                 model = cls(None, registry=registry, **options)
         except (TypeError, LookupError, ValueError, AttributeError, RuntimeError) as error:
-            raise does_not_fit(name, "settings", error) from None
+            raise damaged(name, f"{UNFIT} ({error})") from None
         if adata is not None:  # what is wrong is then more likely with the data that was passed
             method = registry["setup_method_name"]
             if method not in ("setup_anndata", "setup_mudata"):
-                msg = f"it was set up by {str(method)[:80]!r}"
-                raise does_not_fit(name, "settings", ValueError(msg))
+                raise damaged(name, f"{UNFIT} (set up by {str(method)[:80]!r})")
             getattr(cls, method)(adata, source_registry=registry, **registry["setup_args"])
             model = cls(adata, **options)
         try:
             model._restore(attributes)
             model.module.load_state_dict(payload[SAVE_KEYS.MODEL_STATE_DICT_KEY])
         except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
-            raise does_not_fit(name, "weights", error) from None
+            raise damaged(name, f"{UNFIT} ({error})") from None
         model.missing_capabilities_ = missing
         if missing:
             logger.warning(
@@ -939,12 +940,3 @@ def name_digests(names: pd.Index) -> np.ndarray:
     text = text.where(turn == 0, text + "\x00" + turn.astype(str))
     found: np.ndarray = pd.util.hash_array(text.to_numpy(dtype=object)).view(np.int64)
     return found
-
-
-def does_not_fit(name: object, what: str, error: Exception) -> ModelFileError:
-    """Return the error of a file whose parts contradict each other."""
-    found = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()[:300]
-    return ModelFileError(
-        f"{name} holds {what} that do not fit the model it describes ({found}), so it is damaged. "
-        "Copy or download the model again."
-    )
