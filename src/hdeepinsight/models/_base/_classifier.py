@@ -82,6 +82,7 @@ class HierarchicalClassifierMixin:
 
     _training_plan_cls: ClassVar[type] = HierarchicalPlan
     _labels_required: ClassVar[bool] = True
+    _train_options: ClassVar[tuple[str, ...]] = ("audit",)
     _monitor: ClassVar[str] = "log_loss"
     _parts: ClassVar[Mapping[str, type]] = {
         "calibration_": Calibration,
@@ -119,22 +120,20 @@ class HierarchicalClassifierMixin:
             )
         return held_out
 
+    def _check_reference(self) -> None:
+        super()._check_reference()
+        if not self._nodes().any():
+            msg = "No cell of the reference has a label, so there is nothing to learn. Set it up"
+            raise ValueError(f"{msg} with a column that holds labels.")
+
     def _prepare(
-        self, split: list[np.ndarray] | None, datamodule: Any, options: dict[str, Any]
+        self, split: list[np.ndarray] | None, datamodule: Any, audit: bool | LabelAudit = False
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        audit = options.pop("audit", False)
         if split is None:
             if audit is not False:
                 raise ValueError("train(audit=...) has no effect with a datamodule. Omit it.")
             return (self.taxonomy, *self._prepare_datamodule(datamodule)), {}
-        nodes = self._nodes()
-        if not nodes.any():
-            msg = (
-                "No cell of the reference has a label, so there is nothing to learn. Set it up "
-                "with a column that holds labels."
-            )
-            raise ValueError(msg)
-        settings = {}
+        nodes, settings = self._nodes(), {}
         if audit is not False:
             lifted = self._lifted_nodes(nodes, split[0], audit)
             settings["n_lifted_labels"] = int((lifted != nodes).sum())
@@ -205,6 +204,7 @@ class HierarchicalClassifierMixin:
         unlabeled = self._unlabeled_category
         codes = column_nodes(self.taxonomy, names, self._label_keys, unlabeled=unlabeled)
         if self.module is None:
+            datamodule.setup("fit")
             self._build_from(*read_loader(datamodule, datamodule.train_dataloader(), codes))
         return codes, align_genes(self._loader_genes, self.genes).source
 

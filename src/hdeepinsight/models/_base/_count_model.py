@@ -86,6 +86,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     held_out_: np.ndarray | None = None
     missing_capabilities_: tuple[str, ...] = ()
     _labels_required: ClassVar[bool] = False
+    #: Arguments of :meth:`train` that only some classes take.
+    _train_options: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -567,6 +569,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         if self.adapter_ is not None:
             training.refuse_without_effect(splitting | running, "where an adapter is fitted")
             return self._fit_adapter(plan_kwargs | trainer_kwargs)
+        further = {name: trainer_kwargs.pop(name, False) for name in self._train_options}
+        training.check_names(trainer_kwargs)
         patience = trainer_kwargs.get("early_stopping_patience")
         numbers = {"max_epochs": max_epochs, "batch_size": batch_size}
         for name, value in (numbers | {"early_stopping_patience": patience}).items():
@@ -583,9 +587,10 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             split = self._split(train_size, validation_size, shuffle_set_split, split_key)
             n_train, n_val = len(split[0]), len(split[1])
             batch_size = batch_size or int(np.clip(n_train // 8, *BATCH_SIZE_BOUNDS))
-        steps = max(1, -(-n_train // (batch_size or datamodule.batch_size)))
+        size = batch_size or getattr(datamodule, "batch_size", BATCH_SIZE_BOUNDS[1])
+        steps = max(1, -(-n_train // size))
         epochs = max_epochs or int(np.clip(round(DEFAULT_STEPS / steps), *EPOCH_BOUNDS))
-        plan_args, found = self._prepare(split, datamodule, trainer_kwargs)
+        plan_args, found = self._prepare(split, datamodule, **further)
         plan = self._training_plan_cls(self.module, *plan_args, **plan_kwargs)
         monitor = self._monitor if early_stopping else None
         options = training.trainer_options(trainer_kwargs, epochs, n_val, devices, monitor=monitor)
@@ -674,7 +679,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         return held_out
 
     def _prepare(
-        self, split: list[np.ndarray] | None, datamodule: Any, options: dict[str, Any]
+        self, split: list[np.ndarray] | None, datamodule: Any, **options: Any
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return further arguments of the training plan, and settings to write down."""
         return (), {}

@@ -95,8 +95,8 @@ class HierarchicalPlan(OneCyclePlan):
     ) -> None:
         super().__init__(module, **kwargs)
         self.taxonomy = taxonomy
-        self.register_buffer("_nodes", torch.as_tensor(node_of_code), persistent=False)
-        chosen = None if columns is None else torch.as_tensor(columns)
+        self.register_buffer("_nodes", torch.tensor(node_of_code), persistent=False)
+        chosen = None if columns is None else torch.tensor(columns)
         self.register_buffer("_columns", chosen, persistent=False)
         self._held_out: list[tuple[Tensor, Tensor]] = []
 

@@ -65,19 +65,9 @@ def trainer_options(
 
     Raises
     ------
-    TypeError
-        If the trainer takes no argument of that name.
     ValueError
         If a setting has no effect.
     """
-    known = {*inspect.signature(Trainer).parameters, *inspect.signature(pl.Trainer).parameters}
-    unknown = sorted(set(given) - known - {"ckpt_path"})
-    if unknown:
-        msg = (
-            f"train() got {', '.join(unknown)}, which neither it nor the trainer takes. Pass "
-            "settings of the optimiser as plan_kwargs={'lr': ..., 'weight_decay': ...}."
-        )
-        raise TypeError(msg)
     options = {
         "log_every_n_steps": 1,
         "check_val_every_n_epoch": max(1, epochs // VALIDATIONS),
@@ -109,6 +99,18 @@ def trainer_options(
         own = CSVLogger(options.get("default_root_dir") or ".") if own is True else own
         options["logger"] = [SimpleLogger(), *(own if isinstance(own, list | tuple) else [own])]
     return {**options, "callbacks": callbacks}
+
+
+def check_names(given: Mapping[str, Any]) -> None:
+    """Raise ``TypeError`` for keyword arguments that the trainer does not take."""
+    known = {*inspect.signature(Trainer).parameters, *inspect.signature(pl.Trainer).parameters}
+    unknown = sorted(set(given) - known - {"ckpt_path"})
+    if unknown:
+        msg = (
+            f"train() got {', '.join(unknown)}, which neither it nor the trainer takes. Pass "
+            "settings of the optimiser as plan_kwargs={'lr': ..., 'weight_decay': ...}."
+        )
+        raise TypeError(msg)
 
 
 def refuse_without_effect(settings: Mapping[str, Any], where: str) -> None:
