@@ -300,17 +300,17 @@ def test_debug_shows_the_traceback(files, hdeepinsight, tmp_path):
     done = hdeepinsight(*command, "--out", tmp_path / "out.csv", "--debug")
     assert done.exit_code == 1
     assert "Traceback" in done.stderr
-    assert "_mapping.py" in done.stderr
+    assert "/hdeepinsight/data/_" in done.stderr
     assert "Error: The data holds no layers['none']" in done.stderr
 
 
 def test_an_unexpected_error_is_a_paragraph_too(files, hdeepinsight, monkeypatch):
-    from hdeepinsight.models import SCHDeepInsight
+    from hdeepinsight import hub
 
     def broken(*_, **__):
         raise RuntimeError("tensors\n\nof different shapes " + "x " * 500)
 
-    monkeypatch.setattr(SCHDeepInsight, "load", broken)
+    monkeypatch.setattr(hub, "load_model", broken)
     done = hdeepinsight("info", files.model)
     assert_readable(done, 1, "RuntimeError: tensors of different shapes")
     assert "--debug" in done.stderr

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hdeepinsight import models
 from hdeepinsight.models import SCHDeepInsight
 
 #: Clear the screen, set the title, ring, end a line early, turn the direction of writing.
@@ -131,7 +130,6 @@ def test_no_encoding_stops_a_command(files, encoding, command):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(models, "CountModel"), reason="its training ends without a signal")
 def test_a_sigterm_in_training_ends_the_process_by_the_signal(files, tmp_path):
     checkpoint, out = tmp_path / "checkpoint", tmp_path / "model"
     training = "--levels lineage,cell_type --layout random --epochs 100000 --validation-size 0.2"

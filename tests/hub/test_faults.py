@@ -38,7 +38,7 @@ def pulls(query, shared_model) -> None:
         ("429", r"too many requests were sent \(429\).*Try again later"),
         ("500", r"out of order \(500\).*Try again later"),
         ("503", r"out of order \(503\)"),
-        ("418", r"answered 418"),
+        ("418", r"not understood.*418"),
         ("close", r"no answer.*HTTPS_PROXY"),
         ("garbage", r"not understood.*HF_ENDPOINT"),
     ],
@@ -148,13 +148,13 @@ def test_a_body_that_stalls_does_not_hang(published, fake_hub, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.1)
     fake_hub.fault("/cdn/", "stall", value=30.0)
     start = time.monotonic()
-    with pytest.raises(HubError, match="broke off"):
+    with pytest.raises(HubError, match="no answer"):
         hdi.hub.pull("atlas/blood")
     assert time.monotonic() - start < 15
 
 
 def test_a_model_that_is_too_large_is_not_begun(published, fake_hub):
-    with pytest.raises(HubError, match="0 MB are accepted"):
+    with pytest.raises(HubError, match=r"and 1,000 are accepted. Raise max_bytes"):
         hdi.hub.pull("atlas/blood", max_bytes=1000)
     assert not fake_hub.asked("GET", MODEL)
 
@@ -276,12 +276,12 @@ def test_what_a_repository_says_of_its_class_imports_nothing(
     repository = fake_hub.repositories["atlas/blood"]
     files = dict(repository.commits[published.revision])
     name = "_scvi_required_metadata.json"
+    before = hashlib.sha256(files[name]).hexdigest().encode()
     files[name] = files[name].replace(b'"hdeepinsight"', b'"antigravity"')
-    del files["checksums.sha256"]
+    after = hashlib.sha256(files[name]).hexdigest().encode()
+    files["checksums.sha256"] = files["checksums.sha256"].replace(before, after)
     repository.commit("main", files)
-    expected = shared_model.annotate(query).node_probabilities
-    found = hdi.hub.pull("atlas/blood", verify=False).annotate(query).node_probabilities
-    np.testing.assert_array_equal(found, expected)
+    pulls(query, shared_model)
     assert "antigravity" not in sys.modules
 
 

@@ -64,7 +64,7 @@ def test_a_commit_that_is_not_a_hash_names_no_folder(published, fake_hub, home, 
 
 
 @pytest.mark.parametrize(
-    ("name", "size"), [("a", -1), ("a", "3"), ("a", 1.5), ("a", True), (None, 3), ("a", [3])]
+    ("name", "size"), [("a", -1), ("a", "3"), ("a", 1.5), ("a", True), ("a", [3])]
 )
 def test_sizes_and_names_of_another_kind_are_refused(published, fake_hub, monkeypatch, name, size):
     answered(fake_hub, monkeypatch, siblings=[{"rfilename": name, "size": size}])
@@ -77,7 +77,7 @@ def test_a_list_or_card_of_three_gigabytes_in_a_folder_is_not_read(published_fol
     folder = shutil.copytree(published_folder, home / "blood")
     os.truncate(folder / name, 3 * 2**30)  # sparse: it takes no room
     began = time.process_time()
-    with pytest.raises(HubError, match=r"must be a regular file of at most 4,194,304 bytes"):
+    with pytest.raises(HubError, match=r"regular file of at most 4,194,304 bytes"):
         print(len(hdi.hub.download(folder).card))
     assert time.process_time() - began < 3
 
@@ -104,7 +104,7 @@ def test_a_model_file_of_four_terabytes_is_not_read(published_folder, home):
         os.truncate(folder / "model.pt", 4 * 2**40)
     except OSError:
         os.truncate(folder / "model.pt", 6 * 2**30)
-    with pytest.raises(HubError, match=r"5,120 MB are accepted"):
+    with pytest.raises(HubError, match=r"5,368,709,120 are accepted"):
         hdi.hub.download(folder)
 
 
@@ -114,7 +114,7 @@ def test_a_list_or_card_in_a_bucket_is_read_up_to_its_limit(published_folder, bu
     for path in published_folder.iterdir():
         client.upload_file(str(path), bucket, f"blood/{path.name}")
     client.put_object(Bucket=bucket, Key=f"blood/{name}", Body=b"# " * (5 * 2**19))
-    with pytest.raises(HubError, match="5 MB, and 4 MB are accepted"):
+    with pytest.raises(HubError, match="bytes, and 4,194,304 are accepted"):
         hdi.hub.pull(f"s3://{bucket}/blood")
     assert not list(home.rglob("model.pt"))
 
@@ -124,7 +124,7 @@ def test_a_list_or_card_on_a_hub_is_not_fetched_beyond_its_limit(published, fake
     repository = fake_hub.repositories["atlas/blood"]
     files = dict(repository.commits[published.revision])
     repository.commit("main", {**files, name: b"# " * (5 * 2**19)})
-    with pytest.raises(HubError, match="5 MB, and 4 MB are accepted"):
+    with pytest.raises(HubError, match="bytes, and 4,194,304 are accepted"):
         hdi.hub.pull("atlas/blood")
     assert not list(home.rglob("model.pt"))
 

@@ -63,11 +63,15 @@ def test_repeated_names_are_told_apart_by_their_paths():
 @pytest.mark.parametrize(
     ("truth", "predicted", "level", "match"),
     [
-        pytest.param([3, 4], [3], None, r"\(2,\) and y_pred of shape \(1,\)", id="lengths"),
+        pytest.param([3, 4], [3], None, r"got the shapes \(2,\) and \(1,\)", id="lengths"),
         pytest.param([2, 2], [2, 2], 2, "No cell has a true label", id="nothing_at_level"),
         pytest.param([3], [3], 9, "level must be one of", id="unknown_level"),
-        pytest.param([1], [-1], 1, "y_pred of type int64", id="last_node_from_behind"),
-        pytest.param([1.7], [1.2], None, "y_true of type float64", id="fractions"),
+        pytest.param(
+            [1], [-1], 1, "y_pred must be node indices .* type int64", id="last_node_from_behind"
+        ),
+        pytest.param(
+            [1.7], [1.2], None, "y_true must be node indices .* type float64", id="fractions"
+        ),
         pytest.param(["B"], ["B"], None, r"taxonomy\.encode", id="labels"),
     ],
 )

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from hdeepinsight import pl
-from hdeepinsight.pl._dotplot import _WHOLE
+from hdeepinsight.pl._comparison import _WHOLE
 
 LABELS = ["1", "1", "1", None, "0"]
 

@@ -140,7 +140,12 @@ def test_an_unknown_node_is_refused(result):
     ("labels", "options", "match"),
     [
         pytest.param(["T"] * 29, {}, "29 labels", id="lengths"),
-        pytest.param(["T"] * 30, {"legend_loc": "right"}, "legend_loc='right'", id="legend"),
+        pytest.param(
+            ["T"] * 30,
+            {"legend_loc": "right"},
+            "legend_loc must be one of .* got 'right'",
+            id="legend",
+        ),
         pytest.param(["T"] * 30, {"palette": {"B": "red"}}, r"no colour for \['T'\]", id="palette"),
     ],
 )

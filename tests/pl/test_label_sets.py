@@ -59,5 +59,5 @@ def test_bad_input_is_refused(sets):
 
 
 def test_nodes_do_not_say_which_sets_hold_the_truth(sets):
-    with pytest.raises(ValueError, match=r"One true or false a set .* sets\.holds\(true_nodes\)"):
+    with pytest.raises(ValueError, match=r"One true or false per set .* sets\.holds\(true_nodes\)"):
         pl.label_set_sizes(sets, np.ones(len(sets), dtype=np.int64))

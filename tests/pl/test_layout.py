@@ -6,7 +6,7 @@ from matplotlib.patches import Rectangle
 
 from hdeepinsight import pl
 from hdeepinsight.image import GeneLayout
-from hdeepinsight.pl._text import spread
+from hdeepinsight.pl._layout import spread
 
 
 @pytest.fixture
@@ -130,5 +130,5 @@ def test_bad_input_is_refused(layout, draw, match):
 
 @pytest.mark.parametrize("options", [{"ncols": 0}, {"n_top": -1}])
 def test_no_columns_and_fewer_than_no_genes_are_refused(layout, options):
-    with pytest.raises(ValueError, match="Valid are 1 or more images in a row"):
+    with pytest.raises(ValueError, match="must be an integer >= "):
         pl.gene_images(layout, {"T": np.ones(layout.n_genes)}, **options)

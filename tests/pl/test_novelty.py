@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from hdeepinsight import pl
-from hdeepinsight.pl._groups import groups_of
-from hdeepinsight.pl._novelty import _ridges
+from hdeepinsight.pl._confidence import _ridges
+from hdeepinsight.pl._style import groups_of
 
 
 def test_every_label_has_a_ridge_in_tree_order_with_its_median(result):
@@ -57,7 +57,7 @@ def test_cells_that_are_all_alike(result):
     ("options", "match"),
     [
         pytest.param({"measure": "distance"}, "'distance'", id="measure"),
-        pytest.param({"alpha": 5}, "alpha=5", id="alpha"),
+        pytest.param({"alpha": 5}, "alpha must be .* got 5", id="alpha"),
         pytest.param({"groups": ["a"]}, "1 labels for 5 cells", id="lengths"),
     ],
 )

@@ -127,18 +127,18 @@ def test_names_are_written_as_they_are():
 
 @pytest.mark.parametrize("counts", [[1, 2], np.zeros((7, 1))])
 def test_counts_of_another_length_are_refused(tree, counts):
-    with pytest.raises(ValueError, match=r"One number a node.*\(7,\)"):
+    with pytest.raises(ValueError, match=r"One number per node.*\(7,\)"):
         pl.taxonomy(tree, counts)
 
 
 @pytest.mark.parametrize(
     ("counts", "says"),
     [
-        pytest.param({"B": np.nan}, "Valid are whole numbers", id="missing"),
+        pytest.param({"B": np.nan}, "They must be whole", id="missing"),
         pytest.param({"B": 0.5}, "not shares of cells", id="shares"),
         pytest.param({"B": -4}, "run from -4 to 0", id="negative"),
-        pytest.param({-1: 5}, "the node -1. Valid are 0 to 6", id="from_behind"),
-        pytest.param({99: 5}, "the node 99. Valid are 0 to 6", id="beyond"),
+        pytest.param({-1: 5}, "the node -1. It must be 0 to 6", id="from_behind"),
+        pytest.param({99: 5}, "the node 99. It must be 0 to 6", id="beyond"),
     ],
 )
 def test_what_counts_no_cells_is_refused(tree, counts, says):

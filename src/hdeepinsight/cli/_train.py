@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.text import Text
@@ -15,8 +15,10 @@ from hdeepinsight.cli._console import errors, frame_table, results, step, traini
 from hdeepinsight.cli._files import read_anndata, require_columns, require_writable
 
 if TYPE_CHECKING:
-    from hdeepinsight.models import SCHDeepInsight
     from hdeepinsight.taxonomy import Taxonomy
+
+#: Class of the models that the command trains, as the registry of models has it.
+_METHOD: Final = "SCHDeepInsight"
 
 
 class Layout(StrEnum):
@@ -101,7 +103,9 @@ def train(
         _check_folder(out, source=reference, overwrite=overwrite)
         with step("Reading the reference"):
             from hdeepinsight.data import open_store
-            from hdeepinsight.models import SCHDeepInsight
+            from hdeepinsight.models import model_class
+
+            method = model_class(_METHOD)
 
             adata = read_anndata(reference)
             if raw:
@@ -110,14 +114,12 @@ def train(
             wanted = [*columns, *(name for name in (batch, split_by) if name)]
             require_columns(adata.obs, wanted, source=reference)
             tree = _read_taxonomy(taxonomy)
-            names: dict[str, Any] = (
-                {"labels_key": columns[0]} if len(columns) == 1 else {"labels_keys": columns}
-            )
-            SCHDeepInsight.setup_anndata(
-                adata, layer=layer, batch_key=batch, unlabeled_category=unlabeled, **names
+            keys = {"labels_keys": columns} if columns[1:] else {"labels_key": columns[0]}
+            method.setup_anndata(
+                adata, layer=layer, batch_key=batch, unlabeled_category=unlabeled, **keys
             )
         with step("Placing the genes"):
-            model = SCHDeepInsight(
+            model = method(
                 adata,
                 taxonomy=tree,
                 layout=layout.value,
@@ -162,7 +164,7 @@ def _read_taxonomy(path: Path | None) -> Taxonomy | None:
     return Taxonomy.from_json(path)
 
 
-def _report(model: SCHDeepInsight, out: Path) -> None:
+def _report(model: Any, out: Path) -> None:
     console = results()
     console.print(Text(repr(model)))
     if len(model.validation_indices_):

@@ -18,7 +18,6 @@ from hdeepinsight.data._modalities import (
     open_paired,
     own_columns,
     trim,
-    without_genes,
 )
 from hdeepinsight.data._names import examples, strip_version
 from hdeepinsight.data._proteins import (
@@ -37,7 +36,6 @@ from hdeepinsight.data._reader import (
     Store,
     check_file,
     group_opener,
-    has_layer,
     open_store,
 )
 from hdeepinsight.data._recover import Denormalizer, RecoveredCounts, recover_counts
@@ -70,7 +68,6 @@ __all__ = [
     "errors_of",
     "examples",
     "group_opener",
-    "has_layer",
     "inspect_input",
     "inspect_store",
     "is_paired",
@@ -93,5 +90,4 @@ __all__ = [
     "split_groups",
     "strip_version",
     "trim",
-    "without_genes",
 ]

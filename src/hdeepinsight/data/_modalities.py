@@ -14,11 +14,8 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from hdeepinsight._errors import invalid
-from hdeepinsight.data._counts import CountSource
 from hdeepinsight.data._errors import InputError
-from hdeepinsight.data._genes import GeneAlignment, alignment_of
-from hdeepinsight.data._inspect import InputReport
-from hdeepinsight.data._matrix import wrap
+from hdeepinsight.data._genes import GeneAlignment
 from hdeepinsight.data._proteins import ProteinCounts, read_proteins
 from hdeepinsight.data._reader import check_file
 
@@ -119,7 +116,18 @@ def own_columns() -> AbstractContextManager[Any]:
 
 @contextmanager
 def errors_of(modality: str | None) -> Iterator[None]:
-    """Say in errors about a matrix which modality it is of; each has one called X."""
+    """Say in errors about a matrix which modality it is of; each has one called X.
+
+    Examples
+    --------
+    >>> from hdeepinsight.data import InputError, errors_of
+    >>> try:
+    ...     with errors_of("rna"):
+    ...         raise InputError("X holds 3 NaN.", "Counts are whole.", "Remove those cells.")
+    ... except InputError as error:
+    ...     print(error.found)
+    In the modality 'rna': X holds 3 NaN.
+    """
     try:
         yield
     except InputError as error:
@@ -315,25 +323,6 @@ class Modalities:
                 further = mdata.mod[name].obs.reindex(mdata.obs_names)
                 obs = obs.join(further[[key for key in further if key not in obs]])
         return obs
-
-
-def without_genes(obs: pd.DataFrame, genes: Sequence[str]) -> tuple[CountSource, GeneAlignment]:
-    """Return counts of cells without RNA, and an alignment in which no gene is measured.
-
-    Examples
-    --------
-    >>> import pandas as pd
-    >>> source, alignment = without_genes(pd.DataFrame(index=["a", "b"]), ["CD3D", "NKG7"])
-    >>> source.n_obs, alignment.measured.tolist()
-    (2, [False, False])
-    """
-    matrix = wrap(sp.csr_matrix((len(obs), 0), dtype=np.float32))
-    report = InputReport(len(obs), 0, layer="X", storage="none", scale="empty", evidence="no RNA")
-    message = "No RNA modality: the cells are annotated from their proteins alone."
-    nothing = np.empty(0, dtype=np.int64)
-    alignment = alignment_of(nothing, pd.Index(genes, dtype=object), messages=[message])
-    var = pd.DataFrame(index=pd.Index([], dtype=object))
-    return CountSource(matrix=matrix, obs=obs.copy(), var=var, report=report), alignment
 
 
 def trim(modality: AnnData, alignment: GeneAlignment, names: Sequence[str]) -> AnnData:

@@ -20,8 +20,8 @@ from hdeepinsight.data._genes import (
     alignment_of,
 )
 from hdeepinsight.data._inspect import InputReport
-from hdeepinsight.data._matrix import canonical
-from hdeepinsight.data._modalities import Modalities, is_paired, open_paired, without_genes
+from hdeepinsight.data._matrix import canonical, wrap
+from hdeepinsight.data._modalities import Modalities, is_paired, open_paired
 from hdeepinsight.data._names import examples
 from hdeepinsight.data._proteins import ProteinCounts
 from hdeepinsight.data._reader import ARGUMENTS, DataLike, open_store, slot_name
@@ -349,7 +349,12 @@ def open_query(
     mdata: Any = open_paired(data) if is_paired(data) else None
     rna = data if mdata is None else modalities.rna_of(mdata)
     if rna is None:
-        source, alignment = without_genes(modalities.obs_of(mdata), genes)
+        matrix = wrap(sp.csr_matrix((mdata.n_obs, 0), dtype=np.float32))
+        report = InputReport(mdata.n_obs, 0, "X", "none", scale="empty", evidence="no RNA")
+        source = CountSource(matrix, mdata.obs, pd.DataFrame(index=pd.Index([], dtype=str)), report)
+        message = "No RNA modality: the cells are annotated from their proteins alone."
+        nothing = np.empty(0, dtype=np.int64)
+        alignment = alignment_of(nothing, pd.Index(genes, dtype=object), messages=[message])
     else:
         store = open_store(rna)
         if layer is None and not use_raw and preferred_layer is not None:

@@ -184,20 +184,6 @@ def open_store(data: DataLike) -> Store:
     raise InputError(f"The data is a {type(data).__name__}.", _FORMATS, "Wrap or save it as one.")
 
 
-def has_layer(data: DataLike, layer: str) -> bool:
-    """Return whether an AnnData, or the file at a path, has a layer of that name.
-
-    Examples
-    --------
-    >>> import anndata as ad
-    >>> import numpy as np
-    >>> cells = ad.AnnData(np.ones((3, 2)), layers={"counts": np.ones((3, 2))})
-    >>> has_layer(cells, "counts"), has_layer(cells, "spliced")
-    (True, False)
-    """
-    return slot_name(layer) in open_store(data).slots
-
-
 def _from_anndata(adata: ad.AnnData) -> Store:
     raw = adata.raw
     slots: dict[str, Callable[[], RowMatrix]] = {}

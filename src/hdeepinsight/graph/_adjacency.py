@@ -87,8 +87,8 @@ def knn_graph(
     """
     points = np.asarray(x)
     everyone = np.arange(len(points))
-    edges = _edges(points, everyone, everyone, k, exact, seed)
-    named = _matrix(edges, len(points), _scales([edges], len(points)), weights)
+    edges = [_edges(points, everyone, everyone, k, exact, seed)]
+    named = _matrix(edges, len(points), _scales(edges, len(points)), weights)
     return _symmetric(named)
 
 
@@ -138,16 +138,24 @@ def batch_graphs(
     ([0, 1, 2, 3], [0, 2])
     """
     points = np.asarray(x)
-    codes = _codes(batch, len(points))
-    members = [np.flatnonzero(codes == code) for code in range(codes.max(initial=-1) + 1)]
-    own = [_edges(points, mine, mine, _fitting(k, mine), exact, seed) for mine in members]
+    names = np.asarray(batch, dtype=object).astype(str)
+    if names.shape != (len(points),):
+        raise ValueError(
+            f"There must be one batch per cell, got batches of shape {names.shape} for "
+            f"{len(points)} cells. Pass the column of these cells."
+        )
+    members = [np.flatnonzero(names == name) for name in np.unique(names)]
+
+    def find(mine: NDArray[np.intp], theirs: NDArray[np.intp]) -> _Edges:
+        # In a small batch the k-th neighbour is of another type.
+        n_found = min(k, max(MIN_NEIGHBORS, len(theirs) // 10))
+        return _edges(points, mine, theirs, n_found, exact, seed)
+
+    own = [find(mine, mine) for mine in members]
+    across = [find(members[mine], members[theirs]) for mine, theirs in _partners(points, members)]
     scales = _scales(own, len(points))
-    across = [
-        _edges(points, members[mine], members[theirs], _fitting(k, members[theirs]), exact, seed)
-        for mine, theirs in _partners(points, members)
-    ]
-    within = _matrix(_joined(own), len(points), scales, weights)
-    between = _matrix(_joined(across), len(points), scales, weights)
+    within = _matrix(own, len(points), scales, weights)
+    between = _matrix(across, len(points), scales, weights)
     mutual = between.minimum(between.T).tocsr()  # an edge that one cell alone names becomes 0
     mutual.eliminate_zeros()
     return BatchGraphs(_symmetric(within), mutual)
@@ -167,17 +175,15 @@ def _partners(points: NDArray[np.floating], members: list[NDArray[np.intp]]) -> 
     return np.argwhere(chosen | chosen.T)
 
 
-def _fitting(k: int, batch: NDArray[np.intp]) -> int:
-    """Neighbours to look for in a batch: in a small one the k-th is of another type."""
-    return min(k, max(MIN_NEIGHBORS, len(batch) // 10))
-
-
 class _Edges(NamedTuple):
     """Directed edges and their lengths, as three arrays."""
 
     source: NDArray[np.intp]
     target: NDArray[np.intp]
     distance: NDArray[np.float64]
+
+
+_NO_EDGES = _Edges(np.empty(0, np.intp), np.empty(0, np.intp), np.empty(0))
 
 
 def _edges(
@@ -193,15 +199,10 @@ def _edges(
     same = mine is theirs
     n_found = min(k, len(theirs) - same)
     if n_found < 1 or not len(mine):
-        return _Edges(np.empty(0, np.intp), np.empty(0, np.intp), np.empty(0))
+        return _NO_EDGES
     targets = None if same else points[theirs]
     indices, distances = nearest_neighbors(points[mine], targets, k=n_found, exact=exact, seed=seed)
     return _Edges(np.repeat(mine, n_found), theirs[indices.ravel()], distances.ravel())
-
-
-def _joined(parts: list[_Edges]) -> _Edges:
-    empty = _Edges(np.empty(0, np.intp), np.empty(0, np.intp), np.empty(0))
-    return _Edges(*(np.concatenate(column) for column in zip(empty, *parts, strict=True)))
 
 
 def _scales(parts: list[_Edges], n_cells: int) -> NDArray[np.float64]:
@@ -216,9 +217,10 @@ def _scales(parts: list[_Edges], n_cells: int) -> NDArray[np.float64]:
 
 
 def _matrix(
-    edges: _Edges, n_cells: int, scales: NDArray[np.float64], weights: Weights
+    parts: list[_Edges], n_cells: int, scales: NDArray[np.float64], weights: Weights
 ) -> sp.csr_matrix:
-    """Weights of directed edges."""
+    """Put the weights of directed edges in a matrix."""
+    edges = _Edges(*(np.concatenate(column) for column in zip(_NO_EDGES, *parts, strict=True)))
     values = np.ones(len(edges.source))
     if weights == "self_tuning":
         # The floor serves cells with seven equals: only these stay their neighbours.
@@ -235,13 +237,3 @@ def _symmetric(named: sp.csr_matrix) -> sp.csr_matrix:
     graph.eliminate_zeros()  # self-tuning weights of far cells vanish
     graph.sort_indices()
     return graph
-
-
-def _codes(batch: ArrayLike, n_cells: int) -> NDArray[np.intp]:
-    names = np.asarray(batch, dtype=object).astype(str)
-    if names.shape != (n_cells,):
-        raise ValueError(
-            f"There must be one batch per cell, got batches of shape {names.shape} for {n_cells} "
-            "cells. Pass the column of these cells."
-        )
-    return np.asarray(np.unique(names, return_inverse=True)[1], dtype=np.intp)

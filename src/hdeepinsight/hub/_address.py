@@ -14,7 +14,6 @@ CARD_FILE: Final = "README.md"
 CHECKSUMS_FILE: Final = "checksums.sha256"
 
 _BUNDLED: Final = Path(__file__).parents[1] / "models" / "bundled"
-_PUBLIC_HUB: Final = "https://huggingface.co"
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _REPOSITORY = re.compile(rf"(?:hf://)?({_PART}/{_PART})")
 _BUCKET = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.*[^/])/*")
@@ -60,8 +59,8 @@ class Address:
         ValueError
             If it is none of these.
         """
-        path = os.fspath(text).strip()
-        is_path = isinstance(text, os.PathLike) or path.startswith(("/", ".", "~"))
+        path = text.strip() if isinstance(text, str) else os.fspath(text)
+        is_path = not isinstance(text, str) or path.startswith(("/", ".", "~"))
         if file := _FILE.fullmatch(path):
             path, is_path = unquote(file[1]), True
         if is_path or Path(path).is_absolute():
@@ -128,12 +127,4 @@ def is_offline() -> bool:
 
 def hub_endpoint() -> str:
     """Return the address of the Hugging Face hub, or of what ``HF_ENDPOINT`` names."""
-    return (os.environ.get("HF_ENDPOINT") or _PUBLIC_HUB).rstrip("/")
-
-
-def mirror() -> str | None:
-    """Return where ``HDEEPINSIGHT_MIRROR`` says that models are, instead of on the hub.
-
-    A folder, ``file://``, ``s3://``, or the address of a server that speaks like the hub.
-    """
-    return os.environ.get("HDEEPINSIGHT_MIRROR", "").strip().rstrip("/") or None
+    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")

@@ -8,16 +8,12 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from hdeepinsight._errors import invalid
 
-if TYPE_CHECKING:
-    from anndata import AnnData
-
-_HELD_OUT = "held-out cells of the reference"
 _LISTS = ("tissues", "technologies", "datasets")
 _REQUIRED = ("title", "license", "organism", "tissues")
 #: Licences that a hub knows by these names; any other one is "other", with its name beside it.
@@ -26,8 +22,6 @@ _KNOWN_LICENSES = re.compile(
     r"gpl-2\.0|lgpl-3\.0|mpl-2\.0|odc-by|odbl|pddl|unlicense|other"
 )
 _ENSEMBL = re.compile(r"ENS[A-Z]{0,6}G\d{11}(\.\d+)?")
-_NUMBERS_OF_GENES = (100, 500, 1000, 2000)
-_MOST_BINS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,12 +93,9 @@ class ModelCard:
             else:
                 raise invalid(field.name, value, "text", "Put it in quotes.")
             object.__setattr__(self, field.name, value)
-        missing = [name for name in _REQUIRED if not getattr(self, name)]
-        if missing:
-            raise ValueError(
-                f"The card says nothing about {', '.join(missing)}. A model that others are to use "
-                "needs all of title, license, organism and tissues. Add them."
-            )
+        lacking = ", ".join(name for name in _REQUIRED if not getattr(self, name))
+        if lacking:
+            raise ValueError(f"The card says nothing about {lacking}, which others need. Add it.")
 
     @classmethod
     def of(cls, card: ModelCard | Mapping[str, Any]) -> ModelCard:
@@ -129,22 +120,16 @@ class ModelCard:
         """
         if isinstance(card, ModelCard):
             return card
-        known = [field.name for field in fields(cls)]
-        if not isinstance(card, Mapping) or not set(card) <= set(known):
-            found = list(card) if isinstance(card, Mapping) else type(card).__name__
-            raise ValueError(
-                f"The card must be a ModelCard, or a mapping with its fields {', '.join(known)}, "
-                f"got {found}. Rename fields, or put their text into description."
-            )
+        known = ", ".join(field.name for field in fields(cls))
+        if not isinstance(card, Mapping):
+            raise invalid("card", type(card).__name__, f"a ModelCard or a mapping with {known}")
+        if unknown := [name for name in card if name not in known.split(", ")]:
+            raise invalid("card", unknown, f"a mapping with {known}", "Use description for text.")
         return cls(**(dict.fromkeys(_REQUIRED, "") | dict(card)))
 
 
 def card_text(
-    card: ModelCard,
-    model: Any,
-    labelled: Mapping[str, AnnData],
-    checksums: Mapping[str, str],
-    address: str,
+    card: ModelCard, model: Any, labelled: Mapping[str, Any], digests: dict[str, str], address: str
 ) -> str:
     """Write the card as Markdown, with the header that hubs read.
 
@@ -157,7 +142,7 @@ def card_text(
         per type and scores of the held-out cells.
     labelled
         Further labelled data to score, by name.
-    checksums
+    digests
         SHA-256 of every file, by name.
     address
         Where the model can be pulled from.
@@ -174,61 +159,20 @@ def card_text(
     if taxonomy is not None and own is not None:
         held_out = model.validation_indices_
         if held_out is not None and len(held_out):
-            scored[_HELD_OUT] = (model.evaluate(), _reliability(model, own[held_out]))
+            scored["held-out cells of the reference"] = model.evaluate()
         n_cells = np.bincount(model.label_nodes(own), minlength=taxonomy.n_nodes)
-    for name, adata in labelled.items() if taxonomy is not None else ():
-        scored[name] = (model.evaluate(adata), _reliability(model, adata))
-    license = card.license.strip().lower()
-    environment = Environment(  # Markdown: all that is not ours passes one of these filters
-        loader=PackageLoader("hdeepinsight.hub", ""),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
+    if taxonomy is not None:
+        scored |= {name: model.evaluate(adata) for name, adata in labelled.items()}
+    environment = Environment(
+        loader=PackageLoader("hdeepinsight.hub", ""), undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters.update(
-        cell=as_cell, fenced=as_fenced, line=_line, markdown=as_markdown, number=_number
-    )
-    environment.filters["quoted"] = lambda text: json.dumps(_line(text), ensure_ascii=False)
-    environment.tests["ensembl"] = _ENSEMBL.fullmatch
-    return environment.get_template("card.md.j2").render(
-        card=card,
-        model=model,
-        taxonomy=taxonomy,
-        n_cells=n_cells,
-        scored=scored,
-        shares=_share_of_top(model),
-        license=license if _KNOWN_LICENSES.fullmatch(license) else "other",
-        checksums=checksums,
-        address=address,
-        version=version,
-    )
-
-
-def _reliability(model: Any, adata: AnnData) -> list[tuple[int, float, float]]:
-    """Cells, mean confidence and share of right types, in bins of about equally many cells."""
-    annotation, nodes = model.annotate(adata), model.label_nodes(adata)
-    rows = np.flatnonzero(np.isin(nodes, annotation.taxonomy.leaves))
-    leaf = annotation.leaf_nodes[rows]
-    confidence = np.clip(annotation.node_probabilities[rows, leaf], 0.0, 1.0)
-    order = np.argsort(confidence, kind="stable")
-    bins = np.array_split(order, min(_MOST_BINS, len(order)) or 1)
-    right = leaf == nodes[rows]
-    return [
-        (len(cells), float(confidence[cells].mean()), float(right[cells].mean()))
-        for cells in bins
-        if len(cells)
-    ]
-
-
-def _share_of_top(model: Any) -> dict[int, float]:
-    """Share of the reference's expression that the most expressed genes carry, by their number."""
-    normalizer = getattr(model.module, "normalizer", None)
-    if normalizer is None:
-        return {}
-    shares = np.sort(normalizer.mean_share.detach().cpu().numpy())[::-1]
-    total = float(shares.sum()) or 1.0
-    return {n: float(shares[:n].sum()) / total for n in _NUMBERS_OF_GENES if n < len(shares)}
+    # Markdown: all that is not ours passes one of these filters.
+    environment.filters.update(cell=as_cell, fenced=as_fenced, line=_line, markdown=as_markdown)
+    environment.filters.update(number=_number, quoted=_quoted)
+    environment.tests.update(ensembl=_ENSEMBL.fullmatch, known=_KNOWN_LICENSES.fullmatch)
+    environment.globals.update(version=version, digests=digests, address=address, card=card)
+    template = environment.get_template("card.md.j2")
+    return template.render(model=model, taxonomy=taxonomy, n_cells=n_cells, scored=scored) + "\n"
 
 
 def _number(value: Any) -> str:
@@ -239,6 +183,10 @@ def _number(value: Any) -> str:
 
 def _line(text: object) -> str:
     return " ".join(str(text).split())
+
+
+def _quoted(text: object) -> str:
+    return json.dumps(_line(text), ensure_ascii=False)  # JSON is YAML
 
 
 def as_markdown(text: str) -> str:

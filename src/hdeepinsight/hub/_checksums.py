@@ -35,8 +35,8 @@ def read_text_file(path: Path) -> bytes:
         return read_bounded(path, MOST_BYTES_OF_TEXT)
     except OSError as error:
         raise HubError(
-            f"{path} cannot be read ({error.strerror}). It must be a regular file of at most "
-            f"{MOST_BYTES_OF_TEXT:,} bytes. {_WHAT_TO_DO}"
+            f"{path} cannot be read ({error.strerror}). A published model has it as a regular file "
+            f"of at most {MOST_BYTES_OF_TEXT:,} bytes; load_model() reads other ones. {_WHAT_TO_DO}"
         ) from None
 
 
@@ -122,16 +122,15 @@ def verify_folder(folder: Path, listed: Mapping[str, str], *, source: object) ->
     ChecksumError
         Naming the files that are missing or differ.
     """
-    missing = [f"{name} missing" for name in listed if not (folder / name).is_file()]
-    differing = [
-        f"{name} not as published"
+    wrong = [
+        f"{name} {'not as published' if (folder / name).is_file() else 'missing'}"
         for name, digest in listed.items()
-        if (folder / name).is_file() and sha256(folder / name) != digest
+        if not (folder / name).is_file() or sha256(folder / name) != digest
     ]
-    if missing or differing:
+    if wrong:
         raise ChecksumError(
             f"The files of {source} in {folder} do not have the checksums that were published with "
-            f"them: {', '.join([*missing, *differing][:5])}. {_WHAT_TO_DO}"
+            f"them: {', '.join(wrong[:5])}. {_WHAT_TO_DO}"
         )
 
 
@@ -140,9 +139,7 @@ def pinned_digest(revision: str | None) -> str | None:
     return revision.removeprefix(_PIN) if revision and revision.startswith(_PIN) else None
 
 
-def check_revision(
-    checksums: bytes, revision: str | None, source: object, found_as: str = ""
-) -> str:
+def check_revision(checksums: bytes, revision: str | None, source: object, inside: str = "") -> str:
     """Compare what is there with the revision that was asked for.
 
     Buckets and folders have no commits: their revision is the digest of the list of checksums,
@@ -156,7 +153,7 @@ def check_revision(
         What was asked for.
     source
         Where it was found.
-    found_as
+    inside
         Name of the folder inside that holds it.
 
     Returns
@@ -170,7 +167,7 @@ def check_revision(
     """
     digest = sha256(checksums)
     wanted = pinned_digest(revision) or revision
-    if not wanted or wanted == found_as or (len(wanted) >= 12 and digest.startswith(wanted)):
+    if not wanted or wanted == inside or (len(wanted) >= 12 and digest.startswith(wanted)):
         return f"{_PIN}{digest}"
     raise ChecksumError(
         f"Revision {revision!r} of {source} was asked for, but {_PIN}{digest} is there. Pass that "

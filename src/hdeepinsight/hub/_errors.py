@@ -7,13 +7,8 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
-Answer = TypeVar("Answer")
-
-#: Seconds before each further attempt.
-_PAUSES = (0.5, 1.0, 2.0)
-_DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 _PASSWORD_IN_URL = re.compile(r"(?<=://)[^/@\s]+@")
 #: How the packages begin whose exceptions say that a connection failed.
 _TRANSPORT = ("aio", "boto", "fsspec", "http")
@@ -35,12 +30,12 @@ class Transient(HubError):
     """A server says that it is out of order, which may pass."""
 
 
-def retry(ask: Callable[[], Answer]) -> Answer:
+def retry(ask: Callable[[], Any]) -> Any:
     """Ask again, a few times, where a server is out of order.
 
     Where nobody answers at all, nobody is asked again: that is rarely over in seconds.
     """
-    for pause in _PAUSES:
+    for pause in (0.5, 1.0, 2.0):  # seconds
         try:
             return ask()
         except Transient:
@@ -87,7 +82,7 @@ def explained(
     except HubError:
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _DISK_IS_FULL:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise _explain(error, action, server, token, revision) from None
 
@@ -96,9 +91,8 @@ def _explain(
     error: BaseException, action: str, server: str, token: str | bool | None, revision: str | None
 ) -> HubError:
     missing = isinstance(error, FileNotFoundError) and not server
-    while (
-        not hasattr(error, "response") and error.__cause__ is not None
-    ):  # both libraries wrap what really happened
+    # Both libraries wrap what really happened.
+    while not hasattr(error, "response") and error.__cause__ is not None:
         error = error.__cause__
     response: Any = getattr(error, "response", None)
     if isinstance(response, dict):  # S3
@@ -120,14 +114,11 @@ def _explain(
     elif status == 429 or status >= 500:
         why = "too many requests were sent" if status == 429 else "it is out of order"
         kind, what = Transient, f"{why} ({status}). Try again later; complete files are kept"
-    elif status:
-        what = f"it answered {status} ({said}). Check the name and {settings}"
-    elif isinstance(error, OSError) or type(error).__module__.startswith(_TRANSPORT):
-        what = (
-            f"no answer, or one that broke off ({said}). Check the connection, HTTPS_PROXY and "
-            f"{settings}, and try again; complete files are kept"
-        )
+    elif not status and (
+        isinstance(error, OSError) or type(error).__module__.startswith(_TRANSPORT)
+    ):
+        what = f"no answer ({said}). Check the connection, HTTPS_PROXY and {settings}"
     else:
-        what = f"its answer was not understood ({said}). Check what {settings} names"
+        what = f"its answer was not understood ({said}). Check the name and {settings}"
     where = f"Could not {action}" + (f" at {without_secrets(server)}" if server else "")
     return kind(f"{where}: {what}.")

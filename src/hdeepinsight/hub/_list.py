@@ -22,20 +22,13 @@ Where = Literal["all", "bundled", "here", "hub"]
 
 #: Tags of a card that are columns of the table.
 _SHOWN: Final = ("organism", "tissue", "n_types", "n_genes")
-_MOST_MODELS: Final = 1000
-_TAG_OF_OURS: Final = "hdeepinsight"
-_MOST_LINES: Final = 1000
-_SECONDS_TO_ANSWER: Final = 5.0
 #: A tag in the header of a card, which is read line by line: parsing YAML takes what a few bytes
 #: of it stand for, which can be more than any memory.
 _TAG: Final = re.compile(r"\s*- +(['\"]?)(organism|tissue|n_types|n_genes):(.*)\1")
 
 
 def list_models(
-    search: str | None = None,
-    *,
-    where: Where = "all",
-    token: Token = None,
+    search: str | None = None, *, where: Where = "all", token: Token = None
 ) -> pd.DataFrame:
     """List the models that can be used.
 
@@ -76,8 +69,9 @@ def list_models(
     rows: list[dict[str, str]] = []
     if where in ("all", "bundled"):
         for name, folder in bundled_folders().items():
-            digest = SharedModel(name, "", folder).digest
-            rows.append(_row(name, "bundled", digest, read_tags(folder)))
+            rows.append(
+                _row(name, "bundled", SharedModel(name, "", folder).digest, read_tags(folder))
+            )
     if where in ("all", "here"):
         for cache in sorted((cache_folder() / "models").glob("*")):
             if revision := newest(cache):
@@ -98,18 +92,16 @@ def list_models(
 def _on_hub(search: str | None, token: Token, *, wait: bool) -> Iterator[dict[str, str]]:
     """Find models on the hub, or in the folder that stands in for it."""
     if is_offline():
-        raise OfflineError(
-            "HF_HUB_OFFLINE is set. Unset it, or list what was fetched: where='here'."
-        )
+        raise OfflineError("HF_HUB_OFFLINE is set. Unset it, or list what is here: where='here'.")
     endpoint, token, instead = resolve_mirror(token)
     if instead is None:
         client = need_extra("huggingface_hub.utils", "hub", "Listing the models of a hub")
         api = hub_api(endpoint, token)
         with explained("list the models", endpoint, token):
             if not wait:  # the client itself tries for half a minute before it gives up
-                client.get_session().head(endpoint, timeout=_SECONDS_TO_ANSWER)
+                client.get_session().head(endpoint, timeout=5.0)
             for info in api.list_models(
-                filter=_TAG_OF_OURS, search=search, limit=_MOST_MODELS, full=True
+                filter="hdeepinsight", search=search, limit=1000, full=True
             ):
                 yield _row(info.id, "hub", info.sha or "", info.tags or ())
     elif instead.kind == "folder":  # the models of a bucket have to be known by name
@@ -124,7 +116,7 @@ def read_tags(folder: Path) -> list[str]:
     except HubError:
         return []
     header = text.partition("---")[2].partition("\n---")[0]
-    found = (_TAG.fullmatch(line) for line in header.splitlines()[:_MOST_LINES])
+    found = (_TAG.fullmatch(line) for line in header.splitlines()[:1000])
     return [f"{tag[2]}:{tag[3]}" for tag in found if tag]
 
 

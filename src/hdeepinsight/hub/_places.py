@@ -8,41 +8,35 @@ import shutil
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hdeepinsight._errors import need_extra
 from hdeepinsight._io import atomic_write
-from hdeepinsight.hub._address import CHECKSUMS_FILE, Address, hub_endpoint, is_offline, mirror
+from hdeepinsight.hub._address import CHECKSUMS_FILE, Address, hub_endpoint, is_offline
 from hdeepinsight.hub._checksums import MOST_BYTES_OF_TEXT, check_revision, pinned_digest
 from hdeepinsight.hub._errors import HubError, OfflineError, explained, retry
 
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
-
 Token = str | bool | None
-
-_COMMIT = re.compile(r"[0-9a-f]{40,64}")
-_BLOCK = 2**20
 
 
 def resolve_mirror(token: Token) -> tuple[str, Token, Address | None]:
     """Return the hub to ask for models, the token for it, and the folder or bucket to use instead.
 
-    A mirror gets no token but one that was given in the call.
+    ``HDEEPINSIGHT_MIRROR`` is a folder, ``file://``, ``s3://``, or the address of a server that
+    speaks like the hub. It gets no token but one that was given in the call.
     """
-    place = mirror()
-    if place is None:
+    place = os.environ.get("HDEEPINSIGHT_MIRROR", "").strip().rstrip("/")
+    if not place:
         return hub_endpoint(), token, None
     if place.startswith(("http://", "https://")):
         return place, False if token is None else token, None
     return "", False, Address.parse(place)
 
 
-def hub_api(endpoint: str, token: Token) -> HfApi:
+def hub_api(endpoint: str, token: Token) -> Any:
     """Return the client of a hub."""
     hub = need_extra("huggingface_hub", "hub", "A Hugging Face hub")
-    api: HfApi = hub.HfApi(endpoint=endpoint, token=token, library_name="hdeepinsight")
-    return api
+    return hub.HfApi(endpoint=endpoint, token=token, library_name="hdeepinsight")
 
 
 def bucket_files() -> Any:
@@ -57,6 +51,8 @@ def bucket_files() -> Any:
 class HubPlace:
     """A repository of a Hugging Face hub at one commit. Methods raise `HubError` on failure."""
 
+    _sizes: dict[str, int]
+
     def __init__(self, address: Address, revision: str | None, endpoint: str, token: Token) -> None:
         self.address, self._api = address, hub_api(endpoint, token)
         self._explained = partial(explained, server=endpoint, token=token)
@@ -68,12 +64,11 @@ class HubPlace:
         with self._explained(f"fetch {self.address}", revision=revision):
             info = self._api.model_info(self.address.place, revision=revision, files_metadata=True)
             sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
-            if not isinstance(info.sha, str) or not _COMMIT.fullmatch(info.sha):
-                # It names a folder here, so nothing else is taken.
+            # The commit names a folder here.
+            if not isinstance(info.sha, str) or not re.fullmatch("[0-9a-f]{40,64}", info.sha):
                 raise ValueError(f"it names the commit {str(info.sha)[:80]!r}")
-            for name, size in sizes.items():
-                if type(name) is not str or type(size) is not int or size < 0:
-                    raise ValueError(f"it lists {str(name)[:80]!r} of {str(size)[:80]} bytes")
+            if any(type(size) is not int or size < 0 for size in sizes.values()):
+                raise ValueError("it lists files of sizes that are none")
         return info.sha, sizes
 
     def size(self, name: str) -> int | None:
@@ -108,7 +103,7 @@ def _guard(file: str, size: int) -> Any:
 
         def update(self, n: float | None = 1) -> None:
             self.n += int(n or 0)
-            if self.n > 2 * size + _BLOCK:  # the client itself compares the sizes in the end
+            if self.n > 2 * size + 2**20:  # the client itself compares the sizes in the end
                 raise HubError(f"{file} is longer than the {size:,} bytes that were announced.")
 
         def __getattr__(self, _: str) -> Any:  # what else a bar can be told
@@ -121,15 +116,14 @@ class BucketPlace:
     """A model in an S3 bucket, or in a store that speaks like one (``AWS_ENDPOINT_URL_S3``)."""
 
     def __init__(self, address: Address, revision: str | None, *_: object) -> None:
-        self.address, self._files, inside = address, bucket_files(), ""
-        if revision and not pinned_digest(revision):
-            self._root, inside = f"{address.place}/{revision}", revision
-        if not inside or self.size(CHECKSUMS_FILE) is None:
-            self._root, inside = address.place, ""
+        self.address, self._files, self._root = address, bucket_files(), address.place
+        inside = revision if revision and not pinned_digest(revision) else ""
+        if inside and self.size(f"{inside}/{CHECKSUMS_FILE}") is not None:
+            self._root = f"{address.place}/{inside}"
         with explained(f"fetch {CHECKSUMS_FILE} of {address}"):
             path = f"{self._root}/{CHECKSUMS_FILE}"
             listed = self._files.cat_file(path, start=0, end=MOST_BYTES_OF_TEXT + 1)
-        self.revision = check_revision(listed, revision, address, inside)
+        self.revision = check_revision(listed, revision, address, self._root.rpartition("/")[2])
 
     def size(self, name: str) -> int | None:
         """Return the bytes of a file; ``None`` if it is not there."""
@@ -161,19 +155,17 @@ def check_target(address: Address, *, overwrite: bool) -> None:
     above = next(place for place in (target, *target.parents) if place.exists())
     # What is replaced is moved away first, which is for the folder that it lies in to allow.
     written = target.parent if above == target else above
+    is_ours, why = (target / CHECKSUMS_FILE).is_file(), ""
+    if is_ours and not overwrite:
+        raise _exists(target)
     if not above.is_dir():
         why = f"{above} is a file"
     elif not os.access(written, os.W_OK | os.X_OK):
         why = f"{written} may not be changed"
-    elif (target / CHECKSUMS_FILE).is_file():
-        if not overwrite:
-            raise _exists(target)
-        return
-    elif above == target and any(target.iterdir()):
+    elif above == target and any(target.iterdir()) and not is_ours:
         why = "it holds something that was not published by hdi.hub"
-    else:
-        return
-    raise HubError(f"Nothing can be published at {target}: {why}. Choose another folder.")
+    if why:
+        raise HubError(f"Nothing can be published at {target}: {why}. Choose another folder.")
 
 
 def _exists(place: object) -> HubError:

@@ -116,9 +116,8 @@ def publish(
         If it cannot be published; the text says why, and what to do.
     ValueError
         If the card lacks something, the model is not trained, the attached reference is not the
-        one that it was trained on, or the features are of another model.
-    TypeError
-        If ``scored_on`` is not a mapping.
+        one that it was trained on, the features are of another model, or ``scored_on`` is not a
+        mapping.
 
     Notes
     -----
@@ -143,19 +142,14 @@ def publish(
     if not model.is_trained_:
         raise ValueError("The model is not trained: it would label at random. Train it first.")
     if revision is not None and address.kind != "hub":
-        hint = f"{address} has no branches: publish to a folder inside it, such as .../v1."
-        raise invalid("revision", revision, "omitted", hint)
-    if scored_on is not None and not isinstance(scored_on, Mapping):
-        raise TypeError(
-            "scored_on must be labelled data by the name that the card is to call it, got a "
-            f"{type(scored_on).__name__}. Pass scored_on={{'donor 9': adata}}."
-        )
+        raise invalid("revision", revision, "omitted", f"{address} has no branches; use .../v1.")
+    if not isinstance(scored_on or {}, Mapping):
+        raise invalid("scored_on", type(scored_on).__name__, "a mapping as {'donor 9': adata}")
     check_target(address, overwrite=overwrite)
     with tempfile.TemporaryDirectory(prefix="hdeepinsight-") as name:
         folder = Path(name)
-        features = _features(model, reference)
         model.save(folder, overwrite=True)
-        features.write_h5ad(folder / REFERENCE_FILE, compression="gzip")
+        _features(model, reference).write_h5ad(folder / REFERENCE_FILE, compression="gzip")
         metadata = {  # the fields of scvi.hub.HubMetadata, which takes these and no others
             "scvi_version": str(model.registry_.get("scvi_version", version("scvi-tools"))),
             "anndata_version": version("anndata"),
@@ -260,14 +254,10 @@ def reference_features(
     labels = pd.Categorical([taxonomy.path_name(int(node)) for node in nodes])
     names = [f"reference_{i}" for i in range(len(nodes))]
     obs = pd.DataFrame({"node": nodes, "label": labels}, index=names)
-    about = {
-        "schema_version": _SCHEMA_VERSION,
-        "taxonomy": "" if taxonomy is None else taxonomy.to_json(),
-        "n_reference": counts,
-    }
-    return AnnData(
-        obs=obs, obsm={_LATENT: latent.astype(np.float16)}, uns={REFERENCE_BUNDLE_KEY: about}
-    )
+    tree = "" if taxonomy is None else taxonomy.to_json()
+    about = {"schema_version": _SCHEMA_VERSION, "taxonomy": tree, "n_reference": counts}
+    latent = latent.astype(np.float16)
+    return AnnData(obs=obs, obsm={_LATENT: latent}, uns={REFERENCE_BUNDLE_KEY: about})
 
 
 def read_features(path: Path) -> AnnData:

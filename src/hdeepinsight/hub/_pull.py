@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -21,10 +22,10 @@ from hdeepinsight.hub._publish import REFERENCE_FILE, read_features
 if TYPE_CHECKING:
     from anndata import AnnData
 
+Repository = str | os.PathLike[str]
+
 #: Most bytes of a model, all files together: what is larger is not a model of ours.
 MAX_BYTES: Final = 5 * 2**30
-#: Files of a model of which nobody wrote a list.
-_UNLISTED: Final = ("_scvi_required_metadata.json", "model.pt", "adata.h5ad", "mdata.h5mu")
 
 
 @dataclass(frozen=True)
@@ -123,14 +124,13 @@ def pull(
     *,
     token: Token = None,
     max_bytes: int = MAX_BYTES,
-    verify: bool = True,
     **options: Any,
 ) -> Any:
     """Get a published model, ready to annotate.
 
     Parameters
     ----------
-    repo, revision, token, max_bytes, verify
+    repo, revision, token, max_bytes
         As in :func:`download`.
     **options
         ``accelerator`` and ``device``, as in :func:`hdeepinsight.models.load_model`.
@@ -155,17 +155,15 @@ def pull(
     ('lineage', 'cell_type', 'subtype')
     >>> hdi.hub.pull("atlas/pbmc", revision="v1")  # doctest: +SKIP
     """
-    shared = download(repo, revision, token=token, max_bytes=max_bytes, verify=verify)
-    return shared.load(**options)
+    return download(repo, revision, token=token, max_bytes=max_bytes).load(**options)
 
 
 def download(
-    repo: str | os.PathLike[str],
+    repo: Repository,
     revision: str | None = None,
     *,
     token: Token = None,
     max_bytes: int = MAX_BYTES,
-    verify: bool = True,
 ) -> SharedModel:
     """Get the files of a published model.
 
@@ -183,9 +181,6 @@ def download(
         never written anywhere, nor sent to a mirror unless it is given here.
     max_bytes
         Most bytes of all files together.
-    verify
-        Refuse a repository of a hub that has no list of checksums. A list that is there always
-        counts; buckets and folders need one.
 
     Returns
     -------
@@ -215,11 +210,8 @@ def download(
     endpoint = ""
     if address.kind == "hub":
         endpoint, token, instead = resolve_mirror(token)
-        place = (
-            address
-            if instead is None
-            else Address(instead.kind, f"{instead.place}/{address.place}")
-        )
+        if instead is not None:
+            place = Address(instead.kind, f"{instead.place}/{address.place}")
     if place.kind == "folder":
         return _open_folder(place, revision, max_bytes)
     cache = cache_of(address)
@@ -239,11 +231,9 @@ def download(
             here = f" {known} is here: HF_HUB_OFFLINE=1 uses it." if known else ""
             raise type(error)(f"{error}{here}") from None
         known = there.revision
-        fetch_files(there, revision_folder(cache, known), max_bytes, verify)
+        fetch_files(there, revision_folder(cache, known), max_bytes)
         _remember(cache, revision, known)
     shared = SharedModel(str(address), known, revision_folder(cache, known))
-    if not (shared.folder / CHECKSUMS_FILE).exists():
-        return shared  # fetched with verify=False
     try:
         listed = shared._verify()
     except ChecksumError:
@@ -260,12 +250,6 @@ def _open_folder(place: Address, revision: str | None, max_bytes: int) -> Shared
     folder = Path(place.place)
     if revision and not _checksums.pinned_digest(revision) and (folder / revision).is_dir():
         folder = folder / revision
-    if not (folder / CHECKSUMS_FILE).exists():
-        why = f"holds no {CHECKSUMS_FILE}" if folder.is_dir() else "is not a folder"
-        raise HubError(
-            f"No published model was found: {folder} {why}. Pass a folder that hdi.hub.publish "
-            "wrote; hdi.hub.load_model() reads what model.save() wrote."
-        )
     listed = SharedModel(str(place), "", folder)._verify(max_bytes)
     found = _checksums.check_revision(listed, revision, place, folder.name)
     return SharedModel(str(place), found, folder)
@@ -305,7 +289,7 @@ def _remember(cache: Path, name: str | None, revision: str) -> None:
         note.write_text(revision, encoding="utf-8")
 
 
-def fetch_files(place: HubPlace | BucketPlace, target: Path, max_bytes: int, verify: bool) -> None:
+def fetch_files(place: HubPlace | BucketPlace, target: Path, max_bytes: int) -> None:
     """Bring the files of a model into a folder, which appears only when it is complete.
 
     Other processes wait meanwhile. Complete files stay for a later attempt where something fails.
@@ -325,50 +309,45 @@ def fetch_files(place: HubPlace | BucketPlace, target: Path, max_bytes: int, ver
             return
         folder = target.with_name(f"{target.name}.part")
         folder.mkdir(exist_ok=True)
+        _sizes(place, [CHECKSUMS_FILE])
         for name in (CHECKSUMS_FILE, CARD_FILE):
             (folder / name).unlink(missing_ok=True)
             if (size := place.size(name)) is not None:
-                _check_total(size, _checksums.MOST_BYTES_OF_TEXT, f"{name} of {place.address}")
+                about = f"{name} of {place.address}"
+                _check_total(size, _checksums.MOST_BYTES_OF_TEXT, about, "It is not one of ours.")
                 place.fetch(name, folder)
-        listed = dict.fromkeys(_UNLISTED, "")
-        if (folder / CHECKSUMS_FILE).is_file():
-            text = read_text_file(folder / CHECKSUMS_FILE)
-            listed = parse_checksums(text, source=place.address)
-        elif verify:
-            raise ChecksumError(
-                f"{place.address} has no {CHECKSUMS_FILE}, so what it holds cannot be checked. "
-                "Publish it again with hdi.hub.publish, or pass verify=False if you trust it."
-            )
-        sizes = {name: place.size(name) for name in listed}
-        missing = [name for name in listed if listed[name] and sizes[name] is None]
-        if missing:
-            raise HubError(
-                f"{place.address} is incomplete: {', '.join(missing[:5])} is listed but not there. "
-                "It may be being published right now. Try again in a minute."
-            )
-        _check_total(sum(size or 0 for size in sizes.values()), max_bytes, place.address)
-        for name in (name for name in listed if sizes[name] is not None):
+        text = read_text_file(folder / CHECKSUMS_FILE)
+        listed = parse_checksums(text, source=place.address)
+        _check_total(sum(_sizes(place, listed)), max_bytes, place.address)
+        for name, digest in listed.items():
             path = folder / name
             path.parent.mkdir(exist_ok=True, parents=True)
-            if not path.is_file() or sha256(path) != listed[name]:
+            if not path.is_file() or sha256(path) != digest:
                 path.unlink(missing_ok=True)
                 place.fetch(name, folder)
-            if listed[name] and sha256(path) != listed[name]:
+            if sha256(path) != digest:
                 path.unlink()
                 raise ChecksumError(
-                    f"{name} of {place.address} arrived with another checksum than the published "
-                    "one. Pull the model again; if it stays so, something on the way changes files."
+                    f"{name} of {place.address} has another checksum. Pull it again."
                 )
         shutil.rmtree(folder / ".cache", ignore_errors=True)  # notes of the client
         folder.replace(target)
 
 
-def _check_total(n_bytes: int, most: float, source: object) -> None:
-    if n_bytes > most:
+def _sizes(place: HubPlace | BucketPlace, names: Iterable[str]) -> list[int]:
+    sizes = {name: place.size(name) for name in names}
+    missing = [name for name, size in sizes.items() if size is None]
+    if missing:
         raise HubError(
-            f"{source} has {n_bytes / 2**20:,.0f} MB, and {most / 2**20:,.0f} MB are accepted. "
-            "Nothing was fetched. Raise max_bytes if you trust it."
+            f"{place.address} is incomplete: {', '.join(missing[:5])} is not there. Try again in a "
+            "minute, as it may be being published, or have it published with hdi.hub.publish."
         )
+    return [size for size in sizes.values() if size is not None]
+
+
+def _check_total(n_bytes: int, most: float, source: object, hint: str = "Raise max_bytes.") -> None:
+    if n_bytes > most:
+        raise HubError(f"{source} has {n_bytes:,} bytes, and {most:,} are accepted. {hint}")
 
 
 def resolve_model(model: str | os.PathLike[str]) -> Path:
@@ -409,10 +388,8 @@ def resolve_model(model: str | os.PathLike[str]) -> Path:
     try:
         is_on_hub = text not in names and Address.parse(text).kind == "hub"
     except ValueError as error:
-        known = f"{', '.join(map(repr, names))}; `hdeepinsight models` lists all"
-        raise ValueError(
-            f"{text!r} is neither a folder nor the name of a model ({known}), and {error}"
-        ) from None
+        known = ", ".join(names)
+        raise ValueError(f"{text!r} is neither a folder nor one of {known}, and {error}") from None
     try:
         return download(text).folder
     except HubError as error:

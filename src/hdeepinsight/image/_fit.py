@@ -18,6 +18,10 @@ from threadpoolctl import threadpool_limits
 from hdeepinsight._errors import check_choice
 from hdeepinsight.image._assign import CROWDED, assign_pixels
 
+LayoutMethod = Literal["tsne", "umap", "mde", "random"]
+Equalize = Literal["auto", "always", "never"]
+Report = dict[str, float]
+
 N_COMPONENTS = 50
 #: Below this many distinct genes there is no neighbourhood to preserve.
 MIN_DISTINCT = 8
@@ -285,17 +289,6 @@ def _hull(points: np.ndarray) -> np.ndarray:
     return np.asarray(points[corners])
 
 
-def displacement(coords: np.ndarray, pixel: np.ndarray, side: int) -> dict[str, float]:
-    """Measure how many pixels each gene is moved from where it was embedded."""
-    centres = np.stack(np.divmod(pixel, side), axis=1) + 0.5
-    moved = np.linalg.norm(coords - centres, axis=1)
-    return {
-        "displacement_mean": float(moved.mean()),
-        "displacement_p95": float(np.quantile(moved, 0.95)),
-        "displacement_max": float(moved.max()),
-    }
-
-
 def neighbors_kept(
     profiles: np.ndarray, pixel: np.ndarray, side: int, *, k: int = N_NEAREST
 ) -> float:
@@ -332,11 +325,6 @@ def neighbors_kept(
     return shared / (k * len(profiles))
 
 
-LayoutMethod = Literal["tsne", "umap", "mde", "random"]
-Equalize = Literal["auto", "always", "never"]
-Report = dict[str, float]
-
-
 def default_side(n_genes: int) -> int:
     """Return the smallest multiple of 8 whose square holds all genes."""
     side = math.isqrt(n_genes - 1) + 1
@@ -369,7 +357,21 @@ def fit_pixels(
         random = random_pixels(len(expressed), side, seed)
         pixel, moved = random, Report()
         if method != "random":
-            pixel, moved = _fit_expressed(profiles, expressed, side, method, equalize, seed)
+            plane = align_to_rectangle(embed_genes(profiles, method, seed=seed))
+            crowded = len(profiles) > CROWDED * side**2
+            ranks = crowded if equalize == "auto" else equalize == "always"
+            coords = scale_to_grid(plane, side, equalize=ranks)
+            pixel = np.empty(len(expressed), dtype=np.int64)
+            pixel[expressed] = assign_pixels(coords, side)
+            free = rim_first(np.setdiff1d(np.arange(side**2), pixel[expressed]), side)
+            pixel[~expressed] = free[: int((~expressed).sum())]
+            centres = np.stack(np.divmod(pixel[expressed], side), axis=1) + 0.5
+            distance = np.linalg.norm(coords - centres, axis=1)
+            moved = {
+                "displacement_mean": float(distance.mean()),
+                "displacement_p95": float(np.quantile(distance, 0.95)),
+                "displacement_max": float(distance.max()),
+            }
         return pixel, {
             **moved,
             "occupancy": len(pixel) / side**2,
@@ -377,27 +379,6 @@ def fit_pixels(
             "neighbors_kept": neighbors_kept(profiles, pixel[expressed], side),
             "neighbors_kept_random": neighbors_kept(profiles, random[expressed], side),
         }
-
-
-def _fit_expressed(
-    profiles: np.ndarray,
-    expressed: np.ndarray,
-    side: int,
-    method: LayoutMethod,
-    equalize: Equalize,
-    seed: int,
-) -> tuple[np.ndarray, Report]:
-    crowded = len(profiles) > CROWDED * side**2
-    coords = scale_to_grid(
-        align_to_rectangle(embed_genes(profiles, method, seed=seed)),
-        side,
-        equalize=crowded if equalize == "auto" else equalize == "always",
-    )
-    pixel = np.empty(len(expressed), dtype=np.int64)
-    pixel[expressed] = assign_pixels(coords, side)
-    silent = int((~expressed).sum())
-    pixel[~expressed] = rim_first(np.setdiff1d(np.arange(side**2), pixel[expressed]), side)[:silent]
-    return pixel, displacement(coords, pixel[expressed], side)
 
 
 def rim_first(pixels: np.ndarray, side: int) -> np.ndarray:

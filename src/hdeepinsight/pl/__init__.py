@@ -1,16 +1,11 @@
-"""Pictures of results. Every function returns its axes or figure; none shows or closes it."""
+"""Figures of results. Every function returns its axes or figure; none shows or closes it."""
 
-from hdeepinsight.pl._alluvial import alluvial
-from hdeepinsight.pl._confusion import confusion
-from hdeepinsight.pl._dotplot import dotplot
+from hdeepinsight.pl._comparison import alluvial, confusion, dotplot
+from hdeepinsight.pl._confidence import label_set_sizes, novelty, reliability
 from hdeepinsight.pl._embedding import embedding, probability
 from hdeepinsight.pl._explanation import contrast, explanation
 from hdeepinsight.pl._history import training_history
-from hdeepinsight.pl._html import gene_layout_html
-from hdeepinsight.pl._label_sets import label_set_sizes
-from hdeepinsight.pl._layout import gene_images, gene_layout
-from hdeepinsight.pl._novelty import novelty
-from hdeepinsight.pl._reliability import reliability
+from hdeepinsight.pl._layout import gene_images, gene_layout, gene_layout_html
 from hdeepinsight.pl._taxonomy import taxonomy
 
 __all__ = [

@@ -7,10 +7,21 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
+import pandas as pd
+from pandas.api.types import is_float_dtype
 
-from hdeepinsight.pl._names import add_legend, legend_inches, name_on_data
-from hdeepinsight.pl._style import MISSING, SEQUENTIAL, axes_or_new, bare, categorical_colors
-from hdeepinsight.pl._text import shortened
+from hdeepinsight._errors import check_choice
+from hdeepinsight.pl._style import (
+    INK,
+    MISSING,
+    NO_LABEL,
+    SEQUENTIAL,
+    axes_or_new,
+    bare,
+    categorical_colors,
+    halo,
+    shortened,
+)
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -18,11 +29,14 @@ if TYPE_CHECKING:
 
     from hdeepinsight.annotation import Annotation
 
-__all__ = ["embedding", "probability"]
 
 LegendLoc = Literal["auto", "on data", "right margin", "none"]
+
+
 #: More names than this crowd the picture and move to a legend at its side.
 _MAX_ON_DATA = 12
+
+
 #: From here on dots are drawn as one bitmap, also in PDF and SVG files.
 _RASTERIZED = 5_000
 
@@ -49,10 +63,10 @@ def embedding(
     Parameters
     ----------
     coords
-        Two coordinates a cell, ``(n_cells, 2)``, for example ``adata.obsm["X_umap"]`` or what
+        Two coordinates per cell, ``(n_cells, 2)``, for example ``adata.obsm["X_umap"]`` or what
         :func:`hdeepinsight.tl.mde` returns.
     color
-        A label or a number a cell, ``(n_cells,)``. Floating-point numbers are drawn on a scale,
+        A label or a number per cell, ``(n_cells,)``. Floating-point numbers are drawn on a scale,
         all else (text, categories, whole numbers of clusters) are labels; categories keep their
         order.
     palette
@@ -91,11 +105,7 @@ def embedding(
     ['B', 'T']
     >>> ax = hdi.pl.embedding([[0, 0], [1, 1], [2, 0]], [0.2, 0.9, 0.5], vmin=0, vmax=1)
     """
-    if legend_loc not in get_args(LegendLoc):
-        raise ValueError(
-            f"Found legend_loc={legend_loc!r}. Valid are {get_args(LegendLoc)}. Use 'auto' to "
-            "begin with."
-        )
+    check_choice("legend_loc", legend_loc, get_args(LegendLoc), "Use 'auto' to begin with.")
     points = _checked(coords, color)
     area = size if size is not None else float(np.clip(40_000 / max(1, len(points)), 0.5, 30))
     if _is_float(color):
@@ -124,7 +134,7 @@ def probability(
     Parameters
     ----------
     coords
-        Two coordinates a cell, ``(n_cells, 2)``.
+        Two coordinates per cell, ``(n_cells, 2)``.
     result
         The annotation of these cells.
     node
@@ -179,15 +189,13 @@ def _checked(coords: npt.ArrayLike, color: Any) -> np.ndarray:
     if points.shape != (len(color), 2):
         raise ValueError(
             f"There are {len(color)} labels and coordinates of shape {points.shape}. "
-            "The coordinates must be (n_cells, 2), one row a label. Select two columns, and the "
+            "The coordinates must be (n_cells, 2), one row per label. Select two columns, and the "
             "same cells."
         )
     return points
 
 
 def _is_float(color: Any) -> bool:
-    from pandas.api.types import is_float_dtype
-
     return bool(is_float_dtype(color.dtype if hasattr(color, "dtype") else np.asarray(color).dtype))
 
 
@@ -235,14 +243,12 @@ def _draw_labels(
     legend_loc: str,
     ax: Axes | None,
 ) -> Axes:
-    import pandas as pd
-
     categories: pd.Categorical = pd.Categorical(labels).remove_unused_categories()
     codes, names = np.asarray(categories.codes), [str(name) for name in categories.categories]
     colors = _palette(names, palette)
     if legend_loc == "auto":
         legend_loc = "on data" if len(names) <= _MAX_ON_DATA else "right margin"
-    beside = legend_inches(names) if legend_loc == "right margin" else 0.0
+    beside = _legend_inches(names) if legend_loc == "right margin" else 0.0
     ax = axes_or_new(ax, (6.0 + beside, 5.4))
     order = _below_first(codes < 0)
     ink = np.array([*colors, MISSING])[codes[order]]  # code -1 takes the last colour
@@ -255,9 +261,9 @@ def _draw_labels(
         rasterized=len(codes) > _RASTERIZED,
     )
     if legend_loc == "on data":
-        name_on_data(ax, points, codes, names)
+        _name_on_data(ax, points, codes, names)
     elif legend_loc == "right margin":
-        add_legend(ax, codes, names, colors)
+        _add_legend(ax, codes, names, colors)
     return ax
 
 
@@ -271,3 +277,82 @@ def _palette(names: list[str], palette: Mapping[str, str] | None) -> list[str]:
             "needs one. Add them, or leave the palette out."
         )
     return [palette[name] for name in names]
+
+
+_LEGEND_ROWS = 24
+
+
+_LONGEST = 32
+
+
+def _name_on_data(ax: Axes, points: np.ndarray, codes: np.ndarray, names: list[str]) -> None:
+    middles = np.empty((len(names), 2))
+    for code in range(len(names)):
+        own = points[codes == code]
+        # The cell nearest to the medians: a name never floats between two clouds of its type.
+        middles[code] = own[np.square(own - np.median(own, axis=0)).sum(axis=1).argmin()]
+    for (x, y), name in zip(_apart(ax, middles, names), names, strict=True):
+        text = ax.text(
+            x,
+            y,
+            shortened(name, _LONGEST),
+            ha="center",
+            va="center",
+            color=INK,
+            fontsize=9,
+            weight="bold",
+        )
+        text.set_path_effects(halo(3.0))
+
+
+def _apart(ax: Axes, middles: np.ndarray, names: list[str]) -> np.ndarray:
+    """Lift names that would cover another one below them."""
+    to_inches = ax.figure.dpi_scale_trans.inverted()
+    box = ax.get_window_extent().transformed(to_inches)
+    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
+    width = (
+        0.085 * (right - left) / box.width * np.array([min(len(name), _LONGEST) for name in names])
+    )
+    height = 0.16 * (top - bottom) / box.height
+    placed = middles.copy()
+    order = np.argsort(middles[:, 1], kind="stable")
+    for rank, code in enumerate(order):
+        for below in order[:rank]:  # from the lowest up
+            near = abs(placed[code, 0] - placed[below, 0]) < (width[code] + width[below]) / 2
+            if near and abs(placed[code, 1] - placed[below, 1]) < height:
+                placed[code, 1] = placed[below, 1] + height
+    return placed
+
+
+def _legend_inches(names: list[str]) -> float:
+    longest = min(max(map(len, names), default=0), _LONGEST) + len(" (1,000)")
+    return -(-len(names) // _LEGEND_ROWS) * (0.075 * longest + 0.45)
+
+
+def _add_legend(ax: Axes, codes: np.ndarray, names: list[str], colors: list[str]) -> None:
+    from matplotlib.lines import Line2D
+
+    entries = [*zip(range(len(names)), names, colors, strict=True)]
+    if (codes < 0).any():
+        entries.append((-1, NO_LABEL, MISSING))
+    handles = [
+        Line2D(
+            [],
+            [],
+            ls="",
+            marker="o",
+            c=color,
+            label=f"{shortened(name, _LONGEST)} ({int((codes == code).sum()):,})",
+        )
+        for code, name, color in entries
+    ]
+    ax.legend(
+        handles=handles,
+        loc="center left",
+        bbox_to_anchor=(1.0, 0.5),
+        ncols=-(-len(handles) // _LEGEND_ROWS),
+        frameon=False,
+        fontsize=8.5,
+        handletextpad=0.2,
+        columnspacing=1.0,
+    )

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from hdeepinsight.pl._style import FAINT, PALETTE
-from hdeepinsight.pl._text import plain
+from hdeepinsight.pl._style import FAINT, PALETTE, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,7 +70,7 @@ def training_history(history: Mapping[str, Any], *, title: str | None = None) ->
     if not panels:
         raise ValueError(
             f"The history holds {list(series)[:10]}, none of which is a loss or a measure of a "
-            "level. Valid is what training logs, such as 'train_loss' or 'accuracy_<level>'. "
+            "level, such as 'train_loss' or 'accuracy_<level>'. "
             "Train the model, and pass model.history."
         )
     figure, axes = plt.subplots(
@@ -89,7 +88,7 @@ def training_history(history: Mapping[str, Any], *, title: str | None = None) ->
 
 
 def _series(values: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Epochs and values ``(n_epochs,)``, without those that are not finite."""
+    """Return epochs and values ``(n_epochs,)``, without those that are not finite."""
     import pandas as pd
 
     column = values.iloc[:, 0] if isinstance(values, pd.DataFrame) else pd.Series(values)
@@ -100,7 +99,7 @@ def _series(values: Any) -> tuple[np.ndarray, np.ndarray]:
 def _panels(
     series: Mapping[str, tuple[np.ndarray, np.ndarray]],
 ) -> dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """Curves by name, for each panel that has any."""
+    """Collect the curves by name, for each panel that has any."""
     panels = {"loss": {name: series[key] for key, name in _LOSSES.items() if key in series}}
     for prefix, heading in _PER_LEVEL.items():
         logged = {k.removeprefix(prefix): v for k, v in series.items() if k.startswith(prefix)}

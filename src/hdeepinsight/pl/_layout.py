@@ -1,27 +1,31 @@
-"""Gene layouts, and cells drawn with them."""
+"""Gene layouts and gene images, as figures and as a page."""
 
 from __future__ import annotations
 
+import base64
+import html
+import io
+import json
 import math
-import operator
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from importlib import resources
+from string import Template
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
-from hdeepinsight.pl._images import bounds_of, image_of, layout_title, per_gene, stack_of
-from hdeepinsight.pl._style import EMPTY, INK, MARK, axes_or_new, bare, halo
-from hdeepinsight.pl._text import plain, shortened, spread
+from hdeepinsight._errors import check_integer
+from hdeepinsight.pl._style import EMPTY, INK, MARK, axes_or_new, bare, halo, plain, shortened
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
     from hdeepinsight.image import GeneLayout
 
-__all__ = ["gene_images", "gene_layout"]
 
 #: Characters of a heading that are as wide as an image.
 _LONGEST = 28
@@ -138,11 +142,8 @@ def gene_images(
     """
     import matplotlib.pyplot as plt
 
-    if operator.index(ncols) < 1 or operator.index(n_top) < 0:
-        raise ValueError(
-            f"Found ncols={ncols}, n_top={n_top}. Valid are 1 or more images in a row, and 0 or "
-            "more genes. Leave them out if in doubt."
-        )
+    check_integer("ncols", ncols, hint="Omit it to use 4.")
+    check_integer("n_top", n_top, 0, hint="Omit it to use 3.")
     stack = stack_of(layout, images)
     columns = min(ncols, len(stack))
     rows = math.ceil(len(stack) / columns)
@@ -203,8 +204,8 @@ def _mark(ax: Axes, layout: GeneLayout, genes: Sequence[str], *, gap: float) -> 
     missing = [gene for gene in genes if gene not in place]
     if missing:
         raise ValueError(
-            f"The layout has no gene {missing[0]!r} ({len(missing)} in all are missing). Only "
-            "genes of the layout have a pixel. Choose from layout.genes."
+            f"The layout has no gene {missing[0]!r} ({len(missing)} in all are missing). Choose "
+            "from layout.genes."
         )
     left = [gene for gene in genes if place[gene][1] < layout.side / 2]
     right = [gene for gene in genes if place[gene][1] >= layout.side / 2]
@@ -253,3 +254,221 @@ def _specific(stack: np.ndarray, n_top: int) -> list[np.ndarray]:
         genes[np.isfinite(values[genes])][:n_top]
         for genes, values in zip(ranked, stack, strict=True)
     ]
+
+
+def spread(
+    places: Sequence[float] | np.ndarray, gap: float, *, low: float, high: float
+) -> np.ndarray:
+    """Move places apart by at least a gap, within bounds.
+
+    Parameters
+    ----------
+    places
+        Where names would stand, ``(n,)``.
+    gap
+        Distance that a name needs; less, where `n` of them do not fit.
+    low, high
+        Bounds.
+
+    Returns
+    -------
+    Places ``(n,)`` in the same order, moved up from the lowest, then down from the upper bound.
+    """
+    order = np.argsort(places, kind="stable")
+    moved = np.asarray(places, dtype=np.float64)[order]
+    gap = min(gap, (high - low) / max(1, len(moved) - 1))
+    for i in range(len(moved)):
+        moved[i] = max(moved[i], moved[i - 1] + gap if i else low)
+    for i in reversed(range(len(moved))):
+        moved[i] = min(moved[i], moved[i + 1] - gap if i < len(moved) - 1 else high)
+    return np.asarray(moved[np.argsort(order)])
+
+
+#: Colour of genes without values, and pixels of the screen that a panel may fill.
+_PLAIN: Final = "#4292C6"
+
+
+_SCREEN: Final = 1_000
+
+
+def gene_layout_html(
+    layout: GeneLayout,
+    images: Mapping[str, npt.ArrayLike] | None = None,
+    *,
+    cmap: str = "viridis",
+    label: str = "mean expression",
+    title: str | None = None,
+) -> str:
+    """Draw a gene layout as a web page that names the gene under the mouse, and finds genes.
+
+    Parameters
+    ----------
+    layout
+        The layout.
+    images
+        As for :func:`gene_images`: heading of each image, of a cell type or a cell, and its value
+        for each gene. The gene under the mouse is marked in all of them, with its values. By
+        default one image in which all genes look alike.
+    cmap
+        Name of the colour map; all images share one scale.
+    label
+        What the values are, written beside the scale.
+    title
+        Heading; by default the size of the layout and, where known, how well it keeps neighbours.
+
+    Returns
+    -------
+    The page. It needs nothing but a browser: no network, no further file. Write it to a file with
+    ``Path("genes.html").write_text(page, encoding="utf-8")``, or show it in a notebook with
+    ``IPython.display.HTML(page)``.
+
+    Raises
+    ------
+    ValueError
+        If an image has not one value a gene.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> layout = hdi.GeneLayout.random(["CD3E", "MS4A1", "LYZ"])
+    >>> page = hdi.pl.gene_layout_html(layout, {"T": [2.0, 0.1, 0.2], "B": [0.1, 1.8, 0.2]})
+    >>> page.count("<figure>"), "MS4A1" in page
+    (2, True)
+    """
+    from matplotlib.colors import to_hex
+
+    stack = np.empty((0, layout.n_genes)) if images is None else stack_of(layout, images)
+    headings = ["genes"] if images is None else [str(name) for name in images]
+    colors = _colors(cmap, plain=images is None)
+    bounds = bounds_of(stack) if len(stack) else (0.0, 1.0)
+    drawn = stack if len(stack) else np.ones((1, layout.n_genes))
+    panels = [
+        _panel(heading, _png(layout, values, bounds, colors), layout)
+        for heading, values in zip(headings, drawn, strict=True)
+    ]
+    text = layout_title(layout) if title is None else title
+    folder = resources.files("hdeepinsight.pl")
+    template = folder.joinpath("gene_layout.html").read_text(encoding="utf-8")
+    return Template(template).substitute(
+        title=html.escape(text.replace("\n", "; ")),
+        width=_width(layout.side, len(panels)),
+        gradient=", ".join(to_hex(colors(step)) for step in np.linspace(0, 1, 12)),
+        panels="\n".join(panels),
+        scale=_scale(bounds, label) if len(stack) else "",
+        data=_data(layout, stack),
+    )
+
+
+def _colors(cmap: str, *, plain: bool) -> Colormap:
+    import matplotlib as mpl
+    from matplotlib.colors import ListedColormap
+
+    colors = ListedColormap([_PLAIN]) if plain else mpl.colormaps[cmap]
+    return colors.with_extremes(bad=EMPTY)
+
+
+def _png(
+    layout: GeneLayout, values: np.ndarray, bounds: tuple[float, float], colors: Colormap
+) -> str:
+    """Draw one pixel a gene; the browser enlarges it. As text for a data address."""
+    from matplotlib.colors import Normalize
+    from matplotlib.image import imsave
+
+    scaled = Normalize(*bounds)(np.ma.masked_invalid(image_of(layout, values)))
+    file = io.BytesIO()
+    imsave(file, colors(scaled, bytes=True), format="png")
+    return base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def _panel(heading: str, png: str, layout: GeneLayout) -> str:
+    name = html.escape(heading)
+    about = f"{name}: {layout.n_genes} genes on {layout.side} by {layout.side} pixels"
+    picture = f'<img alt="{about}" src="data:image/png;base64,{png}">'
+    return f'<figure><figcaption>{name}</figcaption><div class="panel">{picture}</div></figure>'
+
+
+def _width(side: int, n_panels: int) -> int:
+    """Whole screen pixels a gene, so that all genes are of one size."""
+    return side * max(2, _SCREEN // min(max(n_panels, 2), 3) // side)
+
+
+def _scale(bounds: tuple[float, float], label: str) -> str:
+    low, high = (f"<span>{bound:.3g}</span>" for bound in bounds)
+    return f'<p class="scale">{html.escape(label)} {low}<span class="bar"></span>{high}</p>'
+
+
+def _data(layout: GeneLayout, stack: np.ndarray) -> str:
+    """Names, pixels and values as JSON, in which nothing can end the script that holds it."""
+    values = [
+        [float(f"{value:.3g}") if np.isfinite(value) else None for value in row]
+        for row in stack.tolist()
+    ]
+    content = {
+        "side": layout.side,
+        "genes": list(layout.genes),
+        "pixel": layout.pixel.tolist(),
+        "values": values,
+    }
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
+    return text.replace("<", "\\u003c").replace("&", "\\u0026")
+
+
+def per_gene(layout: GeneLayout, values: Any, what: str) -> np.ndarray:
+    """Check values, and put those of a Series named by genes in the order of the layout.
+
+    Parameters
+    ----------
+    layout
+        The layout.
+    values
+        A number per gene, ``(n_genes,)``; or a Series whose index names genes, matched by name:
+        genes of the layout that it lacks are NaN, further ones are left out.
+    what
+        Name of the values, for the error.
+
+    Returns
+    -------
+    Values, float64 ``(n_genes,)``.
+    """
+    if hasattr(values, "reindex") and values.index.isin(layout.genes).any():
+        values = values.reindex(list(layout.genes))
+    array = np.asarray(values, dtype=np.float64)
+    if array.shape != (layout.n_genes,):
+        raise ValueError(
+            f"The {what} have the shape {array.shape}. One number per gene is needed: "
+            f"({layout.n_genes},). Put them in the order of layout.genes, or pass a Series with "
+            "gene names."
+        )
+    return array
+
+
+def stack_of(layout: GeneLayout, images: Mapping[str, npt.ArrayLike]) -> np.ndarray:
+    """Check images and stack them, ``(n_images, n_genes)``."""
+    if not len(images):
+        raise ValueError(
+            "There is no image. Pass at least one heading with a value for each gene, "
+            "for example the mean of each cell type."
+        )
+    return np.stack([per_gene(layout, v, f"image {k!r}") for k, v in images.items()])
+
+
+def bounds_of(stack: np.ndarray) -> tuple[float, float]:
+    """Return the ends of the scale that all images share; zero is on it."""
+    known = stack[np.isfinite(stack)]
+    return (min(0.0, float(known.min())), float(known.max())) if known.size else (0.0, 1.0)
+
+
+def image_of(layout: GeneLayout, values: np.ndarray) -> np.ndarray:
+    """Put values at the pixels of their genes, ``(side, side)``; NaN elsewhere."""
+    image = np.full(layout.side**2, np.nan)
+    image[layout.pixel] = values
+    return image.reshape(layout.side, layout.side)
+
+
+def layout_title(layout: GeneLayout) -> str:
+    """Size of a layout and, where known, how well it keeps neighbours."""
+    size = f"{layout.n_genes:,} genes on {layout.side} × {layout.side} pixels ({layout.method})"
+    if "neighbors_kept" not in layout.report:
+        return size
+    kept, chance = (layout.report[k] for k in ("neighbors_kept", "neighbors_kept_random"))
+    return f"{size}\n{kept:.1%} of each gene's 10 neighbours kept, {chance:.1%} by chance"

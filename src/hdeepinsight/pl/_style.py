@@ -1,15 +1,22 @@
-"""Colours, inks and axes that every picture shares."""
+"""Colours, axes, names and groups of cells that every figure shares."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+import numpy as np
+import pandas as pd
+
+from hdeepinsight._keys import LABEL_COLUMNS
 from hdeepinsight._palette import MISSING, PALETTE, categorical_colors, label_colors
+from hdeepinsight.annotation import check_same_cells
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.patheffects import AbstractPathEffect
 
+    from hdeepinsight.annotation import Annotation
     from hdeepinsight.taxonomy import Taxonomy
 
 __all__ = [
@@ -18,19 +25,37 @@ __all__ = [
     "INK",
     "MARK",
     "MISSING",
+    "NO_LABEL",
     "PALETTE",
     "SEQUENTIAL",
+    "Groups",
     "axes_or_new",
     "bare",
     "categorical_colors",
+    "check_any",
+    "groups_of",
     "halo",
     "node_colors",
+    "node_groups",
+    "plain",
+    "shortened",
+    "unique_names",
 ]
 
+NO_LABEL: Final = "no label"
+
+
 INK: Final = "#222222"
+
+
 FAINT: Final = "#777777"
+
+
 EMPTY: Final = "#F1F1F1"
+
+
 MARK: Final = "#D55E00"
+
 
 #: Probabilities and other numbers of cells: perceptually uniform, and darker where there is more,
 #: so that on white the high values stand out (with colour vision deficiency and in print too).
@@ -38,7 +63,7 @@ SEQUENTIAL: Final = "magma_r"
 
 
 def node_colors(taxonomy: Taxonomy) -> list[str]:
-    """Colour of every node, the same for the same label in every picture; the root's is grey."""
+    """Return the colour of every node, the same for the same label everywhere; the root is grey."""
     colors = label_colors(taxonomy.labels[1:])
     return [MISSING, *(colors[label] for label in taxonomy.labels[1:])]
 
@@ -63,3 +88,112 @@ def halo(width: float = 2.5) -> list[AbstractPathEffect]:
     from matplotlib.patheffects import withStroke
 
     return [withStroke(linewidth=width, foreground="white")]
+
+
+def plain(name: object) -> str:
+    """Return a name that matplotlib writes as it is, also with dollar signs (no mathematics)."""
+    return str(name).replace("$", r"\$")
+
+
+def shortened(name: object, longest: int = 36) -> str:
+    """Return a plain name with its middle cut out, since names often differ at their ends."""
+    text = str(name)
+    if len(text) > longest:
+        tail = (longest - 1) // 2
+        text = f"{text[: longest - 1 - tail]}…{text[-tail:]}"
+    return plain(text)
+
+
+class Groups(NamedTuple):
+    """Groups of cells, in the order in which they are drawn.
+
+    Attributes
+    ----------
+    codes
+        Group of every cell, ``(n_cells,)``.
+    names
+        Name of every group; cells without a label are a group of their own, the last.
+    """
+
+    codes: np.ndarray
+    names: list[str]
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Cells of every group, ``(n_groups,)``."""
+        return np.bincount(self.codes, minlength=len(self.names))
+
+    @property
+    def titles(self) -> list[str]:
+        """Name of every group as an axis shows it, with its cells."""
+        sized = zip(self.names, self.sizes.tolist(), strict=True)
+        return [f"{shortened(name)}  ({n:,})" for name, n in sized]
+
+
+def check_any(result: Annotation) -> None:
+    """Raise ``ValueError`` if an annotation has no cell."""
+    if not len(result):
+        raise ValueError(
+            "The annotation has no cell. At least one is needed. Annotate cells, or check how "
+            "they were selected."
+        )
+
+
+def groups_of(labels: Any, obs_names: pd.Index) -> Groups:
+    """Read one label per cell: categories keep their order, unused ones are left out.
+
+    Parameters
+    ----------
+    labels
+        Labels or clusters, ``(n_cells,)``.
+    obs_names
+        The cells, ``(n_cells,)``.
+
+    Raises
+    ------
+    ValueError
+        If there is not one label per cell, or labels have the names of cells in another order.
+    """
+    categories: pd.Categorical = pd.Categorical(labels).remove_unused_categories()
+    if len(categories) != len(obs_names):
+        raise ValueError(
+            f"There are {len(categories)} labels for {len(obs_names)} cells. One label per cell is "
+            "needed. Select the same cells of both."
+        )
+    check_same_cells(obs_names, labels, "groups")
+    codes, names = np.array(categories.codes, dtype=np.int64), list(map(str, categories.categories))
+    if (codes < 0).any():
+        codes[codes < 0] = len(names)
+        names.append(NO_LABEL)
+    return Groups(codes, names)
+
+
+def node_groups(taxonomy: Taxonomy, nodes: np.ndarray) -> tuple[Groups, list[int]]:
+    """Group cells by node: branch by branch, each node before those under it, the root last.
+
+    Parameters
+    ----------
+    taxonomy
+        The tree.
+    nodes
+        Node of every cell, ``(n_cells,)``.
+
+    Returns
+    -------
+    The groups, named by bare names, or by whole paths where two of them share a name; and the node
+    of every group.
+    """
+    occurring = np.unique(nodes).tolist()
+    order = sorted(occurring, key=lambda node: (node == 0, taxonomy.ancestors(node).tolist()))
+    rank = np.zeros(taxonomy.n_nodes, dtype=np.int64)
+    rank[order] = np.arange(len(order))
+    return Groups(rank[nodes], unique_names(taxonomy, order, {0: LABEL_COLUMNS.ROOT})), order
+
+
+def unique_names(taxonomy: Taxonomy, nodes: list[int], given: Mapping[int, str]) -> list[str]:
+    """Return bare or given names, or whole paths where two nodes share a name."""
+    bare = [given[node] if node in given else taxonomy.label(node) for node in nodes]
+    return [
+        name if bare.count(name) == 1 else taxonomy.path_name(node)
+        for name, node in zip(bare, nodes, strict=True)
+    ]

@@ -16,8 +16,8 @@ from hdeepinsight.pl._style import (
     axes_or_new,
     bare,
     node_colors,
+    plain,
 )
-from hdeepinsight.pl._text import plain
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -116,7 +116,7 @@ def _stopped(annotation: Annotation) -> np.ndarray:
 
 
 def _mean_probability(annotation: Annotation) -> np.ndarray:
-    """Mean probability of each node over the cells that stop at or under it, ``(n_nodes,)``."""
+    """Average each node's probability over the cells that stop at or under it, ``(n_nodes,)``."""
     n_nodes = annotation.taxonomy.n_nodes
     path = annotation.taxonomy.node_at_level[annotation.stop_nodes]
     rows, levels = np.nonzero(path >= 0)
@@ -127,12 +127,12 @@ def _mean_probability(annotation: Annotation) -> np.ndarray:
 
 
 def _totals(taxonomy: Taxonomy, counts: Mapping[Any, int] | npt.ArrayLike) -> np.ndarray:
-    """Cells at or under each node, int64 ``(n_nodes,)``."""
+    """Count the cells at or under each node, int64 ``(n_nodes,)``."""
     exact = _per_node(taxonomy, counts, "counts", otherwise=0)
     if not (np.isfinite(exact) & (exact >= 0) & (exact == np.rint(exact))).all():
         raise ValueError(
-            f"The counts run from {exact.min():.3g} to {exact.max():.3g}. Valid are whole numbers "
-            "of cells from 0. Pass value_counts(), not shares of cells."
+            f"The counts run from {exact.min():.3g} to {exact.max():.3g}. They must be whole "
+            "numbers of cells >= 0. Pass value_counts(), not shares of cells."
         )
     return taxonomy.roll_up(exact.astype(np.int64))
 
@@ -154,22 +154,22 @@ def _per_node(
     *,
     otherwise: float,
 ) -> np.ndarray:
-    """Numbers of all nodes from numbers of some, float64 ``(n_nodes,)``."""
+    """Return numbers of all nodes from numbers of some, float64 ``(n_nodes,)``."""
     if isinstance(given, Mapping) or hasattr(given, "items"):
         values = np.full(taxonomy.n_nodes, otherwise, dtype=np.float64)
         for name, value in given.items():
             node = taxonomy.resolve(name) if isinstance(name, str | tuple) else int(name)
             if not 0 <= node < taxonomy.n_nodes:
                 raise ValueError(
-                    f"The {what} name the node {name!r}. Valid are 0 to {taxonomy.n_nodes - 1}, "
-                    "names and paths. Use taxonomy.resolve(name) to get the node of a name."
+                    f"The {what} name the node {name!r}. It must be 0 to {taxonomy.n_nodes - 1}, "
+                    "a name or a path. Use taxonomy.resolve(name) to get the node of a name."
                 )
             values[node] = float(value) + np.nan_to_num(values[node])
         return values
     values = np.array(given, dtype=np.float64)
     if values.shape != (taxonomy.n_nodes,):
         raise ValueError(
-            f"The {what} have the shape {values.shape}. One number a node is needed: "
+            f"The {what} have the shape {values.shape}. One number per node is needed: "
             f"({taxonomy.n_nodes},). Use np.bincount(nodes, minlength=taxonomy.n_nodes)."
         )
     return values
@@ -201,7 +201,7 @@ def _write(
 
 
 def _columns(taxonomy: Taxonomy, texts: list[str]) -> np.ndarray:
-    """Left edge of the root's and every level's column, and the right edge, in characters."""
+    """Return the left edge of the root's and every level's column, and the right edge."""
     widths = [len(text) for text in texts]
     longest = [
         max(widths[node - 1] for node in np.flatnonzero(taxonomy.depth == depth))
@@ -211,7 +211,7 @@ def _columns(taxonomy: Taxonomy, texts: list[str]) -> np.ndarray:
 
 
 def _rows(taxonomy: Taxonomy) -> np.ndarray:
-    """Height of each node: leaves in tree order, a parent in the middle of its children."""
+    """Return the height of each node: leaves in tree order, a parent amid its children."""
     y = np.zeros(taxonomy.n_nodes)
     row = 0
     stack = [0]

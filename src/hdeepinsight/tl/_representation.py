@@ -163,7 +163,7 @@ def as_anndata(cells: object, key_added: str) -> AnnData:
             f"None for cells of the kind {type(cells).__name__}, which nothing can be written to",
             "Write the result to an AnnData yourself.",
         )
-    return cells  # type: ignore[return-value]
+    return cells
 
 
 def coordinates(

@@ -85,9 +85,7 @@ def hub_files(data: bytes) -> None:
         files["checksums.sha256"] = _checksums(files, dice)
     place = _Place(files, dice)
     watched(
-        lambda: fetch_files(
-            place, folder / "revision", max_bytes=10**6, verify=bool(dice.number(2))
-        ),
+        lambda: fetch_files(place, folder / "revision", max_bytes=10**6),
         (HubError,),
     )
     outside = {path.name for path in folder.parent.iterdir()} - {"model"}
@@ -168,7 +166,7 @@ def _ask(address: Address) -> None:
     place = HubPlace(address, None, "http://hub.invalid", False)
     folder = revision_folder(scratch() / "answers", place.revision)
     _stays_inside(folder)
-    fetch_files(place, folder, max_bytes=10**6, verify=False)
+    fetch_files(place, folder, max_bytes=10**6)
 
 
 @contextmanager

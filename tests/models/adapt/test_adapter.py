@@ -113,7 +113,7 @@ def test_fitting_again_starts_anew(adapt, module, cells, measured, profiles) -> 
     adapter, network = adapt()
     expected = predict(adapter, network, cells, measured)
     again = adapter.fit(
-        network,
+        module,
         cells,
         measured,
         profiles=profiles,

@@ -1,7 +1,6 @@
 """A model that is adapted to a query is a model like any other."""
 
 import copy
-import inspect
 import json
 import pickle
 import shutil
@@ -18,11 +17,6 @@ from scvi.hub import HubModel
 
 import hdeepinsight as hdi
 from hdeepinsight import SCHDeepInsight
-
-pytestmark = pytest.mark.skipif(
-    "adata" not in inspect.signature(SCHDeepInsight.load_query_data).parameters,
-    reason="adaptation still makes a model of another class",
-)
 
 OLD = Path(__file__).parents[2] / "data" / "adapted"
 ADAPT = {"max_steps": 10, "guard": False}

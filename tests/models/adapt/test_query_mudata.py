@@ -4,10 +4,12 @@ import anndata as ad
 import mudata as md
 import numpy as np
 import pytest
+import torch
 from paired import make_mudata, subset
 
 import hdeepinsight as hdi
 from hdeepinsight.data import own_columns
+from hdeepinsight.nn import use_adapters
 
 LEVELS = ["lineage", "cell_type"]
 QUERY = slice(300, None)
@@ -115,10 +117,16 @@ def test_cells_without_rna_keep_the_opinion_of_the_network(joint, query, paired)
     some = some[query.obs_names].copy()
     mapped = adapted(some, joint)
     found = mapped.annotate().node_probabilities
-    mapped.adapter_.report = None  # the adapted network alone
-    network = mapped.annotate().node_probabilities
-    np.testing.assert_allclose(found[:20], network[:20], atol=1e-6)
-    assert not np.allclose(found[20:], network[20:], atol=1e-3)
+    proteins = mapped.open(some).extra.proteins[:20]
+    inputs = {
+        "counts": torch.zeros(20, len(mapped.layout.genes)),
+        "measured": torch.zeros(20, len(mapped.layout.genes)),
+        "proteins": torch.from_numpy(proteins.counts),
+        "proteins_measured": torch.from_numpy(proteins.measured).float(),
+    }
+    with use_adapters(mapped.module, np.zeros(20)):
+        network = mapped.module.predict(**inputs)["probabilities"]
+    np.testing.assert_allclose(found[:20], network, atol=1e-6)
 
 
 def test_proteins_alone_leave_the_model_as_it_is(joint, paired):

@@ -98,15 +98,11 @@ class Transport(BaseHTTPRequestHandler):
             return self.reply(status, body + b"x" * 100, **headers)
         if fault.kind == "endless":
             return self.endless(status, body, headers)
-        assert fault.kind in ("truncate", "stall", "drip"), fault.kind
+        assert fault.kind in ("truncate", "stall"), fault.kind
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **headers}.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
-        if fault.kind == "drip":
-            for i in range(len(body)):
-                self.wfile.write(body[i : i + 1])
-                sleep(fault.value)
         self.wfile.write(body[: len(body) // 2])
         if fault.kind == "stall":
             sleep(fault.value)

@@ -34,7 +34,6 @@ from hdeepinsight.models._adapt._profiles import (
 from hdeepinsight.nn import (
     CountThinning,
     GeneMasking,
-    HeadAdapter,
     MovingAverage,
     NormAdapter,
     ProfileMatcher,
@@ -106,7 +105,6 @@ class Adapter:
         self.report: AdaptationReport | None = None
         self._profiles: LeafProfiles | None = None
         self._shrinkage: list[float] | None = None
-        self._pristine: Any = None
         self._matcher: tuple[bytes, ProfileMatcher] | None = None
 
     @classmethod
@@ -154,8 +152,7 @@ class Adapter:
         Parameters
         ----------
         module
-            Network of the reference, which is not changed; or what the last call returned, to
-            start anew from the network that it was given.
+            Network of the reference, which is not changed.
         cells
             Cells of the query, with the batches of :meth:`batch_of`.
         measured
@@ -181,9 +178,7 @@ class Adapter:
         -------
         The network to use: an adapted copy, or the network of the reference itself.
         """
-        if not isinstance(module.head, HeadAdapter):
-            self._pristine = module
-        pristine = copy.deepcopy(self._pristine)
+        pristine: Any = copy.deepcopy(module)
         sizes = np.bincount(cells.batch, minlength=len(self.batches)).tolist()
         shrinkage = [size / (size + HALF_SHRUNK_CELLS) for size in sizes]
         before = network_probs(pristine, cells, measured)
@@ -233,8 +228,7 @@ class Adapter:
         self._shrinkage = shrinkage if self.is_applied else None
         level = logging.INFO if self.is_applied else logging.WARNING
         logger.log(level, "Adaptation, %s: %s.", self.report.decision, self.report.reason)
-        chosen: Network = adapted if self.is_applied else self._pristine
-        return chosen.eval()
+        return adapted if self.is_applied else module
 
     def predict(
         self, module: Any, counts: Tensor, measured: Tensor, batch: np.ndarray, **extra: Tensor

@@ -328,7 +328,7 @@ def _objections(figures: AdaptationFigures) -> Iterator[str]:
             "from which a difference between studies cannot be told from one between types"
         )
     if figures.like_a_batch:
-        apart, usual = figures.shift_query or 0.0, figures.shift_reference or 0.0
+        apart, usual = max(figures.shift_query or 0, 0), max(figures.shift_reference or 0, 0)
         yield (
             f"the query is {apart / usual if apart > 0 else 0:.1f} times as far from the reference "
             f"as the reference's batches are from each other ({apart:.2f} against {usual:.2f}; up "
