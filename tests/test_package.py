@@ -5,6 +5,7 @@ import sys
 from importlib.metadata import requires, version
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 
 import hdeepinsight as hdi
@@ -50,6 +51,15 @@ def test_it_needs_no_docstrings_where_its_dependencies_need_none():
     """With -OO anndata and scvi-tools themselves cannot be imported; the ground floor can."""
     done = run("-OO", "-c", "import hdeepinsight as hdi; print(hdi.Taxonomy.immune().n_leaves)")
     assert (done.returncode, done.stdout) == (0, "50\n"), done.stderr
+
+
+@pytest.mark.parametrize("options", [[], ["-OO"]], ids=["plain", "without_docstrings"])
+def test_the_command_line_is_a_module_too(options):
+    """The cells are read by anndata, which cannot be imported with -OO."""
+    done = run(*options, "-m", "hdeepinsight", "annotate", "missing.h5ad", "--out", "labels.csv")
+    assert done.returncode == 1, done.stderr
+    assert "missing.h5ad" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_installed_stack_satisfies_our_bounds():

@@ -163,8 +163,8 @@ def test_few_genes_are_warned_of_once(model, query):
         ({"adapt": "off", "batch_key": "donor"}, KeyError, "no column 'donor'; it has .*batch"),
         ({"batch_key": "donor"}, KeyError, "donor"),
         ({"batch_key": "donor", "adapt": "off", "refine": "off"}, KeyError, "no column 'donor'"),
-        ({"threshold": 0.2}, ValueError, "threshold=0.2"),
-        ({"decoder": "best"}, ValueError, "decoder='best'"),
+        ({"threshold": 0.2}, ValueError, "threshold must be"),
+        ({"decoder": "best"}, ValueError, "decoder must be one of"),
     ],
 )
 def test_wrong_settings_are_refused(model, query, options, error, message):

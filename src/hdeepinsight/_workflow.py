@@ -39,7 +39,7 @@ Switch = Literal["auto", "on", "off"]
 MIN_CELLS = 50
 #: Least weight of the neighbours, from 0 to 1, against the overall frequencies of the types.
 MIN_WEIGHT = 0.05
-#: An adapted model gives the mean of two opinions, which is less sure than either where both agree;
+#: An adapted model gives the mean of network and profiles, which is less sure than either;
 #: its probabilities are raised to this power before neighbours are asked.
 SHARPENING = 2.0
 

@@ -782,8 +782,7 @@ class Annotation:
         """
         added = annotation_additions(self, adata, key_added)
         if schema is not None:
-            hint = "Leave it out for our own names."
-            check_choice("schema", schema, ["cellxgene"], hint)
+            check_choice("schema", schema, ["cellxgene"], "Leave it out for our own names.")
             if not self.taxonomy.ontology_ids:
                 msg = (
                     "The taxonomy carries no Cell Ontology ids, so every cell would be 'unknown'. "

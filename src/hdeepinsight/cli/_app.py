@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated, Any
 
@@ -15,6 +16,9 @@ class _App(typer.Typer):
     """An application whose output no encoding stops: what a stream cannot show is replaced."""
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
+        if sys.flags.optimize > 1:  # anndata and scvi-tools read their docstrings at import
+            os.environ["PYTHONOPTIMIZE"] = "1"
+            os.execv(sys.executable, [sys.executable, "-m", "hdeepinsight", *sys.argv[1:]])
         for stream in (sys.stdout, sys.stderr):
             if reconfigure := getattr(stream, "reconfigure", None):
                 reconfigure(errors="replace")

@@ -137,7 +137,7 @@ def _annotate(console: Console, model: SCHDeepInsight, out: Path) -> Annotation:
 
     query, start = anndata.read_h5ad(out / "query.h5ad"), time.perf_counter()
     with step("Annotating the held-out cells"):
-        annotation = model.annotate(query)
+        annotation: Annotation = model.annotate(query)
     seconds = time.perf_counter() - start
     annotation.to_adata(query)
     query.write_h5ad(out / "annotated.h5ad")

@@ -47,6 +47,15 @@ class AttributionChunk(NamedTuple):
         Explained output, and its mean over the background, shape ``(n_rows,)``.
     expression
         Scaled expression of the cells, shape ``(n_cells, n_genes)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hdeepinsight.explanation import AttributionChunk
+    >>> row, one = np.zeros(1, dtype=int), np.ones(1)
+    >>> chunk = AttributionChunk(row, row, one > 0, np.eye(1, 3), one, 0 * one, np.eye(1, 3))
+    >>> chunk.values.shape
+    (1, 3)
     """
 
     target: np.ndarray
@@ -80,6 +89,19 @@ class ExplanationRun:
         Explain every target for every cell; otherwise each cell is explained for its own node.
     method, n_samples, seed, batch_size
         As in :meth:`~hdeepinsight.models.SCHDeepInsight.explain`.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> import hdeepinsight as hdi
+    >>> from hdeepinsight.explanation import ExplanationRun, Targets, background_from_profiles
+    >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+    >>> model, query = hdi.hub.pull("pbmc"), hdi.datasets.demo().query[:5]
+    >>> opened, targets = model.open(query), Targets.of(model.taxonomy, "B")
+    >>> background = background_from_profiles(model.profiles_, per_type=2, seed=0)
+    >>> run = ExplanationRun(model.module, opened.measured, targets, background, n_samples=4)
+    >>> run.explain(opened.read().toarray()).values.shape
+    (5, 2048)
     """
 
     def __init__(
@@ -195,6 +217,18 @@ class AttributionAccumulator:
         Whether every cell gets every target; one target each otherwise.
     keep_values
         Keep the attributions of single cells.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import hdeepinsight as hdi
+    >>> from hdeepinsight.explanation import AttributionAccumulator, AttributionChunk, Targets
+    >>> targets = Targets.of(hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []}), "B")
+    >>> found = AttributionAccumulator(targets, ["cell 1"], ["CD3D", "CD79A"])
+    >>> row, one, values = np.zeros(1, dtype=int), np.ones(1), np.array([[0.0, 1.0]])
+    >>> found.add(row, AttributionChunk(row, row, one > 0, values, one, 0 * one, values))
+    >>> found.finish(background_expression=np.zeros(2)).ranking().index[0]
+    'CD79A'
     """
 
     def __init__(
@@ -307,6 +341,18 @@ def explain_cells(
     ------
     InputError
         If the background lacks genes of the query.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> import hdeepinsight as hdi
+    >>> from hdeepinsight.explanation import Targets, background_from_profiles, explain_cells
+    >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+    >>> model, query = hdi.hub.pull("pbmc"), hdi.datasets.demo().query[:5]
+    >>> opened, targets = model.open(query), Targets.of(model.taxonomy, "B")
+    >>> background = background_from_profiles(model.profiles_, per_type=2, seed=0)
+    >>> explain_cells(model.module, opened, targets, background, n_samples=4).values.shape
+    (5, 2048)
     """
     background.check_genes(query.measured, query.genes)
     every, method = options.get("every", True), options.get("method", "expected_gradients")

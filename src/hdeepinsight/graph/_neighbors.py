@@ -21,7 +21,12 @@ class NumbaCacheError(RuntimeError):
     """The approximate search cannot be compiled, because numba finds no folder for its cache.
 
     Raised where neither the installed packages nor the user's home can be written to, as in some
-    containers.
+    containers. The environment variable NUMBA_CACHE_DIR names another folder.
+
+    Examples
+    --------
+    >>> issubclass(NumbaCacheError, RuntimeError)
+    True
     """
 
 

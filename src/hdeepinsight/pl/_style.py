@@ -19,28 +19,7 @@ if TYPE_CHECKING:
     from hdeepinsight.annotation import Annotation
     from hdeepinsight.taxonomy import Taxonomy
 
-__all__ = [
-    "EMPTY",
-    "FAINT",
-    "INK",
-    "MARK",
-    "MISSING",
-    "NO_LABEL",
-    "PALETTE",
-    "SEQUENTIAL",
-    "Groups",
-    "axes_or_new",
-    "bare",
-    "categorical_colors",
-    "check_any",
-    "groups_of",
-    "halo",
-    "node_colors",
-    "node_groups",
-    "plain",
-    "shortened",
-    "unique_names",
-]
+__all__ = ["MISSING", "PALETTE", "categorical_colors"]  # passed on; what follows is public too
 
 NO_LABEL: Final = "no label"
 

@@ -109,7 +109,7 @@ def model_manifest(data: bytes) -> None:
 
 
 def model_description(data: bytes) -> None:
-    """A model with a correct digest whose description, or weights, are strange, loaded as a model."""
+    """Load a model with a correct digest whose description, or weights, are strange."""
     warm_up()
     dice = Dice(data)
     payload = deepcopy(_golden())
