@@ -7,10 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import pandas as pd
-from anndata import AnnData
-from scipy import sparse
-
 from hdeepinsight import tl
 from hdeepinsight._errors import check_choice, missing_column
 from hdeepinsight.annotation import (
@@ -204,14 +200,10 @@ def _refined(
     batch_key: str | None,
 ) -> tuple[Annotation, Decision]:
     """Refine on the graph of the query's cells, or say why not."""
-    cells = AnnData(sparse.vstack(kept, format="csr"), var=pd.DataFrame(index=opened.query_genes))
-    cells.obs_names = opened.obs_names
-    if batch_key is not None:
-        cells.obs[batch_key] = opened.obs[batch_key].astype(str).to_numpy()
     asked = sharpen(result, SHARPENING) if model.is_adapted else result
     try:
-        tl.expression_pca(cells, key_added="X_pca")
-        refinement = tl.refine(cells, asked, batch_key=batch_key)
+        points = tl.expression_pca(kept)
+        refinement = tl.refine(opened, asked, use_rep=points, batch_key=batch_key)
     except Exception as error:
         if refine == "on":
             raise

@@ -123,5 +123,6 @@ def bucket(_s3_server, home, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "verySecretKey")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with empty_bucket("lab-models") as name:
         yield name

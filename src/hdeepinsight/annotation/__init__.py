@@ -46,6 +46,7 @@ from hdeepinsight.annotation._evaluate import (
     calibrate,
     evaluate_annotation,
     level_calibration,
+    level_metrics,
 )
 from hdeepinsight.annotation._external import (
     class_nodes,
@@ -94,6 +95,7 @@ __all__ = [
     "expected_calibration_error",
     "label_nodes",
     "level_calibration",
+    "level_metrics",
     "match_mean_confidence",
     "mean_confidence",
     "most_probable_leaf",

@@ -246,3 +246,43 @@ def level_calibration(
         confidence = probabilities[deep, here]
         errors.append(binned_error(confidence, here == true_path[deep, level]))
     return errors
+
+
+def level_metrics(taxonomy: Taxonomy, log_probs: np.ndarray, nodes: np.ndarray) -> dict[str, float]:
+    """Compute accuracy, macro-F1 and calibration error of every level.
+
+    Parameters
+    ----------
+    taxonomy
+        The tree.
+    log_probs
+        Log-probability of every node, shape ``(n_cells, n_nodes)``.
+    nodes
+        Node of every cell's label, shape ``(n_cells,)``.
+
+    Returns
+    -------
+    ``accuracy_<level>``, ``macro_f1_<level>``, ``ece_<level>`` on cells labelled at least that
+    deep, and ``log_loss``, the mean negative log-probability of the labels.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hdeepinsight.annotation import level_metrics
+    >>> from hdeepinsight.taxonomy import Taxonomy
+    >>> tree = Taxonomy.from_nested({"T": ["CD4 T", "CD8 T"]})
+    >>> log_probs = np.log([[1.0, 1.0, 0.75, 0.25]])
+    >>> level_metrics(tree, log_probs, np.array([2]))["log_loss"] - 0.2877 < 1e-4
+    True
+    """
+    probabilities, truth = np.exp(log_probs), nodes
+    leaves = np.asarray(taxonomy.leaves)
+    predicted = leaves[probabilities[:, leaves].argmax(axis=1)]
+    scores = level_scores(taxonomy, truth, predicted)
+    metrics = {"log_loss": float(-log_probs[np.arange(len(nodes)), nodes].mean())}
+    errors = level_calibration(taxonomy, probabilities, truth, predicted)
+    for (name, row), error in zip(scores.iterrows(), errors, strict=True):
+        metrics[f"accuracy_{name}"] = float(row["accuracy"])
+        metrics[f"macro_f1_{name}"] = float(row["macro_f1"])
+        metrics[f"ece_{name}"] = error
+    return metrics

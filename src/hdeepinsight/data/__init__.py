@@ -39,6 +39,7 @@ from hdeepinsight.data._reader import (
     open_store,
 )
 from hdeepinsight.data._recover import Denormalizer, RecoveredCounts, recover_counts
+from hdeepinsight.data._sampling import draw_evenly, split_cells, split_groups
 
 __all__ = [
     "AlignedQuery",
@@ -63,6 +64,7 @@ __all__ = [
     "check_file",
     "clean_protein_name",
     "dispersion_scores",
+    "draw_evenly",
     "errors_of",
     "examples",
     "group_opener",
@@ -84,6 +86,8 @@ __all__ = [
     "resolve_cells",
     "resolve_var_names",
     "select_genes",
+    "split_cells",
+    "split_groups",
     "strip_version",
     "trim",
 ]

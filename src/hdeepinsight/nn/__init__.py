@@ -43,7 +43,7 @@ from hdeepinsight.nn._norm import (
     FrozenNorm,
     tolerate_single_cells,
 )
-from hdeepinsight.nn._normalize import CountNormalizer, ProteinNormalizer
+from hdeepinsight.nn._normalize import CountNormalizer, ModelNormalizer, ProteinNormalizer
 from hdeepinsight.nn._profiles import (
     LeafProfiles,
     LeafSums,
@@ -71,6 +71,7 @@ __all__ = [
     "LinearHead",
     "MLPBackbone",
     "ModalityDropout",
+    "ModelNormalizer",
     "MovingAverage",
     "NormAdapter",
     "PerParentHead",

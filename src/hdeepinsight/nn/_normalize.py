@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.sparse import csr_matrix, vstack
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
-
+NORMALIZED_CELLS = 2048
 DOMINANT_SHARE = 0.05
 DOMINANT_CELLS = 0.01
 MIN_POSITIVE_CELLS = 50
@@ -309,3 +308,62 @@ class ProteinNormalizer(nn.Module):
         """Scale counts, as in :meth:`clr`, to values in [0, 1], ``(n_cells, n_proteins)``."""
         scaled = (self.clr(counts, measured) - self.low) / (self.high - self.low)
         return scaled.clamp(0.0, 1.0) * measured
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ModelNormalizer:
+    """Log values of counts, exactly as a model computes them before its per-gene scale.
+
+    Parameters
+    ----------
+    genes
+        Genes of the model, in its order.
+    module
+        The normalisation that was fitted on the reference.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scipy.sparse import csr_matrix
+    >>> from hdeepinsight.nn import CountNormalizer
+    >>> counts = csr_matrix([[8.0, 2.0], [4.0, 6.0]] * 50)
+    >>> normalizer = ModelNormalizer(("CD3D", "NKG7"), CountNormalizer(2).fit(counts))
+    >>> normalizer.log_normalize(counts[:1], np.ones(2)).toarray().round(3)
+    array([[2.197, 1.099]], dtype=float32)
+    """
+
+    genes: tuple[str, ...]
+    module: CountNormalizer
+
+    def __repr__(self) -> str:
+        target = float(self.module.target_sum)
+        return f"ModelNormalizer({len(self.genes):,} genes, log1p of counts per {target:,.0f})"
+
+    def log_normalize(self, counts: csr_matrix, measured: np.ndarray) -> csr_matrix:
+        """Log values, CSR float32, shape ``(n_cells, n_genes)``.
+
+        Parameters
+        ----------
+        counts
+            Raw counts in the order of ``genes``, CSR, shape ``(n_cells, n_genes)``.
+        measured
+            Whether each gene was measured, shape ``(n_genes,)``.
+        """
+        device = self.module.scale.device
+        mask = torch.as_tensor(np.asarray(measured, dtype=np.float32), device=device)
+        empty = csr_matrix((0, len(self.genes)), dtype=np.float32)
+        parts = [empty]
+        for start in range(0, counts.shape[0], NORMALIZED_CELLS):
+            block = torch.from_numpy(counts[start : start + NORMALIZED_CELLS].toarray()).to(mask)
+            parts.append(csr_matrix(self.module.log_normalize(block, mask).cpu().numpy()))
+        return vstack(parts, format="csr")
+
+    def is_like(self, other: object) -> bool:
+        """Whether another normalizer gives the same log values, whatever the counts."""
+        if not isinstance(other, ModelNormalizer) or self.genes != other.genes:
+            return False
+        mine, theirs = self.module, other.module
+        return all(
+            torch.equal(getattr(mine, name).cpu(), getattr(theirs, name).cpu())
+            for name in ("library_gene", "mean_share", "target_sum")
+        )

@@ -5,6 +5,7 @@ from hdeepinsight.taxonomy._encode import (
     MISSING_LABELS,
     LabelWarning,
     check_labels,
+    column_nodes,
     find_unlabeled,
 )
 from hdeepinsight.taxonomy._metrics import (
@@ -24,6 +25,7 @@ __all__ = [
     "TreeAlgebra",
     "check_labels",
     "check_nodes",
+    "column_nodes",
     "find_unlabeled",
     "hierarchical_scores",
     "level_scores",

@@ -390,3 +390,82 @@ def _check_order(rows: NDArray[np.int64], counts: NDArray[np.int64], keys: Seque
                 f"{n_coarse} labels lies in one of the {n_fine} labels in {clipped(fine)}: it is "
                 "the finer column. Reverse their order."
             )
+
+
+def column_nodes(
+    taxonomy: Tree,
+    obs: pd.DataFrame,
+    keys: str | Sequence[str],
+    *,
+    unlabeled: str = "Unknown",
+    ignore_unknown: bool = False,
+) -> NDArray[np.int64]:
+    """Return the node of every cell's label in some columns; 0, the root, where unlabelled.
+
+    A label that several nodes carry means the node at the level named like its column, if there is
+    such a level.
+
+    Parameters
+    ----------
+    taxonomy
+        The tree.
+    obs
+        Table with the columns.
+    keys
+        Column, or columns from coarse to fine.
+    unlabeled
+        Label that means "not known".
+    ignore_unknown
+        Take labels that are not in the taxonomy for unlabelled; of several columns the deepest
+        label that is known wins.
+
+    Returns
+    -------
+    Nodes, shape ``(n_cells,)``.
+
+    Raises
+    ------
+    ValueError
+        If a label is not in the taxonomy.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from hdeepinsight.taxonomy import Taxonomy, column_nodes
+    >>> tree = Taxonomy.from_nested({"T": ["CD4 T", "CD8 T"]})
+    >>> obs = pd.DataFrame({"mine": ["CD8 T", "T", "Unknown", "Martian"]})
+    >>> nodes = column_nodes(tree, obs, "mine", ignore_unknown=True)
+    >>> [tree.label(int(node)) for node in nodes]
+    ['CD8 T', 'T', 'root', 'root']
+    """
+    keys = [keys] if isinstance(keys, str) else list(keys)
+    if ignore_unknown:
+        nodes = np.zeros(len(obs), dtype=np.int64)
+        for key in keys:
+            labels = obs[key].astype(object)
+            names = labels.unique()
+            known = {name: _known_node(taxonomy, name, key, unlabeled) for name in names}
+            found = labels.map(known).to_numpy(dtype=np.int64)
+            nodes = np.where(found > 0, found, nodes)
+        return nodes
+    if len(keys) > 1:
+        return encode_levels(taxonomy, obs[keys], unlabeled)
+    labels = obs[keys[0]]
+    if keys[0] not in taxonomy.level_names:
+        return encode(taxonomy, labels, None, unlabeled)
+    depth = taxonomy.level_depth(keys[0])
+    names = [taxonomy.label(int(node)) for node in np.flatnonzero(taxonomy.depth == depth)]
+    here = labels.isin(names).to_numpy()
+    nodes = encode(taxonomy, labels.astype(object).where(~here, None), None, unlabeled)
+    nodes[here] = encode(taxonomy, labels[here], depth, unlabeled)
+    return nodes
+
+
+def _known_node(taxonomy: Tree, label: object, key: str, unlabeled: str) -> int:
+    """Return the node of a label, at its column's level first; 0 if the taxonomy has none."""
+    for level in (key, None) if key in taxonomy.level_names else (None,):
+        try:
+            return int(encode(taxonomy, [label], level, unlabeled)[0])
+        except (ValueError, TypeError):
+            continue
+    return 0

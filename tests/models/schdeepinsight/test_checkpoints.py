@@ -64,7 +64,9 @@ def refused(reference, folder, options: dict, kind: dict) -> None:
     [
         pytest.param({}, {}, killed, id="killed"),
         pytest.param({"config": {"weighting": "adaptive"}}, {}, refused, id="adaptive_levels"),
-        pytest.param({}, {"early_stopping": True, "plan_kwargs": {"lr": 0.05}}, refused, id="best_epoch"),
+        pytest.param(
+            {}, {"early_stopping": True, "plan_kwargs": {"lr": 0.05}}, refused, id="best_epoch"
+        ),
     ],
 )
 def test_an_interrupted_training_goes_on_to_the_same_result(

@@ -1,7 +1,5 @@
 """Registering a reference: what is accepted, what is refused, what is shown."""
 
-import re
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -167,8 +165,8 @@ def test_an_unknown_head_lists_the_valid_ones(reference):
 @pytest.mark.parametrize("name", ["masking", "thinning", "modality_dropout"])
 def test_options_of_another_type_are_refused(reference, name):
     SCHDeepInsight.setup_anndata(reference, labels_key="cell_type")
+    options = {"config": {name: False}} if name == "modality_dropout" else {name: False}
     with pytest.raises(TypeError, match=r"must be None or a \w+, got False.*\.none\(\)"):
-        options = {"config": {name: False}} if name == "modality_dropout" else {name: False}
         SCHDeepInsight(reference, layout="random", **options)
 
 

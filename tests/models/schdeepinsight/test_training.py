@@ -260,16 +260,19 @@ def test_the_published_configuration_is_the_published_one(reference):
     assert model.module.objective.gamma == 2.0
     assert model.module.objective.reduction == "published"
     assert model.module.masking == GeneMasking.none()
-    assert model.init_params_["non_kwargs"]["config"] == ModuleConfig(
-        scale_percentile=100.0,
-        head="per_parent",
-        dropout=0.3,
-        channels="rgb",
-        gamma=2.0,
-        weighting="adaptive",
-        reduction="published",
-        class_weights=0.0,
-    ).to_dict()
+    assert (
+        model.init_params_["non_kwargs"]["config"]
+        == ModuleConfig(
+            scale_percentile=100.0,
+            head="per_parent",
+            dropout=0.3,
+            channels="rgb",
+            gamma=2.0,
+            weighting="adaptive",
+            reduction="published",
+            class_weights=0.0,
+        ).to_dict()
+    )
 
 
 def test_checkpoints_of_every_epoch_can_be_loaded(fit, reference, query, tmp_path):

@@ -6,7 +6,7 @@ from hdeepinsight.models._adapt._guard import (
     AdaptationOptions,
     AdaptationReport,
 )
-from hdeepinsight.models._adapt._profiles import QueryCells, draw_cells, reference_sums
+from hdeepinsight.models._adapt._profiles import QueryCells, reference_sums
 
 __all__ = [
     "AdaptationFigures",
@@ -14,6 +14,5 @@ __all__ = [
     "AdaptationReport",
     "Adapter",
     "QueryCells",
-    "draw_cells",
     "reference_sums",
 ]

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -83,34 +82,6 @@ class QueryCells:
             measured = torch.as_tensor(self.has_rna).to(measured).unsqueeze(1) * measured
         found["measured"] = measured
         return {name: values.to(measured.device) for name, values in found.items()}
-
-
-def draw_cells(batch: np.ndarray, labelled: np.ndarray, max_cells: int, seed: int) -> np.ndarray:
-    """Draw rows of cells, ascending: equally many of every batch, labelled ones first.
-
-    Parameters
-    ----------
-    batch, labelled
-        Batch per cell, and whether it has a label, shape ``(n_cells,)``.
-    max_cells
-        Largest number of cells to draw; if there are no more, all are taken.
-    seed
-        Seed of the draw.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> rows = draw_cells(np.repeat([0, 1], [90, 10]), np.zeros(100, bool), 20, seed=0)
-    >>> int((rows < 90).sum()), int((rows >= 90).sum())
-    (10, 10)
-    """
-    n_cells = len(batch)
-    if n_cells <= max_cells:
-        return np.arange(n_cells)
-    order = np.random.default_rng(seed).permutation(n_cells)
-    order = order[np.argsort(~labelled[order], kind="stable")]
-    turn = pd.Series(order).groupby(batch[order]).cumcount().to_numpy()
-    return np.sort(order[np.argsort(turn, kind="stable")[:max_cells]])
 
 
 def leaf_numbers(tree: TreeAlgebra, nodes: np.ndarray) -> Tensor:

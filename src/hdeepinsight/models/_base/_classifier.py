@@ -29,25 +29,29 @@ from hdeepinsight.annotation import (
     check_threshold,
     evaluate_annotation,
 )
-from hdeepinsight.data import align_genes, is_paired, open_store
+from hdeepinsight.data import (
+    align_genes,
+    draw_evenly,
+    is_paired,
+    open_store,
+    split_cells,
+    split_groups,
+)
 from hdeepinsight.models._adapt import (
     AdaptationOptions,
     Adapter,
     QueryCells,
-    draw_cells,
     reference_sums,
 )
 from hdeepinsight.models._base._plan import HierarchicalPlan
 from hdeepinsight.models._base._registration import (
     LABELS,
     as_label_keys,
-    known_nodes,
-    label_nodes,
     one_column,
 )
-from hdeepinsight.models._base._training import seeded, split_cells, split_groups
+from hdeepinsight.models._base._training import seeded
 from hdeepinsight.nn import LeafProfiles, ProfileMatcher, fit_temperatures
-from hdeepinsight.taxonomy import TreeAlgebra
+from hdeepinsight.taxonomy import TreeAlgebra, column_nodes
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -76,10 +80,19 @@ class HierarchicalClassifierMixin(_Base):
 
     The module has ``tree``, ``temperature``, ``objective``, ``augment`` and ``predict``; the class
     it is mixed into is a :class:`CountModel`.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> from hdeepinsight.models import HierarchicalClassifierMixin
+    >>> model = hdi.hub.pull("pbmc")
+    >>> isinstance(model, HierarchicalClassifierMixin), model.calibration.source
+    (True, 'held-out reference cells')
     """
 
     _training_plan_cls: ClassVar[type] = HierarchicalPlan
     _labels_required: ClassVar[bool] = True
+    _train_options: ClassVar[tuple[str, ...]] = ("audit",)
     _monitor: ClassVar[str] = "log_loss"
     _parts: ClassVar[Mapping[str, type]] = {
         "calibration_": Calibration,
@@ -117,22 +130,20 @@ class HierarchicalClassifierMixin(_Base):
             )
         return held_out
 
+    def _check_reference(self) -> None:
+        super()._check_reference()
+        if not self._nodes().any():
+            msg = "No cell of the reference has a label, so there is nothing to learn. Set it up"
+            raise ValueError(f"{msg} with a column that holds labels.")
+
     def _prepare(
-        self, split: list[np.ndarray] | None, datamodule: Any, options: dict[str, Any]
+        self, split: list[np.ndarray] | None, datamodule: Any, audit: Any = False, **options: Any
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        audit = options.pop("audit", False)
         if split is None:
             if audit is not False:
                 raise ValueError("train(audit=...) has no effect with a datamodule. Omit it.")
             return (self.taxonomy, *self._prepare_datamodule(datamodule)), {}
-        nodes = self._nodes()
-        if not nodes.any():
-            msg = (
-                "No cell of the reference has a label, so there is nothing to learn. Set it up "
-                "with a column that holds labels."
-            )
-            raise ValueError(msg)
-        settings = {}
+        nodes, settings = self._nodes(), {}
         if audit is not False:
             lifted = self._lifted_nodes(nodes, split[0], audit)
             settings["n_lifted_labels"] = int((lifted != nodes).sum())
@@ -175,28 +186,33 @@ class HierarchicalClassifierMixin(_Base):
     def _nodes(self) -> np.ndarray:
         """Return the node of every cell of the reference, as it was registered."""
         obs = self.adata_manager.adata.obs
-        return label_nodes(obs, self.taxonomy, self._label_keys, unlabeled=self._unlabeled_category)
+        return column_nodes(
+            self.taxonomy, obs, self._label_keys, unlabeled=self._unlabeled_category
+        )
 
-    def _column(self, key: str) -> pd.Series:
-        """Return a column of the reference's cells; raises ``KeyError`` where there is none."""
-        return one_column(self._obs_of(self._resolve_adata(None), [key], kind="batch"), key)
+    def _known_nodes(self, obs: pd.DataFrame, keys: str | Sequence[str]) -> np.ndarray:
+        """Return the node of every cell's label; 0 where the taxonomy does not know it."""
+        keys = [keys] if isinstance(keys, str) else keys
+        for key in keys:
+            one_column(obs, key)
+        return column_nodes(
+            self.taxonomy, obs, keys, unlabeled=self._unlabeled_category, ignore_unknown=True
+        )
 
     def _manager_of(self, data: Any) -> AnnDataManager:
         manager = super()._manager_of(data)
-        obs, keys = manager.adata.obs, self._label_keys
-        there = [key for key in keys if key in obs]
-        unlabeled = self._unlabeled_category
-        obs[LABELS] = known_nodes(obs, self.taxonomy, there, unlabeled=unlabeled)
+        obs = manager.adata.obs
+        obs[LABELS] = self._known_nodes(obs, [key for key in self._label_keys if key in obs])
         return manager
 
     def _prepare_datamodule(self, datamodule: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return the node of every label code of a datamodule, and its columns that are read."""
         labels = self.registry_["field_registries"]["labels"]["state_registry"]
         names = pd.DataFrame(dict.fromkeys(self._label_keys, labels["categorical_mapping"]))
-        codes = label_nodes(
-            names, self.taxonomy, self._label_keys, unlabeled=self._unlabeled_category
-        )
+        unlabeled = self._unlabeled_category
+        codes = column_nodes(self.taxonomy, names, self._label_keys, unlabeled=unlabeled)
         if self.module is None:
+            datamodule.setup("fit")
             self._build_from(*read_loader(datamodule, datamodule.train_dataloader(), codes))
         return codes, align_genes(self._loader_genes, self.genes).source
 
@@ -257,8 +273,7 @@ class HierarchicalClassifierMixin(_Base):
                 taxonomy=self.taxonomy, obs_names=names, node_probabilities=probabilities.numpy()
             )
             self.calibration_ = calibrate(annotation, drawn.nodes, source=SOURCE)
-        if len(train) > REFERENCE_CELLS:
-            train = train[stratified_sample(train.nodes, REFERENCE_CELLS, rng)]
+        train = train[draw_evenly(train.nodes, REFERENCE_CELLS, rng)]
         parts_of = [self._features(drawn[:VIEWED_CELLS], share) for share in VIEW_DEPTHS]
         views = FeatureCells(*(np.concatenate(part) for part in zip(*parts_of, strict=True)))
         usual = self._features(train)
@@ -546,7 +561,7 @@ class HierarchicalClassifierMixin(_Base):
         for key in keys:
             one_column(obs, key, hint="Name columns that hold labels in labels_keys.")
         unlabeled = unlabeled_category or self._unlabeled_category
-        return label_nodes(obs, self.taxonomy, keys, unlabeled=unlabeled)
+        return column_nodes(self.taxonomy, obs, keys, unlabeled=unlabeled)
 
     def evaluate(
         self,
@@ -773,9 +788,7 @@ class HierarchicalClassifierMixin(_Base):
         }
         opened = model.open(adata, **reading)
         model.adapter_ = Adapter.from_obs(opened.obs, batch_key)
-        nodes = known_nodes(
-            opened.obs, model.taxonomy, labels_key, unlabeled=model._unlabeled_category
-        )
+        nodes = model._known_nodes(opened.obs, labels_key or [])
         freeze = {"freeze_backbone": freeze_backbone, "freeze_head": freeze_head}
         pristine = copy.deepcopy(model.module)
         model._query = _Query(adata, reading, opened, nodes, reference, freeze, pristine)
@@ -805,7 +818,8 @@ class HierarchicalClassifierMixin(_Base):
         settings = AdaptationOptions(**options)
         opened = query.opened
         batch = adapter.batch_of(opened.obs)
-        rows = draw_cells(batch, query.nodes > 0, settings.max_cells, self.seed)
+        rng = np.random.default_rng(self.seed)
+        rows = draw_evenly(batch, settings.max_cells, rng, first=query.nodes > 0)
         measured = torch.tensor(opened.measured, dtype=torch.float32, device=self.device)
         arrays = arrays_of(opened, rows)
         has_rna = arrays.pop("has_rna", None)
@@ -838,9 +852,7 @@ class HierarchicalClassifierMixin(_Base):
     def _replayed(self, data: Any) -> QueryCells:
         """Return the labelled cells of the reference that an adaptation replays."""
         opened = self.open(data)
-        nodes = known_nodes(
-            opened.obs, self.taxonomy, self._label_keys, unlabeled=self._unlabeled_category
-        )
+        nodes = self._known_nodes(opened.obs, self._label_keys)
         rows = np.flatnonzero(nodes > 0)
         if not len(rows):
             msg = (
@@ -921,13 +933,6 @@ def read_loader(
     if not counts:
         return sparse.csr_matrix((0, datamodule.n_vars), dtype=np.float32), np.zeros(0, dtype=int)
     return sparse.vstack(counts, format="csr"), np.concatenate(nodes)
-
-
-def stratified_sample(nodes: np.ndarray, n_most: int, rng: np.random.Generator) -> np.ndarray:
-    """Return at most ``n_most`` cells, of every label as equally many as there are, in order."""
-    order = rng.permutation(len(nodes))
-    rank = pd.Series(nodes[order]).groupby(nodes[order]).cumcount().to_numpy()
-    return np.sort(order[np.argsort(rank, kind="stable")[:n_most]])
 
 
 def as_array(tensor: Tensor) -> np.ndarray:

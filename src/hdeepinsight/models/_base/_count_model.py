@@ -24,49 +24,33 @@ from scvi.model.base._constants import SAVE_KEYS
 from scvi.train import TrainRunner
 
 from hdeepinsight._errors import check_integer, check_number
-from hdeepinsight.data import Modalities, align_genes, is_paired, open_counts, open_paired
-from hdeepinsight.models._base._io import ModelFileError, ModelFolder, frame_from_plain
-from hdeepinsight.models._base._plan import OneCyclePlan
-from hdeepinsight.models._base._registration import (
-    BATCH,
-    LABELS,
-    Registration,
-    as_label_keys,
-    check_reference,
-    check_unchanged,
-    manage,
-    narrowed,
-    one_column,
-    register,
-    registration_of,
-    shell_obs,
-)
-from hdeepinsight.models._base._registry import (
-    SCHEMA_VERSION,
-    load_model,
-    migrate,
-    missing_capabilities,
-    read_payload,
-)
-from hdeepinsight.models._base._registry import register as register_class
-from hdeepinsight.models._base._training import (
-    Checkpoints,
-    is_distributed,
-    seeded,
+from hdeepinsight.data import (
+    AlignedQuery,
+    Modalities,
+    align_genes,
+    is_paired,
+    open_counts,
+    open_paired,
+    open_query,
     split_groups,
-    trainer_options,
-    unchanged_if_interrupted,
 )
+from hdeepinsight.models._base import _registration as registration
+from hdeepinsight.models._base import _registry as classes
+from hdeepinsight.models._base import _training as training
+from hdeepinsight.models._base._io import ModelFolder, damaged, frame_from_plain
+from hdeepinsight.models._base._plan import OneCyclePlan
+from hdeepinsight.models._base._registration import BATCH, LABELS, as_label_keys, one_column
 
 if TYPE_CHECKING:
     from scvi.data import AnnDataManager
     from scvi.dataloaders import AnnDataLoader
 
-    from hdeepinsight.data import AlignedQuery, ScaleMode
+    from hdeepinsight.data import ScaleMode
 
 DEFAULT_STEPS = 1200
 EPOCH_BOUNDS = (5, 400)
 BATCH_SIZE_BOUNDS = (16, 128)
+UNFIT = "It holds settings or weights that do not fit the model it describes"
 RECORDED_PACKAGES = ("hdeepinsight", "scvi-tools", "torch", "lightning", "anndata", "numpy")
 
 logger = logging.getLogger(__name__)
@@ -87,6 +71,14 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         Registry of a saved model or of a datamodule, where there is no reference.
     seed
         Seed of weights, split and training; by default ``scvi.settings.seed``, or 0.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> from hdeepinsight.models import CountModel
+    >>> model = hdi.hub.pull("pbmc")
+    >>> isinstance(model, CountModel), len(model.genes)
+    (True, 2048)
     """
 
     _training_plan_cls: ClassVar[type] = OneCyclePlan
@@ -102,10 +94,12 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     held_out_: np.ndarray | None = None
     missing_capabilities_: tuple[str, ...] = ()
     _labels_required: ClassVar[bool] = False
+    #: Arguments of :meth:`train` that only some classes take.
+    _train_options: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        register_class(cls)
+        classes.register(cls)
 
     def __init__(
         self,
@@ -182,9 +176,9 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         setup_args["setup_args"].pop("source_registry")
         none = labels_key is None and labels_keys is None
         keys = [] if none and not cls._labels_required else as_label_keys(labels_key, labels_keys)
-        check_reference(adata, AnnData, "setup_mudata")
+        registration.check_reference(adata, AnnData, "setup_mudata")
         source = open_counts(adata, layer=layer, arguments={"layer": "layer"})
-        register(
+        registration.register(
             cls,
             adata,
             source,
@@ -197,7 +191,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
 
     @classmethod
     def _get_most_recent_anndata_manager(cls, adata: Any, required: bool = False) -> AnnDataManager:
-        return registration_of(cls, adata).manager
+        return registration.registration_of(cls, adata).manager
 
     def view_registry(self, hide_state_registries: bool = False) -> None:
         """Print what was registered."""
@@ -206,25 +200,18 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         else:
             self.view_setup_method_args()
 
-    def view_anndata_setup(
-        self, adata: AnnData | MuData | None = None, hide_state_registries: bool = False
-    ) -> None:
-        """Print what was registered, as :meth:`view_registry` does, or what of another object."""
-        manager = self.get_anndata_manager(adata)
-        if manager is not None:
-            manager.view_registry(hide_state_registries=hide_state_registries)
-
     def _register_manager_for_instance(self, adata_manager: AnnDataManager) -> None:
         """Keep nothing beside the model: its manager is an attribute."""
 
-    def _registration(self) -> Registration:
-        return registration_of(type(self), self.adata)
+    def _registration(self) -> registration.Registration:
+        return registration.registration_of(type(self), self.adata)
 
     def _read_genes(
         self, genes: Sequence[str], obsm: Mapping[str, np.ndarray] | None = None
     ) -> None:
         """Make the loaders read these genes of the reference, in this order."""
-        manager = narrowed(self._registration(), genes, self._setup, self._label_keys, obsm)
+        found, keys = self._registration(), self._label_keys
+        manager = registration.narrowed(found, genes, self._setup, keys, obsm)
         self._adata_manager, self.registry_ = manager, dict(manager.registry)
         self.summary_stats = manager.summary_stats
 
@@ -358,8 +345,6 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         >>> opened.n_obs, int(opened.measured.sum()), len(model.annotate(opened))
         (210, 263, 210)
         """
-        from hdeepinsight.data import AlignedQuery, open_query
-
         own = self._setup_args
         given = query if isinstance(query, AlignedQuery) else self._resolve_adata(query)
         opened = open_query(
@@ -430,7 +415,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             )
             raise ValueError(msg)
         given = reference_model
-        model = load_model(given) if isinstance(given, str | Path) else given
+        model = classes.load_model(given) if isinstance(given, str | Path) else given
         if return_reference_var_names:
             return pd.Index(model.genes)
         alignment = align_genes(adata.var, model.genes, weights=model._opening().get("weights"))
@@ -489,9 +474,9 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         keys = keys if len(keys) == len(self._label_keys) else []
         batch = self._setup_args.get("batch_key")
         batch = batch if batch in opened.obs else None
-        obs = shell_obs(opened.obs, keys, batch, self._unlabeled_category)
+        obs = registration.shell_obs(opened.obs, keys, batch, self._unlabeled_category)
         var = pd.DataFrame(index=pd.Index(self.genes, dtype=object))
-        return manage(AnnData(opened.read(), obs=obs, var=var), self._setup, keys)
+        return registration.manage(AnnData(opened.read(), obs=obs, var=var), self._setup, keys)
 
     def train(
         self,
@@ -587,63 +572,57 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             "datasplitter_kwargs": datasplitter_kwargs,
             "split_key": split_key,
         }
+        running = {"max_epochs": max_epochs, "datamodule": datamodule, "checkpoint": checkpoint}
         plan_kwargs = dict(plan_kwargs or {})
         if self.adapter_ is not None:
-            running = {"max_epochs": max_epochs, "datamodule": datamodule, "checkpoint": checkpoint}
-            refuse_without_effect(splitting | running, "where the adapter to a query is fitted")
+            training.refuse_without_effect(splitting | running, "where an adapter is fitted")
             self._fit_adapter(plan_kwargs | trainer_kwargs)
             return
-        check_integer("max_epochs", max_epochs, optional=True)
-        check_integer("batch_size", batch_size, optional=True)
+        further = {name: trainer_kwargs.pop(name, False) for name in self._train_options}
+        training.check_names(trainer_kwargs)
         patience = trainer_kwargs.get("early_stopping_patience")
-        check_integer("early_stopping_patience", patience, optional=True)
+        numbers = {"max_epochs": max_epochs, "batch_size": batch_size}
+        for name, value in (numbers | {"early_stopping_patience": patience}).items():
+            check_integer(name, value, optional=True)
         split = None
         if datamodule is not None:
-            refuse_without_effect(splitting, "with a datamodule, which splits and loads by itself")
+            training.refuse_without_effect(splitting, "with a datamodule, which loads by itself")
+            if self.adata is not None:
+                msg = "train(datamodule=...) needs a model without a reference. Make one of its"
+                raise ValueError(f"{msg} registry: {type(self).__name__}(registry=...).")
             n_train, n_val = datamodule.n_train, getattr(datamodule, "n_val", 0)
         else:
             self._check_reference()
             split = self._split(train_size, validation_size, shuffle_set_split, split_key)
             n_train, n_val = len(split[0]), len(split[1])
             batch_size = batch_size or int(np.clip(n_train // 8, *BATCH_SIZE_BOUNDS))
-        if early_stopping and not n_val:
-            msg = (
-                "early_stopping needs held-out cells, and none are held out. Raise "
-                "validation_size, or train without early stopping."
-            )
-            raise ValueError(msg)
-        steps = max(1, -(-n_train // (batch_size or datamodule.batch_size)))
+        size = batch_size or getattr(datamodule, "batch_size", BATCH_SIZE_BOUNDS[1])
+        steps = max(1, -(-n_train // size))
         epochs = max_epochs or int(np.clip(round(DEFAULT_STEPS / steps), *EPOCH_BOUNDS))
-        plan_args, found = self._prepare(split, datamodule, trainer_kwargs)
+        plan_args, found = self._prepare(split, datamodule, **further)
         plan = self._training_plan_cls(self.module, *plan_args, **plan_kwargs)
         monitor = self._monitor if early_stopping else None
-        options = trainer_options(trainer_kwargs, epochs, n_val, devices, monitor=monitor)
+        options = training.trainer_options(trainer_kwargs, epochs, n_val, devices, monitor=monitor)
+        loaders = datamodule
         if datamodule is None:
             loading = {
                 "external_indexing": split,
                 "batch_size": batch_size,
                 # A rest of one or two cells has no statistics of its own.
                 "drop_last": 0 < n_train % batch_size < 3 and n_train > batch_size,
-                "distributed_sampler": is_distributed(options, devices),
+                "distributed_sampler": training.is_distributed(options, devices),
             }
-            data = DataSplitter(self.adata_manager, **(loading | (datasplitter_kwargs or {})))
+            loaders = DataSplitter(self.adata_manager, **(loading | (datasplitter_kwargs or {})))
         settings = {"max_epochs": epochs, "batch_size": batch_size, "split_key": split_key, **found}
         settings |= {"lr": plan.lr, "weight_decay": plan.weight_decay}
         checkpoints = None
         if checkpoint is not None:
             started = (self.init_params_, settings, early_stopping, patience)
-            checkpoints = Checkpoints(checkpoint, self._fingerprint(started, split))
+            checkpoints = training.Checkpoints(checkpoint, self._fingerprint(started, split))
             options = checkpoints.added_to(options)
-        runner = TrainRunner(
-            self,
-            training_plan=plan,
-            data_splitter=data if datamodule is None else datamodule,
-            max_epochs=epochs,
-            accelerator=accelerator,
-            devices=devices,
-            **options,
-        )
-        with unchanged_if_interrupted(self, checkpoints), seeded(self.seed):
+        options |= {"max_epochs": epochs, "accelerator": accelerator, "devices": devices}
+        runner = TrainRunner(self, plan, loaders, **options)
+        with training.unchanged_if_interrupted(self, checkpoints), training.seeded(self.seed):
             self.module.train()
             runner()
         self.recipe_ = {
@@ -658,6 +637,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         self._finish(datamodule)
         if checkpoints is not None:
             checkpoints.remove()
+        return None
 
     _monitor: ClassVar[str] = "validation_loss"
     adapter_: Any = None
@@ -667,7 +647,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         data, keys = self._resolve_adata(None), self._label_keys
         layer = self._setup_args.get("layer")
         x = None if is_paired(data) else data.layers[layer] if layer else data.X
-        check_unchanged(self.adata_manager, self._obs_of(data, keys), x, keys)
+        registration.check_unchanged(self.adata_manager, self._obs_of(data, keys), x, keys)
 
     def _split(
         self,
@@ -700,15 +680,15 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         """Return whether each cell is held out."""
         n_cells = self.adata_manager.adata.n_obs
         if split_key is not None:
-            groups = one_column(self._obs_of(self.adata, [split_key], "batch"), split_key)
-            return split_groups(np.zeros(n_cells), groups.astype(str).to_numpy(), fraction, rng)
+            groups = self._column(split_key).astype(str).to_numpy()
+            return split_groups(np.zeros(n_cells), groups, fraction, rng)
         held_out = np.zeros(n_cells, dtype=bool)
         order = rng.permutation(n_cells) if shuffle else np.arange(n_cells)
         held_out[order[: int(fraction * n_cells)]] = True
         return held_out
 
     def _prepare(
-        self, split: list[np.ndarray] | None, datamodule: Any, options: dict[str, Any]
+        self, split: list[np.ndarray] | None, datamodule: Any, **options: Any
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return further arguments of the training plan, and settings to write down."""
         return (), {}
@@ -729,6 +709,10 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         """Remember the held-out cells by name."""
         if datamodule is None:
             self.held_out_ = name_digests(self._names())[self.validation_indices_]
+
+    def _column(self, key: str) -> pd.Series:
+        """Return a column of the reference's cells; raises ``KeyError`` where there is none."""
+        return one_column(self._obs_of(self._resolve_adata(None), [key], kind="batch"), key)
 
     def _names(self) -> pd.Index:
         names: pd.Index = self.adata.obs_names
@@ -859,34 +843,33 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         >>> hdi.SCHDeepInsight.load(folder, adata=False).taxonomy.n_leaves
         8
         """
-        model: Self = load_model(dir_path, adata, accelerator, device, prefix, expected=cls)
+        model: Self = classes.load_model(dir_path, adata, accelerator, device, prefix, expected=cls)
         return model
 
     @classmethod
     def _from_payload(cls, payload: dict[str, Any], adata: Any, name: object) -> Self:
         """Build the model that a payload describes, with its weights."""
         attributes = payload[SAVE_KEYS.ATTR_DICT_KEY]
-        missing = missing_capabilities(attributes)
+        missing = classes.missing_capabilities(attributes)
         try:
-            attributes = migrate(attributes, cls._options_of)
+            attributes = classes.migrate(attributes, cls._options_of)
             registry = attributes.pop("registry_")
             options = attributes["init_params_"]["non_kwargs"]
             if adata is None:
                 model = cls(None, registry=registry, **options)
         except (TypeError, LookupError, ValueError, AttributeError, RuntimeError) as error:
-            raise does_not_fit(name, "settings", error) from None
+            raise damaged(name, f"{UNFIT} ({error})") from None
         if adata is not None:  # what is wrong is then more likely with the data that was passed
             method = registry["setup_method_name"]
             if method not in ("setup_anndata", "setup_mudata"):
-                msg = f"it was set up by {str(method)[:80]!r}"
-                raise does_not_fit(name, "settings", ValueError(msg))
+                raise damaged(name, f"{UNFIT} (set up by {str(method)[:80]!r})")
             getattr(cls, method)(adata, source_registry=registry, **registry["setup_args"])
             model = cls(adata, **options)
         try:
             model._restore(attributes)
             model.module.load_state_dict(payload[SAVE_KEYS.MODEL_STATE_DICT_KEY])
         except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
-            raise does_not_fit(name, "weights", error) from None
+            raise damaged(name, f"{UNFIT} ({error})") from None
         model.missing_capabilities_ = missing
         if missing:
             logger.warning(
@@ -921,7 +904,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         >>> hdi.SCHDeepInsight.load_registry(folder)["model_name"]
         'SCHDeepInsight'
         """
-        _, payload = read_payload(ModelFolder(Path(dir_path), prefix or ""), cls)
+        _, payload = classes.read_payload(ModelFolder(Path(dir_path), prefix or ""), cls)
         return dict(payload[SAVE_KEYS.ATTR_DICT_KEY]["registry_"])
 
     def _payload(self) -> dict[str, Any]:
@@ -933,7 +916,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             SAVE_KEYS.MODEL_STATE_DICT_KEY: self.module.state_dict(),
             SAVE_KEYS.VAR_NAMES_KEY: list(self.genes),
             SAVE_KEYS.ATTR_DICT_KEY: {
-                "schema_version_": SCHEMA_VERSION,
+                "schema_version_": classes.SCHEMA_VERSION,
                 **{name: getattr(self, name) for name in names},
                 **{name: part and part.to_dict() for name, part in parts.items()},
             },
@@ -961,13 +944,6 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         return kind.from_dict(values)
 
 
-def refuse_without_effect(settings: Mapping[str, Any], where: str) -> None:
-    """Raise ``ValueError`` for settings that were given where they mean nothing."""
-    given = [name for name, value in settings.items() if value is not None]
-    if given:
-        raise ValueError(f"train({', '.join(given)}=...) has no effect {where}. Omit it.")
-
-
 def name_digests(names: pd.Index) -> np.ndarray:
     """Return a number per cell by which it is found again, shape ``(n_cells,)``; int64.
 
@@ -978,12 +954,3 @@ def name_digests(names: pd.Index) -> np.ndarray:
     text = text.where(turn == 0, text + "\x00" + turn.astype(str))
     found: np.ndarray = pd.util.hash_array(text.to_numpy(dtype=object)).view(np.int64)
     return found
-
-
-def does_not_fit(name: object, what: str, error: Exception) -> ModelFileError:
-    """Return the error of a file whose parts contradict each other."""
-    found = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()[:300]
-    return ModelFileError(
-        f"{name} holds {what} that do not fit the model it describes ({found}), so it is damaged. "
-        "Copy or download the model again."
-    )

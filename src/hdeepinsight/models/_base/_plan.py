@@ -11,8 +11,7 @@ from scvi.train import TrainingPlan
 from torch import Tensor, distributed
 
 from hdeepinsight._errors import check_number, invalid
-from hdeepinsight.annotation import level_calibration
-from hdeepinsight.taxonomy import level_scores
+from hdeepinsight.annotation import level_metrics
 
 if TYPE_CHECKING:
     from scvi.module.base import BaseModuleClass
@@ -35,6 +34,13 @@ class OneCyclePlan(TrainingPlan):  # type: ignore[misc]
         Decoupled weight decay of all weight matrices; biases and normalisation are not decayed.
     **kwargs
         Further keyword arguments of :class:`scvi.train.TrainingPlan`.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> from hdeepinsight.models import OneCyclePlan
+    >>> OneCyclePlan(hdi.hub.pull("pbmc").module, lr=1e-3).weight_decay
+    0.0001
     """
 
     def __init__(
@@ -84,6 +90,16 @@ class HierarchicalPlan(OneCyclePlan):
         Columns of the loader's matrix that the network reads; all of them by default.
     **kwargs
         As in :class:`OneCyclePlan`.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> import numpy as np
+    >>> from hdeepinsight.models import HierarchicalPlan
+    >>> model = hdi.hub.pull("pbmc")
+    >>> nodes = np.arange(model.taxonomy.n_nodes)  # loaders that give nodes themselves
+    >>> HierarchicalPlan(model.module, model.taxonomy, nodes).lr
+    0.002
     """
 
     def __init__(
@@ -96,8 +112,8 @@ class HierarchicalPlan(OneCyclePlan):
     ) -> None:
         super().__init__(module, **kwargs)
         self.taxonomy = taxonomy
-        self.register_buffer("_nodes", torch.as_tensor(node_of_code), persistent=False)
-        chosen = None if columns is None else torch.as_tensor(columns)
+        self.register_buffer("_nodes", torch.tensor(node_of_code), persistent=False)
+        chosen = None if columns is None else torch.tensor(columns)
         self.register_buffer("_columns", chosen, persistent=False)
         self._held_out: list[tuple[Tensor, Tensor]] = []
 
@@ -132,7 +148,9 @@ class HierarchicalPlan(OneCyclePlan):
             conditional, nodes = _gathered(conditional), _gathered(nodes)
         per_level = self.module.objective.per_level(conditional, nodes)
         self.module.objective.update_level_weights(per_level)
-        metrics = level_metrics(self.taxonomy, self.module.tree.node_log_probs(conditional), nodes)
+        log_probs = self.module.tree.node_log_probs(conditional)
+        arrays = log_probs.cpu().numpy(), nodes.cpu().numpy()
+        metrics = level_metrics(self.taxonomy, *arrays)
         weights = self.module.objective.level_weights
         for level, name in enumerate(self.taxonomy.level_names):
             metrics[f"level_weight_{name}"] = float(weights[level])
@@ -154,34 +172,3 @@ def _gathered(values: Tensor) -> Tensor:
     parts: list[Tensor | None] = [None] * distributed.get_world_size()
     distributed.all_gather_object(parts, values.cpu())
     return torch.cat([part for part in parts if part is not None]).to(values.device)
-
-
-def level_metrics(taxonomy: Taxonomy, log_probs: Tensor, nodes: Tensor) -> dict[str, float]:
-    """Compute accuracy, macro-F1 and calibration error of every level.
-
-    Parameters
-    ----------
-    taxonomy
-        The tree.
-    log_probs
-        Log-probability of every node, shape ``(n_cells, n_nodes)``.
-    nodes
-        Node of every cell's label, shape ``(n_cells,)``.
-
-    Returns
-    -------
-    ``accuracy_<level>``, ``macro_f1_<level>``, ``ece_<level>`` on cells labelled at least that
-    deep, and ``log_loss``, the mean negative log-probability of the labels.
-    """
-    probabilities = log_probs.exp().cpu().numpy()
-    truth = nodes.cpu().numpy()
-    leaves = np.asarray(taxonomy.leaves)
-    predicted = leaves[probabilities[:, leaves].argmax(axis=1)]
-    scores = level_scores(taxonomy, truth, predicted)
-    metrics = {"log_loss": float(-log_probs.gather(1, nodes.unsqueeze(1)).mean())}
-    errors = level_calibration(taxonomy, probabilities, truth, predicted)
-    for (name, row), error in zip(scores.iterrows(), errors, strict=True):
-        metrics[f"accuracy_{name}"] = float(row["accuracy"])
-        metrics[f"macro_f1_{name}"] = float(row["macro_f1"])
-        metrics[f"ece_{name}"] = error
-    return metrics

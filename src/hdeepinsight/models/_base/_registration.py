@@ -26,7 +26,6 @@ from hdeepinsight.taxonomy import check_labels, find_unlabeled
 
 if TYPE_CHECKING:
     from hdeepinsight.data import CountSource
-    from hdeepinsight.taxonomy import Taxonomy
 
 LABELS, BATCH = "_scvi_labels", "_scvi_batch"
 
@@ -275,58 +274,6 @@ def as_label_keys(labels_key: str | None, labels_keys: str | Sequence[str] | Non
         raise ValueError(msg)
     keys = labels_key if labels_key is not None else labels_keys or ()
     return [keys] if isinstance(keys, str) else list(keys)
-
-
-def label_nodes(
-    obs: pd.DataFrame, taxonomy: Taxonomy, keys: Sequence[str], *, unlabeled: str
-) -> np.ndarray:
-    """Return the node of every cell's label, shape ``(n_cells,)``; 0, the root, where unlabelled.
-
-    A label that several nodes carry means the node at the level named like its column, if there is
-    such a level.
-
-    Raises
-    ------
-    ValueError
-        If a label is not in the taxonomy.
-    """
-    if len(keys) > 1:
-        return taxonomy.encode_levels(obs[list(keys)], unlabeled=unlabeled)
-    labels = obs[keys[0]]
-    if keys[0] not in taxonomy.level_names:
-        return taxonomy.encode(labels, unlabeled=unlabeled)
-    depth = taxonomy.level_depth(keys[0])
-    names = [taxonomy.label(int(node)) for node in np.flatnonzero(taxonomy.depth == depth)]
-    here = labels.isin(names).to_numpy()
-    nodes = taxonomy.encode(labels.astype(object).where(~here, None), unlabeled=unlabeled)
-    nodes[here] = taxonomy.encode(labels[here], level=depth)
-    return nodes
-
-
-def known_nodes(
-    obs: pd.DataFrame, taxonomy: Taxonomy, keys: str | Sequence[str] | None, *, unlabeled: str
-) -> np.ndarray:
-    """Return the node of every cell's label; 0 where the taxonomy does not know it, or is none.
-
-    Of several columns, from coarse to fine, the deepest label that is known wins.
-    """
-
-    def node_of(label: object, level: str | None) -> int:
-        for at in dict.fromkeys((level, None)):
-            try:
-                return int(taxonomy.encode([label], at, unlabeled=unlabeled)[0])
-            except (ValueError, TypeError):
-                continue
-        return 0
-
-    nodes = np.zeros(len(obs), dtype=np.int64)
-    for key in [keys] if isinstance(keys, str) else keys or ():
-        labels = one_column(obs, key).astype(object)
-        level = key if key in taxonomy.level_names else None
-        known = {label: node_of(label, level) for label in labels.unique()}
-        found = labels.map(known).to_numpy(dtype=np.int64)
-        nodes = np.where(found > 0, found, nodes)
-    return nodes
 
 
 def _unique(names: pd.Index) -> pd.Index:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
-import numpy as np
 import pandas as pd
 import torch
 from lightning.pytorch.loggers import CSVLogger
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 
 CHECKPOINT_FILE = "training.ckpt"
 LOSS = "train_loss"
-MIN_HELD_OUT = 5
 VALIDATIONS = 50
 MIN_SECONDS = 20.0
 """Between two checkpoints; writing one takes time too."""
@@ -49,79 +47,6 @@ def seeded(seed: int) -> Iterator[None]:
     with TRAINING, torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
-
-
-def split_cells(
-    nodes: np.ndarray, fraction: float, rng: np.random.Generator, *, shuffle: bool = True
-) -> np.ndarray:
-    """Hold out a share of the cells of every label.
-
-    Parameters
-    ----------
-    nodes
-        Node of every cell's label, shape ``(n_cells,)``; unlabelled cells (0) all train.
-    fraction
-        Share to hold out. A label that would give fewer than 5 cells gives none, so that rare
-        types keep all their cells for training.
-    rng
-        Source of randomness.
-    shuffle
-        Draw the cells; otherwise the first ones of every label are held out.
-
-    Returns
-    -------
-    Whether each cell is held out, shape ``(n_cells,)``.
-    """
-    held_out = np.zeros(len(nodes), dtype=bool)
-    for node in np.unique(nodes[nodes > 0]):
-        cells = np.flatnonzero(nodes == node)
-        n_held_out = int(len(cells) * fraction)
-        if n_held_out >= MIN_HELD_OUT:
-            held_out[(rng.permutation(cells) if shuffle else cells)[:n_held_out]] = True
-    return held_out
-
-
-def split_groups(
-    nodes: np.ndarray, groups: np.ndarray, fraction: float, rng: np.random.Generator
-) -> np.ndarray:
-    """Hold out whole donors, studies or batches.
-
-    Parameters
-    ----------
-    nodes
-        Node of every cell's label, shape ``(n_cells,)``.
-    groups
-        Group of every cell, shape ``(n_cells,)``.
-    fraction
-        Share of cells to hold out; groups are added in random order until it is reached. A group
-        that alone has cells of some label is never held out.
-    rng
-        Source of randomness.
-
-    Returns
-    -------
-    Whether each cell is held out, shape ``(n_cells,)``.
-
-    Raises
-    ------
-    ValueError
-        If no group can be held out.
-    """
-    names = np.unique(groups)
-    held_out = np.zeros(len(nodes), dtype=bool)
-    for name in rng.permutation(names):
-        candidate = held_out | (groups == name)
-        if np.isin(nodes[candidate], nodes[~candidate]).all():
-            held_out = candidate
-        if held_out.sum() >= fraction * len(nodes):
-            break
-    if not held_out.any():
-        msg = (
-            f"None of the {len(names)} groups of the split column can be held out: each has cells "
-            "of a label that no other group has. Split by cell instead (split_key=None)."
-        )
-        raise ValueError(msg)
-    return held_out
 
 
 def trainer_options(
@@ -140,19 +65,9 @@ def trainer_options(
 
     Raises
     ------
-    TypeError
-        If the trainer takes no argument of that name.
     ValueError
         If a setting has no effect.
     """
-    known = {*inspect.signature(Trainer).parameters, *inspect.signature(pl.Trainer).parameters}
-    unknown = sorted(set(given) - known - {"ckpt_path"})
-    if unknown:
-        msg = (
-            f"train() got {', '.join(unknown)}, which neither it nor the trainer takes. Pass "
-            "settings of the optimiser as plan_kwargs={'lr': ..., 'weight_decay': ...}."
-        )
-        raise TypeError(msg)
     options = {
         "log_every_n_steps": 1,
         "check_val_every_n_epoch": max(1, epochs // VALIDATIONS),
@@ -165,6 +80,11 @@ def trainer_options(
     if distributed:
         options.setdefault("strategy", "ddp_find_unused_parameters_true")
     if monitor is not None:
+        if not n_val:
+            msg = (
+                "early_stopping needs held-out cells, and none are held out. Raise validation_size"
+            )
+            raise ValueError(f"{msg}, or train without early stopping.")
         if distributed:
             msg = "early_stopping has no effect on several devices. Train on one, or without it."
             raise ValueError(msg)
@@ -179,6 +99,25 @@ def trainer_options(
         own = CSVLogger(options.get("default_root_dir") or ".") if own is True else own
         options["logger"] = [SimpleLogger(), *(own if isinstance(own, list | tuple) else [own])]
     return {**options, "callbacks": callbacks}
+
+
+def check_names(given: Mapping[str, Any]) -> None:
+    """Raise ``TypeError`` for keyword arguments that the trainer does not take."""
+    known = {*inspect.signature(Trainer).parameters, *inspect.signature(pl.Trainer).parameters}
+    unknown = sorted(set(given) - known - {"ckpt_path"})
+    if unknown:
+        msg = (
+            f"train() got {', '.join(unknown)}, which neither it nor the trainer takes. Pass "
+            "settings of the optimiser as plan_kwargs={'lr': ..., 'weight_decay': ...}."
+        )
+        raise TypeError(msg)
+
+
+def refuse_without_effect(settings: Mapping[str, Any], where: str) -> None:
+    """Raise ``ValueError`` for settings that were given where they mean nothing."""
+    given = [name for name, value in settings.items() if value is not None]
+    if given:
+        raise ValueError(f"train({', '.join(given)}=...) has no effect {where}. Omit it.")
 
 
 def is_distributed(options: Mapping[str, Any], devices: Any) -> bool:

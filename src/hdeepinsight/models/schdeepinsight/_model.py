@@ -13,7 +13,14 @@ from anndata import AnnData
 
 from hdeepinsight._errors import check_choice, check_integer, invalid
 from hdeepinsight.annotation import check_level_names
-from hdeepinsight.data import InputError, align_genes, log_normalize, open_counts, select_genes
+from hdeepinsight.data import (
+    InputError,
+    align_genes,
+    draw_evenly,
+    log_normalize,
+    open_counts,
+    select_genes,
+)
 from hdeepinsight.explanation import (
     Background,
     Explanation,
@@ -26,11 +33,10 @@ from hdeepinsight.explanation import (
 )
 from hdeepinsight.image import GeneLayout
 from hdeepinsight.models._adapt import reference_sums
-from hdeepinsight.models._base._classifier import HierarchicalClassifierMixin, stratified_sample
+from hdeepinsight.models._base._classifier import HierarchicalClassifierMixin
 from hdeepinsight.models._base._count_model import CountModel
-from hdeepinsight.models._base._registration import BATCH, LABELS, known_nodes, read_counts
+from hdeepinsight.models._base._registration import BATCH, LABELS, read_counts
 from hdeepinsight.models._base._training import seeded
-from hdeepinsight.models.schdeepinsight._correction import ModelNormalizer, shift_of
 from hdeepinsight.models.schdeepinsight._module import GeneImageClassifier
 from hdeepinsight.models.schdeepinsight._multimodal import MultimodalMixin
 from hdeepinsight.nn import (
@@ -38,6 +44,7 @@ from hdeepinsight.nn import (
     GeneMasking,
     LeafSums,
     ModalityDropout,
+    ModelNormalizer,
     inverse_frequency_weights,
     usual_shift,
 )
@@ -447,8 +454,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
         if given is None:
             nodes = self._nodes()
         elif set(keys) <= set(opened.obs):
-            unlabeled = self._unlabeled_category
-            nodes = known_nodes(opened.obs, self.taxonomy, keys, unlabeled=unlabeled)
+            nodes = self._known_nodes(opened.obs, keys)
         else:
             nodes = self.annotate(opened, threshold=None).leaf_nodes
         leaves = np.where(np.isin(nodes, self.taxonomy.leaves), nodes, 0)
@@ -501,7 +507,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
         if not isinstance(layout, str):
             return layout if isinstance(layout, GeneLayout) else GeneLayout.from_dict(layout)
         genes = select_genes(source, options["n_genes"], keep=keep)
-        rows = stratified_sample(nodes, LAYOUT_CELLS, np.random.default_rng(self.seed))
+        rows = draw_evenly(nodes, LAYOUT_CELLS, np.random.default_rng(self.seed))
         sample = source.read(align_genes(source.var_names, genes), rows)
         fitting: dict[str, Any] = {"method": layout, "side": options["side"], "seed": self.seed}
         return GeneLayout.fit(log_normalize(sample), genes, **fitting)
@@ -597,3 +603,38 @@ def as_options(kind: type[Options], given: Options | dict[str, float] | None) ->
         msg = f"{name} must be None or a {name}, got {given!r}. Pass {name}.none() to do without."
         raise TypeError(msg)
     return given
+
+
+def shift_of(
+    corrected: StacasResult, normalizer: ModelNormalizer, opened: AlignedQuery
+) -> Callable[[slice], np.ndarray]:
+    """Return what gives the shift that a batch correction makes, ``(n_cells, n_genes)``.
+
+    Raises
+    ------
+    InputError
+        If it was made with another normalisation or for other cells.
+    """
+    if not normalizer.is_like(corrected.datasets[0].reading.normalizer):
+        raise InputError(
+            f"{corrected!r} was not computed with the normalisation of this model.",
+            "A correction must be one of the log values that the model itself computes.",
+            "Call hdi.pp.stacas(..., normalizer=model.normalizer).",
+        )
+    names = opened.obs_names
+    owners = [name for name in corrected.queries if corrected.cells_of(name).equals(names)]
+    if not owners:
+        raise InputError(
+            f"The correction holds {', '.join(corrected.queries)}, not these {len(names):,} cells.",
+            "It must be of the query itself, with its cells in the same order.",
+            "Pass that query, or correct these cells by result.transform.",
+        )
+    columns = pd.Index(normalizer.genes).get_indexer(list(corrected.genes))
+
+    def shift(rows: slice) -> np.ndarray:
+        change = corrected.correction(rows, dataset=owners[0])
+        shifted = np.zeros((len(change), len(normalizer.genes)), dtype=np.float32)
+        shifted[:, columns] = change
+        return shifted
+
+    return shift

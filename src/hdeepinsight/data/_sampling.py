@@ -1,0 +1,137 @@
+"""Which cells are drawn, and which are held out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+__all__ = ["draw_evenly", "split_cells", "split_groups"]
+
+MIN_HELD_OUT = 5
+
+
+def draw_evenly(
+    groups: np.ndarray, n_most: int, rng: np.random.Generator, first: np.ndarray | None = None
+) -> np.ndarray:
+    """Draw at most ``n_most`` cells, of every group as equally many as there are.
+
+    Parameters
+    ----------
+    groups
+        Label or batch per cell, shape ``(n_cells,)``.
+    n_most
+        Largest number of cells to draw.
+    rng
+        Source of randomness.
+    first
+        Whether a cell is drawn before others of its group, shape ``(n_cells,)``.
+
+    Returns
+    -------
+    Positions of the cells, ascending.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hdeepinsight.data import draw_evenly
+    >>> rows = draw_evenly(np.repeat([0, 1], [90, 10]), 20, np.random.default_rng(0))
+    >>> int((rows < 90).sum()), int((rows >= 90).sum())
+    (10, 10)
+    """
+    if len(groups) <= n_most:
+        return np.arange(len(groups))
+    order = rng.permutation(len(groups))
+    if first is not None:
+        order = order[np.argsort(~first[order], kind="stable")]
+    turn = pd.Series(order).groupby(groups[order]).cumcount().to_numpy()
+    return np.sort(order[np.argsort(turn, kind="stable")[:n_most]])
+
+
+def split_cells(
+    nodes: np.ndarray, fraction: float, rng: np.random.Generator, *, shuffle: bool = True
+) -> np.ndarray:
+    """Hold out a share of the cells of every label.
+
+    Parameters
+    ----------
+    nodes
+        Node of every cell's label, shape ``(n_cells,)``; unlabelled cells (0) all train.
+    fraction
+        Share to hold out. A label that would give fewer than 5 cells gives none, so that rare
+        types keep all their cells for training.
+    rng
+        Source of randomness.
+    shuffle
+        Draw the cells; otherwise the first ones of every label are held out.
+
+    Returns
+    -------
+    Whether each cell is held out, shape ``(n_cells,)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hdeepinsight.data import split_cells
+    >>> nodes = np.repeat([0, 1, 2, 3], [50, 100, 60, 49])
+    >>> held_out = split_cells(nodes, 0.1, np.random.default_rng(0))
+    >>> np.bincount(nodes[held_out], minlength=4).tolist()
+    [0, 10, 6, 0]
+    """
+    held_out = np.zeros(len(nodes), dtype=bool)
+    for node in np.unique(nodes[nodes > 0]):
+        cells = np.flatnonzero(nodes == node)
+        n_held_out = int(len(cells) * fraction)
+        if n_held_out >= MIN_HELD_OUT:
+            held_out[(rng.permutation(cells) if shuffle else cells)[:n_held_out]] = True
+    return held_out
+
+
+def split_groups(
+    nodes: np.ndarray, groups: np.ndarray, fraction: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Hold out whole donors, studies or batches.
+
+    Parameters
+    ----------
+    nodes
+        Node of every cell's label, shape ``(n_cells,)``.
+    groups
+        Group of every cell, shape ``(n_cells,)``.
+    fraction
+        Share of cells to hold out; groups are added in random order until it is reached. A group
+        that alone has cells of some label is never held out.
+    rng
+        Source of randomness.
+
+    Returns
+    -------
+    Whether each cell is held out, shape ``(n_cells,)``.
+
+    Raises
+    ------
+    ValueError
+        If no group can be held out.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hdeepinsight.data import split_groups
+    >>> nodes, groups = np.array([1, 2, 1, 2, 1, 3]), np.array(list("aabbcc"))
+    >>> split_groups(nodes, groups, 0.3, np.random.default_rng(0)).tolist()[4:]
+    [False, False]
+    """
+    names = np.unique(groups)
+    held_out = np.zeros(len(nodes), dtype=bool)
+    for name in rng.permutation(names):
+        candidate = held_out | (groups == name)
+        if np.isin(nodes[candidate], nodes[~candidate]).all():
+            held_out = candidate
+        if held_out.sum() >= fraction * len(nodes):
+            break
+    if not held_out.any():
+        msg = (
+            f"None of the {len(names)} groups of the split column can be held out: each has cells "
+            "of a label that no other group has. Split by cell instead (split_key=None)."
+        )
+        raise ValueError(msg)
+    return held_out

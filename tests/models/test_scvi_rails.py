@@ -1,0 +1,347 @@
+"""What a user of scvi-tools expects of a model, and what is never done to the user's object."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+
+import anndata as ad
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger
+from scvi import REGISTRY_KEYS
+from scvi.data import AnnDataManager
+from scvi.data.fields import CategoricalObsField, LabelsWithUnlabeledObsField, LayerField
+from scvi.dataloaders import AnnDataLoader, DataSplitter
+from scvi.model.base import BaseModelClass
+
+import hdeepinsight as hdi
+from hdeepinsight.models import CountModel, SCHDeepInsight
+
+LEVELS = ["lineage", "cell_type"]
+QUIET = {"enable_progress_bar": False, "accelerator": "cpu", "validation_size": 0.2}
+
+
+def built(cells: ad.AnnData, **options: object) -> SCHDeepInsight:
+    SCHDeepInsight.setup_anndata(cells, labels_keys=LEVELS)
+    return SCHDeepInsight(cells, **({"layout": "random", "n_latent": 16} | options))
+
+
+def weights(model: SCHDeepInsight) -> list[torch.Tensor]:
+    return [tensor.clone() for tensor in model.module.state_dict().values()]
+
+
+def test_at_most_four_own_classes_are_inherited():
+    own = [kind for kind in SCHDeepInsight.__mro__ if kind.__module__.startswith("hdeepinsight")]
+    assert len(own) <= 4
+    assert issubclass(SCHDeepInsight, CountModel)
+    assert issubclass(CountModel, BaseModelClass)
+
+
+def test_stock_loaders_give_counts_in_the_order_of_the_model(reference, query):
+    model = built(reference, n_genes=40)
+    for cells in (None, reference, query):
+        loader = model._make_data_loader(adata=cells, indices=[5, 2, 9], batch_size=2)
+        assert type(loader) is AnnDataLoader
+        counts = torch.cat([batch[REGISTRY_KEYS.X_KEY] for batch in loader]).numpy()
+        expected = (reference if cells is None else cells)[[5, 2, 9], list(model.genes)]
+        np.testing.assert_array_equal(counts, expected.X.toarray())
+    batch = next(iter(model._make_data_loader(batch_size=300)))
+    nodes = batch[REGISTRY_KEYS.LABELS_KEY].ravel().numpy()
+    np.testing.assert_array_equal(nodes, model.label_nodes(reference))
+    assert model.module.inference(**model.module._get_inference_input(batch))["logits"].shape
+
+
+def test_the_users_object_stays_bit_identical_and_its_matrix_is_shared(reference):
+    before, x = reference.copy(), reference.X
+    given = hdi.image.GeneLayout.random(list(reference.var_names))
+    model = built(reference, layout=given)
+    assert np.shares_memory(model.adata_manager.adata.X.data, x.data)
+    model.train(max_epochs=1, **QUIET)
+    assert reference.X is x
+    assert (reference.X != before.X).nnz == 0
+    assert reference.obs.equals(before.obs)
+    assert reference.var.equals(before.var)
+    assert not reference.uns
+    assert not reference.obsm
+    assert not reference.layers
+
+
+class Seen(pl.Callback):
+    n_epochs = 0
+
+    def on_train_epoch_end(self, trainer, pl_module) -> None:
+        self.n_epochs += 1
+
+
+@pytest.mark.parametrize("form", [lambda c: c, lambda c: [c], lambda c: (c,)])
+def test_callbacks_are_taken_in_any_form(reference, form):
+    seen = Seen()
+    built(reference).train(max_epochs=2, callbacks=form(seen), **QUIET)
+    assert seen.n_epochs == 2
+
+
+def test_the_history_is_kept_beside_another_logger(reference, tmp_path):
+    for logger in (CSVLogger(tmp_path), [CSVLogger(tmp_path / "b")], None, False):
+        model = built(reference)
+        model.train(max_epochs=2, logger=logger, **QUIET)
+        assert len(model.history["train_loss"]) == 2
+    assert list(tmp_path.glob("lightning_logs/*/metrics.csv"))
+
+
+def test_settings_reach_plan_splitter_and_trainer(reference):
+    model = built(reference)
+    model.train(
+        max_epochs=2,
+        train_size=0.7,
+        batch_size=50,
+        plan_kwargs={"lr": 1e-3, "weight_decay": 0.0},
+        datasplitter_kwargs={"drop_last": True},
+        **QUIET,
+    )
+    assert (model.recipe["lr"], model.recipe["weight_decay"]) == (1e-3, 0.0)
+    assert len(model.train_indices) == 210
+    assert model.trainer.global_step == 2 * (210 // 50)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"max_lr": 0.1}, TypeError, r"got max_lr.*plan_kwargs=\{'lr'"),
+        ({"datamodule": object()}, ValueError, "without a reference"),
+        ({"devices": 2, "early_stopping": True}, ValueError, "no effect on several devices"),
+        ({"train_size": 0.0}, ValueError, "No cell is left to train on"),
+    ],
+)
+def test_settings_without_effect_are_refused(reference, options, error, says):
+    quiet = {"enable_progress_bar": False, "accelerator": "cpu"}
+    if "train_size" not in options and "datamodule" not in options:
+        quiet["validation_size"] = 0.2
+    with pytest.raises(error, match=says):
+        built(reference).train(max_epochs=1, **(quiet | options))
+
+
+def test_network_settings_are_refused_where_an_adapter_is_fitted(model, query):
+    adapted = SCHDeepInsight.load_query_data(query, model)
+    with pytest.raises(ValueError, match=r"train\(batch_size, max_epochs=.*no effect"):
+        adapted.train(max_epochs=3, batch_size=16)
+
+
+@pytest.fixture
+def splitter(reference):
+    """Loaders that scvi-tools made of a reference by itself, and their registry."""
+    cells = reference.copy()
+    fields = [
+        LayerField(REGISTRY_KEYS.X_KEY, None),
+        LabelsWithUnlabeledObsField(REGISTRY_KEYS.LABELS_KEY, "cell_type", "Unknown"),
+        CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, "batch"),
+    ]
+    setup = {
+        "setup_method_name": "setup_datamodule",
+        "setup_args": {"labels_key": "cell_type", "batch_key": "batch", "layer": None},
+    }
+    manager = AnnDataManager(fields=fields, setup_method_args=setup)
+    manager.register_fields(cells)
+    return DataSplitter(manager, train_size=0.8, batch_size=32)
+
+
+def test_a_model_of_a_registry_trains_with_a_datamodule(splitter, query, truth, tmp_path):
+    model = SCHDeepInsight(registry=splitter.adata_manager.registry, layout="random")
+    assert "not built" in repr(model)
+    model.train(max_epochs=12, datamodule=splitter, accelerator="cpu", enable_progress_bar=False)
+    assert (model.annotate(query, threshold=None).labels["cell_type"] == truth).mean() > 0.9
+    assert len(model.calibration) == 60
+    assert "trained on 240 cells, 60 cells held out" in repr(model)
+    model.save(tmp_path / "model")
+    loaded = SCHDeepInsight.load(tmp_path / "model")
+    np.testing.assert_array_equal(loaded.predict_proba(query), model.predict_proba(query))
+    with pytest.raises(ValueError, match=r"train\(batch_size=.*no effect with a datamodule"):
+        model.train(datamodule=splitter, batch_size=16)
+
+
+@pytest.mark.slow
+def test_annbatch_trains_the_model(reference, query, truth, tmp_path):
+    annbatch = pytest.importorskip("annbatch", reason="annbatch needs Python 3.12")
+    from scvi.dataloaders import AnnbatchDataModule
+
+    reference.write_h5ad(tmp_path / "reference.h5ad")
+    collection = annbatch.DatasetCollection(tmp_path / "collection.zarr")
+    collection.add_adatas([tmp_path / "reference.h5ad"])
+    sizes = {"batch_size": 30, "chunk_size": 30, "preload_nchunks": 2, "preload_to_gpu": False}
+    loader = annbatch.Loader(**sizes)
+    loader.use_collection(collection)
+    names = list(reference.var_names)
+    datamodule = AnnbatchDataModule(
+        loader, label_key="cell_type", var_names=names, shuffle=True, **sizes
+    )
+    datamodule.set_split(train_size=0.8, validation_size=0.2)
+    model = SCHDeepInsight(registry=datamodule.registry, layout="random")
+    model.train(max_epochs=10, datamodule=datamodule, accelerator="cpu", enable_progress_bar=False)
+    assert (model.annotate(query, threshold=None).labels["cell_type"] == truth).mean() > 0.9
+
+
+def test_trainings_in_threads_do_not_disturb_each_other(reference):
+    alone = built(reference.copy(), seed=3)
+    alone.train(max_epochs=2, **QUIET)
+    models = [built(reference.copy(), seed=3) for _ in range(2)]
+    threads = [
+        threading.Thread(target=model.train, kwargs={"max_epochs": 2, **QUIET}) for model in models
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for model in models:
+        assert all(map(torch.equal, weights(model), weights(alone)))
+
+
+def test_methods_without_meaning_are_not_completed(model):
+    assert not {"convert_legacy_save", "deregister_manager", "transfer_fields"} & set(dir(model))
+    assert {"train", "annotate", "predict", "get_latent_representation"} <= set(dir(model))
+
+
+def test_scvi_keywords_are_taken(model, query):
+    rows = [3, 1]
+    labels = model.predict(adata=query, indices=rows, batch_size=1)
+    assert labels.index.tolist() == query.obs_names[rows].tolist()
+    soft = model.predict(query, soft=True)
+    np.testing.assert_array_equal(soft, model.predict_proba(query))
+    latent = model.get_latent_representation(adata=query, indices=rows, batch_size=2)
+    whole = model.get_latent_representation(query)
+    np.testing.assert_allclose(latent, whole[rows], atol=1e-4)
+
+
+def test_the_summary_is_never_stale(reference):
+    model = built(reference)
+    assert "not trained, on 300 cells" in repr(model)
+    model.train(max_epochs=1, **QUIET)
+    n_held_out = len(model.validation_indices)
+    said = f"trained on {300 - n_held_out} cells, {n_held_out} cells held out"
+    assert said in repr(model)
+    assert said in model.summary_string
+
+
+def test_what_belongs_to_the_training_stays_when_another_object_is_attached(
+    reference, labelled, tmp_path
+):
+    model = built(reference)
+    model.train(max_epochs=2, **QUIET)
+    model.save(tmp_path / "model")
+    other = SCHDeepInsight.load(tmp_path / "model", adata=labelled)
+    assert repr(other).splitlines()[-1] == repr(model).splitlines()[-1]
+    with pytest.raises(ValueError, match=r"Only 0 of the .* held out .*another one"):
+        other.evaluate()
+    shuffled = reference[np.random.default_rng(0).permutation(300)].copy()
+    again = SCHDeepInsight.load(tmp_path / "model", adata=shuffled)
+    expected, found = (one.evaluate().levels for one in (model, again))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    held_out = [set(one.adata.obs_names[one.validation_indices]) for one in (model, again)]
+    assert held_out[0] == held_out[1]
+
+
+def emptied(cells: ad.AnnData) -> None:
+    cells.obs = cells.obs.assign(cell_type=np.nan)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        (lambda a: a.obs.pop("lineage"), KeyError, "no column 'lineage'.*was there when"),
+        (emptied, ValueError, "300 labels in 'cell_type'"),
+        (lambda a: a._inplace_subset_obs(np.arange(99)), ValueError, "99 cells, and had 300"),
+        (lambda a: np.log1p(a.X.data, out=a.X.data), ValueError, "now holds fractions"),
+    ],
+)
+def test_a_reference_that_was_changed_is_not_trained_on(reference, change, error, says):
+    given = hdi.image.GeneLayout.random(list(reference.var_names))
+    model = built(reference, layout=given)
+    change(reference)
+    with pytest.raises(error, match=says):
+        model.train(max_epochs=1, **QUIET)
+
+
+def test_a_reference_without_a_label_is_not_trained_on(reference):
+    taxonomy = hdi.Taxonomy.from_obs(reference, LEVELS)
+    reference.obs["cell_type"] = reference.obs["lineage"] = None
+    model = built(reference, taxonomy=taxonomy)
+    with pytest.raises(ValueError, match="No cell of the reference has a label"):
+        model.train(max_epochs=1, **QUIET)
+
+
+def test_nothing_held_out_is_said(reference):
+    few = reference[:60].copy()
+    model = built(few)
+    with pytest.warns(UserWarning, match="No cells are held out"):
+        model.train(max_epochs=1, enable_progress_bar=False, accelerator="cpu")
+    assert "no cells held out" in repr(model)
+    assert "not calibrated" in str(model.annotate(few))
+
+
+@pytest.mark.parametrize("word", ["nan", "NA", "None", "unknown", "Unassigned", " Unknown"])
+def test_words_for_no_label_are_no_types(reference, word):
+    labels = reference.obs["cell_type"].astype(object).to_numpy()
+    labels[::7] = word
+    reference.obs["cell_type"] = labels
+    with pytest.warns(hdi.taxonomy.LabelWarning, match=word.strip()):
+        SCHDeepInsight.setup_anndata(reference, labels_key="cell_type")
+    assert SCHDeepInsight(reference, layout="random").taxonomy.n_leaves == 7
+
+
+SCRIPT = """
+import sys
+import anndata as ad
+from hdeepinsight.models import SCHDeepInsight
+import lightning.pytorch as pl
+
+class Count(pl.Callback):
+    n_cells = 0
+    def on_train_batch_end(self, trainer, module, outputs, batch, index):
+        self.n_cells += len(batch["labels"])
+        if len(sys.argv) > 3 and trainer.current_epoch == 2:
+            import os, signal
+            os.kill(os.getpid(), signal.SIGTERM)
+
+if __name__ == "__main__":
+    cells = ad.read_h5ad(sys.argv[1])
+    SCHDeepInsight.setup_anndata(cells, labels_keys=["lineage", "cell_type"])
+    model = SCHDeepInsight(cells, layout="random", n_latent=16)
+    count = Count()
+    more = {"checkpoint": sys.argv[2]} if len(sys.argv) > 3 else {"devices": 2}
+    model.train(4, batch_size=32, validation_size=0.2, accelerator="cpu",
+                enable_progress_bar=False, callbacks=count, **more)
+    sys.stdout.write(f"cells {count.n_cells // 4} of {len(model.train_indices)}\\n")
+    sys.stdout.flush()
+    model.save(sys.argv[2], overwrite=True)
+"""
+
+
+def run_script(reference, tmp_path, *words: str) -> subprocess.CompletedProcess:
+    reference.write_h5ad(tmp_path / "cells.h5ad")
+    (tmp_path / "script.py").write_text(SCRIPT)
+    names = [sys.executable, "script.py", "cells.h5ad", "out", *words]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        names, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment
+    )
+
+
+@pytest.mark.slow
+def test_two_devices_share_the_cells_and_save_one_model(reference, query, truth, tmp_path):
+    done = run_script(reference, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"cells (\d+) of (\d+)", done.stdout) == [("122", "244")] * 2
+    model = SCHDeepInsight.load(tmp_path / "out")
+    assert (model.predict(query, threshold=None) == truth).mean() > 0.3
+    assert len(model.calibration) == model.recipe["n_held_out"]
+
+
+@pytest.mark.slow
+def test_sigterm_ends_by_the_signal_with_the_checkpoint_written(reference, tmp_path):
+    done = run_script(reference, tmp_path, "sigterm")
+    assert done.returncode == -signal.SIGTERM, done.stderr
+    assert (tmp_path / "out" / "training.ckpt").is_file()
+    assert "cells" not in done.stdout
