@@ -1,4 +1,4 @@
-"""Measure each lever of query mapping alone and together; see ``benchmarks/README.md``.
+"""Measure each component of an annotation alone and together; see ``benchmarks/README.md``.
 
 One model a pair and seed is trained (and one on the audited reference), saved below ``--work``, and
 annotates the same query in every way. Rows that are there already are kept.
@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from harness.levers import LEVERS, Lever
+from harness.components import COMPONENTS, Component
 from harness.pairs import read_pairs
 from harness.prepare import Prepared, prepare
 from harness.records import Records, accuracy_row
@@ -65,18 +65,18 @@ class Bench:
         method.model.save(path, overwrite=True)
         return method
 
-    def rows(self, lever: Lever, share: float) -> list[dict]:
-        """Annotate by one lever and score: one row a level."""
-        method = self.fitted(audited=lever.audited)
+    def rows(self, component: Component, share: float) -> list[dict]:
+        """Annotate by one component and score: one row a level."""
+        method = self.fitted(audited=component.audited)
         path = self.prepared.reduced_query(share, self.seed) if share else self.prepared.query
         query = read_cells(str(path))
         start = time.perf_counter()
-        prediction, decisions = self._predict(lever, method, query)
+        prediction, decisions = self._predict(component, method, query)
         seconds = time.perf_counter() - start
         run = {
             "pair": self.prepared.pair.name,
-            "method": lever.name,
-            "kind": "lever",
+            "method": component.name,
+            "kind": "lever",  # as in the rows that are there
             "seed": self.seed,
             "train_s": None,
             "annotate_s": round(seconds, 2),
@@ -95,25 +95,25 @@ class Bench:
         return [accuracy_row(rounded(s), run=run, extra=extra) for s in scores]
 
     def _predict(
-        self, lever: Lever, method: SCHDeepInsight, query: Cells
+        self, component: Component, method: SCHDeepInsight, query: Cells
     ) -> tuple[Prediction, list[str]]:
         adata, batch_key = query.anndata(), batch_key_of(query)
-        if lever.method == "stacas":
+        if component.method == "stacas":
             return method.prediction(self._corrected(method, adata)), []
-        reference = method._labelled(self.reference)[0] if lever.with_reference else None
+        reference = method._labelled(self.reference)[0] if component.with_reference else None
         result = hdi.annotate(
             adata,
             method.model,
             reference=reference,
             batch_key=batch_key,
             threshold=None,
-            **lever.options,
+            **component.options,
         )
         decisions = [str(decision) for decision in result.decisions]
-        if lever.method == "annotate":
+        if component.method == "annotate":
             return method.prediction(result), decisions
         hdi.tl.expression_pca(adata, key_added="X_pca")
-        return method.prediction(self._afterwards(lever.method, adata, result, batch_key)), []
+        return method.prediction(self._afterwards(component.method, adata, result, batch_key)), []
 
     def _afterwards(self, name: str, adata, result, batch_key: str | None) -> hdi.Annotation:
         if name == "vote":
@@ -148,7 +148,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, help="folder of the files (default: of --pairs)")
     parser.add_argument("--only", nargs="+", metavar="PAIR", help="names of pairs (default: all)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--levers", nargs="+", default=[lever.name for lever in LEVERS])
+    parser.add_argument("--components", nargs="+", default=[each.name for each in COMPONENTS])
     parser.add_argument("--missing", type=float, nargs="*", default=[], metavar="SHARE")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "ablation.json")
     parser.add_argument("--work", type=Path, default=HERE / ".work", help="scratch folder")
@@ -161,21 +161,21 @@ def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     warnings.simplefilter("ignore")
     records = Records(args.out)
-    levers = [lever for lever in LEVERS if lever.name in args.levers]
+    components = [component for component in COMPONENTS if component.name in args.components]
     for seed in args.seeds:
         for pair in read_pairs(args.pairs, args.only):
             prepared = prepare(pair, args.data or args.pairs.parent, args.work)
             bench = Bench(prepared, seed, args.work / "models")
-            for lever in levers:
+            for component in components:
                 for share in (0.0, *args.missing):
                     key = {
                         "pair": pair.name,
-                        "method": lever.name,
+                        "method": component.name,
                         "seed": seed,
                         "missing_genes": share,
                     }
                     if not records.matching(**key):
-                        rows = bench.rows(lever, share)
+                        rows = bench.rows(component, share)
                         records.replace(rows, **key)
                         logger.info("%s %s", tuple(key.values()), rows[-1]["macro_f1"])
 

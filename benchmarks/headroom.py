@@ -3,8 +3,9 @@
 ``python benchmarks/headroom.py --pairs pairs.json --data DIR`` cuts the scored cells of every query
 into five parts, by their finest label; each part is annotated by a method that learned from the
 other four, alone or together with the reference. No method of the benchmark gets such labels, so
-what it lacks to these figures is the most that a better mapping could still bring, as far as these
-methods can tell. It is no proof of a limit: another method might read more out of the same labels.
+what it lacks to these figures is the most that a better adaptation could still bring, as far as
+these methods can tell. It is not a proof of a limit: another method might read more out of the same
+labels.
 """
 
 from __future__ import annotations

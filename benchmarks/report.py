@@ -6,8 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
+from harness.components import COMPONENTS
 from harness.learned import LABELS
-from harness.levers import LEVERS
 from harness.registry import SPECS
 from harness.summary import Summary, clear_best, finest, less, mean_over, summarise
 from harness.tables import figure, table
@@ -37,15 +37,15 @@ run is a process of its own, with the environment that the method needs.
   their authors advise.
 - Training time includes everything up to a model that can annotate, without loading the data;
   memory is the peak of the process, libraries and data included. Methods that need the query to
-  learn (surgery, Harmony, popV) do that as part of annotating. These times are only as quiet as the
-  machine was; compare ratios. The table of speed and scale below was measured alone.
+  learn (scANVI, scPoli, Harmony, popV) do that as part of annotating. These times are only as
+  quiet as the machine was; compare ratios. The table of speed and scale below was measured alone.
 """
 
 ABLATION = """\
-## What each lever of query mapping does
+## What each component does to a query
 
 The same trained model a pair and seed annotates the query in every way, at the finest level. Each
-lever is told the batches of the query, and reads no label of it. Defaults were chosen on other
+component is told the batches of the query, and reads no label of it. Defaults were chosen on other
 pairs; after a look at these, one was changed on the evidence of those others (see the user guide).
 """
 
@@ -62,9 +62,9 @@ HEADROOM = """\
 
 Here methods learn from the query's own labels: its scored cells are cut into five parts, and each
 part is annotated by a method that learned from the other four. Nobody who annotates a query has
-those labels, so the distance of a figure above to these is about what a better mapping could still
-bring; where it is above them, the reference says more than the query's own labels. It is no proof
-of a limit, as another method might read more out of the same labels.
+those labels, so the distance of a figure above to these is about what a better adaptation could
+still bring; where it is above them, the reference says more than the query's own labels. It is not
+a proof of a limit, as another method might read more out of the same labels.
 """
 
 
@@ -84,7 +84,7 @@ class Report:
         self.missing = _read(results / "missing_genes.json")
         self.runs = _read(results / "runs.json")
         self.speed = _read(results / "speed.json")
-        self.levers = _read(results / "ablation.json")
+        self.components = _read(results / "ablation.json")
         self.headroom = _read(results / "headroom.json")
         self.jobs = jobs or {}
         self.specs = [s for s in SPECS if any(r["method"] == s.name for r in self.accuracy)]
@@ -235,24 +235,25 @@ class Report:
         return f"{title}\n\n{self._by_method(columns, mark=False)}"
 
     def _ablation(self) -> str:
-        """Leaf macro-F1 and accuracy of every lever of query mapping."""
-        if not self.levers:
+        """Leaf macro-F1 and accuracy of every component."""
+        if not self.components:
             return ""
         parts = [ABLATION]
-        for share in sorted({row["missing_genes"] for row in self.levers}):
+        for share in sorted({row["missing_genes"] for row in self.components}):
             genes = f"{share:.0%} of the genes removed" if share else "all genes"
             for key, title in {"macro_f1": "macro-F1", "accuracy": "accuracy"}.items():
-                rows = self.rows(self.levers, missing_genes=share)
-                parts += [f"### Levers, {genes}: {title}", self._by_lever(rows, key)]
+                rows = self.rows(self.components, missing_genes=share)
+                parts += [f"### Components, {genes}: {title}", self._by_component(rows, key)]
         return "\n\n".join(parts)
 
-    def _by_lever(self, rows: list[dict], key: str) -> str:
-        """One row a lever, one column a pair; the mean only where all pairs were measured."""
+    def _by_component(self, rows: list[dict], key: str) -> str:
+        """One row a component, one column a pair; the mean only where all pairs were measured."""
         lines = []
-        for lever in LEVERS:
+        for component in COMPONENTS:
             found = [
                 summarise(
-                    self.rows(rows, method=lever.name, pair=pair, level=self.levels(pair)[-1]), key
+                    self.rows(rows, method=component.name, pair=pair, level=self.levels(pair)[-1]),
+                    key,
                 )
                 for pair in self.pairs
             ]
@@ -261,8 +262,8 @@ class Report:
             complete = all(found)
             mean = f"{sum(s.mean for s in found) / len(found):.3f}" if complete else "–"
             cells = [figure(summary, 3, bold=False) for summary in found]
-            lines.append([lever.title, *cells, mean])
-        return table(["lever", *self.pairs, "mean"], lines)
+            lines.append([component.title, *cells, mean])
+        return table(["component", *self.pairs, "mean"], lines)
 
     def _speed(self) -> str:
         if not self.speed:

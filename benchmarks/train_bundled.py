@@ -17,7 +17,6 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import torch
-from scvi.data._constants import _SCVI_UUID_KEY
 from threadpoolctl import threadpool_limits
 
 import hdeepinsight as hdi
@@ -164,7 +163,6 @@ def train(folder: Path) -> hdi.SCHDeepInsight:
         {source.name: source.read(folder) for source in TRAINING}, join="inner", index_unique=" "
     )
     reference = reference[reference.obs[LABEL] != UNKNOWN].copy()
-    reference.uns[_SCVI_UUID_KEY] = "pbmc"  # scvi-tools would write a random one into the model
     hdi.SCHDeepInsight.setup_anndata(
         reference, labels_key=LABEL, batch_key=STUDY, unlabeled_category=UNKNOWN
     )

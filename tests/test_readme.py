@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 README = Path(__file__).parents[1] / "README.md"
 (QUICKSTART,) = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
@@ -13,6 +14,7 @@ def test_quickstart_is_short():
     assert len([line for line in QUICKSTART.splitlines() if line.strip()]) <= 12
 
 
+@pytest.mark.filterwarnings("ignore:No cells are held out")
 def test_quickstart_labels_the_query(synthetic_hierarchy, tmp_path, monkeypatch):
     synthetic_hierarchy = synthetic_hierarchy[::2]  # enough to learn from, in a quarter of the time
     held_out = np.arange(synthetic_hierarchy.n_obs) % 3 == 0

@@ -58,7 +58,7 @@ SPECS: tuple[Spec, ...] = (
         "schdeepinsight_mapped",
         "SCHDeepInsight, adapted and refined",
         "ours",
-        "ours:Mapped",
+        "ours:Adapted",
         packages=_OURS,
     ),
     # the same model with one thing changed

@@ -13,10 +13,9 @@ from scvi.module.base import LossOutput
 from torch import Tensor
 
 from hdeepinsight import SCHDeepInsight
-from hdeepinsight.models.schdeepinsight._module import GeneImageClassifier
 
 
-class LeafSoftmaxModule(GeneImageClassifier):
+class LeafSoftmaxModule(SCHDeepInsight._module_cls):
     """Reads only the logits of leaves."""
 
     def generative(self, logits: Tensor) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 import hdeepinsight as hdi
+from hdeepinsight.models import ModuleConfig
 
 from .interface import Cells, Prediction, Reference
 
@@ -31,6 +32,8 @@ class Variant:
     ----------
     model, train, annotate
         Overrides for ``SCHDeepInsight(...)``, ``.train(...)`` and ``.annotate(...)``.
+    config
+        Choices of the network and its loss.
     flat
         Train on a tree of depth one, whose leaves are the classes.
     model_class
@@ -40,6 +43,7 @@ class Variant:
     model: dict = field(default_factory=dict)
     train: dict = field(default_factory=dict)
     annotate: dict = field(default_factory=dict)
+    config: ModuleConfig = field(default_factory=ModuleConfig)
     flat: bool = False
     model_class: Callable[[], type] = lambda: hdi.SCHDeepInsight
 
@@ -58,17 +62,17 @@ NO_THINNING = {"p": 0.0, "min_rate": 1.0}
 VARIANTS: dict[str, Variant] = {
     "schdeepinsight": Variant(),
     "random_layout": Variant(model={"layout": "random"}),
-    "adaptive_weights": Variant(model={"weighting": "adaptive"}),
-    "focal": Variant(model={"gamma": 2.0}),
+    "adaptive_weights": Variant(config=ModuleConfig(weighting="adaptive")),
+    "focal": Variant(config=ModuleConfig(gamma=2.0)),
     "hierarchical_cross_entropy": Variant(model_class=_leaf_softmax),
     "no_masking": Variant(model={"masking": NO_MASKING}),
     "no_thinning": Variant(model={"thinning": NO_THINNING}),
-    "no_class_weights": Variant(model={"class_weights": 0.0}),
+    "no_class_weights": Variant(config=ModuleConfig(class_weights=0.0)),
     "flat_head": Variant(flat=True),
     "mlp_backbone": Variant(model={"backbone": "mlp"}),
-    "no_backbone": Variant(model={"backbone": None, "wide": True}),
-    "with_wide_path": Variant(model={"wide": True}),
-    "published_reduction": Variant(model={"reduction": "published"}),
+    "no_backbone": Variant(model={"backbone": None}, config=ModuleConfig(wide=True)),
+    "with_wide_path": Variant(config=ModuleConfig(wide=True)),
+    "published_reduction": Variant(config=ModuleConfig(reduction="published")),
     "greedy_decode": Variant(annotate={"decoder": "greedy"}),
 }
 
@@ -95,9 +99,11 @@ class SCHDeepInsight:
             batch_key=batch_key_of(reference),
             unlabeled_category="",
         )
-        self.model = model_class(adata, seed=self.seed, **self.variant.model)
+        self.model = model_class(
+            adata, seed=self.seed, config=self.variant.config, **self.variant.model
+        )
         self.model.train(accelerator="cpu", enable_progress_bar=False, **self.variant.train)
-        self.extra = {"epochs": len(self.model.history["validation_loss"])}
+        self.extra = {"epochs": len(self.model.history["train_loss"])}
 
     def annotate(self, query: Cells) -> Prediction:
         """Annotate down to the leaves."""
@@ -129,7 +135,7 @@ class SCHDeepInsight:
         return self.tree.classes.index(tuple(path))
 
 
-class Mapped(SCHDeepInsight):
+class Adapted(SCHDeepInsight):
     """The default model, adapted to the query and refined on its graph where that helps."""
 
     def __init__(self, **options):

@@ -4,11 +4,11 @@ import json
 
 import ablation
 import pytest
-from harness.levers import LEVERS
+from harness.components import COMPONENTS
 from report import Report
 
 
-def lever_rows(name, value, pair="p", share=0.0, seed=0):
+def component_rows(name, value, pair="p", share=0.0, seed=0):
     return {
         "pair": pair,
         "method": name,
@@ -20,23 +20,23 @@ def lever_rows(name, value, pair="p", share=0.0, seed=0):
     }
 
 
-def test_levers_have_names_of_their_own():
-    names = [lever.name for lever in LEVERS]
+def test_components_have_names_of_their_own():
+    names = [component.name for component in COMPONENTS]
     assert len(set(names)) == len(names)
-    assert LEVERS[0].options == {"adapt": "off", "refine": "off"}
+    assert COMPONENTS[0].options == {"adapt": "off", "refine": "off"}
 
 
 def test_rows_that_are_there_are_not_measured_again(own_pair, tmp_path, monkeypatch):
     asked = []
 
-    def rows(self, lever, share):
-        asked.append((lever.name, share))
-        return [lever_rows(lever.name, 0.5, self.prepared.pair.name, share, self.seed)]
+    def rows(self, component, share):
+        asked.append((component.name, share))
+        return [component_rows(component.name, 0.5, self.prepared.pair.name, share, self.seed)]
 
     monkeypatch.setattr(ablation.Bench, "rows", rows)
     out = tmp_path / "ablation.json"
     call = ["--pairs", str(own_pair), "--work", str(tmp_path / "work"), "--out", str(out)]
-    call += ["--seeds", "0", "--levers", "none", "adapt"]
+    call += ["--seeds", "0", "--components", "none", "adapt"]
     ablation.main(call)
     ablation.main([*call, "--missing", "0.5"])
     assert asked == [("none", 0.0), ("adapt", 0.0), ("none", 0.5), ("adapt", 0.5)]
@@ -48,12 +48,16 @@ def test_a_mean_needs_every_pair(tmp_path):
         {"pair": pair, "method": "majority", "seed": 0, "level": "fine", "macro_f1": 0.1}
         for pair in ("p", "q")
     ]
-    levers = [lever_rows("none", 0.5, "p"), lever_rows("none", 0.7, "q"), lever_rows("vote", 0.4)]
+    components = [
+        component_rows("none", 0.5, "p"),
+        component_rows("none", 0.7, "q"),
+        component_rows("vote", 0.4),
+    ]
     (tmp_path / "accuracy.json").write_text(json.dumps(accuracy))
-    (tmp_path / "ablation.json").write_text(json.dumps(levers))
+    (tmp_path / "ablation.json").write_text(json.dumps(components))
     report = Report(tmp_path)
-    lines = report._by_lever(report.levers, "macro_f1").splitlines()
-    assert lines[0] == "| lever | p | q | mean |"
+    lines = report._by_component(report.components, "macro_f1").splitlines()
+    assert lines[0] == "| component | p | q | mean |"
     assert lines[2:] == [
         "| zero-shot | 0.500 | 0.700 | 0.600 |",
         "| vote of clusters | 0.400 | – | – |",
@@ -64,6 +68,6 @@ def test_a_mean_needs_every_pair(tmp_path):
 def test_the_page_has_a_table_a_share(tmp_path, share):
     row = {"pair": "p", "method": "majority", "seed": 0, "level": "fine", "macro_f1": 0.1}
     (tmp_path / "accuracy.json").write_text(json.dumps([row]))
-    (tmp_path / "ablation.json").write_text(json.dumps([lever_rows("none", 0.5, share=share)]))
+    (tmp_path / "ablation.json").write_text(json.dumps([component_rows("none", 0.5, share=share)]))
     title = "50% of the genes removed" if share else "all genes"
-    assert f"### Levers, {title}: macro-F1" in Report(tmp_path)._ablation()
+    assert f"### Components, {title}: macro-F1" in Report(tmp_path)._ablation()

@@ -42,7 +42,6 @@ from hdeepinsight.models._base._plan import OneCyclePlan
 from hdeepinsight.models._base._registration import BATCH, LABELS, as_label_keys, one_column
 
 if TYPE_CHECKING:
-    import lightning.pytorch as pl
     from scvi.data import AnnDataManager
     from scvi.dataloaders import AnnDataLoader
 
@@ -72,6 +71,14 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         Registry of a saved model or of a datamodule, where there is no reference.
     seed
         Seed of weights, split and training; by default ``scvi.settings.seed``, or 0.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> from hdeepinsight.models import CountModel
+    >>> model = hdi.hub.pull("pbmc")
+    >>> isinstance(model, CountModel), len(model.genes)
+    (True, 2048)
     """
 
     _training_plan_cls: ClassVar[type] = OneCyclePlan
@@ -82,6 +89,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         {"convert_legacy_save", "deregister_manager", "register_manager", "transfer_fields"}
     )
 
+    module: Any
     recipe_: dict[str, Any]
     held_out_: np.ndarray | None = None
     missing_capabilities_: tuple[str, ...] = ()
@@ -450,8 +458,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
 
     def _validate_anndata(self, adata: Any = None, copy_if_view: bool = True) -> AnnData:
         """Return the shell that loaders read in place of an object."""
-        manager = self.get_anndata_manager(self._resolve_adata(adata))
-        shell = manager.adata
+        manager: Any = self.get_anndata_manager(self._resolve_adata(adata))
+        shell: AnnData = manager.adata
         shell._hdi_manager = manager
         return shell
 
@@ -482,7 +490,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         early_stopping: bool = False,
         datasplitter_kwargs: dict[str, Any] | None = None,
         plan_kwargs: Mapping[str, Any] | None = None,
-        datamodule: pl.LightningDataModule | None = None,
+        datamodule: Any = None,
         *,
         split_key: str | None = None,
         checkpoint: str | Path | None = None,
@@ -568,7 +576,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         plan_kwargs = dict(plan_kwargs or {})
         if self.adapter_ is not None:
             training.refuse_without_effect(splitting | running, "where an adapter is fitted")
-            return self._fit_adapter(plan_kwargs | trainer_kwargs)
+            self._fit_adapter(plan_kwargs | trainer_kwargs)
+            return
         further = {name: trainer_kwargs.pop(name, False) for name in self._train_options}
         training.check_names(trainer_kwargs)
         patience = trainer_kwargs.get("early_stopping_patience")
@@ -900,8 +909,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
 
     def _payload(self) -> dict[str, Any]:
         """Return weights and attributes in plain types, for the model file."""
-        names = ("is_trained_", "train_indices_", "validation_indices_", "test_indices_")
-        names += ("history_", "recipe_", "held_out_", "registry_", "init_params_")
+        names: tuple[str, ...] = ("is_trained_", "train_indices_", "validation_indices_")
+        names += ("test_indices_", "history_", "recipe_", "held_out_", "registry_", "init_params_")
         parts = {name: getattr(self, name) for name in self._parts}
         return {
             SAVE_KEYS.MODEL_STATE_DICT_KEY: self.module.state_dict(),

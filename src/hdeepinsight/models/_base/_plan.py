@@ -34,6 +34,13 @@ class OneCyclePlan(TrainingPlan):  # type: ignore[misc]
         Decoupled weight decay of all weight matrices; biases and normalisation are not decayed.
     **kwargs
         Further keyword arguments of :class:`scvi.train.TrainingPlan`.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> from hdeepinsight.models import OneCyclePlan
+    >>> OneCyclePlan(hdi.hub.pull("pbmc").module, lr=1e-3).weight_decay
+    0.0001
     """
 
     def __init__(
@@ -83,6 +90,16 @@ class HierarchicalPlan(OneCyclePlan):
         Columns of the loader's matrix that the network reads; all of them by default.
     **kwargs
         As in :class:`OneCyclePlan`.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> import numpy as np
+    >>> from hdeepinsight.models import HierarchicalPlan
+    >>> model = hdi.hub.pull("pbmc")
+    >>> nodes = np.arange(model.taxonomy.n_nodes)  # loaders that give nodes themselves
+    >>> HierarchicalPlan(model.module, model.taxonomy, nodes).lr
+    0.002
     """
 
     def __init__(

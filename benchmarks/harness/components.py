@@ -1,4 +1,4 @@
-"""The levers of query mapping: what each switches on."""
+"""Components of an annotation: what each switches on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
-class Lever:
+class Component:
     """One way to annotate.
 
     Parameters
@@ -33,28 +33,28 @@ class Lever:
 
 
 OFF = {"adapt": "off", "refine": "off"}
-LEVERS = (
-    Lever("none", "zero-shot", OFF),
-    Lever("adapt", "adapt", {"adapt": "auto", "refine": "off"}),
-    Lever(
+COMPONENTS = (
+    Component("none", "zero-shot", OFF),
+    Component("adapt", "adapt", {"adapt": "auto", "refine": "off"}),
+    Component(
         "adapt_reference",
         "adapt, reference replayed",
         {"adapt": "auto", "refine": "off"},
         with_reference=True,
     ),
-    Lever("refine", "refine", {"adapt": "off", "refine": "auto"}),
-    Lever("refine_permuted", "refine, permuted graph (control)", OFF, method="permuted"),
-    Lever("refine_laplacian", "refine by Laplacian, λ = 1", OFF, method="laplacian"),
-    Lever("vote", "vote of clusters", OFF, method="vote"),
-    Lever("stacas", "correct by STACAS", OFF, method="stacas"),
-    Lever("audit", "audited reference", OFF, audited=True),
-    Lever("adapt_refine", "adapt and refine (default)", {"adapt": "auto", "refine": "auto"}),
-    Lever(
+    Component("refine", "refine", {"adapt": "off", "refine": "auto"}),
+    Component("refine_permuted", "refine, permuted graph (control)", OFF, method="permuted"),
+    Component("refine_laplacian", "refine by Laplacian, λ = 1", OFF, method="laplacian"),
+    Component("vote", "vote of clusters", OFF, method="vote"),
+    Component("stacas", "correct by STACAS", OFF, method="stacas"),
+    Component("audit", "audited reference", OFF, audited=True),
+    Component("adapt_refine", "adapt and refine (default)", {"adapt": "auto", "refine": "auto"}),
+    Component(
         "adapt_unguarded",
         "adapt, whatever the label-free check says",
         {"adapt": "on", "refine": "off"},
     ),
-    Lever(
+    Component(
         "all",
         "audit, adapt with the reference, refine",
         {"adapt": "auto", "refine": "auto"},
