@@ -178,12 +178,12 @@ def narrowed(
     The user's matrix is shared where it is CSR, holds counts, and has just these genes.
     """
     shell = registration.manager.adata
-    shared = registration.source.denormalizer is None and sparse.issparse(shell.X)
-    if shared and shell.X.format == "csr" and list(shell.var_names) == list(genes) and not obsm:
-        return registration.manager
-    counts = read_counts(registration.source, genes)
+    is_csr = sparse.issparse(shell.X) and shell.X.format == "csr"
+    is_shared = is_csr and registration.source.denormalizer is None
+    is_shared = is_shared and list(shell.var_names) == list(genes)
+    counts = shell.X if is_shared else read_counts(registration.source, genes)
     var = pd.DataFrame(index=pd.Index(genes, dtype=object))
-    narrow = AnnData(counts, obs=shell.obs, var=var, obsm=dict(obsm or {}))
+    narrow = AnnData(counts, obs=shell.obs.copy(), var=var, obsm=dict(obsm or {}))
     return manage(narrow, setup_args, labels_keys)
 
 
