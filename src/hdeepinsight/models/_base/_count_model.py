@@ -50,14 +50,12 @@ if TYPE_CHECKING:
 DEFAULT_STEPS = 1200
 EPOCH_BOUNDS = (5, 400)
 BATCH_SIZE_BOUNDS = (16, 128)
-#: Of scvi-tools' base class.
-SUPPORTED = frozenset(
-    "adata adata_manager data_registry device get_anndata_manager get_from_registry get_setup_arg "
-    "get_state_registry get_var_names history id is_trained load load_registry registry run_id "
-    "run_name save setup_anndata summary_string test_indices to_device train train_indices "
-    "validation_indices view_anndata_setup view_registry view_setup_args "
-    "view_setup_method_args".split()
-)
+#: Of scvi-tools' base class, and without a meaning here.
+NOT_SUPPORTED = {
+    *("convert_legacy_save", "deregister_manager", "register_manager", "transfer_fields"),
+    *("differential_abundance", "get_normalized_expression", "get_normalized_function_name"),
+    *("setup_annbatch", "setup_datamodule", "update_setup_method_args"),
+}
 UNFIT = "It holds settings or weights that do not fit the model it describes"
 RECORDED_PACKAGES = ("hdeepinsight", "scvi-tools", "torch", "lightning", "anndata", "numpy")
 
@@ -243,9 +241,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         """Take what the base class sets."""
 
     def __dir__(self) -> list[str]:
-        """List what the class supports: not all that scvi-tools defines has a meaning here."""
-        hidden = {n for n in dir(BaseModelClass) if not n.startswith("_")} - SUPPORTED
-        return [name for name in super().__dir__() if name not in hidden]
+        return [name for name in super().__dir__() if name not in NOT_SUPPORTED]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} of {len(self.genes):,} genes\n{self._training_state()}"
