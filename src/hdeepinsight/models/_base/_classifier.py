@@ -327,10 +327,10 @@ class HierarchicalClassifierMixin(_Base):
         ----------
         query
             AnnData (in memory or backed), MuData, path of an h5ad, zarr or h5mu file, or what
-            :meth:`open` returned. It needs raw counts and gene names, and no set-up, labels or
-            batch column; its genes may stand in any order, some may be missing and others there
-            too. A model of RNA and proteins also takes either alone. The model's own data by
-            default.
+            :meth:`~hdeepinsight.models.CountModel.open` returned. It needs raw counts and gene
+            names, and no set-up, labels or batch column; its genes may stand in any order, some may
+            be missing and others there too. A model of RNA and proteins also takes either alone.
+            The model's own data by default.
         indices
             Cells to annotate, as positions or as a mask; all of them by default.
         decoder
@@ -343,7 +343,7 @@ class HierarchicalClassifierMixin(_Base):
             Batch correction of this query by :func:`hdeepinsight.pp.stacas` with
             ``normalizer=model.normalizer``; its log values enter before the per-gene scale.
         layer, use_raw, scale, fold_case
-            How the query is read, as in :meth:`open`.
+            How the query is read, as in :meth:`~hdeepinsight.models.CountModel.open`.
         batch_size
             Cells in one pass through the network.
         keep
@@ -501,7 +501,7 @@ class HierarchicalClassifierMixin(_Base):
             As in :meth:`predict`.
         **reading
             How the cells are read: ``layer``, ``use_raw``, ``scale``, ``fold_case`` of
-            :meth:`open`.
+            :meth:`~hdeepinsight.models.CountModel.open`.
 
         Examples
         --------
@@ -728,11 +728,11 @@ class HierarchicalClassifierMixin(_Base):
         freeze_backbone, freeze_head
             Keep the weights of the reference bit by bit; only the adapter is trained.
         layer, use_raw, scale, fold_case
-            How the query is read, as in :meth:`open`.
+            How the query is read, as in :meth:`~hdeepinsight.models.CountModel.open`.
 
         Returns
         -------
-        A model of the same class with an ``adapter_``: :meth:`train` it, then ``annotate()``.
+        A model of the same class with an ``adapter_``: ``train()`` it, then ``annotate()``.
 
         Raises
         ------

@@ -65,7 +65,7 @@ logger = logging.getLogger(__name__)
 class CountModel(BaseModelClass):  # type: ignore[misc]
     """A model of raw counts on scvi-tools' own loaders, splitters and training plans.
 
-    A subclass names its module and builds it in ``__init__`` after :meth:`_read_genes`; set-up,
+    A subclass names its module and builds it in ``__init__`` after ``_read_genes``; set-up,
     training, saving and loading are here. The user's object is never written to: scvi-tools
     registers a shell that shares its matrix.
 
