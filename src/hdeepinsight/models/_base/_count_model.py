@@ -193,6 +193,18 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     def _get_most_recent_anndata_manager(cls, adata: Any, required: bool = False) -> AnnDataManager:
         return registration.registration_of(cls, adata).manager
 
+    @property
+    def adata(self) -> Any:
+        """The attached reference; ``None`` where there is none."""
+        return self._adata
+
+    @adata.setter
+    def adata(self, adata: Any) -> None:
+        if adata is None:
+            raise ValueError("adata must be an AnnData or MuData, got None. Load the model again.")
+        manager = self._manager_of(adata)
+        self._adata, self._adata_manager = adata, manager
+
     def view_registry(self, hide_state_registries: bool = False) -> None:
         """Print what was registered."""
         if self.adata_manager is not None:
@@ -584,6 +596,14 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         numbers = {"max_epochs": max_epochs, "batch_size": batch_size}
         for name, value in (numbers | {"early_stopping_patience": patience}).items():
             check_integer(name, value, optional=True)
+        ours = {"train_size", "validation_size", "shuffle_set_split", "external_indexing"}
+        if ours & set(datasplitter_kwargs or {}):
+            msg = (
+                f"datasplitter_kwargs must not hold {', '.join(sorted(ours))}, which train() sets."
+            )
+            raise ValueError(f"{msg} Pass them to train(), and split_key for whole groups.")
+        if split_key is not None and not shuffle_set_split:
+            raise ValueError("shuffle_set_split=False has no effect with split_key. Omit one.")
         split = None
         if datamodule is not None:
             training.refuse_without_effect(splitting, "with a datamodule, which loads by itself")
@@ -625,6 +645,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         with training.unchanged_if_interrupted(self, checkpoints), training.seeded(self.seed):
             self.module.train()
             runner()
+            training.check_trained(runner.trainer, self.module)
         self.recipe_ = {
             "n_cells": n_train + n_val,
             "n_held_out": n_val,

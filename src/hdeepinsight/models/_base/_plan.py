@@ -32,8 +32,16 @@ class OneCyclePlan(TrainingPlan):  # type: ignore[misc]
         Peak of the learning rate.
     weight_decay
         Decoupled weight decay of all weight matrices; biases and normalisation are not decayed.
-    **kwargs
-        Further keyword arguments of :class:`scvi.train.TrainingPlan`.
+    compile, compile_kwargs
+        As in :class:`scvi.train.TrainingPlan`, whose further options have no effect under this
+        schedule and are refused.
+
+    Raises
+    ------
+    TypeError
+        If another option is given.
+    ValueError
+        If a rate is out of its range.
 
     Examples
     --------
@@ -49,12 +57,19 @@ class OneCyclePlan(TrainingPlan):  # type: ignore[misc]
         *,
         lr: float = 2e-3,
         weight_decay: float = 1e-4,
-        **kwargs: Any,
+        compile: bool = False,
+        compile_kwargs: dict[str, Any] | None = None,
+        **others: Any,
     ) -> None:
+        if others:
+            valid = "lr, weight_decay, compile and compile_kwargs"
+            msg = f"plan_kwargs takes {valid}, got {', '.join(others)}: no effect under a one-cycle"
+            raise TypeError(f"{msg} learning rate. Omit it.")
         if not (isinstance(lr, int | float) and lr > 0):
             raise invalid("lr", lr, "a number > 0", "Omit it to use the default.")
         check_number("weight_decay", weight_decay, hint="Pass 0 to switch it off.")
-        super().__init__(module, optimizer="AdamW", lr=lr, weight_decay=weight_decay, **kwargs)
+        rates = {"optimizer": "AdamW", "lr": lr, "weight_decay": weight_decay}
+        super().__init__(module, compile=compile, compile_kwargs=compile_kwargs, **rates)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Return AdamW and the one-cycle schedule over all steps of the training."""
