@@ -144,7 +144,7 @@ def test_another_reference_can_be_attached(reference, labelled):
     np.testing.assert_array_equal(batch[REGISTRY_KEYS.X_KEY].numpy(), expected)
     with pytest.raises(ValueError, match="another one than the model was trained on"):
         model.evaluate()
-    model.train(max_epochs=1, **QUIET)
+    model.train(max_epochs=1, **(QUIET | {"validation_size": 0.4}))
     assert model.evaluate().n_cells == len(model.validation_indices)
 
 

@@ -32,9 +32,9 @@ class OneCyclePlan(TrainingPlan):  # type: ignore[misc]
         Peak of the learning rate.
     weight_decay
         Decoupled weight decay of all weight matrices; biases and normalisation are not decayed.
-    compile, compile_kwargs
-        As in :class:`scvi.train.TrainingPlan`, whose further options have no effect under this
-        schedule and are refused.
+    **others
+        Options of :class:`scvi.train.TrainingPlan` that have no effect under this schedule, and
+        are refused.
 
     Raises
     ------
@@ -57,19 +57,15 @@ class OneCyclePlan(TrainingPlan):  # type: ignore[misc]
         *,
         lr: float = 2e-3,
         weight_decay: float = 1e-4,
-        compile: bool = False,
-        compile_kwargs: dict[str, Any] | None = None,
         **others: Any,
     ) -> None:
         if others:
-            valid = "lr, weight_decay, compile and compile_kwargs"
-            msg = f"plan_kwargs takes {valid}, got {', '.join(others)}: no effect under a one-cycle"
-            raise TypeError(f"{msg} learning rate. Omit it.")
+            msg = f"plan_kwargs takes lr and weight_decay, got {', '.join(others)}: no effect under"
+            raise TypeError(f"{msg} a one-cycle learning rate. Omit it.")
         if not (isinstance(lr, int | float) and lr > 0):
             raise invalid("lr", lr, "a number > 0", "Omit it to use the default.")
         check_number("weight_decay", weight_decay, hint="Pass 0 to switch it off.")
-        rates = {"optimizer": "AdamW", "lr": lr, "weight_decay": weight_decay}
-        super().__init__(module, compile=compile, compile_kwargs=compile_kwargs, **rates)
+        super().__init__(module, optimizer="AdamW", lr=lr, weight_decay=weight_decay)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Return AdamW and the one-cycle schedule over all steps of the training."""
@@ -82,7 +78,7 @@ class OneCyclePlan(TrainingPlan):  # type: ignore[misc]
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
             max_lr=self.lr,
-            total_steps=int(self.trainer.estimated_stepping_batches),
+            total_steps=max(1, int(self.trainer.estimated_stepping_batches)),
             pct_start=WARM_UP,
             div_factor=10.0,
             final_div_factor=100.0,
