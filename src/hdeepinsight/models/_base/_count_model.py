@@ -925,7 +925,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         >>> hdi.SCHDeepInsight.load_registry(folder)["model_name"]
         'SCHDeepInsight'
         """
-        _, payload = classes.read_payload(ModelFolder(Path(dir_path), prefix or ""), cls)
+        payload = ModelFolder(Path(dir_path), prefix or "").read()
+        classes.check_payload(payload, dir_path, cls)
         return dict(payload[SAVE_KEYS.ATTR_DICT_KEY]["registry_"])
 
     def _payload(self) -> dict[str, Any]:
