@@ -52,8 +52,7 @@ def annotate(
     ] = "hdi",
     overwrite: opt.Overwrite = False,
     report: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Write a page about the result too, .html."),
+        Path | None, typer.Option(metavar="FILE", help="Write a page about the result too, .html.")
     ] = None,
     debug: opt.Debug = False,
 ) -> None:
@@ -74,11 +73,10 @@ def annotate(
                 report, source=query, overwrite=overwrite, option="--report", formats=_PAGES
             )
         if not key_added or "/" in key_added:
-            msg = (
+            raise UsageProblem(
                 f"--key-added must be a name that a file can hold, without a slash, such as hdi, "
                 f"got {key_added!r}. Choose another."
             )
-            raise UsageProblem(msg)
         with step("Loading the model"):
             import hdeepinsight as hdi
             from hdeepinsight import hub
@@ -240,8 +238,7 @@ def _coordinates(query: Path, name: str | None) -> Any | None:
             return read_elem(root["obsm"][wanted])
     if name is None:
         return None
-    msg = (
+    raise ValueError(
         f"{query} has no {name!r} in obsm; it has {', '.join(held) or 'nothing'}. Name one of them "
         "with --embedding, or leave it out."
     )
-    raise ValueError(msg)

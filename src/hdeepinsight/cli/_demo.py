@@ -271,15 +271,15 @@ def claim_folder(out: Path) -> None:
     """
     readme = out / "README.md"
     if out.exists() and not out.is_dir():
-        msg = f"--out must be a folder, which may be missing, got {out}, which is a file."
-        raise UsageProblem(msg)
+        raise UsageProblem(
+            f"--out must be a folder, which may be missing, got {out}, which is a file."
+        )
     ours = readme.is_file() and readme.read_text(encoding="utf-8").startswith(MARKER)
     if out.is_dir() and any(out.iterdir()) and not ours:
-        msg = (
+        raise UsageProblem(
             f"{out} holds files that the demo did not make. Choose another folder with --out: an "
             "empty or missing one, or that of an earlier run."
         )
-        raise UsageProblem(msg)
     out.mkdir(parents=True, exist_ok=True)
     # First of all, so that a run that was interrupted can be repeated.
     readme.write_text(f"{MARKER}\n\nThe run has not finished.\n", encoding="utf-8")

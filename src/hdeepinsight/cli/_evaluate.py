@@ -96,8 +96,7 @@ class TargetChoice(StrEnum):
 def explain(
     query: opt.Query,
     out: Annotated[
-        Path,
-        typer.Option("--out", "-o", metavar="FILE", help="Where the rankings go, .csv."),
+        Path, typer.Option("--out", "-o", metavar="FILE", help="Where the rankings go, .csv.")
     ],
     model: opt.Model = "pbmc",
     node: Annotated[
@@ -179,11 +178,10 @@ def _rankings(found: Explanation) -> dict[str, pd.DataFrame]:
     n_cells = found.totals["own"].n_cells
     names = [name for name, n in zip(found.nodes, n_cells, strict=True) if n]
     if not names:
-        msg = (
+        raise ValueError(
             f"The model puts none of the {len(found.obs_names):,} cells at {', '.join(found.nodes)}"
             ". Annotate the query to see its types, or leave out --node."
         )
-        raise ValueError(msg)
     return {name: found.ranking(name) for name in names}
 
 

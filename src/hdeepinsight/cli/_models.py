@@ -75,8 +75,9 @@ def pull(
     """
     with running(debug=debug):
         if out is not None and out.exists():
-            msg = f"--out must be a new folder, got {out}, which exists already. Choose another."
-            raise UsageProblem(msg)
+            raise UsageProblem(
+                f"--out must be a new folder, got {out}, which exists already. Choose another."
+            )
         with step(f"Fetching {repository}"):
             from hdeepinsight import hub
 
@@ -154,14 +155,14 @@ def _read_card(path: Path) -> dict[str, Any]:
     try:
         fields = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        msg = (
+        raise UsageProblem(
             f"--card {path} could not be read as JSON ({error}). It must be an object with title, "
             "license, organism and tissues. Check the file."
-        )
-        raise UsageProblem(msg) from None
+        ) from None
     if not isinstance(fields, dict):
-        msg = f"--card must be a file with a JSON object, got {path}: {type(fields).__name__}."
-        raise UsageProblem(msg)
+        raise UsageProblem(
+            f"--card must be a file with a JSON object, got {path}: {type(fields).__name__}."
+        )
     return fields
 
 

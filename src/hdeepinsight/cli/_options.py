@@ -49,8 +49,7 @@ Model = Annotated[
     ),
 ]
 Layer = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="Layer that holds the raw counts; X by default."),
+    str | None, typer.Option(metavar="NAME", help="Layer that holds the raw counts; X by default.")
 ]
 ScaleOption = Annotated[
     Scale,
@@ -85,9 +84,7 @@ Levels = Annotated[
 Threshold = Annotated[
     float,
     typer.Option(
-        min=0.5,
-        max=1.0,
-        help="A label stops at the deepest node that is at least this probable.",
+        min=0.5, max=1.0, help="A label stops at the deepest node that is at least this probable."
     ),
 ]
 ToLeaves = Annotated[
@@ -134,16 +131,14 @@ def label_columns(labels: list[str] | None, levels: str | None) -> list[str]:
     ['lineage', 'cell_type']
     """
     if labels and levels:
-        msg = (
+        raise UsageProblem(
             "Both --labels and --levels were given. Leave one out: --labels cell_type names one "
             "column per level, --levels lineage,cell_type lists them."
         )
-        raise UsageProblem(msg)
     named = [name.strip() for name in levels.split(",")] if levels else list(labels or ())
     if not all(named):
-        msg = (
+        raise UsageProblem(
             f"--levels must be a list of columns from coarse to fine, such as lineage,cell_type, "
             f"got {levels!r}, which has an empty name. Remove the stray comma."
         )
-        raise UsageProblem(msg)
     return named

@@ -65,8 +65,7 @@ def train(
         str, typer.Option(metavar="NAME", help="compact, efficientnet_b0 to _b7, or _v2_s, _m, _l.")
     ] = "compact",
     validation_size: Annotated[
-        float,
-        typer.Option(min=0, max=0.9, help="Share of cells held out; rare types keep all."),
+        float, typer.Option(min=0, max=0.9, help="Share of cells held out; rare types keep all.")
     ] = 0.1,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Passes over the cells; chosen from their number.")
@@ -94,12 +93,11 @@ def train(
     with running(debug=debug):
         columns = opt.label_columns(labels, levels)
         if not columns:
-            msg = (
+            raise UsageProblem(
                 "No label column was given. Pass --labels COLUMN for cell types, or --levels "
                 "COARSE,...,FINE for one column per level. `hdeepinsight info REFERENCE` lists the "
                 "columns."
             )
-            raise UsageProblem(msg)
         _check_folder(out, source=reference, overwrite=overwrite)
         with step("Reading the reference"):
             from hdeepinsight.data import open_store
@@ -144,13 +142,15 @@ def train(
 def _check_folder(out: Path, *, source: Path, overwrite: bool) -> None:
     """Refuse the folder before any work is done."""
     if out.is_file() or out.resolve() == source.resolve():
-        msg = f"--out must be a folder for the model, got {out}, a file or the reference."
-        raise UsageProblem(msg)
+        raise UsageProblem(
+            f"--out must be a folder for the model, got {out}, a file or the reference."
+        )
     from hdeepinsight.models import ModelFolder
 
     if ModelFolder(out).holds_model and not overwrite:
-        msg = f"{out} holds a model already. Pass --overwrite to replace it, or another folder."
-        raise UsageProblem(msg)
+        raise UsageProblem(
+            f"{out} holds a model already. Pass --overwrite to replace it, or another folder."
+        )
     require_writable(out)
 
 

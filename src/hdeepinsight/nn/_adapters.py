@@ -209,9 +209,7 @@ class Moments:
 
 
 @contextmanager
-def record_moments(
-    adapters: list[NormAdapter],
-) -> Iterator[tuple[list[Moments], AdapterWeights]]:
+def record_moments(adapters: list[NormAdapter]) -> Iterator[tuple[list[Moments], AdapterWeights]]:
     """Collect the moments of what goes into each adapter, cells weighted as told.
 
     Examples

@@ -53,12 +53,7 @@ class CompactBackbone(nn.Module):
     """
 
     def __init__(
-        self,
-        n_channels: int,
-        side: int,
-        *,
-        n_latent: int = 256,
-        n_filters: int = 32,
+        self, n_channels: int, side: int, *, n_latent: int = 256, n_filters: int = 32
     ) -> None:
         super().__init__()
         self.n_latent = n_latent

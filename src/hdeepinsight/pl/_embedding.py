@@ -11,17 +11,7 @@ import pandas as pd
 from pandas.api.types import is_float_dtype
 
 from hdeepinsight._errors import check_choice
-from hdeepinsight.pl._style import (
-    INK,
-    MISSING,
-    NO_LABEL,
-    SEQUENTIAL,
-    axes_or_new,
-    bare,
-    categorical_colors,
-    halo,
-    shortened,
-)
+from hdeepinsight.pl import _style
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -47,7 +37,7 @@ def embedding(
     *,
     palette: Mapping[str, str] | None = None,
     legend_loc: LegendLoc = "auto",
-    cmap: str = SEQUENTIAL,
+    cmap: str = _style.SEQUENTIAL,
     vmin: float | None = None,
     vmax: float | None = None,
     colorbar_label: str | None = None,
@@ -110,12 +100,12 @@ def embedding(
     area = size if size is not None else float(np.clip(40_000 / max(1, len(points)), 0.5, 30))
     if _is_float(color):
         values = np.asarray(color, dtype=np.float64)
-        ax = axes_or_new(ax, (6.6, 5.4))
+        ax = _style.axes_or_new(ax, (6.6, 5.4))
         _draw_values(ax, points, values, area, cmap, (vmin, vmax), colorbar_label)
     else:
         ax = _draw_labels(points, color, area, palette, legend_loc, ax)
     ax.set_title(title or "")
-    bare(ax)
+    _style.bare(ax)
     return ax
 
 
@@ -124,7 +114,7 @@ def probability(
     result: Annotation,
     node: str | Sequence[str] | int,
     *,
-    cmap: str = SEQUENTIAL,
+    cmap: str = _style.SEQUENTIAL,
     size: float | None = None,
     title: str | None = None,
     ax: Axes | None = None,
@@ -179,7 +169,7 @@ def probability(
         vmax=1.0,
         colorbar_label="probability",
         size=size,
-        title=shortened(path, 60) if title is None else title,
+        title=_style.shortened(path, 60) if title is None else title,
         ax=ax,
     )
 
@@ -225,7 +215,7 @@ def _draw_values(
         points[order, 1],
         s=area,
         c=values[order],
-        cmap=mpl.colormaps[cmap].with_extremes(bad=MISSING),
+        cmap=mpl.colormaps[cmap].with_extremes(bad=_style.MISSING),
         vmin=low,
         vmax=high,
         plotnonfinite=True,
@@ -249,9 +239,9 @@ def _draw_labels(
     if legend_loc == "auto":
         legend_loc = "on data" if len(names) <= _MAX_ON_DATA else "right margin"
     beside = _legend_inches(names) if legend_loc == "right margin" else 0.0
-    ax = axes_or_new(ax, (6.0 + beside, 5.4))
+    ax = _style.axes_or_new(ax, (6.0 + beside, 5.4))
     order = _below_first(codes < 0)
-    ink = np.array([*colors, MISSING])[codes[order]]  # code -1 takes the last colour
+    ink = np.array([*colors, _style.MISSING])[codes[order]]  # code -1 takes the last colour
     ax.scatter(
         points[order, 0],
         points[order, 1],
@@ -269,7 +259,7 @@ def _draw_labels(
 
 def _palette(names: list[str], palette: Mapping[str, str] | None) -> list[str]:
     if palette is None:
-        return categorical_colors(len(names))
+        return _style.categorical_colors(len(names))
     missing = [name for name in names if name not in palette]
     if missing:
         raise ValueError(
@@ -295,14 +285,14 @@ def _name_on_data(ax: Axes, points: np.ndarray, codes: np.ndarray, names: list[s
         text = ax.text(
             x,
             y,
-            shortened(name, _LONGEST),
+            _style.shortened(name, _LONGEST),
             ha="center",
             va="center",
-            color=INK,
+            color=_style.INK,
             fontsize=9,
             weight="bold",
         )
-        text.set_path_effects(halo(3.0))
+        text.set_path_effects(_style.halo(3.0))
 
 
 def _apart(ax: Axes, middles: np.ndarray, names: list[str]) -> np.ndarray:
@@ -334,7 +324,7 @@ def _add_legend(ax: Axes, codes: np.ndarray, names: list[str], colors: list[str]
 
     entries = [*zip(range(len(names)), names, colors, strict=True)]
     if (codes < 0).any():
-        entries.append((-1, NO_LABEL, MISSING))
+        entries.append((-1, _style.NO_LABEL, _style.MISSING))
     handles = [
         Line2D(
             [],
@@ -342,7 +332,7 @@ def _add_legend(ax: Axes, codes: np.ndarray, names: list[str], colors: list[str]
             ls="",
             marker="o",
             c=color,
-            label=f"{shortened(name, _LONGEST)} ({int((codes == code).sum()):,})",
+            label=f"{_style.shortened(name, _LONGEST)} ({int((codes == code).sum()):,})",
         )
         for code, name, color in entries
     ]

@@ -183,11 +183,7 @@ def _draw(
     colors = mpl.colormaps[cmap].with_extremes(bad=EMPTY)
     bare(ax)
     return ax.imshow(
-        image_of(layout, values),
-        cmap=colors,
-        vmin=vmin,
-        vmax=vmax,
-        interpolation="nearest",
+        image_of(layout, values), cmap=colors, vmin=vmin, vmax=vmax, interpolation="nearest"
     )
 
 

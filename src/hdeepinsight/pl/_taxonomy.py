@@ -8,16 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hdeepinsight.annotation import PROBABILITY_TOLERANCE, Annotation
-from hdeepinsight.pl._style import (
-    FAINT,
-    INK,
-    MISSING,
-    SEQUENTIAL,
-    axes_or_new,
-    bare,
-    node_colors,
-    plain,
-)
+from hdeepinsight.pl import _style
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -39,7 +30,7 @@ def taxonomy(
     counts: Mapping[Any, int] | npt.ArrayLike | None = None,
     *,
     confidence: Mapping[Any, float] | npt.ArrayLike | None = None,
-    cmap: str = SEQUENTIAL,
+    cmap: str = _style.SEQUENTIAL,
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
@@ -93,9 +84,9 @@ def taxonomy(
     x, y = starts[taxonomy.depth], _rows(taxonomy)
     height = taxonomy.n_leaves * _ROW + 0.7
     beside = 0.0 if sure is None else 0.9
-    ax = axes_or_new(ax, (max(starts[-1] * _CHARACTER, 2.0) + 0.4 + beside, height))
-    bare(ax)
-    colors = node_colors(taxonomy)
+    ax = _style.axes_or_new(ax, (max(starts[-1] * _CHARACTER, 2.0) + 0.4 + beside, height))
+    _style.bare(ax)
+    colors = _style.node_colors(taxonomy)
     _draw_edges(ax, taxonomy, x, y, colors)
     if sure is None:
         _draw_dots(ax, x, y, colors, totals)
@@ -103,9 +94,9 @@ def taxonomy(
         _color_dots(ax, x, y, sure, totals, cmap)
     _write(ax, x, y, texts, totals)
     ax.xaxis.tick_top()
-    names = [plain(name) for name in taxonomy.level_names]
+    names = [_style.plain(name) for name in taxonomy.level_names]
     ax.set_xticks(starts[1:-1] + _DOT, names, ha="left", fontsize=_FONT)
-    ax.tick_params(length=0, labelcolor=FAINT)
+    ax.tick_params(length=0, labelcolor=_style.FAINT)
     ax.set(xlim=(-1.5, starts[-1]), ylim=(taxonomy.n_leaves - 0.4, -0.8))
     ax.set_title(title or "", loc="left")
     return ax
@@ -148,11 +139,7 @@ def _confidences(taxonomy: Taxonomy, confidence: Mapping[Any, float] | npt.Array
 
 
 def _per_node(
-    taxonomy: Taxonomy,
-    given: Mapping[Any, float] | npt.ArrayLike,
-    what: str,
-    *,
-    otherwise: float,
+    taxonomy: Taxonomy, given: Mapping[Any, float] | npt.ArrayLike, what: str, *, otherwise: float
 ) -> np.ndarray:
     """Return numbers of all nodes from numbers of some, float64 ``(n_nodes,)``."""
     if isinstance(given, Mapping) or hasattr(given, "items"):
@@ -176,7 +163,7 @@ def _per_node(
 
 
 def _text(taxonomy: Taxonomy, totals: np.ndarray | None, sure: np.ndarray | None, node: int) -> str:
-    text = plain(taxonomy.label(node))
+    text = _style.plain(taxonomy.label(node))
     if totals is not None:
         text += f"  {totals[node]:,}"
     if sure is not None and np.isfinite(sure[node]):
@@ -195,7 +182,7 @@ def _write(
             text,
             va="center",
             fontsize=_FONT,
-            color=FAINT if unseen else INK,
+            color=_style.FAINT if unseen else _style.INK,
             bbox={"boxstyle": "square,pad=0.15", "fc": "white", "ec": "none"},
         )
 
@@ -266,13 +253,13 @@ def _color_dots(
         y,
         s=_areas(len(x), totals),
         c=sure,
-        cmap=mpl.colormaps[cmap].with_extremes(bad=MISSING),
+        cmap=mpl.colormaps[cmap].with_extremes(bad=_style.MISSING),
         vmin=0.0,
         vmax=1.0,
         plotnonfinite=True,
         zorder=3,
         linewidths=0.5,
-        edgecolors=INK,
+        edgecolors=_style.INK,
     )
     ax.figure.colorbar(drawn, ax=ax, label="mean confidence", shrink=0.8, aspect=15, pad=0.02)
 

@@ -297,10 +297,7 @@ def write_newick(tree: Tree) -> str:
 
 
 def draw(
-    tree: Tree,
-    counts: NDArray[np.int64] | None,
-    max_depth: int | None,
-    max_lines: int | None,
+    tree: Tree, counts: NDArray[np.int64] | None, max_depth: int | None, max_lines: int | None
 ) -> str:
     """Draw the tree as lines, in the manner of ``tree``; past `max_lines` the rest is counted."""
     sums = None if counts is None else tree.roll_up(counts)

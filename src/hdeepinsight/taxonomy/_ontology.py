@@ -20,9 +20,7 @@ _STARTS = (b"format-version:", b"[Term", b"[Typedef")
 
 
 def tree_from_obo(
-    obo_path: str | os.PathLike[str],
-    terms: Iterable[str],
-    on_multiple: Literal["raise", "first"],
+    obo_path: str | os.PathLike[str], terms: Iterable[str], on_multiple: Literal["raise", "first"]
 ) -> tuple[list[Path], dict[Path, str]]:
     """Paths of the requested terms over ``is_a``, and the ontology id of each path."""
     check_choice("on_multiple", on_multiple, ("raise", "first"))

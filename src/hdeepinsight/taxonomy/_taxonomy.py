@@ -14,22 +14,9 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from hdeepinsight._io import atomic_write
-from hdeepinsight.taxonomy import _encode, _io
+from hdeepinsight.taxonomy import _encode, _io, _structure
 from hdeepinsight.taxonomy._ontology import tree_from_obo
-from hdeepinsight.taxonomy._structure import (
-    ROOT_NAME,
-    SEPARATOR,
-    NamesAndParents,
-    Path,
-    canonical_tree,
-    clipped,
-    join_path,
-    name_problem,
-    quoted,
-    tree_from_edges,
-    tree_from_nested,
-    tree_from_paths,
-)
+from hdeepinsight.taxonomy._structure import ROOT_NAME, Path, clipped, quoted
 from hdeepinsight.taxonomy._tree import Tree
 
 if TYPE_CHECKING:
@@ -100,7 +87,7 @@ class Taxonomy(Tree):
     """
 
     def __post_init__(self) -> None:
-        labels, parent = canonical_tree(self.labels, np.asarray(self.parent).tolist())
+        labels, parent = _structure.canonical_tree(self.labels, np.asarray(self.parent).tolist())
         parent.setflags(write=False)
         self._set("labels", labels)
         self._set("parent", parent)
@@ -118,7 +105,7 @@ class Taxonomy(Tree):
             f"level_{level}" for level in range(1, self.max_depth + 1)
         )
         for name in names:
-            problem = name_problem(name)
+            problem = _structure.name_problem(name)
             if problem is not None:
                 raise ValueError(
                     f"Level names must be text. The level name {clipped(name)} {problem}. Rename "
@@ -136,7 +123,7 @@ class Taxonomy(Tree):
         node_of: dict[str, int] = {}
         for synonym, path in self.synonyms.items():
             node = self._annotated(path, f"synonym {clipped(synonym)}")
-            problem = name_problem(synonym)
+            problem = _structure.name_problem(synonym)
             if problem is None and (synonym in self._nodes_named or synonym == ROOT_NAME):
                 taken = self._nodes_named.get(synonym, [0])[0]
                 problem = f"is already the name of {clipped(self.path_name(taken))}"
@@ -179,7 +166,7 @@ class Taxonomy(Tree):
     def _annotated(self, path: Path, what: str) -> int:
         node = self._find(tuple(path)) if not isinstance(path, str) else None
         if node is None:
-            shown = path if isinstance(path, str) else join_path(path)
+            shown = path if isinstance(path, str) else _structure.join_path(path)
             raise ValueError(
                 f"The {what} must belong to one of the tuples in `names`, got {clipped(shown)}. "
                 "Use `with_annotations` to name nodes in other ways."
@@ -251,7 +238,7 @@ class Taxonomy(Tree):
         columns = [keys] if isinstance(keys, str) else list(keys)
         paths = _encode.paths_from_obs(data, columns, unlabeled)
         names = columns[: max(map(len, paths))]
-        return cls._from_tree(tree_from_paths(paths), names, synonyms)
+        return cls._from_tree(_structure.tree_from_paths(paths), names, synonyms)
 
     @classmethod
     def from_paths(
@@ -278,7 +265,7 @@ class Taxonomy(Tree):
         >>> Taxonomy.from_paths(["T > CD4", "T > CD8", "B"]).names
         ((), ('T',), ('B',), ('T', 'CD4'), ('T', 'CD8'))
         """
-        return cls._from_tree(tree_from_paths(paths), level_names, synonyms)
+        return cls._from_tree(_structure.tree_from_paths(paths), level_names, synonyms)
 
     @classmethod
     def from_nested(
@@ -314,7 +301,7 @@ class Taxonomy(Tree):
         >>> tax.n_leaves, tax.max_depth
         (4, 3)
         """
-        return cls._from_tree(tree_from_nested(nested), level_names, synonyms)
+        return cls._from_tree(_structure.tree_from_nested(nested), level_names, synonyms)
 
     @classmethod
     def from_edges(
@@ -361,7 +348,7 @@ class Taxonomy(Tree):
         >>> tax.resolve("cell"), tax.path_name(4)
         (0, 'T > CD8')
         """
-        tree, root_name = tree_from_edges(edges, root)
+        tree, root_name = _structure.tree_from_edges(edges, root)
         return cls._from_tree(tree, level_names, synonyms, root_name)
 
     @classmethod
@@ -444,7 +431,7 @@ class Taxonomy(Tree):
         ((), ('T cell',), ('T cell', 'CD4 T'))
         """
         paths, ids = tree_from_obo(obo_path, terms, on_multiple)
-        return cls._from_tree(tree_from_paths(paths)).with_annotations(ontology_ids=ids)
+        return cls._from_tree(_structure.tree_from_paths(paths)).with_annotations(ontology_ids=ids)
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Self:
@@ -531,7 +518,7 @@ class Taxonomy(Tree):
     @classmethod
     def _from_tree(
         cls,
-        tree: NamesAndParents,
+        tree: _structure.NamesAndParents,
         level_names: Sequence[str] | None = None,
         synonyms: Mapping[str, NodeName] | None = None,
         root_name: str | None = None,
@@ -605,7 +592,7 @@ class Taxonomy(Tree):
         >>> Taxonomy.from_nested({"T": ["CD4"]}).to_edges()
         [('root', 'T'), ('T', 'T > CD4')]
         """
-        texts = [SEPARATOR.join(path) for path in self.names]
+        texts = [_structure.SEPARATOR.join(path) for path in self.names]
         texts[0] = self.path_name(0)
         return [(texts[above], texts[node]) for node, above in enumerate(self.parent.tolist())][1:]
 
@@ -864,10 +851,7 @@ class Taxonomy(Tree):
         return _encode.encode(self, labels, level, unlabeled)
 
     def encode_levels(
-        self,
-        frame: pd.DataFrame,
-        *,
-        unlabeled: str | Collection[str] | None = "Unknown",
+        self, frame: pd.DataFrame, *, unlabeled: str | Collection[str] | None = "Unknown"
     ) -> NDArray[np.int64]:
         """Return the node of every row of a table with a column per level; the deepest label wins.
 

@@ -399,11 +399,7 @@ def _smooth_by_torch(
     half = sp.triu(graph, k=1).tocoo()
     edges = torch.from_numpy(np.stack([half.row, half.col]).astype(np.int64))
     layer = GraphRefinement(
-        edges,
-        len(start),
-        laplacian=config.laplacian,
-        tol=config.tol,
-        max_iter=config.max_iter,
+        edges, len(start), laplacian=config.laplacian, tol=config.tol, max_iter=config.max_iter
     ).to(device)
     inputs = (torch.tensor(each, dtype=torch.float64) for each in (start, half.data, lam))
     with torch.no_grad():

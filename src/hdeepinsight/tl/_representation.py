@@ -140,9 +140,7 @@ def _highly_variable(
     """Choose the genes whose dispersion stands out most among genes of like mean."""
     with np.errstate(divide="ignore"):
         dispersion = np.log(variance / np.where(mean > 0, mean, 1e-12))
-    genes = pd.DataFrame(
-        {"dispersion": np.where(np.isfinite(dispersion), dispersion, np.nan)},
-    )
+    genes = pd.DataFrame({"dispersion": np.where(np.isfinite(dispersion), dispersion, np.nan)})
     by_mean = genes.groupby(pd.cut(np.log1p(mean), _N_BINS), observed=True)["dispersion"]
     average, deviation = by_mean.transform("mean"), by_mean.transform("std")
     # A gene that is alone in its bin has the score 1.
@@ -206,11 +204,7 @@ def coordinates(
 
 
 def mde(
-    data: AnnData | ArrayLike,
-    *,
-    use_rep: str | None = None,
-    n_neighbors: int = 15,
-    seed: int = 0,
+    data: AnnData | ArrayLike, *, use_rep: str | None = None, n_neighbors: int = 15, seed: int = 0
 ) -> NDArray[np.float32]:
     """Embed cells in two dimensions, with neighbours kept near, for pictures.
 
