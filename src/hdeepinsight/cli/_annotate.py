@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
 
 from hdeepinsight.cli import _options as opt
 from hdeepinsight.cli._boundary import UsageProblem, running
-from hdeepinsight.cli._console import frame_table, results, step
+from hdeepinsight.cli._console import frame_table, show, step
 from hdeepinsight.cli._files import check_output, require_columns, write_annotation
 
 if TYPE_CHECKING:
@@ -111,17 +110,14 @@ def annotate(
                     model=model,
                     embedding=_coordinates(query, None),
                 )
-        console = results()
         if folder in hub.bundled_folders().values():
-            console.print(Text(f"Model {model} is the bundled one, of human blood: see --model."))
-        for found in (result.input_report, result.gene_report, *result.decisions):
-            if found is not None:
-                console.print(Text(str(found)))
+            show(f"Model {model} is the bundled one, of human blood: see --model.")
+        notes = (result.input_report, result.gene_report, *result.decisions)
+        show(*(note for note in notes if note is not None))
         if result.calibration_note:
-            console.print(Text(f"The probabilities are {result.calibration_note}."))
-        console.print(_label_table(result))
+            show(f"The probabilities are {result.calibration_note}.")
         written = [out] if report is None else [out, report]
-        console.print(Text(f"Written to {' and '.join(map(str, written))}"))
+        show(_label_table(result), f"Written to {' and '.join(map(str, written))}")
 
 
 def report(
@@ -212,7 +208,7 @@ def report(
                 embedding=coordinates,
                 true_nodes=true_nodes,
             )
-        results().print(Text(f"Written to {out}"))
+        show(f"Written to {out}")
 
 
 def _label_table(annotation: Annotation) -> Table:

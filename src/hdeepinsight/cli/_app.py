@@ -32,17 +32,12 @@ app = _App(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("train")(_train.train)
-app.command("annotate")(_annotate.annotate)
-app.command("report")(_annotate.report)
-app.command("explain")(_evaluate.explain)
-app.command("evaluate")(_evaluate.evaluate)
-app.command("info")(_evaluate.info)
-app.command("models")(_models.models)
-app.command("pull")(_models.pull)
-app.command("publish")(_models.publish)
-app.command("convert")(_models.convert)
-app.command("demo")(_train.demo)
+for command in (
+    *(_train.train, _annotate.annotate, _annotate.report),
+    *(_evaluate.explain, _evaluate.evaluate, _evaluate.info),
+    *(_models.models, _models.pull, _models.publish, _models.convert, _train.demo),
+):
+    app.command()(command)
 
 
 def _print_version(wanted: bool) -> None:

@@ -10,30 +10,14 @@ import typer
 
 from hdeepinsight.cli._boundary import UsageProblem
 
-
-class Scale(StrEnum):
-    """What the values of a matrix are taken for; see `hdeepinsight.data.open_counts`."""
-
-    auto = "auto"
-    counts = "counts"
-    recover = "recover"
-    as_is = "as_is"
-
-
-class Step(StrEnum):
-    """Whether a step is taken."""
-
-    auto = "auto"
-    on = "on"
-    off = "off"
-
-
-class PathDecoder(StrEnum):
-    """How a leaf is chosen."""
-
-    joint = "joint"
-    greedy = "greedy"
-
+#: What the values of a matrix are taken for; see `hdeepinsight.data.open_counts`.
+Scale = StrEnum(
+    "Scale", {"auto": "auto", "counts": "counts", "recover": "recover", "as_is": "as_is"}
+)
+#: Whether a step is taken.
+Step = StrEnum("Step", {"auto": "auto", "on": "on", "off": "off"})
+#: How a leaf is chosen.
+PathDecoder = StrEnum("PathDecoder", {"joint": "joint", "greedy": "greedy"})
 
 Query = Annotated[Path, typer.Argument(help="Query with raw counts, .h5ad or .zarr.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

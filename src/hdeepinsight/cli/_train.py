@@ -11,7 +11,7 @@ from rich.text import Text
 
 from hdeepinsight.cli import _options as opt
 from hdeepinsight.cli._boundary import UsageProblem, running
-from hdeepinsight.cli._console import errors, frame_table, results, step, training_progress
+from hdeepinsight.cli._console import errors, frame_table, show, step, training_progress
 from hdeepinsight.cli._files import read_anndata, require_columns, require_writable
 
 if TYPE_CHECKING:
@@ -21,13 +21,8 @@ if TYPE_CHECKING:
 _METHOD: Final = "SCHDeepInsight"
 
 
-class Layout(StrEnum):
-    """How genes are placed on the image."""
-
-    tsne = "tsne"
-    umap = "umap"
-    mde = "mde"
-    random = "random"
+#: How genes are placed on the image.
+Layout = StrEnum("Layout", {"tsne": "tsne", "umap": "umap", "mde": "mde", "random": "random"})
 
 
 def train(
@@ -165,21 +160,18 @@ def _read_taxonomy(path: Path | None) -> Taxonomy | None:
 
 
 def _report(model: Any, out: Path) -> None:
-    console = results()
-    console.print(Text(repr(model)))
+    show(repr(model))
     if len(model.validation_indices_):
         with step("Scoring the cells held out"):
             evaluation = model.evaluate()
-        console.print(
-            frame_table(evaluation.levels, title=f"{evaluation.n_cells:,} cells held out")
-        )
+        show(frame_table(evaluation.levels, title=f"{evaluation.n_cells:,} cells held out"))
     else:
         errors().print(
             "[bold yellow]Note:[/] no cells were held out, so there are no scores, and the "
             "probabilities are not calibrated. Give every type more cells, or raise "
             "--validation-size."
         )
-    console.print(Text(f"Saved to {out}"))
+    show(f"Saved to {out}")
     hint = f"Next: hdeepinsight annotate QUERY.h5ad --model {out} --out annotated.h5ad"
     errors().print(Text(hint, style="dim"))
 
