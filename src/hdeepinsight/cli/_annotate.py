@@ -13,9 +13,7 @@ from hdeepinsight.cli._console import frame_table, show, step
 from hdeepinsight.cli._files import check_output, require_columns, write_annotation
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from hdeepinsight.annotation import Annotation
+    pass
 
 _DEFAULT_EMBEDDING = "X_umap"
 _MOST_LABELS = 40
@@ -117,7 +115,11 @@ def annotate(
         if result.calibration_note:
             show(f"The probabilities are {result.calibration_note}.")
         written = [out] if report is None else [out, report]
-        show(_label_table(result), f"Written to {' and '.join(map(str, written))}")
+        summary = result.summary()
+        table = frame_table(summary.head(_MOST_LABELS), title=f"{len(result):,} cells by label")
+        if rest := len(summary[_MOST_LABELS:]):
+            table.caption = f"and {rest:,} more labels"
+        show(table, f"Written to {' and '.join(map(str, written))}")
 
 
 def report(
@@ -209,16 +211,6 @@ def report(
                 true_nodes=true_nodes,
             )
         show(f"Written to {out}")
-
-
-def _label_table(annotation: Annotation) -> Table:
-    """Tabulate the cells of each label at which paths stop."""
-    summary = annotation.summary()
-    shown = summary.head(_MOST_LABELS)
-    table = frame_table(shown, title=f"{len(annotation):,} cells by label")
-    if rest := len(summary) - len(shown):
-        table.caption = f"and {rest:,} more labels"
-    return table
 
 
 def _coordinates(query: Path, name: str | None) -> Any | None:

@@ -161,8 +161,8 @@ def _baseline(data: DemoData, model: SCHDeepInsight) -> Annotation:
 
 
 def _show_scores(table: pd.DataFrame, duels: dict[str, tuple[int, int, float]]) -> None:
-    shown = frame_table(table.set_index("level"), title="Held-out cells, followed to a leaf")
-    _show_indented(shown)
+    title = "Held-out cells, followed to a leaf"
+    _show_indented(frame_table(table.set_index("level"), title=title))
     for level, (ours, other, p_value) in duels.items():
         _say(
             "",

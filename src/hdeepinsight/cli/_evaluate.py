@@ -170,8 +170,7 @@ def explain(
 def _rankings(found: Explanation) -> dict[str, pd.DataFrame]:
     """Rank the genes of every node that some cell is at; raises ``ValueError`` if there is none."""
     n_cells = found.totals["own"].n_cells
-    names = [name for name, n in zip(found.nodes, n_cells, strict=True) if n]
-    if not names:
+    if not (names := [name for name, n in zip(found.nodes, n_cells, strict=True) if n]):
         raise ValueError(
             f"The model puts none of the {len(found.obs_names):,} cells at {', '.join(found.nodes)}"
             ". Annotate the query to see its types, or leave out --node."
@@ -222,8 +221,7 @@ def _show_data(path: Path, layer: str | None, raw: bool) -> None:
         store = open_store(path)
     show(report, "", f"matrices  {', '.join(store.slots)}", Text("obs columns", style="bold"))
     for name in store.obs:
-        values = store.obs[name].dropna()
-        distinct = values.unique()
+        distinct = store.obs[name].dropna().unique()
         shown = ", ".join(map(str, distinct[:_MOST_VALUES]))
         more = f", ... ({len(distinct):,} values)" if len(distinct) > _MOST_VALUES else ""
         show(f"  {name}: {shown}{more}")

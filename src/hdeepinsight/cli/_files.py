@@ -147,8 +147,7 @@ def write_annotation(
         return
     import anndata
 
-    clash = [name for name in obs if str(name).startswith(f"{key_added}_")]
-    if clash:
+    if clash := [name for name in obs if str(name).startswith(f"{key_added}_")]:
         raise UsageProblem(
             f"obs of the query has columns that start with {key_added}_ already: "
             f"{', '.join(map(str, clash))}. Pass another --key-added, whose prefix is free."
@@ -157,8 +156,7 @@ def write_annotation(
     annotation.to_adata(added, key_added=key_added)
     _refuse_clashes(source, added, key_added)
     # Older releases of anndata have to be told to write every kind of text column that they read.
-    any_text = anndata.settings.override(allow_write_nullable_strings=True)
-    with atomic_write(out) as path, any_text:
+    with atomic_write(out) as path, anndata.settings.override(allow_write_nullable_strings=True):
         if not is_zarr(source) and not is_zarr(out) and _is_modern(source):
             _copy_and_add(source, path, added)
         else:

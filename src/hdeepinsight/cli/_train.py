@@ -86,8 +86,7 @@ def train(
     [b]hdeepinsight train reference.h5ad --levels lineage,cell_type --out my_model[/b]
     """
     with running(debug=debug):
-        columns = opt.label_columns(labels, levels)
-        if not columns:
+        if not (columns := opt.label_columns(labels, levels)):
             raise UsageProblem(
                 "No label column was given. Pass --labels COLUMN for cell types, or --levels "
                 "COARSE,...,FINE for one column per level. `hdeepinsight info REFERENCE` lists the "

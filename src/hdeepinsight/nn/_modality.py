@@ -169,11 +169,8 @@ class ProteinChannels(nn.Module):
         has_rna, kept = self.dropout.sample(len(measured), self.n_proteins, measured.device)
         # A cell that has no proteins anyway keeps its genes.
         has_rna = torch.maximum(has_rna, (measured.sum(1, keepdim=True) == 0).to(has_rna.dtype))
-        return {
-            **batch,
-            "measured": batch["measured"] * has_rna,
-            "proteins_measured": measured * kept,
-        }
+        hidden = {"measured": batch["measured"] * has_rna, "proteins_measured": measured * kept}
+        return batch | hidden
 
     def unmeasured(self, n_cells: int, like: Tensor) -> ProteinValues:
         """Return values of cells without proteins, on the device and in the type of ``like``."""

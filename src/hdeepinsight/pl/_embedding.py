@@ -98,7 +98,7 @@ def embedding(
     check_choice("legend_loc", legend_loc, get_args(LegendLoc), "Use 'auto' to begin with.")
     points = _checked(coords, color)
     area = size if size is not None else float(np.clip(40_000 / max(1, len(points)), 0.5, 30))
-    if _is_float(color):
+    if is_float_dtype(color.dtype if hasattr(color, "dtype") else np.asarray(color).dtype):
         values = np.asarray(color, dtype=np.float64)
         ax = _style.axes_or_new(ax, (6.6, 5.4))
         _draw_values(ax, points, values, area, cmap, (vmin, vmax), colorbar_label)
@@ -185,10 +185,6 @@ def _checked(coords: npt.ArrayLike, color: Any) -> np.ndarray:
     return points
 
 
-def _is_float(color: Any) -> bool:
-    return bool(is_float_dtype(color.dtype if hasattr(color, "dtype") else np.asarray(color).dtype))
-
-
 def _below_first(missing: np.ndarray) -> np.ndarray:
     """Mixed order of drawing, cells without a colour first."""
     order = np.random.default_rng(0).permutation(len(missing))
@@ -210,9 +206,10 @@ def _draw_values(
     ends = (values[known].min(), values[known].max()) if known.any() else (0.0, 1.0)
     low, high = (end if given is None else given for given, end in zip(bounds, ends, strict=True))
     order = _below_first(~known)
+    x, y = points[order].T
     drawn = ax.scatter(
-        points[order, 0],
-        points[order, 1],
+        x,
+        y,
         s=area,
         c=values[order],
         cmap=mpl.colormaps[cmap].with_extremes(bad=_style.MISSING),
@@ -242,14 +239,8 @@ def _draw_labels(
     ax = _style.axes_or_new(ax, (6.0 + beside, 5.4))
     order = _below_first(codes < 0)
     ink = np.array([*colors, _style.MISSING])[codes[order]]  # code -1 takes the last colour
-    ax.scatter(
-        points[order, 0],
-        points[order, 1],
-        s=area,
-        c=ink,
-        linewidths=0,
-        rasterized=len(codes) > _RASTERIZED,
-    )
+    (x, y), bitmap = points[order].T, len(codes) > _RASTERIZED
+    ax.scatter(x, y, s=area, c=ink, linewidths=0, rasterized=bitmap)
     if legend_loc == "on data":
         _name_on_data(ax, points, codes, names)
     elif legend_loc == "right margin":
@@ -260,8 +251,7 @@ def _draw_labels(
 def _palette(names: list[str], palette: Mapping[str, str] | None) -> list[str]:
     if palette is None:
         return _style.categorical_colors(len(names))
-    missing = [name for name in names if name not in palette]
-    if missing:
+    if missing := [name for name in names if name not in palette]:
         raise ValueError(
             f"The palette has no colour for {missing[:5]} ({len(missing)} in all). Each label "
             "needs one. Add them, or leave the palette out."
@@ -282,23 +272,16 @@ def _name_on_data(ax: Axes, points: np.ndarray, codes: np.ndarray, names: list[s
         # The cell nearest to the medians: a name never floats between two clouds of its type.
         middles[code] = own[np.square(own - np.median(own, axis=0)).sum(axis=1).argmin()]
     for (x, y), name in zip(_apart(ax, middles, names), names, strict=True):
+        written = _style.shortened(name, _LONGEST)
         text = ax.text(
-            x,
-            y,
-            _style.shortened(name, _LONGEST),
-            ha="center",
-            va="center",
-            color=_style.INK,
-            fontsize=9,
-            weight="bold",
+            x, y, written, ha="center", va="center", color=_style.INK, fontsize=9, weight="bold"
         )
         text.set_path_effects(_style.halo(3.0))
 
 
 def _apart(ax: Axes, middles: np.ndarray, names: list[str]) -> np.ndarray:
     """Lift names that would cover another one below them."""
-    to_inches = ax.figure.dpi_scale_trans.inverted()
-    box = ax.get_window_extent().transformed(to_inches)
+    box = ax.get_window_extent().transformed(ax.figure.dpi_scale_trans.inverted())
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
     width = (
         0.085 * (right - left) / box.width * np.array([min(len(name), _LONGEST) for name in names])
@@ -322,19 +305,15 @@ def _legend_inches(names: list[str]) -> float:
 def _add_legend(ax: Axes, codes: np.ndarray, names: list[str], colors: list[str]) -> None:
     from matplotlib.lines import Line2D
 
-    entries = [*zip(range(len(names)), names, colors, strict=True)]
-    if (codes < 0).any():
-        entries.append((-1, _style.NO_LABEL, _style.MISSING))
+    n_cells = np.bincount(codes + 1, minlength=len(names) + 1).tolist()  # code -1 is no label
+    entries = [*zip(names, colors, n_cells[1:], strict=True)]
+    if n_cells[0]:
+        entries.append((_style.NO_LABEL, _style.MISSING, n_cells[0]))
     handles = [
         Line2D(
-            [],
-            [],
-            ls="",
-            marker="o",
-            c=color,
-            label=f"{_style.shortened(name, _LONGEST)} ({int((codes == code).sum()):,})",
+            [], [], ls="", marker="o", c=color, label=f"{_style.shortened(name, _LONGEST)} ({n:,})"
         )
-        for code, name, color in entries
+        for name, color, n in entries
     ]
     ax.legend(
         handles=handles,

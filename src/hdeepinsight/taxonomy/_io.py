@@ -318,6 +318,5 @@ def _lines(tree: Tree, sums: NDArray[np.int64] | None, max_depth: int | None) ->
             continue
         children = tree.children(node).tolist()
         for child in reversed(children):
-            last = child == children[-1]
-            mark, bar = ("└── ", "    ") if last else ("├── ", "│   ")
+            mark, bar = ("└── ", "    ") if child == children[-1] else ("├── ", "│   ")
             stack.append((child, indent + mark, indent + bar))

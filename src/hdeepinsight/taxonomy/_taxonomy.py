@@ -2,7 +2,7 @@
 
 import operator
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.resources import files
@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hdeepinsight._io import atomic_write
 from hdeepinsight.taxonomy import _encode, _io, _structure
+from hdeepinsight.taxonomy._encode import Unlabeled
 from hdeepinsight.taxonomy._ontology import tree_from_obo
 from hdeepinsight.taxonomy._structure import ROOT_NAME, Path, clipped, quoted
 from hdeepinsight.taxonomy._tree import Tree
@@ -29,6 +30,9 @@ NodeName = str | Path
 
 NodeLike = NodeName | SupportsIndex
 """A name of a node, or its index."""
+
+Synonyms = Mapping[str, NodeName] | None
+"""Other spellings and the nodes that they mean."""
 
 _PRINTED_LINES = 200
 
@@ -105,8 +109,7 @@ class Taxonomy(Tree):
             f"level_{level}" for level in range(1, self.max_depth + 1)
         )
         for name in names:
-            problem = _structure.name_problem(name)
-            if problem is not None:
+            if problem := _structure.name_problem(name):
                 raise ValueError(
                     f"Level names must be text. The level name {clipped(name)} {problem}. Rename "
                     "it."
@@ -164,7 +167,7 @@ class Taxonomy(Tree):
         return tuple(self.path(node) for node in sorted(nodes))
 
     def _annotated(self, path: Path, what: str) -> int:
-        node = self._find(tuple(path)) if not isinstance(path, str) else None
+        node = None if isinstance(path, str) else self._find(tuple(path))
         if node is None:
             shown = path if isinstance(path, str) else _structure.join_path(path)
             raise ValueError(
@@ -179,8 +182,8 @@ class Taxonomy(Tree):
         data: "AnnData | MuData | pd.DataFrame",
         keys: str | Sequence[str],
         *,
-        unlabeled: str | Collection[str] | None = "Unknown",
-        synonyms: Mapping[str, NodeName] | None = None,
+        unlabeled: Unlabeled = "Unknown",
+        synonyms: Synonyms = None,
     ) -> Self:
         """Build the taxonomy of the labels found in columns from coarse to fine.
 
@@ -246,7 +249,7 @@ class Taxonomy(Tree):
         paths: Iterable[NodeName],
         *,
         level_names: Sequence[str] | None = None,
-        synonyms: Mapping[str, NodeName] | None = None,
+        synonyms: Synonyms = None,
     ) -> Self:
         """Build the taxonomy that holds the given paths, as tuples or as text (``"T > CD4"``).
 
@@ -269,11 +272,7 @@ class Taxonomy(Tree):
 
     @classmethod
     def from_nested(
-        cls,
-        nested: Any,
-        *,
-        level_names: Sequence[str] | None = None,
-        synonyms: Mapping[str, NodeName] | None = None,
+        cls, nested: Any, *, level_names: Sequence[str] | None = None, synonyms: Synonyms = None
     ) -> Self:
         """Build a taxonomy of nested dicts and lists.
 
@@ -310,7 +309,7 @@ class Taxonomy(Tree):
         *,
         root: str | None = None,
         level_names: Sequence[str] | None = None,
-        synonyms: Mapping[str, NodeName] | None = None,
+        synonyms: Synonyms = None,
     ) -> Self:
         """Build a taxonomy of (parent, child) pairs.
 
@@ -353,11 +352,7 @@ class Taxonomy(Tree):
 
     @classmethod
     def from_newick(
-        cls,
-        text: str,
-        *,
-        level_names: Sequence[str] | None = None,
-        synonyms: Mapping[str, NodeName] | None = None,
+        cls, text: str, *, level_names: Sequence[str] | None = None, synonyms: Synonyms = None
     ) -> Self:
         """Build the taxonomy of a Newick text in which every node but the root has a name.
 
@@ -520,7 +515,7 @@ class Taxonomy(Tree):
         cls,
         tree: _structure.NamesAndParents,
         level_names: Sequence[str] | None = None,
-        synonyms: Mapping[str, NodeName] | None = None,
+        synonyms: Synonyms = None,
         root_name: str | None = None,
     ) -> Self:
         labels, parents = tree
@@ -687,7 +682,7 @@ class Taxonomy(Tree):
         self,
         *,
         level_names: Sequence[str] | None = None,
-        synonyms: Mapping[str, NodeName] | None = None,
+        synonyms: Synonyms = None,
         ontology_ids: Mapping[str, str] | Mapping[Path, str] | None = None,
         published_ids: Mapping[str, int] | Mapping[Path, int] | None = None,
         unspecified_leaves: Iterable[NodeName] | None = None,
@@ -813,7 +808,7 @@ class Taxonomy(Tree):
         labels: Iterable[Any],
         level: int | str | None = None,
         *,
-        unlabeled: str | Collection[str] | None = "Unknown",
+        unlabeled: Unlabeled = "Unknown",
     ) -> NDArray[np.int64]:
         """Return the node of every label; missing and unlabelled ones give 0, the root.
 
@@ -851,7 +846,7 @@ class Taxonomy(Tree):
         return _encode.encode(self, labels, level, unlabeled)
 
     def encode_levels(
-        self, frame: pd.DataFrame, *, unlabeled: str | Collection[str] | None = "Unknown"
+        self, frame: pd.DataFrame, *, unlabeled: Unlabeled = "Unknown"
     ) -> NDArray[np.int64]:
         """Return the node of every row of a table with a column per level; the deepest label wins.
 

@@ -285,8 +285,7 @@ def expression_features(
     n_components = min(_N_COMPONENTS, min(values.shape) - 1)
     if n_components < 1:
         return np.zeros((len(values), 1))
-    pca = PCA(n_components, svd_solver="randomized", random_state=seed)
-    components = pca.fit_transform(values)
+    components = PCA(n_components, svd_solver="randomized", random_state=seed).fit_transform(values)
     return np.asarray(components / max(components[:, 0].std(), _LEAST_SPREAD))
 
 
@@ -317,10 +316,9 @@ def assign_folds(
     for node in np.unique(nodes):
         cells = rng.permutation(np.flatnonzero(nodes == node))
         folds[cells] = (np.arange(len(cells)) + rng.integers(n_folds)) % n_folds
-        if by_batch is not None:
-            largest = np.bincount(by_batch[cells]).max()
-            if largest <= (1 - _LEAST_TRAINED) * len(cells):
-                folds[cells] = by_batch[cells]
+        most = (1 - _LEAST_TRAINED) * len(cells)
+        if by_batch is not None and np.bincount(by_batch[cells]).max() <= most:
+            folds[cells] = by_batch[cells]
     return folds
 
 

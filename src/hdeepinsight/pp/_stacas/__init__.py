@@ -124,12 +124,9 @@ def stacas(
     (('GENE0', 'GENE1'), (150, 40))
     """
     config = config or StacasConfig()
-    for name, value, choices in (
-        ("mode", mode, Mode),
-        ("input", input, _datasets.InputScale),
-        ("neighbors", neighbors, NeighborSearch),
-    ):
-        check_choice(name, value, get_args(choices))
+    check_choice("mode", mode, get_args(Mode))
+    check_choice("input", input, get_args(_datasets.InputScale))
+    check_choice("neighbors", neighbors, get_args(NeighborSearch))
     datasets = _open_all(adata_ref, adata_query, mode, _datasets.Reading(layer, input, normalizer))
     shared = _datasets.shared_genes(datasets)
     chosen = _datasets.choose_features(datasets, shared, features, config.blocked_genes)

@@ -94,12 +94,8 @@ class StacasConfig:
             check_number(name, getattr(self, name), 0, 1, hint="Omit it to use the default.")
         check_choice("genes_to_correct", self.genes_to_correct, get_args(GenesToCorrect))
         if isinstance(self.blocked_genes, str):  # its letters would be taken for genes
-            raise invalid(
-                "blocked_genes",
-                self.blocked_genes,
-                "a tuple of names",
-                "Pass a tuple, even for one gene.",
-            )
+            hint = "Pass a tuple, even for one gene."
+            raise invalid("blocked_genes", self.blocked_genes, "a tuple of names", hint)
 
     @classmethod
     def schdeepinsight(cls) -> StacasConfig:

@@ -118,15 +118,12 @@ class OpenedDataset:
         self, genes: Sequence[str], cells: Ints | None = None, chunk_size: int = 10_000
     ) -> sp.csr_matrix:
         """Read log values of some genes and cells (sorted; all by default) as one CSR matrix."""
-        parts = []
+        parts = [sp.csr_matrix((0, len(genes)), dtype=np.float32)]
         for rows, values in self.blocks(genes, chunk_size):
-            if cells is None:
-                parts.append(values)
-                continue
-            first, last = np.searchsorted(cells, [rows.start, rows.stop])
-            parts.append(values[cells[first:last] - rows.start])
-        if not parts:
-            return sp.csr_matrix((0, len(genes)), dtype=np.float32)
+            if cells is not None:
+                first, last = np.searchsorted(cells, [rows.start, rows.stop])
+                values = values[cells[first:last] - rows.start]
+            parts.append(values)
         return sp.vstack(parts, format="csr")
 
 
@@ -184,8 +181,7 @@ def shared_genes(datasets: Sequence[OpenedDataset]) -> list[str]:
         If there is none.
     """
     measured = [dataset.measured_genes for dataset in datasets]
-    everywhere = set(measured[0]).intersection(*measured[1:])
-    if not everywhere:
+    if not (everywhere := set(measured[0]).intersection(*measured[1:])):
         shown = "; ".join(
             f"{dataset.name!r} has names like {data.examples(dataset.genes, 2)}"
             for dataset in datasets
@@ -276,8 +272,7 @@ def choose_features(
 
 def _checked(features: Sequence[str], shared: Sequence[str]) -> list[str]:
     wanted = set(map(str, features))
-    found = [gene for gene in shared if gene in wanted]
-    if not found:
+    if not (found := [gene for gene in shared if gene in wanted]):
         raise data.InputError(
             f"None of the {len(wanted):,} features ({data.examples(wanted)}) is in all datasets.",
             f"They must be shared genes, such as {data.examples(shared)}.",
