@@ -9,7 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from hdeepinsight import __version__
-from hdeepinsight.cli import _annotate, _evaluate, _models, _train
+from hdeepinsight.cli._annotate import annotate, report
+from hdeepinsight.cli._evaluate import evaluate, explain, info
+from hdeepinsight.cli._models import convert, models, publish, pull
+from hdeepinsight.cli._train import demo, train
 
 
 class _App(typer.Typer):
@@ -32,12 +35,8 @@ app = _App(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (
-    *(_train.train, _annotate.annotate, _annotate.report),
-    *(_evaluate.explain, _evaluate.evaluate, _evaluate.info),
-    *(_models.models, _models.pull, _models.publish, _models.convert, _train.demo),
-):
-    app.command()(command)
+for run in (train, annotate, report, explain, evaluate, info, models, pull, publish, convert, demo):
+    app.command()(run)
 
 
 def _print_version(wanted: bool) -> None:

@@ -191,10 +191,9 @@ def _copy_and_add(source: Path, path: Path, added: AnnData) -> None:
     shutil.copyfile(source, path)
     with h5py.File(path, "r+") as root:
         write_elem(root, "obs", added.obs)
-        for name, value in added.obsm.items():
-            write_elem(root["obsm"], name, value)
-        for name, value in added.uns.items():
-            write_elem(root["uns"], name, value)
+        for part in ("obsm", "uns"):
+            for name, value in getattr(added, part).items():
+                write_elem(root[part], name, value)
 
 
 def _is_modern(source: Path) -> bool:

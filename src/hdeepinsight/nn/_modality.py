@@ -6,18 +6,15 @@ Training cells are made to look like those of queries: without proteins or RNA, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from hdeepinsight._errors import invalid
-from hdeepinsight.image import Raster
+from hdeepinsight.image import GeneLayout, Raster
 from hdeepinsight.nn._augment import Shares
 from hdeepinsight.nn._normalize import ProteinNormalizer
-
-if TYPE_CHECKING:
-    from hdeepinsight.image import GeneLayout
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from hdeepinsight.annotation import depth_of_level
+from hdeepinsight.annotation import Annotation, depth_of_level
 from hdeepinsight.pl._style import (
     FAINT,
     INK,
@@ -24,14 +24,11 @@ from hdeepinsight.pl._style import (
     shortened,
     unique_names,
 )
-from hdeepinsight.taxonomy import check_nodes
+from hdeepinsight.taxonomy import Taxonomy, check_nodes
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     from matplotlib.axes import Axes
-
-    from hdeepinsight.annotation import Annotation
-    from hdeepinsight.taxonomy import Taxonomy
 
 
 #: Inches: all cells together, the least room of one name, the gap between two, a block's width,

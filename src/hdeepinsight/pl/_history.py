@@ -79,7 +79,10 @@ def training_history(history: Mapping[str, Any], *, title: str | None = None) ->
         ax.set_title(name, fontsize=10)
         if name != "loss":
             ax.set_ylim(0.0, 1.02 if name != "calibration error" else None)
-    _mark_best(axes.flat, series)
+    epochs, values = series.get("log_loss", (np.empty(0), np.empty(0)))
+    if len(values):
+        for ax in axes.flat:
+            ax.axvline(epochs[values.argmin()], color=FAINT, lw=0.8, ls=":", zorder=0)
     figure.suptitle(title or "")
     return figure
 
@@ -113,10 +116,3 @@ def _draw(ax: Axes, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], order: 
     ax.set_xlabel("epoch")
     ax.legend(frameon=False, fontsize=8)
     ax.spines[["top", "right"]].set_visible(False)
-
-
-def _mark_best(axes: Any, series: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    epochs, values = series.get("log_loss", (np.empty(0), np.empty(0)))
-    if len(values):
-        for ax in axes:
-            ax.axvline(epochs[values.argmin()], color=FAINT, lw=0.8, ls=":", zorder=0)

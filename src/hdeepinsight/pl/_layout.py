@@ -171,13 +171,13 @@ def _draw(
     layout: GeneLayout,
     values: np.ndarray,
     cmap: str,
-    lim: tuple[float, float] | None = None,
+    bounds: tuple[float, float] | None = None,
 ) -> AxesImage:
     import matplotlib as mpl
 
     colors = mpl.colormaps[cmap].with_extremes(bad=EMPTY)
     bare(ax)
-    low, high = lim or (None, None)
+    low, high = bounds or (None, None)
     image = image_of(layout, values)
     return ax.imshow(image, cmap=colors, vmin=low, vmax=high, interpolation="nearest")
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from sklearn.metrics import normalized_mutual_info_score
 
 from hdeepinsight._keys import LABEL_COLUMNS
-
-if TYPE_CHECKING:
-    from hdeepinsight.taxonomy import Taxonomy
+from hdeepinsight.taxonomy import Taxonomy
 
 #: Share of a class's cells in which the classifier has to see the class before it may deny it.
 LEAST_RECOGNISED = 0.5

@@ -14,13 +14,12 @@ from sklearn.decomposition import PCA
 from sklearn.utils.sparsefuncs import incr_mean_variance_axis
 
 from hdeepinsight._errors import check_integer, invalid
-from hdeepinsight.data import AlignedQuery, log_normalize, open_counts
+from hdeepinsight.data import AlignedQuery, DataLike, log_normalize, open_counts
 from hdeepinsight.image import MIN_DISTINCT, global_seeds, principal_plane
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from hdeepinsight.data import DataLike
 
 _N_BINS = 20
 #: Least relative variance of a gene that is said to vary; less is rounding.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import pandas as pd
@@ -16,10 +16,7 @@ from hdeepinsight.pp._stacas._config import NeighborSearch, RunSettings, StacasC
 from hdeepinsight.pp._stacas._correction import read_anchor_values
 from hdeepinsight.pp._stacas._result import CHUNK_SIZE, StacasReport, StacasResult
 from hdeepinsight.pp._stacas._tree import integrate, project
-from hdeepinsight.taxonomy import check_labels
-
-if TYPE_CHECKING:
-    from hdeepinsight.taxonomy import Taxonomy
+from hdeepinsight.taxonomy import Taxonomy, check_labels
 
 __all__ = ["StacasConfig", "StacasReport", "StacasResult", "stacas"]
 

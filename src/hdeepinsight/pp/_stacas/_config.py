@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 from hdeepinsight._errors import check_choice, check_integer, check_number, invalid
-
-if TYPE_CHECKING:
-    from hdeepinsight.graph import Exact
-    from hdeepinsight.taxonomy import Taxonomy
+from hdeepinsight.graph import Exact
+from hdeepinsight.taxonomy import Taxonomy
 
 GenesToCorrect = Literal["shared", "features"]
 NeighborSearch = Literal["auto", "exact", "approximate"]

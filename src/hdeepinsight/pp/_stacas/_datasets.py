@@ -286,7 +286,10 @@ def _ranks(
 ) -> np.ndarray:
     """Rank every shared gene in one dataset; infinite where it is not kept."""
     scores = data.dispersion_scores(lambda: _linear(dataset, shared), len(shared))
-    mean = _mean_log(dataset, shared)
+    total = np.zeros(len(shared))
+    for _, values in dataset.blocks(shared, _CELLS):
+        total += np.asarray(values.sum(axis=0, dtype=np.float64)).ravel()
+    mean = total / max(dataset.n_obs, 1)
     order = np.argsort(-scores, kind="stable")[:_N_VARIABLE]
     order = order[(scores[order] > 0) & allowed[order]]
     fits = (mean[order] >= _MIN_MEAN) & (mean[order] <= _MAX_MEAN)
@@ -307,10 +310,3 @@ def _linear(dataset: OpenedDataset, genes: Sequence[str]) -> Iterator[sp.csr_mat
     columns = pd.Index(dataset.genes).get_indexer(list(genes))
     for _, counts in dataset.source.chunks(dataset.alignment, _CELLS):
         yield counts[:, columns]
-
-
-def _mean_log(dataset: OpenedDataset, genes: Sequence[str]) -> np.ndarray:
-    total = np.zeros(len(genes))
-    for _, values in dataset.blocks(genes, _CELLS):
-        total += np.asarray(values.sum(axis=0, dtype=np.float64)).ravel()
-    return total / max(dataset.n_obs, 1)
