@@ -32,8 +32,16 @@ class OneCyclePlan(TrainingPlan):  # type: ignore[misc]
         Peak of the learning rate.
     weight_decay
         Decoupled weight decay of all weight matrices; biases and normalisation are not decayed.
-    **kwargs
-        Further keyword arguments of :class:`scvi.train.TrainingPlan`.
+    **others
+        Options of :class:`scvi.train.TrainingPlan` that have no effect under this schedule, and
+        are refused.
+
+    Raises
+    ------
+    TypeError
+        If another option is given.
+    ValueError
+        If a rate is out of its range.
 
     Examples
     --------
@@ -49,12 +57,15 @@ class OneCyclePlan(TrainingPlan):  # type: ignore[misc]
         *,
         lr: float = 2e-3,
         weight_decay: float = 1e-4,
-        **kwargs: Any,
+        **others: Any,
     ) -> None:
+        if others:
+            msg = f"plan_kwargs takes lr and weight_decay, got {', '.join(others)}: no effect under"
+            raise TypeError(f"{msg} a one-cycle learning rate. Omit it.")
         if not (isinstance(lr, int | float) and lr > 0):
             raise invalid("lr", lr, "a number > 0", "Omit it to use the default.")
         check_number("weight_decay", weight_decay, hint="Pass 0 to switch it off.")
-        super().__init__(module, optimizer="AdamW", lr=lr, weight_decay=weight_decay, **kwargs)
+        super().__init__(module, optimizer="AdamW", lr=lr, weight_decay=weight_decay)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Return AdamW and the one-cycle schedule over all steps of the training."""
@@ -67,7 +78,7 @@ class OneCyclePlan(TrainingPlan):  # type: ignore[misc]
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
             max_lr=self.lr,
-            total_steps=int(self.trainer.estimated_stepping_batches),
+            total_steps=max(1, int(self.trainer.estimated_stepping_batches)),
             pct_start=WARM_UP,
             div_factor=10.0,
             final_div_factor=100.0,

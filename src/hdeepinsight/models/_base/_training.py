@@ -91,8 +91,8 @@ def trainer_options(
         stopping = {"early_stopping_monitor": monitor, "early_stopping_patience": 12}
         options = {"early_stopping": True, **stopping, **options}
         callbacks = [KeepBest(monitor), *callbacks]
-    elif "early_stopping_patience" in options:
-        msg = "early_stopping_patience has no effect without early_stopping=True. Omit it."
+    elif without := [name for name in options if name.startswith("early_stopping_")]:
+        msg = f"{', '.join(without)} has no effect without early_stopping=True. Omit it."
         raise ValueError(msg)
     own = options.pop("logger", None)
     if own:  # the history is kept beside any other logger
@@ -111,6 +111,16 @@ def check_names(given: Mapping[str, Any]) -> None:
             "settings of the optimiser as plan_kwargs={'lr': ..., 'weight_decay': ...}."
         )
         raise TypeError(msg)
+
+
+def check_trained(trainer: pl.Trainer, module: torch.nn.Module) -> None:
+    """Raise ``ValueError`` after a training that took no step, or that diverged."""
+    if not trainer.global_step:
+        msg = "The training took no step, so nothing was learned. Raise max_epochs, or omit"
+        raise ValueError(f"{msg} settings of the trainer that end it at once.")
+    if not all(torch.isfinite(parameter).all() for parameter in module.parameters()):
+        msg = "The training diverged: weights are NaN or infinite. Pass a smaller learning rate:"
+        raise ValueError(f"{msg} plan_kwargs={{'lr': ...}}.")
 
 
 def refuse_without_effect(settings: Mapping[str, Any], where: str) -> None:
@@ -306,7 +316,9 @@ def unchanged_if_interrupted(
     checkpoint written, so that a scheduler does not take the job for done.
     """
     weights = _copied(model.module)
-    history = model.history_ and dict(model.history_)
+    names = ("is_trained_", "train_indices_", "validation_indices_", "test_indices_")
+    before = {name: getattr(model, name) for name in names}
+    before["history_"] = model.history_ and dict(model.history_)
     is_main = threading.current_thread() is threading.main_thread()
     handlers = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -314,7 +326,7 @@ def unchanged_if_interrupted(
     except BaseException as error:
         model.module.load_state_dict(weights)
         model.module.eval()
-        model.history_ = history
+        vars(model).update(before)
         if isinstance(error, SIGTERMException):
             if checkpoints is not None:
                 checkpoints.write_last_epoch()
