@@ -90,6 +90,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     _training_plan_cls: ClassVar[type] = OneCyclePlan
     #: Objects that travel with the model: attribute and class, which has to_dict and from_dict.
     _parts: ClassVar[Mapping[str, type]] = {}
+    module: Any
     recipe_: dict[str, Any]
     held_out_: np.ndarray | None = None
     missing_capabilities_: tuple[str, ...] = ()
