@@ -1,11 +1,6 @@
 """What to make of probabilities over a taxonomy, whoever computed them."""
 
-from hdeepinsight.annotation._anndata_io import (
-    Additions,
-    check_cells,
-    check_same_cells,
-    storable,
-)
+from hdeepinsight.annotation._anndata_io import Additions, check_cells, check_same_cells, storable
 from hdeepinsight.annotation._annotation import (
     Annotation,
     Decision,
@@ -57,11 +52,7 @@ from hdeepinsight.annotation._external import (
     node_probabilities,
     normalise_classes,
 )
-from hdeepinsight.annotation._novelty import (
-    FeatureCells,
-    NoveltyDetector,
-    NoveltyLevel,
-)
+from hdeepinsight.annotation._novelty import FeatureCells, NoveltyDetector, NoveltyLevel
 
 __all__ = [
     "PROBABILITY_TOLERANCE",

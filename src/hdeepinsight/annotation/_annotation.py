@@ -16,13 +16,7 @@ from hdeepinsight._errors import check_choice, check_number, invalid
 from hdeepinsight._io import atomic_write
 from hdeepinsight._keys import ADDED_KEYS, LABEL_COLUMNS, ONTOLOGY_KEY, UNKNOWN_TERM
 from hdeepinsight._palette import MISSING, label_colors
-from hdeepinsight.annotation._anndata_io import (
-    Additions,
-    check_cells,
-    from_text,
-    storable,
-    to_text,
-)
+from hdeepinsight.annotation._anndata_io import Additions, check_cells, from_text, storable, to_text
 from hdeepinsight.annotation._calibration import PROBABILITY_TOLERANCE
 from hdeepinsight.annotation._conformal import Calibration, LabelSets, SetKind, label_sets
 from hdeepinsight.annotation._decode import (
@@ -188,12 +182,11 @@ class Annotation:
         valid = np.abs(self.node_probabilities - 0.5) <= 0.5 + PROBABILITY_TOLERANCE
         if not valid.all():
             n_broken = (~valid.all(axis=1)).sum()
-            msg = (
+            raise ValueError(
                 f"{n_broken} of {shape[0]} cells have probabilities that are not numbers from 0 to "
                 "1, such as NaN. Check the model and the counts of these cells; pass "
                 "probabilities, not logits or percent."
             )
-            raise ValueError(msg)
         check_level_names(self.taxonomy)
         object.__setattr__(self, "obs_names", pd.Index(self.obs_names))
         decoded = decode(
@@ -579,13 +572,12 @@ class Annotation:
         """
         calibration = calibration or self.calibration
         if calibration is None:
-            msg = (
+            raise ValueError(
                 "This annotation carries no calibration, without which nothing can be promised. "
                 f"{f'It is {self.calibration_note}. ' * bool(self.calibration_note)}Annotate with "
                 "a model that held cells out in training, or pass "
                 "calibration=hdi.annotation.calibrate(annotation_of_labelled_cells, true_nodes)."
             )
-            raise ValueError(msg)
         return label_sets(
             self.taxonomy,
             self.obs_names,
@@ -630,12 +622,11 @@ class Annotation:
         ['CD4', 'T']
         """
         if self.novelty is None:
-            msg = (
+            raise ValueError(
                 "This annotation knows nothing about novelty, which a model measures that held "
                 "cells out in training (validation_size > 0). Train it so, or stop cells by their "
                 "probability with a higher threshold."
             )
-            raise ValueError(msg)
         check_number("alpha", alpha, 0.0, 1.0, hint="Use 0.05 to begin with.")
         check_choice("unknown", unknown, get_args(NoveltyLevel), "Use 'lineage' to begin with.")
         limit = np.full(len(self), self.taxonomy.max_depth)
@@ -784,12 +775,11 @@ class Annotation:
         if schema is not None:
             check_choice("schema", schema, ["cellxgene"], "Leave it out for our own names.")
             if not self.taxonomy.ontology_ids:
-                msg = (
+                raise ValueError(
                     "The taxonomy carries no Cell Ontology ids, so every cell would be 'unknown'. "
                     "Add them with taxonomy.with_annotations(ontology_ids={'B': 'CL:0000236', "
                     "...}), or use Taxonomy.from_cell_ontology."
                 )
-                raise ValueError(msg)
             added.obs[ONTOLOGY_KEY] = self.ontology_term_ids.array
         added.write(adata, key_added, self.to_dict(), overwrite=overwrite)
 
@@ -857,20 +847,18 @@ def check_level_names(taxonomy: Taxonomy) -> None:
     ValueError: The taxonomy has a type named 'Unknown', as cells without a label are called. ...
     """
     if LABEL_COLUMNS.ROOT in taxonomy.labels[1:]:
-        msg = (
+        raise ValueError(
             f"The taxonomy has a type named {LABEL_COLUMNS.ROOT!r}, as cells without a label are "
             "called. Rename the type, or leave these cells unlabelled."
         )
-        raise ValueError(msg)
     names = {LABEL_COLUMNS.STOP, *ADDED_KEYS}
     if taxonomy.ontology_ids:
         names.add(ONTOLOGY_KEY)
     if taken := names.intersection(taxonomy.level_names):
-        msg = (
+        raise ValueError(
             f"The taxonomy has levels named {sorted(taken)}; these are names of columns of "
             "every annotation. Rename the levels of the taxonomy, or the columns of labels."
         )
-        raise ValueError(msg)
 
 
 def annotation_additions(annotation: Annotation, adata: AnnData, key_added: str) -> Additions:

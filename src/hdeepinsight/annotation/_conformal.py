@@ -182,12 +182,11 @@ def check_nodes(taxonomy: Taxonomy, nodes: np.ndarray, n_cells: int) -> np.ndarr
     found = np.asarray(nodes)
     fits = found.shape == (n_cells,) and found.dtype.kind in "iu"
     if not fits or (n_cells and not 0 <= found.min() <= found.max() < taxonomy.n_nodes):
-        msg = (
+        raise ValueError(
             f"The true nodes must be one whole number from 0 (unlabelled) to "
             f"{taxonomy.n_nodes - 1} for each of {n_cells} cells, got shape {found.shape} and type "
             f"{found.dtype}. Encode labels with taxonomy.encode(labels)."
         )
-        raise ValueError(msg)
     return found
 
 
@@ -385,12 +384,11 @@ def label_sets(
         hint = "Use 0.1 for sets of which nine in ten hold the truth."
         raise invalid("alpha", alpha, "a number between 0 and 1, both excluded", hint)
     if taxonomy != calibration.taxonomy:
-        msg = (
+        raise ValueError(
             f"The calibration is of another taxonomy ({calibration.taxonomy.n_leaves} types) than "
             f"the annotation ({taxonomy.n_leaves} types). Make one of the same tree with "
             "hdi.annotation.calibrate(annotation_of_labelled_cells, true_nodes)."
         )
-        raise ValueError(msg)
     guess = most_probable_leaf(taxonomy, probabilities)
     table, group = _thresholds(calibration, guess, alpha, kind, groups)
     threshold = table["threshold"].to_numpy()[group]
@@ -449,8 +447,7 @@ def _at_level(taxonomy: Taxonomy, level: int | str) -> np.ndarray:
         level = int(number) if number.isdigit() else level
     depth = taxonomy.level_depth(level)
     if depth == 0:
-        msg = "groups=0 is the root, which is no grouping. Use groups=None, or a level from 1 on."
-        raise ValueError(msg)
+        raise ValueError("groups=0 is the root, which is no grouping. Use groups=None, or a level from 1 on.")
     at_level = taxonomy.node_at_level[:, depth - 1]
     return np.where(at_level < 0, np.arange(taxonomy.n_nodes), at_level)
 

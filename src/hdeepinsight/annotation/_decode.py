@@ -220,11 +220,10 @@ def depth_of_level(taxonomy: Taxonomy, level: int | str) -> int:
     """
     depth = taxonomy.level_depth(level)
     if depth == 0:
-        msg = (
+        raise ValueError(
             f"level must be one of {list(taxonomy.level_names)} or a depth from 1 to "
             f"{taxonomy.max_depth}, got {level!r}, which is the root. Choose one of these."
         )
-        raise ValueError(msg)
     return depth
 
 

@@ -124,11 +124,10 @@ def evaluate_annotation(annotation: Annotation, nodes: np.ndarray) -> Evaluation
     nodes = check_nodes(annotation.taxonomy, nodes, len(annotation))
     known = np.flatnonzero(nodes > 0)
     if not known.size:
-        msg = (
+        raise ValueError(
             "No cell has a known label, so there is nothing to score. Check the label column and "
             "its unlabelled category."
         )
-        raise ValueError(msg)
     taxonomy, truth = annotation.taxonomy, nodes[known]
     leaf, stop = annotation.leaf_nodes[known], annotation.stop_nodes[known]
     levels = level_scores(taxonomy, truth, leaf)
@@ -191,11 +190,10 @@ def calibrate(
     taxonomy = annotation.taxonomy
     known = np.flatnonzero(check_nodes(taxonomy, true_nodes, len(annotation)) > 0)
     if not known.size:
-        msg = (
+        raise ValueError(
             "No cell has a known label, so there is nothing to calibrate on. Encode labels of the "
             "taxonomy with taxonomy.encode(labels)."
         )
-        raise ValueError(msg)
     probabilities = annotation.node_probabilities[known].astype(np.float64)
     truth, guess = np.asarray(true_nodes)[known], most_probable_leaf(taxonomy, probabilities)
     return Calibration(

@@ -242,11 +242,10 @@ def _checked_confidence(confidence: ArrayLike | None, obs_names: pd.Index) -> Fl
         return np.ones(len(obs_names))
     values = np.array(confidence, dtype=np.float64)
     if values.shape != (len(obs_names),) or not ((values >= 0) & (values <= 1)).all():
-        msg = (
+        raise ValueError(
             f"confidence must be one probability from 0 to 1 per label, got shape {values.shape}, "
             f"from {values.min(initial=np.inf):.3g} to {values.max(initial=-np.inf):.3g}, for "
             f"{len(obs_names)} labels. Divide counts of agreeing methods by the number of methods."
         )
-        raise ValueError(msg)
     check_same_cells(obs_names, confidence, "confidence")
     return values

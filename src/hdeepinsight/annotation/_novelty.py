@@ -116,11 +116,7 @@ class NoveltyDetector:
 
     @classmethod
     def fit(
-        cls,
-        taxonomy: Taxonomy,
-        reference: FeatureCells,
-        nodes: np.ndarray,
-        held_out: FeatureCells,
+        cls, taxonomy: Taxonomy, reference: FeatureCells, nodes: np.ndarray, held_out: FeatureCells
     ) -> NoveltyDetector:
         """Learn types and lineages from reference cells, and what is usual from held-out ones.
 
@@ -158,12 +154,11 @@ class NoveltyDetector:
         nodes = check_nodes(taxonomy, nodes, len(reference.latent))
         known = np.flatnonzero(nodes > 0)
         if not known.size or not len(held_out.latent):
-            msg = (
+            raise ValueError(
                 f"There are {known.size} labelled reference cells and {len(held_out.latent)} "
                 "held-out cells, and at least one of each is needed. Train with "
                 "validation_size > 0."
             )
-            raise ValueError(msg)
         latent, nodes = reference.latent[known].astype(np.float64), nodes[known]
         location, scale = latent.mean(axis=0), latent.std(axis=0) + 1e-6
         lineages = taxonomy.node_at_level[nodes, 0]

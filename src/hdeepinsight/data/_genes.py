@@ -149,11 +149,10 @@ class GeneAlignment:
         array([[2., 1.]], dtype=float32)
         """
         if block.shape[1] != len(self.target):
-            msg = (
+            raise ValueError(
                 f"The block has {block.shape[1]} columns. This alignment was made for "
                 f"{len(self.target)}. Align the genes of this matrix first."
             )
-            raise ValueError(msg)
         target = self.target.astype(np.int32)
         rows: Any = block
         if not sp.issparse(block):
@@ -294,11 +293,10 @@ def align_genes(
     share = np.ones(len(model)) if weights is None else np.asarray(weights, dtype=np.float64)
     total = share.sum()
     if share.shape != (len(model),) or not np.isfinite(total) or total <= 0 or (share < 0).any():
-        msg = (
+        raise ValueError(
             f"The weights have shape {share.shape} and sum {total:.4g}. Valid are {len(model)} "
             "finite values from 0 up, not all 0. Pass the mean share of every model gene."
         )
-        raise ValueError(msg)
     column = None
     if isinstance(var_names, pd.DataFrame):
         names, column = resolve_var_names(var_names, model.tolist())

@@ -177,11 +177,10 @@ class ProteinCounts:
 
     def __post_init__(self) -> None:
         if self.counts.shape != self.measured.shape:
-            msg = (
+            raise ValueError(
                 f"Counts have shape {self.counts.shape} and their mask {self.measured.shape}. "
                 "Valid is one mask entry per count. Pass arrays of one shape."
             )
-            raise ValueError(msg)
 
     def __len__(self) -> int:
         return len(self.counts)
@@ -223,11 +222,10 @@ def protein_names(adata: AnnData) -> list[str]:
     """
     by_key = {protein_key(name): clean_protein_name(name) for name in map(str, adata.var_names)}
     if not by_key:
-        msg = (
+        raise ValueError(
             "The protein modality has no column. Valid is one column per protein. Register the RNA "
             "alone with setup_anndata(), or add the proteins."
         )
-        raise ValueError(msg)
     return [by_key[key] for key in sorted(by_key)]
 
 

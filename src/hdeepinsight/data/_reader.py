@@ -233,8 +233,7 @@ def _from_path(path: Path) -> Store:
 def _table(root: Any, at: str) -> pd.DataFrame:
     table = ad.io.read_elem(root[at])
     if not isinstance(table, pd.DataFrame):
-        msg = f"{at} is a {type(table).__name__}, not a table"
-        raise TypeError(msg)
+        raise TypeError(f"{at} is a {type(table).__name__}, not a table")
     return table
 
 

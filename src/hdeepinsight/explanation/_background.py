@@ -107,11 +107,10 @@ def background_from_cells(
     """
     types = np.unique(nodes[nodes > 0])
     if not len(types):
-        msg = (
+        raise ValueError(
             f"No cell of {source} has a type that the taxonomy knows. Pass labelled cells as "
             "background."
         )
-        raise ValueError(msg)
     rng = np.random.default_rng(seed)
     drawn = []
     for node in types:  # every cell of a type as often as any other, or once more

@@ -450,8 +450,7 @@ class Explanation:
         if not len(found):
             asked = "No node was named" if node is None else f"{node!r} was not explained"
             shown = ", ".join(map(repr, self.nodes[:10]))
-            msg = f"{asked}. Name one of {shown}, or explain it."
-            raise ValueError(msg)
+            raise ValueError(f"{asked}. Name one of {shown}, or explain it.")
         return int(found[0])
 
     def rows_of(self, node: str | None = None, cells: CellChoice = "all") -> np.ndarray:
@@ -463,12 +462,11 @@ class Explanation:
         # Positions and names would be taken for a mask that holds everywhere.
         given: Any = cells if hasattr(cells, "dtype") else np.asarray(cells)
         if not pd.api.types.is_bool_dtype(given) or given.shape != self.obs_names.shape:
-            msg = (
+            raise ValueError(
                 f"cells must be 'own', 'all' or a mask of booleans, ({len(self.obs_names)},), got "
                 f"{given.dtype} of shape {given.shape}. Turn names or positions into a mask, such "
                 "as result.obs_names.isin(names)."
             )
-            raise ValueError(msg)
         return np.flatnonzero(chosen & np.asarray(given, dtype=bool)[self.cell])
 
     def _totals(self, node: str | None, cells: CellChoice) -> tuple[int, GeneTotals]:
@@ -483,19 +481,17 @@ class Explanation:
             totals.add(0, self._kept(self.values)[rows], expression)
         if not totals.n_cells[at]:
             asked = repr(cells) if isinstance(cells, str) else "a mask"
-            msg = (
+            raise ValueError(
                 f"None of these {len(self.obs_names):,} cells is {self.nodes[position]!r} to the "
                 f"model (cells={asked}). Pass cells='all', or explain cells of this type."
             )
-            raise ValueError(msg)
         return at, totals
 
     def _kept(self, what: Any) -> Any:
         """Return values or expression; raises ``ValueError`` where they were not kept."""
         if what is None:
-            msg = (
+            raise ValueError(
                 "Attributions of single cells were not kept, so that there are ranking, "
                 "signatures, ranked_list and to_gene_sets alone. Explain with keep_values=True."
             )
-            raise ValueError(msg)
         return what

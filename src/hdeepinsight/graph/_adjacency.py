@@ -40,12 +40,7 @@ class BatchGraphs(NamedTuple):
 
 
 def knn_graph(
-    x: ArrayLike,
-    *,
-    k: int = 15,
-    weights: Weights = "binary",
-    exact: Exact = "auto",
-    seed: int = 0,
+    x: ArrayLike, *, k: int = 15, weights: Weights = "binary", exact: Exact = "auto", seed: int = 0
 ) -> sp.csr_matrix:
     """Connect every cell with its nearest neighbours, both ways.
 

@@ -103,10 +103,7 @@ def write(
 
 
 def _gather(
-    result: Annotation,
-    clusters: Any | None,
-    embedding: Any | None,
-    true_nodes: np.ndarray | None,
+    result: Annotation, clusters: Any | None, embedding: Any | None, true_nodes: np.ndarray | None
 ) -> dict[str, Any]:
     """Gather what the page shows; ``None`` stands for what an annotation does not carry."""
     evaluation, scores = None, None
