@@ -15,7 +15,6 @@ from hdeepinsight.annotation._calibration import (
 from hdeepinsight.annotation._conformal import (
     Calibration,
     LabelSets,
-    SetKind,
     check_nodes,
     conformal_threshold,
 )
@@ -52,7 +51,7 @@ from hdeepinsight.annotation._external import (
     node_probabilities,
     normalise_classes,
 )
-from hdeepinsight.annotation._novelty import FeatureCells, NoveltyDetector, NoveltyLevel
+from hdeepinsight.annotation._novelty import FeatureCells, NoveltyDetector
 
 __all__ = [
     "PROBABILITY_TOLERANCE",
@@ -66,8 +65,6 @@ __all__ = [
     "FeatureCells",
     "LabelSets",
     "NoveltyDetector",
-    "NoveltyLevel",
-    "SetKind",
     "annotation_additions",
     "calibrate",
     "check_cells",

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-
-if TYPE_CHECKING:
-    from anndata import AnnData
+from anndata import AnnData
 
 #: In ``uns["<key>"]``: what was added under the key, so that a later result may replace it.
 _RECORD = "added"

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from hdeepinsight._errors import check_choice, invalid
-from hdeepinsight.annotation._decode import most_probable_leaf, node_names
+from hdeepinsight.annotation._decode import deepest_on_path, most_probable_leaf, node_names
 from hdeepinsight.taxonomy import Taxonomy
 
 SetKind = Literal["nodes", "leaves"]
@@ -97,8 +97,7 @@ class Calibration:
         >>> calibrate(result, tree.encode(["CD4"])).to_dict()["node_scores"].tolist()
         [0.0]
         """
-        names = ("true_nodes", "predicted", "node_scores", "leaf_scores", "source")
-        return {name: getattr(self, name) for name in names}
+        return {name: value for name, value in vars(self).items() if name != "taxonomy"}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], taxonomy: Taxonomy) -> Calibration:
@@ -277,7 +276,7 @@ class LabelSets:
     def lca(self) -> pd.Series:
         """Label of the lowest node that holds each set; ``"Unknown"`` at the root."""
         values = np.array(node_names(self.taxonomy), dtype=object)[self.lca_nodes]
-        return pd.Series(values, index=self.obs_names, name="lca", dtype=object)
+        return pd.Series(values, index=self.obs_names, name="lca")
 
     def to_frame(self) -> pd.DataFrame:
         """Return sets as text (nodes joined by ``" | "``), sizes and lowest common ancestors.
@@ -390,35 +389,28 @@ def label_sets(
             "hdi.annotation.calibrate(annotation_of_labelled_cells, true_nodes)."
         )
     guess = most_probable_leaf(taxonomy, probabilities)
-    table, group = _thresholds(calibration, guess, alpha, kind, groups)
-    threshold = table["threshold"].to_numpy()[group]
-    build = _node_sets if kind == "nodes" else _leaf_sets
-    return LabelSets(
-        taxonomy=taxonomy,
-        obs_names=obs_names,
-        contains=build(taxonomy, probabilities, guess, threshold),
-        alpha=alpha,
-        kind=kind,
-        groups=groups,
-        thresholds=table,
-        source=calibration.source,
-    )
-
-
-def _thresholds(
-    calibration: Calibration,
-    guess: np.ndarray,
-    alpha: float,
-    kind: SetKind,
-    groups: int | str | None,
-) -> tuple[pd.DataFrame, np.ndarray]:
-    """Threshold of every group, and the group of every query cell, shape ``(n_cells,)``."""
     group_of, names = _groups(calibration, alpha, groups)
     scores, own = calibration.scores(kind), group_of[calibration.predicted]
     parts = [scores[own == group] for group in range(len(names))]
     thresholds = [conformal_threshold(part, alpha) for part in parts]
-    table = {"n_cells": [len(part) for part in parts], "threshold": thresholds}
-    return pd.DataFrame(table, index=pd.Index(names, name="group")), group_of[guess]
+    columns = {"n_cells": [len(part) for part in parts], "threshold": thresholds}
+    threshold = np.array(thresholds)[group_of[guess]][:, None]
+    if kind == "nodes":  # the leaves under the smallest ancestor of the guess that exceeds it
+        above = np.nextafter(threshold, np.inf)
+        node = deepest_on_path(taxonomy, probabilities, guess, above)
+        contains = taxonomy.ancestor_matrix[:, node].T
+    else:  # the most probable leaves first, until those before one exceed it
+        contains = mass_before(taxonomy, probabilities) <= threshold
+    return LabelSets(
+        taxonomy=taxonomy,
+        obs_names=obs_names,
+        contains=np.asarray(contains),
+        alpha=alpha,
+        kind=kind,
+        groups=groups,
+        thresholds=pd.DataFrame(columns, index=pd.Index(names, name="group")),
+        source=calibration.source,
+    )
 
 
 def _groups(
@@ -447,25 +439,8 @@ def _at_level(taxonomy: Taxonomy, level: int | str) -> np.ndarray:
         level = int(number) if number.isdigit() else level
     depth = taxonomy.level_depth(level)
     if depth == 0:
-        raise ValueError("groups=0 is the root, which is no grouping. Use groups=None, or a level from 1 on.")
+        raise ValueError(
+            "groups=0 is the root, which is no grouping. Use groups=None, or a level from 1 on."
+        )
     at_level = taxonomy.node_at_level[:, depth - 1]
     return np.where(at_level < 0, np.arange(taxonomy.n_nodes), at_level)
-
-
-def _node_sets(
-    taxonomy: Taxonomy, probabilities: np.ndarray, guess: np.ndarray, threshold: np.ndarray
-) -> np.ndarray:
-    """Leaves under the smallest ancestor of the guess that exceeds the threshold."""
-    path = taxonomy.node_at_level[guess]
-    on_path = np.take_along_axis(probabilities, path.clip(0), axis=1).astype(np.float64)
-    passing = (path >= 0) & (on_path > threshold[:, None])
-    depth = np.where(passing, np.arange(1, path.shape[1] + 1), 0).max(axis=1)
-    node = np.where(depth > 0, path[np.arange(len(guess)), depth - 1], 0)
-    return np.asarray(taxonomy.ancestor_matrix[:, node].T)
-
-
-def _leaf_sets(
-    taxonomy: Taxonomy, probabilities: np.ndarray, guess: np.ndarray, threshold: np.ndarray
-) -> np.ndarray:
-    """Most probable leaves first, until those before one exceed the threshold."""
-    return np.asarray(mass_before(taxonomy, probabilities) <= threshold[:, None])

@@ -144,7 +144,18 @@ def deepest_confident_node(
     # A node of more than 0.5 is always the most probable of its siblings, so every node that passes
     # lies on the greedy path. Staying on it settles ties at exactly 0.5 in one way for all
     # thresholds: a higher one can only move up.
-    path = taxonomy.node_at_level[_walk_down(taxonomy, probabilities, root)]
+    leaf = _walk_down(taxonomy, probabilities, root)
+    return deepest_on_path(taxonomy, probabilities, leaf, threshold)
+
+
+def deepest_on_path(
+    taxonomy: Taxonomy, probabilities: np.ndarray, leaf: np.ndarray, threshold: float | np.ndarray
+) -> np.ndarray:
+    """Return the deepest node above each leaf with at least ``threshold``, shape ``(n_cells,)``.
+
+    A threshold per cell has the shape ``(n_cells, 1)``. The root takes cells without such a node.
+    """
+    path = taxonomy.node_at_level[leaf]
     passing = (path > 0) & (np.take_along_axis(probabilities, path.clip(0), axis=1) >= threshold)
     depth = np.where(passing, np.arange(1, path.shape[1] + 1), 0).max(axis=1)
     on_path = np.take_along_axis(path, depth[:, None].clip(1) - 1, axis=1).ravel()

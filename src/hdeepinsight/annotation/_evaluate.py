@@ -77,13 +77,8 @@ class Evaluation:
         >>> evaluate_annotation(result, tree.encode(["CD4", "CD4"])).to_dict()["share_stopped"]
         0.5
         """
-        return {
-            "levels": self.levels.reset_index(names="level").to_dict("records"),
-            "hierarchical": asdict(self.hierarchical),
-            "mean_path_distance": self.mean_path_distance,
-            "share_stopped": self.share_stopped,
-            "n_cells": self.n_cells,
-        }
+        levels = self.levels.reset_index(names="level").to_dict("records")
+        return vars(self) | {"levels": levels, "hierarchical": asdict(self.hierarchical)}
 
     def __str__(self) -> str:
         h = self.hierarchical
@@ -130,9 +125,9 @@ def evaluate_annotation(annotation: Annotation, nodes: np.ndarray) -> Evaluation
         )
     taxonomy, truth = annotation.taxonomy, nodes[known]
     leaf, stop = annotation.leaf_nodes[known], annotation.stop_nodes[known]
-    levels = level_scores(taxonomy, truth, leaf)
     probabilities = annotation.node_probabilities[known]
-    levels["ece"] = level_calibration(taxonomy, probabilities, truth, leaf)
+    errors = level_calibration(taxonomy, probabilities, truth, leaf)
+    levels = level_scores(taxonomy, truth, leaf).assign(ece=errors)
     return Evaluation(
         levels=levels,
         hierarchical=hierarchical_scores(taxonomy, truth, stop),
@@ -274,8 +269,7 @@ def level_metrics(taxonomy: Taxonomy, log_probs: np.ndarray, nodes: np.ndarray) 
     True
     """
     probabilities, truth = np.exp(log_probs), nodes
-    leaves = np.asarray(taxonomy.leaves)
-    predicted = leaves[probabilities[:, leaves].argmax(axis=1)]
+    predicted = most_probable_leaf(taxonomy, probabilities)
     scores = level_scores(taxonomy, truth, predicted)
     metrics = {"log_loss": float(-log_probs[np.arange(len(nodes)), nodes].mean())}
     errors = level_calibration(taxonomy, probabilities, truth, predicted)

@@ -76,10 +76,8 @@ def drop_ancestors(taxonomy: Taxonomy, nodes: NDArray[np.int64]) -> NDArray[np.b
     >>> drop_ancestors(tree, np.array([1, 3, 2]))
     array([False,  True,  True])
     """
-    above = {
-        int(parent) for node in nodes for parent in taxonomy.ancestors(int(node)) if parent != node
-    }
-    return np.array([node not in above and node > 0 for node in nodes.tolist()], dtype=bool)
+    above = {0, *(p for node in nodes.tolist() for p in taxonomy.ancestors(node)[:-1].tolist())}
+    return np.array([node not in above for node in nodes.tolist()], dtype=bool)
 
 
 def node_mass(taxonomy: Taxonomy, values: Floats, nodes: NDArray[np.int64]) -> Floats:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from sklearn.covariance import ledoit_wolf
+from sklearn.linear_model import LogisticRegression
 
 from hdeepinsight.annotation._conformal import check_nodes
 from hdeepinsight.taxonomy import Taxonomy
@@ -273,8 +275,6 @@ class NoveltyParams(NamedTuple):
 
 def lineage_classifiers(latent: np.ndarray, lineages: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Fit one logistic regression per lineage, against all others; none for a single lineage."""
-    from sklearn.linear_model import LogisticRegression
-
     names = np.unique(lineages)
     weights, bias = np.zeros((len(names), latent.shape[1])), np.zeros(len(names))
     if len(names) == 1:
@@ -288,8 +288,6 @@ def lineage_classifiers(latent: np.ndarray, lineages: np.ndarray) -> tuple[np.nd
 
 def whitened_types(latent: np.ndarray, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the whitened mean of every labelled node, and the whitening."""
-    from sklearn.covariance import ledoit_wolf
-
     names, index = np.unique(nodes, return_inverse=True)
     means = np.stack([latent[index == row].mean(axis=0) for row in range(len(names))])
     covariance, _ = ledoit_wolf(latent - means[index], assume_centered=True)

@@ -68,16 +68,6 @@ class RowMatrix:
     chosen: Ints | None = None
     counter: PassCounter = field(default_factory=PassCounter)
 
-    @property
-    def n_passes(self) -> int:
-        """Number of times that the matrix was read, for whatever purpose."""
-        return self.counter.n_passes
-
-    @property
-    def n_scans(self) -> int:
-        """Number of times that all values were looked at to find out what they are."""
-        return self.counter.n_scans
-
     def take(self, rows: Ints) -> RowMatrix:
         """Return the given rows as a matrix of its own, which counts its passes together with this.
 

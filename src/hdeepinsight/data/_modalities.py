@@ -189,8 +189,7 @@ class Modalities:
         Modalities(rna='gex', protein='prot', labels=None, batch=None)
         """
         given = dict(modalities or {})
-        unknown = set(given) - set(_ARGUMENTS)
-        if unknown:
+        if set(given) - set(_ARGUMENTS):
             expected = f"a dictionary whose keys are among {', '.join(_ARGUMENTS)}"
             raise invalid("modalities", given, expected)
         return cls(**{_ARGUMENTS[argument]: name for argument, name in given.items()})
@@ -260,9 +259,8 @@ class Modalities:
         if name is None:
             return None
         rna = mdata.mod[name]
-        if rna.obs_names.equals(mdata.obs_names):
-            return rna
-        return _spread(rna, mdata.obs_names)
+        same = rna.obs_names.equals(mdata.obs_names)
+        return rna if same else _spread(rna, mdata.obs_names)
 
     def has_rna(self, mdata: MuData) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Return whether each cell of ``mdata`` is in the RNA modality, shape ``(n_obs,)``."""

@@ -8,19 +8,17 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 
 from hdeepinsight.data._counts import source_of
 from hdeepinsight.data._genes import GeneAlignment, alignment_of
 from hdeepinsight.data._inspect import inspect_store
 from hdeepinsight.data._names import examples
 from hdeepinsight.data._reader import ARGUMENTS, open_store
-
-if TYPE_CHECKING:
-    from anndata import AnnData
 
 #: What vendors and pipelines put around the name of a protein.
 _PREFIX = re.compile(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-__all__ = ["draw_evenly", "split_cells", "split_groups"]
-
 MIN_HELD_OUT = 5
 
 

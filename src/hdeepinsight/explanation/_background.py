@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from scipy import sparse
 
-from hdeepinsight.data import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from hdeepinsight.data import AlignedQuery
-    from hdeepinsight.nn import LeafProfiles
+from hdeepinsight.data import AlignedQuery, InputError
+from hdeepinsight.nn import LeafProfiles
 
 
 @dataclass(frozen=True, eq=False)

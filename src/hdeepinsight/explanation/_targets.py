@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
 from hdeepinsight._errors import check_choice
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from hdeepinsight.taxonomy import Taxonomy
+from hdeepinsight.taxonomy import Taxonomy
 
 TargetKind = Literal["conditional", "joint", "logit"]
 
@@ -72,7 +69,9 @@ class Targets:
             raise ValueError("The root has probability 1 for every cell. Name a node below it.")
         if self.against in self.nodes.tolist():
             name = self.taxonomy.path_name(asked[-1])
-            raise ValueError(f"{name!r} stands against itself, which explains nothing. Name another node.")
+            raise ValueError(
+                f"{name!r} stands against itself, which explains nothing. Name another node."
+            )
         if self.against is not None and self.kind == "logit":
             raise ValueError(
                 "target='logit' was asked for a contrast, but logits of different families share "

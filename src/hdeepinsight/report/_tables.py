@@ -181,21 +181,20 @@ def _composition_of(result: Annotation, depth: int) -> Table:
 def labels(result: Annotation) -> Table:
     """How sure the cells of each label are, at the node where their path stops."""
     caption = "Confidence of the cells of each label, where their path stops."
-    rows = [_label_row(result, node, cells) for node, cells in groups_of(result.stop_nodes)]
+    confidence, margin = result.confidence.to_numpy(), result.margin.to_numpy()
+    rows = [
+        (
+            *name_of(result.taxonomy, node),
+            len(cells),
+            len(cells) / len(result),
+            confidence[cells].mean(),
+            *np.quantile(confidence[cells], (0.05, 0.5, 0.95)),
+            margin[cells].mean(),
+            bins_of(confidence[cells]),
+        )
+        for node, cells in groups_of(result.stop_nodes)
+    ]
     return Table.of("labels", caption, _LABELS, rows, filtered=True)
-
-
-def _label_row(result: Annotation, node: int, cells: np.ndarray) -> tuple[Any, ...]:
-    confidence = result.confidence.to_numpy()[cells]
-    return (
-        *name_of(result.taxonomy, node),
-        len(cells),
-        len(cells) / len(result),
-        confidence.mean(),
-        *np.quantile(confidence, (0.05, 0.5, 0.95)),
-        result.margin.to_numpy()[cells].mean(),
-        bins_of(confidence),
-    )
 
 
 def stops(result: Annotation) -> Table:
@@ -317,9 +316,7 @@ def _groups(result: Annotation, clusters: Any | None) -> list[tuple[str, np.ndar
 
 def _two_most_frequent(result: Annotation, nodes: np.ndarray) -> tuple[str | float | None, ...]:
     """Label and share of the most frequent node, and of the second one if there is one."""
-    first, *others = groups_of(nodes)
-    label, share = name_of(result.taxonomy, first[0])[0], len(first[1]) / len(nodes)
-    if not others:
-        return label, share, None, None
-    node, cells = others[0]
-    return label, share, name_of(result.taxonomy, node)[0], len(cells) / len(nodes)
+    found: list[str | float | None] = []
+    for node, cells in groups_of(nodes)[:2]:
+        found += name_of(result.taxonomy, node)[0], len(cells) / len(nodes)
+    return (*found, None, None)[:4]
