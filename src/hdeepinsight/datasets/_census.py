@@ -6,18 +6,16 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
+import pandas as pd
+from anndata import AnnData
 
 from hdeepinsight._errors import need_extra
 from hdeepinsight._keys import ONTOLOGY_KEY
 from hdeepinsight.datasets._fetch import DatasetError, fetch
 from hdeepinsight.taxonomy import Taxonomy
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from anndata import AnnData
 
 _ROW, _GENE, _SYMBOL = "soma_joinid", "feature_id", "feature_name"
 _OBS: Final = (

@@ -120,12 +120,10 @@ def _points(values: ArrayLike, name: str) -> NDArray[np.floating]:
 def _exact(
     rows: NDArray[np.floating], targets: NDArray[np.floating], n_found: int
 ) -> NDArray[np.int64]:
+    if not len(rows):
+        return np.empty((0, n_found), np.int64)
     search = NearestNeighbors(n_neighbors=n_found).fit(targets)
-    parts = [
-        search.kneighbors(rows[start : start + _CHUNK], return_distance=False)
-        for start in range(0, len(rows), _CHUNK)
-    ]
-    return np.concatenate(parts).astype(np.int64) if parts else np.empty((0, n_found), np.int64)
+    return np.asarray(search.kneighbors(rows, return_distance=False), dtype=np.int64)
 
 
 def _approximate(

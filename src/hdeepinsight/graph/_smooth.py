@@ -369,10 +369,8 @@ class GraphRefinement(nn.Module):
                 "itself. Leave them out."
             )
         self.register_buffer("edges", edges)
-        self.n_cells = n_cells
-        self.laplacian = laplacian
-        self.tol = tol
-        self.max_iter = max_iter
+        self.n_cells, self.laplacian = n_cells, laplacian
+        self.tol, self.max_iter = tol, max_iter
 
     def forward(self, scores: Tensor, weights: Tensor, lam: Tensor) -> Tensor:
         """Smooth scores.

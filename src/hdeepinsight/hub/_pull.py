@@ -7,8 +7,10 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import quote, unquote
+
+from anndata import AnnData
 
 from hdeepinsight import models
 from hdeepinsight._io import atomic_write, sha256
@@ -18,11 +20,6 @@ from hdeepinsight.hub._checksums import parse_checksums, read_text_file
 from hdeepinsight.hub._errors import ChecksumError, HubError, OfflineError
 from hdeepinsight.hub._places import BucketPlace, HubPlace, Token, resolve_mirror
 from hdeepinsight.hub._publish import REFERENCE_FILE, read_features
-
-if TYPE_CHECKING:
-    from anndata import AnnData
-
-Repository = str | os.PathLike[str]
 
 #: Most bytes of a model, all files together: what is larger is not a model of ours.
 MAX_BYTES: Final = 5 * 2**30
@@ -159,7 +156,7 @@ def pull(
 
 
 def download(
-    repo: Repository,
+    repo: str | os.PathLike[str],
     revision: str | None = None,
     *,
     token: Token = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -253,13 +253,8 @@ class GeneLayout:
         >>> GeneLayout(genes=("CD3E", "MS4A1"), pixel=[0, 3], side=2).to_dict()["pixel"]
         [0, 3]
         """
-        return {
-            "genes": list(self.genes),
-            "pixel": self.pixel.tolist(),
-            "side": self.side,
-            "method": self.method,
-            "report": dict(self.report),
-        }
+        plain = {"genes": list(self.genes), "pixel": self.pixel.tolist()}
+        return vars(self) | plain | {"report": dict(self.report)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> GeneLayout:
@@ -282,13 +277,7 @@ class GeneLayout:
                 f"A stored layout must hold 'genes', 'pixel' and 'side', got none of {missing}. "
                 "Write it again with GeneLayout.to_dict()."
             )
-        return cls(
-            data["genes"],
-            data["pixel"],
-            data["side"],
-            data.get("method", "custom"),
-            data.get("report", {}),
-        )
+        return cls(**{f.name: data[f.name] for f in fields(cls) if f.name in data})
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, GeneLayout) and self.to_dict() == other.to_dict()
