@@ -473,8 +473,7 @@ class Annotation:
         T            3   0.75         1.0
         B            1   0.25         1.0
         """
-        labels = self.label_column(level).rename("label")
-        groups = self.confidence.groupby(labels, observed=True)
+        groups = self.confidence.groupby(self.label_column(level).rename("label"), observed=True)
         counts = groups.size()
         columns = {"n_cells": counts, "share": counts / len(self), "confidence": groups.mean()}
         return pd.DataFrame(columns).sort_values("n_cells", ascending=False)

@@ -321,8 +321,7 @@ class LabelSets:
         >>> sets.holds(tree.encode(["CD4", "CD8", "T"])).tolist()
         [True, False, False]
         """
-        nodes = check_nodes(self.taxonomy, true_nodes, len(self))
-        own = self.taxonomy.ancestor_matrix[:, nodes].T
+        own = self.taxonomy.ancestor_matrix[:, check_nodes(self.taxonomy, true_nodes, len(self))].T
         return np.asarray((self.contains | ~own).all(axis=1))
 
     def coverage(self, true_nodes: np.ndarray) -> float:
@@ -424,23 +423,17 @@ def _groups(
     taxonomy = calibration.taxonomy
     if level is None:
         return np.zeros(taxonomy.n_nodes, dtype=np.int64), ["all"]
-    at_level = _at_level(taxonomy, level)
+    if isinstance(level, str) and level not in taxonomy.level_names:
+        number = level.removeprefix("level")
+        level = int(number) if number.isdigit() else level
+    if (depth := taxonomy.level_depth(level)) == 0:
+        raise ValueError(
+            "groups=0 is the root, which is no grouping. Use groups=None, or a level from 1 on."
+        )
+    at_level = taxonomy.node_at_level[:, depth - 1]  # a node above the level is its own group
+    at_level = np.where(at_level < 0, np.arange(taxonomy.n_nodes), at_level)
     n_cells = np.bincount(at_level[calibration.predicted], minlength=taxonomy.n_nodes)
     large = np.flatnonzero(n_cells + 1 >= round(1 / alpha, 9))
     group_of = np.full(taxonomy.n_nodes, len(large))
     group_of[large] = np.arange(len(large))
     return group_of[at_level], [*(taxonomy.path_name(int(v)) for v in large), "all others"]
-
-
-def _at_level(taxonomy: Taxonomy, level: int | str) -> np.ndarray:
-    """Ancestor of every node at a level, or the node itself above it, shape ``(n_nodes,)``."""
-    if isinstance(level, str) and level not in taxonomy.level_names:
-        number = level.removeprefix("level")
-        level = int(number) if number.isdigit() else level
-    depth = taxonomy.level_depth(level)
-    if depth == 0:
-        raise ValueError(
-            "groups=0 is the root, which is no grouping. Use groups=None, or a level from 1 on."
-        )
-    at_level = taxonomy.node_at_level[:, depth - 1]
-    return np.where(at_level < 0, np.arange(taxonomy.n_nodes), at_level)

@@ -108,12 +108,11 @@ def decode(
     """
     check_threshold(threshold)
     check_decoder(decoder)
-    if threshold is None:
-        start = np.zeros(len(probabilities), dtype=np.int64)
-        leaf = leaf_below(taxonomy, probabilities, start, decoder)
-        return Decoded(leaf, leaf)
-    stop = deepest_confident_node(taxonomy, probabilities, threshold)
-    return Decoded(leaf_below(taxonomy, probabilities, stop, decoder), stop)
+    stop = np.zeros(len(probabilities), dtype=np.int64)
+    if threshold is not None:
+        stop = deepest_confident_node(taxonomy, probabilities, threshold)
+    leaf = leaf_below(taxonomy, probabilities, stop, decoder)
+    return Decoded(leaf, leaf if threshold is None else stop)
 
 
 def check_decoder(decoder: str) -> None:

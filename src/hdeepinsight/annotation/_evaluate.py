@@ -125,8 +125,7 @@ def evaluate_annotation(annotation: Annotation, nodes: np.ndarray) -> Evaluation
         )
     taxonomy, truth = annotation.taxonomy, nodes[known]
     leaf, stop = annotation.leaf_nodes[known], annotation.stop_nodes[known]
-    probabilities = annotation.node_probabilities[known]
-    errors = level_calibration(taxonomy, probabilities, truth, leaf)
+    errors = level_calibration(taxonomy, annotation.node_probabilities[known], truth, leaf)
     levels = level_scores(taxonomy, truth, leaf).assign(ece=errors)
     return Evaluation(
         levels=levels,
@@ -236,8 +235,7 @@ def level_calibration(
     for level in range(taxonomy.max_depth):
         deep = np.flatnonzero((true_path[:, level] >= 0) & (path[:, level] >= 0))
         here = path[deep, level]
-        confidence = probabilities[deep, here]
-        errors.append(binned_error(confidence, here == true_path[deep, level]))
+        errors.append(binned_error(probabilities[deep, here], here == true_path[deep, level]))
     return errors
 
 

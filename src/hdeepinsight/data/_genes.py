@@ -212,8 +212,7 @@ def resolve_var_names(var: pd.DataFrame, genes: Sequence[str]) -> tuple[pd.Index
 
 def _text(names: Any) -> pd.Index:
     """Return names as plain strings; a missing one becomes empty and matches nothing."""
-    missing = pd.isna(names)
-    listed = ["" if gone else str(name) for name, gone in zip(names, missing, strict=True)]
+    listed = ["" if gone else str(name) for name, gone in zip(names, pd.isna(names), strict=True)]
     return pd.Index(listed, dtype=object)
 
 

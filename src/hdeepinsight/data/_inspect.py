@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal, TypeAlias
 
@@ -327,7 +327,7 @@ def inspect_store(
     if error or report.scale == "log1p_counts":
         problems += where_counts_are(store, report.layer, arguments)
     problems += _cautions(report, tally.high)
-    return replace(report, problems=tuple(problems), repairs=_repairs(report))
+    return replace(report, problems=tuple(problems), repairs=tuple(_repairs(report)))
 
 
 def not_finite(report: InputReport) -> InputError | None:
@@ -358,8 +358,7 @@ def refusal(report: InputReport, arguments: Mapping[str, str] = ARGUMENTS) -> In
     advice = ADVICE[report.scale]
     if "scale" in arguments and report.scale in _ADVICE_WITH_SCALE:
         advice = _ADVICE_WITH_SCALE[report.scale].format(arguments["scale"])
-    found = f"{report.layer} looks {report.scale}: {report.evidence}."
-    return InputError(found, EXPECTED, advice)
+    return InputError(f"{report.layer} looks {report.scale}: {report.evidence}.", EXPECTED, advice)
 
 
 def where_counts_are(
@@ -387,40 +386,36 @@ def _how_to_pass(slot: str, arguments: Mapping[str, str]) -> str:
     return f"pass {arguments['layer']}={name}"
 
 
-def _cautions(report: InputReport, high: float) -> list[str]:
+def _cautions(report: InputReport, high: float) -> Iterator[str]:
     """Say what does not stop the reading but may surprise."""
-    found = []
     if LARGEST_EXACT < high <= LARGEST_COUNT:
-        found.append(
+        yield (
             f"The largest value is {high:.3g}. Counts above {LARGEST_EXACT:,} are read to seven "
             "digits, and hardly a cell has so many of one gene. Check that these are counts."
         )
     if report.looks_transposed:
-        found.append(
+        yield (
             "The columns are named like cells and the rows like genes. Valid are cells in rows and "
             "genes in columns. Pass adata.T."
         )
     if report.scale == "binary":
-        found.append(
+        yield (
             "All values are 0 or 1, so counts may have been binarised. Valid are counts of any "
             "size. Pass the counts before binarising, if there are any."
         )
     if report.n_empty_cells and report.scale != "empty":
-        found.append(
+        yield (
             f"{report.n_empty_cells:,} cells hold zeros only. A cell needs counts to be told from "
             "others. They are kept and stay without a label; filter them if they are not wanted."
         )
-    return found
 
 
-def _repairs(report: InputReport) -> tuple[str, ...]:
-    done = []
+def _repairs(report: InputReport) -> Iterator[str]:
     if report.scale == "log1p_counts":
         rounded = f" (values are rounded to {report.rounding:g})" if report.rounding else ""
-        done.append(f"Counts are recovered from the log1p-normalised values of each cell{rounded}.")
+        yield f"Counts are recovered from the log1p-normalised values of each cell{rounded}."
     if report.duplicated_genes:
         listed = examples(report.duplicated_genes)
-        done.append(f"Columns that carry the same gene name are summed: {listed}.")
+        yield f"Columns that carry the same gene name are summed: {listed}."
     if report.versioned:
-        done.append("Versions of Ensembl ids are left out where genes are matched.")
-    return tuple(done)
+        yield "Versions of Ensembl ids are left out where genes are matched."

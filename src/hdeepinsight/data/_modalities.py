@@ -259,8 +259,7 @@ class Modalities:
         if name is None:
             return None
         rna = mdata.mod[name]
-        same = rna.obs_names.equals(mdata.obs_names)
-        return rna if same else _spread(rna, mdata.obs_names)
+        return rna if rna.obs_names.equals(mdata.obs_names) else _spread(rna, mdata.obs_names)
 
     def has_rna(self, mdata: MuData) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Return whether each cell of ``mdata`` is in the RNA modality, shape ``(n_obs,)``."""
@@ -372,5 +371,4 @@ def _spread(rna: AnnData, obs_names: pd.Index) -> AnnData:
     source = rna.to_memory() if rna.isbacked else rna
     matrices = {name: sp.csr_matrix(choose @ source.layers[name]) for name in source.layers if name}
     matrix = None if source.X is None else sp.csr_matrix(choose @ source.X)
-    obs = pd.DataFrame(index=obs_names)
-    return AnnData(matrix, obs=obs, var=source.var, layers=matrices)
+    return AnnData(matrix, obs=pd.DataFrame(index=obs_names), var=source.var, layers=matrices)

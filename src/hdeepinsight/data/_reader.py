@@ -207,8 +207,7 @@ def _frame(table: Any) -> pd.DataFrame:
 def _from_path(path: Path) -> Store:
     group = group_opener(path)
     with group() as root, _in_words(path):
-        missing = {"obs", "var"} - set(root)
-        if missing:
+        if missing := {"obs", "var"} - set(root):
             raise InputError(
                 f"{path} has no {' and no '.join(sorted(missing))}: it is not an AnnData.",
                 _FORMATS,

@@ -52,8 +52,7 @@ class Background:
 
         Their absence would count as not expressed, and the genes as reasons.
         """
-        lacking = np.flatnonzero(measured & ~self.measured)
-        if len(lacking):
+        if len(lacking := np.flatnonzero(measured & ~self.measured)):
             names = ", ".join(genes[i] for i in lacking[:5])
             raise InputError(
                 f"The background lacks {len(lacking):,} genes that the query has ({names}).",

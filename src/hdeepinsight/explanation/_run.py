@@ -266,8 +266,7 @@ class AttributionAccumulator:
         for target in np.unique(chunk.target):
             for scope, totals in self.totals.items():
                 chosen = (chunk.target == target) & (chunk.own | (scope == "all"))
-                expression = chunk.expression[chunk.cell[chosen]]
-                totals.add(int(target), chunk.values[chosen], expression)
+                totals.add(int(target), chunk.values[chosen], chunk.expression[chunk.cell[chosen]])
 
     def finish(self, **about: Any) -> Explanation:
         """Return the result; cells that were not added have no rows in it.

@@ -146,8 +146,7 @@ class Targets:
         for row, node in zip(weights, self.nodes.tolist(), strict=True):
             path = self.taxonomy.ancestors(node)
             if self.kind == "conditional" and self.against is None:
-                siblings = self.taxonomy.n_children[self.taxonomy.parent[path]]
-                choices = path[siblings > 1]
+                choices = path[self.taxonomy.n_children[self.taxonomy.parent[path]] > 1]
                 path = choices if len(choices) else path
             one = self.kind != "joint" and self.against is None
             row[(path[-1:] if one else path) - 1] = 1.0

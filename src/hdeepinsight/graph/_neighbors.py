@@ -108,8 +108,7 @@ def _points(values: ArrayLike, name: str) -> NDArray[np.floating]:
         )
     if matrix.dtype not in (np.float32, np.float64):
         matrix = matrix.astype(np.float64)
-    n_broken = int((~np.isfinite(matrix).all(axis=1)).sum())
-    if n_broken:
+    if n_broken := int((~np.isfinite(matrix).all(axis=1)).sum()):
         raise ValueError(
             f"Coordinates must be finite, got {n_broken} of {len(matrix)} rows of {name} with NaN "
             "or infinite values. Leave these rows out, or look at how they were computed."
@@ -151,8 +150,7 @@ def _approximate(
         found = index.query(np.ascontiguousarray(rows, dtype=np.float32), k=n_found)[0]
     found = found.astype(np.int64)
     # The descent may leave places empty (-1), for example where many rows are equal.
-    incomplete = np.flatnonzero((found < 0).any(axis=1))
-    if len(incomplete):
+    if len(incomplete := np.flatnonzero((found < 0).any(axis=1))):
         found[incomplete] = _exact(rows[incomplete], targets, n_found)
     return np.asarray(found)
 

@@ -313,8 +313,7 @@ def fetch_files(place: HubPlace | BucketPlace, target: Path, max_bytes: int) -> 
                 about = f"{name} of {place.address}"
                 _check_total(size, _checksums.MOST_BYTES_OF_TEXT, about, "It is not one of ours.")
                 place.fetch(name, folder)
-        text = read_text_file(folder / CHECKSUMS_FILE)
-        listed = parse_checksums(text, source=place.address)
+        listed = parse_checksums(read_text_file(folder / CHECKSUMS_FILE), source=place.address)
         _check_total(sum(_sizes(place, listed)), max_bytes, place.address)
         for name, digest in listed.items():
             path = folder / name
@@ -333,8 +332,7 @@ def fetch_files(place: HubPlace | BucketPlace, target: Path, max_bytes: int) -> 
 
 def _sizes(place: HubPlace | BucketPlace, names: Iterable[str]) -> list[int]:
     sizes = {name: place.size(name) for name in names}
-    missing = [name for name, size in sizes.items() if size is None]
-    if missing:
+    if missing := [name for name, size in sizes.items() if size is None]:
         raise HubError(
             f"{place.address} is incomplete: {', '.join(missing[:5])} is not there. Try again in a "
             "minute, as it may be being published, or have it published with hdi.hub.publish."

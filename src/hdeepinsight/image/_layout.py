@@ -31,8 +31,7 @@ def _names(genes: Sequence[str]) -> tuple[str, ...]:
             "be taken for genes. Pass a list, even for one gene."
         )
     names = tuple(genes)
-    others = [name for name in names if not isinstance(name, str)]
-    if others:
+    if others := [name for name in names if not isinstance(name, str)]:
         raise TypeError(
             f"Gene names must be strings, got {others[0]!r} of type {type(others[0]).__name__}. "
             "Pass the names, for example adata.var_names, not positions."
@@ -271,8 +270,7 @@ class GeneLayout:
         >>> GeneLayout.from_dict({"genes": ["CD3E", "MS4A1"], "pixel": [0, 3], "side": 2})
         GeneLayout(2 genes on 2 × 2 pixels, method='custom', occupancy 50%)
         """
-        missing = [key for key in ("genes", "pixel", "side") if key not in data]
-        if missing:
+        if missing := [key for key in ("genes", "pixel", "side") if key not in data]:
             raise ValueError(
                 f"A stored layout must hold 'genes', 'pixel' and 'side', got none of {missing}. "
                 "Write it again with GeneLayout.to_dict()."

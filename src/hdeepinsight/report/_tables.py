@@ -201,30 +201,25 @@ def stops(result: Annotation) -> Table:
     """Cells whose path ends above a type: where, and why."""
     above, rejected = above_a_type(result), _rejected(result)
     unsure = f"no child reaches {result.threshold}"
-    rows = [
-        _stop_row(result, node, cells, reason)
-        for reason, mask in ((unsure, above & ~rejected), (REJECTED, above & rejected))
-        for node, cells in groups_of(np.where(mask, result.stop_nodes, -1))
-        if node >= 0
-    ]
+    rows = []
+    for reason, mask in ((unsure, above & ~rejected), (REJECTED, above & rejected)):
+        stopped = np.flatnonzero(mask)
+        for node, at in groups_of(result.stop_nodes[stopped]):
+            probabilities = result.node_probabilities[stopped[at]]
+            leaf, of_leaf = groups_of(result.leaf_nodes[stopped[at]])[0]
+            row = (
+                *name_of(result.taxonomy, node),
+                reason,
+                len(at),
+                len(at) / len(result),
+                probabilities[:, node].mean(),
+                probabilities[:, result.taxonomy.children(node)].max(axis=1).mean(),
+                result.taxonomy.label(leaf),
+                len(of_leaf) / len(at),
+            )
+            rows.append(row)
     rows.sort(key=lambda row: -row[3])
     return Table.of("stops", "Cells that stop above a type, where, and why.", _STOPS, rows)
-
-
-def _stop_row(result: Annotation, node: int, cells: np.ndarray, reason: str) -> tuple[Any, ...]:
-    taxonomy, probabilities = result.taxonomy, result.node_probabilities[cells]
-    best = probabilities[:, taxonomy.children(node)].max(axis=1).mean()
-    leaf, of_leaf = groups_of(result.leaf_nodes[cells])[0]
-    return (
-        *name_of(taxonomy, node),
-        reason,
-        len(cells),
-        len(cells) / len(result),
-        probabilities[:, node].mean(),
-        best,
-        taxonomy.label(leaf),
-        len(of_leaf) / len(cells),
-    )
 
 
 def above_a_type(result: Annotation) -> np.ndarray:
