@@ -17,6 +17,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import torch
+from scvi.data._constants import _SCVI_UUID_KEY
 from threadpoolctl import threadpool_limits
 
 import hdeepinsight as hdi
@@ -169,6 +170,7 @@ def train(folder: Path) -> hdi.SCHDeepInsight:
     model = hdi.SCHDeepInsight(
         reference, taxonomy=taxonomy(), n_genes=N_GENES, n_latent=N_LATENT, seed=SEED
     )
+    model.registry_[_SCVI_UUID_KEY] = "pbmc"  # scvi-tools makes a random one
     model.train(accelerator="cpu", devices=1, enable_progress_bar=False)
     return model
 

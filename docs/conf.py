@@ -48,8 +48,8 @@ exclude_patterns = ["_build", "**.ipynb_checkpoints"]
 # them: bare (``AnnData``, ``Decoder``), by a private home, or those of other projects.
 nitpicky = True
 others = (
-    "anndata|collections|lightning|matplotlib|mudata|networkx|np|npt|numpy|os|pandas|pathlib|pd"
-    "|scipy|scvi|shap|sklearn|sp|torch|typing"
+    "anndata|collections|datetime|lightning|matplotlib|mudata|networkx|nn|np|npt|numpy|os|pandas"
+    "|pathlib|pd|pl|scipy|scvi|shap|sklearn|sp|sparse|torch|typing"
 )
 nitpick_ignore_regex = [
     ("py:class", r"\w+"),

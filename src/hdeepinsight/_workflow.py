@@ -147,7 +147,8 @@ def annotate(
         decisions.append(Decision(step="refine", applied=False, reason=obstacle))
     for decision in decisions:
         logger.info("%s", decision)
-    return replace(result, decisions=tuple(decisions))
+    found: Annotation = replace(result, decisions=tuple(decisions))
+    return found
 
 
 def _adapted(

@@ -206,7 +206,7 @@ class Annotation:
         labels
             One label per cell, at any depth, indexed by cell. Missing values mean no label, and
             so do the words that tools write for it (``"Unknown"``, ``"Unassigned"``, ``"nan"``,
-            ...; see :data:`hdeepinsight.taxonomy.MISSING_LABELS`) where the taxonomy has no such
+            ...; see ``hdeepinsight.taxonomy.MISSING_LABELS``) where the taxonomy has no such
             name.
         taxonomy
             Tree in which labels are names, synonyms or paths.

@@ -132,7 +132,7 @@ class AlignedQuery:
 
     @property
     def query_genes(self) -> list[str]:
-        """Genes of the query, each once, in its order: the columns of what `chunks` keeps."""
+        """Genes of the query, each once, in its order, as in what `chunks` keeps."""
         return list(dict.fromkeys(map(str, self.source.var_names)))
 
     @property

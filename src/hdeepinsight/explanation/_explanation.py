@@ -172,7 +172,7 @@ class Explanation:
 
     @property
     def rows(self) -> pd.DataFrame:
-        """Table of the rows: cell, node, output, base value, sum of attributions and its error."""
+        """Table of each row's cell, node, output, base value, sum of attributions and its error."""
         return pd.DataFrame(
             {
                 "cell": self.obs_names.to_numpy()[self.cell],

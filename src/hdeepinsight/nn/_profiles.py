@@ -129,6 +129,35 @@ class ProfileMatcher(nn.Module):
         scores = matched.new_full((len(counts), self.n_leaves), -torch.inf)
         return scores.index_copy(1, self.known, matched)
 
+    def complete(self, network: Tensor, counts: Tensor, measured: Tensor) -> Tensor:
+        """Return leaf probabilities by the profiles, and by a network where there is none.
+
+        Parameters
+        ----------
+        network
+            Leaf probabilities by the network, shape ``(n_cells, n_leaves)``. Leaves without a
+            profile keep theirs, and the others share the rest; cells of which no gene was measured
+            keep all of it.
+        counts
+            Raw counts, shape ``(n_cells, n_genes)``.
+        measured
+            1 where a gene was measured, shape ``(n_genes,)`` or ``(n_cells, n_genes)``.
+
+        Examples
+        --------
+        >>> import torch
+        >>> mean = torch.tensor([[5.0, 4.0, 0.0, 1.0], [0.0, 1.0, 5.0, 4.0], [9.0, 9.0, 9.0, 9.0]])
+        >>> profiles = LeafProfiles(mean, torch.tensor([9.0, 9.0, 0.0]))  # none of the third leaf
+        >>> matcher = ProfileMatcher(profiles, torch.ones(4))
+        >>> counts = torch.tensor([[50.0, 20.0, 0.0, 2.0]])
+        >>> matcher.complete(torch.tensor([[0.3, 0.3, 0.4]]), counts, torch.ones(4))
+        tensor([[0.6000, 0.0000, 0.4000]])
+        """
+        rest = torch.zeros_like(network).index_copy(1, self.known, network[:, self.known])
+        found = self(counts).exp() * rest.sum(dim=1, keepdim=True) + (network - rest)
+        has_rna = measured.view(-1, measured.shape[-1]).any(1, keepdim=True)
+        return torch.where(has_rna, found, network)
+
 
 def _markers(mean: Tensor, measured: Tensor, n_markers: int, skip: int) -> Tensor:
     """Union over ordered pairs of leaves of the genes that are higher in the first one."""

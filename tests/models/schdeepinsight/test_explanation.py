@@ -38,7 +38,7 @@ def found(model, _synthetic_hierarchy):
 
 
 def test_markers_lead_the_ranking_of_their_type(found):
-    assert np.mean([recovered(found, node) for node in MARKERS]) > 0.7  # 0.07 by chance
+    assert np.mean([recovered(found, node) for node in MARKERS]) > 0.65  # 0.07 by chance
 
 
 def test_random_weights_destroy_the_explanation(model, query, found):

@@ -6,7 +6,6 @@ import copy
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
@@ -27,7 +26,6 @@ from hdeepinsight.models._adapt._profiles import (
     leaf_numbers,
     leaf_sums,
     leaves_under,
-    match,
     network_probs,
     profile_probs,
 )
@@ -193,6 +191,7 @@ class Adapter:
             "agreement_reference": agreement,
             "shift_query": profile_shift(query, profiles, measured.cpu()),
             "shift_reference": shift,
+            "replay_before": _replay_accuracy(pristine, reference, measured, seed),
         }
         frozen = freeze_backbone, freeze_head
         given = cells, measured, profile, shrinkage, options, thinning, frozen, seed
@@ -203,13 +202,7 @@ class Adapter:
             run.adapt_statistics((before + profile) / 2, profiles.shares)
             run.train(replayed)
             after = (network_probs(adapted, cells, measured) + profile) / 2
-            if reference is not None:
-                rows = np.random.default_rng(seed).permutation(len(reference))[:REPLAYED_CELLS]
-                shown = replace(reference[rows], batch=np.zeros(len(rows), dtype=np.int64))
-                truth = leaf_numbers(pristine.tree, shown.nodes)
-                for name, network in (("replay_before", pristine), ("replay_after", adapted)):
-                    found = network_probs(network, shown, measured, replay=True)
-                    figures[name] = balanced_accuracy(found.cpu(), truth)
+            figures["replay_after"] = _replay_accuracy(adapted, reference, measured, seed)
             measures = measure(before, after, profile, held_out, **figures)
             decision, reason = decide(measures, guard=options.guard)
             report = AdaptationReport(
@@ -222,8 +215,8 @@ class Adapter:
                 used_reference=replayed is not None,
                 options=asdict(options),
             )
-            candidates.append(((decision == "adapted", measures.agreement_after), report, adapted))
-        _, self.report, adapted = max(candidates, key=itemgetter(0))
+            candidates.append((decision == "adapted", measures.agreement_after, report, adapted))
+        *_, self.report, adapted = max(candidates, key=lambda candidate: candidate[:2])
         self._profiles, self._matcher = profiles, None
         self._shrinkage = shrinkage if self.is_applied else None
         level = logging.INFO if self.is_applied else logging.WARNING
@@ -255,7 +248,7 @@ class Adapter:
         if matcher is None:
             return found
         network = found["probabilities"][:, module.tree.leaf_index]
-        mean = (network + match(matcher, counts, measured, network)) / 2
+        mean = (network + matcher.complete(network, counts, measured)) / 2
         known = torch.as_tensor(batch, device=counts.device) >= 0
         mean = torch.where(known.unsqueeze(1), mean, network)
         return {**found, "probabilities": mean @ leaves_under(module.tree).to(mean).T}
@@ -366,8 +359,7 @@ class _Run:
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, relative_rate)
         queries = _endless(len(self.cells), options.batch_size, self.rng)
-        n_replayed = 0 if reference is None else len(reference)
-        replays = _endless(n_replayed, options.batch_size, self.rng)
+        replays = _endless(len(reference or ()), options.batch_size, self.rng)
         masking = GeneMasking(max_rate=options.max_mask_rate)
         for step in range(options.max_steps):
             if step % options.refresh == 0:
@@ -414,6 +406,18 @@ class _Run:
         logits = self.module.inference(**inputs | {"measured": keep * inputs["measured"]})["logits"]
         conditional: Tensor = self.module.tree.conditional_log_probs(logits)
         return conditional
+
+
+def _replay_accuracy(
+    module: Any, reference: QueryCells | None, measured: Tensor, seed: int
+) -> float | None:
+    """Return the balanced accuracy on reference cells that show the query's genes alone."""
+    if reference is None:
+        return None
+    rows = np.random.default_rng(seed).permutation(len(reference))[:REPLAYED_CELLS]
+    shown = replace(reference[rows], batch=np.zeros(len(rows), dtype=np.int64))
+    found = network_probs(module, shown, measured, replay=True)
+    return balanced_accuracy(found.cpu(), leaf_numbers(module.tree, shown.nodes))
 
 
 def _endless(n_cells: int, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:

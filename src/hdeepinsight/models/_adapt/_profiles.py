@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -86,20 +87,15 @@ class QueryCells:
 
 def leaf_numbers(tree: TreeAlgebra, nodes: np.ndarray) -> Tensor:
     """Return the number of the leaf per cell, int64, shape ``(n_cells,)``; -1 for other nodes."""
-    of_node = torch.full((tree.taxonomy.n_nodes,), -1)
-    leaves = tree.leaf_index.cpu()
-    of_node[leaves] = torch.arange(len(leaves))
-    return of_node[torch.as_tensor(nodes)]
+    return torch.from_numpy(pd.Index(tree.taxonomy.leaves).get_indexer(nodes))
 
 
 def leaves_under(tree: TreeAlgebra) -> Tensor:
     """Return whether each leaf is under each node, or is it, shape ``(n_nodes, n_leaves)``."""
-    paths = tree.node_at_level[tree.leaf_index]
-    leaves, levels = (paths > 0).nonzero(as_tuple=True)
-    under = torch.zeros(tree.taxonomy.n_nodes, len(paths), dtype=torch.bool, device=paths.device)
+    paths = tree.node_at_level[tree.leaf_index].T.clamp_min(0)  # what is below a leaf is the root
+    under = paths.new_zeros(tree.taxonomy.n_nodes, paths.shape[1], dtype=torch.bool)
     under[0] = True
-    under[paths[leaves, levels], leaves] = True
-    return under
+    return under.scatter(0, paths, value=True)
 
 
 def leaf_sums(module: Any, counts: csr_matrix, leaves: Tensor, measured: Tensor) -> LeafSums:
@@ -162,20 +158,8 @@ def profile_probs(
     found = []
     for rows, part in cells.parts():
         inputs = part.tensors(measured)
-        found.append(match(matcher, inputs["counts"], inputs["measured"], network[rows]))
+        found.append(matcher.complete(network[rows], inputs["counts"], inputs["measured"]))
     return torch.cat(found)
-
-
-def match(matcher: ProfileMatcher, counts: Tensor, measured: Tensor, network: Tensor) -> Tensor:
-    """Return leaf probabilities by a matcher, shape ``(n_cells, n_leaves)``.
-
-    Leaves without a profile keep the network's probability and the others share the rest; cells of
-    which no gene was measured keep all of it.
-    """
-    rest = torch.zeros_like(network).index_copy(1, matcher.known, network[:, matcher.known])
-    found = matcher(counts).exp() * rest.sum(dim=1, keepdim=True) + (network - rest)
-    has_rna = measured.view(-1, measured.shape[-1]).any(1, keepdim=True)
-    return torch.where(has_rna, found, network)
 
 
 @torch.no_grad()

@@ -60,9 +60,11 @@ if TYPE_CHECKING:
 
     from hdeepinsight.data import AlignedQuery, ScaleMode
     from hdeepinsight.models._adapt import AdaptationReport
+    from hdeepinsight.models._base._count_model import CountModel as _Base
     from hdeepinsight.pp import StacasResult
     from hdeepinsight.taxonomy import Taxonomy
-    from hdeepinsight.tl import LabelAudit
+else:
+    _Base = object
 
 SOURCE = "held-out reference cells"
 REFERENCE_CELLS = 20_000
@@ -73,7 +75,7 @@ VIEW_DEPTHS = (1.0, 0.7, 0.5, 0.35, 0.25, 0.15)
 """Shares of their counts that held-out cells keep, to learn what is usual at lower depths."""
 
 
-class HierarchicalClassifierMixin:
+class HierarchicalClassifierMixin(_Base):
     """Train, annotate, calibrate, evaluate and adapt; needs a taxonomy and a module with logits.
 
     The module has ``tree``, ``temperature``, ``objective``, ``augment`` and ``predict``; the class
@@ -135,7 +137,7 @@ class HierarchicalClassifierMixin:
             raise ValueError(f"{msg} with a column that holds labels.")
 
     def _prepare(
-        self, split: list[np.ndarray] | None, datamodule: Any, audit: bool | LabelAudit = False
+        self, split: list[np.ndarray] | None, datamodule: Any, audit: Any = False, **options: Any
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if split is None:
             if audit is not False:
@@ -159,9 +161,7 @@ class HierarchicalClassifierMixin:
         self._fit_confidence(held_out, train)
         super()._finish(datamodule)
 
-    def _lifted_nodes(
-        self, nodes: np.ndarray, train: np.ndarray, audit: bool | LabelAudit
-    ) -> np.ndarray:
+    def _lifted_nodes(self, nodes: np.ndarray, train: np.ndarray, audit: Any) -> np.ndarray:
         """Return labels with the suspicious ones lifted to where the audit agrees."""
         from hdeepinsight.tl import audit_nodes
 
@@ -221,7 +221,8 @@ class HierarchicalClassifierMixin:
         codes, columns = self._prepare_datamodule(datamodule)
         loaders = (datamodule.val_dataloader(), datamodule.train_dataloader())
         found = [read_loader(datamodule, loader or (), codes) for loader in loaders]
-        return tuple(as_cells(counts[:, columns], nodes) for counts, nodes in found)
+        held_out, train = (as_cells(counts[:, columns], nodes) for counts, nodes in found)
+        return held_out, train
 
     def _reference_cells(self, rows: np.ndarray) -> QueryCells:
         """Return cells of the reference in memory, as its loaders give them."""
@@ -273,8 +274,8 @@ class HierarchicalClassifierMixin:
             )
             self.calibration_ = calibrate(annotation, drawn.nodes, source=SOURCE)
         train = train[draw_evenly(train.nodes, REFERENCE_CELLS, rng)]
-        views = [self._features(drawn[:VIEWED_CELLS], share) for share in VIEW_DEPTHS]
-        views = FeatureCells(*(np.concatenate(part) for part in zip(*views, strict=True)))
+        parts_of = [self._features(drawn[:VIEWED_CELLS], share) for share in VIEW_DEPTHS]
+        views = FeatureCells(*(np.concatenate(part) for part in zip(*parts_of, strict=True)))
         usual = self._features(train)
         self.novelty_detector_ = NoveltyDetector.fit(self.taxonomy, usual, train.nodes, views)
         if self.profiles_ is not None:
@@ -326,10 +327,10 @@ class HierarchicalClassifierMixin:
         ----------
         query
             AnnData (in memory or backed), MuData, path of an h5ad, zarr or h5mu file, or what
-            :meth:`open` returned. It needs raw counts and gene names, and no set-up, labels or
-            batch column; its genes may stand in any order, some may be missing and others there
-            too. A model of RNA and proteins also takes either alone. The model's own data by
-            default.
+            :meth:`~hdeepinsight.models.CountModel.open` returned. It needs raw counts and gene
+            names, and no set-up, labels or batch column; its genes may stand in any order, some may
+            be missing and others there too. A model of RNA and proteins also takes either alone.
+            The model's own data by default.
         indices
             Cells to annotate, as positions or as a mask; all of them by default.
         decoder
@@ -342,7 +343,7 @@ class HierarchicalClassifierMixin:
             Batch correction of this query by :func:`hdeepinsight.pp.stacas` with
             ``normalizer=model.normalizer``; its log values enter before the per-gene scale.
         layer, use_raw, scale, fold_case
-            How the query is read, as in :meth:`open`.
+            How the query is read, as in :meth:`~hdeepinsight.models.CountModel.open`.
         batch_size
             Cells in one pass through the network.
         keep
@@ -500,7 +501,7 @@ class HierarchicalClassifierMixin:
             As in :meth:`predict`.
         **reading
             How the cells are read: ``layer``, ``use_raw``, ``scale``, ``fold_case`` of
-            :meth:`open`.
+            :meth:`~hdeepinsight.models.CountModel.open`.
 
         Examples
         --------
@@ -648,7 +649,7 @@ class HierarchicalClassifierMixin:
                 inputs = tensors_of(opened, rows, measured)
                 if shift is not None:
                     inputs["shift"] = torch.from_numpy(shift(rows)).to(measured)
-                if adapter is None:
+                if adapter is None or batches is None:
                     part = self.module.predict(counts, **inputs)
                 else:
                     part = adapter.predict(self.module, counts, batch=batches[rows], **inputs)
@@ -727,11 +728,11 @@ class HierarchicalClassifierMixin:
         freeze_backbone, freeze_head
             Keep the weights of the reference bit by bit; only the adapter is trained.
         layer, use_raw, scale, fold_case
-            How the query is read, as in :meth:`open`.
+            How the query is read, as in :meth:`~hdeepinsight.models.CountModel.open`.
 
         Returns
         -------
-        A model of the same class with an ``adapter_``: :meth:`train` it, then ``annotate()``.
+        A model of the same class with an ``adapter_``: ``train()`` it, then ``annotate()``.
 
         Raises
         ------
@@ -779,7 +780,12 @@ class HierarchicalClassifierMixin:
             raise ValueError(msg)
         model.module = copy.deepcopy(model.module)
         model._adata = model._adata_manager = None
-        reading = {"layer": layer, "use_raw": use_raw, "scale": scale, "fold_case": fold_case}
+        reading: dict[str, Any] = {
+            "layer": layer,
+            "use_raw": use_raw,
+            "scale": scale,
+            "fold_case": fold_case,
+        }
         opened = model.open(adata, **reading)
         model.adapter_ = Adapter.from_obs(opened.obs, batch_key)
         nodes = model._known_nodes(opened.obs, labels_key or [])
@@ -802,8 +808,8 @@ class HierarchicalClassifierMixin:
 
     def _fit_adapter(self, options: dict[str, Any]) -> None:
         """Adapt to the query, and keep that only if it helped."""
-        query = self._query
-        if query is None:
+        query, adapter = self._query, self.adapter_
+        if query is None or adapter is None:
             msg = (
                 "This model of a query was loaded from a folder, where its query is not kept. It "
                 "annotates any query that is passed; to train, start from load_query_data."
@@ -811,20 +817,21 @@ class HierarchicalClassifierMixin:
             raise ValueError(msg)
         settings = AdaptationOptions(**options)
         opened = query.opened
-        batch = self.adapter_.batch_of(opened.obs)
+        batch = adapter.batch_of(opened.obs)
         rng = np.random.default_rng(self.seed)
         rows = draw_evenly(batch, settings.max_cells, rng, first=query.nodes > 0)
         measured = torch.tensor(opened.measured, dtype=torch.float32, device=self.device)
         arrays = arrays_of(opened, rows)
         has_rna = arrays.pop("has_rna", None)
         cells = QueryCells(opened.read(rows), batch[rows], query.nodes[rows], arrays, has_rna)
-        reference, profiles = None, self.profiles_
+        reference: QueryCells | None = None
+        profiles: Any = self.profiles_
         if query.reference is not None:
             reference = self._replayed(query.reference)
             (sums,) = reference_sums(query.module, reference.counts, reference.nodes)
             profiles = sums.profiles()
         with seeded(self.seed):
-            self.module = self.adapter_.fit(
+            self.module = adapter.fit(
                 query.module,
                 cells,
                 measured,
@@ -839,7 +846,8 @@ class HierarchicalClassifierMixin:
             )
         self.profiles_ = profiles
         self.module.eval()
-        self.recipe_ = {**self.recipe_, "adaptation": self.adapter_.report.to_dict()}
+        report: Any = adapter.report
+        self.recipe_ = {**self.recipe_, "adaptation": report.to_dict()}
 
     def _replayed(self, data: Any) -> QueryCells:
         """Return the labelled cells of the reference that an adaptation replays."""
@@ -887,7 +895,7 @@ class _Query(NamedTuple):
 def arrays_of(opened: AlignedQuery, rows: Any) -> dict[str, np.ndarray]:
     """Return what some cells of a query have beside counts, under the names of the network."""
     extra = opened.extra[rows]
-    arrays = {} if extra.has_rna is None else {"has_rna": extra.has_rna}
+    arrays: dict[str, Any] = {} if extra.has_rna is None else {"has_rna": extra.has_rna}
     if extra.proteins is not None:
         arrays[FIELD_KEYS.PROTEINS] = extra.proteins.counts
         arrays["proteins_measured"] = extra.proteins.measured

@@ -42,7 +42,6 @@ from hdeepinsight.models._base._plan import OneCyclePlan
 from hdeepinsight.models._base._registration import BATCH, LABELS, as_label_keys, one_column
 
 if TYPE_CHECKING:
-    import lightning.pytorch as pl
     from scvi.data import AnnDataManager
     from scvi.dataloaders import AnnDataLoader
 
@@ -60,7 +59,7 @@ logger = logging.getLogger(__name__)
 class CountModel(BaseModelClass):  # type: ignore[misc]
     """A model of raw counts on scvi-tools' own loaders, splitters and training plans.
 
-    A subclass names its module and builds it in ``__init__`` after :meth:`_read_genes`; set-up,
+    A subclass names its module and builds it in ``__init__`` after ``_read_genes``; set-up,
     training, saving and loading are here. The user's object is never written to: scvi-tools
     registers a shell that shares its matrix.
 
@@ -90,6 +89,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         {"convert_legacy_save", "deregister_manager", "register_manager", "transfer_fields"}
     )
 
+    module: Any
     recipe_: dict[str, Any]
     held_out_: np.ndarray | None = None
     missing_capabilities_: tuple[str, ...] = ()
@@ -458,8 +458,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
 
     def _validate_anndata(self, adata: Any = None, copy_if_view: bool = True) -> AnnData:
         """Return the shell that loaders read in place of an object."""
-        manager = self.get_anndata_manager(self._resolve_adata(adata))
-        shell = manager.adata
+        manager: Any = self.get_anndata_manager(self._resolve_adata(adata))
+        shell: AnnData = manager.adata
         shell._hdi_manager = manager
         return shell
 
@@ -490,7 +490,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         early_stopping: bool = False,
         datasplitter_kwargs: dict[str, Any] | None = None,
         plan_kwargs: Mapping[str, Any] | None = None,
-        datamodule: pl.LightningDataModule | None = None,
+        datamodule: Any = None,
         *,
         split_key: str | None = None,
         checkpoint: str | Path | None = None,
@@ -576,7 +576,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         plan_kwargs = dict(plan_kwargs or {})
         if self.adapter_ is not None:
             training.refuse_without_effect(splitting | running, "where an adapter is fitted")
-            return self._fit_adapter(plan_kwargs | trainer_kwargs)
+            self._fit_adapter(plan_kwargs | trainer_kwargs)
+            return
         further = {name: trainer_kwargs.pop(name, False) for name in self._train_options}
         training.check_names(trainer_kwargs)
         patience = trainer_kwargs.get("early_stopping_patience")
@@ -903,13 +904,14 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         >>> hdi.SCHDeepInsight.load_registry(folder)["model_name"]
         'SCHDeepInsight'
         """
-        _, payload = classes.read_payload(ModelFolder(Path(dir_path), prefix or ""), cls)
+        payload = ModelFolder(Path(dir_path), prefix or "").read()
+        classes.check_payload(payload, dir_path, cls)
         return dict(payload[SAVE_KEYS.ATTR_DICT_KEY]["registry_"])
 
     def _payload(self) -> dict[str, Any]:
         """Return weights and attributes in plain types, for the model file."""
-        names = ("is_trained_", "train_indices_", "validation_indices_", "test_indices_")
-        names += ("history_", "recipe_", "held_out_", "registry_", "init_params_")
+        names: tuple[str, ...] = ("is_trained_", "train_indices_", "validation_indices_")
+        names += ("test_indices_", "history_", "recipe_", "held_out_", "registry_", "init_params_")
         parts = {name: getattr(self, name) for name in self._parts}
         return {
             SAVE_KEYS.MODEL_STATE_DICT_KEY: self.module.state_dict(),

@@ -95,9 +95,9 @@ def register(
         shared = matrix
     codes = shell_obs(obs, labels_keys, batch_key, unlabeled)
     shell = AnnData(shared, obs=codes, var=pd.DataFrame(index=_unique(source.var_names)))
-    key = model_class.__name__, id(data)
-    owner = weakref.ref(data, lambda _: _REGISTERED.pop(key, None))
-    _REGISTERED[key] = Registration(owner, source, manage(shell, setup_args, labels_keys))
+    entry = model_class.__name__, id(data)
+    owner = weakref.ref(data, lambda _: _REGISTERED.pop(entry, None))
+    _REGISTERED[entry] = Registration(owner, source, manage(shell, setup_args, labels_keys))
 
 
 def registration_of(model_class: type, data: Any) -> Registration:
@@ -178,12 +178,12 @@ def narrowed(
     The user's matrix is shared where it is CSR, holds counts, and has just these genes.
     """
     shell = registration.manager.adata
-    shared = registration.source.denormalizer is None and sparse.issparse(shell.X)
-    if shared and shell.X.format == "csr" and list(shell.var_names) == list(genes) and not obsm:
-        return registration.manager
-    counts = read_counts(registration.source, genes)
+    is_csr = sparse.issparse(shell.X) and shell.X.format == "csr"
+    is_shared = is_csr and registration.source.denormalizer is None
+    is_shared = is_shared and list(shell.var_names) == list(genes)
+    counts = shell.X if is_shared else read_counts(registration.source, genes)
     var = pd.DataFrame(index=pd.Index(genes, dtype=object))
-    narrow = AnnData(counts, obs=shell.obs, var=var, obsm=dict(obsm or {}))
+    narrow = AnnData(counts, obs=shell.obs.copy(), var=var, obsm=dict(obsm or {}))
     return manage(narrow, setup_args, labels_keys)
 
 
@@ -243,7 +243,7 @@ def read_counts(source: CountSource, genes: Sequence[str]) -> sparse.csr_matrix:
     return source.read(align_genes(source.var_names, genes))
 
 
-def check_reference(data: object, kind: type, other: str) -> None:
+def check_reference(data: Any, kind: Any, other: str) -> None:
     """Refuse what cannot be registered; raises ``TypeError``, or ``ValueError`` for a view."""
     if not isinstance(data, kind):
         msg = (

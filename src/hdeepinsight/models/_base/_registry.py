@@ -69,12 +69,11 @@ def model_class(name: str) -> type[Any]:
     >>> model_class("SCHDeepInsight").__name__
     'SCHDeepInsight'
     """
-    models = import_module("hdeepinsight.models")
-    for present in (name, _RENAMED.get(name, name)):
-        if present not in _classes and present in models.__all__:
-            getattr(models, present)  # a class registers itself when it is imported
-        if present in _classes:
-            return _classes[present]
+    models, present = import_module("hdeepinsight.models"), _RENAMED.get(name, name)
+    if present in models.__all__:
+        getattr(models, present)  # a class registers itself when it is imported
+    if present in _classes:
+        return _classes[present]
     known = ", ".join(sorted(_classes)) or "none yet"
     msg = f"There is no class of models named {str(name)[:80]!r}; there are {known}."
     raise KeyError(f"{msg} Update hdeepinsight, or load it with the package that made it.")
@@ -119,20 +118,17 @@ def load_model(
     8
     """
     if not isinstance(adata, AnnData | MuData | bool | None):
-        msg = (
+        raise TypeError(
             f"adata must be an AnnData or MuData, None for the reference that was saved with the "
             f"model, or False for none, got a {type(adata).__name__}. Read a file first."
         )
-        raise TypeError(msg)
-    *_, torch_device = parse_device_args(
-        accelerator, device, return_device="torch", validate_single_device=True
-    )
+    *_, torch_device = parse_device_args(accelerator, device, "torch", validate_single_device=True)
     place = ModelFolder(Path(folder), prefix or "")
-    cls, payload = read_payload(place, expected)
+    payload = place.read()
+    cls = check_payload(payload, place.path, expected)
     if adata is None or adata is True:
         adata = _saved_reference(place)
-    attached = adata if isinstance(adata, AnnData | MuData) else None
-    model = cls._from_payload(payload, attached, place.path)
+    model = cls._from_payload(payload, None if adata is False else adata, place.path)
     model.to_device(torch_device)
     model.module.eval()
     return model
@@ -153,25 +149,9 @@ def _saved_reference(folder: ModelFolder) -> AnnData | MuData | None:
     return None if REFERENCE_BUNDLE_KEY in saved.uns else saved
 
 
-def read_payload(
-    folder: ModelFolder, expected: type[Any] | None = None
-) -> tuple[type[Any], dict[str, Any]]:
-    """Read a saved model, and find its class.
-
-    Raises
-    ------
-    ModelFileError
-        If there is no model of ours, or one of another class than expected.
-    """
-    payload = folder.read()
-    found = check_payload(payload, folder.path)
-    if expected is not None and found is not expected:
-        msg = f"{folder.path} holds a {found.__name__}, not a {expected.__name__}."
-        raise ModelFileError(f"{msg} Load it with its own class, or with load_model.")
-    return found, payload
-
-
-def check_payload(payload: Mapping[str, Any], name: object) -> type[Any]:
+def check_payload(
+    payload: Mapping[str, Any], name: object, expected: type[Any] | None = None
+) -> type[Any]:
     """Return the class of the model that a payload describes.
 
     Parameters
@@ -180,18 +160,21 @@ def check_payload(payload: Mapping[str, Any], name: object) -> type[Any]:
         What was read, in plain types.
     name
         Where it was read from, for the error.
+    expected
+        Class that it has to be.
 
     Raises
     ------
     ModelFileError
-        If it is not a model of ours, of a newer schema, or larger than its own weights.
+        If it is not a model of ours, of another class than expected, of a newer schema, or larger
+        than its own weights.
     """
-    attributes = payload.get(SAVE_KEYS.ATTR_DICT_KEY)
-    if not isinstance(attributes, dict) or not isinstance(attributes.get("registry_"), dict):
+    attributes: Any = payload.get(SAVE_KEYS.ATTR_DICT_KEY)
+    if not isinstance(_entry(attributes, "registry_"), dict):
         keys = ", ".join(map(str, list(payload)[:5]))[:200] or "nothing"
         msg = f"{name} is not a model of hdeepinsight: it holds {keys}. Check the path."
         raise ModelFileError(msg)
-    found = attributes["registry_"].get("model_name")
+    found = _entry(attributes, "registry_", "model_name")
     try:
         cls = model_class(found)
     except (KeyError, TypeError):
@@ -201,23 +184,31 @@ def check_payload(payload: Mapping[str, Any], name: object) -> type[Any]:
     if type(version) is not int or not 0 <= version <= SCHEMA_VERSION:
         msg = f"{name} has schema version {str(version)[:40]}, and this release reads up to"
         raise ModelFileError(f"{msg} {SCHEMA_VERSION}. Update hdeepinsight.")
-    weights, options = payload.get(SAVE_KEYS.MODEL_STATE_DICT_KEY), attributes.get("init_params_")
-    options = options.get("non_kwargs") if isinstance(options, dict) else None
+    weights = payload.get(SAVE_KEYS.MODEL_STATE_DICT_KEY)
+    options = _entry(attributes, "init_params_", "non_kwargs")
     if not isinstance(weights, dict) or not isinstance(options, dict):
         raise damaged(name, "It holds no weights, or no settings, of a model")
-    sides = [n for w in weights.values() if isinstance(w, torch.Tensor) for n in w.shape]
-    layout, tree = options.get("layout"), options.get("taxonomy")
-    nodes = tree.get("nodes") if isinstance(tree, dict) else None
-    sizes = {
-        "n_latent": (options.get("n_latent"), max(sides, default=0)),
-        "side": (layout.get("side") if isinstance(layout, dict) else None, _MAX_SIDE),
-        "nodes": (len(nodes) if isinstance(nodes, list) else None, _MAX_NODES),
-    }
-    for what, (size, most) in sizes.items():
+    widths = [n for w in weights.values() if isinstance(w, torch.Tensor) for n in w.shape]
+    nodes = _entry(options, "taxonomy", "nodes")
+    for what, size, most in (
+        ("n_latent", options.get("n_latent"), max(widths, default=0)),
+        ("side", _entry(options, "layout", "side"), _MAX_SIDE),
+        ("nodes", len(nodes) if isinstance(nodes, list) else None, _MAX_NODES),
+    ):
         if size is not None and (type(size) is not int or not 0 <= size <= most):
             says = f"It describes a model with {what}={str(size)[:40]}, where {most:,} is the most"
             raise damaged(name, says)
+    if expected is not None and cls is not expected:
+        msg = f"{name} holds a {cls.__name__}, not a {expected.__name__}."
+        raise ModelFileError(f"{msg} Load it with its own class, or with load_model.")
     return cls
+
+
+def _entry(value: Any, *keys: str) -> Any:
+    """Return what is under keys, each inside the one before; ``None`` where there is nothing."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
 
 
 def missing_capabilities(attributes: Mapping[str, Any]) -> tuple[str, ...]:
@@ -239,21 +230,19 @@ def migrate(
         What turns the constructor's options of earlier schemas into those of the present class.
     """
     version, moved = attributes.get("schema_version_", 0), dict(attributes)
-    if version < 1:
-        later = ("train_indices_", "validation_indices_", "history_")
+    if version < 2:  # some of these came while schema 1 was written
+        later = ("train_indices_", "validation_indices_", "history_", *CAPABILITIES)
         moved = {"recipe_": {}, **dict.fromkeys(later)} | moved
-    if version < 2:  # calibration, novelty and profiles came while schema 1 was written
-        moved = dict.fromkeys(CAPABILITIES) | moved
     if version < 3:  # an adapted model was of a class of its own
         old = {"report": "adaptation_", "batches": "batches_", "batch_key": "batch_key_"}
         old["shrinkage"] = "trust_"
         adapter = {key: moved.pop(name, None) for key, name in old.items()}
         is_adapted = adapter["report"] is not None or adapter["shrinkage"] is not None
         moved["adapter_"] = adapter if is_adapted else None
-        name = moved["registry_"].get("model_name")
-        moved["registry_"] = {**moved["registry_"], "model_name": _RENAMED.get(name, name)}
+        registry, parameters = moved["registry_"], moved["init_params_"]
+        name = registry.get("model_name")
+        moved["registry_"] = {**registry, "model_name": _RENAMED.get(name, name)}
         if options is not None:
-            parameters = moved["init_params_"]
             new = options(dict(parameters["non_kwargs"]))
             moved["init_params_"] = {**parameters, "non_kwargs": new}
     return moved | {"schema_version_": SCHEMA_VERSION}
@@ -339,8 +328,7 @@ def _read(folder: ModelFolder, trust: bool) -> dict[str, Any]:
             attributes[key] = to_plain(value.to_dict() if is_ours else value)
         except TypeError as error:
             logger.warning("%s of %s is left out: %s", key, path, error)
-    registry = attributes.get("registry_")
-    name = registry.get("model_name") if isinstance(registry, dict) else None
+    name = _entry(attributes, "registry_", "model_name")
     if name == "AdaptedSCHDeepInsight" or attributes.get("adapter_") is not None:
         msg = f"{path} holds a pickled model of a query, whose adapters are not in the file."
         raise ModelFileError(f"{msg} Make it anew with load_query_data.")
@@ -354,30 +342,20 @@ def _read_tensors(folder: ModelFolder) -> dict[str, Any]:
     """Read the format of earlier releases, ``model.json`` and ``model.safetensors``."""
     from safetensors.torch import load
 
-    def restore(value: Any) -> Any:
-        if isinstance(value, list):
-            return [restore(item) for item in value]
-        if not isinstance(value, dict):
-            return value
+    def restore(value: dict[str, Any]) -> Any:
         if value.keys() == {"__tensor__"}:
             return tensors[value["__tensor__"]]
-        if value.keys() == {"__float__"}:
-            return float(value["__float__"])
-        return {key: restore(item) for key, item in value.items()}
+        return float(value["__float__"]) if value.keys() == {"__float__"} else value
 
     description, weights = (folder.content(name, _MAX_BYTES) or b"" for name in OLD_FILES)
     body, mark, digest = description.rpartition(b',\n"sha256": "')
-    if digest != f'{sha256(body + mark)}"\n}}\n'.encode():
-        raise damaged(
-            folder.file(OLD_FILES[0]), "It does not have the checksum that is written in it"
-        )
     try:
-        record = json.loads(description)
-        is_whole = record["weights_sha256"] == sha256(weights)
-        tensors = load(weights) if is_whole else {}
-        payload = restore(record["model"])
+        if digest != f'{sha256(body + mark)}"\n}}\n'.encode():
+            raise ValueError(f"{OLD_FILES[0]} does not have the checksum that is written in it")
+        if json.loads(description)["weights_sha256"] != sha256(weights):
+            raise ValueError(f"{OLD_FILES[1]} does not have the checksum of {OLD_FILES[0]}")
+        tensors = load(weights)
+        payload = json.loads(description, object_hook=restore)["model"]
     except Exception as error:  # noqa: BLE001 - what safetensors raises is open
         raise damaged(folder.path, error) from None
-    if not is_whole:
-        raise damaged(folder.file(OLD_FILES[1]), "It does not have the checksum of model.json")
     return check_plain(payload, folder.path)

@@ -130,7 +130,7 @@ def is_distributed(options: Mapping[str, Any], devices: Any) -> bool:
     return (torch.cuda.device_count() if number == -1 else number) > 1
 
 
-class KeepBest(pl.Callback):  # type: ignore[misc]
+class KeepBest(pl.Callback):
     """Restore the weights of the epoch with the lowest validation metric when training ends.
 
     Parameters
@@ -150,7 +150,8 @@ class KeepBest(pl.Callback):  # type: ignore[misc]
         value = float(trainer.callback_metrics[self.monitor])
         if value < self.best_value:
             self.best_value, self.best_epoch = value, trainer.current_epoch
-            self._weights = _copied(pl_module.module)
+            network: Any = pl_module.module
+            self._weights = _copied(network)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best epoch so far, for a checkpoint."""
@@ -164,11 +165,12 @@ class KeepBest(pl.Callback):  # type: ignore[misc]
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Load the best weights."""
         if self._weights:
-            pl_module.module.load_state_dict(self._weights)
+            network: Any = pl_module.module
+            network.load_state_dict(self._weights)
             self._weights = {}
 
 
-class PlainCheckpoints(CheckpointIO):  # type: ignore[misc]
+class PlainCheckpoints(CheckpointIO):
     """Write Lightning's checkpoints as model files are written; reading one runs no code."""
 
     def save_checkpoint(
@@ -192,7 +194,7 @@ class PlainCheckpoints(CheckpointIO):  # type: ignore[misc]
         Path(path).unlink(missing_ok=True)
 
 
-class Checkpoints(pl.Callback):  # type: ignore[misc]
+class Checkpoints(pl.Callback):
     """Write checkpoints after epochs, with all that decides how the training goes on.
 
     A SIGTERM writes the last complete epoch.
@@ -270,7 +272,8 @@ class Checkpoints(pl.Callback):  # type: ignore[misc]
                 torch.cuda.set_rng_state_all(self._restored["cuda"])
             self._restored = None
             # Of the first epoch of a run the order of cells is drawn before this hook.
-            iter(trainer.fit_loop._data_fetcher)
+            fetcher: Any = trainer.fit_loop._data_fetcher
+            iter(fetcher)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write a checkpoint, or keep its content in memory if one was written a moment ago."""

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from mudata import MuData
     from scipy.sparse import csr_matrix
 
-    from hdeepinsight.data import AlignedQuery, CountSource, DataLike, ScaleMode
+    from hdeepinsight.data import AlignedQuery, DataLike, ScaleMode
     from hdeepinsight.image import LayoutMethod
     from hdeepinsight.nn import Reduction
     from hdeepinsight.pp import StacasResult
@@ -429,7 +429,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
             opened,
             targets,
             self._background(background, n_background, seed),
-            batch=self.adapter_.batch_of(opened.obs) if self.is_adapted else None,
+            batch=self.adapter_.batch_of(opened.obs) if self.adapter_ and self.is_adapted else None,
             keep_values=keep_values,
             note=ADAPTED_NOTE if self.is_adapted else "",
             every=nodes is not None,
@@ -500,20 +500,17 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
             obs = pd.DataFrame(dict.fromkeys(self._label_keys, labels["categorical_mapping"]))
         return Taxonomy.from_obs(obs, self._label_keys, unlabeled=self._unlabeled_category)
 
-    def _layout_of(
-        self, source: CountSource | None, nodes: np.ndarray | None, keep: Sequence[str]
-    ) -> GeneLayout:
+    def _layout_of(self, source: Any, nodes: Any, keep: Sequence[str]) -> GeneLayout:
         """Return the given layout, or one fitted on the most variable genes of the reference."""
         options = self.init_params_["non_kwargs"]
-        layout = options["layout"]
+        layout: Any = options["layout"]
         if not isinstance(layout, str):
             return layout if isinstance(layout, GeneLayout) else GeneLayout.from_dict(layout)
         genes = select_genes(source, options["n_genes"], keep=keep)
         rows = draw_evenly(nodes, LAYOUT_CELLS, np.random.default_rng(self.seed))
         sample = source.read(align_genes(source.var_names, genes), rows)
-        return GeneLayout.fit(
-            log_normalize(sample), genes, method=layout, side=options["side"], seed=self.seed
-        )
+        fitting: dict[str, Any] = {"method": layout, "side": options["side"], "seed": self.seed}
+        return GeneLayout.fit(log_normalize(sample), genes, **fitting)
 
     def _build(self, layout: GeneLayout, proteins: Any) -> None:
         """Build the network, with the layout written down."""

@@ -145,7 +145,7 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
         The mini-batch with thinned counts and masks of what is shown.
         """
         counts = self.thinning.sample_dense(tensors[REGISTRY_KEYS.X_KEY])
-        measured = self.masking.sample(*counts.shape, counts.device)
+        measured = self.masking.sample(counts.shape[0], counts.shape[1], counts.device)
         tensors = {**tensors, REGISTRY_KEYS.X_KEY: counts, "measured": measured}
         if self.proteins is None:
             return tensors

@@ -29,8 +29,12 @@ from hdeepinsight.models._base._registration import as_label_keys, check_referen
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from hdeepinsight.models._base._count_model import CountModel as _Base
+else:
+    _Base = object
 
-class MultimodalMixin:
+
+class MultimodalMixin(_Base):
     """Learn from, and annotate, a MuData of RNA and surface proteins."""
 
     protein_layout: GeneLayout | None = None
