@@ -824,7 +824,9 @@ def check_level_names(taxonomy: Taxonomy) -> None:
             f"The taxonomy has a type named {LABEL_COLUMNS.ROOT!r}, as cells without a label are "
             "called. Rename the type, or leave these cells unlabelled."
         )
-    names = {LABEL_COLUMNS.STOP, *ADDED_KEYS} | ({ONTOLOGY_KEY} if taxonomy.ontology_ids else set())
+    names = {LABEL_COLUMNS.STOP, *ADDED_KEYS}
+    if taxonomy.ontology_ids:
+        names.add(ONTOLOGY_KEY)
     if taken := names.intersection(taxonomy.level_names):
         raise ValueError(
             f"The taxonomy has levels named {sorted(taken)}; these are names of columns of "

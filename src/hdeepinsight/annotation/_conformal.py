@@ -276,7 +276,7 @@ class LabelSets:
     def lca(self) -> pd.Series:
         """Label of the lowest node that holds each set; ``"Unknown"`` at the root."""
         values = np.array(node_names(self.taxonomy), dtype=object)[self.lca_nodes]
-        return pd.Series(values, index=self.obs_names, name="lca")
+        return pd.Series(values, index=self.obs_names, name="lca", dtype=object)
 
     def to_frame(self) -> pd.DataFrame:
         """Return sets as text (nodes joined by ``" | "``), sizes and lowest common ancestors.

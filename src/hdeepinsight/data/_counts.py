@@ -205,8 +205,7 @@ class CountSource:
         check_integer("chunk_size", size, hint="Omit it to use 4096.")
         if self.denormalizer is None:
             return self.matrix.blocks(size)
-        decoded = self.denormalizer.blocks(self.matrix, size)
-        return ((rows, counts) for rows, counts, _ in decoded)
+        return ((rows, counts) for rows, counts, _ in self.denormalizer.blocks(self.matrix, size))
 
 
 def open_counts(

@@ -150,10 +150,8 @@ def _drawn(
     obs: pd.DataFrame, terms: list[str], max_per_type: int, rng: np.random.Generator
 ) -> np.ndarray:
     """Rows of the Census, at most so many of each term, in ascending order."""
-    found = obs[ONTOLOGY_KEY].astype(str).to_numpy()
-    rows = obs[_ROW].to_numpy(dtype=np.int64)
-    order = np.argsort(rows)  # the draw does not depend on the order that the Census answers in
-    found, rows = found[order], rows[order]
+    obs = obs.sort_values(_ROW)  # the draw does not depend on the order that the Census answers in
+    found, rows = obs[ONTOLOGY_KEY].astype(str).to_numpy(), obs[_ROW].to_numpy(dtype=np.int64)
     drawn = [rng.permutation(rows[found == term])[:max_per_type] for term in terms]
     absent = [term for term, cells in zip(terms, drawn, strict=True) if not len(cells)]
     if len(absent) == len(terms):

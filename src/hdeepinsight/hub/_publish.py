@@ -160,8 +160,7 @@ def publish(
         shown = f"./{Path(address.place).name}" if address.kind == "folder" else str(address)
         text = card_text(card, model, scored_on or {}, write_checksums(folder), shown)
         (folder / CARD_FILE).write_text(text, encoding="utf-8")
-        digest = f"sha256:{sha256(folder / CHECKSUMS_FILE)}"
-        found = digest
+        found = digest = f"sha256:{sha256(folder / CHECKSUMS_FILE)}"
         if address.kind == "hub":
             found = put_on_hub(folder, address, revision, token, private, message)
         elif address.kind == "s3":
