@@ -8,6 +8,7 @@ from scipy import sparse
 import hdeepinsight as hdi
 
 LEVELS = ["lineage", "cell_type"]
+OPEN = hdi.SCHDeepInsight.open
 
 
 @pytest.fixture(scope="module")
@@ -128,8 +129,8 @@ def test_few_cells_have_no_graph(model, query):
 def test_a_graph_that_says_nothing_is_left_out(model, query, monkeypatch):
     rng = np.random.default_rng(0)
 
-    def noise(adata, *, key_added):
-        adata.obsm[key_added] = rng.normal(size=(adata.n_obs, 10))
+    def noise(cells):
+        return rng.normal(size=(query.n_obs, 10))
 
     monkeypatch.setattr(hdi.tl, "expression_pca", noise)
     result = hdi.annotate(query, model, adapt="off")
@@ -183,3 +184,38 @@ def test_what_is_no_model_is_refused(model, query):
     for wrong in (None, query):
         with pytest.raises(TypeError, match="query first and the model second"):
             hdi.annotate(model, wrong)
+
+
+@pytest.mark.parametrize(
+    ("options", "most"),
+    [({"adapt": "off"}, 2), ({"adapt": "off", "refine": "off"}, 2), ({}, 3), ({"adapt": "on"}, 3)],
+)
+@pytest.mark.parametrize("kind", ["memory", "h5ad"])
+def test_the_matrix_is_scanned_once_and_read_at_most_three_times(
+    model, query, tmp_path, monkeypatch, options, most, kind
+):
+    opened = []
+    monkeypatch.setattr(
+        hdi.SCHDeepInsight,
+        "open",
+        lambda *words, **named: opened.append(OPEN(*words, **named)) or opened[-1],
+    )
+    path = tmp_path / "query.h5ad"
+    query.write_h5ad(path)
+    result = hdi.annotate(path if kind == "h5ad" else query, model, **options)
+    assert len(result) == query.n_obs
+    assert len({id(one) for one in opened}) == 1, "a query is opened once"
+    assert opened[0].n_scans == 1
+    assert opened[0].n_passes <= most
+
+
+def test_a_refinement_that_fails_is_left_out_with_its_reason(model, query, monkeypatch):
+    def fails(*words, **named):
+        raise RuntimeError("cannot cache function")
+
+    monkeypatch.setattr("hdeepinsight.tl.expression_pca", fails)
+    result = hdi.annotate(query, model, adapt="off")
+    assert not result.decisions[-1].applied
+    assert "cannot cache function" in result.decisions[-1].reason
+    with pytest.raises(RuntimeError, match="cannot cache"):
+        hdi.annotate(query, model, adapt="off", refine="on")

@@ -115,14 +115,37 @@ def test_settings_reach_plan_splitter_and_trainer(reference):
         ({"datamodule": object()}, ValueError, "without a reference"),
         ({"devices": 2, "early_stopping": True}, ValueError, "no effect on several devices"),
         ({"train_size": 0.0}, ValueError, "No cell is left to train on"),
+        ({"limit_train_batches": 0}, ValueError, "took no step, so nothing was learned"),
+        ({"plan_kwargs": {"lr": 1e30}}, ValueError, "diverged.*smaller learning rate"),
+        ({"plan_kwargs": {"optimizer": "Adam"}}, TypeError, "got optimizer: no effect"),
+        ({"early_stopping_monitor": "x"}, ValueError, "no effect without early_stopping"),
+        ({"datasplitter_kwargs": {"train_size": 0.5}}, ValueError, "which train.. sets"),
+        ({"split_key": "batch", "shuffle_set_split": False}, ValueError, "with split_key"),
     ],
 )
 def test_settings_without_effect_are_refused(reference, options, error, says):
     quiet = {"enable_progress_bar": False, "accelerator": "cpu"}
     if "train_size" not in options and "datamodule" not in options:
         quiet["validation_size"] = 0.2
+    model = built(reference)
+    before = weights(model)
     with pytest.raises(error, match=says):
-        built(reference).train(max_epochs=1, **(quiet | options))
+        model.train(max_epochs=1, **(quiet | options))
+    assert not model.is_trained
+    assert all(map(torch.equal, before, weights(model)))
+
+
+def test_another_reference_can_be_attached(reference, labelled):
+    model = built(reference)
+    model.train(max_epochs=1, **QUIET)
+    model.adata = labelled
+    batch = next(iter(model._make_data_loader(batch_size=3)))
+    expected = labelled[:3, list(model.genes)].X.toarray()
+    np.testing.assert_array_equal(batch[REGISTRY_KEYS.X_KEY].numpy(), expected)
+    with pytest.raises(ValueError, match="another one than the model was trained on"):
+        model.evaluate()
+    model.train(max_epochs=1, **(QUIET | {"validation_size": 0.4}))
+    assert model.evaluate().n_cells == len(model.validation_indices)
 
 
 def test_network_settings_are_refused_where_an_adapter_is_fitted(model, query):
@@ -200,7 +223,8 @@ def test_trainings_in_threads_do_not_disturb_each_other(reference):
 
 
 def test_methods_without_meaning_are_not_completed(model):
-    assert not {"convert_legacy_save", "deregister_manager", "transfer_fields"} & set(dir(model))
+    none = {"convert_legacy_save", "transfer_fields", "differential_abundance"}
+    assert not (none | {"get_normalized_expression"}) & set(dir(model))
     assert {"train", "annotate", "predict", "get_latent_representation"} <= set(dir(model))
 
 

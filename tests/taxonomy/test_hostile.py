@@ -118,7 +118,7 @@ def test_what_is_no_obo_text_is_not_given_to_the_parser(tmp_path, content, monke
     monkeypatch.setattr(pronto, "Ontology", lambda *_, **__: pytest.fail("parsed"))
     path = tmp_path / "x.obo"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="got no readable ontology"):
+    with pytest.raises(ValueError, match="which cannot be read"):
         Taxonomy.from_cell_ontology(path, ["cell"])
 
 

@@ -109,7 +109,7 @@ def test_the_source_must_be_an_obo_file(obo, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"cl-basic\.obo"):
         Taxonomy.from_cell_ontology(tmp_path / "absent.obo", ["B cell"])
     (tmp_path / "other.obo").write_bytes(b"\x89PNG not an ontology")
-    with pytest.raises(ValueError, match="no readable ontology"):
+    with pytest.raises(ValueError, match="which cannot be read"):
         Taxonomy.from_cell_ontology(tmp_path / "other.obo", ["B cell"])
     with pytest.raises(ValueError, match="no terms"):
         Taxonomy.from_cell_ontology(obo, [])

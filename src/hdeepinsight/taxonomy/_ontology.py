@@ -118,8 +118,8 @@ def _problem(path: FilePath) -> str | None:
 
 def _unreadable(path: FilePath, problem: str) -> ValueError:
     return ValueError(
-        f"An ontology must be an OBO file, not packed, got no readable ontology in {str(path)!r} "
-        f"({problem}). Download cl-basic.obo from https://obofoundry.org/ontology/cl.html."
+        f"obo_path must be a plain OBO file, got {str(path)!r}, which cannot be read: {problem}. "
+        "Download cl-basic.obo, which is one. It is at https://obofoundry.org/ontology/cl.html."
     )
 
 

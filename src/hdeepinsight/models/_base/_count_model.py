@@ -50,6 +50,12 @@ if TYPE_CHECKING:
 DEFAULT_STEPS = 1200
 EPOCH_BOUNDS = (5, 400)
 BATCH_SIZE_BOUNDS = (16, 128)
+#: Of scvi-tools' base class, and without a meaning here.
+NOT_SUPPORTED = {
+    *("convert_legacy_save", "deregister_manager", "register_manager", "transfer_fields"),
+    *("differential_abundance", "get_normalized_expression", "get_normalized_function_name"),
+    *("setup_annbatch", "setup_datamodule", "update_setup_method_args"),
+}
 UNFIT = "It holds settings or weights that do not fit the model it describes"
 RECORDED_PACKAGES = ("hdeepinsight", "scvi-tools", "torch", "lightning", "anndata", "numpy")
 
@@ -84,11 +90,6 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     _training_plan_cls: ClassVar[type] = OneCyclePlan
     #: Objects that travel with the model: attribute and class, which has to_dict and from_dict.
     _parts: ClassVar[Mapping[str, type]] = {}
-    #: Methods of scvi-tools that have no meaning here.
-    _not_offered: ClassVar[frozenset[str]] = frozenset(
-        {"convert_legacy_save", "deregister_manager", "register_manager", "transfer_fields"}
-    )
-
     module: Any
     recipe_: dict[str, Any]
     held_out_: np.ndarray | None = None
@@ -193,6 +194,18 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     def _get_most_recent_anndata_manager(cls, adata: Any, required: bool = False) -> AnnDataManager:
         return registration.registration_of(cls, adata).manager
 
+    @property
+    def adata(self) -> Any:
+        """The attached reference; ``None`` where there is none."""
+        return self._adata
+
+    @adata.setter
+    def adata(self, adata: Any) -> None:
+        if adata is None:
+            raise ValueError("adata must be an AnnData or MuData, got None. Load the model again.")
+        manager = self._manager_of(adata)
+        self._adata, self._adata_manager = adata, manager
+
     def view_registry(self, hide_state_registries: bool = False) -> None:
         """Print what was registered."""
         if self.adata_manager is not None:
@@ -241,7 +254,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         """Take what the base class sets."""
 
     def __dir__(self) -> list[str]:
-        return [name for name in super().__dir__() if name not in self._not_offered]
+        return [name for name in super().__dir__() if name not in NOT_SUPPORTED]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} of {len(self.genes):,} genes\n{self._training_state()}"
@@ -584,6 +597,14 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         numbers = {"max_epochs": max_epochs, "batch_size": batch_size}
         for name, value in (numbers | {"early_stopping_patience": patience}).items():
             check_integer(name, value, optional=True)
+        ours = {"train_size", "validation_size", "shuffle_set_split", "external_indexing"}
+        if ours & set(datasplitter_kwargs or {}):
+            msg = (
+                f"datasplitter_kwargs must not hold {', '.join(sorted(ours))}, which train() sets."
+            )
+            raise ValueError(f"{msg} Pass them to train(), and split_key for whole groups.")
+        if split_key is not None and not shuffle_set_split:
+            raise ValueError("shuffle_set_split=False has no effect with split_key. Omit one.")
         split = None
         if datamodule is not None:
             training.refuse_without_effect(splitting, "with a datamodule, which loads by itself")
@@ -625,6 +646,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         with training.unchanged_if_interrupted(self, checkpoints), training.seeded(self.seed):
             self.module.train()
             runner()
+            training.check_trained(runner.trainer, self.module)
         self.recipe_ = {
             "n_cells": n_train + n_val,
             "n_held_out": n_val,

@@ -9,6 +9,7 @@ import torch
 from scvi import REGISTRY_KEYS
 from scvi.train import TrainingPlan
 from torch import Tensor, distributed
+from torch.optim.lr_scheduler import OneCycleLR
 
 from hdeepinsight._errors import check_number, invalid
 from hdeepinsight.annotation import level_metrics
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
     from hdeepinsight.taxonomy import Taxonomy
 
-WARM_UP = 0.15
+#: Shape of the learning rate: 15 % of the steps rise to the peak, the rest fall to almost nothing.
+ONE_CYCLE: dict[str, Any] = {"pct_start": 0.15, "div_factor": 10.0, "final_div_factor": 100.0}
 
 
 class OneCyclePlan(TrainingPlan):  # type: ignore[misc]
@@ -32,8 +34,16 @@ class OneCyclePlan(TrainingPlan):  # type: ignore[misc]
         Peak of the learning rate.
     weight_decay
         Decoupled weight decay of all weight matrices; biases and normalisation are not decayed.
-    **kwargs
-        Further keyword arguments of :class:`scvi.train.TrainingPlan`.
+    **others
+        Options of :class:`scvi.train.TrainingPlan` that have no effect under this schedule, and
+        are refused.
+
+    Raises
+    ------
+    TypeError
+        If another option is given.
+    ValueError
+        If a rate is out of its range.
 
     Examples
     --------
@@ -49,12 +59,15 @@ class OneCyclePlan(TrainingPlan):  # type: ignore[misc]
         *,
         lr: float = 2e-3,
         weight_decay: float = 1e-4,
-        **kwargs: Any,
+        **others: Any,
     ) -> None:
+        if others:
+            msg = f"plan_kwargs takes lr and weight_decay, got {', '.join(others)}: no effect under"
+            raise TypeError(f"{msg} a one-cycle learning rate. Omit it.")
         if not (isinstance(lr, int | float) and lr > 0):
             raise invalid("lr", lr, "a number > 0", "Omit it to use the default.")
         check_number("weight_decay", weight_decay, hint="Pass 0 to switch it off.")
-        super().__init__(module, optimizer="AdamW", lr=lr, weight_decay=weight_decay, **kwargs)
+        super().__init__(module, optimizer="AdamW", lr=lr, weight_decay=weight_decay)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Return AdamW and the one-cycle schedule over all steps of the training."""
@@ -64,14 +77,8 @@ class OneCyclePlan(TrainingPlan):  # type: ignore[misc]
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW(groups, lr=self.lr)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer,
-            max_lr=self.lr,
-            total_steps=int(self.trainer.estimated_stepping_batches),
-            pct_start=WARM_UP,
-            div_factor=10.0,
-            final_div_factor=100.0,
-        )
+        n_steps = max(1, int(self.trainer.estimated_stepping_batches))
+        schedule = OneCycleLR(optimizer, max_lr=self.lr, total_steps=n_steps, **ONE_CYCLE)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
@@ -149,11 +156,10 @@ class HierarchicalPlan(OneCyclePlan):
         per_level = self.module.objective.per_level(conditional, nodes)
         self.module.objective.update_level_weights(per_level)
         log_probs = self.module.tree.node_log_probs(conditional)
-        arrays = log_probs.cpu().numpy(), nodes.cpu().numpy()
-        metrics = level_metrics(self.taxonomy, *arrays)
-        weights = self.module.objective.level_weights
-        for level, name in enumerate(self.taxonomy.level_names):
-            metrics[f"level_weight_{name}"] = float(weights[level])
+        metrics = level_metrics(self.taxonomy, log_probs.cpu().numpy(), nodes.cpu().numpy())
+        weights = self.module.objective.level_weights.tolist()
+        for name, weight in zip(self.taxonomy.level_names, weights, strict=True):
+            metrics[f"level_weight_{name}"] = weight
         # Uniform over levels, whatever the weights are now, so that epochs can be compared.
         self.log("validation_loss", per_level.mean(), prog_bar=True, sync_dist=self.use_sync_dist)
         self.log_dict(metrics, sync_dist=self.use_sync_dist)

@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,30 +74,27 @@ def trainer_options(
         **({} if n_val else {"limit_val_batches": 0}),
         **given,
     }
-    callbacks = options.get("callbacks") or []
-    callbacks = [callbacks] if isinstance(callbacks, pl.Callback) else list(callbacks)
+    callbacks = _as_list(options.get("callbacks"))
     distributed = is_distributed(options, devices)
     if distributed:
         options.setdefault("strategy", "ddp_find_unused_parameters_true")
     if monitor is not None:
         if not n_val:
-            msg = (
-                "early_stopping needs held-out cells, and none are held out. Raise validation_size"
-            )
-            raise ValueError(f"{msg}, or train without early stopping.")
+            msg = "early_stopping needs held-out cells, and none are held out. Raise"
+            raise ValueError(f"{msg} validation_size, or train without early stopping.")
         if distributed:
             msg = "early_stopping has no effect on several devices. Train on one, or without it."
             raise ValueError(msg)
         stopping = {"early_stopping_monitor": monitor, "early_stopping_patience": 12}
         options = {"early_stopping": True, **stopping, **options}
         callbacks = [KeepBest(monitor), *callbacks]
-    elif "early_stopping_patience" in options:
-        msg = "early_stopping_patience has no effect without early_stopping=True. Omit it."
+    elif without := [name for name in options if name.startswith("early_stopping_")]:
+        msg = f"{', '.join(without)} has no effect without early_stopping=True. Omit it."
         raise ValueError(msg)
     own = options.pop("logger", None)
     if own:  # the history is kept beside any other logger
         own = CSVLogger(options.get("default_root_dir") or ".") if own is True else own
-        options["logger"] = [SimpleLogger(), *(own if isinstance(own, list | tuple) else [own])]
+        options["logger"] = [SimpleLogger(), *_as_list(own)]
     return {**options, "callbacks": callbacks}
 
 
@@ -106,11 +103,20 @@ def check_names(given: Mapping[str, Any]) -> None:
     known = {*inspect.signature(Trainer).parameters, *inspect.signature(pl.Trainer).parameters}
     unknown = sorted(set(given) - known - {"ckpt_path"})
     if unknown:
-        msg = (
+        raise TypeError(
             f"train() got {', '.join(unknown)}, which neither it nor the trainer takes. Pass "
             "settings of the optimiser as plan_kwargs={'lr': ..., 'weight_decay': ...}."
         )
-        raise TypeError(msg)
+
+
+def check_trained(trainer: pl.Trainer, module: torch.nn.Module) -> None:
+    """Raise ``ValueError`` after a training that took no step, or that diverged."""
+    if not trainer.global_step:
+        msg = "The training took no step, so nothing was learned. Raise max_epochs, or omit"
+        raise ValueError(f"{msg} settings of the trainer that end it at once.")
+    if not all(torch.isfinite(parameter).all() for parameter in module.parameters()):
+        msg = "The training diverged: weights are NaN or infinite. Pass a smaller learning rate:"
+        raise ValueError(f"{msg} plan_kwargs={{'lr': ...}}.")
 
 
 def refuse_without_effect(settings: Mapping[str, Any], where: str) -> None:
@@ -145,13 +151,12 @@ class KeepBest(pl.Callback):
         self.best_epoch: int | None = None
         self._weights: dict[str, Tensor] = {}
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Copy the weights if this epoch is the best so far."""
         value = float(trainer.callback_metrics[self.monitor])
         if value < self.best_value:
             self.best_value, self.best_epoch = value, trainer.current_epoch
-            network: Any = pl_module.module
-            self._weights = _copied(network)
+            self._weights = _copied(pl_module.module)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best epoch so far, for a checkpoint."""
@@ -162,11 +167,10 @@ class KeepBest(pl.Callback):
         self.best_value, self.best_epoch = state_dict["value"], state_dict["epoch"]
         self._weights = state_dict["weights"]
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Load the best weights."""
         if self._weights:
-            network: Any = pl_module.module
-            network.load_state_dict(self._weights)
+            pl_module.module.load_state_dict(self._weights)
             self._weights = {}
 
 
@@ -224,16 +228,15 @@ class Checkpoints(pl.Callback):
         ValueError
             If the checkpoint is of another training.
         """
-        plugins = [*options.get("plugins", ()), PlainCheckpoints()]
+        plugins = [*_as_list(options.get("plugins")), PlainCheckpoints()]
         options = {**options, "plugins": plugins, "callbacks": [*options["callbacks"], self]}
         if self.path.is_file():
             found = parse(self.path.read_bytes(), self.path).get("callbacks", {})
             if found.get(self.state_key, {}).get("fingerprint") != self.fingerprint:
-                msg = (
+                raise ValueError(
                     f"{self.path} is of a training with other cells, settings or weights at its "
                     "start. Repeat that training as it was, or remove the file."
                 )
-                raise ValueError(msg)
             options["ckpt_path"] = str(self.path)
         return options
 
@@ -243,17 +246,16 @@ class Checkpoints(pl.Callback):
 
     def write_last_epoch(self) -> None:
         """Write the last complete epoch, unless it is on disk already."""
-        if self._unwritten is not None and self._trainer is not None:
+        if self._unwritten is not None:
             PlainCheckpoints().save_checkpoint(self._unwritten, self.path)
             self._unwritten = None
 
     def state_dict(self) -> dict[str, Any]:
         """Return random state, log and fingerprint."""
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         return {
             "fingerprint": self.fingerprint,
             "torch": torch.get_rng_state(),
-            "cuda": cuda,
+            "cuda": torch.cuda.get_rng_state_all(),
             "history": self._log(),
         }
 
@@ -261,19 +263,18 @@ class Checkpoints(pl.Callback):
         """Keep the state until the first epoch starts."""
         self._restored = state_dict
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Any, pl_module: pl.LightningModule) -> None:
         """Go on with the log so far, and with the random numbers that came next."""
         self._trainer = trainer
         if self._restored is not None:
             frames = {k: frame_from_plain(v) for k, v in self._restored["history"].items()}
             _log_of(trainer).update(frames)
             torch.set_rng_state(self._restored["torch"])
-            if self._restored["cuda"] and torch.cuda.is_available():
+            if torch.cuda.is_available():
                 torch.cuda.set_rng_state_all(self._restored["cuda"])
             self._restored = None
             # Of the first epoch of a run the order of cells is drawn before this hook.
-            fetcher: Any = trainer.fit_loop._data_fetcher
-            iter(fetcher)
+            iter(trainer.fit_loop._data_fetcher)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write a checkpoint, or keep its content in memory if one was written a moment ago."""
@@ -306,7 +307,9 @@ def unchanged_if_interrupted(
     checkpoint written, so that a scheduler does not take the job for done.
     """
     weights = _copied(model.module)
-    history = model.history_ and dict(model.history_)
+    names = ("is_trained_", "train_indices_", "validation_indices_", "test_indices_")
+    before = {name: getattr(model, name) for name in names}
+    before["history_"] = model.history_ and dict(model.history_)
     is_main = threading.current_thread() is threading.main_thread()
     handlers = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -314,7 +317,7 @@ def unchanged_if_interrupted(
     except BaseException as error:
         model.module.load_state_dict(weights)
         model.module.eval()
-        model.history_ = history
+        vars(model).update(before)
         if isinstance(error, SIGTERMException):
             if checkpoints is not None:
                 checkpoints.write_last_epoch()
@@ -328,6 +331,13 @@ def unchanged_if_interrupted(
         for kind, handler in handlers.items():
             if is_main and handler is not None:
                 signal.signal(kind, handler)
+
+
+def _as_list(given: Any) -> list[Any]:
+    """Return what a trainer takes as one object, as several, or not at all."""
+    if given is None:
+        return []
+    return list(given) if isinstance(given, Iterable) else [given]
 
 
 def _copied(module: torch.nn.Module) -> dict[str, Tensor]:

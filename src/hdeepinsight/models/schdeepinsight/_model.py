@@ -228,13 +228,13 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
             source = self._registration().source
             keep = [*keep_genes, *self._genes_of_proteins(adata, keep_genes)]
             nodes = self._nodes()
-            self._build(self._layout_of(source, nodes, keep), self._protein_layout_of(proteins))
+            self._build(self._layout_of(source, nodes, keep), proteins)
             self._read_genes(self.genes, self._protein_arrays())
             shell = self.adata_manager.adata
             shell.obs[LABELS] = nodes
             self._fit_to(shell.X, nodes, shell.obs[BATCH].to_numpy())
         elif not isinstance(layout, str):
-            self._build(self._layout_of(None, None, ()), self._protein_layout_of(proteins))
+            self._build(self._layout_of(None, None, ()), proteins)
 
     @classmethod
     def from_paper(
@@ -517,7 +517,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
         options = self.init_params_["non_kwargs"]
         config = ModuleConfig(**options["config"])
         self.layout = layout
-        self.protein_layout = proteins(layout)
+        self.protein_layout = self._protein_layout_of(proteins, layout)
         with seeded(self.seed):
             self.module = self._module_cls(
                 self.taxonomy,
@@ -539,7 +539,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
         var = pd.DataFrame(index=pd.Index(self._loader_genes, dtype=object))
         source = open_counts(AnnData(counts, var=var))
         keep = self.init_params_["non_kwargs"]["keep_genes"]
-        self._build(self._layout_of(source, nodes, keep), lambda layout: None)
+        self._build(self._layout_of(source, nodes, keep), None)
         self._fit_to(read_counts(source, self.genes), nodes, np.zeros(len(nodes)))
 
     def _fit_to(self, counts: csr_matrix, nodes: np.ndarray, batches: np.ndarray) -> None:

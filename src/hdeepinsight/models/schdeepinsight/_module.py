@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from hdeepinsight.taxonomy import Taxonomy
 
 HeadName = Literal["linear", "per_parent"]
+HEADS = {"linear": LinearHead, "per_parent": PerParentHead}
 
 
 class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
@@ -68,6 +69,9 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
     """
 
     temperature: Tensor
+    wide: nn.Linear | None
+    wide_proteins: nn.Linear | None
+    head: nn.Module | None
 
     def __init__(
         self,
@@ -101,21 +105,14 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
         self.proteins = None if proteins is None else ProteinChannels(proteins, modality_dropout)
         n_channels = self.raster.n_channels + (self.proteins.n_channels if self.proteins else 0)
         self.backbone = make_backbone(backbone, n_channels, layout.side, n_latent=n_latent)
-        self.wide = (
-            nn.Linear(n_genes, self.tree.taxonomy.n_edges, bias=backbone is None) if wide else None
-        )
-        if self.wide is not None:
-            nn.init.zeros_(self.wide.weight)
-        self.wide_proteins: nn.Linear | None = None
-        if self.wide is not None and self.proteins is not None:
-            n_proteins = self.proteins.n_proteins
-            self.wide_proteins = nn.Linear(n_proteins, self.tree.taxonomy.n_edges, bias=False)
-            nn.init.zeros_(self.wide_proteins.weight)
-        self.head: nn.Module | None = None
+        self.wide = self.wide_proteins = self.head = None
+        if wide:
+            self.wide = _zero_linear(n_genes, taxonomy.n_edges, bias=backbone is None)
+        if wide and self.proteins is not None:
+            self.wide_proteins = _zero_linear(self.proteins.n_proteins, taxonomy.n_edges)
         if self.backbone is not None:
-            heads = {"linear": LinearHead, "per_parent": PerParentHead}
-            check_choice("head", head, tuple(heads))
-            self.head = heads[head](self.backbone.n_latent, self.tree, dropout=dropout)
+            check_choice("head", head, tuple(HEADS))
+            self.head = HEADS[head](self.backbone.n_latent, self.tree, dropout=dropout)
         self.objective = AdaptiveHierarchicalFocalLoss(
             self.tree, gamma=gamma, reduction=reduction, level_weights=level_weights
         )
@@ -187,12 +184,10 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
         -------
         ``latent`` ``(n_cells, n_latent)`` and ``logits`` ``(n_cells, n_edges)``.
         """
-        values = self.normalizer(counts, measured, shift)
-        if self.proteins is None or proteins is None or proteins_measured is None:
-            return self.read(values, measured, nodes)
-        return self.read(
-            values, measured, nodes, self.proteins.normalize(proteins, proteins_measured)
-        )
+        values, protein_values = self.normalizer(counts, measured, shift), None
+        if self.proteins is not None and proteins is not None and proteins_measured is not None:
+            protein_values = self.proteins.normalize(proteins, proteins_measured)
+        return self.read(values, measured, nodes, protein_values)
 
     def read(
         self,
@@ -249,8 +244,10 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
         outputs = self.inference(counts, measured, **proteins)
         conditional = self.generative(outputs["logits"])["conditional"]
         probabilities = self.tree.node_log_probs(conditional).exp()
-        return {
-            "probabilities": probabilities,
-            "latent": outputs["latent"],
-            "depth": counts.sum(dim=1),
-        }
+        return {"probabilities": probabilities, "latent": outputs["latent"], "depth": counts.sum(1)}
+
+
+def _zero_linear(n_inputs: int, n_outputs: int, *, bias: bool = False) -> nn.Linear:
+    layer = nn.Linear(n_inputs, n_outputs, bias=bias)
+    nn.init.zeros_(layer.weight)
+    return layer

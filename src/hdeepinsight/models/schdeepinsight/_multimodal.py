@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -94,28 +95,17 @@ class MultimodalMixin(_Base):
         check_reference(mdata, MuData, "setup_anndata")
         found = _resolved(mdata, Modalities.from_setup(modalities))
         setup_args["setup_args"]["modalities"] = found.to_setup()
-        rna = found.rna_of(mdata)
-        layers = (("rna_layer", found.rna, rna), ("protein_layer", found.protein, None))
-        sources = []
-        for argument, name, part in layers:
-            layer = rna_layer if argument == "rna_layer" else protein_layer
-            part = mdata.mod[name] if part is None else part
-            with errors_of(name):
-                sources.append(open_counts(part, layer=layer, arguments={"layer": argument}))
+        rna, protein = found.rna_of(mdata), mdata.mod[found.protein]
+        with errors_of(found.rna):
+            source = open_counts(rna, layer=rna_layer, arguments={"layer": "rna_layer"})
+        with errors_of(found.protein):
+            open_counts(protein, layer=protein_layer, arguments={"layer": "protein_layer"})
         obs = found.columns_of(mdata, keys).obs
         if batch_key is not None:
             batch = found.columns_of(mdata, [batch_key], kind="batch").obs
             obs = obs.join(batch[batch.columns.difference(obs.columns)])
-        register(
-            cls,
-            mdata,
-            sources[0],
-            obs,
-            setup_args,
-            labels_keys=keys,
-            batch_key=batch_key,
-            unlabeled=unlabeled_category,
-        )
+        columns: dict[str, Any] = {"labels_keys": keys, "batch_key": batch_key}
+        register(cls, mdata, source, obs, setup_args, unlabeled=unlabeled_category, **columns)
 
     def prepare_query_mudata(self, mdata: MuData) -> MuData:
         """Return a copy of a query with the genes and proteins of this model, in its order.
@@ -149,10 +139,8 @@ class MultimodalMixin(_Base):
         if rna is not None:
             parts[rna] = trim(parts[rna], align_genes(parts[rna].var, self.genes), self.genes)
         if protein is not None and self.proteins:
-            names = list(map(str, parts[protein].var_names))
-            parts[protein] = trim(
-                parts[protein], align_proteins(names, self.proteins), self.proteins
-            )
+            alignment = align_proteins(list(map(str, parts[protein].var_names)), self.proteins)
+            parts[protein] = trim(parts[protein], alignment, self.proteins)
         with own_columns():
             prepared = MuData(parts, uns=deepcopy(dict(mdata.uns)))
         prepared.obs = mdata.obs.loc[prepared.obs_names].copy()
@@ -167,28 +155,19 @@ class MultimodalMixin(_Base):
         """Return genes that a fitted layout has to hold, so that the proteins have their places."""
         if not is_paired(adata):
             return []
+        proteins = protein_names(self._modality(adata, "protein"))
         names = list(map(str, self._modality(adata, "rna").var_names))
-        genes = (
-            gene
-            for name in protein_names(self._modality(adata, "protein"))
-            for gene in protein_genes(name, names)
-        )
-        return [gene for gene in dict.fromkeys(genes) if gene not in given]
+        genes = [protein_genes(name, names) for name in proteins]
+        return [gene for gene in dict.fromkeys(chain.from_iterable(genes)) if gene not in given]
 
     def _protein_layout_of(
-        self, given: GeneLayout | dict[str, Any] | None
-    ) -> Callable[[GeneLayout], GeneLayout | None]:
-        """Return how the proteins are laid out, once the genes are: as given, or at their genes."""
-
-        def place(layout: GeneLayout) -> GeneLayout | None:
-            if given is not None or not is_paired(self.adata):
-                return GeneLayout.from_dict(given) if isinstance(given, dict) else given
-            names = protein_names(self._modality(self.adata, "protein"))
-            return protein_layout(
-                layout, {name: protein_genes(name, layout.genes) for name in names}
-            )
-
-        return place
+        self, given: GeneLayout | dict[str, Any] | None, layout: GeneLayout
+    ) -> GeneLayout | None:
+        """Return how the proteins are laid out: as given, or where their genes are."""
+        if given is not None or not is_paired(self.adata):
+            return GeneLayout.from_dict(given) if isinstance(given, dict) else given
+        names = protein_names(self._modality(self.adata, "protein"))
+        return protein_layout(layout, {name: protein_genes(name, layout.genes) for name in names})
 
     def _protein_arrays(self) -> dict[str, np.ndarray]:
         """Return protein counts of the reference and whether each was measured, for the loaders."""
