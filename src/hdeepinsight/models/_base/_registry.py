@@ -184,8 +184,8 @@ def check_payload(
         raise ModelFileError(f"{msg} {SCHEMA_VERSION}. Update hdeepinsight.")
     weights = payload.get(SAVE_KEYS.MODEL_STATE_DICT_KEY)
     options = _entry(attributes, "init_params_", "non_kwargs")
-    setup = _entry(attributes, "registry_", "setup_args")
-    if not (isinstance(weights, dict) and isinstance(options, dict) and isinstance(setup, dict | None)):
+    setup = attributes["registry_"].get("setup_args", {})
+    if not all(isinstance(part, dict) for part in (weights, options, setup)):
         raise damaged(name, "It holds no weights, or no settings, of a model")
     widths = [n for w in weights.values() if isinstance(w, torch.Tensor) for n in w.shape]
     nodes = _entry(options, "taxonomy", "nodes")
