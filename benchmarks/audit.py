@@ -1,9 +1,9 @@
 """Plant wrong labels in real references and measure whether the audit finds them.
 
 ``python benchmarks/audit.py --data <folder> [--seeds 3]`` writes ``results/audit.json``: precision,
-recall and AUROC of `hdeepinsight.tl.audit_labels`, of flagging as many cells by lowest
-self-confidence, and of confident learning that knows no tree, all from the same out-of-fold
-probabilities. The labels of these references have errors of their own, which count against
+recall and AUROC of `hdeepinsight.tl.audit_labels`, of flagging as many cells by the lowest of its
+probabilities, and of confident learning that knows no tree, from the same classifier on folds of
+cells. The labels of these references have errors of their own, which count against
 precision here; ``precision_beyond`` leaves out what was flagged before anything was planted.
 """
 
@@ -18,16 +18,15 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pandas as pd
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.preprocessing import scale
 
 from hdeepinsight import Taxonomy
+from hdeepinsight.data import align_genes, log_normalize, open_counts, select_genes
 from hdeepinsight.tl import audit_nodes
-from hdeepinsight.tl._audit import (
-    assign_folds,
-    expression_features,
-    out_of_fold_probabilities,
-)
-from hdeepinsight.tl._confident_learning import confident_classes
 
 LEVELS = ("lineage", "cell_type", "cell_type_fine")
 REFERENCES = {
@@ -63,14 +62,29 @@ def plant(
     return planted, np.isin(np.arange(len(nodes)), wrong)
 
 
-def probabilities_of(
-    features: np.ndarray, taxonomy: Taxonomy, nodes: np.ndarray, batches: np.ndarray | None
-) -> np.ndarray:
-    """Compute the audit's own out-of-fold probabilities, from features made once."""
-    sizes = np.bincount(nodes, minlength=taxonomy.n_nodes)
-    kept = np.where(sizes[nodes] >= N_FOLDS, nodes, 0)
-    folds = assign_folds(kept, batches, N_FOLDS, np.random.default_rng(0))
-    return out_of_fold_probabilities(features, taxonomy, kept, folds)
+def components_of(adata: ad.AnnData) -> np.ndarray:
+    """Compute principal components of scaled log values, ``(n_cells, 50)``, as the audit does."""
+    source = open_counts(adata)
+    counts = source.read(align_genes(source.var_names, select_genes(source, 2000)))
+    values = np.clip(scale(log_normalize(counts).toarray()), -10, 10)
+    components = PCA(50, svd_solver="randomized", random_state=0).fit_transform(values)
+    return components / components[:, 0].std()
+
+
+def confident_learning(components: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Flag cells whose most probable class that reaches its mean is another; also give doubts."""
+    _, codes, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    kept = np.flatnonzero(sizes[codes] >= N_FOLDS)
+    classes, codes = np.unique(labels[kept], return_inverse=True)
+    folds = StratifiedKFold(N_FOLDS, shuffle=True, random_state=0)
+    model = LogisticRegression(C=0.1, max_iter=300)
+    p = cross_val_predict(model, components[kept], codes, cv=folds, method="predict_proba")
+    means = np.array([p[codes == code, code].mean() for code in range(len(classes))])
+    reached = np.where(p >= means, p, -1.0)
+    flagged, doubt = np.zeros(len(labels), dtype=bool), np.ones(len(labels))
+    flagged[kept] = (reached.max(axis=1) >= 0) & (reached.argmax(axis=1) != codes)
+    doubt[kept] = 1 - p[np.arange(len(kept)), codes]
+    return flagged, doubt
 
 
 def scores(flagged: np.ndarray, wrong: np.ndarray, before: np.ndarray) -> dict[str, float]:
@@ -85,23 +99,24 @@ def scores(flagged: np.ndarray, wrong: np.ndarray, before: np.ndarray) -> dict[s
 
 
 def flags(
-    adata: ad.AnnData, taxonomy: Taxonomy, nodes: np.ndarray, probabilities: np.ndarray
+    adata: ad.AnnData,
+    taxonomy: Taxonomy,
+    nodes: np.ndarray,
+    batches: np.ndarray | None,
+    components: np.ndarray,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Find the flagged cells and the doubts of the three methods."""
-    audit = audit_nodes(adata, taxonomy, nodes, probabilities=probabilities)
-    own = probabilities[np.arange(len(nodes)), nodes]
+    audit = audit_nodes(adata, taxonomy, nodes, batches=batches, n_folds=N_FOLDS)
+    own = np.nan_to_num(audit.probability)
     cells = np.flatnonzero(audit.judged)
-    classes, codes = np.unique(nodes[cells], return_inverse=True)
-    likely = confident_classes(probabilities[np.ix_(cells, classes)], codes)
-    flat, lowest = np.zeros(len(nodes), dtype=bool), np.zeros(len(nodes), dtype=bool)
-    flat[cells] = (likely >= 0) & (likely != codes)
-    order = cells[np.argsort(own[cells], kind="stable")]
-    lowest[order[: audit.suspicious.sum()]] = True
+    lowest = np.zeros(len(nodes), dtype=bool)
+    lowest[cells[np.argsort(own[cells], kind="stable")][: audit.suspicious.sum()]] = True
+    flat, flat_doubt = confident_learning(components, nodes)
     # A cell of a group with a single child has no rival: it is as sure as can be.
     doubt = -np.nan_to_num(audit.margin, nan=1.0)
     return (
         {"audit": audit.suspicious, "self_confidence": lowest, "flat": flat},
-        {"audit": doubt, "self_confidence": 1 - own, "flat": 1 - own},
+        {"audit": doubt, "self_confidence": 1 - own, "flat": flat_doubt},
     )
 
 
@@ -113,17 +128,15 @@ def measure(name: str, levels: tuple[str, ...], folder: Path, n_seeds: int) -> I
     batches = adata.obs["donor"].astype(str).to_numpy() if "donor" in adata.obs else None
     batches = None if batches is None or len(np.unique(batches)) < 2 else batches
     started = time.perf_counter()
-    features = expression_features(adata, layer=None, seed=0)
-    clean = probabilities_of(features, taxonomy, nodes, batches)
-    before, _ = flags(adata, taxonomy, nodes, clean)
+    components = components_of(adata)
+    before, _ = flags(adata, taxonomy, nodes, batches, components)
     seconds = time.perf_counter() - started
     for kind in ("uniform", "sibling"):
         for rate in RATES:
             for seed in range(n_seeds):
                 rng = np.random.default_rng(seed)
                 planted, wrong = plant(taxonomy, nodes, rate, kind, rng)
-                probabilities = probabilities_of(features, taxonomy, planted, batches)
-                flagged, doubts = flags(adata, taxonomy, planted, probabilities)
+                flagged, doubts = flags(adata, taxonomy, planted, batches, components)
                 for method, found in flagged.items():
                     yield {
                         "reference": name,

@@ -1,11 +1,6 @@
 """What to make of probabilities over a taxonomy, whoever computed them."""
 
-from hdeepinsight.annotation._anndata_io import (
-    Additions,
-    check_cells,
-    check_same_cells,
-    storable,
-)
+from hdeepinsight.annotation._anndata_io import Additions, check_cells, check_same_cells, storable
 from hdeepinsight.annotation._annotation import (
     Annotation,
     Decision,
@@ -20,7 +15,6 @@ from hdeepinsight.annotation._calibration import (
 from hdeepinsight.annotation._conformal import (
     Calibration,
     LabelSets,
-    SetKind,
     check_nodes,
     conformal_threshold,
 )
@@ -57,11 +51,7 @@ from hdeepinsight.annotation._external import (
     node_probabilities,
     normalise_classes,
 )
-from hdeepinsight.annotation._novelty import (
-    FeatureCells,
-    NoveltyDetector,
-    NoveltyLevel,
-)
+from hdeepinsight.annotation._novelty import FeatureCells, NoveltyDetector
 
 __all__ = [
     "PROBABILITY_TOLERANCE",
@@ -75,8 +65,6 @@ __all__ = [
     "FeatureCells",
     "LabelSets",
     "NoveltyDetector",
-    "NoveltyLevel",
-    "SetKind",
     "annotation_additions",
     "calibrate",
     "check_cells",

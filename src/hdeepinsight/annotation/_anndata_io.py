@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-
-if TYPE_CHECKING:
-    from anndata import AnnData
+from anndata import AnnData
 
 #: In ``uns["<key>"]``: what was added under the key, so that a later result may replace it.
 _RECORD = "added"
@@ -33,12 +31,7 @@ class Additions(NamedTuple):
     uns: dict[str, Any]
 
     def write(
-        self,
-        adata: AnnData,
-        key_added: str,
-        notes: Mapping[str, Any],
-        *,
-        overwrite: bool = False,
+        self, adata: AnnData, key_added: str, notes: Mapping[str, Any], *, overwrite: bool = False
     ) -> None:
         """Write all entries, and the notes to ``uns["<key>"]``; or nothing.
 
@@ -70,11 +63,10 @@ class Additions(NamedTuple):
             if name in getattr(adata, part) and f"{part}/{name}" not in earlier
         ]
         if taken and not overwrite:
-            msg = (
+            raise ValueError(
                 f"The AnnData holds {', '.join(taken)} already, which no result under "
                 f"{key_added!r} wrote. Pass another key_added, or overwrite=True to replace them."
             )
-            raise ValueError(msg)
         before = adata.obs.copy(deep=False), dict(adata.obsm), dict(adata.uns)
         try:
             for part, name in (entry.split("/", 1) for entry in earlier - names):
@@ -119,12 +111,11 @@ def check_cells(obs_names: pd.Index, adata: AnnData, what: str, made: str) -> No
     >>> check_cells(pd.Index(["a", "b"]), cells, "audit", "audited")
     """
     if not obs_names.equals(pd.Index(adata.obs_names)):
-        msg = (
+        raise ValueError(
             f"The {what} has {len(obs_names)} cells, the AnnData {adata.n_obs}, and their names "
             f"are not the same in the same order. Pass the object that was {made}, or reorder it "
             "by result.obs_names."
         )
-        raise ValueError(msg)
 
 
 def check_same_cells(obs_names: pd.Index, values: Any, name: str) -> None:
@@ -144,20 +135,18 @@ def check_same_cells(obs_names: pd.Index, values: Any, name: str) -> None:
     >>> check_same_cells(pd.Index(["a", "b"]), [0.5, 0.9], "confidence")
     """
     if len(values) != len(obs_names):
-        msg = (
+        raise ValueError(
             f"{name} has {len(values)} entries for {len(obs_names)} cells, and must have one per "
             "cell, in the same order. Select those of these cells."
         )
-        raise ValueError(msg)
     index = getattr(values, "index", None)
     counted = pd.RangeIndex(len(obs_names))  # an index that only counts names no cells
     if isinstance(index, pd.Index) and not (index.equals(obs_names) or index.equals(counted)):
-        msg = (
+        raise ValueError(
             f"{name} names other cells, or the same ones in another order, and must have one "
             f"entry per cell, in the same order. Pass {name}.loc[obs_names], with the obs_names "
             "of the cells."
         )
-        raise ValueError(msg)
 
 
 def to_text(value: object) -> str:

@@ -6,23 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 from numpy.typing import ArrayLike
 
 from hdeepinsight._errors import check_choice, check_number, invalid
 from hdeepinsight._io import atomic_write
 from hdeepinsight._keys import ADDED_KEYS, LABEL_COLUMNS, ONTOLOGY_KEY, UNKNOWN_TERM
 from hdeepinsight._palette import MISSING, label_colors
-from hdeepinsight.annotation._anndata_io import (
-    Additions,
-    check_cells,
-    from_text,
-    storable,
-    to_text,
-)
+from hdeepinsight.annotation._anndata_io import Additions, check_cells, from_text, storable, to_text
 from hdeepinsight.annotation._calibration import PROBABILITY_TOLERANCE
 from hdeepinsight.annotation._conformal import Calibration, LabelSets, SetKind, label_sets
 from hdeepinsight.annotation._decode import (
@@ -44,12 +39,8 @@ from hdeepinsight.annotation._external import (
     normalise_classes,
 )
 from hdeepinsight.annotation._novelty import NoveltyLevel
+from hdeepinsight.data import GeneReport, InputReport
 from hdeepinsight.taxonomy import Taxonomy
-
-if TYPE_CHECKING:
-    from anndata import AnnData
-
-    from hdeepinsight.data import GeneReport, InputReport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,12 +78,7 @@ class Decision:
         >>> Decision(step="adapt", applied=True, reason="the donors differ.").to_dict()
         {'step': 'adapt', 'applied': True, 'reason': 'the donors differ.', 'figures': {}}
         """
-        return {
-            "step": self.step,
-            "applied": self.applied,
-            "reason": self.reason,
-            "figures": dict(self.figures),
-        }
+        return vars(self) | {"figures": dict(self.figures)}
 
     def __str__(self) -> str:
         figures = ", ".join(f"{name} {value:.3g}" for name, value in self.figures.items())
@@ -188,12 +174,11 @@ class Annotation:
         valid = np.abs(self.node_probabilities - 0.5) <= 0.5 + PROBABILITY_TOLERANCE
         if not valid.all():
             n_broken = (~valid.all(axis=1)).sum()
-            msg = (
+            raise ValueError(
                 f"{n_broken} of {shape[0]} cells have probabilities that are not numbers from 0 to "
                 "1, such as NaN. Check the model and the counts of these cells; pass "
                 "probabilities, not logits or percent."
             )
-            raise ValueError(msg)
         check_level_names(self.taxonomy)
         object.__setattr__(self, "obs_names", pd.Index(self.obs_names))
         decoded = decode(
@@ -353,9 +338,7 @@ class Annotation:
                 f"taxonomy, obsm['{key}_{ADDED_KEYS.PROBABILITIES}'] and "
                 f"obs['{key}_{ADDED_KEYS.STOP_DEPTH}']. Name the key_added of Annotation.to_adata."
             )
-        threshold = notes["threshold"]
-        recipe = {name: from_text(str(value)) for name, value in notes["recipe"].items()}
-        values = table.to_numpy()
+        threshold, values = notes["threshold"], table.to_numpy()
         root = np.ones((len(values), 1), dtype=values.dtype)
         return cls(
             taxonomy=Taxonomy.from_json(str(notes["taxonomy"])),
@@ -363,7 +346,7 @@ class Annotation:
             node_probabilities=np.hstack([root, values]),
             threshold=None if isinstance(threshold, str) else float(threshold),
             decoder=cast("Decoder", str(notes["decoder"])),
-            recipe=recipe,
+            recipe={name: from_text(str(value)) for name, value in notes["recipe"].items()},
             max_stop_depth=depth.to_numpy(),
         )
 
@@ -375,11 +358,15 @@ class Annotation:
         is missing. ``stop_label`` is the label of the node where confidence ran out, ``"Unknown"``
         at the root. The columns of a cell never contradict each other.
         """
-        columns = {
-            name: self._labels_at(level)
-            for level, name in enumerate(self.taxonomy.level_names, start=1)
-        }
-        columns[LABEL_COLUMNS.STOP] = node_categories(node_names(self.taxonomy), self.stop_nodes)
+        tree, columns = self.taxonomy, {}
+        for level, name in enumerate(tree.level_names, start=1):
+            # With all labels of the level as categories, whether a cell has them or not.
+            here = np.flatnonzero(tree.depth == level).tolist()
+            code_of = {label: i for i, label in enumerate(dict.fromkeys(map(tree.label, here)))}
+            at_level = tree.node_at_level[:, level - 1].tolist()
+            codes = np.array([-1 if node < 0 else code_of[tree.label(node)] for node in at_level])
+            columns[name] = pd.Categorical.from_codes(codes[self.leaf_nodes], list(code_of))
+        columns[LABEL_COLUMNS.STOP] = node_categories(node_names(tree), self.stop_nodes)
         return pd.DataFrame(columns, index=self.obs_names)
 
     @cached_property
@@ -392,10 +379,9 @@ class Annotation:
     def margin(self) -> pd.Series:
         """Probability of the leaf minus that of the best other leaf."""
         leaves = self.node_probabilities[:, self.taxonomy.leaves].copy()
-        own = np.searchsorted(self.taxonomy.leaves, self.leaf_nodes)
-        rows = np.arange(len(leaves))
-        best = leaves[rows, own]
-        leaves[rows, own] = 0.0
+        own = np.arange(len(leaves)), np.searchsorted(self.taxonomy.leaves, self.leaf_nodes)
+        best = leaves[own]
+        leaves[own] = 0.0
         return self._series(best - leaves.max(axis=1), ADDED_KEYS.MARGIN)
 
     @cached_property
@@ -487,13 +473,10 @@ class Annotation:
         T            3   0.75         1.0
         B            1   0.25         1.0
         """
-        labels = self.label_column(level)
-        table = pd.DataFrame({"label": labels, "confidence": self.confidence})
-        groups = table.groupby("label", observed=True)["confidence"]
+        groups = self.confidence.groupby(self.label_column(level).rename("label"), observed=True)
         counts = groups.size()
-        return pd.DataFrame(
-            {"n_cells": counts, "share": counts / len(table), "confidence": groups.mean()}
-        ).sort_values("n_cells", ascending=False)
+        columns = {"n_cells": counts, "share": counts / len(self), "confidence": groups.mean()}
+        return pd.DataFrame(columns).sort_values("n_cells", ascending=False)
 
     def label_column(self, level: int | str | None = None) -> pd.Series:
         """Return the labels of one level, by default those where each cell's path stops.
@@ -579,22 +562,14 @@ class Annotation:
         """
         calibration = calibration or self.calibration
         if calibration is None:
-            msg = (
+            raise ValueError(
                 "This annotation carries no calibration, without which nothing can be promised. "
                 f"{f'It is {self.calibration_note}. ' * bool(self.calibration_note)}Annotate with "
                 "a model that held cells out in training, or pass "
                 "calibration=hdi.annotation.calibrate(annotation_of_labelled_cells, true_nodes)."
             )
-            raise ValueError(msg)
-        return label_sets(
-            self.taxonomy,
-            self.obs_names,
-            self.node_probabilities,
-            calibration,
-            alpha=alpha,
-            kind=kind,
-            groups=groups,
-        )
+        cells = self.taxonomy, self.obs_names, self.node_probabilities
+        return label_sets(*cells, calibration, alpha=alpha, kind=kind, groups=groups)
 
     def rejected(self, alpha: float = 0.05, *, unknown: NoveltyLevel = "lineage") -> Annotation:
         """Stop cells earlier that are novel to the reference.
@@ -630,12 +605,11 @@ class Annotation:
         ['CD4', 'T']
         """
         if self.novelty is None:
-            msg = (
+            raise ValueError(
                 "This annotation knows nothing about novelty, which a model measures that held "
                 "cells out in training (validation_size > 0). Train it so, or stop cells by their "
                 "probability with a higher threshold."
             )
-            raise ValueError(msg)
         check_number("alpha", alpha, 0.0, 1.0, hint="Use 0.05 to begin with.")
         check_choice("unknown", unknown, get_args(NoveltyLevel), "Use 'lineage' to begin with.")
         limit = np.full(len(self), self.taxonomy.max_depth)
@@ -685,8 +659,7 @@ class Annotation:
             nodes = truncate_to_depth(self.taxonomy, self.leaf_nodes, depth)
             share = self._probability_of(nodes)
         labels = node_categories(node_names(self.taxonomy, no_label), nodes)
-        columns = {label_column: labels, confidence_column: share}
-        return pd.DataFrame(columns, index=self.obs_names)
+        return pd.DataFrame({label_column: labels, confidence_column: share}, self.obs_names)
 
     def to_frame(self) -> pd.DataFrame:
         """Return labels, confidence, margin, stop depth and, where known, novelty of every cell.
@@ -704,8 +677,7 @@ class Annotation:
         """
         beside = [self.confidence, self.margin, self.stop_depth]
         if self.novelty is not None:
-            p_value = self.novelty["p_value"].to_numpy()
-            beside.append(pd.Series(p_value, name=ADDED_KEYS.NOVELTY))
+            beside.append(self.novelty["p_value"].rename(ADDED_KEYS.NOVELTY))
         if self.taxonomy.ontology_ids:
             beside.append(self.ontology_term_ids)
         return self.labels.assign(**{str(column.name): column.array for column in beside})
@@ -784,12 +756,11 @@ class Annotation:
         if schema is not None:
             check_choice("schema", schema, ["cellxgene"], "Leave it out for our own names.")
             if not self.taxonomy.ontology_ids:
-                msg = (
+                raise ValueError(
                     "The taxonomy carries no Cell Ontology ids, so every cell would be 'unknown'. "
                     "Add them with taxonomy.with_annotations(ontology_ids={'B': 'CL:0000236', "
                     "...}), or use Taxonomy.from_cell_ontology."
                 )
-                raise ValueError(msg)
             added.obs[ONTOLOGY_KEY] = self.ontology_term_ids.array
         added.write(adata, key_added, self.to_dict(), overwrite=overwrite)
 
@@ -806,7 +777,7 @@ class Annotation:
         'joint'
         """
         reports = {"input_report": self.input_report, "gene_report": self.gene_report}
-        decisions = [str(decision) for decision in self.decisions]
+        decisions = list(map(str, self.decisions))
         return {
             "decoder": self.decoder,
             "threshold": "none" if self.threshold is None else self.threshold,
@@ -829,14 +800,6 @@ class Annotation:
             f"(threshold {threshold})" + f"; {self.calibration_note}" * bool(self.calibration_note)
         )
 
-    def _labels_at(self, level: int) -> pd.Categorical:
-        """Label of each cell's leaf at a level, with all labels of the level as categories."""
-        label, at_level = self.taxonomy.label, self.taxonomy.node_at_level[:, level - 1]
-        here = np.flatnonzero(self.taxonomy.depth == level).tolist()
-        code_of = {name: code for code, name in enumerate(dict.fromkeys(map(label, here)))}
-        codes = [-1 if node < 0 else code_of[label(node)] for node in at_level.tolist()]
-        return pd.Categorical.from_codes(np.array(codes)[self.leaf_nodes], list(code_of))
-
     def _probability_of(self, nodes: np.ndarray) -> np.ndarray:
         return np.asarray(self.node_probabilities[np.arange(len(nodes)), nodes])
 
@@ -857,20 +820,18 @@ def check_level_names(taxonomy: Taxonomy) -> None:
     ValueError: The taxonomy has a type named 'Unknown', as cells without a label are called. ...
     """
     if LABEL_COLUMNS.ROOT in taxonomy.labels[1:]:
-        msg = (
+        raise ValueError(
             f"The taxonomy has a type named {LABEL_COLUMNS.ROOT!r}, as cells without a label are "
             "called. Rename the type, or leave these cells unlabelled."
         )
-        raise ValueError(msg)
     names = {LABEL_COLUMNS.STOP, *ADDED_KEYS}
     if taxonomy.ontology_ids:
         names.add(ONTOLOGY_KEY)
     if taken := names.intersection(taxonomy.level_names):
-        msg = (
+        raise ValueError(
             f"The taxonomy has levels named {sorted(taken)}; these are names of columns of "
             "every annotation. Rename the levels of the taxonomy, or the columns of labels."
         )
-        raise ValueError(msg)
 
 
 def annotation_additions(annotation: Annotation, adata: AnnData, key_added: str) -> Additions:

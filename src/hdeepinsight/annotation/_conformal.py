@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from hdeepinsight._errors import check_choice, invalid
-from hdeepinsight.annotation._decode import most_probable_leaf, node_names
+from hdeepinsight.annotation._decode import deepest_on_path, most_probable_leaf, node_names
 from hdeepinsight.taxonomy import Taxonomy
 
 SetKind = Literal["nodes", "leaves"]
@@ -97,8 +97,7 @@ class Calibration:
         >>> calibrate(result, tree.encode(["CD4"])).to_dict()["node_scores"].tolist()
         [0.0]
         """
-        names = ("true_nodes", "predicted", "node_scores", "leaf_scores", "source")
-        return {name: getattr(self, name) for name in names}
+        return {name: value for name, value in vars(self).items() if name != "taxonomy"}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], taxonomy: Taxonomy) -> Calibration:
@@ -182,12 +181,11 @@ def check_nodes(taxonomy: Taxonomy, nodes: np.ndarray, n_cells: int) -> np.ndarr
     found = np.asarray(nodes)
     fits = found.shape == (n_cells,) and found.dtype.kind in "iu"
     if not fits or (n_cells and not 0 <= found.min() <= found.max() < taxonomy.n_nodes):
-        msg = (
+        raise ValueError(
             f"The true nodes must be one whole number from 0 (unlabelled) to "
             f"{taxonomy.n_nodes - 1} for each of {n_cells} cells, got shape {found.shape} and type "
             f"{found.dtype}. Encode labels with taxonomy.encode(labels)."
         )
-        raise ValueError(msg)
     return found
 
 
@@ -323,8 +321,7 @@ class LabelSets:
         >>> sets.holds(tree.encode(["CD4", "CD8", "T"])).tolist()
         [True, False, False]
         """
-        nodes = check_nodes(self.taxonomy, true_nodes, len(self))
-        own = self.taxonomy.ancestor_matrix[:, nodes].T
+        own = self.taxonomy.ancestor_matrix[:, check_nodes(self.taxonomy, true_nodes, len(self))].T
         return np.asarray((self.contains | ~own).all(axis=1))
 
     def coverage(self, true_nodes: np.ndarray) -> float:
@@ -385,42 +382,34 @@ def label_sets(
         hint = "Use 0.1 for sets of which nine in ten hold the truth."
         raise invalid("alpha", alpha, "a number between 0 and 1, both excluded", hint)
     if taxonomy != calibration.taxonomy:
-        msg = (
+        raise ValueError(
             f"The calibration is of another taxonomy ({calibration.taxonomy.n_leaves} types) than "
             f"the annotation ({taxonomy.n_leaves} types). Make one of the same tree with "
             "hdi.annotation.calibrate(annotation_of_labelled_cells, true_nodes)."
         )
-        raise ValueError(msg)
     guess = most_probable_leaf(taxonomy, probabilities)
-    table, group = _thresholds(calibration, guess, alpha, kind, groups)
-    threshold = table["threshold"].to_numpy()[group]
-    build = _node_sets if kind == "nodes" else _leaf_sets
-    return LabelSets(
-        taxonomy=taxonomy,
-        obs_names=obs_names,
-        contains=build(taxonomy, probabilities, guess, threshold),
-        alpha=alpha,
-        kind=kind,
-        groups=groups,
-        thresholds=table,
-        source=calibration.source,
-    )
-
-
-def _thresholds(
-    calibration: Calibration,
-    guess: np.ndarray,
-    alpha: float,
-    kind: SetKind,
-    groups: int | str | None,
-) -> tuple[pd.DataFrame, np.ndarray]:
-    """Threshold of every group, and the group of every query cell, shape ``(n_cells,)``."""
     group_of, names = _groups(calibration, alpha, groups)
     scores, own = calibration.scores(kind), group_of[calibration.predicted]
     parts = [scores[own == group] for group in range(len(names))]
     thresholds = [conformal_threshold(part, alpha) for part in parts]
-    table = {"n_cells": [len(part) for part in parts], "threshold": thresholds}
-    return pd.DataFrame(table, index=pd.Index(names, name="group")), group_of[guess]
+    columns = {"n_cells": [len(part) for part in parts], "threshold": thresholds}
+    threshold = np.array(thresholds)[group_of[guess]][:, None]
+    if kind == "nodes":  # the leaves under the smallest ancestor of the guess that exceeds it
+        above = np.nextafter(threshold, np.inf)
+        node = deepest_on_path(taxonomy, probabilities, guess, above)
+        contains = taxonomy.ancestor_matrix[:, node].T
+    else:  # the most probable leaves first, until those before one exceed it
+        contains = mass_before(taxonomy, probabilities) <= threshold
+    return LabelSets(
+        taxonomy=taxonomy,
+        obs_names=obs_names,
+        contains=np.asarray(contains),
+        alpha=alpha,
+        kind=kind,
+        groups=groups,
+        thresholds=pd.DataFrame(columns, index=pd.Index(names, name="group")),
+        source=calibration.source,
+    )
 
 
 def _groups(
@@ -434,41 +423,17 @@ def _groups(
     taxonomy = calibration.taxonomy
     if level is None:
         return np.zeros(taxonomy.n_nodes, dtype=np.int64), ["all"]
-    at_level = _at_level(taxonomy, level)
+    if isinstance(level, str) and level not in taxonomy.level_names:
+        number = level.removeprefix("level")
+        level = int(number) if number.isdigit() else level
+    if (depth := taxonomy.level_depth(level)) == 0:
+        raise ValueError(
+            "groups=0 is the root, which is no grouping. Use groups=None, or a level from 1 on."
+        )
+    at_level = taxonomy.node_at_level[:, depth - 1]  # a node above the level is its own group
+    at_level = np.where(at_level < 0, np.arange(taxonomy.n_nodes), at_level)
     n_cells = np.bincount(at_level[calibration.predicted], minlength=taxonomy.n_nodes)
     large = np.flatnonzero(n_cells + 1 >= round(1 / alpha, 9))
     group_of = np.full(taxonomy.n_nodes, len(large))
     group_of[large] = np.arange(len(large))
     return group_of[at_level], [*(taxonomy.path_name(int(v)) for v in large), "all others"]
-
-
-def _at_level(taxonomy: Taxonomy, level: int | str) -> np.ndarray:
-    """Ancestor of every node at a level, or the node itself above it, shape ``(n_nodes,)``."""
-    if isinstance(level, str) and level not in taxonomy.level_names:
-        number = level.removeprefix("level")
-        level = int(number) if number.isdigit() else level
-    depth = taxonomy.level_depth(level)
-    if depth == 0:
-        msg = "groups=0 is the root, which is no grouping. Use groups=None, or a level from 1 on."
-        raise ValueError(msg)
-    at_level = taxonomy.node_at_level[:, depth - 1]
-    return np.where(at_level < 0, np.arange(taxonomy.n_nodes), at_level)
-
-
-def _node_sets(
-    taxonomy: Taxonomy, probabilities: np.ndarray, guess: np.ndarray, threshold: np.ndarray
-) -> np.ndarray:
-    """Leaves under the smallest ancestor of the guess that exceeds the threshold."""
-    path = taxonomy.node_at_level[guess]
-    on_path = np.take_along_axis(probabilities, path.clip(0), axis=1).astype(np.float64)
-    passing = (path >= 0) & (on_path > threshold[:, None])
-    depth = np.where(passing, np.arange(1, path.shape[1] + 1), 0).max(axis=1)
-    node = np.where(depth > 0, path[np.arange(len(guess)), depth - 1], 0)
-    return np.asarray(taxonomy.ancestor_matrix[:, node].T)
-
-
-def _leaf_sets(
-    taxonomy: Taxonomy, probabilities: np.ndarray, guess: np.ndarray, threshold: np.ndarray
-) -> np.ndarray:
-    """Most probable leaves first, until those before one exceed the threshold."""
-    return np.asarray(mass_before(taxonomy, probabilities) <= threshold[:, None])

@@ -108,12 +108,11 @@ def decode(
     """
     check_threshold(threshold)
     check_decoder(decoder)
-    if threshold is None:
-        start = np.zeros(len(probabilities), dtype=np.int64)
-        leaf = leaf_below(taxonomy, probabilities, start, decoder)
-        return Decoded(leaf, leaf)
-    stop = deepest_confident_node(taxonomy, probabilities, threshold)
-    return Decoded(leaf_below(taxonomy, probabilities, stop, decoder), stop)
+    stop = np.zeros(len(probabilities), dtype=np.int64)
+    if threshold is not None:
+        stop = deepest_confident_node(taxonomy, probabilities, threshold)
+    leaf = leaf_below(taxonomy, probabilities, stop, decoder)
+    return Decoded(leaf, leaf if threshold is None else stop)
 
 
 def check_decoder(decoder: str) -> None:
@@ -144,7 +143,18 @@ def deepest_confident_node(
     # A node of more than 0.5 is always the most probable of its siblings, so every node that passes
     # lies on the greedy path. Staying on it settles ties at exactly 0.5 in one way for all
     # thresholds: a higher one can only move up.
-    path = taxonomy.node_at_level[_walk_down(taxonomy, probabilities, root)]
+    leaf = _walk_down(taxonomy, probabilities, root)
+    return deepest_on_path(taxonomy, probabilities, leaf, threshold)
+
+
+def deepest_on_path(
+    taxonomy: Taxonomy, probabilities: np.ndarray, leaf: np.ndarray, threshold: float | np.ndarray
+) -> np.ndarray:
+    """Return the deepest node above each leaf with at least ``threshold``, shape ``(n_cells,)``.
+
+    A threshold per cell has the shape ``(n_cells, 1)``. The root takes cells without such a node.
+    """
+    path = taxonomy.node_at_level[leaf]
     passing = (path > 0) & (np.take_along_axis(probabilities, path.clip(0), axis=1) >= threshold)
     depth = np.where(passing, np.arange(1, path.shape[1] + 1), 0).max(axis=1)
     on_path = np.take_along_axis(path, depth[:, None].clip(1) - 1, axis=1).ravel()
@@ -220,11 +230,10 @@ def depth_of_level(taxonomy: Taxonomy, level: int | str) -> int:
     """
     depth = taxonomy.level_depth(level)
     if depth == 0:
-        msg = (
+        raise ValueError(
             f"level must be one of {list(taxonomy.level_names)} or a depth from 1 to "
             f"{taxonomy.max_depth}, got {level!r}, which is the root. Choose one of these."
         )
-        raise ValueError(msg)
     return depth
 
 

@@ -77,13 +77,8 @@ class Evaluation:
         >>> evaluate_annotation(result, tree.encode(["CD4", "CD4"])).to_dict()["share_stopped"]
         0.5
         """
-        return {
-            "levels": self.levels.reset_index(names="level").to_dict("records"),
-            "hierarchical": asdict(self.hierarchical),
-            "mean_path_distance": self.mean_path_distance,
-            "share_stopped": self.share_stopped,
-            "n_cells": self.n_cells,
-        }
+        levels = self.levels.reset_index(names="level").to_dict("records")
+        return vars(self) | {"levels": levels, "hierarchical": asdict(self.hierarchical)}
 
     def __str__(self) -> str:
         h = self.hierarchical
@@ -124,16 +119,14 @@ def evaluate_annotation(annotation: Annotation, nodes: np.ndarray) -> Evaluation
     nodes = check_nodes(annotation.taxonomy, nodes, len(annotation))
     known = np.flatnonzero(nodes > 0)
     if not known.size:
-        msg = (
+        raise ValueError(
             "No cell has a known label, so there is nothing to score. Check the label column and "
             "its unlabelled category."
         )
-        raise ValueError(msg)
     taxonomy, truth = annotation.taxonomy, nodes[known]
     leaf, stop = annotation.leaf_nodes[known], annotation.stop_nodes[known]
-    levels = level_scores(taxonomy, truth, leaf)
-    probabilities = annotation.node_probabilities[known]
-    levels["ece"] = level_calibration(taxonomy, probabilities, truth, leaf)
+    errors = level_calibration(taxonomy, annotation.node_probabilities[known], truth, leaf)
+    levels = level_scores(taxonomy, truth, leaf).assign(ece=errors)
     return Evaluation(
         levels=levels,
         hierarchical=hierarchical_scores(taxonomy, truth, stop),
@@ -191,11 +184,10 @@ def calibrate(
     taxonomy = annotation.taxonomy
     known = np.flatnonzero(check_nodes(taxonomy, true_nodes, len(annotation)) > 0)
     if not known.size:
-        msg = (
+        raise ValueError(
             "No cell has a known label, so there is nothing to calibrate on. Encode labels of the "
             "taxonomy with taxonomy.encode(labels)."
         )
-        raise ValueError(msg)
     probabilities = annotation.node_probabilities[known].astype(np.float64)
     truth, guess = np.asarray(true_nodes)[known], most_probable_leaf(taxonomy, probabilities)
     return Calibration(
@@ -243,8 +235,7 @@ def level_calibration(
     for level in range(taxonomy.max_depth):
         deep = np.flatnonzero((true_path[:, level] >= 0) & (path[:, level] >= 0))
         here = path[deep, level]
-        confidence = probabilities[deep, here]
-        errors.append(binned_error(confidence, here == true_path[deep, level]))
+        errors.append(binned_error(probabilities[deep, here], here == true_path[deep, level]))
     return errors
 
 
@@ -276,8 +267,7 @@ def level_metrics(taxonomy: Taxonomy, log_probs: np.ndarray, nodes: np.ndarray) 
     True
     """
     probabilities, truth = np.exp(log_probs), nodes
-    leaves = np.asarray(taxonomy.leaves)
-    predicted = leaves[probabilities[:, leaves].argmax(axis=1)]
+    predicted = most_probable_leaf(taxonomy, probabilities)
     scores = level_scores(taxonomy, truth, predicted)
     metrics = {"log_loss": float(-log_probs[np.arange(len(nodes)), nodes].mean())}
     errors = level_calibration(taxonomy, probabilities, truth, predicted)

@@ -34,8 +34,7 @@ def label_nodes(taxonomy: Taxonomy, labels: Iterable[Any]) -> NDArray[np.int64]:
     array([3, 1, 0])
     """
     column = labels if isinstance(labels, pd.Series) else pd.Series(list(labels), dtype=object)
-    others = column[~column.isin(taxonomy.labels)]
-    check_labels(others, "The labels", unlabeled=_WORDS_OF_TOOLS)
+    check_labels(column[~column.isin(taxonomy.labels)], "The labels", unlabeled=_WORDS_OF_TOOLS)
     return taxonomy.encode(column)
 
 
@@ -76,10 +75,8 @@ def drop_ancestors(taxonomy: Taxonomy, nodes: NDArray[np.int64]) -> NDArray[np.b
     >>> drop_ancestors(tree, np.array([1, 3, 2]))
     array([False,  True,  True])
     """
-    above = {
-        int(parent) for node in nodes for parent in taxonomy.ancestors(int(node)) if parent != node
-    }
-    return np.array([node not in above and node > 0 for node in nodes.tolist()], dtype=bool)
+    above = {0, *(p for node in nodes.tolist() for p in taxonomy.ancestors(node)[:-1].tolist())}
+    return np.array([node not in above for node in nodes.tolist()], dtype=bool)
 
 
 def node_mass(taxonomy: Taxonomy, values: Floats, nodes: NDArray[np.int64]) -> Floats:
@@ -221,7 +218,15 @@ def label_probabilities(
     for node in np.flatnonzero(taxonomy.n_children == 1)[::-1]:  # children come after their parent
         ends[node] = ends[taxonomy.children(int(node))[0]] if node else 0
     nodes = ends[label_nodes(taxonomy, labels)]
-    sure = _checked_confidence(confidence, labels.index)
+    sure = np.ones(len(labels)) if confidence is None else np.array(confidence, dtype=np.float64)
+    if sure.shape != (len(labels),) or not ((sure >= 0) & (sure <= 1)).all():
+        raise ValueError(
+            f"confidence must be one probability from 0 to 1 per label, got shape {sure.shape}, "
+            f"from {sure.min(initial=np.inf):.3g} to {sure.max(initial=-np.inf):.3g}, for "
+            f"{len(labels)} labels. Divide counts of agreeing methods by the number of methods."
+        )
+    if confidence is not None:
+        check_same_cells(labels.index, confidence, "confidence")
     inside = taxonomy.ancestor_matrix[:, nodes].T
     n_inside = inside.sum(axis=1)
     n_outside = np.maximum(taxonomy.n_leaves - n_inside, 1)
@@ -233,20 +238,4 @@ def label_probabilities(
 def common_depth(taxonomy: Taxonomy, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Return the depth down to which two nodes per cell share their path, shape ``(n_cells,)``."""
     one, other = taxonomy.node_at_level[first], taxonomy.node_at_level[second]
-    shared = np.logical_and.accumulate((one == other) & (one >= 0), axis=1)
-    return np.asarray(shared.sum(axis=1))
-
-
-def _checked_confidence(confidence: ArrayLike | None, obs_names: pd.Index) -> Floats:
-    if confidence is None:
-        return np.ones(len(obs_names))
-    values = np.array(confidence, dtype=np.float64)
-    if values.shape != (len(obs_names),) or not ((values >= 0) & (values <= 1)).all():
-        msg = (
-            f"confidence must be one probability from 0 to 1 per label, got shape {values.shape}, "
-            f"from {values.min(initial=np.inf):.3g} to {values.max(initial=-np.inf):.3g}, for "
-            f"{len(obs_names)} labels. Divide counts of agreeing methods by the number of methods."
-        )
-        raise ValueError(msg)
-    check_same_cells(obs_names, confidence, "confidence")
-    return values
+    return np.asarray(np.logical_and.accumulate((one == other) & (one >= 0), axis=1).sum(axis=1))

@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from sklearn.covariance import ledoit_wolf
+from sklearn.linear_model import LogisticRegression
 
 from hdeepinsight.annotation._conformal import check_nodes
 from hdeepinsight.taxonomy import Taxonomy
@@ -116,11 +118,7 @@ class NoveltyDetector:
 
     @classmethod
     def fit(
-        cls,
-        taxonomy: Taxonomy,
-        reference: FeatureCells,
-        nodes: np.ndarray,
-        held_out: FeatureCells,
+        cls, taxonomy: Taxonomy, reference: FeatureCells, nodes: np.ndarray, held_out: FeatureCells
     ) -> NoveltyDetector:
         """Learn types and lineages from reference cells, and what is usual from held-out ones.
 
@@ -158,12 +156,11 @@ class NoveltyDetector:
         nodes = check_nodes(taxonomy, nodes, len(reference.latent))
         known = np.flatnonzero(nodes > 0)
         if not known.size or not len(held_out.latent):
-            msg = (
+            raise ValueError(
                 f"There are {known.size} labelled reference cells and {len(held_out.latent)} "
                 "held-out cells, and at least one of each is needed. Train with "
                 "validation_size > 0."
             )
-            raise ValueError(msg)
         latent, nodes = reference.latent[known].astype(np.float64), nodes[known]
         location, scale = latent.mean(axis=0), latent.std(axis=0) + 1e-6
         lineages = taxonomy.node_at_level[nodes, 0]
@@ -278,8 +275,6 @@ class NoveltyParams(NamedTuple):
 
 def lineage_classifiers(latent: np.ndarray, lineages: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Fit one logistic regression per lineage, against all others; none for a single lineage."""
-    from sklearn.linear_model import LogisticRegression
-
     names = np.unique(lineages)
     weights, bias = np.zeros((len(names), latent.shape[1])), np.zeros(len(names))
     if len(names) == 1:
@@ -293,8 +288,6 @@ def lineage_classifiers(latent: np.ndarray, lineages: np.ndarray) -> tuple[np.nd
 
 def whitened_types(latent: np.ndarray, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the whitened mean of every labelled node, and the whitening."""
-    from sklearn.covariance import ledoit_wolf
-
     names, index = np.unique(nodes, return_inverse=True)
     means = np.stack([latent[index == row].mean(axis=0) for row in range(len(names))])
     covariance, _ = ledoit_wolf(latent - means[index], assume_centered=True)

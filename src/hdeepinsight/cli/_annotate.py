@@ -6,17 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
 
 from hdeepinsight.cli import _options as opt
 from hdeepinsight.cli._boundary import UsageProblem, running
-from hdeepinsight.cli._console import frame_table, results, step
+from hdeepinsight.cli._console import frame_table, show, step
 from hdeepinsight.cli._files import check_output, require_columns, write_annotation
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from hdeepinsight.annotation import Annotation
+    pass
 
 _DEFAULT_EMBEDDING = "X_umap"
 _MOST_LABELS = 40
@@ -52,8 +49,7 @@ def annotate(
     ] = "hdi",
     overwrite: opt.Overwrite = False,
     report: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Write a page about the result too, .html."),
+        Path | None, typer.Option(metavar="FILE", help="Write a page about the result too, .html.")
     ] = None,
     debug: opt.Debug = False,
 ) -> None:
@@ -74,11 +70,10 @@ def annotate(
                 report, source=query, overwrite=overwrite, option="--report", formats=_PAGES
             )
         if not key_added or "/" in key_added:
-            msg = (
+            raise UsageProblem(
                 f"--key-added must be a name that a file can hold, without a slash, such as hdi, "
                 f"got {key_added!r}. Choose another."
             )
-            raise UsageProblem(msg)
         with step("Loading the model"):
             import hdeepinsight as hdi
             from hdeepinsight import hub
@@ -113,17 +108,18 @@ def annotate(
                     model=model,
                     embedding=_coordinates(query, None),
                 )
-        console = results()
         if folder in hub.bundled_folders().values():
-            console.print(Text(f"Model {model} is the bundled one, of human blood: see --model."))
-        for found in (result.input_report, result.gene_report, *result.decisions):
-            if found is not None:
-                console.print(Text(str(found)))
+            show(f"Model {model} is the bundled one, of human blood: see --model.")
+        notes = (result.input_report, result.gene_report, *result.decisions)
+        show(*(note for note in notes if note is not None))
         if result.calibration_note:
-            console.print(Text(f"The probabilities are {result.calibration_note}."))
-        console.print(_label_table(result))
+            show(f"The probabilities are {result.calibration_note}.")
         written = [out] if report is None else [out, report]
-        console.print(Text(f"Written to {' and '.join(map(str, written))}"))
+        summary = result.summary()
+        table = frame_table(summary.head(_MOST_LABELS), title=f"{len(result):,} cells by label")
+        if rest := len(summary[_MOST_LABELS:]):
+            table.caption = f"and {rest:,} more labels"
+        show(table, f"Written to {' and '.join(map(str, written))}")
 
 
 def report(
@@ -214,17 +210,7 @@ def report(
                 embedding=coordinates,
                 true_nodes=true_nodes,
             )
-        results().print(Text(f"Written to {out}"))
-
-
-def _label_table(annotation: Annotation) -> Table:
-    """Tabulate the cells of each label at which paths stop."""
-    summary = annotation.summary()
-    shown = summary.head(_MOST_LABELS)
-    table = frame_table(shown, title=f"{len(annotation):,} cells by label")
-    if rest := len(summary) - len(shown):
-        table.caption = f"and {rest:,} more labels"
-    return table
+        show(f"Written to {out}")
 
 
 def _coordinates(query: Path, name: str | None) -> Any | None:
@@ -240,8 +226,7 @@ def _coordinates(query: Path, name: str | None) -> Any | None:
             return read_elem(root["obsm"][wanted])
     if name is None:
         return None
-    msg = (
+    raise ValueError(
         f"{query} has no {name!r} in obsm; it has {', '.join(held) or 'nothing'}. Name one of them "
         "with --embedding, or leave it out."
     )
-    raise ValueError(msg)

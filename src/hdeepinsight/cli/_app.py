@@ -9,7 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from hdeepinsight import __version__
-from hdeepinsight.cli import _annotate, _evaluate, _models, _train
+from hdeepinsight.cli._annotate import annotate, report
+from hdeepinsight.cli._evaluate import evaluate, explain, info
+from hdeepinsight.cli._models import convert, models, publish, pull
+from hdeepinsight.cli._train import demo, train
 
 
 class _App(typer.Typer):
@@ -32,17 +35,8 @@ app = _App(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("train")(_train.train)
-app.command("annotate")(_annotate.annotate)
-app.command("report")(_annotate.report)
-app.command("explain")(_evaluate.explain)
-app.command("evaluate")(_evaluate.evaluate)
-app.command("info")(_evaluate.info)
-app.command("models")(_models.models)
-app.command("pull")(_models.pull)
-app.command("publish")(_models.publish)
-app.command("convert")(_models.convert)
-app.command("demo")(_train.demo)
+for run in (train, annotate, report, explain, evaluate, info, models, pull, publish, convert, demo):
+    app.command()(run)
 
 
 def _print_version(wanted: bool) -> None:

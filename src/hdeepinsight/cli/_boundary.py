@@ -55,8 +55,7 @@ def running(*, debug: bool) -> Iterator[None]:
             if debug:
                 errors().print_exception()
             errors().print(Text.assemble(("Error: ", "bold red"), _paragraph(error)))
-            code = BAD_USAGE if isinstance(error, UsageProblem) else BAD_INPUT
-            raise typer.Exit(code) from None
+            raise typer.Exit(BAD_USAGE if isinstance(error, UsageProblem) else BAD_INPUT) from None
 
 
 def _note(message: Warning | str, *_: object, **__: object) -> None:

@@ -53,23 +53,26 @@ class _Console(Console):
         super().print(*objects, **{"soft_wrap": not self.is_terminal, **options})
 
 
-def results() -> Console:
+def results(*, stderr: bool = False) -> Console:
     """Return the console for what was asked for."""
-    return _console(stderr=False)
-
-
-def errors() -> Console:
-    """Return the console for progress, notes and errors."""
-    return _console(stderr=True)
-
-
-def _console(*, stderr: bool) -> Console:
     # Made on every call: the streams may be replaced, as tests do.
     console = _Console(stderr=stderr, highlight=False)
     console.push_render_hook(_ShowControls())
     if not console.is_terminal:
         console.width = _WIDTH_OF_FILES
     return console
+
+
+def errors() -> Console:
+    """Return the console for progress, notes and errors."""
+    return results(stderr=True)
+
+
+def show(*parts: object) -> None:
+    """Print results, one below the other: tables, and texts in which nothing is markup."""
+    console = results()
+    for part in parts:
+        console.print(part if isinstance(part, Table | Text) else Text(str(part)))
 
 
 @contextmanager

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
-from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -69,43 +68,42 @@ def run_demo(out: Path, *, seed: int = 0) -> pd.DataFrame:
     UsageProblem
         If the folder holds files that the demo did not make.
     """
-    start, console = time.perf_counter(), results()
+    start = time.perf_counter()
     claim_folder(out)
-    console.print("[bold]hdeepinsight demo[/bold]: real blood cells, offline, about a minute")
-    data = _read(console, out, seed)
-    model = _train(console, data, out, seed)
-    annotation = _annotate(console, model, out)
+    results().print("[bold]hdeepinsight demo[/bold]: real blood cells, offline, about a minute")
+    data = _read(out, seed)
+    model = _train(data, out, seed)
+    annotation = _annotate(model, out)
     truth = model.taxonomy.encode_levels(data.query.obs[data.levels])
-    baseline = _baseline(console, data, model)
+    baseline = _baseline(data, model)
     both = {OURS: annotation, BASELINE: baseline}
     evaluations = {name: evaluate_annotation(each, truth) for name, each in both.items()}
     table = figures_table(evaluations)
-    _show_scores(console, table, head_to_head(truth, annotation, baseline))
+    _show_scores(table, head_to_head(truth, annotation, baseline))
     table.to_csv(out / "figures.csv", index=False)
     _draw(data, model, annotation, truth, out, seed)
     (out / "README.md").write_text(_readme(data, evaluations), encoding="utf-8")
-    _show_files(console, out, time.perf_counter() - start)
+    _show_files(out, time.perf_counter() - start)
     return table
 
 
-def _read(console: Console, out: Path, seed: int) -> DemoData:
+def _read(out: Path, seed: int) -> DemoData:
     with step("Reading the cells"):
         data = demo(seed)
         data.reference.write_h5ad(out / "reference.h5ad")
         data.query.write_h5ad(out / "query.h5ad")
     n_train, n_test = data.reference.n_obs, data.query.n_obs
     _say(
-        console,
         "Data",
         f"{n_train + n_test} blood cells × {data.query.n_vars} genes of ten types (Zheng et al. "
         "2017, part of scanpy). The file holds log-normalised values; raw counts are recovered "
         "from them exactly.",
     )
-    _say(console, "Split", f"{n_train} cells to learn from, {n_test} held out, of every type")
+    _say("Split", f"{n_train} cells to learn from, {n_test} held out, of every type")
     return data
 
 
-def _train(console: Console, data: DemoData, out: Path, seed: int) -> SCHDeepInsight:
+def _train(data: DemoData, out: Path, seed: int) -> SCHDeepInsight:
     start = time.perf_counter()
     SCHDeepInsight.setup_anndata(data.reference, labels_keys=data.levels)
     with step("Placing the genes"):
@@ -113,12 +111,12 @@ def _train(console: Console, data: DemoData, out: Path, seed: int) -> SCHDeepIns
     with training_progress() as watched, _one_thread():
         model.train(**watched)
     seconds = time.perf_counter() - start
-    _say(console, "Taxonomy", "from the label columns; in brackets the cells to learn from")
+    _say("Taxonomy", "from the label columns; in brackets the cells to learn from")
     counts = data.reference.obs["cell_type"].value_counts()
-    console.print(Padding(Text(model.taxonomy.show(counts)), (0, 0, 0, _MARGIN)))
-    _say(console, "Train", f"{repr(model).splitlines()[0]}, in {seconds:.0f} s")
+    _show_indented(Text(model.taxonomy.show(counts)))
+    _say("Train", f"{repr(model).splitlines()[0]}, in {seconds:.0f} s")
     model.save(out / "model", overwrite=True)
-    _say(console, "Save", f"{out / 'model'}, and from here on only what was loaded from there")
+    _say("Save", f"{out / 'model'}, and from here on only what was loaded from there")
     return SCHDeepInsight.load(out / "model", adata=False)
 
 
@@ -133,8 +131,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(n_threads)
 
 
-def _annotate(console: Console, model: SCHDeepInsight, out: Path) -> Annotation:
-
+def _annotate(model: SCHDeepInsight, out: Path) -> Annotation:
     query, start = anndata.read_h5ad(out / "query.h5ad"), time.perf_counter()
     with step("Annotating the held-out cells"):
         annotation: Annotation = model.annotate(query)
@@ -143,7 +140,6 @@ def _annotate(console: Console, model: SCHDeepInsight, out: Path) -> Annotation:
     query.write_h5ad(out / "annotated.h5ad")
     above = (~np.isin(annotation.stop_nodes, annotation.taxonomy.leaves)).sum()
     _say(
-        console,
         "Annotate",
         f"{len(annotation)} cells in {seconds:.2f} s; {above} of them are unclear and stop above "
         "a type, at the level that is still certain",
@@ -151,10 +147,9 @@ def _annotate(console: Console, model: SCHDeepInsight, out: Path) -> Annotation:
     return annotation
 
 
-def _baseline(console: Console, data: DemoData, model: SCHDeepInsight) -> Annotation:
+def _baseline(data: DemoData, model: SCHDeepInsight) -> Annotation:
     n_train, n_kept = data.reference.n_obs, model.recipe["n_held_out"]
     _say(
-        console,
         "Compare",
         f"with logistic regression on the same genes and split (it learns from all {n_train} "
         f"cells; the model keeps {n_kept} of them back to calibrate its probabilities)",
@@ -165,20 +160,16 @@ def _baseline(console: Console, data: DemoData, model: SCHDeepInsight) -> Annota
         )
 
 
-def _show_scores(
-    console: Console, table: pd.DataFrame, duels: dict[str, tuple[int, int, float]]
-) -> None:
-    shown = frame_table(table.set_index("level"), title="Held-out cells, followed to a leaf")
-    console.print(Padding(shown, (0, 0, 0, _MARGIN)))
+def _show_scores(table: pd.DataFrame, duels: dict[str, tuple[int, int, float]]) -> None:
+    title = "Held-out cells, followed to a leaf"
+    _show_indented(frame_table(table.set_index("level"), title=title))
     for level, (ours, other, p_value) in duels.items():
         _say(
-            console,
             "",
             f"{level}: {ours} cells are right only with {OURS}, {other} only with {BASELINE} "
             f"(sign test p = {p_value:.2g})",
         )
     _say(
-        console,
         "",
         "T cell subsets overlap in expression, and some have under ten cells here: a macro-F1 "
         "near 0.7 is normal for ten types. On so few cells a linear model is hard to beat; "
@@ -226,10 +217,10 @@ def _readme(data: DemoData, evaluations: dict[str, Evaluation]) -> str:
     return "\n\n".join([MARKER, head, *scores, "## Files", files]) + "\n"
 
 
-def _show_files(console: Console, out: Path, seconds: float) -> None:
-    _say(console, "Look at", f"{out}{'/' if out.name else ''}   ({seconds:.0f} s in all)")
+def _show_files(out: Path, seconds: float) -> None:
+    _say("Look at", f"{out}{'/' if out.name else ''}   ({seconds:.0f} s in all)")
     for name, text in OUTPUTS.items():
-        console.print(Padding(Text.assemble((f"{name:<16}", "bold"), text), (0, 0, 0, _MARGIN)))
+        _show_indented(Text.assemble((f"{name:<16}", "bold"), text))
     query, model = (shlex.quote(str(out / name)) for name in ("query.h5ad", "model"))
     guide = {
         "a reference with raw counts and label columns, and a query with raw counts:": [
@@ -242,18 +233,22 @@ def _show_files(console: Console, out: Path, seconds: float) -> None:
         ],
     }
     for heading, (purpose, commands) in zip(("Your data", ""), guide.items(), strict=True):
-        _say(console, heading, purpose)
+        _say(heading, purpose)
         for command in commands:
-            console.print(Padding(Text(f"$ {command}", style="cyan"), (0, 0, 0, _MARGIN + 2)))
+            _show_indented(Text(f"  $ {command}", style="cyan"))
 
 
-def _say(console: Console, what: str, text: str) -> None:
+def _say(what: str, text: str) -> None:
     """Print a paragraph beside its heading."""
     grid = Table.grid(padding=(0, 1))
     grid.add_column(width=_MARGIN - 1, style="bold")
     grid.add_column()
     grid.add_row(what, Text(text))
-    console.print(grid)
+    results().print(grid)
+
+
+def _show_indented(shown: Table | Text) -> None:
+    results().print(Padding(shown, (0, 0, 0, _MARGIN)))
 
 
 def claim_folder(out: Path) -> None:
@@ -271,15 +266,15 @@ def claim_folder(out: Path) -> None:
     """
     readme = out / "README.md"
     if out.exists() and not out.is_dir():
-        msg = f"--out must be a folder, which may be missing, got {out}, which is a file."
-        raise UsageProblem(msg)
+        raise UsageProblem(
+            f"--out must be a folder, which may be missing, got {out}, which is a file."
+        )
     ours = readme.is_file() and readme.read_text(encoding="utf-8").startswith(MARKER)
     if out.is_dir() and any(out.iterdir()) and not ours:
-        msg = (
+        raise UsageProblem(
             f"{out} holds files that the demo did not make. Choose another folder with --out: an "
             "empty or missing one, or that of an earlier run."
         )
-        raise UsageProblem(msg)
     out.mkdir(parents=True, exist_ok=True)
     # First of all, so that a run that was interrupted can be repeated.
     readme.write_text(f"{MARKER}\n\nThe run has not finished.\n", encoding="utf-8")

@@ -14,7 +14,7 @@ from rich.text import Text
 from hdeepinsight._io import atomic_write
 from hdeepinsight.cli import _options as opt
 from hdeepinsight.cli._boundary import running
-from hdeepinsight.cli._console import frame_table, results, step
+from hdeepinsight.cli._console import frame_table, show, step
 from hdeepinsight.cli._files import check_output, is_store
 
 if TYPE_CHECKING:
@@ -70,10 +70,8 @@ def evaluate(
         if as_json:
             typer.echo(json.dumps(_without_nan(evaluation.to_dict()), indent=2))
             return
-        console = results()
         title = f"{evaluation.n_cells:,} cells with known labels"
-        console.print(frame_table(evaluation.levels, title=title))
-        console.print(Text(str(evaluation).splitlines()[-1]))
+        show(frame_table(evaluation.levels, title=title), str(evaluation).splitlines()[-1])
 
 
 def _without_nan(value: Any) -> Any:
@@ -85,19 +83,16 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and value != value else value
 
 
-class TargetChoice(StrEnum):
-    """What of a node is explained; see `SCHDeepInsight.explain`."""
-
-    conditional = "conditional"
-    joint = "joint"
-    logit = "logit"
+#: What of a node is explained; see `SCHDeepInsight.explain`.
+TargetChoice = StrEnum(
+    "TargetChoice", {"conditional": "conditional", "joint": "joint", "logit": "logit"}
+)
 
 
 def explain(
     query: opt.Query,
     out: Annotated[
-        Path,
-        typer.Option("--out", "-o", metavar="FILE", help="Where the rankings go, .csv."),
+        Path, typer.Option("--out", "-o", metavar="FILE", help="Where the rankings go, .csv.")
     ],
     model: opt.Model = "pbmc",
     node: Annotated[
@@ -166,24 +161,20 @@ def explain(
         with step(f"Writing {out}"), atomic_write(out) as path:
             table = pd.concat(rankings, names=["node", "gene"]).reset_index()
             table.to_csv(path, index=False)
-        console = results()
         for name, table in rankings.items():
             top = table.rename_axis("gene").drop(columns="rank").head(_SHOWN)
-            console.print(frame_table(top, title=name))
-        console.print(Text(repr(found)))
-        console.print(Text(f"Written to {out}"))
+            show(frame_table(top, title=name))
+        show(repr(found), f"Written to {out}")
 
 
 def _rankings(found: Explanation) -> dict[str, pd.DataFrame]:
     """Rank the genes of every node that some cell is at; raises ``ValueError`` if there is none."""
     n_cells = found.totals["own"].n_cells
-    names = [name for name, n in zip(found.nodes, n_cells, strict=True) if n]
-    if not names:
-        msg = (
+    if not (names := [name for name, n in zip(found.nodes, n_cells, strict=True) if n]):
+        raise ValueError(
             f"The model puts none of the {len(found.obs_names):,} cells at {', '.join(found.nodes)}"
             ". Annotate the query to see its types, or leave out --node."
         )
-        raise ValueError(msg)
     return {name: found.ranking(name) for name in names}
 
 
@@ -216,15 +207,10 @@ def _show_model(folder: Path) -> None:
         from hdeepinsight import hub
 
         model = hub.load_model(folder)
-    console = results()
-    console.print(Text(repr(model)))
-    console.print()
-    console.print(Text(str(model.taxonomy)))
-    console.print()
     table = Table(title="recipe", title_justify="left", title_style="bold", show_header=False)
     for name, value in model.recipe.items():
         table.add_row(Text(str(name)), Text("–" if value is None else str(value)))
-    console.print(table)
+    show(repr(model), "", model.taxonomy, "", table)
 
 
 def _show_data(path: Path, layer: str | None, raw: bool) -> None:
@@ -233,14 +219,9 @@ def _show_data(path: Path, layer: str | None, raw: bool) -> None:
 
         report = inspect_input(path, layer=layer, use_raw=raw)
         store = open_store(path)
-    console = results()
-    console.print(Text(str(report)))
-    console.print()
-    console.print(Text(f"matrices  {', '.join(store.slots)}"))
-    console.print(Text("obs columns", style="bold"))
+    show(report, "", f"matrices  {', '.join(store.slots)}", Text("obs columns", style="bold"))
     for name in store.obs:
-        values = store.obs[name].dropna()
-        distinct = values.unique()
+        distinct = store.obs[name].dropna().unique()
         shown = ", ".join(map(str, distinct[:_MOST_VALUES]))
         more = f", ... ({len(distinct):,} values)" if len(distinct) > _MOST_VALUES else ""
-        console.print(Text(f"  {name}: {shown}{more}"))
+        show(f"  {name}: {shown}{more}")

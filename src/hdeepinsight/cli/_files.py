@@ -86,24 +86,24 @@ def check_output(
         With what to do instead.
     """
     if out.suffix not in formats:
-        msg = (
+        raise UsageProblem(
             f"{option} must end in {' or '.join(formats)}, which sets the format, got {out}, which "
             f"ends in {out.suffix or 'nothing'!r}. Choose another name."
         )
-        raise UsageProblem(msg)
     real, read = out.resolve(), source.resolve()
     if real.is_relative_to(read) or read.is_relative_to(real):
-        msg = (
+        raise UsageProblem(
             f"{option} {out} is, holds, or lies in the input {source}, which is never changed. "
             "Choose another place."
         )
-        raise UsageProblem(msg)
     if out.exists() and not overwrite:
-        msg = f"{out} exists already. Pass --overwrite to replace it, or choose another name."
-        raise UsageProblem(msg)
+        raise UsageProblem(
+            f"{out} exists already. Pass --overwrite to replace it, or choose another name."
+        )
     if out.is_dir() and not is_store(out):
-        msg = f"{out} is a folder, and not a zarr store, so it is not replaced. Choose another."
-        raise UsageProblem(msg)
+        raise UsageProblem(
+            f"{out} is a folder, and not a zarr store, so it is not replaced. Choose another."
+        )
     require_writable(out, option=option)
 
 
@@ -113,11 +113,10 @@ def require_writable(out: Path, *, option: str = "--out") -> None:
     if above.is_dir() and os.access(above, os.W_OK):
         return
     reason = "may not be written to" if above.is_dir() else "is not a folder"
-    msg = (
+    raise UsageProblem(
         f"{option} {out} cannot be written: {above} {reason}. Choose a place in a folder that you "
         "may write to."
     )
-    raise UsageProblem(msg)
 
 
 def write_annotation(
@@ -148,19 +147,16 @@ def write_annotation(
         return
     import anndata
 
-    clash = [name for name in obs if str(name).startswith(f"{key_added}_")]
-    if clash:
-        msg = (
+    if clash := [name for name in obs if str(name).startswith(f"{key_added}_")]:
+        raise UsageProblem(
             f"obs of the query has columns that start with {key_added}_ already: "
             f"{', '.join(map(str, clash))}. Pass another --key-added, whose prefix is free."
         )
-        raise UsageProblem(msg)
     added = anndata.AnnData(obs=obs.copy())  # the query's cells, without their matrix
     annotation.to_adata(added, key_added=key_added)
     _refuse_clashes(source, added, key_added)
     # Older releases of anndata have to be told to write every kind of text column that they read.
-    any_text = anndata.settings.override(allow_write_nullable_strings=True)
-    with atomic_write(out) as path, any_text:
+    with atomic_write(out) as path, anndata.settings.override(allow_write_nullable_strings=True):
         if not is_zarr(source) and not is_zarr(out) and _is_modern(source):
             _copy_and_add(source, path, added)
         else:
@@ -181,11 +177,10 @@ def _refuse_clashes(source: Path, added: AnnData, key_added: str) -> None:
             if f"{part}/{name}" in root
         ]
     if clash:
-        msg = (
+        raise UsageProblem(
             f"The query holds {', '.join(clash)} already, which the result would replace. Pass "
             f"another --key-added than {key_added}."
         )
-        raise UsageProblem(msg)
 
 
 def _copy_and_add(source: Path, path: Path, added: AnnData) -> None:
@@ -196,10 +191,9 @@ def _copy_and_add(source: Path, path: Path, added: AnnData) -> None:
     shutil.copyfile(source, path)
     with h5py.File(path, "r+") as root:
         write_elem(root, "obs", added.obs)
-        for name, value in added.obsm.items():
-            write_elem(root["obsm"], name, value)
-        for name, value in added.uns.items():
-            write_elem(root["uns"], name, value)
+        for part in ("obsm", "uns"):
+            for name, value in getattr(added, part).items():
+                write_elem(root[part], name, value)
 
 
 def _is_modern(source: Path) -> bool:

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.text import Text
 
 from hdeepinsight._io import atomic_write
 from hdeepinsight.cli import _options as opt
 from hdeepinsight.cli._boundary import UsageProblem, running
-from hdeepinsight.cli._console import frame_table, results, step
+from hdeepinsight.cli._console import frame_table, show, step
 from hdeepinsight.cli._files import read_anndata
 
 Repository = Annotated[
@@ -25,13 +24,8 @@ Repository = Annotated[
 ]
 
 
-class Where(StrEnum):
-    """Which models are listed."""
-
-    all = "all"
-    bundled = "bundled"
-    here = "here"
-    hub = "hub"
+#: Which models are listed.
+Where = StrEnum("Where", {"all": "all", "bundled": "bundled", "here": "here", "hub": "hub"})
 
 
 def models(
@@ -50,11 +44,7 @@ def models(
             from hdeepinsight.hub import list_models
 
             found = list_models(search, where=where.value)
-        console = results()
-        if found.empty:
-            console.print(Text("No models were found."))
-        else:
-            console.print(frame_table(found.set_index("model")))
+        show("No models were found." if found.empty else frame_table(found.set_index("model")))
 
 
 def pull(
@@ -75,8 +65,9 @@ def pull(
     """
     with running(debug=debug):
         if out is not None and out.exists():
-            msg = f"--out must be a new folder, got {out}, which exists already. Choose another."
-            raise UsageProblem(msg)
+            raise UsageProblem(
+                f"--out must be a new folder, got {out}, which exists already. Choose another."
+            )
         with step(f"Fetching {repository}"):
             from hdeepinsight import hub
 
@@ -86,10 +77,7 @@ def pull(
             with atomic_write(out) as unfinished:
                 shutil.copytree(folder, unfinished)
             folder = out
-        console = results()
-        console.print(Text(f"revision  {shared.revision}"))
-        console.print(Text(f"digest    {shared.digest}"))
-        console.print(Text(f"folder    {folder}"))
+        show(f"revision  {shared.revision}", f"digest    {shared.digest}", f"folder    {folder}")
 
 
 def publish(
@@ -144,24 +132,22 @@ def publish(
                 private=private,
                 overwrite=overwrite,
             )
-        console = results()
-        console.print(Text(f"Published as {published.address}"))
-        console.print(Text(f"revision  {published.revision}"))
-        console.print(Text(f"digest    {published.digest}"))
+        show(f"Published as {published.address}")
+        show(f"revision  {published.revision}", f"digest    {published.digest}")
 
 
 def _read_card(path: Path) -> dict[str, Any]:
     try:
         fields = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        msg = (
+        raise UsageProblem(
             f"--card {path} could not be read as JSON ({error}). It must be an object with title, "
             "license, organism and tissues. Check the file."
-        )
-        raise UsageProblem(msg) from None
+        ) from None
     if not isinstance(fields, dict):
-        msg = f"--card must be a file with a JSON object, got {path}: {type(fields).__name__}."
-        raise UsageProblem(msg)
+        raise UsageProblem(
+            f"--card must be a file with a JSON object, got {path}: {type(fields).__name__}."
+        )
     return fields
 
 
@@ -188,6 +174,4 @@ def convert(
             from hdeepinsight.models import convert_model
 
             model = convert_model(old, new, trust=trust, overwrite=overwrite)
-        console = results()
-        console.print(Text(repr(model)))
-        console.print(Text(f"Saved to {new}"))
+        show(repr(model), f"Saved to {new}")

@@ -10,30 +10,14 @@ import typer
 
 from hdeepinsight.cli._boundary import UsageProblem
 
-
-class Scale(StrEnum):
-    """What the values of a matrix are taken for; see `hdeepinsight.data.open_counts`."""
-
-    auto = "auto"
-    counts = "counts"
-    recover = "recover"
-    as_is = "as_is"
-
-
-class Step(StrEnum):
-    """Whether a step is taken."""
-
-    auto = "auto"
-    on = "on"
-    off = "off"
-
-
-class PathDecoder(StrEnum):
-    """How a leaf is chosen."""
-
-    joint = "joint"
-    greedy = "greedy"
-
+#: What the values of a matrix are taken for; see `hdeepinsight.data.open_counts`.
+Scale = StrEnum(
+    "Scale", {"auto": "auto", "counts": "counts", "recover": "recover", "as_is": "as_is"}
+)
+#: Whether a step is taken.
+Step = StrEnum("Step", {"auto": "auto", "on": "on", "off": "off"})
+#: How a leaf is chosen.
+PathDecoder = StrEnum("PathDecoder", {"joint": "joint", "greedy": "greedy"})
 
 Query = Annotated[Path, typer.Argument(help="Query with raw counts, .h5ad or .zarr.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -49,8 +33,7 @@ Model = Annotated[
     ),
 ]
 Layer = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="Layer that holds the raw counts; X by default."),
+    str | None, typer.Option(metavar="NAME", help="Layer that holds the raw counts; X by default.")
 ]
 ScaleOption = Annotated[
     Scale,
@@ -85,9 +68,7 @@ Levels = Annotated[
 Threshold = Annotated[
     float,
     typer.Option(
-        min=0.5,
-        max=1.0,
-        help="A label stops at the deepest node that is at least this probable.",
+        min=0.5, max=1.0, help="A label stops at the deepest node that is at least this probable."
     ),
 ]
 ToLeaves = Annotated[
@@ -134,16 +115,14 @@ def label_columns(labels: list[str] | None, levels: str | None) -> list[str]:
     ['lineage', 'cell_type']
     """
     if labels and levels:
-        msg = (
+        raise UsageProblem(
             "Both --labels and --levels were given. Leave one out: --labels cell_type names one "
             "column per level, --levels lineage,cell_type lists them."
         )
-        raise UsageProblem(msg)
     named = [name.strip() for name in levels.split(",")] if levels else list(labels or ())
     if not all(named):
-        msg = (
+        raise UsageProblem(
             f"--levels must be a list of columns from coarse to fine, such as lineage,cell_type, "
             f"got {levels!r}, which has an empty name. Remove the stray comma."
         )
-        raise UsageProblem(msg)
     return named

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from hdeepinsight.cli import _options as opt
 from hdeepinsight.cli._boundary import UsageProblem, running
-from hdeepinsight.cli._console import errors, frame_table, results, step, training_progress
+from hdeepinsight.cli._console import errors, frame_table, show, step, training_progress
 from hdeepinsight.cli._files import read_anndata, require_columns, require_writable
 
 if TYPE_CHECKING:
@@ -21,13 +21,8 @@ if TYPE_CHECKING:
 _METHOD: Final = "SCHDeepInsight"
 
 
-class Layout(StrEnum):
-    """How genes are placed on the image."""
-
-    tsne = "tsne"
-    umap = "umap"
-    mde = "mde"
-    random = "random"
+#: How genes are placed on the image.
+Layout = StrEnum("Layout", {"tsne": "tsne", "umap": "umap", "mde": "mde", "random": "random"})
 
 
 def train(
@@ -65,8 +60,7 @@ def train(
         str, typer.Option(metavar="NAME", help="compact, efficientnet_b0 to _b7, or _v2_s, _m, _l.")
     ] = "compact",
     validation_size: Annotated[
-        float,
-        typer.Option(min=0, max=0.9, help="Share of cells held out; rare types keep all."),
+        float, typer.Option(min=0, max=0.9, help="Share of cells held out; rare types keep all.")
     ] = 0.1,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Passes over the cells; chosen from their number.")
@@ -92,14 +86,12 @@ def train(
     [b]hdeepinsight train reference.h5ad --levels lineage,cell_type --out my_model[/b]
     """
     with running(debug=debug):
-        columns = opt.label_columns(labels, levels)
-        if not columns:
-            msg = (
+        if not (columns := opt.label_columns(labels, levels)):
+            raise UsageProblem(
                 "No label column was given. Pass --labels COLUMN for cell types, or --levels "
                 "COARSE,...,FINE for one column per level. `hdeepinsight info REFERENCE` lists the "
                 "columns."
             )
-            raise UsageProblem(msg)
         _check_folder(out, source=reference, overwrite=overwrite)
         with step("Reading the reference"):
             from hdeepinsight.data import open_store
@@ -144,13 +136,15 @@ def train(
 def _check_folder(out: Path, *, source: Path, overwrite: bool) -> None:
     """Refuse the folder before any work is done."""
     if out.is_file() or out.resolve() == source.resolve():
-        msg = f"--out must be a folder for the model, got {out}, a file or the reference."
-        raise UsageProblem(msg)
+        raise UsageProblem(
+            f"--out must be a folder for the model, got {out}, a file or the reference."
+        )
     from hdeepinsight.models import ModelFolder
 
     if ModelFolder(out).holds_model and not overwrite:
-        msg = f"{out} holds a model already. Pass --overwrite to replace it, or another folder."
-        raise UsageProblem(msg)
+        raise UsageProblem(
+            f"{out} holds a model already. Pass --overwrite to replace it, or another folder."
+        )
     require_writable(out)
 
 
@@ -165,21 +159,18 @@ def _read_taxonomy(path: Path | None) -> Taxonomy | None:
 
 
 def _report(model: Any, out: Path) -> None:
-    console = results()
-    console.print(Text(repr(model)))
+    show(repr(model))
     if len(model.validation_indices_):
         with step("Scoring the cells held out"):
             evaluation = model.evaluate()
-        console.print(
-            frame_table(evaluation.levels, title=f"{evaluation.n_cells:,} cells held out")
-        )
+        show(frame_table(evaluation.levels, title=f"{evaluation.n_cells:,} cells held out"))
     else:
         errors().print(
             "[bold yellow]Note:[/] no cells were held out, so there are no scores, and the "
             "probabilities are not calibrated. Give every type more cells, or raise "
             "--validation-size."
         )
-    console.print(Text(f"Saved to {out}"))
+    show(f"Saved to {out}")
     hint = f"Next: hdeepinsight annotate QUERY.h5ad --model {out} --out annotated.h5ad"
     errors().print(Text(hint, style="dim"))
 

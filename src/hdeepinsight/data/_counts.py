@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
+from numpy.typing import NDArray
 
 from hdeepinsight._errors import check_choice, check_integer
 from hdeepinsight.data._errors import InputError
@@ -24,11 +26,6 @@ from hdeepinsight.data._matrix import Block, RowMatrix
 from hdeepinsight.data._reader import ARGUMENTS, DataLike, Store, open_store
 from hdeepinsight.data._recover import Denormalizer, Normalisation
 
-if TYPE_CHECKING:
-    import pandas as pd
-    from numpy.typing import NDArray
-
-Floats: TypeAlias = "NDArray[np.float64]"
 ScaleMode: TypeAlias = Literal["auto", "counts", "recover", "as_is"]
 
 #: A gene that fewer cells express is not selected.
@@ -208,8 +205,7 @@ class CountSource:
         check_integer("chunk_size", size, hint="Omit it to use 4096.")
         if self.denormalizer is None:
             return self.matrix.blocks(size)
-        decoded = self.denormalizer.blocks(self.matrix, size)
-        return ((rows, counts) for rows, counts, _ in decoded)
+        return ((rows, counts) for rows, counts, _ in self.denormalizer.blocks(self.matrix, size))
 
 
 def open_counts(
@@ -302,13 +298,7 @@ def source_of(
     elif scale == "recover" and report.scale == "normalized":
         text = "Counts are recovered from the normalised values of each cell."
         report = replace(report, problems=(), repairs=(*report.repairs, text))
-    return CountSource(
-        matrix=matrix,
-        obs=store.obs,
-        var=store.genes(use_raw),
-        report=report,
-        denormalizer=denormalizer,
-    )
+    return CountSource(matrix, store.obs, store.genes(use_raw), report, denormalizer)
 
 
 def select_genes(source: CountSource, n_genes: int, *, keep: Sequence[str] = ()) -> list[str]:
@@ -354,9 +344,8 @@ def select_genes(source: CountSource, n_genes: int, *, keep: Sequence[str] = ())
     >>> select_genes(open_counts(ad.AnnData(counts, var=var)), 1)
     ['GENE30']
     """
-    names = list(dict.fromkeys(map(str, source.var_names)))
-    unknown = [gene for gene in keep if gene not in set(names)]
-    if unknown:
+    names, kept = list(dict.fromkeys(map(str, source.var_names))), list(dict.fromkeys(keep))
+    if unknown := [gene for gene in kept if gene not in source.var_names]:
         found = f"{len(unknown)} of the genes to keep are not in the reference: {unknown[:5]}."
         hint = "Check the spelling, or drop them."
         raise InputError(found, "Valid are names of its genes.", hint)
@@ -364,19 +353,18 @@ def select_genes(source: CountSource, n_genes: int, *, keep: Sequence[str] = ())
     scores = dispersion_scores(
         lambda: (counts for _, counts in source.chunks(alignment)), len(names)
     )
-    kept = set(keep)
-    ranked = [
-        i for i in np.argsort(-scores, kind="stable") if scores[i] > 0 and names[i] not in kept
-    ]
-    chosen = sorted(ranked[: max(n_genes - len(kept), 0)])
-    genes = [*dict.fromkeys(keep), *(names[i] for i in chosen)]
+    scores[np.isin(names, kept)] = 0.0
+    ranked = np.argsort(-scores, kind="stable")[: max(n_genes - len(kept), 0)]
+    genes = [*kept, *(names[i] for i in np.sort(ranked) if scores[i] > 0)]
     if not genes:
         found = f"No gene is seen in at least {MIN_CELLS} cells."
         raise InputError(found, "A reference needs expressed genes.", "Check the matrix.")
     return genes
 
 
-def dispersion_scores(read: Callable[[], Iterable[sp.csr_matrix]], n_genes: int) -> Floats:
+def dispersion_scores(
+    read: Callable[[], Iterable[sp.csr_matrix]], n_genes: int
+) -> NDArray[np.float64]:
     """Compute the standardised variance of every gene, as `select_genes` ranks them.
 
     Parameters

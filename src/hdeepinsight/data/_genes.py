@@ -149,11 +149,10 @@ class GeneAlignment:
         array([[2., 1.]], dtype=float32)
         """
         if block.shape[1] != len(self.target):
-            msg = (
+            raise ValueError(
                 f"The block has {block.shape[1]} columns. This alignment was made for "
                 f"{len(self.target)}. Align the genes of this matrix first."
             )
-            raise ValueError(msg)
         target = self.target.astype(np.int32)
         rows: Any = block
         if not sp.issparse(block):
@@ -213,8 +212,7 @@ def resolve_var_names(var: pd.DataFrame, genes: Sequence[str]) -> tuple[pd.Index
 
 def _text(names: Any) -> pd.Index:
     """Return names as plain strings; a missing one becomes empty and matches nothing."""
-    missing = pd.isna(names)
-    listed = ["" if gone else str(name) for name, gone in zip(names, missing, strict=True)]
+    listed = ["" if gone else str(name) for name, gone in zip(names, pd.isna(names), strict=True)]
     return pd.Index(listed, dtype=object)
 
 
@@ -289,16 +287,17 @@ def align_genes(
     model = pd.Index([str(gene) for gene in genes], dtype=object)
     if not model.is_unique or not len(model):
         twice = examples(model[model.duplicated()].unique()) or "none at all"
-        msg = f"Genes of the model that repeat: {twice}. Valid are one or more unique names."
-        raise ValueError(f"{msg} Pass every gene once.")
+        raise ValueError(
+            f"Genes of the model that repeat: {twice}. Valid are one or more unique names. Pass "
+            "every gene once."
+        )
     share = np.ones(len(model)) if weights is None else np.asarray(weights, dtype=np.float64)
     total = share.sum()
     if share.shape != (len(model),) or not np.isfinite(total) or total <= 0 or (share < 0).any():
-        msg = (
+        raise ValueError(
             f"The weights have shape {share.shape} and sum {total:.4g}. Valid are {len(model)} "
             "finite values from 0 up, not all 0. Pass the mean share of every model gene."
         )
-        raise ValueError(msg)
     column = None
     if isinstance(var_names, pd.DataFrame):
         names, column = resolve_var_names(var_names, model.tolist())
@@ -319,11 +318,11 @@ def align_genes(
         f"{report.n_measured:,} of the model's {report.n_model:,} genes are in the query "
         f"({report.coverage:.1%} of the reference's expression)."
     )
-    if report.coverage < min_coverage or not report.n_measured:
+    is_refused = report.coverage < min_coverage or not report.n_measured
+    if is_refused or report.coverage < warn_coverage:
         advice = _diagnose(names.tolist(), model.tolist(), species, report.n_measured, arguments)
-        raise GeneMatchError(found, f"At least {min_coverage:.0%} is needed.", advice)
-    if report.coverage < warn_coverage:
-        advice = _diagnose(names.tolist(), model.tolist(), species, report.n_measured, arguments)
+        if is_refused:
+            raise GeneMatchError(found, f"At least {min_coverage:.0%} is needed.", advice)
         text = f"{found} Below {warn_coverage:.0%} labels are less certain. {advice}"
         warnings.warn(text, GeneCoverageWarning, stacklevel=2)
     return alignment
@@ -334,18 +333,15 @@ def _match(
 ) -> tuple[Ints, list[str]]:
     """Find the model gene of every column, -1 for none, and what was done beyond exact names."""
     target = model.get_indexer(names).astype(np.int64)
-    messages: list[str] = []
-    stripped = names.map(strip_version)
-    found = _add(target, stripped, model.map(strip_version))
-    if found:
-        messages.append(f"{found:,} genes were matched after leaving out Ensembl versions.")
-    found = _add_synonyms(target, names, model, synonyms)
-    if found:
-        messages.append(f"{found:,} genes were matched by a synonym.")
+    stripped, model_stripped = names.map(strip_version), model.map(strip_version)
+    found = {
+        "after leaving out Ensembl versions": _add(target, stripped, model_stripped),
+        "by a synonym": _add_synonyms(target, names, model, synonyms),
+    }
     if fold_case:
-        found = _add(target, stripped.map(str.upper), model.map(strip_version).map(str.upper))
-        messages += [f"{found:,} genes were matched regardless of case."] if found else []
-    return target, messages
+        upper = stripped.map(str.upper), model_stripped.map(str.upper)
+        found["regardless of case"] = _add(target, *upper)
+    return target, [f"{n:,} genes were matched {how}." for how, n in found.items() if n]
 
 
 def _add(target: Ints, names: pd.Index, model: pd.Index) -> int:
@@ -390,8 +386,7 @@ def alignment_of(
     source[target[used[::-1]]] = used[::-1]  # the first column wins
     measured = source >= 0
     share = np.full(len(model), 1 / max(1, len(model))) if share is None else share
-    duplicated = tuple(model[np.bincount(target[used], minlength=len(model)) > 1])
-    if duplicated:
+    if duplicated := tuple(model[np.bincount(target[used], minlength=len(model)) > 1]):
         summed = f"Columns that carry the same gene are summed: {examples(duplicated)}."
         messages = [*messages, summed]
     report = GeneReport(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal, TypeAlias
 
@@ -135,8 +135,7 @@ class InputReport:
         >>> hdi.pp.inspect_input(ad.AnnData(counts)).to_dict()["scale"]
         'counts'
         """
-        plain = asdict(self)
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in plain.items()}
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
 
 
 #: Scales that are read without being asked: as they are, or with their counts recovered.
@@ -170,33 +169,29 @@ _SAME_SUM = 5e-3
 _MOSTLY_WHOLE = 0.1  # dividing by the library size leaves hardly a whole number
 
 
-@dataclass(frozen=True)
-class ScaleGuess:
-    """What the values of a matrix are, and why."""
+def classify_scale(matrix: RowMatrix, tally: Scan) -> tuple[Scale, str]:
+    """Guess the scale of a matrix from the tallies over all of its values and the sampled cells.
 
-    scale: Scale
-    evidence: str
-
-
-def classify_scale(matrix: RowMatrix, tally: Scan) -> ScaleGuess:
-    """Guess the scale of a matrix from the tallies over all of its values and the sampled cells."""
+    Returns
+    -------
+    The scale, and the evidence for it in words.
+    """
     if 0 in matrix.shape:
-        return ScaleGuess("empty", f"there are {matrix.shape[0]} cells × {matrix.shape[1]} genes")
+        return "empty", f"there are {matrix.shape[0]} cells × {matrix.shape[1]} genes"
     if tally.high == -np.inf:
-        return ScaleGuess("empty", "there are no values but zeros")
+        return "empty", "there are no values but zeros"
     if tally.low < 0:
-        text = f"{tally.n_negative:,} values are negative (down to {tally.low:.4g})"
-        return ScaleGuess("scaled", text)
+        return "scaled", f"{tally.n_negative:,} values are negative (down to {tally.low:.4g})"
     if tally.high > LARGEST_COUNT:
-        return ScaleGuess("scaled", f"values go up to {tally.high:.3g}, where no counts are")
+        return "scaled", f"values go up to {tally.high:.3g}, where no counts are"
     if not tally.all_whole:
         return _classify_fractions(matrix, tally)
     if tally.high == 1:
-        return ScaleGuess("binary", "all values are 0 or 1")
-    return ScaleGuess("counts", f"all values are whole numbers from 0 to {tally.high:,.0f}")
+        return "binary", "all values are 0 or 1"
+    return "counts", f"all values are whole numbers from 0 to {tally.high:,.0f}"
 
 
-def _classify_fractions(matrix: RowMatrix, tally: Scan) -> ScaleGuess:
+def _classify_fractions(matrix: RowMatrix, tally: Scan) -> tuple[Scale, str]:
     sample = sp.vstack(tally.sample, format="csr")
     if tally.n_nan or tally.n_inf:  # which are reported on their own
         sample.data = np.nan_to_num(sample.data, nan=0.0, posinf=0.0, neginf=0.0)
@@ -205,21 +200,21 @@ def _classify_fractions(matrix: RowMatrix, tally: Scan) -> ScaleGuess:
     multiples = f"of a cell are whole multiples of one unit (tried on {n})"
     logged = Denormalizer("log1p", matrix.dtype, tally.grid).share_solved(sample)
     if logged == 1:
-        return ScaleGuess("log1p_counts", f"after expm1, all values {multiples}")
+        return "log1p_counts", f"after expm1, all values {multiples}"
     share_whole = tally.n_whole / tally.n_nonzero
     fractions = f"{1 - share_whole:.1%} of the positive values are not whole numbers"
     if share_whole > _MOSTLY_WHOLE:
-        return ScaleGuess("fractional_counts", f"{fractions} (largest value {tally.high:,.4g})")
+        return "fractional_counts", f"{fractions} (largest value {tally.high:,.4g})"
     if Denormalizer("normalized", matrix.dtype, tally.grid).share_solved(sample) == 1:
-        return ScaleGuess("normalized", f"all values {multiples}")
+        return "normalized", f"all values {multiples}"
     missed = f"in {1 - logged:.1%} of {n} they are not whole multiples of one unit (natural log)"
     if tally.high <= MAX_LOG and _same_sums(sample, log=True):
-        return ScaleGuess("log1p", f"after expm1 all cells have the same sum, and {missed}")
+        return "log1p", f"after expm1 all cells have the same sum, and {missed}"
     if _same_sums(sample, log=False):
-        return ScaleGuess("normalized", f"all cells have the same sum, and {fractions}")
+        return "normalized", f"all cells have the same sum, and {fractions}"
     if tally.high > MAX_LOG:
-        return ScaleGuess("fractional_counts", f"{fractions} (largest value {tally.high:,.4g})")
-    return ScaleGuess("log1p", f"values are fractions up to {tally.high:.3g}, and {missed}")
+        return "fractional_counts", f"{fractions} (largest value {tally.high:,.4g})"
+    return "log1p", f"values are fractions up to {tally.high:.3g}, and {missed}"
 
 
 def _same_sums(sample: sp.csr_matrix, *, log: bool) -> bool:
@@ -305,7 +300,7 @@ def inspect_store(
     """
     matrix = store.matrix(layer, use_raw, arguments=arguments)
     tally = scan(matrix, max_cells)
-    guess = classify_scale(matrix, tally)
+    scale, evidence = classify_scale(matrix, tally)
     var_names = store.genes(use_raw).index.astype(str)
     listed = var_names.tolist()
     obs_names = store.obs.index.astype(str).tolist()
@@ -314,8 +309,8 @@ def inspect_store(
         n_vars=matrix.shape[1],
         layer=slot_name(layer, use_raw),
         storage=matrix.storage,
-        scale=guess.scale,
-        evidence=guess.evidence,
+        scale=scale,
+        evidence=evidence,
         n_nan=tally.n_nan,
         n_inf=tally.n_inf,
         n_negative=tally.n_negative,
@@ -332,7 +327,7 @@ def inspect_store(
     if error or report.scale == "log1p_counts":
         problems += where_counts_are(store, report.layer, arguments)
     problems += _cautions(report, tally.high)
-    return replace(report, problems=tuple(problems), repairs=_repairs(report))
+    return replace(report, problems=tuple(problems), repairs=tuple(_repairs(report)))
 
 
 def not_finite(report: InputReport) -> InputError | None:
@@ -363,8 +358,7 @@ def refusal(report: InputReport, arguments: Mapping[str, str] = ARGUMENTS) -> In
     advice = ADVICE[report.scale]
     if "scale" in arguments and report.scale in _ADVICE_WITH_SCALE:
         advice = _ADVICE_WITH_SCALE[report.scale].format(arguments["scale"])
-    found = f"{report.layer} looks {report.scale}: {report.evidence}."
-    return InputError(found, EXPECTED, advice)
+    return InputError(f"{report.layer} looks {report.scale}: {report.evidence}.", EXPECTED, advice)
 
 
 def where_counts_are(
@@ -392,40 +386,36 @@ def _how_to_pass(slot: str, arguments: Mapping[str, str]) -> str:
     return f"pass {arguments['layer']}={name}"
 
 
-def _cautions(report: InputReport, high: float) -> list[str]:
+def _cautions(report: InputReport, high: float) -> Iterator[str]:
     """Say what does not stop the reading but may surprise."""
-    found = []
     if LARGEST_EXACT < high <= LARGEST_COUNT:
-        found.append(
+        yield (
             f"The largest value is {high:.3g}. Counts above {LARGEST_EXACT:,} are read to seven "
             "digits, and hardly a cell has so many of one gene. Check that these are counts."
         )
     if report.looks_transposed:
-        found.append(
+        yield (
             "The columns are named like cells and the rows like genes. Valid are cells in rows and "
             "genes in columns. Pass adata.T."
         )
     if report.scale == "binary":
-        found.append(
+        yield (
             "All values are 0 or 1, so counts may have been binarised. Valid are counts of any "
             "size. Pass the counts before binarising, if there are any."
         )
     if report.n_empty_cells and report.scale != "empty":
-        found.append(
+        yield (
             f"{report.n_empty_cells:,} cells hold zeros only. A cell needs counts to be told from "
             "others. They are kept and stay without a label; filter them if they are not wanted."
         )
-    return found
 
 
-def _repairs(report: InputReport) -> tuple[str, ...]:
-    done = []
+def _repairs(report: InputReport) -> Iterator[str]:
     if report.scale == "log1p_counts":
         rounded = f" (values are rounded to {report.rounding:g})" if report.rounding else ""
-        done.append(f"Counts are recovered from the log1p-normalised values of each cell{rounded}.")
+        yield f"Counts are recovered from the log1p-normalised values of each cell{rounded}."
     if report.duplicated_genes:
         listed = examples(report.duplicated_genes)
-        done.append(f"Columns that carry the same gene name are summed: {listed}.")
+        yield f"Columns that carry the same gene name are summed: {listed}."
     if report.versioned:
-        done.append("Versions of Ensembl ids are left out where genes are matched.")
-    return tuple(done)
+        yield "Versions of Ensembl ids are left out where genes are matched."

@@ -68,16 +68,6 @@ class RowMatrix:
     chosen: Ints | None = None
     counter: PassCounter = field(default_factory=PassCounter)
 
-    @property
-    def n_passes(self) -> int:
-        """Number of times that the matrix was read, for whatever purpose."""
-        return self.counter.n_passes
-
-    @property
-    def n_scans(self) -> int:
-        """Number of times that all values were looked at to find out what they are."""
-        return self.counter.n_scans
-
     def take(self, rows: Ints) -> RowMatrix:
         """Return the given rows as a matrix of its own, which counts its passes together with this.
 
@@ -225,8 +215,7 @@ def _columnwise_blocks(matrix: Any, size: int) -> Iterator[tuple[slice, Block]]:
     per_row = max(1, _n_stored(matrix) // max(1, n_obs))
     large = size * max(1, CSC_BUDGET // (per_row * size))
     for start in range(0, n_obs, large):
-        turned = _turn(matrix, slice(start, min(start + large, n_obs)))
-        yield from _parts(turned, size, start)
+        yield from _parts(_turn(matrix, slice(start, min(start + large, n_obs))), size, start)
 
 
 def _n_stored(matrix: Any) -> int:
@@ -349,8 +338,7 @@ def scan(matrix: RowMatrix, max_cells: int) -> Scan:
     for rows, block in matrix.blocks(ROWS):
         part = canonical(block)
         result.add(part)
-        picked = np.arange(-rows.start % step, part.shape[0], step)
-        if len(picked):
+        if len(picked := np.arange(-rows.start % step, part.shape[0], step)):
             result.sample.append(part[picked])
     return result
 
@@ -358,7 +346,6 @@ def scan(matrix: RowMatrix, max_cells: int) -> Scan:
 def scan_rows(matrix: RowMatrix, n_rows: int) -> Scan:
     """Tally the first rows only: enough for a hint, not for a conclusion."""
     result = Scan()
-    for _, block in matrix.blocks(n_rows):
-        result.add(canonical(block))
-        break
+    _, block = next(matrix.blocks(n_rows))
+    result.add(canonical(block))
     return result

@@ -189,8 +189,7 @@ class Modalities:
         Modalities(rna='gex', protein='prot', labels=None, batch=None)
         """
         given = dict(modalities or {})
-        unknown = set(given) - set(_ARGUMENTS)
-        if unknown:
+        if set(given) - set(_ARGUMENTS):
             expected = f"a dictionary whose keys are among {', '.join(_ARGUMENTS)}"
             raise invalid("modalities", given, expected)
         return cls(**{_ARGUMENTS[argument]: name for argument, name in given.items()})
@@ -260,9 +259,7 @@ class Modalities:
         if name is None:
             return None
         rna = mdata.mod[name]
-        if rna.obs_names.equals(mdata.obs_names):
-            return rna
-        return _spread(rna, mdata.obs_names)
+        return rna if rna.obs_names.equals(mdata.obs_names) else _spread(rna, mdata.obs_names)
 
     def has_rna(self, mdata: MuData) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Return whether each cell of ``mdata`` is in the RNA modality, shape ``(n_obs,)``."""
@@ -374,5 +371,4 @@ def _spread(rna: AnnData, obs_names: pd.Index) -> AnnData:
     source = rna.to_memory() if rna.isbacked else rna
     matrices = {name: sp.csr_matrix(choose @ source.layers[name]) for name in source.layers if name}
     matrix = None if source.X is None else sp.csr_matrix(choose @ source.X)
-    obs = pd.DataFrame(index=obs_names)
-    return AnnData(matrix, obs=obs, var=source.var, layers=matrices)
+    return AnnData(matrix, obs=pd.DataFrame(index=obs_names), var=source.var, layers=matrices)

@@ -8,19 +8,17 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 
 from hdeepinsight.data._counts import source_of
 from hdeepinsight.data._genes import GeneAlignment, alignment_of
 from hdeepinsight.data._inspect import inspect_store
 from hdeepinsight.data._names import examples
 from hdeepinsight.data._reader import ARGUMENTS, open_store
-
-if TYPE_CHECKING:
-    from anndata import AnnData
 
 #: What vendors and pipelines put around the name of a protein.
 _PREFIX = re.compile(
@@ -177,11 +175,10 @@ class ProteinCounts:
 
     def __post_init__(self) -> None:
         if self.counts.shape != self.measured.shape:
-            msg = (
+            raise ValueError(
                 f"Counts have shape {self.counts.shape} and their mask {self.measured.shape}. "
                 "Valid is one mask entry per count. Pass arrays of one shape."
             )
-            raise ValueError(msg)
 
     def __len__(self) -> int:
         return len(self.counts)
@@ -223,11 +220,10 @@ def protein_names(adata: AnnData) -> list[str]:
     """
     by_key = {protein_key(name): clean_protein_name(name) for name in map(str, adata.var_names)}
     if not by_key:
-        msg = (
+        raise ValueError(
             "The protein modality has no column. Valid is one column per protein. Register the RNA "
             "alone with setup_anndata(), or add the proteins."
         )
-        raise ValueError(msg)
     return [by_key[key] for key in sorted(by_key)]
 
 

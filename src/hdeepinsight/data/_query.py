@@ -148,12 +148,12 @@ class AlignedQuery:
     @property
     def n_passes(self) -> int:
         """How often the matrix was read so far, the scan included."""
-        return self.source.matrix.n_passes
+        return self.source.matrix.counter.n_passes
 
     @property
     def n_scans(self) -> int:
         """How often all values were looked at to find out what they are."""
-        return self.source.matrix.n_scans
+        return self.source.matrix.counter.n_scans
 
     def __repr__(self) -> str:
         n_measured = self.alignment.report.n_measured
@@ -337,8 +337,7 @@ def open_query(
                 "Open the query anew with this model.",
             )
         given = layer is not None, use_raw, scale != "auto", fold_case
-        late = [name for name, is_given in zip(ARGUMENTS, given, strict=True) if is_given]
-        if late:
+        if late := [name for name, is_given in zip(ARGUMENTS, given, strict=True) if is_given]:
             raise InputError(
                 f"{' and '.join(late)} came with a query that is open already.",
                 "How a query is read is settled when it is opened.",
@@ -425,14 +424,11 @@ def resolve_cells(indices: Any, obs_names: pd.Index) -> Ints:
         if len(given) != n_obs:
             found = f"The mask has {len(given):,} entries, and there are {n_obs:,} cells."
         elif isinstance(own, pd.Index) and own.dtype.kind == "O" and not own.equals(obs_names):
-            found, hint = (
-                "The mask is of other cells, or in another order.",
-                "Pass mask[obs_names].",
-            )
+            found = "The mask is of other cells, or in another order."
+            hint = "Pass mask[obs_names]."
     elif kind in "iu":
         positions = given.astype(np.int64)
-        outside = given[(given < 0) | (given >= n_obs)]
-        if len(outside):
+        if len(outside := given[(given < 0) | (given >= n_obs)]):
             found = f"{len(outside):,} positions lie outside of the query: {examples(outside)}."
     elif kind not in "OUT":
         found = f"The cells are chosen by values of {given.dtype}."
@@ -441,8 +437,7 @@ def resolve_cells(indices: Any, obs_names: pd.Index) -> Ints:
         hint = "Call obs_names_make_unique(), or pass positions."
     else:
         positions = obs_names.get_indexer(given.astype(object))
-        missing = given[positions < 0]
-        if len(missing):
+        if len(missing := given[positions < 0]):
             found = f"The query has no cell {examples(map(repr, missing.tolist()))}."
     if found:
         valid = f"Valid are positions from 0 to {n_obs - 1:,}, a mask of {n_obs:,}, or names."

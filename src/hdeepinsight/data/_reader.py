@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import anndata as ad
 import h5py
@@ -207,8 +207,7 @@ def _frame(table: Any) -> pd.DataFrame:
 def _from_path(path: Path) -> Store:
     group = group_opener(path)
     with group() as root, _in_words(path):
-        missing = {"obs", "var"} - set(root)
-        if missing:
+        if missing := {"obs", "var"} - set(root):
             raise InputError(
                 f"{path} has no {' and no '.join(sorted(missing))}: it is not an AnnData.",
                 _FORMATS,
@@ -233,8 +232,7 @@ def _from_path(path: Path) -> Store:
 def _table(root: Any, at: str) -> pd.DataFrame:
     table = ad.io.read_elem(root[at])
     if not isinstance(table, pd.DataFrame):
-        msg = f"{at} is a {type(table).__name__}, not a table"
-        raise TypeError(msg)
+        raise TypeError(f"{at} is a {type(table).__name__}, not a table")
     return table
 
 
@@ -289,21 +287,16 @@ def group_opener(path: Path) -> Opener:
     """
     _check_kind(path, _FORMATS)
     is_zarr = path.is_dir() or path.suffix == ".zarr"
-    opener, check = (_open_zarr, _check_zarr) if is_zarr else (_open_h5ad, _check_hdf5)
-    with _in_words(path, "cannot be opened"), opener(path) as root:
-        check(root, path)
-    return partial(opener, path)
+    opener: Opener = partial(_open_zarr if is_zarr else h5py.File, path, "r")
+    with _in_words(path, "cannot be opened"), opener() as root:
+        (_check_zarr if is_zarr else _check_hdf5)(root, path)
+    return opener
 
 
-def _open_h5ad(path: Path) -> AbstractContextManager[Any]:
-    opened: AbstractContextManager[Any] = h5py.File(path, "r")
-    return opened
-
-
-def _open_zarr(path: Path) -> AbstractContextManager[Any]:
+def _open_zarr(path: Path, mode: Literal["r"]) -> AbstractContextManager[Any]:
     import zarr
 
-    return nullcontext(zarr.open_group(str(path), mode="r"))
+    return nullcontext(zarr.open_group(str(path), mode=mode))
 
 
 def check_file(path: Path) -> None:
@@ -328,7 +321,7 @@ def check_file(path: Path) -> None:
     """
     valid = "Valid is an HDF5 file."
     _check_kind(path, valid)
-    with _in_words(path, "cannot be read", valid), _open_h5ad(path) as root:
+    with _in_words(path, "cannot be read", valid), h5py.File(path, "r") as root:
         _check_hdf5(root, path)
 
 
@@ -336,23 +329,11 @@ def _check_kind(path: Path, valid: str) -> None:
     """Refuse a pipe or a device, from which a read may never return."""
     if not path.exists():
         raise InputError(f"{path} does not exist.", valid, "Check the path.")
-    odd = path if not path.is_dir() and not path.is_file() else _odd_file(path)
-    if odd is not None:
+    inside = (os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
+    members = inside if path.is_dir() else [path]
+    if odd := next((member for member in members if not os.path.isfile(member)), None):
         found = f"{odd} is neither a file nor a folder."
         raise InputError(found, valid, "Write what comes from a pipe or a device to a file first.")
-
-
-def _odd_file(folder: Path) -> Path | None:
-    """Return a member of a folder, at any depth, that is no file and no folder."""
-    waiting = [folder] if folder.is_dir() else []
-    while waiting:
-        with os.scandir(waiting.pop()) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(Path(entry.path))
-                elif not entry.is_file() and not entry.is_dir():
-                    return Path(entry.path)
-    return None
 
 
 def _check_parts(root: Any, path: Path) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-__all__ = ["draw_evenly", "split_cells", "split_groups"]
-
 MIN_HELD_OUT = 5
 
 
@@ -129,9 +127,8 @@ def split_groups(
         if held_out.sum() >= fraction * len(nodes):
             break
     if not held_out.any():
-        msg = (
+        raise ValueError(
             f"None of the {len(names)} groups of the split column can be held out: each has cells "
             "of a label that no other group has. Split by cell instead (split_key=None)."
         )
-        raise ValueError(msg)
     return held_out

@@ -6,18 +6,16 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
+import pandas as pd
+from anndata import AnnData
 
 from hdeepinsight._errors import need_extra
 from hdeepinsight._keys import ONTOLOGY_KEY
 from hdeepinsight.datasets._fetch import DatasetError, fetch
 from hdeepinsight.taxonomy import Taxonomy
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from anndata import AnnData
 
 _ROW, _GENE, _SYMBOL = "soma_joinid", "feature_id", "feature_name"
 _OBS: Final = (
@@ -152,10 +150,8 @@ def _drawn(
     obs: pd.DataFrame, terms: list[str], max_per_type: int, rng: np.random.Generator
 ) -> np.ndarray:
     """Rows of the Census, at most so many of each term, in ascending order."""
-    found = obs[ONTOLOGY_KEY].astype(str).to_numpy()
-    rows = obs[_ROW].to_numpy(dtype=np.int64)
-    order = np.argsort(rows)  # the draw does not depend on the order that the Census answers in
-    found, rows = found[order], rows[order]
+    obs = obs.sort_values(_ROW)  # the draw does not depend on the order that the Census answers in
+    found, rows = obs[ONTOLOGY_KEY].astype(str).to_numpy(), obs[_ROW].to_numpy(dtype=np.int64)
     drawn = [rng.permutation(rows[found == term])[:max_per_type] for term in terms]
     absent = [term for term, cells in zip(terms, drawn, strict=True) if not len(cells)]
     if len(absent) == len(terms):

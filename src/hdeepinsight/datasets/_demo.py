@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import ClassVar, Final
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 from sklearn.model_selection import train_test_split
 
 from hdeepinsight.data import recover_counts
-
-if TYPE_CHECKING:
-    from anndata import AnnData
 
 #: Label of the file -> lineage, and the label in words that fit on an axis.
 _TYPES: Final = {

@@ -5,7 +5,7 @@ from hdeepinsight.explanation._background import (
     background_from_cells,
     background_from_profiles,
 )
-from hdeepinsight.explanation._explanation import CellChoice, Explanation, Scope, Statistic
+from hdeepinsight.explanation._explanation import CellChoice, Explanation, Statistic
 from hdeepinsight.explanation._gradients import (
     BalancedDraws,
     Draws,
@@ -31,7 +31,6 @@ __all__ = [
     "Explanation",
     "ExplanationRun",
     "Method",
-    "Scope",
     "Statistic",
     "TargetKind",
     "Targets",

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from scipy import sparse
 
-from hdeepinsight.data import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from hdeepinsight.data import AlignedQuery
-    from hdeepinsight.nn import LeafProfiles
+from hdeepinsight.data import AlignedQuery, InputError
+from hdeepinsight.nn import LeafProfiles
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +52,7 @@ class Background:
 
         Their absence would count as not expressed, and the genes as reasons.
         """
-        lacking = np.flatnonzero(measured & ~self.measured)
-        if len(lacking):
+        if len(lacking := np.flatnonzero(measured & ~self.measured)):
             names = ", ".join(genes[i] for i in lacking[:5])
             raise InputError(
                 f"The background lacks {len(lacking):,} genes that the query has ({names}).",
@@ -107,11 +101,10 @@ def background_from_cells(
     """
     types = np.unique(nodes[nodes > 0])
     if not len(types):
-        msg = (
+        raise ValueError(
             f"No cell of {source} has a type that the taxonomy knows. Pass labelled cells as "
             "background."
         )
-        raise ValueError(msg)
     rng = np.random.default_rng(seed)
     drawn = []
     for node in types:  # every cell of a type as often as any other, or once more

@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 import anndata
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
+from scipy.sparse import csr_matrix
 
 from hdeepinsight._errors import check_choice, check_integer
+from hdeepinsight.explanation._targets import Targets
 
 if TYPE_CHECKING:
     import shap
-    from numpy.typing import ArrayLike
-    from scipy.sparse import csr_matrix
-
-    from hdeepinsight.explanation._targets import Targets
 
 Scope = Literal["own", "all"]
 Statistic = Literal["mean", "mean_abs"]
-CellChoice: TypeAlias = "Scope | ArrayLike"
+CellChoice: TypeAlias = Scope | ArrayLike
 
 
 class GeneTotals:
@@ -41,8 +40,9 @@ class GeneTotals:
     >>> import numpy as np
     >>> totals = GeneTotals(1, 2)
     >>> totals.add(0, np.array([[1.0, -1.0], [3.0, 1.0]]), np.zeros((2, 2)))
-    >>> totals.mean, totals.mean_abs, totals.std
-    (array([[2., 0.]]), array([[2., 1.]]), array([[1.41421356, 1.41421356]]))
+    >>> found = totals.statistics(0)
+    >>> found["mean"], found["mean_abs"], found["std"]
+    (array([2., 0.]), array([2., 1.]), array([1.41421356, 1.41421356]))
     """
 
     def __init__(self, n_targets: int, n_genes: int) -> None:
@@ -53,36 +53,27 @@ class GeneTotals:
         """Add cells to one target; both of shape ``(n_cells, n_genes)``."""
         self.n_cells[target] += len(values)
         values = values.astype(np.float64)
-        for total, part in zip(
-            self._sums, (values, np.abs(values), values**2, expression), strict=True
-        ):
-            total[target] += part.sum(axis=0, dtype=np.float64)
+        parts = values, np.abs(values), values**2, expression
+        self._sums[:, target] += [part.sum(axis=0, dtype=np.float64) for part in parts]
 
-    @property
-    def mean(self) -> np.ndarray:
-        """Mean over cells, shape ``(n_targets, n_genes)``; NaN without cells."""
-        return self._average(0)
+    def statistics(self, target: int) -> dict[str, np.ndarray]:
+        """Describe the cells of one target, each entry of shape ``(n_genes,)``; NaN without cells.
 
-    @property
-    def mean_abs(self) -> np.ndarray:
-        """Mean absolute value over cells, of the same shape."""
-        return self._average(1)
-
-    @property
-    def std(self) -> np.ndarray:
-        """Standard deviation over cells, 0 for a single one, of the same shape."""
-        n = self.n_cells[:, None]
-        variance = (self._average(2) - self.mean**2).clip(min=0) * n / np.maximum(n - 1, 1)
-        return np.sqrt(np.where(n == 1, 0.0, variance))
-
-    @property
-    def expression(self) -> np.ndarray:
-        """Mean scaled expression of the same cells, of the same shape."""
-        return self._average(3)
-
-    def _average(self, which: int) -> np.ndarray:
+        Mean, mean absolute value, standard deviation (0 for a single cell) and standard error of
+        the attributions, and the mean scaled expression of the same cells.
+        """
+        n = self.n_cells[target]
         with np.errstate(invalid="ignore"):
-            return np.asarray(self._sums[which] / self.n_cells[:, None])
+            mean, mean_abs, mean_square, expression = self._sums[:, target] / n
+            variance = (mean_square - mean**2).clip(min=0) * n / max(n - 1, 1)
+            std = np.sqrt(variance if n != 1 else np.zeros_like(variance))
+        return {
+            "mean": mean,
+            "mean_abs": mean_abs,
+            "std": std,
+            "sem": std / np.sqrt(n or np.nan),
+            "expression": expression,
+        }
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -232,18 +223,8 @@ class Explanation:
         ['mean', 'mean_abs', 'std', 'sem', 'expression', 'background', 'rank']
         """
         check_choice("by", by, get_args(Statistic))
-        at, totals = self._totals(node, cells)
-        table = pd.DataFrame(
-            {
-                "mean": totals.mean[at],
-                "mean_abs": totals.mean_abs[at],
-                "std": totals.std[at],
-                "sem": totals.std[at] / np.sqrt(totals.n_cells[at]),
-                "expression": totals.expression[at],
-                "background": self.background_expression,
-            },
-            index=self.genes,
-        )
+        columns = self._statistics(node, cells) | {"background": self.background_expression}
+        table = pd.DataFrame(columns, index=self.genes)
         table = table.sort_values(by, ascending=False, kind="stable")
         return table.assign(rank=np.arange(1, len(table) + 1))
 
@@ -275,9 +256,11 @@ class Explanation:
         check_choice("by", by, get_args(Statistic))
         check_choice("cells", cells, get_args(Scope))
         totals = self.totals[cells]
-        there = totals.n_cells > 0
-        names = [name for name, some in zip(self.nodes, there, strict=True) if some]
-        return pd.DataFrame(getattr(totals, by)[there], index=names, columns=self.genes)
+        there = np.flatnonzero(totals.n_cells).tolist()
+        values = [totals.statistics(target)[by] for target in there]
+        return pd.DataFrame(
+            values, index=[self.nodes[target] for target in there], columns=self.genes
+        )
 
     def ranked_list(self, node: str | None = None, *, cells: CellChoice = "own") -> pd.Series:
         """Return the mean attribution of every gene, highest first, for pre-ranked enrichment.
@@ -450,8 +433,7 @@ class Explanation:
         if not len(found):
             asked = "No node was named" if node is None else f"{node!r} was not explained"
             shown = ", ".join(map(repr, self.nodes[:10]))
-            msg = f"{asked}. Name one of {shown}, or explain it."
-            raise ValueError(msg)
+            raise ValueError(f"{asked}. Name one of {shown}, or explain it.")
         return int(found[0])
 
     def rows_of(self, node: str | None = None, cells: CellChoice = "all") -> np.ndarray:
@@ -463,16 +445,15 @@ class Explanation:
         # Positions and names would be taken for a mask that holds everywhere.
         given: Any = cells if hasattr(cells, "dtype") else np.asarray(cells)
         if not pd.api.types.is_bool_dtype(given) or given.shape != self.obs_names.shape:
-            msg = (
+            raise ValueError(
                 f"cells must be 'own', 'all' or a mask of booleans, ({len(self.obs_names)},), got "
                 f"{given.dtype} of shape {given.shape}. Turn names or positions into a mask, such "
                 "as result.obs_names.isin(names)."
             )
-            raise ValueError(msg)
         return np.flatnonzero(chosen & np.asarray(given, dtype=bool)[self.cell])
 
-    def _totals(self, node: str | None, cells: CellChoice) -> tuple[int, GeneTotals]:
-        """Return totals, and where the node stands in them."""
+    def _statistics(self, node: str | None, cells: CellChoice) -> dict[str, np.ndarray]:
+        """Return the statistics of every gene over some cells of a node."""
         at = position = self.position_of(node)
         rows = self.rows_of(node, cells)
         if isinstance(cells, str):
@@ -483,19 +464,17 @@ class Explanation:
             totals.add(0, self._kept(self.values)[rows], expression)
         if not totals.n_cells[at]:
             asked = repr(cells) if isinstance(cells, str) else "a mask"
-            msg = (
+            raise ValueError(
                 f"None of these {len(self.obs_names):,} cells is {self.nodes[position]!r} to the "
                 f"model (cells={asked}). Pass cells='all', or explain cells of this type."
             )
-            raise ValueError(msg)
-        return at, totals
+        return totals.statistics(at)
 
     def _kept(self, what: Any) -> Any:
         """Return values or expression; raises ``ValueError`` where they were not kept."""
         if what is None:
-            msg = (
+            raise ValueError(
                 "Attributions of single cells were not kept, so that there are ranking, "
                 "signatures, ranked_list and to_gene_sets alone. Explain with keep_values=True."
             )
-            raise ValueError(msg)
         return what

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from hdeepinsight._errors import check_integer
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 Method = Literal["expected_gradients", "shap_gradient", "kernel", "permutation"]
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy import sparse
+from torch import Tensor
 
+from hdeepinsight.data import AlignedQuery
+from hdeepinsight.explanation._background import Background
 from hdeepinsight.explanation._explanation import Explanation, GeneTotals, Scope
 from hdeepinsight.explanation._gradients import (
     BalancedDraws,
@@ -18,14 +21,8 @@ from hdeepinsight.explanation._gradients import (
     expected_gradients,
     shap_values,
 )
+from hdeepinsight.explanation._targets import Targets
 from hdeepinsight.nn import freeze_norms
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from hdeepinsight.data import AlignedQuery
-    from hdeepinsight.explanation._background import Background
-    from hdeepinsight.explanation._targets import Targets
 
 DEFAULT_SAMPLES = 50
 CELLS = 128
@@ -243,19 +240,16 @@ class AttributionAccumulator:
         self.targets, self.every = targets, every
         self.obs_names, self.genes = pd.Index(obs_names), pd.Index(genes)
         n_rows = len(obs_names) * (len(targets) if every else 1)
-        self.rows: dict[str, Any] = {
-            **{name: np.zeros(n_rows, dtype=int) for name in ("cell", "target")},
-            **{name: np.zeros(n_rows) for name in ("outputs", "base_values", "sums")},
-            "own": np.zeros(n_rows, dtype=bool),
-        }
+        kinds = {"cell": int, "target": int, "own": bool}
+        kinds |= dict.fromkeys(("outputs", "base_values", "sums"), float)
+        self.rows: dict[str, Any] = {name: np.zeros(n_rows, kind) for name, kind in kinds.items()}
         self.is_filled = np.zeros(n_rows, dtype=bool)
         self.kept = keep_values
         if keep_values:
             self.rows["values"] = np.zeros((n_rows, len(genes)), dtype=np.float32)
         self.cells: list[np.ndarray] = []
         self.expression: list[sparse.csr_matrix] = []
-        scopes: tuple[Scope, ...] = ("own", "all")
-        self.totals = {scope: GeneTotals(len(targets), len(genes)) for scope in scopes}
+        self.totals = {scope: GeneTotals(len(targets), len(genes)) for scope in get_args(Scope)}
 
     def add(self, cells: np.ndarray, chunk: AttributionChunk) -> None:
         """Add a mini-batch of cells at these positions of the query."""
@@ -272,8 +266,7 @@ class AttributionAccumulator:
         for target in np.unique(chunk.target):
             for scope, totals in self.totals.items():
                 chosen = (chunk.target == target) & (chunk.own | (scope == "all"))
-                expression = chunk.expression[chunk.cell[chosen]]
-                totals.add(int(target), chunk.values[chosen], expression)
+                totals.add(int(target), chunk.values[chosen], chunk.expression[chunk.cell[chosen]])
 
     def finish(self, **about: Any) -> Explanation:
         """Return the result; cells that were not added have no rows in it.

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
 from hdeepinsight._errors import check_choice
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from hdeepinsight.taxonomy import Taxonomy
+from hdeepinsight.taxonomy import Taxonomy
 
 TargetKind = Literal["conditional", "joint", "logit"]
 
@@ -69,18 +66,17 @@ class Targets:
         check_choice("target", self.kind, get_args(TargetKind))
         asked = self.nodes.tolist() + ([] if self.against is None else [self.against])
         if 0 in asked:
-            msg = "The root has probability 1 for every cell. Name a node below it."
-            raise ValueError(msg)
+            raise ValueError("The root has probability 1 for every cell. Name a node below it.")
         if self.against in self.nodes.tolist():
             name = self.taxonomy.path_name(asked[-1])
-            msg = f"{name!r} stands against itself, which explains nothing. Name another node."
-            raise ValueError(msg)
+            raise ValueError(
+                f"{name!r} stands against itself, which explains nothing. Name another node."
+            )
         if self.against is not None and self.kind == "logit":
-            msg = (
+            raise ValueError(
                 "target='logit' was asked for a contrast, but logits of different families share "
                 "no zero. Use 'conditional' or 'joint', which explain the log-odds of both nodes."
             )
-            raise ValueError(msg)
 
     @classmethod
     def of(
@@ -124,24 +120,21 @@ class Targets:
         if nodes is None and against is None:
             depth = taxonomy.max_depth if level is None else taxonomy.level_depth(level)
             if depth == 0:
-                msg = (
+                raise ValueError(
                     "Level 0 is the root, which has probability 1 for every cell. Name a level "
                     f"from 1 to {taxonomy.max_depth}."
                 )
-                raise ValueError(msg)
             table = taxonomy.node_at_level[taxonomy.leaves, :depth]
             return cls(taxonomy, np.unique(table.max(axis=1)), None, kind)
         if nodes is None or level is not None:
             given = "against was" if nodes is None else "nodes and level were"
-            msg = (
+            raise ValueError(
                 f"{given} given, but it takes nodes, with or without against, or level alone. "
                 "Name the nodes, or leave both out."
             )
-            raise ValueError(msg)
         named = [nodes] if isinstance(nodes, str) else list(nodes)
         if not named:
-            msg = "nodes is empty. Name one node at least, or leave it out."
-            raise ValueError(msg)
+            raise ValueError("nodes is empty. Name one node at least, or leave it out.")
         found = np.array([taxonomy.resolve(name) for name in named], dtype=np.int64)
         rival = None if against is None else taxonomy.resolve(against)
         return cls(taxonomy, found, rival, kind)
@@ -153,8 +146,7 @@ class Targets:
         for row, node in zip(weights, self.nodes.tolist(), strict=True):
             path = self.taxonomy.ancestors(node)
             if self.kind == "conditional" and self.against is None:
-                siblings = self.taxonomy.n_children[self.taxonomy.parent[path]]
-                choices = path[siblings > 1]
+                choices = path[self.taxonomy.n_children[self.taxonomy.parent[path]] > 1]
                 path = choices if len(choices) else path
             one = self.kind != "joint" and self.against is None
             row[(path[-1:] if one else path) - 1] = 1.0

@@ -6,7 +6,6 @@ from hdeepinsight.graph._neighbors import Exact, NumbaCacheError, nearest_neighb
 from hdeepinsight.graph._smooth import (
     GraphRefinement,
     LaplacianKind,
-    Solver,
     check_graph,
     degrees,
     dirichlet_energy,
@@ -21,7 +20,6 @@ __all__ = [
     "LaplacianKind",
     "LocalPrior",
     "NumbaCacheError",
-    "Solver",
     "Weights",
     "batch_graphs",
     "check_graph",

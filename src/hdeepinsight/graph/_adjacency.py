@@ -40,12 +40,7 @@ class BatchGraphs(NamedTuple):
 
 
 def knn_graph(
-    x: ArrayLike,
-    *,
-    k: int = 15,
-    weights: Weights = "binary",
-    exact: Exact = "auto",
-    seed: int = 0,
+    x: ArrayLike, *, k: int = 15, weights: Weights = "binary", exact: Exact = "auto", seed: int = 0
 ) -> sp.csr_matrix:
     """Connect every cell with its nearest neighbours, both ways.
 
@@ -88,8 +83,7 @@ def knn_graph(
     points = np.asarray(x)
     everyone = np.arange(len(points))
     edges = [_edges(points, everyone, everyone, k, exact, seed)]
-    named = _matrix(edges, len(points), _scales(edges, len(points)), weights)
-    return _symmetric(named)
+    return _symmetric(_matrix(edges, len(points), _scales(edges, len(points)), weights))
 
 
 def batch_graphs(
@@ -228,8 +222,7 @@ def _matrix(
         both = np.maximum(scales[edges.source] * scales[edges.target], floor)
         with np.errstate(over="ignore"):
             values = np.exp(-(edges.distance**2) / both)
-    shape = (n_cells, n_cells)
-    return sp.csr_matrix((values, (edges.source, edges.target)), shape=shape)
+    return sp.csr_matrix((values, (edges.source, edges.target)), shape=(n_cells, n_cells))
 
 
 def _symmetric(named: sp.csr_matrix) -> sp.csr_matrix:

@@ -118,8 +118,7 @@ def refine_by_local_prior(
 
 def _distributions(values: Floats, floor: float) -> Floats:
     sums = values.sum(axis=1)
-    n_bad = int(((values < 0).any(axis=1) | (np.abs(sums - 1) > 1e-3)).sum())
-    if n_bad:
+    if n_bad := int(((values < 0).any(axis=1) | (np.abs(sums - 1) > 1e-3)).sum()):
         raise ValueError(
             f"The rows must be probabilities, got {n_bad} of {len(values)} rows that are "
             "negative or do not sum to 1. Take the softmax of logits first."
@@ -149,8 +148,7 @@ def _shares(weights: Floats, present: NDArray[np.bool_]) -> Floats:
     """Weights of each cell over the sources that it has; the global prior where it has none."""
     shares = present * weights
     total = shares.sum(axis=1, keepdims=True)
-    alone = np.eye(len(weights))[0]
-    return np.where(total > 0, shares / np.where(total > 0, total, 1.0), alone)
+    return np.where(total > 0, shares / np.where(total > 0, total, 1.0), np.eye(len(weights))[0])
 
 
 def _mixture(weights: Floats, present: NDArray[np.bool_], sources: Sequence[Floats]) -> Floats:

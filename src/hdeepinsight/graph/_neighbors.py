@@ -108,8 +108,7 @@ def _points(values: ArrayLike, name: str) -> NDArray[np.floating]:
         )
     if matrix.dtype not in (np.float32, np.float64):
         matrix = matrix.astype(np.float64)
-    n_broken = int((~np.isfinite(matrix).all(axis=1)).sum())
-    if n_broken:
+    if n_broken := int((~np.isfinite(matrix).all(axis=1)).sum()):
         raise ValueError(
             f"Coordinates must be finite, got {n_broken} of {len(matrix)} rows of {name} with NaN "
             "or infinite values. Leave these rows out, or look at how they were computed."
@@ -120,12 +119,10 @@ def _points(values: ArrayLike, name: str) -> NDArray[np.floating]:
 def _exact(
     rows: NDArray[np.floating], targets: NDArray[np.floating], n_found: int
 ) -> NDArray[np.int64]:
+    if not len(rows):
+        return np.empty((0, n_found), np.int64)
     search = NearestNeighbors(n_neighbors=n_found).fit(targets)
-    parts = [
-        search.kneighbors(rows[start : start + _CHUNK], return_distance=False)
-        for start in range(0, len(rows), _CHUNK)
-    ]
-    return np.concatenate(parts).astype(np.int64) if parts else np.empty((0, n_found), np.int64)
+    return np.asarray(search.kneighbors(rows, return_distance=False), dtype=np.int64)
 
 
 def _approximate(
@@ -153,8 +150,7 @@ def _approximate(
         found = index.query(np.ascontiguousarray(rows, dtype=np.float32), k=n_found)[0]
     found = found.astype(np.int64)
     # The descent may leave places empty (-1), for example where many rows are equal.
-    incomplete = np.flatnonzero((found < 0).any(axis=1))
-    if len(incomplete):
+    if len(incomplete := np.flatnonzero((found < 0).any(axis=1))):
         found[incomplete] = _exact(rows[incomplete], targets, n_found)
     return np.asarray(found)
 

@@ -51,8 +51,7 @@ def check_graph(graph: sp.spmatrix) -> sp.csr_matrix:
             f"A graph must have one row and one column per cell, got the shape {matrix.shape}. "
             f"{_HOW_TO_MAKE}"
         )
-    n_bad = int((~np.isfinite(matrix.data) | (matrix.data < 0)).sum())
-    if n_bad:
+    if n_bad := int((~np.isfinite(matrix.data) | (matrix.data < 0)).sum()):
         raise ValueError(
             "The weights of a graph must be finite and not negative, got "
             f"{n_bad} edges with negative, NaN or infinite weights. {_HOW_TO_MAKE}"
@@ -259,8 +258,7 @@ def check_scores(scores: ArrayLike, n_cells: int) -> NDArray[np.float64]:
             f"Scores must have one row per cell and one column per class, got scores of shape "
             f"{matrix.shape} for a graph of {n_cells} cells. Pass the scores of these cells."
         )
-    n_bad = int((~np.isfinite(matrix).all(axis=1)).sum())
-    if n_bad:
+    if n_bad := int((~np.isfinite(matrix).all(axis=1)).sum()):
         raise ValueError(
             f"Scores must be finite, got {n_bad} of {n_cells} cells with NaN or infinite scores. "
             "Leave these cells out, or look at the classifier."
@@ -362,17 +360,14 @@ class GraphRefinement(nn.Module):
                 f"The edges must be int64 pairs, (2, n_edges), from 0 to {n_cells - 1}, got shape "
                 f"{tuple(edges.shape)} and type {edges.dtype}. Check them."
             )
-        n_loops = int((edges[0] == edges[1]).sum())
-        if n_loops:
+        if n_loops := int((edges[0] == edges[1]).sum()):
             raise ValueError(
                 f"The edges must be pairs of different cells, got {n_loops} edges from a cell to "
                 "itself. Leave them out."
             )
         self.register_buffer("edges", edges)
-        self.n_cells = n_cells
-        self.laplacian = laplacian
-        self.tol = tol
-        self.max_iter = max_iter
+        self.n_cells, self.laplacian = n_cells, laplacian
+        self.tol, self.max_iter = tol, max_iter
 
     def forward(self, scores: Tensor, weights: Tensor, lam: Tensor) -> Tensor:
         """Smooth scores.

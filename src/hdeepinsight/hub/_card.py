@@ -93,8 +93,7 @@ class ModelCard:
             else:
                 raise invalid(field.name, value, "text", "Put it in quotes.")
             object.__setattr__(self, field.name, value)
-        lacking = ", ".join(name for name in _REQUIRED if not getattr(self, name))
-        if lacking:
+        if lacking := ", ".join(name for name in _REQUIRED if not getattr(self, name)):
             raise ValueError(f"The card says nothing about {lacking}, which others need. Add it.")
 
     @classmethod

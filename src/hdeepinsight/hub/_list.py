@@ -69,9 +69,8 @@ def list_models(
     rows: list[dict[str, str]] = []
     if where in ("all", "bundled"):
         for name, folder in bundled_folders().items():
-            rows.append(
-                _row(name, "bundled", SharedModel(name, "", folder).digest, read_tags(folder))
-            )
+            digest = SharedModel(name, "", folder).digest
+            rows.append(_row(name, "bundled", digest, read_tags(folder)))
     if where in ("all", "here"):
         for cache in sorted((cache_folder() / "models").glob("*")):
             if revision := newest(cache):
@@ -100,9 +99,8 @@ def _on_hub(search: str | None, token: Token, *, wait: bool) -> Iterator[dict[st
         with explained("list the models", endpoint, token):
             if not wait:  # the client itself tries for half a minute before it gives up
                 client.get_session().head(endpoint, timeout=5.0)
-            for info in api.list_models(
-                filter="hdeepinsight", search=search, limit=1000, full=True
-            ):
+            found = api.list_models(filter="hdeepinsight", search=search, limit=1000, full=True)
+            for info in found:
                 yield _row(info.id, "hub", info.sha or "", info.tags or ())
     elif instead.kind == "folder":  # the models of a bucket have to be known by name
         for card in sorted(Path(instead.place).glob(f"*/*/{CARD_FILE}")):

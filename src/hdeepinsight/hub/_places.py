@@ -25,8 +25,7 @@ def resolve_mirror(token: Token) -> tuple[str, Token, Address | None]:
     ``HDEEPINSIGHT_MIRROR`` is a folder, ``file://``, ``s3://``, or the address of a server that
     speaks like the hub. It gets no token but one that was given in the call.
     """
-    place = os.environ.get("HDEEPINSIGHT_MIRROR", "").strip().rstrip("/")
-    if not place:
+    if not (place := os.environ.get("HDEEPINSIGHT_MIRROR", "").strip().rstrip("/")):
         return hub_endpoint(), token, None
     if place.startswith(("http://", "https://")):
         return place, False if token is None else token, None

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData, read_h5ad
 
 from hdeepinsight._errors import check_integer, invalid
 from hdeepinsight._io import sha256
@@ -23,9 +24,6 @@ from hdeepinsight.hub._card import ModelCard, card_text
 from hdeepinsight.hub._checksums import write_checksums
 from hdeepinsight.hub._errors import HubError
 from hdeepinsight.hub._places import Token, check_target, put_in_bucket, put_in_folder, put_on_hub
-
-if TYPE_CHECKING:
-    from anndata import AnnData
 
 #: scvi-tools' hub fetches a file of this name with the model, and wants one to load the model.
 REFERENCE_FILE: Final = "adata.h5ad"
@@ -162,8 +160,7 @@ def publish(
         shown = f"./{Path(address.place).name}" if address.kind == "folder" else str(address)
         text = card_text(card, model, scored_on or {}, write_checksums(folder), shown)
         (folder / CARD_FILE).write_text(text, encoding="utf-8")
-        digest = f"sha256:{sha256(folder / CHECKSUMS_FILE)}"
-        found = digest
+        found = digest = f"sha256:{sha256(folder / CHECKSUMS_FILE)}"
         if address.kind == "hub":
             found = put_on_hub(folder, address, revision, token, private, message)
         elif address.kind == "s3":
@@ -234,8 +231,6 @@ def reference_features(
     >>> features.n_obs == cells.obs["label"].nunique()
     True
     """
-    from anndata import AnnData
-
     check_integer("max_cells_per_type", max_cells_per_type, 0)
     adata = model.adata if adata is None else adata
     taxonomy: Any = getattr(model, "taxonomy", None)
@@ -268,8 +263,6 @@ def read_features(path: Path) -> AnnData:
     HubError
         If it is something else.
     """
-    from anndata import read_h5ad
-
     try:
         check_file(path)
         features = read_h5ad(path)

@@ -7,8 +7,10 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import quote, unquote
+
+from anndata import AnnData
 
 from hdeepinsight import models
 from hdeepinsight._io import atomic_write, sha256
@@ -18,11 +20,6 @@ from hdeepinsight.hub._checksums import parse_checksums, read_text_file
 from hdeepinsight.hub._errors import ChecksumError, HubError, OfflineError
 from hdeepinsight.hub._places import BucketPlace, HubPlace, Token, resolve_mirror
 from hdeepinsight.hub._publish import REFERENCE_FILE, read_features
-
-if TYPE_CHECKING:
-    from anndata import AnnData
-
-Repository = str | os.PathLike[str]
 
 #: Most bytes of a model, all files together: what is larger is not a model of ours.
 MAX_BYTES: Final = 5 * 2**30
@@ -159,7 +156,7 @@ def pull(
 
 
 def download(
-    repo: Repository,
+    repo: str | os.PathLike[str],
     revision: str | None = None,
     *,
     token: Token = None,
@@ -316,8 +313,7 @@ def fetch_files(place: HubPlace | BucketPlace, target: Path, max_bytes: int) -> 
                 about = f"{name} of {place.address}"
                 _check_total(size, _checksums.MOST_BYTES_OF_TEXT, about, "It is not one of ours.")
                 place.fetch(name, folder)
-        text = read_text_file(folder / CHECKSUMS_FILE)
-        listed = parse_checksums(text, source=place.address)
+        listed = parse_checksums(read_text_file(folder / CHECKSUMS_FILE), source=place.address)
         _check_total(sum(_sizes(place, listed)), max_bytes, place.address)
         for name, digest in listed.items():
             path = folder / name
@@ -336,8 +332,7 @@ def fetch_files(place: HubPlace | BucketPlace, target: Path, max_bytes: int) -> 
 
 def _sizes(place: HubPlace | BucketPlace, names: Iterable[str]) -> list[int]:
     sizes = {name: place.size(name) for name in names}
-    missing = [name for name, size in sizes.items() if size is None]
-    if missing:
+    if missing := [name for name, size in sizes.items() if size is None]:
         raise HubError(
             f"{place.address} is incomplete: {', '.join(missing[:5])} is not there. Try again in a "
             "minute, as it may be being published, or have it published with hdi.hub.publish."

@@ -181,8 +181,7 @@ def principal_plane(profiles: np.ndarray) -> np.ndarray:
     (3, 2)
     """
     centred = profiles - profiles.mean(axis=0)
-    axes = np.linalg.svd(centred, full_matrices=False)[2][:2]
-    plane = centred @ axes.T
+    plane = centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T
     return np.asarray(plane / (plane.std() or 1.0), dtype=np.float32)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -31,8 +31,7 @@ def _names(genes: Sequence[str]) -> tuple[str, ...]:
             "be taken for genes. Pass a list, even for one gene."
         )
     names = tuple(genes)
-    others = [name for name in names if not isinstance(name, str)]
-    if others:
+    if others := [name for name in names if not isinstance(name, str)]:
         raise TypeError(
             f"Gene names must be strings, got {others[0]!r} of type {type(others[0]).__name__}. "
             "Pass the names, for example adata.var_names, not positions."
@@ -253,13 +252,8 @@ class GeneLayout:
         >>> GeneLayout(genes=("CD3E", "MS4A1"), pixel=[0, 3], side=2).to_dict()["pixel"]
         [0, 3]
         """
-        return {
-            "genes": list(self.genes),
-            "pixel": self.pixel.tolist(),
-            "side": self.side,
-            "method": self.method,
-            "report": dict(self.report),
-        }
+        plain = {"genes": list(self.genes), "pixel": self.pixel.tolist()}
+        return vars(self) | plain | {"report": dict(self.report)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> GeneLayout:
@@ -276,19 +270,12 @@ class GeneLayout:
         >>> GeneLayout.from_dict({"genes": ["CD3E", "MS4A1"], "pixel": [0, 3], "side": 2})
         GeneLayout(2 genes on 2 × 2 pixels, method='custom', occupancy 50%)
         """
-        missing = [key for key in ("genes", "pixel", "side") if key not in data]
-        if missing:
+        if missing := [key for key in ("genes", "pixel", "side") if key not in data]:
             raise ValueError(
                 f"A stored layout must hold 'genes', 'pixel' and 'side', got none of {missing}. "
                 "Write it again with GeneLayout.to_dict()."
             )
-        return cls(
-            data["genes"],
-            data["pixel"],
-            data["side"],
-            data.get("method", "custom"),
-            data.get("report", {}),
-        )
+        return cls(**{f.name: data[f.name] for f in fields(cls) if f.name in data})
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, GeneLayout) and self.to_dict() == other.to_dict()

@@ -37,12 +37,7 @@ from hdeepinsight.nn._hierarchical_loss import (
     project_with_floor,
 )
 from hdeepinsight.nn._modality import ModalityDropout, ProteinChannels, ProteinValues
-from hdeepinsight.nn._norm import (
-    BatchNorm1d,
-    BatchNorm2d,
-    FrozenNorm,
-    tolerate_single_cells,
-)
+from hdeepinsight.nn._norm import BatchNorm1d, BatchNorm2d, FrozenNorm, tolerate_single_cells
 from hdeepinsight.nn._normalize import CountNormalizer, ModelNormalizer, ProteinNormalizer
 from hdeepinsight.nn._profiles import (
     LeafProfiles,

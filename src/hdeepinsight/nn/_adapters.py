@@ -108,21 +108,17 @@ class NormAdapter(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """Normalise values, shape ``(n_cells, n_features, ...)``."""
-        batch = self.switch.batch
-        if batch is None:
+        if (batch := self.switch.batch) is None:
             normalised: Tensor = self.norm(values)
             return normalised
         shape = (len(batch), -1) + (1,) * (values.ndim - 2)  # one batch serves all cells, too
-        normalised = self._normalise(values, batch, shape)
-        shrinkage = self.shrinkage[batch].unsqueeze(1)
-        scale, shift = (shrinkage * self.scale[batch], shrinkage * self.shift[batch])
-        return normalised * (1 + scale.view(shape)) + shift.view(shape)
-
-    def _normalise(self, values: Tensor, batch: Tensor, shape: tuple[int, ...]) -> Tensor:
         rows = torch.full_like(batch, -1) if self.switch.replay else batch
         deviation = (self.variance[rows] + self.norm.eps).sqrt().view(shape)
         weight, bias = (self.norm.weight.view(1, *shape[1:]), self.norm.bias.view(1, *shape[1:]))
-        return (values - self.mean[rows].view(shape)) / deviation * weight + bias
+        normalised = (values - self.mean[rows].view(shape)) / deviation * weight + bias
+        shrinkage = self.shrinkage[batch].unsqueeze(1)
+        scale, shift = (shrinkage * self.scale[batch], shrinkage * self.shift[batch])
+        return normalised * (1 + scale.view(shape)) + shift.view(shape)
 
     @torch.no_grad()
     def blend(self, batch: int, moments: Moments, share: float) -> None:
@@ -209,9 +205,7 @@ class Moments:
 
 
 @contextmanager
-def record_moments(
-    adapters: list[NormAdapter],
-) -> Iterator[tuple[list[Moments], AdapterWeights]]:
+def record_moments(adapters: list[NormAdapter]) -> Iterator[tuple[list[Moments], AdapterWeights]]:
     """Collect the moments of what goes into each adapter, cells weighted as told.
 
     Examples

@@ -13,9 +13,7 @@ from hdeepinsight.nn._norm import BatchNorm1d, tolerate_single_cells
 PATCH = 4
 EFFICIENTNETS = (
     *(f"efficientnet_b{size}" for size in range(8)),
-    "efficientnet_v2_s",
-    "efficientnet_v2_m",
-    "efficientnet_v2_l",
+    *(f"efficientnet_v2_{size}" for size in "sml"),
 )
 BACKBONES = ("compact", "mlp", *EFFICIENTNETS)
 
@@ -53,12 +51,7 @@ class CompactBackbone(nn.Module):
     """
 
     def __init__(
-        self,
-        n_channels: int,
-        side: int,
-        *,
-        n_latent: int = 256,
-        n_filters: int = 32,
+        self, n_channels: int, side: int, *, n_latent: int = 256, n_filters: int = 32
     ) -> None:
         super().__init__()
         self.n_latent = n_latent
@@ -71,8 +64,7 @@ class CompactBackbone(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Features ``(n_cells, n_latent)`` of images ``(n_cells, n_channels, side, side)``."""
         local = torch.relu(self.norm(self.patches(image))).flatten(1)
-        latent: Tensor = torch.relu(self.dense_norm(self.dense(local)))
-        return latent
+        return torch.relu(self.dense_norm(self.dense(local)))
 
 
 class PatchFilters(nn.Module):

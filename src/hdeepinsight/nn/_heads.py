@@ -157,6 +157,5 @@ def _fit_one(tree: TreeAlgebra, logits: Tensor, edges: Tensor) -> float:
         conditional = tree.conditional_log_probs(logits * inverse)
         return float(-conditional.gather(1, edges.unsqueeze(1)).mean())
 
-    bounds = (1 / BOUNDS[1], 1 / BOUNDS[0])
-    best = minimize_scalar(log_loss, bounds=bounds, method="bounded").x
+    best = minimize_scalar(log_loss, bounds=(1 / BOUNDS[1], 1 / BOUNDS[0]), method="bounded").x
     return 1.0 / (best if log_loss(best) < log_loss(1.0) else 1.0)

@@ -137,8 +137,7 @@ class AdaptiveHierarchicalFocalLoss(nn.Module):
         edges = edges.clamp_min(0)
         groups = self.tree.group_of_edge[edges]
         counted = real & (self.tree.group_size[groups] > 1)
-        log_p = conditional.gather(1, edges)
-        losses = self.node_weights[edges] * self._focal(log_p) * counted
+        losses = self.node_weights[edges] * self._focal(conditional.gather(1, edges)) * counted
         if self.reduction == "cell":
             return losses.sum(0) / counted.sum(0).clamp_min(1)
         return self._sum_of_group_means(losses, counted, groups)

@@ -6,18 +6,15 @@ Training cells are made to look like those of queries: without proteins or RNA, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from hdeepinsight._errors import invalid
-from hdeepinsight.image import Raster
+from hdeepinsight.image import GeneLayout, Raster
 from hdeepinsight.nn._augment import Shares
 from hdeepinsight.nn._normalize import ProteinNormalizer
-
-if TYPE_CHECKING:
-    from hdeepinsight.image import GeneLayout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,11 +166,8 @@ class ProteinChannels(nn.Module):
         has_rna, kept = self.dropout.sample(len(measured), self.n_proteins, measured.device)
         # A cell that has no proteins anyway keeps its genes.
         has_rna = torch.maximum(has_rna, (measured.sum(1, keepdim=True) == 0).to(has_rna.dtype))
-        return {
-            **batch,
-            "measured": batch["measured"] * has_rna,
-            "proteins_measured": measured * kept,
-        }
+        hidden = {"measured": batch["measured"] * has_rna, "proteins_measured": measured * kept}
+        return batch | hidden
 
     def unmeasured(self, n_cells: int, like: Tensor) -> ProteinValues:
         """Return values of cells without proteins, on the device and in the type of ``like``."""

@@ -351,8 +351,7 @@ class ModelNormalizer:
         """
         device = self.module.scale.device
         mask = torch.as_tensor(np.asarray(measured, dtype=np.float32), device=device)
-        empty = csr_matrix((0, len(self.genes)), dtype=np.float32)
-        parts = [empty]
+        parts = [csr_matrix((0, len(self.genes)), dtype=np.float32)]
         for start in range(0, counts.shape[0], NORMALIZED_CELLS):
             block = torch.from_numpy(counts[start : start + NORMALIZED_CELLS].toarray()).to(mask)
             parts.append(csr_matrix(self.module.log_normalize(block, mask).cpu().numpy()))

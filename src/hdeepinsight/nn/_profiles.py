@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
 from typing import Any
 
 import torch
@@ -248,7 +246,7 @@ class LeafSums:
         tensor([6., 6.], dtype=torch.float64)
         """
         first, *others = parts
-        return reduce(add, others, first)
+        return sum(others, start=first)
 
     def __add__(self, other: LeafSums) -> LeafSums:
         return LeafSums(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from hdeepinsight.annotation import depth_of_level
+from hdeepinsight.annotation import Annotation, depth_of_level
 from hdeepinsight.pl._style import (
     FAINT,
     INK,
@@ -24,14 +24,11 @@ from hdeepinsight.pl._style import (
     shortened,
     unique_names,
 )
-from hdeepinsight.taxonomy import check_nodes
+from hdeepinsight.taxonomy import Taxonomy, check_nodes
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     from matplotlib.axes import Axes
-
-    from hdeepinsight.annotation import Annotation
-    from hdeepinsight.taxonomy import Taxonomy
 
 
 #: Inches: all cells together, the least room of one name, the gap between two, a block's width,
@@ -166,8 +163,7 @@ def _levels(result: Annotation) -> list[_Column]:
             f"{name} (stopped)" if over and node else name
             for name, node, over in zip(groups.names, nodes, ended, strict=True)
         ]
-        ink = [colors[node] for node in nodes]
-        columns.append(_Column(level, names, ink, ended, groups.codes))
+        columns.append(_Column(level, names, [colors[node] for node in nodes], ended, groups.codes))
     return columns
 
 
@@ -297,8 +293,7 @@ def _at_level(
     """Return nodes to compare, ``(n_kept,)``; a prediction that ends above the level is -1."""
     truth, predicted = check_nodes(taxonomy, y_true, y_pred)
     if level is not None:
-        column = depth_of_level(taxonomy, level) - 1
-        table = taxonomy.node_at_level[:, column]
+        table = taxonomy.node_at_level[:, depth_of_level(taxonomy, level) - 1]
         truth, predicted = table[truth], table[predicted]
     keep = truth >= 0
     if not keep.any():
@@ -414,18 +409,9 @@ def dotplot(
     ax = axes_or_new(ax, (_SQUARE * len(columns.names) + 3.6, height))
     row, column = np.nonzero(count)
     share = count / rows.sizes[:, None]
-    drawn = ax.scatter(
-        column,
-        row,
-        s=_WHOLE * share[row, column],
-        c=mean[row, column],
-        cmap=cmap,
-        vmin=0.0,
-        vmax=1.0,
-        edgecolors=INK,
-        linewidths=0.5,
-        zorder=2,
-    )
+    look: dict[str, Any] = {"edgecolors": INK, "linewidths": 0.5, "zorder": 2}
+    area, sure = _WHOLE * share[row, column], mean[row, column]
+    drawn = ax.scatter(column, row, area, sure, cmap=cmap, vmin=0.0, vmax=1.0, **look)
     names = [shortened(name) for name in columns.names]
     ax.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(len(rows.names)), rows.titles)
@@ -458,12 +444,9 @@ def _shares(row: np.ndarray, column: np.ndarray, sure: np.ndarray) -> tuple[np.n
 def _finish(ax: Axes, title: str | None) -> None:
     from matplotlib.lines import Line2D
 
-    handles = [
-        Line2D([], [], ls="", marker="o", mfc="white", mec=INK, mew=0.5, label=f"{share:.0%}")
-        for share in (0.1, 0.5, 1.0)
-    ]
-    for handle, share in zip(handles, (0.1, 0.5, 1.0), strict=True):
-        handle.set_markersize(float(np.sqrt(_WHOLE * share)))
+    ring: dict[str, Any] = {"ls": "", "marker": "o", "mfc": "white", "mec": INK, "mew": 0.5}
+    sizes = {share: float(np.sqrt(_WHOLE * share)) for share in (0.1, 0.5, 1.0)}
+    handles = [Line2D([], [], ms=ms, label=f"{share:.0%}", **ring) for share, ms in sizes.items()]
     ax.legend(
         handles=handles,
         title="share of cells",

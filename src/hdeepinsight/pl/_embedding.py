@@ -11,17 +11,7 @@ import pandas as pd
 from pandas.api.types import is_float_dtype
 
 from hdeepinsight._errors import check_choice
-from hdeepinsight.pl._style import (
-    INK,
-    MISSING,
-    NO_LABEL,
-    SEQUENTIAL,
-    axes_or_new,
-    bare,
-    categorical_colors,
-    halo,
-    shortened,
-)
+from hdeepinsight.pl import _style
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -47,7 +37,7 @@ def embedding(
     *,
     palette: Mapping[str, str] | None = None,
     legend_loc: LegendLoc = "auto",
-    cmap: str = SEQUENTIAL,
+    cmap: str = _style.SEQUENTIAL,
     vmin: float | None = None,
     vmax: float | None = None,
     colorbar_label: str | None = None,
@@ -108,14 +98,14 @@ def embedding(
     check_choice("legend_loc", legend_loc, get_args(LegendLoc), "Use 'auto' to begin with.")
     points = _checked(coords, color)
     area = size if size is not None else float(np.clip(40_000 / max(1, len(points)), 0.5, 30))
-    if _is_float(color):
+    if is_float_dtype(color.dtype if hasattr(color, "dtype") else np.asarray(color).dtype):
         values = np.asarray(color, dtype=np.float64)
-        ax = axes_or_new(ax, (6.6, 5.4))
+        ax = _style.axes_or_new(ax, (6.6, 5.4))
         _draw_values(ax, points, values, area, cmap, (vmin, vmax), colorbar_label)
     else:
         ax = _draw_labels(points, color, area, palette, legend_loc, ax)
     ax.set_title(title or "")
-    bare(ax)
+    _style.bare(ax)
     return ax
 
 
@@ -124,7 +114,7 @@ def probability(
     result: Annotation,
     node: str | Sequence[str] | int,
     *,
-    cmap: str = SEQUENTIAL,
+    cmap: str = _style.SEQUENTIAL,
     size: float | None = None,
     title: str | None = None,
     ax: Axes | None = None,
@@ -179,7 +169,7 @@ def probability(
         vmax=1.0,
         colorbar_label="probability",
         size=size,
-        title=shortened(path, 60) if title is None else title,
+        title=_style.shortened(path, 60) if title is None else title,
         ax=ax,
     )
 
@@ -193,10 +183,6 @@ def _checked(coords: npt.ArrayLike, color: Any) -> np.ndarray:
             "same cells."
         )
     return points
-
-
-def _is_float(color: Any) -> bool:
-    return bool(is_float_dtype(color.dtype if hasattr(color, "dtype") else np.asarray(color).dtype))
 
 
 def _below_first(missing: np.ndarray) -> np.ndarray:
@@ -220,12 +206,13 @@ def _draw_values(
     ends = (values[known].min(), values[known].max()) if known.any() else (0.0, 1.0)
     low, high = (end if given is None else given for given, end in zip(bounds, ends, strict=True))
     order = _below_first(~known)
+    x, y = points[order].T
     drawn = ax.scatter(
-        points[order, 0],
-        points[order, 1],
+        x,
+        y,
         s=area,
         c=values[order],
-        cmap=mpl.colormaps[cmap].with_extremes(bad=MISSING),
+        cmap=mpl.colormaps[cmap].with_extremes(bad=_style.MISSING),
         vmin=low,
         vmax=high,
         plotnonfinite=True,
@@ -249,17 +236,11 @@ def _draw_labels(
     if legend_loc == "auto":
         legend_loc = "on data" if len(names) <= _MAX_ON_DATA else "right margin"
     beside = _legend_inches(names) if legend_loc == "right margin" else 0.0
-    ax = axes_or_new(ax, (6.0 + beside, 5.4))
+    ax = _style.axes_or_new(ax, (6.0 + beside, 5.4))
     order = _below_first(codes < 0)
-    ink = np.array([*colors, MISSING])[codes[order]]  # code -1 takes the last colour
-    ax.scatter(
-        points[order, 0],
-        points[order, 1],
-        s=area,
-        c=ink,
-        linewidths=0,
-        rasterized=len(codes) > _RASTERIZED,
-    )
+    ink = np.array([*colors, _style.MISSING])[codes[order]]  # code -1 takes the last colour
+    (x, y), bitmap = points[order].T, len(codes) > _RASTERIZED
+    ax.scatter(x, y, s=area, c=ink, linewidths=0, rasterized=bitmap)
     if legend_loc == "on data":
         _name_on_data(ax, points, codes, names)
     elif legend_loc == "right margin":
@@ -269,9 +250,8 @@ def _draw_labels(
 
 def _palette(names: list[str], palette: Mapping[str, str] | None) -> list[str]:
     if palette is None:
-        return categorical_colors(len(names))
-    missing = [name for name in names if name not in palette]
-    if missing:
+        return _style.categorical_colors(len(names))
+    if missing := [name for name in names if name not in palette]:
         raise ValueError(
             f"The palette has no colour for {missing[:5]} ({len(missing)} in all). Each label "
             "needs one. Add them, or leave the palette out."
@@ -292,23 +272,16 @@ def _name_on_data(ax: Axes, points: np.ndarray, codes: np.ndarray, names: list[s
         # The cell nearest to the medians: a name never floats between two clouds of its type.
         middles[code] = own[np.square(own - np.median(own, axis=0)).sum(axis=1).argmin()]
     for (x, y), name in zip(_apart(ax, middles, names), names, strict=True):
+        written = _style.shortened(name, _LONGEST)
         text = ax.text(
-            x,
-            y,
-            shortened(name, _LONGEST),
-            ha="center",
-            va="center",
-            color=INK,
-            fontsize=9,
-            weight="bold",
+            x, y, written, ha="center", va="center", color=_style.INK, fontsize=9, weight="bold"
         )
-        text.set_path_effects(halo(3.0))
+        text.set_path_effects(_style.halo(3.0))
 
 
 def _apart(ax: Axes, middles: np.ndarray, names: list[str]) -> np.ndarray:
     """Lift names that would cover another one below them."""
-    to_inches = ax.figure.dpi_scale_trans.inverted()
-    box = ax.get_window_extent().transformed(to_inches)
+    box = ax.get_window_extent().transformed(ax.figure.dpi_scale_trans.inverted())
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
     width = (
         0.085 * (right - left) / box.width * np.array([min(len(name), _LONGEST) for name in names])
@@ -332,19 +305,15 @@ def _legend_inches(names: list[str]) -> float:
 def _add_legend(ax: Axes, codes: np.ndarray, names: list[str], colors: list[str]) -> None:
     from matplotlib.lines import Line2D
 
-    entries = [*zip(range(len(names)), names, colors, strict=True)]
-    if (codes < 0).any():
-        entries.append((-1, NO_LABEL, MISSING))
+    n_cells = np.bincount(codes + 1, minlength=len(names) + 1).tolist()  # code -1 is no label
+    entries = [*zip(names, colors, n_cells[1:], strict=True)]
+    if n_cells[0]:
+        entries.append((_style.NO_LABEL, _style.MISSING, n_cells[0]))
     handles = [
         Line2D(
-            [],
-            [],
-            ls="",
-            marker="o",
-            c=color,
-            label=f"{shortened(name, _LONGEST)} ({int((codes == code).sum()):,})",
+            [], [], ls="", marker="o", c=color, label=f"{_style.shortened(name, _LONGEST)} ({n:,})"
         )
-        for code, name, color in entries
+        for name, color, n in entries
     ]
     ax.legend(
         handles=handles,

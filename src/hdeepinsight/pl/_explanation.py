@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from hdeepinsight.explanation import CellChoice, Explanation, Statistic
-
-__all__ = ["contrast", "explanation"]
 
 _BINS = 80
 _MOST_DOTS = 400
@@ -137,8 +135,7 @@ def contrast(
     ax.set_yticks(places, list(table.index))
     ax.set(xlabel=_unit(result), ylim=(-0.7, len(table) - 0.3))
     _legend(ax, _name(result, node), result)
-    heading = f"{_name(result, node)}{_rival(result)}"
-    _finish(ax, heading if title is None else title)
+    _finish(ax, f"{_name(result, node)}{_rival(result)}" if title is None else title)
     return ax
 
 
@@ -167,19 +164,11 @@ def _draw_cells(
     values = result.values[np.ix_(shown, columns)]
     expression = result.expression[result.cell[shown]][:, columns].toarray()
     width = max(float(np.ptp(values)), 1e-12) / _BINS
+    dots: dict[str, Any] = {"s": 7, "cmap": SEQUENTIAL, "vmin": 0.0, "vmax": 1.0, "lw": 0}
     for value, level, place in zip(values.T, expression.T, places, strict=True):
         order = np.argsort(level, kind="stable")
-        drawn = ax.scatter(
-            value[order],
-            place + _offsets(value[order], width),
-            c=level[order],
-            s=7,
-            cmap=SEQUENTIAL,
-            vmin=0.0,
-            vmax=1.0,
-            lw=0,
-            zorder=2,
-        )
+        height = place + _offsets(value[order], width)
+        drawn = ax.scatter(value[order], height, c=level[order], zorder=2, **dots)
     ax.figure.colorbar(drawn, ax=ax, label="scaled expression", shrink=0.7, aspect=25)
     return len(rows)
 

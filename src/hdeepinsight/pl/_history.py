@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["training_history"]
-
 _LOSSES: Final = {
     "train_loss": "training",
     "validation_loss": "held out",
@@ -66,8 +64,7 @@ def training_history(history: Mapping[str, Any], *, title: str | None = None) ->
     import matplotlib.pyplot as plt
 
     series = {str(name): _series(values) for name, values in history.items()}
-    panels = _panels(series)
-    if not panels:
+    if not (panels := _panels(series)):
         raise ValueError(
             f"The history holds {list(series)[:10]}, none of which is a loss or a measure of a "
             "level, such as 'train_loss' or 'accuracy_<level>'. "
@@ -82,7 +79,10 @@ def training_history(history: Mapping[str, Any], *, title: str | None = None) ->
         ax.set_title(name, fontsize=10)
         if name != "loss":
             ax.set_ylim(0.0, 1.02 if name != "calibration error" else None)
-    _mark_best(axes.flat, series)
+    epochs, values = series.get("log_loss", (np.empty(0), np.empty(0)))
+    if len(values):
+        for ax in axes.flat:
+            ax.axvline(epochs[values.argmin()], color=FAINT, lw=0.8, ls=":", zorder=0)
     figure.suptitle(title or "")
     return figure
 
@@ -110,22 +110,9 @@ def _panels(
 def _draw(ax: Axes, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], order: list[str]) -> None:
     for name, (epochs, values) in curves.items():
         rank = order.index(name)
-        ax.plot(
-            epochs,
-            values,
-            lw=1.6,
-            color=PALETTE[rank % len(PALETTE)],
-            ls=_STYLES[rank % len(_STYLES)],
-            marker="." if len(values) == 1 else "",
-            label=plain(name),
-        )
+        color, line = PALETTE[rank % len(PALETTE)], _STYLES[rank % len(_STYLES)]
+        dot = "." if len(values) == 1 else ""
+        ax.plot(epochs, values, lw=1.6, color=color, ls=line, marker=dot, label=plain(name))
     ax.set_xlabel("epoch")
     ax.legend(frameon=False, fontsize=8)
     ax.spines[["top", "right"]].set_visible(False)
-
-
-def _mark_best(axes: Any, series: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    epochs, values = series.get("log_loss", (np.empty(0), np.empty(0)))
-    if len(values):
-        for ax in axes:
-            ax.axvline(epochs[values.argmin()], color=FAINT, lw=0.8, ls=":", zorder=0)

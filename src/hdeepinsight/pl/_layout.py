@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from string import Template
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -82,10 +82,12 @@ def gene_layout(
     ax = axes_or_new(ax, (5.6, 5.2) if values is not None else (5.0, 5.2))
     shown = per_gene(layout, np.zeros(layout.n_genes) if values is None else values, "values")
     if values is None:
-        _draw(ax, layout, shown, cmap="Blues", vmin=-1.0, vmax=1.0)
-        _rule(ax, layout.side)
+        _draw(ax, layout, shown, "Blues", (-1.0, 1.0))
+        between, side = np.arange(1, layout.side) - 0.5, layout.side
+        for draw_lines in (ax.hlines, ax.vlines):  # between pixels, so that each gene shows
+            draw_lines(between, -0.5, side - 0.5, color="white", lw=16 / side)
     else:
-        drawn = _draw(ax, layout, shown, cmap=cmap)
+        drawn = _draw(ax, layout, shown, cmap)
         ax.figure.colorbar(drawn, ax=ax, shrink=0.7, label=label or "")
     _mark(ax, layout, highlight, gap=0.042)
     ax.set_title(layout_title(layout) if title is None else title, fontsize=10)
@@ -147,18 +149,13 @@ def gene_images(
     stack = stack_of(layout, images)
     columns = min(ncols, len(stack))
     rows = math.ceil(len(stack) / columns)
-    figure, grid = plt.subplots(
-        rows,
-        columns,
-        figsize=(2.7 * columns + 0.9, 2.9 * rows + (0.4 if title else 0.0)),
-        squeeze=False,
-        layout="constrained",
-    )
+    size = (2.7 * columns + 0.9, 2.9 * rows + (0.4 if title else 0.0))
+    figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     bounds = bounds_of(stack)
     for ax, heading, values, top in zip(
         grid.flat, images, stack, _specific(stack, n_top), strict=False
     ):
-        drawn = _draw(ax, layout, values, cmap=cmap, vmin=bounds[0], vmax=bounds[1])
+        drawn = _draw(ax, layout, values, cmap, bounds)
         _mark(ax, layout, [layout.genes[gene] for gene in top], gap=0.075)
         lines = [shortened(line, _LONGEST) for line in str(heading).splitlines()]
         ax.set_title("\n".join(lines), fontsize=10)
@@ -173,36 +170,22 @@ def _draw(
     ax: Axes,
     layout: GeneLayout,
     values: np.ndarray,
-    *,
     cmap: str,
-    vmin: float | None = None,
-    vmax: float | None = None,
+    bounds: tuple[float, float] | None = None,
 ) -> AxesImage:
     import matplotlib as mpl
 
     colors = mpl.colormaps[cmap].with_extremes(bad=EMPTY)
     bare(ax)
-    return ax.imshow(
-        image_of(layout, values),
-        cmap=colors,
-        vmin=vmin,
-        vmax=vmax,
-        interpolation="nearest",
-    )
-
-
-def _rule(ax: Axes, side: int) -> None:
-    """Draw white lines between pixels, so that each gene shows."""
-    between = np.arange(1, side) - 0.5
-    ax.hlines(between, -0.5, side - 0.5, color="white", lw=16 / side)
-    ax.vlines(between, -0.5, side - 0.5, color="white", lw=16 / side)
+    low, high = bounds or (None, None)
+    image = image_of(layout, values)
+    return ax.imshow(image, cmap=colors, vmin=low, vmax=high, interpolation="nearest")
 
 
 def _mark(ax: Axes, layout: GeneLayout, genes: Sequence[str], *, gap: float) -> None:
     """Frame the pixels of some genes and write their names beside them, towards the middle."""
     place = dict(zip(layout.genes, layout.coordinates.tolist(), strict=True))
-    missing = [gene for gene in genes if gene not in place]
-    if missing:
+    if missing := [gene for gene in genes if gene not in place]:
         raise ValueError(
             f"The layout has no gene {missing[0]!r} ({len(missing)} in all are missing). Choose "
             "from layout.genes."
@@ -210,38 +193,22 @@ def _mark(ax: Axes, layout: GeneLayout, genes: Sequence[str], *, gap: float) -> 
     left = [gene for gene in genes if place[gene][1] < layout.side / 2]
     right = [gene for gene in genes if place[gene][1] >= layout.side / 2]
     for group, inward in ((left, 1), (right, -1)):
-        heights = spread(
-            [place[gene][0] for gene in group],
-            gap * layout.side,
-            low=0.0,
-            high=layout.side * (1 - gap / 2) - 1,
-        )
+        rows, lowest = [place[gene][0] for gene in group], layout.side * (1 - gap / 2) - 1
+        heights = spread(rows, gap * layout.side, low=0.0, high=lowest)
         for gene, height in zip(group, heights, strict=True):
             row, column = place[gene]
             beside = column + inward * (1 + 0.03 * layout.side)
             _name(ax, gene, (column, row), (beside, height), "left" if inward > 0 else "right")
 
 
-def _name(
-    ax: Axes,
-    gene: str,
-    pixel: tuple[int, int],
-    at: tuple[float, float],
-    align: Literal["left", "right"],
-) -> None:
+def _name(ax: Axes, gene: str, pixel: tuple[int, int], at: tuple[float, float], align: str) -> None:
     from matplotlib.patches import Rectangle
 
     corner = (pixel[0] - 0.5, pixel[1] - 0.5)
     ax.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=MARK, linewidth=0.9))
+    line = {"arrowstyle": "-", "color": MARK, "lw": 0.8, "shrinkB": 2}
     text = ax.annotate(
-        plain(gene),
-        xy=pixel,
-        xytext=at,
-        ha=align,
-        va="center",
-        fontsize=8,
-        color=INK,
-        arrowprops={"arrowstyle": "-", "color": MARK, "lw": 0.8, "shrinkB": 2},
+        plain(gene), pixel, at, ha=align, va="center", fontsize=8, color=INK, arrowprops=line
     )
     text.set_path_effects(halo())
 
@@ -284,7 +251,8 @@ def spread(
     return np.asarray(moved[np.argsort(order)])
 
 
-#: Colour of genes without values, and pixels of the screen that a panel may fill.
+#: Colour of genes without values, and pixels of the screen that a panel may fill, of which each
+#: gene has a whole number, so that all genes are of one size.
 _PLAIN: Final = "#4292C6"
 
 
@@ -335,11 +303,13 @@ def gene_layout_html(
     >>> page.count("<figure>"), "MS4A1" in page
     (2, True)
     """
-    from matplotlib.colors import to_hex
+    import matplotlib as mpl
+    from matplotlib.colors import ListedColormap, to_hex
 
     stack = np.empty((0, layout.n_genes)) if images is None else stack_of(layout, images)
     headings = ["genes"] if images is None else [str(name) for name in images]
-    colors = _colors(cmap, plain=images is None)
+    colors = mpl.colormaps[cmap] if images is not None else ListedColormap([_PLAIN])
+    colors = colors.with_extremes(bad=EMPTY)
     bounds = bounds_of(stack) if len(stack) else (0.0, 1.0)
     drawn = stack if len(stack) else np.ones((1, layout.n_genes))
     panels = [
@@ -351,20 +321,12 @@ def gene_layout_html(
     template = folder.joinpath("gene_layout.html").read_text(encoding="utf-8")
     return Template(template).substitute(
         title=html.escape(text.replace("\n", "; ")),
-        width=_width(layout.side, len(panels)),
+        width=layout.side * max(2, _SCREEN // min(max(len(panels), 2), 3) // layout.side),
         gradient=", ".join(to_hex(colors(step)) for step in np.linspace(0, 1, 12)),
         panels="\n".join(panels),
         scale=_scale(bounds, label) if len(stack) else "",
         data=_data(layout, stack),
     )
-
-
-def _colors(cmap: str, *, plain: bool) -> Colormap:
-    import matplotlib as mpl
-    from matplotlib.colors import ListedColormap
-
-    colors = ListedColormap([_PLAIN]) if plain else mpl.colormaps[cmap]
-    return colors.with_extremes(bad=EMPTY)
 
 
 def _png(
@@ -385,11 +347,6 @@ def _panel(heading: str, png: str, layout: GeneLayout) -> str:
     about = f"{name}: {layout.n_genes} genes on {layout.side} by {layout.side} pixels"
     picture = f'<img alt="{about}" src="data:image/png;base64,{png}">'
     return f'<figure><figcaption>{name}</figcaption><div class="panel">{picture}</div></figure>'
-
-
-def _width(side: int, n_panels: int) -> int:
-    """Whole screen pixels a gene, so that all genes are of one size."""
-    return side * max(2, _SCREEN // min(max(n_panels, 2), 3) // side)
 
 
 def _scale(bounds: tuple[float, float], label: str) -> str:

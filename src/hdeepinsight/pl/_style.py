@@ -10,13 +10,12 @@ import pandas as pd
 
 from hdeepinsight._keys import LABEL_COLUMNS
 from hdeepinsight._palette import MISSING, PALETTE, categorical_colors, label_colors
-from hdeepinsight.annotation import check_same_cells
+from hdeepinsight.annotation import Annotation, check_same_cells
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.patheffects import AbstractPathEffect
 
-    from hdeepinsight.annotation import Annotation
     from hdeepinsight.taxonomy import Taxonomy
 
 __all__ = ["MISSING", "PALETTE", "categorical_colors"]  # passed on; what follows is public too

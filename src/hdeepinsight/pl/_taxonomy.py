@@ -8,24 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hdeepinsight.annotation import PROBABILITY_TOLERANCE, Annotation
-from hdeepinsight.pl._style import (
-    FAINT,
-    INK,
-    MISSING,
-    SEQUENTIAL,
-    axes_or_new,
-    bare,
-    node_colors,
-    plain,
-)
+from hdeepinsight.pl import _style
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     from matplotlib.axes import Axes
 
     from hdeepinsight.taxonomy import Taxonomy
-
-__all__ = ["taxonomy"]
 
 #: Inches of one row, and of one character at the font size used.
 _ROW, _CHARACTER = 0.2, 0.07
@@ -39,7 +28,7 @@ def taxonomy(
     counts: Mapping[Any, int] | npt.ArrayLike | None = None,
     *,
     confidence: Mapping[Any, float] | npt.ArrayLike | None = None,
-    cmap: str = SEQUENTIAL,
+    cmap: str = _style.SEQUENTIAL,
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
@@ -84,7 +73,8 @@ def taxonomy(
     """
     if isinstance(taxonomy, Annotation):
         annotation, taxonomy = taxonomy, taxonomy.taxonomy
-        counts = _stopped(annotation) if counts is None else counts
+        if counts is None:
+            counts = np.bincount(annotation.stop_nodes, minlength=taxonomy.n_nodes)
         confidence = _mean_probability(annotation) if confidence is None else confidence
     totals = None if counts is None else _totals(taxonomy, counts)
     sure = None if confidence is None else _confidences(taxonomy, confidence)
@@ -93,26 +83,22 @@ def taxonomy(
     x, y = starts[taxonomy.depth], _rows(taxonomy)
     height = taxonomy.n_leaves * _ROW + 0.7
     beside = 0.0 if sure is None else 0.9
-    ax = axes_or_new(ax, (max(starts[-1] * _CHARACTER, 2.0) + 0.4 + beside, height))
-    bare(ax)
-    colors = node_colors(taxonomy)
+    ax = _style.axes_or_new(ax, (max(starts[-1] * _CHARACTER, 2.0) + 0.4 + beside, height))
+    _style.bare(ax)
+    colors = _style.node_colors(taxonomy)
     _draw_edges(ax, taxonomy, x, y, colors)
     if sure is None:
-        _draw_dots(ax, x, y, colors, totals)
+        ax.scatter(x, y, s=_areas(len(x), totals), c=colors, zorder=3, linewidths=0)
     else:
         _color_dots(ax, x, y, sure, totals, cmap)
     _write(ax, x, y, texts, totals)
     ax.xaxis.tick_top()
-    names = [plain(name) for name in taxonomy.level_names]
+    names = [_style.plain(name) for name in taxonomy.level_names]
     ax.set_xticks(starts[1:-1] + _DOT, names, ha="left", fontsize=_FONT)
-    ax.tick_params(length=0, labelcolor=FAINT)
+    ax.tick_params(length=0, labelcolor=_style.FAINT)
     ax.set(xlim=(-1.5, starts[-1]), ylim=(taxonomy.n_leaves - 0.4, -0.8))
     ax.set_title(title or "", loc="left")
     return ax
-
-
-def _stopped(annotation: Annotation) -> np.ndarray:
-    return np.bincount(annotation.stop_nodes, minlength=annotation.taxonomy.n_nodes)
 
 
 def _mean_probability(annotation: Annotation) -> np.ndarray:
@@ -148,11 +134,7 @@ def _confidences(taxonomy: Taxonomy, confidence: Mapping[Any, float] | npt.Array
 
 
 def _per_node(
-    taxonomy: Taxonomy,
-    given: Mapping[Any, float] | npt.ArrayLike,
-    what: str,
-    *,
-    otherwise: float,
+    taxonomy: Taxonomy, given: Mapping[Any, float] | npt.ArrayLike, what: str, *, otherwise: float
 ) -> np.ndarray:
     """Return numbers of all nodes from numbers of some, float64 ``(n_nodes,)``."""
     if isinstance(given, Mapping) or hasattr(given, "items"):
@@ -176,7 +158,7 @@ def _per_node(
 
 
 def _text(taxonomy: Taxonomy, totals: np.ndarray | None, sure: np.ndarray | None, node: int) -> str:
-    text = plain(taxonomy.label(node))
+    text = _style.plain(taxonomy.label(node))
     if totals is not None:
         text += f"  {totals[node]:,}"
     if sure is not None and np.isfinite(sure[node]):
@@ -187,17 +169,10 @@ def _text(taxonomy: Taxonomy, totals: np.ndarray | None, sure: np.ndarray | None
 def _write(
     ax: Axes, x: np.ndarray, y: np.ndarray, texts: list[str], totals: np.ndarray | None
 ) -> None:
+    box = {"boxstyle": "square,pad=0.15", "fc": "white", "ec": "none"}
     for node, text in enumerate(texts, start=1):
-        unseen = totals is not None and totals[node] == 0
-        ax.text(
-            x[node] + _DOT,
-            y[node],
-            text,
-            va="center",
-            fontsize=_FONT,
-            color=FAINT if unseen else INK,
-            bbox={"boxstyle": "square,pad=0.15", "fc": "white", "ec": "none"},
-        )
+        color = _style.FAINT if totals is not None and totals[node] == 0 else _style.INK
+        ax.text(x[node] + _DOT, y[node], text, va="center", size=_FONT, color=color, bbox=box)
 
 
 def _columns(taxonomy: Taxonomy, texts: list[str]) -> np.ndarray:
@@ -249,31 +224,16 @@ def _draw_edges(
     ax.hlines(y[inner], x[inner], bends, colors=[colors[v] for v in inner], lw=1.2, zorder=1.5)
 
 
-def _draw_dots(
-    ax: Axes, x: np.ndarray, y: np.ndarray, colors: list[str], totals: np.ndarray | None
-) -> None:
-    ax.scatter(x, y, s=_areas(len(x), totals), c=colors, zorder=3, linewidths=0)
-
-
 def _color_dots(
     ax: Axes, x: np.ndarray, y: np.ndarray, sure: np.ndarray, totals: np.ndarray | None, cmap: str
 ) -> None:
     """Draw confidence as colour, with a rim, since low confidence is nearly white."""
     import matplotlib as mpl
 
-    drawn = ax.scatter(
-        x,
-        y,
-        s=_areas(len(x), totals),
-        c=sure,
-        cmap=mpl.colormaps[cmap].with_extremes(bad=MISSING),
-        vmin=0.0,
-        vmax=1.0,
-        plotnonfinite=True,
-        zorder=3,
-        linewidths=0.5,
-        edgecolors=INK,
-    )
+    rim: dict[str, Any] = {"zorder": 3, "linewidths": 0.5, "edgecolors": _style.INK}
+    colors = mpl.colormaps[cmap].with_extremes(bad=_style.MISSING)
+    area = _areas(len(x), totals)
+    drawn = ax.scatter(x, y, area, sure, cmap=colors, vmin=0.0, vmax=1.0, plotnonfinite=True, **rim)
     ax.figure.colorbar(drawn, ax=ax, label="mean confidence", shrink=0.8, aspect=15, pad=0.02)
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final
@@ -18,7 +17,6 @@ from hdeepinsight._errors import invalid
 from hdeepinsight._io import escape_controls
 from hdeepinsight.annotation import Annotation
 from hdeepinsight.report._tables import groups_of, name_of
-from hdeepinsight.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,6 +31,9 @@ _DPI: Final = 150
 _PIXELS_AN_INCH: Final = 96
 #: Characters that an address may hold as they are: half the size of encoding them all.
 _KEPT: Final = " !$&'()*+,-./:;=?@_~"
+#: Text stays text, so that the browser draws the scripts that our font lacks; and the same names
+#: inside give the same figure.
+_SETTINGS: Final[Any] = {"svg.fonttype": "none", "svg.hashsalt": "hdeepinsight"}
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -73,8 +74,11 @@ def drawn(
     true_nodes
         Known node of every cell, shape ``(n_cells,)``.
     """
-    found: dict[str, Figure | None] = {}
-    if len(result):
+    tree = result.taxonomy
+    longest = max(map(len, (*tree.labels, *tree.level_names)))
+    has_room = tree.n_leaves <= _MOST_LEAVES and longest <= _LONGEST_NAME
+    found = {}
+    if len(result) and has_room:
         found["taxonomy"] = taxonomy(result)
     if embedding is not None:
         coordinates = np.asarray(embedding, dtype=np.float64)
@@ -82,19 +86,23 @@ def drawn(
             expected = "two or more columns of numbers, with one row per cell"
             hint = "Pass adata.obsm['X_umap'] or the like."
             raise invalid("embedding", coordinates.shape, expected, hint)
-        found["embedding"] = cells_by_label(result, coordinates[:, :2])
-        found["confidence"] = cells_by_confidence(result, coordinates[:, :2])
+        placed = np.flatnonzero(np.isfinite(coordinates[:, :2]).all(axis=1))
+        if placed.size and has_room:
+            found["embedding"] = cells_by_label(result, placed, coordinates[placed, :2])
+        if placed.size:
+            found["confidence"] = cells_by_confidence(result, placed, coordinates[placed, :2])
     if true_nodes is not None:
-        found["reliability"] = reliability(result, true_nodes)
-        found["confusion"] = confusion(result, true_nodes)
-    return {name: figure for name, figure in found.items() if figure is not None}
+        known = np.flatnonzero(np.isin(true_nodes, tree.leaves))
+        if known.size:
+            found["reliability"] = reliability(result, known, true_nodes[known])
+        if known.size and has_room:
+            found["confusion"] = confusion(result, known, true_nodes[known])
+    return found
 
 
-def taxonomy(result: Annotation) -> Figure | None:
+def taxonomy(result: Annotation) -> Figure:
     """Draw the tree with the cells that stop at or under every node."""
     tree = result.taxonomy
-    if not _drawable(tree):
-        return None
     counts = np.bincount(result.stop_nodes, minlength=tree.n_nodes)
     return _figure(
         lambda: pl.taxonomy(tree, counts),
@@ -104,72 +112,53 @@ def taxonomy(result: Annotation) -> Figure | None:
     )
 
 
-def cells_by_label(result: Annotation, coordinates: np.ndarray) -> Figure | None:
-    """Draw the cells in two dimensions, in the colours of the labels where they stop."""
-    drawn = np.flatnonzero(np.isfinite(coordinates).all(axis=1))
-    if not drawn.size or not _drawable(result.taxonomy):
-        return None
-    labels = result.label_column().iloc[drawn]
-    n_left_out = len(result) - len(drawn)
+def cells_by_label(result: Annotation, cells: np.ndarray, coordinates: np.ndarray) -> Figure:
+    """Draw some cells in two dimensions, in the colours of the labels where they stop."""
+    labels = result.label_column().iloc[cells]
+    n_left_out = len(result) - len(cells)
     missing = f" {n_left_out:,} cells have no coordinates." if n_left_out else ""
     return _figure(
-        lambda: _dots(coordinates[drawn], labels, palette=result.colors),
-        alt=f"{len(drawn):,} cells as dots in two dimensions, coloured by label: "
-        f"{_in_words(result, result.stop_nodes[drawn])}.",
+        lambda: _dots(coordinates, labels, palette=result.colors),
+        alt=f"{len(cells):,} cells as dots in two dimensions, coloured by label: "
+        f"{_in_words(result, result.stop_nodes[cells])}.",
         caption=f"Cells coloured by the label where they stop.{missing}",
     )
 
 
-def cells_by_confidence(result: Annotation, coordinates: np.ndarray) -> Figure | None:
+def cells_by_confidence(result: Annotation, cells: np.ndarray, coordinates: np.ndarray) -> Figure:
     """Draw the same cells in the colours of their confidence."""
-    drawn = np.flatnonzero(np.isfinite(coordinates).all(axis=1))
-    if not drawn.size:
-        return None
-    sure = result.confidence.to_numpy()[drawn]
+    sure = result.confidence.to_numpy()[cells]
     scale = {"vmin": 0.0, "vmax": 1.0, "colorbar_label": "confidence"}
     return _figure(
-        lambda: _dots(coordinates[drawn], sure, **scale),
-        alt=f"{len(drawn):,} cells as dots in two dimensions, coloured by confidence: "
+        lambda: _dots(coordinates, sure, **scale),
+        alt=f"{len(cells):,} cells as dots in two dimensions, coloured by confidence: "
         f"{int((sure < _UNSURE).sum()):,} of them ({(sure < _UNSURE).mean():.1%}) have a "
         f"confidence below {_UNSURE}.",
         caption="The same cells coloured by confidence.",
     )
 
 
-def reliability(result: Annotation, true_nodes: np.ndarray) -> Figure | None:
+def reliability(result: Annotation, cells: np.ndarray, truth: np.ndarray) -> Figure:
     """Draw how often types of a given probability are right, of cells whose type is known."""
-    leaves = result.leaf_nodes
-    known = np.flatnonzero(np.isin(true_nodes, result.taxonomy.leaves))
-    if not known.size:
-        return None
-    said = result.node_probabilities[known, leaves[known]].clip(0, 1)
-    right = leaves[known] == true_nodes[known]
+    leaves = result.leaf_nodes[cells]
+    said, right = result.node_probabilities[cells, leaves].clip(0, 1), leaves == truth
     return _figure(
         lambda: pl.reliability(said, right),
-        alt=f"Share of right types against their probability for {len(known):,} cells of known "
+        alt=f"Share of right types against their probability for {len(cells):,} cells of known "
         f"type: {right.mean():.1%} are right, and the mean probability is {said.mean():.3f}.",
         caption="How often the most probable type is right. Dots on the diagonal are calibrated.",
     )
 
 
-def confusion(result: Annotation, true_nodes: np.ndarray) -> Figure | None:
+def confusion(result: Annotation, cells: np.ndarray, truth: np.ndarray) -> Figure:
     """Draw which types are taken for which, of cells whose type is known."""
-    tree = result.taxonomy
-    known = np.flatnonzero(np.isin(true_nodes, tree.leaves))
-    if not known.size or not _drawable(tree):
-        return None
-    truth, said = true_nodes[known], result.leaf_nodes[known]
+    said = result.leaf_nodes[cells]
     return _figure(
-        lambda: pl.confusion(tree, truth, said),
-        alt=f"Percent of each true type by predicted type for {len(known):,} cells: "
+        lambda: pl.confusion(result.taxonomy, truth, said),
+        alt=f"Percent of each true type by predicted type for {len(cells):,} cells: "
         f"{int((truth == said).sum()):,} lie on the diagonal ({(truth == said).mean():.1%}).",
         caption="Which types are taken for which, every cell followed to a type.",
     )
-
-
-def _drawable(tree: Taxonomy) -> bool:
-    longest = max(map(len, (*tree.labels, *tree.level_names)))
-    return tree.n_leaves <= _MOST_LEAVES and longest <= _LONGEST_NAME
 
 
 def _in_words(result: Annotation, nodes: np.ndarray) -> str:
@@ -192,9 +181,11 @@ def _dots(coordinates: np.ndarray, color: Any, **options: Any) -> Axes:
 
 
 def _figure(draw: Callable[[], Axes], *, alt: str, caption: str) -> Figure:
+    import matplotlib as mpl
     import matplotlib.pyplot as plt
 
-    with _drawing():
+    with mpl.rc_context(_SETTINGS), plt.ioff(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         figure: Any = draw().figure
         content = BytesIO()
         # Without a date the same result gives the same page.
@@ -204,18 +195,3 @@ def _figure(draw: Callable[[], Axes], *, alt: str, caption: str) -> Figure:
     svg = _NOT_XML.sub("\ufffd", escape_controls(content.getvalue().decode()))
     source = f"data:image/svg+xml,{quote(svg, safe=_KEPT)}"
     return Figure(source=source, alt=alt, caption=caption, width=width, height=height)
-
-
-@contextmanager
-def _drawing() -> Iterator[None]:
-    """Write text as text, so that the browser draws the scripts that our font lacks."""
-    import matplotlib as mpl
-    import matplotlib.pyplot as plt
-
-    settings: dict[Any, Any] = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "hdeepinsight",  # with the same names inside, the same figure
-    }
-    with mpl.rc_context(settings), plt.ioff(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        yield

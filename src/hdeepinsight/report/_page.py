@@ -103,23 +103,22 @@ def write(
 
 
 def _gather(
-    result: Annotation,
-    clusters: Any | None,
-    embedding: Any | None,
-    true_nodes: np.ndarray | None,
+    result: Annotation, clusters: Any | None, embedding: Any | None, true_nodes: np.ndarray | None
 ) -> dict[str, Any]:
     """Gather what the page shows; ``None`` stands for what an annotation does not carry."""
     evaluation, scores = None, None
     if true_nodes is not None:
         evaluation, scores = _trust.scores(result, true_nodes)
     paragraph, references = _text.methods(result, compared=true_nodes is not None)
+    sets, set_sizes = _trust.label_sets(result)
     return {
         "result": result,
         "key_figures": _text.key_figures(result),
         "composition": _tables.composition(result),
         "labels": _tables.labels(result),
         "stops": _tables.stops(result),
-        "sets": _trust.label_sets(result),
+        "sets": sets,
+        "set_sizes": set_sizes,
         "novelty": _trust.novelty(result),
         "evaluation": evaluation,
         "scores": scores,
@@ -135,7 +134,7 @@ def _facts(page: dict[str, Any]) -> Any:
     """Return the figures of the page in plain types, for the machine-readable part."""
     result = page["result"]
     reports = {"input_report": result.input_report, "gene_report": result.gene_report}
-    trust = [page["sets"] and page["sets"].table, *page["novelty"], page["scores"]]
+    trust = [page["set_sizes"], *page["novelty"], page["scores"]]
     tables = [*page["composition"], page["labels"], page["stops"], *trust, page["clusters"]]
     return _tables.plain(
         {

@@ -181,51 +181,45 @@ def _composition_of(result: Annotation, depth: int) -> Table:
 def labels(result: Annotation) -> Table:
     """How sure the cells of each label are, at the node where their path stops."""
     caption = "Confidence of the cells of each label, where their path stops."
-    rows = [_label_row(result, node, cells) for node, cells in groups_of(result.stop_nodes)]
+    confidence, margin = result.confidence.to_numpy(), result.margin.to_numpy()
+    rows = [
+        (
+            *name_of(result.taxonomy, node),
+            len(cells),
+            len(cells) / len(result),
+            confidence[cells].mean(),
+            *np.quantile(confidence[cells], (0.05, 0.5, 0.95)),
+            margin[cells].mean(),
+            bins_of(confidence[cells]),
+        )
+        for node, cells in groups_of(result.stop_nodes)
+    ]
     return Table.of("labels", caption, _LABELS, rows, filtered=True)
-
-
-def _label_row(result: Annotation, node: int, cells: np.ndarray) -> tuple[Any, ...]:
-    confidence = result.confidence.to_numpy()[cells]
-    return (
-        *name_of(result.taxonomy, node),
-        len(cells),
-        len(cells) / len(result),
-        confidence.mean(),
-        *np.quantile(confidence, (0.05, 0.5, 0.95)),
-        result.margin.to_numpy()[cells].mean(),
-        bins_of(confidence),
-    )
 
 
 def stops(result: Annotation) -> Table:
     """Cells whose path ends above a type: where, and why."""
     above, rejected = above_a_type(result), _rejected(result)
     unsure = f"no child reaches {result.threshold}"
-    rows = [
-        _stop_row(result, node, cells, reason)
-        for reason, mask in ((unsure, above & ~rejected), (REJECTED, above & rejected))
-        for node, cells in groups_of(np.where(mask, result.stop_nodes, -1))
-        if node >= 0
-    ]
+    rows = []
+    for reason, mask in ((unsure, above & ~rejected), (REJECTED, above & rejected)):
+        stopped = np.flatnonzero(mask)
+        for node, at in groups_of(result.stop_nodes[stopped]):
+            probabilities = result.node_probabilities[stopped[at]]
+            leaf, of_leaf = groups_of(result.leaf_nodes[stopped[at]])[0]
+            row = (
+                *name_of(result.taxonomy, node),
+                reason,
+                len(at),
+                len(at) / len(result),
+                probabilities[:, node].mean(),
+                probabilities[:, result.taxonomy.children(node)].max(axis=1).mean(),
+                result.taxonomy.label(leaf),
+                len(of_leaf) / len(at),
+            )
+            rows.append(row)
     rows.sort(key=lambda row: -row[3])
     return Table.of("stops", "Cells that stop above a type, where, and why.", _STOPS, rows)
-
-
-def _stop_row(result: Annotation, node: int, cells: np.ndarray, reason: str) -> tuple[Any, ...]:
-    taxonomy, probabilities = result.taxonomy, result.node_probabilities[cells]
-    best = probabilities[:, taxonomy.children(node)].max(axis=1).mean()
-    leaf, of_leaf = groups_of(result.leaf_nodes[cells])[0]
-    return (
-        *name_of(taxonomy, node),
-        reason,
-        len(cells),
-        len(cells) / len(result),
-        probabilities[:, node].mean(),
-        best,
-        taxonomy.label(leaf),
-        len(of_leaf) / len(cells),
-    )
 
 
 def above_a_type(result: Annotation) -> np.ndarray:
@@ -317,9 +311,7 @@ def _groups(result: Annotation, clusters: Any | None) -> list[tuple[str, np.ndar
 
 def _two_most_frequent(result: Annotation, nodes: np.ndarray) -> tuple[str | float | None, ...]:
     """Label and share of the most frequent node, and of the second one if there is one."""
-    first, *others = groups_of(nodes)
-    label, share = name_of(result.taxonomy, first[0])[0], len(first[1]) / len(nodes)
-    if not others:
-        return label, share, None, None
-    node, cells = others[0]
-    return label, share, name_of(result.taxonomy, node)[0], len(cells) / len(nodes)
+    found: list[str | float | None] = []
+    for node, cells in groups_of(nodes)[:2]:
+        found += name_of(result.taxonomy, node)[0], len(cells) / len(nodes)
+    return (*found, None, None)[:4]

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from hdeepinsight.annotation import Annotation, Decision
+from hdeepinsight.data import GeneReport, InputReport
 from hdeepinsight.report._tables import above_a_type
-
-if TYPE_CHECKING:
-    from hdeepinsight.data import GeneReport, InputReport
 
 #: Names listed before the rest is only counted.
 _MOST_NAMES = 60
@@ -60,36 +58,29 @@ def gene_sentences(report: GeneReport) -> list[str]:
     ]
 
 
-def key_figures(result: Annotation) -> tuple[KeyFigure, ...]:
+def key_figures(result: Annotation) -> list[KeyFigure]:
     """Give the figures to know first."""
-    tree, n_cells = result.taxonomy, len(result)
-    n_types = len(np.unique(result.leaf_nodes))
-    return (
+    n_cells, n_types = len(result), len(np.unique(result.leaf_nodes))
+    of_all = f"of {result.taxonomy.n_leaves:,}"
+    figures = [
         KeyFigure("n_cells", "Cells", n_cells, f"{n_cells:,}", "annotated"),
-        KeyFigure("n_types", "Types found", n_types, f"{n_types:,}", f"of {tree.n_leaves:,}"),
-        *(_of_cells(result) if n_cells else ()),
-        *(() if result.gene_report is None else (_of_genes(result.gene_report),)),
-    )
-
-
-def _of_cells(result: Annotation) -> tuple[KeyFigure, ...]:
-    above, unknown = above_a_type(result), result.stop_nodes == 0
-    confidence = float(result.confidence.mean())
-    stopped = float(above.mean()), f"{above.mean():.1%}", f"{above.sum():,} cells"
-    at_root = float(unknown.mean()), f"{unknown.mean():.1%}", f"{unknown.sum():,} at the root"
-    shown = f"{confidence:.3f}"
-    return (
-        KeyFigure("mean_confidence", "Mean confidence", confidence, shown, "where paths stop"),
-        KeyFigure("share_stopped", "Stopped above a type", *stopped),
-        KeyFigure("share_unknown", "Unknown", *at_root),
-    )
-
-
-def _of_genes(report: GeneReport) -> KeyFigure:
-    genes = f"{report.n_measured:,} of {report.n_model:,} genes"
-    return KeyFigure(
-        "gene_coverage", "Gene coverage", report.coverage, f"{report.coverage:.1%}", genes
-    )
+        KeyFigure("n_types", "Types found", n_types, f"{n_types:,}", of_all),
+    ]
+    if n_cells:
+        above, unknown = above_a_type(result), result.stop_nodes == 0
+        mean = float(result.confidence.mean()), f"{result.confidence.mean():.3f}"
+        stopped = float(above.mean()), f"{above.mean():.1%}", f"{above.sum():,} cells"
+        at_root = float(unknown.mean()), f"{unknown.mean():.1%}", f"{unknown.sum():,} at the root"
+        figures += [
+            KeyFigure("mean_confidence", "Mean confidence", *mean, "where paths stop"),
+            KeyFigure("share_stopped", "Stopped above a type", *stopped),
+            KeyFigure("share_unknown", "Unknown", *at_root),
+        ]
+    if report := result.gene_report:
+        coverage = report.coverage, f"{report.coverage:.1%}"
+        measured = f"{report.n_measured:,} of {report.n_model:,} genes"
+        figures.append(KeyFigure("gene_coverage", "Gene coverage", *coverage, measured))
+    return figures
 
 
 def absent_types(result: Annotation) -> str:
@@ -138,13 +129,18 @@ def methods(result: Annotation, *, compared: bool = False) -> tuple[str, list[st
     citations = Citations()
     sentences = [
         *_model(result, citations),
-        *_input(result),
-        *_decoding(result),
-        *_confidence(result, citations),
+        *_cells(result, citations),
         *(_decided(decision, result.recipe) for decision in result.decisions),
-        *(_comparison(citations) if compared else ()),
-        *_software(result.recipe),
     ]
+    if compared:
+        sentences.append(
+            "Labels were compared with known ones by hierarchical precision and recall "
+            f"{citations.cite('kiritchenko2006')} and by expected calibration error "
+            f"{citations.cite('naeini2015')}."
+        )
+    recipe = result.recipe
+    if found := [f"{name} {recipe[key]}" for key, name in _PACKAGES.items() if key in recipe]:
+        sentences.append(f"The model was trained with {', '.join(found)}.")
     return " ".join(sentences), citations.entries
 
 
@@ -191,7 +187,7 @@ def _count(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _input(result: Annotation) -> Iterator[str]:
+def _cells(result: Annotation, citations: Citations) -> Iterator[str]:
     matrix, genes = result.input_report, result.gene_report
     if matrix is not None:
         yield f"Values were read from {matrix.layer} and taken for {matrix.scale}."
@@ -200,9 +196,6 @@ def _input(result: Annotation) -> Iterator[str]:
             f"{genes.n_measured:,} of the model's {genes.n_model:,} genes were measured, which "
             f"carry {genes.coverage:.1%} of the reference's expression."
         )
-
-
-def _decoding(result: Annotation) -> Iterator[str]:
     yield {
         "joint": "Each cell was followed to its most probable type.",
         "greedy": "Each cell was followed down the tree by the most probable child.",
@@ -212,9 +205,6 @@ def _decoding(result: Annotation) -> Iterator[str]:
             "Its label stops at the deepest node that has a probability of at least "
             f"{result.threshold:g}."
         )
-
-
-def _confidence(result: Annotation, citations: Citations) -> Iterator[str]:
     if result.calibration is not None:
         cells = f"{len(result.calibration):,} {result.calibration.source}"
         yield f"Label sets are conformal {citations.cite('vovk2005')}, calibrated on {cells}."
@@ -238,20 +228,6 @@ def _decided(decision: Decision, recipe: dict[str, Any]) -> str:
     method = details.get("method") if decision.applied and isinstance(details, dict) else None
     by = f" ({str(method).replace('_', ' ')})" if method else ""
     return f"{step[:1].upper()}{step[1:]}{by} {verdict}: {decision.reason}."
-
-
-def _comparison(citations: Citations) -> Iterator[str]:
-    yield (
-        "Labels were compared with known ones by hierarchical precision and recall "
-        f"{citations.cite('kiritchenko2006')} and by expected calibration error "
-        f"{citations.cite('naeini2015')}."
-    )
-
-
-def _software(recipe: dict[str, Any]) -> Iterator[str]:
-    found = [f"{name} {recipe[key]}" for key, name in _PACKAGES.items() if key in recipe]
-    if found:
-        yield f"The model was trained with {', '.join(found)}."
 
 
 #: Key in ``docs/references.bib`` -> entry.

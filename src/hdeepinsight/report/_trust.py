@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-import pandas as pd
 
-from hdeepinsight.annotation import Annotation, Evaluation, evaluate_annotation
+from hdeepinsight.annotation import Annotation, Evaluation, LabelSets, evaluate_annotation
 from hdeepinsight.report._tables import Table, bins_of, columns_of, groups_of
 
 #: Of label sets, the share that may miss the truth; of novelty, the p-value that counts as novel.
@@ -29,66 +27,31 @@ _SCORES: Final = columns_of(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sets:
-    """Sizes of the label sets, and what they promise."""
-
-    table: Table
-    promised: float
-    source: str
-    mean_size: float
-    share_single: float
-
-
-def label_sets(result: Annotation) -> Sets | None:
+def label_sets(result: Annotation) -> tuple[LabelSets | None, Table | None]:
     """Count the cells by the size of their label set; ``None`` where nothing is promised."""
     if result.calibration is None or not len(result):
-        return None
+        return None, None
     sets = result.label_sets(ALPHA)
-    size = sets.size.to_numpy()
-    sizes, counts = np.unique(size, return_counts=True)
-    rows = [(n, count, count / len(size)) for n, count in zip(sizes, counts, strict=True)]
-    table = Table.of(
-        "label_sets",
-        f"Cells by the number of types in their label set (alpha {ALPHA}).",
-        _SIZES,
-        rows,
-    )
-    return Sets(
-        table=table,
-        promised=sets.promised_coverage,
-        source=sets.source,
-        mean_size=float(size.mean()),
-        share_single=float((size == 1).mean()),
-    )
+    sizes, counts = np.unique(sets.size, return_counts=True)
+    rows = [(n, count, count / len(result)) for n, count in zip(sizes, counts, strict=True)]
+    caption = f"Cells by the number of types in their label set (alpha {ALPHA})."
+    return sets, Table.of("label_sets", caption, _SIZES, rows)
 
 
 def novelty(result: Annotation) -> tuple[Table, ...]:
     """How many cells are novel, and which types they come nearest to; empty if unknown."""
     if result.novelty is None:
         return ()
-    return _novelty(result.novelty), _novelty_by_type(result, result.novelty)
-
-
-def _novelty(measured: pd.DataFrame) -> Table:
-    compared = {"p_value": "all types", "lineage_p_value": "all lineages"}
-    rows = []
-    for column, name in compared.items():
-        p = measured[column].to_numpy()
+    compared = {"all types": "p_value", "all lineages": "lineage_p_value"}
+    rows: list[tuple[Any, ...]] = []
+    for name, column in compared.items():
+        p = result.novelty[column].to_numpy()
         n_novel = int((p <= NOVEL).sum())
         rows.append((name, n_novel, n_novel / max(1, len(p)), NOVEL, bins_of(p)))
-    return Table.of(
-        "novelty",
-        f"Cells that are novel to the reference (p-value of at most {NOVEL}).",
-        _NOVELTY,
-        rows,
-    )
-
-
-def _novelty_by_type(result: Annotation, measured: pd.DataFrame) -> Table:
-    novel = measured["p_value"].to_numpy() <= NOVEL
-    unrecognised = measured["lineage_p_value"].to_numpy() <= NOVEL
-    rows: list[tuple[Any, ...]] = [
+    caption = f"Cells that are novel to the reference (p-value of at most {NOVEL})."
+    overall = Table.of("novelty", caption, _NOVELTY, rows)
+    novel, unrecognised = (result.novelty[c].to_numpy() <= NOVEL for c in compared.values())
+    rows = [
         (
             result.taxonomy.label(leaf),
             len(cells),
@@ -98,28 +61,18 @@ def _novelty_by_type(result: Annotation, measured: pd.DataFrame) -> Table:
         )
         for leaf, cells in groups_of(result.leaf_nodes)
     ]
-    rows = sorted(rows, key=lambda row: -row[2])
-    return Table.of(
-        "novelty_by_type",
-        "Novel cells by the type that they come nearest to.",
-        _NEAREST,
-        rows,
-        filtered=True,
-    )
+    rows.sort(key=lambda row: -row[2])
+    caption = "Novel cells by the type that they come nearest to."
+    return overall, Table.of("novelty_by_type", caption, _NEAREST, rows, filtered=True)
 
 
 def scores(result: Annotation, true_nodes: np.ndarray) -> tuple[Evaluation, Table]:
     """Scores against known labels, and the same as a table of levels."""
     evaluation = evaluate_annotation(result, true_nodes)
-    table = Table.of(
-        "scores",
-        f"{evaluation.n_cells:,} cells with known labels, every cell followed to a type.",
-        _SCORES,
-        [_score_row(level, row) for level, row in evaluation.levels.iterrows()],
-    )
-    return evaluation, table
-
-
-def _score_row(level: Any, row: pd.Series) -> tuple[Any, ...]:
-    names = ("accuracy", "macro_f1", "balanced_accuracy", "ece")
-    return str(level), int(row["n_cells"]), *(float(row[name]) for name in names)
+    names = ["accuracy", "macro_f1", "balanced_accuracy", "ece"]
+    rows = [
+        (str(level), int(row["n_cells"]), *map(float, row[names]))
+        for level, row in evaluation.levels.iterrows()
+    ]
+    caption = f"{evaluation.n_cells:,} cells with known labels, every cell followed to a type."
+    return evaluation, Table.of("scores", caption, _SCORES, rows)

@@ -87,8 +87,7 @@ class TreeAlgebra(nn.Module):
         self._add("_jumps", _ancestor_jumps(taxonomy))
 
     def _add(self, name: str, table: NDArray[np.integer]) -> None:
-        tensor = torch.tensor(table, dtype=torch.int64)
-        self.register_buffer(name, tensor, persistent=False)
+        self.register_buffer(name, torch.tensor(table, dtype=torch.int64), persistent=False)
 
     def conditional_log_probs(self, logits: Tensor) -> Tensor:
         """Log-softmax within each sibling group.

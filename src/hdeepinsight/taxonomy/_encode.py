@@ -27,6 +27,9 @@ MISSING_LABELS = frozenset(
 )  # fmt: skip
 """Words that mean "no label", without blanks around them and in lower case."""
 
+Unlabeled = str | Collection[str] | None
+"""Label, or labels, that mean "not labelled"; with None only missing values do."""
+
 _LOOK_ALIKES = str.maketrans("АВЕЅІЈКМНОРСТХУаеѕіјорсху", "ABESIJKMHOPCTXYaesijopcxy")
 _LISTED = 20
 
@@ -35,9 +38,7 @@ class LabelWarning(UserWarning):
     """Labels were taken for "no label", or differ by nothing that a reader sees."""
 
 
-def find_unlabeled(
-    labels: Iterable[Any], unlabeled: str | Collection[str] | None = "Unknown"
-) -> NDArray[np.bool_]:
+def find_unlabeled(labels: Iterable[Any], unlabeled: Unlabeled = "Unknown") -> NDArray[np.bool_]:
     """Find the labels that mean "no label".
 
     Parameters
@@ -61,16 +62,11 @@ def find_unlabeled(
     array([False,  True,  True,  True,  True])
     """
     codes, names = distinct_labels(labels)
-    declared = as_set(unlabeled)
-    missing = [
-        name in declared or (unlabeled is not None and means_no_label(name)) for name in names
-    ]
+    missing = [_is_unlabeled(name, unlabeled) for name in names]
     return np.asarray([*missing, True], dtype=np.bool_)[codes]  # the last entry serves code -1
 
 
-def check_labels(
-    labels: Iterable[Any], name: str, *, unlabeled: str | Collection[str] | None = "Unknown"
-) -> None:
+def check_labels(labels: Iterable[Any], name: str, *, unlabeled: Unlabeled = "Unknown") -> None:
     """Warn of labels that `find_unlabeled` takes for "no label", and of labels that look alike.
 
     Missing values and the labels in `unlabeled` are as the user says and not warned of.
@@ -112,7 +108,7 @@ the form of their letters, and count as different types. Rename them if they are
     words: list[str] = []
     alike: dict[str, list[str]] = defaultdict(list)
     for label in count_of:
-        if unlabeled is not None and means_no_label(label):
+        if _is_unlabeled(label, unlabeled):
             words.append(label)
         else:
             alike[plain_form(label.translate(_LOOK_ALIKES))].append(label)
@@ -136,9 +132,14 @@ the form of their letters, and count as different types. Rename them if they are
         warnings.warn(f"{name}: {' '.join(said)}", LabelWarning, stacklevel=3)
 
 
-def means_no_label(name: object) -> bool:
-    """Return whether a label is one of the words that mean "no label"."""
-    return isinstance(name, str) and plain_form(name) in MISSING_LABELS
+def _is_unlabeled(
+    name: object, unlabeled: Unlabeled, is_name: Callable[[Any], bool] | None = None
+) -> bool:
+    """Return whether a label is declared to mean "no label", or is a word that does."""
+    if unlabeled is None:
+        return False
+    word = isinstance(name, str) and plain_form(name) in MISSING_LABELS
+    return name in as_set(unlabeled) or (word and not (is_name and is_name(name)))
 
 
 def _counted(labels: list[str], count_of: dict[str, int]) -> str:
@@ -168,30 +169,19 @@ def distinct_labels(labels: Iterable[Any]) -> tuple[NDArray[np.int64], list[Any]
 
 
 def factorize(
-    labels: Iterable[Any],
-    unlabeled: str | Collection[str] | None,
-    is_name: Callable[[Any], bool] | None = None,
+    labels: Iterable[Any], unlabeled: Unlabeled, is_name: Callable[[Any], bool] | None = None
 ) -> tuple[NDArray[np.int64], list[Any]]:
     """Codes and distinct names of a label column; missing and unlabelled ones have code -1.
 
     Names stand in the order of the categories when the column is categorical, else sorted, so that
-    nothing depends on the order of the cells. A word XX `unlabeled` is None.
+    nothing depends on the order of the cells. Words of `MISSING_LABELS` are unlabelled too, except
+    those that `is_name` says are names; with `unlabeled` None only missing values are.
     """
     values = labels if isinstance(labels, pd.Series) else pd.Series(_as_column(labels))
     codes, names = distinct_labels(values)
     _check_text(names, values.name)
-    declared = as_set(unlabeled)
-    used = np.bincount(codes[codes >= 0], minlength=len(names)) > 0
-    keep = [
-        i
-        for i in np.flatnonzero(used).tolist()
-        if names[i] not in declared
-        and (
-            unlabeled is None
-            or not means_no_label(names[i])
-            or (is_name is not None and is_name(names[i]))
-        )
-    ]
+    used = np.flatnonzero(np.bincount(codes[codes >= 0], minlength=len(names))).tolist()
+    keep = [i for i in used if not _is_unlabeled(names[i], unlabeled, is_name)]
     if not isinstance(values.dtype, pd.CategoricalDtype):
         keep.sort(key=lambda i: (names[i],) if isinstance(names[i], str) else names[i])
     new = np.full(len(names) + 1, -1, dtype=np.int64)  # the last entry serves code -1
@@ -215,8 +205,7 @@ def _as_column(labels: Iterable[Any]) -> Any:
 
 
 def _check_text(names: list[Any], column: Any) -> None:
-    odd = [name for name in names if not isinstance(name, (str, tuple))]
-    if odd:
+    if odd := [name for name in names if not isinstance(name, (str, tuple))]:
         where = "" if column is None else f" in column {column!r}"
         raise TypeError(
             f"Labels must be text, got {type(odd[0]).__name__}{where}: {odd[:5]}. If they are the "
@@ -225,7 +214,7 @@ def _check_text(names: list[Any], column: Any) -> None:
         )
 
 
-def as_set(unlabeled: str | Collection[str] | None) -> set[str]:
+def as_set(unlabeled: Unlabeled) -> set[str]:
     """Return the labels that mean "not labelled"."""
     if unlabeled is None:
         return set()
@@ -233,10 +222,7 @@ def as_set(unlabeled: str | Collection[str] | None) -> set[str]:
 
 
 def encode(
-    tree: Tree,
-    labels: Iterable[Any],
-    level: int | str | None,
-    unlabeled: str | Collection[str] | None,
+    tree: Tree, labels: Iterable[Any], level: int | str | None, unlabeled: Unlabeled
 ) -> NDArray[np.int64]:
     """Look up the node of every label; see `Taxonomy.encode`."""
     codes, names = factorize(labels, unlabeled, tree._is_name)
@@ -267,9 +253,7 @@ def encode(
     return nodes[codes]
 
 
-def encode_levels(
-    tree: Tree, frame: pd.DataFrame, unlabeled: str | Collection[str] | None
-) -> NDArray[np.int64]:
+def encode_levels(tree: Tree, frame: pd.DataFrame, unlabeled: Unlabeled) -> NDArray[np.int64]:
     """Look up the node of every row of a table; see `Taxonomy.encode_levels`."""
     levels = _column_levels(tree, list(frame.columns))
     columns = [factorize(frame[column], unlabeled, tree._is_name) for column in frame.columns]
@@ -290,8 +274,7 @@ def encode_levels(
         raise ValueError(
             "The columns of a cell must name one path from coarse to fine, got combinations of "
             "labels that are not a path of the taxonomy. Correct these labels, or set the wrong "
-            "ones "
-            "to missing.\n" + "\n".join(problems)
+            "ones to missing.\n" + "\n".join(problems)
         )
     return nodes[inverse.reshape(-1)]
 
@@ -336,9 +319,7 @@ def _descend(tree: Tree, given: list[tuple[Any, int]]) -> int:
     return node
 
 
-def paths_from_obs(
-    data: Any, keys: Sequence[str], unlabeled: str | Collection[str] | None
-) -> list[Path]:
+def paths_from_obs(data: Any, keys: Sequence[str], unlabeled: Unlabeled) -> list[Path]:
     """Collect the label paths in columns from coarse to fine; missing labels end a path."""
     frame = getattr(data, "obs", data)
     if not isinstance(frame, pd.DataFrame):

@@ -297,10 +297,7 @@ def write_newick(tree: Tree) -> str:
 
 
 def draw(
-    tree: Tree,
-    counts: NDArray[np.int64] | None,
-    max_depth: int | None,
-    max_lines: int | None,
+    tree: Tree, counts: NDArray[np.int64] | None, max_depth: int | None, max_lines: int | None
 ) -> str:
     """Draw the tree as lines, in the manner of ``tree``; past `max_lines` the rest is counted."""
     sums = None if counts is None else tree.roll_up(counts)
@@ -321,6 +318,5 @@ def _lines(tree: Tree, sums: NDArray[np.int64] | None, max_depth: int | None) ->
             continue
         children = tree.children(node).tolist()
         for child in reversed(children):
-            last = child == children[-1]
-            mark, bar = ("└── ", "    ") if last else ("├── ", "│   ")
+            mark, bar = ("└── ", "    ") if child == children[-1] else ("├── ", "│   ")
             stack.append((child, indent + mark, indent + bar))

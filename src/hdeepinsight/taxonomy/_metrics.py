@@ -78,8 +78,7 @@ def level_scores(taxonomy: Taxonomy, y_true: ArrayLike, y_pred: ArrayLike) -> pd
         here = table[true, level]
         reached = here >= 0
         rows.append(_scores(here[reached], table[pred[reached], level]))
-    index = pd.Index(taxonomy.level_names, name="level")
-    return pd.DataFrame(rows, index=index)
+    return pd.DataFrame(rows, index=pd.Index(taxonomy.level_names, name="level"))
 
 
 def _scores(true: NDArray[np.int64], pred: NDArray[np.int64]) -> dict[str, float]:
@@ -90,9 +89,7 @@ def _scores(true: NDArray[np.int64], pred: NDArray[np.int64]) -> dict[str, float
         return sizes | dict.fromkeys(_SCORES, np.nan)
     _, recall, f1, _ = precision_recall_fscore_support(true, pred, labels=classes, zero_division=0)
     means = (float(np.mean(true == pred)), float(f1.mean()), float(recall.mean()))
-    return {"n_cells": len(true), "n_classes": len(classes)} | dict(
-        zip(_SCORES, means, strict=True)
-    )
+    return sizes | dict(zip(_SCORES, means, strict=True))
 
 
 def hierarchical_scores(

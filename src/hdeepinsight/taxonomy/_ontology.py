@@ -20,9 +20,7 @@ _STARTS = (b"format-version:", b"[Term", b"[Typedef")
 
 
 def tree_from_obo(
-    obo_path: str | os.PathLike[str],
-    terms: Iterable[str],
-    on_multiple: Literal["raise", "first"],
+    obo_path: str | os.PathLike[str], terms: Iterable[str], on_multiple: Literal["raise", "first"]
 ) -> tuple[list[Path], dict[Path, str]]:
     """Paths of the requested terms over ``is_a``, and the ontology id of each path."""
     check_choice("on_multiple", on_multiple, ("raise", "first"))
@@ -83,8 +81,7 @@ def _read_obo(obo_path: str | os.PathLike[str]) -> Any:
             f"obo_path must be an OBO file on this machine, got no file {str(path)!r}. Download "
             "cl-basic.obo from https://obofoundry.org/ontology/cl.html first."
         )
-    problem = _problem(path)
-    if problem is not None:
+    if problem := _problem(path):
         raise _unreadable(path, problem)
     try:
         with warnings.catch_warnings():  # pronto warns about style that does not matter here

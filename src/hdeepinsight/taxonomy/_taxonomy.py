@@ -2,7 +2,7 @@
 
 import operator
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.resources import files
@@ -14,22 +14,10 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from hdeepinsight._io import atomic_write
-from hdeepinsight.taxonomy import _encode, _io
+from hdeepinsight.taxonomy import _encode, _io, _structure
+from hdeepinsight.taxonomy._encode import Unlabeled
 from hdeepinsight.taxonomy._ontology import tree_from_obo
-from hdeepinsight.taxonomy._structure import (
-    ROOT_NAME,
-    SEPARATOR,
-    NamesAndParents,
-    Path,
-    canonical_tree,
-    clipped,
-    join_path,
-    name_problem,
-    quoted,
-    tree_from_edges,
-    tree_from_nested,
-    tree_from_paths,
-)
+from hdeepinsight.taxonomy._structure import ROOT_NAME, Path, clipped, quoted
 from hdeepinsight.taxonomy._tree import Tree
 
 if TYPE_CHECKING:
@@ -42,6 +30,9 @@ NodeName = str | Path
 
 NodeLike = NodeName | SupportsIndex
 """A name of a node, or its index."""
+
+Synonyms = Mapping[str, NodeName] | None
+"""Other spellings and the nodes that they mean."""
 
 _PRINTED_LINES = 200
 
@@ -100,7 +91,7 @@ class Taxonomy(Tree):
     """
 
     def __post_init__(self) -> None:
-        labels, parent = canonical_tree(self.labels, np.asarray(self.parent).tolist())
+        labels, parent = _structure.canonical_tree(self.labels, np.asarray(self.parent).tolist())
         parent.setflags(write=False)
         self._set("labels", labels)
         self._set("parent", parent)
@@ -118,8 +109,7 @@ class Taxonomy(Tree):
             f"level_{level}" for level in range(1, self.max_depth + 1)
         )
         for name in names:
-            problem = name_problem(name)
-            if problem is not None:
+            if problem := _structure.name_problem(name):
                 raise ValueError(
                     f"Level names must be text. The level name {clipped(name)} {problem}. Rename "
                     "it."
@@ -136,7 +126,7 @@ class Taxonomy(Tree):
         node_of: dict[str, int] = {}
         for synonym, path in self.synonyms.items():
             node = self._annotated(path, f"synonym {clipped(synonym)}")
-            problem = name_problem(synonym)
+            problem = _structure.name_problem(synonym)
             if problem is None and (synonym in self._nodes_named or synonym == ROOT_NAME):
                 taken = self._nodes_named.get(synonym, [0])[0]
                 problem = f"is already the name of {clipped(self.path_name(taken))}"
@@ -177,9 +167,9 @@ class Taxonomy(Tree):
         return tuple(self.path(node) for node in sorted(nodes))
 
     def _annotated(self, path: Path, what: str) -> int:
-        node = self._find(tuple(path)) if not isinstance(path, str) else None
+        node = None if isinstance(path, str) else self._find(tuple(path))
         if node is None:
-            shown = path if isinstance(path, str) else join_path(path)
+            shown = path if isinstance(path, str) else _structure.join_path(path)
             raise ValueError(
                 f"The {what} must belong to one of the tuples in `names`, got {clipped(shown)}. "
                 "Use `with_annotations` to name nodes in other ways."
@@ -192,8 +182,8 @@ class Taxonomy(Tree):
         data: "AnnData | MuData | pd.DataFrame",
         keys: str | Sequence[str],
         *,
-        unlabeled: str | Collection[str] | None = "Unknown",
-        synonyms: Mapping[str, NodeName] | None = None,
+        unlabeled: Unlabeled = "Unknown",
+        synonyms: Synonyms = None,
     ) -> Self:
         """Build the taxonomy of the labels found in columns from coarse to fine.
 
@@ -251,7 +241,7 @@ class Taxonomy(Tree):
         columns = [keys] if isinstance(keys, str) else list(keys)
         paths = _encode.paths_from_obs(data, columns, unlabeled)
         names = columns[: max(map(len, paths))]
-        return cls._from_tree(tree_from_paths(paths), names, synonyms)
+        return cls._from_tree(_structure.tree_from_paths(paths), names, synonyms)
 
     @classmethod
     def from_paths(
@@ -259,7 +249,7 @@ class Taxonomy(Tree):
         paths: Iterable[NodeName],
         *,
         level_names: Sequence[str] | None = None,
-        synonyms: Mapping[str, NodeName] | None = None,
+        synonyms: Synonyms = None,
     ) -> Self:
         """Build the taxonomy that holds the given paths, as tuples or as text (``"T > CD4"``).
 
@@ -278,15 +268,11 @@ class Taxonomy(Tree):
         >>> Taxonomy.from_paths(["T > CD4", "T > CD8", "B"]).names
         ((), ('T',), ('B',), ('T', 'CD4'), ('T', 'CD8'))
         """
-        return cls._from_tree(tree_from_paths(paths), level_names, synonyms)
+        return cls._from_tree(_structure.tree_from_paths(paths), level_names, synonyms)
 
     @classmethod
     def from_nested(
-        cls,
-        nested: Any,
-        *,
-        level_names: Sequence[str] | None = None,
-        synonyms: Mapping[str, NodeName] | None = None,
+        cls, nested: Any, *, level_names: Sequence[str] | None = None, synonyms: Synonyms = None
     ) -> Self:
         """Build a taxonomy of nested dicts and lists.
 
@@ -314,7 +300,7 @@ class Taxonomy(Tree):
         >>> tax.n_leaves, tax.max_depth
         (4, 3)
         """
-        return cls._from_tree(tree_from_nested(nested), level_names, synonyms)
+        return cls._from_tree(_structure.tree_from_nested(nested), level_names, synonyms)
 
     @classmethod
     def from_edges(
@@ -323,7 +309,7 @@ class Taxonomy(Tree):
         *,
         root: str | None = None,
         level_names: Sequence[str] | None = None,
-        synonyms: Mapping[str, NodeName] | None = None,
+        synonyms: Synonyms = None,
     ) -> Self:
         """Build a taxonomy of (parent, child) pairs.
 
@@ -361,16 +347,12 @@ class Taxonomy(Tree):
         >>> tax.resolve("cell"), tax.path_name(4)
         (0, 'T > CD8')
         """
-        tree, root_name = tree_from_edges(edges, root)
+        tree, root_name = _structure.tree_from_edges(edges, root)
         return cls._from_tree(tree, level_names, synonyms, root_name)
 
     @classmethod
     def from_newick(
-        cls,
-        text: str,
-        *,
-        level_names: Sequence[str] | None = None,
-        synonyms: Mapping[str, NodeName] | None = None,
+        cls, text: str, *, level_names: Sequence[str] | None = None, synonyms: Synonyms = None
     ) -> Self:
         """Build the taxonomy of a Newick text in which every node but the root has a name.
 
@@ -444,7 +426,7 @@ class Taxonomy(Tree):
         ((), ('T cell',), ('T cell', 'CD4 T'))
         """
         paths, ids = tree_from_obo(obo_path, terms, on_multiple)
-        return cls._from_tree(tree_from_paths(paths)).with_annotations(ontology_ids=ids)
+        return cls._from_tree(_structure.tree_from_paths(paths)).with_annotations(ontology_ids=ids)
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Self:
@@ -531,9 +513,9 @@ class Taxonomy(Tree):
     @classmethod
     def _from_tree(
         cls,
-        tree: NamesAndParents,
+        tree: _structure.NamesAndParents,
         level_names: Sequence[str] | None = None,
-        synonyms: Mapping[str, NodeName] | None = None,
+        synonyms: Synonyms = None,
         root_name: str | None = None,
     ) -> Self:
         labels, parents = tree
@@ -605,7 +587,7 @@ class Taxonomy(Tree):
         >>> Taxonomy.from_nested({"T": ["CD4"]}).to_edges()
         [('root', 'T'), ('T', 'T > CD4')]
         """
-        texts = [SEPARATOR.join(path) for path in self.names]
+        texts = [_structure.SEPARATOR.join(path) for path in self.names]
         texts[0] = self.path_name(0)
         return [(texts[above], texts[node]) for node, above in enumerate(self.parent.tolist())][1:]
 
@@ -700,7 +682,7 @@ class Taxonomy(Tree):
         self,
         *,
         level_names: Sequence[str] | None = None,
-        synonyms: Mapping[str, NodeName] | None = None,
+        synonyms: Synonyms = None,
         ontology_ids: Mapping[str, str] | Mapping[Path, str] | None = None,
         published_ids: Mapping[str, int] | Mapping[Path, int] | None = None,
         unspecified_leaves: Iterable[NodeName] | None = None,
@@ -826,7 +808,7 @@ class Taxonomy(Tree):
         labels: Iterable[Any],
         level: int | str | None = None,
         *,
-        unlabeled: str | Collection[str] | None = "Unknown",
+        unlabeled: Unlabeled = "Unknown",
     ) -> NDArray[np.int64]:
         """Return the node of every label; missing and unlabelled ones give 0, the root.
 
@@ -864,10 +846,7 @@ class Taxonomy(Tree):
         return _encode.encode(self, labels, level, unlabeled)
 
     def encode_levels(
-        self,
-        frame: pd.DataFrame,
-        *,
-        unlabeled: str | Collection[str] | None = "Unknown",
+        self, frame: pd.DataFrame, *, unlabeled: Unlabeled = "Unknown"
     ) -> NDArray[np.int64]:
         """Return the node of every row of a table with a column per level; the deepest label wins.
 

@@ -419,8 +419,7 @@ class Tree:
         3
         """
         depth = None if level is None else self.level_depth(level)
-        nodes = self._candidates(name, depth)
-        if not nodes:
+        if not (nodes := self._candidates(name, depth)):
             raise ValueError(self._unknown(name, level))
         shallowest, deepest = nodes[0], nodes[-1]  # node order is breadth first
         if not set(self.ancestors(deepest).tolist()).issuperset(set(nodes) - {0}):
@@ -460,7 +459,7 @@ class Tree:
     def _unknown(self, name: str | Sequence[str], level: int | str | None) -> str:
         where = "" if level is None else f" at level {level!r}"
         shown = name if isinstance(name, str) else tuple(name)
-        elsewhere = self._candidates(name, None) if level is not None else []
+        elsewhere = [] if level is None else self._candidates(name, None)
         if elsewhere:
             levels = sorted({int(self.depth[node]) for node in elsewhere})
             advice = f"It exists at depth {', '.join(map(str, levels))}: leave `level` out"

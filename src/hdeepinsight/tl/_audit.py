@@ -15,14 +15,7 @@ from hdeepinsight._errors import check_integer, check_number, missing_column
 from hdeepinsight.annotation import PROBABILITY_TOLERANCE, drop_ancestors
 from hdeepinsight.data import AlignedQuery, align_genes, log_normalize, open_counts, select_genes
 from hdeepinsight.taxonomy import Taxonomy, check_labels
-from hdeepinsight.tl._confident_learning import (
-    batch_information,
-    class_table,
-    find_contradictions,
-    most_probable_below,
-    transition_table,
-    within_share,
-)
+from hdeepinsight.tl import _confident_learning
 from hdeepinsight.tl._inputs import batches_of
 from hdeepinsight.tl._label_audit import LabelAudit
 
@@ -244,10 +237,12 @@ def audit_nodes(
             f"{p.min(initial=np.inf):g} to {p.max(initial=-np.inf):g} of shape {p.shape}. Pass one "
             "column per node, in the taxonomy's order."
         )
-    found = find_contradictions(taxonomy, nodes, p, judged, least_margin=least_margin)
+    found = _confident_learning.find_contradictions(
+        taxonomy, nodes, p, judged, least_margin=least_margin
+    )
     contradicted = found.rival >= 0
-    suspicious = within_share(found.margin, nodes, contradicted, max_share)
-    below = most_probable_below(taxonomy, p, found.rival.clip(0))
+    suspicious = _confident_learning.within_share(found.margin, nodes, contradicted, max_share)
+    below = _confident_learning.most_probable_below(taxonomy, p, found.rival.clip(0))
     own = p[np.arange(len(nodes)), nodes]
     return LabelAudit(
         taxonomy=taxonomy,
@@ -260,9 +255,11 @@ def audit_nodes(
         judged=judged,
         suspicious=suspicious,
         weight=np.where(suspicious, found.weight, 1.0),
-        classes=class_table(taxonomy, nodes, p, judged, suspicious, found.joints, batches),
-        transitions=transition_table(taxonomy, found.joints),
-        batch_nmi=batch_information(taxonomy, nodes, batches),
+        classes=_confident_learning.class_table(
+            taxonomy, nodes, p, judged, suspicious, found.joints, batches
+        ),
+        transitions=_confident_learning.transition_table(taxonomy, found.joints),
+        batch_nmi=_confident_learning.batch_information(taxonomy, nodes, batches),
         settings={"n_folds": n_folds, "least_margin": least_margin, "max_share": max_share},
     )
 
@@ -288,8 +285,7 @@ def expression_features(
     n_components = min(_N_COMPONENTS, min(values.shape) - 1)
     if n_components < 1:
         return np.zeros((len(values), 1))
-    pca = PCA(n_components, svd_solver="randomized", random_state=seed)
-    components = pca.fit_transform(values)
+    components = PCA(n_components, svd_solver="randomized", random_state=seed).fit_transform(values)
     return np.asarray(components / max(components[:, 0].std(), _LEAST_SPREAD))
 
 
@@ -320,10 +316,9 @@ def assign_folds(
     for node in np.unique(nodes):
         cells = rng.permutation(np.flatnonzero(nodes == node))
         folds[cells] = (np.arange(len(cells)) + rng.integers(n_folds)) % n_folds
-        if by_batch is not None:
-            largest = np.bincount(by_batch[cells]).max()
-            if largest <= (1 - _LEAST_TRAINED) * len(cells):
-                folds[cells] = by_batch[cells]
+        most = (1 - _LEAST_TRAINED) * len(cells)
+        if by_batch is not None and np.bincount(by_batch[cells]).max() <= most:
+            folds[cells] = by_batch[cells]
     return folds
 
 

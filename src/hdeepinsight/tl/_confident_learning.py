@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from sklearn.metrics import normalized_mutual_info_score
 
 from hdeepinsight._keys import LABEL_COLUMNS
-
-if TYPE_CHECKING:
-    from hdeepinsight.taxonomy import Taxonomy
+from hdeepinsight.taxonomy import Taxonomy
 
 #: Share of a class's cells in which the classifier has to see the class before it may deny it.
 LEAST_RECOGNISED = 0.5
@@ -83,12 +81,8 @@ def find_contradictions(
     the clearest errors.
     """
     n_cells = len(nodes)
-    found = Contradictions(
-        rival=np.full(n_cells, -1, dtype=np.int64),
-        margin=np.full(n_cells, np.nan),
-        weight=np.ones(n_cells),
-        joints=[],
-    )
+    rival, margin = np.full(n_cells, -1, dtype=np.int64), np.full(n_cells, np.nan)
+    found = Contradictions(rival, margin, weight=np.ones(n_cells), joints=[])
     path = taxonomy.node_at_level[nodes]
     # Breadth-first: the lineages of a cell are judged before the types within them.
     for parent in taxonomy.inner_nodes:
@@ -191,9 +185,8 @@ def transition_table(taxonomy: Taxonomy, joints: list[SiblingJoint]) -> pd.DataF
     names = np.array(class_names(taxonomy), dtype=object)
     parts = []
     for joint in joints:
-        given, likely = (
-            part.ravel() for part in np.meshgrid(joint.children, joint.children, indexing="ij")
-        )
+        n_children = len(joint.children)
+        given, likely = np.repeat(joint.children, n_children), np.tile(joint.children, n_children)
         parts.append(
             pd.DataFrame(
                 {
@@ -246,8 +239,7 @@ def class_table(
     )
     if batches is not None:
         table = table.join(class_batches(taxonomy, nodes, rows, batches))
-    names = np.array(class_names(taxonomy), dtype=object)
-    index = [_levels(taxonomy, rows), names[rows]]
+    index = [_levels(taxonomy, rows), np.array(class_names(taxonomy), dtype=object)[rows]]
     return table.set_axis(pd.MultiIndex.from_arrays(index, names=["level", "class"]), axis=0)
 
 
@@ -283,14 +275,12 @@ def class_names(taxonomy: Taxonomy) -> list[str]:
     """
     first: dict[str, int] = {}
     shared = {LABEL_COLUMNS.ROOT}
-    for node in range(1, taxonomy.n_nodes):  # breadth-first: the highest node of a name comes first
-        label = taxonomy.label(node)
+    # Breadth-first: the highest node of a name comes first.
+    for node, label in enumerate(taxonomy.labels[1:], start=1):
         if first.setdefault(label, node) not in taxonomy.ancestors(node):
             shared.add(label)
-    names = [
-        taxonomy.path_name(node) if taxonomy.label(node) in shared else taxonomy.label(node)
-        for node in range(1, taxonomy.n_nodes)
-    ]
+    nodes = enumerate(taxonomy.labels[1:], start=1)
+    names = [taxonomy.path_name(node) if label in shared else label for node, label in nodes]
     return [LABEL_COLUMNS.ROOT, *names]
 
 

@@ -13,21 +13,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import cohen_kappa_score
 
+from hdeepinsight import annotation
 from hdeepinsight._keys import UNKNOWN_TERM
-from hdeepinsight.annotation import (
-    Annotation,
-    annotation_additions,
-    check_threshold,
-    class_nodes,
-    label_nodes,
-    next_above,
-    node_categories,
-    node_mass,
-    node_names,
-    node_probabilities,
-    normalise_classes,
-    storable,
-)
+from hdeepinsight.annotation import Annotation, node_probabilities
 from hdeepinsight.tl._inputs import leaf_table
 
 if TYPE_CHECKING:
@@ -105,7 +93,7 @@ class Consensus:
             taxonomy=self.taxonomy,
             obs_names=self.obs_names,
             node_probabilities=self.node_probabilities,
-            threshold=next_above(self.threshold),
+            threshold=annotation.next_above(self.threshold),
             recipe={"consensus": dict(zip(self.names, self.weights.tolist(), strict=True))},
         )
 
@@ -172,7 +160,7 @@ class Consensus:
         >>> table["popv_prediction"].tolist(), table["popv_prediction_score"].tolist()
         (['T', 'B'], [2, 2])
         """
-        names = node_names(self.taxonomy, UNKNOWN_TERM)
+        names = annotation.node_names(self.taxonomy, UNKNOWN_TERM)
         ordered = np.sort(self.nodes, axis=1)
         same = (ordered[:, :, None] == ordered[:, None, :]).sum(axis=2) * (ordered > 0)
         rows, first = np.arange(len(ordered)), same.argmax(axis=1)
@@ -181,15 +169,15 @@ class Consensus:
         level = self.taxonomy.depth[stop].clip(1) - 1
         under = self.taxonomy.node_at_level[self.nodes, level[:, None]] == stop[:, None]
         columns = {
-            f"popv_{name}_prediction": node_categories(names, nodes)
+            f"popv_{name}_prediction": annotation.node_categories(names, nodes)
             for name, nodes in zip(self.names, self.nodes.T, strict=True)
         }
         return pd.DataFrame(
             {
                 **columns,
-                "popv_majority_vote_prediction": node_categories(names, majority),
+                "popv_majority_vote_prediction": annotation.node_categories(names, majority),
                 "popv_majority_vote_score": same[rows, first],
-                "popv_prediction": node_categories(names, stop),
+                "popv_prediction": annotation.node_categories(names, stop),
                 "popv_prediction_score": under.sum(axis=1),
             },
             index=self.obs_names,
@@ -229,9 +217,9 @@ class Consensus:
         (['T', 'B'], [0.5, nan])
         """
         result = self.annotation()
-        added = annotation_additions(result, adata, key_added)
+        added = annotation.annotation_additions(result, adata, key_added)
         for level, column in self.agreement.items():
-            added.obs[storable(f"{key_added}_agreement_{level}")] = column.array
+            added.obs[annotation.storable(f"{key_added}_agreement_{level}")] = column.array
         added.write(adata, key_added, result.to_dict(), overwrite=overwrite)
 
     def __repr__(self) -> str:
@@ -296,7 +284,7 @@ def consensus(
     >>> result.agreement.round(2).values.tolist()
     [[0.67, 1.0], [1.0, nan]]
     """
-    check_threshold(threshold)
+    annotation.check_threshold(threshold)
     if not annotations:
         raise ValueError("Found no annotation. Pass those to be pooled, at least one.")
     for each in annotations:
@@ -341,19 +329,19 @@ def _read_source(source: Source, obs_names: pd.Index, taxonomy: Taxonomy) -> tup
             "once. Select the cells that all have."
         )
     if isinstance(source, pd.Series):
-        nodes = label_nodes(taxonomy, source.iloc[order])
+        nodes = annotation.label_nodes(taxonomy, source.iloc[order])
         values, columns = np.eye(taxonomy.n_nodes)[nodes], np.arange(taxonomy.n_nodes)
         values[:, 0] = 0.0  # a cell without a label says nothing
-        return node_mass(taxonomy, values, columns), nodes
+        return annotation.node_mass(taxonomy, values, columns), nodes
     table = leaf_table(source) if isinstance(source, Annotation) else source
     values = table.to_numpy(dtype=np.float64)[order]
-    classes = class_nodes(taxonomy, list(map(str, table.columns)))
-    values, nodes = normalise_classes(values, classes, taxonomy)
+    classes = annotation.class_nodes(taxonomy, list(map(str, table.columns)))
+    values, nodes = annotation.normalise_classes(values, classes, taxonomy)
     if isinstance(source, Annotation):  # it decoded its own leaves
         leaf = np.searchsorted(source.taxonomy.leaves, source.leaf_nodes[order])
-        return node_mass(taxonomy, values, nodes), classes[leaf]
+        return annotation.node_mass(taxonomy, values, nodes), classes[leaf]
     chosen = np.where(values.any(axis=1), nodes[values.argmax(axis=1)], 0)
-    return node_mass(taxonomy, values, nodes), chosen
+    return annotation.node_mass(taxonomy, values, nodes), chosen
 
 
 def _compare(one: Nodes, other: Nodes) -> dict[str, float]:

@@ -94,8 +94,7 @@ def read_scores(
         return _from_labels(probabilities, names, taxonomy)
     table = _table(probabilities, classes, names)
     values = table.to_numpy(dtype=np.float64)
-    n_bad = int((~np.isfinite(values).all(axis=1)).sum())
-    if n_bad:
+    if n_bad := int((~np.isfinite(values).all(axis=1)).sum()):
         raise ValueError(
             f"Found {n_bad} of {len(values)} cells with NaN or infinite scores. Leave these cells "
             "out, or look at the classifier."
@@ -129,13 +128,9 @@ def _from_labels(labels: pd.Series, names: pd.Index, taxonomy: Taxonomy | None) 
         )
     paths = [taxonomy.path_name(int(node)) for node in nodes]
     hits = pd.DataFrame(encoded[:, None] == nodes, index=labels.index, columns=paths)
-    table = _table(hits.astype(np.float64), None, names)
+    values = _table(hits.astype(np.float64), None, names).to_numpy()
     return ClassScores(
-        values=table.to_numpy(),
-        classes=tuple(paths),
-        are_probabilities=True,
-        taxonomy=taxonomy,
-        nodes=nodes,
+        values=values, classes=tuple(paths), are_probabilities=True, taxonomy=taxonomy, nodes=nodes
     )
 
 

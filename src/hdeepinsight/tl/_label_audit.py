@@ -163,13 +163,8 @@ class LabelAudit:
         """
         keys = [AUDIT_KEYS.GIVEN, AUDIT_KEYS.SUGGESTED, AUDIT_KEYS.DIVERGENCE]
         sizes = self.cells[AUDIT_KEYS.GIVEN].value_counts()
-        table = (
-            self.cells[self.suspicious]
-            .groupby(keys, observed=True)
-            .size()
-            .rename("n_cells")
-            .reset_index()
-        )
+        counts = self.cells[self.suspicious].groupby(keys, observed=True).size()
+        table = counts.reset_index(name="n_cells")
         table["share"] = table["n_cells"] / table[AUDIT_KEYS.GIVEN].map(sizes).astype(float)
         return table.sort_values("n_cells", ascending=False, kind="stable", ignore_index=True)
 
@@ -283,17 +278,15 @@ class LabelAudit:
         1
         """
         self.check_cells(adata)
+        advised = self.suggested_nodes
         added = Additions(
             obs={
                 storable(f"{key_added}_{name}"): column.array for name, column in self.cells.items()
             },
             obsm={},
             uns={
-                storable(f"{key_added}_{name}_colors"): self._colors(nodes)
-                for name, nodes in (
-                    (AUDIT_KEYS.GIVEN, self.nodes),
-                    (AUDIT_KEYS.SUGGESTED, self.suggested_nodes),
-                )
+                storable(f"{key_added}_{AUDIT_KEYS.GIVEN}_colors"): self._colors(self.nodes),
+                storable(f"{key_added}_{AUDIT_KEYS.SUGGESTED}_colors"): self._colors(advised),
             },
         )
         notes = {
@@ -338,8 +331,7 @@ class LabelAudit:
         nodes = np.unique(self.nodes[self.nodes > 0]).tolist()
         levels = [self.taxonomy.level_names[self.taxonomy.depth[node] - 1] for node in nodes]
         names = [self._names[node] for node in nodes]
-        rows = self.classes.loc[list(zip(levels, names, strict=True))]
-        return rows.droplevel("level")
+        return self.classes.loc[list(zip(levels, names, strict=True))].droplevel("level")
 
     def _labels(self, nodes: np.ndarray) -> pd.Categorical:
         used, codes = np.unique(nodes, return_inverse=True)

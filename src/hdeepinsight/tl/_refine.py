@@ -302,12 +302,13 @@ class _Settings:
         if self.lam != "auto":
             check_number("lam", self.lam, hint="Pass 'auto' to estimate it.")
         elif self.method == "laplacian":
-            raise invalid(
-                "lam",
-                self.lam,
-                "a number >= 0 with method='laplacian', whose best strength labels alone can tell",
-                "Pass one, such as 1, and look at hdi.tl.lambda_path; or use method='local_prior'.",
+            needed = (
+                "a number >= 0 with method='laplacian', whose best strength labels alone can tell"
             )
+            hint = (
+                "Pass one, such as 1, and look at hdi.tl.lambda_path; or use method='local_prior'."
+            )
+            raise invalid("lam", self.lam, needed, hint)
 
 
 def _refine_on(
@@ -379,32 +380,19 @@ def _by_laplacian(
     start, lam, config = scores.values, float(settings.lam), settings.config
     if scale == "logprob":
         start = np.log(np.maximum(start, _FLOOR))
+    options = {name: getattr(config, name) for name in ("laplacian", "tol", "max_iter")}
     if config.solver == "torch":
-        return start, _smooth_by_torch(graph, start, lam, config)
-    return start, smooth(
-        graph,
-        start,
-        lam=lam,
-        laplacian=config.laplacian,
-        solver=config.solver,
-        tol=config.tol,
-        max_iter=config.max_iter,
-    )
+        return start, _smooth_by_torch(graph, start, lam, options)
+    return start, smooth(graph, start, lam=lam, solver=config.solver, **options)
 
 
 def _smooth_by_torch(
-    graph: sp.csr_matrix, start: Floats, lam: float, config: RefineConfig
+    graph: sp.csr_matrix, start: Floats, lam: float, options: dict[str, Any]
 ) -> Floats:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     half = sp.triu(graph, k=1).tocoo()
     edges = torch.from_numpy(np.stack([half.row, half.col]).astype(np.int64))
-    layer = GraphRefinement(
-        edges,
-        len(start),
-        laplacian=config.laplacian,
-        tol=config.tol,
-        max_iter=config.max_iter,
-    ).to(device)
+    layer = GraphRefinement(edges, len(start), **options).to(device)
     inputs = (torch.tensor(each, dtype=torch.float64) for each in (start, half.data, lam))
     with torch.no_grad():
         return np.asarray(layer(*(each.to(device) for each in inputs)).cpu().numpy())

@@ -10,17 +10,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from hdeepinsight import annotation
 from hdeepinsight._errors import check_number
 from hdeepinsight._keys import LABEL_COLUMNS
 from hdeepinsight._palette import label_colors
-from hdeepinsight.annotation import (
-    Additions,
-    Annotation,
-    check_cells,
-    node_mass,
-    node_probabilities,
-    storable,
-)
+from hdeepinsight.annotation import Additions, Annotation
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -94,8 +88,7 @@ class Refinement:
     @cached_property
     def labels(self) -> pd.Series:
         """Most probable class of every cell, categorical."""
-        codes = self.after.argmax(axis=1)
-        values = pd.Categorical.from_codes(codes, list(self.classes))
+        values = pd.Categorical.from_codes(self.after.argmax(axis=1), list(self.classes))
         return pd.Series(values, index=self.obs_names, name="label")
 
     @cached_property
@@ -225,11 +218,11 @@ class Refinement:
                 "Found a refinement without a taxonomy. Its classes must be nodes of a tree. Pass "
                 "taxonomy= to hdi.tl.refine."
             )
-        mass = node_mass(self.taxonomy, self.after, self.nodes)
+        mass = annotation.node_mass(self.taxonomy, self.after, self.nodes)
         return Annotation(
             taxonomy=self.taxonomy,
             obs_names=self.obs_names,
-            node_probabilities=node_probabilities(self.taxonomy, mass),
+            node_probabilities=annotation.node_probabilities(self.taxonomy, mass),
             threshold=threshold,
             recipe={"refine": self.parameters},
         )
@@ -266,16 +259,16 @@ class Refinement:
         >>> cells.obs["refined_label"].tolist(), cells.obsm["refined_probabilities"].shape
         (['B', 'B', 'B', 'B', 'B'], (5, 2))
         """
-        check_cells(self.obs_names, adata, "refinement", "refined")
+        annotation.check_cells(self.obs_names, adata, "refinement", "refined")
+        table = self.probabilities().rename(columns=annotation.storable)
         columns = {"label": self.labels, "confidence": self.confidence, "changed": self.changed}
         added = Additions(
-            obs={storable(f"{key_added}_{name}"): each.array for name, each in columns.items()},
-            obsm={
-                storable(f"{key_added}_probabilities"): self.probabilities().rename(
-                    columns=storable
-                )
+            obs={
+                annotation.storable(f"{key_added}_{name}"): each.array
+                for name, each in columns.items()
             },
-            uns={storable(f"{key_added}_label_colors"): self._colors()},
+            obsm={annotation.storable(f"{key_added}_probabilities"): table},
+            uns={annotation.storable(f"{key_added}_label_colors"): self._colors()},
         )
         notes = {name: str(value) for name, value in self.parameters.items()}
         added.write(adata, key_added, notes, overwrite=overwrite)

@@ -14,13 +14,12 @@ from sklearn.decomposition import PCA
 from sklearn.utils.sparsefuncs import incr_mean_variance_axis
 
 from hdeepinsight._errors import check_integer, invalid
-from hdeepinsight.data import AlignedQuery, log_normalize, open_counts
+from hdeepinsight.data import AlignedQuery, DataLike, log_normalize, open_counts
 from hdeepinsight.image import MIN_DISTINCT, global_seeds, principal_plane
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from hdeepinsight.data import DataLike
 
 _N_BINS = 20
 #: Least relative variance of a gene that is said to vary; less is rounding.
@@ -140,15 +139,11 @@ def _highly_variable(
     """Choose the genes whose dispersion stands out most among genes of like mean."""
     with np.errstate(divide="ignore"):
         dispersion = np.log(variance / np.where(mean > 0, mean, 1e-12))
-    genes = pd.DataFrame(
-        {"dispersion": np.where(np.isfinite(dispersion), dispersion, np.nan)},
-    )
-    by_mean = genes.groupby(pd.cut(np.log1p(mean), _N_BINS), observed=True)["dispersion"]
+    genes = pd.Series(np.where(np.isfinite(dispersion), dispersion, np.nan))
+    by_mean = genes.groupby(pd.cut(np.log1p(mean), _N_BINS), observed=True)
     average, deviation = by_mean.transform("mean"), by_mean.transform("std")
     # A gene that is alone in its bin has the score 1.
-    score = (genes["dispersion"] - average.where(deviation.notna(), 0.0)) / deviation.fillna(
-        average
-    )
+    score = (genes - average.where(deviation.notna(), 0.0)) / deviation.fillna(average)
     known = np.sort(score.dropna())
     chosen: NDArray[np.bool_] = (score >= known[-min(n_genes, len(known))]).to_numpy()
     return chosen
@@ -157,12 +152,9 @@ def _highly_variable(
 def as_anndata(cells: object, key_added: str) -> AnnData:
     """Return the cells as what they have to be for a result to be written."""
     if not hasattr(cells, "obsm"):
-        raise invalid(
-            "key_added",
-            key_added,
-            f"None for cells of the kind {type(cells).__name__}, which nothing can be written to",
-            "Write the result to an AnnData yourself.",
-        )
+        kind = type(cells).__name__
+        expected = f"None for cells of the kind {kind}, which nothing can be written to"
+        raise invalid("key_added", key_added, expected, "Write the result to an AnnData yourself.")
     return cells
 
 
@@ -206,11 +198,7 @@ def coordinates(
 
 
 def mde(
-    data: AnnData | ArrayLike,
-    *,
-    use_rep: str | None = None,
-    n_neighbors: int = 15,
-    seed: int = 0,
+    data: AnnData | ArrayLike, *, use_rep: str | None = None, n_neighbors: int = 15, seed: int = 0
 ) -> NDArray[np.float32]:
     """Embed cells in two dimensions, with neighbours kept near, for pictures.
 
@@ -284,12 +272,8 @@ def mde(
 def _finite_points(data: AnnData | ArrayLike, use_rep: str | None) -> NDArray[np.float32]:
     if hasattr(data, "obsm"):
         if use_rep is None:
-            raise invalid(
-                "use_rep",
-                None,
-                f"the name of coordinates in adata.obsm, which holds {list(data.obsm)}",
-                "Name one of them.",
-            )
+            expected = f"the name of coordinates in adata.obsm, which holds {list(data.obsm)}"
+            raise invalid("use_rep", None, expected, "Name one of them.")
         data = coordinates(data, use_rep)
     elif use_rep is not None:
         raise invalid("use_rep", use_rep, "None beside an array", "Omit it, or pass the AnnData.")
@@ -299,8 +283,7 @@ def _finite_points(data: AnnData | ArrayLike, use_rep: str | None) -> NDArray[np
             f"Found coordinates of the shape {points.shape}. They must have one row per cell, "
             "(n_cells, d). Reshape them."
         )
-    n_broken = int((~np.isfinite(points).all(axis=1)).sum())
-    if n_broken:
+    if n_broken := int((~np.isfinite(points).all(axis=1)).sum()):
         raise ValueError(
             f"Found {n_broken} of {len(points)} cells with NaN or infinite coordinates. Leave "
             "these cells out, or look at how they were computed."

@@ -11,19 +11,9 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.cluster import MiniBatchKMeans
 
+from hdeepinsight import annotation
 from hdeepinsight._errors import check_integer, invalid, missing_column
-from hdeepinsight.annotation import (
-    Annotation,
-    annotation_additions,
-    check_same_cells,
-    most_probable_leaf,
-    next_above,
-    node_categories,
-    node_mass,
-    node_names,
-    node_probabilities,
-    storable,
-)
+from hdeepinsight.annotation import Annotation
 from hdeepinsight.tl._inputs import read_scores
 from hdeepinsight.tl._representation import as_anndata, coordinates
 
@@ -89,11 +79,8 @@ class Vote:
         node, share = rows["node"].to_numpy(), rows["share"].to_numpy()
         settles = np.flatnonzero((node > 0) & (rows["n_cells"].to_numpy() > 1))
         below = self.taxonomy.ancestor_matrix
-        leaves = _settled(
-            self.before[np.ix_(settles, self.taxonomy.leaves)],
-            below[:, node[settles]].T,
-            share[settles, None],
-        )
+        own = self.before[np.ix_(settles, self.taxonomy.leaves)]
+        leaves = _settled(own, below[:, node[settles]].T, share[settles, None])
         result = self.before.copy()
         result[settles] = leaves @ below
         return result
@@ -102,7 +89,7 @@ class Vote:
     def changed(self) -> pd.Series:
         """Whether the cell's most probable leaf is another one than before the vote."""
         both = (self.before, self.node_probabilities)
-        old, new = (most_probable_leaf(self.taxonomy, each) for each in both)
+        old, new = (annotation.most_probable_leaf(self.taxonomy, each) for each in both)
         return pd.Series(old != new, index=self.obs_names, name="changed")
 
     def annotation(self, *, threshold: float | None = 0.5) -> Annotation:
@@ -129,7 +116,7 @@ class Vote:
             taxonomy=self.taxonomy,
             obs_names=self.obs_names,
             node_probabilities=self.node_probabilities,
-            threshold=next_above(threshold),
+            threshold=annotation.next_above(threshold),
             recipe={"vote": f"{len(self.table)} clusters"},
         )
 
@@ -154,10 +141,9 @@ class Vote:
         >>> table["predicted_labels"].tolist(), table["majority_voting"].tolist()
         (['CD4', 'CD4', 'B'], ['CD4', 'CD4', 'CD4'])
         """
-        alone = replace(self.annotation(), node_probabilities=self.before)
-        table = alone.to_table("celltypist")
-        names = node_names(self.taxonomy, "Heterogeneous")
-        voted = node_categories(names, self.table["node"].loc[self.clusters].to_numpy())
+        table = replace(self.annotation(), node_probabilities=self.before).to_table("celltypist")
+        names = annotation.node_names(self.taxonomy, "Heterogeneous")
+        voted = annotation.node_categories(names, self.table["node"].loc[self.clusters].to_numpy())
         table.insert(1, "over_clustering", pd.Categorical(self.clusters.astype(str)))
         table.insert(2, "majority_voting", voted)
         return table
@@ -190,8 +176,9 @@ class Vote:
         ['CD4', 'CD4', 'CD4']
         """
         result = self.annotation()
-        added = annotation_additions(result, adata, key_added)
-        added.obs[storable(f"{key_added}_cluster")] = pd.Categorical(self.clusters.astype(str))
+        added = annotation.annotation_additions(result, adata, key_added)
+        clusters = pd.Categorical(self.clusters.astype(str))
+        added.obs[annotation.storable(f"{key_added}_cluster")] = clusters
         added.write(adata, key_added, result.to_dict(), overwrite=overwrite)
 
     def __repr__(self) -> str:
@@ -286,7 +273,7 @@ def vote(
         groups = np.asarray(model.fit_predict(points).astype(str))
     else:
         groups = _given_clusters(adata, clusters)
-    mass = node_mass(tree, scores.probabilities(), scores.nodes)
+    mass = annotation.node_mass(tree, scores.probabilities(), scores.nodes)
     chosen = np.where(scores.values.any(axis=1), scores.nodes[scores.values.argmax(axis=1)], 0)
     found = np.unique(groups)
     rows = [_descend(tree, chosen[groups == group], threshold) for group in found]
@@ -295,7 +282,7 @@ def vote(
         taxonomy=tree,
         obs_names=pd.Index(adata.obs_names),
         clusters=groups,
-        before=node_probabilities(tree, mass),
+        before=annotation.node_probabilities(tree, mass),
         table=table,
     )
     if key_added is not None:
@@ -305,8 +292,7 @@ def vote(
 
 def _descend(taxonomy: Taxonomy, nodes: NDArray[np.int64], threshold: float) -> dict[str, Any]:
     """Return the node where the votes of one cluster end."""
-    votes = np.bincount(nodes, minlength=taxonomy.n_nodes)
-    share = taxonomy.roll_up(votes) / len(nodes)
+    share = taxonomy.roll_up(np.bincount(nodes, minlength=taxonomy.n_nodes)) / len(nodes)
     node = 0
     while len(children := taxonomy.children(node)):
         best = children[share[children].argmax()]
@@ -335,10 +321,9 @@ def _given_clusters(adata: AnnData | AlignedQuery, clusters: str | ArrayLike) ->
             hint = "Name a column of clusters, or omit clusters."
             raise missing_column(clusters, adata.obs.columns, hint=hint)
         clusters = adata.obs[clusters]
-    check_same_cells(pd.Index(adata.obs_names), clusters, "clusters")
+    annotation.check_same_cells(pd.Index(adata.obs_names), clusters, "clusters")
     column = pd.Series(np.asarray(clusters))
-    n_without = int(column.isna().sum())
-    if n_without:
+    if n_without := int(column.isna().sum()):
         raise ValueError(
             f"Found {n_without} of {len(column)} cells without a cluster, and the cells of one "
             "cluster vote together. Leave these cells out, or name a cluster for them."

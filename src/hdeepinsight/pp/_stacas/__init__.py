@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import pandas as pd
 
 from hdeepinsight._errors import check_choice, missing_column
 from hdeepinsight.data import DataLike, InputError
+from hdeepinsight.pp._stacas import _datasets
 from hdeepinsight.pp._stacas._anchors import UNLABELED, Dataset, encode_labels
 from hdeepinsight.pp._stacas._config import NeighborSearch, RunSettings, StacasConfig
 from hdeepinsight.pp._stacas._correction import read_anchor_values
-from hdeepinsight.pp._stacas._datasets import (
-    InputScale,
-    Normalizer,
-    OpenedDataset,
-    Reading,
-    choose_features,
-    open_dataset,
-    shared_genes,
-)
 from hdeepinsight.pp._stacas._result import CHUNK_SIZE, StacasReport, StacasResult
 from hdeepinsight.pp._stacas._tree import integrate, project
-from hdeepinsight.taxonomy import check_labels
-
-if TYPE_CHECKING:
-    from hdeepinsight.taxonomy import Taxonomy
+from hdeepinsight.taxonomy import Taxonomy, check_labels
 
 __all__ = ["StacasConfig", "StacasReport", "StacasResult", "stacas"]
 
@@ -42,9 +31,9 @@ def stacas(
     mode: Mode = "project",
     config: StacasConfig | None = None,
     layer: str | None = None,
-    input: InputScale = "counts",
+    input: _datasets.InputScale = "counts",
     features: int | Sequence[str] = 1000,
-    normalizer: Normalizer | None = None,
+    normalizer: _datasets.Normalizer | None = None,
     labels_key: str | None = None,
     query_labels_key: str | None = None,
     taxonomy: Taxonomy | None = None,
@@ -132,15 +121,12 @@ def stacas(
     (('GENE0', 'GENE1'), (150, 40))
     """
     config = config or StacasConfig()
-    for name, value, choices in (
-        ("mode", mode, Mode),
-        ("input", input, InputScale),
-        ("neighbors", neighbors, NeighborSearch),
-    ):
-        check_choice(name, value, get_args(choices))
-    datasets = _open_all(adata_ref, adata_query, mode, Reading(layer, input, normalizer))
-    shared = shared_genes(datasets)
-    chosen = choose_features(datasets, shared, features, config.blocked_genes)
+    check_choice("mode", mode, get_args(Mode))
+    check_choice("input", input, get_args(_datasets.InputScale))
+    check_choice("neighbors", neighbors, get_args(NeighborSearch))
+    datasets = _open_all(adata_ref, adata_query, mode, _datasets.Reading(layer, input, normalizer))
+    shared = _datasets.shared_genes(datasets)
+    chosen = _datasets.choose_features(datasets, shared, features, config.blocked_genes)
     n_references = len(_as_list(adata_ref))
     keys = [labels_key if i < n_references else query_labels_key for i in range(len(datasets))]
     settings = RunSettings(config, neighbors, random_state, taxonomy)
@@ -169,8 +155,8 @@ def _as_list(data: Data | None) -> list[DataLike]:
 
 
 def _open_all(
-    adata_ref: Data, adata_query: Data | None, mode: Mode, reading: Reading
-) -> list[OpenedDataset]:
+    adata_ref: Data, adata_query: Data | None, mode: Mode, reading: _datasets.Reading
+) -> list[_datasets.OpenedDataset]:
     references, queries = _as_list(adata_ref), _as_list(adata_query)
     enough = queries if mode == "project" else [*references, *queries][1:]
     if not references or not enough:
@@ -178,12 +164,12 @@ def _open_all(
             f"Found {len(references)} references and {len(queries)} queries. Pass a reference and "
             "a query, or two datasets with mode='integrate'."
         )
-    opened: list[OpenedDataset] = []
+    opened: list[_datasets.OpenedDataset] = []
     for role, group in (("reference", references), ("query", queries)):
         for i, data in enumerate(group, start=1):
             name = role if len(group) == 1 else f"{role}_{i}"
             like = opened[0].genes if opened else None
-            opened.append(open_dataset(data, name, reading, like))
+            opened.append(_datasets.open_dataset(data, name, reading, like))
             if not opened[-1].n_obs:
                 raise InputError(
                     f"{name!r} has no cells.", "At least one is needed.", "Leave it out."
@@ -192,7 +178,7 @@ def _open_all(
 
 
 def _read_features(
-    datasets: list[OpenedDataset],
+    datasets: list[_datasets.OpenedDataset],
     keys: list[str | None],
     features: list[str],
     settings: RunSettings,

@@ -49,8 +49,7 @@ def find_anchors(datasets: list[Dataset], against: Dataset | None = None) -> pd.
     rule the anchor out.
     """
     pairs = [(against, one) for one in datasets] if against else list(combinations(datasets, 2))
-    tables = [_anchors_of_pair(first, second) for first, second in pairs]
-    if not tables:
+    if not (tables := [_anchors_of_pair(first, second) for first, second in pairs]):
         return pd.DataFrame({name: np.zeros(0, kind) for name, kind in _COLUMNS.items()})
     settings = datasets[0].settings
     tables = [pd.concat(tables, ignore_index=True)] if settings.config.as_published else tables

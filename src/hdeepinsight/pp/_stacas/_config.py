@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 from hdeepinsight._errors import check_choice, check_integer, check_number, invalid
-
-if TYPE_CHECKING:
-    from hdeepinsight.graph import Exact
-    from hdeepinsight.taxonomy import Taxonomy
+from hdeepinsight.graph import Exact
+from hdeepinsight.taxonomy import Taxonomy
 
 GenesToCorrect = Literal["shared", "features"]
 NeighborSearch = Literal["auto", "exact", "approximate"]
@@ -94,12 +92,8 @@ class StacasConfig:
             check_number(name, getattr(self, name), 0, 1, hint="Omit it to use the default.")
         check_choice("genes_to_correct", self.genes_to_correct, get_args(GenesToCorrect))
         if isinstance(self.blocked_genes, str):  # its letters would be taken for genes
-            raise invalid(
-                "blocked_genes",
-                self.blocked_genes,
-                "a tuple of names",
-                "Pass a tuple, even for one gene.",
-            )
+            hint = "Pass a tuple, even for one gene."
+            raise invalid("blocked_genes", self.blocked_genes, "a tuple of names", hint)
 
     @classmethod
     def schdeepinsight(cls) -> StacasConfig:

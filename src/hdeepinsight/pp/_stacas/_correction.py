@@ -109,21 +109,11 @@ def correction_operator(
     proximity = np.where(last > 0, 1 - distance / np.where(last > 0, last, 1.0), 1.0)
     strength = _strength(anchor_coordinates, distance[:, 0], exact, seed) if attenuate else None
     order = np.argsort(query_cell, kind="stable")
-    anchors = _Anchors(
-        query_cell[order],
-        reference_cell[order],
-        scores[order],
-        np.searchsorted(query_cell[order], np.arange(len(anchor_coordinates) + 1)),
-    )
-    parts = [
-        _block(
-            anchors,
-            found[start : start + _CELLS],
-            proximity[start : start + _CELLS],
-            k_weight if truncate else None,
-        )
-        for start in range(0, len(coordinates), _CELLS)
-    ]
+    starts = np.searchsorted(query_cell[order], np.arange(len(anchor_coordinates) + 1))
+    anchors = _Anchors(query_cell[order], reference_cell[order], scores[order], starts)
+    blocks = (slice(i, i + _CELLS) for i in range(0, len(coordinates), _CELLS))
+    most = k_weight if truncate else None
+    parts = [_block(anchors, found[rows], proximity[rows], most) for rows in blocks]
     query, reference, effective = zip(*parts, strict=True)
     m_q, m_r = sp.vstack(query, format="csr"), sp.vstack(reference, format="csr")
     if strength is not None:
@@ -173,12 +163,8 @@ def _strength(anchor_coordinates: Floats, nearest: Floats, exact: Exact, seed: i
         return np.ones(len(nearest))
     _, apart = nearest_neighbors(anchor_coordinates, k=1, exact=exact, seed=seed)
     reach = np.quantile(apart, 0.95)
-    return np.minimum(
-        1.0,
-        reach / np.where(nearest > 0, nearest, np.inf),
-        where=nearest > 0,
-        out=np.ones(len(nearest)),
-    )
+    far = nearest > reach
+    return np.where(far, reach / np.where(far, nearest, 1.0), 1.0)
 
 
 @dataclass(frozen=True, eq=False)

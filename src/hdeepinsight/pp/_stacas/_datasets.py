@@ -12,22 +12,7 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from hdeepinsight.data import (
-    CountSource,
-    DataLike,
-    GeneAlignment,
-    InputError,
-    align_genes,
-    dispersion_scores,
-    examples,
-    inspect_store,
-    log_normalize,
-    not_finite,
-    open_counts,
-    open_store,
-    resolve_var_names,
-    strip_version,
-)
+from hdeepinsight import data
 
 InputScale = Literal["counts", "log"]
 Ints = NDArray[np.int64]
@@ -80,8 +65,8 @@ class OpenedDataset:
     """
 
     name: str
-    source: CountSource
-    alignment: GeneAlignment
+    source: data.CountSource
+    alignment: data.GeneAlignment
     genes: tuple[str, ...]
     reading: Reading
     totals: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
@@ -118,7 +103,7 @@ class OpenedDataset:
             if len(self.totals) and not np.allclose(
                 _totals(values), self.totals[rows], rtol=1e-5, atol=1e-6
             ):
-                raise InputError(
+                raise data.InputError(
                     f"The values of {self.name!r} changed after the correction was computed.",
                     "They must be those of the matrix that it was computed on.",
                     "Restore it, or call hdi.pp.stacas again.",
@@ -126,22 +111,19 @@ class OpenedDataset:
             if normalizer is not None:
                 values = normalizer.log_normalize(values, measured)
             elif self.reading.input == "counts":
-                values = log_normalize(values)
+                values = data.log_normalize(values)
             yield rows, values[:, columns]
 
     def gather(
         self, genes: Sequence[str], cells: Ints | None = None, chunk_size: int = 10_000
     ) -> sp.csr_matrix:
         """Read log values of some genes and cells (sorted; all by default) as one CSR matrix."""
-        parts = []
+        parts = [sp.csr_matrix((0, len(genes)), dtype=np.float32)]
         for rows, values in self.blocks(genes, chunk_size):
-            if cells is None:
-                parts.append(values)
-                continue
-            first, last = np.searchsorted(cells, [rows.start, rows.stop])
-            parts.append(values[cells[first:last] - rows.start])
-        if not parts:
-            return sp.csr_matrix((0, len(genes)), dtype=np.float32)
+            if cells is not None:
+                first, last = np.searchsorted(cells, [rows.start, rows.stop])
+                values = values[cells[first:last] - rows.start]
+            parts.append(values)
         return sp.vstack(parts, format="csr")
 
 
@@ -150,21 +132,21 @@ def _totals(values: sp.csr_matrix) -> NDArray[np.float64]:
 
 
 def open_dataset(
-    data: DataLike, name: str, reading: Reading, like: Sequence[str] | None = None
+    cells: data.DataLike, name: str, reading: Reading, like: Sequence[str] | None = None
 ) -> OpenedDataset:
     """Open a dataset; ``like`` are the genes of the first one, whose kind of name is looked for."""
-    source = _source(data, reading)
+    source = _source(cells, reading)
     if reading.normalizer is not None:
         genes = tuple(map(str, reading.normalizer.genes))
         alignment = source.align(genes, warn_coverage=0.0, arguments={})
     else:
-        names = source.var_names if like is None else resolve_var_names(source.var, like)[0]
-        plain = [strip_version(str(gene)) for gene in names]
+        names = source.var_names if like is None else data.resolve_var_names(source.var, like)[0]
+        plain = [data.strip_version(str(gene)) for gene in names]
         genes = tuple(gene for gene in dict.fromkeys(plain) if gene)
-        alignment = align_genes(plain, genes, warn_coverage=0.0, arguments={})
+        alignment = data.align_genes(plain, genes, warn_coverage=0.0, arguments={})
     if reading.input == "log" and alignment.report.duplicated:
-        raise InputError(
-            f"{name!r} has columns of the same gene: {examples(alignment.report.duplicated)}.",
+        raise data.InputError(
+            f"{name!r} has columns of the same gene: {data.examples(alignment.report.duplicated)}.",
             "With input='log' genes must be unique: logarithms cannot be summed.",
             "Make them unique, or pass counts with input='counts'.",
         )
@@ -172,14 +154,14 @@ def open_dataset(
     return OpenedDataset(name, source, alignment, genes, reading, np.concatenate(totals))
 
 
-def _source(data: DataLike, reading: Reading) -> CountSource:
+def _source(cells: data.DataLike, reading: Reading) -> data.CountSource:
     if reading.input == "counts":
-        return open_counts(data, layer=reading.layer, arguments={"layer": "layer"})
-    store = open_store(data)
-    report = inspect_store(store, layer=reading.layer, arguments={"layer": "layer"})
-    error = not_finite(report)
+        return data.open_counts(cells, layer=reading.layer, arguments={"layer": "layer"})
+    store = data.open_store(cells)
+    report = data.inspect_store(store, layer=reading.layer, arguments={"layer": "layer"})
+    error = data.not_finite(report)
     if error is None and report.scale in ("counts", "binary", "scaled"):
-        error = InputError(
+        error = data.InputError(
             f"{report.layer} looks {report.scale}: {report.evidence}.",
             "With input='log' they must be log-normalised values >= 0.",
             "Name the layer that holds them, or pass counts with input='counts'.",
@@ -187,7 +169,7 @@ def _source(data: DataLike, reading: Reading) -> CountSource:
     if error is not None:
         raise error
     matrix = store.matrix(reading.layer, False)
-    return CountSource(matrix, store.obs, store.genes(False), report)
+    return data.CountSource(matrix, store.obs, store.genes(False), report)
 
 
 def shared_genes(datasets: Sequence[OpenedDataset]) -> list[str]:
@@ -199,12 +181,12 @@ def shared_genes(datasets: Sequence[OpenedDataset]) -> list[str]:
         If there is none.
     """
     measured = [dataset.measured_genes for dataset in datasets]
-    everywhere = set(measured[0]).intersection(*measured[1:])
-    if not everywhere:
+    if not (everywhere := set(measured[0]).intersection(*measured[1:])):
         shown = "; ".join(
-            f"{dataset.name!r} has names like {examples(dataset.genes, 2)}" for dataset in datasets
+            f"{dataset.name!r} has names like {data.examples(dataset.genes, 2)}"
+            for dataset in datasets
         )
-        raise InputError(
+        raise data.InputError(
             f"No gene is in all {len(datasets)} datasets: {shown}.",
             "Datasets must share gene names (or ids), in var_names or a column of var.",
             "Bring all of them to the same kind of names.",
@@ -268,7 +250,7 @@ def choose_features(
         If none of the genes given is shared by all datasets, or the number is below 1.
     """
     if isinstance(features, str) or (isinstance(features, int) and features < 1):
-        raise InputError(
+        raise data.InputError(
             f"Found features={features!r}.",
             "They must be an integer >= 1 or a list of names.",
             "Pass a list, even for one gene.",
@@ -290,11 +272,10 @@ def choose_features(
 
 def _checked(features: Sequence[str], shared: Sequence[str]) -> list[str]:
     wanted = set(map(str, features))
-    found = [gene for gene in shared if gene in wanted]
-    if not found:
-        raise InputError(
-            f"None of the {len(wanted):,} features ({examples(wanted)}) is in all datasets.",
-            f"They must be shared genes, such as {examples(shared)}.",
+    if not (found := [gene for gene in shared if gene in wanted]):
+        raise data.InputError(
+            f"None of the {len(wanted):,} features ({data.examples(wanted)}) is in all datasets.",
+            f"They must be shared genes, such as {data.examples(shared)}.",
             "Check the names, or pass a number.",
         )
     return found
@@ -304,8 +285,11 @@ def _ranks(
     dataset: OpenedDataset, shared: Sequence[str], allowed: np.ndarray, n_features: int
 ) -> np.ndarray:
     """Rank every shared gene in one dataset; infinite where it is not kept."""
-    scores = dispersion_scores(lambda: _linear(dataset, shared), len(shared))
-    mean = _mean_log(dataset, shared)
+    scores = data.dispersion_scores(lambda: _linear(dataset, shared), len(shared))
+    total = np.zeros(len(shared))
+    for _, values in dataset.blocks(shared, _CELLS):
+        total += np.asarray(values.sum(axis=0, dtype=np.float64)).ravel()
+    mean = total / max(dataset.n_obs, 1)
     order = np.argsort(-scores, kind="stable")[:_N_VARIABLE]
     order = order[(scores[order] > 0) & allowed[order]]
     fits = (mean[order] >= _MIN_MEAN) & (mean[order] <= _MAX_MEAN)
@@ -326,10 +310,3 @@ def _linear(dataset: OpenedDataset, genes: Sequence[str]) -> Iterator[sp.csr_mat
     columns = pd.Index(dataset.genes).get_indexer(list(genes))
     for _, counts in dataset.source.chunks(dataset.alignment, _CELLS):
         yield counts[:, columns]
-
-
-def _mean_log(dataset: OpenedDataset, genes: Sequence[str]) -> np.ndarray:
-    total = np.zeros(len(genes))
-    for _, values in dataset.blocks(genes, _CELLS):
-        total += np.asarray(values.sum(axis=0, dtype=np.float64)).ravel()
-    return total / max(dataset.n_obs, 1)

@@ -138,8 +138,7 @@ def _from_gram(values: Values, shift: Floats, factor: Floats, n_dims: int) -> tu
     for block in _dense_blocks(values):
         scaled = (block - shift) * factor
         gram += scaled.T @ scaled
-    lowest = max(n_features - n_dims, 0)
-    squares, vectors = eigh(gram, subset_by_index=[lowest, n_features - 1])
+    squares, vectors = eigh(gram, subset_by_index=[max(n_features - n_dims, 0), n_features - 1])
     return squares[::-1], vectors[:, ::-1]
 
 

@@ -235,8 +235,7 @@ class StacasResult:
         ((150, 40), 40)
         """
         one = self._owner(adata.obs_names, dataset)
-        place = pd.Index(self.genes)
-        columns = place.get_indexer(pd.Index(one.genes)[one.alignment.target])
+        columns = pd.Index(self.genes).get_indexer(pd.Index(one.genes)[one.alignment.target])
         columns[one.alignment.target < 0] = -1
         known = columns >= 0
         written = np.full(adata.shape, np.nan, dtype=np.float32)

@@ -74,12 +74,12 @@ def guide_tree(similarity: Floats, strengths: Floats) -> GuideTree:
     ([((1,), (0,)), ((0, 1), (2,))], 1)
     """
     n_datasets = len(strengths)
-    off = similarity[~np.eye(n_datasets, dtype=bool)]
-    top = float(off.max(initial=0.0)) or 1.0
+    top = float(similarity[~np.eye(n_datasets, dtype=bool)].max(initial=0.0)) or 1.0
     distance = 1.0 - similarity / top
     np.fill_diagonal(distance, 0.0)
     members: dict[int, tuple[int, ...]] = {i: (i,) for i in range(n_datasets)}
-    strength = dict(enumerate(np.asarray(strengths, dtype=float).tolist()))
+    given = np.asarray(strengths, dtype=float).tolist()
+    strength = dict(enumerate(given))
     merges = []
     rows = linkage(squareform(distance, checks=False), method="single")
     for step, (left, right, height, _) in enumerate(rows):
@@ -87,11 +87,7 @@ def guide_tree(similarity: Floats, strengths: Floats) -> GuideTree:
         merges.append(Merge(members[stays], members[moves], float(height)))
         members[n_datasets + step] = tuple(sorted(members[stays] + members[moves]))
         strength[n_datasets + step] = strength[stays]
-    return GuideTree(
-        merges=tuple(merges),
-        base=int(np.argmax(strengths)),
-        strengths=tuple(strength[i] for i in range(n_datasets)),
-    )
+    return GuideTree(tuple(merges), base=int(np.argmax(strengths)), strengths=tuple(given))
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,8 +146,7 @@ def integrate(datasets: list[Dataset]) -> Outcome:
     late = by_size[config.max_seed_datasets :]
     joined = tuple(sorted(dataset.key for dataset in seeds))
     for dataset in late:
-        merge = Merge(joined, (dataset.key,), float("nan"))
-        tree = replace(tree, merges=(*tree.merges, merge))
+        tree = replace(tree, merges=(*tree.merges, Merge(joined, (dataset.key,), float("nan"))))
         joined = (*joined, dataset.key)
     corrections, moved = merge_along_tree(tree, used, found)
     now = tuple(moved.get(dataset.key, dataset) for dataset in datasets)
