@@ -182,7 +182,7 @@ def check_payload(
     if type(version) is not int or not 0 <= version <= SCHEMA_VERSION:
         msg = f"{name} has schema version {str(version)[:40]}, and this release reads up to"
         raise ModelFileError(f"{msg} {SCHEMA_VERSION}. Update hdeepinsight.")
-    weights = payload.get(SAVE_KEYS.MODEL_STATE_DICT_KEY)
+    weights: Any = payload.get(SAVE_KEYS.MODEL_STATE_DICT_KEY)
     options = _entry(attributes, "init_params_", "non_kwargs")
     setup = attributes["registry_"].get("setup_args", {})
     if not all(isinstance(part, dict) for part in (weights, options, setup)):
