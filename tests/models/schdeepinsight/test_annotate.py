@@ -102,12 +102,12 @@ def test_other_genes_of_the_query_change_nothing(model, query):
 
 
 def test_missing_genes_are_reported_and_survived(model, query, truth):
-    fewer = query[:, 20:].copy()
+    fewer = query[:, 10:].copy()
     result = model.annotate(fewer, threshold=None)
     assert result.gene_report.n_measured == len(model.layout.genes) - sum(
         gene not in set(fewer.var_names) for gene in model.layout.genes
     )
-    assert (result.labels["cell_type"] == truth).mean() > 0.8
+    assert (result.labels["cell_type"] == truth).mean() > 0.9
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 1000])
@@ -295,7 +295,7 @@ def test_an_untrained_model_does_not_annotate(reference, query):
 
 
 def test_a_threshold_below_a_half_is_refused(model, query):
-    with pytest.raises(ValueError, match=r"threshold=0\.3"):
+    with pytest.raises(ValueError, match=r"threshold must be a number from 0\.5 to 1.*got 0\.3"):
         model.annotate(query, threshold=0.3)
 
 

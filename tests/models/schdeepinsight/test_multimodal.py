@@ -166,7 +166,7 @@ def test_the_order_of_proteins_and_cells_in_a_modality_means_nothing(joint, quer
 
 
 def test_permuted_proteins_train_the_same_model(paired, fit_joint):
-    quick = {"train": {"max_epochs": 1}}
+    quick = {"train": {"max_epochs": 1, "validation_size": 0}}
     first = fit_joint(paired[:80].copy(), **quick)
     turned = subset(paired, slice(0, 80), proteins=slice(None, None, -1))
     for column in paired.obs:
@@ -219,7 +219,7 @@ def test_the_reference_travels_and_is_attached(joint, tmp_path):
     loaded = SCHDeepInsight.load(tmp_path / "both")
     assert loaded.adata.n_obs == 300
     assert loaded.evaluate().n_cells == len(joint.validation_indices)
-    loaded.train(max_epochs=1, enable_progress_bar=False, accelerator="cpu")
+    loaded.train(max_epochs=1, validation_size=0.2, enable_progress_bar=False, accelerator="cpu")
 
 
 def test_a_file_is_annotated_as_the_object(joint, query, tmp_path):
@@ -249,14 +249,14 @@ def test_labels_may_be_in_the_rna_modality(paired, fit_joint):
     mdata = subset(paired, slice(0, 80))
     for column in LEVELS:
         mdata.mod["rna"].obs[column] = paired.obs[column].to_numpy()[:80]
-    model = fit_joint(mdata, train={"max_epochs": 1, "split_key": None})
+    model = fit_joint(mdata, train={"max_epochs": 1, "validation_size": 0})
     assert model.taxonomy.n_leaves == 7
 
 
 def test_a_model_of_rna_takes_the_rna_of_a_mudata(paired, fit, query):
     reference = paired.mod["rna"][:80].copy()
     reference.obs = paired.obs[:80].copy()
-    model = fit(reference, train={"max_epochs": 1})
+    model = fit(reference, train={"max_epochs": 1, "validation_size": 0})
     assert model.proteins == ()
     rna = query.mod["rna"]
     pd.testing.assert_frame_equal(model.predict_proba(query), model.predict_proba(rna))
@@ -360,7 +360,7 @@ def test_reference_cells_without_proteins_train_from_their_rna(paired, fit_joint
     obs = paired.obs.loc[mdata.obs_names]
     for column in obs:
         mdata.obs[column] = obs[column].to_numpy()
-    model = fit_joint(mdata, train={"max_epochs": 2})
+    model = fit_joint(mdata, train={"max_epochs": 2, "validation_size": 0})
     assert np.isfinite(model.predict_proba(mdata)).all(axis=None)
 
 

@@ -182,9 +182,8 @@ class Adapter:
         before = network_probs(pristine, cells, measured)
         profile = profile_probs(profiles, cells, measured, before)
         held_out = profile_probs(profiles, cells, measured, before, skip=1)
-        leaves = before.argmax(1).cpu()
-        if cells.has_rna is not None:
-            leaves = torch.where(torch.as_tensor(cells.has_rna), leaves, -1)
+        has_rna = torch.as_tensor(True if cells.has_rna is None else cells.has_rna)
+        leaves = torch.where(has_rna, before.argmax(1).cpu(), -1)
         query = leaf_sums(pristine, cells.counts, leaves, measured).profiles()
         figures = {
             "genes": float(measured.mean()),
@@ -348,10 +347,8 @@ class _Run:
             return
         teacher = MovingAverage(parameters)
         rates = ((self.adapters, options.adapter_lr), (self.unfrozen, options.network_lr))
-        optimizer = torch.optim.AdamW(
-            [{"params": group, "lr": rate} for group, rate in rates if group],
-            weight_decay=options.weight_decay,
-        )
+        groups = [{"params": group, "lr": rate} for group, rate in rates if group]
+        optimizer = torch.optim.AdamW(groups, weight_decay=options.weight_decay)
 
         def relative_rate(step: int) -> float:
             fall = 0.5 * (1 + np.cos(np.pi * step / options.max_steps))

@@ -18,6 +18,7 @@ import torch
 from anndata import AnnData
 from mudata import MuData
 from scvi import settings
+from scvi.data import AnnDataManager
 from scvi.dataloaders import DataSplitter
 from scvi.model.base import BaseModelClass
 from scvi.model.base._constants import SAVE_KEYS
@@ -42,7 +43,6 @@ from hdeepinsight.models._base._plan import OneCyclePlan
 from hdeepinsight.models._base._registration import BATCH, LABELS, as_label_keys, one_column
 
 if TYPE_CHECKING:
-    from scvi.data import AnnDataManager
     from scvi.dataloaders import AnnDataLoader
 
     from hdeepinsight.data import ScaleMode
@@ -206,12 +206,22 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         manager = self._manager_of(adata)
         self._adata, self._adata_manager = adata, manager
 
-    def view_registry(self, hide_state_registries: bool = False) -> None:
-        """Print what was registered."""
-        if self.adata_manager is not None:
-            self.adata_manager.view_registry(hide_state_registries=hide_state_registries)
+    def view_anndata_setup(self, adata: Any = None, hide_state_registries: bool = False) -> None:
+        """Print what was registered, of the model itself or of another object."""
+        manager = self.get_anndata_manager(adata)
+        if manager is not None:
+            manager.view_registry(hide_state_registries=hide_state_registries)
         else:
             self.view_setup_method_args()
+
+    def view_registry(self, hide_state_registries: bool = False) -> None:
+        """Print what was registered."""
+        self.view_anndata_setup(None, hide_state_registries)
+
+    @classmethod
+    def view_setup_args(cls, dir_path: str | Path, prefix: str | None = None) -> None:
+        """Print the set-up arguments of a saved model, read as safely as by :meth:`load`."""
+        AnnDataManager.view_setup_method_args(cls.load_registry(dir_path, prefix))
 
     def _register_manager_for_instance(self, adata_manager: AnnDataManager) -> None:
         """Keep nothing beside the model: its manager is an attribute."""
@@ -884,14 +894,14 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         if adata is not None:  # what is wrong is then more likely with the data that was passed
             method = registry["setup_method_name"]
             if method not in ("setup_anndata", "setup_mudata"):
-                raise damaged(name, f"{UNFIT} (set up by {str(method)[:80]!r})")
+                raise damaged(name, f"{UNFIT} (set-up method {str(method)[:80]!r})")
             getattr(cls, method)(adata, source_registry=registry, **registry["setup_args"])
             model = cls(adata, **options)
         try:
             model._restore(attributes)
             model.module.load_state_dict(payload[SAVE_KEYS.MODEL_STATE_DICT_KEY])
         except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
-            raise damaged(name, f"{UNFIT} ({error})") from None
+            raise damaged(name, f"{UNFIT} ({' '.join(str(error).split())})") from None
         model.missing_capabilities_ = missing
         if missing:
             logger.warning(

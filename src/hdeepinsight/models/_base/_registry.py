@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import torch
 from anndata import AnnData, read_h5ad
@@ -42,13 +42,11 @@ logger = logging.getLogger(__name__)
 
 _classes: dict[str, type[Any]] = {}
 _RENAMED = {"AdaptedSCHDeepInsight": "SCHDeepInsight"}
-ModelClass = TypeVar("ModelClass", bound=type[Any])
 
 
-def register(cls: ModelClass) -> ModelClass:
-    """Register a class of models under its name, as which its files name it; a decorator."""
+def register(cls: type[Any]) -> None:
+    """Register a class of models under its name, which its files have."""
     _classes[cls.__name__] = cls
-    return cls
 
 
 def model_class(name: str) -> type[Any]:
@@ -184,9 +182,10 @@ def check_payload(
     if type(version) is not int or not 0 <= version <= SCHEMA_VERSION:
         msg = f"{name} has schema version {str(version)[:40]}, and this release reads up to"
         raise ModelFileError(f"{msg} {SCHEMA_VERSION}. Update hdeepinsight.")
-    weights = payload.get(SAVE_KEYS.MODEL_STATE_DICT_KEY)
+    weights: Any = payload.get(SAVE_KEYS.MODEL_STATE_DICT_KEY)
     options = _entry(attributes, "init_params_", "non_kwargs")
-    if not isinstance(weights, dict) or not isinstance(options, dict):
+    setup = attributes["registry_"].get("setup_args", {})
+    if not all(isinstance(part, dict) for part in (weights, options, setup)):
         raise damaged(name, "It holds no weights, or no settings, of a model")
     widths = [n for w in weights.values() if isinstance(w, torch.Tensor) for n in w.shape]
     nodes = _entry(options, "taxonomy", "nodes")

@@ -147,31 +147,27 @@ class KeepBest(pl.Callback):
 
     def __init__(self, monitor: str = "log_loss") -> None:
         self.monitor = monitor
-        self.best_value = math.inf
-        self.best_epoch: int | None = None
-        self._weights: dict[str, Tensor] = {}
+        self.best: dict[str, Any] = {"value": math.inf, "epoch": None, "weights": {}}
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Copy the weights if this epoch is the best so far."""
         value = float(trainer.callback_metrics[self.monitor])
-        if value < self.best_value:
-            self.best_value, self.best_epoch = value, trainer.current_epoch
-            self._weights = _copied(pl_module.module)
+        if value < self.best["value"]:
+            epoch = trainer.current_epoch
+            self.best = {"value": value, "epoch": epoch, "weights": _copied(pl_module.module)}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best epoch so far, for a checkpoint."""
-        return {"value": self.best_value, "epoch": self.best_epoch, "weights": self._weights}
+        return self.best
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
-        self.best_value, self.best_epoch = state_dict["value"], state_dict["epoch"]
-        self._weights = state_dict["weights"]
+        self.best = state_dict
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Load the best weights."""
-        if self._weights:
-            pl_module.module.load_state_dict(self._weights)
-            self._weights = {}
+        if weights := self.best.pop("weights", None):
+            pl_module.module.load_state_dict(weights)
 
 
 class PlainCheckpoints(CheckpointIO):
