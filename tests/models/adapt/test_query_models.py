@@ -317,6 +317,19 @@ def test_settings_out_of_range(model: SCHDeepInsight, shifted: ad.AnnData) -> No
         mapped.train(max_steps=-1)
 
 
+def test_the_device_of_an_adaptation_is_chosen_or_refused(
+    model: SCHDeepInsight, shifted: ad.AnnData
+) -> None:
+    mapped = SCHDeepInsight.load_query_data(shifted, model)
+    mapped.train(accelerator="cpu", devices=1, max_steps=1, guard=False)
+    assert mapped.device == torch.device("cpu")
+    with pytest.raises(ValueError, match="devices must be a single device, got 2"):
+        mapped.train(accelerator="cpu", devices=2)
+    for name, value in {"max_epochs": 3, "batch_size": 8, "shuffle_set_split": False}.items():
+        with pytest.raises(ValueError, match=f"{name}=.* no effect where an adapter is fitted"):
+            mapped.train(**{name: value})
+
+
 def test_model_of_a_query_is_no_reference(adapt: Callable, shifted: ad.AnnData) -> None:
     with pytest.raises(ValueError, match="model of a query itself"):
         SCHDeepInsight.load_query_data(shifted, adapt(shifted))

@@ -815,7 +815,7 @@ class HierarchicalClassifierMixin(_Base):
                 "annotates any query that is passed; to train, start from load_query_data."
             )
             raise ValueError(msg)
-        settings = AdaptationOptions(**options)
+        settings, network = AdaptationOptions(**options), query.module.to(self.device)
         opened = query.opened
         batch = adapter.batch_of(opened.obs)
         rng = np.random.default_rng(self.seed)
@@ -828,11 +828,11 @@ class HierarchicalClassifierMixin(_Base):
         profiles: Any = self.profiles_
         if query.reference is not None:
             reference = self._replayed(query.reference)
-            (sums,) = reference_sums(query.module, reference.counts, reference.nodes)
+            (sums,) = reference_sums(network, reference.counts, reference.nodes)
             profiles = sums.profiles()
         with seeded(self.seed):
             self.module = adapter.fit(
-                query.module,
+                network,
                 cells,
                 measured,
                 profiles=profiles,

@@ -20,6 +20,7 @@ from mudata import MuData
 from scvi import settings
 from scvi.data import AnnDataManager
 from scvi.dataloaders import DataSplitter
+from scvi.model._utils import parse_device_args
 from scvi.model.base import BaseModelClass
 from scvi.model.base._constants import SAVE_KEYS
 from scvi.train import TrainRunner
@@ -527,7 +528,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             Passes over the training cells; by default as many as make about 1,200 steps of the
             optimiser, at least 5 and at most 400.
         accelerator, devices
-            As in Lightning. On several devices each process trains on its share of the cells.
+            As in Lightning. On several devices each process trains on its share of the cells. An
+            adapter is fitted on one device, by default where the model is.
         train_size
             Share of cells to train on; by default all that are not held out. What neither this nor
             ``validation_size`` takes is left out (``test_indices``).
@@ -599,6 +601,11 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         plan_kwargs = dict(plan_kwargs or {})
         if self.adapter_ is not None:
             training.refuse_without_effect(splitting | running, "where an adapter is fitted")
+            if training.is_distributed({}, devices):
+                found = f"got {devices!r}. An adapter is fitted in one process"
+                raise ValueError(f"devices must be a single device, {found}.")
+            if (accelerator, devices) != ("auto", "auto"):
+                self.to_device(parse_device_args(accelerator, devices, "torch")[-1])
             self._fit_adapter(plan_kwargs | trainer_kwargs)
             return
         further = {name: trainer_kwargs.pop(name, False) for name in self._train_options}
