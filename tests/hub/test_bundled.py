@@ -72,7 +72,7 @@ def test_its_tree_has_two_or_three_levels_and_an_ontology_id_for_every_node(mode
 
 def test_its_card_names_licences_citations_and_figures():
     card = hdi.hub.download("pbmc").card
-    assert "license: cc-by-4.0" in card
+    assert 'license: "cc-by-4.0"' in card
     for words in ("doi:10.1038/ncomms14049", "BSD-2-Clause", "MIT", "Kang 2018", "10x PBMC 4k"):
         assert words in card
     assert card.count("hierarchical F1") == 6  # held-out cells, four unseen datasets, half of one

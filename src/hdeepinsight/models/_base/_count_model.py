@@ -602,8 +602,10 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         if self.adapter_ is not None:
             training.refuse_without_effect(splitting | running, "where an adapter is fitted")
             if training.is_distributed({}, devices):
-                found = f"got {devices!r}. An adapter is fitted in one process"
-                raise ValueError(f"devices must be a single device, {found}.")
+                raise ValueError(
+                    f"devices must be a single device, got {devices!r}: an adapter "
+                    "is fitted in one process. Omit it to stay where the model is."
+                )
             if (accelerator, devices) != ("auto", "auto"):
                 self.to_device(parse_device_args(accelerator, devices, "torch")[-1])
             self._fit_adapter(plan_kwargs | trainer_kwargs)
