@@ -126,7 +126,7 @@ class HierarchicalClassifierMixin(_Base):
                 "calibrated, knows no novelty, and cannot be evaluated on its reference. Label "
                 "more cells, raise validation_size, or pass validation_size=0 to agree.",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=5,  # the caller of train
             )
         return held_out
 

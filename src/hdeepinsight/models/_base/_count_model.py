@@ -502,6 +502,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         var = pd.DataFrame(index=pd.Index(self.genes, dtype=object))
         return registration.manage(AnnData(opened.read(), obs=obs, var=var), self._setup, keys)
 
+    @training.one_at_a_time()
     def train(
         self,
         max_epochs: int | None = None,

@@ -42,6 +42,13 @@ TRAINING = threading.RLock()
 
 
 @contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Wait for the trainings of other threads."""
+    with TRAINING:
+        yield
+
+
+@contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Draw from a seed of one's own, one thread at a time; the global state comes back after."""
     with TRAINING, torch.random.fork_rng():
