@@ -307,7 +307,7 @@ def test_nothing_held_out_is_said(reference):
 
 @pytest.mark.parametrize("word", ["nan", "NA", "None", "unknown", "Unassigned", " Unknown"])
 def test_words_for_no_label_are_no_types(reference, word):
-    labels = reference.obs["cell_type"].astype(object).to_numpy()
+    labels = reference.obs["cell_type"].astype(object).to_numpy(copy=True)
     labels[::7] = word
     reference.obs["cell_type"] = labels
     with pytest.warns(hdi.taxonomy.LabelWarning, match=word.strip()):
