@@ -8,6 +8,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import sparse
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -15,6 +16,13 @@ if str(BENCHMARKS) not in sys.path:
     sys.path.insert(0, str(BENCHMARKS))
 
 LINEAGE = {"CD4": "T", "CD8": "T", "B": "B", "rare": "B", "new": "M"}
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before():
+    n_threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(n_threads)
 
 
 def draw(labels, seed, n_genes=40):
