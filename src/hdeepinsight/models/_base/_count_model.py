@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from importlib.metadata import version
 from pathlib import Path
@@ -91,7 +92,10 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     _training_plan_cls: ClassVar[type] = OneCyclePlan
     #: Objects that travel with the model: attribute and class, which has to_dict and from_dict.
     _parts: ClassVar[Mapping[str, type]] = {}
+    #: Metric that early stopping watches.
+    _monitor: ClassVar[str] = "validation_loss"
     module: Any
+    adapter_: Any = None
     recipe_: dict[str, Any]
     held_out_: np.ndarray | None = None
     missing_capabilities_: tuple[str, ...] = ()
@@ -679,10 +683,6 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         self._finish(datamodule)
         if checkpoints is not None:
             checkpoints.remove()
-        return None
-
-    _monitor: ClassVar[str] = "validation_loss"
-    adapter_: Any = None
 
     def _check_reference(self) -> None:
         """Refuse to train where there is no reference, or another one than was registered."""
@@ -893,25 +893,21 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         """Build the model that a payload describes, with its weights."""
         attributes = payload[SAVE_KEYS.ATTR_DICT_KEY]
         missing = classes.missing_capabilities(attributes)
-        try:
+        with _damaged_if_unfit(name):
             attributes = classes.migrate(attributes, cls._options_of)
             registry = attributes.pop("registry_")
             options = attributes["init_params_"]["non_kwargs"]
             if adata is None:
                 model = cls(None, registry=registry, **options)
-        except (TypeError, LookupError, ValueError, AttributeError, RuntimeError) as error:
-            raise damaged(name, f"{UNFIT} ({error})") from None
         if adata is not None:  # what is wrong is then more likely with the data that was passed
             method = registry["setup_method_name"]
             if method not in ("setup_anndata", "setup_mudata"):
                 raise damaged(name, f"{UNFIT} (set-up method {str(method)[:80]!r})")
             getattr(cls, method)(adata, source_registry=registry, **registry["setup_args"])
             model = cls(adata, **options)
-        try:
+        with _damaged_if_unfit(name):
             model._restore(attributes)
             model.module.load_state_dict(payload[SAVE_KEYS.MODEL_STATE_DICT_KEY])
-        except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
-            raise damaged(name, f"{UNFIT} ({' '.join(str(error).split())})") from None
         model.missing_capabilities_ = missing
         if missing:
             logger.warning(
@@ -978,13 +974,22 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             values = attributes.get(name)
             setattr(self, name, values and self._part(kind, values))
         if self.adata is not None and self.held_out_ is not None:
-            digests = name_digests(self._names())
-            self.validation_indices_ = np.flatnonzero(np.isin(digests, self.held_out_))
-            self.train_indices_ = np.flatnonzero(~np.isin(digests, self.held_out_))
+            held_out = np.isin(name_digests(self._names()), self.held_out_)
+            self.validation_indices_ = np.flatnonzero(held_out)
+            self.train_indices_ = np.flatnonzero(~held_out)
 
     def _part(self, kind: Any, values: dict[str, Any]) -> Any:
         """Rebuild an object that travels with the model."""
         return kind.from_dict(values)
+
+
+@contextmanager
+def _damaged_if_unfit(name: object) -> Iterator[None]:
+    """Raise ``ModelFileError`` for whatever a class says of settings or weights of another one."""
+    try:
+        yield
+    except (TypeError, LookupError, ValueError, AttributeError, RuntimeError) as error:
+        raise damaged(name, f"{UNFIT} ({' '.join(str(error).split())})") from None
 
 
 def name_digests(names: pd.Index) -> np.ndarray:

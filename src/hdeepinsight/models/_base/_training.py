@@ -51,7 +51,7 @@ def one_at_a_time() -> Iterator[None]:
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Draw from a seed of one's own, one thread at a time; the global state comes back after."""
-    with TRAINING, torch.random.fork_rng():
+    with one_at_a_time(), torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
 
