@@ -554,7 +554,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         plan_kwargs
             Passed to the training plan: ``lr`` (peak of the one-cycle learning rate, 2e-3),
             ``weight_decay`` (1e-4). For an adapter: fields of
-            :class:`~hdeepinsight.models.AdaptationOptions`.
+            :class:`~hdeepinsight.adaptation.AdaptationOptions`.
         datamodule
             Loaders of your own, such as scvi-tools' ``AnnbatchDataModule``, for a model that was
             made from their registry.

@@ -11,7 +11,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from hdeepinsight.nn import LeafProfiles, LeafSums, ProfileMatcher, use_adapters
+from hdeepinsight.adaptation._layers import use_adapters
+from hdeepinsight.nn import LeafProfiles, LeafSums, ProfileMatcher
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -112,14 +113,13 @@ def leaf_sums(module: Any, counts: csr_matrix, leaves: Tensor, measured: Tensor)
     measured
         1 for genes that were measured, shape ``(n_genes,)``.
     """
-    n_leaves = len(module.tree.leaf_index)
-    sums = LeafSums.of(torch.zeros(0, counts.shape[1]), leaves[:0], n_leaves)
+    sums = []
     for start in range(0, counts.shape[0], PART_CELLS):
         rows = slice(start, start + PART_CELLS)
         part = torch.from_numpy(counts[rows].toarray()).to(measured.device)
         values = module.normalizer.log_normalize(part, measured).cpu()
-        sums = sums + LeafSums.of(values, leaves[rows], n_leaves)
-    return sums
+        sums.append(LeafSums.of(values, leaves[rows], len(module.tree.leaf_index)))
+    return LeafSums.sum(sums)
 
 
 def reference_sums(
