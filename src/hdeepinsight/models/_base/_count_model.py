@@ -26,6 +26,7 @@ from scvi.model.base import BaseModelClass
 from scvi.model.base._constants import SAVE_KEYS
 from scvi.train import TrainRunner
 
+from hdeepinsight._archive import damaged, frame_from_plain
 from hdeepinsight._errors import check_integer, check_number
 from hdeepinsight.data import (
     AlignedQuery,
@@ -40,7 +41,7 @@ from hdeepinsight.data import (
 from hdeepinsight.models._base import _registration as registration
 from hdeepinsight.models._base import _registry as classes
 from hdeepinsight.models._base import _training as training
-from hdeepinsight.models._base._io import ModelFolder, damaged, frame_from_plain
+from hdeepinsight.models._base._io import ModelFolder
 from hdeepinsight.models._base._plan import OneCyclePlan
 from hdeepinsight.models._base._registration import BATCH, LABELS, as_label_keys, one_column
 
