@@ -51,7 +51,7 @@ from hdeepinsight.annotation._external import (
     node_probabilities,
     normalise_classes,
 )
-from hdeepinsight.annotation._novelty import FeatureCells, NoveltyDetector
+from hdeepinsight.annotation._novelty import ReferenceBank
 
 __all__ = [
     "PROBABILITY_TOLERANCE",
