@@ -52,6 +52,7 @@ from hdeepinsight.annotation._external import (
     normalise_classes,
 )
 from hdeepinsight.annotation._novelty import FeatureCells, NoveltyDetector
+from hdeepinsight.annotation._verdict import Reject, Verdict
 
 __all__ = [
     "PROBABILITY_TOLERANCE",
@@ -65,6 +66,8 @@ __all__ = [
     "FeatureCells",
     "LabelSets",
     "NoveltyDetector",
+    "Reject",
+    "Verdict",
     "annotation_additions",
     "calibrate",
     "check_cells",
