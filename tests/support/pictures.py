@@ -104,7 +104,7 @@ def _marker_evidence(d: Data) -> Any:
     )
     profiles = LeafProfiles(means, torch.full((d.tree.n_leaves,), 9.0))
     model = SimpleNamespace(taxonomy=d.tree, genes=d.layout.genes, profiles_=profiles)
-    return hdi.pl.marker_evidence(hdi.tl.marker_evidence(d.result, cells, model), n_genes=3)
+    return hdi.pl.marker_evidence(hdi.tl.marker_evidence(d.result, cells, model), n_genes=1)
 
 
 PICTURES: dict[str, Callable[[Data], Any]] = {

@@ -44,9 +44,10 @@ def marker_evidence(
 
     Returns
     -------
-    The axes. Rows are labels in the order of the tree with their numbers of cells; a label that its own markers contradict is marked. Columns are genes under the label
-    that they speak for. The size of a dot is the share of cells that express the gene, its colour
-    their mean log expression as part of the highest mean of any label (of ten cells). The markers of a row itself
+    The axes. Rows are labels in the order of the tree with their numbers of cells; one that its
+    own markers contradict is marked. Columns are genes under the label that they speak for. The
+    size of a dot is the share of cells that express the gene, its colour their mean log expression
+    as part of the highest mean of any label (of ten cells or more). The markers of a row itself
     have a dark rim.
 
     Raises
@@ -83,9 +84,9 @@ def marker_evidence(
     own = row == table["path"].map(rows).to_numpy()[column]
     ax = axes_or_new(ax, (_SQUARE * len(genes) + 3.4, _SQUARE * len(labels) + 2.3))
     look: dict[str, Any] = {"cmap": cmap, "vmin": 0.0, "vmax": 1.0, "zorder": 2}
-    rim = {"linewidths": np.where(own, 1.1, 0.3), "edgecolors": np.where(own, INK, "#BBBBBB")}
-    drawn = ax.scatter(column, row, _WHOLE * share.ravel(), color.ravel(), **look, **rim)
-    ax.set_xticks(range(len(genes)), map(plain, genes), rotation=90)
+    look |= {"linewidths": np.where(own, 1.1, 0.3), "edgecolors": np.where(own, INK, "#BBBBBB")}
+    drawn = ax.scatter(column, row, _WHOLE * share.ravel(), color.ravel(), **look)
+    ax.set_xticks(range(len(genes)), list(map(plain, genes)), rotation=90)
     ax.set_yticks(range(len(labels)), list(map(_row_title, labels.itertuples())))
     for text, path in zip(ax.get_yticklabels(), labels.index, strict=True):
         text.set_color(MARK if path in evidence.contradicted else INK)

@@ -73,6 +73,12 @@ class CellType(NamedTuple):
         What it is, in a sentence.
     markers
         Genes by which it is commonly recognised (human symbols), the best known first.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> hdi.tl.cell_type("CL:0000236").name
+    'B cell'
     """
 
     ontology_id: str
