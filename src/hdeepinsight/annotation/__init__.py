@@ -2,6 +2,7 @@
 
 from hdeepinsight.annotation._anndata_io import Additions, check_cells, check_same_cells, storable
 from hdeepinsight.annotation._annotation import (
+    NO_COUNTS,
     Annotation,
     Decision,
     annotation_additions,
@@ -55,6 +56,7 @@ from hdeepinsight.annotation._novelty import FeatureCells, NoveltyDetector
 from hdeepinsight.annotation._verdict import Reject, Verdict
 
 __all__ = [
+    "NO_COUNTS",
     "PROBABILITY_TOLERANCE",
     "Additions",
     "Annotation",

@@ -45,6 +45,8 @@ from hdeepinsight.taxonomy import Taxonomy
 
 #: Columns of ``novelty`` that are written beside the labels.
 NOVELTY_COLUMNS = ("lineage_p_value", "type_p_value", "is_doublet", "is_ambient")
+#: Why a cell has no label, nor a most probable leaf: nothing that the model reads was counted.
+NO_COUNTS = "no counts"
 #: Why a label stops where no child is probable enough.
 IMPROBABLE = "no type below is probable enough"
 
@@ -441,7 +443,7 @@ class Annotation:
 
     @cached_property
     def stop_reason(self) -> pd.Series:
-        """Why each cell's label stops above a type, categorical; ``""`` where it does not.
+        """Why each cell's label stops above a type, as text; ``""`` where it does not.
 
         What the cell itself does not support comes before what is not probable enough.
         """
@@ -451,7 +453,7 @@ class Annotation:
             limited = self.stop_depth.to_numpy() == self.supported_depth
             given = self.stop_reasons.astype(str).astype(object)
             reasons = np.where(stopped & limited & (given != ""), given, reasons)
-        return self._series(pd.Categorical(reasons), ADDED_KEYS.STOP_REASON)
+        return pd.Series(reasons, self.obs_names, dtype=object, name=ADDED_KEYS.STOP_REASON)
 
     @cached_property
     def ontology_term_ids(self) -> pd.Series:
@@ -745,7 +747,8 @@ class Annotation:
         ['stop_label', 'leaf', 'confidence', 'margin', 'stop_depth', 'stop_reason']
         """
         names = node_names(self.taxonomy)
-        leaf = self._series(node_categories(names, self.leaf_nodes), ADDED_KEYS.LEAF)
+        leaf_nodes = np.where(self.stop_reason == NO_COUNTS, 0, self.leaf_nodes)
+        leaf = self._series(node_categories(names, leaf_nodes), ADDED_KEYS.LEAF)
         beside = [leaf, self.confidence, self.margin, self.stop_depth, self.stop_reason]
         if self.novelty is not None:
             beside += [self.novelty[name] for name in NOVELTY_COLUMNS if name in self.novelty]

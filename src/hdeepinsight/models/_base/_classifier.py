@@ -19,6 +19,7 @@ from hdeepinsight._errors import check_choice, check_integer
 from hdeepinsight._keys import FIELD_KEYS
 from hdeepinsight.adaptation import AdaptationOptions, Adapter, QueryCells, reference_sums
 from hdeepinsight.annotation import (
+    NO_COUNTS,
     Annotation,
     Calibration,
     Decoder,
@@ -404,7 +405,7 @@ class HierarchicalClassifierMixin(_Base):
             calibration=self.calibration,
             novelty=pd.DataFrame(found, index=opened.obs_names) if found else None,
             supported_depth=None if seen.all() else np.where(seen, self.taxonomy.max_depth, 0),
-            stop_reasons=None if seen.all() else np.where(seen, "", "no counts").astype(object),
+            stop_reasons=None if seen.all() else np.where(seen, "", NO_COUNTS).astype(object),
         )
 
     def predict(
