@@ -2,6 +2,7 @@
 
 from hdeepinsight.annotation._anndata_io import Additions, check_cells, check_same_cells, storable
 from hdeepinsight.annotation._annotation import (
+    NO_COUNTS,
     Annotation,
     Decision,
     annotation_additions,
@@ -52,8 +53,12 @@ from hdeepinsight.annotation._external import (
     normalise_classes,
 )
 from hdeepinsight.annotation._novelty import ReferenceBank
+from hdeepinsight.annotation._trust import NO_LIMIT, QueryJudge
+from hdeepinsight.annotation._verdict import Reject, Verdict, verdict
 
 __all__ = [
+    "NO_COUNTS",
+    "NO_LIMIT",
     "PROBABILITY_TOLERANCE",
     "Additions",
     "Annotation",
@@ -62,9 +67,11 @@ __all__ = [
     "Decoded",
     "Decoder",
     "Evaluation",
-    "FeatureCells",
     "LabelSets",
-    "NoveltyDetector",
+    "QueryJudge",
+    "ReferenceBank",
+    "Reject",
+    "Verdict",
     "annotation_additions",
     "calibrate",
     "check_cells",
@@ -96,4 +103,5 @@ __all__ = [
     "published_rare",
     "sharpen",
     "storable",
+    "verdict",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -12,8 +12,8 @@ from scipy import sparse
 
 from hdeepinsight.taxonomy import Taxonomy
 
-BANK_CELLS = 400
-"""Held-out cells that a model keeps; some fifty per type of an ordinary tree."""
+NoveltyLevel = Literal["lineage", "type"]
+
 SOUP = 0.05
 """Share of every profile that is the mean of all: cells carry RNA of their neighbours."""
 FLOOR = 1e-7
@@ -56,7 +56,9 @@ class ReferenceBank:
     >>> from hdeepinsight.taxonomy import Taxonomy
     >>> tree = Taxonomy.from_nested({"T": [], "B": []})
     >>> counts = csr_matrix(np.array([[8.0, 2.0], [0.0, 5.0]] * 30))
-    >>> bank = ReferenceBank.draw(tree, (counts, tree.encode(["T", "B"] * 30)), (counts[:4], [1, 2, 1, 2]))
+    >>> bank = ReferenceBank.draw(
+    ...     tree, (counts, tree.encode(["T", "B"] * 30)), (counts[:4], [1, 2, 1, 2])
+    ... )
     >>> bank
     ReferenceBank of 4 held-out cells and 2 types
     >>> bank.shares.round(1).tolist()
@@ -252,22 +254,18 @@ class TypeProfiles:
         scale = np.sqrt(np.maximum(depth, 1.0))
         known = self.known
         likely = np.asarray(counts @ self.log_profiles[known].T)
-        best = known[likely.argmax(axis=1)] if len(known) else np.zeros(len(depth), dtype=int)
-        alone = likely.max(axis=1) if len(known) else np.zeros(len(depth))
-        groups = np.unique(self.group[known])
-        by_group = np.stack(
-            [np.where(self.group[known] == g, likely, -np.inf).max(axis=1) for g in groups], axis=1
-        )
-        leaf_of = np.stack(
-            [known[np.where(self.group[known] == g, likely, -np.inf).argmax(axis=1)] for g in groups],
-            axis=1,
-        )
-        order = np.argsort(-by_group, axis=1)[:, 1 : 1 + PARTNERS]
+        best, alone = known[likely.argmax(axis=1)], likely.max(axis=1)
+        by_group, leaf_of = [], []
+        for group in np.unique(self.group[known]):
+            own = np.flatnonzero(self.group[known] == group)
+            by_group.append(likely[:, own].max(axis=1))
+            leaf_of.append(known[own[likely[:, own].argmax(axis=1)]])
+        order = np.argsort(-np.column_stack(by_group), axis=1)[:, 1 : 1 + PARTNERS]
         both = np.full(len(depth), -np.inf)
         cell = np.repeat(np.arange(len(depth)), np.diff(counts.indptr))
         own = self.profiles[best[cell], counts.indices]
         for column in order.T:
-            partner = leaf_of[np.arange(len(depth)), column]
+            partner = np.column_stack(leaf_of)[np.arange(len(depth)), column]
             other = self.profiles[partner[cell], counts.indices]
             values = counts.data * np.log(0.5 * own + 0.5 * other)
             both = np.maximum(both, np.bincount(cell, values, len(depth)))
@@ -290,7 +288,9 @@ def thin(counts: sparse.csr_matrix, depth: float, rng: np.random.Generator) -> s
     total = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
     kept = np.minimum(1.0, depth / np.maximum(total, 1.0))
     molecules = np.rint(counts.data).astype(np.int64)
-    counts.data = rng.binomial(molecules, np.repeat(kept, np.diff(counts.indptr))).astype(np.float32)
+    counts.data = rng.binomial(molecules, np.repeat(kept, np.diff(counts.indptr))).astype(
+        np.float32
+    )
     counts.eliminate_zeros()
     return counts
 

@@ -20,8 +20,6 @@ from hdeepinsight.taxonomy import Taxonomy
 
 Predict = Callable[[sparse.csr_matrix], np.ndarray]
 
-SAMPLE_CELLS = 2000
-"""Cells of a large query from which its depth, its genes' shift and its types' shares are read."""
 DEPTHS = 4
 """Depths of the query at which the bank is looked at: the medians of its quarters."""
 DROPLETS = 400
@@ -46,7 +44,6 @@ FEW_COUNTS = 100
 NO_LIMIT = np.iinfo(np.int32).max
 
 FOREIGN = "the query does not look like the reference"
-NO_COUNTS = "no counts of what the model reads"
 TOO_SHALLOW = "too few counts to tell it from an empty droplet"
 AMBIENT = "like an empty droplet"
 NO_LINEAGE = "recognised by no lineage"
@@ -121,8 +118,9 @@ class QueryJudge:
         depth = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
         self.edges = np.quantile(depth, np.linspace(0, 1, DEPTHS + 1)[1:-1])
         bins = self._bin(depth)
-        self.levels = [float(np.median(depth[bins == b])) if (bins == b).any() else 0.0
-                       for b in range(DEPTHS)]
+        self.levels = [
+            float(np.median(depth[bins == b])) if (bins == b).any() else 0.0 for b in range(DEPTHS)
+        ]
         self.median_depth = float(np.median(depth))
         cut = sparse.csr_matrix(bank.counts @ sparse.diags(measured.astype(np.float32)))
         self.nodes = bank.nodes
@@ -224,7 +222,9 @@ class QueryJudge:
         differ = chosen != tree.node_at_level[self.leaves[leaf], 0]
         return np.asarray(1.0 - among.max(axis=1) + differ)
 
-    def measure(self, counts: sparse.csr_matrix, probabilities: np.ndarray) -> dict[str, np.ndarray]:
+    def measure(
+        self, counts: sparse.csr_matrix, probabilities: np.ndarray
+    ) -> dict[str, np.ndarray]:
         """Measure cells of the query.
 
         Parameters
@@ -374,10 +374,37 @@ class QueryJudge:
         stop(columns["is_ambient"] & ~shallow, 0, AMBIENT)
         if self.is_foreign:
             depth[:], reasons[:] = 0, FOREIGN
-        stop(columns["depth"] == 0, 0, NO_COUNTS)
+        blind = columns["depth"] == 0  # of genes; proteins may have been read
+        depth[blind], reasons[blind] = NO_LIMIT, ""
         return depth, reasons
 
     # ------------------------------------------------------------------------------ the whole
+
+    def figures(
+        self, columns: dict[str, np.ndarray], depth: np.ndarray, reasons: np.ndarray
+    ) -> dict[str, float]:
+        """Return the figures of the verdict, of what :meth:`measure` and :meth:`stops` returned.
+
+        ``similarity``; ``median_depth``; and of the cells the shares ``unrecognised`` (by any
+        lineage), ``ambient``, ``doublets`` and ``stopped`` (above their type for what is not a
+        matter of probability).
+        """
+        judged = columns["depth"] > 0
+        unknown = (columns["lineage_p_value"] <= ALPHA_LINEAGE) & ~columns["is_ambient"]
+        of_cells = {
+            "unrecognised": unknown,
+            "ambient": columns["is_ambient"],
+            "doublets": columns["is_doublet"],
+            "stopped": depth < NO_LIMIT,
+        }
+        shares = {
+            n: float(found[judged].mean()) if judged.any() else 0.0 for n, found in of_cells.items()
+        }
+        return {
+            "similarity": self.similarity,
+            "median_depth": float(np.median(columns["depth"])) if len(depth) else 0.0,
+            **shares,
+        }
 
     def _similarity(
         self, counts: sparse.csr_matrix, probabilities: np.ndarray
@@ -390,10 +417,14 @@ class QueryJudge:
         position = pd.Index(self.leaves).get_indexer(self.nodes)
         chance = np.where(position >= 0, weights[position] + 1e-6, 1e-6)
         drawn = [
-            self.rng.choice(len(self.nodes), size=-(-counts.shape[0] // DEPTHS), p=chance / chance.sum())
+            self.rng.choice(
+                len(self.nodes), size=-(-counts.shape[0] // DEPTHS), p=chance / chance.sum()
+            )
             for _ in self.views
         ]
-        same = sparse.vstack([v[:, self.genes][rows] for v, rows in zip(self.views, drawn, strict=True)])
+        same = sparse.vstack(
+            [v[:, self.genes][rows] for v, rows in zip(self.views, drawn, strict=True)]
+        )
         mixed = np.bincount(position[np.concatenate(drawn)].clip(0), minlength=len(self.leaves))
         reached = _log_correlation(mean_share(same), mixed / mixed.sum() @ self.profiles.base)
         return min(_log_correlation(found, expected) / max(reached, 0.5), 1.0), reached
@@ -423,4 +454,6 @@ def _exceeds(differ: np.ndarray, usual: np.ndarray) -> bool:
         return False
     share = differ.mean()
     error = np.sqrt(share * (1 - share) / len(differ))
-    return bool(share - 1.64 * error > (usual.mean() if len(usual) >= MIN_CELLS // 2 else 0.0) + MAX_EXCESS)
+    return bool(
+        share - 1.64 * error > (usual.mean() if len(usual) >= MIN_CELLS // 2 else 0.0) + MAX_EXCESS
+    )

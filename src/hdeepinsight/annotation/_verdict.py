@@ -1,0 +1,173 @@
+"""The verdict on a query: whether it looks like what the model knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from hdeepinsight._errors import check_choice
+from hdeepinsight.annotation._trust import ALIKE, UNLIKE
+from hdeepinsight.data import GeneReport
+from hdeepinsight.taxonomy import Taxonomy
+
+Light = Literal["green", "yellow", "red"]
+#: Whether cells that no type supports are stopped further up.
+Reject = Literal["auto", "off"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """How far the labels of a query can be believed, before any of them is looked at.
+
+    Parameters
+    ----------
+    light
+        ``"green"``: the query looks like the reference; ``"yellow"``: in part; ``"red"``: it does
+        not, and its labels should not be used without other evidence.
+    sentences
+        One sentence per finding, with its figure; the first one is the summary.
+    figures
+        What the sentences rest on, by name.
+
+    Raises
+    ------
+    ValueError
+        If there is no such light.
+
+    Examples
+    --------
+    >>> verdict = Verdict(
+    ...     light="red",
+    ...     sentences=("The query does not look like the reference.", "No lineage fits 99 %."),
+    ...     figures={"unrecognised": 0.99},
+    ... )
+    >>> print(verdict)
+    RED: The query does not look like the reference.
+      No lineage fits 99 %.
+    """
+
+    light: Light
+    sentences: tuple[str, ...]
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_choice("light", self.light, get_args(Light))
+        object.__setattr__(self, "sentences", tuple(self.sentences))
+
+    def __str__(self) -> str:
+        return f"{self.light.upper()}: " + "\n  ".join(self.sentences)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the verdict in plain types.
+
+        Examples
+        --------
+        >>> Verdict(light="green", sentences=("It fits.",)).to_dict()
+        {'light': 'green', 'sentences': ['It fits.'], 'figures': {}}
+        """
+        figures = {name: float(value) for name, value in self.figures.items()}
+        return asdict(self) | {"sentences": list(self.sentences), "figures": figures}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Verdict:
+        """Make one from what :meth:`to_dict` gave, also after a file.
+
+        Examples
+        --------
+        >>> verdict = Verdict(light="green", sentences=("It fits.",))
+        >>> Verdict.from_dict(verdict.to_dict()) == verdict
+        True
+        """
+        light: Any = str(data["light"])
+        figures = {str(name): float(value) for name, value in data.get("figures", {}).items()}
+        return cls(light=light, sentences=tuple(map(str, data["sentences"])), figures=figures)
+
+
+MOST, MANY = 0.5, 0.15
+"""Share of cells without a lineage that makes a verdict red, or yellow."""
+FEW_GENES = 0.5
+"""Share of the reference's expression below which labels are less certain."""
+WORTH_SAYING = 0.01
+SHARES = {
+    "unrecognised": "of the cells are recognised as none of {lineages}.",
+    "ambient": "of the cells cannot be told from empty droplets.",
+    "doublets": "of the cells look like two lineages at once: doublets, or types that are missing.",
+}
+
+
+def verdict(
+    genes: GeneReport, taxonomy: Taxonomy, figures: Mapping[str, float], *, seen: np.ndarray
+) -> Verdict:
+    """Put into words whether a query looks like what a model knows.
+
+    Parameters
+    ----------
+    genes
+        How its genes match those of the model.
+    taxonomy
+        The tree.
+    figures
+        What :meth:`QueryJudge.figures` returned; empty for a model without held-out cells.
+    seen
+        Whether anything of what the model reads was counted in each cell, shape ``(n_cells,)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hdeepinsight.annotation import verdict
+    >>> from hdeepinsight.data import align_genes
+    >>> from hdeepinsight.taxonomy import Taxonomy
+    >>> report = align_genes(["NKG7", "CD3D"], ["CD3D", "NKG7"]).report
+    >>> tree = Taxonomy.from_nested({"T": [], "B": []})
+    >>> figures = {"similarity": 0.2, "unrecognised": 0.4, "ambient": 0.0, "doublets": 0.0}
+    >>> print(verdict(report, tree, figures, seen=np.ones(3, dtype=bool)))
+    RED: The query does not look like the reference: are these cells of T and B?
+      Its mean expression correlates 0.20 with that of its labels; below 0.67 none can be trusted.
+      40 % of the cells are recognised as none of T and B.
+    """
+    found = {**figures, "gene_coverage": genes.coverage, "no_counts": float((~seen).mean())}
+    lineages = _listed([taxonomy.label(int(node)) for node in taxonomy.children(0)])
+    points, light = [], _light(found)
+    if figures and figures["similarity"] < ALIKE:
+        points.append(
+            f"Its mean expression correlates {figures['similarity']:.2f} with that of its labels; "
+            f"below {UNLIKE} none can be trusted."
+        )
+    for name, text in SHARES.items():
+        if figures.get(name, 0.0) >= WORTH_SAYING:
+            points.append(f"{_percent(figures[name])} {text.format(lineages=lineages)}")
+    if genes.coverage < FEW_GENES:
+        points.append(f"Its genes carry {_percent(genes.coverage)} of the reference's expression.")
+    if not seen.all():
+        points.append(f"{int((~seen).sum()):,} cells have no counts of what the model reads.")
+    summary = {
+        "green": "The query looks like the reference.",
+        "yellow": "The query looks like the reference only in part.",
+        "red": f"The query does not look like the reference: are these cells of {lineages}?",
+    }[light]
+    if not figures:
+        summary = "The model keeps no held-out cells, so nothing is known of how the query fits it."
+    return Verdict(light=light, sentences=(summary, *points), figures=found)
+
+
+def _light(figures: Mapping[str, float]) -> Light:
+    if "similarity" not in figures:
+        return "yellow"
+    similarity, lost = figures["similarity"], figures["unrecognised"] + figures["ambient"]
+    if similarity < UNLIKE or lost > MOST:
+        return "red"
+    in_part = similarity < ALIKE or lost > MANY or figures["gene_coverage"] < FEW_GENES
+    return "yellow" if in_part else "green"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _listed(names: list[str], most: int = 8) -> str:
+    if len(names) > most:
+        names = [*names[:most], f"{len(names) - most} more"]
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
