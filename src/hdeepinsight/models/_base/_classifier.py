@@ -17,6 +17,7 @@ from scvi import REGISTRY_KEYS
 
 from hdeepinsight._errors import check_integer
 from hdeepinsight._keys import FIELD_KEYS
+from hdeepinsight.adaptation import AdaptationOptions, Adapter, QueryCells, reference_sums
 from hdeepinsight.annotation import (
     Annotation,
     Calibration,
@@ -37,12 +38,6 @@ from hdeepinsight.data import (
     split_cells,
     split_groups,
 )
-from hdeepinsight.models._adapt import (
-    AdaptationOptions,
-    Adapter,
-    QueryCells,
-    reference_sums,
-)
 from hdeepinsight.models._base._plan import HierarchicalPlan
 from hdeepinsight.models._base._registration import (
     LABELS,
@@ -58,8 +53,8 @@ if TYPE_CHECKING:
     from scvi.data import AnnDataManager
     from torch import Tensor
 
+    from hdeepinsight.adaptation import AdaptationReport
     from hdeepinsight.data import AlignedQuery, ScaleMode
-    from hdeepinsight.models._adapt import AdaptationReport
     from hdeepinsight.models._base._count_model import CountModel as _Base
     from hdeepinsight.pp import StacasResult
     from hdeepinsight.taxonomy import Taxonomy
@@ -838,7 +833,6 @@ class HierarchicalClassifierMixin(_Base):
                 profiles=profiles,
                 agreement=self.agreement_,
                 shift=self.shift_,
-                thinning=self.module.thinning,
                 reference=reference,
                 options=settings,
                 seed=self.seed,
