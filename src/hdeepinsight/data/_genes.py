@@ -302,7 +302,8 @@ def align_genes(
             f"The weights have shape {share.shape} and sum {total:.4g}. Valid are {len(model)} "
             "finite values from 0 up, not all 0. Pass the mean share of every model gene."
         )
-    column, said = None, ()
+    column: str | None = None
+    said: tuple[str, ...] = ()
     if isinstance(var_names, pd.DataFrame):
         is_gene, said = find_genes(var_names)
         var_names, renamed = named_by_column(var_names)

@@ -359,20 +359,30 @@ def _changes(names: pd.Index, goal: set[str]) -> Iterator[tuple[str, Callable[[s
         turned = turned[len(turned) // 4 : -(len(turned) // 4) or None]
         before[start] += 1
         after[common_start(turned[0], turned[-1])[::-1]] += 1
-    for prefix, n in before.most_common(_AFFIXES):
-        if n and prefix and not _ANTIBODY.search(prefix):
-            yield f"without the prefix {prefix!r}", lambda name, p=prefix: name.removeprefix(p)
-    for suffix, n in after.most_common(_AFFIXES):
-        if n and suffix and not _ANTIBODY.search(suffix):
-            yield f"without the suffix {suffix!r}", lambda name, s=suffix: name.removesuffix(s)
-    for cut in _CUTS:
-        if not any(cut in name for name in plain):
-            continue
-        yield f"by what follows the first {cut!r}", lambda name, c=cut: name.partition(c)[2]
-        yield f"by what precedes the last {cut!r}", lambda name, c=cut: name.rpartition(c)[0]
-        if cut not in "-.":
-            yield f"by what follows the last {cut!r}", lambda name, c=cut: name.rpartition(c)[2]
-            yield f"by what precedes the first {cut!r}", lambda name, c=cut: name.partition(c)[0]
+    for counted, what, change in (
+        (before, "prefix", str.removeprefix),
+        (after, "suffix", str.removesuffix),
+    ):
+        for affix, n in counted.most_common(_AFFIXES):
+            if n and affix and not _ANTIBODY.search(affix):
+                yield f"without the {what} {affix!r}", _with(change, affix)
+    for sign in _CUTS:
+        if any(sign in name for name in plain):
+            ends = _PARTS if sign not in "-." else _PARTS[:2]
+            yield from ((f"by what {how} {sign!r}", _with(part, sign)) for how, part in ends)
+
+
+#: What may be the gene in a composite name.
+_PARTS: Final[tuple[tuple[str, Callable[[str, str], str]], ...]] = (
+    ("follows the first", lambda name, sign: name.partition(sign)[2]),
+    ("precedes the last", lambda name, sign: name.rpartition(sign)[0]),
+    ("follows the last", lambda name, sign: name.rpartition(sign)[2]),
+    ("precedes the first", lambda name, sign: name.partition(sign)[0]),
+)
+
+
+def _with(change: Callable[[str, str], str], value: str) -> Callable[[str], str]:
+    return lambda name: change(name, value)
 
 
 def common_start(one: str, other: str) -> str:

@@ -367,7 +367,8 @@ def open_query(
         nothing = np.empty(0, dtype=np.int64)
         alignment = alignment_of(nothing, pd.Index(genes, dtype=object), messages=[message])
     else:
-        store, said = open_store(rna), ()
+        said: tuple[str, ...] = ()
+        store = open_store(rna)
         coverage = partial(gene_coverage, genes=genes, weights=weights)
         if layer is None and not use_raw:
             if preferred_layer is not None and slot_name(preferred_layer) in store.slots:

@@ -154,13 +154,11 @@ class Store:
     def _described(self, use_raw: bool) -> Any:
         use_raw = use_raw and self.raw_var is not None
         if use_raw not in self._genes:
-            var: pd.DataFrame = self.raw_var if use_raw else self.var  # type: ignore[assignment]
+            var: pd.DataFrame = self.raw_var if use_raw else self.var
             if use_raw:  # the column says what was taken out of X
                 var = var.drop(columns="feature_is_filtered", errors="ignore")
             var, named = named_by_column(var)
-            is_gene, said = np.ones(len(var), dtype=bool), ()
-            if self.genes_only:
-                is_gene, said = find_genes(var)
+            is_gene, said = find_genes(var if self.genes_only else var[[]])
             if len(var) and not is_gene.any():
                 raise InputError(
                     f"None of the {len(var):,} columns is a gene. {' '.join(said)}",
@@ -276,7 +274,7 @@ def _from_anndata(adata: ad.AnnData, genes_only: bool, notes: tuple[str, ...] = 
             slots[slot_name(name)] = partial(lambda layer: wrap(adata.layers[layer]), name)
     if raw is not None:
         slots[".raw"] = lambda: wrap(raw.X)
-    logged = adata.uns.get("log1p") if hasattr(adata.uns, "get") else None
+    logged: Any = adata.uns.get("log1p")
     return Store(
         obs=_frame(adata.obs),
         var=_frame(adata.var),
@@ -284,7 +282,7 @@ def _from_anndata(adata: ad.AnnData, genes_only: bool, notes: tuple[str, ...] = 
         slots=slots,
         obsm={name: partial(adata.obsm.__getitem__, name) for name in adata.obsm},
         uns=tuple(adata.uns),
-        log_base=_as_base(logged.get("base") if hasattr(logged, "get") else None),
+        log_base=_as_base(logged.get("base") if isinstance(logged, Mapping) else None),
         notes=notes,
         genes_only=genes_only,
     )

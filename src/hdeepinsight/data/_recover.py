@@ -242,8 +242,9 @@ class Denormalizer:
             n_failed, n_cells = int(np.count_nonzero(~found.solved)), len(found.solved)
             if n_failed:
                 some = f" {rows.start:,} to {rows.stop - 1:,}" if n_cells < matrix.shape[0] else ""
+                cells = as_count(n_cells, "cell")
                 raise InputError(
-                    f"In {n_failed:,} of {as_count(n_cells, 'cell')}{some} ({n_failed / n_cells:.1%}) the "
+                    f"In {n_failed:,} of {cells}{some} ({n_failed / n_cells:.1%}) the "
                     f"values{after} are not whole multiples of one unit (tried with a smallest "
                     f"count of 1 to {MAX_SMALLEST}).",
                     "Counts can be recovered from values that were only divided by the library "
