@@ -143,7 +143,11 @@ def annotate(
     obstacle = _obstacle(opened, refine, like_a_batch)
     kept: list[csr_matrix] | None = [] if refine != "off" and not obstacle else None
     result = model.annotate(opened, decoder=decoder, threshold=threshold, reject=reject, keep=kept)
-    if kept is not None:
+    foreign = result.verdict is not None and result.verdict.light == "red"
+    if kept is not None and foreign and refine == "auto":
+        reason = "the query does not look like the reference, whose types its clusters are not"
+        decisions.append(Decision(step="refine", applied=False, reason=reason))
+    elif kept is not None:
         result, decision = _refined(result, model, opened, kept, refine, batch_key)
         decisions.append(decision)
     elif obstacle:

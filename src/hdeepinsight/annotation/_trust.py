@@ -378,11 +378,15 @@ class QueryJudge:
         depth[blind], reasons[blind] = NO_LIMIT, ""
         return depth, reasons
 
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """What is not told apart in this query, one sentence each."""
+        reasons = dict.fromkeys(split.reason for split in self.splits.values())
+        return tuple(f"{reason[0].upper()}{reason[1:]}." for reason in reasons)
+
     # ------------------------------------------------------------------------------ the whole
 
-    def figures(
-        self, columns: dict[str, np.ndarray], depth: np.ndarray, reasons: np.ndarray
-    ) -> dict[str, float]:
+    def figures(self, columns: dict[str, np.ndarray], depth: np.ndarray) -> dict[str, float]:
         """Return the figures of the verdict, of what :meth:`measure` and :meth:`stops` returned.
 
         ``similarity``; ``median_depth``; and of the cells the shares ``unrecognised`` (by any

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
@@ -99,7 +99,12 @@ SHARES = {
 
 
 def verdict(
-    genes: GeneReport, taxonomy: Taxonomy, figures: Mapping[str, float], *, seen: np.ndarray
+    genes: GeneReport,
+    taxonomy: Taxonomy,
+    figures: Mapping[str, float],
+    *,
+    seen: np.ndarray,
+    findings: Sequence[str] = (),
 ) -> Verdict:
     """Put into words whether a query looks like what a model knows.
 
@@ -113,6 +118,8 @@ def verdict(
         What :meth:`QueryJudge.figures` returned; empty for a model without held-out cells.
     seen
         Whether anything of what the model reads was counted in each cell, shape ``(n_cells,)``.
+    findings
+        Further sentences, such as :attr:`QueryJudge.findings`.
 
     Examples
     --------
@@ -131,14 +138,18 @@ def verdict(
     found = {**figures, "gene_coverage": genes.coverage, "no_counts": float((~seen).mean())}
     lineages = _listed([taxonomy.label(int(node)) for node in taxonomy.children(0)])
     points, light = [], _light(found)
+    if light == "green" and findings:
+        light = "yellow"
     if figures and figures["similarity"] < ALIKE:
         points.append(
             f"Its mean expression correlates {figures['similarity']:.2f} with that of its labels; "
             f"below {UNLIKE} none can be trusted."
         )
+    foreign = bool(figures) and figures["similarity"] < UNLIKE
     for name, text in SHARES.items():
-        if figures.get(name, 0.0) >= WORTH_SAYING:
+        if figures.get(name, 0.0) >= WORTH_SAYING and not (foreign and name != "unrecognised"):
             points.append(f"{_percent(figures[name])} {text.format(lineages=lineages)}")
+    points += () if foreign else findings
     if genes.coverage < FEW_GENES:
         points.append(f"Its genes carry {_percent(genes.coverage)} of the reference's expression.")
     if not seen.all():

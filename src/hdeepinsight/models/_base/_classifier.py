@@ -416,8 +416,10 @@ class HierarchicalClassifierMixin(_Base):
         if judge is not None:
             leaf = most_probable_leaf(self.taxonomy, probabilities)
             depth, reasons = judge.stops(judged, probabilities, leaf)
-        figures = {} if judge is None else judge.figures(judged, depth, reasons)
-        passed = verdict(report, self.taxonomy, figures, seen=seen)
+        figures, findings = (
+            ({}, ()) if judge is None else (judge.figures(judged, depth), judge.findings)
+        )
+        passed = verdict(report, self.taxonomy, figures, seen=seen, findings=findings)
         if reject == "off":
             depth[:], reasons[:] = NO_LIMIT, ""
         depth[~seen], reasons[~seen] = 0, NO_COUNTS
@@ -732,6 +734,13 @@ class HierarchicalClassifierMixin(_Base):
                 look=lambda _, chunk, __: parts.append(chunk),
             )
             counts, probabilities = sparse.vstack(parts, format="csr"), found["probabilities"]
+        return self._judge_of(opened, counts, probabilities)
+
+    def _judge_of(
+        self, opened: AlignedQuery, counts: sparse.csr_matrix, probabilities: np.ndarray
+    ) -> QueryJudge:
+        """Judge a query by some of its cells."""
+        assert self.bank_ is not None
         measured = torch.tensor(opened.measured, dtype=torch.float32)
         matcher: ProfileMatcher | None = None
         second: Callable[[sparse.csr_matrix], np.ndarray] | None = None
@@ -922,6 +931,7 @@ class HierarchicalClassifierMixin(_Base):
                 profiles=profiles,
                 agreement=self.agreement_,
                 shift=self.shift_,
+                unlike=self._unlike(opened, cells, network),
                 reference=reference,
                 options=settings,
                 seed=self.seed,
@@ -931,6 +941,24 @@ class HierarchicalClassifierMixin(_Base):
         self.module.eval()
         report: Any = adapter.report
         self.recipe_ = {**self.recipe_, "adaptation": report.to_dict()}
+
+    def _unlike(self, opened: AlignedQuery, cells: QueryCells, network: Any) -> float | None:
+        """Return the share of some cells of a query that do not look like the reference."""
+        if self.bank_ is None or not opened.measured.any():
+            return None
+        measured = torch.tensor(opened.measured, dtype=torch.float32, device=self.device)
+        few = cells[np.unique(np.linspace(0, len(cells) - 1, SAMPLE_CELLS).astype(int))]
+        network.eval()
+        with torch.inference_mode():
+            parts = [network.predict(**part.tensors(measured)) for _, part in few.parts()]
+        probabilities = np.concatenate([as_array(part["probabilities"]) for part in parts])
+        judge = self._judge_of(opened, few.counts, probabilities)
+        depth, _ = judge.stops(
+            judge.measure(few.counts, probabilities),
+            probabilities,
+            most_probable_leaf(self.taxonomy, probabilities),
+        )
+        return float((depth == 0).mean())
 
     def _replayed(self, data: Any) -> QueryCells:
         """Return the labelled cells of the reference that an adaptation replays."""
