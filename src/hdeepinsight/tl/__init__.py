@@ -8,6 +8,8 @@ from hdeepinsight.tl._evidence import (
     cell_type,
     marker_evidence,
     marker_genes,
+    open_cells,
+    sample_cells,
 )
 from hdeepinsight.tl._label_audit import LabelAudit
 from hdeepinsight.tl._refine import RefineConfig, lambda_path, refine
@@ -32,6 +34,8 @@ __all__ = [
     "marker_evidence",
     "marker_genes",
     "mde",
+    "open_cells",
     "refine",
+    "sample_cells",
     "vote",
 ]
