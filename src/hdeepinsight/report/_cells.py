@@ -15,8 +15,11 @@ from pandas.api.types import is_float_dtype
 
 from hdeepinsight import tl
 from hdeepinsight._errors import invalid, missing_column
+from hdeepinsight._io import escape_controls
+from hdeepinsight._keys import LABEL_COLUMNS
 from hdeepinsight._palette import MISSING, label_colors
 from hdeepinsight.data import group_opener, open_store
+from hdeepinsight.report._tables import label_of, shown_nodes
 
 if TYPE_CHECKING:
     from hdeepinsight.annotation import Annotation
@@ -167,7 +170,7 @@ def picture(result: Annotation, given: Given, evidence: MarkerEvidence | None) -
         "n_nowhere": int((~placed).sum()),
         "x": _packed(x),
         "y": _packed(y),
-        "names": result.obs_names[rows].astype(str).tolist(),
+        "names": list(map(escape_controls, result.obs_names[rows])),
         "fields": list(_fields(result, given, evidence, rows)),
         "scale": _scale(),
         "missing": MISSING,
@@ -178,18 +181,20 @@ def _fields(
     result: Annotation, given: Given, evidence: MarkerEvidence | None, rows: np.ndarray
 ) -> Iterator[dict[str, Any]]:
     """Yield everything that cells can be coloured by, the label given first."""
-    labels = result.labels.iloc[rows]
-    for name in [labels.columns[-1], *labels.columns[:-1]]:
-        title = "label given" if name == labels.columns[-1] else f"level {name}"
-        yield _labels(title, "Labels", labels[name], result.colors)
+    labels, order = result.labels.iloc[rows], [label_of(result, v).name for v in (*shown_nodes(result.taxonomy), 0)]
+    for name in (LABEL_COLUMNS.STOP, *result.taxonomy.level_names):
+        title = "label given" if name == LABEL_COLUMNS.STOP else f"level {name}"
+        shown = labels[name].cat.remove_unused_categories()
+        known = [label for label in dict.fromkeys(order) if label in shown.cat.categories]
+        yield _labels(title, "Labels", shown.cat.set_categories(known), result.colors)
     yield _numbers("confidence", "Trust", result.confidence.to_numpy()[rows], (0.0, 1.0))
     if result.novelty is not None:
         for name, title in _SCORES.items():
             if name in result.novelty:
                 bounds = (0.0, 1.0) if name.endswith("p_value") else None
                 yield _numbers(title, "Trust", result.novelty[name].to_numpy()[rows], bounds)
-    if (reasons := getattr(result, "stop_reasons", None)) is not None and (reasons != "").any():
-        yield _labels("why it stops", "Trust", pd.Series(reasons[rows]).replace("", "–"))
+    if (reasons := result.stop_reason.iloc[rows]).any():
+        yield _labels("why it stops", "Trust", reasons.replace("", "it has a type"))
     if given.clusters is not None:
         yield _labels("cluster", "Query", pd.Series(np.asarray(given.clusters)[rows]))
     for name, column in given.obs.items():
@@ -219,9 +224,9 @@ def _labels(
     wide = "<u1" if len(names) < 255 else "<u2"
     codes = np.where(column.codes < 0, len(names), column.codes).astype(wide)
     return {
-        "name": name,
+        "name": escape_controls(name),
         "group": group,
-        "labels": names,
+        "labels": list(map(escape_controls, names)),
         "colors": [palette.get(label, MISSING) for label in names],
         "wide": wide == "<u2",
         "values": _packed(codes),
@@ -236,7 +241,7 @@ def _numbers(
     scaled = (np.where(known, values, low) - low) / (float(high - low) or 1.0)
     steps = np.rint(scaled.clip(0, 1) * _STEPS)
     return {
-        "name": name,
+        "name": escape_controls(name),
         "group": group,
         "low": float(low),
         "high": float(high),

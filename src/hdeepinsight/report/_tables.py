@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from hdeepinsight._keys import LABEL_COLUMNS
-from hdeepinsight.annotation import Annotation, Evaluation, LabelSets, decode, evaluate_annotation
+from hdeepinsight.annotation import Annotation, Evaluation, LabelSets, evaluate_annotation
 from hdeepinsight.taxonomy import Taxonomy
 from hdeepinsight.tl import cell_type
 
@@ -152,7 +152,6 @@ def plain(value: Any) -> Any:
 N_BINS: Final = 20
 #: Of label sets, the share that may miss the truth; of novelty, the p-value that counts as novel.
 ALPHA, NOVEL = 0.1, 0.05
-REJECTED: Final = "novel to the reference"
 
 _COMPOSITION: Final = columns_of(
     "Label, Cells: count, Share of cells: share, Stop here: count, Mean probability: number, "
@@ -205,7 +204,7 @@ def composition(result: Annotation) -> Table:
 
 def stops(result: Annotation) -> Table:
     """Tabulate the cells whose label ends above a type: where, and why."""
-    reasons = _reasons(result)
+    reasons = result.stop_reason.to_numpy()
     rows = []
     for reason in dict.fromkeys(reasons.tolist()):
         stopped = np.flatnonzero((reasons == reason) & above_a_type(result))
@@ -230,20 +229,6 @@ def stops(result: Annotation) -> Table:
 def above_a_type(result: Annotation) -> np.ndarray:
     """Return whether each cell's label ends above a type, bool, shape ``(n_cells,)``."""
     return ~np.isin(result.stop_nodes, result.taxonomy.leaves)
-
-
-def _reasons(result: Annotation) -> np.ndarray:
-    """Return why each cell's label ends where it does, shape ``(n_cells,)``."""
-    free = decode(
-        result.taxonomy,
-        result.node_probabilities,
-        decoder=result.decoder,
-        threshold=result.threshold,
-    )
-    unsure = "no label below is probable enough"
-    found = np.where(free.stop == result.stop_nodes, unsure, REJECTED).astype(object)
-    given = getattr(result, "stop_reasons", None)
-    return found if given is None else np.where(given == "", found, given)
 
 
 def label_sets(result: Annotation) -> tuple[LabelSets | None, Table | None]:

@@ -91,8 +91,7 @@ def key_figures(result: Annotation) -> list[KeyFigure]:
 
 def summary(result: Annotation, evidence: MarkerEvidence | None) -> tuple[str, list[str]]:
     """Return the light of the verdict (empty where there is none), and what to know first."""
-    verdict = getattr(result, "verdict", None)
-    if verdict is not None:
+    if (verdict := result.verdict) is not None:
         light, said = verdict.light, list(verdict.sentences)
     else:
         light, said = "", _unjudged(result)
@@ -294,7 +293,7 @@ def _cells(result: Annotation, citations: Citations) -> Iterator[str]:
             "per lineage and by the Mahalanobis distance to the nearest type "
             f"{citations.cite('lee2018')}."
         )
-    if result.max_stop_depth is not None:
+    if result.supported_depth is not None:
         yield (
             "Labels of cells that are novel to the reference, or have no counts of what the "
             "model reads, were stopped earlier."

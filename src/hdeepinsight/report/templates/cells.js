@@ -25,10 +25,11 @@
   let field = fields[0];
   let hidden = new Set();
   let current = -1;
-  let scale = 1;
+  let scale = [1, 1];
+  let shift = 0;
   let ratio = 1;
 
-  const place = (i) => [MARGIN + x[i] * scale, MARGIN + (height - y[i]) * scale];
+  const place = (i) => [MARGIN + shift + x[i] * scale[0], MARGIN + (height - y[i]) * scale[1]];
   const isNumber = (of) => of.labels === undefined;
 
   function text(of, i) {
@@ -74,8 +75,11 @@
     ratio = window.devicePixelRatio || 1;
     const inner = Math.max(120, box.clientWidth - 2 * MARGIN);
     const tallest = Math.max(260, Math.min(620, window.innerHeight * 0.8)) - 2 * MARGIN;
-    scale = Math.min(inner / width, tallest / height);
-    const [w, h] = [box.clientWidth, height * scale + 2 * MARGIN];
+    // The axes have no unit: what is free at the sides is used, up to twice the height.
+    const least = Math.min(inner / width, tallest / height);
+    scale = [Math.min(inner / width, 2 * least), Math.min(tallest / height, 2 * least)];
+    const [w, h] = [box.clientWidth, height * scale[1] + 2 * MARGIN];
+    shift = (inner - width * scale[0]) / 2;
     canvas.style.width = `${w}px`;
     canvas.style.height = `${h}px`;
     canvas.width = Math.round(w * ratio);
