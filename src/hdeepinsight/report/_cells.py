@@ -60,12 +60,15 @@ class Given:
         Where every cell is, ``(n_cells, 2)``, NaN where it is nowhere; ``None`` without any.
     origin
         Where the coordinates come from, in words, or why there are none.
+    made
+        Whether they were made for this page, of a part of the cells where there are many.
     """
 
     obs: pd.DataFrame
     clusters: Any | None
     coordinates: np.ndarray | None
     origin: str
+    made: bool = False
 
 
 def gather(
@@ -90,7 +93,7 @@ def gather(
                 coordinates = _checked(held[name], len(result), given=False)
                 origin = f"The coordinates are those in obsm[{name!r}] of the query."
         if coordinates is None:
-            coordinates, origin = _made(result, query)
+            return Given(obs[chosen], clusters, *_made(result, query), made=True)
     return Given(obs[chosen], clusters, coordinates, origin)
 
 
@@ -109,10 +112,10 @@ def _obsm_of(query: Any) -> dict[str, Any]:
 
     try:
         with group_opener(Path(query))() as root:
-            held = root["obsm"] if "obsm" in root else {}
+            held = root.get("obsm", {})
             return {name: read_elem(held[name]) for name in _COORDINATES if name in held}
-    except Exception as error:  # other formats; a picture never costs the page
-        logger.debug("no coordinates in %s: %s", query, error)
+    except Exception:  # other formats; a picture never costs the page
+        logger.debug("no coordinates in %s", query, exc_info=True)
         return {}
 
 
@@ -167,7 +170,7 @@ def picture(result: Annotation, given: Given, evidence: MarkerEvidence | None) -
     return {
         "n_cells": len(result),
         "n_shown": len(rows),
-        "n_nowhere": int((~placed).sum()),
+        "n_nowhere": 0 if given.made else int((~placed).sum()),
         "x": _packed(x),
         "y": _packed(y),
         "names": list(map(escape_controls, result.obs_names[rows])),
@@ -181,7 +184,10 @@ def _fields(
     result: Annotation, given: Given, evidence: MarkerEvidence | None, rows: np.ndarray
 ) -> Iterator[dict[str, Any]]:
     """Yield everything that cells can be coloured by, the label given first."""
-    labels, order = result.labels.iloc[rows], [label_of(result, v).name for v in (*shown_nodes(result.taxonomy), 0)]
+    labels, order = (
+        result.labels.iloc[rows],
+        [label_of(result, v).name for v in (*shown_nodes(result.taxonomy), 0)],
+    )
     for name in (LABEL_COLUMNS.STOP, *result.taxonomy.level_names):
         title = "label given" if name == LABEL_COLUMNS.STOP else f"level {name}"
         shown = labels[name].cat.remove_unused_categories()

@@ -13,7 +13,6 @@ from urllib.parse import quote
 import numpy as np
 
 from hdeepinsight import pl
-from hdeepinsight._errors import invalid
 from hdeepinsight._io import escape_controls
 from hdeepinsight.annotation import Annotation
 

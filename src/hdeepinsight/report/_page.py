@@ -177,7 +177,7 @@ def _facts(page: dict[str, Any]) -> Any:
     """Return the figures of the page in plain types, for the machine-readable part."""
     result = page["result"]
     reports = {"input_report": result.input_report, "gene_report": result.gene_report}
-    trust = [*page["evidence"], page["stops"], page["set_sizes"], *page["novelty"]]
+    trust = [*page["evidence"], page["stops"], *page["novelty"], page["set_sizes"]]
     tables = [page["composition"], *trust, page["scores"], page["clusters"]]
     return _tables.plain(
         {

@@ -91,10 +91,9 @@ def key_figures(result: Annotation) -> list[KeyFigure]:
 
 def summary(result: Annotation, evidence: MarkerEvidence | None) -> tuple[str, list[str]]:
     """Return the light of the verdict (empty where there is none), and what to know first."""
-    if (verdict := result.verdict) is not None:
-        light, said = verdict.light, list(verdict.sentences)
-    else:
-        light, said = "", _unjudged(result)
+    verdict = result.verdict
+    light = "" if verdict is None else str(verdict.light)
+    said = _unjudged(result) if verdict is None else list(verdict.sentences)
     if result.calibration_note:
         said.append(f"The probabilities are {result.calibration_note}.")
     if evidence is not None:
