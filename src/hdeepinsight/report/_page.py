@@ -22,7 +22,7 @@ from hdeepinsight.report import _cells, _figures, _tables, _text
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hdeepinsight.tl import MarkerEvidence
+    from hdeepinsight.tl import MarkerEvidence, ReferenceModel
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ def write(
     path: str | Path,
     *,
     query: Any | None = None,
+    reference: ReferenceModel | None = None,
     evidence: MarkerEvidence | None = None,
     title: str | None = None,
     model: str | None = None,
@@ -62,9 +63,12 @@ def write(
         The annotated cells (AnnData, MuData, path, opened query). Its coordinates
         (``obsm["X_umap"]``, ...), clusters (``leiden``, ``louvain``, ...) and batches are picked
         up, and its expression gives the evidence and, where there are none, coordinates.
+    reference
+        The trained model, for the markers of its reference; without it those of common knowledge
+        are looked up in the query.
     evidence
-        Markers of the labels, from ``hdi.tl.marker_evidence(result, query, model)``; by default
-        those of common knowledge are looked up in the query.
+        Markers of the labels, where they were looked up before by
+        :func:`hdeepinsight.tl.marker_evidence`, with an explanation for example.
     title
         Heading of the page.
     model
@@ -125,7 +129,7 @@ def write(
     found, unread = evidence, ""
     if evidence is None and query is not None and len(result):
         try:
-            found = tl.marker_evidence(result, query)
+            found = tl.marker_evidence(result, query, reference)
         except Exception as error:  # markers are worth less than the rest of the page
             logger.debug("no evidence was found", exc_info=True)
             unread = f"The query could not be read for its marker genes: {error}"

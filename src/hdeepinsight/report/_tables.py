@@ -172,7 +172,7 @@ _SCORES: Final = columns_of(
     "Expected calibration error: number"
 )
 _EVIDENCE: Final = columns_of(
-    "Label, Cells read: count, Markers, Higher here, Not higher here, What it is"
+    "Label, Cells read: count, Markers, Higher here, Not higher here, Not measured, What it is"
 )
 _GENES: Final = columns_of(
     "Label, Gene, Named by, Compared with, Mean: number, Elsewhere: number, "
@@ -326,7 +326,7 @@ def evidence(result: Annotation, found: MarkerEvidence | None) -> tuple[Table, .
         label, own = label_of(result, nodes[str(path)]), found.table[found.table["path"] == path]
         supports = own["supports"].fillna(value=False).to_numpy(dtype=bool)
         against = own["supports"].notna().to_numpy() & ~supports
-        lists = (", ".join(own.loc[mask, "gene"]) or "–" for mask in (supports, against))
+        lists = [", ".join(own.loc[mask, "gene"]) for mask in (supports, against, own["mean"].isna())]
         term = tree.ontology_ids.get(tree.names[nodes[str(path)]], "")
         known = cell_type(term)
         what = "" if known is None else f"{known.name} ({term}): {known.definition}"

@@ -96,8 +96,14 @@ def summary(result: Annotation, evidence: MarkerEvidence | None) -> tuple[str, l
     said = _unjudged(result) if verdict is None else list(verdict.sentences)
     if result.calibration_note:
         said.append(f"The probabilities are {result.calibration_note}.")
-    if evidence is not None:
-        said += evidence.sentences()[: 1 + len(evidence.contradicted)]
+    if evidence is not None and len(evidence.labels):
+        lineages = evidence.labels[~evidence.labels.index.str.contains(" > ")]
+        judged = lineages["verdict"].isin(["supported", "contradicted"])
+        if lineages.loc[judged, "n_cells"].sum() * 2 >= lineages["n_cells"].sum():
+            said += evidence.sentences()[: max(1, len(evidence.contradicted))]
+        else:
+            names = ", ".join(lineages.loc[~judged, "label"])
+            said.append(f"Nothing but the model speaks for {names}: no markers could be judged.")
     return light, said
 
 

@@ -5,6 +5,7 @@ from hdeepinsight.tl._consensus import Consensus, consensus
 from hdeepinsight.tl._evidence import (
     CellType,
     MarkerEvidence,
+    ReferenceModel,
     cell_type,
     marker_evidence,
     marker_genes,
@@ -22,6 +23,7 @@ __all__ = [
     "Consensus",
     "LabelAudit",
     "MarkerEvidence",
+    "ReferenceModel",
     "RefineConfig",
     "Refinement",
     "Vote",

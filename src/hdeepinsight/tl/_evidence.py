@@ -130,7 +130,15 @@ def cell_type(ontology_id: str) -> CellType | None:
 
 
 class ReferenceModel(Protocol):
-    """A model with the mean expression of its reference."""
+    """A model with the mean expression of its reference, such as every trained classifier.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> model: hdi.tl.ReferenceModel = hdi.hub.pull("pbmc")
+    >>> model.profiles_.mean.shape
+    torch.Size([8, 2048])
+    """
 
     taxonomy: Any
     genes: Any
