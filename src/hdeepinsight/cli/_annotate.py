@@ -15,7 +15,6 @@ from hdeepinsight.cli._files import check_output, require_columns, write_annotat
 if TYPE_CHECKING:
     pass
 
-_DEFAULT_EMBEDDING = "X_umap"
 _MOST_LABELS = 40
 _PAGES = (".html",)
 
@@ -107,8 +106,9 @@ def annotate(
                     result,
                     report,
                     title=f"Cell types of {query.name}",
+                    query=query,
+                    reference=loaded,
                     model=model,
-                    embedding=_coordinates(query, None),
                 )
         if folder in hub.bundled_folders().values():
             show(f"Model {model} is the bundled one, of human blood: see --model.")
@@ -138,13 +138,16 @@ def report(
     ] = None,
     clusters: Annotated[
         str | None,
-        typer.Option(metavar="COLUMN", help="Column of obs with clusters, for a table of them."),
+        typer.Option(
+            metavar="COLUMN", help="Column of obs with clusters; leiden and the like by default."
+        ),
     ] = None,
     embedding: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Coordinates in obsm to draw the cells at; X_umap by default, if it is there.",
+            help="Coordinates in obsm to draw the cells at; by default X_umap and the like, or "
+            "made where there are none.",
         ),
     ] = None,
     labels: opt.Labels = None,
@@ -185,7 +188,7 @@ def report(
 
             obs = open_store(query).obs
             require_columns(obs, [*([clusters] if clusters else []), *known], source=query)
-            coordinates = _coordinates(query, embedding)
+            coordinates = _coordinates(query, embedding) if embedding else None
             loaded = hub.load_model(model)
             true_nodes = loaded.label_nodes(query, labels_keys=known) if known else None
         with step("Annotating"):
@@ -208,6 +211,8 @@ def report(
             hdi.report.write(
                 result,
                 out,
+                query=query,
+                reference=loaded,
                 title=title or f"Cell types of {query.name}",
                 model=model,
                 clusters=obs[clusters] if clusters else None,
@@ -217,19 +222,16 @@ def report(
         show(f"Written to {out}")
 
 
-def _coordinates(query: Path, name: str | None) -> Any | None:
-    """Read coordinates in ``obsm``, by default the usual ones where they are there."""
+def _coordinates(query: Path, name: str) -> Any:
+    """Read coordinates in ``obsm``."""
     from anndata.io import read_elem
 
     from hdeepinsight.data import group_opener
 
     with group_opener(query)() as root:
         held = sorted(root["obsm"]) if "obsm" in root else []
-        wanted = _DEFAULT_EMBEDDING if name is None else name
-        if wanted in held:
-            return read_elem(root["obsm"][wanted])
-    if name is None:
-        return None
+        if name in held:
+            return read_elem(root["obsm"][name])
     raise ValueError(
         f"{query} has no {name!r} in obsm; it has {', '.join(held) or 'nothing'}. Name one of them "
         "with --embedding, or leave it out."

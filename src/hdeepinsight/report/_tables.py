@@ -326,7 +326,9 @@ def evidence(result: Annotation, found: MarkerEvidence | None) -> tuple[Table, .
         label, own = label_of(result, nodes[str(path)]), found.table[found.table["path"] == path]
         supports = own["supports"].fillna(value=False).to_numpy(dtype=bool)
         against = own["supports"].notna().to_numpy() & ~supports
-        lists = [", ".join(own.loc[mask, "gene"]) for mask in (supports, against, own["mean"].isna())]
+        lists = [
+            ", ".join(own.loc[mask, "gene"]) for mask in (supports, against, own["mean"].isna())
+        ]
         term = tree.ontology_ids.get(tree.names[nodes[str(path)]], "")
         known = cell_type(term)
         what = "" if known is None else f"{known.name} ({term}): {known.definition}"
