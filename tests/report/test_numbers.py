@@ -207,6 +207,7 @@ def test_sources_are_those_of_the_bibliography(key):
         pytest.param({"embedding": np.zeros((7, 2))}, "embedding has 7", id="rows"),
         pytest.param({"embedding": np.zeros((200, 1))}, "two or more columns", id="one_column"),
         pytest.param({"embedding": np.zeros(200)}, "two or more columns", id="no_columns"),
+        pytest.param({"query": ad.AnnData(np.ones((3, 2)))}, "query has 3", id="query"),
         pytest.param({"true_nodes": np.zeros(3)}, "true_nodes has 3", id="nodes"),
         pytest.param({"true_nodes": ["B"] * 200}, "Encode labels with", id="labels"),
         pytest.param({"true_nodes": np.full(200, -1)}, "Encode labels with", id="codes"),

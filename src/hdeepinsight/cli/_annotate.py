@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hdeepinsight.cli import _options as opt
 from hdeepinsight.cli._boundary import UsageProblem, running
 from hdeepinsight.cli._console import frame_table, show, step
-from hdeepinsight.cli._files import check_output, require_columns, write_annotation
+from hdeepinsight.cli._files import (
+    check_additions,
+    check_output,
+    default_output,
+    require_columns,
+    write_annotation,
+)
 
 if TYPE_CHECKING:
     pass
@@ -63,7 +69,9 @@ def annotate(
     cells into memory; without it, memory does not grow with the number of cells.
     """
     with running(debug=debug):
-        out = out or query.with_suffix(f".annotated{query.suffix}")
+        out = out or default_output(
+            query, f".annotated{'.zarr' if query.suffix == '.zarr' else '.h5ad'}"
+        )
         check_output(out, source=query, overwrite=overwrite)
         if report is not None:
             check_output(
@@ -79,7 +87,8 @@ def annotate(
             from hdeepinsight import hub
             from hdeepinsight.data import open_store
 
-            obs = open_store(query).obs
+            store = open_store(query)
+            check_additions(store, source=query, out=out, key_added=key_added)
             folder = hub.resolve_model(model)
             loaded = hub.load_model(folder)
         with step("Annotating"):
@@ -99,15 +108,15 @@ def annotate(
                 threshold=None if to_leaves else threshold,
             )
         with step(f"Writing {out}"):
-            write_annotation(result, source=query, out=out, key_added=key_added, obs=obs)
+            write_annotation(result, source=query, out=out, key_added=key_added, obs=store.obs)
         if report is not None:
             with step(f"Writing {report}"):
                 hdi.report.write(
                     result,
                     report,
-                    title=f"Cell types of {query.name}",
                     query=query,
                     reference=loaded,
+                    title=f"Cell types of {query.name}",
                     model=model,
                 )
         if folder in hub.bundled_folders().values():
@@ -178,7 +187,7 @@ def report(
     [b]hdeepinsight report query.h5ad --model my_model --out report.html[/b]
     """
     with running(debug=debug):
-        out = out or query.with_suffix(".report.html")
+        out = out or default_output(query, ".report.html")
         check_output(out, source=query, overwrite=overwrite, formats=_PAGES)
         known = opt.label_columns(labels, levels)
         with step("Loading the model"):
@@ -186,9 +195,15 @@ def report(
             from hdeepinsight import hub
             from hdeepinsight.data import open_store
 
-            obs = open_store(query).obs
+            store = open_store(query)
+            obs = store.obs
             require_columns(obs, [*([clusters] if clusters else []), *known], source=query)
-            coordinates = _coordinates(query, embedding) if embedding else None
+            if embedding is not None and embedding not in store.obsm:
+                held = ", ".join(sorted(store.obsm)) or "nothing"
+                raise ValueError(
+                    f"{query} has no {embedding!r} in obsm; it has {held}. Name one of them with "
+                    "--embedding, or leave it out."
+                )
             loaded = hub.load_model(model)
             true_nodes = loaded.label_nodes(query, labels_keys=known) if known else None
         with step("Annotating"):
@@ -216,23 +231,7 @@ def report(
                 title=title or f"Cell types of {query.name}",
                 model=model,
                 clusters=obs[clusters] if clusters else None,
-                embedding=coordinates,
+                embedding=None if embedding is None else store.obsm[embedding](),
                 true_nodes=true_nodes,
             )
         show(f"Written to {out}")
-
-
-def _coordinates(query: Path, name: str) -> Any:
-    """Read coordinates in ``obsm``."""
-    from anndata.io import read_elem
-
-    from hdeepinsight.data import group_opener
-
-    with group_opener(query)() as root:
-        held = sorted(root["obsm"]) if "obsm" in root else []
-        if name in held:
-            return read_elem(root["obsm"][name])
-    raise ValueError(
-        f"{query} has no {name!r} in obsm; it has {', '.join(held) or 'nothing'}. Name one of them "
-        "with --embedding, or leave it out."
-    )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -18,7 +18,8 @@ from hdeepinsight._errors import invalid, missing_column
 from hdeepinsight._io import escape_controls
 from hdeepinsight._keys import LABEL_COLUMNS
 from hdeepinsight._palette import MISSING, label_colors
-from hdeepinsight.data import group_opener, open_store
+from hdeepinsight.annotation import check_same_cells
+from hdeepinsight.data import AlignedQuery, is_paired, open_paired, open_store
 from hdeepinsight.report._tables import label_of, shown_nodes
 
 if TYPE_CHECKING:
@@ -75,9 +76,8 @@ def gather(
     result: Annotation, query: Any, clusters: Any, embedding: Any, color_by: Sequence[str]
 ) -> Given:
     """Pick up what the query has: coordinates, clusters and batches; or make coordinates."""
-    obs, held = pd.DataFrame(index=result.obs_names), dict[str, Any]()
-    if query is not None:
-        obs, held = _obs_of(query), _obsm_of(query)
+    obs, held = (pd.DataFrame(index=result.obs_names), {}) if query is None else _held(query)
+    check_same_cells(result.obs_names, obs.index.to_series(), "query")
     if missing := [name for name in color_by if name not in obs]:
         raise missing_column(missing[0], obs, where="The query's obs")
     if clusters is None and (found := [name for name in _CLUSTERS if name in obs]):
@@ -90,33 +90,25 @@ def gather(
         coordinates = None
         for name in _COORDINATES:
             if coordinates is None and name in held:
-                coordinates = _checked(held[name], len(result), given=False)
+                try:
+                    coordinates = _checked(held[name](), len(result), given=False)
+                except Exception:  # damaged ones are made anew
+                    logger.debug("obsm[%r] could not be read", name, exc_info=True)
                 origin = f"The coordinates are those in obsm[{name!r}] of the query."
         if coordinates is None:
             return Given(obs[chosen], clusters, *_made(result, query), made=True)
     return Given(obs[chosen], clusters, coordinates, origin)
 
 
-def _obs_of(query: Any) -> pd.DataFrame:
-    obs: pd.DataFrame = query.obs if hasattr(query, "obs") else open_store(query).obs
-    return obs
-
-
-def _obsm_of(query: Any) -> dict[str, Any]:
-    """Return the usual coordinates; a file that cannot be read so has none."""
-    if hasattr(query, "obsm"):
-        return {name: query.obsm[name] for name in _COORDINATES if name in query.obsm}
-    if not isinstance(query, str | Path):
-        return {}
-    from anndata.io import read_elem
-
-    try:
-        with group_opener(Path(query))() as root:
-            held = root.get("obsm", {})
-            return {name: read_elem(held[name]) for name in _COORDINATES if name in held}
-    except Exception:  # other formats; a picture never costs the page
-        logger.debug("no coordinates in %s", query, exc_info=True)
-        return {}
+def _held(query: Any) -> tuple[pd.DataFrame, Mapping[str, Callable[[], Any]]]:
+    """Return the table of the cells, and ways to the coordinates that the query holds."""
+    if isinstance(query, AlignedQuery):
+        return query.obs, {}
+    if is_paired(query):
+        mdata: Any = open_paired(query)
+        return mdata.obs, {name: partial(mdata.obsm.__getitem__, name) for name in mdata.obsm}
+    store = open_store(query)
+    return store.obs, store.obsm
 
 
 def _checked(values: Any, n_cells: int, *, given: bool) -> np.ndarray | None:

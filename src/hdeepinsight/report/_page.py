@@ -90,7 +90,7 @@ def write(
     Raises
     ------
     ValueError
-        If clusters, coordinates or nodes do not fit the cells.
+        If the query, clusters, coordinates or nodes do not fit the cells.
     KeyError
         If ``color_by`` names a column that the query does not have.
 
@@ -126,6 +126,7 @@ def write(
         created = datetime.now(UTC) if epoch is None else datetime.fromtimestamp(int(epoch), UTC)
     n_cells = f"{len(result):,} cell" if len(result) == 1 else f"{len(result):,} cells"
     head = {"title": title or f"Cell types of {n_cells}", "model": model, "version": __version__}
+    cells = _cells.gather(result, query, clusters, embedding, color_by)
     found, unread = evidence, ""
     if evidence is None and query is not None and len(result):
         try:
@@ -133,7 +134,6 @@ def write(
         except Exception as error:  # markers are worth less than the rest of the page
             logger.debug("no evidence was found", exc_info=True)
             unread = f"The query could not be read for its marker genes: {error}"
-    cells = _cells.gather(result, query, clusters, embedding, color_by)
     page = _gather(result, found, cells, true_nodes)
     content = _render(result, page | {"unread": unread}, head, created)
     with atomic_write(path) as unfinished:
