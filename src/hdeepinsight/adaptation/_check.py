@@ -207,8 +207,8 @@ class AdaptationFigures:
             yield "the query has none of the genes of the model, from which it would learn"
         if self.unlike is not None and self.unlike > MAX_UNLIKE:
             yield (
-                f"the query does not look like the reference: {self.unlike:.0%} of its cells get no "
-                "label, and an adaptation would only take them for its types with more force"
+                f"the query does not look like the reference: {self.unlike:.0%} of its cells get "
+                "no label, and an adaptation would take them for its types with more force"
             )
         if self.n_types_before < MIN_TYPES:
             yield (

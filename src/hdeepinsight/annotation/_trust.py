@@ -119,7 +119,8 @@ class QueryJudge:
         self.edges = np.quantile(depth, np.linspace(0, 1, DEPTHS + 1)[1:-1])
         bins = self._bin(depth)
         self.levels = [
-            float(np.median(depth[bins == b])) if (bins == b).any() else 0.0 for b in range(DEPTHS)
+            float(np.median(depth[bins == b] if (bins == b).any() else depth))
+            for b in range(DEPTHS)
         ]
         self.median_depth = float(np.median(depth))
         cut = sparse.csr_matrix(bank.counts @ sparse.diags(measured.astype(np.float32)))
