@@ -1025,7 +1025,19 @@ class Annotation:
 
 
 def leaves_named(taxonomy: Taxonomy, argument: str, names: Sequence[str] | None) -> np.ndarray:
-    """Return the leaves at or under nodes that an argument names."""
+    """Return the leaves at or under the nodes that an argument names.
+
+    Examples
+    --------
+    >>> from hdeepinsight.taxonomy import Taxonomy
+    >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+    >>> leaves_named(tree, "types", ["T"])
+    array([3, 4])
+    >>> leaves_named(tree, "types", ["CD5"])
+    Traceback (most recent call last):
+        ...
+    ValueError: types: The taxonomy has no node 'CD5', neither ...
+    """
     found: list[np.ndarray] = [np.zeros(0, dtype=np.int64)]
     for name in [names] if isinstance(names, str) else names or ():
         try:
