@@ -49,9 +49,19 @@ def evil(halves, tmp_path_factory, hdeepinsight):
     other.var_names = [f"{ATTACK}{i}" for i in range(other.n_vars)]
     other.write_h5ad(folder / "other.h5ad")
     done = hdeepinsight(
-        "train", folder / "reference.h5ad", "--labels-keys", "lineage,cell_type", "--layout", "random",
-        "--max-epochs", 2, "--validation-size", 0.2, "--out", folder / "model",
-    )  # fmt: skip
+        "train",
+        folder / "reference.h5ad",
+        "--labels-keys",
+        "lineage,cell_type",
+        "--layout",
+        "random",
+        "--max-epochs",
+        2,
+        "--validation-size",
+        0.2,
+        "--out",
+        folder / "model",
+    )
     assert done.exit_code == 0, done.output
     return folder, done
 
