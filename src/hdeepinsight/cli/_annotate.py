@@ -209,7 +209,7 @@ def _write_page(
     result: Annotation,
     out: Path,
     query: Path,
-    model: Any,
+    reference: Any,
     *,
     title: str | None = None,
     **shown: Any,
@@ -218,7 +218,7 @@ def _write_page(
 
     with step(f"Writing {out}"):
         heading = title or f"Cell types of {query.name}"
-        hdi.report.write(result, out, query=query, reference=model, title=heading, **shown)
+        hdi.report.write(result, out, query=query, reference=reference, title=heading, **shown)
 
 
 def _composition(result: Annotation) -> Any:

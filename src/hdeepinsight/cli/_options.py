@@ -13,19 +13,16 @@ import typer
 
 from hdeepinsight.cli._boundary import UsageProblem
 
-
-def _choice(name: str, *values: str) -> Any:
-    return StrEnum(name, {value: value for value in values})
-
-
 #: What the values of a matrix are taken for; see `hdeepinsight.data.open_counts`.
-Scale = _choice("Scale", "auto", "counts", "recover", "as_is")
+Scale = StrEnum(
+    "Scale", {"auto": "auto", "counts": "counts", "recover": "recover", "as_is": "as_is"}
+)
 #: Whether a step is taken.
-Step = _choice("Step", "auto", "on", "off")
+Step = StrEnum("Step", {"auto": "auto", "on": "on", "off": "off"})
 #: How a leaf is chosen.
-PathDecoder = _choice("PathDecoder", "joint", "greedy")
+PathDecoder = StrEnum("PathDecoder", {"joint": "joint", "greedy": "greedy"})
 #: Whether cells that no type supports are stopped further up.
-Rejection = _choice("Rejection", "auto", "off")
+Rejection = StrEnum("Rejection", {"auto": "auto", "off": "off"})
 
 
 def _probability(text: str) -> float | str:
@@ -223,7 +220,7 @@ def annotating(command: Callable[..., None]) -> Callable[..., None]:
     ]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {each.name: each.annotation for each in parameters}
-    del run.__wrapped__  # type: ignore[attr-defined]  # its signature is another one
+    del run.__wrapped__  # its signature is another one
     return run
 
 
