@@ -1,4 +1,5 @@
 # Read by lazy_loader, which loads each of these on first use, and by type checkers.
+from . import adaptation as adaptation
 from . import annotation as annotation
 from . import data as data
 from . import datasets as datasets

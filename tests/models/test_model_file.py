@@ -20,8 +20,8 @@ import pytest
 import torch
 from scvi.model.base._constants import SAVE_KEYS
 
+from hdeepinsight._archive import dump, parse
 from hdeepinsight.models import ModelFileError, ModelFolder
-from hdeepinsight.models._base._io import dump, parse
 
 PAYLOAD = {
     "model_state_dict": {

@@ -1,15 +1,18 @@
-"""The room knows torch, and neither AnnData nor scvi-tools."""
+"""These rooms know torch, and neither AnnData nor scvi-tools."""
 
 import subprocess
 import sys
 
+import pytest
+
 FORBIDDEN = ("anndata", "lightning", "mudata", "scanpy", "scvi", "torchvision")
 
 
-def test_the_room_loads_neither_anndata_nor_scvi():
+@pytest.mark.parametrize("room", ["adaptation", "nn"])
+def test_the_room_loads_neither_anndata_nor_scvi(room):
     code = (
         "import sys\n"
-        "import hdeepinsight.nn\n"
+        f"import hdeepinsight.{room}\n"
         f"print(sorted(set({FORBIDDEN!r}).intersection(sys.modules)))\n"
         "print('torch' in sys.modules)\n"
     )

@@ -6,12 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from hdeepinsight.nn import (
-    BatchNorm1d,
-    BatchNorm2d,
-    freeze_norms,
-    tolerate_single_cells,
-)
+from hdeepinsight.adaptation import freeze_norms
+from hdeepinsight.nn import BatchNorm1d, BatchNorm2d, tolerate_single_cells
 
 KINDS = [(BatchNorm1d, nn.BatchNorm1d, (5,)), (BatchNorm2d, nn.BatchNorm2d, (5, 1, 1))]
 

@@ -12,6 +12,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from hdeepinsight.adaptation import freeze_norms
 from hdeepinsight.data import AlignedQuery
 from hdeepinsight.explanation._background import Background
 from hdeepinsight.explanation._explanation import Explanation, GeneTotals, Scope
@@ -22,7 +23,6 @@ from hdeepinsight.explanation._gradients import (
     shap_values,
 )
 from hdeepinsight.explanation._targets import Targets
-from hdeepinsight.nn import freeze_norms
 
 DEFAULT_SAMPLES = 50
 CELLS = 128

@@ -5,7 +5,6 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "_adapt": ["AdaptationFigures", "AdaptationOptions", "AdaptationReport", "Adapter"],
         "_base._classifier": ["HierarchicalClassifierMixin"],
         "_base._count_model": ["CountModel"],
         "_base._io": ["ModelFileError", "ModelFolder"],

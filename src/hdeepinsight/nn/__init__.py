@@ -1,15 +1,5 @@
 """Pure torch: from counts to values, from images to features, from features to a loss."""
 
-from hdeepinsight.nn._adapters import (
-    AdapterSwitch,
-    HeadAdapter,
-    NormAdapter,
-    freeze_norms,
-    insert_adapters,
-    record_moments,
-    use_adapters,
-    wrap_norms,
-)
 from hdeepinsight.nn._augment import CountThinning, GeneMasking
 from hdeepinsight.nn._backbones import (
     BACKBONES,
@@ -18,15 +8,6 @@ from hdeepinsight.nn._backbones import (
     MLPBackbone,
     adapt_first_convolution,
     make_backbone,
-)
-from hdeepinsight.nn._consistency import (
-    MovingAverage,
-    Targets,
-    balance_classes,
-    covered_share,
-    restrict_to_labels,
-    select_targets,
-    soft_cross_entropy,
 )
 from hdeepinsight.nn._heads import LinearHead, PerParentHead, fit_temperatures
 from hdeepinsight.nn._hierarchical_loss import (
@@ -49,7 +30,6 @@ from hdeepinsight.nn._profiles import (
 
 __all__ = [
     "BACKBONES",
-    "AdapterSwitch",
     "AdaptiveHierarchicalFocalLoss",
     "BatchNorm1d",
     "BatchNorm2d",
@@ -59,7 +39,6 @@ __all__ = [
     "EfficientNetBackbone",
     "FrozenNorm",
     "GeneMasking",
-    "HeadAdapter",
     "HierarchicalLoss",
     "LeafProfiles",
     "LeafSums",
@@ -67,31 +46,18 @@ __all__ = [
     "MLPBackbone",
     "ModalityDropout",
     "ModelNormalizer",
-    "MovingAverage",
-    "NormAdapter",
     "PerParentHead",
     "ProfileMatcher",
     "ProteinChannels",
     "ProteinNormalizer",
     "ProteinValues",
     "Reduction",
-    "Targets",
     "adapt_first_convolution",
-    "balance_classes",
-    "covered_share",
     "fit_temperatures",
-    "freeze_norms",
-    "insert_adapters",
     "inverse_frequency_weights",
     "make_backbone",
     "profile_shift",
     "project_with_floor",
-    "record_moments",
-    "restrict_to_labels",
-    "select_targets",
-    "soft_cross_entropy",
     "tolerate_single_cells",
-    "use_adapters",
     "usual_shift",
-    "wrap_norms",
 ]

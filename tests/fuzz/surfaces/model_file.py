@@ -13,9 +13,9 @@ from unittest.mock import patch
 import torch
 
 from hdeepinsight import SCHDeepInsight
+from hdeepinsight._archive import append_digest, dump, parse
 from hdeepinsight._io import sha256
 from hdeepinsight.models import ModelFileError, ModelFolder, convert_model
-from hdeepinsight.models._base._io import append_digest, dump, parse
 from surfaces.dice import Dice
 from surfaces.guard import scratch, watched
 

@@ -14,8 +14,14 @@ import torch
 from scipy import sparse
 
 from hdeepinsight import SCHDeepInsight
-from hdeepinsight.models._adapt import AdaptationOptions, Adapter, QueryCells, reference_sums
-from hdeepinsight.nn import CountThinning, LeafProfiles, ProfileMatcher, use_adapters
+from hdeepinsight.adaptation import (
+    AdaptationOptions,
+    Adapter,
+    QueryCells,
+    reference_sums,
+    use_adapters,
+)
+from hdeepinsight.nn import LeafProfiles, ProfileMatcher
 
 OPTIONS = AdaptationOptions(max_steps=10, guard=False)
 
@@ -64,7 +70,7 @@ def adapt(module, cells, measured, profiles):
     def run(options: AdaptationOptions = OPTIONS, **changes):
         adapter = Adapter(("first", "second"), "donor")
         given = {"module": module, "cells": cells, "measured": measured, "profiles": profiles}
-        rest = {"thinning": CountThinning(), "options": options, "seed": 0}
+        rest = {"options": options, "seed": 0}
         return adapter, adapter.fit(**(given | rest | changes))
 
     return run
@@ -112,15 +118,7 @@ def test_where_the_check_objects_the_network_itself_comes_back(module, adapt, ce
 def test_fitting_again_starts_anew(adapt, module, cells, measured, profiles) -> None:
     adapter, network = adapt()
     expected = predict(adapter, network, cells, measured)
-    again = adapter.fit(
-        module,
-        cells,
-        measured,
-        profiles=profiles,
-        thinning=CountThinning(),
-        options=OPTIONS,
-        seed=0,
-    )
+    again = adapter.fit(module, cells, measured, profiles=profiles, options=OPTIONS, seed=0)
     assert np.array_equal(predict(adapter, again, cells, measured), expected)
 
 
@@ -162,6 +160,7 @@ def test_it_comes_back_from_plain_types(
         values["trust"] = values.pop("shrinkage")
         figures = values["report"]["figures"]
         figures["referee"] = figures.pop("held_out_marker_score")
+        figures["entropy_before"] = 0.4
         values["report"]["options"].pop("guard")
         state = {name.replace(".shrinkage", ".trust"): value for name, value in state.items()}
     fresh = copy.deepcopy(module)
@@ -226,9 +225,8 @@ def test_batches_are_found_by_name() -> None:
         pytest.param({"max_steps": 1.5}, "an integer >= 0", id="half_a_step"),
         pytest.param({"max_cells": 0}, "an integer >= 1", id="no_cells"),
         pytest.param({"batch_size": 0}, "an integer >= 1", id="no_batch"),
-        pytest.param({"refresh": 0}, "an integer >= 1", id="no_refresh"),
-        pytest.param({"max_mask_rate": 2}, "a number from 0 to 1", id="mask_rate"),
-        pytest.param({"threshold": float("nan")}, "a number from 0 to 1", id="nan"),
+        pytest.param({"statistics": 2}, "a number from 0 to 1", id="more_than_all"),
+        pytest.param({"statistics": float("nan")}, "a number from 0 to 1", id="nan"),
         pytest.param({"adapter_lr": -1}, "a finite number >= 0", id="negative_rate"),
         pytest.param({"guard": "auto"}, "one of True, False", id="guard"),
     ],

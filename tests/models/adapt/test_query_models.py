@@ -11,7 +11,7 @@ import torch
 from scipy import sparse
 
 from hdeepinsight import SCHDeepInsight
-from hdeepinsight.models import AdaptationReport
+from hdeepinsight.adaptation import AdaptationReport
 
 STEPS = 20
 

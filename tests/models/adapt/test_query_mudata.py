@@ -8,8 +8,8 @@ import torch
 from paired import make_mudata, subset
 
 import hdeepinsight as hdi
+from hdeepinsight.adaptation import use_adapters
 from hdeepinsight.data import own_columns
-from hdeepinsight.nn import use_adapters
 
 LEVELS = ["lineage", "cell_type"]
 QUERY = slice(300, None)

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from hdeepinsight import SCHDeepInsight
+from hdeepinsight._archive import frame_from_plain, to_plain
 from hdeepinsight.models import ModelFileError, ModelFolder
-from hdeepinsight.models._base._io import frame_from_plain, to_plain
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from scvi.model.base import BaseModelClass
 from scvi.model.base._constants import SAVE_KEYS
 from scvi.train import TrainRunner
 
+from hdeepinsight._archive import damaged, frame_from_plain
 from hdeepinsight._errors import check_integer, check_number
 from hdeepinsight.data import (
     AlignedQuery,
@@ -40,7 +41,7 @@ from hdeepinsight.data import (
 from hdeepinsight.models._base import _registration as registration
 from hdeepinsight.models._base import _registry as classes
 from hdeepinsight.models._base import _training as training
-from hdeepinsight.models._base._io import ModelFolder, damaged, frame_from_plain
+from hdeepinsight.models._base._io import ModelFolder
 from hdeepinsight.models._base._plan import OneCyclePlan
 from hdeepinsight.models._base._registration import BATCH, LABELS, as_label_keys, one_column
 
@@ -554,7 +555,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         plan_kwargs
             Passed to the training plan: ``lr`` (peak of the one-cycle learning rate, 2e-3),
             ``weight_decay`` (1e-4). For an adapter: fields of
-            :class:`~hdeepinsight.models.AdaptationOptions`.
+            :class:`~hdeepinsight.adaptation.AdaptationOptions`.
         datamodule
             Loaders of your own, such as scvi-tools' ``AnnbatchDataModule``, for a model that was
             made from their registry.

@@ -1,285 +1,32 @@
-"""A saved model as data: plain types in one archive, read within bounds and written in one step.
+"""A saved model: the files of its folder, read within bounds and written in one step.
 
-``model.pt`` has the layout of scvi-tools, whose hub fetches it alone, and ends with a checksum of
-its own; ``manifest.json`` lists sizes and checksums of all files of the model.
+``model.pt`` has the layout of scvi-tools, whose hub fetches it alone; ``manifest.json`` lists sizes
+and checksums of all files of the model.
 """
 
 from __future__ import annotations
 
 import errno
-import io
 import json
-import math
 import os
-import pickle
 import re
-import warnings
-import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from platform import node
-from sys import intern
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, TypeAlias
 
-import numpy as np
-import pandas as pd
-import torch
-
+from hdeepinsight._archive import ModelFileError, damaged, dump, parse
 from hdeepinsight._errors import invalid
 from hdeepinsight._io import read_bounded, remove, sha256
 
 MODEL_FILE, MANIFEST_FILE = "model.pt", "manifest.json"
 #: Beside the model, and in its place in the format of earlier releases.
 REFERENCE_FILES, OLD_FILES = ("adata.h5ad", "mdata.h5mu"), ("model.json", "model.safetensors")
-_MAX_MODEL_BYTES, _MAX_MANIFEST_BYTES, _MAX_NESTING, _MAX_DIMENSIONS = 2**32, 2**22, 64, 16
+_MAX_MODEL_BYTES, _MAX_MANIFEST_BYTES = 2**32, 2**22
 #: What writes each reference to the path that it is given.
 Writers: TypeAlias = Mapping[str, Callable[[Path], object]]
-
-
-class ModelFileError(ValueError):
-    """A file that is not a model of ours, or is damaged."""
-
-
-def damaged(name: object, found: object) -> ModelFileError:
-    """Return the error of a file that was a model once."""
-    said = (str(found).strip() or type(found).__name__).splitlines()[0].split(". ")[0][:300]
-    return ModelFileError(
-        f"{name} is damaged: {said.rstrip('.')}. Copy or download the model again."
-    )
-
-
-def refused(name: object, found: object) -> ModelFileError:
-    """Return the error of a file that no model of ours looks like."""
-    return ModelFileError(
-        f"{name} is refused: found {str(found)[:200]}. A model file has plain types and tensors "
-        "only; anything else could run code or fill the memory. If you made this file yourself, "
-        "and trust it, `hdeepinsight convert --trust OLD NEW` makes a valid one."
-    )
-
-
-def to_plain(value: Any) -> Any:
-    """Return plain types and tensors that hold the same information.
-
-    Arrays of numbers become tensors, arrays of text lists; DataFrames become mappings that
-    :func:`frame_from_plain` turns back. Tensors come to the CPU.
-
-    Raises
-    ------
-    TypeError
-        If there is something else in it.
-    """
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, Mapping):
-        return {intern(str(key)): to_plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_plain(item) for item in value]
-    if isinstance(value, np.ndarray):
-        is_text = value.dtype.kind in "OUS"
-        return to_plain(value.tolist()) if is_text else torch.from_numpy(value.copy())
-    if isinstance(value, pd.DataFrame):
-        index = {"index": value.index.tolist(), "name": value.index.name}
-        values = value.to_numpy(dtype=float).tolist()
-        return to_plain({"__dataframe__": value.columns.tolist(), **index, "values": values})
-    if isinstance(value, torch.Tensor):
-        # A copy: of a view, all that it is a view of would be written.
-        return value.detach().cpu().contiguous().clone()
-    if isinstance(value, str):
-        return intern(str(value))  # equal text is one object, so equal models are equal bytes
-    if value is None or isinstance(value, int | float | bool):
-        return value
-    raise TypeError(f"A {type(value).__name__} cannot be saved with a model; use plain types.")
-
-
-def frame_from_plain(value: Mapping[str, Any]) -> pd.DataFrame:
-    """Return the DataFrame that :func:`to_plain` took apart."""
-    index = pd.Index(value["index"], name=value["name"])
-    return pd.DataFrame(value["values"], index=index, columns=value["__dataframe__"])
-
-
-def check_plain(payload: Any, name: object) -> dict[str, Any]:
-    """Refuse what :func:`to_plain` does not make, and what is larger than it looks.
-
-    One container in two places is refused too: a few bytes could stand for more than any memory.
-    """
-    if type(payload) is not dict:
-        raise damaged(name, f"It holds a {type(payload).__name__}, not a model")
-    seen: set[int] = set()
-    waiting: list[tuple[Any, int]] = [(payload, 0)]
-    while waiting:
-        value, depth = waiting.pop()
-        if value is None or type(value) in (bool, int, float, str, torch.Tensor):
-            continue
-        if type(value) not in (dict, list):
-            raise refused(name, f"a {type(value).__name__}")
-        if depth > _MAX_NESTING or id(value) in seen:
-            found = f"values nested more than {_MAX_NESTING} deep, or one container in two places"
-            raise refused(name, found)
-        if type(value) is dict and not all(type(key) is str for key in value):
-            raise refused(name, "a mapping whose keys are not text")
-        seen.add(id(value))
-        waiting.extend((v, depth + 1) for v in (value if type(value) is list else value.values()))
-    return payload
-
-
-#: What is before the digest in the comment of the archive, which every reader of archives skips.
-_MARK, _DIGITS = b"hdeepinsight sha256 ", 64
-
-
-def append_digest(content: bytes) -> bytes:
-    """Append the SHA-256 of all bytes before it, as the comment of an archive."""
-    content = content[:-2] + (len(_MARK) + _DIGITS).to_bytes(2, "little") + _MARK
-    return content + sha256(content).encode()
-
-
-def dump(payload: Mapping[str, Any]) -> bytes:
-    """Return the bytes of a file that ``torch.load(..., weights_only=True)`` reads.
-
-    Parameters
-    ----------
-    payload
-        Nested mappings and sequences of plain types, tensors, arrays and DataFrames.
-    """
-    buffer = io.BytesIO()  # torch turns the error of a full disk into one of its own
-    torch.save({**to_plain(payload), "sealed": True}, buffer)
-    content = buffer.getvalue()
-    if content[-22:-18] != b"PK\5\6":
-        raise RuntimeError("PyTorch wrote an archive that ends as none did before. Report this.")
-    return append_digest(content)
-
-
-def parse(content: bytes, name: object) -> dict[str, Any]:
-    """Read what :func:`dump` wrote; nothing in it is ever executed.
-
-    Parameters
-    ----------
-    content
-        The whole file.
-    name
-        Its path, for the error.
-
-    Returns
-    -------
-    The payload, in plain types and with tensors on the CPU.
-
-    Raises
-    ------
-    ModelFileError
-        If it is damaged, or holds more than plain types and tensors.
-    """
-    has_digest = content[-_DIGITS - len(_MARK) : -_DIGITS] == _MARK
-    if has_digest and sha256(memoryview(content)[:-_DIGITS]).encode() != content[-_DIGITS:]:
-        raise damaged(name, "Its bytes do not have the checksum that was written with them")
-    check_pickle(content, name)
-    try:
-        with warnings.catch_warnings(action="ignore"):  # the error says enough
-            payload = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - what torch raises about odd files is open
-        raise damaged(name, error) from None
-    payload = check_plain(payload, name)
-    if payload.pop("sealed", False) and not has_digest:
-        raise damaged(name, "Its checksum is missing")
-    return payload
-
-
-_INSIDE = r"data\.pkl|data/\d{1,9}|byteorder|version|\.(format_version|storage_alignment|data/\w+)"
-_ENTRY = re.compile(rf"([^/\\]+)/({_INSIDE})")
-#: What torch.save writes, and at the end three with which others name what they would run.
-_INSTRUCTIONS = b"\x80.(N\x88\x89JKM\x8aGX\x8c}])t\x85\x86\x87aesuqrhjcQR\x93\x94\x95"
-_BYTES = {"Double": 8, "Long": 8, "Float": 4, "Int": 4, "Half": 2, "BFloat16": 2, "Short": 2}
-_BYTES |= {"Char": 1, "Byte": 1, "Bool": 1}
-
-
-def _check_tensor(*arguments: Any) -> None:
-    """Refuse a tensor that is larger than its storage."""
-    storage, offset, size, stride, _, hooks = arguments
-    numbers = (storage, offset, *size, *stride)
-    if hooks or len(size) > _MAX_DIMENSIONS or not all(type(n) is int and n >= 0 for n in numbers):
-        raise ValueError("A tensor has an impossible shape")
-    n_elements = math.prod(size)
-    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    if n_elements and max(n_elements, last + 1) > storage:
-        raise ValueError(f"A tensor declares {n_elements:,} elements where it has {storage:,}")
-
-
-#: All that may be named: storages, by the bytes of an element, and what is called.
-_NAMES: dict[tuple[str, str], Any] = {("torch", f"{k}Storage"): n for k, n in _BYTES.items()}
-_NAMES["torch._utils", "_rebuild_tensor_v2"] = _check_tensor
-_NAMES["collections", "OrderedDict"] = lambda: {}
-
-
-class _ForeignError(Exception):
-    """Something that no file of ours has."""
-
-
-class _Instructions(dict[int, Any]):
-    def __missing__(self, code: int) -> NoReturn:
-        raise _ForeignError(f"objects of other types (pickle instruction {bytes([code])!r})")
-
-
-class _Follower(pickle._Unpickler):
-    """Follow a pickle as PyTorch will, but build no tensor: compare what each one declares."""
-
-    dispatch = _Instructions((code, pickle._Unpickler.dispatch[code]) for code in _INSTRUCTIONS)
-    sizes: Mapping[str, int] = {}
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _NAMES:
-            raise _ForeignError(f"{module}.{name}")
-        return _NAMES[module, name]
-
-    def persistent_load(self, pid: Any) -> int:
-        match pid:
-            case ("storage", int(n_bytes), str(key), str(), int(n_elements)):
-                found, declared = self.sizes.get(f"data/{key}"), n_elements * n_bytes
-                if declared == found:
-                    return n_elements
-                raise ValueError(f"It declares {declared:,} bytes where it holds {found}")
-        raise ValueError("It refers to something that is not a storage")
-
-
-def check_pickle(content: bytes, name: object) -> None:
-    """Refuse a file that would make PyTorch run code, or take more memory than the file.
-
-    ``weights_only=True`` keeps code out. What it does not check are sizes: a storage that declares
-    more elements than its record has bytes is read past its end, and a packed archive unfolds to
-    any size.
-
-    Raises
-    ------
-    ModelFileError
-        Naming what was found.
-    """
-    try:
-        if not content.startswith(b"PK\3\4"):
-            raise _ForeignError("no archive of PyTorch")
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            top = archive.namelist()[0].partition("/")[0]
-            sizes = _entry_sizes(archive.infolist(), top, len(content))
-            follower = _Follower(io.BytesIO(archive.read(f"{top}/data.pkl")))
-        follower.sizes = sizes
-        follower.load()
-    except _ForeignError as error:
-        raise refused(name, error) from None
-    except Exception as error:  # noqa: BLE001 - what odd archives raise is open
-        raise damaged(name, error) from None
-
-
-def _entry_sizes(entries: list[zipfile.ZipInfo], top: str, n_bytes: int) -> dict[str, int]:
-    """Return the size of every entry by its name inside the folder of the archive."""
-    sizes: dict[str, int] = {}
-    for entry in entries:
-        match = _ENTRY.fullmatch(entry.filename)
-        if not match or match[1] != top or top == ".." or match[2] in sizes:
-            raise _ForeignError(f"a file named {entry.filename[:80]!r} in its archive")
-        if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
-            raise _ForeignError(f"a packed file of {entry.file_size:,} bytes in its archive")
-        sizes[match[2]] = entry.file_size
-    if sum(sizes.values()) > n_bytes:
-        raise _ForeignError(f"an archive of {sum(sizes.values()):,} bytes in one of {n_bytes:,}")
-    return sizes
 
 
 def _manifest(parts: Mapping[str, Any]) -> bytes:

@@ -91,8 +91,7 @@ def register(
         one_column(obs, key)
     for key in labels_keys:
         check_labels(obs[key], key, unlabeled=unlabeled)
-    with source.matrix.opener() as matrix:
-        shared = matrix
+    shared = source.matrix.whole()
     codes = shell_obs(obs, labels_keys, batch_key, unlabeled)
     shell = AnnData(shared, obs=codes, var=pd.DataFrame(index=_unique(source.var_names)))
     entry = model_class.__name__, id(data)

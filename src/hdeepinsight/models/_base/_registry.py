@@ -17,17 +17,11 @@ from mudata import MuData
 from scvi.model._utils import parse_device_args
 from scvi.model.base._constants import SAVE_KEYS
 
+from hdeepinsight._archive import ModelFileError, check_plain, damaged, to_plain
 from hdeepinsight._io import sha256
 from hdeepinsight._keys import REFERENCE_BUNDLE_KEY
 from hdeepinsight.data import check_file, open_paired
-from hdeepinsight.models._base._io import (
-    OLD_FILES,
-    ModelFileError,
-    ModelFolder,
-    check_plain,
-    damaged,
-    to_plain,
-)
+from hdeepinsight.models._base._io import OLD_FILES, ModelFolder
 
 SCHEMA_VERSION: Final = 3
 #: What a model cannot do without an attribute that older files lack.

@@ -24,8 +24,8 @@ from scvi.model._utils import use_distributed_sampler
 from scvi.train import Trainer
 from scvi.train._logger import SimpleLogger
 
+from hdeepinsight._archive import dump, frame_from_plain, parse
 from hdeepinsight._io import atomic_write
-from hdeepinsight.models._base._io import dump, frame_from_plain, parse
 
 if TYPE_CHECKING:
     from scvi.model.base import BaseModelClass

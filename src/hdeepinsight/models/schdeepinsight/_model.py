@@ -12,6 +12,7 @@ import torch
 from anndata import AnnData
 
 from hdeepinsight._errors import check_choice, check_integer, invalid
+from hdeepinsight.adaptation import reference_sums
 from hdeepinsight.annotation import check_level_names
 from hdeepinsight.data import (
     InputError,
@@ -32,7 +33,6 @@ from hdeepinsight.explanation import (
     explain_cells,
 )
 from hdeepinsight.image import GeneLayout
-from hdeepinsight.models._adapt import reference_sums
 from hdeepinsight.models._base._classifier import HierarchicalClassifierMixin
 from hdeepinsight.models._base._count_model import CountModel
 from hdeepinsight.models._base._registration import BATCH, LABELS, read_counts

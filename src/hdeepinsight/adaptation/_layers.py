@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hdeepinsight._errors import invalid
-from hdeepinsight.nn._norm import FrozenNorm, _SingleCell
+from hdeepinsight.nn import BatchNorm1d, BatchNorm2d, FrozenNorm
 
 
 class AdapterSwitch(threading.local):
@@ -78,7 +78,8 @@ class NormAdapter(nn.Module):
     Examples
     --------
     >>> import torch
-    >>> from hdeepinsight.nn import AdapterSwitch, BatchNorm1d, NormAdapter
+    >>> from hdeepinsight.adaptation import AdapterSwitch, NormAdapter
+    >>> from hdeepinsight.nn import BatchNorm1d
     >>> norm = BatchNorm1d(2).eval()
     >>> adapter = NormAdapter(norm, torch.ones(1), switch := AdapterSwitch())
     >>> cells = torch.randn(3, 2)
@@ -92,7 +93,9 @@ class NormAdapter(nn.Module):
     mean: Tensor
     variance: Tensor
 
-    def __init__(self, norm: _SingleCell, shrinkage: Tensor, switch: AdapterSwitch) -> None:
+    def __init__(
+        self, norm: BatchNorm1d | BatchNorm2d, shrinkage: Tensor, switch: AdapterSwitch
+    ) -> None:
         super().__init__()
         if norm.running_mean is None or norm.running_var is None:
             raise invalid("norm", norm, "a normalisation that keeps running statistics")
@@ -156,7 +159,7 @@ class HeadAdapter(nn.Module):
     Examples
     --------
     >>> import torch
-    >>> from hdeepinsight.nn import AdapterSwitch, HeadAdapter
+    >>> from hdeepinsight.adaptation import AdapterSwitch, HeadAdapter
     >>> head = torch.nn.Bilinear(2, 2, 3)  # stands for a head, which takes nodes too
     >>> adapter = HeadAdapter(head, 2, 3, torch.tensor([0.5]), switch := AdapterSwitch())
     >>> cells = torch.randn(4, 2)
@@ -211,7 +214,8 @@ def record_moments(adapters: list[NormAdapter]) -> Iterator[tuple[list[Moments],
     Examples
     --------
     >>> import torch
-    >>> from hdeepinsight.nn import AdapterSwitch, BatchNorm1d, NormAdapter, record_moments
+    >>> from hdeepinsight.adaptation import AdapterSwitch, NormAdapter, record_moments
+    >>> from hdeepinsight.nn import BatchNorm1d
     >>> adapter = NormAdapter(BatchNorm1d(2).eval(), torch.ones(1), AdapterSwitch())
     >>> with record_moments([adapter]) as (moments, told):
     ...     told.weights = torch.ones(3)
@@ -246,7 +250,8 @@ def wrap_norms(network: nn.Module, shrinkage: Tensor, switch: AdapterSwitch) -> 
     Examples
     --------
     >>> import torch
-    >>> from hdeepinsight.nn import AdapterSwitch, BatchNorm1d, wrap_norms
+    >>> from hdeepinsight.adaptation import AdapterSwitch, wrap_norms
+    >>> from hdeepinsight.nn import BatchNorm1d
     >>> network = torch.nn.Sequential(torch.nn.Linear(3, 2), BatchNorm1d(2))
     >>> len(wrap_norms(network, torch.ones(1), AdapterSwitch())), type(network[1]).__name__
     (1, 'NormAdapter')
@@ -254,7 +259,7 @@ def wrap_norms(network: nn.Module, shrinkage: Tensor, switch: AdapterSwitch) -> 
     adapters = []
     for parent in list(network.modules()):
         for name, child in parent.named_children():
-            if isinstance(child, _SingleCell) and not isinstance(parent, NormAdapter):
+            if isinstance(child, BatchNorm1d | BatchNorm2d) and not isinstance(parent, NormAdapter):
                 adapters.append(NormAdapter(child, shrinkage, switch))
                 setattr(parent, name, adapters[-1])
     return adapters
@@ -279,7 +284,7 @@ def insert_adapters(module: Any, shrinkage: list[float]) -> list[nn.Parameter]:
     --------
     >>> import copy
     >>> import hdeepinsight as hdi
-    >>> from hdeepinsight.nn import insert_adapters
+    >>> from hdeepinsight.adaptation import insert_adapters
     >>> module = copy.deepcopy(hdi.hub.pull("pbmc").module)
     >>> parameters = insert_adapters(module, [0.5, 0.9])
     >>> len(module.head.shrinkage), parameters[-1].shape == (module.tree.taxonomy.n_edges,)
@@ -315,7 +320,7 @@ def use_adapters(
     >>> import numpy as np
     >>> import torch
     >>> import hdeepinsight as hdi
-    >>> from hdeepinsight.nn import insert_adapters, use_adapters
+    >>> from hdeepinsight.adaptation import insert_adapters, use_adapters
     >>> module = copy.deepcopy(hdi.hub.pull("pbmc").module)
     >>> _ = insert_adapters(module, [0.5])
     >>> with use_adapters(module, np.zeros(3)):
@@ -342,7 +347,8 @@ def freeze_norms(network: nn.Module, batch: int = -1) -> None:
     Examples
     --------
     >>> import torch
-    >>> from hdeepinsight.nn import BatchNorm1d, freeze_norms
+    >>> from hdeepinsight.adaptation import freeze_norms
+    >>> from hdeepinsight.nn import BatchNorm1d
     >>> network = torch.nn.Sequential(torch.nn.Linear(3, 2), BatchNorm1d(2))
     >>> freeze_norms(network)
     >>> type(network[1]).__name__

@@ -8,15 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from hdeepinsight.nn import (
+from hdeepinsight.adaptation import (
     AdapterSwitch,
-    BatchNorm1d,
     HeadAdapter,
-    LinearHead,
     NormAdapter,
     record_moments,
     wrap_norms,
 )
+from hdeepinsight.nn import BatchNorm1d, LinearHead
 from hdeepinsight.taxonomy import Taxonomy, TreeAlgebra
 
 

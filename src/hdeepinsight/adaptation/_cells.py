@@ -11,7 +11,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from hdeepinsight.nn import LeafProfiles, LeafSums, ProfileMatcher, use_adapters
+from hdeepinsight.adaptation._layers import use_adapters
+from hdeepinsight.nn import LeafProfiles, LeafSums, ProfileMatcher
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -112,20 +113,43 @@ def leaf_sums(module: Any, counts: csr_matrix, leaves: Tensor, measured: Tensor)
     measured
         1 for genes that were measured, shape ``(n_genes,)``.
     """
-    n_leaves = len(module.tree.leaf_index)
-    sums = LeafSums.of(torch.zeros(0, counts.shape[1]), leaves[:0], n_leaves)
+    sums = []
     for start in range(0, counts.shape[0], PART_CELLS):
         rows = slice(start, start + PART_CELLS)
         part = torch.from_numpy(counts[rows].toarray()).to(measured.device)
         values = module.normalizer.log_normalize(part, measured).cpu()
-        sums = sums + LeafSums.of(values, leaves[rows], n_leaves)
-    return sums
+        sums.append(LeafSums.of(values, leaves[rows], len(module.tree.leaf_index)))
+    return LeafSums.sum(sums)
 
 
 def reference_sums(
     module: Any, counts: csr_matrix, nodes: np.ndarray, batches: np.ndarray | None = None
 ) -> list[LeafSums]:
-    """Add up the log values of a reference, batch by batch where it has some."""
+    """Add up the log values of a reference, batch by batch where it has some.
+
+    Parameters
+    ----------
+    module
+        Network with a ``normalizer`` and a ``tree``.
+    counts
+        Raw counts, shape ``(n_cells, n_genes)``.
+    nodes
+        Node of the label per cell, shape ``(n_cells,)``; cells of inner nodes are left out.
+    batches
+        Batch per cell, shape ``(n_cells,)``; by default all cells are one batch.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> import numpy as np
+    >>> from scipy.sparse import csr_matrix
+    >>> from hdeepinsight.adaptation import reference_sums
+    >>> module = hdi.hub.pull("pbmc").module
+    >>> counts = csr_matrix(np.ones((3, 2048), dtype=np.float32))
+    >>> leaf, donors = int(module.tree.leaf_index[0]), np.array(["a", "b", "b"])
+    >>> [int(sums.n_cells[0]) for sums in reference_sums(module, counts, np.full(3, leaf), donors)]
+    [1, 2]
+    """
     leaves = leaf_numbers(module.tree, nodes)
     measured = torch.ones(counts.shape[1], device=module.temperature.device)
     parts = [slice(None)] if batches is None else [batches == name for name in np.unique(batches)]

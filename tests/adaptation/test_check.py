@@ -6,24 +6,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hdeepinsight.models._adapt._guard import (
-    AdaptationFigures,
-    balanced_accuracy,
-    decide,
-    measure,
-)
+from hdeepinsight.adaptation import AdaptationFigures
 
 GOOD = AdaptationFigures(
     changed=0.1,
     kept=0.99,
-    confident=0.6,
     held_out_marker_score=1.0,
     agreement_before=0.8,
     agreement_after=0.9,
     n_types_before=6.0,
     n_types_after=6.5,
-    entropy_before=0.2,
-    entropy_after=0.3,
     agreement_query=0.8,
     agreement_reference=0.95,
 )
@@ -48,13 +40,13 @@ GOOD = AdaptationFigures(
     ],
 )
 def test_each_figure_can_veto(changes: dict, reason: str) -> None:
-    decision, said = decide(replace(GOOD, **changes))
+    decision, said = replace(GOOD, **changes).decide()
     assert decision == "zero-shot"
     assert re.search(reason, said)
 
 
 def test_switched_off_it_says_what_it_would_have_said() -> None:
-    decision, said = decide(replace(GOOD, kept=0.9), guard=False)
+    decision, said = replace(GOOD, kept=0.9).decide(guard=False)
     assert decision == "adapted"
     assert "would have said: only 90.0%" in said
 
@@ -81,7 +73,7 @@ def test_switched_off_it_says_what_it_would_have_said() -> None:
     ],
 )
 def test_nothing_to_object(changes: dict) -> None:
-    assert decide(replace(GOOD, **changes))[0] == "adapted"
+    assert replace(GOOD, **changes).decide()[0] == "adapted"
 
 
 def test_figures_by_hand() -> None:
@@ -89,10 +81,9 @@ def test_figures_by_hand() -> None:
     after = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
     profile = torch.tensor([[0.8, 0.2], [0.1, 0.9], [0.7, 0.3]])
     referee = torch.tensor([[0.7, 0.3], [0.2, 0.8], [0.4, 0.6]])
-    found = measure(before, after, profile, referee, agreement_reference=0.9)
+    found = AdaptationFigures.measure(before, after, profile, referee, agreement_reference=0.9)
     assert found.changed == pytest.approx(1 / 3)
     assert found.kept == 1.0
-    assert found.confident == pytest.approx(1 / 3)
     assert found.held_out_marker_score == pytest.approx(float(torch.tensor(4.0).log()))
     assert found.agreement_before == pytest.approx(1 / 3)
     assert found.agreement_after == pytest.approx(2 / 3)
@@ -102,13 +93,6 @@ def test_figures_by_hand() -> None:
 
 def test_effective_number_of_types_of_a_uniform_query_is_their_number() -> None:
     uniform = torch.eye(5).repeat(3, 1)
-    found = measure(uniform, uniform, uniform, uniform)
+    found = AdaptationFigures.measure(uniform, uniform, uniform, uniform)
     assert found.n_types_before == pytest.approx(5.0)
-    assert found.entropy_before == pytest.approx(0.0, abs=1e-6)
     assert found.changed == found.held_out_marker_score == 0.0
-
-
-def test_balanced_accuracy_weighs_types_alike_and_skips_unlabelled_cells() -> None:
-    predicted = torch.eye(3)[[0, 0, 0, 0, 1, 2]]
-    truth = torch.tensor([0, 0, 0, 1, 1, -1])
-    assert balanced_accuracy(predicted, truth) == pytest.approx((1.0 + 0.5) / 2)

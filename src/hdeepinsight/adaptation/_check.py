@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, field, fields
 from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
 from hdeepinsight._errors import check_choice, check_integer, check_number
 
 if TYPE_CHECKING:
@@ -23,7 +21,7 @@ MIN_GENES = 0.9
 MAX_SHIFT = 3.0
 FLOOR = 1e-6
 
-#: Names of figures in the files of older releases.
+#: Names of figures in the files of older releases, which also had some that nothing rested on.
 OLD_NAMES = {"referee": "held_out_marker_score"}
 
 Decision = Literal["adapted", "zero-shot"]
@@ -47,14 +45,6 @@ class AdaptationOptions:
         How far the statistics of the normalisations go from the reference's to a large batch's.
     adapter_lr, network_lr
         Learning rates of the adapters, and of whatever is unfrozen.
-    weight_decay
-        Weight decay of AdamW.
-    refresh
-        Steps between two new sets of targets by the teacher.
-    threshold
-        Probability from which a cell takes part, or the median of its class.
-    max_mask_rate
-        Largest share of the genes that is hidden in training.
     max_cells
         Largest number of query cells that an adaptation reads, drawn evenly from the batches. In
         its steps the optimiser sees 12,800; the figures settle long before 20,000.
@@ -66,8 +56,8 @@ class AdaptationOptions:
 
     Examples
     --------
-    >>> AdaptationOptions(max_steps=20).threshold
-    0.5
+    >>> AdaptationOptions(max_steps=20).batch_size
+    64
     """
 
     max_steps: int = 200
@@ -76,10 +66,6 @@ class AdaptationOptions:
     statistics: float = 0.5
     adapter_lr: float = 2e-3
     network_lr: float = 3e-4
-    weight_decay: float = 1e-4
-    refresh: int = 50
-    threshold: float = 0.5
-    max_mask_rate: float = 0.5
     max_cells: int = 20_000
 
     def __post_init__(self) -> None:
@@ -91,8 +77,7 @@ class AdaptationOptions:
             elif isinstance(option.default, int):
                 check_integer(name, value, int(name != "max_steps"), hint=hint)
             else:
-                rate = name in ("adapter_lr", "network_lr", "weight_decay")
-                check_number(name, value, high=inf if rate else 1.0, hint=hint)
+                check_number(name, value, high=inf if name.endswith("lr") else 1.0, hint=hint)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +91,6 @@ class AdaptationFigures:
     kept
         Of the cells whose leaf the reference model gave 90 % or more and the profiles confirmed,
         the share that kept it.
-    confident
-        Share of such cells.
     held_out_marker_score
         Mean log-odds, by markers that took no part in the adaptation, of the new leaf against the
         old one, over the changed cells; above 0 the changes are supported.
@@ -115,8 +98,6 @@ class AdaptationFigures:
         Share of cells whose leaf is the one that the held-out markers would choose.
     n_types_before, n_types_after
         Effective number of leaves: the exponential of the entropy of their shares.
-    entropy_before, entropy_after
-        Mean entropy of the leaf probabilities per cell, in nats.
     genes
         Share of the model's genes that the query has.
     agreement_query, agreement_reference
@@ -133,18 +114,15 @@ class AdaptationFigures:
 
     Examples
     --------
-    >>> from hdeepinsight.models import AdaptationFigures
+    >>> from hdeepinsight.adaptation import AdaptationFigures
     >>> figures = AdaptationFigures(
     ...     changed=0.08,
     ...     kept=0.99,
-    ...     confident=0.7,
     ...     held_out_marker_score=1.3,
     ...     agreement_before=0.81,
     ...     agreement_after=0.86,
     ...     n_types_before=9.5,
     ...     n_types_after=10.1,
-    ...     entropy_before=0.4,
-    ...     entropy_after=0.2,
     ...     agreement_query=0.79,
     ... )
     >>> figures.held_out_marker_score > 0
@@ -153,14 +131,11 @@ class AdaptationFigures:
 
     changed: float
     kept: float
-    confident: float
     held_out_marker_score: float
     agreement_before: float
     agreement_after: float
     n_types_before: float
     n_types_after: float
-    entropy_before: float
-    entropy_after: float
     agreement_query: float
     genes: float = 1.0
     agreement_reference: float | None = None
@@ -176,6 +151,90 @@ class AdaptationFigures:
         if apart is None or usual is None or self.genes < MIN_GENES:
             return False
         return apart < MAX_SHIFT * usual
+
+    @classmethod
+    def measure(
+        cls, before: Tensor, after: Tensor, profile: Tensor, held_out: Tensor, **further: Any
+    ) -> AdaptationFigures:
+        """Compare leaf probabilities before and after, all of shape ``(n_cells, n_leaves)``.
+
+        Parameters
+        ----------
+        before, after
+            Of the reference model and of the adapted one.
+        profile
+            By the markers that took part in the adaptation.
+        held_out
+            By other markers, which did not.
+        **further
+            Figures that were measured elsewhere.
+        """
+        old, new, judged = before.argmax(1), after.argmax(1), held_out.argmax(1)
+        changed = old != new
+        undisputed = (before.max(1).values >= CONFIDENT) & (profile.argmax(1) == old)
+        odds = held_out.clamp_min(FLOOR).log()
+        gain = (odds.gather(1, new.unsqueeze(1)) - odds.gather(1, old.unsqueeze(1))).ravel()
+        return cls(
+            changed=_mean(changed),
+            kept=_mean(~changed[undisputed], empty=1.0),
+            held_out_marker_score=_mean(gain[changed]),
+            agreement_before=_mean(judged == old),
+            agreement_after=_mean(judged == new),
+            n_types_before=_effective_number(before),
+            n_types_after=_effective_number(after),
+            agreement_query=_mean(profile.argmax(1) == old),
+            **further,
+        )
+
+    def decide(self, *, guard: bool = True) -> tuple[Decision, str]:
+        """Keep the adaptation unless one of the figures speaks against it, and say why."""
+        for objection in self._objections():
+            if not guard:
+                return "adapted", f"the check is off; it would have said: {objection}"
+            return "zero-shot", objection
+        if self.changed == 0:
+            return "adapted", "no label changed"
+        return "adapted", "markers that took no part support the changed labels"
+
+    def _objections(self) -> Iterator[str]:
+        """Yield why there is nothing to adapt to or to judge by, then what speaks against it."""
+        if self.genes == 0:
+            yield "the query has none of the genes of the model, from which it would learn"
+        if self.n_types_before < MIN_TYPES:
+            yield (
+                f"the query has hardly more than one type (effectively {self.n_types_before:.1f}), "
+                "from which a difference between studies cannot be told from one between types"
+            )
+        if self.like_a_batch:
+            apart, usual = max(self.shift_query or 0, 0), max(self.shift_reference or 0, 0)
+            times = apart / usual if apart > 0 else 0
+            yield (
+                f"the query is {times:.1f} times as far from the reference as the reference's "
+                f"batches are from each other ({apart:.2f} against {usual:.2f}; up to "
+                f"{MAX_SHIFT:g} counts as alike), which the model has learnt to ignore"
+            )
+        agreement = self.agreement_reference
+        if agreement is not None and self.agreement_query >= agreement:
+            yield (
+                f"network and profiles agree on {self.agreement_query:.1%} of the cells, as they "
+                f"do on the reference itself ({agreement:.1%}), so there is nothing to adapt to"
+            )
+        if self.kept < MIN_KEPT:
+            yield (
+                f"only {self.kept:.1%} of the cells that network and profiles agreed on kept "
+                f"their label; at least {MIN_KEPT:.0%} should"
+            )
+        if self.n_types_after < MIN_TYPES_KEPT * self.n_types_before:
+            yield (
+                f"the effective number of types fell from {self.n_types_before:.1f} to "
+                f"{self.n_types_after:.1f}, as when one type swallows others"
+            )
+        if self.changed > 0 and self.held_out_marker_score <= 0:
+            yield "markers that took no part speak against the changed labels"
+        if self.replay_before is not None and self.replay_after is not None:
+            fall = self.replay_before - self.replay_after
+            if fall > MAX_REPLAY_LOSS:
+                yield f"the reference itself is annotated {fall:.1%} worse"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,7 +317,7 @@ class AdaptationReport:
         --------
         >>> import warnings
         >>> import hdeepinsight as hdi
-        >>> from hdeepinsight.models import AdaptationReport
+        >>> from hdeepinsight.adaptation import AdaptationReport
         >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
         >>> query = hdi.datasets.demo().query
         >>> adapted = hdi.SCHDeepInsight.load_query_data(query, hdi.hub.pull("pbmc"))
@@ -267,107 +326,14 @@ class AdaptationReport:
         True
         """
         figures = {OLD_NAMES.get(name, name): value for name, value in values["figures"].items()}
-        return cls(**{**values, "figures": AdaptationFigures(**figures)})
+        known = {f.name: figures[f.name] for f in fields(AdaptationFigures) if f.name in figures}
+        return cls(**{**values, "figures": AdaptationFigures(**known)})
 
 
-def measure(
-    before: Tensor, after: Tensor, profile: Tensor, held_out: Tensor, **further: Any
-) -> AdaptationFigures:
-    """Compare leaf probabilities before and after, all of shape ``(n_cells, n_leaves)``.
-
-    Parameters
-    ----------
-    before, after
-        Of the reference model and of the adapted one.
-    profile
-        By the markers that took part in the adaptation.
-    held_out
-        By other markers, which did not.
-    **further
-        Figures of :class:`AdaptationFigures` that were measured elsewhere.
-    """
-    old, new, judged = before.argmax(1), after.argmax(1), held_out.argmax(1)
-    changed = old != new
-    undisputed = (before.max(1).values >= CONFIDENT) & (profile.argmax(1) == old)
-    odds = held_out.clamp_min(FLOOR).log()
-    gain = (odds.gather(1, new.unsqueeze(1)) - odds.gather(1, old.unsqueeze(1))).ravel()
-    return AdaptationFigures(
-        changed=_mean(changed),
-        kept=_mean(~changed[undisputed], empty=1.0),
-        confident=_mean(undisputed),
-        held_out_marker_score=_mean(gain[changed]),
-        agreement_before=_mean(judged == old),
-        agreement_after=_mean(judged == new),
-        n_types_before=float(_entropy(before.mean(0)).exp()),
-        n_types_after=float(_entropy(after.mean(0)).exp()),
-        entropy_before=_mean(_entropy(before)),
-        entropy_after=_mean(_entropy(after)),
-        agreement_query=_mean(profile.argmax(1) == old),
-        **further,
-    )
-
-
-def decide(figures: AdaptationFigures, *, guard: bool = True) -> tuple[Decision, str]:
-    """Keep the adaptation unless one of the figures speaks against it, and say why."""
-    for objection in _objections(figures):
-        if not guard:
-            return "adapted", f"the check is off; it would have said: {objection}"
-        return "zero-shot", objection
-    if figures.changed == 0:
-        return "adapted", "no label changed"
-    return "adapted", "markers that took no part support the changed labels"
-
-
-def _objections(figures: AdaptationFigures) -> Iterator[str]:
-    """Yield why there is nothing to adapt to or to judge by, then what speaks against it."""
-    if figures.genes == 0:
-        yield "the query has none of the genes of the model, from which it would learn"
-    if figures.n_types_before < MIN_TYPES:
-        yield (
-            f"the query has hardly more than one type (effectively {figures.n_types_before:.1f}), "
-            "from which a difference between studies cannot be told from one between types"
-        )
-    if figures.like_a_batch:
-        apart, usual = max(figures.shift_query or 0, 0), max(figures.shift_reference or 0, 0)
-        yield (
-            f"the query is {apart / usual if apart > 0 else 0:.1f} times as far from the reference "
-            f"as the reference's batches are from each other ({apart:.2f} against {usual:.2f}; up "
-            f"to {MAX_SHIFT:g} counts as alike), which the model has learnt to ignore"
-        )
-    agreement = figures.agreement_reference
-    if agreement is not None and figures.agreement_query >= agreement:
-        yield (
-            f"network and profiles agree on {figures.agreement_query:.1%} of the cells, as they "
-            f"do on the reference itself ({agreement:.1%}), so there is nothing to adapt to"
-        )
-    if figures.kept < MIN_KEPT:
-        yield (
-            f"only {figures.kept:.1%} of the cells that network and profiles agreed on kept "
-            f"their label; at least {MIN_KEPT:.0%} should"
-        )
-    if figures.n_types_after < MIN_TYPES_KEPT * figures.n_types_before:
-        yield (
-            f"the effective number of types fell from {figures.n_types_before:.1f} to "
-            f"{figures.n_types_after:.1f}, as when one type swallows others"
-        )
-    if figures.changed > 0 and figures.held_out_marker_score <= 0:
-        yield "markers that took no part speak against the changed labels"
-    if figures.replay_before is not None and figures.replay_after is not None:
-        fall = figures.replay_before - figures.replay_after
-        if fall > MAX_REPLAY_LOSS:
-            yield f"the reference itself is annotated {fall:.1%} worse"
-
-
-def balanced_accuracy(probabilities: Tensor, leaves: Tensor) -> float:
-    """Return the mean recall of the leaves; cells of leaf -1 are left out."""
-    predicted = probabilities.argmax(1)
-    known = [leaf for leaf in torch.arange(probabilities.shape[1]) if (leaves == leaf).any()]
-    right = [_mean(predicted[leaves == leaf] == leaf) for leaf in known]
-    return sum(right) / max(1, len(right))
-
-
-def _entropy(probabilities: Tensor) -> Tensor:
-    return -(probabilities * probabilities.clamp_min(1e-12).log()).sum(-1)
+def _effective_number(probabilities: Tensor) -> float:
+    """Return the exponential of the entropy of the shares of the leaves."""
+    shares = probabilities.mean(0)
+    return float((-(shares * shares.clamp_min(1e-12).log()).sum()).exp())
 
 
 def _mean(values: Tensor, *, empty: float = 0.0) -> float:

@@ -23,7 +23,7 @@ class Targets(NamedTuple):
     Examples
     --------
     >>> import torch
-    >>> from hdeepinsight.nn import Targets
+    >>> from hdeepinsight.adaptation import Targets
     >>> Targets(torch.eye(2), torch.tensor([1.0, 0.0])).weights
     tensor([1., 0.])
     """
@@ -80,7 +80,7 @@ def soft_cross_entropy(log_probs: Tensor, targets: Targets) -> Tensor:
     Examples
     --------
     >>> import torch
-    >>> from hdeepinsight.nn import Targets, soft_cross_entropy
+    >>> from hdeepinsight.adaptation import Targets, soft_cross_entropy
     >>> targets = Targets(torch.eye(2), torch.tensor([1.0, 0.0]))
     >>> soft_cross_entropy(torch.tensor([[0.5, 0.5], [0.1, 0.9]]).log(), targets)
     tensor(0.6931)
@@ -103,7 +103,7 @@ def restrict_to_labels(probabilities: Tensor, allowed: Tensor) -> Tensor:
     Examples
     --------
     >>> import torch
-    >>> from hdeepinsight.nn import restrict_to_labels
+    >>> from hdeepinsight.adaptation import restrict_to_labels
     >>> restrict_to_labels(torch.tensor([[0.5, 0.3, 0.2]]), torch.tensor([[True, False, True]]))
     tensor([[0.7143, 0.0000, 0.2857]])
     """
@@ -162,7 +162,7 @@ class MovingAverage:
     Examples
     --------
     >>> import torch
-    >>> from hdeepinsight.nn import MovingAverage
+    >>> from hdeepinsight.adaptation import MovingAverage
     >>> student = torch.zeros(1)
     >>> teacher = MovingAverage([student])
     >>> _ = student.fill_(1.0)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hdeepinsight.nn import (
+from hdeepinsight.adaptation import (
     MovingAverage,
     Targets,
     balance_classes,

@@ -11,17 +11,11 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import numpy as np
 import pandas as pd
 import torch
+from sklearn.metrics import recall_score
 from torch import Tensor, nn
 
 from hdeepinsight._errors import missing_column
-from hdeepinsight.models._adapt._guard import (
-    AdaptationOptions,
-    AdaptationReport,
-    balanced_accuracy,
-    decide,
-    measure,
-)
-from hdeepinsight.models._adapt._profiles import (
+from hdeepinsight.adaptation._cells import (
     QueryCells,
     leaf_numbers,
     leaf_sums,
@@ -29,23 +23,23 @@ from hdeepinsight.models._adapt._profiles import (
     network_probs,
     profile_probs,
 )
-from hdeepinsight.nn import (
-    CountThinning,
-    GeneMasking,
-    MovingAverage,
+from hdeepinsight.adaptation._check import AdaptationFigures, AdaptationOptions, AdaptationReport
+from hdeepinsight.adaptation._layers import (
     NormAdapter,
-    ProfileMatcher,
+    insert_adapters,
+    record_moments,
+    use_adapters,
+)
+from hdeepinsight.adaptation._targets import (
+    MovingAverage,
     Targets,
     balance_classes,
     covered_share,
-    insert_adapters,
-    profile_shift,
-    record_moments,
     restrict_to_labels,
     select_targets,
     soft_cross_entropy,
-    use_adapters,
 )
+from hdeepinsight.nn import GeneMasking, ProfileMatcher, profile_shift
 
 if TYPE_CHECKING:
     from hdeepinsight.nn import LeafProfiles
@@ -57,6 +51,10 @@ Network = TypeVar("Network", bound=nn.Module)
 ONE_BATCH = "query"
 HALF_SHRUNK_CELLS = 100
 WARM_UP_STEPS = 20
+#: Steps between two new sets of targets by the teacher.
+REFRESH_STEPS = 50
+WEIGHT_DECAY = 1e-4
+MAX_MASK_RATE = 0.5
 REPLAYED_CELLS = 2000
 
 
@@ -93,9 +91,9 @@ class Adapter:
     that helped.
 
     A network can be adapted if it has ``backbone``, ``head``, ``tree``, ``normalizer``,
-    ``masking``, ``objective`` and ``temperature``, an ``inference`` that returns ``logits``, and a
-    ``predict`` that returns ``probabilities``. Threads may predict with one adapter at the same
-    time.
+    ``masking``, ``thinning``, ``objective`` and ``temperature``, an ``inference`` that returns
+    ``logits``, and a ``predict`` that returns ``probabilities``. Threads may predict with one
+    adapter at the same time.
     """
 
     def __init__(self, batches: Sequence[str] = (ONE_BATCH,), batch_key: str | None = None) -> None:
@@ -135,7 +133,6 @@ class Adapter:
         profiles: LeafProfiles,
         agreement: float | None = None,
         shift: float | None = None,
-        thinning: CountThinning,
         reference: QueryCells | None = None,
         options: AdaptationOptions,
         freeze_backbone: bool = True,
@@ -161,8 +158,6 @@ class Adapter:
             How often network and profiles agree on held-out cells of the reference.
         shift
             How far a batch of the reference usually is from the others.
-        thinning
-            How counts are thinned in training.
         reference
             Labelled cells of the reference to replay.
         options
@@ -193,7 +188,7 @@ class Adapter:
             "replay_before": _replay_accuracy(pristine, reference, measured, seed),
         }
         frozen = freeze_backbone, freeze_head
-        given = cells, measured, profile, shrinkage, options, thinning, frozen, seed
+        given = cells, measured, profile, shrinkage, options, frozen, seed
         candidates = []
         for replayed in [None] if reference is None else [None, reference]:
             adapted = copy.deepcopy(pristine)
@@ -202,8 +197,8 @@ class Adapter:
             run.train(replayed)
             after = (network_probs(adapted, cells, measured) + profile) / 2
             figures["replay_after"] = _replay_accuracy(adapted, reference, measured, seed)
-            measures = measure(before, after, profile, held_out, **figures)
-            decision, reason = decide(measures, guard=options.guard)
+            measures = AdaptationFigures.measure(before, after, profile, held_out, **figures)
+            decision, reason = measures.decide(guard=options.guard)
             report = AdaptationReport(
                 decision=decision,
                 reason=reason,
@@ -307,7 +302,6 @@ class _Run:
     profile: Tensor
     shrinkage: list[float]
     options: AdaptationOptions
-    thinning: CountThinning
     frozen: tuple[bool, bool]
     seed: int
 
@@ -348,7 +342,7 @@ class _Run:
         teacher = MovingAverage(parameters)
         rates = ((self.adapters, options.adapter_lr), (self.unfrozen, options.network_lr))
         groups = [{"params": group, "lr": rate} for group, rate in rates if group]
-        optimizer = torch.optim.AdamW(groups, weight_decay=options.weight_decay)
+        optimizer = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY)
 
         def relative_rate(step: int) -> float:
             fall = 0.5 * (1 + np.cos(np.pi * step / options.max_steps))
@@ -357,9 +351,9 @@ class _Run:
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, relative_rate)
         queries = _endless(len(self.cells), options.batch_size, self.rng)
         replays = _endless(len(reference or ()), options.batch_size, self.rng)
-        masking = GeneMasking(max_rate=options.max_mask_rate)
+        masking = GeneMasking(max_rate=MAX_MASK_RATE)
         for step in range(options.max_steps):
-            if step % options.refresh == 0:
+            if step % REFRESH_STEPS == 0:
                 with teacher.in_place():
                     targets = self.targets()
             rows = next(queries)
@@ -381,7 +375,7 @@ class _Run:
         mean_probs = (network_probs(self.module, self.cells, self.measured) + self.profile) / 2
         nodes = torch.as_tensor(self.cells.nodes, device=self.measured.device)
         allowed = restrict_to_labels(mean_probs, leaves_under(self.module.tree)[nodes])
-        targets = select_targets(allowed, threshold=self.options.threshold)
+        targets = select_targets(allowed)
         labelled = (nodes > 0).to(targets.weights)
         return Targets(targets.probabilities, torch.maximum(targets.weights, labelled))
 
@@ -395,7 +389,7 @@ class _Run:
 
     def augmented_log_probs(self, cells: QueryCells, masking: GeneMasking) -> Tensor:
         """Return conditional log-probabilities of thinned cells with hidden genes."""
-        thinned = replace(cells, counts=self.thinning.sample(cells.counts, self.rng))
+        thinned = replace(cells, counts=self.module.thinning.sample(cells.counts, self.rng))
         inputs = thinned.tensors(self.measured)
         seed = int(torch.randint(2**31, (1,), generator=self.mask_rng))
         generator = torch.Generator().manual_seed(seed)
@@ -413,8 +407,13 @@ def _replay_accuracy(
         return None
     rows = np.random.default_rng(seed).permutation(len(reference))[:REPLAYED_CELLS]
     shown = replace(reference[rows], batch=np.zeros(len(rows), dtype=np.int64))
-    found = network_probs(module, shown, measured, replay=True)
-    return balanced_accuracy(found.cpu(), leaf_numbers(module.tree, shown.nodes))
+    found = network_probs(module, shown, measured, replay=True).argmax(1).cpu().numpy()
+    truth = leaf_numbers(module.tree, shown.nodes).numpy()
+    known = truth >= 0
+    if not known.any():
+        return 0.0
+    labels = np.unique(truth[known])
+    return float(recall_score(truth[known], found[known], labels=labels, average="macro"))
 
 
 def _endless(n_cells: int, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
