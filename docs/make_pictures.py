@@ -106,8 +106,8 @@ def draw_labels(query: ad.AnnData, result: hdi.Annotation) -> None:
         save(hdi.pl.confusion(tree, truth, result.leaf_nodes, level=level), f"confusion_{level}")
     save(hdi.pl.reliability(leaf, right, n_bins=8), "reliability")
     save(hdi.pl.label_set_sizes(sets, sets.holds(truth)), "label_set_sizes")
-    save(hdi.pl.novelty(result, query.obs["cell_type"]), "novelty_score")
-    save(hdi.pl.novelty(result, query.obs["cell_type"], measure="p_value"), "novelty_p_value")
+    save(hdi.pl.novelty(result, query.obs["cell_type"], measure="doublet_score"), "novelty_score")
+    save(hdi.pl.novelty(result, query.obs["cell_type"], measure="type_p_value"), "novelty_p_value")
 
 
 def main(demo: Path) -> None:
