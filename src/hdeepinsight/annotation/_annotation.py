@@ -22,7 +22,7 @@ from hdeepinsight._keys import (
     ONTOLOGY_NAME,
     UNKNOWN_TERM,
 )
-from hdeepinsight._palette import MISSING, label_colors
+from hdeepinsight._palette import MISSING, tree_colors
 from hdeepinsight.annotation._anndata_io import Additions, check_cells, from_text, storable, to_text
 from hdeepinsight.annotation._calibration import PROBABILITY_TOLERANCE
 from hdeepinsight.annotation._conformal import Calibration, LabelSets, SetKind, label_sets
@@ -502,7 +502,10 @@ class Annotation:
         They depend on the taxonomy alone: in its order, the first ones most distinct, also with
         colour vision deficiency. They are unique for up to 104 labels.
         """
-        return {**label_colors(self.taxonomy.labels[1:]), LABEL_COLUMNS.ROOT: MISSING}
+        return {
+            **tree_colors(self.taxonomy.labels, self.taxonomy.parent),
+            LABEL_COLUMNS.ROOT: MISSING,
+        }
 
     def probabilities(self, level: int | str | None = None) -> pd.DataFrame:
         """Return the probabilities of nodes.
