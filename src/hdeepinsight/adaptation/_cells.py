@@ -63,10 +63,10 @@ class QueryCells:
         has_rna = None if self.has_rna is None else self.has_rna[rows]
         return QueryCells(self.counts[rows], self.batch[rows], self.nodes[rows], extra, has_rna)
 
-    def parts(self) -> Iterator[tuple[slice, QueryCells]]:
-        """Yield a thousand cells at a time, and their rows."""
-        for start in range(0, len(self), PART_CELLS):
-            rows = slice(start, start + PART_CELLS)
+    def parts(self, size: int = PART_CELLS) -> Iterator[tuple[slice, QueryCells]]:
+        """Yield so many cells at a time, and their rows."""
+        for start in range(0, len(self), size):
+            rows = slice(start, min(start + size, len(self)))
             yield rows, self[rows]
 
     def tensors(self, measured: Tensor) -> dict[str, Tensor]:
@@ -83,7 +83,7 @@ class QueryCells:
         if self.has_rna is not None:
             measured = torch.as_tensor(self.has_rna).to(measured).unsqueeze(1) * measured
         found["measured"] = measured
-        return {name: values.to(measured.device) for name, values in found.items()}
+        return {name: values.to(measured) for name, values in found.items()}
 
 
 def leaf_numbers(tree: TreeAlgebra, nodes: np.ndarray) -> Tensor:

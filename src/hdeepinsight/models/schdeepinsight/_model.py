@@ -450,11 +450,11 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
                 )
                 raise ValueError(msg)
             return background_from_profiles(self.profiles_, **options)
-        opened, keys = self.open(given), self._label_keys
+        opened, keys = self.open(given), self._setup.labels_keys
         if given is None:
             nodes = self._nodes()
         elif set(keys) <= set(opened.obs):
-            nodes = self._known_nodes(opened.obs, keys)
+            nodes = self._nodes(opened.obs, keys, ignore_unknown=True)
         else:
             nodes = self.annotate(opened, threshold=None).leaf_nodes
         leaves = np.where(np.isin(nodes, self.taxonomy.leaves), nodes, 0)
@@ -493,12 +493,9 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
         """Return the given taxonomy, or the one that the label columns span."""
         if given is not None:
             return given if isinstance(given, Taxonomy) else Taxonomy.from_dict(given)
-        if self.adata_manager is not None:
-            obs = self.adata_manager.adata.obs
-        else:
-            labels = self.registry_["field_registries"]["labels"]["state_registry"]
-            obs = pd.DataFrame(dict.fromkeys(self._label_keys, labels["categorical_mapping"]))
-        return Taxonomy.from_obs(obs, self._label_keys, unlabeled=self._unlabeled_category)
+        obs = self.adata_manager.adata.obs if self.adata_manager else self._label_table()
+        setup = self._setup
+        return Taxonomy.from_obs(obs, setup.labels_keys, unlabeled=setup.unlabeled)
 
     def _layout_of(self, source: Any, nodes: Any, keep: Sequence[str]) -> GeneLayout:
         """Return the given layout, or one fitted on the most variable genes of the reference."""
@@ -572,7 +569,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
         return {
             "weights": self.module.normalizer.mean_share.cpu().numpy(),
             "proteins": self.proteins,
-            "protein_layer": self._setup_args.get("protein_layer"),
+            "protein_layer": self._setup.setup_args.get("protein_layer"),
         }
 
 
