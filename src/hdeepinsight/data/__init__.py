@@ -17,9 +17,10 @@ from hdeepinsight.data._modalities import (
     is_paired,
     open_paired,
     own_columns,
+    pad,
     trim,
 )
-from hdeepinsight.data._names import examples, strip_version
+from hdeepinsight.data._names import examples, name_digests, strip_version
 from hdeepinsight.data._proteins import (
     ProteinCounts,
     ProteinCoverageWarning,
@@ -66,12 +67,14 @@ __all__ = [
     "inspect_store",
     "is_paired",
     "log_normalize",
+    "name_digests",
     "not_finite",
     "open_counts",
     "open_paired",
     "open_query",
     "open_store",
     "own_columns",
+    "pad",
     "protein_genes",
     "protein_key",
     "protein_names",

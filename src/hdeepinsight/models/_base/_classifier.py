@@ -369,7 +369,9 @@ class HierarchicalClassifierMixin(_Base):
         opened = self._open_trained(
             query, indices, layer=layer, use_raw=use_raw, scale=scale, fold_case=fold_case
         )
-        shift = None if corrected is None else self._shift_of(corrected, opened)
+        shift = None
+        if corrected is not None:
+            shift = corrected.shift_for(self.normalizer, opened.obs_names)
         found = self._collected(opened, self._judged, batch_size, shift, keep)
         seen = found.pop("seen", np.ones(0, dtype=bool))
         report = opened.gene_report

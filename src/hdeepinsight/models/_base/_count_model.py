@@ -7,7 +7,6 @@ import logging
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -32,9 +31,11 @@ from hdeepinsight.data import (
     AlignedQuery,
     align_genes,
     is_paired,
+    name_digests,
     open_counts,
     open_paired,
     open_query,
+    pad,
     split_cells,
     split_groups,
 )
@@ -421,24 +422,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         if return_reference_var_names:
             return pd.Index(model.genes)
         alignment = align_genes(adata.var, model.genes, weights=model._opening().get("weights"))
-
-        def aligned(matrix: Any) -> Any:
-            rows = matrix.tocsr() if hasattr(matrix, "tocsr") else np.asarray(matrix)
-            return alignment.apply(rows)
-
-        padded = AnnData(
-            X=None if adata.X is None else aligned(adata.X),
-            obs=adata.obs.copy(),
-            var=pd.DataFrame({"measured": alignment.measured}, index=pd.Index(model.genes)),
-            obsm={name: values.copy() for name, values in adata.obsm.items()},
-            obsp={name: values.copy() for name, values in adata.obsp.items()},
-            uns=deepcopy(dict(adata.uns)),
-            # Newer versions of anndata list X among the layers, under the name None.
-            layers={name: aligned(values) for name, values in adata.layers.items() if name},
-        )
-        if adata.raw is not None:
-            padded.raw = adata.raw.to_adata()
-        return padded
+        return pad(adata, alignment, model.genes)
 
     def _opening(self) -> dict[str, Any]:
         """Return further arguments of ``open_query``: gene weights, proteins."""
@@ -960,15 +944,3 @@ def _damaged_if_unfit(name: object) -> Iterator[None]:
         yield
     except (TypeError, LookupError, ValueError, AttributeError, RuntimeError) as error:
         raise damaged(name, f"{UNFIT} ({' '.join(str(error).split())})") from None
-
-
-def name_digests(names: pd.Index) -> np.ndarray:
-    """Return a number per cell by which it is found again, shape ``(n_cells,)``; int64.
-
-    A repeated name is numbered, so that each cell has a digest of its own.
-    """
-    text = pd.Series(names.astype(str))
-    turn = text.groupby(text).cumcount()
-    text = text.where(turn == 0, text + "\x00" + turn.astype(str))
-    found: np.ndarray = pd.util.hash_array(text.to_numpy(dtype=object)).view(np.int64)
-    return found

@@ -12,7 +12,6 @@ from mudata import MuData
 
 from hdeepinsight._keys import FIELD_KEYS
 from hdeepinsight.data import (
-    InputError,
     Modalities,
     align_genes,
     align_proteins,
@@ -92,7 +91,7 @@ class MultimodalMixin(_Base):
         setup = Setup(**cls._get_setup_method_args(**locals()))
         keys = as_label_keys(labels_key, labels_keys)
         check_reference(mdata, MuData, "setup_anndata")
-        found = _resolved(mdata, Modalities.from_setup(modalities))
+        found = Modalities.from_setup(modalities).of_reference(mdata)
         setup.setup_args["modalities"] = found.to_setup()
         rna, protein = found.rna_of(mdata), mdata.mod[found.protein]
         with errors_of(found.rna):
@@ -185,23 +184,3 @@ class MultimodalMixin(_Base):
 
     def _modality(self, mdata: Any, kind: str) -> AnnData:
         return mdata.mod[self._setup.modalities.find(mdata, kind, required=True)]
-
-
-def _resolved(mdata: MuData, asked: Modalities) -> Modalities:
-    """Return names of the modalities that there are; ``InputError`` where one is missing."""
-    names = {kind: asked.find(mdata, kind, required=True) for kind in ("rna", "protein")}
-    if names["rna"] == names["protein"]:
-        raise InputError(
-            f"The modality {names['rna']!r} is named for both RNA and proteins.",
-            f"The two must differ; there are {', '.join(map(repr, mdata.mod))}.",
-            "Correct modalities=; for RNA alone use setup_anndata.",
-        )
-    found = Modalities(**names, labels=asked.labels, batch=asked.batch)
-    lacking = int((~found.has_rna(mdata)).sum())
-    if lacking:
-        raise InputError(
-            f"{lacking:,} of the {mdata.n_obs:,} cells have no RNA.",
-            "A reference needs the RNA of every cell; proteins may be missing.",
-            f"Keep the cells of mdata.mod[{found.rna!r}].",
-        )
-    return found
