@@ -37,7 +37,8 @@ class AddedKeys(NamedTuple):
     CONFIDENCE: str = "confidence"
     MARGIN: str = "margin"
     STOP_DEPTH: str = "stop_depth"
-    NOVELTY: str = "novelty_p_value"
+    STOP_REASON: str = "stop_reason"
+    LEAF: str = "leaf"
     PROBABILITIES: str = "probabilities"
 
 

@@ -11,6 +11,7 @@ from hdeepinsight import tl
 from hdeepinsight._errors import check_choice, missing_column
 from hdeepinsight.annotation import (
     Decision,
+    Reject,
     check_decoder,
     check_threshold,
     match_mean_confidence,
@@ -50,6 +51,7 @@ def annotate(
     batch_key: str | None = None,
     decoder: Decoder = "joint",
     threshold: float | None = 0.5,
+    reject: Reject = "auto",
     layer: str | None = None,
     use_raw: bool = False,
     scale: ScaleMode = "auto",
@@ -80,7 +82,7 @@ def annotate(
         is then checked on them too.
     batch_key
         Column of the query with the batch (sample, donor, chemistry) of every cell.
-    decoder, threshold, layer, use_raw, scale, fold_case
+    decoder, threshold, reject, layer, use_raw, scale, fold_case
         As in :meth:`~hdeepinsight.models.SCHDeepInsight.annotate`.
 
     Returns
@@ -124,6 +126,7 @@ def annotate(
         check_choice(name, value, get_args(Switch))
     check_threshold(threshold)
     check_decoder(decoder)
+    check_choice("reject", reject, get_args(Reject), "Use 'auto' to begin with.")
     model = load_model(model)
     opened = model.open(query, layer=layer, use_raw=use_raw, scale=scale, fold_case=fold_case)
     if batch_key is not None and batch_key not in opened.obs:
@@ -139,7 +142,7 @@ def annotate(
         decisions.append(Decision(step="adapt", applied=False, reason=reason))
     obstacle = _obstacle(opened, refine, like_a_batch)
     kept: list[csr_matrix] | None = [] if refine != "off" and not obstacle else None
-    result = model.annotate(opened, decoder=decoder, threshold=threshold, keep=kept)
+    result = model.annotate(opened, decoder=decoder, threshold=threshold, reject=reject, keep=kept)
     if kept is not None:
         result, decision = _refined(result, model, opened, kept, refine, batch_key)
         decisions.append(decision)

@@ -15,7 +15,7 @@ from hdeepinsight._palette import MISSING, PALETTE, label_colors
 from hdeepinsight.annotation import Additions, Annotation
 from hdeepinsight.taxonomy import Taxonomy
 
-ADDED = ["stop_label", "confidence", "margin", "stop_depth"]
+ADDED = ["stop_label", "leaf", "confidence", "margin", "stop_depth", "stop_reason"]
 
 
 def query(n_cells, prefix="cell_"):

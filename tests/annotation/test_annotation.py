@@ -18,20 +18,68 @@ settings_of = pytest.mark.parametrize("settings", SETTINGS, ids=str)
 
 
 @settings_of
-def test_every_level_lies_on_the_path_through_the_stop_label(taxonomy, annotated, settings):
-    result = annotated(taxonomy, **settings)
+def test_every_level_lies_on_the_path_to_the_stop_label(taxonomy, annotated, settings):
+    limit = np.arange(60) % (taxonomy.max_depth + 2)
+    result = annotated(taxonomy, supported_depth=limit, **settings)
     labels = result.labels
+    holes = result.to_frame(fill=False)[labels.columns]
     assert labels.columns.tolist() == [*taxonomy.level_names, "stop_label"]
     assert all(isinstance(dtype, pd.CategoricalDtype) for dtype in labels.dtypes)
     for cell in range(len(result)):
         leaf, stop = int(result.leaf_nodes[cell]), int(result.stop_nodes[cell])
-        path = taxonomy.path(leaf)
-        missing = [None] * (taxonomy.max_depth - len(path))
-        row = labels.iloc[cell, :-1].astype(object)
-        assert row.where(row.notna(), None).tolist() == [*path, *missing]
-        assert path[: taxonomy.depth[stop]] == taxonomy.path(stop)
-        expected = "Unknown" if stop == 0 else taxonomy.path(stop)[-1]
-        assert labels["stop_label"].iloc[cell] == expected
+        path = taxonomy.path(stop) or ("Unknown",)
+        depth = len(path) if stop else taxonomy.max_depth
+        filled = [*path, *[path[-1]] * taxonomy.max_depth][: taxonomy.max_depth]
+        assert taxonomy.depth[stop] <= limit[cell]
+        assert labels.iloc[cell].tolist() == [*filled, path[-1]]
+        row = holes.iloc[cell].astype(object)
+        missing = [None] * (taxonomy.max_depth - depth)
+        assert row.where(row.notna(), None).tolist() == [*filled[:depth], *missing, path[-1]]
+        assert taxonomy.path(leaf)[: taxonomy.depth[stop]] == taxonomy.path(stop)
+        assert result.to_frame()["leaf"].iloc[cell] == taxonomy.label(leaf)
+
+
+def test_a_label_stops_at_the_threshold_of_its_node_or_of_all(ragged, annotated):
+    own = np.full(ragged.n_nodes, 0.5)
+    own[[ragged.resolve("T > CD4"), *ragged.leaves]] = 0.95
+    for threshold in (0.5, 0.8, None):
+        result = annotated(ragged, n_cells=200, threshold=threshold, node_thresholds=own)
+        free = annotated(ragged, n_cells=200, threshold=threshold)
+        at = np.arange(200), result.stop_nodes
+        if threshold is None:
+            np.testing.assert_array_equal(result.stop_nodes, free.stop_nodes)
+            continue
+        passing = result.node_probabilities[at] >= np.maximum(own, threshold)[result.stop_nodes]
+        assert passing.all()
+        assert (ragged.depth[result.stop_nodes] <= ragged.depth[free.stop_nodes]).all()
+        assert (result.stop_nodes != free.stop_nodes).any()
+
+
+def test_why_a_label_stops_is_said_of_every_cell_that_stops(ragged, annotated):
+    given = np.array(["few counts", "", "unlike all types"] * 20, dtype=object)
+    limit = np.array([1, 3, 0] * 20)
+    result = annotated(ragged, threshold=0.8, supported_depth=limit, stop_reasons=given)
+    free = annotated(ragged, threshold=0.8)
+    for cell, reason in enumerate(result.stop_reason):
+        stop = int(result.stop_nodes[cell])
+        improbable = ragged.depth[free.stop_nodes[cell]] < limit[cell]
+        if ragged.is_leaf(stop):
+            assert reason == ""
+        else:
+            expected = "no type below is probable enough" if improbable else given[cell]
+            assert reason == expected
+    assert set(result.stop_reason) == {
+        "",
+        "few counts",
+        "unlike all types",
+        "no type below is probable enough",
+    }
+
+
+@pytest.mark.parametrize("name", ["supported_depth", "stop_reasons", "node_thresholds"])
+def test_arrays_of_other_cells_or_nodes_are_refused(two_levels, annotated, name):
+    with pytest.raises(ValueError, match=rf"{name} must be None or an array of the shape"):
+        annotated(two_levels, **{name: np.zeros(3)})
 
 
 @settings_of
@@ -63,8 +111,8 @@ def test_the_margin_of_the_joint_leaf_is_never_negative(two_levels, annotated):
 
 def test_categories_follow_the_taxonomy_and_hold_what_occurs(two_levels, annotated):
     result = annotated(two_levels, threshold=0.6)
-    assert result.labels["lineage"].cat.categories.tolist() == ["T", "B"]
-    types = ["CD4", "CD8", "gd", "naive", "memory"]
+    assert result.labels["lineage"].cat.categories.tolist() == ["Unknown", "T", "B"]
+    types = ["Unknown", "T", "B", "CD4", "CD8", "gd", "naive", "memory"]
     assert result.labels["cell_type"].cat.categories.tolist() == types
     stops = result.labels["stop_label"]
     assert stops.cat.categories[0] == "Unknown"
@@ -132,11 +180,11 @@ def test_summary_counts_the_cells(two_levels, annotated, level):
 def test_frame_joins_everything(ragged, annotated):
     result = annotated(ragged)
     frame = result.to_frame()
-    added = ["stop_label", "confidence", "margin", "stop_depth"]
+    added = ["stop_label", "leaf", "confidence", "margin", "stop_depth", "stop_reason"]
     assert frame.columns.tolist() == [*ragged.level_names, *added]
     pd.testing.assert_frame_equal(frame[result.labels.columns], result.labels)
-    for name in added[1:]:
-        pd.testing.assert_series_equal(frame[name], getattr(result, name))
+    for name in added[2:]:
+        pd.testing.assert_series_equal(frame[name], getattr(result, name), check_dtype=False)
 
 
 def test_csv_gives_the_frame_back(tmp_path, ragged, annotated):
@@ -164,7 +212,7 @@ def test_repeated_cell_names_stay_rows_of_their_own(two_levels, probabilities):
 
 def test_no_cells_give_empty_tables(taxonomy, annotated):
     result = annotated(taxonomy, n_cells=0)
-    assert result.to_frame().shape == (0, taxonomy.max_depth + 4)
+    assert result.to_frame().shape == (0, taxonomy.max_depth + 6)
     assert result.probabilities().shape == (0, taxonomy.n_edges)
     assert result.probabilities(1).shape == (0, len(taxonomy.groups[0]))
     assert result.summary().empty

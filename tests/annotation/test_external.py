@@ -1,11 +1,13 @@
 """Annotations that come from elsewhere, and ours in the tables of other tools."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 from annotated_files import cells, saved
 
-from hdeepinsight.annotation import Annotation
+from hdeepinsight.annotation import Annotation, Verdict
 from hdeepinsight.taxonomy import LabelWarning, Taxonomy
 
 RECIPE = {
@@ -25,7 +27,14 @@ RECIPE = {
 def test_an_annotation_is_read_back(tmp_path, ragged, annotated, suffix, threshold):
     result = annotated(ragged, threshold=threshold, decoder="greedy", recipe=RECIPE)
     limit = np.arange(60) % 3
-    result = Annotation(**{**vars_of(result), "max_stop_depth": limit})
+    verdict = Verdict(light="yellow", sentences=("Half of it fits.",), figures={"share": 0.5})
+    result = replace(
+        result,
+        node_thresholds=np.linspace(0.5, 0.9, ragged.n_nodes),
+        supported_depth=limit,
+        stop_reasons=np.where(limit < 2, "few counts", "").astype(object),
+        verdict=verdict,
+    )
     adata = cells()
     result.to_adata(adata, key_added="a/b")
     read = Annotation.from_adata(saved(adata, tmp_path / f"back{suffix}"), "a/b")
@@ -35,13 +44,10 @@ def test_an_annotation_is_read_back(tmp_path, ragged, annotated, suffix, thresho
     np.testing.assert_array_equal(read.node_probabilities, result.node_probabilities)
     assert (read.taxonomy, read.threshold, read.decoder) == (ragged, threshold, "greedy")
     assert read.recipe == RECIPE | {"split": [1, 2]}
+    assert read.verdict == verdict
+    assert set(read.stop_reason) >= {"few counts", ""}
     with pytest.raises(KeyError, match="no annotation under 'hdi'"):
         Annotation.from_adata(adata)
-
-
-def vars_of(result):
-    names = ("taxonomy", "obs_names", "node_probabilities", "threshold", "decoder", "recipe")
-    return {name: getattr(result, name) for name in names}
 
 
 def test_labels_of_another_tool_are_what_it_said(ragged):
@@ -116,16 +122,19 @@ def test_a_table_for_celltypist_comes_back(ragged, annotated):
     np.testing.assert_allclose(back.confidence[known], result.confidence[known])
 
 
-def test_a_table_of_a_level_has_the_leaf_where_the_level_is_missing(ragged, annotated):
+def test_a_table_of_a_level_has_the_labels_of_the_level(ragged, annotated):
     result = annotated(ragged)
     table = result.to_table("popv", level="level_2")
     assert table.columns.tolist() == [
         "popv_hdeepinsight_prediction",
         "popv_hdeepinsight_prediction_probabilities",
     ]
-    level = result.labels["level_2"].astype(object)
-    expected = level.where(level.notna(), result.labels["level_1"].astype(object))
-    assert table["popv_hdeepinsight_prediction"].tolist() == expected.tolist()
+    labels = result.labels["level_2"].astype(str).replace("Unknown", "unknown")
+    assert table["popv_hdeepinsight_prediction"].tolist() == labels.tolist()
+    unknown = (labels == "unknown").to_numpy()
+    own = table["popv_hdeepinsight_prediction_probabilities"].to_numpy()
+    assert unknown.any()
+    np.testing.assert_array_equal(own[unknown], result.confidence[unknown])
     with pytest.raises(ValueError, match="style must be one of 'celltypist', 'popv'"):
         result.to_table("azimuth")
 

@@ -240,8 +240,8 @@ def test_quantiles_outside_their_range_are_refused(two_levels, annotated, name):
 
 def test_the_p_value_stands_beside_the_labels(strange):
     frame = strange.to_frame()
-    assert frame.columns[-1] == "novelty_p_value"
-    np.testing.assert_array_equal(frame["novelty_p_value"], strange.novelty["p_value"])
+    assert frame.columns[-1] == "lineage_p_value"
+    np.testing.assert_array_equal(frame["lineage_p_value"], strange.novelty["lineage_p_value"])
 
 
 def test_labels_of_other_cells_are_refused():

@@ -79,7 +79,8 @@ def test_its_card_names_licences_citations_and_figures():
 
 
 def test_cells_made_of_markers_get_their_lineage(cells):
-    labels = hdi.annotate(cells, adapt="off", refine="off").labels["lineage"]
+    result = hdi.annotate(cells, adapt="off", refine="off", threshold=None)
+    labels = result.labels["lineage"]
     for name in MARKERS:
         assert (labels[cells.obs["lineage"] == name] == name).mean() >= 0.9, name
 

@@ -8,14 +8,18 @@ another minor version lays text out in another way, so that pictures are compare
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import anndata as ad
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import torch
 from explained import explain
 
 import hdeepinsight as hdi
+from hdeepinsight.nn import LeafProfiles
 
 BASELINE = Path(__file__).parents[1] / "pl" / "baseline"
 N_CELLS = 90
@@ -88,6 +92,21 @@ def _label_set_sizes(d: Data) -> Any:
     return hdi.pl.label_set_sizes(sets, sets.holds(d.truth))
 
 
+def _marker_evidence(d: Data) -> Any:
+    rng = np.random.default_rng(d.seed)
+    counts = rng.poisson(1.0, (N_CELLS, 50)).astype(np.float32)
+    for leaf in range(d.tree.n_leaves):
+        counts[d.truth == d.tree.leaves[leaf], 5 * leaf : 5 * leaf + 4] += 8
+    cells = ad.AnnData(counts, var=pd.DataFrame(index=d.layout.genes))
+    cells.obs_names = d.result.obs_names
+    means = torch.tensor(
+        np.stack([np.log1p(counts[d.truth == leaf]).mean(axis=0) for leaf in d.tree.leaves])
+    )
+    profiles = LeafProfiles(means, torch.full((d.tree.n_leaves,), 9.0))
+    model = SimpleNamespace(taxonomy=d.tree, genes=d.layout.genes, profiles_=profiles)
+    return hdi.pl.marker_evidence(hdi.tl.marker_evidence(d.result, cells, model), n_genes=1)
+
+
 PICTURES: dict[str, Callable[[Data], Any]] = {
     "alluvial": lambda d: hdi.pl.alluvial(d.result, d.known, heading="known"),
     "confusion": lambda d: hdi.pl.confusion(d.tree, d.truth, d.result.leaf_nodes, level=2),
@@ -103,6 +122,7 @@ PICTURES: dict[str, Callable[[Data], Any]] = {
     "gene_images": lambda d: hdi.pl.gene_images(d.layout, d.means, n_top=2),
     "gene_layout": lambda d: hdi.pl.gene_layout(d.layout, d.means["A"], highlight=["GENE3"]),
     "label_set_sizes": _label_set_sizes,
+    "marker_evidence": _marker_evidence,
     "novelty": lambda d: hdi.pl.novelty(d.result, d.known),
     "novelty_p_value": lambda d: hdi.pl.novelty(d.result, d.known, measure="p_value"),
     "probability": lambda d: hdi.pl.probability(d.coords, d.result, "CD4"),

@@ -2,6 +2,7 @@
 
 from hdeepinsight.annotation._anndata_io import Additions, check_cells, check_same_cells, storable
 from hdeepinsight.annotation._annotation import (
+    NO_COUNTS,
     Annotation,
     Decision,
     annotation_additions,
@@ -52,8 +53,10 @@ from hdeepinsight.annotation._external import (
     normalise_classes,
 )
 from hdeepinsight.annotation._novelty import FeatureCells, NoveltyDetector
+from hdeepinsight.annotation._verdict import Reject, Verdict
 
 __all__ = [
+    "NO_COUNTS",
     "PROBABILITY_TOLERANCE",
     "Additions",
     "Annotation",
@@ -65,6 +68,8 @@ __all__ = [
     "FeatureCells",
     "LabelSets",
     "NoveltyDetector",
+    "Reject",
+    "Verdict",
     "annotation_additions",
     "calibrate",
     "check_cells",

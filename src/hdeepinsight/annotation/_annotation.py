@@ -39,8 +39,16 @@ from hdeepinsight.annotation._external import (
     normalise_classes,
 )
 from hdeepinsight.annotation._novelty import NoveltyLevel
+from hdeepinsight.annotation._verdict import Verdict
 from hdeepinsight.data import GeneReport, InputReport
 from hdeepinsight.taxonomy import Taxonomy
+
+#: Columns of ``novelty`` that are written beside the labels.
+NOVELTY_COLUMNS = ("lineage_p_value", "type_p_value", "is_doublet", "is_ambient")
+#: Why a cell has no label, nor a most probable leaf: nothing that the model reads was counted.
+NO_COUNTS = "no counts"
+#: Why a label stops where no child is probable enough.
+IMPROBABLE = "no type below is probable enough"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +122,16 @@ class Annotation:
     novelty
         How novel each cell is to the reference, one row per cell: ``score``, ``p_value`` and
         ``lineage_p_value``; see :class:`NoveltyDetector`.
-    max_stop_depth
-        Deepest level at which each cell may stop, shape ``(n_cells,)``, as :meth:`rejected` sets
-        it; ``None`` for no limit.
+    node_thresholds
+        Threshold of every node, shape ``(n_nodes,)``, where a model has chosen them; a label needs
+        both its node's and ``threshold``.
+    supported_depth
+        Deepest level that the cell itself supports, whatever the probabilities say, shape
+        ``(n_cells,)``: 0 for none, 1 for its lineage, and so on; ``None`` for no limit.
+    stop_reasons
+        Why each cell is supported no deeper, shape ``(n_cells,)``; ``""`` where nothing stops it.
+    verdict
+        Whether the query as a whole looks like what the model knows.
     decisions
         Steps that were taken or left on the way here, in order.
 
@@ -125,14 +140,16 @@ class Annotation:
     leaf_nodes
         Node of the decoded leaf of every cell, shape ``(n_cells,)``.
     stop_nodes
-        Node where every cell's label stops, shape ``(n_cells,)``; 0 is the root.
+        Node where every cell's label stops, shape ``(n_cells,)``; 0 is the root: the deepest one
+        whose probability reaches its threshold, and no deeper than ``supported_depth``.
 
     Raises
     ------
     ValueError
         If the probabilities do not fit the cells and the taxonomy or are not numbers from 0 to 1,
-        a level has the name of another column (``stop_label``, ``confidence``, ...), or a type is
-        called ``"Unknown"``, as cells without a label are.
+        other arrays are not of these cells or nodes, a level has the name of another column
+        (``stop_label``, ``confidence``, ...), or a type is called ``"Unknown"``, as cells without a
+        label are.
 
     Examples
     --------
@@ -157,7 +174,10 @@ class Annotation:
     recipe: dict[str, Any] = field(default_factory=dict)
     calibration: Calibration | None = None
     novelty: pd.DataFrame | None = None
-    max_stop_depth: np.ndarray | None = None
+    node_thresholds: np.ndarray | None = None
+    supported_depth: np.ndarray | None = None
+    stop_reasons: np.ndarray | None = None
+    verdict: Verdict | None = None
     decisions: tuple[Decision, ...] = ()
     leaf_nodes: np.ndarray = field(init=False, repr=False)
     stop_nodes: np.ndarray = field(init=False, repr=False)
@@ -180,13 +200,23 @@ class Annotation:
                 "probabilities, not logits or percent."
             )
         check_level_names(self.taxonomy)
+        lengths = {"node_thresholds": 1, "supported_depth": 0, "stop_reasons": 0}
+        for name, length in ((name, shape[axis]) for name, axis in lengths.items()):
+            values = getattr(self, name)
+            if values is not None and np.shape(values) != (length,):
+                expected = f"None or an array of the shape ({length},)"
+                raise invalid(name, np.shape(values), expected, "Pass one value for each.")
         object.__setattr__(self, "obs_names", pd.Index(self.obs_names))
         decoded = decode(
-            self.taxonomy, self.node_probabilities, decoder=self.decoder, threshold=self.threshold
+            self.taxonomy,
+            self.node_probabilities,
+            decoder=self.decoder,
+            threshold=self.threshold,
+            node_thresholds=self.node_thresholds,
         )
         stop = decoded.stop
-        if self.max_stop_depth is not None:
-            stop = truncate_to_depth(self.taxonomy, stop, self.max_stop_depth)
+        if self.supported_depth is not None:
+            stop = truncate_to_depth(self.taxonomy, stop, self.supported_depth)
         object.__setattr__(self, "leaf_nodes", decoded.leaf)
         object.__setattr__(self, "stop_nodes", stop)
 
@@ -219,8 +249,7 @@ class Annotation:
         -------
         An annotation in which each label has its confidence, shared equally by all types under it;
         the rest is shared by all types outside of it. ``stop_label`` is the label or one above it,
-        ``"Unknown"`` without a label. The columns of the levels always go down to some type: of
-        cells whose label is less likely than not, or has several types under it, they say nothing.
+        ``"Unknown"`` without a label.
 
         Raises
         ------
@@ -251,7 +280,7 @@ class Annotation:
             threshold=next_above(threshold),
         )
         # What speaks against a label may add up in a branch that nobody named.
-        return replace(made, max_stop_depth=common_depth(taxonomy, made.stop_nodes, nodes))
+        return replace(made, supported_depth=common_depth(taxonomy, made.stop_nodes, nodes))
 
     @classmethod
     def from_probabilities(
@@ -339,6 +368,7 @@ class Annotation:
                 f"obs['{key}_{ADDED_KEYS.STOP_DEPTH}']. Name the key_added of Annotation.to_adata."
             )
         threshold, values = notes["threshold"], table.to_numpy()
+        verdict, reasons = notes.get("verdict"), adata.obs.get(f"{key}_{ADDED_KEYS.STOP_REASON}")
         root = np.ones((len(values), 1), dtype=values.dtype)
         return cls(
             taxonomy=Taxonomy.from_json(str(notes["taxonomy"])),
@@ -347,26 +377,48 @@ class Annotation:
             threshold=None if isinstance(threshold, str) else float(threshold),
             decoder=cast("Decoder", str(notes["decoder"])),
             recipe={name: from_text(str(value)) for name, value in notes["recipe"].items()},
-            max_stop_depth=depth.to_numpy(),
+            node_thresholds=notes.get("node_thresholds"),
+            supported_depth=depth.to_numpy(),
+            stop_reasons=None if reasons is None else reasons.to_numpy(dtype=object),
+            verdict=None if verdict is None else Verdict.from_dict(from_text(str(verdict))),
         )
 
     @cached_property
     def labels(self) -> pd.DataFrame:
-        """One categorical column per level with the decoded path, then ``stop_label``.
+        """One categorical column per level with the label of every cell, then ``stop_label``.
 
-        Level columns follow the decoded leaf all the way; a level below a leaf of a ragged tree
-        is missing. ``stop_label`` is the label of the node where confidence ran out, ``"Unknown"``
-        at the root. The columns of a cell never contradict each other.
+        ``stop_label`` is where a cell's label stops, ``"Unknown"`` at the root. A level above it
+        has the ancestor there, a level below it the same label again, so that no cell is without
+        a label at any level, and no two columns contradict each other.
         """
-        tree, columns = self.taxonomy, {}
-        for level, name in enumerate(tree.level_names, start=1):
-            # With all labels of the level as categories, whether a cell has them or not.
-            here = np.flatnonzero(tree.depth == level).tolist()
-            code_of = {label: i for i, label in enumerate(dict.fromkeys(map(tree.label, here)))}
-            at_level = tree.node_at_level[:, level - 1].tolist()
-            codes = np.array([-1 if node < 0 else code_of[tree.label(node)] for node in at_level])
-            columns[name] = pd.Categorical.from_codes(codes[self.leaf_nodes], list(code_of))
-        columns[LABEL_COLUMNS.STOP] = node_categories(node_names(tree), self.stop_nodes)
+        return self._label_frame(fill=True)
+
+    def level_nodes(self, level: int | str) -> np.ndarray:
+        """Return the node of every cell's label at a level, shape ``(n_cells,)``.
+
+        Cells whose label stops above the level have the node where it stops; 0 is the root.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> import pandas as pd
+        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> result = hdi.Annotation.from_labels(pd.Series(["CD4", "B"], index=["a", "b"]), tree)
+        >>> result.level_nodes(2)
+        array([3, 2])
+        """
+        depth = np.full(len(self), depth_of_level(self.taxonomy, level))
+        return truncate_to_depth(self.taxonomy, self.stop_nodes, depth)
+
+    def _label_frame(self, *, fill: bool) -> pd.DataFrame:
+        names, columns = node_names(self.taxonomy), {}
+        for depth, level in enumerate(self.taxonomy.level_names, start=1):
+            column = node_categories(names, self.level_nodes(depth))
+            if not fill:
+                column[self.stop_depth.between(1, depth - 1).to_numpy()] = None
+                column = column.remove_unused_categories()
+            columns[level] = column
+        columns[LABEL_COLUMNS.STOP] = node_categories(names, self.stop_nodes)
         return pd.DataFrame(columns, index=self.obs_names)
 
     @cached_property
@@ -388,6 +440,20 @@ class Annotation:
     def stop_depth(self) -> pd.Series:
         """Depth of the node where each cell stops; 0 is the root."""
         return self._series(self.taxonomy.depth[self.stop_nodes], ADDED_KEYS.STOP_DEPTH)
+
+    @cached_property
+    def stop_reason(self) -> pd.Series:
+        """Why each cell's label stops above a type, as text; ``""`` where it does not.
+
+        What the cell itself does not support comes before what is not probable enough.
+        """
+        stopped = ~np.isin(self.stop_nodes, self.taxonomy.leaves)
+        reasons = np.where(stopped, IMPROBABLE, "").astype(object)
+        if self.stop_reasons is not None:
+            limited = self.stop_depth.to_numpy() == self.supported_depth
+            given = self.stop_reasons.astype(str).astype(object)
+            reasons = np.where(stopped & limited & (given != ""), given, reasons)
+        return pd.Series(reasons, self.obs_names, dtype=object, name=ADDED_KEYS.STOP_REASON)
 
     @cached_property
     def ontology_term_ids(self) -> pd.Series:
@@ -616,9 +682,13 @@ class Annotation:
         if unknown == "type":
             limit[self.novelty["p_value"].to_numpy() <= alpha] = 1
         limit[self.novelty["lineage_p_value"].to_numpy() <= alpha] = 0
-        if self.max_stop_depth is not None:
-            limit = np.minimum(limit, self.max_stop_depth)
-        return replace(self, max_stop_depth=limit)
+        reasons = np.where(limit < self.taxonomy.max_depth, "novel to the reference", "")
+        if self.supported_depth is not None:
+            earlier = self.supported_depth <= limit
+            limit = np.minimum(limit, self.supported_depth)
+            if self.stop_reasons is not None:
+                reasons = np.where(earlier, self.stop_reasons, reasons)
+        return replace(self, supported_depth=limit, stop_reasons=reasons.astype(object))
 
     def to_table(
         self, style: Literal["celltypist", "popv"], *, level: int | str | None = None
@@ -633,8 +703,7 @@ class Annotation:
             ``popv_hdeepinsight_prediction_probabilities``, as one of its methods, with
             ``"unknown"``.
         level
-            Depth or name of a level, or the leaf above it; the label where each cell stops by
-            default.
+            Depth or name of a level; the label where each cell stops by default.
 
         Raises
         ------
@@ -653,18 +722,20 @@ class Annotation:
         """
         check_choice("style", style, TABLE_COLUMNS)
         label_column, confidence_column, no_label = TABLE_COLUMNS[style]
-        nodes, share = self.stop_nodes, self.confidence.to_numpy()
-        if level is not None:
-            depth = np.full(len(nodes), depth_of_level(self.taxonomy, level))
-            nodes = truncate_to_depth(self.taxonomy, self.leaf_nodes, depth)
-            share = self._probability_of(nodes)
+        nodes = self.stop_nodes if level is None else self.level_nodes(level)
+        share = self._probability_of(np.where(nodes == 0, self.leaf_nodes, nodes))
         labels = node_categories(node_names(self.taxonomy, no_label), nodes)
         return pd.DataFrame({label_column: labels, confidence_column: share}, self.obs_names)
 
-    def to_frame(self) -> pd.DataFrame:
-        """Return labels, confidence, margin, stop depth and, where known, novelty of every cell.
+    def to_frame(self, *, fill: bool = True) -> pd.DataFrame:
+        """Return labels, confidence, and why labels stop, one row per cell.
 
         Where the taxonomy carries Cell Ontology ids, also those of the cells.
+
+        Parameters
+        ----------
+        fill
+            Repeat a label in the columns of the levels below it; else they are missing there.
 
         Examples
         --------
@@ -672,15 +743,19 @@ class Annotation:
         >>> import pandas as pd
         >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
         >>> result = hdi.Annotation.from_labels(pd.Series(["CD4", "B"], index=["a", "b"]), tree)
-        >>> result.to_frame().columns.tolist()
-        ['level_1', 'level_2', 'stop_label', 'confidence', 'margin', 'stop_depth']
+        >>> result.to_frame().columns[2:].tolist()
+        ['stop_label', 'leaf', 'confidence', 'margin', 'stop_depth', 'stop_reason']
         """
-        beside = [self.confidence, self.margin, self.stop_depth]
+        names = node_names(self.taxonomy)
+        leaf_nodes = np.where(self.stop_reason == NO_COUNTS, 0, self.leaf_nodes)
+        leaf = self._series(node_categories(names, leaf_nodes), ADDED_KEYS.LEAF)
+        beside = [leaf, self.confidence, self.margin, self.stop_depth, self.stop_reason]
         if self.novelty is not None:
-            beside.append(self.novelty["p_value"].rename(ADDED_KEYS.NOVELTY))
+            beside += [self.novelty[name] for name in NOVELTY_COLUMNS if name in self.novelty]
         if self.taxonomy.ontology_ids:
             beside.append(self.ontology_term_ids)
-        return self.labels.assign(**{str(column.name): column.array for column in beside})
+        labels = self.labels if fill else self._label_frame(fill=False)
+        return labels.assign(**{str(column.name): column.array for column in beside})
 
     def to_csv(self, path: str | Path) -> None:
         """Write :meth:`to_frame` to a CSV file.
@@ -699,7 +774,7 @@ class Annotation:
         ...     path = Path(folder) / "labels.csv"
         ...     result.to_csv(path)
         ...     path.read_text().splitlines()[1]
-        'a,T,CD4,CD4,1.0,1.0,2'
+        'a,T,CD4,CD4,CD4,1.0,1.0,2,'
         """
         with atomic_write(path) as unfinished:
             self.to_frame().to_csv(unfinished, index_label="cell")
@@ -783,6 +858,12 @@ class Annotation:
             "threshold": "none" if self.threshold is None else self.threshold,
             "taxonomy": self.taxonomy.to_json(),
             "recipe": {storable(key): to_text(value) for key, value in self.recipe.items()},
+            **(
+                {}
+                if self.node_thresholds is None
+                else {"node_thresholds": np.asarray(self.node_thresholds).tolist()}
+            ),
+            **({} if self.verdict is None else {"verdict": to_text(self.verdict.to_dict())}),
             **{name: str(report) for name, report in reports.items() if report is not None},
             **({"decisions": decisions} if decisions else {}),
         }

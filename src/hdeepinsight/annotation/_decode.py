@@ -67,6 +67,7 @@ def decode(
     *,
     decoder: Decoder = "joint",
     threshold: float | None = 0.5,
+    node_thresholds: np.ndarray | None = None,
 ) -> Decoded:
     """Choose a leaf and a stop node for every cell.
 
@@ -82,6 +83,8 @@ def decode(
     threshold
         The stop node is the deepest one whose probability is at least this; the root if there is
         none. With ``None`` the leaf is the stop node.
+    node_thresholds
+        Threshold of every node, shape ``(n_nodes,)``, where it is higher than that for all.
 
     Raises
     ------
@@ -110,7 +113,8 @@ def decode(
     check_decoder(decoder)
     stop = np.zeros(len(probabilities), dtype=np.int64)
     if threshold is not None:
-        stop = deepest_confident_node(taxonomy, probabilities, threshold)
+        least = threshold if node_thresholds is None else np.maximum(node_thresholds, threshold)
+        stop = deepest_confident_node(taxonomy, probabilities, least)
     leaf = leaf_below(taxonomy, probabilities, stop, decoder)
     return Decoded(leaf, leaf if threshold is None else stop)
 
@@ -127,9 +131,11 @@ def check_decoder(decoder: str) -> None:
 
 
 def deepest_confident_node(
-    taxonomy: Taxonomy, probabilities: np.ndarray, threshold: float
+    taxonomy: Taxonomy, probabilities: np.ndarray, threshold: float | np.ndarray
 ) -> np.ndarray:
     """Return the deepest node with at least ``threshold`` (0.5 or more), shape ``(n_cells,)``.
+
+    Thresholds of the nodes have the shape ``(n_nodes,)``.
 
     Examples
     --------
@@ -152,9 +158,12 @@ def deepest_on_path(
 ) -> np.ndarray:
     """Return the deepest node above each leaf with at least ``threshold``, shape ``(n_cells,)``.
 
-    A threshold per cell has the shape ``(n_cells, 1)``. The root takes cells without such a node.
+    A threshold per cell has the shape ``(n_cells, 1)``, one per node ``(n_nodes,)``. The root takes
+    cells without such a node.
     """
     path = taxonomy.node_at_level[leaf]
+    if isinstance(threshold, np.ndarray) and threshold.ndim == 1:
+        threshold = threshold[path.clip(0)]
     passing = (path > 0) & (np.take_along_axis(probabilities, path.clip(0), axis=1) >= threshold)
     depth = np.where(passing, np.arange(1, path.shape[1] + 1), 0).max(axis=1)
     on_path = np.take_along_axis(path, depth[:, None].clip(1) - 1, axis=1).ravel()

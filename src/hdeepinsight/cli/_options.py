@@ -18,6 +18,8 @@ Scale = StrEnum(
 Step = StrEnum("Step", {"auto": "auto", "on": "on", "off": "off"})
 #: How a leaf is chosen.
 PathDecoder = StrEnum("PathDecoder", {"joint": "joint", "greedy": "greedy"})
+#: Whether cells that no type supports are stopped further up.
+Rejection = StrEnum("Rejection", {"auto": "auto", "off": "off"})
 
 Query = Annotated[Path, typer.Argument(help="Query with raw counts, .h5ad or .zarr.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -88,6 +90,14 @@ Refine = Annotated[
     typer.Option(
         help="Let neighbouring cells settle their labels together: [b]auto[/b] where the graph "
         "knows about labels, [b]on[/b] in any case."
+    ),
+]
+RejectOption = Annotated[
+    Rejection,
+    typer.Option(
+        "--reject",
+        help="Stop cells that no type supports further up, or at Unknown, whatever their "
+        "probabilities: [b]auto[/b]; [b]off[/b] leaves that to the threshold.",
     ),
 ]
 BatchKey = Annotated[

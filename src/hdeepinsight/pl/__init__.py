@@ -6,6 +6,7 @@ from hdeepinsight.pl._embedding import embedding, probability
 from hdeepinsight.pl._explanation import contrast, explanation
 from hdeepinsight.pl._history import training_history
 from hdeepinsight.pl._layout import gene_images, gene_layout, gene_layout_html
+from hdeepinsight.pl._markers import marker_evidence
 from hdeepinsight.pl._taxonomy import taxonomy
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "gene_layout",
     "gene_layout_html",
     "label_set_sizes",
+    "marker_evidence",
     "novelty",
     "probability",
     "reliability",

@@ -137,7 +137,6 @@ def plain(value: Any) -> Any:
 
 N_BINS: Final = 20
 REJECTED: Final = "rejected: novel to the reference"
-NO_LABEL: Final = "(type without this level)"
 
 _LEVEL: Final = columns_of(
     "Label, Within, Cells: count, Share of cells: share, Confident at this level: share, "
@@ -156,17 +155,17 @@ _STOPS: Final = columns_of(
 
 
 def composition(result: Annotation) -> tuple[Table, ...]:
-    """One table a level: the cells of each label, every cell followed down to a type."""
+    """Tabulate the cells of each label, level by level."""
     depths = range(1, result.taxonomy.max_depth + 1)
     return tuple(_composition_of(result, depth) for depth in depths)
 
 
 def _composition_of(result: Annotation, depth: int) -> Table:
-    nodes = result.taxonomy.node_at_level[result.leaf_nodes, depth - 1]
+    nodes = result.level_nodes(depth)
     confident = result.stop_depth.to_numpy() >= depth
     rows = [
         (
-            *(name_of(result.taxonomy, node) if node > 0 else (NO_LABEL, "")),
+            *name_of(result.taxonomy, node),
             len(cells),
             len(cells) / len(result),
             confident[cells].mean() if node > 0 else None,
@@ -229,13 +228,14 @@ def above_a_type(result: Annotation) -> np.ndarray:
 
 def _rejected(result: Annotation) -> np.ndarray:
     """Whether each cell stops above where its probabilities alone would let it stop."""
-    if result.max_stop_depth is None:
+    if result.supported_depth is None:
         return np.zeros(len(result), dtype=bool)
     free = decode(
         result.taxonomy,
         result.node_probabilities,
         decoder=result.decoder,
         threshold=result.threshold,
+        node_thresholds=result.node_thresholds,
     )
     return np.asarray(free.stop != result.stop_nodes)
 

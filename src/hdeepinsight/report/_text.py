@@ -214,7 +214,7 @@ def _cells(result: Annotation, citations: Citations) -> Iterator[str]:
             "per lineage and by the Mahalanobis distance to the nearest type "
             f"{citations.cite('lee2018')}."
         )
-    if result.max_stop_depth is not None:
+    if result.supported_depth is not None:
         yield (
             "Labels of cells that are novel to the reference, or have no counts of what the "
             "model reads, were stopped earlier."

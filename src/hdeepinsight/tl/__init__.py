@@ -2,6 +2,13 @@
 
 from hdeepinsight.tl._audit import audit_labels, audit_nodes
 from hdeepinsight.tl._consensus import Consensus, consensus
+from hdeepinsight.tl._evidence import (
+    CellType,
+    MarkerEvidence,
+    cell_type,
+    marker_evidence,
+    marker_genes,
+)
 from hdeepinsight.tl._label_audit import LabelAudit
 from hdeepinsight.tl._refine import RefineConfig, lambda_path, refine
 from hdeepinsight.tl._refinement import Refinement
@@ -9,16 +16,21 @@ from hdeepinsight.tl._representation import expression_pca, mde
 from hdeepinsight.tl._vote import Vote, vote
 
 __all__ = [
+    "CellType",
     "Consensus",
     "LabelAudit",
+    "MarkerEvidence",
     "RefineConfig",
     "Refinement",
     "Vote",
     "audit_labels",
     "audit_nodes",
+    "cell_type",
     "consensus",
     "expression_pca",
     "lambda_path",
+    "marker_evidence",
+    "marker_genes",
     "mde",
     "refine",
     "vote",

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, get_args
 
 import numpy as np
 import pandas as pd
@@ -15,15 +15,17 @@ import torch
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 
-from hdeepinsight._errors import check_integer
+from hdeepinsight._errors import check_choice, check_integer
 from hdeepinsight.adaptation import AdaptationOptions, Adapter, QueryCells, reference_sums
 from hdeepinsight.annotation import (
+    NO_COUNTS,
     Annotation,
     Calibration,
     Decoder,
     Evaluation,
     FeatureCells,
     NoveltyDetector,
+    Reject,
     calibrate,
     check_decoder,
     check_threshold,
@@ -301,6 +303,7 @@ class HierarchicalClassifierMixin(_Base):
         indices: Sequence[int] | None = None,
         decoder: Decoder = "joint",
         threshold: float | None = 0.5,
+        reject: Reject = "auto",
         corrected: StacasResult | None = None,
         layer: str | None = None,
         use_raw: bool = False,
@@ -327,6 +330,9 @@ class HierarchicalClassifierMixin(_Base):
         threshold
             A label stops at the deepest node whose probability is at least this; from 0.5 to 1,
             or ``None`` for the leaf of every cell.
+        reject
+            ``"auto"`` stops cells that no type supports further up, or at the root, whatever their
+            probabilities; ``"off"`` leaves that to the threshold.
         corrected
             Batch correction of this query by :func:`hdeepinsight.pp.stacas` with
             ``normalizer=model.normalizer``; its log values enter before the per-gene scale.
@@ -366,6 +372,7 @@ class HierarchicalClassifierMixin(_Base):
         """
         check_threshold(threshold)
         check_decoder(decoder)
+        check_choice("reject", reject, get_args(Reject), "Use 'auto' to begin with.")
         opened = self._open_trained(
             query, indices, layer=layer, use_raw=use_raw, scale=scale, fold_case=fold_case
         )
@@ -392,7 +399,8 @@ class HierarchicalClassifierMixin(_Base):
             recipe=self.recipe,
             calibration=self.calibration,
             novelty=pd.DataFrame(found, index=opened.obs_names) if found else None,
-            max_stop_depth=None if seen.all() else np.where(seen, self.taxonomy.max_depth, 0),
+            supported_depth=None if seen.all() else np.where(seen, self.taxonomy.max_depth, 0),
+            stop_reasons=None if seen.all() else np.where(seen, "", NO_COUNTS).astype(object),
         )
 
     def predict(
