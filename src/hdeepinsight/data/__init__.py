@@ -34,7 +34,7 @@ from hdeepinsight.data._proteins import (
 from hdeepinsight.data._query import AlignedQuery, ExtraInputs, open_query, resolve_cells
 from hdeepinsight.data._reader import DataLike, Store, check_file, group_opener, open_store
 from hdeepinsight.data._recover import Denormalizer, RecoveredCounts, recover_counts
-from hdeepinsight.data._sampling import draw_evenly, split_cells, split_groups
+from hdeepinsight.data._sampling import draw_evenly, split_cells, split_groups, split_three
 
 __all__ = [
     "AlignedQuery",
@@ -85,6 +85,7 @@ __all__ = [
     "select_genes",
     "split_cells",
     "split_groups",
+    "split_three",
     "strip_version",
     "trim",
 ]

@@ -90,6 +90,8 @@ class HierarchicalClassifierMixin(_Base):
         "adapter_": Adapter,
     }
 
+    _figures: ClassVar[tuple[str, ...]] = ("agreement_", "shift_")
+
     taxonomy: Taxonomy
     calibration_: Calibration | None = None
     novelty_detector_: NoveltyDetector | None = None
@@ -105,17 +107,19 @@ class HierarchicalClassifierMixin(_Base):
         nodes: np.ndarray = self.adata_manager.adata.obs[LABELS].to_numpy()
         return nodes
 
-    def _hold_out(self, fraction: float, *how: Any) -> np.ndarray:
-        held_out = super()._hold_out(fraction, *how)
-        if fraction and not held_out.any():
+    def _split(
+        self, train_size: float | None, validation_size: float | None, *how: Any
+    ) -> list[np.ndarray]:
+        split = super()._split(train_size, validation_size, *how)
+        if not len(split[1]) and validation_size != 0 and (validation_size or train_size != 1):
             warnings.warn(
                 "No cells are held out: every type has too few for that. The model is not "
                 "calibrated, knows no novelty, and cannot be evaluated on its reference. Label "
                 "more cells, raise validation_size, or pass validation_size=0 to agree.",
                 UserWarning,
-                stacklevel=5,  # the caller of train
+                stacklevel=4,  # the caller of train
             )
-        return held_out
+        return split
 
     def _check_reference(self) -> None:
         super()._check_reference()
@@ -168,10 +172,9 @@ class HierarchicalClassifierMixin(_Base):
             )
         audit.check_cells(reference)
         audit.check_taxonomy(self.taxonomy)
-        lifted = nodes.copy()
-        cells = train[audit.suspicious[train]]
-        lifted[cells] = audit.agreed_nodes[cells]
-        return lifted
+        return np.where(
+            np.isin(np.arange(len(nodes)), train) & audit.suspicious, audit.agreed_nodes, nodes
+        )
 
     def _nodes(
         self,
@@ -852,22 +855,12 @@ class HierarchicalClassifierMixin(_Base):
             raise ValueError(msg)
         return QueryCells(opened.read(rows), np.full(len(rows), -1), nodes[rows])
 
-    def _payload(self) -> dict[str, Any]:
-        payload = super()._payload()
-        payload["attr_dict"] |= {"agreement_": self.agreement_, "shift_": self.shift_}
-        return payload
-
-    def _restore(self, attributes: dict[str, Any]) -> None:
-        self.agreement_ = attributes.get("agreement_")
-        self.shift_ = attributes.get("shift_")
-        super()._restore(attributes)
-
     def _part(self, kind: Any, values: dict[str, Any]) -> Any:
         if kind is Calibration:
             return Calibration.from_dict(values, self.taxonomy)
         if kind is Adapter:
             return Adapter.from_dict(values, self.module, self.profiles_)
-        return LeafProfiles(**values) if kind is LeafProfiles else kind.from_dict(values)
+        return super()._part(kind, values)
 
 
 class _Query(NamedTuple):

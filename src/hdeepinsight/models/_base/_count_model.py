@@ -26,7 +26,7 @@ from scvi.model.base._constants import SAVE_KEYS
 from scvi.train import TrainRunner
 
 from hdeepinsight._archive import damaged, frame_from_plain
-from hdeepinsight._errors import check_integer, check_number
+from hdeepinsight._errors import check_integer
 from hdeepinsight.data import (
     AlignedQuery,
     align_genes,
@@ -36,8 +36,7 @@ from hdeepinsight.data import (
     open_paired,
     open_query,
     pad,
-    split_cells,
-    split_groups,
+    split_three,
 )
 from hdeepinsight.models._base import _registration as registration
 from hdeepinsight.models._base import _registry as classes
@@ -100,6 +99,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     _training_plan_cls: ClassVar[type] = OneCyclePlan
     #: Objects that travel with the model: attribute and class, which has to_dict and from_dict.
     _parts: ClassVar[Mapping[str, type]] = {}
+    #: Attributes of plain types that travel with it too.
+    _figures: ClassVar[tuple[str, ...]] = ()
     #: Metric that early stopping watches.
     _monitor: ClassVar[str] = "validation_loss"
     module: Any
@@ -653,31 +654,9 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         split_key: str | None,
     ) -> list[np.ndarray]:
         """Return the cells that train, that are held out, and that do neither."""
-        if validation_size is None:
-            validation_size = 0.1 if train_size is None else 1 - train_size
-        check_number("validation_size", validation_size, 0, 1, hint="Pass 0 to hold out none.")
-        train_size = 1 - validation_size if train_size is None else train_size
-        check_number("train_size", train_size, 0, 1 - validation_size, hint="Omit it for the rest.")
-        rng = np.random.default_rng(self.seed)
-        held_out = self._hold_out(validation_size, shuffle, split_key, rng)
-        rest = np.flatnonzero(~held_out)
-        all_of_them = train_size == 1 - validation_size
-        n_train = len(rest) if all_of_them else int(train_size * len(held_out))
-        if not n_train:
-            msg = "No cell is left to train on. Lower validation_size, or raise train_size."
-            raise ValueError(msg)
-        order = rng.permutation(rest) if shuffle and n_train < len(rest) else rest
-        train = np.sort(order[:n_train])
-        return [train, np.flatnonzero(held_out), np.setdiff1d(rest, train)]
-
-    def _hold_out(
-        self, fraction: float, shuffle: bool, split_key: str | None, rng: np.random.Generator
-    ) -> np.ndarray:
-        """Return whether each cell is held out."""
-        if split_key is not None:
-            groups = self._column(split_key).astype(str).to_numpy()
-            return split_groups(self._strata(), groups, fraction, rng)
-        return split_cells(self._strata(), fraction, rng, shuffle=shuffle)
+        groups = None if split_key is None else self._column(split_key).astype(str).to_numpy()
+        rng, sizes = np.random.default_rng(self.seed), (train_size, validation_size)
+        return split_three(self._strata(), *sizes, rng, groups=groups, shuffle=shuffle)
 
     def _strata(self) -> np.ndarray:
         """Return the number of the kind of every cell; of each kind cells are held out."""
@@ -904,6 +883,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         """Return weights and attributes in plain types, for the model file."""
         names: tuple[str, ...] = ("is_trained_", "train_indices_", "validation_indices_")
         names += ("test_indices_", "history_", "recipe_", "held_out_", "registry_", "init_params_")
+        names += self._figures
         parts = {name: getattr(self, name) for name in self._parts}
         return {
             SAVE_KEYS.MODEL_STATE_DICT_KEY: self.module.state_dict(),
@@ -922,6 +902,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         for name in ("train_indices_", "validation_indices_", "test_indices_", "held_out_"):
             value = attributes.get(name)
             setattr(self, name, value.numpy() if isinstance(value, torch.Tensor) else value)
+        for name in self._figures:
+            setattr(self, name, attributes.get(name))
         history = attributes["history_"]
         self.history_ = history and {key: frame_from_plain(t) for key, t in history.items()}
         for name, kind in self._parts.items():
