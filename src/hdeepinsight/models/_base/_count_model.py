@@ -27,6 +27,7 @@ from scvi.train import TrainRunner
 
 from hdeepinsight._archive import damaged, frame_from_plain
 from hdeepinsight._errors import check_integer
+from hdeepinsight._model_folder import ModelFolder
 from hdeepinsight.data import (
     AlignedQuery,
     align_genes,
@@ -41,7 +42,6 @@ from hdeepinsight.data import (
 from hdeepinsight.models._base import _registration as registration
 from hdeepinsight.models._base import _registry as classes
 from hdeepinsight.models._base import _training as training
-from hdeepinsight.models._base._io import ModelFolder
 from hdeepinsight.models._base._plan import OneCyclePlan
 from hdeepinsight.models._base._registration import (
     BATCH,
