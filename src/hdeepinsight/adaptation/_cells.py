@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,6 +68,15 @@ class QueryCells:
         for start in range(0, len(self), size):
             rows = slice(start, min(start + size, len(self)))
             yield rows, self[rows]
+
+    def thinned(self, share: float, rng: np.random.Generator) -> QueryCells:
+        """Return the cells with a share of their molecules, drawn one by one; 1 keeps all."""
+        if share == 1:
+            return self
+        counts = self.counts.copy()
+        kept = rng.binomial(np.rint(counts.data).astype(int), share)
+        counts.data = kept.astype(np.float32)
+        return replace(self, counts=counts)
 
     def tensors(self, measured: Tensor) -> dict[str, Tensor]:
         """Return what the network reads of these cells, dense and on the device of ``measured``.

@@ -286,12 +286,7 @@ class HierarchicalClassifierMixin(_Base):
 
     def _outputs(self, cells: QueryCells, share: float, names: Sequence[str]) -> dict[str, Tensor]:
         """Run cells that keep a share of their counts through the network, in mini-batches."""
-        if share < 1.0:
-            thinned = cells.counts.copy()
-            rng, molecules = np.random.default_rng(self.seed), np.rint(thinned.data).astype(int)
-            kept = rng.binomial(molecules, share)
-            thinned.data = kept.astype(np.float32)
-            cells = replace(cells, counts=thinned)
+        cells = cells.thinned(share, np.random.default_rng(self.seed))
         measured = torch.ones(len(self.genes), device=self.device)
         read = self.module.inference if "logits" in names else self.module.predict
         parts = [read(**part.tensors(measured)) for _, part in cells.parts()]
@@ -775,18 +770,13 @@ class HierarchicalClassifierMixin(_Base):
             raise ValueError(msg)
         model.module = copy.deepcopy(model.module)
         model._adata = model._adata_manager = None
-        reading: dict[str, Any] = {
-            "layer": layer,
-            "use_raw": use_raw,
-            "scale": scale,
-            "fold_case": fold_case,
-        }
+        reading: dict[str, Any] = {"layer": layer, "use_raw": use_raw, "scale": scale}
+        reading["fold_case"] = fold_case
         opened = model.open(adata, **reading)
         model.adapter_ = Adapter.from_obs(opened.obs, batch_key)
         nodes = model._nodes(opened.obs, labels_key or [], ignore_unknown=True)
         freeze = {"freeze_backbone": freeze_backbone, "freeze_head": freeze_head}
-        pristine = copy.deepcopy(model.module)
-        model._query = _Query(adata, reading, opened, nodes, reference, freeze, pristine)
+        model._query = _Query(adata, reading, opened, nodes, reference, freeze, model.module)
         return model
 
     @classmethod

@@ -413,11 +413,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         True
         """
         if inplace:
-            msg = (
-                "prepare_query_anndata got inplace=True, which would pad your object with genes "
-                "that it does not have. Omit it, and use the copy that is returned."
-            )
-            raise ValueError(msg)
+            msg = "prepare_query_anndata got inplace=True, which would pad your object with genes"
+            raise ValueError(f"{msg} that it does not have. Omit it, and use the returned copy.")
         given = reference_model
         model = classes.load_model(given) if isinstance(given, str | Path) else given
         if return_reference_var_names:
@@ -655,7 +652,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     ) -> list[np.ndarray]:
         """Return the cells that train, that are held out, and that do neither."""
         groups = None if split_key is None else self._column(split_key).astype(str).to_numpy()
-        rng, sizes = np.random.default_rng(self.seed), (train_size, validation_size)
+        sizes, rng = (train_size, validation_size), np.random.default_rng(self.seed)
         return split_three(self._strata(), *sizes, rng, groups=groups, shuffle=shuffle)
 
     def _strata(self) -> np.ndarray:

@@ -312,12 +312,9 @@ def as_label_keys(
         raise invalid("labels_key", labels_key, "the name of a column", hint)
     if (labels_key is None) == (labels_keys is None):
         given = "neither" if labels_key is None else "both"
-        msg = (
-            f"Exactly one of labels_key and labels_keys must be given, got {given}. Pass "
-            "labels_key for a single column, or labels_keys for one column per level, coarse to "
-            "fine."
-        )
-        raise ValueError(msg)
+        hint = "Pass labels_key for a single column, or labels_keys for one per level, coarse to"
+        msg = f"Exactly one of labels_key and labels_keys must be given, got {given}."
+        raise ValueError(f"{msg} {hint} fine.")
     keys = labels_key if labels_key is not None else labels_keys or ()
     return [keys] if isinstance(keys, str) else list(keys)
 
