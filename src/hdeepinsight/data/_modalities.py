@@ -221,9 +221,12 @@ class Modalities:
         >>> import anndata as ad
         >>> import mudata
         >>> import numpy as np
+        >>> import pandas as pd
         >>> from hdeepinsight.data import Modalities
         >>> warnings.simplefilter("ignore", FutureWarning)  # of mudata before 0.4
-        >>> parts = {name: ad.AnnData(np.ones((2, 3))) for name in ("gex", "adt")}
+        >>> genes, proteins = (pd.DataFrame(index=[name]) for name in ("CD3D", "CD3"))
+        >>> parts = {"gex": ad.AnnData(np.ones((2, 1)), var=genes)}
+        >>> parts["adt"] = ad.AnnData(np.ones((2, 1)), var=proteins)
         >>> Modalities().of_reference(mudata.MuData(parts)).protein
         'adt'
         """
