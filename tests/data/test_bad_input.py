@@ -21,7 +21,9 @@ def annotate(adata: ad.AnnData, **options) -> tuple[np.ndarray, list[str]]:
     source = open_counts(adata, **options)
     alignment = source.align(MODEL)
     counts = sparse.vstack([c for _, c in source.chunks(alignment, 32)]).toarray()
-    return counts, [*source.report.repairs, *source.report.problems, *alignment.report.messages]
+    report = source.report
+    said = [*report.repairs, *report.problems, *report.notes, *alignment.report.messages]
+    return counts, said
 
 
 def with_x(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[ad.AnnData], ad.AnnData]:
@@ -96,9 +98,7 @@ REFUSED = [
     ),
     pytest.param(with_value(np.nan), InputError, "1 NaN.*cannot be guessed", id="nan"),
     pytest.param(with_value(np.inf), InputError, "1 infinite", id="inf"),
-    pytest.param(
-        with_value(-2), InputError, r"1 values are negative \(down to -2\)", id="negative"
-    ),
+    pytest.param(with_value(-2), InputError, r"1 value is negative \(down to -2\)", id="negative"),
 ]
 
 
@@ -124,7 +124,7 @@ REPAIRED = [
     pytest.param(doubled, 2, "same gene name are summed", id="duplicated_names"),
     pytest.param(with_x(lambda x: x.astype(">f4")), 1, None, id="foreign_byte_order"),
     pytest.param(with_x(log_cp10k), 1, "Counts are recovered", id="log_of_counts"),
-    pytest.param(with_x(lambda x: x), 1, "1 cells hold zeros only", id="an_empty_cell"),
+    pytest.param(with_x(lambda x: x), 1, "1 cell holds zeros only", id="an_empty_cell"),
 ]
 
 

@@ -60,7 +60,7 @@ def test_versions_are_left_out_on_either_side():
     for query, model in [(versioned, IDS), (IDS, versioned), (versioned[::-1], versioned)]:
         assert align_genes(query, model).measured.all()
     report = align_genes(versioned, IDS).report
-    assert "4 genes were matched after leaving out Ensembl versions." in report.messages
+    assert "4 genes matched after leaving out Ensembl versions." in report.messages
 
 
 def test_exact_names_win_over_stripped_ones():
@@ -79,7 +79,7 @@ def test_synonyms_fill_only_what_exact_names_left_open():
     synonyms = {"MS4A1": ["CD20", "B1"], "NKG7": ["GIG1"], "CD3D": ["GIG1", "T3D"]}
     alignment = align_genes(["B1", "CD20", "CD3D", "GIG1", "LYZ"], MODEL, synonyms=synonyms)
     assert alignment.source.tolist() == [2, 1, 3, 4]
-    assert "2 genes were matched by a synonym." in alignment.report.messages
+    assert "2 genes matched by a synonym." in alignment.report.messages
 
 
 def test_coverage_is_the_weight_of_the_genes_found():
@@ -157,7 +157,7 @@ def test_mouse_symbols_in_upper_case_match_and_are_noted():
 def test_case_is_folded_only_when_asked_for():
     alignment = align_genes(["Nkg7", "Cd3d", "CD3D"], MODEL, fold_case=True)
     assert alignment.source.tolist() == [2, -1, 0, -1]
-    assert "1 genes were matched regardless of case." in alignment.report.messages
+    assert "1 gene matched regardless of case." in alignment.report.messages
 
 
 def test_a_spelling_that_fits_two_model_genes_fits_none():

@@ -223,4 +223,4 @@ def test_a_zarr_array_without_bytes_behind_it_is_refused(small, tmp_path):
 def test_a_table_that_is_none_is_refused(path, at):
     with h5py.File(path, "r+") as file:
         file[at].attrs["encoding-type"] = "dict"
-    refused(path, "cannot be read as an AnnData|not a table")
+    refused(path, "cannot be opened")

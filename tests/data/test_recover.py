@@ -106,7 +106,7 @@ def smoothed(counts: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("spoil", [gene_length_normalised, smoothed])
 def test_values_that_hold_no_counts_are_refused_with_the_share_of_cells(small, spoil):
     with pytest.raises(
-        InputError, match=r"In 9\d of 97 cells \(9\d\.\d%\).*natural log1p.*imputed"
+        InputError, match=r"In 9\d of 97 cells \(9\d\.\d%\).*logged by log1p.*imputed"
     ):
         recover_counts(spoil(small.X.toarray()))
 

@@ -10,10 +10,16 @@ import typer
 from hdeepinsight.cli import _options as opt
 from hdeepinsight.cli._boundary import UsageProblem, running
 from hdeepinsight.cli._console import frame_table, show, step
-from hdeepinsight.cli._files import check_output, require_columns, write_annotation
+from hdeepinsight.cli._files import (
+    check_additions,
+    check_output,
+    default_output,
+    require_columns,
+    write_annotation,
+)
 
 if TYPE_CHECKING:
-    pass
+    from hdeepinsight.data import Store
 
 _DEFAULT_EMBEDDING = "X_umap"
 _MOST_LABELS = 40
@@ -64,7 +70,9 @@ def annotate(
     cells into memory; without it, memory does not grow with the number of cells.
     """
     with running(debug=debug):
-        out = out or query.with_suffix(f".annotated{query.suffix}")
+        out = out or default_output(
+            query, f".annotated{'.zarr' if query.suffix == '.zarr' else '.h5ad'}"
+        )
         check_output(out, source=query, overwrite=overwrite)
         if report is not None:
             check_output(
@@ -80,7 +88,8 @@ def annotate(
             from hdeepinsight import hub
             from hdeepinsight.data import open_store
 
-            obs = open_store(query).obs
+            store = open_store(query)
+            check_additions(store, source=query, out=out, key_added=key_added)
             folder = hub.resolve_model(model)
             loaded = hub.load_model(folder)
         with step("Annotating"):
@@ -100,7 +109,7 @@ def annotate(
                 threshold=None if to_leaves else threshold,
             )
         with step(f"Writing {out}"):
-            write_annotation(result, source=query, out=out, key_added=key_added, obs=obs)
+            write_annotation(result, source=query, out=out, key_added=key_added, obs=store.obs)
         if report is not None:
             with step(f"Writing {report}"):
                 hdi.report.write(
@@ -108,7 +117,7 @@ def annotate(
                     report,
                     title=f"Cell types of {query.name}",
                     model=model,
-                    embedding=_coordinates(query, None),
+                    embedding=_coordinates(store, None, query),
                 )
         if folder in hub.bundled_folders().values():
             show(f"Model {model} is the bundled one, of human blood: see --model.")
@@ -175,7 +184,7 @@ def report(
     [b]hdeepinsight report query.h5ad --model my_model --out report.html[/b]
     """
     with running(debug=debug):
-        out = out or query.with_suffix(".report.html")
+        out = out or default_output(query, ".report.html")
         check_output(out, source=query, overwrite=overwrite, formats=_PAGES)
         known = opt.label_columns(labels, levels)
         with step("Loading the model"):
@@ -183,9 +192,10 @@ def report(
             from hdeepinsight import hub
             from hdeepinsight.data import open_store
 
-            obs = open_store(query).obs
+            store = open_store(query)
+            obs = store.obs
             require_columns(obs, [*([clusters] if clusters else []), *known], source=query)
-            coordinates = _coordinates(query, embedding)
+            coordinates = _coordinates(store, embedding, query)
             loaded = hub.load_model(model)
             true_nodes = loaded.label_nodes(query, labels_keys=known) if known else None
         with step("Annotating"):
@@ -217,20 +227,14 @@ def report(
         show(f"Written to {out}")
 
 
-def _coordinates(query: Path, name: str | None) -> Any | None:
+def _coordinates(store: Store, name: str | None, query: Path) -> Any | None:
     """Read coordinates in ``obsm``, by default the usual ones where they are there."""
-    from anndata.io import read_elem
-
-    from hdeepinsight.data import group_opener
-
-    with group_opener(query)() as root:
-        held = sorted(root["obsm"]) if "obsm" in root else []
-        wanted = _DEFAULT_EMBEDDING if name is None else name
-        if wanted in held:
-            return read_elem(root["obsm"][wanted])
+    wanted = _DEFAULT_EMBEDDING if name is None else name
+    if wanted in store.obsm:
+        return store.obsm[wanted]()
     if name is None:
         return None
     raise ValueError(
-        f"{query} has no {name!r} in obsm; it has {', '.join(held) or 'nothing'}. Name one of them "
-        "with --embedding, or leave it out."
+        f"{query} has no {name!r} in obsm; it has {', '.join(sorted(store.obsm)) or 'nothing'}. "
+        "Name one of them with --embedding, or leave it out."
     )

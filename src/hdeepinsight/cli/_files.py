@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from hdeepinsight.annotation import Annotation
+    from hdeepinsight.data import Store
 
 FORMATS = (".h5ad", ".zarr", ".csv")
+#: Endings of inputs, which outputs do not keep.
+_INPUTS = (".h5ad", ".zarr", ".h5", ".h5mu", ".loom", ".mtx", ".csv", ".tsv", ".txt")
 
 
 def is_zarr(path: Path) -> bool:
@@ -34,20 +37,17 @@ def is_store(folder: Path) -> bool:
     return any((folder / name).exists() for name in ("zarr.json", ".zgroup"))
 
 
+def default_output(query: Path, ending: str) -> Path:
+    """Return where a result goes by default: beside the query, under its name."""
+    name = Path(query.name.removesuffix(".gz"))
+    return query.with_name(f"{name.stem if name.suffix in _INPUTS else name}{ending}")
+
+
 def read_anndata(path: Path) -> AnnData:
-    """Read a whole ``.h5ad`` file or ``.zarr`` store into memory.
+    """Read a whole file into memory; raises ``InputError`` if there is none at the path."""
+    from hdeepinsight import data
 
-    Raises
-    ------
-    InputError
-        If there is none at the path.
-    """
-    import anndata
-
-    from hdeepinsight.data import open_store
-
-    open_store(path)  # says what is wrong better than the readers do
-    return anndata.read_zarr(path) if is_zarr(path) else anndata.read_h5ad(path)
+    return data.read_anndata(path)
 
 
 def require_columns(obs: pd.DataFrame, columns: Sequence[str], *, source: Path) -> None:
@@ -119,6 +119,63 @@ def require_writable(out: Path, *, option: str = "--out") -> None:
     )
 
 
+def check_additions(query: Store, *, source: Path, out: Path, key_added: str) -> None:
+    """Raise `UsageProblem` if the copy of a query could not be written, before any work is done.
+
+    Parameters
+    ----------
+    query
+        The open query.
+    source, out, key_added
+        As in `write_annotation`.
+    """
+    if out.suffix != ".csv":
+        _refuse_clashes(query, key_added)
+        if not _is_copied(source, out):
+            _try_to_write(source, out)
+
+
+def _refuse_clashes(query: Store, key_added: str) -> None:
+    """Raise `UsageProblem` if something of the query would be replaced."""
+    clash = [str(name) for name in query.obs if str(name).startswith(f"{key_added}_")]
+    if clash:
+        raise UsageProblem(
+            f"obs of the query has columns that start with {key_added}_ already: "
+            f"{', '.join(clash)}. Pass another --key-added, whose prefix is free."
+        )
+    taken = [f"obsm/{name}" for name in query.obsm if name.startswith(f"{key_added}_")]
+    taken += [f"uns/{name}" for name in query.uns if name == key_added]
+    taken += [f"uns/{name}" for name in query.uns if name.startswith(f"{key_added}_")]
+    if taken:
+        raise UsageProblem(
+            f"The query holds {', '.join(taken)} already, which the result would replace. Pass "
+            f"another --key-added than {key_added}."
+        )
+
+
+def _try_to_write(source: Path, out: Path) -> None:
+    """Write all but the matrices of a query to memory, to see whether they can be written."""
+    import anndata
+    import h5py
+
+    adata = read_anndata(source)
+    tables = {"obs": adata.obs, "var": adata.var, "uns": dict(adata.uns)}
+    tables |= {"raw": adata.raw.var} if adata.raw is not None else {}
+    with (
+        h5py.File("unwritten", "w", driver="core", backing_store=False) as root,
+        anndata.settings.override(allow_write_nullable_strings=True),
+    ):
+        for part, value in tables.items():
+            try:
+                anndata.io.write_elem(root, part, value)
+            except Exception as error:
+                reason = " ".join(str(error).split())[:200]
+                raise UsageProblem(
+                    f"The copy {out} could not be written: {part} of the query holds what a file "
+                    f"cannot ({reason}). Correct it, or pass --out labels.csv for the labels alone."
+                ) from error
+
+
 def write_annotation(
     annotation: Annotation, *, source: Path, out: Path, key_added: str, obs: pd.DataFrame
 ) -> None:
@@ -147,17 +204,14 @@ def write_annotation(
         return
     import anndata
 
-    if clash := [name for name in obs if str(name).startswith(f"{key_added}_")]:
-        raise UsageProblem(
-            f"obs of the query has columns that start with {key_added}_ already: "
-            f"{', '.join(map(str, clash))}. Pass another --key-added, whose prefix is free."
-        )
+    from hdeepinsight.data import open_store
+
+    _refuse_clashes(open_store(source), key_added)
     added = anndata.AnnData(obs=obs.copy())  # the query's cells, without their matrix
     annotation.to_adata(added, key_added=key_added)
-    _refuse_clashes(source, added, key_added)
     # Older releases of anndata have to be told to write every kind of text column that they read.
     with atomic_write(out) as path, anndata.settings.override(allow_write_nullable_strings=True):
-        if not is_zarr(source) and not is_zarr(out) and _is_modern(source):
+        if _is_copied(source, out):
             _copy_and_add(source, path, added)
         else:
             adata = read_anndata(source)
@@ -165,41 +219,37 @@ def write_annotation(
             adata.write_zarr(path) if is_zarr(out) else adata.write_h5ad(path)
 
 
-def _refuse_clashes(source: Path, added: AnnData, key_added: str) -> None:
-    """Raise `UsageProblem` if something in obsm or uns of the query would be replaced."""
-    from hdeepinsight.data import group_opener
-
-    with group_opener(source)() as root:
-        clash = [
-            f"{part}/{name}"
-            for part in ("obsm", "uns")
-            for name in getattr(added, part)
-            if f"{part}/{name}" in root
-        ]
-    if clash:
-        raise UsageProblem(
-            f"The query holds {', '.join(clash)} already, which the result would replace. Pass "
-            f"another --key-added than {key_added}."
-        )
-
-
 def _copy_and_add(source: Path, path: Path, added: AnnData) -> None:
-    """Copy the file and write into the copy, so that the matrix never has to fit into memory."""
+    """Copy the file and write into the copy, so that the matrix never has to fit into memory.
+
+    What is there already is left as it is, however it is encoded.
+    """
     import h5py
     from anndata.io import write_elem
 
     shutil.copyfile(source, path)
     with h5py.File(path, "r+") as root:
-        write_elem(root, "obs", added.obs)
+        table = root["obs"]
+        there = [str(name) for name in table.attrs["column-order"]]
+        new = [str(name) for name in added.obs if str(name) not in there]
+        for name in new:
+            write_elem(table, name, added.obs[name].values)
+        table.attrs["column-order"] = [*there, *new]
         for part in ("obsm", "uns"):
+            if part not in root:
+                write_elem(root, part, {})
             for name, value in getattr(added, part).items():
                 write_elem(root[part], name, value)
 
 
-def _is_modern(source: Path) -> bool:
-    """Tell whether the file says how it is encoded; older ones are read whole, and written anew."""
+def _is_copied(source: Path, out: Path) -> bool:
+    """Tell whether columns can be added to a copy of the file; else it is read and written anew."""
     import h5py
 
+    if out.suffix != ".h5ad" or not source.is_file() or not h5py.is_hdf5(source):
+        return False
     with h5py.File(source, "r") as root:
-        encoded = root.attrs.get("encoding-type") == "anndata"
-        return bool(encoded and "obsm" in root and "uns" in root)
+        held = {name: root.get(name) for name in ("obs", "obsm", "uns")}
+        return getattr(held["obs"], "attrs", {}).get("encoding-type") == "dataframe" and all(
+            value is None or isinstance(value, h5py.Group) for value in held.values()
+        )

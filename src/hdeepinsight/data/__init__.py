@@ -9,6 +9,7 @@ from hdeepinsight.data._counts import (
     select_genes,
 )
 from hdeepinsight.data._errors import GeneCoverageWarning, GeneMatchError, InputError
+from hdeepinsight.data._files import check_file
 from hdeepinsight.data._genes import GeneAlignment, GeneReport, align_genes, resolve_var_names
 from hdeepinsight.data._inspect import InputReport, inspect_input, inspect_store, not_finite
 from hdeepinsight.data._modalities import (
@@ -20,7 +21,7 @@ from hdeepinsight.data._modalities import (
     pad,
     trim,
 )
-from hdeepinsight.data._names import examples, name_digests, strip_version
+from hdeepinsight.data._names import as_count, examples, name_digests, strip_version
 from hdeepinsight.data._proteins import (
     ProteinCounts,
     ProteinCoverageWarning,
@@ -32,7 +33,7 @@ from hdeepinsight.data._proteins import (
     read_proteins,
 )
 from hdeepinsight.data._query import AlignedQuery, ExtraInputs, open_query, resolve_cells
-from hdeepinsight.data._reader import DataLike, Store, check_file, group_opener, open_store
+from hdeepinsight.data._reader import DataLike, Store, open_store, read_anndata
 from hdeepinsight.data._recover import Denormalizer, RecoveredCounts, recover_counts
 from hdeepinsight.data._sampling import draw_evenly, split_cells, split_groups, split_three
 
@@ -56,13 +57,13 @@ __all__ = [
     "Store",
     "align_genes",
     "align_proteins",
+    "as_count",
     "check_file",
     "clean_protein_name",
     "dispersion_scores",
     "draw_evenly",
     "errors_of",
     "examples",
-    "group_opener",
     "inspect_input",
     "inspect_store",
     "is_paired",
@@ -78,6 +79,7 @@ __all__ = [
     "protein_genes",
     "protein_key",
     "protein_names",
+    "read_anndata",
     "read_proteins",
     "recover_counts",
     "resolve_cells",

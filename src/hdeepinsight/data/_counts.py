@@ -23,6 +23,7 @@ from hdeepinsight.data._inspect import (
     where_counts_are,
 )
 from hdeepinsight.data._matrix import Block, RowMatrix
+from hdeepinsight.data._names import examples, is_numbered
 from hdeepinsight.data._reader import ARGUMENTS, DataLike, Store, open_store
 from hdeepinsight.data._recover import Denormalizer, Normalisation
 
@@ -215,6 +216,8 @@ def open_counts(
     use_raw: bool = False,
     scale: ScaleMode = "auto",
     arguments: Mapping[str, str] = ARGUMENTS,
+    coverage: Callable[[pd.DataFrame], float] | None = None,
+    genes_only: bool = True,
 ) -> CountSource:
     """Inspect a query and open it as a source of counts, without changing it.
 
@@ -222,8 +225,8 @@ def open_counts(
     ----------
     data
         An AnnData with a dense, sparse, dask or backed matrix, or the path of an ``.h5ad`` file
-        or a ``.zarr`` store, which is read lazily and is open only while it is read; or what
-        `open_store` returned for one of these.
+        or a ``.zarr`` store, which is read lazily and is open only while it is read, or of another
+        format that `open_store` reads; or what that returned for one of these.
     layer
         Layer with the values, shape ``(n_obs, n_vars)``; ``X`` if ``None``.
     use_raw
@@ -236,6 +239,10 @@ def open_counts(
     arguments
         What the caller takes of ``layer``, ``use_raw`` and ``scale``, and by which names, so that
         an error advises nothing else; such as ``{"layer": "rna_layer"}``.
+    coverage
+        Share of the wanted genes that a table of genes has, by which an error compares matrices.
+    genes_only
+        Leave out columns that are not genes by what ``var`` says of them.
 
     Returns
     -------
@@ -258,9 +265,19 @@ def open_counts(
     CountSource(2 cells × 2 genes, counts in X, dense)
     """
     check_choice("scale", scale, get_args(ScaleMode))
-    store = data if isinstance(data, Store) else open_store(data)
-    report = inspect_store(store, layer=layer, use_raw=use_raw, arguments=arguments)
-    return source_of(store, report, layer=layer, use_raw=use_raw, scale=scale, arguments=arguments)
+    store = data if isinstance(data, Store) else open_store(data, genes_only=genes_only)
+    report = inspect_store(
+        store, layer=layer, use_raw=use_raw, arguments=arguments, coverage=coverage
+    )
+    return source_of(
+        store,
+        report,
+        layer=layer,
+        use_raw=use_raw,
+        scale=scale,
+        arguments=arguments,
+        coverage=coverage,
+    )
 
 
 def source_of(
@@ -271,6 +288,7 @@ def source_of(
     use_raw: bool = False,
     scale: ScaleMode = "auto",
     arguments: Mapping[str, str] = ARGUMENTS,
+    coverage: Callable[[pd.DataFrame], float] | None = None,
 ) -> CountSource:
     """Open a matrix that was inspected; raise as `open_counts` does."""
     whole = report.scale in ("counts", "binary")
@@ -285,16 +303,16 @@ def source_of(
         valid = "Counts are recovered from values that were only divided by the library size."
         error = InputError(found, valid, "Use scale='auto'." if whole else "Pass the raw counts.")
     if error:
-        hint = where_counts_are(store, report.layer, arguments)
+        hint = where_counts_are(store, report.layer, arguments, coverage)
         raise InputError(error.found, error.valid, " ".join([error.do_next, *hint]))
     matrix = store.matrix(layer, use_raw)
     denormalizer = None
     if scale == "recover" or (scale == "auto" and report.scale == "log1p_counts"):
         form: Normalisation = "normalized" if report.scale == "normalized" else "log1p"
-        denormalizer = Denormalizer(form, matrix.dtype, report.rounding)
+        denormalizer = Denormalizer(form, matrix.dtype, report.rounding, report.log_base)
     if scale == "as_is" and not whole:
         text = f"The {report.scale} values are used unchanged, because scale='as_is' was given."
-        report = replace(report, problems=(), repairs=(text,))
+        report = replace(report, problems=(), repairs=(*report.repairs, text))
     elif scale == "recover" and report.scale == "normalized":
         text = "Counts are recovered from the normalised values of each cell."
         report = replace(report, problems=(), repairs=(*report.repairs, text))
@@ -345,6 +363,12 @@ def select_genes(source: CountSource, n_genes: int, *, keep: Sequence[str] = ())
     ['GENE30']
     """
     names, kept = list(dict.fromkeys(map(str, source.var_names))), list(dict.fromkeys(keep))
+    if is_numbered(names):
+        raise InputError(
+            f"The genes of the reference are named by numbers ({examples(names)}).",
+            "Valid are gene names: a number says nothing of the genes of another file.",
+            "Set var_names to gene names, or keep these in a column of var.",
+        )
     if unknown := [gene for gene in kept if gene not in source.var_names]:
         found = f"{len(unknown)} of the genes to keep are not in the reference: {unknown[:5]}."
         hint = "Check the spelling, or drop them."

@@ -15,11 +15,21 @@ from hdeepinsight.data._errors import GeneCoverageWarning, GeneMatchError
 from hdeepinsight.data._matrix import Block
 from hdeepinsight.data._names import (
     Species,
+    as_count,
+    as_text,
     examples,
+    find_change,
+    find_genes,
     guess_species,
     identifier_kind,
+    is_numbered,
+    named_by_column,
+    one_punctuation,
     share_barcodes,
     strip_version,
+    text_columns,
+    visible,
+    without_numbers,
 )
 from hdeepinsight.data._reader import ARGUMENTS
 
@@ -27,6 +37,9 @@ Ints: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 
 #: Coverage below which labels are less certain, which is warned of.
 WARN_COVERAGE = 0.50
+#: A change of all names is looked for where fewer genes of the model match without, and made where
+#: it gives at least so many and twice as many as before.
+SYSTEMATIC, ENOUGH = 0.5, 0.1
 
 
 @dataclass(frozen=True)
@@ -196,28 +209,16 @@ def resolve_var_names(var: pd.DataFrame, genes: Sequence[str]) -> tuple[pd.Index
     'gene_ids'
     """
     wanted = pd.Index([strip_version(gene) for gene in genes])
-    index = _text(var.index)
-    best, column, most = index, None, 2 * _n_held(index, wanted)
-    for name, values in var.items():  # unlike var[name], a series even where a name is there twice
-        dtype = values.dtype
-        dtype = dtype.categories.dtype if isinstance(dtype, pd.CategoricalDtype) else dtype
-        if not (pd.api.types.is_string_dtype(dtype) or pd.api.types.is_object_dtype(dtype)):
-            continue
-        names = _text(values)
-        held = _n_held(names, wanted)
-        if held > most:
-            best, column, most = names, str(name), held
-    return best, column
-
-
-def _text(names: Any) -> pd.Index:
-    """Return names as plain strings; a missing one becomes empty and matches nothing."""
-    listed = ["" if gone else str(name) for name, gone in zip(names, pd.isna(names), strict=True)]
-    return pd.Index(listed, dtype=object)
+    names, column = as_text(var.index), None
+    held = 2 * _n_held(names, wanted)
+    for name, values in text_columns(var):
+        if (n := _n_held(values, wanted)) > held:
+            names, column, held = values, name, n
+    return names, column
 
 
 def _n_held(names: pd.Index, wanted: pd.Index) -> int:
-    return int(wanted.isin(names.map(strip_version)).sum())
+    return int(wanted.isin(without_numbers(names).map(strip_version)).sum())
 
 
 def align_genes(
@@ -233,15 +234,18 @@ def align_genes(
 ) -> GeneAlignment:
     """Match the genes of a query to those of a model by name.
 
-    A gene is looked for by its exact name, then without Ensembl versions, then by its synonyms, and
+    A gene is looked for by its exact name, then without Ensembl versions, then by its synonyms,
+    then with one sign for ``-``, ``.``, ``_`` and blanks, then after the one change that makes most
+    names fit (a prefix such as ``GRCh38_``, a suffix, a part of ``ENSG00000198851_CD3E``), and
     last, only if asked for, regardless of case. A later way is used only for genes that no earlier
-    way found.
+    way found. Numbers are not names, and match nothing.
 
     Parameters
     ----------
     var_names
         Names of the query's columns, or its ``var``: then the column that fits is found by
-        `resolve_var_names`.
+        `resolve_var_names`, and what ``var`` says not to be a gene (antibodies, guides, genes that
+        were filtered) matches nothing.
     genes
         Genes of the model, unique, shape ``(n_genes,)``.
     synonyms
@@ -298,15 +302,20 @@ def align_genes(
             f"The weights have shape {share.shape} and sum {total:.4g}. Valid are {len(model)} "
             "finite values from 0 up, not all 0. Pass the mean share of every model gene."
         )
-    column = None
+    column: str | None = None
+    said: tuple[str, ...] = ()
     if isinstance(var_names, pd.DataFrame):
+        is_gene, said = find_genes(var_names)
+        var_names, renamed = named_by_column(var_names)
         names, column = resolve_var_names(var_names, model.tolist())
+        names, said = names.where(is_gene, ""), (*renamed, *said)
     else:
-        names = _text(list(var_names))
-    target, messages = _match(names, model, synonyms or {}, fold_case)
+        names = as_text(list(var_names))
+    target, found, matched, hint = _match(without_numbers(names), model, synonyms or {}, fold_case)
+    messages = [*said, *found]
     if column is not None:
         messages.insert(0, f"Gene names were taken from var[{column!r}], not from var_names.")
-    species = guess_species(names.tolist()), guess_species(model.tolist())
+    species = guess_species(matched.tolist()), guess_species(model.tolist())
     if _differ(*species):
         messages.append(
             f"The query looks like {species[0]} and the model like {species[1]}: genes of the same "
@@ -314,34 +323,67 @@ def align_genes(
         )
     alignment = alignment_of(target, model, share / total, column=column, messages=messages)
     report = alignment.report
-    found = (
+    covered = (
         f"{report.n_measured:,} of the model's {report.n_model:,} genes are in the query "
         f"({report.coverage:.1%} of the reference's expression)."
     )
     is_refused = report.coverage < min_coverage or not report.n_measured
     if is_refused or report.coverage < warn_coverage:
         advice = _diagnose(names.tolist(), model.tolist(), species, report.n_measured, arguments)
+        advice = f"{hint} {advice}".lstrip()
         if is_refused:
-            raise GeneMatchError(found, f"At least {min_coverage:.0%} is needed.", advice)
-        text = f"{found} Below {warn_coverage:.0%} labels are less certain. {advice}"
+            raise GeneMatchError(covered, f"At least {min_coverage:.0%} is needed.", advice)
+        text = f"{covered} Below {warn_coverage:.0%} labels are less certain. {advice}"
         warnings.warn(text, GeneCoverageWarning, stacklevel=2)
     return alignment
 
 
+def gene_coverage(
+    var: pd.DataFrame, genes: Sequence[str], weights: np.ndarray[Any, Any] | None = None
+) -> float:
+    """Return the share of a model's genes that a table of genes has, by their weights."""
+    try:
+        found = align_genes(var, genes, weights=weights, min_coverage=0.0, warn_coverage=0.0)
+    except GeneMatchError:
+        return 0.0
+    return found.report.coverage
+
+
 def _match(
     names: pd.Index, model: pd.Index, synonyms: Mapping[str, Sequence[str]], fold_case: bool
-) -> tuple[Ints, list[str]]:
-    """Find the model gene of every column, -1 for none, and what was done beyond exact names."""
+) -> tuple[Ints, list[str], pd.Index, str]:
+    """Find the model gene of every column, -1 for none.
+
+    Returns
+    -------
+    The genes; what was done beyond exact names; the names as they were matched last; and a change
+    of all names that would match more, and was not made.
+    """
     target = model.get_indexer(names).astype(np.int64)
-    stripped, model_stripped = names.map(strip_version), model.map(strip_version)
+    ours, theirs = names.map(strip_version), model.map(strip_version)
     found = {
-        "after leaving out Ensembl versions": _add(target, stripped, model_stripped),
+        "after leaving out Ensembl versions": _add(target, ours, theirs),
         "by a synonym": _add_synonyms(target, names, model, synonyms),
+        "taking '-', '.', '_' and blanks for one another": _add(
+            target, ours.map(one_punctuation), theirs.map(one_punctuation)
+        ),
     }
+    hint, n_found = "", len(np.unique(target[target >= 0]))
+    if n_found < SYSTEMATIC * len(model):
+        changes = [(find_change(names, model), False), (find_change(model, names), True)]
+        change, of_model = max(changes, key=lambda found: found[0].n if found[0] else 0)
+        if change is not None and change.n > n_found:
+            how = f"{change.how}{' of the model' if of_model else ''}"
+            if change.n > max(2 * n_found, ENOUGH * len(model)):
+                changed = change.names.map(strip_version)
+                ours, theirs = (ours, changed) if of_model else (changed, theirs)
+                found[how] = _add(target, ours, theirs)
+            else:
+                hint = f"{as_count(change.n, 'gene')} would match {how}."
     if fold_case:
-        upper = stripped.map(str.upper), model_stripped.map(str.upper)
-        found["regardless of case"] = _add(target, *upper)
-    return target, [f"{n:,} genes were matched {how}." for how, n in found.items() if n]
+        found["regardless of case"] = _add(target, ours.map(str.upper), theirs.map(str.upper))
+    said = [f"{as_count(n, 'gene')} matched {how}." for how, n in found.items() if n]
+    return target, said, ours, hint
 
 
 def _add(target: Ints, names: pd.Index, model: pd.Index) -> int:
@@ -416,9 +458,15 @@ def _diagnose(
 ) -> str:
     """Say what the names look like beside the model's, and what to do about it."""
     shown = (
-        f"the query's names are like {examples(names, 2)}, the model's like {examples(model, 2)}"
+        f"the query's names are like {examples(map(visible, names), 2)}, the model's like "
+        f"{examples(model, 2)}"
     )
     kind, model_kind = identifier_kind(names), identifier_kind(model)
+    if is_numbered(model):
+        return (
+            f"The model's genes are numbers ({shown}), which say nothing of another file: train it "
+            "on a reference whose var_names are gene names."
+        )
     if share_barcodes(names) > 0.5:
         return f"The columns look like cells ({shown}): pass adata.T."
     if kind == "unknown" and model_kind != "unknown":
@@ -437,8 +485,15 @@ def _diagnose(
             f"The query looks like {species[0]} and the model like {species[1]} ({shown}): "
             f"translate the genes to {species[1]} orthologs first{same}."
         )
-    folded = len({name.upper() for name in names} & {name.upper() for name in model})
-    if folded > 2 * n_measured:
+    upper = pd.Index([name.upper() for name in names])
+    folded = find_change(upper, [name.upper() for name in model])
+    n_folded = len(set(upper) & {name.upper() for name in model})
+    if folded is not None and folded.n > max(n_folded, 2 * n_measured):
+        return (
+            f"{folded.n:,} names differ only in case once they are taken {folded.how} ({shown}): "
+            "rename them as the model's are."
+        )
+    if n_folded > 2 * n_measured:
         how = f"{fold}match them" if fold else "spell them as the model does"
-        return f"{folded:,} names differ only in case ({shown}): {how}."
+        return f"{n_folded:,} names differ only in case ({shown}): {how}."
     return f"Check that the query and the model were made for the same genes ({shown})."

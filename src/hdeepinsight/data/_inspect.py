@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 
 from hdeepinsight.data._errors import InputError
-from hdeepinsight.data._matrix import RowMatrix, Scan, scan, scan_rows
+from hdeepinsight.data._matrix import RowMatrix, Scan, scan
 from hdeepinsight.data._names import (
     IdentifierKind,
     Species,
+    as_count,
     examples,
     guess_species,
     has_versions,
@@ -22,7 +24,7 @@ from hdeepinsight.data._names import (
     share_genes,
 )
 from hdeepinsight.data._reader import ARGUMENTS, DataLike, Store, open_store, slot_name
-from hdeepinsight.data._recover import MAX_LOG, Denormalizer
+from hdeepinsight.data._recover import MAX_LOG, Denormalizer, find_log_base
 
 Scale: TypeAlias = Literal[
     "counts",
@@ -77,10 +79,14 @@ class InputReport:
         Whether the columns are named like cells and the rows like genes.
     rounding
         Distance of the decimals that the values are rounded to; 0.0 if they are not.
+    log_base
+        Base of the logarithms from which counts are recovered.
     problems
-        Sentences about what stands in the way or needs care: found, valid, do next.
+        Sentences about what stands in the way: found, valid, do next.
     repairs
-        Sentences about what is repaired when the counts are read.
+        Sentences about what is repaired or left out when the counts are read.
+    notes
+        Sentences about what is not in the way, and worth knowing.
 
     Examples
     --------
@@ -109,8 +115,10 @@ class InputReport:
     species: Species = "unknown"
     looks_transposed: bool = False
     rounding: float = 0.0
+    log_base: float = float(np.e)
     problems: tuple[str, ...] = ()
     repairs: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         names = f"{self.identifiers}{' with versions' if self.versioned else ''}, {self.species}"
@@ -120,6 +128,7 @@ class InputReport:
             f"  genes     {names}",
         ]
         lines += [f"  repaired  {text}" for text in self.repairs]
+        lines += [f"  note      {text}" for text in self.notes]
         lines += [f"  problem   {text}" for text in self.problems]
         return "\n".join(lines)
 
@@ -163,66 +172,82 @@ _ADVICE_WITH_SCALE: Final[dict[Scale, str]] = {
 LARGEST_COUNT = 2.0**64
 #: Largest whole number that single precision, in which counts are read, tells from its neighbours.
 LARGEST_EXACT = 2**24
-_HINT_ROWS = 256
+#: Rows by which matrices are compared.
+PEEK_ROWS = 256
+#: Matrices whose coverage is at least this share of the largest are as good by it.
+NEARLY = 0.9
 _FEWEST_CELLS = 3  # one or two cells have "the same sum" too easily
 _SAME_SUM = 5e-3
 _MOSTLY_WHOLE = 0.1  # dividing by the library size leaves hardly a whole number
 
 
-def classify_scale(matrix: RowMatrix, tally: Scan) -> tuple[Scale, str]:
-    """Guess the scale of a matrix from the tallies over all of its values and the sampled cells.
+def classify_scale(
+    matrix: RowMatrix, tally: Scan, log_base: float | None = None
+) -> tuple[Scale, str, float]:
+    """Guess the scale of a matrix from the tallies over its values and the sampled cells.
+
+    Parameters
+    ----------
+    matrix, tally
+        The matrix, and what was found in it.
+    log_base
+        Base of logarithms that the file tells, tried first.
 
     Returns
     -------
-    The scale, and the evidence for it in words.
+    The scale, the evidence for it in words, and the base of logarithms.
     """
+    natural = float(np.e)
     if 0 in matrix.shape:
-        return "empty", f"there are {matrix.shape[0]} cells × {matrix.shape[1]} genes"
+        return "empty", f"there are {matrix.shape[0]} cells × {matrix.shape[1]} genes", natural
     if tally.high == -np.inf:
-        return "empty", "there are no values but zeros"
+        return "empty", "there are no values but zeros", natural
     if tally.low < 0:
-        return "scaled", f"{tally.n_negative:,} values are negative (down to {tally.low:.4g})"
+        verb = "value is" if tally.n_negative == 1 else "values are"
+        return "scaled", f"{tally.n_negative:,} {verb} negative (down to {tally.low:.4g})", natural
     if tally.high > LARGEST_COUNT:
-        return "scaled", f"values go up to {tally.high:.3g}, where no counts are"
-    if not tally.all_whole:
-        return _classify_fractions(matrix, tally)
-    if tally.high == 1:
-        return "binary", "all values are 0 or 1"
-    return "counts", f"all values are whole numbers from 0 to {tally.high:,.0f}"
-
-
-def _classify_fractions(matrix: RowMatrix, tally: Scan) -> tuple[Scale, str]:
+        return "scaled", f"values go up to {tally.high:.3g}, where no counts are", natural
+    if tally.all_whole and tally.high == 1:
+        return "binary", "all values are 0 or 1", natural
+    if tally.all_whole:
+        return "counts", f"all values are whole numbers from 0 to {tally.high:,.0f}", natural
     sample = sp.vstack(tally.sample, format="csr")
     if tally.n_nan or tally.n_inf:  # which are reported on their own
         sample.data = np.nan_to_num(sample.data, nan=0.0, posinf=0.0, neginf=0.0)
         sample.eliminate_zeros()
-    n = f"{sample.shape[0]:,} cells"
+    n = as_count(sample.shape[0], "cell")
     multiples = f"of a cell are whole multiples of one unit (tried on {n})"
-    logged = Denormalizer("log1p", matrix.dtype, tally.grid).share_solved(sample)
-    if logged == 1:
-        return "log1p_counts", f"after expm1, all values {multiples}"
+    base = find_log_base(matrix.dtype, tally.grid, sample, log_base)
+    if base is not None:
+        how = "expm1" if base == natural else f"{base:g}^x - 1"
+        return "log1p_counts", f"after {how}, all values {multiples}", base
     share_whole = tally.n_whole / tally.n_nonzero
     fractions = f"{1 - share_whole:.1%} of the positive values are not whole numbers"
     if share_whole > _MOSTLY_WHOLE:
-        return "fractional_counts", f"{fractions} (largest value {tally.high:,.4g})"
+        return "fractional_counts", f"{fractions} (largest value {tally.high:,.4g})", natural
     if Denormalizer("normalized", matrix.dtype, tally.grid).share_solved(sample) == 1:
-        return "normalized", f"all values {multiples}"
-    missed = f"in {1 - logged:.1%} of {n} they are not whole multiples of one unit (natural log)"
-    if tally.high <= MAX_LOG and _same_sums(sample, log=True):
-        return "log1p", f"after expm1 all cells have the same sum, and {missed}"
-    if _same_sums(sample, log=False):
-        return "normalized", f"all cells have the same sum, and {fractions}"
-    if tally.high > MAX_LOG:
-        return "fractional_counts", f"{fractions} (largest value {tally.high:,.4g})"
-    return "log1p", f"values are fractions up to {tally.high:.3g}, and {missed}"
+        return "normalized", f"all values {multiples}", natural
+    # Before logarithms: of shares, which are small, expm1 has nearly the same sum.
+    sums = np.asarray(sample.sum(axis=1, dtype=np.float64)).ravel()
+    if _are_same(sums):
+        same = f"all cells have the same sum, {sums.mean():.4g}"
+        return "normalized", f"{same}, and {fractions}", natural
+    if len(sums) >= _FEWEST_CELLS and sums.max() <= 1:
+        return "normalized", f"no cell has a sum above {sums.max():.3g}: they are shares", natural
+    missed = f"in none of the bases e, 2 and 10 all values {multiples}"
+    if tally.high <= MAX_LOG:
+        for base in (log_base or natural, natural, 2.0, 10.0):
+            sample_of_base = sample.astype(np.float64)
+            sample_of_base.data = np.expm1(sample_of_base.data * np.log(base))
+            if _are_same(np.asarray(sample_of_base.sum(axis=1)).ravel()):
+                how = "expm1" if base == natural else f"{base:g}^x - 1"
+                return "log1p", f"after {how} all cells have the same sum, and {missed}", base
+        return "log1p", f"values are fractions up to {tally.high:.3g}, and {missed}", natural
+    return "fractional_counts", f"{fractions} (largest value {tally.high:,.4g})", natural
 
 
-def _same_sums(sample: sp.csr_matrix, *, log: bool) -> bool:
-    """Return whether all cells have one total."""
-    rows = sample.astype(np.float64)
-    if log:
-        rows.data = np.expm1(rows.data)
-    sums = np.asarray(rows.sum(axis=1)).ravel()
+def _are_same(sums: np.ndarray[Any, Any]) -> bool:
+    """Return whether all cells that are not empty have one total."""
     sums = sums[sums > 0]
     return bool(len(sums) >= _FEWEST_CELLS and np.std(sums) < _SAME_SUM * np.mean(sums))
 
@@ -267,7 +292,13 @@ def inspect_input(
     >>> hdi.pp.inspect_input(ad.AnnData(np.log1p(counts / 7))).scale
     'log1p_counts'
     """
-    return inspect_store(open_store(data), layer=layer, use_raw=use_raw, max_cells=max_cells)
+    store = open_store(data)
+    report = inspect_store(store, layer=layer, use_raw=use_raw, max_cells=max_cells)
+    other = find_counts(store, report.layer)
+    if not report.problems and other is not None and other.n_vars > report.n_vars:
+        text = f"{other.slot} has {other.n_vars:,} genes, and {report.layer} {report.n_vars:,}."
+        report = replace(report, notes=(*report.notes, text))
+    return report
 
 
 def inspect_store(
@@ -277,6 +308,7 @@ def inspect_store(
     use_raw: bool = False,
     max_cells: int = 2000,
     arguments: Mapping[str, str] = ARGUMENTS,
+    coverage: Callable[[pd.DataFrame], float] | None = None,
 ) -> InputReport:
     """Inspect one matrix of an open store; see `inspect_input`.
 
@@ -289,6 +321,9 @@ def inspect_store(
     arguments
         What the caller takes of ``layer``, ``use_raw`` and ``scale``, and by which names: advice is
         given in these alone.
+    coverage
+        Share of the wanted genes that a table of genes has, by which matrices are compared; by
+        default the one with most genes is the best.
 
     Examples
     --------
@@ -300,7 +335,7 @@ def inspect_store(
     """
     matrix = store.matrix(layer, use_raw, arguments=arguments)
     tally = scan(matrix, max_cells)
-    scale, evidence = classify_scale(matrix, tally)
+    scale, evidence, log_base = classify_scale(matrix, tally, store.log_base)
     var_names = store.genes(use_raw).index.astype(str)
     listed = var_names.tolist()
     obs_names = store.obs.index.astype(str).tolist()
@@ -316,18 +351,27 @@ def inspect_store(
         n_negative=tally.n_negative,
         n_empty_cells=tally.n_empty,
         rounding=0.0 if tally.all_whole else tally.grid,
+        log_base=log_base,
         duplicated_genes=tuple(var_names[var_names.duplicated()].unique()),
         identifiers=identifier_kind(listed),
         versioned=has_versions(listed),
         species=guess_species(listed),
         looks_transposed=share_barcodes(listed) > 0.5 and share_genes(obs_names) > 0.5,
     )
-    error = refusal(report, arguments)
-    problems = [str(error)] if error else []
-    if error or report.scale == "log1p_counts":
-        problems += where_counts_are(store, report.layer, arguments)
-    problems += _cautions(report, tally.high)
-    return replace(report, problems=tuple(problems), repairs=tuple(_repairs(report)))
+    problems = []
+    if error := refusal(report, arguments):
+        problems = [str(error), *where_counts_are(store, report.layer, arguments, coverage)]
+    if report.looks_transposed:
+        problems.append(
+            "The columns are named like cells and the rows like genes. Valid are cells in rows and "
+            "genes in columns. Pass adata.T."
+        )
+    return replace(
+        report,
+        problems=tuple(problems),
+        repairs=(*store.notes, *store.columns_note(use_raw), *_repairs(report)),
+        notes=tuple(_notes(report, tally.high)),
+    )
 
 
 def not_finite(report: InputReport) -> InputError | None:
@@ -344,7 +388,8 @@ def not_finite(report: InputReport) -> InputError | None:
     if not report.n_nan and not report.n_inf:
         return None
     return InputError(
-        f"{report.layer} holds {report.n_nan:,} NaN and {report.n_inf:,} infinite values.",
+        f"{report.layer} holds {report.n_nan:,} NaN and "
+        f"{as_count(report.n_inf, 'infinite value')}.",
         EXPECTED,
         "Remove these cells or genes, or repair them: which value is right cannot be guessed.",
     )
@@ -361,59 +406,106 @@ def refusal(report: InputReport, arguments: Mapping[str, str] = ARGUMENTS) -> In
     return InputError(f"{report.layer} looks {report.scale}: {report.evidence}.", EXPECTED, advice)
 
 
-def where_counts_are(
-    store: Store, here: str, arguments: Mapping[str, str] = ARGUMENTS
-) -> list[str]:
-    """Point to another matrix that holds counts; never switch to it."""
-    order = sorted(store.slots, key=lambda slot: ("counts" not in slot, slot != ".raw"))
-    for slot in order:
-        if slot == here or 0 in (matrix := store.slots[slot]()).shape:
+class OtherMatrix(NamedTuple):
+    """A matrix that counts can be read from, beside the one that was asked for."""
+
+    slot: str
+    scale: Scale
+    n_vars: int
+    coverage: float
+
+
+def find_counts(
+    store: Store, here: str, coverage: Callable[[pd.DataFrame], float] | None = None
+) -> OtherMatrix | None:
+    """Find the best other matrix to read counts from, by its genes, and the scale of some rows.
+
+    Parameters
+    ----------
+    store
+        The open store.
+    here
+        Name of the matrix that was asked for.
+    coverage
+        Share of the wanted genes that a table of genes has; by default their number counts.
+    """
+    found = []
+    for slot in store.slots:
+        use_raw = slot == ".raw"
+        layer = None if slot in ("X", ".raw") else slot[len("layers['") : -2]
+        if slot == here or slot_name(layer, use_raw) != slot:
             continue
-        tally = scan_rows(matrix, _HINT_ROWS)
-        if tally.all_whole and tally.low >= 0 and tally.n_nonzero:
-            how = _how_to_pass(slot, arguments)
-            return [f"{slot} holds whole numbers. Counts may be there: {how}."]
-    return []
+        try:
+            matrix = store.matrix(layer, use_raw)
+            tally = matrix.peek(PEEK_ROWS)
+        except InputError:  # which is in the way only of who asks for this matrix
+            continue
+        scale, _, _ = classify_scale(matrix, tally, store.log_base)
+        if scale in ACCEPTED_SCALES and not tally.n_nan and not tally.n_inf:
+            genes = store.genes(use_raw)
+            share = coverage(genes) if coverage else float(len(genes))
+            found.append(OtherMatrix(slot, scale, len(genes), share))
+    if not found:
+        return None
+    most = max(other.coverage for other in found)
+    near = [other for other in found if other.coverage >= NEARLY * most]
+    order = ("binary", "log1p_counts", "counts")
+    return max(near, key=lambda o: (order.index(o.scale), "counts" in o.slot, o.slot == ".raw"))
+
+
+def where_counts_are(
+    store: Store,
+    here: str,
+    arguments: Mapping[str, str] = ARGUMENTS,
+    coverage: Callable[[pd.DataFrame], float] | None = None,
+) -> list[str]:
+    """Point to another matrix that counts can be read from; never switch to it."""
+    other = find_counts(store, here, coverage)
+    if other is None:
+        return []
+    whole = other.scale != "log1p_counts"
+    what = "whole numbers" if whole else "log-normalised values from which counts are recovered"
+    share = f", {other.coverage:.1%} of the reference's expression" if coverage else ""
+    genes = f"{as_count(other.n_vars, 'gene')}{share}"
+    return [f"{other.slot} holds {what} ({genes}): {_how_to_pass(other.slot, arguments)}."]
 
 
 def _how_to_pass(slot: str, arguments: Mapping[str, str]) -> str:
     if slot == ".raw":
-        asked = f"{arguments['use_raw']}=True, or " if "use_raw" in arguments else ""
-        return f"pass {asked}adata.raw.to_adata()"
+        named = f"{arguments['use_raw']}=True" if "use_raw" in arguments else ""
+        return f"pass {named or 'adata.raw.to_adata()'}"
     if "layer" not in arguments:
         return "pass an AnnData that has them as X"
     name = None if slot == "X" else slot[len("layers[") : -1]
     return f"pass {arguments['layer']}={name}"
 
 
-def _cautions(report: InputReport, high: float) -> Iterator[str]:
+def _notes(report: InputReport, high: float) -> Iterator[str]:
     """Say what does not stop the reading but may surprise."""
     if LARGEST_EXACT < high <= LARGEST_COUNT:
         yield (
             f"The largest value is {high:.3g}. Counts above {LARGEST_EXACT:,} are read to seven "
             "digits, and hardly a cell has so many of one gene. Check that these are counts."
         )
-    if report.looks_transposed:
-        yield (
-            "The columns are named like cells and the rows like genes. Valid are cells in rows and "
-            "genes in columns. Pass adata.T."
-        )
     if report.scale == "binary":
         yield (
-            "All values are 0 or 1, so counts may have been binarised. Valid are counts of any "
-            "size. Pass the counts before binarising, if there are any."
+            "All values are 0 or 1, so counts may have been binarised. Pass the counts before "
+            "binarising, if there are any."
         )
     if report.n_empty_cells and report.scale != "empty":
+        hold = "cell holds" if report.n_empty_cells == 1 else "cells hold"
         yield (
-            f"{report.n_empty_cells:,} cells hold zeros only. A cell needs counts to be told from "
-            "others. They are kept and stay without a label; filter them if they are not wanted."
+            f"{report.n_empty_cells:,} {hold} zeros only; without counts a cell keeps no label but "
+            "Unknown. Filter such cells if they are not wanted."
         )
 
 
 def _repairs(report: InputReport) -> Iterator[str]:
     if report.scale == "log1p_counts":
-        rounded = f" (values are rounded to {report.rounding:g})" if report.rounding else ""
-        yield f"Counts are recovered from the log1p-normalised values of each cell{rounded}."
+        notes = [f"to base {report.log_base:g}"] if report.log_base != float(np.e) else []
+        notes += [f"values are rounded to {report.rounding:g}"] if report.rounding else []
+        how = f" ({', '.join(notes)})" if notes else ""
+        yield f"Counts are recovered from the log1p-normalised values of each cell{how}."
     if report.duplicated_genes:
         listed = examples(report.duplicated_genes)
         yield f"Columns that carry the same gene name are summed: {listed}."

@@ -57,6 +57,8 @@ class RowMatrix:
         How it is stored, for reports: ``"dense"``, ``"csr_matrix"``, ``"h5ad csr"``, ``"dask"`` ...
     chosen
         Rows of the stored matrix that are the rows of this one, in any order; all if ``None``.
+    columns
+        Columns of the stored matrix that are those of this one, ascending; all if ``None``.
     counter
         Counts the passes.
     """
@@ -66,7 +68,12 @@ class RowMatrix:
     dtype: np.dtype[Any]
     storage: str
     chosen: Ints | None = None
+    columns: Ints | None = None
     counter: PassCounter = field(default_factory=PassCounter)
+
+    def keep(self, columns: Ints) -> RowMatrix:
+        """Return some of the columns as a matrix of its own."""
+        return replace(self, columns=columns, shape=(self.shape[0], len(columns)))
 
     def take(self, rows: Ints) -> RowMatrix:
         """Return the given rows as a matrix of its own, which counts its passes together with this.
@@ -83,11 +90,31 @@ class RowMatrix:
         is therefore only to be read.
         """
         self.counter.n_passes += 1
+        yield from self._read(size)
+
+    def _read(self, size: int) -> Iterator[tuple[slice, Block]]:
         with self.opener() as matrix:
-            if self.chosen is None:
-                yield from _all_blocks(matrix, size)
-            else:
-                yield from _chosen_blocks(matrix, self.chosen, size)
+            chosen = self.chosen
+            read = (
+                _all_blocks(matrix, size)
+                if chosen is None
+                else _chosen_blocks(matrix, chosen, size)
+            )
+            for rows, block in read:
+                yield rows, block if self.columns is None else block[:, self.columns]
+
+    def peek(self, n_rows: int) -> Scan:
+        """Tally the first rows: enough for a guess, and not counted as a pass."""
+        result = Scan()
+        if 0 not in self.shape:
+            result.sample.append(canonical(next(self._read(n_rows))[1]))
+            result.add(result.sample[0])
+        return result
+
+    def whole(self) -> Any:
+        """Return the matrix itself, or a copy of the columns that are kept of it."""
+        with self.opener() as matrix:
+            return matrix if self.columns is None else matrix[:, self.columns]
 
 
 def _all_blocks(matrix: Any, size: int) -> Iterator[tuple[slice, Block]]:
@@ -340,12 +367,4 @@ def scan(matrix: RowMatrix, max_cells: int) -> Scan:
         result.add(part)
         if len(picked := np.arange(-rows.start % step, part.shape[0], step)):
             result.sample.append(part[picked])
-    return result
-
-
-def scan_rows(matrix: RowMatrix, n_rows: int) -> Scan:
-    """Tally the first rows only: enough for a hint, not for a conclusion."""
-    result = Scan()
-    _, block = next(matrix.blocks(n_rows))
-    result.add(canonical(block))
     return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
@@ -9,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
@@ -16,9 +18,9 @@ from anndata import AnnData
 
 from hdeepinsight._errors import invalid
 from hdeepinsight.data._errors import InputError
+from hdeepinsight.data._files import check_file
 from hdeepinsight.data._genes import GeneAlignment
 from hdeepinsight.data._proteins import ProteinCounts, read_proteins
-from hdeepinsight.data._reader import check_file
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -51,7 +53,10 @@ def is_paired(data: Any) -> bool:
     (True, False)
     """
     if isinstance(data, str | Path):
-        return Path(data).suffix == ".h5mu"
+        if not os.path.isfile(data) or not h5py.is_hdf5(data):
+            return Path(data).suffix == ".h5mu"
+        with h5py.File(data, "r") as root:
+            return "mod" in root
     # By name: mudata takes a second to import, and most data is AnnData.
     return any(kind.__module__.startswith("mudata") for kind in type(data).__mro__)
 

@@ -1,16 +1,19 @@
-"""Recognise what kind of names the genes and cells of a matrix have."""
+"""Recognise what names are, which columns are genes, and how two sets of names differ."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 IdentifierKind = Literal["symbol", "ensembl", "mixed", "unknown"]
 Species = Literal["human", "mouse", "unknown"]
+Bools = np.ndarray[Any, np.dtype[np.bool_]]
 
 _ENSEMBL = re.compile(r"ENS[A-Z]*G\d{11}(\.\d+)?(_PAR_Y)?")
 _VERSION = re.compile(r"(ENS[A-Z]*\d{11})\.\d+")
@@ -18,6 +21,8 @@ _SYMBOL = re.compile(r"(?=.*[A-Za-z]{2}|[A-Za-z]+\d)[A-Za-z0-9][A-Za-z0-9._@/:\-
 _BARCODE = re.compile(r"(?:.*[^A-Za-z])?[ACGTN]{8,}(?:[^A-Za-z].*)?")
 _MOUSE_ONLY = re.compile(r"GM\d{3,}|[0-9A-Z]+RIK", re.IGNORECASE)
 _TITLE = re.compile(r"[A-Z][a-z0-9.\-]*[a-z][a-z0-9.\-]*")
+#: What numbers the rows of a table and names nothing: 0, 1, 2 ...; V1, V2 ...
+_NUMBER = re.compile(r"(?:V|X|row|col|feature)?[-_. ]?\d+(?:\.0+)?", re.IGNORECASE)
 _MOST = 0.9
 _SOME = 0.1
 _MANY_NAMES = 20_000
@@ -95,7 +100,7 @@ def strip_version(name: str) -> str:
     >>> strip_version("ENSG00000167286.9"), strip_version("RP11-34P13.7")
     ('ENSG00000167286', 'RP11-34P13.7')
     """
-    found = _VERSION.fullmatch(name)
+    found = _VERSION.fullmatch(name) if name.startswith("ENS") else None
     return found.group(1) if found else name
 
 
@@ -133,3 +138,275 @@ def examples(names: Iterable[str], n: int = 3) -> str:
     listed = [str(name) for name in names]
     more = f" and {len(listed) - n:,} more" if len(listed) > n else ""
     return ", ".join(listed[:n]) + more
+
+
+def as_count(n: int, noun: str) -> str:
+    """Return a number with its noun, such as "1 cell" or "1,200 cells".
+
+    Examples
+    --------
+    >>> from hdeepinsight.data import as_count
+    >>> as_count(1, "cell"), as_count(1200, "cell")
+    ('1 cell', '1,200 cells')
+    """
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def as_text(names: Any) -> pd.Index:
+    """Return names as plain strings; a missing one becomes empty and matches nothing."""
+    listed = ["" if gone else str(name) for name, gone in zip(names, pd.isna(names), strict=True)]
+    return pd.Index(listed, dtype=object)
+
+
+def without_numbers(names: pd.Index) -> pd.Index:
+    """Return names in which those that only number the columns are empty, and match nothing."""
+    return pd.Index(["" if _NUMBER.fullmatch(name) else name for name in names], dtype=object)
+
+
+def is_numbered(names: Sequence[str]) -> bool:
+    """Return whether nearly all names only number the columns."""
+    return bool(len(names)) and _share(_thin(names), _NUMBER) >= _MOST
+
+
+def text_columns(var: pd.DataFrame) -> Iterator[tuple[str, pd.Index]]:
+    """Yield the columns of a table that hold text, by name."""
+    for name, values in var.items():  # unlike var[name], a series even where a name is there twice
+        dtype = values.dtype
+        dtype = dtype.categories.dtype if isinstance(dtype, pd.CategoricalDtype) else dtype
+        if pd.api.types.is_string_dtype(dtype) or pd.api.types.is_object_dtype(dtype):
+            yield str(name), as_text(values)
+
+
+#: Columns of ``var`` in which pipelines write of what kind a column of the matrix is.
+_TYPE_COLUMNS: Final = frozenset(
+    {"feature_types", "feature_type", "feature_biotype", "gene_biotype", "biotype", "modality"}
+)
+_GENE_TYPE = re.compile(r"gene[ _-]?expression|genes?|m?rna|gex", re.IGNORECASE)
+_OTHER_TYPE = re.compile(
+    r"antibod|antigen|crispr|guide|multiplex|hashtag|hashing|custom|peak|chromatin|atac|spike"
+    r"|ercc|surface|barcode|(?<![a-z])(?:adt|hto|tags?|cmo)(?![a-z])"
+    r"|(?<![a-z])proteins?(?![a-z]|[ _-]*coding)",
+    re.IGNORECASE,
+)
+
+
+def find_genes(var: pd.DataFrame) -> tuple[Bools, tuple[str, ...]]:
+    """Find which columns of a matrix are genes that it holds, by what the file says of them.
+
+    Returns
+    -------
+    Whether each column is one, shape ``(n_vars,)``, and what the others are, in sentences.
+
+    Notes
+    -----
+    Antibodies, guides, hashtags and peaks are told by ``feature_types`` and its like. A gene that
+    is marked in ``feature_is_filtered`` (CELLxGENE) was taken out of the matrix: its zeros were not
+    measured.
+
+    Examples
+    --------
+    >>> var = pd.DataFrame({"feature_types": ["Gene Expression", "Antibody Capture"]})
+    >>> find_genes(var)
+    (array([ True, False]), ('1 column is not a gene (Antibody Capture) and is left out.',))
+    """
+    is_gene, said = np.ones(len(var), dtype=bool), []
+    for name, values in var.items():
+        if str(name).lower() not in _TYPE_COLUMNS:
+            continue
+        types = as_text(values)
+        known = {kind for kind in types.unique() if kind}
+        named = any(_GENE_TYPE.fullmatch(kind.strip()) for kind in known)
+        others = {
+            kind
+            for kind in known
+            if _OTHER_TYPE.search(kind) or (named and not _GENE_TYPE.fullmatch(kind.strip()))
+        }
+        if n := int((types.isin(list(others)) & is_gene).sum()):
+            is_gene &= ~types.isin(list(others))
+            are = "column is not a gene" if n == 1 else "columns are not genes"
+            left = "is" if n == 1 else "are"
+            said.append(f"{n:,} {are} ({', '.join(sorted(others))}) and {left} left out.")
+    if "feature_is_filtered" in var:
+        marked = np.asarray(as_text(var["feature_is_filtered"]).str.lower().isin(["true", "1"]))
+        if n := int((marked & is_gene).sum()):
+            is_gene &= ~marked
+            said.append(
+                f"{as_count(n, 'gene')} marked in var['feature_is_filtered'] count as not measured."
+            )
+    return is_gene, tuple(said)
+
+
+def named_by_column(var: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Return a table of genes under the names of a column where its own only number the rows.
+
+    Examples
+    --------
+    >>> var = pd.DataFrame({"features": ["CD3D", "NKG7"]}, index=["0", "1"])
+    >>> named_by_column(var)[0].index.tolist()
+    ['CD3D', 'NKG7']
+    """
+    if not is_numbered(as_text(var.index).tolist()):
+        return var, ()
+    best: tuple[bool, str, pd.Index] | None = None
+    for name, names in text_columns(var):
+        listed = names.tolist()
+        if min(names.nunique() / len(names), share_genes(listed)) < 0.5:
+            continue
+        is_symbol = identifier_kind(listed) == "symbol"
+        if best is None or (is_symbol and not best[0]):
+            best = is_symbol, name, names
+    if best is None:
+        return var, ()
+    said = f"Gene names were taken from var[{best[1]!r}], because var_names are numbers."
+    return var.set_axis(best[2]), (said,)
+
+
+#: Letters and dashes of other scripts that look like those of gene names.
+_LOOK_ALIKE: Final = str.maketrans(
+    "\u0410\u0412\u0421\u0415\u041d\u0406\u0408\u041a\u041c\u041e\u0420\u0405\u0422\u0425"
+    "\u0423\u0417\u0430\u0435\u0456\u0458\u043e\u0440\u0441\u0443\u0445\u0391\u0392\u0395"
+    "\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7\u2010\u2011\u2012"
+    "\u2013\u2014\u2212\u02cd",
+    "ABCEHIJKMOPSTXY3aeijopcyxABEZHIKMNOPTYX------_",
+)
+_PUNCTUATION = re.compile(r"[-_. ]")
+_SEPARATOR = re.compile(r"[-_.|:;,/()\[\] ]+")
+#: Where a composite name is cut; gene names themselves hold the last two.
+_CUTS: Final = ("|", "__", "_", ":", ";", ",", "/", "(", " ", "-", ".")
+#: Names of antibodies, which are no genes, differ from those of genes by such parts too.
+_ANTIBODY = re.compile(
+    r"adt|anti|abseq|total|prot|hashtag|hto|(?<![a-z])ab(?![a-z])", re.IGNORECASE
+)
+_AFFIXES = 2
+
+
+def plain_name(name: str) -> str:
+    """Return a name without quotes, outer blanks and characters that do not show or look alike."""
+    if not name.isascii():
+        name = unicodedata.normalize("NFKC", name).translate(_LOOK_ALIKE)
+        name = "".join(c for c in name if unicodedata.category(c) not in ("Cc", "Cf"))
+    return name.strip(" \t\r\n'\"")
+
+
+def one_punctuation(name: str) -> str:
+    """Return a name with ``-`` for every ``-``, ``.``, ``_`` and blank."""
+    return _PUNCTUATION.sub("-", name)
+
+
+def visible(name: str) -> str:
+    """Return a name with characters written out that do not show, or look like others."""
+    shows = name.isascii() and name.isprintable() and name == name.strip()
+    return name if shows else ascii(name)
+
+
+def odd_characters(names: Iterable[str]) -> str:
+    """Return the characters of names that are not what they look like, by their Unicode names."""
+    found = Counter(c for name in names for c in name if not (c.isascii() and c.isprintable()))
+    shown = [f"{unicodedata.name(c, 'control').lower()} (U+{ord(c):04X})" for c in found]
+    return examples(shown)
+
+
+class NameChange(NamedTuple):
+    """A change of all names after which they fit others.
+
+    Parameters
+    ----------
+    how
+        The change, such as ``"without the prefix 'GRCh38_'"``.
+    names
+        The names after it, shape ``(n_names,)``.
+    n
+        Number of wanted names that are then there.
+    """
+
+    how: str
+    names: pd.Index
+    n: int
+
+
+def find_change(names: pd.Index, wanted: Iterable[str]) -> NameChange | None:
+    """Find the systematic difference between names and wanted ones, if there is any.
+
+    Prefixes, suffixes, parts of composite names, blanks and odd characters are tried, one after
+    another while more names fit.
+
+    Parameters
+    ----------
+    names
+        Names, shape ``(n_names,)``.
+    wanted
+        Those that they should be.
+
+    Examples
+    --------
+    >>> found = find_change(pd.Index(["GRCh38_CD3D", "GRCh38_NKG7"]), ["NKG7", "CD3D"])
+    >>> found.how, found.n
+    ("without the prefix 'GRCh38_'", 2)
+    """
+    goal = {strip_version(name) for name in wanted if name}
+    best = NameChange("", names, _n_within(names, goal))
+    for _ in range(3):
+        before = best
+        for how, change in _changes(before.names, goal):
+            changed = before.names.map(change)
+            if (n := _n_within(changed, goal)) > best.n:
+                best = NameChange(f"{before.how} and {how}" if before.how else how, changed, n)
+        if best is before:
+            break
+    return best if best.how else None
+
+
+def _n_within(names: pd.Index, goal: set[str]) -> int:
+    return len({strip_version(name) for name in names} & goal)
+
+
+def _changes(names: pd.Index, goal: set[str]) -> Iterator[tuple[str, Callable[[str], str]]]:
+    """Yield changes that may make names fit, the simplest first."""
+    plain = [plain_name(name) for name in names]
+    if odd := [name for name, tidy in zip(names, plain, strict=True) if name != tidy]:
+        yield f"without {odd_characters(odd) or 'quotes and outer blanks'}", plain_name
+    before, after = Counter[str](), Counter[str]()
+    ordered = sorted(set(plain))
+    middle = ordered[len(ordered) // 4 : -(len(ordered) // 4) or None]
+    for name in plain:
+        for cut in _SEPARATOR.finditer(name):
+            before[name[: cut.end()]] += strip_version(name[cut.end() :]) in goal
+            after[name[cut.start() :]] += strip_version(name[: cut.start()]) in goal
+    if middle:  # what at least half of the names begin with, or end with, without a separator
+        start = common_start(middle[0], middle[-1])
+        turned = sorted(name[::-1] for name in ordered)
+        turned = turned[len(turned) // 4 : -(len(turned) // 4) or None]
+        before[start] += 1
+        after[common_start(turned[0], turned[-1])[::-1]] += 1
+    for counted, what, change in (
+        (before, "prefix", str.removeprefix),
+        (after, "suffix", str.removesuffix),
+    ):
+        for affix, n in counted.most_common(_AFFIXES):
+            if n and affix and not _ANTIBODY.search(affix):
+                yield f"without the {what} {affix!r}", _with(change, affix)
+    for sign in _CUTS:
+        if any(sign in name for name in plain):
+            ends = _PARTS if sign not in "-." else _PARTS[:2]
+            yield from ((f"by what {how} {sign!r}", _with(part, sign)) for how, part in ends)
+
+
+#: What may be the gene in a composite name.
+_PARTS: Final[tuple[tuple[str, Callable[[str, str], str]], ...]] = (
+    ("follows the first", lambda name, sign: name.partition(sign)[2]),
+    ("precedes the last", lambda name, sign: name.rpartition(sign)[0]),
+    ("follows the last", lambda name, sign: name.rpartition(sign)[2]),
+    ("precedes the first", lambda name, sign: name.partition(sign)[0]),
+)
+
+
+def _with(change: Callable[[str, str], str], value: str) -> Callable[[str], str]:
+    return lambda name: change(name, value)
+
+
+def common_start(one: str, other: str) -> str:
+    """Return what two texts begin with."""
+    n = 0
+    while n < min(len(one), len(other)) and one[n] == other[n]:
+        n += 1
+    return one[:n]

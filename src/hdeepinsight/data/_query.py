@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,18 +20,27 @@ from hdeepinsight.data._genes import (
     GeneReport,
     align_genes,
     alignment_of,
+    gene_coverage,
 )
-from hdeepinsight.data._inspect import InputReport
+from hdeepinsight.data._inspect import (
+    ACCEPTED_SCALES,
+    PEEK_ROWS,
+    InputReport,
+    classify_scale,
+)
 from hdeepinsight.data._matrix import canonical, wrap
 from hdeepinsight.data._modalities import Modalities, is_paired, open_paired
 from hdeepinsight.data._names import examples
 from hdeepinsight.data._proteins import ProteinCounts
-from hdeepinsight.data._reader import ARGUMENTS, DataLike, open_store, slot_name
+from hdeepinsight.data._reader import ARGUMENTS, DataLike, Store, open_store, slot_name
 
 if TYPE_CHECKING:
     from mudata import MuData
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
+
+#: How much more of the reference's expression ``.raw`` must have to be read in place of ``X``.
+CLEARLY_MORE = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -298,7 +308,9 @@ def open_query(
     genes
         Genes of the model.
     layer, use_raw, scale
-        Where the counts of the RNA are, and what the values are; see `open_counts`.
+        Where the counts of the RNA are, and what the values are; see `open_counts`. Where neither
+        is given and ``.raw`` has clearly more of the genes, it is read, and the report says so;
+        ``layer="X"`` reads ``X`` in any case.
     fold_case, weights
         As in `align_genes`.
     proteins
@@ -366,10 +378,25 @@ def open_query(
         nothing = np.empty(0, dtype=np.int64)
         alignment = alignment_of(nothing, pd.Index(genes, dtype=object), messages=[message])
     else:
+        said: tuple[str, ...] = ()
         store = open_store(rna)
-        if layer is None and not use_raw and preferred_layer is not None:
-            layer = preferred_layer if slot_name(preferred_layer) in store.slots else None
-        source = open_counts(store, layer=layer, use_raw=use_raw, scale=scale, arguments=arguments)
+        coverage = partial(gene_coverage, genes=genes, weights=weights)
+        if layer is None and not use_raw:
+            if preferred_layer is not None and slot_name(preferred_layer) in store.slots:
+                layer = preferred_layer
+            if scale == "auto" and (said := _raw_is_better(store, layer, coverage)):
+                layer, use_raw = None, True
+        source = open_counts(
+            store,
+            layer=layer,
+            use_raw=use_raw,
+            scale=scale,
+            arguments=arguments,
+            coverage=coverage,
+        )
+        if said:
+            report = replace(source.report, repairs=(*said, *source.report.repairs))
+            source = replace(source, report=report)
         alignment = align_genes(
             source.var,
             genes,
@@ -394,6 +421,26 @@ def open_query(
     extra = ExtraInputs(found, None if has_rna.all() else has_rna)
     source = replace(source, obs=modalities.obs_of(mdata))
     return AlignedQuery(source, alignment, extra, genes, proteins)
+
+
+def _raw_is_better(
+    store: Store, layer: str | None, coverage: Callable[[pd.DataFrame], float]
+) -> tuple[str, ...]:
+    """Say why ``.raw`` is read: it has clearly more of the model's genes, and both hold counts."""
+    here = slot_name(layer)
+    if here not in store.slots or ".raw" not in store.slots:
+        return ()
+    own, of_raw = coverage(store.genes(False)), coverage(store.genes(True))
+    if of_raw < own + CLEARLY_MORE:
+        return ()
+    for matrix in (store.matrix(layer, False), store.matrix(None, True)):
+        scale, *_ = classify_scale(matrix, matrix.peek(PEEK_ROWS), store.log_base)
+        if scale not in ACCEPTED_SCALES:
+            return ()
+    return (
+        f"Read from .raw, which has {of_raw:.1%} of the reference's expression, and {here} "
+        f"{own:.1%}; layer={layer or 'X'!r} reads {here}.",
+    )
 
 
 def resolve_cells(indices: Any, obs_names: pd.Index) -> Ints:

@@ -1,49 +1,39 @@
-"""Open an AnnData, or the file of one, without changing it or trusting what it says of itself.
-
-A few bytes of a file can name another file of the machine, an array larger than any memory, or a
-group that contains itself. The libraries that read these formats follow all of that, so that a file
-is checked before anything of it is read.
-"""
+"""Open an AnnData, or a file that holds cells by genes, without changing it."""
 
 from __future__ import annotations
 
-import math
-import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import anndata as ad
 import h5py
+import numpy as np
 import pandas as pd
 
 from hdeepinsight.data._errors import InputError
+from hdeepinsight.data._files import (
+    FORMATS,
+    Opener,
+    check_parts,
+    group_opener,
+    in_words,
+    read_whole,
+)
 from hdeepinsight.data._matrix import RowMatrix, wrap
+from hdeepinsight.data._names import find_genes, named_by_column
 
 DataLike: TypeAlias = "ad.AnnData | str | Path"
-Opener: TypeAlias = "Callable[[], AbstractContextManager[Any]]"
 
 #: Arguments that an error may advise, under the names that they have where it is raised. A caller
 #: that takes fewer of them, or by other names, passes its own.
 ARGUMENTS: Final[Mapping[str, str]] = {
     name: name for name in ("layer", "use_raw", "scale", "fold_case")
 }
-
-#: An array may always be as large as this; a larger one has to have stored bytes behind it. Packing
-#: makes an array of zeros about a thousand times smaller.
-FREE_BYTES = 2**28
-MOST_PACKED = 2000
-_MOST_OBJECTS = 100_000
-_MOST_NESTING = 32
-_FORMATS = "Valid are an AnnData, and the path of an .h5ad file or a .zarr store."
-_WRITE_AGAIN = (
-    "Write the file again with AnnData.write_h5ad or AnnData.write_zarr, from its source."
-)
-#: Parts of an AnnData that hold other things by name.
-_MAPPINGS = ("uns", "obsm", "varm", "obsp", "varp", "layers")
 
 
 @dataclass(frozen=True)
@@ -55,11 +45,21 @@ class Store:
     obs
         Annotation of the cells.
     var
-        Annotation of the genes of ``X`` and the layers.
+        Annotation of the columns of ``X`` and the layers.
     raw_var
-        Annotation of the genes of ``.raw``; ``None`` without it.
+        Annotation of the columns of ``.raw``; ``None`` without it.
     slots
         Ways to the matrices, by `slot_name`.
+    obsm
+        Ways to the entries of ``obsm``.
+    uns
+        Names of the entries of ``uns``.
+    log_base
+        Base of logarithms that ``uns["log1p"]`` tells; ``None`` where it tells none.
+    notes
+        Sentences on how the file was read.
+    genes_only
+        Whether columns that are not genes, by what ``var`` says of them, are left out.
 
     Examples
     --------
@@ -75,12 +75,18 @@ class Store:
     var: pd.DataFrame
     raw_var: pd.DataFrame | None
     slots: Mapping[str, Callable[[], RowMatrix]]
+    obsm: Mapping[str, Callable[[], Any]]
+    uns: tuple[str, ...] = ()
+    log_base: float | None = None
+    notes: tuple[str, ...] = ()
+    genes_only: bool = True
     _opened: dict[str, RowMatrix] = field(default_factory=dict, init=False, repr=False)
+    _genes: dict[bool, Any] = field(default_factory=dict, init=False, repr=False)
 
     def matrix(
         self, layer: str | None, use_raw: bool, *, arguments: Mapping[str, str] = ARGUMENTS
     ) -> RowMatrix:
-        """Open one matrix, the same whenever asked.
+        """Open the genes of one matrix, the same whenever asked.
 
         Raises
         ------
@@ -96,6 +102,8 @@ class Store:
         (3, 2)
         """
         name = slot_name(layer, use_raw)
+        if layer == "X" and name not in self.slots:
+            name = "X"
         if name in self._opened:
             return self._opened[name]
         if name not in self.slots:
@@ -107,7 +115,8 @@ class Store:
                 f"Name one of them with {' or '.join(ways)}." if ways else "Pass it as X.",
             )
         matrix = self.slots[name]()
-        shape = len(self.obs), len(self.genes(use_raw))
+        raw = use_raw and self.raw_var is not None
+        shape = len(self.obs), len(self.raw_var if raw else self.var)  # type: ignore[arg-type]
         if matrix.shape != shape or matrix.dtype.kind not in "biuf":
             raise InputError(
                 f"{name} is {matrix.shape[0]:,} × {matrix.shape[1]:,} of {matrix.dtype}, beside "
@@ -115,11 +124,14 @@ class Store:
                 "Valid are numbers, one row per cell and one column per gene.",
                 "Write the file again from its source.",
             )
+        is_gene = self._described(use_raw)[2]
+        if not is_gene.all():
+            matrix = matrix.keep(np.flatnonzero(is_gene))
         self._opened[name] = matrix
         return matrix
 
     def genes(self, use_raw: bool) -> pd.DataFrame:
-        """Return the annotation of the genes of the chosen matrix.
+        """Return the annotation of the genes of the chosen matrix, under their names.
 
         Examples
         --------
@@ -131,7 +143,31 @@ class Store:
         >>> open_store(ad.AnnData(np.ones((3, 2)), var=var)).genes(use_raw=False).index.tolist()
         ['NKG7', 'CD3D']
         """
-        return self.raw_var if use_raw and self.raw_var is not None else self.var
+        table: pd.DataFrame = self._described(use_raw)[0]
+        return table
+
+    def columns_note(self, use_raw: bool) -> tuple[str, ...]:
+        """Return what there is to say of the columns of the chosen matrix, in sentences."""
+        said: tuple[str, ...] = self._described(use_raw)[1]
+        return said
+
+    def _described(self, use_raw: bool) -> Any:
+        use_raw = use_raw and self.raw_var is not None
+        if use_raw not in self._genes:
+            var: pd.DataFrame = self.raw_var if use_raw else self.var
+            if use_raw:  # the column says what was taken out of X
+                var = var.drop(columns="feature_is_filtered", errors="ignore")
+            var, named = named_by_column(var)
+            is_gene, said = find_genes(var if self.genes_only else var[[]])
+            if len(var) and not is_gene.any():
+                raise InputError(
+                    f"None of the {len(var):,} columns is a gene. {' '.join(said)}",
+                    "Valid is a matrix that has genes.",
+                    "Pass the RNA, or correct what var says of its columns.",
+                )
+            table = var if is_gene.all() else var[is_gene]
+            self._genes[use_raw] = table, (*named, *said), is_gene
+        return self._genes[use_raw]
 
 
 def slot_name(layer: str | None, use_raw: bool = False) -> str:
@@ -151,18 +187,26 @@ def slot_name(layer: str | None, use_raw: bool = False) -> str:
     return ".raw" if use_raw else "X" if layer is None else f"layers[{layer!r}]"
 
 
-def open_store(data: DataLike) -> Store:
-    """Open an AnnData or a path; a path is read lazily and closed after every pass.
+def open_store(data: DataLike, *, genes_only: bool = True) -> Store:
+    """Open an AnnData or a path.
 
     Parameters
     ----------
     data
-        AnnData, or path of an ``.h5ad`` file or a ``.zarr`` store.
+        AnnData, or path of an ``.h5ad`` file or ``.zarr`` store, which are read lazily and closed
+        after every pass; or of anything else that `read_anndata` reads, into memory.
+    genes_only
+        Leave out columns that are not genes by what ``var`` says of them; see `find_genes`.
 
     Raises
     ------
     InputError
         If it is none of these, or cannot be read.
+
+    Notes
+    -----
+    A path gives what ``anndata.read_h5ad`` gives for it. Files of old or unusual encodings are
+    read by it, into memory.
 
     Examples
     --------
@@ -178,13 +222,49 @@ def open_store(data: DataLike) -> Store:
     (3, 2)
     """
     if isinstance(data, ad.AnnData):
-        return _from_anndata(data)
+        return _from_anndata(data, genes_only)
     if isinstance(data, str | Path):
-        return _from_path(Path(data))
-    raise InputError(f"The data is a {type(data).__name__}.", _FORMATS, "Wrap or save it as one.")
+        return _from_path(Path(data), genes_only)
+    how = "Pass anndata.AnnData(X) with var_names set to its genes."
+    is_matrix = getattr(data, "ndim", 0) == 2
+    raise InputError(
+        f"The data is a {type(data).__name__}.", FORMATS, how if is_matrix else "Save it as one."
+    )
 
 
-def _from_anndata(adata: ad.AnnData) -> Store:
+def read_anndata(path: str | Path) -> ad.AnnData:
+    r"""Read a whole file into memory, whatever its format.
+
+    Parameters
+    ----------
+    path
+        ``.h5ad`` (also gzipped), ``.zarr``, 10x ``.h5``, ``.loom``, a folder with a ``.mtx``
+        matrix and its names, or a table of text; told by what it holds, not by its name.
+
+    Raises
+    ------
+    InputError
+        If there is none, or it cannot be read.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from hdeepinsight.data import read_anndata
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "cells.csv"
+    ...     _ = path.write_text(",CD3D,NKG7\ncell_1,3,0\ncell_2,0,1\n")
+    ...     read_anndata(path).X.toarray().tolist()
+    [[3.0, 0.0], [0.0, 1.0]]
+    """
+    opener = group_opener(Path(path))
+    if opener is not None:
+        with opener() as root, in_words(Path(path)):
+            check_parts(root, Path(path))
+    return read_whole(Path(path))[0]
+
+
+def _from_anndata(adata: ad.AnnData, genes_only: bool, notes: tuple[str, ...] = ()) -> Store:
     raw = adata.raw
     slots: dict[str, Callable[[], RowMatrix]] = {}
     if adata.X is not None:
@@ -194,8 +274,27 @@ def _from_anndata(adata: ad.AnnData) -> Store:
             slots[slot_name(name)] = partial(lambda layer: wrap(adata.layers[layer]), name)
     if raw is not None:
         slots[".raw"] = lambda: wrap(raw.X)
-    raw_var = None if raw is None else _frame(raw.var)
-    return Store(obs=_frame(adata.obs), var=_frame(adata.var), raw_var=raw_var, slots=slots)
+    logged: Any = adata.uns.get("log1p")
+    return Store(
+        obs=_frame(adata.obs),
+        var=_frame(adata.var),
+        raw_var=None if raw is None else _frame(raw.var),
+        slots=slots,
+        obsm={name: partial(adata.obsm.__getitem__, name) for name in adata.obsm},
+        uns=tuple(adata.uns),
+        log_base=_as_base(logged.get("base") if isinstance(logged, Mapping) else None),
+        notes=notes,
+        genes_only=genes_only,
+    )
+
+
+def _as_base(value: Any) -> float | None:
+    """Return a base of logarithms; ``None`` for what is not one."""
+    try:
+        base = float(np.asarray(value).item())
+    except (TypeError, ValueError):
+        return None
+    return base if np.isfinite(base) and base > 1 else None
 
 
 def _frame(table: Any) -> pd.DataFrame:
@@ -204,228 +303,83 @@ def _frame(table: Any) -> pd.DataFrame:
     return table.copy(deep=False)
 
 
-def _from_path(path: Path) -> Store:
-    group = group_opener(path)
-    with group() as root, _in_words(path):
-        if missing := {"obs", "var"} - set(root):
-            raise InputError(
-                f"{path} has no {' and no '.join(sorted(missing))}: it is not an AnnData.",
-                _FORMATS,
-                _WRITE_AGAIN,
-            )
-        _check_parts(root, path)
-        names = {"X": "X"} if "X" in root else {}
-        layers = root.get("layers")
-        if hasattr(layers, "keys"):
-            names |= {slot_name(name): f"layers/{name}" for name in layers}
-        raw = root.get("raw")
-        if raw is not None and "X" in raw:
-            names[".raw"] = "raw/X"
-        return Store(
-            obs=_table(root, "obs"),
-            var=_table(root, "var"),
-            raw_var=_table(root, "raw/var") if ".raw" in names else None,
-            slots={slot: partial(_lazy, path, group, at) for slot, at in names.items()},
-        )
+def _from_path(path: Path, genes_only: bool) -> Store:
+    opener = group_opener(path)
+    if opener is not None:
+        with opener() as root, in_words(path):
+            check_parts(root, path)
+            if _is_usual(root):
+                return _from_group(root, path, opener, genes_only)
+    return _from_anndata(*_ordered(read_whole(path), genes_only))
 
 
-def _table(root: Any, at: str) -> pd.DataFrame:
-    table = ad.io.read_elem(root[at])
-    if not isinstance(table, pd.DataFrame):
-        raise TypeError(f"{at} is a {type(table).__name__}, not a table")
-    return table
+def _ordered(found: tuple[ad.AnnData, tuple[str, ...]], genes_only: bool) -> Any:
+    return found[0], genes_only, found[1]
 
 
-def _lazy(path: Path, group: Opener, at: str) -> RowMatrix:
-    opener = partial(_matrix_at, path, group, at)
-    with opener() as matrix:
-        return wrap(matrix, opener)
-
-
-@contextmanager
-def _matrix_at(path: Path, group: Opener, at: str) -> Iterator[Any]:
-    with group() as root, _in_words(path):
-        found = root[at]
-        yield found if hasattr(found, "shape") else ad.io.sparse_dataset(found)
-
-
-@contextmanager
-def _in_words(
-    path: Path, problem: str = "cannot be read as an AnnData", valid: str = _FORMATS
-) -> Iterator[None]:
-    """Turn whatever the libraries say of a damaged file into one error."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # what they raise about odd files is open
-        text = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{path} {problem} ({text}).", valid, _WRITE_AGAIN) from error
-
-
-def group_opener(path: Path) -> Opener:
-    """Return what opens a file, or a zarr store, as a group of arrays for a ``with`` block.
-
-    Raises
-    ------
-    InputError
-        If there is none, it cannot be opened, or it names other files.
-
-    Examples
-    --------
-    >>> from pathlib import Path
-    >>> from tempfile import TemporaryDirectory
-    >>> import anndata as ad
-    >>> import numpy as np
-    >>> from hdeepinsight.data import group_opener
-    >>> with TemporaryDirectory() as folder:
-    ...     path = Path(folder) / "cells.h5ad"
-    ...     ad.AnnData(np.ones((3, 2))).write_h5ad(path)
-    ...     with group_opener(path)() as root:
-    ...         root["X"].shape
-    (3, 2)
-    """
-    _check_kind(path, _FORMATS)
-    is_zarr = path.is_dir() or path.suffix == ".zarr"
-    opener: Opener = partial(_open_zarr if is_zarr else h5py.File, path, "r")
-    with _in_words(path, "cannot be opened"), opener() as root:
-        (_check_zarr if is_zarr else _check_hdf5)(root, path)
-    return opener
-
-
-def _open_zarr(path: Path, mode: Literal["r"]) -> AbstractContextManager[Any]:
-    import zarr
-
-    return nullcontext(zarr.open_group(str(path), mode=mode))
-
-
-def check_file(path: Path) -> None:
-    """Check an HDF5 file that another library is going to read.
-
-    Raises
-    ------
-    InputError
-        If it is none, or names other files, contains itself, or declares what it does not hold.
-
-    Examples
-    --------
-    >>> from pathlib import Path
-    >>> from tempfile import TemporaryDirectory
-    >>> import anndata as ad
-    >>> import numpy as np
-    >>> from hdeepinsight.data import check_file
-    >>> with TemporaryDirectory() as folder:
-    ...     path = Path(folder) / "cells.h5ad"
-    ...     ad.AnnData(np.ones((3, 2))).write_h5ad(path)
-    ...     check_file(path)
-    """
-    valid = "Valid is an HDF5 file."
-    _check_kind(path, valid)
-    with _in_words(path, "cannot be read", valid), h5py.File(path, "r") as root:
-        _check_hdf5(root, path)
-
-
-def _check_kind(path: Path, valid: str) -> None:
-    """Refuse a pipe or a device, from which a read may never return."""
-    if not path.exists():
-        raise InputError(f"{path} does not exist.", valid, "Check the path.")
-    inside = (os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
-    members = inside if path.is_dir() else [path]
-    if odd := next((member for member in members if not os.path.isfile(member)), None):
-        found = f"{odd} is neither a file nor a folder."
-        raise InputError(found, valid, "Write what comes from a pipe or a device to a file first.")
-
-
-def _check_parts(root: Any, path: Path) -> None:
-    """Refuse parts of an AnnData that are one another, or not what their names say."""
-    if not isinstance(root, h5py.Group):
-        return
-    places: dict[tuple[int, int], str] = {}
-    for name in ("obs", "var", "raw", *_MAPPINGS):
-        if isinstance(root.get(name, getlink=True, default=None), h5py.SoftLink):
-            where = "nothing" if root.get(name) is None else "another part of the file"
-            raise _refused(path, f"{name} is a link to {where}")
-        found = root.get(name)
-        if not isinstance(found, h5py.Group):
-            continue
-        other = places.setdefault(_address(found), name)
-        if other != name:
-            raise _refused(path, f"{name} and {other} are one and the same group")
-        kind = found.attrs.get("encoding-type", "dict")
-        if name in _MAPPINGS and kind != "dict":
-            raise _refused(path, f"{name} is a {kind}, where other things are held by name")
-
-
-def _check_zarr(root: Any, path: Path) -> None:
-    for name, array in root.members(max_depth=None):
-        if not hasattr(array, "shape"):
-            continue
-        at = name[:80]
-        if "pickle" in _codecs(array.metadata.to_dict()):
-            raise _refused(path, f"{at} is packed with pickle, which can run code")
-        size = array.dtype.itemsize
-        _check_size(path, at, math.prod(array.chunks) * size)
-        declared = math.prod(array.shape) * size
-        if declared > FREE_BYTES:
-            _check_size(path, at, declared, array.nbytes_stored())
-
-
-def _check_hdf5(root: Any, path: Path) -> None:
-    """Walk the file; groups are followed wherever links lead within it."""
-    n_bytes = path.stat().st_size
-    waiting = [(root, name, frozenset({_address(root)}), name) for name in root]
-    n_seen = 0
-    while waiting:
-        group, name, above, at = waiting.pop()
-        n_seen += 1
-        if isinstance(group.get(name, getlink=True), h5py.ExternalLink):
-            raise _refused(path, f"{at[:80]} is a link to another file")
-        found = group.get(name)  # None for a link that leads nowhere
-        if isinstance(found, h5py.Dataset):
-            if found.external or found.is_virtual:
-                raise _refused(path, f"{at[:80]} takes its values from other files")
-            size = found.dtype.itemsize
-            _check_size(path, at[:80], math.prod(found.chunks or ()) * size)
-            if found.shape is not None:
-                _check_size(path, at[:80], math.prod(found.shape) * size, n_bytes)
-        if not isinstance(found, h5py.Group):
-            continue
-        if _address(found) in above or len(above) > _MOST_NESTING:
-            raise _refused(path, f"the group {at[:80]} contains itself")
-        if n_seen + len(waiting) + len(found) > _MOST_OBJECTS:
-            raise _refused(path, f"more than {_MOST_OBJECTS:,} arrays and groups")
-        inside = above | {_address(found)}
-        waiting.extend((found, child, inside, f"{at}/{child}") for child in found)
-
-
-def _address(group: Any) -> tuple[int, int]:
-    info = h5py.h5o.get_info(group.id)
-    return info.fileno, info.addr
-
-
-def _codecs(value: Any) -> set[str]:
-    """Ids and names of all packers that the description of a zarr array names."""
-    if isinstance(value, dict):
-        own = {str(value.get(key)).rpartition(".")[2] for key in ("id", "name") if key in value}
-        return own.union(*map(_codecs, value.values()))
-    if isinstance(value, list | tuple):
-        return set().union(*map(_codecs, value))
-    if hasattr(value, "to_dict"):
-        return _codecs(value.to_dict())
-    return _codecs(value.get_config()) if hasattr(value, "get_config") else set()
-
-
-def _check_size(path: Path, at: str, n_bytes: int, stored: int | None = None) -> None:
-    """Refuse a piece that is too large, or an array that declares more than is stored."""
-    if stored is None and n_bytes > FREE_BYTES:
-        raise _refused(path, f"{at} is stored in pieces of {n_bytes:,} bytes")
-    if stored is not None and n_bytes > max(FREE_BYTES, MOST_PACKED * stored):
-        raise _refused(path, f"{at} declares {n_bytes:,} bytes, with {stored:,} behind them")
-
-
-def _refused(path: Path, found: str) -> InputError:
-    return InputError(
-        f"{path} is refused: {found}.",
-        "Valid is a file that holds each of its parts once, in the size that it declares.",
-        _WRITE_AGAIN,
+def _is_usual(root: Any) -> bool:
+    """Tell whether all that is read here is encoded as releases of today do."""
+    raw, layers = root.get("raw"), root.get("layers")
+    tables = [root.get("obs"), root.get("var")]
+    matrices = [root[name] for name in ("X",) if name in root]
+    matrices += list(layers.values()) if hasattr(layers, "values") else []
+    if hasattr(raw, "keys"):
+        tables.append(raw.get("var"))
+        matrices.append(raw.get("X"))
+    return (
+        "raw.X" not in root
+        and all(_kind(table) == "dataframe" for table in tables)
+        and all(_kind(m) in ("array", "csr_matrix", "csc_matrix", "null") for m in matrices)
     )
+
+
+def _kind(found: Any) -> str:
+    """Return the encoding of a part of a file; plain arrays of numbers have none."""
+    kind = str(found.attrs.get("encoding-type", "")) if hasattr(found, "attrs") else ""
+    is_array = getattr(found, "shape", None) is not None and len(found.shape) == 2
+    return "array" if is_array and kind in ("", "array") and found.dtype.names is None else kind
+
+
+def _from_group(root: Any, path: Path, opener: Opener, genes_only: bool) -> Store:
+    at = {"X": "X"} | {slot_name(name): f"layers/{name}" for name in root.get("layers", ())}
+    at |= {".raw": "raw/X"} if hasattr(root.get("raw"), "keys") else {}
+    at = {slot: name for slot, name in at.items() if name in root and _kind(root[name]) != "null"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names that are turned into text, or repeat
+        table = ad.AnnData(obs=ad.io.read_elem(root["obs"]), var=ad.io.read_elem(root["var"]))
+        raw_var = None
+        if ".raw" in at:
+            raw_var = ad.AnnData(var=ad.io.read_elem(root["raw/var"])).var
+    base, uns = root.get("uns/log1p/base"), root.get("uns")
+    return Store(
+        obs=table.obs,
+        var=table.var,
+        raw_var=raw_var,
+        slots={slot: partial(_lazy, path, opener, name) for slot, name in at.items()},
+        obsm={name: partial(_read, path, opener, f"obsm/{name}") for name in root.get("obsm", ())},
+        uns=tuple(uns) if hasattr(uns, "keys") else (),
+        log_base=None if base is None else _as_base(ad.io.read_elem(base)),
+        genes_only=genes_only,
+    )
+
+
+def _read(path: Path, opener: Opener, at: str) -> Any:
+    with opener() as root, in_words(path):
+        return ad.io.read_elem(root[at])
+
+
+def _lazy(path: Path, opener: Opener, at: str) -> RowMatrix:
+    again = partial(_matrix_at, path, opener, at)
+    with again() as matrix:
+        return wrap(matrix, again)
+
+
+@contextmanager
+def _matrix_at(path: Path, opener: Opener, at: str) -> Iterator[Any]:
+    with opener() as root, in_words(path):
+        found = root[at]
+        yield (
+            found
+            if isinstance(found, h5py.Dataset) or hasattr(found, "shape")
+            else (ad.io.sparse_dataset(found))
+        )

@@ -19,6 +19,7 @@ import scipy.sparse as sp
 from hdeepinsight._errors import check_choice
 from hdeepinsight.data._errors import InputError
 from hdeepinsight.data._matrix import ROWS, Block, RowMatrix, canonical, scan, wrap
+from hdeepinsight.data._names import as_count
 from hdeepinsight.data._reader import open_store
 
 Array: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
@@ -164,11 +165,13 @@ class Denormalizer:
     Parameters
     ----------
     scale
-        ``"log1p"``: library-size normalised, then natural log1p; ``"normalized"``: without the log.
+        ``"log1p"``: library-size normalised, then log1p; ``"normalized"``: without the log.
     dtype
         Type of the stored values; sets the floating-point tolerance.
     grid
         Distance of the decimals that the values are rounded to, 0.0 if they are not.
+    base
+        Base of the logarithm.
 
     Examples
     --------
@@ -182,6 +185,7 @@ class Denormalizer:
     scale: Normalisation
     dtype: np.dtype[Any]
     grid: float = 0.0
+    base: float = float(np.e)
 
     def denormalize(self, block: Block) -> tuple[sp.csr_matrix, CellUnits]:
         """Return the counts of a block (CSR float32), and how every cell was solved.
@@ -195,8 +199,10 @@ class Denormalizer:
         own = np.finfo(self.dtype).eps if self.dtype.kind == "f" else 0.0
         eps = max(float(own), float(np.finfo(np.float32).eps))
         if self.scale == "log1p":
+            log = 1.0 if self.base == np.e else float(np.log(self.base))
+            values, grid = values * log, self.grid * log
             x = np.expm1(values)
-            tolerance = (1 + x) * (2 * eps * values + self.grid / 2) + 2 * eps * x
+            tolerance = (1 + x) * (2 * eps * values + grid / 2) + 2 * eps * x
         else:
             x, tolerance = values, 4 * eps * values + self.grid / 2
         found = find_units(x, tolerance, rows.indptr.astype(np.int64))
@@ -228,16 +234,17 @@ class Denormalizer:
         InputError
             At the first block in which a cell cannot be solved.
         """
-        after, logged = (
-            (" after expm1", " and logged by natural log1p") if self.scale == "log1p" else ("", "")
-        )
+        how = " after expm1" if self.base == np.e else f" after {self.base:g}^x - 1"
+        logged = " and logged by log1p, natural or to base 2 or 10"
+        after, logged = (how, logged) if self.scale == "log1p" else ("", "")
         for rows, block in matrix.blocks(size):
             counts, found = self.denormalize(block)
             n_failed, n_cells = int(np.count_nonzero(~found.solved)), len(found.solved)
             if n_failed:
                 some = f" {rows.start:,} to {rows.stop - 1:,}" if n_cells < matrix.shape[0] else ""
+                cells = as_count(n_cells, "cell")
                 raise InputError(
-                    f"In {n_failed:,} of {n_cells:,} cells{some} ({n_failed / n_cells:.1%}) the "
+                    f"In {n_failed:,} of {cells}{some} ({n_failed / n_cells:.1%}) the "
                     f"values{after} are not whole multiples of one unit (tried with a smallest "
                     f"count of 1 to {MAX_SMALLEST}).",
                     "Counts can be recovered from values that were only divided by the library "
@@ -246,6 +253,32 @@ class Denormalizer:
                     "normalised or coarsely rounded values do not hold them any more.",
                 )
             yield rows, counts, found
+
+
+def find_log_base(
+    dtype: np.dtype[Any], grid: float, sample: sp.csr_matrix, told: float | None = None
+) -> float | None:
+    """Find the base of logarithms from which counts can be recovered; ``None`` where there is none.
+
+    Parameters
+    ----------
+    dtype, grid
+        As of `Denormalizer`.
+    sample
+        Values of some cells, CSR.
+    told
+        Base that the file tells, tried first; then e, 2 and 10.
+
+    Examples
+    --------
+    >>> values = sp.csr_matrix(np.log2(1 + np.array([[1.5, 0.0, 4.5], [0.5, 2.5, 1.0]])))
+    >>> find_log_base(values.dtype, 0.0, values)
+    2.0
+    """
+    for base in dict.fromkeys([*([told] if told else []), float(np.e), 2.0, 10.0]):
+        if Denormalizer("log1p", dtype, grid, base).share_solved(sample) == 1:
+            return base
+    return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -320,8 +353,8 @@ def recover_counts(
     use_raw
         Take ``.raw`` of an AnnData, with its genes.
     scale
-        ``"log1p"``: the values are the natural log1p of normalised counts (for another base,
-        multiply the values by its natural log first); ``"normalized"``: they were not logged.
+        ``"log1p"``: the values are log1p of normalised counts, to the base that ``uns["log1p"]``
+        tells, or e, 2 or 10; ``"normalized"``: they were not logged.
 
     Returns
     -------
@@ -357,11 +390,11 @@ def recover_counts(
                 "Valid are an AnnData, and a dense, sparse or dask matrix of cells × genes.",
                 "Read a file with anndata first, and take the values of a table with to_numpy().",
             )
-        matrix = wrap(data)
+        matrix, told = wrap(data), None
     else:
         store = open_store(data)
-        matrix = store.matrix(layer, use_raw)
-    tally = scan(matrix, max_cells=1)
+        matrix, told = store.matrix(layer, use_raw), store.log_base
+    tally = scan(matrix, max_cells=200)
     valid = "Valid are library-size normalised values: finite, from 0 up, and not whole numbers."
     if tally.n_nan or tally.n_inf:
         text = f"The matrix holds {tally.n_nan:,} NaN and {tally.n_inf:,} infinite values."
@@ -372,7 +405,11 @@ def recover_counts(
     if tally.all_whole and tally.n_nonzero:
         text = "The matrix holds whole numbers only."
         raise InputError(text, valid, "Use it as the counts it is.")
-    denormalizer = Denormalizer(scale, matrix.dtype, tally.grid)
+    base = float(np.e)
+    if scale == "log1p" and tally.sample:
+        sample = sp.vstack(tally.sample, format="csr")
+        base = find_log_base(matrix.dtype, tally.grid, sample, told) or base
+    denormalizer = Denormalizer(scale, matrix.dtype, tally.grid, base)
     parts, units, residual = [], [np.empty(0)], 0.0
     for _, counts, found in denormalizer.blocks(matrix, ROWS):
         parts.append(counts)

@@ -335,9 +335,14 @@ def test_what_is_no_mudata_is_refused(paired, joint, tmp_path):
             SCHDeepInsight.setup_mudata(wrong, labels_keys=LEVELS)
         with pytest.raises(InputError, match="Valid is a MuData"):
             joint.prepare_query_mudata(wrong)
+
+
+@pytest.mark.filterwarnings("ignore:The HDF5 file was not created")
+def test_a_file_is_read_by_what_it_holds_not_by_its_name(paired, joint, tmp_path):
+    cells = paired.mod["rna"]
     cells.write_h5ad(tmp_path / "cells.h5mu")
-    with pytest.raises(InputError, match=r"holds no MuData.*name it \.h5ad"):
-        joint.annotate(tmp_path / "cells.h5mu")
+    found = joint.annotate(tmp_path / "cells.h5mu").labels
+    assert found.equals(joint.annotate(cells).labels)
 
 
 def test_an_error_about_a_query_says_which_modality_it_is_of(joint, query):

@@ -134,8 +134,7 @@ def register(
         one_column(obs, key)
     for key in setup.labels_keys:
         check_labels(obs[key], key, unlabeled=setup.unlabeled)
-    with source.matrix.opener() as matrix:
-        shared = matrix
+    shared = source.matrix.whole()
     var = pd.DataFrame(index=_unique(source.var_names))
     shell = AnnData(shared, obs=shell_obs(obs, setup), var=var)
     entry = model_class.__name__, id(data)

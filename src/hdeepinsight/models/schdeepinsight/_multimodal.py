@@ -97,7 +97,8 @@ class MultimodalMixin(_Base):
         with errors_of(found.rna):
             source = open_counts(rna, layer=rna_layer, arguments={"layer": "rna_layer"})
         with errors_of(found.protein):
-            open_counts(protein, layer=protein_layer, arguments={"layer": "protein_layer"})
+            arguments = {"layer": "protein_layer"}
+            open_counts(protein, layer=protein_layer, arguments=arguments, genes_only=False)
         obs = found.columns_of(mdata, keys).obs
         if batch_key is not None:
             batch = found.columns_of(mdata, [batch_key], kind="batch").obs
