@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from annotated_files import cells, saved
+from matplotlib.colors import rgb_to_hsv, to_rgb
 from scipy import sparse
 
-from hdeepinsight._palette import MISSING, PALETTE, label_colors
+from hdeepinsight._palette import MISSING, PALETTE, label_colors, tree_colors
 from hdeepinsight.annotation import Additions, Annotation
 from hdeepinsight.taxonomy import Taxonomy
 
@@ -181,9 +182,24 @@ def test_a_label_has_one_colour_in_every_column_and_call(ragged, annotated):
 
 
 def test_colours_are_unique_for_the_largest_tree_that_is_built_in():
-    colors = label_colors(Taxonomy.immune().labels[1:])
-    assert len(colors) > len(PALETTE)
-    assert len(set(colors.values())) == len(colors)
+    tree = Taxonomy.immune()
+    colors = tree_colors(tree.labels, tree.parent)
+    assert colors.keys() == set(tree.labels[1:])
+    assert len(set(colors.values())) == len(colors) > len(PALETTE)
+    assert MISSING not in colors.values()
+
+
+def test_a_branch_has_one_family_of_hues():
+    tree = Taxonomy.immune()
+    colors = tree_colors(tree.labels, tree.parent)
+    hue = {label: rgb_to_hsv(to_rgb(color))[0] for label, color in colors.items()}
+    for node in range(1, tree.n_nodes):
+        if (parent := tree.parent[node]) > 0:
+            apart = abs(hue[tree.label(node)] - hue[tree.label(int(parent))])
+            assert min(apart, 1 - apart) < 0.15, tree.label(node)
+
+
+def test_colours_of_classes_without_a_tree_repeat_after_104():
     assert list(label_colors(map(str, range(105))).values())[104] == PALETTE[0]
 
 

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from hdeepinsight._errors import check_choice, check_number, invalid
 from hdeepinsight._io import atomic_write
 from hdeepinsight._keys import ADDED_KEYS, LABEL_COLUMNS, ONTOLOGY_KEY, UNKNOWN_TERM
-from hdeepinsight._palette import MISSING, label_colors
+from hdeepinsight._palette import MISSING, tree_colors
 from hdeepinsight.annotation._anndata_io import Additions, check_cells, from_text, storable, to_text
 from hdeepinsight.annotation._calibration import PROBABILITY_TOLERANCE
 from hdeepinsight.annotation._conformal import Calibration, LabelSets, SetKind, label_sets
@@ -475,7 +475,10 @@ class Annotation:
         They depend on the taxonomy alone: in its order, the first ones most distinct, also with
         colour vision deficiency. They are unique for up to 104 labels.
         """
-        return {**label_colors(self.taxonomy.labels[1:]), LABEL_COLUMNS.ROOT: MISSING}
+        return {
+            **tree_colors(self.taxonomy.labels, self.taxonomy.parent),
+            LABEL_COLUMNS.ROOT: MISSING,
+        }
 
     def probabilities(self, level: int | str | None = None) -> pd.DataFrame:
         """Return the probabilities of nodes.

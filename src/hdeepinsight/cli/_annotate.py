@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,9 +19,8 @@ from hdeepinsight.cli._files import (
 )
 
 if TYPE_CHECKING:
-    from hdeepinsight.data import Store
+    pass
 
-_DEFAULT_EMBEDDING = "X_umap"
 _MOST_LABELS = 40
 _PAGES = (".html",)
 
@@ -115,9 +114,10 @@ def annotate(
                 hdi.report.write(
                     result,
                     report,
+                    query=query,
+                    reference=loaded,
                     title=f"Cell types of {query.name}",
                     model=model,
-                    embedding=_coordinates(store, None, query),
                 )
         if folder in hub.bundled_folders().values():
             show(f"Model {model} is the bundled one, of human blood: see --model.")
@@ -147,13 +147,16 @@ def report(
     ] = None,
     clusters: Annotated[
         str | None,
-        typer.Option(metavar="COLUMN", help="Column of obs with clusters, for a table of them."),
+        typer.Option(
+            metavar="COLUMN", help="Column of obs with clusters; leiden and the like by default."
+        ),
     ] = None,
     embedding: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Coordinates in obsm to draw the cells at; X_umap by default, if it is there.",
+            help="Coordinates in obsm to draw the cells at; by default X_umap and the like, or "
+            "made where there are none.",
         ),
     ] = None,
     labels: opt.Labels = None,
@@ -195,7 +198,12 @@ def report(
             store = open_store(query)
             obs = store.obs
             require_columns(obs, [*([clusters] if clusters else []), *known], source=query)
-            coordinates = _coordinates(store, embedding, query)
+            if embedding is not None and embedding not in store.obsm:
+                held = ", ".join(sorted(store.obsm)) or "nothing"
+                raise ValueError(
+                    f"{query} has no {embedding!r} in obsm; it has {held}. Name one of them with "
+                    "--embedding, or leave it out."
+                )
             loaded = hub.load_model(model)
             true_nodes = loaded.label_nodes(query, labels_keys=known) if known else None
         with step("Annotating"):
@@ -218,23 +226,12 @@ def report(
             hdi.report.write(
                 result,
                 out,
+                query=query,
+                reference=loaded,
                 title=title or f"Cell types of {query.name}",
                 model=model,
                 clusters=obs[clusters] if clusters else None,
-                embedding=coordinates,
+                embedding=None if embedding is None else store.obsm[embedding](),
                 true_nodes=true_nodes,
             )
         show(f"Written to {out}")
-
-
-def _coordinates(store: Store, name: str | None, query: Path) -> Any | None:
-    """Read coordinates in ``obsm``, by default the usual ones where they are there."""
-    wanted = _DEFAULT_EMBEDDING if name is None else name
-    if wanted in store.obsm:
-        return store.obsm[wanted]()
-    if name is None:
-        return None
-    raise ValueError(
-        f"{query} has no {name!r} in obsm; it has {', '.join(sorted(store.obsm)) or 'nothing'}. "
-        "Name one of them with --embedding, or leave it out."
-    )
