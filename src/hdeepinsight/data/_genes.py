@@ -469,7 +469,7 @@ def _diagnose(
         )
     if share_barcodes(names) > 0.5:
         return f"The columns look like cells ({shown}): pass adata.T."
-    if kind == "unknown" and model_kind != "unknown":
+    if is_numbered(names) or (kind == "unknown" and model_kind != "unknown"):
         return (
             f"The columns have no gene names ({shown}): set adata.var_names to {model_kind} names."
         )
