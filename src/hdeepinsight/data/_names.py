@@ -27,7 +27,7 @@ _TITLE = re.compile(r"[A-Z][a-z0-9.\-]*[a-z][a-z0-9.\-]*")
 _NUMBER = re.compile(r"(?:V|X|row|col|feature)?[-_. ]?\d+(?:\.0+)?", re.IGNORECASE)
 _MOST = 0.9
 _SOME = 0.1
-_MANY_NAMES = 20_000
+_MANY_NAMES, _FEW_NAMES = 20_000, 500
 
 
 def _share(names: Sequence[str], pattern: re.Pattern[str]) -> float:
@@ -141,9 +141,10 @@ def as_text(names: Any) -> pd.Index:
     return pd.Index(listed, dtype=object)
 
 
-def without_numbers(names: pd.Index) -> pd.Index:
-    """Return names in which those that only number the columns are empty, and match nothing."""
-    return pd.Index(["" if _NUMBER.fullmatch(name) else name for name in names], dtype=object)
+def as_wanted(genes: Iterable[str]) -> pd.Index:
+    """Return genes of a model; numbers, which are not names, in a form that matches nothing."""
+    named = [f"\0{gene}\0" if _NUMBER.fullmatch(gene) else gene for gene in genes]
+    return pd.Index(named, dtype=object)
 
 
 def is_numbered(names: Sequence[str]) -> bool:
@@ -228,7 +229,8 @@ def named_by_column(var: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
     >>> named_by_column(var)[0].index.tolist()
     ['CD3D', 'NKG7']
     """
-    if not is_numbered(as_text(var.index).tolist()):
+    few = var.index[:: max(1, len(var) // _FEW_NAMES)]
+    if not is_numbered(as_text(few).tolist()):
         return var, ()
     best: tuple[bool, str, pd.Index] | None = None
     for name, names in text_columns(var):
@@ -324,7 +326,7 @@ def find_change(names: pd.Index, wanted: Iterable[str]) -> NameChange | None:
     >>> found.how, found.n
     ("without the prefix 'GRCh38_'", 2)
     """
-    goal = {strip_version(name) for name in wanted if name}
+    goal = {strip_version(name) for name in wanted if name and not _NUMBER.fullmatch(name)}
     best = NameChange("", names, _n_within(names, goal))
     for _ in range(3):
         before = best
