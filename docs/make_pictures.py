@@ -120,6 +120,8 @@ def main(demo: Path) -> None:
     draw_labels(query, result)
     draw_genes(query, model.layout, result)
     draw_cells(query, model, result)
+    evidence = hdi.tl.marker_evidence(result, query, model)
+    save(hdi.pl.marker_evidence(evidence), "marker_evidence", dpi=70)
     save(hdi.pl.training_history(model.history), "training_history", dpi=70)
 
 
