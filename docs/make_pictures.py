@@ -3,7 +3,7 @@
     $ hdeepinsight demo --out demo_out
     $ python docs/make_pictures.py demo_out
 
-writes docs/_static/pictures. The demo trains on 490 blood cells and keeps 210 for these pictures.
+writes docs/_static/pictures. The demo trains on half of PBMC 3k and keeps the other half for these.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ import pandas as pd
 import scanpy as sc
 from matplotlib import pyplot as plt
 from PIL import Image
+from sklearn.cluster import KMeans
 
 import hdeepinsight as hdi
 
 PICTURES = Path(__file__).parent / "_static" / "pictures"
-TYPES = ["CD4 T memory", "CD8 T cytotoxic", "CD56+ NK cell", "CD19+ B cell", "CD14+ monocyte"]
-LAYOUT_MARKERS = ["CD3D", "NKG7", "CD79A", "LYZ", "CD74", "S100A8"]
+TYPES = ["CD4 T naive", "CD8 T", "NK", "B", "CD14 Mono"]
+LAYOUT_MARKERS = ["CD3D", "NKG7", "CD79A", "LYZ", "CD14", "S100A8"]
 
 
 def save(drawn: plt.Axes | plt.Figure, name: str, *, dpi: int = 90) -> None:
@@ -56,29 +57,30 @@ def draw_cells(query: ad.AnnData, model: hdi.SCHDeepInsight, result: hdi.Annotat
     figure, axes = plt.subplots(
         1, 3, figsize=(9.6, 3.2), layout="constrained", width_ratios=(1, 1, 1.4)
     )
-    headings = {"lineage": "on data", "cell type": "none", "where each label stops": "right margin"}
-    for ax, column, (heading, loc) in zip(axes, result.labels, headings.items(), strict=True):
+    headings = {"lineage": "on data", "cell_type": "none", "stop_label": "right margin"}
+    titles = ("lineage", "cell type", "label")
+    for ax, title, (column, loc) in zip(axes, titles, headings.items(), strict=True):
         labels = result.labels[column]
         hdi.pl.embedding(
-            umap, labels, palette=result.colors, legend_loc=loc, title=heading, size=16, ax=ax
+            umap, labels, palette=result.colors, legend_loc=loc, title=title, size=5, ax=ax
         )
     save(figure, "levels", dpi=130)
 
     drawn = hdi.pl.embedding(
-        mde, query.obs["cell_type"], palette=result.colors, legend_loc="right margin"
+        mde, query.obs["subtype"], palette=result.colors, legend_loc="right margin"
     )
     save(drawn, "mde", dpi=75)
-    nodes = ["T cell", "CD8 T cytotoxic", "CD56+ NK cell"]
+    nodes = ["T", "CD8 T", "NK"]
     figure, axes = plt.subplots(1, 3, figsize=(10.5, 3), layout="constrained")
     for ax, node in zip(axes, nodes, strict=True):
-        hdi.pl.probability(umap, result, node, size=16, ax=ax)
+        hdi.pl.probability(umap, result, node, size=5, ax=ax)
     save(figure, "probability", dpi=110)
 
 
 def draw_genes(query: ad.AnnData, layout: hdi.GeneLayout, result: hdi.Annotation) -> None:
     """Gene layout and images, of types and of single cells."""
     expression = expression_of(query)
-    types = query.obs["cell_type"]
+    types = query.obs["subtype"]
     means = expression.groupby(types, observed=True).mean().T
     drawn = hdi.pl.gene_layout(
         layout, expression.mean(), highlight=LAYOUT_MARKERS, label="mean log1p CP10k"
@@ -92,22 +94,24 @@ def draw_genes(query: ad.AnnData, layout: hdi.GeneLayout, result: hdi.Annotation
     (PICTURES / "gene_layout.html").write_text(page, encoding="utf-8")
 
 
-def draw_labels(query: ad.AnnData, result: hdi.Annotation) -> None:
-    """What cells are called, and how far to trust it."""
+def draw_labels(query: ad.AnnData, result: hdi.Annotation, plain: hdi.Annotation) -> None:
+    """What cells are called, and how far to trust it; sets and novelty without adaptation."""
     tree = result.taxonomy
     truth = tree.encode_levels(query.obs[list(tree.level_names)])
     right = result.leaf_nodes == truth
     leaf = result.node_probabilities[range(len(result)), result.leaf_nodes]
-    sets = result.label_sets(alpha=0.05)
+    sets = plain.label_sets(alpha=0.05)
     save(hdi.pl.taxonomy(result), "taxonomy")
-    save(hdi.pl.alluvial(result, query.obs["cell_type"], heading="known label"), "alluvial")
-    save(hdi.pl.dotplot(result, query.obs["louvain"]), "dotplot")
-    for level in tree.level_names:
+    save(hdi.pl.alluvial(result, query.obs["subtype"], heading="known label"), "alluvial")
+    clusters = KMeans(9, random_state=0).fit_predict(query.obsm["X_hdi"]).astype(str)
+    save(hdi.pl.dotplot(result, clusters), "dotplot")
+    for level in ("lineage", "subtype"):
         save(hdi.pl.confusion(tree, truth, result.leaf_nodes, level=level), f"confusion_{level}")
     save(hdi.pl.reliability(leaf, right, n_bins=8), "reliability")
     save(hdi.pl.label_set_sizes(sets, sets.holds(truth)), "label_set_sizes")
-    save(hdi.pl.novelty(result, query.obs["cell_type"]), "novelty_score")
-    save(hdi.pl.novelty(result, query.obs["cell_type"], measure="p_value"), "novelty_p_value")
+    known = query.obs["subtype"]
+    save(hdi.pl.novelty(plain, known, measure="doublet_score"), "novelty_score")
+    save(hdi.pl.novelty(plain, known, measure="type_p_value"), "novelty_p_value")
 
 
 def main(demo: Path) -> None:
@@ -116,10 +120,12 @@ def main(demo: Path) -> None:
     PICTURES.mkdir(exist_ok=True)
     model = hdi.SCHDeepInsight.load(demo / "model", adata=False)
     query = ad.read_h5ad(demo / "query.h5ad")
-    result = model.annotate(query)
-    draw_labels(query, result)
-    draw_genes(query, model.layout, result)
+    result = hdi.annotate(query, model)
     draw_cells(query, model, result)
+    evidence = hdi.tl.marker_evidence(result, query, model)
+    save(hdi.pl.marker_evidence(evidence), "marker_evidence", dpi=70)
+    draw_labels(query, result, model.annotate(query))
+    draw_genes(query, model.layout, result)
     save(hdi.pl.training_history(model.history), "training_history", dpi=70)
 
 

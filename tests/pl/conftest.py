@@ -43,9 +43,8 @@ def result(tree: Taxonomy) -> Annotation:
         threshold=0.65,
         novelty=pd.DataFrame(
             {
-                "score": [0.0, 1.0, 2.0, 3.0, 4.0],
-                "p_value": [0.9, 0.5, 0.04, 0.05, 0.01],
-                "lineage_p_value": [0.9, 0.8, 0.7, 0.6, 0.5],
+                "doublet_score": [0.0, 1.0, 2.0, 3.0, 4.0],
+                "lineage_p_value": [0.9, 0.5, 0.04, 0.05, 0.01],
             }
         ),
     )

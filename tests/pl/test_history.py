@@ -42,3 +42,10 @@ def test_one_epoch_is_a_dot():
 def test_a_history_without_losses_is_refused(history):
     with pytest.raises(ValueError, match="none of which is a loss"):
         pl.training_history(history)
+
+
+def test_weights_of_levels_are_drawn_only_where_they_change():
+    flat = {**TABLES, "level_weight_lineage": [0.5, 0.5, 0.5]}
+    assert len(pl.training_history(flat).axes) == 3
+    moving = {**TABLES, "level_weight_lineage": [0.5, 0.4, 0.3]}
+    assert pl.training_history(moving).axes[3].get_title() == "weight in the loss"

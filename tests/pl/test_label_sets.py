@@ -32,7 +32,7 @@ def test_bars_are_shares_of_cells_by_size(sets):
     ax = pl.label_set_sizes(sets)
     assert heights(ax) == [0.5, 0.25, 0.0, 0.25]
     assert [text.get_text() for text in ax.texts] == ["50%", "25%", "0%", "25%"]
-    assert ax.get_title() == "2.00 types a set\ncoverage promised 80.0%"
+    assert ax.get_title() == "2.00 types per set\ncoverage promised 80.0%"
 
 
 def test_sets_that_miss_the_truth_stand_on_top(sets):

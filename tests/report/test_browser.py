@@ -128,7 +128,7 @@ def test_one_column_at_a_time_is_called_sorted(opened):
 
 
 def test_missing_values_stay_last(opened):
-    name, table = "Mean probability", "level_3"
+    name, table = "Mean probability", "composition"
     for order in ("descending", "ascending"):
         opened.click(f"{header(name, table)}.querySelector('button')")
         assert opened.evaluate(f"{header(name, table)}.ariaSort") == order
@@ -137,20 +137,18 @@ def test_missing_values_stay_last(opened):
 
 
 def test_typing_filters_rows_and_says_how_many_are_left(opened):
-    opened.evaluate("document.getElementById('labels-filter').focus()")
-    n_rows = len(column(opened, "Label", "labels"))
-    opened.type("CD4")
-    shown = column(opened, "Label", "labels")
-    within = column(opened, "Within", "labels")
-    assert 0 < len(shown) < n_rows
-    assert all("CD4" in " ".join(pair) for pair in zip(shown, within, strict=True))
-    status = "document.querySelector('output[for=labels-filter]')"
+    opened.evaluate("document.getElementById('clusters-filter').focus()")
+    n_rows = len(column(opened, "Cluster"))
+    opened.type("c1")
+    shown = column(opened, "Cluster")
+    assert sorted(shown) == ["c1", "c10"]
+    status = "document.querySelector('output[for=clusters-filter]')"
     assert opened.evaluate(f"{status}.textContent") == f"{len(shown)} of {n_rows} rows"
     assert opened.evaluate(f"{status}.ariaLive") == "polite"
 
 
 def test_everything_that_one_acts_on_or_looks_at_has_a_name(opened):
-    wanted = {"button", "image", "link", "region", "searchbox", "table"}
+    wanted = {"button", "combobox", "image", "link", "region", "searchbox", "table"}
     found = [(node["role"], node["name"]) for node in opened.accessible if node["role"] in wanted]
     assert wanted <= {role for role, _ in found}
     assert [role for role, name in found if not name.strip()] == []
@@ -180,3 +178,58 @@ def test_a_narrow_page_scrolls_in_its_tables_only(opened):
 def test_the_figures_can_be_read_by_a_program(opened, full):
     read = "JSON.parse(document.getElementById('hdeepinsight-report').textContent)"
     assert opened.evaluate(f"{read}.n_cells") == len(full)
+
+
+CANVAS = "document.querySelector('#cells-picture canvas')"
+
+
+def inked(tab) -> int:
+    """Pixels of the picture that are not empty."""
+    return tab.evaluate(f"""(() => {{
+      const canvas = {CANVAS};
+      const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+      return data.filter((value, i) => i % 4 === 3 && value > 0).length;
+    }})()""")
+
+
+def test_cells_are_drawn_and_a_press_on_a_name_hides_them(opened, full):
+    before = inked(opened)
+    assert before > 200
+    names = opened.evaluate(
+        "[...document.querySelectorAll('#cells-legend button')].map(b => b.textContent)"
+    )
+    counts = full.label_column().value_counts()
+    assert sorted(names) == sorted(f"{name} {n}" for name, n in counts[counts > 0].items())
+    first = "document.querySelector('#cells-legend button')"
+    opened.click(first)
+    assert opened.evaluate(f"{first}.ariaPressed") == "false"
+    assert inked(opened) < before
+    opened.click(first)
+    assert inked(opened) == before
+
+
+def test_a_choice_colours_by_a_number_with_a_scale(opened):
+    opened.evaluate("""(() => {
+      const choice = document.getElementById("cells-color");
+      choice.value = [...choice.options].find((option) => option.text === "confidence").value;
+      choice.dispatchEvent(new Event("change"));
+    })()""")
+    assert opened.evaluate("document.querySelector('#cells-legend').textContent") == "01"
+    assert opened.evaluate("document.querySelectorAll('#cells-legend .ramp').length") == 1
+
+
+def test_arrow_keys_go_from_cell_to_cell_and_say_what_it_is(opened, full):
+    opened.evaluate(f"{CANVAS}.focus()")
+    opened.press("ArrowRight")
+    said = opened.evaluate("document.getElementById('cells-status').textContent")
+    name, label = said.split("; ")[:2]
+    assert label == f"label given: {full.label_column()[name]}"
+    assert opened.evaluate("document.getElementById('cells-tip').hidden") is False
+    opened.press("ArrowRight")
+    assert opened.evaluate("document.getElementById('cells-status').textContent") != said
+
+
+def test_the_picture_fits_a_narrow_page(opened):
+    opened.narrow()
+    assert opened.evaluate(f"{CANVAS}.clientWidth <= window.innerWidth")
+    assert inked(opened) > 200

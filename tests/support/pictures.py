@@ -53,9 +53,7 @@ class Data:
             taxonomy=self.tree,
             obs_names=[f"cell {i}" for i in range(N_CELLS)],
             node_probabilities=share @ self.tree.ancestor_matrix.astype(float),
-            novelty=pd.DataFrame(
-                {"score": -np.log(p_value), "p_value": p_value, "lineage_p_value": p_value**0.5}
-            ),
+            novelty=pd.DataFrame({"doublet_score": -np.log(p_value), "lineage_p_value": p_value}),
         )
         genes = [f"GENE{i}" for i in range(50)]
         self.layout = hdi.GeneLayout.random(genes, side=8, seed=0)
@@ -123,8 +121,8 @@ PICTURES: dict[str, Callable[[Data], Any]] = {
     "gene_layout": lambda d: hdi.pl.gene_layout(d.layout, d.means["A"], highlight=["GENE3"]),
     "label_set_sizes": _label_set_sizes,
     "marker_evidence": _marker_evidence,
-    "novelty": lambda d: hdi.pl.novelty(d.result, d.known),
-    "novelty_p_value": lambda d: hdi.pl.novelty(d.result, d.known, measure="p_value"),
+    "novelty": lambda d: hdi.pl.novelty(d.result, d.known, measure="doublet_score"),
+    "novelty_p_value": lambda d: hdi.pl.novelty(d.result, d.known),
     "probability": lambda d: hdi.pl.probability(d.coords, d.result, "CD4"),
     "reliability": lambda d: hdi.pl.reliability(d.leaf_probability, d.right, n_bins=6),
     "taxonomy": lambda d: hdi.pl.taxonomy(d.tree, d.result.stop_nodes[: d.tree.n_nodes]),

@@ -1,7 +1,7 @@
-"""Get public references: named files, cells of the CELLxGENE Census, and a small built-in one."""
+"""Get public references: named files, cells of the CELLxGENE Census, and blood cells offline."""
 
+from hdeepinsight.datasets._blood import DemoData, demo, pbmc3k
 from hdeepinsight.datasets._census import census, label_terms, ontology_taxonomy
-from hdeepinsight.datasets._demo import DemoData, demo
 from hdeepinsight.datasets._fetch import DatasetError, PublicFile, fetch, list_files
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "label_terms",
     "list_files",
     "ontology_taxonomy",
+    "pbmc3k",
 ]

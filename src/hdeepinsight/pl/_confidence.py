@@ -161,7 +161,7 @@ def label_set_sizes(
     >>> sets = result.label_sets(alpha=0.4, calibration=labelled)
     >>> ax = hdi.pl.label_set_sizes(sets, sets.holds(truth))
     >>> ax.get_title().splitlines()
-    ['1.50 types a set', 'coverage promised 60.0%, observed 100.0%']
+    ['1.50 types per set', 'coverage promised 60.0%, observed 100.0%']
     """
     size = sets.size.to_numpy()
     if not len(size):
@@ -206,16 +206,17 @@ def _share(size: np.ndarray, shown: np.ndarray, n_cells: int) -> np.ndarray:
 def _heading(sets: LabelSets, observed: float | None) -> str:
     found = "" if observed is None else f", observed {observed:.1%}"
     mean, promised = sets.size.mean(), sets.promised_coverage
-    return f"{mean:.2f} types a set\ncoverage promised {promised:.1%}{found}"
+    return f"{mean:.2f} types per set\ncoverage promised {promised:.1%}{found}"
 
 
-Measure = Literal["score", "p_value", "lineage_p_value"]
+Measure = Literal["lineage_p_value", "type_p_value", "doublet_score", "ambient_score"]
 
 
 _NAMES: Final = {
-    "score": "novelty score (stranger cells to the right)",
-    "p_value": "novelty p-value (stranger cells to the left)",
-    "lineage_p_value": "p-value of not being of any lineage",
+    "lineage_p_value": "p-value of belonging to a known lineage (novel cells to the left)",
+    "type_p_value": "p-value of belonging to a known type (novel cells to the left)",
+    "doublet_score": "doublet score (two lineages at once to the right)",
+    "ambient_score": "ambient score (like the background to the right)",
 }
 
 
@@ -230,7 +231,7 @@ def novelty(
     result: Annotation,
     groups: Any = None,
     *,
-    measure: Measure = "score",
+    measure: Measure = "lineage_p_value",
     alpha: float = 0.05,
     title: str | None = None,
     ax: Axes | None = None,
@@ -244,8 +245,8 @@ def novelty(
     groups
         A label or cluster per cell, ``(n_cells,)``; by default the labels where cells stop.
     measure
-        ``"score"``, or one of the p-values, which are spread evenly over 0 to 1 for cells like
-        the reference.
+        Column of ``result.novelty``: one of the p-values, which are spread evenly over 0 to 1 for
+        cells like the reference, or one of the scores.
     alpha
         Of p-values: the share of each label at or below this is written at its right, and a line
         drawn there.
@@ -273,9 +274,9 @@ def novelty(
     ...     taxonomy=hdi.Taxonomy.from_nested({"T": [], "B": []}),
     ...     obs_names=["a", "b"],
     ...     node_probabilities=np.array([[1, 0.9, 0.1], [1, 0.2, 0.8]]),
-    ...     novelty=pd.DataFrame({"score": [0.1, 2.0], "p_value": [0.6, 0.01]}),
+    ...     novelty=pd.DataFrame({"lineage_p_value": [0.6, 0.01]}),
     ... )
-    >>> ax = hdi.pl.novelty(result, measure="p_value")
+    >>> ax = hdi.pl.novelty(result)
     >>> [text.get_text() for text in ax.texts]
     ['0% ≤ 0.05', '100% ≤ 0.05']
     """
@@ -284,16 +285,17 @@ def novelty(
         rows, _ = node_groups(result.taxonomy, result.stop_nodes)
     else:
         rows = groups_of(groups, result.obs_names)
-    grid, density = _ridges(values, rows, (0.0, 1.0) if measure != "score" else None)
+    is_p_value = measure.endswith("p_value")
+    grid, density = _ridges(values, rows, (0.0, 1.0) if is_p_value else None)
     ax = axes_or_new(ax, (5.6, 0.36 * len(rows.names) + 1.5))
     scale = _TALLEST / density.max()
     for row in range(len(rows.names)):
         own = values[rows.codes == row]
         _draw_ridge(ax, row, grid, density[row] * scale, float(np.median(own)))
-        if measure != "score":
+        if is_p_value:
             share = f"{np.mean(own <= alpha):.0%} ≤ {alpha:g}"
             ax.text(1.02, row, share, va="bottom", size=8, c=FAINT, clip_on=False)
-    if measure != "score":
+    if is_p_value:
         ax.axvline(alpha, color=MARK, lw=1, ls="--", zorder=0)
     ax.set_yticks(range(len(rows.names)), rows.titles)
     step = grid[1] - grid[0]
@@ -309,10 +311,10 @@ def novelty(
 
 
 def _values(result: Annotation, measure: str, alpha: float) -> np.ndarray:
-    check_choice("measure", measure, get_args(Measure), "Use 'score' to begin with.")
+    check_choice("measure", measure, get_args(Measure), "Omit it to use 'lineage_p_value'.")
     check_number("alpha", alpha, 0, 1, hint="Omit it to use 0.05.")
-    if result.novelty is None or not len(result):
-        found = "has no cell" if result.novelty is not None else "knows nothing about novelty"
+    if result.novelty is None or not len(result) or measure not in result.novelty:
+        found = "has no cell" if not len(result) else f"knows no {measure.replace('_', ' ')}"
         raise ValueError(
             f"The annotation {found}. It must be of cells, by a model that held cells out in "
             "training (validation_size > 0). Train it so, and annotate again."

@@ -70,11 +70,12 @@ def embedding(
     vmin, vmax
         Ends of the scale for numbers; by default the smallest and the largest.
     colorbar_label
-        What the numbers are, written along the colour bar.
+        What the numbers are, written along the colour bar; by default the name of `color`, where
+        it has one, as ``result.confidence`` does.
     size
         Area of a dot in square points; by default it falls with the number of cells.
     title
-        Heading.
+        Heading; by default the name of `color`, where it has one.
     ax
         Axes to draw on; by default those of a new figure.
 
@@ -98,13 +99,15 @@ def embedding(
     check_choice("legend_loc", legend_loc, get_args(LegendLoc), "Use 'auto' to begin with.")
     points = _checked(coords, color)
     area = size if size is not None else float(np.clip(40_000 / max(1, len(points)), 0.5, 30))
+    name = str(getattr(color, "name", None) or "").replace("_", " ")
     if is_float_dtype(color.dtype if hasattr(color, "dtype") else np.asarray(color).dtype):
         values = np.asarray(color, dtype=np.float64)
         ax = _style.axes_or_new(ax, (6.6, 5.4))
-        _draw_values(ax, points, values, area, cmap, (vmin, vmax), colorbar_label)
+        label = name if colorbar_label is None else colorbar_label
+        _draw_values(ax, points, values, area, cmap, (vmin, vmax), label)
     else:
         ax = _draw_labels(points, color, area, palette, legend_loc, ax)
-    ax.set_title(title or "")
+    ax.set_title(_style.shortened(name, 60) if title is None else title)
     _style.bare(ax)
     return ax
 
@@ -198,7 +201,7 @@ def _draw_values(
     area: float,
     cmap: str,
     bounds: tuple[float | None, float | None],
-    label: str | None,
+    label: str,
 ) -> None:
     import matplotlib as mpl
 
@@ -219,7 +222,7 @@ def _draw_values(
         linewidths=0,
         rasterized=len(values) > _RASTERIZED,
     )
-    ax.figure.colorbar(drawn, ax=ax, shrink=0.6, aspect=18, pad=0.01, label=label or "")
+    ax.figure.colorbar(drawn, ax=ax, shrink=0.6, aspect=18, pad=0.01, label=label)
 
 
 def _draw_labels(

@@ -41,7 +41,8 @@ def training_history(history: Mapping[str, Any], *, title: str | None = None) ->
 
     Returns
     -------
-    The figure, with one axes for the losses and one for each measure that was logged. A level has
+    The figure, with one axes for the losses and one for each measure that was logged (weights of
+    levels only where they change). A level has
     the same colour and line in all of them; a dotted line marks the epoch of the
     lowest held-out log loss.
 
@@ -103,6 +104,8 @@ def _panels(
     panels = {"loss": {name: series[key] for key, name in _LOSSES.items() if key in series}}
     for prefix, heading in _PER_LEVEL.items():
         logged = {k.removeprefix(prefix): v for k, v in series.items() if k.startswith(prefix)}
+        if prefix == "level_weight_" and all(np.ptp(values) == 0 for _, values in logged.values()):
+            continue  # weights that never change say nothing by epoch
         panels[heading] = logged
     return {heading: curves for heading, curves in panels.items() if curves}
 

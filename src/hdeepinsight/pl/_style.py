@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from hdeepinsight._keys import LABEL_COLUMNS
-from hdeepinsight._palette import MISSING, PALETTE, categorical_colors, label_colors
+from hdeepinsight._palette import MISSING, PALETTE, categorical_colors, tree_colors
 from hdeepinsight.annotation import Annotation, check_same_cells
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ SEQUENTIAL: Final = "magma_r"
 
 def node_colors(taxonomy: Taxonomy) -> list[str]:
     """Return the colour of every node, the same for the same label everywhere; the root is grey."""
-    colors = label_colors(taxonomy.labels[1:])
+    colors = tree_colors(taxonomy.labels, taxonomy.parent)
     return [MISSING, *(colors[label] for label in taxonomy.labels[1:])]
 
 

@@ -9,12 +9,11 @@ import numpy as np
 
 from hdeepinsight.annotation import PROBABILITY_TOLERANCE, Annotation
 from hdeepinsight.pl import _style
+from hdeepinsight.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     from matplotlib.axes import Axes
-
-    from hdeepinsight.taxonomy import Taxonomy
 
 #: Inches of one row, and of one character at the font size used.
 _ROW, _CHARACTER = 0.2, 0.07
@@ -24,7 +23,7 @@ _FONT = 8.5
 
 
 def taxonomy(
-    taxonomy: Taxonomy | Annotation,
+    taxonomy: Taxonomy | Annotation | Any,
     counts: Mapping[Any, int] | npt.ArrayLike | None = None,
     *,
     confidence: Mapping[Any, float] | npt.ArrayLike | None = None,
@@ -37,7 +36,8 @@ def taxonomy(
     Parameters
     ----------
     taxonomy
-        The tree; or an annotation, for its tree with the cells that it labels and how sure it is.
+        The tree; an annotation, for its tree with the cells that it labels and how sure it is; or
+        a model, for its tree.
     counts
         Cells labelled exactly at each node: an array ``(n_nodes,)``, or a mapping (also a Series)
         of names, paths or node indices. Shown are the cells at or under each node, as text and as
@@ -59,6 +59,8 @@ def taxonomy(
 
     Raises
     ------
+    TypeError
+        If it is neither a taxonomy nor something that has one.
     ValueError
         If `counts` or `confidence` has another length than the tree has nodes, or a name that it
         does not have, if a count is no whole number from 0, or a confidence lies outside [0, 1].
@@ -76,6 +78,12 @@ def taxonomy(
         if counts is None:
             counts = np.bincount(annotation.stop_nodes, minlength=taxonomy.n_nodes)
         confidence = _mean_probability(annotation) if confidence is None else confidence
+    taxonomy = getattr(taxonomy, "taxonomy", taxonomy)
+    if not isinstance(taxonomy, Taxonomy):
+        raise TypeError(
+            "taxonomy must be a Taxonomy, an Annotation or a model, got "
+            f"{type(taxonomy).__name__}. Pass result or model.taxonomy."
+        )
     totals = None if counts is None else _totals(taxonomy, counts)
     sure = None if confidence is None else _confidences(taxonomy, confidence)
     texts = [_text(taxonomy, totals, sure, node) for node in range(1, taxonomy.n_nodes)]

@@ -1,4 +1,4 @@
-"""Figures inside the page, each with a text that says what is seen on it."""
+"""Figures on the page, each with a text that says what is seen on it."""
 
 from __future__ import annotations
 
@@ -13,21 +13,16 @@ from urllib.parse import quote
 import numpy as np
 
 from hdeepinsight import pl
-from hdeepinsight._errors import invalid
 from hdeepinsight._io import escape_controls
 from hdeepinsight.annotation import Annotation
-from hdeepinsight.report._tables import groups_of, name_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from hdeepinsight.tl import MarkerEvidence
+
 #: A tree with more leaves, or longer names, gives a figure that no screen holds.
 _MOST_LEAVES, _LONGEST_NAME = 150, 60
-#: Labels that an alternative text names, the most frequent first.
-_MOST_NAMED = 10
-_UNSURE: Final = 0.9
-#: Of dots, which are stored as pixels: the page does not grow with the cells.
-_DPI: Final = 150
 _PIXELS_AN_INCH: Final = 96
 #: Characters that an address may hold as they are: half the size of encoding them all.
 _KEPT: Final = " !$&'()*+,-./:;=?@_~"
@@ -61,7 +56,7 @@ class Figure:
 
 
 def drawn(
-    result: Annotation, embedding: Any | None, true_nodes: np.ndarray | None
+    result: Annotation, evidence: MarkerEvidence | None, true_nodes: np.ndarray | None
 ) -> dict[str, Figure]:
     """Draw what can be drawn, by name.
 
@@ -69,28 +64,16 @@ def drawn(
     ----------
     result
         The annotation.
-    embedding
-        Coordinates of every cell, shape ``(n_cells, n_dimensions)``.
+    evidence
+        Markers of its labels.
     true_nodes
         Known node of every cell, shape ``(n_cells,)``.
     """
-    tree = result.taxonomy
+    tree, found = result.taxonomy, dict[str, Figure]()
     longest = max(map(len, (*tree.labels, *tree.level_names)))
     has_room = tree.n_leaves <= _MOST_LEAVES and longest <= _LONGEST_NAME
-    found = {}
-    if len(result) and has_room:
-        found["taxonomy"] = taxonomy(result)
-    if embedding is not None:
-        coordinates = np.asarray(embedding, dtype=np.float64)
-        if coordinates.ndim != 2 or coordinates.shape[1] < 2:
-            expected = "two or more columns of numbers, with one row per cell"
-            hint = "Pass adata.obsm['X_umap'] or the like."
-            raise invalid("embedding", coordinates.shape, expected, hint)
-        placed = np.flatnonzero(np.isfinite(coordinates[:, :2]).all(axis=1))
-        if placed.size and has_room:
-            found["embedding"] = cells_by_label(result, placed, coordinates[placed, :2])
-        if placed.size:
-            found["confidence"] = cells_by_confidence(result, placed, coordinates[placed, :2])
+    if evidence is not None and has_room and evidence.means.notna().to_numpy().any():
+        found["evidence"] = markers(evidence)
     if true_nodes is not None:
         known = np.flatnonzero(np.isin(true_nodes, tree.leaves))
         if known.size:
@@ -100,41 +83,18 @@ def drawn(
     return found
 
 
-def taxonomy(result: Annotation) -> Figure:
-    """Draw the tree with the cells that stop at or under every node."""
-    tree = result.taxonomy
-    counts = np.bincount(result.stop_nodes, minlength=tree.n_nodes)
+def markers(evidence: MarkerEvidence) -> Figure:
+    """Draw the expression of the markers of every label."""
+    supported = int((evidence.labels["verdict"] == "supported").sum())
+    judged = supported + len(evidence.contradicted)
     return _figure(
-        lambda: pl.taxonomy(tree, counts),
-        alt=f"Tree of {tree.n_leaves:,} types. Cells by label where they stop: "
-        f"{_in_words(result, result.stop_nodes)}.",
-        caption="The taxonomy with the number of cells that stop at or under every node.",
-    )
-
-
-def cells_by_label(result: Annotation, cells: np.ndarray, coordinates: np.ndarray) -> Figure:
-    """Draw some cells in two dimensions, in the colours of the labels where they stop."""
-    labels = result.label_column().iloc[cells]
-    n_left_out = len(result) - len(cells)
-    missing = f" {n_left_out:,} cells have no coordinates." if n_left_out else ""
-    return _figure(
-        lambda: _dots(coordinates, labels, palette=result.colors),
-        alt=f"{len(cells):,} cells as dots in two dimensions, coloured by label: "
-        f"{_in_words(result, result.stop_nodes[cells])}.",
-        caption=f"Cells coloured by the label where they stop.{missing}",
-    )
-
-
-def cells_by_confidence(result: Annotation, cells: np.ndarray, coordinates: np.ndarray) -> Figure:
-    """Draw the same cells in the colours of their confidence."""
-    sure = result.confidence.to_numpy()[cells]
-    scale = {"vmin": 0.0, "vmax": 1.0, "colorbar_label": "confidence"}
-    return _figure(
-        lambda: _dots(coordinates, sure, **scale),
-        alt=f"{len(cells):,} cells as dots in two dimensions, coloured by confidence: "
-        f"{int((sure < _UNSURE).sum()):,} of them ({(sure < _UNSURE).mean():.1%}) have a "
-        f"confidence below {_UNSURE}.",
-        caption="The same cells coloured by confidence.",
+        lambda: pl.marker_evidence(evidence),
+        alt=f"Dot plot of {evidence.means.shape[1]} marker genes in the cells of "
+        f"{len(evidence.labels)} labels; {supported} of {judged} labels that could be judged are "
+        "supported by their markers. The table below has the numbers.",
+        caption="Markers of every label in the cells of all labels: size is the share of cells "
+        "that express the gene, colour the mean expression; the label's own markers have a dark "
+        "rim.",
     )
 
 
@@ -161,25 +121,6 @@ def confusion(result: Annotation, cells: np.ndarray, truth: np.ndarray) -> Figur
     )
 
 
-def _in_words(result: Annotation, nodes: np.ndarray) -> str:
-    if not len(nodes):
-        return "none"
-    groups = groups_of(nodes)
-    named = [
-        f"{name_of(result.taxonomy, node)[0]} {len(cells):,} ({len(cells) / len(nodes):.1%})"
-        for node, cells in groups[:_MOST_NAMED]
-    ]
-    rest = len(groups) - len(named)
-    return ", ".join(named) + (f" and {rest} more labels" if rest else "")
-
-
-def _dots(coordinates: np.ndarray, color: Any, **options: Any) -> Axes:
-    ax = pl.embedding(coordinates, color, **options)
-    for dots in ax.collections:
-        dots.set_rasterized(True)
-    return ax
-
-
 def _figure(draw: Callable[[], Axes], *, alt: str, caption: str) -> Figure:
     import matplotlib as mpl
     import matplotlib.pyplot as plt
@@ -189,7 +130,7 @@ def _figure(draw: Callable[[], Axes], *, alt: str, caption: str) -> Figure:
         figure: Any = draw().figure
         content = BytesIO()
         # Without a date the same result gives the same page.
-        figure.savefig(content, format="svg", dpi=_DPI, metadata={"Date": None})
+        figure.savefig(content, format="svg", metadata={"Date": None})
         width, height = (round(_PIXELS_AN_INCH * inches) for inches in figure.get_size_inches())
         plt.close(figure)
     svg = _NOT_XML.sub("\ufffd", escape_controls(content.getvalue().decode()))

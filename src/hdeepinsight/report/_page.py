@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import logging
 import os
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hdeepinsight import __version__
+from hdeepinsight import __version__, tl
 from hdeepinsight._io import atomic_write, escape_controls
 from hdeepinsight.annotation import Annotation, check_nodes, check_same_cells
-from hdeepinsight.report import _figures, _tables, _text, _trust
+from hdeepinsight.report import _cells, _figures, _tables, _text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hdeepinsight.tl import MarkerEvidence, ReferenceModel
+
+logger = logging.getLogger(__name__)
 
 _LONGEST_SETTING = 400
 
@@ -25,19 +33,24 @@ def write(
     result: Annotation,
     path: str | Path,
     *,
+    query: Any | None = None,
+    reference: ReferenceModel | None = None,
+    evidence: MarkerEvidence | None = None,
     title: str | None = None,
     model: str | None = None,
     clusters: Any | None = None,
     embedding: Any | None = None,
+    color_by: Sequence[str] = (),
     true_nodes: np.ndarray | None = None,
     created: datetime | None = None,
 ) -> None:
     """Write one HTML page that says what an annotation holds and how far to trust it.
 
-    The page needs no network and no other file. It holds the input and gene reports, the cells of
-    each label at every level, their confidence, what was stopped or rejected and why, decisions,
-    figures, a table of clusters, a methods paragraph with its sources, and all its figures as
-    JSON too (``script#hdeepinsight-report``).
+    The page needs no network and no other file. It begins with the verdict in words, then shows
+    the composition, the cells in two dimensions (coloured by label, confidence, novelty, batch or
+    a marker gene), the marker genes of every label, what was stopped and why, decisions, input and
+    genes, and a methods paragraph with its sources; all its figures stand in it as JSON too
+    (``script#hdeepinsight-report``).
 
     Parameters
     ----------
@@ -46,16 +59,27 @@ def write(
     path
         File to write. It appears in one piece: one that is there is replaced by a whole page, or
         stays.
+    query
+        The annotated cells (AnnData, MuData, path, opened query). Its coordinates
+        (``obsm["X_umap"]``, ...), clusters (``leiden``, ``louvain``, ...) and batches are picked
+        up, and its expression gives the evidence and, where there are none, coordinates.
+    reference
+        The trained model, for the markers of its reference; without it those of common knowledge
+        are looked up in the query.
+    evidence
+        Markers of the labels, where they were looked up before by
+        :func:`hdeepinsight.tl.marker_evidence`, with an explanation for example.
     title
         Heading of the page.
     model
         Name of the model, for the head of the page.
     clusters
-        Cluster of every cell, ``(n_cells,)``, such as ``adata.obs["leiden"]``; by default cells
-        are grouped by the label where they stop.
+        Cluster of every cell, ``(n_cells,)``, such as ``adata.obs["leiden"]``.
     embedding
         Coordinates to draw the cells at, ``(n_cells, 2)``, such as ``adata.obsm["X_umap"]``; of
         more columns the first two are drawn. Cells without finite ones are left out.
+    color_by
+        Further columns of the query's ``obs`` to colour cells by.
     true_nodes
         Known node of every cell, ``(n_cells,)``, as ``taxonomy.encode(labels)`` gives it; 0 is
         unknown. The page then compares labels with them.
@@ -66,7 +90,15 @@ def write(
     Raises
     ------
     ValueError
-        If clusters, coordinates or nodes do not fit the cells.
+        If the query, clusters, coordinates or nodes do not fit the cells.
+    KeyError
+        If ``color_by`` names a column that the query does not have.
+
+    Notes
+    -----
+    At most 20,000 cells are drawn, some of every label, and the page says so; 5,000 where their
+    coordinates have to be made. What is optional never costs the page: a query that cannot be
+    read for evidence or coordinates is reported on the page.
 
     Examples
     --------
@@ -92,39 +124,54 @@ def write(
     if created is None:
         epoch = os.environ.get("SOURCE_DATE_EPOCH")  # the time that builds agree on
         created = datetime.now(UTC) if epoch is None else datetime.fromtimestamp(int(epoch), UTC)
-    head = {
-        "title": title or f"Cell types of {len(result):,} cells",
-        "model": model,
-        "version": __version__,
-    }
-    page = _render(result, _gather(result, clusters, embedding, true_nodes), head, created)
+    n_cells = f"{len(result):,} cell" if len(result) == 1 else f"{len(result):,} cells"
+    head = {"title": title or f"Cell types of {n_cells}", "model": model, "version": __version__}
+    cells = _cells.gather(result, query, clusters, embedding, color_by)
+    found, unread = evidence, ""
+    if evidence is None and query is not None and len(result):
+        try:
+            found = tl.marker_evidence(result, query, reference)
+        except Exception as error:  # markers are worth less than the rest of the page
+            logger.debug("no evidence was found", exc_info=True)
+            unread = f"The query could not be read for its marker genes: {error}"
+    page = _gather(result, found, cells, true_nodes)
+    content = _render(result, page | {"unread": unread}, head, created)
     with atomic_write(path) as unfinished:
-        unfinished.write_text(page, encoding="utf-8")
+        unfinished.write_text(content, encoding="utf-8")
 
 
 def _gather(
-    result: Annotation, clusters: Any | None, embedding: Any | None, true_nodes: np.ndarray | None
+    result: Annotation,
+    evidence: MarkerEvidence | None,
+    cells: _cells.Given,
+    true_nodes: np.ndarray | None,
 ) -> dict[str, Any]:
     """Gather what the page shows; ``None`` stands for what an annotation does not carry."""
     evaluation, scores = None, None
     if true_nodes is not None:
-        evaluation, scores = _trust.scores(result, true_nodes)
+        evaluation, scores = _tables.scores(result, true_nodes)
     paragraph, references = _text.methods(result, compared=true_nodes is not None)
-    sets, set_sizes = _trust.label_sets(result)
+    sets, set_sizes = _tables.label_sets(result)
+    light, verdict = _text.summary(result, evidence)
     return {
         "result": result,
+        "light": light,
+        "verdict": verdict,
         "key_figures": _text.key_figures(result),
         "composition": _tables.composition(result),
-        "labels": _tables.labels(result),
+        "picture": _cells.picture(result, cells, evidence),
+        "origin": cells.origin,
+        "evidence": _tables.evidence(result, evidence),
+        "evidence_said": [] if evidence is None else evidence.sentences(),
         "stops": _tables.stops(result),
         "sets": sets,
         "set_sizes": set_sizes,
-        "novelty": _trust.novelty(result),
+        "novelty": _tables.novelty(result),
         "evaluation": evaluation,
         "scores": scores,
-        "clusters": _tables.cluster_table(result, clusters),
-        "has_clusters": clusters is not None,
-        "drawn": _figures.drawn(result, embedding, true_nodes),
+        "clusters": _tables.clusters(result, cells.clusters),
+        "drawn": _figures.drawn(result, evidence, true_nodes),
+        "decisions": [_text.decided(step, len(result)) for step in result.decisions],
         "methods": paragraph,
         "references": references,
     }
@@ -134,8 +181,8 @@ def _facts(page: dict[str, Any]) -> Any:
     """Return the figures of the page in plain types, for the machine-readable part."""
     result = page["result"]
     reports = {"input_report": result.input_report, "gene_report": result.gene_report}
-    trust = [page["set_sizes"], *page["novelty"], page["scores"]]
-    tables = [*page["composition"], page["labels"], page["stops"], *trust, page["clusters"]]
+    trust = [*page["evidence"], page["stops"], *page["novelty"], page["set_sizes"]]
+    tables = [page["composition"], *trust, page["scores"], page["clusters"]]
     return _tables.plain(
         {
             "n_cells": len(result),
@@ -143,6 +190,7 @@ def _facts(page: dict[str, Any]) -> Any:
             "decoder": result.decoder,
             "levels": result.taxonomy.level_names,
             "calibration_note": result.calibration_note,
+            "verdict": {"light": page["light"], "sentences": page["verdict"]},
             "key_figures": {figure.key: figure.value for figure in page["key_figures"]},
             **{name: report and report.to_dict() for name, report in reports.items()},
             "decisions": [decision.to_dict() for decision in result.decisions],
@@ -176,9 +224,11 @@ def _render(
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
     templates = files("hdeepinsight.report") / "templates"
-    style, script = (
-        (templates / name).read_text(encoding="utf-8") for name in ("report.css", "report.js")
+    style, script, draw = (
+        (templates / name).read_text(encoding="utf-8")
+        for name in ("report.css", "report.js", "cells.js")
     )
+    script += draw if page["picture"] else ""
     # The browser runs our style and script alone, and loads nothing from anywhere. Escaping keeps
     # names from becoming markup; this is the second lock on the same door.
     allowed = f"style-src {_hash(style)}; script-src {_hash(script)}; img-src data:"

@@ -1,15 +1,18 @@
-"""Sentences of the report: the input, the genes, key figures, and a methods paragraph."""
+"""Sentences of the page: verdict, key figures, decisions, input, genes, and methods."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
 from hdeepinsight.annotation import Annotation, Decision
 from hdeepinsight.data import GeneReport, InputReport
 from hdeepinsight.report._tables import above_a_type
+
+if TYPE_CHECKING:
+    from hdeepinsight.tl import MarkerEvidence
 
 #: Names listed before the rest is only counted.
 _MOST_NAMES = 60
@@ -41,7 +44,7 @@ def input_sentences(report: InputReport) -> list[str]:
         *(f"{n:,} values {what}." for what, n in oddities.items() if n),
         *([f"{report.n_empty_cells:,} cells hold zeros only."] if report.n_empty_cells else []),
         *(f"Repaired: {text}" for text in report.repairs),
-        *(f"Needs care: {text}" for text in report.problems),
+        *(f"To know: {text}" for text in report.problems),
     ]
 
 
@@ -60,22 +63,25 @@ def gene_sentences(report: GeneReport) -> list[str]:
 
 def key_figures(result: Annotation) -> list[KeyFigure]:
     """Give the figures to know first."""
-    n_cells, n_types = len(result), len(np.unique(result.leaf_nodes))
-    of_all = f"of {result.taxonomy.n_leaves:,}"
+    n_cells, of_all = len(result), f"of {result.taxonomy.n_leaves:,}"
+    n_types = int(np.isin(result.taxonomy.leaves, result.stop_nodes).sum())
     figures = [
         KeyFigure("n_cells", "Cells", n_cells, f"{n_cells:,}", "annotated"),
         KeyFigure("n_types", "Types found", n_types, f"{n_types:,}", of_all),
     ]
     if n_cells:
-        above, unknown = above_a_type(result), result.stop_nodes == 0
-        mean = float(result.confidence.mean()), f"{result.confidence.mean():.3f}"
-        stopped = float(above.mean()), f"{above.mean():.1%}", f"{above.sum():,} cells"
-        at_root = float(unknown.mean()), f"{unknown.mean():.1%}", f"{unknown.sum():,} at the root"
-        figures += [
-            KeyFigure("mean_confidence", "Mean confidence", *mean, "where paths stop"),
-            KeyFigure("share_stopped", "Stopped above a type", *stopped),
-            KeyFigure("share_unknown", "Unknown", *at_root),
-        ]
+        mean = float(result.confidence.mean())
+        of_label = "probability of the label given"
+        figures.append(
+            KeyFigure("mean_confidence", "Mean confidence", mean, f"{mean:.3f}", of_label)
+        )
+        shares = {
+            ("share_stopped", "Stopped above a type"): above_a_type(result),
+            ("share_unknown", "Unknown"): result.stop_nodes == 0,
+        }
+        for (key, name), cells in shares.items():
+            share, shown = float(cells.mean()), _cells_of(int(cells.sum()))
+            figures.append(KeyFigure(key, name, share, f"{share:.1%}", shown))
     if report := result.gene_report:
         coverage = report.coverage, f"{report.coverage:.1%}"
         measured = f"{report.n_measured:,} of {report.n_model:,} genes"
@@ -83,9 +89,84 @@ def key_figures(result: Annotation) -> list[KeyFigure]:
     return figures
 
 
+def summary(result: Annotation, evidence: MarkerEvidence | None) -> tuple[str, list[str]]:
+    """Return the light of the verdict (empty where there is none), and what to know first."""
+    verdict = result.verdict
+    light = "" if verdict is None else str(verdict.light)
+    said = _unjudged(result) if verdict is None else list(verdict.sentences)
+    if result.calibration_note:
+        said.append(f"The probabilities are {result.calibration_note}.")
+    if evidence is not None and len(evidence.labels):
+        lineages = evidence.labels[~evidence.labels.index.str.contains(" > ")]
+        judged = lineages["verdict"].isin(["supported", "contradicted"])
+        if lineages.loc[judged, "n_cells"].sum() * 2 < lineages["n_cells"].sum():
+            names = ", ".join(lineages.loc[~judged, "label"])
+            said.append(f"Nothing but the model speaks for {names}: no markers could be judged.")
+        elif evidence.contradicted or verdict is None:
+            said += evidence.sentences()[: max(1, len(evidence.contradicted))]
+    return light, said
+
+
+def _unjudged(result: Annotation) -> list[str]:
+    """Say what is known where nothing has judged the query."""
+    if not len(result):
+        return ["There are no cells."]
+    said = []
+    if (genes := result.gene_report) is not None:
+        said.append(
+            f"{genes.n_measured:,} of the model's {genes.n_model:,} genes were measured, with "
+            f"{genes.coverage:.1%} of the reference's expression."
+        )
+    n_above = int(above_a_type(result).sum())
+    said.append(
+        f"{len(result) - n_above:,} of {_cells_of(len(result))} have a type; {n_above:,} stop "
+        f"above one. The mean confidence is {result.confidence.mean():.3f}."
+    )
+    return said
+
+
+def _cells_of(n: int) -> str:
+    return f"{n:,} cell" if n == 1 else f"{n:,} cells"
+
+
+#: What a step does to the labels, and what a figure of it means.
+_APPLIED: Final = {
+    "adapt": "The model was adapted to the query",
+    "refine": "Labels were refined among neighbouring cells",
+}
+_LEFT_OUT: Final = {
+    "adapt": "The model was not adapted to the query",
+    "refine": "Labels were not refined among neighbouring cells",
+}
+_FIGURES: Final = {
+    "held-out markers": "marker genes that took no part speak for the new labels with log-odds of "
+    "{:+.2f} per cell (above 0 for them, below 0 against them)",
+    "weight of neighbours": "the neighbours weigh {:.0%} against the frequencies of the types",
+}
+
+
+def decided(decision: Decision, n_cells: int) -> list[str]:
+    """Say in words what was decided, why, and what it changed."""
+    names = _APPLIED if decision.applied else _LEFT_OUT
+    how = "applied" if decision.applied else "left out"
+    first = names.get(decision.step, f"The step {decision.step} was {how}")
+    figures = dict(decision.figures)
+    changed = figures.pop("labels changed", None)
+    if changed is not None and n_cells:
+        would = "changed" if decision.applied else "would have changed"
+        n = round(changed * n_cells)
+        first += f": {n:,} of {n_cells:,} labels {would} ({changed:.1%})"
+    reason = decision.reason.rstrip(".")
+    said = [f"{first}.", f"{reason[:1].upper()}{reason[1:]}."]
+    for name, value in figures.items():
+        text = _FIGURES.get(name, f"{name}: {{:.3g}}").format(value)
+        said.append(f"{text[:1].upper()}{text[1:]}.")
+    return said
+
+
 def absent_types(result: Annotation) -> str:
-    """Name the types of the taxonomy to which no cell leads."""
-    absent = np.setdiff1d(result.taxonomy.leaves, result.leaf_nodes)
+    """Name the types of the taxonomy that no cell is called."""
+    absent = np.setdiff1d(result.taxonomy.leaves, result.stop_nodes)
     return _listed([result.taxonomy.label(int(leaf)) for leaf in absent])
 
 
@@ -105,10 +186,6 @@ _SETTINGS: Final = {
     "lr": "a learning rate of at most {}",
     "weight_decay": "a weight decay of {}",
     "seed": "the seed {}",
-}
-_STEPS: Final = {
-    "adapt": "adaptation of the model to the query",
-    "refine": "refinement of labels among neighbouring cells",
 }
 
 
@@ -130,7 +207,7 @@ def methods(result: Annotation, *, compared: bool = False) -> tuple[str, list[st
     sentences = [
         *_model(result, citations),
         *_cells(result, citations),
-        *(_decided(decision, result.recipe) for decision in result.decisions),
+        *(_step(decision, result) for decision in result.decisions),
     ]
     if compared:
         sentences.append(
@@ -164,6 +241,13 @@ def _model(result: Annotation, citations: Citations) -> Iterator[str]:
     if "n_lifted_labels" in recipe:
         n_lifted = _count(recipe["n_lifted_labels"])
         yield f"{n_lifted} suspicious labels were trusted at coarser levels only."
+
+
+def _step(decision: Decision, result: Annotation) -> str:
+    details = result.recipe.get(decision.step)
+    method = details.get("method") if decision.applied and isinstance(details, dict) else None
+    by = f" The method was {str(method).replace('_', ' ')}." if method else ""
+    return " ".join(decided(decision, len(result))[:2]) + by
 
 
 def _training(recipe: dict[str, Any], citations: Citations) -> str:
@@ -219,15 +303,6 @@ def _cells(result: Annotation, citations: Citations) -> Iterator[str]:
             "Labels of cells that are novel to the reference, or have no counts of what the "
             "model reads, were stopped earlier."
         )
-
-
-def _decided(decision: Decision, recipe: dict[str, Any]) -> str:
-    step = _STEPS.get(decision.step, decision.step)
-    verdict = "was applied" if decision.applied else "was considered and left out"
-    details = recipe.get(decision.step)
-    method = details.get("method") if decision.applied and isinstance(details, dict) else None
-    by = f" ({str(method).replace('_', ' ')})" if method else ""
-    return f"{step[:1].upper()}{step[1:]}{by} {verdict}: {decision.reason}."
 
 
 #: Key in ``docs/references.bib`` -> entry.

@@ -299,12 +299,15 @@ def write_newick(tree: Tree) -> str:
 def draw(
     tree: Tree, counts: NDArray[np.int64] | None, max_depth: int | None, max_lines: int | None
 ) -> str:
-    """Draw the tree as lines, in the manner of ``tree``; past `max_lines` the rest is counted."""
+    """Draw the tree as lines, in the manner of ``tree``; past `max_lines` the rest is counted.
+
+    An only child of its parent's name, as columns that repeat a label give, is not drawn again.
+    """
     sums = None if counts is None else tree.roll_up(counts)
-    shown = list(islice(_lines(tree, sums, max_depth), max_lines))
-    total = tree.n_nodes if max_depth is None else int((tree.depth <= max_depth).sum())
-    if len(shown) < total:
-        shown.append(f"... and {total - len(shown):,} more nodes")
+    lines = _lines(tree, sums, max_depth)
+    shown = list(islice(lines, max_lines))
+    if n_left := sum(1 for _ in lines):
+        shown.append(f"... and {n_left:,} more nodes")
     return "\n".join(shown)
 
 
@@ -317,6 +320,8 @@ def _lines(tree: Tree, sums: NDArray[np.int64] | None, max_depth: int | None) ->
         if max_depth is not None and tree.depth[node] >= max_depth:
             continue
         children = tree.children(node).tolist()
+        while len(children) == 1 and tree.labels[children[0]] == tree.labels[node]:
+            children = tree.children(children[0]).tolist()
         for child in reversed(children):
             mark, bar = ("└── ", "    ") if child == children[-1] else ("├── ", "│   ")
             stack.append((child, indent + mark, indent + bar))

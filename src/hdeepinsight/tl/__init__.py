@@ -5,9 +5,12 @@ from hdeepinsight.tl._consensus import Consensus, consensus
 from hdeepinsight.tl._evidence import (
     CellType,
     MarkerEvidence,
+    ReferenceModel,
     cell_type,
     marker_evidence,
     marker_genes,
+    open_cells,
+    sample_cells,
 )
 from hdeepinsight.tl._label_audit import LabelAudit
 from hdeepinsight.tl._refine import RefineConfig, lambda_path, refine
@@ -20,6 +23,7 @@ __all__ = [
     "Consensus",
     "LabelAudit",
     "MarkerEvidence",
+    "ReferenceModel",
     "RefineConfig",
     "Refinement",
     "Vote",
@@ -32,6 +36,8 @@ __all__ = [
     "marker_evidence",
     "marker_genes",
     "mde",
+    "open_cells",
     "refine",
+    "sample_cells",
     "vote",
 ]

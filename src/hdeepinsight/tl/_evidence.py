@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, cast, get_args
 
 import numpy as np
 import pandas as pd
@@ -23,6 +20,7 @@ from hdeepinsight.data import (
     CountSource,
     DataLike,
     GeneAlignment,
+    InputError,
     Modalities,
     align_genes,
     draw_evenly,
@@ -31,6 +29,8 @@ from hdeepinsight.data import (
     open_paired,
     open_store,
 )
+from hdeepinsight.taxonomy import CellType as CellType
+from hdeepinsight.taxonomy import cell_type as cell_type
 
 if TYPE_CHECKING:
     from hdeepinsight.annotation import Annotation
@@ -60,76 +60,16 @@ _HOUSEKEEPING: Final = re.compile(
 Verdict = Literal["supported", "contradicted", "too few cells", "too few markers"]
 
 
-class CellType(NamedTuple):
-    """What is known of a cell type of the Cell Ontology.
-
-    Attributes
-    ----------
-    ontology_id
-        Its id, such as ``"CL:0000625"``.
-    name
-        Its name in the ontology.
-    definition
-        What it is, in a sentence.
-    markers
-        Genes by which it is commonly recognised (human symbols), the best known first.
-
-    Examples
-    --------
-    >>> import hdeepinsight as hdi
-    >>> hdi.tl.cell_type("CL:0000236").name
-    'B cell'
-    """
-
-    ontology_id: str
-    name: str
-    definition: str
-    markers: tuple[str, ...]
-
-    @property
-    def link(self) -> str:
-        """Address of the term, which leads to the ontology."""
-        return f"http://purl.obolibrary.org/obo/{self.ontology_id.replace(':', '_')}"
-
-
-@cache
-def _cell_types() -> Mapping[str, CellType]:
-    text = (files("hdeepinsight.tl") / "cell_types.json").read_text(encoding="utf-8")
-    return {
-        term: CellType(term, entry["name"], entry["definition"], tuple(entry["markers"]))
-        for term, entry in json.loads(text)["types"].items()
-    }
-
-
-def cell_type(ontology_id: str) -> CellType | None:
-    """Return name, definition and common markers of a Cell Ontology term.
-
-    Parameters
-    ----------
-    ontology_id
-        Such as ``"CL:0000625"``; ``taxonomy.ontology_ids`` has those of a taxonomy.
-
-    Returns
-    -------
-    The cell type; ``None`` for a term that the package has nothing about. Known are the types of
-    ``Taxonomy.immune()`` and of the bundled model.
-
-    Notes
-    -----
-    The table is our selection of markers in common use, not a measurement; the sources are named in
-    the file. Definitions are in our own words.
-
-    Examples
-    --------
-    >>> import hdeepinsight as hdi
-    >>> hdi.tl.cell_type("CL:0000625").markers[:2]
-    ('CD8A', 'CD8B')
-    """
-    return _cell_types().get(ontology_id)
-
-
 class ReferenceModel(Protocol):
-    """A model with the mean expression of its reference."""
+    """A model with the mean expression of its reference, such as every trained classifier.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> model: hdi.tl.ReferenceModel = hdi.hub.pull("pbmc")
+    >>> model.profiles_.mean.shape
+    torch.Size([8, 2048])
+    """
 
     taxonomy: Any
     genes: Any
@@ -409,7 +349,9 @@ def marker_evidence(
     nodes = sorted(
         (np.flatnonzero(n_under[1:]) + 1).tolist(), key=lambda v: tree.ancestors(v).tolist()
     )
-    rows = _sample(result.stop_nodes, max_cells, seed)
+    # One that only repeats the label above it is the same label.
+    nodes = [v for v in nodes if tree.label(v) != tree.label(int(tree.parent[v]))]
+    rows = sample_cells(result.stop_nodes, max_cells, seed=seed)
     cells = _Cells.of(result, query, rows, _known(tree, profiles, explanation))
     named = {
         node: _sources(tree, node, profiles, explanation, n_markers, cells.measured)
@@ -561,8 +503,29 @@ def _under(tree: Taxonomy) -> np.ndarray:
     return under
 
 
-def _sample(nodes: np.ndarray, max_cells: int, seed: int) -> np.ndarray:
-    """Draw cells: some of every label in any case, then at random; positions ascend."""
+def sample_cells(nodes: np.ndarray, max_cells: int, *, seed: int = 0) -> np.ndarray:
+    """Draw cells: up to fifty of every label in any case, then at random.
+
+    Parameters
+    ----------
+    nodes
+        Node where the label of each cell stops, shape ``(n_cells,)``.
+    max_cells
+        Cells to draw at most.
+    seed
+        Of the choice.
+
+    Returns
+    -------
+    Positions, ascending.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hdeepinsight.tl import sample_cells
+    >>> sample_cells(np.array([1] * 99 + [2]), 60)[-1]
+    np.int64(99)
+    """
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(nodes))
     first = np.zeros(len(nodes), dtype=bool)
@@ -574,7 +537,7 @@ def _sample(nodes: np.ndarray, max_cells: int, seed: int) -> np.ndarray:
 class _Cells:
     """Counts of some cells, and where genes are among their columns."""
 
-    source: CountSource | None
+    source: CountSource
     alignment: GeneAlignment | None
     genes: pd.Index
     n_cells: int
@@ -582,12 +545,12 @@ class _Cells:
     @classmethod
     def of(cls, result: Annotation, query: Any, rows: np.ndarray, genes: list[str]) -> _Cells:
         """Open the counts of some cells; those of the others are not looked at."""
-        source, alignment = _source(result, query, rows), None
-        if source is not None and genes:
+        source, alignment = open_cells(result, query, rows), None
+        if genes:
             try:
                 alignment = align_genes(source.var, genes, min_coverage=0.0, warn_coverage=0.0)
             except ValueError:  # no gene is there
-                source = None
+                alignment = None
         return cls(source, alignment, pd.Index(genes), len(rows))
 
     @property
@@ -596,7 +559,7 @@ class _Cells:
 
     def log_values(self, genes: list[str]) -> sp.csr_matrix:
         """Return ``log1p`` of counts per 10,000, CSR, shape ``(n_cells, n_genes)``."""
-        if self.source is None or self.alignment is None:
+        if self.alignment is None:
             return sp.csr_matrix((self.n_cells, len(genes)), dtype=np.float32)
         parts, columns = [], self.genes.get_indexer(genes)
         for _, block in self.source.blocks():
@@ -606,15 +569,43 @@ class _Cells:
         return sp.csr_matrix(sp.vstack(parts)) if parts else sp.csr_matrix((0, len(genes)))
 
 
-def _source(result: Annotation, query: Any, rows: np.ndarray) -> CountSource | None:
-    """Open some cells of a query; ``None`` where it has no RNA."""
+def open_cells(result: Annotation, query: Any, rows: np.ndarray) -> CountSource:
+    """Open the counts of some annotated cells, without a look at the others.
+
+    Parameters
+    ----------
+    result
+        The annotation, whose input report says which matrix was read.
+    query
+        The annotated cells: AnnData, MuData, path, or opened query.
+    rows
+        Positions of the cells to read, ascending.
+
+    Raises
+    ------
+    ValueError
+        If the query has other cells than the annotation.
+    InputError
+        If there is no RNA, or no counts can be recovered.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> import numpy as np
+    >>> import hdeepinsight as hdi
+    >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+    >>> query = hdi.datasets.demo().query
+    >>> result = hdi.hub.pull("pbmc").annotate(query)
+    >>> hdi.tl.open_cells(result, query, np.arange(3)).n_obs
+    3
+    """
     if isinstance(query, AlignedQuery):
         check_same_cells(result.obs_names, query.obs_names.to_series(), "query")
         return query.source.take(rows)
     if is_paired(query):
         query = Modalities().rna_of(open_paired(query))
         if query is None:
-            return None
+            raise InputError("The MuData has no RNA.", "Counts of RNA are needed.", "Add them.")
     store = open_store(query)
     check_same_cells(result.obs_names, store.obs.index.to_series(), "query")
     slot = "X" if result.input_report is None else result.input_report.layer

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from hdeepinsight._keys import AUDIT_KEYS
-from hdeepinsight._palette import MISSING, label_colors
+from hdeepinsight._palette import MISSING, tree_colors
 from hdeepinsight.annotation import Additions, check_cells, depth_of_level, storable
 from hdeepinsight.tl._confident_learning import LEAST_RECOGNISED, class_names
 
@@ -339,7 +339,8 @@ class LabelAudit:
 
     def _colors(self, nodes: np.ndarray) -> list[str]:
         """Return the colours of the categories of :meth:`_labels`, those of any annotation."""
-        colors = {**label_colors(self.taxonomy.labels[1:]), self.taxonomy.label(0): MISSING}
+        colors = tree_colors(self.taxonomy.labels, self.taxonomy.parent)
+        colors[self.taxonomy.label(0)] = MISSING
         return [colors[self.taxonomy.label(node)] for node in np.unique(nodes).tolist()]
 
     @cached_property

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hdeepinsight import annotation
 from hdeepinsight._errors import check_number
 from hdeepinsight._keys import LABEL_COLUMNS
-from hdeepinsight._palette import label_colors
+from hdeepinsight._palette import label_colors, tree_colors
 from hdeepinsight.annotation import Additions, Annotation
 
 if TYPE_CHECKING:
@@ -277,7 +277,7 @@ class Refinement:
         """Return the colour of every class: with a taxonomy that of its label in any annotation."""
         if self.taxonomy is None or self.nodes is None:
             return list(label_colors(self.classes).values())
-        colors = label_colors(self.taxonomy.labels[1:])
+        colors = tree_colors(self.taxonomy.labels, self.taxonomy.parent)
         return [colors[self.taxonomy.label(int(node))] for node in self.nodes]
 
     def __repr__(self) -> str:
