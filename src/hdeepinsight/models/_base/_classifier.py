@@ -337,7 +337,8 @@ class HierarchicalClassifierMixin(_Base):
             or ``None`` for the leaf of every cell.
         reject
             ``"auto"`` stops cells that no type supports further up, or at the root, whatever their
-            probabilities; ``"off"`` leaves that to the threshold.
+            probabilities; ``"off"`` leaves that to the threshold, as a correction by
+            ``corrected`` does.
         corrected
             Batch correction of this query by :func:`hdeepinsight.pp.stacas` with
             ``normalizer=model.normalizer``; its log values enter before the per-gene scale.
@@ -414,7 +415,7 @@ class HierarchicalClassifierMixin(_Base):
             ({}, ()) if judge is None else (judge.figures(judged, depth), judge.findings)
         )
         passed = verdict(report, self.taxonomy, figures, seen=seen, findings=findings)
-        if reject == "off":
+        if reject == "off" or corrected is not None:  # profiles see a corrected query uncorrected
             depth[:], reasons[:] = NO_LIMIT, ""
         depth[~seen], reasons[~seen] = 0, NO_COUNTS
         limited = (depth < NO_LIMIT).any()
