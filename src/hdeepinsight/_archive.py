@@ -6,6 +6,7 @@ It is read within bounds, and ends with a checksum of its own.
 from __future__ import annotations
 
 import io
+import json
 import math
 import pickle
 import re
@@ -168,6 +169,41 @@ def parse(content: bytes, name: object) -> dict[str, Any]:
     if payload.pop("sealed", False) and not has_digest:
         raise damaged(name, "Its checksum is missing")
     return payload
+
+
+def parse_pair(description: bytes, weights: bytes, name: object) -> dict[str, Any]:
+    """Read the format of earlier releases, ``model.json`` and ``model.safetensors``.
+
+    Parameters
+    ----------
+    description, weights
+        The two files.
+    name
+        Their folder, for the error.
+
+    Raises
+    ------
+    ModelFileError
+        If they are damaged, or are not of one model.
+    """
+    from safetensors.torch import load
+
+    def restore(value: dict[str, Any]) -> Any:
+        if value.keys() == {"__tensor__"}:
+            return tensors[value["__tensor__"]]
+        return float(value["__float__"]) if value.keys() == {"__float__"} else value
+
+    body, mark, digest = description.rpartition(b',\n"sha256": "')
+    try:
+        if digest != f'{sha256(body + mark)}"\n}}\n'.encode():
+            raise ValueError("model.json does not have the checksum that is written in it")
+        if json.loads(description)["weights_sha256"] != sha256(weights):
+            raise ValueError("model.safetensors does not have the checksum of model.json")
+        tensors = load(weights)
+        payload = json.loads(description, object_hook=restore)["model"]
+    except Exception as error:  # noqa: BLE001 - what safetensors raises is open
+        raise damaged(name, error) from None
+    return check_plain(payload, name)
 
 
 _INSIDE = r"data\.pkl|data/\d{1,9}|byteorder|version|\.(format_version|storage_alignment|data/\w+)"

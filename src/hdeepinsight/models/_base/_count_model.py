@@ -43,13 +43,6 @@ from hdeepinsight.models._base import _registration as registration
 from hdeepinsight.models._base import _registry as classes
 from hdeepinsight.models._base import _training as training
 from hdeepinsight.models._base._plan import OneCyclePlan
-from hdeepinsight.models._base._registration import (
-    BATCH,
-    LABELS,
-    Setup,
-    as_label_keys,
-    one_column,
-)
 
 if TYPE_CHECKING:
     from scvi.dataloaders import AnnDataLoader
@@ -187,8 +180,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         >>> hdi.SCHDeepInsight(reference, layout="random").taxonomy.level_names
         ('lineage', 'cell_type')
         """
-        setup = Setup(**cls._get_setup_method_args(**locals()))
-        as_label_keys(labels_key, labels_keys, required=cls._labels_required)
+        setup = registration.Setup(**cls._get_setup_method_args(**locals()))
+        registration.as_label_keys(labels_key, labels_keys, required=cls._labels_required)
         registration.check_reference(adata, AnnData, "setup_mudata")
         source = open_counts(adata, layer=layer, arguments={"layer": "layer"})
         registration.register(cls, adata, source, adata.obs, setup)
@@ -280,8 +273,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         return f"trained on {trained:,} cells, {held_out} cells held out"
 
     @property
-    def _setup(self) -> Setup:
-        return Setup.of(self.registry_)
+    def _setup(self) -> registration.Setup:
+        return registration.Setup.of(self.registry_)
 
     def _resolve_adata(self, data: Any) -> Any:
         """Return the registered reference where nothing was given; a MuData file is read."""
@@ -671,7 +664,11 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         if split is not None:
             shell = self.adata_manager.adata
             arrays += [shell.X.data, shell.X.indices, shell.X.indptr, split[0]]
-            arrays += [shell.obs[name].to_numpy() for name in (LABELS, BATCH) if name in shell.obs]
+            arrays += [
+                shell.obs[name].to_numpy()
+                for name in (registration.LABELS, registration.BATCH)
+                if name in shell.obs
+            ]
         digest = hashlib.sha256(repr(settings).encode())
         for array in arrays:
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -680,15 +677,13 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     def _finish(self, plan: Any, datamodule: Any) -> None:
         """Remember the held-out cells by name."""
         if datamodule is None:
-            self.held_out_ = name_digests(self._names())[self.validation_indices_]
+            self.held_out_ = name_digests(self.adata.obs_names)[self.validation_indices_]
 
     def _column(self, key: str) -> pd.Series:
         """Return a column of the reference's cells; raises ``KeyError`` where there is none."""
-        return one_column(self._obs_of(self._resolve_adata(None), [key], kind="batch"), key)
-
-    def _names(self) -> pd.Index:
-        names: pd.Index = self.adata.obs_names
-        return names
+        return registration.one_column(
+            self._obs_of(self._resolve_adata(None), [key], kind="batch"), key
+        )
 
     def _held_out(self) -> AnnData | MuData:
         """Return the held-out cells of the attached reference, which are found by name."""
@@ -699,7 +694,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
                 "labelled cells that took no part in it, or train with a larger validation_size."
             )
             raise ValueError(msg)
-        rows = np.flatnonzero(np.isin(name_digests(self._names()), self.held_out_))
+        rows = np.flatnonzero(np.isin(name_digests(self.adata.obs_names), self.held_out_))
         if len(rows) != len(self.held_out_):
             msg = (
                 f"Only {len(rows):,} of the {len(self.held_out_):,} cells that were held out in "
@@ -907,7 +902,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             values = attributes.get(name)
             setattr(self, name, values and self._part(kind, values))
         if self.adata is not None and self.held_out_ is not None:
-            held_out = np.isin(name_digests(self._names()), self.held_out_)
+            held_out = np.isin(name_digests(self.adata.obs_names), self.held_out_)
             self.validation_indices_ = np.flatnonzero(held_out)
             self.train_indices_ = np.flatnonzero(~held_out)
 

@@ -150,6 +150,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
         super().__init__(adata, registry, seed=seed)
         self._loader_genes = super().genes
         config = ModuleConfig(**config) if isinstance(config, dict) else config or ModuleConfig()
+        self._config = config
         self.taxonomy = self._taxonomy_of(taxonomy)
         check_level_names(self.taxonomy)
         masking, thinning = GeneMasking.of(masking), CountThinning.of(thinning)
@@ -457,7 +458,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
             self.module = self._module_cls(
                 self.taxonomy,
                 layout,
-                ModuleConfig(**options["config"]),
+                self._config,
                 backbone=options["backbone"],
                 n_latent=options["n_latent"],
                 masking=GeneMasking.of(options["masking"]),
@@ -477,7 +478,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
 
     def _fit_to(self, counts: csr_matrix, nodes: np.ndarray, batches: np.ndarray) -> None:
         """Fit what is saved with the weights of the network: normalisation, profiles, weights."""
-        config = ModuleConfig(**self.init_params_["non_kwargs"]["config"])
+        config = self._config
         self.module.normalizer.fit(counts, scale_percentile=config.scale_percentile)
         self._fit_proteins()
         sums = reference_sums(self.module, counts, nodes, batches)
