@@ -161,13 +161,12 @@ class HierarchicalClassifierMixin(_Base):
 
         reference = self._resolve_adata(None)
         if audit is True:
-            key = self._setup.batch_key
             audit = audit_nodes(
                 self._setup.modalities.rna_of(reference) if is_paired(reference) else reference,
                 self.taxonomy,
                 nodes,
                 layer=self._setup.layer,
-                batches=None if key is None else self._column(key).astype(str).to_numpy(),
+                batches=self._groups(self._setup.batch_key),
                 seed=self.seed,
             )
         audit.check_cells(reference)

@@ -644,8 +644,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         split_key: str | None,
     ) -> list[np.ndarray]:
         """Return the cells that train, that are held out, and that do neither."""
-        groups = None if split_key is None else self._column(split_key).astype(str).to_numpy()
-        sizes, rng = (train_size, validation_size), np.random.default_rng(self.seed)
+        groups, rng = self._groups(split_key), np.random.default_rng(self.seed)
+        sizes = train_size, validation_size
         return split_three(self._strata(), *sizes, rng, groups=groups, shuffle=shuffle)
 
     def _strata(self) -> np.ndarray:
@@ -664,11 +664,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         if split is not None:
             shell = self.adata_manager.adata
             arrays += [shell.X.data, shell.X.indices, shell.X.indptr, split[0]]
-            arrays += [
-                shell.obs[name].to_numpy()
-                for name in (registration.LABELS, registration.BATCH)
-                if name in shell.obs
-            ]
+            codes = (registration.LABELS, registration.BATCH)
+            arrays += [shell.obs[name].to_numpy() for name in codes if name in shell.obs]
         digest = hashlib.sha256(repr(settings).encode())
         for array in arrays:
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -679,11 +676,13 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         if datamodule is None:
             self.held_out_ = name_digests(self.adata.obs_names)[self.validation_indices_]
 
-    def _column(self, key: str) -> pd.Series:
-        """Return a column of the reference's cells; raises ``KeyError`` where there is none."""
-        return registration.one_column(
-            self._obs_of(self._resolve_adata(None), [key], kind="batch"), key
-        )
+    def _groups(self, key: str | None) -> np.ndarray | None:
+        """Return the group of every cell of the reference by a column, where one is named."""
+        if key is None:
+            return None
+        obs = self._obs_of(self._resolve_adata(None), [key], kind="batch")
+        groups: np.ndarray = registration.one_column(obs, key).astype(str).to_numpy()
+        return groups
 
     def _held_out(self) -> AnnData | MuData:
         """Return the held-out cells of the attached reference, which are found by name."""
