@@ -404,10 +404,8 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
 
     def __repr__(self) -> str:
         """Backbone, taxonomy, layout and state of training."""
-        levels = ", ".join(
-            f"{name} ({int((self.taxonomy.depth == depth).sum())})"
-            for depth, name in enumerate(self.taxonomy.level_names, start=1)
-        )
+        sizes = zip(self.taxonomy.level_names, np.bincount(self.taxonomy.depth)[1:], strict=True)
+        levels = ", ".join(f"{name} ({size})" for name, size in sizes)
         network = "not built before it sees a datamodule"
         if self.module is not None:
             side, weights = self.layout.side, sum(p.numel() for p in self.module.parameters())
