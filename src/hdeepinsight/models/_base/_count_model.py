@@ -117,11 +117,11 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         seed: int | None = None,
     ) -> None:
         if adata is None and registry is None:
-            msg = (
-                f"{type(self).__name__} needs a reference or a registry, got neither. Pass an "
+            msg = f"{type(self).__name__} needs a reference or a registry, got neither. Pass an"
+            hint = (
                 "AnnData that was registered with setup_anndata, or the registry of a datamodule."
             )
-            raise ValueError(msg)
+            raise ValueError(f"{msg} {hint}")
         super().__init__(adata, registry and {**registry, "model_name": type(self).__name__})
         self.seed = seed if seed is not None else int(settings.seed or 0)
         self.recipe_ = {}
@@ -279,11 +279,9 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     def _resolve_adata(self, data: Any) -> Any:
         """Return the registered reference where nothing was given; a MuData file is read."""
         if data is None and self.adata is None:
-            msg = (
-                "This call needs cells, and the model was loaded without a reference. Pass an "
-                "AnnData or the path of a file, or load the model with adata=..."
-            )
-            raise ValueError(msg)
+            msg = "This call needs cells, and the model was loaded without a reference."
+            hint = "Pass an AnnData or the path of a file, or load the model with adata=..."
+            raise ValueError(f"{msg} {hint}")
         data = self.adata if data is None else data
         return open_paired(data) if is_paired(data) else data
 
@@ -756,11 +754,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         if not getattr(getattr(self, "trainer", None), "is_global_zero", True):
             return
         if folder.holds_model and not overwrite:
-            msg = (
-                f"A model exists in {folder.path}. Pass overwrite=True to replace it, or give "
-                "another folder."
-            )
-            raise FileExistsError(msg)
+            msg = f"A model exists in {folder.path}. Pass overwrite=True to replace it, or give"
+            raise FileExistsError(f"{msg} another folder.")
         references = {}
         if save_anndata:
             reference: Any = self._resolve_adata(None)
