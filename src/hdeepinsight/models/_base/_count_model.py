@@ -117,10 +117,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         seed: int | None = None,
     ) -> None:
         if adata is None and registry is None:
-            msg = f"{type(self).__name__} needs a reference or a registry, got neither. Pass an"
-            hint = (
-                "AnnData that was registered with setup_anndata, or the registry of a datamodule."
-            )
+            msg = f"{type(self).__name__} needs a reference or a registry, got neither."
+            hint = "Pass an AnnData that was set up with setup_anndata, or a datamodule's registry."
             raise ValueError(f"{msg} {hint}")
         super().__init__(adata, registry and {**registry, "model_name": type(self).__name__})
         self.seed = seed if seed is not None else int(settings.seed or 0)
@@ -686,19 +684,14 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         """Return the held-out cells of the attached reference, which are found by name."""
         reference = self._resolve_adata(None)
         if self.held_out_ is None or not len(self.held_out_):
-            msg = (
-                "No cells were held out in training, so there is nothing to evaluate. Pass "
-                "labelled cells that took no part in it, or train with a larger validation_size."
-            )
-            raise ValueError(msg)
+            msg = "No cells were held out in training, so there is nothing to evaluate."
+            hint = "Pass labelled cells that took no part in it, or raise validation_size."
+            raise ValueError(f"{msg} {hint}")
         rows = np.flatnonzero(np.isin(name_digests(self.adata.obs_names), self.held_out_))
         if len(rows) != len(self.held_out_):
-            msg = (
-                f"Only {len(rows):,} of the {len(self.held_out_):,} cells that were held out in "
-                "training are in the attached reference, which is another one than the model was "
-                "trained on. Attach that one, or pass labelled cells that took no part in training."
-            )
-            raise ValueError(msg)
+            msg = f"Only {len(rows):,} of the {len(self.held_out_):,} cells that were held out in"
+            hint = "Attach the one of the training, or pass labelled cells that took no part in it."
+            raise ValueError(f"{msg} training are in the attached reference. {hint}")
         return reference[rows]
 
     def save(
