@@ -684,14 +684,17 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         """Return the held-out cells of the attached reference, which are found by name."""
         reference = self._resolve_adata(None)
         if self.held_out_ is None or not len(self.held_out_):
-            msg = "No cells were held out in training, so there is nothing to evaluate."
-            hint = "Pass labelled cells that took no part in it, or raise validation_size."
+            msg = "No cells were held out in training, so there is nothing to evaluate. Pass"
+            hint = "labelled cells that took no part in it, or train with a larger validation_size."
             raise ValueError(f"{msg} {hint}")
         rows = np.flatnonzero(np.isin(name_digests(self.adata.obs_names), self.held_out_))
         if len(rows) != len(self.held_out_):
             msg = f"Only {len(rows):,} of the {len(self.held_out_):,} cells that were held out in"
-            hint = "Attach the one of the training, or pass labelled cells that took no part in it."
-            raise ValueError(f"{msg} training are in the attached reference. {hint}")
+            why = (
+                "training are in the attached reference, another one than the model was trained on."
+            )
+            hint = "Attach that one, or pass labelled cells that took no part in training."
+            raise ValueError(f"{msg} {why} {hint}")
         return reference[rows]
 
     def save(
