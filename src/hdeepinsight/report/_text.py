@@ -63,8 +63,8 @@ def gene_sentences(report: GeneReport) -> list[str]:
 
 def key_figures(result: Annotation) -> list[KeyFigure]:
     """Give the figures to know first."""
-    n_cells, n_types = len(result), len(np.unique(result.leaf_nodes))
-    of_all = f"of {result.taxonomy.n_leaves:,}"
+    n_cells, of_all = len(result), f"of {result.taxonomy.n_leaves:,}"
+    n_types = int(np.isin(result.taxonomy.leaves, result.stop_nodes).sum())
     figures = [
         KeyFigure("n_cells", "Cells", n_cells, f"{n_cells:,}", "annotated"),
         KeyFigure("n_types", "Types found", n_types, f"{n_types:,}", of_all),
@@ -99,11 +99,11 @@ def summary(result: Annotation, evidence: MarkerEvidence | None) -> tuple[str, l
     if evidence is not None and len(evidence.labels):
         lineages = evidence.labels[~evidence.labels.index.str.contains(" > ")]
         judged = lineages["verdict"].isin(["supported", "contradicted"])
-        if lineages.loc[judged, "n_cells"].sum() * 2 >= lineages["n_cells"].sum():
-            said += evidence.sentences()[: max(1, len(evidence.contradicted))]
-        else:
+        if lineages.loc[judged, "n_cells"].sum() * 2 < lineages["n_cells"].sum():
             names = ", ".join(lineages.loc[~judged, "label"])
             said.append(f"Nothing but the model speaks for {names}: no markers could be judged.")
+        elif evidence.contradicted or verdict is None:
+            said += evidence.sentences()[: max(1, len(evidence.contradicted))]
     return light, said
 
 
@@ -165,8 +165,8 @@ def decided(decision: Decision, n_cells: int) -> list[str]:
 
 
 def absent_types(result: Annotation) -> str:
-    """Name the types of the taxonomy to which no cell leads."""
-    absent = np.setdiff1d(result.taxonomy.leaves, result.leaf_nodes)
+    """Name the types of the taxonomy that no cell is called."""
+    absent = np.setdiff1d(result.taxonomy.leaves, result.stop_nodes)
     return _listed([result.taxonomy.label(int(leaf)) for leaf in absent])
 
 
