@@ -690,9 +690,11 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             raise ValueError(f"{msg} {hint}")
         rows = np.flatnonzero(np.isin(name_digests(self.adata.obs_names), self.held_out_))
         if len(rows) != len(self.held_out_):
-            msg = f"Only {len(rows):,} of the {len(self.held_out_):,} held-out cells are in the"
-            why = "reference, another one than the model was trained on. Attach that one, or pass"
-            raise ValueError(f"{msg} attached {why} labelled cells that took no part in training.")
+            msg = (
+                f"Only {len(rows):,} of the {len(self.held_out_):,} cells that were held out are in"
+            )
+            why = "the attached reference, another one than the model was trained on. Attach that one,"
+            raise ValueError(f"{msg} {why} or pass labelled cells that took no part in training.")
         return reference[rows]
 
     def save(
