@@ -691,10 +691,11 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         rows = np.flatnonzero(np.isin(name_digests(self.adata.obs_names), self.held_out_))
         if len(rows) != len(self.held_out_):
             msg = (
-                f"Only {len(rows):,} of the {len(self.held_out_):,} cells that were held out are in"
+                f"Only {len(rows):,} of the {len(self.held_out_):,} cells that were held out in "
+                "training are in the attached reference, which is another one than the model was "
+                "trained on. Attach that one, or pass labelled cells that took no part in training."
             )
-            why = "the attached reference, another one than the model was trained on. Attach that one,"
-            raise ValueError(f"{msg} {why} or pass labelled cells that took no part in training.")
+            raise ValueError(msg)
         return reference[rows]
 
     def save(
