@@ -150,7 +150,7 @@ def test_other_cells_are_refused(query, result):
 
 
 def test_the_name_of_a_model_is_refused_with_advice(query, result):
-    with pytest.raises(TypeError, match="must be a trained model, got 'pbmc'. Pass hdi.hub.load"):
+    with pytest.raises(TypeError, match="must be a trained model, got 'pbmc'"):
         marker_evidence(result, query, "pbmc")
 
 
