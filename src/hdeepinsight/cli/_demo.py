@@ -233,7 +233,15 @@ def _draw(
                 ax=ax,
             )
         save(figure, "embedding")
-        report.write(annotation, out / "report.html", embedding=points, true_nodes=known)
+        report.write(
+            annotation,
+            out / "report.html",
+            query=query,
+            reference=model,
+            embedding=points,
+            true_nodes=known,
+            model="demo",
+        )
 
 
 def _readme(reference: AnnData, query: AnnData, evaluations: dict[str, Evaluation]) -> str:
