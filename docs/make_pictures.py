@@ -110,8 +110,8 @@ def draw_labels(query: ad.AnnData, result: hdi.Annotation, plain: hdi.Annotation
     save(hdi.pl.reliability(leaf, right, n_bins=8), "reliability")
     save(hdi.pl.label_set_sizes(sets, sets.holds(truth)), "label_set_sizes")
     known = query.obs["subtype"]
-    save(hdi.pl.novelty(plain, known, measure="doublet_score"), "novelty_score")
-    save(hdi.pl.novelty(plain, known, measure="type_p_value"), "novelty_p_value")
+    save(hdi.pl.novelty(plain, known, measure="doublet_score"), "doublet_score")
+    save(hdi.pl.novelty(plain, known, measure="type_p_value"), "type_p_value")
 
 
 def main(demo: Path) -> None:
