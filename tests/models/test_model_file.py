@@ -180,7 +180,7 @@ def test_every_bit_of_a_manifest_is_guarded(folder):
 
 
 def test_damage_is_found_before_anything_is_parsed(folder, monkeypatch):
-    import hdeepinsight.models._base._io as module
+    import hdeepinsight._model_folder as module
 
     monkeypatch.setattr(module, "parse", lambda *_: pytest.fail("parsed"))
     path = folder.file("model.pt")

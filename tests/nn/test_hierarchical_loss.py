@@ -93,7 +93,7 @@ def test_total_is_the_weighted_sum_over_levels(ragged):
     tree = TreeAlgebra(ragged)
     logits, nodes = (torch.from_numpy(x) for x in random_batch(ragged, 1))
     weights = torch.tensor([0.2, 0.3, 0.5])
-    loss = AdaptiveHierarchicalFocalLoss(tree, level_weights=weights)
+    loss = AdaptiveHierarchicalFocalLoss(tree, weighting=weights.tolist())
     result = loss(tree.conditional_log_probs(logits), nodes)
     torch.testing.assert_close(result.total, (weights * result.per_level).sum())
 
@@ -333,8 +333,7 @@ def test_losses_that_say_nothing_leave_the_weights(losses):
 
 
 def test_given_weights_stay_fixed(two_levels):
-    given_weights = torch.tensor([0.3, 0.7])
-    loss = AdaptiveHierarchicalFocalLoss(TreeAlgebra(two_levels), level_weights=given_weights)
+    loss = AdaptiveHierarchicalFocalLoss(TreeAlgebra(two_levels), weighting=[0.3, 0.7])
     loss.update_level_weights(torch.tensor([5.0, 1.0]))
     assert torch.equal(loss.level_weights, torch.tensor([0.3, 0.7]))
 

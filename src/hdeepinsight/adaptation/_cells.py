@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,11 +63,20 @@ class QueryCells:
         has_rna = None if self.has_rna is None else self.has_rna[rows]
         return QueryCells(self.counts[rows], self.batch[rows], self.nodes[rows], extra, has_rna)
 
-    def parts(self) -> Iterator[tuple[slice, QueryCells]]:
-        """Yield a thousand cells at a time, and their rows."""
-        for start in range(0, len(self), PART_CELLS):
-            rows = slice(start, start + PART_CELLS)
+    def parts(self, size: int = PART_CELLS) -> Iterator[tuple[slice, QueryCells]]:
+        """Yield so many cells at a time, and their rows."""
+        for start in range(0, len(self), size):
+            rows = slice(start, min(start + size, len(self)))
             yield rows, self[rows]
+
+    def thinned(self, share: float, rng: np.random.Generator) -> QueryCells:
+        """Return the cells with a share of their molecules, drawn one by one; 1 keeps all."""
+        if share == 1:
+            return self
+        counts = self.counts.copy()
+        kept = rng.binomial(np.rint(counts.data).astype(int), share)
+        counts.data = kept.astype(np.float32)
+        return replace(self, counts=counts)
 
     def tensors(self, measured: Tensor) -> dict[str, Tensor]:
         """Return what the network reads of these cells, dense and on the device of ``measured``.
@@ -83,7 +92,7 @@ class QueryCells:
         if self.has_rna is not None:
             measured = torch.as_tensor(self.has_rna).to(measured).unsqueeze(1) * measured
         found["measured"] = measured
-        return {name: values.to(measured.device) for name, values in found.items()}
+        return {name: values.to(measured) for name, values in found.items()}
 
 
 def leaf_numbers(tree: TreeAlgebra, nodes: np.ndarray) -> Tensor:

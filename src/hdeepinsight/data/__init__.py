@@ -18,9 +18,10 @@ from hdeepinsight.data._modalities import (
     is_paired,
     open_paired,
     own_columns,
+    pad,
     trim,
 )
-from hdeepinsight.data._names import as_count, examples, strip_version
+from hdeepinsight.data._names import as_count, examples, name_digests, strip_version
 from hdeepinsight.data._proteins import (
     ProteinCounts,
     ProteinCoverageWarning,
@@ -34,7 +35,7 @@ from hdeepinsight.data._proteins import (
 from hdeepinsight.data._query import AlignedQuery, ExtraInputs, open_query, resolve_cells
 from hdeepinsight.data._reader import DataLike, Store, open_store, read_anndata
 from hdeepinsight.data._recover import Denormalizer, RecoveredCounts, recover_counts
-from hdeepinsight.data._sampling import draw_evenly, split_cells, split_groups
+from hdeepinsight.data._sampling import draw_evenly, split_cells, split_groups, split_three
 
 __all__ = [
     "AlignedQuery",
@@ -67,12 +68,14 @@ __all__ = [
     "inspect_store",
     "is_paired",
     "log_normalize",
+    "name_digests",
     "not_finite",
     "open_counts",
     "open_paired",
     "open_query",
     "open_store",
     "own_columns",
+    "pad",
     "protein_genes",
     "protein_key",
     "protein_names",
@@ -84,6 +87,7 @@ __all__ = [
     "select_genes",
     "split_cells",
     "split_groups",
+    "split_three",
     "strip_version",
     "trim",
 ]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -211,6 +212,46 @@ class Modalities:
         names = {argument: getattr(self, field) for argument, field in _ARGUMENTS.items()}
         return {argument: name for argument, name in names.items() if name is not None}
 
+    def of_reference(self, mdata: MuData) -> Modalities:
+        """Return the names of the modalities of a reference, which has both.
+
+        Raises
+        ------
+        InputError
+            If one of them is missing, both are the same, or cells have no RNA.
+
+        Examples
+        --------
+        >>> import warnings
+        >>> import anndata as ad
+        >>> import mudata
+        >>> import numpy as np
+        >>> import pandas as pd
+        >>> from hdeepinsight.data import Modalities
+        >>> warnings.simplefilter("ignore", FutureWarning)  # of mudata before 0.4
+        >>> genes, proteins = (pd.DataFrame(index=[name]) for name in ("CD3D", "CD3"))
+        >>> parts = {"gex": ad.AnnData(np.ones((2, 1)), var=genes)}
+        >>> parts["adt"] = ad.AnnData(np.ones((2, 1)), var=proteins)
+        >>> Modalities().of_reference(mudata.MuData(parts)).protein
+        'adt'
+        """
+        names = {kind: self.find(mdata, kind, required=True) for kind in ("rna", "protein")}
+        if names["rna"] == names["protein"]:
+            raise InputError(
+                f"The modality {names['rna']!r} is named for both RNA and proteins.",
+                f"The two must differ; there are {', '.join(map(repr, mdata.mod))}.",
+                "Correct modalities=; for RNA alone use setup_anndata.",
+            )
+        found = replace(self, **names)
+        lacking = int((~found.has_rna(mdata)).sum())
+        if lacking:
+            raise InputError(
+                f"{lacking:,} of the {mdata.n_obs:,} cells have no RNA.",
+                "A reference needs the RNA of every cell; proteins may be missing.",
+                f"Keep the cells of mdata.mod[{found.rna!r}].",
+            )
+        return found
+
     def find(self, mdata: MuData, kind: str, *, required: bool = False) -> str | None:
         """Find the name of a modality of ``mdata``, where it has one.
 
@@ -353,6 +394,43 @@ def trim(modality: AnnData, alignment: GeneAlignment, names: Sequence[str]) -> A
     if chosen.is_unique:  # columns of one gene, which are summed later, keep their own names
         trimmed.var_names = chosen
     return trimmed
+
+
+def pad(adata: AnnData, alignment: GeneAlignment, names: Sequence[str]) -> AnnData:
+    """Copy a query with exactly the genes of a model, in its order.
+
+    Genes that it lacks are 0 in ``X`` and all layers; ``var["measured"]`` tells which of them are
+    real. ``obs``, ``obsm``, ``obsp``, ``uns`` and ``raw`` come along.
+
+    Examples
+    --------
+    >>> import anndata as ad
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> from hdeepinsight.data import align_genes, pad
+    >>> cells = ad.AnnData(np.ones((2, 3)), var=pd.DataFrame(index=["NKG7", "ACTB", "CD3D"]))
+    >>> genes = ["CD3D", "MS4A1", "NKG7"]
+    >>> pad(cells, align_genes(cells.var, genes), genes).var["measured"].tolist()
+    [True, False, True]
+    """
+
+    def aligned(matrix: Any) -> Any:
+        rows = matrix.tocsr() if hasattr(matrix, "tocsr") else np.asarray(matrix)
+        return alignment.apply(rows)
+
+    padded = AnnData(
+        X=None if adata.X is None else aligned(adata.X),
+        obs=adata.obs.copy(),
+        var=pd.DataFrame({"measured": alignment.measured}, index=pd.Index(names)),
+        obsm={name: values.copy() for name, values in adata.obsm.items()},
+        obsp={name: values.copy() for name, values in adata.obsp.items()},
+        uns=deepcopy(dict(adata.uns)),
+        # Newer versions of anndata list X among the layers, under the name None.
+        layers={name: aligned(values) for name, values in adata.layers.items() if name},
+    )
+    if adata.raw is not None:
+        padded.raw = adata.raw.to_adata()
+    return padded
 
 
 def _rows(modality: AnnData, obs_names: pd.Index) -> Rows:

@@ -51,6 +51,25 @@ def share_genes(names: Sequence[str]) -> float:
     return max(0.0, _share(thin, _SYMBOL) - _share(thin, _BARCODE))
 
 
+def name_digests(names: pd.Index) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Return a number per cell by which it is found again, shape ``(n_cells,)``; int64.
+
+    A repeated name is numbered, so that each cell has a digest of its own.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from hdeepinsight.data import name_digests
+    >>> len(set(name_digests(pd.Index(["a", "b", "b"])).tolist()))
+    3
+    """
+    text = pd.Series(names.astype(str))
+    turn = text.groupby(text).cumcount()
+    text = text.where(turn == 0, text + "\x00" + turn.astype(str))
+    found: np.ndarray[Any, Any] = pd.util.hash_array(text.to_numpy(dtype=object))
+    return found.view(np.int64)
+
+
 def identifier_kind(names: Sequence[str]) -> IdentifierKind:
     """Return whether names are symbols, Ensembl ids, both, or neither.
 

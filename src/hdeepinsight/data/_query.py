@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from hdeepinsight._keys import FIELD_KEYS
 from hdeepinsight.data._counts import CountSource, ScaleMode, open_counts
 from hdeepinsight.data._errors import InputError
 from hdeepinsight.data._genes import (
@@ -69,6 +70,16 @@ class ExtraInputs:
             None if self.proteins is None else self.proteins[rows],
             None if self.has_rna is None else self.has_rna[rows],
         )
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
+        """What a network reads beside counts, under the names of its inputs."""
+        if self.proteins is None:
+            return {}
+        return {
+            FIELD_KEYS.PROTEINS: self.proteins.counts,
+            "proteins_measured": self.proteins.measured,
+        }
 
     def note(self, report: GeneReport) -> GeneReport:
         """Add to the report on the genes what was found of the proteins.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from hdeepinsight._errors import check_number
+
 MIN_HELD_OUT = 5
 
 
@@ -82,6 +84,70 @@ def split_cells(
         if n_held_out >= MIN_HELD_OUT:
             held_out[(rng.permutation(cells) if shuffle else cells)[:n_held_out]] = True
     return held_out
+
+
+def split_three(
+    nodes: np.ndarray,
+    train_size: float | None,
+    validation_size: float | None,
+    rng: np.random.Generator,
+    *,
+    groups: np.ndarray | None = None,
+    shuffle: bool = True,
+) -> list[np.ndarray]:
+    """Split cells into those that train, those that are held out, and the rest.
+
+    Parameters
+    ----------
+    nodes
+        Node of every cell's label, shape ``(n_cells,)``.
+    train_size
+        Share of cells to train on; by default all that are not held out.
+    validation_size
+        Share of cells to hold out; by default what ``train_size`` leaves, or 0.1.
+    rng
+        Source of randomness.
+    groups
+        Groups that are held out whole, as by :func:`split_groups`; otherwise cells are held out
+        within every label, as by :func:`split_cells`.
+    shuffle
+        Draw the cells; otherwise the first ones are taken.
+
+    Returns
+    -------
+    Positions of the three kinds of cells, each ascending.
+
+    Raises
+    ------
+    ValueError
+        If a share is out of its range, or no cell is left to train on.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hdeepinsight.data import split_three
+    >>> parts = split_three(np.ones(100), 0.5, 0.2, np.random.default_rng(0))
+    >>> [len(part) for part in parts]
+    [50, 20, 30]
+    """
+    if validation_size is None:
+        validation_size = 0.1 if train_size is None else 1 - train_size
+    check_number("validation_size", validation_size, 0, 1, hint="Pass 0 to hold out none.")
+    train_size = 1 - validation_size if train_size is None else train_size
+    check_number("train_size", train_size, 0, 1 - validation_size, hint="Omit it for the rest.")
+    if groups is None:
+        held_out = split_cells(nodes, validation_size, rng, shuffle=shuffle)
+    else:
+        held_out = split_groups(nodes, groups, validation_size, rng)
+    rest = np.flatnonzero(~held_out)
+    all_of_them = train_size == 1 - validation_size
+    n_train = len(rest) if all_of_them else int(train_size * len(held_out))
+    if not n_train:
+        msg = "No cell is left to train on. Lower validation_size, or raise train_size."
+        raise ValueError(msg)
+    order = rng.permutation(rest) if shuffle and n_train < len(rest) else rest
+    train = np.sort(order[:n_train])
+    return [train, np.flatnonzero(held_out), np.setdiff1d(rest, train)]
 
 
 def split_groups(

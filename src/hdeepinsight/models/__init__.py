@@ -7,9 +7,14 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "_base._classifier": ["HierarchicalClassifierMixin"],
         "_base._count_model": ["CountModel"],
-        "_base._io": ["ModelFileError", "ModelFolder"],
         "_base._plan": ["HierarchicalPlan", "OneCyclePlan"],
-        "_base._registry": ["convert_model", "load_model", "model_class"],
+        "_base._registry": [
+            "ModelFileError",
+            "ModelFolder",
+            "convert_model",
+            "load_model",
+            "model_class",
+        ],
         "schdeepinsight": ["ModuleConfig", "SCHDeepInsight"],
     },
 )

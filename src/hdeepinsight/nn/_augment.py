@@ -24,6 +24,24 @@ class Shares:
             check_number(f"{type(self).__name__}: {name}", value, 0.0, 1.0)
 
     @classmethod
+    def of(cls, given: Self | Mapping[str, Any] | None) -> Self:
+        """Return settings from themselves, their plain form, or nothing (the defaults).
+
+        Examples
+        --------
+        >>> from hdeepinsight.nn import CountThinning
+        >>> CountThinning.of(None) == CountThinning.of({}) == CountThinning()
+        True
+        """
+        if given is None or isinstance(given, Mapping):
+            return cls.from_dict(given or {})
+        if not isinstance(given, cls):
+            name = cls.__name__
+            msg = f"{name} must be None or a {name}, got {given!r}. Pass {name}.none() to do"
+            raise TypeError(f"{msg} without.")
+        return given
+
+    @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Rebuild from :meth:`to_dict`.
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 
-from hdeepinsight._errors import check_choice
+from hdeepinsight._errors import check_choice, invalid
 
 if TYPE_CHECKING:
     from hdeepinsight.taxonomy import TreeAlgebra
 
 Reduction = Literal["cell", "published"]
+Weighting: TypeAlias = Literal["adaptive", "fixed"] | Sequence[float]
 LEVEL_FLOOR = 0.2
 MOMENTUM = 0.9
 
@@ -56,14 +58,15 @@ class AdaptiveHierarchicalFocalLoss(nn.Module):
         parents outweighs the one above it.
     node_weights
         Optional weight of every node below the root, shape ``(n_edges,)``.
-    level_weights
-        Fixed weights of the levels, shape ``(n_levels,)``; by default uniform at the start and
-        adapted by :meth:`update_level_weights`.
+    weighting
+        Weights of the levels: ``"adaptive"`` (uniform at the start and adapted by
+        :meth:`update_level_weights`), ``"fixed"`` (uniform), or one number per level, which are
+        fixed, and divided by their sum.
 
     Raises
     ------
     ValueError
-        If there is no such reduction.
+        If there is no such reduction or weighting.
 
     Examples
     --------
@@ -91,7 +94,7 @@ class AdaptiveHierarchicalFocalLoss(nn.Module):
         gamma: float = 2.0,
         reduction: Reduction = "cell",
         node_weights: Tensor | None = None,
-        level_weights: Tensor | None = None,
+        weighting: Weighting = "adaptive",
     ) -> None:
         super().__init__()
         self.tree = tree
@@ -99,10 +102,8 @@ class AdaptiveHierarchicalFocalLoss(nn.Module):
         hint = "Use 'cell' unless the published loss is what you want to reproduce."
         check_choice("reduction", reduction, get_args(Reduction), hint)
         self.reduction: Reduction = reduction
-        self.adaptive = level_weights is None
-        n_levels = tree.node_at_level.shape[1]
-        uniform = torch.full((n_levels,), 1.0 / n_levels)
-        self.register_buffer("level_weights", uniform if level_weights is None else level_weights)
+        self.adaptive = isinstance(weighting, str) and weighting == "adaptive"
+        self.register_buffer("level_weights", _weights(weighting, tree.node_at_level.shape[1]))
         ones = torch.ones(tree.taxonomy.n_edges)
         self.register_buffer("node_weights", ones if node_weights is None else node_weights)
 
@@ -239,3 +240,14 @@ def inverse_frequency_weights(tree: TreeAlgebra, nodes: Tensor, exponent: float)
     weighted = zeros.scatter_add(0, tree.group_of_edge, sizes * raw)
     norm = (cells / weighted.clamp_min(1e-12))[tree.group_of_edge]
     return torch.where(sizes > 0, raw * norm, torch.ones_like(sizes))
+
+
+def _weights(weighting: Weighting, n_levels: int) -> Tensor:
+    """Return weights of the levels, which sum to 1."""
+    if isinstance(weighting, str):
+        check_choice("weighting", weighting, ("adaptive", "fixed"), "Or pass a number per level.")
+        return torch.full((n_levels,), 1 / n_levels)
+    weights = torch.as_tensor(weighting, dtype=torch.float32)
+    if len(weights) != n_levels or (weights < 0).any() or weights.sum() <= 0:
+        raise invalid("weighting", weighting, f"{n_levels} numbers >= 0, one per level")
+    return weights / weights.sum()

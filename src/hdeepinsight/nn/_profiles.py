@@ -63,6 +63,20 @@ class LeafProfiles:
         """
         return {"mean": self.mean, "n_cells": self.n_cells, "spread": self.spread}
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> LeafProfiles:
+        """Rebuild from :meth:`to_dict`.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from hdeepinsight.nn import LeafProfiles
+        >>> values = LeafProfiles(torch.eye(2), torch.tensor([6.0, 2.0])).to_dict()
+        >>> LeafProfiles.from_dict(values).n_cells
+        tensor([6., 2.])
+        """
+        return cls(**values)
+
 
 class ProfileMatcher(nn.Module):
     r"""Probability of every leaf, from rank correlations with the mean profiles of the reference.

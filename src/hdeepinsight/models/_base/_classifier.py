@@ -16,7 +16,6 @@ from scipy import sparse
 from scvi import REGISTRY_KEYS
 
 from hdeepinsight._errors import check_choice, check_integer
-from hdeepinsight._keys import FIELD_KEYS
 from hdeepinsight.adaptation import AdaptationOptions, Adapter, QueryCells, reference_sums
 from hdeepinsight.annotation import (
     NO_COUNTS,
@@ -32,14 +31,7 @@ from hdeepinsight.annotation import (
     check_threshold,
     evaluate_annotation,
 )
-from hdeepinsight.data import (
-    align_genes,
-    draw_evenly,
-    is_paired,
-    open_store,
-    split_cells,
-    split_groups,
-)
+from hdeepinsight.data import align_genes, draw_evenly, is_paired, open_store
 from hdeepinsight.models._base._plan import HierarchicalPlan
 from hdeepinsight.models._base._registration import (
     LABELS,
@@ -98,6 +90,8 @@ class HierarchicalClassifierMixin(_Base):
         "adapter_": Adapter,
     }
 
+    _figures: ClassVar[tuple[str, ...]] = ("agreement_", "shift_")
+
     taxonomy: Taxonomy
     calibration_: Calibration | None = None
     novelty_detector_: NoveltyDetector | None = None
@@ -109,23 +103,23 @@ class HierarchicalClassifierMixin(_Base):
 
     # ------------------------------------------------------------------------------- training
 
-    def _hold_out(
-        self, fraction: float, shuffle: bool, split_key: str | None, rng: np.random.Generator
-    ) -> np.ndarray:
-        nodes = self.adata_manager.adata.obs[LABELS].to_numpy()
-        if split_key is not None:
-            groups = self._column(split_key).astype(str).to_numpy()
-            return split_groups(nodes, groups, fraction, rng)
-        held_out = split_cells(nodes, fraction, rng, shuffle=shuffle)
-        if fraction and not held_out.any():
+    def _strata(self) -> np.ndarray:
+        nodes: np.ndarray = self.adata_manager.adata.obs[LABELS].to_numpy()
+        return nodes
+
+    def _split(
+        self, train_size: float | None, validation_size: float | None, *how: Any
+    ) -> list[np.ndarray]:
+        split = super()._split(train_size, validation_size, *how)
+        if not len(split[1]) and validation_size != 0 and (validation_size or train_size != 1):
             warnings.warn(
                 "No cells are held out: every type has too few for that. The model is not "
                 "calibrated, knows no novelty, and cannot be evaluated on its reference. Label "
                 "more cells, raise validation_size, or pass validation_size=0 to agree.",
                 UserWarning,
-                stacklevel=5,  # the caller of train
+                stacklevel=4,  # the caller of train
             )
-        return held_out
+        return split
 
     def _check_reference(self) -> None:
         super()._check_reference()
@@ -148,15 +142,18 @@ class HierarchicalClassifierMixin(_Base):
         self.adata_manager.adata.obs[LABELS] = nodes
         return (self.taxonomy, np.arange(self.taxonomy.n_nodes)), settings
 
-    def _finish(self, datamodule: Any) -> None:
+    def _finish(self, plan: Any, datamodule: Any) -> None:
         if datamodule is None:
             self.adata_manager.adata.obs[LABELS] = self._nodes()  # given ones, whatever was lifted
             rows = (self.validation_indices_, self.train_indices_)
             held_out, train = (self._reference_cells(part) for part in rows)
         else:
-            held_out, train = self._loaded_cells(datamodule)
+            codes, columns = plan.node_of_code.cpu().numpy(), plan.columns.cpu().numpy()
+            loaders = (datamodule.val_dataloader(), datamodule.train_dataloader())
+            found = [read_loader(datamodule, loader or (), codes) for loader in loaders]
+            held_out, train = (as_cells(counts[:, columns], nodes) for counts, nodes in found)
         self._fit_confidence(held_out, train)
-        super()._finish(datamodule)
+        super()._finish(plan, datamodule)
 
     def _lifted_nodes(self, nodes: np.ndarray, train: np.ndarray, audit: Any) -> np.ndarray:
         """Return labels with the suspicious ones lifted to where the audit agrees."""
@@ -164,62 +161,61 @@ class HierarchicalClassifierMixin(_Base):
 
         reference = self._resolve_adata(None)
         if audit is True:
-            key = self._setup_args["batch_key"]
+            key = self._setup.batch_key
             audit = audit_nodes(
-                self._modalities.rna_of(reference) if is_paired(reference) else reference,
+                self._setup.modalities.rna_of(reference) if is_paired(reference) else reference,
                 self.taxonomy,
                 nodes,
-                layer=self._setup_args.get("rna_layer", self._setup_args.get("layer")),
+                layer=self._setup.layer,
                 batches=None if key is None else self._column(key).astype(str).to_numpy(),
                 seed=self.seed,
             )
         audit.check_cells(reference)
         audit.check_taxonomy(self.taxonomy)
-        lifted = nodes.copy()
-        cells = train[audit.suspicious[train]]
-        lifted[cells] = audit.agreed_nodes[cells]
-        return lifted
-
-    def _nodes(self) -> np.ndarray:
-        """Return the node of every cell of the reference, as it was registered."""
-        obs = self.adata_manager.adata.obs
-        return column_nodes(
-            self.taxonomy, obs, self._label_keys, unlabeled=self._unlabeled_category
+        return np.where(
+            np.isin(np.arange(len(nodes)), train) & audit.suspicious, audit.agreed_nodes, nodes
         )
 
-    def _known_nodes(self, obs: pd.DataFrame, keys: str | Sequence[str]) -> np.ndarray:
-        """Return the node of every cell's label; 0 where the taxonomy does not know it."""
+    def _nodes(
+        self,
+        obs: pd.DataFrame | None = None,
+        keys: str | Sequence[str] | None = None,
+        *,
+        unlabeled: str | None = None,
+        ignore_unknown: bool = False,
+        hint: str = "",
+    ) -> np.ndarray:
+        """Return the node of every cell's label, by default of the reference as registered."""
+        obs = self.adata_manager.adata.obs if obs is None else obs
+        keys = self._setup.labels_keys if keys is None else keys
         keys = [keys] if isinstance(keys, str) else keys
         for key in keys:
-            one_column(obs, key)
+            one_column(obs, key, hint=hint)
+        unlabeled = unlabeled or self._setup.unlabeled
         return column_nodes(
-            self.taxonomy, obs, keys, unlabeled=self._unlabeled_category, ignore_unknown=True
+            self.taxonomy, obs, keys, unlabeled=unlabeled, ignore_unknown=ignore_unknown
         )
+
+    def _label_table(self) -> pd.DataFrame:
+        """Return the labels of a registry, one row per code."""
+        labels = self.registry_["field_registries"]["labels"]["state_registry"]
+        names = labels["categorical_mapping"]
+        return pd.DataFrame(dict.fromkeys(self._setup.labels_keys, names))
 
     def _manager_of(self, data: Any) -> AnnDataManager:
         manager = super()._manager_of(data)
         obs = manager.adata.obs
-        obs[LABELS] = self._known_nodes(obs, [key for key in self._label_keys if key in obs])
+        keys = [key for key in self._setup.labels_keys if key in obs]
+        obs[LABELS] = self._nodes(obs, keys, ignore_unknown=True)
         return manager
 
     def _prepare_datamodule(self, datamodule: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return the node of every label code of a datamodule, and its columns that are read."""
-        labels = self.registry_["field_registries"]["labels"]["state_registry"]
-        names = pd.DataFrame(dict.fromkeys(self._label_keys, labels["categorical_mapping"]))
-        unlabeled = self._unlabeled_category
-        codes = column_nodes(self.taxonomy, names, self._label_keys, unlabeled=unlabeled)
+        codes = self._nodes(self._label_table())
         if self.module is None:
             datamodule.setup("fit")
             self._build_from(*read_loader(datamodule, datamodule.train_dataloader(), codes))
         return codes, align_genes(self._loader_genes, self.genes).source
-
-    def _loaded_cells(self, datamodule: Any) -> tuple[QueryCells, QueryCells]:
-        """Return held-out and training cells of a datamodule."""
-        codes, columns = self._prepare_datamodule(datamodule)
-        loaders = (datamodule.val_dataloader(), datamodule.train_dataloader())
-        found = [read_loader(datamodule, loader or (), codes) for loader in loaders]
-        held_out, train = (as_cells(counts[:, columns], nodes) for counts, nodes in found)
-        return held_out, train
 
     def _reference_cells(self, rows: np.ndarray) -> QueryCells:
         """Return cells of the reference in memory, as its loaders give them."""
@@ -290,12 +286,7 @@ class HierarchicalClassifierMixin(_Base):
 
     def _outputs(self, cells: QueryCells, share: float, names: Sequence[str]) -> dict[str, Tensor]:
         """Run cells that keep a share of their counts through the network, in mini-batches."""
-        if share < 1.0:
-            thinned = cells.counts.copy()
-            rng, molecules = np.random.default_rng(self.seed), np.rint(thinned.data).astype(int)
-            kept = rng.binomial(molecules, share)
-            thinned.data = kept.astype(np.float32)
-            cells = replace(cells, counts=thinned)
+        cells = cells.thinned(share, np.random.default_rng(self.seed))
         measured = torch.ones(len(self.genes), device=self.device)
         read = self.module.inference if "logits" in names else self.module.predict
         parts = [read(**part.tensors(measured)) for _, part in cells.parts()]
@@ -383,7 +374,9 @@ class HierarchicalClassifierMixin(_Base):
         opened = self._open_trained(
             query, indices, layer=layer, use_raw=use_raw, scale=scale, fold_case=fold_case
         )
-        shift = None if corrected is None else self._shift_of(corrected, opened)
+        shift = None
+        if corrected is not None:
+            shift = corrected.shift_for(self.normalizer, opened.obs_names)
         found = self._collected(opened, self._judged, batch_size, shift, keep)
         seen = found.pop("seen", np.ones(0, dtype=bool))
         report = opened.gene_report
@@ -558,13 +551,11 @@ class HierarchicalClassifierMixin(_Base):
         >>> [model.taxonomy.label(int(node)) for node in nodes[[0, 4, 9]]]
         ['T', 'B', 'root']
         """
-        keys = as_label_keys(None, labels_keys) if labels_keys else self._label_keys
+        keys = as_label_keys(None, labels_keys) if labels_keys else self._setup.labels_keys
         data = self._resolve_adata(adata)
         obs = self._obs_of(data, keys) if is_paired(data) else open_store(data).obs
-        for key in keys:
-            one_column(obs, key, hint="Name columns that hold labels in labels_keys.")
-        unlabeled = unlabeled_category or self._unlabeled_category
-        return column_nodes(self.taxonomy, obs, keys, unlabeled=unlabeled)
+        hint = "Name columns that hold labels in labels_keys."
+        return self._nodes(obs, keys, unlabeled=unlabeled_category, hint=hint)
 
     def evaluate(
         self,
@@ -641,22 +632,18 @@ class HierarchicalClassifierMixin(_Base):
         self.module.eval()
         collected: dict[str, np.ndarray] = {}
         measured = torch.tensor(opened.measured, dtype=torch.float32, device=self.device)
-        adapter = self.adapter_ if self.is_adapted else None
-        batches = None if adapter is None else adapter.batch_of(opened.obs)
+        adapter = self.adapter_ or Adapter()
+        batch = adapter.batch_of(opened.obs)
         for chunk_rows, chunk in opened.chunks(keep=keep):
-            for start in range(0, chunk.shape[0], batch_size):
-                counts = torch.from_numpy(chunk[start : start + batch_size].toarray())
-                first = chunk_rows.start + start
-                rows = slice(first, first + len(counts))
-                counts = counts.to(self.device)
-                inputs = tensors_of(opened, rows, measured)
+            read_cells = query_cells(opened, chunk_rows, chunk, batch[chunk_rows])
+            for part_rows, cells in read_cells.parts(batch_size):
+                first = chunk_rows.start + part_rows.start
+                rows = slice(first, first + len(cells))
+                inputs = cells.tensors(measured)
                 if shift is not None:
                     inputs["shift"] = torch.from_numpy(shift(rows)).to(measured)
-                if adapter is None or batches is None:
-                    part = self.module.predict(counts, **inputs)
-                else:
-                    part = adapter.predict(self.module, counts, batch=batches[rows], **inputs)
-                seen = counts.any(1)
+                part = adapter.predict(self.module, batch=cells.batch, **inputs)
+                seen = inputs["counts"].any(1)
                 if "proteins_measured" in inputs:
                     seen |= inputs["proteins_measured"].any(1)
                 for name, values in read({**part, "seen": seen}).items():
@@ -783,18 +770,13 @@ class HierarchicalClassifierMixin(_Base):
             raise ValueError(msg)
         model.module = copy.deepcopy(model.module)
         model._adata = model._adata_manager = None
-        reading: dict[str, Any] = {
-            "layer": layer,
-            "use_raw": use_raw,
-            "scale": scale,
-            "fold_case": fold_case,
-        }
+        reading: dict[str, Any] = {"layer": layer, "use_raw": use_raw, "scale": scale}
+        reading["fold_case"] = fold_case
         opened = model.open(adata, **reading)
         model.adapter_ = Adapter.from_obs(opened.obs, batch_key)
-        nodes = model._known_nodes(opened.obs, labels_key or [])
+        nodes = model._nodes(opened.obs, labels_key or [], ignore_unknown=True)
         freeze = {"freeze_backbone": freeze_backbone, "freeze_head": freeze_head}
-        pristine = copy.deepcopy(model.module)
-        model._query = _Query(adata, reading, opened, nodes, reference, freeze, pristine)
+        model._query = _Query(adata, reading, opened, nodes, reference, freeze, model.module)
         return model
 
     @classmethod
@@ -824,9 +806,7 @@ class HierarchicalClassifierMixin(_Base):
         rng = np.random.default_rng(self.seed)
         rows = draw_evenly(batch, settings.max_cells, rng, first=query.nodes > 0)
         measured = torch.tensor(opened.measured, dtype=torch.float32, device=self.device)
-        arrays = arrays_of(opened, rows)
-        has_rna = arrays.pop("has_rna", None)
-        cells = QueryCells(opened.read(rows), batch[rows], query.nodes[rows], arrays, has_rna)
+        cells = query_cells(opened, rows, opened.read(rows), batch[rows], query.nodes[rows])
         reference: QueryCells | None = None
         profiles: Any = self.profiles_
         if query.reference is not None:
@@ -854,32 +834,23 @@ class HierarchicalClassifierMixin(_Base):
     def _replayed(self, data: Any) -> QueryCells:
         """Return the labelled cells of the reference that an adaptation replays."""
         opened = self.open(data)
-        nodes = self._known_nodes(opened.obs, self._label_keys)
+        nodes = self._nodes(opened.obs, ignore_unknown=True)
         rows = np.flatnonzero(nodes > 0)
         if not len(rows):
+            keys = ", ".join(self._setup.labels_keys)
             msg = (
-                f"No cell of the reference has a label in {', '.join(self._label_keys)}. Pass the "
-                "cells that the model was trained on, with their labels, or omit reference."
+                f"No cell of the reference has a label in {keys}. Pass the cells that the model "
+                "was trained on, with their labels, or omit reference."
             )
             raise ValueError(msg)
         return QueryCells(opened.read(rows), np.full(len(rows), -1), nodes[rows])
-
-    def _payload(self) -> dict[str, Any]:
-        payload = super()._payload()
-        payload["attr_dict"] |= {"agreement_": self.agreement_, "shift_": self.shift_}
-        return payload
-
-    def _restore(self, attributes: dict[str, Any]) -> None:
-        self.agreement_ = attributes.get("agreement_")
-        self.shift_ = attributes.get("shift_")
-        super()._restore(attributes)
 
     def _part(self, kind: Any, values: dict[str, Any]) -> Any:
         if kind is Calibration:
             return Calibration.from_dict(values, self.taxonomy)
         if kind is Adapter:
             return Adapter.from_dict(values, self.module, self.profiles_)
-        return LeafProfiles(**values) if kind is LeafProfiles else kind.from_dict(values)
+        return super()._part(kind, values)
 
 
 class _Query(NamedTuple):
@@ -894,22 +865,17 @@ class _Query(NamedTuple):
     module: torch.nn.Module
 
 
-def arrays_of(opened: AlignedQuery, rows: Any) -> dict[str, np.ndarray]:
-    """Return what some cells of a query have beside counts, under the names of the network."""
+def query_cells(
+    opened: AlignedQuery,
+    rows: Any,
+    counts: sparse.csr_matrix,
+    batch: np.ndarray,
+    nodes: np.ndarray | None = None,
+) -> QueryCells:
+    """Return some cells of a query in memory, with what was measured beside their counts."""
     extra = opened.extra[rows]
-    arrays: dict[str, Any] = {} if extra.has_rna is None else {"has_rna": extra.has_rna}
-    if extra.proteins is not None:
-        arrays[FIELD_KEYS.PROTEINS] = extra.proteins.counts
-        arrays["proteins_measured"] = extra.proteins.measured
-    return arrays
-
-
-def tensors_of(opened: AlignedQuery, rows: Any, measured: Tensor) -> dict[str, Tensor]:
-    """Return what the network reads beside counts, on the device of ``measured``."""
-    inputs = {n: torch.from_numpy(a).to(measured) for n, a in arrays_of(opened, rows).items()}
-    has_rna = inputs.pop("has_rna", None)
-    shown = measured if has_rna is None else has_rna.unsqueeze(1) * measured
-    return {**inputs, "measured": shown}
+    nodes = np.zeros(len(batch), dtype=np.int64) if nodes is None else nodes
+    return QueryCells(counts, batch, nodes, extra.arrays, extra.has_rna)
 
 
 def as_cells(

@@ -7,7 +7,6 @@ import logging
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -27,23 +26,30 @@ from scvi.model.base._constants import SAVE_KEYS
 from scvi.train import TrainRunner
 
 from hdeepinsight._archive import damaged, frame_from_plain
-from hdeepinsight._errors import check_integer, check_number
+from hdeepinsight._errors import check_integer
+from hdeepinsight._model_folder import ModelFolder
 from hdeepinsight.data import (
     AlignedQuery,
-    Modalities,
     align_genes,
     is_paired,
+    name_digests,
     open_counts,
     open_paired,
     open_query,
-    split_groups,
+    pad,
+    split_three,
 )
 from hdeepinsight.models._base import _registration as registration
 from hdeepinsight.models._base import _registry as classes
 from hdeepinsight.models._base import _training as training
-from hdeepinsight.models._base._io import ModelFolder
 from hdeepinsight.models._base._plan import OneCyclePlan
-from hdeepinsight.models._base._registration import BATCH, LABELS, as_label_keys, one_column
+from hdeepinsight.models._base._registration import (
+    BATCH,
+    LABELS,
+    Setup,
+    as_label_keys,
+    one_column,
+)
 
 if TYPE_CHECKING:
     from scvi.dataloaders import AnnDataLoader
@@ -93,6 +99,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     _training_plan_cls: ClassVar[type] = OneCyclePlan
     #: Objects that travel with the model: attribute and class, which has to_dict and from_dict.
     _parts: ClassVar[Mapping[str, type]] = {}
+    #: Attributes of plain types that travel with it too.
+    _figures: ClassVar[tuple[str, ...]] = ()
     #: Metric that early stopping watches.
     _monitor: ClassVar[str] = "validation_loss"
     module: Any
@@ -179,22 +187,11 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         >>> hdi.SCHDeepInsight(reference, layout="random").taxonomy.level_names
         ('lineage', 'cell_type')
         """
-        setup_args = cls._get_setup_method_args(**locals())
-        setup_args["setup_args"].pop("source_registry")
-        none = labels_key is None and labels_keys is None
-        keys = [] if none and not cls._labels_required else as_label_keys(labels_key, labels_keys)
+        setup = Setup(**cls._get_setup_method_args(**locals()))
+        as_label_keys(labels_key, labels_keys, required=cls._labels_required)
         registration.check_reference(adata, AnnData, "setup_mudata")
         source = open_counts(adata, layer=layer, arguments={"layer": "layer"})
-        registration.register(
-            cls,
-            adata,
-            source,
-            adata.obs,
-            setup_args,
-            labels_keys=keys,
-            batch_key=batch_key,
-            unlabeled=unlabeled_category,
-        )
+        registration.register(cls, adata, source, adata.obs, setup)
 
     @classmethod
     def _get_most_recent_anndata_manager(cls, adata: Any, required: bool = False) -> AnnDataManager:
@@ -239,8 +236,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         self, genes: Sequence[str], obsm: Mapping[str, np.ndarray] | None = None
     ) -> None:
         """Make the loaders read these genes of the reference, in this order."""
-        found, keys = self._registration(), self._label_keys
-        manager = registration.narrowed(found, genes, self._setup, keys, obsm)
+        manager = registration.narrowed(self._registration(), genes, self._setup, obsm)
         self._adata_manager, self.registry_ = manager, dict(manager.registry)
         self.summary_stats = manager.summary_stats
 
@@ -284,28 +280,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         return f"trained on {trained:,} cells, {held_out} cells held out"
 
     @property
-    def _setup(self) -> dict[str, Any]:
-        """What the set-up was called with, in the form of scvi-tools."""
-        names = ("model_name", "setup_method_name", "setup_args")
-        return {name: self.registry_.get(name) for name in names}
-
-    @property
-    def _setup_args(self) -> dict[str, Any]:
-        return dict(self.registry_["setup_args"])
-
-    @property
-    def _label_keys(self) -> list[str]:
-        key, keys = self._setup_args.get("labels_key"), self._setup_args.get("labels_keys")
-        return [] if key is None and keys is None else as_label_keys(key, keys)
-
-    @property
-    def _unlabeled_category(self) -> str:
-        return str(self._setup_args.get("unlabeled_category") or "Unknown")
-
-    @property
-    def _modalities(self) -> Modalities:
-        """Which modalities of a MuData are read: those of the reference, or the usual ones."""
-        return Modalities.from_setup(self._setup_args.get("modalities"))
+    def _setup(self) -> Setup:
+        return Setup.of(self.registry_)
 
     def _resolve_adata(self, data: Any) -> Any:
         """Return the registered reference where nothing was given; a MuData file is read."""
@@ -321,7 +297,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     def _obs_of(self, data: Any, keys: Sequence[str], kind: str = "labels") -> pd.DataFrame:
         """Return the table that holds some columns of an AnnData or MuData."""
         if is_paired(data):
-            found: pd.DataFrame = self._modalities.columns_of(data, keys, kind=kind).obs
+            found: pd.DataFrame = self._setup.modalities.columns_of(data, keys, kind=kind).obs
             return found
         return data.obs
 
@@ -374,17 +350,16 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         >>> opened.n_obs, int(opened.measured.sum()), len(model.annotate(opened))
         (210, 263, 210)
         """
-        own = self._setup_args
         given = query if isinstance(query, AlignedQuery) else self._resolve_adata(query)
         opened = open_query(
             given,
             self.genes,
             layer=layer,
-            preferred_layer=own.get("rna_layer", own.get("layer")),
+            preferred_layer=self._setup.layer,
             use_raw=use_raw,
             scale=scale,
             fold_case=fold_case,
-            modalities=self._modalities,
+            modalities=self._setup.modalities,
             **self._opening(),
         )
         return opened if indices is None else opened.subset(indices)
@@ -438,34 +413,14 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         True
         """
         if inplace:
-            msg = (
-                "prepare_query_anndata got inplace=True, which would pad your object with genes "
-                "that it does not have. Omit it, and use the copy that is returned."
-            )
-            raise ValueError(msg)
+            msg = "prepare_query_anndata got inplace=True, which would pad your object with genes"
+            raise ValueError(f"{msg} that it does not have. Omit it, and use the returned copy.")
         given = reference_model
         model = classes.load_model(given) if isinstance(given, str | Path) else given
         if return_reference_var_names:
             return pd.Index(model.genes)
         alignment = align_genes(adata.var, model.genes, weights=model._opening().get("weights"))
-
-        def aligned(matrix: Any) -> Any:
-            rows = matrix.tocsr() if hasattr(matrix, "tocsr") else np.asarray(matrix)
-            return alignment.apply(rows)
-
-        padded = AnnData(
-            X=None if adata.X is None else aligned(adata.X),
-            obs=adata.obs.copy(),
-            var=pd.DataFrame({"measured": alignment.measured}, index=pd.Index(model.genes)),
-            obsm={name: values.copy() for name, values in adata.obsm.items()},
-            obsp={name: values.copy() for name, values in adata.obsp.items()},
-            uns=deepcopy(dict(adata.uns)),
-            # Newer versions of anndata list X among the layers, under the name None.
-            layers={name: aligned(values) for name, values in adata.layers.items() if name},
-        )
-        if adata.raw is not None:
-            padded.raw = adata.raw.to_adata()
-        return padded
+        return pad(adata, alignment, model.genes)
 
     def _opening(self) -> dict[str, Any]:
         """Return further arguments of ``open_query``: gene weights, proteins."""
@@ -499,13 +454,9 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     def _manager_of(self, data: Any) -> AnnDataManager:
         """Align cells that were never registered, and register a shell of them."""
         opened = self.open(data)
-        keys = [key for key in self._label_keys if key in opened.obs]
-        keys = keys if len(keys) == len(self._label_keys) else []
-        batch = self._setup_args.get("batch_key")
-        batch = batch if batch in opened.obs else None
-        obs = registration.shell_obs(opened.obs, keys, batch, self._unlabeled_category)
+        obs = registration.shell_obs(opened.obs, self._setup)
         var = pd.DataFrame(index=pd.Index(self.genes, dtype=object))
-        return registration.manage(AnnData(opened.read(), obs=obs, var=var), self._setup, keys)
+        return registration.manage(AnnData(opened.read(), obs=obs, var=var), self._setup)
 
     @training.one_at_a_time()
     def train(
@@ -681,14 +632,14 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             "python": platform.python_version(),
             **{name: version(name) for name in RECORDED_PACKAGES},
         }
-        self._finish(datamodule)
+        self._finish(plan, datamodule)
         if checkpoints is not None:
             checkpoints.remove()
 
     def _check_reference(self) -> None:
         """Refuse to train where there is no reference, or another one than was registered."""
-        data, keys = self._resolve_adata(None), self._label_keys
-        layer = self._setup_args.get("layer")
+        data, keys = self._resolve_adata(None), self._setup.labels_keys
+        layer = self._setup.layer
         x = None if is_paired(data) else data.layers[layer] if layer else data.X
         registration.check_unchanged(self.adata_manager, self._obs_of(data, keys), x, keys)
 
@@ -700,35 +651,13 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         split_key: str | None,
     ) -> list[np.ndarray]:
         """Return the cells that train, that are held out, and that do neither."""
-        if validation_size is None:
-            validation_size = 0.1 if train_size is None else 1 - train_size
-        check_number("validation_size", validation_size, 0, 1, hint="Pass 0 to hold out none.")
-        train_size = 1 - validation_size if train_size is None else train_size
-        check_number("train_size", train_size, 0, 1 - validation_size, hint="Omit it for the rest.")
-        rng = np.random.default_rng(self.seed)
-        held_out = self._hold_out(validation_size, shuffle, split_key, rng)
-        rest = np.flatnonzero(~held_out)
-        all_of_them = train_size == 1 - validation_size
-        n_train = len(rest) if all_of_them else int(train_size * len(held_out))
-        if not n_train:
-            msg = "No cell is left to train on. Lower validation_size, or raise train_size."
-            raise ValueError(msg)
-        order = rng.permutation(rest) if shuffle and n_train < len(rest) else rest
-        train = np.sort(order[:n_train])
-        return [train, np.flatnonzero(held_out), np.setdiff1d(rest, train)]
+        groups = None if split_key is None else self._column(split_key).astype(str).to_numpy()
+        sizes, rng = (train_size, validation_size), np.random.default_rng(self.seed)
+        return split_three(self._strata(), *sizes, rng, groups=groups, shuffle=shuffle)
 
-    def _hold_out(
-        self, fraction: float, shuffle: bool, split_key: str | None, rng: np.random.Generator
-    ) -> np.ndarray:
-        """Return whether each cell is held out."""
-        n_cells = self.adata_manager.adata.n_obs
-        if split_key is not None:
-            groups = self._column(split_key).astype(str).to_numpy()
-            return split_groups(np.zeros(n_cells), groups, fraction, rng)
-        held_out = np.zeros(n_cells, dtype=bool)
-        order = rng.permutation(n_cells) if shuffle else np.arange(n_cells)
-        held_out[order[: int(fraction * n_cells)]] = True
-        return held_out
+    def _strata(self) -> np.ndarray:
+        """Return the number of the kind of every cell; of each kind cells are held out."""
+        return np.ones(self.adata_manager.adata.n_obs, dtype=np.int64)
 
     def _prepare(
         self, split: list[np.ndarray] | None, datamodule: Any, **options: Any
@@ -748,7 +677,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
-    def _finish(self, datamodule: Any) -> None:
+    def _finish(self, plan: Any, datamodule: Any) -> None:
         """Remember the held-out cells by name."""
         if datamodule is None:
             self.held_out_ = name_digests(self._names())[self.validation_indices_]
@@ -951,6 +880,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         """Return weights and attributes in plain types, for the model file."""
         names: tuple[str, ...] = ("is_trained_", "train_indices_", "validation_indices_")
         names += ("test_indices_", "history_", "recipe_", "held_out_", "registry_", "init_params_")
+        names += self._figures
         parts = {name: getattr(self, name) for name in self._parts}
         return {
             SAVE_KEYS.MODEL_STATE_DICT_KEY: self.module.state_dict(),
@@ -969,6 +899,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         for name in ("train_indices_", "validation_indices_", "test_indices_", "held_out_"):
             value = attributes.get(name)
             setattr(self, name, value.numpy() if isinstance(value, torch.Tensor) else value)
+        for name in self._figures:
+            setattr(self, name, attributes.get(name))
         history = attributes["history_"]
         self.history_ = history and {key: frame_from_plain(t) for key, t in history.items()}
         for name, kind in self._parts.items():
@@ -991,15 +923,3 @@ def _damaged_if_unfit(name: object) -> Iterator[None]:
         yield
     except (TypeError, LookupError, ValueError, AttributeError, RuntimeError) as error:
         raise damaged(name, f"{UNFIT} ({' '.join(str(error).split())})") from None
-
-
-def name_digests(names: pd.Index) -> np.ndarray:
-    """Return a number per cell by which it is found again, shape ``(n_cells,)``; int64.
-
-    A repeated name is numbered, so that each cell has a digest of its own.
-    """
-    text = pd.Series(names.astype(str))
-    turn = text.groupby(text).cumcount()
-    text = text.where(turn == 0, text + "\x00" + turn.astype(str))
-    found: np.ndarray = pd.util.hash_array(text.to_numpy(dtype=object)).view(np.int64)
-    return found

@@ -119,9 +119,9 @@ class HierarchicalPlan(OneCyclePlan):
     ) -> None:
         super().__init__(module, **kwargs)
         self.taxonomy = taxonomy
-        self.register_buffer("_nodes", torch.tensor(node_of_code), persistent=False)
+        self.register_buffer("node_of_code", torch.tensor(node_of_code), persistent=False)
         chosen = None if columns is None else torch.tensor(columns)
-        self.register_buffer("_columns", chosen, persistent=False)
+        self.register_buffer("columns", chosen, persistent=False)
         self._held_out: list[tuple[Tensor, Tensor]] = []
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -167,9 +167,9 @@ class HierarchicalPlan(OneCyclePlan):
     def _inputs(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the loader's mini-batch with the network's genes, and nodes for label codes."""
         counts = batch[REGISTRY_KEYS.X_KEY]
-        if self._columns is not None:
-            counts = counts[:, self._columns]
-        nodes = self._nodes[batch[REGISTRY_KEYS.LABELS_KEY].long().ravel()]
+        if self.columns is not None:
+            counts = counts[:, self.columns]
+        nodes = self.node_of_code[batch[REGISTRY_KEYS.LABELS_KEY].long().ravel()]
         return {**batch, REGISTRY_KEYS.X_KEY: counts, REGISTRY_KEYS.LABELS_KEY: nodes}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +21,61 @@ from scvi.data import AnnDataManager
 from scvi.data.fields import LayerField, NumericalObsField, ObsmField
 
 from hdeepinsight._errors import invalid, missing_column
-from hdeepinsight.data import align_genes
+from hdeepinsight.data import Modalities, align_genes
 from hdeepinsight.taxonomy import check_labels, find_unlabeled
 
 if TYPE_CHECKING:
     from hdeepinsight.data import CountSource
 
 LABELS, BATCH = "_scvi_labels", "_scvi_batch"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the set-up of a reference was called with, in the form of scvi-tools.
+
+    Parameters
+    ----------
+    model_name, setup_method_name
+        Names of the class and of its method.
+    setup_args
+        Arguments of the method.
+    """
+
+    model_name: str
+    setup_method_name: str
+    setup_args: dict[str, Any]
+
+    @classmethod
+    def of(cls, registry: Mapping[str, Any]) -> Setup:
+        """Return the set-up that a registry tells of."""
+        return cls(**{field.name: registry[field.name] for field in fields(cls)})
+
+    @property
+    def labels_keys(self) -> list[str]:
+        """Label columns, from coarse to fine; empty where none were given."""
+        keys = self.setup_args.get("labels_key"), self.setup_args.get("labels_keys")
+        return as_label_keys(*keys, required=False)
+
+    @property
+    def batch_key(self) -> str | None:
+        """Column with the batch."""
+        return self.setup_args.get("batch_key")
+
+    @property
+    def unlabeled(self) -> str:
+        """Label that means "not known"."""
+        return str(self.setup_args.get("unlabeled_category") or "Unknown")
+
+    @property
+    def layer(self) -> str | None:
+        """Layer with the counts of the RNA."""
+        return self.setup_args.get("rna_layer", self.setup_args.get("layer"))
+
+    @property
+    def modalities(self) -> Modalities:
+        """Which modalities of a MuData are read: those of the reference, or the usual ones."""
+        return Modalities.from_setup(self.setup_args.get("modalities"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,11 +105,7 @@ def register(
     data: Any,
     source: CountSource,
     obs: pd.DataFrame,
-    setup_args: dict[str, Any],
-    *,
-    labels_keys: Sequence[str] = (),
-    batch_key: str | None = None,
-    unlabeled: str = "Unknown",
+    setup: Setup,
 ) -> None:
     """Register a reference with a model class; nothing is written to it.
 
@@ -75,10 +119,8 @@ def register(
         Its counts.
     obs
         Table with its label and batch columns.
-    setup_args
-        What the set-up was called with, in the form of scvi-tools.
-    labels_keys, batch_key, unlabeled
-        As in ``setup_anndata``.
+    setup
+        What the set-up was called with.
 
     Raises
     ------
@@ -87,16 +129,17 @@ def register(
     ValueError
         If two columns have one name.
     """
-    for key in (*labels_keys, *([] if batch_key is None else [batch_key])):
+    setup.setup_args.pop("source_registry", None)
+    for key in (*setup.labels_keys, *([] if setup.batch_key is None else [setup.batch_key])):
         one_column(obs, key)
-    for key in labels_keys:
-        check_labels(obs[key], key, unlabeled=unlabeled)
+    for key in setup.labels_keys:
+        check_labels(obs[key], key, unlabeled=setup.unlabeled)
     shared = source.matrix.whole()
-    codes = shell_obs(obs, labels_keys, batch_key, unlabeled)
-    shell = AnnData(shared, obs=codes, var=pd.DataFrame(index=_unique(source.var_names)))
+    var = pd.DataFrame(index=_unique(source.var_names))
+    shell = AnnData(shared, obs=shell_obs(obs, setup), var=var)
     entry = model_class.__name__, id(data)
     owner = weakref.ref(data, lambda _: _REGISTERED.pop(entry, None))
-    _REGISTERED[entry] = Registration(owner, source, manage(shell, setup_args, labels_keys))
+    _REGISTERED[entry] = Registration(owner, source, manage(shell, setup))
 
 
 def registration_of(model_class: type, data: Any) -> Registration:
@@ -112,18 +155,16 @@ def registration_of(model_class: type, data: Any) -> Registration:
     return found
 
 
-def manage(
-    shell: AnnData, setup_args: Mapping[str, Any], labels_keys: Sequence[str]
-) -> AnnDataManager:
+def manage(shell: AnnData, setup: Setup) -> AnnDataManager:
     """Register a shell with scvi-tools: counts, codes, and every entry of its ``obsm``."""
-    fields = [
+    registered = [
         LayerField(REGISTRY_KEYS.X_KEY, None, is_count_data=False, correct_data_format=False),
         NumericalObsField(REGISTRY_KEYS.BATCH_KEY, BATCH),
         *(ObsmField(name, name) for name in shell.obsm),
     ]
-    if labels_keys:
-        fields.append(NumericalObsField(REGISTRY_KEYS.LABELS_KEY, LABELS))
-    manager = AnnDataManager(fields=fields, setup_method_args=dict(setup_args))
+    if LABELS in shell.obs:
+        registered.append(NumericalObsField(REGISTRY_KEYS.LABELS_KEY, LABELS))
+    manager = AnnDataManager(fields=registered, setup_method_args=dict(vars(setup)))
     manager.register_fields(shell)
     described = manager.registry["field_registries"]
     for key, name in ((REGISTRY_KEYS.LABELS_KEY, LABELS), (REGISTRY_KEYS.BATCH_KEY, BATCH)):
@@ -133,33 +174,35 @@ def manage(
         categories = [str(name) for name in column.cat.categories]
         described[key]["state_registry"] = {"categorical_mapping": categories}
         described[key]["summary_stats"] = {f"n_{key}": len(categories)}
-    if labels_keys:
+    if LABELS in shell.obs:
         described[REGISTRY_KEYS.LABELS_KEY]["state_registry"]["n_missing"] = {
-            key: int(shell.obs[f"{LABELS}_missing_{key}"].sum()) for key in labels_keys
+            key: int(shell.obs[f"{LABELS}_missing_{key}"].sum()) for key in setup.labels_keys
         }
     return manager
 
 
-def shell_obs(
-    obs: pd.DataFrame, labels_keys: Sequence[str], batch_key: str | None, unlabeled: str
-) -> pd.DataFrame:
+def shell_obs(obs: pd.DataFrame, setup: Setup) -> pd.DataFrame:
     """Return a table of label and batch codes, with the columns that they were made from.
 
     Several label columns become one category per combination, so that a code stands for one node.
+    A query that lacks one of them has no labels, and one batch where it lacks that column.
     """
+    labels_keys = setup.labels_keys if set(setup.labels_keys) <= set(obs) else []
     found = pd.DataFrame(index=_unique(obs.index))
     texts = []
     for key in labels_keys:
-        missing = find_unlabeled(obs[key], unlabeled)
+        missing = find_unlabeled(obs[key], setup.unlabeled)
         found[key] = obs[key].array.copy()
         found[f"{LABELS}_missing_{key}"] = missing
-        texts.append(obs[key].astype(str).where(~missing, unlabeled).to_numpy(dtype=object))
+        texts.append(obs[key].astype(str).where(~missing, setup.unlabeled).to_numpy(dtype=object))
     if texts:
         joined = reduce(lambda above, below: above + " / " + below, texts)
-        joined[found[[f"{LABELS}_missing_{key}" for key in labels_keys]].all(axis=1)] = unlabeled
+        unlabeled = found[[f"{LABELS}_missing_{key}" for key in labels_keys]].all(axis=1)
+        joined[unlabeled] = setup.unlabeled
         found[f"{LABELS}_name"] = pd.Categorical(joined)
         found[LABELS] = found[f"{LABELS}_name"].cat.codes.astype(np.int64)
-    batches = "all cells" if batch_key is None else obs[batch_key].astype(str).to_numpy()
+    batch_key = setup.batch_key
+    batches = obs[batch_key].astype(str).to_numpy() if batch_key in obs else "all cells"
     found[f"{BATCH}_name"] = pd.Categorical(np.broadcast_to(batches, len(obs)))
     found[BATCH] = found[f"{BATCH}_name"].cat.codes.astype(np.int64)
     return found
@@ -168,8 +211,7 @@ def shell_obs(
 def narrowed(
     registration: Registration,
     genes: Sequence[str],
-    setup_args: Mapping[str, Any],
-    labels_keys: Sequence[str],
+    setup: Setup,
     obsm: Mapping[str, np.ndarray] | None = None,
 ) -> AnnDataManager:
     """Return a manager of a shell with these genes, in this order.
@@ -183,7 +225,7 @@ def narrowed(
     counts = shell.X if is_shared else read_counts(registration.source, genes)
     var = pd.DataFrame(index=pd.Index(genes, dtype=object))
     narrow = AnnData(counts, obs=shell.obs.copy(), var=var, obsm=dict(obsm or {}))
-    return manage(narrow, setup_args, labels_keys)
+    return manage(narrow, setup)
 
 
 def check_unchanged(
@@ -258,19 +300,20 @@ def check_reference(data: Any, kind: Any, other: str) -> None:
         raise ValueError(msg)
 
 
-def as_label_keys(labels_key: str | None, labels_keys: str | Sequence[str] | None) -> list[str]:
+def as_label_keys(
+    labels_key: str | None, labels_keys: str | Sequence[str] | None, *, required: bool = True
+) -> list[str]:
     """Return label columns from coarse to fine; ``ValueError`` unless one of both is given."""
+    if labels_key is None and labels_keys is None and not required:
+        return []
     if not isinstance(labels_key, str | None):
         hint = "Pass several columns as labels_keys."
         raise invalid("labels_key", labels_key, "the name of a column", hint)
     if (labels_key is None) == (labels_keys is None):
         given = "neither" if labels_key is None else "both"
-        msg = (
-            f"Exactly one of labels_key and labels_keys must be given, got {given}. Pass "
-            "labels_key for a single column, or labels_keys for one column per level, coarse to "
-            "fine."
-        )
-        raise ValueError(msg)
+        hint = "Pass labels_key for a single column, or labels_keys for one per level, coarse to"
+        msg = f"Exactly one of labels_key and labels_keys must be given, got {given}."
+        raise ValueError(f"{msg} {hint} fine.")
     keys = labels_key if labels_key is not None else labels_keys or ()
     return [keys] if isinstance(keys, str) else list(keys)
 

@@ -20,8 +20,8 @@ from scvi.model.base._constants import SAVE_KEYS
 from hdeepinsight._archive import ModelFileError, check_plain, damaged, to_plain
 from hdeepinsight._io import sha256
 from hdeepinsight._keys import REFERENCE_BUNDLE_KEY
+from hdeepinsight._model_folder import OLD_FILES, ModelFolder
 from hdeepinsight.data import check_file, open_paired
-from hdeepinsight.models._base._io import OLD_FILES, ModelFolder
 
 SCHEMA_VERSION: Final = 3
 #: What a model cannot do without an attribute that older files lack.

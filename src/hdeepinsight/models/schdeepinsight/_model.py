@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
 
-from hdeepinsight._errors import check_choice, check_integer, invalid
+from hdeepinsight._errors import check_choice, check_integer
 from hdeepinsight.adaptation import reference_sums
 from hdeepinsight.annotation import check_level_names
 from hdeepinsight.data import (
@@ -37,13 +37,12 @@ from hdeepinsight.models._base._classifier import HierarchicalClassifierMixin
 from hdeepinsight.models._base._count_model import CountModel
 from hdeepinsight.models._base._registration import BATCH, LABELS, read_counts
 from hdeepinsight.models._base._training import seeded
-from hdeepinsight.models.schdeepinsight._module import GeneImageClassifier
+from hdeepinsight.models.schdeepinsight._module import GeneImageClassifier, ModuleConfig
 from hdeepinsight.models.schdeepinsight._multimodal import MultimodalMixin
 from hdeepinsight.nn import (
     CountThinning,
     GeneMasking,
     LeafSums,
-    ModalityDropout,
     ModelNormalizer,
     inverse_frequency_weights,
     usual_shift,
@@ -54,73 +53,14 @@ if TYPE_CHECKING:
     from mudata import MuData
     from scipy.sparse import csr_matrix
 
-    from hdeepinsight.data import AlignedQuery, DataLike, ScaleMode
+    from hdeepinsight.data import DataLike, ScaleMode
     from hdeepinsight.image import LayoutMethod
-    from hdeepinsight.nn import Reduction
-    from hdeepinsight.pp import StacasResult
 
 LAYOUT_CELLS = 20_000
 ADAPTED_NOTE = (
     "The adapted network is explained; the ranks of markers, which are half of what the model "
     "says, have no gradient."
 )
-Options = TypeVar("Options", GeneMasking, CountThinning, ModalityDropout)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModuleConfig:
-    r"""Choices of the network and its loss that only comparisons change.
-
-    Parameters
-    ----------
-    scale_percentile
-        Percentile of the positive log values of a gene that is drawn as 1; 100 is the maximum.
-    head
-        ``"linear"`` or ``"per_parent"`` (published).
-    wide
-        Add a linear path from the genes to the logits.
-    dropout
-        Dropout rate before the head.
-    channels
-        Channels of the image: ``"masked"`` (expression and measured mask), ``"single"``, or
-        ``"rgb"`` (three equal ones, published).
-    gamma
-        Focusing exponent of the loss; 0 is the cross-entropy.
-    weighting
-        Weights of the levels in the loss: ``"fixed"`` (uniform), ``"adaptive"`` (published: they
-        follow the held-out losses), or one number per level.
-    reduction
-        ``"cell"`` or ``"published"``; see
-        :class:`~hdeepinsight.nn.AdaptiveHierarchicalFocalLoss`.
-    class_weights
-        Exponent :math:`\beta` of the weights :math:`n^{-\beta}` of types within their siblings;
-        0 weighs all cells alike.
-    modality_dropout
-        Random loss of proteins and of whole modalities in training, and noise on proteins.
-
-    Examples
-    --------
-    >>> from hdeepinsight.models import ModuleConfig
-    >>> ModuleConfig(gamma=2.0).head
-    'linear'
-    """
-
-    scale_percentile: float = 99.0
-    head: Literal["linear", "per_parent"] = "linear"
-    wide: bool = False
-    dropout: float = 0.1
-    channels: Literal["masked", "single", "rgb"] = "masked"
-    gamma: float = 0.0
-    weighting: Literal["adaptive", "fixed"] | Sequence[float] = "fixed"
-    reduction: Reduction = "cell"
-    class_weights: float = 0.25
-    modality_dropout: ModalityDropout | dict[str, float] | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain types, for the model file."""
-        weighting = self.weighting if isinstance(self.weighting, str) else list(self.weighting)
-        dropout = as_options(ModalityDropout, self.modality_dropout).to_dict()
-        return asdict(self) | {"weighting": weighting, "modality_dropout": dropout}
 
 
 class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
@@ -212,8 +152,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
         config = ModuleConfig(**config) if isinstance(config, dict) else config or ModuleConfig()
         self.taxonomy = self._taxonomy_of(taxonomy)
         check_level_names(self.taxonomy)
-        masking = as_options(GeneMasking, masking)
-        thinning = as_options(CountThinning, thinning)
+        masking, thinning = GeneMasking.of(masking), CountThinning.of(thinning)
         self.init_params_ = self._get_init_params(locals())
         self.init_params_["non_kwargs"] |= {
             "taxonomy": self.taxonomy.to_dict(),
@@ -450,11 +389,11 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
                 )
                 raise ValueError(msg)
             return background_from_profiles(self.profiles_, **options)
-        opened, keys = self.open(given), self._label_keys
+        opened, keys = self.open(given), self._setup.labels_keys
         if given is None:
             nodes = self._nodes()
         elif set(keys) <= set(opened.obs):
-            nodes = self._known_nodes(opened.obs, keys)
+            nodes = self._nodes(opened.obs, keys, ignore_unknown=True)
         else:
             nodes = self.annotate(opened, threshold=None).leaf_nodes
         leaves = np.where(np.isin(nodes, self.taxonomy.leaves), nodes, 0)
@@ -493,12 +432,9 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
         """Return the given taxonomy, or the one that the label columns span."""
         if given is not None:
             return given if isinstance(given, Taxonomy) else Taxonomy.from_dict(given)
-        if self.adata_manager is not None:
-            obs = self.adata_manager.adata.obs
-        else:
-            labels = self.registry_["field_registries"]["labels"]["state_registry"]
-            obs = pd.DataFrame(dict.fromkeys(self._label_keys, labels["categorical_mapping"]))
-        return Taxonomy.from_obs(obs, self._label_keys, unlabeled=self._unlabeled_category)
+        obs = self.adata_manager.adata.obs if self.adata_manager else self._label_table()
+        setup = self._setup
+        return Taxonomy.from_obs(obs, setup.labels_keys, unlabeled=setup.unlabeled)
 
     def _layout_of(self, source: Any, nodes: Any, keep: Sequence[str]) -> GeneLayout:
         """Return the given layout, or one fitted on the most variable genes of the reference."""
@@ -515,21 +451,18 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
     def _build(self, layout: GeneLayout, proteins: Any) -> None:
         """Build the network, with the layout written down."""
         options = self.init_params_["non_kwargs"]
-        config = ModuleConfig(**options["config"])
         self.layout = layout
         self.protein_layout = self._protein_layout_of(proteins, layout)
         with seeded(self.seed):
             self.module = self._module_cls(
                 self.taxonomy,
                 layout,
+                ModuleConfig(**options["config"]),
                 backbone=options["backbone"],
                 n_latent=options["n_latent"],
-                masking=GeneMasking.from_dict(options["masking"]),
-                thinning=CountThinning.from_dict(options["thinning"]),
-                level_weights=level_weights(config.weighting, self.taxonomy.max_depth),
+                masking=GeneMasking.of(options["masking"]),
+                thinning=CountThinning.of(options["thinning"]),
                 proteins=self.protein_layout,
-                modality_dropout=as_options(ModalityDropout, config.modality_dropout),
-                **{name: getattr(config, name) for name in MODULE_OPTIONS},
             )
         options["layout"] = layout.to_dict()
         options["proteins"] = self.protein_layout and self.protein_layout.to_dict()
@@ -563,78 +496,9 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
         rest = {name: value for name, value in options.items() if name not in names}
         return rest | ({"config": older} if older else {})
 
-    def _shift_of(
-        self, corrected: StacasResult, opened: AlignedQuery
-    ) -> Callable[[slice], np.ndarray]:
-        return shift_of(corrected, self.normalizer, opened)
-
     def _opening(self) -> dict[str, Any]:
         return {
             "weights": self.module.normalizer.mean_share.cpu().numpy(),
             "proteins": self.proteins,
-            "protein_layer": self._setup_args.get("protein_layer"),
+            "protein_layer": self._setup.setup_args.get("protein_layer"),
         }
-
-
-MODULE_OPTIONS = ("head", "wide", "dropout", "channels", "gamma", "reduction")
-
-
-def level_weights(
-    weighting: Literal["adaptive", "fixed"] | Sequence[float], n_levels: int
-) -> torch.Tensor | None:
-    """Return fixed weights of the levels, summing to 1; ``None`` where they adapt."""
-    if isinstance(weighting, str):
-        check_choice("weighting", weighting, ("adaptive", "fixed"), "Or pass a number per level.")
-        return None if weighting == "adaptive" else torch.full((n_levels,), 1 / n_levels)
-    weights = torch.as_tensor(list(weighting), dtype=torch.float32)
-    if len(weights) != n_levels or (weights < 0).any() or weights.sum() <= 0:
-        raise invalid("weighting", weighting, f"{n_levels} numbers >= 0, one per level")
-    return weights / weights.sum()
-
-
-def as_options(kind: type[Options], given: Options | dict[str, float] | None) -> Options:
-    """Return training options from an instance, its plain form, or nothing (the defaults)."""
-    if given is None:
-        return kind()
-    if isinstance(given, dict):
-        return kind.from_dict(given)
-    if not isinstance(given, kind):
-        name = kind.__name__
-        msg = f"{name} must be None or a {name}, got {given!r}. Pass {name}.none() to do without."
-        raise TypeError(msg)
-    return given
-
-
-def shift_of(
-    corrected: StacasResult, normalizer: ModelNormalizer, opened: AlignedQuery
-) -> Callable[[slice], np.ndarray]:
-    """Return what gives the shift that a batch correction makes, ``(n_cells, n_genes)``.
-
-    Raises
-    ------
-    InputError
-        If it was made with another normalisation or for other cells.
-    """
-    if not normalizer.is_like(corrected.datasets[0].reading.normalizer):
-        raise InputError(
-            f"{corrected!r} was not computed with the normalisation of this model.",
-            "A correction must be one of the log values that the model itself computes.",
-            "Call hdi.pp.stacas(..., normalizer=model.normalizer).",
-        )
-    names = opened.obs_names
-    owners = [name for name in corrected.queries if corrected.cells_of(name).equals(names)]
-    if not owners:
-        raise InputError(
-            f"The correction holds {', '.join(corrected.queries)}, not these {len(names):,} cells.",
-            "It must be of the query itself, with its cells in the same order.",
-            "Pass that query, or correct these cells by result.transform.",
-        )
-    columns = pd.Index(normalizer.genes).get_indexer(list(corrected.genes))
-
-    def shift(rows: slice) -> np.ndarray:
-        change = corrected.correction(rows, dataset=owners[0])
-        shifted = np.zeros((len(change), len(normalizer.genes)), dtype=np.float32)
-        shifted[:, columns] = change
-        return shifted
-
-    return shift

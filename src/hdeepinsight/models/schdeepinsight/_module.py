@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -28,11 +30,66 @@ from hdeepinsight.nn import (
 from hdeepinsight.taxonomy import TreeAlgebra
 
 if TYPE_CHECKING:
-    from hdeepinsight.image import Channels, GeneLayout
+    from hdeepinsight.image import GeneLayout
     from hdeepinsight.taxonomy import Taxonomy
 
-HeadName = Literal["linear", "per_parent"]
 HEADS = {"linear": LinearHead, "per_parent": PerParentHead}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModuleConfig:
+    r"""Choices of the network and its loss that only comparisons change.
+
+    Parameters
+    ----------
+    scale_percentile
+        Percentile of the positive log values of a gene that is drawn as 1; 100 is the maximum.
+    head
+        ``"linear"`` or ``"per_parent"`` (published).
+    wide
+        Add a linear path from the genes to the logits.
+    dropout
+        Dropout rate before the head.
+    channels
+        Channels of the image: ``"masked"`` (expression and measured mask), ``"single"``, or
+        ``"rgb"`` (three equal ones, published).
+    gamma
+        Focusing exponent of the loss; 0 is the cross-entropy.
+    weighting
+        Weights of the levels in the loss: ``"fixed"`` (uniform), ``"adaptive"`` (published: they
+        follow the held-out losses), or one number per level.
+    reduction
+        ``"cell"`` or ``"published"``; see
+        :class:`~hdeepinsight.nn.AdaptiveHierarchicalFocalLoss`.
+    class_weights
+        Exponent :math:`\beta` of the weights :math:`n^{-\beta}` of types within their siblings;
+        0 weighs all cells alike.
+    modality_dropout
+        Random loss of proteins and of whole modalities in training, and noise on proteins.
+
+    Examples
+    --------
+    >>> from hdeepinsight.models import ModuleConfig
+    >>> ModuleConfig(gamma=2.0).head
+    'linear'
+    """
+
+    scale_percentile: float = 99.0
+    head: Literal["linear", "per_parent"] = "linear"
+    wide: bool = False
+    dropout: float = 0.1
+    channels: Literal["masked", "single", "rgb"] = "masked"
+    gamma: float = 0.0
+    weighting: Literal["adaptive", "fixed"] | Sequence[float] = "fixed"
+    reduction: Reduction = "cell"
+    class_weights: float = 0.25
+    modality_dropout: ModalityDropout | dict[str, float] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain types, for the model file."""
+        weighting = self.weighting if isinstance(self.weighting, str) else list(self.weighting)
+        dropout = ModalityDropout.of(self.modality_dropout).to_dict()
+        return asdict(self) | {"weighting": weighting, "modality_dropout": dropout}
 
 
 class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
@@ -44,28 +101,17 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
         The tree of cell types.
     layout
         Pixel of every gene.
+    config
+        Choices of the network and its loss.
     backbone
         Name of the network that reads the image; ``None`` leaves the wide path alone, which is
         hierarchical logistic regression.
-    head
-        ``"linear"`` or ``"per_parent"`` (published).
-    wide
-        Add a linear path from the genes to the logits.
     n_latent
         Width of the features of the compact backbone.
-    dropout
-        Dropout rate before the head.
-    channels
-        Channels of the image: ``"masked"`` (expression and measured mask), ``"single"`` or
-        ``"rgb"``.
     masking, thinning
         Random gene masking and thinning of counts in training.
-    gamma, reduction, level_weights
-        As in :class:`~hdeepinsight.nn.AdaptiveHierarchicalFocalLoss`.
     proteins
         Pixel of every surface protein; they become further channels.
-    modality_dropout
-        Random loss of proteins and of whole modalities in training, and noise on proteins.
     """
 
     temperature: Tensor
@@ -77,44 +123,41 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
         self,
         taxonomy: Taxonomy,
         layout: GeneLayout,
+        config: ModuleConfig,
         *,
-        backbone: str | None = "compact",
-        head: HeadName = "linear",
-        wide: bool = False,
-        n_latent: int = 256,
-        dropout: float = 0.1,
-        channels: Channels = "masked",
-        masking: GeneMasking | None = None,
-        thinning: CountThinning | None = None,
-        gamma: float = 0.0,
-        reduction: Reduction = "cell",
-        level_weights: Tensor | None = None,
-        proteins: GeneLayout | None = None,
-        modality_dropout: ModalityDropout | None = None,
+        backbone: str | None,
+        n_latent: int,
+        masking: GeneMasking,
+        thinning: CountThinning,
+        proteins: GeneLayout | None,
     ) -> None:
         super().__init__()
-        if backbone is None and not wide:
+        if backbone is None and not config.wide:
             msg = "backbone=None and wide=False leave nothing to learn. Switch one of them on."
             raise ValueError(msg)
         n_genes = len(layout.genes)
         self.tree = TreeAlgebra(taxonomy)
         self.normalizer = CountNormalizer(n_genes)
-        self.raster = Raster(layout, channels=channels)
-        self.masking = masking or GeneMasking()
-        self.thinning = thinning or CountThinning()
-        self.proteins = None if proteins is None else ProteinChannels(proteins, modality_dropout)
+        self.raster = Raster(layout, channels=config.channels)
+        self.masking, self.thinning = masking, thinning
+        dropout = ModalityDropout.of(config.modality_dropout)
+        self.proteins = None if proteins is None else ProteinChannels(proteins, dropout)
         n_channels = self.raster.n_channels + (self.proteins.n_channels if self.proteins else 0)
         self.backbone = make_backbone(backbone, n_channels, layout.side, n_latent=n_latent)
         self.wide = self.wide_proteins = self.head = None
-        if wide:
+        if config.wide:
             self.wide = _zero_linear(n_genes, taxonomy.n_edges, bias=backbone is None)
-        if wide and self.proteins is not None:
+        if config.wide and self.proteins is not None:
             self.wide_proteins = _zero_linear(self.proteins.n_proteins, taxonomy.n_edges)
         if self.backbone is not None:
-            check_choice("head", head, tuple(HEADS))
-            self.head = HEADS[head](self.backbone.n_latent, self.tree, dropout=dropout)
+            check_choice("head", config.head, tuple(HEADS))
+            head = HEADS[config.head]
+            self.head = head(self.backbone.n_latent, self.tree, dropout=config.dropout)
         self.objective = AdaptiveHierarchicalFocalLoss(
-            self.tree, gamma=gamma, reduction=reduction, level_weights=level_weights
+            self.tree,
+            gamma=config.gamma,
+            reduction=config.reduction,
+            weighting=config.weighting,
         )
         self.register_buffer("temperature", torch.ones(taxonomy.max_depth))
 

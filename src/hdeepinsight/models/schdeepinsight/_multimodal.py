@@ -12,7 +12,6 @@ from mudata import MuData
 
 from hdeepinsight._keys import FIELD_KEYS
 from hdeepinsight.data import (
-    InputError,
     Modalities,
     align_genes,
     align_proteins,
@@ -25,7 +24,7 @@ from hdeepinsight.data import (
     trim,
 )
 from hdeepinsight.image import GeneLayout, protein_layout
-from hdeepinsight.models._base._registration import as_label_keys, check_reference, register
+from hdeepinsight.models._base._registration import Setup, as_label_keys, check_reference, register
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -89,12 +88,11 @@ class MultimodalMixin(_Base):
         ...     modalities={"rna_layer": "rna", "protein_layer": "prot"},
         ... )  # doctest: +SKIP
         """
-        setup_args = cls._get_setup_method_args(**locals())
-        setup_args["setup_args"].pop("source_registry")
+        setup = Setup(**cls._get_setup_method_args(**locals()))
         keys = as_label_keys(labels_key, labels_keys)
         check_reference(mdata, MuData, "setup_anndata")
-        found = _resolved(mdata, Modalities.from_setup(modalities))
-        setup_args["setup_args"]["modalities"] = found.to_setup()
+        found = Modalities.from_setup(modalities).of_reference(mdata)
+        setup.setup_args["modalities"] = found.to_setup()
         rna, protein = found.rna_of(mdata), mdata.mod[found.protein]
         with errors_of(found.rna):
             source = open_counts(rna, layer=rna_layer, arguments={"layer": "rna_layer"})
@@ -105,8 +103,7 @@ class MultimodalMixin(_Base):
         if batch_key is not None:
             batch = found.columns_of(mdata, [batch_key], kind="batch").obs
             obs = obs.join(batch[batch.columns.difference(obs.columns)])
-        columns: dict[str, Any] = {"labels_keys": keys, "batch_key": batch_key}
-        register(cls, mdata, source, obs, setup_args, unlabeled=unlabeled_category, **columns)
+        register(cls, mdata, source, obs, setup)
 
     def prepare_query_mudata(self, mdata: MuData) -> MuData:
         """Return a copy of a query with the genes and proteins of this model, in its order.
@@ -135,7 +132,7 @@ class MultimodalMixin(_Base):
         >>> prepared.mod["rna"].n_vars <= len(model.layout.genes)  # doctest: +SKIP
         True
         """
-        rna, protein = (self._modalities.find(mdata, kind) for kind in ("rna", "protein"))
+        rna, protein = (self._setup.modalities.find(mdata, kind) for kind in ("rna", "protein"))
         parts = dict(mdata.mod)
         if rna is not None:
             parts[rna] = trim(parts[rna], align_genes(parts[rna].var, self.genes), self.genes)
@@ -174,8 +171,8 @@ class MultimodalMixin(_Base):
         """Return protein counts of the reference and whether each was measured, for the loaders."""
         if self.protein_layout is None or not is_paired(self.adata):
             return {}
-        layer = self._setup_args.get("protein_layer")
-        found = self._modalities.proteins_of(self.adata, self.proteins, layer=layer)
+        layer = self._setup.setup_args.get("protein_layer")
+        found = self._setup.modalities.proteins_of(self.adata, self.proteins, layer=layer)
         counts, measured = found.counts, found.measured
         return {FIELD_KEYS.PROTEINS: counts, "proteins_measured": measured.astype(np.float32)}
 
@@ -187,24 +184,4 @@ class MultimodalMixin(_Base):
             self.module.proteins.normalizer.fit(shell.obsm[FIELD_KEYS.PROTEINS][measured])
 
     def _modality(self, mdata: Any, kind: str) -> AnnData:
-        return mdata.mod[self._modalities.find(mdata, kind, required=True)]
-
-
-def _resolved(mdata: MuData, asked: Modalities) -> Modalities:
-    """Return names of the modalities that there are; ``InputError`` where one is missing."""
-    names = {kind: asked.find(mdata, kind, required=True) for kind in ("rna", "protein")}
-    if names["rna"] == names["protein"]:
-        raise InputError(
-            f"The modality {names['rna']!r} is named for both RNA and proteins.",
-            f"The two must differ; there are {', '.join(map(repr, mdata.mod))}.",
-            "Correct modalities=; for RNA alone use setup_anndata.",
-        )
-    found = Modalities(**names, labels=asked.labels, batch=asked.batch)
-    lacking = int((~found.has_rna(mdata)).sum())
-    if lacking:
-        raise InputError(
-            f"{lacking:,} of the {mdata.n_obs:,} cells have no RNA.",
-            "A reference needs the RNA of every cell; proteins may be missing.",
-            f"Keep the cells of mdata.mod[{found.rna!r}].",
-        )
-    return found
+        return mdata.mod[self._setup.modalities.find(mdata, kind, required=True)]

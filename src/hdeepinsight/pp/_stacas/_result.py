@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -20,6 +20,8 @@ from hdeepinsight.pp._stacas._tree import GuideTree, Outcome
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+    from hdeepinsight.nn import ModelNormalizer
 
 Ints = NDArray[np.int64]
 CHUNK_SIZE = 10_000
@@ -161,6 +163,62 @@ class StacasResult:
             )
             change[here - start] = self.anchor_values.combine(shift)
         return change
+
+    def shift_for(
+        self, normalizer: ModelNormalizer, obs_names: pd.Index
+    ) -> Callable[[slice], NDArray[np.float32]]:
+        """Return what gives the shift of consecutive cells of a query, in the genes of a model.
+
+        Parameters
+        ----------
+        normalizer
+            Normalisation of the model, by which the correction has to be computed.
+        obs_names
+            Names of the cells of the query, which has to be one of this result.
+
+        Returns
+        -------
+        A function from a slice of cells to an array of shape ``(n_cells, n_genes)``, with zeros
+        for genes that are not corrected.
+
+        Raises
+        ------
+        InputError
+            If it was made with another normalisation or for other cells.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> import numpy as np
+        >>> model, query = hdi.hub.pull("pbmc"), hdi.datasets.demo().query
+        >>> parts = (query[::2].copy(), query[1::2].copy())
+        >>> result = hdi.pp.stacas(*parts, normalizer=model.normalizer)
+        >>> result.shift_for(model.normalizer, parts[1].obs_names)(slice(0, 3)).shape
+        (3, 2048)
+        """
+        if not normalizer.is_like(self.datasets[0].reading.normalizer):
+            raise InputError(
+                f"{self!r} was not computed with the normalisation of this model.",
+                "A correction must be one of the log values that the model itself computes.",
+                "Call hdi.pp.stacas(..., normalizer=model.normalizer).",
+            )
+        owners = [name for name in self.queries if self.cells_of(name).equals(obs_names)]
+        if not owners:
+            raise InputError(
+                f"The correction holds {', '.join(self.queries)}, not these {len(obs_names):,} "
+                "cells.",
+                "It must be of the query itself, with its cells in the same order.",
+                "Pass that query, or correct these cells by result.transform.",
+            )
+        columns = pd.Index(normalizer.genes).get_indexer(list(self.genes))
+
+        def shift(rows: slice) -> NDArray[np.float32]:
+            change = self.correction(rows, dataset=owners[0])
+            shifted = np.zeros((len(change), len(normalizer.genes)), dtype=np.float32)
+            shifted[:, columns] = change
+            return shifted
+
+        return shift
 
     def corrected(
         self, dataset: str | None = None, *, chunk_size: int = CHUNK_SIZE

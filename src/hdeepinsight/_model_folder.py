@@ -53,7 +53,10 @@ class ModelFolder:
 
     Examples
     --------
+    >>> from pathlib import Path
     >>> from tempfile import TemporaryDirectory
+    >>> import torch
+    >>> from hdeepinsight.models import ModelFolder
     >>> with TemporaryDirectory() as name:
     ...     folder = ModelFolder(Path(name))
     ...     folder.write({"model_state_dict": {"bias": torch.zeros(2)}})
