@@ -122,6 +122,8 @@ def main(demo: Path) -> None:
     query = ad.read_h5ad(demo / "query.h5ad")
     result = hdi.annotate(query, model)
     draw_cells(query, model, result)
+    evidence = hdi.tl.marker_evidence(result, query, model)
+    save(hdi.pl.marker_evidence(evidence), "marker_evidence", dpi=70)
     draw_labels(query, result, model.annotate(query))
     draw_genes(query, model.layout, result)
     save(hdi.pl.training_history(model.history), "training_history", dpi=70)

@@ -1,5 +1,7 @@
 """The one call: what it decides, that it is its parts, and that it reads no labels."""
 
+from dataclasses import replace
+
 import anndata as ad
 import numpy as np
 import pytest
@@ -166,11 +168,77 @@ def test_few_genes_are_warned_of_once(model, query):
         ({"batch_key": "donor", "adapt": "off", "refine": "off"}, KeyError, "no column 'donor'"),
         ({"threshold": 0.2}, ValueError, "threshold must be"),
         ({"decoder": "best"}, ValueError, "decoder must be one of"),
+        ({"reject": "on"}, ValueError, "reject must be one of 'auto', 'off'"),
+        ({"vote": 3}, ValueError, "vote must be True, False, or the name of a column"),
+        ({"types": ["CD4 X"]}, ValueError, "types: .*no node 'CD4 X'.*close: 'CD4 T'"),
+        ({"exclude": ["Plasma"]}, ValueError, "exclude: .*no node 'Plasma'"),
     ],
 )
 def test_wrong_settings_are_refused(model, query, options, error, message):
     with pytest.raises(error, match=message):
         hdi.annotate(query, model, **options)
+
+
+def test_majority_voting_is_called_vote(query):
+    with pytest.raises(TypeError, match=r"no argument 'majority_voting'.*Pass vote=True"):
+        hdi.annotate(query, majority_voting=True)
+    with pytest.raises(TypeError, match=r"no argument 'treshold'.*Pass threshold= if"):
+        hdi.annotate(query, treshold=0.9)
+    with pytest.raises(TypeError, match=r"no argument 'batch_keys'.*Pass batch_key= if"):
+        hdi.annotate(query, batch_keys="donor")
+
+
+def test_clusters_of_a_column_vote(model, query):
+    plain = {"adapt": "off", "refine": "off"}
+    query.obs["cluster"] = query.obs["cell_type"].astype(str)
+    result = hdi.annotate(query, model, vote="cluster", **plain)
+    expected = hdi.tl.vote(query, model.annotate(query), clusters="cluster")
+    np.testing.assert_array_equal(result.node_probabilities, expected.node_probabilities)
+    assert result.recipe["vote"]["clusters"] == "cluster"
+    assert result.decisions[-1].step == "vote"
+    assert f"{expected.changed.sum()} of {len(query)} labels changed" in str(result.decisions[-1])
+    query.obs.loc[query.obs_names[:3], "cluster"] = None
+    with pytest.raises(ValueError, match=r"a cluster for every cell, got .* 3 cells of"):
+        hdi.annotate(query, model, vote="cluster", **plain)
+    with pytest.raises(KeyError, match=r"no column 'leiden'.*Pass vote=True"):
+        hdi.annotate(query, model, vote="leiden", **plain)
+
+
+def test_cells_are_clustered_where_there_are_no_clusters(model, query):
+    result = hdi.annotate(query, model, adapt="off", refine="off", vote=True)
+    points = hdi.tl.expression_pca(query)
+    expected = hdi.tl.vote(query, model.annotate(query), use_rep=points)
+    np.testing.assert_allclose(result.node_probabilities, expected.node_probabilities, atol=1e-6)
+    alike = ad.AnnData(query.X[np.zeros(60, dtype=int)], var=query.var)
+    left = hdi.annotate(alike, model, adapt="off", refine="off", vote=True)
+    assert not left.decisions[-1].applied
+    np.testing.assert_array_equal(left.node_probabilities, model.annotate(alike).node_probabilities)
+
+
+def test_the_answer_is_restricted_before_labels_are_smoothed(model, query):
+    result = hdi.annotate(query, model, types=["T", "Myeloid"], exclude=["DC"])
+    assert not set(result.labels["lineage"]) - {"T", "Myeloid", "Unknown"}
+    assert "DC" not in set(result.labels["cell_type"])
+    assert "B" not in set(result.to_frame()["leaf"].str[0])
+    assert result.recipe["types"] == ["T", "Myeloid"]
+    plain = hdi.annotate(query, model, adapt="off", refine="off", exclude=["DC"])
+    expected = model.annotate(query).restricted(exclude=["DC"])
+    np.testing.assert_array_equal(plain.node_probabilities, expected.node_probabilities)
+
+
+def test_a_query_unlike_the_reference_is_not_smoothed(model, query, monkeypatch):
+    red = hdi.annotation.Verdict(light="red", sentences=("It is not blood.",))
+    annotate = type(model).annotate
+
+    def judged(*words, **named):
+        return replace(annotate(*words, **named), verdict=red)
+
+    monkeypatch.setattr(type(model), "annotate", judged)
+    result = hdi.annotate(query, model, adapt="off")
+    assert [(d.step, d.applied) for d in result.decisions] == [("refine", False)]
+    assert "does not look like what the model knows" in result.decisions[0].reason
+    assert result.verdict == red
+    assert hdi.annotate(query, model, adapt="off", refine="on").decisions[0].applied
 
 
 def test_settings_are_checked_before_any_work(query, monkeypatch):
@@ -188,7 +256,13 @@ def test_what_is_no_model_is_refused(model, query):
 
 @pytest.mark.parametrize(
     ("options", "most"),
-    [({"adapt": "off"}, 2), ({"adapt": "off", "refine": "off"}, 2), ({}, 3), ({"adapt": "on"}, 3)],
+    [
+        ({"adapt": "off"}, 2),
+        ({"adapt": "off", "refine": "off"}, 2),
+        ({"adapt": "off", "vote": True}, 2),
+        ({}, 3),
+        ({"adapt": "on"}, 3),
+    ],
 )
 @pytest.mark.parametrize("kind", ["memory", "h5ad"])
 def test_the_matrix_is_scanned_once_and_read_at_most_three_times(

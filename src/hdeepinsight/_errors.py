@@ -32,6 +32,17 @@ def invalid(name: str, value: object, expected: str, hint: str = "") -> ValueErr
     return ValueError(f"{name} must be {expected}, got {value!r}. {hint}".rstrip())
 
 
+def counted(n: int, noun: str, plural: str = "") -> str:
+    """Return a number of things in words that agree with it.
+
+    Examples
+    --------
+    >>> counted(1, "cell"), counted(2000, "cell"), counted(0, "batch", "batches")
+    ('1 cell', '2,000 cells', '0 batches')
+    """
+    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
+
+
 def check_integer(
     name: str, value: Any, minimum: int = 1, *, optional: bool = False, hint: str = ""
 ) -> None:

@@ -8,6 +8,7 @@ __all__ = [
     "FIELD_KEYS",
     "LABEL_COLUMNS",
     "ONTOLOGY_KEY",
+    "ONTOLOGY_NAME",
     "REFERENCE_BUNDLE_KEY",
     "UNKNOWN_TERM",
     "AddedKeys",
@@ -31,10 +32,12 @@ class LabelColumns(NamedTuple):
 class AddedKeys(NamedTuple):
     """What `Annotation.to_adata` adds after its ``key_added``.
 
-    With ``key_added="hdi"`` the confidence lands in ``obs["hdi_confidence"]``.
+    With ``key_added="hdi"`` the confidence lands in ``obs["hdi_confidence"]``, that of the label at
+    a level in ``obs["hdi_<level>_confidence"]``.
     """
 
     CONFIDENCE: str = "confidence"
+    RUNNER_UP: str = "runner_up"
     MARGIN: str = "margin"
     STOP_DEPTH: str = "stop_depth"
     STOP_REASON: str = "stop_reason"
@@ -72,3 +75,4 @@ REFERENCE_BUNDLE_KEY: Final = "hdeepinsight_reference"
 #: Cell Ontology ids and their absence, as the CELLxGENE schema calls them.
 ONTOLOGY_KEY: Final = "cell_type_ontology_term_id"
 UNKNOWN_TERM: Final = "unknown"
+ONTOLOGY_NAME: Final = "cell_type_ontology_term"

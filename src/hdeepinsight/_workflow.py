@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
+from difflib import get_close_matches
+from functools import cached_property
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import numpy as np
+
 from hdeepinsight import tl
-from hdeepinsight._errors import check_choice, missing_column
+from hdeepinsight._errors import check_choice, counted, invalid, missing_column
+from hdeepinsight._progress import progress as working
+from hdeepinsight._progress import progress_wanted
 from hdeepinsight.annotation import (
     Decision,
     Reject,
     check_decoder,
     check_threshold,
+    leaves_named,
     match_mean_confidence,
     mean_confidence,
     sharpen,
@@ -21,9 +30,10 @@ from hdeepinsight.annotation import (
 from hdeepinsight.hub import load_model
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
-    from hdeepinsight.annotation import Annotation, Decoder
+    from hdeepinsight.annotation import Annotation, Decoder, Verdict
     from hdeepinsight.data import AlignedQuery, DataLike, ScaleMode
     from hdeepinsight.models import SCHDeepInsight
     from hdeepinsight.tl import Refinement
@@ -39,6 +49,18 @@ MIN_WEIGHT = 0.05
 #: An adapted model gives the mean of network and profiles, which is less sure than either;
 #: its probabilities are raised to this power before neighbours are asked.
 SHARPENING = 2.0
+#: As ``vote=True``, where only words can be given.
+CLUSTER = "auto"
+#: Arguments of other tools, and ours that do the same.
+_ELSEWHERE = {
+    "majority_voting": ("vote",),
+    "over_clustering": ("vote",),
+    "min_prop": ("vote",),
+    "p_thres": ("threshold",),
+    "mode": ("threshold",),
+    "adata": ("query",),
+    "verbose": ("progress",),
+}
 
 
 def annotate(
@@ -47,6 +69,9 @@ def annotate(
     *,
     adapt: Switch = "auto",
     refine: Switch = "auto",
+    vote: bool | str = False,
+    types: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
     reference: DataLike | None = None,
     batch_key: str | None = None,
     decoder: Decoder = "joint",
@@ -56,6 +81,8 @@ def annotate(
     use_raw: bool = False,
     scale: ScaleMode = "auto",
     fold_case: bool = False,
+    progress: bool = True,
+    **unexpected: Any,
 ) -> Annotation:
     r"""Label a query at every level, by whatever helps that the query itself can confirm.
 
@@ -73,10 +100,17 @@ def annotate(
         speak for it; ``"on"`` keeps it in any case; ``"off"`` uses the model as it is. See
         :meth:`~hdeepinsight.models.SCHDeepInsight.load_query_data`.
     refine
-        ``"auto"`` lets neighbouring cells settle their labels together, as strongly as the graph
+        ``"auto"`` smooths labels over the graph of neighbouring cells, as strongly as the graph
         turns out to know about labels, and not at all where it knows nothing, or where the
         adaptation found the query to be like one more batch of the reference; ``"on"`` takes even
         those graphs; ``"off"`` leaves every cell to itself. See :func:`hdeepinsight.tl.refine`.
+    vote
+        ``True`` over-clusters the cells and lets the cells of a cluster vote on their label, level
+        by level; the name of a column of ``obs``, such as ``"leiden"``, takes its clusters. Known
+        elsewhere as majority voting. See :func:`hdeepinsight.tl.vote`.
+    types, exclude
+        Nodes of the taxonomy at any level, by name, to which the answer is restricted, as for
+        sorted cells, or which are ruled out. See :meth:`Annotation.restricted`.
     reference
         The labelled cells that the model was trained on, where they are at hand: the adaptation
         is then checked on them too.
@@ -84,21 +118,28 @@ def annotate(
         Column of the query with the batch (sample, donor, chemistry) of every cell.
     decoder, threshold, reject, layer, use_raw, scale, fold_case
         As in :meth:`~hdeepinsight.models.SCHDeepInsight.annotate`.
+    progress
+        Show how far the work is, in terminals and notebooks.
+    **unexpected
+        Refused, with the argument that is meant.
 
     Returns
     -------
-    The annotation; its ``decisions`` say which steps were taken, why, and on what figures.
+    The annotation; its ``verdict`` says whether the query looks like what the model knows, and its
+    ``decisions`` which steps were taken, why, and on what figures. A query that does not (a red
+    verdict) is neither adapted to nor refined by ``"auto"``.
 
     Raises
     ------
     InputError
         If the matrix cannot be read as counts or the genes do not match.
     KeyError
-        If ``batch_key`` is no column of the query.
+        If ``batch_key`` or ``vote`` is no column of the query.
     ValueError
-        If a setting is not one of those above, or ``model`` names no model.
+        If a setting is not one of those above, ``model`` names no model, or ``types`` or
+        ``exclude`` a node that the model does not know.
     TypeError
-        If ``model`` is neither a model nor the name of one.
+        If ``model`` is neither a model nor the name of one, or there is no such argument.
     HubError
         If a published model cannot be fetched.
 
@@ -117,41 +158,96 @@ def annotate(
     >>> import warnings
     >>> import hdeepinsight as hdi
     >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
-    >>> result = hdi.annotate(hdi.datasets.demo().query, adapt="off")
+    >>> query = hdi.datasets.demo().query
+    >>> result = hdi.annotate(query, adapt="off")
     >>> len(result), [decision.step for decision in result.decisions]
     (210, ['refine'])
+    >>> sorted_cells = hdi.annotate(query, adapt="off", refine="off", types=["T", "NK"])
+    >>> sorted_cells.labels["lineage"].cat.categories.tolist()
+    ['T', 'NK']
     >>> hdi.annotate("query.h5ad", "owner/name").labels  # doctest: +SKIP
     """
+    if unexpected:
+        raise _no_such_argument(next(iter(unexpected)))
     for name, value in (("adapt", adapt), ("refine", refine)):
         check_choice(name, value, get_args(Switch))
+    if not isinstance(vote, bool | str):
+        expected = "True, False, or the name of a column of the query"
+        raise invalid("vote", vote, expected, "Pass True to cluster the cells here.")
     check_threshold(threshold)
     check_decoder(decoder)
     check_choice("reject", reject, get_args(Reject), "Use 'auto' to begin with.")
-    model = load_model(model)
-    opened = model.open(query, layer=layer, use_raw=use_raw, scale=scale, fold_case=fold_case)
-    if batch_key is not None and batch_key not in opened.obs:
-        hint = "Omit batch_key to treat all cells as one batch."
-        raise missing_column(batch_key, opened.obs, where="The query's obs", hint=hint)
-    decisions: list[Decision] = []
-    like_a_batch = False
-    if adapt != "off" and model.adapter_ is None:
-        model, decision, like_a_batch = _adapted(model, opened, adapt, reference, batch_key)
-        decisions.append(decision)
-    elif adapt != "off":
-        reason = "the model was adapted to a query before"
-        decisions.append(Decision(step="adapt", applied=False, reason=reason))
-    obstacle = _obstacle(opened, refine, like_a_batch)
-    kept: list[csr_matrix] | None = [] if refine != "off" and not obstacle else None
-    result = model.annotate(opened, decoder=decoder, threshold=threshold, reject=reject, keep=kept)
-    if kept is not None:
-        result, decision = _refined(result, model, opened, kept, refine, batch_key)
-        decisions.append(decision)
-    elif obstacle:
-        decisions.append(Decision(step="refine", applied=False, reason=obstacle))
+    with progress_wanted(progress):
+        with working("Loading the model"):
+            model = load_model(model)
+        for argument, names in (("types", types), ("exclude", exclude)):
+            leaves_named(model.taxonomy, argument, names)
+        with working("Checking the query"):
+            opened = model.open(
+                query, layer=layer, use_raw=use_raw, scale=scale, fold_case=fold_case
+            )
+        _check_columns(opened, batch_key, vote)
+        decisions: list[Decision] = []
+        like_a_batch = False
+        if adapt != "off" and model.adapter_ is None:
+            model, decision, like_a_batch = _adapted(model, opened, adapt, reference, batch_key)
+            decisions.append(decision)
+        elif adapt != "off":
+            reason = "the model was adapted to a query before"
+            decisions.append(Decision(step="adapt", applied=False, reason=reason))
+        obstacle = _obstacle(opened, refine, like_a_batch)
+        wanted = (refine != "off" and not obstacle) or vote in (True, CLUSTER)
+        kept: list[csr_matrix] | None = [] if wanted else None
+        result = model.annotate(
+            opened, decoder=decoder, threshold=threshold, reject=reject, keep=kept
+        )
+        if types is not None or exclude:
+            result = result.restricted(types, exclude=exclude)
+        if refine == "auto" and not obstacle:
+            obstacle = _unlike(result.verdict)
+        graph = _Graph(kept or [])
+        if obstacle:
+            decisions.append(Decision(step="refine", applied=False, reason=obstacle))
+        elif refine != "off":
+            result, decision = _refined(result, model, opened, graph, refine, batch_key)
+            decisions.append(decision)
+        if vote:
+            result, decision = _voted(result, opened, graph, vote)
+            decisions.append(decision)
     for decision in decisions:
         logger.info("%s", decision)
     found: Annotation = replace(result, decisions=tuple(decisions))
     return found
+
+
+def _no_such_argument(name: str) -> TypeError:
+    """Return the error of an argument that `annotate` does not have, with the one that is meant."""
+    known = [each for each in signature(annotate).parameters if each != "unexpected"]
+    meant = next(iter(_ELSEWHERE.get(name) or get_close_matches(name, known, 1)), "")
+    advice = {
+        "vote": "Pass vote=True to over-cluster the cells and let every cluster vote, or "
+        "vote='leiden' to take the clusters of a column.",
+        "": "Omit it.",
+    }.get(meant, f"Pass {meant}= if that is meant.")
+    return TypeError(f"annotate has no argument {name!r}; it has {', '.join(known)}. {advice}")
+
+
+def _check_columns(opened: AlignedQuery, batch_key: str | None, vote: bool | str) -> None:
+    """Raise before any cell is read where a column is not there, or has cells without a cluster."""
+    clusters = vote if isinstance(vote, str) and vote != CLUSTER else None
+    hints = {
+        batch_key: "Omit batch_key to treat all cells as one batch.",
+        clusters: "Pass vote=True to cluster the cells here.",
+    }
+    for name, hint in hints.items():
+        if name is not None and name not in opened.obs:
+            raise missing_column(name, opened.obs, where="The query's obs", hint=hint)
+    if clusters is not None and (n_without := int(opened.obs[clusters].isna().sum())):
+        raise ValueError(
+            f"vote={clusters!r} must name a column with a cluster for every cell, got one in which "
+            f"{counted(n_without, 'cell')} of {opened.n_obs:,} have none. Pass vote=True to "
+            "cluster the cells here."
+        )
 
 
 def _adapted(
@@ -165,16 +261,33 @@ def _adapted(
 
     Also say whether the query is like one more batch of the reference.
     """
-    adapted = model.load_query_data(opened, model, reference=reference, batch_key=batch_key)
-    adapted.train(plan_kwargs={"guard": adapt == "auto"})
-    report = adapted.adaptation
+    with working("Adapting the model"):
+        adapted = model.load_query_data(opened, model, reference=reference, batch_key=batch_key)
+        adapted.train(plan_kwargs={"guard": adapt == "auto"})
+    report: Any = adapted.adaptation
     markers = report.figures.held_out_marker_score
     figures = {"labels changed": report.figures.changed, "held-out markers": markers}
-    decision = Decision(
-        step="adapt", applied=adapted.is_adapted, reason=report.reason, figures=figures
-    )
+    reason = report.reason
+    if adapted.is_adapted and report.figures.changed:
+        reason = f"{_changed(report.figures.changed, report.n_cells)}; {reason}"
+    decision = Decision(step="adapt", applied=adapted.is_adapted, reason=reason, figures=figures)
     chosen = adapted if adapted.is_adapted else model
     return chosen, decision, report.figures.like_a_batch
+
+
+def _changed(share: float, n_cells: int) -> str:
+    """Say how many labels a step changed."""
+    return f"{round(share * n_cells):,} of {counted(n_cells, 'label')} changed ({share:.1%})"
+
+
+def _unlike(verdict: Verdict | None) -> str:
+    """Say why a query that does not look like the reference is not refined; empty otherwise.
+
+    Clusters of cells that the model does not know would only make its errors look certain.
+    """
+    if verdict is None or verdict.light != "red":
+        return ""
+    return "the query does not look like what the model knows (see the verdict)"
 
 
 def _obstacle(opened: AlignedQuery, refine: Switch, like_a_batch: bool) -> str:
@@ -194,38 +307,42 @@ def _obstacle(opened: AlignedQuery, refine: Switch, like_a_batch: bool) -> str:
     return ""
 
 
+class _Graph:
+    """Coordinates of the query's cells for graphs and clusters, computed once, when needed."""
+
+    def __init__(self, kept: list[csr_matrix]) -> None:
+        self.kept = kept
+
+    @cached_property
+    def points(self) -> NDArray[np.float32]:
+        return tl.expression_pca(self.kept)
+
+
 def _refined(
     result: Annotation,
     model: SCHDeepInsight,
     opened: AlignedQuery,
-    kept: list[csr_matrix],
+    graph: _Graph,
     refine: Switch,
     batch_key: str | None,
 ) -> tuple[Annotation, Decision]:
     """Refine on the graph of the query's cells, or say why not."""
     asked = sharpen(result, SHARPENING) if model.is_adapted else result
     try:
-        points = tl.expression_pca(kept)
-        refinement = tl.refine(opened, asked, use_rep=points, batch_key=batch_key)
+        with working("Smoothing labels over the neighbour graph"):
+            refinement = tl.refine(opened, asked, use_rep=graph.points, batch_key=batch_key)
     except Exception as error:
         if refine == "on":
             raise
         # An optional step never costs the annotation: numba, for one, fails where it cannot cache.
-        reason = f"it failed ({type(error).__name__}: {str(error)[:200]}); refine='on' says where"
-        return result, Decision(step="refine", applied=False, reason=reason)
+        return result, Decision(step="refine", applied=False, reason=_failure(error, "refine='on'"))
     decision = _weighed(refinement, refine)
     if not decision.applied:
         return result, decision
     # Neighbours resemble each other, so they are less than independent witnesses: their labels are
     # taken over, but not the certainty that they seem to add.
     refined = match_mean_confidence(refinement.annotation(), mean_confidence(asked))
-    refined = replace(
-        result,
-        node_probabilities=refined.node_probabilities,
-        calibration=None,
-        recipe={**result.recipe, "refine": refinement.parameters},
-    )
-    return refined, decision
+    return _with(result, refined.node_probabilities, refine=refinement.parameters), decision
 
 
 def _weighed(refinement: Refinement, refine: Switch) -> Decision:
@@ -241,9 +358,47 @@ def _weighed(refinement: Refinement, refine: Switch) -> Decision:
     )
     if not informative and refine == "on":
         reason = f"it was asked for, although {reason}"
-    return Decision(
-        step="refine",
-        applied=informative or refine == "on",
-        reason=reason,
-        figures={"weight of neighbours": weight, "labels changed": changed},
+    applied = informative or refine == "on"
+    if applied:
+        reason = f"{_changed(changed, len(refinement.changed))}; {reason}"
+    figures = {"weight of neighbours": weight, "labels changed": changed}
+    return Decision(step="refine", applied=applied, reason=reason, figures=figures)
+
+
+def _voted(
+    result: Annotation, opened: AlignedQuery, graph: _Graph, vote: bool | str
+) -> tuple[Annotation, Decision]:
+    """Let clusters vote, or say why not."""
+    try:
+        with working("Letting clusters vote"):
+            own = vote in (True, CLUSTER)
+            options = {"use_rep": graph.points} if own else {"clusters": vote}
+            found = tl.vote(opened, result, **options)
+    except (ValueError, RuntimeError) as error:
+        return result, Decision(step="vote", applied=False, reason=_failure(error, "hdi.tl.vote"))
+    changed = float(found.changed.mean())
+    undecided = int((found.table["node"] == 0).sum())
+    clusters = f"clusters of {'the cells' if own else repr(vote)}"
+    reason = (
+        f"{_changed(changed, len(result))} in {len(found.table):,} {clusters}, of which "
+        f"{undecided:,} had no majority"
     )
+    recipe = {"clusters": "k-means" if own else str(vote), "n_clusters": len(found.table)}
+    figures = {"labels changed": changed}
+    decision = Decision(step="vote", applied=True, reason=reason, figures=figures)
+    return _with(result, found.node_probabilities, vote=recipe), decision
+
+
+def _with(result: Annotation, probabilities: np.ndarray, **recipe: Any) -> Annotation:
+    """Return the annotation with other probabilities, which nothing is calibrated for."""
+    return replace(
+        result,
+        node_probabilities=probabilities,
+        calibration=None,
+        recipe={**result.recipe, **recipe},
+    )
+
+
+def _failure(error: Exception, advice: str) -> str:
+    text = str(error).removesuffix(".")[:200]
+    return f"it failed ({type(error).__name__}: {text}); {advice} says where"

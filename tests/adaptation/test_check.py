@@ -35,7 +35,7 @@ GOOD = AdaptationFigures(
         pytest.param({"shift_query": -0.1, "shift_reference": 0.1}, r"0\.0 times", id="nearer"),
         pytest.param({"kept": 0.9}, "agreed on kept", id="undisputed_cells_changed"),
         pytest.param({"n_types_after": 2.0}, "one type swallows", id="collapse"),
-        pytest.param({"held_out_marker_score": -0.1}, "speak against", id="referee"),
+        pytest.param({"held_out_marker_score": -0.1}, "do not favour", id="referee"),
         pytest.param({"replay_before": 0.9, "replay_after": 0.5}, "40.0% worse", id="replay"),
     ],
 )

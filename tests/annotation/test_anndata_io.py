@@ -1,7 +1,9 @@
 """Writing a result into an AnnData, and that AnnData to disk: names, colours, ontology ids."""
 
 import json
+import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
@@ -43,7 +45,7 @@ def test_exactly_the_documented_keys_are_added(two_levels, annotated, key):
     added = [f"{key}_{name}" for name in ("lineage", "cell_type", *ADDED)]
     assert adata.obs.columns.tolist() == ["donor", *added]
     assert set(adata.obsm) == {"X_pca", f"{key}_probabilities"}
-    colors = {f"{key}_{name}_colors" for name in ("lineage", "cell_type", "stop_label")}
+    colors = {f"{key}_{name}_colors" for name in ("lineage", "cell_type", "stop_label", "leaf")}
     assert set(adata.uns) == {"kept", key, *colors}
     assert set(adata.layers) == set(before.layers)
     assert adata.raw is None
@@ -55,6 +57,45 @@ def test_exactly_the_documented_keys_are_added(two_levels, annotated, key):
     pd.testing.assert_frame_equal(adata.var, before.var)
     pd.testing.assert_frame_equal(adata.obs[["donor"]], before.obs)
     assert adata.uns["kept"] == {"answer": 42}
+
+
+def test_the_user_guide_lists_every_column(two_levels, annotated):
+    novelty = {"lineage_p_value": 0.5, "type_p_value": 0.5, "doublet_score": 0.1}
+    novelty |= {"ambient_score": 0.1, "is_doublet": False, "is_ambient": True}
+    tree = two_levels.with_annotations(ontology_ids=IDS)
+    result = annotated(tree)
+    result = replace(result, novelty=pd.DataFrame(novelty, index=result.obs_names))
+    page = Path(__file__).parents[2] / "docs/user_guide/annotation.md"
+    rows = re.findall(r'^\| `(obs|obsm|uns)\["(\S+)"\]` \| (.*?) \|', page.read_text(), re.M)
+    for details in (False, True):
+        adata = query(60)
+        result.to_adata(adata, details=details)
+        listed = {
+            f"{part}/{name.replace('<level>', level)}"
+            for part, name, when in rows
+            for level in two_levels.level_names
+            if (details or when != "details") and "<column>" not in name
+        }
+        written = {f"{part}/{name}" for part in ("obs", "obsm") for name in getattr(adata, part)}
+        assert written - {"obs/donor", "obsm/X_pca"} | {"uns/hdi"} == listed
+        kinds = {f"{name}_colors" for name in adata.obs if name.startswith("hdi_")}
+        assert set(adata.uns) - {"kept", "hdi"} <= kinds
+        labels = {"hdi_lineage_colors", "hdi_stop_label_colors", "hdi_leaf_colors"}
+        assert labels <= set(adata.uns)
+
+
+def test_every_cell_has_a_colour_in_every_column_of_labels(ragged, annotated):
+    adata, result = cells(), annotated(ragged, threshold=0.8)
+    result.to_adata(adata)
+    for level in ragged.level_names:
+        assert adata.obs[f"hdi_{level}"].notna().all()
+    holes = cells()
+    result.to_adata(holes, fill=False)
+    depth = result.stop_depth.to_numpy()
+    for level, name in enumerate(ragged.level_names, start=1):
+        missing = holes.obs[f"hdi_{name}"].isna().to_numpy()
+        assert (missing == ((depth > 0) & (depth < level))).all()
+        assert len(color_of(holes, f"hdi_{name}"))
 
 
 def test_what_is_added_is_the_result(ragged, annotated):
@@ -262,6 +303,10 @@ def test_ids_are_those_of_the_nearest_label_that_has_one(with_ids, annotated):
     assert column.tolist() == result.ontology_term_ids.tolist()
     assert isinstance(column.dtype, pd.CategoricalDtype)
     assert set(column.cat.categories) == set(column)
+    names = {IDS["T"]: "T cell", IDS["B"]: "B cell", "unknown": "unknown"}
+    terms = adata.obs["hdi_cell_type_ontology_term"].astype(str)
+    for each, name in zip(column, terms, strict=True):
+        assert name == names.get(each, "CD4-positive, alpha-beta T cell")
     assert "cell_type_ontology_term_id" in result.to_frame()
     assert "cell_type_ontology_term_id" not in adata.obs
 

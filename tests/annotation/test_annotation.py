@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hdeepinsight.annotation import Annotation
+from hdeepinsight.annotation import NO_COUNTS, Annotation, Decision, Verdict
 from hdeepinsight.taxonomy import Taxonomy
 
 SETTINGS = [
@@ -185,6 +185,78 @@ def test_frame_joins_everything(ragged, annotated):
     pd.testing.assert_frame_equal(frame[result.labels.columns], result.labels)
     for name in added[2:]:
         pd.testing.assert_series_equal(frame[name], getattr(result, name), check_dtype=False)
+
+
+def test_details_of_every_level_equal_plain_loops(ragged, annotated):
+    result = annotated(ragged, threshold=0.6)
+    frame = result.to_frame(details=True)
+    assert frame.columns[: -3 * ragged.max_depth].tolist() == result.to_frame().columns.tolist()
+    for depth, level in enumerate(ragged.level_names, start=1):
+        candidates = [
+            node
+            for node in range(1, ragged.n_nodes)
+            if ragged.depth[node] == depth or (ragged.is_leaf(node) and ragged.depth[node] < depth)
+        ]
+        for cell, p in enumerate(result.node_probabilities):
+            path = [*ragged.ancestors(int(result.leaf_nodes[cell])).tolist()]
+            path.append(int(result.leaf_nodes[cell]))
+            own = next(node for node in path if node in candidates)
+            second = max((node for node in candidates if node != own), key=lambda node: p[node])
+            row = frame.iloc[cell]
+            assert row[f"{level}_runner_up"] == ragged.label(second)
+            assert row[f"{level}_runner_up_confidence"] == p[second]
+            node = int(result.level_nodes(level)[cell])
+            assert row[f"{level}_confidence"] == p[node if node else own]
+
+
+def test_a_cell_without_counts_is_named_in_no_column(ragged, annotated):
+    depth, reasons = np.full(60, 9), np.full(60, "", dtype=object)
+    depth[7], reasons[7] = 0, NO_COUNTS
+    result = annotated(ragged, supported_depth=depth, stop_reasons=reasons)
+    frame = result.to_frame(details=True)
+    labels = frame.select_dtypes("category").iloc[7]
+    assert set(labels) == {"Unknown"}
+    assert frame["stop_reason"].iloc[7] == NO_COUNTS
+
+
+def test_a_restricted_annotation_has_the_probabilities_of_what_remains(ragged, annotated):
+    result = annotated(ragged)
+    sorted_cells = result.restricted(["T"], exclude=["CD8"])
+    leaves = [
+        node
+        for node in ragged.leaves.tolist()
+        if "T" in ragged.path(node) and "CD8" not in ragged.path(node)
+    ]
+    p = result.node_probabilities[:, leaves]
+    expected = p / p.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(sorted_cells.node_probabilities[:, leaves], expected)
+    assert (sorted_cells.labels["level_1"] == "T").all()
+    assert set(sorted_cells.leaf_nodes) <= set(leaves)
+    assert sorted_cells.recipe == {"types": ["T"], "exclude": ["CD8"]}
+    with pytest.raises(ValueError, match="carries no calibration"):
+        sorted_cells.label_sets()
+    with pytest.raises(ValueError, match=r"types: The taxonomy has no node 'CD9'.*close: .*CD8"):
+        result.restricted(["CD9"])
+    with pytest.raises(ValueError, match=r"leave no type.*'CD4' lies within 'T'\. Exclude less"):
+        result.restricted(["CD4"], exclude=["T"])
+
+
+def test_impossible_types_are_equally_likely():
+    p = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+    result = Annotation.from_labels(pd.Series(["B"], index=["a"]), p)
+    assert result.restricted(["T"]).node_probabilities[0].tolist() == [1, 1, 0, 0.5, 0.5]
+
+
+def test_printing_says_the_verdict_and_every_decision(two_levels, annotated):
+    verdict = Verdict(light="red", sentences=("It is not blood.", "No lineage fits 99 %."))
+    decision = Decision(step="adapt", applied=True, reason="1 of 1 labels changed")
+    shown = str(annotated(two_levels, n_cells=1, verdict=verdict, decisions=(decision,)))
+    assert shown.startswith("Annotation of 1 cell over 5 types at 2 levels; ")
+    assert shown.splitlines()[1:] == [
+        "RED: It is not blood.",
+        "  No lineage fits 99 %.",
+        "Model adapted to the query: 1 of 1 labels changed.",
+    ]
 
 
 def test_csv_gives_the_frame_back(tmp_path, ragged, annotated):

@@ -77,15 +77,15 @@ def files(halves, tmp_path_factory) -> Files:
     write_zarr(halves[1], zarr)
     model = folder / "model"
     training = [
-        "--levels",
+        "--labels-keys",
         "lineage,cell_type",
         "--layout",
         "random",
-        "--epochs",
+        "--max-epochs",
         12,
         "--validation-size",
         0.2,
     ]
-    done = run("train", reference, *training, "--batch", "batch", "--out", model)
+    done = run("train", reference, *training, "--batch-key", "batch", "--out", model)
     assert done.exit_code == 0, done.output
     return Files(folder, reference, query, zarr, model, done.stdout)

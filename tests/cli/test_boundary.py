@@ -14,7 +14,7 @@ from hdeepinsight.cli._boundary import in_options
         pytest.param("pass reference=, or train", "pass --reference, or train", id="no_value"),
         pytest.param("threshold=0.3; valid", "--threshold 0.3; valid", id="number"),
         pytest.param("threshold must be 1", "--threshold must be 1", id="subject"),
-        pytest.param("pass adata.raw.to_adata()", "pass --raw", id="raw"),
+        pytest.param("pass adata.raw.to_adata()", "pass --use-raw", id="raw"),
         pytest.param("leave batch_key out", "leave --batch-key out", id="name"),
         pytest.param("no obs['batch_key']", "no obs['batch_key']", id="name_in_the_data"),
         pytest.param("the 'layer=a' file", "the 'layer=a' file", id="quoted"),
@@ -40,8 +40,12 @@ def logged(files, halves, tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        pytest.param(["--layer", "none"], "with `--layer` (None means X) or `--raw`", id="layer"),
-        pytest.param(["--raw", "--layer", "counts"], "Both --raw and --layer counts", id="both"),
+        pytest.param(
+            ["--layer", "none"], "with `--layer` (None means X) or `--use-raw`", id="layer"
+        ),
+        pytest.param(
+            ["--use-raw", "--layer", "counts"], "Both --use-raw and --layer counts", id="both"
+        ),
         pytest.param([], "--layer counts", id="counts_elsewhere"),
     ],
 )
@@ -55,7 +59,7 @@ def test_errors_of_the_data_name_options(files, hdeepinsight, logged, options, s
 
 
 def test_training_without_held_out_cells_names_the_option(files, hdeepinsight, tmp_path):
-    options = ["--labels", "cell_type", "--layout", "random", "--validation-size", "0"]
+    options = ["--labels-key", "cell_type", "--layout", "random", "--validation-size", "0"]
     done = hdeepinsight(
         "train", files.reference, *options, "--early-stopping", "-o", tmp_path / "m"
     )

@@ -88,7 +88,16 @@ def test_the_annotated_copy_keeps_all_that_the_query_had(files, hdeepinsight, tm
     source, out = tmp_path / "query.h5ad", tmp_path / f"annotated{ending}"
     query.write_h5ad(source)
     done = hdeepinsight(
-        "annotate", source, "-m", files.model, "-o", out, "--key-added", "auto", "--to-leaves"
+        "annotate",
+        source,
+        "-m",
+        files.model,
+        "-o",
+        out,
+        "--key-added",
+        "auto",
+        "--threshold",
+        "none",
     )
     assert done.exit_code == 0, done.stderr
     copy = (ad.read_h5ad if ending == ".h5ad" else ad.read_zarr)(out)
@@ -121,8 +130,8 @@ def test_evaluate_agrees_with_python(files, hdeepinsight):
 @pytest.mark.parametrize(
     "columns",
     [
-        pytest.param(["--labels", "type_too"], id="one_column"),
-        pytest.param(["--levels", "lineage,type_too"], id="a_list"),
+        pytest.param(["--labels-key", "type_too"], id="one_column"),
+        pytest.param(["--labels-keys", "lineage,type_too"], id="a_list"),
         pytest.param(["-l", "lineage", "-l", "type_too"], id="repeated"),
     ],
 )
@@ -161,7 +170,16 @@ def test_train_with_a_tree_of_its_own_and_a_layer(
     )
     taxonomy.to_json(tree)
     out = tmp_path / "model"
-    options = ["--labels", "cell_type", "--taxonomy", tree, "--layer", "counts", "--epochs", 1]
+    options = [
+        "--labels-key",
+        "cell_type",
+        "--taxonomy",
+        tree,
+        "--layer",
+        "counts",
+        "--max-epochs",
+        1,
+    ]
     done = hdeepinsight("train", path, *options, "--layout", "random", "--seed", 3, "--out", out)
     assert done.exit_code == 0, done.stderr
     model = SCHDeepInsight.load(out, adata=False)
@@ -202,10 +220,10 @@ def test_counts_of_raw(files, halves, hdeepinsight, tmp_path):
     path, out, plain = (tmp_path / name for name in ("q.h5ad", "out.csv", "plain.csv"))
     query.write_h5ad(path)
     assert hdeepinsight("annotate", files.query, "-m", files.model, "-o", plain).exit_code == 0
-    done = hdeepinsight("annotate", path, "--raw", "-m", files.model, "-o", out)
+    done = hdeepinsight("annotate", path, "--use-raw", "-m", files.model, "-o", out)
     assert done.exit_code == 0, done.stderr
     assert out.read_text() == plain.read_text()
-    assert "in .raw" in hdeepinsight("info", path, "--raw").stdout
+    assert "in .raw" in hdeepinsight("info", path, "--use-raw").stdout
 
 
 def test_a_reference_with_its_counts_in_raw(files, halves, hdeepinsight, sha256, tmp_path):
@@ -216,11 +234,11 @@ def test_a_reference_with_its_counts_in_raw(files, halves, hdeepinsight, sha256,
     path = tmp_path / "reference.h5ad"
     reference.write_h5ad(path)
     before = sha256(path)
-    options = ["--labels", "cell_type", "--layout", "random", "--epochs", 1, "--out"]
+    options = ["--labels-key", "cell_type", "--layout", "random", "--max-epochs", 1, "--out"]
     refused = hdeepinsight("train", path, *options, tmp_path / "refused")
     assert refused.exit_code == 1
-    assert "pass --raw" in " ".join(refused.stderr.split())
-    for source, flag in ((path, ["--raw"]), (files.reference, [])):
+    assert "pass --use-raw" in " ".join(refused.stderr.split())
+    for source, flag in ((path, ["--use-raw"]), (files.reference, [])):
         out = tmp_path / f"of_{source.parent.name}"
         done = hdeepinsight("train", source, *flag, *options, out)
         assert done.exit_code == 0, done.stderr
@@ -230,9 +248,9 @@ def test_a_reference_with_its_counts_in_raw(files, halves, hdeepinsight, sha256,
     for name, values in first.items():
         np.testing.assert_array_equal(values, second[name], err_msg=name)
     assert sha256(path) == before
-    both = hdeepinsight("train", path, "--raw", "--layer", "x", *options, tmp_path / "both")
+    both = hdeepinsight("train", path, "--use-raw", "--layer", "x", *options, tmp_path / "both")
     assert both.exit_code == 1
-    assert "Both --raw and --layer x" in " ".join(both.stderr.split())
+    assert "Both --use-raw and --layer x" in " ".join(both.stderr.split())
 
 
 def test_genes_in_another_case(files, halves, hdeepinsight, tmp_path):

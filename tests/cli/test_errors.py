@@ -224,26 +224,53 @@ def assert_readable_or_usage(done, code: int, says: str) -> None:
     ("arguments", "code", "says"),
     [
         pytest.param([], 2, "No label column", id="no_labels"),
-        pytest.param(["--labels", "none"], 1, "it has 'lineage', 'cell_type'", id="no_such_column"),
-        pytest.param(["--labels", "a", "--levels", "a,b"], 2, "Leave one out", id="both"),
-        pytest.param(["--levels", "lineage,"], 2, "empty name", id="stray_comma"),
-        pytest.param(["--labels", "depth"], 1, "got int in column 'depth'",
-                     id="labels_are_numbers"),
-        pytest.param(["--labels", "cell_type", "--batch", "donor"], 1, "'donor'", id="no_batch"),
-        pytest.param(["--labels", "cell_type", "--layer", "x"], 1, "layer", id="no_layer"),
-        pytest.param(["--labels", "cell_type", "--backbone", "x"], 1, "backbone", id="backbone"),
-        pytest.param(["--levels", "cell_type,lineage", "--split-by", "batch", "--epochs", "0"], 2,
-                     "epochs", id="no_epochs"),
-        pytest.param(["--labels", "cell_type", "--taxonomy", "{folder}/no.json"], 1,
-                     "got no file", id="no_taxonomy"),
-        pytest.param(["--labels", "cell_type", "--taxonomy", "{query}"], 1, "not UTF-8 text",
-                     id="no_json"),
-        pytest.param(["--labels", "lineage", "--taxonomy", "{tree}"], 1, "Myeloid",
-                     id="label_not_in_taxonomy"),
-        pytest.param(["--labels", "cell_type", "--taxonomy", "{cycle}"], 1,
-                     "node 1 ('T') with the parent 2", id="taxonomy_with_a_cycle"),
+        pytest.param(
+            ["--labels-key", "none"], 1, "it has 'lineage', 'cell_type'", id="no_such_column"
+        ),
+        pytest.param(["--labels-key", "a", "--labels-keys", "a,b"], 2, "Leave one out", id="both"),
+        pytest.param(["--labels-keys", "lineage,"], 2, "empty name", id="stray_comma"),
+        pytest.param(
+            ["--labels-key", "depth"], 1, "got int in column 'depth'", id="labels_are_numbers"
+        ),
+        pytest.param(
+            ["--labels-key", "cell_type", "--batch-key", "donor"], 1, "'donor'", id="no_batch"
+        ),
+        pytest.param(["--labels-key", "cell_type", "--layer", "x"], 1, "layer", id="no_layer"),
+        pytest.param(
+            ["--labels-key", "cell_type", "--backbone", "x"], 1, "backbone", id="backbone"
+        ),
+        pytest.param(
+            ["--labels-keys", "cell_type,lineage", "--split-key", "batch", "--max-epochs", "0"],
+            2,
+            "epochs",
+            id="no_epochs",
+        ),
+        pytest.param(
+            ["--labels-key", "cell_type", "--taxonomy", "{folder}/no.json"],
+            1,
+            "got no file",
+            id="no_taxonomy",
+        ),
+        pytest.param(
+            ["--labels-key", "cell_type", "--taxonomy", "{query}"],
+            1,
+            "not UTF-8 text",
+            id="no_json",
+        ),
+        pytest.param(
+            ["--labels-key", "lineage", "--taxonomy", "{tree}"],
+            1,
+            "Myeloid",
+            id="label_not_in_taxonomy",
+        ),
+        pytest.param(
+            ["--labels-key", "cell_type", "--taxonomy", "{cycle}"],
+            1,
+            "node 1 ('T') with the parent 2",
+            id="taxonomy_with_a_cycle",
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_train_commands(files, halves, hdeepinsight, tmp_path, arguments, code, says):
     tree, cycle = tmp_path / "tree.nwk", tmp_path / "cycle.json"
     tree.write_text("((CD4,CD8)T,B);")
@@ -263,13 +290,13 @@ def test_bad_train_commands(files, halves, hdeepinsight, tmp_path, arguments, co
 
 def test_train_refuses_a_place_below_a_file_before_it_reads(files, hdeepinsight, tmp_path):
     out = files.query / "model"
-    done = hdeepinsight("train", tmp_path / "none.h5ad", "--labels", "cell_type", "--out", out)
+    done = hdeepinsight("train", tmp_path / "none.h5ad", "--labels-key", "cell_type", "--out", out)
     assert_readable(done, 2, "query.h5ad is not a folder")
 
 
 def test_train_keeps_a_model_that_is_there(files, hdeepinsight, sha256):
     before = sha256(files.model)
-    done = hdeepinsight("train", files.reference, "--labels", "cell_type", "--out", files.model)
+    done = hdeepinsight("train", files.reference, "--labels-key", "cell_type", "--out", files.model)
     assert_readable(done, 2, "--overwrite")
     assert sha256(files.model) == before
 
@@ -277,9 +304,9 @@ def test_train_keeps_a_model_that_is_there(files, hdeepinsight, sha256):
 @pytest.mark.parametrize(
     ("columns", "says"),
     [
-        pytest.param(["--labels", "none"], "'none'", id="no_such_column"),
-        pytest.param(["--labels", "batch"], "first", id="labels_of_another_taxonomy"),
-        pytest.param(["--levels", "lineage,batch"], "first", id="levels_of_another_taxonomy"),
+        pytest.param(["--labels-key", "none"], "'none'", id="no_such_column"),
+        pytest.param(["--labels-key", "batch"], "first", id="labels_of_another_taxonomy"),
+        pytest.param(["--labels-keys", "lineage,batch"], "first", id="levels_of_another_taxonomy"),
     ],
 )
 def test_evaluate_with_bad_labels(files, hdeepinsight, columns, says):

@@ -49,9 +49,19 @@ def evil(halves, tmp_path_factory, hdeepinsight):
     other.var_names = [f"{ATTACK}{i}" for i in range(other.n_vars)]
     other.write_h5ad(folder / "other.h5ad")
     done = hdeepinsight(
-        "train", folder / "reference.h5ad", "--levels", "lineage,cell_type", "--layout", "random",
-        "--epochs", 2, "--validation-size", 0.2, "--out", folder / "model",
-    )  # fmt: skip
+        "train",
+        folder / "reference.h5ad",
+        "--labels-keys",
+        "lineage,cell_type",
+        "--layout",
+        "random",
+        "--max-epochs",
+        2,
+        "--validation-size",
+        0.2,
+        "--out",
+        folder / "model",
+    )
     assert done.exit_code == 0, done.output
     return folder, done
 
@@ -64,13 +74,13 @@ COMMANDS = {
     "annotate_no_layer": (1, "annotate {query} -m {model} -o {out}.csv --layer none"),
     "annotate_other_genes": (1, "annotate {other} -m {model} -o {out}.csv"),
     "evaluate": (0, "evaluate {query} -m {model}"),
-    "evaluate_no_column": (1, "evaluate {query} -m {model} --labels none"),
-    "evaluate_debug": (1, "evaluate {query} -m {model} --labels none --debug"),
-    "evaluate_other_labels": (1, "evaluate {query} -m {model} --labels {column}"),
+    "evaluate_no_column": (1, "evaluate {query} -m {model} --labels-key none"),
+    "evaluate_debug": (1, "evaluate {query} -m {model} --labels-key none --debug"),
+    "evaluate_other_labels": (1, "evaluate {query} -m {model} --labels-key {column}"),
     "explain": (0, "explain {query} -m {model} -o {out}.csv --samples 2"),
     "report": (0, "report {query} -m {model} -o {out}.html --clusters {column}"),
     "report_no_embedding": (1, "report {query} -m {model} -o {out}.html --embedding none"),
-    "train_no_column": (1, "train {query} --labels none --out {out}"),
+    "train_no_column": (1, "train {query} --labels-key none --out {out}"),
     "models": (0, "models --where bundled"),
     "convert": (0, "convert {model} {out}"),
     "publish": (0, "publish -m {model} --card {card} --no-features {out}"),
@@ -132,7 +142,9 @@ def test_no_encoding_stops_a_command(files, encoding, command):
 @pytest.mark.slow
 def test_a_sigterm_in_training_ends_the_process_by_the_signal(files, tmp_path):
     checkpoint, out = tmp_path / "checkpoint", tmp_path / "model"
-    training = "--levels lineage,cell_type --layout random --epochs 100000 --validation-size 0.2"
+    training = (
+        "--labels-keys lineage,cell_type --layout random --max-epochs 100000 --validation-size 0.2"
+    )
     command = [sys.executable, "-m", "hdeepinsight", "train", files.reference, *training.split()]
     process = subprocess.Popen([*command, "--checkpoint", checkpoint, "--out", out])
     deadline = time.monotonic() + 240

@@ -29,7 +29,7 @@ def query(files, tmp_path_factory):
 
 def test_report_of_a_query(files, query, hdeepinsight, sha256, tmp_path):
     before, out = sha256(query), tmp_path / "report.html"
-    options = ["--clusters", "leiden", "--levels", "lineage,cell_type", "--threshold", "0.8"]
+    options = ["--clusters", "leiden", "--labels-keys", "lineage,cell_type", "--threshold", "0.8"]
     done = hdeepinsight("report", query, "--model", files.model, "--out", out, *options)
     assert done.exit_code == 0, done.stderr
     assert done.stdout == f"Written to {out}\n"
@@ -64,8 +64,8 @@ def test_annotate_writes_the_page_too(files, hdeepinsight, tmp_path):
             ["--clusters", "louvain"], 1, "has no column 'louvain'; it has", id="no_clusters"
         ),
         pytest.param(["--embedding", "X_no"], 1, "it has X_other, X_umap", id="no_embedding"),
-        pytest.param(["--labels", "leiden"], 1, "do not lead to a node", id="other_labels"),
-        pytest.param(["--labels", "a", "--levels", "b"], 2, "Leave one out", id="both"),
+        pytest.param(["--labels-key", "leiden"], 1, "do not lead to a node", id="other_labels"),
+        pytest.param(["--labels-key", "a", "--labels-keys", "b"], 2, "Leave one out", id="both"),
     ],
 )
 def test_what_cannot_be_reported(files, query, hdeepinsight, tmp_path, options, code, says):

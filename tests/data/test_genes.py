@@ -226,3 +226,139 @@ def test_report_reads_well_and_is_plain():
     assert "missing   MS4A1, LYZ" in text
     assert "summed: CD3D" in text
     assert json.loads(json.dumps(report.to_dict()))["missing"] == ["MS4A1", "LYZ"]
+
+
+#: Names that a gene has on its own signs, beside letters and digits.
+GENES = ["CD3D", "HLA-DRA", "RP11-34P13.7", "MT-CO1", "NKX2-1", "7SK", "LYZ", "MS4A1"]
+CHANGES = {
+    "GRCh38_": lambda gene: f"GRCh38_{gene}",
+    "GRCh38______": lambda gene: f"GRCh38______{gene}",
+    "hg19-": lambda gene: f"hg19-{gene}",
+    "GRCh38premrna-": lambda gene: f"GRCh38premrna-{gene}",
+    "no_separator": lambda gene: f"human{gene}",
+    "suffix": lambda gene: f"{gene}_gene",
+    "suffix_of_the_species": lambda gene: f"{gene} (Homo sapiens)",
+    "outer_blanks": lambda gene: f" {gene} ",
+    "no_break_space": lambda gene: f"{gene}\xa0",
+    "zero_width": lambda gene: f"\u200b{gene}",
+    "cyrillic": lambda gene: gene.replace("C", "\u0421").replace("M", "\u041c") + "\ufeff",
+    "quotes": lambda gene: f'"{gene}"',
+    "composite_first": lambda gene: f"{gene}|ENSG{len(gene):011d}",
+    "composite_last": lambda gene: f"ENSG{ord(gene[1]):06d}{ord(gene[2]):05d}_{gene}",
+    "composite_of_three": lambda gene: f"hg19_{gene}_ENSG{ord(gene[1]):011d}",
+    "prefix_and_suffix": lambda gene: f"hg38_{gene}.x",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("side", ["query", "model"])
+def test_a_change_of_all_names_is_found_and_made(change, side):
+    changed = [CHANGES[change](gene) for gene in GENES]
+    names, model = (changed, GENES) if side == "query" else (GENES, changed)
+    alignment = align_genes(names, model)
+    assert alignment.source.tolist() == list(range(8))
+    assert any(text.startswith("8 genes matched") for text in alignment.report.messages)
+
+
+def test_a_prefix_of_the_genome_leaves_the_other_species_out():
+    both = [f"GRCh38_{gene}" for gene in GENES] + [f"mm10_{gene.capitalize()}" for gene in GENES]
+    alignment = align_genes(both, GENES)
+    assert alignment.target.tolist() == [*range(8), *[-1] * 8]
+    assert "8 genes matched without the prefix 'GRCh38_'." in alignment.report.messages
+
+
+def test_odd_characters_are_shown_as_what_they_are():
+    spoilt = [f"{gene}\u200b" for gene in GENES]
+    messages = align_genes(spoilt, GENES).report.messages
+    assert messages == ("8 genes matched without zero width space (U+200B).",)
+    with pytest.raises(GeneMatchError, match=r"like 'ACTB\\xa0'"):
+        align_genes(["ACTB\xa0", "GAPDH\xa0"], GENES)
+
+
+def test_signs_are_taken_for_one_another():
+    dots = [gene.replace("-", ".") for gene in GENES]
+    alignment = align_genes(dots, GENES)
+    assert alignment.measured.all()
+    said = "4 genes matched taking '-', '.', '_' and blanks for one another."
+    assert said in alignment.report.messages
+    # Two genes of the model with one such spelling match none.
+    assert align_genes(
+        ["A.1", "CD3D"], ["A-1", "A_1", "CD3D"], warn_coverage=0
+    ).source.tolist() == [-1, -1, 1]
+
+
+def test_names_of_antibodies_are_not_made_genes():
+    names = [f"{gene}_TotalSeqB" for gene in GENES]
+    with pytest.raises(GeneMatchError, match=r"0 of the model's 8 genes"):
+        align_genes(names, GENES)
+
+
+def test_a_change_that_gives_little_is_told_and_not_made():
+    model = [f"GENE{i}" for i in range(100)]
+    names = [*model[:40], *(f"x_{gene}" for gene in model[40:60])]
+    with pytest.warns(GeneCoverageWarning, match="60 genes would match without the prefix 'x_'"):
+        alignment = align_genes(names, model)
+    assert alignment.report.n_measured == 40
+
+
+def test_a_prefix_and_another_case_are_told_together():
+    with pytest.raises(GeneMatchError, match=r"only in case once .*without the prefix 'MM10_'"):
+        align_genes([f"mm10_{gene.capitalize()}" for gene in GENES], GENES)
+
+
+@pytest.mark.parametrize("name", [str, lambda i: f"{i}.0", lambda i: f"V{i + 1}"])
+def test_numbers_match_nothing(name):
+    numbers = [name(i) for i in range(8)]
+    with pytest.raises(
+        GeneMatchError, match=r"0 of the model's 8 genes.*model's genes are numbers"
+    ):
+        align_genes(numbers, numbers)
+    with pytest.raises(GeneMatchError, match="no gene names"):
+        align_genes(numbers, GENES)
+    var = pd.DataFrame({"kind": "gene", "features": GENES}, index=numbers)
+    report = align_genes(var, GENES).report
+    assert report.n_measured == 8
+    assert "var['features'], because var_names are numbers" in report.messages[0]
+
+
+@pytest.mark.parametrize(
+    ("column", "gene", "other"),
+    [
+        ("feature_types", "Gene Expression", "Antibody Capture"),
+        ("feature_types", "Gene Expression", "CRISPR Guide Capture"),
+        ("feature_types", "Gene Expression", "Multiplexing Capture"),
+        ("feature_types", "Gene Expression", "Custom"),
+        ("feature_types", "Gene Expression", "Peaks"),
+        ("modality", "rna", "something else"),
+        ("feature_biotype", "gene", "spike-in"),
+        ("gene_biotype", "protein_coding", "Antibody Capture"),
+        ("gene_biotype", "lncRNA", "ADT"),
+        ("Feature_Types", "Gene Expression", "hashtag"),
+        ("feature_types", None, "protein"),
+    ],
+)
+@pytest.mark.parametrize("dtype", [object, "category"])
+def test_what_is_no_gene_by_its_type_matches_nothing(column, gene, other, dtype):
+    kinds = pd.Series([gene] * 6 + [other] * 2, index=GENES, dtype=object).astype(dtype)
+    alignment = align_genes(pd.DataFrame({column: kinds}), GENES)
+    assert alignment.measured.tolist() == [True] * 6 + [False] * 2
+    assert f"2 columns are not genes ({other}) and are left out." in alignment.report.messages
+
+
+@pytest.mark.parametrize("kinds", ["protein_coding", "protein coding", "lncRNA", "TR_V_gene"])
+def test_types_of_genes_are_genes(kinds):
+    var = pd.DataFrame({"gene_biotype": ["misc_RNA", *[kinds] * 7]}, index=GENES)
+    assert align_genes(var, GENES).measured.all()
+
+
+@pytest.mark.parametrize(
+    "marks",
+    [
+        [False] * 6 + [True] * 2,
+        pd.array([False] * 5 + [None] + [True] * 2, dtype="boolean"),
+        pd.Categorical(["False"] * 6 + ["True"] * 2),
+    ],
+)
+def test_genes_that_were_filtered_count_as_not_measured(marks):
+    alignment = align_genes(pd.DataFrame({"feature_is_filtered": marks}, index=GENES), GENES)
+    assert alignment.measured.tolist() == [True] * 6 + [False] * 2

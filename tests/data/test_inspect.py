@@ -11,11 +11,14 @@ import scanpy as sc
 from scipy import sparse
 
 from hdeepinsight.data import (
+    InputError,
     InputReport,
     examples,
     inspect_input,
     inspect_store,
+    open_counts,
     open_store,
+    recover_counts,
     strip_version,
 )
 
@@ -355,3 +358,69 @@ def test_versions_are_noticed():
 def test_examples_say_how_many_more_there_are():
     assert examples(["a", "b"]) == "a, b"
     assert examples(range(1003)) == "0, 1, 2 and 1,000 more"
+
+
+@pytest.mark.parametrize("total", [1, 100, 1e4, 1e6])
+def test_shares_are_not_taken_for_logs(total):
+    rates = np.random.default_rng(0).gamma(0.3, 1.0, (60, 200)) + 1e-3
+    shares = (total * rates / rates.sum(1, keepdims=True)).astype(np.float32)
+    report = inspect_input(ad.AnnData(shares))
+    assert report.scale == "normalized"
+    assert f"the same sum, {total:.4g}" in report.evidence
+
+
+def test_shares_of_some_genes_are_shares():
+    rates = np.random.default_rng(0).gamma(0.3, 1.0, (60, 200)) + 1e-3
+    report = inspect_input(ad.AnnData((rates / rates.sum(1, keepdims=True))[:, :40]))
+    assert (report.scale, "they are shares" in report.evidence) == ("normalized", True)
+
+
+@pytest.mark.parametrize("base", [np.e, 2, 10, 1.5])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("told", [True, False])
+def test_the_base_of_logarithms_is_found(small, normalise, base, dtype, told):
+    logged = as_adata((normalise(small.X, dtype="float64") / np.log(base)).astype(dtype), small)
+    if told:
+        logged.uns["log1p"] = {"base": base}
+    report = inspect_input(logged)
+    if base == 1.5 and not told:
+        assert report.scale == "log1p"
+        return
+    assert report.scale == "log1p_counts"
+    assert report.log_base == pytest.approx(base)
+    assert ("to base" in report.repairs[0]) == (base != np.e)
+    recovered = open_counts(logged).read(open_counts(logged).align(list(small.var_names)))
+    np.testing.assert_array_equal(recovered.toarray(), small.X.toarray())
+    np.testing.assert_array_equal(recover_counts(logged).X.toarray(), small.X.toarray())
+
+
+def test_a_base_that_is_told_wrongly_is_not_believed(small, normalise):
+    logged = as_adata(normalise(small.X), small)
+    logged.uns["log1p"] = {"base": 2}
+    assert inspect_input(logged).log_base == pytest.approx(np.e)
+    logged.uns["log1p"] = {"base": None}
+    assert inspect_input(logged).scale == "log1p_counts"
+
+
+def test_columns_that_are_no_genes_do_not_spoil_the_scale(small):
+    values = small.X.toarray()
+    values[:, :3] -= 0.5  # antibodies, corrected for their background
+    adata = as_adata(values, small)
+    adata.var["feature_types"] = ["Antibody Capture"] * 3 + ["Gene Expression"] * 57
+    report = inspect_input(adata)
+    assert (report.scale, report.n_vars, report.problems) == ("counts", 57, ())
+    assert report.repairs[0] == "3 columns are not genes (Antibody Capture) and are left out."
+
+
+def test_antibodies_alone_are_refused(small):
+    small.var["feature_types"] = "Antibody Capture"
+    with pytest.raises(InputError, match=r"None of the 60 columns is a gene.*Pass the RNA"):
+        inspect_input(small)
+
+
+def test_genes_filtered_from_x_are_in_raw(small):
+    adata = small.copy()
+    adata.raw = small
+    adata.var["feature_is_filtered"] = np.arange(60) < 20
+    assert inspect_input(adata).n_vars == 40
+    assert inspect_input(adata, use_raw=True).n_vars == 60

@@ -22,6 +22,7 @@ from hdeepinsight.data import (
     open_query,
     own_columns,
     resolve_cells,
+    select_genes,
 )
 
 GENES = [f"GENE{i}" for i in (41, 3, 59, 7, 22)] + ["ABSENT1", *(f"GENE{i}" for i in range(30, 37))]
@@ -287,3 +288,74 @@ def test_a_path_is_read_anew_in_each_pass(small, tmp_path: Path):
     for n in (2, 3):
         np.testing.assert_array_equal(read(opened), expected(small))
         assert (opened.n_scans, opened.n_passes) == (1, n)
+
+
+def scanpy_object(small: ad.AnnData, normalise, x: str) -> ad.AnnData:
+    """Some genes in ``X``, on some scale; the logs of all in ``raw``; counts of some in a layer."""
+    logged = ad.AnnData(normalise(small.X), obs=small.obs, var=small.var)
+    adata = small[:, small.var_names.isin(GENES[:5])].copy()
+    adata.raw = logged
+    adata.layers["counts"] = adata.X.copy()
+    if x != "counts":
+        adata.X = logged[:, adata.var_names].X.copy()
+    if x == "scaled":
+        adata.X = (adata.X - adata.X.mean(0)) / adata.X.std(0)
+    return adata
+
+
+@pytest.mark.parametrize("x", ["counts", "logs"])
+def test_raw_is_read_where_it_has_clearly_more_genes(small, normalise, x):
+    adata = scanpy_object(small, normalise, x)
+    opened = open_query(adata, GENES)
+    assert (opened.input_report.layer, opened.n_scans) == (".raw", 1)
+    np.testing.assert_array_equal(read(opened), expected(small))
+    assert "Read from .raw, which has 92.3% of" in opened.input_report.repairs[0]
+    assert "and X 38.5%; layer='X' reads X" in opened.input_report.repairs[0]
+    own = open_query(adata, GENES, layer="X", warn=False)
+    assert own.measured.sum() == 5
+
+
+def test_the_error_names_the_matrix_with_most_of_the_genes(small, normalise):
+    adata = scanpy_object(small, normalise, "scaled")
+    with pytest.raises(
+        InputError,
+        match=r"looks scaled.*\.raw holds log-normalised values.*60 genes, 92\.3%.*use_raw=True",
+    ):
+        open_query(adata, GENES)
+    with pytest.raises(InputError, match=r"looks scaled.*pass use_raw=True"):
+        open_counts(adata)
+    adata.raw = None
+    with pytest.raises(InputError, match=r"looks scaled.*pass layer='counts'"):
+        open_query(adata, GENES)
+
+
+def test_raw_that_holds_no_counts_is_not_read(small, normalise):
+    adata = scanpy_object(small, normalise, "counts")
+    adata.raw = ad.AnnData(normalise(small.X) - 0.5, obs=small.obs, var=small.var)
+    assert open_query(adata, GENES, warn=False).input_report.layer == "X"
+
+
+@pytest.mark.filterwarnings("ignore:Variable names are not unique")
+def test_antibodies_are_in_nothing_that_is_read(small):
+    beside = ad.AnnData(
+        sparse.hstack([small.X, 50 * small.X[:, :3]], format="csr"),
+        obs=small.obs,
+        var=pd.DataFrame(
+            {"feature_types": ["Gene Expression"] * 60 + ["Antibody Capture"] * 3},
+            index=[*small.var_names, *GENES[:3]],
+        ),
+    )
+    opened, kept = open_query(beside, GENES), []
+    chunks = [counts for _, counts in opened.chunks(20, keep=kept)]
+    np.testing.assert_array_equal(sparse.vstack(chunks).toarray(), expected(small))
+    np.testing.assert_array_equal(sparse.vstack(kept).toarray(), small.X.toarray())
+    assert opened.query_genes == list(small.var_names)
+    np.testing.assert_array_equal(read(opened.subset([5, 3])), expected(small)[[5, 3]])
+
+
+def test_a_reference_whose_genes_are_numbers_is_refused(small):
+    small.var_names = [str(i) for i in range(60)]
+    with pytest.raises(InputError, match=r"named by numbers \(0, 1, 2 and 57 more\)"):
+        select_genes(open_counts(small), 10)
+    small.var["symbol"] = [f"GENE{i}" for i in range(60)]
+    assert all(gene.startswith("GENE") for gene in select_genes(open_counts(small), 10))

@@ -138,11 +138,11 @@ def test_reports_decisions_and_recipe_are_all_there(full, written):
     assert facts["recipe"] == full.recipe
     for said in (
         "200 cells × 900 genes were read from X (csr_matrix).",
-        "2 cells hold zeros only.",
+        "Cells that hold zeros only: 2.",
         "700 of 765 model genes are measured; they carry 95.0%",
         "Not measured: <b>, CD3E.",
-        "The model was not adapted to the query. Nothing is gained. N: 0.25.",
-        "Labels were refined among neighbouring cells. Neighbours agree. W: 0.5.",
+        "Model not adapted to the query: nothing is gained.",
+        "Labels smoothed over the neighbour graph: neighbours agree.",
     ):
         assert said in text
 
@@ -154,7 +154,7 @@ def test_methods_say_what_was_recorded_and_cite_in_order(written):
         "459 labelled cells; 31 others were held out by donor",
         "at most 133 epochs",
         "a probability of at least 0.6",
-        "Labels were refined among neighbouring cells. Neighbours agree.",
+        "Labels smoothed over the neighbour graph: neighbours agree.",
         "torch 2.6.0",
     ):
         assert said in methods

@@ -213,8 +213,7 @@ class Adapter:
         *_, self.report, adapted = max(candidates, key=lambda candidate: candidate[:2])
         self._profiles, self._matcher = profiles, None
         self._shrinkage = shrinkage if self.is_applied else None
-        level = logging.INFO if self.is_applied else logging.WARNING
-        logger.log(level, "Adaptation, %s: %s.", self.report.decision, self.report.reason)
+        logger.info("Adaptation, %s: %s.", self.report.decision, self.report.reason)
         return adapted if self.is_applied else module
 
     def predict(

@@ -194,7 +194,7 @@ class AdaptationFigures:
             return "zero-shot", objection
         if self.changed == 0:
             return "adapted", "no label changed"
-        return "adapted", "markers that took no part support the changed labels"
+        return "adapted", "independent marker genes favour the new labels"
 
     def _objections(self) -> Iterator[str]:
         """Yield why there is nothing to adapt to or to judge by, then what speaks against it."""
@@ -230,7 +230,7 @@ class AdaptationFigures:
                 f"{self.n_types_after:.1f}, as when one type swallows others"
             )
         if self.changed > 0 and self.held_out_marker_score <= 0:
-            yield "markers that took no part speak against the changed labels"
+            yield "independent marker genes do not favour the new labels"
         if self.replay_before is not None and self.replay_after is not None:
             fall = self.replay_before - self.replay_after
             if fall > MAX_REPLAY_LOSS:

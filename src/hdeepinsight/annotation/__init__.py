@@ -7,6 +7,7 @@ from hdeepinsight.annotation._annotation import (
     Decision,
     annotation_additions,
     check_level_names,
+    leaves_named,
 )
 from hdeepinsight.annotation._calibration import (
     PROBABILITY_TOLERANCE,
@@ -87,6 +88,7 @@ __all__ = [
     "evaluate_annotation",
     "expected_calibration_error",
     "label_nodes",
+    "leaves_named",
     "level_calibration",
     "level_metrics",
     "match_mean_confidence",

@@ -110,7 +110,8 @@ def check_cells(obs_names: pd.Index, adata: AnnData, what: str, made: str) -> No
     >>> cells = ad.AnnData(obs=pd.DataFrame(index=["a", "b"]))
     >>> check_cells(pd.Index(["a", "b"]), cells, "audit", "audited")
     """
-    if not obs_names.equals(pd.Index(adata.obs_names)):
+    # Names that are whole numbers come back from a file as such, or as text.
+    if not obs_names.astype(str).equals(pd.Index(adata.obs_names).astype(str)):
         raise ValueError(
             f"The {what} has {len(obs_names)} cells, the AnnData {adata.n_obs}, and their names "
             f"are not the same in the same order. Pass the object that was {made}, or reorder it "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,9 +13,15 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import ArrayLike
 
-from hdeepinsight._errors import check_choice, check_number, invalid
+from hdeepinsight._errors import check_choice, check_number, counted, invalid
 from hdeepinsight._io import atomic_write
-from hdeepinsight._keys import ADDED_KEYS, LABEL_COLUMNS, ONTOLOGY_KEY, UNKNOWN_TERM
+from hdeepinsight._keys import (
+    ADDED_KEYS,
+    LABEL_COLUMNS,
+    ONTOLOGY_KEY,
+    ONTOLOGY_NAME,
+    UNKNOWN_TERM,
+)
 from hdeepinsight._palette import MISSING, tree_colors
 from hdeepinsight.annotation._anndata_io import Additions, check_cells, from_text, storable, to_text
 from hdeepinsight.annotation._calibration import PROBABILITY_TOLERANCE
@@ -41,10 +47,21 @@ from hdeepinsight.annotation._external import (
 from hdeepinsight.annotation._novelty import NoveltyLevel
 from hdeepinsight.annotation._verdict import Verdict
 from hdeepinsight.data import GeneReport, InputReport
-from hdeepinsight.taxonomy import Taxonomy
+from hdeepinsight.taxonomy import Taxonomy, cell_type
 
-#: Columns of ``novelty`` that are written beside the labels.
+#: Columns of ``novelty`` that are written beside the labels, and those among the details.
 NOVELTY_COLUMNS = ("lineage_p_value", "type_p_value", "is_doublet", "is_ambient")
+NOVELTY_DETAILS = ("doublet_score", "ambient_score")
+#: What is said of a step that was taken, and of one that was not.
+STEPS = {
+    "adapt": ("Model adapted to the query", "Model not adapted to the query"),
+    "refine": (
+        "Labels smoothed over the neighbour graph",
+        "Labels not smoothed over the neighbour graph",
+    ),
+    "vote": ("Labels voted on by clusters", "No vote of clusters"),
+    "page": ("Page written", "No page written"),
+}
 #: Why a cell has no label, nor a most probable leaf: nothing that the model reads was counted.
 NO_COUNTS = "no counts"
 #: Why a label stops where no child is probable enough.
@@ -68,8 +85,8 @@ class Decision:
 
     Examples
     --------
-    >>> print(Decision(step="refine", applied=False, reason="the graph carries no information."))
-    refine: left out, because the graph carries no information.
+    >>> print(Decision(step="refine", applied=False, reason="210 cells are too few for a graph"))
+    Labels not smoothed over the neighbour graph: 210 cells are too few for a graph.
     """
 
     step: str
@@ -89,9 +106,8 @@ class Decision:
         return vars(self) | {"figures": dict(self.figures)}
 
     def __str__(self) -> str:
-        figures = ", ".join(f"{name} {value:.3g}" for name, value in self.figures.items())
-        verdict = "applied" if self.applied else "left out"
-        return f"{self.step}: {verdict}, because {self.reason}" + (f" ({figures})" * bool(figures))
+        done, left = STEPS.get(self.step, (f"{self.step} applied", f"{self.step} left out"))
+        return f"{done if self.applied else left}: {self.reason}."
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -469,6 +485,17 @@ class Annotation:
         return self._series(node_categories(ids, self.stop_nodes), ONTOLOGY_KEY)
 
     @cached_property
+    def ontology_terms(self) -> pd.Series:
+        """Name in the Cell Ontology of each :attr:`ontology_term_ids`, categorical.
+
+        ``"unknown"`` without an id, and the id itself where the package does not know its name.
+        """
+        ids = self.ontology_term_ids
+        terms = {each: cell_type(each) for each in ids.cat.categories}
+        names = ids.map({each: term.name if term else each for each, term in terms.items()})
+        return names.astype("category").rename(ONTOLOGY_NAME)
+
+    @cached_property
     def colors(self) -> dict[str, str]:
         """Colour of every label of the taxonomy at any level, and of ``"Unknown"`` (grey).
 
@@ -513,9 +540,7 @@ class Annotation:
         nodes = np.arange(1, tree.n_nodes)
         names = [tree.path_name(node) for node in nodes.tolist()]
         if level is not None:
-            depth = depth_of_level(tree, level)
-            shallow_leaf = np.isin(nodes, tree.leaves) & (tree.depth[1:] < depth)
-            nodes = nodes[(tree.depth[1:] == depth) | shallow_leaf]
+            nodes = self._candidates(depth_of_level(tree, level))
             labels = [tree.label(node) for node in nodes.tolist()]
             unique = len(set(labels)) == len(labels)
             names = labels if unique else [names[node - 1] for node in nodes]
@@ -693,6 +718,65 @@ class Annotation:
                 reasons = np.where(earlier, self.stop_reasons, reasons)
         return replace(self, supported_depth=limit, stop_reasons=reasons.astype(object))
 
+    def restricted(
+        self, types: Sequence[str] | None = None, *, exclude: Sequence[str] = ()
+    ) -> Annotation:
+        """Restrict the answer to some branches of the tree, as for cells that were sorted.
+
+        Parameters
+        ----------
+        types
+            Nodes at any level, by name, path or synonym; all types by default.
+        exclude
+            Nodes that are ruled out.
+
+        Returns
+        -------
+        The same annotation with the probabilities of the remaining types divided by their sum,
+        before labels are chosen. A cell to which they are all impossible has them equally. Label
+        sets are not promised for it.
+
+        Raises
+        ------
+        ValueError
+            If there is no such node, or no type remains.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> import pandas as pd
+        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> table = pd.DataFrame({"CD4": [0.3], "CD8": [0.1], "B": [0.6]}, index=["a"])
+        >>> result = hdi.Annotation.from_probabilities(table, tree)
+        >>> result.restricted(["T"]).labels["stop_label"].tolist()
+        ['CD4']
+        >>> result.restricted(exclude=["CD4", "B"]).confidence.tolist()
+        [1.0]
+        """
+        tree = self.taxonomy
+        allowed = np.isin(tree.leaves, leaves_named(tree, "types", types))
+        if types is None:
+            allowed[:] = True
+        allowed &= ~np.isin(tree.leaves, leaves_named(tree, "exclude", exclude))
+        if not allowed.any():
+            raise ValueError(
+                "types and exclude leave no type of the model: each of "
+                f"{', '.join(map(repr, types or ()))} lies within {', '.join(map(repr, exclude))}. "
+                "Exclude less."
+            )
+        leaves = self.node_probabilities[:, tree.leaves] * allowed
+        total = leaves.sum(axis=1, keepdims=True)
+        leaves = np.where(
+            total > 0, leaves / np.where(total > 0, total, 1), allowed / allowed.sum()
+        )
+        given = {"types": None if types is None else list(types), "exclude": list(exclude)}
+        return replace(
+            self,
+            node_probabilities=leaves @ tree.ancestor_matrix,
+            calibration=None,
+            recipe={**self.recipe, **{name: value for name, value in given.items() if value}},
+        )
+
     def to_table(
         self, style: Literal["celltypist", "popv"], *, level: int | str | None = None
     ) -> pd.DataFrame:
@@ -730,40 +814,85 @@ class Annotation:
         labels = node_categories(node_names(self.taxonomy, no_label), nodes)
         return pd.DataFrame({label_column: labels, confidence_column: share}, self.obs_names)
 
-    def to_frame(self, *, fill: bool = True) -> pd.DataFrame:
+    def _candidates(self, depth: int) -> np.ndarray:
+        """Return the nodes of a level, and the leaves above it; one of them is each cell's."""
+        tree = self.taxonomy
+        shallow = np.isin(np.arange(tree.n_nodes), tree.leaves) & (tree.depth < depth)
+        return np.flatnonzero((tree.depth == depth) | shallow)
+
+    def to_frame(self, *, fill: bool = True, details: bool = False) -> pd.DataFrame:
         """Return labels, confidence, and why labels stop, one row per cell.
 
-        Where the taxonomy carries Cell Ontology ids, also those of the cells.
+        These are the columns that :meth:`to_adata` and :meth:`to_csv` write, which the user guide
+        lists.
 
         Parameters
         ----------
         fill
             Repeat a label in the columns of the levels below it; else they are missing there.
+        details
+            Also give, of every level, the confidence of its label, and the runner-up with its
+            probability; and all scores of novelty.
 
         Examples
         --------
         >>> import hdeepinsight as hdi
         >>> import pandas as pd
         >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
-        >>> result = hdi.Annotation.from_labels(pd.Series(["CD4", "B"], index=["a", "b"]), tree)
+        >>> table = pd.DataFrame({"CD4": [0.5], "CD8": [0.4], "B": [0.1]}, index=["a"])
+        >>> result = hdi.Annotation.from_probabilities(table, tree)
         >>> result.to_frame().columns[2:].tolist()
         ['stop_label', 'leaf', 'confidence', 'margin', 'stop_depth', 'stop_reason']
+        >>> runner_up = ["level_2", "level_2_runner_up", "level_2_runner_up_confidence"]
+        >>> result.to_frame(details=True)[runner_up].values.tolist()
+        [['T', 'CD8', 0.4]]
         """
         names = node_names(self.taxonomy)
-        leaf_nodes = np.where(self.stop_reason == NO_COUNTS, 0, self.leaf_nodes)
-        leaf = self._series(node_categories(names, leaf_nodes), ADDED_KEYS.LEAF)
-        beside = [leaf, self.confidence, self.margin, self.stop_depth, self.stop_reason]
+        counted_none = (self.stop_reason == NO_COUNTS).to_numpy()
+        leaf = node_categories(names, np.where(counted_none, 0, self.leaf_nodes))
+        columns: list[pd.Series] = [
+            self._series(leaf, ADDED_KEYS.LEAF),
+            self.confidence,
+            self.margin,
+            self.stop_depth,
+            self.stop_reason,
+        ]
         if self.novelty is not None:
-            beside += [self.novelty[name] for name in NOVELTY_COLUMNS if name in self.novelty]
+            wanted = (*NOVELTY_COLUMNS, *NOVELTY_DETAILS) if details else NOVELTY_COLUMNS
+            columns += [self.novelty[name] for name in wanted if name in self.novelty]
         if self.taxonomy.ontology_ids:
-            beside.append(self.ontology_term_ids)
+            columns += [self.ontology_term_ids, self.ontology_terms]
+        rows = np.arange(len(self))
+        for depth, level in enumerate(self.taxonomy.level_names if details else (), start=1):
+            nodes, candidates = self.level_nodes(depth), self._candidates(depth)
+            own = truncate_to_depth(self.taxonomy, self.leaf_nodes, np.full(len(self), depth))
+            others = self.node_probabilities[:, candidates].copy()
+            others[rows, np.searchsorted(candidates, own)] = -1.0
+            second = others.argmax(axis=1)
+            there = (others[rows, second] >= 0) & ~counted_none
+            runner_up = node_categories(names, np.where(there, candidates[second], 0))
+            label_node = np.where(nodes == 0, own, nodes)
+            share = np.where(there, others[rows, second], np.nan)
+            prefix = f"{level}_{ADDED_KEYS.RUNNER_UP}"
+            columns += [
+                self._series(self._probability_of(label_node), f"{level}_{ADDED_KEYS.CONFIDENCE}"),
+                self._series(runner_up, prefix),
+                self._series(share, f"{prefix}_{ADDED_KEYS.CONFIDENCE}"),
+            ]
         labels = self.labels if fill else self._label_frame(fill=False)
-        return labels.assign(**{str(column.name): column.array for column in beside})
+        return labels.assign(**{str(column.name): column.array for column in columns})
 
-    def to_csv(self, path: str | Path) -> None:
+    def to_csv(self, path: str | Path, *, fill: bool = True, details: bool = False) -> None:
         """Write :meth:`to_frame` to a CSV file.
 
         The file appears in one piece: where writing fails, what was at the path stays.
+
+        Parameters
+        ----------
+        path
+            File to write.
+        fill, details
+            As in :meth:`to_frame`.
 
         Examples
         --------
@@ -780,13 +909,16 @@ class Annotation:
         'a,T,CD4,CD4,CD4,1.0,1.0,2,'
         """
         with atomic_write(path) as unfinished:
-            self.to_frame().to_csv(unfinished, index_label="cell")
+            table = self.to_frame(fill=fill, details=details)
+            table.to_csv(unfinished, index_label="cell")
 
     def to_adata(
         self,
         adata: AnnData,
         *,
         key_added: str = "hdi",
+        fill: bool = True,
+        details: bool = False,
         schema: Literal["cellxgene"] | None = None,
         overwrite: bool = False,
     ) -> None:
@@ -797,13 +929,12 @@ class Annotation:
         adata
             Object whose ``obs_names`` are those of this annotation, in the same order.
         key_added
-            Prefix of what is added: ``obs["<key>_<level>"]``, ``obs["<key>_stop_label"]``,
-            ``obs["<key>_confidence"]``, ``obs["<key>_margin"]``, ``obs["<key>_stop_depth"]``,
-            ``obs["<key>_novelty_p_value"]`` (of a model with held-out cells),
-            ``obs["<key>_cell_type_ontology_term_id"]`` (where the taxonomy carries ids),
-            ``obsm["<key>_probabilities"]`` (DataFrame), ``uns["<key>_<level>_colors"]``,
-            ``uns["<key>_stop_label_colors"]`` and ``uns["<key>"]`` (reports, recipe).
-            Files know no slash in a name, so ``|`` stands for it there.
+            Prefix of what is added: every column of :meth:`to_frame` as ``obs["<key>_<column>"]``,
+            ``obsm["<key>_probabilities"]`` (DataFrame), ``uns["<key>_<column>_colors"]`` of every
+            column of labels, and ``uns["<key>"]`` (verdict, decisions, reports, recipe). Files know
+            no slash in a name, so ``|`` stands for it there.
+        fill, details
+            As in :meth:`to_frame`.
         schema
             ``"cellxgene"`` writes ``obs["cell_type_ontology_term_id"]`` too, under the name and
             with the values that the CELLxGENE schema asks for. ``cell_type`` is not written: there
@@ -830,7 +961,7 @@ class Annotation:
         >>> cells.obs["hdi_stop_label"].tolist(), cells.obsm["hdi_probabilities"].shape
         (['CD4', 'B'], (2, 4))
         """
-        added = annotation_additions(self, adata, key_added)
+        added = annotation_additions(self, adata, key_added, fill=fill, details=details)
         if schema is not None:
             check_choice("schema", schema, ["cellxgene"], "Leave it out for our own names.")
             if not self.taxonomy.ontology_ids:
@@ -879,16 +1010,44 @@ class Annotation:
         stopped = float(above.mean()) if len(self) else 0.0
         threshold = None if self.threshold is None else round(self.threshold, 6)
         return (
-            f"Annotation of {len(self)} cells over {self.taxonomy.n_leaves} types at "
-            f"{self.taxonomy.max_depth} levels; {stopped:.1%} stop above a type "
+            f"Annotation of {counted(len(self), 'cell')} over "
+            f"{counted(self.taxonomy.n_leaves, 'type')} at "
+            f"{counted(self.taxonomy.max_depth, 'level')}; {stopped:.1%} stop above a type "
             f"(threshold {threshold})" + f"; {self.calibration_note}" * bool(self.calibration_note)
         )
+
+    def __str__(self) -> str:
+        verdict = () if self.verdict is None else (self.verdict,)
+        return "\n".join(map(str, (repr(self), *verdict, *self.decisions)))
 
     def _probability_of(self, nodes: np.ndarray) -> np.ndarray:
         return np.asarray(self.node_probabilities[np.arange(len(nodes)), nodes])
 
     def _series(self, values: np.ndarray | pd.Categorical, name: str) -> pd.Series:
         return pd.Series(values, index=self.obs_names, name=name)
+
+
+def leaves_named(taxonomy: Taxonomy, argument: str, names: Sequence[str] | None) -> np.ndarray:
+    """Return the leaves at or under the nodes that an argument names.
+
+    Examples
+    --------
+    >>> from hdeepinsight.taxonomy import Taxonomy
+    >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+    >>> leaves_named(tree, "types", ["T"])
+    array([3, 4])
+    >>> leaves_named(tree, "types", ["CD5"])
+    Traceback (most recent call last):
+        ...
+    ValueError: types: The taxonomy has no node 'CD5', neither ...
+    """
+    found: list[np.ndarray] = [np.zeros(0, dtype=np.int64)]
+    for name in [names] if isinstance(names, str) else names or ():
+        try:
+            found.append(taxonomy.leaves_under(taxonomy.resolve(name)))
+        except ValueError as error:
+            raise ValueError(f"{argument}: {error}") from None
+    return np.concatenate(found)
 
 
 def check_level_names(taxonomy: Taxonomy) -> None:
@@ -908,9 +1067,9 @@ def check_level_names(taxonomy: Taxonomy) -> None:
             f"The taxonomy has a type named {LABEL_COLUMNS.ROOT!r}, as cells without a label are "
             "called. Rename the type, or leave these cells unlabelled."
         )
-    names = {LABEL_COLUMNS.STOP, *ADDED_KEYS}
+    names = {LABEL_COLUMNS.STOP, *ADDED_KEYS, *NOVELTY_COLUMNS, *NOVELTY_DETAILS}
     if taxonomy.ontology_ids:
-        names.add(ONTOLOGY_KEY)
+        names |= {ONTOLOGY_KEY, ONTOLOGY_NAME}
     if taken := names.intersection(taxonomy.level_names):
         raise ValueError(
             f"The taxonomy has levels named {sorted(taken)}; these are names of columns of "
@@ -918,7 +1077,14 @@ def check_level_names(taxonomy: Taxonomy) -> None:
         )
 
 
-def annotation_additions(annotation: Annotation, adata: AnnData, key_added: str) -> Additions:
+def annotation_additions(
+    annotation: Annotation,
+    adata: AnnData,
+    key_added: str,
+    *,
+    fill: bool = True,
+    details: bool = False,
+) -> Additions:
     """Return everything that an annotation adds to an AnnData of its cells.
 
     Examples
@@ -936,12 +1102,15 @@ def annotation_additions(annotation: Annotation, adata: AnnData, key_added: str)
     def named(name: object) -> str:
         return storable(f"{key_added}_{name}")
 
+    frame = annotation.to_frame(fill=fill, details=details)
     probabilities = annotation.probabilities().rename(columns=storable)
+    colors = annotation.colors
     return Additions(
-        obs={named(name): column.array for name, column in annotation.to_frame().items()},
+        obs={named(name): column.array for name, column in frame.items()},
         obsm={named(ADDED_KEYS.PROBABILITIES): probabilities},
         uns={
-            named(f"{name}_colors"): [annotation.colors[label] for label in column.cat.categories]
-            for name, column in annotation.labels.items()
+            named(f"{name}_colors"): [colors[label] for label in column.cat.categories]
+            for name, column in frame.items()
+            if column.dtype == "category" and name not in (ONTOLOGY_KEY, ONTOLOGY_NAME)
         },
     )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
+from hdeepinsight._errors import counted
 from hdeepinsight.cli import _options as opt
-from hdeepinsight.cli._boundary import UsageProblem, running
-from hdeepinsight.cli._console import frame_table, show, step
+from hdeepinsight.cli._boundary import RED, running
+from hdeepinsight.cli._console import errors, frame_table, show, step
 from hdeepinsight.cli._files import (
     check_additions,
     check_output,
@@ -19,15 +22,17 @@ from hdeepinsight.cli._files import (
 )
 
 if TYPE_CHECKING:
-    pass
+    from hdeepinsight.annotation import Annotation, Verdict
 
 _MOST_LABELS = 40
 _PAGES = (".html",)
+_LIGHTS = {"green": "bold green", "yellow": "bold yellow", "red": "bold red"}
 
 
+@opt.annotating
 def annotate(
     query: opt.Query,
-    model: opt.Model = "pbmc",
+    asked: Callable[[], dict[str, Any]],
     out: Annotated[
         Path | None,
         typer.Option(
@@ -38,37 +43,39 @@ def annotate(
             "added, .csv for the labels alone. By default query.annotated.h5ad beside query.h5ad.",
         ),
     ] = None,
-    adapt: opt.Adapt = opt.Step.off,
-    refine: opt.Refine = opt.Step.off,
-    batch_key: opt.BatchKey = None,
-    reference: opt.Reference = None,
-    threshold: opt.Threshold = 0.5,
-    to_leaves: opt.ToLeaves = False,
-    decoder: opt.DecoderOption = opt.PathDecoder.joint,
-    reject: opt.RejectOption = opt.Rejection.auto,
-    layer: opt.Layer = None,
-    raw: opt.Raw = False,
-    scale: opt.ScaleOption = opt.Scale.auto,
-    fold_case: opt.FoldCase = False,
-    key_added: Annotated[
-        str, typer.Option(metavar="NAME", help="Prefix of the columns that are added.")
-    ] = "hdi",
-    overwrite: opt.Overwrite = False,
     report: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a page about the result too, .html.")
     ] = None,
+    key_added: Annotated[
+        str, typer.Option(metavar="NAME", help="Prefix of the columns that are added.")
+    ] = "hdi",
+    details: Annotated[
+        bool,
+        typer.Option(
+            "--details", help="Also write confidence and runner-up of every level, and all scores."
+        ),
+    ] = False,
+    fill: Annotated[
+        bool,
+        typer.Option(
+            "--fill/--no-fill",
+            help="Repeat a label at the levels below it, or leave them missing.",
+        ),
+    ] = True,
+    overwrite: opt.Overwrite = False,
     debug: opt.Debug = False,
 ) -> None:
     """Label every cell of a query, at every level.
 
     [b]hdeepinsight annotate query.h5ad --model my_model --out annotated.h5ad[/b]
 
-    Without [b]--model[/b] the bundled model of human blood cells is used.
-
-    With [b]--adapt auto --refine auto[/b] what was done and why is printed. Refining reads the
-    cells into memory; without it, memory does not grow with the number of cells.
+    Without [b]--model[/b] the bundled model of human blood cells is used. What was done, and
+    whether the query looks like what the model knows, is printed. The defaults are those of
+    hdeepinsight.annotate in Python; [b]--fast[/b] labels each cell by itself.
     """
     with running(debug=debug):
+        options = asked()
+        strict = options.pop("strict")
         out = out or default_output(
             query, f".annotated{'.zarr' if query.suffix == '.zarr' else '.h5ad'}"
         )
@@ -77,65 +84,45 @@ def annotate(
             check_output(
                 report, source=query, overwrite=overwrite, option="--report", formats=_PAGES
             )
-        if not key_added or "/" in key_added:
-            raise UsageProblem(
-                f"--key-added must be a name that a file can hold, without a slash, such as hdi, "
-                f"got {key_added!r}. Choose another."
-            )
         with step("Loading the model"):
-            import hdeepinsight as hdi
             from hdeepinsight import hub
             from hdeepinsight.data import open_store
 
             store = open_store(query)
             check_additions(store, source=query, out=out, key_added=key_added)
-            folder = hub.resolve_model(model)
+            folder = hub.resolve_model(options["model"])
             loaded = hub.load_model(folder)
-        with step("Annotating"):
-            result = hdi.annotate(
-                query,
-                loaded,
-                adapt=adapt.value,
-                refine=refine.value,
-                batch_key=batch_key,
-                reference=reference,
-                decoder=decoder.value,
-                reject=reject.value,
-                layer=layer,
-                use_raw=raw,
-                scale=scale.value,
-                fold_case=fold_case,
-                threshold=None if to_leaves else threshold,
-            )
+        result = _annotated(query, loaded, options)
         with step(f"Writing {out}"):
-            write_annotation(result, source=query, out=out, key_added=key_added, obs=store.obs)
+            write_annotation(
+                result,
+                source=query,
+                out=out,
+                key_added=key_added,
+                obs=store.obs,
+                fill=fill,
+                details=details,
+            )
+        written = [out] if report is None else [out, report]
         if report is not None:
-            with step(f"Writing {report}"):
-                hdi.report.write(
-                    result,
-                    report,
-                    query=query,
-                    reference=loaded,
-                    title=f"Cell types of {query.name}",
-                    model=model,
-                )
+            _write_page(result, report, query, loaded, model=options["model"])
         if folder in hub.bundled_folders().values():
-            show(f"Model {model} is the bundled one, of human blood: see --model.")
+            show(f"Model {options['model']} is the bundled one, of human blood: see --model.")
         notes = (result.input_report, result.gene_report, *result.decisions)
         show(*(note for note in notes if note is not None))
         if result.calibration_note:
             show(f"The probabilities are {result.calibration_note}.")
-        written = [out] if report is None else [out, report]
-        summary = result.summary()
-        table = frame_table(summary.head(_MOST_LABELS), title=f"{len(result):,} cells by label")
-        if rest := len(summary[_MOST_LABELS:]):
-            table.caption = f"and {rest:,} more labels"
-        show(table, f"Written to {' and '.join(map(str, written))}")
+        show(_composition(result))
+        if result.verdict is not None:
+            show(_coloured(result.verdict))
+        show(f"Written to {' and '.join(map(str, written))}")
+        _end(result, strict)
 
 
+@opt.annotating
 def report(
     query: opt.Query,
-    model: opt.Model = "pbmc",
+    asked: Callable[[], dict[str, Any]],
     out: Annotated[
         Path | None,
         typer.Option(
@@ -159,79 +146,106 @@ def report(
             "made where there are none.",
         ),
     ] = None,
-    labels: opt.Labels = None,
-    levels: opt.Levels = None,
+    labels_key: opt.LabelsKey = None,
+    labels_keys: opt.LabelsKeys = None,
     title: Annotated[
         str | None, typer.Option(help="Heading of the page; the query's name by default.")
     ] = None,
-    adapt: opt.Adapt = opt.Step.off,
-    refine: opt.Refine = opt.Step.off,
-    batch_key: opt.BatchKey = None,
-    reference: opt.Reference = None,
-    threshold: opt.Threshold = 0.5,
-    to_leaves: opt.ToLeaves = False,
-    decoder: opt.DecoderOption = opt.PathDecoder.joint,
-    reject: opt.RejectOption = opt.Rejection.auto,
-    layer: opt.Layer = None,
-    raw: opt.Raw = False,
-    scale: opt.ScaleOption = opt.Scale.auto,
-    fold_case: opt.FoldCase = False,
     overwrite: opt.Overwrite = False,
     debug: opt.Debug = False,
 ) -> None:
     """Annotate a query, and write one page that says what came out and how far to trust it.
 
-    The page needs no network. With labels that are known ([b]--labels[/b] or [b]--levels[/b]) it
-    compares with them; no other step reads them.
+    The page needs no network. With labels that are known ([b]--labels-key[/b] or
+    [b]--labels-keys[/b]) it compares with them; no other step reads them.
 
     [b]hdeepinsight report query.h5ad --model my_model --out report.html[/b]
     """
     with running(debug=debug):
+        options = asked()
+        strict = options.pop("strict")
         out = out or default_output(query, ".report.html")
         check_output(out, source=query, overwrite=overwrite, formats=_PAGES)
-        known = opt.label_columns(labels, levels)
+        known = opt.label_columns(labels_key, labels_keys)
         with step("Loading the model"):
-            import hdeepinsight as hdi
             from hdeepinsight import hub
             from hdeepinsight.data import open_store
 
             store = open_store(query)
-            obs = store.obs
-            require_columns(obs, [*([clusters] if clusters else []), *known], source=query)
+            require_columns(store.obs, [*([clusters] if clusters else []), *known], source=query)
             if embedding is not None and embedding not in store.obsm:
                 held = ", ".join(sorted(store.obsm)) or "nothing"
                 raise ValueError(
                     f"{query} has no {embedding!r} in obsm; it has {held}. Name one of them with "
                     "--embedding, or leave it out."
                 )
-            loaded = hub.load_model(model)
+            loaded = hub.load_model(options["model"])
             true_nodes = loaded.label_nodes(query, labels_keys=known) if known else None
-        with step("Annotating"):
-            result = hdi.annotate(
-                query,
-                loaded,
-                adapt=adapt.value,
-                refine=refine.value,
-                batch_key=batch_key,
-                reference=reference,
-                decoder=decoder.value,
-                reject=reject.value,
-                layer=layer,
-                use_raw=raw,
-                scale=scale.value,
-                fold_case=fold_case,
-                threshold=None if to_leaves else threshold,
-            )
-        with step(f"Writing {out}"):
-            hdi.report.write(
-                result,
-                out,
-                query=query,
-                reference=loaded,
-                title=title or f"Cell types of {query.name}",
-                model=model,
-                clusters=obs[clusters] if clusters else None,
-                embedding=None if embedding is None else store.obsm[embedding](),
-                true_nodes=true_nodes,
-            )
+        result = _annotated(query, loaded, options)
+        _write_page(
+            result,
+            out,
+            query,
+            loaded,
+            title=title,
+            model=options["model"],
+            clusters=store.obs[clusters] if clusters else None,
+            embedding=None if embedding is None else store.obsm[embedding](),
+            true_nodes=true_nodes,
+        )
         show(f"Written to {out}")
+        _end(result, strict)
+
+
+def _annotated(query: Path, model: Any, options: dict[str, Any]) -> Annotation:
+    """Annotate a file as Python does."""
+    import hdeepinsight as hdi
+
+    with step("Annotating"):
+        return hdi.annotate(query, **{**options, "model": model})
+
+
+def _write_page(
+    result: Annotation,
+    out: Path,
+    query: Path,
+    reference: Any,
+    *,
+    title: str | None = None,
+    **shown: Any,
+) -> None:
+    import hdeepinsight as hdi
+
+    with step(f"Writing {out}"):
+        heading = title or f"Cell types of {query.name}"
+        hdi.report.write(result, out, query=query, reference=reference, title=heading, **shown)
+
+
+def _composition(result: Annotation) -> Any:
+    """Return a table of the labels that occur, with their level columns."""
+    import pandas as pd
+
+    levels = list(result.taxonomy.level_names)
+    frame = result.labels[levels].astype(str).assign(confidence=result.confidence.to_numpy())
+    groups = frame.groupby(levels, sort=False)["confidence"]
+    table = pd.DataFrame({"cells": groups.size(), "confidence": groups.mean()}).reset_index()
+    table.insert(len(levels) + 1, "share", table["cells"] / len(result))
+    table = table.sort_values("cells", ascending=False, kind="stable")
+    title = f"{counted(len(result), 'cell')} by label"
+    shown = frame_table(table.head(_MOST_LABELS).set_index(levels[0]), title=title)
+    if rest := len(table[_MOST_LABELS:]):
+        shown.caption = f"and {rest:,} more labels"
+    return shown
+
+
+def _coloured(verdict: Verdict) -> Text:
+    text = Text(str(verdict))
+    text.stylize(_LIGHTS[verdict.light], 0, len(verdict.light))
+    return text
+
+
+def _end(result: Annotation, strict: bool) -> None:
+    """End with an exit code of its own where ``--strict`` asked for it; nothing is lost."""
+    if strict and result.verdict is not None and result.verdict.light == "red":
+        errors().print(Text(f"Error: {result.verdict.sentences[0]} (--strict)", style="bold red"))
+        raise typer.Exit(RED)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 import sys
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from hdeepinsight import __version__
 from hdeepinsight.cli._annotate import annotate, report
@@ -28,6 +31,21 @@ class _App(typer.Typer):
         return super().__call__(*arguments, **options)
 
 
+class _Command(TyperCommand):
+    """A command whose flags take no value in its help, and whose paragraphs are not broken."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        text = inspect.cleandoc(options.get("help") or "")
+        super().__init__(*arguments, **{**options, "help": re.sub(r"(?<!\n)\n(?!\n)", " ", text)})
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        params = super().get_params(ctx)
+        for each in params:
+            if getattr(each, "is_flag", False):
+                each.metavar = ""
+        return params
+
+
 app = _App(
     name="hdeepinsight",
     no_args_is_help=True,
@@ -36,7 +54,7 @@ app = _App(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for run in (train, annotate, report, explain, evaluate, info, models, pull, publish, convert, demo):
-    app.command()(run)
+    app.command(cls=_Command)(run)
 
 
 def _print_version(wanted: bool) -> None:

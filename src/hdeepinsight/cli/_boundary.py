@@ -14,8 +14,9 @@ from rich.text import Text
 
 from hdeepinsight.cli._console import errors
 
-#: Exit codes: data or a model that cannot be used; a command that was not written correctly.
-BAD_INPUT, BAD_USAGE = 1, 2
+#: Exit codes: data or a model that cannot be used; a command that was not written correctly; and a
+#: query unlike what the model knows, of which ``--strict`` makes an error.
+BAD_INPUT, BAD_USAGE, RED = 1, 2, 3
 
 #: Errors that say themselves what was found, what is valid and what to do.
 _EXPECTED = (ValueError, KeyError, OSError)
@@ -83,19 +84,13 @@ def _paragraph(error: Exception) -> str:
     )
 
 
-_SAME_NAME: Final = (
-    "backbone batch_key checkpoint early_stopping fold_case key_added layer n_genes overwrite "
-    "reference revision scale threshold validation_size where"
+_ARGUMENTS: Final = (
+    "backbone batch_key checkpoint early_stopping exclude fold_case key_added labels_key "
+    "labels_keys layer max_epochs n_genes overwrite reference revision scale split_key "
+    "threshold types unlabeled_category use_raw validation_size vote where"
 )
-_OPTIONS: Final = {
-    **{name: f"--{name.replace('_', '-')}" for name in _SAME_NAME.split()},
-    "labels_key": "--labels",
-    "labels_keys": "--levels",
-    "max_epochs": "--epochs",
-    "split_key": "--split-by",
-    "unlabeled_category": "--unlabeled",
-    "use_raw": "--raw",
-}
+#: Arguments that errors advise, all under the name of an option.
+_OPTIONS: Final = {name: f"--{name.replace('_', '-')}" for name in _ARGUMENTS.split()}
 #: An argument with its value, as errors advise it, or one whose name is no word of any language.
 _ARGUMENT = re.compile(
     rf"(?<![\w.'\"\[])(?:(?P<given>{'|'.join(_OPTIONS)})=(?P<value>'[^']*'|\"[^\"]*\"|[\w.]*\w|)"
@@ -110,15 +105,17 @@ def in_options(text: str) -> str:
     Examples
     --------
     >>> in_options("Name one with `layer=` (None means X) or `use_raw=True`.")
-    'Name one with `--layer` (None means X) or `--raw`.'
+    'Name one with `--layer` (None means X) or `--use-raw`.'
     >>> in_options("Pass scale='as_is', or threshold=None; raise validation_size.")
-    'Pass --scale as_is, or --to-leaves; raise --validation-size.'
+    'Pass --scale as_is, or --threshold none; raise --validation-size.'
     """
-    return _ARGUMENT.sub(_option, text.replace("adata.raw.to_adata()", "--raw"))
+    return _ARGUMENT.sub(_option, text.replace("adata.raw.to_adata()", "--use-raw"))
 
 
 def _option(found: re.Match[str]) -> str:
     name, value = found["given"] or found["named"], (found["value"] or "").strip("'\"")
     if value == "None":
-        return "--to-leaves" if name == "threshold" else f"no {_OPTIONS[name]}"
+        return "--threshold none" if name == "threshold" else f"no {_OPTIONS[name]}"
+    if name == "vote" and value == "True":
+        return "--vote auto"
     return _OPTIONS[name] + (f" {value}" if value not in ("", "True") else "")

@@ -261,7 +261,7 @@ def _show_files(out: Path, seconds: float) -> None:
     query, model = (shlex.quote(str(out / name)) for name in ("query.h5ad", "model"))
     guide = {
         "a reference with raw counts and label columns, and a query with raw counts:": [
-            "hdeepinsight train reference.h5ad --levels lineage,cell_type --out my_model",
+            "hdeepinsight train reference.h5ad --labels-keys lineage,cell_type --out my_model",
             "hdeepinsight annotate query.h5ad --model my_model --report report.html",
         ],
         "or look around in the files of the demo first:": [

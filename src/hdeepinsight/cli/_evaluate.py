@@ -29,16 +29,15 @@ _MOST_VALUES = 6
 def evaluate(
     query: Annotated[Path, typer.Argument(help="Labelled query, .h5ad or .zarr.")],
     model: opt.Model,
-    labels: opt.Labels = None,
-    levels: opt.Levels = None,
-    unlabeled: Annotated[
+    labels_key: opt.LabelsKey = None,
+    labels_keys: opt.LabelsKeys = None,
+    unlabeled_category: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Label that means: not known; the model's by default."),
     ] = None,
-    threshold: opt.Threshold = 0.5,
-    to_leaves: opt.ToLeaves = False,
+    threshold: opt.Threshold = "0.5",
     layer: opt.Layer = None,
-    raw: opt.Raw = False,
+    use_raw: opt.UseRaw = False,
     scale: opt.ScaleOption = opt.Scale.auto,
     fold_case: opt.FoldCase = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
@@ -48,10 +47,10 @@ def evaluate(
 
     Labels are read from the columns that the model was trained on, unless others are named.
 
-    [b]hdeepinsight evaluate query.h5ad --model my_model --labels cell_type[/b]
+    [b]hdeepinsight evaluate query.h5ad --model my_model --labels-key cell_type[/b]
     """
     with running(debug=debug):
-        given = opt.label_columns(labels, levels)
+        given = opt.label_columns(labels_key, labels_keys)
         with step("Loading the model"):
             from hdeepinsight import hub
 
@@ -60,12 +59,12 @@ def evaluate(
             evaluation = loaded.evaluate(
                 query,
                 labels_keys=given,
-                unlabeled_category=unlabeled,
+                unlabeled_category=unlabeled_category,
                 layer=layer,
-                use_raw=raw,
+                use_raw=use_raw,
                 scale=scale.value,
                 fold_case=fold_case,
-                threshold=None if to_leaves else threshold,
+                threshold=opt.threshold_of(threshold),
             )
         if as_json:
             typer.echo(json.dumps(_without_nan(evaluation.to_dict()), indent=2))
@@ -122,7 +121,7 @@ def explain(
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Gradients per cell.")] = 50,
     layer: opt.Layer = None,
-    raw: opt.Raw = False,
+    use_raw: opt.UseRaw = False,
     scale: opt.ScaleOption = opt.Scale.auto,
     fold_case: opt.FoldCase = False,
     overwrite: opt.Overwrite = False,
@@ -153,7 +152,7 @@ def explain(
                 n_samples=samples,
                 keep_values=False,
                 layer=layer,
-                use_raw=raw,
+                use_raw=use_raw,
                 scale=scale.value,
                 fold_case=fold_case,
             )
@@ -184,7 +183,7 @@ def info(
         typer.Argument(help="Folder of a model, or pbmc, the bundled one; an .h5ad or .zarr file."),
     ],
     layer: opt.Layer = None,
-    raw: opt.Raw = False,
+    use_raw: opt.UseRaw = False,
     debug: opt.Debug = False,
 ) -> None:
     """Say what a model, or a data file, holds.
@@ -199,7 +198,7 @@ def info(
         if target.is_dir() and not is_store(target):
             _show_model(target)
         else:
-            _show_data(target, layer, raw)
+            _show_data(target, layer, use_raw)
 
 
 def _show_model(folder: Path) -> None:
@@ -213,11 +212,11 @@ def _show_model(folder: Path) -> None:
     show(repr(model), "", model.taxonomy, "", table)
 
 
-def _show_data(path: Path, layer: str | None, raw: bool) -> None:
+def _show_data(path: Path, layer: str | None, use_raw: bool) -> None:
     with step("Looking at every value"):
         from hdeepinsight.data import inspect_input, open_store
 
-        report = inspect_input(path, layer=layer, use_raw=raw)
+        report = inspect_input(path, layer=layer, use_raw=use_raw)
         store = open_store(path)
     show(report, "", f"matrices  {', '.join(store.slots)}", Text("obs columns", style="bold"))
     for name in store.obs:

@@ -120,7 +120,7 @@ def require_writable(out: Path, *, option: str = "--out") -> None:
 
 
 def check_additions(query: Store, *, source: Path, out: Path, key_added: str) -> None:
-    """Raise `UsageProblem` if the copy of a query could not be written, before any work is done.
+    """Raise `UsageProblem` if labels could not be written, before any work is done.
 
     Parameters
     ----------
@@ -129,6 +129,11 @@ def check_additions(query: Store, *, source: Path, out: Path, key_added: str) ->
     source, out, key_added
         As in `write_annotation`.
     """
+    if not key_added or "/" in key_added:
+        raise UsageProblem(
+            f"--key-added must be a name that a file can hold, without a slash, such as hdi, "
+            f"got {key_added!r}. Choose another."
+        )
     if out.suffix != ".csv":
         _refuse_clashes(query, key_added)
         if not _is_copied(source, out):
@@ -177,7 +182,14 @@ def _try_to_write(source: Path, out: Path) -> None:
 
 
 def write_annotation(
-    annotation: Annotation, *, source: Path, out: Path, key_added: str, obs: pd.DataFrame
+    annotation: Annotation,
+    *,
+    source: Path,
+    out: Path,
+    key_added: str,
+    obs: pd.DataFrame,
+    fill: bool = True,
+    details: bool = False,
 ) -> None:
     """Write the labels as a table (``.csv``), or a copy of the query that has them too.
 
@@ -189,8 +201,8 @@ def write_annotation(
         The query's file.
     out
         File to write; its ending sets the format.
-    key_added
-        Prefix of what is added, as in `Annotation.to_adata`.
+    key_added, fill, details
+        What is added, as in `Annotation.to_adata`.
     obs
         Annotation of the query's cells.
 
@@ -200,7 +212,7 @@ def write_annotation(
         If the query holds something of these names already.
     """
     if out.suffix == ".csv":
-        annotation.to_csv(out)
+        annotation.to_csv(out, fill=fill, details=details)
         return
     import anndata
 
@@ -208,14 +220,14 @@ def write_annotation(
 
     _refuse_clashes(open_store(source), key_added)
     added = anndata.AnnData(obs=obs.copy())  # the query's cells, without their matrix
-    annotation.to_adata(added, key_added=key_added)
+    annotation.to_adata(added, key_added=key_added, fill=fill, details=details)
     # Older releases of anndata have to be told to write every kind of text column that they read.
     with atomic_write(out) as path, anndata.settings.override(allow_write_nullable_strings=True):
         if _is_copied(source, out):
             _copy_and_add(source, path, added)
         else:
             adata = read_anndata(source)
-            annotation.to_adata(adata, key_added=key_added)
+            annotation.to_adata(adata, key_added=key_added, fill=fill, details=details)
             adata.write_zarr(path) if is_zarr(out) else adata.write_h5ad(path)
 
 

@@ -28,8 +28,8 @@ Layout = StrEnum("Layout", {"tsne": "tsne", "umap": "umap", "mde": "mde", "rando
 def train(
     reference: Annotated[Path, typer.Argument(help="Labelled reference, .h5ad or .zarr.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the model.")],
-    labels: opt.Labels = None,
-    levels: opt.Levels = None,
+    labels_key: opt.LabelsKey = None,
+    labels_keys: opt.LabelsKeys = None,
     taxonomy: Annotated[
         Path | None,
         typer.Option(
@@ -39,11 +39,9 @@ def train(
         ),
     ] = None,
     layer: opt.Layer = None,
-    raw: opt.Raw = False,
-    batch: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Column of obs with the batch or donor.")
-    ] = None,
-    split_by: Annotated[
+    use_raw: opt.UseRaw = False,
+    batch_key: opt.BatchKey = None,
+    split_key: Annotated[
         str | None,
         typer.Option(
             metavar="COLUMN",
@@ -51,7 +49,7 @@ def train(
             "scores that are printed; by default cells are held out within every label.",
         ),
     ] = None,
-    unlabeled: Annotated[
+    unlabeled_category: Annotated[
         str, typer.Option(metavar="NAME", help="Label that means: not known.")
     ] = "Unknown",
     n_genes: Annotated[int, typer.Option(min=1, help="Most genes of the image.")] = 4096,
@@ -62,7 +60,7 @@ def train(
     validation_size: Annotated[
         float, typer.Option(min=0, max=0.9, help="Share of cells held out; rare types keep all.")
     ] = 0.1,
-    epochs: Annotated[
+    max_epochs: Annotated[
         int | None, typer.Option(min=1, help="Passes over the cells; chosen from their number.")
     ] = None,
     early_stopping: Annotated[
@@ -83,14 +81,14 @@ def train(
 ) -> None:
     """Train a model on a labelled reference.
 
-    [b]hdeepinsight train reference.h5ad --levels lineage,cell_type --out my_model[/b]
+    [b]hdeepinsight train reference.h5ad --labels-keys lineage,cell_type --out my_model[/b]
     """
     with running(debug=debug):
-        if not (columns := opt.label_columns(labels, levels)):
+        if not (columns := opt.label_columns(labels_key, labels_keys)):
             raise UsageProblem(
-                "No label column was given. Pass --labels COLUMN for cell types, or --levels "
-                "COARSE,...,FINE for one column per level. `hdeepinsight info REFERENCE` lists the "
-                "columns."
+                "No label column was given. Pass --labels-key COLUMN for cell types, or "
+                "--labels-keys COARSE,...,FINE for one column per level. `hdeepinsight info "
+                "REFERENCE` lists the columns."
             )
         _check_folder(out, source=reference, overwrite=overwrite)
         with step("Reading the reference"):
@@ -100,15 +98,19 @@ def train(
             method = model_class(_METHOD)
 
             adata = read_anndata(reference)
-            if raw:
+            if use_raw:
                 open_store(adata).matrix(layer, use_raw=True)  # says what is wrong, if something is
                 adata = adata.raw.to_adata()
-            wanted = [*columns, *(name for name in (batch, split_by) if name)]
+            wanted = [*columns, *(name for name in (batch_key, split_key) if name)]
             require_columns(adata.obs, wanted, source=reference)
             tree = _read_taxonomy(taxonomy)
             keys = {"labels_keys": columns} if columns[1:] else {"labels_key": columns[0]}
             method.setup_anndata(
-                adata, layer=layer, batch_key=batch, unlabeled_category=unlabeled, **keys
+                adata,
+                layer=layer,
+                batch_key=batch_key,
+                unlabeled_category=unlabeled_category,
+                **keys,
             )
         with step("Placing the genes"):
             model = method(
@@ -121,9 +123,9 @@ def train(
             )
         with training_progress() as watched:
             model.train(
-                epochs,
+                max_epochs,
                 validation_size=validation_size,
-                split_key=split_by,
+                split_key=split_key,
                 early_stopping=early_stopping,
                 accelerator=accelerator,
                 checkpoint=checkpoint,

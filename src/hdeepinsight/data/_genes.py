@@ -17,6 +17,7 @@ from hdeepinsight.data._names import (
     Species,
     as_count,
     as_text,
+    as_wanted,
     examples,
     find_change,
     find_genes,
@@ -29,7 +30,6 @@ from hdeepinsight.data._names import (
     strip_version,
     text_columns,
     visible,
-    without_numbers,
 )
 from hdeepinsight.data._reader import ARGUMENTS
 
@@ -208,7 +208,7 @@ def resolve_var_names(var: pd.DataFrame, genes: Sequence[str]) -> tuple[pd.Index
     >>> resolve_var_names(var, ["ENSG00000167286"])[1]
     'gene_ids'
     """
-    wanted = pd.Index([strip_version(gene) for gene in genes])
+    wanted = as_wanted(strip_version(gene) for gene in genes)
     names, column = as_text(var.index), None
     held = 2 * _n_held(names, wanted)
     for name, values in text_columns(var):
@@ -218,7 +218,7 @@ def resolve_var_names(var: pd.DataFrame, genes: Sequence[str]) -> tuple[pd.Index
 
 
 def _n_held(names: pd.Index, wanted: pd.Index) -> int:
-    return int(wanted.isin(without_numbers(names).map(strip_version)).sum())
+    return int(wanted.isin(names.map(strip_version)).sum())
 
 
 def align_genes(
@@ -311,7 +311,7 @@ def align_genes(
         names, said = names.where(is_gene, ""), (*renamed, *said)
     else:
         names = as_text(list(var_names))
-    target, found, matched, hint = _match(without_numbers(names), model, synonyms or {}, fold_case)
+    target, found, matched, hint = _match(names, as_wanted(model), synonyms or {}, fold_case)
     messages = [*said, *found]
     if column is not None:
         messages.insert(0, f"Gene names were taken from var[{column!r}], not from var_names.")
@@ -364,10 +364,10 @@ def _match(
     found = {
         "after leaving out Ensembl versions": _add(target, ours, theirs),
         "by a synonym": _add_synonyms(target, names, model, synonyms),
-        "taking '-', '.', '_' and blanks for one another": _add(
-            target, ours.map(one_punctuation), theirs.map(one_punctuation)
-        ),
     }
+    if np.count_nonzero(target >= 0) < len(model):
+        signs = ours.map(one_punctuation), theirs.map(one_punctuation)
+        found["taking '-', '.', '_' and blanks for one another"] = _add(target, *signs)
     hint, n_found = "", len(np.unique(target[target >= 0]))
     if n_found < SYSTEMATIC * len(model):
         changes = [(find_change(names, model), False), (find_change(model, names), True)]
@@ -469,7 +469,7 @@ def _diagnose(
         )
     if share_barcodes(names) > 0.5:
         return f"The columns look like cells ({shown}): pass adata.T."
-    if kind == "unknown" and model_kind != "unknown":
+    if is_numbered(names) or (kind == "unknown" and model_kind != "unknown"):
         return (
             f"The columns have no gene names ({shown}): set adata.var_names to {model_kind} names."
         )

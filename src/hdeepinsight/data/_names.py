@@ -6,6 +6,8 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import combinations_with_replacement
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
@@ -25,7 +27,7 @@ _TITLE = re.compile(r"[A-Z][a-z0-9.\-]*[a-z][a-z0-9.\-]*")
 _NUMBER = re.compile(r"(?:V|X|row|col|feature)?[-_. ]?\d+(?:\.0+)?", re.IGNORECASE)
 _MOST = 0.9
 _SOME = 0.1
-_MANY_NAMES = 20_000
+_MANY_NAMES, _FEW_NAMES = 20_000, 500
 
 
 def _share(names: Sequence[str], pattern: re.Pattern[str]) -> float:
@@ -158,9 +160,10 @@ def as_text(names: Any) -> pd.Index:
     return pd.Index(listed, dtype=object)
 
 
-def without_numbers(names: pd.Index) -> pd.Index:
-    """Return names in which those that only number the columns are empty, and match nothing."""
-    return pd.Index(["" if _NUMBER.fullmatch(name) else name for name in names], dtype=object)
+def as_wanted(genes: Iterable[str]) -> pd.Index:
+    """Return genes of a model; numbers, which are not names, in a form that matches nothing."""
+    named = [f"\0{gene}\0" if _NUMBER.fullmatch(gene) else gene for gene in genes]
+    return pd.Index(named, dtype=object)
 
 
 def is_numbered(names: Sequence[str]) -> bool:
@@ -245,7 +248,8 @@ def named_by_column(var: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
     >>> named_by_column(var)[0].index.tolist()
     ['CD3D', 'NKG7']
     """
-    if not is_numbered(as_text(var.index).tolist()):
+    few = var.index[:: max(1, len(var) // _FEW_NAMES)]
+    if not is_numbered(as_text(few).tolist()):
         return var, ()
     best: tuple[bool, str, pd.Index] | None = None
     for name, names in text_columns(var):
@@ -271,11 +275,9 @@ _LOOK_ALIKE: Final = str.maketrans(
 )
 _PUNCTUATION = re.compile(r"[-_. ]")
 _SEPARATOR = re.compile(r"[-_.|:;,/()\[\] ]+")
-#: Where a composite name is cut; gene names themselves hold the last two.
-_CUTS: Final = ("|", "__", "_", ":", ";", ",", "/", "(", " ", "-", ".")
 #: Names of antibodies, which are no genes, differ from those of genes by such parts too.
 _ANTIBODY = re.compile(
-    r"adt|anti|abseq|total|prot|hashtag|hto|(?<![a-z])ab(?![a-z])", re.IGNORECASE
+    r"adt|anti|abseq|total|prot(?!ein.?cod)|hashtag|hto|(?<![a-z])ab(?![a-z])", re.IGNORECASE
 )
 _AFFIXES = 2
 
@@ -343,7 +345,7 @@ def find_change(names: pd.Index, wanted: Iterable[str]) -> NameChange | None:
     >>> found.how, found.n
     ("without the prefix 'GRCh38_'", 2)
     """
-    goal = {strip_version(name) for name in wanted if name}
+    goal = {strip_version(name) for name in wanted if name and not _NUMBER.fullmatch(name)}
     best = NameChange("", names, _n_within(names, goal))
     for _ in range(3):
         before = best
@@ -366,42 +368,44 @@ def _changes(names: pd.Index, goal: set[str]) -> Iterator[tuple[str, Callable[[s
     if odd := [name for name, tidy in zip(names, plain, strict=True) if name != tidy]:
         yield f"without {odd_characters(odd) or 'quotes and outer blanks'}", plain_name
     before, after = Counter[str](), Counter[str]()
-    ordered = sorted(set(plain))
-    middle = ordered[len(ordered) // 4 : -(len(ordered) // 4) or None]
+    parts = Counter[tuple[int, int]]()
+    shown: dict[tuple[int, int], tuple[str, str]] = {}
     for name in plain:
-        for cut in _SEPARATOR.finditer(name):
-            before[name[: cut.end()]] += strip_version(name[cut.end() :]) in goal
-            after[name[cut.start() :]] += strip_version(name[: cut.start()]) in goal
-    if middle:  # what at least half of the names begin with, or end with, without a separator
-        start = common_start(middle[0], middle[-1])
-        turned = sorted(name[::-1] for name in ordered)
-        turned = turned[len(turned) // 4 : -(len(turned) // 4) or None]
-        before[start] += 1
-        after[common_start(turned[0], turned[-1])[::-1]] += 1
-    for counted, what, change in (
-        (before, "prefix", str.removeprefix),
-        (after, "suffix", str.removesuffix),
-    ):
-        for affix, n in counted.most_common(_AFFIXES):
-            if n and affix and not _ANTIBODY.search(affix):
-                yield f"without the {what} {affix!r}", _with(change, affix)
-    for sign in _CUTS:
-        if any(sign in name for name in plain):
-            ends = _PARTS if sign not in "-." else _PARTS[:2]
-            yield from ((f"by what {how} {sign!r}", _with(part, sign)) for how, part in ends)
+        cuts = list(_SEPARATOR.finditer(name))
+        starts, ends = [0, *(cut.end() for cut in cuts)], [*(c.start() for c in cuts), len(name)]
+        for i, j in combinations_with_replacement(range(len(starts)), 2):
+            part, rest = name[starts[i] : ends[j]], (name[: starts[i]], name[ends[j] :])
+            if strip_version(part) in goal and not _ANTIBODY.search(" ".join(rest)):
+                before[rest[0]] += not rest[1]
+                after[rest[1]] += not rest[0]
+                at = i, len(ends) - j
+                parts[at] += 1
+                shown.setdefault(at, (part, name))
+    for turn, counted in ((1, before), (-1, after)):
+        ordered = sorted(name[::turn] for name in set(plain))
+        if middle := ordered[len(ordered) // 4 : -(len(ordered) // 4) or None]:
+            # What at least half of the names begin with, or end with, without a separator.
+            counted[common_start(middle[0], middle[-1])[::turn]] += 1
+    for prefix, _ in before.most_common(_AFFIXES):
+        if not _ANTIBODY.search(prefix):
+            yield f"without the prefix {prefix!r}", partial(_without, prefix, "")
+    for suffix, _ in after.most_common(_AFFIXES):
+        if not _ANTIBODY.search(suffix):
+            yield f"without the suffix {suffix!r}", partial(_without, "", suffix)
+    for at, _ in parts.most_common(_AFFIXES):
+        yield "by a part of the names, such as {!r} of {!r}".format(*shown[at]), partial(_part, at)
 
 
-#: What may be the gene in a composite name.
-_PARTS: Final[tuple[tuple[str, Callable[[str, str], str]], ...]] = (
-    ("follows the first", lambda name, sign: name.partition(sign)[2]),
-    ("precedes the last", lambda name, sign: name.rpartition(sign)[0]),
-    ("follows the last", lambda name, sign: name.rpartition(sign)[2]),
-    ("precedes the first", lambda name, sign: name.partition(sign)[0]),
-)
+def _without(prefix: str, suffix: str, name: str) -> str:
+    return name.removeprefix(prefix).removesuffix(suffix)
 
 
-def _with(change: Callable[[str, str], str], value: str) -> Callable[[str], str]:
-    return lambda name: change(name, value)
+def _part(at: tuple[int, int], name: str) -> str:
+    """Return what lies between two separators, counted from the start and from the end."""
+    cuts = list(_SEPARATOR.finditer(name))
+    starts, ends = [0, *(cut.end() for cut in cuts)], [*(c.start() for c in cuts), len(name)]
+    is_there = at[0] < len(starts) and at[1] <= len(ends)
+    return name[starts[at[0]] : ends[-at[1]]] if is_there else name
 
 
 def common_start(one: str, other: str) -> str:

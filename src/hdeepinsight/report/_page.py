@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hdeepinsight import __version__, tl
+from hdeepinsight._errors import counted
 from hdeepinsight._io import atomic_write, escape_controls
 from hdeepinsight.annotation import Annotation, check_nodes, check_same_cells
 from hdeepinsight.report import _cells, _figures, _tables, _text
@@ -124,8 +125,8 @@ def write(
     if created is None:
         epoch = os.environ.get("SOURCE_DATE_EPOCH")  # the time that builds agree on
         created = datetime.now(UTC) if epoch is None else datetime.fromtimestamp(int(epoch), UTC)
-    n_cells = f"{len(result):,} cell" if len(result) == 1 else f"{len(result):,} cells"
-    head = {"title": title or f"Cell types of {n_cells}", "model": model, "version": __version__}
+    title = title or f"Cell types of {counted(len(result), 'cell')}"
+    head = {"title": title, "model": model, "version": __version__}
     cells = _cells.gather(result, query, clusters, embedding, color_by)
     found, unread = evidence, ""
     if evidence is None and query is not None and len(result):
@@ -171,7 +172,7 @@ def _gather(
         "scores": scores,
         "clusters": _tables.clusters(result, cells.clusters),
         "drawn": _figures.drawn(result, evidence, true_nodes),
-        "decisions": [_text.decided(step, len(result)) for step in result.decisions],
+        "decisions": list(map(str, result.decisions)),
         "methods": paragraph,
         "references": references,
     }

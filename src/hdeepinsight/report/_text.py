@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
+from hdeepinsight._errors import counted
 from hdeepinsight.annotation import Annotation, Decision
 from hdeepinsight.data import GeneReport, InputReport
 from hdeepinsight.report._tables import above_a_type
@@ -37,12 +38,12 @@ def input_sentences(report: InputReport) -> list[str]:
         "are negative": report.n_negative,
     }
     return [
-        f"{report.n_obs:,} cells × {report.n_vars:,} genes were read from {report.layer} "
-        f"({report.storage}).",
+        f"{counted(report.n_obs, 'cell')} × {counted(report.n_vars, 'gene')} were read from "
+        f"{report.layer} ({report.storage}).",
         f"The values are {report.scale.replace('_', ' ')}: {report.evidence}.",
         f"Genes are named by {report.identifiers}{versioned}; species: {report.species}.",
-        *(f"{n:,} values {what}." for what, n in oddities.items() if n),
-        *([f"{report.n_empty_cells:,} cells hold zeros only."] if report.n_empty_cells else []),
+        *(f"Values that {what}: {n:,}." for what, n in oddities.items() if n),
+        *([f"Cells that hold zeros only: {report.n_empty_cells:,}."] * bool(report.n_empty_cells)),
         *(f"Repaired: {text}" for text in report.repairs),
         *(f"To know: {text}" for text in report.problems),
     ]
@@ -63,8 +64,8 @@ def gene_sentences(report: GeneReport) -> list[str]:
 
 def key_figures(result: Annotation) -> list[KeyFigure]:
     """Give the figures to know first."""
-    n_cells, n_types = len(result), len(np.unique(result.leaf_nodes))
-    of_all = f"of {result.taxonomy.n_leaves:,}"
+    n_cells, of_all = len(result), f"of {result.taxonomy.n_leaves:,}"
+    n_types = int(np.isin(result.taxonomy.leaves, result.stop_nodes).sum())
     figures = [
         KeyFigure("n_cells", "Cells", n_cells, f"{n_cells:,}", "annotated"),
         KeyFigure("n_types", "Types found", n_types, f"{n_types:,}", of_all),
@@ -80,7 +81,7 @@ def key_figures(result: Annotation) -> list[KeyFigure]:
             ("share_unknown", "Unknown"): result.stop_nodes == 0,
         }
         for (key, name), cells in shares.items():
-            share, shown = float(cells.mean()), _cells_of(int(cells.sum()))
+            share, shown = float(cells.mean()), counted(int(cells.sum()), "cell")
             figures.append(KeyFigure(key, name, share, f"{share:.1%}", shown))
     if report := result.gene_report:
         coverage = report.coverage, f"{report.coverage:.1%}"
@@ -99,11 +100,11 @@ def summary(result: Annotation, evidence: MarkerEvidence | None) -> tuple[str, l
     if evidence is not None and len(evidence.labels):
         lineages = evidence.labels[~evidence.labels.index.str.contains(" > ")]
         judged = lineages["verdict"].isin(["supported", "contradicted"])
-        if lineages.loc[judged, "n_cells"].sum() * 2 >= lineages["n_cells"].sum():
-            said += evidence.sentences()[: max(1, len(evidence.contradicted))]
-        else:
+        if lineages.loc[judged, "n_cells"].sum() * 2 < lineages["n_cells"].sum():
             names = ", ".join(lineages.loc[~judged, "label"])
             said.append(f"Nothing but the model speaks for {names}: no markers could be judged.")
+        elif evidence.contradicted or verdict is None:
+            said += evidence.sentences()[: max(1, len(evidence.contradicted))]
     return light, said
 
 
@@ -119,54 +120,15 @@ def _unjudged(result: Annotation) -> list[str]:
         )
     n_above = int(above_a_type(result).sum())
     said.append(
-        f"{len(result) - n_above:,} of {_cells_of(len(result))} have a type; {n_above:,} stop "
-        f"above one. The mean confidence is {result.confidence.mean():.3f}."
+        f"{len(result) - n_above:,} of {counted(len(result), 'cell')} have a type; {n_above:,} "
+        f"stop above one. The mean confidence is {result.confidence.mean():.3f}."
     )
     return said
 
 
-def _cells_of(n: int) -> str:
-    return f"{n:,} cell" if n == 1 else f"{n:,} cells"
-
-
-#: What a step does to the labels, and what a figure of it means.
-_APPLIED: Final = {
-    "adapt": "The model was adapted to the query",
-    "refine": "Labels were refined among neighbouring cells",
-}
-_LEFT_OUT: Final = {
-    "adapt": "The model was not adapted to the query",
-    "refine": "Labels were not refined among neighbouring cells",
-}
-_FIGURES: Final = {
-    "held-out markers": "marker genes that took no part speak for the new labels with log-odds of "
-    "{:+.2f} per cell (above 0 for them, below 0 against them)",
-    "weight of neighbours": "the neighbours weigh {:.0%} against the frequencies of the types",
-}
-
-
-def decided(decision: Decision, n_cells: int) -> list[str]:
-    """Say in words what was decided, why, and what it changed."""
-    names = _APPLIED if decision.applied else _LEFT_OUT
-    how = "applied" if decision.applied else "left out"
-    first = names.get(decision.step, f"The step {decision.step} was {how}")
-    figures = dict(decision.figures)
-    changed = figures.pop("labels changed", None)
-    if changed is not None and n_cells:
-        would = "changed" if decision.applied else "would have changed"
-        n = round(changed * n_cells)
-        first += f": {n:,} of {n_cells:,} labels {would} ({changed:.1%})"
-    reason = decision.reason.rstrip(".")
-    said = [f"{first}.", f"{reason[:1].upper()}{reason[1:]}."]
-    for name, value in figures.items():
-        text = _FIGURES.get(name, f"{name}: {{:.3g}}").format(value)
-        said.append(f"{text[:1].upper()}{text[1:]}.")
-    return said
-
-
 def absent_types(result: Annotation) -> str:
-    """Name the types of the taxonomy to which no cell leads."""
-    absent = np.setdiff1d(result.taxonomy.leaves, result.leaf_nodes)
+    """Name the types of the taxonomy that no cell is called."""
+    absent = np.setdiff1d(result.taxonomy.leaves, result.stop_nodes)
     return _listed([result.taxonomy.label(int(leaf)) for leaf in absent])
 
 
@@ -247,7 +209,7 @@ def _step(decision: Decision, result: Annotation) -> str:
     details = result.recipe.get(decision.step)
     method = details.get("method") if decision.applied and isinstance(details, dict) else None
     by = f" The method was {str(method).replace('_', ' ')}." if method else ""
-    return " ".join(decided(decision, len(result))[:2]) + by
+    return f"{decision}{by}"
 
 
 def _training(recipe: dict[str, Any], citations: Citations) -> str:

@@ -1,6 +1,7 @@
 """The tree of cell types: names, paths, probabilities along paths, and scores."""
 
 from hdeepinsight.taxonomy._algebra import TreeAlgebra
+from hdeepinsight.taxonomy._cell_types import CellType, cell_type
 from hdeepinsight.taxonomy._encode import (
     MISSING_LABELS,
     LabelWarning,
@@ -19,10 +20,12 @@ from hdeepinsight.taxonomy._taxonomy import Taxonomy
 
 __all__ = [
     "MISSING_LABELS",
+    "CellType",
     "HierarchicalScores",
     "LabelWarning",
     "Taxonomy",
     "TreeAlgebra",
+    "cell_type",
     "check_labels",
     "check_nodes",
     "column_nodes",

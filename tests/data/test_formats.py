@@ -1,0 +1,402 @@
+"""A path gives what the object read from it gives, for odd files and for other formats."""
+
+import gzip
+import pickle
+import shutil
+import warnings
+from pathlib import Path
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+from scipy.io import mmwrite
+
+from hdeepinsight.data import (
+    InputError,
+    inspect_input,
+    is_paired,
+    open_counts,
+    open_query,
+    open_store,
+    read_anndata,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+TEXT = h5py.string_dtype()
+
+
+def with_raw(small: ad.AnnData) -> ad.AnnData:
+    adata = small[:, :40].copy()
+    adata.raw = small
+    adata.layers["twice"] = 2 * adata.X
+    adata.uns["log1p"] = {"base": 2.0}
+    adata.obsm["X_umap"] = np.arange(2.0 * adata.n_obs).reshape(-1, 2)
+    return adata
+
+
+def raw_that_is_none(file: h5py.File, adata: ad.AnnData) -> None:
+    del file["raw"]
+    file["raw"] = h5py.Empty("f")
+    file["raw"].attrs.update({"encoding-type": "null", "encoding-version": "0.1.0"})
+
+
+def x_that_is_none(file: h5py.File, adata: ad.AnnData) -> None:
+    del file["X"]
+    file["X"] = h5py.Empty("f")
+    file["X"].attrs.update({"encoding-type": "null", "encoding-version": "0.1.0"})
+
+
+def no_encoding_at_the_root(file: h5py.File, adata: ad.AnnData) -> None:
+    for key in list(file.attrs):
+        del file.attrs[key]
+
+
+def a_column_named_index(file: h5py.File, adata: ad.AnnData) -> None:
+    """As SeuratDisk leaves it."""
+    table = file["raw/var"]
+    names = table["_index"][:]
+    del table["_index"]
+    for key, values in {"features": np.arange(len(names)).astype(str), "_index": names}.items():
+        column = table.create_dataset(key, data=np.array(values, dtype=object), dtype=TEXT)
+        column.attrs.update({"encoding-type": "string-array", "encoding-version": "0.2.0"})
+    table.attrs["_index"] = "features"
+    table.attrs.create("column-order", np.array(["_index"], dtype=object), dtype=TEXT)
+
+
+def names_that_are_integers(file: h5py.File, adata: ad.AnnData) -> None:
+    for part, n in (("obs", adata.n_obs), ("var", adata.n_vars)):
+        at = file[part].attrs["_index"]
+        del file[part][at]
+        file[part][at] = np.arange(n)
+        file[part][at].attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+
+
+def tables_as_compound_arrays(file: h5py.File, adata: ad.AnnData) -> None:
+    """As anndata wrote them before 0.7."""
+    for part, names in (("obs", adata.obs_names), ("var", adata.var_names)):
+        del file[part]
+        kind = np.dtype([("index", "S20"), ("kind", "i1")])
+        rows = [(name.encode(), i % 2) for i, name in enumerate(names)]
+        file[part] = np.array(rows, dtype=kind)
+    file["uns/kind_categories"] = np.array([b"a", b"b"])
+    del file["raw"]
+    for key in list(file.attrs):
+        del file.attrs[key]
+
+
+def sparse_as_anndata_07_wrote_it(file: h5py.File, adata: ad.AnnData) -> None:
+    for at in ("X", "layers/twice", "raw/X"):
+        shape = file[at].attrs["shape"]
+        for key in list(file[at].attrs):
+            del file[at].attrs[key]
+        file[at].attrs.update({"h5sparse_format": "csr", "h5sparse_shape": shape})
+
+
+def categories_beside_the_table(file: h5py.File, adata: ad.AnnData) -> None:
+    """As anndata 0.7 wrote them: codes in the column, and categories under __categories."""
+    table = file["obs"]
+    del table["kind"]
+    table["kind"] = np.array([i % 2 for i in range(adata.n_obs)], dtype="i1")
+    table["__categories/kind"] = np.array([b"a", b"b"])
+    table["kind"].attrs["categories"] = table["__categories/kind"].ref
+    table.attrs["encoding-version"] = "0.1.0"
+
+
+def raw_at_the_root(file: h5py.File, adata: ad.AnnData) -> None:
+    """As anndata 0.6 wrote it."""
+    file["raw.X"] = adata.raw.X.toarray()
+    rows = [(name.encode(),) for name in adata.raw.var_names]
+    file["raw.var"] = np.array(rows, dtype=[("index", "S20")])
+    del file["raw"]
+
+
+def gene_names_in_categories(file: h5py.File, adata: ad.AnnData) -> None:
+    at = file["var"].attrs["_index"]
+    del file["var"][at]
+    ad.io.write_elem(file["var"], at, pd.Categorical(adata.var_names))
+
+
+def nullable_columns(file: h5py.File, adata: ad.AnnData) -> None:
+    whole = pd.array([1, None, *range(adata.n_obs - 2)], dtype="Int64")
+    truth = pd.array([True, None, *([False] * (adata.n_obs - 2))], dtype="boolean")
+    obs = adata.obs.assign(whole=whole, truth=truth)
+    del file["obs"]
+    ad.io.write_elem(file, "obs", obs)
+
+
+def no_tables(file: h5py.File, adata: ad.AnnData) -> None:
+    for name in ("raw", "layers", "obsm", "varm", "obsp", "varp", "uns"):
+        if name in file:
+            del file[name]
+
+
+ZOO = [
+    raw_that_is_none,
+    x_that_is_none,
+    no_encoding_at_the_root,
+    a_column_named_index,
+    names_that_are_integers,
+    tables_as_compound_arrays,
+    sparse_as_anndata_07_wrote_it,
+    categories_beside_the_table,
+    raw_at_the_root,
+    gene_names_in_categories,
+    nullable_columns,
+    no_tables,
+]
+
+
+@pytest.mark.parametrize("spoil", ZOO, ids=lambda spoil: spoil.__name__)
+def test_a_path_gives_what_read_h5ad_gives(small, tmp_path, spoil):
+    adata, path = with_raw(small), tmp_path / "odd.h5ad"
+    adata.write_h5ad(path)
+    with h5py.File(path, "r+") as file:
+        spoil(file, adata)
+    wanted, found = open_store(ad.read_h5ad(path)), open_store(path)
+    assert list(found.slots) == list(wanted.slots)
+    assert (found.log_base, sorted(found.uns)) == (wanted.log_base, sorted(wanted.uns))
+    pd.testing.assert_frame_equal(found.obs, wanted.obs)
+    for name in wanted.obsm:
+        np.testing.assert_array_equal(found.obsm[name](), wanted.obsm[name]())
+    for slot in wanted.slots:
+        use_raw = slot == ".raw"
+        layer = None if slot in ("X", ".raw") else slot[8:-2]
+        pd.testing.assert_frame_equal(found.genes(use_raw), wanted.genes(use_raw))
+        blocks = [
+            sparse.vstack([sparse.csr_matrix(b) for _, b in s.matrix(layer, use_raw).blocks(20)])
+            for s in (found, wanted)
+        ]
+        assert (blocks[0] != blocks[1]).nnz == 0
+    whole = read_anndata(path)
+    pd.testing.assert_frame_equal(whole.obs, ad.read_h5ad(path).obs)
+
+
+def packed_with(path: Path, number: int, name: bytes) -> None:
+    """Write a file whose matrix says that it is packed with a filter that is not there."""
+    ad.AnnData(np.ones((4, 3), dtype=np.float32)).write_h5ad(path)
+    with h5py.File(path, "r+") as file:
+        del file["X"]
+        made = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        made.set_chunk((4, 3))
+        made.set_filter(number, h5py.h5z.FLAG_OPTIONAL, ())
+        space = h5py.h5s.create_simple((4, 3))
+        at = h5py.h5d.create(file.id, b"X", h5py.h5t.IEEE_F32LE, space, made)
+        at.write_direct_chunk((0, 0), b"(\xb5/\xfd nothing that can be unpacked", 0)
+
+
+@pytest.mark.skipif(h5py.h5z.filter_avail(32015), reason="this HDF5 unpacks zstd")
+def test_a_packing_that_is_not_installed_is_named_with_what_installs_it(tmp_path):
+    packed_with(tmp_path / "cells.h5ad", 32015, b"zstd")
+    with pytest.raises(InputError, match=r"X is packed with .*32015.*pip install hdf5plugin"):
+        open_counts(tmp_path / "cells.h5ad")
+
+
+GENES = ["CD3D", "NKG7", "MS4A1", "LYZ", "CD3"]
+KINDS = ["Gene Expression"] * 4 + ["Antibody Capture"]
+
+
+@pytest.fixture
+def cells() -> ad.AnnData:
+    """30 cells × 4 genes and an antibody, as Cell Ranger names them."""
+    rng = np.random.default_rng(0)
+    var = pd.DataFrame({"feature_types": KINDS}, index=GENES)
+    names = ["".join(rng.choice(list("ACGT"), 16)) + "-1" for _ in range(30)]
+    counts = sparse.csr_matrix(rng.poisson(2.0, (30, 5)).astype(np.float32))
+    return ad.AnnData(counts, obs=pd.DataFrame(index=names), var=var)
+
+
+def as_10x(cells: ad.AnnData, path: Path) -> Path:
+    """Write what Cell Ranger 3 and later write."""
+    with h5py.File(path, "w") as file:
+        group = file.create_group("matrix")
+        turned = sparse.csr_matrix(cells.X)
+        for key, values in (("data", "data"), ("indices", "indices"), ("indptr", "indptr")):
+            group[key] = getattr(turned, values).astype("i4")
+        group["shape"] = np.array([cells.n_vars, cells.n_obs])
+        group["barcodes"] = np.array(cells.obs_names, dtype="S")
+        for key, values in {
+            "id": [f"ENSG{i:011d}" for i in range(cells.n_vars)],
+            "name": list(cells.var_names),
+            "feature_type": KINDS,
+            "genome": ["GRCh38"] * cells.n_vars,
+        }.items():
+            group[f"features/{key}"] = np.array(values, dtype="S")
+    return path
+
+
+def as_10x_of_version_2(cells: ad.AnnData, path: Path) -> Path:
+    with h5py.File(path, "w") as file:
+        group = file.create_group("GRCh38")
+        turned = sparse.csr_matrix(cells.X)
+        for key in ("data", "indices", "indptr"):
+            group[key] = getattr(turned, key).astype("i4")
+        group["shape"] = np.array([cells.n_vars, cells.n_obs])
+        group["barcodes"] = np.array(cells.obs_names, dtype="S")
+        group["genes"] = np.array([f"ENSG{i:011d}" for i in range(cells.n_vars)], dtype="S")
+        group["gene_names"] = np.array(list(cells.var_names), dtype="S")
+    return path
+
+
+def as_mtx(cells: ad.AnnData, folder: Path, *, packed: bool, features: str = "features") -> Path:
+    folder.mkdir()
+    mmwrite(folder / "matrix.mtx", sparse.coo_matrix(cells.X.T.astype(int)))
+    rows = [f"ENSG{i:011d}\t{gene}" for i, gene in enumerate(cells.var_names)]
+    if features == "features":
+        rows = [f"{row}\t{kind}" for row, kind in zip(rows, KINDS, strict=True)]
+    (folder / f"{features}.tsv").write_text("\n".join(rows) + "\n")
+    (folder / "barcodes.tsv").write_text("\n".join(cells.obs_names) + "\n")
+    if packed:
+        for path in list(folder.iterdir()):
+            as_gz(path)
+            path.unlink()
+    return folder
+
+
+def as_gz(path: Path) -> Path:
+    with path.open("rb") as file, gzip.open(f"{path}.gz", "wb") as packed:
+        shutil.copyfileobj(file, packed)
+    return Path(f"{path}.gz")
+
+
+def as_loom(cells: ad.AnnData, path: Path) -> Path:
+    with h5py.File(path, "w") as file:
+        file["matrix"] = cells.X.toarray().T
+        file["layers/spliced"] = cells.X.toarray().T
+        file["row_attrs/Gene"] = np.array(list(cells.var_names), dtype="S")
+        file["row_attrs/feature_types"] = np.array(KINDS, dtype="S")
+        file["col_attrs/CellID"] = np.array(list(cells.obs_names), dtype="S")
+        file["col_attrs/donor"] = np.arange(cells.n_obs) % 3
+    return path
+
+
+def as_text(cells: ad.AnnData, path: Path, *, turned: bool = False, separator: str = ",") -> Path:
+    table = cells.to_df().iloc[:, :4]
+    (table.T if turned else table).to_csv(path, sep=separator)
+    return path
+
+
+def as_h5ad(cells: ad.AnnData, path: Path) -> Path:
+    cells.write_h5ad(path)
+    return path
+
+
+FORMATS = {
+    "10x": lambda cells, folder: as_10x(cells, folder / "cells.h5"),
+    "10x_by_another_name": lambda cells, folder: as_10x(cells, folder / "cells.h5ad"),
+    "10x_gz": lambda cells, folder: as_gz(as_10x(cells, folder / "cells.h5")),
+    "mtx": lambda cells, folder: as_mtx(cells, folder / "run", packed=False),
+    "mtx_gz": lambda cells, folder: as_mtx(cells, folder / "run", packed=True),
+    "mtx_file": lambda cells, folder: as_mtx(cells, folder / "run", packed=True) / "matrix.mtx.gz",
+    "loom": lambda cells, folder: as_loom(cells, folder / "cells.loom"),
+    "h5ad_gz": lambda cells, folder: as_gz(as_h5ad(cells, folder / "cells.h5ad")),
+    "h5ad_by_another_name": lambda cells, folder: as_h5ad(cells, folder / "cells.h5"),
+}
+WITHOUT_TYPES = {
+    "10x_2": lambda cells, folder: as_10x_of_version_2(cells, folder / "cells.h5"),
+    "mtx_2": lambda cells, folder: as_mtx(cells, folder / "r", packed=False, features="genes"),
+    "csv": lambda cells, folder: as_text(cells, folder / "cells.csv"),
+    "csv_gz": lambda cells, folder: as_gz(as_text(cells, folder / "cells.csv")),
+    "csv_of_genes_by_cells": lambda cells, folder: as_text(cells, folder / "c.csv", turned=True),
+    "tsv": lambda cells, folder: as_text(cells, folder / "cells.txt", separator="\t"),
+    "semicolons": lambda cells, folder: as_text(cells, folder / "cells.csv", separator=";"),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_other_formats_are_told_by_what_they_hold(cells, tmp_path, name):
+    opened = open_query(FORMATS[name](cells, tmp_path), GENES)
+    assert list(opened.obs_names) == list(cells.obs_names)
+    assert opened.measured.tolist() == [True] * 4 + [False]  # the last one is an antibody
+    np.testing.assert_array_equal(opened.read().toarray()[:, :4], cells.X.toarray()[:, :4])
+    assert "1 column is not a gene (Antibody Capture)" in str(opened.input_report)
+
+
+@pytest.mark.parametrize("name", WITHOUT_TYPES)
+def test_formats_that_say_nothing_of_their_columns(cells, tmp_path, name):
+    opened = open_query(WITHOUT_TYPES[name](cells, tmp_path), GENES[:4])
+    assert list(opened.obs_names) == list(cells.obs_names)
+    np.testing.assert_array_equal(opened.read().toarray(), cells.X.toarray()[:, :4])
+    turned = "Rows of the table are genes" in str(opened.input_report)
+    assert turned == (name == "csv_of_genes_by_cells")
+
+
+def test_a_table_keeps_columns_that_are_not_numbers(tmp_path):
+    (tmp_path / "cells.csv").write_text("cell,CD3D,donor,NKG7\na,1,P1,0\nb,0,P2,3\n")
+    store = open_store(tmp_path / "cells.csv")
+    assert store.obs["donor"].tolist() == ["P1", "P2"]
+    assert store.genes(False).index.tolist() == ["CD3D", "NKG7"]
+
+
+def test_a_table_as_r_writes_it_has_one_name_less_in_its_first_line(tmp_path):
+    (tmp_path / "cells.txt").write_text("CD3D NKG7\ncell1 1 0\ncell2 0 3\n")
+    opened = open_query(tmp_path / "cells.txt", ["NKG7", "CD3D"])
+    assert list(opened.obs_names) == ["cell1", "cell2"]
+    assert opened.read().toarray().tolist() == [[0, 1], [3, 0]]
+
+
+def test_files_of_two_samples_in_one_folder_are_kept_apart(cells, tmp_path):
+    one, other = (
+        as_mtx(cells[rows].copy(), tmp_path / name, packed=False)
+        for name, rows in (("a", slice(10)), ("b", slice(10, None)))
+    )
+    both = tmp_path / "both"
+    both.mkdir()
+    for folder in (one, other):
+        for path in folder.iterdir():
+            shutil.copy(path, both / f"GSM_{folder.name}_{path.name}")
+    with pytest.raises(InputError, match=r"holds 2 matrices.*Pass the path of one of them"):
+        open_store(both)
+    assert list(open_store(both / "GSM_b_matrix.mtx").obs.index) == list(cells.obs_names[10:])
+
+
+@pytest.mark.parametrize(
+    ("write", "found", "advice"),
+    [
+        pytest.param(lambda p: p.write_bytes(b"RDX3\nX\n"), "an R file", "writeH5AD", id="rdata"),
+        pytest.param(
+            lambda p: p.write_bytes(gzip.compress(b"X\n\0\0")), "an R file", "writeH5AD", id="rds"
+        ),
+        pytest.param(lambda p: p.write_bytes(b"PK\3\4"), "Excel", "as .csv", id="excel"),
+        pytest.param(
+            lambda p: p.write_bytes(pickle.dumps([1])), "pickle", "write_h5ad", id="pickle"
+        ),
+        pytest.param(lambda p: p.write_bytes(b"\0\1\2"), "not text", "convert it", id="bytes"),
+        pytest.param(lambda p: p.write_bytes(b""), "empty", "Check the path", id="empty"),
+        pytest.param(lambda p: p.mkdir(), "neither a zarr store nor", "Check", id="folder"),
+        pytest.param(
+            lambda p: p.write_text("a,b\nc,d\n"), "holds numbers", "write_h5ad", id="words"
+        ),
+    ],
+)
+def test_what_is_of_no_known_format_is_refused_with_what_it_is(tmp_path, write, found, advice):
+    write(tmp_path / "cells")
+    with pytest.raises(InputError, match=f"{found}.*{advice}"):
+        open_store(tmp_path / "cells")
+
+
+def test_a_seurat_file_is_named(tmp_path):
+    with h5py.File(tmp_path / "cells.h5seurat", "w") as file:
+        file.create_group("assays")
+    with pytest.raises(InputError, match=r"h5Seurat.*Convert"):
+        open_store(tmp_path / "cells.h5seurat")
+
+
+def test_the_folder_to_pass_is_named(cells, tmp_path):
+    as_mtx(cells, tmp_path / "filtered_feature_bc_matrix", packed=True)
+    with pytest.raises(InputError, match=r"Pass .*filtered_feature_bc_matrix"):
+        open_store(tmp_path)
+
+
+def test_a_mudata_is_told_by_what_it_holds(small, tmp_path):
+    mudata = pytest.importorskip("mudata")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mudata.MuData({"rna": small}).write(tmp_path / "cells.h5mu")
+    (tmp_path / "cells.h5mu").rename(tmp_path / "cells.h5ad")
+    assert is_paired(tmp_path / "cells.h5ad")
+    small.write_h5ad(tmp_path / "plain.h5mu")
+    assert not is_paired(tmp_path / "plain.h5mu")
+    assert inspect_input(tmp_path / "plain.h5mu").n_obs == 97
