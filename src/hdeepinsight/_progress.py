@@ -5,9 +5,10 @@ Nothing is shown where nobody watches: in a file, a pipe or a test.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -22,6 +23,7 @@ from rich.progress import (
 from rich.text import Text
 
 Advance = Callable[[int], None]
+Item = TypeVar("Item")
 
 _WANTED: ContextVar[bool] = ContextVar("progress_wanted", default=True)
 #: The bars that are shown; one display holds all of them, as two would overwrite each other.
@@ -37,6 +39,41 @@ class _Speed(ProgressColumn):
         unit = task.fields["unit"]
         done = f"{int(task.completed):,}/{int(task.total):,} {unit}"
         return Text(done + (f", {task.speed:,.0f} {unit}/s" if task.speed else ""))
+
+
+def tracked(
+    items: Iterable[Item],
+    text: str,
+    total: int,
+    unit: str = "cells",
+    size: Callable[[Item], int] = lambda item: item[0].stop - item[0].start,  # type: ignore[index]
+) -> Iterator[Item]:
+    """Give items one by one, and show how far it is.
+
+    Parameters
+    ----------
+    items
+        By default blocks of cells: a slice, and what belongs to it.
+    text, total, unit
+        As in `progress`.
+    size
+        How much of the total an item is.
+
+    Examples
+    --------
+    >>> list(tracked([(slice(0, 2), "ab"), (slice(2, 3), "c")], "Annotating", total=3))
+    [(slice(0, 2, None), 'ab'), (slice(2, 3, None), 'c')]
+    """
+    with progress(text, total, unit) as advance:
+        for item in items:
+            yield item
+            advance(size(item))
+
+
+def progress_visible() -> bool:
+    """Whether bars are wanted, and somebody watches: a terminal or a notebook."""
+    console = Console(stderr=True)
+    return _WANTED.get() and (console.is_terminal or console.is_jupyter)
 
 
 @contextmanager
@@ -73,15 +110,12 @@ def progress(text: str, total: int | None = None, unit: str = "") -> Iterator[Ad
     ...         advance(1000)
     """
     shown, token = _SHOWN.get(), None
-    if shown is None and _WANTED.get():
+    if shown is None and progress_visible():
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), _Speed())
         console = Console(stderr=True)
-        if console.is_terminal or console.is_jupyter:
-            columns = (TextColumn("{task.description}"), BarColumn(), _Speed())
-            shown = Progress(
-                SpinnerColumn(), *columns, TimeRemainingColumn(), console=console, transient=True
-            )
-            shown.start()
-            token = _SHOWN.set(shown)
+        shown = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
+        shown.start()
+        token = _SHOWN.set(shown)
     if shown is None:
         yield lambda n: None
         return

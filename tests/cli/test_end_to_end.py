@@ -1,6 +1,7 @@
 """From a reference on disk to an annotated query on disk."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
@@ -112,6 +113,90 @@ def test_the_annotated_copy_keeps_all_that_the_query_had(files, hdeepinsight, tm
         for name in SCHDeepInsight.load(files.model, adata=False).annotate(query).to_frame()
     }
     assert (copy.obs["auto_stop_label"].astype(str) == copy.obs["auto_cell_type"].astype(str)).all()
+
+
+def test_the_defaults_are_those_of_python(files, hdeepinsight, tmp_path):
+    out = tmp_path / "labels.csv"
+    done = hdeepinsight("annotate", files.query, "-m", files.model, "-o", out)
+    assert done.exit_code == 0, done.stderr
+    result = hdi.annotate(ad.read_h5ad(files.query), files.model)
+    table = pd.read_csv(out, index_col="cell", keep_default_na=False)
+    for level in LEVELS:
+        assert table[level].tolist() == result.labels[level].astype(str).tolist()
+    said = " ".join(done.stdout.split())
+    for decision in result.decisions:
+        assert said.count(" ".join(str(decision).split())) == 1
+        assert decision.reason not in done.stderr
+    for name in (*LEVELS, "share", "confidence"):
+        assert name in done.stdout
+
+
+def test_options_are_the_arguments_of_python(files, hdeepinsight, tmp_path):
+    out = tmp_path / "labels.csv"
+    options = ["--types", "T, Myeloid", "--exclude", "DC", "--vote", "cell_type", "--details"]
+    command = ["annotate", files.query, "-m", files.model, "-o", out, "--fast", "--no-fill"]
+    done = hdeepinsight(*command, *options)
+    assert done.exit_code == 0, done.stderr
+    assert "Labels voted on by clusters" in done.stdout
+    result = hdi.annotate(
+        files.query,
+        files.model,
+        adapt="off",
+        refine="off",
+        types=["T", "Myeloid"],
+        exclude=["DC"],
+        vote="cell_type",
+    )
+    expected = result.to_frame(fill=False, details=True)
+    table = pd.read_csv(out, index_col="cell", keep_default_na=False)
+    assert list(table) == list(expected)
+    for level in LEVELS:
+        assert table[level].tolist() == expected[level].astype(object).fillna("").tolist()
+        runner_up = expected[f"{level}_runner_up"].astype(str)
+        assert table[f"{level}_runner_up"].tolist() == runner_up.tolist()
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "says"),
+    [
+        pytest.param(["--types", "CD4 X"], 1, "no node 'CD4 X'", id="no_such_type"),
+        pytest.param(["--types", "T,"], 2, "Remove the stray comma", id="stray_comma"),
+        pytest.param(["--vote", "leiden"], 1, "Pass --vote auto", id="no_such_column"),
+        pytest.param(["--threshold", "0.3"], 2, "from 0.5 to 1, or none", id="low_threshold"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_refused(files, hdeepinsight, tmp_path, options, code, says):
+    out = tmp_path / "labels.csv"
+    done = hdeepinsight("annotate", files.query, "-m", files.model, "-o", out, *options)
+    assert done.exit_code == code, done.output
+    assert says in " ".join(done.stderr.replace("│", " ").split())
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("light", ["green", "yellow", "red"])
+def test_a_red_verdict_is_an_error_where_that_is_asked_for(
+    files, hdeepinsight, tmp_path, monkeypatch, light
+):
+    verdict = hdi.annotation.Verdict(light=light, sentences=("It is not blood.", "No lineage."))
+    annotate = hdi.annotate
+    monkeypatch.setattr(
+        hdi, "annotate", lambda *words, **named: replace(annotate(*words, **named), verdict=verdict)
+    )
+    for strict in (False, True):
+        out = tmp_path / f"{strict}.csv"
+        command = ["annotate", files.query, "-m", files.model, "-o", out, "--fast"]
+        done = hdeepinsight(*command, *["--strict"] * strict)
+        assert done.exit_code == (3 if strict and light == "red" else 0)
+        assert out.exists()
+        assert f"{light.upper()}: It is not blood." in done.stdout
+        assert ("It is not blood. (--strict)" in done.stderr) == (strict and light == "red")
+
+
+def test_flags_take_no_value_in_the_help(hdeepinsight):
+    for command in ("annotate", "train", "evaluate"):
+        shown = hdeepinsight(command, "--help").stdout
+        assert "<bool>" not in shown
+        assert "--use-raw" in shown
 
 
 def test_evaluate_agrees_with_python(files, hdeepinsight):

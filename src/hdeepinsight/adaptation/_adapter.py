@@ -15,6 +15,7 @@ from sklearn.metrics import recall_score
 from torch import Tensor, nn
 
 from hdeepinsight._errors import missing_column
+from hdeepinsight._progress import tracked
 from hdeepinsight.adaptation._cells import (
     QueryCells,
     leaf_numbers,
@@ -351,7 +352,8 @@ class _Run:
         queries = _endless(len(self.cells), options.batch_size, self.rng)
         replays = _endless(len(reference or ()), options.batch_size, self.rng)
         masking = GeneMasking(max_rate=MAX_MASK_RATE)
-        for step in range(options.max_steps):
+        steps = range(options.max_steps)
+        for step in tracked(steps, "Adapting", len(steps), "steps", size=lambda _: 1):
             if step % REFRESH_STEPS == 0:
                 with teacher.in_place():
                     targets = self.targets()

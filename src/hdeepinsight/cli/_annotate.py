@@ -201,8 +201,7 @@ def _annotated(query: Path, model: Any, options: dict[str, Any]) -> Annotation:
     """Annotate a file as Python does."""
     import hdeepinsight as hdi
 
-    with step("Annotating"):
-        return hdi.annotate(query, **{**options, "model": model})
+    return hdi.annotate(query, **{**options, "model": model})
 
 
 def _write_page(

@@ -6,7 +6,6 @@ a file reaches the terminal.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hdeepinsight._io import escape_controls
+from hdeepinsight._progress import progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,11 +78,7 @@ def show(*parts: object) -> None:
 @contextmanager
 def step(text: str) -> Iterator[None]:
     """Show what is being done, with a spinner; nothing where nobody watches."""
-    console = errors()
-    if not console.is_terminal:
-        yield
-        return
-    with console.status(Text(text)):
+    with progress(text):
         yield
 
 
@@ -90,42 +86,34 @@ def step(text: str) -> Iterator[None]:
 def training_progress() -> Iterator[dict[str, Any]]:
     """Give keyword arguments for ``train`` that draw a bar of epochs; no bar outside a terminal."""
     console = errors()
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "scvi")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:  # their remarks on devices and limits help nobody at a terminal
-        logger.setLevel(logging.ERROR)
-    try:
-        if not console.is_terminal:
-            yield {"enable_progress_bar": False}
-            return
-        columns = (
-            TextColumn("Training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("epochs"),
-            TimeRemainingColumn(),
-            TextColumn("[dim]{task.fields[losses]}"),
-        )
-        with Progress(*columns, console=console) as progress:
-            yield {"enable_progress_bar": False, "callbacks": [_epoch_bar(progress)]}
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    if not console.is_terminal:
+        yield {"enable_progress_bar": False}
+        return
+    columns = (
+        TextColumn("Training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("epochs"),
+        TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[losses]}"),
+    )
+    with Progress(*columns, console=console) as bars:
+        yield {"enable_progress_bar": False, "callbacks": [_epoch_bar(bars)]}
 
 
-def _epoch_bar(progress: Progress) -> Any:
+def _epoch_bar(bars: Progress) -> Any:
     """Make the trainer's callback; only here, because Lightning is slow to import."""
     from lightning.pytorch import Callback, LightningModule, Trainer
 
     class EpochBar(Callback):
         def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-            self.task = progress.add_task("train", total=trainer.max_epochs, losses="")
+            self.task = bars.add_task("train", total=trainer.max_epochs, losses="")
 
         def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
             metrics = trainer.callback_metrics
             shown = [name for name in ("train_loss", "validation_loss") if name in metrics]
             losses = ", ".join(f"{name.replace('_', ' ')} {metrics[name]:.3f}" for name in shown)
-            progress.update(self.task, advance=1, losses=losses)
+            bars.update(self.task, advance=1, losses=losses)
 
     return EpochBar()
 

@@ -16,6 +16,7 @@ from scipy import sparse
 from scvi import REGISTRY_KEYS
 
 from hdeepinsight._errors import check_choice, check_integer
+from hdeepinsight._progress import tracked
 from hdeepinsight.adaptation import AdaptationOptions, Adapter, QueryCells, reference_sums
 from hdeepinsight.annotation import (
     NO_COUNTS,
@@ -634,7 +635,8 @@ class HierarchicalClassifierMixin(_Base):
         measured = torch.tensor(opened.measured, dtype=torch.float32, device=self.device)
         adapter = self.adapter_ or Adapter()
         batch = adapter.batch_of(opened.obs)
-        for chunk_rows, chunk in opened.chunks(keep=keep):
+        chunks = tracked(opened.chunks(keep=keep), "Annotating", opened.n_obs)
+        for chunk_rows, chunk in chunks:
             read_cells = query_cells(opened, chunk_rows, chunk, batch[chunk_rows])
             for part_rows, cells in read_cells.parts(batch_size):
                 first = chunk_rows.start + part_rows.start

@@ -618,8 +618,9 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             checkpoints = training.Checkpoints(checkpoint, self._fingerprint(started, split))
             options = checkpoints.added_to(options)
         options |= {"max_epochs": epochs, "accelerator": accelerator, "devices": devices}
-        runner = TrainRunner(self, plan, loaders, **options)
-        with training.unchanged_if_interrupted(self, checkpoints), training.seeded(self.seed):
+        unchanged = training.unchanged_if_interrupted(self, checkpoints)
+        with training.quiet(), unchanged, training.seeded(self.seed):
+            runner = TrainRunner(self, plan, loaders, **options)
             self.module.train()
             runner()
             training.check_trained(runner.trainer, self.module)

@@ -12,6 +12,7 @@ import torch
 from anndata import AnnData
 
 from hdeepinsight._errors import check_choice, check_integer
+from hdeepinsight._progress import progress
 from hdeepinsight.adaptation import reference_sums
 from hdeepinsight.annotation import check_level_names
 from hdeepinsight.data import (
@@ -446,7 +447,8 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
         rows = draw_evenly(nodes, LAYOUT_CELLS, np.random.default_rng(self.seed))
         sample = source.read(align_genes(source.var_names, genes), rows)
         fitting: dict[str, Any] = {"method": layout, "side": options["side"], "seed": self.seed}
-        return GeneLayout.fit(log_normalize(sample), genes, **fitting)
+        with progress("Placing the genes on the image"):
+            return GeneLayout.fit(log_normalize(sample), genes, **fitting)
 
     def _build(self, layout: GeneLayout, proteins: Any) -> None:
         """Build the network, with the layout written down."""

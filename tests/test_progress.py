@@ -1,0 +1,50 @@
+"""Bars where somebody watches, and nothing elsewhere."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from hdeepinsight import _progress
+from hdeepinsight._progress import progress, progress_visible, progress_wanted, tracked
+
+
+@pytest.fixture
+def screen(monkeypatch) -> io.StringIO:
+    """What a terminal shows."""
+    shown = io.StringIO()
+
+    def console(**_):
+        return Console(file=shown, force_terminal=True, width=120)
+
+    monkeypatch.setattr(_progress, "Console", console)
+    return shown
+
+
+def test_nothing_is_shown_where_nobody_watches(capfd):
+    assert not progress_visible()
+    with progress("Annotating", total=10, unit="cells") as advance:
+        advance(10)
+    assert list(tracked([(slice(0, 5), 1)], "Annotating", 5)) == [(slice(0, 5), 1)]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_terminal_sees_how_far_it_is(screen):
+    blocks = [(slice(0, 1_000), "a"), (slice(1_000, 2_000), "b")]
+    assert list(tracked(blocks, "Annotating", 2_000)) == blocks
+    assert "Annotating" in screen.getvalue()
+    assert "/2,000 cells" in screen.getvalue()
+
+
+def test_steps_within_steps_share_a_display(screen):
+    with progress("Adapting the model"), progress("Adapting", 200, "steps") as advance:
+        advance(200)
+    assert "Adapting the model" in screen.getvalue()
+    assert "/200 steps" in screen.getvalue()
+
+
+def test_it_can_be_switched_off(screen):
+    with progress_wanted(False), progress_wanted(True), progress("Annotating"):
+        assert not progress_visible()
+    assert screen.getvalue() == ""
+    assert progress_visible()
