@@ -34,7 +34,7 @@ class OursRejecting:
 
     def annotate(self, query: Cells) -> Prediction:
         """Annotate once, and apply every rule to the same result."""
-        result = self.method.model.annotate(query.anndata(), threshold=THRESHOLD)
+        result = self.method.model.annotate(query.anndata(), threshold=THRESHOLD, reject="off")
         rules = {
             "threshold": result,
             "lineage": result.rejected(ALPHA),
@@ -43,7 +43,7 @@ class OursRejecting:
         lineages = result.taxonomy.groups[0]
         np.savez_compressed(
             self.folder / "novelty.npz",
-            score_novelty=result.novelty["score"],
+            score_novelty=result.novelty["doublet_score"],
             score_recognition=-result.novelty["lineage_p_value"],
             score_probability=1 - result.node_probabilities[:, lineages].max(axis=1),
             **{f"labels_{name}": self._labels(rule) for name, rule in rules.items()},

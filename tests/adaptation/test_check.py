@@ -25,6 +25,7 @@ GOOD = AdaptationFigures(
     ("changes", "reason"),
     [
         pytest.param({"genes": 0.0}, "none of the genes", id="no_genes"),
+        pytest.param({"unlike": 0.8}, "does not look like the reference: 80%", id="foreign"),
         pytest.param({"n_types_before": 1.2}, "hardly more than one type", id="one_type"),
         pytest.param({"agreement_query": 0.95}, "nothing to adapt to", id="like_the_reference"),
         pytest.param(
@@ -57,6 +58,7 @@ def test_switched_off_it_says_what_it_would_have_said() -> None:
         {},
         {"agreement_reference": None, "agreement_query": 1.0},
         {"changed": 0.0, "held_out_marker_score": 0.0},
+        {"unlike": 0.3},
         {"replay_before": 0.9, "replay_after": 0.85},
         {"shift_query": 0.4, "shift_reference": 0.1},
         {"shift_query": 0.2, "shift_reference": 0.1, "genes": 0.8},

@@ -1,143 +1,198 @@
-"""Novelty on features: what is usual, what is strange, and which cells are stopped."""
+"""Judging a query by held-out cells: what is known, foreign, mixed, or empty."""
 
 from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import sparse
 
-from hdeepinsight.annotation import FeatureCells, NoveltyDetector, published_rare
+from hdeepinsight.annotation import (
+    NO_LIMIT,
+    QueryJudge,
+    ReferenceBank,
+    most_probable_leaf,
+    published_rare,
+)
 from hdeepinsight.taxonomy import Taxonomy
 
-WIDTH = 12
+N_GENES, DEPTH = 400, 800
+TREE = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": ["naive", "memory"], "NK": []})
+LEAVES = np.asarray(TREE.leaves)
+EVERY = np.ones(N_GENES, dtype=bool)
 
 
-def cells(centres, index, rng, depth=None):
-    """Features around the centres, noisier where counts are few."""
-    depth = np.full(len(index), 1000.0) if depth is None else depth
-    noise = rng.normal(size=(len(index), WIDTH)) * np.sqrt(1000.0 / depth)[:, None]
-    return FeatureCells((centres[index] + noise).astype(np.float32), depth.astype(np.float32))
+def profiles(rng):
+    """Shares of genes: all alike, with thirty genes for each lineage and ten for each type."""
+    lineages = {node: i for i, node in enumerate(np.unique(TREE.node_at_level[LEAVES, 0]))}
+    base = rng.gamma(0.4, size=N_GENES) + 1e-3
+    found = np.tile(base, (len(LEAVES), 1))
+    for row, leaf in enumerate(LEAVES):
+        first = 30 * lineages[TREE.node_at_level[leaf, 0]]
+        found[row, first : first + 30] += 3 * base.mean()
+        found[row, 200 + 10 * row : 210 + 10 * row] += 4 * base.mean()
+    return found / found.sum(axis=1, keepdims=True)
+
+
+PROFILES = profiles(np.random.default_rng(0))
+
+
+def draw(shares, rng, depth=DEPTH):
+    """Counts of cells with these shares of genes."""
+    noisy = shares * rng.gamma(20, 1 / 20, size=shares.shape)
+    return sparse.csr_matrix(
+        np.stack([rng.multinomial(depth, row / row.sum()) for row in noisy]).astype(np.float32)
+    )
+
+
+def known_cells(n_cells, rng, depth=DEPTH):
+    rows = rng.integers(len(LEAVES), size=n_cells)
+    return draw(PROFILES[rows], rng, depth), LEAVES[rows]
+
+
+def predict(counts):
+    """A classifier that knows the profiles, but not how novel cells are."""
+    scores = np.asarray(counts @ np.log(PROFILES).T) / 8
+    leaf = np.exp(scores - scores.max(axis=1, keepdims=True))
+    leaf /= leaf.sum(axis=1, keepdims=True)
+    return leaf @ np.asarray(TREE.ancestor_matrix, dtype=float)
 
 
 @pytest.fixture(scope="module")
-def fitted():
-    """A detector of the tree's leaves, and a function that draws more cells of any leaf."""
-    tree = Taxonomy.from_nested({"T": ["CD4", "CD8", "gd"], "B": ["naive", "memory"]})
-    rng = np.random.default_rng(0)
-    bases = 6.0 * rng.normal(size=(tree.n_nodes, WIDTH))
-    centres = bases[tree.node_at_level[:, 0]] + 1.5 * rng.normal(size=(tree.n_nodes, WIDTH))
-    nodes = rng.choice(tree.leaves, size=600)
-    held_out = np.tile(rng.choice(tree.leaves, size=300), 2)
-    depth = np.repeat([1000.0, 250.0], 300)
-    detector = NoveltyDetector.fit(
-        tree, cells(centres, nodes, rng), nodes, cells(centres, held_out, rng, depth)
-    )
-    return tree, centres, detector
-
-
-def test_cells_far_from_everything_are_strange(fitted):
-    tree, centres, detector = fitted
+def bank():
     rng = np.random.default_rng(1)
-    known = detector.measure(cells(centres, rng.choice(tree.leaves, size=400), rng))
-    new = detector.measure(cells(-centres, rng.choice(tree.leaves, size=400), rng))
-    assert new["score"].min() > np.quantile(known["score"], 0.99)
-    assert (new["p_value"] < 0.01).all()
+    return ReferenceBank.draw(TREE, known_cells(1500, rng), known_cells(400, rng))
 
 
-@pytest.mark.parametrize("depth", [250.0, 500.0, 1000.0])
-def test_false_alarms_are_as_many_as_asked_for_at_every_depth(fitted, depth):
-    tree, centres, detector = fitted
-    rng = np.random.default_rng(2)
-    index = rng.choice(tree.leaves, size=3000)
-    found = detector.measure(cells(centres, index, rng, np.full(3000, depth)))
-    for name in ("p_value", "lineage_p_value"):
-        for alpha in (0.05, 0.2):
-            assert abs((found[name] <= alpha).mean() - alpha) < 0.4 * alpha + 0.02
-    assert found["p_value"].min() >= 1 / 601
+def judged(bank, counts, measured=EVERY, second=None):
+    """Columns, depth and reasons of cells that are a query of their own."""
+    probabilities = predict(counts)
+    judge = QueryJudge(bank, TREE, measured, counts, probabilities, predict, second)
+    columns = judge.measure(counts, probabilities)
+    leaf = most_probable_leaf(TREE, probabilities)
+    return judge, columns, *judge.stops(columns, probabilities, leaf)
 
 
-def test_a_new_type_of_a_known_lineage_is_far_but_recognised(fitted):
-    tree, centres, detector = fitted
+def test_the_reference_own_cells_are_recognised(bank):
+    counts, _ = known_cells(600, np.random.default_rng(2))
+    judge, columns, depth, reasons = judged(bank, counts)
+    assert judge.similarity > 0.95
+    assert not judge.is_foreign
+    assert not judge.splits
+    for name, alpha in (("lineage_p_value", 0.05), ("type_p_value", 0.02)):
+        assert (columns[name] <= alpha).mean() < 2 * alpha
+    assert columns["is_ambient"].mean() < 0.01
+    assert (depth == NO_LIMIT).mean() > 0.95
+    assert ((reasons == "") == (depth == NO_LIMIT)).all()
+
+
+@pytest.mark.parametrize("n_cells", [5, 30])
+def test_few_cells_and_cells_of_one_type_are_not_foreign(bank, n_cells):
     rng = np.random.default_rng(3)
-    middle = centres.copy()
-    lineage = centres[tree.leaves_under(1)].mean(axis=0)
-    middle[1] = lineage + 2.5 * (lineage - centres[tree.leaves_under(1)[0]])
-    found = detector.measure(cells(middle, np.ones(300, int), rng))
-    assert (found["p_value"] <= 0.05).mean() > 0.8
-    assert (found["lineage_p_value"] <= 0.05).mean() < 0.2
+    pure = draw(np.repeat(PROFILES[:1], n_cells, axis=0), rng)
+    for counts in (pure, known_cells(n_cells, rng)[0]):
+        judge, _, depth, _ = judged(bank, counts)
+        assert not judge.is_foreign
+        assert (depth == 0).mean() <= 0.2
 
 
-def test_what_is_said_of_a_cell_does_not_depend_on_the_others(fitted):
-    tree, centres, detector = fitted
-    rng = np.random.default_rng(4)
-    many = cells(centres, rng.choice(tree.leaves, size=50), rng)
-    together = detector.measure(many)
-    for i in (0, 7, 49):
-        alone = detector.measure(FeatureCells(many.latent[[i]], many.depth[[i]]))
-        for name, values in alone.items():
-            np.testing.assert_allclose(values, together[name][[i]], rtol=1e-9)
+def test_a_sorted_population_keeps_its_labels(bank):
+    counts = draw(np.repeat(PROFILES[:1], 300, axis=0), np.random.default_rng(4))
+    judge, columns, depth, _ = judged(bank, counts)
+    assert not judge.is_foreign
+    assert columns["is_ambient"].mean() < 0.05
+    assert (depth == 0).mean() < 0.05
 
 
-def test_distance_equals_a_plain_loop(fitted):
-    """Recognition and distance against scikit-learn's own covariance and decision function."""
-    from sklearn.covariance import LedoitWolf
-
-    tree, centres, _ = fitted
+@pytest.mark.parametrize("kind", ["shuffled", "renamed", "random"])
+def test_noise_gets_no_label(bank, kind):
     rng = np.random.default_rng(5)
-    nodes = rng.choice(tree.leaves, size=400)
-    reference = cells(centres, nodes, rng)
-    usual = cells(centres, rng.choice(tree.leaves, size=100), rng)
-    detector = NoveltyDetector.fit(tree, reference, nodes, usual)
-    latent = reference.latent.astype(float)
-    means = {node: latent[nodes == node].mean(axis=0) for node in np.unique(nodes)}
-    within = latent - np.stack([means[node] for node in nodes])
-    precision = np.linalg.inv(LedoitWolf(assume_centered=True).fit(within).covariance_)
-    white = usual.latent.astype(float) @ detector.whitening
-    for i, cell in enumerate(usual.latent.astype(float)):
-        expected = [(cell - mean) @ precision @ (cell - mean) for mean in means.values()]
-        found = ((white[i] - detector.centres) ** 2).sum(axis=1)
-        np.testing.assert_allclose(np.sort(found), np.sort(expected), rtol=1e-4)
+    counts = known_cells(300, rng)[0].toarray()
+    if kind == "shuffled":
+        counts = rng.permuted(counts, axis=1)
+    elif kind == "renamed":
+        counts = counts[:, rng.permutation(N_GENES)]
+    else:
+        counts = rng.negative_binomial(0.5, 0.2, size=counts.shape).astype(np.float32)
+    judge, _, depth, reasons = judged(bank, sparse.csr_matrix(counts))
+    assert judge.similarity < 0.5
+    assert (depth == 0).all()
+    assert set(reasons) == {"the query does not look like the reference"}
 
 
-def test_plain_types_give_the_same_detector(fitted):
-    tree, centres, detector = fitted
-    again = NoveltyDetector.from_dict(detector.to_dict())
-    some = cells(centres, tree.leaves, np.random.default_rng(6))
-    for name, values in detector.measure(some).items():
-        np.testing.assert_array_equal(again.measure(some)[name], values)
-    assert repr(again) == repr(detector)
+@pytest.mark.parametrize("depth", [20, 100, 500])
+@pytest.mark.parametrize("alone", [True, False])
+def test_empty_droplets_get_no_label(bank, depth, alone):
+    rng = np.random.default_rng(6)
+    cells, _ = known_cells(500, rng)
+    soup = np.asarray(cells.sum(axis=0)).ravel()
+    empty = rng.multinomial(depth, soup / soup.sum(), size=200).astype(np.float32)
+    query = sparse.csr_matrix(empty if alone else np.vstack([cells.toarray(), empty]))
+    _, _, allowed, reasons = judged(bank, query)
+    assert (allowed[-200:] == 0).mean() > 0.9
+    if not alone:
+        assert (allowed[:500] == 0).mean() < 0.05
+    if depth == 20:
+        assert "too few counts to tell it from an empty droplet" in set(reasons[-200:])
 
 
-@pytest.mark.parametrize(
-    "nested",
-    [
-        pytest.param({"T": ["CD4", "CD8"]}, id="one lineage"),
-        pytest.param({"T": {"CD4": ["naive"]}}, id="one type"),
-        pytest.param({"T": [], "B": []}, id="flat"),
-    ],
-)
-def test_small_trees_and_dead_features(nested):
-    tree = Taxonomy.from_nested(nested)
+def test_doublets_of_two_lineages_are_found(bank):
     rng = np.random.default_rng(7)
-    centres = 5.0 * rng.normal(size=(tree.n_nodes, WIDTH))
-    nodes = rng.choice(tree.leaves, size=60)
-    reference, usual = cells(centres, nodes, rng), cells(centres, nodes, rng)
-    for part in (reference, usual):
-        part.latent[:, :3] = 0.0
-    detector = NoveltyDetector.fit(tree, reference, nodes, usual)
-    found = detector.measure(FeatureCells(usual.latent + 9.0, usual.depth))
-    assert all(np.isfinite(values).all() for values in found.values())
-    assert (found["p_value"] < 0.05).all()
+    cells, nodes = known_cells(700, rng)
+    lineage = TREE.node_at_level[nodes, 0]
+    one, other = rng.permutation(700), rng.permutation(700)
+    two = np.flatnonzero(lineage[one] != lineage[other])[:70]
+    both = cells[one[two]] + cells[other[two]]
+    _, columns, *_ = judged(bank, sparse.vstack([cells, both], format="csr"))
+    assert columns["is_doublet"][:700].mean() < 0.06
+    assert columns["is_doublet"][700:].mean() > 0.8
 
 
-@pytest.mark.parametrize(("n_known", "n_held_out"), [(0, 5), (5, 0)])
-def test_nothing_to_learn_from_is_refused(two_levels, n_known, n_held_out):
-    def zeros(n):
-        return FeatureCells(np.zeros((n, 2)), np.ones(n))
+def test_a_new_lineage_in_a_familiar_query_is_novel(bank):
+    rng = np.random.default_rng(8)
+    cells, _ = known_cells(500, rng)
+    other = PROFILES.mean(axis=0)
+    other[300:360] += 4 * other.mean()
+    novel = draw(np.repeat(other[None] / other.sum(), 60, axis=0), rng)
+    judge, columns, *_ = judged(bank, sparse.vstack([cells, novel], format="csr"))
+    assert not judge.is_foreign
+    p = columns["type_p_value"]
+    assert (p[500:, None] < p[None, :500]).mean() > 0.9  # the area under the ROC curve
 
-    nodes = np.array([3] * n_known + [0] * (5 - n_known))
-    with pytest.raises(ValueError, match=r"at least one of each is needed.*validation_size"):
-        NoveltyDetector.fit(two_levels, zeros(5), nodes, zeros(n_held_out))
+
+def test_a_split_that_markers_contradict_is_not_given(bank):
+    rng = np.random.default_rng(9)
+    counts, nodes = known_cells(600, rng)
+
+    def second(cells):
+        found = predict(cells)
+        if cells.shape[0] != 600:
+            return found  # of held-out cells
+        swapped = found.copy()
+        cd4, cd8 = (TREE.labels.index(name) for name in ("CD4", "CD8"))
+        swapped[:, [cd4, cd8]] = found[:, [cd8, cd4]]
+        return swapped
+
+    judge, _, depth, reasons = judged(bank, counts, second=second)
+    of_t = np.isin(nodes, [TREE.labels.index("CD4"), TREE.labels.index("CD8")])
+    assert (depth[of_t] <= 1).all()
+    assert (depth[~of_t] == NO_LIMIT).mean() > 0.9
+    assert any("CD4 and CD8 are not told apart in this query" in text for text in reasons)
+    assert len(judge.findings) == 1
+
+
+def test_a_bank_comes_back_as_it_was(bank):
+    again = ReferenceBank.from_dict(bank.to_dict())
+    assert (again.counts != bank.counts).nnz == 0
+    for name in ("nodes", "shares", "n_cells"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(bank, name))
+
+
+def test_the_same_query_is_judged_the_same(bank):
+    counts, _ = known_cells(200, np.random.default_rng(10))
+    one, other = (judged(bank, counts)[1] for _ in range(2))
+    for name, values in one.items():
+        np.testing.assert_array_equal(values, other[name])
 
 
 @pytest.fixture
@@ -145,7 +200,7 @@ def strange(taxonomy, annotated):
     """An annotation with random p-values."""
     rng = np.random.default_rng(8)
     result = annotated(taxonomy, n_cells=80)
-    p = {name: rng.random(80) for name in ("score", "p_value", "lineage_p_value")}
+    p = {name: rng.random(80) for name in ("type_p_value", "lineage_p_value")}
     return annotated(taxonomy, n_cells=80, novelty=pd.DataFrame(p, index=result.obs_names))
 
 
@@ -168,7 +223,7 @@ def test_rejected_cells_stop_where_the_rule_says(strange):
     np.testing.assert_array_equal(
         strange.rejected(0.3).stop_nodes, np.where(at_root, 0, strange.stop_nodes)
     )
-    far = (p["p_value"] <= 0.3).to_numpy() & ~at_root
+    far = (p["type_p_value"] <= 0.3).to_numpy() & ~at_root
     depth = tree.depth[strange.rejected(0.3, unknown="type").stop_nodes]
     before = tree.depth[strange.stop_nodes]
     np.testing.assert_array_equal(depth[far], np.minimum(before[far], 1))
@@ -240,12 +295,5 @@ def test_quantiles_outside_their_range_are_refused(two_levels, annotated, name):
 
 def test_the_p_value_stands_beside_the_labels(strange):
     frame = strange.to_frame()
-    assert frame.columns[-1] == "lineage_p_value"
+    assert list(frame.columns[-2:]) == ["lineage_p_value", "type_p_value"]
     np.testing.assert_array_equal(frame["lineage_p_value"], strange.novelty["lineage_p_value"])
-
-
-def test_labels_of_other_cells_are_refused():
-    tree = Taxonomy.from_nested({"T": [], "B": []})
-    cells = FeatureCells(np.zeros((4, 2)), np.ones(4))
-    with pytest.raises(ValueError, match="for each of 4 cells"):
-        NoveltyDetector.fit(tree, cells, tree.encode(["T", "B"]), cells)

@@ -134,6 +134,7 @@ class Adapter:
         profiles: LeafProfiles,
         agreement: float | None = None,
         shift: float | None = None,
+        unlike: float | None = None,
         reference: QueryCells | None = None,
         options: AdaptationOptions,
         freeze_backbone: bool = True,
@@ -159,6 +160,8 @@ class Adapter:
             How often network and profiles agree on held-out cells of the reference.
         shift
             How far a batch of the reference usually is from the others.
+        unlike
+            Share of the cells that do not look like the reference.
         reference
             Labelled cells of the reference to replay.
         options
@@ -186,6 +189,7 @@ class Adapter:
             "agreement_reference": agreement,
             "shift_query": profile_shift(query, profiles, measured.cpu()),
             "shift_reference": shift,
+            "unlike": unlike,
             "replay_before": _replay_accuracy(pristine, reference, measured, seed),
         }
         frozen = freeze_backbone, freeze_head

@@ -19,6 +19,7 @@ MAX_REPLAY_LOSS = 0.25
 MIN_TYPES = 1.8
 MIN_GENES = 0.9
 MAX_SHIFT = 3.0
+MAX_UNLIKE = 0.5
 FLOOR = 1e-6
 
 #: Names of figures in the files of older releases, which also had some that nothing rested on.
@@ -111,6 +112,9 @@ class AdaptationFigures:
     replay_before, replay_after
         Balanced accuracy on reference cells that show the query's genes alone; ``None`` where no
         reference was given.
+    unlike
+        Share of the cells that the reference model gives no label, because the query as a whole,
+        or the cell, does not look like the reference; ``None`` for a model without held-out cells.
 
     Examples
     --------
@@ -143,6 +147,7 @@ class AdaptationFigures:
     shift_reference: float | None = None
     replay_before: float | None = None
     replay_after: float | None = None
+    unlike: float | None = None
 
     @property
     def like_a_batch(self) -> bool:
@@ -200,6 +205,11 @@ class AdaptationFigures:
         """Yield why there is nothing to adapt to or to judge by, then what speaks against it."""
         if self.genes == 0:
             yield "the query has none of the genes of the model, from which it would learn"
+        if self.unlike is not None and self.unlike > MAX_UNLIKE:
+            yield (
+                f"the query does not look like the reference: {self.unlike:.0%} of its cells get "
+                "no label, and an adaptation would take them for its types with more force"
+            )
         if self.n_types_before < MIN_TYPES:
             yield (
                 f"the query has hardly more than one type (effectively {self.n_types_before:.1f}), "

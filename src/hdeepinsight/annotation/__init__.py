@@ -53,11 +53,13 @@ from hdeepinsight.annotation._external import (
     node_probabilities,
     normalise_classes,
 )
-from hdeepinsight.annotation._novelty import FeatureCells, NoveltyDetector
-from hdeepinsight.annotation._verdict import Reject, Verdict
+from hdeepinsight.annotation._novelty import ReferenceBank
+from hdeepinsight.annotation._trust import NO_LIMIT, QueryJudge
+from hdeepinsight.annotation._verdict import Reject, Verdict, verdict
 
 __all__ = [
     "NO_COUNTS",
+    "NO_LIMIT",
     "PROBABILITY_TOLERANCE",
     "Additions",
     "Annotation",
@@ -66,9 +68,9 @@ __all__ = [
     "Decoded",
     "Decoder",
     "Evaluation",
-    "FeatureCells",
     "LabelSets",
-    "NoveltyDetector",
+    "QueryJudge",
+    "ReferenceBank",
     "Reject",
     "Verdict",
     "annotation_additions",
@@ -103,4 +105,5 @@ __all__ = [
     "published_rare",
     "sharpen",
     "storable",
+    "verdict",
 ]

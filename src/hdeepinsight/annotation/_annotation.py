@@ -693,7 +693,7 @@ class Annotation:
         >>> import pandas as pd
         >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
         >>> result = hdi.Annotation.from_labels(pd.Series(["CD4", "CD8"], index=["a", "b"]), tree)
-        >>> p_values = {"score": [0.0, 9.0], "p_value": [0.6, 0.001], "lineage_p_value": [0.5, 0.4]}
+        >>> p_values = {"type_p_value": [0.6, 0.001], "lineage_p_value": [0.5, 0.4]}
         >>> result = replace(result, novelty=pd.DataFrame(p_values, index=["a", "b"]))
         >>> result.rejected(unknown="type").labels["stop_label"].tolist()
         ['CD4', 'T']
@@ -708,7 +708,7 @@ class Annotation:
         check_choice("unknown", unknown, get_args(NoveltyLevel), "Use 'lineage' to begin with.")
         limit = np.full(len(self), self.taxonomy.max_depth)
         if unknown == "type":
-            limit[self.novelty["p_value"].to_numpy() <= alpha] = 1
+            limit[self.novelty["type_p_value"].to_numpy() <= alpha] = 1
         limit[self.novelty["lineage_p_value"].to_numpy() <= alpha] = 0
         reasons = np.where(limit < self.taxonomy.max_depth, "novel to the reference", "")
         if self.supported_depth is not None:

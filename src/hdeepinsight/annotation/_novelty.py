@@ -1,355 +1,328 @@
-"""Whether a cell is of a type that the reference has, judged on its features."""
+"""Whether a cell is explained by one type of the reference, by two, or by the soup."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from sklearn.covariance import ledoit_wolf
-from sklearn.linear_model import LogisticRegression
+import torch
+from scipy import sparse
 
-from hdeepinsight.annotation._conformal import check_nodes
 from hdeepinsight.taxonomy import Taxonomy
 
 NoveltyLevel = Literal["lineage", "type"]
 
-
-class FeatureCells(NamedTuple):
-    """Cells as the network sees them.
-
-    Attributes
-    ----------
-    latent
-        Features, shape ``(n_cells, n_latent)``.
-    depth
-        Total counts of every cell, shape ``(n_cells,)``.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from hdeepinsight.annotation import FeatureCells
-    >>> cells = FeatureCells(latent=np.zeros((3, 8)), depth=np.array([900.0, 1500.0, 4000.0]))
-    >>> cells.latent.shape, cells.depth.shape
-    ((3, 8), (3,))
-    """
-
-    latent: np.ndarray
-    depth: np.ndarray
+SOUP = 0.05
+"""Share of every profile that is the mean of all: cells carry RNA of their neighbours."""
+FLOOR = 1e-7
+"""Share of a gene that a type was never seen to express."""
+PARTNERS = 3
+"""Other lineages that are tried as the second half of a cell, the most likely ones first."""
+MAX_PURITY = 0.8
+"""Largest share of one lineage in the soup: that of a pure query is not told from its cells."""
+PSEUDO_COUNTS = 10.0
+"""Counts of a gene below which its ratio between query and reference is not believed."""
+MAX_RATIO = 20.0
+EM_STEPS = 100
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class NoveltyDetector:
-    """Absolute novelty of cells: what is said of one does not depend on the others.
+@dataclass(frozen=True, eq=False)
+class ReferenceBank:
+    """Some held-out cells of a reference, and the mean profile of each of its types.
 
-    Two scores are compared with those of held-out reference cells at the same depth of
-    sequencing. *Recognition* asks one classifier per lineage whether the cell is one of its own,
-    against all others: unlike shares of a softmax, all of them may say no. *Distance* is the
-    Mahalanobis distance to the nearest type, with one shrunk covariance within types.
+    A model keeps them, so that it can ask of any query how cells that it should know would look at
+    the query's depth and genes. The file of the model therefore holds counts of single cells of the
+    reference, without their names.
 
     Parameters
     ----------
-    location, scale
-        Mean and standard deviation of the features, shape ``(n_latent,)``.
-    weights, bias
-        Lineage classifiers on standardised features, shapes ``(n_lineages, n_latent)`` and
-        ``(n_lineages,)``.
-    centres
-        Mean of every type after `whitening`, shape ``(n_types, n_latent)``.
-    whitening
-        Factor of the inverse covariance, shape ``(n_latent, n_latent)``.
-    depth_range
-        Smallest and largest logarithm of the depth of the calibration cells, shape ``(2,)``.
-    centre_by_depth, spread_by_depth
-        Quadratic in the logarithm of depth for the two scores, shape ``(2, 3)``.
-    least_spread
-        Lower bound of the spread, shape ``(2,)``.
-    lineage_calibration, calibration
-        Sorted scores of held-out cells: of recognition, and of both together; ``(n_held_out,)``.
+    counts
+        Raw counts of held-out cells in the genes of the model, shape ``(n_cells, n_genes)``.
+    nodes
+        Node of each cell's label, shape ``(n_cells,)``.
+    shares
+        Mean share of each gene among the counts of a cell, per leaf of the tree; of training
+        cells; shape ``(n_leaves, n_genes)``.
+    n_cells
+        Training cells of each leaf, shape ``(n_leaves,)``.
 
     Examples
     --------
-    Two types, and a cell far from both:
-
     >>> import numpy as np
-    >>> from hdeepinsight.annotation import FeatureCells, NoveltyDetector
+    >>> from scipy.sparse import csr_matrix
+    >>> from hdeepinsight.annotation import ReferenceBank
     >>> from hdeepinsight.taxonomy import Taxonomy
     >>> tree = Taxonomy.from_nested({"T": [], "B": []})
-    >>> rng = np.random.default_rng(0)
-    >>> is_b = np.arange(100) % 2
-    >>> known, held_out = (
-    ...     FeatureCells(rng.normal(size=(100, 2)) + 6 * is_b[:, None], rng.uniform(1e3, 5e3, 100))
-    ...     for _ in range(2)
+    >>> counts = csr_matrix(np.array([[8.0, 2.0], [0.0, 5.0]] * 30))
+    >>> bank = ReferenceBank.draw(
+    ...     tree, (counts, tree.encode(["T", "B"] * 30)), (counts[:4], [1, 2, 1, 2])
     ... )
-    >>> nodes = tree.encode(np.array(["T", "B"])[is_b])
-    >>> detector = NoveltyDetector.fit(tree, known, nodes, held_out)
-    >>> detector
-    NoveltyDetector of 2 types and 2 lineages, calibrated on 100 views of held-out cells
-    >>> query = FeatureCells(np.array([[0.0, 0.0], [20.0, -20.0]]), np.array([2e3, 2e3]))
-    >>> (detector.measure(query)["p_value"] < 0.05).tolist()
-    [False, True]
-
-    Notes
-    -----
-    The two standardised scores are added because that was best on development data: of eighteen
-    scores and their sums (nearest neighbours, energy, entropy, residual subspaces, expression
-    profiles, ...) none was best everywhere, and each failed somewhere alone; see the user guide.
-
-    References
-    ----------
-    Lee, Lee, Lee and Shin (2018), A simple unified framework for detecting out-of-distribution
-    samples, for the distance; Ledoit and Wolf (2004) for its covariance. The sum, and what depth
-    does to it, are our decision.
+    >>> bank
+    ReferenceBank of 4 held-out cells and 2 types
+    >>> bank.shares.round(1).tolist()
+    [[0.800000011920929, 0.20000000298023224], [0.0, 1.0]]
     """
 
-    location: np.ndarray
-    scale: np.ndarray
-    weights: np.ndarray
-    bias: np.ndarray
-    centres: np.ndarray
-    whitening: np.ndarray
-    depth_range: np.ndarray
-    centre_by_depth: np.ndarray
-    spread_by_depth: np.ndarray
-    least_spread: np.ndarray
-    lineage_calibration: np.ndarray
-    calibration: np.ndarray
+    counts: sparse.csr_matrix
+    nodes: np.ndarray
+    shares: np.ndarray
+    n_cells: np.ndarray
 
     @classmethod
-    def fit(
-        cls, taxonomy: Taxonomy, reference: FeatureCells, nodes: np.ndarray, held_out: FeatureCells
-    ) -> NoveltyDetector:
-        """Learn types and lineages from reference cells, and what is usual from held-out ones.
+    def draw(
+        cls,
+        taxonomy: Taxonomy,
+        train: tuple[sparse.csr_matrix, Any],
+        held_out: tuple[sparse.csr_matrix, Any],
+        rows: np.ndarray | None = None,
+    ) -> ReferenceBank:
+        """Make one from counts and nodes of training cells and of held-out cells.
 
         Parameters
         ----------
         taxonomy
             The tree.
-        reference
-            Labelled cells.
-        nodes
-            Node of every reference cell's label, shape ``(n_cells,)``; unlabelled cells (0) are
-            left out.
-        held_out
-            Cells of the same types that the network was not trained on, best at several depths.
+        train, held_out
+            Raw counts ``(n_cells, n_genes)``, and the node of the label of each cell.
+        rows
+            Held-out cells to keep; all by default.
+        """
+        counts, nodes = train[0], np.asarray(train[1])
+        shares = np.zeros((taxonomy.n_leaves, counts.shape[1]), dtype=np.float32)
+        n_cells = np.zeros(taxonomy.n_leaves, dtype=np.int64)
+        each = _as_shares(counts)
+        for row, leaf in enumerate(np.asarray(taxonomy.leaves).tolist()):
+            own = np.flatnonzero(nodes == leaf)
+            n_cells[row] = len(own)
+            if len(own):
+                shares[row] = np.asarray(each[own].mean(axis=0)).ravel()
+        rows = np.arange(len(held_out[1])) if rows is None else rows
+        kept = sparse.csr_matrix(held_out[0][rows]).astype(np.float32)
+        return cls(kept, np.asarray(held_out[1])[rows], shares, n_cells)
 
-        Raises
-        ------
-        ValueError
-            If the nodes do not fit the reference cells or the taxonomy, or there is no labelled
-            reference cell or no held-out cell.
+    def to_dict(self) -> dict[str, torch.Tensor]:
+        """Return plain tensors, for the model file.
 
         Examples
         --------
-        >>> import numpy as np
-        >>> from hdeepinsight.annotation import FeatureCells, NoveltyDetector
-        >>> from hdeepinsight.taxonomy import Taxonomy
-        >>> tree = Taxonomy.from_nested({"T": [], "B": []})
-        >>> latent = np.random.default_rng(0).normal(size=(40, 2))
-        >>> from hdeepinsight.annotation import FeatureCells
-        >>> cells = FeatureCells(latent, np.full(40, 2e3))
-        >>> labels = tree.encode(["T", "B"] * 20)
-        >>> NoveltyDetector.fit(tree, cells, labels, held_out=cells).centres.shape
-        (2, 2)
+        >>> import hdeepinsight as hdi
+        >>> sorted(hdi.hub.pull("pbmc").bank_.to_dict())
+        ['counts', 'genes', 'n_cells', 'n_genes', 'nodes', 'shares', 'starts']
         """
-        nodes = check_nodes(taxonomy, nodes, len(reference.latent))
-        known = np.flatnonzero(nodes > 0)
-        if not known.size or not len(held_out.latent):
-            raise ValueError(
-                f"There are {known.size} labelled reference cells and {len(held_out.latent)} "
-                "held-out cells, and at least one of each is needed. Train with "
-                "validation_size > 0."
-            )
-        latent, nodes = reference.latent[known].astype(np.float64), nodes[known]
-        location, scale = latent.mean(axis=0), latent.std(axis=0) + 1e-6
-        lineages = taxonomy.node_at_level[nodes, 0]
-        weights, bias = lineage_classifiers((latent - location) / scale, lineages)
-        centres, whitening = whitened_types(latent, nodes)
-        learned = NoveltyParams(location, scale, weights, bias, centres, whitening)
-        seen = fit_depth_trend(raw_scores(held_out.latent, learned), held_out.depth)
-        return cls(**learned._asdict(), **seen)
+        kept = self.counts
+        small = kept.data.size == 0 or kept.data.max() < 2**15
+        return {
+            "counts": torch.from_numpy(np.rint(kept.data).astype(np.int16 if small else np.int64)),
+            "genes": torch.from_numpy(kept.indices.astype(np.int32)),
+            "starts": torch.from_numpy(kept.indptr.astype(np.int64)),
+            "n_genes": torch.tensor(kept.shape[1]),
+            "nodes": torch.from_numpy(self.nodes.astype(np.int64)),
+            "shares": torch.from_numpy(self.shares.astype(np.float32)),
+            "n_cells": torch.from_numpy(self.n_cells.astype(np.int64)),
+        }
 
-    def measure(self, cells: FeatureCells) -> dict[str, np.ndarray]:
-        """Compare cells with the reference.
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ReferenceBank:
+        """Make one from what :meth:`to_dict` gave; tensors are as good as arrays."""
+        found = {name: np.asarray(value) for name, value in data.items()}
+        shape = (len(found["nodes"]), int(found["n_genes"]))
+        parts = (found["counts"].astype(np.float32), found["genes"], found["starts"])
+        counts = sparse.csr_matrix(parts, shape=shape)
+        return cls(counts, found["nodes"], found["shares"], found["n_cells"])
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def __repr__(self) -> str:
+        return f"ReferenceBank of {len(self)} held-out cells and {len(self.shares)} types"
+
+
+class Explained(NamedTuple):
+    """How well the profiles explain some cells, arrays of shape ``(n_cells,)``.
+
+    Attributes
+    ----------
+    leaf
+        Position of the most likely type among the leaves.
+    gain
+        By how much an equal mixture of two lineages is more likely than the best single type:
+        the logarithm of the ratio, per square root of counts.
+    ambient
+        By how much the best type is more likely than the soup, likewise.
+    depth
+        Total counts in the genes compared.
+    """
+
+    leaf: np.ndarray
+    gain: np.ndarray
+    ambient: np.ndarray
+    depth: np.ndarray
+
+
+class TypeProfiles:
+    r"""Multinomial profiles of the types in the genes of a query.
+
+    Parameters
+    ----------
+    bank
+        Bank of the reference.
+    taxonomy
+        The tree.
+    genes
+        Positions of the genes that the query has.
+
+    Notes
+    -----
+    A cell with counts :math:`x` has log-likelihood :math:`\\sum_g x_g \\log a_{kg}` under type
+    :math:`k`. Cells of a known type gain nothing by a second one. Doublets do, and so do cells of
+    a type that the reference lacks, which resemble several types a little. Sums of counts are what
+    droplets do to cells, so mixtures are taken of shares, not of logarithms. :meth:`move` scales
+    genes by what the whole query has more or less of than its types predict; differences between
+    types remain.
+    """
+
+    def __init__(self, bank: ReferenceBank, taxonomy: Taxonomy, genes: np.ndarray) -> None:
+        self.genes = genes
+        self.known = np.flatnonzero(bank.n_cells > 0)
+        leaves = np.asarray(taxonomy.leaves)
+        # The first level that tells anything apart: a tree may have one lineage.
+        level = next(
+            (d for d in range(taxonomy.max_depth) if _n_groups(taxonomy, leaves, d) > 1), 0
+        )
+        groups = taxonomy.node_at_level[leaves, level]
+        self.group = np.where(groups < 0, leaves, groups)
+        self.weights = bank.n_cells / max(bank.n_cells.sum(), 1)
+        shares = bank.shares[:, genes].astype(np.float64)
+        self.base = _normalise((1 - SOUP) * _normalise(shares) + SOUP * self.weights @ shares)
+        self.ratio = np.ones(len(genes))
+        self.mixture = self._mixture(self.weights)
+        self._use(self.base)
+
+    def _use(self, profiles: np.ndarray) -> None:
+        self.profiles, self.log_profiles = profiles, np.log(profiles)
+        self.soup = _normalise(self.mixture @ profiles)
+        self.log_soup = np.log(self.soup)
+
+    def _mixture(self, weights: np.ndarray) -> np.ndarray:
+        """Return the weights of the types in the soup, no lineage with too large a share."""
+        mixture = weights / max(weights.sum(), 1e-12)
+        for group in np.unique(self.group):
+            own = self.group == group
+            if mixture[own].sum() > MAX_PURITY:
+                rest = np.where(own, 0.0, self.weights)
+                if rest.sum() > 0:
+                    mixture = np.where(own, mixture * MAX_PURITY / mixture[own].sum(), 0.0)
+                    mixture += (1 - MAX_PURITY) * rest / rest.sum()
+        return np.asarray(mixture)
+
+    def move(self, counts: sparse.csr_matrix, weights: np.ndarray) -> None:
+        """Scale the genes to the query, given counts of its cells and the shares of its types."""
+        n_counts = float(counts.sum())  # cells count alike, however many counts they have
+        found, expected = n_counts * mean_share(counts), n_counts * _normalise(weights @ self.base)
+        ratio = (found + PSEUDO_COUNTS) / (expected + PSEUDO_COUNTS)
+        self.ratio = np.clip(ratio, 1 / MAX_RATIO, MAX_RATIO)
+        self.mixture = self._mixture(weights)
+        self._use(_normalise(self.base * self.ratio))
+
+    def unmix(self, mean: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Return the shares of the types of which a mean profile is a mixture, by likelihood."""
+        weights = np.where(self.weights > 0, weights + 0.01, 0.0)
+        for _ in range(EM_STEPS):
+            weights = weights * ((mean / (weights @ self.base)) @ self.base.T)
+            weights /= weights.sum()
+        return np.asarray(weights)
+
+    def unmoved(self) -> TypeProfiles:
+        """Return the profiles of the reference itself, with the same soup."""
+        other = object.__new__(TypeProfiles)
+        vars(other).update(vars(self))
+        other._use(self.base)
+        return other
+
+    def explain(self, counts: sparse.csr_matrix) -> Explained:
+        """Compare cells with one type, with two, and with the soup.
 
         Parameters
         ----------
-        cells
-            Features and depths of any cells.
-
-        Returns
-        -------
-        Arrays of shape ``(n_cells,)``. ``score``: the two standardised scores together, larger
-        for more novel cells. ``p_value``: share of held-out reference cells that are as novel.
-        ``lineage_p_value``: the same for recognition alone.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from hdeepinsight.annotation import FeatureCells, NoveltyDetector
-        >>> from hdeepinsight.taxonomy import Taxonomy
-        >>> tree = Taxonomy.from_nested({"T": [], "B": []})
-        >>> latent = np.random.default_rng(0).normal(size=(40, 2))
-        >>> from hdeepinsight.annotation import FeatureCells
-        >>> cells = FeatureCells(latent, np.full(40, 2e3))
-        >>> detector = NoveltyDetector.fit(tree, cells, tree.encode(["T", "B"] * 20), cells)
-        >>> {name: values.shape for name, values in detector.measure(cells).items()}
-        {'score': (40,), 'p_value': (40,), 'lineage_p_value': (40,)}
+        counts
+            Raw counts in ``genes``, shape ``(n_cells, n_genes)``.
         """
-        learned = NoveltyParams(*(getattr(self, name) for name in NoveltyParams._fields))
-        scores = standardise(
-            raw_scores(cells.latent, learned),
-            np.clip(log_depth(cells.depth), *self.depth_range),
-            self.centre_by_depth,
-            self.spread_by_depth,
-            self.least_spread,
-        )
-        both = together(scores)
-        return {
-            "score": both,
-            "p_value": p_values(both, self.calibration),
-            "lineage_p_value": p_values(scores[0], self.lineage_calibration),
-        }
-
-    def to_dict(self) -> dict[str, np.ndarray]:
-        """Return the arrays by name.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from hdeepinsight.annotation import FeatureCells, NoveltyDetector
-        >>> from hdeepinsight.taxonomy import Taxonomy
-        >>> tree = Taxonomy.from_nested({"T": [], "B": []})
-        >>> latent = np.random.default_rng(0).normal(size=(40, 2))
-        >>> from hdeepinsight.annotation import FeatureCells
-        >>> cells = FeatureCells(latent, np.full(40, 2e3))
-        >>> detector = NoveltyDetector.fit(tree, cells, tree.encode(["T", "B"] * 20), cells)
-        >>> detector.to_dict()["centres"].shape
-        (2, 2)
-        """
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> NoveltyDetector:
-        """Make one from what :meth:`to_dict` gave; tensors are as good as arrays.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from hdeepinsight.annotation import FeatureCells, NoveltyDetector
-        >>> from hdeepinsight.taxonomy import Taxonomy
-        >>> tree = Taxonomy.from_nested({"T": [], "B": []})
-        >>> latent = np.random.default_rng(0).normal(size=(40, 2))
-        >>> from hdeepinsight.annotation import FeatureCells
-        >>> cells = FeatureCells(latent, np.full(40, 2e3))
-        >>> detector = NoveltyDetector.fit(tree, cells, tree.encode(["T", "B"] * 20), cells)
-        >>> NoveltyDetector.from_dict(detector.to_dict())
-        NoveltyDetector of 2 types and 2 lineages, calibrated on 40 views of held-out cells
-        """
-        return cls(**{name: np.asarray(value) for name, value in data.items()})
-
-    def __repr__(self) -> str:
-        return (
-            f"NoveltyDetector of {len(self.centres)} types and {len(self.weights)} lineages, "
-            f"calibrated on {len(self.calibration)} views of held-out cells"
-        )
+        counts = sparse.csr_matrix(counts)
+        depth = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+        scale = np.sqrt(np.maximum(depth, 1.0))
+        known = self.known
+        likely = np.asarray(counts @ self.log_profiles[known].T)
+        best, alone = known[likely.argmax(axis=1)], likely.max(axis=1)
+        by_group, leaf_of = [], []
+        for group in np.unique(self.group[known]):
+            own = np.flatnonzero(self.group[known] == group)
+            by_group.append(likely[:, own].max(axis=1))
+            leaf_of.append(known[own[likely[:, own].argmax(axis=1)]])
+        order = np.argsort(-np.column_stack(by_group), axis=1)[:, 1 : 1 + PARTNERS]
+        both = np.full(len(depth), -np.inf)
+        cell = np.repeat(np.arange(len(depth)), np.diff(counts.indptr))
+        own = self.profiles[best[cell], counts.indices]
+        for column in order.T:
+            partner = np.column_stack(leaf_of)[np.arange(len(depth)), column]
+            other = self.profiles[partner[cell], counts.indices]
+            values = counts.data * np.log(0.5 * own + 0.5 * other)
+            both = np.maximum(both, np.bincount(cell, values, len(depth)))
+        gain = np.where(np.isfinite(both), both - alone, 0.0) / scale
+        return Explained(best, gain, (alone - counts @ self.log_soup) / scale, depth)
 
 
-BEST_RECOGNISED = -2.0
-"""Recognition beyond this makes no cell more usual: else it would excuse any distance."""
-STRENGTH = 1e-3
-"""Inverse penalty of the lineage classifiers: features are many and their labels well learned."""
+def thin(counts: sparse.csr_matrix, depth: float, rng: np.random.Generator) -> sparse.csr_matrix:
+    """Draw counts of cells as if each had been sequenced to at most a depth.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scipy.sparse import csr_matrix
+    >>> cells = csr_matrix([[900.0, 100.0], [3.0, 0.0]])
+    >>> thin(cells, 100, np.random.default_rng(0)).toarray().sum(1).tolist()
+    [101.0, 3.0]
+    """
+    counts = sparse.csr_matrix(counts, copy=True)
+    total = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+    kept = np.minimum(1.0, depth / np.maximum(total, 1.0))
+    molecules = np.rint(counts.data).astype(np.int64)
+    counts.data = rng.binomial(molecules, np.repeat(kept, np.diff(counts.indptr))).astype(
+        np.float32
+    )
+    counts.eliminate_zeros()
+    return counts
 
 
-class NoveltyParams(NamedTuple):
-    """What is learned from labelled cells; the first parameters of `NoveltyDetector`."""
+def upper_share(values: np.ndarray, null: np.ndarray) -> np.ndarray:
+    """Return the share of null values, one more among them, that are as large: p-values.
 
-    location: np.ndarray
-    scale: np.ndarray
-    weights: np.ndarray
-    bias: np.ndarray
-    centres: np.ndarray
-    whitening: np.ndarray
-
-
-def lineage_classifiers(latent: np.ndarray, lineages: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Fit one logistic regression per lineage, against all others; none for a single lineage."""
-    names = np.unique(lineages)
-    weights, bias = np.zeros((len(names), latent.shape[1])), np.zeros(len(names))
-    if len(names) == 1:
-        return weights[:0], bias[:0]
-    for row, name in enumerate(names):
-        model = LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=500)
-        model.fit(latent, lineages == name)
-        weights[row], bias[row] = model.coef_[0], model.intercept_[0]
-    return weights, bias
+    Examples
+    --------
+    >>> import numpy as np
+    >>> upper_share(np.array([0.0, 9.0]), np.arange(9.0)).tolist()
+    [1.0, 0.1]
+    """
+    null = np.sort(null)
+    above = len(null) - np.searchsorted(null, values, side="left")
+    return np.asarray((1 + above) / (len(null) + 1))
 
 
-def whitened_types(latent: np.ndarray, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the whitened mean of every labelled node, and the whitening."""
-    names, index = np.unique(nodes, return_inverse=True)
-    means = np.stack([latent[index == row].mean(axis=0) for row in range(len(names))])
-    covariance, _ = ledoit_wolf(latent - means[index], assume_centered=True)
-    # Features that never vary (dead units) leave the covariance singular where all cells agree.
-    covariance[np.diag_indices_from(covariance)] += 1e-6 * np.trace(covariance) / len(covariance)
-    covariance[np.diag_indices_from(covariance)] += 1e-12
-    whitening = np.linalg.cholesky(np.linalg.inv(covariance))
-    return means @ whitening, whitening
+def mean_share(counts: sparse.csr_matrix) -> np.ndarray:
+    """Return the mean over cells of the share of each gene, shape ``(n_genes,)``."""
+    return np.asarray(_as_shares(counts).mean(axis=0)).ravel()
 
 
-def raw_scores(latent: np.ndarray, learned: NoveltyParams) -> np.ndarray:
-    """Return recognition and logarithm of distance, larger for novel cells, ``(2, n_cells)``."""
-    latent = latent.astype(np.float64)
-    white = latent @ learned.whitening
-    nearest = np.full(len(latent), np.inf)
-    for centre in learned.centres:
-        nearest = np.minimum(nearest, ((white - centre) ** 2).sum(axis=1))
-    distance = np.log(nearest + 1e-12)
-    if not len(learned.weights):
-        return np.stack([distance, distance])
-    recognised = (latent - learned.location) / learned.scale @ learned.weights.T + learned.bias
-    return np.stack([-recognised.max(axis=1), distance])
+def _as_shares(counts: sparse.csr_matrix) -> sparse.csr_matrix:
+    total = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+    return sparse.csr_matrix(sparse.diags(1.0 / np.maximum(total, 1.0)) @ counts)
 
 
-def log_depth(depth: np.ndarray) -> np.ndarray:
-    """Return the depth on the scale on which scores follow it, shape ``(n_cells,)``."""
-    return np.log1p(np.asarray(depth, dtype=np.float64))
+def _normalise(shares: np.ndarray) -> np.ndarray:
+    shares = shares + FLOOR
+    return np.asarray(shares / shares.sum(axis=-1, keepdims=True))
 
 
-def fit_depth_trend(raw: np.ndarray, depth: np.ndarray) -> dict[str, np.ndarray]:
-    """Fit how the scores of held-out cells depend on depth, and sort what is left of them."""
-    x = log_depth(depth)
-    powers = np.stack([np.ones_like(x), x, x**2])
-    centre = np.stack([np.linalg.lstsq(powers.T, row, rcond=None)[0] for row in raw])
-    residuals = np.abs(raw - centre @ powers)
-    spread = np.stack([np.linalg.lstsq(powers.T, row, rcond=None)[0] for row in residuals])
-    least = 0.2 * residuals.mean(axis=1) + 1e-6
-    scores = standardise(raw, x, centre, spread, least)
-    return {
-        "depth_range": np.array([x.min(), x.max()]),
-        "centre_by_depth": centre,
-        "spread_by_depth": spread,
-        "least_spread": least,
-        "lineage_calibration": np.sort(scores[0]),
-        "calibration": np.sort(together(scores)),
-    }
-
-
-def standardise(
-    raw: np.ndarray, x: np.ndarray, centre: np.ndarray, spread: np.ndarray, least: np.ndarray
-) -> np.ndarray:
-    """Return how many spreads each score lies above what is usual at the cell's depth."""
-    powers = np.stack([np.ones_like(x), x, x**2])
-    return np.asarray((raw - centre @ powers) / np.maximum(spread @ powers, least[:, None]))
-
-
-def together(scores: np.ndarray) -> np.ndarray:
-    """Add both standardised scores, shape ``(n_cells,)``."""
-    return np.asarray(np.maximum(scores[0], BEST_RECOGNISED) + scores[1])
-
-
-def p_values(scores: np.ndarray, calibration: np.ndarray) -> np.ndarray:
-    """Return the share of calibration scores, the cell's among them, that are as large."""
-    above = len(calibration) - np.searchsorted(calibration, scores, side="left")
-    return np.asarray((1 + above) / (len(calibration) + 1))
+def _n_groups(taxonomy: Taxonomy, leaves: np.ndarray, level: int) -> int:
+    return len(np.unique(taxonomy.node_at_level[leaves, level]))

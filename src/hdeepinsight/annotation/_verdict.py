@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from hdeepinsight._errors import check_choice
+from hdeepinsight.annotation._trust import ALIKE, UNLIKE
+from hdeepinsight.data import GeneReport
+from hdeepinsight.taxonomy import Taxonomy
 
 Light = Literal["green", "yellow", "red"]
 #: Whether cells that no type supports are stopped further up.
@@ -79,3 +84,101 @@ class Verdict:
         light: Any = str(data["light"])
         figures = {str(name): float(value) for name, value in data.get("figures", {}).items()}
         return cls(light=light, sentences=tuple(map(str, data["sentences"])), figures=figures)
+
+
+MOST, MANY = 0.5, 0.15
+"""Share of cells without a lineage that makes a verdict red, or yellow."""
+FEW_GENES = 0.5
+"""Share of the reference's expression below which labels are less certain."""
+WORTH_SAYING = 0.01
+SHARES = {
+    "unrecognised": "of the cells are recognised as none of {lineages}.",
+    "ambient": "of the cells cannot be told from empty droplets.",
+    "doublets": "of the cells look like two lineages at once: doublets, or types that are missing.",
+}
+
+
+def verdict(
+    genes: GeneReport,
+    taxonomy: Taxonomy,
+    figures: Mapping[str, float],
+    *,
+    seen: np.ndarray,
+    findings: Sequence[str] = (),
+) -> Verdict:
+    """Put into words whether a query looks like what a model knows.
+
+    Parameters
+    ----------
+    genes
+        How its genes match those of the model.
+    taxonomy
+        The tree.
+    figures
+        What :meth:`QueryJudge.figures` returned; empty for a model without held-out cells.
+    seen
+        Whether anything of what the model reads was counted in each cell, shape ``(n_cells,)``.
+    findings
+        Further sentences, such as :attr:`QueryJudge.findings`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hdeepinsight.annotation import verdict
+    >>> from hdeepinsight.data import align_genes
+    >>> from hdeepinsight.taxonomy import Taxonomy
+    >>> report = align_genes(["NKG7", "CD3D"], ["CD3D", "NKG7"]).report
+    >>> tree = Taxonomy.from_nested({"T": [], "B": []})
+    >>> figures = {"similarity": 0.2, "unrecognised": 0.4, "ambient": 0.0, "doublets": 0.0}
+    >>> print(verdict(report, tree, figures, seen=np.ones(3, dtype=bool)))
+    RED: The query does not look like the reference: are these cells of T and B?
+      Its mean expression correlates 0.20 with that of its labels; below 0.67 none can be trusted.
+      40 % of the cells are recognised as none of T and B.
+    """
+    found = {**figures, "gene_coverage": genes.coverage, "no_counts": float((~seen).mean())}
+    lineages = _listed([taxonomy.label(int(node)) for node in taxonomy.children(0)])
+    points, light = [], _light(found)
+    if light == "green" and findings:
+        light = "yellow"
+    if figures and figures["similarity"] < ALIKE:
+        points.append(
+            f"Its mean expression correlates {figures['similarity']:.2f} with that of its labels; "
+            f"below {UNLIKE} none can be trusted."
+        )
+    foreign = bool(figures) and figures["similarity"] < UNLIKE
+    for name, text in SHARES.items():
+        if figures.get(name, 0.0) >= WORTH_SAYING and not (foreign and name != "unrecognised"):
+            points.append(f"{_percent(figures[name])} {text.format(lineages=lineages)}")
+    points += () if foreign else findings
+    if genes.coverage < FEW_GENES:
+        points.append(f"Its genes carry {_percent(genes.coverage)} of the reference's expression.")
+    if not seen.all():
+        points.append(f"{int((~seen).sum()):,} cells have no counts of what the model reads.")
+    summary = {
+        "green": "The query looks like the reference.",
+        "yellow": "The query looks like the reference only in part.",
+        "red": f"The query does not look like the reference: are these cells of {lineages}?",
+    }[light]
+    if not figures:
+        summary = "The model keeps no held-out cells, so nothing is known of how the query fits it."
+    return Verdict(light=light, sentences=(summary, *points), figures=found)
+
+
+def _light(figures: Mapping[str, float]) -> Light:
+    if "similarity" not in figures:
+        return "yellow"
+    similarity, lost = figures["similarity"], figures["unrecognised"] + figures["ambient"]
+    if similarity < UNLIKE or lost > MOST:
+        return "red"
+    in_part = similarity < ALIKE or lost > MANY or figures["gene_coverage"] < FEW_GENES
+    return "yellow" if in_part else "green"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _listed(names: list[str], most: int = 8) -> str:
+    if len(names) > most:
+        names = [*names[:most], f"{len(names) - most} more"]
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

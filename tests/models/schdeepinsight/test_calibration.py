@@ -1,8 +1,12 @@
-"""Calibration cells and novelty detector of a trained model."""
+"""Calibration cells of a trained model, and the held-out cells that it keeps."""
+
+from dataclasses import replace
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
+from scipy import sparse
 
 from hdeepinsight import SCHDeepInsight
 from hdeepinsight.annotation import calibrate
@@ -25,8 +29,11 @@ def test_annotations_carry_what_the_model_knows(model, query):
     result = model.annotate(query)
     assert result.calibration is model.calibration
     assert result.novelty.index.equals(result.obs_names)
-    assert result.novelty.columns.tolist() == ["score", "p_value", "lineage_p_value"]
-    for name in ("p_value", "lineage_p_value"):
+    flags = ["is_doublet", "is_ambient"]
+    names = ["lineage_p_value", "type_p_value", "doublet_score", "ambient_score", *flags]
+    assert result.novelty.columns.tolist() == names
+    assert result.novelty[flags].isin([True, False]).all(axis=None)
+    for name in ("type_p_value", "lineage_p_value", "ambient_score"):
         assert result.novelty[name].between(0, 1, inclusive="right").all()
 
 
@@ -43,12 +50,47 @@ def test_few_cells_like_the_reference_are_rejected(model, query):
     assert (result.rejected(0.05, unknown="type").stop_nodes < 1).mean() < 0.2
 
 
-def test_novelty_does_not_depend_on_the_other_cells_of_the_query(model, query):
-    together = model.annotate(query).novelty
-    alone = model.annotate(query[[5]]).novelty
-    shuffled = model.annotate(query[::-1], batch_size=17).novelty.iloc[::-1]
-    np.testing.assert_allclose(alone, together.iloc[[5]], rtol=1e-3, atol=1e-3)
-    np.testing.assert_allclose(shuffled, together, rtol=1e-3, atol=1e-3)
+def test_novelty_does_not_depend_on_batch_size_or_order(model, query):
+    together = model.annotate(query).novelty.astype(float)
+    shuffled = model.annotate(query[::-1], batch_size=17).novelty.iloc[::-1].astype(float)
+    np.testing.assert_allclose(shuffled, together, rtol=1e-2, atol=1e-2)
+
+
+def test_switched_off_nothing_stops_but_all_is_said(model, query):
+    kept, off = model.annotate(query), model.annotate(query, reject="off")
+    assert off.supported_depth is None
+    assert off.stop_reasons is None
+    pd.testing.assert_frame_equal(off.novelty, kept.novelty)
+    assert off.verdict == kept.verdict
+    plain = replace(kept, supported_depth=None, stop_reasons=None)
+    np.testing.assert_array_equal(off.stop_nodes, plain.stop_nodes)
+    np.testing.assert_array_equal(off.leaf_nodes, kept.leaf_nodes)
+
+
+def test_the_reference_gets_a_green_light_and_noise_a_red_one(model, query):
+    seen = model.annotate(query).verdict
+    assert seen.light == "green"
+    assert seen.sentences[0] == "The query looks like the reference."
+    noise = query.copy()
+    noise.X = sparse.csr_matrix(np.random.default_rng(0).permuted(query.X.toarray(), axis=1))
+    result = model.annotate(noise)
+    assert result.verdict.light == "red"
+    assert result.verdict.figures["similarity"] < 0.5 < seen.figures["similarity"]
+    assert (result.stop_nodes == 0).all()
+    assert set(result.stop_reason) == {"the query does not look like the reference"}
+    adapted = SCHDeepInsight.load_query_data(noise, model)
+    adapted.train(max_steps=0)
+    assert not adapted.is_adapted
+    assert "does not look like the reference" in adapted.adaptation.reason
+
+
+def test_a_large_query_is_judged_by_cells_drawn_evenly(model, query):
+    large = ad.concat([query] * 80, index_unique=" ")
+    assert large.n_obs > 4096
+    small, all_of_it = model.annotate(query), model.annotate(large)
+    assert all_of_it.verdict.light == small.verdict.light
+    figures = [r.verdict.figures["similarity"] for r in (small, all_of_it)]
+    assert figures[0] == pytest.approx(figures[1], abs=0.1)
 
 
 def test_a_saved_model_promises_the_same(model, query, tmp_path):
@@ -67,12 +109,14 @@ def test_a_model_saved_before_there_was_calibration_still_annotates(model, query
     model.save(tmp_path / "model")
     folder = ModelFolder(tmp_path / "model")
     payload = folder.read()
-    for name in ("calibration_", "novelty_detector_"):
+    for name in ("calibration_", "bank_"):
         del payload["attr_dict"][name]
     folder.write(payload)
     old = SCHDeepInsight.load(tmp_path / "model", adata=False)
     result = old.annotate(query)
     assert result.novelty is None
+    assert result.verdict.light == "yellow"
+    assert "nothing is known" in str(result.verdict)
     with pytest.raises(ValueError, match="no calibration"):
         result.label_sets()
     with pytest.raises(ValueError, match="nothing about novelty"):
@@ -82,7 +126,7 @@ def test_a_model_saved_before_there_was_calibration_still_annotates(model, query
 def test_without_held_out_cells_nothing_is_promised(reference, fit, query):
     model = fit(reference, train={"validation_size": 0, "max_epochs": 1})
     assert model.calibration is None
-    assert model.novelty_detector is None
+    assert model.bank_ is None
     assert model.annotate(query).calibration is None
 
 
@@ -92,7 +136,7 @@ def test_a_lineage_that_the_reference_lacks_is_strange(
     left_out = synthetic_hierarchy.obs["lineage"].astype(str).iloc[0]
     cells = synthetic_hierarchy[:300]
     model = fit(cells[(cells.obs["lineage"] != left_out).to_numpy()].copy())
-    score = model.annotate(labelled).novelty["score"].to_numpy()
+    score = model.annotate(labelled).novelty["doublet_score"].to_numpy()
     new = (labelled.obs["lineage"] == left_out).to_numpy()
     larger = score[new][:, None] > score[~new][None]
     assert larger.mean() >= 0.9  # the area under the ROC curve

@@ -51,7 +51,7 @@ def test_golden_files_load_and_say_what_they_said(name, cells):
     model = SCHDeepInsight.load(GOLDEN / name)
     probabilities = model.predict_proba(cells).to_numpy()
     np.testing.assert_allclose(probabilities, expected_of(name)["probabilities"], atol=1e-5)
-    assert (model.missing_capabilities == ()) == (name != "schema_1_torch")
+    assert (model.missing_capabilities == ()) == (name == LATEST)
     assert model.recipe["n_cells"] == 120
 
 
@@ -157,8 +157,9 @@ def test_the_class_is_found_by_its_name():
 @pytest.mark.parametrize("name", FILES[1:])
 def test_the_present_schema_has_all_capabilities(name, cells):
     result = SCHDeepInsight.load(GOLDEN / name).annotate(cells)
-    rejected = result.rejected().labels.astype(str).to_numpy().tolist()
-    assert rejected == expected_of(name)["rejected"]
+    if "schema_3" in name:  # older ones keep no held-out cells
+        rejected = result.rejected().labels.astype(str).to_numpy().tolist()
+        assert rejected == expected_of(name)["rejected"]
     assert result.label_sets().contains.any(axis=1).all()
 
 
@@ -206,7 +207,7 @@ def test_unknown_schemas_ask_for_an_update(payload, tmp_path, version):
         pytest.param(["registry_", "setup_args"], [], id="setup_as_list"),
         pytest.param(["history_"], 3, id="history"),
         pytest.param(["calibration_"], {"a": 1}, id="calibration"),
-        pytest.param(["novelty_detector_"], [1], id="detector_as_list"),
+        pytest.param(["bank_"], [1], id="bank_as_list"),
         pytest.param(["profiles_"], {"a": 1}, id="profiles"),
         pytest.param(["init_params_", "non_kwargs", "taxonomy"], [], id="taxonomy_as_list"),
         pytest.param(["init_params_", "non_kwargs", "taxonomy", "nodes"], [{}], id="node"),

@@ -20,17 +20,20 @@ from hdeepinsight._progress import tracked
 from hdeepinsight.adaptation import AdaptationOptions, Adapter, QueryCells, reference_sums
 from hdeepinsight.annotation import (
     NO_COUNTS,
+    NO_LIMIT,
     Annotation,
     Calibration,
     Decoder,
     Evaluation,
-    FeatureCells,
-    NoveltyDetector,
+    QueryJudge,
+    ReferenceBank,
     Reject,
     calibrate,
     check_decoder,
     check_threshold,
     evaluate_annotation,
+    most_probable_leaf,
+    verdict,
 )
 from hdeepinsight.data import align_genes, draw_evenly, is_paired, open_store
 from hdeepinsight.models._base._plan import HierarchicalPlan
@@ -59,10 +62,11 @@ else:
 SOURCE = "held-out reference cells"
 REFERENCE_CELLS = 20_000
 CONFORMAL_CELLS = 20_000
-VIEWED_CELLS = 4_000
+BANK_CELLS = 400
+"""Held-out cells that a model keeps, to see how they look at the genes and depths of a query."""
+SAMPLE_CELLS = 2_000
+"""Cells of a large query by which it is judged; a smaller one is judged by all of its cells."""
 TEMPERATURE_DEPTHS = (1.0, 0.5, 0.25)
-VIEW_DEPTHS = (1.0, 0.7, 0.5, 0.35, 0.25, 0.15)
-"""Shares of their counts that held-out cells keep, to learn what is usual at lower depths."""
 
 
 class HierarchicalClassifierMixin(_Base):
@@ -86,7 +90,7 @@ class HierarchicalClassifierMixin(_Base):
     _monitor: ClassVar[str] = "log_loss"
     _parts: ClassVar[Mapping[str, type]] = {
         "calibration_": Calibration,
-        "novelty_detector_": NoveltyDetector,
+        "bank_": ReferenceBank,
         "profiles_": LeafProfiles,
         "adapter_": Adapter,
     }
@@ -95,7 +99,7 @@ class HierarchicalClassifierMixin(_Base):
 
     taxonomy: Taxonomy
     calibration_: Calibration | None = None
-    novelty_detector_: NoveltyDetector | None = None
+    bank_: ReferenceBank | None = None
     profiles_: LeafProfiles | None = None
     adapter_: Adapter | None = None
     agreement_: float | None = None
@@ -234,20 +238,17 @@ class HierarchicalClassifierMixin(_Base):
         source = f"{self.calibration_.source} before the adaptation to a query"
         return replace(self.calibration_, source=source)
 
-    @property
-    def novelty_detector(self) -> NoveltyDetector | None:
-        """What is usual for cells of the reference; ``None`` where none were held out."""
-        return self.novelty_detector_
-
     @torch.inference_mode()
     def _fit_confidence(self, held_out: QueryCells, train: QueryCells) -> None:
-        """Fit temperatures, conformal scores, novelty, and how far network and profiles agree.
+        """Fit temperatures and conformal scores, and keep some held-out cells.
+
+        Also measure how far network and profiles agree.
 
         Temperatures are fitted on the held-out cells, whole and thinned: they resemble the training
         cells more than a query does, and alone would make the model surer than any other study
         bears out.
         """
-        self.calibration_ = self.novelty_detector_ = self.agreement_ = None
+        self.calibration_ = self.bank_ = self.agreement_ = None
         self.module.temperature.fill_(1.0)
         if not len(held_out):
             return
@@ -268,10 +269,11 @@ class HierarchicalClassifierMixin(_Base):
             )
             self.calibration_ = calibrate(annotation, drawn.nodes, source=SOURCE)
         train = train[draw_evenly(train.nodes, REFERENCE_CELLS, rng)]
-        parts_of = [self._features(drawn[:VIEWED_CELLS], share) for share in VIEW_DEPTHS]
-        views = FeatureCells(*(np.concatenate(part) for part in zip(*parts_of, strict=True)))
-        usual = self._features(train)
-        self.novelty_detector_ = NoveltyDetector.fit(self.taxonomy, usual, train.nodes, views)
+        rows = draw_evenly(held_out.nodes, BANK_CELLS, rng)
+        rows = rows[held_out.nodes[rows] > 0]
+        if len(rows) and np.isin(train.nodes, self.taxonomy.leaves).any():
+            labelled = (train.counts, train.nodes), (held_out.counts, held_out.nodes)
+            self.bank_ = ReferenceBank.draw(self.taxonomy, *labelled, np.sort(rows))
         if self.profiles_ is not None:
             matcher = ProfileMatcher(self.profiles_, torch.ones(len(self.genes)))
             if matcher.is_useful:
@@ -281,14 +283,18 @@ class HierarchicalClassifierMixin(_Base):
                 agree = by_profile == probabilities[:, leaves].argmax(1)
                 self.agreement_ = float(agree.float().mean())
 
-    def _features(self, cells: QueryCells, share: float = 1.0) -> FeatureCells:
-        found = self._outputs(cells, share, FeatureCells._fields)
-        return FeatureCells(*(as_array(found[name]) for name in FeatureCells._fields))
-
-    def _outputs(self, cells: QueryCells, share: float, names: Sequence[str]) -> dict[str, Tensor]:
+    @torch.inference_mode()
+    def _outputs(
+        self,
+        cells: QueryCells,
+        share: float,
+        names: Sequence[str],
+        measured: Tensor | None = None,
+    ) -> dict[str, Tensor]:
         """Run cells that keep a share of their counts through the network, in mini-batches."""
         cells = cells.thinned(share, np.random.default_rng(self.seed))
-        measured = torch.ones(len(self.genes), device=self.device)
+        measured = torch.ones(len(self.genes)) if measured is None else measured
+        measured = measured.to(self.device)
         read = self.module.inference if "logits" in names else self.module.predict
         parts = [read(**part.tensors(measured)) for _, part in cells.parts()]
         return {name: torch.cat([part[name].cpu() for part in parts]) for name in names}
@@ -378,7 +384,20 @@ class HierarchicalClassifierMixin(_Base):
         shift = None
         if corrected is not None:
             shift = corrected.shift_for(self.normalizer, opened.obs_names)
-        found = self._collected(opened, self._judged, batch_size, shift, keep)
+        judged: dict[str, np.ndarray] = {}
+        judge: QueryJudge | None = None
+
+        def look(rows: slice, counts: sparse.csr_matrix, found: dict[str, np.ndarray]) -> None:
+            nonlocal judge
+            if self.bank_ is None:
+                return
+            probabilities = found["probabilities"][rows]
+            judge = judge or self._judge(opened, counts, probabilities, batch_size, shift)
+            for name, values in judge.measure(counts, probabilities).items():
+                judged.setdefault(name, np.empty(opened.n_obs, dtype=values.dtype))[rows] = values
+
+        found = self._collected(opened, self._read_probabilities, batch_size, shift, keep, look)
+        probabilities = found.pop("probabilities", np.zeros((0, 0)))
         seen = found.pop("seen", np.ones(0, dtype=bool))
         report = opened.gene_report
         if not seen.all():
@@ -387,19 +406,32 @@ class HierarchicalClassifierMixin(_Base):
                 "Unknown."
             )
             report = replace(report, messages=(*report.messages, text))
+        depth, reasons = np.full(len(seen), NO_LIMIT), np.full(len(seen), "", dtype=object)
+        if judge is not None:
+            leaf = most_probable_leaf(self.taxonomy, probabilities)
+            depth, reasons = judge.stops(judged, probabilities, leaf)
+        figures, findings = (
+            ({}, ()) if judge is None else (judge.figures(judged, depth), judge.findings)
+        )
+        passed = verdict(report, self.taxonomy, figures, seen=seen, findings=findings)
+        if reject == "off":
+            depth[:], reasons[:] = NO_LIMIT, ""
+        depth[~seen], reasons[~seen] = 0, NO_COUNTS
+        limited = (depth < NO_LIMIT).any()
         return Annotation(
             taxonomy=self.taxonomy,
             obs_names=opened.obs_names,
-            node_probabilities=found.pop("probabilities", np.zeros((0, 0))),
+            node_probabilities=probabilities,
             threshold=threshold,
             decoder=decoder,
             input_report=opened.input_report,
             gene_report=report,
             recipe=self.recipe,
             calibration=self.calibration,
-            novelty=pd.DataFrame(found, index=opened.obs_names) if found else None,
-            supported_depth=None if seen.all() else np.where(seen, self.taxonomy.max_depth, 0),
-            stop_reasons=None if seen.all() else np.where(seen, "", NO_COUNTS).astype(object),
+            novelty=novelty_table(judged, opened.obs_names),
+            supported_depth=depth if limited else None,
+            stop_reasons=reasons if limited else None,
+            verdict=passed,
         )
 
     def predict(
@@ -627,8 +659,12 @@ class HierarchicalClassifierMixin(_Base):
         batch_size: int,
         shift: Callable[[slice], np.ndarray] | None = None,
         keep: list[sparse.csr_matrix] | None = None,
+        look: Callable[[slice, sparse.csr_matrix, dict[str, np.ndarray]], None] | None = None,
     ) -> dict[str, np.ndarray]:
-        """Read arrays off the outputs for all cells, shapes ``(n_cells, ...)``, in one pass."""
+        """Read arrays off the outputs for all cells, shapes ``(n_cells, ...)``, in one pass.
+
+        Each chunk is looked at, with its counts, when its outputs are there.
+        """
         check_integer("batch_size", batch_size)
         self.module.eval()
         collected: dict[str, np.ndarray] = {}
@@ -653,20 +689,76 @@ class HierarchicalClassifierMixin(_Base):
                         shape = (opened.n_obs, *values.shape[1:])
                         collected[name] = np.empty(shape, dtype=values.dtype)
                     collected[name][rows] = values
+            if look is not None:
+                look(chunk_rows, chunk, collected)
         return collected
 
-    def _judged(self, part: dict[str, Tensor]) -> dict[str, np.ndarray]:
-        """Return probabilities and, where the model has a detector, novelty of a mini-batch."""
+    def _read_probabilities(self, part: dict[str, Tensor]) -> dict[str, np.ndarray]:
+        """Return probabilities of a mini-batch, and which cells have anything to read."""
         seen, probabilities = part["seen"], part["probabilities"]
         if not seen.all():
             tree, logits = self.module.tree, probabilities.new_zeros(1, self.taxonomy.n_edges)
             ignorant = tree.node_log_probs(tree.conditional_log_probs(logits)).exp()
             probabilities = torch.where(seen.unsqueeze(1), probabilities, ignorant)
-        judged = {"probabilities": as_array(probabilities), "seen": as_array(seen) > 0}
-        if self.novelty_detector_ is not None:
-            cells = FeatureCells(as_array(part["latent"]), as_array(part["depth"]))
-            judged |= self.novelty_detector_.measure(cells)
-        return judged
+        return {"probabilities": as_array(probabilities), "seen": as_array(seen) > 0}
+
+    def _judge(
+        self,
+        opened: AlignedQuery,
+        counts: sparse.csr_matrix,
+        probabilities: np.ndarray,
+        batch_size: int = 1024,
+        shift: Callable[[Any], np.ndarray] | None = None,
+    ) -> QueryJudge:
+        """Judge a query by its first chunk if that is all of it, else by cells drawn evenly."""
+        assert self.bank_ is not None
+        if counts.shape[0] < opened.n_obs:
+            rows = np.unique(np.linspace(0, opened.n_obs - 1, SAMPLE_CELLS).astype(int))
+            chosen, parts = opened.subset(rows), []
+            found = self._collected(
+                chosen,
+                self._read_probabilities,
+                batch_size,
+                None
+                if shift is None
+                else lambda part: np.concatenate([shift(slice(r, r + 1)) for r in rows[part]]),
+                look=lambda _, chunk, __: parts.append(chunk),
+            )
+            counts, probabilities = sparse.vstack(parts, format="csr"), found["probabilities"]
+        return self._judge_of(opened, counts, probabilities)
+
+    def _judge_of(
+        self, opened: AlignedQuery, counts: sparse.csr_matrix, probabilities: np.ndarray
+    ) -> QueryJudge:
+        """Judge a query by some of its cells."""
+        assert self.bank_ is not None
+        measured = torch.tensor(opened.measured, dtype=torch.float32)
+        matcher: ProfileMatcher | None = None
+        second: Callable[[sparse.csr_matrix], np.ndarray] | None = None
+        for skip in (1, 0):
+            if self.profiles_ is not None and (matcher is None or not matcher.is_useful):
+                matcher = ProfileMatcher(self.profiles_, measured, skip=skip)
+        if matcher is not None and matcher.is_useful:
+            above = torch.from_numpy(np.asarray(self.taxonomy.ancestor_matrix, dtype=np.float32))
+
+            def second(cells: sparse.csr_matrix) -> np.ndarray:
+                found = matcher(torch.from_numpy(cells.toarray())).exp()
+                return as_array(found @ above)
+
+        def first(cells: sparse.csr_matrix) -> np.ndarray:
+            read = as_cells(cells.astype(np.float32), np.zeros(cells.shape[0], dtype=np.int64))
+            return as_array(self._outputs(read, 1.0, ("probabilities",), measured)["probabilities"])
+
+        return QueryJudge(
+            self.bank_,
+            self.taxonomy,
+            opened.measured,
+            counts,
+            probabilities,
+            first,
+            second,
+            seed=self.seed,
+        )
 
     # ----------------------------------------------------------------------------- adaptation
 
@@ -823,6 +915,7 @@ class HierarchicalClassifierMixin(_Base):
                 profiles=profiles,
                 agreement=self.agreement_,
                 shift=self.shift_,
+                unlike=self._unlike(opened, cells, network),
                 reference=reference,
                 options=settings,
                 seed=self.seed,
@@ -832,6 +925,24 @@ class HierarchicalClassifierMixin(_Base):
         self.module.eval()
         report: Any = adapter.report
         self.recipe_ = {**self.recipe_, "adaptation": report.to_dict()}
+
+    def _unlike(self, opened: AlignedQuery, cells: QueryCells, network: Any) -> float | None:
+        """Return the share of some cells of a query that do not look like the reference."""
+        if self.bank_ is None or not opened.measured.any():
+            return None
+        measured = torch.tensor(opened.measured, dtype=torch.float32, device=self.device)
+        few = cells[np.unique(np.linspace(0, len(cells) - 1, SAMPLE_CELLS).astype(int))]
+        network.eval()
+        with torch.inference_mode():
+            parts = [network.predict(**part.tensors(measured)) for _, part in few.parts()]
+        probabilities = np.concatenate([as_array(part["probabilities"]) for part in parts])
+        judge = self._judge_of(opened, few.counts, probabilities)
+        depth, _ = judge.stops(
+            judge.measure(few.counts, probabilities),
+            probabilities,
+            most_probable_leaf(self.taxonomy, probabilities),
+        )
+        return float((depth == 0).mean())
 
     def _replayed(self, data: Any) -> QueryCells:
         """Return the labelled cells of the reference that an adaptation replays."""
@@ -903,6 +1014,11 @@ def read_loader(
     if not counts:
         return sparse.csr_matrix((0, datamodule.n_vars), dtype=np.float32), np.zeros(0, dtype=int)
     return sparse.vstack(counts, format="csr"), np.concatenate(nodes)
+
+
+def novelty_table(judged: dict[str, np.ndarray], obs_names: pd.Index) -> pd.DataFrame | None:
+    """Return what was found of each cell as a table; ``None`` where nothing was."""
+    return pd.DataFrame(judged, index=obs_names).drop(columns="depth") if judged else None
 
 
 def as_array(tensor: Tensor) -> np.ndarray:

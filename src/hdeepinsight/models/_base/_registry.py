@@ -27,7 +27,7 @@ SCHEMA_VERSION: Final = 3
 #: What a model cannot do without an attribute that older files lack.
 CAPABILITIES: Final = {
     "calibration_": "conformal label sets (result.label_sets)",
-    "novelty_detector_": "novelty scores (result.novelty, result.rejected)",
+    "bank_": "novelty and a verdict on the query (result.novelty, result.verdict)",
     "profiles_": "adapting to a query without its reference (load_query_data)",
 }
 _MAX_NODES, _MAX_SIDE, _MAX_BYTES = 100_000, 4096, 2**30

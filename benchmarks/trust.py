@@ -1,0 +1,303 @@
+"""Can the labels be trusted: known cells, foreign tissue, noise, empty droplets, doublets, lights.
+
+One command writes every row: ``python benchmarks/trust.py --pairs <pairs.json>``. Rows that are
+there already are kept; ``--page`` writes the table into a page of the docs. The model of the
+package is asked about all files, and a model of each pair of human blood about its query. Labels of
+queries are read here alone, to score. Beside ours stands a control that every classifier has: to
+stop where the largest probability of a type is below 0.5.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+from harness.pairs import Pair, read_pairs
+from harness.prepare import prepare
+from harness.records import Records
+from harness.scoring import auroc
+from scipy import sparse
+
+import hdeepinsight as hdi
+
+HERE = Path(__file__).resolve().parent
+logger = logging.getLogger("benchmarks")
+BEGIN, END = "<!-- trust: begin -->", "<!-- trust: end -->"
+
+N_CELLS = 1500
+N_MADE = 400
+BUNDLED = "bundled"
+#: Human blood, by which no model of these pairs is foreign.
+BLOOD = ("zheng_to_pbmc3k", "pbmc3k_to_pbmc4k", "kang_donors", "kang_ctrl_to_stim")
+#: File, names of genes in upper case, column of labels, labels that the bundled model knows.
+FILES = {
+    "pbmc4k": (
+        False,
+        "cell_type",
+        ["CD4 T", "CD8 T", "B", "NK", "Monocyte", "DC", "Megakaryocyte"],
+    ),
+    "pbmc_4studies_unlabelled": (False, None, None),
+    "pbmc_citeseq_10x_400": (False, "cell_type", ["CD4 T", "CD8 T", "B", "NK", "Monocyte", "DC"]),
+    "kang_ctrl_8donors": (False, "lineage", ["T", "NK", "B", "Myeloid", "Megakaryocyte"]),
+    "kang_ifnb_fullgenes": (False, "lineage", ["T", "NK", "B", "Myeloid", "Megakaryocyte"]),
+}
+FOREIGN = {
+    "pancreas_human_3tech": False,
+    "lung_mouse_zilionis_immune": True,
+    "oligodendrocyte_mouse_marques": True,
+}
+#: Lineages of the marrow that no model of blood has.
+MARROW, MARROW_NOVEL = "bm_triana_citeseq", ["Erythroid/Mk", "HSPC"]
+LEFT_OUT = {
+    ("zheng_to_pbmc3k", "lineage"): ("B", "NK"),
+    ("kang_donors", "lineage"): ("NK", "B", "Myeloid"),
+    ("zheng_to_pbmc3k", "cell_type"): ("CD8 T",),
+    ("kang_donors", "cell_type_fine"): ("CD16 Mono",),
+}
+
+Query = tuple[str, str, ad.AnnData, np.ndarray]
+
+
+def read(data: Path, name: str, *, upper: bool = False, n_cells: int = N_CELLS) -> ad.AnnData:
+    """Read some cells of a file."""
+    cells = ad.read_h5ad(data / f"{name}.h5ad")
+    if upper:
+        cells.var_names = cells.var_names.str.upper()
+        cells = cells[:, ~cells.var_names.duplicated()]
+    rows = np.random.default_rng(0).permutation(cells.n_obs)[:n_cells]
+    return cells[np.sort(rows)].copy()
+
+
+def made(cells: ad.AnnData, counts: object) -> ad.AnnData:
+    """Cells with these counts in the genes of others."""
+    counts = sparse.csr_matrix(counts, dtype=np.float32)
+    query = ad.AnnData(counts, var=cells.var[[]].copy())
+    query.obs_names = [f"made_{i}" for i in range(query.n_obs)]
+    return query
+
+
+def synthetic(cells: ad.AnnData, lineage: np.ndarray) -> Iterator[Query]:
+    """Yield noise, empty droplets and doublets that are made of the cells of a query."""
+    rng = np.random.default_rng(0)
+    counts = sparse.csr_matrix(cells.X)
+    few = counts[:N_MADE].toarray()
+    every = np.ones(N_MADE, dtype=bool)
+    noise = {
+        "genes shuffled within each cell": rng.permuted(few, axis=1),
+        "gene names permuted": few[:, rng.permutation(few.shape[1])],
+        "random negative binomial counts": rng.negative_binomial(0.5, 0.5, size=few.shape),
+        "each gene shuffled across cells": rng.permuted(few, axis=0),
+    }
+    for name, values in noise.items():
+        yield "noise", name, made(cells, values), every[: len(few)]
+    soup = np.asarray(counts.sum(axis=0), dtype=np.float64).ravel()
+    for depth in (20, 100, 500):
+        droplets = rng.multinomial(depth, soup / soup.sum(), size=N_MADE)
+        yield "ambient", f"{depth} UMI, alone", made(cells, droplets), every
+        among = sparse.vstack([counts, sparse.csr_matrix(droplets[:100])])
+        empty = np.arange(among.shape[0]) >= counts.shape[0]
+        yield "ambient", f"{depth} UMI, one in ten", made(cells, among), empty
+    one, other = rng.integers(cells.n_obs, size=(2, 4 * cells.n_obs))
+    two = np.flatnonzero(
+        (lineage[one] != lineage[other]) & (lineage[one] != "") & (lineage[other] != "")
+    )
+    two = two[: max(cells.n_obs // 10, 20)]
+    both = sparse.vstack([counts, counts[one[two]] + counts[other[two]]])
+    yield "doublets", "one in ten", made(cells, both), np.arange(both.shape[0]) >= cells.n_obs
+
+
+def row(kind: str, name: str, result: hdi.Annotation, cells: np.ndarray) -> dict:
+    """Score the cells that are meant."""
+    tree, leaves = result.taxonomy, np.asarray(result.taxonomy.leaves)
+    probabilities = result.node_probabilities
+    lineages = np.flatnonzero(tree.depth == 1)
+    found = {
+        "kind": kind,
+        "query": name,
+        "n_cells": int(cells.sum()),
+        "light": result.verdict.light,
+        "similarity": round(result.verdict.figures.get("similarity", 0.0), 3),
+        "unknown": float((result.stop_nodes == 0)[cells].mean()),
+        "leaf": float(np.isin(result.stop_nodes, leaves)[cells].mean()),
+        "control_unknown": float((probabilities[cells][:, lineages].max(axis=1) < 0.5).mean()),
+        "control_leaf": float((probabilities[cells][:, leaves].max(axis=1) >= 0.5).mean()),
+    }
+    if kind == "doublets":
+        flagged = result.novelty["is_doublet"].to_numpy()
+        found |= {"found": float(flagged[cells].mean()), "alarms": float(flagged[~cells].mean())}
+    return found
+
+
+def ask(model: hdi.SCHDeepInsight, queries: Iterator[Query], records: Records, run: dict) -> None:
+    """Annotate what is not in the records."""
+    for kind, name, query, cells in queries:
+        for way in ("plain", "adapted") if kind in ("noise", "known") else ("plain",):
+            key = run | {"kind": kind, "query": name, "way": way}
+            if records.matching(**key):
+                continue
+            logger.info("%s · %s · %s · %s", run["model"], kind, name, way)
+            result = model.annotate(query) if way == "plain" else hdi.annotate(query, model)
+            scores = run | {"way": way} | row(kind, name, result, cells)
+            if "cell_type_fine" in query.obs and kind == "known":
+                called = result.labels["stop_label"].astype(str).to_numpy() == "CD16 Mono"
+                cd14 = (query.obs["cell_type_fine"].astype(str) == "CD14 Mono").to_numpy()
+                scores |= {"n_cd14": int(cd14.sum()), "cd14_as_cd16": int((cd14 & called).sum())}
+            records.replace([scores], **key)
+
+
+def of_bundled(data: Path) -> Iterator[Query]:
+    """Yield what the model of the package is asked about."""
+    for name, (upper, column, known) in FILES.items():
+        cells = read(data, name, upper=upper, n_cells=2000)
+        labels = cells.obs[column].astype(str).to_numpy() if column else None
+        meant = np.ones(cells.n_obs, dtype=bool) if labels is None else np.isin(labels, known)
+        yield "known", name, cells, meant
+    for name, upper in FOREIGN.items():
+        cells = read(data, name, upper=upper)
+        yield "foreign", name, cells, np.ones(cells.n_obs, dtype=bool)
+    marrow = read(data, MARROW, n_cells=3000)
+    lineage = marrow.obs["lineage"].astype(str).to_numpy()
+    yield "foreign", f"{MARROW}: {', '.join(MARROW_NOVEL)}", marrow, np.isin(lineage, MARROW_NOVEL)
+    cells = read(data, "pbmc4k")
+    yield from synthetic(cells, _lineage(cells.obs["lineage"]))
+
+
+def of_pair(pair: Pair, prepared) -> Iterator[Query]:
+    """Yield the query of a pair, and what is made of it."""
+    query, truth = ad.read_h5ad(prepared.query), prepared.truth()
+    counts = prepared.reference_labels()[pair.levels[-1]].value_counts()
+    known = truth[pair.levels[-1]].isin(counts[counts >= pair.min_reference_cells].index)
+    known &= ~truth.isin(pair.ignore_labels).any(axis=1)
+    few = np.arange(query.n_obs) < 3000
+    yield "known", pair.name, query[few].copy(), known.to_numpy()[few]
+    cells = np.arange(query.n_obs) < N_CELLS
+    lineage = _lineage(truth[pair.levels[0]])[cells]
+    yield from synthetic(query[cells].copy(), lineage)
+
+
+def _lineage(labels) -> np.ndarray:
+    names = np.asarray(labels.astype(str), dtype=object)
+    return np.where(np.isin(names, ["unknown", "nan", ""]), "", names)
+
+
+def train(reference: ad.AnnData, pair: Pair, seed: int) -> hdi.SCHDeepInsight:
+    """Train with the defaults."""
+    levels = list(pair.levels)
+    hdi.SCHDeepInsight.setup_anndata(
+        reference, labels_keys=levels, batch_key="batch", unlabeled_category=""
+    )
+    model = hdi.SCHDeepInsight(reference, seed=seed)
+    model.train(accelerator="cpu", enable_progress_bar=False)
+    return model
+
+
+def trained(folder: Path, name: str, make: Callable[[], hdi.SCHDeepInsight]) -> hdi.SCHDeepInsight:
+    """Load a model that an earlier run saved, or train and save it."""
+    path = folder / name
+    if not (path / "manifest.json").exists():
+        make().save(path, overwrite=True)
+    return hdi.SCHDeepInsight.load(path, adata=False)
+
+
+def leave_out(pair: Pair, level: str, label: str, prepared, seed: int, work: Path) -> dict:
+    """Train without a label, and rank the cells of the query by how novel they are."""
+    reference, truth = ad.read_h5ad(prepared.reference), prepared.truth()
+    novel = (truth[level] == label).to_numpy()
+    counts = prepared.reference_labels()[pair.levels[-1]].value_counts()
+    known = truth[pair.levels[-1]].isin(counts[counts >= pair.min_reference_cells].index)
+    known = known.to_numpy() & ~truth.isin(pair.ignore_labels).any(axis=1).to_numpy() & ~novel
+    rest = reference[(reference.obs[level] != label).to_numpy()].copy()
+    for column in pair.levels:
+        rest.obs[column] = rest.obs[column].cat.remove_unused_categories()
+    name = f"{pair.name}_without_{''.join(c if c.isalnum() else '_' for c in label)}_s{seed}"
+    model = trained(work, name, lambda: train(rest, pair, seed))
+    result = model.annotate(ad.read_h5ad(prepared.query))
+    leaves = result.taxonomy.leaves
+    scores = {
+        "lineage_p_value": -result.novelty["lineage_p_value"].to_numpy(),
+        "type_p_value": -result.novelty["type_p_value"].to_numpy(),
+        "doublet_score": result.novelty["doublet_score"].to_numpy(),
+        "control": 1 - result.node_probabilities[:, leaves].max(axis=1),
+    }
+    found = {n: float(auroc(values[known], values[novel])) for n, values in scores.items()}
+    return {"n_cells": int(novel.sum()), **found}
+
+
+def table(rows: list[dict]) -> str:
+    """Markdown: one line a model and query."""
+    lines = [
+        "| model | query | light | similarity | Unknown | with a type | by p ≥ .5 |",
+        "|---|---|---|---:|---:|---:|---:|",
+    ]
+    for each in (r for r in rows if r["kind"] != "left out"):
+        way = " (adapted)" * (each["way"] == "adapted")
+        extra = (
+            f"; {each['found']:.0%} found, {each['alarms']:.1%} false" if "found" in each else ""
+        )
+        if each.get("n_cd14"):
+            extra = f"; CD14 called CD16: {each['cd14_as_cd16']} of {each['n_cd14']}"
+        lines.append(
+            f"| {each['model']} | {each['kind']}: {each['query']}{way}{extra} | {each['light']} "
+            f"| {each['similarity']:.2f} | {each['unknown']:.1%} | {each['leaf']:.1%} "
+            f"| {each['control_leaf']:.1%} |"
+        )
+    lines += ["", "| left out | cells | lineage p | type p | two-lineage score | 1 − p |"]
+    lines.append("|---|---:|---:|---:|---:|---:|")
+    for each in (r for r in rows if r["kind"] == "left out"):
+        names = ("lineage_p_value", "type_p_value", "doublet_score", "control")
+        cells = " | ".join(f"{each[name]:.2f}" for name in names)
+        lines.append(f"| {each['query']} ({each['model']}) | {each['n_cells']} | {cells} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=Path, help="JSON list of pairs")
+    parser.add_argument("--data", type=Path, help="folder of the files (default: of --pairs)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--only", nargs="+", default=[BUNDLED, *BLOOD, "left_out"])
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "trust.json")
+    parser.add_argument("--work", type=Path, default=HERE / ".work", help="scratch folder")
+    parser.add_argument("--page", type=Path, help="only write the tables into this page")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    warnings.simplefilter("ignore")
+    records = Records(args.out)
+    if args.page:
+        before, rest = args.page.read_text().split(BEGIN)
+        after = rest.split(END)[1]
+        args.page.write_text(f"{before}{BEGIN}\n\n{table(records.rows)}\n\n{END}{after}")
+        return
+    data, models = args.data or args.pairs.parent, args.work / "trust"
+    if BUNDLED in args.only:
+        run = {"model": BUNDLED, "seed": 0}
+        ask(hdi.hub.pull("pbmc"), of_bundled(data), records, run)
+    for pair in read_pairs(args.pairs, [name for name in BLOOD if name in args.only]):
+        prepared = prepare(pair, data, args.work)
+        for seed in args.seeds:
+            reference = ad.read_h5ad(prepared.reference)
+            make = partial(train, reference, pair, seed)
+            model = trained(models, f"{pair.name}_s{seed}", make)
+            ask(model, of_pair(pair, prepared), records, {"model": pair.name, "seed": seed})
+    for (name, level), labels in LEFT_OUT.items() if "left_out" in args.only else ():
+        (pair,) = read_pairs(args.pairs, [name])
+        prepared = prepare(pair, data, args.work)
+        for label in labels:
+            for seed in args.seeds:
+                kind = "lineage" if level == pair.levels[0] else "type"
+                key = {"model": name, "seed": seed, "kind": "left out", "query": f"{kind} {label}"}
+                if not records.matching(**key):
+                    logger.info("%s without %s", name, label)
+                    found = leave_out(pair, level, label, prepared, seed, models)
+                    records.replace([key | {"way": "plain"} | found], **key)
+
+
+if __name__ == "__main__":
+    main()

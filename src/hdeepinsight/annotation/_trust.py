@@ -1,0 +1,464 @@
+"""What can be believed of the labels of one query: cell by cell, split by split, as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from hdeepinsight.annotation._novelty import (
+    ReferenceBank,
+    TypeProfiles,
+    mean_share,
+    thin,
+    upper_share,
+)
+from hdeepinsight.taxonomy import Taxonomy
+
+Predict = Callable[[sparse.csr_matrix], np.ndarray]
+
+DEPTHS = 4
+"""Depths of the query at which the bank is looked at: the medians of its quarters."""
+DROPLETS = 400
+"""Empty droplets that are simulated at each depth."""
+ALPHA_LINEAGE, ALPHA_TYPE = 0.05, 0.02
+"""Share of the reference's own cells that no lineage, no type is allowed to recognise."""
+ALPHA_DOUBLET, ALPHA_AMBIENT = 0.05, 0.025
+MAX_CENTRE = 2.0
+"""Most that a query's shift may excuse: half of a type may be shifted, a new type is more."""
+MAX_ERROR = 0.1
+"""Share of wrong labels among those of a type that are given, on held-out reference cells."""
+MAX_EXCESS = 0.1
+"""Excess, over the reference, of cells of a type that markers contradict."""
+MIN_CELLS = 20
+"""Fewer cells do not say whether a split works."""
+MAX_WEIGHT = 5.0
+"""Most that one held-out cell counts, where its type is frequent in the query."""
+CONFIDENCES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+UNLIKE, ALIKE = 0.67, 0.85
+"""Correlation with the expected mean below which a query is foreign, above which it is familiar."""
+FEW_COUNTS = 100
+NO_LIMIT = np.iinfo(np.int32).max
+
+FOREIGN = "the query does not look like the reference"
+TOO_SHALLOW = "too few counts to tell it from an empty droplet"
+AMBIENT = "like an empty droplet"
+NO_LINEAGE = "recognised by no lineage"
+NO_TYPE = "recognised by no type of its lineage"
+
+
+@dataclass(frozen=True)
+class SplitStop:
+    """Why the children of a node are not told apart in a query, or one of them is not given."""
+
+    node: int
+    threshold: float
+    reason: str
+
+
+class QueryJudge:
+    """Judge the cells of a query by how the reference's own cells would look in it.
+
+    Held-out cells of the reference are cut to the genes of the query, thinned to its depths, and
+    read by the same network and the same profiles. What they get is the yardstick.
+
+    Parameters
+    ----------
+    bank
+        Held-out cells and profiles of the reference.
+    taxonomy
+        The tree.
+    measured
+        Whether the query has each gene of the model, bool, shape ``(n_genes,)``.
+    sample
+        Counts of cells of the query, drawn evenly, in the genes of the model.
+    probabilities
+        Node probabilities of these cells by the network, shape ``(n_cells, n_nodes)``.
+    predict
+        The network: from counts in the genes of the model to node probabilities.
+    second
+        Another opinion, by markers that the network's labels do not rest on, of the same form;
+        ``None`` where there is none.
+    seed
+        Seed of thinning and simulation.
+
+    Attributes
+    ----------
+    similarity
+        Correlation of the query's mean expression with that of the mixture of types which the
+        network finds in it, on the logarithms of shares; 1 is what the reference's own cells reach
+        in as many cells and counts.
+    is_foreign
+        Whether that is too low for any label to be believed.
+    splits
+        Stops below some nodes of the tree.
+    """
+
+    def __init__(
+        self,
+        bank: ReferenceBank,
+        taxonomy: Taxonomy,
+        measured: np.ndarray,
+        sample: sparse.csr_matrix,
+        probabilities: np.ndarray,
+        predict: Predict,
+        second: Predict | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.taxonomy, self.rng = taxonomy, np.random.default_rng(seed)
+        self.genes = np.flatnonzero(measured)
+        self.leaves = np.asarray(taxonomy.leaves)
+        self.profiles = TypeProfiles(bank, taxonomy, self.genes)
+        counts = sparse.csr_matrix(sample)[:, self.genes]
+        seen = np.asarray(counts.sum(axis=1)).ravel() > 0
+        counts, sample, probabilities = counts[seen], sample[seen], probabilities[seen]
+        depth = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+        self.edges = np.quantile(depth, np.linspace(0, 1, DEPTHS + 1)[1:-1])
+        bins = self._bin(depth)
+        self.levels = [
+            float(np.median(depth[bins == b] if (bins == b).any() else depth))
+            for b in range(DEPTHS)
+        ]
+        self.median_depth = float(np.median(depth))
+        cut = sparse.csr_matrix(bank.counts @ sparse.diags(measured.astype(np.float32)))
+        self.nodes = bank.nodes
+        self.views = [thin(cut, level, self.rng) for level in self.levels]
+        self.known = [np.asarray(predict(view)) for view in self.views]
+        self._fit_explained(counts, probabilities, bins)
+        self._fit_doubt()
+        self.similarity, self.attainable = self._similarity(counts, probabilities)
+        self.is_foreign = self.similarity < UNLIKE
+        self.splits: dict[int, SplitStop] = {}
+        self._fit_thresholds(probabilities[:, self.leaves].mean(axis=0))
+        if second is not None:
+            known = np.concatenate([np.asarray(second(view)) for view in self.views])
+            self._fit_contradictions(probabilities, np.asarray(second(sample)), known)
+
+    # ------------------------------------------------------------------------------ one cell
+
+    def _bin(self, depth: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self.edges, depth, side="right")
+
+    def _fit_explained(
+        self, counts: sparse.csr_matrix, probabilities: np.ndarray, bins: np.ndarray
+    ) -> None:
+        """Learn what mixtures gain for known cells, and what the query's shift adds to that."""
+        own = self.profiles.unmoved()
+        leaf_known, gain_known = [], []
+        for view in self.views:
+            found = own.explain(view[:, self.genes])
+            leaf_known.append(found.leaf)
+            gain_known.append(found.gain)
+        n_leaves = len(self.leaves)
+        self.usual = np.zeros((DEPTHS, n_leaves, 2))
+        null = []
+        for b in range(DEPTHS):
+            for leaf in range(n_leaves):
+                alike = leaf_known[b] == leaf
+                if alike.sum() < MIN_CELLS // 2:
+                    group = self.profiles.group
+                    alike = group[leaf_known[b]] == group[leaf]
+                values = gain_known[b][alike if alike.sum() >= MIN_CELLS // 2 else slice(None)]
+                middle, high = np.quantile(values, [0.5, 0.84])
+                self.usual[b, leaf] = middle, max(high - middle, 1e-6)
+            null.append(self._scaled(leaf_known[b], gain_known[b], np.full(len(leaf_known[b]), b)))
+        self.null_gain = np.concatenate(null)
+        self.centre = np.zeros(n_leaves)
+        by_network = probabilities[:, self.leaves]
+        weights = by_network.mean(axis=0)
+        usual_cells = np.ones(len(bins), dtype=bool)
+        high = np.quantile(self.null_gain, 0.95)
+        for _ in range(3):  # from the second time on without the cells that no single type explains
+            self.profiles.move(counts[usual_cells], weights)
+            found = self.profiles.explain(counts)
+            scaled = self._scaled(found.leaf, found.gain, bins)
+            for leaf in range(n_leaves):
+                own_cells = scaled[found.leaf == leaf]
+                if len(own_cells) >= MIN_CELLS // 2:
+                    self.centre[leaf] = np.clip(np.median(own_cells), 0.0, MAX_CENTRE)
+            kept = scaled - self.centre[found.leaf] <= high
+            usual_cells = kept if kept.sum() >= MIN_CELLS else np.ones_like(kept)
+            by_profile = np.bincount(found.leaf[usual_cells], minlength=n_leaves)
+            weights = self._fitting(
+                mean_share(counts[usual_cells]),
+                by_network[usual_cells].mean(axis=0),
+                by_profile / usual_cells.sum(),
+            )
+        self.droplets = []
+        for level in self.levels:
+            shape = max(round(level), 1), self.profiles.soup
+            simulated = sparse.csr_matrix(self.rng.multinomial(*shape, size=DROPLETS))
+            self.droplets.append(np.sort(self.profiles.explain(simulated.astype(float)).ambient))
+
+    def _fitting(self, mean: np.ndarray, *weights: np.ndarray) -> np.ndarray:
+        """Return the shares of types whose mixture resembles the mean of the query most.
+
+        Beside the shares that the cells are called by: those of which the mean is a mixture. In a
+        file of empty droplets alone, every droplet may be called by one name.
+        """
+        weights += (self.profiles.unmix(mean, np.mean(weights, axis=0)),)
+        fits = [_log_correlation(mean, each @ self.profiles.base) for each in weights]
+        return weights[int(np.argmax(fits))]
+
+    def _scaled(self, leaf: np.ndarray, gain: np.ndarray, bins: np.ndarray) -> np.ndarray:
+        usual = self.usual[bins, leaf]
+        return np.asarray((gain - usual[:, 0]) / usual[:, 1])
+
+    def _fit_doubt(self) -> None:
+        own, found = self.profiles.unmoved(), []
+        for view, probabilities in zip(self.views, self.known, strict=True):
+            leaf = own.explain(view[:, self.genes]).leaf
+            found.append(self._doubt(probabilities, leaf))
+        self.null_doubt = np.concatenate(found)
+
+    def _doubt(self, probabilities: np.ndarray, leaf: np.ndarray) -> np.ndarray:
+        """Return how doubtful the lineage is: above 1 where network and profiles disagree."""
+        tree = self.taxonomy
+        lineages = np.flatnonzero(tree.depth == 1)
+        among = probabilities[:, lineages]
+        chosen = lineages[among.argmax(axis=1)]
+        differ = chosen != tree.node_at_level[self.leaves[leaf], 0]
+        return np.asarray(1.0 - among.max(axis=1) + differ)
+
+    def measure(
+        self, counts: sparse.csr_matrix, probabilities: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Measure cells of the query.
+
+        Parameters
+        ----------
+        counts
+            Raw counts in the genes of the model, shape ``(n_cells, n_genes)``.
+        probabilities
+            Node probabilities by the network, shape ``(n_cells, n_nodes)``.
+
+        Returns
+        -------
+        Columns of `Annotation.novelty`, arrays of shape ``(n_cells,)``.
+        """
+        found = self.profiles.explain(sparse.csr_matrix(counts)[:, self.genes])
+        bins = self._bin(found.depth)
+        scaled = self._scaled(found.leaf, found.gain, bins) - self.centre[found.leaf]
+        by_type = upper_share(scaled, self.null_gain)
+        by_doubt = upper_share(self._doubt(probabilities, found.leaf), self.null_doubt)
+        ambient = np.ones(len(bins))
+        for b, droplets in enumerate(self.droplets):
+            ambient[bins == b] = upper_share(found.ambient[bins == b], droplets)
+        deep = found.depth >= self.median_depth
+        return {
+            "lineage_p_value": np.maximum(by_type, by_doubt),
+            "type_p_value": by_type,
+            "doublet_score": scaled,
+            "ambient_score": ambient,
+            "is_doublet": (by_type <= ALPHA_DOUBLET) & deep & (ambient <= ALPHA_AMBIENT),
+            "is_ambient": ambient > ALPHA_AMBIENT,
+            "depth": found.depth,
+        }
+
+    # ------------------------------------------------------------------------------ splits
+
+    def _children(self, probabilities: np.ndarray, parent: int) -> tuple[np.ndarray, np.ndarray]:
+        children = np.asarray(self.taxonomy.children(parent))
+        return children, children[probabilities[:, children].argmax(axis=1)]
+
+    def _fit_thresholds(self, weights: np.ndarray) -> None:
+        """Choose the least confidence at which held-out cells have few wrong labels.
+
+        Types of held-out cells count as often as the query seems to have them.
+        """
+        tree = self.taxonomy
+        position = pd.Index(self.leaves).get_indexer(self.nodes)
+        held = np.bincount(position[position >= 0], minlength=len(self.leaves))
+        often = np.clip(weights * held.sum() / np.maximum(held, 1), 1 / MAX_WEIGHT, MAX_WEIGHT)
+        often = np.tile(np.where(position >= 0, often[position], 1.0), DEPTHS)
+        self.thresholds = np.full((DEPTHS, tree.n_nodes), 0.5)
+        nodes = np.tile(self.nodes, DEPTHS)
+        probabilities = np.concatenate(self.known)
+        bins = np.repeat(np.arange(DEPTHS), len(self.nodes))
+        path = np.column_stack([np.zeros(len(nodes), dtype=int), tree.node_at_level[nodes]])
+        for parent in range(tree.n_nodes):
+            if parent in self.leaves:
+                continue
+            children, called = self._children(probabilities, parent)
+            below = path[:, min(tree.depth[parent] + 1, path.shape[1] - 1)]
+            inside = path[:, tree.depth[parent]] == parent
+            labelled = (nodes > 0) & (~inside | np.isin(below, children))
+            reached = probabilities[:, parent] >= 0.5
+            for child in children.tolist():
+                given = labelled & reached & (called == child)
+                wrong, sure = below != child, probabilities[:, child]
+                for b in range(DEPTHS):
+                    here = given & (bins == b)
+                    if here.sum() < MIN_CELLS:
+                        here = given
+                    self.thresholds[b, child] = _least(sure[here], wrong[here], often[here])
+
+    def _fit_contradictions(
+        self, probabilities: np.ndarray, second: np.ndarray, known_second: np.ndarray
+    ) -> None:
+        """Find types that markers contradict more often in the query than in the reference."""
+        tree, known = self.taxonomy, np.concatenate(self.known)
+        for parent in range(1, tree.n_nodes):
+            if parent in self.leaves:
+                continue
+            children, called = self._children(probabilities, parent)
+            _, by_markers = self._children(second, parent)
+            _, known_called = self._children(known, parent)
+            _, known_markers = self._children(known_second, parent)
+            here, there = probabilities[:, parent] >= 0.5, known[:, parent] >= 0.5
+            differ, usual = called != by_markers, known_called != known_markers
+            names = " and ".join(tree.label(int(c)) for c in children)
+            if _exceeds(differ[here], usual[there]):
+                share = differ[here].mean()
+                reason = (
+                    f"{names} are not told apart in this query: markers contradict {share:.0%} of "
+                    "the labels"
+                )
+                for child in children.tolist():
+                    self.splits[child] = SplitStop(child, np.inf, reason)
+                continue
+            for child in children.tolist():
+                mine, theirs = here & (called == child), there & (known_called == child)
+                if _exceeds(differ[mine], usual[theirs]):
+                    share = differ[mine].mean()
+                    reason = f"markers contradict {share:.0%} of the {tree.label(child)} labels"
+                    self.splits[child] = SplitStop(child, np.inf, reason)
+
+    # ------------------------------------------------------------------------------ the stop
+
+    def stops(
+        self, columns: dict[str, np.ndarray], probabilities: np.ndarray, leaf: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return how deep each label may go, and why no deeper.
+
+        Parameters
+        ----------
+        columns
+            What :meth:`measure` returned.
+        probabilities
+            Node probabilities, shape ``(n_cells, n_nodes)``.
+        leaf
+            Node of the most probable leaf of each cell, shape ``(n_cells,)``.
+
+        Returns
+        -------
+        Depth, int32: 0 for no label, 1 for the lineage alone, `NO_LIMIT` where nothing stops it;
+        and the reason, empty where nothing does; shape ``(n_cells,)``.
+        """
+        n_cells, tree = len(leaf), self.taxonomy
+        depth = np.full(n_cells, NO_LIMIT, dtype=np.int32)
+        reasons = np.full(n_cells, "", dtype=object)
+
+        def stop(cells: np.ndarray, level: int, reason: str) -> None:
+            cells = cells & (depth > level)
+            depth[cells], reasons[cells] = level, reason
+
+        bins = self._bin(columns["depth"])
+        for level in range(tree.max_depth, 0, -1):
+            node = tree.node_at_level[leaf, level - 1]
+            on_path = node > 0
+            safe = np.where(on_path, node, 0)
+            sure = probabilities[np.arange(n_cells), safe]
+            unsure = on_path & (sure < self.thresholds[bins, safe]) & (sure >= 0.5)
+            for child in np.unique(safe[unsure]).tolist():
+                reason = f"{tree.label(child)} would be wrong too often at this confidence"
+                stop(unsure & (safe == child), level - 1, reason)
+            for child in np.intersect1d(np.unique(safe[on_path]), list(self.splits)).tolist():
+                stop(on_path & (safe == child), level - 1, self.splits[child].reason)
+        stop(columns["type_p_value"] <= ALPHA_TYPE, 1, NO_TYPE)
+        stop(columns["lineage_p_value"] <= ALPHA_LINEAGE, 0, NO_LINEAGE)
+        shallow = columns["depth"] < FEW_COUNTS
+        stop(columns["is_ambient"] & shallow, 0, TOO_SHALLOW)
+        stop(columns["is_ambient"] & ~shallow, 0, AMBIENT)
+        if self.is_foreign:
+            depth[:], reasons[:] = 0, FOREIGN
+        blind = columns["depth"] == 0  # of genes; proteins may have been read
+        depth[blind], reasons[blind] = NO_LIMIT, ""
+        return depth, reasons
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """What is not told apart in this query, one sentence each."""
+        reasons = dict.fromkeys(split.reason for split in self.splits.values())
+        return tuple(f"{reason[0].upper()}{reason[1:]}." for reason in reasons)
+
+    # ------------------------------------------------------------------------------ the whole
+
+    def figures(self, columns: dict[str, np.ndarray], depth: np.ndarray) -> dict[str, float]:
+        """Return the figures of the verdict, of what :meth:`measure` and :meth:`stops` returned.
+
+        ``similarity``; ``median_depth``; and of the cells the shares ``unrecognised`` (by any
+        lineage), ``ambient``, ``doublets`` and ``stopped`` (above their type for what is not a
+        matter of probability).
+        """
+        judged = columns["depth"] > 0
+        unknown = (columns["lineage_p_value"] <= ALPHA_LINEAGE) & ~columns["is_ambient"]
+        of_cells = {
+            "unrecognised": unknown,
+            "ambient": columns["is_ambient"],
+            "doublets": columns["is_doublet"],
+            "stopped": depth < NO_LIMIT,
+        }
+        shares = {
+            n: float(found[judged].mean()) if judged.any() else 0.0 for n, found in of_cells.items()
+        }
+        return {
+            "similarity": self.similarity,
+            "median_depth": float(np.median(columns["depth"])) if len(depth) else 0.0,
+            **shares,
+        }
+
+    def _similarity(
+        self, counts: sparse.csr_matrix, probabilities: np.ndarray
+    ) -> tuple[float, float]:
+        """Correlate means of query and expected mixture; also what known cells would reach."""
+        weights = probabilities[:, self.leaves].mean(axis=0)
+        expected = weights @ self.profiles.base
+        found = mean_share(counts)
+        # As many cells of the bank, of the same types at the same depths.
+        position = pd.Index(self.leaves).get_indexer(self.nodes)
+        chance = np.where(position >= 0, weights[position] + 1e-6, 1e-6)
+        drawn = [
+            self.rng.choice(
+                len(self.nodes), size=-(-counts.shape[0] // DEPTHS), p=chance / chance.sum()
+            )
+            for _ in self.views
+        ]
+        same = sparse.vstack(
+            [v[:, self.genes][rows] for v, rows in zip(self.views, drawn, strict=True)]
+        )
+        mixed = np.bincount(position[np.concatenate(drawn)].clip(0), minlength=len(self.leaves))
+        reached = _log_correlation(mean_share(same), mixed / mixed.sum() @ self.profiles.base)
+        return min(_log_correlation(found, expected) / max(reached, 0.5), 1.0), reached
+
+
+def _log_correlation(one: np.ndarray, other: np.ndarray) -> float:
+    if len(one) < 3:
+        return 0.0
+    logs = np.log(one / max(one.sum(), 1e-12) + 1e-5), np.log(other / other.sum() + 1e-5)
+    return float(np.nan_to_num(np.corrcoef(*logs)[0, 1]))
+
+
+def _least(confidence: np.ndarray, wrong: np.ndarray, often: np.ndarray) -> float:
+    """Return the least confidence above which few labels are wrong; 0.5 where too few say."""
+    if len(wrong) < MIN_CELLS:
+        return 0.5
+    for threshold in CONFIDENCES:
+        given = confidence >= threshold
+        if not given.any() or np.average(wrong[given], weights=often[given]) <= MAX_ERROR:
+            return threshold
+    return CONFIDENCES[-1]
+
+
+def _exceeds(differ: np.ndarray, usual: np.ndarray) -> bool:
+    """Say whether a share is higher than usual by more than sampling and `MAX_EXCESS` explain."""
+    if len(differ) < MIN_CELLS:
+        return False
+    share = differ.mean()
+    error = np.sqrt(share * (1 - share) / len(differ))
+    return bool(
+        share - 1.64 * error > (usual.mean() if len(usual) >= MIN_CELLS // 2 else 0.0) + MAX_EXCESS
+    )
