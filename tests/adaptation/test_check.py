@@ -68,6 +68,7 @@ def test_switched_off_it_says_what_it_would_have_said() -> None:
         "good",
         "unknown_reference",
         "no_change",
+        "mostly_known",
         "little_forgotten",
         "another_study",
         "genes_are_missing",

@@ -79,7 +79,7 @@ def test_its_card_names_licences_citations_and_figures():
 
 
 def test_cells_made_of_markers_get_their_lineage(cells):
-    result = hdi.annotate(cells, adapt="off", refine="off", threshold=None)
+    result = hdi.annotate(cells, adapt="off", refine="off", threshold=None, reject="off")
     labels = result.labels["lineage"]
     for name in MARKERS:
         assert (labels[cells.obs["lineage"] == name] == name).mean() >= 0.9, name
@@ -90,7 +90,7 @@ def test_it_works_without_half_of_its_genes(cells):
     markers = {gene for names in MARKERS.values() for gene in names}
     rng = np.random.default_rng(1)
     kept = cells.var_names.isin(markers) | (rng.random(cells.n_vars) < 0.5)
-    result = hdi.annotate(cells[:, kept].copy(), "pbmc", adapt="off", refine="off")
+    result = hdi.annotate(cells[:, kept].copy(), "pbmc", adapt="off", refine="off", reject="off")
     assert (result.labels["lineage"] == cells.obs["lineage"].to_numpy()).mean() >= 0.9
 
 

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from hdeepinsight._errors import counted
 from hdeepinsight.annotation import Annotation, depth_of_level
 from hdeepinsight.pl._style import (
     FAINT,
     INK,
     MISSING,
     SEQUENTIAL,
+    add_sizes,
     axes_or_new,
     bare,
     check_any,
@@ -126,7 +128,10 @@ def alluvial(
     ['level_1', 'T (stopped)  1', 'CD4  1', 'B  1', 'level_2']
     """
     check_any(result)
-    columns = [_given(result, groups, heading), *_levels(result)]
+    codes, names = groups_of(groups, result.obs_names)
+    ink = [result.colors.get(name, MISSING) for name in names]
+    given = _Column(heading, names, ink, [False] * len(names), codes)
+    columns = [given, *_levels(result)]
     x = _places(columns)
     top = min(column.tops[0] for column in columns) - 0.3
     bottom = max(column.tops[-1] + max(column.heights[-1], _NAME) for column in columns) + 0.1
@@ -140,14 +145,6 @@ def alluvial(
     ax.set(xlim=(0, x[-1] + _BLOCK + columns[-1].text_width), ylim=(bottom, top - 0.1))
     ax.set_title(title or "", fontsize=10)
     return ax
-
-
-def _given(result: Annotation, groups: Any, heading: str) -> _Column:
-    codes, names = groups_of(groups, result.obs_names)
-    colors = node_colors(result.taxonomy)
-    nodes = {label: node for node, label in enumerate(result.taxonomy.labels)}
-    ink = [colors[nodes[name]] if name in nodes else MISSING for name in names]
-    return _Column(heading, names, ink, [False] * len(names), codes)
 
 
 def _levels(result: Annotation) -> list[_Column]:
@@ -280,10 +277,17 @@ def confusion(
     ax = axes_or_new(ax, (0.36 * len(columns) + 3.4, 0.34 * len(rows) + 2.0))
     drawn = ax.imshow(share, cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto")
     _name_axes(ax, taxonomy, columns, counts)
-    if len(columns) <= _MAX_NUMBERED:
-        _write_percent(ax, share)
+    for (row, column), value in np.ndenumerate(share):
+        if value >= 0.005 and len(columns) <= _MAX_NUMBERED:
+            color = "white" if value > 0.55 else INK
+            ax.text(column, row, f"{100 * value:.0f}", ha="center", va="center", c=color, size=7.5)
     ax.figure.colorbar(drawn, ax=ax, label="share of the true type", shrink=0.8)
-    ax.set_title(_heading(taxonomy, level, truth, predicted) if title is None else title)
+    if title is None:
+        right, n = int((truth == predicted).sum()), counted(len(truth), "cell")
+        depth = 0 if level is None else depth_of_level(taxonomy, level)
+        where = f"{taxonomy.level_names[depth - 1]}: " if depth else ""
+        title = f"{where}{right:,} of {n} right ({right / len(truth):.1%})"
+    ax.set_title(title)
     return ax
 
 
@@ -328,21 +332,6 @@ def _name_axes(ax: Axes, taxonomy: Taxonomy, columns: list[int], counts: np.ndar
     ax.spines[:].set_color("#CCCCCC")
     if len(columns) > len(totals):
         ax.axvline(len(totals) - 0.5, color=FAINT, lw=1)
-
-
-def _write_percent(ax: Axes, share: np.ndarray) -> None:
-    for (row, column), value in np.ndenumerate(share):
-        if value >= 0.005:
-            color = "white" if value > 0.55 else INK
-            ax.text(column, row, f"{100 * value:.0f}", ha="center", va="center", c=color, size=7.5)
-
-
-def _heading(
-    taxonomy: Taxonomy, level: int | str | None, truth: np.ndarray, predicted: np.ndarray
-) -> str:
-    right, n = int((truth == predicted).sum()), len(truth)
-    where = "" if level is None else f"{taxonomy.level_names[taxonomy.level_depth(level) - 1]}: "
-    return f"{where}{right:,} of {n:,} cells right ({right / n:.1%})"
 
 
 #: Area of the dot of a whole cluster, in square points, and side of its square, in inches.
@@ -402,65 +391,32 @@ def dotplot(
     """
     rows = groups_of(groups, result.obs_names)
     check_any(result)
-    nodes, sure = _called(result, level)
+    nodes, sure = result.stop_nodes, result.confidence.to_numpy()
+    if level is not None:
+        at_level = result.taxonomy.node_at_level[:, depth_of_level(result.taxonomy, level) - 1]
+        nodes = np.where(at_level >= 0, at_level, np.arange(len(at_level)))[result.leaf_nodes]
+        sure = result.node_probabilities[np.arange(len(nodes)), nodes]
     columns, _ = node_groups(result.taxonomy, nodes)
-    count, mean = _shares(rows.codes, columns.codes, sure)
+    count, total = np.zeros((2, len(rows.names), len(columns.names)))
+    np.add.at(count, (rows.codes, columns.codes), 1)
+    np.add.at(total, (rows.codes, columns.codes), sure)
     height = max(_SQUARE * len(rows.names), 1.6) + 1.6
     ax = axes_or_new(ax, (_SQUARE * len(columns.names) + 3.6, height))
     row, column = np.nonzero(count)
     share = count / rows.sizes[:, None]
     look: dict[str, Any] = {"edgecolors": INK, "linewidths": 0.5, "zorder": 2}
-    area, sure = _WHOLE * share[row, column], mean[row, column]
+    area, sure = _WHOLE * share[row, column], total[row, column] / count[row, column]
     drawn = ax.scatter(column, row, area, sure, cmap=cmap, vmin=0.0, vmax=1.0, **look)
     names = [shortened(name) for name in columns.names]
     ax.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(len(rows.names)), rows.titles)
     ax.set(xlim=(-0.6, len(columns.names) - 0.4), ylim=(len(rows.names) - 0.4, -0.6))
-    _finish(ax, title)
+    add_sizes(ax, _WHOLE, "share of cells", bbox_to_anchor=(1.0, 1.02), labelspacing=0.9)
+    ax.grid(color="#EEEEEE", lw=0.7, zorder=0)
+    ax.set_axisbelow(True)
+    ax.set_xlabel("predicted", color=FAINT)
+    ax.set_title(title or "", fontsize=10)
     ax.figure.colorbar(
         drawn, ax=ax, label="mean confidence", shrink=0.55, aspect=10, anchor=(0.0, 0.0)
     )
     return ax
-
-
-def _called(result: Annotation, level: int | str | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return node and confidence of every cell, ``(n_cells,)``."""
-    if level is None:
-        return result.stop_nodes, result.confidence.to_numpy()
-    at_level = result.taxonomy.node_at_level[:, depth_of_level(result.taxonomy, level) - 1]
-    nodes = np.where(at_level >= 0, at_level, np.arange(len(at_level)))[result.leaf_nodes]
-    return nodes, result.node_probabilities[np.arange(len(nodes)), nodes]
-
-
-def _shares(row: np.ndarray, column: np.ndarray, sure: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return cells and mean confidence of every dot, ``(n_groups, n_labels)``."""
-    shape = (int(row.max()) + 1, int(column.max()) + 1)
-    count, total = np.zeros(shape), np.zeros(shape)
-    np.add.at(count, (row, column), 1)
-    np.add.at(total, (row, column), sure)
-    return count, total / np.maximum(count, 1)
-
-
-def _finish(ax: Axes, title: str | None) -> None:
-    from matplotlib.lines import Line2D
-
-    ring: dict[str, Any] = {"ls": "", "marker": "o", "mfc": "white", "mec": INK, "mew": 0.5}
-    sizes = {share: float(np.sqrt(_WHOLE * share)) for share in (0.1, 0.5, 1.0)}
-    handles = [Line2D([], [], ms=ms, label=f"{share:.0%}", **ring) for share, ms in sizes.items()]
-    ax.legend(
-        handles=handles,
-        title="share of cells",
-        loc="upper left",
-        bbox_to_anchor=(1.0, 1.02),
-        frameon=False,
-        fontsize=8,
-        title_fontsize=8,
-        labelspacing=0.9,
-        alignment="left",
-    )
-    ax.grid(color="#EEEEEE", lw=0.7, zorder=0)
-    ax.set_axisbelow(True)
-    ax.tick_params(length=0, labelsize=8.5)
-    ax.spines[:].set_color("#CCCCCC")
-    ax.set_xlabel("predicted", color=FAINT)
-    ax.set_title(title or "", fontsize=10)

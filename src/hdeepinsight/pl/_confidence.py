@@ -168,8 +168,11 @@ def label_set_sizes(
         raise ValueError("There is no label set. At least one is needed. Annotate cells first.")
     widest = max(size.max(), min(_LEAST_SHOWN, sets.taxonomy.n_leaves))
     shown = np.arange(min(size.min(), 1), widest + 1)
-    right = _share(size if holds is None else size[_checked(holds, len(size))], shown, len(size))
-    wrong = _share(size, shown, len(size)) - right
+    right, every = (
+        np.bincount(some - shown[0], minlength=len(shown)) / len(size)
+        for some in (size if holds is None else size[_checked(holds, len(size))], size)
+    )
+    wrong = every - right
     ax = axes_or_new(ax, (min(3.0 + 0.35 * len(shown), 10.0), 3.6))
     ax.bar(shown, right, color=PALETTE[0], label="holds the truth")
     if holds is not None:
@@ -183,8 +186,10 @@ def label_set_sizes(
     ax.set(xlabel="types in the set", ylabel="share of cells")
     ax.margins(y=0.1)
     ax.spines[["top", "right"]].set_visible(False)
-    observed = None if holds is None else right.sum()
-    ax.set_title(_heading(sets, observed) if title is None else title, fontsize=10)
+    found = "" if holds is None else f", observed {right.sum():.1%}"
+    promised = f"coverage promised {sets.promised_coverage:.1%}{found}"
+    heading = f"{size.mean():.2f} types per set\n{promised}" if title is None else title
+    ax.set_title(heading, fontsize=10)
     return ax
 
 
@@ -197,16 +202,6 @@ def _checked(holds: npt.ArrayLike, n_cells: int) -> np.ndarray:
             "same cells."
         )
     return held
-
-
-def _share(size: np.ndarray, shown: np.ndarray, n_cells: int) -> np.ndarray:
-    return np.bincount(size - shown[0], minlength=len(shown)) / n_cells
-
-
-def _heading(sets: LabelSets, observed: float | None) -> str:
-    found = "" if observed is None else f", observed {observed:.1%}"
-    mean, promised = sets.size.mean(), sets.promised_coverage
-    return f"{mean:.2f} types per set\ncoverage promised {promised:.1%}{found}"
 
 
 Measure = Literal["lineage_p_value", "type_p_value", "doublet_score", "ambient_score"]

@@ -97,7 +97,13 @@ def embedding(
     >>> ax = hdi.pl.embedding([[0, 0], [1, 1], [2, 0]], [0.2, 0.9, 0.5], vmin=0, vmax=1)
     """
     check_choice("legend_loc", legend_loc, get_args(LegendLoc), "Use 'auto' to begin with.")
-    points = _checked(coords, color)
+    points = np.asarray(coords, dtype=np.float64)
+    if points.shape != (len(color), 2):
+        raise ValueError(
+            f"There are {len(color)} labels and coordinates of shape {points.shape}. "
+            "The coordinates must be (n_cells, 2), one row per label. Select two columns, and the "
+            "same cells."
+        )
     area = size if size is not None else float(np.clip(40_000 / max(1, len(points)), 0.5, 30))
     name = str(getattr(color, "name", None) or "").replace("_", " ")
     if is_float_dtype(color.dtype if hasattr(color, "dtype") else np.asarray(color).dtype):
@@ -177,17 +183,6 @@ def probability(
     )
 
 
-def _checked(coords: npt.ArrayLike, color: Any) -> np.ndarray:
-    points = np.asarray(coords, dtype=np.float64)
-    if points.shape != (len(color), 2):
-        raise ValueError(
-            f"There are {len(color)} labels and coordinates of shape {points.shape}. "
-            "The coordinates must be (n_cells, 2), one row per label. Select two columns, and the "
-            "same cells."
-        )
-    return points
-
-
 def _below_first(missing: np.ndarray) -> np.ndarray:
     """Mixed order of drawing, cells without a colour first."""
     order = np.random.default_rng(0).permutation(len(missing))
@@ -235,10 +230,20 @@ def _draw_labels(
 ) -> Axes:
     categories: pd.Categorical = pd.Categorical(labels).remove_unused_categories()
     codes, names = np.asarray(categories.codes), [str(name) for name in categories.categories]
-    colors = _palette(names, palette)
+    colors = _style.categorical_colors(len(names))
+    if palette is not None:
+        if missing := [name for name in names if name not in palette]:
+            raise ValueError(
+                f"The palette has no colour for {missing[:5]} ({len(missing)} in all). Each label "
+                "needs one. Add them, or leave the palette out."
+            )
+        colors = [palette[name] for name in names]
     if legend_loc == "auto":
         legend_loc = "on data" if len(names) <= _MAX_ON_DATA else "right margin"
-    beside = _legend_inches(names) if legend_loc == "right margin" else 0.0
+    beside = 0.0
+    if legend_loc == "right margin":
+        longest = min(max(map(len, names), default=0), _LONGEST) + len(" (1,000)")
+        beside = -(-len(names) // _LEGEND_ROWS) * (0.075 * longest + 0.45)
     ax = _style.axes_or_new(ax, (6.0 + beside, 5.4))
     order = _below_first(codes < 0)
     ink = np.array([*colors, _style.MISSING])[codes[order]]  # code -1 takes the last colour
@@ -249,17 +254,6 @@ def _draw_labels(
     elif legend_loc == "right margin":
         _add_legend(ax, codes, names, colors)
     return ax
-
-
-def _palette(names: list[str], palette: Mapping[str, str] | None) -> list[str]:
-    if palette is None:
-        return _style.categorical_colors(len(names))
-    if missing := [name for name in names if name not in palette]:
-        raise ValueError(
-            f"The palette has no colour for {missing[:5]} ({len(missing)} in all). Each label "
-            "needs one. Add them, or leave the palette out."
-        )
-    return [palette[name] for name in names]
 
 
 _LEGEND_ROWS = 24
@@ -298,11 +292,6 @@ def _apart(ax: Axes, middles: np.ndarray, names: list[str]) -> np.ndarray:
             if near and abs(placed[code, 1] - placed[below, 1]) < height:
                 placed[code, 1] = placed[below, 1] + height
     return placed
-
-
-def _legend_inches(names: list[str]) -> float:
-    longest = min(max(map(len, names), default=0), _LONGEST) + len(" (1,000)")
-    return -(-len(names) // _LEGEND_ROWS) * (0.075 * longest + 0.45)
 
 
 def _add_legend(ax: Axes, codes: np.ndarray, names: list[str], colors: list[str]) -> None:

@@ -73,7 +73,7 @@ def explanation(
     ax.set_yticks(places, list(table.index))
     ax.set(xlabel=_unit(result), ylim=(-0.7, len(table) - 0.3))
     shown = "" if n_cells is None else f" ({n_cells:,} cells)"
-    heading = f"{_name(result, node)}{_rival(result)}{shown}"
+    heading = f"{_heading(result, node)}{shown}"
     _finish(ax, heading if title is None else title)
     return ax
 
@@ -134,8 +134,8 @@ def contrast(
     ax.axvline(0.0, color=FAINT, lw=0.8)
     ax.set_yticks(places, list(table.index))
     ax.set(xlabel=_unit(result), ylim=(-0.7, len(table) - 0.3))
-    _legend(ax, _name(result, node), result)
-    _finish(ax, f"{_name(result, node)}{_rival(result)}" if title is None else title)
+    _legend(ax, _last(result.nodes[result.position_of(node)]), result)
+    _finish(ax, _heading(result, node) if title is None else title)
     return ax
 
 
@@ -194,12 +194,10 @@ def _legend(ax: Axes, name: str, result: Explanation) -> None:
     ax.legend(handles=handles, fontsize=7.5, frameon=False, loc="lower right")
 
 
-def _name(result: Explanation, node: str | None) -> str:
-    return _last(result.nodes[result.position_of(node)])
-
-
-def _rival(result: Explanation) -> str:
-    return "" if result.against is None else f" against {_last(result.against)}"
+def _heading(result: Explanation, node: str | None) -> str:
+    """Name the node, and what it stands against."""
+    name = _last(result.nodes[result.position_of(node)])
+    return name if result.against is None else f"{name} against {_last(result.against)}"
 
 
 def _last(path: str) -> str:

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from hdeepinsight._errors import check_integer
-from hdeepinsight.pl._style import FAINT, INK, MARK, SEQUENTIAL, axes_or_new, plain, shortened
+from hdeepinsight.pl._style import (
+    INK,
+    MARK,
+    SEQUENTIAL,
+    add_sizes,
+    axes_or_new,
+    plain,
+    shortened,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -97,35 +105,14 @@ def marker_evidence(
         at = (start + stop) / 2
         ax.text(at, -0.8, name, rotation=45, ha="left", va="bottom", size=8, rotation_mode="anchor")
     ax.set(xlim=(-0.7, len(genes) - 0.3), ylim=(len(labels) - 0.3, -0.7))
-    ax.tick_params(length=0, labelsize=8.5)
-    ax.spines[:].set_color("#CCCCCC")
     ax.set_title(title or "", fontsize=10)
     bar = ax.figure.colorbar(drawn, ax=ax, shrink=0.8, aspect=12, pad=0.02)
     bar.set_label("mean expression\n(part of the highest label)", fontsize=8)
-    _add_sizes(ax)
+    below = (0.0, -0.22 if len(labels) > 6 else -0.4)
+    add_sizes(ax, _WHOLE, "cells that express the gene", bbox_to_anchor=below, ncols=3)
     return ax
 
 
 def _row_title(row: Any) -> str:
     mark = "  contradicted" if row.verdict == "contradicted" else ""
     return f"{shortened(row.label)}  ({row.n_cells:,}){mark}"
-
-
-def _add_sizes(ax: Axes) -> None:
-    from matplotlib.lines import Line2D
-
-    ring: dict[str, Any] = {"ls": "", "marker": "o", "mfc": "white", "mec": FAINT}
-    handles = [
-        Line2D([], [], ms=float(np.sqrt(_WHOLE * share)), label=f"{share:.0%}", **ring)
-        for share in (0.1, 0.5, 1.0)
-    ]
-    ax.legend(
-        handles=handles,
-        title="cells that express the gene",
-        loc="upper left",
-        bbox_to_anchor=(0.0, -0.22 if len(ax.get_yticks()) > 6 else -0.4),
-        ncols=3,
-        frameon=False,
-        fontsize=8,
-        title_fontsize=8,
-    )

@@ -55,6 +55,33 @@ def axes_or_new(ax: Axes | None, figsize: tuple[float, float]) -> Axes:
     return plt.subplots(figsize=figsize, layout="constrained")[1]
 
 
+def add_sizes(ax: Axes, whole: float, title: str, **where: Any) -> None:
+    """Explain the sizes of dots, and give their axes a quiet frame.
+
+    Parameters
+    ----------
+    ax
+        Axes with dots for cells of a group.
+    whole
+        Area of the dot of a whole group, in square points.
+    title
+        What a share is.
+    where
+        Options of the legend.
+    """
+    from matplotlib.lines import Line2D
+
+    ring: dict[str, Any] = {"ls": "", "marker": "o", "mfc": "white", "mec": INK, "mew": 0.5}
+    handles = [
+        Line2D([], [], ms=float(np.sqrt(whole * share)), label=f"{share:.0%}", **ring)
+        for share in (0.1, 0.5, 1.0)
+    ]
+    look: dict[str, Any] = {"fontsize": 8, "title_fontsize": 8, "alignment": "left"}
+    ax.legend(handles=handles, title=title, loc="upper left", frameon=False, **look, **where)
+    ax.tick_params(length=0, labelsize=8.5)
+    ax.spines[:].set_color("#CCCCCC")
+
+
 def bare(ax: Axes) -> None:
     """Take ticks and frame away from a picture whose axes have no unit."""
     ax.set(xticks=[], yticks=[])

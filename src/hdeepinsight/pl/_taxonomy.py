@@ -86,7 +86,12 @@ def taxonomy(
         )
     totals = None if counts is None else _totals(taxonomy, counts)
     sure = None if confidence is None else _confidences(taxonomy, confidence)
-    texts = [_text(taxonomy, totals, sure, node) for node in range(1, taxonomy.n_nodes)]
+    texts = list(map(_style.plain, taxonomy.labels[1:]))
+    if totals is not None:
+        texts = [f"{text}  {n:,}" for text, n in zip(texts, totals[1:], strict=True)]
+    if sure is not None:
+        shown = [f"  {share:.2f}" if np.isfinite(share) else "" for share in sure[1:]]
+        texts = [text + share for text, share in zip(texts, shown, strict=True)]
     starts = _columns(taxonomy, texts)
     x, y = starts[taxonomy.depth], _rows(taxonomy)
     height = taxonomy.n_leaves * _ROW + 0.7
@@ -99,7 +104,10 @@ def taxonomy(
         ax.scatter(x, y, s=_areas(len(x), totals), c=colors, zorder=3, linewidths=0)
     else:
         _color_dots(ax, x, y, sure, totals, cmap)
-    _write(ax, x, y, texts, totals)
+    box = {"boxstyle": "square,pad=0.15", "fc": "white", "ec": "none"}
+    for node, text in enumerate(texts, start=1):
+        color = _style.FAINT if totals is not None and totals[node] == 0 else _style.INK
+        ax.text(x[node] + _DOT, y[node], text, va="center", size=_FONT, color=color, bbox=box)
     ax.xaxis.tick_top()
     names = [_style.plain(name) for name in taxonomy.level_names]
     ax.set_xticks(starts[1:-1] + _DOT, names, ha="left", fontsize=_FONT)
@@ -163,24 +171,6 @@ def _per_node(
             f"({taxonomy.n_nodes},). Use np.bincount(nodes, minlength=taxonomy.n_nodes)."
         )
     return values
-
-
-def _text(taxonomy: Taxonomy, totals: np.ndarray | None, sure: np.ndarray | None, node: int) -> str:
-    text = _style.plain(taxonomy.label(node))
-    if totals is not None:
-        text += f"  {totals[node]:,}"
-    if sure is not None and np.isfinite(sure[node]):
-        text += f"  {sure[node]:.2f}"
-    return text
-
-
-def _write(
-    ax: Axes, x: np.ndarray, y: np.ndarray, texts: list[str], totals: np.ndarray | None
-) -> None:
-    box = {"boxstyle": "square,pad=0.15", "fc": "white", "ec": "none"}
-    for node, text in enumerate(texts, start=1):
-        color = _style.FAINT if totals is not None and totals[node] == 0 else _style.INK
-        ax.text(x[node] + _DOT, y[node], text, va="center", size=_FONT, color=color, bbox=box)
 
 
 def _columns(taxonomy: Taxonomy, texts: list[str]) -> np.ndarray:

@@ -31,13 +31,13 @@ def fingerprint(adata: ad.AnnData) -> str:
 
 
 def test_separable_types_are_found(model, query, truth):
-    result = model.annotate(query, threshold=None)
+    result = model.annotate(query, threshold=None, reject="off")
     assert (result.labels["cell_type"] == truth).mean() > 0.97
     assert (result.labels["stop_label"] == result.labels["cell_type"].astype(str)).all()
 
 
 def test_children_sum_to_their_parent_and_columns_follow_one_path(model, query):
-    result = model.annotate(query)
+    result = model.annotate(query, reject="off")
     tree, p = result.taxonomy, result.node_probabilities
     for children in tree.groups:
         parent = tree.parent[children[0]]
@@ -78,7 +78,7 @@ def test_order_of_classes_does_not_matter(model, query):
         weights[name] = weights[name][edges]
     other.module.load_state_dict(weights)
     other.is_trained_ = True
-    expected, found = (one.annotate(query, threshold=0.8) for one in (model, other))
+    expected, found = (one.annotate(query, threshold=0.8, reject="off") for one in (model, other))
     for level in model.taxonomy.level_names:
         columns = expected.probabilities(level).columns
         np.testing.assert_allclose(
@@ -166,7 +166,7 @@ def test_latent_features_have_the_width_of_the_model(model, query):
 
 
 def test_predict_gives_one_label_a_cell(model, query, truth):
-    assert (model.predict(query, threshold=None) == truth).mean() > 0.97
+    assert (model.predict(query, threshold=None, reject="off") == truth).mean() > 0.97
     lineages = model.predict(query, level="lineage")
     assert set(lineages) == {"B", "T", "Myeloid"}
     assert model.predict_proba(query, level="lineage").columns.tolist() == list(
