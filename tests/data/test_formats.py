@@ -57,7 +57,7 @@ def no_encoding_at_the_root(file: h5py.File, adata: ad.AnnData) -> None:
 def a_column_named_index(file: h5py.File, adata: ad.AnnData) -> None:
     """As SeuratDisk leaves it."""
     table = file["raw/var"]
-    names = table["_index"][:]
+    names = list(adata.raw.var_names)
     del table["_index"]
     for key, values in {"features": np.arange(len(names)).astype(str), "_index": names}.items():
         column = table.create_dataset(key, data=np.array(values, dtype=object), dtype=TEXT)

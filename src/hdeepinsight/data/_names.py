@@ -274,7 +274,7 @@ _LOOK_ALIKE: Final = str.maketrans(
     "ABCEHIJKMOPSTXY3aeijopcyxABEZHIKMNOPTYX------_",
 )
 _PUNCTUATION = re.compile(r"[-_. ]")
-_SEPARATOR = re.compile(r"[-_.|:;,/()\[\] ]+")
+_SEPARATOR = re.compile(r"[^0-9A-Za-z]+")
 #: Names of antibodies, which are no genes, differ from those of genes by such parts too.
 _ANTIBODY = re.compile(
     r"adt|anti|abseq|total|prot(?!ein.?cod)|hashtag|hto|(?<![a-z])ab(?![a-z])", re.IGNORECASE
@@ -371,8 +371,7 @@ def _changes(names: pd.Index, goal: set[str]) -> Iterator[tuple[str, Callable[[s
     parts = Counter[tuple[int, int]]()
     shown: dict[tuple[int, int], tuple[str, str]] = {}
     for name in plain:
-        cuts = list(_SEPARATOR.finditer(name))
-        starts, ends = [0, *(cut.end() for cut in cuts)], [*(c.start() for c in cuts), len(name)]
+        starts, ends = _tokens(name)
         for i, j in combinations_with_replacement(range(len(starts)), 2):
             part, rest = name[starts[i] : ends[j]], (name[: starts[i]], name[ends[j] :])
             if strip_version(part) in goal and not _ANTIBODY.search(" ".join(rest)):
@@ -397,15 +396,21 @@ def _changes(names: pd.Index, goal: set[str]) -> Iterator[tuple[str, Callable[[s
 
 
 def _without(prefix: str, suffix: str, name: str) -> str:
-    return name.removeprefix(prefix).removesuffix(suffix)
+    return plain_name(name).removeprefix(prefix).removesuffix(suffix)
 
 
 def _part(at: tuple[int, int], name: str) -> str:
     """Return what lies between two separators, counted from the start and from the end."""
-    cuts = list(_SEPARATOR.finditer(name))
-    starts, ends = [0, *(cut.end() for cut in cuts)], [*(c.start() for c in cuts), len(name)]
+    plain = plain_name(name)
+    starts, ends = _tokens(plain)
     is_there = at[0] < len(starts) and at[1] <= len(ends)
-    return name[starts[at[0]] : ends[-at[1]]] if is_there else name
+    return plain[starts[at[0]] : ends[-at[1]]] if is_there else plain
+
+
+def _tokens(name: str) -> tuple[list[int], list[int]]:
+    """Return where the tokens of a name start and end."""
+    cuts = list(_SEPARATOR.finditer(name))
+    return [0, *(cut.end() for cut in cuts)], [*(cut.start() for cut in cuts), len(name)]
 
 
 def common_start(one: str, other: str) -> str:

@@ -310,11 +310,8 @@ def _from_path(path: Path, genes_only: bool) -> Store:
             check_parts(root, path)
             if _is_usual(root):
                 return _from_group(root, path, opener, genes_only)
-    return _from_anndata(*_ordered(read_whole(path), genes_only))
-
-
-def _ordered(found: tuple[ad.AnnData, tuple[str, ...]], genes_only: bool) -> Any:
-    return found[0], genes_only, found[1]
+    adata, notes = read_whole(path)
+    return _from_anndata(adata, genes_only, notes)
 
 
 def _is_usual(root: Any) -> bool:
