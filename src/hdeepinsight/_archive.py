@@ -6,12 +6,15 @@ It is read within bounds, and ends with a checksum of its own.
 from __future__ import annotations
 
 import io
+import json
+import logging
 import math
 import pickle
 import re
 import warnings
 import zipfile
 from collections.abc import Mapping
+from pathlib import Path
 from sys import intern
 from typing import Any, NoReturn
 
@@ -20,6 +23,8 @@ import pandas as pd
 import torch
 
 from hdeepinsight._io import sha256
+
+logger = logging.getLogger(__name__)
 
 _MAX_NESTING, _MAX_DIMENSIONS = 64, 16
 
@@ -168,6 +173,73 @@ def parse(content: bytes, name: object) -> dict[str, Any]:
     if payload.pop("sealed", False) and not has_digest:
         raise damaged(name, "Its checksum is missing")
     return payload
+
+
+def unpickle(path: Path) -> dict[str, Any]:
+    """Unpickle a file, **which runs whatever code is in it**, and return what of it is plain.
+
+    Returns
+    -------
+    The mappings in it, each with those of its entries that are plain, or objects of ours.
+
+    Raises
+    ------
+    ModelFileError
+        If it cannot be unpickled, or holds no mapping.
+    """
+    logger.warning("%s is unpickled, which runs whatever code is in it.", path)
+    try:
+        pickled = torch.load(path, map_location="cpu", weights_only=False)
+    except Exception as error:  # whatever the code in the file raises
+        msg = f"{path} could not be unpickled ({type(error).__name__}: {str(error)[:200]})."
+        raise ModelFileError(f"{msg} Use the versions of the packages that wrote it.") from error
+    if not isinstance(pickled, Mapping):
+        msg = f"{path} holds a {type(pickled).__name__}, not a model. Check the path."
+        raise ModelFileError(msg)
+    found: dict[str, Any] = {n: {} for n, part in pickled.items() if isinstance(part, Mapping)}
+    for name, kept in found.items():
+        for key, value in pickled[name].items():
+            is_ours = type(value).__module__.startswith("hdeepinsight.")
+            try:
+                kept[key] = to_plain(value.to_dict() if is_ours else value)
+            except (TypeError, AttributeError) as error:
+                logger.warning("%s of %s is left out: %s", key, path, error)
+    return found
+
+
+def parse_pair(description: bytes, weights: bytes, name: object) -> dict[str, Any]:
+    """Read the format of earlier releases, ``model.json`` and ``model.safetensors``.
+
+    Parameters
+    ----------
+    description, weights
+        The two files.
+    name
+        Their folder, for the error.
+
+    Raises
+    ------
+    ModelFileError
+        If they are damaged, or are not of one model.
+    """
+    from safetensors.torch import load
+
+    def restore(value: dict[str, Any]) -> Any:
+        if value.keys() == {"__tensor__"}:
+            return tensors[value["__tensor__"]]
+        return float(value["__float__"]) if value.keys() == {"__float__"} else value
+
+    body, mark, digest = description.rpartition(b',\n"sha256": "')
+    try:
+        if digest != f'{sha256(body + mark)}"\n}}\n'.encode():
+            raise ValueError("model.json does not have the checksum that is written in it")
+        if json.loads(description)["weights_sha256"] != sha256(weights):
+            raise ValueError("model.safetensors does not have the checksum of model.json")
+        tensors = load(weights)
+        payload = json.loads(description, object_hook=restore)["model"]
+    except Exception as error:  # noqa: BLE001 - what safetensors raises is open
+        raise damaged(name, error) from None
+    return check_plain(payload, name)
 
 
 _INSIDE = r"data\.pkl|data/\d{1,9}|byteorder|version|\.(format_version|storage_alignment|data/\w+)"

@@ -379,10 +379,9 @@ def _voted(
     changed = float(found.changed.mean())
     undecided = int((found.table["node"] == 0).sum())
     clusters = f"clusters of {'the cells' if own else repr(vote)}"
-    reason = (
-        f"{_changed(changed, len(result))} in {len(found.table):,} {clusters}, of which "
-        f"{undecided:,} had no majority"
-    )
+    reason = f"{_changed(changed, len(result))} in {len(found.table):,} {clusters}"
+    if undecided:
+        reason += f", of which {undecided:,} had no majority"
     recipe = {"clusters": "k-means" if own else str(vote), "n_clusters": len(found.table)}
     figures = {"labels changed": changed}
     decision = Decision(step="vote", applied=True, reason=reason, figures=figures)
@@ -401,4 +400,6 @@ def _with(result: Annotation, probabilities: np.ndarray, **recipe: Any) -> Annot
 
 def _failure(error: Exception, advice: str) -> str:
     text = str(error).removesuffix(".")[:200]
+    if isinstance(error, ValueError):  # which says what the query lacks
+        return f"{text[:1].lower()}{text[1:].split('. ')[0]}"
     return f"it failed ({type(error).__name__}: {text}); {advice} says where"

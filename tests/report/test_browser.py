@@ -233,3 +233,10 @@ def test_the_picture_fits_a_narrow_page(opened):
     opened.narrow()
     assert opened.evaluate(f"{CANVAS}.clientWidth <= window.innerWidth")
     assert inked(opened) > 200
+
+
+def test_a_printed_page_is_no_wider_than_its_paper(opened):
+    opened.narrow(800)
+    opened.print_media()
+    assert opened.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert opened.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"

@@ -183,6 +183,10 @@ class Tab:
             awaitPromise=True,
         )
 
+    def print_media(self) -> None:
+        """Show the page as it is printed."""
+        self._ask("Emulation.setEmulatedMedia", media="print")
+
     def _ask(self, method: str, **parameters) -> dict:
         return self._browser.ask(method, self._session, **parameters)
 

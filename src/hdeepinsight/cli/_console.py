@@ -122,8 +122,9 @@ def frame_table(frame: pd.DataFrame, *, title: str | None = None) -> Table:
     """Return a DataFrame as a table: the index first, floats rounded, missing values as a dash."""
     table = Table(title=title and Text(title), title_justify="left", title_style="bold")
     table.add_column(Text(str(frame.index.name or "")))
-    for name in frame:
-        table.add_column(Text(str(name)), justify="right")
+    for name, column in frame.items():
+        text = column.map(lambda value: isinstance(value, str)).all()
+        table.add_column(Text(str(name)), justify="left" if text else "right")
     for label, row in zip(frame.index, frame.to_dict("records"), strict=True):
         # Text, because names of cell types may hold what rich takes for markup.
         table.add_row(Text(str(label)), *(Text(_cell(value)) for value in row.values()))

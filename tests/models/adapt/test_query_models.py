@@ -227,7 +227,8 @@ def test_query_of_one_type_is_left_alone_with_a_message(
 ) -> None:
     one = labelled[truth == truth[0]].copy()
     mapped = SCHDeepInsight.load_query_data(one, model)
-    mapped.train(max_steps=STEPS)
+    with caplog.at_level("INFO", "hdeepinsight"):
+        mapped.train(max_steps=STEPS)
     assert mapped.adaptation.decision == "zero-shot"
     assert "hardly more than one type" in mapped.adaptation.reason
     assert "zero-shot" in caplog.text

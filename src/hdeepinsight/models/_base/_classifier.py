@@ -166,13 +166,12 @@ class HierarchicalClassifierMixin(_Base):
 
         reference = self._resolve_adata(None)
         if audit is True:
-            key = self._setup.batch_key
             audit = audit_nodes(
                 self._setup.modalities.rna_of(reference) if is_paired(reference) else reference,
                 self.taxonomy,
                 nodes,
                 layer=self._setup.layer,
-                batches=None if key is None else self._column(key).astype(str).to_numpy(),
+                batches=self._groups(self._setup.batch_key),
                 seed=self.seed,
             )
         audit.check_cells(reference)
@@ -337,7 +336,8 @@ class HierarchicalClassifierMixin(_Base):
             or ``None`` for the leaf of every cell.
         reject
             ``"auto"`` stops cells that no type supports further up, or at the root, whatever their
-            probabilities; ``"off"`` leaves that to the threshold.
+            probabilities; ``"off"`` leaves that to the threshold, as a correction by
+            ``corrected`` does.
         corrected
             Batch correction of this query by :func:`hdeepinsight.pp.stacas` with
             ``normalizer=model.normalizer``; its log values enter before the per-gene scale.
@@ -414,7 +414,7 @@ class HierarchicalClassifierMixin(_Base):
             ({}, ()) if judge is None else (judge.figures(judged, depth), judge.findings)
         )
         passed = verdict(report, self.taxonomy, figures, seen=seen, findings=findings)
-        if reject == "off":
+        if reject == "off" or corrected is not None:  # profiles see a corrected query uncorrected
             depth[:], reasons[:] = NO_LIMIT, ""
         depth[~seen], reasons[~seen] = 0, NO_COUNTS
         limited = (depth < NO_LIMIT).any()
@@ -851,17 +851,11 @@ class HierarchicalClassifierMixin(_Base):
         """
         model = copy.copy(cls._trained_model(reference_model))
         if model.adapter_ is not None:
-            msg = (
-                "The reference model is a model of a query itself. Pass the model that it was made "
-                "from."
-            )
-            raise ValueError(msg)
+            msg = "The reference model is a model of a query itself."
+            raise ValueError(f"{msg} Pass the model that it was made from.")
         if model.profiles_ is None and reference is None:
-            msg = (
-                "The reference model was saved without mean profiles of its reference. Pass the "
-                "reference as reference=, or train and save the model again."
-            )
-            raise ValueError(msg)
+            msg = "The reference model was saved without mean profiles of its reference. Pass the"
+            raise ValueError(f"{msg} reference as reference=, or train and save the model again.")
         model.module = copy.deepcopy(model.module)
         model._adata = model._adata_manager = None
         reading: dict[str, Any] = {"layer": layer, "use_raw": use_raw, "scale": scale}

@@ -43,13 +43,6 @@ from hdeepinsight.models._base import _registration as registration
 from hdeepinsight.models._base import _registry as classes
 from hdeepinsight.models._base import _training as training
 from hdeepinsight.models._base._plan import OneCyclePlan
-from hdeepinsight.models._base._registration import (
-    BATCH,
-    LABELS,
-    Setup,
-    as_label_keys,
-    one_column,
-)
 
 if TYPE_CHECKING:
     from scvi.dataloaders import AnnDataLoader
@@ -124,11 +117,9 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         seed: int | None = None,
     ) -> None:
         if adata is None and registry is None:
-            msg = (
-                f"{type(self).__name__} needs a reference or a registry, got neither. Pass an "
-                "AnnData that was registered with setup_anndata, or the registry of a datamodule."
-            )
-            raise ValueError(msg)
+            msg = f"{type(self).__name__} needs a reference or a registry, got neither."
+            hint = "Pass an AnnData that was set up with setup_anndata, or a datamodule's registry."
+            raise ValueError(f"{msg} {hint}")
         super().__init__(adata, registry and {**registry, "model_name": type(self).__name__})
         self.seed = seed if seed is not None else int(settings.seed or 0)
         self.recipe_ = {}
@@ -187,8 +178,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         >>> hdi.SCHDeepInsight(reference, layout="random").taxonomy.level_names
         ('lineage', 'cell_type')
         """
-        setup = Setup(**cls._get_setup_method_args(**locals()))
-        as_label_keys(labels_key, labels_keys, required=cls._labels_required)
+        setup = registration.Setup(**cls._get_setup_method_args(**locals()))
+        registration.as_label_keys(labels_key, labels_keys, required=cls._labels_required)
         registration.check_reference(adata, AnnData, "setup_mudata")
         source = open_counts(adata, layer=layer, arguments={"layer": "layer"})
         registration.register(cls, adata, source, adata.obs, setup)
@@ -280,17 +271,15 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         return f"trained on {trained:,} cells, {held_out} cells held out"
 
     @property
-    def _setup(self) -> Setup:
-        return Setup.of(self.registry_)
+    def _setup(self) -> registration.Setup:
+        return registration.Setup.of(self.registry_)
 
     def _resolve_adata(self, data: Any) -> Any:
         """Return the registered reference where nothing was given; a MuData file is read."""
         if data is None and self.adata is None:
-            msg = (
-                "This call needs cells, and the model was loaded without a reference. Pass an "
-                "AnnData or the path of a file, or load the model with adata=..."
-            )
-            raise ValueError(msg)
+            msg = "This call needs cells, and the model was loaded without a reference."
+            hint = "Pass an AnnData or the path of a file, or load the model with adata=..."
+            raise ValueError(f"{msg} {hint}")
         data = self.adata if data is None else data
         return open_paired(data) if is_paired(data) else data
 
@@ -652,8 +641,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         split_key: str | None,
     ) -> list[np.ndarray]:
         """Return the cells that train, that are held out, and that do neither."""
-        groups = None if split_key is None else self._column(split_key).astype(str).to_numpy()
-        sizes, rng = (train_size, validation_size), np.random.default_rng(self.seed)
+        groups, rng = self._groups(split_key), np.random.default_rng(self.seed)
+        sizes = train_size, validation_size
         return split_three(self._strata(), *sizes, rng, groups=groups, shuffle=shuffle)
 
     def _strata(self) -> np.ndarray:
@@ -672,7 +661,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         if split is not None:
             shell = self.adata_manager.adata
             arrays += [shell.X.data, shell.X.indices, shell.X.indptr, split[0]]
-            arrays += [shell.obs[name].to_numpy() for name in (LABELS, BATCH) if name in shell.obs]
+            codes = (registration.LABELS, registration.BATCH)
+            arrays += [shell.obs[name].to_numpy() for name in codes if name in shell.obs]
         digest = hashlib.sha256(repr(settings).encode())
         for array in arrays:
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -681,26 +671,24 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     def _finish(self, plan: Any, datamodule: Any) -> None:
         """Remember the held-out cells by name."""
         if datamodule is None:
-            self.held_out_ = name_digests(self._names())[self.validation_indices_]
+            self.held_out_ = name_digests(self.adata.obs_names)[self.validation_indices_]
 
-    def _column(self, key: str) -> pd.Series:
-        """Return a column of the reference's cells; raises ``KeyError`` where there is none."""
-        return one_column(self._obs_of(self._resolve_adata(None), [key], kind="batch"), key)
-
-    def _names(self) -> pd.Index:
-        names: pd.Index = self.adata.obs_names
-        return names
+    def _groups(self, key: str | None) -> np.ndarray | None:
+        """Return the group of every cell of the reference by a column, where one is named."""
+        if key is None:
+            return None
+        obs = self._obs_of(self._resolve_adata(None), [key], kind="batch")
+        groups: np.ndarray = registration.one_column(obs, key).astype(str).to_numpy()
+        return groups
 
     def _held_out(self) -> AnnData | MuData:
         """Return the held-out cells of the attached reference, which are found by name."""
         reference = self._resolve_adata(None)
         if self.held_out_ is None or not len(self.held_out_):
-            msg = (
-                "No cells were held out in training, so there is nothing to evaluate. Pass "
-                "labelled cells that took no part in it, or train with a larger validation_size."
-            )
-            raise ValueError(msg)
-        rows = np.flatnonzero(np.isin(name_digests(self._names()), self.held_out_))
+            msg = "No cells were held out in training, so there is nothing to evaluate. Pass"
+            hint = "labelled cells that took no part in it, or train with a larger validation_size."
+            raise ValueError(f"{msg} {hint}")
+        rows = np.flatnonzero(np.isin(name_digests(self.adata.obs_names), self.held_out_))
         if len(rows) != len(self.held_out_):
             msg = (
                 f"Only {len(rows):,} of the {len(self.held_out_):,} cells that were held out in "
@@ -763,11 +751,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         if not getattr(getattr(self, "trainer", None), "is_global_zero", True):
             return
         if folder.holds_model and not overwrite:
-            msg = (
-                f"A model exists in {folder.path}. Pass overwrite=True to replace it, or give "
-                "another folder."
-            )
-            raise FileExistsError(msg)
+            msg = f"A model exists in {folder.path}. Pass overwrite=True to replace it, or give"
+            raise FileExistsError(f"{msg} another folder.")
         references = {}
         if save_anndata:
             reference: Any = self._resolve_adata(None)
@@ -908,7 +893,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             values = attributes.get(name)
             setattr(self, name, values and self._part(kind, values))
         if self.adata is not None and self.held_out_ is not None:
-            held_out = np.isin(name_digests(self._names()), self.held_out_)
+            held_out = np.isin(name_digests(self.adata.obs_names), self.held_out_)
             self.validation_indices_ = np.flatnonzero(held_out)
             self.train_indices_ = np.flatnonzero(~held_out)
 

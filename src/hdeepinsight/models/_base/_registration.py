@@ -147,11 +147,9 @@ def registration_of(model_class: type, data: Any) -> Registration:
     found = _REGISTERED.get((model_class.__name__, id(data)))
     if found is None or found.data() is not data:
         how = "setup_mudata" if hasattr(data, "mod") else "setup_anndata"
-        msg = (
-            f"This {type(data).__name__} is not registered with {model_class.__name__}. Call "
-            f"{model_class.__name__}.{how} on this very object first; a copy is another object."
-        )
-        raise ValueError(msg)
+        call = f"{model_class.__name__}.{how} on this very object first; a copy is another object."
+        msg = f"This {type(data).__name__} is not registered with {model_class.__name__}."
+        raise ValueError(f"{msg} Call {call}")
     return found
 
 
@@ -287,17 +285,11 @@ def read_counts(source: CountSource, genes: Sequence[str]) -> sparse.csr_matrix:
 def check_reference(data: Any, kind: Any, other: str) -> None:
     """Refuse what cannot be registered; raises ``TypeError``, or ``ValueError`` for a view."""
     if not isinstance(data, kind):
-        msg = (
-            f"The reference must be a {kind.__name__}, got a {type(data).__name__}. Read a file "
-            f"first; for another object use {other}."
-        )
-        raise TypeError(msg)
+        msg = f"The reference must be a {kind.__name__}, got a {type(data).__name__}."
+        raise TypeError(f"{msg} Read a file first; for another object use {other}.")
     if data.is_view:
-        msg = (
-            f"The reference must be an object of its own, got a view of another {kind.__name__}, "
-            "which changes with it. Pass a copy: .copy()."
-        )
-        raise ValueError(msg)
+        msg = f"The reference must be an object of its own, got a view of another {kind.__name__}"
+        raise ValueError(f"{msg}, which changes with it. Pass a copy: .copy().")
 
 
 def as_label_keys(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Callable, Mapping
@@ -17,8 +16,7 @@ from mudata import MuData
 from scvi.model._utils import parse_device_args
 from scvi.model.base._constants import SAVE_KEYS
 
-from hdeepinsight._archive import ModelFileError, check_plain, damaged, to_plain
-from hdeepinsight._io import sha256
+from hdeepinsight._archive import ModelFileError, damaged, parse_pair, unpickle
 from hdeepinsight._keys import REFERENCE_BUNDLE_KEY
 from hdeepinsight._model_folder import OLD_FILES, ModelFolder
 from hdeepinsight.data import check_file, open_paired
@@ -302,53 +300,16 @@ def _read(folder: ModelFolder, trust: bool) -> dict[str, Any]:
         return folder.read()
     except ModelFileError:
         if folder.file(OLD_FILES[0]).exists() and not path.exists():
-            return _read_tensors(folder)
+            description, weights = (folder.content(n, _MAX_BYTES) or b"" for n in OLD_FILES)
+            return parse_pair(description, weights, folder.path)
         if not trust or not path.is_file():
             raise
-    logger.warning("%s is unpickled, which runs whatever code is in it.", path)
-    try:
-        pickled = torch.load(path, map_location="cpu", weights_only=False)
-    except Exception as error:  # whatever the code in the file raises
-        msg = f"{path} could not be unpickled ({type(error).__name__}: {str(error)[:200]})."
-        raise ModelFileError(f"{msg} Use the versions of the packages that wrote it.") from error
-    if not isinstance(pickled, Mapping):
-        msg = f"{path} holds a {type(pickled).__name__}, not a model. Check the path."
-        raise ModelFileError(msg)
-    attributes = {}
-    for key, value in dict(pickled.get(SAVE_KEYS.ATTR_DICT_KEY) or {}).items():
-        is_ours = type(value).__module__.startswith("hdeepinsight.") and hasattr(value, "to_dict")
-        try:
-            attributes[key] = to_plain(value.to_dict() if is_ours else value)
-        except TypeError as error:
-            logger.warning("%s of %s is left out: %s", key, path, error)
+    payload = unpickle(path)
+    attributes = payload.get(SAVE_KEYS.ATTR_DICT_KEY, {})
     name = _entry(attributes, "registry_", "model_name")
     if name == "AdaptedSCHDeepInsight" or attributes.get("adapter_") is not None:
         msg = f"{path} holds a pickled model of a query, whose adapters are not in the file."
         raise ModelFileError(f"{msg} Make it anew with load_query_data.")
-    weights = to_plain(pickled.get(SAVE_KEYS.MODEL_STATE_DICT_KEY))
-    if isinstance(weights, dict):
-        weights.pop("pyro_param_store", None)  # scvi-tools puts it among the weights of every model
-    return {SAVE_KEYS.ATTR_DICT_KEY: attributes, SAVE_KEYS.MODEL_STATE_DICT_KEY: weights}
-
-
-def _read_tensors(folder: ModelFolder) -> dict[str, Any]:
-    """Read the format of earlier releases, ``model.json`` and ``model.safetensors``."""
-    from safetensors.torch import load
-
-    def restore(value: dict[str, Any]) -> Any:
-        if value.keys() == {"__tensor__"}:
-            return tensors[value["__tensor__"]]
-        return float(value["__float__"]) if value.keys() == {"__float__"} else value
-
-    description, weights = (folder.content(name, _MAX_BYTES) or b"" for name in OLD_FILES)
-    body, mark, digest = description.rpartition(b',\n"sha256": "')
-    try:
-        if digest != f'{sha256(body + mark)}"\n}}\n'.encode():
-            raise ValueError(f"{OLD_FILES[0]} does not have the checksum that is written in it")
-        if json.loads(description)["weights_sha256"] != sha256(weights):
-            raise ValueError(f"{OLD_FILES[1]} does not have the checksum of {OLD_FILES[0]}")
-        tensors = load(weights)
-        payload = json.loads(description, object_hook=restore)["model"]
-    except Exception as error:  # noqa: BLE001 - what safetensors raises is open
-        raise damaged(folder.path, error) from None
-    return check_plain(payload, folder.path)
+    # scvi-tools puts it among the weights of every model
+    payload.get(SAVE_KEYS.MODEL_STATE_DICT_KEY, {}).pop("pyro_param_store", None)
+    return payload

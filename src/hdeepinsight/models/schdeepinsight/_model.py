@@ -151,6 +151,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
         super().__init__(adata, registry, seed=seed)
         self._loader_genes = super().genes
         config = ModuleConfig(**config) if isinstance(config, dict) else config or ModuleConfig()
+        self._config = config
         self.taxonomy = self._taxonomy_of(taxonomy)
         check_level_names(self.taxonomy)
         masking, thinning = GeneMasking.of(masking), CountThinning.of(thinning)
@@ -404,10 +405,8 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
 
     def __repr__(self) -> str:
         """Backbone, taxonomy, layout and state of training."""
-        levels = ", ".join(
-            f"{name} ({int((self.taxonomy.depth == depth).sum())})"
-            for depth, name in enumerate(self.taxonomy.level_names, start=1)
-        )
+        sizes = zip(self.taxonomy.level_names, np.bincount(self.taxonomy.depth)[1:], strict=True)
+        levels = ", ".join(f"{name} ({size})" for name, size in sizes)
         network = "not built before it sees a datamodule"
         if self.module is not None:
             side, weights = self.layout.side, sum(p.numel() for p in self.module.parameters())
@@ -459,7 +458,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
             self.module = self._module_cls(
                 self.taxonomy,
                 layout,
-                ModuleConfig(**options["config"]),
+                self._config,
                 backbone=options["backbone"],
                 n_latent=options["n_latent"],
                 masking=GeneMasking.of(options["masking"]),
@@ -479,7 +478,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
 
     def _fit_to(self, counts: csr_matrix, nodes: np.ndarray, batches: np.ndarray) -> None:
         """Fit what is saved with the weights of the network: normalisation, profiles, weights."""
-        config = ModuleConfig(**self.init_params_["non_kwargs"]["config"])
+        config = self._config
         self.module.normalizer.fit(counts, scale_percentile=config.scale_percentile)
         self._fit_proteins()
         sums = reference_sums(self.module, counts, nodes, batches)
