@@ -5,6 +5,8 @@ Nothing is shown where nobody watches: in a file, a pipe or a test.
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -24,6 +26,9 @@ from rich.text import Text
 
 Advance = Callable[[int], None]
 Item = TypeVar("Item")
+
+#: What the trainer says of itself in warnings, at which no user can do anything.
+_CHATTER = (".*treespec", ".*does not have many workers", ".*`log_every_n_steps`")
 
 _WANTED: ContextVar[bool] = ContextVar("progress_wanted", default=True)
 #: The bars that are shown; one display holds all of them, as two would overwrite each other.
@@ -127,3 +132,20 @@ def progress(text: str, total: int | None = None, unit: str = "") -> Iterator[Ad
         if token is not None:
             shown.stop()
             _SHOWN.reset(token)
+
+
+@contextmanager
+def quiet_trainer() -> Iterator[None]:
+    """Keep the trainer's remarks on devices, workers and other products to itself."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for text in _CHATTER:
+                warnings.filterwarnings("ignore", message=text)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

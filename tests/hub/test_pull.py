@@ -74,9 +74,8 @@ def test_the_one_call_takes_an_address(published, fake_hub, query, expected, mon
 
 def test_the_command_takes_an_address(published, fake_hub, query, shared_model, tmp_path):
     query.write_h5ad(tmp_path / "query.h5ad")
-    done = command(
-        "annotate", tmp_path / "query.h5ad", "--model", "atlas/blood", "--out", tmp_path / "x.csv"
-    )
+    files = tmp_path / "query.h5ad", "--model", "atlas/blood", "--out", tmp_path / "x.csv"
+    done = command("annotate", "--fast", *files)
     assert done.exit_code == 0, done.stderr
     labels = pd.read_csv(tmp_path / "x.csv", index_col=0)["cell_type"].to_list()
     assert labels == shared_model.annotate(query).labels["cell_type"].to_list()

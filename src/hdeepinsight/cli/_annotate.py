@@ -11,7 +11,7 @@ from rich.text import Text
 
 from hdeepinsight._errors import counted
 from hdeepinsight.cli import _options as opt
-from hdeepinsight.cli._boundary import RED, running
+from hdeepinsight.cli._boundary import RED, in_options, running
 from hdeepinsight.cli._console import errors, frame_table, show, step
 from hdeepinsight.cli._files import (
     check_additions,
@@ -109,7 +109,7 @@ def annotate(
         if folder in hub.bundled_folders().values():
             show(f"Model {options['model']} is the bundled one, of human blood: see --model.")
         notes = (result.input_report, result.gene_report, *result.decisions)
-        show(*(note for note in notes if note is not None))
+        show(*(in_options(str(note)) for note in notes if note is not None))
         if result.calibration_note:
             show(f"The probabilities are {result.calibration_note}.")
         show(_composition(result))

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from hdeepinsight._io import atomic_write
 from hdeepinsight.cli import _options as opt
-from hdeepinsight.cli._boundary import running
+from hdeepinsight.cli._boundary import in_options, running
 from hdeepinsight.cli._console import frame_table, show, step
 from hdeepinsight.cli._files import check_output, is_store
 
@@ -218,7 +218,8 @@ def _show_data(path: Path, layer: str | None, use_raw: bool) -> None:
 
         report = inspect_input(path, layer=layer, use_raw=use_raw)
         store = open_store(path)
-    show(report, "", f"matrices  {', '.join(store.slots)}", Text("obs columns", style="bold"))
+    said = in_options(str(report))
+    show(said, "", f"matrices  {', '.join(store.slots)}", Text("obs columns", style="bold"))
     for name in store.obs:
         distinct = store.obs[name].dropna().unique()
         shown = ", ".join(map(str, distinct[:_MOST_VALUES]))

@@ -20,6 +20,7 @@ from hdeepinsight.data._modalities import (
     own_columns,
     pad,
     trim,
+    trim_paired,
 )
 from hdeepinsight.data._names import as_count, examples, name_digests, strip_version
 from hdeepinsight.data._proteins import (
@@ -90,4 +91,5 @@ __all__ = [
     "split_three",
     "strip_version",
     "trim",
+    "trim_paired",
 ]

@@ -433,24 +433,30 @@ def find_counts(
     for slot in store.slots:
         use_raw = slot == ".raw"
         layer = None if slot in ("X", ".raw") else slot[len("layers['") : -2]
-        if slot == here or slot_name(layer, use_raw) != slot:
-            continue
-        try:
-            matrix = store.matrix(layer, use_raw)
-            tally = matrix.peek(PEEK_ROWS)
-        except InputError:  # which is in the way only of who asks for this matrix
-            continue
-        scale, _, _ = classify_scale(matrix, tally, store.log_base)
-        if scale in ACCEPTED_SCALES and not tally.n_nan and not tally.n_inf:
-            genes = store.genes(use_raw)
-            share = coverage(genes) if coverage else float(len(genes))
-            found.append(OtherMatrix(slot, scale, len(genes), share))
+        if slot != here and slot_name(layer, use_raw) == slot:
+            scale = scale_of_rows(store, layer, use_raw)
+            if scale in ACCEPTED_SCALES:
+                genes = store.genes(use_raw)
+                share = coverage(genes) if coverage else float(len(genes))
+                found.append(OtherMatrix(slot, scale, len(genes), share))
     if not found:
         return None
     most = max(other.coverage for other in found)
     near = [other for other in found if other.coverage >= NEARLY * most]
     order = ("binary", "log1p_counts", "counts")
     return max(near, key=lambda o: (order.index(o.scale), "counts" in o.slot, o.slot == ".raw"))
+
+
+def scale_of_rows(store: Store, layer: str | None, use_raw: bool) -> Scale | None:
+    """Guess the scale of a matrix from its first rows; ``None`` where it cannot be read."""
+    try:
+        matrix = store.matrix(layer, use_raw)
+        tally = matrix.peek(PEEK_ROWS)
+    except InputError:  # which is in the way only of who asks for this matrix
+        return None
+    if tally.n_nan or tally.n_inf:
+        return None
+    return classify_scale(matrix, tally, store.log_base)[0]
 
 
 def where_counts_are(

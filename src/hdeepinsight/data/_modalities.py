@@ -19,8 +19,8 @@ from anndata import AnnData
 from hdeepinsight._errors import invalid
 from hdeepinsight.data._errors import InputError
 from hdeepinsight.data._files import check_file
-from hdeepinsight.data._genes import GeneAlignment
-from hdeepinsight.data._proteins import ProteinCounts, read_proteins
+from hdeepinsight.data._genes import GeneAlignment, align_genes
+from hdeepinsight.data._proteins import ProteinCounts, align_proteins, read_proteins
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -393,6 +393,46 @@ def trim(modality: AnnData, alignment: GeneAlignment, names: Sequence[str]) -> A
     chosen = pd.Index([names[i] for i in alignment.target[order]])
     if chosen.is_unique:  # columns of one gene, which are summed later, keep their own names
         trimmed.var_names = chosen
+    return trimmed
+
+
+def trim_paired(
+    mdata: MuData, modalities: Modalities, genes: Sequence[str], proteins: Sequence[str]
+) -> MuData:
+    """Copy a MuData, its RNA and proteins trimmed to those of a model.
+
+    Parameters
+    ----------
+    mdata
+        Object with one of both modalities, or both; others come along as they are.
+    modalities
+        Names of the two.
+    genes, proteins
+        Those of the model, in its order; without proteins the modality comes along as it is.
+
+    Examples
+    --------
+    >>> import anndata as ad
+    >>> import mudata
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> from hdeepinsight.data import Modalities, own_columns, trim_paired
+    >>> rna = ad.AnnData(np.ones((2, 3)), var=pd.DataFrame(index=["NKG7", "ACTB", "CD3D"]))
+    >>> with own_columns():
+    ...     mdata = mudata.MuData({"rna": rna})
+    >>> trim_paired(mdata, Modalities(), ["CD3D", "NKG7"], ())["rna"].var_names.tolist()
+    ['CD3D', 'NKG7']
+    """
+    rna, protein = (modalities.find(mdata, kind) for kind in ("rna", "protein"))
+    parts = dict(mdata.mod)
+    if rna is not None:
+        parts[rna] = trim(parts[rna], align_genes(parts[rna].var, genes), genes)
+    if protein is not None and proteins:
+        alignment = align_proteins(list(map(str, parts[protein].var_names)), proteins)
+        parts[protein] = trim(parts[protein], alignment, proteins)
+    with own_columns():
+        trimmed = type(mdata)(parts, uns=deepcopy(dict(mdata.uns)))
+    trimmed.obs = mdata.obs.loc[trimmed.obs_names].copy()
     return trimmed
 
 

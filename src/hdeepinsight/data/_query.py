@@ -22,12 +22,7 @@ from hdeepinsight.data._genes import (
     alignment_of,
     gene_coverage,
 )
-from hdeepinsight.data._inspect import (
-    ACCEPTED_SCALES,
-    PEEK_ROWS,
-    InputReport,
-    classify_scale,
-)
+from hdeepinsight.data._inspect import ACCEPTED_SCALES, InputReport, scale_of_rows
 from hdeepinsight.data._matrix import canonical, wrap
 from hdeepinsight.data._modalities import Modalities, is_paired, open_paired
 from hdeepinsight.data._names import examples
@@ -433,10 +428,9 @@ def _raw_is_better(
     own, of_raw = coverage(store.genes(False)), coverage(store.genes(True))
     if of_raw < own + CLEARLY_MORE:
         return ()
-    for matrix in (store.matrix(layer, False), store.matrix(None, True)):
-        scale, *_ = classify_scale(matrix, matrix.peek(PEEK_ROWS), store.log_base)
-        if scale not in ACCEPTED_SCALES:
-            return ()
+    scales = scale_of_rows(store, layer, False), scale_of_rows(store, None, True)
+    if not ACCEPTED_SCALES.issuperset(scales):
+        return ()
     return (
         f"Read from .raw, which has {of_raw:.1%} of the reference's expression, and {here} "
         f"{own:.1%}; layer={layer or 'X'!r} reads {here}.",

@@ -28,6 +28,7 @@ from scvi.train import TrainRunner
 from hdeepinsight._archive import damaged, frame_from_plain
 from hdeepinsight._errors import check_integer
 from hdeepinsight._model_folder import ModelFolder
+from hdeepinsight._progress import quiet_trainer
 from hdeepinsight.data import (
     AlignedQuery,
     align_genes,
@@ -608,7 +609,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             options = checkpoints.added_to(options)
         options |= {"max_epochs": epochs, "accelerator": accelerator, "devices": devices}
         unchanged = training.unchanged_if_interrupted(self, checkpoints)
-        with training.quiet(), unchanged, training.seeded(self.seed):
+        with quiet_trainer(), unchanged, training.seeded(self.seed):
             runner = TrainRunner(self, plan, loaders, **options)
             self.module.train()
             runner()

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import copy
 import inspect
-import logging
 import math
 import os
 import signal
 import threading
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,9 +38,6 @@ VALIDATIONS = 50
 MIN_SECONDS = 20.0
 """Between two checkpoints; writing one takes time too."""
 
-#: What the trainer says of itself in warnings, at which no user can do anything.
-_CHATTER = (".*treespec", ".*does not have many workers", ".*`log_every_n_steps`")
-
 #: Trainings draw from the one random state of torch, so that only one runs at a time.
 TRAINING = threading.RLock()
 
@@ -52,23 +47,6 @@ def one_at_a_time() -> Iterator[None]:
     """Wait for the trainings of other threads."""
     with TRAINING:
         yield
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the trainer's remarks on devices, workers and other products to itself."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            for text in _CHATTER:
-                warnings.filterwarnings("ignore", message=text)
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 @contextmanager

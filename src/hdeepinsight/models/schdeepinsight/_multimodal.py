@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +12,12 @@ from mudata import MuData
 from hdeepinsight._keys import FIELD_KEYS
 from hdeepinsight.data import (
     Modalities,
-    align_genes,
-    align_proteins,
     errors_of,
     is_paired,
     open_counts,
-    own_columns,
     protein_genes,
     protein_names,
-    trim,
+    trim_paired,
 )
 from hdeepinsight.image import GeneLayout, protein_layout
 from hdeepinsight.models._base._registration import Setup, as_label_keys, check_reference, register
@@ -132,17 +128,7 @@ class MultimodalMixin(_Base):
         >>> prepared.mod["rna"].n_vars <= len(model.layout.genes)  # doctest: +SKIP
         True
         """
-        rna, protein = (self._setup.modalities.find(mdata, kind) for kind in ("rna", "protein"))
-        parts = dict(mdata.mod)
-        if rna is not None:
-            parts[rna] = trim(parts[rna], align_genes(parts[rna].var, self.genes), self.genes)
-        if protein is not None and self.proteins:
-            alignment = align_proteins(list(map(str, parts[protein].var_names)), self.proteins)
-            parts[protein] = trim(parts[protein], alignment, self.proteins)
-        with own_columns():
-            prepared = MuData(parts, uns=deepcopy(dict(mdata.uns)))
-        prepared.obs = mdata.obs.loc[prepared.obs_names].copy()
-        return prepared
+        return trim_paired(mdata, self._setup.modalities, self.genes, self.proteins)
 
     @property
     def proteins(self) -> tuple[str, ...]:
