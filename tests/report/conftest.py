@@ -130,7 +130,14 @@ def full() -> Annotation:
         recipe=RECIPE,
         calibration=calibrate(known, known.leaf_nodes, source="held-out reference cells"),
         novelty=pd.DataFrame(
-            {"score": rng.normal(size=200), "p_value": p[:, 0], "lineage_p_value": p[:, 1]},
+            {
+                "score": rng.normal(size=200),
+                "p_value": p[:, 0],
+                "type_p_value": p[:, 0],
+                "lineage_p_value": p[:, 1],
+                "doublet_score": rng.random(200),
+                "is_doublet": rng.random(200) < 0.1,
+            },
             index=other.obs_names,
         ),
         decisions=(

@@ -114,6 +114,7 @@ def test_label_sets_and_novelty(full, facts):
     assert {row["Types in the set"]: row["Cells"] for row in rows} == sizes.to_dict()
     found = {row["Found"]: row["Cells"] for row in facts["tables"]["novelty"]["rows"]}
     assert found["recognised by no lineage"] == (full.novelty["lineage_p_value"] <= 0.05).sum()
+    assert found["of two lineages at once, as doublets are"] == full.novelty["is_doublet"].sum()
     by_type = pd.DataFrame(facts["tables"]["novelty_by_type"]["rows"])
     n_novel = (by_type["Of no known lineage"] * by_type["Cells"]).sum()
     assert n_novel == pytest.approx((full.novelty["lineage_p_value"] <= 0.05).sum())

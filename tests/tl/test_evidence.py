@@ -149,6 +149,17 @@ def test_other_cells_are_refused(query, result):
         marker_evidence(result, query[:10], Model())
 
 
+def test_the_name_of_a_model_is_refused_with_advice(query, result):
+    with pytest.raises(TypeError, match="must be a trained model, got 'pbmc'"):
+        marker_evidence(result, query, "pbmc")
+
+
+def test_a_model_of_another_tree_gives_no_markers(query, result):
+    model = Model()
+    model.taxonomy = Taxonomy.from_nested({"X": [], "Y": [], "Z": []})
+    assert set(marker_evidence(result, query, model).table["source"]) == {"canonical"}
+
+
 @pytest.mark.parametrize("term", list(TREE.ontology_ids.values()))
 def test_known_types_have_a_name_a_sentence_and_markers(term):
     known = cell_type(term)

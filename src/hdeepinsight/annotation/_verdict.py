@@ -160,7 +160,7 @@ def verdict(
         "red": f"The query does not look like the reference: are these cells of {lineages}?",
     }[light]
     if not figures:
-        summary = "The model keeps no held-out cells, so nothing is known of how the query fits it."
+        summary = "Nothing is known of how the query fits: no held-out cells to compare, or no RNA."
     return Verdict(light=light, sentences=(summary, *points), figures=found)
 
 

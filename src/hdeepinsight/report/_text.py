@@ -254,7 +254,14 @@ def _cells(result: Annotation, citations: Citations) -> Iterator[str]:
     if result.calibration is not None:
         cells = f"{len(result.calibration):,} {result.calibration.source}"
         yield f"Label sets are conformal {citations.cite('vovk2005')}, calibrated on {cells}."
-    if result.novelty is not None:
+    if result.novelty is not None and "type_p_value" in result.novelty:
+        yield (
+            "Each cell was compared with held-out cells of the reference, which were given the "
+            "depth and the genes of the query: p-values say how many of these fit a known lineage, "
+            "or a known type, as badly, and scores how much a cell is like two lineages at once or "
+            "like the background."
+        )
+    elif result.novelty is not None:
         yield (
             "Novelty compares each cell with held-out cells of the reference, by one classifier "
             "per lineage and by the Mahalanobis distance to the nearest type "
@@ -262,8 +269,7 @@ def _cells(result: Annotation, citations: Citations) -> Iterator[str]:
         )
     if result.supported_depth is not None:
         yield (
-            "Labels of cells that are novel to the reference, or have no counts of what the "
-            "model reads, were stopped earlier."
+            "Labels of cells that do not support them, such as novel ones, were stopped earlier."
         )
 
 

@@ -132,7 +132,14 @@ class _Profiles:
 
     @classmethod
     def of(cls, model: ReferenceModel | None) -> _Profiles | None:
-        if model is None or model.profiles_ is None:
+        if model is None:
+            return None
+        if not hasattr(model, "profiles_"):
+            raise TypeError(
+                f"model must be a trained model, got {model!r}. Pass hdi.hub.load_model('pbmc') or "
+                "the like."
+            )
+        if model.profiles_ is None:
             return None
         mean = pd.DataFrame(model.profiles_.mean.cpu().numpy(), columns=list(model.genes))
         return cls(model.taxonomy, mean, model.profiles_.n_cells.cpu().numpy().astype(float))
@@ -320,6 +327,8 @@ def marker_evidence(
     ------
     ValueError
         If the query has other cells than the annotation, or a setting is not positive.
+    TypeError
+        If the model is none, such as the name of one.
 
     Notes
     -----

@@ -386,13 +386,16 @@ class HierarchicalClassifierMixin(_Base):
             shift = corrected.shift_for(self.normalizer, opened.obs_names)
         judged: dict[str, np.ndarray] = {}
         judge: QueryJudge | None = None
+        has_judge: bool | None = None
 
         def look(rows: slice, counts: sparse.csr_matrix, found: dict[str, np.ndarray]) -> None:
-            nonlocal judge
-            if self.bank_ is None:
-                return
+            nonlocal judge, has_judge
             probabilities = found["probabilities"][rows]
-            judge = judge or self._judge(opened, counts, probabilities, batch_size, shift)
+            if has_judge is None:
+                judge = self._judge(opened, counts, probabilities, batch_size, shift)
+                has_judge = judge is not None
+            if judge is None:
+                return
             for name, values in judge.measure(counts, probabilities).items():
                 judged.setdefault(name, np.empty(opened.n_obs, dtype=values.dtype))[rows] = values
 
@@ -709,9 +712,10 @@ class HierarchicalClassifierMixin(_Base):
         probabilities: np.ndarray,
         batch_size: int = 1024,
         shift: Callable[[Any], np.ndarray] | None = None,
-    ) -> QueryJudge:
+    ) -> QueryJudge | None:
         """Judge a query by its first chunk if that is all of it, else by cells drawn evenly."""
-        assert self.bank_ is not None
+        if self.bank_ is None:
+            return None
         if counts.shape[0] < opened.n_obs:
             rows = np.unique(np.linspace(0, opened.n_obs - 1, SAMPLE_CELLS).astype(int))
             chosen, parts = opened.subset(rows), []
@@ -729,9 +733,10 @@ class HierarchicalClassifierMixin(_Base):
 
     def _judge_of(
         self, opened: AlignedQuery, counts: sparse.csr_matrix, probabilities: np.ndarray
-    ) -> QueryJudge:
-        """Judge a query by some of its cells."""
-        assert self.bank_ is not None
+    ) -> QueryJudge | None:
+        """Judge a query by some of its cells; ``None`` without a bank, or without any RNA."""
+        if self.bank_ is None or not counts.nnz:
+            return None
         measured = torch.tensor(opened.measured, dtype=torch.float32)
         matcher: ProfileMatcher | None = None
         second: Callable[[sparse.csr_matrix], np.ndarray] | None = None
@@ -922,8 +927,6 @@ class HierarchicalClassifierMixin(_Base):
 
     def _unlike(self, opened: AlignedQuery, cells: QueryCells, network: Any) -> float | None:
         """Return the share of some cells of a query that do not look like the reference."""
-        if self.bank_ is None or not opened.measured.any():
-            return None
         measured = torch.tensor(opened.measured, dtype=torch.float32, device=self.device)
         few = cells[np.unique(np.linspace(0, len(cells) - 1, SAMPLE_CELLS).astype(int))]
         network.eval()
@@ -931,6 +934,8 @@ class HierarchicalClassifierMixin(_Base):
             parts = [network.predict(**part.tensors(measured)) for _, part in few.parts()]
         probabilities = np.concatenate([as_array(part["probabilities"]) for part in parts])
         judge = self._judge_of(opened, few.counts, probabilities)
+        if judge is None:
+            return None
         depth, _ = judge.stops(
             judge.measure(few.counts, probabilities),
             probabilities,
