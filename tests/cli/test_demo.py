@@ -89,13 +89,17 @@ def test_the_whole_demo_twice(hdeepinsight, tmp_path):
         tables.append(pd.read_csv(out / "scores.csv"))
         assert sorted(path.name for path in out.iterdir()) == sorted([*OUTPUTS, "README.md"])
     pd.testing.assert_frame_equal(*tables)
-    ours = tables[0].query("method == 'hdeepinsight'").set_index("level")
-    assert ours.loc["lineage", "accuracy"] > 0.93
-    assert ours.loc["cell_type", "accuracy"] > 0.75
+    whole = tables[0].query("genes == 'All genes'").set_index(["method", "level"])
+    ours = whole.loc["hdeepinsight"]
+    assert ours.loc["lineage", "accuracy"] > 0.98
+    assert ours.loc["cell_type", "accuracy"] > 0.95
+    for level in ("lineage", "cell_type", "subtype"):  # as much as any type counts as any other
+        peers = whole.xs(level, level="level")["balanced_accuracy"]
+        assert peers.idxmax() == "hdeepinsight"
     assert f"{ours.loc['cell_type', 'macro_f1']:.3f}" in done.stdout
     annotated = ad.read_h5ad(out / "annotated.h5ad")
     assert annotated.n_obs == 1319
-    right = annotated.obs["hdi_lineage"].astype(str) == annotated.obs["lineage"].astype(str)
-    assert right.mean() == pytest.approx(ours.loc["lineage", "accuracy"])
-    scored = hdeepinsight("evaluate", out / "query.h5ad", "--model", out / "model")
-    assert f"{ours.loc['cell_type', 'macro_f1']:.3f}" in scored.stdout
+    given = annotated.obs["hdi_lineage"].astype(str)
+    right = given == annotated.obs["lineage"].astype(str)
+    assert right[given != "Unknown"].mean() > 0.98
+    assert hdeepinsight("evaluate", out / "query.h5ad", "--model", out / "model").exit_code == 0

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +12,14 @@ from annotated_files import cells, saved
 
 from hdeepinsight.annotation import Annotation
 from hdeepinsight.cli._boundary import UsageProblem
-from hdeepinsight.cli._files import check_output, require_writable, write_annotation
+from hdeepinsight.cli._files import (
+    check_additions,
+    check_output,
+    default_output,
+    require_writable,
+    write_annotation,
+)
+from hdeepinsight.data import open_store
 from hdeepinsight.taxonomy import Taxonomy
 
 
@@ -110,3 +118,37 @@ def test_columns_of_the_query_come_back_as_they_were(tmp_path, source, out):
     write_annotation(result, source=path, out=copy_path, key_added="hdi", obs=query.obs)
     copy = ad.read_h5ad(copy_path) if out == ".h5ad" else ad.read_zarr(copy_path)
     pd.testing.assert_frame_equal(copy.obs[list(columns)], query.obs)
+
+
+@pytest.mark.parametrize(
+    ("query", "out"),
+    [
+        ("run.h5", "run.annotated.h5ad"),
+        ("query.h5ad.gz", "query.annotated.h5ad"),
+        ("a.b.csv", "a.b.annotated.h5ad"),
+        ("filtered_feature_bc_matrix", "filtered_feature_bc_matrix.annotated.h5ad"),
+        ("sample.1", "sample.1.annotated.h5ad"),
+    ],
+)
+def test_a_result_lies_beside_the_query_under_its_name(query, out):
+    assert default_output(Path("data") / query, ".annotated.h5ad") == Path("data") / out
+
+
+def test_what_the_copy_cannot_hold_is_said_before_any_work(tmp_path):
+    query = saved(cells(3), tmp_path / "query.h5ad")
+    with h5py.File(tmp_path / "query.h5ad", "r+") as file:
+        query.raw = query.copy()
+        ad.io.write_elem(file, "raw", query.raw)
+        file["raw/var"].attrs["_index"] = "features"
+        ad.io.write_elem(file["raw/var"], "features", np.arange(query.n_vars).astype(str))
+        file["raw/var"].attrs["column-order"] = ["_index"]
+    source, names = tmp_path / "query.h5ad", {"source": tmp_path / "query.h5ad"}
+    store = open_store(source)
+    check_additions(store, out=tmp_path / "copy.h5ad", key_added="hdi", **names)
+    with pytest.raises(UsageProblem, match=r"raw of the query.*_index.*--out labels\.csv"):
+        check_additions(store, out=tmp_path / "copy.zarr", key_added="hdi", **names)
+    labels = pd.Series(["T", "B", "T"], index=store.obs.index)
+    result = Annotation.from_labels(labels, Taxonomy.from_nested(["T", "B"]))
+    out = tmp_path / "copy.h5ad"
+    write_annotation(result, source=source, out=out, key_added="hdi", obs=store.obs)
+    assert ad.read_h5ad(out).obs["hdi_stop_label"].tolist() == ["T", "B", "T"]

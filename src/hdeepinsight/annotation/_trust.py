@@ -95,6 +95,17 @@ class QueryJudge:
         Whether that is too low for any label to be believed.
     splits
         Stops below some nodes of the tree.
+
+    Examples
+    --------
+    A model that held cells out makes one for every query that it annotates:
+
+    >>> import warnings
+    >>> import hdeepinsight as hdi
+    >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+    >>> result = hdi.hub.pull("pbmc").annotate(hdi.datasets.demo().query)
+    >>> result.verdict.light
+    'yellow'
     """
 
     def __init__(

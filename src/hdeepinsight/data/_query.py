@@ -425,11 +425,11 @@ def _raw_is_better(
     here = slot_name(layer)
     if here not in store.slots or ".raw" not in store.slots:
         return ()
-    own, of_raw = coverage(store.genes(False)), coverage(store.genes(True))
-    if of_raw < own + CLEARLY_MORE:
-        return ()
     scales = scale_of_rows(store, layer, False), scale_of_rows(store, None, True)
     if not ACCEPTED_SCALES.issuperset(scales):
+        return ()
+    own, of_raw = coverage(store.genes(False)), coverage(store.genes(True))
+    if of_raw < own + CLEARLY_MORE:
         return ()
     return (
         f"Read from .raw, which has {of_raw:.1%} of the reference's expression, and {here} "
