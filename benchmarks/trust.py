@@ -247,6 +247,8 @@ def table(rows: list[dict]) -> str:
             f"| {each['similarity']:.2f} | {each['unknown']:.1%} | {each['leaf']:.1%} "
             f"| {each['control_leaf']:.1%} |"
         )
+    if not any(r["kind"] == "left out" for r in rows):
+        return "\n".join(lines)
     lines += ["", "| left out | cells | lineage p | type p | two-lineage score | 1 − p |"]
     lines.append("|---|---:|---:|---:|---:|---:|")
     for each in (r for r in rows if r["kind"] == "left out"):

@@ -22,8 +22,8 @@ Predict = Callable[[sparse.csr_matrix], np.ndarray]
 
 DEPTHS = 4
 """Depths of the query at which the bank is looked at: the medians of its quarters."""
-DROPLETS = 400
-"""Empty droplets that are simulated at each depth."""
+DROPLETS = 200
+"""Empty droplets that are simulated at each of the depths that double from least to most."""
 ALPHA_LINEAGE, ALPHA_TYPE = 0.05, 0.02
 """Share of the reference's own cells that no lineage, no type is allowed to recognise."""
 ALPHA_DOUBLET, ALPHA_AMBIENT = 0.05, 0.025
@@ -198,11 +198,14 @@ class QueryJudge:
                 by_network[usual_cells].mean(axis=0),
                 by_profile / usual_cells.sum(),
             )
+        depth = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+        n_depths = int(np.ceil(np.log2(depth.max() / depth.min()))) + 1
+        self.droplet_depths = np.unique(np.geomspace(depth.min(), depth.max(), n_depths).round())
         self.droplets = []
-        for level in self.levels:
-            shape = max(round(level), 1), self.profiles.soup
-            simulated = sparse.csr_matrix(self.rng.multinomial(*shape, size=DROPLETS))
-            self.droplets.append(np.sort(self.profiles.explain(simulated.astype(float)).ambient))
+        for size in self.droplet_depths.astype(int):
+            drawn = self.rng.multinomial(size, self.profiles.soup, size=DROPLETS)
+            simulated = sparse.csr_matrix(drawn, dtype=np.float64)
+            self.droplets.append(self.profiles.explain(simulated).ambient)
 
     def _fitting(self, mean: np.ndarray, *weights: np.ndarray) -> np.ndarray:
         """Return the shares of types whose mixture resembles the mean of the query most.
@@ -256,8 +259,11 @@ class QueryJudge:
         by_type = upper_share(scaled, self.null_gain)
         by_doubt = upper_share(self._doubt(probabilities, found.leaf), self.null_doubt)
         ambient = np.ones(len(bins))
-        for b, droplets in enumerate(self.droplets):
-            ambient[bins == b] = upper_share(found.ambient[bins == b], droplets)
+        steps = np.sqrt(self.droplet_depths[1:] * self.droplet_depths[:-1])
+        nearest = np.searchsorted(steps, found.depth)
+        for level, droplets in enumerate(self.droplets):
+            here = nearest == level
+            ambient[here] = upper_share(found.ambient[here], droplets)
         deep = found.depth >= self.median_depth
         return {
             "lineage_p_value": np.maximum(by_type, by_doubt),
