@@ -110,7 +110,8 @@ def annotate(
         elsewhere as majority voting. See :func:`hdeepinsight.tl.vote`.
     types, exclude
         Nodes of the taxonomy at any level, by name, to which the answer is restricted, as for
-        sorted cells, or which are ruled out. See :meth:`Annotation.restricted`.
+        sorted cells, or which are ruled out. See
+        :meth:`~hdeepinsight.annotation.Annotation.restricted`.
     reference
         The labelled cells that the model was trained on, where they are at hand: the adaptation
         is then checked on them too.
