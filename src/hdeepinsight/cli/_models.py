@@ -95,7 +95,8 @@ def publish(
         typer.Option(
             metavar="FILE",
             help="Reference that the model was trained on, for cells per type and scores in the "
-            "card, and for features of the reference. Its counts are not published.",
+            "card, and for features of the reference. Of its counts only those of the held-out "
+            "cells that a model keeps, at most 400, are published.",
         ),
     ] = None,
     no_features: Annotated[

@@ -378,7 +378,7 @@ def _match(
                 changed = change.names.map(strip_version)
                 ours, theirs = (ours, changed) if of_model else (changed, theirs)
                 found[how] = _add(target, ours, theirs)
-            else:
+            elif change.n > 1.2 * n_found:  # endings such as '-AS1' always fit a few names
                 hint = f"{as_count(change.n, 'gene')} would match {how}."
     if fold_case:
         found["regardless of case"] = _add(target, ours.map(str.upper), theirs.map(str.upper))
