@@ -15,7 +15,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
@@ -132,8 +132,8 @@ def read_whole(path: Path) -> tuple[ad.AnnData, tuple[str, ...]]:
         If it is none of those that are read.
     """
     check_kind(path, FORMATS)
-    with tempfile.TemporaryDirectory() as folder, in_words(path, "cannot be opened"):
-        form, at = _form_of(path, Path(folder))
+    with ExitStack() as unpacked, in_words(path, "cannot be opened"):
+        form, at = _form_of(path, unpacked)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of names that are turned into text, or repeat
             if form == "anndata":
@@ -155,8 +155,8 @@ def read_whole(path: Path) -> tuple[ad.AnnData, tuple[str, ...]]:
     )
 
 
-def _form_of(path: Path, folder: Path) -> _Form:
-    """Tell the format of a file by its content; a gzipped one is unpacked into ``folder``."""
+def _form_of(path: Path, unpacking: ExitStack) -> _Form:
+    """Tell the format of a file by its content; a gzipped one is unpacked for as long as asked."""
     if path.is_dir():
         if any((path / name).exists() for name in _ZARR):
             return _Form("zarr", path)
@@ -173,7 +173,8 @@ def _form_of(path: Path, folder: Path) -> _Form:
     with path.open("rb") as file:
         start = file.read(4096)
     if start.startswith(b"\x1f\x8b"):
-        unpacked = folder / "unpacked"
+        folder = unpacking.enter_context(tempfile.TemporaryDirectory())
+        unpacked = Path(folder) / "unpacked"
         with gzip.open(path) as packed, unpacked.open("wb") as file:
             start = packed.read(4096)
             if not _foreign(start) and not start.startswith(b"%%MatrixMarket"):
