@@ -104,7 +104,7 @@ def test_helps_on_a_query_of_another_study(
     mapped.train(max_steps=80)
 
     def accuracy(annotated: SCHDeepInsight) -> float:
-        labels = annotated.annotate(shifted, threshold=None).labels["cell_type"]
+        labels = annotated.annotate(shifted, threshold=None, reject="off").labels["cell_type"]
         return float((labels.astype(str).to_numpy() == truth).mean())
 
     assert accuracy(mapped) >= accuracy(model)
