@@ -165,7 +165,7 @@ def annotate(
     (210, ['refine'])
     >>> sorted_cells = hdi.annotate(query, adapt="off", refine="off", types=["T", "NK"])
     >>> sorted_cells.labels["lineage"].cat.categories.tolist()
-    ['T', 'NK']
+    ['Unknown', 'T', 'NK']
     >>> hdi.annotate("query.h5ad", "owner/name").labels  # doctest: +SKIP
     """
     if unexpected:

@@ -277,7 +277,7 @@ def test_train_with_a_tree_of_its_own_and_a_layer(
 def test_outputs_are_replaced_only_when_asked(files, hdeepinsight, tmp_path):
     for ending in (".h5ad", ".zarr", ".csv"):
         out = tmp_path / f"annotated{ending}"
-        command = ["annotate", files.query, "--model", files.model, "--out", out]
+        command = ["annotate", files.query, "--fast", "--model", files.model, "--out", out]
         assert hdeepinsight(*command).exit_code == 0
         assert hdeepinsight(*command).exit_code == 2
         assert hdeepinsight(*command, "--overwrite").exit_code == 0
@@ -291,7 +291,8 @@ def test_a_failed_write_leaves_the_old_output(files, hdeepinsight, tmp_path, mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pd.DataFrame, "to_csv", full)
-    done = hdeepinsight("annotate", files.query, "-m", files.model, "-o", out, "--overwrite")
+    words = [files.query, "--fast", "-m", files.model, "-o", out, "--overwrite"]
+    done = hdeepinsight("annotate", *words)
     assert done.exit_code == 1
     assert "No space left on device" in done.stderr
     assert out.read_text() == "precious"

@@ -89,7 +89,7 @@ def test_bad_queries(files, halves, hdeepinsight, sha256, tmp_path, name):
     BAD_QUERIES[name].spoil(halves[1].copy()).write_h5ad(query)
     before = sha256(query)
     out = tmp_path / "out.h5ad"
-    done = hdeepinsight("annotate", query, "--model", files.model, "--out", out)
+    done = hdeepinsight("annotate", query, "--fast", "--model", files.model, "--out", out)
     assert_readable(done, 1, BAD_QUERIES[name].says)
     assert done.stderr.startswith("Error: ")
     assert not out.exists()
@@ -113,9 +113,10 @@ def _normalised(query):
 def test_repaired_queries(files, halves, hdeepinsight, tmp_path, name):
     good, query = tmp_path / "good.csv", tmp_path / "query.h5ad"
     GOOD_QUERIES[name](halves[1].copy()).write_h5ad(query)
-    assert hdeepinsight("annotate", files.query, "-m", files.model, "-o", good).exit_code == 0
+    command = ["annotate", files.query, "--fast", "-m", files.model, "-o", good]
+    assert hdeepinsight(*command).exit_code == 0
     out = tmp_path / "out.csv"
-    done = hdeepinsight("annotate", query, "--model", files.model, "--out", out)
+    done = hdeepinsight("annotate", query, "--fast", "--model", files.model, "--out", out)
     assert done.exit_code == 0, done.stderr
     lines, wanted = out.read_text().splitlines(), good.read_text().splitlines()
     labels = [line.split(",")[:4] for line in lines]

@@ -69,7 +69,7 @@ def evil(halves, tmp_path_factory, hdeepinsight):
 COMMANDS = {
     "info": (0, "info {query}"),
     "info_of_a_model": (0, "info {model}"),
-    "annotate": (0, "annotate {query} -m {model} -o {out}.csv --report {out}.html"),
+    "annotate": (0, "annotate {query} --fast -m {model} -o {out}.csv --report {out}.html"),
     "annotate_clash": (2, "annotate {query} -m {model} -o {out}.h5ad"),
     "annotate_no_layer": (1, "annotate {query} -m {model} -o {out}.csv --layer none"),
     "annotate_other_genes": (1, "annotate {other} -m {model} -o {out}.csv"),
@@ -78,7 +78,7 @@ COMMANDS = {
     "evaluate_debug": (1, "evaluate {query} -m {model} --labels-key none --debug"),
     "evaluate_other_labels": (1, "evaluate {query} -m {model} --labels-key {column}"),
     "explain": (0, "explain {query} -m {model} -o {out}.csv --samples 2"),
-    "report": (0, "report {query} -m {model} -o {out}.html --clusters {column}"),
+    "report": (0, "report {query} --fast -m {model} -o {out}.html --clusters {column}"),
     "report_no_embedding": (1, "report {query} -m {model} -o {out}.html --embedding none"),
     "train_no_column": (1, "train {query} --labels-key none --out {out}"),
     "models": (0, "models --where bundled"),
@@ -167,7 +167,7 @@ def test_an_output_that_is_a_link_stays_one(files, hdeepinsight, tmp_path):
     target, link = tmp_path / "target.csv", tmp_path / "link.csv"
     target.write_text("old")
     link.symlink_to(target)
-    command = ["annotate", files.query, "-m", files.model, "-o", link]
+    command = ["annotate", files.query, "--fast", "-m", files.model, "-o", link]
     assert hdeepinsight(*command).exit_code == 2
     assert target.read_text() == "old"
     assert hdeepinsight(*command, "--overwrite").exit_code == 0
@@ -205,7 +205,8 @@ def test_a_full_disk_leaves_what_was_there(files, hdeepinsight, tmp_path, monkey
         patched.setattr(
             *((f"{owner}.{function}",) if owner == "shutil" else (owner, function)), full
         )
-        done = hdeepinsight(command, files.query, "-m", files.model, "-o", out, "--overwrite")
+        words = [files.query, "--fast", "-m", files.model, "-o", out, "--overwrite"]
+        done = hdeepinsight(command, *words)
     assert done.exit_code == 1
     assert "No space left on device" in done.stderr
     assert out.read_text() == "precious"

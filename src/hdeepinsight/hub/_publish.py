@@ -226,7 +226,7 @@ def reference_features(
     >>> import hdeepinsight as hdi
     >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
     >>> model, cells = hdi.hub.pull("pbmc"), hdi.datasets.demo().query[:10].copy()
-    >>> cells.obs["label"] = model.annotate(cells).labels["stop_label"]
+    >>> cells.obs["label"] = model.annotate(cells, reject="off").labels["stop_label"]
     >>> features = hdi.hub.reference_features(model, cells, max_cells_per_type=1)
     >>> features.n_obs == cells.obs["label"].nunique()
     True

@@ -114,6 +114,7 @@ def audit_labels(
     ...     obs=pd.DataFrame(
     ...         {"cell_type": ["B"] * 49 + ["T"] * 51}, index=np.arange(100).astype(str)
     ...     ),
+    ...     var=pd.DataFrame(index=["CD79A", "MS4A1", "CD3D", "CD3E"]),
     ... )
     >>> audit = audit_labels(reference, labels_key="cell_type")
     >>> audit.summary()[["given", "suggested", "n_cells"]].to_numpy().tolist()
@@ -205,7 +206,9 @@ def audit_nodes(
     >>> rates = np.repeat([[9, 9, 1, 1], [1, 1, 9, 9]], 50, axis=0)
     >>> counts = np.random.default_rng(0).poisson(rates).astype("float32")
     >>> nodes = np.repeat(tree.encode(["B", "T"]), [49, 51])
-    >>> hdi.tl.audit_nodes(ad.AnnData(counts), tree, nodes).cells.query("suspicious").index.tolist()
+    >>> cells = ad.AnnData(counts, var={"gene": ["CD79A", "MS4A1", "CD3D", "CD3E"]})
+    >>> cells.var_names = cells.var["gene"]
+    >>> hdi.tl.audit_nodes(cells, tree, nodes).cells.query("suspicious").index.tolist()
     ['49']
     """
     check_integer("n_folds", n_folds, 2, hint="Omit it to use 5.")

@@ -62,7 +62,7 @@ def refused(reference, folder, options: dict, kind: dict) -> None:
 @pytest.mark.parametrize(
     ("options", "kind", "end"),
     [
-        pytest.param({}, {}, killed, id="killed"),
+        pytest.param({}, {}, killed, id="killed", marks=pytest.mark.slow),
         pytest.param({"config": {"weighting": "adaptive"}}, {}, refused, id="adaptive_levels"),
         pytest.param(
             {}, {"early_stopping": True, "plan_kwargs": {"lr": 0.05}}, refused, id="best_epoch"
