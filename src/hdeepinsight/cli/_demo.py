@@ -77,7 +77,7 @@ def run_demo(out: Path, *, seed: int = 0) -> pd.DataFrame:
     """
     start = time.perf_counter()
     claim_folder(out)
-    results().print("[bold]hdeepinsight demo[/bold]: real blood cells, offline, one to two minutes")
+    results().print("[bold]hdeepinsight demo[/bold]: real blood cells, offline, about two minutes")
     reference, query = _read(out, seed)
     model = _train(reference, out, seed)
     annotation = _annotate(model, out)
