@@ -77,7 +77,7 @@ class Writer:
 
     def __init__(self, function: Callable, folder: ModelFolder, argument: int) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["pytest", "torch", "hdeepinsight._model_folder"])
+        context.set_forkserver_preload(["pytest", "torch", "hdeepinsight.models._base._registry"])
         started, to_start = context.Pipe(duplex=False)
         arguments = (to_start, function, folder, argument)
         self.process = context.Process(target=_run, args=arguments, daemon=True)
