@@ -386,14 +386,12 @@ class HierarchicalClassifierMixin(_Base):
             shift = corrected.shift_for(self.normalizer, opened.obs_names)
         judged: dict[str, np.ndarray] = {}
         judge: QueryJudge | None = None
-        has_judge: bool | None = None
 
         def look(rows: slice, counts: sparse.csr_matrix, found: dict[str, np.ndarray]) -> None:
-            nonlocal judge, has_judge
+            nonlocal judge
             probabilities = found["probabilities"][rows]
-            if has_judge is None:
+            if rows.start == 0:
                 judge = self._judge(opened, counts, probabilities, batch_size, shift)
-                has_judge = judge is not None
             if judge is None:
                 return
             for name, values in judge.measure(counts, probabilities).items():
