@@ -94,7 +94,8 @@ Threshold = Annotated[
         parser=_probability,
         metavar="P",
         help="A label stops at the deepest node that is at least this probable, from 0.5 to 1; "
-        "[b]none[/b] gives every cell a leaf, however unclear.",
+        "[b]none[/b] leaves that out; with [b]--reject off[/b] every cell gets a leaf, however "
+        "unclear.",
     ),
 ]
 
