@@ -7,7 +7,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
 
 from hdeepinsight import pl
-from hdeepinsight.pl._style import MISSING, PALETTE
+from hdeepinsight._palette import MISSING, PALETTE
 from hdeepinsight.taxonomy import Taxonomy
 
 
