@@ -440,11 +440,11 @@ class HierarchicalClassifierMixin(_Base):
         level
             Name or depth of a level; by default the label where each cell's path stops.
         **kwargs
-            Further keyword arguments of :meth:`annotate`.
+            Further keyword arguments of :meth:`annotate`; with ``soft`` of :meth:`predict_proba`.
 
         Returns
         -------
-        Series of labels, indexed by cell; with ``soft`` a table.
+        Series of labels, indexed by cell, as :meth:`annotate` gives them; with ``soft`` a table.
 
         Examples
         --------
@@ -456,8 +456,10 @@ class HierarchicalClassifierMixin(_Base):
         >>> labels.index.equals(query.obs_names)
         True
         """
+        if soft:
+            return self.predict_proba(adata, indices, batch_size, level=level, **kwargs)
         result = self.annotate(adata, indices=indices, batch_size=batch_size, **kwargs)
-        return result.probabilities(level) if soft else result.label_column(level)
+        return result.label_column(level)
 
     def predict_proba(
         self,
@@ -466,9 +468,12 @@ class HierarchicalClassifierMixin(_Base):
         batch_size: int = 1024,
         *,
         level: int | str | None = None,
-        **kwargs: Any,
+        corrected: StacasResult | None = None,
+        **reading: Any,
     ) -> pd.DataFrame:
         """Return the probability of every node, or of the nodes of one level.
+
+        The query is not judged for it, as :meth:`annotate` does.
 
         Parameters
         ----------
@@ -476,8 +481,11 @@ class HierarchicalClassifierMixin(_Base):
             As in :meth:`predict`.
         level
             Name or depth of a level; all nodes by default.
-        **kwargs
-            Further keyword arguments of :meth:`annotate`.
+        corrected
+            As in :meth:`annotate`.
+        **reading
+            How the cells are read: ``layer``, ``use_raw``, ``scale``, ``fold_case`` of
+            :meth:`~hdeepinsight.models.CountModel.open`.
 
         Returns
         -------
@@ -493,7 +501,16 @@ class HierarchicalClassifierMixin(_Base):
         >>> table.shape, table.columns.tolist()
         ((210, 5), ['T', 'NK', 'B', 'Myeloid', 'Platelet'])
         """
-        result = self.annotate(adata, indices=indices, batch_size=batch_size, **kwargs)
+        opened = self._open_trained(adata, indices, **reading)
+        shift = None
+        if corrected is not None:
+            shift = corrected.shift_for(self.normalizer, opened.obs_names)
+        found = self._collected(opened, self._read_probabilities, batch_size, shift)
+        result = Annotation(
+            taxonomy=self.taxonomy,
+            obs_names=opened.obs_names,
+            node_probabilities=found["probabilities"],
+        )
         return result.probabilities(level)
 
     def get_latent_representation(
