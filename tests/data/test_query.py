@@ -216,9 +216,9 @@ def test_coordinates_come_along(small):
     points = np.arange(194.0).reshape(97, 2)
     small.obsm["X_umap"] = points
     opened = open_query(small, GENES)
-    np.testing.assert_array_equal(opened.obsm["X_umap"](), points)
+    np.testing.assert_array_equal(opened.source.obsm["X_umap"](), points)
     picked = opened.subset([9, 3]).subset([1])
-    np.testing.assert_array_equal(picked.obsm["X_umap"](), points[[3]])
+    np.testing.assert_array_equal(picked.source.obsm["X_umap"](), points[[3]])
 
 
 def test_names_that_occur_twice_choose_no_cell():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -115,11 +115,6 @@ class AlignedQuery:
     def obs(self) -> pd.DataFrame:
         """Annotation of the cells; a table of its own."""
         return self.source.obs
-
-    @property
-    def obsm(self) -> Mapping[str, Callable[[], Any]]:
-        """Ways to the coordinates that the cells brought along, such as ``obsm["X_umap"]()``."""
-        return self.source.obsm
 
     @property
     def obs_names(self) -> pd.Index:
