@@ -14,15 +14,15 @@ from hdeepinsight.cli import _options as opt
 from hdeepinsight.cli._boundary import RED, in_options, running
 from hdeepinsight.cli._console import errors, frame_table, show, step
 from hdeepinsight.cli._files import (
-    check_additions,
     check_output,
     default_output,
+    prepare_output,
     require_columns,
-    write_annotation,
 )
 
 if TYPE_CHECKING:
     from hdeepinsight.annotation import Annotation, Verdict
+    from hdeepinsight.data import Store
 
 _MOST_LABELS = 40
 _PAGES = (".html",)
@@ -89,23 +89,15 @@ def annotate(
             from hdeepinsight.data import open_store
 
             store = open_store(query)
-            check_additions(store, source=query, out=out, key_added=key_added)
+            write = prepare_output(store, source=query, out=out, key_added=key_added)
             folder = hub.resolve_model(options["model"])
             loaded = hub.load_model(folder)
-        result = _annotated(query, loaded, options)
+        result = _annotated(store, loaded, options)
         with step(f"Writing {out}"):
-            write_annotation(
-                result,
-                source=query,
-                out=out,
-                key_added=key_added,
-                obs=store.obs,
-                fill=fill,
-                details=details,
-            )
+            write(result, fill=fill, details=details)
         written = [out] if report is None else [out, report]
         if report is not None:
-            _write_page(result, report, query, loaded, model=options["model"])
+            _write_page(result, report, query, store, loaded, model=options["model"])
         if folder in hub.bundled_folders().values():
             show(f"Model {options['model']} is the bundled one, of human blood: see --model.")
         notes = (result.input_report, result.gene_report, *result.decisions)
@@ -180,12 +172,13 @@ def report(
                     "--embedding, or leave it out."
                 )
             loaded = hub.load_model(options["model"])
-            true_nodes = loaded.label_nodes(query, labels_keys=known) if known else None
-        result = _annotated(query, loaded, options)
+            true_nodes = loaded.label_nodes(store, labels_keys=known) if known else None
+        result = _annotated(store, loaded, options)
         _write_page(
             result,
             out,
             query,
+            store,
             loaded,
             title=title,
             model=options["model"],
@@ -197,17 +190,18 @@ def report(
         _end(result, strict)
 
 
-def _annotated(query: Path, model: Any, options: dict[str, Any]) -> Annotation:
+def _annotated(store: Store, model: Any, options: dict[str, Any]) -> Annotation:
     """Annotate a file as Python does."""
     import hdeepinsight as hdi
 
-    return hdi.annotate(query, **{**options, "model": model})
+    return hdi.annotate(store, **{**options, "model": model})
 
 
 def _write_page(
     result: Annotation,
     out: Path,
     query: Path,
+    store: Store,
     reference: Any,
     *,
     title: str | None = None,
@@ -217,7 +211,7 @@ def _write_page(
 
     with step(f"Writing {out}"):
         heading = title or f"Cell types of {query.name}"
-        hdi.report.write(result, out, query=query, reference=reference, title=heading, **shown)
+        hdi.report.write(result, out, query=store, reference=reference, title=heading, **shown)
 
 
 def _composition(result: Annotation) -> Any:

@@ -210,7 +210,7 @@ class CountSource:
 
 
 def open_counts(
-    data: DataLike | Store,
+    data: DataLike,
     *,
     layer: str | None = None,
     use_raw: bool = False,
@@ -265,7 +265,7 @@ def open_counts(
     CountSource(2 cells × 2 genes, counts in X, dense)
     """
     check_choice("scale", scale, get_args(ScaleMode))
-    store = data if isinstance(data, Store) else open_store(data, genes_only=genes_only)
+    store = open_store(data, genes_only=genes_only)
     report = inspect_store(
         store, layer=layer, use_raw=use_raw, arguments=arguments, coverage=coverage
     )

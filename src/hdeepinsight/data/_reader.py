@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -27,7 +27,7 @@ from hdeepinsight.data._files import (
 from hdeepinsight.data._matrix import RowMatrix, wrap
 from hdeepinsight.data._names import find_genes, named_by_column
 
-DataLike: TypeAlias = "ad.AnnData | str | Path"
+DataLike: TypeAlias = "ad.AnnData | str | Path | Store"
 
 #: Arguments that an error may advise, under the names that they have where it is raised. A caller
 #: that takes fewer of them, or by other names, passes its own.
@@ -38,7 +38,11 @@ ARGUMENTS: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class Store:
-    """Names and matrices of an AnnData, read when asked for.
+    """An AnnData or a file that is open: its names, and its matrices, read when asked for.
+
+    Made by `open_store`. Whatever takes an AnnData or a path takes this too (`hdi.annotate`, the
+    methods of models, `hdi.tl.refine`, `hdi.report.write`), so that a file which has to be read
+    as a whole (10x, mtx, loom, text, gzip) is read once for all of them.
 
     Parameters
     ----------
@@ -52,6 +56,9 @@ class Store:
         Ways to the matrices, by `slot_name`.
     obsm
         Ways to the entries of ``obsm``.
+    whole
+        Way to all of it in memory, as `read_anndata` returns it; what is there already is not read
+        again.
     uns
         Names of the entries of ``uns``.
     log_base
@@ -76,6 +83,7 @@ class Store:
     raw_var: pd.DataFrame | None
     slots: Mapping[str, Callable[[], RowMatrix]]
     obsm: Mapping[str, Callable[[], Any]]
+    whole: Callable[[], ad.AnnData]
     uns: tuple[str, ...] = ()
     log_base: float | None = None
     notes: tuple[str, ...] = ()
@@ -194,7 +202,8 @@ def open_store(data: DataLike, *, genes_only: bool = True) -> Store:
     ----------
     data
         AnnData, or path of an ``.h5ad`` file or ``.zarr`` store, which are read lazily and closed
-        after every pass; or of anything else that `read_anndata` reads, into memory.
+        after every pass; or of anything else that `read_anndata` reads, into memory. What this
+        function returned is returned unchanged, so that a file is opened once for several uses.
     genes_only
         Leave out columns that are not genes by what ``var`` says of them; see `find_genes`.
 
@@ -221,6 +230,8 @@ def open_store(data: DataLike, *, genes_only: bool = True) -> Store:
     ...     open_store(path).matrix(None, use_raw=False).shape
     (3, 2)
     """
+    if isinstance(data, Store):
+        return data if data.genes_only == genes_only else replace(data, genes_only=genes_only)
     if isinstance(data, ad.AnnData):
         return _from_anndata(data, genes_only)
     if isinstance(data, str | Path):
@@ -281,6 +292,7 @@ def _from_anndata(adata: ad.AnnData, genes_only: bool, notes: tuple[str, ...] = 
         raw_var=None if raw is None else _frame(raw.var),
         slots=slots,
         obsm={name: partial(adata.obsm.__getitem__, name) for name in adata.obsm},
+        whole=adata.to_memory if adata.isbacked else lambda: adata,
         uns=tuple(adata.uns),
         log_base=_as_base(logged.get("base") if isinstance(logged, Mapping) else None),
         notes=notes,
@@ -354,6 +366,7 @@ def _from_group(root: Any, path: Path, opener: Opener, genes_only: bool) -> Stor
         raw_var=raw_var,
         slots={slot: partial(_lazy, path, opener, name) for slot, name in at.items()},
         obsm={name: partial(_read, path, opener, f"obsm/{name}") for name in root.get("obsm", ())},
+        whole=lambda: read_whole(path)[0],
         uns=tuple(uns) if hasattr(uns, "keys") else (),
         log_base=None if base is None else _as_base(ad.io.read_elem(base)),
         genes_only=genes_only,
