@@ -78,7 +78,7 @@ def gather(
     """Pick up what the query has: coordinates, clusters and batches; or make coordinates."""
     obs, held = pd.DataFrame(index=result.obs_names), dict[str, Any]()
     if isinstance(query, AlignedQuery):
-        obs = query.obs
+        obs, held = query.obs, dict(query.source.obsm)
     elif is_paired(query):
         mdata: Any = open_paired(query)
         obs, held = mdata.obs, {name: partial(mdata.obsm.__getitem__, name) for name in mdata.obsm}
