@@ -2,7 +2,6 @@
 
 from hdeepinsight.annotation._anndata_io import Additions, check_cells, check_same_cells, storable
 from hdeepinsight.annotation._annotation import (
-    NO_COUNTS,
     Annotation,
     Decision,
     annotation_additions,
@@ -54,8 +53,8 @@ from hdeepinsight.annotation._external import (
     normalise_classes,
 )
 from hdeepinsight.annotation._novelty import ReferenceBank
-from hdeepinsight.annotation._trust import NO_LIMIT, QueryJudge
-from hdeepinsight.annotation._verdict import Reject, Verdict, verdict
+from hdeepinsight.annotation._trust import NO_COUNTS, NO_LIMIT, QueryJudge, marker_opinion
+from hdeepinsight.annotation._verdict import Reject, Verdict, judgement, verdict
 
 __all__ = [
     "NO_COUNTS",
@@ -89,10 +88,12 @@ __all__ = [
     "drop_ancestors",
     "evaluate_annotation",
     "expected_calibration_error",
+    "judgement",
     "label_nodes",
     "leaves_named",
     "level_calibration",
     "level_metrics",
+    "marker_opinion",
     "match_mean_confidence",
     "mean_confidence",
     "most_probable_leaf",

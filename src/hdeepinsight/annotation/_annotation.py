@@ -45,6 +45,7 @@ from hdeepinsight.annotation._external import (
     normalise_classes,
 )
 from hdeepinsight.annotation._novelty import NoveltyLevel
+from hdeepinsight.annotation._trust import NO_COUNTS
 from hdeepinsight.annotation._verdict import Verdict
 from hdeepinsight.data import GeneReport, InputReport
 from hdeepinsight.taxonomy import Taxonomy, cell_type
@@ -62,8 +63,6 @@ STEPS = {
     "vote": ("Labels voted on by clusters", "No vote of clusters"),
     "page": ("Page written", "No page written"),
 }
-#: Why a cell has no label, nor a most probable leaf: nothing that the model reads was counted.
-NO_COUNTS = "no counts"
 #: Why a label stops where no child is probable enough.
 IMPROBABLE = "no type below is probable enough"
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy import sparse
 
+from hdeepinsight.annotation._decode import most_probable_leaf
 from hdeepinsight.annotation._novelty import (
     ReferenceBank,
     TypeProfiles,
@@ -16,6 +18,7 @@ from hdeepinsight.annotation._novelty import (
     thin,
     upper_share,
 )
+from hdeepinsight.nn import LeafProfiles, ProfileMatcher
 from hdeepinsight.taxonomy import Taxonomy
 
 Predict = Callable[[sparse.csr_matrix], np.ndarray]
@@ -43,6 +46,8 @@ UNLIKE, ALIKE = 0.67, 0.85
 FEW_COUNTS = 100
 NO_LIMIT = np.iinfo(np.int32).max
 
+#: Why a cell has no label, nor a most probable leaf: nothing that the model reads was counted.
+NO_COUNTS = "no counts"
 FOREIGN = "the query does not look like the reference"
 TOO_SHALLOW = "too few counts to tell it from an empty droplet"
 AMBIENT = "like an empty droplet"
@@ -396,6 +401,12 @@ class QueryJudge:
         depth[blind], reasons[blind] = NO_LIMIT, ""
         return depth, reasons
 
+    def foreign_share(self, counts: sparse.csr_matrix, probabilities: np.ndarray) -> float:
+        """Return the share of cells that get no label, arguments as of :meth:`measure`."""
+        columns = self.measure(counts, probabilities)
+        leaf = most_probable_leaf(self.taxonomy, probabilities)
+        return float((self.stops(columns, probabilities, leaf)[0] == 0).mean())
+
     @property
     def findings(self) -> tuple[str, ...]:
         """What is not told apart in this query, one sentence each."""
@@ -450,6 +461,41 @@ class QueryJudge:
         mixed = np.bincount(position[np.concatenate(drawn)].clip(0), minlength=len(self.leaves))
         reached = _log_correlation(mean_share(same), mixed / mixed.sum() @ self.profiles.base)
         return min(_log_correlation(found, expected) / max(reached, 0.5), 1.0), reached
+
+
+def marker_opinion(
+    profiles: LeafProfiles | None, taxonomy: Taxonomy, measured: np.ndarray
+) -> Predict | None:
+    """Return what labels cells by markers that no adaptation to them learned from.
+
+    Parameters
+    ----------
+    profiles
+        Mean profiles of the reference; ``None`` where a model has none.
+    taxonomy
+        The tree.
+    measured
+        Whether the query has each gene of the model, bool, shape ``(n_genes,)``.
+
+    Returns
+    -------
+    From counts in the genes of the model to node probabilities. Where too few markers are left, it
+    takes all; ``None`` where these are too few as well.
+    """
+    if profiles is None:
+        return None
+    genes = torch.from_numpy(measured.astype(np.float32))
+    matchers = (ProfileMatcher(profiles, genes, skip=skip) for skip in (1, 0))
+    matcher = next((each for each in matchers if each.is_useful), None)
+    if matcher is None:
+        return None
+    above = torch.from_numpy(np.asarray(taxonomy.ancestor_matrix, dtype=np.float32))
+
+    def opinion(counts: sparse.csr_matrix) -> np.ndarray:
+        found = matcher(torch.from_numpy(counts.toarray())).exp() @ above
+        return np.asarray(found.numpy())
+
+    return opinion
 
 
 def _log_correlation(one: np.ndarray, other: np.ndarray) -> float:
