@@ -103,7 +103,7 @@ def gather(
 def _held(query: Any) -> tuple[pd.DataFrame, Mapping[str, Callable[[], Any]]]:
     """Return the table of the cells, and ways to the coordinates that the query holds."""
     if isinstance(query, AlignedQuery):
-        return query.obs, {}
+        return query.obs, query.source.obsm
     if is_paired(query):
         mdata: Any = open_paired(query)
         return mdata.obs, {name: partial(mdata.obsm.__getitem__, name) for name in mdata.obsm}
