@@ -5,10 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import scanpy as sc
 from pandas.testing import assert_frame_equal
+from scipy import sparse
 
 import hdeepinsight as hdi
 from hdeepinsight.models import SCHDeepInsight
@@ -113,6 +116,53 @@ def test_the_annotated_copy_keeps_all_that_the_query_had(files, hdeepinsight, tm
         for name in SCHDeepInsight.load(files.model, adata=False).annotate(query).to_frame()
     }
     assert (copy.obs["auto_stop_label"].astype(str) == copy.obs["auto_cell_type"].astype(str)).all()
+
+
+@pytest.mark.parametrize("kind", ["h5ad", "10x"])
+def test_a_query_is_opened_once_for_labels_copy_and_page(
+    files, halves, hdeepinsight, tmp_path, monkeypatch, kind
+):
+    path = files.query if kind == "h5ad" else tmp_path / "query.h5"
+    if kind == "10x":
+        write_10x(halves[1], path)
+    opened, read_elem, read_10x = [], ad.io.read_elem, sc.read_10x_h5
+
+    def elem(found):
+        opened.extend([found.file.filename] * (found.name == "/obs"))
+        return read_elem(found)
+
+    def matrix(name, **how):
+        opened.append(str(name))
+        return read_10x(name, **how)
+
+    monkeypatch.setattr(ad.io, "read_elem", elem)
+    monkeypatch.setattr(sc, "read_10x_h5", matrix)
+    out = tmp_path / "out.h5ad"
+    command = ["annotate", path, "-m", files.model, "-o", out, "--report", tmp_path / "page.html"]
+    done = hdeepinsight(*command)
+    assert done.exit_code == 0, done.output
+    assert opened == [str(path)]
+    opened.clear()
+    result = hdi.annotate(path, files.model)
+    assert opened == [str(path)]
+    written = ad.read_h5ad(out)
+    assert written.obs["hdi_leaf"].tolist() == result.to_frame()["leaf"].tolist()
+    assert (written.X != halves[1].X).nnz == 0
+
+
+def write_10x(adata, path):
+    """Write a feature-barcode matrix as Cell Ranger does."""
+    counts = sparse.csc_matrix(adata.X.T)
+    with h5py.File(path, "w") as root:
+        group = root.create_group("matrix")
+        group["barcodes"] = adata.obs_names.to_numpy().astype("S")
+        for name in ("data", "indices", "indptr"):
+            group[name] = getattr(counts, name)
+        group["shape"] = counts.shape
+        names = adata.var_names.to_numpy().astype("S")
+        group["features/id"] = group["features/name"] = names
+        for name, value in {"feature_type": b"Gene Expression", "genome": b"GRCh38"}.items():
+            group[f"features/{name}"] = np.full(len(names), value)
 
 
 def test_the_defaults_are_those_of_python(files, hdeepinsight, tmp_path):

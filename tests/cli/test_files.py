@@ -11,13 +11,12 @@ import pytest
 from annotated_files import cells, saved
 
 from hdeepinsight.annotation import Annotation
-from hdeepinsight.cli._boundary import UsageProblem
+from hdeepinsight.cli._console import UsageProblem
 from hdeepinsight.cli._files import (
-    check_additions,
     check_output,
     default_output,
+    prepare_output,
     require_writable,
-    write_annotation,
 )
 from hdeepinsight.data import open_store
 from hdeepinsight.taxonomy import Taxonomy
@@ -64,7 +63,7 @@ def test_a_copy_carries_colours_ids_and_the_whole_annotation(tmp_path, source, o
     labels = pd.Series(["CD4", "T", "B", None], index=query.obs_names)
     result = Annotation.from_labels(labels, tree, confidence=[0.9, 0.8, 0.7, 0.0])
     copy_path = tmp_path / f"copy{out}"
-    write_annotation(result, source=path, out=copy_path, key_added="hdi", obs=query.obs)
+    prepare_output(open_store(path), source=path, out=copy_path, key_added="hdi")(result)
     copy = ad.read_h5ad(copy_path) if out == ".h5ad" else ad.read_zarr(copy_path)
     assert copy.uns["note"] == "kept"
     np.testing.assert_array_equal(copy.X, query.X)
@@ -91,10 +90,11 @@ def test_nothing_of_the_query_is_replaced(tmp_path, ending, part, name):
     query = saved(query, path)
     tree = Taxonomy.from_nested({"T": [], "B": []})
     result = Annotation.from_labels(pd.Series(["T", "B", "T"], index=query.obs_names), tree)
+    store = open_store(path)
     with pytest.raises(UsageProblem, match=f"{part}/{name} already.*another --key-added"):
-        write_annotation(result, source=path, out=out, key_added="hdi", obs=query.obs)
+        prepare_output(store, source=path, out=out, key_added="hdi")
     assert [found.name for found in tmp_path.iterdir()] == [path.name]
-    write_annotation(result, source=path, out=out, key_added="other", obs=query.obs)
+    prepare_output(store, source=path, out=out, key_added="other")(result)
     copy = ad.read_h5ad(out) if ending == ".h5ad" else ad.read_zarr(out)
     np.testing.assert_array_equal(getattr(copy, part)[name], getattr(query, part)[name])
 
@@ -115,7 +115,7 @@ def test_columns_of_the_query_come_back_as_they_were(tmp_path, source, out):
     result = Annotation.from_labels(
         pd.Series(["T", "B", "T"], index=query.obs_names), Taxonomy.from_nested(["T", "B"])
     )
-    write_annotation(result, source=path, out=copy_path, key_added="hdi", obs=query.obs)
+    prepare_output(open_store(path), source=path, out=copy_path, key_added="hdi")(result)
     copy = ad.read_h5ad(copy_path) if out == ".h5ad" else ad.read_zarr(copy_path)
     pd.testing.assert_frame_equal(copy.obs[list(columns)], query.obs)
 
@@ -142,13 +142,11 @@ def test_what_the_copy_cannot_hold_is_said_before_any_work(tmp_path):
         file["raw/var"].attrs["_index"] = "features"
         ad.io.write_elem(file["raw/var"], "features", np.arange(query.n_vars).astype(str))
         file["raw/var"].attrs["column-order"] = ["_index"]
-    source, names = tmp_path / "query.h5ad", {"source": tmp_path / "query.h5ad"}
+    source, out = tmp_path / "query.h5ad", tmp_path / "copy.h5ad"
     store = open_store(source)
-    check_additions(store, out=tmp_path / "copy.h5ad", key_added="hdi", **names)
     with pytest.raises(UsageProblem, match=r"raw of the query.*_index.*--out labels\.csv"):
-        check_additions(store, out=tmp_path / "copy.zarr", key_added="hdi", **names)
+        prepare_output(store, source=source, out=tmp_path / "copy.zarr", key_added="hdi")
     labels = pd.Series(["T", "B", "T"], index=store.obs.index)
     result = Annotation.from_labels(labels, Taxonomy.from_nested(["T", "B"]))
-    out = tmp_path / "copy.h5ad"
-    write_annotation(result, source=source, out=out, key_added="hdi", obs=store.obs)
+    prepare_output(store, source=source, out=out, key_added="hdi")(result)
     assert ad.read_h5ad(out).obs["hdi_stop_label"].tolist() == ["T", "B", "T"]

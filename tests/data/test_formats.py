@@ -400,3 +400,15 @@ def test_a_mudata_is_told_by_what_it_holds(small, tmp_path):
     small.write_h5ad(tmp_path / "plain.h5mu")
     assert not is_paired(tmp_path / "plain.h5mu")
     assert inspect_input(tmp_path / "plain.h5mu").n_obs == 97
+
+
+def test_a_file_that_is_open_is_not_read_again(cells, tmp_path, monkeypatch):
+    cells.to_df().to_csv(tmp_path / "cells.csv")
+    reads, read = [], pd.read_csv
+    monkeypatch.setattr(pd, "read_csv", lambda *a, **k: reads.append(a) or read(*a, **k))
+    store = open_store(tmp_path / "cells.csv")
+    opened = open_query(store, cells.var_names.tolist())
+    np.testing.assert_array_equal(opened.read().toarray(), store.whole().X.toarray())
+    assert open_store(store) is store
+    assert inspect_input(store).n_obs == cells.n_obs
+    assert len(reads) == 1

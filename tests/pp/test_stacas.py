@@ -24,10 +24,9 @@ def run(ref, query, **options):
     return corrected(hdi.pp.stacas(ref, query, **{**EXACT, **options}))
 
 
-@pytest.mark.parametrize("center", [False, True])
-def test_a_copy_of_the_reference_is_not_moved(pair, center):
+def test_a_copy_of_the_reference_is_not_moved(pair):
     ref = pair[0]
-    config = StacasConfig(k_anchor=1, center=center)
+    config = StacasConfig(k_anchor=1)
     result = hdi.pp.stacas(ref, ref.copy(), config=config, **EXACT)
     assert (result.anchors["cell_1"] == result.anchors["cell_2"]).all()
     assert len(result.anchors) > 0.9 * ref.n_obs
@@ -60,28 +59,6 @@ def test_halves_of_one_population_move_less_the_more_cells_there_are(draw, wrap)
 @pytest.fixture
 def vector():
     return np.random.default_rng(7).random(40) * 2
-
-
-def test_a_shift_of_a_copy_is_found_exactly(draw, wrap, vector):
-    values, _ = draw(150, 1)
-    config = StacasConfig(k_anchor=1, center=True)
-    moved = run(wrap(values, prefix="r"), wrap(values + vector), config=config)
-    np.testing.assert_allclose(moved, values, atol=2e-5)
-
-
-def test_a_shift_of_the_query_changes_nothing_when_centred(draw, wrap, vector):
-    ref, values = wrap(draw(150, 1)[0], prefix="r"), draw(140, 2)[0]
-    config = StacasConfig(center=True)
-    there = run(ref, wrap(values), config=config)
-    np.testing.assert_allclose(run(ref, wrap(values + vector), config=config), there, atol=1e-4)
-
-
-def test_a_common_shift_is_kept_when_centred(draw, wrap, vector):
-    (first, _), (second, _) = draw(150, 1), draw(140, 2)
-    config = StacasConfig(center=True)
-    there = run(wrap(first, prefix="r"), wrap(second), config=config)
-    moved = run(wrap(first + vector, prefix="r"), wrap(second + vector), config=config)
-    np.testing.assert_allclose(moved, there + vector, atol=1e-4)
 
 
 def test_batch_effects_are_removed_and_types_kept_apart(draw, wrap, vector):
@@ -124,7 +101,7 @@ def test_anchor_by_anchor_the_same_values_come_out(pair):
             h = 1 - np.exp(-near.get(row.cell_2 - ref.n_obs, 0.0) * row.score / 4)
             moved, total = moved + h * (y[row.cell_2 - ref.n_obs] - x[row.cell_1]), total + h
         np.testing.assert_allclose(result.correction(slice(c, c + 1))[0], -moved / total, atol=1e-9)
-    np.testing.assert_allclose(step.operator.query.sum(axis=1), 1)
+    np.testing.assert_allclose(step.weights.shift[:, : ref.n_obs].sum(axis=1), 1)
 
 
 def test_the_reference_stays_and_queries_do_not_see_each_other(pair, draw, wrap):
@@ -134,9 +111,6 @@ def test_the_reference_stays_and_queries_do_not_see_each_other(pair, draw, wrap)
     both = hdi.pp.stacas(ref, [query, other], **EXACT)
     np.testing.assert_array_equal(corrected(both, "query_1"), corrected(alone))
     np.testing.assert_array_equal(corrected(both, "reference"), ref.X)
-    pooled = StacasConfig(as_published=True)
-    apart = hdi.pp.stacas(ref, [query, other], config=pooled, **EXACT)
-    assert np.abs(corrected(apart, "query_1") - corrected(alone)).max() > 1e-4
 
 
 def test_later_cells_get_what_they_would_have_got(pair):
@@ -205,11 +179,6 @@ def test_labels_drop_what_they_contradict_and_nothing_else(pair):
     a = ref.obs["shuffled"].reindex(wrong.anchors["cell_1"]).to_numpy()
     b = query.obs["cell_type"].reindex(wrong.anchors["cell_2"]).to_numpy()
     assert (a == b).all()
-    untrusted = StacasConfig(label_confidence=0.0)
-    same = hdi.pp.stacas(
-        ref, query, config=untrusted, **{**keys, "labels_key": "shuffled"}, **EXACT
-    )
-    np.testing.assert_array_equal(corrected(same), corrected(without))
 
 
 def test_words_for_no_label_contradict_nothing_and_are_named(pair):
@@ -251,8 +220,7 @@ def test_few_cells_are_left_as_they_are(pair):
     result = hdi.pp.stacas(ref, query[:99], **EXACT)
     np.testing.assert_array_equal(corrected(result), query.X[:99])
     assert set(result.report.cells["flag"]) == {"too few cells"}
-    few = StacasConfig(min_cells=3)
-    assert len(hdi.pp.stacas(ref, query[:3], config=few, **EXACT).anchors) > 0
+    assert len(hdi.pp.stacas(ref, query[:100], **EXACT).anchors) > 0
 
 
 def test_empty_cells_are_left_as_they_are(pair):
@@ -315,16 +283,12 @@ def test_features_of_counts_are_the_variable_ones():
     for one in (ref, query):
         one.X[:, one.var_names.isin(chosen)] = 3.0
     assert not chosen & set(hdi.pp.stacas(ref, query, features=20).features)
-    config = StacasConfig(genes_to_correct="features", blocked_genes=(result.features[0],))
-    blocked = hdi.pp.stacas(ref, query, features=20, config=config)
-    assert blocked.genes == blocked.features
-    assert result.features[0] not in blocked.features
     assert hdi.pp.stacas(ref, query, features=["GENE3", "GENE1"]).features == ("GENE1", "GENE3")
 
 
-@pytest.mark.parametrize("config", [StacasConfig.schdeepinsight(), StacasConfig.upstream()])
-def test_other_settings_remove_the_effect_too(draw, wrap, vector, config):
+def test_the_published_settings_remove_the_effect_too(draw, wrap, vector):
     (first, a), (second, b) = draw(300, 1), draw(250, 2)
+    config = StacasConfig.schdeepinsight()
     moved = run(wrap(first, prefix="r"), wrap(second + 0.5 * vector), config=config)
     gap = [np.abs(moved[b == k].mean(0) - first[a == k].mean(0)).mean() for k in range(3)]
     assert max(gap) < 0.4 * np.abs(0.5 * vector).mean()
@@ -372,10 +336,8 @@ def test_bad_input_is_refused_with_a_reason(pair, change, options, error, says):
     [
         {"k_anchor": 0},
         {"n_dims": 1.5},
-        {"alpha": 1.2},
         {"k_weight": True},
-        {"genes_to_correct": "all"},
-        {"blocked_genes": "MALAT1"},
+        {"k_score": -3},
     ],
 )
 def test_settings_out_of_range_are_refused(wrong):

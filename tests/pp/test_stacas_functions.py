@@ -9,19 +9,14 @@ from hdeepinsight.graph import nearest_neighbors
 from hdeepinsight.pp._stacas._anchors import (
     consistent_labels,
     encode_labels,
-    filter_by_labels,
     mutual_neighbors,
+    principal_axes,
+    reciprocal_embeddings,
     score_anchors,
     weigh_anchors,
 )
-from hdeepinsight.pp._stacas._correction import correction_operator
+from hdeepinsight.pp._stacas._correction import guide_tree, weigh_cells
 from hdeepinsight.pp._stacas._datasets import is_blocked
-from hdeepinsight.pp._stacas._embedding import (
-    Components,
-    fit_components,
-    reciprocal_embeddings,
-)
-from hdeepinsight.pp._stacas._tree import guide_tree
 
 
 @pytest.fixture
@@ -29,53 +24,41 @@ def two(draw):
     return draw(100, 1)[0], draw(90, 2)[0]
 
 
-def spaces_of(first, second, n_dims=5, center=False):
-    both = (
-        fit_components(first, n_dims, center=center),
-        fit_components(second, n_dims, center=center),
-    )
-    return both, reciprocal_embeddings(first, second, both, center=center)
+def spaces_of(first, second, n_dims=5):
+    first, second = sparse.csr_matrix(first), sparse.csr_matrix(second)
+    axes = [principal_axes(one, n_dims) for one in (first, second)]
+    return axes, reciprocal_embeddings(first, second, *axes)
 
 
 @pytest.mark.parametrize("center", [False, True])
-@pytest.mark.parametrize("scale", [False, True])
-@pytest.mark.parametrize("form", [np.asarray, sparse.csr_matrix])
-def test_components_are_singular_vectors(two, center, scale, form):
-    values = two[0]
-    found = fit_components(form(values), 4, center=center, scale=scale)
-    wanted = (values - center * values.mean(0)) / (values.std(0, ddof=1) if scale else 1.0)
-    right = np.linalg.svd(wanted, full_matrices=False)[2][:4]
-    np.testing.assert_allclose(np.abs(right @ found.loadings), np.eye(4), atol=1e-7)
-    np.testing.assert_allclose(
-        np.abs(found.project(form(values))), np.abs(wanted @ right.T), atol=1e-6
-    )
-
-
-def test_many_genes_give_the_same_components_by_iteration(two, monkeypatch):
-    by_gram = fit_components(two[0], 3, center=True).project(two[0])
-    monkeypatch.setattr("hdeepinsight.pp._stacas._embedding._GRAM_GENES", 1)
-    np.testing.assert_allclose(fit_components(two[0], 3, center=True).project(two[0]), by_gram)
+@pytest.mark.parametrize("n_dims", [4, 40])
+def test_axes_are_singular_vectors(two, center, n_dims):
+    wanted = two[0] - center * two[0].mean(0)
+    right = np.linalg.svd(wanted, full_matrices=False)[2][:n_dims]
+    found = principal_axes(sparse.csr_matrix(two[0]), n_dims, center=center)
+    np.testing.assert_allclose(np.abs(right @ found), np.eye(n_dims), atol=1e-7)
 
 
 def test_directions_without_variation_are_left_out():
     line = np.outer(np.arange(1.0, 9.0), [1.0, 2.0, 0.5])
-    assert fit_components(line, 3).loadings.shape == (3, 1)
-    assert fit_components(np.zeros((5, 3)), 3).loadings.shape == (3, 1)
+    assert principal_axes(sparse.csr_matrix(line), 2).shape == (3, 1)
+    assert principal_axes(sparse.csr_matrix(line), 3).shape == (3, 1)
+    assert principal_axes(sparse.csr_matrix((5, 3)), 2).shape == (3, 1)
 
 
 def test_reciprocal_space_is_cosine_of_scaled_dimensions(two):
-    (one, _), spaces = spaces_of(*two)
-    rows = np.concatenate([two[0] @ one.loadings, two[1] @ one.loadings])
+    (axes, _), spaces = spaces_of(*two)
+    rows = np.concatenate([two[0] @ axes, two[1] @ axes])
     rows /= rows.std(axis=0, ddof=1)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    np.testing.assert_allclose(np.concatenate(spaces.first), rows, atol=1e-10)
+    np.testing.assert_allclose(np.concatenate(spaces[0]), rows, atol=1e-10)
 
 
 def test_signs_and_lengths_of_dimensions_change_no_distance(two):
-    both, spaces = spaces_of(*two)
+    axes, spaces = spaces_of(*two)
     factor = np.array([-1.0, 3.0, 1.0, -0.2, 1.0])
-    turned = [Components(c.loadings * factor, c.shift, c.factor) for c in both]
-    again = reciprocal_embeddings(*two, turned, center=False)
+    values = [sparse.csr_matrix(one) for one in two]
+    again = reciprocal_embeddings(*values, *(one * factor for one in axes))
     for old, new in zip(spaces, again, strict=True):
         np.testing.assert_allclose(new[0] @ new[1].T, old[0] @ old[1].T, atol=1e-10)
 
@@ -83,8 +66,8 @@ def test_signs_and_lengths_of_dimensions_change_no_distance(two):
 def test_anchors_are_the_mutual_neighbours_by_definition(two):
     _, spaces = spaces_of(*two)
     found = mutual_neighbors(spaces, 4, 10)
-    d_first = np.linalg.norm(spaces.first[0][:, None] - spaces.first[1][None], axis=2)
-    d_second = np.linalg.norm(spaces.second[0][:, None] - spaces.second[1][None], axis=2)
+    d_first = np.linalg.norm(spaces[0][0][:, None] - spaces[0][1][None], axis=2)
+    d_second = np.linalg.norm(spaces[1][0][:, None] - spaces[1][1][None], axis=2)
     near_first = np.argsort(np.argsort(d_first, axis=1), axis=1) < 4
     near_second = np.argsort(np.argsort(d_second, axis=0), axis=0) < 4
     x, y = np.nonzero(near_first & near_second)
@@ -131,31 +114,31 @@ def test_equal_overlaps_give_full_scores(two):
     assert set(score_anchors(found, *only_self)[1]) == {1.0}
 
 
-def test_closeness_falls_with_distance_and_is_half_at_the_quantile():
+def closeness(distance):
+    return weigh_anchors(np.asarray(distance), np.ones(len(distance))) ** (1 / 0.8)
+
+
+def test_closeness_falls_with_distance_and_is_half_at_the_median():
     distance = np.linspace(0.1, 0.9, 9)
-    close = weigh_anchors(distance, np.ones(9), alpha=1.0)
+    close = closeness(distance)
     assert (np.diff(close) < 0).all()
-    assert close[4] == pytest.approx(0.5, abs=2e-6)
+    assert close[4] == pytest.approx(0.5, abs=3e-6)
     width = distance.std(ddof=1) / 2
-    np.testing.assert_allclose(close, 1 / (1 + np.exp((distance - 0.5) / width)), atol=2e-6)
+    np.testing.assert_allclose(close, 1 / (1 + np.exp((distance - 0.5) / width)), atol=3e-6)
 
 
-def test_alpha_goes_from_surroundings_to_closeness():
+def test_scores_join_closeness_and_surroundings():
     rng = np.random.default_rng(0)
     distance, agreement = rng.random(50), rng.random(50)
-    only = weigh_anchors(distance, agreement, alpha=0.0)
-    np.testing.assert_allclose(only, agreement, atol=2e-6)
-    mixed = weigh_anchors(distance, agreement, alpha=0.6)
-    close = weigh_anchors(distance, agreement, alpha=1.0)
-    np.testing.assert_allclose(mixed, close**0.6 * agreement**0.4, atol=1e-4)
+    mixed = weigh_anchors(distance, agreement)
+    np.testing.assert_allclose(mixed, closeness(distance) ** 0.8 * agreement**0.2, atol=1e-4)
     assert mixed.min() >= 0
     assert mixed.max() <= 1
 
 
 @pytest.mark.parametrize("distance", [[0.3], [0.3, 0.3, 0.3]], ids=["one_anchor", "equal"])
 def test_equal_distances_are_neither_close_nor_far(distance):
-    scores = weigh_anchors(np.array(distance), np.ones(len(distance)), alpha=1.0)
-    np.testing.assert_allclose(scores, 0.5, atol=2e-6)
+    np.testing.assert_allclose(closeness(distance), 0.5, atol=3e-6)
 
 
 def test_labels_agree_along_a_path_only():
@@ -168,28 +151,9 @@ def test_labels_agree_along_a_path_only():
 def test_unknown_labels_have_one_code():
     import pandas as pd
 
-    codes = encode_labels(
-        [pd.Series(["b", "Unknown", None]), None, pd.Series(["a", np.nan, "multi", "b", " NA"])],
-        [3, 2, 5],
-    )
+    columns = [["b", "Unknown", None], [None, None], ["a", np.nan, "multi", "b", " NA"]]
+    codes = encode_labels([pd.Series(column) for column in columns])
     assert [one.tolist() for one in codes] == [[2, 0, 0], [0, 0], [1, 0, 0, 2, 0]]
-
-
-def test_sampling_keeps_in_expectation_what_weighing_keeps():
-    scores, agree = np.full(4000, 0.5), np.arange(4000) % 2 == 0
-    scores[0] = 0.1  # the lowest, which a draw never keeps where labels disagree
-    sampled = filter_by_labels(scores, agree, label_confidence=0.3, sample=True)
-    weighed = filter_by_labels(scores, agree, label_confidence=0.3)
-    assert sampled.sum() == pytest.approx(weighed.sum(), rel=0.03)
-    np.testing.assert_array_equal(sampled[agree], scores[agree])
-    assert set(sampled[~agree]) == {0.0, 0.5}
-
-
-@pytest.mark.parametrize("sample", [False, True])
-def test_trust_of_one_drops_all_that_disagree(sample):
-    agree = np.array([True, False, True])
-    kept = filter_by_labels(np.array([0.2, 0.9, 0.4]), agree, sample=sample)
-    assert kept.tolist() == [0.2, 0.0, 0.4]
 
 
 def test_tree_of_two_has_one_join():
@@ -212,76 +176,57 @@ def test_single_linkage_needs_the_order_of_similarities_only():
     assert all(tree.base not in m.query for m in tree.merges)
 
 
+N_REFERENCE = 15
+
+
 @pytest.fixture
-def weights():
+def anchors():
+    """Cells, anchor cells of the query, and 60 anchors between them and 15 reference cells."""
     rng = np.random.default_rng(0)
     cells, spots = rng.normal(size=(50, 3)), rng.normal(size=(20, 3))
-    query, reference = rng.integers(20, size=60), rng.integers(15, size=60)
-    query[:20], reference[:15] = np.arange(20), np.arange(15)
-    return cells, spots, query, reference, rng.random(60)
+    query, reference = rng.integers(20, size=60), rng.integers(N_REFERENCE, size=60)
+    query[:20], reference[:N_REFERENCE] = np.arange(20), np.arange(N_REFERENCE)
+    return cells, spots, np.sort(query) + N_REFERENCE, reference, rng.random(60)
 
 
-def test_weights_are_those_of_the_formula(weights):
-    cells, spots, query, reference, scores = weights
-    found = correction_operator(*weights, k_weight=7)
-    y_q, y_r = np.random.default_rng(1).normal(size=(2, 20, 4))
+def test_weights_are_those_of_the_formula(anchors):
+    cells, spots, query, reference, scores = anchors
+    found = weigh_cells(*anchors, k_weight=7)
+    values = np.random.default_rng(1).normal(size=(N_REFERENCE + 20, 4))
     for c, cell in enumerate(cells):
         distance = np.linalg.norm(spots - cell, axis=1)
         order = np.argsort(distance)[:7]
         top, total = 0.0, 0.0
         for a in range(60):
-            if query[a] in order:
-                g = (1 - distance[query[a]] / distance[order[-1]]) * scores[a]
+            if (spot := query[a] - N_REFERENCE) in order:
+                g = (1 - distance[spot] / distance[order[-1]]) * scores[a]
                 h = 1 - np.exp(-g / 4)
-                top, total = top + h * (y_q[query[a]] - y_r[reference[a]]), total + h
-        change = found.reference[c] @ y_r[:15] - found.query[c] @ y_q
+                top, total = top + h * (values[query[a]] - values[reference[a]]), total + h
+        change = found.shift[c] @ values
         np.testing.assert_allclose(np.ravel(change), -top / total, atol=1e-12)
     np.testing.assert_allclose(found.nearest, nearest_neighbors(cells, spots, k=1)[1].ravel())
 
 
-def test_rows_of_the_operators_sum_to_one(weights):
-    found = correction_operator(*weights, k_weight=7)
-    np.testing.assert_allclose(found.query.sum(axis=1), 1)
-    np.testing.assert_allclose(found.reference.sum(axis=1), 1)
-    assert found.query.min() >= 0
+def test_weights_of_either_side_sum_to_one(anchors):
+    found = weigh_cells(*anchors, k_weight=7)
+    there, here = found.shift[:, :N_REFERENCE], found.shift[:, N_REFERENCE:]
+    np.testing.assert_allclose(there.sum(axis=1), 1)
+    np.testing.assert_allclose(here.sum(axis=1), -1)
+    assert there.min() >= 0 >= here.max()
     assert (found.n_effective >= 1).all()
     assert (found.n_effective <= 60).all()
 
 
-def test_truncation_keeps_the_first_anchors_of_the_nearest_cells(weights):
-    cells, spots, query, reference, scores = weights
-    found = correction_operator(*weights, k_weight=7, truncate=True)
-    order = np.argsort(query, kind="stable")
-    distance = np.linalg.norm(spots - cells[0], axis=1)
-    near = np.argsort(distance)[:7]
-    anchors = np.concatenate([order[query[order] == cell] for cell in near])[:7]
-    h = 1 - np.exp(-(1 - distance[query[anchors]] / distance[near[-1]]) * scores[anchors] / 4)
-    wanted = np.bincount(reference[anchors], h / h.sum(), found.reference.shape[1])
-    np.testing.assert_allclose(found.reference[0].toarray().ravel(), wanted, atol=1e-12)
-
-
-def test_attenuation_lowers_far_cells_only(weights):
-    cells, spots, *rest = weights
-    cells = np.concatenate([cells, [[50.0, 0, 0]]])
-    full = correction_operator(cells, spots, *rest, k_weight=7)
-    low = correction_operator(cells, spots, *rest, k_weight=7, attenuate=True)
-    reach = np.quantile(nearest_neighbors(spots, k=1)[1], 0.95)
-    wanted = np.minimum(1, reach / full.nearest)
-    np.testing.assert_allclose(np.ravel(low.query.sum(axis=1)), wanted)
-    assert wanted[-1] < 0.1
-    assert (wanted == 1).sum() > 20
-
-
 def test_equal_cells_share_their_anchors():
     spots, index = np.zeros((3, 2)), np.arange(3)
-    found = correction_operator(np.zeros((1, 2)), spots, index, index, np.ones(3))
-    np.testing.assert_allclose(found.query.toarray(), 1 / 3)
+    found = weigh_cells(np.zeros((1, 2)), spots, index + 3, index, np.ones(3))
+    np.testing.assert_allclose(found.shift[:, :3].toarray(), 1 / 3)
 
 
 def test_a_single_anchor_cell_moves_itself_only():
-    zero = np.zeros(1, dtype=int)
-    found = correction_operator(np.array([[0.0], [1.0]]), np.zeros((1, 1)), zero, zero, np.ones(1))
-    assert found.query.toarray().ravel().tolist() == [1.0, 0.0]
+    one, zero = np.ones(1, dtype=int), np.zeros(1, dtype=int)
+    found = weigh_cells(np.array([[0.0], [1.0]]), np.zeros((1, 1)), one, zero, np.ones(1))
+    assert found.shift.toarray().tolist() == [[1.0, -1.0], [0.0, 0.0]]
     assert found.n_effective.tolist() == [1.0, 0.0]
 
 

@@ -2,17 +2,19 @@
 
 from hdeepinsight.annotation._anndata_io import Additions, check_cells, check_same_cells, storable
 from hdeepinsight.annotation._annotation import (
-    NO_COUNTS,
     Annotation,
     Decision,
     annotation_additions,
     check_level_names,
     leaves_named,
 )
-from hdeepinsight.annotation._calibration import (
+from hdeepinsight.annotation._confidence import (
     PROBABILITY_TOLERANCE,
     check_confidence,
     expected_calibration_error,
+    match_mean_confidence,
+    mean_confidence,
+    sharpen,
 )
 from hdeepinsight.annotation._conformal import (
     Calibration,
@@ -31,12 +33,6 @@ from hdeepinsight.annotation._decode import (
     node_categories,
     node_names,
 )
-from hdeepinsight.annotation._derived import (
-    match_mean_confidence,
-    mean_confidence,
-    published_rare,
-    sharpen,
-)
 from hdeepinsight.annotation._evaluate import (
     Evaluation,
     calibrate,
@@ -54,8 +50,8 @@ from hdeepinsight.annotation._external import (
     normalise_classes,
 )
 from hdeepinsight.annotation._novelty import ReferenceBank
-from hdeepinsight.annotation._trust import NO_LIMIT, QueryJudge
-from hdeepinsight.annotation._verdict import Reject, Verdict, verdict
+from hdeepinsight.annotation._trust import NO_COUNTS, NO_LIMIT, QueryJudge, marker_opinion
+from hdeepinsight.annotation._verdict import Reject, Verdict, judgement, verdict
 
 __all__ = [
     "NO_COUNTS",
@@ -89,10 +85,12 @@ __all__ = [
     "drop_ancestors",
     "evaluate_annotation",
     "expected_calibration_error",
+    "judgement",
     "label_nodes",
     "leaves_named",
     "level_calibration",
     "level_metrics",
+    "marker_opinion",
     "match_mean_confidence",
     "mean_confidence",
     "most_probable_leaf",
@@ -102,7 +100,6 @@ __all__ = [
     "node_names",
     "node_probabilities",
     "normalise_classes",
-    "published_rare",
     "sharpen",
     "storable",
     "verdict",

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy import sparse
 
+from hdeepinsight.annotation._decode import most_probable_leaf
 from hdeepinsight.annotation._novelty import (
     ReferenceBank,
     TypeProfiles,
@@ -16,6 +18,7 @@ from hdeepinsight.annotation._novelty import (
     thin,
     upper_share,
 )
+from hdeepinsight.nn import LeafProfiles, ProfileMatcher
 from hdeepinsight.taxonomy import Taxonomy
 
 Predict = Callable[[sparse.csr_matrix], np.ndarray]
@@ -24,9 +27,13 @@ DEPTHS = 4
 """Depths of the query at which the bank is looked at: the medians of its quarters."""
 DROPLETS = 200
 """Empty droplets that are simulated at each of the depths that double from least to most."""
-ALPHA_LINEAGE, ALPHA_TYPE = 0.05, 0.02
+ALPHA_LINEAGE, ALPHA_TYPE = 0.03, 0.025
 """Share of the reference's own cells that no lineage, no type is allowed to recognise."""
-ALPHA_DOUBLET, ALPHA_AMBIENT = 0.05, 0.025
+ALPHA_ONLY_TYPE = 0.005
+"""Likewise where a lineage is one type: cells of another type have no label at all."""
+MIN_DOUBT = 0.2
+"""Less doubt about a lineage is no doubt, however sure the network is of the reference's cells."""
+ALPHA_DOUBLET, ALPHA_AMBIENT = 0.02, 0.025
 MAX_CENTRE = 2.0
 """Most that a query's shift may excuse: half of a type may be shifted, a new type is more."""
 MAX_ERROR = 0.15
@@ -43,6 +50,8 @@ UNLIKE, ALIKE = 0.67, 0.85
 FEW_COUNTS = 100
 NO_LIMIT = np.iinfo(np.int32).max
 
+#: Why a cell has no label, nor a most probable leaf: nothing that the model reads was counted.
+NO_COUNTS = "no counts"
 FOREIGN = "the query does not look like the reference"
 TOO_SHALLOW = "too few counts to tell it from an empty droplet"
 AMBIENT = "like an empty droplet"
@@ -257,7 +266,8 @@ class QueryJudge:
         bins = self._bin(found.depth)
         scaled = self._scaled(found.leaf, found.gain, bins) - self.centre[found.leaf]
         by_type = upper_share(scaled, self.null_gain)
-        by_doubt = upper_share(self._doubt(probabilities, found.leaf), self.null_doubt)
+        doubt = self._doubt(probabilities, found.leaf)
+        by_doubt = np.where(doubt < MIN_DOUBT, 1.0, upper_share(doubt, self.null_doubt))
         ambient = np.ones(len(bins))
         steps = np.sqrt(self.droplet_depths[1:] * self.droplet_depths[:-1])
         nearest = np.searchsorted(steps, found.depth)
@@ -386,7 +396,8 @@ class QueryJudge:
             for child in np.intersect1d(np.unique(safe[on_path]), list(self.splits)).tolist():
                 stop(on_path & (safe == child), level - 1, self.splits[child].reason)
         stop(columns["type_p_value"] <= ALPHA_TYPE, 1, NO_TYPE)
-        stop(columns["lineage_p_value"] <= ALPHA_LINEAGE, 0, NO_LINEAGE)
+        only = (tree.depth[leaf] == 1) & (columns["type_p_value"] <= ALPHA_ONLY_TYPE)
+        stop(only | (columns["lineage_p_value"] <= ALPHA_LINEAGE), 0, NO_LINEAGE)
         shallow = columns["depth"] < FEW_COUNTS
         stop(columns["is_ambient"] & shallow, 0, TOO_SHALLOW)
         stop(columns["is_ambient"] & ~shallow, 0, AMBIENT)
@@ -395,6 +406,12 @@ class QueryJudge:
         blind = columns["depth"] == 0  # of genes; proteins may have been read
         depth[blind], reasons[blind] = NO_LIMIT, ""
         return depth, reasons
+
+    def foreign_share(self, counts: sparse.csr_matrix, probabilities: np.ndarray) -> float:
+        """Return the share of cells that get no label, arguments as of :meth:`measure`."""
+        columns = self.measure(counts, probabilities)
+        leaf = most_probable_leaf(self.taxonomy, probabilities)
+        return float((self.stops(columns, probabilities, leaf)[0] == 0).mean())
 
     @property
     def findings(self) -> tuple[str, ...]:
@@ -450,6 +467,41 @@ class QueryJudge:
         mixed = np.bincount(position[np.concatenate(drawn)].clip(0), minlength=len(self.leaves))
         reached = _log_correlation(mean_share(same), mixed / mixed.sum() @ self.profiles.base)
         return min(_log_correlation(found, expected) / max(reached, 0.5), 1.0), reached
+
+
+def marker_opinion(
+    profiles: LeafProfiles | None, taxonomy: Taxonomy, measured: np.ndarray
+) -> Predict | None:
+    """Return what labels cells by markers that no adaptation to them learned from.
+
+    Parameters
+    ----------
+    profiles
+        Mean profiles of the reference; ``None`` where a model has none.
+    taxonomy
+        The tree.
+    measured
+        Whether the query has each gene of the model, bool, shape ``(n_genes,)``.
+
+    Returns
+    -------
+    From counts in the genes of the model to node probabilities. Where too few markers are left, it
+    takes all; ``None`` where these are too few as well.
+    """
+    if profiles is None:
+        return None
+    genes = torch.from_numpy(measured.astype(np.float32))
+    matchers = (ProfileMatcher(profiles, genes, skip=skip) for skip in (1, 0))
+    matcher = next((each for each in matchers if each.is_useful), None)
+    if matcher is None:
+        return None
+    above = torch.from_numpy(np.asarray(taxonomy.ancestor_matrix, dtype=np.float32))
+
+    def opinion(counts: sparse.csr_matrix) -> np.ndarray:
+        found = matcher(torch.from_numpy(counts.toarray())).exp() @ above
+        return np.asarray(found.numpy())
+
+    return opinion
 
 
 def _log_correlation(one: np.ndarray, other: np.ndarray) -> float:

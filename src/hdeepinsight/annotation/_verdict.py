@@ -7,9 +7,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
+import pandas as pd
 
 from hdeepinsight._errors import check_choice
-from hdeepinsight.annotation._trust import ALIKE, UNLIKE
+from hdeepinsight.annotation._decode import most_probable_leaf
+from hdeepinsight.annotation._trust import ALIKE, NO_COUNTS, NO_LIMIT, UNLIKE, QueryJudge
 from hdeepinsight.data import GeneReport
 from hdeepinsight.taxonomy import Taxonomy
 
@@ -162,6 +164,64 @@ def verdict(
     if not figures:
         summary = "Nothing is known of how the query fits: no held-out cells to compare, or no RNA."
     return Verdict(light=light, sentences=(summary, *points), figures=found)
+
+
+def judgement(
+    judge: QueryJudge | None,
+    columns: dict[str, np.ndarray],
+    probabilities: np.ndarray,
+    *,
+    taxonomy: Taxonomy,
+    genes: GeneReport,
+    obs_names: pd.Index,
+    seen: np.ndarray,
+    reject: Reject = "auto",
+) -> dict[str, Any]:
+    """Return what an :class:`Annotation` says of its labels beside their probabilities.
+
+    Parameters
+    ----------
+    judge
+        Judge of the query; ``None`` where there is none.
+    columns
+        What its ``measure`` returned of all cells.
+    probabilities
+        Node probabilities, shape ``(n_cells, n_nodes)``.
+    taxonomy
+        The tree.
+    genes
+        How the genes of the query match those of the model.
+    obs_names
+        Names of the cells.
+    seen
+        Whether anything of what the model reads was counted in each cell, shape ``(n_cells,)``;
+        where nothing was, there is no label.
+    reject
+        ``"off"`` stops no other label; what was found is said all the same.
+
+    Returns
+    -------
+    ``verdict``, ``novelty``, ``supported_depth`` and ``stop_reasons``.
+    """
+    figures: dict[str, float] = {}
+    findings: tuple[str, ...] = ()
+    depth, reasons = np.full(len(seen), NO_LIMIT), np.full(len(seen), "", dtype=object)
+    if judge is not None:
+        leaf = most_probable_leaf(taxonomy, probabilities)
+        depth, reasons = judge.stops(columns, probabilities, leaf)
+        figures, findings = judge.figures(columns, depth), judge.findings
+    said = verdict(genes, taxonomy, figures, seen=seen, findings=findings)
+    if reject == "off":
+        depth[:], reasons[:] = NO_LIMIT, ""
+    depth[~seen], reasons[~seen] = 0, NO_COUNTS
+    limited = (depth < NO_LIMIT).any()
+    table = pd.DataFrame(columns, index=obs_names).drop(columns="depth") if columns else None
+    return {
+        "verdict": said,
+        "novelty": table,
+        "supported_depth": depth if limited else None,
+        "stop_reasons": reasons if limited else None,
+    }
 
 
 def _light(figures: Mapping[str, float]) -> Light:

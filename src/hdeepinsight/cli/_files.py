@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hdeepinsight._errors import missing_column
 from hdeepinsight._io import atomic_write
-from hdeepinsight.cli._boundary import UsageProblem
+from hdeepinsight.cli._console import UsageProblem
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,11 +27,6 @@ FORMATS = (".h5ad", ".zarr", ".csv")
 _INPUTS = (".h5ad", ".zarr", ".h5", ".h5mu", ".loom", ".mtx", ".csv", ".tsv", ".txt")
 
 
-def is_zarr(path: Path) -> bool:
-    """Tell whether the path is, or is going to be, a zarr store."""
-    return path.suffix == ".zarr" or path.is_dir()
-
-
 def is_store(folder: Path) -> bool:
     """Tell whether the folder is a zarr store."""
     return any((folder / name).exists() for name in ("zarr.json", ".zgroup"))
@@ -41,13 +36,6 @@ def default_output(query: Path, ending: str) -> Path:
     """Return where a result goes by default: beside the query, under its name."""
     name = Path(query.name.removesuffix(".gz"))
     return query.with_name(f"{name.stem if name.suffix in _INPUTS else name}{ending}")
-
-
-def read_anndata(path: Path) -> AnnData:
-    """Read a whole file into memory; raises ``InputError`` if there is none at the path."""
-    from hdeepinsight import data
-
-    return data.read_anndata(path)
 
 
 def require_columns(obs: pd.DataFrame, columns: Sequence[str], *, source: Path) -> None:
@@ -119,116 +107,86 @@ def require_writable(out: Path, *, option: str = "--out") -> None:
     )
 
 
-def check_additions(query: Store, *, source: Path, out: Path, key_added: str) -> None:
-    """Raise `UsageProblem` if labels could not be written, before any work is done.
+def prepare_output(query: Store, *, source: Path, out: Path, key_added: str) -> Callable[..., None]:
+    """Check that labels can be written, before any work is done, and return what writes them.
 
     Parameters
     ----------
     query
         The open query.
-    source, out, key_added
-        As in `write_annotation`.
+    source
+        Its file.
+    out
+        File to write: a table (``.csv``), or a copy of the query that has the labels too.
+    key_added
+        Prefix of what is added, as in `Annotation.to_adata`.
+
+    Returns
+    -------
+    A function of the annotation, and of ``fill`` and ``details`` of `Annotation.to_frame`.
+
+    Raises
+    ------
+    UsageProblem
+        If the query holds something of these names already, or what a copy could not hold.
     """
     if not key_added or "/" in key_added:
         raise UsageProblem(
             f"--key-added must be a name that a file can hold, without a slash, such as hdi, "
             f"got {key_added!r}. Choose another."
         )
-    if out.suffix != ".csv":
-        _refuse_clashes(query, key_added)
-        if not _is_copied(source, out):
-            _try_to_write(source, out)
-
-
-def _refuse_clashes(query: Store, key_added: str) -> None:
-    """Raise `UsageProblem` if something of the query would be replaced."""
-    clash = [str(name) for name in query.obs if str(name).startswith(f"{key_added}_")]
-    if clash:
-        raise UsageProblem(
-            f"obs of the query has columns that start with {key_added}_ already: "
-            f"{', '.join(clash)}. Pass another --key-added, whose prefix is free."
-        )
-    taken = [f"obsm/{name}" for name in query.obsm if name.startswith(f"{key_added}_")]
-    taken += [f"uns/{name}" for name in query.uns if name == key_added]
-    taken += [f"uns/{name}" for name in query.uns if name.startswith(f"{key_added}_")]
+    if out.suffix == ".csv":
+        return lambda result, **how: result.to_csv(out, **how)
+    held = {"obs": query.obs, "obsm": query.obsm, "uns": query.uns}
+    taken = [f"{part}/{name}" for part, names in held.items() for name in names]
+    taken = [at for at in taken if at.split("/", 1)[1].startswith(f"{key_added}_")]
+    taken += [f"uns/{key_added}"] * (key_added in query.uns)
     if taken:
         raise UsageProblem(
             f"The query holds {', '.join(taken)} already, which the result would replace. Pass "
-            f"another --key-added than {key_added}."
+            f"another --key-added than {key_added}, whose prefix is free."
         )
+    can_be_copied = _is_copied(source, out)
+    if not can_be_copied:
+        _try_to_write(query, out)
+
+    def write(result: Annotation, **how: Any) -> None:
+        import anndata
+
+        # Older releases of anndata have to be told to write every text column that they read.
+        allowed = anndata.settings.override(allow_write_nullable_strings=True)
+        with atomic_write(out) as path, allowed:
+            if can_be_copied:
+                cells = anndata.AnnData(obs=query.obs.copy())  # without their matrix
+                result.to_adata(cells, key_added=key_added, **how)
+                _copy_and_add(source, path, cells)
+                return
+            cells = query.whole()
+            result.to_adata(cells, key_added=key_added, **how)
+            cells.write_zarr(path) if out.suffix == ".zarr" else cells.write_h5ad(path)
+
+    return write
 
 
-def _try_to_write(source: Path, out: Path) -> None:
-    """Write all but the matrices of a query to memory, to see whether they can be written."""
+def _try_to_write(query: Store, out: Path) -> None:
+    """Write the tables of a query to memory, to see whether they can be written."""
     import anndata
     import h5py
 
-    adata = read_anndata(source)
-    tables = {"obs": adata.obs, "var": adata.var, "uns": dict(adata.uns)}
-    tables |= {"raw": adata.raw.var} if adata.raw is not None else {}
+    tables = {"obs": query.obs, "var": query.var, "raw": query.raw_var}
     with (
         h5py.File("unwritten", "w", driver="core", backing_store=False) as root,
         anndata.settings.override(allow_write_nullable_strings=True),
     ):
-        for part, value in tables.items():
+        for part, table in tables.items():
             try:
-                anndata.io.write_elem(root, part, value)
+                anndata.io.write_elem(root, part, table)
             except Exception as error:
                 reason = " ".join(str(error).split())[:200]
                 raise UsageProblem(
                     f"The copy {out} could not be written: {part} of the query holds what a file "
                     f"cannot ({reason}). Correct it, or pass --out labels.csv for the labels alone."
                 ) from error
-
-
-def write_annotation(
-    annotation: Annotation,
-    *,
-    source: Path,
-    out: Path,
-    key_added: str,
-    obs: pd.DataFrame,
-    fill: bool = True,
-    details: bool = False,
-) -> None:
-    """Write the labels as a table (``.csv``), or a copy of the query that has them too.
-
-    Parameters
-    ----------
-    annotation
-        What to write.
-    source
-        The query's file.
-    out
-        File to write; its ending sets the format.
-    key_added, fill, details
-        What is added, as in `Annotation.to_adata`.
-    obs
-        Annotation of the query's cells.
-
-    Raises
-    ------
-    UsageProblem
-        If the query holds something of these names already.
-    """
-    if out.suffix == ".csv":
-        annotation.to_csv(out, fill=fill, details=details)
-        return
-    import anndata
-
-    from hdeepinsight.data import open_store
-
-    _refuse_clashes(open_store(source), key_added)
-    added = anndata.AnnData(obs=obs.copy())  # the query's cells, without their matrix
-    annotation.to_adata(added, key_added=key_added, fill=fill, details=details)
-    # Older releases of anndata have to be told to write every kind of text column that they read.
-    with atomic_write(out) as path, anndata.settings.override(allow_write_nullable_strings=True):
-        if _is_copied(source, out):
-            _copy_and_add(source, path, added)
-        else:
-            adata = read_anndata(source)
-            annotation.to_adata(adata, key_added=key_added, fill=fill, details=details)
-            adata.write_zarr(path) if is_zarr(out) else adata.write_h5ad(path)
 
 
 def _copy_and_add(source: Path, path: Path, added: AnnData) -> None:

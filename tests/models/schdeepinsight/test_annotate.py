@@ -58,6 +58,15 @@ def test_the_query_is_left_bit_identical(model, query):
     assert fingerprint(query) == before
 
 
+def test_probabilities_are_those_of_the_annotation_without_judging(model, query, monkeypatch):
+    expected = model.annotate(query).probabilities()
+    monkeypatch.setattr("hdeepinsight.models._base._classifier.QueryJudge", None)
+    np.testing.assert_array_equal(model.predict_proba(query), expected)
+    np.testing.assert_array_equal(model.predict(query, soft=True), expected)
+    with pytest.raises(TypeError):
+        model.annotate(query)
+
+
 def test_order_of_genes_and_cells_does_not_matter(model, query):
     rng = np.random.default_rng(1)
     cells, genes = rng.permutation(query.n_obs), rng.permutation(query.n_vars)

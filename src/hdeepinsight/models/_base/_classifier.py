@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, get_args
@@ -19,8 +19,6 @@ from hdeepinsight._errors import check_choice, check_integer
 from hdeepinsight._progress import tracked
 from hdeepinsight.adaptation import AdaptationOptions, Adapter, QueryCells, reference_sums
 from hdeepinsight.annotation import (
-    NO_COUNTS,
-    NO_LIMIT,
     Annotation,
     Calibration,
     Decoder,
@@ -32,8 +30,8 @@ from hdeepinsight.annotation import (
     check_decoder,
     check_threshold,
     evaluate_annotation,
-    most_probable_leaf,
-    verdict,
+    judgement,
+    marker_opinion,
 )
 from hdeepinsight.data import align_genes, draw_evenly, is_paired, open_store
 from hdeepinsight.models._base._plan import HierarchicalPlan
@@ -66,6 +64,7 @@ BANK_CELLS = 400
 """Held-out cells that a model keeps, to see how they look at the genes and depths of a query."""
 SAMPLE_CELLS = 2_000
 """Cells of a large query by which it is judged; a smaller one is judged by all of its cells."""
+PART_CELLS = 1024
 TEMPERATURE_DEPTHS = (1.0, 0.5, 0.25)
 
 
@@ -252,19 +251,20 @@ class HierarchicalClassifierMixin(_Base):
         if not len(held_out):
             return
         self.module.eval()
-        found = [self._outputs(held_out, share, ("logits",)) for share in TEMPERATURE_DEPTHS]
-        logits = torch.cat([part["logits"] for part in found])
+        depths = [held_out.thinned(d, np.random.default_rng(self.seed)) for d in TEMPERATURE_DEPTHS]
+        parts = [torch.from_numpy(self._read(cells, ("logits",))["logits"]) for cells in depths]
+        logits = torch.cat(parts)
         nodes = torch.from_numpy(np.tile(held_out.nodes, len(TEMPERATURE_DEPTHS)))
         tree = TreeAlgebra(self.taxonomy)  # on the CPU, wherever the network is
         self.module.temperature.copy_(fit_temperatures(tree, logits, nodes))
         rng = np.random.default_rng(self.seed)
         # Drawn blindly: conformal promises hold for cells of the same mixture of types.
         drawn = held_out[rng.permutation(len(held_out))[:CONFORMAL_CELLS]]
-        probabilities = self._outputs(drawn, 1.0, ("probabilities",))["probabilities"]
+        probabilities = self._read(drawn, ("probabilities",))["probabilities"]
         if (drawn.nodes > 0).any():
             names = pd.RangeIndex(len(drawn))
             annotation = Annotation(
-                taxonomy=self.taxonomy, obs_names=names, node_probabilities=probabilities.numpy()
+                taxonomy=self.taxonomy, obs_names=names, node_probabilities=probabilities
             )
             self.calibration_ = calibrate(annotation, drawn.nodes, source=SOURCE)
         train = train[draw_evenly(train.nodes, REFERENCE_CELLS, rng)]
@@ -277,26 +277,10 @@ class HierarchicalClassifierMixin(_Base):
             matcher = ProfileMatcher(self.profiles_, torch.ones(len(self.genes)))
             if matcher.is_useful:
                 leaves = self.module.tree.leaf_index.cpu()
-                parts = (torch.from_numpy(part.counts.toarray()) for _, part in drawn.parts())
-                by_profile = torch.cat([matcher(counts).argmax(1) for counts in parts])
-                agree = by_profile == probabilities[:, leaves].argmax(1)
-                self.agreement_ = float(agree.float().mean())
-
-    @torch.inference_mode()
-    def _outputs(
-        self,
-        cells: QueryCells,
-        share: float,
-        names: Sequence[str],
-        measured: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """Run cells that keep a share of their counts through the network, in mini-batches."""
-        cells = cells.thinned(share, np.random.default_rng(self.seed))
-        measured = torch.ones(len(self.genes)) if measured is None else measured
-        measured = measured.to(self.device)
-        read = self.module.inference if "logits" in names else self.module.predict
-        parts = [read(**part.tensors(measured)) for _, part in cells.parts()]
-        return {name: torch.cat([part[name].cpu() for part in parts]) for name in names}
+                dense = (torch.from_numpy(part.counts.toarray()) for _, part in drawn.parts())
+                by_profile = torch.cat([matcher(counts).argmax(1) for counts in dense])
+                agree = by_profile.numpy() == probabilities[:, leaves].argmax(1)
+                self.agreement_ = float(agree.mean())
 
     # ----------------------------------------------------------------------------- annotation
 
@@ -381,23 +365,17 @@ class HierarchicalClassifierMixin(_Base):
         opened = self._open_trained(
             query, indices, layer=layer, use_raw=use_raw, scale=scale, fold_case=fold_case
         )
-        shift = None
-        if corrected is not None:
-            shift = corrected.shift_for(self.normalizer, opened.obs_names)
-        judged: dict[str, np.ndarray] = {}
         judge: QueryJudge | None = None
-
-        def look(rows: slice, counts: sparse.csr_matrix, found: dict[str, np.ndarray]) -> None:
-            nonlocal judge
-            probabilities = found["probabilities"][rows]
-            if rows.start == 0:
-                judge = self._judge(opened, counts, probabilities, batch_size, shift)
-            if judge is None:
-                return
-            for name, values in judge.measure(counts, probabilities).items():
-                judged.setdefault(name, np.empty(opened.n_obs, dtype=values.dtype))[rows] = values
-
-        found = self._collected(opened, self._read_probabilities, batch_size, shift, keep, look)
+        found: dict[str, np.ndarray] = {}
+        names = "probabilities", "seen"
+        for rows, counts, part in self._chunks(opened, names, batch_size, corrected, keep=keep):
+            read = counts, part["probabilities"]
+            if rows.start == 0 and self.bank_ is not None:
+                is_all = counts.shape[0] == opened.n_obs
+                judge = self._judge(opened, *(read if is_all else self._sampled(opened, corrected)))
+            if judge is not None:
+                part |= judge.measure(*read)
+            fill(found, part, rows, opened.n_obs)
         probabilities = found.pop("probabilities", np.zeros((0, 0)))
         seen = found.pop("seen", np.ones(0, dtype=bool))
         report = opened.gene_report
@@ -407,18 +385,17 @@ class HierarchicalClassifierMixin(_Base):
                 "Unknown."
             )
             report = replace(report, messages=(*report.messages, text))
-        depth, reasons = np.full(len(seen), NO_LIMIT), np.full(len(seen), "", dtype=object)
-        if judge is not None:
-            leaf = most_probable_leaf(self.taxonomy, probabilities)
-            depth, reasons = judge.stops(judged, probabilities, leaf)
-        figures, findings = (
-            ({}, ()) if judge is None else (judge.figures(judged, depth), judge.findings)
+        # Profiles see a corrected query uncorrected.
+        judged = judgement(
+            judge,
+            found,
+            probabilities,
+            taxonomy=self.taxonomy,
+            genes=report,
+            obs_names=opened.obs_names,
+            seen=seen,
+            reject="off" if corrected is not None else reject,
         )
-        passed = verdict(report, self.taxonomy, figures, seen=seen, findings=findings)
-        if reject == "off" or corrected is not None:  # profiles see a corrected query uncorrected
-            depth[:], reasons[:] = NO_LIMIT, ""
-        depth[~seen], reasons[~seen] = 0, NO_COUNTS
-        limited = (depth < NO_LIMIT).any()
         return Annotation(
             taxonomy=self.taxonomy,
             obs_names=opened.obs_names,
@@ -429,10 +406,7 @@ class HierarchicalClassifierMixin(_Base):
             gene_report=report,
             recipe=self.recipe,
             calibration=self.calibration,
-            novelty=novelty_table(judged, opened.obs_names),
-            supported_depth=depth if limited else None,
-            stop_reasons=reasons if limited else None,
-            verdict=passed,
+            **judged,
         )
 
     def predict(
@@ -460,11 +434,11 @@ class HierarchicalClassifierMixin(_Base):
         level
             Name or depth of a level; by default the label where each cell's path stops.
         **kwargs
-            Further keyword arguments of :meth:`annotate`.
+            Further keyword arguments of :meth:`annotate`; with ``soft`` of :meth:`predict_proba`.
 
         Returns
         -------
-        Series of labels, indexed by cell; with ``soft`` a table.
+        Series of labels, indexed by cell, as :meth:`annotate` gives them; with ``soft`` a table.
 
         Examples
         --------
@@ -476,8 +450,10 @@ class HierarchicalClassifierMixin(_Base):
         >>> labels.index.equals(query.obs_names)
         True
         """
+        if soft:
+            return self.predict_proba(adata, indices, batch_size, level=level, **kwargs)
         result = self.annotate(adata, indices=indices, batch_size=batch_size, **kwargs)
-        return result.probabilities(level) if soft else result.label_column(level)
+        return result.label_column(level)
 
     def predict_proba(
         self,
@@ -486,9 +462,12 @@ class HierarchicalClassifierMixin(_Base):
         batch_size: int = 1024,
         *,
         level: int | str | None = None,
-        **kwargs: Any,
+        corrected: StacasResult | None = None,
+        **reading: Any,
     ) -> pd.DataFrame:
         """Return the probability of every node, or of the nodes of one level.
+
+        The query is not judged for it, as :meth:`annotate` does.
 
         Parameters
         ----------
@@ -496,8 +475,11 @@ class HierarchicalClassifierMixin(_Base):
             As in :meth:`predict`.
         level
             Name or depth of a level; all nodes by default.
-        **kwargs
-            Further keyword arguments of :meth:`annotate`.
+        corrected
+            As in :meth:`annotate`.
+        **reading
+            How the cells are read: ``layer``, ``use_raw``, ``scale``, ``fold_case`` of
+            :meth:`~hdeepinsight.models.CountModel.open`.
 
         Returns
         -------
@@ -513,7 +495,12 @@ class HierarchicalClassifierMixin(_Base):
         >>> table.shape, table.columns.tolist()
         ((210, 5), ['T', 'NK', 'B', 'Myeloid', 'Platelet'])
         """
-        result = self.annotate(adata, indices=indices, batch_size=batch_size, **kwargs)
+        opened = self._open_trained(adata, indices, **reading)
+        result = Annotation(
+            taxonomy=self.taxonomy,
+            obs_names=opened.obs_names,
+            node_probabilities=self._collected(opened, "probabilities", batch_size, corrected),
+        )
         return result.probabilities(level)
 
     def get_latent_representation(
@@ -543,8 +530,7 @@ class HierarchicalClassifierMixin(_Base):
         True
         """
         opened = self._open_trained(adata, indices, **reading)
-        found = self._collected(opened, lambda part: {"z": as_array(part["latent"])}, batch_size)
-        return found.get("z", np.zeros((0, 0), dtype=np.float32))
+        return self._collected(opened, "latent", batch_size)
 
     def label_nodes(
         self,
@@ -653,115 +639,103 @@ class HierarchicalClassifierMixin(_Base):
             query, reading = own.data, own.reading | given
         return self.open(query, indices=indices, **reading)
 
+    def _chunks(
+        self,
+        opened: AlignedQuery,
+        names: Sequence[str],
+        batch_size: int = PART_CELLS,
+        corrected: StacasResult | None = None,
+        *,
+        some: np.ndarray | None = None,
+        keep: list[sparse.csr_matrix] | None = None,
+    ) -> Iterator[tuple[slice, sparse.csr_matrix, dict[str, np.ndarray]]]:
+        """Read a query, or some cells, in one pass by chunks: rows, counts, and outputs by name."""
+        check_integer("batch_size", batch_size)
+        shift = None
+        if corrected is not None:
+            shift = corrected.shift_for(self.normalizer, opened.obs_names)
+        opened = opened if some is None else opened.subset(some)
+        batch = (self.adapter_ or Adapter()).batch_of(opened.obs)
+        for rows, counts in tracked(opened.chunks(keep=keep), "Annotating", opened.n_obs):
+            cells = query_cells(opened, rows, counts, batch[rows])
+            if shift is not None:
+                wanted = [rows] if some is None else [slice(row, row + 1) for row in some[rows]]
+                moved = np.concatenate([shift(each) for each in wanted])
+                cells = replace(cells, extra={**cells.extra, "shift": moved})
+            yield rows, counts, self._read(cells, names, opened.measured, batch_size=batch_size)
+
     def _collected(
         self,
         opened: AlignedQuery,
-        read: Callable[[dict[str, Tensor]], dict[str, np.ndarray]],
+        name: str,
         batch_size: int,
-        shift: Callable[[slice], np.ndarray] | None = None,
-        keep: list[sparse.csr_matrix] | None = None,
-        look: Callable[[slice, sparse.csr_matrix, dict[str, np.ndarray]], None] | None = None,
+        corrected: StacasResult | None = None,
+    ) -> np.ndarray:
+        """Return an output for all cells, shape ``(n_cells, ...)``."""
+        found: dict[str, np.ndarray] = {}
+        for rows, _, part in self._chunks(opened, (name,), batch_size, corrected):
+            fill(found, part, rows, opened.n_obs)
+        return found.get(name, np.zeros((0, 0), dtype=np.float32))
+
+    @torch.inference_mode()
+    def _read(
+        self,
+        cells: QueryCells,
+        names: Sequence[str],
+        measured: np.ndarray | None = None,
+        *,
+        batch_size: int = PART_CELLS,
     ) -> dict[str, np.ndarray]:
-        """Read arrays off the outputs for all cells, shapes ``(n_cells, ...)``, in one pass.
+        """Run cells through the network in mini-batches; ``logits`` are those without an adapter.
 
-        Each chunk is looked at, with its counts, when its outputs are there.
+        ``seen`` tells in which cells anything that the model reads was counted; in the others all
+        siblings are equally likely.
         """
-        check_integer("batch_size", batch_size)
         self.module.eval()
-        collected: dict[str, np.ndarray] = {}
-        measured = torch.tensor(opened.measured, dtype=torch.float32, device=self.device)
-        adapter = self.adapter_ or Adapter()
-        batch = adapter.batch_of(opened.obs)
-        chunks = tracked(opened.chunks(keep=keep), "Annotating", opened.n_obs)
-        for chunk_rows, chunk in chunks:
-            read_cells = query_cells(opened, chunk_rows, chunk, batch[chunk_rows])
-            for part_rows, cells in read_cells.parts(batch_size):
-                first = chunk_rows.start + part_rows.start
-                rows = slice(first, first + len(cells))
-                inputs = cells.tensors(measured)
-                if shift is not None:
-                    inputs["shift"] = torch.from_numpy(shift(rows)).to(measured)
-                part = adapter.predict(self.module, batch=cells.batch, **inputs)
-                seen = inputs["counts"].any(1)
-                if "proteins_measured" in inputs:
-                    seen |= inputs["proteins_measured"].any(1)
-                for name, values in read({**part, "seen": seen}).items():
-                    if name not in collected:
-                        shape = (opened.n_obs, *values.shape[1:])
-                        collected[name] = np.empty(shape, dtype=values.dtype)
-                    collected[name][rows] = values
-            if look is not None:
-                look(chunk_rows, chunk, collected)
-        return collected
+        adapter, tree, parts = self.adapter_ or Adapter(), self.module.tree, []
+        genes = np.ones(len(self.genes)) if measured is None else measured
+        mask = torch.tensor(genes, dtype=torch.float32, device=self.device)
+        for _, part in cells.parts(batch_size):
+            inputs = part.tensors(mask)
+            if "logits" in names:
+                found = self.module.inference(**inputs)
+            else:
+                found = adapter.predict(self.module, batch=part.batch, **inputs)
+            seen = found["seen"] = inputs["counts"].any(1)
+            if "proteins_measured" in inputs:
+                seen |= inputs["proteins_measured"].any(1)
+            if "probabilities" in found and not seen.all():
+                logits = torch.zeros(1, self.taxonomy.n_edges).to(mask)
+                equal = tree.node_log_probs(tree.conditional_log_probs(logits)).exp()
+                found["probabilities"] = found["probabilities"].where(seen.unsqueeze(1), equal)
+            parts.append([as_array(found[name]) for name in names])
+        arrays = (np.concatenate(each) for each in zip(*parts, strict=True))
+        return dict(zip(names, arrays, strict=True))
 
-    def _read_probabilities(self, part: dict[str, Tensor]) -> dict[str, np.ndarray]:
-        """Return probabilities of a mini-batch, and which cells have anything to read."""
-        seen, probabilities = part["seen"], part["probabilities"]
-        if not seen.all():
-            tree, logits = self.module.tree, probabilities.new_zeros(1, self.taxonomy.n_edges)
-            ignorant = tree.node_log_probs(tree.conditional_log_probs(logits)).exp()
-            probabilities = torch.where(seen.unsqueeze(1), probabilities, ignorant)
-        return {"probabilities": as_array(probabilities), "seen": as_array(seen) > 0}
+    def _sampled(
+        self, opened: AlignedQuery, corrected: StacasResult | None
+    ) -> tuple[sparse.csr_matrix, np.ndarray]:
+        """Return counts and probabilities of cells of a query that are drawn evenly."""
+        rows = np.unique(np.linspace(0, opened.n_obs - 1, SAMPLE_CELLS).astype(int))
+        drawn = self._chunks(opened, ("probabilities",), corrected=corrected, some=rows)
+        counts, found = zip(*[part[1:] for part in drawn], strict=True)
+        probabilities = np.concatenate([each["probabilities"] for each in found])
+        return sparse.vstack(counts, format="csr"), probabilities
 
     def _judge(
-        self,
-        opened: AlignedQuery,
-        counts: sparse.csr_matrix,
-        probabilities: np.ndarray,
-        batch_size: int = 1024,
-        shift: Callable[[Any], np.ndarray] | None = None,
-    ) -> QueryJudge | None:
-        """Judge a query by its first chunk if that is all of it, else by cells drawn evenly."""
-        if self.bank_ is None:
-            return None
-        if counts.shape[0] < opened.n_obs:
-            rows = np.unique(np.linspace(0, opened.n_obs - 1, SAMPLE_CELLS).astype(int))
-            chosen, parts = opened.subset(rows), []
-            found = self._collected(
-                chosen,
-                self._read_probabilities,
-                batch_size,
-                None
-                if shift is None
-                else lambda part: np.concatenate([shift(slice(r, r + 1)) for r in rows[part]]),
-                look=lambda _, chunk, __: parts.append(chunk),
-            )
-            counts, probabilities = sparse.vstack(parts, format="csr"), found["probabilities"]
-        return self._judge_of(opened, counts, probabilities)
-
-    def _judge_of(
         self, opened: AlignedQuery, counts: sparse.csr_matrix, probabilities: np.ndarray
     ) -> QueryJudge | None:
         """Judge a query by some of its cells; ``None`` without a bank, or without any RNA."""
         if self.bank_ is None or not counts.nnz:
             return None
-        measured = torch.tensor(opened.measured, dtype=torch.float32)
-        matcher: ProfileMatcher | None = None
-        second: Callable[[sparse.csr_matrix], np.ndarray] | None = None
-        for skip in (1, 0):
-            if self.profiles_ is not None and (matcher is None or not matcher.is_useful):
-                matcher = ProfileMatcher(self.profiles_, measured, skip=skip)
-        if matcher is not None and matcher.is_useful:
-            above = torch.from_numpy(np.asarray(self.taxonomy.ancestor_matrix, dtype=np.float32))
 
-            def second(cells: sparse.csr_matrix) -> np.ndarray:
-                found = matcher(torch.from_numpy(cells.toarray())).exp()
-                return as_array(found @ above)
-
-        def first(cells: sparse.csr_matrix) -> np.ndarray:
+        def network(cells: sparse.csr_matrix) -> np.ndarray:
             read = as_cells(cells.astype(np.float32), np.zeros(cells.shape[0], dtype=np.int64))
-            return as_array(self._outputs(read, 1.0, ("probabilities",), measured)["probabilities"])
+            return self._read(read, ("probabilities",), opened.measured)["probabilities"]
 
-        return QueryJudge(
-            self.bank_,
-            self.taxonomy,
-            opened.measured,
-            counts,
-            probabilities,
-            first,
-            second,
-            seed=self.seed,
-        )
+        markers = marker_opinion(self.profiles_, self.taxonomy, opened.measured)
+        yardstick = self.bank_, self.taxonomy, opened.measured
+        return QueryJudge(*yardstick, counts, probabilities, network, markers, seed=self.seed)
 
     # ----------------------------------------------------------------------------- adaptation
 
@@ -912,7 +886,7 @@ class HierarchicalClassifierMixin(_Base):
                 profiles=profiles,
                 agreement=self.agreement_,
                 shift=self.shift_,
-                unlike=self._unlike(opened, cells, network),
+                unlike=self._unlike(opened, cells),
                 reference=reference,
                 options=settings,
                 seed=self.seed,
@@ -923,23 +897,13 @@ class HierarchicalClassifierMixin(_Base):
         report: Any = adapter.report
         self.recipe_ = {**self.recipe_, "adaptation": report.to_dict()}
 
-    def _unlike(self, opened: AlignedQuery, cells: QueryCells, network: Any) -> float | None:
+    def _unlike(self, opened: AlignedQuery, cells: QueryCells) -> float | None:
         """Return the share of some cells of a query that do not look like the reference."""
-        measured = torch.tensor(opened.measured, dtype=torch.float32, device=self.device)
         few = cells[np.unique(np.linspace(0, len(cells) - 1, SAMPLE_CELLS).astype(int))]
-        network.eval()
-        with torch.inference_mode():
-            parts = [network.predict(**part.tensors(measured)) for _, part in few.parts()]
-        probabilities = np.concatenate([as_array(part["probabilities"]) for part in parts])
-        judge = self._judge_of(opened, few.counts, probabilities)
-        if judge is None:
-            return None
-        depth, _ = judge.stops(
-            judge.measure(few.counts, probabilities),
-            probabilities,
-            most_probable_leaf(self.taxonomy, probabilities),
-        )
-        return float((depth == 0).mean())
+        few = replace(few, batch=np.full(len(few), -1))  # read by the network of the reference
+        probabilities = self._read(few, ("probabilities",), opened.measured)["probabilities"]
+        judge = self._judge(opened, few.counts, probabilities)
+        return None if judge is None else judge.foreign_share(few.counts, probabilities)
 
     def _replayed(self, data: Any) -> QueryCells:
         """Return the labelled cells of the reference that an adaptation replays."""
@@ -953,7 +917,7 @@ class HierarchicalClassifierMixin(_Base):
                 "was trained on, with their labels, or omit reference."
             )
             raise ValueError(msg)
-        return QueryCells(opened.read(rows), np.full(len(rows), -1), nodes[rows])
+        return as_cells(opened.read(rows), nodes[rows])
 
     def _part(self, kind: Any, values: dict[str, Any]) -> Any:
         if kind is Calibration:
@@ -992,7 +956,7 @@ def as_cells(
     counts: sparse.csr_matrix, nodes: np.ndarray, extra: dict[str, np.ndarray] | None = None
 ) -> QueryCells:
     """Return cells of a reference in memory."""
-    return QueryCells(counts, np.zeros(len(nodes), dtype=np.int64), nodes, extra or {})
+    return QueryCells(counts, np.full(len(nodes), -1), nodes, extra or {})
 
 
 def read_loader(
@@ -1013,11 +977,16 @@ def read_loader(
     return sparse.vstack(counts, format="csr"), np.concatenate(nodes)
 
 
-def novelty_table(judged: dict[str, np.ndarray], obs_names: pd.Index) -> pd.DataFrame | None:
-    """Return what was found of each cell as a table; ``None`` where nothing was."""
-    return pd.DataFrame(judged, index=obs_names).drop(columns="depth") if judged else None
+def fill(
+    found: dict[str, np.ndarray], part: Mapping[str, np.ndarray], rows: slice, n_cells: int
+) -> None:
+    """Write some rows of arrays that are made where there are none yet, of so many cells."""
+    for name, values in part.items():
+        if name not in found:
+            found[name] = np.empty((n_cells, *values.shape[1:]), dtype=values.dtype)
+        found[name][rows] = values
 
 
 def as_array(tensor: Tensor) -> np.ndarray:
     """Return a tensor as an array in memory, half precision raised to single."""
-    return np.asarray(tensor.float().cpu().numpy())
+    return np.asarray((tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy())

@@ -397,7 +397,8 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
         elif set(keys) <= set(opened.obs):
             nodes = self._nodes(opened.obs, keys, ignore_unknown=True)
         else:
-            nodes = self.annotate(opened, threshold=None).leaf_nodes
+            found = self.predict_proba(opened).to_numpy()[:, self.taxonomy.leaves - 1]
+            nodes = self.taxonomy.leaves[found.argmax(axis=1)]
         leaves = np.where(np.isin(nodes, self.taxonomy.leaves), nodes, 0)
         source = "the reference" if given is None else "the given background"
         types = leaves if leaves.any() else nodes

@@ -7,21 +7,36 @@ from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 
 from hdeepinsight._errors import check_choice, missing_column
 from hdeepinsight.data import DataLike, InputError
-from hdeepinsight.pp._stacas import _datasets
-from hdeepinsight.pp._stacas._anchors import UNLABELED, Dataset, encode_labels
-from hdeepinsight.pp._stacas._config import NeighborSearch, RunSettings, StacasConfig
-from hdeepinsight.pp._stacas._correction import read_anchor_values
+from hdeepinsight.graph import Exact
+from hdeepinsight.nn import ModelNormalizer
+from hdeepinsight.pp._stacas._anchors import (
+    UNLABELED,
+    Dataset,
+    RunSettings,
+    StacasConfig,
+    encode_labels,
+)
+from hdeepinsight.pp._stacas._correction import integrate, project
+from hdeepinsight.pp._stacas._datasets import (
+    InputScale,
+    OpenedDataset,
+    Reading,
+    choose_features,
+    open_dataset,
+    shared_genes,
+)
 from hdeepinsight.pp._stacas._result import CHUNK_SIZE, StacasReport, StacasResult
-from hdeepinsight.pp._stacas._tree import integrate, project
 from hdeepinsight.taxonomy import Taxonomy, check_labels
 
 __all__ = ["StacasConfig", "StacasReport", "StacasResult", "stacas"]
 
 Data: TypeAlias = "DataLike | Sequence[DataLike]"
 Mode = Literal["project", "integrate"]
+NeighborSearch = Literal["auto", "exact", "approximate"]
 
 
 def stacas(
@@ -31,9 +46,9 @@ def stacas(
     mode: Mode = "project",
     config: StacasConfig | None = None,
     layer: str | None = None,
-    input: _datasets.InputScale = "counts",
+    input: InputScale = "counts",
     features: int | Sequence[str] = 1000,
-    normalizer: _datasets.Normalizer | None = None,
+    normalizer: ModelNormalizer | None = None,
     labels_key: str | None = None,
     query_labels_key: str | None = None,
     taxonomy: Taxonomy | None = None,
@@ -57,7 +72,7 @@ def stacas(
         other queries; several references are integrated first. ``"integrate"`` joins all datasets
         along a guide tree, of which one stays as it is.
     config
-        Settings; see `StacasConfig`.
+        Numbers of dimensions and neighbours; see `StacasConfig`.
     layer
         Layer with the values, in every dataset; ``X`` by default.
     input
@@ -80,7 +95,7 @@ def stacas(
     chunk_size
         Cells that are read at a time.
     random_state
-        Seed of approximate neighbours, and of the draws of ``as_published``.
+        Seed of approximate neighbours and of principal components.
 
     Returns
     -------
@@ -102,7 +117,7 @@ def stacas(
     weights :math:`W` that fall with distance and with doubt, the corrected values are
     :math:`\hat Y_c = Y_c - \sum_a W_{ca} (Y_{q_a} - Y_{r_a})`. Method of STACAS
     {cite:p}`andreatta2021,andreatta2024` on anchors of {cite:p}`stuart2019`, written from the
-    papers; `StacasConfig` and the user guide say where it differs.
+    papers; the user guide says where it differs.
 
     The correction depends on which cells are in the query, and can remove real differences. It is
     never a silent part of annotation.
@@ -120,88 +135,73 @@ def stacas(
     >>> result.genes[:2], next(iter(result.corrected()))[1].shape
     (('GENE0', 'GENE1'), (150, 40))
     """
-    config = config or StacasConfig()
     check_choice("mode", mode, get_args(Mode))
-    check_choice("input", input, get_args(_datasets.InputScale))
+    check_choice("input", input, get_args(InputScale))
     check_choice("neighbors", neighbors, get_args(NeighborSearch))
-    datasets = _open_all(adata_ref, adata_query, mode, _datasets.Reading(layer, input, normalizer))
-    shared = _datasets.shared_genes(datasets)
-    chosen = _datasets.choose_features(datasets, shared, features, config.blocked_genes)
-    n_references = len(_as_list(adata_ref))
-    keys = [labels_key if i < n_references else query_labels_key for i in range(len(datasets))]
-    settings = RunSettings(config, neighbors, random_state, taxonomy)
-    compared = _read_features(datasets, keys, chosen, settings, chunk_size)
-    if mode == "project":
-        outcome = project(compared[:n_references], compared[n_references:])
-    else:
-        outcome = integrate(compared)
-    genes = chosen if config.genes_to_correct == "features" else shared
-    return StacasResult(
-        datasets=tuple(datasets),
-        genes=tuple(genes),
-        features=tuple(chosen),
-        config=config,
-        outcome=outcome,
-        anchor_values=read_anchor_values(datasets, outcome.corrections, genes, chunk_size),
-        queries=tuple(one.name for one in datasets[n_references if mode == "project" else 0 :]),
-        n_shared=len(shared),
-    )
-
-
-def _as_list(data: Data | None) -> list[DataLike]:
-    if data is None:
-        return []
-    return list(data) if isinstance(data, list | tuple) else [data]
-
-
-def _open_all(
-    adata_ref: Data, adata_query: Data | None, mode: Mode, reading: _datasets.Reading
-) -> list[_datasets.OpenedDataset]:
-    references, queries = _as_list(adata_ref), _as_list(adata_query)
-    enough = queries if mode == "project" else [*references, *queries][1:]
-    if not references or not enough:
+    given = [
+        [] if one is None else list(one) if isinstance(one, list | tuple) else [one]
+        for one in (adata_ref, adata_query)
+    ]
+    n_references, n_queries = map(len, given)
+    if not n_references or (n_queries == 0 if mode == "project" else n_references + n_queries < 2):
         raise ValueError(
-            f"Found {len(references)} references and {len(queries)} queries. Pass a reference and "
+            f"Found {n_references} references and {n_queries} queries. Pass a reference and "
             "a query, or two datasets with mode='integrate'."
         )
-    opened: list[_datasets.OpenedDataset] = []
-    for role, group in (("reference", references), ("query", queries)):
-        for i, data in enumerate(group, start=1):
+    datasets: list[OpenedDataset] = []
+    columns: list[pd.Series] = []
+    for role, key, group in zip(
+        ("reference", "query"), (labels_key, query_labels_key), given, strict=True
+    ):
+        for i, cells in enumerate(group, start=1):
             name = role if len(group) == 1 else f"{role}_{i}"
-            like = opened[0].genes if opened else None
-            opened.append(_datasets.open_dataset(data, name, reading, like))
-            if not opened[-1].n_obs:
+            like = datasets[0].genes if datasets else None
+            one = open_dataset(cells, name, Reading(layer, input, normalizer), like)
+            if not one.source.n_obs:
                 raise InputError(
                     f"{name!r} has no cells.", "At least one is needed.", "Leave it out."
                 )
-    return opened
-
-
-def _read_features(
-    datasets: list[_datasets.OpenedDataset],
-    keys: list[str | None],
-    features: list[str],
-    settings: RunSettings,
-    chunk_size: int,
-) -> list[Dataset]:
-    """Read the anchor features and labels of all datasets, cells numbered through."""
-    columns: list[pd.Series | None] = []
-    for one, key in zip(datasets, keys, strict=True):
-        obs = one.source.obs
-        if key is not None and key not in obs:
-            raise missing_column(key, obs.columns, where=f"obs of {one.name!r}")
-        columns.append(None if key is None else obs[key])
-        if key is not None:
-            check_labels(obs[key], f"obs[{key!r}] of {one.name!r}", unlabeled=UNLABELED)
-    codes = encode_labels(columns, [one.n_obs for one in datasets], settings.taxonomy)
-    starts = np.cumsum([0, *(one.n_obs for one in datasets)])
-    return [
+            obs, labels = one.source.obs, pd.Series([None] * one.source.n_obs, dtype=object)
+            if key is not None:
+                if key not in obs:
+                    raise missing_column(key, obs.columns, where=f"obs of {name!r}")
+                labels = obs[key]
+                check_labels(labels, f"obs[{key!r}] of {name!r}", unlabeled=UNLABELED)
+            datasets.append(one)
+            columns.append(labels)
+    genes = shared_genes(datasets)
+    chosen = choose_features(datasets, genes, features)
+    exact: Exact = "auto" if neighbors == "auto" else neighbors == "exact"
+    settings = RunSettings(config or StacasConfig(), exact, random_state, taxonomy)
+    codes = encode_labels(columns, taxonomy)
+    starts = np.cumsum([0, *(one.source.n_obs for one in datasets)])
+    compared = [
         Dataset(
             index,
-            one.gather(features, chunk_size=chunk_size).astype(np.float64),
-            starts[index] + np.arange(one.n_obs),
+            one.gather(chosen, chunk_size=chunk_size).astype(np.float64),
+            starts[index] + np.arange(one.source.n_obs),
             codes[index],
             settings,
         )
         for index, one in enumerate(datasets)
     ]
+    if mode == "project":
+        outcome = project(compared[:n_references], compared[n_references:])
+    else:
+        outcome = integrate(compared)
+    used = [one.anchors.cells for one in outcome.corrections]
+    anchor_cells = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *used]))
+    anchor_values = [
+        one.gather(genes, np.intersect1d(anchor_cells, side.cells) - side.cells[0], chunk_size)
+        for one, side in zip(datasets, compared, strict=True)
+    ]
+    return StacasResult(
+        datasets=tuple(datasets),
+        genes=tuple(genes),
+        features=tuple(chosen),
+        config=settings.config,
+        outcome=outcome,
+        anchor_cells=anchor_cells,
+        anchor_values=sp.vstack(anchor_values, format="csr").astype(np.float64),
+        queries=tuple(one.name for one in datasets[n_references if mode == "project" else 0 :]),
+    )

@@ -2,34 +2,240 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
+from sklearn.decomposition import PCA, TruncatedSVD
 
+from hdeepinsight._errors import check_integer
 from hdeepinsight.graph import Exact, nearest_neighbors
-from hdeepinsight.pp._stacas._config import RunSettings
-from hdeepinsight.pp._stacas._embedding import (
-    Components,
-    Floats,
-    PairSpaces,
-    Values,
-    fit_components,
-    reciprocal_embeddings,
-)
 from hdeepinsight.taxonomy import Taxonomy, find_unlabeled
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
+_RANK = 1e-5
 _EPSILON = 1e-6
 _ANCHORS_AT_ONCE = 50_000
-#: Quantile of the distances at which closeness is one half, and how steeply closeness falls, in
-#: standard deviations of the distances; those of STACAS 2.3.0.
-_HALFWAY, _STEEPNESS = 0.5, 2.0
+#: Share of closeness in the score of an anchor, and how steeply closeness falls, in standard
+#: deviations of the distances; those of STACAS 2.3.0.
+_ALPHA, _STEEPNESS = 0.8, 2.0
+#: What means "no label" in the published method, beside the words that do so everywhere.
+UNLABELED = ("Unknown", "multi")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StacasConfig:
+    """How many dimensions and neighbours `stacas` works with.
+
+    Parameters
+    ----------
+    n_dims
+        Dimensions of the embeddings.
+    k_anchor
+        Two cells are an anchor when each is among this many nearest of the other.
+    k_score
+        Neighbours whose overlap says how well the surroundings of an anchor agree.
+    k_weight
+        Anchor cells that a cell takes its correction from.
+
+    Raises
+    ------
+    ValueError
+        If a value is out of its range.
+
+    Notes
+    -----
+    Defaults are those of STACAS 2.3.0 {cite:p}`andreatta2021,andreatta2024`.
+
+    Examples
+    --------
+    >>> from hdeepinsight.pp import StacasConfig
+    >>> StacasConfig().k_anchor, StacasConfig.schdeepinsight().k_anchor
+    (5, 40)
+    """
+
+    n_dims: int = 30
+    k_anchor: int = 5
+    k_score: int = 30
+    k_weight: int = 100
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            check_integer(name, value, hint="Omit it to use the default.")
+
+    @classmethod
+    def schdeepinsight(cls) -> StacasConfig:
+        """Return the values of the published scHDeepInsight query step.
+
+        It used all shared genes as anchor features: pass them as ``features``.
+
+        Examples
+        --------
+        >>> from hdeepinsight.pp import StacasConfig
+        >>> StacasConfig.schdeepinsight().n_dims
+        20
+        """
+        return cls(n_dims=20, k_anchor=40, k_score=60, k_weight=30)
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What every part of one correction needs to know."""
+
+    config: StacasConfig
+    exact: Exact = "auto"
+    seed: int = 0
+    taxonomy: Taxonomy | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Cells that are compared as one dataset.
+
+    Parameters
+    ----------
+    key
+        Number of the dataset.
+    values
+        Log values of the anchor features, shape ``(n_cells, n_features)``.
+    cells
+        Numbers of its cells among all, shape ``(n_cells,)``.
+    labels
+        Codes of their labels, 0 for not labelled, shape ``(n_cells,)``.
+    settings
+        Of the run.
+    """
+
+    key: int
+    values: sp.csr_matrix
+    cells: Ints
+    labels: Ints
+    settings: RunSettings
+
+    @cached_property
+    def axes(self) -> Floats:
+        """Axes of this dataset, not centred; see `principal_axes`."""
+        return principal_axes(self.values, self.settings.config.n_dims, seed=self.settings.seed)
+
+    @cached_property
+    def own_neighbors(self) -> Ints:
+        """Nearest cells within the dataset, each cell first, shape ``(n_cells, k)``."""
+        own, settings = np.arange(len(self.cells))[:, None], self.settings
+        if (k := min(settings.config.k_score, len(self.cells)) - 1) < 1:
+            return own
+        places = self.values @ self.axes
+        found, _ = nearest_neighbors(places, k=k, exact=settings.exact, seed=settings.seed)
+        return np.concatenate([own, found], axis=1)
+
+    @cached_property
+    def expressed(self) -> NDArray[np.bool_]:
+        """Cells with any value in the anchor features, shape ``(n_cells,)``."""
+        return np.asarray(abs(self.values).sum(axis=1)).ravel() > 0
+
+
+def principal_axes(
+    values: sp.csr_matrix, n_dims: int, *, center: bool = False, seed: int = 0
+) -> Floats:
+    """Return the directions in which cells vary most, right singular vectors of their values.
+
+    Parameters
+    ----------
+    values
+        Log-normalised expression, shape ``(n_cells, n_features)``.
+    n_dims
+        Most directions; those without any variation are left out.
+    center
+        Subtract the mean of every gene, which makes them principal components. Anchors are found
+        without, as published: with it, differences in composition look like batch effects.
+    seed
+        Start of the iteration.
+
+    Returns
+    -------
+    Orthonormal columns, shape ``(n_features, n_dims)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scipy.sparse import csr_matrix
+    >>> line = csr_matrix(np.outer([1.0, 2.0, 3.0], [3.0, 4.0]))
+    >>> abs(line @ principal_axes(line, 2)).round(6).ravel().tolist()
+    [5.0, 10.0, 15.0]
+    """
+    if n_dims >= min(values.shape) or not values.nnz:  # nothing to iterate on
+        dense = values.toarray()
+        dense -= dense.mean(axis=0) if center else 0.0
+        _, singular, right = np.linalg.svd(dense, full_matrices=False)
+        singular, right = singular[:n_dims], right[:n_dims]
+    else:
+        if center:
+            fitted = PCA(n_dims, svd_solver="arpack", random_state=seed).fit(values)
+        else:
+            fitted = TruncatedSVD(n_dims, algorithm="arpack", random_state=seed).fit(values)
+        singular, right = fitted.singular_values_, fitted.components_
+    kept = singular > _RANK * singular.max()
+    kept[0] = True  # equal cells have no direction, but still a place
+    return np.asarray(right[kept].T, dtype=np.float64)
+
+
+def reciprocal_embeddings(
+    first: sp.csr_matrix, second: sp.csr_matrix, axes_first: Floats, axes_second: Floats
+) -> list[tuple[Floats, Floats]]:
+    """Put two datasets into the space of each, ready for cosine distances.
+
+    Parameters
+    ----------
+    first, second
+        Log-normalised expression, shapes ``(n_first, n_features)`` and ``(n_second, n_features)``.
+    axes_first, axes_second
+        Axes of each; see `principal_axes`.
+
+    Returns
+    -------
+    In the space of the first and in that of the second, the coordinates of both datasets. Every
+    dimension is divided by its standard deviation over all cells and every cell has length 1, so
+    that distances lie in [0, 2]; a cell without any coordinate stays at 0.
+
+    Notes
+    -----
+    Reciprocal principal components of Stuart et al. {cite:p}`stuart2019`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scipy.sparse import csr_matrix
+    >>> x = csr_matrix(np.random.default_rng(0).random((50, 6)))
+    >>> spaces = reciprocal_embeddings(x, x, principal_axes(x, 3), principal_axes(x, 3))
+    >>> bool(np.allclose(np.linalg.norm(spaces[0][1], axis=1), 1))
+    True
+    """
+    spaces = []
+    for axes in (axes_first, axes_second):
+        places = np.concatenate([first @ axes, second @ axes])
+        deviation = places.std(axis=0, ddof=1)
+        places /= np.where(deviation > 0, deviation, 1.0)
+        lengths = np.linalg.norm(places, axis=1, keepdims=True)
+        places /= np.where(lengths > 0, lengths, 1.0)
+        spaces.append((places[: first.shape[0]], places[first.shape[0] :]))
+    return spaces
+
+
+_NO_ANCHORS = pd.DataFrame(
+    {
+        **dict.fromkeys(("dataset_1", "cell_1", "dataset_2", "cell_2"), np.zeros(0, np.int64)),
+        **dict.fromkeys(("distance", "neighborhood_score"), np.zeros(0)),
+        "consistent": np.zeros(0, bool),
+        "score": np.zeros(0),
+    }
+)
 
 
 def find_anchors(datasets: list[Dataset], against: Dataset | None = None) -> pd.DataFrame:
@@ -44,87 +250,47 @@ def find_anchors(datasets: list[Dataset], against: Dataset | None = None) -> pd.
 
     Returns
     -------
-    One row an anchor: ``dataset_1``, ``cell_1``, ``dataset_2``, ``cell_2`` (numbers), ``distance``,
-    ``overlap``, ``neighborhood_score``, ``score`` and ``consistent``; the score is 0 where labels
+    One row per anchor: ``dataset_1``, ``cell_1``, ``dataset_2``, ``cell_2`` (numbers),
+    ``distance``, ``neighborhood_score``, ``consistent`` and ``score``, which is 0 where labels
     rule the anchor out.
     """
-    pairs = [(against, one) for one in datasets] if against else list(combinations(datasets, 2))
-    if not (tables := [_anchors_of_pair(first, second) for first, second in pairs]):
-        return pd.DataFrame({name: np.zeros(0, kind) for name, kind in _COLUMNS.items()})
-    settings = datasets[0].settings
-    tables = [pd.concat(tables, ignore_index=True)] if settings.config.as_published else tables
-    return pd.concat([_scored(table, settings) for table in tables], ignore_index=True)
+    pairs = [(against, one) for one in datasets] if against else combinations(datasets, 2)
+    tables = [_NO_ANCHORS]
+    for one, two in pairs:
+        settings = one.settings
+        found = mutual_neighbors(
+            reciprocal_embeddings(one.values, two.values, one.axes, two.axes),
+            settings.config.k_anchor,
+            settings.config.k_score,
+            exact=settings.exact,
+            seed=settings.seed,
+        )
+        labels = one.labels[found.first], two.labels[found.second]
+        table = pd.DataFrame(
+            {
+                "dataset_1": np.full(len(found.first), one.key),
+                "cell_1": one.cells[found.first],
+                "dataset_2": np.full(len(found.first), two.key),
+                "cell_2": two.cells[found.second],
+                "distance": found.distance,
+                "neighborhood_score": score_anchors(found, one.own_neighbors, two.own_neighbors)[1],
+                "consistent": consistent_labels(*labels, settings.taxonomy),
+            }
+        )
+        # Cells at the origin are as far from everything: that two of them meet means nothing.
+        table = table[one.expressed[found.first] & two.expressed[found.second]]
+        scores = weigh_anchors(*table[["distance", "neighborhood_score"]].to_numpy().T)
+        tables.append(table.assign(score=np.where(table["consistent"], scores, 0.0)))
+    return pd.concat(tables, ignore_index=True)
 
 
-_COLUMNS = {
-    "dataset_1": np.int64,
-    "cell_1": np.int64,
-    "dataset_2": np.int64,
-    "cell_2": np.int64,
-    "distance": np.float64,
-    "overlap": np.int64,
-    "neighborhood_score": np.float64,
-    "consistent": np.bool_,
-    "score": np.float64,
-}
-
-
-def _anchors_of_pair(first: Dataset, second: Dataset) -> pd.DataFrame:
-    settings = first.settings
-    config, both = settings.config, (first.components, second.components)
-    spaces = reciprocal_embeddings(first.values, second.values, both, center=config.center)
-    found = mutual_neighbors(
-        spaces, config.k_anchor, config.k_score, exact=settings.exact, seed=settings.seed
-    )
-    overlap, agreement = score_anchors(found, first.own_neighbors, second.own_neighbors)
-    table = pd.DataFrame(
-        {
-            "dataset_1": np.full(len(overlap), first.key),
-            "cell_1": first.cells[found.first],
-            "dataset_2": np.full(len(overlap), second.key),
-            "cell_2": second.cells[found.second],
-            "distance": found.distance,
-            "overlap": overlap,
-            "neighborhood_score": agreement,
-            "consistent": consistent_labels(
-                first.labels[found.first], second.labels[found.second], settings.taxonomy
-            ),
-            "score": 1.0,
-        }
-    )
-    # Cells at the origin are as far from everything: that two of them meet means nothing.
-    return table[first.expressed[found.first] & second.expressed[found.second]]
-
-
-def _scored(table: pd.DataFrame, settings: RunSettings) -> pd.DataFrame:
-    config = settings.config
-    scores = weigh_anchors(
-        table["distance"].to_numpy(), table["neighborhood_score"].to_numpy(), alpha=config.alpha
-    )
-    kept = filter_by_labels(
-        scores,
-        table["consistent"].to_numpy(),
-        label_confidence=config.label_confidence,
-        sample=config.as_published,
-        seed=settings.seed,
-    )
-    return table.assign(score=kept)
-
-
-@dataclass(frozen=True, eq=False)
-class MutualNeighbors:
+class MutualNeighbors(NamedTuple):
     """Anchors between two datasets, sorted by first and then second cell.
 
-    Parameters
-    ----------
-    first, second
-        Cells of each anchor, shape ``(n_anchors,)``.
-    distance
-        Mean of the distances in both spaces, in [0, 2], shape ``(n_anchors,)``.
-    cross_first
-        Nearest cells of the second dataset for every cell of the first, shape ``(n_first, k)``.
-    cross_second
-        Nearest cells of the first dataset for every cell of the second, shape ``(n_second, k)``.
+    ``first`` and ``second`` are the cells of each anchor and ``distance`` the mean of their
+    distances in both spaces, in [0, 2], all of shape ``(n_anchors,)``; ``cross_first`` and
+    ``cross_second`` are the nearest cells of the other dataset for every cell of the first and of
+    the second, shapes ``(n_first, k)`` and ``(n_second, k)``.
     """
 
     first: Ints
@@ -135,7 +301,12 @@ class MutualNeighbors:
 
 
 def mutual_neighbors(
-    spaces: PairSpaces, k_anchor: int, k_score: int, *, exact: Exact = "auto", seed: int = 0
+    spaces: Sequence[tuple[Floats, Floats]],
+    k_anchor: int,
+    k_score: int,
+    *,
+    exact: Exact = "auto",
+    seed: int = 0,
 ) -> MutualNeighbors:
     """Find anchors: pairs of cells that are among each other's nearest.
 
@@ -164,30 +335,21 @@ def mutual_neighbors(
     >>> import numpy as np
     >>> turn = np.linspace(0, 1, 5)
     >>> circle = np.stack([np.cos(turn), np.sin(turn)], axis=1)
-    >>> pairs = mutual_neighbors(PairSpaces((circle, circle), (circle, circle)), 1, 3)
+    >>> pairs = mutual_neighbors([(circle, circle), (circle, circle)], 1, 3)
     >>> pairs.first.tolist(), pairs.second.tolist()
     ([0, 1, 2, 3, 4], [0, 1, 2, 3, 4])
     """
     (x_first, y_first), (x_second, y_second) = spaces
     n_first, n_second = len(x_first), len(y_first)
-    k = max(k_anchor, k_score)
-    to_second, d_first = nearest_neighbors(
-        x_first, y_first, k=min(k, n_second), exact=exact, seed=seed
-    )
-    to_first, d_second = nearest_neighbors(
-        y_second, x_second, k=min(k, n_first), exact=exact, seed=seed
-    )
+    k, search = max(k_anchor, k_score), partial(nearest_neighbors, exact=exact, seed=seed)
+    to_second, d_first = search(x_first, y_first, k=min(k, n_second))
+    to_first, d_second = search(y_second, x_second, k=min(k, n_first))
     forward = np.arange(n_first)[:, None] * n_second + to_second[:, :k_anchor]
     backward = to_first[:, :k_anchor] * n_second + np.arange(n_second)[:, None]
     pairs, here, there = np.intersect1d(forward, backward, assume_unique=True, return_indices=True)
     distance = (d_first[:, :k_anchor].ravel()[here] + d_second[:, :k_anchor].ravel()[there]) / 2
-    return MutualNeighbors(
-        first=pairs // n_second,
-        second=pairs % n_second,
-        distance=distance,
-        cross_first=to_second[:, :k_score],
-        cross_second=to_first[:, :k_score],
-    )
+    first, second = np.divmod(pairs, n_second)
+    return MutualNeighbors(first, second, distance, to_second[:, :k_score], to_first[:, :k_score])
 
 
 def score_anchors(
@@ -224,7 +386,10 @@ def score_anchors(
         shared = own_x[x].multiply(cross_y[y]).sum(axis=1)
         shared = shared + cross_x[x].multiply(own_y[y]).sum(axis=1)
         overlap[some] = np.asarray(shared).ravel()
-    return overlap, _between_quantiles(overlap)
+    low, high = np.quantile(overlap, [0.01, 0.9]) if len(overlap) else (0.0, 0.0)
+    if high == low:
+        return overlap, np.ones(len(overlap))
+    return overlap, np.clip((overlap - low) / (high - low), 0.0, 1.0)
 
 
 def _indicator(neighbors: Ints, n_targets: int) -> sp.csr_matrix:
@@ -234,17 +399,7 @@ def _indicator(neighbors: Ints, n_targets: int) -> sp.csr_matrix:
     return sp.csr_matrix((ones, neighbors.ravel(), indptr), shape=(n_rows, n_targets))
 
 
-def _between_quantiles(overlap: Ints) -> Floats:
-    if not len(overlap):
-        return np.zeros(0)
-    low, high = np.quantile(overlap, [0.01, 0.9])
-    if high == low:
-        return np.ones(len(overlap))
-    clipped: Floats = np.clip((overlap - low) / (high - low), 0.0, 1.0)
-    return clipped
-
-
-def weigh_anchors(distance: Floats, neighborhood_score: Floats, *, alpha: float = 0.8) -> Floats:
+def weigh_anchors(distance: Floats, neighborhood_score: Floats) -> Floats:
     r"""Join closeness and agreement of surroundings into one score.
 
     Parameters
@@ -253,8 +408,6 @@ def weigh_anchors(distance: Floats, neighborhood_score: Floats, *, alpha: float 
         Anchor distances, shape ``(n_anchors,)``.
     neighborhood_score
         Agreement of the surroundings, in [0, 1], shape ``(n_anchors,)``.
-    alpha
-        Share of closeness.
 
     Returns
     -------
@@ -264,89 +417,33 @@ def weigh_anchors(distance: Floats, neighborhood_score: Floats, *, alpha: float 
     -----
     With :math:`c` the median and :math:`\sigma = \mathrm{sd}(\delta) / 2`, closeness is
     :math:`f = 1 / (1 + e^{(\delta - c)/\sigma})` and the score
-    :math:`(f + \epsilon)^\alpha (\kappa + \epsilon)^{1-\alpha} - \epsilon`
+    :math:`(f + \epsilon)^{0.8} (\kappa + \epsilon)^{0.2} - \epsilon`
     {cite:p}`andreatta2021`. Where all distances are equal, closeness is one half.
 
     Examples
     --------
     >>> import numpy as np
-    >>> weigh_anchors(np.array([0.1, 0.2, 0.3]), np.ones(3), alpha=1.0).round(3).tolist()
-    [0.881, 0.5, 0.119]
+    >>> weigh_anchors(np.array([0.1, 0.2, 0.3]), np.ones(3)).round(3).tolist()
+    [0.903, 0.574, 0.182]
     """
     if not len(distance):
         return np.zeros(0)
-    center = np.quantile(distance, _HALFWAY)
     width = distance.std(ddof=1) / _STEEPNESS if len(distance) > 1 else 0.0
     close = np.full(len(distance), 0.5)
     if width > 0:
-        close = 0.5 * (1 - np.tanh((distance - center) / (2 * width)))  # cannot overflow
-    logs = alpha * np.log(close + _EPSILON) + (1 - alpha) * np.log(neighborhood_score + _EPSILON)
+        close = 0.5 * (1 - np.tanh((distance - np.median(distance)) / (2 * width)))
+    logs = _ALPHA * np.log(close + _EPSILON) + (1 - _ALPHA) * np.log(neighborhood_score + _EPSILON)
     return np.clip(np.exp(logs) - _EPSILON, 0.0, 1.0)
 
 
-#: What means "no label" in the published method, beside the words that do so everywhere.
-UNLABELED = ("Unknown", "multi")
-
-
-@dataclass(frozen=True, eq=False)
-class Dataset:
-    """Cells that are compared as one dataset.
-
-    Parameters
-    ----------
-    key
-        Number of the dataset.
-    values
-        Log values of the anchor features, shape ``(n_cells, n_features)``.
-    cells
-        Numbers of its cells among all, shape ``(n_cells,)``.
-    labels
-        Codes of their labels, 0 for not labelled, shape ``(n_cells,)``.
-    settings
-        Of the run.
-    """
-
-    key: int
-    values: Values
-    cells: Ints
-    labels: Ints
-    settings: RunSettings
-
-    @cached_property
-    def components(self) -> Components:
-        """Principal components of this dataset."""
-        config, seed = self.settings.config, self.settings.seed
-        return fit_components(self.values, config.n_dims, center=config.center, seed=seed)
-
-    @cached_property
-    def own_neighbors(self) -> Ints:
-        """Nearest cells within the dataset, each cell first, shape ``(n_cells, k)``."""
-        own, settings = np.arange(len(self.cells))[:, None], self.settings
-        k = min(settings.config.k_score, len(self.cells)) - 1
-        if k < 1:
-            return own
-        places = self.components.project(self.values)
-        found, _ = nearest_neighbors(places, k=k, exact=settings.exact, seed=settings.seed)
-        return np.concatenate([own, found], axis=1)
-
-    @cached_property
-    def expressed(self) -> NDArray[np.bool_]:
-        """Cells with any value in the anchor features, shape ``(n_cells,)``."""
-        return np.asarray(abs(self.values).sum(axis=1)).ravel() > 0
-
-
-def encode_labels(
-    columns: list[pd.Series | None], n_cells: list[int], taxonomy: Taxonomy | None = None
-) -> list[Ints]:
+def encode_labels(columns: list[pd.Series], taxonomy: Taxonomy | None = None) -> list[Ints]:
     """Encode the labels of several datasets in one numbering.
 
     Parameters
     ----------
     columns
-        Labels of each dataset, ``None`` where it has none. Missing values, ``"multi"`` and the
-        words of `hdeepinsight.taxonomy.MISSING_LABELS` mean not labelled.
-    n_cells
-        Cells of each dataset.
+        Labels of each dataset. Missing values, ``"multi"`` and the words of
+        `hdeepinsight.taxonomy.MISSING_LABELS` mean not labelled.
     taxonomy
         Tree whose nodes the labels name; without it, labels are equal or not.
 
@@ -359,10 +456,7 @@ def encode_labels(
     ValueError
         If a label is not in the taxonomy.
     """
-    given = [
-        pd.Series([None] * n, dtype=object) if column is None else column.astype(object)
-        for column, n in zip(columns, n_cells, strict=True)
-    ]
+    given = [column.astype(object) for column in columns]
     if taxonomy is not None:
         return [taxonomy.encode(column, unlabeled=UNLABELED) for column in given]
     texts = [column.astype(str).mask(find_unlabeled(column, UNLABELED)) for column in given]
@@ -397,50 +491,3 @@ def consistent_labels(
     pairs, inverse = np.unique(np.stack([first, second], axis=1), axis=0, return_inverse=True)
     agree = [taxonomy.lca(a, b) in (a, b) for a, b in pairs.tolist()]
     return np.asarray(agree, dtype=bool)[inverse.reshape(-1)]
-
-
-def filter_by_labels(
-    scores: Floats,
-    consistent: NDArray[np.bool_],
-    *,
-    label_confidence: float = 1.0,
-    sample: bool = False,
-    seed: int = 0,
-) -> Floats:
-    """Lower the score of anchors whose labels disagree; those at 0 are to be dropped.
-
-    Parameters
-    ----------
-    scores
-        Scores of the anchors, in [0, 1], shape ``(n_anchors,)``.
-    consistent
-        Whether their labels agree, shape ``(n_anchors,)``.
-    label_confidence
-        Trust in the labels: 0 changes nothing, 1 drops every anchor whose labels disagree.
-    sample
-        Instead of multiplying scores by one minus the trust, keep an anchor with that probability,
-        if its score exceeds the lowest.
-    seed
-        Of the draws.
-
-    Returns
-    -------
-    New scores, shape ``(n_anchors,)``.
-
-    Notes
-    -----
-    The published rule {cite:p}`andreatta2024` draws for both directions of a pair; here a pair
-    has one draw.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> agree = np.array([True, False])
-    >>> filter_by_labels(np.array([0.8, 0.8]), agree, label_confidence=0.75).round(3).tolist()
-    [0.8, 0.2]
-    """
-    if not sample:
-        return np.where(consistent, scores, (1.0 - label_confidence) * scores)
-    drawn = np.random.default_rng(seed).random(len(scores)) < 1.0 - label_confidence
-    kept = consistent | (drawn & (scores > scores.min(initial=np.inf)))
-    return np.where(kept, scores, 0.0)

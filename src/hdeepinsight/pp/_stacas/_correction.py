@@ -1,63 +1,62 @@
-"""Corrections as sparse linear maps of the values of anchor cells."""
+"""Corrections as sparse linear maps of the values of anchor cells, and the order they come in.
+
+A run either moves every query onto a fixed reference, or joins all datasets along a guide tree.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from numpy.typing import NDArray
+from scipy.cluster.hierarchy import linkage
+from scipy.spatial.distance import squareform
 
+from hdeepinsight.data import InputError
 from hdeepinsight.graph import Exact, nearest_neighbors
-from hdeepinsight.pp._stacas._anchors import Dataset
-from hdeepinsight.pp._stacas._config import RunSettings
-from hdeepinsight.pp._stacas._datasets import OpenedDataset
-from hdeepinsight.pp._stacas._embedding import (
-    Components,
+from hdeepinsight.pp._stacas._anchors import (
+    Dataset,
     Floats,
-    Values,
-    fit_components,
-    stack_rows,
+    Ints,
+    RunSettings,
+    find_anchors,
+    principal_axes,
 )
-
-Ints = NDArray[np.int64]
 
 _CELLS = 2000
 _KERNEL_WIDTH = 4.0
+#: Datasets with fewer cells are left as they are.
+_MIN_CELLS = 100
 
 
-class CorrectionOperator(NamedTuple):
-    """Weights of the anchors, summed over anchors of one cell.
+class CellWeights(NamedTuple):
+    """Weights of the anchor cells for some cells.
 
-    ``query`` has shape ``(n_cells, n_query_anchor_cells)`` and ``reference`` shape
-    ``(n_cells, n_reference_anchor_cells)``; the rows of both sum to 1 (or to less where the
-    correction is attenuated, and to 0 for cells without weight). ``nearest`` is each cell's
-    distance to the nearest anchor cell and ``n_effective`` the inverse of its sum of squared
-    weights, both of shape ``(n_cells,)``.
+    ``shift`` times the values of all cells is what is added: the weights of reference anchor cells,
+    minus those of query anchor cells, shape ``(n_cells, n_all)``. Either sum to 1 per cell, or to
+    0 for cells without weight. ``nearest`` is each cell's distance to the nearest anchor cell and
+    ``n_effective`` the inverse of its sum of squared weights, both of shape ``(n_cells,)``.
     """
 
-    query: sp.csr_matrix
-    reference: sp.csr_matrix
+    shift: sp.csr_matrix
     nearest: Floats
     n_effective: Floats
 
 
-def correction_operator(
+def weigh_cells(
     coordinates: Floats,
     anchor_coordinates: Floats,
-    query_cell: Ints,
-    reference_cell: Ints,
+    query: Ints,
+    reference: Ints,
     scores: Floats,
     *,
     k_weight: int = 100,
-    truncate: bool = False,
-    attenuate: bool = False,
     exact: Exact = "auto",
     seed: int = 0,
-) -> CorrectionOperator:
+) -> CellWeights:
     r"""Weigh the anchors near each cell.
 
     Parameters
@@ -65,25 +64,17 @@ def correction_operator(
     coordinates
         Cells to correct, shape ``(n_cells, n_dims)``.
     anchor_coordinates
-        Anchor cells of the query side, in the same space, shape ``(n_query_anchor_cells, n_dims)``.
-    query_cell, reference_cell
-        Cells of each anchor, as positions among the anchor cells of their side, shape
+        Distinct anchor cells of the query side, in the same space, shape
+        ``(n_query_anchor_cells, n_dims)``.
+    query, reference
+        Cells of each anchor, numbered through all datasets and sorted by ``query``, shape
         ``(n_anchors,)``.
     scores
         Scores of the anchors, shape ``(n_anchors,)``.
     k_weight
         Anchor cells that a cell is corrected by; lowered to the number there are.
-    truncate
-        Stop after ``k_weight`` anchors instead of anchor cells.
-    attenuate
-        Lower the weights of cells farther from every anchor cell than anchor cells are from each
-        other.
     exact, seed
         As in `hdeepinsight.graph.nearest_neighbors`.
-
-    Returns
-    -------
-    The operators :math:`M_q, M_r`, with which corrected values are :math:`Y - M_q Y_q + M_r Y_r`.
 
     Notes
     -----
@@ -96,10 +87,10 @@ def correction_operator(
     --------
     >>> import numpy as np
     >>> spots = np.array([[0.0], [1.0], [4.0]])
-    >>> cells = np.arange(3)
-    >>> weights = correction_operator(np.array([[1.0]]), spots, cells, cells, np.ones(3))
-    >>> weights.query.toarray().round(2).tolist()
-    [[0.41, 0.59, 0.0]]
+    >>> query, reference = np.array([3, 4, 5]), np.array([0, 1, 2])
+    >>> weights = weigh_cells(np.array([[1.0]]), spots, query, reference, np.ones(3))
+    >>> weights.shift.toarray().round(2).tolist()
+    [[0.41, 0.59, 0.0, -0.41, -0.59, 0.0]]
     """
     k = min(k_weight, len(anchor_coordinates))
     found, distance = nearest_neighbors(
@@ -107,186 +98,103 @@ def correction_operator(
     )
     last = distance[:, -1:]
     proximity = np.where(last > 0, 1 - distance / np.where(last > 0, last, 1.0), 1.0)
-    strength = _strength(anchor_coordinates, distance[:, 0], exact, seed) if attenuate else None
-    order = np.argsort(query_cell, kind="stable")
-    starts = np.searchsorted(query_cell[order], np.arange(len(anchor_coordinates) + 1))
-    anchors = _Anchors(query_cell[order], reference_cell[order], scores[order], starts)
-    blocks = (slice(i, i + _CELLS) for i in range(0, len(coordinates), _CELLS))
-    most = k_weight if truncate else None
-    parts = [_block(anchors, found[rows], proximity[rows], most) for rows in blocks]
-    query, reference, effective = zip(*parts, strict=True)
-    m_q, m_r = sp.vstack(query, format="csr"), sp.vstack(reference, format="csr")
-    if strength is not None:
-        m_q, m_r = (sp.diags(strength) @ m_q).tocsr(), (sp.diags(strength) @ m_r).tocsr()
-    return CorrectionOperator(m_q, m_r, distance[:, 0].copy(), np.concatenate(effective))
+    starts = np.append(np.unique(query, return_index=True)[1], len(query))
+    n_columns = max(query.max(), reference.max()) + 1
+    blocks, effective = [], np.zeros(len(found))
+    for first in range(0, len(found), _CELLS):
+        here = slice(first, first + _CELLS)
+        near, n_cells = found[here].ravel(), len(found[here])
+        n_anchors = np.diff(starts)[near]
+        cell = np.repeat(np.repeat(np.arange(n_cells), k), n_anchors)
+        before = np.cumsum(n_anchors) - n_anchors
+        anchor = np.arange(len(cell)) - np.repeat(before - starts[near], n_anchors)
+        closeness = np.repeat(proximity[here].ravel(), n_anchors)
+        weight = -np.expm1(-closeness * scores[anchor] / _KERNEL_WIDTH)
+        total = np.bincount(cell, weight, n_cells)
+        weight /= np.where(total > 0, total, 1.0)[cell]
+        squares = np.bincount(cell, weight**2, n_cells)
+        np.divide(1.0, squares, out=effective[here], where=squares > 0)
+        columns = np.concatenate([reference[anchor], query[anchor]])
+        entries = np.concatenate([weight, -weight]), (np.tile(cell, 2), columns)
+        blocks.append(sp.csr_matrix(entries, shape=(n_cells, n_columns)))
+    return CellWeights(sp.vstack(blocks, format="csr"), distance[:, 0].copy(), effective)
 
 
-class _Anchors(NamedTuple):
-    """Anchors sorted by query cell, with the start of each cell's."""
+class AnchorWeights(NamedTuple):
+    """Everything that gives any cell of a batch its weights: a space, and the anchors in it.
 
+    ``axes`` of shape ``(n_features, n_dims)`` span the space in which cells and the anchor cells of
+    the query side are compared; the others are as in `weigh_cells`.
+    """
+
+    axes: Floats
+    anchor_coordinates: Floats
     query: Ints
     reference: Ints
     scores: Floats
-    start: Ints
-
-
-def _block(
-    anchors: _Anchors, found: Ints, proximity: Floats, most: int | None
-) -> tuple[sp.csr_matrix, sp.csr_matrix, Floats]:
-    """Return both operators and the effective number of anchors for some cells."""
-    n_cells, k = found.shape
-    near = found.ravel()
-    n_anchors = np.diff(anchors.start)[near]
-    cell = np.repeat(np.repeat(np.arange(n_cells), k), n_anchors)
-    ends = np.cumsum(n_anchors)
-    anchor = np.arange(len(cell)) - np.repeat(ends - n_anchors - anchors.start[near], n_anchors)
-    closeness = np.repeat(proximity.ravel(), n_anchors)
-    weight = -np.expm1(-closeness * anchors.scores[anchor] / _KERNEL_WIDTH)
-    if most is not None:
-        first = np.concatenate([[0], ends[k - 1 :: k]])[:-1]
-        weight[np.arange(len(cell)) - first[cell] >= most] = 0.0
-    total = np.bincount(cell, weight, n_cells)
-    weight /= np.where(total > 0, total, 1.0)[cell]
-    squares = np.bincount(cell, weight**2, n_cells)
-    effective = np.divide(1.0, squares, out=np.zeros(n_cells), where=squares > 0)
-    n_query, n_reference = len(anchors.start) - 1, int(anchors.reference.max(initial=-1)) + 1
-    return (
-        sp.csr_matrix((weight, (cell, anchors.query[anchor])), shape=(n_cells, n_query)),
-        sp.csr_matrix((weight, (cell, anchors.reference[anchor])), shape=(n_cells, n_reference)),
-        effective,
-    )
-
-
-def _strength(anchor_coordinates: Floats, nearest: Floats, exact: Exact, seed: int) -> Floats:
-    """Return a factor in (0, 1], lower where a cell is farther off than anchor cells lie apart."""
-    if len(anchor_coordinates) < 2:
-        return np.ones(len(nearest))
-    _, apart = nearest_neighbors(anchor_coordinates, k=1, exact=exact, seed=seed)
-    reach = np.quantile(apart, 0.95)
-    far = nearest > reach
-    return np.where(far, reach / np.where(far, nearest, 1.0), 1.0)
-
-
-@dataclass(frozen=True, eq=False)
-class AnchorWeights:
-    """Everything that gives any cell of a batch its weights: a space, and the anchors in it.
-
-    Parameters
-    ----------
-    components
-        Map from anchor features to the space in which cells and anchor cells are compared.
-    anchor_coordinates
-        Anchor cells of the query side there, shape ``(n_query_anchor_cells, n_dims)``.
-    query_cell, reference_cell, scores
-        The anchors, as in `correction_operator`.
-    settings
-        Of the run.
-    """
-
-    components: Components
-    anchor_coordinates: Floats
-    query_cell: Ints
-    reference_cell: Ints
-    scores: Floats
     settings: RunSettings
 
-    def __call__(self, values: Values) -> CorrectionOperator:
+    @property
+    def cells(self) -> Ints:
+        """Distinct anchor cells of both sides, sorted."""
+        return np.union1d(self.query, self.reference)
+
+    def weigh(self, values: sp.csr_matrix) -> CellWeights:
         """Weigh the anchors for cells with these log values, shape ``(n_cells, n_features)``.
 
         Cells without any value, of which nothing is known, get no weight.
         """
-        config = self.settings.config
-        found = correction_operator(
-            self.components.project(values),
+        found = weigh_cells(
+            values @ self.axes,
             self.anchor_coordinates,
-            self.query_cell,
-            self.reference_cell,
+            self.query,
+            self.reference,
             self.scores,
-            k_weight=config.k_weight,
-            truncate=config.as_published,
-            attenuate=config.attenuate,
+            k_weight=self.settings.config.k_weight,
             exact=self.settings.exact,
             seed=self.settings.seed,
         )
-        empty = np.asarray(abs(values).sum(axis=1)).ravel() == 0
-        if not empty.any():
-            return found
-        keep = sp.diags(1.0 * ~empty)
-        return CorrectionOperator(
-            (keep @ found.query).tocsr(),
-            (keep @ found.reference).tocsr(),
-            np.where(empty, np.nan, found.nearest),
-            np.where(empty, 0.0, found.n_effective),
+        known = np.asarray(abs(values).sum(axis=1)).ravel() > 0
+        return CellWeights(
+            (sp.diags(1.0 * known) @ found.shift).tocsr(),
+            np.where(known, found.nearest, np.nan),
+            np.where(known, found.n_effective, 0.0),
         )
 
 
-def correct_query(reference: Dataset, query: Dataset, anchors: pd.DataFrame) -> Correction:
+@dataclass(frozen=True, eq=False)
+class Correction:
+    """One side moved onto another.
+
+    ``cells``, numbered through all datasets, move by ``weights``; ``anchors`` give further cells of
+    that side theirs.
+    """
+
+    cells: Ints
+    anchors: AnchorWeights
+    weights: CellWeights
+
+
+def correct_query(query: Dataset, anchors: pd.DataFrame) -> Correction:
     """Weigh anchors for every cell of the query side.
 
     Parameters
     ----------
-    reference, query
-        The side that stays and the side that moves, with the values that they have now.
+    query
+        The side that moves, with the values that it has now.
     anchors
-        Anchors between them, in either direction, with positive scores.
+        Anchors between it and the side that stays, in either direction, with positive scores.
     """
     settings = query.settings
     swapped = np.isin(anchors["cell_1"], query.cells)
     moving = np.where(swapped, anchors["cell_1"], anchors["cell_2"])
     staying = np.where(swapped, anchors["cell_2"], anchors["cell_1"])
     order = np.lexsort((staying, moving))
-    query_anchors, query_cell = np.unique(moving[order], return_inverse=True)
-    reference_anchors, reference_cell = np.unique(staying[order], return_inverse=True)
-    published = settings.config.as_published
-    components = fit_components(
-        stack_rows([reference.values, query.values]) if published else query.values,
-        settings.config.n_dims,
-        center=True,
-        scale=published,
-        seed=settings.seed,
-    )
-    rows = np.searchsorted(query.cells, query_anchors)
-    anchor_weights = AnchorWeights(
-        components=components,
-        anchor_coordinates=components.project(query.values)[rows],
-        query_cell=query_cell,
-        reference_cell=reference_cell,
-        scores=anchors["score"].to_numpy()[order],
-        settings=settings,
-    )
-    operator = anchor_weights(query.values)
-    return Correction(query.cells, query_anchors, reference_anchors, operator, anchor_weights)
-
-
-@dataclass(frozen=True, eq=False)
-class Correction:
-    """One side moved onto another; cells are numbered through all datasets.
-
-    Parameters
-    ----------
-    cells
-        Cells that move, shape ``(n_cells,)``.
-    query_anchors, reference_anchors
-        Distinct anchor cells of the side that moves and of the one that stays, sorted.
-    operator
-        Weights of these anchor cells for every cell that moves.
-    anchor_weights
-        How further cells of that side would get theirs.
-    """
-
-    cells: Ints
-    query_anchors: Ints
-    reference_anchors: Ints
-    operator: CorrectionOperator
-    anchor_weights: AnchorWeights
-
-    def change(self, moved: sp.csr_matrix, n_all: int) -> sp.csr_matrix:
-        """Return the change of combinations of the cells that move, in terms of all cells.
-
-        With ``moved`` of shape ``(n, n_cells)`` this is ``moved @ (M_r - M_q)``.
-        """
-        added = _renamed(moved @ self.operator.reference, self.reference_anchors, n_all)
-        return added - _renamed(moved @ self.operator.query, self.query_anchors, n_all)
+    axes = principal_axes(query.values, settings.config.n_dims, center=True, seed=settings.seed)
+    places = query.values[np.searchsorted(query.cells, np.unique(moving))] @ axes
+    scores = anchors["score"].to_numpy()[order]
+    found = AnchorWeights(axes, places, moving[order], staying[order], scores, settings)
+    return Correction(query.cells, found, found.weigh(query.values))
 
 
 def composed_shift(corrections: Sequence[Correction], cells: Ints, n_all: int) -> sp.csr_matrix:
@@ -311,63 +219,171 @@ def composed_shift(corrections: Sequence[Correction], cells: Ints, n_all: int) -
     The corrections are unrolled from the last to the first, so that only weights are multiplied
     and no corrected value is ever kept.
     """
-    start = sp.csr_matrix(
-        (np.ones(len(cells)), (np.arange(len(cells)), cells)), shape=(len(cells), n_all)
-    )
-    shift = sp.csr_matrix((len(cells), n_all))
-    for correction in reversed(corrections):
-        moved = (start + shift)[:, correction.cells]
-        if moved.nnz:
-            shift = (shift + correction.change(moved, n_all)).tocsr()
+    shape = (len(cells), n_all)
+    start = sp.csr_matrix((np.ones(len(cells)), (np.arange(len(cells)), cells)), shape=shape)
+    shift = sp.csr_matrix(shape)
+    for one in reversed(corrections):
+        change = (start + shift)[:, one.cells] @ one.weights.shift
+        change.resize(shape)  # it knows no cells that came later
+        shift = shift + change
     shift.sort_indices()
     return shift
 
 
-def _renamed(matrix: sp.csr_matrix, columns: Ints, n_all: int) -> sp.csr_matrix:
-    stored = (matrix.data, columns[matrix.indices], matrix.indptr)
-    return sp.csr_matrix(stored, shape=(matrix.shape[0], n_all))
+class Merge(NamedTuple):
+    """One join: the datasets of the side that stays, those of the side that moves, its height."""
+
+    reference: tuple[int, ...]
+    query: tuple[int, ...]
+    height: float
+
+
+class GuideTree(NamedTuple):
+    """Order of joins: ``merges``, and the dataset that never moves, ``base``."""
+
+    merges: tuple[Merge, ...]
+    base: int
+
+
+def guide_tree(similarity: Floats, strengths: Floats, keys: list[int] | None = None) -> GuideTree:
+    r"""Join the most similar datasets first; the stronger side stays.
+
+    Parameters
+    ----------
+    similarity
+        Sum of anchor scores over the smaller number of cells, for each pair of datasets,
+        symmetric, shape ``(n_datasets, n_datasets)``.
+    strengths
+        Sum of the scores of all anchors of each dataset, shape ``(n_datasets,)``.
+    keys
+        Numbers of the datasets; from 0 by default.
+
+    Returns
+    -------
+    The order of joins.
+
+    Notes
+    -----
+    Distances are :math:`1 - s / \max s`, in [0, 1], where the published :math:`1 - s` may be
+    negative; for single linkage, which is used, only their order matters. A joined side inherits
+    the larger strength of its datasets.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> s = np.array([[0, 0.9, 0.1], [0.9, 0, 0.2], [0.1, 0.2, 0]])
+    >>> tree = guide_tree(s, np.array([5.0, 7.0, 3.0]))
+    >>> [(merge.reference, merge.query) for merge in tree.merges], tree.base
+    ([((1,), (0,)), ((0, 1), (2,))], 1)
+    """
+    keys = keys or list(range(len(strengths)))
+    top = float(similarity[~np.eye(len(keys), dtype=bool)].max(initial=0.0)) or 1.0
+    distance = 1.0 - similarity / top
+    np.fill_diagonal(distance, 0.0)
+    members: list[tuple[int, ...]] = [(key,) for key in keys]
+    strength = list(map(float, strengths))
+    merges = []
+    for left, right, height, _ in linkage(squareform(distance, checks=False), method="single"):
+        stays, moves = sorted((int(left), int(right)), key=lambda i: (-strength[i], i))
+        merges.append(Merge(members[stays], members[moves], float(height)))
+        members.append(tuple(sorted(members[stays] + members[moves])))
+        strength.append(strength[stays])
+    return GuideTree(tuple(merges), base=keys[int(np.argmax(strengths))])
 
 
 @dataclass(frozen=True, eq=False)
-class AnchorValues:
-    """Anchor cells, which all corrections are made of.
+class Outcome:
+    """What a run did.
 
-    ``cells`` are their numbers among all cells, sorted; ``values`` their log values of the genes to
-    correct, CSR, shape ``(n_anchor_cells, n_genes)``.
+    ``anchors`` holds all that were found, those ruled out by labels with score 0; ``corrections``
+    says which side moved how; ``tree`` is the order of joins; ``correction_of`` gives the
+    correction of each query of a projection, ``skipped`` the reason for each dataset that was left
+    as it is, and ``datasets`` the datasets with the values that they have now.
     """
 
-    cells: Ints
-    values: sp.csr_matrix
-
-    def combine(self, shift: sp.csr_matrix) -> NDArray[np.float64]:
-        """Sum anchor cells by weights, ``(n_cells, n_all_cells)``; ``(n_cells, n_genes)``.
-
-        What is added and what is taken away are summed apart, so that equal values cancel to 0.
-        """
-        columns = np.searchsorted(self.cells, shift.indices)
-        shape = (shift.shape[0], len(self.cells))
-        total = np.zeros((shift.shape[0], self.values.shape[1]))
-        for sign in (1.0, -1.0):
-            part = np.maximum(sign * shift.data, 0.0)
-            weights = sp.csr_matrix((part, columns, shift.indptr), shape=shape)
-            total += sign * (weights @ self.values).toarray()
-        return total
+    anchors: pd.DataFrame
+    corrections: tuple[Correction, ...]
+    tree: GuideTree | None
+    correction_of: dict[int, int]
+    skipped: dict[int, str]
+    datasets: tuple[Dataset, ...] = ()
 
 
-def read_anchor_values(
-    datasets: Sequence[OpenedDataset],
-    corrections: Sequence[Correction],
-    genes: Sequence[str],
-    chunk_size: int,
-) -> AnchorValues:
-    """Read the anchor cells of all corrections."""
-    used = [cells for one in corrections for cells in (one.query_anchors, one.reference_anchors)]
-    cells = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *used]))
-    parts, start = [], 0
-    for one in datasets:
-        own = cells[(cells >= start) & (cells < start + one.n_obs)] - start
-        if len(own):
-            parts.append(one.gather(genes, own, chunk_size))
-        start += one.n_obs
-    empty = sp.csr_matrix((0, len(genes)), dtype=np.float32)
-    return AnchorValues(cells, sp.vstack([empty, *parts], format="csr").astype(np.float64))
+def project(references: list[Dataset], queries: list[Dataset]) -> Outcome:
+    """Move each query onto the references, which are first joined if there are several."""
+    before = integrate(references)
+    skipped = _too_small(queries)
+    found = find_anchors([one for one in queries if one.key not in skipped], _side(before.datasets))
+    corrections, correction_of = list(before.corrections), {}
+    for query in queries:
+        used = found[(found["dataset_2"] == query.key) & (found["score"] > 0)]
+        if len(used):
+            correction_of[query.key] = len(corrections)
+            corrections.append(correct_query(query, used))
+        else:
+            skipped.setdefault(query.key, "no anchors")
+    anchors = pd.concat([before.anchors, found], ignore_index=True)
+    return Outcome(anchors, tuple(corrections), before.tree, correction_of, skipped)
+
+
+def integrate(datasets: list[Dataset]) -> Outcome:
+    """Join all datasets along a guide tree; all but its base move.
+
+    Raises
+    ------
+    InputError
+        If two sides of a join share no anchor.
+    """
+    skipped = _too_small(datasets)
+    used = [dataset for dataset in datasets if dataset.key not in skipped]
+    found = find_anchors(used)
+    if len(used) < 2:
+        return Outcome(found, (), None, {}, skipped, tuple(datasets))
+    keys = [dataset.key for dataset in used]
+    total = np.zeros((len(keys), len(keys)))
+    for (first, second), table in found.groupby(["dataset_1", "dataset_2"]):
+        total[keys.index(first), keys.index(second)] = table["score"].sum()
+    total += total.T
+    sizes = np.array([len(dataset.cells) for dataset in used])
+    tree = guide_tree(total / np.minimum.outer(sizes, sizes), total.sum(axis=1), keys)
+    now, corrections = {dataset.key: dataset for dataset in datasets}, []
+    for merge in tree.merges:
+        query = _side([now[key] for key in merge.query])
+        one, two = found["dataset_1"], found["dataset_2"]
+        forward = one.isin(merge.reference) & two.isin(merge.query)
+        backward = one.isin(merge.query) & two.isin(merge.reference)
+        anchors = found[(forward | backward) & (found["score"] > 0)]
+        if not len(anchors):
+            raise InputError(
+                f"No anchor joins datasets {list(merge.reference)} and {list(merge.query)}.",
+                "They must share cell types, with labels that do not rule all anchors out.",
+                "Leave one side out, check its labels, or raise k_anchor.",
+            )
+        corrections.append(made := correct_query(query, anchors))
+        both = _side([now[key] for key in (*merge.reference, *merge.query)])
+        there = np.searchsorted(both.cells, made.anchors.cells)
+        moved = query.values + made.weights.shift[:, made.anchors.cells] @ both.values[there]
+        start = 0
+        for key in merge.query:
+            stop = start + len(now[key].cells)
+            now[key] = replace(now[key], values=moved[start:stop])
+            start = stop
+    return Outcome(found, tuple(corrections), tree, {}, skipped, tuple(now.values()))
+
+
+def _too_small(datasets: Sequence[Dataset]) -> dict[int, str]:
+    return {one.key: "too few cells" for one in datasets if len(one.cells) < _MIN_CELLS}
+
+
+def _side(datasets: Sequence[Dataset]) -> Dataset:
+    """Join several datasets to one side; their cells are in increasing order."""
+    datasets = sorted(datasets, key=lambda dataset: dataset.key)
+    if len(datasets) == 1:
+        return datasets[0]
+    return Dataset(
+        datasets[0].key,
+        sp.vstack([dataset.values for dataset in datasets], format="csr"),
+        np.concatenate([dataset.cells for dataset in datasets]),
+        np.concatenate([dataset.labels for dataset in datasets]),
+        datasets[0].settings,
+    )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,9 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from hdeepinsight import data
+
+if TYPE_CHECKING:
+    from hdeepinsight.nn import ModelNormalizer
 
 InputScale = Literal["counts", "log"]
 Ints = NDArray[np.int64]
@@ -23,24 +27,13 @@ _MIN_MEAN, _MAX_MEAN = 0.01, 3.0
 _CELLS = 4096
 
 
-class Normalizer(Protocol):
-    """What turns counts into log values exactly as a model does; `SCHDeepInsight.normalizer`."""
-
-    @property
-    def genes(self) -> Sequence[str]:
-        """Genes of the model, in its order."""
-
-    def log_normalize(self, counts: sp.csr_matrix, measured: NDArray[np.bool_]) -> sp.csr_matrix:
-        """Log values of counts in the model's gene order, shape ``(n_cells, n_genes)``."""
-
-
 @dataclass(frozen=True)
 class Reading:
     """How every dataset of a run is read."""
 
     layer: str | None = None
     input: InputScale = "counts"
-    normalizer: Normalizer | None = None
+    normalizer: ModelNormalizer | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -74,18 +67,7 @@ class OpenedDataset:
     @property
     def measured_genes(self) -> list[str]:
         """Genes that it has values of."""
-        flags = self.alignment.measured.tolist()
-        return [gene for gene, there in zip(self.genes, flags, strict=True) if there]
-
-    @property
-    def n_obs(self) -> int:
-        """Number of cells."""
-        return self.source.n_obs
-
-    @property
-    def obs_names(self) -> pd.Index:
-        """Names of the cells."""
-        return self.source.obs_names
+        return list(itertools.compress(self.genes, self.alignment.measured))
 
     def blocks(
         self, genes: Sequence[str], chunk_size: int
@@ -157,19 +139,16 @@ def open_dataset(
 def _source(cells: data.DataLike, reading: Reading) -> data.CountSource:
     if reading.input == "counts":
         return data.open_counts(cells, layer=reading.layer, arguments={"layer": "layer"})
-    store = data.open_store(cells)
-    report = data.inspect_store(store, layer=reading.layer, arguments={"layer": "layer"})
-    error = data.not_finite(report)
-    if error is None and report.scale in ("counts", "binary", "scaled"):
-        error = data.InputError(
+    options: dict[str, Any] = {"layer": reading.layer, "arguments": {"layer": "layer"}}
+    source = data.open_counts(cells, scale="as_is", **options)
+    report = source.report
+    if report.scale in ("counts", "binary"):
+        raise data.InputError(
             f"{report.layer} looks {report.scale}: {report.evidence}.",
             "With input='log' they must be log-normalised values >= 0.",
             "Name the layer that holds them, or pass counts with input='counts'.",
         )
-    if error is not None:
-        raise error
-    matrix = store.matrix(reading.layer, False)
-    return data.CountSource(matrix, store.obs, store.genes(False), report)
+    return source
 
 
 def shared_genes(datasets: Sequence[OpenedDataset]) -> list[str]:
@@ -218,7 +197,6 @@ def choose_features(
     datasets: Sequence[OpenedDataset],
     shared: Sequence[str],
     features: int | Sequence[str],
-    blocked: Sequence[str] = (),
 ) -> list[str]:
     """Choose the anchor features, or check those given.
 
@@ -230,8 +208,6 @@ def choose_features(
         Genes that all of them have.
     features
         How many, or which.
-    blocked
-        Genes not to choose besides those of `is_blocked`.
 
     Returns
     -------
@@ -256,29 +232,25 @@ def choose_features(
             "Pass a list, even for one gene.",
         )
     if not isinstance(features, int):
-        return _checked(features, shared)
+        wanted = set(map(str, features))
+        if not (found := [gene for gene in shared if gene in wanted]):
+            raise data.InputError(
+                f"None of the {len(wanted):,} features ({data.examples(wanted)}) is in all "
+                "datasets.",
+                f"They must be shared genes, such as {data.examples(shared)}.",
+                "Check the names, or pass a number.",
+            )
+        return found
     if len(shared) <= features:
         return list(shared)
     names = np.asarray(shared, dtype=object)
-    out = set(blocked)
-    allowed = np.array([gene not in out and not is_blocked(gene) for gene in shared])
+    allowed = np.array([not is_blocked(gene) for gene in shared])
     ranks = np.stack([_ranks(dataset, shared, allowed, features) for dataset in datasets])
     n_kept = np.isfinite(ranks).sum(axis=0)
     median = np.median(np.where(np.isfinite(ranks), ranks, len(shared)), axis=0)
     order = np.lexsort((np.arange(len(names)), median, -n_kept))
     chosen = np.sort(order[n_kept[order] > 0][:features])
     return names[chosen].tolist() if len(chosen) else list(shared)
-
-
-def _checked(features: Sequence[str], shared: Sequence[str]) -> list[str]:
-    wanted = set(map(str, features))
-    if not (found := [gene for gene in shared if gene in wanted]):
-        raise data.InputError(
-            f"None of the {len(wanted):,} features ({data.examples(wanted)}) is in all datasets.",
-            f"They must be shared genes, such as {data.examples(shared)}.",
-            "Check the names, or pass a number.",
-        )
-    return found
 
 
 def _ranks(
@@ -289,7 +261,7 @@ def _ranks(
     total = np.zeros(len(shared))
     for _, values in dataset.blocks(shared, _CELLS):
         total += np.asarray(values.sum(axis=0, dtype=np.float64)).ravel()
-    mean = total / max(dataset.n_obs, 1)
+    mean = total / max(dataset.source.n_obs, 1)
     order = np.argsort(-scores, kind="stable")[:_N_VARIABLE]
     order = order[(scores[order] > 0) & allowed[order]]
     fits = (mean[order] >= _MIN_MEAN) & (mean[order] <= _MAX_MEAN)

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from hdeepinsight._errors import check_integer, invalid
 from hdeepinsight.data import DataLike, InputError, examples
-from hdeepinsight.pp._stacas._config import StacasConfig
-from hdeepinsight.pp._stacas._correction import AnchorValues, Correction, composed_shift
+from hdeepinsight.pp._stacas._anchors import Ints, StacasConfig
+from hdeepinsight.pp._stacas._correction import GuideTree, Outcome, composed_shift
 from hdeepinsight.pp._stacas._datasets import OpenedDataset, open_dataset
-from hdeepinsight.pp._stacas._tree import GuideTree, Outcome
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from hdeepinsight.nn import ModelNormalizer
 
-Ints = NDArray[np.int64]
 CHUNK_SIZE = 10_000
 _AT_ONCE = 1000
 
@@ -46,12 +45,12 @@ class StacasResult:
         Settings.
     outcome
         Anchors and steps, with numbers instead of names.
+    anchor_cells
+        Numbers of the anchor cells, which all corrections are made of, among all cells.
     anchor_values
-        Anchor cells.
+        Their log values, CSR, shape ``(n_anchor_cells, n_genes)``.
     queries
         Names of the datasets that may move.
-    n_shared
-        Genes that all datasets measured.
 
     Examples
     --------
@@ -72,19 +71,18 @@ class StacasResult:
     features: tuple[str, ...]
     config: StacasConfig
     outcome: Outcome
-    anchor_values: AnchorValues
+    anchor_cells: Ints
+    anchor_values: sp.csr_matrix
     queries: tuple[str, ...]
-    n_shared: int
 
     def __repr__(self) -> str:
-        anchors = int((self.outcome.anchors["score"] > 0).sum())
-        names = ", ".join(f"{one.name} ({one.n_obs:,})" for one in self.datasets)
-        return f"StacasResult({names}; {anchors:,} anchors, {len(self.genes):,} genes)"
+        names = ", ".join(f"{one.name} ({one.source.n_obs:,})" for one in self.datasets)
+        return f"StacasResult({names}; {len(self._used):,} anchors, {len(self.genes):,} genes)"
 
     @cached_property
     def starts(self) -> Ints:
         """Number of the first cell of each dataset, and of all cells."""
-        return np.cumsum([0, *(one.n_obs for one in self.datasets)])
+        return np.cumsum([0, *(one.source.n_obs for one in self.datasets)])
 
     def cells_of(self, dataset: str | None = None) -> pd.Index:
         """Return the names of the cells of a dataset; of the only query by default.
@@ -101,7 +99,7 @@ class StacasResult:
         >>> hdi.pp.stacas(ref, query).cells_of().equals(query.obs_names)
         True
         """
-        return self.datasets[self._index(dataset)].obs_names
+        return self.datasets[self._index(dataset)].source.obs_names
 
     @cached_property
     def anchors(self) -> pd.DataFrame:
@@ -110,7 +108,25 @@ class StacasResult:
         Columns ``dataset_1``, ``cell_1``, ``dataset_2``, ``cell_2``, ``distance``,
         ``neighborhood_score``, ``score``, ``consistent``.
         """
-        return anchor_table(self.outcome.anchors, self.datasets, self.starts)
+        used = self._used
+        names = np.concatenate(
+            [one.source.obs_names.to_numpy(dtype=object) for one in self.datasets]
+        )
+        called = np.array([one.name for one in self.datasets], dtype=object)
+        owner = np.repeat(np.arange(len(called)), np.diff(self.starts))
+        columns: dict[str, object] = {}
+        for side in ("1", "2"):
+            cells = used[f"cell_{side}"].to_numpy()
+            columns[f"dataset_{side}"] = called[owner[cells]]
+            columns[f"cell_{side}"] = names[cells]
+        kept = ["distance", "neighborhood_score", "score", "consistent"]
+        return pd.DataFrame(columns).join(used[kept])
+
+    @cached_property
+    def _used(self) -> pd.DataFrame:
+        """Anchors in use, with numbers."""
+        anchors = self.outcome.anchors
+        return anchors[anchors["score"] > 0].reset_index(drop=True)
 
     @property
     def tree(self) -> GuideTree | None:
@@ -120,10 +136,47 @@ class StacasResult:
     @cached_property
     def report(self) -> StacasReport:
         """What was done to every cell and dataset; computes all corrections once."""
-        cells = [
-            cell_table(self, self._index(name), self._shift_lengths(name)) for name in self.queries
-        ]
-        return StacasReport(pd.concat(cells), dataset_table(self))
+        found, used, starts = self.outcome.anchors, self._used, self.starts
+        n_cells = int(starts[-1])
+        n_anchors = np.bincount(used[["cell_1", "cell_2"]].to_numpy().ravel(), minlength=n_cells)
+        nearest, effective = np.full((2, n_cells), np.nan)
+        for correction in self.outcome.corrections:
+            nearest[correction.cells] = correction.weights.nearest
+            effective[correction.cells] = correction.weights.n_effective
+        cells, datasets = [], {}
+        for index, one in enumerate(self.datasets):
+            own = slice(starts[index], starts[index + 1])
+            skipped = self.outcome.skipped.get(index, "")
+            here = (found[["dataset_1", "dataset_2"]] == index).any(axis=1)
+            n_genes = int(one.alignment.measured.sum())
+            datasets[one.name] = {
+                "n_cells": one.source.n_obs,
+                "n_genes": n_genes,
+                "genes_lost": n_genes - len(self.genes),
+                "n_anchors": int((found["score"][here] > 0).sum()),
+                "share_anchored": float((n_anchors[own] > 0).mean()) if one.source.n_obs else 0.0,
+                "share_inconsistent": float((~found["consistent"][here]).mean())
+                if here.any()
+                else 0.0,
+                "flag": skipped,
+            }
+            if one.name not in self.queries:
+                continue
+            flag = np.full(one.source.n_obs, skipped, dtype=object)
+            flag[(effective[own] == 0) & (flag == "")] = "no weight"
+            flag[(effective[own] == 0) & np.isnan(nearest[own])] = "empty"
+            blocks = [slice(i, i + _AT_ONCE) for i in range(0, one.source.n_obs, _AT_ONCE)]
+            lengths = [np.linalg.norm(self.correction(b, dataset=one.name), axis=1) for b in blocks]
+            columns = {
+                "dataset": one.name,
+                "n_anchors": n_anchors[own],
+                "nearest_anchor": nearest[own],
+                "effective_anchors": effective[own],
+                "shift": np.concatenate([np.zeros(0), *lengths]),
+                "flag": flag,
+            }
+            cells.append(pd.DataFrame(columns, index=one.source.obs_names))
+        return StacasReport(pd.concat(cells), pd.DataFrame.from_dict(datasets, orient="index"))
 
     def correction(
         self, rows: slice | None = None, *, dataset: str | None = None
@@ -154,14 +207,17 @@ class StacasResult:
         (3, 40)
         """
         index = self._index(dataset)
-        start, stop, _ = (rows or slice(None)).indices(self.datasets[index].n_obs)
+        start, stop, _ = (rows or slice(None)).indices(self.datasets[index].source.n_obs)
         change = np.zeros((max(stop - start, 0), len(self.genes)))
         for first in range(start, stop, _AT_ONCE):
             here = np.arange(first, min(first + _AT_ONCE, stop))
             shift = composed_shift(
                 self.outcome.corrections, here + self.starts[index], int(self.starts[-1])
             )
-            change[here - start] = self.anchor_values.combine(shift)
+            # Added and taken away apart, so that equal values cancel to 0.
+            weights = shift[:, self.anchor_cells]
+            change[here - start] += (weights.maximum(0) @ self.anchor_values).toarray()
+            change[here - start] -= ((-weights).maximum(0) @ self.anchor_values).toarray()
         return change
 
     def shift_for(
@@ -258,7 +314,7 @@ class StacasResult:
         one = self.datasets[self._index(dataset)]
         for rows, values in one.blocks(self.genes, chunk_size):
             total = values.toarray() + self.correction(rows, dataset=one.name)
-            yield one.obs_names[rows], total.astype(np.float32)
+            yield one.source.obs_names[rows], total.astype(np.float32)
 
     def to_adata(self, adata: AnnData, layer: str = "stacas", dataset: str | None = None) -> None:
         """Write corrected values to an object; the only call here that writes.
@@ -292,7 +348,17 @@ class StacasResult:
         >>> query.layers["stacas"].shape, int(query.var["stacas_corrected"].sum())
         ((150, 40), 40)
         """
-        one = self._owner(adata.obs_names, dataset)
+        asked = self.datasets if dataset is None else [self.datasets[self._index(dataset)]]
+        owners = [one for one in asked if one.source.obs_names.equals(adata.obs_names)]
+        if len(owners) != 1:
+            raise InputError(
+                f"{len(owners)} datasets of {[one.name for one in asked]} have the "
+                f"{adata.n_obs:,} cells of this object.",
+                "One must have the same cells in the same order.",
+                "Pass the object that was corrected, name the dataset if several have these cells, "
+                "or use transform for further cells.",
+            )
+        one = owners[0]
         columns = pd.Index(self.genes).get_indexer(pd.Index(one.genes)[one.alignment.target])
         columns[one.alignment.target < 0] = -1
         known = columns >= 0
@@ -338,13 +404,18 @@ class StacasResult:
         >>> hdi.pp.stacas(ref, query).transform(later).correction().shape
         (10, 40)
         """
-        correction = self._correction_of(dataset)
-        reading = self.datasets[0].reading
+        index = self._index(dataset)
+        if index not in self.outcome.correction_of:
+            reason = self.outcome.skipped.get(index, "it has no correction of its own")
+            raise ValueError(
+                f"{self.datasets[index].name!r} has no anchors to take weights from: {reason}. It "
+                "must be a query that mode='project' moved. Name another dataset."
+            )
+        correction = self.outcome.corrections[self.outcome.correction_of[index]]
         name = f"new_{len(self.datasets)}"  # the number keeps names apart
-        new = open_dataset(adata_new, name, reading, like=self.genes)
+        new = open_dataset(adata_new, name, self.datasets[0].reading, like=self.genes)
         there = set(new.measured_genes)
-        wanted = dict.fromkeys((*self.genes, *self.features))
-        if missing := [gene for gene in wanted if gene not in there]:
+        if missing := [gene for gene in self.genes if gene not in there]:
             raise InputError(
                 f"The new cells lack {len(missing):,} genes: {examples(missing)}.",
                 f"They must have all {len(self.genes):,} genes of the correction.",
@@ -352,8 +423,8 @@ class StacasResult:
             )
         moved = replace(
             correction,
-            cells=self.starts[-1] + np.arange(new.n_obs),
-            operator=correction.anchor_weights(new.gather(self.features)),
+            cells=self.starts[-1] + np.arange(new.source.n_obs),
+            weights=correction.anchors.weigh(new.gather(self.features)),
         )
         n_before = len(self.outcome.corrections) - len(self.outcome.correction_of)
         outcome = replace(
@@ -364,12 +435,6 @@ class StacasResult:
         )
         return replace(self, datasets=(*self.datasets, new), outcome=outcome, queries=(name,))
 
-    def _shift_lengths(self, name: str) -> NDArray[np.float64]:
-        n_obs = self.datasets[self._index(name)].n_obs
-        blocks = [slice(i, min(i + _AT_ONCE, n_obs)) for i in range(0, n_obs, _AT_ONCE)]
-        lengths = [np.linalg.norm(self.correction(b, dataset=name), axis=1) for b in blocks]
-        return np.concatenate([np.zeros(0), *lengths])
-
     def _index(self, dataset: str | None) -> int:
         names = [one.name for one in self.datasets]
         if dataset is None and len(self.queries) == 1:
@@ -377,30 +442,6 @@ class StacasResult:
         if dataset is None or dataset not in names:
             raise invalid("dataset", dataset, f"one of {names}", "Name the one that you mean.")
         return names.index(dataset)
-
-    def _owner(self, obs_names: pd.Index, dataset: str | None) -> OpenedDataset:
-        """Return the dataset with these cells, which is the one named where one is."""
-        asked = self.datasets if dataset is None else [self.datasets[self._index(dataset)]]
-        owners = [one for one in asked if one.obs_names.equals(obs_names)]
-        if len(owners) != 1:
-            raise InputError(
-                f"{len(owners)} datasets of {[one.name for one in asked]} have the "
-                f"{len(obs_names):,} cells of this object.",
-                "One must have the same cells in the same order.",
-                "Pass the object that was corrected, name the dataset if several have these cells, "
-                "or use transform for further cells.",
-            )
-        return owners[0]
-
-    def _correction_of(self, dataset: str | None) -> Correction:
-        index = self._index(dataset)
-        if index not in self.outcome.correction_of:
-            reason = self.outcome.skipped.get(index, "it has no correction of its own")
-            raise ValueError(
-                f"{self.datasets[index].name!r} has no anchors to take weights from: {reason}. It "
-                "must be a query that mode='project' moved. Name another dataset."
-            )
-        return self.outcome.corrections[self.outcome.correction_of[index]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -447,75 +488,3 @@ class StacasReport:
             for name, row in self.datasets.iterrows()
         ]
         return "\n".join(lines)
-
-
-def anchor_table(
-    anchors: pd.DataFrame, datasets: Sequence[OpenedDataset], starts: Ints
-) -> pd.DataFrame:
-    """List the anchors in use, one row each; see `StacasResult.anchors`."""
-    used = anchors[anchors["score"] > 0].reset_index(drop=True)
-    names = np.concatenate([one.obs_names.to_numpy(dtype=object) for one in datasets])
-    called = np.array([one.name for one in datasets], dtype=object)
-    columns: dict[str, object] = {}
-    for side in ("1", "2"):
-        cells = used[f"cell_{side}"].to_numpy()
-        columns[f"dataset_{side}"] = called[np.searchsorted(starts, cells, side="right") - 1]
-        columns[f"cell_{side}"] = names[cells]
-    for name in ("distance", "neighborhood_score", "score", "consistent"):
-        columns[name] = used[name].to_numpy()
-    return pd.DataFrame(columns)
-
-
-def cell_table(result: StacasResult, index: int, lengths: NDArray[np.float64]) -> pd.DataFrame:
-    """List what was done to the cells of one dataset; see `StacasReport`."""
-    one, outcome = result.datasets[index], result.outcome
-    cells = np.arange(result.starts[index], result.starts[index + 1])
-    nearest, effective = np.full((2, len(cells)), np.nan)
-    for correction in outcome.corrections:
-        here, there = np.isin(cells, correction.cells), np.isin(correction.cells, cells)
-        nearest[here] = correction.operator.nearest[there]
-        effective[here] = correction.operator.n_effective[there]
-    flag = np.full(len(cells), outcome.skipped.get(index, ""), dtype=object)
-    flag[(effective == 0) & (flag == "")] = "no weight"
-    flag[(effective == 0) & np.isnan(nearest)] = "empty"
-    return pd.DataFrame(
-        {
-            "dataset": one.name,
-            "n_anchors": _uses(outcome.anchors, cells),
-            "nearest_anchor": nearest,
-            "effective_anchors": effective,
-            "shift": lengths,
-            "flag": flag,
-        },
-        index=one.obs_names,
-    )
-
-
-def _uses(anchors: pd.DataFrame, cells: Ints) -> Ints:
-    """Count the anchors in use that each of some consecutive cells is part of."""
-    used = anchors[anchors["score"] > 0]
-    ends = np.concatenate([used["cell_1"].to_numpy(), used["cell_2"].to_numpy()])
-    own = ends[np.isin(ends, cells)] - (cells[0] if len(cells) else 0)
-    return np.bincount(own.astype(np.int64), minlength=len(cells))
-
-
-def dataset_table(result: StacasResult) -> pd.DataFrame:
-    """Describe the datasets, one row each; see `StacasReport`."""
-    anchors = result.outcome.anchors
-    rows = []
-    for index, one in enumerate(result.datasets):
-        cells = np.arange(result.starts[index], result.starts[index + 1])
-        found = anchors[(anchors["dataset_1"] == index) | (anchors["dataset_2"] == index)]
-        n_genes = int(one.alignment.measured.sum())
-        rows.append(
-            {
-                "n_cells": one.n_obs,
-                "n_genes": n_genes,
-                "genes_lost": n_genes - result.n_shared,
-                "n_anchors": int((found["score"] > 0).sum()),
-                "share_anchored": float((_uses(anchors, cells) > 0).mean()) if len(cells) else 0.0,
-                "share_inconsistent": float((~found["consistent"]).mean()) if len(found) else 0.0,
-                "flag": result.outcome.skipped.get(index, ""),
-            }
-        )
-    return pd.DataFrame(rows, index=pd.Index([one.name for one in result.datasets]))
