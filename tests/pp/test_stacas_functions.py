@@ -7,6 +7,8 @@ from scipy import sparse
 from hdeepinsight import Taxonomy
 from hdeepinsight.graph import nearest_neighbors
 from hdeepinsight.pp._stacas._anchors import (
+    RunSettings,
+    StacasConfig,
     consistent_labels,
     encode_labels,
     mutual_neighbors,
@@ -15,7 +17,7 @@ from hdeepinsight.pp._stacas._anchors import (
     score_anchors,
     weigh_anchors,
 )
-from hdeepinsight.pp._stacas._correction import guide_tree, weigh_cells
+from hdeepinsight.pp._stacas._correction import AnchorWeights, guide_tree
 from hdeepinsight.pp._stacas._datasets import is_blocked
 
 
@@ -51,7 +53,7 @@ def test_reciprocal_space_is_cosine_of_scaled_dimensions(two):
     rows = np.concatenate([two[0] @ axes, two[1] @ axes])
     rows /= rows.std(axis=0, ddof=1)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    np.testing.assert_allclose(np.concatenate(spaces.first), rows, atol=1e-10)
+    np.testing.assert_allclose(np.concatenate(spaces[0]), rows, atol=1e-10)
 
 
 def test_signs_and_lengths_of_dimensions_change_no_distance(two):
@@ -66,8 +68,8 @@ def test_signs_and_lengths_of_dimensions_change_no_distance(two):
 def test_anchors_are_the_mutual_neighbours_by_definition(two):
     _, spaces = spaces_of(*two)
     found = mutual_neighbors(spaces, 4, 10)
-    d_first = np.linalg.norm(spaces.first[0][:, None] - spaces.first[1][None], axis=2)
-    d_second = np.linalg.norm(spaces.second[0][:, None] - spaces.second[1][None], axis=2)
+    d_first = np.linalg.norm(spaces[0][0][:, None] - spaces[0][1][None], axis=2)
+    d_second = np.linalg.norm(spaces[1][0][:, None] - spaces[1][1][None], axis=2)
     near_first = np.argsort(np.argsort(d_first, axis=1), axis=1) < 4
     near_second = np.argsort(np.argsort(d_second, axis=0), axis=0) < 4
     x, y = np.nonzero(near_first & near_second)
@@ -151,10 +153,8 @@ def test_labels_agree_along_a_path_only():
 def test_unknown_labels_have_one_code():
     import pandas as pd
 
-    codes = encode_labels(
-        [pd.Series(["b", "Unknown", None]), None, pd.Series(["a", np.nan, "multi", "b", " NA"])],
-        [3, 2, 5],
-    )
+    columns = [["b", "Unknown", None], [None, None], ["a", np.nan, "multi", "b", " NA"]]
+    codes = encode_labels([pd.Series(column) for column in columns])
     assert [one.tolist() for one in codes] == [[2, 0, 0], [0, 0], [1, 0, 0, 2, 0]]
 
 
@@ -179,6 +179,13 @@ def test_single_linkage_needs_the_order_of_similarities_only():
 
 
 N_REFERENCE = 15
+
+
+def weigh_cells(cells, spots, query, reference, scores, k_weight=100):
+    """Weights of cells by their coordinates."""
+    settings = RunSettings(StacasConfig(k_weight=k_weight), "auto")
+    weights = AnchorWeights(np.eye(spots.shape[1]), spots, query, reference, scores, settings)
+    return weights.weigh(sparse.csr_matrix(cells))
 
 
 @pytest.fixture
@@ -220,14 +227,14 @@ def test_weights_of_either_side_sum_to_one(anchors):
 
 
 def test_equal_cells_share_their_anchors():
-    spots, index = np.zeros((3, 2)), np.arange(3)
-    found = weigh_cells(np.zeros((1, 2)), spots, index + 3, index, np.ones(3))
+    spots, index = np.ones((3, 2)), np.arange(3)
+    found = weigh_cells(np.ones((1, 2)), spots, index + 3, index, np.ones(3))
     np.testing.assert_allclose(found.shift[:, :3].toarray(), 1 / 3)
 
 
 def test_a_single_anchor_cell_moves_itself_only():
     one, zero = np.ones(1, dtype=int), np.zeros(1, dtype=int)
-    found = weigh_cells(np.array([[0.0], [1.0]]), np.zeros((1, 1)), one, zero, np.ones(1))
+    found = weigh_cells(np.array([[1.0], [2.0]]), np.ones((1, 1)), one, zero, np.ones(1))
     assert found.shift.toarray().tolist() == [[1.0, -1.0], [0.0, 0.0]]
     assert found.n_effective.tolist() == [1.0, 0.0]
 

@@ -78,7 +78,7 @@ def test_an_ontology_of_absurd_depth_is_read(tmp_path):
     path.write_bytes(obo(20_000, lambda i: i - 1))
     tree = Taxonomy.from_cell_ontology(path, ["t19999", "t0", "t100"])
     assert tree.names[1:] == (("t0",), ("t0", "t100"), ("t0", "t100", "t19999"))
-    with pytest.raises(ValueError, match="more than 1,000,000 terms above those requested"):
+    with pytest.raises(ValueError, match="at most 1,000,000 terms above those requested"):
         Taxonomy.from_cell_ontology(path, [f"t{i}" for i in range(19_000, 19_100)])
 
 
@@ -132,7 +132,7 @@ def test_errors_do_not_repeat_the_input():
 
 def test_numbers_and_text_that_python_refuses_are_named(tmp_path):
     text = record([{"name": "a", "parent": 0}]).replace('"parent": 0', '"parent": ' + "9" * 5000)
-    with pytest.raises(ValueError, match="a number of 5,000 digits"):
+    with pytest.raises(ValueError, match="value has 5000 digits"):
         Taxonomy.from_json(text)
     (tmp_path / "latin.json").write_bytes(b'{"format": "\xe9"}')
     with pytest.raises(ValueError, match="not UTF-8 text"):
