@@ -161,7 +161,7 @@ def test_a_new_lineage_in_a_familiar_query_is_novel(bank):
 
 def test_a_new_lineage_that_passes_for_a_known_one_lacks_its_markers(bank):
     rng = np.random.default_rng(11)
-    cells, nodes = known_cells(700, rng)
+    cells, _ = known_cells(700, rng)
     without = PROFILES[1:2].copy()  # CD4 T
     without[:, :30] /= 8  # the genes of the lineage; those of the type remain
     novel = draw(np.repeat(without / without.sum(), 60, axis=0), rng)
