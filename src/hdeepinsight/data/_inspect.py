@@ -429,9 +429,7 @@ class Readable(NamedTuple):
 
 
 def readable(
-    store: Store,
-    slots: Sequence[str],
-    coverage: Callable[[pd.DataFrame], float] | None = None,
+    store: Store, slots: Sequence[str], coverage: Callable[[pd.DataFrame], float] | None = None
 ) -> list[Readable]:
     """Compare the matrices of a store that counts can be read from.
 

@@ -376,12 +376,7 @@ def open_query(
                     )
                     layer, use_raw = None, True
         source = open_counts(
-            store,
-            layer=layer,
-            use_raw=use_raw,
-            scale=scale,
-            arguments=arguments,
-            coverage=coverage,
+            store, layer=layer, use_raw=use_raw, scale=scale, arguments=arguments, coverage=coverage
         )
         if said:
             report = replace(source.report, repairs=(said, *source.report.repairs))
@@ -430,8 +425,6 @@ def resolve_cells(indices: Any, obs_names: pd.Index) -> Ints:
 
     Examples
     --------
-    >>> import pandas as pd
-    >>> from hdeepinsight.data import resolve_cells
     >>> names = pd.Index(["a", "b", "c"])
     >>> [resolve_cells(given, names).tolist() for given in (["c", "a"], [True, False, True], [1])]
     [[2, 0], [0, 2], [1]]
