@@ -368,11 +368,12 @@ def open_query(
                 layer = preferred_layer
             here = slot_name(layer)
             if scale == "auto" and {here, ".raw"} <= set(store.slots):
-                found = [m.coverage for m in readable(store, [here, ".raw"], coverage)]
-                if len(found) == 2 and found[1] >= found[0] + CLEARLY_MORE:
+                has = {m.slot: m.coverage for m in readable(store, [here, ".raw"], coverage)}
+                if len(has) == 2 and has[".raw"] >= has[here] + CLEARLY_MORE:
                     said = (
-                        f"Read from .raw, which has {found[1]:.1%} of the reference's expression, "
-                        f"and {here} {found[0]:.1%}; layer={layer or 'X'!r} reads {here}."
+                        f"Read from .raw, which has {has['.raw']:.1%} of the reference's "
+                        f"expression, and {here} {has[here]:.1%}; layer={layer or 'X'!r} reads "
+                        f"{here}."
                     )
                     layer, use_raw = None, True
         source = open_counts(
