@@ -6,7 +6,7 @@ from matplotlib.patches import Rectangle
 
 import hdeepinsight as hdi
 from hdeepinsight import pl
-from hdeepinsight.pl._style import MISSING
+from hdeepinsight._palette import MISSING
 
 LABELS = ["x", "x", "CD8", None, "x"]
 

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from hdeepinsight import pl
-from hdeepinsight.pl._comparison import _WHOLE
 
 LABELS = ["1", "1", "1", None, "0"]
 
@@ -12,8 +11,9 @@ def drawn(ax) -> dict[tuple[str, str], tuple[float, float]]:
     columns = [label.get_text() for label in ax.get_xticklabels()]
     rows = [label.get_text() for label in ax.get_yticklabels()]
     dots = ax.collections[0]
+    whole = ax.get_legend().legend_handles[-1].get_markersize() ** 2
     return {
-        (rows[int(y)], columns[int(x)]): (size / _WHOLE, value)
+        (rows[int(y)], columns[int(x)]): (size / whole, value)
         for (x, y), size, value in zip(
             dots.get_offsets(), dots.get_sizes(), dots.get_array(), strict=True
         )

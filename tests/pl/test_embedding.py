@@ -4,7 +4,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from hdeepinsight import pl
-from hdeepinsight.pl._style import MISSING, PALETTE, categorical_colors
+from hdeepinsight._palette import MISSING, PALETTE, categorical_colors
 
 
 def drawn(ax) -> dict[tuple[float, float], str]:

@@ -25,7 +25,7 @@ def test_leading_genes_stand_in_the_order_of_the_ranking_with_a_dot_a_cell():
     ax = pl.explanation(found, n_genes=6)
     table = found.ranking().iloc[:6]
     assert labels(ax) == table.index.tolist()
-    ticks = ax.lines[0].get_xdata()
+    ticks = ax.lines[1].get_xdata()
     np.testing.assert_allclose(ticks, table["mean"])
     dots = [part for part in ax.collections if len(part.get_offsets()) == 10]
     assert len(dots) == 6
@@ -40,7 +40,7 @@ def test_leading_genes_stand_in_the_order_of_the_ranking_with_a_dot_a_cell():
 def test_without_cells_mean_and_spread_are_drawn_alone():
     found = explain(keep_values=False)
     ax = pl.explanation(found, n_genes=4)
-    np.testing.assert_allclose(ax.lines[0].get_xdata(), found.ranking()["mean"].iloc[:4])
+    np.testing.assert_allclose(ax.lines[1].get_xdata(), found.ranking()["mean"].iloc[:4])
     assert ax.get_title() == "CD4"
 
 

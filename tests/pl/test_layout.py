@@ -6,7 +6,6 @@ from matplotlib.patches import Rectangle
 
 from hdeepinsight import pl
 from hdeepinsight.image import GeneLayout
-from hdeepinsight.pl._layout import spread
 
 
 @pytest.fixture
@@ -55,8 +54,12 @@ def test_highlighted_genes_are_named_and_framed(layout):
 
 
 def test_names_keep_apart_and_inside():
-    heights = spread([30, 30, 31, 63, 62, 2], 4, low=0, high=61)
-    assert np.diff(np.sort(heights)).min() >= 4 - 1e-9
+    layout = GeneLayout(genes=list("ABCDEF"), pixel=64 * np.array([30, 30, 31, 63, 62, 2]) + [
+        0, 1, 0, 0, 1, 0,
+    ], side=64)  # fmt: skip
+    ax = pl.gene_layout(layout, highlight=layout.genes)
+    heights = np.array([text.xyann[1] for text in ax.texts])
+    assert np.diff(np.sort(heights)).min() >= 0.042 * 64 - 1e-9
     assert heights.max() <= 63
     assert heights[5] == 2
     assert heights[0] == 30

@@ -4,9 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import hdeepinsight as hdi
 from hdeepinsight import pl
-from hdeepinsight.pl._confidence import _ridges
-from hdeepinsight.pl._style import groups_of
 
 
 def test_every_label_has_a_ridge_in_tree_order_with_its_median(result):
@@ -17,26 +16,38 @@ def test_every_label_has_a_ridge_in_tree_order_with_its_median(result):
     assert medians == [1.0, 0.0, 2.0, 3.0, 4.0]
 
 
+def ridges(values, groups, measure) -> tuple[np.ndarray, np.ndarray]:
+    """Draw cells with these values; the grid, and the height of each group's ridge on it."""
+    tree = hdi.Taxonomy.from_nested({"T": [], "B": []})
+    cells = hdi.Annotation(
+        taxonomy=tree,
+        obs_names=[str(i) for i in range(len(values))],
+        node_probabilities=np.tile([1, 0.9, 0.1], (len(values), 1)),
+        novelty=pd.DataFrame({measure: values}),
+    )
+    lines = pl.novelty(cells, groups, measure=measure).lines
+    lines = [line for line in lines if len(line.get_xdata()) > 2]
+    heights = [row - line.get_ydata() for row, line in enumerate(lines)]
+    return lines[0].get_xdata(), np.stack(heights)
+
+
 def test_ridges_are_densities_of_equal_area_around_their_cells():
     rng = np.random.default_rng(0)
     values = np.concatenate([rng.normal(size=2_000), rng.normal(5, 1, size=20)])
-    rows = groups_of(["a"] * 2_000 + ["b"] * 20, pd.RangeIndex(2_020))
-    grid, density = _ridges(values, rows, None)
-    np.testing.assert_allclose(density.sum(axis=1), 1.0)
+    grid, height = ridges(values, ["a"] * 2_000 + ["b"] * 20, "doublet_score")
+    area = height.sum(axis=1)
+    np.testing.assert_allclose(area, area[0])
     means = [values[:2_000].mean(), values[2_000:].mean()]
-    np.testing.assert_allclose(density @ grid, means, atol=grid[1] - grid[0])
+    np.testing.assert_allclose(height @ grid / area, means, atol=grid[1] - grid[0])
     expected = np.exp(-(grid**2) / 2) / np.sqrt(2 * np.pi) * (grid[1] - grid[0])
-    assert np.abs(density[0] - expected).max() < 0.1 * expected.max()
+    assert np.abs(height[0] / area[0] - expected).max() < 0.1 * expected.max()
 
 
 def test_p_values_keep_their_mass_within_0_and_1():
-    grid, density = _ridges(
-        np.array([0.0, 0.0, 1.0]), groups_of(["a"] * 3, pd.RangeIndex(3)), (0.0, 1.0)
-    )
+    grid, height = ridges(np.array([0.0, 0.0, 1.0]), ["a"] * 3, "lineage_p_value")
     assert grid[0] > 0
     assert grid[-1] < 1
-    assert density.sum() == pytest.approx(1.0)
-    assert density[0, :200].sum() == pytest.approx(2 / 3, abs=0.03)
+    assert height[0, :200].sum() / height.sum() == pytest.approx(2 / 3, abs=0.03)
 
 
 def test_shares_at_or_below_alpha_are_written(result):

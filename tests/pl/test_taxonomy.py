@@ -7,7 +7,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
 
 from hdeepinsight import pl
-from hdeepinsight.pl._style import MISSING, PALETTE
+from hdeepinsight._palette import MISSING, PALETTE
 from hdeepinsight.taxonomy import Taxonomy
 
 
@@ -85,7 +85,7 @@ def test_dots_grow_with_the_count(tree):
 def test_level_names_head_their_columns(tree):
     ax = pl.taxonomy(tree, title="mine")
     assert [label.get_text() for label in ax.get_xticklabels()] == list(tree.level_names)
-    assert ax.get_title(loc="left") == "mine"
+    assert ax.get_title() == "mine"
 
 
 def test_names_of_the_immune_tree_do_not_overlap():

@@ -1,21 +1,13 @@
 """Confident learning along a tree, on probabilities written by hand."""
 
+import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 
 from hdeepinsight.taxonomy import Taxonomy
-from hdeepinsight.tl._audit import assign_folds, out_of_fold_probabilities
-from hdeepinsight.tl._confident_learning import (
-    SiblingJoint,
-    batch_information,
-    class_batches,
-    confident_classes,
-    find_contradictions,
-    most_probable_below,
-    recognised_shares,
-    transition_rates,
-    within_share,
-)
+from hdeepinsight.tl import LabelAudit, audit_nodes
+from hdeepinsight.tl._confident_learning import assign_folds, out_of_fold_probabilities
 
 TREE = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": ["naive", "memory"]})
 T, B, CD4, CD8, NAIVE, MEMORY = range(1, 7)
@@ -40,84 +32,81 @@ def labelled(extra: list[tuple[int, list[float]]]) -> tuple[np.ndarray, np.ndarr
     return np.array([node for node, _ in cells]), node_probabilities([row for _, row in cells])
 
 
+def audited(nodes: np.ndarray, probabilities: np.ndarray, **options: object) -> LabelAudit:
+    cells = ad.AnnData(obs=pd.DataFrame(index=np.arange(len(nodes)).astype(str)))
+    settings = {"n_folds": 2, "max_share": 1.0, **options}
+    return audit_nodes(cells, TREE, nodes, probabilities=probabilities, **settings)
+
+
 @pytest.mark.parametrize(
-    ("node", "row", "rival"),
+    ("node", "row", "suggested"),
     [
-        pytest.param(CD4, [0.0, 0.0, 0.9, 0.1], B, id="another_lineage_is_named_first"),
+        pytest.param(CD4, [0.0, 0.0, 0.9, 0.1], NAIVE, id="another_lineage_is_named_first"),
         pytest.param(CD4, [0.1, 0.9, 0.0, 0.0], CD8, id="a_sibling"),
-        pytest.param(CD4, [0.2, 0.8, 0.0, 0.0], -1, id="a_lead_below_the_margin"),
-        pytest.param(T, [0.1, 0.9, 0.0, 0.0], -1, id="not_judged_below_an_inner_label"),
-        pytest.param(T, [0.0, 0.1, 0.0, 0.9], B, id="inner_label_contradicted"),
-        pytest.param(CD4, [0.9, 0.1, 0.0, 0.0], -1, id="right"),
+        pytest.param(CD4, [0.2, 0.8, 0.0, 0.0], None, id="a_lead_below_the_margin"),
+        pytest.param(T, [0.1, 0.9, 0.0, 0.0], None, id="not_judged_below_an_inner_label"),
+        pytest.param(T, [0.0, 0.1, 0.0, 0.9], MEMORY, id="inner_label_contradicted"),
+        pytest.param(CD4, [0.9, 0.1, 0.0, 0.0], None, id="right"),
     ],
 )
-def test_rival(node: int, row: list[float], rival: int) -> None:
-    nodes, probabilities = labelled([(node, row)])
-    found = find_contradictions(
-        TREE, nodes, probabilities, np.ones(len(nodes), bool), least_margin=0.7
-    )
-    assert found.rival[-1] == rival
-    assert (found.rival[:-1] == -1).all()
+def test_suggestion(node: int, row: list[float], suggested: int | None) -> None:
+    found = audited(*labelled([(node, row)]), least_margin=0.7)
+    assert found.suspicious.tolist() == [False] * 20 + [suggested is not None]
+    assert found.suggested_nodes[-1] == (suggested or node)
+    np.testing.assert_array_equal(found.suggested_nodes[:-1], found.nodes[:-1])
 
 
 def test_margin_and_weight_are_those_of_the_contradicted_level() -> None:
-    nodes, probabilities = labelled([(CD4, [0.1, 0.1, 0.8, 0.0]), (CD4, [0.1, 0.85, 0.05, 0.0])])
-    found = find_contradictions(
-        TREE, nodes, probabilities, np.ones(len(nodes), bool), least_margin=0.5
-    )
+    cells = labelled([(CD4, [0.1, 0.1, 0.8, 0.0]), (CD4, [0.1, 0.85, 0.05, 0.0])])
+    found = audited(*cells, least_margin=0.5)
     assert found.margin[-2:] == pytest.approx([0.2 - 0.8, 0.1 - 0.85])
     assert found.weight[-2:] == pytest.approx([0.2 / 0.8, 0.1 / 0.85])
     assert (found.weight[:-2] == 1).all()
 
 
 def test_cells_that_are_not_judged_have_no_margin_and_no_say() -> None:
-    nodes, probabilities = labelled([(CD4, [0.0, 1.0, 0.0, 0.0])])
-    judged = np.arange(len(nodes)) < len(nodes) - 1
-    found = find_contradictions(TREE, nodes, probabilities, judged, least_margin=0.5)
-    assert found.rival[-1] == -1
+    found = audited(*labelled([(T, [0.0, 0.0, 0.0, 1.0])]), n_folds=5, least_margin=0.5)
+    assert found.suspicious[-1]  # an inner label counts the cells below it
+    lone = np.append(np.repeat([CD4, CD8, NAIVE], 5), MEMORY)
+    rows = [SURE[node] for node in lone[:-1]] + [[0.0, 1.0, 0.0, 0.0]]
+    found = audited(lone, node_probabilities(rows), n_folds=5, least_margin=0.5)
+    assert not found.suspicious.any()
     assert np.isnan(found.margin[-1])
-    assert sum(joint.counts.sum() for joint in found.joints) == 40  # 20 cells at two levels
+    assert found.transitions["n_confident"].sum() == 15 + 10  # lineages, then the types of T
 
 
 def test_class_that_is_not_recognised_is_never_contradicted() -> None:
     hidden = [(MEMORY, [0.0, 0.0, 1.0, 0.0])] * 6
-    nodes, probabilities = labelled(hidden)  # 5 of 11 memory cells are recognised
-    found = find_contradictions(
-        TREE, nodes, probabilities, np.ones(len(nodes), bool), least_margin=0.5
-    )
-    assert (found.rival == -1).all()
-    nodes, probabilities = labelled(hidden[:5])  # 5 of 10
-    found = find_contradictions(
-        TREE, nodes, probabilities, np.ones(len(nodes), bool), least_margin=0.5
-    )
-    assert (found.rival[-5:] == NAIVE).all()
+    found = audited(*labelled(hidden), least_margin=0.5)  # 5 of 11 memory cells are recognised
+    assert not found.suspicious.any()
+    assert any("memory: left alone" in note for note in found.notes)
+    found = audited(*labelled(hidden[:5]), least_margin=0.5)  # 5 of 10
+    assert (found.suggested_nodes[-5:] == NAIVE).all()
 
 
-def test_confident_classes_reach_their_own_thresholds() -> None:
+def test_confident_cells_reach_the_thresholds_of_their_class() -> None:
     values = np.array([[0.9, 0.1], [0.8, 0.2], [0.4, 0.6], [0.2, 0.8], [0.1, 0.9]])
-    codes = np.array([0, 0, 1, 1, 0])  # thresholds 0.6 and 0.7
-    assert confident_classes(values, codes).tolist() == [0, 0, -1, 1, 1]
-    assert recognised_shares(values, codes).tolist() == pytest.approx([2 / 3, 1.0])
-
-
-def test_transition_rates_sum_to_one_and_trust_labels_without_confident_cells() -> None:
-    joint = SiblingJoint(np.array([1, 2]), np.array([[3, 1], [0, 0]]), np.array([0.7, 0.0]))
-    assert transition_rates(joint).tolist() == [[0.75, 0.25], [0.0, 1.0]]
+    nodes = np.array([CD4, CD4, CD8, CD8, CD4])  # thresholds 0.6 and 0.7
+    found = audited(nodes, node_probabilities(np.pad(values, ((0, 0), (0, 2)))))
+    assert found.transitions["n_confident"].tolist() == [2, 1, 0, 1]
+    assert found.classes.loc["level_2", "recognised"].tolist() == pytest.approx([2 / 3, 1.0])
+    rates = found.transition_matrix(2).to_numpy().ravel().tolist()
+    assert rates == pytest.approx([2 / 3, 1 / 3, 0.0, 1.0])
 
 
 def test_share_keeps_the_most_contradicted_cells() -> None:
-    nodes = np.array([CD4] * 10 + [CD8] * 4)
-    margin = np.linspace(-1, 0, 14)
-    kept = within_share(margin, nodes, np.ones(14, bool), 0.25)
-    assert np.flatnonzero(kept).tolist() == [0, 1, 10]
-    assert not within_share(margin, nodes, np.ones(14, bool), 0.0).any()
+    wrong = [(CD4, [0.02 * i, 1 - 0.02 * i, 0.0, 0.0]) for i in range(5)]
+    nodes, probabilities = labelled(wrong)
+    assert np.flatnonzero(audited(nodes, probabilities).suspicious).tolist() == list(range(20, 25))
+    found = audited(nodes, probabilities, max_share=0.25)
+    assert np.flatnonzero(found.suspicious).tolist() == [20, 21]
+    assert not audited(nodes, probabilities, max_share=0.0).suspicious.any()
 
 
-def test_most_probable_below_stops_where_nothing_was_learnt() -> None:
-    probabilities = np.zeros((2, TREE.n_nodes))
-    probabilities[:, [0, T, B]] = [1.0, 0.3, 0.7]
-    probabilities[1, [NAIVE, MEMORY]] = [0.5, 0.2]
-    assert most_probable_below(TREE, probabilities, np.zeros(2, int)).tolist() == [B, NAIVE]
+def test_suggestions_stop_where_nothing_was_learnt() -> None:
+    nodes, probabilities = labelled([(CD4, [0.0, 0.0, 1.0, 0.0])] * 2)
+    probabilities[-1, [NAIVE, MEMORY]] = 0.0
+    assert audited(nodes, probabilities).suggested_nodes[-2:].tolist() == [NAIVE, B]
 
 
 def test_out_of_fold_probabilities_sum_along_the_tree() -> None:
@@ -154,9 +143,17 @@ def test_folds_follow_batches_where_a_label_is_in_enough_of_them() -> None:
 def test_confounding_of_classes_and_batches() -> None:
     nodes = np.array([CD4] * 4 + [CD8] * 4 + [NAIVE] * 4)
     batches = np.array(["a"] * 4 + ["b", "c"] * 2 + ["b"] * 4)
-    table = class_batches(TREE, nodes, np.array([T, CD4, CD8, NAIVE]), batches)
-    assert table["confounding"].tolist() == ["", "same as a batch", "", "in one batch only"]
-    assert table["batch_overlap"].tolist() == pytest.approx([4 / 8, 1.0, 2 / 4, 4 / 6])
-    same = batch_information(TREE, nodes, nodes.astype(str))
-    assert same["level_2"] == pytest.approx(1.0)
-    assert batch_information(TREE, nodes, None).isna().all()
+    cells = ad.AnnData(obs=pd.DataFrame(index=np.arange(12).astype(str)))
+    p = node_probabilities([SURE[node] for node in nodes])
+    found = audit_nodes(cells, TREE, nodes, batches=batches, probabilities=p, n_folds=2)
+    table = found.classes.set_index(found.classes.index.droplevel(0))
+    assert table["confounding"].to_dict() == {
+        "T": "", "B": "in one batch only",
+        "CD4": "same as a batch", "CD8": "", "naive": "in one batch only",
+    }  # fmt: skip
+    overlap = table["batch_overlap"][["T", "CD4", "CD8", "naive"]]
+    assert overlap.tolist() == pytest.approx([4 / 8, 1.0, 2 / 4, 4 / 6])
+    same = audit_nodes(cells, TREE, nodes, batches=nodes.astype(str), probabilities=p, n_folds=2)
+    assert same.batch_nmi["level_2"] == pytest.approx(1.0)
+    plain = audit_nodes(cells, TREE, nodes, probabilities=p, n_folds=2)
+    assert plain.batch_nmi.isna().all()

@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from hdeepinsight.data._counts import source_of
+from hdeepinsight.data._counts import open_counts
+from hdeepinsight.data._errors import ARGUMENTS, examples
 from hdeepinsight.data._genes import GeneAlignment, alignment_of
 from hdeepinsight.data._inspect import inspect_store
-from hdeepinsight.data._names import examples
-from hdeepinsight.data._reader import ARGUMENTS, open_store
+from hdeepinsight.data._store import open_store
 
 #: What vendors and pipelines put around the name of a protein.
 _PREFIX = re.compile(
@@ -173,13 +173,6 @@ class ProteinCounts:
     measured: np.ndarray[Any, np.dtype[np.bool_]]
     message: str
 
-    def __post_init__(self) -> None:
-        if self.counts.shape != self.measured.shape:
-            raise ValueError(
-                f"Counts have shape {self.counts.shape} and their mask {self.measured.shape}. "
-                "Valid is one mask entry per count. Pass arrays of one shape."
-            )
-
     def __len__(self) -> int:
         return len(self.counts)
 
@@ -313,10 +306,10 @@ def read_proteins(
             f"None of the {adata.n_vars} proteins ({examples(adata.var_names.tolist(), 3)}) is one "
             f"of the model's {len(proteins)} ({examples(list(proteins), 3)})."
         )
-    elif (report := inspect_store(store, layer=layer, arguments=arguments)).scale == "empty":
+    elif inspect_store(store, layer, False, arguments=arguments).scale == "empty":
         unusable = "The protein modality holds zeros only."
     else:
-        source = source_of(store, report, layer=layer, arguments=arguments)
+        source = open_counts(store, layer=layer, arguments=arguments, genes_only=False)
     if source is None:
         message = f"{unusable} The cells are annotated from their RNA alone."
         if warn:

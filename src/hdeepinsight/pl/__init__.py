@@ -1,13 +1,11 @@
 """Figures of results. Every function returns its axes or figure; none shows or closes it."""
 
-from hdeepinsight.pl._comparison import alluvial, confusion, dotplot
 from hdeepinsight.pl._confidence import label_set_sizes, novelty, reliability
 from hdeepinsight.pl._embedding import embedding, probability
-from hdeepinsight.pl._explanation import contrast, explanation
-from hdeepinsight.pl._history import training_history
+from hdeepinsight.pl._grid import confusion, dotplot, marker_evidence
 from hdeepinsight.pl._layout import gene_images, gene_layout, gene_layout_html
-from hdeepinsight.pl._markers import marker_evidence
-from hdeepinsight.pl._taxonomy import taxonomy
+from hdeepinsight.pl._model import contrast, explanation, training_history
+from hdeepinsight.pl._tree import alluvial, taxonomy
 
 __all__ = [
     "alluvial",

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
+import pandas as pd
 from scipy.ndimage import gaussian_filter1d
+from scipy.stats import binomtest
 
 from hdeepinsight._errors import check_choice, check_number
+from hdeepinsight._palette import PALETTE
 from hdeepinsight.annotation import check_confidence, expected_calibration_error
-from hdeepinsight.pl._style import (
-    FAINT,
-    INK,
-    MARK,
-    PALETTE,
-    Groups,
-    axes_or_new,
-    groups_of,
-    node_groups,
-)
+from hdeepinsight.pl._style import FAINT, INK, MARK, Groups, axes_or_new, groups_of, node_groups
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     from matplotlib.axes import Axes
 
     from hdeepinsight.annotation import Annotation, LabelSets
+
+#: Up to this many bars of label sets carry their share in percent; sizes up to the second are on
+#: the axis in any case, so that pictures compare.
+_MAX_NUMBERED, _LEAST_SHOWN = 12, 5
+Measure = Literal["lineage_p_value", "type_p_value", "doublet_score", "ambient_score"]
+_NAMES: Final[dict[str, str]] = {
+    "lineage_p_value": "p-value of belonging to a known lineage (novel cells to the left)",
+    "type_p_value": "p-value of belonging to a known type (novel cells to the left)",
+    "doublet_score": "doublet score (two lineages at once to the right)",
+    "ambient_score": "ambient score (like the background to the right)",
+}
+#: Points of a ridge, and height of the tallest one in rows.
+_POINTS, _TALLEST = 400, 1.5
 
 
 def reliability(
@@ -70,53 +77,25 @@ def reliability(
     confidence, correct = check_confidence(confidence, correct, n_bins)
     if not len(confidence):
         raise ValueError("There is no cell. At least one is needed. Select cells with a label.")
-    ax = axes_or_new(ax, (4.4, 4.2))
+    error = expected_calibration_error(confidence, correct, n_bins=n_bins)
+    by_default = f"expected calibration error {error:.3f} ({len(correct):,} cells)"
+    ax = axes_or_new(ax, (4.4, 4.2), title=by_default if title is None else title)
     ax.plot([0, 1], [0, 1], color=FAINT, lw=1, ls="--", zorder=1)
     height, edges = np.histogram(confidence, bins=20, range=(0, 1))
     ax.bar(edges[:-1], 0.2 * height / height.max(), 0.05, align="edge", color="#DDDDDD", zorder=0)
-    n, said, right = _bins(confidence, correct, n_bins)
-    low, high = _wilson(right, n)
-    ax.vlines(said, low, high, color=PALETTE[0], lw=1.2, alpha=0.6, zorder=2)
+    cells = pd.DataFrame({"said": confidence, "right": correct})
+    # Cells of equal confidence share a bin, as in the expected calibration error.
+    rank = (cells["said"].rank(method="min") - 1).astype(int)
+    bins = cells.groupby(rank * min(n_bins, len(cells)) // len(cells))
+    said, right = bins.mean().to_numpy().T
+    counts = zip(bins["right"].sum().astype(int), bins.size(), strict=True)
+    intervals = [binomtest(k, n).proportion_ci(method="wilson") for k, n in counts]
+    ax.vlines(said, *zip(*intervals, strict=True), color=PALETTE[0], lw=1.2, alpha=0.6, zorder=2)
     ax.vlines(said, said, right, color=MARK, lw=2.5, alpha=0.5, zorder=2)
     ax.plot(said, right, "o", color=PALETTE[0], ms=5, mec="white", mew=0.6, zorder=3)
     ax.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence", ylabel="share of right labels")
     ax.set_aspect("equal")
-    error = expected_calibration_error(confidence, correct, n_bins=n_bins)
-    by_default = f"expected calibration error {error:.3f} ({len(correct):,} cells)"
-    ax.set_title(by_default if title is None else title, fontsize=10)
-    ax.spines[["top", "right"]].set_visible(False)
     return ax
-
-
-def _bins(
-    confidence: np.ndarray, correct: np.ndarray, n_bins: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Count cells and average confidence and correctness in bins of equal numbers of cells."""
-    ranked = np.sort(confidence)
-    n_bins = min(n_bins, len(ranked))
-    # Cells of equal confidence share a bin, as in the expected calibration error.
-    index = np.searchsorted(ranked, confidence, side="left") * n_bins // len(ranked)
-    n, said, right = (
-        np.bincount(index, weights=weights, minlength=n_bins)
-        for weights in (None, confidence, correct)
-    )
-    used = n > 0
-    return n[used], said[used] / n[used], right[used] / n[used]
-
-
-def _wilson(share: np.ndarray, n: np.ndarray, z: float = 1.96) -> tuple[np.ndarray, np.ndarray]:
-    """Return the 95 % interval of a share of `n` cells."""
-    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return centre - half, centre + half
-
-
-#: Up to this many bars carry their share in percent.
-_MAX_NUMBERED = 12
-
-
-#: Sizes up to this are on the axis in any case, so that pictures compare.
-_LEAST_SHOWN = 5
 
 
 def label_set_sizes(
@@ -163,63 +142,38 @@ def label_set_sizes(
     >>> ax.get_title().splitlines()
     ['1.50 types per set', 'coverage promised 60.0%, observed 100.0%']
     """
-    size = sets.size.to_numpy()
+    size, held = sets.size.to_numpy(), None if holds is None else np.asarray(holds)
     if not len(size):
         raise ValueError("There is no label set. At least one is needed. Annotate cells first.")
+    if held is not None and (held.shape != size.shape or held.dtype != np.bool_):
+        raise ValueError(
+            f"`holds` has the shape {held.shape} and the type {held.dtype}. One true or false per "
+            f"set is needed: ({len(size)},). Use sets.holds(true_nodes) with the true nodes of the "
+            "same cells."
+        )
     widest = max(size.max(), min(_LEAST_SHOWN, sets.taxonomy.n_leaves))
     shown = np.arange(min(size.min(), 1), widest + 1)
-    right, every = (
-        np.bincount(some - shown[0], minlength=len(shown)) / len(size)
-        for some in (size if holds is None else size[_checked(holds, len(size))], size)
-    )
-    wrong = every - right
-    ax = axes_or_new(ax, (min(3.0 + 0.35 * len(shown), 10.0), 3.6))
+    every = np.bincount(size - shown[0], minlength=len(shown)) / len(size)
+    right, found = every, ""
+    if held is not None:
+        right = np.bincount(size[held] - shown[0], minlength=len(shown)) / len(size)
+        found = f", observed {right.sum():.1%}"
+    promised = f"coverage promised {sets.promised_coverage:.1%}{found}"
+    heading = f"{size.mean():.2f} types per set\n{promised}" if title is None else title
+    ax = axes_or_new(ax, (min(3.0 + 0.35 * len(shown), 10.0), 3.6), title=heading)
     ax.bar(shown, right, color=PALETTE[0], label="holds the truth")
-    if holds is not None:
-        ax.bar(shown, wrong, bottom=right, color=MARK, label="misses it", hatch="///", ec="white")
+    if held is not None:
+        look: dict[str, Any] = {"color": MARK, "hatch": "///", "ec": "white"}
+        ax.bar(shown, every - right, bottom=right, label="misses it", **look)
         ax.legend(frameon=False, fontsize=8.5, loc="upper right")
     if len(shown) <= _MAX_NUMBERED:
-        for at, share in zip(shown, right + wrong, strict=True):
-            percent = f"{100 * share:.0f}%" if share == 0 or share >= 0.005 else "<1%"
-            ax.text(at, share, percent, ha="center", va="bottom", size=8, c=FAINT)
+        texts = [f"{100 * n:.0f}%" if n == 0 or n >= 0.005 else "<1%" for n in every]
+        for at, share, text in zip(shown, every, texts, strict=True):
+            ax.text(at, share, text, ha="center", va="bottom", size=8, c=FAINT)
         ax.set_xticks(shown)
     ax.set(xlabel="types in the set", ylabel="share of cells")
     ax.margins(y=0.1)
-    ax.spines[["top", "right"]].set_visible(False)
-    found = "" if holds is None else f", observed {right.sum():.1%}"
-    promised = f"coverage promised {sets.promised_coverage:.1%}{found}"
-    heading = f"{size.mean():.2f} types per set\n{promised}" if title is None else title
-    ax.set_title(heading, fontsize=10)
     return ax
-
-
-def _checked(holds: npt.ArrayLike, n_cells: int) -> np.ndarray:
-    held = np.asarray(holds)
-    if held.shape != (n_cells,) or held.dtype != np.bool_:
-        raise ValueError(
-            f"`holds` has the shape {held.shape} and the type {held.dtype}. One true or false per "
-            f"set is needed: ({n_cells},). Use sets.holds(true_nodes) with the true nodes of the "
-            "same cells."
-        )
-    return held
-
-
-Measure = Literal["lineage_p_value", "type_p_value", "doublet_score", "ambient_score"]
-
-
-_NAMES: Final = {
-    "lineage_p_value": "p-value of belonging to a known lineage (novel cells to the left)",
-    "type_p_value": "p-value of belonging to a known type (novel cells to the left)",
-    "doublet_score": "doublet score (two lineages at once to the right)",
-    "ambient_score": "ambient score (like the background to the right)",
-}
-
-
-_POINTS: Final = 400
-
-
-#: Height of the tallest ridge, in rows.
-_TALLEST: Final = 1.5
 
 
 def novelty(
@@ -275,38 +229,7 @@ def novelty(
     >>> [text.get_text() for text in ax.texts]
     ['0% ≤ 0.05', '100% ≤ 0.05']
     """
-    values = _values(result, measure, alpha)
-    if groups is None:
-        rows, _ = node_groups(result.taxonomy, result.stop_nodes)
-    else:
-        rows = groups_of(groups, result.obs_names)
-    is_p_value = measure.endswith("p_value")
-    grid, density = _ridges(values, rows, (0.0, 1.0) if is_p_value else None)
-    ax = axes_or_new(ax, (5.6, 0.36 * len(rows.names) + 1.5))
-    scale = _TALLEST / density.max()
-    for row in range(len(rows.names)):
-        own = values[rows.codes == row]
-        _draw_ridge(ax, row, grid, density[row] * scale, float(np.median(own)))
-        if is_p_value:
-            share = f"{np.mean(own <= alpha):.0%} ≤ {alpha:g}"
-            ax.text(1.02, row, share, va="bottom", size=8, c=FAINT, clip_on=False)
-    if is_p_value:
-        ax.axvline(alpha, color=MARK, lw=1, ls="--", zorder=0)
-    ax.set_yticks(range(len(rows.names)), rows.titles)
-    step = grid[1] - grid[0]
-    ax.set(
-        xlim=(grid[0] - step / 2, grid[-1] + step / 2),
-        ylim=(len(rows.names) - 0.7, -_TALLEST - 0.1),
-    )
-    ax.set_xlabel(_NAMES[measure])
-    ax.tick_params(axis="y", length=0, labelsize=8.5)
-    ax.spines[["left", "top", "right"]].set_visible(False)
-    ax.set_title(title or "", fontsize=10)
-    return ax
-
-
-def _values(result: Annotation, measure: str, alpha: float) -> np.ndarray:
-    check_choice("measure", measure, get_args(Measure), "Omit it to use 'lineage_p_value'.")
+    check_choice("measure", measure, _NAMES, "Omit it to use 'lineage_p_value'.")
     check_number("alpha", alpha, 0, 1, hint="Omit it to use 0.05.")
     if result.novelty is None or not len(result) or measure not in result.novelty:
         found = "has no cell" if not len(result) else f"knows no {measure.replace('_', ' ')}"
@@ -314,40 +237,44 @@ def _values(result: Annotation, measure: str, alpha: float) -> np.ndarray:
             f"The annotation {found}. It must be of cells, by a model that held cells out in "
             "training (validation_size > 0). Train it so, and annotate again."
         )
-    return np.asarray(result.novelty[measure], dtype=np.float64)
+    values = result.novelty[measure].to_numpy(dtype=np.float64)
+    by_label, _ = node_groups(result.taxonomy, result.stop_nodes)
+    rows = by_label if groups is None else groups_of(groups, result.obs_names)
+    is_p_value, n_rows = measure.endswith("p_value"), len(rows.names)
+    medians = pd.Series(values).groupby(rows.codes).median().to_numpy()
+    edges, density = _ridges(values, rows, medians, (0.0, 1.0) if is_p_value else None)
+    grid, height = (edges[:-1] + edges[1:]) / 2, density * _TALLEST / density.max()
+    ax = axes_or_new(ax, (5.6, 0.36 * n_rows + 1.5), "rows", title)
+    for row, median in enumerate(medians):
+        order = 2 + 2 * row  # a lower row comes in front, and stands before the one behind it
+        top = row - height[row]
+        ax.fill_between(grid, row, top, color=PALETTE[0], alpha=0.75, lw=0, zorder=order)
+        ax.plot(grid, top, color="white", lw=0.8, zorder=order + 1)
+        at = float(np.interp(median, grid, top))
+        ax.plot([median, median], [row, at], color=INK, lw=1.4, zorder=order + 1)
+        if is_p_value:
+            share = f"{np.mean(values[rows.codes == row] <= alpha):.0%} ≤ {alpha:g}"
+            ax.text(1.02, row, share, va="bottom", size=8, c=FAINT, clip_on=False)
+    if is_p_value:
+        ax.axvline(alpha, color=MARK, lw=1, ls="--", zorder=0)
+    ax.set_yticks(range(n_rows), rows.titles)
+    ax.set(xlim=(edges[0], edges[-1]), ylim=(n_rows - 0.7, -_TALLEST - 0.1))
+    ax.set_xlabel(_NAMES[measure])
+    return ax
 
 
 def _ridges(
-    values: np.ndarray, rows: Groups, bounds: tuple[float, float] | None
+    values: np.ndarray, rows: Groups, medians: np.ndarray, bounds: tuple[float, float] | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return a grid ``(n_points,)`` and each group's density on it, ``(n_groups, n_points)``."""
-    bandwidth = _bandwidth(values, rows)
+    """Return edges of a grid and each group's density on it, ``(n_groups, n_points)``."""
+    # Silverman's rule for the spread within groups, and a group of median size.
+    within, widest = values - medians[rows.codes], float(np.ptp(values)) or 1.0
+    spread = min(within.std(), np.subtract(*np.percentile(within, [75, 25])) / 1.34)
+    bandwidth = max(0.9 * spread * np.median(rows.sizes) ** -0.2, 0.01 * widest)
     low, high = bounds or (values.min() - 4 * bandwidth, values.max() + 4 * bandwidth)
     edges = np.linspace(low, high, _POINTS + 1)
-    counts = np.stack(
-        [np.histogram(values[rows.codes == row], edges)[0] for row in range(len(rows.names))]
-    )
+    bins = np.arange(len(rows.names) + 1) - 0.5, edges
+    counts, *_ = np.histogram2d(rows.codes, values, bins)
     # Reflected at the ends, so that p-values keep their mass near 0 and 1.
-    smooth = gaussian_filter1d(
-        counts.astype(np.float64), bandwidth / (edges[1] - edges[0]), axis=1, mode="reflect"
-    )
-    return (edges[:-1] + edges[1:]) / 2, smooth / counts.sum(axis=1, keepdims=True)
-
-
-def _bandwidth(values: np.ndarray, rows: Groups) -> float:
-    """Apply Silverman's rule to the spread within groups, for a group of median size."""
-    medians = np.array([np.median(values[rows.codes == row]) for row in range(len(rows.names))])
-    within = values - medians[rows.codes]
-    spread = min(within.std(), np.subtract(*np.percentile(within, [75, 25])) / 1.34)
-    widest = float(np.ptp(values)) or 1.0
-    return float(max(0.9 * spread * np.median(rows.sizes) ** -0.2, 0.01 * widest))
-
-
-def _draw_ridge(ax: Axes, row: int, grid: np.ndarray, height: np.ndarray, median: float) -> None:
-    # Lower rows come in front, so that a ridge stands before the one behind it.
-    order = 2 + 2 * row
-    base = np.full(len(grid), float(row))
-    ax.fill_between(grid, base, row - height, color=PALETTE[0], alpha=0.75, lw=0, zorder=order)
-    ax.plot(grid, row - height, color="white", lw=0.8, zorder=order + 1)
-    at = float(np.interp(median, grid, height))
-    ax.plot([median, median], [row, row - at], color=INK, lw=1.4, zorder=order + 1)
+    smooth = gaussian_filter1d(counts, bandwidth / (edges[1] - edges[0]), axis=1, mode="reflect")
+    return edges, smooth / counts.sum(axis=1, keepdims=True)

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import numpy as np
 import pandas as pd
 from pandas.api.types import is_float_dtype
 
 from hdeepinsight._errors import check_choice
-from hdeepinsight.pl import _style
+from hdeepinsight._palette import MISSING, categorical_colors
+from hdeepinsight.pl._style import (
+    INK,
+    NO_LABEL,
+    SEQUENTIAL,
+    add_halo,
+    axes_or_new,
+    color_scale,
+    shortened,
+)
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -19,16 +28,12 @@ if TYPE_CHECKING:
 
     from hdeepinsight.annotation import Annotation
 
-
 LegendLoc = Literal["auto", "on data", "right margin", "none"]
-
-
-#: More names than this crowd the picture and move to a legend at its side.
-_MAX_ON_DATA = 12
-
-
+#: More names than this crowd the picture and move to a legend at its side, in columns of the
+#: second length; names longer than the third are cut.
+_MAX_ON_DATA, _LEGEND_ROWS, _LONGEST = 12, 24, 32
 #: From here on dots are drawn as one bitmap, also in PDF and SVG files.
-_RASTERIZED = 5_000
+_RASTERIZED: Final = 5_000
 
 
 def embedding(
@@ -37,7 +42,7 @@ def embedding(
     *,
     palette: Mapping[str, str] | None = None,
     legend_loc: LegendLoc = "auto",
-    cmap: str = _style.SEQUENTIAL,
+    cmap: str = SEQUENTIAL,
     vmin: float | None = None,
     vmax: float | None = None,
     colorbar_label: str | None = None,
@@ -104,17 +109,35 @@ def embedding(
             "The coordinates must be (n_cells, 2), one row per label. Select two columns, and the "
             "same cells."
         )
-    area = size if size is not None else float(np.clip(40_000 / max(1, len(points)), 0.5, 30))
     name = str(getattr(color, "name", None) or "").replace("_", " ")
-    if is_float_dtype(color.dtype if hasattr(color, "dtype") else np.asarray(color).dtype):
-        values = np.asarray(color, dtype=np.float64)
-        ax = _style.axes_or_new(ax, (6.6, 5.4))
-        label = name if colorbar_label is None else colorbar_label
-        _draw_values(ax, points, values, area, cmap, (vmin, vmax), label)
+    title = shortened(name, 60) if title is None else title
+    is_number = is_float_dtype(color.dtype if hasattr(color, "dtype") else np.asarray(color).dtype)
+    if is_number:
+        ink, beside = np.asarray(color, dtype=np.float64), 0.6
+        is_known = np.isfinite(ink)
+        low, high = (ink[is_known].min(), ink[is_known].max()) if is_known.any() else (0.0, 1.0)
+        scale = cmap, low if vmin is None else vmin, high if vmax is None else vmax
     else:
-        ax = _draw_labels(points, color, area, palette, legend_loc, ax)
-    ax.set_title(_style.shortened(name, 60) if title is None else title)
-    _style.bare(ax)
+        codes, names, colors = _labels(color, palette)
+        if legend_loc == "auto":
+            legend_loc = "on data" if len(names) <= _MAX_ON_DATA else "right margin"
+        columns = -(-len(names) // _LEGEND_ROWS) if legend_loc == "right margin" else 0
+        beside = columns * (0.075 * max(map(len, [*names, ""])) + 1.1)
+        ink, is_known = np.array([*colors, MISSING])[codes], codes >= 0  # -1 takes the last colour
+    ax = axes_or_new(ax, (6.0 + beside, 5.4), "bare", title)
+    order = np.random.default_rng(0).permutation(len(points))
+    order = order[np.argsort(is_known[order], kind="stable")]
+    dots: dict[str, Any] = {"linewidths": 0, "rasterized": len(points) > _RASTERIZED}
+    dots["s"] = float(np.clip(40_000 / max(1, len(points)), 0.5, 30)) if size is None else size
+    dots |= color_scale(ink[order], *scale) if is_number else {"c": ink[order]}
+    drawn = ax.scatter(*points[order].T, **dots)
+    if is_number:
+        label = name if colorbar_label is None else colorbar_label
+        ax.figure.colorbar(drawn, ax=ax, shrink=0.6, aspect=18, pad=0.01, label=label)
+    elif legend_loc == "on data":
+        _name_on_data(ax, points, codes, names)
+    elif legend_loc == "right margin":
+        _add_legend(ax, codes, names, colors)
     return ax
 
 
@@ -123,7 +146,7 @@ def probability(
     result: Annotation,
     node: str | Sequence[str] | int,
     *,
-    cmap: str = _style.SEQUENTIAL,
+    cmap: str = SEQUENTIAL,
     size: float | None = None,
     title: str | None = None,
     ax: Axes | None = None,
@@ -169,151 +192,58 @@ def probability(
     """
     taxonomy = result.taxonomy
     index = taxonomy.resolve(node) if isinstance(node, str | Sequence) else operator.index(node)
-    path = taxonomy.path_name(index)
-    return embedding(
-        coords,
-        result.node_probabilities[:, index].astype(np.float64),
-        cmap=cmap,
-        vmin=0.0,
-        vmax=1.0,
-        colorbar_label="probability",
-        size=size,
-        title=_style.shortened(path, 60) if title is None else title,
-        ax=ax,
-    )
+    title = shortened(taxonomy.path_name(index), 60) if title is None else title
+    values, scale = result.node_probabilities[:, index].astype(float), {"vmin": 0.0, "vmax": 1.0}
+    look: dict[str, Any] = {"cmap": cmap, "size": size, "title": title, "ax": ax, **scale}
+    return embedding(coords, values, colorbar_label="probability", **look)
 
 
-def _below_first(missing: np.ndarray) -> np.ndarray:
-    """Mixed order of drawing, cells without a colour first."""
-    order = np.random.default_rng(0).permutation(len(missing))
-    return np.asarray(order[np.argsort(~missing[order], kind="stable")])
-
-
-def _draw_values(
-    ax: Axes,
-    points: np.ndarray,
-    values: np.ndarray,
-    area: float,
-    cmap: str,
-    bounds: tuple[float | None, float | None],
-    label: str,
-) -> None:
-    import matplotlib as mpl
-
-    known = np.isfinite(values)
-    ends = (values[known].min(), values[known].max()) if known.any() else (0.0, 1.0)
-    low, high = (end if given is None else given for given, end in zip(bounds, ends, strict=True))
-    order = _below_first(~known)
-    x, y = points[order].T
-    drawn = ax.scatter(
-        x,
-        y,
-        s=area,
-        c=values[order],
-        cmap=mpl.colormaps[cmap].with_extremes(bad=_style.MISSING),
-        vmin=low,
-        vmax=high,
-        plotnonfinite=True,
-        linewidths=0,
-        rasterized=len(values) > _RASTERIZED,
-    )
-    ax.figure.colorbar(drawn, ax=ax, shrink=0.6, aspect=18, pad=0.01, label=label)
-
-
-def _draw_labels(
-    points: np.ndarray,
-    labels: Any,
-    area: float,
-    palette: Mapping[str, str] | None,
-    legend_loc: str,
-    ax: Axes | None,
-) -> Axes:
+def _labels(
+    labels: Any, palette: Mapping[str, str] | None
+) -> tuple[np.ndarray, list[str], list[str]]:
+    """Return the label of every cell (-1 for none), and their names and colours."""
     categories: pd.Categorical = pd.Categorical(labels).remove_unused_categories()
-    codes, names = np.asarray(categories.codes), [str(name) for name in categories.categories]
-    colors = _style.categorical_colors(len(names))
-    if palette is not None:
-        if missing := [name for name in names if name not in palette]:
-            raise ValueError(
-                f"The palette has no colour for {missing[:5]} ({len(missing)} in all). Each label "
-                "needs one. Add them, or leave the palette out."
-            )
+    names = list(map(str, categories.categories))
+    if palette is None:
+        colors = categorical_colors(len(names))
+    elif missing := [name for name in names if name not in palette]:
+        raise ValueError(
+            f"The palette has no colour for {missing[:5]} ({len(missing)} in all). Each label "
+            "needs one. Add them, or leave the palette out."
+        )
+    else:
         colors = [palette[name] for name in names]
-    if legend_loc == "auto":
-        legend_loc = "on data" if len(names) <= _MAX_ON_DATA else "right margin"
-    beside = 0.0
-    if legend_loc == "right margin":
-        longest = min(max(map(len, names), default=0), _LONGEST) + len(" (1,000)")
-        beside = -(-len(names) // _LEGEND_ROWS) * (0.075 * longest + 0.45)
-    ax = _style.axes_or_new(ax, (6.0 + beside, 5.4))
-    order = _below_first(codes < 0)
-    ink = np.array([*colors, _style.MISSING])[codes[order]]  # code -1 takes the last colour
-    (x, y), bitmap = points[order].T, len(codes) > _RASTERIZED
-    ax.scatter(x, y, s=area, c=ink, linewidths=0, rasterized=bitmap)
-    if legend_loc == "on data":
-        _name_on_data(ax, points, codes, names)
-    elif legend_loc == "right margin":
-        _add_legend(ax, codes, names, colors)
-    return ax
-
-
-_LEGEND_ROWS = 24
-
-
-_LONGEST = 32
+    return np.asarray(categories.codes), [shortened(name, _LONGEST) for name in names], colors
 
 
 def _name_on_data(ax: Axes, points: np.ndarray, codes: np.ndarray, names: list[str]) -> None:
-    middles = np.empty((len(names), 2))
-    for code in range(len(names)):
-        own = points[codes == code]
-        # The cell nearest to the medians: a name never floats between two clouds of its type.
-        middles[code] = own[np.square(own - np.median(own, axis=0)).sum(axis=1).argmin()]
-    for (x, y), name in zip(_apart(ax, middles, names), names, strict=True):
-        written = _style.shortened(name, _LONGEST)
-        text = ax.text(
-            x, y, written, ha="center", va="center", color=_style.INK, fontsize=9, weight="bold"
-        )
-        text.set_path_effects(_style.halo(3.0))
-
-
-def _apart(ax: Axes, middles: np.ndarray, names: list[str]) -> np.ndarray:
-    """Lift names that would cover another one below them."""
+    """Write each name on its cells, lifted where it would cover another one below it."""
+    if not names:
+        return
+    own = [points[codes == code] for code in range(len(names))]
+    # The cell nearest to the medians: a name never floats between two clouds of its type.
+    at = np.array([p[np.square(p - np.median(p, axis=0)).sum(axis=1).argmin()] for p in own])
     box = ax.get_window_extent().transformed(ax.figure.dpi_scale_trans.inverted())
-    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
-    width = (
-        0.085 * (right - left) / box.width * np.array([min(len(name), _LONGEST) for name in names])
-    )
-    height = 0.16 * (top - bottom) / box.height
-    placed = middles.copy()
-    order = np.argsort(middles[:, 1], kind="stable")
+    inch = [np.ptp(ax.get_xlim()) / box.width, np.ptp(ax.get_ylim()) / box.height]
+    width, height = 0.085 * inch[0] * np.array(list(map(len, names))), 0.16 * inch[1]
+    order = np.argsort(at[:, 1], kind="stable")
     for rank, code in enumerate(order):
         for below in order[:rank]:  # from the lowest up
-            near = abs(placed[code, 0] - placed[below, 0]) < (width[code] + width[below]) / 2
-            if near and abs(placed[code, 1] - placed[below, 1]) < height:
-                placed[code, 1] = placed[below, 1] + height
-    return placed
+            near = abs(at[code, 0] - at[below, 0]) < (width[code] + width[below]) / 2
+            if near and abs(at[code, 1] - at[below, 1]) < height:
+                at[code, 1] = at[below, 1] + height
+    look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9, "weight": "bold"}
+    for (x, y), name in zip(at, names, strict=True):
+        add_halo(ax.text(x, y, name, color=INK, **look), 3.0)
 
 
 def _add_legend(ax: Axes, codes: np.ndarray, names: list[str], colors: list[str]) -> None:
-    from matplotlib.lines import Line2D
-
+    """Write names with their numbers of cells at the right."""
     n_cells = np.bincount(codes + 1, minlength=len(names) + 1).tolist()  # code -1 is no label
     entries = [*zip(names, colors, n_cells[1:], strict=True)]
-    if n_cells[0]:
-        entries.append((_style.NO_LABEL, _style.MISSING, n_cells[0]))
-    handles = [
-        Line2D(
-            [], [], ls="", marker="o", c=color, label=f"{_style.shortened(name, _LONGEST)} ({n:,})"
-        )
-        for name, color, n in entries
-    ]
-    ax.legend(
-        handles=handles,
-        loc="center left",
-        bbox_to_anchor=(1.0, 0.5),
-        ncols=-(-len(handles) // _LEGEND_ROWS),
-        frameon=False,
-        fontsize=8.5,
-        handletextpad=0.2,
-        columnspacing=1.0,
-    )
+    entries += [(NO_LABEL, MISSING, n_cells[0])] * bool(n_cells[0])
+    for name, color, n in entries:
+        ax.plot([], [], "o", c=color, label=f"{name} ({n:,})")
+    place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "frameon": False}
+    place["ncols"] = -(-len(entries) // _LEGEND_ROWS)
+    ax.legend(fontsize=8.5, handletextpad=0.2, columnspacing=1.0, **place)

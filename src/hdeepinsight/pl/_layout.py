@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
-import json
-import math
 from collections.abc import Mapping, Sequence
-from importlib import resources
-from string import Template
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from hdeepinsight._errors import check_integer
-from hdeepinsight.pl._style import EMPTY, INK, MARK, axes_or_new, bare, halo, plain, shortened
+from hdeepinsight.pl._style import EMPTY, INK, MARK, add_halo, axes_or_new, plain, shortened
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     from matplotlib.axes import Axes
-    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
-    from matplotlib.image import AxesImage
 
     from hdeepinsight.image import GeneLayout
 
-
 #: Characters of a heading that are as wide as an image.
-_LONGEST = 28
+_LONGEST: Final = 28
+#: Colour of genes without values.
+_PLAIN: Final = "#4292C6"
+#: Pixels of the screen that a panel may fill, of which each gene has a whole number, so that all
+#: genes are of one size.
+_SCREEN: Final = 1_000
 
 
 def gene_layout(
@@ -69,7 +66,7 @@ def gene_layout(
     Raises
     ------
     ValueError
-        If there is not one value a gene, or if a gene to mark is not in the layout.
+        If there is not one value per gene, or if a gene to mark is not in the layout.
 
     Examples
     --------
@@ -79,18 +76,17 @@ def gene_layout(
     >>> ax.get_title()
     '3 genes on 8 × 8 pixels (random)'
     """
-    ax = axes_or_new(ax, (5.6, 5.2) if values is not None else (5.0, 5.2))
-    shown = per_gene(layout, np.zeros(layout.n_genes) if values is None else values, "values")
+    size = 5.0 if values is None else 5.6, 5.2
+    ax = axes_or_new(ax, size, "bare", _title_of(layout) if title is None else title)
     if values is None:
-        _draw(ax, layout, shown, "Blues", (-1.0, 1.0))
+        _draw(ax, layout, np.zeros(layout.n_genes), "Blues", -1.0, 1.0)
         between, side = np.arange(1, layout.side) - 0.5, layout.side
         for draw_lines in (ax.hlines, ax.vlines):  # between pixels, so that each gene shows
             draw_lines(between, -0.5, side - 0.5, color="white", lw=16 / side)
     else:
-        drawn = _draw(ax, layout, shown, cmap)
+        drawn = _draw(ax, layout, _per_gene(layout, values, "values"), cmap)
         ax.figure.colorbar(drawn, ax=ax, shrink=0.7, label=label or "")
     _mark(ax, layout, highlight, gap=0.042)
-    ax.set_title(layout_title(layout) if title is None else title, fontsize=10)
     return ax
 
 
@@ -126,13 +122,13 @@ def gene_images(
 
     Returns
     -------
-    The figure, with one axes an image and one for the colour bar.
+    The figure, with one axes per image and one for the colour bar.
 
     Raises
     ------
     ValueError
-        If there is no image, or one without exactly one value a gene, or `n_top` or `ncols` is not
-        valid.
+        If there is no image, or one without exactly one value per gene, or `n_top` or `ncols` is
+        not valid.
 
     Examples
     --------
@@ -146,117 +142,24 @@ def gene_images(
 
     check_integer("ncols", ncols, hint="Omit it to use 4.")
     check_integer("n_top", n_top, 0, hint="Omit it to use 3.")
-    stack = stack_of(layout, images)
+    stack, bounds = _stack(layout, images)
     columns = min(ncols, len(stack))
-    rows = math.ceil(len(stack) / columns)
+    rows = -(-len(stack) // columns)
     size = (2.7 * columns + 0.9, 2.9 * rows + (0.4 if title else 0.0))
     figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
-    bounds = bounds_of(stack)
-    for ax, heading, values, top in zip(
-        grid.flat, images, stack, _specific(stack, n_top), strict=False
-    ):
-        drawn = _draw(ax, layout, values, cmap, bounds)
+    others = (np.nansum(stack, axis=0) - stack) / max(1, len(stack) - 1)
+    for ax, heading, values, rest in zip(grid.flat, images, stack, others, strict=False):
+        heading = "\n".join(shortened(line, _LONGEST) for line in str(heading).splitlines())
+        ax = axes_or_new(ax, size, "bare", heading)
+        drawn = _draw(ax, layout, values, cmap, *bounds)
+        ranked = np.argsort(rest - values, kind="stable")  # highest above the other images first
+        top = ranked[np.isfinite(values[ranked])][:n_top]
         _mark(ax, layout, [layout.genes[gene] for gene in top], gap=0.075)
-        lines = [shortened(line, _LONGEST) for line in str(heading).splitlines()]
-        ax.set_title("\n".join(lines), fontsize=10)
     for ax in grid.flat[len(stack) :]:
         ax.remove()
     figure.colorbar(drawn, ax=list(grid.flat[: len(stack)]), shrink=0.7, label=label)
     figure.suptitle(title or "")
     return figure
-
-
-def _draw(
-    ax: Axes,
-    layout: GeneLayout,
-    values: np.ndarray,
-    cmap: str,
-    bounds: tuple[float, float] | None = None,
-) -> AxesImage:
-    import matplotlib as mpl
-
-    colors = mpl.colormaps[cmap].with_extremes(bad=EMPTY)
-    bare(ax)
-    low, high = bounds or (None, None)
-    image = image_of(layout, values)
-    return ax.imshow(image, cmap=colors, vmin=low, vmax=high, interpolation="nearest")
-
-
-def _mark(ax: Axes, layout: GeneLayout, genes: Sequence[str], *, gap: float) -> None:
-    """Frame the pixels of some genes and write their names beside them, towards the middle."""
-    place = dict(zip(layout.genes, layout.coordinates.tolist(), strict=True))
-    if missing := [gene for gene in genes if gene not in place]:
-        raise ValueError(
-            f"The layout has no gene {missing[0]!r} ({len(missing)} in all are missing). Choose "
-            "from layout.genes."
-        )
-    left = [gene for gene in genes if place[gene][1] < layout.side / 2]
-    right = [gene for gene in genes if place[gene][1] >= layout.side / 2]
-    for group, inward in ((left, 1), (right, -1)):
-        rows, lowest = [place[gene][0] for gene in group], layout.side * (1 - gap / 2) - 1
-        heights = spread(rows, gap * layout.side, low=0.0, high=lowest)
-        for gene, height in zip(group, heights, strict=True):
-            row, column = place[gene]
-            beside = column + inward * (1 + 0.03 * layout.side)
-            _name(ax, gene, (column, row), (beside, height), "left" if inward > 0 else "right")
-
-
-def _name(ax: Axes, gene: str, pixel: tuple[int, int], at: tuple[float, float], align: str) -> None:
-    from matplotlib.patches import Rectangle
-
-    corner = (pixel[0] - 0.5, pixel[1] - 0.5)
-    ax.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=MARK, linewidth=0.9))
-    line = {"arrowstyle": "-", "color": MARK, "lw": 0.8, "shrinkB": 2}
-    text = ax.annotate(
-        plain(gene), pixel, at, ha=align, va="center", fontsize=8, color=INK, arrowprops=line
-    )
-    text.set_path_effects(halo())
-
-
-def _specific(stack: np.ndarray, n_top: int) -> list[np.ndarray]:
-    """Genes that are highest above the mean of the other images, for each image."""
-    others = (np.nansum(stack, axis=0) - stack) / max(1, len(stack) - 1)
-    ranked = [np.argsort(-excess, kind="stable") for excess in stack - others]
-    return [
-        genes[np.isfinite(values[genes])][:n_top]
-        for genes, values in zip(ranked, stack, strict=True)
-    ]
-
-
-def spread(
-    places: Sequence[float] | np.ndarray, gap: float, *, low: float, high: float
-) -> np.ndarray:
-    """Move places apart by at least a gap, within bounds.
-
-    Parameters
-    ----------
-    places
-        Where names would stand, ``(n,)``.
-    gap
-        Distance that a name needs; less, where `n` of them do not fit.
-    low, high
-        Bounds.
-
-    Returns
-    -------
-    Places ``(n,)`` in the same order, moved up from the lowest, then down from the upper bound.
-    """
-    order = np.argsort(places, kind="stable")
-    moved = np.asarray(places, dtype=np.float64)[order]
-    gap = min(gap, (high - low) / max(1, len(moved) - 1))
-    for i in range(len(moved)):
-        moved[i] = max(moved[i], moved[i - 1] + gap if i else low)
-    for i in reversed(range(len(moved))):
-        moved[i] = min(moved[i], moved[i + 1] - gap if i < len(moved) - 1 else high)
-    return np.asarray(moved[np.argsort(order)])
-
-
-#: Colour of genes without values, and pixels of the screen that a panel may fill, of which each
-#: gene has a whole number, so that all genes are of one size.
-_PLAIN: Final = "#4292C6"
-
-
-_SCREEN: Final = 1_000
 
 
 def gene_layout_html(
@@ -293,7 +196,7 @@ def gene_layout_html(
     Raises
     ------
     ValueError
-        If an image has not one value a gene.
+        If an image has not one value per gene.
 
     Examples
     --------
@@ -304,89 +207,83 @@ def gene_layout_html(
     (2, True)
     """
     import matplotlib as mpl
-    from matplotlib.colors import ListedColormap, to_hex
+    from jinja2 import Environment, PackageLoader
+    from matplotlib.colors import ListedColormap, Normalize, to_hex
+    from matplotlib.image import imsave
 
-    stack = np.empty((0, layout.n_genes)) if images is None else stack_of(layout, images)
-    headings = ["genes"] if images is None else [str(name) for name in images]
-    colors = mpl.colormaps[cmap] if images is not None else ListedColormap([_PLAIN])
-    colors = colors.with_extremes(bad=EMPTY)
-    bounds = bounds_of(stack) if len(stack) else (0.0, 1.0)
-    drawn = stack if len(stack) else np.ones((1, layout.n_genes))
-    panels = [
-        _panel(heading, _png(layout, values, bounds, colors), layout)
-        for heading, values in zip(headings, drawn, strict=True)
-    ]
-    text = layout_title(layout) if title is None else title
-    folder = resources.files("hdeepinsight.pl")
-    template = folder.joinpath("gene_layout.html").read_text(encoding="utf-8")
-    return Template(template).substitute(
-        title=html.escape(text.replace("\n", "; ")),
+    colors, headings = mpl.colormaps[cmap], ["genes"]
+    if images is None:
+        colors, stack, bounds = ListedColormap([_PLAIN]), np.ones((1, layout.n_genes)), (0.0, 1.0)
+    else:
+        headings, (stack, bounds) = list(map(str, images)), _stack(layout, images)
+    colors, panels = colors.with_extremes(bad=EMPTY), []
+    for heading, values in zip(headings, stack, strict=True):
+        pixels = np.ma.masked_invalid(_image(layout, values))
+        file = io.BytesIO()  # one pixel per gene; the browser enlarges it
+        imsave(file, colors(Normalize(*bounds)(pixels), bytes=True), format="png")
+        panels.append((heading, base64.b64encode(file.getvalue()).decode("ascii")))
+    shown = [[float(f"{v:.3g}") if np.isfinite(v) else None for v in row] for row in stack]
+    environment = Environment(loader=PackageLoader("hdeepinsight.pl", "."), autoescape=True)
+    return environment.get_template("gene_layout.html").render(
+        title=(_title_of(layout) if title is None else title).replace("\n", "; "),
+        layout=layout,
         width=layout.side * max(2, _SCREEN // min(max(len(panels), 2), 3) // layout.side),
         gradient=", ".join(to_hex(colors(step)) for step in np.linspace(0, 1, 12)),
-        panels="\n".join(panels),
-        scale=_scale(bounds, label) if len(stack) else "",
-        data=_data(layout, stack),
+        panels=panels,
+        scale=None if images is None else (label, *(f"{bound:.3g}" for bound in bounds)),
+        data={
+            "side": layout.side,
+            "genes": list(layout.genes),
+            "pixel": layout.pixel.tolist(),
+            "values": [] if images is None else shown,
+        },
     )
 
 
-def _png(
-    layout: GeneLayout, values: np.ndarray, bounds: tuple[float, float], colors: Colormap
-) -> str:
-    """Draw one pixel a gene; the browser enlarges it. As text for a data address."""
-    from matplotlib.colors import Normalize
-    from matplotlib.image import imsave
+def _draw(ax: Axes, layout: GeneLayout, values: np.ndarray, cmap: str, *bounds: float) -> Any:
+    import matplotlib as mpl
 
-    scaled = Normalize(*bounds)(np.ma.masked_invalid(image_of(layout, values)))
-    file = io.BytesIO()
-    imsave(file, colors(scaled, bytes=True), format="png")
-    return base64.b64encode(file.getvalue()).decode("ascii")
+    colors, (low, high) = mpl.colormaps[cmap].with_extremes(bad=EMPTY), bounds or (None, None)
+    pixels = _image(layout, values)
+    return ax.imshow(pixels, cmap=colors, vmin=low, vmax=high, interpolation="nearest")
 
 
-def _panel(heading: str, png: str, layout: GeneLayout) -> str:
-    name = html.escape(heading)
-    about = f"{name}: {layout.n_genes} genes on {layout.side} by {layout.side} pixels"
-    picture = f'<img alt="{about}" src="data:image/png;base64,{png}">'
-    return f'<figure><figcaption>{name}</figcaption><div class="panel">{picture}</div></figure>'
+def _mark(ax: Axes, layout: GeneLayout, genes: Sequence[str], *, gap: float) -> None:
+    """Frame the pixels of some genes and write their names beside them, towards the middle."""
+    from matplotlib.patches import Rectangle
+
+    place = dict(zip(layout.genes, layout.coordinates.tolist(), strict=True))
+    if missing := [gene for gene in genes if gene not in place]:
+        raise ValueError(
+            f"The layout has no gene {missing[0]!r} ({len(missing)} in all are missing). Choose "
+            "from layout.genes."
+        )
+    look: dict[str, Any] = {"va": "center", "fontsize": 8, "color": INK}
+    look["arrowprops"] = {"arrowstyle": "-", "color": MARK, "lw": 0.8, "shrinkB": 2}
+    for align, inward in (("left", 1), ("right", -1)):
+        own = [g for g in genes if (place[g][1] < layout.side / 2) == (inward > 0)]
+        rows = np.array([place[gene][0] for gene in own], dtype=np.float64)
+        highest = layout.side * (1 - gap / 2) - 1
+        heights = _spread(rows, gap * layout.side, highest)
+        for gene, height in zip(own, heights, strict=True):
+            row, column = place[gene]
+            corner = column - 0.5, row - 0.5
+            ax.add_patch(Rectangle(corner, 1, 1, fill=False, ec=MARK, lw=0.9))
+            at = column + inward * (1 + 0.03 * layout.side), height
+            add_halo(ax.annotate(plain(gene), (column, row), at, ha=align, **look))
 
 
-def _scale(bounds: tuple[float, float], label: str) -> str:
-    low, high = (f"<span>{bound:.3g}</span>" for bound in bounds)
-    return f'<p class="scale">{html.escape(label)} {low}<span class="bar"></span>{high}</p>'
+def _spread(places: np.ndarray, gap: float, high: float) -> np.ndarray:
+    """Move places from 0 to `high` apart by at least a gap, or less where they do not all fit."""
+    n, order = len(places), np.argsort(places, kind="stable")
+    steps = np.arange(n) * min(gap, high / max(1, n - 1))
+    moved = np.maximum.accumulate(places[order] - steps)
+    moved = np.minimum.accumulate(np.minimum(moved, high - steps[-1:])[::-1])[::-1] + steps
+    return np.asarray(moved[np.argsort(order)])
 
 
-def _data(layout: GeneLayout, stack: np.ndarray) -> str:
-    """Names, pixels and values as JSON, in which nothing can end the script that holds it."""
-    values = [
-        [float(f"{value:.3g}") if np.isfinite(value) else None for value in row]
-        for row in stack.tolist()
-    ]
-    content = {
-        "side": layout.side,
-        "genes": list(layout.genes),
-        "pixel": layout.pixel.tolist(),
-        "values": values,
-    }
-    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
-    return text.replace("<", "\\u003c").replace("&", "\\u0026")
-
-
-def per_gene(layout: GeneLayout, values: Any, what: str) -> np.ndarray:
-    """Check values, and put those of a Series named by genes in the order of the layout.
-
-    Parameters
-    ----------
-    layout
-        The layout.
-    values
-        A number per gene, ``(n_genes,)``; or a Series whose index names genes, matched by name:
-        genes of the layout that it lacks are NaN, further ones are left out.
-    what
-        Name of the values, for the error.
-
-    Returns
-    -------
-    Values, float64 ``(n_genes,)``.
-    """
+def _per_gene(layout: GeneLayout, values: Any, what: str) -> np.ndarray:
+    """Return a number per gene, ``(n_genes,)``, where a Series is matched by gene name."""
     if hasattr(values, "reindex") and values.index.isin(layout.genes).any():
         values = values.reindex(list(layout.genes))
     array = np.asarray(values, dtype=np.float64)
@@ -399,31 +296,29 @@ def per_gene(layout: GeneLayout, values: Any, what: str) -> np.ndarray:
     return array
 
 
-def stack_of(layout: GeneLayout, images: Mapping[str, npt.ArrayLike]) -> np.ndarray:
-    """Check images and stack them, ``(n_images, n_genes)``."""
+def _stack(
+    layout: GeneLayout, images: Mapping[str, npt.ArrayLike]
+) -> tuple[np.ndarray, tuple[float, float]]:
+    """Return images, ``(n_images, n_genes)``, and the ends of their scale, with 0 on it."""
     if not len(images):
         raise ValueError(
             "There is no image. Pass at least one heading with a value for each gene, "
             "for example the mean of each cell type."
         )
-    return np.stack([per_gene(layout, v, f"image {k!r}") for k, v in images.items()])
-
-
-def bounds_of(stack: np.ndarray) -> tuple[float, float]:
-    """Return the ends of the scale that all images share; zero is on it."""
+    stack = np.stack([_per_gene(layout, v, f"image {k!r}") for k, v in images.items()])
     known = stack[np.isfinite(stack)]
-    return (min(0.0, float(known.min())), float(known.max())) if known.size else (0.0, 1.0)
+    return stack, (min(0.0, float(known.min())), float(known.max())) if known.size else (0.0, 1.0)
 
 
-def image_of(layout: GeneLayout, values: np.ndarray) -> np.ndarray:
+def _image(layout: GeneLayout, values: np.ndarray) -> np.ndarray:
     """Put values at the pixels of their genes, ``(side, side)``; NaN elsewhere."""
     image = np.full(layout.side**2, np.nan)
     image[layout.pixel] = values
     return image.reshape(layout.side, layout.side)
 
 
-def layout_title(layout: GeneLayout) -> str:
-    """Size of a layout and, where known, how well it keeps neighbours."""
+def _title_of(layout: GeneLayout) -> str:
+    """Return the size of a layout and, where known, how well it keeps neighbours."""
     size = f"{layout.n_genes:,} genes on {layout.side} × {layout.side} pixels ({layout.method})"
     if "neighbors_kept" not in layout.report:
         return size

@@ -1,98 +1,96 @@
-"""Colours, axes, names and groups of cells that every figure shares."""
+"""What every figure shares: axes, colours, names, and groups of cells."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from hdeepinsight._keys import LABEL_COLUMNS
-from hdeepinsight._palette import MISSING, PALETTE, categorical_colors, tree_colors
-from hdeepinsight.annotation import Annotation, check_same_cells
+from hdeepinsight._palette import MISSING
+from hdeepinsight.annotation import check_same_cells
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.patheffects import AbstractPathEffect
+    from matplotlib.text import Text
 
     from hdeepinsight.taxonomy import Taxonomy
 
-__all__ = ["MISSING", "PALETTE", "categorical_colors"]  # passed on; what follows is public too
-
 NO_LABEL: Final = "no label"
-
-
+STOPPED: Final = "stopped above"
 INK: Final = "#222222"
-
-
 FAINT: Final = "#777777"
-
-
 EMPTY: Final = "#F1F1F1"
-
-
 MARK: Final = "#D55E00"
-
-
 #: Probabilities and other numbers of cells: perceptually uniform, and darker where there is more,
 #: so that on white the high values stand out (with colour vision deficiency and in print too).
 SEQUENTIAL: Final = "magma_r"
 
-
-def node_colors(taxonomy: Taxonomy) -> list[str]:
-    """Return the colour of every node, the same for the same label everywhere; the root is grey."""
-    colors = tree_colors(taxonomy.labels, taxonomy.parent)
-    return [MISSING, *(colors[label] for label in taxonomy.labels[1:])]
-
-
-def axes_or_new(ax: Axes | None, figsize: tuple[float, float]) -> Axes:
-    """Return the given axes, or new ones on a figure of the given size in inches."""
-    if ax is not None:
-        return ax
-    import matplotlib.pyplot as plt
-
-    return plt.subplots(figsize=figsize, layout="constrained")[1]
+Frame = Literal["open", "rows", "box", "bare"]
+_SIDES: Final = {
+    "open": "left bottom",
+    "rows": "bottom",
+    "box": "left bottom top right",
+    "bare": "",
+}
 
 
-def add_sizes(ax: Axes, whole: float, title: str, **where: Any) -> None:
-    """Explain the sizes of dots, and give their axes a quiet frame.
+def axes_or_new(
+    ax: Axes | None, figsize: tuple[float, float], frame: Frame = "open", title: str | None = None
+) -> Axes:
+    """Return the given axes, or those of a new figure, in the look of all figures.
 
     Parameters
     ----------
     ax
-        Axes with dots for cells of a group.
-    whole
-        Area of the dot of a whole group, in square points.
+        Axes to draw on; ``None`` for new ones.
+    figsize
+        Width and height of a new figure, in inches.
+    frame
+        ``"open"``: two axes with numbers. ``"rows"``: names at the left, numbers below.
+        ``"box"``: names at both sides, within a faint line. ``"bare"``: neither ticks nor lines,
+        for pictures whose axes have no unit.
     title
-        What a share is.
-    where
-        Options of the legend.
+        Heading.
     """
-    from matplotlib.lines import Line2D
+    if ax is None:
+        import matplotlib.pyplot as plt
 
-    ring: dict[str, Any] = {"ls": "", "marker": "o", "mfc": "white", "mec": INK, "mew": 0.5}
-    handles = [
-        Line2D([], [], ms=float(np.sqrt(whole * share)), label=f"{share:.0%}", **ring)
-        for share in (0.1, 0.5, 1.0)
-    ]
-    look: dict[str, Any] = {"fontsize": 8, "title_fontsize": 8, "alignment": "left"}
-    ax.legend(handles=handles, title=title, loc="upper left", frameon=False, **look, **where)
-    ax.tick_params(length=0, labelsize=8.5)
-    ax.spines[:].set_color("#CCCCCC")
-
-
-def bare(ax: Axes) -> None:
-    """Take ticks and frame away from a picture whose axes have no unit."""
-    ax.set(xticks=[], yticks=[])
-    ax.spines[:].set_visible(False)
+        ax = plt.subplots(figsize=figsize, layout="constrained")[1]
+    for side, spine in ax.spines.items():
+        spine.set_visible(side in _SIDES[frame])
+    ax.set_title(title or "", fontsize=10)
+    if frame == "bare":
+        ax.set(xticks=[], yticks=[])
+    elif frame != "open":
+        ax.tick_params(axis="both" if frame == "box" else "y", length=0, labelsize=8.5, pad=5)
+    if frame == "box":
+        ax.spines[:].set_color("#CCCCCC")
+    return ax
 
 
-def halo(width: float = 2.5) -> list[AbstractPathEffect]:
-    """Return a white rim that keeps text legible on any ground."""
+def name_sides(ax: Axes, columns: list[str], rows: list[str], *, rotation: int = 45) -> None:
+    """Write the names of columns below a grid, and those of its rows at the left."""
+    anchor: dict[str, Any] = {"ha": "right", "va": "center", "rotation_mode": "anchor"}
+    ax.set_xticks(range(len(columns)), columns, rotation=rotation, **anchor)
+    ax.set_yticks(range(len(rows)), rows)
+
+
+def color_scale(values: Any, cmap: str, low: float = 0.0, high: float = 1.0) -> dict[str, Any]:
+    """Return options of dots in the colours of numbers; grey where there is none."""
+    import matplotlib as mpl
+
+    colors = mpl.colormaps[cmap].with_extremes(bad=MISSING)
+    return {"c": values, "cmap": colors, "vmin": low, "vmax": high, "plotnonfinite": True}
+
+
+def add_halo(text: Text, width: float = 2.5) -> None:
+    """Put a white rim around a text, which keeps it legible on any ground."""
     from matplotlib.patheffects import withStroke
 
-    return [withStroke(linewidth=width, foreground="white")]
+    text.set_path_effects([withStroke(linewidth=width, foreground="white")])
 
 
 def plain(name: object) -> str:
@@ -135,15 +133,6 @@ class Groups(NamedTuple):
         return [f"{shortened(name)}  ({n:,})" for name, n in sized]
 
 
-def check_any(result: Annotation) -> None:
-    """Raise ``ValueError`` if an annotation has no cell."""
-    if not len(result):
-        raise ValueError(
-            "The annotation has no cell. At least one is needed. Annotate cells, or check how "
-            "they were selected."
-        )
-
-
 def groups_of(labels: Any, obs_names: pd.Index) -> Groups:
     """Read one label per cell: categories keep their order, unused ones are left out.
 
@@ -157,8 +146,14 @@ def groups_of(labels: Any, obs_names: pd.Index) -> Groups:
     Raises
     ------
     ValueError
-        If there is not one label per cell, or labels have the names of cells in another order.
+        If there is no cell, not one label per cell, or labels have the names of cells in another
+        order.
     """
+    if not len(obs_names):
+        raise ValueError(
+            "The annotation has no cell. At least one is needed. Annotate cells, or check how "
+            "they were selected."
+        )
     categories: pd.Categorical = pd.Categorical(labels).remove_unused_categories()
     if len(categories) != len(obs_names):
         raise ValueError(
@@ -166,15 +161,18 @@ def groups_of(labels: Any, obs_names: pd.Index) -> Groups:
             "needed. Select the same cells of both."
         )
     check_same_cells(obs_names, labels, "groups")
-    codes, names = np.array(categories.codes, dtype=np.int64), list(map(str, categories.categories))
-    if (codes < 0).any():
-        codes[codes < 0] = len(names)
-        names.append(NO_LABEL)
-    return Groups(codes, names)
+    codes, names = categories.codes.astype(np.int64), list(map(str, categories.categories))
+    missing = codes < 0
+    return Groups(np.where(missing, len(names), codes), names + [NO_LABEL] * bool(missing.any()))
+
+
+def in_tree_order(taxonomy: Taxonomy, nodes: Iterable[int]) -> list[int]:
+    """Sort nodes branch by branch, each before those under it; the root, or -1, comes last."""
+    return sorted(nodes, key=lambda node: (node <= 0, taxonomy.ancestors(max(node, 0)).tolist()))
 
 
 def node_groups(taxonomy: Taxonomy, nodes: np.ndarray) -> tuple[Groups, list[int]]:
-    """Group cells by node: branch by branch, each node before those under it, the root last.
+    """Group cells by node, in the order of the tree.
 
     Parameters
     ----------
@@ -188,16 +186,14 @@ def node_groups(taxonomy: Taxonomy, nodes: np.ndarray) -> tuple[Groups, list[int
     The groups, named by bare names, or by whole paths where two of them share a name; and the node
     of every group.
     """
-    occurring = np.unique(nodes).tolist()
-    order = sorted(occurring, key=lambda node: (node == 0, taxonomy.ancestors(node).tolist()))
-    rank = np.zeros(taxonomy.n_nodes, dtype=np.int64)
-    rank[order] = np.arange(len(order))
-    return Groups(rank[nodes], unique_names(taxonomy, order, {0: LABEL_COLUMNS.ROOT})), order
+    order = in_tree_order(taxonomy, np.unique(nodes).tolist())
+    return Groups(pd.Index(order).get_indexer(nodes), unique_names(taxonomy, order)), order
 
 
-def unique_names(taxonomy: Taxonomy, nodes: list[int], given: Mapping[int, str]) -> list[str]:
-    """Return bare or given names, or whole paths where two nodes share a name."""
-    bare = [given[node] if node in given else taxonomy.label(node) for node in nodes]
+def unique_names(taxonomy: Taxonomy, nodes: list[int]) -> list[str]:
+    """Return bare names, or whole paths where two nodes share one; -1 stands for any above."""
+    special = {0: LABEL_COLUMNS.ROOT, -1: STOPPED}
+    bare = [special.get(node) or taxonomy.label(node) for node in nodes]
     return [
         name if bare.count(name) == 1 else taxonomy.path_name(node)
         for name, node in zip(bare, nodes, strict=True)

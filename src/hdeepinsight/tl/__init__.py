@@ -1,18 +1,16 @@
 """Analyse annotations, ours or another tool's: refine, vote, combine, audit."""
 
-from hdeepinsight.tl._audit import audit_labels, audit_nodes
+from hdeepinsight.taxonomy import CellType, cell_type
+from hdeepinsight.tl._audit import LabelAudit, audit_labels, audit_nodes
 from hdeepinsight.tl._consensus import Consensus, consensus
 from hdeepinsight.tl._evidence import (
-    CellType,
     MarkerEvidence,
     ReferenceModel,
-    cell_type,
     marker_evidence,
     marker_genes,
     open_cells,
     sample_cells,
 )
-from hdeepinsight.tl._label_audit import LabelAudit
 from hdeepinsight.tl._refine import RefineConfig, lambda_path, refine
 from hdeepinsight.tl._refinement import Refinement
 from hdeepinsight.tl._representation import expression_pca, mde

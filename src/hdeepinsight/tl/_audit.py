@@ -3,32 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
-from sklearn.decomposition import PCA
-from sklearn.linear_model import LogisticRegression
 
 from hdeepinsight._errors import check_integer, check_number, missing_column
-from hdeepinsight.annotation import PROBABILITY_TOLERANCE, drop_ancestors
-from hdeepinsight.data import AlignedQuery, align_genes, log_normalize, open_counts, select_genes
-from hdeepinsight.taxonomy import Taxonomy, check_labels
-from hdeepinsight.tl import _confident_learning
+from hdeepinsight._keys import AUDIT_KEYS
+from hdeepinsight._palette import MISSING, tree_colors
+from hdeepinsight.annotation import (
+    PROBABILITY_TOLERANCE,
+    Additions,
+    check_cells,
+    depth_of_level,
+    storable,
+)
+from hdeepinsight.data import AlignedQuery, open_counts
+from hdeepinsight.taxonomy import Taxonomy, check_labels, column_nodes
+from hdeepinsight.tl._confident_learning import (
+    LEAST_RECOGNISED,
+    assign_folds,
+    batch_information,
+    class_names,
+    class_table,
+    expression_features,
+    find_contradictions,
+    most_probable_below,
+    out_of_fold_probabilities,
+    within_share,
+)
 from hdeepinsight.tl._inputs import batches_of
-from hdeepinsight.tl._label_audit import LabelAudit
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import ArrayLike
-
-#: Features of the classifier, and its settings.
-_N_GENES, _N_COMPONENTS = 2000, 50
-_CLIP, _LEAST_SPREAD = 10.0, 1e-3
-_INVERSE_PENALTY, _MAX_ITER = 0.1, 300
-#: Folds follow the batches only for classes of which at least this share is then still trained on.
-_LEAST_TRAINED = 0.5
 
 
 def audit_labels(
@@ -144,14 +154,10 @@ def audit_labels(
         check_labels(obs[key], f"obs[{key!r}]", unlabeled=unlabeled)
     if taxonomy is None:
         taxonomy = Taxonomy.from_obs(obs, keys, unlabeled=unlabeled)
-    if len(keys) > 1:
-        nodes = taxonomy.encode_levels(obs[keys], unlabeled=unlabeled)
-    else:
-        nodes = taxonomy.encode(obs[keys[0]], unlabeled=unlabeled)
     return audit_nodes(
         adata,
         taxonomy,
-        nodes,
+        column_nodes(taxonomy, obs, keys, unlabeled=unlabeled),
         layer=layer,
         batches=None if batch_key is None else batches_of(adata, batch_key),
         n_folds=n_folds,
@@ -227,10 +233,13 @@ def audit_nodes(
             "n_folds."
         )
     if probabilities is None:
-        rng = np.random.default_rng(seed)
-        features = expression_features(adata, layer=layer, seed=seed)
+        if isinstance(adata, AlignedQuery):
+            source = adata.source
+        else:
+            source = open_counts(adata, layer=layer, arguments={"layer": "layer"})
+        features = expression_features(source, seed=seed)
         kept = np.where(judged, nodes, 0)
-        folds = assign_folds(kept, batches, n_folds, rng)
+        folds = assign_folds(kept, batches, n_folds, np.random.default_rng(seed))
         probabilities = out_of_fold_probabilities(features, taxonomy, kept, folds)
     p = np.asarray(probabilities, dtype=np.float64)
     shape = (adata.n_obs, taxonomy.n_nodes)
@@ -240,144 +249,336 @@ def audit_nodes(
             f"{p.min(initial=np.inf):g} to {p.max(initial=-np.inf):g} of shape {p.shape}. Pass one "
             "column per node, in the taxonomy's order."
         )
-    found = _confident_learning.find_contradictions(
-        taxonomy, nodes, p, judged, least_margin=least_margin
-    )
-    contradicted = found.rival >= 0
-    suspicious = _confident_learning.within_share(found.margin, nodes, contradicted, max_share)
-    below = _confident_learning.most_probable_below(taxonomy, p, found.rival.clip(0))
-    own = p[np.arange(len(nodes)), nodes]
+    found = find_contradictions(taxonomy, nodes, p, judged, least_margin=least_margin)
+    contradicted, rival = found.rival >= 0, found.rival.clip(0)
+    suspicious = within_share(found.margin, nodes, contradicted, max_share)
     return LabelAudit(
         taxonomy=taxonomy,
         obs_names=pd.Index(adata.obs_names),
         nodes=nodes,
-        suggested_nodes=np.where(contradicted, below, nodes),
-        agreed_nodes=np.where(suspicious, taxonomy.parent[found.rival.clip(0)], nodes),
-        probability=np.where(judged, own, np.nan),
+        suggested_nodes=np.where(contradicted, most_probable_below(taxonomy, p, rival), nodes),
+        agreed_nodes=np.where(suspicious, taxonomy.parent[rival], nodes),
+        probability=np.where(judged, p[np.arange(len(nodes)), nodes], np.nan),
         margin=found.margin,
         judged=judged,
         suspicious=suspicious,
         weight=np.where(suspicious, found.weight, 1.0),
-        classes=_confident_learning.class_table(
-            taxonomy, nodes, p, judged, suspicious, found.joints, batches
-        ),
-        transitions=_confident_learning.transition_table(taxonomy, found.joints),
-        batch_nmi=_confident_learning.batch_information(taxonomy, nodes, batches),
+        classes=class_table(taxonomy, nodes, p, judged, suspicious, found, batches),
+        transitions=found.transitions,
+        batch_nmi=batch_information(taxonomy, nodes, batches),
         settings={"n_folds": n_folds, "least_margin": least_margin, "max_share": max_share},
     )
 
 
-def expression_features(
-    adata: AnnData | AlignedQuery, *, layer: str | None, seed: int
-) -> np.ndarray:
-    """Compute principal components of scaled log-normalised counts, ``(n_cells, n_components)``.
-
-    The first component has variance 1, the others less: the penalty of the classifier then falls
-    on the directions in which cells differ little.
-    """
-    opened = isinstance(adata, AlignedQuery)
-    source = (
-        adata.source if opened else open_counts(adata, layer=layer, arguments={"layer": "layer"})
-    )
-    genes = select_genes(source, _N_GENES)
-    chunks = [chunk for _, chunk in source.chunks(align_genes(source.var_names, genes))]
-    values = log_normalize(sparse.vstack(chunks, format="csr")).toarray()
-    values -= values.mean(axis=0)
-    values /= np.maximum(values.std(axis=0), _LEAST_SPREAD)
-    np.clip(values, -_CLIP, _CLIP, out=values)
-    n_components = min(_N_COMPONENTS, min(values.shape) - 1)
-    if n_components < 1:
-        return np.zeros((len(values), 1))
-    components = PCA(n_components, svd_solver="randomized", random_state=seed).fit_transform(values)
-    return np.asarray(components / max(components[:, 0].std(), _LEAST_SPREAD))
-
-
-def assign_folds(
-    nodes: np.ndarray, batches: np.ndarray | None, n_folds: int, rng: np.random.Generator
-) -> np.ndarray:
-    """Assign a fold to every cell, shape ``(n_cells,)``.
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class LabelAudit:
+    """Which labels the rest of a reference contradicts; made by `audit_labels`.
 
     Parameters
     ----------
-    nodes
-        Node of every cell's label, shape ``(n_cells,)``.
-    batches
-        Batch of every cell, shape ``(n_cells,)``, or ``None``.
-    n_folds
-        Number of folds.
-    rng
-        Source of randomness.
-
-    Notes
-    -----
-    Without batches the cells of every label are dealt to the folds in turn. With batches whole
-    batches share a fold, except for labels of which some fold would then hold more than half of the
-    cells (those of few batches): these are dealt by cell.
-    """
-    folds = np.empty(len(nodes), dtype=np.int64)
-    by_batch = None if batches is None else _folds_of_batches(batches, n_folds, rng)
-    for node in np.unique(nodes):
-        cells = rng.permutation(np.flatnonzero(nodes == node))
-        folds[cells] = (np.arange(len(cells)) + rng.integers(n_folds)) % n_folds
-        most = (1 - _LEAST_TRAINED) * len(cells)
-        if by_batch is not None and np.bincount(by_batch[cells]).max() <= most:
-            folds[cells] = by_batch[cells]
-    return folds
-
-
-def _folds_of_batches(batches: np.ndarray, n_folds: int, rng: np.random.Generator) -> np.ndarray:
-    """Return the fold of every cell, the largest batches first into the emptiest fold."""
-    names, codes, sizes = np.unique(batches, return_inverse=True, return_counts=True)
-    order = rng.permutation(len(names))
-    fold_of, filled = np.empty(len(names), dtype=np.int64), np.zeros(n_folds)
-    for batch in order[np.argsort(-sizes[order], kind="stable")]:
-        fold_of[batch] = filled.argmin()
-        filled[fold_of[batch]] += sizes[batch]
-    return fold_of[codes]
-
-
-def out_of_fold_probabilities(
-    features: np.ndarray, taxonomy: Taxonomy, nodes: np.ndarray, folds: np.ndarray
-) -> np.ndarray:
-    """Predict every node of every cell by a classifier that has not seen the cell.
-
-    Parameters
-    ----------
-    features
-        Shape ``(n_cells, n_features)``.
     taxonomy
         The tree.
+    obs_names
+        Names of the cells, shape ``(n_cells,)``.
     nodes
-        Node of every cell's label, shape ``(n_cells,)``; cells with 0 get probabilities, but train
-        nothing, and so do cells labelled above another label.
-    folds
-        Fold of every cell, shape ``(n_cells,)``.
+        Node of every cell's label, shape ``(n_cells,)``; 0 where there is none.
+    suggested_nodes
+        Node that the out-of-fold probabilities put in its place, as fine as labels go; the label
+        itself where it is not contradicted. Shape ``(n_cells,)``.
+    agreed_nodes
+        Deepest node of the label's path that is not contradicted: the parent of where label and
+        suggestion part for suspicious cells, the label for all others. Shape ``(n_cells,)``.
+    probability
+        Out-of-fold probability of the label, shape ``(n_cells,)``; NaN where it was not judged.
+    margin
+        Smallest lead of the label's nodes over their siblings, a probability from -1 to 1, shape
+        ``(n_cells,)``; NaN where it was not judged. Ordered by it, the most doubtful cells come
+        first.
+    judged
+        Cells that took part, shape ``(n_cells,)``: those with a label that is not too rare.
+    suspicious
+        Cells whose label is contradicted, within ``max_share`` of each label; ``(n_cells,)``.
+    weight
+        1, and for suspicious cells the ratio of the probabilities of the label's node and of its
+        rival where the two part; shape ``(n_cells,)``.
+    classes
+        One row a class at any depth, indexed by ``level`` and ``class``, with the cells labelled
+        at or under it. ``n_cells``, ``n_judged`` and ``n_suspicious`` count them;
+        ``estimated_noise`` is the share of wrong labels according to the confident joint;
+        ``recognised`` the share of judged cells for which the class is more probable than its
+        siblings, or the smallest such share of what is above it; ``purity`` the share of judged
+        cells whose most probable path goes through it; ``probability`` their mean probability of
+        it. Where batches are known: ``n_batches``, ``largest_batch``, ``largest_batch_share``,
+        ``batch_overlap`` (largest Jaccard index with a batch) and ``confounding``.
+    transitions
+        The confident joint in long form, a row a pair of siblings: ``level``, ``given``,
+        ``likely``, ``n_confident`` (cells with the first label that are confidently of the second
+        class) and ``rate`` (their share, summing to 1 over ``likely``).
+    batch_nmi
+        Normalised mutual information of labels and batches at every level; NaN without batches.
+    settings
+        How the audit was made, in plain types.
 
-    Returns
-    -------
-    Shape ``(n_cells, n_nodes)``: the root is 1, a node is the sum of the classes at or under it.
+    Examples
+    --------
+    Given probabilities of every node from models that have not seen the cells, one label of twenty
+    is contradicted:
 
-    Notes
-    -----
-    Multinomial logistic regression. Classes are not balanced: a wrong label is a large share of a
-    rare class, and with equal weights such a class then claims the cells of large ones.
+    >>> import anndata as ad
+    >>> import hdeepinsight as hdi
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> tree = hdi.Taxonomy.from_nested({"T": [], "B": []})
+    >>> labels = pd.Series(["T"] * 10 + ["B"] * 10, index=list("abcdefghijklmnopqrst"))
+    >>> cells = ad.AnnData(obs=labels.to_frame("cell_type"))
+    >>> p_t = np.array([0.95] * 9 + [0.02] + [0.05] * 10)
+    >>> p = np.column_stack([np.ones(20), p_t, 1 - p_t])
+    >>> audit = hdi.tl.audit_labels(cells, taxonomy=tree, labels_key="cell_type", probabilities=p)
+    >>> audit
+    LabelAudit of 20 cells (20 judged): 1 suspicious labels, 1 of them at level_1; 0 notes
+    >>> audit.cells.loc[audit.suspicious, "suggested"].tolist()
+    ['B']
     """
-    used = np.unique(nodes[nodes > 0])
-    classes = used[drop_ancestors(taxonomy, used)]
-    trains = np.isin(nodes, classes)
-    under = np.zeros((len(classes), taxonomy.n_nodes))
-    for row, node in zip(under, classes.tolist(), strict=True):
-        row[[0, *taxonomy.ancestors(node)]] = 1.0
-    probabilities = np.zeros((len(nodes), taxonomy.n_nodes))
-    for fold in np.unique(folds):
-        held_out, rows = np.flatnonzero(folds == fold), np.flatnonzero(trains & (folds != fold))
-        present = np.unique(nodes[rows])
-        columns = under[np.isin(classes, present)]
-        if len(present) < 2:  # one class alone is certain, and none says nothing
-            probabilities[held_out] = columns.sum(axis=0)
-            continue
-        model = LogisticRegression(C=_INVERSE_PENALTY, max_iter=_MAX_ITER)
-        model.fit(features[rows], nodes[rows])
-        probabilities[held_out] = model.predict_proba(features[held_out]) @ columns
-    probabilities[:, 0] = 1.0
-    return probabilities
+
+    taxonomy: Taxonomy
+    obs_names: pd.Index
+    nodes: np.ndarray
+    suggested_nodes: np.ndarray
+    agreed_nodes: np.ndarray
+    probability: np.ndarray
+    margin: np.ndarray
+    judged: np.ndarray
+    suspicious: np.ndarray
+    weight: np.ndarray
+    classes: pd.DataFrame
+    transitions: pd.DataFrame
+    batch_nmi: pd.Series[float]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def divergence(self) -> np.ndarray:
+        """Depth at which label and suggestion part, shape ``(n_cells,)``.
+
+        1 is another lineage, more is a sibling further down; 0 where the label is not contradicted.
+        """
+        given = self.taxonomy.node_at_level[self.nodes]
+        suggested = self.taxonomy.node_at_level[self.suggested_nodes]
+        differs = (given != suggested) & (given >= 0) & (suggested >= 0)
+        return np.where(differs.any(axis=1), differs.argmax(axis=1) + 1, 0)
+
+    @cached_property
+    def cells(self) -> pd.DataFrame:
+        """One row a cell.
+
+        ``given``, ``suggested`` (labels), ``probability``, ``margin``, ``divergence``, ``judged``,
+        ``suspicious`` and ``weight``.
+        """
+        names, columns = self._names, {}
+        for key in AUDIT_KEYS:
+            if key in (AUDIT_KEYS.GIVEN, AUDIT_KEYS.SUGGESTED):
+                nodes = self.nodes if key == AUDIT_KEYS.GIVEN else self.suggested_nodes
+                used, codes = np.unique(nodes, return_inverse=True)
+                columns[key] = pd.Categorical.from_codes(codes, [names[node] for node in used])
+            else:
+                columns[key] = getattr(self, key)
+        return pd.DataFrame(columns, index=self.obs_names)
+
+    def summary(self) -> pd.DataFrame:
+        """Count the suspicious cells by label, suggestion and depth where the two part.
+
+        Returns
+        -------
+        Table with ``given``, ``suggested``, ``divergence``, ``n_cells`` and ``share`` (of the cells
+        with that label), the most frequent first.
+
+        Examples
+        --------
+        >>> import anndata as ad
+        >>> import hdeepinsight as hdi
+        >>> import numpy as np
+        >>> import pandas as pd
+        >>> labels = pd.Series(["T"] * 10 + ["B"] * 10, index=list("abcdefghijklmnopqrst"))
+        >>> cells = ad.AnnData(obs=labels.to_frame("cell_type"))
+        >>> p_t = np.array([0.95] * 9 + [0.02] + [0.05] * 10)
+        >>> p = np.column_stack([np.ones(20), p_t, 1 - p_t])
+        >>> tree = hdi.Taxonomy.from_nested({"T": [], "B": []})
+        >>> audit = hdi.tl.audit_labels(
+        ...     cells, taxonomy=tree, labels_key="cell_type", probabilities=p
+        ... )
+        >>> audit.summary()
+          given suggested  divergence  n_cells  share
+        0     T         B           1        1    0.1
+        """
+        keys = [AUDIT_KEYS.GIVEN, AUDIT_KEYS.SUGGESTED, AUDIT_KEYS.DIVERGENCE]
+        sizes = self.cells[AUDIT_KEYS.GIVEN].value_counts()
+        counts = self.cells[self.suspicious].groupby(keys, observed=True).size()
+        table = counts.reset_index(name="n_cells")
+        table["share"] = table["n_cells"] / table[AUDIT_KEYS.GIVEN].map(sizes).astype(float)
+        return table.sort_values("n_cells", ascending=False, kind="stable", ignore_index=True)
+
+    def transition_matrix(self, level: int | str) -> pd.DataFrame:
+        """Return the confident joint's rates at a level: labels in rows, likely classes beside.
+
+        Parameters
+        ----------
+        level
+            Depth (1 is below the root) or name of a level.
+
+        Returns
+        -------
+        Square table whose rows sum to 1; 0 between classes that are not siblings, which are only
+        compared further up.
+
+        Raises
+        ------
+        ValueError
+            If there is no such level.
+
+        Examples
+        --------
+        >>> import anndata as ad
+        >>> import hdeepinsight as hdi
+        >>> import numpy as np
+        >>> import pandas as pd
+        >>> labels = pd.Series(["T"] * 10 + ["B"] * 10, index=list("abcdefghijklmnopqrst"))
+        >>> cells = ad.AnnData(obs=labels.to_frame("cell_type"))
+        >>> p_t = np.array([0.95] * 9 + [0.02] + [0.05] * 10)
+        >>> p = np.column_stack([np.ones(20), p_t, 1 - p_t])
+        >>> tree = hdi.Taxonomy.from_nested({"T": [], "B": []})
+        >>> audit = hdi.tl.audit_labels(
+        ...     cells, taxonomy=tree, labels_key="cell_type", probabilities=p
+        ... )
+        >>> audit.transition_matrix(1).loc["T"].to_dict()
+        {'T': 0.9, 'B': 0.1}
+        """
+        name = self.taxonomy.level_names[depth_of_level(self.taxonomy, level) - 1]
+        rows = self.transitions[self.transitions["level"] == name]
+        names = list(dict.fromkeys(rows["given"]))
+        matrix = rows.pivot_table(index="given", columns="likely", values="rate", fill_value=0.0)
+        return matrix.reindex(index=names, columns=names, fill_value=0.0)
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader has to know about single classes, a sentence each."""
+        used = np.unique(self.nodes[self.nodes > 0])
+        levels = [self.taxonomy.level_names[depth - 1] for depth in self.taxonomy.depth[used]]
+        index = list(zip(levels, [self._names[node] for node in used], strict=True))
+        rows = self.classes.loc[index].droplevel("level")
+        unsaid = (self.suggested_nodes != self.nodes) & ~self.suspicious
+        beyond, n_beyond = np.unique(self.nodes[unsaid], return_counts=True)
+        notes = [
+            f"{name}: left alone, {int(row.n_cells)} cells are too few for "
+            f"{self.settings['n_folds']} folds"
+            for name, row in rows[rows["n_judged"] == 0].iterrows()
+        ]
+        notes += [
+            f"{name}: left alone, its siblings are more probable for {1 - row.purity:.0%} of its "
+            "cells; look at the class as a whole"
+            for name, row in rows[rows["recognised"] < LEAST_RECOGNISED].iterrows()
+        ]
+        notes += [
+            f"{self._names[node]}: {n_more} more cells are contradicted than its share of "
+            f"{self.settings['max_share']:.0%} allows; look at the class as a whole"
+            for node, n_more in zip(beyond.tolist(), n_beyond.tolist(), strict=True)
+        ]
+        if "confounding" in rows:
+            notes += [
+                f"{name}: {row.confounding} ({row.largest_batch})"
+                for name, row in rows[rows["confounding"] != ""].iterrows()
+            ]
+        return tuple(notes)
+
+    def to_adata(
+        self, adata: AnnData, *, key_added: str = "audit", overwrite: bool = False
+    ) -> None:
+        """Write the result into an AnnData of the same cells.
+
+        Parameters
+        ----------
+        adata
+            Object whose ``obs_names`` are those of this audit, in the same order.
+        key_added
+            Prefix of what is added: a column ``obs["<key>_<column>"]`` for every column of
+            :attr:`cells`, colours of the labels, and ``uns["<key>"]`` with ``classes``,
+            ``transitions`` and ``settings``.
+        overwrite
+            Replace what stands under these names. What an earlier audit wrote under the same key
+            is replaced in any case.
+
+        Raises
+        ------
+        ValueError
+            If the cells are not the same, or a name is taken.
+
+        Examples
+        --------
+        >>> import anndata as ad
+        >>> import hdeepinsight as hdi
+        >>> import numpy as np
+        >>> import pandas as pd
+        >>> labels = pd.Series(["T"] * 10 + ["B"] * 10, index=list("abcdefghijklmnopqrst"))
+        >>> cells = ad.AnnData(obs=labels.to_frame("cell_type"))
+        >>> p_t = np.array([0.95] * 9 + [0.02] + [0.05] * 10)
+        >>> p = np.column_stack([np.ones(20), p_t, 1 - p_t])
+        >>> tree = hdi.Taxonomy.from_nested({"T": [], "B": []})
+        >>> audit = hdi.tl.audit_labels(
+        ...     cells, taxonomy=tree, labels_key="cell_type", probabilities=p
+        ... )
+        >>> audit.to_adata(cells)
+        >>> int(cells.obs["audit_suspicious"].sum())
+        1
+        """
+        self.check_cells(adata)
+        colors = tree_colors(self.taxonomy.labels, self.taxonomy.parent)
+        colors[self.taxonomy.label(0)] = MISSING
+        both = {AUDIT_KEYS.GIVEN: self.nodes, AUDIT_KEYS.SUGGESTED: self.suggested_nodes}
+        added = Additions(
+            obs={storable(f"{key_added}_{name}"): each.array for name, each in self.cells.items()},
+            obsm={},
+            uns={
+                storable(f"{key_added}_{name}_colors"): [
+                    colors[self.taxonomy.labels[node]] for node in np.unique(nodes)
+                ]
+                for name, nodes in both.items()
+            },
+        )
+        notes: dict[str, Any] = {"settings": dict(self.settings)}
+        for name, table in (
+            ("classes", self.classes.reset_index()),
+            ("transitions", self.transitions),
+        ):
+            notes[name] = table.set_axis(table.index.astype(str), axis=0)  # files hold only text
+        added.write(adata, key_added, notes, overwrite=overwrite)
+
+    def check_cells(self, adata: AnnData) -> None:
+        """Raise ``ValueError`` unless an AnnData has the cells of this audit, in this order."""
+        check_cells(self.obs_names, adata, "audit", "audited")
+
+    def check_taxonomy(self, taxonomy: Taxonomy) -> None:
+        """Raise ``ValueError`` unless a taxonomy is the one of this audit."""
+        if taxonomy != self.taxonomy:
+            raise ValueError(
+                f"The audit is over {self.taxonomy!r}, not over {taxonomy!r}. It must be the same "
+                "tree. Pass taxonomy=model.taxonomy to audit_labels."
+            )
+
+    def __len__(self) -> int:
+        return len(self.obs_names)
+
+    def __repr__(self) -> str:
+        n_lineage = (self.suspicious & (self.divergence == 1)).sum()
+        return (
+            f"LabelAudit of {len(self)} cells ({self.judged.sum()} judged): "
+            f"{self.suspicious.sum()} suspicious labels, {n_lineage} of them at "
+            f"{self.taxonomy.level_names[0]}; {len(self.notes)} notes"
+        )
+
+    def __str__(self) -> str:
+        parts = [repr(self), *(f"- {note}" for note in self.notes)]
+        if self.suspicious.any():
+            parts.append(self.summary().to_string(index=False))
+        return "\n".join(parts)
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return class_names(self.taxonomy)

@@ -6,42 +6,151 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import normalized_mutual_info_score
 
 from hdeepinsight._keys import LABEL_COLUMNS
+from hdeepinsight.annotation import drop_ancestors
+from hdeepinsight.data import CountSource, align_genes, log_normalize, select_genes
 from hdeepinsight.taxonomy import Taxonomy
 
 #: Share of a class's cells in which the classifier has to see the class before it may deny it.
 LEAST_RECOGNISED = 0.5
 #: A label and a batch whose overlap (Jaccard) reaches this are taken for the same cells.
 _SAME_CELLS = 0.95
+#: Features of the classifier, and its settings.
+_N_GENES, _N_COMPONENTS = 2000, 50
+_CLIP, _LEAST_SPREAD = 10.0, 1e-3
+_INVERSE_PENALTY, _MAX_ITER = 0.1, 300
+#: Folds follow the batches only for classes of which at least this share is then still trained on.
+_LEAST_TRAINED = 0.5
 
 
-class SiblingJoint(NamedTuple):
-    """Confident joint of one sibling group.
+def expression_features(source: CountSource, *, seed: int) -> np.ndarray:
+    """Compute principal components of scaled log-normalised counts, ``(n_cells, n_components)``.
 
-    ``counts[i, j]`` is the number of cells labelled with child ``i`` that are confidently of child
-    ``j``; ``recognised[i]`` the share of the cells labelled ``i`` for which it is the most probable
-    child.
+    The first component has variance 1, the others less: the penalty of the classifier then falls
+    on the directions in which cells differ little.
     """
+    genes = select_genes(source, _N_GENES)
+    chunks = [chunk for _, chunk in source.chunks(align_genes(source.var_names, genes))]
+    values = log_normalize(sparse.vstack(chunks, format="csr")).toarray()
+    values -= values.mean(axis=0)
+    values /= np.maximum(values.std(axis=0), _LEAST_SPREAD)
+    np.clip(values, -_CLIP, _CLIP, out=values)
+    n_components = min(_N_COMPONENTS, min(values.shape) - 1)
+    if n_components < 1:
+        return np.zeros((len(values), 1))
+    components = PCA(n_components, svd_solver="randomized", random_state=seed).fit_transform(values)
+    return np.asarray(components / max(components[:, 0].std(), _LEAST_SPREAD))
 
-    children: np.ndarray
-    counts: np.ndarray
-    recognised: np.ndarray
+
+def assign_folds(
+    nodes: np.ndarray, batches: np.ndarray | None, n_folds: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Assign a fold to every cell, shape ``(n_cells,)``.
+
+    Parameters
+    ----------
+    nodes
+        Node of every cell's label, shape ``(n_cells,)``.
+    batches
+        Batch of every cell, shape ``(n_cells,)``, or ``None``.
+    n_folds
+        Number of folds.
+    rng
+        Source of randomness.
+
+    Notes
+    -----
+    Without batches the cells of every label are dealt to the folds in turn. With batches whole
+    batches share a fold, except for labels of which some fold would then hold more than half of the
+    cells (those of few batches): these are dealt by cell.
+    """
+    folds, by_batch = np.empty(len(nodes), dtype=np.int64), None
+    if batches is not None:  # the largest batches first into the emptiest fold
+        names, codes, sizes = np.unique(batches, return_inverse=True, return_counts=True)
+        order = rng.permutation(len(names))
+        fold_of, filled = np.empty(len(names), dtype=np.int64), np.zeros(n_folds)
+        for batch in order[np.argsort(-sizes[order], kind="stable")]:
+            fold_of[batch] = filled.argmin()
+            filled[fold_of[batch]] += sizes[batch]
+        by_batch = fold_of[codes]
+    for node in np.unique(nodes):
+        cells = rng.permutation(np.flatnonzero(nodes == node))
+        folds[cells] = (np.arange(len(cells)) + rng.integers(n_folds)) % n_folds
+        most = (1 - _LEAST_TRAINED) * len(cells)
+        if by_batch is not None and np.bincount(by_batch[cells]).max() <= most:
+            folds[cells] = by_batch[cells]
+    return folds
+
+
+def out_of_fold_probabilities(
+    features: np.ndarray, taxonomy: Taxonomy, nodes: np.ndarray, folds: np.ndarray
+) -> np.ndarray:
+    """Predict every node of every cell by a classifier that has not seen the cell.
+
+    Parameters
+    ----------
+    features
+        Shape ``(n_cells, n_features)``.
+    taxonomy
+        The tree.
+    nodes
+        Node of every cell's label, shape ``(n_cells,)``; cells with 0 get probabilities, but train
+        nothing, and so do cells labelled above another label.
+    folds
+        Fold of every cell, shape ``(n_cells,)``.
+
+    Returns
+    -------
+    Shape ``(n_cells, n_nodes)``: the root is 1, a node is the sum of the classes at or under it.
+
+    Notes
+    -----
+    Multinomial logistic regression. Classes are not balanced: a wrong label is a large share of a
+    rare class, and with equal weights such a class then claims the cells of large ones.
+    """
+    used = np.unique(nodes[nodes > 0])
+    classes = used[drop_ancestors(taxonomy, used)]
+    trains = np.isin(nodes, classes)
+    under = np.zeros((len(classes), taxonomy.n_nodes))
+    for row, node in zip(under, classes.tolist(), strict=True):
+        row[[0, *taxonomy.ancestors(node)]] = 1.0
+    probabilities = np.zeros((len(nodes), taxonomy.n_nodes))
+    for fold in np.unique(folds):
+        held_out, rows = np.flatnonzero(folds == fold), np.flatnonzero(trains & (folds != fold))
+        present = np.unique(nodes[rows])
+        columns = under[np.isin(classes, present)]
+        if len(present) < 2:  # one class alone is certain, and none says nothing
+            probabilities[held_out] = columns.sum(axis=0)
+            continue
+        model = LogisticRegression(C=_INVERSE_PENALTY, max_iter=_MAX_ITER)
+        model.fit(features[rows], nodes[rows])
+        probabilities[held_out] = model.predict_proba(features[held_out]) @ columns
+    probabilities[:, 0] = 1.0
+    return probabilities
 
 
 class Contradictions(NamedTuple):
     """What the walk down the tree found.
 
-    ``rival`` is the contradicting sibling, -1 where there is none; ``margin`` the smallest lead of
-    the given node over its siblings on the levels that were judged, NaN where none was; ``weight``
-    the ratio of the probabilities of the given node and its rival. All have shape ``(n_cells,)``.
+    Per cell, ``(n_cells,)``: ``rival`` is the contradicting sibling, -1 where there is none;
+    ``margin`` the smallest lead of the given node over its siblings on the levels that were judged,
+    NaN where none was; ``weight`` the ratio of the probabilities of the given node and its rival.
+    Per node, ``(n_nodes,)``: ``noise`` is the share of wrong labels on the way to it, and
+    ``recognised`` the least share of cells that are seen to be of a node on that way.
+    ``transitions`` is the confident joint in long form.
     """
 
     rival: np.ndarray
     margin: np.ndarray
     weight: np.ndarray
-    joints: list[SiblingJoint]
+    noise: np.ndarray
+    recognised: np.ndarray
+    transitions: pd.DataFrame
 
 
 def find_contradictions(
@@ -76,80 +185,54 @@ def find_contradictions(
 
     In the confident joint, which estimates the noise of whole classes, child :math:`j` has the
     threshold :math:`t_j`, the mean probability of :math:`j` over the cells labelled :math:`j`, and
-    a cell counts for the most probable child that reaches its threshold. These thresholds do not
-    take part in single contradictions: where types are far apart they exceed 0.9, and would excuse
-    the clearest errors.
+    a cell counts for the most probable child that reaches its threshold. A label without any
+    confident cell is taken to be right. These thresholds do not take part in single contradictions:
+    where types are far apart they exceed 0.9, and would excuse the clearest errors.
     """
-    n_cells = len(nodes)
-    rival, margin = np.full(n_cells, -1, dtype=np.int64), np.full(n_cells, np.nan)
-    found = Contradictions(rival, margin, weight=np.ones(n_cells), joints=[])
-    path = taxonomy.node_at_level[nodes]
+    rival, margin = np.full(len(nodes), -1), np.full(len(nodes), np.nan)
+    weight, (right, recognised) = np.ones(len(nodes)), np.ones((2, taxonomy.n_nodes))
+    path, names = taxonomy.node_at_level[nodes], np.array(class_names(taxonomy), dtype=object)
+    transitions = []
     # Breadth-first: the lineages of a cell are judged before the types within them.
-    for parent in taxonomy.inner_nodes:
+    for parent in taxonomy.inner_nodes.tolist():
         given = path[:, taxonomy.depth[parent]]
-        here = judged & (found.rival < 0) & np.isin(given, taxonomy.children(int(parent)))
+        here = judged & (rival < 0) & np.isin(given, taxonomy.children(parent))
         cells = np.flatnonzero(here)
         children, codes = np.unique(given[cells], return_inverse=True)
-        if len(children) > 1:
-            _judge_group(found, cells, codes, children, probabilities, least_margin)
-    return found
-
-
-def _judge_group(
-    found: Contradictions,
-    cells: np.ndarray,
-    codes: np.ndarray,
-    children: np.ndarray,
-    probabilities: np.ndarray,
-    least_margin: float,
-) -> None:
-    """Write into ``found`` what one sibling group says about its cells."""
-    values = probabilities[np.ix_(cells, children)]
-    rows = np.arange(len(cells))
-    likely, recognised = confident_classes(values, codes), recognised_shares(values, codes)
-    counts = np.zeros((len(children), len(children)), dtype=np.int64)
-    np.add.at(counts, (codes[likely >= 0], likely[likely >= 0]), 1)
-    found.joints.append(SiblingJoint(children, counts, recognised))
-    own = values[rows, codes]
-    values[rows, codes] = -np.inf
-    rival = values.argmax(axis=1)
-    lead = values[rows, rival] - own
-    found.margin[cells] = np.fmin(found.margin[cells], -lead)
-    wrong = (lead >= least_margin) & (lead > 0) & (recognised >= LEAST_RECOGNISED)[codes]
-    found.rival[cells[wrong]] = children[rival[wrong]]
-    found.weight[cells[wrong]] = (own / np.maximum(values[rows, rival], 1e-12))[wrong]
-
-
-def confident_classes(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Find the most probable class that reaches its threshold, -1 where none does; ``(n_cells,)``.
-
-    Parameters
-    ----------
-    values
-        Probabilities, shape ``(n_cells, n_classes)``.
-    codes
-        Class that labels each cell, shape ``(n_cells,)``; every class labels some.
-    """
-    columns = np.arange(values.shape[1])
-    thresholds = np.array([values[codes == column, column].mean() for column in columns])
-    reached = np.where(values >= thresholds, values, -1.0)
-    return np.where(reached.max(axis=1) >= 0, reached.argmax(axis=1), -1)
-
-
-def recognised_shares(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Return the share of each class's cells whose most probable class it is, ``(n_classes,)``."""
-    hits = np.bincount(codes[values.argmax(axis=1) == codes], minlength=values.shape[1])
-    return np.asarray(hits / np.bincount(codes))
-
-
-def transition_rates(joint: SiblingJoint) -> np.ndarray:
-    """Return the share of each label's cells that are of each child, ``(n_children, n_children)``.
-
-    Rows sum to 1. A label without any confident cell is taken to be right.
-    """
-    totals = joint.counts.sum(axis=1, keepdims=True)
-    rates = joint.counts / np.maximum(totals, 1)
-    return np.where(totals > 0, rates, np.eye(len(rates)))
+        if (n := len(children)) < 2:
+            continue
+        values, rows = probabilities[np.ix_(cells, children)], np.arange(len(cells))
+        seen = np.bincount(codes[values.argmax(axis=1) == codes], minlength=n) / np.bincount(codes)
+        thresholds = np.array([values[codes == child, child].mean() for child in range(n)])
+        reached = np.where(values >= thresholds, values, -1.0)
+        sure = reached.max(axis=1) >= 0
+        counts = np.zeros((n, n), dtype=np.int64)
+        np.add.at(counts, (codes[sure], reached.argmax(axis=1)[sure]), 1)
+        totals = counts.sum(axis=1, keepdims=True)
+        rates = np.where(totals > 0, counts / np.maximum(totals, 1), np.eye(n))
+        right[children], recognised[children] = np.diag(rates), seen
+        joint = {
+            "level": taxonomy.level_names[taxonomy.depth[parent]],
+            "given": np.repeat(names[children], n),
+            "likely": np.tile(names[children], n),
+            "n_confident": counts.ravel(),
+            "rate": rates.ravel(),
+        }
+        transitions.append(pd.DataFrame(joint))
+        own = values[rows, codes]
+        values[rows, codes] = -np.inf
+        best = values.argmax(axis=1)
+        lead = values[rows, best] - own
+        margin[cells] = np.fmin(margin[cells], -lead)
+        wrong = (lead >= least_margin) & (lead > 0) & (seen >= LEAST_RECOGNISED)[codes]
+        rival[cells[wrong]] = children[best[wrong]]
+        weight[cells[wrong]] = (own / np.maximum(values[rows, best], 1e-12))[wrong]
+    for node, above in enumerate(taxonomy.parent[1:].tolist(), start=1):
+        right[node] *= right[above]
+        recognised[node] = min(recognised[node], recognised[above])
+    columns = ["level", "given", "likely", "n_confident", "rate"]
+    table = pd.concat(transitions or [pd.DataFrame(columns=columns)], ignore_index=True)
+    return Contradictions(rival, margin, weight, 1.0 - right, recognised, table)
 
 
 def most_probable_below(
@@ -180,92 +263,44 @@ def within_share(
     return kept
 
 
-def transition_table(taxonomy: Taxonomy, joints: list[SiblingJoint]) -> pd.DataFrame:
-    """Lay out the confident joint of all sibling groups in long form."""
-    names = np.array(class_names(taxonomy), dtype=object)
-    parts = []
-    for joint in joints:
-        n_children = len(joint.children)
-        given, likely = np.repeat(joint.children, n_children), np.tile(joint.children, n_children)
-        parts.append(
-            pd.DataFrame(
-                {
-                    "level": _levels(taxonomy, given),
-                    "given": names[given],
-                    "likely": names[likely],
-                    "n_confident": joint.counts.ravel(),
-                    "rate": transition_rates(joint).ravel(),
-                }
-            )
-        )
-    columns = ["level", "given", "likely", "n_confident", "rate"]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
-
-
 def class_table(
     taxonomy: Taxonomy,
     nodes: np.ndarray,
     probabilities: np.ndarray,
     judged: np.ndarray,
     suspicious: np.ndarray,
-    joints: list[SiblingJoint],
+    found: Contradictions,
     batches: np.ndarray | None,
 ) -> pd.DataFrame:
     """Tabulate noise, purity and confounding of every node with cells at or under it."""
+
+    def count(cells: np.ndarray) -> np.ndarray:
+        return taxonomy.roll_up(np.bincount(nodes[cells], minlength=taxonomy.n_nodes))
+
     greedy = most_probable_below(taxonomy, probabilities, np.zeros(len(nodes), dtype=np.int64))
-    n_cells = _count(taxonomy, nodes)
-    n_judged = _count(taxonomy, nodes[judged])
-    rows = np.flatnonzero(n_cells[1:] > 0) + 1
-    agreeing, own = np.zeros(len(n_cells)), np.zeros(len(n_cells))
-    for level in range(taxonomy.max_depth):
-        given = taxonomy.node_at_level[nodes, level]
+    n_cells, n_judged = count(nodes >= 0), count(judged)
+    agreeing, own = np.zeros((2, taxonomy.n_nodes))
+    for given, likely in zip(*(taxonomy.node_at_level[x].T for x in (nodes, greedy)), strict=True):
         part = judged & (given > 0)
-        agrees = part & (given == taxonomy.node_at_level[greedy, level])
-        np.add.at(agreeing, given[agrees], 1)
+        np.add.at(agreeing, given[part & (given == likely)], 1)
         np.add.at(own, given[part], probabilities[part, given[part]])
-    noise, recognised = _along_paths(taxonomy, joints)
     with np.errstate(invalid="ignore"):
-        purity, probability = agreeing / n_judged, own / n_judged
-    table = pd.DataFrame(
-        {
-            "n_cells": n_cells[rows],
-            "n_judged": n_judged[rows],
-            "n_suspicious": _count(taxonomy, nodes[suspicious])[rows],
-            "estimated_noise": np.where(n_judged > 0, noise, np.nan)[rows],
-            "recognised": np.where(n_judged > 0, recognised, np.nan)[rows],
-            "purity": purity[rows],
-            "probability": probability[rows],
+        columns = {
+            "n_cells": n_cells,
+            "n_judged": n_judged,
+            "n_suspicious": count(suspicious),
+            "estimated_noise": np.where(n_judged > 0, found.noise, np.nan),
+            "recognised": np.where(n_judged > 0, found.recognised, np.nan),
+            "purity": agreeing / n_judged,
+            "probability": own / n_judged,
         }
-    )
+    rows = np.flatnonzero(n_cells[1:] > 0) + 1
+    table = pd.DataFrame(columns).iloc[rows].reset_index(drop=True)
     if batches is not None:
         table = table.join(class_batches(taxonomy, nodes, rows, batches))
-    index = [_levels(taxonomy, rows), np.array(class_names(taxonomy), dtype=object)[rows]]
+    levels = np.array(taxonomy.level_names, dtype=object)[taxonomy.depth[rows] - 1]
+    index = [levels, np.array(class_names(taxonomy), dtype=object)[rows]]
     return table.set_axis(pd.MultiIndex.from_arrays(index, names=["level", "class"]), axis=0)
-
-
-def _levels(taxonomy: Taxonomy, nodes: np.ndarray) -> np.ndarray:
-    names = np.array(["", *taxonomy.level_names], dtype=object)
-    return np.asarray(names[taxonomy.depth[nodes]])
-
-
-def _count(taxonomy: Taxonomy, nodes: np.ndarray) -> np.ndarray:
-    """Count the cells at or under every node; the root's are all."""
-    return taxonomy.roll_up(np.bincount(nodes, minlength=taxonomy.n_nodes))
-
-
-def _along_paths(taxonomy: Taxonomy, joints: list[SiblingJoint]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the share of wrong labels on the way to every node, and the least recognised share.
-
-    Both of shape ``(n_nodes,)``.
-    """
-    right, recognised = np.ones(taxonomy.n_nodes), np.ones(taxonomy.n_nodes)
-    for joint in joints:
-        right[joint.children] = np.diag(transition_rates(joint))
-        recognised[joint.children] = joint.recognised
-    for node in range(1, taxonomy.n_nodes):  # breadth-first: what is above is done already
-        right[node] *= right[taxonomy.parent[node]]
-        recognised[node] = min(recognised[node], recognised[taxonomy.parent[node]])
-    return 1.0 - right, recognised
 
 
 def class_names(taxonomy: Taxonomy) -> list[str]:
@@ -275,11 +310,10 @@ def class_names(taxonomy: Taxonomy) -> list[str]:
     """
     first: dict[str, int] = {}
     shared = {LABEL_COLUMNS.ROOT}
-    # Breadth-first: the highest node of a name comes first.
-    for node, label in enumerate(taxonomy.labels[1:], start=1):
+    nodes = list(enumerate(taxonomy.labels))[1:]
+    for node, label in nodes:  # breadth-first: the highest node of a name comes first
         if first.setdefault(label, node) not in taxonomy.ancestors(node):
             shared.add(label)
-    nodes = enumerate(taxonomy.labels[1:], start=1)
     names = [taxonomy.path_name(node) if label in shared else label for node, label in nodes]
     return [LABEL_COLUMNS.ROOT, *names]
 

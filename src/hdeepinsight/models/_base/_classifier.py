@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, get_args
@@ -365,22 +365,16 @@ class HierarchicalClassifierMixin(_Base):
         opened = self._open_trained(
             query, indices, layer=layer, use_raw=use_raw, scale=scale, fold_case=fold_case
         )
-        shift = None
-        if corrected is not None:
-            shift = corrected.shift_for(self.normalizer, opened.obs_names)
         judge: QueryJudge | None = None
         found: dict[str, np.ndarray] = {}
-        tree, zeros = self.module.tree, torch.zeros(1, self.taxonomy.n_edges, device=self.device)
-        ignorant = as_array(tree.node_log_probs(tree.conditional_log_probs(zeros)).exp())
         names = "probabilities", "seen"
-        for rows, counts, part in self._chunks(opened, names, batch_size, shift, keep):
-            part["probabilities"][~part["seen"]] = ignorant
-            sample = counts, part["probabilities"]
+        for rows, counts, part in self._chunks(opened, names, batch_size, corrected, keep=keep):
+            read = counts, part["probabilities"]
             if rows.start == 0 and self.bank_ is not None:
                 is_all = counts.shape[0] == opened.n_obs
-                judge = self._judge(opened, *(sample if is_all else self._sampled(opened, shift)))
+                judge = self._judge(opened, *(read if is_all else self._sampled(opened, corrected)))
             if judge is not None:
-                part |= judge.measure(*sample)
+                part |= judge.measure(*read)
             fill(found, part, rows, opened.n_obs)
         probabilities = found.pop("probabilities", np.zeros((0, 0)))
         seen = found.pop("seen", np.ones(0, dtype=bool))
@@ -502,14 +496,10 @@ class HierarchicalClassifierMixin(_Base):
         ((210, 5), ['T', 'NK', 'B', 'Myeloid', 'Platelet'])
         """
         opened = self._open_trained(adata, indices, **reading)
-        shift = None
-        if corrected is not None:
-            shift = corrected.shift_for(self.normalizer, opened.obs_names)
-        found = self._collected(opened, self._read_probabilities, batch_size, shift)
         result = Annotation(
             taxonomy=self.taxonomy,
             obs_names=opened.obs_names,
-            node_probabilities=found["probabilities"],
+            node_probabilities=self._collected(opened, "probabilities", batch_size, corrected),
         )
         return result.probabilities(level)
 
@@ -540,10 +530,7 @@ class HierarchicalClassifierMixin(_Base):
         True
         """
         opened = self._open_trained(adata, indices, **reading)
-        found: dict[str, np.ndarray] = {}
-        for rows, _, part in self._chunks(opened, ("latent",), batch_size):
-            fill(found, part, rows, opened.n_obs)
-        return found.get("latent", np.zeros((0, 0), dtype=np.float32))
+        return self._collected(opened, "latent", batch_size)
 
     def label_nodes(
         self,
@@ -657,17 +644,38 @@ class HierarchicalClassifierMixin(_Base):
         opened: AlignedQuery,
         names: Sequence[str],
         batch_size: int = PART_CELLS,
-        shift: Callable[[slice], np.ndarray] | None = None,
+        corrected: StacasResult | None = None,
+        *,
+        some: np.ndarray | None = None,
         keep: list[sparse.csr_matrix] | None = None,
     ) -> Iterator[tuple[slice, sparse.csr_matrix, dict[str, np.ndarray]]]:
-        """Read a query in one pass, chunk by chunk: rows, counts, and outputs by name."""
+        """Read a query, or some cells, in one pass by chunks: rows, counts, and outputs by name."""
         check_integer("batch_size", batch_size)
+        shift = None
+        if corrected is not None:
+            shift = corrected.shift_for(self.normalizer, opened.obs_names)
+        opened = opened if some is None else opened.subset(some)
         batch = (self.adapter_ or Adapter()).batch_of(opened.obs)
         for rows, counts in tracked(opened.chunks(keep=keep), "Annotating", opened.n_obs):
             cells = query_cells(opened, rows, counts, batch[rows])
             if shift is not None:
-                cells = replace(cells, extra={**cells.extra, "shift": shift(rows)})
+                wanted = [rows] if some is None else [slice(row, row + 1) for row in some[rows]]
+                moved = np.concatenate([shift(each) for each in wanted])
+                cells = replace(cells, extra={**cells.extra, "shift": moved})
             yield rows, counts, self._read(cells, names, opened.measured, batch_size=batch_size)
+
+    def _collected(
+        self,
+        opened: AlignedQuery,
+        name: str,
+        batch_size: int,
+        corrected: StacasResult | None = None,
+    ) -> np.ndarray:
+        """Return an output for all cells, shape ``(n_cells, ...)``."""
+        found: dict[str, np.ndarray] = {}
+        for rows, _, part in self._chunks(opened, (name,), batch_size, corrected):
+            fill(found, part, rows, opened.n_obs)
+        return found.get(name, np.zeros((0, 0), dtype=np.float32))
 
     @torch.inference_mode()
     def _read(
@@ -680,10 +688,11 @@ class HierarchicalClassifierMixin(_Base):
     ) -> dict[str, np.ndarray]:
         """Run cells through the network in mini-batches; ``logits`` are those without an adapter.
 
-        ``seen`` tells in which cells anything that the model reads was counted.
+        ``seen`` tells in which cells anything that the model reads was counted; in the others all
+        siblings are equally likely.
         """
         self.module.eval()
-        adapter, parts = self.adapter_ or Adapter(), []
+        adapter, tree, parts = self.adapter_ or Adapter(), self.module.tree, []
         genes = np.ones(len(self.genes)) if measured is None else measured
         mask = torch.tensor(genes, dtype=torch.float32, device=self.device)
         for _, part in cells.parts(batch_size):
@@ -692,25 +701,26 @@ class HierarchicalClassifierMixin(_Base):
                 found = self.module.inference(**inputs)
             else:
                 found = adapter.predict(self.module, batch=part.batch, **inputs)
-            found["seen"] = inputs["counts"].any(1)
+            seen = found["seen"] = inputs["counts"].any(1)
             if "proteins_measured" in inputs:
-                found["seen"] |= inputs["proteins_measured"].any(1)
+                seen |= inputs["proteins_measured"].any(1)
+            if "probabilities" in found and not seen.all():
+                logits = torch.zeros(1, self.taxonomy.n_edges).to(mask)
+                equal = tree.node_log_probs(tree.conditional_log_probs(logits)).exp()
+                found["probabilities"] = found["probabilities"].where(seen.unsqueeze(1), equal)
             parts.append([as_array(found[name]) for name in names])
         arrays = (np.concatenate(each) for each in zip(*parts, strict=True))
         return dict(zip(names, arrays, strict=True))
 
     def _sampled(
-        self, opened: AlignedQuery, shift: Callable[[slice], np.ndarray] | None
+        self, opened: AlignedQuery, corrected: StacasResult | None
     ) -> tuple[sparse.csr_matrix, np.ndarray]:
         """Return counts and probabilities of cells of a query that are drawn evenly."""
         rows = np.unique(np.linspace(0, opened.n_obs - 1, SAMPLE_CELLS).astype(int))
-        of_rows: Any = shift and (
-            lambda part: np.concatenate([shift(slice(row, row + 1)) for row in rows[part]])
-        )
-        drawn = self._chunks(opened.subset(rows), ("probabilities",), shift=of_rows)
-        parts = [(counts, found["probabilities"]) for _, counts, found in drawn]
-        counts, probabilities = zip(*parts, strict=True)
-        return sparse.vstack(counts, format="csr"), np.concatenate(probabilities)
+        drawn = self._chunks(opened, ("probabilities",), corrected=corrected, some=rows)
+        counts, found = zip(*[part[1:] for part in drawn], strict=True)
+        probabilities = np.concatenate([each["probabilities"] for each in found])
+        return sparse.vstack(counts, format="csr"), probabilities
 
     def _judge(
         self, opened: AlignedQuery, counts: sparse.csr_matrix, probabilities: np.ndarray

@@ -1,0 +1,329 @@
+"""The tree of cell types, and cells as streams down the tree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from hdeepinsight._palette import MISSING, tree_colors
+from hdeepinsight.annotation import PROBABILITY_TOLERANCE, Annotation
+from hdeepinsight.pl import _style
+from hdeepinsight.taxonomy import Taxonomy
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from matplotlib.axes import Axes
+
+#: Inches of one row, and of one character at the font size used.
+_ROW, _CHARACTER, _FONT = 0.2, 0.07, 8.5
+#: Room for a dot and between two columns, in characters.
+_DOT, _GAP = 1.2, 4.0
+#: Inches of the streams: all cells together, the least room of one name, what is left between two,
+#: a block's width, and the least width of the stream between two columns.
+_CELLS, _NAME, _SPACE, _BLOCK, _STREAM = 3.2, 0.165, 0.03, 0.12, 1.1
+
+
+def taxonomy(
+    taxonomy: Taxonomy | Annotation | Any,
+    counts: Mapping[Any, int] | npt.ArrayLike | None = None,
+    *,
+    confidence: Mapping[Any, float] | npt.ArrayLike | None = None,
+    cmap: str = _style.SEQUENTIAL,
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw a taxonomy from left to right, coarse to fine, each node in the colour of its label.
+
+    Parameters
+    ----------
+    taxonomy
+        The tree; an annotation, for its tree with the cells that it labels and how sure it is; or
+        a model, for its tree.
+    counts
+        Cells labelled exactly at each node: an array ``(n_nodes,)``, or a mapping (also a Series)
+        of names, paths or node indices. Shown are the cells at or under each node, as text and as
+        the size of the dot. Of an annotation, by default, the cells that stop at each node.
+    confidence
+        A number from 0 to 1 for each node, in the same forms, for the colour of its dot and as
+        text; NaN where there is none. Of an annotation, by default, the mean probability of each
+        node over the cells that stop at or under it.
+    cmap
+        Name of the colour map for `confidence`.
+    title
+        Heading.
+    ax
+        Axes to draw on; by default those of a new figure that is large enough to read every name.
+
+    Returns
+    -------
+    The axes; node ``v`` is drawn by the text ``ax.texts[v - 1]``.
+
+    Raises
+    ------
+    TypeError
+        If it is neither a taxonomy nor something that has one.
+    ValueError
+        If `counts` or `confidence` has another length than the tree has nodes, or a name that it
+        does not have, if a count is no whole number from 0, or a confidence lies outside [0, 1].
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> tax = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+    >>> ax = hdi.pl.taxonomy(tax, {"CD4": 1200, "B": 7}, confidence={"T": 0.98, "CD4": 0.9})
+    >>> [text.get_text() for text in ax.texts]
+    ['T  1,200  0.98', 'B  7', 'CD4  1,200  0.90', 'CD8  0']
+    """
+    if isinstance(taxonomy, Annotation):
+        stops, n_nodes = taxonomy.stop_nodes, taxonomy.taxonomy.n_nodes
+        counts = np.bincount(stops, minlength=n_nodes) if counts is None else counts
+        confidence = _mean_probability(taxonomy) if confidence is None else confidence
+    tree = getattr(taxonomy, "taxonomy", taxonomy)
+    if not isinstance(tree, Taxonomy):
+        raise TypeError(
+            "taxonomy must be a Taxonomy, an Annotation or a model, got "
+            f"{type(tree).__name__}. Pass result or model.taxonomy."
+        )
+    by_label = tree_colors(tree.labels, tree.parent)
+    colors = [MISSING, *(by_label[label] for label in tree.labels[1:])]
+    texts, ink = pd.Series(map(_style.plain, tree.labels)), [_style.INK] * tree.n_nodes
+    area = np.full(tree.n_nodes, 30.0)
+    dots: dict[str, Any] = {"c": colors, "linewidths": 0}
+    if counts is not None:
+        exact = _per_node(tree, counts, "counts", otherwise=0)
+        if not (np.isfinite(exact) & (exact >= 0) & (exact == np.rint(exact))).all():
+            raise ValueError(
+                f"The counts run from {exact.min():.3g} to {exact.max():.3g}. They must be whole "
+                "numbers of cells >= 0. Pass value_counts(), not shares of cells."
+            )
+        totals = tree.roll_up(exact.astype(np.int64))  # cells at or under each node
+        texts += [f"  {n:,}" for n in totals]
+        ink = [_style.INK if n else _style.FAINT for n in totals]
+        # With the square root of the count, rare types stay visible.
+        area = 8 + 70 * np.sqrt(totals / max(1, totals[0]))
+    if confidence is not None:
+        sure = _per_node(tree, confidence, "confidence", otherwise=np.nan)
+        if (sure < 0).any() or (sure > 1 + PROBABILITY_TOLERANCE).any():
+            raise ValueError(
+                f"The confidence runs from {np.nanmin(sure):.3g} to {np.nanmax(sure):.3g}. It is a "
+                "probability from 0 to 1, or NaN. Pass probabilities, not logits or percent."
+            )
+        texts += [f"  {value:.2f}" if np.isfinite(value) else "" for value in sure]
+        dots = _style.color_scale(sure, cmap) | {"linewidths": 0.5, "edgecolors": _style.INK}
+    # Left edges of the columns of the root and of every level, and the right edge of all.
+    longest = texts.str.len().groupby(tree.depth).max()[1:]
+    starts = np.cumsum([0.0, _GAP, *(longest + _DOT + _GAP)])
+    x, y = starts[tree.depth], np.zeros(tree.n_nodes)
+    y[_style.in_tree_order(tree, tree.leaves.tolist())] = np.arange(tree.n_leaves)
+    for node in reversed(tree.inner_nodes):
+        y[node] = y[tree.children(node)[[0, -1]]].mean()  # a parent stands amid its children
+    width = max(starts[-1] * _CHARACTER, 2.0) + (0.4 if confidence is None else 1.3)
+    ax = _style.axes_or_new(ax, (width, tree.n_leaves * _ROW + 0.7), "bare", title)
+    _draw_edges(ax, tree, x, y, colors)
+    drawn = ax.scatter(x, y, s=area, zorder=3, **dots)
+    if confidence is not None:
+        bar: dict[str, Any] = {"shrink": 0.8, "aspect": 15, "pad": 0.02}
+        ax.figure.colorbar(drawn, ax=ax, label="mean confidence", **bar)
+    look: dict[str, Any] = {"va": "center", "size": _FONT}
+    look["bbox"] = {"boxstyle": "square,pad=0.15", "fc": "white", "ec": "none"}
+    for node in range(1, tree.n_nodes):
+        ax.text(x[node] + _DOT, y[node], texts[node], color=ink[node], **look)
+    ax.xaxis.tick_top()
+    names = list(map(_style.plain, tree.level_names))
+    ax.set_xticks(starts[1:-1] + _DOT, names, ha="left", fontsize=_FONT)
+    ax.tick_params(length=0, labelcolor=_style.FAINT)
+    ax.set(xlim=(-1.5, starts[-1]), ylim=(tree.n_leaves - 0.4, -0.8))
+    return ax
+
+
+def _mean_probability(annotation: Annotation) -> np.ndarray:
+    """Average each node's probability over the cells that stop at or under it, ``(n_nodes,)``."""
+    n_nodes = annotation.taxonomy.n_nodes
+    path = annotation.taxonomy.node_at_level[annotation.stop_nodes]
+    rows, levels = np.nonzero(path >= 0)
+    nodes = path[rows, levels]
+    total = np.bincount(nodes, annotation.node_probabilities[rows, nodes], minlength=n_nodes)
+    n_cells = np.bincount(nodes, minlength=n_nodes)
+    return np.where(n_cells > 0, total / np.maximum(n_cells, 1), np.nan)
+
+
+def _per_node(
+    tree: Taxonomy, given: Mapping[Any, float] | npt.ArrayLike, what: str, *, otherwise: float
+) -> np.ndarray:
+    """Return numbers of all nodes from numbers of some, float64 ``(n_nodes,)``."""
+    if not hasattr(given, "items"):
+        values = np.array(given, dtype=np.float64)
+        if values.shape != (tree.n_nodes,):
+            raise ValueError(
+                f"The {what} have the shape {values.shape}. One number per node is needed: "
+                f"({tree.n_nodes},). Use np.bincount(nodes, minlength=taxonomy.n_nodes)."
+            )
+        return values
+    values = np.full(tree.n_nodes, otherwise, dtype=np.float64)
+    for name, value in given.items():
+        node = tree.resolve(name) if isinstance(name, str | tuple) else int(name)
+        if not 0 <= node < tree.n_nodes:
+            raise ValueError(
+                f"The {what} name the node {name!r}. It must be 0 to {tree.n_nodes - 1}, "
+                "a name or a path. Use taxonomy.resolve(name) to get the node of a name."
+            )
+        values[node] = float(value) + np.nan_to_num(values[node])
+    return values
+
+
+def _draw_edges(
+    ax: Axes, taxonomy: Taxonomy, x: np.ndarray, y: np.ndarray, colors: list[str]
+) -> None:
+    """Draw each edge flat under the parent's name, then as an S to the child."""
+    from matplotlib.collections import PathCollection
+    from matplotlib.path import Path
+
+    codes = [Path.MOVETO, Path.LINETO, Path.CURVE4, Path.CURVE4, Path.CURVE4]
+    paths = []
+    for node in range(1, taxonomy.n_nodes):
+        parent = taxonomy.parent[node]
+        bend, middle = x[node] - _GAP, x[node] - _GAP / 2
+        corners = [(x[parent], y[parent]), (bend, y[parent]), (middle, y[parent])]
+        paths.append(Path([*corners, (middle, y[node]), (x[node], y[node])], codes))
+    ax.add_collection(
+        PathCollection(paths, facecolors="none", edgecolors=colors[1:], linewidths=1.0, zorder=1)
+    )
+    inner = taxonomy.inner_nodes  # what siblings share has the colour of their parent
+    bends = x[[taxonomy.children(node)[0] for node in inner]] - _GAP
+    ax.hlines(y[inner], x[inner], bends, colors=[colors[v] for v in inner], lw=1.2, zorder=1.5)
+
+
+class _Column:
+    """Blocks of one column from the top; `codes` says in which block each cell is."""
+
+    def __init__(
+        self, heading: str, names: list[str], colors: list[str], hollow: list[bool], codes: Any
+    ) -> None:
+        n_cells = np.bincount(codes, minlength=len(names))
+        self.heading, self.colors, self.hollow, self.codes = heading, colors, hollow, codes
+        self.heights = _CELLS * n_cells / len(codes)
+        # Every block has a slot with room for its name; the middle of the column is 0.
+        slots = np.maximum(self.heights, _NAME) + _SPACE
+        self.tops = np.cumsum(slots) - slots / 2 - slots.sum() / 2 - self.heights / 2
+        named = zip(names, n_cells.tolist(), strict=True)
+        self.texts = [f"{_style.shortened(name, 30)}  {n:,}" for name, n in named]
+        self.text_width = _CHARACTER * max(map(len, self.texts)) + 0.1
+
+    def draw(self, ax: Axes, x: float, top: float, *, names_before: bool) -> None:
+        """Draw blocks at a left edge, their names beside them and the heading at the top."""
+        from matplotlib.patches import Rectangle
+
+        at, align = (x - 0.06, "right") if names_before else (x + _BLOCK + 0.06, "left")
+        blocks = zip(self.tops, self.heights, self.colors, self.hollow, self.texts, strict=True)
+        for start, height, color, hollow, text in blocks:
+            fill = "white" if hollow else color
+            ax.add_patch(Rectangle((x, start), _BLOCK, height, fc=fill, ec=color, lw=1, zorder=2))
+            look: dict[str, Any] = {"va": "center", "fontsize": 8, "c": _style.INK, "zorder": 3}
+            _style.add_halo(ax.text(at, start + height / 2, text, ha=align, **look), 2.0)
+        middle = x + _BLOCK / 2
+        ax.text(
+            middle, top, _style.plain(self.heading), ha="center", va="center", weight="bold", size=9
+        )
+
+
+def alluvial(
+    result: Annotation,
+    groups: Any,
+    *,
+    heading: str = "given",
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw how cells of given labels or clusters stream down the taxonomy to where they stop.
+
+    Parameters
+    ----------
+    result
+        The annotation.
+    groups
+        A label or cluster per cell, ``(n_cells,)``: those of a reference, of another tool, of a
+        clustering. Missing ones are a block of their own.
+    heading
+        Name of the column of groups.
+    title
+        Heading of the picture.
+    ax
+        Axes to draw on; by default those of a new figure that is large enough to read every name.
+
+    Returns
+    -------
+    The axes. The first column holds the groups, each further one a level. A cell follows its path
+    as far as its label goes: where that stops above a type, it goes on in a hollow block, so that
+    the last column shows every label as it was given. Streams have the colour of the label that
+    they lead to, as in :func:`taxonomy`; groups named like a label have its colour, others are
+    grey.
+
+    Raises
+    ------
+    ValueError
+        If there is no cell, or not one group per cell.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import hdeepinsight as hdi
+    >>> tax = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+    >>> p = np.array([[1, 0.9, 0.1, 0.8, 0.1], [1, 0.9, 0.1, 0.5, 0.4], [1, 0.1, 0.9, 0.1, 0]])
+    >>> result = hdi.Annotation(
+    ...     taxonomy=tax, obs_names=["a", "b", "c"], node_probabilities=p, threshold=0.6
+    ... )
+    >>> ax = hdi.pl.alluvial(result, ["x", "x", "y"], heading="cluster")
+    >>> [text.get_text() for text in ax.texts][-5:]
+    ['level_1', 'T (stopped)  1', 'CD4  1', 'B  1', 'level_2']
+    """
+    codes, names = _style.groups_of(groups, result.obs_names)
+    colors = [result.colors.get(name, MISSING) for name in names]
+    columns = [_Column(heading, names, colors, [False] * len(names), codes)]
+    tree, here = result.taxonomy, np.zeros_like(result.stop_nodes)
+    for depth, level in enumerate(tree.level_names, start=1):
+        at_level = tree.node_at_level[result.stop_nodes, depth - 1]
+        here = np.where(at_level >= 0, at_level, here)  # the path as far as it goes, then its end
+        (codes, names), nodes = _style.node_groups(tree, here)
+        ended = [tree.depth[node] < depth and not tree.is_leaf(node) for node in nodes]
+        colors = [result.colors.get(tree.label(node), MISSING) for node in nodes]
+        said = zip(names, nodes, ended, strict=True)
+        names = [f"{name} (stopped)" if over and node else name for name, node, over in said]
+        columns.append(_Column(level, names, colors, ended, codes))
+    # Names of the first column stand before it, those of the others after them.
+    room = [0.0, *(column.text_width for column in columns[1:-1])]
+    x = columns[0].text_width + np.cumsum([0.0, *(_BLOCK + _STREAM + width for width in room)])
+    top = min(column.tops[0] for column in columns) - 0.3
+    bottom = max(column.tops[-1] + max(column.heights[-1], _NAME) for column in columns) + 0.1
+    right = x[-1] + columns[-1].text_width
+    ax = _style.axes_or_new(ax, (right + 0.4, bottom - top + 0.5), "bare", title)
+    for left, column, a, b in zip(columns, columns[1:], x, x[1:], strict=False):
+        _draw_streams(ax, left, column, a + _BLOCK, b)
+    for i, column in enumerate(columns):
+        column.draw(ax, x[i], top, names_before=i == 0)
+    ax.set(xlim=(0, right + _BLOCK), ylim=(bottom, top - 0.1))
+    return ax
+
+
+def _draw_streams(ax: Axes, left: _Column, right: _Column, start: float, end: float) -> None:
+    from matplotlib.collections import PathCollection
+    from matplotlib.path import Path
+
+    n_cells = np.zeros((len(left.texts), len(right.texts)))
+    np.add.at(n_cells, (left.codes, right.codes), 1)
+    width = _CELLS * n_cells / len(left.codes)
+    out = left.tops[:, None] + np.cumsum(width, axis=1) - width
+    into = right.tops[None, :] + np.cumsum(width, axis=0) - width
+    codes = [Path.MOVETO, *[Path.CURVE4] * 3, Path.LINETO, *[Path.CURVE4] * 3]
+    middle, paths, inks = (start + end) / 2, [], []
+    for i, j in zip(*np.nonzero(n_cells), strict=True):
+        a, b, w = out[i, j], into[i, j], width[i, j]
+        there = [(start, a), (middle, a), (middle, b), (end, b)]
+        back = [(end, b + w), (middle, b + w), (middle, a + w), (start, a + w)]
+        paths.append(Path([*there, *back], codes))
+        inks.append(right.colors[j])
+    ax.add_collection(
+        PathCollection(paths, facecolors=inks, edgecolors="none", alpha=0.4, zorder=1)
+    )
