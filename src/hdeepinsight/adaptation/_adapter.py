@@ -183,12 +183,17 @@ class Adapter:
         run = _Run(adapted, cells, measured, profile, shrinkage, options, frozen, seed)
         run.adapt_statistics((before + profile) / 2, profiles.shares)
         run.train()
-        allowed = leaves_under(module.tree)[torch.as_tensor(cells.nodes)].to(measured.device)
-        opinions = network_probs(adapted, cells, measured), profile, held_out
+        allowed = leaves_under(pristine.tree)[torch.as_tensor(cells.nodes)].to(measured.device)
+        network, profile, held_out = (
+            restrict_to_labels(each, allowed)
+            for each in (network_probs(adapted, cells, measured), profile, held_out)
+        )
         self._weights, report = check_adaptation(
             before,
-            *(restrict_to_labels(each, allowed) for each in opinions),
-            [module.tree.taxonomy.label(int(leaf)) for leaf in module.tree.leaf_index],
+            network,
+            profile,
+            held_out,
+            [pristine.tree.taxonomy.label(int(leaf)) for leaf in pristine.tree.leaf_index],
             guard=options.guard,
             genes=float(measured.mean()),
             shift_query=profile_shift(query, profiles, measured.cpu()),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from math import inf
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -38,6 +38,7 @@ NAMED = 3
 OLD_NAMES = {"referee": "held_out_marker_score", "n_types_before": "n_types"}
 
 Decision = Literal["adapted", "zero-shot"]
+Made = TypeVar("Made", "AdaptationFigures", "AdaptationReport")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -559,6 +560,6 @@ def _mean(values: Tensor) -> float:
     return float(values.float().mean()) if len(values) else 0.0
 
 
-def _known(made: Any, values: dict[str, Any]) -> Any:
+def _known(made: type[Made], values: Mapping[str, Any]) -> Made:
     """Make a dataclass of those values that it has a field for."""
     return made(**{each.name: values[each.name] for each in fields(made) if each.name in values})
