@@ -74,10 +74,9 @@ class AnchorWeights(NamedTuple):
     --------
     >>> import numpy as np
     >>> from scipy.sparse import csr_matrix
-    >>> places, (query, reference) = (
-    ...     np.array([[0.0], [1.0], [4.0]]),
-    ...     np.arange(6).reshape(2, 3)[::-1],
-    ... )
+    >>> from hdeepinsight.pp import StacasConfig
+    >>> places = np.array([[0.0], [1.0], [4.0]])
+    >>> query, reference = np.array([3, 4, 5]), np.array([0, 1, 2])
     >>> settings = RunSettings(StacasConfig())
     >>> weights = AnchorWeights(np.eye(1), places, query, reference, np.ones(3), settings)
     >>> weights.weigh(csr_matrix([[1.0]])).shift.toarray().round(2).tolist()
