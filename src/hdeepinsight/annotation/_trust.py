@@ -333,15 +333,14 @@ class QueryJudge:
             usual = known_called != self._children(known_second, parent)[1]
             here, there = probabilities[:, parent] >= 0.5, known[:, parent] >= 0.5
             names = " and ".join(tree.label(int(child)) for child in children)
-            untold = (
-                f"{names} are not told apart in this query: markers contradict {{:.0%}} of the "
-            )
-            each = [(c, f"markers contradict {{:.0%}} of the {tree.label(c)} ") for c in children]
-            for nodes, reason in [(children, untold), *(([c], text) for c, text in each)]:
+            said = "markers contradict"
+            together = children, f"{names} are not told apart in this query: {said}", "the"
+            alone = [(np.array([c]), said, f"the {tree.label(c)}") for c in children.tolist()]
+            for nodes, start, whose in (together, *alone):
                 mine, theirs = here & np.isin(called, nodes), there & np.isin(known_called, nodes)
                 if _exceeds(differ[mine], usual[theirs]):
-                    said = reason.format(differ[mine].mean()) + "labels"
-                    self.splits |= dict.fromkeys(map(int, nodes), said)
+                    reason = f"{start} {differ[mine].mean():.0%} of {whose} labels"
+                    self.splits |= dict.fromkeys(nodes.tolist(), reason)
                     if nodes is children:
                         break
 
@@ -419,20 +418,19 @@ class QueryJudge:
         matter of probability).
         """
         judged = columns["depth"] > 0
-        unknown = columns["no_lineage"] & ~columns["is_ambient"]
         of_cells = {
-            "unrecognised": unknown,
+            "unrecognised": columns["no_lineage"] & ~columns["is_ambient"],
             "ambient": columns["is_ambient"],
             "doublets": columns["is_doublet"],
             "stopped": depth < NO_LIMIT,
         }
-        shares = {
-            n: float(found[judged].mean()) if judged.any() else 0.0 for n, found in of_cells.items()
-        }
         return {
             "similarity": self.similarity,
             "median_depth": float(np.median(columns["depth"])) if len(depth) else 0.0,
-            **shares,
+            **{
+                name: float(found[judged].mean()) if judged.any() else 0.0
+                for name, found in of_cells.items()
+            },
         }
 
     def _similarity(self, counts: sparse.csr_matrix, probabilities: np.ndarray) -> float:
