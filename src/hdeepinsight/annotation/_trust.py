@@ -464,9 +464,12 @@ class QueryJudge:
 
 
 def marker_opinion(
-    profiles: LeafProfiles | None, taxonomy: Taxonomy, measured: np.ndarray
+    profiles: LeafProfiles | None,
+    taxonomy: Taxonomy,
+    measured: np.ndarray,
+    skips: tuple[int, ...] = (1, 0),
 ) -> Predict | None:
-    """Return what labels cells by markers that no adaptation to them learned from.
+    """Return what labels cells by the ranks of their markers.
 
     Parameters
     ----------
@@ -476,16 +479,19 @@ def marker_opinion(
         The tree.
     measured
         Whether the query has each gene of the model, bool, shape ``(n_genes,)``.
+    skips
+        Rounds of the best markers to pass over: those that take part in an adaptation, then none
+        where too few are left.
 
     Returns
     -------
-    From counts in the genes of the model to node probabilities. Where too few markers are left, it
-    takes all; ``None`` where these are too few as well.
+    From counts in the genes of the model to node probabilities. ``None`` where
+    there are too few markers.
     """
     if profiles is None:
         return None
     genes = torch.from_numpy(measured.astype(np.float32))
-    matchers = (ProfileMatcher(profiles, genes, skip=skip) for skip in (1, 0))
+    matchers = (ProfileMatcher(profiles, genes, skip=skip) for skip in skips)
     matcher = next((each for each in matchers if each.is_useful), None)
     if matcher is None:
         return None

@@ -41,7 +41,7 @@ from hdeepinsight.models._base._registration import (
     one_column,
 )
 from hdeepinsight.models._base._training import seeded
-from hdeepinsight.nn import LeafProfiles, ProfileMatcher, fit_temperatures
+from hdeepinsight.nn import LeafProfiles, fit_temperatures
 from hdeepinsight.taxonomy import TreeAlgebra, column_nodes
 
 if TYPE_CHECKING:
@@ -64,7 +64,6 @@ BANK_CELLS = 400
 """Held-out cells that a model keeps, to see how they look at the genes and depths of a query."""
 SAMPLE_CELLS = 2_000
 """Cells of a large query by which it is judged; a smaller one is judged by all of its cells."""
-PART_CELLS = 1024
 TEMPERATURE_DEPTHS = (1.0, 0.5, 0.25)
 
 
@@ -106,10 +105,6 @@ class HierarchicalClassifierMixin(_Base):
     _query: _Query | None = None
 
     # ------------------------------------------------------------------------------- training
-
-    def _strata(self) -> np.ndarray:
-        nodes: np.ndarray = self.adata_manager.adata.obs[LABELS].to_numpy()
-        return nodes
 
     def _split(
         self, train_size: float | None, validation_size: float | None, *how: Any
@@ -273,14 +268,11 @@ class HierarchicalClassifierMixin(_Base):
         if len(rows) and np.isin(train.nodes, self.taxonomy.leaves).any():
             labelled = (train.counts, train.nodes), (held_out.counts, held_out.nodes)
             self.bank_ = ReferenceBank.draw(self.taxonomy, *labelled, np.sort(rows))
-        if self.profiles_ is not None:
-            matcher = ProfileMatcher(self.profiles_, torch.ones(len(self.genes)))
-            if matcher.is_useful:
-                leaves = self.module.tree.leaf_index.cpu()
-                dense = (torch.from_numpy(part.counts.toarray()) for _, part in drawn.parts())
-                by_profile = torch.cat([matcher(counts).argmax(1) for counts in dense])
-                agree = by_profile.numpy() == probabilities[:, leaves].argmax(1)
-                self.agreement_ = float(agree.mean())
+        every, leaves = np.ones(len(self.genes), dtype=bool), self.taxonomy.leaves
+        if markers := marker_opinion(self.profiles_, self.taxonomy, every, skips=(0,)):
+            found = [markers(part.counts)[:, leaves].argmax(1) for _, part in drawn.parts()]
+            agree = np.concatenate(found) == probabilities[:, leaves].argmax(1)
+            self.agreement_ = float(agree.mean())
 
     # ----------------------------------------------------------------------------- annotation
 
@@ -634,8 +626,8 @@ class HierarchicalClassifierMixin(_Base):
         own = self._query
         if own is not None and (query is None or query is own.data):
             given = {k: v for k, v in reading.items() if v not in (None, False, "auto")}
-            if query is None and indices is None and not given:
-                return own.opened
+            if query is None and not given:
+                return self.open(own.opened, indices=indices)
             query, reading = own.data, own.reading | given
         return self.open(query, indices=indices, **reading)
 
@@ -643,7 +635,7 @@ class HierarchicalClassifierMixin(_Base):
         self,
         opened: AlignedQuery,
         names: Sequence[str],
-        batch_size: int = PART_CELLS,
+        batch_size: int = 1024,
         corrected: StacasResult | None = None,
         *,
         some: np.ndarray | None = None,
@@ -684,7 +676,7 @@ class HierarchicalClassifierMixin(_Base):
         names: Sequence[str],
         measured: np.ndarray | None = None,
         *,
-        batch_size: int = PART_CELLS,
+        batch_size: int = 1024,
     ) -> dict[str, np.ndarray]:
         """Run cells through the network in mini-batches; ``logits`` are those without an adapter.
 
@@ -826,7 +818,8 @@ class HierarchicalClassifierMixin(_Base):
         both opinions on thinned and masked views; markers that took no part decide whether that
         helped.
         """
-        model = copy.copy(cls._trained_model(reference_model))
+        model = copy.copy(cls._model_of(reference_model))
+        model._check_if_trained(warn=False)
         if model.adapter_ is not None:
             msg = "The reference model is a model of a query itself."
             raise ValueError(f"{msg} Pass the model that it was made from.")
@@ -835,25 +828,12 @@ class HierarchicalClassifierMixin(_Base):
             raise ValueError(f"{msg} reference as reference=, or train and save the model again.")
         model.module = copy.deepcopy(model.module)
         model._adata = model._adata_manager = None
-        reading: dict[str, Any] = {"layer": layer, "use_raw": use_raw, "scale": scale}
-        reading["fold_case"] = fold_case
+        reading: Any = {"layer": layer, "use_raw": use_raw, "scale": scale, "fold_case": fold_case}
         opened = model.open(adata, **reading)
         model.adapter_ = Adapter.from_obs(opened.obs, batch_key)
         nodes = model._nodes(opened.obs, labels_key or [], ignore_unknown=True)
         freeze = {"freeze_backbone": freeze_backbone, "freeze_head": freeze_head}
         model._query = _Query(adata, reading, opened, nodes, reference, freeze, model.module)
-        return model
-
-    @classmethod
-    def _trained_model(cls, given: Any) -> Self:
-        model = cls.load(given) if isinstance(given, str | Path) else given
-        if not isinstance(model, cls):
-            msg = (
-                f"The reference model must be a trained {cls.__name__} or the folder of a saved "
-                f"one, got a {type(given).__name__}."
-            )
-            raise TypeError(msg)
-        model._check_if_trained(warn=False)
         return model
 
     def _fit_adapter(self, options: dict[str, Any]) -> None:

@@ -76,7 +76,9 @@ class OneCyclePlan(TrainingPlan):  # type: ignore[misc]
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.weight_decay},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW(groups, lr=self.lr)
+        # One pass over the weights; under clipping, half precision needs it step by step.
+        fused = self.device.type in ("cpu", "cuda") and not self.trainer.gradient_clip_val
+        optimizer = torch.optim.AdamW(groups, lr=self.lr, fused=fused)
         n_steps = max(1, int(self.trainer.estimated_stepping_batches))
         schedule = OneCycleLR(optimizer, max_lr=self.lr, total_steps=n_steps, **ONE_CYCLE)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

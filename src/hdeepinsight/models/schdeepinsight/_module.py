@@ -267,9 +267,8 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
     ) -> LossOutput:
         """Adaptive hierarchical focal loss of a mini-batch."""
         nodes = tensors[REGISTRY_KEYS.LABELS_KEY]
-        total, per_level = self.objective(generative_outputs["conditional"], nodes)
-        levels = {f"loss_level_{i}": loss for i, loss in enumerate(per_level, start=1)}
-        return LossOutput(loss=total, n_obs_minibatch=len(nodes), extra_metrics=levels)
+        total, _ = self.objective(generative_outputs["conditional"], nodes)
+        return LossOutput(loss=total, n_obs_minibatch=len(nodes))
 
     def sample(self, *args: Any, **kwargs: Any) -> None:
         """Not available: the model classifies, it does not generate."""
