@@ -132,7 +132,12 @@ class HierarchicalClassifierMixin(_Base):
         if split is None:
             if audit is not False:
                 raise ValueError("train(audit=...) has no effect with a datamodule. Omit it.")
-            return (self.taxonomy, *self._prepare_datamodule(datamodule)), {}
+            codes = self._nodes(self._label_table())
+            if self.module is None:
+                datamodule.setup("fit")
+                self._build_from(*read_loader(datamodule, datamodule.train_dataloader(), codes))
+            columns = align_genes(self._loader_genes, self.genes).source
+            return (self.taxonomy, codes, columns), {}
         nodes, settings = self._nodes(), {}
         if audit is not False:
             lifted = self._lifted_nodes(nodes, split[0], audit)
@@ -207,14 +212,6 @@ class HierarchicalClassifierMixin(_Base):
         obs[LABELS] = self._nodes(obs, keys, ignore_unknown=True)
         return manager
 
-    def _prepare_datamodule(self, datamodule: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Return the node of every label code of a datamodule, and its columns that are read."""
-        codes = self._nodes(self._label_table())
-        if self.module is None:
-            datamodule.setup("fit")
-            self._build_from(*read_loader(datamodule, datamodule.train_dataloader(), codes))
-        return codes, align_genes(self._loader_genes, self.genes).source
-
     def _reference_cells(self, rows: np.ndarray) -> QueryCells:
         """Return cells of the reference in memory, as its loaders give them."""
         shell = self.adata_manager.adata
@@ -245,8 +242,7 @@ class HierarchicalClassifierMixin(_Base):
         self.module.temperature.fill_(1.0)
         if not len(held_out):
             return
-        self.module.eval()
-        depths = [held_out.thinned(d, np.random.default_rng(self.seed)) for d in TEMPERATURE_DEPTHS]
+        depths = (held_out.thinned(d, np.random.default_rng(self.seed)) for d in TEMPERATURE_DEPTHS)
         parts = [torch.from_numpy(self._read(cells, ("logits",))["logits"]) for cells in depths]
         logits = torch.cat(parts)
         nodes = torch.from_numpy(np.tile(held_out.nodes, len(TEMPERATURE_DEPTHS)))
@@ -370,35 +366,23 @@ class HierarchicalClassifierMixin(_Base):
             fill(found, part, rows, opened.n_obs)
         probabilities = found.pop("probabilities", np.zeros((0, 0)))
         seen = found.pop("seen", np.ones(0, dtype=bool))
-        report = opened.gene_report
-        if not seen.all():
-            text = (
-                f"{int((~seen).sum()):,} cells have no counts of what the model reads: they stay "
-                "Unknown."
-            )
-            report = replace(report, messages=(*report.messages, text))
-        # Profiles see a corrected query uncorrected.
-        judged = judgement(
-            judge,
-            found,
-            probabilities,
-            taxonomy=self.taxonomy,
-            genes=report,
-            obs_names=opened.obs_names,
-            seen=seen,
-            reject="off" if corrected is not None else reject,
-        )
         return Annotation(
             taxonomy=self.taxonomy,
-            obs_names=opened.obs_names,
             node_probabilities=probabilities,
             threshold=threshold,
             decoder=decoder,
-            input_report=opened.input_report,
-            gene_report=report,
             recipe=self.recipe,
             calibration=self.calibration,
-            **judged,
+            **judgement(
+                judge,
+                found,
+                probabilities,
+                taxonomy=self.taxonomy,
+                opened=opened,
+                seen=seen,
+                # Profiles see a corrected query uncorrected.
+                reject="off" if corrected is not None else reject,
+            ),
         )
 
     def predict(
@@ -840,11 +824,10 @@ class HierarchicalClassifierMixin(_Base):
         """Adapt to the query, and keep that only if it helped."""
         query, adapter = self._query, self.adapter_
         if query is None or adapter is None:
-            msg = (
+            raise ValueError(
                 "This model of a query was loaded from a folder, where its query is not kept. It "
                 "annotates any query that is passed; to train, start from load_query_data."
             )
-            raise ValueError(msg)
         settings, network = AdaptationOptions(**options), query.module.to(self.device)
         opened = query.opened
         batch = adapter.batch_of(opened.obs)
@@ -855,7 +838,15 @@ class HierarchicalClassifierMixin(_Base):
         reference: QueryCells | None = None
         profiles: Any = self.profiles_
         if query.reference is not None:
-            reference = self._replayed(query.reference)
+            given = self.open(query.reference)
+            nodes = self._nodes(given.obs, ignore_unknown=True)
+            if not (labelled := np.flatnonzero(nodes > 0)).size:
+                raise ValueError(
+                    f"No cell of the reference has a label in {', '.join(self._setup.labels_keys)}."
+                    " Pass the cells that the model was trained on, with their labels, or omit "
+                    "reference."
+                )
+            reference = as_cells(given.read(labelled), nodes[labelled])
             (sums,) = reference_sums(network, reference.counts, reference.nodes)
             profiles = sums.profiles()
         with seeded(self.seed):
@@ -884,20 +875,6 @@ class HierarchicalClassifierMixin(_Base):
         probabilities = self._read(few, ("probabilities",), opened.measured)["probabilities"]
         judge = self._judge(opened, few.counts, probabilities)
         return None if judge is None else judge.foreign_share(few.counts, probabilities)
-
-    def _replayed(self, data: Any) -> QueryCells:
-        """Return the labelled cells of the reference that an adaptation replays."""
-        opened = self.open(data)
-        nodes = self._nodes(opened.obs, ignore_unknown=True)
-        rows = np.flatnonzero(nodes > 0)
-        if not len(rows):
-            keys = ", ".join(self._setup.labels_keys)
-            msg = (
-                f"No cell of the reference has a label in {keys}. Pass the cells that the model "
-                "was trained on, with their labels, or omit reference."
-            )
-            raise ValueError(msg)
-        return as_cells(opened.read(rows), nodes[rows])
 
     def _part(self, kind: Any, values: dict[str, Any]) -> Any:
         if kind is Calibration:

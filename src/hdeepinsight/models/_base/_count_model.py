@@ -7,6 +7,7 @@ import logging
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -106,7 +107,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     adapter_: Any = None
     recipe_: dict[str, Any]
     held_out_: np.ndarray | None = None
-    missing_capabilities_: tuple[str, ...] = ()
+    #: What this model cannot do since an older release saved it; mostly nothing.
+    missing_capabilities: tuple[str, ...] = ()
     _labels_required: ClassVar[bool] = False
     #: Arguments of :meth:`train` that only some classes take.
     _train_options: ClassVar[tuple[str, ...]] = ()
@@ -247,11 +249,6 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         """Genes that the model reads, in order."""
         fields = self.registry_["field_registries"]
         return tuple(map(str, fields["X"]["state_registry"]["column_names"]))
-
-    @property
-    def missing_capabilities(self) -> tuple[str, ...]:
-        """What this model cannot do since an older release saved it; mostly nothing."""
-        return self.missing_capabilities_
 
     @property
     def _model_summary_string(self) -> str:
@@ -632,7 +629,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         }
         self._finish(plan, datamodule)
         if checkpoints is not None:
-            checkpoints.remove()
+            checkpoints.path.unlink(missing_ok=True)
 
     def _check_reference(self) -> None:
         """Refuse to train where there is no reference, or another one than was registered."""
@@ -696,12 +693,11 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             raise ValueError(f"{msg} {hint}")
         rows = np.flatnonzero(np.isin(name_digests(self.adata.obs_names), self.held_out_))
         if len(rows) != len(self.held_out_):
-            msg = (
+            raise ValueError(
                 f"Only {len(rows):,} of the {len(self.held_out_):,} cells that were held out in "
                 "training are in the attached reference, which is another one than the model was "
                 "trained on. Attach that one, or pass labelled cells that took no part in training."
             )
-            raise ValueError(msg)
         return reference[rows]
 
     def save(
@@ -762,12 +758,10 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         references = {}
         if save_anndata:
             reference: Any = self._resolve_adata(None)
-            name, write = (
-                (SAVE_KEYS.MDATA_FNAME, "write_h5mu")
-                if isinstance(reference, MuData)
-                else (SAVE_KEYS.ADATA_FNAME, "write_h5ad")
-            )
-            references[name] = lambda path: getattr(reference, write)(path, **anndata_write_kwargs)
+            paired = isinstance(reference, MuData)
+            name = SAVE_KEYS.MDATA_FNAME if paired else SAVE_KEYS.ADATA_FNAME
+            write = reference.write_h5mu if paired else reference.write_h5ad
+            references[name] = partial(write, **anndata_write_kwargs)
         folder.write(self._payload(), references)
 
     @classmethod
@@ -830,7 +824,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         with _damaged_if_unfit(name):
             model._restore(attributes)
             model.module.load_state_dict(payload[SAVE_KEYS.MODEL_STATE_DICT_KEY])
-        model.missing_capabilities_ = missing
+        model.missing_capabilities = missing
         if missing:
             logger.warning(
                 "This model was saved by an older release and lacks %s. Train and save it again "

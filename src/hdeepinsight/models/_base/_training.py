@@ -194,8 +194,6 @@ class PlainCheckpoints(CheckpointIO):
         checkpoint = parse(Path(path).read_bytes(), path)
         for optimizer in checkpoint["optimizer_states"]:
             optimizer["state"] = {int(key): state for key, state in optimizer["state"].items()}
-            for group in optimizer["param_groups"]:
-                group["betas"] = tuple(group["betas"])
         return checkpoint
 
     def remove_checkpoint(self, path: str | Path) -> None:
@@ -243,10 +241,6 @@ class Checkpoints(pl.Callback):
                 )
             options["ckpt_path"] = str(self.path)
         return options
-
-    def remove(self) -> None:
-        """Remove the checkpoint of a training that is finished."""
-        self.path.unlink(missing_ok=True)
 
     def state_dict(self) -> dict[str, Any]:
         """Return random state, log and fingerprint."""

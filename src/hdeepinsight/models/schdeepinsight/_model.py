@@ -389,11 +389,10 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
         options = {"per_type": per_type, "seed": seed}
         if given is None and self.adata is None:
             if self.profiles_ is None:
-                msg = (
+                raise ValueError(
                     "The model has neither its reference nor mean profiles of it to compare with. "
                     "Pass a labelled AnnData as background=."
                 )
-                raise ValueError(msg)
             return background_from_profiles(self.profiles_, **options)
         opened, keys = self.open(given), self._setup.labels_keys
         if given is None:
