@@ -12,7 +12,6 @@ from hdeepinsight.annotation import (
     QueryJudge,
     ReferenceBank,
     most_probable_leaf,
-    published_rare,
 )
 from hdeepinsight.taxonomy import Taxonomy
 
@@ -252,45 +251,6 @@ def test_bad_arguments_are_refused(strange, arguments, says):
 def test_rejection_without_novelty_is_refused(two_levels, annotated):
     with pytest.raises(ValueError, match=r"nothing about novelty.*validation_size"):
         annotated(two_levels).rejected()
-
-
-def test_published_rare_equals_a_plain_loop(ragged, annotated):
-    result = annotated(ragged, n_cells=400)
-    flagged = published_rare(result, q_base=0.5, q_sub=0.3)
-    p = result.node_probabilities
-    bases = list(ragged.children(0))
-    group = [max(bases, key=lambda v: row[v]) for row in p]
-    expected = np.zeros(400, dtype=bool)
-    for base in bases:
-        children = ragged.children(int(base))
-        rows = [i for i in range(400) if group[i] == base]
-        if len(children) < 2 or not rows:
-            continue
-        shares = [max(p[i, children]) / p[i, base] for i in rows]
-        sure, unsure = np.quantile(p[rows, base], 0.5), np.quantile(shares, 0.3)
-        for i, share in zip(rows, shares, strict=True):
-            expected[i] = p[i, base] > sure and share < unsure
-    np.testing.assert_array_equal(flagged, expected)
-    assert 0 < expected.sum() < 400
-
-
-def test_published_rare_flags_some_though_nothing_is_new_and_few_of_any_group(ragged, annotated):
-    result = annotated(ragged, n_cells=1000)
-    flagged = published_rare(result).to_numpy()
-    base = ragged.children(0)[result.node_probabilities[:, ragged.children(0)].argmax(axis=1)]
-    assert flagged.any()
-    for node in ragged.children(0):
-        share = flagged[base == node].mean()
-        assert share <= 0.1
-        assert share == 0 or ragged.n_children[node] > 1
-    assert isinstance(published_rare(result), pd.Series)
-    assert published_rare(annotated(ragged, n_cells=0)).empty
-
-
-@pytest.mark.parametrize("name", ["q_base", "q_sub"])
-def test_quantiles_outside_their_range_are_refused(two_levels, annotated, name):
-    with pytest.raises(ValueError, match=rf"{name} must be a number from 0 to 1, got 60.*0\.6"):
-        published_rare(annotated(two_levels), **{name: 60})
 
 
 def test_the_p_value_stands_beside_the_labels(strange):

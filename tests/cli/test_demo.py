@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, f1_score
 
 import hdeepinsight as hdi
 from hdeepinsight.annotation import evaluate_annotation
-from hdeepinsight.cli._boundary import UsageProblem
+from hdeepinsight.cli._console import UsageProblem
 from hdeepinsight.cli._demo import (
     OUTPUTS,
     claim_folder,

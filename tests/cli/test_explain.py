@@ -9,7 +9,7 @@ from hdeepinsight import SCHDeepInsight
 def test_rankings_are_written_and_shown(hdeepinsight, files, tmp_path):
     out = tmp_path / "genes.csv"
     done = hdeepinsight(
-        "explain", files.query, "--model", files.model, "--node", "T", "--node", "DC", "--out", out
+        "explain", files.query, "--model", files.model, "--nodes", "T,DC", "--out", out
     )
     assert done.exit_code == 0, done.output
     table = pd.read_csv(out)
@@ -27,7 +27,7 @@ def test_a_type_that_no_cell_has_is_an_error_in_words(hdeepinsight, files, halve
     cells.write_h5ad(tmp_path / "query.h5ad")
     out = tmp_path / "genes.csv"
     done = hdeepinsight(
-        "explain", tmp_path / "query.h5ad", "--model", files.model, "--node", "B", "--out", out
+        "explain", tmp_path / "query.h5ad", "--model", files.model, "--nodes", "B", "--out", out
     )
     assert done.exit_code == 1
     assert "none of the 28 cells at B" in " ".join(done.output.split())

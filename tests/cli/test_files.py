@@ -11,7 +11,7 @@ import pytest
 from annotated_files import cells, saved
 
 from hdeepinsight.annotation import Annotation
-from hdeepinsight.cli._boundary import UsageProblem
+from hdeepinsight.cli._console import UsageProblem
 from hdeepinsight.cli._files import (
     check_output,
     default_output,

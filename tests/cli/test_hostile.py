@@ -77,7 +77,7 @@ COMMANDS = {
     "evaluate_no_column": (1, "evaluate {query} -m {model} --labels-key none"),
     "evaluate_debug": (1, "evaluate {query} -m {model} --labels-key none --debug"),
     "evaluate_other_labels": (1, "evaluate {query} -m {model} --labels-key {column}"),
-    "explain": (0, "explain {query} -m {model} -o {out}.csv --samples 2"),
+    "explain": (0, "explain {query} -m {model} -o {out}.csv --n-samples 2"),
     "report": (0, "report {query} --fast -m {model} -o {out}.html --clusters {column}"),
     "report_no_embedding": (1, "report {query} -m {model} -o {out}.html --embedding none"),
     "train_no_column": (1, "train {query} --labels-key none --out {out}"),

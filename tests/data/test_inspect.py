@@ -15,9 +15,7 @@ from hdeepinsight.data import (
     InputReport,
     examples,
     inspect_input,
-    inspect_store,
     open_counts,
-    open_store,
     recover_counts,
     strip_version,
 )
@@ -220,21 +218,21 @@ def test_report_reads_well_and_is_plain(small):
 def test_advice_names_what_the_caller_takes(small, arguments, raw, layer):
     scaled = as_adata(np.full(small.shape, -0.5), small)
     scaled.raw = small
-    report = inspect_store(open_store(scaled), layer=None, arguments=arguments)
-    assert report.problems[1].endswith(f": {raw}.")
+    with pytest.raises(InputError, match=re.escape(f": {raw}.")):
+        open_counts(scaled, arguments=arguments)
     scaled = as_adata(np.full(small.shape, -0.5), small)
     scaled.layers["other"] = small.X
-    report = inspect_store(open_store(scaled), layer=None, arguments=arguments)
-    assert report.problems[1].endswith(f": {layer}.")
+    with pytest.raises(InputError, match=re.escape(f": {layer}.")):
+        open_counts(scaled, arguments=arguments)
 
 
 @pytest.mark.parametrize("values", ["cp10k", "ambient_corrected"])
 def test_a_scale_is_advised_only_where_one_is_taken(small, normalise, values):
-    store = open_store(as_adata(make_scale(values, small.X.toarray(), normalise), small))
-    assert "scale='as_is'" in inspect_store(store, layer=None).problems[0]
-    report = inspect_store(store, layer=None, arguments={"layer": "layer"})
-    assert "scale=" not in report.problems[0]
-    assert "Pass the raw counts" in report.problems[0]
+    adata = as_adata(make_scale(values, small.X.toarray(), normalise), small)
+    assert "scale='as_is'" in inspect_input(adata).problems[0]
+    with pytest.raises(InputError, match="Pass the raw counts") as caught:
+        open_counts(adata, arguments={"layer": "layer"})
+    assert "scale=" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("value", "dtype"), [(2**62, "int64"), (2**63, "uint64"), (2.0**25, "f4")])

@@ -70,28 +70,20 @@ def test_a_link_to_another_file_is_not_followed(path, secret):
 
 
 @pytest.mark.parametrize("target", ["/obs", "/"])
-@pytest.mark.parametrize("kind", ["soft", "hard"])
-def test_a_group_that_contains_itself_is_refused(path, target, kind):
+def test_a_group_that_contains_itself_is_refused(path, target):
     with h5py.File(path, "r+") as file:
-        file["obs/kind/again"] = h5py.SoftLink(target) if kind == "soft" else file[target]
-    refused(path, "contains itself")
+        file["obs/kind/again"] = file[target]
+    refused(path, "obs/kind/again and .* are one and the same group")
 
 
-def test_links_within_the_file_are_followed(path):
+@pytest.mark.parametrize("name", ["obs", "uns", "layers", "layers/same", "obs/kind/again"])
+@pytest.mark.parametrize("target", ["/nowhere", "/obsp", "/X", "/"])
+def test_a_link_within_the_file_is_refused(path, name, target):
     with h5py.File(path, "r+") as file:
-        file["layers/same"] = h5py.SoftLink("/layers/dense")
-        file["uns/nowhere"] = h5py.SoftLink("/nothing")
-    assert inspect_input(path, layer="same").n_obs == 97
-
-
-@pytest.mark.parametrize("name", ["obs", "var", "uns", "obsm", "layers"])
-@pytest.mark.parametrize("target", ["/nowhere", "/obsp", "/X"])
-def test_a_part_that_is_a_link_is_refused(path, name, target):
-    with h5py.File(path, "r+") as file:
-        del file[name]
+        if name in file:
+            del file[name]
         file[name] = h5py.SoftLink(target)
-    where = "nothing" if target == "/nowhere" else "another part of the file"
-    refused(path, f"{name} is a link to {where}")
+    refused(path, f"{name} is a link to another place of the file")
 
 
 @pytest.mark.parametrize(("name", "target"), [("uns", "obsm"), ("obsm", "layers"), ("uns", "obs")])
@@ -106,7 +98,7 @@ def test_a_part_that_is_not_what_its_name_says_is_refused(path):
     with h5py.File(path, "r+") as file:
         del file["obsm"]
         file.copy("X", "obsm")
-    refused(path, "obsm is a csr_matrix, where other things are held by name")
+    refused(path, "cannot be opened")
 
 
 @pytest.mark.parametrize("name", ["cells.h5ad", "cells.zarr", "cells.h5mu", "device.h5ad"])

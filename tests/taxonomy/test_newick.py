@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hdeepinsight.taxonomy import Taxonomy
-from hdeepinsight.taxonomy._structure import name_problem
+from hdeepinsight.taxonomy._build import name_problem
 
 AWKWARD = [
     "it's",

@@ -8,10 +8,13 @@ from hdeepinsight.annotation._annotation import (
     check_level_names,
     leaves_named,
 )
-from hdeepinsight.annotation._calibration import (
+from hdeepinsight.annotation._confidence import (
     PROBABILITY_TOLERANCE,
     check_confidence,
     expected_calibration_error,
+    match_mean_confidence,
+    mean_confidence,
+    sharpen,
 )
 from hdeepinsight.annotation._conformal import (
     Calibration,
@@ -29,12 +32,6 @@ from hdeepinsight.annotation._decode import (
     most_probable_leaf,
     node_categories,
     node_names,
-)
-from hdeepinsight.annotation._derived import (
-    match_mean_confidence,
-    mean_confidence,
-    published_rare,
-    sharpen,
 )
 from hdeepinsight.annotation._evaluate import (
     Evaluation,
@@ -103,7 +100,6 @@ __all__ = [
     "node_names",
     "node_probabilities",
     "normalise_classes",
-    "published_rare",
     "sharpen",
     "storable",
     "verdict",

@@ -24,7 +24,7 @@ from hdeepinsight._keys import (
 )
 from hdeepinsight._palette import MISSING, tree_colors
 from hdeepinsight.annotation._anndata_io import Additions, check_cells, from_text, storable, to_text
-from hdeepinsight.annotation._calibration import PROBABILITY_TOLERANCE
+from hdeepinsight.annotation._confidence import PROBABILITY_TOLERANCE
 from hdeepinsight.annotation._conformal import Calibration, LabelSets, SetKind, label_sets
 from hdeepinsight.annotation._decode import (
     Decoder,
@@ -984,22 +984,19 @@ class Annotation:
         >>> result.to_dict()["decoder"]
         'joint'
         """
-        reports = {"input_report": self.input_report, "gene_report": self.gene_report}
-        decisions = list(map(str, self.decisions))
-        return {
+        thresholds = self.node_thresholds
+        noted = {
             "decoder": self.decoder,
             "threshold": "none" if self.threshold is None else self.threshold,
             "taxonomy": self.taxonomy.to_json(),
             "recipe": {storable(key): to_text(value) for key, value in self.recipe.items()},
-            **(
-                {}
-                if self.node_thresholds is None
-                else {"node_thresholds": np.asarray(self.node_thresholds).tolist()}
-            ),
-            **({} if self.verdict is None else {"verdict": to_text(self.verdict.to_dict())}),
-            **{name: str(report) for name, report in reports.items() if report is not None},
-            **({"decisions": decisions} if decisions else {}),
+            "node_thresholds": None if thresholds is None else np.asarray(thresholds).tolist(),
+            "verdict": self.verdict and to_text(self.verdict.to_dict()),
+            "input_report": self.input_report and str(self.input_report),
+            "gene_report": self.gene_report and str(self.gene_report),
+            "decisions": list(map(str, self.decisions)) or None,
         }
+        return {name: value for name, value in noted.items() if value is not None}
 
     def __len__(self) -> int:
         return len(self.obs_names)

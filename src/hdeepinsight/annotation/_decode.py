@@ -111,11 +111,20 @@ def decode(
     """
     check_threshold(threshold)
     check_decoder(decoder)
-    stop = np.zeros(len(probabilities), dtype=np.int64)
+    root = stop = np.zeros(len(probabilities), dtype=np.int64)
     if threshold is not None:
+        # A node of more than 0.5 is always the most probable of its siblings, so every node that
+        # passes lies on the greedy path. Staying on it settles ties at exactly 0.5 in one way for
+        # all thresholds: a higher one can only move up.
         least = threshold if node_thresholds is None else np.maximum(node_thresholds, threshold)
-        stop = deepest_confident_node(taxonomy, probabilities, least)
-    leaf = leaf_below(taxonomy, probabilities, stop, decoder)
+        path_end = _walk_down(taxonomy, probabilities, root)
+        stop = deepest_on_path(taxonomy, probabilities, path_end, least)
+    if decoder == "greedy":
+        leaf = _walk_down(taxonomy, probabilities, stop)
+    else:
+        below = taxonomy.ancestor_matrix[:, stop].T
+        possible = np.where(below, probabilities[:, taxonomy.leaves], -1.0)
+        leaf = np.asarray(taxonomy.leaves[possible.argmax(axis=1)])
     return Decoded(leaf, leaf if threshold is None else stop)
 
 
@@ -128,29 +137,6 @@ def check_decoder(decoder: str) -> None:
     """
     hint = "Use 'joint' unless the published routing is what you want to reproduce."
     check_choice("decoder", decoder, get_args(Decoder), hint)
-
-
-def deepest_confident_node(
-    taxonomy: Taxonomy, probabilities: np.ndarray, threshold: float | np.ndarray
-) -> np.ndarray:
-    """Return the deepest node with at least ``threshold`` (0.5 or more), shape ``(n_cells,)``.
-
-    Thresholds of the nodes have the shape ``(n_nodes,)``.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from hdeepinsight.taxonomy import Taxonomy
-    >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
-    >>> deepest_confident_node(tree, np.array([[1.0, 0.6, 0.4, 0.35, 0.25]]), 0.5)
-    array([1])
-    """
-    root = np.zeros(len(probabilities), dtype=np.int64)
-    # A node of more than 0.5 is always the most probable of its siblings, so every node that passes
-    # lies on the greedy path. Staying on it settles ties at exactly 0.5 in one way for all
-    # thresholds: a higher one can only move up.
-    leaf = _walk_down(taxonomy, probabilities, root)
-    return deepest_on_path(taxonomy, probabilities, leaf, threshold)
 
 
 def deepest_on_path(
@@ -199,18 +185,6 @@ def most_probable_leaf(taxonomy: Taxonomy, probabilities: np.ndarray) -> np.ndar
     array([2])
     """
     return np.asarray(taxonomy.leaves[probabilities[:, taxonomy.leaves].argmax(axis=1)])
-
-
-def leaf_below(
-    taxonomy: Taxonomy, probabilities: np.ndarray, start: np.ndarray, decoder: Decoder
-) -> np.ndarray:
-    """Leaf that the decoder chooses under each start node, shape ``(n_cells,)``."""
-    if decoder == "greedy":
-        return _walk_down(taxonomy, probabilities, start)
-    leaves = np.asarray(taxonomy.leaves)
-    below = taxonomy.ancestor_matrix[:, start].T
-    best = np.where(below, probabilities[:, leaves], -1.0).argmax(axis=1)
-    return np.asarray(leaves[best])
 
 
 def _walk_down(taxonomy: Taxonomy, probabilities: np.ndarray, start: np.ndarray) -> np.ndarray:
@@ -277,8 +251,5 @@ def node_categories(names: Sequence[str], nodes: NDArray[np.int64]) -> pd.Catego
     >>> node_categories(node_names(tree), np.array([3, 0, 3])).categories.tolist()
     ['Unknown', 'CD4']
     """
-    occurring = {names[node] for node in np.unique(nodes).tolist()}
-    categories = [name for name in dict.fromkeys(names) if name in occurring]
-    code_of = {name: code for code, name in enumerate(categories)}
-    codes = np.array([code_of.get(name, -1) for name in names])
-    return pd.Categorical.from_codes(codes[nodes], categories)
+    labels = np.array(names, dtype=object)[nodes]
+    return pd.Categorical(labels, list(dict.fromkeys(names))).remove_unused_categories()

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from hdeepinsight.annotation._annotation import Annotation
-from hdeepinsight.annotation._calibration import binned_error
+from hdeepinsight.annotation._confidence import expected_calibration_error
 from hdeepinsight.annotation._conformal import Calibration, check_nodes, leaf_scores, node_scores
 from hdeepinsight.annotation._decode import most_probable_leaf
 from hdeepinsight.taxonomy import (
@@ -235,7 +235,9 @@ def level_calibration(
     for level in range(taxonomy.max_depth):
         deep = np.flatnonzero((true_path[:, level] >= 0) & (path[:, level] >= 0))
         here = path[deep, level]
-        errors.append(binned_error(probabilities[deep, here], here == true_path[deep, level]))
+        errors.append(
+            expected_calibration_error(probabilities[deep, here], here == true_path[deep, level])
+        )
     return errors
 
 

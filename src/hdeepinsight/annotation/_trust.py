@@ -27,9 +27,13 @@ DEPTHS = 4
 """Depths of the query at which the bank is looked at: the medians of its quarters."""
 DROPLETS = 200
 """Empty droplets that are simulated at each of the depths that double from least to most."""
-ALPHA_LINEAGE, ALPHA_TYPE = 0.05, 0.02
+ALPHA_LINEAGE, ALPHA_TYPE = 0.03, 0.025
 """Share of the reference's own cells that no lineage, no type is allowed to recognise."""
-ALPHA_DOUBLET, ALPHA_AMBIENT = 0.05, 0.025
+ALPHA_ONLY_TYPE = 0.005
+"""Likewise where a lineage is one type: cells of another type have no label at all."""
+MIN_DOUBT = 0.2
+"""Less doubt about a lineage is no doubt, however sure the network is of the reference's cells."""
+ALPHA_DOUBLET, ALPHA_AMBIENT = 0.02, 0.025
 MAX_CENTRE = 2.0
 """Most that a query's shift may excuse: half of a type may be shifted, a new type is more."""
 MAX_ERROR = 0.15
@@ -262,7 +266,8 @@ class QueryJudge:
         bins = self._bin(found.depth)
         scaled = self._scaled(found.leaf, found.gain, bins) - self.centre[found.leaf]
         by_type = upper_share(scaled, self.null_gain)
-        by_doubt = upper_share(self._doubt(probabilities, found.leaf), self.null_doubt)
+        doubt = self._doubt(probabilities, found.leaf)
+        by_doubt = np.where(doubt < MIN_DOUBT, 1.0, upper_share(doubt, self.null_doubt))
         ambient = np.ones(len(bins))
         steps = np.sqrt(self.droplet_depths[1:] * self.droplet_depths[:-1])
         nearest = np.searchsorted(steps, found.depth)
@@ -391,7 +396,8 @@ class QueryJudge:
             for child in np.intersect1d(np.unique(safe[on_path]), list(self.splits)).tolist():
                 stop(on_path & (safe == child), level - 1, self.splits[child].reason)
         stop(columns["type_p_value"] <= ALPHA_TYPE, 1, NO_TYPE)
-        stop(columns["lineage_p_value"] <= ALPHA_LINEAGE, 0, NO_LINEAGE)
+        only = (tree.depth[leaf] == 1) & (columns["type_p_value"] <= ALPHA_ONLY_TYPE)
+        stop(only | (columns["lineage_p_value"] <= ALPHA_LINEAGE), 0, NO_LINEAGE)
         shallow = columns["depth"] < FEW_COUNTS
         stop(columns["is_ambient"] & shallow, 0, TOO_SHALLOW)
         stop(columns["is_ambient"] & ~shallow, 0, AMBIENT)

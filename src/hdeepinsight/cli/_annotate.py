@@ -1,69 +1,66 @@
-"""``hdeepinsight annotate`` and ``report``: a query and a model in, labels or a page out."""
+"""``hdeepinsight annotate``, ``report``, ``evaluate`` and ``explain``: a query and a model in."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from json import dumps, loads
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 from rich.text import Text
 
 from hdeepinsight._errors import counted
-from hdeepinsight.cli import _options as opt
-from hdeepinsight.cli._boundary import RED, in_options, running
-from hdeepinsight.cli._console import errors, frame_table, show, step
-from hdeepinsight.cli._files import (
-    check_output,
-    default_output,
-    prepare_output,
-    require_columns,
+from hdeepinsight._io import atomic_write
+from hdeepinsight._progress import progress as step
+from hdeepinsight.cli._console import RED, frame_table, in_options, note, show
+from hdeepinsight.cli._files import check_output, default_output, prepare_output, require_columns
+from hdeepinsight.cli._options import (
+    ANNOTATING,
+    READING,
+    REQUIRED,
+    List,
+    Option,
+    OutputFile,
+    command,
+    label_columns,
 )
 
 if TYPE_CHECKING:
-    from hdeepinsight.annotation import Annotation, Verdict
+    from rich.table import Table
+
+    from hdeepinsight.annotation import Annotation
     from hdeepinsight.data import Store
 
 _MOST_LABELS = 40
+_MOST_GENES = 10
 _PAGES = (".html",)
-_LIGHTS = {"green": "bold green", "yellow": "bold yellow", "red": "bold red"}
 
 
-@opt.annotating
+@command(
+    "query",
+    *ANNOTATING,
+    "overwrite",
+    out=OutputFile(
+        None,
+        "Where the result goes: .h5ad or .zarr for a copy of the query with the labels added, "
+        ".csv for the labels alone. By default query.annotated.h5ad beside query.h5ad.",
+    ),
+    report=Option(Path, None, "Write a page about the result too, .html.", "FILE"),
+    key_added=Option(str, "hdi", "Prefix of the columns that are added.", "NAME"),
+    details=Option(
+        bool, False, "Also write confidence and runner-up of every level, and all scores."
+    ),
+    fill=Option(bool, True, "Repeat a label at the levels below it, or leave them missing."),
+)
 def annotate(
-    query: opt.Query,
-    asked: Callable[[], dict[str, Any]],
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="FILE",
-            help="Where the result goes: .h5ad or .zarr for a copy of the query with the labels "
-            "added, .csv for the labels alone. By default query.annotated.h5ad beside query.h5ad.",
-        ),
-    ] = None,
-    report: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a page about the result too, .html.")
-    ] = None,
-    key_added: Annotated[
-        str, typer.Option(metavar="NAME", help="Prefix of the columns that are added.")
-    ] = "hdi",
-    details: Annotated[
-        bool,
-        typer.Option(
-            "--details", help="Also write confidence and runner-up of every level, and all scores."
-        ),
-    ] = False,
-    fill: Annotated[
-        bool,
-        typer.Option(
-            "--fill/--no-fill",
-            help="Repeat a label at the levels below it, or leave them missing.",
-        ),
-    ] = True,
-    overwrite: opt.Overwrite = False,
-    debug: opt.Debug = False,
+    query: Path,
+    out: Path | None,
+    report: Path | None,
+    key_added: str,
+    details: bool,
+    fill: bool,
+    overwrite: bool,
+    **asked: Any,
 ) -> None:
     """Label every cell of a query, at every level.
 
@@ -73,78 +70,73 @@ def annotate(
     whether the query looks like what the model knows, is printed. The defaults are those of
     hdeepinsight.annotate in Python; [b]--fast[/b] labels each cell by itself.
     """
-    with running(debug=debug):
-        options = asked()
-        strict = options.pop("strict")
-        out = out or default_output(
-            query, f".annotated{'.zarr' if query.suffix == '.zarr' else '.h5ad'}"
-        )
-        check_output(out, source=query, overwrite=overwrite)
-        if report is not None:
-            check_output(
-                report, source=query, overwrite=overwrite, option="--report", formats=_PAGES
-            )
-        with step("Loading the model"):
-            from hdeepinsight import hub
-            from hdeepinsight.data import open_store
+    out = out or default_output(
+        query, f".annotated{'.zarr' if query.suffix == '.zarr' else '.h5ad'}"
+    )
+    check_output(out, source=query, overwrite=overwrite)
+    if report is not None:
+        check_output(report, source=query, overwrite=overwrite, option="--report", formats=_PAGES)
+    with step("Opening the query"):
+        from hdeepinsight import hub
+        from hdeepinsight.data import open_store
 
-            store = open_store(query)
-            write = prepare_output(store, source=query, out=out, key_added=key_added)
-            folder = hub.resolve_model(options["model"])
-            loaded = hub.load_model(folder)
-        result = _annotated(store, loaded, options)
-        with step(f"Writing {out}"):
-            write(result, fill=fill, details=details)
-        written = [out] if report is None else [out, report]
-        if report is not None:
-            _write_page(result, report, query, store, loaded, model=options["model"])
-        if folder in hub.bundled_folders().values():
-            show(f"Model {options['model']} is the bundled one, of human blood: see --model.")
-        notes = (result.input_report, result.gene_report, *result.decisions)
-        show(*(in_options(str(note)) for note in notes if note is not None))
-        if result.calibration_note:
-            show(f"The probabilities are {result.calibration_note}.")
-        show(_composition(result))
-        if result.verdict is not None:
-            show(_coloured(result.verdict))
-        show(f"Written to {' and '.join(map(str, written))}")
-        _end(result, strict)
+        store = open_store(query)
+        write = prepare_output(store, source=query, out=out, key_added=key_added)
+    model = asked["model"]
+    with step("Loading the model"):
+        folder = hub.resolve_model(model)
+        asked["model"] = hub.load_model(folder)
+    result = _annotated(store, **asked)
+    with step(f"Writing {out}"):
+        write(result, fill=fill, details=details)
+    if report is not None:
+        _write_page(result, report, query, store, asked["model"], model=model)
+    if folder in hub.bundled_folders().values():
+        show(f"Model {model} is the bundled one, of human blood: see --model.")
+    said = (result.input_report, result.gene_report, *result.decisions)
+    show(*(in_options(str(each)) for each in said if each is not None))
+    if result.calibration_note:
+        show(f"The probabilities are {result.calibration_note}.")
+    show(_composition(result))
+    if result.verdict is not None:
+        text, light = Text(str(result.verdict)), result.verdict.light
+        text.stylize(f"bold {light}", 0, len(light))
+        show(text)
+    show(f"Written to {out}" if report is None else f"Written to {out} and {report}")
+    _end(result, asked["strict"])
 
 
-@opt.annotating
+@command(
+    "query",
+    *ANNOTATING,
+    "labels_key",
+    "labels_keys",
+    "overwrite",
+    out=OutputFile(
+        None, "Where the page goes, .html. By default query.report.html beside query.h5ad."
+    ),
+    clusters=Option(
+        str, None, "Column of obs with clusters; leiden and the like by default.", "COLUMN"
+    ),
+    embedding=Option(
+        str,
+        None,
+        "Coordinates in obsm to draw the cells at; by default X_umap and the like, or made where "
+        "there are none.",
+        "NAME",
+    ),
+    title=Option(str, None, "Heading of the page; the query's name by default."),
+)
 def report(
-    query: opt.Query,
-    asked: Callable[[], dict[str, Any]],
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="FILE",
-            help="Where the page goes, .html. By default query.report.html beside query.h5ad.",
-        ),
-    ] = None,
-    clusters: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COLUMN", help="Column of obs with clusters; leiden and the like by default."
-        ),
-    ] = None,
-    embedding: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Coordinates in obsm to draw the cells at; by default X_umap and the like, or "
-            "made where there are none.",
-        ),
-    ] = None,
-    labels_key: opt.LabelsKey = None,
-    labels_keys: opt.LabelsKeys = None,
-    title: Annotated[
-        str | None, typer.Option(help="Heading of the page; the query's name by default.")
-    ] = None,
-    overwrite: opt.Overwrite = False,
-    debug: opt.Debug = False,
+    query: Path,
+    out: Path | None,
+    clusters: str | None,
+    embedding: str | None,
+    title: str | None,
+    labels_key: list[str],
+    labels_keys: list[str],
+    overwrite: bool,
+    **asked: Any,
 ) -> None:
     """Annotate a query, and write one page that says what came out and how far to trust it.
 
@@ -153,48 +145,50 @@ def report(
 
     [b]hdeepinsight report query.h5ad --model my_model --out report.html[/b]
     """
-    with running(debug=debug):
-        options = asked()
-        strict = options.pop("strict")
-        out = out or default_output(query, ".report.html")
-        check_output(out, source=query, overwrite=overwrite, formats=_PAGES)
-        known = opt.label_columns(labels_key, labels_keys)
-        with step("Loading the model"):
-            from hdeepinsight import hub
-            from hdeepinsight.data import open_store
+    out = out or default_output(query, ".report.html")
+    check_output(out, source=query, overwrite=overwrite, formats=_PAGES)
+    known = label_columns(labels_key, labels_keys)
+    with step("Opening the query"):
+        from hdeepinsight import hub
+        from hdeepinsight.data import open_store
 
-            store = open_store(query)
-            require_columns(store.obs, [*([clusters] if clusters else []), *known], source=query)
-            if embedding is not None and embedding not in store.obsm:
-                held = ", ".join(sorted(store.obsm)) or "nothing"
-                raise ValueError(
-                    f"{query} has no {embedding!r} in obsm; it has {held}. Name one of them with "
-                    "--embedding, or leave it out."
-                )
-            loaded = hub.load_model(options["model"])
-            true_nodes = loaded.label_nodes(store, labels_keys=known) if known else None
-        result = _annotated(store, loaded, options)
-        _write_page(
-            result,
-            out,
-            query,
-            store,
-            loaded,
-            title=title,
-            model=options["model"],
-            clusters=store.obs[clusters] if clusters else None,
-            embedding=None if embedding is None else store.obsm[embedding](),
-            true_nodes=true_nodes,
-        )
-        show(f"Written to {out}")
-        _end(result, strict)
+        store = open_store(query)
+        require_columns(store.obs, [*([clusters] if clusters else []), *known], source=query)
+        if embedding is not None and embedding not in store.obsm:
+            held = ", ".join(sorted(store.obsm)) or "nothing"
+            raise ValueError(
+                f"{query} has no {embedding!r} in obsm; it has {held}. Name one of them with "
+                "--embedding, or leave it out."
+            )
+    model = asked["model"]
+    with step("Loading the model"):
+        asked["model"] = loaded = hub.load_model(model)
+        true_nodes = loaded.label_nodes(store, labels_keys=known) if known else None
+    result = _annotated(store, **asked)
+    _write_page(
+        result,
+        out,
+        query,
+        store,
+        loaded,
+        title=title,
+        model=model,
+        clusters=store.obs[clusters] if clusters else None,
+        embedding=None if embedding is None else store.obsm[embedding](),
+        true_nodes=true_nodes,
+    )
+    show(f"Written to {out}")
+    _end(result, asked["strict"])
 
 
-def _annotated(store: Store, model: Any, options: dict[str, Any]) -> Annotation:
-    """Annotate a file as Python does."""
+def _annotated(
+    store: Store, *, strict: bool, fast: bool, vote: str | None, **asked: Any
+) -> Annotation:
+    """Annotate as Python does."""
     import hdeepinsight as hdi
 
-    return hdi.annotate(store, **{**options, "model": model})
+    off = {"adapt": "off", "refine": "off"} if fast else {}
+    return hdi.annotate(store, vote=vote or False, **(asked | off))
 
 
 def _write_page(
@@ -203,7 +197,6 @@ def _write_page(
     query: Path,
     store: Store,
     reference: Any,
-    *,
     title: str | None = None,
     **shown: Any,
 ) -> None:
@@ -214,31 +207,123 @@ def _write_page(
         hdi.report.write(result, out, query=store, reference=reference, title=heading, **shown)
 
 
-def _composition(result: Annotation) -> Any:
+def _composition(result: Annotation) -> Table:
     """Return a table of the labels that occur, with their level columns."""
-    import pandas as pd
-
     levels = list(result.taxonomy.level_names)
     frame = result.labels[levels].astype(str).assign(confidence=result.confidence.to_numpy())
+    frame.loc[result.stop_nodes == 0, "confidence"] = float("nan")  # of no label
     groups = frame.groupby(levels, sort=False)["confidence"]
-    table = pd.DataFrame({"cells": groups.size(), "confidence": groups.mean()}).reset_index()
-    table.insert(len(levels) + 1, "share", table["cells"] / len(result))
+    table = groups.agg(cells="size", share=lambda own: f"{len(own) / len(result):.1%}")
+    table = table.assign(confidence=groups.mean()).reset_index()
     table = table.sort_values("cells", ascending=False, kind="stable")
     title = f"{counted(len(result), 'cell')} by label"
     shown = frame_table(table.head(_MOST_LABELS).set_index(levels[0]), title=title)
     if rest := len(table[_MOST_LABELS:]):
-        shown.caption = f"and {rest:,} more labels"
+        shown.caption = f"and {counted(rest, 'more label')}"
     return shown
-
-
-def _coloured(verdict: Verdict) -> Text:
-    text = Text(str(verdict))
-    text.stylize(_LIGHTS[verdict.light], 0, len(verdict.light))
-    return text
 
 
 def _end(result: Annotation, strict: bool) -> None:
     """End with an exit code of its own where ``--strict`` asked for it; nothing is lost."""
     if strict and result.verdict is not None and result.verdict.light == "red":
-        errors().print(Text(f"Error: {result.verdict.sentences[0]} (--strict)", style="bold red"))
+        note(f"{result.verdict.sentences[0]} (--strict)", "Error")
         raise typer.Exit(RED)
+
+
+@command(
+    "query",
+    "model",
+    "labels_key",
+    "labels_keys",
+    "threshold",
+    *READING,
+    unlabeled_category=Option(
+        str, None, "Label that means: not known; the model's by default.", "NAME"
+    ),
+    json=Option(bool, False, "Print JSON instead of a table."),
+)
+def evaluate(
+    query: Path,
+    model: str,
+    labels_key: list[str],
+    labels_keys: list[str],
+    json: bool,
+    **asked: Any,
+) -> None:
+    """Compare a model's labels with known ones, level by level.
+
+    Labels are read from the columns that the model was trained on, unless others are named.
+
+    [b]hdeepinsight evaluate query.h5ad --model my_model --labels-key cell_type[/b]
+    """
+    known = label_columns(labels_key, labels_keys)
+    with step("Loading the model"):
+        from hdeepinsight import hub
+        from hdeepinsight.data import is_paired, open_store
+
+        loaded = hub.load_model(model)
+    with step("Annotating"):
+        cells: Any = query if is_paired(query) else open_store(query)
+        found = loaded.evaluate(cells, labels_keys=known, **asked)
+    if json:  # which has no NaN
+        typer.echo(dumps(loads(dumps(found.to_dict()), parse_constant=lambda _: None), indent=2))
+        return
+    title = f"{counted(found.n_cells, 'cell')} with known labels"
+    show(frame_table(found.levels, title=title), str(found).splitlines()[-1])
+
+
+@command(
+    "query",
+    "model",
+    *READING,
+    "overwrite",
+    out=OutputFile(REQUIRED, "Where the rankings go, .csv."),
+    nodes=List("", "Nodes of the taxonomy. By default each cell is explained for its own type."),
+    against=Option(str, None, "Node that the others are contrasted with.", "NAME"),
+    target=Option(
+        Literal["conditional", "joint", "logit"],
+        "conditional",
+        "What tells a node from its siblings ([b]conditional[/b]), from everything else "
+        "([b]joint[/b]), or its score before siblings are compared ([b]logit[/b]).",
+    ),
+    background=Option(
+        Path,
+        None,
+        "Cells to compare with; by default drawn from the mean profiles in the model.",
+        "FILE",
+    ),
+    n_samples=Option(int, 50, "Gradients per cell.", settings={"min": 1}),
+)
+def explain(
+    query: Path, model: str, out: Path, nodes: list[str], overwrite: bool, **asked: Any
+) -> None:
+    """Say which genes speak for a type.
+
+    [b]hdeepinsight explain query.h5ad --model my_model --nodes "CD4 T" --out genes.csv[/b]
+
+    The table has one row per node and gene, over the cells that the model puts at the node: mean
+    and mean absolute attribution, their spread, expression in these cells and in the background.
+    """
+    check_output(out, source=query, overwrite=overwrite, formats=(".csv",))
+    with step("Loading the model"):
+        import pandas as pd
+
+        from hdeepinsight import hub
+
+        loaded = hub.load_model(model)
+    with step("Explaining"):
+        found = loaded.explain(query, nodes or None, keep_values=False, **asked)
+    n_cells = found.totals["own"].n_cells
+    names = [name for name, n in zip(found.nodes, n_cells, strict=True) if n]
+    if not names:
+        raise ValueError(
+            f"The model puts none of the {len(found.obs_names):,} cells at {', '.join(found.nodes)}"
+            ". Annotate the query to see its types, or leave out --nodes."
+        )
+    rankings = {name: found.ranking(name) for name in names}
+    with step(f"Writing {out}"), atomic_write(out) as path:
+        pd.concat(rankings, names=["node", "gene"]).reset_index().to_csv(path, index=False)
+    for name, table in rankings.items():
+        top = table.rename_axis("gene").drop(columns="rank").head(_MOST_GENES)
+        show(frame_table(top, title=name))
+    show(repr(found), f"Written to {out}")

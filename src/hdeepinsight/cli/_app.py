@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import os
-import re
 import sys
 from typing import Annotated, Any
 
@@ -12,10 +10,8 @@ import typer
 from typer.core import TyperCommand
 
 from hdeepinsight import __version__
-from hdeepinsight.cli._annotate import annotate, report
-from hdeepinsight.cli._evaluate import evaluate, explain, info
-from hdeepinsight.cli._models import convert, models, publish, pull
-from hdeepinsight.cli._train import demo, train
+from hdeepinsight.cli._annotate import annotate, evaluate, explain, report
+from hdeepinsight.cli._models import convert, demo, info, models, publish, pull, train
 
 
 class _App(typer.Typer):
@@ -32,11 +28,7 @@ class _App(typer.Typer):
 
 
 class _Command(TyperCommand):
-    """A command whose flags take no value in its help, and whose paragraphs are not broken."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        text = inspect.cleandoc(options.get("help") or "")
-        super().__init__(*arguments, **{**options, "help": re.sub(r"(?<!\n)\n(?!\n)", " ", text)})
+    """A command whose flags take no value in its help."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         params = super().get_params(ctx)
@@ -53,7 +45,7 @@ app = _App(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for run in (train, annotate, report, explain, evaluate, info, models, pull, publish, convert, demo):
+for run in (annotate, report, explain, evaluate, train, info, models, pull, publish, convert, demo):
     app.command(cls=_Command)(run)
 
 
@@ -72,5 +64,7 @@ def main(
 ) -> None:
     """Give every cell a label at every level of a cell type taxonomy.
 
-    Data files are .h5ad or .zarr with raw counts. They are only read: results go to new files.
+    For human blood cells, hdeepinsight annotate query.h5ad is all it takes.
+
+    Data files are only read: results go to new files.
     """

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-import anndata
 import numpy as np
 import pandas as pd
 import torch
@@ -23,9 +22,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 
 from hdeepinsight import _workflow, pl, report
+from hdeepinsight._progress import progress as step
 from hdeepinsight.annotation import Annotation, Evaluation, evaluate_annotation
-from hdeepinsight.cli._boundary import UsageProblem
-from hdeepinsight.cli._console import frame_table, results, step, training_progress
+from hdeepinsight.cli._console import UsageProblem, frame_table, show
 from hdeepinsight.data import GeneCoverageWarning, log_normalize
 from hdeepinsight.datasets import pbmc3k
 from hdeepinsight.models import SCHDeepInsight
@@ -34,29 +33,41 @@ from hdeepinsight.taxonomy import Taxonomy
 #: First line of the README in a folder that the demo may write to again.
 MARKER: Final = "# What `hdeepinsight demo` left here"
 LEVELS: Final = ["lineage", "cell_type", "subtype"]
-SCORES: Final = ("balanced_accuracy", "macro_f1", "accuracy", "ece")
+SCORES: Final = ["balanced_accuracy", "macro_f1", "accuracy", "ece"]
 OUTPUTS: Final = {
     "report.html": "the page about the annotated cells; open it first",
     "scores.csv": "scores of every level, beside those of logistic regression",
     "embedding.png": "the held-out cells (UMAP), by known and by predicted label",
-    "confusion.png": "which held-out types are taken for which",
     "taxonomy.png": "the tree of cell types with numbers of cells",
-    "gene_layout.png": "the pixel of every gene",
     "gene_images.png": "mean images of four cell types",
     "annotated.h5ad": "the held-out cells with their labels, confidences and probabilities",
     "model": "the trained model: plain data, no code",
     "reference.h5ad": "raw counts and labels that the model was trained on",
     "query.h5ad": "raw counts of the held-out cells (their labels only serve to score)",
 }
-#: Cell types whose mean images are drawn, and one marker gene of each that the layout shows.
-IMAGES: Final = {"CD8 T": "CD8A", "NK": "GNLY", "B": "MS4A1", "CD14 Mono": "CD14"}
-#: Further genes that the layout names.
-MARKERS: Final = ("CD3D", "CD79A", "NKG7", "S100A8", "LYZ", "CST3", "PPBP")
+#: Cell types whose mean images are drawn, and genes that the image has in any case.
+IMAGES: Final = ["CD8 T", "NK", "B", "CD14 Mono"]
+MARKERS: Final = [
+    *("CD8A", "GNLY", "MS4A1", "CD14", "CD3D", "CD79A"),
+    *("NKG7", "S100A8", "LYZ", "CST3", "PPBP"),
+]
 _MARGIN, _N_GENES, _DPI = 11, 2048, 160
 OURS, LINEAR = "hdeepinsight", "logistic regression"
 
 
-def run_demo(out: Path, *, seed: int = 0) -> pd.DataFrame:
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute on one thread: as fast on so few cells, and the same on any number of cores."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+@_one_thread()
+def run_demo(out: Path, *, seed: int = 0) -> None:
     """Train on half of PBMC 3k, annotate the other half, and draw what came out.
 
     Parameters
@@ -66,10 +77,6 @@ def run_demo(out: Path, *, seed: int = 0) -> pd.DataFrame:
     seed
         Seed of the split and the model.
 
-    Returns
-    -------
-    Scores of every level, of the model and of logistic regression.
-
     Raises
     ------
     UsageProblem
@@ -77,103 +84,73 @@ def run_demo(out: Path, *, seed: int = 0) -> pd.DataFrame:
     """
     start = time.perf_counter()
     claim_folder(out)
-    results().print("[bold]hdeepinsight demo[/bold]: real blood cells, offline, about two minutes")
-    reference, query = _read(out, seed)
-    model = _train(reference, out, seed)
-    annotation = _annotate(model, out)
-    known = model.taxonomy.encode_levels(query.obs[LEVELS])
-    _say("Compare", "with logistic regression on all genes, trained on the same cells")
-    fewer = np.random.default_rng(seed).permutation(query.n_vars)[: query.n_vars // 2]
-    evaluations: dict[str, Evaluation] = {}
-    tables = []
-    for title, cells in (
-        ("All genes", query),
-        ("Half of the genes missing", query[:, fewer].copy()),
-    ):
-        with step(title), _one_thread(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", GeneCoverageWarning)  # they are left out on purpose
-            found = annotation if cells is query else _workflow.annotate(cells, model)
-            peers = {
-                f"{LINEAR}{', balanced' * bool(weight)}": logistic_regression(
-                    reference, cells, model.taxonomy, labels_key=LEVELS[-1], class_weight=weight
-                )
-                for weight in (None, "balanced")
-            }
-        scores = {n: evaluate_annotation(a, known) for n, a in {OURS: found, **peers}.items()}
-        evaluations |= {f"{title}: {name}": each for name, each in scores.items()}
-        table = scores_table(scores)
-        _show_indented(frame_table(table.set_index("level"), title=title))
-        tables.append(table.assign(genes=title))
-    table = pd.concat(tables, ignore_index=True)
-    table.to_csv(out / "scores.csv", index=False)
-    _say(
-        "",
-        "Balanced accuracy is the mean recall over types; training weights all types alike. What "
-        "costs accuracy are naive and memory CD4 T cells, which differ by degrees: in cells of the "
-        "same donor and run, labelled by their own clusters, a linear model gets more of them "
-        "right, and its macro-F1 is higher. Across donors and studies ours is higher in the mean "
-        "(docs/benchmarks.md).",
+    show(Text("hdeepinsight demo: real blood cells, offline, about two minutes", style="bold"))
+    cells = pbmc3k()
+    parts = train_test_split(
+        np.arange(cells.n_obs), test_size=0.5, stratify=cells.obs[LEVELS[-1]], random_state=seed
     )
-    _draw(reference, query, model, annotation, known, out)
-    (out / "README.md").write_text(_readme(reference, query, evaluations), encoding="utf-8")
-    _show_files(out, time.perf_counter() - start)
-    return table
-
-
-def _read(out: Path, seed: int) -> tuple[AnnData, AnnData]:
-    with step("Reading the cells"):
-        cells = pbmc3k()
-        parts = train_test_split(
-            np.arange(cells.n_obs), test_size=0.5, stratify=cells.obs[LEVELS[-1]], random_state=seed
-        )
-        reference, query = (cells[np.sort(part)].copy() for part in parts)
-        reference.write_h5ad(out / "reference.h5ad")
-        query.write_h5ad(out / "query.h5ad")
+    reference, query = (cells[np.sort(part)].copy() for part in parts)
+    reference.write_h5ad(out / "reference.h5ad")
+    query.write_h5ad(out / "query.h5ad")
     _say(
         "Data",
         f"PBMC 3k: {cells.n_obs:,} blood cells of a healthy donor, {cells.n_vars:,} genes, nine "
         "types (10x Genomics; labels of the Seurat tutorial)",
     )
     _say("Split", f"{reference.n_obs:,} cells to learn from, {query.n_obs:,} held out, by cell")
-    return reference, query
+    model = _train(reference, out, seed)
+    annotation = _annotate(model, query, out)
+    known = model.taxonomy.encode_levels(query.obs[LEVELS])
+    _compare(reference, query, model, annotation, known, out, seed)
+    with step("Drawing"):
+        _draw(reference, query, model, annotation, known, out)
+    _say(
+        "Look at", f"{out}{'/' if out.name else ''}   ({time.perf_counter() - start:.0f} s in all)"
+    )
+    for name, text in OUTPUTS.items():
+        _show_indented(Text.assemble((f"{name:<16}", "bold"), text))
+    own_query, own_model = (shlex.quote(str(out / name)) for name in ("query.h5ad", "model"))
+    guide = {
+        "a reference with raw counts and label columns, and a query with raw counts:": [
+            "hdeepinsight train reference.h5ad --labels-keys lineage,cell_type --out my_model",
+            "hdeepinsight annotate query.h5ad --model my_model --report report.html",
+        ],
+        "or look around in the files of the demo first:": [
+            f"hdeepinsight info {own_model}",
+            f"hdeepinsight evaluate {own_query} --model {own_model}",
+        ],
+    }
+    for heading, (purpose, commands) in zip(("Your data", ""), guide.items(), strict=True):
+        _say(heading, purpose)
+        for command in commands:
+            _show_indented(Text(f"  $ {command}", style="cyan"))
 
 
 def _train(reference: AnnData, out: Path, seed: int) -> SCHDeepInsight:
     start = time.perf_counter()
     SCHDeepInsight.setup_anndata(reference, labels_keys=LEVELS)
-    with step("Placing the genes"):
-        markers = [*IMAGES.values(), *MARKERS]
-        model = SCHDeepInsight(reference, n_genes=_N_GENES, keep_genes=markers, seed=seed)
-    with training_progress() as watched, _one_thread():
-        model.train(**watched)
+    model = SCHDeepInsight(reference, n_genes=_N_GENES, keep_genes=MARKERS, seed=seed)
+    model.train()
     seconds = time.perf_counter() - start
     _say("Taxonomy", "from the label columns; in brackets the cells to learn from")
-    nodes = model.taxonomy.encode_levels(reference.obs[LEVELS])
-    counts = np.bincount(nodes, minlength=model.taxonomy.n_nodes)
-    _show_indented(Text(model.taxonomy.show(counts)))
+    _show_indented(Text(model.taxonomy.show(_counts(model.taxonomy, reference))))
     _say("Train", f"{repr(model).splitlines()[0]}, in {seconds:.0f} s")
     model.save(out / "model", overwrite=True)
     return SCHDeepInsight.load(out / "model", adata=False)
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Train on one thread: as fast on so few cells, and the same figures on any number of cores."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)
+def _counts(taxonomy: Taxonomy, cells: AnnData) -> np.ndarray:
+    nodes = taxonomy.encode_levels(cells.obs[LEVELS])
+    return np.bincount(nodes, minlength=taxonomy.n_nodes)
 
 
-def _annotate(model: SCHDeepInsight, out: Path) -> Annotation:
-    query, start = anndata.read_h5ad(out / "query.h5ad"), time.perf_counter()
-    with step("Annotating the held-out cells"), _one_thread():
-        annotation = _workflow.annotate(query, model)
+def _annotate(model: SCHDeepInsight, query: AnnData, out: Path) -> Annotation:
+    start = time.perf_counter()
+    annotation = _workflow.annotate(query, model)
     seconds = time.perf_counter() - start
-    annotation.to_adata(query)
-    query.write_h5ad(out / "annotated.h5ad")
+    annotated = query.copy()
+    annotation.to_adata(annotated)
+    annotated.write_h5ad(out / "annotated.h5ad")
     above = (~np.isin(annotation.stop_nodes, annotation.taxonomy.leaves)).sum()
     _say(
         "Annotate",
@@ -183,6 +160,51 @@ def _annotate(model: SCHDeepInsight, out: Path) -> Annotation:
     for decision in annotation.decisions:
         _say("", str(decision))
     return annotation
+
+
+def _compare(
+    reference: AnnData,
+    query: AnnData,
+    model: SCHDeepInsight,
+    annotation: Annotation,
+    known: np.ndarray,
+    out: Path,
+    seed: int,
+) -> None:
+    """Score the labels beside those of logistic regression, also with half of the genes."""
+    _say("Compare", "with logistic regression on all genes, trained on the same cells")
+    fewer = np.random.default_rng(seed).permutation(query.n_vars)[: query.n_vars // 2]
+    variants = {"All genes": query, "Half of the genes missing": query[:, fewer].copy()}
+    texts, tables = [], {}
+    for title, cells in variants.items():
+        with step(title), warnings.catch_warnings():
+            warnings.simplefilter("ignore", GeneCoverageWarning)  # they are left out on purpose
+            found = {OURS: annotation if cells is query else _workflow.annotate(cells, model)}
+            for name, weight in {LINEAR: None, f"{LINEAR}, balanced": "balanced"}.items():
+                found[name] = logistic_regression(
+                    reference, cells, model.taxonomy, labels_key=LEVELS[-1], class_weight=weight
+                )
+        scores = {name: evaluate_annotation(each, known) for name, each in found.items()}
+        tables[title] = scores_table(scores)
+        _show_indented(frame_table(tables[title].set_index("level"), title=title))
+        texts += [f"## {title}: {name}\n\n```\n{each}\n```" for name, each in scores.items()]
+    table = pd.concat(tables, names=["genes", ""]).droplevel(1).reset_index()
+    table.to_csv(out / "scores.csv", index=False)
+    _say(
+        "",
+        "Balanced accuracy is the mean recall over types; training weights all types alike. What "
+        "costs accuracy are naive and memory CD4 T cells, which differ by degrees: in cells of the "
+        "same donor and run, labelled by their own clusters, a linear model gets more of them "
+        "right, and its macro-F1 is higher. Across donors and studies ours is higher in the mean "
+        "(docs/benchmarks.md).",
+    )
+    head = (
+        f"A model was trained on {reference.n_obs:,} cells of PBMC 3k and annotated the other "
+        f"{query.n_obs:,}. Both are of one donor: this shows how it works, not how it transfers."
+    )
+    files = "\n".join(f"- `{name}`: {text}" for name, text in OUTPUTS.items())
+    readme = "\n\n".join([MARKER, head, *texts, "## Files", files])
+    (out / "README.md").write_text(f"{readme}\n", encoding="utf-8")
 
 
 def _draw(
@@ -202,78 +224,37 @@ def _draw(
         plt.close(figure)
 
     plt.switch_backend("agg")  # pictures go to files, on machines without a screen too
-    tree, layout = model.taxonomy, model.layout
-    with step("Drawing"):
-        counts = np.bincount(
-            np.concatenate([tree.encode_levels(reference.obs[LEVELS]), known]),
-            minlength=tree.n_nodes,
+    counts = _counts(model.taxonomy, reference) + _counts(model.taxonomy, query)
+    title = f"PBMC 3k: {counts.sum():,} blood cells"
+    save(pl.taxonomy(model.taxonomy, counts, title=title), "taxonomy")
+    genes = reference[:, list(model.layout.genes)]
+    values = pd.DataFrame.sparse.from_spmatrix(log_normalize(sparse.csr_matrix(genes.X)))
+    means = values.groupby(reference.obs[LEVELS[-1]].to_numpy(), observed=True).mean().T
+    means.index = genes.var_names
+    save(pl.gene_images(model.layout, means[IMAGES], label="mean log1p CP10k"), "gene_images")
+    latent = model.get_latent_representation(query)
+    points = UMAP(n_neighbors=30, min_dist=0.4, random_state=0, n_jobs=1).fit_transform(latent)
+    figure, axes = plt.subplots(1, 2, figsize=(13.0, 5.4), layout="constrained")
+    panels = {"known label": query.obs[LEVELS[-1]], "predicted": annotation.label_column()}
+    for ax, (title, labels) in zip(axes, panels.items(), strict=True):
+        pl.embedding(
+            points,
+            labels,
+            palette=annotation.colors,
+            legend_loc="right margin",
+            title=title,
+            ax=ax,
         )
-        save(pl.taxonomy(tree, counts, title=f"PBMC 3k: {counts.sum():,} blood cells"), "taxonomy")
-        genes = reference[:, list(layout.genes)]
-        values = pd.DataFrame.sparse.from_spmatrix(log_normalize(sparse.csr_matrix(genes.X)))
-        means = values.groupby(reference.obs[LEVELS[-1]].to_numpy(), observed=True).mean().T
-        means.index = genes.var_names
-        label = "mean log1p CP10k"
-        shown = [*IMAGES.values(), *MARKERS]
-        save(
-            pl.gene_layout(layout, means.mean(axis=1), highlight=shown, label=label), "gene_layout"
-        )
-        save(pl.gene_images(layout, means[list(IMAGES)], label=label), "gene_images")
-        save(pl.confusion(tree, known, annotation.leaf_nodes, level=LEVELS[-1]), "confusion")
-        latent = model.get_latent_representation(query)
-        points = UMAP(n_neighbors=30, min_dist=0.4, random_state=0, n_jobs=1).fit_transform(latent)
-        figure, axes = plt.subplots(1, 2, figsize=(13.0, 5.4), layout="constrained")
-        panels = {"known label": query.obs[LEVELS[-1]], "predicted": annotation.label_column()}
-        for ax, (title, labels) in zip(axes, panels.items(), strict=True):
-            pl.embedding(
-                points,
-                labels,
-                palette=annotation.colors,
-                legend_loc="right margin",
-                title=title,
-                ax=ax,
-            )
-        save(figure, "embedding")
-        report.write(
-            annotation,
-            out / "report.html",
-            query=query,
-            reference=model,
-            embedding=points,
-            true_nodes=known,
-            model="demo",
-        )
-
-
-def _readme(reference: AnnData, query: AnnData, evaluations: dict[str, Evaluation]) -> str:
-    scores = [f"## {name}\n\n```\n{each}\n```" for name, each in evaluations.items()]
-    head = (
-        f"A model was trained on {reference.n_obs:,} cells of PBMC 3k and annotated the other "
-        f"{query.n_obs:,}. Both are of one donor: this shows how it works, not how it transfers."
+    save(figure, "embedding")
+    report.write(
+        annotation,
+        out / "report.html",
+        query=query,
+        reference=model,
+        embedding=points,
+        true_nodes=known,
+        model="demo",
     )
-    files = "\n".join(f"- `{name}`: {text}" for name, text in OUTPUTS.items())
-    return "\n\n".join([MARKER, head, *scores, "## Files", files]) + "\n"
-
-
-def _show_files(out: Path, seconds: float) -> None:
-    _say("Look at", f"{out}{'/' if out.name else ''}   ({seconds:.0f} s in all)")
-    for name, text in OUTPUTS.items():
-        _show_indented(Text.assemble((f"{name:<16}", "bold"), text))
-    query, model = (shlex.quote(str(out / name)) for name in ("query.h5ad", "model"))
-    guide = {
-        "a reference with raw counts and label columns, and a query with raw counts:": [
-            "hdeepinsight train reference.h5ad --labels-keys lineage,cell_type --out my_model",
-            "hdeepinsight annotate query.h5ad --model my_model --report report.html",
-        ],
-        "or look around in the files of the demo first:": [
-            f"hdeepinsight info {model}",
-            f"hdeepinsight evaluate {query} --model {model}",
-        ],
-    }
-    for heading, (purpose, commands) in zip(("Your data", ""), guide.items(), strict=True):
-        _say(heading, purpose)
-        for command in commands:
-            _show_indented(Text(f"  $ {command}", style="cyan"))
 
 
 def _say(what: str, text: str) -> None:
@@ -282,20 +263,15 @@ def _say(what: str, text: str) -> None:
     grid.add_column(width=_MARGIN - 1, style="bold")
     grid.add_column()
     grid.add_row(what, Text(text))
-    results().print(grid)
+    show(grid)
 
 
 def _show_indented(shown: Table | Text) -> None:
-    results().print(Padding(shown, (0, 0, 0, _MARGIN)))
+    show(Padding(shown, (0, 0, 0, _MARGIN)))
 
 
 def claim_folder(out: Path) -> None:
     """Make the folder, or take the one that an earlier run made; nothing in it is deleted.
-
-    Parameters
-    ----------
-    out
-        Folder.
 
     Raises
     ------
@@ -346,41 +322,20 @@ def logistic_regression(
     classifier = LogisticRegression(max_iter=1000, class_weight=class_weight)
     known, found = (log_normalize(sparse.csr_matrix(cells.X)) for cells in (reference, query))
     classifier.fit(known, reference.obs[labels_key].astype(str))
-    n_genes, columns = query.n_vars, reference.var_names.get_indexer(query.var_names)
-    place = sparse.csr_matrix(
-        (np.ones(n_genes), (np.arange(n_genes), columns)), (n_genes, reference.n_vars)
-    )
-    names = [taxonomy.label(int(leaf)) for leaf in taxonomy.leaves]
-    per_leaf = np.zeros((query.n_obs, taxonomy.n_leaves))
-    per_leaf[:, [names.index(name) for name in classifier.classes_]] = classifier.predict_proba(
-        found @ place
-    )
-    return Annotation(
-        taxonomy=taxonomy,
-        obs_names=query.obs_names,
-        node_probabilities=per_leaf @ taxonomy.ancestor_matrix,
-        recipe={"method": "logistic regression"},
-    )
+    columns = reference.var_names.get_indexer(query.var_names)
+    in_order = found @ sparse.identity(reference.n_vars, format="csr")[columns]
+    table = pd.DataFrame(classifier.predict_proba(in_order), query.obs_names, classifier.classes_)
+    return Annotation.from_probabilities(table, taxonomy)
 
 
 def scores_table(evaluations: Mapping[str, Evaluation]) -> pd.DataFrame:
-    """Scores of every method, side by side for each level.
+    """Return scores of every method, side by side for each level.
 
-    Parameters
-    ----------
-    evaluations
-        Name and scores of each method.
-
-    Returns
-    -------
-    Table with the columns ``level``, ``method`` and those of `SCORES`.
+    The table has the columns ``level``, ``method`` and those of `SCORES`.
     """
-    tables = [
-        each.levels[list(SCORES)].rename_axis("level").reset_index().assign(method=name)
-        for name, each in evaluations.items()
-    ]
-    rank = {level: i for i, level in enumerate(tables[0]["level"])}
-    table = pd.concat(tables).sort_values(
-        "level", kind="stable", key=lambda levels: levels.map(rank)
-    )
-    return table[["level", "method", *SCORES]].reset_index(drop=True)
+    levels = {name: each.levels[SCORES] for name, each in evaluations.items()}
+    table = pd.concat(levels, names=["method", "level"]).reset_index()
+    order = table["level"].unique()
+    table["level"] = pd.Categorical(table["level"], order)
+    table = table.sort_values("level", kind="stable", ignore_index=True)
+    return table.astype({"level": str})[["level", "method", *SCORES]]

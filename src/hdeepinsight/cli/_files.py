@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from hdeepinsight._errors import missing_column
 from hdeepinsight._io import atomic_write
-from hdeepinsight.cli._boundary import UsageProblem
+from hdeepinsight.cli._console import UsageProblem
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,13 +36,6 @@ def default_output(query: Path, ending: str) -> Path:
     """Return where a result goes by default: beside the query, under its name."""
     name = Path(query.name.removesuffix(".gz"))
     return query.with_name(f"{name.stem if name.suffix in _INPUTS else name}{ending}")
-
-
-def read_anndata(path: Path) -> AnnData:
-    """Read a whole file into memory; raises ``InputError`` if there is none at the path."""
-    from hdeepinsight import data
-
-    return data.read_anndata(path)
 
 
 def require_columns(obs: pd.DataFrame, columns: Sequence[str], *, source: Path) -> None:

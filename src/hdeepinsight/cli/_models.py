@@ -1,178 +1,333 @@
-"""``hdeepinsight models``, ``pull``, ``publish``, ``convert``: share models, rewrite them."""
+"""Models and data by themselves: train one, look into one, share it, write it again; the demo."""
 
 from __future__ import annotations
 
-import json
 import shutil
-from enum import StrEnum
+from json import loads
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, Final, Literal
 
-import typer
+from rich.table import Table
+from rich.text import Text
 
 from hdeepinsight._io import atomic_write
-from hdeepinsight.cli import _options as opt
-from hdeepinsight.cli._boundary import UsageProblem, running
-from hdeepinsight.cli._console import frame_table, show, step
-from hdeepinsight.cli._files import read_anndata
+from hdeepinsight._progress import progress as step
+from hdeepinsight.cli._console import UsageProblem, frame_table, in_options, note, show
+from hdeepinsight.cli._files import is_store, require_columns, require_writable
+from hdeepinsight.cli._options import (
+    REQUIRED,
+    Argument,
+    Option,
+    OutputFolder,
+    command,
+    label_columns,
+)
 
-Repository = Annotated[
-    str,
-    typer.Argument(
-        metavar="ADDRESS", help="owner/name on a hub, s3://bucket/path, or a folder (./folder)."
+#: Class of the models that the command trains, as the registry of models has it.
+_METHOD: Final = "SCHDeepInsight"
+_MOST_VALUES = 6
+_REPOSITORY: Final = Argument(
+    str, REQUIRED, "owner/name on a hub, s3://bucket/path, or a folder (./folder).", "ADDRESS"
+)
+
+
+@command(
+    "labels_key",
+    "labels_keys",
+    "layer",
+    "use_raw",
+    "batch_key",
+    "overwrite",
+    reference=Argument(Path, REQUIRED, "Labelled reference with raw counts, such as an .h5ad."),
+    out=OutputFolder(REQUIRED, "Folder of the model."),
+    taxonomy=Option(
+        Path,
+        None,
+        "Tree of the cell types, .json (as Taxonomy.to_json writes it) or .newick; by default the "
+        "one that the label columns span.",
+        "FILE",
     ),
-]
-
-
-#: Which models are listed.
-Where = StrEnum("Where", {"all": "all", "bundled": "bundled", "here": "here", "hub": "hub"})
-
-
-def models(
-    search: Annotated[str | None, typer.Argument(help="Text that the name has to contain.")] = None,
-    where: Annotated[
-        Where, typer.Option(help="Those of the package, fetched before, of the hub, or all.")
-    ] = Where.all,
-    debug: opt.Debug = False,
+    split_key=Option(
+        str,
+        None,
+        "Hold out whole groups of this column (donors, studies) for calibration and the scores "
+        "that are printed; by default cells are held out within every label.",
+        "COLUMN",
+    ),
+    unlabeled_category=Option(str, "Unknown", "Label that means: not known.", "NAME"),
+    n_genes=Option(int, 4096, "Most genes of the image.", settings={"min": 1}),
+    layout=Option(Literal["tsne", "umap", "mde", "random"], "tsne", "How genes are placed."),
+    backbone=Option(str, "compact", "compact, efficientnet_b0 to _b7, or _v2_s, _m, _l.", "NAME"),
+    validation_size=Option(
+        float, 0.1, "Share of cells held out; rare types keep all.", settings={"min": 0, "max": 0.9}
+    ),
+    max_epochs=Option(
+        int, None, "Passes over the cells; chosen from their number.", settings={"min": 1}
+    ),
+    early_stopping=Option(bool, False, "Stop when held-out cells get no better."),
+    checkpoint=Option(
+        Path,
+        None,
+        "Folder for a checkpoint, from which the same command goes on after an interruption; it "
+        "is removed at the end.",
+        "DIR",
+    ),
+    seed=Option(int, 0, "Same seed, same model.", settings={"min": 0}),
+    accelerator=Option(str, "auto", "auto, cpu, gpu or mps."),
+)
+def train(
+    reference: Path,
+    out: Path,
+    labels_key: list[str],
+    labels_keys: list[str],
+    taxonomy: Path | None,
+    layer: str | None,
+    use_raw: bool,
+    batch_key: str | None,
+    split_key: str | None,
+    unlabeled_category: str,
+    n_genes: int,
+    layout: str,
+    backbone: str,
+    seed: int,
+    overwrite: bool,
+    **training: Any,
 ) -> None:
+    """Train a model on a labelled reference.
+
+    [b]hdeepinsight train reference.h5ad --labels-keys lineage,cell_type --out my_model[/b]
+    """
+    columns = label_columns(labels_key, labels_keys)
+    if not columns:
+        raise UsageProblem(
+            "No label column was given. Pass --labels-key COLUMN for cell types, or --labels-keys "
+            "COARSE,...,FINE for one column per level. `hdeepinsight info REFERENCE` lists the "
+            "columns."
+        )
+    if out.is_file() or out.resolve() == reference.resolve():
+        raise UsageProblem(
+            f"--out must be a folder for the model, got {out}, a file or the reference."
+        )
+    with step("Reading the reference"):
+        from hdeepinsight.data import open_store
+        from hdeepinsight.models import ModelFolder, model_class
+        from hdeepinsight.taxonomy import Taxonomy
+
+        if ModelFolder(out).holds_model and not overwrite:
+            raise UsageProblem(
+                f"{out} holds a model already. Pass --overwrite to replace it, or another folder."
+            )
+        require_writable(out)
+        store = open_store(reference)
+        require_columns(
+            store.obs, [*columns, *filter(None, (batch_key, split_key))], source=reference
+        )
+        adata = store.whole()
+        if use_raw:
+            store.matrix(layer, use_raw=True)  # says what is wrong, if something is
+            adata = adata.raw.to_adata()
+        tree = None
+        if taxonomy is not None:
+            is_newick = taxonomy.suffix in (".nwk", ".newick", ".tree")
+            tree = (
+                Taxonomy.from_newick(taxonomy.read_text(encoding="utf-8"))
+                if is_newick
+                else Taxonomy.from_json(taxonomy)
+            )
+        method = model_class(_METHOD)
+        keys = {"labels_keys": columns} if columns[1:] else {"labels_key": columns[0]}
+        method.setup_anndata(
+            adata, layer=layer, batch_key=batch_key, unlabeled_category=unlabeled_category, **keys
+        )
+    model = method(
+        adata, taxonomy=tree, layout=layout, n_genes=n_genes, backbone=backbone, seed=seed
+    )
+    model.train(split_key=split_key, **training)
+    model.save(out, overwrite=overwrite)
+    show(repr(model))
+    if len(model.validation_indices_):
+        with step("Scoring the cells held out"):
+            found = model.evaluate()
+        show(frame_table(found.levels, title=f"{found.n_cells:,} cells held out"))
+    else:
+        note(
+            "no cells were held out, so there are no scores, and the probabilities are not "
+            "calibrated. Give every type more cells, or raise --validation-size.",
+            "Note",
+        )
+    show(f"Saved to {out}")
+    note(Text(f"Next: hdeepinsight annotate QUERY.h5ad --model {out}", style="dim"))
+
+
+@command(
+    "layer",
+    "use_raw",
+    target=Argument(
+        Path, REQUIRED, "Folder of a model, or pbmc, the bundled one; or a file of data."
+    ),
+)
+def info(target: Path, layer: str | None, use_raw: bool) -> None:
+    """Say what a model, or a data file, holds.
+
+    [b]hdeepinsight info my_model[/b]
+    """
+    with step("Looking at it"):
+        from hdeepinsight import hub
+        from hdeepinsight.data import inspect_input, open_store
+
+        if not target.exists():
+            target = hub.bundled_folder(str(target)) or target
+        if target.is_dir() and not is_store(target) and not next(target.glob("*.mtx*"), None):
+            model = hub.load_model(target)
+            table = Table(
+                title="recipe", title_justify="left", title_style="bold", show_header=False
+            )
+            for name, value in model.recipe.items():
+                table.add_row(Text(str(name)), Text("–" if value is None else str(value)))
+            shown = [repr(model), "", model.taxonomy, "", table]
+        else:
+            store = open_store(target)
+            report = inspect_input(store, layer=layer, use_raw=use_raw)
+            matrices = f"matrices  {', '.join(store.slots)}"
+            shown = [in_options(str(report)), "", matrices, Text("obs columns", style="bold")]
+            for name in store.obs:
+                distinct = store.obs[name].dropna().unique()
+                more = f", ... ({len(distinct):,} values)" * (len(distinct) > _MOST_VALUES)
+                shown.append(f"  {name}: {', '.join(map(str, distinct[:_MOST_VALUES]))}{more}")
+    show(*shown)
+
+
+@command(
+    search=Argument(str, None, "Text that the name has to contain."),
+    where=Option(
+        Literal["all", "bundled", "here", "hub"],
+        "all",
+        "Those of the package, fetched before, of the hub, or all.",
+    ),
+)
+def models(search: str | None, where: Literal["all", "bundled", "here", "hub"]) -> None:
     """List the models that can be used.
 
     [b]hdeepinsight models pbmc[/b]
     """
-    with running(debug=debug):
-        with step("Asking the hub"):
-            from hdeepinsight.hub import list_models
+    with step("Asking the hub"):
+        from hdeepinsight.hub import list_models
 
-            found = list_models(search, where=where.value)
-        show("No models were found." if found.empty else frame_table(found.set_index("model")))
+        found = list_models(search, where=where)
+    show("No models were found." if found.empty else frame_table(found.set_index("model")))
 
 
-def pull(
-    repository: Repository,
-    revision: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Branch, tag, commit, or sha256:...; the newest else."),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", metavar="DIR", help="Also copy the model to this new folder."),
-    ] = None,
-    debug: opt.Debug = False,
-) -> None:
+@command(
+    repository=_REPOSITORY,
+    revision=Option(str, None, "Branch, tag, commit, or sha256:...; the newest else.", "NAME"),
+    out=OutputFolder(None, "Also copy the model to this new folder."),
+)
+def pull(repository: str, revision: str | None, out: Path | None) -> None:
     """Get a published model, and check it.
 
     [b]hdeepinsight pull atlas/pbmc --out pbmc_model[/b]
     """
-    with running(debug=debug):
-        if out is not None and out.exists():
-            raise UsageProblem(
-                f"--out must be a new folder, got {out}, which exists already. Choose another."
-            )
-        with step(f"Fetching {repository}"):
-            from hdeepinsight import hub
+    if out is not None and out.exists():
+        raise UsageProblem(
+            f"--out must be a new folder, got {out}, which exists already. Choose another."
+        )
+    with step(f"Fetching {repository}"):
+        from hdeepinsight import hub
 
-            shared = hub.download(repository, revision)
-        folder = shared.folder
-        if out is not None:
-            with atomic_write(out) as unfinished:
-                shutil.copytree(folder, unfinished)
-            folder = out
-        show(f"revision  {shared.revision}", f"digest    {shared.digest}", f"folder    {folder}")
+        shared = hub.download(repository, revision)
+    folder = shared.folder
+    if out is not None:
+        with atomic_write(out) as unfinished:
+            shutil.copytree(folder, unfinished)
+        folder = out
+    show(f"revision  {shared.revision}", f"digest    {shared.digest}", f"folder    {folder}")
 
 
-def publish(
-    model: opt.Model,
-    repository: Repository,
-    card: Annotated[
+@command(
+    "overwrite",
+    model=Option(str, REQUIRED, "Folder of a trained model.", "MODEL", "-m"),
+    repository=_REPOSITORY,
+    card=Option(
         Path,
-        typer.Option(
-            metavar="FILE",
-            help='JSON file with at least "title", "license", "organism" and "tissues".',
-        ),
-    ],
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Reference that the model was trained on, for cells per type and scores in the "
-            "card, and for features of the reference. Of its counts only those of the held-out "
-            "cells that a model keeps, at most 400, are published.",
-        ),
-    ] = None,
-    no_features: Annotated[
-        bool, typer.Option("--no-features", help="Publish no features of reference cells.")
-    ] = False,
-    revision: Annotated[
-        str | None, typer.Option(metavar="BRANCH", help="Branch of the hub; main by default.")
-    ] = None,
-    private: Annotated[
-        bool, typer.Option("--private", help="Make a new repository private.")
-    ] = False,
-    overwrite: opt.Overwrite = False,
-    debug: opt.Debug = False,
+        REQUIRED,
+        'JSON file with at least "title", "license", "organism" and "tissues".',
+        "FILE",
+    ),
+    data=Option(
+        Path,
+        None,
+        "Reference that the model was trained on, for cells per type and scores in the card, and "
+        "for features of the reference. Of its counts only those of the held-out cells that a "
+        "model keeps, at most 400, are published.",
+        "FILE",
+    ),
+    no_features=Option(bool, False, "Publish no features of reference cells."),
+    revision=Option(str, None, "Branch of the hub; main by default.", "BRANCH"),
+    private=Option(bool, False, "Make a new repository private."),
+)
+def publish(
+    model: str, repository: str, card: Path, data: Path | None, no_features: bool, **how: Any
 ) -> None:
     """Share a trained model. The token of a hub is read from HF_TOKEN.
 
     [b]hdeepinsight publish --model my_model --card card.json atlas/pbmc[/b]
     """
-    with running(debug=debug):
-        fields = _read_card(card)
-        with step("Loading the model"):
-            from hdeepinsight import hub
-            from hdeepinsight.models import load_model
-
-            reference = False if data is None else read_anndata(data)
-            loaded = load_model(hub.resolve_model(model), reference)
-        with step(f"Publishing to {repository}"):
-            published = hub.publish(
-                loaded,
-                repository,
-                card=fields,
-                reference="none" if no_features else "features",
-                revision=revision,
-                private=private,
-                overwrite=overwrite,
-            )
-        show(f"Published as {published.address}")
-        show(f"revision  {published.revision}", f"digest    {published.digest}")
-
-
-def _read_card(path: Path) -> dict[str, Any]:
     try:
-        fields = json.loads(path.read_text(encoding="utf-8-sig"))
+        fields = loads(card.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UsageProblem(
-            f"--card {path} could not be read as JSON ({error}). It must be an object with title, "
+            f"--card {card} could not be read as JSON ({error}). It must be an object with title, "
             "license, organism and tissues. Check the file."
         ) from None
     if not isinstance(fields, dict):
         raise UsageProblem(
-            f"--card must be a file with a JSON object, got {path}: {type(fields).__name__}."
+            f"--card must be a file with a JSON object, got {card}: {type(fields).__name__}."
         )
-    return fields
+    with step("Loading the model"):
+        from hdeepinsight import hub
+        from hdeepinsight.data import read_anndata
+        from hdeepinsight.models import load_model
+
+        reference = False if data is None else read_anndata(data)
+        loaded = load_model(hub.resolve_model(model), reference)
+    features: Literal["none", "features"] = "none" if no_features else "features"
+    with step(f"Publishing to {repository}"):
+        done = hub.publish(loaded, repository, card=fields, reference=features, **how)
+    show(f"Published as {done.address}", f"revision  {done.revision}", f"digest    {done.digest}")
 
 
-def convert(
-    old: Annotated[Path, typer.Argument(metavar="OLD", help="Folder of a saved model.")],
-    new: Annotated[Path, typer.Argument(metavar="NEW", help="Folder to write.")],
-    trust: Annotated[
+@command(
+    old=Argument(Path, REQUIRED, "Folder of a saved model.", "OLD"),
+    new=Argument(Path, REQUIRED, "Folder to write.", "NEW"),
+    trust=Option(
         bool,
-        typer.Option(
-            "--trust",
-            help="Unpickle OLD if it is not plain data. This runs any code in it: only for files "
-            "that you made yourself.",
-        ),
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model in NEW.")] = False,
-    debug: opt.Debug = False,
-) -> None:
+        False,
+        "Unpickle OLD if it is not plain data. This runs any code in it: only for files that you "
+        "made yourself.",
+    ),
+    overwrite=Option(bool, False, "Replace a model in NEW."),
+)
+def convert(old: Path, new: Path, trust: bool, overwrite: bool) -> None:
     """Write a saved model again, in the present schema and format.
 
     [b]hdeepinsight convert my_model my_new_model[/b]
     """
-    with running(debug=debug):
-        with step("Converting the model"):
-            from hdeepinsight.models import convert_model
+    with step("Converting the model"):
+        from hdeepinsight.models import convert_model
 
-            model = convert_model(old, new, trust=trust, overwrite=overwrite)
-        show(repr(model), f"Saved to {new}")
+        model = convert_model(old, new, trust=trust, overwrite=overwrite)
+    show(repr(model), f"Saved to {new}")
+
+
+@command(
+    out=OutputFolder(Path("demo_out"), "Folder for everything it makes."),
+    seed=Option(int, 0, "Same seed, same result.", settings={"min": 0}),
+)
+def demo(out: Path, seed: int) -> None:
+    """Train and annotate real blood cells, offline, and draw what came out.
+
+    Running it again replaces what an earlier run left in the folder.
+    """
+    from hdeepinsight.cli._demo import run_demo
+
+    run_demo(out, seed=seed)

@@ -2,16 +2,15 @@
 
 from hdeepinsight.data._counts import (
     CountSource,
-    ScaleMode,
     dispersion_scores,
     log_normalize,
     open_counts,
     select_genes,
 )
-from hdeepinsight.data._errors import GeneCoverageWarning, GeneMatchError, InputError
+from hdeepinsight.data._errors import GeneCoverageWarning, GeneMatchError, InputError, examples
 from hdeepinsight.data._files import check_file
 from hdeepinsight.data._genes import GeneAlignment, GeneReport, align_genes, resolve_var_names
-from hdeepinsight.data._inspect import InputReport, inspect_input, inspect_store, not_finite
+from hdeepinsight.data._inspect import InputReport, ScaleMode, inspect_input
 from hdeepinsight.data._modalities import (
     Modalities,
     errors_of,
@@ -22,7 +21,7 @@ from hdeepinsight.data._modalities import (
     trim,
     trim_paired,
 )
-from hdeepinsight.data._names import as_count, examples, name_digests, strip_version
+from hdeepinsight.data._names import name_digests, strip_version
 from hdeepinsight.data._proteins import (
     ProteinCounts,
     ProteinCoverageWarning,
@@ -34,9 +33,9 @@ from hdeepinsight.data._proteins import (
     read_proteins,
 )
 from hdeepinsight.data._query import AlignedQuery, ExtraInputs, open_query, resolve_cells
-from hdeepinsight.data._reader import DataLike, Store, open_store, read_anndata
 from hdeepinsight.data._recover import Denormalizer, RecoveredCounts, recover_counts
 from hdeepinsight.data._sampling import draw_evenly, split_cells, split_groups, split_three
+from hdeepinsight.data._store import DataLike, Store, open_store, read_anndata
 
 __all__ = [
     "AlignedQuery",
@@ -58,7 +57,6 @@ __all__ = [
     "Store",
     "align_genes",
     "align_proteins",
-    "as_count",
     "check_file",
     "clean_protein_name",
     "dispersion_scores",
@@ -66,11 +64,9 @@ __all__ = [
     "errors_of",
     "examples",
     "inspect_input",
-    "inspect_store",
     "is_paired",
     "log_normalize",
     "name_digests",
-    "not_finite",
     "open_counts",
     "open_paired",
     "open_query",

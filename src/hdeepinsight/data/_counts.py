@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias, get_args
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -12,22 +13,19 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from hdeepinsight._errors import check_choice, check_integer
-from hdeepinsight.data._errors import InputError
+from hdeepinsight.data._errors import ARGUMENTS, InputError, examples
 from hdeepinsight.data._genes import GeneAlignment, align_genes
 from hdeepinsight.data._inspect import (
-    EXPECTED,
     InputReport,
+    ScaleMode,
     inspect_store,
-    not_finite,
     refusal,
     where_counts_are,
 )
 from hdeepinsight.data._matrix import Block, RowMatrix
-from hdeepinsight.data._names import examples, is_numbered
-from hdeepinsight.data._reader import ARGUMENTS, DataLike, Store, open_store
+from hdeepinsight.data._names import is_numbered
 from hdeepinsight.data._recover import Denormalizer, Normalisation
-
-ScaleMode: TypeAlias = Literal["auto", "counts", "recover", "as_is"]
+from hdeepinsight.data._store import DataLike, open_store
 
 #: A gene that fewer cells express is not selected.
 MIN_CELLS = 3
@@ -49,6 +47,8 @@ class CountSource:
         What the values are, and what is repaired.
     denormalizer
         How counts are recovered from the values; ``None`` if they are used as they are.
+    obsm
+        Ways to the coordinates that the cells brought along.
 
     Examples
     --------
@@ -64,6 +64,7 @@ class CountSource:
     var: pd.DataFrame
     report: InputReport
     denormalizer: Denormalizer | None = None
+    obsm: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
 
     @property
     def n_obs(self) -> int:
@@ -192,6 +193,7 @@ class CountSource:
             self,
             matrix=self.matrix.take(rows),
             obs=self.obs.iloc[rows],
+            obsm={name: partial(_rows_of, way, rows) for name, way in self.obsm.items()},
             report=replace(self.report, repairs=(*self.report.repairs, text)),
         )
 
@@ -207,6 +209,11 @@ class CountSource:
         if self.denormalizer is None:
             return self.matrix.blocks(size)
         return ((rows, counts) for rows, counts, _ in self.denormalizer.blocks(self.matrix, size))
+
+
+def _rows_of(way: Callable[[], Any], rows: np.ndarray) -> Any:
+    values = way()
+    return values.iloc[rows] if hasattr(values, "iloc") else values[rows]
 
 
 def open_counts(
@@ -266,57 +273,29 @@ def open_counts(
     """
     check_choice("scale", scale, get_args(ScaleMode))
     store = open_store(data, genes_only=genes_only)
-    report = inspect_store(
-        store, layer=layer, use_raw=use_raw, arguments=arguments, coverage=coverage
-    )
-    return source_of(
-        store,
-        report,
-        layer=layer,
-        use_raw=use_raw,
-        scale=scale,
-        arguments=arguments,
-        coverage=coverage,
-    )
-
-
-def source_of(
-    store: Store,
-    report: InputReport,
-    *,
-    layer: str | None,
-    use_raw: bool = False,
-    scale: ScaleMode = "auto",
-    arguments: Mapping[str, str] = ARGUMENTS,
-    coverage: Callable[[pd.DataFrame], float] | None = None,
-) -> CountSource:
-    """Open a matrix that was inspected; raise as `open_counts` does."""
-    whole = report.scale in ("counts", "binary")
-    error = not_finite(report)
-    found = f"{report.layer} looks {report.scale}: {report.evidence}."
-    if error or report.scale in ("empty", "scaled") or scale == "auto":
-        error = error or refusal(report, arguments)
-    elif scale == "counts" and not whole:
-        other = f", or another `{arguments['scale']}`" if "scale" in arguments else ""
-        error = InputError(found, EXPECTED, f"Pass the raw counts{other}.")
-    elif scale == "recover" and (whole or report.scale in ("log1p", "fractional_counts")):
-        valid = "Counts are recovered from values that were only divided by the library size."
-        error = InputError(found, valid, "Use scale='auto'." if whole else "Pass the raw counts.")
-    if error:
+    report = inspect_store(store, layer, use_raw, arguments=arguments)
+    if error := refusal(report, arguments, scale):
         hint = where_counts_are(store, report.layer, arguments, coverage)
         raise InputError(error.found, error.valid, " ".join([error.do_next, *hint]))
     matrix = store.matrix(layer, use_raw)
-    denormalizer = None
+    denormalizer, text = None, ""
     if scale == "recover" or (scale == "auto" and report.scale == "log1p_counts"):
         form: Normalisation = "normalized" if report.scale == "normalized" else "log1p"
         denormalizer = Denormalizer(form, matrix.dtype, report.rounding, report.log_base)
-    if scale == "as_is" and not whole:
+    if scale == "as_is" and report.scale not in ("counts", "binary"):
         text = f"The {report.scale} values are used unchanged, because scale='as_is' was given."
-        report = replace(report, problems=(), repairs=(*report.repairs, text))
     elif scale == "recover" and report.scale == "normalized":
         text = "Counts are recovered from the normalised values of each cell."
+    if text:
         report = replace(report, problems=(), repairs=(*report.repairs, text))
-    return CountSource(matrix, store.obs, store.genes(use_raw), report, denormalizer)
+    return CountSource(
+        matrix=matrix,
+        obs=store.obs.copy(deep=False),
+        var=store.genes(use_raw).copy(deep=False),
+        report=report,
+        denormalizer=denormalizer,
+        obsm=store.obsm,
+    )
 
 
 def select_genes(source: CountSource, n_genes: int, *, keep: Sequence[str] = ()) -> list[str]:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import anndata as ad
 import h5py
@@ -27,10 +27,11 @@ import pandas as pd
 import scipy.sparse as sp
 from scipy.io import mmread
 
-from hdeepinsight.data._errors import InputError
-from hdeepinsight.data._names import common_start, examples, share_barcodes, share_genes
+from hdeepinsight.data._errors import InputError, examples
+from hdeepinsight.data._names import common_start, share_barcodes, share_genes
 
 Opener: TypeAlias = "Callable[[], AbstractContextManager[Any]]"
+InMemory: TypeAlias = tuple[ad.AnnData, tuple[str, ...]]
 
 #: An array may always be as large as this; a larger one has to have stored bytes behind it. Packing
 #: makes an array of zeros about a thousand times smaller.
@@ -45,14 +46,13 @@ FORMATS: Final = (
 _WRITE_AGAIN = (
     "Write the file again with AnnData.write_h5ad or AnnData.write_zarr, from its source."
 )
-#: Parts of an AnnData that hold other things by name.
-_MAPPINGS = ("uns", "obsm", "varm", "obsp", "varp", "layers")
 _ZARR = (".zgroup", ".zattrs", ".zmetadata", "zarr.json")
+_R = ("an R file", "In R, save the counts with zellkonverter::writeH5AD.")
 #: First bytes of what is not read, and what to do with it.
 _FOREIGN: Final[Mapping[bytes, tuple[str, str]]] = {
-    b"RDX": ("an R file", "In R, save the counts with zellkonverter::writeH5AD."),
-    b"RDA": ("an R file", "In R, save the counts with zellkonverter::writeH5AD."),
-    b"X\n": ("an R file", "In R, save the counts with zellkonverter::writeH5AD."),
+    b"RDX": _R,
+    b"RDA": _R,
+    b"X\n": _R,
     b"PK": ("a zip archive or an Excel file", "Unpack it, or save the table as .csv."),
     b"\x80": ("a pickle, which can run code", "Save the AnnData with write_h5ad."),
 }
@@ -72,96 +72,49 @@ def in_words(
         raise InputError(f"{path} {problem} ({text}).", valid, _WRITE_AGAIN) from error
 
 
-class _Form(NamedTuple):
-    """Format of a file, and where the file itself is: unpacked, where it was gzipped."""
+def open_file(path: Path, *, whole: bool = False) -> Opener | InMemory:
+    """Return what opens an AnnData on disk as a group, or what was read of any other file.
 
-    name: Literal["anndata", "zarr", "10x", "loom", "mudata", "mtx", "table"]
-    path: Path
+    Parameters
+    ----------
+    path
+        File or folder, whose format is told by what it holds.
+    whole
+        Read an AnnData on disk into memory too, as is done where it has an unusual encoding.
 
-
-def group_opener(path: Path) -> Opener | None:
-    """Return what opens the file of an AnnData as a group; ``None`` for files of other formats.
-
-    Raises
-    ------
-    InputError
-        If there is none, it cannot be opened, or it names other files.
-    """
-    check_kind(path, FORMATS)
-    if path.is_dir() or (path.suffix == ".zarr" and not path.is_file()):
-        if not any((path / name).exists() for name in _ZARR):
-            return None
-        with in_words(path, "cannot be opened"), _open_zarr(path, "r") as root:
-            _check_zarr(root, path)
-        return partial(_open_zarr, path, "r")
-    if not h5py.is_hdf5(path):
-        return None
-    with in_words(path, "cannot be opened"), h5py.File(path, "r") as root:
-        _check_hdf5(root, path)
-        if _form_of_group(root, path) != "anndata":
-            return None
-    return partial(h5py.File, path, "r")
-
-
-def _form_of_group(root: Any, path: Path) -> Any:
-    """Tell the format of an HDF5 file by what it holds."""
-    names = set(root)
-    if "mod" in names:
-        return "mudata"
-    if "matrix" in names and isinstance(root.get("matrix"), h5py.Dataset):
-        return "loom"
-    groups = [found for name in names if isinstance(found := root.get(name), h5py.Group)]
-    if any({"barcodes", "indptr"} <= set(group) for group in groups):
-        return "10x"
-    if names & {"obs", "var", "X"}:
-        return "anndata"
-    if {"assays", "cell.names"} & names:
-        found, how = "is a Seurat file (h5Seurat)", "In R: SeuratDisk::Convert(path, dest='h5ad')."
-        raise InputError(f"{path} {found}.", FORMATS, how)
-    held = examples(sorted(names)) or "nothing"
-    found = f"{path} has no obs and no var: it is not an AnnData, and holds {held}."
-    raise InputError(found, FORMATS, _WRITE_AGAIN)
-
-
-def read_whole(path: Path) -> tuple[ad.AnnData, tuple[str, ...]]:
-    """Read a file of any format into memory; say what was done with it beside reading.
+    Returns
+    -------
+    A function, or the AnnData and sentences on how it was read.
 
     Raises
     ------
     InputError
-        If it is none of those that are read.
+        If there is none, it cannot be opened, it names other files, or is of no known format.
     """
-    check_kind(path, FORMATS)
-    with ExitStack() as unpacked, in_words(path, "cannot be opened"):
-        form, at = _form_of(path, unpacked)
+    with ExitStack() as unpacking, in_words(path, "cannot be opened"):
+        form, at = _form_of(path, unpacking)
+        if at == path and form in ("anndata", "zarr") and not whole:
+            opener = partial(h5py.File if form == "anndata" else _open_zarr, path, "r")
+            with opener() as root:
+                if _is_usual(root):
+                    return opener
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of names that are turned into text, or repeat
-            if form == "anndata":
-                return ad.read_h5ad(at), ()
-            if form == "zarr":
-                return ad.read_zarr(at), ()
-            if form == "10x":
-                return _read_10x(at), ()
-            if form == "loom":
-                return _read_loom(at), ()
-            if form == "mtx":
-                return _read_mtx(path), ()
             if form == "table":
                 return _read_table(at)
-    raise InputError(
-        f"{path} is a MuData.",
-        "Valid here is data of one modality, such as an .h5ad file.",
-        "Read it with mudata.read_h5mu and pass the MuData, or its RNA.",
-    )
+            return _READERS[form](at), ()
 
 
-def _form_of(path: Path, unpacking: ExitStack) -> _Form:
-    """Tell the format of a file by its content; a gzipped one is unpacked for as long as asked."""
+def _form_of(path: Path, unpacking: ExitStack) -> tuple[str, Path]:
+    """Tell the format of a file by what it holds; a gzipped one is unpacked while it is asked."""
+    check_kind(path, FORMATS)
     if path.is_dir():
         if any((path / name).exists() for name in _ZARR):
-            return _Form("zarr", path)
+            with _open_zarr(path) as root:
+                _check_zarr(root, path)
+            return "zarr", path
         if next(path.glob("*.mtx*"), None):
-            return _Form("mtx", path)
+            return "mtx", path
         inside = [p.name for p in path.iterdir() if p.is_dir() and next(p.glob("*.mtx*"), None)]
         held = examples(sorted(p.name for p in path.iterdir())) or "nothing"
         raise InputError(
@@ -172,38 +125,73 @@ def _form_of(path: Path, unpacking: ExitStack) -> _Form:
         )
     with path.open("rb") as file:
         start = file.read(4096)
-    if start.startswith(b"\x1f\x8b"):
-        folder = unpacking.enter_context(tempfile.TemporaryDirectory())
-        unpacked = Path(folder) / "unpacked"
-        with gzip.open(path) as packed, unpacked.open("wb") as file:
-            start = packed.read(4096)
-            if not _foreign(start) and not start.startswith(b"%%MatrixMarket"):
-                file.write(start)
-                shutil.copyfileobj(packed, file)
-    else:
-        unpacked = path
+    if is_packed := start.startswith(b"\x1f\x8b"):
+        with gzip.open(path) as file:
+            start = file.read(4096)
     if start.startswith(b"%%MatrixMarket"):
-        return _Form("mtx", path)
-    if foreign := _foreign(start):
-        raise InputError(f"{path} cannot be opened: it is {foreign[0]}.", FORMATS, foreign[1])
-    if h5py.is_hdf5(unpacked):
-        with h5py.File(unpacked, "r") as root:
-            if unpacked != path:
-                _check_hdf5(root, unpacked)
-                check_parts(root, unpacked)
-            return _Form(_form_of_group(root, path), unpacked)
-    if b"\0" in start or not start.strip():
-        raise InputError(
-            f"{path} cannot be opened: it is {'not text' if start else 'empty'}, and of no format "
-            "that is known here.",
-            FORMATS,
-            "Check the path, or convert it.",
-        )
-    return _Form("table", unpacked)
+        return "mtx", path
+    found, how = next((_FOREIGN[b] for b in _FOREIGN if start.startswith(b)), ("", ""))
+    at = path
+    if is_packed and not found:
+        at = Path(unpacking.enter_context(tempfile.TemporaryDirectory())) / "unpacked"
+        with gzip.open(path) as packed, at.open("wb") as file:
+            shutil.copyfileobj(packed, file)
+    if not found and h5py.is_hdf5(at):
+        with h5py.File(at, "r") as root:
+            _check_hdf5(root, at)
+            return _form_of_group(root, path), at
+    if not found and (b"\0" in start or not start.strip()):
+        found = f"{'not text' if start else 'empty'}, and of no format that is known here"
+        how = "Check the path, or convert it."
+    if found:
+        raise InputError(f"{path} cannot be opened: it is {found}.", FORMATS, how)
+    return "table", at
 
 
-def _foreign(start: bytes) -> tuple[str, str] | None:
-    return next((said for begins, said in _FOREIGN.items() if start.startswith(begins)), None)
+def _form_of_group(root: Any, path: Path) -> str:
+    """Tell the format of an HDF5 file by what it holds."""
+    names = set(root)
+    groups = [found for name in names if isinstance(found := root.get(name), h5py.Group)]
+    how = _WRITE_AGAIN
+    if "mod" in names:
+        found = "is a MuData, and data of one modality is needed"
+        how = "Read it with mudata.read_h5mu and pass the MuData, or its RNA."
+    elif "matrix" in names and isinstance(root.get("matrix"), h5py.Dataset):
+        return "loom"
+    elif any({"barcodes", "indptr"} <= set(group) for group in groups):
+        return "10x"
+    elif names & {"obs", "var", "X"}:
+        return "anndata"
+    elif {"assays", "cell.names"} & names:
+        found, how = "is a Seurat file (h5Seurat)", "In R: SeuratDisk::Convert(path, dest='h5ad')."
+    else:
+        held = examples(sorted(names)) or "nothing"
+        found = f"has no obs and no var: it is not an AnnData, and holds {held}"
+    raise InputError(f"{path} {found}.", FORMATS, how)
+
+
+def encoding_of(found: Any) -> str:
+    """Return the encoding of a part of a file; plain arrays of numbers have none."""
+    kind = str(found.attrs.get("encoding-type", "")) if hasattr(found, "attrs") else ""
+    is_array = getattr(found, "shape", None) is not None and len(found.shape) == 2
+    return "array" if is_array and kind in ("", "array") and found.dtype.names is None else kind
+
+
+def _is_usual(root: Any) -> bool:
+    """Tell whether all that is read here is encoded as releases of today do."""
+    raw, layers = root.get("raw"), root.get("layers")
+    tables = [root.get("obs"), root.get("var")]
+    matrices = [root[name] for name in ("X",) if name in root]
+    matrices += list(layers.values()) if hasattr(layers, "values") else []
+    if hasattr(raw, "keys"):
+        tables.append(raw.get("var"))
+        matrices.append(raw.get("X"))
+    return (
+        "raw.X" not in root
+        and {encoding_of(table) for table in tables} == {"dataframe"}
+        and {encoding_of(m) for m in matrices} <= {"array", "csr_matrix", "csc_matrix", "null"}
+        and {encoding_of(root.get(name)) for name in ("layers", "obsm", "uns")} <= {"dict", ""}
+    )
 
 
 def _read_10x(path: Path) -> ad.AnnData:
@@ -220,117 +208,115 @@ def _read_10x(path: Path) -> ad.AnnData:
 
 def _read_loom(path: Path) -> ad.AnnData:
     """Read a loom file, which stores genes by cells; loompy is not needed."""
+
+    def turned(matrix: Any) -> sp.csr_matrix:
+        rows = max(1, FREE_BYTES // 8 // max(1, matrix.shape[1]))
+        parts = [sp.csr_matrix(matrix[i : i + rows]) for i in range(0, matrix.shape[0], rows)]
+        return sp.csr_matrix(sp.vstack(parts).T) if parts else sp.csr_matrix(matrix.shape[::-1])
+
+    def table(attributes: Any, size: int, *names: str) -> pd.DataFrame:
+        columns = {
+            key: pd.Series(values[:]).map(lambda v: v.decode() if isinstance(v, bytes) else v)
+            for key, values in attributes.items()
+            if values.shape == (size,)
+        }
+        found = pd.DataFrame(columns, index=range(size))
+        name = next((name for name in names if name in found), None)
+        found = found if name is None else found.set_index(name)
+        return found.set_axis(found.index.astype(str).rename(None))
+
+    cell_names = ("CellID", "cell_id", "obs_names", "barcode", "Barcode")
+    gene_names = ("Gene", "gene", "gene_name", "var_names", "Symbol", "Accession")
     with h5py.File(path, "r") as root:
-        tables = []
-        for part, size in (("col_attrs", root["matrix"].shape[1]), ("row_attrs", None)):
-            size = root["matrix"].shape[0] if size is None else size
-            values = {k: v[:] for k, v in root.get(part, {}).items() if v.shape == (size,)}
-            tables.append(pd.DataFrame({k: _decoded(v) for k, v in values.items()}, range(size)))
-        obs, var = tables
-        layers = root.get("layers", {})
-        adata = ad.AnnData(
-            _turned(root["matrix"]),
-            obs=_named(obs, ("CellID", "cell_id", "obs_names", "barcode", "Barcode")),
-            var=_named(var, ("Gene", "gene", "gene_name", "var_names", "Symbol", "Accession")),
+        n_genes, n_cells = root["matrix"].shape
+        return ad.AnnData(
+            turned(root["matrix"]),
+            obs=table(root.get("col_attrs", {}), n_cells, *cell_names),
+            var=table(root.get("row_attrs", {}), n_genes, *gene_names),
+            layers={name: turned(matrix) for name, matrix in root.get("layers", {}).items()},
         )
-        for name, matrix in layers.items():
-            adata.layers[name] = _turned(matrix)
-    return adata
-
-
-def _turned(matrix: Any) -> sp.csr_matrix:
-    """Read genes by cells, block by block, as cells by genes."""
-    rows = max(1, FREE_BYTES // 8 // max(1, matrix.shape[1]))
-    parts = [sp.csr_matrix(matrix[i : i + rows]) for i in range(0, matrix.shape[0], rows)]
-    return sp.csr_matrix(sp.vstack(parts).T) if parts else sp.csr_matrix(matrix.shape[::-1])
-
-
-def _decoded(values: Any) -> Any:
-    kind = values.dtype.kind
-    return [v.decode() if isinstance(v, bytes) else v for v in values] if kind in "OS" else values
-
-
-def _named(table: pd.DataFrame, columns: tuple[str, ...]) -> pd.DataFrame:
-    """Return a table under the names of the first of some columns that it has."""
-    name = next((name for name in columns if name in table), None)
-    table = table if name is None else table.set_index(name)
-    return table.set_axis(table.index.astype(str).rename(None))
 
 
 def _read_mtx(path: Path) -> ad.AnnData:
     """Read a matrix in Market format with the names of its genes and cells, which lie beside it."""
     folder = path if path.is_dir() else path.parent
     matrices = sorted(folder.glob("*.mtx*")) if path.is_dir() else [path]
-    if len(matrices) > 1:
-        main = [m for m in matrices if re.fullmatch(r"matrix\.mtx(\.gz)?", m.name)]
-        if len(main) != 1:
-            found = f"{path} holds {len(matrices)} matrices: {examples(m.name for m in matrices)}."
-            raise InputError(found, "Valid is a folder with one.", "Pass the path of one of them.")
-        matrices = main
-    matrix = sp.csr_matrix(mmread(matrices[0]))
-    tables = {}
+    main = [m for m in matrices if re.fullmatch(r"matrix\.mtx(\.gz)?", m.name)]
+    if len(matrices) > 1 and len(main) != 1:
+        found = f"{path} holds {len(matrices)} matrices: {examples(m.name for m in matrices)}."
+        raise InputError(found, "Valid is a folder with one.", "Pass the path of one of them.")
+    at = (main if len(matrices) > 1 else matrices)[0]
+    matrix = sp.csr_matrix(mmread(at))
+    tables = []
     for what, words in (("genes", "features|genes|vars?"), ("cells", "barcodes|cells|obs")):
         name = rf"(?:^|[._-])(?:{words})(?:\.names)?(?:\.(?:tsv|txt|csv))?(?:\.gz)?$"
         beside = [p for p in folder.iterdir() if re.search(name, p.name) and ".mtx" not in p.name]
         if not beside:
             raise InputError(
-                f"There are no names of the {what} beside {matrices[0]}.",
+                f"There are no names of the {what} beside {at}.",
                 "Valid is a folder with matrix.mtx, features.tsv (or genes.tsv) and barcodes.tsv, "
                 "each gzipped or not.",
                 "Add the file, or read the matrix with scanpy and set the names.",
             )
         # Of the files of several samples those whose names begin as that of the matrix does.
-        nearest = max(beside, key=lambda p: len(common_start(p.name, matrices[0].name)))
+        nearest = max(beside, key=lambda p: len(common_start(p.name, at.name)))
         separator = "," if ".csv" in nearest.name else "\t"
-        tables[what] = pd.read_csv(nearest, sep=separator, header=None, dtype=str)
-    genes, cells = tables["genes"], tables["cells"]
+        tables.append(pd.read_csv(nearest, sep=separator, header=None, dtype=str))
+    genes, cells = tables
     if matrix.shape != (len(cells), len(genes)) or len(cells) == len(genes):
         matrix = sp.csr_matrix(matrix.T)  # as Cell Ranger writes it
     if matrix.shape != (len(cells), len(genes)):
         raise InputError(
-            f"{matrices[0]} is {matrix.shape[1]:,} × {matrix.shape[0]:,}, beside {len(genes):,} "
-            f"genes and {len(cells):,} cells.",
+            f"{at} is {matrix.shape[1]:,} × {matrix.shape[0]:,}, beside {len(genes):,} genes and "
+            f"{len(cells):,} cells.",
             "Valid is a row per gene and a column per cell.",
             "Check that the three files belong together.",
         )
-    symbol = 1 if genes.shape[1] > 1 else 0
-    var = pd.DataFrame(index=pd.Index(genes[symbol].fillna(genes[0]).astype(str), name=None))
-    if symbol:
-        var["gene_ids"] = genes[0].to_numpy()
-    if genes.shape[1] > 2:
-        var["feature_types"] = genes[2].to_numpy()
+    names = genes[1].fillna(genes[0]) if genes.shape[1] > 1 else genes[0]
+    var = pd.DataFrame(index=pd.Index(names.astype(str), name=None))
+    for column, held in ((0, "gene_ids"), (2, "feature_types")):
+        if genes.shape[1] > max(1, column):
+            var[held] = genes[column].to_numpy()
     obs = pd.DataFrame(index=pd.Index(cells[0].astype(str), name=None))
     return ad.AnnData(matrix.astype(np.float32), obs=obs, var=var)
 
 
-def _read_table(path: Path) -> tuple[ad.AnnData, tuple[str, ...]]:
+def _read_table(path: Path) -> InMemory:
     """Read a table of text; genes in rows are recognised by their names, and turned."""
     with path.open(encoding="utf-8-sig") as file:
         lines = [file.readline(), file.readline()]
     separator = max("\t,; ", key=lambda mark: min(line.count(mark) for line in lines))
-    if separator not in lines[0] or separator not in lines[1]:
+    if not all(separator in line for line in lines):
         raise ValueError("it is text without columns")
     table = pd.read_csv(path, sep=separator, encoding="utf-8-sig")
     if isinstance(table.index, pd.RangeIndex):
         first = table.iloc[:, 0]
         if not pd.api.types.is_numeric_dtype(first) or not share_genes([str(table.columns[0])]):
             table = table.set_index(str(table.columns[0]))
-    numeric = [pd.api.types.is_numeric_dtype(dtype) for dtype in table.dtypes]
-    if not any(numeric):
+    table.index, table.columns = table.index.astype(str).rename(None), table.columns.astype(str)
+    values = table.select_dtypes(["number", "bool"])
+    if values.empty:
         raise ValueError("none of its columns holds numbers")
-    values, others = table.loc[:, numeric], table.loc[:, [not is_one for is_one in numeric]]
-    rows, columns = table.index.astype(str), values.columns.astype(str)
     matrix = sp.csr_matrix(values.to_numpy(dtype=np.float32))
-    as_genes = [share_genes(n) - share_barcodes(n) for n in (rows.tolist(), columns.tolist())]
-    others.index, others.columns = rows.rename(None), others.columns.astype(str)
-    obs, var = others, pd.DataFrame(index=columns.rename(None))
-    if as_genes[0] > 0.5 > as_genes[1] or (share_barcodes(columns.tolist()) > 0.5 > as_genes[1]):
+    rows, columns = table.index.tolist(), values.columns.tolist()
+    of_rows, of_columns = (share_genes(n) - share_barcodes(n) for n in (rows, columns))
+    obs, var = table.drop(columns=columns), pd.DataFrame(index=values.columns)
+    if of_rows > 0.5 > of_columns or share_barcodes(columns) > 0.5 > of_columns:
         said = "Rows of the table are genes and its columns are cells, so it was turned."
         return ad.AnnData(sp.csr_matrix(matrix.T), obs=var, var=obs), (said,)
     return ad.AnnData(matrix, obs=obs, var=var), ()
 
 
-def _open_zarr(path: Path, mode: Literal["r"]) -> AbstractContextManager[Any]:
+_READERS: Final[Mapping[str, Callable[[Path], ad.AnnData]]] = {
+    "anndata": ad.read_h5ad,
+    "zarr": ad.read_zarr,
+    "10x": _read_10x,
+    "loom": _read_loom,
+    "mtx": _read_mtx,
+}
+
+
+def _open_zarr(path: Path, mode: Any = "r") -> AbstractContextManager[Any]:
     import zarr
 
     return nullcontext(zarr.open_group(str(path), mode=mode))
@@ -373,89 +359,38 @@ def check_kind(path: Path, valid: str) -> None:
         raise InputError(found, valid, "Write what comes from a pipe or a device to a file first.")
 
 
-def check_parts(root: Any, path: Path) -> None:
-    """Refuse parts of an AnnData that are one another, or not what their names say."""
-    if not isinstance(root, h5py.Group):
-        return
-    places: dict[tuple[int, int], str] = {}
-    for name in ("obs", "var", "raw", *_MAPPINGS):
-        if isinstance(root.get(name, getlink=True, default=None), h5py.SoftLink):
-            where = "nothing" if root.get(name) is None else "another part of the file"
-            raise _refused(path, f"{name} is a link to {where}")
-        found = root.get(name)
-        if not isinstance(found, h5py.Group):
-            continue
-        other = places.setdefault(_address(found), name)
-        if other != name:
-            raise _refused(path, f"{name} and {other} are one and the same group")
-        kind = found.attrs.get("encoding-type", "dict")
-        if name in _MAPPINGS and kind != "dict":
-            raise _refused(path, f"{name} is a {kind}, where other things are held by name")
-
-
-def _check_zarr(root: Any, path: Path) -> None:
-    for name, array in root.members(max_depth=None):
-        if not hasattr(array, "shape"):
-            continue
-        at = name[:80]
-        if "pickle" in _codecs(array.metadata.to_dict()):
-            raise _refused(path, f"{at} is packed with pickle, which can run code")
-        size = array.dtype.itemsize
-        _check_size(path, at, math.prod(array.chunks) * size)
-        declared = math.prod(array.shape) * size
-        if declared > FREE_BYTES:
-            _check_size(path, at, declared, array.nbytes_stored())
-
-
 def _check_hdf5(root: Any, path: Path) -> None:
-    """Walk the file; groups are followed wherever links lead within it."""
-    n_bytes = path.stat().st_size
-    waiting = [(root, name, frozenset({_address(root)}), name) for name in root]
-    n_seen = 0
-    while waiting:
-        group, name, above, at = waiting.pop()
-        n_seen += 1
-        if isinstance(group.get(name, getlink=True), h5py.ExternalLink):
-            raise _refused(path, f"{at[:80]} is a link to another file")
-        found = group.get(name)  # None for a link that leads nowhere
-        if isinstance(found, h5py.Dataset):
+    """Refuse links, groups that contain themselves, and arrays that are not what they declare."""
+    links: list[tuple[str, Any]] = []
+
+    def collect(name: str, link: Any) -> bool | None:  # where nothing may be raised
+        links.append((name, link))
+        return len(links) > _MOST_OBJECTS or None
+
+    if root.visititems_links(collect):
+        raise _refused(path, f"more than {_MOST_OBJECTS:,} arrays and groups")
+    groups = {_address(root): "the file"}
+    for name, link in links:
+        at = name[:80]
+        if not isinstance(link, h5py.HardLink):
+            where = "file" if isinstance(link, h5py.ExternalLink) else "place of the file"
+            raise _refused(path, f"{at} is a link to another {where}")
+        found = root.get(name)
+        if isinstance(found, h5py.Group):
+            other = groups.setdefault(_address(found), at)
+            if other != at:
+                raise _refused(path, f"{at} and {other} are one and the same group")
+        elif isinstance(found, h5py.Dataset):
             if found.external or found.is_virtual:
-                raise _refused(path, f"{at[:80]} takes its values from other files")
-            size = found.dtype.itemsize
-            _check_size(path, at[:80], math.prod(found.chunks or ()) * size)
+                raise _refused(path, f"{at} takes its values from other files")
             if found.shape is not None:
-                _check_size(path, at[:80], math.prod(found.shape) * size, n_bytes)
+                size, chunk = found.dtype.itemsize, math.prod(found.chunks or ())
+                declared = math.prod(found.shape) * size
+                _check_size(path, at, chunk * size, declared, path.stat().st_size)
                 if found.chunks and found.size:
-                    _check_filters(found, path, at[:80])
-        if not isinstance(found, h5py.Group):
-            continue
-        if _address(found) in above or len(above) > _MOST_NESTING:
-            raise _refused(path, f"the group {at[:80]} contains itself")
-        if n_seen + len(waiting) + len(found) > _MOST_OBJECTS:
-            raise _refused(path, f"more than {_MOST_OBJECTS:,} arrays and groups")
-        inside = above | {_address(found)}
-        waiting.extend((found, child, inside, f"{at}/{child}") for child in found)
-
-
-def _check_filters(found: Any, path: Path, at: str) -> None:
-    """Refuse an array that was packed in a way that cannot be unpacked here."""
-    made = found.id.get_create_plist()
-    packed = [made.get_filter(i) for i in range(made.get_nfilters())]
-    if all(h5py.h5z.filter_avail(number) for number, *_ in packed):
-        return
-    with suppress(ImportError):
-        import hdf5plugin  # noqa: F401 - which adds blosc, zstd and others to HDF5
-    try:
-        found[(0,) * found.ndim]
-    except OSError:
-        missing = [made for made in packed if not h5py.h5z.filter_avail(made[0])]
-        names = [text.decode() or f"filter {number}" for number, _, _, text in missing]
-        raise InputError(
-            f"{path} cannot be read: {at} is packed with {', '.join(names)}, which this "
-            "installation cannot unpack.",
-            "Valid are gzip and lzf, and with the package hdf5plugin blosc, zstd, lz4 and others.",
-            "Install it with `pip install hdf5plugin`; it is then used by itself.",
-        ) from None
+                    _check_filters(found, path, at)
+        if name.count("/") > _MOST_NESTING:
+            raise _refused(path, f"{at} is nested too deep")
 
 
 def _address(group: Any) -> tuple[int, int]:
@@ -463,24 +398,47 @@ def _address(group: Any) -> tuple[int, int]:
     return info.fileno, info.addr
 
 
-def _codecs(value: Any) -> set[str]:
-    """Ids and names of all packers that the description of a zarr array names."""
-    if isinstance(value, dict):
-        own = {str(value.get(key)).rpartition(".")[2] for key in ("id", "name") if key in value}
-        return own.union(*map(_codecs, value.values()))
-    if isinstance(value, list | tuple):
-        return set().union(*map(_codecs, value))
-    if hasattr(value, "to_dict"):
-        return _codecs(value.to_dict())
-    return _codecs(value.get_config()) if hasattr(value, "get_config") else set()
+def _check_filters(found: Any, path: Path, at: str) -> None:
+    """Refuse an array that was packed in a way that cannot be unpacked here."""
+
+    def missing() -> list[str]:
+        made = found.id.get_create_plist()
+        packed = (made.get_filter(i) for i in range(made.get_nfilters()))
+        unknown = [each for each in packed if not h5py.h5z.filter_avail(each[0])]
+        return [each[3].decode() or f"filter {each[0]}" for each in unknown]
+
+    if missing():
+        with suppress(ImportError):
+            import hdf5plugin  # noqa: F401 - which adds blosc, zstd and others to HDF5
+    if names := missing():
+        raise InputError(
+            f"{path} cannot be read: {at} is packed with {', '.join(names)}, which this "
+            "installation cannot unpack.",
+            "Valid are gzip and lzf, and with the package hdf5plugin blosc, zstd, lz4 and others.",
+            "Install it with `pip install hdf5plugin`; it is then used by itself.",
+        )
 
 
-def _check_size(path: Path, at: str, n_bytes: int, stored: int | None = None) -> None:
-    """Refuse a piece that is too large, or an array that declares more than is stored."""
-    if stored is None and n_bytes > FREE_BYTES:
-        raise _refused(path, f"{at} is stored in pieces of {n_bytes:,} bytes")
-    if stored is not None and n_bytes > max(FREE_BYTES, MOST_PACKED * stored):
-        raise _refused(path, f"{at} declares {n_bytes:,} bytes, with {stored:,} behind them")
+def _check_zarr(root: Any, path: Path) -> None:
+    for name, array in root.members(max_depth=None):
+        if not hasattr(array, "shape"):
+            continue
+        described = array.metadata.to_dict()
+        packers = [described.get(key) for key in ("codecs", "filters", "compressor")]
+        if "pickle" in str(packers).lower():
+            raise _refused(path, f"{name[:80]} is packed with pickle, which can run code")
+        size = array.dtype.itemsize
+        declared = math.prod(array.shape) * size
+        stored = array.nbytes_stored() if declared > FREE_BYTES else declared
+        _check_size(path, name[:80], math.prod(array.chunks) * size, declared, stored)
+
+
+def _check_size(path: Path, at: str, piece: int, declared: int, stored: int) -> None:
+    """Refuse pieces that are too large, and an array that declares more than is stored."""
+    if piece > FREE_BYTES:
+        raise _refused(path, f"{at} is stored in pieces of {piece:,} bytes")
+    if declared > max(FREE_BYTES, MOST_PACKED * stored):
+        raise _refused(path, f"{at} declares {declared:,} bytes, with {stored:,} behind them")
 
 
 def _refused(path: Path, found: str) -> InputError:

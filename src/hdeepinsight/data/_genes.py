@@ -11,14 +11,13 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from hdeepinsight.data._errors import GeneCoverageWarning, GeneMatchError
+from hdeepinsight._errors import counted
+from hdeepinsight.data._errors import ARGUMENTS, GeneCoverageWarning, GeneMatchError, examples
 from hdeepinsight.data._matrix import Block
 from hdeepinsight.data._names import (
     Species,
-    as_count,
     as_text,
     as_wanted,
-    examples,
     find_change,
     find_genes,
     guess_species,
@@ -31,7 +30,6 @@ from hdeepinsight.data._names import (
     text_columns,
     visible,
 )
-from hdeepinsight.data._reader import ARGUMENTS
 
 Ints: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 
@@ -379,10 +377,10 @@ def _match(
                 ours, theirs = (ours, changed) if of_model else (changed, theirs)
                 found[how] = _add(target, ours, theirs)
             elif change.n > 1.2 * n_found:  # endings such as '-AS1' always fit a few names
-                hint = f"{as_count(change.n, 'gene')} would match {how}."
+                hint = f"{counted(change.n, 'gene')} would match {how}."
     if fold_case:
         found["regardless of case"] = _add(target, ours.map(str.upper), theirs.map(str.upper))
-    said = [f"{as_count(n, 'gene')} matched {how}." for how, n in found.items() if n]
+    said = [f"{counted(n, 'gene')} matched {how}." for how, n in found.items() if n]
     return target, said, ours, hint
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
@@ -10,21 +10,20 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from hdeepinsight.data._errors import InputError
-from hdeepinsight.data._matrix import RowMatrix, Scan, scan
+from hdeepinsight._errors import counted
+from hdeepinsight.data._errors import ARGUMENTS, InputError, examples
+from hdeepinsight.data._matrix import RowMatrix, Scan
 from hdeepinsight.data._names import (
     IdentifierKind,
     Species,
-    as_count,
-    examples,
     guess_species,
     has_versions,
     identifier_kind,
     share_barcodes,
     share_genes,
 )
-from hdeepinsight.data._reader import ARGUMENTS, DataLike, Store, open_store, slot_name
 from hdeepinsight.data._recover import MAX_LOG, Denormalizer, find_log_base
+from hdeepinsight.data._store import DataLike, Store, open_store, slot_name
 
 Scale: TypeAlias = Literal[
     "counts",
@@ -147,10 +146,12 @@ class InputReport:
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
 
 
+ScaleMode: TypeAlias = Literal["auto", "counts", "recover", "as_is"]
 #: Scales that are read without being asked: as they are, or with their counts recovered.
 ACCEPTED_SCALES: Final = frozenset({"counts", "binary", "log1p_counts"})
-EXPECTED: Final = "Valid are raw counts: whole numbers from 0 up."
-ADVICE: Final[dict[Scale, str]] = {
+_EXPECTED: Final = "Valid are raw counts: whole numbers from 0 up."
+#: What to do about a scale that is not read.
+_ADVICE: Final[dict[Scale, str]] = {
     "empty": "Pass a matrix that has cells, genes and counts.",
     "scaled": "Pass the matrix as it was before scaling, centring or batch correction.",
     "log1p": "Pass the counts that the values were made from.",
@@ -179,6 +180,7 @@ NEARLY = 0.9
 _FEWEST_CELLS = 3  # one or two cells have "the same sum" too easily
 _SAME_SUM = 5e-3
 _MOSTLY_WHOLE = 0.1  # dividing by the library size leaves hardly a whole number
+_NATURAL = float(np.e)
 
 
 def classify_scale(
@@ -197,53 +199,55 @@ def classify_scale(
     -------
     The scale, the evidence for it in words, and the base of logarithms.
     """
-    natural = float(np.e)
     if 0 in matrix.shape:
-        return "empty", f"there are {matrix.shape[0]} cells × {matrix.shape[1]} genes", natural
+        return "empty", f"there are {matrix.shape[0]} cells × {matrix.shape[1]} genes", _NATURAL
     if tally.high == -np.inf:
-        return "empty", "there are no values but zeros", natural
+        return "empty", "there are no values but zeros", _NATURAL
     if tally.low < 0:
-        verb = "value is" if tally.n_negative == 1 else "values are"
-        return "scaled", f"{tally.n_negative:,} {verb} negative (down to {tally.low:.4g})", natural
+        values = counted(tally.n_negative, "value is", "values are")
+        return "scaled", f"{values} negative (down to {tally.low:.4g})", _NATURAL
     if tally.high > LARGEST_COUNT:
-        return "scaled", f"values go up to {tally.high:.3g}, where no counts are", natural
+        return "scaled", f"values go up to {tally.high:.3g}, where no counts are", _NATURAL
     if tally.all_whole and tally.high == 1:
-        return "binary", "all values are 0 or 1", natural
+        return "binary", "all values are 0 or 1", _NATURAL
     if tally.all_whole:
-        return "counts", f"all values are whole numbers from 0 to {tally.high:,.0f}", natural
+        return "counts", f"all values are whole numbers from 0 to {tally.high:,.0f}", _NATURAL
     sample = sp.vstack(tally.sample, format="csr")
     if tally.n_nan or tally.n_inf:  # which are reported on their own
         sample.data = np.nan_to_num(sample.data, nan=0.0, posinf=0.0, neginf=0.0)
         sample.eliminate_zeros()
-    n = as_count(sample.shape[0], "cell")
-    multiples = f"of a cell are whole multiples of one unit (tried on {n})"
+    tried = counted(sample.shape[0], "cell")
+    multiples = f"of a cell are whole multiples of one unit (tried on {tried})"
     base = find_log_base(matrix.dtype, tally.grid, sample, log_base)
     if base is not None:
-        how = "expm1" if base == natural else f"{base:g}^x - 1"
-        return "log1p_counts", f"after {how}, all values {multiples}", base
+        return "log1p_counts", f"after {_undone(base)}, all values {multiples}", base
     share_whole = tally.n_whole / tally.n_nonzero
     fractions = f"{1 - share_whole:.1%} of the positive values are not whole numbers"
     if share_whole > _MOSTLY_WHOLE:
-        return "fractional_counts", f"{fractions} (largest value {tally.high:,.4g})", natural
+        return "fractional_counts", f"{fractions} (largest value {tally.high:,.4g})", _NATURAL
     if Denormalizer("normalized", matrix.dtype, tally.grid).share_solved(sample) == 1:
-        return "normalized", f"all values {multiples}", natural
+        return "normalized", f"all values {multiples}", _NATURAL
     # Before logarithms: of shares, which are small, expm1 has nearly the same sum.
     sums = np.asarray(sample.sum(axis=1, dtype=np.float64)).ravel()
     if _are_same(sums):
         same = f"all cells have the same sum, {sums.mean():.4g}"
-        return "normalized", f"{same}, and {fractions}", natural
+        return "normalized", f"{same}, and {fractions}", _NATURAL
     if len(sums) >= _FEWEST_CELLS and sums.max() <= 1:
-        return "normalized", f"no cell has a sum above {sums.max():.3g}: they are shares", natural
+        return "normalized", f"no cell has a sum above {sums.max():.3g}: they are shares", _NATURAL
+    if tally.high > MAX_LOG:
+        return "fractional_counts", f"{fractions} (largest value {tally.high:,.4g})", _NATURAL
     missed = f"in none of the bases e, 2 and 10 all values {multiples}"
-    if tally.high <= MAX_LOG:
-        for base in (log_base or natural, natural, 2.0, 10.0):
-            sample_of_base = sample.astype(np.float64)
-            sample_of_base.data = np.expm1(sample_of_base.data * np.log(base))
-            if _are_same(np.asarray(sample_of_base.sum(axis=1)).ravel()):
-                how = "expm1" if base == natural else f"{base:g}^x - 1"
-                return "log1p", f"after {how} all cells have the same sum, and {missed}", base
-        return "log1p", f"values are fractions up to {tally.high:.3g}, and {missed}", natural
-    return "fractional_counts", f"{fractions} (largest value {tally.high:,.4g})", natural
+    for base in (log_base or _NATURAL, _NATURAL, 2.0, 10.0):
+        linear = sample.astype(np.float64)
+        linear.data = np.expm1(linear.data * np.log(base))
+        if _are_same(np.asarray(linear.sum(axis=1)).ravel()):
+            same = f"after {_undone(base)} all cells have the same sum"
+            return "log1p", f"{same}, and {missed}", base
+    return "log1p", f"values are fractions up to {tally.high:.3g}, and {missed}", _NATURAL
+
+
+def _undone(base: float) -> str:
+    return "expm1" if base == _NATURAL else f"{base:g}^x - 1"
 
 
 def _are_same(sums: np.ndarray[Any, Any]) -> bool:
@@ -264,7 +268,7 @@ def inspect_input(
     Parameters
     ----------
     data
-        An AnnData (in memory or backed), or the path of an ``.h5ad`` file or ``.zarr`` store.
+        An AnnData (in memory or backed), the path of a file, or what `open_store` returned for one.
     layer
         Layer to look at, shape ``(n_obs, n_vars)``; ``X`` if ``None``.
     use_raw
@@ -293,56 +297,40 @@ def inspect_input(
     'log1p_counts'
     """
     store = open_store(data)
-    report = inspect_store(store, layer=layer, use_raw=use_raw, max_cells=max_cells)
-    other = find_counts(store, report.layer)
-    if not report.problems and other is not None and other.n_vars > report.n_vars:
-        text = f"{other.slot} has {other.n_vars:,} genes, and {report.layer} {report.n_vars:,}."
-        report = replace(report, notes=(*report.notes, text))
-    return report
+    report = inspect_store(store, layer, use_raw, max_cells=max_cells)
+    if error := refusal(report):
+        hint = where_counts_are(store, report.layer)
+        return replace(report, problems=(str(error), *hint, *report.problems))
+    best = best_matrix(readable(store, [slot for slot in store.slots if slot != report.layer]))
+    if report.problems or best is None or best.n_vars <= report.n_vars:
+        return report
+    text = f"{best.slot} has {best.n_vars:,} genes, and {report.layer} {report.n_vars:,}."
+    return replace(report, notes=(*report.notes, text))
 
 
 def inspect_store(
     store: Store,
-    *,
     layer: str | None,
-    use_raw: bool = False,
+    use_raw: bool,
+    *,
     max_cells: int = 2000,
     arguments: Mapping[str, str] = ARGUMENTS,
-    coverage: Callable[[pd.DataFrame], float] | None = None,
 ) -> InputReport:
-    """Inspect one matrix of an open store; see `inspect_input`.
-
-    Parameters
-    ----------
-    store
-        The open store.
-    layer, use_raw, max_cells
-        As in `inspect_input`.
-    arguments
-        What the caller takes of ``layer``, ``use_raw`` and ``scale``, and by which names: advice is
-        given in these alone.
-    coverage
-        Share of the wanted genes that a table of genes has, by which matrices are compared; by
-        default the one with most genes is the best.
-
-    Examples
-    --------
-    >>> import anndata as ad
-    >>> import numpy as np
-    >>> from hdeepinsight.data import inspect_store, open_store
-    >>> inspect_store(open_store(ad.AnnData(np.ones((3, 2)))), layer=None).scale
-    'binary'
-    """
+    """Return what one matrix of an open store holds, which is looked at once; see `refusal`."""
     matrix = store.matrix(layer, use_raw, arguments=arguments)
-    tally = scan(matrix, max_cells)
+    slot = slot_name(layer, use_raw)
+    if (slot, max_cells) in store.known:
+        known: InputReport = store.known[slot, max_cells]
+        return known
+    tally = matrix.scan(max_cells)
     scale, evidence, log_base = classify_scale(matrix, tally, store.log_base)
     var_names = store.genes(use_raw).index.astype(str)
-    listed = var_names.tolist()
-    obs_names = store.obs.index.astype(str).tolist()
+    names, obs_names = var_names.tolist(), store.obs.index.astype(str).tolist()
+    transposed = share_barcodes(names) > 0.5 and share_genes(obs_names) > 0.5
     report = InputReport(
         n_obs=matrix.shape[0],
         n_vars=matrix.shape[1],
-        layer=slot_name(layer, use_raw),
+        layer=slot,
         storage=matrix.storage,
         scale=scale,
         evidence=evidence,
@@ -353,137 +341,22 @@ def inspect_store(
         rounding=0.0 if tally.all_whole else tally.grid,
         log_base=log_base,
         duplicated_genes=tuple(var_names[var_names.duplicated()].unique()),
-        identifiers=identifier_kind(listed),
-        versioned=has_versions(listed),
-        species=guess_species(listed),
-        looks_transposed=share_barcodes(listed) > 0.5 and share_genes(obs_names) > 0.5,
+        identifiers=identifier_kind(names),
+        versioned=has_versions(names),
+        species=guess_species(names),
+        looks_transposed=transposed,
+        problems=(_TRANSPOSED,) if transposed else (),
     )
-    problems = []
-    if error := refusal(report, arguments):
-        problems = [str(error), *where_counts_are(store, report.layer, arguments, coverage)]
-    if report.looks_transposed:
-        problems.append(
-            "The columns are named like cells and the rows like genes. Valid are cells in rows and "
-            "genes in columns. Pass adata.T."
-        )
-    return replace(
-        report,
-        problems=tuple(problems),
-        repairs=(*store.notes, *store.columns_note(use_raw), *_repairs(report)),
-        notes=tuple(_notes(report, tally.high)),
-    )
+    repairs = (*store.notes, *store.columns_note(use_raw), *_repairs(report))
+    report = replace(report, repairs=repairs, notes=tuple(_notes(report, tally.high)))
+    store.known[slot, max_cells] = report
+    return report
 
 
-def not_finite(report: InputReport) -> InputError | None:
-    """Return the error for NaN and infinite values, which no setting accepts, if there are any.
-
-    Examples
-    --------
-    >>> import anndata as ad
-    >>> import numpy as np
-    >>> from hdeepinsight.data import inspect_input, not_finite
-    >>> str(not_finite(inspect_input(ad.AnnData(np.array([[1.0, np.nan]])))))[:44]
-    'X holds 1 NaN and 0 infinite values. Valid a'
-    """
-    if not report.n_nan and not report.n_inf:
-        return None
-    return InputError(
-        f"{report.layer} holds {report.n_nan:,} NaN and "
-        f"{as_count(report.n_inf, 'infinite value')}.",
-        EXPECTED,
-        "Remove these cells or genes, or repair them: which value is right cannot be guessed.",
-    )
-
-
-def refusal(report: InputReport, arguments: Mapping[str, str] = ARGUMENTS) -> InputError | None:
-    """Return the error for a matrix that is not read unless asked for, with fitting advice."""
-    error = not_finite(report)
-    if error or report.scale in ACCEPTED_SCALES:
-        return error
-    advice = ADVICE[report.scale]
-    if "scale" in arguments and report.scale in _ADVICE_WITH_SCALE:
-        advice = _ADVICE_WITH_SCALE[report.scale].format(arguments["scale"])
-    return InputError(f"{report.layer} looks {report.scale}: {report.evidence}.", EXPECTED, advice)
-
-
-class OtherMatrix(NamedTuple):
-    """A matrix that counts can be read from, beside the one that was asked for."""
-
-    slot: str
-    scale: Scale
-    n_vars: int
-    coverage: float
-
-
-def find_counts(
-    store: Store, here: str, coverage: Callable[[pd.DataFrame], float] | None = None
-) -> OtherMatrix | None:
-    """Find the best other matrix to read counts from, by its genes, and the scale of some rows.
-
-    Parameters
-    ----------
-    store
-        The open store.
-    here
-        Name of the matrix that was asked for.
-    coverage
-        Share of the wanted genes that a table of genes has; by default their number counts.
-    """
-    found = []
-    for slot in store.slots:
-        use_raw = slot == ".raw"
-        layer = None if slot in ("X", ".raw") else slot[len("layers['") : -2]
-        if slot != here and slot_name(layer, use_raw) == slot:
-            scale = scale_of_rows(store, layer, use_raw)
-            if scale in ACCEPTED_SCALES:
-                genes = store.genes(use_raw)
-                share = coverage(genes) if coverage else float(len(genes))
-                found.append(OtherMatrix(slot, scale, len(genes), share))
-    if not found:
-        return None
-    most = max(other.coverage for other in found)
-    near = [other for other in found if other.coverage >= NEARLY * most]
-    order = ("binary", "log1p_counts", "counts")
-    return max(near, key=lambda o: (order.index(o.scale), "counts" in o.slot, o.slot == ".raw"))
-
-
-def scale_of_rows(store: Store, layer: str | None, use_raw: bool) -> Scale | None:
-    """Guess the scale of a matrix from its first rows; ``None`` where it cannot be read."""
-    try:
-        matrix = store.matrix(layer, use_raw)
-        tally = matrix.peek(PEEK_ROWS)
-    except InputError:  # which is in the way only of who asks for this matrix
-        return None
-    if tally.n_nan or tally.n_inf:
-        return None
-    return classify_scale(matrix, tally, store.log_base)[0]
-
-
-def where_counts_are(
-    store: Store,
-    here: str,
-    arguments: Mapping[str, str] = ARGUMENTS,
-    coverage: Callable[[pd.DataFrame], float] | None = None,
-) -> list[str]:
-    """Point to another matrix that counts can be read from; never switch to it."""
-    other = find_counts(store, here, coverage)
-    if other is None:
-        return []
-    whole = other.scale != "log1p_counts"
-    what = "whole numbers" if whole else "log-normalised values from which counts are recovered"
-    share = f", {other.coverage:.1%} of the reference's expression" if coverage else ""
-    genes = f"{as_count(other.n_vars, 'gene')}{share}"
-    return [f"{other.slot} holds {what} ({genes}): {_how_to_pass(other.slot, arguments)}."]
-
-
-def _how_to_pass(slot: str, arguments: Mapping[str, str]) -> str:
-    if slot == ".raw":
-        named = f"{arguments['use_raw']}=True" if "use_raw" in arguments else ""
-        return f"pass {named or 'adata.raw.to_adata()'}"
-    if "layer" not in arguments:
-        return "pass an AnnData that has them as X"
-    name = None if slot == "X" else slot[len("layers[") : -1]
-    return f"pass {arguments['layer']}={name}"
+_TRANSPOSED: Final = (
+    "The columns are named like cells and the rows like genes. Valid are cells in rows and genes "
+    "in columns. Pass adata.T."
+)
 
 
 def _notes(report: InputReport, high: float) -> Iterator[str]:
@@ -499,16 +372,15 @@ def _notes(report: InputReport, high: float) -> Iterator[str]:
             "binarising, if there are any."
         )
     if report.n_empty_cells and report.scale != "empty":
-        hold = "cell holds" if report.n_empty_cells == 1 else "cells hold"
         yield (
-            f"{report.n_empty_cells:,} {hold} zeros only; without counts a cell keeps no label but "
-            "Unknown. Filter such cells if they are not wanted."
+            f"{counted(report.n_empty_cells, 'cell holds', 'cells hold')} zeros only; without "
+            "counts a cell keeps no label but Unknown. Filter such cells if they are not wanted."
         )
 
 
 def _repairs(report: InputReport) -> Iterator[str]:
     if report.scale == "log1p_counts":
-        notes = [f"to base {report.log_base:g}"] if report.log_base != float(np.e) else []
+        notes = [f"to base {report.log_base:g}"] if report.log_base != _NATURAL else []
         notes += [f"values are rounded to {report.rounding:g}"] if report.rounding else []
         how = f" ({', '.join(notes)})" if notes else ""
         yield f"Counts are recovered from the log1p-normalised values of each cell{how}."
@@ -517,3 +389,104 @@ def _repairs(report: InputReport) -> Iterator[str]:
         yield f"Columns that carry the same gene name are summed: {listed}."
     if report.versioned:
         yield "Versions of Ensembl ids are left out where genes are matched."
+
+
+def refusal(
+    report: InputReport, arguments: Mapping[str, str] = ARGUMENTS, mode: ScaleMode = "auto"
+) -> InputError | None:
+    """Return the error for a matrix that is not read in some mode, with advice for the caller."""
+    if report.n_nan or report.n_inf:
+        infinite = counted(report.n_inf, "infinite value")
+        found = f"{report.layer} holds {report.n_nan:,} NaN and {infinite}."
+        repair = "or repair them: which value is right cannot be guessed."
+        return InputError(found, _EXPECTED, f"Remove these cells or genes, {repair}")
+    scale, expected = report.scale, _EXPECTED
+    is_whole = scale in ("counts", "binary")
+    if scale in ("empty", "scaled") or (mode == "auto" and scale not in ACCEPTED_SCALES):
+        advice = _ADVICE[scale]
+        if "scale" in arguments and scale in _ADVICE_WITH_SCALE:
+            advice = _ADVICE_WITH_SCALE[scale].format(arguments["scale"])
+    elif mode == "counts" and not is_whole:
+        other = f", or another `{arguments['scale']}`" if "scale" in arguments else ""
+        advice = f"Pass the raw counts{other}."
+    elif mode == "recover" and scale not in ("log1p_counts", "normalized"):
+        expected = "Counts are recovered from values that were only divided by the library size."
+        advice = "Use scale='auto'." if is_whole else "Pass the raw counts."
+    else:
+        return None
+    return InputError(f"{report.layer} looks {scale}: {report.evidence}.", expected, advice)
+
+
+class Readable(NamedTuple):
+    """A matrix that counts can be read from, by the scale of some rows and by its genes."""
+
+    slot: str
+    scale: Scale
+    n_vars: int
+    coverage: float
+
+
+def readable(
+    store: Store,
+    slots: Sequence[str],
+    coverage: Callable[[pd.DataFrame], float] | None = None,
+) -> list[Readable]:
+    """Compare the matrices of a store that counts can be read from.
+
+    Parameters
+    ----------
+    store
+        The open store.
+    slots
+        Names of the matrices.
+    coverage
+        Share of the wanted genes that a table of genes has; by default their number counts.
+    """
+    found = []
+    for slot in slots:
+        try:
+            matrix, genes = store.at(slot), store.genes(slot == ".raw")
+            tally = matrix.peek(PEEK_ROWS)
+        except InputError:  # which is in the way only of who asks for this matrix
+            continue
+        scale = classify_scale(matrix, tally, store.log_base)[0]
+        if scale in ACCEPTED_SCALES and not tally.n_nan and not tally.n_inf:
+            share = coverage(genes) if coverage else float(len(genes))
+            found.append(Readable(slot, scale, len(genes), share))
+    return found
+
+
+def best_matrix(found: Sequence[Readable]) -> Readable | None:
+    """Choose the matrix of counts with most of the genes, whole numbers before logarithms."""
+    most = max((other.coverage for other in found), default=0.0)
+    near = [other for other in found if other.coverage >= NEARLY * most]
+    order = ("binary", "log1p_counts", "counts")
+    return max(
+        near,
+        key=lambda o: (order.index(o.scale), "counts" in o.slot, o.slot == ".raw"),
+        default=None,
+    )
+
+
+def where_counts_are(
+    store: Store,
+    here: str,
+    arguments: Mapping[str, str] = ARGUMENTS,
+    coverage: Callable[[pd.DataFrame], float] | None = None,
+) -> list[str]:
+    """Point to another matrix that counts can be read from; never switch to it."""
+    others = [slot for slot in store.slots if slot != here]
+    other = best_matrix(readable(store, others, coverage))
+    if other is None:
+        return []
+    is_whole = other.scale != "log1p_counts"
+    what = "whole numbers" if is_whole else "log-normalised values from which counts are recovered"
+    share = f", {other.coverage:.1%} of the reference's expression" if coverage else ""
+    how = "pass an AnnData that has them as X"
+    if other.slot == ".raw":
+        named = f"{arguments['use_raw']}=True" if "use_raw" in arguments else ""
+        how = f"pass {named or 'adata.raw.to_adata()'}"
+    elif "layer" in arguments:
+        name = None if other.slot == "X" else other.slot.removeprefix("layers[")[:-1]
+        how = f"pass {arguments['layer']}={name}"
+    return [f"{other.slot} holds {what} ({counted(other.n_vars, 'gene')}{share}): {how}."]

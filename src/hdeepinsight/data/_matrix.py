@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -21,24 +22,6 @@ Ints: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 ROWS = 2048
 #: Numbers of decimals that values may have been rounded to.
 DECIMALS = (2, 3, 4, 5)
-#: Stored values that one pass over a column-wise matrix may keep (8 to 12 bytes each).
-CSC_BUDGET = 2**25
-
-
-@dataclass
-class PassCounter:
-    """Number of times that a matrix was read.
-
-    Parameters
-    ----------
-    n_passes
-        Passes over its rows, those that looked at all values included.
-    n_scans
-        Passes that looked at all values to find out what they are.
-    """
-
-    n_passes: int = 0
-    n_scans: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,21 +38,21 @@ class RowMatrix:
         Type of the stored values.
     storage
         How it is stored, for reports: ``"dense"``, ``"csr_matrix"``, ``"h5ad csr"``, ``"dask"`` ...
-    chosen
+    rows
         Rows of the stored matrix that are the rows of this one, in any order; all if ``None``.
     columns
         Columns of the stored matrix that are those of this one, ascending; all if ``None``.
     counter
-        Counts the passes.
+        Number of passes over the rows, and of scans among them, shared by all parts of a matrix.
     """
 
     opener: Callable[[], AbstractContextManager[Any]]
     shape: tuple[int, int]
     dtype: np.dtype[Any]
     storage: str
-    chosen: Ints | None = None
+    rows: Ints | None = None
     columns: Ints | None = None
-    counter: PassCounter = field(default_factory=PassCounter)
+    counter: Counter[str] = field(default_factory=Counter)
 
     def keep(self, columns: Ints) -> RowMatrix:
         """Return some of the columns as a matrix of its own."""
@@ -80,31 +63,58 @@ class RowMatrix:
 
         Rows that ascend are read block by block; any others are held in memory during a pass.
         """
-        chosen = rows if self.chosen is None else self.chosen[rows]
-        return replace(self, chosen=chosen, shape=(len(rows), self.shape[1]))
+        chosen = rows if self.rows is None else self.rows[rows]
+        return replace(self, rows=chosen, shape=(len(rows), self.shape[1]))
 
     def blocks(self, size: int) -> Iterator[tuple[slice, Block]]:
         """Read blocks of at most ``size`` rows, in order; memory does not grow with ``n_obs``.
 
         A dense block is an array, any other a CSR matrix that may share memory with its source and
-        is therefore only to be read.
+        is therefore only to be read. A column-wise matrix is held in memory during a pass.
         """
-        self.counter.n_passes += 1
+        self.counter["passes"] += 1
         yield from self._read(size)
 
     def _read(self, size: int) -> Iterator[tuple[slice, Block]]:
         with self.opener() as matrix:
-            chosen = self.chosen
-            read = (
-                _all_blocks(matrix, size)
-                if chosen is None
-                else _chosen_blocks(matrix, chosen, size)
-            )
-            for rows, block in read:
-                yield rows, block if self.columns is None else block[:, self.columns]
+            blocks = _blocks(matrix, size)
+            if self.columns is not None:
+                blocks = ((rows, block[:, self.columns]) for rows, block in blocks)
+            if self.rows is None:
+                yield from blocks
+                return
+            ordered, place = np.unique(self.rows, return_inverse=True)
+            ascending = np.array_equal(ordered, self.rows)
+            picked: list[Block] = []
+            for rows, block in blocks:
+                first, last = np.searchsorted(ordered, [rows.start, rows.stop])
+                if first == last:
+                    continue
+                part = block[ordered[first:last] - rows.start]
+                if ascending:
+                    yield slice(int(first), int(last)), part
+                else:
+                    picked.append(part)
+                if last == len(ordered):
+                    break
+            if picked:
+                whole = sp.vstack(picked, "csr") if sp.issparse(picked[0]) else np.vstack(picked)
+                yield from _blocks(whole[place], size)
+
+    def scan(self, max_cells: int) -> Scan:
+        """Look at all values once, keeping about ``max_cells`` evenly spaced cells."""
+        result = Scan()
+        self.counter["scans"] += 1
+        step = max(1, -(-self.shape[0] // max(1, max_cells)))
+        for rows, block in self.blocks(ROWS):
+            part = canonical(block)
+            result.add(part)
+            if len(chosen := np.arange(-rows.start % step, part.shape[0], step)):
+                result.sample.append(part[chosen])
+        return result
 
     def peek(self, n_rows: int) -> Scan:
-        """Tally the first rows: enough for a guess, and not counted as a pass."""
+        """Look at the first rows: enough for a guess, and not counted as a pass."""
         result = Scan()
         if 0 not in self.shape:
             result.sample.append(canonical(next(self._read(n_rows))[1]))
@@ -117,53 +127,6 @@ class RowMatrix:
             return matrix if self.columns is None else matrix[:, self.columns]
 
 
-def _all_blocks(matrix: Any, size: int) -> Iterator[tuple[slice, Block]]:
-    if isinstance(matrix, CSCDataset) or (sp.issparse(matrix) and matrix.format == "csc"):
-        yield from _columnwise_blocks(matrix, size)
-    elif hasattr(matrix, "dask"):
-        yield from _dask_blocks(matrix, size)
-    elif sp.issparse(matrix):
-        yield from ((rows, _checked(block)) for rows, block in _parts(matrix, size))
-    else:
-        for start in range(0, matrix.shape[0], size):
-            rows = slice(start, min(start + size, matrix.shape[0]))
-            yield rows, _checked(to_csr(matrix[rows]))
-
-
-def _parts(whole: Any, size: int, offset: int = 0) -> Iterator[tuple[slice, Block]]:
-    """Hand out a matrix in memory in parts of at most ``size`` rows, without copying values."""
-    for start in range(0, whole.shape[0], size):
-        stop = min(start + size, whole.shape[0])
-        part = row_view(whole, start, stop) if sp.issparse(whole) else whole[start:stop]
-        yield slice(offset + start, offset + stop), part
-
-
-def _chosen_blocks(matrix: Any, chosen: Ints, size: int) -> Iterator[tuple[slice, Block]]:
-    """Pick rows out of a pass; what is picked is handed out in full blocks."""
-    ordered, place = np.unique(chosen, return_inverse=True)
-    ascending = len(ordered) == len(chosen) and bool((np.diff(chosen) > 0).all())
-    waiting: list[Block] = []
-    n_waiting, start = 0, 0
-    for rows, block in _all_blocks(matrix, size):
-        first, last = np.searchsorted(ordered, [rows.start, rows.stop])
-        if first < last:
-            waiting.append(block[ordered[first:last] - rows.start])
-            n_waiting += last - first
-        if ascending and n_waiting >= size:
-            whole, full = _stack(waiting), n_waiting // size * size
-            yield from _parts(whole[:full], size, start)
-            waiting, n_waiting, start = [whole[full:]], n_waiting - full, start + full
-        if last == len(ordered):
-            break
-    if n_waiting:
-        whole = _stack(waiting)
-        yield from _parts(whole if ascending else whole[place], size, start)
-
-
-def _stack(blocks: list[Block]) -> Block:
-    return sp.vstack(blocks, format="csr") if sp.issparse(blocks[0]) else np.vstack(blocks)
-
-
 def wrap(matrix: Any, opener: Callable[[], AbstractContextManager[Any]] | None = None) -> RowMatrix:
     """Describe a matrix in memory, or one that ``opener`` reopens for every pass."""
     if sp.issparse(matrix) and matrix.format not in ("csr", "csc"):
@@ -174,125 +137,80 @@ def wrap(matrix: Any, opener: Callable[[], AbstractContextManager[Any]] | None =
             "Valid is a value for every cell and gene.",
             "Pass matrix.filled(0) if they mean zero, or leave these cells or genes out.",
         )
+    place, storage = type(matrix).__module__.partition(".")[0], "dense"
+    if isinstance(matrix, CSRDataset | CSCDataset):
+        place, storage = matrix.backend, matrix.format
+    elif sp.issparse(matrix):
+        storage = f"{matrix.format}_{'array' if isinstance(matrix, sp.sparray) else 'matrix'}"
+    elif hasattr(matrix, "dask"):
+        storage = "dask"
+    library = {"zarr": "zarr ", "h5py": "h5ad ", "hdf5": "h5ad "}.get(place, "")
     return RowMatrix(
         opener=opener or partial(nullcontext, matrix),
         shape=(int(matrix.shape[0]), int(matrix.shape[1])),
         dtype=np.dtype(matrix.dtype),
-        storage=_storage(matrix),
+        storage=library + storage,
     )
 
 
-def _storage(matrix: Any) -> str:
-    if isinstance(matrix, CSRDataset | CSCDataset):
-        place, form = matrix.backend, matrix.format
-    elif sp.issparse(matrix):
-        return f"{matrix.format}_{'array' if isinstance(matrix, sp.sparray) else 'matrix'}"
-    elif hasattr(matrix, "dask"):
-        return "dask"
-    else:
-        place, form = type(matrix).__module__.partition(".")[0], "dense"
-    library = {"zarr": "zarr", "h5py": "h5ad", "hdf5": "h5ad"}.get(place)
-    return f"{library} {form}" if library else form
+def _blocks(matrix: Any, size: int) -> Iterator[tuple[slice, Block]]:
+    """Read any matrix in blocks of rows."""
+    if hasattr(matrix, "dask"):
+        start = 0
+        for n_rows in matrix.chunks[0]:  # each of which is computed once
+            piece = matrix[start : start + n_rows].compute(scheduler="synchronous")
+            for rows, block in _blocks(piece, size):
+                yield slice(start + rows.start, start + rows.stop), block
+            start += n_rows
+        return
+    if isinstance(matrix, CSCDataset):
+        matrix = matrix.to_memory()
+    if sp.issparse(matrix) and matrix.format == "csc":
+        parts = matrix.data, matrix.indices, matrix.indptr
+        matrix = _checked(sp.csc_matrix, parts, matrix.shape).tocsr()
+    for start in range(0, matrix.shape[0], size):
+        stop = min(start + size, matrix.shape[0])
+        if sp.issparse(matrix):
+            first, last = matrix.indptr[start], matrix.indptr[stop]
+            stored = matrix.data[first:last], matrix.indices[first:last]
+            parts = (*stored, matrix.indptr[start : stop + 1] - first)
+            block = _checked(sp.csr_matrix, parts, (stop - start, matrix.shape[1]))
+        elif sp.issparse(block := matrix[start:stop]):
+            parts = block.data, block.indices, block.indptr
+            block = _checked(sp.csr_matrix, parts, block.shape)
+        else:
+            block = np.asarray(block)
+            # There are no sparse matrices of half precision, nor of foreign byte order.
+            kind = np.float32 if block.dtype == np.float16 else block.dtype.newbyteorder("=")
+            block = block.astype(kind, copy=False)
+        yield slice(start, stop), block
 
 
-def _checked(matrix: Any) -> Any:
-    """Refuse indices that lead out of a compressed matrix: compiled code would follow them."""
-    if not sp.issparse(matrix):
-        return matrix
-    starts, indices = matrix.indptr, matrix.indices
-    major, minor = matrix.shape if matrix.format == "csr" else matrix.shape[::-1]
-    if (
-        len(starts) != major + 1
-        or starts[0] != 0
-        or not starts[-1] == len(indices) == len(matrix.data)
-        or (np.diff(starts) < 0).any()
-        or (len(indices) and (indices.min() < 0 or indices.max() >= minor))
-    ):
+def _checked(kind: Any, parts: tuple[Any, ...], shape: tuple[int, ...]) -> Any:
+    """Build a matrix whose indices do not lead out of it: compiled code would follow them."""
+    try:
+        made = kind(parts, shape=shape)
+        made.check_format(full_check=True)
+        if (np.diff(made.indptr) < 0).any():
+            raise ValueError("starts that fall")
+    except ValueError as error:
         raise InputError(
-            f"A sparse matrix of shape {matrix.shape} has indices that lie outside of it.",
-            f"Valid are indices from 0 to {minor - 1:,}, and starts that never fall.",
+            f"A sparse matrix of shape {shape} has indices that lie outside of it ({error}).",
+            "Valid are indices within the matrix, and starts that never fall.",
             "Write the file again from its source.",
-        )
-    return matrix
-
-
-def row_view(matrix: Any, start: int, stop: int) -> sp.csr_matrix:
-    """Return rows of a CSR matrix without copying their values."""
-    first, last = int(matrix.indptr[start]), int(matrix.indptr[stop])
-    view = sp.csr_matrix((stop - start, matrix.shape[1]), dtype=matrix.dtype)
-    # Set one by one: the constructor copies what is a small part of a larger array.
-    view.data, view.indices = matrix.data[first:last], matrix.indices[first:last]
-    view.indptr = matrix.indptr[start : stop + 1] - first
-    return view
-
-
-def to_csr(block: Any) -> Block:
-    """Bring a block to the two forms that the rest of the room knows: an array or a CSR matrix."""
-    if not sp.issparse(block):
-        dense = np.asarray(block)
-        if dense.dtype == np.float16:  # there are no sparse half-precision matrices
-            return dense.astype(np.float32)
-        return dense.astype(dense.dtype.newbyteorder("="), copy=False)  # nor of foreign byte order
-    return block if sp.isspmatrix_csr(block) else sp.csr_matrix(block)
-
-
-def _columnwise_blocks(matrix: Any, size: int) -> Iterator[tuple[slice, Block]]:
-    """Turn a column-wise matrix in large row blocks, so that a pass over it serves many chunks."""
-    n_obs = matrix.shape[0]
-    per_row = max(1, _n_stored(matrix) // max(1, n_obs))
-    large = size * max(1, CSC_BUDGET // (per_row * size))
-    for start in range(0, n_obs, large):
-        yield from _parts(_turn(matrix, slice(start, min(start + large, n_obs))), size, start)
-
-
-def _n_stored(matrix: Any) -> int:
-    return int(matrix.nnz if sp.issparse(matrix) else matrix.group["data"].shape[0])
-
-
-def _turn(matrix: Any, rows: slice) -> sp.csr_matrix:
-    """Rows of a column-wise matrix as CSR; a file is read in blocks of columns."""
-    if sp.issparse(matrix):
-        _checked(matrix)
-        whole = rows.stop - rows.start == matrix.shape[0]
-        return sp.csr_matrix((matrix if whole else matrix[rows]).tocsr())
-    n_vars = matrix.shape[1]
-    per_column = max(1, _n_stored(matrix) // max(1, n_vars))
-    width = max(1, CSC_BUDGET // (4 * per_column))
-    starts = np.asarray(matrix.group["indptr"][:])
-    parts = [
-        _columns(matrix, starts[first : min(first + width, n_vars) + 1])[rows]
-        for first in range(0, n_vars, width)
-    ]
-    return sp.csr_matrix(sp.hstack(parts, format="csc").tocsr())
-
-
-def _columns(matrix: Any, starts: np.ndarray[Any, Any]) -> sp.csc_matrix:
-    """Read consecutive columns of a file, in one piece."""
-    stored = slice(int(starts[0]), int(starts[-1]))
-    values, indices = matrix.group["data"][stored], matrix.group["indices"][stored]
-    shape = (matrix.shape[0], len(starts) - 1)
-    return _checked(sp.csc_matrix((values, indices, starts - starts[0]), shape=shape))
-
-
-def _dask_blocks(matrix: Any, size: int) -> Iterator[tuple[slice, Block]]:
-    """Compute every row of dask chunks once, then hand it out in blocks of at most ``size``."""
-    start = 0
-    for n_rows in matrix.chunks[0]:
-        piece = matrix[start : start + n_rows].compute(scheduler="synchronous")
-        yield from _parts(_checked(to_csr(piece)), size, start)
-        start += n_rows
+        ) from error
+    return made
 
 
 @dataclass
 class Scan:
     """Exact tallies over all values, and a sample of whole cells.
 
-    ``n_cells`` counts the rows seen; ``low`` and ``high`` are the range of the finite stored
-    values; ``decimals`` are the numbers of decimals that all values seen so far are rounded to;
-    ``sample`` holds evenly spaced rows as CSR matrices.
+    ``low`` and ``high`` are the range of the finite stored values; ``decimals`` are the numbers of
+    decimals that all values seen so far are rounded to; ``sample`` holds evenly spaced rows as CSR
+    matrices.
     """
 
-    n_cells: int = 0
     n_nan: int = 0
     n_inf: int = 0
     n_negative: int = 0
@@ -317,7 +235,6 @@ class Scan:
     def add(self, rows: sp.csr_matrix) -> None:
         """Tally a canonical CSR block."""
         stored = rows.data
-        self.n_cells += rows.shape[0]
         self.n_nonzero += len(stored)
         self.n_empty += int(np.count_nonzero(np.diff(rows.indptr) == 0))
         if stored.dtype.kind == "f" and not (finite := np.isfinite(stored)).all():
@@ -335,14 +252,14 @@ class Scan:
             whole = int(np.count_nonzero(stored == np.rint(stored)))
         self.n_whole += whole
         if whole < len(stored):
-            self.decimals = tuple(d for d in self.decimals if _is_rounded(stored, d))
-
-
-def _is_rounded(values: np.ndarray[Any, Any], decimals: int) -> bool:
-    """Whether all values are the nearest single-precision number to one with so many decimals."""
-    exact = np.round(values.astype(np.float64), decimals)
-    with np.errstate(over="ignore"):
-        return bool((exact.astype(np.float32) == values.astype(np.float32)).all())
+            # Rounded: all are the nearest single-precision number to one with so many decimals.
+            exact, single = stored.astype(np.float64), stored.astype(np.float32)
+            with np.errstate(over="ignore"):
+                self.decimals = tuple(
+                    d
+                    for d in self.decimals
+                    if (np.round(exact, d).astype(np.float32) == single).all()
+                )
 
 
 def canonical(block: Block) -> sp.csr_matrix:
@@ -355,16 +272,3 @@ def canonical(block: Block) -> sp.csr_matrix:
         rows = rows.copy()
         rows.eliminate_zeros()
     return rows
-
-
-def scan(matrix: RowMatrix, max_cells: int) -> Scan:
-    """Read the whole matrix once, keeping about ``max_cells`` evenly spaced cells."""
-    result = Scan()
-    matrix.counter.n_scans += 1
-    step = max(1, -(-matrix.shape[0] // max(1, max_cells)))
-    for rows, block in matrix.blocks(ROWS):
-        part = canonical(block)
-        result.add(part)
-        if len(picked := np.arange(-rows.start % step, part.shape[0], step)):
-            result.sample.append(part[picked])
-    return result

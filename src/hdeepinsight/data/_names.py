@@ -7,11 +7,14 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import combinations_with_replacement
+from itertools import combinations_with_replacement, takewhile
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
+
+from hdeepinsight._errors import counted
+from hdeepinsight.data._errors import examples
 
 IdentifierKind = Literal["symbol", "ensembl", "mixed", "unknown"]
 Species = Literal["human", "mouse", "unknown"]
@@ -128,32 +131,6 @@ def _majority(human: int, mouse: int, total: int) -> Species:
     return "mouse" if mouse > 0.7 * total else "unknown"
 
 
-def examples(names: Iterable[str], n: int = 3) -> str:
-    """Return the first names, joined for a sentence, with how many more there are.
-
-    Examples
-    --------
-    >>> from hdeepinsight.data import examples
-    >>> examples(["CD3D", "NKG7", "LYZ"], 2)
-    'CD3D, NKG7 and 1 more'
-    """
-    listed = [str(name) for name in names]
-    more = f" and {len(listed) - n:,} more" if len(listed) > n else ""
-    return ", ".join(listed[:n]) + more
-
-
-def as_count(n: int, noun: str) -> str:
-    """Return a number with its noun, such as "1 cell" or "1,200 cells".
-
-    Examples
-    --------
-    >>> from hdeepinsight.data import as_count
-    >>> as_count(1, "cell"), as_count(1200, "cell")
-    ('1 cell', '1,200 cells')
-    """
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
-
-
 def as_text(names: Any) -> pd.Index:
     """Return names as plain strings; a missing one becomes empty and matches nothing."""
     listed = ["" if gone else str(name) for name, gone in zip(names, pd.isna(names), strict=True)]
@@ -234,7 +211,7 @@ def find_genes(var: pd.DataFrame) -> tuple[Bools, tuple[str, ...]]:
         if n := int((marked & is_gene).sum()):
             is_gene &= ~marked
             said.append(
-                f"{as_count(n, 'gene')} marked in var['feature_is_filtered'] count as not measured."
+                f"{counted(n, 'gene')} marked in var['feature_is_filtered'] count as not measured."
             )
     return is_gene, tuple(said)
 
@@ -380,11 +357,11 @@ def _changes(names: pd.Index, goal: set[str]) -> Iterator[tuple[str, Callable[[s
                 at = i, len(ends) - j
                 parts[at] += 1
                 shown.setdefault(at, (part, name))
-    for turn, counted in ((1, before), (-1, after)):
+    for turn, affixes in ((1, before), (-1, after)):
         ordered = sorted(name[::turn] for name in set(plain))
         if middle := ordered[len(ordered) // 4 : -(len(ordered) // 4) or None]:
             # What at least half of the names begin with, or end with, without a separator.
-            counted[common_start(middle[0], middle[-1])[::turn]] += 1
+            affixes[common_start(middle[0], middle[-1])[::turn]] += 1
     for prefix, _ in before.most_common(_AFFIXES):
         if not _ANTIBODY.search(prefix):
             yield f"without the prefix {prefix!r}", partial(_without, prefix, "")
@@ -415,7 +392,5 @@ def _tokens(name: str) -> tuple[list[int], list[int]]:
 
 def common_start(one: str, other: str) -> str:
     """Return what two texts begin with."""
-    n = 0
-    while n < min(len(one), len(other)) and one[n] == other[n]:
-        n += 1
-    return one[:n]
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
+    return "".join(letter for letter, _ in same)

@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from hdeepinsight.data._counts import source_of
+from hdeepinsight.data._counts import open_counts
+from hdeepinsight.data._errors import ARGUMENTS, examples
 from hdeepinsight.data._genes import GeneAlignment, alignment_of
 from hdeepinsight.data._inspect import inspect_store
-from hdeepinsight.data._names import examples
-from hdeepinsight.data._reader import ARGUMENTS, open_store
+from hdeepinsight.data._store import open_store
 
 #: What vendors and pipelines put around the name of a protein.
 _PREFIX = re.compile(
@@ -313,10 +313,10 @@ def read_proteins(
             f"None of the {adata.n_vars} proteins ({examples(adata.var_names.tolist(), 3)}) is one "
             f"of the model's {len(proteins)} ({examples(list(proteins), 3)})."
         )
-    elif (report := inspect_store(store, layer=layer, arguments=arguments)).scale == "empty":
+    elif inspect_store(store, layer, False, arguments=arguments).scale == "empty":
         unusable = "The protein modality holds zeros only."
     else:
-        source = source_of(store, report, layer=layer, arguments=arguments)
+        source = open_counts(store, layer=layer, arguments=arguments, genes_only=False)
     if source is None:
         message = f"{unusable} The cells are annotated from their RNA alone."
         if warn:

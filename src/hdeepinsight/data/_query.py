@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,8 @@ import pandas as pd
 import scipy.sparse as sp
 
 from hdeepinsight._keys import FIELD_KEYS
-from hdeepinsight.data._counts import CountSource, ScaleMode, open_counts
-from hdeepinsight.data._errors import InputError
+from hdeepinsight.data._counts import CountSource, open_counts
+from hdeepinsight.data._errors import ARGUMENTS, InputError, examples
 from hdeepinsight.data._genes import (
     WARN_COVERAGE,
     GeneAlignment,
@@ -22,12 +22,11 @@ from hdeepinsight.data._genes import (
     alignment_of,
     gene_coverage,
 )
-from hdeepinsight.data._inspect import ACCEPTED_SCALES, InputReport, scale_of_rows
+from hdeepinsight.data._inspect import InputReport, ScaleMode, readable
 from hdeepinsight.data._matrix import canonical, wrap
 from hdeepinsight.data._modalities import Modalities, is_paired, open_paired
-from hdeepinsight.data._names import examples
 from hdeepinsight.data._proteins import ProteinCounts
-from hdeepinsight.data._reader import ARGUMENTS, DataLike, Store, open_store, slot_name
+from hdeepinsight.data._store import DataLike, open_store, slot_name
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -75,20 +74,6 @@ class ExtraInputs:
             FIELD_KEYS.PROTEINS: self.proteins.counts,
             "proteins_measured": self.proteins.measured,
         }
-
-    def note(self, report: GeneReport) -> GeneReport:
-        """Add to the report on the genes what was found of the proteins.
-
-        Examples
-        --------
-        >>> from hdeepinsight.data import ExtraInputs, ProteinCounts, align_genes
-        >>> report = align_genes(["CD3D"], ["CD3D"]).report
-        >>> ExtraInputs(ProteinCounts.none(2, 3, "No proteins.")).note(report).messages
-        ('No proteins.',)
-        """
-        if self.proteins is None:
-            return report
-        return replace(report, messages=(*report.messages, self.proteins.message))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -159,17 +144,20 @@ class AlignedQuery:
     @property
     def gene_report(self) -> GeneReport:
         """How the genes, and the proteins, match those of the model."""
-        return self.extra.note(self.alignment.report)
+        report = self.alignment.report
+        if self.extra.proteins is None:
+            return report
+        return replace(report, messages=(*report.messages, self.extra.proteins.message))
 
     @property
     def n_passes(self) -> int:
         """How often the matrix was read so far, the scan included."""
-        return self.source.matrix.counter.n_passes
+        return self.source.matrix.counter["passes"]
 
     @property
     def n_scans(self) -> int:
         """How often all values were looked at to find out what they are."""
-        return self.source.matrix.counter.n_scans
+        return self.source.matrix.counter["scans"]
 
     def __repr__(self) -> str:
         n_measured = self.alignment.report.n_measured
@@ -373,14 +361,20 @@ def open_query(
         nothing = np.empty(0, dtype=np.int64)
         alignment = alignment_of(nothing, pd.Index(genes, dtype=object), messages=[message])
     else:
-        said: tuple[str, ...] = ()
-        store = open_store(rna)
+        store, said = open_store(rna), ""
         coverage = partial(gene_coverage, genes=genes, weights=weights)
         if layer is None and not use_raw:
             if preferred_layer is not None and slot_name(preferred_layer) in store.slots:
                 layer = preferred_layer
-            if scale == "auto" and (said := _raw_is_better(store, layer, coverage)):
-                layer, use_raw = None, True
+            here = slot_name(layer)
+            if scale == "auto" and {here, ".raw"} <= set(store.slots):
+                found = [m.coverage for m in readable(store, [here, ".raw"], coverage)]
+                if len(found) == 2 and found[1] >= found[0] + CLEARLY_MORE:
+                    said = (
+                        f"Read from .raw, which has {found[1]:.1%} of the reference's expression, "
+                        f"and {here} {found[0]:.1%}; layer={layer or 'X'!r} reads {here}."
+                    )
+                    layer, use_raw = None, True
         source = open_counts(
             store,
             layer=layer,
@@ -390,7 +384,7 @@ def open_query(
             coverage=coverage,
         )
         if said:
-            report = replace(source.report, repairs=(*said, *source.report.repairs))
+            report = replace(source.report, repairs=(said, *source.report.repairs))
             source = replace(source, report=report)
         alignment = align_genes(
             source.var,
@@ -403,38 +397,20 @@ def open_query(
     if mdata is None:
         return AlignedQuery(source, alignment, ExtraInputs(), genes, proteins)
     has_rna = modalities.has_rna(mdata)
-    found = None
+    measured = None
     if proteins:
-        found = modalities.proteins_of(mdata, proteins, layer=protein_layer, warn=warn)
-    if not has_rna.any() and (found is None or not found.measured.any()):
+        measured = modalities.proteins_of(mdata, proteins, layer=protein_layer, warn=warn)
+    if not has_rna.any() and (measured is None or not measured.measured.any()):
         raise InputError(
             f"The MuData (modalities: {', '.join(mdata.mod)}) has no RNA and no protein that "
             "the model knows.",
             f"The model reads RNA{' and proteins' if proteins else ' alone'}.",
             "Add the RNA modality, or check the names of modalities and proteins.",
         )
-    extra = ExtraInputs(found, None if has_rna.all() else has_rna)
-    source = replace(source, obs=modalities.obs_of(mdata))
+    extra = ExtraInputs(measured, None if has_rna.all() else has_rna)
+    obsm = {name: partial(mdata.obsm.__getitem__, name) for name in mdata.obsm}
+    source = replace(source, obs=modalities.obs_of(mdata), obsm=obsm)
     return AlignedQuery(source, alignment, extra, genes, proteins)
-
-
-def _raw_is_better(
-    store: Store, layer: str | None, coverage: Callable[[pd.DataFrame], float]
-) -> tuple[str, ...]:
-    """Say why ``.raw`` is read: it has clearly more of the model's genes, and both hold counts."""
-    here = slot_name(layer)
-    if here not in store.slots or ".raw" not in store.slots:
-        return ()
-    scales = scale_of_rows(store, layer, False), scale_of_rows(store, None, True)
-    if not ACCEPTED_SCALES.issuperset(scales):
-        return ()
-    own, of_raw = coverage(store.genes(False)), coverage(store.genes(True))
-    if of_raw < own + CLEARLY_MORE:
-        return ()
-    return (
-        f"Read from .raw, which has {of_raw:.1%} of the reference's expression, and {here} "
-        f"{own:.1%}; layer={layer or 'X'!r} reads {here}.",
-    )
 
 
 def resolve_cells(indices: Any, obs_names: pd.Index) -> Ints:
@@ -466,18 +442,19 @@ def resolve_cells(indices: Any, obs_names: pd.Index) -> Ints:
     given = np.atleast_1d(np.asarray(indices))
     if given.dtype == object and pd.api.types.infer_dtype(given) == "boolean":
         given = given.astype(bool)
-    kind = given.dtype.kind
+    kind, own = given.dtype.kind, getattr(indices, "index", None)
     positions, found, hint = np.empty(0, dtype=np.int64), "", "Correct them."
     if given.ndim != 1 or not len(given) or (kind == "b" and not given.any()):
         found, hint = "No cell is chosen, or not by a list.", "List at least one."
+    elif kind == "b" and len(given) != n_obs:
+        found = f"The mask has {len(given):,} entries, and there are {n_obs:,} cells."
     elif kind == "b":
         positions = np.flatnonzero(given)
-        own = getattr(indices, "index", obs_names)
-        if len(given) != n_obs:
-            found = f"The mask has {len(given):,} entries, and there are {n_obs:,} cells."
-        elif isinstance(own, pd.Index) and own.dtype.kind == "O" and not own.equals(obs_names):
-            found = "The mask is of other cells, or in another order."
-            hint = "Pass mask[obs_names]."
+        if isinstance(own, pd.Index) and own.dtype.kind == "O" and not own.equals(obs_names):
+            found, hint = (
+                "The mask is of other cells, or in another order.",
+                "Pass mask[obs_names].",
+            )
     elif kind in "iu":
         positions = given.astype(np.int64)
         if len(outside := given[(given < 0) | (given >= n_obs)]):

@@ -16,11 +16,10 @@ import anndata as ad
 import numpy as np
 import scipy.sparse as sp
 
-from hdeepinsight._errors import check_choice
+from hdeepinsight._errors import check_choice, counted
 from hdeepinsight.data._errors import InputError
-from hdeepinsight.data._matrix import ROWS, Block, RowMatrix, canonical, scan, wrap
-from hdeepinsight.data._names import as_count
-from hdeepinsight.data._reader import open_store
+from hdeepinsight.data._matrix import ROWS, Block, RowMatrix, canonical, wrap
+from hdeepinsight.data._store import open_store
 
 Array: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
 Ints: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
@@ -242,7 +241,7 @@ class Denormalizer:
             n_failed, n_cells = int(np.count_nonzero(~found.solved)), len(found.solved)
             if n_failed:
                 some = f" {rows.start:,} to {rows.stop - 1:,}" if n_cells < matrix.shape[0] else ""
-                cells = as_count(n_cells, "cell")
+                cells = counted(n_cells, "cell")
                 raise InputError(
                     f"In {n_failed:,} of {cells}{some} ({n_failed / n_cells:.1%}) the "
                     f"values{after} are not whole multiples of one unit (tried with a smallest "
@@ -394,7 +393,7 @@ def recover_counts(
     else:
         store = open_store(data)
         matrix, told = store.matrix(layer, use_raw), store.log_base
-    tally = scan(matrix, max_cells=200)
+    tally = matrix.scan(max_cells=200)
     valid = "Valid are library-size normalised values: finite, from 0 up, and not whole numbers."
     if tally.n_nan or tally.n_inf:
         text = f"The matrix holds {tally.n_nan:,} NaN and {tally.n_inf:,} infinite values."

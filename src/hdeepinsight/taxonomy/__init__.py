@@ -1,8 +1,7 @@
 """The tree of cell types: names, paths, probabilities along paths, and scores."""
 
 from hdeepinsight.taxonomy._algebra import TreeAlgebra
-from hdeepinsight.taxonomy._cell_types import CellType, cell_type
-from hdeepinsight.taxonomy._encode import (
+from hdeepinsight.taxonomy._labels import (
     MISSING_LABELS,
     LabelWarning,
     check_labels,
@@ -16,6 +15,7 @@ from hdeepinsight.taxonomy._metrics import (
     level_scores,
     path_distance,
 )
+from hdeepinsight.taxonomy._ontology import CellType, cell_type
 from hdeepinsight.taxonomy._taxonomy import Taxonomy
 
 __all__ = [

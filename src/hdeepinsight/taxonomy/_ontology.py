@@ -1,15 +1,30 @@
-"""A tree over requested Cell Ontology terms, read from an OBO file."""
+"""The Cell Ontology: a tree over requested terms, and what is known of common cell types."""
 
+from __future__ import annotations
+
+import json
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib.resources import files
 from itertools import islice
 from pathlib import Path as FilePath
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from hdeepinsight._errors import check_choice, need_extra
 from hdeepinsight._io import read_bounded
-from hdeepinsight.taxonomy._structure import Path, clipped, close_matches, join_path, quoted
+from hdeepinsight.taxonomy._build import (
+    Path,
+    clipped,
+    close_matches,
+    from_paths,
+    join_path,
+    quoted,
+)
+
+if TYPE_CHECKING:
+    from hdeepinsight.taxonomy._taxonomy import Taxonomy
 
 MAX_BYTES = 64 * 2**20
 MAX_TERMS = 100_000
@@ -19,10 +34,48 @@ _MAX_ANCESTORS = 1_000_000
 _STARTS = (b"format-version:", b"[Term", b"[Typedef")
 
 
-def tree_from_obo(
-    obo_path: str | os.PathLike[str], terms: Iterable[str], on_multiple: Literal["raise", "first"]
-) -> tuple[list[Path], dict[Path, str]]:
-    """Paths of the requested terms over ``is_a``, and the ontology id of each path."""
+def from_cell_ontology(
+    cls: type[Taxonomy],
+    obo_path: str | os.PathLike[str],
+    terms: Iterable[str],
+    *,
+    on_multiple: Literal["raise", "first"] = "raise",
+) -> Taxonomy:
+    r"""Build a taxonomy over requested terms of an OBO file, such as the Cell Ontology.
+
+    The parent of a term is the most specific requested term above it over ``is_a``; terms with
+    none are at level 1. Ids are kept in `ontology_ids`.
+
+    Parameters
+    ----------
+    obo_path
+        OBO file on this machine, such as cl-basic.obo. Imports that it names are not fetched.
+    terms
+        Ids (``"CL:0000236"``) or exact names; siblings keep this order.
+    on_multiple
+        What to do with a term under two requested terms of which neither is under the other:
+        ``"raise"``, or ``"first"`` to take the parent that stands first in `terms`.
+
+    Raises
+    ------
+    ValueError
+        For unknown terms (with close ones), obsolete terms (with replacements), a name that
+        several terms have, terms of one name under one parent, and terms with several parents.
+    ImportError
+        When pronto is not installed.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> from hdeepinsight.taxonomy import Taxonomy
+    >>> obo = pathlib.Path(tempfile.mkdtemp(), "small.obo")
+    >>> _ = obo.write_text(
+    ...     "format-version: 1.4\n\n[Term]\nid: CL:0000084\nname: T cell\n\n"
+    ...     "[Term]\nid: CL:0000624\nname: CD4 T\nis_a: CL:0000084\n"
+    ... )
+    >>> Taxonomy.from_cell_ontology(obo, ["CD4 T", "CL:0000084"]).names
+    ((), ('T cell',), ('T cell', 'CD4 T'))
+    """
     check_choice("on_multiple", on_multiple, ("raise", "first"))
     requested = _requested(_read_obo(obo_path), terms, str(obo_path))
     ids = {term.id for term in requested}
@@ -70,7 +123,7 @@ def tree_from_obo(
                 f"Requested terms under one parent must differ in name, but {other} and {term.id} "
                 f"are both {clipped(join_path(path))}. Request only one of them."
             )
-    return list(id_of), id_of
+    return from_paths(cls, id_of).with_annotations(ontology_ids=id_of)
 
 
 def _read_obo(obo_path: str | os.PathLike[str]) -> Any:
@@ -167,14 +220,81 @@ def _unknown(
 
 
 def _obsolete(term: Any) -> str:
-    instead: Sequence[Any] = sorted(term.replaced_by, key=lambda t: t.id)
-    word = "It was replaced by"
-    if not instead:
-        instead, word = sorted(term.consider, key=lambda t: t.id), "Consider"
-    shown = " or ".join(_shown(other) for other in instead)
-    advice = f"{word} {shown}" if shown else "It has no replacement: leave it out"
+    advice = "It has no replacement: leave it out"
+    for word, others in (("Consider", term.consider), ("It was replaced by", term.replaced_by)):
+        if others:
+            shown = map(_shown, sorted(others, key=lambda t: t.id))
+            advice = f"{word} {' or '.join(shown)}"
     return f"Terms must be current, but {_shown(term)} is obsolete. {advice}."
 
 
 def _shown(term: Any) -> str:
     return f"{term.id} ({term.name})"
+
+
+class CellType(NamedTuple):
+    """What is known of a cell type of the Cell Ontology.
+
+    Attributes
+    ----------
+    ontology_id
+        Its id, such as ``"CL:0000625"``.
+    name
+        Its name in the ontology.
+    definition
+        What it is, in a sentence.
+    markers
+        Genes by which it is commonly recognised (human symbols), the best known first.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> hdi.tl.cell_type("CL:0000236").name
+    'B cell'
+    """
+
+    ontology_id: str
+    name: str
+    definition: str
+    markers: tuple[str, ...]
+
+    @property
+    def link(self) -> str:
+        """Address of the term, which leads to the ontology."""
+        return f"http://purl.obolibrary.org/obo/{self.ontology_id.replace(':', '_')}"
+
+
+@cache
+def _cell_types() -> Mapping[str, CellType]:
+    text = (files("hdeepinsight.taxonomy") / "cell_types.json").read_text(encoding="utf-8")
+    return {
+        term: CellType(term, entry["name"], entry["definition"], tuple(entry["markers"]))
+        for term, entry in json.loads(text)["types"].items()
+    }
+
+
+def cell_type(ontology_id: str) -> CellType | None:
+    """Return name, definition and common markers of a Cell Ontology term.
+
+    Parameters
+    ----------
+    ontology_id
+        Such as ``"CL:0000625"``; ``taxonomy.ontology_ids`` has those of a taxonomy.
+
+    Returns
+    -------
+    The cell type; ``None`` for a term that the package has nothing about. Known are the types of
+    ``Taxonomy.immune()`` and of the bundled model.
+
+    Notes
+    -----
+    The table is our selection of markers in common use, not a measurement; the sources are named in
+    the file. Definitions are in our own words.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> hdi.tl.cell_type("CL:0000625").markers[:2]
+    ('CD8A', 'CD8B')
+    """
+    return _cell_types().get(ontology_id)

@@ -1,44 +1,62 @@
-"""The public class: a validated, frozen tree of cell types."""
+"""The public class: a validated, frozen tree of cell types.
+
+How one is made, written, drawn and given labels are functions of the modules beside this one,
+which are its methods too.
+"""
+
+from __future__ import annotations
 
 import operator
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib.resources import files
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 import numpy as np
-import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from hdeepinsight._io import atomic_write
-from hdeepinsight.taxonomy import _encode, _io, _structure
-from hdeepinsight.taxonomy._encode import Unlabeled
-from hdeepinsight.taxonomy._ontology import tree_from_obo
-from hdeepinsight.taxonomy._structure import ROOT_NAME, Path, clipped, quoted
-from hdeepinsight.taxonomy._tree import Tree
+from hdeepinsight._errors import invalid
+from hdeepinsight.taxonomy import _build, _labels, _ontology, _text
+from hdeepinsight.taxonomy._build import (
+    ROOT_NAME,
+    SEPARATOR,
+    NodeName,
+    Path,
+    Synonyms,
+    canonical_tree,
+    clipped,
+    close_matches,
+    join_path,
+    name_problem,
+    path_of,
+    quoted,
+    split_path,
+)
 
 if TYPE_CHECKING:
     import networkx as nx
-    from anndata import AnnData
-    from mudata import MuData
-
-NodeName = str | Path
-"""A path as tuple or text, a synonym, or a bare name that leads to one path."""
 
 NodeLike = NodeName | SupportsIndex
 """A name of a node, or its index."""
 
-Synonyms = Mapping[str, NodeName] | None
-"""Other spellings and the nodes that they mean."""
+MAX_TABLE_BYTES = 2**29
+"""Size of the largest derived table; a deeper or wider tree keeps its other methods."""
 
 _PRINTED_LINES = 200
 
 
+def _empty() -> Mapping[Any, Any]:
+    return MappingProxyType({})
+
+
+def _frozen(array: NDArray[Any]) -> NDArray[Any]:
+    array.setflags(write=False)
+    return array
+
+
 @dataclass(frozen=True, eq=False, repr=False)
-class Taxonomy(Tree):
+class Taxonomy:
     """A tree of cell types of any depth, with leaves at any level.
 
     Node 0 is the root and means "some type, which one is not known". Nodes stand in breadth-first
@@ -90,8 +108,33 @@ class Taxonomy(Tree):
     array([0, 1, 1, 2, 2, 3, 3])
     """
 
+    labels: tuple[str, ...]
+    parent: NDArray[np.int32]
+    level_names: tuple[str, ...] = field(default=(), kw_only=True)
+    synonyms: Mapping[str, Path] = field(default_factory=_empty, kw_only=True)
+    ontology_ids: Mapping[Path, str] = field(default_factory=_empty, kw_only=True)
+    published_ids: Mapping[Path, int] = field(default_factory=_empty, kw_only=True)
+    unspecified_leaves: tuple[Path, ...] = field(default=(), kw_only=True)
+
+    from_obs = classmethod(_labels.from_obs)
+    from_paths = classmethod(_build.from_paths)
+    from_nested = classmethod(_build.from_nested)
+    from_edges = classmethod(_build.from_edges)
+    from_newick = classmethod(_text.from_newick)
+    from_cell_ontology = classmethod(_ontology.from_cell_ontology)
+    from_dict = classmethod(_text.from_dict)
+    from_json = classmethod(_text.from_json)
+    immune = classmethod(_text.immune)
+
+    to_dict = _text.to_dict
+    to_json = _text.to_json
+    to_newick = _text.to_newick
+    show = _text.show
+    encode = _labels.encode
+    encode_levels = _labels.encode_levels
+
     def __post_init__(self) -> None:
-        labels, parent = _structure.canonical_tree(self.labels, np.asarray(self.parent).tolist())
+        labels, parent = canonical_tree(self.labels, np.asarray(self.parent).tolist())
         parent.setflags(write=False)
         self._set("labels", labels)
         self._set("parent", parent)
@@ -109,7 +152,7 @@ class Taxonomy(Tree):
             f"level_{level}" for level in range(1, self.max_depth + 1)
         )
         for name in names:
-            if problem := _structure.name_problem(name):
+            if problem := name_problem(name):
                 raise ValueError(
                     f"Level names must be text. The level name {clipped(name)} {problem}. Rename "
                     "it."
@@ -126,7 +169,7 @@ class Taxonomy(Tree):
         node_of: dict[str, int] = {}
         for synonym, path in self.synonyms.items():
             node = self._annotated(path, f"synonym {clipped(synonym)}")
-            problem = _structure.name_problem(synonym)
+            problem = name_problem(synonym)
             if problem is None and (synonym in self._nodes_named or synonym == ROOT_NAME):
                 taken = self._nodes_named.get(synonym, [0])[0]
                 problem = f"is already the name of {clipped(self.path_name(taken))}"
@@ -169,399 +212,437 @@ class Taxonomy(Tree):
     def _annotated(self, path: Path, what: str) -> int:
         node = None if isinstance(path, str) else self._find(tuple(path))
         if node is None:
-            shown = path if isinstance(path, str) else _structure.join_path(path)
+            shown = path if isinstance(path, str) else join_path(path)
             raise ValueError(
                 f"The {what} must belong to one of the tuples in `names`, got {clipped(shown)}. "
                 "Use `with_annotations` to name nodes in other ways."
             )
         return node
 
-    @classmethod
-    def from_obs(
-        cls,
-        data: "AnnData | MuData | pd.DataFrame",
-        keys: str | Sequence[str],
-        *,
-        unlabeled: Unlabeled = "Unknown",
-        synonyms: Synonyms = None,
-    ) -> Self:
-        """Build the taxonomy of the labels found in columns from coarse to fine.
+    @property
+    def n_nodes(self) -> int:
+        """Number of nodes V, the root included."""
+        return len(self.labels)
 
-        Parameters
-        ----------
-        data
-            A DataFrame with a row per cell, or an object with one as ``.obs``. It is only read.
-        keys
-            Label columns from coarse to fine; they become `level_names`. Where a finer column is
-            missing or unlabelled, the cell is labelled at an inner node (mixed depth).
-        unlabeled
-            Label, or labels, that mean "not labelled". Words of `MISSING_LABELS` ("nan", "NA",
-            "unassigned", ...) mean it too and do not become types; with None only missing values
-            do. `check_labels` warns of such words, and of labels that look alike.
-        synonyms
-            Other spellings and the nodes that they mean.
+    @property
+    def n_edges(self) -> int:
+        """Number of edges E = V - 1; edge ``e`` leads to node ``e + 1``."""
+        return len(self.labels) - 1
 
-        Returns
-        -------
-        Taxonomy
-            Siblings are in the order of the categories of a categorical column, else sorted; the
-            order of the cells does not matter.
+    @cached_property
+    def n_leaves(self) -> int:
+        """Number of leaves."""
+        return len(self.leaves)
 
-        Raises
-        ------
-        KeyError
-            When a column is absent.
-        ValueError
-            When no cell is labelled, a cell has a finer label without the coarser one, or the
-            columns go from fine to coarse.
-        TypeError
-            When labels are not text.
+    @cached_property
+    def max_depth(self) -> int:
+        """Depth L of the deepest node; the root has depth 0."""
+        return int(self.depth[-1])  # breadth-first: nobody is deeper than the last
 
-        Notes
-        -----
-        One fine label under two coarse ones makes two nodes, because a node is its path
-        (``"B > naive"`` and ``"T > naive"``). Such a name is ambiguous on its own: `resolve` and
-        `encode` then ask for the path, and `encode_levels` reads it off the columns. Print the
-        taxonomy with counts to see whether a few mislabelled cells have made a node of their own.
-
-        Examples
-        --------
-        >>> import pandas as pd
-        >>> from hdeepinsight.taxonomy import Taxonomy
-        >>> obs = pd.DataFrame(
-        ...     {"lineage": ["T", "B", "T", "T"], "type": ["CD8", "Unknown", "CD4", None]}
-        ... )
-        >>> print(Taxonomy.from_obs(obs, ["lineage", "type"]))
-        root
-        ├── B
-        └── T
-            ├── CD4
-            └── CD8
-        """
-        columns = [keys] if isinstance(keys, str) else list(keys)
-        paths = _encode.paths_from_obs(data, columns, unlabeled)
-        names = columns[: max(map(len, paths))]
-        return cls._from_tree(_structure.tree_from_paths(paths), names, synonyms)
-
-    @classmethod
-    def from_paths(
-        cls,
-        paths: Iterable[NodeName],
-        *,
-        level_names: Sequence[str] | None = None,
-        synonyms: Synonyms = None,
-    ) -> Self:
-        """Build the taxonomy that holds the given paths, as tuples or as text (``"T > CD4"``).
-
-        Parameters
-        ----------
-        paths
-            Paths of leaves or of any nodes; parents that are not listed are added.
-        level_names
-            One name per level.
-        synonyms
-            Other spellings and the nodes that they mean.
-
-        Examples
-        --------
-        >>> from hdeepinsight.taxonomy import Taxonomy
-        >>> Taxonomy.from_paths(["T > CD4", "T > CD8", "B"]).names
-        ((), ('T',), ('B',), ('T', 'CD4'), ('T', 'CD8'))
-        """
-        return cls._from_tree(_structure.tree_from_paths(paths), level_names, synonyms)
-
-    @classmethod
-    def from_nested(
-        cls, nested: Any, *, level_names: Sequence[str] | None = None, synonyms: Synonyms = None
-    ) -> Self:
-        """Build a taxonomy of nested dicts and lists.
-
-        Parameters
-        ----------
-        nested
-            A dict of names to children, or a list of names (or of such dicts). Children are again
-            dicts or lists; empty ones and None are leaves.
-        level_names
-            One name per level.
-        synonyms
-            Other spellings and the nodes that they mean.
-
-        Raises
-        ------
-        TypeError
-            When the children of a node are neither dict, list nor None.
-        ValueError
-            When an object contains itself, or names are invalid.
-
-        Examples
-        --------
-        >>> from hdeepinsight.taxonomy import Taxonomy
-        >>> tax = Taxonomy.from_nested({"T": {"CD4": ["naive", "memory"], "CD8": None}, "B": []})
-        >>> tax.n_leaves, tax.max_depth
-        (4, 3)
-        """
-        return cls._from_tree(_structure.tree_from_nested(nested), level_names, synonyms)
-
-    @classmethod
-    def from_edges(
-        cls,
-        edges: Iterable[tuple[str, str]],
-        *,
-        root: str | None = None,
-        level_names: Sequence[str] | None = None,
-        synonyms: Synonyms = None,
-    ) -> Self:
-        """Build a taxonomy of (parent, child) pairs.
-
-        Parameters
-        ----------
-        edges
-            Pairs of names. A name identifies its node; where types share a name, write them as
-            text paths, as `to_edges` does.
-        root
-            Name of the only node without a parent. With None, one such node is the root; several
-            are a forest of lineages and get a root above them. To keep a single top node as a type
-            of its own, link it to the reserved name ``"root"``.
-        level_names
-            One name per level.
-        synonyms
-            Other spellings and the nodes that they mean.
+    @cached_property
+    def names(self) -> tuple[Path, ...]:
+        """Path of every node, the root's is ``()``.
 
         Raises
         ------
         ValueError
-            When a node has two parents, the edges form a cycle, or nodes other than `root` have no
-            parent.
-        TypeError
-            When an edge is not a pair of names.
-
-        Notes
-        -----
-        The root itself has no name in a taxonomy; the name that it has here becomes a synonym of
-        it, so that cells labelled with it count as "some type, which one is not known".
-
-        Examples
-        --------
-        >>> from hdeepinsight.taxonomy import Taxonomy
-        >>> tax = Taxonomy.from_edges([("cell", "B"), ("cell", "T"), ("T", "CD4"), ("T", "CD8")])
-        >>> tax.resolve("cell"), tax.path_name(4)
-        (0, 'T > CD8')
+            When the paths together would take more than 512 MB (a chain of many thousand nodes);
+            `labels`, `parent` and `path` still work for such a tree.
         """
-        tree, root_name = _structure.tree_from_edges(edges, root)
-        return cls._from_tree(tree, level_names, synonyms, root_name)
+        self._check_table(8 * int(self.depth.sum()), "paths")
+        paths: list[Path] = [()]
+        for label, above in zip(self.labels[1:], self.parent[1:].tolist(), strict=True):
+            paths.append((*paths[above], label))
+        return tuple(paths)
 
-    @classmethod
-    def from_newick(
-        cls, text: str, *, level_names: Sequence[str] | None = None, synonyms: Synonyms = None
-    ) -> Self:
-        """Build the taxonomy of a Newick text in which every node but the root has a name.
+    @cached_property
+    def depth(self) -> NDArray[np.int64]:
+        """Depth of every node, shape ``(n_nodes,)``."""
+        depth = [0] * self.n_nodes
+        for node, above in enumerate(self.parent.tolist()):
+            if node:
+                depth[node] = depth[above] + 1
+        return _frozen(np.asarray(depth, dtype=np.int64))
 
-        Branch lengths and comments are skipped, underscores stay what they are, and a name of the
-        root becomes a synonym of it.
+    @cached_property
+    def n_children(self) -> NDArray[np.int64]:
+        """Number of children of every node, shape ``(n_nodes,)``."""
+        return _frozen(np.bincount(self.parent[1:], minlength=self.n_nodes).astype(np.int64))
 
-        Parameters
-        ----------
-        text
-            One tree, e.g. ``"((CD4,CD8)T,B);"``. Names in single quotes may hold any character.
-        level_names
-            One name per level.
-        synonyms
-            Other spellings and the nodes that they mean.
+    @cached_property
+    def _first_child(self) -> NDArray[np.int64]:
+        # Breadth-first order puts the children of one node side by side, so a start is enough.
+        return 1 + np.cumsum(self.n_children) - self.n_children
+
+    @cached_property
+    def leaves(self) -> NDArray[np.int64]:
+        """Nodes without children in node order, shape ``(n_leaves,)``."""
+        return _frozen(np.flatnonzero(self.n_children == 0))
+
+    @cached_property
+    def inner_nodes(self) -> NDArray[np.int64]:
+        """Nodes with children, in the order of `groups`, shape ``(n_groups,)``."""
+        return _frozen(np.flatnonzero(self.n_children))
+
+    @cached_property
+    def groups(self) -> tuple[NDArray[np.int64], ...]:
+        """Groups of siblings, the children of every inner node."""
+        return tuple(_frozen(self.children(node)) for node in self.inner_nodes.tolist())
+
+    @cached_property
+    def node_at_level(self) -> NDArray[np.int64]:
+        """Ancestor-or-self of every node at depth 1..L, -1 deeper; ``(n_nodes, max_depth)``.
 
         Raises
         ------
         ValueError
-            With the place in the text, when it is not such a tree.
-
-        Examples
-        --------
-        >>> from hdeepinsight.taxonomy import Taxonomy
-        >>> Taxonomy.from_newick("(('CD4 T':1,CD8:2)T,B);").names[-2:]
-        (('T', 'CD4 T'), ('T', 'CD8'))
+            When the table would take more than 512 MB.
         """
-        tree = _io.tree_from_newick(text)
-        return cls._from_tree(tree, level_names, synonyms, root_name=tree[0][0])
+        self._check_table(8 * self.n_nodes * self.max_depth, "ancestor table")
+        table = np.full((self.n_nodes, self.max_depth), -1, dtype=np.int64)
+        bounds = np.searchsorted(self.depth, np.arange(self.max_depth + 2))
+        for level in range(1, self.max_depth + 1):
+            nodes = np.arange(bounds[level], bounds[level + 1])
+            table[nodes, : level - 1] = table[self.parent[nodes], : level - 1]
+            table[nodes, level - 1] = nodes
+        return _frozen(table)
 
-    @classmethod
-    def from_cell_ontology(
-        cls,
-        obo_path: str | os.PathLike[str],
-        terms: Iterable[str],
-        *,
-        on_multiple: Literal["raise", "first"] = "raise",
-    ) -> Self:
-        r"""Build a taxonomy over requested terms of an OBO file, such as the Cell Ontology.
-
-        The parent of a term is the most specific requested term above it over ``is_a``; terms with
-        none are at level 1. Ids are kept in `ontology_ids`.
-
-        Parameters
-        ----------
-        obo_path
-            OBO file on this machine, such as cl-basic.obo. Imports that it names are not fetched.
-        terms
-            Ids (``"CL:0000236"``) or exact names; siblings keep this order.
-        on_multiple
-            What to do with a term under two requested terms of which neither is under the other:
-            ``"raise"``, or ``"first"`` to take the parent that stands first in `terms`.
+    @cached_property
+    def ancestor_matrix(self) -> NDArray[np.bool_]:
+        """Table of whether leaf ``i`` is at or under node ``v``, bool ``(n_leaves, n_nodes)``.
 
         Raises
         ------
         ValueError
-            For unknown terms (with close ones), obsolete terms (with replacements), a name that
-            several terms have, terms of one name under one parent, and terms with several parents.
-        ImportError
-            When pronto is not installed.
-
-        Examples
-        --------
-        >>> import tempfile, pathlib
-        >>> from hdeepinsight.taxonomy import Taxonomy
-        >>> obo = pathlib.Path(tempfile.mkdtemp(), "small.obo")
-        >>> _ = obo.write_text(
-        ...     "format-version: 1.4\n\n[Term]\nid: CL:0000084\nname: T cell\n\n"
-        ...     "[Term]\nid: CL:0000624\nname: CD4 T\nis_a: CL:0000084\n"
-        ... )
-        >>> Taxonomy.from_cell_ontology(obo, ["CD4 T", "CL:0000084"]).names
-        ((), ('T cell',), ('T cell', 'CD4 T'))
+            When the matrix would take more than 512 MB.
         """
-        paths, ids = tree_from_obo(obo_path, terms, on_multiple)
-        return cls._from_tree(_structure.tree_from_paths(paths)).with_annotations(ontology_ids=ids)
+        self._check_table(self.n_leaves * self.n_nodes, "ancestor matrix")
+        matrix = np.zeros((self.n_leaves, self.n_nodes), dtype=np.bool_)
+        rows = np.arange(self.n_leaves)
+        above = self.leaves.astype(np.int64)
+        while len(rows):
+            matrix[rows, above] = True
+            rows, above = rows[above > 0], self.parent[above[above > 0]].astype(np.int64)
+        return _frozen(matrix)
 
-    @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> Self:
-        """Rebuild a taxonomy from the plain dict that `to_dict` gives.
-
-        Parameters
-        ----------
-        record
-            Plain types only; every key is checked.
-
-        Raises
-        ------
-        ValueError
-            When it is not such a dict, or was written by a newer version.
-
-        Examples
-        --------
-        >>> from hdeepinsight.taxonomy import Taxonomy
-        >>> tax = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
-        >>> Taxonomy.from_dict(tax.to_dict()) == tax
-        True
-        """
-        labels, parents, annotations = _io.from_record(record)
-        return cls(tuple(labels), np.asarray(parents, dtype=np.int32), **annotations)
-
-    @classmethod
-    def from_json(cls, source: str | os.PathLike[str]) -> Self:
-        """Read a taxonomy from a JSON file, or of JSON text, that `to_json` wrote.
-
-        Parameters
-        ----------
-        source
-            Path of a file, or the text itself (which starts with ``{``).
-
-        Raises
-        ------
-        ValueError
-            When the content is not the JSON form of a taxonomy. Nothing in it is ever run.
-        FileNotFoundError
-            When there is no such file.
-
-        Examples
-        --------
-        >>> from hdeepinsight.taxonomy import Taxonomy
-        >>> tax = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
-        >>> Taxonomy.from_json(tax.to_json()) == tax
-        True
-        """
-        is_text = isinstance(source, str) and source.lstrip().startswith("{")
-        return cls.from_dict(_io.parse_text(str(source) if is_text else _io.read_text(source)))
-
-    @classmethod
-    def immune(cls) -> Self:
-        """Return the taxonomy of human immune cells: 15 base types and 50 subtypes, as published.
-
-        `published_ids` hold the numbers of the base types (0 to 14) and of the subtypes (0 to 49);
-        they run in order of falling training-cell count. Three base types have one child, four
-        have an unspecified leaf of their own name, and Treg and MAIT are siblings of CD4+T.
-
-        Returns
-        -------
-        Taxonomy
-            With the levels ``base_type`` and ``subtype``.
-
-        Notes
-        -----
-        Tree, numbers and the spellings ``OtherT_exhuasted`` and ``NK_CD56+`` come from the public
-        artefacts of scHDeepInsight (Jia et al. 2025, doi:10.1101/2025.06.23.661045). Cell Ontology
-        ids and further synonyms are ours; merged classes for which the ontology has no exact term
-        (such as Megakaryocytes/platelets) carry no id.
-
-        Examples
-        --------
-        >>> from hdeepinsight.taxonomy import Taxonomy
-        >>> tax = Taxonomy.immune()
-        >>> len(tax.groups[0]), tax.n_leaves
-        (15, 50)
-        >>> tax.path_name(tax.resolve("OtherT_exhuasted"))
-        'OtherT > OtherT_exhausted'
-        """
-        bundled = files("hdeepinsight.taxonomy").joinpath("immune.json")
-        return cls.from_json(bundled.read_text(encoding="utf-8"))
-
-    @classmethod
-    def _from_tree(
-        cls,
-        tree: _structure.NamesAndParents,
-        level_names: Sequence[str] | None = None,
-        synonyms: Synonyms = None,
-        root_name: str | None = None,
-    ) -> Self:
-        labels, parents = tree
-        levels = tuple(level_names or ())
-        plain = cls(tuple(labels), np.asarray(parents, dtype=np.int32), level_names=levels)
-        if root_name not in (None, ROOT_NAME, *plain.labels[1:]):
-            plain = plain.with_annotations(synonyms={str(root_name): ()})
-        return plain.with_annotations(synonyms=synonyms) if synonyms else plain
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain types (dict, list, str, int, bool), for `from_dict`.
-
-        Examples
-        --------
-        >>> from hdeepinsight.taxonomy import Taxonomy
-        >>> Taxonomy.from_nested({"T": ["CD4"]}).to_dict()["nodes"]
-        [{'name': 'T', 'parent': 0}, {'name': 'CD4', 'parent': 1}]
-        """
-        return _io.to_record(self)
-
-    def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
-        """Return everything as JSON text with one node per line, for `from_json`.
-
-        Parameters
-        ----------
-        path
-            File to write the text to; an existing file is replaced only once the new one is
-            complete.
-
-        Returns
-        -------
-        str
-            The text.
+    def is_leaf(self, node: int) -> bool:
+        """Return whether a node has no children.
 
         Examples
         --------
         >>> from hdeepinsight.taxonomy import Taxonomy
         >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
-        >>> Taxonomy.from_json(tree.to_json()) == tree
-        True
+        >>> tree.is_leaf(tree.resolve("CD4")), tree.is_leaf(tree.resolve("T"))
+        (True, False)
         """
-        text = _io.to_text(self)
-        if path is not None:
-            with atomic_write(path) as unfinished:
-                unfinished.write_text(text, encoding="utf-8")
-        return text
+        return bool(self.n_children[self._checked(node)] == 0)
+
+    def children(self, node: int) -> NDArray[np.int64]:
+        """Return the children of a node in sibling order, shape ``(n_children,)``.
+
+        Examples
+        --------
+        >>> from hdeepinsight.taxonomy import Taxonomy
+        >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> [tree.label(int(node)) for node in tree.children(tree.resolve("T"))]
+        ['CD4', 'CD8']
+        """
+        start = int(self._first_child[self._checked(node)])
+        return np.arange(start, start + int(self.n_children[node]), dtype=np.int64)
+
+    def descendants(self, node: int) -> NDArray[np.int64]:
+        """Return the nodes strictly below a node, in node order.
+
+        Examples
+        --------
+        >>> from hdeepinsight.taxonomy import Taxonomy
+        >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> [tree.label(int(node)) for node in tree.descendants(0)]
+        ['T', 'B', 'CD4', 'CD8']
+        """
+        low, high = self._checked(node), node + 1
+        levels: list[NDArray[np.int64]] = []
+        while low < high:  # the descendants at one depth stand side by side
+            start = int(self._first_child[low])
+            stop = int(self._first_child[high - 1] + self.n_children[high - 1])
+            levels.append(np.arange(start, stop, dtype=np.int64))
+            low, high = start, stop
+        return np.concatenate(levels)
+
+    def leaves_under(self, node: int) -> NDArray[np.int64]:
+        """Return the leaves at or below a node, in node order.
+
+        Examples
+        --------
+        >>> from hdeepinsight.taxonomy import Taxonomy
+        >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> [tree.label(int(node)) for node in tree.leaves_under(0)]
+        ['B', 'CD4', 'CD8']
+        """
+        nodes = np.append(np.int64(self._checked(node)), self.descendants(node))
+        return np.asarray(nodes[self.n_children[nodes] == 0], dtype=np.int64)
+
+    def ancestors(self, node: int) -> NDArray[np.int64]:
+        """Return the ancestors of a node from level 1 to itself, without the root; ``(depth,)``.
+
+        Examples
+        --------
+        >>> from hdeepinsight.taxonomy import Taxonomy
+        >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> [tree.label(int(node)) for node in tree.ancestors(tree.resolve("CD4"))]
+        ['T', 'CD4']
+        """
+        above: list[int] = []
+        node = self._checked(node)
+        while node > 0:
+            above.append(node)
+            node = int(self.parent[node])
+        return np.asarray(above[::-1], dtype=np.int64)
+
+    def roll_up(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Add what every node has to all nodes above it; last axis ``n_nodes``.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from hdeepinsight.taxonomy import Taxonomy
+        >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> tree.labels
+        ('root', 'T', 'B', 'CD4', 'CD8')
+        >>> tree.roll_up(np.array([0, 1, 5, 2, 3])).tolist()
+        [11, 6, 5, 2, 3]
+        """
+        total = values.copy()
+        above = self.parent.tolist()
+        for node in range(self.n_nodes - 1, 0, -1):  # children come after their parent
+            total[..., above[node]] += total[..., node]
+        return total
+
+    def lca(self, first: int, second: int) -> int:
+        """Return the lowest common ancestor of two nodes (a node is an ancestor of itself).
+
+        Examples
+        --------
+        >>> from hdeepinsight.taxonomy import Taxonomy
+        >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> tree.label(tree.lca(tree.resolve("CD4"), tree.resolve("CD8")))
+        'T'
+        """
+        first, second = self._checked(first), self._checked(second)
+        while first != second:  # a larger index is never shallower, so the larger one climbs
+            if first > second:
+                first = int(self.parent[first])
+            else:
+                second = int(self.parent[second])
+        return first
+
+    def at_level(self, node: int, level: int | str) -> int | None:
+        """Return the ancestor-or-self of a node at a level, or None when the node ends above it.
+
+        Examples
+        --------
+        >>> from hdeepinsight.taxonomy import Taxonomy
+        >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> (
+        ...     tree.label(tree.at_level(tree.resolve("CD4"), 1)),
+        ...     tree.at_level(tree.resolve("B"), 2) is None,
+        ... )
+        ('T', True)
+        """
+        target, node = self.level_depth(level), self._checked(node)
+        if self.depth[node] < target:
+            return None
+        while self.depth[node] > target:
+            node = int(self.parent[node])
+        return node
+
+    def label(self, node: int) -> str:
+        """Return the bare name of a node; the root's is ``"root"``.
+
+        Examples
+        --------
+        >>> from hdeepinsight.taxonomy import Taxonomy
+        >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> tree.label(tree.resolve("CD4")), tree.label(0)
+        ('CD4', 'root')
+        """
+        return self.labels[self._checked(node)]
+
+    def path(self, node: int) -> Path:
+        """Return the path of one node, as in `names`.
+
+        Examples
+        --------
+        >>> from hdeepinsight.taxonomy import Taxonomy
+        >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> tree.path(tree.resolve("CD4"))
+        ('T', 'CD4')
+        """
+        return path_of(self.labels, self.parent, self._checked(node))
+
+    def path_name(self, node: int) -> str:
+        """Return the path of a node as text, e.g. ``"B > B_naive"``; the root's is ``"root"``.
+
+        Examples
+        --------
+        >>> from hdeepinsight.taxonomy import Taxonomy
+        >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> tree.path_name(tree.resolve("CD4"))
+        'T > CD4'
+        """
+        return join_path(self.path(node))
+
+    def level_depth(self, level: int | str) -> int:
+        """Return the depth of a level given by its name or already by its depth (0 is the root).
+
+        Raises
+        ------
+        ValueError
+            For a name or a depth that the taxonomy does not have.
+
+        Examples
+        --------
+        >>> from hdeepinsight.taxonomy import Taxonomy
+        >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> tree.level_names, tree.level_depth("level_2")
+        (('level_1', 'level_2'), 2)
+        """
+        if isinstance(level, str):
+            if level in self.level_names:
+                return self.level_names.index(level) + 1
+        elif not isinstance(level, (bool, np.bool_)):
+            depth = operator.index(level)
+            if 0 <= depth <= self.max_depth:
+                return depth
+        known = f"one of {list(self.level_names)}, or a depth from 1 to {self.max_depth}"
+        raise invalid("level", level, known)
+
+    def _checked(self, node: int) -> int:
+        index = operator.index(node)
+        if not 0 <= index < self.n_nodes:
+            raise IndexError(
+                f"A node must be 0 to {self.n_nodes - 1}, got {node}. Use `resolve` to get the "
+                "node of a name."
+            )
+        return index
+
+    def _check_table(self, n_bytes: int, what: str) -> None:
+        if n_bytes > MAX_TABLE_BYTES:
+            raise ValueError(
+                f"The {what} of this tree ({self.n_nodes:,} nodes, {self.max_depth:,} levels) "
+                f"must take at most {MAX_TABLE_BYTES >> 20:,} MB, and would take "
+                f"{n_bytes >> 20:,} MB. Use `subset` or `prune` to make a smaller tree first."
+            )
+
+    @cached_property
+    def _child_named(self) -> dict[tuple[int, str], int]:
+        pairs = zip(self.parent[1:].tolist(), self.labels[1:], strict=True)
+        return {pair: node for node, pair in enumerate(pairs, start=1)}
+
+    @cached_property
+    def _nodes_named(self) -> dict[str, list[int]]:
+        nodes: dict[str, list[int]] = {}
+        for node, label in enumerate(self.labels[1:], start=1):
+            nodes.setdefault(label, []).append(node)
+        return nodes
+
+    @cached_property
+    def _node_of_synonym(self) -> dict[str, int]:
+        return {name: self.resolve(path) for name, path in self.synonyms.items()}
+
+    def resolve(self, name: str | Sequence[str], level: int | str | None = None) -> int:
+        """Return the node of a path, synonym or bare name.
+
+        A full path (text such as ``"B > B_naive"``, or a tuple) is tried first, then a synonym,
+        then a bare name. A bare name that fits several nodes on one root-to-leaf path gives the
+        shallowest, because that claims least.
+
+        Parameters
+        ----------
+        name
+            Path, synonym or bare name. ``"root"`` and ``()`` are the root. A tuple is always a
+            full path.
+        level
+            Only accept nodes at this level (a level name, or a depth).
+
+        Returns
+        -------
+        int
+            Index of the node.
+
+        Raises
+        ------
+        ValueError
+            When nothing fits (names that are close are listed), or when a bare name fits nodes on
+            different branches (their paths are listed).
+
+        Notes
+        -----
+        The path of a node at level 1 is its bare name, so such a node wins over nodes of the same
+        name on other branches. Source: our decision (a node is its path).
+
+        Examples
+        --------
+        >>> from hdeepinsight.taxonomy import Taxonomy
+        >>> tax = Taxonomy.from_nested({"Macrophage": ["Macrophage", "Macrophage_inflammatory"]})
+        >>> tax.resolve("Macrophage"), tax.resolve("Macrophage", level=2)
+        (1, 2)
+        >>> tax.resolve("Macrophage > Macrophage_inflammatory")
+        3
+        """
+        depth = None if level is None else self.level_depth(level)
+        if not (nodes := self._candidates(name, depth)):
+            raise ValueError(self._unknown(name, level))
+        shallowest, deepest = nodes[0], nodes[-1]  # node order is breadth first
+        if not set(self.ancestors(deepest).tolist()).issuperset(set(nodes) - {0}):
+            raise ValueError(
+                f"A bare name must lead to one path, but {clipped(name)} fits {len(nodes)} nodes "
+                f"on different branches: {quoted(self.path_name(node) for node in nodes[:10])}. "
+                "Use the full path, or `level`, to say which one is meant."
+            )
+        return shallowest
+
+    def _candidates(
+        self, name: str | Sequence[str], depth: int | None = None, *, bare: bool = False
+    ) -> list[int]:
+        """Nodes that a name may mean, by the first way of reading it that finds any at `depth`."""
+        ways: list[Sequence[int | None]] = []
+        if not isinstance(name, str):
+            ways = [[self._find(tuple(name))]]
+        else:
+            if not bare:
+                ways = [[self._find(split_path(name))], [self._node_of_synonym.get(name)]]
+            ways.append(self._nodes_named.get(name, []))
+        for nodes in ways:
+            if found := [
+                n for n in nodes if n is not None and (depth is None or self.depth[n] == depth)
+            ]:
+                return found
+        return []
+
+    def _find(self, path: Path) -> int | None:
+        node: int | None = 0
+        for name in path:
+            node = self._child_named.get((node, name)) if node is not None else None
+        return node
+
+    def _unknown(self, name: str | Sequence[str], level: int | str | None) -> str:
+        where = "" if level is None else f" at level {level!r}"
+        shown = name if isinstance(name, str) else tuple(name)
+        elsewhere = [] if level is None else self._candidates(name)
+        if elsewhere:
+            levels = sorted({int(self.depth[node]) for node in elsewhere})
+            advice = f"It exists at depth {', '.join(map(str, levels))}: leave `level` out"
+        else:
+            last = name if isinstance(name, str) else (*name, ROOT_NAME)[0]
+            last = split_path(last)[-1] if isinstance(last, str) and split_path(last) else last
+            near = close_matches(str(last), [*self._nodes_named, *self.synonyms])
+            advice = f"Names that are close: {quoted(near)}" if near else "No name is close to it"
+            advice += "; print the taxonomy to see all, or give it as a synonym"
+        return (
+            f"The taxonomy has no node {clipped(shown)}{where}, neither by full path ('parent > "
+            f"child') nor by synonym or bare name. {advice}."
+        )
 
     def to_nested(self) -> dict[str, Any]:
         """Return nested dicts of names to children, leaves with empty ones, for `from_nested`.
@@ -587,22 +668,11 @@ class Taxonomy(Tree):
         >>> Taxonomy.from_nested({"T": ["CD4"]}).to_edges()
         [('root', 'T'), ('T', 'T > CD4')]
         """
-        texts = [_structure.SEPARATOR.join(path) for path in self.names]
+        texts = [SEPARATOR.join(path) for path in self.names]
         texts[0] = self.path_name(0)
         return [(texts[above], texts[node]) for node, above in enumerate(self.parent.tolist())][1:]
 
-    def to_newick(self) -> str:
-        """Return Newick text with names at all nodes, quoted where needed, for `from_newick`.
-
-        Examples
-        --------
-        >>> from hdeepinsight.taxonomy import Taxonomy
-        >>> Taxonomy.from_paths(["T > CD4 T", "T > CD8", "B"]).to_newick()
-        "(('CD4 T',CD8)T,B);"
-        """
-        return _io.write_newick(self)
-
-    def to_networkx(self) -> "nx.DiGraph":
+    def to_networkx(self) -> nx.DiGraph:
         """Return the directed graph from parents to children, nodes named by their text path.
 
         Nodes have the attributes ``node`` (index), ``label``, ``depth`` and, where known,
@@ -628,55 +698,6 @@ class Taxonomy(Tree):
             )
         graph.add_edges_from(self.to_edges())
         return graph
-
-    def show(
-        self,
-        counts: Mapping[Any, int] | ArrayLike | None = None,
-        *,
-        max_depth: int | None = None,
-        max_lines: int | None = None,
-    ) -> str:
-        """Draw the tree as text.
-
-        Parameters
-        ----------
-        counts
-            Cells labelled exactly at each node: an array of shape ``(n_nodes,)``, or a mapping
-            (also a Series) of names or node indices. Shown are the cells at or under each node.
-        max_depth
-            Deepest level to draw.
-        max_lines
-            Lines after which the rest is only counted.
-
-        Raises
-        ------
-        ValueError
-            When `counts` has another length, or names that the taxonomy does not have.
-
-        Examples
-        --------
-        >>> from hdeepinsight.taxonomy import Taxonomy
-        >>> tax = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
-        >>> print(tax.show({"CD4": 1200, "T": 30, "B": 7}))
-        root (1,237)
-        ├── T (1,230)
-        │   ├── CD4 (1,200)
-        │   └── CD8 (0)
-        └── B (7)
-        """
-        numbers: NDArray[np.int64] | None = None
-        if counts is not None and hasattr(counts, "items"):  # a mapping, or a Series
-            numbers = np.zeros(self.n_nodes, dtype=np.int64)
-            for name, count in counts.items():
-                numbers[self._node(name)] += int(count)
-        elif counts is not None:
-            numbers = np.asarray(counts).astype(np.int64)
-            if numbers.shape != (self.n_nodes,):
-                raise ValueError(
-                    f"There must be one count per node, ({self.n_nodes},), got the shape "
-                    f"{numbers.shape}. Use `np.bincount(nodes, minlength=taxonomy.n_nodes)`."
-                )
-        return _io.draw(self, numbers, max_depth, max_lines)
 
     def with_annotations(
         self,
@@ -803,88 +824,6 @@ class Taxonomy(Tree):
     def _path_of(self, name: NodeName) -> Path:
         return () if name == ROOT_NAME else self.path(self.resolve(name))
 
-    def encode(
-        self,
-        labels: Iterable[Any],
-        level: int | str | None = None,
-        *,
-        unlabeled: Unlabeled = "Unknown",
-    ) -> NDArray[np.int64]:
-        """Return the node of every label; missing and unlabelled ones give 0, the root.
-
-        Parameters
-        ----------
-        labels
-            Labels, shape ``(n_cells,)``: names, synonyms or paths as in `resolve`, at any depth.
-            Missing values (NaN, None, ``pandas.NA``) are allowed.
-        level
-            Only accept nodes at this level (a level name, or a depth).
-        unlabeled
-            Label, or labels, that mean "not labelled". Words of `MISSING_LABELS` ("nan", "NA",
-            "unassigned", ...) mean it too, unless they are names of this taxonomy; with None only
-            missing values do.
-
-        Returns
-        -------
-        numpy.ndarray
-            Node indices, int64, shape ``(n_cells,)``.
-
-        Raises
-        ------
-        ValueError
-            When labels do not resolve; all of them are listed, with their counts.
-        TypeError
-            When labels are not text.
-
-        Examples
-        --------
-        >>> from hdeepinsight.taxonomy import Taxonomy
-        >>> tax = Taxonomy.from_nested({"B": ["naive", "memory"], "T": []})
-        >>> tax.encode(["memory", None, "T", "Unknown", "B"])
-        array([4, 0, 2, 0, 1])
-        """
-        return _encode.encode(self, labels, level, unlabeled)
-
-    def encode_levels(
-        self, frame: pd.DataFrame, *, unlabeled: Unlabeled = "Unknown"
-    ) -> NDArray[np.int64]:
-        """Return the node of every row of a table with a column per level; the deepest label wins.
-
-        Parameters
-        ----------
-        frame
-            Labels, shape ``(n_cells, n_columns)``, coarse to fine. Columns that are all named like
-            levels of the taxonomy are those levels; otherwise column ``i`` is level ``i + 1``.
-            Missing values are allowed in any column. A column that repeats the label of its parent
-            stays at the parent when that has no child of this name.
-        unlabeled
-            Label, or labels, that mean "not labelled". Words of `MISSING_LABELS` ("nan", "NA",
-            "unassigned", ...) mean it too, unless they are names of this taxonomy; with None only
-            missing values do.
-
-        Returns
-        -------
-        numpy.ndarray
-            Node indices, int64, shape ``(n_cells,)``; 0 where a row has no label.
-
-        Raises
-        ------
-        ValueError
-            When the columns of a row do not agree as one path, or hold labels that the taxonomy
-            does not have at that level; all such rows are summed up with their counts.
-
-        Examples
-        --------
-        >>> import pandas as pd
-        >>> from hdeepinsight.taxonomy import Taxonomy
-        >>> tax = Taxonomy.from_nested({"B": ["naive", "memory"], "T": ["naive"]})
-        >>> tax.encode_levels(
-        ...     pd.DataFrame({"lineage": ["T", "B", None], "type": ["naive", None, "memory"]})
-        ... )
-        array([5, 1, 4])
-        """
-        return _encode.encode_levels(self, frame, unlabeled)
-
     @cached_property
     def _content(self) -> tuple[Any, ...]:
         return (
@@ -897,17 +836,13 @@ class Taxonomy(Tree):
             self.unspecified_leaves,
         )
 
-    @cached_property
-    def _hash(self) -> int:
-        return hash(self._content)
-
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Taxonomy):
             return NotImplemented
         return self is other or self._content == other._content
 
     def __hash__(self) -> int:
-        return self._hash
+        return hash(self._content)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self).from_dict, (self.to_dict(),)  # checked again, and read-only again

@@ -6,7 +6,7 @@ import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -139,19 +139,16 @@ def open_dataset(
 def _source(cells: data.DataLike, reading: Reading) -> data.CountSource:
     if reading.input == "counts":
         return data.open_counts(cells, layer=reading.layer, arguments={"layer": "layer"})
-    store = data.open_store(cells)
-    report = data.inspect_store(store, layer=reading.layer, arguments={"layer": "layer"})
-    error = data.not_finite(report)
-    if error is None and report.scale in ("counts", "binary", "scaled"):
-        error = data.InputError(
+    options: dict[str, Any] = {"layer": reading.layer, "arguments": {"layer": "layer"}}
+    source = data.open_counts(cells, scale="as_is", **options)
+    report = source.report
+    if report.scale in ("counts", "binary"):
+        raise data.InputError(
             f"{report.layer} looks {report.scale}: {report.evidence}.",
             "With input='log' they must be log-normalised values >= 0.",
             "Name the layer that holds them, or pass counts with input='counts'.",
         )
-    if error is not None:
-        raise error
-    matrix = store.matrix(reading.layer, False)
-    return data.CountSource(matrix, store.obs, store.genes(False), report)
+    return source
 
 
 def shared_genes(datasets: Sequence[OpenedDataset]) -> list[str]:

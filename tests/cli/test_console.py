@@ -2,7 +2,7 @@
 
 import pytest
 
-from hdeepinsight.cli._boundary import in_options
+from hdeepinsight.cli._console import in_options
 
 
 @pytest.mark.parametrize(

@@ -3,25 +3,33 @@
 Everything is iterative: a chain of 100,000 nodes must not meet Python's recursion limit.
 """
 
+from __future__ import annotations
+
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from hdeepinsight.taxonomy._taxonomy import Taxonomy
+
 Path = tuple[str, ...]
 """The bare names from level 1 down to a node; the root is ``()``."""
+
+NodeName = str | Path
+"""A path as tuple or text, a synonym, or a bare name that leads to one path."""
+
+Synonyms = Mapping[str, NodeName] | None
+"""Other spellings and the nodes that they mean."""
 
 SEPARATOR = " > "
 """Joins a path to text. Not a slash: ``Megakaryocytes/platelets`` is a published name."""
 
 ROOT_NAME = "root"
 """Text form of the root's path ``()``, and therefore reserved at level 1."""
-
-NamesAndParents = tuple[list[str], list[int]]
-"""Bare name and parent of every node, node 0 the root, in any order."""
 
 MAX_NODES = 10_000_000
 """Larger trees are refused: they are mistakes or attacks, not taxonomies."""
@@ -40,6 +48,17 @@ def join_path(path: Sequence[str]) -> str:
 def split_path(text: str) -> Path:
     """Path of a text form; the inverse of `join_path`."""
     return () if text == ROOT_NAME else tuple(text.split(SEPARATOR))
+
+
+def path_of(
+    labels: Sequence[str], parent: Sequence[int] | NDArray[np.int32], node: int
+) -> tuple[str, ...]:
+    """Return the names from level 1 down to `node`; the root gives ``()``."""
+    names: list[str] = []
+    while node > 0:
+        names.append(labels[node])
+        node = int(parent[node])
+    return tuple(reversed(names))
 
 
 def name_problem(name: object) -> str | None:
@@ -101,94 +120,57 @@ def canonical_tree(
         Naming the node, when there is no root or more than one, a cycle, an impossible parent, a
         bad name, two siblings of one name, or nothing below the root.
     """
-    if len(labels) != len(parents):
+    n_nodes = len(labels)
+    if n_nodes != len(parents):
         raise ValueError(
-            f"A tree must have one parent per node (-1 for the root), got {len(labels):,} labels "
+            f"A tree must have one parent per node (-1 for the root), got {n_nodes:,} labels "
             f"and {len(parents):,} parents. Give both lists in the same length."
         )
-    if len(labels) > MAX_NODES:
+    if n_nodes > MAX_NODES:
         raise ValueError(
-            f"A tree must have at most {MAX_NODES:,} nodes, got {len(labels):,}. Check that the "
+            f"A tree must have at most {MAX_NODES:,} nodes, got {n_nodes:,}. Check that the "
             "source is a taxonomy of cell types, not a list of cells."
         )
+    children: list[list[int]] = [[] for _ in range(n_nodes + 1)]  # the last: those of none
     for node, parent in enumerate(parents):
-        if not -1 <= parent < len(labels):
+        if not -1 <= parent < n_nodes:
             raise ValueError(
-                f"Parents must be 0 to {len(labels) - 1}, or -1 for the root, got {parent} at node "
+                f"Parents must be 0 to {n_nodes - 1}, or -1 for the root, got {parent} at node "
                 f"{node} ({clipped(labels[node])}). Correct the parent of this node."
             )
-    order = _breadth_first(labels, parents, _only_root(labels, parents))
-    rank = np.empty(len(order), dtype=np.int32)
-    rank[order] = np.arange(len(order), dtype=np.int32)
-    parent_of = np.full(len(order), -1, dtype=np.int32)
-    parent_of[1:] = rank[np.asarray(parents, dtype=np.int64)[order[1:]]]
-    names = (ROOT_NAME, *(labels[node] for node in order[1:]))
-    _check_names(names, parent_of)
-    return tuple(map(str, names)), parent_of  # plain text, also of numpy strings
-
-
-def _only_root(labels: Sequence[str], parents: Sequence[int]) -> int:
-    roots = [node for node, parent in enumerate(parents) if parent == -1]
-    if len(roots) > 1:
+        children[parent].append(node)
+    order = children[-1].copy()
+    if len(order) > 1:
         raise ValueError(
             "A taxonomy must have exactly one node without a parent, got more than one root: "
-            f"{quoted(labels[node] for node in roots)}. Put these nodes under one common root."
+            f"{quoted(labels[node] for node in order)}. Put these nodes under one common root."
         )
-    if not roots:
-        cycle = f" ({_cycle(labels, parents, 0)})" if parents else ""
+    for node in order:  # the list grows while it is read: a queue without a queue
+        order.extend(children[node])
+    if len(order) < max(n_nodes, 1):
+        cycle = _cycle(labels, parents, set(range(n_nodes)).difference(order))
+        found = f"a cycle: {cycle}" if order else f"no root{f' ({cycle})' if cycle else ''}"
         raise ValueError(
-            f"A taxonomy must have exactly one node without a parent, got no root{cycle}. Give the "
-            "root the parent -1."
+            f"Every node of a taxonomy must lead up to one root, got {found}. Remove one of these "
+            "links, or give the root the parent -1."
         )
-    if len(parents) == 1:
+    if n_nodes == 1:
         raise ValueError(
             "A taxonomy must have at least one node below its root, got a root and nothing below "
             "it. Check that the labels are not all missing."
         )
-    return roots[0]
-
-
-def _breadth_first(labels: Sequence[str], parents: Sequence[int], root: int) -> list[int]:
-    children: list[list[int]] = [[] for _ in labels]
-    for node, parent in enumerate(parents):
-        if parent >= 0:
-            children[parent].append(node)
-    order = [root]
-    for node in order:  # the list grows while it is read: a queue without a queue
-        order.extend(children[node])
-    if len(order) < len(labels):
-        lost = next(iter(set(range(len(labels))).difference(order)))
-        raise ValueError(
-            "Every node of a taxonomy must lead up to the root, got a cycle: "
-            f"{_cycle(labels, parents, lost)}. Remove one of these links."
-        )
-    return order
-
-
-def _cycle(labels: Sequence[str], parents: Sequence[int], start: int) -> str:
-    seen: dict[int, None] = {}
-    node = start
-    while node not in seen:
-        seen[node] = None
-        node = parents[node]
-    members = list(seen)
-    loop = [*members[members.index(node) :], node][::-1]
-    shown = loop if len(loop) <= 8 else loop[:8]
-    tail = "" if len(loop) <= 8 else f" -> ... ({len(loop) - 1:,} nodes)"
-    return " -> ".join(clipped(labels[node]) for node in shown) + tail
-
-
-def _check_names(labels: Sequence[str], parent: NDArray[np.int32]) -> None:
+    rank = np.empty(n_nodes, dtype=np.int32)
+    rank[order] = np.arange(n_nodes, dtype=np.int32)
+    parent_of = np.full(n_nodes, -1, dtype=np.int32)
+    parent_of[1:] = rank[np.asarray(parents, dtype=np.int64)[order[1:]]]
+    names = [ROOT_NAME, *(labels[node] for node in order[1:])]
     seen: set[tuple[int, str]] = set()
-    for node, above in enumerate(parent.tolist()):
-        if node == 0:
-            continue
-        name = labels[node]
+    for name, above in zip(names[1:], parent_of[1:].tolist(), strict=True):
         problem = name_problem(name)
         if problem is None and above == 0 and name == ROOT_NAME:
             problem = "is the text that stands for the root itself"
         if problem is not None or (above, name) in seen:
-            path = path_of(labels, parent, above)
+            path = path_of(names, parent_of, above)
             where = clipped(join_path(path if len(path) <= 10 else (*path[:3], "...", *path[-3:])))
             found = f"two siblings named {clipped(name)} under {where}"
             if problem is not None:
@@ -198,21 +180,65 @@ def _check_names(labels: Sequence[str], parent: NDArray[np.int32]) -> None:
                 f"{found}. Rename this node."
             )
         seen.add((above, name))
+    return tuple(map(str, names)), parent_of  # plain text, also of numpy strings
 
 
-def path_of(
-    labels: Sequence[str], parent: Sequence[int] | NDArray[np.int32], node: int
-) -> tuple[str, ...]:
-    """Return the names from level 1 down to `node`; the root gives ``()``."""
-    names: list[str] = []
-    while node > 0:
-        names.append(labels[node])
-        node = int(parent[node])
-    return tuple(reversed(names))
+def _cycle(labels: Sequence[str], parents: Sequence[int], lost: set[int]) -> str:
+    """Show one cycle among nodes that do not lead up to a root; none gives no text."""
+    seen: list[int] = []
+    node = min(lost, default=-1)
+    known = set(seen)
+    while node >= 0 and node not in known:
+        seen.append(node)
+        known.add(node)
+        node = parents[node]
+    if not seen:
+        return ""
+    loop = [*seen[seen.index(node) :], node][::-1]
+    tail = "" if len(loop) <= 8 else f" -> ... ({len(loop) - 1:,} nodes)"
+    return " -> ".join(clipped(labels[node]) for node in loop[:8]) + tail
 
 
-def tree_from_paths(paths: Iterable[Sequence[str]]) -> NamesAndParents:
-    """Tree that holds these paths; parents that are not listed themselves are added."""
+def build(
+    cls: type[Taxonomy],
+    labels: Sequence[str],
+    parents: Sequence[int],
+    level_names: Sequence[str] | None = None,
+    synonyms: Synonyms = None,
+    root_name: str | None = None,
+) -> Taxonomy:
+    """Make a taxonomy of names and parents; a name of the root becomes a synonym of it."""
+    levels = tuple(level_names or ())
+    tree = cls(tuple(labels), np.asarray(parents, dtype=np.int32), level_names=levels)
+    if root_name not in (None, ROOT_NAME, *tree.labels[1:]):
+        tree = tree.with_annotations(synonyms={str(root_name): ()})
+    return tree.with_annotations(synonyms=synonyms) if synonyms else tree
+
+
+def from_paths(
+    cls: type[Taxonomy],
+    paths: Iterable[NodeName],
+    *,
+    level_names: Sequence[str] | None = None,
+    synonyms: Synonyms = None,
+) -> Taxonomy:
+    """Build the taxonomy that holds the given paths, as tuples or as text (``"T > CD4"``).
+
+    Parameters
+    ----------
+    paths
+        Paths of leaves or of any nodes; parents that are not listed are added.
+    level_names
+        One name per level.
+    synonyms
+        Other spellings and the nodes that they mean.
+
+    Examples
+    --------
+    >>> from hdeepinsight.taxonomy import Taxonomy
+    >>> Taxonomy.from_paths(["T > CD4", "T > CD8", "B"]).names
+    ((), ('T',), ('B',), ('T', 'CD4'), ('T', 'CD8'))
+    """
     labels, parents = [ROOT_NAME], [-1]
     known: dict[tuple[int, str], int] = {}
     for path in paths:
@@ -223,11 +249,42 @@ def tree_from_paths(paths: Iterable[Sequence[str]]) -> NamesAndParents:
                 labels.append(name)
                 parents.append(node)
             node = child
-    return labels, parents
+    return build(cls, labels, parents, level_names, synonyms)
 
 
-def tree_from_nested(nested: Any) -> NamesAndParents:
-    """Tree of dicts (name to children) and lists (names, or dicts of names with children)."""
+def from_nested(
+    cls: type[Taxonomy],
+    nested: Any,
+    *,
+    level_names: Sequence[str] | None = None,
+    synonyms: Synonyms = None,
+) -> Taxonomy:
+    """Build a taxonomy of nested dicts and lists.
+
+    Parameters
+    ----------
+    nested
+        A dict of names to children, or a list of names (or of such dicts). Children are again
+        dicts or lists; empty ones and None are leaves.
+    level_names
+        One name per level.
+    synonyms
+        Other spellings and the nodes that they mean.
+
+    Raises
+    ------
+    TypeError
+        When the children of a node are neither dict, list nor None.
+    ValueError
+        When an object contains itself, or names are invalid.
+
+    Examples
+    --------
+    >>> from hdeepinsight.taxonomy import Taxonomy
+    >>> tax = Taxonomy.from_nested({"T": {"CD4": ["naive", "memory"], "CD8": None}, "B": []})
+    >>> tax.n_leaves, tax.max_depth
+    (4, 3)
+    """
     labels, parents = [ROOT_NAME], [-1]
     open_objects: set[int] = set()
     stack: list[tuple[Any, int, bool]] = [(nested, 0, False)]
@@ -254,7 +311,7 @@ def tree_from_nested(nested: Any) -> NamesAndParents:
         parents.extend([parent] * len(pairs))
         below = [(kids, first + i, False) for i, (_, kids) in enumerate(pairs) if kids]
         stack.extend(reversed(below))
-    return labels, parents
+    return build(cls, labels, parents, level_names, synonyms)
 
 
 def _nested_pairs(item: Any, owner: str) -> list[tuple[Any, Any]]:
@@ -272,12 +329,49 @@ def _nested_pairs(item: Any, owner: str) -> list[tuple[Any, Any]]:
     return pairs
 
 
-def tree_from_edges(
-    edges: Iterable[tuple[str, str]], root: str | None
-) -> tuple[NamesAndParents, str | None]:
-    """Tree of (parent, child) pairs, and the name of its root if it has one.
+def from_edges(
+    cls: type[Taxonomy],
+    edges: Iterable[tuple[str, str]],
+    *,
+    root: str | None = None,
+    level_names: Sequence[str] | None = None,
+    synonyms: Synonyms = None,
+) -> Taxonomy:
+    """Build a taxonomy of (parent, child) pairs.
 
-    A name, or a text path, identifies a node.
+    Parameters
+    ----------
+    edges
+        Pairs of names. A name identifies its node; where types share a name, write them as
+        text paths, as `to_edges` does.
+    root
+        Name of the only node without a parent. With None, one such node is the root; several
+        are a forest of lineages and get a root above them. To keep a single top node as a type
+        of its own, link it to the reserved name ``"root"``.
+    level_names
+        One name per level.
+    synonyms
+        Other spellings and the nodes that they mean.
+
+    Raises
+    ------
+    ValueError
+        When a node has two parents, the edges form a cycle, or nodes other than `root` have no
+        parent.
+    TypeError
+        When an edge is not a pair of names.
+
+    Notes
+    -----
+    The root itself has no name in a taxonomy; the name that it has here becomes a synonym of
+    it, so that cells labelled with it count as "some type, which one is not known".
+
+    Examples
+    --------
+    >>> from hdeepinsight.taxonomy import Taxonomy
+    >>> tax = Taxonomy.from_edges([("cell", "B"), ("cell", "T"), ("T", "CD4"), ("T", "CD8")])
+    >>> tax.resolve("cell"), tax.path_name(4)
+    (0, 'T > CD8')
     """
     index: dict[str, int] = {}
     parents: list[int] = []
@@ -302,10 +396,11 @@ def tree_from_edges(
             "edges, or leave `root` out to put all of them under a root of their own."
         )
     labels = [split_path(name)[-1] if split_path(name) else ROOT_NAME for name in names]
+    root_name = tops[0] if tops else None
     if len(tops) > 1:
-        above = [0 if parent == -1 else parent + 1 for parent in parents]
-        return ([ROOT_NAME, *labels], [-1, *above]), None
-    return (labels, parents), (tops[0] if tops else None)
+        labels, root_name = [ROOT_NAME, *labels], None
+        parents = [-1, *(0 if parent == -1 else parent + 1 for parent in parents)]
+    return build(cls, labels, parents, level_names, synonyms, root_name)
 
 
 def _checked_edge(edge: Any) -> tuple[str, str]:

@@ -1,12 +1,14 @@
 """From label columns to nodes, and which labels mean "no label" or look alike."""
 
+from __future__ import annotations
+
 import difflib
 import unicodedata
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,8 +16,13 @@ from numpy.typing import NDArray
 
 from hdeepinsight._errors import missing_column
 from hdeepinsight._io import plain_form
-from hdeepinsight.taxonomy._structure import Path, clipped, quoted
-from hdeepinsight.taxonomy._tree import Tree
+from hdeepinsight.taxonomy._build import Synonyms, clipped, from_paths, quoted
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from mudata import MuData
+
+    from hdeepinsight.taxonomy._taxonomy import Taxonomy
 
 MISSING_LABELS = frozenset(
     {
@@ -133,7 +140,7 @@ the form of their letters, and count as different types. Rename them if they are
 
 
 def _is_unlabeled(
-    name: object, unlabeled: Unlabeled, is_name: Callable[[Any], bool] | None = None
+    name: object, unlabeled: Unlabeled, is_name: Callable[[Any], object] | None = None
 ) -> bool:
     """Return whether a label is declared to mean "no label", or is a word that does."""
     if unlabeled is None:
@@ -161,15 +168,29 @@ def distinct_labels(labels: Iterable[Any]) -> tuple[NDArray[np.int64], list[Any]
     Names stand in the order of the categories when the column is categorical, else in the order
     in which they occur.
     """
-    values = labels if isinstance(labels, pd.Series) else pd.Series(_as_column(labels))
+    values = as_series(labels)
     if isinstance(values.dtype, pd.CategoricalDtype):
         return values.cat.codes.to_numpy().astype(np.int64), list(values.cat.categories)
     codes, found = pd.factorize(values.astype(object))
     return codes.astype(np.int64), list(found)
 
 
+def as_series(labels: Iterable[Any]) -> pd.Series:
+    """Return labels as a column; a sequence keeps its tuples whole."""
+    if isinstance(labels, pd.Series):
+        return labels
+    if isinstance(labels, str):
+        raise TypeError(
+            f"labels must be a sequence of one label per cell, got one text {labels!r}. Use "
+            "`resolve` for a single name."
+        )
+    if isinstance(labels, (pd.Categorical, pd.Index, np.ndarray)):
+        return pd.Series(labels)
+    return pd.Series(list(labels), dtype=object)
+
+
 def factorize(
-    labels: Iterable[Any], unlabeled: Unlabeled, is_name: Callable[[Any], bool] | None = None
+    labels: Iterable[Any], unlabeled: Unlabeled, is_name: Callable[[Any], object] | None = None
 ) -> tuple[NDArray[np.int64], list[Any]]:
     """Codes and distinct names of a label column; missing and unlabelled ones have code -1.
 
@@ -177,9 +198,15 @@ def factorize(
     nothing depends on the order of the cells. Words of `MISSING_LABELS` are unlabelled too, except
     those that `is_name` says are names; with `unlabeled` None only missing values are.
     """
-    values = labels if isinstance(labels, pd.Series) else pd.Series(_as_column(labels))
+    values = as_series(labels)
     codes, names = distinct_labels(values)
-    _check_text(names, values.name)
+    if odd := [name for name in names if not isinstance(name, (str, tuple))]:
+        where = "" if values.name is None else f" in column {values.name!r}"
+        raise TypeError(
+            f"Labels must be text, got {type(odd[0]).__name__}{where}: {odd[:5]}. If they are the "
+            'right column, convert them by `.map(str, na_action="ignore")`, which keeps missing '
+            "values missing."
+        )
     used = np.flatnonzero(np.bincount(codes[codes >= 0], minlength=len(names))).tolist()
     keep = [i for i in used if not _is_unlabeled(names[i], unlabeled, is_name)]
     if not isinstance(values.dtype, pd.CategoricalDtype):
@@ -187,31 +214,6 @@ def factorize(
     new = np.full(len(names) + 1, -1, dtype=np.int64)  # the last entry serves code -1
     new[keep] = np.arange(len(keep))
     return new[codes], [names[i] for i in keep]
-
-
-def _as_column(labels: Iterable[Any]) -> Any:
-    if isinstance(labels, str):
-        raise TypeError(
-            f"labels must be a sequence of one label per cell, got one text {labels!r}. Use "
-            "`resolve` for a single name."
-        )
-    if isinstance(labels, (pd.Categorical, pd.Index, np.ndarray)):
-        return labels
-    listed = list(labels)
-    column = np.empty(len(listed), dtype=object)
-    for i, label in enumerate(listed):  # one by one, which keeps tuples whole
-        column[i] = label
-    return column
-
-
-def _check_text(names: list[Any], column: Any) -> None:
-    if odd := [name for name in names if not isinstance(name, (str, tuple))]:
-        where = "" if column is None else f" in column {column!r}"
-        raise TypeError(
-            f"Labels must be text, got {type(odd[0]).__name__}{where}: {odd[:5]}. If they are the "
-            'right column, convert them by `.map(str, na_action="ignore")`, which keeps missing '
-            "values missing."
-        )
 
 
 def as_set(unlabeled: Unlabeled) -> set[str]:
@@ -222,19 +224,55 @@ def as_set(unlabeled: Unlabeled) -> set[str]:
 
 
 def encode(
-    tree: Tree, labels: Iterable[Any], level: int | str | None, unlabeled: Unlabeled
+    self: Taxonomy,
+    labels: Iterable[Any],
+    level: int | str | None = None,
+    *,
+    unlabeled: Unlabeled = "Unknown",
 ) -> NDArray[np.int64]:
-    """Look up the node of every label; see `Taxonomy.encode`."""
-    codes, names = factorize(labels, unlabeled, tree._is_name)
+    """Return the node of every label; missing and unlabelled ones give 0, the root.
+
+    Parameters
+    ----------
+    labels
+        Labels, shape ``(n_cells,)``: names, synonyms or paths as in `resolve`, at any depth.
+        Missing values (NaN, None, ``pandas.NA``) are allowed.
+    level
+        Only accept nodes at this level (a level name, or a depth).
+    unlabeled
+        Label, or labels, that mean "not labelled". Words of `MISSING_LABELS` ("nan", "NA",
+        "unassigned", ...) mean it too, unless they are names of this taxonomy; with None only
+        missing values do.
+
+    Returns
+    -------
+    numpy.ndarray
+        Node indices, int64, shape ``(n_cells,)``.
+
+    Raises
+    ------
+    ValueError
+        When labels do not resolve; all of them are listed, with their counts.
+    TypeError
+        When labels are not text.
+
+    Examples
+    --------
+    >>> from hdeepinsight.taxonomy import Taxonomy
+    >>> tax = Taxonomy.from_nested({"B": ["naive", "memory"], "T": []})
+    >>> tax.encode(["memory", None, "T", "Unknown", "B"])
+    array([4, 0, 2, 0, 1])
+    """
+    codes, names = factorize(labels, unlabeled, self._candidates)
     nodes = np.zeros(len(names) + 1, dtype=np.int64)  # the last entry serves code -1
     problems: dict[int, str] = {}
-    depth = None if level is None else tree.level_depth(level)
+    depth = None if level is None else self.level_depth(level)
     for code, name in enumerate(names):
-        if len(problems) >= _LISTED and not tree._candidates(name, depth):
+        if len(problems) >= _LISTED and not self._candidates(name, depth):
             problems[code] = "unknown"  # not listed, so not worth the search for close names
             continue
         try:
-            nodes[code] = tree.resolve(name, level)
+            nodes[code] = self.resolve(name, level)
         except ValueError as error:
             problems[code] = str(error)
     if problems:
@@ -253,10 +291,46 @@ def encode(
     return nodes[codes]
 
 
-def encode_levels(tree: Tree, frame: pd.DataFrame, unlabeled: Unlabeled) -> NDArray[np.int64]:
-    """Look up the node of every row of a table; see `Taxonomy.encode_levels`."""
-    levels = _column_levels(tree, list(frame.columns))
-    columns = [factorize(frame[column], unlabeled, tree._is_name) for column in frame.columns]
+def encode_levels(
+    self: Taxonomy, frame: pd.DataFrame, *, unlabeled: Unlabeled = "Unknown"
+) -> NDArray[np.int64]:
+    """Return the node of every row of a table with a column per level; the deepest label wins.
+
+    Parameters
+    ----------
+    frame
+        Labels, shape ``(n_cells, n_columns)``, coarse to fine. Columns that are all named like
+        levels of the taxonomy are those levels; otherwise column ``i`` is level ``i + 1``.
+        Missing values are allowed in any column. A column that repeats the label of its parent
+        stays at the parent when that has no child of this name.
+    unlabeled
+        Label, or labels, that mean "not labelled". Words of `MISSING_LABELS` ("nan", "NA",
+        "unassigned", ...) mean it too, unless they are names of this taxonomy; with None only
+        missing values do.
+
+    Returns
+    -------
+    numpy.ndarray
+        Node indices, int64, shape ``(n_cells,)``; 0 where a row has no label.
+
+    Raises
+    ------
+    ValueError
+        When the columns of a row do not agree as one path, or hold labels that the taxonomy
+        does not have at that level; all such rows are summed up with their counts.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from hdeepinsight.taxonomy import Taxonomy
+    >>> tax = Taxonomy.from_nested({"B": ["naive", "memory"], "T": ["naive"]})
+    >>> tax.encode_levels(
+    ...     pd.DataFrame({"lineage": ["T", "B", None], "type": ["naive", None, "memory"]})
+    ... )
+    array([5, 1, 4])
+    """
+    levels = _column_levels(self, list(frame.columns))
+    columns = [factorize(frame[column], unlabeled, self._candidates) for column in frame.columns]
     codes = np.stack([column for column, _ in columns], axis=1)
     rows, inverse, counts = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
     nodes = np.zeros(len(rows), dtype=np.int64)
@@ -264,7 +338,7 @@ def encode_levels(tree: Tree, frame: pd.DataFrame, unlabeled: Unlabeled) -> NDAr
     for i, row in enumerate(rows.tolist()):
         given = [(columns[j][1][code], levels[j]) for j, code in enumerate(row) if code >= 0]
         try:
-            nodes[i] = _descend(tree, given)
+            nodes[i] = _descend(self, given)
         except ValueError as error:
             if len(problems) == _LISTED:
                 problems.append("- and more")
@@ -279,7 +353,7 @@ def encode_levels(tree: Tree, frame: pd.DataFrame, unlabeled: Unlabeled) -> NDAr
     return nodes[inverse.reshape(-1)]
 
 
-def _column_levels(tree: Tree, names: list[Any]) -> list[int]:
+def _column_levels(tree: Taxonomy, names: list[Any]) -> list[int]:
     if not names or len(names) > tree.max_depth or len(set(names)) < len(names):
         raise ValueError(
             f"There must be 1 to {tree.max_depth} distinct columns, one per level "
@@ -296,7 +370,7 @@ def _column_levels(tree: Tree, names: list[Any]) -> list[int]:
     return levels
 
 
-def _descend(tree: Tree, given: list[tuple[Any, int]]) -> int:
+def _descend(tree: Taxonomy, given: list[tuple[Any, int]]) -> int:
     """Follow the labels of one cell, each with its level, from the root down."""
     node = 0
 
@@ -305,7 +379,9 @@ def _descend(tree: Tree, given: list[tuple[Any, int]]) -> int:
 
     for name, level in given:
         # A synonym or a level-1 path may hide a bare name that fits under this parent.
-        below = under(tree._candidates(name, level)) or under(tree._named(name, level))
+        below = under(tree._candidates(name, level)) or under(
+            tree._candidates(name, level, bare=True)
+        )
         if not below and node in tree._candidates(name, None):
             continue  # a shallow leaf whose finer columns repeat its name
         if not below:
@@ -319,8 +395,68 @@ def _descend(tree: Tree, given: list[tuple[Any, int]]) -> int:
     return node
 
 
-def paths_from_obs(data: Any, keys: Sequence[str], unlabeled: Unlabeled) -> list[Path]:
-    """Collect the label paths in columns from coarse to fine; missing labels end a path."""
+def from_obs(
+    cls: type[Taxonomy],
+    data: AnnData | MuData | pd.DataFrame,
+    keys: str | Sequence[str],
+    *,
+    unlabeled: Unlabeled = "Unknown",
+    synonyms: Synonyms = None,
+) -> Taxonomy:
+    """Build the taxonomy of the labels found in columns from coarse to fine.
+
+    Parameters
+    ----------
+    data
+        A DataFrame with a row per cell, or an object with one as ``.obs``. It is only read.
+    keys
+        Label columns from coarse to fine; they become `level_names`. Where a finer column is
+        missing or unlabelled, the cell is labelled at an inner node (mixed depth).
+    unlabeled
+        Label, or labels, that mean "not labelled". Words of `MISSING_LABELS` ("nan", "NA",
+        "unassigned", ...) mean it too and do not become types; with None only missing values
+        do. `check_labels` warns of such words, and of labels that look alike.
+    synonyms
+        Other spellings and the nodes that they mean.
+
+    Returns
+    -------
+    Taxonomy
+        Siblings are in the order of the categories of a categorical column, else sorted; the
+        order of the cells does not matter.
+
+    Raises
+    ------
+    KeyError
+        When a column is absent.
+    ValueError
+        When no cell is labelled, a cell has a finer label without the coarser one, or the
+        columns go from fine to coarse.
+    TypeError
+        When labels are not text.
+
+    Notes
+    -----
+    One fine label under two coarse ones makes two nodes, because a node is its path
+    (``"B > naive"`` and ``"T > naive"``). Such a name is ambiguous on its own: `resolve` and
+    `encode` then ask for the path, and `encode_levels` reads it off the columns. Print the
+    taxonomy with counts to see whether a few mislabelled cells have made a node of their own.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from hdeepinsight.taxonomy import Taxonomy
+    >>> obs = pd.DataFrame(
+    ...     {"lineage": ["T", "B", "T", "T"], "type": ["CD8", "Unknown", "CD4", None]}
+    ... )
+    >>> print(Taxonomy.from_obs(obs, ["lineage", "type"]))
+    root
+    ├── B
+    └── T
+        ├── CD4
+        └── CD8
+    """
+    keys = [keys] if isinstance(keys, str) else list(keys)
     frame = getattr(data, "obs", data)
     if not isinstance(frame, pd.DataFrame):
         raise TypeError(
@@ -340,21 +476,6 @@ def paths_from_obs(data: Any, keys: Sequence[str], unlabeled: Unlabeled) -> list
     columns = [factorize(frame[key], unlabeled) for key in keys]
     codes = np.stack([column for column, _ in columns], axis=1)
     rows, counts = np.unique(codes, axis=0, return_counts=True)
-    _check_order(rows, counts, keys)
-    paths = [
-        tuple(columns[level][1][code] for level, code in enumerate(row) if code >= 0)
-        for row in rows.tolist()
-    ]
-    if not any(paths):
-        raise ValueError(
-            f"At least one cell must have a label in {list(keys)}, got all {len(frame):,} cells "
-            "missing or unlabelled. Check the column names and `unlabeled`."
-        )
-    return paths
-
-
-def _check_order(rows: NDArray[np.int64], counts: NDArray[np.int64], keys: Sequence[str]) -> None:
-    """Refuse a finer label without a coarser one, and columns that go from fine to coarse."""
     gap = ((rows[:, :-1] < 0) & (rows[:, 1:] >= 0)).any(axis=1)
     if gap.any():
         raise ValueError(
@@ -371,10 +492,20 @@ def _check_order(rows: NDArray[np.int64], counts: NDArray[np.int64], keys: Seque
                 f"{n_coarse} labels lies in one of the {n_fine} labels in {clipped(fine)}: it is "
                 "the finer column. Reverse their order."
             )
+    paths = [
+        tuple(columns[level][1][code] for level, code in enumerate(row) if code >= 0)
+        for row in rows.tolist()
+    ]
+    if not any(paths):
+        raise ValueError(
+            f"At least one cell must have a label in {list(keys)}, got all {len(frame):,} cells "
+            "missing or unlabelled. Check the column names and `unlabeled`."
+        )
+    return from_paths(cls, paths, level_names=keys[: max(map(len, paths))], synonyms=synonyms)
 
 
 def column_nodes(
-    taxonomy: Tree,
+    taxonomy: Taxonomy,
     obs: pd.DataFrame,
     keys: str | Sequence[str],
     *,
@@ -420,33 +551,34 @@ def column_nodes(
     ['CD8 T', 'T', 'root', 'root']
     """
     keys = [keys] if isinstance(keys, str) else list(keys)
-    if ignore_unknown:
-        nodes = np.zeros(len(obs), dtype=np.int64)
-        for key in keys:
-            labels = obs[key].astype(object)
-            names = labels.unique()
-            known = {name: _known_node(taxonomy, name, key, unlabeled) for name in names}
-            found = labels.map(known).to_numpy(dtype=np.int64)
-            nodes = np.where(found > 0, found, nodes)
-        return nodes
-    if len(keys) > 1:
-        return encode_levels(taxonomy, obs[keys], unlabeled)
-    labels = obs[keys[0]]
-    if keys[0] not in taxonomy.level_names:
-        return encode(taxonomy, labels, None, unlabeled)
-    depth = taxonomy.level_depth(keys[0])
-    names = [taxonomy.label(int(node)) for node in np.flatnonzero(taxonomy.depth == depth)]
-    here = labels.isin(names).to_numpy()
-    nodes = encode(taxonomy, labels.astype(object).where(~here, None), None, unlabeled)
-    nodes[here] = encode(taxonomy, labels[here], depth, unlabeled)
+    if len(keys) > 1 and not ignore_unknown:
+        return taxonomy.encode_levels(obs[keys], unlabeled=unlabeled)
+    nodes = np.zeros(len(obs), dtype=np.int64)
+    for key in keys:
+        labels = obs[key].astype(object)
+        depths = [taxonomy.level_depth(key)] if key in taxonomy.level_names else []
+        known = {
+            name: _known_node(taxonomy, name, [*depths, None], unlabeled)
+            for name in labels.unique()
+        }
+        found = labels.map(known).to_numpy(dtype=np.int64)
+        nodes = np.where(found > 0, found, nodes)
+    if not ignore_unknown:  # what is no name and does not mean "no label" is refused
+        taxonomy.encode(obs[keys[0]][nodes == 0], unlabeled=unlabeled)
     return nodes
 
 
-def _known_node(taxonomy: Tree, label: object, key: str, unlabeled: str) -> int:
-    """Return the node of a label, at its column's level first; 0 if the taxonomy has none."""
-    for level in (key, None) if key in taxonomy.level_names else (None,):
-        try:
-            return int(encode(taxonomy, [label], level, unlabeled)[0])
-        except (ValueError, TypeError):
-            continue
+def _known_node(
+    taxonomy: Taxonomy, label: Any, depths: list[int | None], unlabeled: Unlabeled
+) -> int:
+    """Return the node of a label, at the first depth that has one; 0 if there is none."""
+    named = isinstance(label, (str, tuple))
+    if not named or _is_unlabeled(label, unlabeled, taxonomy._candidates):
+        return 0
+    for depth in depths:
+        if taxonomy._candidates(label, depth):
+            try:
+                return taxonomy.resolve(label, depth)
+            except ValueError:  # on several branches
+                continue
     return 0

@@ -8,32 +8,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 import anndata as ad
 import h5py
 import numpy as np
 import pandas as pd
 
-from hdeepinsight.data._errors import InputError
-from hdeepinsight.data._files import (
-    FORMATS,
-    Opener,
-    check_parts,
-    group_opener,
-    in_words,
-    read_whole,
-)
+from hdeepinsight.data._errors import ARGUMENTS, InputError
+from hdeepinsight.data._files import FORMATS, Opener, encoding_of, in_words, open_file
 from hdeepinsight.data._matrix import RowMatrix, wrap
 from hdeepinsight.data._names import find_genes, named_by_column
 
 DataLike: TypeAlias = "ad.AnnData | str | Path | Store"
-
-#: Arguments that an error may advise, under the names that they have where it is raised. A caller
-#: that takes fewer of them, or by other names, passes its own.
-ARGUMENTS: Final[Mapping[str, str]] = {
-    name: name for name in ("layer", "use_raw", "scale", "fold_case")
-}
 
 
 @dataclass(frozen=True)
@@ -88,8 +75,8 @@ class Store:
     log_base: float | None = None
     notes: tuple[str, ...] = ()
     genes_only: bool = True
-    _opened: dict[str, RowMatrix] = field(default_factory=dict, init=False, repr=False)
-    _genes: dict[bool, Any] = field(default_factory=dict, init=False, repr=False)
+    #: What was found out so far, by what it is about.
+    known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     def matrix(
         self, layer: str | None, use_raw: bool, *, arguments: Mapping[str, str] = ARGUMENTS
@@ -112,8 +99,6 @@ class Store:
         name = slot_name(layer, use_raw)
         if layer == "X" and name not in self.slots:
             name = "X"
-        if name in self._opened:
-            return self._opened[name]
         if name not in self.slots:
             ways = [f"`{arguments['layer']}=` (None means X)"] if "layer" in arguments else []
             ways += [f"`{arguments['use_raw']}=True`"] if "use_raw" in arguments else []
@@ -122,21 +107,25 @@ class Store:
                 f"It holds: {', '.join(self.slots) or 'no matrix at all'}.",
                 f"Name one of them with {' or '.join(ways)}." if ways else "Pass it as X.",
             )
-        matrix = self.slots[name]()
-        raw = use_raw and self.raw_var is not None
-        shape = len(self.obs), len(self.raw_var if raw else self.var)  # type: ignore[arg-type]
-        if matrix.shape != shape or matrix.dtype.kind not in "biuf":
-            raise InputError(
-                f"{name} is {matrix.shape[0]:,} × {matrix.shape[1]:,} of {matrix.dtype}, beside "
-                f"{shape[0]:,} cells and {shape[1]:,} genes.",
-                "Valid are numbers, one row per cell and one column per gene.",
-                "Write the file again from its source.",
-            )
-        is_gene = self._described(use_raw)[2]
-        if not is_gene.all():
-            matrix = matrix.keep(np.flatnonzero(is_gene))
-        self._opened[name] = matrix
-        return matrix
+        return self.at(name)
+
+    def at(self, slot: str) -> RowMatrix:
+        """Open the genes of the matrix of a name in ``slots``, the same whenever asked."""
+        if slot not in self.known:
+            matrix = self.slots[slot]()
+            var = self.var if slot != ".raw" or self.raw_var is None else self.raw_var
+            shape = len(self.obs), len(var)
+            if matrix.shape != shape or matrix.dtype.kind not in "biuf":
+                raise InputError(
+                    f"{slot} is {matrix.shape[0]:,} × {matrix.shape[1]:,} of {matrix.dtype}, "
+                    f"beside {shape[0]:,} cells and {shape[1]:,} genes.",
+                    "Valid are numbers, one row per cell and one column per gene.",
+                    "Write the file again from its source.",
+                )
+            is_gene = self._described(slot == ".raw")[2]
+            self.known[slot] = matrix if is_gene.all() else matrix.keep(np.flatnonzero(is_gene))
+        found: RowMatrix = self.known[slot]
+        return found
 
     def genes(self, use_raw: bool) -> pd.DataFrame:
         """Return the annotation of the genes of the chosen matrix, under their names.
@@ -160,9 +149,9 @@ class Store:
         return said
 
     def _described(self, use_raw: bool) -> Any:
-        use_raw = use_raw and self.raw_var is not None
-        if use_raw not in self._genes:
-            var: pd.DataFrame = self.raw_var if use_raw else self.var
+        var = self.raw_var if use_raw else None
+        use_raw, var = var is not None, self.var if var is None else var
+        if use_raw not in self.known:
             if use_raw:  # the column says what was taken out of X
                 var = var.drop(columns="feature_is_filtered", errors="ignore")
             var, named = named_by_column(var)
@@ -174,8 +163,8 @@ class Store:
                     "Pass the RNA, or correct what var says of its columns.",
                 )
             table = var if is_gene.all() else var[is_gene]
-            self._genes[use_raw] = table, (*named, *said), is_gene
-        return self._genes[use_raw]
+            self.known[use_raw] = table, (*named, *said), is_gene
+        return self.known[use_raw]
 
 
 def slot_name(layer: str | None, use_raw: bool = False) -> str:
@@ -235,7 +224,11 @@ def open_store(data: DataLike, *, genes_only: bool = True) -> Store:
     if isinstance(data, ad.AnnData):
         return _from_anndata(data, genes_only)
     if isinstance(data, str | Path):
-        return _from_path(Path(data), genes_only)
+        path, found = Path(data), open_file(Path(data))
+        if isinstance(found, tuple):
+            return _from_anndata(found[0], genes_only, found[1])
+        with found() as root, in_words(path):
+            return _from_group(root, path, found, genes_only)
     how = "Pass anndata.AnnData(X) with var_names set to its genes."
     is_matrix = getattr(data, "ndim", 0) == 2
     raise InputError(
@@ -268,14 +261,16 @@ def read_anndata(path: str | Path) -> ad.AnnData:
     ...     read_anndata(path).X.toarray().tolist()
     [[3.0, 0.0], [0.0, 1.0]]
     """
-    opener = group_opener(Path(path))
-    if opener is not None:
-        with opener() as root, in_words(Path(path)):
-            check_parts(root, Path(path))
-    return read_whole(Path(path))[0]
+    found: Any = open_file(Path(path), whole=True)
+    adata: ad.AnnData = found[0]
+    return adata
 
 
 def _from_anndata(adata: ad.AnnData, genes_only: bool, notes: tuple[str, ...] = ()) -> Store:
+    def frame(table: Any) -> pd.DataFrame:  # which may be extended without touching the user's one
+        table = table.to_memory() if hasattr(table, "to_memory") else table
+        return table.copy(deep=False)
+
     raw = adata.raw
     slots: dict[str, Callable[[], RowMatrix]] = {}
     if adata.X is not None:
@@ -287,9 +282,9 @@ def _from_anndata(adata: ad.AnnData, genes_only: bool, notes: tuple[str, ...] = 
         slots[".raw"] = lambda: wrap(raw.X)
     logged: Any = adata.uns.get("log1p")
     return Store(
-        obs=_frame(adata.obs),
-        var=_frame(adata.var),
-        raw_var=None if raw is None else _frame(raw.var),
+        obs=frame(adata.obs),
+        var=frame(adata.var),
+        raw_var=None if raw is None else frame(raw.var),
         slots=slots,
         obsm={name: partial(adata.obsm.__getitem__, name) for name in adata.obsm},
         whole=adata.to_memory if adata.isbacked else lambda: adata,
@@ -309,73 +304,11 @@ def _as_base(value: Any) -> float | None:
     return base if np.isfinite(base) and base > 1 else None
 
 
-def _frame(table: Any) -> pd.DataFrame:
-    """Return a table that the caller may extend without touching the user's one."""
-    table = table.to_memory() if hasattr(table, "to_memory") else table
-    return table.copy(deep=False)
-
-
-def _from_path(path: Path, genes_only: bool) -> Store:
-    opener = group_opener(path)
-    if opener is not None:
-        with opener() as root, in_words(path):
-            check_parts(root, path)
-            if _is_usual(root):
-                return _from_group(root, path, opener, genes_only)
-    adata, notes = read_whole(path)
-    return _from_anndata(adata, genes_only, notes)
-
-
-def _is_usual(root: Any) -> bool:
-    """Tell whether all that is read here is encoded as releases of today do."""
-    raw, layers = root.get("raw"), root.get("layers")
-    tables = [root.get("obs"), root.get("var")]
-    matrices = [root[name] for name in ("X",) if name in root]
-    matrices += list(layers.values()) if hasattr(layers, "values") else []
-    if hasattr(raw, "keys"):
-        tables.append(raw.get("var"))
-        matrices.append(raw.get("X"))
-    return (
-        "raw.X" not in root
-        and all(_kind(table) == "dataframe" for table in tables)
-        and all(_kind(m) in ("array", "csr_matrix", "csc_matrix", "null") for m in matrices)
-    )
-
-
-def _kind(found: Any) -> str:
-    """Return the encoding of a part of a file; plain arrays of numbers have none."""
-    kind = str(found.attrs.get("encoding-type", "")) if hasattr(found, "attrs") else ""
-    is_array = getattr(found, "shape", None) is not None and len(found.shape) == 2
-    return "array" if is_array and kind in ("", "array") and found.dtype.names is None else kind
-
-
-def _from_group(root: Any, path: Path, opener: Opener, genes_only: bool) -> Store:
-    at = {"X": "X"} | {slot_name(name): f"layers/{name}" for name in root.get("layers", ())}
-    at |= {".raw": "raw/X"} if hasattr(root.get("raw"), "keys") else {}
-    at = {slot: name for slot, name in at.items() if name in root and _kind(root[name]) != "null"}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of names that are turned into text, or repeat
-        table = ad.AnnData(obs=ad.io.read_elem(root["obs"]), var=ad.io.read_elem(root["var"]))
-        raw_var = None
-        if ".raw" in at:
-            raw_var = ad.AnnData(var=ad.io.read_elem(root["raw/var"])).var
-    base, uns = root.get("uns/log1p/base"), root.get("uns")
-    return Store(
-        obs=table.obs,
-        var=table.var,
-        raw_var=raw_var,
-        slots={slot: partial(_lazy, path, opener, name) for slot, name in at.items()},
-        obsm={name: partial(_read, path, opener, f"obsm/{name}") for name in root.get("obsm", ())},
-        whole=lambda: read_whole(path)[0],
-        uns=tuple(uns) if hasattr(uns, "keys") else (),
-        log_base=None if base is None else _as_base(ad.io.read_elem(base)),
-        genes_only=genes_only,
-    )
-
-
-def _read(path: Path, opener: Opener, at: str) -> Any:
+@contextmanager
+def _matrix_at(path: Path, opener: Opener, at: str) -> Iterator[Any]:
     with opener() as root, in_words(path):
-        return ad.io.read_elem(root[at])
+        is_array = isinstance(root[at], h5py.Dataset) or hasattr(root[at], "shape")
+        yield root[at] if is_array else ad.io.sparse_dataset(root[at])
 
 
 def _lazy(path: Path, opener: Opener, at: str) -> RowMatrix:
@@ -384,12 +317,29 @@ def _lazy(path: Path, opener: Opener, at: str) -> RowMatrix:
         return wrap(matrix, again)
 
 
-@contextmanager
-def _matrix_at(path: Path, opener: Opener, at: str) -> Iterator[Any]:
+def _read(path: Path, opener: Opener, at: str) -> Any:
     with opener() as root, in_words(path):
-        found = root[at]
-        yield (
-            found
-            if isinstance(found, h5py.Dataset) or hasattr(found, "shape")
-            else (ad.io.sparse_dataset(found))
-        )
+        return ad.io.read_elem(root[at])
+
+
+def _from_group(root: Any, path: Path, opener: Opener, genes_only: bool) -> Store:
+    at = {"X": "X"} | {slot_name(name): f"layers/{name}" for name in root.get("layers", ())}
+    at |= {".raw": "raw/X"} if hasattr(root.get("raw"), "keys") else {}
+    at = {s: name for s, name in at.items() if name in root and encoding_of(root[name]) != "null"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names that are turned into text, or repeat
+        table = ad.AnnData(obs=ad.io.read_elem(root["obs"]), var=ad.io.read_elem(root["var"]))
+        has_raw = ".raw" in at
+        raw_var = ad.AnnData(var=ad.io.read_elem(root["raw/var"])).var if has_raw else None
+    base, uns = root.get("uns/log1p/base"), root.get("uns")
+    return Store(
+        obs=table.obs,
+        var=table.var,
+        raw_var=raw_var,
+        slots={slot: partial(_lazy, path, opener, name) for slot, name in at.items()},
+        obsm={name: partial(_read, path, opener, f"obsm/{name}") for name in root.get("obsm", ())},
+        whole=partial(read_anndata, path),
+        uns=tuple(uns) if hasattr(uns, "keys") else (),
+        log_base=None if base is None else _as_base(ad.io.read_elem(base)),
+        genes_only=genes_only,
+    )
