@@ -390,7 +390,7 @@ class _Run:
         with use_adapters(self.module, batch, replay=True):
             conditional = self.augmented_log_probs(cells, self.module.masking)
             nodes = torch.as_tensor(cells.nodes, device=self.measured.device)
-            torch.autograd.backward(self.module.objective(conditional, nodes).total)
+            torch.autograd.backward(self.module.objective(conditional, nodes))
 
     def augmented_log_probs(self, cells: QueryCells, masking: GeneMasking) -> Tensor:
         """Return conditional log-probabilities of thinned cells with hidden genes."""

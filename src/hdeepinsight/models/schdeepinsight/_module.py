@@ -266,8 +266,8 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
     ) -> LossOutput:
         """Adaptive hierarchical focal loss of a mini-batch."""
         nodes = tensors[REGISTRY_KEYS.LABELS_KEY]
-        total, _ = self.objective(generative_outputs["conditional"], nodes)
-        return LossOutput(loss=total, n_obs_minibatch=len(nodes))
+        loss = self.objective(generative_outputs["conditional"], nodes)
+        return LossOutput(loss=loss, n_obs_minibatch=len(nodes))
 
     def sample(self, *args: Any, **kwargs: Any) -> None:
         """Not available: the model classifies, it does not generate."""
