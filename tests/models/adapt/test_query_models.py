@@ -145,7 +145,7 @@ def test_labels_take_part_where_they_are_named(
     labels[1::7] = None
     query.obs["seen"] = labels
     mapped = adapt(query, {"max_steps": 200}, labels_key="seen")
-    unlabelled = adapt(query, {"max_steps": 200})
+    unlabelled = adapt(query, {"max_steps": 40})
     known = np.isin(labels.astype(str), list(wrong))
     n_ignored = len(labels[::7]) + len(labels[1::7])
     assert mapped.adaptation.n_labeled == len(labels) - n_ignored
