@@ -617,7 +617,10 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             runner = TrainRunner(self, plan, loaders, **options)
             self.module.train()
             runner()
-            training.check_trained(runner.trainer, self.module)
+            if not runner.trainer.global_step:
+                msg = "The training took no step, so nothing was learned. Raise max_epochs, or omit"
+                raise ValueError(f"{msg} settings of the trainer that end it at once.")
+            training.check_finite(self.module)
         self.recipe_ = {
             "n_cells": n_train + n_val,
             "n_held_out": n_val,

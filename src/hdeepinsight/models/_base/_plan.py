@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from hdeepinsight._errors import check_number, invalid
 from hdeepinsight.annotation import level_metrics
+from hdeepinsight.models._base._training import check_finite
 
 if TYPE_CHECKING:
     from scvi.module.base import BaseModuleClass
@@ -151,6 +152,7 @@ class HierarchicalPlan(OneCyclePlan):
 
     def on_validation_epoch_end(self) -> None:
         """Log the loss and every level's metrics, and adapt the weights of the levels."""
+        check_finite(self.module)
         conditional, nodes = (torch.cat(parts) for parts in zip(*self._held_out, strict=True))
         self._held_out.clear()
         if distributed.is_available() and distributed.is_initialized():

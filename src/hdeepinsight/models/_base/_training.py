@@ -117,11 +117,8 @@ def check_names(given: Mapping[str, Any]) -> None:
         )
 
 
-def check_trained(trainer: pl.Trainer, module: torch.nn.Module) -> None:
-    """Raise ``ValueError`` after a training that took no step, or that diverged."""
-    if not trainer.global_step:
-        msg = "The training took no step, so nothing was learned. Raise max_epochs, or omit"
-        raise ValueError(f"{msg} settings of the trainer that end it at once.")
+def check_finite(module: torch.nn.Module) -> None:
+    """Raise ``ValueError`` for weights of a training that diverged."""
     if not all(torch.isfinite(parameter).all() for parameter in module.parameters()):
         msg = "The training diverged: weights are NaN or infinite. Pass a smaller learning rate:"
         raise ValueError(f"{msg} plan_kwargs={{'lr': ...}}.")
