@@ -491,8 +491,19 @@ def marker_opinion(
 
     Returns
     -------
-    From counts in the genes of the model to node probabilities. ``None`` where
-    there are too few markers.
+    From counts in the genes of the model to node probabilities; ``None`` where there are too few
+    markers.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> import numpy as np
+    >>> from hdeepinsight.annotation import marker_opinion
+    >>> model = hdi.hub.pull("pbmc")
+    >>> every = np.ones(len(model.genes), dtype=bool)
+    >>> opinion = marker_opinion(model.profiles_, model.taxonomy, every)
+    >>> opinion(model.bank_.counts[:3]).shape == (3, model.taxonomy.n_nodes)
+    True
     """
     if profiles is None:
         return None

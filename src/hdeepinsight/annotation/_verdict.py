@@ -200,6 +200,22 @@ def judgement(
     -------
     ``obs_names``, ``input_report``, ``gene_report``, ``verdict``, ``novelty``, ``supported_depth``
     and ``stop_reasons``.
+
+    Examples
+    --------
+    Of a model without held-out cells, nothing is known of how a query fits:
+
+    >>> import warnings
+    >>> import hdeepinsight as hdi
+    >>> import numpy as np
+    >>> from hdeepinsight.annotation import judgement
+    >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+    >>> model, query = hdi.hub.pull("pbmc"), hdi.datasets.demo().query
+    >>> table, seen = np.ones((query.n_obs, model.taxonomy.n_nodes)), np.ones(query.n_obs, bool)
+    >>> options = {"taxonomy": model.taxonomy, "opened": model.open(query), "seen": seen}
+    >>> found = judgement(None, {}, table, **options)
+    >>> found["verdict"].light, found["novelty"]
+    ('yellow', None)
     """
     figures: dict[str, float] = {}
     findings: tuple[str, ...] = ()
