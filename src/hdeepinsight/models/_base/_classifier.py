@@ -753,8 +753,8 @@ class HierarchicalClassifierMixin(_Base):
             A trained model, or the folder of a saved one.
         reference
             The labelled cells that the model was trained on, with the label columns that it was
-            registered with. Optional: with them the adapter is kept honest by replaying them with
-            the genes that the query has.
+            registered with. Needed for a model that was saved without the mean profiles of its
+            reference, which are then made of these.
         labels_key
             Column, or columns from coarse to fine, with the labels of those query cells that have
             one. Labels that the taxonomy does not know are ignored. By default no label is read,
@@ -835,7 +835,6 @@ class HierarchicalClassifierMixin(_Base):
         rows = draw_evenly(batch, settings.max_cells, rng, first=query.nodes > 0)
         measured = torch.tensor(opened.measured, dtype=torch.float32, device=self.device)
         cells = query_cells(opened, rows, opened.read(rows), batch[rows], query.nodes[rows])
-        reference: QueryCells | None = None
         profiles: Any = self.profiles_
         if query.reference is not None:
             given = self.open(query.reference)
@@ -846,8 +845,7 @@ class HierarchicalClassifierMixin(_Base):
                     " Pass the cells that the model was trained on, with their labels, or omit "
                     "reference."
                 )
-            reference = as_cells(given.read(labelled), nodes[labelled])
-            (sums,) = reference_sums(network, reference.counts, reference.nodes)
+            (sums,) = reference_sums(network, given.read(labelled), nodes[labelled])
             profiles = sums.profiles()
         with seeded(self.seed):
             self.module = adapter.fit(
@@ -855,10 +853,8 @@ class HierarchicalClassifierMixin(_Base):
                 cells,
                 measured,
                 profiles=profiles,
-                agreement=self.agreement_,
                 shift=self.shift_,
                 unlike=self._unlike(opened, cells),
-                reference=reference,
                 options=settings,
                 seed=self.seed,
                 **query.freeze,
