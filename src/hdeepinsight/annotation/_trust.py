@@ -475,12 +475,9 @@ class QueryJudge:
 
 
 def marker_opinion(
-    profiles: LeafProfiles | None,
-    taxonomy: Taxonomy,
-    measured: np.ndarray,
-    skips: tuple[int, ...] = (1, 0),
+    profiles: LeafProfiles | None, taxonomy: Taxonomy, measured: np.ndarray
 ) -> Predict | None:
-    """Return what labels cells by the ranks of their markers.
+    """Return what labels cells by the ranks of markers, past the best ones if there are enough.
 
     Parameters
     ----------
@@ -490,9 +487,6 @@ def marker_opinion(
         The tree.
     measured
         Whether the query has each gene of the model, bool, shape ``(n_genes,)``.
-    skips
-        Rounds of the best markers to pass over: those that take part in an adaptation, then none
-        where too few are left.
 
     Returns
     -------
@@ -513,7 +507,7 @@ def marker_opinion(
     if profiles is None:
         return None
     genes = torch.from_numpy(measured.astype(np.float32))
-    matchers = (ProfileMatcher(profiles, genes, skip=skip) for skip in skips)
+    matchers = (ProfileMatcher(profiles, genes, skip=skip) for skip in (1, 0))
     matcher = next((each for each in matchers if each.is_useful), None)
     if matcher is None:
         return None

@@ -267,8 +267,6 @@ def test_profiles_travel_with_a_saved_model(model: SCHDeepInsight, tmp_path: Pat
     model.save(tmp_path / "m")
     loaded = SCHDeepInsight.load(tmp_path / "m", accelerator="cpu")
     assert torch.equal(loaded.profiles_.mean, model.profiles_.mean)
-    assert loaded.agreement_ == model.agreement_
-    assert 0.5 < loaded.agreement_ <= 1.0
 
 
 def test_a_query_like_one_more_batch_is_left_alone(

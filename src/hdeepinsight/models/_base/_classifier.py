@@ -93,14 +93,13 @@ class HierarchicalClassifierMixin(_Base):
         "adapter_": Adapter,
     }
 
-    _figures: ClassVar[tuple[str, ...]] = ("agreement_", "shift_")
+    _figures: ClassVar[tuple[str, ...]] = ("shift_",)
 
     taxonomy: Taxonomy
     calibration_: Calibration | None = None
     bank_: ReferenceBank | None = None
     profiles_: LeafProfiles | None = None
     adapter_: Adapter | None = None
-    agreement_: float | None = None
     shift_: float | None = None
     _query: _Query | None = None
 
@@ -232,13 +231,11 @@ class HierarchicalClassifierMixin(_Base):
     def _fit_confidence(self, held_out: QueryCells, train: QueryCells) -> None:
         """Fit temperatures and conformal scores, and keep some held-out cells.
 
-        Also measure how far network and profiles agree.
-
         Temperatures are fitted on the held-out cells, whole and thinned: they resemble the training
         cells more than a query does, and alone would make the model surer than any other study
         bears out.
         """
-        self.calibration_ = self.bank_ = self.agreement_ = None
+        self.calibration_ = self.bank_ = None
         self.module.temperature.fill_(1.0)
         if not len(held_out):
             return
@@ -264,11 +261,6 @@ class HierarchicalClassifierMixin(_Base):
         if len(rows) and np.isin(train.nodes, self.taxonomy.leaves).any():
             labelled = (train.counts, train.nodes), (held_out.counts, held_out.nodes)
             self.bank_ = ReferenceBank.draw(self.taxonomy, *labelled, np.sort(rows))
-        every, leaves = np.ones(len(self.genes), dtype=bool), self.taxonomy.leaves
-        if markers := marker_opinion(self.profiles_, self.taxonomy, every, skips=(0,)):
-            found = [markers(part.counts)[:, leaves].argmax(1) for _, part in drawn.parts()]
-            agree = np.concatenate(found) == probabilities[:, leaves].argmax(1)
-            self.agreement_ = float(agree.mean())
 
     # ----------------------------------------------------------------------------- annotation
 
