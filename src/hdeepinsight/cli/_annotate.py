@@ -103,6 +103,13 @@ def annotate(
         text.stylize(f"bold {light}", 0, len(light))
         show(text)
     show(f"Written to {out}" if report is None else f"Written to {out} and {report}")
+    hints = []
+    if out.suffix != ".csv":
+        columns = [f"{key_added}_{level}" for level in (*result.taxonomy.level_names, "stop_label")]
+        hints.append(f"The labels are in obs: {', '.join(columns)}.")
+    if report is None:
+        hints.append("With --report page.html there is a page with the evidence for them, too.")
+    note(Text(" ".join(hints), style="dim"))
     _end(result, asked["strict"])
 
 

@@ -172,7 +172,8 @@ def in_options(text: str) -> str:
             return "--vote auto"
         return _OPTIONS[name] + (f" {value}" if value not in ("", "True") else "")
 
-    return _ARGUMENT.sub(option, text.replace("adata.raw.to_adata()", "--use-raw"))
+    text = text.replace("adata.raw.to_adata()", "--use-raw")
+    return _ARGUMENT.sub(option, text.replace("an AnnData, and the path of an", "an"))
 
 
 def frame_table(frame: pd.DataFrame, *, title: str | None = None) -> Table:
@@ -180,7 +181,7 @@ def frame_table(frame: pd.DataFrame, *, title: str | None = None) -> Table:
     table = Table(title=title and Text(title), title_justify="left", title_style="bold")
     table.add_column(Text(str(frame.index.name or "")))
     for name, column in frame.items():
-        is_text = column.map(lambda value: isinstance(value, str)).all()
+        is_text = column.map(lambda value: isinstance(value, str) and value[-1:] != "%").all()
         table.add_column(Text(str(name)), justify="left" if is_text else "right")
     for label, row in zip(frame.index, frame.to_dict("records"), strict=True):
         # Text, because names of cell types may hold what rich takes for markup.
