@@ -615,7 +615,7 @@ class Annotation:
             ``"nodes"``: all types under one node, the guess or an ancestor of it. ``"leaves"``:
             the most probable types, wherever they are in the tree.
         groups
-            Level (depth, name, or ``"level1"``) within whose predicted labels the promise is to
+            Level (depth or name) within whose predicted labels the promise is to
             hold; by default it holds for all cells together. Labels with fewer than
             :math:`1/\alpha - 1` calibration cells share one threshold.
         calibration

@@ -106,8 +106,8 @@ def run_demo(out: Path, *, seed: int = 0) -> None:
         _draw(reference, query, model, annotation, known, out)
     files = "\n".join(f"- `{name}`: {text}" for name, text in OUTPUTS.items())
     text = (
-        f"{MARKER}\n\nA model was trained on {reference.n_obs:,} cells of PBMC 3k and annotated the "
-        f"other {query.n_obs:,}. Both are of one donor: this shows how it works, not how it "
+        f"{MARKER}\n\nA model was trained on {reference.n_obs:,} cells of PBMC 3k and annotated "
+        f"the other {query.n_obs:,}. Both are of one donor: this shows how it works, not how it "
         f"transfers.\n\n{files}\n"
     )
     (out / "README.md").write_text(text, encoding="utf-8")
