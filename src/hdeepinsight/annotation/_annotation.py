@@ -135,8 +135,8 @@ class Annotation:
     calibration
         Labelled cells scored for :meth:`label_sets`, by whoever made the probabilities.
     novelty
-        How novel each cell is to the reference, one row per cell: ``score``, ``p_value`` and
-        ``lineage_p_value``; see :class:`NoveltyDetector`.
+        How novel each cell is to the reference, one row per cell: ``lineage_p_value``,
+        ``type_p_value``, ``is_doublet``, ``is_ambient``, and the scores that these rest on.
     node_thresholds
         Threshold of every node, shape ``(n_nodes,)``, where a model has chosen them; a label needs
         both its node's and ``threshold``.
