@@ -6,6 +6,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PYTEST_ARGS ?=
+# One process per core of a small machine, each with one thread; a file's tests stay together.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Reference -> query pairs for `make bench`; any file of the same form will do.
 PAIRS ?= $(or $(HDI_DATA),../shared/data)/pairs.json
@@ -23,11 +25,11 @@ demo: $(VENV)/.installed ## Train and annotate real PBMC data offline; results i
 
 .PHONY: test
 test: $(VENV)/.installed-test ## Run the fast tests and the examples in the docstrings
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 .PHONY: test-all
 test-all: $(VENV)/.installed-test ## Run every test, the slow ones too
-	$(BIN)/python -m pytest -m "" $(PYTEST_ARGS)
+	$(PYTEST) -m "" $(PYTEST_ARGS)
 
 .PHONY: check
 check: $(VENV)/.installed-check ## Lint, check formatting, types and imports; build and inspect the package

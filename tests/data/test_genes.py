@@ -75,13 +75,6 @@ def test_two_versions_of_one_gene_are_summed():
     assert alignment.report.duplicated == (IDS[0],)
 
 
-def test_synonyms_fill_only_what_exact_names_left_open():
-    synonyms = {"MS4A1": ["CD20", "B1"], "NKG7": ["GIG1"], "CD3D": ["GIG1", "T3D"]}
-    alignment = align_genes(["B1", "CD20", "CD3D", "GIG1", "LYZ"], MODEL, synonyms=synonyms)
-    assert alignment.source.tolist() == [2, 1, 3, 4]
-    assert "2 genes matched by a synonym." in alignment.report.messages
-
-
 def test_coverage_is_the_weight_of_the_genes_found():
     alignment = align_genes(["CD3D"], MODEL, weights=np.array([7.0, 1.0, 1.0, 1.0]))
     assert alignment.report.coverage == pytest.approx(0.7)

@@ -8,7 +8,7 @@ from hdeepinsight import data, pp
 def test_every_name_is_the_one_of_the_door():
     assert pp.__all__ == sorted(pp.__all__)
     shared = [name for name in pp.__all__ if hasattr(data, name)]
-    assert len(shared) >= 7
+    assert len(shared) >= 6
     assert all(getattr(pp, name) is getattr(data, name) for name in shared)
     assert all(getattr(pp, name).__module__.startswith("hdeepinsight") for name in pp.__all__)
 

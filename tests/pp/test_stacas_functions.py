@@ -51,7 +51,7 @@ def test_reciprocal_space_is_cosine_of_scaled_dimensions(two):
     rows = np.concatenate([two[0] @ axes, two[1] @ axes])
     rows /= rows.std(axis=0, ddof=1)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    np.testing.assert_allclose(np.concatenate(spaces.first), rows, atol=1e-10)
+    np.testing.assert_allclose(np.concatenate(spaces[0]), rows, atol=1e-10)
 
 
 def test_signs_and_lengths_of_dimensions_change_no_distance(two):
@@ -66,8 +66,8 @@ def test_signs_and_lengths_of_dimensions_change_no_distance(two):
 def test_anchors_are_the_mutual_neighbours_by_definition(two):
     _, spaces = spaces_of(*two)
     found = mutual_neighbors(spaces, 4, 10)
-    d_first = np.linalg.norm(spaces.first[0][:, None] - spaces.first[1][None], axis=2)
-    d_second = np.linalg.norm(spaces.second[0][:, None] - spaces.second[1][None], axis=2)
+    d_first = np.linalg.norm(spaces[0][0][:, None] - spaces[0][1][None], axis=2)
+    d_second = np.linalg.norm(spaces[1][0][:, None] - spaces[1][1][None], axis=2)
     near_first = np.argsort(np.argsort(d_first, axis=1), axis=1) < 4
     near_second = np.argsort(np.argsort(d_second, axis=0), axis=0) < 4
     x, y = np.nonzero(near_first & near_second)
@@ -151,10 +151,8 @@ def test_labels_agree_along_a_path_only():
 def test_unknown_labels_have_one_code():
     import pandas as pd
 
-    codes = encode_labels(
-        [pd.Series(["b", "Unknown", None]), None, pd.Series(["a", np.nan, "multi", "b", " NA"])],
-        [3, 2, 5],
-    )
+    columns = [["b", "Unknown", None], [None, None], ["a", np.nan, "multi", "b", " NA"]]
+    codes = encode_labels([pd.Series(column) for column in columns])
     assert [one.tolist() for one in codes] == [[2, 0, 0], [0, 0], [1, 0, 0, 2, 0]]
 
 

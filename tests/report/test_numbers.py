@@ -4,6 +4,7 @@ import base64
 import json
 import re
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 
 import anndata as ad
@@ -13,10 +14,11 @@ import pytest
 
 from hdeepinsight import report
 from hdeepinsight.annotation import Annotation, Verdict, evaluate_annotation
-from hdeepinsight.report._text import ENTRIES
 from hdeepinsight.taxonomy import Taxonomy
 
 BIBLIOGRAPHY = Path(__file__).parents[2] / "docs" / "references.bib"
+SOURCES = files("hdeepinsight.report") / "templates" / "references.json"
+ENTRIES = json.loads(SOURCES.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,7 @@ def test_composition(full, facts):
         own = full.node_probabilities[at, node]
         assert row["Mean probability"] == pytest.approx(own.mean())
         assert row["5 % lie below"] == pytest.approx(np.quantile(own, 0.05))
-        assert sum(row["From 0 to 1"]) == at.sum()
+        assert sum(row["Probability from 0 to 1"]) == at.sum()
     assert rows.loc["Unknown", "Cells"] == (full.stop_nodes == 0).sum()
 
 
@@ -326,7 +328,8 @@ def test_evidence_names_genes_for_and_against_each_label(page):
     rows = {row["Label"]: row for row in found.facts["tables"]["evidence"]["rows"]}
     assert rows["T"]["Higher here"] == "CD3D, CD3E"
     assert rows["B"]["Markers"] == "supported (2 of 2)"
-    assert "CL:0000236" in rows["B"]["What it is"]
+    meant = {row["Label"]: row for row in found.facts["tables"]["definitions"]["rows"]}
+    assert meant["B"]["Id"] == "CL:0000236"
     assert any("Dot plot of" in image["alt"] for image, _ in found.all("img"))
     links = [a["href"] for a, text in found.all("a") if text.strip() == "B"]
     assert set(links) == {"http://purl.obolibrary.org/obo/CL_0000236"}

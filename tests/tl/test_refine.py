@@ -227,7 +227,7 @@ def test_path_of_strengths_starts_at_nothing_and_loses_energy(cells):
         ({"probabilities": "logits"}, {}, ValueError, "and no classes"),
         ({"classes": list("abc"), "probabilities": "logits"}, {}, ValueError, "and 3 classes"),
         ({"nan": True}, {}, ValueError, "1 of 290 cells with NaN"),
-        ({"rows": 100}, {}, ValueError, "scores of 100 cells for an AnnData of 290"),
+        ({"rows": 100}, {}, ValueError, "probabilities has 100 entries for 290 cells"),
         ({"rename": {"NK": "CD4"}}, {}, ValueError, r"more than one column: \['CD4'\]"),
     ],
 )

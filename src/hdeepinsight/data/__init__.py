@@ -5,6 +5,7 @@ from hdeepinsight.data._counts import (
     dispersion_scores,
     log_normalize,
     open_counts,
+    recover_counts,
     select_genes,
 )
 from hdeepinsight.data._errors import GeneCoverageWarning, GeneMatchError, InputError, examples
@@ -18,8 +19,6 @@ from hdeepinsight.data._modalities import (
     open_paired,
     own_columns,
     pad,
-    trim,
-    trim_paired,
 )
 from hdeepinsight.data._names import name_digests, strip_version
 from hdeepinsight.data._proteins import (
@@ -33,7 +32,7 @@ from hdeepinsight.data._proteins import (
     read_proteins,
 )
 from hdeepinsight.data._query import AlignedQuery, ExtraInputs, open_query, resolve_cells
-from hdeepinsight.data._recover import Denormalizer, RecoveredCounts, recover_counts
+from hdeepinsight.data._recover import Denormalizer
 from hdeepinsight.data._sampling import draw_evenly, split_cells, split_groups, split_three
 from hdeepinsight.data._store import DataLike, Store, open_store, read_anndata
 
@@ -52,7 +51,6 @@ __all__ = [
     "Modalities",
     "ProteinCounts",
     "ProteinCoverageWarning",
-    "RecoveredCounts",
     "ScaleMode",
     "Store",
     "align_genes",
@@ -86,6 +84,4 @@ __all__ = [
     "split_groups",
     "split_three",
     "strip_version",
-    "trim",
-    "trim_paired",
 ]

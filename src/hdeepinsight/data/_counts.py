@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, get_args
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
@@ -208,7 +209,7 @@ class CountSource:
         check_integer("chunk_size", size, hint="Omit it to use 4096.")
         if self.denormalizer is None:
             return self.matrix.blocks(size)
-        return ((rows, counts) for rows, counts, _ in self.denormalizer.blocks(self.matrix, size))
+        return self.denormalizer.blocks(self.matrix, size)
 
 
 def _rows_of(way: Callable[[], Any], rows: np.ndarray) -> Any:
@@ -296,6 +297,62 @@ def open_counts(
         denormalizer=denormalizer,
         obsm=store.obsm,
     )
+
+
+def recover_counts(data: Any, *, layer: str | None = None, use_raw: bool = False) -> ad.AnnData:
+    """Recover raw counts from library-size normalised values, exactly or not at all.
+
+    Dividing by the library size multiplies the counts of a cell by one factor, so all its values,
+    after expm1 where they were logged, are whole multiples of one unit. The largest such unit is
+    found for every cell within the precision of the stored values: floating point, or decimals that
+    the file was rounded to.
+
+    Parameters
+    ----------
+    data
+        An AnnData, the path of a file, or a matrix of shape ``(n_cells, n_genes)``: dense, sparse
+        or dask. The values are log1p of normalised counts, to the base that ``uns["log1p"]`` tells,
+        or e, 2 or 10; or normalised counts that were not logged.
+    layer
+        Layer with the values; ``X`` if ``None``.
+    use_raw
+        Take ``.raw``, with its genes.
+
+    Returns
+    -------
+    A new AnnData with the counts as ``X`` (CSR float32) and copies of ``obs`` and ``var``. What was
+    passed stays as it is.
+
+    Raises
+    ------
+    InputError
+        If a cell has no such unit (scaled, imputed, smoothed, batch-corrected, gene-length
+        normalised values), or the values are too coarse to tell counts apart.
+
+    Notes
+    -----
+    Normalised values do not tell counts 2, 4, 6 from 1, 2, 3: counts that share a divisor come back
+    divided by it. In a cell with dozens of detected genes some count is nearly always 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import hdeepinsight as hdi
+    >>> counts = np.array([[0, 1, 5, 2], [3, 2, 0, 4]])
+    >>> values = np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True)).astype("float32")
+    >>> hdi.pp.recover_counts(values).X.toarray()
+    array([[0., 1., 5., 2.], [3., 2., 0., 4.]], dtype=float32)
+    """
+    is_matrix = getattr(data, "ndim", 0) == 2 and not isinstance(data, ad.AnnData)
+    source = open_counts(
+        ad.AnnData(data) if is_matrix else data,
+        layer=layer,
+        use_raw=use_raw,
+        scale="recover",
+        arguments={"layer": "layer", "use_raw": "use_raw"},
+    )
+    counts = sp.vstack([block for _, block in source.blocks()], format="csr")
+    return ad.AnnData(counts, obs=source.obs.copy(), var=source.var.copy())
 
 
 def select_genes(source: CountSource, n_genes: int, *, keep: Sequence[str] = ()) -> list[str]:

@@ -223,7 +223,6 @@ def align_genes(
     var_names: pd.DataFrame | Iterable[str],
     genes: Sequence[str],
     *,
-    synonyms: Mapping[str, Sequence[str]] | None = None,
     weights: np.ndarray[Any, Any] | None = None,
     min_coverage: float = 0.10,
     warn_coverage: float = WARN_COVERAGE,
@@ -232,8 +231,8 @@ def align_genes(
 ) -> GeneAlignment:
     """Match the genes of a query to those of a model by name.
 
-    A gene is looked for by its exact name, then without Ensembl versions, then by its synonyms,
-    then with one sign for ``-``, ``.``, ``_`` and blanks, then after the one change that makes most
+    A gene is looked for by its exact name, then without Ensembl versions, then with one sign for
+    ``-``, ``.``, ``_`` and blanks, then after the one change that makes most
     names fit (a prefix such as ``GRCh38_``, a suffix, a part of ``ENSG00000198851_CD3E``), and
     last, only if asked for, regardless of case. A later way is used only for genes that no earlier
     way found. Numbers are not names, and match nothing.
@@ -246,8 +245,6 @@ def align_genes(
         were filtered) matches nothing.
     genes
         Genes of the model, unique, shape ``(n_genes,)``.
-    synonyms
-        Other names of model genes, the preferred one first.
     weights
         Share of every model gene in the reference's expression, shape ``(n_genes,)``, not negative.
         Coverage is the weight of the genes found; without weights, their number.
@@ -309,7 +306,7 @@ def align_genes(
         names, said = names.where(is_gene, ""), (*renamed, *said)
     else:
         names = as_text(list(var_names))
-    target, found, matched, hint = _match(names, as_wanted(model), synonyms or {}, fold_case)
+    target, found, matched, hint = _match(names, as_wanted(model), fold_case)
     messages = [*said, *found]
     if column is not None:
         messages.insert(0, f"Gene names were taken from var[{column!r}], not from var_names.")
@@ -348,7 +345,7 @@ def gene_coverage(
 
 
 def _match(
-    names: pd.Index, model: pd.Index, synonyms: Mapping[str, Sequence[str]], fold_case: bool
+    names: pd.Index, model: pd.Index, fold_case: bool
 ) -> tuple[Ints, list[str], pd.Index, str]:
     """Find the model gene of every column, -1 for none.
 
@@ -361,7 +358,6 @@ def _match(
     ours, theirs = names.map(strip_version), model.map(strip_version)
     found = {
         "after leaving out Ensembl versions": _add(target, ours, theirs),
-        "by a synonym": _add_synonyms(target, names, model, synonyms),
     }
     if np.count_nonzero(target >= 0) < len(model):
         signs = ours.map(one_punctuation), theirs.map(one_punctuation)
@@ -393,20 +389,6 @@ def _add(target: Ints, names: pd.Index, model: pd.Index) -> int:
     hit = spelled[clear].get_indexer(names[open_columns])
     target[open_columns[hit >= 0]] = open_genes[clear][hit[hit >= 0]]
     return len(np.unique(hit[hit >= 0]))
-
-
-def _add_synonyms(
-    target: Ints, names: pd.Index, model: pd.Index, synonyms: Mapping[str, Sequence[str]]
-) -> int:
-    """Give every open gene the first of its synonyms that an open column carries."""
-    free = {names[i]: i for i in np.flatnonzero(target < 0)[::-1]}
-    found = 0
-    for gene in np.setdiff1d(np.arange(len(model)), target):
-        alias = next((a for a in synonyms.get(model[gene], ()) if a in free), None)
-        if alias is not None:
-            target[free.pop(alias)] = gene
-            found += 1
-    return found
 
 
 def alignment_of(

@@ -411,7 +411,9 @@ def refusal(
         advice = f"Pass the raw counts{other}."
     elif mode == "recover" and scale not in ("log1p_counts", "normalized"):
         expected = "Counts are recovered from values that were only divided by the library size."
-        advice = "Use scale='auto'." if is_whole else "Pass the raw counts."
+        advice = "Pass the raw counts."
+        if is_whole:
+            advice = f"Use {arguments['scale']}='auto'." if "scale" in arguments else "Use them."
     else:
         return None
     return InputError(f"{report.layer} looks {scale}: {report.evidence}.", expected, advice)

@@ -19,8 +19,8 @@ from anndata import AnnData
 from hdeepinsight._errors import invalid
 from hdeepinsight.data._errors import InputError
 from hdeepinsight.data._files import check_file
-from hdeepinsight.data._genes import GeneAlignment, align_genes
-from hdeepinsight.data._proteins import ProteinCounts, align_proteins, read_proteins
+from hdeepinsight.data._genes import GeneAlignment
+from hdeepinsight.data._proteins import ProteinCounts, read_proteins
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -87,11 +87,8 @@ def open_paired(data: MuData | str | Path) -> MuData:
     except (KeyError, TypeError):  # of mudata before 0.4, about a file that is not its own
         found = None
     if found is None or not found.mod:
-        raise InputError(
-            f"{data} holds no MuData.",
-            "Valid is a file that mudata wrote.",
-            "If it is an AnnData, name it .h5ad.",
-        )
+        what, how = "Valid is a file that mudata wrote.", "If it is an AnnData, name it .h5ad."
+        raise InputError(f"{data} holds no MuData.", what, how)
     return found
 
 
@@ -326,11 +323,14 @@ class Modalities:
             message = "No protein modality: the cells are annotated from their RNA alone."
             return ProteinCounts.none(mdata.n_obs, len(proteins), message)
         modality = mdata.mod[name]
-        layer = layer if layer in modality.layers else None
-        rows = _rows(modality, mdata.obs_names)
         with errors_of(name):
             return read_proteins(
-                modality, proteins, layer=layer, rows=rows, warn=warn, arguments={}
+                modality,
+                proteins,
+                layer=layer if layer in modality.layers else None,
+                rows=_rows(modality, mdata.obs_names),
+                warn=warn,
+                arguments={},
             )
 
     def columns_of(self, mdata: MuData, keys: Sequence[str], *, kind: str = "labels") -> AnnData:
@@ -345,18 +345,13 @@ class Modalities:
         kind
             ``"labels"`` or ``"batch"``: which of the modalities named here is looked at first.
         """
-        modality = getattr(self, kind)
-        tables = [mdata.obs] if modality is None else []
-        tables += [mdata.mod[m].obs for m in (modality, self.find(mdata, "rna")) if m in mdata.mod]
-        columns = {}
-        for key in keys:
-            table = next((table for table in tables if key in table), None)
-            if table is not None:
-                columns[key] = table[key].reindex(mdata.obs_names)
-        obs = pd.DataFrame(columns, index=mdata.obs_names)
-        if len(columns) < len(keys):  # whoever misses one can see what there is instead
-            obs = self.obs_of(mdata).assign(**columns)
-        return AnnData(obs=obs)
+        first = getattr(self, kind)
+        obs = self.obs_of(mdata)
+        if first in mdata.mod:
+            own = mdata.mod[first].obs.reindex(mdata.obs_names)
+            obs = obs.assign(**{key: own[key] for key in keys if key in own})
+        held = [key for key in keys if key in obs]
+        return AnnData(obs=obs[held] if len(held) == len(keys) else obs)
 
     def obs_of(self, mdata: MuData) -> pd.DataFrame:
         """Return all columns of the cells of ``mdata``: its own, then those of its modalities."""
@@ -366,74 +361,6 @@ class Modalities:
                 further = mdata.mod[name].obs.reindex(mdata.obs_names)
                 obs = obs.join(further[[key for key in further if key not in obs]])
         return obs
-
-
-def trim(modality: AnnData, alignment: GeneAlignment, names: Sequence[str]) -> AnnData:
-    """Copy only the columns that a model uses, in its order and under its names.
-
-    Columns that the query lacks are not made up: as zeros they would count as measured. ``raw``,
-    ``layers``, ``obsm`` and ``uns`` come along; the query's own names are kept in
-    ``var["query_name"]``.
-
-    Examples
-    --------
-    >>> import anndata as ad
-    >>> import numpy as np
-    >>> import pandas as pd
-    >>> from hdeepinsight.data import align_genes, trim
-    >>> cells = ad.AnnData(np.ones((2, 3)), var=pd.DataFrame(index=["NKG7", "ACTB", "CD3D"]))
-    >>> genes = ["CD3D", "MS4A1", "NKG7"]
-    >>> trim(cells, align_genes(cells.var, genes), genes).var_names.tolist()
-    ['CD3D', 'NKG7']
-    """
-    used = np.flatnonzero(alignment.target >= 0)
-    order = used[np.argsort(alignment.target[used], kind="stable")]
-    trimmed = modality[:, order].copy()
-    trimmed.var["query_name"] = trimmed.var_names.astype(str)
-    chosen = pd.Index([names[i] for i in alignment.target[order]])
-    if chosen.is_unique:  # columns of one gene, which are summed later, keep their own names
-        trimmed.var_names = chosen
-    return trimmed
-
-
-def trim_paired(
-    mdata: MuData, modalities: Modalities, genes: Sequence[str], proteins: Sequence[str]
-) -> MuData:
-    """Copy a MuData, its RNA and proteins trimmed to those of a model.
-
-    Parameters
-    ----------
-    mdata
-        Object with one of both modalities, or both; others come along as they are.
-    modalities
-        Names of the two.
-    genes, proteins
-        Those of the model, in its order; without proteins the modality comes along as it is.
-
-    Examples
-    --------
-    >>> import anndata as ad
-    >>> import mudata
-    >>> import numpy as np
-    >>> import pandas as pd
-    >>> from hdeepinsight.data import Modalities, own_columns, trim_paired
-    >>> rna = ad.AnnData(np.ones((2, 3)), var=pd.DataFrame(index=["NKG7", "ACTB", "CD3D"]))
-    >>> with own_columns():
-    ...     mdata = mudata.MuData({"rna": rna})
-    >>> trim_paired(mdata, Modalities(), ["CD3D", "NKG7"], ())["rna"].var_names.tolist()
-    ['CD3D', 'NKG7']
-    """
-    rna, protein = (modalities.find(mdata, kind) for kind in ("rna", "protein"))
-    parts = dict(mdata.mod)
-    if rna is not None:
-        parts[rna] = trim(parts[rna], align_genes(parts[rna].var, genes), genes)
-    if protein is not None and proteins:
-        alignment = align_proteins(list(map(str, parts[protein].var_names)), proteins)
-        parts[protein] = trim(parts[protein], alignment, proteins)
-    with own_columns():
-        trimmed = type(mdata)(parts, uns=deepcopy(dict(mdata.uns)))
-    trimmed.obs = mdata.obs.loc[trimmed.obs_names].copy()
-    return trimmed
 
 
 def pad(adata: AnnData, alignment: GeneAlignment, names: Sequence[str]) -> AnnData:

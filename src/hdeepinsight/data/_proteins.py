@@ -173,13 +173,6 @@ class ProteinCounts:
     measured: np.ndarray[Any, np.dtype[np.bool_]]
     message: str
 
-    def __post_init__(self) -> None:
-        if self.counts.shape != self.measured.shape:
-            raise ValueError(
-                f"Counts have shape {self.counts.shape} and their mask {self.measured.shape}. "
-                "Valid is one mask entry per count. Pass arrays of one shape."
-            )
-
     def __len__(self) -> int:
         return len(self.counts)
 

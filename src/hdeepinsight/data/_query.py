@@ -439,36 +439,30 @@ def resolve_cells(indices: Any, obs_names: pd.Index) -> Ints:
     n_obs = len(obs_names)
     if isinstance(indices, slice):
         indices = np.arange(n_obs)[indices]
-    given = np.atleast_1d(np.asarray(indices))
+    given: np.ndarray[Any, Any] = np.atleast_1d(np.asarray(indices))
+    own: Any = getattr(indices, "index", None)
     if given.dtype == object and pd.api.types.infer_dtype(given) == "boolean":
         given = given.astype(bool)
-    kind, own = given.dtype.kind, getattr(indices, "index", None)
-    positions, found, hint = np.empty(0, dtype=np.int64), "", "Correct them."
-    if given.ndim != 1 or not len(given) or (kind == "b" and not given.any()):
-        found, hint = "No cell is chosen, or not by a list.", "List at least one."
-    elif kind == "b" and len(given) != n_obs:
+    kind, is_mask = given.dtype.kind, given.dtype.kind == "b"
+    has_names = isinstance(own, pd.Index) and own.dtype.kind == "O"
+    found = ""
+    if given.ndim != 1 or not len(given) or (is_mask and not given.any()):
+        found = "No cell is chosen, or not by a list."
+    elif is_mask and len(given) != n_obs:
         found = f"The mask has {len(given):,} entries, and there are {n_obs:,} cells."
-    elif kind == "b":
-        positions = np.flatnonzero(given)
-        if isinstance(own, pd.Index) and own.dtype.kind == "O" and not own.equals(obs_names):
-            found, hint = (
-                "The mask is of other cells, or in another order.",
-                "Pass mask[obs_names].",
-            )
-    elif kind in "iu":
-        positions = given.astype(np.int64)
-        if len(outside := given[(given < 0) | (given >= n_obs)]):
-            found = f"{len(outside):,} positions lie outside of the query: {examples(outside)}."
-    elif kind not in "OUT":
+    elif is_mask and has_names and not own.equals(obs_names):
+        found = "The mask is of other cells, or in another order."
+    elif kind in "iu" and len(outside := given[(given < 0) | (given >= n_obs)]):
+        found = f"{len(outside):,} positions lie outside of the query: {examples(outside)}."
+    elif kind not in "biuOUT":
         found = f"The cells are chosen by values of {given.dtype}."
-    elif not obs_names.is_unique:
+    elif kind in "OUT" and not obs_names.is_unique:
         found = "Cells are chosen by name, and names of the query occur more than once."
-        hint = "Call obs_names_make_unique(), or pass positions."
-    else:
-        positions = obs_names.get_indexer(given.astype(object))
-        if len(missing := given[positions < 0]):
-            found = f"The query has no cell {examples(map(repr, missing.tolist()))}."
+    elif kind in "OUT" and len(missing := given[~np.isin(given, obs_names)]):
+        found = f"The query has no cell {examples(map(repr, missing.tolist()))}."
     if found:
         valid = f"Valid are positions from 0 to {n_obs - 1:,}, a mask of {n_obs:,}, or names."
-        raise InputError(found, valid, hint)
-    return positions
+        raise InputError(found, valid, "Correct them.")
+    if is_mask:
+        return np.flatnonzero(given)
+    return given.astype(np.int64) if kind in "iu" else obs_names.get_indexer(given.astype(object))

@@ -10,16 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args, overload
+from typing import Any, Literal, TypeAlias
 
-import anndata as ad
 import numpy as np
 import scipy.sparse as sp
 
-from hdeepinsight._errors import check_choice, counted
+from hdeepinsight._errors import counted
 from hdeepinsight.data._errors import InputError
-from hdeepinsight.data._matrix import ROWS, Block, RowMatrix, canonical, wrap
-from hdeepinsight.data._store import open_store
+from hdeepinsight.data._matrix import Block, RowMatrix, canonical
 
 Array: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
 Ints: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
@@ -223,10 +221,8 @@ class Denormalizer:
         _, found = self.denormalize(rows)
         return float(found.solved[filled].mean())
 
-    def blocks(
-        self, matrix: RowMatrix, size: int
-    ) -> Iterator[tuple[slice, sp.csr_matrix, CellUnits]]:
-        """Read counts block by block, with how every cell was solved.
+    def blocks(self, matrix: RowMatrix, size: int) -> Iterator[tuple[slice, sp.csr_matrix]]:
+        """Read counts block by block.
 
         Raises
         ------
@@ -251,7 +247,7 @@ class Denormalizer:
                     "Pass the raw counts: imputed, smoothed, batch-corrected, gene-length "
                     "normalised or coarsely rounded values do not hold them any more.",
                 )
-            yield rows, counts, found
+            yield rows, counts
 
 
 def find_log_base(
@@ -278,144 +274,3 @@ def find_log_base(
         if Denormalizer("log1p", dtype, grid, base).share_solved(sample) == 1:
             return base
     return None
-
-
-@dataclass(frozen=True, eq=False)
-class RecoveredCounts:
-    """Counts that normalised values were made from.
-
-    Parameters
-    ----------
-    matrix
-        Counts, CSR float32, shape ``(n_cells, n_genes)``.
-    units
-        Normalised value of one count in every cell, shape ``(n_cells,)``; NaN for empty cells. With
-        totals over all genes and CP10k it is ``1e4 / total``.
-    residual
-        Largest distance of ``value / unit`` from its whole number over all values.
-    rounding
-        Distance of the decimals that the values were rounded to; 0.0 if they were not.
-
-    Examples
-    --------
-    >>> import hdeepinsight as hdi
-    >>> import numpy as np
-    >>> counts = np.array([[0, 1, 5, 2], [3, 2, 0, 4]])
-    >>> values = np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True))
-    >>> found = hdi.pp.recover_counts(values)
-    >>> found.n_cells, found.units.round(3).tolist()
-    (2, [1250.0, 1111.111])
-    """
-
-    matrix: sp.csr_matrix
-    units: np.ndarray[Any, np.dtype[np.float64]]
-    residual: float
-    rounding: float
-
-    @property
-    def n_cells(self) -> int:
-        """Number of cells."""
-        return int(self.matrix.shape[0])
-
-    def __repr__(self) -> str:
-        n_cells, n_genes = self.matrix.shape
-        return f"RecoveredCounts({n_cells} cells × {n_genes} genes, residual {self.residual:.2g})"
-
-
-@overload
-def recover_counts(
-    data: ad.AnnData, *, layer: str | None = ..., use_raw: bool = ..., scale: Normalisation = ...
-) -> ad.AnnData: ...
-
-
-@overload
-def recover_counts(  # type: ignore[overload-cannot-match]
-    data: Any, *, scale: Normalisation = ...
-) -> RecoveredCounts: ...
-
-
-def recover_counts(
-    data: Any, *, layer: str | None = None, use_raw: bool = False, scale: Normalisation = "log1p"
-) -> ad.AnnData | RecoveredCounts:
-    r"""Recover raw counts from library-size normalised values, exactly or not at all.
-
-    Dividing by the library size multiplies the counts of a cell by one factor, so after expm1 all
-    its values are whole multiples of one unit. The largest such unit is found for every cell within
-    the precision of the stored values: floating point, or decimals that the file was rounded to.
-
-    Parameters
-    ----------
-    data
-        An AnnData, or a matrix of shape ``(n_cells, n_genes)``: dense, sparse or dask.
-    layer
-        Layer of an AnnData; ``X`` if ``None``.
-    use_raw
-        Take ``.raw`` of an AnnData, with its genes.
-    scale
-        ``"log1p"``: the values are log1p of normalised counts, to the base that ``uns["log1p"]``
-        tells, or e, 2 or 10; ``"normalized"``: they were not logged.
-
-    Returns
-    -------
-    For an AnnData a new one with the counts as ``X`` (CSR float32) and copies of ``obs`` and
-    ``var``; for a matrix `RecoveredCounts`. What was passed stays as it is.
-
-    Raises
-    ------
-    InputError
-        If a cell has no such unit (scaled, imputed, smoothed, batch-corrected, gene-length
-        normalised values), or the values are too coarse to tell counts apart.
-
-    Notes
-    -----
-    Normalised values do not tell counts 2, 4, 6 from 1, 2, 3: counts that share a divisor come back
-    divided by it. In a cell with dozens of detected genes some count is nearly always 1.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import hdeepinsight as hdi
-    >>> counts = np.array([[0, 1, 5, 2], [3, 2, 0, 4]])
-    >>> values = np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True)).astype("float32")
-    >>> hdi.pp.recover_counts(values).matrix.toarray()
-    array([[0., 1., 5., 2.], [3., 2., 0., 4.]], dtype=float32)
-    """
-    check_choice("scale", scale, get_args(Normalisation))
-    if not isinstance(data, ad.AnnData):
-        if getattr(data, "ndim", None) != 2 or not hasattr(data, "dtype"):
-            shape = f" of shape {data.shape}" if hasattr(data, "shape") else ""
-            raise InputError(
-                f"The data is a {type(data).__name__}{shape}.",
-                "Valid are an AnnData, and a dense, sparse or dask matrix of cells × genes.",
-                "Read a file with anndata first, and take the values of a table with to_numpy().",
-            )
-        matrix, told = wrap(data), None
-    else:
-        store = open_store(data)
-        matrix, told = store.matrix(layer, use_raw), store.log_base
-    tally = matrix.scan(max_cells=200)
-    valid = "Valid are library-size normalised values: finite, from 0 up, and not whole numbers."
-    if tally.n_nan or tally.n_inf:
-        text = f"The matrix holds {tally.n_nan:,} NaN and {tally.n_inf:,} infinite values."
-        raise InputError(text, valid, "Remove these cells or genes first.")
-    if tally.low < 0:
-        text = f"The matrix holds {tally.n_negative:,} negative values (down to {tally.low:.4g})."
-        raise InputError(text, valid, "Pass the values as they were before scaling.")
-    if tally.all_whole and tally.n_nonzero:
-        text = "The matrix holds whole numbers only."
-        raise InputError(text, valid, "Use it as the counts it is.")
-    base = float(np.e)
-    if scale == "log1p" and tally.sample:
-        sample = sp.vstack(tally.sample, format="csr")
-        base = find_log_base(matrix.dtype, tally.grid, sample, told) or base
-    denormalizer = Denormalizer(scale, matrix.dtype, tally.grid, base)
-    parts, units, residual = [], [np.empty(0)], 0.0
-    for _, counts, found in denormalizer.blocks(matrix, ROWS):
-        parts.append(counts)
-        units.append(found.units)
-        residual = max(residual, float(np.max(found.residual, initial=0.0)))
-    nothing = sp.csr_matrix((0, matrix.shape[1]), dtype=np.float32)
-    whole = sp.vstack([nothing, *parts], format="csr")
-    if isinstance(data, ad.AnnData):
-        return ad.AnnData(X=whole, obs=store.obs.copy(), var=store.genes(use_raw).copy())
-    return RecoveredCounts(whole, np.concatenate(units), residual, tally.grid)

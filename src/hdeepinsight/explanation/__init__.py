@@ -1,10 +1,5 @@
 """Which genes speak for a node of a taxonomy: mathematics and results, whatever the model."""
 
-from hdeepinsight.explanation._background import (
-    Background,
-    background_from_cells,
-    background_from_profiles,
-)
 from hdeepinsight.explanation._explanation import CellChoice, Explanation, Statistic
 from hdeepinsight.explanation._gradients import (
     BalancedDraws,
@@ -19,7 +14,13 @@ from hdeepinsight.explanation._run import (
     ExplanationRun,
     explain_cells,
 )
-from hdeepinsight.explanation._targets import TargetKind, Targets
+from hdeepinsight.explanation._targets import (
+    Background,
+    TargetKind,
+    Targets,
+    background_from_cells,
+    background_from_profiles,
+)
 
 __all__ = [
     "AttributionAccumulator",

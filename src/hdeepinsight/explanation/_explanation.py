@@ -65,15 +65,10 @@ class GeneTotals:
         n = self.n_cells[target]
         with np.errstate(invalid="ignore"):
             mean, mean_abs, mean_square, expression = self._sums[:, target] / n
-            variance = (mean_square - mean**2).clip(min=0) * n / max(n - 1, 1)
-            std = np.sqrt(variance if n != 1 else np.zeros_like(variance))
-        return {
-            "mean": mean,
-            "mean_abs": mean_abs,
-            "std": std,
-            "sem": std / np.sqrt(n or np.nan),
-            "expression": expression,
-        }
+        variance = (mean_square - mean**2).clip(min=0) * n / max(n - 1, 1) * (n != 1)
+        std, sem = np.sqrt(variance), np.sqrt(variance / (n or np.nan))
+        names = "mean", "mean_abs", "std", "sem", "expression"
+        return dict(zip(names, (mean, mean_abs, std, sem, expression), strict=True))
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -258,9 +253,8 @@ class Explanation:
         totals = self.totals[cells]
         there = np.flatnonzero(totals.n_cells).tolist()
         values = [totals.statistics(target)[by] for target in there]
-        return pd.DataFrame(
-            values, index=[self.nodes[target] for target in there], columns=self.genes
-        )
+        named = [self.nodes[target] for target in there]
+        return pd.DataFrame(values, index=named, columns=self.genes)
 
     def ranked_list(self, node: str | None = None, *, cells: CellChoice = "own") -> pd.Series:
         """Return the mean attribution of every gene, highest first, for pre-ranked enrichment.

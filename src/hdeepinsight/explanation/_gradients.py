@@ -91,8 +91,7 @@ class BalancedDraws:
 
     def of(self, content: np.ndarray) -> Draws:
         """Draw for cells of this content, shape ``(n_cells, n_genes)``."""
-        rows = np.empty((len(content), self.n_samples), dtype=np.int64)
-        times = np.empty(rows.shape, dtype=np.float32)
+        rows, times = np.empty((2, len(content), self.n_samples))
         rounds = -(-self.n_samples // self.table.size)
         for i, cell in enumerate(np.ascontiguousarray(content)):
             rng = np.random.default_rng([self.seed, zlib.crc32(cell.data)])
@@ -103,7 +102,7 @@ class BalancedDraws:
             ]
             rows[i] = np.sort(np.concatenate(shuffled)[: self.n_samples])
             times[i] = (rng.random() + GOLDEN * np.arange(self.n_samples)) % 1.0
-        return Draws(torch.from_numpy(rows), torch.from_numpy(times))
+        return Draws(torch.from_numpy(rows).long(), torch.from_numpy(times).float())
 
 
 def expected_gradients(

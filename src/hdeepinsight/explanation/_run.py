@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any, NamedTuple, get_args
 
@@ -13,8 +13,7 @@ from scipy import sparse
 from torch import Tensor
 
 from hdeepinsight.adaptation import freeze_norms
-from hdeepinsight.data import AlignedQuery
-from hdeepinsight.explanation._background import Background
+from hdeepinsight.data import AlignedQuery, InputError
 from hdeepinsight.explanation._explanation import Explanation, GeneTotals, Scope
 from hdeepinsight.explanation._gradients import (
     BalancedDraws,
@@ -22,7 +21,7 @@ from hdeepinsight.explanation._gradients import (
     expected_gradients,
     shap_values,
 )
-from hdeepinsight.explanation._targets import Targets
+from hdeepinsight.explanation._targets import Background, Targets
 
 DEFAULT_SAMPLES = 50
 CELLS = 128
@@ -120,26 +119,21 @@ class ExplanationRun:
         device = module.temperature.device
         self.measured = torch.tensor(measured, dtype=torch.float32, device=device)
         self.targets, self.every, self.method = targets, every, method
-        self.n_samples, self.seed = n_samples, seed
         self.batch_size = batch_size or (256 if device.type == "cpu" else 8192)
-        self.draws = BalancedDraws(
-            background.per_type,
-            background.n_types,
-            n_samples=DEFAULT_SAMPLES if n_samples is None else n_samples,
-            seed=seed,
-        )
+        self.shap_options = {"n_samples": n_samples, "seed": seed}
+        n_points = DEFAULT_SAMPLES if n_samples is None else n_samples
+        shape = background.per_type, background.n_types
+        self.draws = BalancedDraws(*shape, n_samples=n_points, seed=seed)
         self.weights = torch.from_numpy(targets.weights).to(device)
         self.background = self._normalize(background.counts.toarray())
-        base_values = self._of_cells(self._scores, self.background).mean(0) @ self.weights.T
+        base_values = self._read(self.background)[0].mean(0) @ self.weights.T
         self.base_values = base_values.cpu().numpy()
 
     def explain(self, counts: np.ndarray) -> AttributionChunk:
         """Explain a mini-batch of raw counts, shape ``(n_cells, n_genes)``."""
-        values = self._normalize(counts)
-        scores = self._of_cells(self._scores, values)
-        tree = self.module.tree
-        log_probs = tree.node_log_probs(self._of_cells(self._conditional, values))
-        leaves = log_probs[:, tree.leaf_index].argmax(dim=1).cpu().numpy()
+        values, tree = self._normalize(counts), self.module.tree
+        scores, conditional = self._read(values)
+        leaves = tree.node_log_probs(conditional)[:, tree.leaf_index].argmax(dim=1).cpu().numpy()
         n_cells, n_targets = len(counts), len(self.targets)
         is_member = self.targets.is_member[leaves]
         cell, target = np.arange(n_cells), is_member.argmax(axis=1)
@@ -147,22 +141,14 @@ class ExplanationRun:
             cell, target = np.tile(cell, n_targets), np.repeat(np.arange(n_targets), n_cells)
         weights = self.weights[torch.from_numpy(target).to(values.device)]
         weights = weights.view(-1, n_cells, weights.shape[1])
+        network = (lambda points: self._outputs(points)[0]), values, self.background
+        options: dict[str, Any] = {"batch_size": self.batch_size}
         if self.method == "expected_gradients":
             draws = self.draws.of(counts).to(values.device)
-            found = expected_gradients(
-                self._scores, values, self.background, draws, weights, batch_size=self.batch_size
-            )
+            found = expected_gradients(*network, draws, weights, **options)
         else:
-            found = shap_values(
-                self._scores,
-                values,
-                self.background,
-                weights,
-                method=self.method,
-                n_samples=self.n_samples,
-                seed=self.seed,
-                batch_size=self.batch_size,
-            )
+            options |= {"method": self.method, **self.shap_options}
+            found = shap_values(*network, weights, **options)
         return AttributionChunk(
             target=target,
             cell=cell,
@@ -180,25 +166,19 @@ class ExplanationRun:
         values: Tensor = self.module.normalizer(raw, self.measured)
         return values
 
-    def _conditional(self, values: Tensor) -> Tensor:
-        """Return conditional log-probabilities, ``(n_cells, n_edges)``."""
+    def _outputs(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what targets weigh, and conditional log-probabilities, ``(n_cells, n_edges)``."""
         logits = self.module.read(values, self.measured)["logits"]
-        found: Tensor = self.module.generative(logits)["conditional"]
-        return found
-
-    def _scores(self, values: Tensor) -> Tensor:
-        """Return what the targets weigh, ``(n_cells, n_edges)``."""
+        conditional = self.module.generative(logits)["conditional"]
         if self.targets.kind != "logit":
-            return self._conditional(values)
-        logits: Tensor = self.module.read(values, self.measured)["logits"]
-        temperature: Tensor = self.module.temperature[self.module.tree.edge_depth - 1]
-        return logits / temperature
+            return conditional, conditional
+        return logits / self.module.temperature[self.module.tree.edge_depth - 1], conditional
 
     @torch.no_grad()
-    def _of_cells(self, found: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
-        """Compute scores or log-probabilities of many cells."""
-        starts = range(0, len(values), self.batch_size)
-        return torch.cat([found(values[i : i + self.batch_size]) for i in starts])
+    def _read(self, values: Tensor) -> list[Tensor]:
+        """Compute both outputs of many cells."""
+        parts = [self._outputs(some) for some in torch.split(values, self.batch_size)]
+        return [torch.cat(part) for part in zip(*parts, strict=True)]
 
 
 class AttributionAccumulator:
@@ -237,18 +217,18 @@ class AttributionAccumulator:
         every: bool = True,
         keep_values: bool = True,
     ) -> None:
-        self.targets, self.every = targets, every
+        self.targets, self.every, self.kept = targets, every, keep_values
         self.obs_names, self.genes = pd.Index(obs_names), pd.Index(genes)
         n_rows = len(obs_names) * (len(targets) if every else 1)
         kinds = {"cell": int, "target": int, "own": bool}
         kinds |= dict.fromkeys(("outputs", "base_values", "sums"), float)
         self.rows: dict[str, Any] = {name: np.zeros(n_rows, kind) for name, kind in kinds.items()}
-        self.is_filled = np.zeros(n_rows, dtype=bool)
-        self.kept = keep_values
         if keep_values:
             self.rows["values"] = np.zeros((n_rows, len(genes)), dtype=np.float32)
-        self.cells: list[np.ndarray] = []
-        self.expression: list[sparse.csr_matrix] = []
+        self.is_filled = np.zeros(n_rows, dtype=bool)
+        self.cells: list[np.ndarray] = [np.zeros(0, dtype=int)]
+        # The first row is that of cells without expression.
+        self.expression = [sparse.csr_matrix((1, len(genes)), dtype=np.float32)]
         self.totals = {scope: GeneTotals(len(targets), len(genes)) for scope in get_args(Scope)}
 
     def add(self, cells: np.ndarray, chunk: AttributionChunk) -> None:
@@ -278,21 +258,14 @@ class AttributionAccumulator:
         """
         expression = None
         if self.kept:
-            place = np.zeros(len(self.obs_names), dtype=int)  # 0: a row without expression
-            order = np.concatenate([np.zeros(0, dtype=int), *self.cells])
+            place = np.zeros(len(self.obs_names), dtype=int)
+            order = np.concatenate(self.cells)
             place[order] = np.arange(1, len(order) + 1)
-            empty = sparse.csr_matrix((1, len(self.genes)), dtype=np.float32)
-            expression = sparse.vstack([empty, *self.expression], "csr")[place]
+            expression = sparse.vstack(self.expression, "csr")[place]
         rows = slice(None) if self.is_filled.all() else self.is_filled
-        return Explanation(
-            targets=self.targets,
-            obs_names=self.obs_names,
-            genes=self.genes,
-            totals=self.totals,
-            expression=expression,
-            **{name: values[rows] for name, values in self.rows.items()},
-            **about,
-        )
+        about |= {name: values[rows] for name, values in self.rows.items()}
+        about |= {"obs_names": self.obs_names, "genes": self.genes, "totals": self.totals}
+        return Explanation(targets=self.targets, expression=expression, **about)
 
 
 def explain_cells(
@@ -347,11 +320,16 @@ def explain_cells(
     >>> explain_cells(model.module, opened, targets, background, n_samples=4).values.shape
     (5, 2048)
     """
-    background.check_genes(query.measured, query.genes)
-    every, method = options.get("every", True), options.get("method", "expected_gradients")
-    found = AttributionAccumulator(
-        targets, query.obs_names, query.genes, every=every, keep_values=keep_values
-    )
+    # The absence of a gene would count as not expressed, and the gene as a reason.
+    if len(lacking := np.flatnonzero(query.measured & ~background.measured)):
+        listed = ", ".join(query.genes[i] for i in lacking[:5])
+        raise InputError(
+            f"The background lacks {len(lacking):,} genes that the query has ({listed}).",
+            "It must have every gene of the query.",
+            "Pass other cells, or a query without these genes.",
+        )
+    names, every = (query.obs_names, query.genes), options.get("every", True)
+    found = AttributionAccumulator(targets, *names, every=every, keep_values=keep_values)
     batch = np.full(len(query.obs_names), -1) if batch is None else batch
     runs = {
         number: ExplanationRun(module, query.measured, targets, background, batch=number, **options)
@@ -372,6 +350,6 @@ def explain_cells(
     return found.finish(
         background_expression=runs[-1].background.mean(0).cpu().numpy(),
         background=str(background),
-        method=method,
+        method=runs[-1].method,
         note=note.strip(),
     )

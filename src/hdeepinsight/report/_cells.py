@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -20,7 +20,7 @@ from hdeepinsight._keys import LABEL_COLUMNS
 from hdeepinsight._palette import MISSING, label_colors
 from hdeepinsight.annotation import check_same_cells
 from hdeepinsight.data import AlignedQuery, is_paired, open_paired, open_store
-from hdeepinsight.report._tables import label_of, shown_nodes
+from hdeepinsight.report._tables import shown_nodes
 
 if TYPE_CHECKING:
     from hdeepinsight.annotation import Annotation
@@ -76,51 +76,39 @@ def gather(
     result: Annotation, query: Any, clusters: Any, embedding: Any, color_by: Sequence[str]
 ) -> Given:
     """Pick up what the query has: coordinates, clusters and batches; or make coordinates."""
-    obs, held = (pd.DataFrame(index=result.obs_names), {}) if query is None else _held(query)
+    obs, held = pd.DataFrame(index=result.obs_names), dict[str, Any]()
+    if isinstance(query, AlignedQuery):
+        obs, held = query.obs, dict(query.source.obsm)
+    elif is_paired(query):
+        mdata: Any = open_paired(query)
+        obs, held = mdata.obs, {name: partial(mdata.obsm.__getitem__, name) for name in mdata.obsm}
+    elif query is not None:
+        store = open_store(query)
+        obs, held = store.obs, dict(store.obsm)
     check_same_cells(result.obs_names, obs.index.to_series(), "query")
     if missing := [name for name in color_by if name not in obs]:
         raise missing_column(missing[0], obs, where="The query's obs")
     if clusters is None and (found := [name for name in _CLUSTERS if name in obs]):
         clusters = obs[found[0]]
-    chosen = [name for name in dict.fromkeys([*color_by, *_COLUMNS]) if name in obs]
-    origin = "The picture shows the coordinates that were given."
+    columns = obs[[name for name in dict.fromkeys([*color_by, *_COLUMNS]) if name in obs]]
     if embedding is not None:
-        coordinates = _checked(embedding, len(result), given=True)
-    else:
-        coordinates = None
-        for name in _COORDINATES:
-            if coordinates is None and name in held:
-                try:
-                    coordinates = _checked(held[name](), len(result), given=False)
-                except Exception:  # damaged ones are made anew
-                    logger.debug("obsm[%r] could not be read", name, exc_info=True)
-                origin = f"The coordinates are those in obsm[{name!r}] of the query."
-        if coordinates is None:
-            return Given(obs[chosen], clusters, *_made(result, query), made=True)
-    return Given(obs[chosen], clusters, coordinates, origin)
-
-
-def _held(query: Any) -> tuple[pd.DataFrame, Mapping[str, Callable[[], Any]]]:
-    """Return the table of the cells, and ways to the coordinates that the query holds."""
-    if isinstance(query, AlignedQuery):
-        return query.obs, query.source.obsm
-    if is_paired(query):
-        mdata: Any = open_paired(query)
-        return mdata.obs, {name: partial(mdata.obsm.__getitem__, name) for name in mdata.obsm}
-    store = open_store(query)
-    return store.obs, store.obsm
-
-
-def _checked(values: Any, n_cells: int, *, given: bool) -> np.ndarray | None:
-    """Return two columns; ``None``, or an error for given ones, where there are none."""
-    points = np.asarray(values, dtype=np.float64)
-    if points.ndim == 2 and len(points) == n_cells and points.shape[1] >= 2:
-        return points[:, :2]
-    if given:
-        expected = "two or more columns of numbers, with one row per cell"
-        hint = "Pass adata.obsm['X_umap'] or the like."
-        raise invalid("embedding", points.shape, expected, hint)
-    return None
+        points = np.asarray(embedding, dtype=np.float64)
+        if points.ndim != 2 or points.shape[1] < 2:
+            expected = "two or more columns of numbers, with one row per cell"
+            hint = "Pass adata.obsm['X_umap'] or the like."
+            raise invalid("embedding", points.shape, expected, hint)
+        origin = "The picture shows the coordinates that were given."
+        return Given(columns, clusters, points[:, :2], origin)
+    for name in (name for name in _COORDINATES if name in held):
+        try:
+            points = np.asarray(held[name](), dtype=np.float64)
+        except Exception:  # damaged ones are made anew
+            logger.debug("obsm[%r] could not be read", name, exc_info=True)
+            continue
+        if points.ndim == 2 and len(points) == len(result) and points.shape[1] >= 2:
+            origin = f"The coordinates are those in obsm[{name!r}] of the query."
+            return Given(columns, clusters, points[:, :2], origin)
+    return Given(columns, clusters, *_made(result, query), made=True)
 
 
 def _made(result: Annotation, query: Any) -> tuple[np.ndarray | None, str]:
@@ -176,25 +164,20 @@ def _fields(
     result: Annotation, given: Given, evidence: MarkerEvidence | None, rows: np.ndarray
 ) -> Iterator[dict[str, Any]]:
     """Yield everything that cells can be coloured by, the label given first."""
-    labels, order = (
-        result.labels.iloc[rows],
-        [label_of(result, v).name for v in (*shown_nodes(result.taxonomy), 0)],
-    )
-    for name in (LABEL_COLUMNS.STOP, *result.taxonomy.level_names):
+    tree, labels = result.taxonomy, result.labels.iloc[rows]
+    order = [*dict.fromkeys(map(tree.label, shown_nodes(tree))), LABEL_COLUMNS.ROOT]
+    for name in (LABEL_COLUMNS.STOP, *tree.level_names):
         title = "label given" if name == LABEL_COLUMNS.STOP else f"level {name}"
-        shown = labels[name].cat.remove_unused_categories()
-        known = [label for label in dict.fromkeys(order) if label in shown.cat.categories]
-        yield _labels(title, "Labels", shown.cat.set_categories(known), result.colors)
+        yield _labels(title, "Labels", labels[name].cat.set_categories(order), result.colors)
     yield _numbers("confidence", "Trust", result.confidence.to_numpy()[rows], (0.0, 1.0))
-    if result.novelty is not None:
-        for name, title in _SCORES.items():
-            if name in result.novelty:
-                bounds = (0.0, 1.0) if name.endswith("p_value") else None
-                yield _numbers(title, "Trust", result.novelty[name].to_numpy()[rows], bounds)
+    for name, title in _SCORES.items():
+        if result.novelty is not None and name in result.novelty:
+            bounds = (0.0, 1.0) if name.endswith("p_value") else None
+            yield _numbers(title, "Trust", result.novelty[name].to_numpy()[rows], bounds)
     if (reasons := result.stop_reason.iloc[rows]).any():
         yield _labels("why it stops", "Trust", reasons.replace("", "it has a type"))
     if given.clusters is not None:
-        yield _labels("cluster", "Query", pd.Series(np.asarray(given.clusters)[rows]))
+        yield _labels("cluster", "Query", np.asarray(given.clusters)[rows])
     for name, column in given.obs.items():
         values = column.iloc[rows]
         if is_float_dtype(values.dtype):
@@ -202,32 +185,28 @@ def _fields(
         elif values.nunique() <= _MOST_CATEGORIES:
             yield _labels(str(name), "Query", values)
     if evidence is not None:
-        at = np.searchsorted(evidence.rows, rows)
-        at[at == len(evidence.rows)] = 0
-        known = evidence.rows[at] == rows
-        measured = evidence.means.columns[evidence.means.notna().any()]
-        columns = evidence.means.columns.get_indexer(measured)
-        values = evidence.expression[at][:, columns].toarray()
-        values[~known] = np.nan
-        for gene, own in zip(measured, values.T, strict=True):
+        at = pd.Index(evidence.rows).get_indexer(rows)
+        measured = np.flatnonzero(evidence.means.notna().any())
+        values = evidence.expression[at][:, measured].toarray()
+        values[at < 0] = np.nan
+        for gene, own in zip(evidence.means.columns[measured], values.T, strict=True):
             yield _numbers(str(gene), "Marker genes", own)
 
 
 def _labels(
-    name: str, group: str, values: pd.Series, colors: Mapping[str, str] | None = None
+    name: str, group: str, values: Any, colors: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     column: pd.Categorical = pd.Categorical(values).remove_unused_categories()
     names = list(map(str, column.categories))
-    palette = label_colors(names) if colors is None else colors
-    wide = "<u1" if len(names) < 255 else "<u2"
-    codes = np.where(column.codes < 0, len(names), column.codes).astype(wide)
+    palette, wide = label_colors(names) if colors is None else colors, len(names) >= 255
+    codes = np.where(column.codes < 0, len(names), column.codes)
     return {
         "name": escape_controls(name),
         "group": group,
         "labels": list(map(escape_controls, names)),
         "colors": [palette.get(label, MISSING) for label in names],
-        "wide": wide == "<u2",
-        "values": _packed(codes),
+        "wide": wide,
+        "values": _packed(codes.astype("<u2" if wide else "<u1")),
     }
 
 
@@ -237,14 +216,9 @@ def _numbers(
     known = np.isfinite(values)
     low, high = bounds or ((values[known].min(), values[known].max()) if known.any() else (0, 1))
     scaled = (np.where(known, values, low) - low) / (float(high - low) or 1.0)
-    steps = np.rint(scaled.clip(0, 1) * _STEPS)
-    return {
-        "name": escape_controls(name),
-        "group": group,
-        "low": float(low),
-        "high": float(high),
-        "values": _packed(np.where(known, steps, 255).astype("<u1")),
-    }
+    steps = np.where(known, np.rint(scaled.clip(0, 1) * _STEPS), 255).astype("<u1")
+    ends = {"low": float(low), "high": float(high)}
+    return {"name": escape_controls(name), "group": group, **ends, "values": _packed(steps)}
 
 
 def _packed(values: np.ndarray) -> str:

@@ -4,30 +4,53 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import logging
 import os
+import re
+import warnings
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
+from io import BytesIO
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
 import numpy as np
 
-from hdeepinsight import __version__, tl
+from hdeepinsight import __version__, pl, tl
 from hdeepinsight._errors import counted
 from hdeepinsight._io import atomic_write, escape_controls
-from hdeepinsight.annotation import Annotation, check_nodes, check_same_cells
-from hdeepinsight.report import _cells, _figures, _tables, _text
+from hdeepinsight.annotation import (
+    Annotation,
+    check_nodes,
+    check_same_cells,
+    evaluate_annotation,
+)
+from hdeepinsight.report import _cells, _tables
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from jinja2 import Environment
+    from matplotlib.axes import Axes
 
     from hdeepinsight.tl import MarkerEvidence, ReferenceModel
 
 logger = logging.getLogger(__name__)
 
-_LONGEST_SETTING = 400
+_LONGEST_SETTING: Final = 400
+#: Names listed before the rest is only counted.
+_MOST_NAMES: Final = 60
+#: A tree with more leaves, or longer names, gives a figure that no screen holds.
+_MOST_LEAVES, _LONGEST_NAME = 150, 60
+#: Characters that an address may hold as they are: half the size of encoding them all.
+_KEPT: Final = " !$&'()*+,-./:;=?@_~"
+#: Text stays text, so that the browser draws the scripts that our font lacks; and the same names
+#: inside give the same figure.
+_SVG: Final[Any] = {"svg.fonttype": "none", "svg.hashsalt": "hdeepinsight"}
+_NOT_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_TEMPLATES: Final = files("hdeepinsight.report") / "templates"
 
 
 def write(
@@ -127,16 +150,15 @@ def write(
         created = datetime.now(UTC) if epoch is None else datetime.fromtimestamp(int(epoch), UTC)
     title = title or f"Cell types of {counted(len(result), 'cell')}"
     head = {"title": title, "model": model, "version": __version__}
-    cells = _cells.gather(result, query, clusters, embedding, color_by)
-    found, unread = evidence, ""
+    cells, unread = _cells.gather(result, query, clusters, embedding, color_by), ""
     if evidence is None and query is not None and len(result):
         try:
-            found = tl.marker_evidence(result, query, reference)
+            evidence = tl.marker_evidence(result, query, reference)
         except Exception as error:  # markers are worth less than the rest of the page
             logger.debug("no evidence was found", exc_info=True)
             unread = f"The query could not be read for its marker genes: {error}"
-    page = _gather(result, found, cells, true_nodes)
-    content = _render(result, page | {"unread": unread}, head, created)
+    page = _gather(result, evidence, cells, true_nodes) | {"unread": unread}
+    content = _render(result, page, head, created)
     with atomic_write(path) as unfinished:
         unfinished.write_text(content, encoding="utf-8")
 
@@ -148,72 +170,146 @@ def _gather(
     true_nodes: np.ndarray | None,
 ) -> dict[str, Any]:
     """Gather what the page shows; ``None`` stands for what an annotation does not carry."""
-    evaluation, scores = None, None
-    if true_nodes is not None:
-        evaluation, scores = _tables.scores(result, true_nodes)
-    paragraph, references = _text.methods(result, compared=true_nodes is not None)
+    evaluation = None if true_nodes is None else evaluate_annotation(result, true_nodes)
     sets, set_sizes = _tables.label_sets(result)
-    light, verdict = _text.summary(result, evidence)
+    confidence, absent = result.confidence.to_numpy(), result.taxonomy.leaves
+    absent = np.setdiff1d(absent, result.stop_nodes).tolist()
     return {
-        "result": result,
-        "light": light,
-        "verdict": verdict,
-        "key_figures": _text.key_figures(result),
+        "light": "" if result.verdict is None else str(result.verdict.light),
+        "verdict": _summary(result, evidence),
+        "key_figures": _key_figures(result),
         "composition": _tables.composition(result),
+        "absent": list(map(result.taxonomy.label, absent)),
+        "bins": _tables.bins_of(confidence),
+        "quartiles": np.quantile(confidence, (0.25, 0.5, 0.75)) if len(result) else None,
         "picture": _cells.picture(result, cells, evidence),
         "origin": cells.origin,
         "evidence": _tables.evidence(result, evidence),
         "evidence_said": [] if evidence is None else evidence.sentences(),
+        "n_stopped": int(_tables.above_a_type(result).sum()),
         "stops": _tables.stops(result),
+        "novelty": _tables.novelty(result),
         "sets": sets,
         "set_sizes": set_sizes,
-        "novelty": _tables.novelty(result),
         "evaluation": evaluation,
-        "scores": scores,
+        "scores": evaluation and _tables.scores(evaluation),
         "clusters": _tables.clusters(result, cells.clusters),
-        "drawn": _figures.drawn(result, evidence, true_nodes),
-        "decisions": list(map(str, result.decisions)),
-        "methods": paragraph,
-        "references": references,
+        "drawn": _drawn(result, evidence, true_nodes),
     }
 
 
-def _facts(page: dict[str, Any]) -> Any:
-    """Return the figures of the page in plain types, for the machine-readable part."""
-    result = page["result"]
-    reports = {"input_report": result.input_report, "gene_report": result.gene_report}
-    trust = [*page["evidence"], page["stops"], *page["novelty"], page["set_sizes"]]
-    tables = [page["composition"], *trust, page["scores"], page["clusters"]]
-    return _tables.plain(
-        {
-            "n_cells": len(result),
-            "threshold": result.threshold,
-            "decoder": result.decoder,
-            "levels": result.taxonomy.level_names,
-            "calibration_note": result.calibration_note,
-            "verdict": {"light": page["light"], "sentences": page["verdict"]},
-            "key_figures": {figure.key: figure.value for figure in page["key_figures"]},
-            **{name: report and report.to_dict() for name, report in reports.items()},
-            "decisions": [decision.to_dict() for decision in result.decisions],
-            "evaluation": page["evaluation"] and page["evaluation"].to_dict(),
-            "tables": {table.key: table.to_dict() for table in tables if table is not None},
-            "methods": page["methods"],
-            "references": page["references"],
-            "recipe": result.recipe,
-        }
-    )
+def _key_figures(result: Annotation) -> list[dict[str, Any]]:
+    """Give the figures to know first: for machines a key and value, for people three texts."""
+    n_cells, tree = len(result), result.taxonomy
+    n_types = int(np.isin(tree.leaves, result.stop_nodes).sum())
+    figures: list[tuple[str, float, str, str, str]] = [
+        ("n_cells", n_cells, "Cells", f"{n_cells:,}", "annotated"),
+        ("n_types", n_types, "Types found", f"{n_types:,}", f"of {tree.n_leaves:,}"),
+    ]
+    if n_cells:
+        mean, of = float(result.confidence.mean()), "probability of the label or nearest type"
+        figures.append(("mean_confidence", mean, "Mean confidence", f"{mean:.3f}", of))
+        above, unknown = _tables.above_a_type(result), result.stop_nodes == 0
+        for key, name, cells in (
+            ("share_stopped", "Stopped above a type", above),
+            ("share_unknown", "Unknown", unknown),
+        ):
+            share, n = float(cells.mean()), counted(int(cells.sum()), "cell")
+            figures.append((key, share, name, f"{share:.1%}", n))
+    if genes := result.gene_report:
+        of = f"{genes.n_measured:,} of {genes.n_model:,} genes"
+        shown = f"{genes.coverage:.1%}"
+        figures.append(("gene_coverage", genes.coverage, "Gene coverage", shown, of))
+    names = ("key", "value", "name", "shown", "explanation")
+    return [dict(zip(names, figure, strict=True)) for figure in figures]
 
 
-def _render(
-    result: Annotation, page: dict[str, Any], head: dict[str, Any], created: datetime
-) -> str:
-    """Fill the template; no text in it holds a control or direction character."""
+def _summary(result: Annotation, evidence: MarkerEvidence | None) -> list[str]:
+    """Say what to know first."""
+    if result.verdict is not None:
+        said = list(result.verdict.sentences)
+    elif len(result):
+        n_above = int(_tables.above_a_type(result).sum())
+        said = [
+            f"{len(result) - n_above:,} of {counted(len(result), 'cell')} have a type; "
+            f"{n_above:,} stop above one. Nothing has judged whether the query looks like a "
+            "reference."
+        ]
+    else:
+        said = ["There are no cells."]
+    if result.calibration_note:
+        said.append(f"The probabilities are {result.calibration_note}.")
+    if evidence is not None and len(evidence.labels):
+        lineages = evidence.labels[~evidence.labels.index.str.contains(" > ")]
+        judged = lineages["verdict"].isin(["supported", "contradicted"])
+        if lineages.loc[judged, "n_cells"].sum() * 2 < lineages["n_cells"].sum():
+            names = ", ".join(lineages.loc[~judged, "label"])
+            said.append(f"Nothing but the model speaks for {names}: no markers could be judged.")
+        elif evidence.contradicted or result.verdict is None:
+            said += evidence.sentences()[: max(1, len(evidence.contradicted))]
+    return said
+
+
+def _drawn(
+    result: Annotation, evidence: MarkerEvidence | None, true_nodes: np.ndarray | None
+) -> dict[str, dict[str, Any]]:
+    """Draw what can be drawn, by name, each with a text that says what is seen, with numbers."""
+    tree, found = result.taxonomy, {}
+    longest = max(map(len, (*tree.labels, *tree.level_names)))
+    has_room = tree.n_leaves <= _MOST_LEAVES and longest <= _LONGEST_NAME
+    if evidence is not None and has_room and evidence.means.notna().to_numpy().any():
+        verdicts = evidence.labels["verdict"].value_counts()
+        n = int(verdicts.get("supported", 0))
+        alt = (
+            f"Dot plot of {evidence.means.shape[1]} marker genes in the cells of "
+            f"{len(evidence.labels)} labels; {n} of {n + len(evidence.contradicted)} labels that "
+            "could be judged are supported by their markers. The table below has the numbers."
+        )
+        found["evidence"] = _figure(lambda: pl.marker_evidence(evidence), alt)
+    known = np.flatnonzero(np.isin(() if true_nodes is None else true_nodes, tree.leaves))
+    if true_nodes is not None and len(known):
+        truth, said = true_nodes[known], result.leaf_nodes[known]
+        sure, right = result.node_probabilities[known, said].clip(0, 1), truth == said
+        of = f"{len(known):,} cells of known type: {right.mean():.1%} are right"
+        alt = f"Share of right types against their probability for {of}; the mean probability is "
+        found["reliability"] = _figure(
+            lambda: pl.reliability(sure, right), f"{alt}{sure.mean():.3f}."
+        )
+        if has_room:
+            alt = f"Percent of each true type by predicted type for {of}."
+            found["confusion"] = _figure(lambda: pl.confusion(tree, truth, said), alt)
+    return found
+
+
+def _figure(draw: Callable[[], Axes], alt: str) -> dict[str, Any]:
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+
+    with mpl.rc_context(_SVG), plt.ioff(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        figure: Any = draw().figure
+        content = BytesIO()
+        # Without a date the same result gives the same page.
+        figure.savefig(content, format="svg", metadata={"Date": None})
+        width, height = (round(96 * inches) for inches in figure.get_size_inches())
+        plt.close(figure)
+    svg = _NOT_XML.sub("\ufffd", escape_controls(content.getvalue().decode()))
+    source = f"data:image/svg+xml,{quote(svg, safe=_KEPT)}"
+    return {"source": source, "alt": alt, "width": width, "height": height}
+
+
+def _environment() -> Environment:
+    """Return the templates; no text that they write holds a control or direction character."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
     def visible(value: Any) -> Any:
         plain = isinstance(value, str) and not isinstance(value, Markup)
         return escape_controls(value) if plain else value
+
+    def listed(names: Sequence[str]) -> str:
+        rest = len(names) - _MOST_NAMES
+        return ", ".join(names[:_MOST_NAMES]) + (f" and {rest:,} more" if rest > 0 else "")
 
     environment = Environment(
         loader=PackageLoader("hdeepinsight.report"),
@@ -224,32 +320,65 @@ def _render(
         lstrip_blocks=True,
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
-    templates = files("hdeepinsight.report") / "templates"
+    # What a foreign file has in the place of a number stays as it is.
+    grouped = {"grouped": lambda value: f"{value:,}" if isinstance(value, int) else str(value)}
+    environment.filters |= {**grouped, "counted": counted, "listed": listed}
+    return environment
+
+
+def _render(
+    result: Annotation, page: dict[str, Any], head: dict[str, Any], created: datetime
+) -> str:
+    from markupsafe import Markup
+
+    environment, cited = _environment(), list[str]()
+
+    def cite(key: str) -> str:
+        cited.extend([key] * (key not in cited))
+        return f"[{cited.index(key) + 1}]"
+
+    methods = environment.get_template("methods.txt.j2").render(
+        result=result, cite=cite, compared=page["evaluation"] is not None
+    )
+    page["methods"] = " ".join(methods.split())
+    sources = json.loads((_TEMPLATES / "references.json").read_text(encoding="utf-8"))
+    page["references"] = [sources[key] for key in cited]
+    trust = [*page["evidence"], page["stops"], *page["novelty"], page["set_sizes"]]
+    tables = [page["composition"], *trust, page["scores"], page["clusters"]]
+    reports = {"input_report": result.input_report, "gene_report": result.gene_report}
+    facts = {
+        "n_cells": len(result),
+        "threshold": result.threshold,
+        "decoder": result.decoder,
+        "levels": result.taxonomy.level_names,
+        "calibration_note": result.calibration_note,
+        "verdict": {"light": page["light"], "sentences": page["verdict"]},
+        "key_figures": {figure["key"]: figure["value"] for figure in page["key_figures"]},
+        **{name: report and report.to_dict() for name, report in reports.items()},
+        "decisions": [decision.to_dict() for decision in result.decisions],
+        "evaluation": page["evaluation"] and page["evaluation"].to_dict(),
+        "tables": {table.key: table.to_dict() for table in tables if table is not None},
+        "methods": page["methods"],
+        "references": page["references"],
+        "recipe": result.recipe,
+    }
     style, script, draw = (
-        (templates / name).read_text(encoding="utf-8")
+        (_TEMPLATES / name).read_text(encoding="utf-8")
         for name in ("report.css", "report.js", "cells.js")
     )
     script += draw if page["picture"] else ""
     # The browser runs our style and script alone, and loads nothing from anywhere. Escaping keeps
     # names from becoming markup; this is the second lock on the same door.
     allowed = f"style-src {_hash(style)}; script-src {_hash(script)}; img-src data:"
-    policy = f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
-    matrix, genes = result.input_report, result.gene_report
-    confidence = result.confidence.to_numpy()
     return environment.get_template("report.html.j2").render(
         head,
         created=created,
+        result=result,
         page=page,
-        facts={**head, "created": created.isoformat(), **_facts(page)},
+        facts={**head, "created": created.isoformat(), **_tables.plain(facts)},
         style=Markup(style),
         script=Markup(script),
-        policy=policy,
-        matrix=matrix and _text.input_sentences(matrix),
-        genes=genes and _text.gene_sentences(genes),
-        absent=_text.absent_types(result),
-        bins=_tables.bins_of(confidence),
-        quartiles=np.quantile(confidence, (0.25, 0.5, 0.75)) if len(result) else None,
-        n_stopped=int(_tables.above_a_type(result).sum()),
+        policy=f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'",
         adapted=any(step.applied and step.step == "adapt" for step in result.decisions),
         recipe={
             str(name): shorten(str(value), _LONGEST_SETTING, placeholder=" ...")

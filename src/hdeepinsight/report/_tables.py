@@ -5,28 +5,35 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from hdeepinsight._keys import LABEL_COLUMNS
-from hdeepinsight.annotation import Annotation, Evaluation, LabelSets, evaluate_annotation
-from hdeepinsight.taxonomy import Taxonomy
-from hdeepinsight.tl import cell_type
+from hdeepinsight.annotation import Annotation, Evaluation, LabelSets
+from hdeepinsight.taxonomy import CellType, Taxonomy, cell_type
 
 if TYPE_CHECKING:
     from hdeepinsight.tl import MarkerEvidence
 
-#: ``"share"`` is written as percent with a bar, ``"bins"`` (counts of a histogram) as a drawing.
-Kind = Literal["text", "count", "share", "number", "bins"]
-
 #: More rows than this make a page that nobody reads and that grows with the data.
 MAX_ROWS: Final = 1_000
+N_BINS: Final = 20
+#: Of label sets, the share that may miss the truth; of novelty, the p-value that counts as novel.
+ALPHA, NOVEL = 0.1, 0.05
+#: Column of the novelty, how to find its cells, and in words.
+_MEASURES: Final = {
+    "lineage_p_value": "recognised by no lineage",
+    "type_p_value": "recognised by no type of their lineage",
+    "p_value": "far from all types",
+    "is_doublet": "of two lineages at once, as doublets are",
+    "is_ambient": "like the background, as empty droplets are",
+}
 
 
-@dataclass(frozen=True)
-class Label:
+class Label(NamedTuple):
     """A label as a cell of a table: its name, level, colour, and the address of its definition."""
 
     name: str
@@ -39,34 +46,6 @@ class Label:
 
 
 @dataclass(frozen=True)
-class Column:
-    """One column.
-
-    Parameters
-    ----------
-    name
-        Heading.
-    kind
-        What its values are, which decides how they are written and sorted.
-    """
-
-    name: str
-    kind: Kind = "text"
-
-
-def columns_of(text: str) -> tuple[Column, ...]:
-    """Read columns that are separated by commas, each with its kind behind a colon.
-
-    Examples
-    --------
-    >>> columns_of("Label, Cells: count")
-    (Column(name='Label', kind='text'), Column(name='Cells', kind='count'))
-    """
-    parts = (part.partition(": ") for part in text.split(", "))
-    return tuple(Column(name, cast("Kind", kind or "text")) for name, _, kind in parts)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Table:
     """Rows that can be sorted and, where there are many, filtered.
 
@@ -77,7 +56,9 @@ class Table:
     caption
         What the table shows, in a sentence.
     columns
-        The columns; the first one names the row.
+        Name of every column, and what it holds, which decides how it is written and sorted:
+        ``"text"``, ``"count"``, ``"number"``, ``"share"`` (percent with a bar) or ``"bins"``
+        (counts of a histogram). The first one names the row.
     rows
         One tuple per row; ``None`` where there is no value.
     filtered
@@ -86,47 +67,43 @@ class Table:
 
     key: str
     caption: str
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[Any, ...], ...]
+    columns: Sequence[tuple[str, str]]
+    rows: Sequence[Sequence[Any]]
     filtered: bool = False
-
-    @classmethod
-    def of(
-        cls,
-        key: str,
-        caption: str,
-        columns: Sequence[Column],
-        rows: Sequence[tuple[Any, ...]],
-        *,
-        filtered: bool = False,
-        n_rows: int | None = None,
-    ) -> Table:
-        """Make a table of the first rows, without columns that say nothing in any of them.
-
-        Parameters
-        ----------
-        key, caption, columns, rows, filtered
-            As above.
-        n_rows
-            How many rows there would be, where the caller made only the first of them.
-        """
-        n_rows = len(rows) if n_rows is None else n_rows
-        if n_rows > MAX_ROWS:
-            caption += f" The first {MAX_ROWS:,} of {n_rows:,} are shown."
-        said = [i for i in range(len(columns)) if not rows or any(row[i] != "" for row in rows)]
-        return cls(
-            key=key,
-            caption=caption,
-            columns=tuple(columns[i] for i in said),
-            rows=tuple(tuple(row[i] for i in said) for row in rows[:MAX_ROWS]),
-            filtered=filtered,
-        )
 
     def to_dict(self) -> dict[str, Any]:
         """Give caption and rows, each row by the names of its columns."""
-        names = [column.name for column in self.columns]
+        names = [name for name, _ in self.columns]
         rows = [dict(zip(names, row, strict=True)) for row in self.rows]
         return {"caption": self.caption, "rows": plain(rows)}
+
+
+def _table(
+    key: str,
+    caption: str,
+    columns: str,
+    rows: Sequence[tuple[Any, ...]],
+    *,
+    filtered: bool = False,
+    n_rows: int = 0,
+) -> Table:
+    """Make a table of the first rows, without columns that say nothing in any of them.
+
+    Parameters
+    ----------
+    key, caption, rows, filtered
+        As in :class:`Table`.
+    columns
+        Names separated by commas, each with its kind behind a colon where it is not text.
+    n_rows
+        How many rows there would be, where the caller made only the first of them.
+    """
+    if max(n_rows, len(rows)) > MAX_ROWS:
+        caption += f" The first {MAX_ROWS:,} of {max(n_rows, len(rows)):,} are shown."
+    named = [name.partition(": ")[::2] for name in columns.split(", ")]
+    said = [i for i in range(len(named)) if not rows or any(row[i] != "" for row in rows)]
+    kinds = [(named[i][0], named[i][1] or "text") for i in said]
+    return Table(key, caption, kinds, [[row[i] for i in said] for row in rows[:MAX_ROWS]], filtered)
 
 
 def plain(value: Any) -> Any:
@@ -140,7 +117,7 @@ def plain(value: Any) -> Any:
     """
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple) and not isinstance(value, Label):
         return [plain(item) for item in value]
     if getattr(value, "shape", None) == () and hasattr(value, "item"):
         value = value.item()
@@ -149,81 +126,55 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
-N_BINS: Final = 20
-#: Of label sets, the share that may miss the truth; of novelty, the p-value that counts as novel.
-ALPHA, NOVEL = 0.1, 0.05
-
-_COMPOSITION: Final = columns_of(
-    "Label, Cells: count, Share of cells: share, Stop here: count, Mean probability: number, "
-    "5 % lie below: number, From 0 to 1: bins"
-)
-_STOPS: Final = columns_of(
-    "Stopped at, Why, Cells: count, Share of cells: share, Mean probability there: number, "
-    "Mean of the best child: number, Most frequent nearest type, Share of that type: share"
-)
-_SIZES: Final = columns_of("Types in the set: count, Cells: count, Share of cells: share")
-_NOVELTY: Final = columns_of("Found, Cells: count, Share of cells: share, By chance: share")
-_NEAREST: Final = columns_of(
-    "Nearest type, Cells: count, Of no known lineage: share, Of no known type: share, "
-    "Two lineages at once: share, Like the background: share"
-)
-_SCORES: Final = columns_of(
-    "Level, Cells: count, Accuracy: share, Macro-F1: number, Balanced accuracy: number, "
-    "Expected calibration error: number"
-)
-_EVIDENCE: Final = columns_of(
-    "Label, Cells read: count, Markers, Higher here, Not higher here, Not measured, What it is"
-)
-_GENES: Final = columns_of(
-    "Label, Gene, Named by, Compared with, Mean: number, Elsewhere: number, "
-    "Cells that express it: share, Elsewhere : share, Supports the label"
-)
-
-
 def composition(result: Annotation) -> Table:
     """Tabulate the cells at or under every node, in the order of the tree."""
-    tree, stops = result.taxonomy, result.stop_nodes
-    nodes, cells_of = shown_nodes(tree), dict[int, np.ndarray]()
-    for depth in range(tree.max_depth):
-        cells_of |= dict(groups_of(tree.node_at_level[stops, depth]))
-    rows = []
-    for node in nodes:
-        if node not in cells_of:
-            continue
-        cells = cells_of[node]
-        values = result.node_probabilities[cells, node]
-        here = int(np.isin(stops[cells], same_label(tree, node)).sum())
-        shown = values.mean(), np.quantile(values, 0.05), bins_of(values)
-        rows.append((label_of(result, node), len(cells), len(cells) / len(result), here, *shown))
+    tree, stops, first = result.taxonomy, result.stop_nodes, first_of_label(result.taxonomy)
+    rows: list[tuple[Any, ...]] = []
+    for node in shown_nodes(tree):
+        cells = np.flatnonzero(tree.node_at_level[stops, tree.depth[node] - 1] == node)
+        if len(cells):
+            values, here = result.node_probabilities[cells, node], first[stops[cells]] == node
+            shown = values.mean(), np.quantile(values, 0.05), bins_of(values)
+            share = len(cells) / len(result)
+            rows.append((label_of(result, node), len(cells), share, int(here.sum()), *shown))
     if unknown := int((stops == 0).sum()):
-        root = label_of(result, 0)
-        rows.append((root, unknown, unknown / len(result), unknown, None, None, bins_of(stops[:0])))
-    caption = "Cells at or under each label, those whose label goes no further, and how sure it is."
-    return Table.of("composition", caption, _COMPOSITION, rows)
+        share, none = unknown / len(result), (None, None, bins_of(stops[:0]))
+        rows.append((label_of(result, 0), unknown, share, unknown, *none))
+    return _table(
+        "composition",
+        "Cells at or under each label, those whose label goes no further, and how sure it is.",
+        "Label, Cells: count, Share of cells: share, Stop here: count, Mean probability: number, "
+        "5 % lie below: number, Probability from 0 to 1: bins",
+        rows,
+    )
 
 
 def stops(result: Annotation) -> Table:
     """Tabulate the cells whose label ends above a type: where, and why."""
-    reasons = result.stop_reason.to_numpy()
-    rows = []
-    for reason in dict.fromkeys(reasons.tolist()):
-        stopped = np.flatnonzero((reasons == reason) & above_a_type(result))
-        for node, at in groups_of(result.stop_nodes[stopped]):
-            probabilities = result.node_probabilities[stopped[at]]
-            leaf, of_leaf = groups_of(result.leaf_nodes[stopped[at]])[0]
-            row = (
-                label_of(result, node),
+    rows, tree, above = [], result.taxonomy, np.flatnonzero(above_a_type(result))
+    keys = [result.stop_reason.to_numpy()[above], result.stop_nodes[above]]
+    for (reason, node), at in pd.Series(above).groupby(keys, sort=False):
+        probabilities = result.node_probabilities[at]
+        leaf, of_leaf = groups_of(result.leaf_nodes[at])[0]
+        rows.append(
+            (
+                label_of(result, int(node)),
                 reason,
                 len(at),
                 len(at) / len(result),
                 probabilities[:, node].mean() if node else None,
-                probabilities[:, result.taxonomy.children(node)].max(axis=1).mean(),
-                result.taxonomy.label(leaf),
+                probabilities[:, tree.children(node)].max(axis=1).mean(),
+                tree.label(leaf),
                 len(of_leaf) / len(at),
             )
-            rows.append(row)
-    rows.sort(key=lambda row: -row[2])
-    return Table.of("stops", "Cells whose label ends above a type, where, and why.", _STOPS, rows)
+        )
+    return _table(
+        "stops",
+        "Cells whose label ends above a type, where, and why.",
+        "Stopped at, Why, Cells: count, Share of cells: share, Mean probability there: number, "
+        "Mean of the best child: number, Most frequent nearest type, Share of that type: share",
+        sorted(rows, key=lambda row: -row[2]),
+    )
 
 
 def above_a_type(result: Annotation) -> np.ndarray:
@@ -239,58 +190,50 @@ def label_sets(result: Annotation) -> tuple[LabelSets | None, Table | None]:
     sizes, counts = np.unique(sets.size, return_counts=True)
     rows = [(n, count, count / len(result)) for n, count in zip(sizes, counts, strict=True)]
     caption = f"Cells by the number of types in their label set (alpha {ALPHA})."
-    return sets, Table.of("label_sets", caption, _SIZES, rows)
-
-
-#: Column of the novelty, how to find its cells, and in words.
-_MEASURES: Final = {
-    "lineage_p_value": "recognised by no lineage",
-    "type_p_value": "recognised by no type of their lineage",
-    "p_value": "far from all types",
-    "is_doublet": "of two lineages at once, as doublets are",
-    "is_ambient": "like the background, as empty droplets are",
-}
+    columns = "Types in the set: count, Cells: count, Share of cells: share"
+    return sets, _table("label_sets", caption, columns, rows)
 
 
 def novelty(result: Annotation) -> tuple[Table, ...]:
     """Count the cells that are novel, doublets or empty, and by their nearest type."""
     if result.novelty is None or not len(result):
         return ()
-    flags = {
-        name: (values if values.dtype == bool else values <= NOVEL)
-        for name in _MEASURES
-        if name in result.novelty and (values := result.novelty[name].to_numpy()).size
-    }
-    rows: list[tuple[Any, ...]] = [
-        (_MEASURES[name], int(flag.sum()), flag.mean(), NOVEL if name.endswith("value") else None)
-        for name, flag in flags.items()
-    ]
+    flags, rows = {}, list[tuple[Any, ...]]()
+    for name in filter(result.novelty.__contains__, _MEASURES):
+        values = result.novelty[name].to_numpy()
+        flag = flags[name] = values if values.dtype == bool else values <= NOVEL
+        by_chance = NOVEL if name.endswith("value") else None
+        rows.append((_MEASURES[name], int(flag.sum()), flag.mean(), by_chance))
     caption = f"Cells unlike those of the reference (p-value of at most {NOVEL})."
-    overall = Table.of("novelty", caption, _NOVELTY, rows)
+    columns = "Found, Cells: count, Share of cells: share, By chance: share"
+    overall = _table("novelty", caption, columns, rows)
     of_type = flags.get("type_p_value", flags.get("p_value"))
-    columns = (flags.get("lineage_p_value"), of_type, *map(flags.get, ("is_doublet", "is_ambient")))
-    rows = [
-        (
-            result.taxonomy.label(leaf),
-            len(cells),
-            *("" if flag is None else flag[cells].mean() for flag in columns),
-        )
-        for leaf, cells in groups_of(result.leaf_nodes)
-    ]
+    shown = (flags.get("lineage_p_value"), of_type, *map(flags.get, ("is_doublet", "is_ambient")))
+    rows = []
+    for leaf, cells in groups_of(result.leaf_nodes):
+        shares = ("" if flag is None else flag[cells].mean() for flag in shown)
+        rows.append((result.taxonomy.label(leaf), len(cells), *shares))
     caption = "The same by the type that the cells come nearest to."
-    return overall, Table.of("novelty_by_type", caption, _NEAREST, rows, filtered=True)
+    columns = (
+        "Nearest type, Cells: count, Of no known lineage: share, Of no known type: share, "
+        "Two lineages at once: share, Like the background: share"
+    )
+    return overall, _table("novelty_by_type", caption, columns, rows, filtered=True)
 
 
-def scores(result: Annotation, true_nodes: np.ndarray) -> tuple[Evaluation, Table]:
-    """Return scores against known labels, and the same as a table of levels."""
-    evaluation = evaluate_annotation(result, true_nodes)
+def scores(evaluation: Evaluation) -> Table:
+    """Tabulate the scores of every level against known labels."""
     names = ["accuracy", "macro_f1", "balanced_accuracy", "ece"]
     rows = [
         (str(level), int(row["n_cells"]), *map(float, row[names]))
         for level, row in evaluation.levels.iterrows()
     ]
     caption = f"{evaluation.n_cells:,} cells with known labels, every cell followed to a type."
-    return evaluation, Table.of("scores", caption, _SCORES, rows)
+    columns = (
+        "Level, Cells: count, Accuracy: share, Macro-F1: number, Balanced accuracy: number, "
+        "Expected calibration error: number"
+    )
+    return _table("scores", caption, columns, rows)
 
 
 def clusters(result: Annotation, given: Any | None) -> Table | None:
@@ -305,68 +248,70 @@ def clusters(result: Annotation, given: Any | None) -> Table | None:
     for code, cells in groups[:MAX_ROWS]:
         found: list[Any] = []
         for node, at in groups_of(result.stop_nodes[cells])[:2]:
-            found += label_of(result, node).name, len(at) / len(cells)
+            name = result.taxonomy.label(node) if node else LABEL_COLUMNS.ROOT
+            found += name, len(at) / len(cells)
         sure = confidence[cells].mean(), above[cells].mean()
         rows.append((names[code], len(cells), *(*found, None, None)[:4], *sure))
-    columns = columns_of(
+    columns = (
         "Cluster, Cells: count, Most frequent label, Share of that label: share, Second label, "
         "Share of the second: share, Mean confidence: number, Stopped above a type: share"
     )
     caption = "What the cells of each cluster are called."
-    return Table.of("clusters", caption, columns, rows, filtered=True, n_rows=len(groups))
+    return _table("clusters", caption, columns, rows, filtered=True, n_rows=len(groups))
 
 
 def evidence(result: Annotation, found: MarkerEvidence | None) -> tuple[Table, ...]:
-    """Tabulate the markers of every label: in words, and gene by gene."""
+    """Tabulate the markers of every label in words and gene by gene, and what the labels are."""
     if found is None or found.labels.empty:
         return ()
-    tree, rows, genes = result.taxonomy, [], []
+    tree, rows, genes, terms = result.taxonomy, [], [], []
     nodes = {tree.path_name(node): node for node in range(1, tree.n_nodes)}
     for path, of in found.labels.iterrows():
-        label, own = label_of(result, nodes[str(path)]), found.table[found.table["path"] == path]
-        supports = own["supports"].fillna(value=False).to_numpy(dtype=bool)
-        against = own["supports"].notna().to_numpy() & ~supports
-        lists = [
-            ", ".join(own.loc[mask, "gene"]) for mask in (supports, against, own["mean"].isna())
-        ]
-        term = tree.ontology_ids.get(tree.names[nodes[str(path)]], "")
-        known = cell_type(term)
-        what = "" if known is None else f"{known.name} ({term}): {known.definition}"
+        node, own = nodes[str(path)], found.table[found.table["path"] == path]
+        label, says = label_of(result, node), own["supports"].map({True: "yes", False: "no"})
+        says = says.fillna("not judged").where(own["mean"].notna(), "not measured")
+        lists = [", ".join(own.loc[says == word, "gene"]) for word in ("yes", "no", "not measured")]
         verdict = str(of["verdict"])
         if verdict in ("supported", "contradicted"):
             verdict = f"{verdict} ({of['n_supporting']} of {of['n_markers']})"
-        rows.append((label, of["n_cells"], verdict, *lists, what))
-        for row in own.itertuples():
-            says = "not judged" if row.supports is pd.NA else "yes" if row.supports else "no"
-            says = "not measured" if math.isnan(row.mean) else says
-            numbers = row.mean, row.other_mean, row.share, row.other_share
-            genes.append((label.name, row.gene, row.source, row.compared_with, *numbers, says))
+        rows.append((label, of["n_cells"], verdict, *lists))
+        if known := _term(tree, node):
+            terms.append((label, known.name, tree.ontology_ids[tree.names[node]], known.definition))
+        numbers = ["gene", "source", "compared_with", "mean", "other_mean", "share", "other_share"]
+        lines = own[numbers].itertuples(index=False)
+        genes += [(label.name, *line, word) for line, word in zip(lines, says, strict=True)]
     read = f"{len(found.rows):,} of {found.n_cells:,} cells were read"
     read = "all cells were read" if len(found.rows) == found.n_cells else read
     caption = f"Markers of each label, and whether its cells express them ({read})."
-    by_gene = "Mean log1p of counts per 10,000, and share of expressing cells, gene by gene."
+    columns = "Label, Cells read: count, Markers, Higher here, Not higher here, Not measured"
+    by_gene = (
+        "Label, Gene, Named by, Compared with, Mean: number, Elsewhere: number, "
+        "Cells that express it: share, Elsewhere : share, Supports the label"
+    )
+    about = "Mean log1p of counts per 10,000, and share of expressing cells, gene by gene."
+    meant = "What the labels mean, by the Cell Ontology."
     return (
-        Table.of("evidence", caption, _EVIDENCE, rows),
-        Table.of("marker_genes", by_gene, _GENES, genes, filtered=True),
+        _table("evidence", caption, columns, rows),
+        _table("marker_genes", about, by_gene, genes, filtered=True),
+        *([_table("definitions", meant, "Label, Cell type, Id, Definition", terms)] * bool(terms)),
     )
 
 
 def shown_nodes(tree: Taxonomy) -> list[int]:
     """Return the nodes in tree order, without those that only repeat the label above them."""
-    nodes = sorted(range(1, tree.n_nodes), key=lambda node: tree.ancestors(node).tolist())
-    return [node for node in nodes if not _repeats(tree, node)]
+    first = first_of_label(tree)
+    nodes = (node for node in range(1, tree.n_nodes) if first[node] == node)
+    return sorted(nodes, key=lambda node: tree.ancestors(node).tolist())
 
 
-def _repeats(tree: Taxonomy, node: int) -> bool:
-    return node > 0 and tree.label(node) == tree.label(int(tree.parent[node]))
-
-
-def same_label(tree: Taxonomy, node: int) -> list[int]:
-    """Return a node and those under it that only repeat its label."""
-    found = [node]
-    for at in found:
-        found += [child for child in tree.children(at).tolist() if _repeats(tree, child)]
-    return found
+@lru_cache(maxsize=8)
+def first_of_label(tree: Taxonomy) -> np.ndarray:
+    """Return the highest node whose label each node only repeats, or the node itself."""
+    first = np.arange(tree.n_nodes)
+    for node in range(1, tree.n_nodes):  # parents come before their children
+        if tree.label(node) == tree.label(int(tree.parent[node])):
+            first[node] = first[tree.parent[node]]
+    return first
 
 
 def groups_of(nodes: np.ndarray) -> list[tuple[int, np.ndarray]]:
@@ -377,17 +322,19 @@ def groups_of(nodes: np.ndarray) -> list[tuple[int, np.ndarray]]:
     return sorted(groups, key=lambda group: -len(group[1]))
 
 
+def _term(tree: Taxonomy, node: int) -> CellType | None:
+    return cell_type(tree.ontology_ids.get(tree.names[node], "")) if node else None
+
+
 def label_of(result: Annotation, node: int) -> Label:
     """Return the label of a node, in its colour; ``"Unknown"`` for the root."""
-    tree = result.taxonomy
+    tree, term = result.taxonomy, _term(result.taxonomy, node)
     name = tree.label(node) if node else LABEL_COLUMNS.ROOT
-    repeated = sum(_repeats(tree, v) for v in tree.ancestors(node).tolist())
-    depth = max(1, int(tree.depth[node]) - repeated)
-    term = cell_type(tree.ontology_ids.get(tree.names[node], "")) if node else None
-    return Label(name, depth, result.colors.get(name), None if term is None else term.link)
+    depth = len(set(first_of_label(tree)[tree.ancestors(node)].tolist()))
+    return Label(name, max(1, depth), result.colors.get(name), term and term.link)
 
 
-def bins_of(values: np.ndarray) -> tuple[int, ...]:
+def bins_of(values: np.ndarray) -> list[int]:
     """Count the cells in each twentieth of the way from 0 to 1."""
     counts, _ = np.histogram(np.clip(values, 0, 1), bins=N_BINS, range=(0.0, 1.0))
-    return tuple(counts.tolist())
+    return list(counts.tolist())

@@ -1,12 +1,11 @@
 """Analyse annotations, ours or another tool's: refine, vote, combine, audit."""
 
+from hdeepinsight.taxonomy import CellType, cell_type
 from hdeepinsight.tl._audit import LabelAudit, audit_labels, audit_nodes
 from hdeepinsight.tl._consensus import Consensus, consensus
 from hdeepinsight.tl._evidence import (
-    CellType,
     MarkerEvidence,
     ReferenceModel,
-    cell_type,
     marker_evidence,
     marker_genes,
     open_cells,

@@ -6,20 +6,19 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from hdeepinsight._errors import check_integer
+from hdeepinsight._errors import check_integer, counted
 from hdeepinsight.annotation import check_same_cells
 from hdeepinsight.data import (
     AlignedQuery,
     CountSource,
     DataLike,
-    GeneAlignment,
     InputError,
     Modalities,
     align_genes,
@@ -29,14 +28,12 @@ from hdeepinsight.data import (
     open_paired,
     open_store,
 )
-from hdeepinsight.taxonomy import CellType as CellType
-from hdeepinsight.taxonomy import cell_type as cell_type
+from hdeepinsight.taxonomy import Taxonomy, cell_type
 
 if TYPE_CHECKING:
     from hdeepinsight.annotation import Annotation
     from hdeepinsight.explanation import Explanation
     from hdeepinsight.nn import LeafProfiles
-    from hdeepinsight.taxonomy import Taxonomy
 
 #: Cells of a label below which its markers say nothing, and of each label that are always read.
 MIN_CELLS: Final = 10
@@ -45,8 +42,6 @@ _ALWAYS: Final = 50
 #: of it that the query has to show.
 _MARKER: Final = 0.25
 _PART: Final = 0.25
-#: Where the best genes were not measured, so many times as many are gone through for others.
-_CANDIDATES: Final = 4
 #: Least difference, and share of cells, where the reference says nothing about a gene.
 _DIFFERENCE, _SHARE = 0.05, 0.02
 #: Measured markers without which a label is not judged.
@@ -56,8 +51,6 @@ _HOUSEKEEPING: Final = re.compile(
     r"^(MT-|M?RP[SL]\d|EEF1|HSP|FOSB?$|JUN[BD]?$|(MALAT1|NEAT1|TPT1|FTL|FTH1|B2M|ACTB|GAPDH)$)",
     re.IGNORECASE,
 )
-
-Verdict = Literal["supported", "contradicted", "too few cells", "too few markers"]
 
 
 class ReferenceModel(Protocol):
@@ -107,65 +100,50 @@ def marker_genes(model: ReferenceModel, *, n_genes: int = 10) -> pd.DataFrame:
     ['CD74', 'CD79A', 'HLA-DRA']
     """
     check_integer("n_genes", n_genes, hint="Omit it to use 10.")
-    profiles = _Profiles.of(model)
-    if profiles is None:
+    means, tree, rows = _node_means(model), model.taxonomy, []
+    if means is None:
         raise ValueError(
             "The model holds no mean profiles of its reference, from which markers are taken. "
             "Train it with this version."
         )
-    tree, rows = profiles.taxonomy, []
     for node in range(1, tree.n_nodes):
-        for gene, own, other in islice(profiles.markers(node), n_genes):
-            difference = own - other
-            rows.append((tree.label(node), tree.path_name(node), gene, own, other, difference))
+        for gene, own, other in islice(_markers(tree, means, node), n_genes):
+            numbers = own, other, own - other
+            rows.append((tree.label(node), tree.path_name(node), gene, *numbers))
     columns = ["label", "path", "gene", "mean", "other_mean", "difference"]
     return pd.DataFrame(rows, columns=columns)
 
 
-@dataclass(frozen=True, eq=False)
-class _Profiles:
-    """Mean log expression of every leaf, ``(n_leaves, n_genes)``, and its cells ``(n_leaves,)``."""
+def _node_means(model: ReferenceModel | None) -> pd.DataFrame | None:
+    """Average the log expression of the reference under every node, nodes × genes.
 
-    taxonomy: Taxonomy
-    mean: pd.DataFrame
-    n_cells: np.ndarray
+    Nodes without cells are NaN; ``None`` is returned where the model kept no profiles.
+    """
+    if model is None:
+        return None
+    if not hasattr(model, "profiles_"):
+        raise TypeError(
+            f"model must be a trained model, got {model!r}. Pass hdi.hub.load_model('pbmc') or "
+            "the like."
+        )
+    if model.profiles_ is None:
+        return None
+    n_cells = model.profiles_.n_cells.cpu().numpy().astype(float)
+    weights = model.taxonomy.ancestor_matrix.T * n_cells
+    with np.errstate(invalid="ignore"):
+        weights = weights / weights.sum(axis=1, keepdims=True)
+    return pd.DataFrame(weights @ model.profiles_.mean.cpu().numpy(), columns=list(model.genes))
 
-    @classmethod
-    def of(cls, model: ReferenceModel | None) -> _Profiles | None:
-        if model is None:
-            return None
-        if not hasattr(model, "profiles_"):
-            raise TypeError(
-                f"model must be a trained model, got {model!r}. Pass hdi.hub.load_model('pbmc') or "
-                "the like."
-            )
-        if model.profiles_ is None:
-            return None
-        mean = pd.DataFrame(model.profiles_.mean.cpu().numpy(), columns=list(model.genes))
-        return cls(model.taxonomy, mean, model.profiles_.n_cells.cpu().numpy().astype(float))
 
-    def of_node(self, node: int) -> np.ndarray | None:
-        """Return the mean over the reference's cells of a node; ``None`` if it had none."""
-        weights = self.n_cells * self.leaves_under(node)
-        return weights @ self.mean.to_numpy() / weights.sum() if weights.any() else None
-
-    def leaves_under(self, node: int) -> np.ndarray:
-        """Return whether each leaf is at or under a node, bool, ``(n_leaves,)``."""
-        return np.asarray(self.taxonomy.ancestor_matrix[:, node], dtype=bool)
-
-    def markers(self, node: int) -> Iterator[tuple[str, float, float]]:
-        """Yield genes, best first, with the mean of the node and that of the nearest sibling."""
-        own = self.of_node(node)
-        siblings = map(self.of_node, rivals(self.taxonomy, node))
-        others = [mean for mean in siblings if mean is not None]
-        if own is None or not others:
+def _markers(tree: Taxonomy, means: pd.DataFrame, node: int) -> Iterator[tuple[str, float, float]]:
+    """Yield genes, best first, with the mean of the node and that of the nearest sibling."""
+    own, nearest = means.loc[node].to_numpy(), means.loc[rivals(tree, node)].max().to_numpy()
+    difference = np.nan_to_num(own - nearest)
+    for at in np.argsort(-difference, kind="stable"):
+        if difference[at] < _MARKER:
             return
-        nearest, genes = np.max(others, axis=0), self.mean.columns
-        for at in np.argsort(nearest - own, kind="stable"):
-            if own[at] - nearest[at] < _MARKER:
-                return
-            if not _HOUSEKEEPING.match(genes[at]):
-                yield genes[at], float(own[at]), float(nearest[at])
+        if not _HOUSEKEEPING.match(means.columns[at]):
+            yield means.columns[at], float(own[at]), float(nearest[at])
 
 
 def rivals(taxonomy: Taxonomy, node: int) -> list[int]:
@@ -246,37 +224,25 @@ class MarkerEvidence:
         >>> evidence.sentences()[0]
         'No label is contradicted by its own markers.'
         """
-        of = {
-            verdict: self.labels.index[self.labels["verdict"] == verdict]
-            for verdict in get_args(Verdict)
-        }
-        said = [
-            f"{row['label']} is contradicted by its own markers: {row['n_supporting']} of "
-            f"{row['n_markers']} are as high in its cells as they should be, compared with "
-            f"{self._compared(str(path))} ({', '.join(self._judged(str(path))[:6])})."
-            for path, row in self.labels.loc[of["contradicted"]].iterrows()
-        ]
-        if not said and len(of["supported"]):
-            said = ["No label is contradicted by its own markers."]
-        elif n := len(of["supported"]):
-            others = "label is" if n == 1 else "labels are"
-            said.append(f"The other {n} {others} supported by theirs.")
-        reasons = {
-            "too few cells": f"fewer than {MIN_CELLS} cells",
-            "too few markers": "their markers were not measured",
-        }
-        for verdict, reason in reasons.items():
-            if len(of[cast("Verdict", verdict)]):
-                names = ", ".join(self.labels.loc[of[cast("Verdict", verdict)], "label"])
-                said.append(f"Not judged ({reason}): {names}.")
+        names, said = self.labels.groupby("verdict")["label"].agg(", ".join), []
+        for path in self.contradicted:
+            row, own = self.labels.loc[path], self.table[self.table["path"] == path]
+            genes = ", ".join(own.loc[own["supports"].notna(), "gene"].iloc[:6])
+            said.append(
+                f"{row['label']} is contradicted by its own markers: {row['n_supporting']} of "
+                f"{row['n_markers']} are as high in its cells as they should be, compared with "
+                f"{own['compared_with'].iloc[0]} ({genes})."
+            )
+        if n := int((self.labels["verdict"] == "supported").sum()):
+            others = f"The other {counted(n, 'label is', 'labels are')} supported by theirs."
+            said.append(others if said else "No label is contradicted by its own markers.")
+        for verdict, reason in (
+            ("too few cells", f"fewer than {MIN_CELLS} cells"),
+            ("too few markers", "their markers were not measured"),
+        ):
+            if verdict in names:
+                said.append(f"Not judged ({reason}): {names[verdict]}.")
         return said
-
-    def _judged(self, path: str) -> list[str]:
-        own = self.table[self.table["path"] == path]
-        return list(own.loc[own["supports"].notna(), "gene"])
-
-    def _compared(self, path: str) -> str:
-        return str(self.table.loc[self.table["path"] == path, "compared_with"].iloc[0])
 
     def __repr__(self) -> str:
         counts = self.labels["verdict"].value_counts()
@@ -351,101 +317,108 @@ def marker_evidence(
     """
     check_integer("n_markers", n_markers, 0, hint="Omit it to use 5.")
     check_integer("max_cells", max_cells, hint="Omit it to use 20000.")
-    tree, profiles = result.taxonomy, _Profiles.of(model)
-    if profiles is not None and profiles.taxonomy.names != tree.names:
-        profiles = None  # the nodes of one are not those of the other
+    tree, reference = result.taxonomy, _node_means(model)
+    if model is not None and model.taxonomy.names != tree.names:
+        reference = None  # the nodes of one are not those of the other
     n_under = tree.roll_up(np.bincount(result.stop_nodes, minlength=tree.n_nodes))
-    nodes = sorted(
-        (np.flatnonzero(n_under[1:]) + 1).tolist(), key=lambda v: tree.ancestors(v).tolist()
-    )
     # One that only repeats the label above it is the same label.
-    nodes = [v for v in nodes if tree.label(v) != tree.label(int(tree.parent[v]))]
+    own = (v for v in range(1, tree.n_nodes) if tree.label(v) != tree.label(int(tree.parent[v])))
+    nodes = sorted((v for v in own if n_under[v]), key=lambda v: tree.ancestors(v).tolist())
     rows = sample_cells(result.stop_nodes, max_cells, seed=seed)
-    cells = _Cells.of(result, query, rows, _known(tree, profiles, explanation))
-    named = {
-        node: _sources(tree, node, profiles, explanation, n_markers, cells.measured)
-        for node in nodes
-    }
-    genes = list(dict.fromkeys(gene for own in named.values() for gene in own))
-    values = cells.log_values(genes)
-    stops, under = result.stop_nodes[rows], _under(tree)
-    inside = under[stops][:, nodes]  # cells × labels
-    size = inside.sum(axis=0)
-    missing = ~np.isin(genes, list(cells.measured))
-    means, shares = (_averages(part, inside) for part in (values, values > 0))
-    means[:, missing] = shares[:, missing] = np.nan
-    place = {node: i for i, node in enumerate(nodes)}
-    lines, labels = [], []
-    for node, own in named.items():
-        near = [v for v in rivals(tree, node) if v in place and size[place[v]] >= MIN_CELLS]
+    known = [gene for node in range(1, tree.n_nodes) for gene in _canonical(tree, node)]
+    known += [] if reference is None else list(reference.columns)
+    known += [] if explanation is None else list(map(str, explanation.genes))
+    genes = pd.Index(dict.fromkeys(known), dtype=object)
+    values, is_measured = _log_values(open_cells(result, query, rows), genes)
+    measured = set(genes[is_measured])
+    by_node = {v: _sources(tree, v, reference, explanation, n_markers, measured) for v in nodes}
+    named = [(v, gene, ", ".join(by)) for v, own in by_node.items() for gene, by in own.items()]
+    of, own_genes, sources = zip(*named, strict=True) if named else ((), (), ())
+    shown = pd.Index(dict.fromkeys(own_genes), dtype=object)
+    values = values[:, genes.get_indexer(shown)]
+    missing, stops = ~shown.isin(measured), result.stop_nodes[rows]
+    inside = tree.node_at_level[stops][:, tree.depth[nodes] - 1] == np.array(nodes, dtype=int)
+    sizes = dict(zip(nodes, inside.sum(axis=0).tolist(), strict=True))
+
+    def averages(cells: np.ndarray) -> np.ndarray:
+        """Return mean and share of every gene in groups of cells, ``(2, n_groups, n_genes)``."""
+        weights = cells / np.maximum(cells.sum(axis=0), 1)
+        found = np.stack([(part.T @ weights).T for part in (values, values > 0)])
+        return np.where(missing, np.nan, found)
+
+    here = averages(inside)
+    elsewhere, compared = np.full_like(here, np.nan), {}
+    usual, ahead = np.full((2, len(nodes), len(shown)), np.nan)
+    for row, node in enumerate(nodes):
+        near = [v for v in rivals(tree, node) if sizes.get(v, 0) >= MIN_CELLS]
+        outside = ~inside[:, row] & ~np.isin(stops, [0, *tree.ancestors(node)])
+        compared[node] = "the reference"
         if near:
-            which = [place[v] for v in near]
-            others = means[which].mean(axis=0), shares[which].mean(axis=0)
-            compared = "the cells of " + ", ".join(map(tree.label, near))
-        else:
-            outside = ~(under[stops, node] | under[node][stops])[:, None]
-            others = tuple(_averages(part, outside)[0] for part in (values, values > 0))
-            compared = "all other cells"
-            if outside.sum() < MIN_CELLS:
-                others, compared = (np.full(len(genes), np.nan),) * 2, "the reference"
-        others[0][missing] = others[1][missing] = np.nan
-        expected = _expected(profiles, node, near)
-        n_cells, judged = int(size[place[node]]), []
-        names = tree.label(node), tree.path_name(node)
-        for gene, k in zip(own, pd.Index(genes).get_indexer(list(own)), strict=True):
-            mean, share = means[place[node], k], shares[place[node], k]
-            difference, more = mean - others[0][k], share - others[1][k]
-            mark = expected.get(gene, (np.nan, np.nan))
-            enough = n_cells >= MIN_CELLS
-            supports = _supports(mean, share, difference, more, *mark) if enough else None
-            judged += [] if supports is None else [supports]
-            numbers = mean, others[0][k], difference, share, others[1][k], mark[1]
-            lines.append((*names, gene, ", ".join(own[gene]), compared, *numbers, supports))
-        labels.append((*names, n_cells, len(judged), sum(judged), _verdict(n_cells, judged)))
-    paths = list(map(tree.path_name, nodes))
+            compared[node] = "the cells of " + ", ".join(map(tree.label, near))
+            elsewhere[:, row] = here[:, [nodes.index(v) for v in near]].mean(axis=1)
+        elif outside.sum() >= MIN_CELLS:
+            compared[node] = "all other cells"
+            elsewhere[:, [row]] = averages(outside[:, None])
+        if reference is not None:
+            rest = near or tree.leaves[~tree.ancestor_matrix[:, node].astype(bool)].tolist()
+            usual[row] = reference.loc[node].reindex(shown)
+            ahead[row] = usual[row] - reference.loc[rest].mean().reindex(shown)
+    at = [nodes.index(node) for node in of], shown.get_indexer(list(own_genes))
+    (mean, share), (other_mean, other_share) = here[:, *at], elsewhere[:, *at]
+    table = pd.DataFrame(
+        {
+            "label": list(map(tree.label, of)),
+            "path": list(map(tree.path_name, of)),
+            "gene": own_genes,
+            "source": sources,
+            "compared_with": [compared[node] for node in of],
+            "mean": mean,
+            "other_mean": other_mean,
+            "difference": mean - other_mean,
+            "share": share,
+            "other_share": other_share,
+            "expected_difference": ahead[at],
+        }
+    )
+    supports = _supports(table, np.where(np.isnan(ahead), np.nan, usual)[at])
+    table["supports"] = supports.where([sizes[node] >= MIN_CELLS for node in of])
+    labels = pd.DataFrame({"label": list(map(tree.label, nodes)), "n_cells": sizes.values()})
+    labels.index = pd.Index(map(tree.path_name, nodes), name="path", dtype=object)
+    counts = table.groupby("path")["supports"].agg(["count", "sum"]).reindex(labels.index).fillna(0)
+    labels[["n_markers", "n_supporting"]] = counts.astype(int)
+    few_cells, few_markers = labels["n_cells"] < MIN_CELLS, labels["n_markers"] < MIN_MARKERS
+    which = [few_cells, few_markers, 2 * labels["n_supporting"] >= labels["n_markers"]]
+    verdicts = ["too few cells", "too few markers", "supported"]
+    labels["verdict"] = np.select(which, verdicts, "contradicted")
+    means, shares = (pd.DataFrame(part, labels.index, shown) for part in here)
     return MarkerEvidence(
-        table=pd.DataFrame(lines, columns=_COLUMNS).astype({"supports": "boolean"}),
-        labels=pd.DataFrame(labels, columns=_LABELS).set_index("path"),
-        means=pd.DataFrame(means, index=paths, columns=genes),
-        shares=pd.DataFrame(shares, index=paths, columns=genes),
+        table=table,
+        labels=labels,
+        means=means,
+        shares=shares,
         rows=rows,
         expression=values,
         n_cells=len(result),
     )
 
 
-_LABELS: Final = ["label", "path", "n_cells", "n_markers", "n_supporting", "verdict"]
-_COLUMNS: Final = [
-    "label", "path", "gene", "source", "compared_with", "mean", "other_mean", "difference",
-    "share", "other_share", "expected_difference", "supports",
-]  # fmt: skip
+def _supports(table: pd.DataFrame, usual: np.ndarray) -> pd.Series:
+    """Say whether each gene supports a label; missing where nothing is known.
 
-
-def _averages(values: sp.csr_matrix, inside: np.ndarray) -> np.ndarray:
-    """Average values ``(n_cells, n_genes)`` over some cells ``(n_cells, n_groups)`` of a group."""
-    total = np.asarray((values.astype(np.float64).T @ inside.astype(np.float64)).T)
-    return np.asarray(total / np.maximum(inside.sum(axis=0), 1)[:, None])
-
-
-def _supports(
-    mean: float, share: float, difference: float, more: float, own: float, ahead: float
-) -> bool | None:
-    """Say whether a gene supports a label; ``None`` where nothing is known."""
-    if np.isnan(mean):
-        return None
-    if np.isnan(difference):  # there are no other cells
-        return None if np.isnan(own) else bool(mean >= _PART * own)
-    if ahead >= _MARKER:
-        return bool(difference >= _PART * ahead and mean >= _PART * own)
-    return bool(difference >= _DIFFERENCE and more > 0 and share >= _SHARE)
-
-
-def _verdict(n_cells: int, judged: list[bool]) -> Verdict:
-    if n_cells < MIN_CELLS:
-        return "too few cells"
-    if len(judged) < MIN_MARKERS:
-        return "too few markers"
-    return "supported" if 2 * sum(judged) >= len(judged) else "contradicted"
+    Parameters
+    ----------
+    table
+        Columns of :attr:`MarkerEvidence.table` but ``supports``.
+    usual
+        Mean of each gene in the reference, NaN where it says nothing.
+    """
+    reaches, ahead = table["mean"] >= _PART * usual, table["expected_difference"]
+    more = table["share"] > table["other_share"]
+    apart = (table["difference"] >= _DIFFERENCE) & more & (table["share"] >= _SHARE)
+    apart = apart.mask(ahead >= _MARKER, reaches & (table["difference"] >= _PART * ahead))
+    apart = apart.mask(table["difference"].isna(), reaches)  # there are no other cells
+    nothing = table["mean"].isna() | (table["difference"].isna() & np.isnan(usual))
+    return apart.astype("boolean").mask(nothing)
 
 
 def _canonical(tree: Taxonomy, node: int) -> tuple[str, ...]:
@@ -453,28 +426,18 @@ def _canonical(tree: Taxonomy, node: int) -> tuple[str, ...]:
     return () if known is None else known.markers
 
 
-def _known(
-    tree: Taxonomy, profiles: _Profiles | None, explanation: Explanation | None
-) -> list[str]:
-    """Return all genes that may speak for a label."""
-    of_model = [] if profiles is None else profiles.mean.columns
-    explained = [] if explanation is None else map(str, explanation.genes)
-    common = (gene for node in range(1, tree.n_nodes) for gene in _canonical(tree, node))
-    return list(dict.fromkeys([*of_model, *explained, *common]))
-
-
 def _sources(
     tree: Taxonomy,
     node: int,
-    profiles: _Profiles | None,
+    reference: pd.DataFrame | None,
     explanation: Explanation | None,
     n_markers: int,
     measured: set[str],
 ) -> dict[str, list[str]]:
     """Return the markers of a node, best known first, and who names each of them."""
     named: dict[str, Iterable[str]] = {"canonical": _canonical(tree, node)}
-    if profiles is not None:
-        best = (gene for gene, _, _ in islice(profiles.markers(node), _CANDIDATES * n_markers))
+    if reference is not None:
+        best = (gene for gene, *_ in islice(_markers(tree, reference, node), 4 * n_markers))
         named["reference"] = islice((gene for gene in best if gene in measured), n_markers)
     if explanation is not None:
         wanted = {tree.path_name(node), tree.label(node)}
@@ -489,27 +452,18 @@ def _sources(
     return found
 
 
-def _expected(
-    profiles: _Profiles | None, node: int, near: list[int]
-) -> dict[str, tuple[float, float]]:
-    """Return mean and difference of each gene in the reference."""
-    if profiles is None:
-        return {}
-    outside = near or profiles.taxonomy.leaves[~profiles.leaves_under(node)].tolist()
-    rest = [mean for other in outside if (mean := profiles.of_node(other)) is not None]
-    own = profiles.of_node(node)
-    if own is None or not rest:
-        return {}
-    numbers = zip(own.tolist(), (own - np.mean(rest, axis=0)).tolist(), strict=True)
-    return dict(zip(profiles.mean.columns, numbers, strict=True))
-
-
-def _under(tree: Taxonomy) -> np.ndarray:
-    """Return whether each node is at or under each other one, bool, ``(n_nodes, n_nodes)``."""
-    under = np.eye(tree.n_nodes, dtype=bool)
-    for node in range(1, tree.n_nodes):  # parents come before their children
-        under[node] |= under[tree.parent[node]]
-    return under
+def _log_values(source: CountSource, genes: pd.Index) -> tuple[sp.csr_matrix, np.ndarray]:
+    """Return ``log1p`` of counts per 10,000, ``(n_cells, n_genes)``, and which genes are there."""
+    try:
+        alignment = align_genes(source.var, list(genes), min_coverage=0.0, warn_coverage=0.0)
+    except ValueError:  # no gene is there
+        shape = source.n_obs, len(genes)
+        return sp.csr_matrix(shape, dtype=np.float32), np.zeros(len(genes), dtype=bool)
+    parts = [sp.csr_matrix((0, len(genes)), dtype=np.float32)]
+    for _, block in source.blocks():
+        depth = np.maximum(np.asarray(block.sum(axis=1), dtype=np.float64).ravel(), 1e-12)
+        parts.append((sp.diags(1e4 / depth) @ alignment.apply(block)).log1p().astype(np.float32))
+    return sp.csr_matrix(sp.vstack(parts)), alignment.measured
 
 
 def sample_cells(nodes: np.ndarray, max_cells: int, *, seed: int = 0) -> np.ndarray:
@@ -540,42 +494,6 @@ def sample_cells(nodes: np.ndarray, max_cells: int, *, seed: int = 0) -> np.ndar
     first = np.zeros(len(nodes), dtype=bool)
     first[order] = pd.Series(nodes[order]).groupby(nodes[order]).cumcount().to_numpy() < _ALWAYS
     return draw_evenly(np.zeros(len(nodes), dtype=np.int8), max_cells, rng, first=first)
-
-
-@dataclass(frozen=True, eq=False)
-class _Cells:
-    """Counts of some cells, and where genes are among their columns."""
-
-    source: CountSource
-    alignment: GeneAlignment | None
-    genes: pd.Index
-    n_cells: int
-
-    @classmethod
-    def of(cls, result: Annotation, query: Any, rows: np.ndarray, genes: list[str]) -> _Cells:
-        """Open the counts of some cells; those of the others are not looked at."""
-        source, alignment = open_cells(result, query, rows), None
-        if genes:
-            try:
-                alignment = align_genes(source.var, genes, min_coverage=0.0, warn_coverage=0.0)
-            except ValueError:  # no gene is there
-                alignment = None
-        return cls(source, alignment, pd.Index(genes), len(rows))
-
-    @property
-    def measured(self) -> set[str]:
-        return set() if self.alignment is None else set(self.genes[self.alignment.measured])
-
-    def log_values(self, genes: list[str]) -> sp.csr_matrix:
-        """Return ``log1p`` of counts per 10,000, CSR, shape ``(n_cells, n_genes)``."""
-        if self.alignment is None:
-            return sp.csr_matrix((self.n_cells, len(genes)), dtype=np.float32)
-        parts, columns = [], self.genes.get_indexer(genes)
-        for _, block in self.source.blocks():
-            depth = np.maximum(np.asarray(block.sum(axis=1), dtype=np.float64).ravel(), 1e-12)
-            chosen = self.alignment.apply(block)[:, columns]
-            parts.append((sp.diags(1e4 / depth) @ chosen).log1p().astype(np.float32))
-        return sp.csr_matrix(sp.vstack(parts)) if parts else sp.csr_matrix((0, len(genes)))
 
 
 def open_cells(result: Annotation, query: Any, rows: np.ndarray) -> CountSource:

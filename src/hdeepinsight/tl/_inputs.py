@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -13,7 +14,13 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from hdeepinsight._errors import check_choice, invalid, missing_column
-from hdeepinsight.annotation import Annotation, class_nodes, drop_ancestors, label_nodes
+from hdeepinsight.annotation import (
+    Annotation,
+    check_same_cells,
+    class_nodes,
+    drop_ancestors,
+    label_nodes,
+)
 from hdeepinsight.data import AlignedQuery
 from hdeepinsight.graph import batch_graphs, check_graph, knn_graph
 from hdeepinsight.tl._representation import coordinates
@@ -100,11 +107,25 @@ def read_scores(
             "out, or look at the classifier."
         )
     given = tuple(map(str, table.columns))
+    proper = _are_distributions(values)
     if taxonomy is None:
-        return ClassScores(
-            values=values, classes=given, are_probabilities=_are_distributions(values)
-        )
-    return _on_taxonomy(values, given, taxonomy)
+        return ClassScores(values=values, classes=given, are_probabilities=proper)
+    # Of the classes the finest stay; what is above them follows by adding up.
+    nodes = class_nodes(taxonomy, given)
+    keep = drop_ancestors(taxonomy, nodes)
+    values = values[:, keep]
+    if proper := proper or _are_distributions(values):
+        total = values.sum(axis=1, keepdims=True)
+        # All of a cell's mass may lie at dropped inner nodes: then nothing is known below.
+        equal = np.full_like(values, 1.0 / max(values.shape[1], 1))
+        values = np.divide(values, total, out=equal, where=total > 0)
+    return ClassScores(
+        values=values,
+        classes=tuple(compress(given, keep)),
+        are_probabilities=proper,
+        taxonomy=taxonomy,
+        nodes=nodes[keep],
+    )
 
 
 def leaf_table(annotation: Annotation) -> pd.DataFrame:
@@ -126,11 +147,13 @@ def _from_labels(labels: pd.Series, names: pd.Index, taxonomy: Taxonomy | None) 
         raise ValueError(
             f"Found {len(labels)} cells, none of them with a label. Look at the column of labels."
         )
-    paths = [taxonomy.path_name(int(node)) for node in nodes]
-    hits = pd.DataFrame(encoded[:, None] == nodes, index=labels.index, columns=paths)
-    values = _table(hits.astype(np.float64), None, names).to_numpy()
+    check_same_cells(names, labels, "probabilities")
     return ClassScores(
-        values=values, classes=tuple(paths), are_probabilities=True, taxonomy=taxonomy, nodes=nodes
+        values=(encoded[:, None] == nodes).astype(np.float64),
+        classes=tuple(taxonomy.path_name(int(node)) for node in nodes),
+        are_probabilities=True,
+        taxonomy=taxonomy,
+        nodes=nodes,
     )
 
 
@@ -143,13 +166,8 @@ def _table(values: Any, classes: Sequence[str] | None, names: pd.Index) -> pd.Da
                 f"{'no' if classes is None else len(classes)} classes. They must have one row per "
                 "cell and one name per column. Pass `classes`, or a DataFrame."
             )
-        index = names if len(matrix) == len(names) else pd.RangeIndex(len(matrix))
-        values = pd.DataFrame(matrix, index=index, columns=list(classes))
-    if not pd.Index(values.index).equals(names):
-        raise ValueError(
-            f"Found scores of {len(values)} cells for an AnnData of {len(names)} cells, and "
-            "their names are not the same in the same order. Reorder them by adata.obs_names."
-        )
+        values = pd.DataFrame(matrix, columns=list(classes))
+    check_same_cells(names, values, "probabilities")
     if values.columns.has_duplicates:
         twice = values.columns[values.columns.duplicated()].unique().tolist()
         raise ValueError(
@@ -160,26 +178,6 @@ def _table(values: Any, classes: Sequence[str] | None, names: pd.Index) -> pd.Da
 
 def _are_distributions(values: NDArray[np.float64]) -> bool:
     return bool((values >= 0).all() and (np.abs(values.sum(axis=1) - 1) <= _SUM_TOLERANCE).all())
-
-
-def _on_taxonomy(
-    values: NDArray[np.float64], classes: tuple[str, ...], taxonomy: Taxonomy
-) -> ClassScores:
-    """Keep the finest classes; what is above them follows by adding up."""
-    nodes = class_nodes(taxonomy, classes)
-    proper = _are_distributions(values)
-    keep = drop_ancestors(taxonomy, nodes)
-    values, nodes = values[:, keep], nodes[keep]
-    proper = proper or _are_distributions(values)
-    if proper:
-        total = values.sum(axis=1, keepdims=True)
-        # All of a cell's mass may lie at dropped inner nodes: then nothing is known below.
-        equal = np.full_like(values, 1.0 / max(values.shape[1], 1))
-        values = np.divide(values, total, out=equal, where=total > 0)
-    kept = tuple(name for name, one in zip(classes, keep, strict=True) if one)
-    return ClassScores(
-        values=values, classes=kept, are_probabilities=proper, taxonomy=taxonomy, nodes=nodes
-    )
 
 
 def cell_graphs(
@@ -204,7 +202,14 @@ def cell_graphs(
     batch = None if batch_key is None else batches_of(adata, batch_key)
     if neighbors_key is not None:
         graph = _stored(adata, neighbors_key, weights)
-        return [graph] if batch is None else _split(graph, batch)
+        if batch is None:
+            return [graph]
+        edges = graph.tocoo()
+        within = batch[edges.row] == batch[edges.col]
+        return [
+            sp.csr_matrix((edges.data[part], (edges.row[part], edges.col[part])), graph.shape)
+            for part in (within, ~within)
+        ]
     if weights == "connectivities":
         raise ValueError(
             "weights='connectivities' are those that scanpy stores with a graph. Name the graph, "
@@ -240,13 +245,3 @@ def _stored(adata: AnnData | AlignedQuery, key: str, weights: GraphWeights) -> s
     if weights == "binary":
         graph.data[:] = 1.0
     return graph
-
-
-def _split(graph: sp.csr_matrix, batch: NDArray[np.str_]) -> list[sp.csr_matrix]:
-    """Return the edges within batches, and the edges between them."""
-    edges = graph.tocoo()
-    same = batch[edges.row] == batch[edges.col]
-    return [
-        sp.csr_matrix((edges.data[part], (edges.row[part], edges.col[part])), shape=graph.shape)
-        for part in (same, ~same)
-    ]

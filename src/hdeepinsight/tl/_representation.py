@@ -245,7 +245,24 @@ def mde(
     package pymde: `preserve_neighbors` under the standardisation constraint. The start from
     principal components, which makes the picture reproducible, is our decision.
     """
-    points = _finite_points(data, use_rep)
+    if hasattr(data, "obsm"):
+        if use_rep is None:
+            expected = f"the name of coordinates in adata.obsm, which holds {list(data.obsm)}"
+            raise invalid("use_rep", None, expected, "Name one of them.")
+        data = coordinates(data, use_rep)
+    elif use_rep is not None:
+        raise invalid("use_rep", use_rep, "None beside an array", "Omit it, or pass the AnnData.")
+    points = np.asarray(data, dtype=np.float32)
+    if points.ndim != 2 or not points.shape[1]:
+        raise ValueError(
+            f"Found coordinates of the shape {points.shape}. They must have one row per cell, "
+            "(n_cells, d). Reshape them."
+        )
+    if n_broken := int((~np.isfinite(points).all(axis=1)).sum()):
+        raise ValueError(
+            f"Found {n_broken} of {len(points)} cells with NaN or infinite coordinates. Leave "
+            "these cells out, or look at how they were computed."
+        )
     check_integer("n_neighbors", n_neighbors, hint="Omit it to use 15.")
     if len(points) < 2:
         return np.zeros((len(points), 2), dtype=np.float32)
@@ -267,25 +284,3 @@ def mde(
         noisy = torch.from_numpy(start) + 0.01 * torch.randn(start.shape)
         embedded = problem.embed(X=constraint.project_onto_constraint(noisy))
         return np.asarray(embedded.detach().cpu().numpy(), dtype=np.float32)
-
-
-def _finite_points(data: AnnData | ArrayLike, use_rep: str | None) -> NDArray[np.float32]:
-    if hasattr(data, "obsm"):
-        if use_rep is None:
-            expected = f"the name of coordinates in adata.obsm, which holds {list(data.obsm)}"
-            raise invalid("use_rep", None, expected, "Name one of them.")
-        data = coordinates(data, use_rep)
-    elif use_rep is not None:
-        raise invalid("use_rep", use_rep, "None beside an array", "Omit it, or pass the AnnData.")
-    points = np.asarray(data, dtype=np.float32)
-    if points.ndim != 2 or not points.shape[1]:
-        raise ValueError(
-            f"Found coordinates of the shape {points.shape}. They must have one row per cell, "
-            "(n_cells, d). Reshape them."
-        )
-    if n_broken := int((~np.isfinite(points).all(axis=1)).sum()):
-        raise ValueError(
-            f"Found {n_broken} of {len(points)} cells with NaN or infinite coordinates. Leave "
-            "these cells out, or look at how they were computed."
-        )
-    return points

@@ -272,7 +272,19 @@ def vote(
         model = MiniBatchKMeans(n_clusters, n_init=3, random_state=seed)
         groups = np.asarray(model.fit_predict(points).astype(str))
     else:
-        groups = _given_clusters(adata, clusters)
+        if isinstance(clusters, str):
+            if clusters not in adata.obs:
+                hint = "Name a column of clusters, or omit clusters."
+                raise missing_column(clusters, adata.obs.columns, hint=hint)
+            clusters = adata.obs[clusters]
+        annotation.check_same_cells(pd.Index(adata.obs_names), clusters, "clusters")
+        column = pd.Series(np.asarray(clusters))
+        if n_without := int(column.isna().sum()):
+            raise ValueError(
+                f"Found {n_without} of {len(column)} cells without a cluster, and the cells of one "
+                "cluster vote together. Leave these cells out, or name a cluster for them."
+            )
+        groups = np.asarray(column.astype(str), dtype=str)
     mass = annotation.node_mass(tree, scores.probabilities(), scores.nodes)
     chosen = np.where(scores.values.any(axis=1), scores.nodes[scores.values.argmax(axis=1)], 0)
     found = np.unique(groups)
@@ -313,19 +325,3 @@ def _settled(leaves: Floats, inside: NDArray[np.bool_], share: Floats) -> Floats
         settled += total * np.where(mass > 0, part / np.where(mass > 0, mass, 1.0), equal)
     # Where nothing is outside of the branch, the branch has all of it.
     return np.asarray(settled / settled.sum(axis=1, keepdims=True))
-
-
-def _given_clusters(adata: AnnData | AlignedQuery, clusters: str | ArrayLike) -> NDArray[Any]:
-    if isinstance(clusters, str):
-        if clusters not in adata.obs:
-            hint = "Name a column of clusters, or omit clusters."
-            raise missing_column(clusters, adata.obs.columns, hint=hint)
-        clusters = adata.obs[clusters]
-    annotation.check_same_cells(pd.Index(adata.obs_names), clusters, "clusters")
-    column = pd.Series(np.asarray(clusters))
-    if n_without := int(column.isna().sum()):
-        raise ValueError(
-            f"Found {n_without} of {len(column)} cells without a cluster, and the cells of one "
-            "cluster vote together. Leave these cells out, or name a cluster for them."
-        )
-    return np.asarray(column.astype(str), dtype=str)

@@ -328,13 +328,11 @@ def test_bad_references_are_refused(paired, change, setup, error, message):
 
 
 @pytest.mark.filterwarnings("ignore:The HDF5 file was not created")
-def test_what_is_no_mudata_is_refused(paired, joint, tmp_path):
+def test_what_is_no_mudata_is_refused(paired):
     cells = paired.mod["rna"]
     for wrong in (cells, "reference.h5mu", None):
         with pytest.raises(TypeError, match=f"must be a MuData, got a {type(wrong).__name__}"):
             SCHDeepInsight.setup_mudata(wrong, labels_keys=LEVELS)
-        with pytest.raises(InputError, match="Valid is a MuData"):
-            joint.prepare_query_mudata(wrong)
 
 
 @pytest.mark.filterwarnings("ignore:The HDF5 file was not created")
@@ -397,26 +395,3 @@ def test_a_query_with_nothing_the_model_reads_is_refused(model, joint, query, pa
     alone.update()
     with pytest.warns(ProteinCoverageWarning), pytest.raises(InputError, match="no protein that"):
         joint.annotate(alone)
-
-
-def test_a_prepared_query_keeps_what_came_with_it(joint, query):
-    rna = query.mod["rna"]
-    rna.layers["kept"] = rna.X * 2
-    rna.raw = rna.copy()
-    rna.uns["note"] = "kept"
-    query.uns["study"] = {"year": 2021}
-    query.obs["donor"] = "D1"
-    query.mod["prot"] = query.mod["prot"][:, [5, 0, 3]].copy()
-    query.update()
-    before, expected = fingerprint(query), joint.predict_proba(query)
-    prepared = joint.prepare_query_mudata(query)
-    assert fingerprint(query) == before
-    assert list(prepared.mod["prot"].var_names) == ["CD3", "CD45RO", "IgG1"]
-    assert list(prepared.mod["rna"].var_names) == list(joint.layout.genes)
-    assert prepared.mod["rna"].raw.shape == rna.shape
-    assert prepared.mod["rna"].uns["note"] == "kept"
-    assert prepared.uns["study"] == {"year": 2021}
-    assert (prepared.obs["donor"] == "D1").all()
-    doubled = prepared.mod["rna"].layers["kept"] - 2 * prepared.mod["rna"].X
-    assert abs(doubled).sum() == 0
-    pd.testing.assert_frame_equal(joint.predict_proba(prepared), expected)

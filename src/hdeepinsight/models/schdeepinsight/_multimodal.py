@@ -17,7 +17,6 @@ from hdeepinsight.data import (
     open_counts,
     protein_genes,
     protein_names,
-    trim_paired,
 )
 from hdeepinsight.image import GeneLayout, protein_layout
 from hdeepinsight.models._base._registration import Setup, as_label_keys, check_reference, register
@@ -100,35 +99,6 @@ class MultimodalMixin(_Base):
             batch = found.columns_of(mdata, [batch_key], kind="batch").obs
             obs = obs.join(batch[batch.columns.difference(obs.columns)])
         register(cls, mdata, source, obs, setup)
-
-    def prepare_query_mudata(self, mdata: MuData) -> MuData:
-        """Return a copy of a query with the genes and proteins of this model, in its order.
-
-        Annotating needs no such step; it shows what the model will read, and makes a query small.
-
-        Parameters
-        ----------
-        mdata
-            Query; it is not changed.
-
-        Returns
-        -------
-        MuData with the same cells, ``obs``, ``uns`` and further modalities. Of RNA and proteins it
-        holds the columns that the model uses, under the model's names, with ``raw``, ``layers``
-        and ``uns``. What the query lacks stays missing: zeros would count as measured.
-
-        Raises
-        ------
-        InputError
-            If the genes do not match.
-
-        Examples
-        --------
-        >>> prepared = model.prepare_query_mudata(query)  # doctest: +SKIP
-        >>> prepared.mod["rna"].n_vars <= len(model.layout.genes)  # doctest: +SKIP
-        True
-        """
-        return trim_paired(mdata, self._setup.modalities, self.genes, self.proteins)
 
     @property
     def proteins(self) -> tuple[str, ...]:

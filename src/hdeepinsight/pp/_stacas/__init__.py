@@ -149,7 +149,7 @@ def stacas(
             "a query, or two datasets with mode='integrate'."
         )
     datasets: list[OpenedDataset] = []
-    columns: list[pd.Series | None] = []
+    columns: list[pd.Series] = []
     for role, key, group in zip(
         ("reference", "query"), (labels_key, query_labels_key), given, strict=True
     ):
@@ -161,18 +161,19 @@ def stacas(
                 raise InputError(
                     f"{name!r} has no cells.", "At least one is needed.", "Leave it out."
                 )
-            obs = one.source.obs
-            if key is not None and key not in obs:
-                raise missing_column(key, obs.columns, where=f"obs of {name!r}")
+            obs, labels = one.source.obs, pd.Series([None] * one.source.n_obs, dtype=object)
             if key is not None:
-                check_labels(obs[key], f"obs[{key!r}] of {name!r}", unlabeled=UNLABELED)
+                if key not in obs:
+                    raise missing_column(key, obs.columns, where=f"obs of {name!r}")
+                labels = obs[key]
+                check_labels(labels, f"obs[{key!r}] of {name!r}", unlabeled=UNLABELED)
             datasets.append(one)
-            columns.append(None if key is None else obs[key])
+            columns.append(labels)
     genes = shared_genes(datasets)
     chosen = choose_features(datasets, genes, features)
     exact: Exact = "auto" if neighbors == "auto" else neighbors == "exact"
     settings = RunSettings(config or StacasConfig(), exact, random_state, taxonomy)
-    codes = encode_labels(columns, [one.source.n_obs for one in datasets], taxonomy)
+    codes = encode_labels(columns, taxonomy)
     starts = np.cumsum([0, *(one.source.n_obs for one in datasets)])
     compared = [
         Dataset(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import combinations
@@ -185,16 +186,9 @@ def principal_axes(
     return np.asarray(right[kept].T, dtype=np.float64)
 
 
-class PairSpaces(NamedTuple):
-    """Unit-length coordinates of two datasets in the space of the first and of the second."""
-
-    first: tuple[Floats, Floats]
-    second: tuple[Floats, Floats]
-
-
 def reciprocal_embeddings(
     first: sp.csr_matrix, second: sp.csr_matrix, axes_first: Floats, axes_second: Floats
-) -> PairSpaces:
+) -> list[tuple[Floats, Floats]]:
     """Put two datasets into the space of each, ready for cosine distances.
 
     Parameters
@@ -206,9 +200,9 @@ def reciprocal_embeddings(
 
     Returns
     -------
-    For each space the coordinates of both datasets. Every dimension is divided by its standard
-    deviation over all cells and every cell has length 1, so that distances lie in [0, 2]; a cell
-    without any coordinate stays at 0.
+    In the space of the first and in that of the second, the coordinates of both datasets. Every
+    dimension is divided by its standard deviation over all cells and every cell has length 1, so
+    that distances lie in [0, 2]; a cell without any coordinate stays at 0.
 
     Notes
     -----
@@ -220,7 +214,7 @@ def reciprocal_embeddings(
     >>> from scipy.sparse import csr_matrix
     >>> x = csr_matrix(np.random.default_rng(0).random((50, 6)))
     >>> spaces = reciprocal_embeddings(x, x, principal_axes(x, 3), principal_axes(x, 3))
-    >>> bool(np.allclose(np.linalg.norm(spaces.first[1], axis=1), 1))
+    >>> bool(np.allclose(np.linalg.norm(spaces[0][1], axis=1), 1))
     True
     """
     spaces = []
@@ -231,7 +225,7 @@ def reciprocal_embeddings(
         lengths = np.linalg.norm(places, axis=1, keepdims=True)
         places /= np.where(lengths > 0, lengths, 1.0)
         spaces.append((places[: first.shape[0]], places[first.shape[0] :]))
-    return PairSpaces(*spaces)
+    return spaces
 
 
 _NO_ANCHORS = pd.DataFrame(
@@ -307,7 +301,12 @@ class MutualNeighbors(NamedTuple):
 
 
 def mutual_neighbors(
-    spaces: PairSpaces, k_anchor: int, k_score: int, *, exact: Exact = "auto", seed: int = 0
+    spaces: Sequence[tuple[Floats, Floats]],
+    k_anchor: int,
+    k_score: int,
+    *,
+    exact: Exact = "auto",
+    seed: int = 0,
 ) -> MutualNeighbors:
     """Find anchors: pairs of cells that are among each other's nearest.
 
@@ -336,7 +335,7 @@ def mutual_neighbors(
     >>> import numpy as np
     >>> turn = np.linspace(0, 1, 5)
     >>> circle = np.stack([np.cos(turn), np.sin(turn)], axis=1)
-    >>> pairs = mutual_neighbors(PairSpaces((circle, circle), (circle, circle)), 1, 3)
+    >>> pairs = mutual_neighbors([(circle, circle), (circle, circle)], 1, 3)
     >>> pairs.first.tolist(), pairs.second.tolist()
     ([0, 1, 2, 3, 4], [0, 1, 2, 3, 4])
     """
@@ -437,18 +436,14 @@ def weigh_anchors(distance: Floats, neighborhood_score: Floats) -> Floats:
     return np.clip(np.exp(logs) - _EPSILON, 0.0, 1.0)
 
 
-def encode_labels(
-    columns: list[pd.Series | None], n_cells: list[int], taxonomy: Taxonomy | None = None
-) -> list[Ints]:
+def encode_labels(columns: list[pd.Series], taxonomy: Taxonomy | None = None) -> list[Ints]:
     """Encode the labels of several datasets in one numbering.
 
     Parameters
     ----------
     columns
-        Labels of each dataset, ``None`` where it has none. Missing values, ``"multi"`` and the
-        words of `hdeepinsight.taxonomy.MISSING_LABELS` mean not labelled.
-    n_cells
-        Cells of each dataset.
+        Labels of each dataset. Missing values, ``"multi"`` and the words of
+        `hdeepinsight.taxonomy.MISSING_LABELS` mean not labelled.
     taxonomy
         Tree whose nodes the labels name; without it, labels are equal or not.
 
@@ -461,10 +456,7 @@ def encode_labels(
     ValueError
         If a label is not in the taxonomy.
     """
-    given = [
-        pd.Series([None] * n, dtype=object) if column is None else column.astype(object)
-        for column, n in zip(columns, n_cells, strict=True)
-    ]
+    given = [column.astype(object) for column in columns]
     if taxonomy is not None:
         return [taxonomy.encode(column, unlabeled=UNLABELED) for column in given]
     texts = [column.astype(str).mask(find_unlabeled(column, UNLABELED)) for column in given]

@@ -1,0 +1,225 @@
+"""Taxonomies as text: the JSON form under hostile input, Newick, and the drawing."""
+
+import copy
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hdeepinsight.taxonomy import Taxonomy
+from hdeepinsight.taxonomy._build import name_problem
+
+
+@pytest.fixture
+def record(immune):
+    return immune.to_dict()
+
+
+def change(record, *path, value):
+    record = copy.deepcopy(record)
+    target = record
+    for key in path[:-1]:
+        target = target[key]
+    target[path[-1]] = value
+    return record
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("format",), "pickle", "got 'pickle'"),
+        (("schema_version",), 2, "schema version 1, got 2"),
+        (("schema_version",), "1", "schema version 1, got '1'"),
+        (("nodes",), {}, "'nodes' of type dict"),
+        (("extra",), 1, "the keys .*'extra'"),
+        (("nodes", 0), "B", "str as node 1"),
+        (("nodes", 0, "parent"), 1, "node 1 .'B'. with the parent 1"),
+        (("nodes", 3, "parent"), 60, "parents stand before"),
+        (("nodes", 3, "parent"), -1, "with the parent -1"),
+        (("nodes", 3, "parent"), True, "'parent' of type bool"),
+        (("nodes", 3, "parent"), 0.0, "'parent' of type float"),
+        (("nodes", 3, "name"), None, "'name' of type NoneType"),
+        (("nodes", 3, "name"), "", "is empty"),
+        (("nodes", 3, "name"), "B", "two siblings named 'B'"),
+        (("nodes", 3, "code"), "x", "'code'"),
+        (("nodes", 3, "synonyms"), [3], "synonym 3 at node 4"),
+        (("nodes", 3, "synonyms"), ["B cell"], "synonym 'B cell' at node 4"),
+        (("nodes", 3, "synonyms"), ["NK"], "already the name of 'NK'"),
+        (("nodes", 3, "unspecified"), True, "Unspecified leaves must be leaves, got 'Mono'"),
+        (("level_names",), ["a"], "2 levels"),
+        (("level_names",), [1, 2], "of type int"),
+    ],
+)
+def test_a_changed_record_is_refused(record, path, value, message):
+    with pytest.raises(ValueError, match=message):
+        Taxonomy.from_dict(change(record, *path, value=value))
+
+
+@pytest.mark.parametrize("key", ["format", "schema_version", "nodes", "level_names"])
+def test_a_record_without_a_key_is_refused(record, key):
+    del record[key]
+    with pytest.raises(ValueError, match="taxonomy"):
+        Taxonomy.from_dict(record)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not JSON"),
+        ("{}", "got None"),
+        ('{"a": 1, "a": 2}', "repeated keys among 'a', 'a'"),
+        ('{"nodes": ' + "[" * 200_000, "nested too deeply|not JSON"),
+    ],
+)
+def test_text_that_is_no_taxonomy_is_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        Taxonomy.from_json(text)
+
+
+def test_a_mark_before_the_text_is_skipped(immune, tmp_path):
+    file = tmp_path / "immune.json"
+    file.write_text(immune.to_json(), encoding="utf-8-sig")
+    assert Taxonomy.from_json(file) == immune
+
+
+def test_a_file_with_something_else_is_refused(tmp_path):
+    file = tmp_path / "list.json"
+    file.write_text(json.dumps([1, 2]))
+    with pytest.raises(ValueError, match="got 'list'"):
+        Taxonomy.from_json(file)
+    with pytest.raises(FileNotFoundError):
+        Taxonomy.from_json(tmp_path / "absent.json")
+
+
+def test_synonyms_of_the_root_are_kept():
+    tree = Taxonomy.from_edges([("cell", "B"), ("cell", "T")])
+    assert tree.to_dict()["root_synonyms"] == ["cell"]
+    assert Taxonomy.from_json(tree.to_json()).resolve("cell") == 0
+
+
+AWKWARD = [
+    "it's",
+    "a, b",
+    "(x)",
+    "[y]",
+    "a:b",
+    "B_naive",
+    "é ü",
+    "x;y",
+    "'",
+    "NK CD16+",
+    '"',
+    "1.5",
+]
+
+
+def test_names_with_special_characters_survive():
+    tree = Taxonomy.from_nested({name: [f"{name} child"] for name in AWKWARD})
+    assert Taxonomy.from_newick(tree.to_newick()) == tree
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.text(min_size=1).filter(lambda n: not name_problem(n)), min_size=1, unique=True))
+def test_any_valid_name_survives(names):
+    tree = Taxonomy.from_nested({"top": names})
+    assert Taxonomy.from_newick(tree.to_newick()) == tree
+
+
+def test_the_text_is_plain_where_names_are():
+    tree = Taxonomy.from_paths(["T > CD4+", "T > CD8+", "B_cell"])
+    assert tree.to_newick() == "((CD4+,CD8+)T,'B_cell');"
+
+
+def test_lengths_comments_and_blanks_are_skipped():
+    text = " ( (CD4:0.1 , CD8:1e-3)[a (b] T : .5 ,\n B_cell:2 ) [&R] cell ; "
+    tree = Taxonomy.from_newick(text)
+    assert tree.names[1:] == (("T",), ("B_cell",), ("T", "CD4"), ("T", "CD8"))
+    assert tree.resolve("cell") == 0
+
+
+def test_a_root_named_like_one_of_its_types_stays_unnamed():
+    tree = Taxonomy.from_newick("((a)T,B)T;")
+    assert tree.resolve("T") == 1
+    assert not tree.synonyms
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("((a,b)x,c", "never closed"),
+        ("(a,b)x),c);", r"'\)' outside"),
+        ("(a,b),c;", "',' outside|without a name"),
+        ("(a,b)r,c;", "',' outside of all brackets"),
+        ("((a,b),c);", "node without a name before ','"),
+        ("(a,);", "node without a name before '\\)'"),
+        ("();", "node without a name"),
+        ("(a b);", "'name' right after 'name'"),
+        ("(a(b));", "right after 'name'"),
+        ("(a,b);(c);", "after the final ';'"),
+        ("('a,b);", "starts no name"),
+        ("(a[b);", "starts no name"),
+        ("(a:x,b);", "starts no name"),
+        ("(a,a);", "two siblings named 'a'"),
+        ("", "nothing below"),
+        (";", "right after 'the start'"),
+        ("a;", "nothing below"),
+    ],
+)
+def test_broken_newick_is_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        Taxonomy.from_newick(text)
+
+
+def test_the_place_of_the_fault_is_given():
+    with pytest.raises(ValueError, match="at character 4"):
+        Taxonomy.from_newick("(a,b'")
+
+
+def test_the_tree_is_drawn(small):
+    assert str(small).splitlines() == [
+        "root",
+        "├── T",
+        "│   ├── CD4",
+        "│   │   ├── naive",
+        "│   │   └── Th1",
+        "│   └── CD8",
+        "│       └── naive",
+        "└── B",
+    ]
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        np.array([5, 10, 7, 0, 0, 1000, 0, 300]),
+        {"root": 5, "T": 10, "B": 7, "T > CD4 > naive": 1000, 7: 300},
+        pd.Series({"root": 5, "T": 10, "B": 7, "T > CD4 > naive": 1000, "T > CD8 > naive": 300}),
+    ],
+    ids=["array", "mapping", "series"],
+)
+def test_counts_are_summed_up_the_tree(small, counts):
+    assert small.show(counts, max_depth=1) == "root (1,322)\n├── T (1,310)\n└── B (7)"
+    assert "│   │   ├── naive (1,000)" in small.show(counts)
+
+
+def test_long_trees_are_cut(small):
+    assert small.show(max_lines=3).splitlines()[-1] == "... and 5 more nodes"
+    wide = Taxonomy.from_nested([f"t{i}" for i in range(1000)])
+    assert len(str(wide).splitlines()) == 201
+    assert str(wide).endswith("... and 801 more nodes")
+
+
+def test_counts_of_another_length_are_refused(small):
+    with pytest.raises(ValueError, match=r"per node, \(8,\), got the shape \(3,\)"):
+        small.show([1, 2, 3])
+    with pytest.raises(ValueError, match="no node 'CD9'"):
+        small.show({"CD9": 1})
+
+
+def test_repr_is_one_line(immune):
+    assert repr(immune) == (
+        "Taxonomy(50 leaves, 65 nodes below the root, 2 levels: base_type, subtype)"
+    )
