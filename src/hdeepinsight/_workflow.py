@@ -108,8 +108,8 @@ def annotate(
         sorted cells, or which are ruled out. See
         :meth:`~hdeepinsight.annotation.Annotation.restricted`.
     reference
-        The labelled cells that the model was trained on, where they are at hand: the adaptation
-        is then checked on them too.
+        The labelled cells that the model was trained on; needed to adapt a model that was saved
+        without their mean profiles.
     batch_key
         Column of the query with the batch (sample, donor, chemistry) of every cell.
     decoder, threshold, reject, layer, use_raw, scale, fold_case

@@ -1,101 +1,201 @@
-"""The guard: figures from probabilities alone, and what they lead to."""
+"""The label-free check: weights of changes from probabilities alone, and what they lead to."""
 
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
-from hdeepinsight.adaptation import AdaptationFigures
+from hdeepinsight.adaptation import (
+    AdaptationFigures,
+    check_adaptation,
+    follow_changes,
+    weigh_changes,
+)
 
+LABELS = ("B", "T", "NK")
 GOOD = AdaptationFigures(
     changed=0.1,
-    kept=0.99,
     held_out_marker_score=1.0,
     agreement_before=0.8,
     agreement_after=0.9,
-    n_types_before=6.0,
-    n_types_after=6.5,
-    agreement_query=0.8,
-    agreement_reference=0.95,
+    n_types=6.0,
 )
+
+
+def two_leaves(old: float, n_cells: int = 95) -> torch.Tensor:
+    """Cells that get the first leaf with this probability, the second with the rest."""
+    return torch.tensor([[old, 1 - old, 0.0]] * n_cells)
+
+
+def random_opinions(n_cells: int = 300, seed: int = 0) -> list[torch.Tensor]:
+    rng = np.random.default_rng(seed)
+    return [torch.from_numpy(rng.dirichlet([0.5] * 3, n_cells)) for _ in range(4)]
 
 
 @pytest.mark.parametrize(
-    ("changes", "reason"),
+    ("figures", "share"),
     [
-        pytest.param({"genes": 0.0}, "none of the genes", id="no_genes"),
-        pytest.param({"unlike": 0.8}, "does not look like the reference: 80%", id="foreign"),
-        pytest.param({"n_types_before": 1.2}, "hardly more than one type", id="one_type"),
-        pytest.param({"agreement_query": 0.95}, "nothing to adapt to", id="like_the_reference"),
-        pytest.param(
-            {"shift_query": 1.0, "shift_reference": 0.34},
-            r"2\.9 times as far .* \(1\.00 against 0\.34; up to 3 counts as alike\)",
-            id="one_more_batch",
-        ),
-        pytest.param({"shift_query": -0.1, "shift_reference": 0.1}, r"0\.0 times", id="nearer"),
-        pytest.param({"kept": 0.9}, "agreed on kept", id="undisputed_cells_changed"),
-        pytest.param({"n_types_after": 2.0}, "one type swallows", id="collapse"),
-        pytest.param({"held_out_marker_score": -0.1}, "do not favour", id="referee"),
-        pytest.param({"replay_before": 0.9, "replay_after": 0.5}, "40.0% worse", id="replay"),
+        pytest.param({"genes": 0.0}, 0.0, id="no_genes"),
+        pytest.param({"unlike": 0.5}, 0.5, id="half_foreign"),
+        pytest.param({"unlike": 0.8}, 0.0, id="foreign"),
+        pytest.param({"n_types": 1.7}, 0.25, id="hardly_two_types"),
+        pytest.param({"n_types": 1.2}, 0.0, id="one_type"),
+        pytest.param({"unsupported": 0.6}, 0.0, id="most_labels_would_change"),
+        pytest.param({"unsupported": 0.2}, 1.0, id="some_refused"),
+        pytest.param({"shift_query": 0.02, "shift_reference": 0.2}, 0.5, id="near"),
+        pytest.param({"shift_query": -0.1, "shift_reference": 0.1}, 0.0, id="nearer"),
+        pytest.param({"shift_query": 0.004, "shift_reference": None}, 0.0, id="like_its_one_batch"),
+        pytest.param({"shift_query": 0.0, "genes": 0.8}, 1.0, id="genes_are_missing"),
     ],
 )
-def test_each_figure_can_veto(changes: dict, reason: str) -> None:
-    decision, said = replace(GOOD, **changes).decide()
-    assert decision == "zero-shot"
-    assert re.search(reason, said)
+def test_what_is_followed_goes_with_each_figure(figures: dict, share: float) -> None:
+    trust, doubt = replace(GOOD, **figures).doubt()
+    assert trust == pytest.approx(share)
+    assert bool(doubt) == (share < 1)
 
 
-def test_switched_off_it_says_what_it_would_have_said() -> None:
-    decision, said = replace(GOOD, kept=0.9).decide(guard=False)
-    assert decision == "adapted"
-    assert "would have said: only 90.0%" in said
+def test_one_more_batch_of_the_reference() -> None:
+    alike = {"shift_query": 0.5, "shift_reference": 0.2}
+    assert replace(GOOD, **alike).like_a_batch
+    assert not replace(GOOD, **alike | {"shift_query": 0.7}).like_a_batch
+    assert not replace(GOOD, **alike | {"genes": 0.8}).like_a_batch
+    assert not GOOD.like_a_batch
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("figures", "words"),
     [
-        {},
-        {"agreement_reference": None, "agreement_query": 1.0},
-        {"changed": 0.0, "held_out_marker_score": 0.0},
-        {"unlike": 0.3},
-        {"replay_before": 0.9, "replay_after": 0.85},
-        {"shift_query": 0.4, "shift_reference": 0.1},
-        {"shift_query": 0.2, "shift_reference": 0.1, "genes": 0.8},
-        {"shift_query": 0.0, "shift_reference": None},
-    ],
-    ids=[
-        "good",
-        "unknown_reference",
-        "no_change",
-        "mostly_known",
-        "little_forgotten",
-        "another_study",
-        "genes_are_missing",
-        "one_batch",
+        ({"unlike": 0.8}, "80% of its cells"),
+        ({"n_types": 1.2}, r"effectively 1\.2"),
+        ({"unsupported": 0.6}, "60% of the labels would change"),
+        ({"shift_query": -0.002}, r"hardly farther from the reference \(-0\.002\)"),
+        ({"unlike": 0.5, "n_types": 1.2}, "one type"),
     ],
 )
-def test_nothing_to_object(changes: dict) -> None:
-    assert replace(GOOD, **changes).decide()[0] == "adapted"
+def test_the_strongest_doubt_is_said_with_its_figure(figures: dict, words: str) -> None:
+    assert re.search(words, replace(GOOD, **figures).doubt()[1])
+
+
+@pytest.mark.parametrize("least", range(3))
+@pytest.mark.parametrize(("support", "weight"), [(0.3, 0.0), (0.42, 0.64), (0.5, 1.0)])
+def test_the_opinion_that_supports_a_change_least_decides(
+    least: int, support: float, weight: float
+) -> None:
+    heard = [two_leaves(0.1) for _ in range(3)]
+    heard[least] = two_leaves(1 - support)
+    weights, (change,) = weigh_changes(two_leaves(0.9), *heard, LABELS)
+    assert (change.old, change.new, change.n_cells) == ("B", "T", 95)
+    assert change.support == pytest.approx(support)
+    assert change.followed == pytest.approx(weight, abs=1e-4)
+    assert weights[0, 1] == pytest.approx(weight, abs=1e-4)
+
+
+def test_few_cells_say_little() -> None:
+    found = []
+    for n_cells in (1, 5, 50):
+        heard = [two_leaves(0.5 - 1e-3, n_cells)] * 3
+        found.append(weigh_changes(two_leaves(0.9, n_cells), *heard, LABELS)[1][0].followed)
+    assert found == pytest.approx([0.0, 0.5, 1.0], abs=0.02)
+
+
+def test_order_of_cells_does_not_matter() -> None:
+    opinions, order = random_opinions(), np.random.default_rng(1).permutation(300)
+    weights, changes = weigh_changes(*opinions, LABELS)
+    again, changes_again = weigh_changes(*(each[order] for each in opinions), LABELS)
+    torch.testing.assert_close(weights, again)
+    assert [c.n_cells for c in changes] == [c.n_cells for c in changes_again]
+    assert sum(c.n_cells for c in changes) < 300
+
+
+def test_two_tenths_of_a_point_flip_nothing() -> None:
+    plain = two_leaves(0.9)
+    shares = []
+    for support in np.arange(0.3, 0.5, 0.002):
+        heard = [two_leaves(1 - float(support))] + [two_leaves(0.1)] * 2
+        shares.append(weigh_changes(plain, *heard, LABELS)[0][0, 1])
+    assert np.abs(np.diff(shares)).max() < 0.03
+    assert (shares[0], shares[-1]) == (0.0, 1.0)
+
+
+def test_what_is_followed_is_a_distribution_between_both() -> None:
+    plain, network, profiles, held_out = random_opinions()
+    weights, _ = weigh_changes(plain, network, profiles, held_out, LABELS)
+    proposed = (network + profiles) / 2
+    found = follow_changes(plain, proposed, weights)
+    torch.testing.assert_close(found.sum(1), torch.ones(300, dtype=torch.float64))
+    assert ((found - plain) * (found - proposed) <= 1e-12).all()
+    none = follow_changes(plain, proposed, torch.zeros(3, 3))
+    everything = follow_changes(plain, proposed, torch.ones(3, 3))
+    assert torch.equal(none, plain)
+    torch.testing.assert_close(everything, proposed)
+
+
+def test_opinions_that_are_noise_change_nothing() -> None:
+    plain, *heard = random_opinions(2000)
+    weights, report = check_adaptation(plain, *heard, LABELS)
+    assert report.decision == "zero-shot"
+    assert report.figures.changed == 0
+    assert report.figures.unsupported > 0.5
+    assert not weights.any()
+    assert "% of the labels would change without" in report.reason
+
+
+def test_one_that_is_refused_does_not_hold_up_the_others() -> None:
+    plain = torch.cat([two_leaves(0.9), two_leaves(0.1, 200), torch.eye(3)[[2] * 40].float()])
+    heard = plain.clone()
+    heard[:30] = torch.tensor([0.1, 0.9, 0.0])
+    network, held_out = heard.clone(), heard.clone()
+    heard[30:50] = torch.tensor([0.0, 0.0, 1.0])  # the profiles alone
+    network[30:50] = torch.tensor([0.7, 0.1, 0.2])
+    weights, report = check_adaptation(plain, network, heard, held_out, LABELS)
+    assert report.decision == "adapted"
+    assert report.reason == (
+        "network, profiles and held-out markers support B to T (30 cells); "
+        "refused, for little support or few cells: B to NK (20 cells, 0%)"
+    )
+    assert report.figures.changed == pytest.approx(30 / len(plain))
+    assert report.figures.unsupported == pytest.approx(20 / len(plain))
+    assert weights[0].tolist() == [0.5, 1.0, 0.0]
+
+
+def test_switched_off_it_follows_all_and_says_what_it_would_have_said() -> None:
+    plain, *heard = random_opinions(2000)
+    weights, report = check_adaptation(plain, *heard, LABELS, guard=False)
+    assert report.decision == "adapted"
+    assert "would have said: " in report.reason
+    assert (weights == 1).all()
+
+
+@pytest.mark.parametrize("n_cells", [1, 5])
+def test_a_few_cells_of_one_type_change_nothing(n_cells: int) -> None:
+    plain, heard = two_leaves(0.9, n_cells), [two_leaves(0.1, n_cells)] * 3
+    _, report = check_adaptation(plain, *heard, LABELS)
+    assert (report.decision, report.figures.changed) == ("zero-shot", 0.0)
+    assert "hardly more than one type" in report.reason
+
+
+def test_opinions_that_agree_change_nothing() -> None:
+    plain = random_opinions()[0]
+    _, report = check_adaptation(plain, plain, plain, plain, LABELS)
+    assert (report.decision, report.reason) == ("zero-shot", "no label would change")
 
 
 def test_figures_by_hand() -> None:
     before = torch.tensor([[0.95, 0.05], [0.6, 0.4], [0.5, 0.5]])
     after = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
-    profile = torch.tensor([[0.8, 0.2], [0.1, 0.9], [0.7, 0.3]])
-    referee = torch.tensor([[0.7, 0.3], [0.2, 0.8], [0.4, 0.6]])
-    found = AdaptationFigures.measure(before, after, profile, referee, agreement_reference=0.9)
+    held_out = torch.tensor([[0.7, 0.3], [0.2, 0.8], [0.4, 0.6]])
+    found = AdaptationFigures.measure(before, after, held_out, genes=0.9)
     assert found.changed == pytest.approx(1 / 3)
-    assert found.kept == 1.0
     assert found.held_out_marker_score == pytest.approx(float(torch.tensor(4.0).log()))
     assert found.agreement_before == pytest.approx(1 / 3)
     assert found.agreement_after == pytest.approx(2 / 3)
-    assert found.agreement_query == pytest.approx(2 / 3)
-    assert found.agreement_reference == 0.9
+    assert found.genes == 0.9
 
 
 def test_effective_number_of_types_of_a_uniform_query_is_their_number() -> None:
     uniform = torch.eye(5).repeat(3, 1)
-    found = AdaptationFigures.measure(uniform, uniform, uniform, uniform)
-    assert found.n_types_before == pytest.approx(5.0)
+    found = AdaptationFigures.measure(uniform, uniform, uniform)
+    assert found.n_types == pytest.approx(5.0)
     assert found.changed == found.held_out_marker_score == 0.0

@@ -69,16 +69,6 @@ def test_full_share_takes_the_weighted_moments(norm: BatchNorm1d) -> None:
     assert torch.equal(adapter.mean[0], norm.running_mean)
 
 
-def test_replay_keeps_the_statistics_of_the_reference(norm: BatchNorm1d) -> None:
-    adapter, switch = adapted(norm, [1.0])
-    adapter.mean[0] += 5
-    cells = torch.randn(4, 3)
-    with switch.using(torch.zeros(4, dtype=torch.int64), replay=True):
-        torch.testing.assert_close(adapter(cells), norm(cells))
-    assert switch.batch is None
-    assert not switch.replay
-
-
 def test_head_correction_starts_at_zero_and_spares_unknown_batches() -> None:
     tree = TreeAlgebra(Taxonomy.from_nested({"T": [], "B": []}))
     switch, head = AdapterSwitch(), LinearHead(4, tree).eval()

@@ -188,8 +188,3 @@ def test_matching_is_by_meaning_and_nothing_is_warned_of():
     assert alignment.source.tolist() == [0, 1, -1]
     assert alignment.report.missing == ("CD4",)
     assert alignment.report.n_extra == 1
-
-
-def test_a_reference_without_proteins_is_refused():
-    with pytest.raises(ValueError, match="has no column"):
-        protein_names(modality([], np.zeros((4, 0))))

@@ -21,7 +21,6 @@ from hdeepinsight.data import (
     open_counts,
     open_query,
     own_columns,
-    resolve_cells,
     select_genes,
 )
 
@@ -221,9 +220,11 @@ def test_coordinates_come_along(small):
     np.testing.assert_array_equal(picked.source.obsm["X_umap"](), points[[3]])
 
 
-def test_names_that_occur_twice_choose_no_cell():
+@pytest.mark.filterwarnings("ignore:Observation names are not unique")
+def test_names_that_occur_twice_choose_no_cell(small):
+    small.obs_names = ["a", "a", *small.obs_names[2:]]
     with pytest.raises(InputError, match="more than once"):
-        resolve_cells(["a"], pd.Index(["a", "a"]))
+        open_query(small, GENES).subset(["a"])
 
 
 def test_a_mudata_is_opened_with_its_proteins_and_the_cells_that_have_rna(small, mudata):

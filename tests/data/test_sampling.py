@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hdeepinsight.data import draw_evenly, split_cells, split_groups
+from hdeepinsight.data import draw_evenly, split_three
 
 BATCH = np.repeat([0, 1, 2], [900, 90, 10])
 
@@ -55,7 +55,7 @@ def test_rare_groups_are_drawn_in_full() -> None:
 def test_a_share_of_every_label_is_held_out_and_nothing_of_rare_or_unlabelled_ones() -> None:
     nodes = np.repeat([0, 1, 2, 3], [50, 100, 60, 49])
     for shuffle in (True, False):
-        held_out = split_cells(nodes, 0.1, np.random.default_rng(0), shuffle=shuffle)
+        held_out = split_three(nodes, None, 0.1, np.random.default_rng(0), shuffle=shuffle)[1]
         assert np.bincount(nodes[held_out], minlength=4).tolist() == [0, 10, 6, 0]
 
 
@@ -63,7 +63,7 @@ def test_a_group_with_a_label_of_its_own_is_never_held_out() -> None:
     nodes = np.array([1, 2, 1, 2, 1, 3])
     groups = np.array(["a", "a", "b", "b", "c", "c"])
     for seed in range(10):
-        held_out = split_groups(nodes, groups, 0.3, np.random.default_rng(seed))
-        assert not held_out[[4, 5]].any()
+        rng = np.random.default_rng(seed)
+        assert not {4, 5} & set(split_three(nodes, None, 0.3, rng, groups=groups)[1])
     with pytest.raises(ValueError, match="None of the 2 groups"):
-        split_groups(np.array([1, 2]), np.array(["a", "b"]), 0.3, np.random.default_rng(0))
+        split_three(nodes[:2], None, 0.3, rng, groups=np.array(["a", "b"]))

@@ -7,6 +7,8 @@ from scipy import sparse
 from hdeepinsight import Taxonomy
 from hdeepinsight.graph import nearest_neighbors
 from hdeepinsight.pp._stacas._anchors import (
+    RunSettings,
+    StacasConfig,
     consistent_labels,
     encode_labels,
     mutual_neighbors,
@@ -15,7 +17,7 @@ from hdeepinsight.pp._stacas._anchors import (
     score_anchors,
     weigh_anchors,
 )
-from hdeepinsight.pp._stacas._correction import guide_tree, weigh_cells
+from hdeepinsight.pp._stacas._correction import AnchorWeights, guide_tree
 from hdeepinsight.pp._stacas._datasets import is_blocked
 
 
@@ -179,6 +181,13 @@ def test_single_linkage_needs_the_order_of_similarities_only():
 N_REFERENCE = 15
 
 
+def weigh_cells(cells, spots, query, reference, scores, k_weight=100):
+    """Weights of cells by their coordinates."""
+    settings = RunSettings(StacasConfig(k_weight=k_weight), "auto")
+    weights = AnchorWeights(np.eye(spots.shape[1]), spots, query, reference, scores, settings)
+    return weights.weigh(sparse.csr_matrix(cells))
+
+
 @pytest.fixture
 def anchors():
     """Cells, anchor cells of the query, and 60 anchors between them and 15 reference cells."""
@@ -218,14 +227,14 @@ def test_weights_of_either_side_sum_to_one(anchors):
 
 
 def test_equal_cells_share_their_anchors():
-    spots, index = np.zeros((3, 2)), np.arange(3)
-    found = weigh_cells(np.zeros((1, 2)), spots, index + 3, index, np.ones(3))
+    spots, index = np.ones((3, 2)), np.arange(3)
+    found = weigh_cells(np.ones((1, 2)), spots, index + 3, index, np.ones(3))
     np.testing.assert_allclose(found.shift[:, :3].toarray(), 1 / 3)
 
 
 def test_a_single_anchor_cell_moves_itself_only():
     one, zero = np.ones(1, dtype=int), np.zeros(1, dtype=int)
-    found = weigh_cells(np.array([[0.0], [1.0]]), np.zeros((1, 1)), one, zero, np.ones(1))
+    found = weigh_cells(np.array([[1.0], [2.0]]), np.ones((1, 1)), one, zero, np.ones(1))
     assert found.shift.toarray().tolist() == [[1.0, -1.0], [0.0, 0.0]]
     assert found.n_effective.tolist() == [1.0, 0.0]
 

@@ -2,7 +2,16 @@
 
 from hdeepinsight.adaptation._adapter import Adapter
 from hdeepinsight.adaptation._cells import QueryCells, reference_sums
-from hdeepinsight.adaptation._check import AdaptationFigures, AdaptationOptions, AdaptationReport
+from hdeepinsight.adaptation._check import (
+    AdaptationFigures,
+    AdaptationOptions,
+    AdaptationReport,
+    LabelChange,
+    check_adaptation,
+    explain_changes,
+    follow_changes,
+    weigh_changes,
+)
 from hdeepinsight.adaptation._layers import (
     AdapterSwitch,
     HeadAdapter,
@@ -30,12 +39,16 @@ __all__ = [
     "Adapter",
     "AdapterSwitch",
     "HeadAdapter",
+    "LabelChange",
     "MovingAverage",
     "NormAdapter",
     "QueryCells",
     "Targets",
     "balance_classes",
+    "check_adaptation",
     "covered_share",
+    "explain_changes",
+    "follow_changes",
     "freeze_norms",
     "insert_adapters",
     "record_moments",
@@ -44,5 +57,6 @@ __all__ = [
     "select_targets",
     "soft_cross_entropy",
     "use_adapters",
+    "weigh_changes",
     "wrap_norms",
 ]

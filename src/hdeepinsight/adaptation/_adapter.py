@@ -11,20 +11,23 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.metrics import recall_score
 from torch import Tensor, nn
 
 from hdeepinsight._errors import missing_column
 from hdeepinsight._progress import tracked
 from hdeepinsight.adaptation._cells import (
     QueryCells,
-    leaf_numbers,
     leaf_sums,
     leaves_under,
     network_probs,
     profile_probs,
 )
-from hdeepinsight.adaptation._check import AdaptationFigures, AdaptationOptions, AdaptationReport
+from hdeepinsight.adaptation._check import (
+    AdaptationOptions,
+    AdaptationReport,
+    check_adaptation,
+    follow_changes,
+)
 from hdeepinsight.adaptation._layers import (
     NormAdapter,
     insert_adapters,
@@ -56,7 +59,6 @@ WARM_UP_STEPS = 20
 REFRESH_STEPS = 50
 WEIGHT_DECAY = 1e-4
 MAX_MASK_RATE = 0.5
-REPLAYED_CELLS = 2000
 
 
 class Adapter:
@@ -102,6 +104,7 @@ class Adapter:
         self.report: AdaptationReport | None = None
         self._profiles: LeafProfiles | None = None
         self._shrinkage: list[float] | None = None
+        self._weights: Tensor | None = None
         self._matcher: tuple[bytes, ProfileMatcher] | None = None
 
     @classmethod
@@ -132,19 +135,14 @@ class Adapter:
         measured: Tensor,
         *,
         profiles: LeafProfiles,
-        agreement: float | None = None,
         shift: float | None = None,
         unlike: float | None = None,
-        reference: QueryCells | None = None,
         options: AdaptationOptions,
         freeze_backbone: bool = True,
         freeze_head: bool = True,
         seed: int = 0,
     ) -> Network:
-        """Adapt a copy of the network, with the reference and without, and keep what helped.
-
-        A reference that is impure passes its faults on when it is replayed, a pure one protects:
-        which of both it is shows on the query.
+        """Adapt a copy of the network, and keep of it what several opinions support.
 
         Parameters
         ----------
@@ -156,14 +154,10 @@ class Adapter:
             1 for the genes of the query, shape ``(n_genes,)``.
         profiles
             Mean profiles of the reference.
-        agreement
-            How often network and profiles agree on held-out cells of the reference.
         shift
             How far a batch of the reference usually is from the others.
         unlike
             Share of the cells that do not look like the reference.
-        reference
-            Labelled cells of the reference to replay.
         options
             How far, how fast and how long.
         freeze_backbone, freeze_head
@@ -184,38 +178,34 @@ class Adapter:
         has_rna = torch.as_tensor(True if cells.has_rna is None else cells.has_rna)
         leaves = torch.where(has_rna, before.argmax(1).cpu(), -1)
         query = leaf_sums(pristine, cells.counts, leaves, measured).profiles()
-        figures = {
-            "genes": float(measured.mean()),
-            "agreement_reference": agreement,
-            "shift_query": profile_shift(query, profiles, measured.cpu()),
-            "shift_reference": shift,
-            "unlike": unlike,
-            "replay_before": _replay_accuracy(pristine, reference, measured, seed),
-        }
+        adapted = copy.deepcopy(pristine)
         frozen = freeze_backbone, freeze_head
-        given = cells, measured, profile, shrinkage, options, frozen, seed
-        candidates = []
-        for replayed in [None] if reference is None else [None, reference]:
-            adapted = copy.deepcopy(pristine)
-            run = _Run(adapted, *given)
-            run.adapt_statistics((before + profile) / 2, profiles.shares)
-            run.train(replayed)
-            after = (network_probs(adapted, cells, measured) + profile) / 2
-            figures["replay_after"] = _replay_accuracy(adapted, reference, measured, seed)
-            measures = AdaptationFigures.measure(before, after, profile, held_out, **figures)
-            decision, reason = measures.decide(guard=options.guard)
-            report = AdaptationReport(
-                decision=decision,
-                reason=reason,
-                figures=measures,
-                n_cells=len(cells),
-                n_batches=len(self.batches),
-                n_labeled=int((cells.nodes > 0).sum()),
-                used_reference=replayed is not None,
-                options=asdict(options),
-            )
-            candidates.append((decision == "adapted", measures.agreement_after, report, adapted))
-        *_, self.report, adapted = max(candidates, key=lambda candidate: candidate[:2])
+        run = _Run(adapted, cells, measured, profile, shrinkage, options, frozen, seed)
+        run.adapt_statistics((before + profile) / 2, profiles.shares)
+        run.train()
+        allowed = leaves_under(pristine.tree)[torch.as_tensor(cells.nodes)].to(measured.device)
+        network, profile, held_out = (
+            restrict_to_labels(each, allowed)
+            for each in (network_probs(adapted, cells, measured), profile, held_out)
+        )
+        self._weights, report = check_adaptation(
+            before,
+            network,
+            profile,
+            held_out,
+            [pristine.tree.taxonomy.label(int(leaf)) for leaf in pristine.tree.leaf_index],
+            guard=options.guard,
+            genes=float(measured.mean()),
+            shift_query=profile_shift(query, profiles, measured.cpu()),
+            shift_reference=shift,
+            unlike=unlike,
+        )
+        self.report = replace(
+            report,
+            n_batches=len(self.batches),
+            n_labeled=int((cells.nodes > 0).sum()),
+            options=asdict(options),
+        )
         self._profiles, self._matcher = profiles, None
         self._shrinkage = shrinkage if self.is_applied else None
         logger.info("Adaptation, %s: %s.", self.report.decision, self.report.reason)
@@ -242,18 +232,24 @@ class Adapter:
         """
         with use_adapters(module, batch):
             found: dict[str, Tensor] = module.predict(counts, measured=measured, **extra)
-        matcher = self._matcher_for(measured.view(-1, measured.shape[-1]).amax(0))
-        if matcher is None:
+        if not self.is_applied:
             return found
-        network = found["probabilities"][:, module.tree.leaf_index]
-        mean = (network + matcher.complete(network, counts, measured)) / 2
+        leaves = module.tree.leaf_index
+        after = network = found["probabilities"][:, leaves]
+        matcher = self._matcher_for(measured.view(-1, measured.shape[-1]).amax(0))
+        if matcher is not None:
+            after = (network + matcher.complete(network, counts, measured)) / 2
+        if self._weights is not None:
+            with use_adapters(module, np.full_like(batch, -1)):
+                plain = module.predict(counts, measured=measured, **extra)["probabilities"]
+            after = follow_changes(plain[:, leaves], after, self._weights)
         known = torch.as_tensor(batch, device=counts.device) >= 0
-        mean = torch.where(known.unsqueeze(1), mean, network)
-        return {**found, "probabilities": mean @ leaves_under(module.tree).to(mean).T}
+        after = torch.where(known.unsqueeze(1), after, network)
+        return {**found, "probabilities": after @ leaves_under(module.tree).to(after).T}
 
     def _matcher_for(self, measured: Tensor) -> ProfileMatcher | None:
         """Return the matcher of these genes, kept for the next mini-batch; None if of no use."""
-        if not self.is_applied or self._profiles is None:
+        if self._profiles is None:
             return None
         key, kept = measured.cpu().numpy().tobytes(), self._matcher
         if kept is None or kept[0] != key:
@@ -269,6 +265,7 @@ class Adapter:
             "batches": list(self.batches),
             "batch_key": self.batch_key,
             "shrinkage": self._shrinkage,
+            "weights": None if self._weights is None else self._weights.tolist(),
         }
 
     @classmethod
@@ -291,6 +288,8 @@ class Adapter:
         if values.get("report") is not None:
             adapter.report = AdaptationReport.from_dict(values["report"])
         adapter._shrinkage = values.get("shrinkage", values.get("trust"))
+        if values.get("weights") is not None:
+            adapter._weights = torch.tensor(values["weights"])
         if adapter._shrinkage is not None:
             insert_adapters(module, adapter._shrinkage)
         return adapter
@@ -338,8 +337,8 @@ class _Run:
             for norm, found in zip(norms, moments, strict=True):
                 norm.blend(batch, found, self.options.statistics * share)
 
-    def train(self, reference: QueryCells | None) -> None:
-        """Train on the mean of network and profiles, and replay the reference where given."""
+    def train(self) -> None:
+        """Train on the mean of network and profiles."""
         options, parameters = self.options, [*self.adapters, *self.unfrozen]
         if not parameters or not options.max_steps:
             return
@@ -354,7 +353,6 @@ class _Run:
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, relative_rate)
         queries = _endless(len(self.cells), options.batch_size, self.rng)
-        replays = _endless(len(reference or ()), options.batch_size, self.rng)
         masking = GeneMasking(max_rate=MAX_MASK_RATE)
         steps = range(options.max_steps)
         for step in tracked(steps, "Adapting", len(steps), "steps", size=lambda _: 1):
@@ -368,8 +366,6 @@ class _Run:
                 part = Targets(*(values[rows] for values in targets))
                 loss = soft_cross_entropy(log_probs[:, self.module.tree.leaf_index], part)
                 torch.autograd.backward(loss)
-            if reference is not None:
-                self.replay(reference[next(replays)])
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
@@ -384,14 +380,6 @@ class _Run:
         labelled = (nodes > 0).to(targets.weights)
         return Targets(targets.probabilities, torch.maximum(targets.weights, labelled))
 
-    def replay(self, cells: QueryCells) -> None:
-        """Add the gradients of reference cells with the query's genes and adapters."""
-        batch = self.rng.integers(0, len(self.shrinkage), len(cells))
-        with use_adapters(self.module, batch, replay=True):
-            conditional = self.augmented_log_probs(cells, self.module.masking)
-            nodes = torch.as_tensor(cells.nodes, device=self.measured.device)
-            torch.autograd.backward(self.module.objective(conditional, nodes).total)
-
     def augmented_log_probs(self, cells: QueryCells, masking: GeneMasking) -> Tensor:
         """Return conditional log-probabilities of thinned cells with hidden genes."""
         thinned = replace(cells, counts=self.module.thinning.sample(cells.counts, self.rng))
@@ -402,23 +390,6 @@ class _Run:
         logits = self.module.inference(**inputs | {"measured": keep * inputs["measured"]})["logits"]
         conditional: Tensor = self.module.tree.conditional_log_probs(logits)
         return conditional
-
-
-def _replay_accuracy(
-    module: Any, reference: QueryCells | None, measured: Tensor, seed: int
-) -> float | None:
-    """Return the balanced accuracy on reference cells that show the query's genes alone."""
-    if reference is None:
-        return None
-    rows = np.random.default_rng(seed).permutation(len(reference))[:REPLAYED_CELLS]
-    shown = replace(reference[rows], batch=np.zeros(len(rows), dtype=np.int64))
-    found = network_probs(module, shown, measured, replay=True).argmax(1).cpu().numpy()
-    truth = leaf_numbers(module.tree, shown.nodes).numpy()
-    known = truth >= 0
-    if not known.any():
-        return 0.0
-    labels = np.unique(truth[known])
-    return float(recall_score(truth[known], found[known], labels=labels, average="macro"))
 
 
 def _endless(n_cells: int, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:

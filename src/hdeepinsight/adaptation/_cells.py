@@ -196,13 +196,11 @@ def profile_probs(
 
 
 @torch.no_grad()
-def network_probs(
-    module: Any, cells: QueryCells, measured: Tensor, *, replay: bool = False
-) -> Tensor:
+def network_probs(module: Any, cells: QueryCells, measured: Tensor) -> Tensor:
     """Return leaf probabilities by a network, with its adapters, ``(n_cells, n_leaves)``."""
     module.eval()
     found = []
     for _, part in cells.parts():
-        with use_adapters(module, part.batch, replay=replay):
+        with use_adapters(module, part.batch):
             found.append(module.predict(**part.tensors(measured))["probabilities"])
     return torch.cat(found)[:, module.tree.leaf_index]

@@ -1,31 +1,44 @@
-"""Label-free check of an adaptation: figures of the unlabelled query, and what they decide."""
+"""Label-free check of an adaptation: which changes of label it may make, and why."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from math import inf
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, TypeVar
 
-from hdeepinsight._errors import check_choice, check_integer, check_number
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from hdeepinsight._errors import check_choice, check_integer, check_number, counted
 
-CONFIDENT = 0.9
-MIN_KEPT = 0.95
-MIN_TYPES_KEPT = 0.5
-MAX_REPLAY_LOSS = 0.25
-MIN_TYPES = 1.8
+#: Where nothing is followed, and where everything is; in proportion between them.
+SUPPORT = (0.35, 0.45)
+TYPES = (1.6, 2.0)
+SHIFT = (0.05, 0.15)
+UNLIKE = (0.6, 0.4)
+UNSUPPORTED = (0.5, 0.3)
+GENES = (0.0, 1e-6)
+#: A change counts so many cells more than it has, whose support is so low: few cells say little.
+EXTRA_CELLS, EXTRA_SUPPORT = 5, 0.3
+#: How far probabilities go to the adapted ones where the leaf stays.
+SAME_LEAF = 0.5
+#: Distance between batches of a reference that has one, or whose batches are nearer to each other.
+LEAST_SHIFT = 0.1
+#: A query that is not so many times as far could be one more batch.
+MAX_TIMES = 3.0
 MIN_GENES = 0.9
-MAX_SHIFT = 3.0
-MAX_UNLIKE = 0.5
 FLOOR = 1e-6
+#: Changes of label that a sentence names.
+NAMED = 3
 
 #: Names of figures in the files of older releases, which also had some that nothing rested on.
-OLD_NAMES = {"referee": "held_out_marker_score"}
+OLD_NAMES = {"referee": "held_out_marker_score", "n_types_before": "n_types"}
 
 Decision = Literal["adapted", "zero-shot"]
+Made = TypeVar("Made", "AdaptationFigures", "AdaptationReport")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +51,8 @@ class AdaptationOptions:
         Steps of the optimiser. With 0 the normalisation adapts and the profiles are heard, and
         nothing is trained.
     guard
-        Fall back to the reference model where the label-free figures speak against the
-        adaptation. Off, the adaptation is kept whatever they say.
+        Follow only the changes of label that network, profiles and held-out markers support, and
+        none where the figures of the whole query speak against it. Off, all are followed.
     batch_size
         Largest number of query cells per step, and as many of the reference where there is one.
     statistics
@@ -82,6 +95,128 @@ class AdaptationOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LabelChange:
+    """One change of label that an adaptation proposes, and what each opinion says of it.
+
+    Parameters
+    ----------
+    old, new
+        Most probable leaf by the reference model, and by the mean of adapted network and profiles.
+    n_cells
+        Cells that would change so.
+    plain, network, profiles, held_out
+        Mean probability of the new leaf in these cells: by the reference model, the adapted
+        network, the profiles, and by markers that took no part in the adaptation.
+    followed
+        How far the change is followed, from 0 (refused) to 1.
+
+    Examples
+    --------
+    >>> from hdeepinsight.adaptation import LabelChange
+    >>> opinions = {"plain": 0.1, "network": 0.22, "profiles": 0.9, "held_out": 0.8}
+    >>> LabelChange(old="Mono", new="Mk", n_cells=49, **opinions, followed=0.0).support
+    0.22
+    """
+
+    old: str
+    new: str
+    n_cells: int
+    plain: float
+    network: float
+    profiles: float
+    held_out: float
+    followed: float
+
+    @property
+    def support(self) -> float:
+        """Least of the opinions, that of the reference model, which is of another one, aside."""
+        return min(self.network, self.profiles, self.held_out)
+
+
+def weigh_changes(
+    plain: Tensor,
+    network: Tensor,
+    profiles: Tensor,
+    held_out: Tensor,
+    labels: Sequence[str],
+) -> tuple[Tensor, tuple[LabelChange, ...]]:
+    """Weigh every change from one leaf to another by the opinion that supports it least.
+
+    Parameters
+    ----------
+    plain, network, profiles, held_out
+        Leaf probabilities, shape ``(n_cells, n_leaves)``, as in `LabelChange`. The mean of
+        ``network`` and ``profiles`` proposes.
+    labels
+        Names of the leaves.
+
+    Returns
+    -------
+    Weights of old leaf and new leaf, shape ``(n_leaves, n_leaves)``: 0 up to a support of 0.35,
+    1 from 0.45, and between them in proportion, after five cells of 0.3 were added; 0.5 where the
+    leaf stays, and 0 for changes that no cell showed. And the changes, most cells first.
+
+    Examples
+    --------
+    Both kinds of markers speak for a change of 45 cells, the network less so:
+
+    >>> import torch
+    >>> from hdeepinsight.adaptation import weigh_changes
+    >>> plain, network, markers = (
+    ...     torch.tensor([[b, 1 - b]] * 45 + [[0.0, 1.0]]) for b in (0.9, 0.59, 0.1)
+    ... )
+    >>> weights, changes = weigh_changes(plain, network, markers, markers, ["B", "T"])
+    >>> weights
+    tensor([[0.5000, 0.4900],
+            [0.0000, 0.5000]])
+    >>> changes[0].old, changes[0].new, changes[0].n_cells
+    ('B', 'T', 45)
+    """
+    opinions = {"plain": plain, "network": network, "profiles": profiles, "held_out": held_out}
+    old, new = plain.argmax(1), (network + profiles).argmax(1)
+    cells = pd.DataFrame(
+        {
+            name: each.gather(1, new[:, None]).ravel().cpu().numpy()
+            for name, each in opinions.items()
+        }
+    )
+    cells["old"], cells["new"] = old.cpu().numpy(), new.cpu().numpy()
+    weights, changes = SAME_LEAF * torch.eye(plain.shape[1]), []
+    for (leaf, other), part in cells[cells["old"] != cells["new"]].groupby(["old", "new"]):
+        means, n_cells = part[list(opinions)].astype(float).mean().to_dict(), len(part)
+        change = LabelChange(
+            old=labels[leaf], new=labels[other], n_cells=n_cells, **means, followed=0.0
+        )
+        total = change.support * n_cells + EXTRA_SUPPORT * EXTRA_CELLS
+        share = float(_share(total / (n_cells + EXTRA_CELLS), SUPPORT))
+        weights[leaf, other] = share
+        changes.append(replace(change, followed=share))
+    return weights.to(plain), tuple(sorted(changes, key=lambda change: -change.n_cells))
+
+
+def follow_changes(plain: Tensor, proposed: Tensor, weights: Tensor) -> Tensor:
+    """Go from one distribution of every cell to another, as far as its change of leaf is followed.
+
+    Parameters
+    ----------
+    plain, proposed
+        Leaf probabilities, shape ``(n_cells, n_leaves)``.
+    weights
+        As of :func:`weigh_changes`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.adaptation import follow_changes
+    >>> plain, proposed = torch.tensor([[0.8, 0.2]]), torch.tensor([[0.0, 1.0]])
+    >>> follow_changes(plain, proposed, torch.tensor([[1.0, 0.5], [0.0, 1.0]]))
+    tensor([[0.4000, 0.6000]])
+    """
+    share = weights.to(plain)[plain.argmax(1), proposed.argmax(1)]
+    return torch.lerp(plain, proposed, share.unsqueeze(1))
+
+
+@dataclass(frozen=True, kw_only=True)
 class AdaptationFigures:
     """What was measured on the query, without any label of it.
 
@@ -89,29 +224,22 @@ class AdaptationFigures:
     ----------
     changed
         Share of cells whose most probable leaf changed against the reference model.
-    kept
-        Of the cells whose leaf the reference model gave 90 % or more and the profiles confirmed,
-        the share that kept it.
     held_out_marker_score
         Mean log-odds, by markers that took no part in the adaptation, of the new leaf against the
         old one, over the changed cells; above 0 the changes are supported.
     agreement_before, agreement_after
         Share of cells whose leaf is the one that the held-out markers would choose.
-    n_types_before, n_types_after
-        Effective number of leaves: the exponential of the entropy of their shares.
+    n_types
+        Effective number of leaves: the exponential of the entropy of their shares
+        by the reference model.
+    unsupported
+        Share of cells for which a change of leaf was proposed that is not followed.
     genes
         Share of the model's genes that the query has.
-    agreement_query, agreement_reference
-        Share of cells to which the reference model and the profiles give the same leaf: of the
-        query before the adaptation, and of the held-out reference cells; ``None`` for a model
-        that did not keep the latter.
     shift_query, shift_reference
         How far the types of the query are from those of the reference, and a batch of the
         reference usually from the others (:func:`~hdeepinsight.nn.profile_shift`); ``None`` where
-        that is not known, as for a reference of one batch.
-    replay_before, replay_after
-        Balanced accuracy on reference cells that show the query's genes alone; ``None`` where no
-        reference was given.
+        that is not known, as for a reference of one batch, where 0.1 is taken.
     unlike
         Share of the cells that the reference model gives no label, because the query as a whole,
         or the cell, does not look like the reference; ``None`` for a model without held-out cells.
@@ -121,45 +249,30 @@ class AdaptationFigures:
     >>> from hdeepinsight.adaptation import AdaptationFigures
     >>> figures = AdaptationFigures(
     ...     changed=0.08,
-    ...     kept=0.99,
     ...     held_out_marker_score=1.3,
     ...     agreement_before=0.81,
     ...     agreement_after=0.86,
-    ...     n_types_before=9.5,
-    ...     n_types_after=10.1,
-    ...     agreement_query=0.79,
+    ...     n_types=9.5,
+    ...     unlike=0.5,
     ... )
-    >>> figures.held_out_marker_score > 0
-    True
+    >>> figures.doubt()[1].split(",")[0]
+    'the query does not look like the reference: 50% of its cells get no label'
     """
 
     changed: float
-    kept: float
     held_out_marker_score: float
     agreement_before: float
     agreement_after: float
-    n_types_before: float
-    n_types_after: float
-    agreement_query: float
+    n_types: float
+    unsupported: float = 0.0
     genes: float = 1.0
-    agreement_reference: float | None = None
     shift_query: float | None = None
     shift_reference: float | None = None
-    replay_before: float | None = None
-    replay_after: float | None = None
     unlike: float | None = None
-
-    @property
-    def like_a_batch(self) -> bool:
-        """Whether the query could be one more batch of the reference, with all its genes."""
-        apart, usual = self.shift_query, self.shift_reference
-        if apart is None or usual is None or self.genes < MIN_GENES:
-            return False
-        return apart < MAX_SHIFT * usual
 
     @classmethod
     def measure(
-        cls, before: Tensor, after: Tensor, profile: Tensor, held_out: Tensor, **further: Any
+        cls, before: Tensor, after: Tensor, held_out: Tensor, **further: Any
     ) -> AdaptationFigures:
         """Compare leaf probabilities before and after, all of shape ``(n_cells, n_leaves)``.
 
@@ -167,84 +280,79 @@ class AdaptationFigures:
         ----------
         before, after
             Of the reference model and of the adapted one.
-        profile
-            By the markers that took part in the adaptation.
         held_out
-            By other markers, which did not.
+            By markers that took no part in the adaptation.
         **further
             Figures that were measured elsewhere.
         """
         old, new, judged = before.argmax(1), after.argmax(1), held_out.argmax(1)
-        changed = old != new
-        undisputed = (before.max(1).values >= CONFIDENT) & (profile.argmax(1) == old)
+        shares, changed = before.mean(0), old != new
         odds = held_out.clamp_min(FLOOR).log()
         gain = (odds.gather(1, new.unsqueeze(1)) - odds.gather(1, old.unsqueeze(1))).ravel()
         return cls(
             changed=_mean(changed),
-            kept=_mean(~changed[undisputed], empty=1.0),
             held_out_marker_score=_mean(gain[changed]),
             agreement_before=_mean(judged == old),
             agreement_after=_mean(judged == new),
-            n_types_before=_effective_number(before),
-            n_types_after=_effective_number(after),
-            agreement_query=_mean(profile.argmax(1) == old),
+            n_types=float((-(shares * shares.clamp_min(FLOOR).log()).sum()).exp()),
             **further,
         )
 
-    def decide(self, *, guard: bool = True) -> tuple[Decision, str]:
-        """Keep the adaptation unless one of the figures speaks against it, and say why."""
-        for objection in self._objections():
-            if not guard:
-                return "adapted", f"the check is off; it would have said: {objection}"
-            return "zero-shot", objection
-        if self.changed == 0:
-            return "adapted", "no label changed"
-        return "adapted", "independent marker genes favour the new labels"
+    @property
+    def times_as_far(self) -> float | None:
+        """Distance of a query with all genes, in distances between batches of the reference."""
+        if self.shift_query is None or self.genes < MIN_GENES:
+            return None
+        return self.shift_query / max(self.shift_reference or 0.0, LEAST_SHIFT)
 
-    def _objections(self) -> Iterator[str]:
-        """Yield why there is nothing to adapt to or to judge by, then what speaks against it."""
-        if self.genes == 0:
-            yield "the query has none of the genes of the model, from which it would learn"
-        if self.unlike is not None and self.unlike > MAX_UNLIKE:
-            yield (
-                f"the query does not look like the reference: {self.unlike:.0%} of its cells get "
-                "no label, and an adaptation would take them for its types with more force"
-            )
-        if self.n_types_before < MIN_TYPES:
-            yield (
-                f"the query has hardly more than one type (effectively {self.n_types_before:.1f}), "
-                "from which a difference between studies cannot be told from one between types"
-            )
-        if self.like_a_batch:
-            apart, usual = max(self.shift_query or 0, 0), max(self.shift_reference or 0, 0)
-            times = apart / usual if apart > 0 else 0
-            yield (
-                f"the query is {times:.1f} times as far from the reference as the reference's "
-                f"batches are from each other ({apart:.2f} against {usual:.2f}; up to "
-                f"{MAX_SHIFT:g} counts as alike), which the model has learnt to ignore"
-            )
-        agreement = self.agreement_reference
-        if agreement is not None and self.agreement_query >= agreement:
-            yield (
-                f"network and profiles agree on {self.agreement_query:.1%} of the cells, as they "
-                f"do on the reference itself ({agreement:.1%}), so there is nothing to adapt to"
-            )
-        if self.kept < MIN_KEPT:
-            yield (
-                f"only {self.kept:.1%} of the cells that network and profiles agreed on kept "
-                f"their label; at least {MIN_KEPT:.0%} should"
-            )
-        if self.n_types_after < MIN_TYPES_KEPT * self.n_types_before:
-            yield (
-                f"the effective number of types fell from {self.n_types_before:.1f} to "
-                f"{self.n_types_after:.1f}, as when one type swallows others"
-            )
-        if self.changed > 0 and self.held_out_marker_score <= 0:
-            yield "independent marker genes do not favour the new labels"
-        if self.replay_before is not None and self.replay_after is not None:
-            fall = self.replay_before - self.replay_after
-            if fall > MAX_REPLAY_LOSS:
-                yield f"the reference itself is annotated {fall:.1%} worse"
+    @property
+    def like_a_batch(self) -> bool:
+        """Whether the query could be one more batch of a reference of several batches."""
+        times, usual = self.times_as_far, self.shift_reference
+        return times is not None and usual is not None and times < MAX_TIMES
+
+    def doubt(self) -> tuple[float, str]:
+        """Return how far an adaptation may be followed, from 0 to 1, and what speaks against more.
+
+        The strongest doubt counts, and only as far as its figure goes.
+        """
+        doubts = (
+            (
+                self.genes,
+                GENES,
+                "the query has none of the genes of the model, from which it would learn",
+            ),
+            (
+                self.unlike,
+                UNLIKE,
+                f"the query does not look like the reference: {self.unlike or 0:.0%} of its cells "
+                "get no label, and an adaptation would take them for its types with more force",
+            ),
+            (
+                self.n_types,
+                TYPES,
+                f"the query has hardly more than one type (effectively {self.n_types:.1f}), from "
+                "which a difference between studies cannot be told from one between types",
+            ),
+            (
+                self.unsupported,
+                UNSUPPORTED,
+                f"{self.unsupported:.0%} of the labels would change without network, profiles and "
+                "held-out markers supporting it alike",
+            ),
+            (
+                self.times_as_far,
+                SHIFT,
+                f"the query is hardly farther from the reference ({self.shift_query or 0:.3f}) "
+                "than cells of one batch are from each other (0), so there is nothing to adapt to",
+            ),
+        )
+        found = [
+            (float(_share(value, limits)), sentence)
+            for value, limits, sentence in doubts
+            if value is not None
+        ]
+        return min([(1.0, ""), *found], key=lambda doubt: doubt[0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,10 +367,10 @@ class AdaptationReport:
         Why, in a sentence.
     figures
         What the decision rests on.
+    changes
+        The changes of label that were proposed, most cells first, and how far each is followed.
     n_cells, n_batches, n_labeled
         Query cells that were read, their batches, and how many brought a label.
-    used_reference
-        Whether reference cells were replayed.
     options
         Settings of the adaptation.
 
@@ -275,8 +383,8 @@ class AdaptationReport:
     >>> adapted = hdi.SCHDeepInsight.load_query_data(query, hdi.hub.pull("pbmc"))
     >>> adapted.train(max_steps=0)
     >>> report = adapted.adapter_.report
-    >>> report.n_cells, report.n_batches, report.n_labeled, report.used_reference
-    (210, 1, 0, False)
+    >>> report.n_cells, report.n_batches, report.n_labeled
+    (210, 1, 0)
     """
 
     decision: Decision
@@ -285,23 +393,18 @@ class AdaptationReport:
     n_cells: int
     n_batches: int = 1
     n_labeled: int = 0
-    used_reference: bool = False
     options: dict[str, Any] = field(default_factory=dict)
+    changes: tuple[LabelChange, ...] = ()
 
     def __str__(self) -> str:
-        found, before, after = self.figures, self.figures.replay_before, self.figures.replay_after
-        lines = [
-            f"{self.decision}: {self.reason}",
-            f"  cells     {self.n_cells:,} in {self.n_batches} batches, {self.n_labeled} labelled",
-            f"  labels    {found.changed:.1%} changed, {found.kept:.1%} of undisputed ones kept",
+        found = self.figures
+        return (
+            f"{self.decision}: {self.reason}\n"
+            f"  cells     {self.n_cells:,} in {self.n_batches} batches, {self.n_labeled} labelled\n"
+            f"  labels    {found.changed:.1%} changed, {found.unsupported:.1%} refused to\n"
             f"  markers   held-out ones give changes log-odds {found.held_out_marker_score:+.2f}, "
-            f"agree with {found.agreement_before:.1%} before, {found.agreement_after:.1%} after",
-            f"  types     effectively {found.n_types_before:.1f} before, {found.n_types_after:.1f} "
-            "after",
-        ]
-        if before is not None and after is not None:
-            lines += [f"  reference balanced accuracy {before:.1%} before, {after:.1%} after"]
-        return "\n".join(lines)
+            f"agree with {found.agreement_before:.1%} before, {found.agreement_after:.1%} after"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain types, for the model file.
@@ -317,7 +420,7 @@ class AdaptationReport:
         >>> adapted.adapter_.report.to_dict()["n_cells"]
         210
         """
-        return asdict(self)
+        return asdict(self) | {"changes": [asdict(each) for each in self.changes]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> AdaptationReport:
@@ -336,15 +439,127 @@ class AdaptationReport:
         True
         """
         figures = {OLD_NAMES.get(name, name): value for name, value in values["figures"].items()}
-        known = {f.name: figures[f.name] for f in fields(AdaptationFigures) if f.name in figures}
-        return cls(**{**values, "figures": AdaptationFigures(**known)})
+        return _known(
+            cls,
+            values
+            | {
+                "figures": _known(AdaptationFigures, figures),
+                "changes": tuple(LabelChange(**each) for each in values.get("changes", ())),
+            },
+        )
 
 
-def _effective_number(probabilities: Tensor) -> float:
-    """Return the exponential of the entropy of the shares of the leaves."""
-    shares = probabilities.mean(0)
-    return float((-(shares * shares.clamp_min(1e-12).log()).sum()).exp())
+def check_adaptation(
+    plain: Tensor,
+    network: Tensor,
+    profiles: Tensor,
+    held_out: Tensor,
+    labels: Sequence[str],
+    *,
+    guard: bool = True,
+    **figures: Any,
+) -> tuple[Tensor, AdaptationReport]:
+    """Decide how far each change of label is followed, and say why.
+
+    Parameters
+    ----------
+    plain, network, profiles, held_out, labels
+        As of :func:`weigh_changes`.
+    guard
+        Off, all changes are followed in full.
+    **figures
+        Figures of the query that were measured elsewhere.
+
+    Returns
+    -------
+    Weights for :func:`follow_changes`, and the report on ``len(plain)`` cells.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.adaptation import check_adaptation
+    >>> plain = torch.eye(3)[[0] * 50 + [1] * 50 + [2] * 50]
+    >>> markers = torch.eye(3)[[1] * 20 + [0] * 30 + [1] * 50 + [2] * 50]
+    >>> weights, report = check_adaptation(plain, markers, markers, markers, ["B", "T", "NK"])
+    >>> report.decision, report.reason
+    ('adapted', 'network, profiles and held-out markers support B to T (20 cells)')
+    """
+    weights, changes = weigh_changes(plain, network, profiles, held_out, labels)
+    lost = sum(change.n_cells * (1 - change.followed) for change in changes)
+    figures["unsupported"] = lost / max(len(plain), 1)
+    proposed = (network + profiles) / 2
+    trust, doubt = AdaptationFigures.measure(plain, proposed, held_out, **figures).doubt()
+    reason = explain_changes(changes) if trust else doubt
+    if trust and doubt:
+        reason += f"; no change is followed by more than {trust:.0%}, as {doubt}"
+    if not guard:
+        weights, trust = torch.ones_like(weights), 1.0
+        reason = f"the check is off; it would have said: {reason}"
+    weights = trust * weights
+    after = follow_changes(plain, proposed, weights)
+    found = AdaptationFigures.measure(plain, after, held_out, **figures)
+    report = AdaptationReport(
+        decision="adapted" if found.changed or not guard else "zero-shot",
+        reason=reason,
+        figures=found,
+        n_cells=len(plain),
+        changes=changes,
+    )
+    return weights, report
 
 
-def _mean(values: Tensor, *, empty: float = 0.0) -> float:
-    return float(values.float().mean()) if len(values) else empty
+def explain_changes(changes: Sequence[LabelChange]) -> str:
+    """Say in a sentence which changes are followed, which are refused, and why.
+
+    Examples
+    --------
+    >>> from hdeepinsight.adaptation import LabelChange, explain_changes
+    >>> opinions = {"plain": 0.1, "profiles": 0.9, "held_out": 0.8}
+    >>> changes = [
+    ...     LabelChange(old="CD8", new="CD4", n_cells=57, network=0.7, **opinions, followed=1.0),
+    ...     LabelChange(old="Mono", new="Mk", n_cells=49, network=0.2, **opinions, followed=0.0),
+    ... ]
+    >>> kept, refused = explain_changes(changes).split("; ")
+    >>> kept
+    'network, profiles and held-out markers support CD8 to CD4 (57 cells)'
+    >>> refused
+    'refused, for little support or few cells: Mono to Mk (49 cells, 20%)'
+    """
+    if not changes:
+        return "no label would change"
+    kept = [change for change in changes if change.followed]
+    refused = [change for change in changes if not change.followed]
+    said = []
+    if kept:
+        said.append(f"network, profiles and held-out markers support {_named(kept)}")
+    if refused:
+        said.append(f"refused, for little support or few cells: {_named(refused)}")
+    return "; ".join(said)
+
+
+def _named(changes: Sequence[LabelChange]) -> str:
+    """Name the changes of most cells, and count the others."""
+    named = []
+    for change in changes[:NAMED]:
+        figures = counted(change.n_cells, "cell")
+        if not change.followed:
+            figures += f", {change.support:.0%}"
+        elif change.followed < 0.995:
+            figures += f", followed by {change.followed:.0%}"
+        named.append(f"{change.old} to {change.new} ({figures})")
+    return ", ".join(named) + (f" and {len(changes) - NAMED} more" if len(changes) > NAMED else "")
+
+
+def _share(value: Any, limits: tuple[float, float]) -> Any:
+    """Return 0 at the first limit and beyond, 1 at the second, and in proportion between them."""
+    none, everything = limits
+    return np.clip((value - none) / (everything - none), 0.0, 1.0)
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.float().mean()) if len(values) else 0.0
+
+
+def _known(made: type[Made], values: Mapping[str, Any]) -> Made:
+    """Make a dataclass of those values that it has a field for."""
+    return made(**{each.name: values[each.name] for each in fields(made) if each.name in values})

@@ -25,8 +25,6 @@ class AdapterSwitch(threading.local):
     batch
         Batch per cell of the mini-batch, int64, shape ``(n_cells,)``; -1 for cells of no adapted
         batch. ``None`` switches the adapters off.
-    replay
-        Whether the cells come from the reference, whose statistics stay as they were.
 
     Examples
     --------
@@ -40,21 +38,19 @@ class AdapterSwitch(threading.local):
     """
 
     batch: Tensor | None = None
-    replay: bool = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy as a switch that is off, since threads cannot be copied."""
         return AdapterSwitch, ()
 
     @contextmanager
-    def using(self, batch: Tensor, *, replay: bool = False) -> Iterator[None]:
+    def using(self, batch: Tensor) -> Iterator[None]:
         """Switch the adapters on for cells of these batches."""
-        before = self.batch, self.replay
-        self.batch, self.replay = batch, replay
+        before, self.batch = self.batch, batch
         try:
             yield
         finally:
-            self.batch, self.replay = before
+            self.batch = before
 
 
 class NormAdapter(nn.Module):
@@ -115,10 +111,9 @@ class NormAdapter(nn.Module):
             normalised: Tensor = self.norm(values)
             return normalised
         shape = (len(batch), -1) + (1,) * (values.ndim - 2)  # one batch serves all cells, too
-        rows = torch.full_like(batch, -1) if self.switch.replay else batch
-        deviation = (self.variance[rows] + self.norm.eps).sqrt().view(shape)
+        deviation = (self.variance[batch] + self.norm.eps).sqrt().view(shape)
         weight, bias = (self.norm.weight.view(1, *shape[1:]), self.norm.bias.view(1, *shape[1:]))
-        normalised = (values - self.mean[rows].view(shape)) / deviation * weight + bias
+        normalised = (values - self.mean[batch].view(shape)) / deviation * weight + bias
         shrinkage = self.shrinkage[batch].unsqueeze(1)
         scale, shift = (shrinkage * self.scale[batch], shrinkage * self.shift[batch])
         return normalised * (1 + scale.view(shape)) + shift.view(shape)
@@ -300,9 +295,7 @@ def insert_adapters(module: Any, shrinkage: list[float]) -> list[nn.Parameter]:
     return [*parameters, *module.head.correction.parameters()]
 
 
-def use_adapters(
-    module: Any, batch: np.ndarray | Tensor, *, replay: bool = False
-) -> AbstractContextManager[None]:
+def use_adapters(module: Any, batch: np.ndarray | Tensor) -> AbstractContextManager[None]:
     """Switch the adapters of a classifier on, if it has some, for cells of these batches.
 
     Parameters
@@ -311,8 +304,6 @@ def use_adapters(
         Classifier, with what :func:`insert_adapters` put into it or without.
     batch
         Batch per cell of the mini-batch, shape ``(n_cells,)``; -1 for cells of no adapted batch.
-    replay
-        Whether the cells come from the reference, whose statistics stay as they were.
 
     Examples
     --------
@@ -330,7 +321,7 @@ def use_adapters(
     if not isinstance(module.head, HeadAdapter):
         return nullcontext()
     rows = torch.as_tensor(batch, dtype=torch.int64, device=module.temperature.device)
-    return module.head.switch.using(rows, replay=replay)
+    return module.head.switch.using(rows)
 
 
 def freeze_norms(network: nn.Module, batch: int = -1) -> None:

@@ -12,6 +12,7 @@ from scipy import sparse
 
 from hdeepinsight.annotation._decode import most_probable_leaf
 from hdeepinsight.annotation._novelty import (
+    MarkerSupport,
     ReferenceBank,
     TypeProfiles,
     mean_share,
@@ -27,12 +28,12 @@ DEPTHS = 4
 """Depths of the query at which the bank is looked at: the medians of its quarters."""
 DROPLETS = 200
 """Empty droplets that are simulated at each of the depths that double from least to most."""
-ALPHA_LINEAGE, ALPHA_TYPE = 0.03, 0.025
+ALPHA_LINEAGE, ALPHA_TYPE = 0.02, 0.02
 """Share of the reference's own cells that no lineage, no type is allowed to recognise."""
-ALPHA_ONLY_TYPE = 0.005
-"""Likewise where a lineage is one type: cells of another type have no label at all."""
-MIN_DOUBT = 0.2
-"""Less doubt about a lineage is no doubt, however sure the network is of the reference's cells."""
+ALPHA_MARKERS, MAX_LACK = 0.005, 1.3
+"""Likewise by markers of the lineage alone, where three in four of their counts are missing."""
+ALLOWANCE, MIN_DOUBT = 0.2, 0.3
+"""Lack of markers, and doubt about a lineage, that are put down to the study."""
 ALPHA_DOUBLET, ALPHA_AMBIENT = 0.02, 0.025
 MAX_CENTRE = 2.0
 """Most that a query's shift may excuse: half of a type may be shifted, a new type is more."""
@@ -148,7 +149,6 @@ class QueryJudge:
         self.views = [thin(cut, level, self.rng) for level in self.levels]
         self.known = [np.asarray(predict(view)) for view in self.views]
         self._fit_explained(counts, probabilities, bins)
-        self._fit_doubt()
         self.similarity, self.attainable = self._similarity(counts, probabilities)
         self.is_foreign = self.similarity < UNLIKE
         self.splits: dict[int, SplitStop] = {}
@@ -167,11 +167,16 @@ class QueryJudge:
     ) -> None:
         """Learn what mixtures gain for known cells, and what the query's shift adds to that."""
         own = self.profiles.unmoved()
-        leaf_known, gain_known = [], []
-        for view in self.views:
-            found = own.explain(view[:, self.genes])
+        leaf_known, gain_known, doubt = [], [], []
+        self.null_missing: list[np.ndarray] = []
+        for view, known in zip(self.views, self.known, strict=True):
+            cells = view[:, self.genes]
+            found = own.explain(cells)
             leaf_known.append(found.leaf)
             gain_known.append(found.gain)
+            doubt.append(self._doubt(known, found.leaf))
+            self.null_missing.append(MarkerSupport(own, cells, found).missing(found))
+        self.null_doubt = np.concatenate(doubt)
         n_leaves = len(self.leaves)
         self.usual = np.zeros((DEPTHS, n_leaves, 2))
         null = []
@@ -207,7 +212,9 @@ class QueryJudge:
                 by_network[usual_cells].mean(axis=0),
                 by_profile / usual_cells.sum(),
             )
-        depth = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+        found = self.profiles.explain(counts)
+        self.support = MarkerSupport(self.profiles, counts, found)
+        depth = found.depth
         n_depths = int(np.ceil(np.log2(depth.max() / depth.min()))) + 1
         self.droplet_depths = np.unique(np.geomspace(depth.min(), depth.max(), n_depths).round())
         self.droplets = []
@@ -229,13 +236,6 @@ class QueryJudge:
     def _scaled(self, leaf: np.ndarray, gain: np.ndarray, bins: np.ndarray) -> np.ndarray:
         usual = self.usual[bins, leaf]
         return np.asarray((gain - usual[:, 0]) / usual[:, 1])
-
-    def _fit_doubt(self) -> None:
-        own, found = self.profiles.unmoved(), []
-        for view, probabilities in zip(self.views, self.known, strict=True):
-            leaf = own.explain(view[:, self.genes]).leaf
-            found.append(self._doubt(probabilities, leaf))
-        self.null_doubt = np.concatenate(found)
 
     def _doubt(self, probabilities: np.ndarray, leaf: np.ndarray) -> np.ndarray:
         """Return how doubtful the lineage is: above 1 where network and profiles disagree."""
@@ -260,7 +260,8 @@ class QueryJudge:
 
         Returns
         -------
-        Columns of `Annotation.novelty`, arrays of shape ``(n_cells,)``.
+        Columns of `Annotation.novelty`, the counts of each cell (``depth``), and whether no lineage
+        recognises it (``no_lineage``); arrays of shape ``(n_cells,)``.
         """
         found = self.profiles.explain(sparse.csr_matrix(counts)[:, self.genes])
         bins = self._bin(found.depth)
@@ -268,7 +269,11 @@ class QueryJudge:
         by_type = upper_share(scaled, self.null_gain)
         doubt = self._doubt(probabilities, found.leaf)
         by_doubt = np.where(doubt < MIN_DOUBT, 1.0, upper_share(doubt, self.null_doubt))
-        ambient = np.ones(len(bins))
+        unlike = np.maximum(by_type, by_doubt) <= ALPHA_LINEAGE
+        lack = self.support.missing(found)
+        by_markers, ambient = np.ones((2, len(bins)))
+        for b, null in enumerate(self.null_missing):
+            by_markers[bins == b] = upper_share(lack[bins == b] - ALLOWANCE, null)
         steps = np.sqrt(self.droplet_depths[1:] * self.droplet_depths[:-1])
         nearest = np.searchsorted(steps, found.depth)
         for level, droplets in enumerate(self.droplets):
@@ -276,13 +281,14 @@ class QueryJudge:
             ambient[here] = upper_share(found.ambient[here], droplets)
         deep = found.depth >= self.median_depth
         return {
-            "lineage_p_value": np.maximum(by_type, by_doubt),
+            "lineage_p_value": by_markers,
             "type_p_value": by_type,
             "doublet_score": scaled,
             "ambient_score": ambient,
             "is_doublet": (by_type <= ALPHA_DOUBLET) & deep & (ambient <= ALPHA_AMBIENT),
             "is_ambient": ambient > ALPHA_AMBIENT,
             "depth": found.depth,
+            "no_lineage": unlike | ((by_markers <= ALPHA_MARKERS) & (lack >= MAX_LACK)),
         }
 
     # ------------------------------------------------------------------------------ splits
@@ -396,8 +402,7 @@ class QueryJudge:
             for child in np.intersect1d(np.unique(safe[on_path]), list(self.splits)).tolist():
                 stop(on_path & (safe == child), level - 1, self.splits[child].reason)
         stop(columns["type_p_value"] <= ALPHA_TYPE, 1, NO_TYPE)
-        only = (tree.depth[leaf] == 1) & (columns["type_p_value"] <= ALPHA_ONLY_TYPE)
-        stop(only | (columns["lineage_p_value"] <= ALPHA_LINEAGE), 0, NO_LINEAGE)
+        stop(columns["no_lineage"], 0, NO_LINEAGE)
         shallow = columns["depth"] < FEW_COUNTS
         stop(columns["is_ambient"] & shallow, 0, TOO_SHALLOW)
         stop(columns["is_ambient"] & ~shallow, 0, AMBIENT)
@@ -429,7 +434,7 @@ class QueryJudge:
         matter of probability).
         """
         judged = columns["depth"] > 0
-        unknown = (columns["lineage_p_value"] <= ALPHA_LINEAGE) & ~columns["is_ambient"]
+        unknown = columns["no_lineage"] & ~columns["is_ambient"]
         of_cells = {
             "unrecognised": unknown,
             "ambient": columns["is_ambient"],

@@ -215,10 +215,10 @@ def judgement(
         depth[:], reasons[:] = NO_LIMIT, ""
     depth[~seen], reasons[~seen] = 0, NO_COUNTS
     limited = (depth < NO_LIMIT).any()
-    table = pd.DataFrame(columns, index=obs_names).drop(columns="depth") if columns else None
+    table = pd.DataFrame(columns, index=obs_names) if columns else None
     return {
         "verdict": said,
-        "novelty": table,
+        "novelty": None if table is None else table.drop(columns=["depth", "no_lineage"]),
         "supported_depth": depth if limited else None,
         "stop_reasons": reasons if limited else None,
     }

@@ -31,9 +31,9 @@ from hdeepinsight.data._proteins import (
     protein_names,
     read_proteins,
 )
-from hdeepinsight.data._query import AlignedQuery, ExtraInputs, open_query, resolve_cells
+from hdeepinsight.data._query import AlignedQuery, ExtraInputs, open_query
 from hdeepinsight.data._recover import Denormalizer
-from hdeepinsight.data._sampling import draw_evenly, split_cells, split_groups, split_three
+from hdeepinsight.data._sampling import draw_evenly, split_three
 from hdeepinsight.data._store import DataLike, Store, open_store, read_anndata
 
 __all__ = [
@@ -77,11 +77,8 @@ __all__ = [
     "read_anndata",
     "read_proteins",
     "recover_counts",
-    "resolve_cells",
     "resolve_var_names",
     "select_genes",
-    "split_cells",
-    "split_groups",
     "split_three",
     "strip_version",
 ]

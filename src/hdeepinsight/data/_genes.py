@@ -356,9 +356,7 @@ def _match(
     """
     target = model.get_indexer(names).astype(np.int64)
     ours, theirs = names.map(strip_version), model.map(strip_version)
-    found = {
-        "after leaving out Ensembl versions": _add(target, ours, theirs),
-    }
+    found = {"after leaving out Ensembl versions": _add(target, ours, theirs)}
     if np.count_nonzero(target >= 0) < len(model):
         signs = ours.map(one_punctuation), theirs.map(one_punctuation)
         found["taking '-', '.', '_' and blanks for one another"] = _add(target, *signs)

@@ -301,11 +301,11 @@ def inspect_input(
     if error := refusal(report):
         hint = where_counts_are(store, report.layer)
         return replace(report, problems=(str(error), *hint, *report.problems))
-    best = best_matrix(readable(store, [slot for slot in store.slots if slot != report.layer]))
-    if report.problems or best is None or best.n_vars <= report.n_vars:
-        return report
-    text = f"{best.slot} has {best.n_vars:,} genes, and {report.layer} {report.n_vars:,}."
-    return replace(report, notes=(*report.notes, text))
+    for best in readable(store, [slot for slot in store.slots if slot != report.layer])[:1]:
+        if not report.problems and best.n_vars > report.n_vars:
+            text = f"{best.slot} has {best.n_vars:,} genes, and {report.layer} {report.n_vars:,}."
+            report = replace(report, notes=(*report.notes, text))
+    return report
 
 
 def inspect_store(
@@ -429,11 +429,11 @@ class Readable(NamedTuple):
 
 
 def readable(
-    store: Store,
-    slots: Sequence[str],
-    coverage: Callable[[pd.DataFrame], float] | None = None,
+    store: Store, slots: Sequence[str], coverage: Callable[[pd.DataFrame], float] | None = None
 ) -> list[Readable]:
-    """Compare the matrices of a store that counts can be read from.
+    """Return the matrices of a store that counts can be read from, the best one first.
+
+    Best are those with most of the genes, and among them whole numbers before logarithms.
 
     Parameters
     ----------
@@ -455,19 +455,13 @@ def readable(
         if scale in ACCEPTED_SCALES and not tally.n_nan and not tally.n_inf:
             share = coverage(genes) if coverage else float(len(genes))
             found.append(Readable(slot, scale, len(genes), share))
-    return found
+    enough = NEARLY * max((each.coverage for each in found), default=0.0)
+    order = ("counts", "log1p_counts", "binary")
 
+    def rank(m: Readable) -> tuple[Any, ...]:
+        return m.coverage < enough, order.index(m.scale), "counts" not in m.slot, m.slot != ".raw"
 
-def best_matrix(found: Sequence[Readable]) -> Readable | None:
-    """Choose the matrix of counts with most of the genes, whole numbers before logarithms."""
-    most = max((other.coverage for other in found), default=0.0)
-    near = [other for other in found if other.coverage >= NEARLY * most]
-    order = ("binary", "log1p_counts", "counts")
-    return max(
-        near,
-        key=lambda o: (order.index(o.scale), "counts" in o.slot, o.slot == ".raw"),
-        default=None,
-    )
+    return sorted(found, key=rank)
 
 
 def where_counts_are(
@@ -477,10 +471,10 @@ def where_counts_are(
     coverage: Callable[[pd.DataFrame], float] | None = None,
 ) -> list[str]:
     """Point to another matrix that counts can be read from; never switch to it."""
-    others = [slot for slot in store.slots if slot != here]
-    other = best_matrix(readable(store, others, coverage))
-    if other is None:
+    found = readable(store, [slot for slot in store.slots if slot != here], coverage)
+    if not found:
         return []
+    other = found[0]
     is_whole = other.scale != "log1p_counts"
     what = "whole numbers" if is_whole else "log-normalised values from which counts are recovered"
     share = f", {other.coverage:.1%} of the reference's expression" if coverage else ""

@@ -196,11 +196,6 @@ class ProteinCounts:
 def protein_names(adata: AnnData) -> list[str]:
     """Return the proteins of a modality: cleaned names, each once, sorted by what they mean.
 
-    Raises
-    ------
-    ValueError
-        If the modality holds no protein.
-
     Examples
     --------
     >>> import anndata as ad
@@ -212,11 +207,6 @@ def protein_names(adata: AnnData) -> list[str]:
     ['CD3', 'CD56']
     """
     by_key = {protein_key(name): clean_protein_name(name) for name in map(str, adata.var_names)}
-    if not by_key:
-        raise ValueError(
-            "The protein modality has no column. Valid is one column per protein. Register the RNA "
-            "alone with setup_anndata(), or add the proteins."
-        )
     return [by_key[key] for key in sorted(by_key)]
 
 

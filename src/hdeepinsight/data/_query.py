@@ -368,20 +368,16 @@ def open_query(
                 layer = preferred_layer
             here = slot_name(layer)
             if scale == "auto" and {here, ".raw"} <= set(store.slots):
-                found = [m.coverage for m in readable(store, [here, ".raw"], coverage)]
-                if len(found) == 2 and found[1] >= found[0] + CLEARLY_MORE:
+                has = {m.slot: m.coverage for m in readable(store, [here, ".raw"], coverage)}
+                if len(has) == 2 and has[".raw"] >= has[here] + CLEARLY_MORE:
                     said = (
-                        f"Read from .raw, which has {found[1]:.1%} of the reference's expression, "
-                        f"and {here} {found[0]:.1%}; layer={layer or 'X'!r} reads {here}."
+                        f"Read from .raw, which has {has['.raw']:.1%} of the reference's "
+                        f"expression, and {here} {has[here]:.1%}; layer={layer or 'X'!r} reads "
+                        f"{here}."
                     )
                     layer, use_raw = None, True
         source = open_counts(
-            store,
-            layer=layer,
-            use_raw=use_raw,
-            scale=scale,
-            arguments=arguments,
-            coverage=coverage,
+            store, layer=layer, use_raw=use_raw, scale=scale, arguments=arguments, coverage=coverage
         )
         if said:
             report = replace(source.report, repairs=(said, *source.report.repairs))
@@ -430,8 +426,6 @@ def resolve_cells(indices: Any, obs_names: pd.Index) -> Ints:
 
     Examples
     --------
-    >>> import pandas as pd
-    >>> from hdeepinsight.data import resolve_cells
     >>> names = pd.Index(["a", "b", "c"])
     >>> [resolve_cells(given, names).tolist() for given in (["c", "a"], [True, False, True], [1])]
     [[2, 0], [0, 2], [1]]

@@ -29,30 +29,7 @@ _ROUNDS = 12
 _FIRST = 64  # values of a row that a guess is tried on before all of them
 
 
-@dataclass(frozen=True)
-class CellUnits:
-    """Unit of every cell and the counts that it gives.
-
-    Parameters
-    ----------
-    counts
-        Whole multiples, shape ``(n_values,)``; only meaningful in solved rows.
-    units
-        Unit of every row, shape ``(n_rows,)``; NaN for empty and for unsolved rows.
-    solved
-        Rows in which all values are whole multiples of the unit (empty rows included).
-    residual
-        Largest distance of ``value / unit`` from its count, shape ``(n_rows,)``; 0 for empty rows
-        and NaN for unsolved ones.
-    """
-
-    counts: Ints
-    units: Array
-    solved: Bools
-    residual: Array
-
-
-def find_units(x: Array, tolerance: Array, indptr: Ints) -> CellUnits:
+def find_units(x: Array, tolerance: Array, indptr: Ints) -> tuple[Ints, Bools]:
     """Find the largest unit of every row.
 
     Parameters
@@ -64,6 +41,11 @@ def find_units(x: Array, tolerance: Array, indptr: Ints) -> CellUnits:
     indptr
         Start of every row and the end of the last, shape ``(n_rows + 1,)``.
 
+    Returns
+    -------
+    Whole multiples of the unit, shape ``(n_values,)``, which are only meaningful in solved rows;
+    and rows in which all values are such (empty rows included), bool, shape ``(n_rows,)``.
+
     Notes
     -----
     The smallest value of a row is tried as count 1, 2, ... `MAX_SMALLEST`; the first that fits
@@ -74,12 +56,11 @@ def find_units(x: Array, tolerance: Array, indptr: Ints) -> CellUnits:
     --------
     >>> import numpy as np
     >>> x = 0.3 * np.array([2.0, 3.0, 7.0])
-    >>> find_units(x, 1e-6 * x, np.array([0, 3])).counts
-    array([2, 3, 7])
+    >>> find_units(x, 1e-6 * x, np.array([0, 3]))
+    (array([2, 3, 7]), array([ True]))
     """
     n_rows = len(indptr) - 1
     counts = np.zeros(len(x), dtype=np.int64)
-    units, residual = np.full(n_rows, np.nan), np.zeros(n_rows)
     pending = np.flatnonzero(np.diff(indptr))
     smallest = np.full((2, n_rows), np.nan)
     if len(pending):
@@ -92,14 +73,13 @@ def find_units(x: Array, tolerance: Array, indptr: Ints) -> CellUnits:
         if not len(rows):
             continue
         values, starts, lengths = _values_of(rows, indptr)
-        solved, unit, k = _narrow(x[values], tolerance[values], starts, lengths, start[:, hopeful])
-        off = np.maximum.reduceat(np.abs(x[values] / np.repeat(unit, lengths) - k), starts)
-        counts[values] = k
-        units[rows[solved]], residual[rows[solved]] = unit[solved], off[solved]
+        solved, counts[values] = _narrow(
+            x[values], tolerance[values], starts, lengths, start[:, hopeful]
+        )
         pending = np.setdiff1d(pending, rows[solved], assume_unique=True)
     done = np.ones(n_rows, dtype=bool)
-    done[pending], residual[pending] = False, np.nan
-    return CellUnits(counts=counts, units=units, solved=done, residual=residual)
+    done[pending] = False
+    return counts, done
 
 
 def _values_of(rows: Ints, indptr: Ints, most: int | None = None) -> tuple[Any, Ints, Ints]:
@@ -127,9 +107,7 @@ def _without_contradiction(
     return possible
 
 
-def _narrow(
-    x: Array, t: Array, starts: Ints, lengths: Ints, unit: Array
-) -> tuple[Bools, Array, Ints]:
+def _narrow(x: Array, t: Array, starts: Ints, lengths: Ints, unit: Array) -> tuple[Bools, Ints]:
     """Narrow the bounds ``unit`` of each row until every value admits one whole number only."""
     low_x, high_x = x - t, x + t
     low, high = unit
@@ -146,7 +124,7 @@ def _narrow(
             break
         undecided = left
     solved = np.logical_and.reduceat(one, starts) & (low <= high)
-    return solved, (low + high) / 2, k.astype(np.int64)
+    return solved, k.astype(np.int64)
 
 
 Normalisation: TypeAlias = Literal["log1p", "normalized"]
@@ -184,8 +162,8 @@ class Denormalizer:
     grid: float = 0.0
     base: float = float(np.e)
 
-    def denormalize(self, block: Block) -> tuple[sp.csr_matrix, CellUnits]:
-        """Return the counts of a block (CSR float32), and how every cell was solved.
+    def denormalize(self, block: Block) -> tuple[sp.csr_matrix, Bools]:
+        """Return the counts of a block (CSR float32), and whether every cell was solved.
 
         A cell is solved on its own: the result depends on no other cell.
         """
@@ -202,9 +180,9 @@ class Denormalizer:
             tolerance = (1 + x) * (2 * eps * values + grid / 2) + 2 * eps * x
         else:
             x, tolerance = values, 4 * eps * values + self.grid / 2
-        found = find_units(x, tolerance, rows.indptr.astype(np.int64))
-        stored = (found.counts.astype(np.float32), rows.indices, rows.indptr)
-        return sp.csr_matrix(stored, shape=rows.shape), found
+        counts, solved = find_units(x, tolerance, rows.indptr.astype(np.int64))
+        stored = (counts.astype(np.float32), rows.indices, rows.indptr)
+        return sp.csr_matrix(stored, shape=rows.shape), solved
 
     def share_solved(self, rows: sp.csr_matrix) -> float:
         """Return the share of the non-empty cells whose counts can be recovered.
@@ -218,8 +196,7 @@ class Denormalizer:
         largest = np.maximum.reduceat(rows.data, starts)
         if not (largest > 1.001 * np.minimum.reduceat(rows.data, starts)).any():
             return 0.0
-        _, found = self.denormalize(rows)
-        return float(found.solved[filled].mean())
+        return float(self.denormalize(rows)[1][filled].mean())
 
     def blocks(self, matrix: RowMatrix, size: int) -> Iterator[tuple[slice, sp.csr_matrix]]:
         """Read counts block by block.
@@ -233,8 +210,8 @@ class Denormalizer:
         logged = " and logged by log1p, natural or to base 2 or 10"
         after, logged = (how, logged) if self.scale == "log1p" else ("", "")
         for rows, block in matrix.blocks(size):
-            counts, found = self.denormalize(block)
-            n_failed, n_cells = int(np.count_nonzero(~found.solved)), len(found.solved)
+            counts, solved = self.denormalize(block)
+            n_failed, n_cells = int(np.count_nonzero(~solved)), len(solved)
             if n_failed:
                 some = f" {rows.start:,} to {rows.stop - 1:,}" if n_cells < matrix.shape[0] else ""
                 cells = counted(n_cells, "cell")

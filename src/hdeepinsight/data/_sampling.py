@@ -47,7 +47,7 @@ def draw_evenly(
     return np.sort(order[np.argsort(turn, kind="stable")[:n_most]])
 
 
-def split_cells(
+def hold_out_cells(
     nodes: np.ndarray, fraction: float, rng: np.random.Generator, *, shuffle: bool = True
 ) -> np.ndarray:
     """Hold out a share of the cells of every label.
@@ -71,9 +71,8 @@ def split_cells(
     Examples
     --------
     >>> import numpy as np
-    >>> from hdeepinsight.data import split_cells
     >>> nodes = np.repeat([0, 1, 2, 3], [50, 100, 60, 49])
-    >>> held_out = split_cells(nodes, 0.1, np.random.default_rng(0))
+    >>> held_out = hold_out_cells(nodes, 0.1, np.random.default_rng(0))
     >>> np.bincount(nodes[held_out], minlength=4).tolist()
     [0, 10, 6, 0]
     """
@@ -108,8 +107,8 @@ def split_three(
     rng
         Source of randomness.
     groups
-        Groups that are held out whole, as by :func:`split_groups`; otherwise cells are held out
-        within every label, as by :func:`split_cells`.
+        Groups that are held out whole, as by `hold_out_groups`; otherwise cells are held out
+        within every label, as by `hold_out_cells`.
     shuffle
         Draw the cells; otherwise the first ones are taken.
 
@@ -136,9 +135,9 @@ def split_three(
     train_size = 1 - validation_size if train_size is None else train_size
     check_number("train_size", train_size, 0, 1 - validation_size, hint="Omit it for the rest.")
     if groups is None:
-        held_out = split_cells(nodes, validation_size, rng, shuffle=shuffle)
+        held_out = hold_out_cells(nodes, validation_size, rng, shuffle=shuffle)
     else:
-        held_out = split_groups(nodes, groups, validation_size, rng)
+        held_out = hold_out_groups(nodes, groups, validation_size, rng)
     rest = np.flatnonzero(~held_out)
     all_of_them = train_size == 1 - validation_size
     n_train = len(rest) if all_of_them else int(train_size * len(held_out))
@@ -150,7 +149,7 @@ def split_three(
     return [train, np.flatnonzero(held_out), np.setdiff1d(rest, train)]
 
 
-def split_groups(
+def hold_out_groups(
     nodes: np.ndarray, groups: np.ndarray, fraction: float, rng: np.random.Generator
 ) -> np.ndarray:
     """Hold out whole donors, studies or batches.
@@ -179,9 +178,8 @@ def split_groups(
     Examples
     --------
     >>> import numpy as np
-    >>> from hdeepinsight.data import split_groups
     >>> nodes, groups = np.array([1, 2, 1, 2, 1, 3]), np.array(list("aabbcc"))
-    >>> split_groups(nodes, groups, 0.3, np.random.default_rng(0)).tolist()[4:]
+    >>> hold_out_groups(nodes, groups, 0.3, np.random.default_rng(0)).tolist()[4:]
     [False, False]
     """
     names = np.unique(groups)

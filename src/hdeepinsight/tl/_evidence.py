@@ -21,7 +21,6 @@ from hdeepinsight.data import (
     DataLike,
     InputError,
     Modalities,
-    align_genes,
     draw_evenly,
     is_paired,
     open_counts,
@@ -119,14 +118,12 @@ def _node_means(model: ReferenceModel | None) -> pd.DataFrame | None:
 
     Nodes without cells are NaN; ``None`` is returned where the model kept no profiles.
     """
-    if model is None:
-        return None
-    if not hasattr(model, "profiles_"):
+    if model is not None and not hasattr(model, "profiles_"):
         raise TypeError(
             f"model must be a trained model, got {model!r}. Pass hdi.hub.load_model('pbmc') or "
             "the like."
         )
-    if model.profiles_ is None:
+    if model is None or model.profiles_ is None:
         return None
     n_cells = model.profiles_.n_cells.cpu().numpy().astype(float)
     weights = model.taxonomy.ancestor_matrix.T * n_cells
@@ -236,13 +233,9 @@ class MarkerEvidence:
         if n := int((self.labels["verdict"] == "supported").sum()):
             others = f"The other {counted(n, 'label is', 'labels are')} supported by theirs."
             said.append(others if said else "No label is contradicted by its own markers.")
-        for verdict, reason in (
-            ("too few cells", f"fewer than {MIN_CELLS} cells"),
-            ("too few markers", "their markers were not measured"),
-        ):
-            if verdict in names:
-                said.append(f"Not judged ({reason}): {names[verdict]}.")
-        return said
+        few = {"too few cells": f"fewer than {MIN_CELLS} cells"}
+        few["too few markers"] = "their markers were not measured"
+        return said + [f"Not judged ({few[v]}): {names[v]}." for v in few if v in names]
 
     def __repr__(self) -> str:
         counts = self.labels["verdict"].value_counts()
@@ -331,9 +324,13 @@ def marker_evidence(
     genes = pd.Index(dict.fromkeys(known), dtype=object)
     values, is_measured = _log_values(open_cells(result, query, rows), genes)
     measured = set(genes[is_measured])
-    by_node = {v: _sources(tree, v, reference, explanation, n_markers, measured) for v in nodes}
-    named = [(v, gene, ", ".join(by)) for v, own in by_node.items() for gene, by in own.items()]
-    of, own_genes, sources = zip(*named, strict=True) if named else ((), (), ())
+    by: dict[tuple[int, str], list[str]] = {}
+    for node in nodes:
+        for source, found in _sources(tree, node, reference, explanation, 4 * n_markers).items():
+            usable = filter(measured.__contains__, found)
+            for gene in found if source == "canonical" else islice(usable, n_markers):
+                by.setdefault((node, gene), []).append(source)
+    of, own_genes = [node for node, _ in by], [gene for _, gene in by]
     shown = pd.Index(dict.fromkeys(own_genes), dtype=object)
     values = values[:, genes.get_indexer(shown)]
     missing, stops = ~shown.isin(measured), result.stop_nodes[rows]
@@ -363,14 +360,14 @@ def marker_evidence(
             rest = near or tree.leaves[~tree.ancestor_matrix[:, node].astype(bool)].tolist()
             usual[row] = reference.loc[node].reindex(shown)
             ahead[row] = usual[row] - reference.loc[rest].mean().reindex(shown)
-    at = [nodes.index(node) for node in of], shown.get_indexer(list(own_genes))
+    at = [nodes.index(node) for node in of], shown.get_indexer(own_genes)
     (mean, share), (other_mean, other_share) = here[:, *at], elsewhere[:, *at]
     table = pd.DataFrame(
         {
             "label": list(map(tree.label, of)),
             "path": list(map(tree.path_name, of)),
             "gene": own_genes,
-            "source": sources,
+            "source": [", ".join(sources) for sources in by.values()],
             "compared_with": [compared[node] for node in of],
             "mean": mean,
             "other_mean": other_mean,
@@ -390,12 +387,11 @@ def marker_evidence(
     which = [few_cells, few_markers, 2 * labels["n_supporting"] >= labels["n_markers"]]
     verdicts = ["too few cells", "too few markers", "supported"]
     labels["verdict"] = np.select(which, verdicts, "contradicted")
-    means, shares = (pd.DataFrame(part, labels.index, shown) for part in here)
     return MarkerEvidence(
         table=table,
         labels=labels,
-        means=means,
-        shares=shares,
+        means=pd.DataFrame(here[0], labels.index, shown),
+        shares=pd.DataFrame(here[1], labels.index, shown),
         rows=rows,
         expression=values,
         n_cells=len(result),
@@ -427,35 +423,23 @@ def _canonical(tree: Taxonomy, node: int) -> tuple[str, ...]:
 
 
 def _sources(
-    tree: Taxonomy,
-    node: int,
-    reference: pd.DataFrame | None,
-    explanation: Explanation | None,
-    n_markers: int,
-    measured: set[str],
-) -> dict[str, list[str]]:
-    """Return the markers of a node, best known first, and who names each of them."""
+    tree: Taxonomy, node: int, reference: pd.DataFrame | None, explained: Explanation | None, n: int
+) -> dict[str, Iterable[str]]:
+    """Return who names markers of a node, and which, the best first; of the reference `n`."""
     named: dict[str, Iterable[str]] = {"canonical": _canonical(tree, node)}
     if reference is not None:
-        best = (gene for gene, *_ in islice(_markers(tree, reference, node), 4 * n_markers))
-        named["reference"] = islice((gene for gene in best if gene in measured), n_markers)
-    if explanation is not None:
-        wanted = {tree.path_name(node), tree.label(node)}
-        if own := [name for name in explanation.nodes if name in wanted]:
-            ranked = explanation.ranking(own[0], cells="all")
-            speaking = map(str, ranked.index[ranked["mean"] > 0])
-            named["model"] = islice((gene for gene in speaking if gene in measured), n_markers)
-    found: dict[str, list[str]] = {}
-    for source, genes in named.items():
-        for gene in genes:
-            found.setdefault(gene, []).append(source)
-    return found
+        named["reference"] = (gene for gene, *_ in islice(_markers(tree, reference, node), n))
+    wanted = {tree.path_name(node), tree.label(node)}
+    if explained is not None and (own := [name for name in explained.nodes if name in wanted]):
+        ranked = explained.ranking(own[0], cells="all")
+        named["model"] = map(str, ranked.index[ranked["mean"] > 0])
+    return named
 
 
 def _log_values(source: CountSource, genes: pd.Index) -> tuple[sp.csr_matrix, np.ndarray]:
     """Return ``log1p`` of counts per 10,000, ``(n_cells, n_genes)``, and which genes are there."""
     try:
-        alignment = align_genes(source.var, list(genes), min_coverage=0.0, warn_coverage=0.0)
+        alignment = source.align(list(genes), min_coverage=0.0, warn_coverage=0.0)
     except ValueError:  # no gene is there
         shape = source.n_obs, len(genes)
         return sp.csr_matrix(shape, dtype=np.float32), np.zeros(len(genes), dtype=bool)

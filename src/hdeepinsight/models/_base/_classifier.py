@@ -777,8 +777,8 @@ class HierarchicalClassifierMixin(_Base):
             A trained model, or the folder of a saved one.
         reference
             The labelled cells that the model was trained on, with the label columns that it was
-            registered with. Optional: with them the adapter is kept honest by replaying them with
-            the genes that the query has.
+            registered with. Needed for a model that was saved without the mean profiles of its
+            reference, which are then made of these.
         labels_key
             Column, or columns from coarse to fine, with the labels of those query cells that have
             one. Labels that the taxonomy does not know are ignored. By default no label is read,
@@ -872,11 +872,9 @@ class HierarchicalClassifierMixin(_Base):
         rows = draw_evenly(batch, settings.max_cells, rng, first=query.nodes > 0)
         measured = torch.tensor(opened.measured, dtype=torch.float32, device=self.device)
         cells = query_cells(opened, rows, opened.read(rows), batch[rows], query.nodes[rows])
-        reference: QueryCells | None = None
         profiles: Any = self.profiles_
         if query.reference is not None:
-            reference = self._replayed(query.reference)
-            (sums,) = reference_sums(network, reference.counts, reference.nodes)
+            (sums,) = reference_sums(network, *self._labelled_cells(query.reference))
             profiles = sums.profiles()
         with seeded(self.seed):
             self.module = adapter.fit(
@@ -884,10 +882,8 @@ class HierarchicalClassifierMixin(_Base):
                 cells,
                 measured,
                 profiles=profiles,
-                agreement=self.agreement_,
                 shift=self.shift_,
                 unlike=self._unlike(opened, cells),
-                reference=reference,
                 options=settings,
                 seed=self.seed,
                 **query.freeze,
@@ -905,8 +901,8 @@ class HierarchicalClassifierMixin(_Base):
         judge = self._judge(opened, few.counts, probabilities)
         return None if judge is None else judge.foreign_share(few.counts, probabilities)
 
-    def _replayed(self, data: Any) -> QueryCells:
-        """Return the labelled cells of the reference that an adaptation replays."""
+    def _labelled_cells(self, data: Any) -> tuple[sparse.csr_matrix, np.ndarray]:
+        """Return counts and nodes of the labelled cells of a reference."""
         opened = self.open(data)
         nodes = self._nodes(opened.obs, ignore_unknown=True)
         rows = np.flatnonzero(nodes > 0)
@@ -917,7 +913,7 @@ class HierarchicalClassifierMixin(_Base):
                 "was trained on, with their labels, or omit reference."
             )
             raise ValueError(msg)
-        return as_cells(opened.read(rows), nodes[rows])
+        return opened.read(rows), nodes[rows]
 
     def _part(self, kind: Any, values: dict[str, Any]) -> Any:
         if kind is Calibration:

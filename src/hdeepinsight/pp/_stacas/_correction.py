@@ -16,7 +16,7 @@ from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
 
 from hdeepinsight.data import InputError
-from hdeepinsight.graph import Exact, nearest_neighbors
+from hdeepinsight.graph import nearest_neighbors
 from hdeepinsight.pp._stacas._anchors import (
     Dataset,
     Floats,
@@ -46,35 +46,22 @@ class CellWeights(NamedTuple):
     n_effective: Floats
 
 
-def weigh_cells(
-    coordinates: Floats,
-    anchor_coordinates: Floats,
-    query: Ints,
-    reference: Ints,
-    scores: Floats,
-    *,
-    k_weight: int = 100,
-    exact: Exact = "auto",
-    seed: int = 0,
-) -> CellWeights:
-    r"""Weigh the anchors near each cell.
+class AnchorWeights(NamedTuple):
+    r"""Everything that gives any cell of a batch its weights: a space, and the anchors in it.
 
     Parameters
     ----------
-    coordinates
-        Cells to correct, shape ``(n_cells, n_dims)``.
-    anchor_coordinates
-        Distinct anchor cells of the query side, in the same space, shape
-        ``(n_query_anchor_cells, n_dims)``.
+    axes
+        Axes of the space in which cells are compared, shape ``(n_features, n_dims)``.
+    places
+        Distinct anchor cells of the query side there, shape ``(n_query_anchor_cells, n_dims)``.
     query, reference
         Cells of each anchor, numbered through all datasets and sorted by ``query``, shape
         ``(n_anchors,)``.
     scores
         Scores of the anchors, shape ``(n_anchors,)``.
-    k_weight
-        Anchor cells that a cell is corrected by; lowered to the number there are.
-    exact, seed
-        As in `hdeepinsight.graph.nearest_neighbors`.
+    settings
+        Of the run.
 
     Notes
     -----
@@ -86,49 +73,18 @@ def weigh_cells(
     Examples
     --------
     >>> import numpy as np
-    >>> spots = np.array([[0.0], [1.0], [4.0]])
+    >>> from scipy.sparse import csr_matrix
+    >>> from hdeepinsight.pp import StacasConfig
+    >>> places = np.array([[0.0], [1.0], [4.0]])
     >>> query, reference = np.array([3, 4, 5]), np.array([0, 1, 2])
-    >>> weights = weigh_cells(np.array([[1.0]]), spots, query, reference, np.ones(3))
-    >>> weights.shift.toarray().round(2).tolist()
+    >>> settings = RunSettings(StacasConfig())
+    >>> weights = AnchorWeights(np.eye(1), places, query, reference, np.ones(3), settings)
+    >>> weights.weigh(csr_matrix([[1.0]])).shift.toarray().round(2).tolist()
     [[0.41, 0.59, 0.0, -0.41, -0.59, 0.0]]
-    """
-    k = min(k_weight, len(anchor_coordinates))
-    found, distance = nearest_neighbors(
-        coordinates, anchor_coordinates, k=k, exact=exact, seed=seed
-    )
-    last = distance[:, -1:]
-    proximity = np.where(last > 0, 1 - distance / np.where(last > 0, last, 1.0), 1.0)
-    starts = np.append(np.unique(query, return_index=True)[1], len(query))
-    n_columns = max(query.max(), reference.max()) + 1
-    blocks, effective = [], np.zeros(len(found))
-    for first in range(0, len(found), _CELLS):
-        here = slice(first, first + _CELLS)
-        near, n_cells = found[here].ravel(), len(found[here])
-        n_anchors = np.diff(starts)[near]
-        cell = np.repeat(np.repeat(np.arange(n_cells), k), n_anchors)
-        before = np.cumsum(n_anchors) - n_anchors
-        anchor = np.arange(len(cell)) - np.repeat(before - starts[near], n_anchors)
-        closeness = np.repeat(proximity[here].ravel(), n_anchors)
-        weight = -np.expm1(-closeness * scores[anchor] / _KERNEL_WIDTH)
-        total = np.bincount(cell, weight, n_cells)
-        weight /= np.where(total > 0, total, 1.0)[cell]
-        squares = np.bincount(cell, weight**2, n_cells)
-        np.divide(1.0, squares, out=effective[here], where=squares > 0)
-        columns = np.concatenate([reference[anchor], query[anchor]])
-        entries = np.concatenate([weight, -weight]), (np.tile(cell, 2), columns)
-        blocks.append(sp.csr_matrix(entries, shape=(n_cells, n_columns)))
-    return CellWeights(sp.vstack(blocks, format="csr"), distance[:, 0].copy(), effective)
-
-
-class AnchorWeights(NamedTuple):
-    """Everything that gives any cell of a batch its weights: a space, and the anchors in it.
-
-    ``axes`` of shape ``(n_features, n_dims)`` span the space in which cells and the anchor cells of
-    the query side are compared; the others are as in `weigh_cells`.
     """
 
     axes: Floats
-    anchor_coordinates: Floats
+    places: Floats
     query: Ints
     reference: Ints
     scores: Floats
@@ -140,26 +96,39 @@ class AnchorWeights(NamedTuple):
         return np.union1d(self.query, self.reference)
 
     def weigh(self, values: sp.csr_matrix) -> CellWeights:
-        """Weigh the anchors for cells with these log values, shape ``(n_cells, n_features)``.
+        """Weigh the anchors near cells with these log values, shape ``(n_cells, n_features)``.
 
         Cells without any value, of which nothing is known, get no weight.
         """
-        found = weigh_cells(
-            values @ self.axes,
-            self.anchor_coordinates,
-            self.query,
-            self.reference,
-            self.scores,
-            k_weight=self.settings.config.k_weight,
-            exact=self.settings.exact,
-            seed=self.settings.seed,
+        k, exact = min(self.settings.config.k_weight, len(self.places)), self.settings.exact
+        found, distance = nearest_neighbors(
+            values @ self.axes, self.places, k=k, exact=exact, seed=self.settings.seed
         )
         known = np.asarray(abs(values).sum(axis=1)).ravel() > 0
-        return CellWeights(
-            (sp.diags(1.0 * known) @ found.shift).tocsr(),
-            np.where(known, found.nearest, np.nan),
-            np.where(known, found.n_effective, 0.0),
-        )
+        last = distance[:, -1:]
+        proximity = np.where(last > 0, 1 - distance / np.where(last > 0, last, 1.0), 1.0)
+        proximity[~known] = 0.0
+        starts = np.append(np.unique(self.query, return_index=True)[1], len(self.query))
+        n_columns = max(self.query.max(), self.reference.max()) + 1
+        blocks, effective = [], np.zeros(len(found))
+        for first in range(0, len(found), _CELLS):
+            here = slice(first, first + _CELLS)
+            near, n_cells = found[here].ravel(), len(found[here])
+            n_anchors = np.diff(starts)[near]
+            cell = np.repeat(np.repeat(np.arange(n_cells), k), n_anchors)
+            before = np.cumsum(n_anchors) - n_anchors
+            anchor = np.arange(len(cell)) - np.repeat(before - starts[near], n_anchors)
+            closeness = np.repeat(proximity[here].ravel(), n_anchors)
+            weight = -np.expm1(-closeness * self.scores[anchor] / _KERNEL_WIDTH)
+            total = np.bincount(cell, weight, n_cells)
+            weight /= np.where(total > 0, total, 1.0)[cell]
+            squares = np.bincount(cell, weight**2, n_cells)
+            np.divide(1.0, squares, out=effective[here], where=squares > 0)
+            columns = np.concatenate([self.reference[anchor], self.query[anchor]])
+            entries = np.concatenate([weight, -weight]), (np.tile(cell, 2), columns)
+            blocks.append(sp.csr_matrix(entries, shape=(n_cells, n_columns)))
+        nearest = np.where(known, distance[:, 0], np.nan)
+        return CellWeights(sp.vstack(blocks, format="csr"), nearest, effective)
 
 
 @dataclass(frozen=True, eq=False)

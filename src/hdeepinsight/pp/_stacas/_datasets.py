@@ -14,6 +14,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from hdeepinsight import data
+from hdeepinsight._errors import check_integer, invalid
 
 if TYPE_CHECKING:
     from hdeepinsight.nn import ModelNormalizer
@@ -223,14 +224,12 @@ def choose_features(
     Raises
     ------
     InputError
-        If none of the genes given is shared by all datasets, or the number is below 1.
+        If none of the genes given is shared by all datasets.
+    ValueError
+        If the number is below 1, or one name is given instead of a list.
     """
-    if isinstance(features, str) or (isinstance(features, int) and features < 1):
-        raise data.InputError(
-            f"Found features={features!r}.",
-            "They must be an integer >= 1 or a list of names.",
-            "Pass a list, even for one gene.",
-        )
+    if isinstance(features, str):
+        raise invalid("features", features, "an integer >= 1 or a list", "Pass a list of one.")
     if not isinstance(features, int):
         wanted = set(map(str, features))
         if not (found := [gene for gene in shared if gene in wanted]):
@@ -241,6 +240,7 @@ def choose_features(
                 "Check the names, or pass a number.",
             )
         return found
+    check_integer("features", features, hint="Omit it to use 1,000.")
     if len(shared) <= features:
         return list(shared)
     names = np.asarray(shared, dtype=object)
@@ -257,7 +257,17 @@ def _ranks(
     dataset: OpenedDataset, shared: Sequence[str], allowed: np.ndarray, n_features: int
 ) -> np.ndarray:
     """Rank every shared gene in one dataset; infinite where it is not kept."""
-    scores = data.dispersion_scores(lambda: _linear(dataset, shared), len(shared))
+
+    def linear() -> Iterator[sp.csr_matrix]:
+        """Read counts, or what the logarithm was taken of."""
+        if dataset.reading.input == "log":
+            yield from (values.expm1() for _, values in dataset.blocks(shared, _CELLS))
+            return
+        columns = pd.Index(dataset.genes).get_indexer(list(shared))
+        for _, counts in dataset.source.chunks(dataset.alignment, _CELLS):
+            yield counts[:, columns]
+
+    scores = data.dispersion_scores(linear, len(shared))
     total = np.zeros(len(shared))
     for _, values in dataset.blocks(shared, _CELLS):
         total += np.asarray(values.sum(axis=0, dtype=np.float64)).ravel()
@@ -271,14 +281,3 @@ def _ranks(
     ranks = np.full(len(shared), np.inf)
     ranks[kept] = np.arange(len(kept))
     return ranks
-
-
-def _linear(dataset: OpenedDataset, genes: Sequence[str]) -> Iterator[sp.csr_matrix]:
-    """Read counts of some genes, or what the logarithm was taken of."""
-    if dataset.reading.input == "log":
-        for _, values in dataset.blocks(genes, _CELLS):
-            yield values.expm1()
-        return
-    columns = pd.Index(dataset.genes).get_indexer(list(genes))
-    for _, counts in dataset.source.chunks(dataset.alignment, _CELLS):
-        yield counts[:, columns]
