@@ -477,7 +477,7 @@ class QueryJudge:
 def marker_opinion(
     profiles: LeafProfiles | None, taxonomy: Taxonomy, measured: np.ndarray
 ) -> Predict | None:
-    """Return what labels cells by markers that no adaptation to them learned from.
+    """Return what labels cells by the ranks of markers, past the best ones if there are enough.
 
     Parameters
     ----------
@@ -490,8 +490,19 @@ def marker_opinion(
 
     Returns
     -------
-    From counts in the genes of the model to node probabilities. Where too few markers are left, it
-    takes all; ``None`` where these are too few as well.
+    From counts in the genes of the model to node probabilities; ``None`` where there are too few
+    markers.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> import numpy as np
+    >>> from hdeepinsight.annotation import marker_opinion
+    >>> model = hdi.hub.pull("pbmc")
+    >>> every = np.ones(len(model.genes), dtype=bool)
+    >>> opinion = marker_opinion(model.profiles_, model.taxonomy, every)
+    >>> opinion(model.bank_.counts[:3]).shape == (3, model.taxonomy.n_nodes)
+    True
     """
     if profiles is None:
         return None
