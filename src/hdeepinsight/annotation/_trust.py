@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -60,15 +59,6 @@ NO_LINEAGE = "recognised by no lineage"
 NO_TYPE = "recognised by no type of its lineage"
 
 
-@dataclass(frozen=True)
-class SplitStop:
-    """Why the children of a node are not told apart in a query, or one of them is not given."""
-
-    node: int
-    threshold: float
-    reason: str
-
-
 class QueryJudge:
     """Judge the cells of a query by how the reference's own cells would look in it.
 
@@ -104,7 +94,7 @@ class QueryJudge:
     is_foreign
         Whether that is too low for any label to be believed.
     splits
-        Stops below some nodes of the tree.
+        Nodes that are not given in this query, and why.
 
     Examples
     --------
@@ -149,9 +139,9 @@ class QueryJudge:
         self.views = [thin(cut, level, self.rng) for level in self.levels]
         self.known = [np.asarray(predict(view)) for view in self.views]
         self._fit_explained(counts, probabilities, bins)
-        self.similarity, self.attainable = self._similarity(counts, probabilities)
+        self.similarity = self._similarity(counts, probabilities)
         self.is_foreign = self.similarity < UNLIKE
-        self.splits: dict[int, SplitStop] = {}
+        self.splits: dict[int, str] = {}
         self._fit_thresholds(probabilities[:, self.leaves].mean(axis=0))
         if second is not None:
             known = np.concatenate([np.asarray(second(view)) for view in self.views])
@@ -338,27 +328,21 @@ class QueryJudge:
             if parent in self.leaves:
                 continue
             children, called = self._children(probabilities, parent)
-            _, by_markers = self._children(second, parent)
-            _, known_called = self._children(known, parent)
-            _, known_markers = self._children(known_second, parent)
+            known_called = self._children(known, parent)[1]
+            differ = called != self._children(second, parent)[1]
+            usual = known_called != self._children(known_second, parent)[1]
             here, there = probabilities[:, parent] >= 0.5, known[:, parent] >= 0.5
-            differ, usual = called != by_markers, known_called != known_markers
-            names = " and ".join(tree.label(int(c)) for c in children)
-            if _exceeds(differ[here], usual[there]):
-                share = differ[here].mean()
-                reason = (
-                    f"{names} are not told apart in this query: markers contradict {share:.0%} of "
-                    "the labels"
-                )
-                for child in children.tolist():
-                    self.splits[child] = SplitStop(child, np.inf, reason)
-                continue
-            for child in children.tolist():
-                mine, theirs = here & (called == child), there & (known_called == child)
+            names = " and ".join(tree.label(int(child)) for child in children)
+            said = "markers contradict"
+            together = children, f"{names} are not told apart in this query: {said}", "the"
+            alone = [(np.array([c]), said, f"the {tree.label(c)}") for c in children.tolist()]
+            for nodes, start, whose in (together, *alone):
+                mine, theirs = here & np.isin(called, nodes), there & np.isin(known_called, nodes)
                 if _exceeds(differ[mine], usual[theirs]):
-                    share = differ[mine].mean()
-                    reason = f"markers contradict {share:.0%} of the {tree.label(child)} labels"
-                    self.splits[child] = SplitStop(child, np.inf, reason)
+                    reason = f"{start} {differ[mine].mean():.0%} of {whose} labels"
+                    self.splits |= dict.fromkeys(nodes.tolist(), reason)
+                    if nodes is children:
+                        break
 
     # ------------------------------------------------------------------------------ the stop
 
@@ -400,7 +384,7 @@ class QueryJudge:
                 reason = f"{tree.label(child)} would be wrong too often at this confidence"
                 stop(unsure & (safe == child), level - 1, reason)
             for child in np.intersect1d(np.unique(safe[on_path]), list(self.splits)).tolist():
-                stop(on_path & (safe == child), level - 1, self.splits[child].reason)
+                stop(on_path & (safe == child), level - 1, self.splits[child])
         stop(columns["type_p_value"] <= ALPHA_TYPE, 1, NO_TYPE)
         stop(columns["no_lineage"], 0, NO_LINEAGE)
         shallow = columns["depth"] < FEW_COUNTS
@@ -421,7 +405,7 @@ class QueryJudge:
     @property
     def findings(self) -> tuple[str, ...]:
         """What is not told apart in this query, one sentence each."""
-        reasons = dict.fromkeys(split.reason for split in self.splits.values())
+        reasons = dict.fromkeys(self.splits.values())
         return tuple(f"{reason[0].upper()}{reason[1:]}." for reason in reasons)
 
     # ------------------------------------------------------------------------------ the whole
@@ -434,26 +418,23 @@ class QueryJudge:
         matter of probability).
         """
         judged = columns["depth"] > 0
-        unknown = columns["no_lineage"] & ~columns["is_ambient"]
         of_cells = {
-            "unrecognised": unknown,
+            "unrecognised": columns["no_lineage"] & ~columns["is_ambient"],
             "ambient": columns["is_ambient"],
             "doublets": columns["is_doublet"],
             "stopped": depth < NO_LIMIT,
         }
-        shares = {
-            n: float(found[judged].mean()) if judged.any() else 0.0 for n, found in of_cells.items()
-        }
         return {
             "similarity": self.similarity,
             "median_depth": float(np.median(columns["depth"])) if len(depth) else 0.0,
-            **shares,
+            **{
+                name: float(found[judged].mean()) if judged.any() else 0.0
+                for name, found in of_cells.items()
+            },
         }
 
-    def _similarity(
-        self, counts: sparse.csr_matrix, probabilities: np.ndarray
-    ) -> tuple[float, float]:
-        """Correlate means of query and expected mixture; also what known cells would reach."""
+    def _similarity(self, counts: sparse.csr_matrix, probabilities: np.ndarray) -> float:
+        """Correlate means of query and expected mixture, over what known cells would reach."""
         weights = probabilities[:, self.leaves].mean(axis=0)
         expected = weights @ self.profiles.base
         found = mean_share(counts)
@@ -471,13 +452,13 @@ class QueryJudge:
         )
         mixed = np.bincount(position[np.concatenate(drawn)].clip(0), minlength=len(self.leaves))
         reached = _log_correlation(mean_share(same), mixed / mixed.sum() @ self.profiles.base)
-        return min(_log_correlation(found, expected) / max(reached, 0.5), 1.0), reached
+        return min(_log_correlation(found, expected) / max(reached, 0.5), 1.0)
 
 
 def marker_opinion(
     profiles: LeafProfiles | None, taxonomy: Taxonomy, measured: np.ndarray
 ) -> Predict | None:
-    """Return what labels cells by markers that no adaptation to them learned from.
+    """Return what labels cells by the ranks of markers, past the best ones if there are enough.
 
     Parameters
     ----------
@@ -490,8 +471,19 @@ def marker_opinion(
 
     Returns
     -------
-    From counts in the genes of the model to node probabilities. Where too few markers are left, it
-    takes all; ``None`` where these are too few as well.
+    From counts in the genes of the model to node probabilities; ``None`` where there are too few
+    markers.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> import numpy as np
+    >>> from hdeepinsight.annotation import marker_opinion
+    >>> model = hdi.hub.pull("pbmc")
+    >>> every = np.ones(len(model.genes), dtype=bool)
+    >>> opinion = marker_opinion(model.profiles_, model.taxonomy, every)
+    >>> opinion(model.bank_.counts[:3]).shape == (3, model.taxonomy.n_nodes)
+    True
     """
     if profiles is None:
         return None
