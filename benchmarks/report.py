@@ -39,6 +39,8 @@ run is a process of its own, with the environment that the method needs.
   memory is the peak of the process, libraries and data included. Methods that need the query to
   learn (scANVI, scPoli, Harmony, popV) do that as part of annotating. These times are only as
   quiet as the machine was; compare ratios. The table of speed and scale below was measured alone.
+- What becomes of foreign tissue, noise, empty droplets, doublets and types that the reference lacks
+  stands in {doc}`user_guide/confidence`.
 """
 
 ABLATION = """\

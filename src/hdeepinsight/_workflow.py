@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
-from functools import cached_property
+from functools import cache
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -33,10 +33,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
-    from hdeepinsight.annotation import Annotation, Decoder, Verdict
+    from hdeepinsight.annotation import Annotation, Decoder
     from hdeepinsight.data import AlignedQuery, DataLike, ScaleMode
     from hdeepinsight.models import SCHDeepInsight
-    from hdeepinsight.tl import Refinement
 
 logger = logging.getLogger(__name__)
 
@@ -53,13 +52,9 @@ SHARPENING = 2.0
 CLUSTER = "auto"
 #: Arguments of other tools, and ours that do the same.
 _ELSEWHERE = {
-    "majority_voting": ("vote",),
-    "over_clustering": ("vote",),
-    "min_prop": ("vote",),
-    "p_thres": ("threshold",),
-    "mode": ("threshold",),
-    "adata": ("query",),
-    "verbose": ("progress",),
+    **dict.fromkeys(("majority_voting", "over_clustering", "min_prop"), "vote"),
+    **dict.fromkeys(("p_thres", "mode"), "threshold"),
+    **{"adata": "query", "verbose": "progress"},
 }
 
 
@@ -190,30 +185,35 @@ def annotate(
         _check_columns(opened, batch_key, vote)
         decisions: list[Decision] = []
         like_a_batch = False
-        if adapt != "off" and model.adapter_ is None:
-            model, decision, like_a_batch = _adapted(model, opened, adapt, reference, batch_key)
-            decisions.append(decision)
-        elif adapt != "off":
+        if adapt != "off" and model.adapter_ is not None:
             reason = "the model was adapted to a query before"
             decisions.append(Decision(step="adapt", applied=False, reason=reason))
-        obstacle = _obstacle(opened, refine, like_a_batch)
+        elif adapt != "off":
+            model, decision, like_a_batch = _adapted(model, opened, adapt, reference, batch_key)
+            decisions.append(decision)
+        obstacle = "" if refine == "off" else _obstacle(opened, refine, like_a_batch)
+        kept: list[csr_matrix] = []  # for the graph and clusters of cells, in the same pass
         wanted = (refine != "off" and not obstacle) or vote in (True, CLUSTER)
-        kept: list[csr_matrix] | None = [] if wanted else None
         result = model.annotate(
-            opened, decoder=decoder, threshold=threshold, reject=reject, keep=kept
+            opened,
+            decoder=decoder,
+            threshold=threshold,
+            reject=reject,
+            keep=kept if wanted else None,
         )
         if types is not None or exclude:
             result = result.restricted(types, exclude=exclude)
-        if refine == "auto" and not obstacle:
-            obstacle = _unlike(result.verdict)
-        graph = _Graph(kept or [])
+        if refine == "auto" and not obstacle and result.verdict and result.verdict.light == "red":
+            # Clusters of cells that are not known would only make errors look certain.
+            obstacle = "the query does not look like what the model knows (see the verdict)"
+        points = cache(lambda: tl.expression_pca(kept))
         if obstacle:
             decisions.append(Decision(step="refine", applied=False, reason=obstacle))
         elif refine != "off":
-            result, decision = _refined(result, model, opened, graph, refine, batch_key)
+            result, decision = _refined(result, model, opened, points, refine, batch_key)
             decisions.append(decision)
         if vote:
-            result, decision = _voted(result, opened, graph, vote)
+            result, decision = _voted(result, opened, points, vote)
             decisions.append(decision)
     for decision in decisions:
         logger.info("%s", decision)
@@ -224,7 +224,7 @@ def annotate(
 def _no_such_argument(name: str) -> TypeError:
     """Return the error of an argument that `annotate` does not have, with the one that is meant."""
     known = [each for each in signature(annotate).parameters if each != "unexpected"]
-    meant = next(iter(_ELSEWHERE.get(name) or get_close_matches(name, known, 1)), "")
+    meant = _ELSEWHERE.get(name) or next(iter(get_close_matches(name, known, 1)), "")
     advice = {
         "vote": "Pass vote=True to over-cluster the cells and let every cluster vote, or "
         "vote='leiden' to take the clusters of a column.",
@@ -281,20 +281,8 @@ def _changed(share: float, n_cells: int) -> str:
     return f"{round(share * n_cells):,} of {counted(n_cells, 'label')} changed ({share:.1%})"
 
 
-def _unlike(verdict: Verdict | None) -> str:
-    """Say why a query that does not look like the reference is not refined; empty otherwise.
-
-    Clusters of cells that the model does not know would only make its errors look certain.
-    """
-    if verdict is None or verdict.light != "red":
-        return ""
-    return "the query does not look like what the model knows (see the verdict)"
-
-
 def _obstacle(opened: AlignedQuery, refine: Switch, like_a_batch: bool) -> str:
     """Say why there is no graph to refine on; empty if there is one."""
-    if refine == "off":
-        return ""
     if like_a_batch and refine == "auto":
         return (
             "the query is like one more batch of the reference, where it costs more than it helps"
@@ -308,22 +296,11 @@ def _obstacle(opened: AlignedQuery, refine: Switch, like_a_batch: bool) -> str:
     return ""
 
 
-class _Graph:
-    """Coordinates of the query's cells for graphs and clusters, computed once, when needed."""
-
-    def __init__(self, kept: list[csr_matrix]) -> None:
-        self.kept = kept
-
-    @cached_property
-    def points(self) -> NDArray[np.float32]:
-        return tl.expression_pca(self.kept)
-
-
 def _refined(
     result: Annotation,
     model: SCHDeepInsight,
     opened: AlignedQuery,
-    graph: _Graph,
+    points: Callable[[], NDArray[np.float32]],
     refine: Switch,
     batch_key: str | None,
 ) -> tuple[Annotation, Decision]:
@@ -331,14 +308,25 @@ def _refined(
     asked = sharpen(result, SHARPENING) if model.is_adapted else result
     try:
         with working("Smoothing labels over the neighbour graph"):
-            refinement = tl.refine(opened, asked, use_rep=graph.points, batch_key=batch_key)
+            refinement = tl.refine(opened, asked, use_rep=points(), batch_key=batch_key)
     except Exception as error:
         if refine == "on":
             raise
         # An optional step never costs the annotation: numba, for one, fails where it cannot cache.
         return result, Decision(step="refine", applied=False, reason=_failure(error, "refine='on'"))
-    decision = _weighed(refinement, refine)
-    if not decision.applied:
+    # How far neighbours agree was estimated without labels.
+    strength = float(refinement.parameters["lam"])
+    weight, changed = strength / (1 + strength), float(refinement.changed.mean())
+    reason = "neighbours in the graph share their labels"
+    if weight < MIN_WEIGHT:
+        reason = "the graph says nothing about labels that their overall frequencies do not"
+        reason = f"it was asked for, although {reason}" if refine == "on" else reason
+    applied = weight >= MIN_WEIGHT or refine == "on"
+    if applied:
+        reason = f"{_changed(changed, len(result))}; {reason}"
+    figures = {"weight of neighbours": weight, "labels changed": changed}
+    decision = Decision(step="refine", applied=applied, reason=reason, figures=figures)
+    if not applied:
         return result, decision
     # Neighbours resemble each other, so they are less than independent witnesses: their labels are
     # taken over, but not the certainty that they seem to add.
@@ -346,34 +334,17 @@ def _refined(
     return _with(result, refined.node_probabilities, refine=refinement.parameters), decision
 
 
-def _weighed(refinement: Refinement, refine: Switch) -> Decision:
-    """Decide by the strength that the refinement estimated for itself, without labels."""
-    strength = float(refinement.parameters["lam"])
-    weight = strength / (1 + strength)
-    changed = float(refinement.changed.mean())
-    informative = weight >= MIN_WEIGHT
-    reason = (
-        "neighbours in the graph share their labels"
-        if informative
-        else "the graph says nothing about labels that their overall frequencies do not"
-    )
-    if not informative and refine == "on":
-        reason = f"it was asked for, although {reason}"
-    applied = informative or refine == "on"
-    if applied:
-        reason = f"{_changed(changed, len(refinement.changed))}; {reason}"
-    figures = {"weight of neighbours": weight, "labels changed": changed}
-    return Decision(step="refine", applied=applied, reason=reason, figures=figures)
-
-
 def _voted(
-    result: Annotation, opened: AlignedQuery, graph: _Graph, vote: bool | str
+    result: Annotation,
+    opened: AlignedQuery,
+    points: Callable[[], NDArray[np.float32]],
+    vote: bool | str,
 ) -> tuple[Annotation, Decision]:
     """Let clusters vote, or say why not."""
     try:
         with working("Letting clusters vote"):
             own = vote in (True, CLUSTER)
-            options = {"use_rep": graph.points} if own else {"clusters": vote}
+            options = {"use_rep": points()} if own else {"clusters": vote}
             found = tl.vote(opened, result, **options)
     except (ValueError, RuntimeError) as error:
         return result, Decision(step="vote", applied=False, reason=_failure(error, "hdi.tl.vote"))

@@ -159,6 +159,19 @@ def test_a_new_lineage_in_a_familiar_query_is_novel(bank):
     assert (p[500:, None] < p[None, :500]).mean() > 0.9  # the area under the ROC curve
 
 
+def test_a_new_lineage_that_passes_for_a_known_one_lacks_its_markers(bank):
+    rng = np.random.default_rng(11)
+    cells, _ = known_cells(700, rng)
+    without = PROFILES[1:2].copy()  # CD4 T
+    without[:, :30] /= 8  # the genes of the lineage; those of the type remain
+    novel = draw(np.repeat(without / without.sum(), 60, axis=0), rng)
+    _, columns, *_ = judged(bank, sparse.vstack([cells, novel], format="csr"))
+    p = columns["lineage_p_value"]
+    assert (p[700:, None] < p[None, :700]).mean() > 0.9  # the area under the ROC curve
+    assert (p[:700] <= 0.05).mean() < 0.05
+    assert columns["no_lineage"][:700].mean() < 0.02
+
+
 def test_a_split_that_markers_contradict_is_not_given(bank):
     rng = np.random.default_rng(9)
     counts, nodes = known_cells(600, rng)

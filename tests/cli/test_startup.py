@@ -1,12 +1,15 @@
 """What happens before any work is done."""
 
+import inspect
 import re
 import subprocess
 import sys
 
 import pytest
 
+import hdeepinsight as hdi
 from hdeepinsight import __version__
+from hdeepinsight.cli._options import ANNOTATING, OPTIONS
 
 SLOW = ("torch", "scvi", "anndata", "scanpy", "pandas", "sklearn", "matplotlib")
 
@@ -69,3 +72,14 @@ def test_an_unknown_command_is_a_usage_error(hdeepinsight):
     done = hdeepinsight("annotat")
     assert done.exit_code == 2
     assert "annotat" in done.stderr
+
+
+def test_options_have_the_names_and_the_defaults_of_python():
+    python = inspect.signature(hdi.annotate).parameters
+    assert set(ANNOTATING) - set(python) == {"strict", "fast"}
+    assert set(python) - set(ANNOTATING) == {"query", "progress", "unexpected"}
+    for name in set(ANNOTATING) & set(python):
+        given, default = OPTIONS[name].default, python[name].default
+        parse = OPTIONS[name].settings.get("parser")
+        given = parse(given) if parse and isinstance(given, str) else given
+        assert given == default or not (given or default), name

@@ -187,7 +187,7 @@ def test_a_mini_batch_keeps_its_type(dtype):
 def test_settings_survive_a_round_trip(options):
     values = options.to_dict()
     assert all(type(value) is float for value in values.values())
-    assert type(options).from_dict(values) == options
+    assert type(options).of(values) == options
 
 
 @pytest.mark.parametrize("kind", [GeneMasking, CountThinning])

@@ -82,9 +82,9 @@ def test_published_loss_of_the_immune_taxonomy_equals_numpy():
     logits, nodes = random_batch(taxonomy, 0, n_cells=256, leaves_only=True)
     expected = numpy_loss(taxonomy, logits, nodes, gamma=2.0, reduction="published")
     loss = AdaptiveHierarchicalFocalLoss(tree, reduction="published")
-    result = loss(tree.conditional_log_probs(torch.from_numpy(logits)), torch.from_numpy(nodes))
-    np.testing.assert_allclose(result.per_level, expected, rtol=1e-9)
-    assert result.total.item() == pytest.approx(0.5 * expected.sum(), rel=1e-6)
+    given = tree.conditional_log_probs(torch.from_numpy(logits)), torch.from_numpy(nodes)
+    np.testing.assert_allclose(loss.per_level(*given), expected, rtol=1e-9)
+    assert loss(*given).item() == pytest.approx(0.5 * expected.sum(), rel=1e-6)
     # A sum over some fifteen parents: the lower level outweighs the upper one.
     assert expected[1] > 5 * expected[0]
 
@@ -94,8 +94,9 @@ def test_total_is_the_weighted_sum_over_levels(ragged):
     logits, nodes = (torch.from_numpy(x) for x in random_batch(ragged, 1))
     weights = torch.tensor([0.2, 0.3, 0.5])
     loss = AdaptiveHierarchicalFocalLoss(tree, weighting=weights.tolist())
-    result = loss(tree.conditional_log_probs(logits), nodes)
-    torch.testing.assert_close(result.total, (weights * result.per_level).sum())
+    conditional = tree.conditional_log_probs(logits)
+    expected = (weights * loss.per_level(conditional, nodes)).sum()
+    torch.testing.assert_close(loss(conditional, nodes), expected)
 
 
 def test_plain_cross_entropy_of_the_leaves(two_levels):

@@ -114,4 +114,4 @@ def test_bad_rates_are_named(options):
 
 def test_dropout_survives_its_plain_form():
     dropout = ModalityDropout(p_rna_only=0.2)
-    assert ModalityDropout.from_dict(dropout.to_dict()) == dropout
+    assert ModalityDropout.of(dropout.to_dict()) == dropout

@@ -135,8 +135,8 @@ class Annotation:
     calibration
         Labelled cells scored for :meth:`label_sets`, by whoever made the probabilities.
     novelty
-        How novel each cell is to the reference, one row per cell: ``score``, ``p_value`` and
-        ``lineage_p_value``; see :class:`NoveltyDetector`.
+        How novel each cell is to the reference, one row per cell: ``lineage_p_value``,
+        ``type_p_value``, ``is_doublet``, ``is_ambient``, and the scores that these rest on.
     node_thresholds
         Threshold of every node, shape ``(n_nodes,)``, where a model has chosen them; a label needs
         both its node's and ``threshold``.
@@ -615,7 +615,7 @@ class Annotation:
             ``"nodes"``: all types under one node, the guess or an ancestor of it. ``"leaves"``:
             the most probable types, wherever they are in the tree.
         groups
-            Level (depth, name, or ``"level1"``) within whose predicted labels the promise is to
+            Level (depth or name) within whose predicted labels the promise is to
             hold; by default it holds for all cells together. Labels with fewer than
             :math:`1/\alpha - 1` calibration cells share one threshold.
         calibration

@@ -11,7 +11,12 @@ import numpy as np
 import pandas as pd
 
 from hdeepinsight._errors import check_choice, invalid
-from hdeepinsight.annotation._decode import deepest_on_path, most_probable_leaf, node_names
+from hdeepinsight.annotation._decode import (
+    deepest_on_path,
+    depth_of_level,
+    most_probable_leaf,
+    node_names,
+)
 from hdeepinsight.taxonomy import Taxonomy
 
 SetKind = Literal["nodes", "leaves"]
@@ -423,13 +428,7 @@ def _groups(
     taxonomy = calibration.taxonomy
     if level is None:
         return np.zeros(taxonomy.n_nodes, dtype=np.int64), ["all"]
-    if isinstance(level, str) and level not in taxonomy.level_names:
-        number = level.removeprefix("level")
-        level = int(number) if number.isdigit() else level
-    if (depth := taxonomy.level_depth(level)) == 0:
-        raise ValueError(
-            "groups=0 is the root, which is no grouping. Use groups=None, or a level from 1 on."
-        )
+    depth = depth_of_level(taxonomy, level)
     at_level = taxonomy.node_at_level[:, depth - 1]  # a node above the level is its own group
     at_level = np.where(at_level < 0, np.arange(taxonomy.n_nodes), at_level)
     n_cells = np.bincount(at_level[calibration.predicted], minlength=taxonomy.n_nodes)

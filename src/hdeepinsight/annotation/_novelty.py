@@ -1,4 +1,7 @@
-"""Whether a cell is explained by one type of the reference, by two, or by the soup."""
+"""Whether a cell is explained by one type of the reference, by two, or by the soup.
+
+And whether it and the cells like it express the markers of their lineage.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from scipy import sparse
+from sklearn.neighbors import NearestNeighbors
 
 from hdeepinsight.taxonomy import Taxonomy
 
@@ -26,6 +30,12 @@ PSEUDO_COUNTS = 10.0
 """Counts of a gene below which its ratio between query and reference is not believed."""
 MAX_RATIO = 20.0
 EM_STEPS = 100
+N_MARKERS, MIN_FOLD, FEW_SHARES = 10, 3.0, 2e-5
+"""Markers of a lineage, by what each of its types exceeds all others, and a share that is 0."""
+NEIGHBORS = 15
+"""Cells whose counts are added up: one cell has too few of a marker to say that it lacks it."""
+MAX_FACTOR = 6.0
+"""Most by which a study may have more or less of a marker."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,12 +163,16 @@ class Explained(NamedTuple):
         By how much the best type is more likely than the soup, likewise.
     depth
         Total counts in the genes compared.
+    likelihoods
+        Log-likelihoods of the types that the reference has, per count and with a mean of 0 for
+        each cell; shape ``(n_cells, n_types)``.
     """
 
     leaf: np.ndarray
     gain: np.ndarray
     ambient: np.ndarray
     depth: np.ndarray
+    likelihoods: np.ndarray
 
 
 class TypeProfiles:
@@ -270,7 +284,73 @@ class TypeProfiles:
             values = counts.data * np.log(0.5 * own + 0.5 * other)
             both = np.maximum(both, np.bincount(cell, values, len(depth)))
         gain = np.where(np.isfinite(both), both - alone, 0.0) / scale
-        return Explained(best, gain, (alone - counts @ self.log_soup) / scale, depth)
+        likelihoods = likely / np.maximum(depth, 1.0)[:, None]
+        likelihoods -= likelihoods.mean(axis=1, keepdims=True)
+        ambient = (alone - counts @ self.log_soup) / scale
+        return Explained(best, gain, ambient, depth, likelihoods)
+
+
+class MarkerSupport:
+    """Expression of the markers of their lineage by cells and those like them.
+
+    Natural killer cells without a name of their own are called CD8 T: the most likely type, and no
+    second one adds to it. What gives them away is what they lack, CD3.
+
+    Parameters
+    ----------
+    profiles
+        Profiles of the types.
+    counts
+        Raw counts of some cells in the genes of the profiles, among which others are compared.
+    found
+        How the profiles explain these cells.
+    """
+
+    def __init__(self, profiles: TypeProfiles, counts: sparse.csr_matrix, found: Explained) -> None:
+        self.profiles = profiles
+        self.lineages = {}
+        group, called = profiles.group[profiles.known], profiles.group[found.leaf]
+        for lineage in np.unique(called).tolist():
+            own, rest = (
+                profiles.base[profiles.known[chosen]]
+                for chosen in (group == lineage, group != lineage)
+            )
+            cells = np.flatnonzero(called == lineage)
+            if not len(rest) or len(cells) < NEIGHBORS:
+                continue
+            least = own.min(axis=0)
+            fold = least / (rest.max(axis=0) + FEW_SHARES)
+            genes = np.flatnonzero(fold >= MIN_FOLD)
+            genes = genes[np.argsort(-(least * np.log(fold))[genes])[:N_MARKERS]]
+            markers = counts[cells][:, genes].toarray()
+            # What the study has more or less of in this lineage as a whole is not lacking.
+            expected = found.depth[cells] @ profiles.base[found.leaf[cells]][:, genes]
+            factor = (markers.sum(axis=0) + PSEUDO_COUNTS) / (expected + PSEUDO_COUNTS)
+            self.lineages[lineage] = (
+                NearestNeighbors(n_neighbors=NEIGHBORS).fit(found.likelihoods[cells]),
+                np.column_stack([markers, found.depth[cells]]),
+                genes,
+                np.clip(factor, 1 / MAX_FACTOR, MAX_FACTOR),
+            )
+
+    def missing(self, found: Explained) -> np.ndarray:
+        """Return how much of its lineage's markers each cell and those like it lack.
+
+        The mean logarithm of expected over found counts, where less is found; 0 is nothing, 0.7 a
+        half; 0 too where a lineage has too few cells to say. Shape ``(n_cells,)``.
+        """
+        called, lack = self.profiles.group[found.leaf], np.zeros(len(found.leaf))
+        for lineage, (neighbors, counts, genes, factor) in self.lineages.items():
+            cells = np.flatnonzero(called == lineage)
+            if not len(cells):
+                continue
+            alike = neighbors.kneighbors(found.likelihoods[cells], return_distance=False)
+            pooled = counts[alike].sum(axis=1)
+            expected = self.profiles.base[found.leaf[cells]][:, genes] * factor * pooled[:, -1:]
+            less = np.log((expected + 1.0) / (pooled[:, :-1] + 1.0)).clip(min=0.0)
+            weight = expected / (expected + 1.0)
+            lack[cells] = (less * weight).sum(axis=1) / weight.sum(axis=1).clip(min=1.0)
+        return lack
 
 
 def thin(counts: sparse.csr_matrix, depth: float, rng: np.random.Generator) -> sparse.csr_matrix:

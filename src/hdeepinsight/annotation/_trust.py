@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -12,6 +11,7 @@ from scipy import sparse
 
 from hdeepinsight.annotation._decode import most_probable_leaf
 from hdeepinsight.annotation._novelty import (
+    MarkerSupport,
     ReferenceBank,
     TypeProfiles,
     mean_share,
@@ -27,12 +27,12 @@ DEPTHS = 4
 """Depths of the query at which the bank is looked at: the medians of its quarters."""
 DROPLETS = 200
 """Empty droplets that are simulated at each of the depths that double from least to most."""
-ALPHA_LINEAGE, ALPHA_TYPE = 0.03, 0.025
+ALPHA_LINEAGE, ALPHA_TYPE = 0.02, 0.02
 """Share of the reference's own cells that no lineage, no type is allowed to recognise."""
-ALPHA_ONLY_TYPE = 0.005
-"""Likewise where a lineage is one type: cells of another type have no label at all."""
-MIN_DOUBT = 0.2
-"""Less doubt about a lineage is no doubt, however sure the network is of the reference's cells."""
+ALPHA_MARKERS, MAX_LACK = 0.005, 1.3
+"""Likewise by markers of the lineage alone, where three in four of their counts are missing."""
+ALLOWANCE, MIN_DOUBT = 0.2, 0.3
+"""Lack of markers, and doubt about a lineage, that are put down to the study."""
 ALPHA_DOUBLET, ALPHA_AMBIENT = 0.02, 0.025
 MAX_CENTRE = 2.0
 """Most that a query's shift may excuse: half of a type may be shifted, a new type is more."""
@@ -57,15 +57,6 @@ TOO_SHALLOW = "too few counts to tell it from an empty droplet"
 AMBIENT = "like an empty droplet"
 NO_LINEAGE = "recognised by no lineage"
 NO_TYPE = "recognised by no type of its lineage"
-
-
-@dataclass(frozen=True)
-class SplitStop:
-    """Why the children of a node are not told apart in a query, or one of them is not given."""
-
-    node: int
-    threshold: float
-    reason: str
 
 
 class QueryJudge:
@@ -103,7 +94,7 @@ class QueryJudge:
     is_foreign
         Whether that is too low for any label to be believed.
     splits
-        Stops below some nodes of the tree.
+        Nodes that are not given in this query, and why.
 
     Examples
     --------
@@ -148,10 +139,9 @@ class QueryJudge:
         self.views = [thin(cut, level, self.rng) for level in self.levels]
         self.known = [np.asarray(predict(view)) for view in self.views]
         self._fit_explained(counts, probabilities, bins)
-        self._fit_doubt()
-        self.similarity, self.attainable = self._similarity(counts, probabilities)
+        self.similarity = self._similarity(counts, probabilities)
         self.is_foreign = self.similarity < UNLIKE
-        self.splits: dict[int, SplitStop] = {}
+        self.splits: dict[int, str] = {}
         self._fit_thresholds(probabilities[:, self.leaves].mean(axis=0))
         if second is not None:
             known = np.concatenate([np.asarray(second(view)) for view in self.views])
@@ -167,11 +157,16 @@ class QueryJudge:
     ) -> None:
         """Learn what mixtures gain for known cells, and what the query's shift adds to that."""
         own = self.profiles.unmoved()
-        leaf_known, gain_known = [], []
-        for view in self.views:
-            found = own.explain(view[:, self.genes])
+        leaf_known, gain_known, doubt = [], [], []
+        self.null_missing: list[np.ndarray] = []
+        for view, known in zip(self.views, self.known, strict=True):
+            cells = view[:, self.genes]
+            found = own.explain(cells)
             leaf_known.append(found.leaf)
             gain_known.append(found.gain)
+            doubt.append(self._doubt(known, found.leaf))
+            self.null_missing.append(MarkerSupport(own, cells, found).missing(found))
+        self.null_doubt = np.concatenate(doubt)
         n_leaves = len(self.leaves)
         self.usual = np.zeros((DEPTHS, n_leaves, 2))
         null = []
@@ -207,7 +202,9 @@ class QueryJudge:
                 by_network[usual_cells].mean(axis=0),
                 by_profile / usual_cells.sum(),
             )
-        depth = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+        found = self.profiles.explain(counts)
+        self.support = MarkerSupport(self.profiles, counts, found)
+        depth = found.depth
         n_depths = int(np.ceil(np.log2(depth.max() / depth.min()))) + 1
         self.droplet_depths = np.unique(np.geomspace(depth.min(), depth.max(), n_depths).round())
         self.droplets = []
@@ -229,13 +226,6 @@ class QueryJudge:
     def _scaled(self, leaf: np.ndarray, gain: np.ndarray, bins: np.ndarray) -> np.ndarray:
         usual = self.usual[bins, leaf]
         return np.asarray((gain - usual[:, 0]) / usual[:, 1])
-
-    def _fit_doubt(self) -> None:
-        own, found = self.profiles.unmoved(), []
-        for view, probabilities in zip(self.views, self.known, strict=True):
-            leaf = own.explain(view[:, self.genes]).leaf
-            found.append(self._doubt(probabilities, leaf))
-        self.null_doubt = np.concatenate(found)
 
     def _doubt(self, probabilities: np.ndarray, leaf: np.ndarray) -> np.ndarray:
         """Return how doubtful the lineage is: above 1 where network and profiles disagree."""
@@ -260,7 +250,8 @@ class QueryJudge:
 
         Returns
         -------
-        Columns of `Annotation.novelty`, arrays of shape ``(n_cells,)``.
+        Columns of `Annotation.novelty`, the counts of each cell (``depth``), and whether no lineage
+        recognises it (``no_lineage``); arrays of shape ``(n_cells,)``.
         """
         found = self.profiles.explain(sparse.csr_matrix(counts)[:, self.genes])
         bins = self._bin(found.depth)
@@ -268,7 +259,11 @@ class QueryJudge:
         by_type = upper_share(scaled, self.null_gain)
         doubt = self._doubt(probabilities, found.leaf)
         by_doubt = np.where(doubt < MIN_DOUBT, 1.0, upper_share(doubt, self.null_doubt))
-        ambient = np.ones(len(bins))
+        unlike = np.maximum(by_type, by_doubt) <= ALPHA_LINEAGE
+        lack = self.support.missing(found)
+        by_markers, ambient = np.ones((2, len(bins)))
+        for b, null in enumerate(self.null_missing):
+            by_markers[bins == b] = upper_share(lack[bins == b] - ALLOWANCE, null)
         steps = np.sqrt(self.droplet_depths[1:] * self.droplet_depths[:-1])
         nearest = np.searchsorted(steps, found.depth)
         for level, droplets in enumerate(self.droplets):
@@ -276,13 +271,14 @@ class QueryJudge:
             ambient[here] = upper_share(found.ambient[here], droplets)
         deep = found.depth >= self.median_depth
         return {
-            "lineage_p_value": np.maximum(by_type, by_doubt),
+            "lineage_p_value": by_markers,
             "type_p_value": by_type,
             "doublet_score": scaled,
             "ambient_score": ambient,
             "is_doublet": (by_type <= ALPHA_DOUBLET) & deep & (ambient <= ALPHA_AMBIENT),
             "is_ambient": ambient > ALPHA_AMBIENT,
             "depth": found.depth,
+            "no_lineage": unlike | ((by_markers <= ALPHA_MARKERS) & (lack >= MAX_LACK)),
         }
 
     # ------------------------------------------------------------------------------ splits
@@ -332,27 +328,21 @@ class QueryJudge:
             if parent in self.leaves:
                 continue
             children, called = self._children(probabilities, parent)
-            _, by_markers = self._children(second, parent)
-            _, known_called = self._children(known, parent)
-            _, known_markers = self._children(known_second, parent)
+            known_called = self._children(known, parent)[1]
+            differ = called != self._children(second, parent)[1]
+            usual = known_called != self._children(known_second, parent)[1]
             here, there = probabilities[:, parent] >= 0.5, known[:, parent] >= 0.5
-            differ, usual = called != by_markers, known_called != known_markers
-            names = " and ".join(tree.label(int(c)) for c in children)
-            if _exceeds(differ[here], usual[there]):
-                share = differ[here].mean()
-                reason = (
-                    f"{names} are not told apart in this query: markers contradict {share:.0%} of "
-                    "the labels"
-                )
-                for child in children.tolist():
-                    self.splits[child] = SplitStop(child, np.inf, reason)
-                continue
-            for child in children.tolist():
-                mine, theirs = here & (called == child), there & (known_called == child)
+            names = " and ".join(tree.label(int(child)) for child in children)
+            said = "markers contradict"
+            together = children, f"{names} are not told apart in this query: {said}", "the"
+            alone = [(np.array([c]), said, f"the {tree.label(c)}") for c in children.tolist()]
+            for nodes, start, whose in (together, *alone):
+                mine, theirs = here & np.isin(called, nodes), there & np.isin(known_called, nodes)
                 if _exceeds(differ[mine], usual[theirs]):
-                    share = differ[mine].mean()
-                    reason = f"markers contradict {share:.0%} of the {tree.label(child)} labels"
-                    self.splits[child] = SplitStop(child, np.inf, reason)
+                    reason = f"{start} {differ[mine].mean():.0%} of {whose} labels"
+                    self.splits |= dict.fromkeys(nodes.tolist(), reason)
+                    if nodes is children:
+                        break
 
     # ------------------------------------------------------------------------------ the stop
 
@@ -394,10 +384,9 @@ class QueryJudge:
                 reason = f"{tree.label(child)} would be wrong too often at this confidence"
                 stop(unsure & (safe == child), level - 1, reason)
             for child in np.intersect1d(np.unique(safe[on_path]), list(self.splits)).tolist():
-                stop(on_path & (safe == child), level - 1, self.splits[child].reason)
+                stop(on_path & (safe == child), level - 1, self.splits[child])
         stop(columns["type_p_value"] <= ALPHA_TYPE, 1, NO_TYPE)
-        only = (tree.depth[leaf] == 1) & (columns["type_p_value"] <= ALPHA_ONLY_TYPE)
-        stop(only | (columns["lineage_p_value"] <= ALPHA_LINEAGE), 0, NO_LINEAGE)
+        stop(columns["no_lineage"], 0, NO_LINEAGE)
         shallow = columns["depth"] < FEW_COUNTS
         stop(columns["is_ambient"] & shallow, 0, TOO_SHALLOW)
         stop(columns["is_ambient"] & ~shallow, 0, AMBIENT)
@@ -416,7 +405,7 @@ class QueryJudge:
     @property
     def findings(self) -> tuple[str, ...]:
         """What is not told apart in this query, one sentence each."""
-        reasons = dict.fromkeys(split.reason for split in self.splits.values())
+        reasons = dict.fromkeys(self.splits.values())
         return tuple(f"{reason[0].upper()}{reason[1:]}." for reason in reasons)
 
     # ------------------------------------------------------------------------------ the whole
@@ -429,26 +418,23 @@ class QueryJudge:
         matter of probability).
         """
         judged = columns["depth"] > 0
-        unknown = (columns["lineage_p_value"] <= ALPHA_LINEAGE) & ~columns["is_ambient"]
         of_cells = {
-            "unrecognised": unknown,
+            "unrecognised": columns["no_lineage"] & ~columns["is_ambient"],
             "ambient": columns["is_ambient"],
             "doublets": columns["is_doublet"],
             "stopped": depth < NO_LIMIT,
         }
-        shares = {
-            n: float(found[judged].mean()) if judged.any() else 0.0 for n, found in of_cells.items()
-        }
         return {
             "similarity": self.similarity,
             "median_depth": float(np.median(columns["depth"])) if len(depth) else 0.0,
-            **shares,
+            **{
+                name: float(found[judged].mean()) if judged.any() else 0.0
+                for name, found in of_cells.items()
+            },
         }
 
-    def _similarity(
-        self, counts: sparse.csr_matrix, probabilities: np.ndarray
-    ) -> tuple[float, float]:
-        """Correlate means of query and expected mixture; also what known cells would reach."""
+    def _similarity(self, counts: sparse.csr_matrix, probabilities: np.ndarray) -> float:
+        """Correlate means of query and expected mixture, over what known cells would reach."""
         weights = probabilities[:, self.leaves].mean(axis=0)
         expected = weights @ self.profiles.base
         found = mean_share(counts)
@@ -466,13 +452,13 @@ class QueryJudge:
         )
         mixed = np.bincount(position[np.concatenate(drawn)].clip(0), minlength=len(self.leaves))
         reached = _log_correlation(mean_share(same), mixed / mixed.sum() @ self.profiles.base)
-        return min(_log_correlation(found, expected) / max(reached, 0.5), 1.0), reached
+        return min(_log_correlation(found, expected) / max(reached, 0.5), 1.0)
 
 
 def marker_opinion(
     profiles: LeafProfiles | None, taxonomy: Taxonomy, measured: np.ndarray
 ) -> Predict | None:
-    """Return what labels cells by markers that no adaptation to them learned from.
+    """Return what labels cells by the ranks of markers, past the best ones if there are enough.
 
     Parameters
     ----------
@@ -485,8 +471,19 @@ def marker_opinion(
 
     Returns
     -------
-    From counts in the genes of the model to node probabilities. Where too few markers are left, it
-    takes all; ``None`` where these are too few as well.
+    From counts in the genes of the model to node probabilities; ``None`` where there are too few
+    markers.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> import numpy as np
+    >>> from hdeepinsight.annotation import marker_opinion
+    >>> model = hdi.hub.pull("pbmc")
+    >>> every = np.ones(len(model.genes), dtype=bool)
+    >>> opinion = marker_opinion(model.profiles_, model.taxonomy, every)
+    >>> opinion(model.bank_.counts[:3]).shape == (3, model.taxonomy.n_nodes)
+    True
     """
     if profiles is None:
         return None

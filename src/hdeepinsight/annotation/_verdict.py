@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -12,7 +12,7 @@ import pandas as pd
 from hdeepinsight._errors import check_choice
 from hdeepinsight.annotation._decode import most_probable_leaf
 from hdeepinsight.annotation._trust import ALIKE, NO_COUNTS, NO_LIMIT, UNLIKE, QueryJudge
-from hdeepinsight.data import GeneReport
+from hdeepinsight.data import AlignedQuery, GeneReport
 from hdeepinsight.taxonomy import Taxonomy
 
 Light = Literal["green", "yellow", "red"]
@@ -172,12 +172,11 @@ def judgement(
     probabilities: np.ndarray,
     *,
     taxonomy: Taxonomy,
-    genes: GeneReport,
-    obs_names: pd.Index,
+    opened: AlignedQuery,
     seen: np.ndarray,
     reject: Reject = "auto",
 ) -> dict[str, Any]:
-    """Return what an :class:`Annotation` says of its labels beside their probabilities.
+    """Return what an :class:`Annotation` says of a query and its labels beside probabilities.
 
     Parameters
     ----------
@@ -189,10 +188,8 @@ def judgement(
         Node probabilities, shape ``(n_cells, n_nodes)``.
     taxonomy
         The tree.
-    genes
-        How the genes of the query match those of the model.
-    obs_names
-        Names of the cells.
+    opened
+        The query.
     seen
         Whether anything of what the model reads was counted in each cell, shape ``(n_cells,)``;
         where nothing was, there is no label.
@@ -201,7 +198,24 @@ def judgement(
 
     Returns
     -------
-    ``verdict``, ``novelty``, ``supported_depth`` and ``stop_reasons``.
+    ``obs_names``, ``input_report``, ``gene_report``, ``verdict``, ``novelty``, ``supported_depth``
+    and ``stop_reasons``.
+
+    Examples
+    --------
+    Of a model without held-out cells, nothing is known of how a query fits:
+
+    >>> import warnings
+    >>> import hdeepinsight as hdi
+    >>> import numpy as np
+    >>> from hdeepinsight.annotation import judgement
+    >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+    >>> model, query = hdi.hub.pull("pbmc"), hdi.datasets.demo().query
+    >>> table, seen = np.ones((query.n_obs, model.taxonomy.n_nodes)), np.ones(query.n_obs, bool)
+    >>> options = {"taxonomy": model.taxonomy, "opened": model.open(query), "seen": seen}
+    >>> found = judgement(None, {}, table, **options)
+    >>> found["verdict"].light, found["novelty"]
+    ('yellow', None)
     """
     figures: dict[str, float] = {}
     findings: tuple[str, ...] = ()
@@ -210,15 +224,22 @@ def judgement(
         leaf = most_probable_leaf(taxonomy, probabilities)
         depth, reasons = judge.stops(columns, probabilities, leaf)
         figures, findings = judge.figures(columns, depth), judge.findings
-    said = verdict(genes, taxonomy, figures, seen=seen, findings=findings)
+    report = opened.gene_report
+    if not seen.all():
+        text = f"{int((~seen).sum()):,} cells have no counts of what the model reads: they stay"
+        report = replace(report, messages=(*report.messages, f"{text} Unknown."))
+    said = verdict(report, taxonomy, figures, seen=seen, findings=findings)
     if reject == "off":
         depth[:], reasons[:] = NO_LIMIT, ""
     depth[~seen], reasons[~seen] = 0, NO_COUNTS
     limited = (depth < NO_LIMIT).any()
-    table = pd.DataFrame(columns, index=obs_names).drop(columns="depth") if columns else None
+    table = pd.DataFrame(columns, index=opened.obs_names) if columns else None
     return {
+        "obs_names": opened.obs_names,
+        "input_report": opened.input_report,
+        "gene_report": report,
         "verdict": said,
-        "novelty": table,
+        "novelty": None if table is None else table.drop(columns=["depth", "no_lineage"]),
         "supported_depth": depth if limited else None,
         "stop_reasons": reasons if limited else None,
     }

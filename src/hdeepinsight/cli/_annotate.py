@@ -22,7 +22,6 @@ from hdeepinsight.cli._options import (
     Option,
     OutputFile,
     command,
-    label_columns,
 )
 
 if TYPE_CHECKING:
@@ -103,6 +102,13 @@ def annotate(
         text.stylize(f"bold {light}", 0, len(light))
         show(text)
     show(f"Written to {out}" if report is None else f"Written to {out} and {report}")
+    hints = []
+    if out.suffix != ".csv":
+        columns = [f"{key_added}_{level}" for level in (*result.taxonomy.level_names, "stop_label")]
+        hints.append(f"The labels are in obs: {', '.join(columns)}.")
+    if report is None:
+        hints.append("With --report page.html there is a page with the evidence for them, too.")
+    note(Text(" ".join(hints), style="dim"))
     _end(result, asked["strict"])
 
 
@@ -133,7 +139,6 @@ def report(
     clusters: str | None,
     embedding: str | None,
     title: str | None,
-    labels_key: list[str],
     labels_keys: list[str],
     overwrite: bool,
     **asked: Any,
@@ -147,13 +152,12 @@ def report(
     """
     out = out or default_output(query, ".report.html")
     check_output(out, source=query, overwrite=overwrite, formats=_PAGES)
-    known = label_columns(labels_key, labels_keys)
     with step("Opening the query"):
         from hdeepinsight import hub
         from hdeepinsight.data import open_store
 
         store = open_store(query)
-        require_columns(store.obs, [*([clusters] if clusters else []), *known], source=query)
+        require_columns(store.obs, [*([clusters] if clusters else []), *labels_keys], source=query)
         if embedding is not None and embedding not in store.obsm:
             held = ", ".join(sorted(store.obsm)) or "nothing"
             raise ValueError(
@@ -163,7 +167,7 @@ def report(
     model = asked["model"]
     with step("Loading the model"):
         asked["model"] = loaded = hub.load_model(model)
-        true_nodes = loaded.label_nodes(store, labels_keys=known) if known else None
+        true_nodes = loaded.label_nodes(store, labels_keys=labels_keys) if labels_keys else None
     result = _annotated(store, **asked)
     _write_page(
         result,
@@ -242,21 +246,13 @@ def _end(result: Annotation, strict: bool) -> None:
     ),
     json=Option(bool, False, "Print JSON instead of a table."),
 )
-def evaluate(
-    query: Path,
-    model: str,
-    labels_key: list[str],
-    labels_keys: list[str],
-    json: bool,
-    **asked: Any,
-) -> None:
+def evaluate(query: Path, model: str, json: bool, **asked: Any) -> None:
     """Compare a model's labels with known ones, level by level.
 
     Labels are read from the columns that the model was trained on, unless others are named.
 
     [b]hdeepinsight evaluate query.h5ad --model my_model --labels-key cell_type[/b]
     """
-    known = label_columns(labels_key, labels_keys)
     with step("Loading the model"):
         from hdeepinsight import hub
         from hdeepinsight.data import is_paired, open_store
@@ -264,7 +260,7 @@ def evaluate(
         loaded = hub.load_model(model)
     with step("Annotating"):
         cells: Any = query if is_paired(query) else open_store(query)
-        found = loaded.evaluate(cells, labels_keys=known, **asked)
+        found = loaded.evaluate(cells, **asked)
     if json:  # which has no NaN
         typer.echo(dumps(loads(dumps(found.to_dict()), parse_constant=lambda _: None), indent=2))
         return

@@ -139,9 +139,10 @@ def _paragraph(error: Exception) -> str:
 
 
 _ARGUMENTS: Final = (
-    "backbone batch_key checkpoint early_stopping exclude fold_case key_added labels_key "
-    "labels_keys layer max_epochs n_genes n_samples nodes overwrite reference revision scale "
-    "split_key threshold types unlabeled_category use_raw validation_size vote where"
+    "adapt against backbone background batch_key checkpoint early_stopping exclude fold_case "
+    "key_added labels_key labels_keys layer max_epochs n_genes n_samples nodes overwrite refine "
+    "reference reject revision scale split_key target threshold types unlabeled_category use_raw "
+    "validation_size vote where"
 )
 #: Arguments that errors advise, all under the name of an option.
 _OPTIONS: Final = {name: f"--{name.replace('_', '-')}" for name in _ARGUMENTS.split()}
@@ -172,7 +173,8 @@ def in_options(text: str) -> str:
             return "--vote auto"
         return _OPTIONS[name] + (f" {value}" if value not in ("", "True") else "")
 
-    return _ARGUMENT.sub(option, text.replace("adata.raw.to_adata()", "--use-raw"))
+    text = text.replace("adata.raw.to_adata()", "--use-raw")
+    return _ARGUMENT.sub(option, text.replace("an AnnData, and the path of an", "an"))
 
 
 def frame_table(frame: pd.DataFrame, *, title: str | None = None) -> Table:
@@ -180,7 +182,7 @@ def frame_table(frame: pd.DataFrame, *, title: str | None = None) -> Table:
     table = Table(title=title and Text(title), title_justify="left", title_style="bold")
     table.add_column(Text(str(frame.index.name or "")))
     for name, column in frame.items():
-        is_text = column.map(lambda value: isinstance(value, str)).all()
+        is_text = column.map(lambda value: isinstance(value, str) and value[-1:] != "%").all()
         table.add_column(Text(str(name)), justify="left" if is_text else "right")
     for label, row in zip(frame.index, frame.to_dict("records"), strict=True):
         # Text, because names of cell types may hold what rich takes for markup.

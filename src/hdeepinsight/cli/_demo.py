@@ -104,26 +104,27 @@ def run_demo(out: Path, *, seed: int = 0) -> None:
     _compare(reference, query, model, annotation, known, out, seed)
     with step("Drawing"):
         _draw(reference, query, model, annotation, known, out)
+    files = "\n".join(f"- `{name}`: {text}" for name, text in OUTPUTS.items())
+    text = (
+        f"{MARKER}\n\nA model was trained on {reference.n_obs:,} cells of PBMC 3k and annotated "
+        f"the other {query.n_obs:,}. Both are of one donor: this shows how it works, not how it "
+        f"transfers.\n\n{files}\n"
+    )
+    (out / "README.md").write_text(text, encoding="utf-8")
     _say(
         "Look at", f"{out}{'/' if out.name else ''}   ({time.perf_counter() - start:.0f} s in all)"
     )
     for name, text in OUTPUTS.items():
         _show_indented(Text.assemble((f"{name:<16}", "bold"), text))
-    own_query, own_model = (shlex.quote(str(out / name)) for name in ("query.h5ad", "model"))
-    guide = {
-        "a reference with raw counts and label columns, and a query with raw counts:": [
-            "hdeepinsight train reference.h5ad --labels-keys lineage,cell_type --out my_model",
-            "hdeepinsight annotate query.h5ad --model my_model --report report.html",
-        ],
-        "or look around in the files of the demo first:": [
-            f"hdeepinsight info {own_model}",
-            f"hdeepinsight evaluate {own_query} --model {own_model}",
-        ],
-    }
-    for heading, (purpose, commands) in zip(("Your data", ""), guide.items(), strict=True):
-        _say(heading, purpose)
-        for command in commands:
-            _show_indented(Text(f"  $ {command}", style="cyan"))
+    mine = "hdeepinsight train reference.h5ad --labels-keys lineage,cell_type --out my_model"
+    query_here, model_here = (shlex.quote(str(out / name)) for name in ("query.h5ad", "model"))
+    _say("Next", "your own reference and query, or the files of the demo:")
+    for command in (
+        mine,
+        "hdeepinsight annotate query.h5ad --model my_model --report report.html",
+        f"hdeepinsight evaluate {query_here} --model {model_here}",
+    ):
+        _show_indented(Text(f"  $ {command}", style="cyan"))
 
 
 def _train(reference: AnnData, out: Path, seed: int) -> SCHDeepInsight:
@@ -175,7 +176,7 @@ def _compare(
     _say("Compare", "with logistic regression on all genes, trained on the same cells")
     fewer = np.random.default_rng(seed).permutation(query.n_vars)[: query.n_vars // 2]
     variants = {"All genes": query, "Half of the genes missing": query[:, fewer].copy()}
-    texts, tables = [], {}
+    tables = {}
     for title, cells in variants.items():
         with step(title), warnings.catch_warnings():
             warnings.simplefilter("ignore", GeneCoverageWarning)  # they are left out on purpose
@@ -187,7 +188,6 @@ def _compare(
         scores = {name: evaluate_annotation(each, known) for name, each in found.items()}
         tables[title] = scores_table(scores)
         _show_indented(frame_table(tables[title].set_index("level"), title=title))
-        texts += [f"## {title}: {name}\n\n```\n{each}\n```" for name, each in scores.items()]
     table = pd.concat(tables, names=["genes", ""]).droplevel(1).reset_index()
     table.to_csv(out / "scores.csv", index=False)
     _say(
@@ -198,13 +198,6 @@ def _compare(
         "right, and its macro-F1 is higher. Across donors and studies ours is higher in the mean "
         "(docs/benchmarks.md).",
     )
-    head = (
-        f"A model was trained on {reference.n_obs:,} cells of PBMC 3k and annotated the other "
-        f"{query.n_obs:,}. Both are of one donor: this shows how it works, not how it transfers."
-    )
-    files = "\n".join(f"- `{name}`: {text}" for name, text in OUTPUTS.items())
-    readme = "\n\n".join([MARKER, head, *texts, "## Files", files])
-    (out / "README.md").write_text(f"{readme}\n", encoding="utf-8")
 
 
 def _draw(

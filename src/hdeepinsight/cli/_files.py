@@ -142,9 +142,10 @@ def prepare_output(query: Store, *, source: Path, out: Path, key_added: str) -> 
     taken = [at for at in taken if at.split("/", 1)[1].startswith(f"{key_added}_")]
     taken += [f"uns/{key_added}"] * (key_added in query.uns)
     if taken:
+        shown = ", ".join(taken[:3]) + f" and {len(taken) - 3} more" * (len(taken) > 3)
         raise UsageProblem(
-            f"The query holds {', '.join(taken)} already, which the result would replace. Pass "
-            f"another --key-added than {key_added}, whose prefix is free."
+            f"The query holds {shown} already, which the result would replace. Pass another "
+            f"--key-added than {key_added}."
         )
     can_be_copied = _is_copied(source, out)
     if not can_be_copied:

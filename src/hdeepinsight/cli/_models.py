@@ -20,7 +20,6 @@ from hdeepinsight.cli._options import (
     Option,
     OutputFolder,
     command,
-    label_columns,
 )
 
 #: Class of the models that the command trains, as the registry of models has it.
@@ -78,7 +77,6 @@ _REPOSITORY: Final = Argument(
 def train(
     reference: Path,
     out: Path,
-    labels_key: list[str],
     labels_keys: list[str],
     taxonomy: Path | None,
     layer: str | None,
@@ -97,8 +95,7 @@ def train(
 
     [b]hdeepinsight train reference.h5ad --labels-keys lineage,cell_type --out my_model[/b]
     """
-    columns = label_columns(labels_key, labels_keys)
-    if not columns:
+    if not labels_keys:
         raise UsageProblem(
             "No label column was given. Pass --labels-key COLUMN for cell types, or --labels-keys "
             "COARSE,...,FINE for one column per level. `hdeepinsight info REFERENCE` lists the "
@@ -120,7 +117,7 @@ def train(
         require_writable(out)
         store = open_store(reference)
         require_columns(
-            store.obs, [*columns, *filter(None, (batch_key, split_key))], source=reference
+            store.obs, [*labels_keys, *filter(None, (batch_key, split_key))], source=reference
         )
         adata = store.whole()
         if use_raw:
@@ -135,7 +132,7 @@ def train(
                 else Taxonomy.from_json(taxonomy)
             )
         method = model_class(_METHOD)
-        keys = {"labels_keys": columns} if columns[1:] else {"labels_key": columns[0]}
+        keys = {"labels_keys": labels_keys} if labels_keys[1:] else {"labels_key": labels_keys[0]}
         method.setup_anndata(
             adata, layer=layer, batch_key=batch_key, unlabeled_category=unlabeled_category, **keys
         )

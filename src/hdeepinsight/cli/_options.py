@@ -55,6 +55,14 @@ def command(*shared: str, **own: Option) -> Callable[[Callable[..., None]], Call
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         def run(*, debug: bool, **given: Any) -> None:
             with running(debug=debug):
+                if key := given.pop("labels_key", None):
+                    if given["labels_keys"]:
+                        raise UsageProblem(
+                            "Both --labels-key and --labels-keys were given. Leave one out: "
+                            "--labels-key cell_type names one column per level, --labels-keys "
+                            "lineage,cell_type lists them."
+                        )
+                    given["labels_keys"] = key
                 function(**given)
 
         chosen = own | {name: OPTIONS[name] for name in (*shared, "debug")}
@@ -205,19 +213,3 @@ ANNOTATING: Final = (
     *("model", "strict", "adapt", "refine", "fast", "vote", "batch_key", "reference"),
     *("types", "exclude", "threshold", "reject", "decoder", *READING),
 )
-
-
-def label_columns(labels_key: list[str], labels_keys: list[str]) -> list[str]:
-    """Return the columns of labels from coarse to fine, whichever option names them.
-
-    Examples
-    --------
-    >>> label_columns([], ["lineage", "cell_type"])
-    ['lineage', 'cell_type']
-    """
-    if labels_key and labels_keys:
-        raise UsageProblem(
-            "Both --labels-key and --labels-keys were given. Leave one out: --labels-key cell_type "
-            "names one column per level, --labels-keys lineage,cell_type lists them."
-        )
-    return labels_keys or labels_key

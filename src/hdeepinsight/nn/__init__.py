@@ -12,7 +12,6 @@ from hdeepinsight.nn._backbones import (
 from hdeepinsight.nn._heads import LinearHead, PerParentHead, fit_temperatures
 from hdeepinsight.nn._hierarchical_loss import (
     AdaptiveHierarchicalFocalLoss,
-    HierarchicalLoss,
     Reduction,
     inverse_frequency_weights,
     project_with_floor,
@@ -39,7 +38,6 @@ __all__ = [
     "EfficientNetBackbone",
     "FrozenNorm",
     "GeneMasking",
-    "HierarchicalLoss",
     "LeafProfiles",
     "LeafSums",
     "LinearHead",

@@ -32,26 +32,16 @@ class Shares:
         >>> from hdeepinsight.nn import CountThinning
         >>> CountThinning.of(None) == CountThinning.of({}) == CountThinning()
         True
+        >>> CountThinning.of(CountThinning().to_dict()) == CountThinning()
+        True
         """
         if given is None or isinstance(given, Mapping):
-            return cls.from_dict(given or {})
+            return cls(**(given or {}))
         if not isinstance(given, cls):
             name = cls.__name__
             msg = f"{name} must be None or a {name}, got {given!r}. Pass {name}.none() to do"
             raise TypeError(f"{msg} without.")
         return given
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Rebuild from :meth:`to_dict`.
-
-        Examples
-        --------
-        >>> from hdeepinsight.nn import GeneMasking
-        >>> GeneMasking.from_dict({"p_whole": 0.5, "max_rate": 0.4})
-        GeneMasking(p_whole=0.5, max_rate=0.4)
-        """
-        return cls(**values)
 
     def to_dict(self) -> dict[str, float]:
         """Return plain types, for the model file.

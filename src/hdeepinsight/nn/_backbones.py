@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -140,8 +141,6 @@ class EfficientNetBackbone(nn.Module):
         One of ``efficientnet_b0`` to ``efficientnet_b7``, ``efficientnet_v2_s``, ``_m``, ``_l``.
     n_channels
         Channels of the gene image.
-    pretrained
-        Start from torchvision's ImageNet weights, which torchvision downloads.
 
     Examples
     --------
@@ -158,11 +157,11 @@ class EfficientNetBackbone(nn.Module):
     channels start at zero.
     """
 
-    def __init__(self, name: str, n_channels: int, *, pretrained: bool = False) -> None:
+    def __init__(self, name: str, n_channels: int) -> None:
         super().__init__()
         from torchvision.models import get_model
 
-        network = get_model(name, weights="DEFAULT" if pretrained else None)
+        network = get_model(name, weights=None)
         self.features = network.features
         tolerate_single_cells(self.features)
         self.features[0][0] = adapt_first_convolution(self.features[0][0], n_channels)
@@ -191,19 +190,10 @@ def adapt_first_convolution(convolution: nn.Conv2d, n_channels: int) -> nn.Conv2
     """
     if n_channels == convolution.in_channels:
         return convolution
-    adapted = nn.Conv2d(
-        n_channels,
-        convolution.out_channels,
-        kernel_size=convolution.kernel_size,  # type: ignore[arg-type]
-        stride=convolution.stride,  # type: ignore[arg-type]
-        padding=convolution.padding,  # type: ignore[arg-type]
-        bias=convolution.bias is not None,
-    )
-    with torch.no_grad():
-        adapted.weight.zero_()
-        adapted.weight[:, 0] = convolution.weight.sum(dim=1)
-        if convolution.bias is not None and adapted.bias is not None:
-            adapted.bias.copy_(convolution.bias)
+    weight = torch.zeros(len(convolution.weight), n_channels, *convolution.kernel_size)
+    weight[:, 0] = convolution.weight.detach().sum(dim=1)
+    adapted = copy.deepcopy(convolution)
+    adapted.in_channels, adapted.weight = n_channels, nn.Parameter(weight)
     return adapted
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,26 +17,6 @@ Reduction = Literal["cell", "published"]
 Weighting: TypeAlias = Literal["adaptive", "fixed"] | Sequence[float]
 LEVEL_FLOOR = 0.2
 MOMENTUM = 0.9
-
-
-class HierarchicalLoss(NamedTuple):
-    """Loss of a mini-batch.
-
-    ``total`` is the weighted sum over levels, ``per_level`` has shape ``(n_levels,)``.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from hdeepinsight.nn import AdaptiveHierarchicalFocalLoss
-    >>> from hdeepinsight.taxonomy import Taxonomy, TreeAlgebra
-    >>> tree = TreeAlgebra(Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []}))
-    >>> conditional = tree.conditional_log_probs(torch.zeros(1, 4))
-    >>> AdaptiveHierarchicalFocalLoss(tree, gamma=0.0)(conditional, torch.tensor([3])).total
-    tensor(0.6931)
-    """
-
-    total: Tensor
-    per_level: Tensor
 
 
 class AdaptiveHierarchicalFocalLoss(nn.Module):
@@ -74,8 +54,8 @@ class AdaptiveHierarchicalFocalLoss(nn.Module):
     >>> from hdeepinsight.taxonomy import Taxonomy, TreeAlgebra
     >>> tree = TreeAlgebra(Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []}))
     >>> conditional = tree.conditional_log_probs(torch.zeros(1, 4))
-    >>> AdaptiveHierarchicalFocalLoss(tree)(conditional, torch.tensor([3])).per_level
-    tensor([0.1733, 0.1733])
+    >>> AdaptiveHierarchicalFocalLoss(tree)(conditional, torch.tensor([3]))
+    tensor(0.1733)
 
     Notes
     -----
@@ -107,8 +87,8 @@ class AdaptiveHierarchicalFocalLoss(nn.Module):
         ones = torch.ones(tree.taxonomy.n_edges)
         self.register_buffer("node_weights", ones if node_weights is None else node_weights)
 
-    def forward(self, conditional: Tensor, nodes: Tensor) -> HierarchicalLoss:
-        """Loss of a mini-batch.
+    def forward(self, conditional: Tensor, nodes: Tensor) -> Tensor:
+        """Return the loss of a mini-batch, the weighted sum over levels.
 
         Parameters
         ----------
@@ -117,8 +97,7 @@ class AdaptiveHierarchicalFocalLoss(nn.Module):
         nodes
             Node of each cell's label, shape ``(n_cells,)``; 0, the root, is an unlabelled cell.
         """
-        per_level = self.per_level(conditional, nodes)
-        return HierarchicalLoss((self.level_weights * per_level).sum(), per_level)
+        return (self.level_weights * self.per_level(conditional, nodes)).sum()
 
     def per_level(self, conditional: Tensor, nodes: Tensor) -> Tensor:
         """Unweighted loss of every level, shape ``(n_levels,)``.

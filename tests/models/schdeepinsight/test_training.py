@@ -97,7 +97,7 @@ def test_a_class_with_one_cell_is_kept_for_training(fit, reference):
         pytest.param({"backbone": "mlp"}, id="mlp_backbone"),
         pytest.param({"head": "per_parent"}, id="per_parent_head"),
         pytest.param({"channels": "single"}, id="no_mask_channel"),
-        pytest.param({"weighting": "fixed"}, id="fixed_level_weights"),
+        pytest.param({"weighting": "adaptive"}, id="adaptive_level_weights"),
         pytest.param({"weighting": [3, 1]}, id="given_level_weights"),
         pytest.param({"class_weights": 0.5}, id="class_weights"),
     ],
@@ -124,10 +124,10 @@ def test_a_last_batch_of_one_cell_is_survived(fit, reference):
 
 
 def test_early_stopping_keeps_the_best_epoch(fit, reference):
-    train = {"max_epochs": 40, "early_stopping": True, "early_stopping_patience": 3}
+    train = {"max_epochs": 20, "early_stopping": True, "early_stopping_patience": 3}
     model = fit(reference, train=train)
     losses = model.history["log_loss"].to_numpy(dtype=float).ravel()
-    assert len(losses) <= 40
+    assert len(losses) <= 20
     held_out = model.annotate(model.adata[model.validation_indices], threshold=None)
     assert held_out.taxonomy == model.taxonomy
     model.module.temperature.fill_(1.0)

@@ -41,7 +41,7 @@ from hdeepinsight.models._base._registration import (
     one_column,
 )
 from hdeepinsight.models._base._training import seeded
-from hdeepinsight.nn import LeafProfiles, ProfileMatcher, fit_temperatures
+from hdeepinsight.nn import LeafProfiles, fit_temperatures
 from hdeepinsight.taxonomy import TreeAlgebra, column_nodes
 
 if TYPE_CHECKING:
@@ -64,7 +64,6 @@ BANK_CELLS = 400
 """Held-out cells that a model keeps, to see how they look at the genes and depths of a query."""
 SAMPLE_CELLS = 2_000
 """Cells of a large query by which it is judged; a smaller one is judged by all of its cells."""
-PART_CELLS = 1024
 TEMPERATURE_DEPTHS = (1.0, 0.5, 0.25)
 
 
@@ -94,22 +93,17 @@ class HierarchicalClassifierMixin(_Base):
         "adapter_": Adapter,
     }
 
-    _figures: ClassVar[tuple[str, ...]] = ("agreement_", "shift_")
+    _figures: ClassVar[tuple[str, ...]] = ("shift_",)
 
     taxonomy: Taxonomy
     calibration_: Calibration | None = None
     bank_: ReferenceBank | None = None
     profiles_: LeafProfiles | None = None
     adapter_: Adapter | None = None
-    agreement_: float | None = None
     shift_: float | None = None
     _query: _Query | None = None
 
     # ------------------------------------------------------------------------------- training
-
-    def _strata(self) -> np.ndarray:
-        nodes: np.ndarray = self.adata_manager.adata.obs[LABELS].to_numpy()
-        return nodes
 
     def _split(
         self, train_size: float | None, validation_size: float | None, *how: Any
@@ -137,7 +131,12 @@ class HierarchicalClassifierMixin(_Base):
         if split is None:
             if audit is not False:
                 raise ValueError("train(audit=...) has no effect with a datamodule. Omit it.")
-            return (self.taxonomy, *self._prepare_datamodule(datamodule)), {}
+            codes = self._nodes(self._label_table())
+            if self.module is None:
+                datamodule.setup("fit")
+                self._build_from(*read_loader(datamodule, datamodule.train_dataloader(), codes))
+            columns = align_genes(self._loader_genes, self.genes).source
+            return (self.taxonomy, codes, columns), {}
         nodes, settings = self._nodes(), {}
         if audit is not False:
             lifted = self._lifted_nodes(nodes, split[0], audit)
@@ -212,14 +211,6 @@ class HierarchicalClassifierMixin(_Base):
         obs[LABELS] = self._nodes(obs, keys, ignore_unknown=True)
         return manager
 
-    def _prepare_datamodule(self, datamodule: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Return the node of every label code of a datamodule, and its columns that are read."""
-        codes = self._nodes(self._label_table())
-        if self.module is None:
-            datamodule.setup("fit")
-            self._build_from(*read_loader(datamodule, datamodule.train_dataloader(), codes))
-        return codes, align_genes(self._loader_genes, self.genes).source
-
     def _reference_cells(self, rows: np.ndarray) -> QueryCells:
         """Return cells of the reference in memory, as its loaders give them."""
         shell = self.adata_manager.adata
@@ -240,18 +231,15 @@ class HierarchicalClassifierMixin(_Base):
     def _fit_confidence(self, held_out: QueryCells, train: QueryCells) -> None:
         """Fit temperatures and conformal scores, and keep some held-out cells.
 
-        Also measure how far network and profiles agree.
-
         Temperatures are fitted on the held-out cells, whole and thinned: they resemble the training
         cells more than a query does, and alone would make the model surer than any other study
         bears out.
         """
-        self.calibration_ = self.bank_ = self.agreement_ = None
+        self.calibration_ = self.bank_ = None
         self.module.temperature.fill_(1.0)
         if not len(held_out):
             return
-        self.module.eval()
-        depths = [held_out.thinned(d, np.random.default_rng(self.seed)) for d in TEMPERATURE_DEPTHS]
+        depths = (held_out.thinned(d, np.random.default_rng(self.seed)) for d in TEMPERATURE_DEPTHS)
         parts = [torch.from_numpy(self._read(cells, ("logits",))["logits"]) for cells in depths]
         logits = torch.cat(parts)
         nodes = torch.from_numpy(np.tile(held_out.nodes, len(TEMPERATURE_DEPTHS)))
@@ -273,14 +261,6 @@ class HierarchicalClassifierMixin(_Base):
         if len(rows) and np.isin(train.nodes, self.taxonomy.leaves).any():
             labelled = (train.counts, train.nodes), (held_out.counts, held_out.nodes)
             self.bank_ = ReferenceBank.draw(self.taxonomy, *labelled, np.sort(rows))
-        if self.profiles_ is not None:
-            matcher = ProfileMatcher(self.profiles_, torch.ones(len(self.genes)))
-            if matcher.is_useful:
-                leaves = self.module.tree.leaf_index.cpu()
-                dense = (torch.from_numpy(part.counts.toarray()) for _, part in drawn.parts())
-                by_profile = torch.cat([matcher(counts).argmax(1) for counts in dense])
-                agree = by_profile.numpy() == probabilities[:, leaves].argmax(1)
-                self.agreement_ = float(agree.mean())
 
     # ----------------------------------------------------------------------------- annotation
 
@@ -378,35 +358,23 @@ class HierarchicalClassifierMixin(_Base):
             fill(found, part, rows, opened.n_obs)
         probabilities = found.pop("probabilities", np.zeros((0, 0)))
         seen = found.pop("seen", np.ones(0, dtype=bool))
-        report = opened.gene_report
-        if not seen.all():
-            text = (
-                f"{int((~seen).sum()):,} cells have no counts of what the model reads: they stay "
-                "Unknown."
-            )
-            report = replace(report, messages=(*report.messages, text))
-        # Profiles see a corrected query uncorrected.
-        judged = judgement(
-            judge,
-            found,
-            probabilities,
-            taxonomy=self.taxonomy,
-            genes=report,
-            obs_names=opened.obs_names,
-            seen=seen,
-            reject="off" if corrected is not None else reject,
-        )
         return Annotation(
             taxonomy=self.taxonomy,
-            obs_names=opened.obs_names,
             node_probabilities=probabilities,
             threshold=threshold,
             decoder=decoder,
-            input_report=opened.input_report,
-            gene_report=report,
             recipe=self.recipe,
             calibration=self.calibration,
-            **judged,
+            **judgement(
+                judge,
+                found,
+                probabilities,
+                taxonomy=self.taxonomy,
+                opened=opened,
+                seen=seen,
+                # Profiles see a corrected query uncorrected.
+                reject="off" if corrected is not None else reject,
+            ),
         )
 
     def predict(
@@ -634,8 +602,8 @@ class HierarchicalClassifierMixin(_Base):
         own = self._query
         if own is not None and (query is None or query is own.data):
             given = {k: v for k, v in reading.items() if v not in (None, False, "auto")}
-            if query is None and indices is None and not given:
-                return own.opened
+            if query is None and not given:
+                return self.open(own.opened, indices=indices)
             query, reading = own.data, own.reading | given
         return self.open(query, indices=indices, **reading)
 
@@ -643,7 +611,7 @@ class HierarchicalClassifierMixin(_Base):
         self,
         opened: AlignedQuery,
         names: Sequence[str],
-        batch_size: int = PART_CELLS,
+        batch_size: int = 1024,
         corrected: StacasResult | None = None,
         *,
         some: np.ndarray | None = None,
@@ -684,7 +652,7 @@ class HierarchicalClassifierMixin(_Base):
         names: Sequence[str],
         measured: np.ndarray | None = None,
         *,
-        batch_size: int = PART_CELLS,
+        batch_size: int = 1024,
     ) -> dict[str, np.ndarray]:
         """Run cells through the network in mini-batches; ``logits`` are those without an adapter.
 
@@ -826,7 +794,8 @@ class HierarchicalClassifierMixin(_Base):
         both opinions on thinned and masked views; markers that took no part decide whether that
         helped.
         """
-        model = copy.copy(cls._trained_model(reference_model))
+        model = copy.copy(cls._model_of(reference_model))
+        model._check_if_trained(warn=False)
         if model.adapter_ is not None:
             msg = "The reference model is a model of a query itself."
             raise ValueError(f"{msg} Pass the model that it was made from.")
@@ -835,8 +804,7 @@ class HierarchicalClassifierMixin(_Base):
             raise ValueError(f"{msg} reference as reference=, or train and save the model again.")
         model.module = copy.deepcopy(model.module)
         model._adata = model._adata_manager = None
-        reading: dict[str, Any] = {"layer": layer, "use_raw": use_raw, "scale": scale}
-        reading["fold_case"] = fold_case
+        reading: Any = {"layer": layer, "use_raw": use_raw, "scale": scale, "fold_case": fold_case}
         opened = model.open(adata, **reading)
         model.adapter_ = Adapter.from_obs(opened.obs, batch_key)
         nodes = model._nodes(opened.obs, labels_key or [], ignore_unknown=True)
@@ -844,27 +812,14 @@ class HierarchicalClassifierMixin(_Base):
         model._query = _Query(adata, reading, opened, nodes, reference, freeze, model.module)
         return model
 
-    @classmethod
-    def _trained_model(cls, given: Any) -> Self:
-        model = cls.load(given) if isinstance(given, str | Path) else given
-        if not isinstance(model, cls):
-            msg = (
-                f"The reference model must be a trained {cls.__name__} or the folder of a saved "
-                f"one, got a {type(given).__name__}."
-            )
-            raise TypeError(msg)
-        model._check_if_trained(warn=False)
-        return model
-
     def _fit_adapter(self, options: dict[str, Any]) -> None:
         """Adapt to the query, and keep that only if it helped."""
         query, adapter = self._query, self.adapter_
         if query is None or adapter is None:
-            msg = (
+            raise ValueError(
                 "This model of a query was loaded from a folder, where its query is not kept. It "
                 "annotates any query that is passed; to train, start from load_query_data."
             )
-            raise ValueError(msg)
         settings, network = AdaptationOptions(**options), query.module.to(self.device)
         opened = query.opened
         batch = adapter.batch_of(opened.obs)
@@ -874,7 +829,15 @@ class HierarchicalClassifierMixin(_Base):
         cells = query_cells(opened, rows, opened.read(rows), batch[rows], query.nodes[rows])
         profiles: Any = self.profiles_
         if query.reference is not None:
-            (sums,) = reference_sums(network, *self._labelled_cells(query.reference))
+            given = self.open(query.reference)
+            nodes = self._nodes(given.obs, ignore_unknown=True)
+            if not (labelled := np.flatnonzero(nodes > 0)).size:
+                raise ValueError(
+                    f"No cell of the reference has a label in {', '.join(self._setup.labels_keys)}."
+                    " Pass the cells that the model was trained on, with their labels, or omit "
+                    "reference."
+                )
+            (sums,) = reference_sums(network, given.read(labelled), nodes[labelled])
             profiles = sums.profiles()
         with seeded(self.seed):
             self.module = adapter.fit(
@@ -900,20 +863,6 @@ class HierarchicalClassifierMixin(_Base):
         probabilities = self._read(few, ("probabilities",), opened.measured)["probabilities"]
         judge = self._judge(opened, few.counts, probabilities)
         return None if judge is None else judge.foreign_share(few.counts, probabilities)
-
-    def _labelled_cells(self, data: Any) -> tuple[sparse.csr_matrix, np.ndarray]:
-        """Return counts and nodes of the labelled cells of a reference."""
-        opened = self.open(data)
-        nodes = self._nodes(opened.obs, ignore_unknown=True)
-        rows = np.flatnonzero(nodes > 0)
-        if not len(rows):
-            keys = ", ".join(self._setup.labels_keys)
-            msg = (
-                f"No cell of the reference has a label in {keys}. Pass the cells that the model "
-                "was trained on, with their labels, or omit reference."
-            )
-            raise ValueError(msg)
-        return opened.read(rows), nodes[rows]
 
     def _part(self, kind: Any, values: dict[str, Any]) -> Any:
         if kind is Calibration:

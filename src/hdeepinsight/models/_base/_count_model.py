@@ -7,6 +7,7 @@ import logging
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -53,6 +54,11 @@ if TYPE_CHECKING:
 DEFAULT_STEPS = 1200
 EPOCH_BOUNDS = (5, 400)
 BATCH_SIZE_BOUNDS = (16, 128)
+#: Arguments of :meth:`CountModel.train` that say which cells are read together.
+SPLITTING = (
+    *("train_size", "validation_size", "shuffle_set_split", "split_key"),
+    *("batch_size", "datasplitter_kwargs"),
+)
 #: Of scvi-tools' base class, and without a meaning here.
 NOT_SUPPORTED = {
     *("convert_legacy_save", "deregister_manager", "register_manager", "transfer_fields"),
@@ -101,7 +107,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     adapter_: Any = None
     recipe_: dict[str, Any]
     held_out_: np.ndarray | None = None
-    missing_capabilities_: tuple[str, ...] = ()
+    #: What this model cannot do since an older release saved it; mostly nothing.
+    missing_capabilities: tuple[str, ...] = ()
     _labels_required: ClassVar[bool] = False
     #: Arguments of :meth:`train` that only some classes take.
     _train_options: ClassVar[tuple[str, ...]] = ()
@@ -242,11 +249,6 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         """Genes that the model reads, in order."""
         fields = self.registry_["field_registries"]
         return tuple(map(str, fields["X"]["state_registry"]["column_names"]))
-
-    @property
-    def missing_capabilities(self) -> tuple[str, ...]:
-        """What this model cannot do since an older release saved it; mostly nothing."""
-        return self.missing_capabilities_
 
     @property
     def _model_summary_string(self) -> str:
@@ -405,12 +407,21 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         if inplace:
             msg = "prepare_query_anndata got inplace=True, which would pad your object with genes"
             raise ValueError(f"{msg} that it does not have. Omit it, and use the returned copy.")
-        given = reference_model
-        model = classes.load_model(given) if isinstance(given, str | Path) else given
+        model = cls._model_of(reference_model)
         if return_reference_var_names:
             return pd.Index(model.genes)
         alignment = align_genes(adata.var, model.genes, weights=model._opening().get("weights"))
         return pad(adata, alignment, model.genes)
+
+    @classmethod
+    def _model_of(cls, given: Any) -> Self:
+        """Return a model, or load the folder of a saved one."""
+        is_folder = isinstance(given, str | Path)
+        model = classes.load_model(given, expected=cls) if is_folder else given
+        if isinstance(model, cls):
+            return model
+        expected = f"a trained {cls.__name__} or the folder of a saved one"
+        raise TypeError(f"The reference model must be {expected}, got a {type(given).__name__}.")
 
     def _opening(self) -> dict[str, Any]:
         """Return further arguments of ``open_query``: gene weights, proteins."""
@@ -536,18 +547,10 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         >>> model.is_trained, len(model.validation_indices) > 0
         (True, True)
         """
-        splitting = {
-            "train_size": train_size,
-            "validation_size": validation_size,
-            "shuffle_set_split": None if shuffle_set_split else False,
-            "batch_size": batch_size,
-            "datasplitter_kwargs": datasplitter_kwargs,
-            "split_key": split_key,
-        }
-        running = {"max_epochs": max_epochs, "datamodule": datamodule, "checkpoint": checkpoint}
-        plan_kwargs = dict(plan_kwargs or {})
+        given, plan_kwargs = dict(locals()), dict(plan_kwargs or {})
         if self.adapter_ is not None:
-            training.refuse_without_effect(splitting | running, "where an adapter is fitted")
+            names = *SPLITTING, "max_epochs", "datamodule", "checkpoint"
+            training.refuse_without_effect(given, names, "where an adapter is fitted")
             if training.is_distributed({}, devices):
                 raise ValueError(
                     f"devices must be a single device, got {devices!r}: an adapter "
@@ -573,7 +576,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             raise ValueError("shuffle_set_split=False has no effect with split_key. Omit one.")
         split = None
         if datamodule is not None:
-            training.refuse_without_effect(splitting, "with a datamodule, which loads by itself")
+            where = "with a datamodule, which loads by itself"
+            training.refuse_without_effect(given, SPLITTING, where)
             if self.adata is not None:
                 msg = "train(datamodule=...) needs a model without a reference. Make one of its"
                 raise ValueError(f"{msg} registry: {type(self).__name__}(registry=...).")
@@ -608,12 +612,15 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             checkpoints = training.Checkpoints(checkpoint, self._fingerprint(started, split))
             options = checkpoints.added_to(options)
         options |= {"max_epochs": epochs, "accelerator": accelerator, "devices": devices}
-        unchanged = training.unchanged_if_interrupted(self, checkpoints)
+        unchanged = training.unchanged_if_interrupted(self)
         with quiet_trainer(), unchanged, training.seeded(self.seed):
             runner = TrainRunner(self, plan, loaders, **options)
             self.module.train()
             runner()
-            training.check_trained(runner.trainer, self.module)
+            if not runner.trainer.global_step:
+                msg = "The training took no step, so nothing was learned. Raise max_epochs, or omit"
+                raise ValueError(f"{msg} settings of the trainer that end it at once.")
+            training.check_finite(self.module)
         self.recipe_ = {
             "n_cells": n_train + n_val,
             "n_held_out": n_val,
@@ -625,7 +632,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         }
         self._finish(plan, datamodule)
         if checkpoints is not None:
-            checkpoints.remove()
+            checkpoints.path.unlink(missing_ok=True)
 
     def _check_reference(self) -> None:
         """Refuse to train where there is no reference, or another one than was registered."""
@@ -641,14 +648,12 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         shuffle: bool,
         split_key: str | None,
     ) -> list[np.ndarray]:
-        """Return the cells that train, that are held out, and that do neither."""
+        """Return the cells that train, that are held out of every label, and that do neither."""
         groups, rng = self._groups(split_key), np.random.default_rng(self.seed)
+        obs = self.adata_manager.adata.obs
+        labels = obs.get(registration.LABELS, pd.Series(1, index=obs.index)).to_numpy()
         sizes = train_size, validation_size
-        return split_three(self._strata(), *sizes, rng, groups=groups, shuffle=shuffle)
-
-    def _strata(self) -> np.ndarray:
-        """Return the number of the kind of every cell; of each kind cells are held out."""
-        return np.ones(self.adata_manager.adata.n_obs, dtype=np.int64)
+        return split_three(labels, *sizes, rng, groups=groups, shuffle=shuffle)
 
     def _prepare(
         self, split: list[np.ndarray] | None, datamodule: Any, **options: Any
@@ -691,12 +696,11 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             raise ValueError(f"{msg} {hint}")
         rows = np.flatnonzero(np.isin(name_digests(self.adata.obs_names), self.held_out_))
         if len(rows) != len(self.held_out_):
-            msg = (
+            raise ValueError(
                 f"Only {len(rows):,} of the {len(self.held_out_):,} cells that were held out in "
                 "training are in the attached reference, which is another one than the model was "
                 "trained on. Attach that one, or pass labelled cells that took no part in training."
             )
-            raise ValueError(msg)
         return reference[rows]
 
     def save(
@@ -757,12 +761,10 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         references = {}
         if save_anndata:
             reference: Any = self._resolve_adata(None)
-            name, write = (
-                (SAVE_KEYS.MDATA_FNAME, "write_h5mu")
-                if isinstance(reference, MuData)
-                else (SAVE_KEYS.ADATA_FNAME, "write_h5ad")
-            )
-            references[name] = lambda path: getattr(reference, write)(path, **anndata_write_kwargs)
+            paired = isinstance(reference, MuData)
+            name = SAVE_KEYS.MDATA_FNAME if paired else SAVE_KEYS.ADATA_FNAME
+            write = reference.write_h5mu if paired else reference.write_h5ad
+            references[name] = partial(write, **anndata_write_kwargs)
         folder.write(self._payload(), references)
 
     @classmethod
@@ -825,7 +827,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         with _damaged_if_unfit(name):
             model._restore(attributes)
             model.module.load_state_dict(payload[SAVE_KEYS.MODEL_STATE_DICT_KEY])
-        model.missing_capabilities_ = missing
+        model.missing_capabilities = missing
         if missing:
             logger.warning(
                 "This model was saved by an older release and lacks %s. Train and save it again "

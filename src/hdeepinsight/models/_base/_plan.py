@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from hdeepinsight._errors import check_number, invalid
 from hdeepinsight.annotation import level_metrics
+from hdeepinsight.models._base._training import check_finite
 
 if TYPE_CHECKING:
     from scvi.module.base import BaseModuleClass
@@ -76,7 +77,9 @@ class OneCyclePlan(TrainingPlan):  # type: ignore[misc]
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.weight_decay},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW(groups, lr=self.lr)
+        # One pass over the weights; under clipping, half precision needs it step by step.
+        fused = self.device.type in ("cpu", "cuda") and not self.trainer.gradient_clip_val
+        optimizer = torch.optim.AdamW(groups, lr=self.lr, fused=fused)
         n_steps = max(1, int(self.trainer.estimated_stepping_batches))
         schedule = OneCycleLR(optimizer, max_lr=self.lr, total_steps=n_steps, **ONE_CYCLE)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -149,6 +152,7 @@ class HierarchicalPlan(OneCyclePlan):
 
     def on_validation_epoch_end(self) -> None:
         """Log the loss and every level's metrics, and adapt the weights of the levels."""
+        check_finite(self.module)
         conditional, nodes = (torch.cat(parts) for parts in zip(*self._held_out, strict=True))
         self._held_out.clear()
         if distributed.is_available() and distributed.is_initialized():

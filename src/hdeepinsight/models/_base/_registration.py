@@ -101,11 +101,7 @@ _REGISTERED: dict[tuple[str, int], Registration] = {}
 
 
 def register(
-    model_class: type,
-    data: Any,
-    source: CountSource,
-    obs: pd.DataFrame,
-    setup: Setup,
+    model_class: type, data: Any, source: CountSource, obs: pd.DataFrame, setup: Setup
 ) -> None:
     """Register a reference with a model class; nothing is written to it.
 
@@ -155,21 +151,18 @@ def registration_of(model_class: type, data: Any) -> Registration:
 
 def manage(shell: AnnData, setup: Setup) -> AnnDataManager:
     """Register a shell with scvi-tools: counts, codes, and every entry of its ``obsm``."""
+    codes = {REGISTRY_KEYS.BATCH_KEY: BATCH}
+    codes |= {REGISTRY_KEYS.LABELS_KEY: LABELS} if LABELS in shell.obs else {}
     registered = [
         LayerField(REGISTRY_KEYS.X_KEY, None, is_count_data=False, correct_data_format=False),
-        NumericalObsField(REGISTRY_KEYS.BATCH_KEY, BATCH),
+        *(NumericalObsField(key, name) for key, name in codes.items()),
         *(ObsmField(name, name) for name in shell.obsm),
     ]
-    if LABELS in shell.obs:
-        registered.append(NumericalObsField(REGISTRY_KEYS.LABELS_KEY, LABELS))
     manager = AnnDataManager(fields=registered, setup_method_args=dict(vars(setup)))
     manager.register_fields(shell)
     described = manager.registry["field_registries"]
-    for key, name in ((REGISTRY_KEYS.LABELS_KEY, LABELS), (REGISTRY_KEYS.BATCH_KEY, BATCH)):
-        if key not in described:
-            continue
-        column = shell.obs[f"{name}_name"]
-        categories = [str(name) for name in column.cat.categories]
+    for key, name in codes.items():
+        categories = shell.obs[f"{name}_name"].cat.categories.astype(str).tolist()
         described[key]["state_registry"] = {"categorical_mapping": categories}
         described[key]["summary_stats"] = {f"n_{key}": len(categories)}
     if LABELS in shell.obs:

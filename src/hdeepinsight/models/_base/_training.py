@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import math
 import os
@@ -118,19 +117,17 @@ def check_names(given: Mapping[str, Any]) -> None:
         )
 
 
-def check_trained(trainer: pl.Trainer, module: torch.nn.Module) -> None:
-    """Raise ``ValueError`` after a training that took no step, or that diverged."""
-    if not trainer.global_step:
-        msg = "The training took no step, so nothing was learned. Raise max_epochs, or omit"
-        raise ValueError(f"{msg} settings of the trainer that end it at once.")
+def check_finite(module: torch.nn.Module) -> None:
+    """Raise ``ValueError`` for weights of a training that diverged."""
     if not all(torch.isfinite(parameter).all() for parameter in module.parameters()):
         msg = "The training diverged: weights are NaN or infinite. Pass a smaller learning rate:"
         raise ValueError(f"{msg} plan_kwargs={{'lr': ...}}.")
 
 
-def refuse_without_effect(settings: Mapping[str, Any], where: str) -> None:
-    """Raise ``ValueError`` for settings that were given where they mean nothing."""
-    given = [name for name, value in settings.items() if value is not None]
+def refuse_without_effect(settings: Mapping[str, Any], names: Iterable[str], where: str) -> None:
+    """Raise ``ValueError`` for those of the named settings that were given; they mean nothing."""
+    usual = {"shuffle_set_split": True}
+    given = [name for name in names if settings[name] is not usual.get(name)]
     if given:
         raise ValueError(f"train({', '.join(given)}=...) has no effect {where}. Omit it.")
 
@@ -194,8 +191,6 @@ class PlainCheckpoints(CheckpointIO):
         checkpoint = parse(Path(path).read_bytes(), path)
         for optimizer in checkpoint["optimizer_states"]:
             optimizer["state"] = {int(key): state for key, state in optimizer["state"].items()}
-            for group in optimizer["param_groups"]:
-                group["betas"] = tuple(group["betas"])
         return checkpoint
 
     def remove_checkpoint(self, path: str | Path) -> None:
@@ -206,7 +201,7 @@ class PlainCheckpoints(CheckpointIO):
 class Checkpoints(pl.Callback):
     """Write checkpoints after epochs, with all that decides how the training goes on.
 
-    A SIGTERM writes the last complete epoch.
+    The first epoch is written, and then those that end some time after the last one written.
 
     Parameters
     ----------
@@ -220,8 +215,7 @@ class Checkpoints(pl.Callback):
         self.path = Path(folder) / CHECKPOINT_FILE
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.fingerprint = fingerprint
-        self._written = time.monotonic()
-        self._unwritten: dict[str, Any] | None = None
+        self._written = -math.inf
         self._restored: dict[str, Any] | None = None
         self._trainer: pl.Trainer | None = None
 
@@ -244,16 +238,6 @@ class Checkpoints(pl.Callback):
                 )
             options["ckpt_path"] = str(self.path)
         return options
-
-    def remove(self) -> None:
-        """Remove the checkpoint of a training that is finished."""
-        self.path.unlink(missing_ok=True)
-
-    def write_last_epoch(self) -> None:
-        """Write the last complete epoch, unless it is on disk already."""
-        if self._unwritten is not None:
-            PlainCheckpoints().save_checkpoint(self._unwritten, self.path)
-            self._unwritten = None
 
     def state_dict(self) -> dict[str, Any]:
         """Return random state, log and fingerprint."""
@@ -282,12 +266,10 @@ class Checkpoints(pl.Callback):
             iter(trainer.fit_loop._data_fetcher)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write a checkpoint, or keep its content in memory if one was written a moment ago."""
+        """Write a checkpoint, unless one was written a moment ago."""
         if time.monotonic() - self._written >= MIN_SECONDS:
             trainer.save_checkpoint(self.path)
-            self._written, self._unwritten = time.monotonic(), None
-        else:
-            self._unwritten = copy.deepcopy(trainer._checkpoint_connector.dump_checkpoint())
+            self._written = time.monotonic()
 
     def _log(self) -> dict[str, pd.DataFrame]:
         """Return the log so far, with the loss of this epoch, which is logged a moment later."""
@@ -302,14 +284,12 @@ class Checkpoints(pl.Callback):
 
 
 @contextmanager
-def unchanged_if_interrupted(
-    model: BaseModelClass, checkpoints: Checkpoints | None = None
-) -> Iterator[None]:
+def unchanged_if_interrupted(model: BaseModelClass) -> Iterator[None]:
     """Give a model back as it was, whatever ends its training before its time.
 
     Lightning answers SIGINT and SIGTERM with a ``SystemExit``; here SIGINT becomes a
-    ``KeyboardInterrupt`` again, and SIGTERM ends the process as that signal does, with the
-    checkpoint written, so that a scheduler does not take the job for done.
+    ``KeyboardInterrupt`` again, and SIGTERM ends the process as that signal does, so that a
+    scheduler does not take the job for done.
     """
     weights = _copied(model.module)
     names = ("is_trained_", "train_indices_", "validation_indices_", "test_indices_")
@@ -324,8 +304,6 @@ def unchanged_if_interrupted(
         model.module.eval()
         vars(model).update(before)
         if isinstance(error, SIGTERMException):
-            if checkpoints is not None:
-                checkpoints.write_last_epoch()
             signal.signal(signal.SIGTERM, handlers[signal.SIGTERM] or signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGTERM)
             raise SystemExit(128 + signal.SIGTERM) from error  # a handler of the user's returned

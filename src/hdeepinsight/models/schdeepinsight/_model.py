@@ -152,7 +152,11 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
         self._loader_genes = super().genes
         config = ModuleConfig(**config) if isinstance(config, dict) else config or ModuleConfig()
         self._config = config
-        self.taxonomy = self._taxonomy_of(taxonomy)
+        if taxonomy is None:
+            obs = self.adata_manager.adata.obs if self.adata_manager else self._label_table()
+            keys = self._setup.labels_keys
+            taxonomy = Taxonomy.from_obs(obs, keys, unlabeled=self._setup.unlabeled)
+        self.taxonomy = Taxonomy.from_dict(taxonomy) if isinstance(taxonomy, dict) else taxonomy
         check_level_names(self.taxonomy)
         masking, thinning = GeneMasking.of(masking), CountThinning.of(thinning)
         self.init_params_ = self._get_init_params(locals())
@@ -385,11 +389,10 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
         options = {"per_type": per_type, "seed": seed}
         if given is None and self.adata is None:
             if self.profiles_ is None:
-                msg = (
+                raise ValueError(
                     "The model has neither its reference nor mean profiles of it to compare with. "
                     "Pass a labelled AnnData as background=."
                 )
-                raise ValueError(msg)
             return background_from_profiles(self.profiles_, **options)
         opened, keys = self.open(given), self._setup.labels_keys
         if given is None:
@@ -428,14 +431,6 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
             f"taxonomy: {self.taxonomy.n_leaves} types at levels {levels}\n"
             f"{self._training_state()}{f' ({missing})' if missing else ''}"
         )
-
-    def _taxonomy_of(self, given: Taxonomy | dict[str, Any] | None) -> Taxonomy:
-        """Return the given taxonomy, or the one that the label columns span."""
-        if given is not None:
-            return given if isinstance(given, Taxonomy) else Taxonomy.from_dict(given)
-        obs = self.adata_manager.adata.obs if self.adata_manager else self._label_table()
-        setup = self._setup
-        return Taxonomy.from_obs(obs, setup.labels_keys, unlabeled=setup.unlabeled)
 
     def _layout_of(self, source: Any, nodes: Any, keep: Sequence[str]) -> GeneLayout:
         """Return the given layout, or one fitted on the most variable genes of the reference."""

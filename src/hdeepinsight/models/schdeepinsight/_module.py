@@ -163,10 +163,9 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
 
     def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs: Any) -> dict[str, Any]:
         counts = tensors[REGISTRY_KEYS.X_KEY]
-        measured = tensors.get("measured", counts.new_ones(counts.shape[1]))
         return {
             "counts": counts,
-            "measured": measured,
+            "measured": tensors.get("measured", counts.new_ones(counts.shape[1])),
             "nodes": tensors.get(REGISTRY_KEYS.LABELS_KEY),
             "proteins": tensors.get(FIELD_KEYS.PROTEINS),
             "proteins_measured": tensors.get("proteins_measured"),
@@ -267,9 +266,8 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
     ) -> LossOutput:
         """Adaptive hierarchical focal loss of a mini-batch."""
         nodes = tensors[REGISTRY_KEYS.LABELS_KEY]
-        total, per_level = self.objective(generative_outputs["conditional"], nodes)
-        levels = {f"loss_level_{i}": loss for i, loss in enumerate(per_level, start=1)}
-        return LossOutput(loss=total, n_obs_minibatch=len(nodes), extra_metrics=levels)
+        loss = self.objective(generative_outputs["conditional"], nodes)
+        return LossOutput(loss=loss, n_obs_minibatch=len(nodes))
 
     def sample(self, *args: Any, **kwargs: Any) -> None:
         """Not available: the model classifies, it does not generate."""
@@ -281,13 +279,12 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
 
         Returns
         -------
-        ``probabilities`` ``(n_cells, n_nodes)``, ``latent`` ``(n_cells, n_latent)`` and ``depth``,
-        the total counts, ``(n_cells,)``.
+        ``probabilities`` ``(n_cells, n_nodes)`` and ``latent`` ``(n_cells, n_latent)``.
         """
         outputs = self.inference(counts, measured, **proteins)
         conditional = self.generative(outputs["logits"])["conditional"]
         probabilities = self.tree.node_log_probs(conditional).exp()
-        return {"probabilities": probabilities, "latent": outputs["latent"], "depth": counts.sum(1)}
+        return {"probabilities": probabilities, "latent": outputs["latent"]}
 
 
 def _zero_linear(n_inputs: int, n_outputs: int, *, bias: bool = False) -> nn.Linear:
