@@ -54,7 +54,8 @@ def test_adaptation_alone_is_load_query_data(model, query):
 def test_refinement_alone_is_refine_as_sure_as_before(model, query):
     hdi.tl.expression_pca(query, key_added="X_pca")
     before = model.annotate(query)
-    expected = hdi.tl.refine(query, before).annotation(threshold=None)
+    sharper = hdi.annotation.sharpen(before, 2.0)
+    expected = hdi.tl.refine(query, sharper).annotation(threshold=None)
     result = hdi.annotate(query, model, adapt="off", threshold=None)
     np.testing.assert_array_equal(result.leaf_nodes, expected.leaf_nodes)
     assert _mean_leaf_confidence(result) == pytest.approx(_mean_leaf_confidence(before), abs=1e-4)

@@ -45,8 +45,8 @@ Switch = Literal["auto", "on", "off"]
 MIN_CELLS = 50
 #: Least weight of the neighbours, from 0 to 1, against the overall frequencies of the types.
 MIN_WEIGHT = 0.05
-#: An adapted model gives the mean of network and profiles, which is less sure than either;
-#: its probabilities are raised to this power before neighbours are asked.
+#: Probabilities are raised to this power before neighbours are asked, so that only cells change
+#: of which the model is unsure. An adapted model, which is less sure than it is right, stays so.
 SHARPENING = 2.0
 #: As ``vote=True``, where only words can be given.
 CLUSTER = "auto"
@@ -91,8 +91,8 @@ def annotate(
         fetched and verified first (:func:`hdeepinsight.hub.resolve_model`); by default the bundled
         model of human blood cells. It is not changed.
     adapt
-        ``"auto"`` adapts the model to the query and keeps that if markers which took no part
-        speak for it; ``"on"`` keeps it in any case; ``"off"`` uses the model as it is. See
+        ``"auto"`` adapts the model to the query and follows each change from one type to another
+        as far as network, profiles and markers which took no part support it; ``"on"`` keeps it in any case; ``"off"`` uses the model as it is. See
         :meth:`~hdeepinsight.models.SCHDeepInsight.load_query_data`.
     refine
         ``"auto"`` smooths labels over the graph of neighbouring cells, as strongly as the graph
@@ -305,7 +305,8 @@ def _refined(
     batch_key: str | None,
 ) -> tuple[Annotation, Decision]:
     """Refine on the graph of the query's cells, or say why not."""
-    asked = sharpen(result, SHARPENING) if model.is_adapted else result
+    asked = sharpen(result, SHARPENING)
+    confidence = mean_confidence(asked if model.is_adapted else result)
     try:
         with working("Smoothing labels over the neighbour graph"):
             refinement = tl.refine(opened, asked, use_rep=points(), batch_key=batch_key)
@@ -330,7 +331,7 @@ def _refined(
         return result, decision
     # Neighbours resemble each other, so they are less than independent witnesses: their labels are
     # taken over, but not the certainty that they seem to add.
-    refined = match_mean_confidence(refinement.annotation(), mean_confidence(asked))
+    refined = match_mean_confidence(refinement.annotation(), confidence)
     return _with(result, refined.node_probabilities, refine=refinement.parameters), decision
 
 

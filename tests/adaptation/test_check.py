@@ -18,8 +18,6 @@ LABELS = ("B", "T", "NK")
 GOOD = AdaptationFigures(
     changed=0.1,
     held_out_marker_score=1.0,
-    agreement_before=0.8,
-    agreement_after=0.9,
     n_types=6.0,
 )
 
@@ -70,7 +68,7 @@ def test_one_more_batch_of_the_reference() -> None:
         ({"unlike": 0.8}, "80% of its cells"),
         ({"n_types": 1.2}, r"effectively 1\.2"),
         ({"unsupported": 0.6}, "60% of the labels would change"),
-        ({"shift_query": -0.002}, r"hardly farther from the reference \(-0\.002\)"),
+        ({"shift_query": -0.002}, r"hardly farther .* \(-0\.02 of the distance"),
         ({"unlike": 0.5, "n_types": 1.2}, "one type"),
     ],
 )
@@ -189,8 +187,6 @@ def test_figures_by_hand() -> None:
     found = AdaptationFigures.measure(before, after, held_out, genes=0.9)
     assert found.changed == pytest.approx(1 / 3)
     assert found.held_out_marker_score == pytest.approx(float(torch.tensor(4.0).log()))
-    assert found.agreement_before == pytest.approx(1 / 3)
-    assert found.agreement_after == pytest.approx(2 / 3)
     assert found.genes == 0.9
 
 

@@ -14,13 +14,35 @@ from torch import Tensor
 
 from hdeepinsight._errors import check_choice, check_integer, check_number, counted
 
-#: Where nothing is followed, and where everything is; in proportion between them.
+#: Support of a change of label up to which it is refused, and from which it is followed in full.
 SUPPORT = (0.35, 0.45)
-TYPES = (1.6, 2.0)
-SHIFT = (0.05, 0.15)
-UNLIKE = (0.6, 0.4)
-UNSUPPORTED = (0.5, 0.3)
-GENES = (0.0, 1e-6)
+#: The same of figures of the whole query, and what is said where one of them forbids more.
+DOUBTS = {
+    "genes": (
+        (0.0, 1e-6),
+        "the query has none of the genes of the model, from which it would learn",
+    ),
+    "unlike": (
+        (0.6, 0.4),
+        "the query does not look like the reference: {:.0%} of its cells get no label, and an "
+        "adaptation would take them for its types with more force",
+    ),
+    "n_types": (
+        (1.6, 2.0),
+        "the query has hardly more than one type (effectively {:.1f}), from which a difference "
+        "between studies cannot be told from one between types",
+    ),
+    "unsupported": (
+        (0.5, 0.3),
+        "{:.0%} of the labels would change without network, profiles and held-out markers "
+        "supporting it alike",
+    ),
+    "times_as_far": (
+        (0.05, 0.15),
+        "the query is hardly farther from the reference than cells of one batch are from each "
+        "other ({:.2f} of the distance between batches), so there is nothing to adapt to",
+    ),
+}
 #: A change counts so many cells more than it has, whose support is so low: few cells say little.
 EXTRA_CELLS, EXTRA_SUPPORT = 5, 0.3
 #: How far probabilities go to the adapted ones where the leaf stays.
@@ -227,8 +249,6 @@ class AdaptationFigures:
     held_out_marker_score
         Mean log-odds, by markers that took no part in the adaptation, of the new leaf against the
         old one, over the changed cells; above 0 the changes are supported.
-    agreement_before, agreement_after
-        Share of cells whose leaf is the one that the held-out markers would choose.
     n_types
         Effective number of leaves: the exponential of the entropy of their shares
         by the reference model.
@@ -250,8 +270,6 @@ class AdaptationFigures:
     >>> figures = AdaptationFigures(
     ...     changed=0.08,
     ...     held_out_marker_score=1.3,
-    ...     agreement_before=0.81,
-    ...     agreement_after=0.86,
     ...     n_types=9.5,
     ...     unlike=0.5,
     ... )
@@ -261,8 +279,6 @@ class AdaptationFigures:
 
     changed: float
     held_out_marker_score: float
-    agreement_before: float
-    agreement_after: float
     n_types: float
     unsupported: float = 0.0
     genes: float = 1.0
@@ -285,15 +301,13 @@ class AdaptationFigures:
         **further
             Figures that were measured elsewhere.
         """
-        old, new, judged = before.argmax(1), after.argmax(1), held_out.argmax(1)
+        old, new = before.argmax(1), after.argmax(1)
         shares, changed = before.mean(0), old != new
         odds = held_out.clamp_min(FLOOR).log()
         gain = (odds.gather(1, new.unsqueeze(1)) - odds.gather(1, old.unsqueeze(1))).ravel()
         return cls(
             changed=_mean(changed),
             held_out_marker_score=_mean(gain[changed]),
-            agreement_before=_mean(judged == old),
-            agreement_after=_mean(judged == new),
             n_types=float((-(shares * shares.clamp_min(FLOOR).log()).sum()).exp()),
             **further,
         )
@@ -316,43 +330,11 @@ class AdaptationFigures:
 
         The strongest doubt counts, and only as far as its figure goes.
         """
-        doubts = (
-            (
-                self.genes,
-                GENES,
-                "the query has none of the genes of the model, from which it would learn",
-            ),
-            (
-                self.unlike,
-                UNLIKE,
-                f"the query does not look like the reference: {self.unlike or 0:.0%} of its cells "
-                "get no label, and an adaptation would take them for its types with more force",
-            ),
-            (
-                self.n_types,
-                TYPES,
-                f"the query has hardly more than one type (effectively {self.n_types:.1f}), from "
-                "which a difference between studies cannot be told from one between types",
-            ),
-            (
-                self.unsupported,
-                UNSUPPORTED,
-                f"{self.unsupported:.0%} of the labels would change without network, profiles and "
-                "held-out markers supporting it alike",
-            ),
-            (
-                self.times_as_far,
-                SHIFT,
-                f"the query is hardly farther from the reference ({self.shift_query or 0:.3f}) "
-                "than cells of one batch are from each other (0), so there is nothing to adapt to",
-            ),
-        )
-        found = [
-            (float(_share(value, limits)), sentence)
-            for value, limits, sentence in doubts
-            if value is not None
-        ]
-        return min([(1.0, ""), *found], key=lambda doubt: doubt[0])
+        found = [(1.0, "")]
+        for name, (limits, sentence) in DOUBTS.items():
+            if (value := getattr(self, name)) is not None:
+                found.append((float(_share(value, limits)), sentence.format(value)))
+        return min(found, key=lambda doubt: doubt[0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -402,8 +384,7 @@ class AdaptationReport:
             f"{self.decision}: {self.reason}\n"
             f"  cells     {self.n_cells:,} in {self.n_batches} batches, {self.n_labeled} labelled\n"
             f"  labels    {found.changed:.1%} changed, {found.unsupported:.1%} refused to\n"
-            f"  markers   held-out ones give changes log-odds {found.held_out_marker_score:+.2f}, "
-            f"agree with {found.agreement_before:.1%} before, {found.agreement_after:.1%} after"
+            f"  markers   held-out ones give changes log-odds {found.held_out_marker_score:+.2f}"
         )
 
     def to_dict(self) -> dict[str, Any]:
