@@ -481,10 +481,9 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
         sums = reference_sums(self.module, counts, nodes, batches)
         self.profiles_ = LeafSums.sum(sums).profiles()
         self.shift_ = usual_shift(sums)
-        objective = self.module.objective
-        objective.node_weights.copy_(
-            inverse_frequency_weights(objective.tree, torch.from_numpy(nodes), config.class_weights)
-        )
+        tree, labels = self.module.tree, torch.from_numpy(nodes)
+        weights = inverse_frequency_weights(tree, labels, config.class_weights)
+        self.module.objective.node_weights.copy_(weights)
 
     @classmethod
     def _options_of(cls, options: dict[str, Any]) -> dict[str, Any]:
