@@ -100,11 +100,9 @@ class Bench:
         adata, batch_key = query.anndata(), batch_key_of(query)
         if component.method == "stacas":
             return method.prediction(self._corrected(method, adata)), []
-        reference = method._labelled(self.reference)[0] if component.with_reference else None
         result = hdi.annotate(
             adata,
             method.model,
-            reference=reference,
             batch_key=batch_key,
             threshold=None,
             **component.options,

@@ -17,8 +17,6 @@ class Component:
         Switches of ``hdi.annotate``.
     audited
         Train on the audited reference.
-    with_reference
-        Give the reference to the adaptation.
     method
         What follows instead: ``"annotate"``, ``"vote"``, ``"stacas"``, ``"permuted"`` or
         ``"laplacian"``.
@@ -28,7 +26,6 @@ class Component:
     title: str
     options: dict = field(default_factory=dict)
     audited: bool = False
-    with_reference: bool = False
     method: str = "annotate"
 
 
@@ -36,12 +33,6 @@ OFF = {"adapt": "off", "refine": "off"}
 COMPONENTS = (
     Component("none", "zero-shot", OFF),
     Component("adapt", "adapt", {"adapt": "auto", "refine": "off"}),
-    Component(
-        "adapt_reference",
-        "adapt, reference replayed",
-        {"adapt": "auto", "refine": "off"},
-        with_reference=True,
-    ),
     Component("refine", "refine", {"adapt": "off", "refine": "auto"}),
     Component("refine_permuted", "refine, permuted graph (control)", OFF, method="permuted"),
     Component("refine_laplacian", "refine by Laplacian, λ = 1", OFF, method="laplacian"),
@@ -56,9 +47,8 @@ COMPONENTS = (
     ),
     Component(
         "all",
-        "audit, adapt with the reference, refine",
+        "audit, adapt, refine",
         {"adapt": "auto", "refine": "auto"},
         audited=True,
-        with_reference=True,
     ),
 )

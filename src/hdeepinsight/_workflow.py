@@ -92,7 +92,8 @@ def annotate(
         model of human blood cells. It is not changed.
     adapt
         ``"auto"`` adapts the model to the query and follows each change from one type to another
-        as far as network, profiles and markers which took no part support it; ``"on"`` keeps it in any case; ``"off"`` uses the model as it is. See
+        as far as network, profiles and markers which took no part support it; ``"on"`` follows
+        all; ``"off"`` uses the model as it is. See
         :meth:`~hdeepinsight.models.SCHDeepInsight.load_query_data`.
     refine
         ``"auto"`` smooths labels over the graph of neighbouring cells, as strongly as the graph
