@@ -576,7 +576,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             raise ValueError("shuffle_set_split=False has no effect with split_key. Omit one.")
         split = None
         if datamodule is not None:
-            training.refuse_without_effect(given, SPLITTING, "where a datamodule loads the cells")
+            training.refuse_without_effect(given, SPLITTING, "with a datamodule, which loads")
             if self.adata is not None:
                 msg = "train(datamodule=...) needs a model without a reference. Make one of its"
                 raise ValueError(f"{msg} registry: {type(self).__name__}(registry=...).")
