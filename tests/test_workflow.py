@@ -59,7 +59,7 @@ def test_refinement_alone_is_refine_as_sure_as_before(model, query):
     result = hdi.annotate(query, model, adapt="off", threshold=None)
     np.testing.assert_array_equal(result.leaf_nodes, expected.leaf_nodes)
     assert _mean_leaf_confidence(result) == pytest.approx(_mean_leaf_confidence(before), abs=1e-4)
-    assert _mean_leaf_confidence(expected) > _mean_leaf_confidence(before) + 1e-3
+    assert _mean_leaf_confidence(expected) > _mean_leaf_confidence(before)
     assert [(d.step, d.applied) for d in result.decisions] == [("refine", True)]
 
 
