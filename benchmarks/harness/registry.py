@@ -113,6 +113,22 @@ SPECS: tuple[Spec, ...] = (
         packages=_SKLEARN,
     ),
     Spec(
+        "class_means",
+        "logistic regression on one averaged cell per class",
+        "control",
+        "linear:LogisticRegression",
+        {"averages": 1},
+        packages=_SKLEARN,
+    ),
+    Spec(
+        "pseudobulks",
+        "logistic regression on ten pseudobulks per class",
+        "control",
+        "linear:LogisticRegression",
+        {"averages": 10},
+        packages=_SKLEARN,
+    ),
+    Spec(
         "logistic_regression_scaled_balanced",
         "logistic regression, scaled genes, balanced classes",
         "control",
