@@ -71,7 +71,6 @@ SPECS: tuple[Spec, ...] = (
     ),
     _ours("no_masking", "no gene masking"),
     _ours("no_thinning", "no count thinning"),
-    _ours("no_sums", "no sums of cells of one type"),
     _ours("no_class_weights", "no class weights"),
     _ours("flat_head", "flat head (softmax over leaves)"),
     _ours("mlp_backbone", "MLP in place of the image network, trained alike"),
