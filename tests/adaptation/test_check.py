@@ -158,6 +158,16 @@ def test_one_that_is_refused_does_not_hold_up_the_others() -> None:
     assert weights[0].tolist() == [0.5, 1.0, 0.0]
 
 
+def test_like_one_more_batch_cells_that_keep_their_label_keep_their_probabilities() -> None:
+    opinions = [each.roll(shift, 0) for shift, each in enumerate(random_opinions())]
+    near, far = (
+        check_adaptation(*opinions, LABELS, shift_query=shift, shift_reference=0.2)[0]
+        for shift in (0.5, 0.7)
+    )
+    assert (near.diagonal() == 0).all()
+    torch.testing.assert_close(near - near.diag().diag(), far - far.diag().diag())
+
+
 def test_switched_off_it_follows_all_and_says_what_it_would_have_said() -> None:
     plain, *heard = random_opinions(2000)
     weights, report = check_adaptation(plain, *heard, LABELS, guard=False)

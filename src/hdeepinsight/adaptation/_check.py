@@ -469,7 +469,10 @@ def check_adaptation(
     lost = sum(change.n_cells * (1 - change.followed) for change in changes)
     figures["unsupported"] = lost / max(len(plain), 1)
     proposed = (network + profiles) / 2
-    trust, doubt = AdaptationFigures.measure(plain, proposed, held_out, **figures).doubt()
+    found = AdaptationFigures.measure(plain, proposed, held_out, **figures)
+    trust, doubt = found.doubt()
+    if found.like_a_batch:  # on which the model was calibrated
+        weights.fill_diagonal_(0.0)
     reason = explain_changes(changes) if trust else doubt
     if trust and doubt:
         reason += f"; no change is followed by more than {trust:.0%}, as {doubt}"
