@@ -168,12 +168,7 @@ def train(folder: Path) -> hdi.SCHDeepInsight:
         reference, labels_key=LABEL, batch_key=STUDY, unlabeled_category=UNKNOWN
     )
     model = hdi.SCHDeepInsight(
-        reference,
-        taxonomy=taxonomy(),
-        n_genes=N_GENES,
-        n_latent=N_LATENT,
-        config=hdi.models.ModuleConfig(summed_cells=0.0),  # the bundled weights were trained so
-        seed=SEED,
+        reference, taxonomy=taxonomy(), n_genes=N_GENES, n_latent=N_LATENT, seed=SEED
     )
     model.registry_[_SCVI_UUID_KEY] = "pbmc"  # scvi-tools makes a random one
     model.train(accelerator="cpu", devices=1, enable_progress_bar=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from scipy import sparse
 from sklearn import linear_model, svm
 from sklearn.decomposition import PCA
 
@@ -49,23 +50,37 @@ class _Linear:
 class LogisticRegression(_Linear):
     """Multinomial logistic regression with scikit-learn's default penalty.
 
-    With ``balanced`` every class weighs the same, however many cells it has.
+    With ``balanced`` every class weighs the same, however many cells it has. With ``averages`` it
+    learns from so many averaged cells of every class alone, each of cells drawn at random.
     """
 
-    def __init__(self, *, balanced: bool = False, **options):
+    def __init__(self, *, balanced: bool = False, averages: int = 0, **options):
         super().__init__(**options)
         self.class_weight = "balanced" if balanced else None
+        self.averages = averages
 
     def fit(self, reference: Reference) -> None:
         """Fit features and classifier."""
-        x = self._fit_features(reference)
+        x, codes = self._fit_features(reference), reference.codes
+        if self.averages:
+            part = np.random.default_rng(self.seed).permutation(len(codes)) % self.averages
+            groups = np.unique(codes * self.averages + part, return_inverse=True)
+            codes, x = groups[0] // self.averages, _means(x, groups[1])
         model = linear_model.LogisticRegression(max_iter=1000, class_weight=self.class_weight)
-        self.model = model.fit(x, reference.codes)
+        self.model = model.fit(x, codes)
 
     def annotate(self, query: Cells) -> Prediction:
         """Predict classes and their probabilities."""
         probabilities = self.model.predict_proba(self._features(query))
         return Prediction(codes=probabilities.argmax(axis=1), probabilities=probabilities)
+
+
+def _means(x: sparse.csr_matrix | np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Average the rows of each group."""
+    cells = np.arange(len(groups))
+    weights = 1 / np.bincount(groups)[groups]
+    means = sparse.csr_matrix((weights, (groups, cells))) @ x
+    return means.toarray() if sparse.issparse(means) else means
 
 
 class LinearSVM(_Linear):

@@ -67,7 +67,6 @@ VARIANTS: dict[str, Variant] = {
     "hierarchical_cross_entropy": Variant(model_class=_leaf_softmax),
     "no_masking": Variant(model={"masking": NO_MASKING}),
     "no_thinning": Variant(model={"thinning": NO_THINNING}),
-    "no_sums": Variant(config=ModuleConfig(summed_cells=0.0)),
     "no_class_weights": Variant(config=ModuleConfig(class_weights=0.0)),
     "flat_head": Variant(flat=True),
     "mlp_backbone": Variant(model={"backbone": "mlp"}),

@@ -6,7 +6,7 @@ import torch
 from scipy import sparse
 from scipy.stats import ks_2samp
 
-from hdeepinsight.nn import CountThinning, GeneMasking, sum_alike
+from hdeepinsight.nn import CountThinning, GeneMasking
 
 
 def test_masks_are_zeros_and_ones():
@@ -196,50 +196,3 @@ def test_settings_outside_the_unit_interval_are_refused(kind, value):
     for name in kind().to_dict():
         with pytest.raises(ValueError, match=f"{kind.__name__}: {name} must be a number from 0"):
             kind(**{name: value})
-
-
-def sums(counts, nodes, seed=0, **settings):
-    settings = {"share": 1.0, "depth": 1e9} | settings
-    return sum_alike(counts, nodes, generator=torch.Generator().manual_seed(seed), **settings)
-
-
-def test_a_sum_has_2_to_8_cells_of_one_label_each_once_and_the_cell_itself():
-    nodes = torch.arange(400) % 4
-    added = sums(torch.eye(400), nodes)  # of cell i only gene i is measured
-    assert set(added.unique().tolist()) == {0.0, 1.0}
-    assert bool((added.diagonal() == 1).all())
-    assert bool((added[nodes[:, None] != nodes] == 0).all())
-    number, times = added.sum(1).unique(return_counts=True)
-    assert number.tolist() == list(range(2, 9))
-    np.testing.assert_allclose(times / 400, 1 / 7, atol=0.06)
-
-
-def test_a_sum_has_no_more_cells_than_the_batch_has_of_its_label():
-    added = sums(torch.eye(5), torch.tensor([1, 1, 1, 2, 3]))
-    assert added[3:].tolist() == torch.eye(5)[3:].tolist()
-    assert bool((added[:3, :3].sum(1) >= 2).all())
-
-
-@pytest.mark.parametrize(("share", "changed"), [(0.0, 0), (0.3, 30), (1.0, 100)])
-def test_the_share_of_cells_becomes_sums_and_the_rest_stays(share, changed):
-    counts = torch.eye(100)
-    added = sums(counts, torch.ones(100), share=share)
-    assert int((added != counts).any(1).sum()) == changed
-
-
-def test_deep_sums_are_thinned_to_the_depth_and_shallow_ones_are_whole():
-    counts, nodes = torch.full((300, 50), 20.0), torch.zeros(300)
-    total = sums(counts, nodes, depth=2500.0).sum(1)  # cells have 1,000 molecules
-    two = total == 2000
-    assert float(two.float().mean()) == pytest.approx(1 / 7, abs=0.06)
-    assert float(total[~two].mean()) == pytest.approx(2500, rel=0.01)
-    assert bool((sums(counts, nodes, depth=2500.0) % 1 == 0).all())
-
-
-def test_sums_repeat_with_the_seed_and_leave_the_batch_as_it_was():
-    counts, nodes = torch.poisson(torch.full((40, 30), 2.0)), torch.arange(40) % 3
-    before = counts.clone()
-    draws = [sums(counts, nodes, seed, share=0.5, depth=60.0) for seed in (1, 1, 2)]
-    assert torch.equal(draws[0], draws[1])
-    assert not torch.equal(draws[0], draws[2])
-    assert torch.equal(counts, before)

@@ -1,6 +1,6 @@
 """Pure torch: from counts to values, from images to features, from features to a loss."""
 
-from hdeepinsight.nn._augment import CountThinning, GeneMasking, sum_alike
+from hdeepinsight.nn._augment import CountThinning, GeneMasking
 from hdeepinsight.nn._backbones import (
     BACKBONES,
     CompactBackbone,
@@ -56,7 +56,6 @@ __all__ = [
     "make_backbone",
     "profile_shift",
     "project_with_floor",
-    "sum_alike",
     "tolerate_single_cells",
     "usual_shift",
 ]

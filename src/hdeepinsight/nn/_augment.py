@@ -1,4 +1,4 @@
-"""Training cells made shallower, with fewer genes, or into sums of cells of their type."""
+"""Training cells made to look like those of queries: shallower, and with fewer genes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,6 @@ from scipy import sparse
 from torch import Tensor
 
 from hdeepinsight._errors import check_number
-
-#: Fewest and most cells of a sum.
-SUMMED_CELLS = (2, 8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,59 +223,3 @@ class CountThinning(Shares):
         # Genes without a count cost next to nothing: no number is drawn for them.
         kept = torch.binomial(molecules, rate.to(molecules).expand_as(molecules), generator)
         return kept.to(counts.dtype)
-
-
-def sum_alike(
-    counts: Tensor,
-    nodes: Tensor,
-    *,
-    share: float,
-    depth: float | Tensor,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """Add other cells of the same label to some cells of a mini-batch.
-
-    Parameters
-    ----------
-    counts
-        Raw counts, shape ``(n_cells, n_genes)``; fractions of sums are rounded.
-    nodes
-        Node of the label per cell, shape ``(n_cells,)``.
-    share
-        Share of the cells that become a sum of 2 to 8 cells, themselves among them; of fewer
-        where the mini-batch holds fewer of their label.
-    depth
-        Most molecules of a sum; of deeper ones each molecule is kept or lost on its own (binomial).
-    generator
-        Random numbers on the same device; by default torch's global ones.
-
-    Returns
-    -------
-    Counts of the same shape and type; the labels stay right.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from hdeepinsight.nn import sum_alike
-    >>> counts = torch.tensor([[1.0, 0.0], [0.0, 2.0], [5.0, 5.0]])
-    >>> sum_alike(counts, torch.tensor([1, 1, 2]), share=1.0, depth=100.0)
-    tensor([[1., 2.],
-            [1., 2.],
-            [5., 5.]])
-
-    Notes
-    -----
-    A sum shows what a type has in common, with less of the noise of a single cell. Our decision.
-    """
-    n_cells, (least, most) = len(counts), SUMMED_CELLS
-    draw = partial(torch.rand, device=counts.device, generator=generator)
-    rows = draw(n_cells).argsort()[: round(share * n_cells)]
-    number = (least + (most + 1 - least) * draw(len(rows), 1)).long()
-    order = draw(len(rows), n_cells).masked_fill(nodes[rows, None] != nodes, -1.0)
-    order.scatter_(1, rows[:, None], 2.0)  # the cell itself comes first
-    rank = order.argsort(dim=1, descending=True).argsort(dim=1)
-    added = ((rank < number) & (order >= 0)).to(counts)
-    total = (added @ counts).to(torch.promote_types(counts.dtype, torch.float32)).round()
-    rate = (depth / total.sum(1, keepdim=True).clamp(min=1.0)).clamp(max=1.0)
-    kept = torch.binomial(total, rate.to(total).expand_as(total), generator)
-    return counts.index_copy(0, rows, kept.to(counts.dtype))

@@ -279,7 +279,6 @@ def test_the_published_configuration_is_the_published_one(reference):
             weighting="adaptive",
             reduction="published",
             class_weights=0.0,
-            summed_cells=0.0,
         ).to_dict()
     )
 
@@ -304,22 +303,3 @@ def test_half_precision_learns_the_same_types(fit, reference, query, truth):
     assert (
         model.annotate(query, threshold=None, reject="off").labels["cell_type"] == truth
     ).mean() > 0.95
-
-
-def test_sums_of_cells_are_trained_on_only_where_they_are_asked_for(fit, reference):
-    plain = {"masking": GeneMasking.none(), "thinning": CountThinning.none()}
-    for share in (0.0, 0.5):
-        options = {"summed_cells": share, **plain}
-        module = fit(reference.copy(), train={"max_epochs": 1}, **options).module
-        counts = torch.poisson(torch.full((64, module.raster.n_genes), 3.0))
-        batch = {"X": counts, "labels": torch.ones(64, dtype=torch.long)}
-        shown = module.augment(batch)["X"]
-        assert int((shown != counts).any(1).sum()) == 64 * share
-        limit = 2.5 * float(module.normalizer.target_sum)
-        assert bool((shown[(shown != counts).any(1)].sum(1) < limit).all())
-
-
-@pytest.mark.parametrize("share", [-0.1, 1.5])
-def test_a_share_of_sums_is_from_0_to_1(fit, reference, share):
-    with pytest.raises(ValueError, match="summed_cells must be a number from 0 to 1"):
-        fit(reference, summed_cells=share)

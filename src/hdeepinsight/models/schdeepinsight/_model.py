@@ -199,7 +199,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
         Returns
         -------
         A model with EfficientNet-B5 on three equal 224×224 channels, one small network per parent,
-        no wide path, per-gene maxima, the published loss, no masking, no thinning and no sums.
+        no wide path, per-gene maxima, the published loss, no masking and no thinning.
 
         Examples
         --------
@@ -228,7 +228,6 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
             weighting="adaptive",
             reduction="published",
             class_weights=0.0,
-            summed_cells=0.0,
         )
         published: dict[str, Any] = {
             "n_genes": 5000,

@@ -11,7 +11,7 @@ from scvi import REGISTRY_KEYS
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from torch import Tensor, nn
 
-from hdeepinsight._errors import check_choice, check_number
+from hdeepinsight._errors import check_choice
 from hdeepinsight._keys import FIELD_KEYS
 from hdeepinsight.image import Raster
 from hdeepinsight.nn import (
@@ -26,7 +26,6 @@ from hdeepinsight.nn import (
     ProteinValues,
     Reduction,
     make_backbone,
-    sum_alike,
 )
 from hdeepinsight.taxonomy import TreeAlgebra
 
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
     from hdeepinsight.image import GeneLayout
     from hdeepinsight.taxonomy import Taxonomy
 
-#: Most molecules of a sum of cells, as a multiple of the usual depth.
-SUM_DEPTH = 2.0
 HEADS = {"linear": LinearHead, "per_parent": PerParentHead}
 
 
@@ -67,9 +64,6 @@ class ModuleConfig:
     class_weights
         Exponent :math:`\beta` of the weights :math:`n^{-\beta}` of types within their siblings;
         0 weighs all cells alike.
-    summed_cells
-        Share of the training cells that become sums of cells of their type, at most twice as deep
-        as usual; 0 for none, and without effect in a model of proteins.
     modality_dropout
         Random loss of proteins and of whole modalities in training, and noise on proteins.
 
@@ -89,7 +83,6 @@ class ModuleConfig:
     weighting: Literal["adaptive", "fixed"] | Sequence[float] = "fixed"
     reduction: Reduction = "cell"
     class_weights: float = 0.25
-    summed_cells: float = 0.3
     modality_dropout: ModalityDropout | dict[str, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -142,12 +135,11 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
         if backbone is None and not config.wide:
             msg = "backbone=None and wide=False leave nothing to learn. Switch one of them on."
             raise ValueError(msg)
-        check_number("summed_cells", config.summed_cells, 0.0, 1.0)
         n_genes = len(layout.genes)
         self.tree = TreeAlgebra(taxonomy)
         self.normalizer = CountNormalizer(n_genes)
         self.raster = Raster(layout, channels=config.channels)
-        self.masking, self.thinning, self.summed_cells = masking, thinning, config.summed_cells
+        self.masking, self.thinning = masking, thinning
         dropout = ModalityDropout.of(config.modality_dropout)
         self.proteins = None if proteins is None else ProteinChannels(proteins, dropout)
         n_channels = self.raster.n_channels + (self.proteins.n_channels if self.proteins else 0)
@@ -180,26 +172,18 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
         }
 
     def augment(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Make some training cells sums of their type, and all shallower and with fewer genes.
+        """Make training cells look like those of queries: shallower, and with fewer genes.
 
         Parameters
         ----------
         tensors
-            Mini-batch with raw counts, shape ``(n_cells, n_genes)``, and nodes, ``(n_cells,)``.
+            Mini-batch with raw counts, shape ``(n_cells, n_genes)``.
 
         Returns
         -------
-        The mini-batch with sums and thinned counts, and masks of what is shown.
+        The mini-batch with thinned counts and masks of what is shown.
         """
-        counts = tensors[REGISTRY_KEYS.X_KEY]
-        if self.summed_cells and self.proteins is None:
-            counts = sum_alike(
-                counts,
-                tensors[REGISTRY_KEYS.LABELS_KEY],
-                share=self.summed_cells,
-                depth=SUM_DEPTH * self.normalizer.target_sum,
-            )
-        counts = self.thinning.sample_dense(counts)
+        counts = self.thinning.sample_dense(tensors[REGISTRY_KEYS.X_KEY])
         measured = self.masking.sample(counts.shape[0], counts.shape[1], counts.device)
         tensors = {**tensors, REGISTRY_KEYS.X_KEY: counts, "measured": measured}
         if self.proteins is None:
