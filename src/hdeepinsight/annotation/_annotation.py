@@ -15,13 +15,7 @@ from numpy.typing import ArrayLike
 
 from hdeepinsight._errors import check_choice, check_number, counted, invalid
 from hdeepinsight._io import atomic_write
-from hdeepinsight._keys import (
-    ADDED_KEYS,
-    LABEL_COLUMNS,
-    ONTOLOGY_KEY,
-    ONTOLOGY_NAME,
-    UNKNOWN_TERM,
-)
+from hdeepinsight._keys import ADDED_KEYS, LABEL_COLUMNS, ONTOLOGY_KEY, ONTOLOGY_NAME, UNKNOWN_TERM
 from hdeepinsight._palette import MISSING, tree_colors
 from hdeepinsight.annotation._anndata_io import Additions, check_cells, from_text, storable, to_text
 from hdeepinsight.annotation._confidence import PROBABILITY_TOLERANCE
