@@ -3,7 +3,6 @@
 from hdeepinsight.annotation._anndata_io import Additions, check_cells, check_same_cells, storable
 from hdeepinsight.annotation._annotation import (
     Annotation,
-    Decision,
     annotation_additions,
     check_level_names,
     leaves_named,
@@ -19,6 +18,7 @@ from hdeepinsight.annotation._confidence import (
 from hdeepinsight.annotation._conformal import (
     Calibration,
     LabelSets,
+    calibrate,
     check_nodes,
     conformal_threshold,
 )
@@ -35,9 +35,7 @@ from hdeepinsight.annotation._decode import (
 )
 from hdeepinsight.annotation._evaluate import (
     Evaluation,
-    calibrate,
     evaluate_annotation,
-    level_calibration,
     level_metrics,
 )
 from hdeepinsight.annotation._external import (
@@ -50,11 +48,10 @@ from hdeepinsight.annotation._external import (
     normalise_classes,
 )
 from hdeepinsight.annotation._novelty import ReferenceBank
-from hdeepinsight.annotation._trust import NO_COUNTS, NO_LIMIT, QueryJudge, marker_opinion
-from hdeepinsight.annotation._verdict import Reject, Verdict, judgement, verdict
+from hdeepinsight.annotation._trust import NO_LIMIT, QueryJudge, marker_opinion
+from hdeepinsight.annotation._verdict import Decision, Reject, Verdict, judgement
 
 __all__ = [
-    "NO_COUNTS",
     "NO_LIMIT",
     "PROBABILITY_TOLERANCE",
     "Additions",
@@ -88,7 +85,6 @@ __all__ = [
     "judgement",
     "label_nodes",
     "leaves_named",
-    "level_calibration",
     "level_metrics",
     "marker_opinion",
     "match_mean_confidence",
@@ -102,5 +98,4 @@ __all__ = [
     "normalise_classes",
     "sharpen",
     "storable",
-    "verdict",
 ]

@@ -1,4 +1,4 @@
-"""An annotation of cells whose labels are known: its scores, and what it is calibrated by."""
+"""Scores of an annotation of cells whose labels are known."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 
 from hdeepinsight.annotation._annotation import Annotation
 from hdeepinsight.annotation._confidence import expected_calibration_error
-from hdeepinsight.annotation._conformal import Calibration, check_nodes, leaf_scores, node_scores
+from hdeepinsight.annotation._conformal import check_nodes
 from hdeepinsight.annotation._decode import most_probable_leaf
 from hdeepinsight.taxonomy import (
     HierarchicalScores,
@@ -136,70 +136,6 @@ def evaluate_annotation(annotation: Annotation, nodes: np.ndarray) -> Evaluation
     )
 
 
-def calibrate(
-    annotation: Annotation, true_nodes: np.ndarray, *, source: str = "labelled cells"
-) -> Calibration:
-    """Score labelled cells for conformal label sets.
-
-    Parameters
-    ----------
-    annotation
-        Annotation of cells that whoever made the probabilities has not seen; any probabilities
-        over a taxonomy will do.
-    true_nodes
-        True node of every cell, shape ``(n_cells,)``, as ``taxonomy.encode(labels)`` gives it;
-        cells with 0 (unlabelled) are left out.
-    source
-        What the cells are, in plural, for messages.
-
-    Returns
-    -------
-    The calibration, for :meth:`Annotation.label_sets`.
-
-    Raises
-    ------
-    ValueError
-        If the nodes do not fit the cells or the taxonomy, or no cell has a label.
-
-    Examples
-    --------
-    The guess "CD4 T" is wrong for the second cell: only a set that reaches up to "T" holds the
-    truth, so the threshold must not be below the probability of "CD4 T".
-
-    >>> import numpy as np
-    >>> from hdeepinsight.annotation import Annotation, calibrate
-    >>> from hdeepinsight.taxonomy import Taxonomy
-    >>> tree = Taxonomy.from_nested({"T": ["CD4 T", "CD8 T"], "B": []})
-    >>> p = np.array([[1, 0.9, 0.1, 0.6, 0.3]] * 2)
-    >>> known = Annotation(taxonomy=tree, obs_names=["a", "b"], node_probabilities=p)
-    >>> calibrate(known, tree.encode(["CD4 T", "CD8 T"])).node_scores
-    array([0. , 0.6])
-
-    Notes
-    -----
-    The guess is the most probable leaf, whatever the decoder and threshold of the annotation. A
-    cell labelled at an inner node takes the largest score of its leaves: its set must hold them
-    all, which is conservative.
-    """
-    taxonomy = annotation.taxonomy
-    known = np.flatnonzero(check_nodes(taxonomy, true_nodes, len(annotation)) > 0)
-    if not known.size:
-        raise ValueError(
-            "No cell has a known label, so there is nothing to calibrate on. Encode labels of the "
-            "taxonomy with taxonomy.encode(labels)."
-        )
-    probabilities = annotation.node_probabilities[known].astype(np.float64)
-    truth, guess = np.asarray(true_nodes)[known], most_probable_leaf(taxonomy, probabilities)
-    return Calibration(
-        taxonomy=taxonomy,
-        true_nodes=truth,
-        predicted=guess,
-        node_scores=node_scores(taxonomy, probabilities, guess, truth),
-        leaf_scores=leaf_scores(taxonomy, probabilities, truth),
-        source=source,
-    )
-
-
 def level_calibration(
     taxonomy: Taxonomy, probabilities: np.ndarray, truth: np.ndarray, leaf: np.ndarray
 ) -> list[float]:
@@ -223,7 +159,6 @@ def level_calibration(
     Sure of "T", which is right twice, and as sure of "CD4", which is right once:
 
     >>> import numpy as np
-    >>> from hdeepinsight.annotation import level_calibration
     >>> from hdeepinsight.taxonomy import Taxonomy
     >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
     >>> p = np.array([[1.0, 1.0, 0.0, 1.0, 0.0]] * 2)

@@ -1,4 +1,4 @@
-"""The verdict on a query: whether it looks like what the model knows."""
+"""What is said of a query: whether it looks like what the model knows, and which steps it got."""
 
 from __future__ import annotations
 
@@ -88,6 +88,60 @@ class Verdict:
         return cls(light=light, sentences=tuple(map(str, data["sentences"])), figures=figures)
 
 
+#: What is said of a step that was taken, and of one that was not.
+STEPS = {
+    "adapt": ("Model adapted to the query", "Model not adapted to the query"),
+    "refine": (
+        "Labels smoothed over the neighbour graph",
+        "Labels not smoothed over the neighbour graph",
+    ),
+    "vote": ("Labels voted on by clusters", "No vote of clusters"),
+    "page": ("Page written", "No page written"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """One step that could be taken or left, decided without labels of the query.
+
+    Parameters
+    ----------
+    step
+        Name of the step, such as ``"adapt"`` or ``"refine"``.
+    applied
+        Whether the result contains it.
+    reason
+        Why, in a sentence.
+    figures
+        What the reason rests on, by name.
+
+    Examples
+    --------
+    >>> print(Decision(step="refine", applied=False, reason="210 cells are too few for a graph"))
+    Labels not smoothed over the neighbour graph: 210 cells are too few for a graph.
+    """
+
+    step: str
+    applied: bool
+    reason: str
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the decision in plain types.
+
+        Examples
+        --------
+        >>> from hdeepinsight.annotation import Decision
+        >>> Decision(step="adapt", applied=True, reason="the donors differ.").to_dict()
+        {'step': 'adapt', 'applied': True, 'reason': 'the donors differ.', 'figures': {}}
+        """
+        return vars(self) | {"figures": dict(self.figures)}
+
+    def __str__(self) -> str:
+        done, left = STEPS.get(self.step, (f"{self.step} applied", f"{self.step} left out"))
+        return f"{done if self.applied else left}: {self.reason}."
+
+
 MOST, MANY = 0.5, 0.15
 """Share of cells without a lineage that makes a verdict red, or yellow."""
 FEW_GENES = 0.5
@@ -126,7 +180,6 @@ def verdict(
     Examples
     --------
     >>> import numpy as np
-    >>> from hdeepinsight.annotation import verdict
     >>> from hdeepinsight.data import align_genes
     >>> from hdeepinsight.taxonomy import Taxonomy
     >>> report = align_genes(["NKG7", "CD3D"], ["CD3D", "NKG7"]).report
