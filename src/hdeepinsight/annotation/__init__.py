@@ -23,7 +23,6 @@ from hdeepinsight.annotation._conformal import (
     conformal_threshold,
 )
 from hdeepinsight.annotation._decode import (
-    Decoded,
     Decoder,
     check_decoder,
     check_threshold,
@@ -58,7 +57,6 @@ __all__ = [
     "Annotation",
     "Calibration",
     "Decision",
-    "Decoded",
     "Decoder",
     "Evaluation",
     "LabelSets",

@@ -125,10 +125,8 @@ def evaluate_annotation(annotation: Annotation, nodes: np.ndarray) -> Evaluation
         )
     taxonomy, truth = annotation.taxonomy, nodes[known]
     leaf, stop = annotation.leaf_nodes[known], annotation.stop_nodes[known]
-    errors = level_calibration(taxonomy, annotation.node_probabilities[known], truth, leaf)
-    levels = level_scores(taxonomy, truth, leaf).assign(ece=errors)
     return Evaluation(
-        levels=levels,
+        levels=score_levels(taxonomy, annotation.node_probabilities[known], truth, leaf),
         hierarchical=hierarchical_scores(taxonomy, truth, stop),
         mean_path_distance=float(path_distance(taxonomy, truth, stop).mean()),
         share_stopped=float((~np.isin(stop, taxonomy.leaves)).mean()),
@@ -136,10 +134,10 @@ def evaluate_annotation(annotation: Annotation, nodes: np.ndarray) -> Evaluation
     )
 
 
-def level_calibration(
+def score_levels(
     taxonomy: Taxonomy, probabilities: np.ndarray, truth: np.ndarray, leaf: np.ndarray
-) -> list[float]:
-    """Compute the expected calibration error of the decoded path at every level.
+) -> pd.DataFrame:
+    """Score the decoded path at every level, with its expected calibration error as ``ece``.
 
     Parameters
     ----------
@@ -152,7 +150,8 @@ def level_calibration(
 
     Returns
     -------
-    One number per level, over the cells whose label and leaf reach it.
+    One row per level, as :func:`level_scores` has it; ``ece`` over the cells whose label and leaf
+    reach the level.
 
     Examples
     --------
@@ -162,7 +161,8 @@ def level_calibration(
     >>> from hdeepinsight.taxonomy import Taxonomy
     >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
     >>> p = np.array([[1.0, 1.0, 0.0, 1.0, 0.0]] * 2)
-    >>> level_calibration(tree, p, tree.encode(["CD4", "CD8"]), tree.encode(["CD4", "CD4"]))
+    >>> scores = score_levels(tree, p, tree.encode(["CD4", "CD8"]), tree.encode(["CD4", "CD4"]))
+    >>> scores["ece"].tolist()
     [0.0, 0.5]
     """
     true_path, path = taxonomy.node_at_level[truth], taxonomy.node_at_level[leaf]
@@ -173,7 +173,7 @@ def level_calibration(
         errors.append(
             expected_calibration_error(probabilities[deep, here], here == true_path[deep, level])
         )
-    return errors
+    return level_scores(taxonomy, truth, leaf).assign(ece=errors)
 
 
 def level_metrics(taxonomy: Taxonomy, log_probs: np.ndarray, nodes: np.ndarray) -> dict[str, float]:
@@ -203,13 +203,9 @@ def level_metrics(taxonomy: Taxonomy, log_probs: np.ndarray, nodes: np.ndarray) 
     >>> level_metrics(tree, log_probs, np.array([2]))["log_loss"] - 0.2877 < 1e-4
     True
     """
-    probabilities, truth = np.exp(log_probs), nodes
+    probabilities = np.exp(log_probs)
     predicted = most_probable_leaf(taxonomy, probabilities)
-    scores = level_scores(taxonomy, truth, predicted)
     metrics = {"log_loss": float(-log_probs[np.arange(len(nodes)), nodes].mean())}
-    errors = level_calibration(taxonomy, probabilities, truth, predicted)
-    for (name, row), error in zip(scores.iterrows(), errors, strict=True):
-        metrics[f"accuracy_{name}"] = float(row["accuracy"])
-        metrics[f"macro_f1_{name}"] = float(row["macro_f1"])
-        metrics[f"ece_{name}"] = error
+    for level, row in score_levels(taxonomy, probabilities, nodes, predicted).iterrows():
+        metrics |= {f"{name}_{level}": float(row[name]) for name in ("accuracy", "macro_f1", "ece")}
     return metrics

@@ -480,8 +480,7 @@ def marker_opinion(
     above = torch.from_numpy(np.asarray(taxonomy.ancestor_matrix, dtype=np.float32))
 
     def opinion(counts: sparse.csr_matrix) -> np.ndarray:
-        found = matcher(torch.from_numpy(counts.toarray())).exp() @ above
-        return np.asarray(found.numpy())
+        return np.asarray((matcher(torch.from_numpy(counts.toarray())).exp() @ above).numpy())
 
     return opinion
 

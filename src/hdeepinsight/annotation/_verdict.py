@@ -192,15 +192,18 @@ def verdict(
     """
     found = {**figures, "gene_coverage": genes.coverage, "no_counts": float((~seen).mean())}
     lineages = _listed([taxonomy.label(int(node)) for node in taxonomy.children(0)])
-    points, light = [], _light(found)
-    if light == "green" and findings:
-        light = "yellow"
-    if figures and figures["similarity"] < ALIKE:
+    similarity, points = figures.get("similarity", 1.0), []
+    foreign = similarity < UNLIKE
+    lost = figures.get("unrecognised", 0.0) + figures.get("ambient", 0.0)
+    in_part = similarity < ALIKE or lost > MANY or genes.coverage < FEW_GENES
+    light: Light = "yellow" if in_part or findings or not figures else "green"
+    if foreign or lost > MOST:
+        light = "red"
+    if similarity < ALIKE:
         points.append(
-            f"Its mean expression correlates {figures['similarity']:.2f} with that of its labels; "
+            f"Its mean expression correlates {similarity:.2f} with that of its labels; "
             f"below {UNLIKE} none can be trusted."
         )
-    foreign = bool(figures) and figures["similarity"] < UNLIKE
     for name, text in SHARES.items():
         if figures.get(name, 0.0) >= WORTH_SAYING and not (foreign and name != "unrecognised"):
             points.append(f"{_percent(figures[name])} {text.format(lineages=lineages)}")
@@ -296,16 +299,6 @@ def judgement(
         "supported_depth": depth if limited else None,
         "stop_reasons": reasons if limited else None,
     }
-
-
-def _light(figures: Mapping[str, float]) -> Light:
-    if "similarity" not in figures:
-        return "yellow"
-    similarity, lost = figures["similarity"], figures["unrecognised"] + figures["ambient"]
-    if similarity < UNLIKE or lost > MOST:
-        return "red"
-    in_part = similarity < ALIKE or lost > MANY or figures["gene_coverage"] < FEW_GENES
-    return "yellow" if in_part else "green"
 
 
 def _percent(share: float) -> str:
