@@ -55,8 +55,9 @@ CHOICES = """\
 ## What each choice of our model is worth
 
 The default model with one thing changed: macro-F1 at the finest level, less that of the default
-with the same seed, all measured together, before training moved to the loaders of scvi-tools. Above zero the change is better. The last row is half the range of the default
-over its seeds; what lies within it is no difference.
+with the same seed, all measured together, before training moved to the loaders of scvi-tools.
+Above zero the change is better. The last row is half the range of the default over its seeds; what
+lies within it is no difference.
 """
 
 HEADROOM = """\
