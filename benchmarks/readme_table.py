@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from harness.registry import SPECS
-from harness.summary import Summary, clear_best, finest, mean_over, summarise
+from harness.summary import Summary, clear_best, finest, means, summarise
 from harness.tables import figure, table
 
 HERE = Path(__file__).resolve().parent
@@ -33,10 +33,7 @@ def results_table(rows: list[dict]) -> str:
     shown = [specs[name] for name in SHOWN if any(row["method"] == name for row in rows)]
     pairs = list(dict.fromkeys(row["pair"] for row in rows))
     columns = {pair: _column(rows, pair, [s.name for s in shown]) for pair in pairs}
-    columns["mean"] = {
-        s.name: mean_over([r for r in rows if r["method"] == s.name], "macro_f1", pairs)
-        for s in shown
-    }
+    columns |= means(rows, [s.name for s in shown])
     best = {title: clear_best(column) for title, column in columns.items()}
     lines = [
         [s.title, *(figure(c[s.name], bold=best[t] == s.name) for t, c in columns.items())]
@@ -65,18 +62,9 @@ def main(argv: list[str] | None = None) -> None:
     """Rewrite the README."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=HERE / "results" / "accuracy.json")
-    parser.add_argument(
-        "--renewed",
-        type=Path,
-        default=HERE / "results" / "accuracy_defaults.json",
-        help="rows of methods that were measured again later, which replace theirs",
-    )
     parser.add_argument("--readme", type=Path, default=HERE.parent / "README.md")
     args = parser.parse_args(argv)
-    renewed = json.loads(args.renewed.read_text())
-    methods = {row["method"] for row in renewed}
-    rows = [row for row in json.loads(args.results.read_text()) if row["method"] not in methods]
-    rows = rows + renewed
+    rows = json.loads(args.results.read_text())
     args.readme.write_text(replace(args.readme.read_text(), results_table(rows)))
 
 

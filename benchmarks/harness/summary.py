@@ -67,6 +67,27 @@ def mean_over(rows: Iterable[dict], key: str, pairs: Sequence[str]) -> Summary |
     return summarise([{key: np.mean([f[pair] for pair in pairs])} for f in complete], key)
 
 
+def means(rows: Iterable[dict], methods: Sequence[str]) -> dict[str, dict[str, Summary | None]]:
+    """Mean finest macro-F1 over the pairs that all methods were run on, and over all pairs.
+
+    Returns
+    -------
+    For each title of a column the summaries by method; the second column only where it differs.
+    """
+    rows = [row for row in finest(rows) if row["method"] in methods]
+    pairs = list(dict.fromkeys(row["pair"] for row in rows))
+    run = {(row["method"], row["pair"]) for row in rows}
+    shared = [p for p in pairs if all((m, p) in run for m in methods)]
+    return {
+        f"mean of {len(over)}": {
+            m: mean_over([row for row in rows if row["method"] == m], "macro_f1", over)
+            for m in methods
+        }
+        for over in (shared, pairs)
+        if over
+    }
+
+
 def clear_best(
     summaries: dict[str, Summary | None], *, lower_is_better: bool = False
 ) -> str | None:

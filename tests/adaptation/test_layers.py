@@ -3,6 +3,7 @@
 import copy
 import pickle
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,9 +12,10 @@ from torch import nn
 from hdeepinsight.adaptation import (
     AdapterSwitch,
     HeadAdapter,
+    Moments,
     NormAdapter,
+    insert_adapters,
     record_moments,
-    wrap_norms,
 )
 from hdeepinsight.nn import BatchNorm1d, LinearHead
 from hdeepinsight.taxonomy import Taxonomy, TreeAlgebra
@@ -55,17 +57,17 @@ def test_each_batch_is_changed_on_its_own_and_unknown_ones_never(norm: BatchNorm
 def test_full_share_takes_the_weighted_moments(norm: BatchNorm1d) -> None:
     adapter, _switch = adapted(norm, [1.0])
     cells, weights = torch.randn(40, 3) * 3, torch.rand(40)
-    with record_moments([adapter]) as (moments, told):
-        for part in (slice(0, 25), slice(25, 40)):
-            told.weights = weights[part]
+    moments = Moments()
+    for part in (slice(0, 25), slice(25, 40)):
+        with record_moments([adapter], [moments], weights[part]):
             adapter(cells[part])
-    adapter.blend(0, moments[0], 1.0)
+    adapter.blend(0, moments, 1.0)
     share = (weights / weights.sum()).view(-1, 1)
     mean = (share * cells).sum(0)
     torch.testing.assert_close(adapter.mean[0], mean)
     variance = (share * (cells - mean) ** 2).sum(0)
     torch.testing.assert_close(adapter.variance[0], variance, rtol=1e-4, atol=1e-4)
-    adapter.blend(0, moments[0], 0.0)
+    adapter.blend(0, moments, 0.0)
     assert torch.equal(adapter.mean[0], norm.running_mean)
 
 
@@ -82,11 +84,18 @@ def test_head_correction_starts_at_zero_and_spares_unknown_batches() -> None:
         )
 
 
-def test_wrapping_finds_every_norm_once() -> None:
+def test_every_norm_and_the_head_get_one_adapter_with_one_switch() -> None:
     network = nn.Sequential(BatchNorm1d(2), nn.Sequential(nn.Linear(2, 2), BatchNorm1d(2)))
-    adapters = wrap_norms(network, torch.ones(1), AdapterSwitch())
-    assert len(adapters) == 2
-    assert wrap_norms(network, torch.ones(1), AdapterSwitch()) == []
+    network.n_latent = 2
+    tree = TreeAlgebra(Taxonomy.from_nested({"T": [], "B": []}))
+    module = SimpleNamespace(
+        backbone=network, head=LinearHead(2, tree), tree=tree, temperature=torch.ones(1)
+    )
+    parameters = insert_adapters(module, [1.0])
+    norms = [layer for layer in network.modules() if isinstance(layer, NormAdapter)]
+    assert [type(norm.norm) for norm in norms] == [BatchNorm1d] * 2
+    assert all(norm.switch is module.head.switch for norm in norms)
+    assert len(parameters) == 2 * len(norms) + 2
 
 
 def test_threads_switch_on_their_own_and_copies_are_off(norm: BatchNorm1d) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hdeepinsight.annotation import NO_COUNTS, Annotation, Decision, Verdict
+from hdeepinsight.annotation import Annotation, Decision, Verdict
 from hdeepinsight.taxonomy import Taxonomy
 
 SETTINGS = [
@@ -211,12 +211,12 @@ def test_details_of_every_level_equal_plain_loops(ragged, annotated):
 
 def test_a_cell_without_counts_is_named_in_no_column(ragged, annotated):
     depth, reasons = np.full(60, 9), np.full(60, "", dtype=object)
-    depth[7], reasons[7] = 0, NO_COUNTS
+    depth[7], reasons[7] = 0, "no counts"
     result = annotated(ragged, supported_depth=depth, stop_reasons=reasons)
     frame = result.to_frame(details=True)
     labels = frame.select_dtypes("category").iloc[7]
     assert set(labels) == {"Unknown"}
-    assert frame["stop_reason"].iloc[7] == NO_COUNTS
+    assert frame["stop_reason"].iloc[7] == "no counts"
 
 
 def test_a_restricted_annotation_has_the_probabilities_of_what_remains(ragged, annotated):

@@ -11,7 +11,6 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 from hdeepinsight.annotation import (
     evaluate_annotation,
     expected_calibration_error,
-    level_calibration,
 )
 
 
@@ -91,7 +90,7 @@ def test_labels_at_inner_nodes_count_at_their_levels_alone(ragged, annotated):
 def test_calibration_uses_cells_whose_label_and_leaf_reach_the_level(ragged, annotated):
     result = annotated(ragged, n_cells=200)
     truth = np.random.default_rng(1).integers(1, ragged.n_nodes, 200)
-    errors = level_calibration(ragged, result.node_probabilities, truth, result.leaf_nodes)
+    errors = evaluate_annotation(result, truth).levels["ece"]
     for level, error in enumerate(errors, start=1):
         confidence, correct = [], []
         for p, t, leaf in zip(result.node_probabilities, truth, result.leaf_nodes, strict=True):

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from harness.summary import Summary, clear_best, less, mean_over, summarise
+from harness.summary import Summary, clear_best, less, mean_over, means, summarise
 from harness.tables import figure, table
 from readme_table import BEGIN, END, replace, results_table
 from report import Report
@@ -54,14 +54,13 @@ def test_the_page_says_what_each_choice_is_worth(tmp_path):
         *rows("schdeepinsight", [0.2, 0.3], level="coarse", kind="ours"),
         *rows("schdeepinsight", [0.8, 0.9], kind="ours"),
         *rows("random_layout", [0.9, 0.95], kind="control"),
-        *rows("popv", [0.5, 0.5]),
     ]
-    (tmp_path / "accuracy.json").write_text(json.dumps(records))
+    (tmp_path / "choices.json").write_text(json.dumps(records))
     assert Report(tmp_path)._choices().splitlines()[-2:] == [
         "| random pixel layout | +0.075 ± 0.025 | +0.075 ± 0.025 |",
         "| spread of the default | 0.050 | 0.050 |",
     ]
-    (tmp_path / "accuracy.json").write_text(json.dumps(rows("popv", [0.5])))
+    (tmp_path / "choices.json").write_text("[]")
     assert Report(tmp_path)._choices() == ""
 
 
@@ -94,6 +93,19 @@ def test_the_readme_table_shows_the_finest_level_of_a_few_methods():
         "| SCHDeepInsight, adapted and refined | **0.850 ± 0.050** | **0.850 ± 0.050** |",
         "| popV consensus | 0.500 ± 0.000 | 0.500 ± 0.000 |",
     ]
+
+
+def test_means_are_over_shared_pairs_and_over_all():
+    records = [
+        *rows("schdeepinsight", [0.8]),
+        *[row | {"pair": "hard"} for row in rows("schdeepinsight", [0.6])],
+        *rows("popv", [0.5]),
+    ]
+    found = means(records, ["schdeepinsight", "popv"])
+    assert list(found) == ["mean of 1", "mean of 2"]
+    assert found["mean of 1"]["popv"].mean == 0.5
+    assert found["mean of 2"]["schdeepinsight"].mean == pytest.approx(0.7)
+    assert found["mean of 2"]["popv"] is None
 
 
 def test_the_readme_keeps_everything_around_the_marks():

@@ -8,19 +8,18 @@ from hdeepinsight.adaptation._check import (
     AdaptationReport,
     LabelChange,
     check_adaptation,
-    explain_changes,
     follow_changes,
     weigh_changes,
 )
 from hdeepinsight.adaptation._layers import (
     AdapterSwitch,
     HeadAdapter,
+    Moments,
     NormAdapter,
     freeze_norms,
     insert_adapters,
     record_moments,
     use_adapters,
-    wrap_norms,
 )
 from hdeepinsight.adaptation._targets import (
     MovingAverage,
@@ -40,6 +39,7 @@ __all__ = [
     "AdapterSwitch",
     "HeadAdapter",
     "LabelChange",
+    "Moments",
     "MovingAverage",
     "NormAdapter",
     "QueryCells",
@@ -47,7 +47,6 @@ __all__ = [
     "balance_classes",
     "check_adaptation",
     "covered_share",
-    "explain_changes",
     "follow_changes",
     "freeze_norms",
     "insert_adapters",
@@ -58,5 +57,4 @@ __all__ = [
     "soft_cross_entropy",
     "use_adapters",
     "weigh_changes",
-    "wrap_norms",
 ]

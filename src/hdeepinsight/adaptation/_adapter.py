@@ -6,7 +6,7 @@ import copy
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -29,6 +29,7 @@ from hdeepinsight.adaptation._check import (
     follow_changes,
 )
 from hdeepinsight.adaptation._layers import (
+    Moments,
     NormAdapter,
     insert_adapters,
     record_moments,
@@ -43,10 +44,7 @@ from hdeepinsight.adaptation._targets import (
     select_targets,
     soft_cross_entropy,
 )
-from hdeepinsight.nn import GeneMasking, ProfileMatcher, profile_shift
-
-if TYPE_CHECKING:
-    from hdeepinsight.nn import LeafProfiles
+from hdeepinsight.nn import GeneMasking, LeafProfiles, ProfileMatcher, profile_shift
 
 logger = logging.getLogger(__name__)
 
@@ -183,28 +181,26 @@ class Adapter:
         run = _Run(adapted, cells, measured, profile, shrinkage, options, frozen, seed)
         run.adapt_statistics((before + profile) / 2, profiles.shares)
         run.train()
-        allowed = leaves_under(pristine.tree)[torch.as_tensor(cells.nodes)].to(measured.device)
         network, profile, held_out = (
-            restrict_to_labels(each, allowed)
+            restrict_to_labels(each, run.allowed)
             for each in (network_probs(adapted, cells, measured), profile, held_out)
         )
+        tree = pristine.tree.taxonomy
         self._weights, report = check_adaptation(
             before,
             network,
             profile,
             held_out,
-            [pristine.tree.taxonomy.label(int(leaf)) for leaf in pristine.tree.leaf_index],
+            list(map(tree.label, tree.leaves.tolist())),
             guard=options.guard,
             genes=float(measured.mean()),
             shift_query=profile_shift(query, profiles, measured.cpu()),
             shift_reference=shift,
             unlike=unlike,
         )
+        labelled = int((cells.nodes > 0).sum())
         self.report = replace(
-            report,
-            n_batches=len(self.batches),
-            n_labeled=int((cells.nodes > 0).sum()),
-            options=asdict(options),
+            report, n_batches=len(self.batches), n_labeled=labelled, options=asdict(options)
         )
         self._profiles, self._matcher = profiles, None
         self._shrinkage = shrinkage if self.is_applied else None
@@ -317,6 +313,8 @@ class _Run:
         freed = [part.requires_grad_() for part, frozen in parts if part is not None and not frozen]
         self.unfrozen = [parameter for part in freed for parameter in part.parameters()]
         self.adapters = insert_adapters(module, self.shrinkage)
+        nodes = torch.as_tensor(self.cells.nodes, device=self.measured.device)
+        self.labelled, self.allowed = nodes > 0, leaves_under(module.tree)[nodes]
 
     def adapt_statistics(self, mean_probs: Tensor, shares: Tensor) -> None:
         """Move each batch's statistics, its classes weighed as in the reference.
@@ -330,9 +328,9 @@ class _Run:
             rows = np.flatnonzero(self.cells.batch == batch)
             share = covered_share(mean_probs[rows], shares) * self.shrinkage[batch]
             weights = balance_classes(mean_probs[rows], shares)
-            with record_moments(norms) as (moments, told), torch.no_grad():
-                for some, part in self.cells[rows].parts():
-                    told.weights = weights[some]
+            moments = [Moments() for _ in norms]
+            for some, part in self.cells[rows].parts():
+                with record_moments(norms, moments, weights[some]), torch.no_grad():
                     self.module.inference(**part.tensors(self.measured))
             for norm, found in zip(norms, moments, strict=True):
                 norm.blend(batch, found, self.options.statistics * share)
@@ -361,11 +359,9 @@ class _Run:
                     targets = self.targets()
             rows = next(queries)
             with use_adapters(self.module, self.cells.batch[rows]):
-                conditional = self.augmented_log_probs(self.cells[rows], masking)
-                log_probs = self.module.tree.node_log_probs(conditional)
+                log_probs = self.augmented_log_probs(self.cells[rows], masking)
                 part = Targets(*(values[rows] for values in targets))
-                loss = soft_cross_entropy(log_probs[:, self.module.tree.leaf_index], part)
-                torch.autograd.backward(loss)
+                torch.autograd.backward(soft_cross_entropy(log_probs, part))
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
@@ -374,22 +370,19 @@ class _Run:
     def targets(self) -> Targets:
         """Return the mean of network and profiles, within what labels allow."""
         mean_probs = (network_probs(self.module, self.cells, self.measured) + self.profile) / 2
-        nodes = torch.as_tensor(self.cells.nodes, device=self.measured.device)
-        allowed = restrict_to_labels(mean_probs, leaves_under(self.module.tree)[nodes])
-        targets = select_targets(allowed)
-        labelled = (nodes > 0).to(targets.weights)
-        return Targets(targets.probabilities, torch.maximum(targets.weights, labelled))
+        found = select_targets(restrict_to_labels(mean_probs, self.allowed))
+        return Targets(found.probabilities, found.weights.maximum(self.labelled.to(mean_probs)))
 
     def augmented_log_probs(self, cells: QueryCells, masking: GeneMasking) -> Tensor:
-        """Return conditional log-probabilities of thinned cells with hidden genes."""
+        """Return log-probabilities of the leaves for thinned cells with hidden genes."""
         thinned = replace(cells, counts=self.module.thinning.sample(cells.counts, self.rng))
         inputs = thinned.tensors(self.measured)
         seed = int(torch.randint(2**31, (1,), generator=self.mask_rng))
         generator = torch.Generator().manual_seed(seed)
         keep = masking.sample(*thinned.counts.shape, generator=generator).to(self.measured.device)
         logits = self.module.inference(**inputs | {"measured": keep * inputs["measured"]})["logits"]
-        conditional: Tensor = self.module.tree.conditional_log_probs(logits)
-        return conditional
+        log_probs: Tensor = self.module.tree(logits)[:, self.module.tree.leaf_index]
+        return log_probs
 
 
 def _endless(n_cells: int, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from hdeepinsight.adaptation._layers import use_adapters
 from hdeepinsight.nn import LeafProfiles, LeafSums, ProfileMatcher
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
-
-    from hdeepinsight.taxonomy import TreeAlgebra
+from hdeepinsight.taxonomy import TreeAlgebra
 
 PART_CELLS = 1024
 
@@ -95,17 +92,9 @@ class QueryCells:
         return {name: values.to(measured) for name, values in found.items()}
 
 
-def leaf_numbers(tree: TreeAlgebra, nodes: np.ndarray) -> Tensor:
-    """Return the number of the leaf per cell, int64, shape ``(n_cells,)``; -1 for other nodes."""
-    return torch.from_numpy(pd.Index(tree.taxonomy.leaves).get_indexer(nodes))
-
-
 def leaves_under(tree: TreeAlgebra) -> Tensor:
     """Return whether each leaf is under each node, or is it, shape ``(n_nodes, n_leaves)``."""
-    paths = tree.node_at_level[tree.leaf_index].T.clamp_min(0)  # what is below a leaf is the root
-    under = paths.new_zeros(tree.taxonomy.n_nodes, paths.shape[1], dtype=torch.bool)
-    under[0] = True
-    return under.scatter(0, paths, value=True)
+    return torch.tensor(tree.taxonomy.ancestor_matrix.T, device=tree.leaf_index.device)
 
 
 def leaf_sums(module: Any, counts: csr_matrix, leaves: Tensor, measured: Tensor) -> LeafSums:
@@ -159,7 +148,7 @@ def reference_sums(
     >>> [int(sums.n_cells[0]) for sums in reference_sums(module, counts, np.full(3, leaf), donors)]
     [1, 2]
     """
-    leaves = leaf_numbers(module.tree, nodes)
+    leaves = torch.from_numpy(pd.Index(module.tree.taxonomy.leaves).get_indexer(nodes))
     measured = torch.ones(counts.shape[1], device=module.temperature.device)
     parts = [slice(None)] if batches is None else [batches == name for name in np.unique(batches)]
     return [leaf_sums(module, counts[part], leaves[part], measured) for part in parts]

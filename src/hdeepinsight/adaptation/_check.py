@@ -59,7 +59,6 @@ NAMED = 3
 #: Names of figures in the files of older releases, which also had some that nothing rested on.
 OLD_NAMES = {"referee": "held_out_marker_score", "n_types_before": "n_types"}
 
-Decision = Literal["adapted", "zero-shot"]
 Made = TypeVar("Made", "AdaptationFigures", "AdaptationReport")
 
 
@@ -156,11 +155,7 @@ class LabelChange:
 
 
 def weigh_changes(
-    plain: Tensor,
-    network: Tensor,
-    profiles: Tensor,
-    held_out: Tensor,
-    labels: Sequence[str],
+    plain: Tensor, network: Tensor, profiles: Tensor, held_out: Tensor, labels: Sequence[str]
 ) -> tuple[Tensor, tuple[LabelChange, ...]]:
     """Weigh every change from one leaf to another by the opinion that supports it least.
 
@@ -196,13 +191,9 @@ def weigh_changes(
     """
     opinions = {"plain": plain, "network": network, "profiles": profiles, "held_out": held_out}
     old, new = plain.argmax(1), (network + profiles).argmax(1)
-    cells = pd.DataFrame(
-        {
-            name: each.gather(1, new[:, None]).ravel().cpu().numpy()
-            for name, each in opinions.items()
-        }
-    )
-    cells["old"], cells["new"] = old.cpu().numpy(), new.cpu().numpy()
+    of_new = {name: each.gather(1, new[:, None]).ravel() for name, each in opinions.items()}
+    columns = of_new | {"old": old, "new": new}
+    cells = pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
     weights, changes = SAME_LEAF * torch.eye(plain.shape[1]), []
     for (leaf, other), part in cells[cells["old"] != cells["new"]].groupby(["old", "new"]):
         means, n_cells = part[list(opinions)].astype(float).mean().to_dict(), len(part)
@@ -268,10 +259,7 @@ class AdaptationFigures:
     --------
     >>> from hdeepinsight.adaptation import AdaptationFigures
     >>> figures = AdaptationFigures(
-    ...     changed=0.08,
-    ...     held_out_marker_score=1.3,
-    ...     n_types=9.5,
-    ...     unlike=0.5,
+    ...     changed=0.08, held_out_marker_score=1.3, n_types=9.5, unlike=0.5
     ... )
     >>> figures.doubt()[1].split(",")[0]
     'the query does not look like the reference: 50% of its cells get no label'
@@ -369,7 +357,7 @@ class AdaptationReport:
     (210, 1, 0)
     """
 
-    decision: Decision
+    decision: Literal["adapted", "zero-shot"]
     reason: str
     figures: AdaptationFigures
     n_cells: int
@@ -420,14 +408,9 @@ class AdaptationReport:
         True
         """
         figures = {OLD_NAMES.get(name, name): value for name, value in values["figures"].items()}
-        return _known(
-            cls,
-            values
-            | {
-                "figures": _known(AdaptationFigures, figures),
-                "changes": tuple(LabelChange(**each) for each in values.get("changes", ())),
-            },
-        )
+        changes = tuple(LabelChange(**each) for each in values.get("changes", ()))
+        further = {"figures": _known(AdaptationFigures, figures), "changes": changes}
+        return _known(cls, values | further)
 
 
 def check_adaptation(
@@ -497,7 +480,6 @@ def explain_changes(changes: Sequence[LabelChange]) -> str:
 
     Examples
     --------
-    >>> from hdeepinsight.adaptation import LabelChange, explain_changes
     >>> opinions = {"plain": 0.1, "profiles": 0.9, "held_out": 0.8}
     >>> changes = [
     ...     LabelChange(old="CD8", new="CD4", n_cells=57, network=0.7, **opinions, followed=1.0),
@@ -509,16 +491,12 @@ def explain_changes(changes: Sequence[LabelChange]) -> str:
     >>> refused
     'refused, for little support or few cells: Mono to Mk (49 cells, 20%)'
     """
-    if not changes:
-        return "no label would change"
-    kept = [change for change in changes if change.followed]
-    refused = [change for change in changes if not change.followed]
-    said = []
-    if kept:
-        said.append(f"network, profiles and held-out markers support {_named(kept)}")
-    if refused:
-        said.append(f"refused, for little support or few cells: {_named(refused)}")
-    return "; ".join(said)
+    said = {
+        "network, profiles and held-out markers support": [c for c in changes if c.followed],
+        "refused, for little support or few cells:": [c for c in changes if not c.followed],
+    }
+    named = (f"{start} {_named(some)}" for start, some in said.items() if some)
+    return "; ".join(named) or "no label would change"
 
 
 def _named(changes: Sequence[LabelChange]) -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hdeepinsight._errors import invalid
 from hdeepinsight.nn import BatchNorm1d, BatchNorm2d, FrozenNorm
 
 
@@ -53,7 +51,24 @@ class AdapterSwitch(threading.local):
             self.batch = before
 
 
-class NormAdapter(nn.Module):
+class _PerBatch(nn.Module):
+    """What all adapters have: a switch, and the share of the adaptation that each batch keeps."""
+
+    shrinkage: Tensor
+
+    def __init__(self, shrinkage: Tensor, switch: AdapterSwitch) -> None:
+        super().__init__()
+        self.switch = switch
+        # The last row serves cells of no adapted batch, index -1.
+        self.register_buffer("shrinkage", torch.cat([shrinkage, shrinkage.new_zeros(1)]))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *further: Any) -> None:
+        if (old := f"{prefix}trust") in state_dict:  # its name in older files
+            state_dict[f"{prefix}shrinkage"] = state_dict.pop(old)
+        super()._load_from_state_dict(state_dict, prefix, *further)
+
+
+class NormAdapter(_PerBatch):
     r"""A batch normalisation with statistics, scale and shift of its own for every query batch.
 
     Parameters
@@ -85,25 +100,18 @@ class NormAdapter(nn.Module):
     True
     """
 
-    shrinkage: Tensor
     mean: Tensor
     variance: Tensor
 
     def __init__(
         self, norm: BatchNorm1d | BatchNorm2d, shrinkage: Tensor, switch: AdapterSwitch
     ) -> None:
-        super().__init__()
-        if norm.running_mean is None or norm.running_var is None:
-            raise invalid("norm", norm, "a normalisation that keeps running statistics")
-        self.norm, self.switch = norm, switch
-        self.register_buffer("shrinkage", _with_last_row(shrinkage))
-        self.register_load_state_dict_pre_hook(_read_trust)  # type: ignore[no-untyped-call]
-        n_rows = len(self.shrinkage)  # the last row serves cells of no adapted batch, index -1
-        self.register_buffer("mean", norm.running_mean.repeat(n_rows, 1))
-        self.register_buffer("variance", norm.running_var.repeat(n_rows, 1))
-        like = norm.running_mean
-        self.scale = nn.Parameter(like.new_zeros(n_rows, norm.num_features))
-        self.shift = nn.Parameter(like.new_zeros(n_rows, norm.num_features))
+        super().__init__(shrinkage, switch)
+        self.norm, n_rows = norm, len(self.shrinkage)
+        self.register_buffer("mean", norm.get_buffer("running_mean").repeat(n_rows, 1))
+        self.register_buffer("variance", norm.get_buffer("running_var").repeat(n_rows, 1))
+        self.scale = nn.Parameter(torch.zeros_like(self.mean))
+        self.shift = nn.Parameter(torch.zeros_like(self.mean))
 
     def forward(self, values: Tensor) -> Tensor:
         """Normalise values, shape ``(n_cells, n_features, ...)``."""
@@ -137,7 +145,7 @@ class NormAdapter(nn.Module):
         self.variance[batch] = torch.lerp(self.variance[-1], variance, share)
 
 
-class HeadAdapter(nn.Module):
+class HeadAdapter(_PerBatch):
     """The head of the reference with a linear correction for query cells, zero at the start.
 
     Parameters
@@ -163,20 +171,16 @@ class HeadAdapter(nn.Module):
     True
     """
 
-    shrinkage: Tensor
-
     def __init__(
         self, head: nn.Module, n_latent: int, n_edges: int, shrinkage: Tensor, switch: AdapterSwitch
     ) -> None:
-        super().__init__()
-        self.head, self.switch = head, switch
+        super().__init__(shrinkage, switch)
+        self.head = head
         # Without its random start, which would move the random numbers of the whole process.
         empty = nn.Linear(n_latent, n_edges, device="meta")
         self.correction = empty.to_empty(device=shrinkage.device)
         nn.init.zeros_(self.correction.weight)
         nn.init.zeros_(self.correction.bias)
-        self.register_buffer("shrinkage", _with_last_row(shrinkage))
-        self.register_load_state_dict_pre_hook(_read_trust)  # type: ignore[no-untyped-call]
 
     def forward(self, latent: Tensor, nodes: Tensor | None = None) -> Tensor:
         """Return logits, shape ``(n_cells, n_edges)``, of features ``(n_cells, n_latent)``."""
@@ -188,7 +192,17 @@ class HeadAdapter(nn.Module):
 
 
 class Moments:
-    """Running weighted moments of the inputs of a normalisation."""
+    """Running weighted moments of the inputs of a normalisation.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.adaptation import Moments
+    >>> moments = Moments()
+    >>> moments.add(torch.tensor([[1.0], [4.0]]), weights=torch.tensor([2.0, 1.0]))
+    >>> moments.first / moments.total
+    tensor([2.])
+    """
 
     def __init__(self) -> None:
         self.total, self.first, self.second = (torch.zeros(()) for _ in range(3))
@@ -203,61 +217,30 @@ class Moments:
 
 
 @contextmanager
-def record_moments(adapters: list[NormAdapter]) -> Iterator[tuple[list[Moments], AdapterWeights]]:
-    """Collect the moments of what goes into each adapter, cells weighted as told.
+def record_moments(
+    adapters: list[NormAdapter], moments: list[Moments], weights: Tensor
+) -> Iterator[None]:
+    """Add what goes into each adapter to its moments, for cells with these weights.
 
     Examples
     --------
     >>> import torch
-    >>> from hdeepinsight.adaptation import AdapterSwitch, NormAdapter, record_moments
+    >>> from hdeepinsight.adaptation import AdapterSwitch, Moments, NormAdapter, record_moments
     >>> from hdeepinsight.nn import BatchNorm1d
     >>> adapter = NormAdapter(BatchNorm1d(2).eval(), torch.ones(1), AdapterSwitch())
-    >>> with record_moments([adapter]) as (moments, told):
-    ...     told.weights = torch.ones(3)
+    >>> moments = Moments()
+    >>> with record_moments([adapter], [moments], torch.ones(3)):
     ...     _ = adapter(torch.full((3, 2), 5.0))
-    >>> moments[0].first / moments[0].total
+    >>> moments.first / moments.total
     tensor([5., 5.])
     """
-    found, told = [Moments() for _ in adapters], AdapterWeights()
-    handles = [
-        adapter.register_forward_pre_hook(
-            lambda _, inputs, moments=moments: moments.add(inputs[0], told.weights)
-        )
-        for adapter, moments in zip(adapters, found, strict=True)
-    ]
-    try:
-        yield found, told
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@dataclass
-class AdapterWeights:
-    """Weights of the cells of the mini-batch that goes through the network now."""
-
-    weights: Tensor = field(default_factory=lambda: torch.ones(0))
-
-
-def wrap_norms(network: nn.Module, shrinkage: Tensor, switch: AdapterSwitch) -> list[NormAdapter]:
-    """Put an adapter around every batch normalisation of a network, in place.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from hdeepinsight.adaptation import AdapterSwitch, wrap_norms
-    >>> from hdeepinsight.nn import BatchNorm1d
-    >>> network = torch.nn.Sequential(torch.nn.Linear(3, 2), BatchNorm1d(2))
-    >>> len(wrap_norms(network, torch.ones(1), AdapterSwitch())), type(network[1]).__name__
-    (1, 'NormAdapter')
-    """
-    adapters = []
-    for parent in list(network.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, BatchNorm1d | BatchNorm2d) and not isinstance(parent, NormAdapter):
-                adapters.append(NormAdapter(child, shrinkage, switch))
-                setattr(parent, name, adapters[-1])
-    return adapters
+    with ExitStack() as hooks:
+        for adapter, own in zip(adapters, moments, strict=True):
+            hook = adapter.register_forward_pre_hook(
+                lambda _, inputs, own=own: own.add(inputs[0], weights)
+            )
+            hooks.enter_context(hook)
+        yield
 
 
 def insert_adapters(module: Any, shrinkage: list[float]) -> list[nn.Parameter]:
@@ -288,10 +271,14 @@ def insert_adapters(module: Any, shrinkage: list[float]) -> list[nn.Parameter]:
     if module.backbone is None or module.head is None:
         return []
     switch, share = AdapterSwitch(), torch.tensor(shrinkage, device=module.temperature.device)
-    norms = wrap_norms(module.backbone, share, switch)
+    parameters: list[nn.Parameter] = []
+    for parent in list(module.backbone.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, BatchNorm1d | BatchNorm2d):
+                setattr(parent, name, norm := NormAdapter(child, share, switch))
+                parameters += [norm.scale, norm.shift]
     n_latent, n_edges = module.backbone.n_latent, module.tree.taxonomy.n_edges
     module.head = HeadAdapter(module.head, n_latent, n_edges, share, switch)
-    parameters = [parameter for norm in norms for parameter in (norm.scale, norm.shift)]
     return [*parameters, *module.head.correction.parameters()]
 
 
@@ -353,16 +340,3 @@ def freeze_norms(network: nn.Module, batch: int = -1) -> None:
         for name, child in parent.named_children():
             if isinstance(child, _BatchNorm) and not isinstance(parent, NormAdapter):
                 setattr(parent, name, FrozenNorm(child))
-
-
-def _with_last_row(shrinkage: Tensor) -> Tensor:
-    """Append the 0 that index -1 finds."""
-    return torch.cat([shrinkage, shrinkage.new_zeros(1)])
-
-
-def _read_trust(
-    module: nn.Module, state_dict: dict[str, Any], prefix: str, *_further: object
-) -> None:
-    """Take the buffer under its old name, "trust", too."""
-    if f"{prefix}trust" in state_dict:
-        state_dict[f"{prefix}shrinkage"] = state_dict.pop(f"{prefix}trust")

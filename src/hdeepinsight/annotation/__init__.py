@@ -3,7 +3,6 @@
 from hdeepinsight.annotation._anndata_io import Additions, check_cells, check_same_cells, storable
 from hdeepinsight.annotation._annotation import (
     Annotation,
-    Decision,
     annotation_additions,
     check_level_names,
     leaves_named,
@@ -19,11 +18,11 @@ from hdeepinsight.annotation._confidence import (
 from hdeepinsight.annotation._conformal import (
     Calibration,
     LabelSets,
+    calibrate,
     check_nodes,
     conformal_threshold,
 )
 from hdeepinsight.annotation._decode import (
-    Decoded,
     Decoder,
     check_decoder,
     check_threshold,
@@ -35,9 +34,7 @@ from hdeepinsight.annotation._decode import (
 )
 from hdeepinsight.annotation._evaluate import (
     Evaluation,
-    calibrate,
     evaluate_annotation,
-    level_calibration,
     level_metrics,
 )
 from hdeepinsight.annotation._external import (
@@ -50,18 +47,16 @@ from hdeepinsight.annotation._external import (
     normalise_classes,
 )
 from hdeepinsight.annotation._novelty import ReferenceBank
-from hdeepinsight.annotation._trust import NO_COUNTS, NO_LIMIT, QueryJudge, marker_opinion
-from hdeepinsight.annotation._verdict import Reject, Verdict, judgement, verdict
+from hdeepinsight.annotation._trust import NO_LIMIT, QueryJudge, marker_opinion
+from hdeepinsight.annotation._verdict import Decision, Reject, Verdict, judgement
 
 __all__ = [
-    "NO_COUNTS",
     "NO_LIMIT",
     "PROBABILITY_TOLERANCE",
     "Additions",
     "Annotation",
     "Calibration",
     "Decision",
-    "Decoded",
     "Decoder",
     "Evaluation",
     "LabelSets",
@@ -88,7 +83,6 @@ __all__ = [
     "judgement",
     "label_nodes",
     "leaves_named",
-    "level_calibration",
     "level_metrics",
     "marker_opinion",
     "match_mean_confidence",
@@ -102,5 +96,4 @@ __all__ = [
     "normalise_classes",
     "sharpen",
     "storable",
-    "verdict",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +15,7 @@ from numpy.typing import ArrayLike
 
 from hdeepinsight._errors import check_choice, check_number, counted, invalid
 from hdeepinsight._io import atomic_write
-from hdeepinsight._keys import (
-    ADDED_KEYS,
-    LABEL_COLUMNS,
-    ONTOLOGY_KEY,
-    ONTOLOGY_NAME,
-    UNKNOWN_TERM,
-)
+from hdeepinsight._keys import ADDED_KEYS, LABEL_COLUMNS, ONTOLOGY_KEY, ONTOLOGY_NAME, UNKNOWN_TERM
 from hdeepinsight._palette import MISSING, tree_colors
 from hdeepinsight.annotation._anndata_io import Additions, check_cells, from_text, storable, to_text
 from hdeepinsight.annotation._confidence import PROBABILITY_TOLERANCE
@@ -37,7 +31,6 @@ from hdeepinsight.annotation._decode import (
 from hdeepinsight.annotation._external import (
     TABLE_COLUMNS,
     class_nodes,
-    common_depth,
     label_probabilities,
     next_above,
     node_mass,
@@ -46,67 +39,15 @@ from hdeepinsight.annotation._external import (
 )
 from hdeepinsight.annotation._novelty import NoveltyLevel
 from hdeepinsight.annotation._trust import NO_COUNTS
-from hdeepinsight.annotation._verdict import Verdict
+from hdeepinsight.annotation._verdict import Decision, Verdict
 from hdeepinsight.data import GeneReport, InputReport
-from hdeepinsight.taxonomy import Taxonomy, cell_type
+from hdeepinsight.taxonomy import Taxonomy, cell_type, path_distance
 
 #: Columns of ``novelty`` that are written beside the labels, and those among the details.
 NOVELTY_COLUMNS = ("lineage_p_value", "type_p_value", "is_doublet", "is_ambient")
 NOVELTY_DETAILS = ("doublet_score", "ambient_score")
-#: What is said of a step that was taken, and of one that was not.
-STEPS = {
-    "adapt": ("Model adapted to the query", "Model not adapted to the query"),
-    "refine": (
-        "Labels smoothed over the neighbour graph",
-        "Labels not smoothed over the neighbour graph",
-    ),
-    "vote": ("Labels voted on by clusters", "No vote of clusters"),
-    "page": ("Page written", "No page written"),
-}
 #: Why a label stops where no child is probable enough.
 IMPROBABLE = "no type below is probable enough"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decision:
-    """One step that could be taken or left, decided without labels of the query.
-
-    Parameters
-    ----------
-    step
-        Name of the step, such as ``"adapt"`` or ``"refine"``.
-    applied
-        Whether the result contains it.
-    reason
-        Why, in a sentence.
-    figures
-        What the reason rests on, by name.
-
-    Examples
-    --------
-    >>> print(Decision(step="refine", applied=False, reason="210 cells are too few for a graph"))
-    Labels not smoothed over the neighbour graph: 210 cells are too few for a graph.
-    """
-
-    step: str
-    applied: bool
-    reason: str
-    figures: Mapping[str, float] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the decision in plain types.
-
-        Examples
-        --------
-        >>> from hdeepinsight.annotation import Decision
-        >>> Decision(step="adapt", applied=True, reason="the donors differ.").to_dict()
-        {'step': 'adapt', 'applied': True, 'reason': 'the donors differ.', 'figures': {}}
-        """
-        return vars(self) | {"figures": dict(self.figures)}
-
-    def __str__(self) -> str:
-        done, left = STEPS.get(self.step, (f"{self.step} applied", f"{self.step} left out"))
-        return f"{done if self.applied else left}: {self.reason}."
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -295,7 +236,9 @@ class Annotation:
             threshold=next_above(threshold),
         )
         # What speaks against a label may add up in a branch that nobody named.
-        return replace(made, supported_depth=common_depth(taxonomy, made.stop_nodes, nodes))
+        depth, edges = taxonomy.depth, path_distance(taxonomy, made.stop_nodes, nodes)
+        common = (depth[made.stop_nodes] + depth[nodes] - edges) // 2
+        return replace(made, supported_depth=common)
 
     @classmethod
     def from_probabilities(
@@ -422,7 +365,7 @@ class Annotation:
         >>> result.level_nodes(2)
         array([3, 2])
         """
-        depth = np.full(len(self), depth_of_level(self.taxonomy, level))
+        depth = depth_of_level(self.taxonomy, level)
         return truncate_to_depth(self.taxonomy, self.stop_nodes, depth)
 
     def _label_frame(self, *, fill: bool) -> pd.DataFrame:
@@ -661,8 +604,7 @@ class Annotation:
                 "a model that held cells out in training, or pass "
                 "calibration=hdi.annotation.calibrate(annotation_of_labelled_cells, true_nodes)."
             )
-        cells = self.taxonomy, self.obs_names, self.node_probabilities
-        return label_sets(*cells, calibration, alpha=alpha, kind=kind, groups=groups)
+        return label_sets(self, calibration, alpha=alpha, kind=kind, groups=groups)
 
     def rejected(self, alpha: float = 0.05, *, unknown: NoveltyLevel = "lineage") -> Annotation:
         """Stop cells earlier that are novel to the reference.
@@ -753,10 +695,9 @@ class Annotation:
         [1.0]
         """
         tree = self.taxonomy
-        allowed = np.isin(tree.leaves, leaves_named(tree, "types", types))
-        if types is None:
-            allowed[:] = True
-        allowed &= ~np.isin(tree.leaves, leaves_named(tree, "exclude", exclude))
+        kept = tree.leaves if types is None else leaves_named(tree, "types", types)
+        left_out = leaves_named(tree, "exclude", exclude)
+        allowed = np.isin(tree.leaves, kept) & ~np.isin(tree.leaves, left_out)
         if not allowed.any():
             raise ValueError(
                 "types and exclude leave no type of the model: each of "
@@ -768,12 +709,12 @@ class Annotation:
         leaves = np.where(
             total > 0, leaves / np.where(total > 0, total, 1), allowed / allowed.sum()
         )
-        given = {"types": None if types is None else list(types), "exclude": list(exclude)}
+        given = {"types": types, "exclude": exclude}
         return replace(
             self,
             node_probabilities=leaves @ tree.ancestor_matrix,
             calibration=None,
-            recipe={**self.recipe, **{name: value for name, value in given.items() if value}},
+            recipe=self.recipe | {name: list(value) for name, value in given.items() if value},
         )
 
     def to_table(
@@ -815,9 +756,8 @@ class Annotation:
 
     def _candidates(self, depth: int) -> np.ndarray:
         """Return the nodes of a level, and the leaves above it; one of them is each cell's."""
-        tree = self.taxonomy
-        shallow = np.isin(np.arange(tree.n_nodes), tree.leaves) & (tree.depth < depth)
-        return np.flatnonzero((tree.depth == depth) | shallow)
+        own, is_leaf = self.taxonomy.depth, self.taxonomy.n_children == 0
+        return np.flatnonzero((own == depth) | (is_leaf & (own < depth)))
 
     def to_frame(self, *, fill: bool = True, details: bool = False) -> pd.DataFrame:
         """Return labels, confidence, and why labels stop, one row per cell.
@@ -864,7 +804,7 @@ class Annotation:
         rows = np.arange(len(self))
         for depth, level in enumerate(self.taxonomy.level_names if details else (), start=1):
             nodes, candidates = self.level_nodes(depth), self._candidates(depth)
-            own = truncate_to_depth(self.taxonomy, self.leaf_nodes, np.full(len(self), depth))
+            own = truncate_to_depth(self.taxonomy, self.leaf_nodes, depth)
             others = self.node_probabilities[:, candidates].copy()
             others[rows, np.searchsorted(candidates, own)] = -1.0
             second = others.argmax(axis=1)

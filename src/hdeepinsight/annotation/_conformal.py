@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,9 @@ from hdeepinsight.annotation._decode import (
     node_names,
 )
 from hdeepinsight.taxonomy import Taxonomy
+
+if TYPE_CHECKING:
+    from hdeepinsight.annotation._annotation import Annotation
 
 SetKind = Literal["nodes", "leaves"]
 
@@ -167,11 +170,6 @@ def node_scores(
     return np.where(missed.any(axis=1), score, 0.0)
 
 
-def leaf_scores(taxonomy: Taxonomy, probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    own = taxonomy.ancestor_matrix[:, truth].T
-    return np.asarray(np.where(own, mass_before(taxonomy, probabilities), 0.0).max(axis=1))
-
-
 def check_nodes(taxonomy: Taxonomy, nodes: np.ndarray, n_cells: int) -> np.ndarray:
     """Return nodes as an array; raise ``ValueError`` where they do not fit the cells or the tree.
 
@@ -192,6 +190,71 @@ def check_nodes(taxonomy: Taxonomy, nodes: np.ndarray, n_cells: int) -> np.ndarr
             f"{found.dtype}. Encode labels with taxonomy.encode(labels)."
         )
     return found
+
+
+def calibrate(
+    annotation: Annotation, true_nodes: np.ndarray, *, source: str = "labelled cells"
+) -> Calibration:
+    """Score labelled cells for conformal label sets.
+
+    Parameters
+    ----------
+    annotation
+        Annotation of cells that whoever made the probabilities has not seen; any probabilities
+        over a taxonomy will do.
+    true_nodes
+        True node of every cell, shape ``(n_cells,)``, as ``taxonomy.encode(labels)`` gives it;
+        cells with 0 (unlabelled) are left out.
+    source
+        What the cells are, in plural, for messages.
+
+    Returns
+    -------
+    The calibration, for :meth:`Annotation.label_sets`.
+
+    Raises
+    ------
+    ValueError
+        If the nodes do not fit the cells or the taxonomy, or no cell has a label.
+
+    Examples
+    --------
+    The guess "CD4 T" is wrong for the second cell: only a set that reaches up to "T" holds the
+    truth, so the threshold must not be below the probability of "CD4 T".
+
+    >>> import numpy as np
+    >>> from hdeepinsight.annotation import Annotation, calibrate
+    >>> from hdeepinsight.taxonomy import Taxonomy
+    >>> tree = Taxonomy.from_nested({"T": ["CD4 T", "CD8 T"], "B": []})
+    >>> p = np.array([[1, 0.9, 0.1, 0.6, 0.3]] * 2)
+    >>> known = Annotation(taxonomy=tree, obs_names=["a", "b"], node_probabilities=p)
+    >>> calibrate(known, tree.encode(["CD4 T", "CD8 T"])).node_scores
+    array([0. , 0.6])
+
+    Notes
+    -----
+    The guess is the most probable leaf, whatever the decoder and threshold of the annotation. A
+    cell labelled at an inner node takes the largest score of its leaves: its set must hold them
+    all, which is conservative.
+    """
+    taxonomy = annotation.taxonomy
+    known = np.flatnonzero(check_nodes(taxonomy, true_nodes, len(annotation)) > 0)
+    if not known.size:
+        raise ValueError(
+            "No cell has a known label, so there is nothing to calibrate on. Encode labels of the "
+            "taxonomy with taxonomy.encode(labels)."
+        )
+    probabilities = annotation.node_probabilities[known].astype(np.float64)
+    truth, guess = np.asarray(true_nodes)[known], most_probable_leaf(taxonomy, probabilities)
+    own = taxonomy.ancestor_matrix[:, truth].T
+    return Calibration(
+        taxonomy=taxonomy,
+        true_nodes=truth,
+        predicted=guess,
+        node_scores=node_scores(taxonomy, probabilities, guess, truth),
+        leaf_scores=np.where(own, mass_before(taxonomy, probabilities), 0.0).max(axis=1),
+        source=source,
+    )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -373,9 +436,7 @@ class LabelSets:
 
 
 def label_sets(
-    taxonomy: Taxonomy,
-    obs_names: pd.Index,
-    probabilities: np.ndarray,
+    annotation: Annotation,
     calibration: Calibration,
     *,
     alpha: float,
@@ -383,6 +444,7 @@ def label_sets(
     groups: int | str | None,
 ) -> LabelSets:
     """Build conformal label sets; see :meth:`Annotation.label_sets`."""
+    taxonomy, probabilities = annotation.taxonomy, annotation.node_probabilities
     if not 0.0 < alpha < 1.0:
         hint = "Use 0.1 for sets of which nine in ten hold the truth."
         raise invalid("alpha", alpha, "a number between 0 and 1, both excluded", hint)
@@ -407,7 +469,7 @@ def label_sets(
         contains = mass_before(taxonomy, probabilities) <= threshold
     return LabelSets(
         taxonomy=taxonomy,
-        obs_names=obs_names,
+        obs_names=annotation.obs_names,
         contains=np.asarray(contains),
         alpha=alpha,
         kind=kind,

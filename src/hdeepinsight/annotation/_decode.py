@@ -156,7 +156,9 @@ def deepest_on_path(
     return np.where(depth > 0, on_path, 0)
 
 
-def truncate_to_depth(taxonomy: Taxonomy, nodes: np.ndarray, max_depth: np.ndarray) -> np.ndarray:
+def truncate_to_depth(
+    taxonomy: Taxonomy, nodes: np.ndarray, max_depth: int | np.ndarray
+) -> np.ndarray:
     """Return the ancestor of every node that is no deeper than allowed, shape ``(n_cells,)``.
 
     Examples
@@ -167,7 +169,7 @@ def truncate_to_depth(taxonomy: Taxonomy, nodes: np.ndarray, max_depth: np.ndarr
     >>> truncate_to_depth(tree, np.array([3, 3, 2]), np.array([2, 1, 0]))
     array([3, 1, 0])
     """
-    rows, allowed = np.arange(len(nodes)), np.asarray(max_depth)
+    rows, allowed = np.arange(len(nodes)), np.broadcast_to(max_depth, len(nodes))
     above = taxonomy.node_at_level[nodes][rows, allowed.clip(1, taxonomy.max_depth) - 1]
     lifted = np.where(allowed < 1, 0, above)
     return np.where(taxonomy.depth[nodes] <= allowed, nodes, lifted)

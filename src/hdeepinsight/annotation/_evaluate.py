@@ -1,4 +1,4 @@
-"""An annotation of cells whose labels are known: its scores, and what it is calibrated by."""
+"""Scores of an annotation of cells whose labels are known."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 
 from hdeepinsight.annotation._annotation import Annotation
 from hdeepinsight.annotation._confidence import expected_calibration_error
-from hdeepinsight.annotation._conformal import Calibration, check_nodes, leaf_scores, node_scores
+from hdeepinsight.annotation._conformal import check_nodes
 from hdeepinsight.annotation._decode import most_probable_leaf
 from hdeepinsight.taxonomy import (
     HierarchicalScores,
@@ -125,10 +125,8 @@ def evaluate_annotation(annotation: Annotation, nodes: np.ndarray) -> Evaluation
         )
     taxonomy, truth = annotation.taxonomy, nodes[known]
     leaf, stop = annotation.leaf_nodes[known], annotation.stop_nodes[known]
-    errors = level_calibration(taxonomy, annotation.node_probabilities[known], truth, leaf)
-    levels = level_scores(taxonomy, truth, leaf).assign(ece=errors)
     return Evaluation(
-        levels=levels,
+        levels=score_levels(taxonomy, annotation.node_probabilities[known], truth, leaf),
         hierarchical=hierarchical_scores(taxonomy, truth, stop),
         mean_path_distance=float(path_distance(taxonomy, truth, stop).mean()),
         share_stopped=float((~np.isin(stop, taxonomy.leaves)).mean()),
@@ -136,74 +134,10 @@ def evaluate_annotation(annotation: Annotation, nodes: np.ndarray) -> Evaluation
     )
 
 
-def calibrate(
-    annotation: Annotation, true_nodes: np.ndarray, *, source: str = "labelled cells"
-) -> Calibration:
-    """Score labelled cells for conformal label sets.
-
-    Parameters
-    ----------
-    annotation
-        Annotation of cells that whoever made the probabilities has not seen; any probabilities
-        over a taxonomy will do.
-    true_nodes
-        True node of every cell, shape ``(n_cells,)``, as ``taxonomy.encode(labels)`` gives it;
-        cells with 0 (unlabelled) are left out.
-    source
-        What the cells are, in plural, for messages.
-
-    Returns
-    -------
-    The calibration, for :meth:`Annotation.label_sets`.
-
-    Raises
-    ------
-    ValueError
-        If the nodes do not fit the cells or the taxonomy, or no cell has a label.
-
-    Examples
-    --------
-    The guess "CD4 T" is wrong for the second cell: only a set that reaches up to "T" holds the
-    truth, so the threshold must not be below the probability of "CD4 T".
-
-    >>> import numpy as np
-    >>> from hdeepinsight.annotation import Annotation, calibrate
-    >>> from hdeepinsight.taxonomy import Taxonomy
-    >>> tree = Taxonomy.from_nested({"T": ["CD4 T", "CD8 T"], "B": []})
-    >>> p = np.array([[1, 0.9, 0.1, 0.6, 0.3]] * 2)
-    >>> known = Annotation(taxonomy=tree, obs_names=["a", "b"], node_probabilities=p)
-    >>> calibrate(known, tree.encode(["CD4 T", "CD8 T"])).node_scores
-    array([0. , 0.6])
-
-    Notes
-    -----
-    The guess is the most probable leaf, whatever the decoder and threshold of the annotation. A
-    cell labelled at an inner node takes the largest score of its leaves: its set must hold them
-    all, which is conservative.
-    """
-    taxonomy = annotation.taxonomy
-    known = np.flatnonzero(check_nodes(taxonomy, true_nodes, len(annotation)) > 0)
-    if not known.size:
-        raise ValueError(
-            "No cell has a known label, so there is nothing to calibrate on. Encode labels of the "
-            "taxonomy with taxonomy.encode(labels)."
-        )
-    probabilities = annotation.node_probabilities[known].astype(np.float64)
-    truth, guess = np.asarray(true_nodes)[known], most_probable_leaf(taxonomy, probabilities)
-    return Calibration(
-        taxonomy=taxonomy,
-        true_nodes=truth,
-        predicted=guess,
-        node_scores=node_scores(taxonomy, probabilities, guess, truth),
-        leaf_scores=leaf_scores(taxonomy, probabilities, truth),
-        source=source,
-    )
-
-
-def level_calibration(
+def score_levels(
     taxonomy: Taxonomy, probabilities: np.ndarray, truth: np.ndarray, leaf: np.ndarray
-) -> list[float]:
-    """Compute the expected calibration error of the decoded path at every level.
+) -> pd.DataFrame:
+    """Score the decoded path at every level, with its expected calibration error as ``ece``.
 
     Parameters
     ----------
@@ -216,18 +150,19 @@ def level_calibration(
 
     Returns
     -------
-    One number per level, over the cells whose label and leaf reach it.
+    One row per level, as :func:`level_scores` has it; ``ece`` over the cells whose label and leaf
+    reach the level.
 
     Examples
     --------
     Sure of "T", which is right twice, and as sure of "CD4", which is right once:
 
     >>> import numpy as np
-    >>> from hdeepinsight.annotation import level_calibration
     >>> from hdeepinsight.taxonomy import Taxonomy
     >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
     >>> p = np.array([[1.0, 1.0, 0.0, 1.0, 0.0]] * 2)
-    >>> level_calibration(tree, p, tree.encode(["CD4", "CD8"]), tree.encode(["CD4", "CD4"]))
+    >>> scores = score_levels(tree, p, tree.encode(["CD4", "CD8"]), tree.encode(["CD4", "CD4"]))
+    >>> scores["ece"].tolist()
     [0.0, 0.5]
     """
     true_path, path = taxonomy.node_at_level[truth], taxonomy.node_at_level[leaf]
@@ -238,7 +173,7 @@ def level_calibration(
         errors.append(
             expected_calibration_error(probabilities[deep, here], here == true_path[deep, level])
         )
-    return errors
+    return level_scores(taxonomy, truth, leaf).assign(ece=errors)
 
 
 def level_metrics(taxonomy: Taxonomy, log_probs: np.ndarray, nodes: np.ndarray) -> dict[str, float]:
@@ -268,13 +203,9 @@ def level_metrics(taxonomy: Taxonomy, log_probs: np.ndarray, nodes: np.ndarray) 
     >>> level_metrics(tree, log_probs, np.array([2]))["log_loss"] - 0.2877 < 1e-4
     True
     """
-    probabilities, truth = np.exp(log_probs), nodes
+    probabilities = np.exp(log_probs)
     predicted = most_probable_leaf(taxonomy, probabilities)
-    scores = level_scores(taxonomy, truth, predicted)
     metrics = {"log_loss": float(-log_probs[np.arange(len(nodes)), nodes].mean())}
-    errors = level_calibration(taxonomy, probabilities, truth, predicted)
-    for (name, row), error in zip(scores.iterrows(), errors, strict=True):
-        metrics[f"accuracy_{name}"] = float(row["accuracy"])
-        metrics[f"macro_f1_{name}"] = float(row["macro_f1"])
-        metrics[f"ece_{name}"] = error
+    for level, row in score_levels(taxonomy, probabilities, nodes, predicted).iterrows():
+        metrics |= {f"{name}_{level}": float(row[name]) for name in ("accuracy", "macro_f1", "ece")}
     return metrics

@@ -233,9 +233,3 @@ def label_probabilities(
     sure[n_inside == taxonomy.n_leaves] = 1.0  # no label, or nothing is outside
     share = np.where(inside, (sure / n_inside)[:, None], ((1 - sure) / n_outside)[:, None])
     return nodes, share @ taxonomy.ancestor_matrix
-
-
-def common_depth(taxonomy: Taxonomy, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return the depth down to which two nodes per cell share their path, shape ``(n_cells,)``."""
-    one, other = taxonomy.node_at_level[first], taxonomy.node_at_level[second]
-    return np.asarray(np.logical_and.accumulate((one == other) & (one >= 0), axis=1).sum(axis=1))

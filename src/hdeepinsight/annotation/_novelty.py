@@ -99,15 +99,11 @@ class ReferenceBank:
         rows
             Held-out cells to keep; all by default.
         """
-        counts, nodes = train[0], np.asarray(train[1])
-        shares = np.zeros((taxonomy.n_leaves, counts.shape[1]), dtype=np.float32)
-        n_cells = np.zeros(taxonomy.n_leaves, dtype=np.int64)
-        each = _as_shares(counts)
-        for row, leaf in enumerate(np.asarray(taxonomy.leaves).tolist()):
-            own = np.flatnonzero(nodes == leaf)
-            n_cells[row] = len(own)
-            if len(own):
-                shares[row] = np.asarray(each[own].mean(axis=0)).ravel()
+        each, nodes = _as_shares(train[0]), np.asarray(train[1])
+        shares = np.zeros((taxonomy.n_leaves, each.shape[1]), dtype=np.float32)
+        n_cells = np.bincount(nodes, minlength=taxonomy.n_nodes)[taxonomy.leaves]
+        for row in np.flatnonzero(n_cells):
+            shares[row] = np.asarray(each[nodes == taxonomy.leaves[row]].mean(axis=0)).ravel()
         rows = np.arange(len(held_out[1])) if rows is None else rows
         kept = sparse.csr_matrix(held_out[0][rows]).astype(np.float32)
         return cls(kept, np.asarray(held_out[1])[rows], shares, n_cells)
@@ -202,21 +198,17 @@ class TypeProfiles:
         self.known = np.flatnonzero(bank.n_cells > 0)
         leaves = np.asarray(taxonomy.leaves)
         # The first level that tells anything apart: a tree may have one lineage.
-        level = next(
-            (d for d in range(taxonomy.max_depth) if _n_groups(taxonomy, leaves, d) > 1), 0
-        )
-        groups = taxonomy.node_at_level[leaves, level]
+        levels = taxonomy.node_at_level[leaves].T
+        groups = next((each for each in levels if len(np.unique(each)) > 1), levels[0])
         self.group = np.where(groups < 0, leaves, groups)
         self.weights = bank.n_cells / max(bank.n_cells.sum(), 1)
         shares = bank.shares[:, genes].astype(np.float64)
         self.base = _normalise((1 - SOUP) * _normalise(shares) + SOUP * self.weights @ shares)
-        self.ratio = np.ones(len(genes))
-        self.mixture = self._mixture(self.weights)
-        self._use(self.base)
+        self._use(self.base, self.weights)
 
-    def _use(self, profiles: np.ndarray) -> None:
+    def _use(self, profiles: np.ndarray, weights: np.ndarray) -> None:
         self.profiles, self.log_profiles = profiles, np.log(profiles)
-        self.soup = _normalise(self.mixture @ profiles)
+        self.soup = _normalise(self._mixture(weights) @ profiles)
         self.log_soup = np.log(self.soup)
 
     def _mixture(self, weights: np.ndarray) -> np.ndarray:
@@ -236,9 +228,7 @@ class TypeProfiles:
         n_counts = float(counts.sum())  # cells count alike, however many counts they have
         found, expected = n_counts * mean_share(counts), n_counts * _normalise(weights @ self.base)
         ratio = (found + PSEUDO_COUNTS) / (expected + PSEUDO_COUNTS)
-        self.ratio = np.clip(ratio, 1 / MAX_RATIO, MAX_RATIO)
-        self.mixture = self._mixture(weights)
-        self._use(_normalise(self.base * self.ratio))
+        self._use(_normalise(self.base * np.clip(ratio, 1 / MAX_RATIO, MAX_RATIO)), weights)
 
     def unmix(self, mean: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Return the shares of the types of which a mean profile is a mixture, by likelihood."""
@@ -247,13 +237,6 @@ class TypeProfiles:
             weights = weights * ((mean / (weights @ self.base)) @ self.base.T)
             weights /= weights.sum()
         return np.asarray(weights)
-
-    def unmoved(self) -> TypeProfiles:
-        """Return the profiles of the reference itself, with the same soup."""
-        other = object.__new__(TypeProfiles)
-        vars(other).update(vars(self))
-        other._use(self.base)
-        return other
 
     def explain(self, counts: sparse.csr_matrix) -> Explained:
         """Compare cells with one type, with two, and with the soup.
@@ -402,7 +385,3 @@ def _as_shares(counts: sparse.csr_matrix) -> sparse.csr_matrix:
 def _normalise(shares: np.ndarray) -> np.ndarray:
     shares = shares + FLOOR
     return np.asarray(shares / shares.sum(axis=-1, keepdims=True))
-
-
-def _n_groups(taxonomy: Taxonomy, leaves: np.ndarray, level: int) -> int:
-    return len(np.unique(taxonomy.node_at_level[leaves, level]))

@@ -135,7 +135,7 @@ class QueryJudge:
         ]
         self.median_depth = float(np.median(depth))
         cut = sparse.csr_matrix(bank.counts @ sparse.diags(measured.astype(np.float32)))
-        self.nodes = bank.nodes
+        self.nodes, self.position = bank.nodes, pd.Index(self.leaves).get_indexer(bank.nodes)
         self.views = [thin(cut, level, self.rng) for level in self.levels]
         self.known = [np.asarray(predict(view)) for view in self.views]
         self._fit_explained(counts, probabilities, bins)
@@ -156,16 +156,15 @@ class QueryJudge:
         self, counts: sparse.csr_matrix, probabilities: np.ndarray, bins: np.ndarray
     ) -> None:
         """Learn what mixtures gain for known cells, and what the query's shift adds to that."""
-        own = self.profiles.unmoved()
         leaf_known, gain_known, doubt = [], [], []
         self.null_missing: list[np.ndarray] = []
         for view, known in zip(self.views, self.known, strict=True):
             cells = view[:, self.genes]
-            found = own.explain(cells)
+            found = self.profiles.explain(cells)
             leaf_known.append(found.leaf)
             gain_known.append(found.gain)
             doubt.append(self._doubt(known, found.leaf))
-            self.null_missing.append(MarkerSupport(own, cells, found).missing(found))
+            self.null_missing.append(MarkerSupport(self.profiles, cells, found).missing(found))
         self.null_doubt = np.concatenate(doubt)
         n_leaves = len(self.leaves)
         self.usual = np.zeros((DEPTHS, n_leaves, 2))
@@ -283,17 +282,12 @@ class QueryJudge:
 
     # ------------------------------------------------------------------------------ splits
 
-    def _children(self, probabilities: np.ndarray, parent: int) -> tuple[np.ndarray, np.ndarray]:
-        children = np.asarray(self.taxonomy.children(parent))
-        return children, children[probabilities[:, children].argmax(axis=1)]
-
     def _fit_thresholds(self, weights: np.ndarray) -> None:
         """Choose the least confidence at which held-out cells have few wrong labels.
 
         Types of held-out cells count as often as the query seems to have them.
         """
-        tree = self.taxonomy
-        position = pd.Index(self.leaves).get_indexer(self.nodes)
+        tree, position = self.taxonomy, self.position
         held = np.bincount(position[position >= 0], minlength=len(self.leaves))
         often = np.clip(weights * held.sum() / np.maximum(held, 1), 1 / MAX_WEIGHT, MAX_WEIGHT)
         often = np.tile(np.where(position >= 0, often[position], 1.0), DEPTHS)
@@ -302,10 +296,8 @@ class QueryJudge:
         probabilities = np.concatenate(self.known)
         bins = np.repeat(np.arange(DEPTHS), len(self.nodes))
         path = np.column_stack([np.zeros(len(nodes), dtype=int), tree.node_at_level[nodes]])
-        for parent in range(tree.n_nodes):
-            if parent in self.leaves:
-                continue
-            children, called = self._children(probabilities, parent)
+        for parent, children in zip(tree.inner_nodes, tree.groups, strict=True):
+            called = _most_probable(probabilities, children)
             below = path[:, min(tree.depth[parent] + 1, path.shape[1] - 1)]
             inside = path[:, tree.depth[parent]] == parent
             labelled = (nodes > 0) & (~inside | np.isin(below, children))
@@ -324,13 +316,12 @@ class QueryJudge:
     ) -> None:
         """Find types that markers contradict more often in the query than in the reference."""
         tree, known = self.taxonomy, np.concatenate(self.known)
-        for parent in range(1, tree.n_nodes):
-            if parent in self.leaves:
-                continue
-            children, called = self._children(probabilities, parent)
-            known_called = self._children(known, parent)[1]
-            differ = called != self._children(second, parent)[1]
-            usual = known_called != self._children(known_second, parent)[1]
+        for parent, children in zip(tree.inner_nodes[1:], tree.groups[1:], strict=True):
+            called, known_called, *others = (
+                _most_probable(each, children)
+                for each in (probabilities, known, second, known_second)
+            )
+            differ, usual = called != others[0], known_called != others[1]
             here, there = probabilities[:, parent] >= 0.5, known[:, parent] >= 0.5
             names = " and ".join(tree.label(int(child)) for child in children)
             said = "markers contradict"
@@ -439,18 +430,12 @@ class QueryJudge:
         expected = weights @ self.profiles.base
         found = mean_share(counts)
         # As many cells of the bank, of the same types at the same depths.
-        position = pd.Index(self.leaves).get_indexer(self.nodes)
-        chance = np.where(position >= 0, weights[position] + 1e-6, 1e-6)
-        drawn = [
-            self.rng.choice(
-                len(self.nodes), size=-(-counts.shape[0] // DEPTHS), p=chance / chance.sum()
-            )
-            for _ in self.views
-        ]
-        same = sparse.vstack(
-            [v[:, self.genes][rows] for v, rows in zip(self.views, drawn, strict=True)]
-        )
-        mixed = np.bincount(position[np.concatenate(drawn)].clip(0), minlength=len(self.leaves))
+        chance = np.where(self.position >= 0, weights[self.position] + 1e-6, 1e-6)
+        size = DEPTHS, -(-counts.shape[0] // DEPTHS)
+        drawn = self.rng.choice(len(self.nodes), size=size, p=chance / chance.sum())
+        pairs = zip(self.views, drawn, strict=True)
+        same = sparse.vstack([view[:, self.genes][rows] for view, rows in pairs])
+        mixed = np.bincount(self.position[drawn].ravel().clip(0), minlength=len(self.leaves))
         reached = _log_correlation(mean_share(same), mixed / mixed.sum() @ self.profiles.base)
         return min(_log_correlation(found, expected) / max(reached, 0.5), 1.0)
 
@@ -495,10 +480,13 @@ def marker_opinion(
     above = torch.from_numpy(np.asarray(taxonomy.ancestor_matrix, dtype=np.float32))
 
     def opinion(counts: sparse.csr_matrix) -> np.ndarray:
-        found = matcher(torch.from_numpy(counts.toarray())).exp() @ above
-        return np.asarray(found.numpy())
+        return np.asarray((matcher(torch.from_numpy(counts.toarray())).exp() @ above).numpy())
 
     return opinion
+
+
+def _most_probable(probabilities: np.ndarray, nodes: np.ndarray) -> np.ndarray:
+    return np.asarray(nodes[probabilities[:, nodes].argmax(axis=1)])
 
 
 def _log_correlation(one: np.ndarray, other: np.ndarray) -> float:

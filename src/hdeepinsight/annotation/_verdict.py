@@ -1,4 +1,4 @@
-"""The verdict on a query: whether it looks like what the model knows."""
+"""What is said of a query: whether it looks like what the model knows, and which steps it got."""
 
 from __future__ import annotations
 
@@ -88,6 +88,60 @@ class Verdict:
         return cls(light=light, sentences=tuple(map(str, data["sentences"])), figures=figures)
 
 
+#: What is said of a step that was taken, and of one that was not.
+STEPS = {
+    "adapt": ("Model adapted to the query", "Model not adapted to the query"),
+    "refine": (
+        "Labels smoothed over the neighbour graph",
+        "Labels not smoothed over the neighbour graph",
+    ),
+    "vote": ("Labels voted on by clusters", "No vote of clusters"),
+    "page": ("Page written", "No page written"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """One step that could be taken or left, decided without labels of the query.
+
+    Parameters
+    ----------
+    step
+        Name of the step, such as ``"adapt"`` or ``"refine"``.
+    applied
+        Whether the result contains it.
+    reason
+        Why, in a sentence.
+    figures
+        What the reason rests on, by name.
+
+    Examples
+    --------
+    >>> print(Decision(step="refine", applied=False, reason="210 cells are too few for a graph"))
+    Labels not smoothed over the neighbour graph: 210 cells are too few for a graph.
+    """
+
+    step: str
+    applied: bool
+    reason: str
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the decision in plain types.
+
+        Examples
+        --------
+        >>> from hdeepinsight.annotation import Decision
+        >>> Decision(step="adapt", applied=True, reason="the donors differ.").to_dict()
+        {'step': 'adapt', 'applied': True, 'reason': 'the donors differ.', 'figures': {}}
+        """
+        return vars(self) | {"figures": dict(self.figures)}
+
+    def __str__(self) -> str:
+        done, left = STEPS.get(self.step, (f"{self.step} applied", f"{self.step} left out"))
+        return f"{done if self.applied else left}: {self.reason}."
+
+
 MOST, MANY = 0.5, 0.15
 """Share of cells without a lineage that makes a verdict red, or yellow."""
 FEW_GENES = 0.5
@@ -126,7 +180,6 @@ def verdict(
     Examples
     --------
     >>> import numpy as np
-    >>> from hdeepinsight.annotation import verdict
     >>> from hdeepinsight.data import align_genes
     >>> from hdeepinsight.taxonomy import Taxonomy
     >>> report = align_genes(["NKG7", "CD3D"], ["CD3D", "NKG7"]).report
@@ -139,15 +192,18 @@ def verdict(
     """
     found = {**figures, "gene_coverage": genes.coverage, "no_counts": float((~seen).mean())}
     lineages = _listed([taxonomy.label(int(node)) for node in taxonomy.children(0)])
-    points, light = [], _light(found)
-    if light == "green" and findings:
-        light = "yellow"
-    if figures and figures["similarity"] < ALIKE:
+    similarity, points = figures.get("similarity", 1.0), []
+    foreign = similarity < UNLIKE
+    lost = figures.get("unrecognised", 0.0) + figures.get("ambient", 0.0)
+    in_part = similarity < ALIKE or lost > MANY or genes.coverage < FEW_GENES
+    light: Light = "yellow" if in_part or findings or not figures else "green"
+    if foreign or lost > MOST:
+        light = "red"
+    if similarity < ALIKE:
         points.append(
-            f"Its mean expression correlates {figures['similarity']:.2f} with that of its labels; "
+            f"Its mean expression correlates {similarity:.2f} with that of its labels; "
             f"below {UNLIKE} none can be trusted."
         )
-    foreign = bool(figures) and figures["similarity"] < UNLIKE
     for name, text in SHARES.items():
         if figures.get(name, 0.0) >= WORTH_SAYING and not (foreign and name != "unrecognised"):
             points.append(f"{_percent(figures[name])} {text.format(lineages=lineages)}")
@@ -243,16 +299,6 @@ def judgement(
         "supported_depth": depth if limited else None,
         "stop_reasons": reasons if limited else None,
     }
-
-
-def _light(figures: Mapping[str, float]) -> Light:
-    if "similarity" not in figures:
-        return "yellow"
-    similarity, lost = figures["similarity"], figures["unrecognised"] + figures["ambient"]
-    if similarity < UNLIKE or lost > MOST:
-        return "red"
-    in_part = similarity < ALIKE or lost > MANY or figures["gene_coverage"] < FEW_GENES
-    return "yellow" if in_part else "green"
 
 
 def _percent(share: float) -> str:
