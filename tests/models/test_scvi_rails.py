@@ -149,7 +149,8 @@ def test_a_split_of_ones_own_is_taken(reference):
     train, held_out = np.arange(0, 300, 2), np.arange(1, 100, 2)
     quiet = {"enable_progress_bar": False, "accelerator": "cpu", "max_epochs": np.int64(1)}
     own = {"external_indexing": [train, held_out]}
-    model.train(datasplitter_kwargs=own, plan_kwargs={"lr": np.float32(1e-3)}, **quiet)
+    lr = {"lr": np.float32(1e-3)}
+    model.train(datasplitter_kwargs=own, plan_kwargs=lr, audit=None, **quiet)
     assert model.train_indices.tolist() == train.tolist()
     assert model.validation_indices.tolist() == held_out.tolist()
     assert len(model.test_indices) == 100
@@ -268,6 +269,19 @@ def test_columns_of_a_query_that_say_nothing_are_said(model, query):
         SCHDeepInsight.load_query_data(query, model, batch_key="donor")
     with pytest.warns(UserWarning, match="no effect"):
         SCHDeepInsight.load_query_data(query, model, labels_key="cluster")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"seed": "x"}, "seed must be an integer >= 0, got 'x'"),
+        ({"seed": -1}, "seed must be an integer >= 0, got -1"),
+        ({"n_genes": 50.5}, "n_genes must be an integer >= 1, got 50.5"),
+    ],
+)
+def test_numbers_of_the_model_out_of_range_are_refused(reference, options, says):
+    with pytest.raises(ValueError, match=says):
+        built(reference, **options)
 
 
 def test_a_manager_may_be_given_up(model, reference):

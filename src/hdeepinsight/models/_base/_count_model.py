@@ -54,13 +54,11 @@ if TYPE_CHECKING:
 DEFAULT_STEPS = 1200
 EPOCH_BOUNDS = (5, 400)
 BATCH_SIZE_BOUNDS = (16, 128)
-#: Arguments of :meth:`CountModel.train` that say which cells are read together.
-SPLITTING = (
-    *("train_size", "validation_size", "shuffle_set_split", "split_key"),
-    *("batch_size", "datasplitter_kwargs"),
-)
+#: Arguments of :meth:`CountModel.train` that say which cells train, and which are read together.
+SPLITTING = "train_size", "validation_size", "shuffle_set_split", "split_key"
+LOADING = *SPLITTING, "batch_size", "datasplitter_kwargs"
 #: Arguments of the splitter that :meth:`CountModel.train` sets itself.
-SET_HERE = {*SPLITTING, "distributed_sampler", "shuffle"}
+SET_HERE = {*LOADING, "distributed_sampler", "shuffle"}
 #: Of scvi-tools' base class, and without a meaning here.
 NOT_SUPPORTED = {
     *("convert_legacy_save", "register_manager", "transfer_fields"),
@@ -129,6 +127,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             msg = f"{type(self).__name__} needs a reference or a registry, got neither."
             hint = "Pass an AnnData that was set up with setup_anndata, or a datamodule's registry."
             raise ValueError(f"{msg} {hint}")
+        check_integer("seed", seed, 0, optional=True)
         super().__init__(adata, registry and {**registry, "model_name": type(self).__name__})
         self.seed = seed if seed is not None else int(settings.seed or 0)
         self.recipe_ = {}
@@ -555,7 +554,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         """
         given, plan_kwargs = dict(locals()), dict(plan_kwargs or {})
         if self.adapter_ is not None:
-            names = *SPLITTING, "max_epochs", "early_stopping", "datamodule", "checkpoint"
+            names = *LOADING, "max_epochs", "early_stopping", "datamodule", "checkpoint"
             training.refuse_without_effect(given, names, "where an adapter is fitted")
             if training.is_distributed({}, devices):
                 raise ValueError(
@@ -566,7 +565,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
                 self.to_device(parse_device_args(accelerator, devices, "torch")[-1])
             self._fit_adapter(plan_kwargs, trainer_kwargs)
             return
-        further = {name: trainer_kwargs.pop(name, False) for name in self._train_options}
+        further = {name: trainer_kwargs.pop(name, None) or False for name in self._train_options}
         training.check_names(trainer_kwargs)
         patience = trainer_kwargs.get("early_stopping_patience")
         for name in ("max_epochs", "batch_size", "early_stopping_patience"):
@@ -579,7 +578,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             raise ValueError("shuffle_set_split=False has no effect with split_key. Omit one.")
         split = None
         if datamodule is not None:
-            training.refuse_without_effect(given, SPLITTING, "with a datamodule, which loads")
+            training.refuse_without_effect(given, LOADING, "with a datamodule, which loads")
             if self.adata is not None:
                 msg = "train(datamodule=...) needs a model without a reference. Make one of its"
                 raise ValueError(f"{msg} registry: {type(self).__name__}(registry=...).")
@@ -587,7 +586,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         else:
             self._check_reference()
             if (parts := loading.pop("external_indexing", None)) is not None:
-                training.refuse_without_effect(given, SPLITTING[:4], "with external_indexing")
+                training.refuse_without_effect(given, SPLITTING, "with external_indexing")
                 split = given_split(parts, self.summary_stats.n_cells)
             else:
                 split = self._split(train_size, validation_size, shuffle_set_split, split_key)
