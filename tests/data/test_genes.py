@@ -330,6 +330,8 @@ def test_numbers_match_nothing(name):
         ("gene_biotype", "protein_coding", "Antibody Capture"),
         ("gene_biotype", "lncRNA", "ADT"),
         ("Feature_Types", "Gene Expression", "hashtag"),
+        ("Feature Types", "Gene Expression", "hashtag"),
+        ("type", "Gene Expression", "Antibody Capture"),
         ("feature_types", None, "protein"),
     ],
 )
