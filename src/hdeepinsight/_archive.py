@@ -13,7 +13,8 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from sys import intern
 from typing import Any, NoReturn
@@ -26,6 +27,7 @@ from hdeepinsight._io import sha256
 
 logger = logging.getLogger(__name__)
 
+UNFIT = "It holds settings or weights that do not fit the model it describes"
 _MAX_NESTING, _MAX_DIMENSIONS = 64, 16
 
 
@@ -39,6 +41,15 @@ def damaged(name: object, found: object) -> ModelFileError:
     return ModelFileError(
         f"{name} is damaged: {said.rstrip('.')}. Copy or download the model again."
     )
+
+
+@contextmanager
+def damaged_if_unfit(name: object) -> Iterator[None]:
+    """Raise ``ModelFileError`` for whatever a class says of settings or weights of another one."""
+    try:
+        yield
+    except (TypeError, LookupError, ValueError, AttributeError, RuntimeError) as error:
+        raise damaged(name, f"{UNFIT} ({' '.join(str(error).split())})") from None
 
 
 def refused(name: object, found: object) -> ModelFileError:

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 
 def invalid(name: str, value: object, expected: str, hint: str = "") -> ValueError:
@@ -77,6 +78,13 @@ def check_choice(name: str, value: object, choices: Iterable[object], hint: str 
         raise invalid(name, value, f"one of {', '.join(map(repr, listed))}", hint)
 
 
+def check_keywords(call: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise ``TypeError`` for keyword arguments that a call does not take; names the valid ones."""
+    if unknown := sorted(set(given) - set(known)):
+        valid = ", ".join(dict.fromkeys(known))
+        raise TypeError(f"{call} got {', '.join(unknown)}; it takes {valid}. Omit the others.")
+
+
 def missing_column(
     key: object, columns: Iterable[object], *, where: str = "obs", hint: str = ""
 ) -> KeyError:
@@ -91,6 +99,27 @@ def missing_column(
     listed = ", ".join(there[:20]) + (f" and {len(there) - 20} more" if len(there) > 20 else "")
     advice = hint or "Pass the name of one of them."
     return KeyError(f"{where} has no column {key!r}; it has {listed or 'none'}. {advice}")
+
+
+def one_column(obs: pd.DataFrame, key: str, *, hint: str = "") -> pd.Series:
+    """Return a column; raises ``KeyError`` with those that there are, or ``ValueError`` for two."""
+    if not pd.api.types.is_hashable(key) or key not in obs:
+        raise missing_column(key, obs.columns, hint=hint)
+    found = obs[key]
+    if isinstance(found, pd.DataFrame):
+        msg = f"obs has {found.shape[1]} columns named {key!r}. Rename or drop all but one."
+        raise ValueError(msg)
+    return found
+
+
+def batch_column(obs: pd.DataFrame, key: str) -> pd.Series:
+    """Return a column that says the batch of every cell; ``ValueError`` where it does not."""
+    found = one_column(obs, key)
+    if n_missing := int(found.isna().sum()):
+        n_cells = f"{counted(n_missing, 'cell')} {'has' if n_missing == 1 else 'have'}"
+        msg = f"{n_cells} no batch: {key!r} is missing there. Fill it in, or leave them out."
+        raise ValueError(msg)
+    return found
 
 
 def need_extra(module: str, extra: str, purpose: str) -> ModuleType:

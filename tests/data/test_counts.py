@@ -312,6 +312,21 @@ def test_totals_are_summed_in_double_precision():
     np.testing.assert_array_equal(found, expected.astype(np.float32))
 
 
+@pytest.mark.filterwarnings("ignore:Variable names are not unique")
+@pytest.mark.parametrize("name", ["", "nan", "GENE"])
+def test_a_reference_whose_genes_have_no_names_is_refused(name):
+    counts = np.random.default_rng(0).poisson(2.0, (30, 12)).astype(np.float32)
+    source = open_counts(ad.AnnData(counts, var=pd.DataFrame(index=[name] * 12)))
+    with pytest.raises(InputError, match="hardly a name of their own"):
+        select_genes(source, 5)
+
+
+def test_a_gene_without_a_name_is_not_selected():
+    counts = np.random.default_rng(0).poisson(2.0, (30, 3)).astype(np.float32)
+    source = open_counts(ad.AnnData(counts, var=pd.DataFrame(index=["CD3D", "", "NKG7"])))
+    assert select_genes(source, 3) == ["CD3D", "NKG7"]
+
+
 def test_selected_genes_are_those_of_a_naive_implementation():
     rng = np.random.default_rng(0)
     counts = rng.negative_binomial(1, 0.2, (300, 40)).astype(float)

@@ -341,6 +341,31 @@ def test_a_table_as_r_writes_it_has_one_name_less_in_its_first_line(tmp_path):
     assert opened.read().toarray().tolist() == [[0, 1], [3, 0]]
 
 
+def test_repeated_names_of_a_table_are_kept(tmp_path):
+    (tmp_path / "cells.csv").write_text(",CD3D,NKG7,CD3D\ncell_1,3,0,1\ncell_2,0,1,2\n")
+    found = read_anndata(tmp_path / "cells.csv")
+    assert found.var_names.tolist() == ["CD3D", "NKG7", "CD3D"]
+    assert found.X.toarray().tolist() == [[3, 0, 1], [0, 1, 2]]
+
+
+def test_headings_beside_a_matrix_are_no_names(cells, tmp_path):
+    mmwrite(tmp_path / "matrix.mtx", sparse.coo_matrix(cells.X.T))
+    for name, names in (("genes.tsv", cells.var_names), ("barcodes.tsv", cells.obs_names)):
+        (tmp_path / name).write_text("\n".join(["x", *names]) + "\n")
+    found = read_anndata(tmp_path)
+    assert found.var_names.tolist() == cells.var_names.tolist()
+    assert found.obs_names.tolist() == cells.obs_names.tolist()
+
+
+def test_a_truncated_file_is_not_asked_for_modalities(small, tmp_path):
+    path = tmp_path / "cut.h5ad"
+    small.write_h5ad(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert not is_paired(path)
+    with pytest.raises(InputError, match="cannot be opened"):
+        open_store(path)
+
+
 def test_files_of_two_samples_in_one_folder_are_kept_apart(cells, tmp_path):
     one, other = (
         as_mtx(cells[rows].copy(), tmp_path / name, packed=False)
@@ -372,6 +397,27 @@ def test_files_of_two_samples_in_one_folder_are_kept_apart(cells, tmp_path):
         pytest.param(lambda p: p.mkdir(), "neither a zarr store nor", "Check", id="folder"),
         pytest.param(
             lambda p: p.write_text("a,b\nc,d\n"), "holds numbers", "write_h5ad", id="words"
+        ),
+        pytest.param(
+            lambda p: p.write_text("<!DOCTYPE html>\n<p>1, 2</p>"), "a web page", "Down", id="html"
+        ),
+        pytest.param(
+            lambda p: p.write_text("version https://git-lfs.github.com/spec/v1\nsize 1\n"),
+            "Git LFS",
+            "git lfs pull",
+            id="lfs",
+        ),
+        pytest.param(
+            lambda p: p.write_text(",c_1,c_2\nCD3D,3,n/d\nNKG7,1,2\nLYZ,1,2\n"),
+            "1 value of column 'c_2'",
+            "Correct it",
+            id="word-in-table",
+        ),
+        pytest.param(
+            lambda p: p.write_text("CD3D,3,3,0\nNKG7,1,2,5\n"), "first line", "loses", id="no-names"
+        ),
+        pytest.param(
+            lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(99)), "opened", "again", id="cut"
         ),
     ],
 )

@@ -330,6 +330,8 @@ def test_numbers_match_nothing(name):
         ("gene_biotype", "protein_coding", "Antibody Capture"),
         ("gene_biotype", "lncRNA", "ADT"),
         ("Feature_Types", "Gene Expression", "hashtag"),
+        ("Feature Types", "Gene Expression", "hashtag"),
+        ("type", "Gene Expression", "Antibody Capture"),
         ("feature_types", None, "protein"),
     ],
 )
@@ -358,3 +360,29 @@ def test_types_of_genes_are_genes(kinds):
 def test_genes_that_were_filtered_count_as_not_measured(marks):
     alignment = align_genes(pd.DataFrame({"feature_is_filtered": marks}, index=GENES), GENES)
     assert alignment.measured.tolist() == [True] * 6 + [False] * 2
+
+
+def test_a_column_fits_after_a_change_of_its_names():
+    var = pd.DataFrame({"name": ["hg19_CD3D", "hg19_NKG7"]}, index=["ENSG01", "ENSG02"])
+    found = align_genes(var, ["NKG7", "CD3D"])
+    assert found.target.tolist() == [1, 0]
+    assert found.report.column == "name"
+
+
+@pytest.mark.parametrize("name", ["\ufeffCD3D", " CD3D", '"CD3D"', "CD3D\u200b"])
+def test_one_name_with_odd_characters_is_matched(name):
+    found = align_genes([name, "NKG7", "LYZ"], ["LYZ", "CD3D", "NKG7"])
+    assert found.target.tolist() == [1, 2, 0]
+
+
+@pytest.mark.parametrize("by_column", [True, False], ids=["column", "prefix"])
+def test_genes_of_another_species_genome_match_nothing(by_column):
+    model, genomes = ["CD3D", "NKG7", "HLA-A"], ["mm10"] * 3 + ["GRCh38"] * 3
+    var = pd.DataFrame(index=model * 2)
+    if by_column:
+        var["genome"] = genomes
+    else:
+        var.index = [f"{genome}_{gene}" for genome, gene in zip(genomes, model * 2, strict=True)]
+    found = align_genes(var, model)
+    assert found.target.tolist() == [-1, -1, -1, 0, 1, 2]
+    assert any("another species" in text for text in found.report.messages)

@@ -121,6 +121,15 @@ def test_settings_reach_plan_splitter_and_trainer(reference):
         ({"early_stopping_monitor": "x"}, ValueError, "no effect without early_stopping"),
         ({"datasplitter_kwargs": {"train_size": 0.5}}, ValueError, "which train.. sets"),
         ({"split_key": "batch", "shuffle_set_split": False}, ValueError, "with split_key"),
+        ({"datasplitter_kwargs": {"batch_size": 8}}, ValueError, "hold batch_size"),
+        ({"datasplitter_kwargs": {"shuffle": False}}, ValueError, "hold shuffle"),
+        (
+            {"datasplitter_kwargs": {"external_indexing": [[1]]}},
+            ValueError,
+            r"validation_size=.*no effect with external_indexing",
+        ),
+        ({"n_epochs": 3}, TypeError, "the length as max_epochs"),
+        ({"train_size": 1.5, "validation_size": None}, ValueError, "train_size must be .* 1.5"),
     ],
 )
 def test_settings_without_effect_are_refused(reference, options, error, says):
@@ -133,6 +142,100 @@ def test_settings_without_effect_are_refused(reference, options, error, says):
         model.train(max_epochs=1, **(quiet | options))
     assert not model.is_trained
     assert all(map(torch.equal, before, weights(model)))
+
+
+def test_a_split_of_ones_own_is_taken(reference):
+    model = built(reference)
+    train, held_out = np.arange(0, 300, 2), np.arange(1, 100, 2)
+    quiet = {"enable_progress_bar": False, "accelerator": "cpu", "max_epochs": np.int64(1)}
+    own = {"external_indexing": [train, held_out]}
+    lr = {"lr": np.float32(1e-3)}
+    model.train(datasplitter_kwargs=own, plan_kwargs=lr, audit=None, **quiet)
+    assert model.train_indices.tolist() == train.tolist()
+    assert model.validation_indices.tolist() == held_out.tolist()
+    assert len(model.test_indices) == 100
+    assert model.evaluate().n_cells == 50
+    wrong = ([train, [0]], [[0, 300]], [[-1, 1]], [[]], [train > 5], [[0], [1], [2], [3]])
+    for parts in wrong:
+        with pytest.raises(ValueError, match="external_indexing must be a list of the positions"):
+            model.train(datasplitter_kwargs={"external_indexing": parts}, **quiet)
+
+
+def test_shares_that_sum_to_one_leave_no_cell_out(reference):
+    model = built(reference)
+    quiet = {"enable_progress_bar": False, "accelerator": "cpu", "max_epochs": 1}
+    model.train(train_size=0.67, validation_size=0.33, **quiet)
+    assert len(model.test_indices) == 0
+    model.train(train_size=0.8, **quiet)
+    n_held_out = len(model.validation_indices)
+    model.train(validation_size=0.2, **quiet)
+    assert len(model.validation_indices) == n_held_out
+
+
+@pytest.mark.parametrize(
+    ("change", "setup", "error", "says"),
+    [
+        ({"batch": None}, {"batch_key": "batch"}, ValueError, "300 cells have no batch"),
+        ({}, {"batch_key": ["batch"]}, KeyError, "no column"),
+        ({}, {"unlabeled_category": 0}, ValueError, "unlabeled_category must be a label, as text"),
+        ({}, {"unlabeled_category": ["B"]}, ValueError, "unlabeled_category must be a label"),
+    ],
+)
+def test_columns_that_cannot_be_used_are_refused_at_set_up(reference, change, setup, error, says):
+    reference.obs = reference.obs.assign(**change)
+    with pytest.raises(error, match=says):
+        SCHDeepInsight.setup_anndata(reference, labels_keys=LEVELS, **setup)
+
+
+def test_cells_without_a_group_are_not_held_out_as_one(reference):
+    model = built(reference)
+    reference.obs["donor"] = [None, "a", "b"] * 100
+    with pytest.raises(ValueError, match="100 cells have no batch: 'donor' is missing"):
+        model.train(max_epochs=1, split_key="donor", **QUIET)
+
+
+def test_missing_labels_of_any_kind_and_a_layer_named_x_are_trained_on(reference):
+    labels = reference.obs["cell_type"].astype("string")
+    reference.obs["cell_type"] = labels.where(np.arange(300) % 5 > 0)
+    SCHDeepInsight.setup_anndata(reference, labels_key="cell_type", layer="X")
+    model = SCHDeepInsight(reference, layout="random", n_latent=16)
+    model.train(max_epochs=1, **QUIET)
+    assert "60 without a label" in repr(model)
+
+
+def test_several_nodes_and_lists_of_devices_share_the_cells(reference, monkeypatch):
+    class Stop(Exception):
+        pass
+
+    def stop(*_: object, **options: object) -> None:
+        seen.append(options["distributed_sampler"])
+        raise Stop
+
+    monkeypatch.setattr("hdeepinsight.models._base._count_model.DataSplitter", stop)
+    seen: list[object] = []
+    model = built(reference)
+    for options in ({"num_nodes": 2}, {"devices": "0,1"}, {"devices": "0,"}, {"devices": [0, 1]}):
+        with pytest.raises(Stop):
+            model.train(max_epochs=1, **QUIET, **options)
+    assert seen == [True, True, False, True]
+
+
+def test_arguments_that_no_call_takes_are_answered_with_those_that_it_takes(model, query, tmp_path):
+    with pytest.raises(TypeError, match="got give_mean; it takes layer, use_raw"):
+        model.get_latent_representation(query, give_mean=True)
+    with pytest.raises(TypeError, match=r"predict\(\) got use_posterior_mean; it takes query"):
+        model.predict(query, use_posterior_mean=False)
+    with pytest.raises(TypeError, match="without save_anndata got compression"):
+        model.save(tmp_path / "model", compression="gzip")
+    model.save(tmp_path / "model", save_kwargs=None)
+    with pytest.raises(TypeError, match=r"no backup_url.*hub.pull"):
+        SCHDeepInsight.load(tmp_path / "model", backup_url="https://example.org/model.pt")
+    loaded = SCHDeepInsight.load(tmp_path / "model", backup_url=None)
+    usual = loaded.get_latent_representation(query)
+    np.testing.assert_array_equal(loaded.get_latent_representation(query, batch_size=None), usual)
+    assert len(loaded.predict(query, batch_size=None)) == query.n_obs
+    with pytest.raises(ValueError, match="needs a reference or a registry"):
+        SCHDeepInsight(registry={})
 
 
 def test_another_reference_can_be_attached(reference, labelled):
@@ -152,6 +255,38 @@ def test_network_settings_are_refused_where_an_adapter_is_fitted(model, query):
     adapted = SCHDeepInsight.load_query_data(query, model)
     with pytest.raises(ValueError, match=r"train\(batch_size, max_epochs=.*no effect"):
         adapted.train(max_epochs=3, batch_size=16)
+    with pytest.raises(ValueError, match=r"train\(early_stopping=.*no effect"):
+        adapted.train(early_stopping=True)
+    with pytest.raises(TypeError, match="adapter got enable_progress_bar; it takes max_steps"):
+        adapted.train(enable_progress_bar=False)
+    with pytest.raises(TypeError, match=r"multiple values.*max_steps"):
+        adapted.train(max_steps=1, plan_kwargs={"max_steps": 2})
+
+
+def test_columns_of_a_query_that_say_nothing_are_said(model, query):
+    query.obs["donor"], query.obs["cluster"] = [None] + ["a"] * (query.n_obs - 1), "7"
+    with pytest.raises(ValueError, match="1 cell has no batch"):
+        SCHDeepInsight.load_query_data(query, model, batch_key="donor")
+    with pytest.warns(UserWarning, match="no effect"):
+        SCHDeepInsight.load_query_data(query, model, labels_key="cluster")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"seed": "x"}, "seed must be an integer >= 0, got 'x'"),
+        ({"seed": -1}, "seed must be an integer >= 0, got -1"),
+        ({"n_genes": 50.5}, "n_genes must be an integer >= 1, got 50.5"),
+    ],
+)
+def test_numbers_of_the_model_out_of_range_are_refused(reference, options, says):
+    with pytest.raises(ValueError, match=says):
+        built(reference, **options)
+
+
+def test_a_manager_may_be_given_up(model, reference):
+    model.deregister_manager()
+    assert len(model.predict()) == 300
 
 
 @pytest.fixture

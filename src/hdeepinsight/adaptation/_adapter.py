@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from hdeepinsight._errors import missing_column
+from hdeepinsight._errors import batch_column
 from hdeepinsight._progress import tracked
 from hdeepinsight.adaptation._cells import (
     QueryCells,
@@ -110,9 +110,8 @@ class Adapter:
         """Make an untrained adapter for the batches of a query; ``KeyError`` without the column."""
         if batch_key is None:
             return cls()
-        if batch_key not in obs:
-            raise missing_column(batch_key, obs.columns)
-        return cls(sorted(obs[batch_key].astype(str).unique()), batch_key)
+        names = batch_column(obs, batch_key).astype(str)
+        return cls(sorted(names.unique()), batch_key)
 
     @property
     def is_applied(self) -> bool:

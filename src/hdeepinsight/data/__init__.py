@@ -33,7 +33,7 @@ from hdeepinsight.data._proteins import (
 )
 from hdeepinsight.data._query import AlignedQuery, ExtraInputs, open_query
 from hdeepinsight.data._recover import Denormalizer
-from hdeepinsight.data._sampling import draw_evenly, split_three
+from hdeepinsight.data._sampling import draw_evenly, given_split, split_three
 from hdeepinsight.data._store import DataLike, Store, open_store, read_anndata
 
 __all__ = [
@@ -61,6 +61,7 @@ __all__ = [
     "draw_evenly",
     "errors_of",
     "examples",
+    "given_split",
     "inspect_input",
     "is_paired",
     "log_normalize",

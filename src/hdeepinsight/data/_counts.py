@@ -24,12 +24,14 @@ from hdeepinsight.data._inspect import (
     where_counts_are,
 )
 from hdeepinsight.data._matrix import Block, RowMatrix
-from hdeepinsight.data._names import is_numbered
+from hdeepinsight.data._names import as_text, is_numbered
 from hdeepinsight.data._recover import Denormalizer, Normalisation
 from hdeepinsight.data._store import DataLike, open_store
 
 #: A gene that fewer cells express is not selected.
 MIN_CELLS = 3
+#: Names in lower case of genes that have none; and most columns that share a name on average.
+NO_NAMES, MOST_COLUMNS = ("", "nan", "none", "na", "<na>"), 10
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -398,11 +400,13 @@ def select_genes(source: CountSource, n_genes: int, *, keep: Sequence[str] = ())
     >>> select_genes(open_counts(ad.AnnData(counts, var=var)), 1)
     ['GENE30']
     """
-    names, kept = list(dict.fromkeys(map(str, source.var_names))), list(dict.fromkeys(keep))
-    if is_numbered(names):
+    kept, named = list(dict.fromkeys(keep)), as_text(source.var_names)
+    names = list(dict.fromkeys(named[~named.str.strip().str.lower().isin(NO_NAMES)]))
+    if is_numbered(names) or len(names) * MOST_COLUMNS < source.n_vars:
+        what = "are named by numbers" if is_numbered(names) else "have hardly a name of their own"
         raise InputError(
-            f"The genes of the reference are named by numbers ({examples(names)}).",
-            "Valid are gene names: a number says nothing of the genes of another file.",
+            f"The genes of the reference {what} ({examples(names) or 'all are blank'}).",
+            "Valid are gene names: without them, nothing is said of the genes of another file.",
             "Set var_names to gene names, or keep these in a column of var.",
         )
     if unknown := [gene for gene in kept if gene not in source.var_names]:

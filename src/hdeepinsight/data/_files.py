@@ -7,6 +7,7 @@ is checked before anything of it is read.
 
 from __future__ import annotations
 
+import csv
 import gzip
 import math
 import os
@@ -27,6 +28,7 @@ import pandas as pd
 import scipy.sparse as sp
 from scipy.io import mmread
 
+from hdeepinsight._errors import counted
 from hdeepinsight.data._errors import InputError, examples
 from hdeepinsight.data._names import common_start, share_barcodes, share_genes
 
@@ -53,6 +55,8 @@ _FOREIGN: Final[Mapping[bytes, tuple[str, str]]] = {
     b"RDX": _R,
     b"RDA": _R,
     b"X\n": _R,
+    b"<": ("a web page, such as of a login or an error", "Download the file itself."),
+    b"version https://git-lfs": ("a pointer of Git LFS", "Fetch the file with `git lfs pull`."),
     b"PK": ("a zip archive or an Excel file", "Unpack it, or save the table as .csv."),
     b"\x80": ("a pickle, which can run code", "Save the AnnData with write_h5ad."),
 }
@@ -115,13 +119,13 @@ def _form_of(path: Path, unpacking: ExitStack) -> tuple[str, Path]:
             return "zarr", path
         if next(path.glob("*.mtx*"), None):
             return "mtx", path
-        inside = [p.name for p in path.iterdir() if p.is_dir() and next(p.glob("*.mtx*"), None)]
+        inside = sorted([*path.glob("*/*.mtx*"), *path.glob("*/*/*.mtx*")])
         held = examples(sorted(p.name for p in path.iterdir())) or "nothing"
         raise InputError(
             f"{path} cannot be opened: it is a folder, and neither a zarr store nor one with a "
             f".mtx matrix (it holds {held}).",
             FORMATS,
-            f"Pass {path / inside[0]}." if inside else "Check the path.",
+            f"Pass {inside[0].parent}." if inside else "Check the path.",
         )
     with path.open("rb") as file:
         start = file.read(4096)
@@ -203,6 +207,8 @@ def _read_10x(path: Path) -> ad.AnnData:
     if not genomes:
         return sc.read_10x_h5(path, gex_only=False)
     parts = [sc.read_10x_h5(path, genome=genome) for genome in genomes]
+    for genome, part in zip(genomes, parts, strict=True):
+        part.var["genome"] = genome
     return parts[0] if len(parts) == 1 else ad.concat(parts, axis="var", join="outer")
 
 
@@ -261,7 +267,9 @@ def _read_mtx(path: Path) -> ad.AnnData:
         # Of the files of several samples those whose names begin as that of the matrix does.
         nearest = max(beside, key=lambda p: len(common_start(p.name, at.name)))
         separator = "," if ".csv" in nearest.name else "\t"
-        tables.append(pd.read_csv(nearest, sep=separator, header=None, dtype=str))
+        table = pd.read_csv(nearest, sep=separator, header=None, dtype=str)
+        has_heading = len(table) not in matrix.shape and len(table) - 1 in matrix.shape
+        tables.append(table.iloc[int(has_heading) :].reset_index(drop=True))
     genes, cells = tables
     if matrix.shape != (len(cells), len(genes)) or len(cells) == len(genes):
         matrix = sp.csr_matrix(matrix.T)  # as Cell Ranger writes it
@@ -289,18 +297,39 @@ def _read_table(path: Path) -> InMemory:
     if not all(separator in line for line in lines):
         raise ValueError("it is text without columns")
     table = pd.read_csv(path, sep=separator, encoding="utf-8-sig")
+    heading = next(csv.reader([lines[0]], delimiter=separator))
+    if len(heading) == table.shape[1]:
+        table.columns = heading  # as they are there: pandas numbers repeated names
     if isinstance(table.index, pd.RangeIndex):
         first = table.iloc[:, 0]
         if not pd.api.types.is_numeric_dtype(first) or not share_genes([str(table.columns[0])]):
-            table = table.set_index(str(table.columns[0]))
+            table = table.iloc[:, 1:].set_axis(first, axis=0)
     table.index, table.columns = table.index.astype(str).rename(None), table.columns.astype(str)
-    values = table.select_dtypes(["number", "bool"])
-    if values.empty:
+    is_text = np.array([not pd.api.types.is_numeric_dtype(kind) for kind in table.dtypes])
+    for place in np.flatnonzero(is_text):
+        read = pd.to_numeric(table.iloc[:, place], errors="coerce")
+        n_odd = int(read.isna().sum())
+        if 0 < 2 * n_odd < len(read) and n_odd <= max(1, len(read) / 100):
+            odd = examples(map(repr, table.iloc[:, place][read.isna()].unique()))
+            raise InputError(
+                f"{counted(n_odd, 'value')} of column {table.columns[place]!r} of {path} cannot be "
+                f"read as a number: {odd}.",
+                "Valid is a number for every gene and cell.",
+                "Correct it in the table; a gene that was not seen is written 0.",
+            )
+    if is_text.all():
         raise ValueError("none of its columns holds numbers")
-    matrix = sp.csr_matrix(values.to_numpy(dtype=np.float32))
-    rows, columns = table.index.tolist(), values.columns.tolist()
+    matrix = sp.csr_matrix(table.loc[:, ~is_text].to_numpy(dtype=np.float32))
+    rows, columns = table.index.tolist(), table.columns[~is_text].tolist()
+    named = pd.Series(columns, dtype=object)
+    if named.duplicated().any() and pd.to_numeric(named, errors="coerce").notna().all():
+        raise InputError(
+            f"The first line of {path} holds numbers, some of them twice: it looks like values.",
+            "Valid is a table whose first line names its columns.",
+            "Add that line; a table without it loses its first gene or cell.",
+        )
     of_rows, of_columns = (share_genes(n) - share_barcodes(n) for n in (rows, columns))
-    obs, var = table.drop(columns=columns), pd.DataFrame(index=values.columns)
+    obs, var = table.loc[:, is_text], pd.DataFrame(index=pd.Index(columns))
     if of_rows > 0.5 > of_columns or share_barcodes(columns) > 0.5 > of_columns:
         said = "Rows of the table are genes and its columns are cells, so it was turned."
         return ad.AnnData(sp.csr_matrix(matrix.T), obs=var, var=obs), (said,)

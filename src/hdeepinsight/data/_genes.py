@@ -24,7 +24,9 @@ from hdeepinsight.data._names import (
     identifier_kind,
     is_numbered,
     named_by_column,
+    of_other_species,
     one_punctuation,
+    plain_name,
     share_barcodes,
     strip_version,
     text_columns,
@@ -196,7 +198,8 @@ def resolve_var_names(var: pd.DataFrame, genes: Sequence[str]) -> tuple[pd.Index
     Returns
     -------
     The names, shape ``(n_vars,)``, and the column that they came from (``None`` for the index). The
-    index wins unless a column holds more than twice as many model genes.
+    index wins unless a column holds more than twice as many model genes. Where none holds a tenth
+    of them, those count that are there after one change of all names, as in `align_genes`.
 
     Examples
     --------
@@ -207,16 +210,15 @@ def resolve_var_names(var: pd.DataFrame, genes: Sequence[str]) -> tuple[pd.Index
     'gene_ids'
     """
     wanted = as_wanted(strip_version(gene) for gene in genes)
-    names, column = as_text(var.index), None
-    held = 2 * _n_held(names, wanted)
-    for name, values in text_columns(var):
-        if (n := _n_held(values, wanted)) > held:
-            names, column, held = values, name, n
+    tables: list[tuple[str | None, pd.Index]] = [(None, as_text(var.index)), *text_columns(var)]
+    held = [int(wanted.isin(names.map(strip_version)).sum()) for _, names in tables]
+    enough = ENOUGH * len(wanted)
+    if max(held) < enough:
+        for place, (_, names) in enumerate(tables):
+            change = find_change(names, wanted) if names.nunique() >= enough else None
+            held[place] = change.n if change and change.n >= enough else held[place]
+    column, names = tables[int(np.argmax([2 * held[0], *held[1:]]))]
     return names, column
-
-
-def _n_held(names: pd.Index, wanted: pd.Index) -> int:
-    return int(wanted.isin(names.map(strip_version)).sum())
 
 
 def align_genes(
@@ -233,9 +235,10 @@ def align_genes(
 
     A gene is looked for by its exact name, then without Ensembl versions, then with one sign for
     ``-``, ``.``, ``_`` and blanks, then after the one change that makes most
-    names fit (a prefix such as ``GRCh38_``, a suffix, a part of ``ENSG00000198851_CD3E``), and
-    last, only if asked for, regardless of case. A later way is used only for genes that no earlier
-    way found. Numbers are not names, and match nothing.
+    names fit (a prefix such as ``GRCh38_``, a suffix, a part of ``ENSG00000198851_CD3E``), then
+    without blanks, quotes and characters that do not show or look alike, and last, only if asked
+    for, regardless of case. A later way is used only for genes that no earlier way found. Numbers
+    are not names, and match nothing; nor do genes of another species' genome (``mm10_Cd3d``).
 
     Parameters
     ----------
@@ -297,17 +300,17 @@ def align_genes(
             f"The weights have shape {share.shape} and sum {total:.4g}. Valid are {len(model)} "
             "finite values from 0 up, not all 0. Pass the mean share of every model gene."
         )
-    column: str | None = None
-    said: tuple[str, ...] = ()
-    if isinstance(var_names, pd.DataFrame):
-        is_gene, said = find_genes(var_names)
-        var_names, renamed = named_by_column(var_names)
-        names, column = resolve_var_names(var_names, model.tolist())
-        names, said = names.where(is_gene, ""), (*renamed, *said)
-    else:
-        names = as_text(list(var_names))
+    is_frame = isinstance(var_names, pd.DataFrame)
+    var: Any = var_names if is_frame else pd.DataFrame(index=as_text(list(var_names)))
+    is_gene, said = find_genes(var)
+    var, renamed = named_by_column(var)
+    names, column = resolve_var_names(var, model.tolist())
+    foreign = of_other_species(var.set_axis(names), guess_species(model.tolist()))
+    names = names.where(is_gene & ~foreign, "")
     target, found, matched, hint = _match(names, as_wanted(model), fold_case)
-    messages = [*said, *found]
+    messages = [*renamed, *said, *found]
+    if n_foreign := int(foreign.sum()):
+        messages.append(f"{counted(n_foreign, 'gene')} of another species' genome left out.")
     if column is not None:
         messages.insert(0, f"Gene names were taken from var[{column!r}], not from var_names.")
     species = guess_species(matched.tolist()), guess_species(model.tolist())
@@ -372,6 +375,10 @@ def _match(
                 found[how] = _add(target, ours, theirs)
             elif change.n > 1.2 * n_found:  # endings such as '-AS1' always fit a few names
                 hint = f"{counted(change.n, 'gene')} would match {how}."
+    if np.count_nonzero(target >= 0) < len(model):
+        ours = ours.map(plain_name)
+        how = "without blanks, quotes and characters that do not show or look alike"
+        found[how] = _add(target, ours, theirs)
     if fold_case:
         found["regardless of case"] = _add(target, ours.map(str.upper), theirs.map(str.upper))
     said = [f"{counted(n, 'gene')} matched {how}." for how, n in found.items() if n]

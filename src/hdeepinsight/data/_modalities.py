@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 #: Usual names of the modalities, tried in this order where none is given.
 USUAL_NAMES = {
-    "rna": ("rna", "RNA", "gex", "GEX"),
+    "rna": ("rna", "RNA", "gex", "GEX", "Gene Expression", "gene_expression"),
     "protein": ("protein", "proteins", "prot", "adt", "ADT", "PROT", "Antibody Capture"),
 }
 
@@ -55,8 +55,9 @@ def is_paired(data: Any) -> bool:
     if isinstance(data, str | Path):
         if not os.path.isfile(data) or not h5py.is_hdf5(data):
             return Path(data).suffix == ".h5mu"
-        with h5py.File(data, "r") as root:
+        with suppress(OSError), h5py.File(data, "r") as root:
             return "mod" in root
+        return Path(data).suffix == ".h5mu"  # a damaged file, of which its reader says more
     # By name: mudata takes a second to import, and most data is AnnData.
     return any(kind.__module__.startswith("mudata") for kind in type(data).__mro__)
 

@@ -160,6 +160,7 @@ def text_columns(var: pd.DataFrame) -> Iterator[tuple[str, pd.Index]]:
 #: Columns of ``var`` in which pipelines write of what kind a column of the matrix is.
 _TYPE_COLUMNS: Final = frozenset(
     {"feature_types", "feature_type", "feature_biotype", "gene_biotype", "biotype", "modality"}
+    | {"feature_class", "gene_type", "library_type", "type"}
 )
 _GENE_TYPE = re.compile(r"gene[ _-]?expression|genes?|m?rna|gex", re.IGNORECASE)
 _OTHER_TYPE = re.compile(
@@ -191,7 +192,7 @@ def find_genes(var: pd.DataFrame) -> tuple[Bools, tuple[str, ...]]:
     """
     is_gene, said = np.ones(len(var), dtype=bool), []
     for name, values in var.items():
-        if str(name).lower() not in _TYPE_COLUMNS:
+        if one_punctuation(str(name)).lower().replace("-", "_") not in _TYPE_COLUMNS:
             continue
         types = as_text(values)
         known = {kind for kind in types.unique() if kind}
@@ -214,6 +215,29 @@ def find_genes(var: pd.DataFrame) -> tuple[Bools, tuple[str, ...]]:
                 f"{counted(n, 'gene')} marked in var['feature_is_filtered'] count as not measured."
             )
     return is_gene, tuple(said)
+
+
+#: Genomes, as Cell Ranger writes them in ``var["genome"]`` and before the names of genes.
+_GENOMES: Final = {
+    "human": re.compile(r"(?:GRCh|hg)\d.*", re.DOTALL),
+    "mouse": re.compile(r"(?:GRCm|mm)\d.*", re.DOTALL),
+}
+
+
+def of_other_species(var: pd.DataFrame, species: Species) -> Bools:
+    """Return which of the genes are of a genome of another species, if some are and some are not.
+
+    Examples
+    --------
+    >>> of_other_species(pd.DataFrame(index=["mm10_CD3D", "GRCh38_CD3D"]), "human")
+    array([ True, False])
+    """
+    other, nothing = np.zeros(len(var), dtype=bool), np.zeros(len(var), dtype=bool)
+    for kind, genome in _GENOMES.items():
+        for names in [var.index, *([var["genome"]] if "genome" in var else [])]:
+            if species not in ("unknown", kind):
+                other |= np.asarray(as_text(names).str.fullmatch(genome))
+    return nothing if other.all() else other
 
 
 def named_by_column(var: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -130,23 +132,66 @@ def split_three(
     [50, 20, 30]
     """
     if validation_size is None:
-        validation_size = 0.1 if train_size is None else 1 - train_size
+        if train_size is not None:
+            check_number("train_size", train_size, 0, 1, hint="Omit it for the default.")
+        validation_size = 0.1 if train_size is None else round(1 - train_size, 12)
     check_number("validation_size", validation_size, 0, 1, hint="Pass 0 to hold out none.")
-    train_size = 1 - validation_size if train_size is None else train_size
-    check_number("train_size", train_size, 0, 1 - validation_size, hint="Omit it for the rest.")
+    rest_size = round(1 - validation_size, 12)
+    train_size = rest_size if train_size is None else train_size
+    check_number("train_size", train_size, 0, rest_size, hint="Omit it for the rest.")
     if groups is None:
         held_out = hold_out_cells(nodes, validation_size, rng, shuffle=shuffle)
     else:
         held_out = hold_out_groups(nodes, groups, validation_size, rng)
     rest = np.flatnonzero(~held_out)
-    all_of_them = train_size == 1 - validation_size
-    n_train = len(rest) if all_of_them else int(train_size * len(held_out))
+    n_train = len(rest) if np.isclose(train_size, rest_size) else int(train_size * len(held_out))
     if not n_train:
         msg = "No cell is left to train on. Lower validation_size, or raise train_size."
         raise ValueError(msg)
     order = rng.permutation(rest) if shuffle and n_train < len(rest) else rest
     train = np.sort(order[:n_train])
     return [train, np.flatnonzero(held_out), np.setdiff1d(rest, train)]
+
+
+def given_split(parts: Any, n_cells: int) -> list[np.ndarray]:
+    """Check a split that was made elsewhere; cells that it does not name are test cells.
+
+    Parameters
+    ----------
+    parts
+        Positions of the cells that train, of those that are held out, and of test cells; the last
+        two may be missing, or None.
+    n_cells
+        Number of all cells.
+
+    Returns
+    -------
+    Positions of the three kinds of cells, as :func:`split_three` does.
+
+    Raises
+    ------
+    ValueError
+        If a position is not one, or a cell is named twice.
+
+    Examples
+    --------
+    >>> from hdeepinsight.data import given_split
+    >>> [part.tolist() for part in given_split([[0, 3], [1]], 5)]
+    [[0, 3], [1], [2, 4]]
+    """
+    arrays = [np.asarray([] if part is None else part) for part in parts]
+    cells = np.concatenate([*arrays, []])
+    valid = np.isin(cells, np.arange(n_cells)).all() and np.unique(cells).size == cells.size
+    if not valid or not 1 <= len(arrays) <= 3 or not arrays[0].size:
+        raise ValueError(
+            "external_indexing must be a list of the positions of the cells that train, that are "
+            f"held out, and that test, each from 0 to {n_cells - 1:,} and in one of them only. "
+            "Correct it; masks become positions by numpy.flatnonzero."
+        )
+    train, held_out = [*arrays, np.zeros(0)][:2]
+    named = np.concatenate([train, held_out])
+    parts = [train, held_out, np.setdiff1d(np.arange(n_cells), named)]
+    return [part.astype(np.int64) for part in parts]
 
 
 def hold_out_groups(

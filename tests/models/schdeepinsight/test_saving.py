@@ -76,7 +76,7 @@ def test_a_model_without_a_reference_can_be_viewed(saved, reference, capsys):
 
 
 def test_training_without_a_reference_says_what_to_do(saved):
-    with pytest.raises(ValueError, match="loaded without a reference"):
+    with pytest.raises(ValueError, match="has no reference attached"):
         SCHDeepInsight.load(saved).train(max_epochs=1)
 
 

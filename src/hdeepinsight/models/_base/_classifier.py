@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, get_args
 
@@ -15,7 +16,7 @@ import torch
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 
-from hdeepinsight._errors import check_choice, check_integer
+from hdeepinsight._errors import check_choice, check_integer, check_keywords, one_column
 from hdeepinsight._progress import tracked
 from hdeepinsight.adaptation import AdaptationOptions, Adapter, QueryCells, reference_sums
 from hdeepinsight.annotation import (
@@ -38,7 +39,6 @@ from hdeepinsight.models._base._plan import HierarchicalPlan
 from hdeepinsight.models._base._registration import (
     LABELS,
     as_label_keys,
-    one_column,
 )
 from hdeepinsight.models._base._training import seeded
 from hdeepinsight.nn import LeafProfiles, fit_temperatures
@@ -64,6 +64,8 @@ BANK_CELLS = 400
 """Held-out cells that a model keeps, to see how they look at the genes and depths of a query."""
 SAMPLE_CELLS = 2_000
 """Cells of a large query by which it is judged; a smaller one is judged by all of its cells."""
+BATCH_SIZE = 1024
+READING = "layer", "use_raw", "scale", "fold_case"
 TEMPERATURE_DEPTHS = (1.0, 0.5, 0.25)
 
 
@@ -277,7 +279,7 @@ class HierarchicalClassifierMixin(_Base):
         use_raw: bool = False,
         scale: ScaleMode = "auto",
         fold_case: bool = False,
-        batch_size: int = 1024,
+        batch_size: int | None = BATCH_SIZE,
         keep: list[sparse.csr_matrix] | None = None,
     ) -> Annotation:
         """Label every cell at every level.
@@ -382,7 +384,7 @@ class HierarchicalClassifierMixin(_Base):
         adata: Any = None,
         indices: Sequence[int] | None = None,
         soft: bool = False,
-        batch_size: int = 1024,
+        batch_size: int | None = BATCH_SIZE,
         *,
         level: int | str | None = None,
         **kwargs: Any,
@@ -420,6 +422,7 @@ class HierarchicalClassifierMixin(_Base):
         """
         if soft:
             return self.predict_proba(adata, indices, batch_size, level=level, **kwargs)
+        check_keywords("predict()", kwargs, signature(self.annotate).parameters)
         result = self.annotate(adata, indices=indices, batch_size=batch_size, **kwargs)
         return result.label_column(level)
 
@@ -427,7 +430,7 @@ class HierarchicalClassifierMixin(_Base):
         self,
         adata: Any = None,
         indices: Sequence[int] | None = None,
-        batch_size: int = 1024,
+        batch_size: int | None = BATCH_SIZE,
         *,
         level: int | str | None = None,
         corrected: StacasResult | None = None,
@@ -475,7 +478,7 @@ class HierarchicalClassifierMixin(_Base):
         self,
         adata: Any = None,
         indices: Sequence[int] | None = None,
-        batch_size: int = 1024,
+        batch_size: int | None = BATCH_SIZE,
         **reading: Any,
     ) -> np.ndarray:
         """Return the features of every cell, shape ``(n_cells, n_latent)``.
@@ -598,6 +601,7 @@ class HierarchicalClassifierMixin(_Base):
 
     def _open_trained(self, query: Any, indices: Any, **reading: Any) -> AlignedQuery:
         """Open a query of a trained model; its own as it was opened for the adaptation."""
+        check_keywords("This call", reading, READING)
         self._check_if_trained(warn=False)
         own = self._query
         if own is not None and (query is None or query is own.data):
@@ -611,14 +615,14 @@ class HierarchicalClassifierMixin(_Base):
         self,
         opened: AlignedQuery,
         names: Sequence[str],
-        batch_size: int = 1024,
+        batch_size: int | None = BATCH_SIZE,
         corrected: StacasResult | None = None,
         *,
         some: np.ndarray | None = None,
         keep: list[sparse.csr_matrix] | None = None,
     ) -> Iterator[tuple[slice, sparse.csr_matrix, dict[str, np.ndarray]]]:
         """Read a query, or some cells, in one pass by chunks: rows, counts, and outputs by name."""
-        check_integer("batch_size", batch_size)
+        check_integer("batch_size", batch_size, optional=True)
         shift = None
         if corrected is not None:
             shift = corrected.shift_for(self.normalizer, opened.obs_names)
@@ -636,7 +640,7 @@ class HierarchicalClassifierMixin(_Base):
         self,
         opened: AlignedQuery,
         name: str,
-        batch_size: int,
+        batch_size: int | None,
         corrected: StacasResult | None = None,
     ) -> np.ndarray:
         """Return an output for all cells, shape ``(n_cells, ...)``."""
@@ -652,7 +656,7 @@ class HierarchicalClassifierMixin(_Base):
         names: Sequence[str],
         measured: np.ndarray | None = None,
         *,
-        batch_size: int = 1024,
+        batch_size: int | None = BATCH_SIZE,
     ) -> dict[str, np.ndarray]:
         """Run cells through the network in mini-batches; ``logits`` are those without an adapter.
 
@@ -663,7 +667,7 @@ class HierarchicalClassifierMixin(_Base):
         adapter, tree, parts = self.adapter_ or Adapter(), self.module.tree, []
         genes = np.ones(len(self.genes)) if measured is None else measured
         mask = torch.tensor(genes, dtype=torch.float32, device=self.device)
-        for _, part in cells.parts(batch_size):
+        for _, part in cells.parts(batch_size or BATCH_SIZE):
             inputs = part.tensors(mask)
             if "logits" in names:
                 found = self.module.inference(**inputs)
@@ -808,11 +812,14 @@ class HierarchicalClassifierMixin(_Base):
         opened = model.open(adata, **reading)
         model.adapter_ = Adapter.from_obs(opened.obs, batch_key)
         nodes = model._nodes(opened.obs, labels_key or [], ignore_unknown=True)
+        if labels_key and not nodes.any():
+            msg = f"No cell of the query has a label of the taxonomy in {labels_key!r}, so"
+            warnings.warn(f"{msg} labels_key has no effect.", UserWarning, stacklevel=2)
         freeze = {"freeze_backbone": freeze_backbone, "freeze_head": freeze_head}
         model._query = _Query(adata, reading, opened, nodes, reference, freeze, model.module)
         return model
 
-    def _fit_adapter(self, options: dict[str, Any]) -> None:
+    def _fit_adapter(self, plan: dict[str, Any], options: dict[str, Any]) -> None:
         """Adapt to the query, and keep that only if it helped."""
         query, adapter = self._query, self.adapter_
         if query is None or adapter is None:
@@ -820,7 +827,9 @@ class HierarchicalClassifierMixin(_Base):
                 "This model of a query was loaded from a folder, where its query is not kept. It "
                 "annotates any query that is passed; to train, start from load_query_data."
             )
-        settings, network = AdaptationOptions(**options), query.module.to(self.device)
+        known = signature(AdaptationOptions).parameters
+        check_keywords("train() of an adapter", [*plan, *options], known)
+        settings, network = AdaptationOptions(**plan, **options), query.module.to(self.device)
         opened = query.opened
         batch = adapter.batch_of(opened.obs)
         rng = np.random.default_rng(self.seed)

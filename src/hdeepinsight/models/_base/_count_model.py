@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import platform
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -26,13 +25,14 @@ from scvi.model.base import BaseModelClass
 from scvi.model.base._constants import SAVE_KEYS
 from scvi.train import TrainRunner
 
-from hdeepinsight._archive import damaged, frame_from_plain
-from hdeepinsight._errors import check_integer
+from hdeepinsight._archive import UNFIT, damaged, damaged_if_unfit, frame_from_plain
+from hdeepinsight._errors import batch_column, check_integer, check_keywords
 from hdeepinsight._model_folder import ModelFolder
 from hdeepinsight._progress import quiet_trainer
 from hdeepinsight.data import (
     AlignedQuery,
     align_genes,
+    given_split,
     is_paired,
     name_digests,
     open_counts,
@@ -54,18 +54,17 @@ if TYPE_CHECKING:
 DEFAULT_STEPS = 1200
 EPOCH_BOUNDS = (5, 400)
 BATCH_SIZE_BOUNDS = (16, 128)
-#: Arguments of :meth:`CountModel.train` that say which cells are read together.
-SPLITTING = (
-    *("train_size", "validation_size", "shuffle_set_split", "split_key"),
-    *("batch_size", "datasplitter_kwargs"),
-)
+#: Arguments of :meth:`CountModel.train` that say which cells train, and which are read together.
+SPLITTING = "train_size", "validation_size", "shuffle_set_split", "split_key"
+LOADING = *SPLITTING, "batch_size", "datasplitter_kwargs"
+#: Arguments of the splitter that :meth:`CountModel.train` sets itself.
+SET_HERE = {*LOADING, "distributed_sampler", "shuffle"}
 #: Of scvi-tools' base class, and without a meaning here.
 NOT_SUPPORTED = {
-    *("convert_legacy_save", "deregister_manager", "register_manager", "transfer_fields"),
+    *("convert_legacy_save", "register_manager", "transfer_fields"),
     *("differential_abundance", "get_normalized_expression", "get_normalized_function_name"),
     *("setup_annbatch", "setup_datamodule", "update_setup_method_args"),
 }
-UNFIT = "It holds settings or weights that do not fit the model it describes"
 RECORDED_PACKAGES = ("hdeepinsight", "scvi-tools", "torch", "lightning", "anndata", "numpy")
 
 logger = logging.getLogger(__name__)
@@ -124,10 +123,11 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         *,
         seed: int | None = None,
     ) -> None:
-        if adata is None and registry is None:
+        if adata is None and "field_registries" not in (registry or {}):
             msg = f"{type(self).__name__} needs a reference or a registry, got neither."
             hint = "Pass an AnnData that was set up with setup_anndata, or a datamodule's registry."
             raise ValueError(f"{msg} {hint}")
+        check_integer("seed", seed, 0, optional=True)
         super().__init__(adata, registry and {**registry, "model_name": type(self).__name__})
         self.seed = seed if seed is not None else int(settings.seed or 0)
         self.recipe_ = {}
@@ -220,6 +220,9 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         """Print what was registered."""
         self.view_anndata_setup(None, hide_state_registries)
 
+    def deregister_manager(self, adata: Any = None) -> None:
+        """Do nothing: no manager is kept beside the model, so there is none to give up."""
+
     @classmethod
     def view_setup_args(cls, dir_path: str | Path, prefix: str | None = None) -> None:
         """Print the set-up arguments of a saved model, read as safely as by :meth:`load`."""
@@ -280,7 +283,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     def _resolve_adata(self, data: Any) -> Any:
         """Return the registered reference where nothing was given; a MuData file is read."""
         if data is None and self.adata is None:
-            msg = "This call needs cells, and the model was loaded without a reference."
+            msg = "This call needs cells, and the model has no reference attached."
             hint = "Pass an AnnData or the path of a file, or load the model with adata=..."
             raise ValueError(f"{msg} {hint}")
         data = self.adata if data is None else data
@@ -503,7 +506,9 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             row, and keep the best epoch. Off by default: the learning rate falls to zero over
             ``max_epochs``, and the last epoch was the best one in our measurements.
         datasplitter_kwargs
-            Passed to :class:`scvi.dataloaders.DataSplitter`, such as ``num_workers``.
+            Passed to :class:`scvi.dataloaders.DataSplitter`, such as ``num_workers``, or
+            ``external_indexing``: a list of the positions of the cells that train, and of those
+            that are held out; the others are left out (``test_indices``).
         plan_kwargs
             Passed to the training plan: ``lr`` (peak of the one-cycle learning rate, 2e-3),
             ``weight_decay`` (1e-4). For an adapter: fields of
@@ -549,7 +554,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         """
         given, plan_kwargs = dict(locals()), dict(plan_kwargs or {})
         if self.adapter_ is not None:
-            names = *SPLITTING, "max_epochs", "datamodule", "checkpoint"
+            names = *LOADING, "max_epochs", "early_stopping", "datamodule", "checkpoint"
             training.refuse_without_effect(given, names, "where an adapter is fitted")
             if training.is_distributed({}, devices):
                 raise ValueError(
@@ -558,51 +563,52 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
                 )
             if (accelerator, devices) != ("auto", "auto"):
                 self.to_device(parse_device_args(accelerator, devices, "torch")[-1])
-            self._fit_adapter(plan_kwargs | trainer_kwargs)
+            self._fit_adapter(plan_kwargs, trainer_kwargs)
             return
-        further = {name: trainer_kwargs.pop(name, False) for name in self._train_options}
+        further = {name: trainer_kwargs.pop(name, None) or False for name in self._train_options}
         training.check_names(trainer_kwargs)
         patience = trainer_kwargs.get("early_stopping_patience")
-        numbers = {"max_epochs": max_epochs, "batch_size": batch_size}
-        for name, value in (numbers | {"early_stopping_patience": patience}).items():
-            check_integer(name, value, optional=True)
-        ours = {"train_size", "validation_size", "shuffle_set_split", "external_indexing"}
-        if ours & set(datasplitter_kwargs or {}):
-            msg = (
-                f"datasplitter_kwargs must not hold {', '.join(sorted(ours))}, which train() sets."
-            )
-            raise ValueError(f"{msg} Pass them to train(), and split_key for whole groups.")
+        for name in ("max_epochs", "batch_size", "early_stopping_patience"):
+            check_integer(name, (given | trainer_kwargs).get(name), optional=True)
+        loading = dict(datasplitter_kwargs or {})
+        if ours := sorted(SET_HERE & set(loading)):
+            msg = f"datasplitter_kwargs must not hold {', '.join(ours)}, which train() sets."
+            raise ValueError(f"{msg} Pass sizes to train(), and devices for several processes.")
         if split_key is not None and not shuffle_set_split:
             raise ValueError("shuffle_set_split=False has no effect with split_key. Omit one.")
         split = None
         if datamodule is not None:
-            training.refuse_without_effect(given, SPLITTING, "with a datamodule, which loads")
+            training.refuse_without_effect(given, LOADING, "with a datamodule, which loads")
             if self.adata is not None:
                 msg = "train(datamodule=...) needs a model without a reference. Make one of its"
                 raise ValueError(f"{msg} registry: {type(self).__name__}(registry=...).")
             n_train, n_val = datamodule.n_train, getattr(datamodule, "n_val", 0)
         else:
             self._check_reference()
-            split = self._split(train_size, validation_size, shuffle_set_split, split_key)
+            if (parts := loading.pop("external_indexing", None)) is not None:
+                training.refuse_without_effect(given, SPLITTING, "with external_indexing")
+                split = given_split(parts, self.summary_stats.n_cells)
+            else:
+                split = self._split(train_size, validation_size, shuffle_set_split, split_key)
             n_train, n_val = len(split[0]), len(split[1])
-            batch_size = batch_size or int(np.clip(n_train // 8, *BATCH_SIZE_BOUNDS))
+            batch_size = int(batch_size or np.clip(n_train // 8, *BATCH_SIZE_BOUNDS))
         size = batch_size or getattr(datamodule, "batch_size", BATCH_SIZE_BOUNDS[1])
         steps = max(1, -(-n_train // size))
-        epochs = max_epochs or int(np.clip(round(DEFAULT_STEPS / steps), *EPOCH_BOUNDS))
+        epochs = int(max_epochs or np.clip(round(DEFAULT_STEPS / steps), *EPOCH_BOUNDS))
         plan_args, found = self._prepare(split, datamodule, **further)
         plan = self._training_plan_cls(self.module, *plan_args, **plan_kwargs)
         monitor = self._monitor if early_stopping else None
         options = training.trainer_options(trainer_kwargs, epochs, n_val, devices, monitor=monitor)
         loaders = datamodule
         if datamodule is None:
-            loading = {
+            # A rest of one or two cells has no statistics of its own.
+            loading.setdefault("drop_last", 0 < n_train % batch_size < 3 and n_train > batch_size)
+            loading |= {
                 "external_indexing": split,
                 "batch_size": batch_size,
-                # A rest of one or two cells has no statistics of its own.
-                "drop_last": 0 < n_train % batch_size < 3 and n_train > batch_size,
                 "distributed_sampler": training.is_distributed(options, devices),
             }
-            loaders = DataSplitter(self.adata_manager, **(loading | (datasplitter_kwargs or {})))
+            loaders = DataSplitter(self.adata_manager, **loading)
         settings = {"max_epochs": epochs, "batch_size": batch_size, "split_key": split_key, **found}
         settings |= {"lr": plan.lr, "weight_decay": plan.weight_decay}
         checkpoints = None
@@ -637,7 +643,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         """Refuse to train where there is no reference, or another one than was registered."""
         data, keys = self._resolve_adata(None), self._setup.labels_keys
         layer = self._setup.layer
-        x = None if is_paired(data) else data.layers[layer] if layer else data.X
+        x = None if is_paired(data) else data.layers.get(layer, data.X)
         registration.check_unchanged(self.adata_manager, self._obs_of(data, keys), x, keys)
 
     def _split(
@@ -683,7 +689,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         if key is None:
             return None
         obs = self._obs_of(self._resolve_adata(None), [key], kind="batch")
-        groups: np.ndarray = registration.one_column(obs, key).astype(str).to_numpy()
+        groups: np.ndarray = batch_column(obs, key).astype(str).to_numpy()
         return groups
 
     def _held_out(self) -> AnnData | MuData:
@@ -724,7 +730,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         save_anndata
             Save the reference too, as ``adata.h5ad`` or ``mdata.h5mu``.
         **anndata_write_kwargs
-            Passed to :meth:`anndata.AnnData.write_h5ad`, or its equal for a MuData.
+            With ``save_anndata``: passed to :meth:`anndata.AnnData.write_h5ad`, or its equal for a
+            MuData.
 
         Raises
         ------
@@ -732,6 +739,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             If there is a model and ``overwrite`` is off.
         OSError
             If the disk is full or cannot be written.
+        TypeError
+            If an argument has no effect.
 
         Examples
         --------
@@ -758,7 +767,11 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             msg = f"A model exists in {folder.path}. Pass overwrite=True to replace it, or give"
             raise FileExistsError(f"{msg} another folder.")
         references = {}
-        if save_anndata:
+        given = [name for name, value in anndata_write_kwargs.items() if value]
+        if not save_anndata:
+            known = ("dir_path", "prefix", "overwrite", "save_anndata")
+            check_keywords("save() without save_anndata", given, known)
+        else:
             reference: Any = self._resolve_adata(None)
             paired = isinstance(reference, MuData)
             name = SAVE_KEYS.MDATA_FNAME if paired else SAVE_KEYS.ADATA_FNAME
@@ -774,6 +787,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         accelerator: str = "auto",
         device: int | str = "auto",
         prefix: str | None = None,
+        backup_url: str | None = None,
+        datamodule: Any = None,
     ) -> Self:
         """Load a model; code in the file, if any, is refused and never run.
 
@@ -788,13 +803,16 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             Where the model lives, as in scvi-tools.
         prefix
             As given to :meth:`save`.
+        backup_url, datamodule
+            Of scvi-tools, and refused: :func:`hdeepinsight.hub.pull` fetches models, and
+            :meth:`train` takes a datamodule.
 
         Raises
         ------
         ModelFileError
             If the folder holds no model, or a damaged or foreign one.
         TypeError
-            If ``adata`` is something else, such as the path of a file.
+            If ``adata`` is something else, such as the path of a file, or an argument is refused.
 
         Examples
         --------
@@ -803,6 +821,9 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         >>> hdi.SCHDeepInsight.load(folder, adata=False).taxonomy.n_leaves
         8
         """
+        if (backup_url, datamodule) != (None, None):
+            msg = "load() takes no backup_url and no datamodule. Fetch a model by hdi.hub.pull, and"
+            raise TypeError(f"{msg} pass a datamodule to train().")
         model: Self = classes.load_model(dir_path, adata, accelerator, device, prefix, expected=cls)
         return model
 
@@ -811,7 +832,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         """Build the model that a payload describes, with its weights."""
         attributes = payload[SAVE_KEYS.ATTR_DICT_KEY]
         missing = classes.missing_capabilities(attributes)
-        with _damaged_if_unfit(name):
+        with damaged_if_unfit(name):
             attributes = classes.migrate(attributes, cls._options_of)
             registry = attributes.pop("registry_")
             options = attributes["init_params_"]["non_kwargs"]
@@ -823,7 +844,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
                 raise damaged(name, f"{UNFIT} (set-up method {str(method)[:80]!r})")
             getattr(cls, method)(adata, source_registry=registry, **registry["setup_args"])
             model = cls(adata, **options)
-        with _damaged_if_unfit(name):
+        with damaged_if_unfit(name):
             model._restore(attributes)
             model.module.load_state_dict(payload[SAVE_KEYS.MODEL_STATE_DICT_KEY])
         model.missing_capabilities = missing
@@ -902,12 +923,3 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     def _part(self, kind: Any, values: dict[str, Any]) -> Any:
         """Rebuild an object that travels with the model."""
         return kind.from_dict(values)
-
-
-@contextmanager
-def _damaged_if_unfit(name: object) -> Iterator[None]:
-    """Raise ``ModelFileError`` for whatever a class says of settings or weights of another one."""
-    try:
-        yield
-    except (TypeError, LookupError, ValueError, AttributeError, RuntimeError) as error:
-        raise damaged(name, f"{UNFIT} ({' '.join(str(error).split())})") from None

@@ -65,10 +65,10 @@ class OneCyclePlan(TrainingPlan):  # type: ignore[misc]
         if others:
             msg = f"plan_kwargs takes lr and weight_decay, got {', '.join(others)}: no effect under"
             raise TypeError(f"{msg} a one-cycle learning rate. Omit it.")
-        if not (isinstance(lr, int | float) and lr > 0):
+        if not (isinstance(lr, int | float | np.number) and lr > 0):
             raise invalid("lr", lr, "a number > 0", "Omit it to use the default.")
         check_number("weight_decay", weight_decay, hint="Pass 0 to switch it off.")
-        super().__init__(module, optimizer="AdamW", lr=lr, weight_decay=weight_decay)
+        super().__init__(module, optimizer="AdamW", lr=float(lr), weight_decay=float(weight_decay))
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Return AdamW and the one-cycle schedule over all steps of the training."""

@@ -20,7 +20,7 @@ from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 from scvi.data.fields import LayerField, NumericalObsField, ObsmField
 
-from hdeepinsight._errors import invalid, missing_column
+from hdeepinsight._errors import batch_column, invalid, one_column
 from hdeepinsight.data import Modalities, align_genes
 from hdeepinsight.taxonomy import check_labels, find_unlabeled
 
@@ -126,10 +126,12 @@ def register(
         If two columns have one name.
     """
     setup.setup_args.pop("source_registry", None)
-    for key in (*setup.labels_keys, *([] if setup.batch_key is None else [setup.batch_key])):
-        one_column(obs, key)
+    if not isinstance(given := setup.setup_args.get("unlabeled_category"), str | float | None):
+        raise invalid("unlabeled_category", given, "a label, as text", "Set others to missing.")
     for key in setup.labels_keys:
-        check_labels(obs[key], key, unlabeled=setup.unlabeled)
+        check_labels(one_column(obs, key), key, unlabeled=setup.unlabeled)
+    if setup.batch_key is not None:
+        batch_column(obs, setup.batch_key)
     shared = source.matrix.whole()
     var = pd.DataFrame(index=_unique(source.var_names))
     shell = AnnData(shared, obs=shell_obs(obs, setup), var=var)
@@ -249,25 +251,15 @@ def check_unchanged(
         raise ValueError(f"{msg} {again}")
     for key in keys:
         column = one_column(obs, key, hint=f"It was there when the reference was set up. {again}")
-        then, now = (labels.astype(object).to_numpy() for labels in (shell.obs[key], column))
-        same = (then == now) | (pd.isna(then) & pd.isna(now))
+        texts = (labels.astype(object) for labels in (shell.obs[key], column))
+        then, now = (labels.where(labels.notna(), None).to_numpy() for labels in texts)
+        same = then == now
         if not same.all():
             msg = f"{int((~same).sum()):,} labels in {key!r} differ from those that were set up."
             raise ValueError(f"{msg} {again}")
     if sparse.issparse(x) and shell.X is x and (x.data != np.rint(x.data)).any():
         msg = "The matrix of the reference held counts when it was set up, and now holds fractions."
         raise ValueError(f"{msg} Restore the counts, or keep them in a layer. {again}")
-
-
-def one_column(obs: pd.DataFrame, key: str, *, hint: str = "") -> pd.Series:
-    """Return a column; raises ``KeyError`` with those that there are, or ``ValueError`` for two."""
-    if key not in obs:
-        raise missing_column(key, obs.columns, hint=hint)
-    found = obs[key]
-    if isinstance(found, pd.DataFrame):
-        msg = f"obs has {found.shape[1]} columns named {key!r}. Rename or drop all but one."
-        raise ValueError(msg)
-    return found
 
 
 def read_counts(source: CountSource, genes: Sequence[str]) -> sparse.csr_matrix:

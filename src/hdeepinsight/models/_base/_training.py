@@ -113,7 +113,9 @@ def check_names(given: Mapping[str, Any]) -> None:
     if unknown:
         raise TypeError(
             f"train() got {', '.join(unknown)}, which neither it nor the trainer takes. Pass "
-            "settings of the optimiser as plan_kwargs={'lr': ..., 'weight_decay': ...}."
+            "settings of the optimiser as plan_kwargs={'lr': ..., 'weight_decay': ...}, those of "
+            "the loaders as datasplitter_kwargs, the length as max_epochs, and the device as "
+            "accelerator and devices."
         )
 
 
@@ -126,7 +128,7 @@ def check_finite(module: torch.nn.Module) -> None:
 
 def refuse_without_effect(settings: Mapping[str, Any], names: Iterable[str], where: str) -> None:
     """Raise ``ValueError`` for those of the named settings that were given; they mean nothing."""
-    usual = {"shuffle_set_split": True}
+    usual = {"shuffle_set_split": True, "early_stopping": False}
     given = [name for name in names if settings[name] is not usual.get(name)]
     if given:
         raise ValueError(f"train({', '.join(given)}=...) has no effect {where}. Omit it.")
@@ -134,8 +136,10 @@ def refuse_without_effect(settings: Mapping[str, Any], names: Iterable[str], whe
 
 def is_distributed(options: Mapping[str, Any], devices: Any) -> bool:
     """Whether a training runs in several processes."""
-    if use_distributed_sampler(options.get("strategy")):
+    if use_distributed_sampler(options.get("strategy")) or options.get("num_nodes", 1) > 1:
         return True
+    if isinstance(devices, str):
+        devices = devices.strip(", ").split(",") if "," in devices else devices
     if isinstance(devices, list | tuple):
         return len(devices) > 1
     number = int(devices) if str(devices).lstrip("-").isdigit() else 1

@@ -148,6 +148,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
         config: ModuleConfig | dict[str, Any] | None = None,
         seed: int | None = None,
     ) -> None:
+        check_integer("n_genes", n_genes, hint="Omit it to use 4096.")
         super().__init__(adata, registry, seed=seed)
         self._loader_genes = super().genes
         config = ModuleConfig(**config) if isinstance(config, dict) else config or ModuleConfig()
