@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def invalid(name: str, value: object, expected: str, hint: str = "") -> ValueError:
@@ -103,10 +105,10 @@ def missing_column(
 
 def one_column(obs: pd.DataFrame, key: str, *, hint: str = "") -> pd.Series:
     """Return a column; raises ``KeyError`` with those that there are, or ``ValueError`` for two."""
-    if not pd.api.types.is_hashable(key) or key not in obs:
+    if not isinstance(key, Hashable) or key not in obs:
         raise missing_column(key, obs.columns, hint=hint)
     found = obs[key]
-    if isinstance(found, pd.DataFrame):
+    if found.ndim > 1:
         msg = f"obs has {found.shape[1]} columns named {key!r}. Rename or drop all but one."
         raise ValueError(msg)
     return found
