@@ -85,7 +85,13 @@ class Report:
     def __init__(self, results: Path, jobs: dict[str, str] | None = None):
         self.accuracy = _read(results / "accuracy.json")
         self.choices = _read(results / "choices.json")
-        self.missing = _read(results / "missing_genes.json")
+        missing = _read(results / "missing_genes.json")
+        self.missing = [row for row in missing if row["missing_genes"]]
+        # Falls are measured from rows of the same code.
+        together = [row for row in missing if not row["missing_genes"]]
+        done = {(row["pair"], row["method"]) for row in together}
+        rest = [row for row in self.accuracy if (row["pair"], row["method"]) not in done]
+        self.whole = together + rest
         self.runs = _read(results / "runs.json")
         self.speed = _read(results / "speed.json")
         self.components = _read(results / "ablation.json")
@@ -206,12 +212,14 @@ class Report:
         parts = [
             "## Missing genes",
             "The same query with a random share of the reference's genes removed, the same ones "
-            "for every method; macro-F1 at the finest level, a new draw of genes a seed.",
+            "for every method; macro-F1 at the finest level, a new draw of genes a seed. Our rows, "
+            "that with all genes too, were measured before training moved to the loaders of "
+            "scvi-tools.",
         ]
         shares = sorted({row["missing_genes"] for row in self.missing})
         for pair in self.pairs:
             level = self.levels(pair)[-1]
-            columns = {"all genes": self._column(self.accuracy, "macro_f1", pair=pair, level=level)}
+            columns = {"all genes": self._column(self.whole, "macro_f1", pair=pair, level=level)}
             for share in shares:
                 columns[f"{share:.0%} removed"] = self._column(
                     self.missing, "macro_f1", pair=pair, level=level, missing_genes=share
@@ -227,7 +235,7 @@ class Report:
         columns = {}
         for pair in self.pairs:
             place = {"pair": pair, "level": self.levels(pair)[-1]}
-            whole = self.rows(self.accuracy, **place)
+            whole = self.rows(self.whole, **place)
             half = self.rows(self.missing, missing_genes=0.5, **place)
             drops = less(whole, half, "macro_f1", ("method", "seed"))
             columns[pair] = self._column(drops, "macro_f1")

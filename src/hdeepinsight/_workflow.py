@@ -46,7 +46,8 @@ MIN_CELLS = 50
 #: Least weight of the neighbours, from 0 to 1, against the overall frequencies of the types.
 MIN_WEIGHT = 0.05
 #: Probabilities are raised to this power before neighbours are asked, so that only cells change
-#: of which the model is unsure. An adapted model, which is less sure than it is right, stays so.
+#: of which the model is unsure. An adapted model, which is less sure than it is right, keeps what
+#: that adds to its mean confidence.
 SHARPENING = 2.0
 #: As ``vote=True``, where only words can be given.
 CLUSTER = "auto"
