@@ -28,8 +28,7 @@ import pandas as pd
 import scipy.sparse as sp
 from scipy.io import mmread
 
-from hdeepinsight._errors import counted
-from hdeepinsight.data._errors import InputError, examples
+from hdeepinsight._errors import InputError, counted, examples
 from hdeepinsight.data._names import common_start, share_barcodes, share_genes
 
 Opener: TypeAlias = "Callable[[], AbstractContextManager[Any]]"
