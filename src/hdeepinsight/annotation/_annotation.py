@@ -45,6 +45,8 @@ from hdeepinsight.taxonomy import Taxonomy, cell_type, path_distance
 #: Columns of ``novelty`` that are written beside the labels, and those among the details.
 NOVELTY_COLUMNS = ("lineage_p_value", "type_p_value", "is_doublet", "is_ambient")
 NOVELTY_DETAILS = ("doublet_score", "ambient_score")
+#: Arrays of one value per cell.
+PER_CELL = ("disagreement", "supported_depth", "stop_reasons")
 #: Why a label stops where no child is probable enough.
 IMPROBABLE = "no type below is probable enough"
 
@@ -77,6 +79,9 @@ class Annotation:
     novelty
         How novel each cell is to the reference, one row per cell: ``lineage_p_value``,
         ``type_p_value``, ``is_doublet``, ``is_ambient``, and the scores that these rest on.
+    disagreement
+        Share of the probability that several networks of one model put on other types than their
+        mean does, shape ``(n_cells,)``: 0 where all agree.
     node_thresholds
         Threshold of every node, shape ``(n_nodes,)``, where a model has chosen them; a label needs
         both its node's and ``threshold``.
@@ -129,6 +134,7 @@ class Annotation:
     recipe: dict[str, Any] = field(default_factory=dict)
     calibration: Calibration | None = None
     novelty: pd.DataFrame | None = None
+    disagreement: np.ndarray | None = None
     node_thresholds: np.ndarray | None = None
     supported_depth: np.ndarray | None = None
     stop_reasons: np.ndarray | None = None
@@ -155,7 +161,7 @@ class Annotation:
                 "probabilities, not logits or percent."
             )
         check_level_names(self.taxonomy)
-        lengths = {"node_thresholds": 1, "supported_depth": 0, "stop_reasons": 0}
+        lengths = {"node_thresholds": 1} | dict.fromkeys(PER_CELL, 0)
         for name, length in ((name, shape[axis]) for name, axis in lengths.items()):
             values = getattr(self, name)
             if values is not None and np.shape(values) != (length,):
@@ -742,6 +748,8 @@ class Annotation:
             self.stop_depth,
             self.stop_reason,
         ]
+        if self.disagreement is not None:
+            columns.append(self._series(self.disagreement, ADDED_KEYS.DISAGREEMENT))
         if self.novelty is not None:
             wanted = (*NOVELTY_COLUMNS, *NOVELTY_DETAILS) if details else NOVELTY_COLUMNS
             columns += [self.novelty[name] for name in wanted if name in self.novelty]

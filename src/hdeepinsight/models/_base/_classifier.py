@@ -346,7 +346,9 @@ class HierarchicalClassifierMixin(_Base):
         )
         judge: QueryJudge | None = None
         found: dict[str, np.ndarray] = {}
-        names = "probabilities", "seen"
+        names = ["probabilities", "seen"]
+        if getattr(self.module, "n_members", 1) > 1:
+            names.append("disagreement")
         for rows, counts, part in self._chunks(opened, names, batch_size, corrected, keep=keep):
             read = counts, part["probabilities"]
             if rows.start == 0 and self.bank_ is not None:
@@ -357,6 +359,7 @@ class HierarchicalClassifierMixin(_Base):
             fill(found, part, rows, opened.n_obs)
         probabilities = found.pop("probabilities", np.zeros((0, 0)))
         seen = found.pop("seen", np.ones(0, dtype=bool))
+        disagreement = found.pop("disagreement", None)
         return Annotation(
             taxonomy=self.taxonomy,
             node_probabilities=probabilities,
@@ -364,6 +367,7 @@ class HierarchicalClassifierMixin(_Base):
             decoder=decoder,
             recipe=self.recipe,
             calibration=self.calibration,
+            disagreement=disagreement,
             **judgement(
                 judge,
                 found,
