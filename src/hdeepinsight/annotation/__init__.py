@@ -32,11 +32,7 @@ from hdeepinsight.annotation._decode import (
     node_categories,
     node_names,
 )
-from hdeepinsight.annotation._evaluate import (
-    Evaluation,
-    evaluate_annotation,
-    level_metrics,
-)
+from hdeepinsight.annotation._evaluate import Evaluation, evaluate_annotation, level_metrics
 from hdeepinsight.annotation._external import (
     class_nodes,
     drop_ancestors,
