@@ -64,7 +64,8 @@ def test_the_user_guide_lists_every_column(two_levels, annotated):
     novelty |= {"ambient_score": 0.1, "is_doublet": False, "is_ambient": True}
     tree = two_levels.with_annotations(ontology_ids=IDS)
     result = annotated(tree)
-    result = replace(result, novelty=pd.DataFrame(novelty, index=result.obs_names))
+    table = pd.DataFrame(novelty, index=result.obs_names)
+    result = replace(result, novelty=table, disagreement=np.zeros(len(result)))
     page = Path(__file__).parents[2] / "docs/user_guide/annotation.md"
     rows = re.findall(r'^\| `(obs|obsm|uns)\["(\S+)"\]` \| (.*?) \|', page.read_text(), re.M)
     for details in (False, True):

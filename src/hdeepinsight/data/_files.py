@@ -198,17 +198,9 @@ def _is_usual(root: Any) -> bool:
 
 
 def _read_10x(path: Path) -> ad.AnnData:
-    """Read a feature-barcode matrix of Cell Ranger 2 (a group per genome) or later."""
     import scanpy as sc
 
-    with h5py.File(path, "r") as root:
-        genomes = [] if "matrix" in root else [name for name in root if "barcodes" in root[name]]
-    if not genomes:
-        return sc.read_10x_h5(path, gex_only=False)
-    parts = [sc.read_10x_h5(path, genome=genome) for genome in genomes]
-    for genome, part in zip(genomes, parts, strict=True):
-        part.var["genome"] = genome
-    return parts[0] if len(parts) == 1 else ad.concat(parts, axis="var", join="outer")
+    return sc.read_10x_h5(path, gex_only=False)
 
 
 def _read_loom(path: Path) -> ad.AnnData:
