@@ -31,7 +31,6 @@ _REPOSITORY: Final = Argument(
 
 
 @command(
-    "labels_key",
     "labels_keys",
     "layer",
     "use_raw",

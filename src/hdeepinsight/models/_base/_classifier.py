@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ import torch
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 
-from hdeepinsight._errors import check_choice, check_integer, check_keywords, one_column
+from hdeepinsight._errors import check_integer, check_keywords, one_column
 from hdeepinsight._progress import tracked
 from hdeepinsight.adaptation import AdaptationOptions, Adapter, QueryCells, reference_sums
 from hdeepinsight.annotation import (
@@ -28,8 +28,7 @@ from hdeepinsight.annotation import (
     ReferenceBank,
     Reject,
     calibrate,
-    check_decoder,
-    check_threshold,
+    check_decoding,
     evaluate_annotation,
     judgement,
     marker_opinion,
@@ -371,9 +370,7 @@ class HierarchicalClassifierMixin(_Base):
         >>> result.gene_report.n_measured
         263
         """
-        check_threshold(threshold)
-        check_decoder(decoder)
-        check_choice("reject", reject, get_args(Reject), "Use 'auto' to begin with.")
+        check_decoding(threshold, decoder, reject)
         opened = self._open_trained(
             query, indices, layer=layer, use_raw=use_raw, scale=scale, fold_case=fold_case
         )

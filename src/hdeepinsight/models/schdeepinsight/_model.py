@@ -315,12 +315,10 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
             Cells of every type in the background.
         n_samples
             Gradients per cell, 50 by default. The error falls with it, the time grows. For
-            ``"kernel"`` coalitions per cell (by default 2 × genes + 2,048), for ``"permutation"``
-            permutations per cell (1).
+            ``"permutation"`` permutations per cell (1).
         method
-            ``"expected_gradients"``, or, to check it on a few cells, an explainer of shap:
-            ``"shap_gradient"``, ``"kernel"`` or ``"permutation"``. The last two ask the network
-            tens of thousands of times per cell.
+            ``"expected_gradients"``, or, to check it on a few cells, ``"permutation"``: Shapley
+            values by shap, which asks the network tens of thousands of times per cell.
         keep_values
             Keep the attributions of single cells, 4 bytes per cell, gene and node. Off, only means
             and spread over cells are kept, and memory does not grow with the number of cells.
