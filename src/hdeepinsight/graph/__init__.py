@@ -4,7 +4,6 @@ from hdeepinsight.graph._adjacency import BatchGraphs, Weights, batch_graphs, kn
 from hdeepinsight.graph._local_prior import LocalPrior, refine_by_local_prior
 from hdeepinsight.graph._neighbors import Exact, NumbaCacheError, nearest_neighbors
 from hdeepinsight.graph._smooth import (
-    GraphRefinement,
     LaplacianKind,
     check_graph,
     degrees,
@@ -16,7 +15,6 @@ from hdeepinsight.graph._smooth import (
 __all__ = [
     "BatchGraphs",
     "Exact",
-    "GraphRefinement",
     "LaplacianKind",
     "LocalPrior",
     "NumbaCacheError",
