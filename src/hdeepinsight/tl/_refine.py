@@ -144,7 +144,7 @@ def refine(
     n_neighbors
         Neighbours per cell (with ``batch_key``: in each batch).
     weights
-        ``"binary"``, ``"self_tuning"`` or, of a stored graph, ``"connectivities"``.
+        ``"binary"`` or, of a stored graph, ``"connectivities"``.
     batch_key
         Column of ``obs``. Neighbours are then found within batches, and between them by mutual
         pairs; the local prior weighs both kinds by what they turn out to know.
@@ -191,6 +191,7 @@ def refine(
     >>> int(((result.labels == "B") == is_b).sum())
     57
     """
+    target = as_anndata(adata, key_added)
     settings = _Settings(method, lam, batch_key is not None, config or RefineConfig())
     scores = read_scores(adata, probabilities, classes=classes, taxonomy=taxonomy)
     graphs = cell_graphs(
@@ -203,8 +204,8 @@ def refine(
     )
     result = _refine_on(graphs, pd.Index(adata.obs_names), scores, settings)
     _warn_of_losses(result)
-    if key_added is not None:
-        result.to_adata(as_anndata(adata, key_added), key_added)
+    if target is not None:
+        result.to_adata(target, str(key_added))
     return result
 
 
