@@ -130,6 +130,12 @@ def check_choice(name: str, value: object, choices: Iterable[object], hint: str 
         raise invalid(name, value, f"one of {', '.join(map(repr, listed))}", hint)
 
 
+def check_key(name: str, value: object) -> None:
+    """Raise ``ValueError`` unless the value can begin the names of what is added."""
+    if not isinstance(value, str) or not value.strip():
+        raise invalid(name, value, "a name such as 'hdi'", "Omit it to use the default.")
+
+
 def check_keywords(call: str, given: Iterable[str], known: Iterable[str]) -> None:
     """Raise ``TypeError`` for keyword arguments that a call does not take; names the valid ones."""
     if unknown := sorted(set(given) - set(known)):

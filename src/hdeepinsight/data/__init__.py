@@ -40,7 +40,7 @@ from hdeepinsight.data._proteins import (
 )
 from hdeepinsight.data._query import AlignedQuery, ExtraInputs, open_query
 from hdeepinsight.data._recover import Denormalizer
-from hdeepinsight.data._sampling import draw_evenly, given_split, split_three
+from hdeepinsight.data._sampling import deal_out, draw_evenly, given_split, split_three
 from hdeepinsight.data._store import DataLike, Store, open_store, read_anndata
 
 __all__ = [
@@ -64,6 +64,7 @@ __all__ = [
     "align_proteins",
     "check_file",
     "clean_protein_name",
+    "deal_out",
     "dispersion_scores",
     "draw_evenly",
     "errors_of",

@@ -104,6 +104,11 @@ class MemberHeads(nn.Module):
         each = zip(self.members, parts, labels, strict=True)
         return torch.cat([head(part, own) for head, part, own in each])
 
+    def by_one(self, latent: Tensor, member: Tensor) -> Tensor:
+        """Logits of each cell by one member, whose number stands in ``member`` ``(n_cells,)``."""
+        own = self.log_probs(latent)[member, torch.arange(len(latent), device=latent.device)]
+        return own[:, 1:] - own[:, self.parent]
+
     def log_probs(self, latent: Tensor, nodes: Tensor | None = None) -> Tensor:
         """Log-probability of every node by each member, shape ``(n_members, n_cells, n_nodes)``."""
         parts = latent.chunk(len(self.members), dim=1)

@@ -66,3 +66,37 @@ def test_members_of_a_path_that_all_share_are_refused(reference):
         SCHDeepInsight(reference, layout="random", config=ModuleConfig(wide=True), n_members=2)
     with pytest.raises(ValueError, match=r"n_members must be an integer >= 1, got 0\."):
         SCHDeepInsight(reference, layout="random", n_members=0)
+
+
+def few_cells(reference, n_each=6):
+    rows = reference.obs.groupby("cell_type", observed=True).cumcount() < n_each
+    return reference[rows.to_numpy()].copy()
+
+
+def test_members_calibrate_on_cells_that_they_did_not_learn_from(reference, fit, query):
+    train = {"validation_size": None, "max_epochs": 2}
+    with pytest.warns(UserWarning, match="calibrated by cells that single members did not learn"):
+        model = fit(few_cells(reference), n_members=3, n_latent=8, train=train)
+    n_types = model.taxonomy.n_leaves
+    # Of six cells in five parts each of the three members lacks one or two.
+    assert 3 * n_types <= len(model.calibration) <= 4 * n_types
+    assert "did not learn from" in model.calibration.source
+    assert model.recipe["cross_fitted"]
+    assert model.label_nodes().max() < model.taxonomy.n_nodes
+    assert model.annotate(query).novelty is None
+
+
+def test_no_label_of_a_cell_reaches_the_member_that_must_not_see_it(several):
+    module = several.module
+    counts = torch.ones(2, len(several.genes))
+    labels, unseen_by = torch.tensor([3, 4]), torch.tensor([1, -1])
+    inputs = module.augment({"X": counts, "labels": labels, "unseen_by": unseen_by})
+    assert inputs["X"].shape == (6, len(several.genes))
+    assert inputs["labels"].tolist() == [3, 4, 0, 4, 3, 4]
+
+
+def test_validation_size_zero_keeps_every_label_and_calibrates_nothing(reference, fit):
+    train = {"validation_size": 0, "max_epochs": 1}
+    model = fit(few_cells(reference), n_members=3, n_latent=8, train=train)
+    assert model.calibration is None
+    assert "cross_fitted" not in model.recipe

@@ -123,7 +123,7 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
     temperature: Tensor
     wide: nn.Linear | None
     wide_proteins: nn.Linear | None
-    head: nn.Module | None
+    head: Any
 
     def __init__(
         self,
@@ -194,10 +194,16 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
 
         Returns
         -------
-        The mini-batch with thinned counts and masks of what is shown, once for every member.
+        The mini-batch with thinned counts and masks of what is shown, once for every member. A
+        member gets no label of cells that it must not see (``unseen_by``).
         """
         if self.n_members > 1:
             tensors = {name: torch.cat([each] * self.n_members) for name, each in tensors.items()}
+        if "unseen_by" in tensors:
+            labels, unseen_by = tensors[REGISTRY_KEYS.LABELS_KEY], tensors["unseen_by"]
+            member = torch.arange(self.n_members, device=labels.device)
+            seen = unseen_by != member.repeat_interleave(len(labels) // self.n_members)
+            tensors[REGISTRY_KEYS.LABELS_KEY] = labels * seen
         counts = self.thinning.sample_dense(tensors[REGISTRY_KEYS.X_KEY])
         measured = self.masking.sample(counts.shape[0], counts.shape[1], counts.device)
         tensors = {**tensors, REGISTRY_KEYS.X_KEY: counts, "measured": measured}
@@ -220,6 +226,7 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
         proteins: Tensor | None = None,
         proteins_measured: Tensor | None = None,
         shift: Tensor | None = None,
+        member: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Features and logits.
 
@@ -236,6 +243,8 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
             all proteins count as not measured.
         shift
             Batch correction of the log values, shape ``(n_cells, n_genes)``.
+        member
+            Number of the member that reads each cell, shape ``(n_cells,)``; all do by default.
 
         Returns
         -------
@@ -244,7 +253,10 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
         values, protein_values = self.normalizer(counts, measured, shift), None
         if self.proteins is not None and proteins is not None and proteins_measured is not None:
             protein_values = self.proteins.normalize(proteins, proteins_measured)
-        return self.read(values, measured, nodes, protein_values)
+        found = self.read(values, measured, nodes, protein_values)
+        if member is not None:
+            found["logits"] = self.head.by_one(found["latent"], member.long())
+        return found
 
     def read(
         self,
