@@ -12,6 +12,7 @@ from hdeepinsight.data._errors import GeneCoverageWarning, GeneMatchError, Input
 from hdeepinsight.data._files import check_file
 from hdeepinsight.data._genes import GeneAlignment, GeneReport, align_genes, resolve_var_names
 from hdeepinsight.data._inspect import InputReport, ScaleMode, inspect_input
+from hdeepinsight.data._matrix import spread_rows
 from hdeepinsight.data._modalities import (
     Modalities,
     errors_of,
@@ -81,5 +82,6 @@ __all__ = [
     "resolve_var_names",
     "select_genes",
     "split_three",
+    "spread_rows",
     "strip_version",
 ]
