@@ -78,13 +78,8 @@ def train(
     layer: str | None,
     use_raw: bool,
     batch_key: str | None,
-    split_key: str | None,
     unlabeled_category: str,
-    n_genes: int,
-    layout: str,
-    backbone: str,
     n_members: str,
-    seed: int,
     overwrite: bool,
     **training: Any,
 ) -> None:
@@ -113,9 +108,8 @@ def train(
             )
         require_writable(out)
         store = open_store(reference)
-        require_columns(
-            store.obs, [*labels_keys, *filter(None, (batch_key, split_key))], source=reference
-        )
+        others = filter(None, (batch_key, training["split_key"]))
+        require_columns(store.obs, [*labels_keys, *others], source=reference)
         adata = store.whole()
         if use_raw:
             store.matrix(layer, use_raw=True)  # says what is wrong, if something is
@@ -131,10 +125,10 @@ def train(
         method.setup_anndata(
             adata, layer=layer, batch_key=batch_key, unlabeled_category=unlabeled_category, **keys
         )
-    network: dict[str, Any] = {"layout": layout, "n_genes": n_genes, "backbone": backbone}
+    network = {name: training.pop(name) for name in ("n_genes", "layout", "backbone", "seed")}
     members = int(n_members) if n_members.isdigit() else n_members
-    model = method(adata, taxonomy=tree, n_members=members, seed=seed, **network)
-    model.train(split_key=split_key, **training)
+    model = method(adata, taxonomy=tree, n_members=members, **network)
+    model.train(**training)
     model.save(out, overwrite=overwrite)
     show(repr(model))
     if len(model.validation_indices_):
