@@ -240,6 +240,12 @@ def assert_readable_or_usage(done, code: int, says: str) -> None:
             ["--labels-key", "cell_type", "--backbone", "x"], 1, "backbone", id="backbone"
         ),
         pytest.param(
+            ["--labels-key", "cell_type", "--n-members", "many"],
+            1,
+            "--n-members must be an integer >= 1, got 'many'",
+            id="n_members",
+        ),
+        pytest.param(
             ["--labels-keys", "cell_type,lineage", "--split-key", "batch", "--max-epochs", "0"],
             2,
             "epochs",

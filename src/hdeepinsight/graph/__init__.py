@@ -1,6 +1,6 @@
 """Neighbour graphs of cells and linear systems on them; knows arrays only."""
 
-from hdeepinsight.graph._adjacency import BatchGraphs, Weights, batch_graphs, knn_graph
+from hdeepinsight.graph._adjacency import BatchGraphs, batch_graphs, knn_graph
 from hdeepinsight.graph._local_prior import LocalPrior, refine_by_local_prior
 from hdeepinsight.graph._neighbors import Exact, NumbaCacheError, nearest_neighbors
 from hdeepinsight.graph._smooth import (
@@ -18,7 +18,6 @@ __all__ = [
     "LaplacianKind",
     "LocalPrior",
     "NumbaCacheError",
-    "Weights",
     "batch_graphs",
     "check_graph",
     "degrees",

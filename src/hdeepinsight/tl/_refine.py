@@ -144,7 +144,7 @@ def refine(
     n_neighbors
         Neighbours per cell (with ``batch_key``: in each batch).
     weights
-        ``"binary"``, ``"self_tuning"`` or, of a stored graph, ``"connectivities"``.
+        ``"binary"`` or, of a stored graph, ``"connectivities"``.
     batch_key
         Column of ``obs``. Neighbours are then found within batches, and between them by mutual
         pairs; the local prior weighs both kinds by what they turn out to know.
