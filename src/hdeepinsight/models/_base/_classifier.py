@@ -33,7 +33,14 @@ from hdeepinsight.annotation import (
     judgement,
     marker_opinion,
 )
-from hdeepinsight.data import align_genes, deal_out, draw_evenly, is_paired, open_store
+from hdeepinsight.data import (
+    align_genes,
+    deal_out,
+    draw_evenly,
+    is_paired,
+    open_store,
+    spread_rows,
+)
 from hdeepinsight.models._base._plan import HierarchicalPlan
 from hdeepinsight.models._base._registration import (
     LABELS,
@@ -717,7 +724,7 @@ class HierarchicalClassifierMixin(_Base):
         self, opened: AlignedQuery, corrected: StacasResult | None
     ) -> tuple[sparse.csr_matrix, np.ndarray]:
         """Return counts and probabilities of cells of a query that are drawn evenly."""
-        rows = np.unique(np.linspace(0, opened.n_obs - 1, SAMPLE_CELLS).astype(int))
+        rows = spread_rows(opened.n_obs, SAMPLE_CELLS)
         drawn = self._chunks(opened, ("probabilities",), corrected=corrected, some=rows)
         counts, found = zip(*[part[1:] for part in drawn], strict=True)
         probabilities = np.concatenate([each["probabilities"] for each in found])
