@@ -334,6 +334,22 @@ def test_a_table_keeps_columns_that_are_not_numbers(tmp_path):
     assert store.genes(False).index.tolist() == ["CD3D", "NKG7"]
 
 
+@pytest.mark.parametrize(
+    "heading",
+    [
+        pytest.param("# made by A, B\n# in 2024, twice\ngene,c_1,c_2,c_3", id="comments"),
+        pytest.param("# one\n#gene,c_1,c_2,c_3", id="heading-with-a-sign"),
+        pytest.param("gene,17,40,41", id="cells-by-number"),
+        pytest.param(",0,1,2", id="cells-counted"),
+    ],
+)
+def test_a_table_keeps_its_first_gene_whatever_is_above_it(tmp_path, heading):
+    (tmp_path / "cells.csv").write_text(f"{heading}\nCD3D,3,1,0\nNKG7,1,2,5\n")
+    found = read_anndata(tmp_path / "cells.csv")
+    assert found.var_names.tolist() == ["CD3D", "NKG7"]
+    assert found.X.toarray().tolist() == [[3, 1], [1, 2], [0, 5]]
+
+
 def test_a_table_as_r_writes_it_has_one_name_less_in_its_first_line(tmp_path):
     (tmp_path / "cells.txt").write_text("CD3D NKG7\ncell1 1 0\ncell2 0 3\n")
     opened = open_query(tmp_path / "cells.txt", ["NKG7", "CD3D"])
@@ -415,6 +431,24 @@ def test_files_of_two_samples_in_one_folder_are_kept_apart(cells, tmp_path):
         ),
         pytest.param(
             lambda p: p.write_text("CD3D,3,3,0\nNKG7,1,2,5\n"), "first line", "loses", id="no-names"
+        ),
+        pytest.param(
+            lambda p: p.write_text("c_1,3,1,0\nc_2,1,2,5\n"), "first line", "loses", id="no-genes"
+        ),
+        pytest.param(
+            lambda p: p.write_text("CD3D,3,1,0\nNKG7,1,2,5\n"), "first line", "loses", id="no-cells"
+        ),
+        pytest.param(
+            lambda p: p.write_text("0.5 0 2\n1 2.5 5\n"), "first line", "loses", id="savetxt"
+        ),
+        pytest.param(
+            lambda p: p.write_text("cell;CD3D;NKG7\na;1,5;0\nb;2,5;1\n"),
+            "column 'CD3D'.* have a comma: '1,5', '2,5'",
+            "decimal=','",
+            id="decimal-comma",
+        ),
+        pytest.param(
+            lambda p: p.write_bytes(b"cell,CD3D\nR\xe9mi,1\n"), "byte 0xe9", "iconv", id="latin1"
         ),
         pytest.param(
             lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(99)), "opened", "again", id="cut"

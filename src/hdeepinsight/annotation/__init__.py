@@ -24,8 +24,8 @@ from hdeepinsight.annotation._conformal import (
 )
 from hdeepinsight.annotation._decode import (
     Decoder,
-    check_decoder,
-    check_threshold,
+    Reject,
+    check_decoding,
     decode,
     depth_of_level,
     most_probable_leaf,
@@ -48,7 +48,7 @@ from hdeepinsight.annotation._external import (
 )
 from hdeepinsight.annotation._novelty import ReferenceBank
 from hdeepinsight.annotation._trust import NO_LIMIT, QueryJudge, marker_opinion
-from hdeepinsight.annotation._verdict import Decision, Reject, Verdict, judgement
+from hdeepinsight.annotation._verdict import Decision, Verdict, judgement
 
 __all__ = [
     "NO_LIMIT",
@@ -68,11 +68,10 @@ __all__ = [
     "calibrate",
     "check_cells",
     "check_confidence",
-    "check_decoder",
+    "check_decoding",
     "check_level_names",
     "check_nodes",
     "check_same_cells",
-    "check_threshold",
     "class_nodes",
     "conformal_threshold",
     "decode",

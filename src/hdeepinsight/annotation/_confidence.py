@@ -161,10 +161,8 @@ def match_mean_confidence(annotation: Annotation, target: float) -> Annotation:
         return float(_powered(leaves, np.exp(log_power)).max(axis=1).mean()) - target
 
     low, high = np.log(_POWERS)
-    if excess(low) >= 0:
-        return sharpen(annotation, _POWERS[0])
-    if excess(high) <= 0:
-        return sharpen(annotation, _POWERS[1])
+    if excess(low) >= 0 or excess(high) <= 0:
+        return sharpen(annotation, _POWERS[excess(high) <= 0])
     return sharpen(annotation, float(np.exp(brentq(excess, low, high, xtol=1e-6))))
 
 

@@ -115,7 +115,6 @@ def annotate(
 @command(
     "query",
     *ANNOTATING,
-    "labels_key",
     "labels_keys",
     "overwrite",
     out=OutputFile(
@@ -237,7 +236,6 @@ def _end(result: Annotation, strict: bool) -> None:
 @command(
     "query",
     "model",
-    "labels_key",
     "labels_keys",
     "threshold",
     *READING,

@@ -31,7 +31,6 @@ _REPOSITORY: Final = Argument(
 
 
 @command(
-    "labels_key",
     "labels_keys",
     "layer",
     "use_raw",
@@ -57,6 +56,9 @@ _REPOSITORY: Final = Argument(
     n_genes=Option(int, 4096, "Most genes of the image.", settings={"min": 1}),
     layout=Option(Literal["tsne", "umap", "mde", "random"], "tsne", "How genes are placed."),
     backbone=Option(str, "compact", "compact, efficientnet_b0 to _b7, or _v2_s, _m, _l.", "NAME"),
+    n_members=Option(
+        str, "1", "Networks whose probabilities are averaged: a number, or auto.", "N"
+    ),
     validation_size=Option(
         float, 0.1, "Share of cells held out; rare types keep all.", settings={"min": 0, "max": 0.9}
     ),
@@ -87,6 +89,7 @@ def train(
     n_genes: int,
     layout: str,
     backbone: str,
+    n_members: str,
     seed: int,
     overwrite: bool,
     **training: Any,
@@ -136,9 +139,9 @@ def train(
         method.setup_anndata(
             adata, layer=layer, batch_key=batch_key, unlabeled_category=unlabeled_category, **keys
         )
-    model = method(
-        adata, taxonomy=tree, layout=layout, n_genes=n_genes, backbone=backbone, seed=seed
-    )
+    network: dict[str, Any] = {"layout": layout, "n_genes": n_genes, "backbone": backbone}
+    members = int(n_members) if n_members.isdigit() else n_members
+    model = method(adata, taxonomy=tree, n_members=members, seed=seed, **network)
     model.train(split_key=split_key, **training)
     model.save(out, overwrite=overwrite)
     show(repr(model))
@@ -147,9 +150,10 @@ def train(
             found = model.evaluate()
         show(frame_table(found.levels, title=f"{found.n_cells:,} cells held out"))
     else:
+        missing = "" if model.calibration else ", and the probabilities are not calibrated"
         note(
-            "no cells were held out, so there are no scores, and the probabilities are not "
-            "calibrated. Give every type more cells, or raise --validation-size.",
+            f"no cells were held out, so there are no scores{missing}. Give every type more "
+            "cells, or raise --validation-size.",
             "Note",
         )
     show(f"Saved to {out}")

@@ -13,8 +13,7 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from hdeepinsight._errors import check_choice, check_integer
-from hdeepinsight.data._errors import ARGUMENTS, InputError, examples
+from hdeepinsight._errors import ARGUMENTS, InputError, check_choice, check_integer, examples
 from hdeepinsight.data._genes import GeneAlignment, align_genes
 from hdeepinsight.data._inspect import (
     InputReport,

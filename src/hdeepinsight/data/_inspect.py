@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from hdeepinsight._errors import counted
-from hdeepinsight.data._errors import ARGUMENTS, InputError, examples
+from hdeepinsight._errors import ARGUMENTS, InputError, counted, examples
 from hdeepinsight.data._matrix import RowMatrix, Scan
 from hdeepinsight.data._names import (
     IdentifierKind,

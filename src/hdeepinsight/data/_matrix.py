@@ -13,7 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 from anndata.abc import CSCDataset, CSRDataset
 
-from hdeepinsight.data._errors import InputError
+from hdeepinsight._errors import InputError
 
 Block: TypeAlias = "np.ndarray[Any, Any] | sp.csr_matrix"
 Ints: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"

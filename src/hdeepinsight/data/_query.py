@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from hdeepinsight._errors import ARGUMENTS, InputError, examples
 from hdeepinsight._keys import FIELD_KEYS
 from hdeepinsight.data._counts import CountSource, open_counts
-from hdeepinsight.data._errors import ARGUMENTS, InputError, examples
 from hdeepinsight.data._genes import (
     WARN_COVERAGE,
     GeneAlignment,

@@ -15,8 +15,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import scipy.sparse as sp
 
-from hdeepinsight._errors import counted
-from hdeepinsight.data._errors import InputError
+from hdeepinsight._errors import InputError, counted
 from hdeepinsight.data._matrix import Block, RowMatrix, canonical
 
 Array: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"

@@ -10,6 +10,8 @@ import pandas as pd
 from hdeepinsight._errors import check_number
 
 MIN_HELD_OUT = 5
+MIN_PARTS = 5
+"""Parts into which a type is dealt out at least, so that no member lacks more than a fifth."""
 
 
 def draw_evenly(
@@ -85,6 +87,40 @@ def hold_out_cells(
         if n_held_out >= MIN_HELD_OUT:
             held_out[(rng.permutation(cells) if shuffle else cells)[:n_held_out]] = True
     return held_out
+
+
+def deal_out(nodes: np.ndarray, n_members: int, rng: np.random.Generator) -> np.ndarray:
+    """Deal cells out to the members of a network that must not learn from them.
+
+    Parameters
+    ----------
+    nodes
+        Node of every cell's label, shape ``(n_cells,)``; unlabelled cells (0) are not dealt out.
+    n_members
+        Number of members.
+    rng
+        Source of randomness.
+
+    Returns
+    -------
+    Member that must not see each cell, shape ``(n_cells,)``; -1 for none. A member lacks a fifth
+    of the cells of a type, or less where it has members enough to share all of them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hdeepinsight.data import deal_out
+    >>> member = deal_out(np.repeat([0, 1, 2], [3, 10, 5]), 3, np.random.default_rng(0))
+    >>> [np.bincount(part + 1).tolist() for part in (member[:3], member[3:13], member[13:])]
+    [[3], [4, 2, 2, 2], [2, 1, 1, 1]]
+    """
+    member, n_parts = np.full(len(nodes), -1), max(n_members, MIN_PARTS)
+    for node in np.unique(nodes[nodes > 0]):
+        cells = rng.permutation(np.flatnonzero(nodes == node))
+        if len(cells) > 1:
+            member[cells] = rng.permutation(n_parts)[np.arange(len(cells)) % n_parts]
+    member[member >= n_members] = -1
+    return member
 
 
 def split_three(

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from hdeepinsight.data._errors import ARGUMENTS, InputError
+from hdeepinsight._errors import ARGUMENTS, InputError
 from hdeepinsight.data._files import FORMATS, Opener, encoding_of, in_words, open_file
 from hdeepinsight.data._matrix import RowMatrix, wrap
 from hdeepinsight.data._names import find_genes, named_by_column

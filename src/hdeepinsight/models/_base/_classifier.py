@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ import torch
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 
-from hdeepinsight._errors import check_choice, check_integer, check_keywords, one_column
+from hdeepinsight._errors import check_integer, check_keywords, one_column
 from hdeepinsight._progress import tracked
 from hdeepinsight.adaptation import AdaptationOptions, Adapter, QueryCells, reference_sums
 from hdeepinsight.annotation import (
@@ -28,13 +28,12 @@ from hdeepinsight.annotation import (
     ReferenceBank,
     Reject,
     calibrate,
-    check_decoder,
-    check_threshold,
+    check_decoding,
     evaluate_annotation,
     judgement,
     marker_opinion,
 )
-from hdeepinsight.data import align_genes, draw_evenly, is_paired, open_store
+from hdeepinsight.data import align_genes, deal_out, draw_evenly, is_paired, open_store
 from hdeepinsight.models._base._plan import HierarchicalPlan
 from hdeepinsight.models._base._registration import (
     LABELS,
@@ -58,6 +57,7 @@ else:
     _Base = object
 
 SOURCE = "held-out reference cells"
+CROSS_FITTED = "reference cells, each read by a member that did not learn from it"
 REFERENCE_CELLS = 20_000
 CONFORMAL_CELLS = 20_000
 BANK_CELLS = 400
@@ -104,6 +104,7 @@ class HierarchicalClassifierMixin(_Base):
     adapter_: Adapter | None = None
     shift_: float | None = None
     _query: _Query | None = None
+    _unseen_by: np.ndarray | None = None
 
     # ------------------------------------------------------------------------------- training
 
@@ -111,10 +112,21 @@ class HierarchicalClassifierMixin(_Base):
         self, train_size: float | None, validation_size: float | None, *how: Any
     ) -> list[np.ndarray]:
         split = super()._split(train_size, validation_size, *how)
+        self._unseen_by = None
         if not len(split[1]) and validation_size != 0 and (validation_size or train_size != 1):
+            several = getattr(self.module, "n_members", 1) > 1
+            if several:
+                nodes, rng = self._nodes().copy(), np.random.default_rng(self.seed)
+                nodes[split[2]] = 0
+                self._unseen_by = deal_out(nodes, self.module.n_members, rng)
             warnings.warn(
-                "No cells are held out: every type has too few for that. The model is not "
-                "calibrated, knows no novelty, and cannot be evaluated on its reference. Label "
+                "No cells are held out: every type has too few for that. The model "
+                + (
+                    "is calibrated by cells that single members did not learn from, "
+                    if several
+                    else "is not calibrated (n_members='auto' would be), "
+                )
+                + "knows no novelty, and cannot be evaluated on its reference. Label "
                 "more cells, raise validation_size, or pass validation_size=0 to agree.",
                 UserWarning,
                 stacklevel=4,  # the caller of train
@@ -144,14 +156,27 @@ class HierarchicalClassifierMixin(_Base):
             lifted = self._lifted_nodes(nodes, split[0], audit)
             settings["n_lifted_labels"] = int((lifted != nodes).sum())
             nodes = lifted
+        codes = np.arange(self.taxonomy.n_nodes)
+        if (unseen_by := self.__dict__.pop("_unseen_by", None)) is not None:
+            # A code then says both: the node, and the member that must not see it.
+            nodes = nodes + len(codes) * (unseen_by + 1)
+            parts = np.arange(-1, self.module.n_members)
+            unseen_by, codes = np.repeat(parts, len(codes)), np.tile(codes, len(parts))
+            settings["cross_fitted"] = True
         self.adata_manager.adata.obs[LABELS] = nodes
-        return (self.taxonomy, np.arange(self.taxonomy.n_nodes)), settings
+        return (self.taxonomy, codes, None, unseen_by), settings
 
     def _finish(self, plan: Any, datamodule: Any) -> None:
         if datamodule is None:
-            self.adata_manager.adata.obs[LABELS] = self._nodes()  # given ones, whatever was lifted
+            obs = self.adata_manager.adata.obs
+            unseen_by = obs[LABELS].to_numpy() // self.taxonomy.n_nodes - 1
+            obs[LABELS] = self._nodes()  # given ones, whatever was lifted
             rows = (self.validation_indices_, self.train_indices_)
             held_out, train = (self._reference_cells(part) for part in rows)
+            if (dealt_out := np.flatnonzero(unseen_by >= 0)).size:
+                held_out = self._reference_cells(dealt_out)
+                extra = {**held_out.extra, "member": unseen_by[dealt_out]}
+                held_out = replace(held_out, extra=extra)
         else:
             codes, columns = plan.node_of_code.cpu().numpy(), plan.columns.cpu().numpy()
             loaders = (datamodule.val_dataloader(), datamodule.train_dataloader())
@@ -235,7 +260,8 @@ class HierarchicalClassifierMixin(_Base):
 
         Temperatures are fitted on the held-out cells, whole and thinned: they resemble the training
         cells more than a query does, and alone would make the model surer than any other study
-        bears out.
+        bears out. Cells that one member alone has not seen are read by that member; they are not
+        kept, because the others know them.
         """
         self.calibration_ = self.bank_ = None
         self.module.temperature.fill_(1.0)
@@ -256,7 +282,10 @@ class HierarchicalClassifierMixin(_Base):
             annotation = Annotation(
                 taxonomy=self.taxonomy, obs_names=names, node_probabilities=probabilities
             )
-            self.calibration_ = calibrate(annotation, drawn.nodes, source=SOURCE)
+            source = CROSS_FITTED if "member" in held_out.extra else SOURCE
+            self.calibration_ = calibrate(annotation, drawn.nodes, source=source)
+        if "member" in held_out.extra:
+            return
         train = train[draw_evenly(train.nodes, REFERENCE_CELLS, rng)]
         rows = draw_evenly(held_out.nodes, BANK_CELLS, rng)
         rows = rows[held_out.nodes[rows] > 0]
@@ -341,15 +370,15 @@ class HierarchicalClassifierMixin(_Base):
         >>> result.gene_report.n_measured
         263
         """
-        check_threshold(threshold)
-        check_decoder(decoder)
-        check_choice("reject", reject, get_args(Reject), "Use 'auto' to begin with.")
+        check_decoding(threshold, decoder, reject)
         opened = self._open_trained(
             query, indices, layer=layer, use_raw=use_raw, scale=scale, fold_case=fold_case
         )
         judge: QueryJudge | None = None
         found: dict[str, np.ndarray] = {}
-        names = "probabilities", "seen"
+        names = ["probabilities", "seen"]
+        if getattr(self.module, "n_members", 1) > 1:
+            names.append("disagreement")
         for rows, counts, part in self._chunks(opened, names, batch_size, corrected, keep=keep):
             read = counts, part["probabilities"]
             if rows.start == 0 and self.bank_ is not None:
@@ -360,6 +389,7 @@ class HierarchicalClassifierMixin(_Base):
             fill(found, part, rows, opened.n_obs)
         probabilities = found.pop("probabilities", np.zeros((0, 0)))
         seen = found.pop("seen", np.ones(0, dtype=bool))
+        disagreement = found.pop("disagreement", None)
         return Annotation(
             taxonomy=self.taxonomy,
             node_probabilities=probabilities,
@@ -367,6 +397,7 @@ class HierarchicalClassifierMixin(_Base):
             decoder=decoder,
             recipe=self.recipe,
             calibration=self.calibration,
+            disagreement=disagreement,
             **judgement(
                 judge,
                 found,
