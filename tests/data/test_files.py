@@ -323,7 +323,10 @@ def test_formats_that_say_nothing_of_their_columns(cells, tmp_path, name):
     opened = open_query(WITHOUT_TYPES[name](cells, tmp_path), GENES[:4])
     assert list(opened.obs_names) == list(cells.obs_names)
     np.testing.assert_array_equal(opened.read().toarray(), cells.X.toarray()[:, :4])
-    turned = "Rows of the table are genes" in str(opened.input_report)
+    said = str(opened.input_report)
+    form = {"10x_2": "10x h5", "mtx_2": "mtx"}.get(name, "table of text")
+    assert f" in X ({form})" in said
+    turned = "Rows of the table are genes" in said
     assert turned == (name == "csv_of_genes_by_cells")
 
 

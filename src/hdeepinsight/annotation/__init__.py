@@ -7,14 +7,6 @@ from hdeepinsight.annotation._annotation import (
     check_level_names,
     leaves_named,
 )
-from hdeepinsight.annotation._confidence import (
-    PROBABILITY_TOLERANCE,
-    check_confidence,
-    expected_calibration_error,
-    match_mean_confidence,
-    mean_confidence,
-    sharpen,
-)
 from hdeepinsight.annotation._conformal import (
     Calibration,
     LabelSets,
@@ -23,6 +15,7 @@ from hdeepinsight.annotation._conformal import (
     conformal_threshold,
 )
 from hdeepinsight.annotation._decode import (
+    PROBABILITY_TOLERANCE,
     Decoder,
     Reject,
     check_decoding,
@@ -34,8 +27,13 @@ from hdeepinsight.annotation._decode import (
 )
 from hdeepinsight.annotation._evaluate import (
     Evaluation,
+    check_confidence,
     evaluate_annotation,
+    expected_calibration_error,
     level_metrics,
+    match_mean_confidence,
+    mean_confidence,
+    sharpen,
 )
 from hdeepinsight.annotation._external import (
     class_nodes,

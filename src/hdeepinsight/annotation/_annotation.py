@@ -17,25 +17,17 @@ from hdeepinsight._errors import check_choice, counted, invalid
 from hdeepinsight._io import atomic_write
 from hdeepinsight._keys import ADDED_KEYS, LABEL_COLUMNS, ONTOLOGY_KEY, ONTOLOGY_NAME, UNKNOWN_TERM
 from hdeepinsight._palette import MISSING, tree_colors
+from hdeepinsight.annotation import _external
 from hdeepinsight.annotation._anndata_io import Additions, check_cells, from_text, storable, to_text
-from hdeepinsight.annotation._confidence import PROBABILITY_TOLERANCE
 from hdeepinsight.annotation._conformal import Calibration, LabelSets, SetKind, label_sets
 from hdeepinsight.annotation._decode import (
+    PROBABILITY_TOLERANCE,
     Decoder,
     decode,
     depth_of_level,
     node_categories,
     node_names,
     truncate_to_depth,
-)
-from hdeepinsight.annotation._external import (
-    TABLE_COLUMNS,
-    class_nodes,
-    label_probabilities,
-    next_above,
-    node_mass,
-    node_probabilities,
-    normalise_classes,
 )
 from hdeepinsight.annotation._trust import NO_COUNTS
 from hdeepinsight.annotation._verdict import Decision, Verdict
@@ -233,12 +225,12 @@ class Annotation:
         >>> result.labels["stop_label"].tolist(), result.confidence.round(2).tolist()[:2]
         (['CD4', 'T', 'Unknown'], [0.9, 0.8])
         """
-        nodes, probabilities = label_probabilities(taxonomy, labels, confidence)
+        nodes, probabilities = _external.label_probabilities(taxonomy, labels, confidence)
         made = cls(
             taxonomy=taxonomy,
             obs_names=labels.index,
             node_probabilities=probabilities,
-            threshold=next_above(threshold),
+            threshold=_external.next_above(threshold),
         )
         # What speaks against a label may add up in a branch that nobody named.
         depth, edges = taxonomy.depth, path_distance(taxonomy, made.stop_nodes, nodes)
@@ -277,14 +269,16 @@ class Annotation:
         >>> hdi.Annotation.from_probabilities(table, tree).labels["stop_label"].tolist()
         ['T']
         """
-        classes = class_nodes(taxonomy, list(map(str, table.columns)))
-        values, nodes = normalise_classes(table.to_numpy(dtype=np.float64), classes, taxonomy)
-        mass = node_mass(taxonomy, values, nodes)
+        classes = _external.class_nodes(taxonomy, list(map(str, table.columns)))
+        values, nodes = _external.normalise_classes(
+            table.to_numpy(dtype=np.float64), classes, taxonomy
+        )
+        mass = _external.node_mass(taxonomy, values, nodes)
         return cls(
             taxonomy=taxonomy,
             obs_names=table.index,
-            node_probabilities=node_probabilities(taxonomy, mass),
-            threshold=next_above(threshold),
+            node_probabilities=_external.node_probabilities(taxonomy, mass),
+            threshold=_external.next_above(threshold),
         )
 
     @classmethod
@@ -699,8 +693,8 @@ class Annotation:
         >>> result.to_table("celltypist").to_dict("list")
         {'predicted_labels': ['T'], 'conf_score': [0.9]}
         """
-        check_choice("style", style, TABLE_COLUMNS)
-        label_column, confidence_column, no_label = TABLE_COLUMNS[style]
+        check_choice("style", style, _external.TABLE_COLUMNS)
+        label_column, confidence_column, no_label = _external.TABLE_COLUMNS[style]
         nodes = self.stop_nodes if level is None else self.level_nodes(level)
         share = self._probability_of(np.where(nodes == 0, self.leaf_nodes, nodes))
         labels = node_categories(node_names(self.taxonomy, no_label), nodes)

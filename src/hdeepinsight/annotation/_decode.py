@@ -13,6 +13,8 @@ from hdeepinsight._errors import check_choice, invalid
 from hdeepinsight._keys import LABEL_COLUMNS
 from hdeepinsight.taxonomy import Taxonomy
 
+#: What sums of probabilities may lie above 1 by rounding, in half precision.
+PROBABILITY_TOLERANCE = 1e-2
 Decoder = Literal["joint", "greedy"]
 #: Whether cells that no type supports are stopped further up.
 Reject = Literal["auto", "off"]

@@ -204,10 +204,10 @@ def verdict(
         )
     for name, text in SHARES.items():
         if figures.get(name, 0.0) >= WORTH_SAYING and not (foreign and name != "unrecognised"):
-            points.append(f"{_percent(figures[name])} {text.format(lineages=lineages)}")
+            points.append(f"{figures[name]:.1%} {text.format(lineages=lineages)}")
     points += () if foreign else findings
     if genes.coverage < FEW_GENES:
-        points.append(f"Its genes carry {_percent(genes.coverage)} of the reference's expression.")
+        points.append(f"Its genes carry {genes.coverage:.1%} of the reference's expression.")
     if not seen.all():
         points.append(f"{int((~seen).sum()):,} cells have no counts of what the model reads.")
     summary = {
@@ -297,10 +297,6 @@ def judgement(
         "supported_depth": depth if limited else None,
         "stop_reasons": reasons if limited else None,
     }
-
-
-def _percent(share: float) -> str:
-    return f"{share:.1%}"
 
 
 def _listed(names: list[str], most: int = 8) -> str:

@@ -14,13 +14,7 @@ from hdeepinsight._io import atomic_write
 from hdeepinsight._progress import progress as step
 from hdeepinsight.cli._console import UsageProblem, frame_table, in_options, note, show
 from hdeepinsight.cli._files import is_store, require_columns, require_writable
-from hdeepinsight.cli._options import (
-    REQUIRED,
-    Argument,
-    Option,
-    OutputFolder,
-    command,
-)
+from hdeepinsight.cli._options import REQUIRED, Argument, Option, OutputFolder, command
 
 #: Class of the models that the command trains, as the registry of models has it.
 _METHOD: Final = "SCHDeepInsight"
@@ -128,12 +122,10 @@ def train(
             adata = adata.raw.to_adata()
         tree = None
         if taxonomy is not None:
-            is_newick = taxonomy.suffix in (".nwk", ".newick", ".tree")
-            tree = (
-                Taxonomy.from_newick(taxonomy.read_text(encoding="utf-8"))
-                if is_newick
-                else Taxonomy.from_json(taxonomy)
-            )
+            if taxonomy.suffix in (".nwk", ".newick", ".tree"):
+                tree = Taxonomy.from_newick(taxonomy.read_text(encoding="utf-8"))
+            else:
+                tree = Taxonomy.from_json(taxonomy)
         method = model_class(_METHOD)
         keys = {"labels_keys": labels_keys} if labels_keys[1:] else {"labels_key": labels_keys[0]}
         method.setup_anndata(
@@ -329,6 +321,9 @@ def demo(out: Path, seed: int) -> None:
 
     Running it again replaces what an earlier run left in the folder.
     """
+    from threadpoolctl import threadpool_limits
+
     from hdeepinsight.cli._demo import run_demo
 
-    run_demo(out, seed=seed)
+    with threadpool_limits(1):  # as fast on so few cells, and the same on any number of cores
+        run_demo(out, seed=seed)

@@ -32,7 +32,7 @@ from hdeepinsight._errors import InputError, counted, examples
 from hdeepinsight.data._names import common_start, share_barcodes, share_genes
 
 Opener: TypeAlias = "Callable[[], AbstractContextManager[Any]]"
-InMemory: TypeAlias = tuple[ad.AnnData, tuple[str, ...]]
+InMemory: TypeAlias = tuple[ad.AnnData, tuple[str, ...], str]
 
 #: An array may always be as large as this; a larger one has to have stored bytes behind it. Packing
 #: makes an array of zeros about a thousand times smaller.
@@ -87,7 +87,7 @@ def open_file(path: Path, *, whole: bool = False) -> Opener | InMemory:
 
     Returns
     -------
-    A function, or the AnnData and sentences on how it was read.
+    A function; or the AnnData, sentences on how it was read, and the name of the format.
 
     Raises
     ------
@@ -104,8 +104,8 @@ def open_file(path: Path, *, whole: bool = False) -> Opener | InMemory:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of names that are turned into text, or repeat
             if form == "table":
-                return _read_table(at)
-            return _READERS[form](at), ()
+                return *_read_table(at), "table of text"
+            return _READERS[form](at), (), {"anndata": "h5ad", "10x": "10x h5"}.get(form, form)
 
 
 def _form_of(path: Path, unpacking: ExitStack) -> tuple[str, Path]:
@@ -198,17 +198,9 @@ def _is_usual(root: Any) -> bool:
 
 
 def _read_10x(path: Path) -> ad.AnnData:
-    """Read a feature-barcode matrix of Cell Ranger 2 (a group per genome) or later."""
     import scanpy as sc
 
-    with h5py.File(path, "r") as root:
-        genomes = [] if "matrix" in root else [name for name in root if "barcodes" in root[name]]
-    if not genomes:
-        return sc.read_10x_h5(path, gex_only=False)
-    parts = [sc.read_10x_h5(path, genome=genome) for genome in genomes]
-    for genome, part in zip(genomes, parts, strict=True):
-        part.var["genome"] = genome
-    return parts[0] if len(parts) == 1 else ad.concat(parts, axis="var", join="outer")
+    return sc.read_10x_h5(path, gex_only=False)
 
 
 def _read_loom(path: Path) -> ad.AnnData:
@@ -288,7 +280,7 @@ def _read_mtx(path: Path) -> ad.AnnData:
     return ad.AnnData(matrix.astype(np.float32), obs=obs, var=var)
 
 
-def _read_table(path: Path) -> InMemory:
+def _read_table(path: Path) -> tuple[ad.AnnData, tuple[str, ...]]:
     """Read a table of text; genes in rows are recognised by their names, and turned."""
     with _utf8(path), path.open(encoding="utf-8-sig") as file:
         lines, n_comments = [file.readline(), file.readline()], 0

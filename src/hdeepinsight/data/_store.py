@@ -226,7 +226,9 @@ def open_store(data: DataLike, *, genes_only: bool = True) -> Store:
     if isinstance(data, str | Path):
         path, found = Path(data), open_file(Path(data))
         if isinstance(found, tuple):
-            return _from_anndata(found[0], genes_only, found[1])
+            store = _from_anndata(found[0], genes_only, found[1])
+            ways = {slot: partial(_named, found[2], way) for slot, way in store.slots.items()}
+            return replace(store, slots=ways)
         with found() as root, in_words(path):
             return _from_group(root, path, found, genes_only)
     how = "Pass anndata.AnnData(X) with var_names set to its genes."
@@ -293,6 +295,10 @@ def _from_anndata(adata: ad.AnnData, genes_only: bool, notes: tuple[str, ...] = 
         notes=notes,
         genes_only=genes_only,
     )
+
+
+def _named(storage: str, way: Callable[[], RowMatrix]) -> RowMatrix:
+    return replace(way(), storage=storage)
 
 
 def _as_base(value: Any) -> float | None:

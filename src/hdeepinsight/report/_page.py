@@ -23,12 +23,7 @@ import numpy as np
 from hdeepinsight import __version__, pl, tl
 from hdeepinsight._errors import counted
 from hdeepinsight._io import atomic_write, escape_controls
-from hdeepinsight.annotation import (
-    Annotation,
-    check_nodes,
-    check_same_cells,
-    evaluate_annotation,
-)
+from hdeepinsight.annotation import Annotation, check_nodes, check_same_cells, evaluate_annotation
 from hdeepinsight.report import _cells, _tables
 
 if TYPE_CHECKING:
