@@ -13,7 +13,7 @@ from rich.text import Text
 from hdeepinsight._io import atomic_write
 from hdeepinsight._progress import progress as step
 from hdeepinsight.cli._console import UsageProblem, frame_table, in_options, note, show
-from hdeepinsight.cli._files import is_store, require_columns, require_writable
+from hdeepinsight.cli._files import is_store, open_cells, require_columns, require_writable
 from hdeepinsight.cli._options import REQUIRED, Argument, Option, OutputFolder, command
 
 #: Class of the models that the command trains, as the registry of models has it.
@@ -78,13 +78,8 @@ def train(
     layer: str | None,
     use_raw: bool,
     batch_key: str | None,
-    split_key: str | None,
     unlabeled_category: str,
-    n_genes: int,
-    layout: str,
-    backbone: str,
     n_members: str,
-    seed: int,
     overwrite: bool,
     **training: Any,
 ) -> None:
@@ -113,9 +108,8 @@ def train(
             )
         require_writable(out)
         store = open_store(reference)
-        require_columns(
-            store.obs, [*labels_keys, *filter(None, (batch_key, split_key))], source=reference
-        )
+        others = filter(None, (batch_key, training["split_key"]))
+        require_columns(store.obs, [*labels_keys, *others], source=reference)
         adata = store.whole()
         if use_raw:
             store.matrix(layer, use_raw=True)  # says what is wrong, if something is
@@ -131,10 +125,10 @@ def train(
         method.setup_anndata(
             adata, layer=layer, batch_key=batch_key, unlabeled_category=unlabeled_category, **keys
         )
-    network: dict[str, Any] = {"layout": layout, "n_genes": n_genes, "backbone": backbone}
+    network = {name: training.pop(name) for name in ("n_genes", "layout", "backbone", "seed")}
     members = int(n_members) if n_members.isdigit() else n_members
-    model = method(adata, taxonomy=tree, n_members=members, seed=seed, **network)
-    model.train(split_key=split_key, **training)
+    model = method(adata, taxonomy=tree, n_members=members, **network)
+    model.train(**training)
     model.save(out, overwrite=overwrite)
     show(repr(model))
     if len(model.validation_indices_):
@@ -166,7 +160,7 @@ def info(target: Path, layer: str | None, use_raw: bool) -> None:
     """
     with step("Looking at it"):
         from hdeepinsight import hub
-        from hdeepinsight.data import inspect_input, open_store
+        from hdeepinsight.data import Modalities, inspect_input, open_store
 
         if not target.exists():
             target = hub.bundled_folder(str(target)) or target
@@ -179,12 +173,21 @@ def info(target: Path, layer: str | None, use_raw: bool) -> None:
                 table.add_row(Text(str(name)), Text("–" if value is None else str(value)))
             shown = [repr(model), "", model.taxonomy, "", table]
         else:
-            store = open_store(target)
-            report = inspect_input(store, layer=layer, use_raw=use_raw)
-            matrices = f"matrices  {', '.join(store.slots)}"
-            shown = [in_options(str(report)), "", matrices, Text("obs columns", style="bold")]
-            for name in store.obs:
-                distinct = store.obs[name].dropna().unique()
+            cells: Any = open_cells(target)
+            shown, store = [], cells
+            if mods := getattr(cells, "mod", {}):
+                held = ", ".join(f"{name} ({part.n_vars:,} columns)" for name, part in mods.items())
+                rna = Modalities().find(cells, "rna")
+                shown = [f"MuData of {cells.n_obs:,} cells: {held}"]
+                shown += [f"its RNA, {rna!r}:"] if rna else []
+                store = open_store(mods[rna]) if rna else None
+            if store is not None:
+                report = inspect_input(store, layer=layer, use_raw=use_raw)
+                shown += [in_options(str(report)), "", f"matrices  {', '.join(store.slots)}"]
+            shown.append(Text("obs columns", style="bold"))
+            columns = dict(store.obs if mods and store else {}) | dict(cells.obs)
+            for name, column in columns.items():
+                distinct = column.dropna().unique()
                 more = f", ... ({len(distinct):,} values)" * (len(distinct) > _MOST_VALUES)
                 shown.append(f"  {name}: {', '.join(map(str, distinct[:_MOST_VALUES]))}{more}")
     show(*shown)
