@@ -19,6 +19,7 @@ from hdeepinsight.data._genes import (
     resolve_var_names,
 )
 from hdeepinsight.data._inspect import InputReport, ScaleMode, inspect_input
+from hdeepinsight.data._matrix import spread_rows
 from hdeepinsight.data._modalities import (
     Modalities,
     errors_of,
@@ -89,5 +90,6 @@ __all__ = [
     "resolve_var_names",
     "select_genes",
     "split_three",
+    "spread_rows",
     "strip_version",
 ]

@@ -276,12 +276,12 @@ def _from_anndata(adata: ad.AnnData, genes_only: bool, notes: tuple[str, ...] = 
     raw = adata.raw
     slots: dict[str, Callable[[], RowMatrix]] = {}
     if adata.X is not None:
-        slots["X"] = lambda: wrap(adata.X)
+        slots["X"] = partial(_wrapped, adata)
     for name in adata.layers:
         if name is not None:  # newer versions list X among the layers, under the name None
-            slots[slot_name(name)] = partial(lambda layer: wrap(adata.layers[layer]), name)
+            slots[slot_name(name)] = partial(_wrapped, adata, name)
     if raw is not None:
-        slots[".raw"] = lambda: wrap(raw.X)
+        slots[".raw"] = partial(_wrapped, raw)
     logged: Any = adata.uns.get("log1p")
     return Store(
         obs=frame(adata.obs),
@@ -289,12 +289,20 @@ def _from_anndata(adata: ad.AnnData, genes_only: bool, notes: tuple[str, ...] = 
         raw_var=None if raw is None else frame(raw.var),
         slots=slots,
         obsm={name: partial(adata.obsm.__getitem__, name) for name in adata.obsm},
-        whole=adata.to_memory if adata.isbacked else lambda: adata,
+        whole=partial(_whole, adata),
         uns=tuple(adata.uns),
         log_base=_as_base(logged.get("base") if isinstance(logged, Mapping) else None),
         notes=notes,
         genes_only=genes_only,
     )
+
+
+def _whole(adata: ad.AnnData) -> ad.AnnData:
+    return adata.to_memory() if adata.isbacked else adata
+
+
+def _wrapped(held: Any, layer: str | None = None) -> RowMatrix:
+    return wrap(held.X if layer is None else held.layers[layer])
 
 
 def _named(storage: str, way: Callable[[], RowMatrix]) -> RowMatrix:
@@ -312,7 +320,7 @@ def _as_base(value: Any) -> float | None:
 
 @contextmanager
 def _matrix_at(path: Path, opener: Opener, at: str) -> Iterator[Any]:
-    with opener() as root, in_words(path):
+    with in_words(path), opener() as root:
         is_array = isinstance(root[at], h5py.Dataset) or hasattr(root[at], "shape")
         yield root[at] if is_array else ad.io.sparse_dataset(root[at])
 
@@ -324,7 +332,7 @@ def _lazy(path: Path, opener: Opener, at: str) -> RowMatrix:
 
 
 def _read(path: Path, opener: Opener, at: str) -> Any:
-    with opener() as root, in_words(path):
+    with in_words(path), opener() as root:
         return ad.io.read_elem(root[at])
 
 

@@ -235,6 +235,7 @@ def test_cells_without_counts_are_left_out_and_counted(model, query):
     cells.X = sparse.diags(kept.astype(np.float32)) @ cells.X
     found, others = (model.explain(c, ["T", "B"]) for c in (cells, cells[kept].copy()))
     assert found.note == "1 of 6 cells have no counts and were left out."
+    assert ": 5 cells × " in repr(found)
     assert sorted(set(found.cell.tolist())) == [0, 1, 3, 4, 5]
     np.testing.assert_allclose(found.values, others.values, atol=1e-6)
     assert found.expression.shape[0] == 6
