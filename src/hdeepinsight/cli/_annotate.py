@@ -23,6 +23,7 @@ from hdeepinsight.cli._options import (
     OutputFile,
     command,
 )
+from hdeepinsight.cli._stream import STREAMING, annotate_blocks
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -50,6 +51,7 @@ _PAGES = (".html",)
         bool, False, "Also write confidence and runner-up of every level, and all scores."
     ),
     fill=Option(bool, True, "Repeat a label at the levels below it, or leave them missing."),
+    **STREAMING,
 )
 def annotate(
     query: Path,
@@ -58,6 +60,9 @@ def annotate(
     key_added: str,
     details: bool,
     fill: bool,
+    stream: bool,
+    resume: bool,
+    part: tuple[int, int] | None,
     overwrite: bool,
     **asked: Any,
 ) -> None:
@@ -72,6 +77,12 @@ def annotate(
     out = out or default_output(
         query, f".annotated{'.zarr' if query.suffix == '.zarr' else '.h5ad'}"
     )
+    if stream or resume or part or out.suffix == ".parquet":
+        how: dict[str, Any] = {"part": part, "resume": resume, "overwrite": overwrite}
+        shown = {"fill": fill, "details": details}
+        few = annotate_blocks(query, out, report=report, shown=shown, **how, **asked)
+        _end(few, asked["strict"])
+        return
     check_output(out, source=query, overwrite=overwrite)
     if report is not None:
         check_output(report, source=query, overwrite=overwrite, option="--report", formats=_PAGES)
