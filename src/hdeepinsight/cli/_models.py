@@ -13,7 +13,7 @@ from rich.text import Text
 from hdeepinsight._io import atomic_write
 from hdeepinsight._progress import progress as step
 from hdeepinsight.cli._console import UsageProblem, frame_table, in_options, note, show
-from hdeepinsight.cli._files import is_store, require_columns, require_writable
+from hdeepinsight.cli._files import is_store, open_cells, require_columns, require_writable
 from hdeepinsight.cli._options import REQUIRED, Argument, Option, OutputFolder, command
 
 #: Class of the models that the command trains, as the registry of models has it.
@@ -48,7 +48,9 @@ _REPOSITORY: Final = Argument(
     ),
     unlabeled_category=Option(str, "Unknown", "Label that means: not known.", "NAME"),
     n_genes=Option(int, 4096, "Most genes of the image.", settings={"min": 1}),
-    layout=Option(Literal["tsne", "umap", "mde", "random"], "tsne", "How genes are placed."),
+    layout=Option(
+        Literal["tsne", "tsne_published", "umap", "mde", "random"], "tsne", "How genes are placed."
+    ),
     backbone=Option(str, "compact", "compact, efficientnet_b0 to _b7, or _v2_s, _m, _l.", "NAME"),
     n_members=Option(
         str, "1", "Networks whose probabilities are averaged: a number, or auto.", "N"
@@ -160,7 +162,7 @@ def info(target: Path, layer: str | None, use_raw: bool) -> None:
     """
     with step("Looking at it"):
         from hdeepinsight import hub
-        from hdeepinsight.data import inspect_input, open_store
+        from hdeepinsight.data import Modalities, inspect_input, open_store
 
         if not target.exists():
             target = hub.bundled_folder(str(target)) or target
@@ -173,12 +175,21 @@ def info(target: Path, layer: str | None, use_raw: bool) -> None:
                 table.add_row(Text(str(name)), Text("–" if value is None else str(value)))
             shown = [repr(model), "", model.taxonomy, "", table]
         else:
-            store = open_store(target)
-            report = inspect_input(store, layer=layer, use_raw=use_raw)
-            matrices = f"matrices  {', '.join(store.slots)}"
-            shown = [in_options(str(report)), "", matrices, Text("obs columns", style="bold")]
-            for name in store.obs:
-                distinct = store.obs[name].dropna().unique()
+            cells: Any = open_cells(target)
+            shown, store = [], cells
+            if mods := getattr(cells, "mod", {}):
+                held = ", ".join(f"{name} ({part.n_vars:,} columns)" for name, part in mods.items())
+                rna = Modalities().find(cells, "rna")
+                shown = [f"MuData of {cells.n_obs:,} cells: {held}"]
+                shown += [f"its RNA, {rna!r}:"] if rna else []
+                store = open_store(mods[rna]) if rna else None
+            if store is not None:
+                report = inspect_input(store, layer=layer, use_raw=use_raw)
+                shown += [in_options(str(report)), "", f"matrices  {', '.join(store.slots)}"]
+            shown.append(Text("obs columns", style="bold"))
+            columns = dict(store.obs if mods and store else {}) | dict(cells.obs)
+            for name, column in columns.items():
+                distinct = column.dropna().unique()
                 more = f", ... ({len(distinct):,} values)" * (len(distinct) > _MOST_VALUES)
                 shown.append(f"  {name}: {', '.join(map(str, distinct[:_MOST_VALUES]))}{more}")
     show(*shown)

@@ -10,8 +10,6 @@ import pandas as pd
 from hdeepinsight._errors import check_number
 
 MIN_HELD_OUT = 5
-MIN_PARTS = 5
-"""Parts into which a type is dealt out at least, so that no member lacks more than a fifth."""
 
 
 def draw_evenly(
@@ -89,7 +87,9 @@ def hold_out_cells(
     return held_out
 
 
-def deal_out(nodes: np.ndarray, n_members: int, rng: np.random.Generator) -> np.ndarray:
+def deal_out(
+    nodes: np.ndarray, n_members: int, share: float, rng: np.random.Generator
+) -> np.ndarray:
     """Deal cells out to the members of a network that must not learn from them.
 
     Parameters
@@ -98,23 +98,24 @@ def deal_out(nodes: np.ndarray, n_members: int, rng: np.random.Generator) -> np.
         Node of every cell's label, shape ``(n_cells,)``; unlabelled cells (0) are not dealt out.
     n_members
         Number of members.
+    share
+        Share of the cells of a type that each member lacks, as near as whole cells come to it.
     rng
         Source of randomness.
 
     Returns
     -------
-    Member that must not see each cell, shape ``(n_cells,)``; -1 for none. A member lacks a fifth
-    of the cells of a type, or less where it has members enough to share all of them.
+    Member that must not see each cell, shape ``(n_cells,)``; -1 for none.
 
     Examples
     --------
     >>> import numpy as np
     >>> from hdeepinsight.data import deal_out
-    >>> member = deal_out(np.repeat([0, 1, 2], [3, 10, 5]), 3, np.random.default_rng(0))
-    >>> [np.bincount(part + 1).tolist() for part in (member[:3], member[3:13], member[13:])]
-    [[3], [4, 2, 2, 2], [2, 1, 1, 1]]
+    >>> member = deal_out(np.repeat([0, 1], [3, 20]), 3, 0.1, np.random.default_rng(0))
+    >>> np.bincount(member[:3] + 1).tolist(), np.bincount(member[3:] + 1).tolist()
+    ([3], [14, 2, 2, 2])
     """
-    member, n_parts = np.full(len(nodes), -1), max(n_members, MIN_PARTS)
+    member, n_parts = np.full(len(nodes), -1), max(n_members, round(1 / share))
     for node in np.unique(nodes[nodes > 0]):
         cells = rng.permutation(np.flatnonzero(nodes == node))
         if len(cells) > 1:

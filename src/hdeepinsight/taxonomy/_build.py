@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,14 @@ Path = tuple[str, ...]
 NodeName = str | Path
 """A path as tuple or text, a synonym, or a bare name that leads to one path."""
 
-Synonyms = Mapping[str, NodeName] | None
-"""Other spellings and the nodes that they mean."""
+
+class Annotations(TypedDict, total=False):
+    """What is known of a tree beside its names; see `Taxonomy.with_annotations`."""
+
+    level_names: Sequence[str] | None
+    synonyms: Mapping[str, NodeName] | None
+    ontology_ids: Mapping[Any, str] | None
+
 
 SEPARATOR = " > "
 """Joins a path to text. Not a slash: ``Megakaryocytes/platelets`` is a published name."""
@@ -190,28 +196,17 @@ def check_size(n_nodes: int) -> None:
 
 
 def build(
-    cls: type[Taxonomy],
-    labels: Sequence[str],
-    parents: Sequence[int],
-    level_names: Sequence[str] | None,
-    synonyms: Synonyms,
+    cls: type[Taxonomy], labels: Sequence[str], parents: Sequence[int], annotations: Annotations
 ) -> Taxonomy:
     """Make a taxonomy of names and parents; a name of the root, the first, becomes a synonym."""
-    known = {name: ROOT_NAME for name in labels[:1] if name not in ("", ROOT_NAME, *labels[1:])}
-    return cls(
-        tuple(labels),
-        np.asarray(parents, dtype=np.int32),
-        level_names=tuple(level_names or ()),
-        synonyms={**known, **(synonyms or {})},
-    )
+    tree = cls(tuple(labels), np.asarray(parents, dtype=np.int32))
+    if labels[0] not in ("", *tree.labels):
+        tree = tree.with_annotations(synonyms={labels[0]: ROOT_NAME})
+    return tree.with_annotations(**annotations) if annotations else tree
 
 
 def from_paths(
-    cls: type[Taxonomy],
-    paths: Iterable[NodeName],
-    *,
-    level_names: Sequence[str] | None = None,
-    synonyms: Synonyms = None,
+    cls: type[Taxonomy], paths: Iterable[NodeName], **annotations: Unpack[Annotations]
 ) -> Taxonomy:
     """Build the taxonomy that holds the given paths, as tuples or as text (``"T > CD4"``).
 
@@ -219,10 +214,8 @@ def from_paths(
     ----------
     paths
         Paths of leaves or of any nodes; parents that are not listed are added.
-    level_names
-        One name per level.
-    synonyms
-        Other spellings and the nodes that they mean.
+    annotations
+        Level names, synonyms and ontology ids, as in `Taxonomy.with_annotations`.
 
     Examples
     --------
@@ -240,16 +233,10 @@ def from_paths(
                 labels.append(name)
                 parents.append(node)
             node = child
-    return build(cls, labels, parents, level_names, synonyms)
+    return build(cls, labels, parents, annotations)
 
 
-def from_nested(
-    cls: type[Taxonomy],
-    nested: Any,
-    *,
-    level_names: Sequence[str] | None = None,
-    synonyms: Synonyms = None,
-) -> Taxonomy:
+def from_nested(cls: type[Taxonomy], nested: Any, **annotations: Unpack[Annotations]) -> Taxonomy:
     """Build a taxonomy of nested dicts and lists.
 
     Parameters
@@ -257,10 +244,8 @@ def from_nested(
     nested
         A dict of names to children, or a list of names (or of such dicts). Children are again
         dicts or lists; empty ones and None are leaves.
-    level_names
-        One name per level.
-    synonyms
-        Other spellings and the nodes that they mean.
+    annotations
+        Level names, synonyms and ontology ids, as in `Taxonomy.with_annotations`.
 
     Raises
     ------
@@ -298,15 +283,11 @@ def from_nested(
                 labels.append(name)
                 parents.append(parent)
         check_size(len(labels))
-    return build(cls, labels, parents, level_names, synonyms)
+    return build(cls, labels, parents, annotations)
 
 
 def from_edges(
-    cls: type[Taxonomy],
-    edges: Iterable[tuple[str, str]],
-    *,
-    level_names: Sequence[str] | None = None,
-    synonyms: Synonyms = None,
+    cls: type[Taxonomy], edges: Iterable[tuple[str, str]], **annotations: Unpack[Annotations]
 ) -> Taxonomy:
     """Build a taxonomy of (parent, child) pairs.
 
@@ -317,10 +298,8 @@ def from_edges(
         text paths, as `to_edges` does. A single node without a parent is the root; several are
         a forest of lineages and get a root above them. To keep a single top node as a type of
         its own, link it to the reserved name ``"root"``.
-    level_names
-        One name per level.
-    synonyms
-        Other spellings and the nodes that they mean.
+    annotations
+        Level names, synonyms and ontology ids, as in `Taxonomy.with_annotations`.
 
     Raises
     ------
@@ -372,4 +351,4 @@ def from_edges(
     parents = [index[parent_of.get(name, root)] for name in names]
     parents[:1] = [-1] if tops else parents[:1]
     labels = [split_path(name)[-1] if split_path(name) else ROOT_NAME for name in names]
-    return build(cls, labels, parents, level_names, synonyms)
+    return build(cls, labels, parents, annotations)

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from hdeepinsight._errors import counted, missing_column
 from hdeepinsight._io import plain_form
 from hdeepinsight.taxonomy._build import (
-    Synonyms,
+    Annotations,
     clipped,
     close_matches,
     from_paths,
@@ -385,7 +385,7 @@ def from_obs(
     keys: str | Sequence[str],
     *,
     unlabeled: Unlabeled = "Unknown",
-    synonyms: Synonyms = None,
+    **annotations: Unpack[Annotations],
 ) -> Taxonomy:
     """Build the taxonomy of the labels found in columns from coarse to fine.
 
@@ -400,8 +400,8 @@ def from_obs(
         Label, or labels, that mean "not labelled". Words of `MISSING_LABELS` ("nan", "NA",
         "unassigned", ...) mean it too and do not become types; with None only missing values
         do. `check_labels` warns of such words, and of labels that look alike.
-    synonyms
-        Other spellings and the nodes that they mean.
+    annotations
+        Level names, synonyms and ontology ids, as in `Taxonomy.with_annotations`.
 
     Returns
     -------
@@ -480,7 +480,8 @@ def from_obs(
             f"At least one cell must have a label in {keys}, got all {len(frame):,} cells missing "
             "or unlabelled. Check the column names and `unlabeled`."
         )
-    return from_paths(cls, paths, level_names=keys[: max(map(len, paths))], synonyms=synonyms)
+    annotations.setdefault("level_names", keys[: max(map(len, paths))])
+    return from_paths(cls, paths, **annotations)
 
 
 def column_nodes(

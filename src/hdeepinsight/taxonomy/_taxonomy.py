@@ -23,7 +23,6 @@ from hdeepinsight.taxonomy._build import (
     SEPARATOR,
     NodeName,
     Path,
-    Synonyms,
     canonical_tree,
     clipped,
     close_matches,
@@ -618,8 +617,8 @@ class Taxonomy:
         self,
         *,
         level_names: Sequence[str] | None = None,
-        synonyms: Synonyms = None,
-        ontology_ids: Mapping[str, str] | Mapping[Path, str] | None = None,
+        synonyms: Mapping[str, NodeName] | None = None,
+        ontology_ids: Mapping[Any, str] | None = None,
     ) -> Self:
         """Return a copy with level names replaced, and synonyms and ontology ids added.
 

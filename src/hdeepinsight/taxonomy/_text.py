@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from hdeepinsight._io import atomic_write, read_bounded
 from hdeepinsight.taxonomy._build import (
     ROOT_NAME,
+    Annotations,
     Path,
-    Synonyms,
     build,
     clipped,
     path_of,
@@ -301,13 +301,7 @@ def immune(cls: type[Taxonomy]) -> Taxonomy:
     return from_json(cls, (files("hdeepinsight.taxonomy") / "immune.json").read_text("utf-8"))
 
 
-def from_newick(
-    cls: type[Taxonomy],
-    text: str,
-    *,
-    level_names: Sequence[str] | None = None,
-    synonyms: Synonyms = None,
-) -> Taxonomy:
+def from_newick(cls: type[Taxonomy], text: str, **annotations: Unpack[Annotations]) -> Taxonomy:
     """Build the taxonomy of a Newick text in which every node but the root has a name.
 
     Branch lengths and comments are skipped, underscores stay what they are, and a name of the
@@ -317,10 +311,8 @@ def from_newick(
     ----------
     text
         One tree, e.g. ``"((CD4,CD8)T,B);"``. Names in single quotes may hold any character.
-    level_names
-        One name per level.
-    synonyms
-        Other spellings and the nodes that they mean.
+    annotations
+        Level names, synonyms and ontology ids, as in `Taxonomy.with_annotations`.
 
     Raises
     ------
@@ -368,7 +360,7 @@ def from_newick(
             f"{problem or 'an opening bracket that is never closed'} at character {place}. Correct "
             "the text there."
         )
-    return build(cls, labels, parents, level_names, synonyms)
+    return build(cls, labels, parents, annotations)
 
 
 def to_newick(self: Taxonomy) -> str:

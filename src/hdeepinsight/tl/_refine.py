@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Method = Literal["local_prior", "laplacian"]
-Scale = Literal["logit", "logprob", "prob"]
 RefineSolver = Literal["auto", "direct", "cg"]
 Floats = NDArray[np.float64]
 
@@ -56,9 +55,6 @@ class RefineConfig:
         Rounds of the local prior; from the second on neighbours are refined ones.
     laplacian
         Kind of the Laplacian: ``"rw"``, ``"comb"`` or ``"sym"``.
-    scale
-        What the Laplacian smooths: ``"logit"``, ``"logprob"`` or ``"prob"``; by default logarithms
-        of probabilities, and logits as they are.
     solver
         How the equation of the Laplacian is solved: ``"direct"``, ``"cg"``, or ``"auto"`` by size.
     tol, max_iter
@@ -85,14 +81,12 @@ class RefineConfig:
 
     n_rounds: int = 2
     laplacian: LaplacianKind = "rw"
-    scale: Scale | None = None
     solver: RefineSolver = "auto"
     tol: float = 1e-5
     max_iter: int = 200
 
     def __post_init__(self) -> None:
         check_choice("laplacian", self.laplacian, get_args(LaplacianKind))
-        check_choice("scale", self.scale, (None, *get_args(Scale)))
         check_choice("solver", self.solver, get_args(RefineSolver))
 
 
@@ -330,10 +324,10 @@ def _refine_on(
         }
         smooth_before, smooth_after = before, after
     else:
-        scale = _scale(scores, config.scale)
-        smooth_before = scores.values
-        if scale == "logprob":
-            smooth_before = np.log(np.maximum(smooth_before, _FLOOR))
+        smooth_before, scale = scores.values, "logit"
+        if scores.are_probabilities:
+            smooth_before, scale = np.log(np.maximum(smooth_before, _FLOOR)), "logprob"
+        logger.info("Scores are %s.", "logits" if scale == "logit" else "probabilities")
         smooth_after = smooth(
             graph,
             smooth_before,
@@ -343,7 +337,7 @@ def _refine_on(
             tol=config.tol,
             max_iter=config.max_iter,
         )
-        before, after = (_distribution(each, scale) for each in (smooth_before, smooth_after))
+        before, after = (np.asarray(softmax(x, axis=1)) for x in (smooth_before, smooth_after))
         found = {"lam": float(settings.lam), "scale": scale}
     parameters: dict[str, Any] = {
         "method": settings.method,
@@ -365,26 +359,6 @@ def _refine_on(
         taxonomy=scores.taxonomy,
         nodes=scores.nodes,
     )
-
-
-def _scale(scores: ClassScores, scale: Scale | None) -> Scale:
-    if scale is None:
-        scale = "logprob" if scores.are_probabilities else "logit"
-        logger.info("Scores are %s.", "probabilities" if scale == "logprob" else "logits")
-    elif scale != "logit" and not scores.are_probabilities:
-        raise ValueError(
-            f"With scale={scale!r} the rows of scores must sum to 1. Take the softmax of logits, "
-            "or omit scale."
-        )
-    return scale
-
-
-def _distribution(values: Floats, scale: Scale) -> Floats:
-    """Return scores as distributions; the symmetric Laplacian's are scaled for display alone."""
-    if scale == "prob":
-        positive = np.maximum(values, 0.0)
-        return np.asarray(positive / positive.sum(axis=1, keepdims=True))
-    return np.asarray(softmax(values, axis=1))
 
 
 def _warn_of_losses(result: Refinement) -> None:

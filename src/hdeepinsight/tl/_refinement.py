@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from sklearn.metrics import confusion_matrix
 
 from hdeepinsight import annotation
 from hdeepinsight._errors import check_number
@@ -139,10 +140,7 @@ class Refinement:
         T         0     1       0       B            False
         """
         old, new = self.before.argmax(axis=1), self.after.argmax(axis=1)
-        flips = pd.crosstab(old, new).reindex(
-            index=range(len(self.classes)), columns=range(len(self.classes)), fill_value=0
-        )
-        counts = flips.to_numpy()
+        counts = confusion_matrix(old, new, labels=range(len(self.classes)))
         kept = counts.diagonal()
         away = counts - np.diag(kept)
         most = [self.classes[row.argmax()] if row.any() else "" for row in away]

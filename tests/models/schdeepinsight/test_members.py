@@ -74,11 +74,11 @@ def few_cells(reference, n_each=6):
 
 
 def test_members_calibrate_on_cells_that_they_did_not_learn_from(reference, fit, query):
-    train = {"validation_size": None, "max_epochs": 2}
+    train = {"max_epochs": 2}
     with pytest.warns(UserWarning, match="calibrated by cells that single members did not learn"):
         model = fit(few_cells(reference), n_members=3, n_latent=8, train=train)
     n_types = model.taxonomy.n_leaves
-    # Of six cells in five parts each of the three members lacks one or two.
+    # Six cells in five parts: each of the three members lacks one or two.
     assert 3 * n_types <= len(model.calibration) <= 4 * n_types
     assert "did not learn from" in model.calibration.source
     assert model.recipe["cross_fitted"]

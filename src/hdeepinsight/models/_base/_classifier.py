@@ -121,22 +121,20 @@ class HierarchicalClassifierMixin(_Base):
         self, train_size: float | None, validation_size: float | None, *how: Any
     ) -> list[np.ndarray]:
         split = super()._split(train_size, validation_size, *how)
-        self._unseen_by = None
-        if not len(split[1]) and validation_size != 0 and (validation_size or train_size != 1):
-            several = getattr(self.module, "n_members", 1) > 1
-            if several:
-                nodes, rng = self._nodes().copy(), np.random.default_rng(self.seed)
-                nodes[split[2]] = 0
-                self._unseen_by = deal_out(nodes, self.module.n_members, rng)
+        self._unseen_by, n_members = None, getattr(self.module, "n_members", 1)
+        rest = 0.1 if train_size is None else 1 - train_size
+        share = rest if validation_size is None else validation_size
+        if not len(split[1]) and share:
+            calibrated = "is not calibrated (with n_members='auto' it would be)"
+            if n_members > 1:
+                nodes, rng = self._nodes(), np.random.default_rng(self.seed)
+                nodes = np.where(np.isin(np.arange(len(nodes)), split[0]), nodes, 0)
+                self._unseen_by = deal_out(nodes, n_members, share, rng)
+                calibrated = "is calibrated by cells that single members did not learn from"
             warnings.warn(
-                "No cells are held out: every type has too few for that. The model "
-                + (
-                    "is calibrated by cells that single members did not learn from, "
-                    if several
-                    else "is not calibrated (n_members='auto' would be), "
-                )
-                + "knows no novelty, and cannot be evaluated on its reference. Label "
-                "more cells, raise validation_size, or pass validation_size=0 to agree.",
+                f"No cells are held out: every type has too few for that. The model {calibrated}, "
+                "knows no novelty, and cannot be evaluated on its reference. Label more cells, "
+                "raise validation_size, or pass validation_size=0 to agree.",
                 UserWarning,
                 stacklevel=4,  # the caller of train
             )
