@@ -31,6 +31,7 @@ from hdeepinsight.cli._options import (
     OutputFile,
     command,
 )
+from hdeepinsight.cli._stream import STREAMING, annotate_blocks
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -60,6 +61,7 @@ _PAGES = (".html",)
         bool, False, "Also write confidence and runner-up of every level, and all scores."
     ),
     fill=Option(bool, True, "Repeat a label at the levels below it, or leave them missing."),
+    **STREAMING,
 )
 def annotate(
     query: Path,
@@ -68,6 +70,9 @@ def annotate(
     key_added: str,
     details: bool,
     fill: bool,
+    stream: bool,
+    resume: bool,
+    part: tuple[int, int] | None,
     overwrite: bool,
     **asked: Any,
 ) -> None:
@@ -83,6 +88,12 @@ def annotate(
 
     kept = ".h5mu" if is_paired(query) else ".zarr" if query.suffix == ".zarr" else ".h5ad"
     out = out or default_output(query, f".annotated{kept}")
+    if stream or resume or part or out.suffix == ".parquet":
+        how: dict[str, Any] = {"part": part, "resume": resume, "overwrite": overwrite}
+        shown = {"fill": fill, "details": details}
+        few = annotate_blocks(query, out, report=report, shown=shown, **how, **asked)
+        _end(few, asked["strict"])
+        return
     formats = PAIRED_FORMATS if kept == ".h5mu" else FORMATS
     check_output(out, source=query, overwrite=overwrite, formats=formats)
     if report is not None:
