@@ -45,6 +45,7 @@ from hdeepinsight.models._base._plan import HierarchicalPlan
 from hdeepinsight.models._base._registration import (
     LABELS,
     as_label_keys,
+    check_batch,
 )
 from hdeepinsight.models._base._training import seeded
 from hdeepinsight.nn import LeafProfiles, fit_temperatures
@@ -155,7 +156,7 @@ class HierarchicalClassifierMixin(_Base):
             codes = self._nodes(self._label_table())
             if self.module is None:
                 datamodule.setup("fit")
-                self._build_from(*read_loader(datamodule, datamodule.train_dataloader(), codes))
+                self._build_from(*self._read_loader(datamodule, "train", codes))
             columns = align_genes(self._loader_genes, self.genes).source
             return (self.taxonomy, codes, columns), {}
         nodes, settings = self._nodes(), {}
@@ -186,11 +187,31 @@ class HierarchicalClassifierMixin(_Base):
                 held_out = replace(held_out, extra=extra)
         else:
             codes, columns = plan.node_of_code.cpu().numpy(), plan.columns.cpu().numpy()
-            loaders = (datamodule.val_dataloader(), datamodule.train_dataloader())
-            found = [read_loader(datamodule, loader or (), codes) for loader in loaders]
+            found = [self._read_loader(datamodule, part, codes) for part in ("val", "train")]
             held_out, train = (as_cells(counts[:, columns], nodes) for counts, nodes in found)
         self._fit_confidence(held_out, train)
         super()._finish(plan, datamodule)
+
+    def _read_loader(
+        self, datamodule: Any, part: str, codes: np.ndarray
+    ) -> tuple[sparse.csr_matrix, np.ndarray]:
+        """Read at most 20,000 cells of a datamodule: raw counts in its genes, and their nodes."""
+        n_genes = len(self._loader_genes)
+        counts = [sparse.csr_matrix((0, n_genes), dtype=np.float32)]
+        nodes, n_cells = [np.zeros(0, dtype=int)], 0
+        is_there = part == "train" or self.recipe_["n_held_out"]
+        for batch in (getattr(datamodule, f"{part}_dataloader")() if is_there else None) or ():
+            if not isinstance(batch.get(REGISTRY_KEYS.X_KEY), torch.Tensor) or "obs" in batch:
+                batch = datamodule.on_before_batch_transfer(batch, 0)
+            check_batch(batch, n_genes, len(codes))
+            counts.append(sparse.csr_matrix(batch[REGISTRY_KEYS.X_KEY].cpu().numpy()))
+            nodes.append(codes[batch[REGISTRY_KEYS.LABELS_KEY].cpu().numpy().ravel().astype(int)])
+            n_cells += len(nodes[-1])
+            if n_cells >= REFERENCE_CELLS:
+                break
+        if part == "train" and not n_cells:
+            raise ValueError("The datamodule gives no cells to train on. Check what it loads.")
+        return sparse.vstack(counts, format="csr"), np.concatenate(nodes)
 
     def _lifted_nodes(self, nodes: np.ndarray, train: np.ndarray, audit: Any) -> np.ndarray:
         """Return labels with the suspicious ones lifted to where the audit agrees."""
@@ -1028,24 +1049,6 @@ def as_cells(
 ) -> QueryCells:
     """Return cells of a reference in memory."""
     return QueryCells(counts, np.full(len(nodes), -1), nodes, extra or {})
-
-
-def read_loader(
-    datamodule: Any, loader: Any, codes: np.ndarray
-) -> tuple[sparse.csr_matrix, np.ndarray]:
-    """Read at most 20,000 cells of a loader: raw counts in its genes, and the node of each."""
-    counts, nodes, n_cells = [], [], 0
-    for batch in loader:
-        if not isinstance(batch.get(REGISTRY_KEYS.X_KEY), torch.Tensor) or "obs" in batch:
-            batch = datamodule.on_before_batch_transfer(batch, 0)
-        counts.append(sparse.csr_matrix(batch[REGISTRY_KEYS.X_KEY].cpu().numpy()))
-        nodes.append(codes[batch[REGISTRY_KEYS.LABELS_KEY].cpu().numpy().ravel().astype(int)])
-        n_cells += len(nodes[-1])
-        if n_cells >= REFERENCE_CELLS:
-            break
-    if not counts:
-        return sparse.csr_matrix((0, datamodule.n_vars), dtype=np.float32), np.zeros(0, dtype=int)
-    return sparse.vstack(counts, format="csr"), np.concatenate(nodes)
 
 
 def fill(
