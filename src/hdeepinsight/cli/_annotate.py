@@ -14,8 +14,6 @@ from hdeepinsight._io import atomic_write
 from hdeepinsight._progress import progress as step
 from hdeepinsight.cli._console import RED, frame_table, in_options, note, show
 from hdeepinsight.cli._files import (
-    FORMATS,
-    PAIRED_FORMATS,
     check_output,
     default_output,
     open_cells,
@@ -84,9 +82,7 @@ def annotate(
     whether the query looks like what the model knows, is printed. The defaults are those of
     hdeepinsight.annotate in Python; [b]--fast[/b] labels each cell by itself.
     """
-    from hdeepinsight.data import is_paired
-
-    kept = ".h5mu" if is_paired(query) else ".zarr" if query.suffix == ".zarr" else ".h5ad"
+    kept = query.suffix if query.suffix in (".zarr", ".h5mu") else ".h5ad"
     out = out or default_output(query, f".annotated{kept}")
     if stream or resume or part or out.suffix == ".parquet":
         how: dict[str, Any] = {"part": part, "resume": resume, "overwrite": overwrite}
@@ -94,8 +90,7 @@ def annotate(
         few = annotate_blocks(query, out, report=report, shown=shown, **how, **asked)
         _end(few, asked["strict"])
         return
-    formats = PAIRED_FORMATS if kept == ".h5mu" else FORMATS
-    check_output(out, source=query, overwrite=overwrite, formats=formats)
+    check_output(out, source=query, overwrite=overwrite)
     if report is not None:
         check_output(report, source=query, overwrite=overwrite, option="--report", formats=_PAGES)
     with step("Opening the query"):

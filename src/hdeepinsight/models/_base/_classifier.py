@@ -126,14 +126,14 @@ class HierarchicalClassifierMixin(_Base):
         rest = 0.1 if train_size is None else 1 - train_size
         share = rest if validation_size is None else validation_size
         if not len(split[1]) and share:
-            calibrated = "is not calibrated (with n_members='auto' it would be)"
+            known = "is not calibrated, has no label sets (with n_members='auto' it would)"
             if n_members > 1:
                 nodes, rng = self._nodes(), np.random.default_rng(self.seed)
                 nodes = np.where(np.isin(np.arange(len(nodes)), split[0]), nodes, 0)
                 self._unseen_by = deal_out(nodes, n_members, share, rng)
-                calibrated = "is calibrated by cells that single members did not learn from"
+                known = "has label sets from cells that single members did not learn from"
             warnings.warn(
-                f"No cells are held out: every type has too few for that. The model {calibrated}, "
+                f"No cells are held out: every type has too few for that. The model {known}, "
                 "knows no novelty, and cannot be evaluated on its reference. Label more cells, "
                 "raise validation_size, or pass validation_size=0 to agree.",
                 UserWarning,
@@ -288,19 +288,22 @@ class HierarchicalClassifierMixin(_Base):
 
         Temperatures are fitted on the held-out cells, whole and thinned: they resemble the training
         cells more than a query does, and alone would make the model surer than any other study
-        bears out. Cells that one member alone has not seen are read by that member; they are not
-        kept, because the others know them.
+        bears out. Cells that one member alone has not seen are read by that member, and serve the
+        conformal scores alone: members are surer than their mean, and the others know the cells.
         """
         self.calibration_ = self.bank_ = None
         self.module.temperature.fill_(1.0)
         if not len(held_out):
             return
-        depths = (held_out.thinned(d, np.random.default_rng(self.seed)) for d in TEMPERATURE_DEPTHS)
-        parts = [torch.from_numpy(self._read(cells, ("logits",))["logits"]) for cells in depths]
-        logits = torch.cat(parts)
-        nodes = torch.from_numpy(np.tile(held_out.nodes, len(TEMPERATURE_DEPTHS)))
-        tree = TreeAlgebra(self.taxonomy)  # on the CPU, wherever the network is
-        self.module.temperature.copy_(fit_temperatures(tree, logits, nodes))
+        cross_fitted = "member" in held_out.extra
+        if not cross_fitted:
+            depths = (
+                held_out.thinned(d, np.random.default_rng(self.seed)) for d in TEMPERATURE_DEPTHS
+            )
+            parts = [torch.from_numpy(self._read(cells, ("logits",))["logits"]) for cells in depths]
+            nodes = torch.from_numpy(np.tile(held_out.nodes, len(TEMPERATURE_DEPTHS)))
+            tree = TreeAlgebra(self.taxonomy)  # on the CPU, wherever the network is
+            self.module.temperature.copy_(fit_temperatures(tree, torch.cat(parts), nodes))
         rng = np.random.default_rng(self.seed)
         # Drawn blindly: conformal promises hold for cells of the same mixture of types.
         drawn = held_out[rng.permutation(len(held_out))[:CONFORMAL_CELLS]]
@@ -310,9 +313,9 @@ class HierarchicalClassifierMixin(_Base):
             annotation = Annotation(
                 taxonomy=self.taxonomy, obs_names=names, node_probabilities=probabilities
             )
-            source = CROSS_FITTED if "member" in held_out.extra else SOURCE
+            source = CROSS_FITTED if cross_fitted else SOURCE
             self.calibration_ = calibrate(annotation, drawn.nodes, source=source)
-        if "member" in held_out.extra:
+        if cross_fitted:
             return
         train = train[draw_evenly(train.nodes, REFERENCE_CELLS, rng)]
         rows = draw_evenly(held_out.nodes, BANK_CELLS, rng)
