@@ -9,6 +9,7 @@ from hdeepinsight.nn._backbones import (
     adapt_first_convolution,
     make_backbone,
 )
+from hdeepinsight.nn._folded import FoldedClassifier, SparseCounts
 from hdeepinsight.nn._heads import LinearHead, PerParentHead, fit_temperatures
 from hdeepinsight.nn._hierarchical_loss import (
     AdaptiveHierarchicalFocalLoss,
@@ -36,6 +37,7 @@ __all__ = [
     "CountNormalizer",
     "CountThinning",
     "EfficientNetBackbone",
+    "FoldedClassifier",
     "FrozenNorm",
     "GeneMasking",
     "LeafProfiles",
@@ -50,6 +52,7 @@ __all__ = [
     "ProteinNormalizer",
     "ProteinValues",
     "Reduction",
+    "SparseCounts",
     "adapt_first_convolution",
     "fit_temperatures",
     "inverse_frequency_weights",

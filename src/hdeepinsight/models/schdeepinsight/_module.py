@@ -18,6 +18,7 @@ from hdeepinsight.nn import (
     AdaptiveHierarchicalFocalLoss,
     CountNormalizer,
     CountThinning,
+    FoldedClassifier,
     GeneMasking,
     LinearHead,
     ModalityDropout,
@@ -282,9 +283,20 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
         ``probabilities`` ``(n_cells, n_nodes)`` and ``latent`` ``(n_cells, n_latent)``.
         """
         outputs = self.inference(counts, measured, **proteins)
-        conditional = self.generative(outputs["logits"])["conditional"]
+        return self.classify(outputs["latent"], outputs["logits"])
+
+    def classify(self, latent: Tensor, logits: Tensor) -> dict[str, Tensor]:
+        """Return what :meth:`predict` does, from features and logits."""
+        conditional = self.generative(logits)["conditional"]
         probabilities = self.tree.node_log_probs(conditional).exp()
-        return {"probabilities": probabilities, "latent": outputs["latent"]}
+        return {"probabilities": probabilities, "latent": latent}
+
+    def folded(self, measured: Tensor) -> FoldedClassifier | None:
+        """Return what predicts the same from sparse counts, for the genes of one query.
+
+        ``None`` where the backbone cannot be folded.
+        """
+        return FoldedClassifier(self, measured) if FoldedClassifier.reads(self.backbone) else None
 
 
 def _zero_linear(n_inputs: int, n_outputs: int, *, bias: bool = False) -> nn.Linear:
