@@ -55,6 +55,7 @@ bench: $(VENV)/.installed-bench ## Measure accuracy, speed and scale; writes doc
 	$(BIN)/python benchmarks/environments.py --uv $(abspath $(BIN))/uv
 	$(BIN)/python benchmarks/run.py --pairs $(PAIRS) --missing 0.25 0.5 0.75
 	$(BIN)/python benchmarks/ablation.py --pairs $(PAIRS) --missing 0.5
+	$(BIN)/python benchmarks/few_cells.py --pairs $(PAIRS)
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/report.py --pairs $(PAIRS)
 	$(BIN)/python benchmarks/readme_table.py

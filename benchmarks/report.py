@@ -71,6 +71,15 @@ a proof of a limit, as another method might read more out of the same labels.
 """
 
 
+FEW_CELLS = """\
+## Few labelled cells
+
+References cut to so many cells of each type, all of the one donor or study that has most of them;
+another seed draws other cells. Macro-F1 at the finest level, mean over the pairs whose query is of
+the same study, and over those whose query is of another.
+"""
+
+
 class Report:
     """Sections of the page.
 
@@ -96,6 +105,7 @@ class Report:
         self.speed = _read(results / "speed.json")
         self.components = _read(results / "ablation.json")
         self.headroom = _read(results / "headroom.json")
+        self.few_cells = _read(results / "few_cells.json")
         self.jobs = jobs or {}
         self.specs = [s for s in SPECS if any(r["method"] == s.name for r in self.accuracy)]
         self.pairs = list(dict.fromkeys(row["pair"] for row in self.accuracy))
@@ -107,6 +117,7 @@ class Report:
             self._overview(),
             self._choices(),
             self._headroom(),
+            self._few_cells(),
             *(self._pair(pair) for pair in self.pairs),
             self._robustness(),
             self._ablation(),
@@ -168,6 +179,26 @@ class Report:
         if not lines:
             return ""
         return HEADROOM + "\n" + table(["method", "learns from", *self.pairs, "mean"], lines)
+
+    def _few_cells(self) -> str:
+        """Leaf macro-F1 by the number of reference cells per type."""
+        measured = finest(self.few_cells)
+        columns = {}
+        for across, title in {False: "same study", True: "another study"}.items():
+            own = self.rows(measured, across=across)
+            for n_each in sorted({row["n_each"] for row in own}):
+                rows = self.rows(own, n_each=n_each)
+                pairs = list(dict.fromkeys(row["pair"] for row in rows))
+                columns[f"{title}, {n_each}"] = {
+                    spec.name: mean_over(self.rows(rows, method=spec.name), "macro_f1", pairs)
+                    for spec in SPECS
+                }
+        lines = [
+            [spec.title, *(figure(column[spec.name]) for column in columns.values())]
+            for spec in SPECS
+            if any(column[spec.name] for column in columns.values())
+        ]
+        return f"{FEW_CELLS}\n{table(['method', *columns], lines)}" if lines else ""
 
     def _pair(self, pair: str) -> str:
         parts = [f"## {pair}", self.jobs.get(pair, "").capitalize()]

@@ -48,3 +48,16 @@ def test_it_can_be_switched_off(screen):
         assert not progress_visible()
     assert screen.getvalue() == ""
     assert progress_visible()
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_notebook_without_widgets_is_not_filled_with_warnings(monkeypatch, recwarn, installed):
+    shown = io.StringIO()
+    console = Console(file=shown, force_jupyter=True, force_terminal=False)
+    monkeypatch.setattr(_progress, "Console", lambda **_: console)
+    monkeypatch.setattr(_progress, "find_spec", lambda _: installed or None)
+    assert progress_visible() == installed
+    if not installed:
+        with progress("Annotating"):
+            pass
+        assert (shown.getvalue(), len(recwarn)) == ("", 0)

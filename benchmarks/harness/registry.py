@@ -62,6 +62,7 @@ SPECS: tuple[Spec, ...] = (
         packages=_OURS,
     ),
     # the same model with one thing changed
+    _ours("members", "members by the size of the reference, five of up to 204 cells"),
     _ours("random_layout", "random pixel layout"),
     _ours("adaptive_weights", "adaptive loss weights (published)"),
     _ours("focal", "focal loss (γ = 2, published)"),
@@ -109,6 +110,14 @@ SPECS: tuple[Spec, ...] = (
         "control",
         "linear:LogisticRegression",
         {"balanced": True},
+        packages=_SKLEARN,
+    ),
+    Spec(
+        "logistic_regression_balanced_tuned",
+        "logistic regression, balanced classes, penalty tuned",
+        "control",
+        "linear:LogisticRegression",
+        {"balanced": True, "tuned": True},
         packages=_SKLEARN,
     ),
     Spec(
@@ -230,6 +239,7 @@ GROUPS = {
         "logistic_regression_scaled",
         "logistic_regression_pca",
         "logistic_regression_balanced",
+        "logistic_regression_balanced_tuned",
         "logistic_regression_scaled_balanced",
         "linear_svm",
         "mlp",

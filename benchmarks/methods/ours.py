@@ -61,6 +61,7 @@ NO_THINNING = {"p": 0.0, "min_rate": 1.0}
 #: cross-entropy (gamma 0) and the image alone (no wide path) are the defaults themselves.
 VARIANTS: dict[str, Variant] = {
     "schdeepinsight": Variant(),
+    "members": Variant(model={"n_members": "auto"}),
     "random_layout": Variant(model={"layout": "random"}),
     "adaptive_weights": Variant(config=ModuleConfig(weighting="adaptive")),
     "focal": Variant(config=ModuleConfig(gamma=2.0)),

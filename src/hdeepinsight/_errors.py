@@ -2,15 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+#: Arguments that an error about a matrix may advise, under the names that they have where it is
+#: raised. A caller that takes fewer of them, or by other names, passes its own.
+ARGUMENTS: Final[Mapping[str, str]] = {
+    name: name for name in ("layer", "use_raw", "scale", "fold_case")
+}
+
+
+class InputError(ValueError):
+    """Input that cannot be used, said in three parts.
+
+    Parameters
+    ----------
+    found
+        What was found.
+    valid
+        What is valid.
+    do_next
+        What to do next.
+
+    Examples
+    --------
+    >>> from hdeepinsight.data import InputError
+    >>> print(InputError("X holds 3 NaN.", "Counts are whole numbers.", "Remove those cells."))
+    X holds 3 NaN. Counts are whole numbers. Remove those cells.
+    """
+
+    def __init__(self, found: str, valid: str, do_next: str) -> None:
+        super().__init__(found, valid, do_next)
+        self.found = found
+        self.valid = valid
+        self.do_next = do_next
+
+    def __str__(self) -> str:
+        return f"{self.found} {self.valid} {self.do_next}"
 
 
 def invalid(name: str, value: object, expected: str, hint: str = "") -> ValueError:
@@ -46,6 +82,20 @@ def counted(n: int, noun: str, plural: str = "") -> str:
     return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
 
 
+def examples(names: Iterable[str], n: int = 3) -> str:
+    """Return the first names, joined for a sentence, with how many more there are.
+
+    Examples
+    --------
+    >>> from hdeepinsight.data import examples
+    >>> examples(["CD3D", "NKG7", "LYZ"], 2)
+    'CD3D, NKG7 and 1 more'
+    """
+    listed = [str(name) for name in names]
+    more = f" and {len(listed) - n:,} more" if len(listed) > n else ""
+    return ", ".join(listed[:n]) + more
+
+
 def check_integer(
     name: str, value: Any, minimum: int = 1, *, optional: bool = False, hint: str = ""
 ) -> None:
@@ -78,6 +128,12 @@ def check_choice(name: str, value: object, choices: Iterable[object], hint: str 
     listed = list(choices)
     if not any(value is choice or value == choice for choice in listed):
         raise invalid(name, value, f"one of {', '.join(map(repr, listed))}", hint)
+
+
+def check_key(name: str, value: object) -> None:
+    """Raise ``ValueError`` unless the value can begin the names of what is added."""
+    if not isinstance(value, str) or not value.strip():
+        raise invalid(name, value, "a name such as 'hdi'", "Omit it to use the default.")
 
 
 def check_keywords(call: str, given: Iterable[str], known: Iterable[str]) -> None:

@@ -39,6 +39,7 @@ class AddedKeys(NamedTuple):
     CONFIDENCE: str = "confidence"
     RUNNER_UP: str = "runner_up"
     MARGIN: str = "margin"
+    DISAGREEMENT: str = "disagreement"
     STOP_DEPTH: str = "stop_depth"
     STOP_REASON: str = "stop_reason"
     LEAF: str = "leaf"

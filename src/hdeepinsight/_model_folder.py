@@ -82,7 +82,7 @@ class ModelFolder:
         return self.path / f"{self.prefix}{name}"
 
     def write(self, payload: Mapping[str, Any], references: Writers | None = None) -> None:
-        """Replace the model, in one step.
+        """Replace the model, in one step, and remove what only the old one had.
 
         Parameters
         ----------
@@ -109,6 +109,9 @@ class ModelFolder:
                     os.kill(int(path.name.removeprefix(start).partition("-")[0]), 0)
                 except ProcessLookupError:  # killed on this machine while it saved
                     remove(path)
+        replaced: set[str] = set()
+        with suppress(ModelFileError):  # of what is damaged, nothing is known to be the model's
+            replaced = set(self._parts() or ())
         place = self.path / f"{start}{os.getpid()}-{os.urandom(4).hex()}"
         unfinished = ModelFolder(place, self.prefix)
         place.mkdir()
@@ -133,6 +136,9 @@ class ModelFolder:
         finally:
             remove(place)
         self._settle()
+        with suppress(ModelFileError):
+            for name in replaced.difference(self._parts() or parts):  # such as its reference
+                remove(self.file(name))
 
     def read(self) -> dict[str, Any]:
         """Read the model, with size and checksum verified first; nothing in it is executed.

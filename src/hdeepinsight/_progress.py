@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib.util import find_spec
 from typing import TypeVar
 
 from rich.console import Console
@@ -76,9 +77,13 @@ def tracked(
 
 
 def progress_visible() -> bool:
-    """Whether bars are wanted, and somebody watches: a terminal or a notebook."""
+    """Whether bars are wanted, and somebody watches: a terminal, or a notebook with ipywidgets.
+
+    Without that package a notebook would show a warning of rich for every bar.
+    """
     console = Console(stderr=True)
-    return _WANTED.get() and (console.is_terminal or console.is_jupyter)
+    shows = find_spec("ipywidgets") is not None if console.is_jupyter else console.is_terminal
+    return _WANTED.get() and shows
 
 
 @contextmanager

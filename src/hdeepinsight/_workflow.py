@@ -20,8 +20,7 @@ from hdeepinsight._progress import progress_wanted
 from hdeepinsight.annotation import (
     Decision,
     Reject,
-    check_decoder,
-    check_threshold,
+    check_decoding,
     leaves_named,
     match_mean_confidence,
     mean_confidence,
@@ -172,9 +171,7 @@ def annotate(
     if not isinstance(vote, bool | str):
         expected = "True, False, or the name of a column of the query"
         raise invalid("vote", vote, expected, "Pass True to cluster the cells here.")
-    check_threshold(threshold)
-    check_decoder(decoder)
-    check_choice("reject", reject, get_args(Reject), "Use 'auto' to begin with.")
+    check_decoding(threshold, decoder, reject)
     with progress_wanted(progress):
         with working("Loading the model"):
             model = load_model(model)

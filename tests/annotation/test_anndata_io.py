@@ -37,6 +37,14 @@ def query(n_cells, prefix="cell_"):
     return adata
 
 
+@pytest.mark.parametrize("key", ["", "  ", None, 3])
+def test_a_key_that_is_no_name_is_refused(two_levels, annotated, key):
+    adata = query(60)
+    with pytest.raises(ValueError, match="key_added must be a name such as 'hdi', got"):
+        annotated(two_levels).to_adata(adata, key_added=key)
+    assert adata.obs.columns.tolist() == ["donor"]
+
+
 @pytest.mark.parametrize("key", ["hdi", "mine"])
 def test_exactly_the_documented_keys_are_added(two_levels, annotated, key):
     adata, result = query(60), annotated(two_levels)
@@ -64,7 +72,8 @@ def test_the_user_guide_lists_every_column(two_levels, annotated):
     novelty |= {"ambient_score": 0.1, "is_doublet": False, "is_ambient": True}
     tree = two_levels.with_annotations(ontology_ids=IDS)
     result = annotated(tree)
-    result = replace(result, novelty=pd.DataFrame(novelty, index=result.obs_names))
+    novel = pd.DataFrame(novelty, index=result.obs_names)
+    result = replace(result, novelty=novel, disagreement=np.full(len(novel), 0.1))
     page = Path(__file__).parents[2] / "docs/user_guide/annotation.md"
     rows = re.findall(r'^\| `(obs|obsm|uns)\["(\S+)"\]` \| (.*?) \|', page.read_text(), re.M)
     for details in (False, True):

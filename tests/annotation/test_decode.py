@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hdeepinsight.annotation import check_threshold, decode
+from hdeepinsight.annotation import check_decoding, decode
 from hdeepinsight.taxonomy import Taxonomy
 
 DECODERS = ["joint", "greedy"]
@@ -140,7 +140,7 @@ def test_no_cells_have_no_path(taxonomy):
 @pytest.mark.parametrize("threshold", [0.0, 0.49999, 1.00001, float("nan")])
 def test_other_thresholds_are_refused(two_levels, threshold):
     with pytest.raises(ValueError, match=r"number from 0.5 to 1, or None.*threshold=None"):
-        check_threshold(threshold)
+        check_decoding(threshold)
     with pytest.raises(ValueError, match=f"got {threshold}"):
         decode(two_levels, np.ones((1, two_levels.n_nodes)), threshold=threshold)
 

@@ -268,6 +268,7 @@ def test_evaluate_agrees_with_python(files, hdeepinsight):
         pytest.param(["--labels-key", "type_too"], id="one_column"),
         pytest.param(["--labels-keys", "lineage,type_too"], id="a_list"),
         pytest.param(["-l", "lineage", "-l", "type_too"], id="repeated"),
+        pytest.param(["--labels-key", "lineage", "--labels-keys", "type_too"], id="both_names"),
     ],
 )
 def test_evaluate_reads_other_columns(files, hdeepinsight, tmp_path, columns):

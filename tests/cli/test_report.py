@@ -65,7 +65,6 @@ def test_annotate_writes_the_page_too(files, hdeepinsight, tmp_path):
         ),
         pytest.param(["--embedding", "X_no"], 1, "it has X_other, X_umap", id="no_embedding"),
         pytest.param(["--labels-key", "leiden"], 1, "do not lead to a node", id="other_labels"),
-        pytest.param(["--labels-key", "a", "--labels-keys", "b"], 2, "Leave one out", id="both"),
     ],
 )
 def test_what_cannot_be_reported(files, query, hdeepinsight, tmp_path, options, code, says):

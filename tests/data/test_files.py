@@ -323,7 +323,10 @@ def test_formats_that_say_nothing_of_their_columns(cells, tmp_path, name):
     opened = open_query(WITHOUT_TYPES[name](cells, tmp_path), GENES[:4])
     assert list(opened.obs_names) == list(cells.obs_names)
     np.testing.assert_array_equal(opened.read().toarray(), cells.X.toarray()[:, :4])
-    turned = "Rows of the table are genes" in str(opened.input_report)
+    said = str(opened.input_report)
+    form = {"10x_2": "10x h5", "mtx_2": "mtx"}.get(name, "table of text")
+    assert f" in X ({form})" in said
+    turned = "Rows of the table are genes" in said
     assert turned == (name == "csv_of_genes_by_cells")
 
 
@@ -332,6 +335,22 @@ def test_a_table_keeps_columns_that_are_not_numbers(tmp_path):
     store = open_store(tmp_path / "cells.csv")
     assert store.obs["donor"].tolist() == ["P1", "P2"]
     assert store.genes(False).index.tolist() == ["CD3D", "NKG7"]
+
+
+@pytest.mark.parametrize(
+    "heading",
+    [
+        pytest.param("# made by A, B\n# in 2024, twice\ngene,c_1,c_2,c_3", id="comments"),
+        pytest.param("# one\n#gene,c_1,c_2,c_3", id="heading-with-a-sign"),
+        pytest.param("gene,17,40,41", id="cells-by-number"),
+        pytest.param(",0,1,2", id="cells-counted"),
+    ],
+)
+def test_a_table_keeps_its_first_gene_whatever_is_above_it(tmp_path, heading):
+    (tmp_path / "cells.csv").write_text(f"{heading}\nCD3D,3,1,0\nNKG7,1,2,5\n")
+    found = read_anndata(tmp_path / "cells.csv")
+    assert found.var_names.tolist() == ["CD3D", "NKG7"]
+    assert found.X.toarray().tolist() == [[3, 1], [1, 2], [0, 5]]
 
 
 def test_a_table_as_r_writes_it_has_one_name_less_in_its_first_line(tmp_path):
@@ -415,6 +434,24 @@ def test_files_of_two_samples_in_one_folder_are_kept_apart(cells, tmp_path):
         ),
         pytest.param(
             lambda p: p.write_text("CD3D,3,3,0\nNKG7,1,2,5\n"), "first line", "loses", id="no-names"
+        ),
+        pytest.param(
+            lambda p: p.write_text("c_1,3,1,0\nc_2,1,2,5\n"), "first line", "loses", id="no-genes"
+        ),
+        pytest.param(
+            lambda p: p.write_text("CD3D,3,1,0\nNKG7,1,2,5\n"), "first line", "loses", id="no-cells"
+        ),
+        pytest.param(
+            lambda p: p.write_text("0.5 0 2\n1 2.5 5\n"), "first line", "loses", id="savetxt"
+        ),
+        pytest.param(
+            lambda p: p.write_text("cell;CD3D;NKG7\na;1,5;0\nb;2,5;1\n"),
+            "column 'CD3D'.* have a comma: '1,5', '2,5'",
+            "decimal=','",
+            id="decimal-comma",
+        ),
+        pytest.param(
+            lambda p: p.write_bytes(b"cell,CD3D\nR\xe9mi,1\n"), "byte 0xe9", "iconv", id="latin1"
         ),
         pytest.param(
             lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(99)), "opened", "again", id="cut"

@@ -320,8 +320,8 @@ def test_raw_is_read_where_it_has_clearly_more_genes(small, normalise, x):
     opened = open_query(adata, GENES)
     assert (opened.input_report.layer, opened.n_scans) == (".raw", 1)
     np.testing.assert_array_equal(read(opened), expected(small))
-    assert "Read from .raw, which has 92.3% of" in opened.input_report.repairs[0]
-    assert "and X 38.5%; layer='X' reads X" in opened.input_report.repairs[0]
+    assert "Read from .raw, which has 92.3% of" in opened.input_report.repairs[-1]
+    assert "and X 38.5%; layer='X' reads X" in opened.input_report.repairs[-1]
     own = open_query(adata, GENES, layer="X", warn=False)
     assert own.measured.sum() == 5
 

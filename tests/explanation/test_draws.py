@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hdeepinsight.explanation import BalancedDraws
+from hdeepinsight.explanation import balanced_draws
 
 
 def cells(n):
@@ -12,7 +12,7 @@ def cells(n):
 
 @pytest.mark.parametrize("n_samples", [1, 4, 5, 12, 29])
 def test_types_and_cells_are_drawn_equally_often(n_samples):
-    draws = BalancedDraws(3, 4, n_samples=n_samples, seed=0).of(cells(20))
+    draws = balanced_draws(cells(20), 3, 4, n_samples=n_samples, seed=0)
     for rows in draws.rows.numpy():
         of_type = np.bincount(rows % 4, minlength=4)
         assert of_type.max() - of_type.min() <= 1
@@ -22,34 +22,34 @@ def test_types_and_cells_are_drawn_equally_often(n_samples):
 
 @pytest.mark.parametrize(("n_samples", "widest"), [(13, 2.7 / 13), (48, 2.7 / 48)])
 def test_positions_leave_no_wide_gap(n_samples, widest):
-    draws = BalancedDraws(3, 4, n_samples=n_samples, seed=0).of(cells(20))
+    draws = balanced_draws(cells(20), 3, 4, n_samples=n_samples, seed=0)
     ends = np.tile([0.0, 1.0], (20, 1))
     gaps = np.diff(np.sort(np.hstack([draws.times.numpy(), ends]), axis=1), axis=1)
     assert gaps.max() < widest
 
 
 def test_positions_of_one_background_cell_are_spread_too():
-    draws = BalancedDraws(1, 4, n_samples=32, seed=0).of(cells(20))
+    draws = balanced_draws(cells(20), 1, 4, n_samples=32, seed=0)
     times = draws.times.numpy()[draws.rows.numpy() == 2].reshape(20, 8)
     assert np.diff(np.sort(times, axis=1), axis=1).max() < 2.7 / 8
 
 
 def test_rows_and_positions_are_not_linked():
-    draws = BalancedDraws(1, 4, n_samples=4, seed=0).of(cells(4000))
+    draws = balanced_draws(cells(4000), 1, 4, n_samples=4, seed=0)
     for row in range(4):
         mean = draws.times[draws.rows == row].mean()
         assert abs(mean - 0.5) < 4 * np.sqrt(1 / 12 / 4000)
 
 
 def test_a_cell_is_drawn_for_alike_whatever_its_neighbours():
-    sampler, counts = BalancedDraws(3, 4, n_samples=10, seed=3), cells(8)
-    whole, part = sampler.of(counts), sampler.of(counts[[5, 2]])
+    counts = cells(8)
+    whole, part = (balanced_draws(c, 3, 4, n_samples=10, seed=3) for c in (counts, counts[[5, 2]]))
     np.testing.assert_array_equal(part.rows, whole.rows[[5, 2]])
     np.testing.assert_array_equal(part.times, whole.times[[5, 2]])
-    other = BalancedDraws(3, 4, n_samples=10, seed=4).of(counts)
+    other = balanced_draws(counts, 3, 4, n_samples=10, seed=4)
     assert (other.times != whole.times).all()
 
 
 def test_no_samples_are_refused():
     with pytest.raises(ValueError, match="n_samples must be an integer >= 1, got 0"):
-        BalancedDraws(3, 4, n_samples=0)
+        balanced_draws(cells(1), 3, 4, n_samples=0)

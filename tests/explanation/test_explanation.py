@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hdeepinsight.explanation import AttributionAccumulator, AttributionChunk, Targets
+from hdeepinsight.explanation import AttributionAccumulator, Targets
 from hdeepinsight.taxonomy import Taxonomy
 
 TREE = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
@@ -27,15 +27,15 @@ def explain(*, keep_values=True, nodes=("CD4", "B"), batches=((0, 2), (2, 3)), e
         values = np.concatenate([VALUES[node][start:stop] for node in nodes])
         collector.add(
             np.arange(start, stop),
-            AttributionChunk(
-                target=np.repeat(np.arange(len(nodes)), n),
-                cell=np.tile(np.arange(n), len(nodes)),
-                own=np.concatenate([OWN[node][start:stop] for node in nodes]),
-                values=values,
-                outputs=values.sum(1) - 2.0 + error,
-                base_values=np.full(len(values), -2.0),
-                expression=EXPRESSION[start:stop],
-            ),
+            {
+                "target": np.repeat(np.arange(len(nodes)), n),
+                "cell": np.tile(np.arange(n), len(nodes)),
+                "own": np.concatenate([OWN[node][start:stop] for node in nodes]),
+                "values": values,
+                "outputs": values.sum(1) - 2.0 + error,
+                "base_values": np.full(len(values), -2.0),
+                "expression": EXPRESSION[start:stop],
+            },
         )
     return collector.finish(
         background_expression=np.array([0.5, 0.5, 0.4]),

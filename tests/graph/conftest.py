@@ -15,8 +15,10 @@ def rng() -> np.random.Generator:
 @pytest.fixture
 def graph(rng) -> sp.csr_matrix:
     """Components of 40 and 25 cells with weighted edges, and one isolated cell."""
-    parts = [knn_graph(rng.normal(size=(n, 3)), k=4, weights="self_tuning") for n in (40, 25)]
-    return sp.csr_matrix(sp.block_diag([*parts, sp.csr_matrix((1, 1))]))
+    parts = [knn_graph(rng.normal(size=(n, 3)), k=4) for n in (40, 25)]
+    upper = sp.triu(sp.block_diag([*parts, sp.csr_matrix((1, 1))], format="csr"), format="csr")
+    upper.data = rng.uniform(0.1, 1.0, size=upper.nnz)
+    return sp.csr_matrix(upper + upper.T)
 
 
 @pytest.fixture

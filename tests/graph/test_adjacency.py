@@ -19,22 +19,6 @@ def test_binary_graph_is_the_union_of_named_neighbours(points):
     assert np.array_equal(knn_graph(points, k=5).toarray(), np.maximum(named, named.T))
 
 
-def test_self_tuning_weights_follow_the_formula(points):
-    distances = cdist(points, points)
-    scale = np.sort(distances, axis=1)[:, 7]
-    expected = np.exp(-(distances**2) / np.outer(scale, scale))
-    graph = knn_graph(points, k=9, weights="self_tuning").toarray()
-    edges = knn_graph(points, k=9).toarray() > 0
-    np.testing.assert_allclose(graph, np.where(edges, expected, 0), atol=1e-12)
-
-
-def test_self_tuning_weights_of_equal_cells_are_one_or_nothing():
-    points = np.repeat([[0.0, 0], [5, 0]], 9, axis=0)
-    graph = knn_graph(points, k=10, weights="self_tuning").toarray()
-    same = np.kron(np.eye(2), np.ones((9, 9))) - np.eye(18)
-    assert np.array_equal(graph, same)
-
-
 def test_few_cells_are_all_connected(points):
     assert np.array_equal(knn_graph(points[:4], k=15).toarray(), 1 - np.eye(4))
     assert knn_graph(points[:1], k=15).nnz == 0
@@ -46,10 +30,9 @@ def test_one_batch_is_the_plain_graph(points):
     assert between.nnz == 0
 
 
-@pytest.mark.parametrize("weights", ["binary", "self_tuning"])
-def test_batches_connect_by_mutual_neighbours_only(points, weights):
+def test_batches_connect_by_mutual_neighbours_only(points):
     batch = np.array(["a", "b", "c", "a"] * 20)
-    within, between = batch_graphs(points, batch, k=4, weights=weights)
+    within, between = batch_graphs(points, batch, k=4)
     same = batch[:, None] == batch
     assert not within.toarray()[~same].any()
     assert not between.toarray()[same].any()

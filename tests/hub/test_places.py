@@ -59,11 +59,22 @@ def test_what_is_no_address(text):
 
 
 def test_a_folder_that_was_never_published_says_so(shared_model, home):
-    with pytest.raises(HubError, match=r"No such file.*A published model has it"):
+    with pytest.raises(HubError, match=r"There is no folder .*nowhere\. Check the name"):
         hdi.hub.pull(home / "nowhere")
     shared_model.save(home / "saved")
-    with pytest.raises(HubError, match=r"load_model\(\) reads other ones"):
+    with pytest.raises(HubError, match=r"What save\(\) wrote, load_model\(\) reads"):
         hdi.hub.pull(home / "saved")
+
+
+@pytest.mark.parametrize("limit", ["1 GB", None, -1])
+def test_a_limit_that_is_no_number_is_refused(published_folder, limit):
+    with pytest.raises(ValueError, match="max_bytes must be a finite number >= 0, got"):
+        hdi.hub.pull(published_folder, max_bytes=limit)
+
+
+def test_what_is_not_a_model_is_not_published(card, home):
+    with pytest.raises(ValueError, match=r"model must be a model, got 'my_model'. Load it first"):
+        hdi.hub.publish("my_model", home / "published", card=card)
 
 
 def test_a_place_without_a_list_of_checksums_is_refused(

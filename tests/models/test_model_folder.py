@@ -240,3 +240,24 @@ def test_other_files_in_the_folder_stay(tmp_path):
     )
     assert generation_of(ModelFolder(tmp_path)) == 2
     assert (tmp_path / "mdata.h5mu").read_text() == "mine"
+
+
+@pytest.mark.parametrize("prefix", ["", "pbmc_"])
+def test_the_reference_of_the_old_model_does_not_stay_beside_the_new_one(tmp_path, prefix):
+    folder = ModelFolder(tmp_path, prefix)
+    for own in ("notes.txt", "mdata.h5mu"):  # of somebody else: no model of ours lists it
+        (tmp_path / own).write_text("kept")
+    save(folder, 1)
+    assert folder.reference() is not None
+    folder.write(payload(2))
+    assert folder.reference() is None
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {f"{prefix}model.pt", f"{prefix}manifest.json", "notes.txt", "mdata.h5mu"}
+
+
+def test_a_reference_beside_a_damaged_list_is_left_alone(tmp_path):
+    folder = ModelFolder(tmp_path)
+    save(folder, 1)
+    (tmp_path / "manifest.json").write_text("{}")
+    folder.write(payload(2))
+    assert (tmp_path / "adata.h5ad").read_bytes() == content(1)

@@ -198,7 +198,7 @@ def test_cells_that_are_all_alike(result):
         pytest.param({"measure": "distance"}, "'distance'", id="measure"),
         pytest.param({"measure": "type_p_value"}, "knows no type p value", id="unknown"),
         pytest.param({"alpha": 5}, "alpha must be .* got 5", id="alpha"),
-        pytest.param({"groups": ["a"]}, "1 labels for 5 cells", id="lengths"),
+        pytest.param({"groups": ["a"]}, "groups has 1 entries for 5 cells", id="lengths"),
     ],
 )
 def test_bad_input_of_novelty_is_refused(result, options, match):

@@ -134,7 +134,7 @@ def test_labels_stand_in_tree_order_with_unknown_last(result):
 @pytest.mark.parametrize(
     ("groups", "options", "match"),
     [
-        pytest.param(["a"], {}, "1 labels for 5 cells", id="lengths"),
+        pytest.param(["a"], {}, "groups has 1 entries for 5 cells", id="lengths"),
         pytest.param(["a"] * 5, {"level": "no"}, "level must be one of", id="level"),
     ],
 )

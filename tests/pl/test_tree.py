@@ -234,7 +234,7 @@ def test_one_cell_fills_every_column(tree):
 
 
 def test_bad_input_is_refused(result, empty):
-    with pytest.raises(ValueError, match="4 labels for 5 cells"):
+    with pytest.raises(ValueError, match="groups has 4 entries for 5 cells"):
         pl.alluvial(result, ["x"] * 4)
     with pytest.raises(ValueError, match="has no cell"):
         pl.alluvial(empty, [])

@@ -119,10 +119,13 @@ def full() -> Annotation:
     known = annotation(TREE, 100)
     rng = np.random.default_rng(1)
     p = np.sort(rng.random((200, 2)), axis=1)
+    strange = p[:, 0] <= 0.2
     return annotation(
         TREE,
         200,
         threshold=0.6,
+        supported_depth=np.where(p[:, 1] <= 0.2, 0, np.where(strange, 1, 3)),
+        stop_reasons=np.where(strange, "novel to the reference", "").astype(object),
         input_report=InputReport(
             200, 900, "X", "csr_matrix", "counts", "all values are whole numbers", n_empty_cells=2
         ),
@@ -144,7 +147,7 @@ def full() -> Annotation:
             Decision(step="adapt", applied=False, reason="nothing is gained", figures={"n": 0.25}),
             Decision(step="refine", applied=True, reason="neighbours agree", figures={"w": 0.5}),
         ),
-    ).rejected(0.2, unknown="type")
+    )
 
 
 @pytest.fixture(scope="session")

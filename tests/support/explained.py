@@ -3,12 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from hdeepinsight.explanation import (
-    AttributionAccumulator,
-    AttributionChunk,
-    Explanation,
-    Targets,
-)
+from hdeepinsight.explanation import AttributionAccumulator, Explanation, Targets
 from hdeepinsight.taxonomy import Taxonomy
 
 TREE = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
@@ -27,10 +22,10 @@ def explain(
     names = pd.Index([f"cell {i}" for i in range(20)])
     genes = pd.Index([f"GENE{i}" for i in range(30)])
     collected = AttributionAccumulator(targets, names, genes, keep_values=keep_values)
-    zeros = np.zeros(20, dtype=np.int64)
-    cells, outputs = np.arange(20), values.sum(1)
-    chunk = AttributionChunk(zeros, cells, own, values, outputs, np.zeros(20), expression)
-    collected.add(cells, chunk)
+    cells, zeros = np.arange(20), np.zeros(20, dtype=np.int64)
+    chunk = {"target": zeros, "cell": cells, "own": own, "values": values}
+    outputs = {"outputs": values.sum(1), "base_values": zeros, "expression": expression}
+    collected.add(cells, chunk | outputs)
     return collected.finish(
         background_expression=np.full(30, 0.5),
         background="2 × 3 types",

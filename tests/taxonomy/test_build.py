@@ -114,7 +114,6 @@ def test_round_trips_keep_the_tree(random_tree, seed):
     assert Taxonomy.from_json(tree.to_json()) == tree
     assert Taxonomy.from_nested(tree.to_nested()) == tree
     assert Taxonomy.from_edges(tree.to_edges()) == tree
-    assert Taxonomy.from_edges(tree.to_edges(), root="root") == tree
     assert Taxonomy.from_newick(tree.to_newick()) == tree
     assert Taxonomy.from_paths(tree.names) == tree
     assert Taxonomy.from_paths(map(tree.path_name, range(tree.n_nodes))) == tree
@@ -134,7 +133,9 @@ def test_nested_forms_are_equal():
 def test_nested_objects_are_checked():
     loop = {"a": {}}
     loop["a"]["b"] = loop
-    with pytest.raises(ValueError, match="object under 'b' contains itself"):
+    with pytest.raises(
+        ValueError, match=r"more under '[ab]'\. Check that no dict or list contains itself"
+    ):
         Taxonomy.from_nested(loop)
     with pytest.raises(TypeError, match="'naive' of type str under 'T'"):
         Taxonomy.from_nested({"T": "naive"})
@@ -165,16 +166,12 @@ def test_edges_with_one_top_node_have_it_as_root():
     tree = Taxonomy.from_edges(edges)
     assert tree.names[1:] == (("T",), ("B",), ("T", "CD4"))
     assert tree.resolve("cell") == 0
-    assert Taxonomy.from_edges(edges, root="cell") == tree
 
 
-def test_a_forest_of_edges_gets_a_root_unless_one_is_asked_for():
+def test_a_forest_of_edges_gets_a_root():
     edges = [("T", "CD4"), ("B", "naive")]
     assert Taxonomy.from_edges(edges).names[1:3] == (("T",), ("B",))
-    with pytest.raises(ValueError, match="root='cell' must be without a parent, got 'T', 'B'"):
-        Taxonomy.from_edges(edges, root="cell")
-    with pytest.raises(ValueError, match="root='T'"):
-        Taxonomy.from_edges(edges, root="T")
+    assert Taxonomy.from_edges([*edges, ("root", "NK")]).names[1:4] == (("T",), ("B",), ("NK",))
 
 
 @pytest.mark.parametrize(
@@ -232,7 +229,7 @@ def test_to_dict_holds_plain_types_only(immune):
             visit(inner) if isinstance(inner, (dict, list)) else seen.add(type(inner))
 
     visit(immune.to_dict())
-    assert seen <= {dict, list, str, int, bool}
+    assert seen <= {dict, list, str, int}
 
 
 def test_numpy_scalars_become_plain():
@@ -240,11 +237,9 @@ def test_numpy_scalars_become_plain():
         level_names=np.array(["a", "b"]),
         synonyms={np.str_("Bs"): "B"},
         ontology_ids={"B": np.str_("CL:0000236")},
-        published_ids={"B": np.int64(3)},
     )
     kept = [*tree.labels, *tree.level_names, *tree.synonyms, *tree.ontology_ids.values()]
     assert {type(text) for text in kept} == {str}
-    assert type(tree.published_ids[("B",)]) is int
     assert Taxonomy.from_json(tree.to_json()) == tree
 
 

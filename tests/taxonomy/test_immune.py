@@ -83,19 +83,18 @@ def test_it_has_the_published_types_in_order(immune):
     assert (immune.max_depth, immune.n_nodes) == (2, 66)
 
 
-def test_it_has_the_published_ids(immune):
-    for level, names in (1, BASES), (2, SUBTYPES):
-        ids = {p[-1]: i for p, i in immune.published_ids.items() if len(p) == level}
-        assert ids == {name: i for i, name in enumerate(names)}
-
-
 def test_both_spellings_of_exhausted_and_the_merged_nk_resolve(immune):
     assert immune.resolve("OtherT_exhuasted") == immune.resolve("OtherT_exhausted")
     assert immune.resolve("NK_CD56+") == immune.resolve("NK_CD16-")
 
 
-def test_unspecified_leaves_are_the_published_ones(immune):
-    assert immune.unspecified_leaves == tuple((n, n) for n in ("Macrophage", "NKT", "ILC", "Treg"))
+def test_four_base_types_have_a_leaf_of_their_own_name_for_none_of_the_siblings(immune):
+    named = [
+        immune.label(base)
+        for base, group in zip(immune.groups[0], immune.groups[1:], strict=True)
+        if len(group) > 1 and immune.label(base) in map(immune.label, group)
+    ]
+    assert sorted(named) == ["ILC", "Macrophage", "NKT", "Treg"]
 
 
 @pytest.mark.parametrize(

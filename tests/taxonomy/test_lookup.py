@@ -101,17 +101,18 @@ def test_encode_at_a_level(immune):
 
 def test_encode_names_every_wrong_label_with_its_count(small):
     labels = ["B"] * 3 + ["NK"] * 5 + ["naive"] * 2 + [None]
-    with pytest.raises(ValueError, match="2 labels") as error:
+    with pytest.raises(ValueError, match="not lead to a node") as error:
         small.encode(pd.Categorical(labels))
     assert "'NK' (5 cells)" in str(error.value)
     assert "'naive' (2 cells): A bare name must lead to one path" in str(error.value)
 
 
-def test_many_wrong_labels_are_counted_without_a_search_for_each(immune):
+def test_of_many_wrong_labels_the_first_are_listed(immune):
     barcodes = [f"ACGT-{i}" for i in range(20_000)]
-    with pytest.raises(ValueError, match=r"20,000 labels") as error:
+    with pytest.raises(ValueError, match="not lead to a node") as error:
         immune.encode(barcodes)
-    assert str(error.value).endswith("- and 19,980 more")
+    assert len(str(error.value).splitlines()) == 22
+    assert str(error.value).endswith("- and more")
     with pytest.raises(ValueError, match="not a path") as error:
         immune.encode_levels(pd.DataFrame({"a": barcodes}))
     assert len(str(error.value).splitlines()) == 22

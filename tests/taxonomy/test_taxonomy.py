@@ -90,8 +90,10 @@ def test_any_node_order_gives_the_same_tree(small):
     [
         pytest.param(["", "a", ""], [-1, 0, -1], "more than one root", id="two_roots"),
         pytest.param(["a", "b"], [1, 0], "no root.*'[ab]' -> '[ab]'", id="no_root"),
-        pytest.param(["", "a", "b"], [-1, 2, 1], "cycle: '[ab]' -> '[ab]' -> '[ab]'", id="cycle"),
-        pytest.param(["", "a"], [-1, 1], "cycle: 'a' -> 'a'", id="own_parent"),
+        pytest.param(
+            ["", "a", "b"], [-1, 2, 1], "cycle of 2 nodes: '[ab]' -> '[ab]' -> '[ab]'", id="cycle"
+        ),
+        pytest.param(["", "a"], [-1, 1], "cycle of 1 nodes: 'a' -> 'a'", id="own_parent"),
         pytest.param(
             ["", "p", "a", "a"], [-1, 0, 1, 1], "two siblings named 'a' under 'p'", id="siblings"
         ),
@@ -121,10 +123,8 @@ def test_an_invalid_tree_is_refused_by_name(labels, parent, message):
         ({"synonyms": {"B": ("T",)}}, "synonym 'B' of 'T' is already the name of 'B'"),
         ({"synonyms": {"root": ("T",)}}, "already the name of 'root'"),
         ({"synonyms": {"": ("T",)}}, "is empty"),
-        ({"synonyms": {"x": ("T", "CD9")}}, "one of the tuples in `names`, got 'T > CD9'"),
-        ({"synonyms": {"x": "T"}}, "one of the tuples"),
-        ({"ontology_ids": {("X",): "CL:1"}}, "tuples in `names`, got 'X'"),
-        ({"unspecified_leaves": (("T",),)}, "must be leaves, got 'T', which has children"),
+        ({"synonyms": {"x": ("T", "CD9")}}, r"no node \('T', 'CD9'\)"),
+        ({"ontology_ids": {("X",): "CL:1"}}, r"no node \('X',\)"),
     ],
 )
 def test_invalid_annotations_are_refused_by_name(small, annotations, message):
@@ -132,10 +132,8 @@ def test_invalid_annotations_are_refused_by_name(small, annotations, message):
         dataclasses.replace(small, **{"level_names": (), **annotations})
 
 
-def test_ids_have_their_type(small):
-    with pytest.raises(TypeError, match="published id of 'T' must be of type int, got 'x'"):
-        small.with_annotations(published_ids={"T": "x"})
-    with pytest.raises(TypeError, match="ontology id of 'T' must be of type str, got 7"):
+def test_ids_are_text(small):
+    with pytest.raises(TypeError, match=r"ontology id of 'T' must be text .* got 7 of type int"):
         small.with_annotations(ontology_ids={"T": 7})
 
 
@@ -173,11 +171,9 @@ def test_equality_and_hash_follow_the_content(small):
         small.with_annotations(level_names=["a", "b", "c"]),
         small.with_annotations(synonyms={"Bs": "B"}),
         small.with_annotations(ontology_ids={"B": "CL:0000236"}),
-        small.with_annotations(published_ids={"B": 0}),
-        small.with_annotations(unspecified_leaves=["B"]),
         Taxonomy.from_nested({"B": [], "T": {"CD4": ["naive", "Th1"], "CD8": ["naive"]}}),
     ]
-    assert len({small, same, *others}) == 7
+    assert len({small, same, *others}) == 5
     assert small != "small"
 
 
@@ -192,19 +188,17 @@ def test_pickle_and_copy_keep_it_frozen(immune):
     loaded = pickle.loads(pickle.dumps(immune))
     assert loaded == immune
     assert not loaded.parent.flags.writeable
-    assert copy.deepcopy({"taxonomy": immune})["taxonomy"] is immune
-    assert copy.copy(immune) is immune
+    assert copy.deepcopy({"taxonomy": immune})["taxonomy"] == immune
+    assert copy.copy(immune) == immune
 
 
 def test_levels_are_named_or_counted(immune):
     assert immune.level_depth("subtype") == immune.level_depth(2) == 2
     assert immune.level_depth(np.int64(1)) == 1
     assert immune.at_level(20, "base_type") == immune.at_level(20, 1)
-    for wrong in ("type", 3, -1, True):
+    for wrong in ("type", 3, -1, True, 1.5):
         with pytest.raises(ValueError, match="base_type"):
             immune.level_depth(wrong)
-    with pytest.raises(TypeError):
-        immune.level_depth(1.5)
 
 
 def test_a_node_out_of_range_is_refused(small):
@@ -218,18 +212,14 @@ def test_subset_keeps_what_is_below_and_prune_cuts_it(small):
         level_names=["lineage", "type", "state"],
         synonyms={"Bs": "B", "helper": "Th1"},
         ontology_ids={"CD4": "CL:0000624", "B": "CL:0000236"},
-        published_ids={"Th1": 3, "B": 1},
-        unspecified_leaves=["Th1"],
     )
     below = full.subset(["CD4"])
     assert below.names[1:] == (("T",), ("T", "CD4"), ("T", "CD4", "naive"), ("T", "CD4", "Th1"))
     assert dict(below.synonyms) == {"helper": ("T", "CD4", "Th1")}
     assert dict(below.ontology_ids) == {("T", "CD4"): "CL:0000624"}
-    assert below.unspecified_leaves == (("T", "CD4", "Th1"),)
     cut = full.prune([full.resolve("CD4"), "B"])
     assert cut.names[1:] == (("T",), ("B",), ("T", "CD4"))
     assert cut.level_names == ("lineage", "type")
-    assert dict(cut.published_ids) == {("B",): 1}
     assert full.subset([0]) == full
     with pytest.raises(ValueError, match="nothing below"):
         full.prune([])

@@ -48,7 +48,7 @@ def change(record, *path, value):
         (("nodes", 3, "synonyms"), [3], "synonym 3 at node 4"),
         (("nodes", 3, "synonyms"), ["B cell"], "synonym 'B cell' at node 4"),
         (("nodes", 3, "synonyms"), ["NK"], "already the name of 'NK'"),
-        (("nodes", 3, "unspecified"), True, "Unspecified leaves must be leaves, got 'Mono'"),
+        (("nodes", 3, "unspecified"), 1, "'unspecified' of type int"),
         (("level_names",), ["a"], "2 levels"),
         (("level_names",), [1, 2], "of type int"),
     ],
@@ -92,6 +92,11 @@ def test_a_file_with_something_else_is_refused(tmp_path):
         Taxonomy.from_json(file)
     with pytest.raises(FileNotFoundError):
         Taxonomy.from_json(tmp_path / "absent.json")
+
+
+def test_what_older_files_say_of_nodes_is_read_and_left_out(record, immune):
+    more = change(record, "nodes", 0, value={**record["nodes"][0], "published_id": 3})
+    assert Taxonomy.from_dict(change(more, "nodes", 1, "unspecified", value=True)) == immune
 
 
 def test_synonyms_of_the_root_are_kept():

@@ -111,8 +111,24 @@ def test_an_opened_query_is_refined_with_one_pass(counts, tmp_path):
         ValueError, match="key_added must be None for cells of the kind AlignedQuery"
     ):
         hdi.tl.refine(opened, p, key_added="refined", **settings)
+    assert opened.n_passes == before + 2, "nothing is read for a result that cannot be written"
     with pytest.raises(KeyError, match="obsm has no 'X_scvi'"):
         hdi.tl.refine(opened, p, use_rep="X_scvi", **settings)
+
+
+@pytest.mark.parametrize("key", ["", " ", 3])
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda cells, key: hdi.tl.expression_pca(cells, key_added=key),
+        lambda cells, key: hdi.tl.refine(cells, "p", key_added=key),
+        lambda cells, key: hdi.tl.vote(cells, "p", key_added=key),
+    ],
+    ids=["expression_pca", "refine", "vote"],
+)
+def test_a_key_that_is_no_name_is_refused_before_any_work(counts, made, key):
+    with pytest.raises(ValueError, match="key_added must be a name such as 'hdi', got"):
+        made(counts, key)
 
 
 def test_blocks_are_left_as_they_are(counts):

@@ -7,14 +7,6 @@ from hdeepinsight.annotation._annotation import (
     check_level_names,
     leaves_named,
 )
-from hdeepinsight.annotation._confidence import (
-    PROBABILITY_TOLERANCE,
-    check_confidence,
-    expected_calibration_error,
-    match_mean_confidence,
-    mean_confidence,
-    sharpen,
-)
 from hdeepinsight.annotation._conformal import (
     Calibration,
     LabelSets,
@@ -23,9 +15,10 @@ from hdeepinsight.annotation._conformal import (
     conformal_threshold,
 )
 from hdeepinsight.annotation._decode import (
+    PROBABILITY_TOLERANCE,
     Decoder,
-    check_decoder,
-    check_threshold,
+    Reject,
+    check_decoding,
     decode,
     depth_of_level,
     most_probable_leaf,
@@ -34,8 +27,13 @@ from hdeepinsight.annotation._decode import (
 )
 from hdeepinsight.annotation._evaluate import (
     Evaluation,
+    check_confidence,
     evaluate_annotation,
+    expected_calibration_error,
     level_metrics,
+    match_mean_confidence,
+    mean_confidence,
+    sharpen,
 )
 from hdeepinsight.annotation._external import (
     class_nodes,
@@ -48,7 +46,7 @@ from hdeepinsight.annotation._external import (
 )
 from hdeepinsight.annotation._novelty import ReferenceBank
 from hdeepinsight.annotation._trust import NO_LIMIT, QueryJudge, marker_opinion
-from hdeepinsight.annotation._verdict import Decision, Reject, Verdict, judgement
+from hdeepinsight.annotation._verdict import Decision, Verdict, judgement
 
 __all__ = [
     "NO_LIMIT",
@@ -68,11 +66,10 @@ __all__ = [
     "calibrate",
     "check_cells",
     "check_confidence",
-    "check_decoder",
+    "check_decoding",
     "check_level_names",
     "check_nodes",
     "check_same_cells",
-    "check_threshold",
     "class_nodes",
     "conformal_threshold",
     "decode",

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from hdeepinsight._errors import check_key
+
 #: In ``uns["<key>"]``: what was added under the key, so that a later result may replace it.
 _RECORD = "added"
 
@@ -49,8 +51,9 @@ class Additions(NamedTuple):
         Raises
         ------
         ValueError
-            If a name is taken and ``overwrite`` is off.
+            If a name is taken and ``overwrite`` is off, or the key is no name.
         """
+        check_key("key_added", key_added)
         key = storable(key_added)
         names = {f"{part}/{name}" for part, added in self._asdict().items() for name in added}
         # Without a record what is under the key is the user's own.

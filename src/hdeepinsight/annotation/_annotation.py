@@ -6,21 +6,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from numpy.typing import ArrayLike
 
-from hdeepinsight._errors import check_choice, check_number, counted, invalid
+from hdeepinsight._errors import check_choice, counted, invalid
 from hdeepinsight._io import atomic_write
 from hdeepinsight._keys import ADDED_KEYS, LABEL_COLUMNS, ONTOLOGY_KEY, ONTOLOGY_NAME, UNKNOWN_TERM
 from hdeepinsight._palette import MISSING, tree_colors
+from hdeepinsight.annotation import _external
 from hdeepinsight.annotation._anndata_io import Additions, check_cells, from_text, storable, to_text
-from hdeepinsight.annotation._confidence import PROBABILITY_TOLERANCE
 from hdeepinsight.annotation._conformal import Calibration, LabelSets, SetKind, label_sets
 from hdeepinsight.annotation._decode import (
+    PROBABILITY_TOLERANCE,
     Decoder,
     decode,
     depth_of_level,
@@ -28,16 +29,6 @@ from hdeepinsight.annotation._decode import (
     node_names,
     truncate_to_depth,
 )
-from hdeepinsight.annotation._external import (
-    TABLE_COLUMNS,
-    class_nodes,
-    label_probabilities,
-    next_above,
-    node_mass,
-    node_probabilities,
-    normalise_classes,
-)
-from hdeepinsight.annotation._novelty import NoveltyLevel
 from hdeepinsight.annotation._trust import NO_COUNTS
 from hdeepinsight.annotation._verdict import Decision, Verdict
 from hdeepinsight.data import GeneReport, InputReport
@@ -46,6 +37,8 @@ from hdeepinsight.taxonomy import Taxonomy, cell_type, path_distance
 #: Columns of ``novelty`` that are written beside the labels, and those among the details.
 NOVELTY_COLUMNS = ("lineage_p_value", "type_p_value", "is_doublet", "is_ambient")
 NOVELTY_DETAILS = ("doublet_score", "ambient_score")
+#: Arrays of one value per cell.
+PER_CELL = ("disagreement", "supported_depth", "stop_reasons")
 #: Why a label stops where no child is probable enough.
 IMPROBABLE = "no type below is probable enough"
 
@@ -78,6 +71,9 @@ class Annotation:
     novelty
         How novel each cell is to the reference, one row per cell: ``lineage_p_value``,
         ``type_p_value``, ``is_doublet``, ``is_ambient``, and the scores that these rest on.
+    disagreement
+        Share of the probability that several networks of one model put on other types than their
+        mean does, shape ``(n_cells,)``: 0 where all agree.
     node_thresholds
         Threshold of every node, shape ``(n_nodes,)``, where a model has chosen them; a label needs
         both its node's and ``threshold``.
@@ -130,6 +126,7 @@ class Annotation:
     recipe: dict[str, Any] = field(default_factory=dict)
     calibration: Calibration | None = None
     novelty: pd.DataFrame | None = None
+    disagreement: np.ndarray | None = None
     node_thresholds: np.ndarray | None = None
     supported_depth: np.ndarray | None = None
     stop_reasons: np.ndarray | None = None
@@ -156,7 +153,7 @@ class Annotation:
                 "probabilities, not logits or percent."
             )
         check_level_names(self.taxonomy)
-        lengths = {"node_thresholds": 1, "supported_depth": 0, "stop_reasons": 0}
+        lengths = {"node_thresholds": 1} | dict.fromkeys(PER_CELL, 0)
         for name, length in ((name, shape[axis]) for name, axis in lengths.items()):
             values = getattr(self, name)
             if values is not None and np.shape(values) != (length,):
@@ -228,12 +225,12 @@ class Annotation:
         >>> result.labels["stop_label"].tolist(), result.confidence.round(2).tolist()[:2]
         (['CD4', 'T', 'Unknown'], [0.9, 0.8])
         """
-        nodes, probabilities = label_probabilities(taxonomy, labels, confidence)
+        nodes, probabilities = _external.label_probabilities(taxonomy, labels, confidence)
         made = cls(
             taxonomy=taxonomy,
             obs_names=labels.index,
             node_probabilities=probabilities,
-            threshold=next_above(threshold),
+            threshold=_external.next_above(threshold),
         )
         # What speaks against a label may add up in a branch that nobody named.
         depth, edges = taxonomy.depth, path_distance(taxonomy, made.stop_nodes, nodes)
@@ -272,14 +269,16 @@ class Annotation:
         >>> hdi.Annotation.from_probabilities(table, tree).labels["stop_label"].tolist()
         ['T']
         """
-        classes = class_nodes(taxonomy, list(map(str, table.columns)))
-        values, nodes = normalise_classes(table.to_numpy(dtype=np.float64), classes, taxonomy)
-        mass = node_mass(taxonomy, values, nodes)
+        classes = _external.class_nodes(taxonomy, list(map(str, table.columns)))
+        values, nodes = _external.normalise_classes(
+            table.to_numpy(dtype=np.float64), classes, taxonomy
+        )
+        mass = _external.node_mass(taxonomy, values, nodes)
         return cls(
             taxonomy=taxonomy,
             obs_names=table.index,
-            node_probabilities=node_probabilities(taxonomy, mass),
-            threshold=next_above(threshold),
+            node_probabilities=_external.node_probabilities(taxonomy, mass),
+            threshold=_external.next_above(threshold),
         )
 
     @classmethod
@@ -606,59 +605,6 @@ class Annotation:
             )
         return label_sets(self, calibration, alpha=alpha, kind=kind, groups=groups)
 
-    def rejected(self, alpha: float = 0.05, *, unknown: NoveltyLevel = "lineage") -> Annotation:
-        """Stop cells earlier that are novel to the reference.
-
-        Parameters
-        ----------
-        alpha
-            Share of cells like the held-out reference cells that may be stopped in error.
-        unknown
-            ``"lineage"``: cells that no lineage recognises stop at the root. ``"type"``: cells
-            that are also far from all types stop at their lineage, as candidates for new types;
-            use this within a study only, because another protocol alone makes cells far.
-
-        Returns
-        -------
-        The same annotation with these cells stopped; labels only move up.
-
-        Raises
-        ------
-        ValueError
-            If the annotation has no novelty, or ``alpha`` or ``unknown`` is not valid.
-
-        Examples
-        --------
-        >>> from dataclasses import replace
-        >>> import hdeepinsight as hdi
-        >>> import pandas as pd
-        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
-        >>> result = hdi.Annotation.from_labels(pd.Series(["CD4", "CD8"], index=["a", "b"]), tree)
-        >>> p_values = {"type_p_value": [0.6, 0.001], "lineage_p_value": [0.5, 0.4]}
-        >>> result = replace(result, novelty=pd.DataFrame(p_values, index=["a", "b"]))
-        >>> result.rejected(unknown="type").labels["stop_label"].tolist()
-        ['CD4', 'T']
-        """
-        if self.novelty is None:
-            raise ValueError(
-                "This annotation knows nothing about novelty, which a model measures that held "
-                "cells out in training (validation_size > 0). Train it so, or stop cells by their "
-                "probability with a higher threshold."
-            )
-        check_number("alpha", alpha, 0.0, 1.0, hint="Use 0.05 to begin with.")
-        check_choice("unknown", unknown, get_args(NoveltyLevel), "Use 'lineage' to begin with.")
-        limit = np.full(len(self), self.taxonomy.max_depth)
-        if unknown == "type":
-            limit[self.novelty["type_p_value"].to_numpy() <= alpha] = 1
-        limit[self.novelty["lineage_p_value"].to_numpy() <= alpha] = 0
-        reasons = np.where(limit < self.taxonomy.max_depth, "novel to the reference", "")
-        if self.supported_depth is not None:
-            earlier = self.supported_depth <= limit
-            limit = np.minimum(limit, self.supported_depth)
-            if self.stop_reasons is not None:
-                reasons = np.where(earlier, self.stop_reasons, reasons)
-        return replace(self, supported_depth=limit, stop_reasons=reasons.astype(object))
-
     def restricted(
         self, types: Sequence[str] | None = None, *, exclude: Sequence[str] = ()
     ) -> Annotation:
@@ -747,8 +693,8 @@ class Annotation:
         >>> result.to_table("celltypist").to_dict("list")
         {'predicted_labels': ['T'], 'conf_score': [0.9]}
         """
-        check_choice("style", style, TABLE_COLUMNS)
-        label_column, confidence_column, no_label = TABLE_COLUMNS[style]
+        check_choice("style", style, _external.TABLE_COLUMNS)
+        label_column, confidence_column, no_label = _external.TABLE_COLUMNS[style]
         nodes = self.stop_nodes if level is None else self.level_nodes(level)
         share = self._probability_of(np.where(nodes == 0, self.leaf_nodes, nodes))
         labels = node_categories(node_names(self.taxonomy, no_label), nodes)
@@ -796,6 +742,8 @@ class Annotation:
             self.stop_depth,
             self.stop_reason,
         ]
+        if self.disagreement is not None:
+            columns.append(self._series(self.disagreement, ADDED_KEYS.DISAGREEMENT))
         if self.novelty is not None:
             wanted = (*NOVELTY_COLUMNS, *NOVELTY_DETAILS) if details else NOVELTY_COLUMNS
             columns += [self.novelty[name] for name in wanted if name in self.novelty]

@@ -13,7 +13,11 @@ from hdeepinsight._errors import check_choice, invalid
 from hdeepinsight._keys import LABEL_COLUMNS
 from hdeepinsight.taxonomy import Taxonomy
 
+#: What sums of probabilities may lie above 1 by rounding, in half precision.
+PROBABILITY_TOLERANCE = 1e-2
 Decoder = Literal["joint", "greedy"]
+#: Whether cells that no type supports are stopped further up.
+Reject = Literal["auto", "off"]
 
 
 class Decoded(NamedTuple):
@@ -40,13 +44,17 @@ class Decoded(NamedTuple):
     stop: np.ndarray
 
 
-def check_threshold(threshold: float | None) -> None:
-    """Raise ``ValueError`` unless the threshold is ``None`` or in [0.5, 1].
+def check_decoding(
+    threshold: float | None, decoder: Decoder = "joint", reject: Reject = "auto"
+) -> None:
+    """Raise ``ValueError`` unless labels can be chosen in this way.
+
+    The threshold is ``None`` or in [0.5, 1].
 
     Examples
     --------
-    >>> check_threshold(0.9)
-    >>> check_threshold(0.4)
+    >>> check_decoding(0.9, "greedy", "off")
+    >>> check_decoding(0.4)
     Traceback (most recent call last):
         ...
     ValueError: threshold must be a number from 0.5 to 1, or None to never stop early, got 0.4. ...
@@ -59,6 +67,9 @@ def check_threshold(threshold: float | None) -> None:
             "Below 0.5 two branches could both pass, so there would be no single place to stop. "
             "Pass threshold=None for a larger share of cells at the leaves.",
         )
+    hint = "Use 'joint' unless the published routing is what you want to reproduce."
+    check_choice("decoder", decoder, get_args(Decoder), hint)
+    check_choice("reject", reject, get_args(Reject), "Use 'auto' to begin with.")
 
 
 def decode(
@@ -109,8 +120,7 @@ def decode(
     With a threshold, the leaf is the decoder's choice *under the stop node*, so that leaf and
     stop node always lie on one path.
     """
-    check_threshold(threshold)
-    check_decoder(decoder)
+    check_decoding(threshold, decoder)
     root = stop = np.zeros(len(probabilities), dtype=np.int64)
     if threshold is not None:
         # A node of more than 0.5 is always the most probable of its siblings, so every node that
@@ -126,17 +136,6 @@ def decode(
         possible = np.where(below, probabilities[:, taxonomy.leaves], -1.0)
         leaf = np.asarray(taxonomy.leaves[possible.argmax(axis=1)])
     return Decoded(leaf, leaf if threshold is None else stop)
-
-
-def check_decoder(decoder: str) -> None:
-    """Raise ``ValueError`` unless there is such a decoder.
-
-    Examples
-    --------
-    >>> check_decoder("greedy")
-    """
-    hint = "Use 'joint' unless the published routing is what you want to reproduce."
-    check_choice("decoder", decoder, get_args(Decoder), hint)
 
 
 def deepest_on_path(

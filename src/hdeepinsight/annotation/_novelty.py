@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,8 +15,6 @@ from scipy import sparse
 from sklearn.neighbors import NearestNeighbors
 
 from hdeepinsight.taxonomy import Taxonomy
-
-NoveltyLevel = Literal["lineage", "type"]
 
 SOUP = 0.05
 """Share of every profile that is the mean of all: cells carry RNA of their neighbours."""

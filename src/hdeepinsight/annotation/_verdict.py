@@ -10,14 +10,12 @@ import numpy as np
 import pandas as pd
 
 from hdeepinsight._errors import check_choice
-from hdeepinsight.annotation._decode import most_probable_leaf
+from hdeepinsight.annotation._decode import Reject, most_probable_leaf
 from hdeepinsight.annotation._trust import ALIKE, NO_COUNTS, NO_LIMIT, UNLIKE, QueryJudge
 from hdeepinsight.data import AlignedQuery, GeneReport
 from hdeepinsight.taxonomy import Taxonomy
 
 Light = Literal["green", "yellow", "red"]
-#: Whether cells that no type supports are stopped further up.
-Reject = Literal["auto", "off"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +41,12 @@ class Verdict:
     --------
     >>> verdict = Verdict(
     ...     light="red",
-    ...     sentences=("The query does not look like the reference.", "No lineage fits 99 %."),
+    ...     sentences=("The query does not look like the reference.", "No lineage fits 99.0%."),
     ...     figures={"unrecognised": 0.99},
     ... )
     >>> print(verdict)
     RED: The query does not look like the reference.
-      No lineage fits 99 %.
+      No lineage fits 99.0%.
     """
 
     light: Light
@@ -142,10 +140,10 @@ class Decision:
         return f"{done if self.applied else left}: {self.reason}."
 
 
+#: Share of cells without a lineage that makes a verdict red, or yellow.
 MOST, MANY = 0.5, 0.15
-"""Share of cells without a lineage that makes a verdict red, or yellow."""
+#: Share of the reference's expression below which labels are less certain.
 FEW_GENES = 0.5
-"""Share of the reference's expression below which labels are less certain."""
 WORTH_SAYING = 0.01
 SHARES = {
     "unrecognised": "of the cells are recognised as none of {lineages}.",
@@ -188,7 +186,7 @@ def verdict(
     >>> print(verdict(report, tree, figures, seen=np.ones(3, dtype=bool)))
     RED: The query does not look like the reference: are these cells of T and B?
       Its mean expression correlates 0.20 with that of its labels; below 0.67 none can be trusted.
-      40 % of the cells are recognised as none of T and B.
+      40.0% of the cells are recognised as none of T and B.
     """
     found = {**figures, "gene_coverage": genes.coverage, "no_counts": float((~seen).mean())}
     lineages = _listed([taxonomy.label(int(node)) for node in taxonomy.children(0)])
@@ -206,10 +204,10 @@ def verdict(
         )
     for name, text in SHARES.items():
         if figures.get(name, 0.0) >= WORTH_SAYING and not (foreign and name != "unrecognised"):
-            points.append(f"{_percent(figures[name])} {text.format(lineages=lineages)}")
+            points.append(f"{figures[name]:.1%} {text.format(lineages=lineages)}")
     points += () if foreign else findings
     if genes.coverage < FEW_GENES:
-        points.append(f"Its genes carry {_percent(genes.coverage)} of the reference's expression.")
+        points.append(f"Its genes carry {genes.coverage:.1%} of the reference's expression.")
     if not seen.all():
         points.append(f"{int((~seen).sum()):,} cells have no counts of what the model reads.")
     summary = {
@@ -299,10 +297,6 @@ def judgement(
         "supported_depth": depth if limited else None,
         "stop_reasons": reasons if limited else None,
     }
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
 
 
 def _listed(names: list[str], most: int = 8) -> str:

@@ -13,7 +13,15 @@ from hdeepinsight._errors import counted
 from hdeepinsight._io import atomic_write
 from hdeepinsight._progress import progress as step
 from hdeepinsight.cli._console import RED, frame_table, in_options, note, show
-from hdeepinsight.cli._files import check_output, default_output, prepare_output, require_columns
+from hdeepinsight.cli._files import (
+    FORMATS,
+    PAIRED_FORMATS,
+    check_output,
+    default_output,
+    open_cells,
+    prepare_output,
+    require_columns,
+)
 from hdeepinsight.cli._options import (
     ANNOTATING,
     READING,
@@ -25,6 +33,7 @@ from hdeepinsight.cli._options import (
 )
 
 if TYPE_CHECKING:
+    from mudata import MuData
     from rich.table import Table
 
     from hdeepinsight.annotation import Annotation
@@ -42,7 +51,8 @@ _PAGES = (".html",)
     out=OutputFile(
         None,
         "Where the result goes: .h5ad or .zarr for a copy of the query with the labels added, "
-        ".csv for the labels alone. By default query.annotated.h5ad beside query.h5ad.",
+        ".h5mu for a copy of a MuData, .csv for the labels alone. By default query.annotated.h5ad "
+        "beside query.h5ad.",
     ),
     report=Option(Path, None, "Write a page about the result too, .html.", "FILE"),
     key_added=Option(str, "hdi", "Prefix of the columns that are added.", "NAME"),
@@ -69,17 +79,18 @@ def annotate(
     whether the query looks like what the model knows, is printed. The defaults are those of
     hdeepinsight.annotate in Python; [b]--fast[/b] labels each cell by itself.
     """
-    out = out or default_output(
-        query, f".annotated{'.zarr' if query.suffix == '.zarr' else '.h5ad'}"
-    )
-    check_output(out, source=query, overwrite=overwrite)
+    from hdeepinsight.data import is_paired
+
+    kept = ".h5mu" if is_paired(query) else ".zarr" if query.suffix == ".zarr" else ".h5ad"
+    out = out or default_output(query, f".annotated{kept}")
+    formats = PAIRED_FORMATS if kept == ".h5mu" else FORMATS
+    check_output(out, source=query, overwrite=overwrite, formats=formats)
     if report is not None:
         check_output(report, source=query, overwrite=overwrite, option="--report", formats=_PAGES)
     with step("Opening the query"):
         from hdeepinsight import hub
-        from hdeepinsight.data import open_store
 
-        store = open_store(query)
+        store = open_cells(query)
         write = prepare_output(store, source=query, out=out, key_added=key_added)
     model = asked["model"]
     with step("Loading the model"):
@@ -115,7 +126,6 @@ def annotate(
 @command(
     "query",
     *ANNOTATING,
-    "labels_key",
     "labels_keys",
     "overwrite",
     out=OutputFile(
@@ -154,9 +164,8 @@ def report(
     check_output(out, source=query, overwrite=overwrite, formats=_PAGES)
     with step("Opening the query"):
         from hdeepinsight import hub
-        from hdeepinsight.data import open_store
 
-        store = open_store(query)
+        store = open_cells(query)
         require_columns(store.obs, [*([clusters] if clusters else []), *labels_keys], source=query)
         if embedding is not None and embedding not in store.obsm:
             held = ", ".join(sorted(store.obsm)) or "nothing"
@@ -169,6 +178,7 @@ def report(
         asked["model"] = loaded = hub.load_model(model)
         true_nodes = loaded.label_nodes(store, labels_keys=labels_keys) if labels_keys else None
     result = _annotated(store, **asked)
+    place: Any = None if embedding is None else store.obsm[embedding]
     _write_page(
         result,
         out,
@@ -178,7 +188,7 @@ def report(
         title=title,
         model=model,
         clusters=store.obs[clusters] if clusters else None,
-        embedding=None if embedding is None else store.obsm[embedding](),
+        embedding=place() if callable(place) else place,  # of a file it is read when asked for
         true_nodes=true_nodes,
     )
     show(f"Written to {out}")
@@ -186,7 +196,7 @@ def report(
 
 
 def _annotated(
-    store: Store, *, strict: bool, fast: bool, vote: str | None, **asked: Any
+    store: Store | MuData, *, strict: bool, fast: bool, vote: str | None, **asked: Any
 ) -> Annotation:
     """Annotate as Python does."""
     import hdeepinsight as hdi
@@ -199,7 +209,7 @@ def _write_page(
     result: Annotation,
     out: Path,
     query: Path,
-    store: Store,
+    store: Store | MuData,
     reference: Any,
     title: str | None = None,
     **shown: Any,
@@ -237,7 +247,6 @@ def _end(result: Annotation, strict: bool) -> None:
 @command(
     "query",
     "model",
-    "labels_key",
     "labels_keys",
     "threshold",
     *READING,
@@ -255,12 +264,10 @@ def evaluate(query: Path, model: str, json: bool, **asked: Any) -> None:
     """
     with step("Loading the model"):
         from hdeepinsight import hub
-        from hdeepinsight.data import is_paired, open_store
 
         loaded = hub.load_model(model)
     with step("Annotating"):
-        cells: Any = query if is_paired(query) else open_store(query)
-        found = loaded.evaluate(cells, **asked)
+        found = loaded.evaluate(open_cells(query), **asked)
     if json:  # which has no NaN
         typer.echo(dumps(loads(dumps(found.to_dict()), parse_constant=lambda _: None), indent=2))
         return

@@ -14,8 +14,7 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Any, Final
 
 import typer
-from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
-from rich.measure import Measurement
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderableType
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -41,30 +40,20 @@ class UsageProblem(ValueError):
     """Options that contradict each other, or a file that the command must not touch."""
 
 
-class _Visible:
-    """What is printed, with control and direction characters written out."""
+class _Console(Console):
+    """A console on which control and direction characters are written out."""
 
-    def __init__(self, shown: ConsoleRenderable) -> None:
-        self.shown = shown
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        for segment in console.render(self.shown, options):  # colours are no part of their text
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):  # colours are no part of their text
             text = segment.text if segment.control else escape_controls(segment.text)
             yield Segment(text, segment.style, segment.control)
-
-    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        return Measurement.get(console, options, self.shown)
-
-
-class _ShowControls(RenderHook):
-    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
-        return [_Visible(each) for each in renderables]
 
 
 def _console(*, stderr: bool) -> Console:
     # Made on every call: the streams may be replaced, as tests do.
-    console = Console(stderr=stderr, highlight=False)
-    console.push_render_hook(_ShowControls())
+    console = _Console(stderr=stderr, highlight=False)
     if not console.is_terminal:
         console.width = _WIDTH_OF_FILES
     return console
@@ -140,9 +129,9 @@ def _paragraph(error: Exception) -> str:
 
 _ARGUMENTS: Final = (
     "adapt against backbone background batch_key checkpoint early_stopping exclude fold_case "
-    "key_added labels_key labels_keys layer max_epochs n_genes n_samples nodes overwrite refine "
-    "reference reject revision scale split_key target threshold types unlabeled_category use_raw "
-    "validation_size vote where"
+    "key_added labels_key labels_keys layer max_epochs n_genes n_members n_samples nodes "
+    "overwrite refine reference reject revision scale split_key target threshold types "
+    "unlabeled_category use_raw validation_size vote where"
 )
 #: Arguments that errors advise, all under the name of an option.
 _OPTIONS: Final = {name: f"--{name.replace('_', '-')}" for name in _ARGUMENTS.split()}

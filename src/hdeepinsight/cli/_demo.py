@@ -5,14 +5,12 @@ from __future__ import annotations
 import shlex
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-import torch
 from anndata import AnnData
 from rich.padding import Padding
 from rich.table import Table
@@ -55,18 +53,6 @@ _MARGIN, _N_GENES, _DPI = 11, 2048, 160
 OURS, LINEAR = "hdeepinsight", "logistic regression"
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute on one thread: as fast on so few cells, and the same on any number of cores."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)
-
-
-@_one_thread()
 def run_demo(out: Path, *, seed: int = 0) -> None:
     """Train on half of PBMC 3k, annotate the other half, and draw what came out.
 
@@ -101,9 +87,20 @@ def run_demo(out: Path, *, seed: int = 0) -> None:
     model = _train(reference, out, seed)
     annotation = _annotate(model, query, out)
     known = model.taxonomy.encode_levels(query.obs[LEVELS])
-    _compare(reference, query, model, annotation, known, out, seed)
+    _say("Compare", "with logistic regression on all genes, trained on the same cells")
+    _compare(reference, query, model, annotation, seed).to_csv(out / "scores.csv", index=False)
+    _say(
+        "",
+        "Balanced accuracy is the mean recall over types; training weights all types alike. What "
+        "costs accuracy are naive and memory CD4 T cells, which differ by degrees: in cells of the "
+        "same donor and run, labelled by their own clusters, a linear model gets more of them "
+        "right, and its macro-F1 is higher. Across donors and studies ours is higher in the mean "
+        "(docs/benchmarks.md).",
+    )
     with step("Drawing"):
-        _draw(reference, query, model, annotation, known, out)
+        points = _draw(reference, query, model, annotation, out)
+        shown = {"reference": model, "embedding": points, "true_nodes": known, "model": "demo"}
+        report.write(annotation, out / "report.html", query=query, **shown)
     files = "\n".join(f"- `{name}`: {text}" for name, text in OUTPUTS.items())
     text = (
         f"{MARKER}\n\nA model was trained on {reference.n_obs:,} cells of PBMC 3k and annotated "
@@ -164,16 +161,10 @@ def _annotate(model: SCHDeepInsight, query: AnnData, out: Path) -> Annotation:
 
 
 def _compare(
-    reference: AnnData,
-    query: AnnData,
-    model: SCHDeepInsight,
-    annotation: Annotation,
-    known: np.ndarray,
-    out: Path,
-    seed: int,
-) -> None:
+    reference: AnnData, query: AnnData, model: SCHDeepInsight, annotation: Annotation, seed: int
+) -> pd.DataFrame:
     """Score the labels beside those of logistic regression, also with half of the genes."""
-    _say("Compare", "with logistic regression on all genes, trained on the same cells")
+    known = model.taxonomy.encode_levels(query.obs[LEVELS])
     fewer = np.random.default_rng(seed).permutation(query.n_vars)[: query.n_vars // 2]
     variants = {"All genes": query, "Half of the genes missing": query[:, fewer].copy()}
     tables = {}
@@ -188,26 +179,13 @@ def _compare(
         scores = {name: evaluate_annotation(each, known) for name, each in found.items()}
         tables[title] = scores_table(scores)
         _show_indented(frame_table(tables[title].set_index("level"), title=title))
-    table = pd.concat(tables, names=["genes", ""]).droplevel(1).reset_index()
-    table.to_csv(out / "scores.csv", index=False)
-    _say(
-        "",
-        "Balanced accuracy is the mean recall over types; training weights all types alike. What "
-        "costs accuracy are naive and memory CD4 T cells, which differ by degrees: in cells of the "
-        "same donor and run, labelled by their own clusters, a linear model gets more of them "
-        "right, and its macro-F1 is higher. Across donors and studies ours is higher in the mean "
-        "(docs/benchmarks.md).",
-    )
+    return pd.concat(tables, names=["genes", ""]).droplevel(1).reset_index()
 
 
 def _draw(
-    reference: AnnData,
-    query: AnnData,
-    model: SCHDeepInsight,
-    annotation: Annotation,
-    known: np.ndarray,
-    out: Path,
-) -> None:
+    reference: AnnData, query: AnnData, model: SCHDeepInsight, annotation: Annotation, out: Path
+) -> np.ndarray:
+    """Draw the pictures, and return where the cells of the query are in them."""
     import matplotlib.pyplot as plt
     from umap import UMAP
 
@@ -230,24 +208,10 @@ def _draw(
     figure, axes = plt.subplots(1, 2, figsize=(13.0, 5.4), layout="constrained")
     panels = {"known label": query.obs[LEVELS[-1]], "predicted": annotation.label_column()}
     for ax, (title, labels) in zip(axes, panels.items(), strict=True):
-        pl.embedding(
-            points,
-            labels,
-            palette=annotation.colors,
-            legend_loc="right margin",
-            title=title,
-            ax=ax,
-        )
+        look: dict[str, Any] = {"palette": annotation.colors, "legend_loc": "right margin"}
+        pl.embedding(points, labels, title=title, ax=ax, **look)
     save(figure, "embedding")
-    report.write(
-        annotation,
-        out / "report.html",
-        query=query,
-        reference=model,
-        embedding=points,
-        true_nodes=known,
-        model="demo",
-    )
+    return np.asarray(points)
 
 
 def _say(what: str, text: str) -> None:

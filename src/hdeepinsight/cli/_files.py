@@ -18,11 +18,12 @@ from hdeepinsight.cli._console import UsageProblem
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
+    from mudata import MuData
 
     from hdeepinsight.annotation import Annotation
     from hdeepinsight.data import Store
 
-FORMATS = (".h5ad", ".zarr", ".csv")
+FORMATS, PAIRED_FORMATS = (".h5ad", ".zarr", ".csv"), (".h5mu", ".csv")
 #: Endings of inputs, which outputs do not keep.
 _INPUTS = (".h5ad", ".zarr", ".h5", ".h5mu", ".loom", ".mtx", ".csv", ".tsv", ".txt")
 
@@ -36,6 +37,13 @@ def default_output(query: Path, ending: str) -> Path:
     """Return where a result goes by default: beside the query, under its name."""
     name = Path(query.name.removesuffix(".gz"))
     return query.with_name(f"{name.stem if name.suffix in _INPUTS else name}{ending}")
+
+
+def open_cells(path: Path) -> Store | MuData:
+    """Open what may hold one modality or several."""
+    from hdeepinsight.data import is_paired, open_paired, open_store
+
+    return open_paired(path) if is_paired(path) else open_store(path)
 
 
 def require_columns(obs: pd.DataFrame, columns: Sequence[str], *, source: Path) -> None:
@@ -107,7 +115,9 @@ def require_writable(out: Path, *, option: str = "--out") -> None:
     )
 
 
-def prepare_output(query: Store, *, source: Path, out: Path, key_added: str) -> Callable[..., None]:
+def prepare_output(
+    query: Store | MuData, *, source: Path, out: Path, key_added: str
+) -> Callable[..., None]:
     """Check that labels can be written, before any work is done, and return what writes them.
 
     Parameters
@@ -148,7 +158,7 @@ def prepare_output(query: Store, *, source: Path, out: Path, key_added: str) -> 
             f"--key-added than {key_added}."
         )
     can_be_copied = _is_copied(source, out)
-    if not can_be_copied:
+    if not can_be_copied and out.suffix != ".h5mu":
         _try_to_write(query, out)
 
     def write(result: Annotation, **how: Any) -> None:
@@ -162,9 +172,9 @@ def prepare_output(query: Store, *, source: Path, out: Path, key_added: str) -> 
                 result.to_adata(cells, key_added=key_added, **how)
                 _copy_and_add(source, path, cells)
                 return
-            cells = query.whole()
-            result.to_adata(cells, key_added=key_added, **how)
-            cells.write_zarr(path) if out.suffix == ".zarr" else cells.write_h5ad(path)
+            whole: Any = getattr(query, "whole", lambda: query)()
+            result.to_adata(whole, key_added=key_added, **how)
+            getattr(whole, f"write_{out.suffix[1:]}")(path)
 
     return write
 

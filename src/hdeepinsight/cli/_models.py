@@ -13,14 +13,8 @@ from rich.text import Text
 from hdeepinsight._io import atomic_write
 from hdeepinsight._progress import progress as step
 from hdeepinsight.cli._console import UsageProblem, frame_table, in_options, note, show
-from hdeepinsight.cli._files import is_store, require_columns, require_writable
-from hdeepinsight.cli._options import (
-    REQUIRED,
-    Argument,
-    Option,
-    OutputFolder,
-    command,
-)
+from hdeepinsight.cli._files import is_store, open_cells, require_columns, require_writable
+from hdeepinsight.cli._options import REQUIRED, Argument, Option, OutputFolder, command
 
 #: Class of the models that the command trains, as the registry of models has it.
 _METHOD: Final = "SCHDeepInsight"
@@ -31,7 +25,6 @@ _REPOSITORY: Final = Argument(
 
 
 @command(
-    "labels_key",
     "labels_keys",
     "layer",
     "use_raw",
@@ -57,6 +50,9 @@ _REPOSITORY: Final = Argument(
     n_genes=Option(int, 4096, "Most genes of the image.", settings={"min": 1}),
     layout=Option(Literal["tsne", "umap", "mde", "random"], "tsne", "How genes are placed."),
     backbone=Option(str, "compact", "compact, efficientnet_b0 to _b7, or _v2_s, _m, _l.", "NAME"),
+    n_members=Option(
+        str, "1", "Networks whose probabilities are averaged: a number, or auto.", "N"
+    ),
     validation_size=Option(
         float, 0.1, "Share of cells held out; rare types keep all.", settings={"min": 0, "max": 0.9}
     ),
@@ -82,12 +78,8 @@ def train(
     layer: str | None,
     use_raw: bool,
     batch_key: str | None,
-    split_key: str | None,
     unlabeled_category: str,
-    n_genes: int,
-    layout: str,
-    backbone: str,
-    seed: int,
+    n_members: str,
     overwrite: bool,
     **training: Any,
 ) -> None:
@@ -116,30 +108,27 @@ def train(
             )
         require_writable(out)
         store = open_store(reference)
-        require_columns(
-            store.obs, [*labels_keys, *filter(None, (batch_key, split_key))], source=reference
-        )
+        others = filter(None, (batch_key, training["split_key"]))
+        require_columns(store.obs, [*labels_keys, *others], source=reference)
         adata = store.whole()
         if use_raw:
             store.matrix(layer, use_raw=True)  # says what is wrong, if something is
             adata = adata.raw.to_adata()
         tree = None
         if taxonomy is not None:
-            is_newick = taxonomy.suffix in (".nwk", ".newick", ".tree")
-            tree = (
-                Taxonomy.from_newick(taxonomy.read_text(encoding="utf-8"))
-                if is_newick
-                else Taxonomy.from_json(taxonomy)
-            )
+            if taxonomy.suffix in (".nwk", ".newick", ".tree"):
+                tree = Taxonomy.from_newick(taxonomy.read_text(encoding="utf-8"))
+            else:
+                tree = Taxonomy.from_json(taxonomy)
         method = model_class(_METHOD)
         keys = {"labels_keys": labels_keys} if labels_keys[1:] else {"labels_key": labels_keys[0]}
         method.setup_anndata(
             adata, layer=layer, batch_key=batch_key, unlabeled_category=unlabeled_category, **keys
         )
-    model = method(
-        adata, taxonomy=tree, layout=layout, n_genes=n_genes, backbone=backbone, seed=seed
-    )
-    model.train(split_key=split_key, **training)
+    network = {name: training.pop(name) for name in ("n_genes", "layout", "backbone", "seed")}
+    members = int(n_members) if n_members.isdigit() else n_members
+    model = method(adata, taxonomy=tree, n_members=members, **network)
+    model.train(**training)
     model.save(out, overwrite=overwrite)
     show(repr(model))
     if len(model.validation_indices_):
@@ -147,9 +136,10 @@ def train(
             found = model.evaluate()
         show(frame_table(found.levels, title=f"{found.n_cells:,} cells held out"))
     else:
+        missing = "" if model.calibration else ", and the probabilities are not calibrated"
         note(
-            "no cells were held out, so there are no scores, and the probabilities are not "
-            "calibrated. Give every type more cells, or raise --validation-size.",
+            f"no cells were held out, so there are no scores{missing}. Give every type more "
+            "cells, or raise --validation-size.",
             "Note",
         )
     show(f"Saved to {out}")
@@ -170,7 +160,7 @@ def info(target: Path, layer: str | None, use_raw: bool) -> None:
     """
     with step("Looking at it"):
         from hdeepinsight import hub
-        from hdeepinsight.data import inspect_input, open_store
+        from hdeepinsight.data import Modalities, inspect_input, open_store
 
         if not target.exists():
             target = hub.bundled_folder(str(target)) or target
@@ -183,12 +173,21 @@ def info(target: Path, layer: str | None, use_raw: bool) -> None:
                 table.add_row(Text(str(name)), Text("–" if value is None else str(value)))
             shown = [repr(model), "", model.taxonomy, "", table]
         else:
-            store = open_store(target)
-            report = inspect_input(store, layer=layer, use_raw=use_raw)
-            matrices = f"matrices  {', '.join(store.slots)}"
-            shown = [in_options(str(report)), "", matrices, Text("obs columns", style="bold")]
-            for name in store.obs:
-                distinct = store.obs[name].dropna().unique()
+            cells: Any = open_cells(target)
+            shown, store = [], cells
+            if mods := getattr(cells, "mod", {}):
+                held = ", ".join(f"{name} ({part.n_vars:,} columns)" for name, part in mods.items())
+                rna = Modalities().find(cells, "rna")
+                shown = [f"MuData of {cells.n_obs:,} cells: {held}"]
+                shown += [f"its RNA, {rna!r}:"] if rna else []
+                store = open_store(mods[rna]) if rna else None
+            if store is not None:
+                report = inspect_input(store, layer=layer, use_raw=use_raw)
+                shown += [in_options(str(report)), "", f"matrices  {', '.join(store.slots)}"]
+            shown.append(Text("obs columns", style="bold"))
+            columns = dict(store.obs if mods and store else {}) | dict(cells.obs)
+            for name, column in columns.items():
+                distinct = column.dropna().unique()
                 more = f", ... ({len(distinct):,} values)" * (len(distinct) > _MOST_VALUES)
                 shown.append(f"  {name}: {', '.join(map(str, distinct[:_MOST_VALUES]))}{more}")
     show(*shown)
@@ -325,6 +324,9 @@ def demo(out: Path, seed: int) -> None:
 
     Running it again replaces what an earlier run left in the folder.
     """
+    from threadpoolctl import threadpool_limits
+
     from hdeepinsight.cli._demo import run_demo
 
-    run_demo(out, seed=seed)
+    with threadpool_limits(1):  # as fast on so few cells, and the same on any number of cores
+        run_demo(out, seed=seed)

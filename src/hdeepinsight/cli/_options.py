@@ -7,12 +7,13 @@ import inspect
 import re
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import typer
 
-from hdeepinsight.cli._console import UsageProblem, running
+from hdeepinsight.cli._console import running
 
 #: Default of what has to be given.
 REQUIRED: Final = inspect.Parameter.empty
@@ -33,7 +34,7 @@ class Option(NamedTuple):
     def parameter(self, name: str) -> inspect.Parameter:
         """Return it as a keyword of the command, in the form that typer reads."""
         settings: Any = {"help": self.help, "metavar": self.metavar, **self.settings}
-        words = [f"--{name.replace('_', '-')}", *([self.short] if self.short else [])]
+        words = [f"--{name.replace('_', '-')}", *self.short.split()]
         if self.kind is bool and self.default:
             words = [f"{words[0]}/--no-{words[0][2:]}"]
         settings["rich_help_panel"] = self.panel
@@ -55,14 +56,8 @@ def command(*shared: str, **own: Option) -> Callable[[Callable[..., None]], Call
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         def run(*, debug: bool, **given: Any) -> None:
             with running(debug=debug):
-                if key := given.pop("labels_key", None):
-                    if given["labels_keys"]:
-                        raise UsageProblem(
-                            "Both --labels-key and --labels-keys were given. Leave one out: "
-                            "--labels-key cell_type names one column per level, --labels-keys "
-                            "lineage,cell_type lists them."
-                        )
-                    given["labels_keys"] = key
+                if listed := given.get("labels_keys"):  # one list per time that it was given
+                    given["labels_keys"] = list(chain.from_iterable(listed))
                 function(**given)
 
         chosen = own | {name: OPTIONS[name] for name in (*shared, "debug")}
@@ -197,15 +192,15 @@ OPTIONS: Final[dict[str, Option]] = {
     "fold_case": _Reading(
         bool, False, "Match genes whatever their case, as mouse on human symbols."
     ),
-    "labels_key": Option(
-        list[str],
+    "labels_keys": Option(
+        list[Any],
         [],
-        "Column of obs with the cell types. Give it again for one column per level, from coarse "
-        "to fine.",
-        "COLUMN",
-        "-l",
+        "Column of obs with the cell types, or one per level from coarse to fine: "
+        "lineage,cell_type. It may be given again for each.",
+        "A,B,...",
+        "--labels-key -l",
+        settings={"parser": _names},
     ),
-    "labels_keys": List("", "Columns of obs from coarse to fine, in one list: lineage,cell_type."),
 }
 READING: Final = ("layer", "use_raw", "scale", "fold_case")
 #: Arguments of `hdeepinsight.annotate`, and two that only the command line has.

@@ -1,5 +1,6 @@
 """The door for data: what a matrix holds, which genes it has, and its counts in chunks."""
 
+from hdeepinsight._errors import InputError, examples
 from hdeepinsight.data._counts import (
     CountSource,
     dispersion_scores,
@@ -8,10 +9,17 @@ from hdeepinsight.data._counts import (
     recover_counts,
     select_genes,
 )
-from hdeepinsight.data._errors import GeneCoverageWarning, GeneMatchError, InputError, examples
 from hdeepinsight.data._files import check_file
-from hdeepinsight.data._genes import GeneAlignment, GeneReport, align_genes, resolve_var_names
+from hdeepinsight.data._genes import (
+    GeneAlignment,
+    GeneCoverageWarning,
+    GeneMatchError,
+    GeneReport,
+    align_genes,
+    resolve_var_names,
+)
 from hdeepinsight.data._inspect import InputReport, ScaleMode, inspect_input
+from hdeepinsight.data._matrix import spread_rows
 from hdeepinsight.data._modalities import (
     Modalities,
     errors_of,
@@ -33,7 +41,7 @@ from hdeepinsight.data._proteins import (
 )
 from hdeepinsight.data._query import AlignedQuery, ExtraInputs, open_query
 from hdeepinsight.data._recover import Denormalizer
-from hdeepinsight.data._sampling import draw_evenly, given_split, split_three
+from hdeepinsight.data._sampling import deal_out, draw_evenly, given_split, split_three
 from hdeepinsight.data._store import DataLike, Store, open_store, read_anndata
 
 __all__ = [
@@ -57,6 +65,7 @@ __all__ = [
     "align_proteins",
     "check_file",
     "clean_protein_name",
+    "deal_out",
     "dispersion_scores",
     "draw_evenly",
     "errors_of",
@@ -81,5 +90,6 @@ __all__ = [
     "resolve_var_names",
     "select_genes",
     "split_three",
+    "spread_rows",
     "strip_version",
 ]

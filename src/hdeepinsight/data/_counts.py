@@ -13,25 +13,78 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from hdeepinsight._errors import check_choice, check_integer
-from hdeepinsight.data._errors import ARGUMENTS, InputError, examples
+from hdeepinsight._errors import ARGUMENTS, InputError, check_choice, check_integer, examples
 from hdeepinsight.data._genes import GeneAlignment, align_genes
 from hdeepinsight.data._inspect import (
+    MAX_CELLS,
     InputReport,
     ScaleMode,
     inspect_store,
     refusal,
     where_counts_are,
 )
-from hdeepinsight.data._matrix import Block, RowMatrix
+from hdeepinsight.data._matrix import Block, RowMatrix, Scan, canonical, spread_rows, wrap
 from hdeepinsight.data._names import as_text, is_numbered
 from hdeepinsight.data._recover import Denormalizer, Normalisation
-from hdeepinsight.data._store import DataLike, open_store
+from hdeepinsight.data._store import DataLike, Store, open_store, slot_name
 
 #: A gene that fewer cells express is not selected.
 MIN_CELLS = 3
 #: Names in lower case of genes that have none; and most columns that share a name on average.
 NO_NAMES, MOST_COLUMNS = ("", "nan", "none", "na", "<na>"), 10
+
+
+@dataclass(eq=False)
+class Inspection:
+    """What a matrix holds and how it is read: told by some cells, until a pass has seen them all.
+
+    Parameters
+    ----------
+    report
+        What the values are.
+    denormalizer
+        How counts are recovered from the values; ``None`` if they are used as they are.
+    seen
+        What the cells hold that were looked at; ``None`` once all were.
+    again
+        Inspects the matrix by other tallies, or by all of its values.
+    """
+
+    report: InputReport
+    denormalizer: Denormalizer | None = None
+    seen: Scan | None = None
+    again: Callable[[Scan | None], Inspection] | None = None
+
+    def watch(self, matrix: RowMatrix, size: int) -> Iterator[tuple[slice, Block]]:
+        """Read blocks, and check in the same pass that all values are what some of them told.
+
+        Raises
+        ------
+        InputError
+            If they are not: what is said of the whole matrix, which is then looked at.
+        """
+        tally = Scan()
+        for rows, block in matrix.blocks(size):
+            if self.seen is not None:
+                block = canonical(block)
+                tally.add(block)
+                if tally.contradicts(self.seen):
+                    self._settle(None)
+            yield rows, block
+        if self.seen is not None and matrix.rows is None:
+            tally.sample = self.seen.sample
+            self._settle(tally)
+
+    def _settle(self, seen: Scan | None) -> None:
+        found: Inspection = self.again(seen)  # type: ignore[misc]
+        if found.denormalizer != self.denormalizer:
+            raise InputError(
+                f"{found.report.layer} looks {self.report.scale} in some cells, and "
+                f"{found.report.scale} in all: {found.report.evidence}.",
+                "Valid are values of one scale, normalised alike.",
+                "Pass the raw counts, or each part by itself.",
+            )
+        self.report, self.seen = found.report, None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -46,12 +99,12 @@ class CountSource:
         Annotation of the cells; a table of its own, the user's one is not touched by changing it.
     var
         Annotation of the genes.
-    report
-        What the values are, and what is repaired.
-    denormalizer
-        How counts are recovered from the values; ``None`` if they are used as they are.
+    inspection
+        What the values are, and how counts are made from them.
     obsm
         Ways to the coordinates that the cells brought along.
+    remarks
+        What else there is to say of how the counts are read, in sentences.
 
     Examples
     --------
@@ -65,9 +118,20 @@ class CountSource:
     matrix: RowMatrix
     obs: pd.DataFrame
     var: pd.DataFrame
-    report: InputReport
-    denormalizer: Denormalizer | None = None
+    inspection: Inspection
     obsm: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def report(self) -> InputReport:
+        """What the values are and what is repaired; on all of them from the first pass on."""
+        report = self.inspection.report
+        return replace(report, repairs=(*report.repairs, *self.remarks))
+
+    @property
+    def denormalizer(self) -> Denormalizer | None:
+        """How counts are recovered from the values; ``None`` if they are used as they are."""
+        return self.inspection.denormalizer
 
     @property
     def n_obs(self) -> int:
@@ -192,12 +256,16 @@ class CountSource:
         ['1']
         """
         text = f"{len(rows):,} of the {self.n_obs:,} cells were chosen."
+        matrix, seen = self.matrix.take(rows), self.inspection.seen
+        looked_at = spread_rows(self.n_obs, MAX_CELLS)
+        if seen is not None and self.matrix.rows is None and np.array_equal(looked_at, rows):
+            matrix = wrap(sp.vstack(seen.sample, "csr"))  # in memory, of what was looked at
         return replace(
             self,
-            matrix=self.matrix.take(rows),
+            matrix=matrix,
             obs=self.obs.iloc[rows],
             obsm={name: partial(_rows_of, way, rows) for name, way in self.obsm.items()},
-            report=replace(self.report, repairs=(*self.report.repairs, text)),
+            remarks=(*self.remarks, text),
         )
 
     def blocks(self, size: int = 4096) -> Iterator[tuple[slice, Block]]:
@@ -206,12 +274,11 @@ class CountSource:
         Raises
         ------
         InputError
-            If the counts of a cell cannot be recovered.
+            If the counts of a cell cannot be recovered, or values are not what some of them told.
         """
         check_integer("chunk_size", size, hint="Omit it to use 4096.")
-        if self.denormalizer is None:
-            return self.matrix.blocks(size)
-        return self.denormalizer.blocks(self.matrix, size)
+        blocks = self.inspection.watch(self.matrix, size)
+        return self.denormalizer.blocks(blocks, self.n_obs) if self.denormalizer else blocks
 
 
 def _rows_of(way: Callable[[], Any], rows: np.ndarray) -> Any:
@@ -228,6 +295,7 @@ def open_counts(
     arguments: Mapping[str, str] = ARGUMENTS,
     coverage: Callable[[pd.DataFrame], float] | None = None,
     genes_only: bool = True,
+    sampled: bool = False,
 ) -> CountSource:
     """Inspect a query and open it as a source of counts, without changing it.
 
@@ -253,6 +321,9 @@ def open_counts(
         Share of the wanted genes that a table of genes has, by which an error compares matrices.
     genes_only
         Leave out columns that are not genes by what ``var`` says of them.
+    sampled
+        Judge a large matrix by cells from all over it, and all others as they are read: the first
+        pass ends with the error if they are something else.
 
     Returns
     -------
@@ -276,29 +347,46 @@ def open_counts(
     """
     check_choice("scale", scale, get_args(ScaleMode))
     store = open_store(data, genes_only=genes_only)
-    report = inspect_store(store, layer, use_raw, arguments=arguments)
-    if error := refusal(report, arguments, scale):
-        hint = where_counts_are(store, report.layer, arguments, coverage)
+    matrix = store.matrix(layer, use_raw, arguments=arguments)
+    how = {"layer": layer, "use_raw": use_raw, "arguments": arguments}
+    is_known = (slot_name(layer, use_raw), MAX_CELLS) in store.known
+    inspect = partial(_inspected, store, scale, coverage, how)
+    return CountSource(
+        matrix=matrix,
+        obs=store.obs.copy(deep=False),
+        var=store.genes(use_raw).copy(deep=False),
+        inspection=inspect(matrix.scan_some(MAX_CELLS) if sampled and not is_known else None),
+        obsm=store.obsm,
+    )
+
+
+def _inspected(
+    store: Store,
+    scale: ScaleMode,
+    coverage: Callable[[pd.DataFrame], float] | None,
+    how: Mapping[str, Any],
+    seen: Scan | None,
+) -> Inspection:
+    """Inspect a matrix by some cells, or by all, and raise an error if it is not to be read."""
+    report = inspect_store(store, **how, tally=seen)
+    if error := refusal(report, how["arguments"], scale):
+        if seen is not None:  # the error tells what all cells hold
+            return _inspected(store, scale, coverage, how, None)
+        hint = where_counts_are(store, report.layer, how["arguments"], coverage)
         raise InputError(error.found, error.valid, " ".join([error.do_next, *hint]))
-    matrix = store.matrix(layer, use_raw)
     denormalizer, text = None, ""
     if scale == "recover" or (scale == "auto" and report.scale == "log1p_counts"):
         form: Normalisation = "normalized" if report.scale == "normalized" else "log1p"
-        denormalizer = Denormalizer(form, matrix.dtype, report.rounding, report.log_base)
+        dtype = store.matrix(how["layer"], how["use_raw"]).dtype
+        denormalizer = Denormalizer(form, dtype, report.rounding, report.log_base)
     if scale == "as_is" and report.scale not in ("counts", "binary"):
         text = f"The {report.scale} values are used unchanged, because scale='as_is' was given."
     elif scale == "recover" and report.scale == "normalized":
         text = "Counts are recovered from the normalised values of each cell."
     if text:
         report = replace(report, problems=(), repairs=(*report.repairs, text))
-    return CountSource(
-        matrix=matrix,
-        obs=store.obs.copy(deep=False),
-        var=store.genes(use_raw).copy(deep=False),
-        report=report,
-        denormalizer=denormalizer,
-        obsm=store.obsm,
-    )
+    again = partial(_inspected, store, scale, coverage, how)
+    return Inspection(report, denormalizer, seen, again)
 
 
 def recover_counts(data: Any, *, layer: str | None = None, use_raw: bool = False) -> ad.AnnData:

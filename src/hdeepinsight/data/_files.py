@@ -28,12 +28,11 @@ import pandas as pd
 import scipy.sparse as sp
 from scipy.io import mmread
 
-from hdeepinsight._errors import counted
-from hdeepinsight.data._errors import InputError, examples
+from hdeepinsight._errors import InputError, counted, examples
 from hdeepinsight.data._names import common_start, share_barcodes, share_genes
 
 Opener: TypeAlias = "Callable[[], AbstractContextManager[Any]]"
-InMemory: TypeAlias = tuple[ad.AnnData, tuple[str, ...]]
+InMemory: TypeAlias = tuple[ad.AnnData, tuple[str, ...], str]
 
 #: An array may always be as large as this; a larger one has to have stored bytes behind it. Packing
 #: makes an array of zeros about a thousand times smaller.
@@ -88,7 +87,7 @@ def open_file(path: Path, *, whole: bool = False) -> Opener | InMemory:
 
     Returns
     -------
-    A function, or the AnnData and sentences on how it was read.
+    A function; or the AnnData, sentences on how it was read, and the name of the format.
 
     Raises
     ------
@@ -105,8 +104,8 @@ def open_file(path: Path, *, whole: bool = False) -> Opener | InMemory:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of names that are turned into text, or repeat
             if form == "table":
-                return _read_table(at)
-            return _READERS[form](at), ()
+                return *_read_table(at), "table of text"
+            return _READERS[form](at), (), {"anndata": "h5ad", "10x": "10x h5"}.get(form, form)
 
 
 def _form_of(path: Path, unpacking: ExitStack) -> tuple[str, Path]:
@@ -199,17 +198,9 @@ def _is_usual(root: Any) -> bool:
 
 
 def _read_10x(path: Path) -> ad.AnnData:
-    """Read a feature-barcode matrix of Cell Ranger 2 (a group per genome) or later."""
     import scanpy as sc
 
-    with h5py.File(path, "r") as root:
-        genomes = [] if "matrix" in root else [name for name in root if "barcodes" in root[name]]
-    if not genomes:
-        return sc.read_10x_h5(path, gex_only=False)
-    parts = [sc.read_10x_h5(path, genome=genome) for genome in genomes]
-    for genome, part in zip(genomes, parts, strict=True):
-        part.var["genome"] = genome
-    return parts[0] if len(parts) == 1 else ad.concat(parts, axis="var", join="outer")
+    return sc.read_10x_h5(path, gex_only=False)
 
 
 def _read_loom(path: Path) -> ad.AnnData:
@@ -289,14 +280,18 @@ def _read_mtx(path: Path) -> ad.AnnData:
     return ad.AnnData(matrix.astype(np.float32), obs=obs, var=var)
 
 
-def _read_table(path: Path) -> InMemory:
+def _read_table(path: Path) -> tuple[ad.AnnData, tuple[str, ...]]:
     """Read a table of text; genes in rows are recognised by their names, and turned."""
-    with path.open(encoding="utf-8-sig") as file:
-        lines = [file.readline(), file.readline()]
-    separator = max("\t,; ", key=lambda mark: min(line.count(mark) for line in lines))
+    with _utf8(path), path.open(encoding="utf-8-sig") as file:
+        lines, n_comments = [file.readline(), file.readline()], 0
+        separator = _separator(lines)
+        while lines[0].startswith("#") and not _is_heading(lines, separator):
+            lines, n_comments = [lines[1], file.readline()], n_comments + 1
+            separator = _separator(lines)
     if not all(separator in line for line in lines):
         raise ValueError("it is text without columns")
-    table = pd.read_csv(path, sep=separator, encoding="utf-8-sig")
+    with _utf8(path):
+        table = pd.read_csv(path, sep=separator, encoding="utf-8-sig", skiprows=n_comments)
     heading = next(csv.reader([lines[0]], delimiter=separator))
     if len(heading) == table.shape[1]:
         table.columns = heading  # as they are there: pandas numbers repeated names
@@ -307,13 +302,19 @@ def _read_table(path: Path) -> InMemory:
     table.index, table.columns = table.index.astype(str).rename(None), table.columns.astype(str)
     is_text = np.array([not pd.api.types.is_numeric_dtype(kind) for kind in table.dtypes])
     for place in np.flatnonzero(is_text):
-        read = pd.to_numeric(table.iloc[:, place], errors="coerce")
-        n_odd = int(read.isna().sum())
-        if 0 < 2 * n_odd < len(read) and n_odd <= max(1, len(read) / 100):
-            odd = examples(map(repr, table.iloc[:, place][read.isna()].unique()))
+        column = table.iloc[:, place]
+        odd = column[pd.to_numeric(column, errors="coerce").isna()]
+        where, shown = f"column {table.columns[place]!r} of {path}", map(repr, odd.unique())
+        if len(odd) and odd.astype(str).str.fullmatch(r"-?\d+,\d+", na=False).all():
             raise InputError(
-                f"{counted(n_odd, 'value')} of column {table.columns[place]!r} of {path} cannot be "
-                f"read as a number: {odd}.",
+                f"The numbers in {where} have a comma: {examples(shown)}.",
+                "Valid is a point before decimals, and nothing between thousands.",
+                "Save the table so; pandas.read_csv reads it with decimal=',' or thousands=','.",
+            )
+        if 0 < 2 * len(odd) < len(column) and len(odd) <= max(1, len(column) / 100):
+            raise InputError(
+                f"{counted(len(odd), 'value')} of {where} cannot be read as a number: "
+                f"{examples(shown)}.",
                 "Valid is a number for every gene and cell.",
                 "Correct it in the table; a gene that was not seen is written 0.",
             )
@@ -321,19 +322,48 @@ def _read_table(path: Path) -> InMemory:
         raise ValueError("none of its columns holds numbers")
     matrix = sp.csr_matrix(table.loc[:, ~is_text].to_numpy(dtype=np.float32))
     rows, columns = table.index.tolist(), table.columns[~is_text].tolist()
-    named = pd.Series(columns, dtype=object)
-    if named.duplicated().any() and pd.to_numeric(named, errors="coerce").notna().all():
+    of_rows, of_columns = (share_genes(n) - share_barcodes(n) for n in (rows, columns))
+    numbers = pd.to_numeric(pd.Series(columns), errors="coerce")
+    are_counted = np.array_equal(numbers, np.arange(len(numbers)) + min(1, numbers.min()))
+    are_values = numbers.duplicated().any() or (numbers % 1).any()
+    of_cells = of_rows > 0.5 and (not heading[0] or _NAMING.search(heading[0]))
+    if numbers.notna().all() and (are_values or not (are_counted or of_cells)):
         raise InputError(
-            f"The first line of {path} holds numbers, some of them twice: it looks like values.",
+            f"The first line of {path} holds numbers: it looks like values.",
             "Valid is a table whose first line names its columns.",
             "Add that line; a table without it loses its first gene or cell.",
         )
-    of_rows, of_columns = (share_genes(n) - share_barcodes(n) for n in (rows, columns))
     obs, var = table.loc[:, is_text], pd.DataFrame(index=pd.Index(columns))
     if of_rows > 0.5 > of_columns or share_barcodes(columns) > 0.5 > of_columns:
         said = "Rows of the table are genes and its columns are cells, so it was turned."
         return ad.AnnData(sp.csr_matrix(matrix.T), obs=var, var=obs), (said,)
     return ad.AnnData(matrix, obs=obs, var=var), ()
+
+
+#: In the corner of a table, above the names of its rows.
+_NAMING: Final = re.compile(r"gene|symbol|feature|name|\bid", re.IGNORECASE)
+
+
+@contextmanager
+def _utf8(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} is not text in UTF-8: it holds the byte 0x{error.object[error.start]:02x}.",
+            "Valid is a table of text in UTF-8.",
+            "Save it so, or convert it, such as by `iconv -f latin1 -t utf-8`.",
+        ) from error
+
+
+def _separator(lines: list[str]) -> str:
+    return max("\t,; ", key=lambda mark: min(line.count(mark) for line in lines))
+
+
+def _is_heading(lines: list[str], separator: str) -> bool:
+    """Tell whether the first of two lines, which begins with ``#``, names the columns."""
+    before, after = (line.count(separator) for line in lines)
+    return before > 0 and after - before in (0, 1) and not lines[1].startswith("#")
 
 
 _READERS: Final[Mapping[str, Callable[[Path], ad.AnnData]]] = {

@@ -11,27 +11,9 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from hdeepinsight._errors import counted
-from hdeepinsight.data._errors import ARGUMENTS, GeneCoverageWarning, GeneMatchError, examples
+from hdeepinsight._errors import ARGUMENTS, InputError, counted, examples
+from hdeepinsight.data import _names
 from hdeepinsight.data._matrix import Block
-from hdeepinsight.data._names import (
-    Species,
-    as_text,
-    as_wanted,
-    find_change,
-    find_genes,
-    guess_species,
-    identifier_kind,
-    is_numbered,
-    named_by_column,
-    of_other_species,
-    one_punctuation,
-    plain_name,
-    share_barcodes,
-    strip_version,
-    text_columns,
-    visible,
-)
 
 Ints: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 
@@ -40,6 +22,14 @@ WARN_COVERAGE = 0.50
 #: A change of all names is looked for where fewer genes of the model match without, and made where
 #: it gives at least so many and twice as many as before.
 SYSTEMATIC, ENOUGH = 0.5, 0.1
+
+
+class GeneMatchError(InputError):
+    """Too few genes of the model are found in the query."""
+
+
+class GeneCoverageWarning(UserWarning):
+    """A query covers so few genes of the model that its labels are less certain."""
 
 
 @dataclass(frozen=True)
@@ -209,13 +199,16 @@ def resolve_var_names(var: pd.DataFrame, genes: Sequence[str]) -> tuple[pd.Index
     >>> resolve_var_names(var, ["ENSG00000167286"])[1]
     'gene_ids'
     """
-    wanted = as_wanted(strip_version(gene) for gene in genes)
-    tables: list[tuple[str | None, pd.Index]] = [(None, as_text(var.index)), *text_columns(var)]
-    held = [int(wanted.isin(names.map(strip_version)).sum()) for _, names in tables]
+    wanted = _names.as_wanted(_names.strip_version(gene) for gene in genes)
+    tables: list[tuple[str | None, pd.Index]] = [
+        (None, _names.as_text(var.index)),
+        *_names.text_columns(var),
+    ]
+    held = [int(wanted.isin(names.map(_names.strip_version)).sum()) for _, names in tables]
     enough = ENOUGH * len(wanted)
     if max(held) < enough:
         for place, (_, names) in enumerate(tables):
-            change = find_change(names, wanted) if names.nunique() >= enough else None
+            change = _names.find_change(names, wanted) if names.nunique() >= enough else None
             held[place] = change.n if change and change.n >= enough else held[place]
     column, names = tables[int(np.argmax([2 * held[0], *held[1:]]))]
     return names, column
@@ -301,19 +294,19 @@ def align_genes(
             "finite values from 0 up, not all 0. Pass the mean share of every model gene."
         )
     is_frame = isinstance(var_names, pd.DataFrame)
-    var: Any = var_names if is_frame else pd.DataFrame(index=as_text(list(var_names)))
-    is_gene, said = find_genes(var)
-    var, renamed = named_by_column(var)
+    var: Any = var_names if is_frame else pd.DataFrame(index=_names.as_text(list(var_names)))
+    is_gene, said = _names.find_genes(var)
+    var, renamed = _names.named_by_column(var)
     names, column = resolve_var_names(var, model.tolist())
-    foreign = of_other_species(var.set_axis(names), guess_species(model.tolist()))
+    foreign = _names.of_other_species(var.set_axis(names), _names.guess_species(model.tolist()))
     names = names.where(is_gene & ~foreign, "")
-    target, found, matched, hint = _match(names, as_wanted(model), fold_case)
+    target, found, matched, hint = _match(names, _names.as_wanted(model), fold_case)
     messages = [*renamed, *said, *found]
     if n_foreign := int(foreign.sum()):
         messages.append(f"{counted(n_foreign, 'gene')} of another species' genome left out.")
     if column is not None:
         messages.insert(0, f"Gene names were taken from var[{column!r}], not from var_names.")
-    species = guess_species(matched.tolist()), guess_species(model.tolist())
+    species = _names.guess_species(matched.tolist()), _names.guess_species(model.tolist())
     if _differ(*species):
         messages.append(
             f"The query looks like {species[0]} and the model like {species[1]}: genes of the same "
@@ -358,25 +351,28 @@ def _match(
     of all names that would match more, and was not made.
     """
     target = model.get_indexer(names).astype(np.int64)
-    ours, theirs = names.map(strip_version), model.map(strip_version)
+    ours, theirs = names.map(_names.strip_version), model.map(_names.strip_version)
     found = {"after leaving out Ensembl versions": _add(target, ours, theirs)}
     if np.count_nonzero(target >= 0) < len(model):
-        signs = ours.map(one_punctuation), theirs.map(one_punctuation)
+        signs = ours.map(_names.one_punctuation), theirs.map(_names.one_punctuation)
         found["taking '-', '.', '_' and blanks for one another"] = _add(target, *signs)
     hint, n_found = "", len(np.unique(target[target >= 0]))
     if n_found < SYSTEMATIC * len(model):
-        changes = [(find_change(names, model), False), (find_change(model, names), True)]
+        changes = [
+            (_names.find_change(names, model), False),
+            (_names.find_change(model, names), True),
+        ]
         change, of_model = max(changes, key=lambda found: found[0].n if found[0] else 0)
         if change is not None and change.n > n_found:
             how = f"{change.how}{' of the model' if of_model else ''}"
             if change.n > max(2 * n_found, ENOUGH * len(model)):
-                changed = change.names.map(strip_version)
+                changed = change.names.map(_names.strip_version)
                 ours, theirs = (ours, changed) if of_model else (changed, theirs)
                 found[how] = _add(target, ours, theirs)
             elif change.n > 1.2 * n_found:  # endings such as '-AS1' always fit a few names
                 hint = f"{counted(change.n, 'gene')} would match {how}."
     if np.count_nonzero(target >= 0) < len(model):
-        ours = ours.map(plain_name)
+        ours = ours.map(_names.plain_name)
         how = "without blanks, quotes and characters that do not show or look alike"
         found[how] = _add(target, ours, theirs)
     if fold_case:
@@ -430,55 +426,47 @@ def alignment_of(
     return GeneAlignment(source=source, target=target, measured=measured, report=report)
 
 
-def _differ(species: Species, other: Species) -> bool:
+def _differ(species: _names.Species, other: _names.Species) -> bool:
     return species != other and "unknown" not in (species, other)
 
 
 def _diagnose(
     names: list[str],
     model: list[str],
-    species: tuple[Species, Species],
+    species: tuple[_names.Species, _names.Species],
     n_measured: int,
     arguments: Mapping[str, str],
 ) -> str:
     """Say what the names look like beside the model's, and what to do about it."""
     shown = (
-        f"the query's names are like {examples(map(visible, names), 2)}, the model's like "
+        f"the query's names are like {examples(map(_names.visible, names), 2)}, the model's like "
         f"{examples(model, 2)}"
     )
-    kind, model_kind = identifier_kind(names), identifier_kind(model)
-    if is_numbered(model):
-        return (
-            f"The model's genes are numbers ({shown}), which say nothing of another file: train it "
-            "on a reference whose var_names are gene names."
-        )
-    if share_barcodes(names) > 0.5:
-        return f"The columns look like cells ({shown}): pass adata.T."
-    if is_numbered(names) or (kind == "unknown" and model_kind != "unknown"):
-        return (
-            f"The columns have no gene names ({shown}): set adata.var_names to {model_kind} names."
-        )
-    if {kind, model_kind} == {"symbol", "ensembl"}:
-        return (
-            f"The query has {kind} names and the model {model_kind} names ({shown}): set "
-            f"adata.var_names to {model_kind} names, or keep them in a column of adata.var."
-        )
+    kind, model_kind = _names.identifier_kind(names), _names.identifier_kind(model)
     fold = f"pass {arguments['fold_case']}=True to " if "fold_case" in arguments else ""
-    if _differ(*species):
-        same = f", or {fold}take genes of the same name for the same gene" if fold else ""
-        return (
-            f"The query looks like {species[0]} and the model like {species[1]} ({shown}): "
-            f"translate the genes to {species[1]} orthologs first{same}."
-        )
+    same = f", or {fold}take genes of the same name for the same gene" if fold else ""
+    how = f"{fold}match them" if fold else "spell them as the model does"
     upper = pd.Index([name.upper() for name in names])
-    folded = find_change(upper, [name.upper() for name in model])
     n_folded = len(set(upper) & {name.upper() for name in model})
-    if folded is not None and folded.n > max(n_folded, 2 * n_measured):
-        return (
-            f"{folded.n:,} names differ only in case once they are taken {folded.how} ({shown}): "
-            "rename them as the model's are."
-        )
-    if n_folded > 2 * n_measured:
-        how = f"{fold}match them" if fold else "spell them as the model does"
-        return f"{n_folded:,} names differ only in case ({shown}): {how}."
-    return f"Check that the query and the model were made for the same genes ({shown})."
+    folded = _names.find_change(upper, [name.upper() for name in model])
+    n_changed = folded.n if folded is not None and folded.n > n_folded else 0
+    changed = f"once they are taken {folded.how} " if folded is not None else ""
+    cases = {
+        f"The model's genes are numbers ({shown}), which say nothing of another file: train it on "
+        "a reference whose var_names are gene names.": _names.is_numbered(model),
+        f"The columns look like cells ({shown}): pass adata.T.": _names.share_barcodes(names) > 0.5,
+        f"The columns have no gene names ({shown}): set adata.var_names to {model_kind} names.": (
+            _names.is_numbered(names) or (kind == "unknown" and model_kind != "unknown")
+        ),
+        f"The query has {kind} names and the model {model_kind} names ({shown}): set "
+        f"adata.var_names to {model_kind} names, or keep them in a column of adata.var.": (
+            {kind, model_kind} == {"symbol", "ensembl"}
+        ),
+        f"The query looks like {species[0]} and the model like {species[1]} ({shown}): translate "
+        f"the genes to {species[1]} orthologs first{same}.": _differ(*species),
+        f"{n_changed:,} names differ only in case {changed}({shown}): rename them as the model's "
+        "are.": n_changed > 2 * n_measured,
+        f"{n_folded:,} names differ only in case ({shown}): {how}.": n_folded > 2 * n_measured,
+    }
+    otherwise = f"Check that the query and the model were made for the same genes ({shown})."
+    return next((text for text, applies in cases.items() if applies), otherwise)

@@ -10,9 +10,8 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from hdeepinsight._errors import counted
-from hdeepinsight.data._errors import ARGUMENTS, InputError, examples
-from hdeepinsight.data._matrix import RowMatrix, Scan
+from hdeepinsight._errors import ARGUMENTS, InputError, counted, examples
+from hdeepinsight.data._matrix import LARGEST_COUNT, RowMatrix, Scan
 from hdeepinsight.data._names import (
     IdentifierKind,
     Species,
@@ -169,10 +168,10 @@ _ADVICE_WITH_SCALE: Final[dict[Scale, str]] = {
     ),
 }
 
-#: No type of whole numbers holds more.
-LARGEST_COUNT = 2.0**64
 #: Largest whole number that single precision, in which counts are read, tells from its neighbours.
 LARGEST_EXACT = 2**24
+#: Cells that the recovery of counts is tried on.
+MAX_CELLS = 2000
 #: Rows by which matrices are compared.
 PEEK_ROWS = 256
 #: Matrices whose coverage is at least this share of the largest are as good by it.
@@ -257,7 +256,7 @@ def _are_same(sums: np.ndarray[Any, Any]) -> bool:
 
 
 def inspect_input(
-    data: DataLike, *, layer: str | None = None, use_raw: bool = False, max_cells: int = 2000
+    data: DataLike, *, layer: str | None = None, use_raw: bool = False, max_cells: int = MAX_CELLS
 ) -> InputReport:
     """Recognise what a matrix holds, without changing it.
 
@@ -313,17 +312,23 @@ def inspect_store(
     layer: str | None,
     use_raw: bool,
     *,
-    max_cells: int = 2000,
+    max_cells: int = MAX_CELLS,
     arguments: Mapping[str, str] = ARGUMENTS,
+    tally: Scan | None = None,
 ) -> InputReport:
-    """Return what one matrix of an open store holds, which is looked at once; see `refusal`."""
+    """Return what one matrix of an open store holds, which is looked at once; see `refusal`.
+
+    By a ``tally`` of some cells, if that is given, the report is on what was seen so far.
+    """
     matrix = store.matrix(layer, use_raw, arguments=arguments)
     slot = slot_name(layer, use_raw)
-    if (slot, max_cells) in store.known:
+    if tally is None and (slot, max_cells) in store.known:
         known: InputReport = store.known[slot, max_cells]
         return known
-    tally = matrix.scan(max_cells)
+    tally = tally or matrix.scan(max_cells)
     scale, evidence, log_base = classify_scale(matrix, tally, store.log_base)
+    if tally.n_rows < matrix.shape[0]:
+        evidence += f", in {counted(tally.n_rows, 'cell')} that were looked at so far"
     var_names = store.genes(use_raw).index.astype(str)
     names, obs_names = var_names.tolist(), store.obs.index.astype(str).tolist()
     transposed = share_barcodes(names) > 0.5 and share_genes(obs_names) > 0.5
@@ -349,7 +354,8 @@ def inspect_store(
     )
     repairs = (*store.notes, *store.columns_note(use_raw), *_repairs(report))
     report = replace(report, repairs=repairs, notes=tuple(_notes(report, tally.high)))
-    store.known[slot, max_cells] = report
+    if tally.n_rows == matrix.shape[0]:
+        store.known[slot, max_cells] = report
     return report
 
 

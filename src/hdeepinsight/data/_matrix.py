@@ -4,22 +4,29 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, TypeAlias
+from functools import lru_cache, partial
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import scipy.sparse as sp
 from anndata.abc import CSCDataset, CSRDataset
 
-from hdeepinsight.data._errors import InputError
+from hdeepinsight._errors import InputError
+from hdeepinsight.data._deflate import PackedArray
 
 Block: TypeAlias = "np.ndarray[Any, Any] | sp.csr_matrix"
 Ints: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
+Item = TypeVar("Item")
 
 #: Rows of a block, where nobody asks for another number.
 ROWS = 2048
+#: Neighbouring rows that are looked at together: reading a row of a file costs as much as some.
+RUN = 16
+#: No type of whole numbers holds more.
+LARGEST_COUNT = 2.0**64
 #: Numbers of decimals that values may have been rounded to.
 DECIMALS = (2, 3, 4, 5)
 
@@ -43,7 +50,10 @@ class RowMatrix:
     columns
         Columns of the stored matrix that are those of this one, ascending; all if ``None``.
     counter
-        Number of passes over the rows, and of scans among them, shared by all parts of a matrix.
+        Number of passes over the rows, of scans beforehand, and of packed bytes read where this
+        package unpacks them itself; shared by all parts of a matrix.
+    held
+        Pieces that were unpacked beforehand, for the next pass; shared alike.
     """
 
     opener: Callable[[], AbstractContextManager[Any]]
@@ -53,6 +63,7 @@ class RowMatrix:
     rows: Ints | None = None
     columns: Ints | None = None
     counter: Counter[str] = field(default_factory=Counter)
+    held: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def keep(self, columns: Ints) -> RowMatrix:
         """Return some of the columns as a matrix of its own."""
@@ -75,31 +86,19 @@ class RowMatrix:
         self.counter["passes"] += 1
         yield from self._read(size)
 
-    def _read(self, size: int) -> Iterator[tuple[slice, Block]]:
+    def _read(self, size: int, keep: bool = False) -> Iterator[tuple[slice, Block]]:
         with self.opener() as matrix:
-            blocks = _blocks(matrix, size)
+            ordered, place = self.rows, None
+            if self.rows is not None and (np.diff(self.rows) <= 0).any():
+                ordered, place = np.unique(self.rows, return_inverse=True)
+            unpack = partial(PackedArray, counter=self.counter, held=self.held, keep=keep)
+            blocks = _blocks(matrix, size, unpack, ordered)
             if self.columns is not None:
                 blocks = ((rows, block[:, self.columns]) for rows, block in blocks)
-            if self.rows is None:
-                yield from blocks
-                return
-            ordered, place = np.unique(self.rows, return_inverse=True)
-            ascending = np.array_equal(ordered, self.rows)
-            picked: list[Block] = []
-            for rows, block in blocks:
-                first, last = np.searchsorted(ordered, [rows.start, rows.stop])
-                if first == last:
-                    continue
-                part = block[ordered[first:last] - rows.start]
-                if ascending:
-                    yield slice(int(first), int(last)), part
-                else:
-                    picked.append(part)
-                if last == len(ordered):
-                    break
-            if picked:
-                whole = sp.vstack(picked, "csr") if sp.issparse(picked[0]) else np.vstack(picked)
-                yield from _blocks(whole[place], size)
+            if place is not None:
+                whole = _stacked([block for _, block in blocks])[place]
+                blocks = _blocks(whole, size, unpack)
+            yield from blocks
 
     def scan(self, max_cells: int) -> Scan:
         """Look at all values once, keeping about ``max_cells`` evenly spaced cells."""
@@ -111,6 +110,21 @@ class RowMatrix:
             result.add(part)
             if len(chosen := np.arange(-rows.start % step, part.shape[0], step)):
                 result.sample.append(part[chosen])
+        return result
+
+    def scan_some(self, max_cells: int) -> Scan | None:
+        """Look at `spread_rows` only; ``None`` where that means reading most of the matrix."""
+        rows = spread_rows(self.shape[0], max_cells)
+        with self.opener() as matrix:
+            starts = _pieces(matrix)
+        n_touched = len(np.unique(np.searchsorted(starts, rows, side="right")))
+        if self.rows is not None or self.shape[0] <= ROWS or 2 * n_touched > len(starts):
+            return None
+        result = Scan()
+        self.counter["scans"] += 1
+        for _, block in self.take(rows)._read(ROWS, keep=True):
+            result.sample.append(canonical(block))
+            result.add(result.sample[-1])
         return result
 
     def peek(self, n_rows: int) -> Scan:
@@ -153,37 +167,118 @@ def wrap(matrix: Any, opener: Callable[[], AbstractContextManager[Any]] | None =
     )
 
 
-def _blocks(matrix: Any, size: int) -> Iterator[tuple[slice, Block]]:
-    """Read any matrix in blocks of rows."""
+def spread_rows(n_rows: int, n_chosen: int) -> Ints:
+    """Return about so many rows from all over a matrix, in runs of neighbours, ascending.
+
+    Examples
+    --------
+    >>> spread_rows(1000, 32).tolist() == [*range(16), *range(984, 1000)]
+    True
+    """
+    run = RUN if n_rows > 2 * n_chosen else 1
+    starts = np.linspace(0, max(0, n_rows - run), -(-n_chosen // run)).astype(np.int64)
+    return np.unique(starts[:, None] + np.arange(run))
+
+
+def ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """Give items while a thread makes the next one."""
+    with closing(items), ThreadPoolExecutor(1) as thread:  # type: ignore[type-var]
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item
+
+
+def _pieces(matrix: Any) -> Ints:
+    """Return the first rows of the pieces in which a matrix is stored and read, ascending."""
+    n_obs = matrix.shape[0]
     if hasattr(matrix, "dask"):
-        start = 0
-        for n_rows in matrix.chunks[0]:  # each of which is computed once
-            piece = matrix[start : start + n_rows].compute(scheduler="synchronous")
-            for rows, block in _blocks(piece, size):
-                yield slice(start + rows.start, start + rows.stop), block
-            start += n_rows
+        return np.cumsum([0, *matrix.chunks[0][:-1]])
+    if isinstance(matrix, CSCDataset) or (sp.issparse(matrix) and matrix.format == "csc"):
+        return np.zeros(1, dtype=np.int64)
+    if isinstance(matrix, CSRDataset) and (chunks := matrix.group["data"].chunks):
+        indptr = matrix.group["indptr"][:]
+        starts = np.searchsorted(indptr, np.arange(0, indptr[-1], chunks[0]))
+        return np.unique(starts[starts < n_obs])
+    chunks = getattr(matrix, "chunks", None)
+    return np.arange(0, n_obs, chunks[0] if chunks else RUN // 4)
+
+
+def _blocks(
+    matrix: Any, size: int, unpack: Callable[[Any], Any], chosen: Ints | None = None
+) -> Iterator[tuple[slice, Block]]:
+    """Read any matrix in blocks of rows, or some rows of it, ascending, and little more."""
+    read = _reader(matrix, unpack)
+    if chosen is None:
+        for start in range(0, matrix.shape[0], size):
+            stop = min(start + size, matrix.shape[0])
+            yield slice(start, stop), read(start, stop)
         return
+    starts = _pieces(matrix)
+    for first in range(0, len(chosen), size):
+        rows = chosen[first : first + size]
+        piece = np.searchsorted(starts, rows, side="right")
+        apart = np.flatnonzero((np.diff(piece) > 1) | (np.diff(rows // size) > 0)) + 1
+        runs = np.split(rows, apart)
+        parts = [read(run[0], run[-1] + 1)[run - run[0]] for run in runs]
+        yield slice(first, first + len(rows)), _stacked(parts)
+
+
+def _stacked(blocks: list[Block]) -> Block:
+    if len(blocks) == 1:
+        return blocks[0]
+    return sp.vstack(blocks, "csr") if sp.issparse(blocks[0]) else np.vstack(blocks)
+
+
+def _reader(matrix: Any, unpack: Callable[[Any], Any]) -> Callable[[int, int], Block]:
+    """Return what reads consecutive rows of any matrix."""
+    if hasattr(matrix, "dask"):
+        edges = np.cumsum([0, *matrix.chunks[0]])
+
+        @lru_cache(1)  # each piece is computed once by who reads on
+        def computed(k: int) -> Callable[[int, int], Block]:
+            piece = matrix[edges[k] : edges[k + 1]].compute(scheduler="synchronous")
+            return _reader(piece, unpack)
+
+        def read_pieces(start: int, stop: int) -> Block:
+            first, last = np.searchsorted(edges, [start, stop - 1], side="right") - 1
+            pieces = [
+                computed(k)(max(start, edges[k]) - edges[k], min(stop, edges[k + 1]) - edges[k])
+                for k in range(first, last + 1)
+                if edges[k] < edges[k + 1]
+            ]
+            return _stacked(pieces)
+
+        return read_pieces
+
     if isinstance(matrix, CSCDataset):
         matrix = matrix.to_memory()
     if sp.issparse(matrix) and matrix.format == "csc":
-        parts = matrix.data, matrix.indices, matrix.indptr
-        matrix = _checked(sp.csc_matrix, parts, matrix.shape).tocsr()
-    for start in range(0, matrix.shape[0], size):
-        stop = min(start + size, matrix.shape[0])
-        if sp.issparse(matrix):
-            first, last = matrix.indptr[start], matrix.indptr[stop]
-            stored = matrix.data[first:last], matrix.indices[first:last]
-            parts = (*stored, matrix.indptr[start : stop + 1] - first)
-            block = _checked(sp.csr_matrix, parts, (stop - start, matrix.shape[1]))
-        elif sp.issparse(block := matrix[start:stop]):
-            parts = block.data, block.indices, block.indptr
-            block = _checked(sp.csr_matrix, parts, block.shape)
-        else:
-            block = np.asarray(block)
-            # There are no sparse matrices of half precision, nor of foreign byte order.
-            kind = np.float32 if block.dtype == np.float16 else block.dtype.newbyteorder("=")
-            block = block.astype(kind, copy=False)
-        yield slice(start, stop), block
+        stored = matrix.data, matrix.indices, matrix.indptr
+        matrix = _checked(sp.csc_matrix, stored, matrix.shape).tocsr()
+    shape = matrix.shape
+    if isinstance(matrix, CSRDataset):
+        group = matrix.group
+        data, indices = unpack(group["data"]), unpack(group["indices"])
+        indptr = group["indptr"][:]
+    elif sp.issparse(matrix):
+        data, indices, indptr = matrix.data, matrix.indices, matrix.indptr
+    else:
+        return lambda start, stop: _native(np.asarray(matrix[start:stop]))
+
+    def read(start: int, stop: int) -> Block:
+        first, last = indptr[start], indptr[stop]
+        parts = _native(data[first:last]), indices[first:last], indptr[start : stop + 1] - first
+        block: sp.csr_matrix = _checked(sp.csr_matrix, parts, (stop - start, shape[1]))
+        return block
+
+    return read
+
+
+def _native(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    # There are no sparse matrices of half precision, nor of foreign byte order.
+    kind = np.float32 if values.dtype == np.float16 else values.dtype.newbyteorder("=")
+    return values.astype(kind, copy=False)
 
 
 def _checked(kind: Any, parts: tuple[Any, ...], shape: tuple[int, ...]) -> Any:
@@ -206,11 +301,12 @@ def _checked(kind: Any, parts: tuple[Any, ...], shape: tuple[int, ...]) -> Any:
 class Scan:
     """Exact tallies over all values, and a sample of whole cells.
 
-    ``low`` and ``high`` are the range of the finite stored values; ``decimals`` are the numbers of
-    decimals that all values seen so far are rounded to; ``sample`` holds evenly spaced rows as CSR
-    matrices.
+    ``n_rows`` is the number of cells seen; ``low`` and ``high`` are the range of the finite stored
+    values; ``decimals`` are the numbers of decimals that all values seen so far are rounded to;
+    ``sample`` holds some rows as CSR matrices.
     """
 
+    n_rows: int = 0
     n_nan: int = 0
     n_inf: int = 0
     n_negative: int = 0
@@ -232,9 +328,18 @@ class Scan:
         """Distance of the decimals that the values are rounded to; 0.0 if they are not."""
         return 10.0 ** -min(self.decimals) if self.decimals else 0.0
 
+    def contradicts(self, sample: Scan) -> bool:
+        """Return whether what was seen is not what a sample told, and has to be judged anew."""
+        if self.n_nan or self.n_inf or self.low < 0 or self.high > LARGEST_COUNT:
+            return True
+        if sample.all_whole:
+            return not self.all_whole
+        return not set(sample.decimals[:1]) <= set(self.decimals)
+
     def add(self, rows: sp.csr_matrix) -> None:
         """Tally a canonical CSR block."""
         stored = rows.data
+        self.n_rows += rows.shape[0]
         self.n_nonzero += len(stored)
         self.n_empty += int(np.count_nonzero(np.diff(rows.indptr) == 0))
         if stored.dtype.kind == "f" and not (finite := np.isfinite(stored)).all():
@@ -251,7 +356,7 @@ class Scan:
         if stored.dtype.kind == "f":
             whole = int(np.count_nonzero(stored == np.rint(stored)))
         self.n_whole += whole
-        if whole < len(stored):
+        if whole < len(stored) and self.decimals:
             # Rounded: all are the nearest single-precision number to one with so many decimals.
             exact, single = stored.astype(np.float64), stored.astype(np.float32)
             with np.errstate(over="ignore"):

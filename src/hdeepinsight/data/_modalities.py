@@ -16,8 +16,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from hdeepinsight._errors import invalid
-from hdeepinsight.data._errors import InputError
+from hdeepinsight._errors import InputError, invalid
 from hdeepinsight.data._files import check_file
 from hdeepinsight.data._genes import GeneAlignment
 from hdeepinsight.data._proteins import ProteinCounts, read_proteins

@@ -13,8 +13,7 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from hdeepinsight._errors import counted
-from hdeepinsight.data._errors import examples
+from hdeepinsight._errors import counted, examples
 
 IdentifierKind = Literal["symbol", "ensembl", "mixed", "unknown"]
 Species = Literal["human", "mouse", "unknown"]

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from hdeepinsight._errors import ARGUMENTS, examples
 from hdeepinsight.data._counts import open_counts
-from hdeepinsight.data._errors import ARGUMENTS, examples
 from hdeepinsight.data._genes import GeneAlignment, alignment_of
 from hdeepinsight.data._inspect import inspect_store
 from hdeepinsight.data._store import open_store

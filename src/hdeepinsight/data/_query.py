@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from hdeepinsight._errors import ARGUMENTS, InputError, examples
 from hdeepinsight._keys import FIELD_KEYS
-from hdeepinsight.data._counts import CountSource, open_counts
-from hdeepinsight.data._errors import ARGUMENTS, InputError, examples
+from hdeepinsight.data._counts import CountSource, Inspection, open_counts
 from hdeepinsight.data._genes import (
     WARN_COVERAGE,
     GeneAlignment,
@@ -23,7 +23,7 @@ from hdeepinsight.data._genes import (
     gene_coverage,
 )
 from hdeepinsight.data._inspect import InputReport, ScaleMode, readable
-from hdeepinsight.data._matrix import canonical, wrap
+from hdeepinsight.data._matrix import ahead, canonical, wrap
 from hdeepinsight.data._modalities import Modalities, is_paired, open_paired
 from hdeepinsight.data._proteins import ProteinCounts
 from hdeepinsight.data._store import DataLike, open_store, slot_name
@@ -138,7 +138,7 @@ class AlignedQuery:
 
     @property
     def input_report(self) -> InputReport:
-        """What the values are."""
+        """What the values are; of a large query by some of its cells, until a pass has seen all."""
         return self.source.report
 
     @property
@@ -151,12 +151,12 @@ class AlignedQuery:
 
     @property
     def n_passes(self) -> int:
-        """How often the matrix was read so far, the scan included."""
+        """How often the matrix was read so far, a scan of all its values included."""
         return self.source.matrix.counter["passes"]
 
     @property
     def n_scans(self) -> int:
-        """How often all values were looked at to find out what they are."""
+        """How often values, all or those of some cells, were looked at to see what they are."""
         return self.source.matrix.counter["scans"]
 
     def __repr__(self) -> str:
@@ -167,6 +167,8 @@ class AlignedQuery:
         self, chunk_size: int = 4096, keep: list[sp.csr_matrix] | None = None
     ) -> Iterator[tuple[slice, sp.csr_matrix]]:
         """Read counts in model order, cells in their order, in one pass.
+
+        A thread reads the next chunk while one is in use.
 
         Parameters
         ----------
@@ -184,7 +186,8 @@ class AlignedQuery:
         Raises
         ------
         InputError
-            If the counts of a cell cannot be recovered.
+            If the counts of a cell cannot be recovered, or values are not what those told that
+            were looked at before.
 
         Examples
         --------
@@ -200,6 +203,11 @@ class AlignedQuery:
         >>> kept[0].toarray().tolist(), opened.n_passes
         ([[1.0, 9.0, 0.0], [5.0, 8.0, 2.0]], 2)
         """
+        return ahead(self._chunks(chunk_size, keep))
+
+    def _chunks(
+        self, chunk_size: int, keep: list[sp.csr_matrix] | None
+    ) -> Iterator[tuple[slice, sp.csr_matrix]]:
         own = None
         if keep is not None and not self.source.var_names.is_unique:
             unique = pd.Index(self.query_genes)
@@ -281,7 +289,9 @@ def open_query(
     warn: bool = True,
     arguments: Mapping[str, str] = ARGUMENTS,
 ) -> AlignedQuery:
-    """Open a query, check its values in one pass, and align it to the genes of a model.
+    """Open a query, find out what its values are, and align it to the genes of a model.
+
+    A large query is judged by cells from all over it; all others are checked in the first pass.
 
     Parameters
     ----------
@@ -356,7 +366,8 @@ def open_query(
     if rna is None:
         matrix = wrap(sp.csr_matrix((mdata.n_obs, 0), dtype=np.float32))
         report = InputReport(mdata.n_obs, 0, "X", "none", scale="empty", evidence="no RNA")
-        source = CountSource(matrix, mdata.obs, pd.DataFrame(index=pd.Index([], dtype=str)), report)
+        var = pd.DataFrame(index=pd.Index([], dtype=str))
+        source = CountSource(matrix, mdata.obs, var, Inspection(report))
         message = "No RNA modality: the cells are annotated from their proteins alone."
         nothing = np.empty(0, dtype=np.int64)
         alignment = alignment_of(nothing, pd.Index(genes, dtype=object), messages=[message])
@@ -377,11 +388,15 @@ def open_query(
                     )
                     layer, use_raw = None, True
         source = open_counts(
-            store, layer=layer, use_raw=use_raw, scale=scale, arguments=arguments, coverage=coverage
+            store,
+            layer=layer,
+            use_raw=use_raw,
+            scale=scale,
+            arguments=arguments,
+            coverage=coverage,
+            sampled=True,
         )
-        if said:
-            report = replace(source.report, repairs=(said, *source.report.repairs))
-            source = replace(source, report=report)
+        source = replace(source, remarks=(said,) if said else ())
         alignment = align_genes(
             source.var,
             genes,

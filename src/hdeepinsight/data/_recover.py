@@ -8,16 +8,15 @@ solved if one unit lies in all intervals and each of them admits exactly one who
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
 
-from hdeepinsight._errors import counted
-from hdeepinsight.data._errors import InputError
-from hdeepinsight.data._matrix import Block, RowMatrix, canonical
+from hdeepinsight._errors import InputError, counted
+from hdeepinsight.data._matrix import Block, canonical
 
 Array: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
 Ints: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
@@ -198,8 +197,10 @@ class Denormalizer:
             return 0.0
         return float(self.denormalize(rows)[1][filled].mean())
 
-    def blocks(self, matrix: RowMatrix, size: int) -> Iterator[tuple[slice, sp.csr_matrix]]:
-        """Read counts block by block.
+    def blocks(
+        self, values: Iterable[tuple[slice, Block]], n_obs: int
+    ) -> Iterator[tuple[slice, sp.csr_matrix]]:
+        """Turn the values of so many cells into counts, block by block.
 
         Raises
         ------
@@ -209,11 +210,11 @@ class Denormalizer:
         how = " after expm1" if self.base == np.e else f" after {self.base:g}^x - 1"
         logged = " and logged by log1p, natural or to base 2 or 10"
         after, logged = (how, logged) if self.scale == "log1p" else ("", "")
-        for rows, block in matrix.blocks(size):
+        for rows, block in values:
             counts, solved = self.denormalize(block)
             n_failed, n_cells = int(np.count_nonzero(~solved)), len(solved)
             if n_failed:
-                some = f" {rows.start:,} to {rows.stop - 1:,}" if n_cells < matrix.shape[0] else ""
+                some = f" {rows.start:,} to {rows.stop - 1:,}" if n_cells < n_obs else ""
                 cells = counted(n_cells, "cell")
                 raise InputError(
                     f"In {n_failed:,} of {cells}{some} ({n_failed / n_cells:.1%}) the "

@@ -87,6 +87,43 @@ def hold_out_cells(
     return held_out
 
 
+def deal_out(
+    nodes: np.ndarray, n_members: int, share: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Deal cells out to the members of a network that must not learn from them.
+
+    Parameters
+    ----------
+    nodes
+        Node of every cell's label, shape ``(n_cells,)``; unlabelled cells (0) are not dealt out.
+    n_members
+        Number of members.
+    share
+        Share of the cells of a type that each member lacks, as near as whole cells come to it.
+    rng
+        Source of randomness.
+
+    Returns
+    -------
+    Member that must not see each cell, shape ``(n_cells,)``; -1 for none.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hdeepinsight.data import deal_out
+    >>> member = deal_out(np.repeat([0, 1], [3, 20]), 3, 0.1, np.random.default_rng(0))
+    >>> np.bincount(member[:3] + 1).tolist(), np.bincount(member[3:] + 1).tolist()
+    ([3], [14, 2, 2, 2])
+    """
+    member, n_parts = np.full(len(nodes), -1), max(n_members, round(1 / share))
+    for node in np.unique(nodes[nodes > 0]):
+        cells = rng.permutation(np.flatnonzero(nodes == node))
+        if len(cells) > 1:
+            member[cells] = rng.permutation(n_parts)[np.arange(len(cells)) % n_parts]
+    member[member >= n_members] = -1
+    return member
+
+
 def split_three(
     nodes: np.ndarray,
     train_size: float | None,

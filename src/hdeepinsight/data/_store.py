@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from hdeepinsight.data._errors import ARGUMENTS, InputError
+from hdeepinsight._errors import ARGUMENTS, InputError
 from hdeepinsight.data._files import FORMATS, Opener, encoding_of, in_words, open_file
 from hdeepinsight.data._matrix import RowMatrix, wrap
 from hdeepinsight.data._names import find_genes, named_by_column
@@ -226,7 +226,9 @@ def open_store(data: DataLike, *, genes_only: bool = True) -> Store:
     if isinstance(data, str | Path):
         path, found = Path(data), open_file(Path(data))
         if isinstance(found, tuple):
-            return _from_anndata(found[0], genes_only, found[1])
+            store = _from_anndata(found[0], genes_only, found[1])
+            ways = {slot: partial(_named, found[2], way) for slot, way in store.slots.items()}
+            return replace(store, slots=ways)
         with found() as root, in_words(path):
             return _from_group(root, path, found, genes_only)
     how = "Pass anndata.AnnData(X) with var_names set to its genes."
@@ -274,12 +276,12 @@ def _from_anndata(adata: ad.AnnData, genes_only: bool, notes: tuple[str, ...] = 
     raw = adata.raw
     slots: dict[str, Callable[[], RowMatrix]] = {}
     if adata.X is not None:
-        slots["X"] = lambda: wrap(adata.X)
+        slots["X"] = partial(_wrapped, adata)
     for name in adata.layers:
         if name is not None:  # newer versions list X among the layers, under the name None
-            slots[slot_name(name)] = partial(lambda layer: wrap(adata.layers[layer]), name)
+            slots[slot_name(name)] = partial(_wrapped, adata, name)
     if raw is not None:
-        slots[".raw"] = lambda: wrap(raw.X)
+        slots[".raw"] = partial(_wrapped, raw)
     logged: Any = adata.uns.get("log1p")
     return Store(
         obs=frame(adata.obs),
@@ -287,12 +289,24 @@ def _from_anndata(adata: ad.AnnData, genes_only: bool, notes: tuple[str, ...] = 
         raw_var=None if raw is None else frame(raw.var),
         slots=slots,
         obsm={name: partial(adata.obsm.__getitem__, name) for name in adata.obsm},
-        whole=adata.to_memory if adata.isbacked else lambda: adata,
+        whole=partial(_whole, adata),
         uns=tuple(adata.uns),
         log_base=_as_base(logged.get("base") if isinstance(logged, Mapping) else None),
         notes=notes,
         genes_only=genes_only,
     )
+
+
+def _whole(adata: ad.AnnData) -> ad.AnnData:
+    return adata.to_memory() if adata.isbacked else adata
+
+
+def _wrapped(held: Any, layer: str | None = None) -> RowMatrix:
+    return wrap(held.X if layer is None else held.layers[layer])
+
+
+def _named(storage: str, way: Callable[[], RowMatrix]) -> RowMatrix:
+    return replace(way(), storage=storage)
 
 
 def _as_base(value: Any) -> float | None:
@@ -306,7 +320,7 @@ def _as_base(value: Any) -> float | None:
 
 @contextmanager
 def _matrix_at(path: Path, opener: Opener, at: str) -> Iterator[Any]:
-    with opener() as root, in_words(path):
+    with in_words(path), opener() as root:
         is_array = isinstance(root[at], h5py.Dataset) or hasattr(root[at], "shape")
         yield root[at] if is_array else ad.io.sparse_dataset(root[at])
 
@@ -318,7 +332,7 @@ def _lazy(path: Path, opener: Opener, at: str) -> RowMatrix:
 
 
 def _read(path: Path, opener: Opener, at: str) -> Any:
-    with opener() as root, in_words(path):
+    with in_words(path), opener() as root:
         return ad.io.read_elem(root[at])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final
@@ -17,42 +16,17 @@ from sklearn.model_selection import train_test_split
 
 from hdeepinsight.data import recover_counts
 
-#: Label of the file -> lineage, type and subtype. A type without subtypes keeps its name below.
-_PBMC3K: Final = {
-    "Naive CD4 T": ("T", "CD4 T", "CD4 T naive"),
-    "Memory CD4 T": ("T", "CD4 T", "CD4 T memory"),
-    "CD8 T": ("T", "CD8 T", "CD8 T"),
-    "NK": ("NK", "NK", "NK"),
-    "B": ("B", "B", "B"),
-    "CD14+ Mono": ("Myeloid", "Monocyte", "CD14 Mono"),
-    "FCGR3A+ Mono": ("Myeloid", "Monocyte", "CD16 Mono"),
-    "DC": ("Myeloid", "DC", "DC"),
-    "Platelet": ("Platelet", "Platelet", "Platelet"),
-}
-#: Label of the file -> lineage, and the label in words that fit on an axis.
-_PBMC68K: Final = {
-    "CD4+/CD45RA+/CD25- Naive T": ("T cell", "CD4 T naive"),
-    "CD4+/CD45RO+ Memory": ("T cell", "CD4 T memory"),
-    "CD4+/CD25 T Reg": ("T cell", "CD4 T regulatory"),
-    "CD8+/CD45RA+ Naive Cytotoxic": ("T cell", "CD8 T naive"),
-    "CD8+ Cytotoxic T": ("T cell", "CD8 T cytotoxic"),
-    "CD56+ NK": ("NK cell", "CD56+ NK cell"),
-    "CD19+ B": ("B cell", "CD19+ B cell"),
-    "CD14+ Monocyte": ("Myeloid cell", "CD14+ monocyte"),
-    "Dendritic": ("Myeloid cell", "Dendritic cell"),
-    "CD34+": ("Progenitor", "CD34+ progenitor"),
-}
+#: For each source, what its labels mean at every level; a type without subtypes keeps its name.
+_LABELS: Final = pd.read_csv(Path(__file__).with_name("blood_labels.tsv"), sep="\t")
 _HELD_OUT: Final = 0.3
 
 
-def _label(adata: AnnData, names: pd.Series, types: Mapping[str, tuple[str, ...]]) -> None:
-    """Write one column per level, with categories in the order of `types`."""
-    for position, level in enumerate(
-        ("lineage", "cell_type", "subtype")[: len(types[names.iloc[0]])]
-    ):
-        categories = list(dict.fromkeys(labels[position] for labels in types.values()))
-        labels = [types[name][position] for name in names]
-        adata.obs[level] = pd.Categorical(labels, categories=categories)
+def _label(adata: AnnData, labels: pd.Series, source: str) -> None:
+    """Write one column per level, with categories in the order of the table."""
+    known = _LABELS[_LABELS["source"] == source].dropna(axis=1).set_index("label")
+    for level in known.columns[1:]:
+        names = known.loc[labels, level].to_numpy()
+        adata.obs[level] = pd.Categorical(names, categories=known[level].unique())
 
 
 def pbmc3k() -> AnnData:
@@ -81,7 +55,7 @@ def pbmc3k() -> AnnData:
         counts = sparse.csr_matrix(file["counts"][()].T, dtype=np.float32)
         genes, cells, labels = (file[name].asstr()[()] for name in ("gene", "cell", "label"))
     adata = AnnData(counts, obs=pd.DataFrame(index=cells), var=pd.DataFrame(index=genes))
-    _label(adata, pd.Series(labels), _PBMC3K)
+    _label(adata, pd.Series(labels), "pbmc3k")
     return adata
 
 
@@ -149,7 +123,7 @@ def demo(seed: int = 0) -> DemoData:
         warnings.simplefilter("ignore")
         adata = recover_counts(scanpy.datasets.pbmc68k_reduced(), use_raw=True)
     names = adata.obs["bulk_labels"].astype(str)
-    _label(adata, names, _PBMC68K)
+    _label(adata, names, "pbmc68k")
     parts = train_test_split(
         np.arange(adata.n_obs), test_size=_HELD_OUT, stratify=names, random_state=seed
     )

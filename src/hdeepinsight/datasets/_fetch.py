@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import logging
 import os
 from dataclasses import asdict, dataclass
@@ -15,10 +16,6 @@ import pandas as pd
 from hdeepinsight._errors import need_extra
 from hdeepinsight._io import sha256 as sha256_of
 from hdeepinsight.hub import cache_folder
-
-_TENX = "https://cf.10xgenomics.com/samples/cell-exp"
-_OBO = "https://github.com/obophenotype/cell-ontology/releases/download"
-
 
 #: Further attempts after a transfer that broke off.
 RETRIES: Final = 2
@@ -64,42 +61,10 @@ class PublicFile:
     citation: str = ""
 
 
+#: What is known of each; checksums were stated by several projects that have nothing in common.
 FILES: Final = {
-    file.name: file
-    for file in (
-        PublicFile(
-            name="pbmc3k",
-            url="https://exampledata.scverse.org/scanpy/pbmc3k_raw.h5ad",
-            # Stated by two projects that have nothing to do with each other.
-            sha256="89a96f1beaa2dd83a687666d3f19a4513ac27a2a2d12581fcd77afed7ea653a1",
-            description="2,700 blood cells of a donor, 10x 3' v1, raw counts, no labels (h5ad)",
-            license="CC BY 4.0",
-            citation="10x Genomics, 3k PBMCs from a healthy donor; doi:10.1038/ncomms14049",
-        ),
-        PublicFile(
-            name="pbmc10k_v3",
-            url=f"{_TENX}/3.0.0/pbmc_10k_v3/pbmc_10k_v3_filtered_feature_bc_matrix.h5",
-            description="About 11,800 blood cells, 10x 3' v3, raw counts, no labels (10x h5)",
-            license="CC BY 4.0",
-            citation="10x Genomics, 10k PBMCs from a healthy donor (v3 chemistry)",
-        ),
-        PublicFile(
-            name="bone_marrow_s1d1",
-            url="doi:10.6084/m9.figshare.22716739.v1/s1d1_filtered_feature_bc_matrix.h5",
-            description="Bone marrow of a donor, 10x multiome, raw counts, no labels (10x h5)",
-            license="CC BY 4.0",
-            citation="Luecken et al. (2021), NeurIPS datasets and benchmarks; Figshare 22716739",
-        ),
-        PublicFile(
-            name="cell_ontology",
-            url=f"{_OBO}/v2026-06-08/cl-basic.obo",
-            # Stated by four files of three projects that have nothing to do with each other.
-            sha256="73996c6349283e7a8cbd8183367a1cb810d0077e9c291ae0c72bd31e869f8c1c",
-            description="Cell Ontology, release 2026-06-08 (OBO)",
-            license="CC BY 4.0",
-            citation="Diehl et al. (2016), doi:10.1186/s13326-016-0088-7",
-        ),
-    )
+    name: PublicFile(name=name, **known)
+    for name, known in json.loads(Path(__file__).with_name("files.json").read_text("utf-8")).items()
 }
 
 

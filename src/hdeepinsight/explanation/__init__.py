@@ -2,18 +2,13 @@
 
 from hdeepinsight.explanation._explanation import CellChoice, Explanation, Statistic
 from hdeepinsight.explanation._gradients import (
-    BalancedDraws,
     Draws,
     Method,
+    balanced_draws,
     expected_gradients,
     shap_values,
 )
-from hdeepinsight.explanation._run import (
-    AttributionAccumulator,
-    AttributionChunk,
-    ExplanationRun,
-    explain_cells,
-)
+from hdeepinsight.explanation._run import AttributionAccumulator, ExplanationRun, explain_cells
 from hdeepinsight.explanation._targets import (
     Background,
     TargetKind,
@@ -24,9 +19,7 @@ from hdeepinsight.explanation._targets import (
 
 __all__ = [
     "AttributionAccumulator",
-    "AttributionChunk",
     "Background",
-    "BalancedDraws",
     "CellChoice",
     "Draws",
     "Explanation",
@@ -37,6 +30,7 @@ __all__ = [
     "Targets",
     "background_from_cells",
     "background_from_profiles",
+    "balanced_draws",
     "expected_gradients",
     "explain_cells",
     "shap_values",

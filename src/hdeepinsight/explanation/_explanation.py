@@ -409,7 +409,7 @@ class Explanation:
         rival = "" if self.against is None else f" against {self.against}"
         kind = "log-odds" if rival else f"{self.targets.kind} target"
         text = (
-            f"Explanation of {asked}{rival} ({kind}): {len(self.obs_names):,} cells × "
+            f"Explanation of {asked}{rival} ({kind}): {len(np.unique(self.cell)):,} cells × "
             f"{len(self.genes):,} genes by {self.method}, background {self.background}"
         )
         if len(self):

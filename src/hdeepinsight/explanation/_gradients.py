@@ -1,21 +1,22 @@
-"""Expected gradients of any function of expression, and the explainers of shap to check them."""
+"""Expected gradients of any function of expression, and Shapley values by shap to check them."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from functools import partial
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hdeepinsight._errors import check_integer
 
-Method = Literal["expected_gradients", "shap_gradient", "kernel", "permutation"]
+Method = Literal["expected_gradients", "permutation"]
 
+#: Steps of this length around a circle leave gaps as even as steps of one length can.
 GOLDEN = (5**0.5 - 1) / 2
-"""Steps of this length around a circle leave gaps as even as steps of one length can."""
 
 
 class Draws(NamedTuple):
@@ -40,25 +41,16 @@ class Draws(NamedTuple):
     rows: Tensor
     times: Tensor
 
-    def to(self, device: torch.device) -> Draws:
-        """Move both to a device.
 
-        Examples
-        --------
-        >>> import torch
-        >>> from hdeepinsight.explanation import Draws
-        >>> draws = Draws(torch.tensor([[0, 1]]), torch.tensor([[0.25, 0.75]]))
-        >>> draws.to(torch.device("cpu")).times
-        tensor([[0.2500, 0.7500]])
-        """
-        return Draws(self.rows.to(device), self.times.to(device))
-
-
-class BalancedDraws:
+def balanced_draws(
+    content: np.ndarray, per_stratum: int, n_strata: int, *, n_samples: int, seed: int = 0
+) -> Draws:
     """Draw points so that types and positions are covered evenly.
 
     Parameters
     ----------
+    content
+        What is in the cells, shape ``(n_cells, n_genes)``.
     per_stratum, n_strata
         Shape of the background: row ``i * n_strata + j`` is cell ``i`` of type ``j``.
     n_samples
@@ -79,30 +71,24 @@ class BalancedDraws:
     Examples
     --------
     >>> import numpy as np
-    >>> draws = BalancedDraws(2, 3, n_samples=6, seed=0).of(np.ones((1, 4)))
+    >>> from hdeepinsight.explanation import balanced_draws
+    >>> draws = balanced_draws(np.ones((1, 4)), 2, 3, n_samples=6, seed=0)
     >>> draws.rows[0].tolist(), draws.times.shape
     ([0, 1, 2, 3, 4, 5], torch.Size([1, 6]))
     """
-
-    def __init__(self, per_stratum: int, n_strata: int, *, n_samples: int, seed: int = 0) -> None:
-        check_integer("n_samples", n_samples, hint="Use 50.")
-        self.table = np.arange(per_stratum * n_strata).reshape(per_stratum, n_strata)
-        self.n_samples, self.seed = n_samples, seed
-
-    def of(self, content: np.ndarray) -> Draws:
-        """Draw for cells of this content, shape ``(n_cells, n_genes)``."""
-        rows, times = np.empty((2, len(content), self.n_samples))
-        rounds = -(-self.n_samples // self.table.size)
-        for i, cell in enumerate(np.ascontiguousarray(content)):
-            rng = np.random.default_rng([self.seed, zlib.crc32(cell.data)])
-            shuffled = [
-                # First which cell of a type comes in which round, then the order of types in it.
-                rng.permuted(rng.permuted(self.table, axis=0), axis=1).ravel()
-                for _ in range(rounds)
-            ]
-            rows[i] = np.sort(np.concatenate(shuffled)[: self.n_samples])
-            times[i] = (rng.random() + GOLDEN * np.arange(self.n_samples)) % 1.0
-        return Draws(torch.from_numpy(rows).long(), torch.from_numpy(times).float())
+    check_integer("n_samples", n_samples, hint="Use 50.")
+    table = np.arange(per_stratum * n_strata).reshape(per_stratum, n_strata)
+    rows, times = np.empty((2, len(content), n_samples))
+    for i, cell in enumerate(np.ascontiguousarray(content)):
+        rng = np.random.default_rng([seed, zlib.crc32(cell.data)])
+        shuffled = [
+            # First which cell of a type comes in which round, then the order of types in it.
+            rng.permuted(rng.permuted(table, axis=0), axis=1).ravel()
+            for _ in range(-(-n_samples // table.size))
+        ]
+        rows[i] = np.sort(np.concatenate(shuffled)[:n_samples])
+        times[i] = (rng.random() + GOLDEN * np.arange(n_samples)) % 1.0
+    return Draws(torch.from_numpy(rows).long(), torch.from_numpy(times).float())
 
 
 def expected_gradients(
@@ -159,7 +145,8 @@ def expected_gradients(
     tensor([[[2., 2.]]])
     """
     total = cells.new_zeros(len(weights), *cells.shape)
-    n_cells, n_samples = draws.rows.shape
+    rows, times = (part.to(cells.device) for part in draws)
+    n_cells, n_samples = rows.shape
     several = max(1, batch_size // n_samples)  # cells whose points fit into one pass
     blocks = [
         (slice(start, start + several), slice(first, first + batch_size))
@@ -167,9 +154,9 @@ def expected_gradients(
         for first in range(0, n_samples, batch_size)
     ]
     for some, part in blocks:
-        start = background[draws.rows[some, part]]
+        start = background[rows[some, part]]
         change = cells[some].unsqueeze(1) - start
-        points = torch.addcmul(start, change, draws.times[some, part].unsqueeze(2))
+        points = torch.addcmul(start, change, times[some, part].unsqueeze(2))
         flat = points.flatten(0, 1).requires_grad_()
         with torch.enable_grad():
             found = scores(flat)
@@ -187,23 +174,18 @@ def shap_values(
     background: Tensor,
     weights: Tensor,
     *,
-    method: Method = "permutation",
     n_samples: int | None = None,
     seed: int = 0,
     batch_size: int = 1024,
 ) -> Tensor:
-    """Compute attributions by an explainer of shap: slow, and independent of ours.
+    """Compute Shapley values by :class:`shap.PermutationExplainer`, slowly and without gradients.
 
     Parameters
     ----------
     scores, cells, background, weights
         As in :func:`expected_gradients`.
-    method
-        ``"shap_gradient"``: :class:`shap.GradientExplainer`, an estimate of the same expectation.
-        ``"kernel"`` and ``"permutation"``: Shapley values, by :class:`shap.KernelExplainer` and
-        :class:`shap.PermutationExplainer`, which take no gradient.
     n_samples
-        Gradients (50), coalitions (2 × genes + 2,048) or permutations (1) per cell.
+        Permutations per cell, 1 by default.
     seed
         Seed of the draws.
     batch_size
@@ -224,46 +206,25 @@ def shap_values(
     """
     import shap
 
-    class Output(nn.Module):
-        """One weighted sum of the scores, as the module or the function that shap asks for."""
-
-        def __init__(self, weight: Tensor) -> None:
-            super().__init__()
-            self.weight = weight
-
-        def forward(self, values: Tensor) -> Tensor:
-            return (scores(values) @ self.weight).unsqueeze(1)
-
-        @torch.no_grad()
-        def of_arrays(self, values: np.ndarray) -> np.ndarray:
-            points = torch.from_numpy(np.asarray(values, dtype=np.float32)).to(cells.device)
-            starts = range(0, len(points), batch_size)
-            found = torch.cat([self(points[i : i + batch_size])[:, 0] for i in starts])
-            return np.asarray(found.cpu().numpy())
+    @torch.no_grad()
+    def output(values: np.ndarray, weight: Tensor) -> np.ndarray:
+        points = torch.from_numpy(np.asarray(values, dtype=np.float32)).to(cells.device)
+        parts = [scores(part) @ weight for part in torch.split(points, batch_size)]
+        return np.asarray(torch.cat(parts).cpu().numpy())
 
     reference, total = background.cpu().numpy(), cells.new_zeros(len(weights), *cells.shape)
+    masker = shap.maskers.Independent(reference, max_samples=len(reference))
+    n_outputs = (n_samples or 1) * (2 * cells.shape[1] + 1)
     before = np.random.get_state()  # the global state, from which shap draws
     try:
-        for target, weight in (
-            (i, w) for i, some in enumerate(weights) for w in some.unique(dim=0)
-        ):
-            rows, output = (weights[target] == weight).all(dim=1), Output(weight)
-            arrays = cells[rows].cpu().numpy()
-            np.random.seed(seed)
-            if method == "shap_gradient":
-                explainer: Any = shap.GradientExplainer(output, background, batch_size)
-                found = explainer.shap_values(cells[rows], nsamples=n_samples or 50, rseed=seed)
-            elif method == "kernel":
-                explainer = shap.KernelExplainer(output.of_arrays, reference)
-                options = {"nsamples": n_samples or "auto", "l1_reg": False, "silent": True}
-                found = explainer.shap_values(arrays, **options)
-            else:
-                masker = shap.maskers.Independent(reference, max_samples=len(reference))
-                explainer = shap.PermutationExplainer(output.of_arrays, masker, seed=seed)
-                n_outputs = (n_samples or 1) * (2 * arrays.shape[1] + 1)
-                found = explainer(arrays, max_evals=n_outputs, silent=True).values
-            values = np.asarray(found, dtype=np.float32).reshape(arrays.shape)
-            total[target, rows] = torch.from_numpy(values).to(cells)
+        for target, some in enumerate(weights):
+            for weight in some.unique(dim=0):
+                rows, function = (some == weight).all(dim=1), partial(output, weight=weight)
+                np.random.seed(seed)
+                explainer = shap.PermutationExplainer(function, masker, seed=seed)
+                found = explainer(cells[rows].cpu().numpy(), max_evals=n_outputs, silent=True)
+                values = torch.from_numpy(np.asarray(found.values, dtype=np.float32))
+                total[target, rows] = values.to(cells)
     finally:
         np.random.set_state(before)
     return total

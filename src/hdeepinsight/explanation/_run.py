@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -16,51 +16,16 @@ from hdeepinsight.adaptation import freeze_norms
 from hdeepinsight.data import AlignedQuery, InputError
 from hdeepinsight.explanation._explanation import Explanation, GeneTotals, Scope
 from hdeepinsight.explanation._gradients import (
-    BalancedDraws,
     Method,
+    balanced_draws,
     expected_gradients,
     shap_values,
 )
 from hdeepinsight.explanation._targets import Background, Targets
 
 DEFAULT_SAMPLES = 50
+#: Cells between two additions to the result, each held once for every target.
 CELLS = 128
-"""Cells between two additions to the result, each held once for every target."""
-
-
-class AttributionChunk(NamedTuple):
-    """Rows of a mini-batch: one target each, and one of its cells.
-
-    Parameters
-    ----------
-    target, cell
-        Target, and cell within the mini-batch, of every row, shape ``(n_rows,)``.
-    own
-        Whether the cell is at or under the node, shape ``(n_rows,)``.
-    values
-        Attributions, shape ``(n_rows, n_genes)``.
-    outputs, base_values
-        Explained output, and its mean over the background, shape ``(n_rows,)``.
-    expression
-        Scaled expression of the cells, shape ``(n_cells, n_genes)``.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from hdeepinsight.explanation import AttributionChunk
-    >>> row, one = np.zeros(1, dtype=int), np.ones(1)
-    >>> chunk = AttributionChunk(row, row, one > 0, np.eye(1, 3), one, 0 * one, np.eye(1, 3))
-    >>> chunk.values.shape
-    (1, 3)
-    """
-
-    target: np.ndarray
-    cell: np.ndarray
-    own: np.ndarray
-    values: np.ndarray
-    outputs: np.ndarray
-    base_values: np.ndarray
-    expression: np.ndarray
 
 
 class ExplanationRun:
@@ -96,7 +61,7 @@ class ExplanationRun:
     >>> opened, targets = model.open(query), Targets.of(model.taxonomy, "B")
     >>> background = background_from_profiles(model.profiles_, per_type=2, seed=0)
     >>> run = ExplanationRun(model.module, opened.measured, targets, background, n_samples=4)
-    >>> run.explain(opened.read().toarray()).values.shape
+    >>> run.explain(opened.read().toarray())["values"].shape
     (5, 2048)
     """
 
@@ -120,17 +85,20 @@ class ExplanationRun:
         self.measured = torch.tensor(measured, dtype=torch.float32, device=device)
         self.targets, self.every, self.method = targets, every, method
         self.batch_size = batch_size or (256 if device.type == "cpu" else 8192)
-        self.shap_options = {"n_samples": n_samples, "seed": seed}
-        n_points = DEFAULT_SAMPLES if n_samples is None else n_samples
-        shape = background.per_type, background.n_types
-        self.draws = BalancedDraws(*shape, n_samples=n_points, seed=seed)
+        self.n_samples, self.seed = n_samples, seed
+        self.strata = background.per_type, background.n_types
         self.weights = torch.from_numpy(targets.weights).to(device)
         self.background = self._normalize(background.counts.toarray())
         base_values = self._read(self.background)[0].mean(0) @ self.weights.T
         self.base_values = base_values.cpu().numpy()
 
-    def explain(self, counts: np.ndarray) -> AttributionChunk:
-        """Explain a mini-batch of raw counts, shape ``(n_cells, n_genes)``."""
+    def explain(self, counts: np.ndarray) -> dict[str, np.ndarray]:
+        """Explain a mini-batch of raw counts, shape ``(n_cells, n_genes)``.
+
+        Returns
+        -------
+        What :meth:`AttributionAccumulator.add` takes, by name.
+        """
         values, tree = self._normalize(counts), self.module.tree
         scores, conditional = self._read(values)
         leaves = tree.node_log_probs(conditional)[:, tree.leaf_index].argmax(dim=1).cpu().numpy()
@@ -142,22 +110,22 @@ class ExplanationRun:
         weights = self.weights[torch.from_numpy(target).to(values.device)]
         weights = weights.view(-1, n_cells, weights.shape[1])
         network = (lambda points: self._outputs(points)[0]), values, self.background
-        options: dict[str, Any] = {"batch_size": self.batch_size}
         if self.method == "expected_gradients":
-            draws = self.draws.of(counts).to(values.device)
-            found = expected_gradients(*network, draws, weights, **options)
+            n_samples = DEFAULT_SAMPLES if self.n_samples is None else self.n_samples
+            draws = balanced_draws(counts, *self.strata, n_samples=n_samples, seed=self.seed)
+            found = expected_gradients(*network, draws, weights, batch_size=self.batch_size)
         else:
-            options |= {"method": self.method, **self.shap_options}
-            found = shap_values(*network, weights, **options)
-        return AttributionChunk(
-            target=target,
-            cell=cell,
-            own=is_member[cell, target],
-            values=found.flatten(0, 1).cpu().numpy(),
-            outputs=(scores * weights).sum(2).flatten().cpu().numpy(),
-            base_values=self.base_values[target],
-            expression=values.cpu().numpy(),
-        )
+            drawn: dict[str, Any] = {"n_samples": self.n_samples, "seed": self.seed}
+            found = shap_values(*network, weights, batch_size=self.batch_size, **drawn)
+        return {
+            "target": target,
+            "cell": cell,
+            "own": is_member[cell, target],
+            "values": found.flatten(0, 1).cpu().numpy(),
+            "outputs": (scores * weights).sum(2).flatten().cpu().numpy(),
+            "base_values": self.base_values[target],
+            "expression": values.cpu().numpy(),
+        }
 
     @torch.no_grad()
     def _normalize(self, counts: np.ndarray) -> Tensor:
@@ -199,11 +167,12 @@ class AttributionAccumulator:
     --------
     >>> import numpy as np
     >>> import hdeepinsight as hdi
-    >>> from hdeepinsight.explanation import AttributionAccumulator, AttributionChunk, Targets
+    >>> from hdeepinsight.explanation import AttributionAccumulator, Targets
     >>> targets = Targets.of(hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []}), "B")
     >>> found = AttributionAccumulator(targets, ["cell 1"], ["CD3D", "CD79A"])
-    >>> row, one, values = np.zeros(1, dtype=int), np.ones(1), np.array([[0.0, 1.0]])
-    >>> found.add(row, AttributionChunk(row, row, one > 0, values, one, 0 * one, values))
+    >>> row, values = np.zeros(1, dtype=int), np.array([[0.0, 1.0]])
+    >>> chunk = {"cell": row, "target": row, "own": row == 0, "values": values}
+    >>> found.add(row, chunk | {"outputs": row + 1.0, "base_values": row, "expression": values})
     >>> found.finish(background_expression=np.zeros(2)).ranking().index[0]
     'CD79A'
     """
@@ -231,22 +200,33 @@ class AttributionAccumulator:
         self.expression = [sparse.csr_matrix((1, len(genes)), dtype=np.float32)]
         self.totals = {scope: GeneTotals(len(targets), len(genes)) for scope in get_args(Scope)}
 
-    def add(self, cells: np.ndarray, chunk: AttributionChunk) -> None:
-        """Add a mini-batch of cells at these positions of the query."""
-        cell = cells[chunk.cell]
-        rows = cell + chunk.target * len(self.obs_names) if self.every else cell
-        sums = chunk.values.sum(axis=1, dtype=np.float64)
-        found = {**chunk._asdict(), "cell": cell, "sums": sums}
-        for name, values in self.rows.items():
-            values[rows] = found[name]
+    def add(self, cells: np.ndarray, chunk: Mapping[str, np.ndarray]) -> None:
+        """Add a mini-batch: rows of one target each, and of one of its cells.
+
+        Parameters
+        ----------
+        cells
+            Positions of its cells in the query, shape ``(n_cells,)``.
+        chunk
+            ``"cell"`` within the mini-batch and ``"target"`` of every row, whether the cell is of
+            the node (``"own"``), the explained ``"outputs"`` and their mean over the background
+            (``"base_values"``), all ``(n_rows,)``; attributions (``"values"``), ``(n_rows,
+            n_genes)``; and scaled ``"expression"`` of the cells, ``(n_cells, n_genes)``.
+        """
+        target, values, at = chunk["target"], chunk["values"], cells[chunk["cell"]]
+        rows = at + target * len(self.obs_names) if self.every else at
+        found = {**chunk, "cell": at, "sums": values.sum(axis=1, dtype=np.float64)}
+        for name, filled in self.rows.items():
+            filled[rows] = found[name]
         self.is_filled[rows] = True
         if self.kept:
             self.cells.append(cells)
-            self.expression.append(sparse.csr_matrix(chunk.expression))
-        for target in np.unique(chunk.target):
+            self.expression.append(sparse.csr_matrix(chunk["expression"]))
+        for each in np.unique(target):
             for scope, totals in self.totals.items():
-                chosen = (chunk.target == target) & (chunk.own | (scope == "all"))
-                totals.add(int(target), chunk.values[chosen], chunk.expression[chunk.cell[chosen]])
+                chosen = (target == each) & (chunk["own"] | (scope == "all"))
+                expression = chunk["expression"][chunk["cell"][chosen]]
+                totals.add(int(each), values[chosen], expression)
 
     def finish(self, **about: Any) -> Explanation:
         """Return the result; cells that were not added have no rows in it.

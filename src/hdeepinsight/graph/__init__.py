@@ -1,10 +1,9 @@
 """Neighbour graphs of cells and linear systems on them; knows arrays only."""
 
-from hdeepinsight.graph._adjacency import BatchGraphs, Weights, batch_graphs, knn_graph
+from hdeepinsight.graph._adjacency import BatchGraphs, batch_graphs, knn_graph
 from hdeepinsight.graph._local_prior import LocalPrior, refine_by_local_prior
 from hdeepinsight.graph._neighbors import Exact, NumbaCacheError, nearest_neighbors
 from hdeepinsight.graph._smooth import (
-    GraphRefinement,
     LaplacianKind,
     check_graph,
     degrees,
@@ -16,11 +15,9 @@ from hdeepinsight.graph._smooth import (
 __all__ = [
     "BatchGraphs",
     "Exact",
-    "GraphRefinement",
     "LaplacianKind",
     "LocalPrior",
     "NumbaCacheError",
-    "Weights",
     "batch_graphs",
     "check_graph",
     "degrees",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -12,10 +12,6 @@ from scipy.spatial.distance import cdist
 from hdeepinsight._errors import check_integer
 from hdeepinsight.graph._neighbors import Exact, nearest_neighbors
 
-Weights = Literal["binary", "self_tuning"]
-
-#: The neighbour whose distance sets a cell's own scale in self-tuning weights.
-SCALE_NEIGHBOR = 7
 #: Neighbours that are looked for in batches of any size.
 MIN_NEIGHBORS = 5
 #: Other batches that a batch is compared with: time and edges grow with this, not with all pairs.
@@ -39,9 +35,7 @@ class BatchGraphs(NamedTuple):
     """Edges between cells of different batches."""
 
 
-def knn_graph(
-    x: ArrayLike, *, k: int = 15, weights: Weights = "binary", exact: Exact = "auto", seed: int = 0
-) -> sp.csr_matrix:
+def knn_graph(x: ArrayLike, *, k: int = 15, exact: Exact = "auto", seed: int = 0) -> sp.csr_matrix:
     """Connect every cell with its nearest neighbours, both ways.
 
     Parameters
@@ -50,26 +44,18 @@ def knn_graph(
         Coordinates of the cells, shape ``(n_cells, d)``.
     k
         Neighbours per cell; all others where there are fewer.
-    weights
-        ``"binary"``, or ``"self_tuning"``: exp(-d²/(sᵢsⱼ)) with sᵢ the distance from cell i to its
-        7th neighbour.
     exact, seed
         As in `nearest_neighbors`.
 
     Returns
     -------
-    Symmetric weights, float64, shape ``(n_cells, n_cells)``; nothing on the diagonal. An edge
+    Symmetric, float64, shape ``(n_cells, n_cells)``; nothing on the diagonal. An edge, of weight 1,
     stands where either cell names the other.
 
     Raises
     ------
     ValueError
         If coordinates are not finite, or ``k`` is below 1.
-
-    Notes
-    -----
-    Self-tuning weights are those of Zelnik-Manor and Perona (2004). Source of the rest: our
-    decision.
 
     Examples
     --------
@@ -82,8 +68,7 @@ def knn_graph(
     """
     points = np.asarray(x)
     everyone = np.arange(len(points))
-    edges = [_edges(points, everyone, everyone, k, exact, seed)]
-    return _symmetric(_matrix(edges, len(points), _scales(edges, len(points)), weights))
+    return _union(_named([_edges(points, everyone, everyone, k, exact, seed)], len(points)))
 
 
 def batch_graphs(
@@ -91,7 +76,6 @@ def batch_graphs(
     batch: ArrayLike,
     *,
     k: int = 15,
-    weights: Weights = "binary",
     exact: Exact = "auto",
     seed: int = 0,
 ) -> BatchGraphs:
@@ -105,7 +89,7 @@ def batch_graphs(
         Batch of every cell, shape ``(n_cells,)``.
     k
         Neighbours per cell in each batch; a tenth of the batch where that is fewer, but 5 at least.
-    weights, exact, seed
+    exact, seed
         As in `knn_graph`.
 
     Returns
@@ -140,19 +124,17 @@ def batch_graphs(
         )
     members = [np.flatnonzero(names == name) for name in np.unique(names)]
 
-    def find(mine: NDArray[np.intp], theirs: NDArray[np.intp]) -> _Edges:
+    def find(mine: NDArray[np.intp], theirs: NDArray[np.intp]) -> NDArray[np.intp]:
         # In a small batch the k-th neighbour is of another type.
         n_found = min(k, max(MIN_NEIGHBORS, len(theirs) // 10))
         return _edges(points, mine, theirs, n_found, exact, seed)
 
-    own = [find(mine, mine) for mine in members]
-    across = [find(members[mine], members[theirs]) for mine, theirs in _partners(points, members)]
-    scales = _scales(own, len(points))
-    within = _matrix(own, len(points), scales, weights)
-    between = _matrix(across, len(points), scales, weights)
+    within = _named([find(mine, mine) for mine in members], len(points))
+    partners = _partners(points, members)
+    between = _named([find(members[one], members[other]) for one, other in partners], len(points))
     mutual = between.minimum(between.T).tocsr()  # an edge that one cell alone names becomes 0
     mutual.eliminate_zeros()
-    return BatchGraphs(_symmetric(within), mutual)
+    return BatchGraphs(_union(within), mutual)
 
 
 def _partners(points: NDArray[np.floating], members: list[NDArray[np.intp]]) -> NDArray[np.intp]:
@@ -169,17 +151,6 @@ def _partners(points: NDArray[np.floating], members: list[NDArray[np.intp]]) -> 
     return np.argwhere(chosen | chosen.T)
 
 
-class _Edges(NamedTuple):
-    """Directed edges and their lengths, as three arrays."""
-
-    source: NDArray[np.intp]
-    target: NDArray[np.intp]
-    distance: NDArray[np.float64]
-
-
-_NO_EDGES = _Edges(np.empty(0, np.intp), np.empty(0, np.intp), np.empty(0))
-
-
 def _edges(
     points: NDArray[np.floating],
     mine: NDArray[np.intp],
@@ -187,46 +158,25 @@ def _edges(
     k: int,
     exact: Exact,
     seed: int,
-) -> _Edges:
-    """Neighbours of ``mine`` among ``theirs``, nearest first."""
+) -> NDArray[np.intp]:
+    """Pairs of each of ``mine`` with its neighbours among ``theirs``, shape ``(2, n_edges)``."""
     check_integer("k", k)
     same = mine is theirs
     n_found = min(k, len(theirs) - same)
     if n_found < 1 or not len(mine):
-        return _NO_EDGES
+        return np.empty((2, 0), dtype=np.intp)
     targets = None if same else points[theirs]
-    indices, distances = nearest_neighbors(points[mine], targets, k=n_found, exact=exact, seed=seed)
-    return _Edges(np.repeat(mine, n_found), theirs[indices.ravel()], distances.ravel())
+    found, _ = nearest_neighbors(points[mine], targets, k=n_found, exact=exact, seed=seed)
+    return np.stack([np.repeat(mine, n_found), theirs[found.ravel()]])
 
 
-def _scales(parts: list[_Edges], n_cells: int) -> NDArray[np.float64]:
-    """Distance from each cell to its 7th neighbour, or to its last one, ``(n_cells,)``."""
-    scales = np.zeros(n_cells)
-    for source, _, distance in parts:
-        if not len(source):
-            continue
-        table = distance.reshape(len(np.unique(source)), -1)
-        scales[source.reshape(table.shape)[:, 0]] = table[:, :SCALE_NEIGHBOR][:, -1]
-    return scales
+def _named(edges: list[NDArray[np.intp]], n_cells: int) -> sp.csr_matrix:
+    """Matrix with a 1 where the cell of the row names that of the column."""
+    pairs = np.concatenate([np.empty((2, 0), dtype=np.intp), *edges], axis=1)
+    return sp.csr_matrix((np.ones(pairs.shape[1]), tuple(pairs)), shape=(n_cells, n_cells))
 
 
-def _matrix(
-    parts: list[_Edges], n_cells: int, scales: NDArray[np.float64], weights: Weights
-) -> sp.csr_matrix:
-    """Put the weights of directed edges in a matrix."""
-    edges = _Edges(*(np.concatenate(column) for column in zip(_NO_EDGES, *parts, strict=True)))
-    values = np.ones(len(edges.source))
-    if weights == "self_tuning":
-        # The floor serves cells with seven equals: only these stay their neighbours.
-        floor = np.finfo(np.float64).tiny
-        both = np.maximum(scales[edges.source] * scales[edges.target], floor)
-        with np.errstate(over="ignore"):
-            values = np.exp(-(edges.distance**2) / both)
-    return sp.csr_matrix((values, (edges.source, edges.target)), shape=(n_cells, n_cells))
-
-
-def _symmetric(named: sp.csr_matrix) -> sp.csr_matrix:
+def _union(named: sp.csr_matrix) -> sp.csr_matrix:
     graph = named.maximum(named.T).tocsr()
-    graph.eliminate_zeros()  # self-tuning weights of far cells vanish
     graph.sort_indices()
     return graph

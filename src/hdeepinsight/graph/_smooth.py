@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import scipy.sparse as sp
-import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from scipy.sparse.linalg import cg, splu
 
 from hdeepinsight._errors import check_choice, check_number
 
@@ -19,7 +16,6 @@ Solver = Literal["auto", "direct", "cg"]
 
 #: Above this many cells factors of a neighbour graph fill up, and iterating is faster.
 DIRECT_CELLS = 2_000
-_CLASS_BLOCK = 256
 _HOW_TO_MAKE = "Make it with `knn_graph`, or as max(A, Aᵀ)."
 
 
@@ -214,16 +210,18 @@ def smooth(
     if lam == 0:
         return start
     if solver == "direct" or (solver == "auto" and len(start) <= DIRECT_CELLS):
-        return np.asarray(sp.linalg.splu(system.tocsc()).solve(right))
-    diagonal = system.diagonal()[:, None]
-    blocks = [slice(i, i + _CLASS_BLOCK) for i in range(0, start.shape[1], _CLASS_BLOCK)]
-    smoothed = [
-        _conjugate_gradients(
-            system.__matmul__, right[:, block], start[:, block], diagonal, tol, max_iter
-        )
-        for block in blocks
-    ]
-    return np.concatenate(smoothed, axis=1) if blocks else start
+        return np.asarray(splu(system.tocsc()).solve(right))
+    jacobi = sp.diags_array(1.0 / system.diagonal())
+    smoothed = np.empty_like(start)
+    for i, (column, guess) in enumerate(zip(right.T, start.T, strict=True)):
+        smoothed[:, i], unfinished = cg(system, column, guess, rtol=tol, maxiter=max_iter, M=jacobi)
+        if unfinished:
+            residual = np.linalg.norm(column - system @ smoothed[:, i]) / np.linalg.norm(column)
+            raise RuntimeError(
+                f"The relative residual must reach tol={tol}, got {residual:.2g} after {max_iter} "
+                "iterations. Raise max_iter, lower lam, or use solver='direct'."
+            )
+    return smoothed
 
 
 def _system(
@@ -264,187 +262,3 @@ def check_scores(scores: ArrayLike, n_cells: int) -> NDArray[np.float64]:
             "Leave these cells out, or look at the classifier."
         )
     return matrix
-
-
-def _conjugate_gradients(
-    apply: Callable[[Any], Any], right: Any, start: Any, diagonal: Any, tol: float, max_iter: int
-) -> Any:
-    """Solve ``apply(x) = right`` by conjugate gradients with a Jacobi preconditioner.
-
-    Of arrays or tensors alike, shape ``(n_cells, n_classes)``; all classes at once, each with
-    step sizes of its own.
-    """
-    target = tol * _norms(right)
-    solution = start + 0.0
-    residual = right - apply(solution)
-    direction = residual / diagonal
-    product = (residual * direction).sum(0)
-    for _ in range(max_iter + 1):
-        if (_norms(residual) <= target).all():
-            return solution
-        image = apply(direction)
-        step = _ratio(product, (direction * image).sum(0))
-        solution += step * direction
-        residual -= step * image
-        conditioned = residual / diagonal
-        previous, product = product, (residual * conditioned).sum(0)
-        direction = conditioned + _ratio(product, previous) * direction
-    worst = float((tol * _ratio(_norms(residual), target)).max())
-    raise RuntimeError(
-        f"The relative residual must reach tol={tol}, got {worst:.2g} after {max_iter} iterations. "
-        "Raise max_iter, lower lam, or use solver='direct'."
-    )
-
-
-def _norms(values: Any) -> Any:
-    return (values * values).sum(0) ** 0.5
-
-
-def _ratio(above: Any, below: Any) -> Any:
-    """Quotient, 0 where a class has converged exactly."""
-    return above * (below > 0) / (below + (below <= 0))
-
-
-class GraphRefinement(nn.Module):
-    """Solve ``(I + λL) P = P₀`` for scores P₀ on a fixed set of edges.
-
-    Parameters
-    ----------
-    edges
-        Pairs of cells, int64, shape ``(2, n_edges)``; every undirected edge once, no loops.
-    n_cells
-        Number of cells.
-    laplacian
-        ``"rw"`` (I − D⁻¹A), ``"comb"`` (D − A) or ``"sym"`` (I − D^-½ A D^-½).
-    tol
-        Largest relative residual of every class.
-    max_iter
-        Most iterations of conjugate gradients, forward and backward.
-
-    Raises
-    ------
-    ValueError
-        If edges are not pairs of different cells.
-
-    Notes
-    -----
-    The map is that of `hdeepinsight.graph.smooth` (GRIT, Hu et al. 2025, arXiv:2508.04747).
-    Gradients are implicit: the backward pass solves the same system once more for the incoming
-    gradient, instead of walking back through the iterations. Source: our decision.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from hdeepinsight.graph import GraphRefinement
-    >>> layer = GraphRefinement(torch.tensor([[0], [1]]), n_cells=2)
-    >>> layer(torch.tensor([[1.0], [0.0]]), torch.ones(1), torch.tensor(1.0))
-    tensor([[0.6667],
-            [0.3333]])
-    """
-
-    edges: Tensor
-
-    def __init__(
-        self,
-        edges: Tensor,
-        n_cells: int,
-        *,
-        laplacian: LaplacianKind = "rw",
-        tol: float = 1e-5,
-        max_iter: int = 200,
-    ) -> None:
-        super().__init__()
-        proper = edges.ndim == 2 and edges.shape[0] == 2 and edges.dtype == torch.int64
-        if not proper or (edges.numel() and (edges.min() < 0 or edges.max() >= n_cells)):
-            raise ValueError(
-                f"The edges must be int64 pairs, (2, n_edges), from 0 to {n_cells - 1}, got shape "
-                f"{tuple(edges.shape)} and type {edges.dtype}. Check them."
-            )
-        if n_loops := int((edges[0] == edges[1]).sum()):
-            raise ValueError(
-                f"The edges must be pairs of different cells, got {n_loops} edges from a cell to "
-                "itself. Leave them out."
-            )
-        self.register_buffer("edges", edges)
-        self.n_cells, self.laplacian = n_cells, laplacian
-        self.tol, self.max_iter = tol, max_iter
-
-    def forward(self, scores: Tensor, weights: Tensor, lam: Tensor) -> Tensor:
-        """Smooth scores.
-
-        Parameters
-        ----------
-        scores
-            P₀, shape ``(n_cells, n_classes)``.
-        weights
-            Weight of every edge, not negative, shape ``(n_edges,)``.
-        lam
-            Strength λ, not negative, a scalar.
-
-        Returns
-        -------
-        torch.Tensor
-            Shape ``(n_cells, n_classes)``; cells without edges keep their scores.
-
-        Raises
-        ------
-        RuntimeError
-            If ``max_iter`` iterations do not reach ``tol``.
-        """
-        return _Smooth.apply(scores, weights, lam, self)  # type: ignore[no-any-return]
-
-    def _apply_system(
-        self, values: Tensor, weights: Tensor, lam: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Give the system's product with values, its diagonal, and the weight of own scores."""
-        one, other = self.edges
-        degree = weights.new_zeros(self.n_cells).index_add(0, one, weights)
-        degree = degree.index_add(0, other, weights)
-        connected = torch.where(degree > 0, degree, torch.ones_like(degree))
-        if self.laplacian == "sym":
-            weights = weights * (connected[one] * connected[other]).rsqrt()
-            loops = (degree > 0).to(degree.dtype)
-        else:
-            loops = degree
-        own = connected if self.laplacian == "rw" else torch.ones_like(degree)
-        product = loops[:, None] * values
-        product = product.index_add(0, one, -weights[:, None] * values[other])
-        product = product.index_add(0, other, -weights[:, None] * values[one])
-        return own[:, None] * values + lam * product, own + lam * loops, own
-
-    def _solve(self, right: Tensor, start: Tensor, weights: Tensor, lam: Tensor) -> Tensor:
-        """Solve the system for all classes at once."""
-        diagonal = self._apply_system(start, weights, lam)[1][:, None]
-
-        def apply(values: Tensor) -> Tensor:
-            return self._apply_system(values, weights, lam)[0]
-
-        solved: Tensor = _conjugate_gradients(
-            apply, right, start, diagonal, self.tol, self.max_iter
-        )
-        return solved
-
-
-class _Smooth(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, scores: Tensor, weights: Tensor, lam: Tensor, layer: GraphRefinement
-    ) -> Tensor:
-        own = layer._apply_system(scores, weights, lam)[2]
-        smooth = layer._solve(own[:, None] * scores, scores, weights, lam)
-        ctx.layer = layer
-        ctx.save_for_backward(scores, weights, lam, smooth)
-        return smooth
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        scores, weights, lam, smooth = ctx.saved_tensors
-        adjoint = ctx.layer._solve(gradient, torch.zeros_like(gradient), weights, lam)
-        # The residual is zero at the solution; how it would move is the implicit gradient.
-        inputs = [each.detach().requires_grad_() for each in (scores, weights, lam)]
-        with torch.enable_grad():
-            image, _, own = ctx.layer._apply_system(smooth, inputs[1], inputs[2])
-            residual = own[:, None] * inputs[0] - image
-            gradients = torch.autograd.grad(residual, inputs, adjoint)
-        return (*gradients, None)

@@ -137,6 +137,9 @@ def publish(
     >>> hdi.hub.publish(model, "atlas/pbmc", card=card)  # doctest: +SKIP
     """
     address, card = Address.parse(repo_or_dir), ModelCard.of(card)
+    if not hasattr(model, "is_trained_"):
+        hint = "Load it first: hdi.hub.load_model takes its folder."
+        raise invalid("model", model, "a model", hint)
     if not model.is_trained_:
         raise ValueError("The model is not trained: it would label at random. Train it first.")
     if revision is not None and address.kind != "hub":
@@ -179,7 +182,8 @@ def _features(model: Any, reference: Any) -> AnnData:
     about = getattr(reference, "uns", {}).get(REFERENCE_BUNDLE_KEY, {})
     if about.get("taxonomy") != model.taxonomy.to_json():
         valid = "'features', 'none' or what reference_features(model, adata) returned"
-        raise invalid("reference", type(reference).__name__, valid)
+        found = reference if isinstance(reference, str) else type(reference).__name__
+        raise invalid("reference", found, valid)
     return reference
 
 

@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote
 from anndata import AnnData
 
 from hdeepinsight import models
+from hdeepinsight._errors import check_number
 from hdeepinsight._io import atomic_write, sha256
 from hdeepinsight.hub import _address, _checksums
 from hdeepinsight.hub._address import CARD_FILE, CHECKSUMS_FILE, Address
@@ -203,6 +204,7 @@ def download(
     asked instead of the hub, ``HTTPS_PROXY`` a proxy. With ``HF_HUB_OFFLINE=1`` only folders and
     what was fetched before are used. ``HDEEPINSIGHT_CACHE`` says where fetched models are kept.
     """
+    check_number("max_bytes", max_bytes, hint="Omit it to use the default.")
     address = place = Address.parse(_address.bundled_folder(repo) or repo)
     endpoint = ""
     if address.kind == "hub":
@@ -247,6 +249,12 @@ def _open_folder(place: Address, revision: str | None, max_bytes: int) -> Shared
     folder = Path(place.place)
     if revision and not _checksums.pinned_digest(revision) and (folder / revision).is_dir():
         folder = folder / revision
+    if not os.path.lexists(folder / CHECKSUMS_FILE):
+        found = f"There is no folder {folder}. Check the name."
+        if folder.is_dir():
+            found = f"{folder} holds no published model, which has a {CHECKSUMS_FILE}."
+            found += " What save() wrote, load_model() reads."
+        raise HubError(found)
     listed = SharedModel(str(place), "", folder)._verify(max_bytes)
     found = _checksums.check_revision(listed, revision, place, folder.name)
     return SharedModel(str(place), found, folder)

@@ -17,6 +17,7 @@ from hdeepinsight.nn._hierarchical_loss import (
     inverse_frequency_weights,
     project_with_floor,
 )
+from hdeepinsight.nn._members import MemberBackbones, MemberHeads
 from hdeepinsight.nn._modality import ModalityDropout, ProteinChannels, ProteinValues
 from hdeepinsight.nn._norm import BatchNorm1d, BatchNorm2d, FrozenNorm, tolerate_single_cells
 from hdeepinsight.nn._normalize import CountNormalizer, ModelNormalizer, ProteinNormalizer
@@ -44,6 +45,8 @@ __all__ = [
     "LeafSums",
     "LinearHead",
     "MLPBackbone",
+    "MemberBackbones",
+    "MemberHeads",
     "ModalityDropout",
     "ModelNormalizer",
     "PerParentHead",

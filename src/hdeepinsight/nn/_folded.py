@@ -43,7 +43,10 @@ class SparseCounts:
 
     @classmethod
     def of(cls, counts: csr_matrix, device: torch.device | str) -> SparseCounts:
-        """Take those of a matrix in canonical form, float32; on the CPU without a copy."""
+        """Take those of a matrix, float32; on the CPU without a copy."""
+        if not counts.has_canonical_format:
+            counts = counts.copy()
+            counts.sum_duplicates()
         arrays = counts.indptr.astype(np.int64, copy=False), counts.indices, counts.data
         tensors = [torch.from_numpy(array) for array in arrays]
         if torch.device(device).type == "cuda":  # from pinned memory, while the device computes
@@ -193,12 +196,14 @@ class FoldedClassifier:
         module, n_cells, genes = self.module, len(counts), counts.genes
         cells, values = counts.cells, counts.values.to(self.scale)
         # Counts are whole, so that these sums are exact in any order.
-        library = values.new_zeros(n_cells).index_add_(0, cells, values * self.library_gene[genes])
-        seen = values.new_zeros(n_cells).index_add_(0, cells, values) > 0
-        factor = self.target / library.clamp_min(1.0) * (library > 0)
+        total, library = values.new_zeros(2, n_cells)
+        total.index_add_(0, cells, values)
+        library.index_add_(0, cells, values * self.library_gene.index_select(0, genes))
+        seen, factor = total > 0, self.target / library.clamp_min(1.0) * (library > 0)
         if has_rna is not None:
             factor = factor * has_rna.view(-1)
-        values = values.mul(factor[cells]).add_(1.0).log_().div_(self.scale[genes]).clamp_max_(1.0)
+        values = (values * factor.index_select(0, cells)).add_(1.0).log_()
+        values = values.div_(self.scale.index_select(0, genes)).clamp_max_(1.0)
         stained = None
         if module.proteins is not None:
             stained = module.proteins.unmeasured(n_cells, like=values)
@@ -218,7 +223,8 @@ class FoldedClassifier:
             return {"latent": wide, "logits": wide, "seen": seen}
         first = self.parts[0]
         image = values.new_zeros(n_cells, first.n_inputs)
-        image.view(-1).scatter_(0, first.gene_input[genes].add_(cells, alpha=first.n_inputs), values)
+        place = first.gene_input.index_select(0, genes).add_(cells, alpha=first.n_inputs)
+        image.view(-1).scatter_(0, place, values)
         if stained is not None:
             image[:, first.protein_input] = stained.values
             image[:, first.protein_mask_input] = stained.measured
@@ -238,6 +244,8 @@ class FoldedClassifier:
 class _Folded:
     """Folded weights of one backbone, from the channels that differ from cell to cell."""
 
+    norm: nn.Module
+
     def __init__(self, module: Any, backbone: Any, measured: Tensor) -> None:
         raster, stain = module.raster, module.proteins
         if isinstance(backbone, CompactBackbone):
@@ -251,14 +259,14 @@ class _Folded:
                 return place, row % PATCH * PATCH + column % PATCH
         else:
             _, linear, norm, _, dense, self.norm, _ = backbone.layers
-            weight, n_places = linear.weight.detach().T.unsqueeze(0), 1
+            weight, n_places = linear.weight.detach().T.contiguous().unsqueeze(0), 1
             bias = weight.new_zeros(1, weight.shape[2])
 
             def find(pixel: Tensor) -> tuple[Tensor, Tensor]:
                 return torch.zeros_like(pixel), pixel
 
         n_channels = raster.n_channels + (stain.n_channels if stain else 0)
-        weight = weight.unflatten(1, (n_channels, -1))
+        weight = weight.view(n_places, n_channels, -1, weight.shape[2])
         n_pixels, width = weight.shape[2:]
         n_values = 3 if raster.channels == "rgb" else 1  # equal channels act as one
         place, pixel = find(raster.pixel)
@@ -282,10 +290,10 @@ class _Folded:
         self.weight = (torch.cat(kept, dim=1) * scale).contiguous()
         self.mask = mask * scale
         self.constant = ((bias + mask) * scale + shift).unsqueeze(1)
-        dense = dense.weight.detach().T
+        inputs: Any = dense.weight.detach().T
         if n_places > 1:  # features of one filter lie side by side there, those of one patch here
-            dense = dense.unflatten(0, (width, n_places)).transpose(0, 1).flatten(0, 1)
-        self.dense = dense.contiguous()
+            inputs = inputs.unflatten(0, (width, n_places)).transpose(0, 1).flatten(0, 1)
+        self.dense = inputs.contiguous()
 
     def __call__(self, image: Tensor, has_rna: Tensor | None) -> Tensor:
         n_places, n_kept, width = self.weight.shape

@@ -142,10 +142,11 @@ def label_set_sizes(
     >>> ax.get_title().splitlines()
     ['1.50 types per set', 'coverage promised 60.0%, observed 100.0%']
     """
-    size, held = sets.size.to_numpy(), None if holds is None else np.asarray(holds)
+    size = sets.size.to_numpy()
+    held = np.ones(len(size), dtype=bool) if holds is None else np.asarray(holds)
     if not len(size):
         raise ValueError("There is no label set. At least one is needed. Annotate cells first.")
-    if held is not None and (held.shape != size.shape or held.dtype != np.bool_):
+    if held.shape != size.shape or held.dtype != np.bool_:
         raise ValueError(
             f"`holds` has the shape {held.shape} and the type {held.dtype}. One true or false per "
             f"set is needed: ({len(size)},). Use sets.holds(true_nodes) with the true nodes of the "
@@ -154,15 +155,13 @@ def label_set_sizes(
     widest = max(size.max(), min(_LEAST_SHOWN, sets.taxonomy.n_leaves))
     shown = np.arange(min(size.min(), 1), widest + 1)
     every = np.bincount(size - shown[0], minlength=len(shown)) / len(size)
-    right, found = every, ""
-    if held is not None:
-        right = np.bincount(size[held] - shown[0], minlength=len(shown)) / len(size)
-        found = f", observed {right.sum():.1%}"
+    right = np.bincount(size[held] - shown[0], minlength=len(shown)) / len(size)
+    found = "" if holds is None else f", observed {right.sum():.1%}"
     promised = f"coverage promised {sets.promised_coverage:.1%}{found}"
     heading = f"{size.mean():.2f} types per set\n{promised}" if title is None else title
     ax = axes_or_new(ax, (min(3.0 + 0.35 * len(shown), 10.0), 3.6), title=heading)
     ax.bar(shown, right, color=PALETTE[0], label="holds the truth")
-    if held is not None:
+    if holds is not None:
         look: dict[str, Any] = {"color": MARK, "hatch": "///", "ec": "white"}
         ax.bar(shown, every - right, bottom=right, label="misses it", **look)
         ax.legend(frameon=False, fontsize=8.5, loc="upper right")

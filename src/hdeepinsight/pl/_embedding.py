@@ -12,15 +12,7 @@ from pandas.api.types import is_float_dtype
 
 from hdeepinsight._errors import check_choice
 from hdeepinsight._palette import MISSING, categorical_colors
-from hdeepinsight.pl._style import (
-    INK,
-    NO_LABEL,
-    SEQUENTIAL,
-    add_halo,
-    axes_or_new,
-    color_scale,
-    shortened,
-)
+from hdeepinsight.pl import _style
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -42,7 +34,7 @@ def embedding(
     *,
     palette: Mapping[str, str] | None = None,
     legend_loc: LegendLoc = "auto",
-    cmap: str = SEQUENTIAL,
+    cmap: str = _style.SEQUENTIAL,
     vmin: float | None = None,
     vmax: float | None = None,
     colorbar_label: str | None = None,
@@ -110,7 +102,7 @@ def embedding(
             "same cells."
         )
     name = str(getattr(color, "name", None) or "").replace("_", " ")
-    title = shortened(name, 60) if title is None else title
+    title = _style.shortened(name, 60) if title is None else title
     is_number = is_float_dtype(color.dtype if hasattr(color, "dtype") else np.asarray(color).dtype)
     if is_number:
         ink, beside = np.asarray(color, dtype=np.float64), 0.6
@@ -124,12 +116,12 @@ def embedding(
         columns = -(-len(names) // _LEGEND_ROWS) if legend_loc == "right margin" else 0
         beside = columns * (0.075 * max(map(len, [*names, ""])) + 1.1)
         ink, is_known = np.array([*colors, MISSING])[codes], codes >= 0  # -1 takes the last colour
-    ax = axes_or_new(ax, (6.0 + beside, 5.4), "bare", title)
+    ax = _style.axes_or_new(ax, (6.0 + beside, 5.4), "bare", title)
     order = np.random.default_rng(0).permutation(len(points))
     order = order[np.argsort(is_known[order], kind="stable")]
     dots: dict[str, Any] = {"linewidths": 0, "rasterized": len(points) > _RASTERIZED}
     dots["s"] = float(np.clip(40_000 / max(1, len(points)), 0.5, 30)) if size is None else size
-    dots |= color_scale(ink[order], *scale) if is_number else {"c": ink[order]}
+    dots |= _style.color_scale(ink[order], *scale) if is_number else {"c": ink[order]}
     drawn = ax.scatter(*points[order].T, **dots)
     if is_number:
         label = name if colorbar_label is None else colorbar_label
@@ -146,7 +138,7 @@ def probability(
     result: Annotation,
     node: str | Sequence[str] | int,
     *,
-    cmap: str = SEQUENTIAL,
+    cmap: str = _style.SEQUENTIAL,
     size: float | None = None,
     title: str | None = None,
     ax: Axes | None = None,
@@ -192,7 +184,7 @@ def probability(
     """
     taxonomy = result.taxonomy
     index = taxonomy.resolve(node) if isinstance(node, str | Sequence) else operator.index(node)
-    title = shortened(taxonomy.path_name(index), 60) if title is None else title
+    title = _style.shortened(taxonomy.path_name(index), 60) if title is None else title
     values, scale = result.node_probabilities[:, index].astype(float), {"vmin": 0.0, "vmax": 1.0}
     look: dict[str, Any] = {"cmap": cmap, "size": size, "title": title, "ax": ax, **scale}
     return embedding(coords, values, colorbar_label="probability", **look)
@@ -213,7 +205,11 @@ def _labels(
         )
     else:
         colors = [palette[name] for name in names]
-    return np.asarray(categories.codes), [shortened(name, _LONGEST) for name in names], colors
+    return (
+        np.asarray(categories.codes),
+        [_style.shortened(name, _LONGEST) for name in names],
+        colors,
+    )
 
 
 def _name_on_data(ax: Axes, points: np.ndarray, codes: np.ndarray, names: list[str]) -> None:
@@ -234,14 +230,14 @@ def _name_on_data(ax: Axes, points: np.ndarray, codes: np.ndarray, names: list[s
                 at[code, 1] = at[below, 1] + height
     look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9, "weight": "bold"}
     for (x, y), name in zip(at, names, strict=True):
-        add_halo(ax.text(x, y, name, color=INK, **look), 3.0)
+        _style.add_halo(ax.text(x, y, name, color=_style.INK, **look), 3.0)
 
 
 def _add_legend(ax: Axes, codes: np.ndarray, names: list[str], colors: list[str]) -> None:
     """Write names with their numbers of cells at the right."""
     n_cells = np.bincount(codes + 1, minlength=len(names) + 1).tolist()  # code -1 is no label
     entries = [*zip(names, colors, n_cells[1:], strict=True)]
-    entries += [(NO_LABEL, MISSING, n_cells[0])] * bool(n_cells[0])
+    entries += [(_style.NO_LABEL, MISSING, n_cells[0])] * bool(n_cells[0])
     for name, color, n in entries:
         ax.plot([], [], "o", c=color, label=f"{name} ({n:,})")
     place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "frameon": False}

@@ -154,13 +154,8 @@ def groups_of(labels: Any, obs_names: pd.Index) -> Groups:
             "The annotation has no cell. At least one is needed. Annotate cells, or check how "
             "they were selected."
         )
-    categories: pd.Categorical = pd.Categorical(labels).remove_unused_categories()
-    if len(categories) != len(obs_names):
-        raise ValueError(
-            f"There are {len(categories)} labels for {len(obs_names)} cells. One label per cell is "
-            "needed. Select the same cells of both."
-        )
     check_same_cells(obs_names, labels, "groups")
+    categories: pd.Categorical = pd.Categorical(labels).remove_unused_categories()
     codes, names = categories.codes.astype(np.int64), list(map(str, categories.categories))
     missing = codes < 0
     return Groups(np.where(missing, len(names), codes), names + [NO_LABEL] * bool(missing.any()))

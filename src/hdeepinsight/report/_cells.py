@@ -42,7 +42,6 @@ _SCORES: Final = {
     "type_p_value": "p-value of not being of any type",
     "doublet_score": "doublet score",
     "ambient_score": "score of the background",
-    "score": "novelty score",
 }
 _STEPS: Final = 254  # of a scale; 255 is a missing value
 

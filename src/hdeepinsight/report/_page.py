@@ -23,12 +23,7 @@ import numpy as np
 from hdeepinsight import __version__, pl, tl
 from hdeepinsight._errors import counted
 from hdeepinsight._io import atomic_write, escape_controls
-from hdeepinsight.annotation import (
-    Annotation,
-    check_nodes,
-    check_same_cells,
-    evaluate_annotation,
-)
+from hdeepinsight.annotation import Annotation, check_nodes, check_same_cells, evaluate_annotation
 from hdeepinsight.report import _cells, _tables
 
 if TYPE_CHECKING:
@@ -157,24 +152,12 @@ def write(
         except Exception as error:  # markers are worth less than the rest of the page
             logger.debug("no evidence was found", exc_info=True)
             unread = f"The query could not be read for its marker genes: {error}"
-    page = _gather(result, evidence, cells, true_nodes) | {"unread": unread}
-    content = _render(result, page, head, created)
-    with atomic_write(path) as unfinished:
-        unfinished.write_text(content, encoding="utf-8")
-
-
-def _gather(
-    result: Annotation,
-    evidence: MarkerEvidence | None,
-    cells: _cells.Given,
-    true_nodes: np.ndarray | None,
-) -> dict[str, Any]:
-    """Gather what the page shows; ``None`` stands for what an annotation does not carry."""
     evaluation = None if true_nodes is None else evaluate_annotation(result, true_nodes)
     sets, set_sizes = _tables.label_sets(result)
     confidence, absent = result.confidence.to_numpy(), result.taxonomy.leaves
     absent = np.setdiff1d(absent, result.stop_nodes).tolist()
-    return {
+    page = {  # None stands for what an annotation does not carry
+        "unread": unread,
         "light": "" if result.verdict is None else str(result.verdict.light),
         "verdict": _summary(result, evidence),
         "key_figures": _key_figures(result),
@@ -196,6 +179,9 @@ def _gather(
         "clusters": _tables.clusters(result, cells.clusters),
         "drawn": _drawn(result, evidence, true_nodes),
     }
+    content = _render(result, page, head, created)
+    with atomic_write(path) as unfinished:
+        unfinished.write_text(content, encoding="utf-8")
 
 
 def _key_figures(result: Annotation) -> list[dict[str, Any]]:

@@ -27,7 +27,6 @@ ALPHA, NOVEL = 0.1, 0.05
 _MEASURES: Final = {
     "lineage_p_value": "recognised by no lineage",
     "type_p_value": "recognised by no type of their lineage",
-    "p_value": "far from all types",
     "is_doublet": "of two lineages at once, as doublets are",
     "is_ambient": "like the background, as empty droplets are",
 }
@@ -207,11 +206,9 @@ def novelty(result: Annotation) -> tuple[Table, ...]:
     caption = f"Cells unlike those of the reference (p-value of at most {NOVEL})."
     columns = "Found, Cells: count, Share of cells: share, By chance: share"
     overall = _table("novelty", caption, columns, rows)
-    of_type = flags.get("type_p_value", flags.get("p_value"))
-    shown = (flags.get("lineage_p_value"), of_type, *map(flags.get, ("is_doublet", "is_ambient")))
     rows = []
     for leaf, cells in groups_of(result.leaf_nodes):
-        shares = ("" if flag is None else flag[cells].mean() for flag in shown)
+        shares = (flags[name][cells].mean() if name in flags else "" for name in _MEASURES)
         rows.append((result.taxonomy.label(leaf), len(cells), *shares))
     caption = "The same by the type that the cells come nearest to."
     columns = (

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,14 @@ Path = tuple[str, ...]
 NodeName = str | Path
 """A path as tuple or text, a synonym, or a bare name that leads to one path."""
 
-Synonyms = Mapping[str, NodeName] | None
-"""Other spellings and the nodes that they mean."""
+
+class Annotations(TypedDict, total=False):
+    """What is known of a tree beside its names; see `Taxonomy.with_annotations`."""
+
+    level_names: Sequence[str] | None
+    synonyms: Mapping[str, NodeName] | None
+    ontology_ids: Mapping[Any, str] | None
+
 
 SEPARATOR = " > "
 """Joins a path to text. Not a slash: ``Megakaryocytes/platelets`` is a published name."""
@@ -34,10 +40,14 @@ ROOT_NAME = "root"
 MAX_NODES = 10_000_000
 """Larger trees are refused: they are mistakes or attacks, not taxonomies."""
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
-_SEPARATOR_TOKEN = re.compile(r"(?:^|\s)>(?:\s|$)")
+_MAX_DEPTH = 100_000
 _MAX_COMPARED = 20_000
 _MAX_SHOWN = 120
+_NAME_PROBLEMS = {
+    r"^\s*$": "is empty",
+    r"[\x00-\x1f\x7f\ud800-\udfff]": "has a control character (such as a line break)",
+    r"(?:^|\s)>(?:\s|$)": f"has a '>' that stands alone, which is what joins paths ({SEPARATOR!r})",
+}
 
 
 def join_path(path: Sequence[str]) -> str:
@@ -65,13 +75,8 @@ def name_problem(name: object) -> str | None:
     """Say what is wrong with a node name, or None when it may be used."""
     if not isinstance(name, str):
         return f"is of type {type(name).__name__}, not a string"
-    if not name.strip():
-        return "is empty"
-    if _CONTROL.search(name):
-        return "has a control character (such as a line break)"
-    if _SEPARATOR_TOKEN.search(name):
-        return f"has a '>' that stands alone, which is what joins paths ({SEPARATOR!r})"
-    return None
+    found = (text for pattern, text in _NAME_PROBLEMS.items() if re.search(pattern, name))
+    return next(found, None)
 
 
 def close_matches(name: str, known: Iterable[str], n: int = 3) -> list[str]:
@@ -126,11 +131,7 @@ def canonical_tree(
             f"A tree must have one parent per node (-1 for the root), got {n_nodes:,} labels "
             f"and {len(parents):,} parents. Give both lists in the same length."
         )
-    if n_nodes > MAX_NODES:
-        raise ValueError(
-            f"A tree must have at most {MAX_NODES:,} nodes, got {n_nodes:,}. Check that the "
-            "source is a taxonomy of cell types, not a list of cells."
-        )
+    check_size(n_nodes)
     children: list[list[int]] = [[] for _ in range(n_nodes + 1)]  # the last: those of none
     for node, parent in enumerate(parents):
         if not -1 <= parent < n_nodes:
@@ -140,24 +141,27 @@ def canonical_tree(
             )
         children[parent].append(node)
     order = children[-1].copy()
-    if len(order) > 1:
-        raise ValueError(
-            "A taxonomy must have exactly one node without a parent, got more than one root: "
-            f"{quoted(labels[node] for node in order)}. Put these nodes under one common root."
-        )
     for node in order:  # the list grows while it is read: a queue without a queue
         order.extend(children[node])
-    if len(order) < max(n_nodes, 1):
-        cycle = _cycle(labels, parents, set(range(n_nodes)).difference(order))
-        found = f"a cycle: {cycle}" if order else f"no root{f' ({cycle})' if cycle else ''}"
-        raise ValueError(
-            f"Every node of a taxonomy must lead up to one root, got {found}. Remove one of these "
-            "links, or give the root the parent -1."
+    problem = None
+    if len(children[-1]) > 1:
+        roots = quoted(labels[node] for node in children[-1])
+        problem = f"more than one root: {roots}. Put these nodes under one common root"
+    elif len(order) < n_nodes:
+        import networkx as nx
+
+        lost = set(range(n_nodes)).difference(order)
+        cycle = nx.find_cycle(nx.DiGraph((parents[node], node) for node in lost))
+        loop = [cycle[0][0], *(child for _, child in cycle[:8])]
+        problem = (
+            f"{'a cycle' if order else 'no root but a cycle'} of {len(cycle):,} nodes: "
+            f"{' -> '.join(clipped(labels[node]) for node in loop)}. Remove one of these links"
         )
-    if n_nodes == 1:
+    elif n_nodes < 2:
+        problem = f"{'a root and nothing below it' if n_nodes else 'no root'}. Check the labels"
+    if problem:
         raise ValueError(
-            "A taxonomy must have at least one node below its root, got a root and nothing below "
-            "it. Check that the labels are not all missing."
+            f"A taxonomy must have one root, to which every other node leads up, got {problem}."
         )
     rank = np.empty(n_nodes, dtype=np.int32)
     rank[order] = np.arange(n_nodes, dtype=np.int32)
@@ -170,8 +174,7 @@ def canonical_tree(
         if problem is None and above == 0 and name == ROOT_NAME:
             problem = "is the text that stands for the root itself"
         if problem is not None or (above, name) in seen:
-            path = path_of(names, parent_of, above)
-            where = clipped(join_path(path if len(path) <= 10 else (*path[:3], "...", *path[-3:])))
+            where = clipped(join_path(path_of(names, parent_of, above)))
             found = f"two siblings named {clipped(name)} under {where}"
             if problem is not None:
                 found = f"the name {clipped(name)} of a child of {where}, which {problem}"
@@ -183,44 +186,27 @@ def canonical_tree(
     return tuple(map(str, names)), parent_of  # plain text, also of numpy strings
 
 
-def _cycle(labels: Sequence[str], parents: Sequence[int], lost: set[int]) -> str:
-    """Show one cycle among nodes that do not lead up to a root; none gives no text."""
-    seen: list[int] = []
-    node = min(lost, default=-1)
-    known = set(seen)
-    while node >= 0 and node not in known:
-        seen.append(node)
-        known.add(node)
-        node = parents[node]
-    if not seen:
-        return ""
-    loop = [*seen[seen.index(node) :], node][::-1]
-    tail = "" if len(loop) <= 8 else f" -> ... ({len(loop) - 1:,} nodes)"
-    return " -> ".join(clipped(labels[node]) for node in loop[:8]) + tail
+def check_size(n_nodes: int) -> None:
+    """Raise ``ValueError`` for a tree of too many nodes."""
+    if n_nodes > MAX_NODES:
+        raise ValueError(
+            f"A tree must have at most {MAX_NODES:,} nodes, got {n_nodes:,}. Check that the "
+            "source is a taxonomy of cell types, not a list of cells."
+        )
 
 
 def build(
-    cls: type[Taxonomy],
-    labels: Sequence[str],
-    parents: Sequence[int],
-    level_names: Sequence[str] | None = None,
-    synonyms: Synonyms = None,
-    root_name: str | None = None,
+    cls: type[Taxonomy], labels: Sequence[str], parents: Sequence[int], annotations: Annotations
 ) -> Taxonomy:
-    """Make a taxonomy of names and parents; a name of the root becomes a synonym of it."""
-    levels = tuple(level_names or ())
-    tree = cls(tuple(labels), np.asarray(parents, dtype=np.int32), level_names=levels)
-    if root_name not in (None, ROOT_NAME, *tree.labels[1:]):
-        tree = tree.with_annotations(synonyms={str(root_name): ()})
-    return tree.with_annotations(synonyms=synonyms) if synonyms else tree
+    """Make a taxonomy of names and parents; a name of the root, the first, becomes a synonym."""
+    tree = cls(tuple(labels), np.asarray(parents, dtype=np.int32))
+    if labels[0] not in ("", *tree.labels):
+        tree = tree.with_annotations(synonyms={labels[0]: ROOT_NAME})
+    return tree.with_annotations(**annotations) if annotations else tree
 
 
 def from_paths(
-    cls: type[Taxonomy],
-    paths: Iterable[NodeName],
-    *,
-    level_names: Sequence[str] | None = None,
-    synonyms: Synonyms = None,
+    cls: type[Taxonomy], paths: Iterable[NodeName], **annotations: Unpack[Annotations]
 ) -> Taxonomy:
     """Build the taxonomy that holds the given paths, as tuples or as text (``"T > CD4"``).
 
@@ -228,10 +214,8 @@ def from_paths(
     ----------
     paths
         Paths of leaves or of any nodes; parents that are not listed are added.
-    level_names
-        One name per level.
-    synonyms
-        Other spellings and the nodes that they mean.
+    annotations
+        Level names, synonyms and ontology ids, as in `Taxonomy.with_annotations`.
 
     Examples
     --------
@@ -249,16 +233,10 @@ def from_paths(
                 labels.append(name)
                 parents.append(node)
             node = child
-    return build(cls, labels, parents, level_names, synonyms)
+    return build(cls, labels, parents, annotations)
 
 
-def from_nested(
-    cls: type[Taxonomy],
-    nested: Any,
-    *,
-    level_names: Sequence[str] | None = None,
-    synonyms: Synonyms = None,
-) -> Taxonomy:
+def from_nested(cls: type[Taxonomy], nested: Any, **annotations: Unpack[Annotations]) -> Taxonomy:
     """Build a taxonomy of nested dicts and lists.
 
     Parameters
@@ -266,17 +244,15 @@ def from_nested(
     nested
         A dict of names to children, or a list of names (or of such dicts). Children are again
         dicts or lists; empty ones and None are leaves.
-    level_names
-        One name per level.
-    synonyms
-        Other spellings and the nodes that they mean.
+    annotations
+        Level names, synonyms and ontology ids, as in `Taxonomy.with_annotations`.
 
     Raises
     ------
     TypeError
         When the children of a node are neither dict, list nor None.
     ValueError
-        When an object contains itself, or names are invalid.
+        When an object contains itself or is nested more than 100,000 deep, or names are invalid.
 
     Examples
     --------
@@ -286,56 +262,32 @@ def from_nested(
     (4, 3)
     """
     labels, parents = [ROOT_NAME], [-1]
-    open_objects: set[int] = set()
-    stack: list[tuple[Any, int, bool]] = [(nested, 0, False)]
+    stack = [(nested, 0, 0)]
     while stack:
-        item, parent, done = stack.pop()
-        if done:
-            open_objects.discard(id(item))
-            continue
-        pairs = _nested_pairs(item, labels[parent])
-        if id(item) in open_objects:
+        item, parent, depth = stack.pop()
+        if depth > _MAX_DEPTH:
             raise ValueError(
-                "A nested tree must be finite, got a cycle: the object under "
-                f"{clipped(labels[parent])} contains itself. Build it from new dicts and lists."
+                f"A nested tree must have at most {_MAX_DEPTH:,} levels, got more under "
+                f"{clipped(labels[parent])}. Check that no dict or list contains itself."
             )
-        if len(labels) + len(pairs) > MAX_NODES:
-            raise ValueError(
-                f"A tree must have at most {MAX_NODES:,} nodes, got more. Check that no dict is "
-                "repeated inside itself many times."
+        if not isinstance(item, (Mapping, list, tuple)):
+            raise TypeError(
+                "Children must be a dict (name to children), a list of names, or None for a leaf, "
+                f"got {clipped(item)} of type {type(item).__name__} under "
+                f"{clipped(labels[parent])}. Put a single child into a list."
             )
-        open_objects.add(id(item))
-        stack.append((item, parent, True))
-        first = len(labels)
-        labels.extend(name for name, _ in pairs)
-        parents.extend([parent] * len(pairs))
-        below = [(kids, first + i, False) for i, (_, kids) in enumerate(pairs) if kids]
-        stack.extend(reversed(below))
-    return build(cls, labels, parents, level_names, synonyms)
-
-
-def _nested_pairs(item: Any, owner: str) -> list[tuple[Any, Any]]:
-    if isinstance(item, Mapping):
-        return list(item.items())
-    if not isinstance(item, (list, tuple)):
-        raise TypeError(
-            "Children must be a dict (name to children), a list of names, or None for a leaf, got "
-            f"{clipped(item)} of type {type(item).__name__} under {clipped(owner)}. Put a single "
-            "child into a list."
-        )
-    pairs: list[tuple[Any, Any]] = []
-    for entry in item:
-        pairs.extend(entry.items() if isinstance(entry, Mapping) else [(entry, None)])
-    return pairs
+        for entry in [item] if isinstance(item, Mapping) else item:
+            for name, below in entry.items() if isinstance(entry, Mapping) else [(entry, None)]:
+                if below:
+                    stack.append((below, len(labels), depth + 1))
+                labels.append(name)
+                parents.append(parent)
+        check_size(len(labels))
+    return build(cls, labels, parents, annotations)
 
 
 def from_edges(
-    cls: type[Taxonomy],
-    edges: Iterable[tuple[str, str]],
-    *,
-    root: str | None = None,
-    level_names: Sequence[str] | None = None,
-    synonyms: Synonyms = None,
+    cls: type[Taxonomy], edges: Iterable[tuple[str, str]], **annotations: Unpack[Annotations]
 ) -> Taxonomy:
     """Build a taxonomy of (parent, child) pairs.
 
@@ -343,21 +295,16 @@ def from_edges(
     ----------
     edges
         Pairs of names. A name identifies its node; where types share a name, write them as
-        text paths, as `to_edges` does.
-    root
-        Name of the only node without a parent. With None, one such node is the root; several
-        are a forest of lineages and get a root above them. To keep a single top node as a type
-        of its own, link it to the reserved name ``"root"``.
-    level_names
-        One name per level.
-    synonyms
-        Other spellings and the nodes that they mean.
+        text paths, as `to_edges` does. A single node without a parent is the root; several are
+        a forest of lineages and get a root above them. To keep a single top node as a type of
+        its own, link it to the reserved name ``"root"``.
+    annotations
+        Level names, synonyms and ontology ids, as in `Taxonomy.with_annotations`.
 
     Raises
     ------
     ValueError
-        When a node has two parents, the edges form a cycle, or nodes other than `root` have no
-        parent.
+        When a node has two parents, or the edges form a cycle.
     TypeError
         When an edge is not a pair of names.
 
@@ -373,47 +320,35 @@ def from_edges(
     >>> tax.resolve("cell"), tax.path_name(4)
     (0, 'T > CD8')
     """
-    index: dict[str, int] = {}
-    parents: list[int] = []
-    for parent, child in dict.fromkeys(map(_checked_edge, edges)):
-        for name in (parent, child):
-            if name not in index:
-                index[name] = len(parents)
-                parents.append(-1)
-        if parents[index[child]] != -1:
-            first = list(index)[parents[index[child]]]
+    parent_of: dict[str, str] = {}
+    names: dict[str, None] = {}
+    for edge in edges:
+        pair = () if isinstance(edge, str) else tuple(edge)
+        if len(pair) != 2 or not all(isinstance(name, str) for name in pair):
+            raise TypeError(
+                f"An edge must be a pair of names, parent and child, both text, got "
+                f"{clipped(edge)}. Leave out a pair whose parent is missing: what has no parent is "
+                "the root."
+            )
+        parent, child = pair
+        if len(path := split_path(child)) > 1 and path[:-1] != split_path(parent):
+            raise ValueError(
+                "A child that is written as a path must go on from its parent's path, got the edge "
+                f"from {clipped(parent)} to {clipped(child)}. Correct the path, or use bare names."
+            )
+        if (first := parent_of.setdefault(child, parent)) != parent:
             raise ValueError(
                 f"Every node of a tree must have one parent, got two parents of {clipped(child)}: "
                 f"{clipped(first)} and {clipped(parent)}. If these are two types of one name, "
                 f"write them as paths ('{first} > {child}' and '{parent} > {child}')."
             )
-        parents[index[child]] = index[parent]
-    names = list(index)
-    tops = [name for name, parent in zip(names, parents, strict=True) if parent == -1]
-    if root is not None and tops != [root] and tops:
-        raise ValueError(
-            f"Only root={root!r} must be without a parent, got {quoted(tops)}. Add the missing "
-            "edges, or leave `root` out to put all of them under a root of their own."
-        )
+        names |= dict.fromkeys(pair)
+    tops = [name for name in names if name not in parent_of]
+    root = tops[0] if len(tops) == 1 else ROOT_NAME
+    if tops:
+        names = dict.fromkeys([root, *names])
+    index = {name: node for node, name in enumerate(names)}
+    parents = [index[parent_of.get(name, root)] for name in names]
+    parents[:1] = [-1] if tops else parents[:1]
     labels = [split_path(name)[-1] if split_path(name) else ROOT_NAME for name in names]
-    root_name = tops[0] if tops else None
-    if len(tops) > 1:
-        labels, root_name = [ROOT_NAME, *labels], None
-        parents = [-1, *(0 if parent == -1 else parent + 1 for parent in parents)]
-    return build(cls, labels, parents, level_names, synonyms, root_name)
-
-
-def _checked_edge(edge: Any) -> tuple[str, str]:
-    pair = () if isinstance(edge, str) else tuple(edge)
-    if len(pair) != 2 or not all(isinstance(name, str) for name in pair):
-        raise TypeError(
-            f"An edge must be a pair of names, parent and child, both text, got {clipped(edge)}. "
-            "Leave out a pair whose parent is missing: what has no parent is the root."
-        )
-    path = split_path(pair[1])
-    if len(path) > 1 and path[:-1] != split_path(pair[0]):
-        raise ValueError(
-            "A child that is written as a path must go on from its parent's path, got the edge "
-            f"from {clipped(pair[0])} to {clipped(pair[1])}. Correct the path, or use bare names."
-        )
-    return pair
+    return build(cls, labels, parents, annotations)

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import difflib
 import unicodedata
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hdeepinsight._errors import missing_column
+from hdeepinsight._errors import counted, missing_column
 from hdeepinsight._io import plain_form
-from hdeepinsight.taxonomy._build import Synonyms, clipped, from_paths, quoted
+from hdeepinsight.taxonomy._build import (
+    Annotations,
+    clipped,
+    close_matches,
+    from_paths,
+    quoted,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -68,7 +74,7 @@ def find_unlabeled(labels: Iterable[Any], unlabeled: Unlabeled = "Unknown") -> N
     >>> find_unlabeled(["CD4", "nan", " Unassigned", None, "doublet"], unlabeled="doublet")
     array([False,  True,  True,  True,  True])
     """
-    codes, names = distinct_labels(labels)
+    codes, names = _distinct(labels)
     missing = [_is_unlabeled(name, unlabeled) for name in names]
     return np.asarray([*missing, True], dtype=np.bool_)[codes]  # the last entry serves code -1
 
@@ -104,39 +110,47 @@ def check_labels(labels: Iterable[Any], name: str, *, unlabeled: Unlabeled = "Un
 rename the label if it is a type. 'B' (2 cells) and 'B ' (1 cell) differ only by blanks, case or \
 the form of their letters, and count as different types. Rename them if they are the same.
     """
-    codes, names = distinct_labels(labels)
+    codes, names = _distinct(labels)
     counts = np.bincount(codes[codes >= 0], minlength=len(names)).tolist()
-    declared = as_set(unlabeled)
+    declared = [unlabeled] if isinstance(unlabeled, str) else (unlabeled or ())
     count_of = {
         label: count
         for label, count in zip(names, counts, strict=True)
         if isinstance(label, str) and count and label not in declared
     }
-    words: list[str] = []
+    words = [label for label in count_of if _is_unlabeled(label, unlabeled)]
     alike: dict[str, list[str]] = defaultdict(list)
-    for label in count_of:
-        if _is_unlabeled(label, unlabeled):
-            words.append(label)
-        else:
+    for label in sorted(count_of, key=lambda label: -count_of[label]):
+        if label not in words:
             alike[plain_form(label.translate(_LOOK_ALIKES))].append(label)
-    groups = [sorted(group, key=lambda x: -count_of[x]) for group in alike.values() if group[1:]]
+    groups = [_counted(group, count_of) for group in alike.values() if group[1:]]
     said = []
     if words:
-        are = "are" if words[1:] else "is"
         said.append(
-            f"{_counted(words, count_of)} {are} taken as unlabelled. Set such cells to missing to "
-            "say so, or rename the label if it is a type."
+            f"{_counted(words, count_of)} {'are' if words[1:] else 'is'} taken as unlabelled. Set "
+            "such cells to missing to say so, or rename the label if it is a type."
         )
     if groups:
-        groups.sort(key=lambda group: -count_of[group[0]])
-        listed = "; ".join(_counted(group, count_of) for group in groups[:_LISTED])
         more = f"; and {len(groups) - _LISTED} more" if len(groups) > _LISTED else ""
         said.append(
-            f"{listed}{more} differ only by blanks, case or the form of their letters, and count "
-            "as different types. Rename them if they are the same."
+            f"{'; '.join(groups[:_LISTED])}{more} differ only by blanks, case or the form of their "
+            "letters, and count as different types. Rename them if they are the same."
         )
     if said:
         warnings.warn(f"{name}: {' '.join(said)}", LabelWarning, stacklevel=3)
+
+
+def _counted(labels: list[str], count_of: dict[str, int]) -> str:
+    shown = list(map(clipped, labels))
+    seen = {unicodedata.normalize("NFKC", text).translate(_LOOK_ALIKES) for text in shown}
+    if len(seen) < len(shown):
+        shown = list(map(ascii, labels))  # else the reader sees one text twice
+    pieces = [
+        f"{text} ({counted(count_of[label], 'cell')})"
+        for text, label in zip(shown[:_LISTED], labels, strict=False)
+    ]
+    pieces += [f"{len(labels) - _LISTED} more"] if labels[_LISTED:] else []
+    return " and ".join([", ".join(pieces[:-1])] * bool(pieces[1:]) + pieces[-1:])
 
 
 def _is_unlabeled(
@@ -146,50 +160,31 @@ def _is_unlabeled(
     if unlabeled is None:
         return False
     word = isinstance(name, str) and plain_form(name) in MISSING_LABELS
-    return name in as_set(unlabeled) or (word and not (is_name and is_name(name)))
+    declared = [unlabeled] if isinstance(unlabeled, str) else unlabeled
+    return name in declared or (word and not (is_name and is_name(name)))
 
 
-def _counted(labels: list[str], count_of: dict[str, int]) -> str:
-    shown = list(map(clipped, labels))
-    seen = {unicodedata.normalize("NFKC", text).translate(_LOOK_ALIKES) for text in shown}
-    if len(seen) < len(shown):
-        shown = list(map(ascii, labels))  # else the reader sees one text twice
-    pieces = [
-        f"{text} ({count_of[label]:,} cell{'s' * (count_of[label] != 1)})"
-        for text, label in zip(shown, labels, strict=True)
-    ]
-    pieces = pieces[:_LISTED] + ([f"{len(pieces) - _LISTED} more"] if pieces[_LISTED:] else [])
-    return " and ".join([", ".join(pieces[:-1])] * bool(pieces[1:]) + pieces[-1:])
-
-
-def distinct_labels(labels: Iterable[Any]) -> tuple[NDArray[np.int64], list[Any]]:
+def _distinct(labels: Iterable[Any]) -> tuple[NDArray[np.int64], list[Any]]:
     """Codes and distinct names of a label column; missing values have code -1.
 
     Names stand in the order of the categories when the column is categorical, else in the order
     in which they occur.
     """
-    values = as_series(labels)
+    if isinstance(labels, str):
+        raise TypeError(
+            f"labels must be a sequence of one label per cell, got one text {labels!r}. Use "
+            "`resolve` for a single name."
+        )
+    if not isinstance(labels, (pd.Series, pd.Categorical, pd.Index, np.ndarray)):
+        labels = pd.Series(list(labels), dtype=object)  # which keeps tuples whole
+    values = pd.Series(labels)
     if isinstance(values.dtype, pd.CategoricalDtype):
         return values.cat.codes.to_numpy().astype(np.int64), list(values.cat.categories)
     codes, found = pd.factorize(values.astype(object))
     return codes.astype(np.int64), list(found)
 
 
-def as_series(labels: Iterable[Any]) -> pd.Series:
-    """Return labels as a column; a sequence keeps its tuples whole."""
-    if isinstance(labels, pd.Series):
-        return labels
-    if isinstance(labels, str):
-        raise TypeError(
-            f"labels must be a sequence of one label per cell, got one text {labels!r}. Use "
-            "`resolve` for a single name."
-        )
-    if isinstance(labels, (pd.Categorical, pd.Index, np.ndarray)):
-        return pd.Series(labels)
-    return pd.Series(list(labels), dtype=object)
-
-
-def factorize(
+def _factorize(
     labels: Iterable[Any], unlabeled: Unlabeled, is_name: Callable[[Any], object] | None = None
 ) -> tuple[NDArray[np.int64], list[Any]]:
     """Codes and distinct names of a label column; missing and unlabelled ones have code -1.
@@ -198,10 +193,10 @@ def factorize(
     nothing depends on the order of the cells. Words of `MISSING_LABELS` are unlabelled too, except
     those that `is_name` says are names; with `unlabeled` None only missing values are.
     """
-    values = as_series(labels)
-    codes, names = distinct_labels(values)
+    codes, names = _distinct(labels)
     if odd := [name for name in names if not isinstance(name, (str, tuple))]:
-        where = "" if values.name is None else f" in column {values.name!r}"
+        column = getattr(labels, "name", None)
+        where = "" if column is None else f" in column {column!r}"
         raise TypeError(
             f"Labels must be text, got {type(odd[0]).__name__}{where}: {odd[:5]}. If they are the "
             'right column, convert them by `.map(str, na_action="ignore")`, which keeps missing '
@@ -209,18 +204,42 @@ def factorize(
         )
     used = np.flatnonzero(np.bincount(codes[codes >= 0], minlength=len(names))).tolist()
     keep = [i for i in used if not _is_unlabeled(names[i], unlabeled, is_name)]
-    if not isinstance(values.dtype, pd.CategoricalDtype):
+    if not isinstance(getattr(labels, "dtype", None), pd.CategoricalDtype):
         keep.sort(key=lambda i: (names[i],) if isinstance(names[i], str) else names[i])
     new = np.full(len(names) + 1, -1, dtype=np.int64)  # the last entry serves code -1
     new[keep] = np.arange(len(keep))
     return new[codes], [names[i] for i in keep]
 
 
-def as_set(unlabeled: Unlabeled) -> set[str]:
-    """Return the labels that mean "not labelled"."""
-    if unlabeled is None:
-        return set()
-    return {unlabeled} if isinstance(unlabeled, str) else set(unlabeled)
+def _combinations(
+    frame: pd.DataFrame, unlabeled: Unlabeled, is_name: Callable[[Any], object] | None = None
+) -> tuple[list[tuple[Any, ...]], NDArray[np.int64], NDArray[np.int64]]:
+    """Distinct rows of label columns (None: no label), the row of every cell, and their counts."""
+    columns = [_factorize(frame[key], unlabeled, is_name) for key in frame.columns]
+    codes = np.stack([column for column, _ in columns], axis=1)
+    rows, inverse, counts = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
+    names = [[*found, None] for _, found in columns]  # the last entry serves code -1
+    labels = [tuple(names[j][code] for j, code in enumerate(row)) for row in rows.tolist()]
+    return labels, inverse.reshape(-1), counts
+
+
+def _nodes_of(
+    labels: list[Any], counts: NDArray[np.int64], find: Callable[[Any], int], advice: str
+) -> NDArray[np.int64]:
+    """Find the node of every distinct label; those that have none are listed with their counts."""
+    nodes = np.zeros(len(labels) + 1, dtype=np.int64)  # the last entry serves code -1
+    problems: list[str] = []
+    for i, label in enumerate(labels):
+        try:
+            nodes[i] = find(label)
+        except ValueError as error:
+            if len(problems) == _LISTED:
+                problems.append("- and more")
+                break
+            problems.append(f"- {label!r} ({counts[i]:,} cells): {error}")
+    if problems:
+        raise ValueError("\n".join([advice, *problems]))
+    return nodes
 
 
 def encode(
@@ -263,32 +282,14 @@ def encode(
     >>> tax.encode(["memory", None, "T", "Unknown", "B"])
     array([4, 0, 2, 0, 1])
     """
-    codes, names = factorize(labels, unlabeled, self._candidates)
-    nodes = np.zeros(len(names) + 1, dtype=np.int64)  # the last entry serves code -1
-    problems: dict[int, str] = {}
-    depth = None if level is None else self.level_depth(level)
-    for code, name in enumerate(names):
-        if len(problems) >= _LISTED and not self._candidates(name, depth):
-            problems[code] = "unknown"  # not listed, so not worth the search for close names
-            continue
-        try:
-            nodes[code] = self.resolve(name, level)
-        except ValueError as error:
-            problems[code] = str(error)
-    if problems:
-        counts = np.bincount(codes[codes >= 0], minlength=len(names))
-        lines = [
-            f"- {names[code]!r} ({counts[code]:,} cells): {problem}"
-            for code, problem in list(problems.items())[:_LISTED]
-        ]
-        if len(problems) > _LISTED:
-            lines.append(f"- and {len(problems) - _LISTED:,} more")
-        raise ValueError(
-            "Labels must be names, synonyms or paths of the taxonomy, missing values, or the "
-            f"unlabelled category, got {len(problems):,} labels that do not lead to a node. Rename "
-            "these labels, add synonyms, or name them in `unlabeled`.\n" + "\n".join(lines)
-        )
-    return nodes[codes]
+    codes, names = _factorize(labels, unlabeled, self._candidates)
+    counts = np.bincount(codes[codes >= 0], minlength=len(names))
+    advice = (
+        "Labels must be names, synonyms or paths of the taxonomy, missing values, or the "
+        "unlabelled category, got labels that do not lead to a node. Rename these labels, add "
+        "synonyms, or name them in `unlabeled`."
+    )
+    return _nodes_of(names, counts, lambda name: self.resolve(name, level), advice)[codes]
 
 
 def encode_levels(
@@ -329,60 +330,43 @@ def encode_levels(
     ... )
     array([5, 1, 4])
     """
-    levels = _column_levels(self, list(frame.columns))
-    columns = [factorize(frame[column], unlabeled, self._candidates) for column in frame.columns]
-    codes = np.stack([column for column, _ in columns], axis=1)
-    rows, inverse, counts = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
-    nodes = np.zeros(len(rows), dtype=np.int64)
-    problems: list[str] = []
-    for i, row in enumerate(rows.tolist()):
-        given = [(columns[j][1][code], levels[j]) for j, code in enumerate(row) if code >= 0]
-        try:
-            nodes[i] = _descend(self, given)
-        except ValueError as error:
-            if len(problems) == _LISTED:
-                problems.append("- and more")
-                break
-            problems.append(f"- {tuple(n for n, _ in given)} ({counts[i]:,} cells): {error}")
-    if problems:
+    names = list(frame.columns)
+    if not names or len(names) > self.max_depth or len(set(names)) < len(names):
         raise ValueError(
-            "The columns of a cell must name one path from coarse to fine, got combinations of "
-            "labels that are not a path of the taxonomy. Correct these labels, or set the wrong "
-            "ones to missing.\n" + "\n".join(problems)
+            f"There must be 1 to {self.max_depth} distinct columns, one per level "
+            f"({list(self.level_names)}), got {names}. Select the columns that hold the levels."
         )
-    return nodes[inverse.reshape(-1)]
-
-
-def _column_levels(tree: Taxonomy, names: list[Any]) -> list[int]:
-    if not names or len(names) > tree.max_depth or len(set(names)) < len(names):
-        raise ValueError(
-            f"There must be 1 to {tree.max_depth} distinct columns, one per level "
-            f"({list(tree.level_names)}), got {names}. Select the columns that hold the levels."
-        )
-    if not set(names) <= set(tree.level_names):
-        return list(range(1, len(names) + 1))
-    levels = [tree.level_depth(name) for name in names]
+    levels = list(range(1, len(names) + 1))
+    if set(names) <= set(self.level_names):
+        levels = [self.level_depth(name) for name in names]
     if levels != sorted(levels):
         raise ValueError(
-            f"Columns must go from coarse to fine, as in the levels {list(tree.level_names)}, got "
+            f"Columns must go from coarse to fine, as in the levels {list(self.level_names)}, got "
             f"{names}. Put the columns in this order."
         )
-    return levels
+    rows, inverse, counts = _combinations(frame, unlabeled, self._candidates)
+    advice = (
+        "The columns of a cell must name one path from coarse to fine, got combinations of "
+        "labels that are not a path of the taxonomy. Correct these labels, or set the wrong ones "
+        "to missing."
+    )
+    return _nodes_of(rows, counts, lambda row: _descend(self, row, levels), advice)[inverse]
 
 
-def _descend(tree: Taxonomy, given: list[tuple[Any, int]]) -> int:
-    """Follow the labels of one cell, each with its level, from the root down."""
+def _descend(tree: Taxonomy, row: tuple[Any, ...], levels: list[int]) -> int:
+    """Follow the labels of one cell from the root down."""
     node = 0
-
-    def under(nodes: Iterable[int]) -> list[int]:
-        return [n for n in nodes if tree.at_level(n, int(tree.depth[node])) == node]
-
-    for name, level in given:
-        # A synonym or a level-1 path may hide a bare name that fits under this parent.
-        below = under(tree._candidates(name, level)) or under(
-            tree._candidates(name, level, bare=True)
-        )
-        if not below and node in tree._candidates(name, None):
+    for name, level in zip(row, levels, strict=True):
+        if name is None:
+            continue
+        below: list[int] = []
+        for bare in (False, True):  # a synonym or a path may hide a bare name that fits here
+            below = below or [
+                found
+                for found in tree._candidates(name, level, bare=bare)
+                if tree.at_level(found, int(tree.depth[node])) == node
+            ]
+        if not below and node in tree._candidates(name):
             continue  # a shallow leaf whose finer columns repeat its name
         if not below:
             tree.resolve(name, level)  # unknown at this level: its own error says more
@@ -401,7 +385,7 @@ def from_obs(
     keys: str | Sequence[str],
     *,
     unlabeled: Unlabeled = "Unknown",
-    synonyms: Synonyms = None,
+    **annotations: Unpack[Annotations],
 ) -> Taxonomy:
     """Build the taxonomy of the labels found in columns from coarse to fine.
 
@@ -416,8 +400,8 @@ def from_obs(
         Label, or labels, that mean "not labelled". Words of `MISSING_LABELS` ("nan", "NA",
         "unassigned", ...) mean it too and do not become types; with None only missing values
         do. `check_labels` warns of such words, and of labels that look alike.
-    synonyms
-        Other spellings and the nodes that they mean.
+    annotations
+        Level names, synonyms and ontology ids, as in `Taxonomy.with_annotations`.
 
     Returns
     -------
@@ -465,43 +449,39 @@ def from_obs(
         )
     if not keys or len(set(keys)) < len(keys):
         raise ValueError(
-            f"The keys must be one or more distinct columns, coarse to fine, got {list(keys)}. "
+            f"The keys must be one or more distinct columns, coarse to fine, got {keys}. "
             "Name each column once."
         )
     for key in keys:
         if key not in frame.columns:
-            near = difflib.get_close_matches(str(key), map(str, frame.columns))
+            near = close_matches(str(key), map(str, frame.columns))
             hint = f"Did you mean {quoted(near)}?" if near else ""
             raise missing_column(key, frame.columns, where="The table", hint=hint)
-    columns = [factorize(frame[key], unlabeled) for key in keys]
-    codes = np.stack([column for column, _ in columns], axis=1)
-    rows, counts = np.unique(codes, axis=0, return_counts=True)
-    gap = ((rows[:, :-1] < 0) & (rows[:, 1:] >= 0)).any(axis=1)
-    if gap.any():
+    rows, _, counts = _combinations(frame[keys], unlabeled)
+    paths = [tuple(name for name in row if name is not None) for row in rows]
+    ends = [row[: len(path)] == path for row, path in zip(rows, paths, strict=True)]
+    if not all(ends):
         raise ValueError(
-            f"A label must have all labels above it, got {int(counts[gap].sum()):,} cells with a "
-            f"finer label but no coarser one in {list(keys)}. Fill in the coarser columns, order "
+            f"A label must have all labels above it, got {counts[~np.array(ends)].sum():,} cells "
+            f"with a finer label but no coarser one in {keys}. Fill in the coarser columns, order "
             "the keys from coarse to fine, or set the finer labels to missing."
         )
     for level, (coarse, fine) in enumerate(pairwise(keys)):
-        pairs = rows[(rows[:, level] >= 0) & (rows[:, level + 1] >= 0), level : level + 2]
-        n_coarse, n_fine = (len(np.unique(codes)) for codes in pairs.T)
-        if len(np.unique(pairs, axis=0)) == n_coarse > n_fine:
+        pairs = {path[level : level + 2] for path in paths if len(path) > level + 1}
+        n_coarse, n_fine = (len({pair[side] for pair in pairs}) for side in (0, 1))
+        if len(pairs) == n_coarse > n_fine:
             raise ValueError(
                 f"Keys must go from coarse to fine, got {clipped(coarse)}, each of whose "
                 f"{n_coarse} labels lies in one of the {n_fine} labels in {clipped(fine)}: it is "
                 "the finer column. Reverse their order."
             )
-    paths = [
-        tuple(columns[level][1][code] for level, code in enumerate(row) if code >= 0)
-        for row in rows.tolist()
-    ]
     if not any(paths):
         raise ValueError(
-            f"At least one cell must have a label in {list(keys)}, got all {len(frame):,} cells "
-            "missing or unlabelled. Check the column names and `unlabeled`."
+            f"At least one cell must have a label in {keys}, got all {len(frame):,} cells missing "
+            "or unlabelled. Check the column names and `unlabeled`."
         )
-    return from_paths(cls, paths, level_names=keys[: max(map(len, paths))], synonyms=synonyms)
+    annotations.setdefault("level_names", keys[: max(map(len, paths))])
+    return from_paths(cls, paths, **annotations)
 
 
 def column_nodes(
@@ -556,11 +536,8 @@ def column_nodes(
     nodes = np.zeros(len(obs), dtype=np.int64)
     for key in keys:
         labels = obs[key].astype(object)
-        depths = [taxonomy.level_depth(key)] if key in taxonomy.level_names else []
-        known = {
-            name: _known_node(taxonomy, name, [*depths, None], unlabeled)
-            for name in labels.unique()
-        }
+        depth = taxonomy.level_depth(key) if key in taxonomy.level_names else None
+        known = {name: _known_node(taxonomy, name, depth, unlabeled) for name in labels.unique()}
         found = labels.map(known).to_numpy(dtype=np.int64)
         nodes = np.where(found > 0, found, nodes)
     if not ignore_unknown:  # what is no name and does not mean "no label" is refused
@@ -568,17 +545,13 @@ def column_nodes(
     return nodes
 
 
-def _known_node(
-    taxonomy: Taxonomy, label: Any, depths: list[int | None], unlabeled: Unlabeled
-) -> int:
-    """Return the node of a label, at the first depth that has one; 0 if there is none."""
+def _known_node(taxonomy: Taxonomy, label: Any, depth: int | None, unlabeled: Unlabeled) -> int:
+    """Return the node of a label, at the depth if it has one there; 0 if it has none or several."""
     named = isinstance(label, (str, tuple))
     if not named or _is_unlabeled(label, unlabeled, taxonomy._candidates):
         return 0
-    for depth in depths:
-        if taxonomy._candidates(label, depth):
-            try:
-                return taxonomy.resolve(label, depth)
-            except ValueError:  # on several branches
-                continue
+    for level in (depth, None):
+        if taxonomy._candidates(label, level):
+            with suppress(ValueError):  # on several branches
+                return taxonomy.resolve(label, level)
     return 0

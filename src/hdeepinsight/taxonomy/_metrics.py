@@ -75,21 +75,18 @@ def level_scores(taxonomy: Taxonomy, y_true: ArrayLike, y_pred: ArrayLike) -> pd
     table = taxonomy.node_at_level
     rows = []
     for level in range(taxonomy.max_depth):
-        here = table[true, level]
-        reached = here >= 0
-        rows.append(_scores(here[reached], table[pred[reached], level]))
+        reached = table[true, level] >= 0
+        here, found = table[true[reached], level], table[pred[reached], level]
+        classes = np.unique(here)  # -1, of a prediction that stops above, is none of them
+        row = {"n_cells": len(here), "n_classes": len(classes)} | dict.fromkeys(_SCORES, np.nan)
+        if len(classes):
+            _, recall, f1, _ = precision_recall_fscore_support(
+                here, found, labels=classes, zero_division=0
+            )
+            means = np.mean(here == found), f1.mean(), recall.mean()
+            row |= dict(zip(_SCORES, map(float, means), strict=True))
+        rows.append(row)
     return pd.DataFrame(rows, index=pd.Index(taxonomy.level_names, name="level"))
-
-
-def _scores(true: NDArray[np.int64], pred: NDArray[np.int64]) -> dict[str, float]:
-    # A prediction that stops above the level has -1, which is no class at any level.
-    classes = np.unique(true)
-    sizes = {"n_cells": len(true), "n_classes": len(classes)}
-    if len(classes) == 0:
-        return sizes | dict.fromkeys(_SCORES, np.nan)
-    _, recall, f1, _ = precision_recall_fscore_support(true, pred, labels=classes, zero_division=0)
-    means = (float(np.mean(true == pred)), float(f1.mean()), float(recall.mean()))
-    return sizes | dict(zip(_SCORES, means, strict=True))
 
 
 def hierarchical_scores(
@@ -212,9 +209,8 @@ def check_nodes(
             f"{true.shape} and {pred.shape}. Pass both for the same cells."
         )
     for name, nodes in (("y_true", true), ("y_pred", pred)):
-        if len(nodes) == 0:
-            continue
-        if nodes.dtype.kind not in "iu" or nodes.min() < 0 or nodes.max() >= taxonomy.n_nodes:
+        whole = nodes.dtype.kind in "iu" or len(nodes) == 0
+        if not whole or nodes.min(initial=0) < 0 or nodes.max(initial=0) >= taxonomy.n_nodes:
             raise ValueError(
                 f"{name} must be node indices from 0 to {taxonomy.n_nodes - 1}, got type "
                 f"{nodes.dtype} with values such as {nodes[:3].tolist()}. Use `taxonomy.encode` to "

@@ -76,52 +76,46 @@ def from_cell_ontology(
     >>> Taxonomy.from_cell_ontology(obo, ["CD4 T", "CL:0000084"]).names
     ((), ('T cell',), ('T cell', 'CD4 T'))
     """
+    import networkx as nx
+
     check_choice("on_multiple", on_multiple, ("raise", "first"))
     requested = _requested(_read_obo(obo_path), terms, str(obo_path))
-    ids = {term.id for term in requested}
-    general: dict[str, set[str]] = {}  # strict ancestors that were requested themselves
+    lineage = nx.DiGraph()
+    lineage.add_nodes_from(requested)
     room = _MAX_ANCESTORS
-    for term in requested:
-        found = {a.id for a in islice(term.superclasses(with_self=False), room)}
-        room -= len(found)
+    for term in requested.values():
+        above = [other.id for other in islice(term.superclasses(with_self=False), room)]
+        room -= len(above)
         if room <= 0:
             raise ValueError(
                 f"There must be at most {_MAX_ANCESTORS:,} terms above those requested, counted "
                 "once for each, got more. Request fewer terms, or use another release."
             )
-        general[term.id] = (found & ids) - {term.id}
-    parent_of: dict[str, str | None] = {}
-    names = {term.id: str(term.name) for term in requested}
-    for term in requested:
-        candidates = general[term.id]
-        implied = {further for a in candidates for further in general[a]}
-        if term.id in implied:
+        lineage.add_edges_from((a, term.id) for a in above if a in requested and a != term.id)
+    if not nx.is_directed_acyclic_graph(lineage):
+        raise ValueError(
+            "No term of an ontology may lie under itself, got a cycle at "
+            f"{_shown(requested[nx.find_cycle(lineage)[0][0]])}. Use another release of it."
+        )
+    closest = nx.transitive_reduction(lineage)  # leaves the links to the most specific terms
+    rank = {term: i for i, term in enumerate(requested)}
+    path_of: dict[str, Path] = {}
+    for term in nx.topological_sort(closest):
+        parents = sorted(closest.predecessors(term), key=rank.__getitem__)
+        if len(parents) > 1 and on_multiple == "raise":
             raise ValueError(
-                f"No term of an ontology may lie under itself, got a cycle at {_shown(term)}. Use "
-                "another release of it."
+                f"In a tree every term must have one parent, but {_shown(requested[term])} lies "
+                f"under {len(parents)} of the requested terms, none of which is under another: "
+                f"{quoted(f'{requested[a].name} ({a})' for a in parents)}. Request only one of "
+                "these, or pass on_multiple='first' to take the one that stands first in `terms`."
             )
-        closest = [other.id for other in requested if other.id in candidates - implied]
-        if len(closest) > 1 and on_multiple == "raise":
-            raise ValueError(
-                f"In a tree every term must have one parent, but {_shown(term)} lies under "
-                f"{len(closest)} of the requested terms, none of which is under another: "
-                f"{quoted(f'{names[a]} ({a})' for a in closest)}. Request only one of these, or "
-                "pass on_multiple='first' to take the one that stands first in `terms`."
-            )
-        parent_of[term.id] = closest[0] if closest else None
+        path_of[term] = (*(path_of[parents[0]] if parents else ()), str(requested[term].name))
     id_of: dict[Path, str] = {}
     for term in requested:
-        above: str | None = term.id
-        upwards: list[str] = []
-        while above is not None:
-            upwards.append(names[above])
-            above = parent_of[above]
-        path = tuple(reversed(upwards))
-        other = id_of.setdefault(path, term.id)
-        if other != term.id:
+        if (other := id_of.setdefault(path_of[term], term)) != term:
             raise ValueError(
-                f"Requested terms under one parent must differ in name, but {other} and {term.id} "
-                f"are both {clipped(join_path(path))}. Request only one of them."
+                f"Requested terms under one parent must differ in name, but {other} and {term} "
+                f"are both {clipped(join_path(path_of[term]))}. Request only one of them."
             )
     return from_paths(cls, id_of).with_annotations(ontology_ids=id_of)
 
@@ -134,9 +128,13 @@ def _read_obo(obo_path: str | os.PathLike[str]) -> Any:
             f"obo_path must be an OBO file on this machine, got no file {str(path)!r}. Download "
             "cl-basic.obo from https://obofoundry.org/ontology/cl.html first."
         )
-    if problem := _problem(path):
-        raise _unreadable(path, problem)
     try:
+        content = read_bounded(path, MAX_BYTES)  # pronto would also unpack a file, or read XML
+        if not content.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(_STARTS):
+            raise ValueError(f"its start is {content[:20]!r}")
+        if (n_terms := content.count(b"[Term]")) > MAX_TERMS:
+            raise ValueError(f"{n_terms:,} terms, where {MAX_TERMS:,} are accepted")
+        content.decode("utf-8")
         with warnings.catch_warnings():  # pronto warns about style that does not matter here
             warnings.simplefilter("ignore")
             # 0: never fetch from the network. The encoding would else be guessed.
@@ -145,87 +143,53 @@ def _read_obo(obo_path: str | os.PathLike[str]) -> Any:
         # A fault in the compiled part of its parser is no Exception; it is told by its name.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise _unreadable(path, str(error)[:200] or type(error).__name__) from error
+        raise ValueError(
+            f"obo_path must be a plain OBO file, got {str(path)!r}, which cannot be read: "
+            f"{str(error)[:200] or type(error).__name__}. Download cl-basic.obo, which is one. It "
+            "is at https://obofoundry.org/ontology/cl.html."
+        ) from error
 
 
-def _problem(path: FilePath) -> str | None:
-    """Say why a file is not given to the parser, which would also unpack it, or read XML."""
-    try:
-        content = read_bounded(path, MAX_BYTES)
-    except OSError as error:
-        return str(error.strerror)
-    if not content.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(_STARTS):
-        return f"its start is {content[:20]!r}"
-    n_terms = content.count(b"[Term]")
-    if n_terms > MAX_TERMS:
-        return f"{n_terms:,} terms, where {MAX_TERMS:,} are accepted"
-    try:
-        content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        return f"bytes that are not UTF-8 text, at {error.start:,}"
-    return None
-
-
-def _unreadable(path: FilePath, problem: str) -> ValueError:
-    return ValueError(
-        f"obo_path must be a plain OBO file, got {str(path)!r}, which cannot be read: {problem}. "
-        "Download cl-basic.obo, which is one. It is at https://obofoundry.org/ontology/cl.html."
-    )
-
-
-def _requested(ontology: Any, terms: Iterable[str], source: str) -> list[Any]:
+def _requested(ontology: Any, terms: Iterable[str], source: str) -> dict[str, Any]:
+    """Return the terms asked for by id or name, by id, in the order given."""
     asked = [terms] if isinstance(terms, str) else list(dict.fromkeys(terms))
     if not asked:
         raise ValueError(
             "terms must name at least one Cell Ontology id or name, got no terms. List the cell "
             "types that the taxonomy is to have."
         )
-    by_id = {term.id: term for term in ontology.terms()}
-    by_name: dict[str, list[Any]] = {}
-    for term in sorted(by_id.values(), key=lambda term: (bool(term.obsolete), term.id)):
-        if term.name and (not term.obsolete or str(term.name) not in by_name):
-            by_name.setdefault(str(term.name), []).append(term)
-    alternate = {old: term for term in by_id.values() for old in term.alternate_ids}
+    known = {term.id: [term] for term in ontology.terms()}
+    merged = {old: term for (term,) in known.values() for old in term.alternate_ids}
+    every = [term for (term,) in known.values()]
+    for term in sorted(every, key=lambda term: (bool(term.obsolete), term.id)):
+        if term.name and (not term.obsolete or str(term.name) not in known):
+            known.setdefault(str(term.name), []).append(term)
     found: dict[str, Any] = {}
     for name in asked:
-        meant = [by_id[name]] if name in by_id else by_name.get(name, [])
-        if not meant:
-            raise ValueError(_unknown(name, alternate, by_id, by_name, source))
-        if len(meant) > 1:
+        meant, problem = known.get(name, []), ""
+        if name in merged and not meant:
+            problem = f", which was merged into {_shown(merged[name])}: request that"
+        elif not meant:
+            near = close_matches(name, known)
+            advice = f"Close are {quoted(near)}" if near else "Look the term up in the ontology"
+            problem = f". {advice}"
+        elif len(meant) > 1:
+            ids = ", ".join(term.id for term in meant)
+            problem = f", which is the name of {ids}. Request one of these ids"
+        elif meant[0].obsolete:
+            replaced, other = meant[0].replaced_by, meant[0].consider
+            shown = " or ".join(map(_shown, sorted(replaced or other, key=lambda t: t.id)))
+            advice = f"{'It was replaced by' if replaced else 'Consider'} {shown}"
+            problem = f". It is obsolete. {advice if shown else 'It has no replacement'}"
+        elif not meant[0].name:
+            problem = ", which has no name to become a node. Use a complete OBO file"
+        if problem:
             raise ValueError(
-                f"A name must lead to one term, but {clipped(name)} is that of "
-                f"{', '.join(term.id for term in meant)}. Request one of these ids."
+                f"Terms must be ids or exact names of current terms of {source!r}, got "
+                f"{clipped(name)}{problem}."
             )
-        term = meant[0]
-        if term.obsolete:
-            raise ValueError(_obsolete(term))
-        if not term.name:
-            raise ValueError(
-                f"Terms need a name to become a node, but {term.id} has none in {source!r}. Use a "
-                "complete OBO file."
-            )
-        found[term.id] = term
-    return list(found.values())
-
-
-def _unknown(
-    name: str, alternate: dict[str, Any], ids: Iterable[str], names: Iterable[str], source: str
-) -> str:
-    if name in alternate:
-        advice = f"It was merged into {_shown(alternate[name])}: request that"
-    else:
-        near = close_matches(name, ids if name[:3].upper() == "CL:" else names)
-        advice = f"Close are {quoted(near)}" if near else "Look the term up in the Cell Ontology"
-    return f"Terms must be ids or exact names of {source!r}, got {clipped(name)}. {advice}."
-
-
-def _obsolete(term: Any) -> str:
-    advice = "It has no replacement: leave it out"
-    for word, others in (("Consider", term.consider), ("It was replaced by", term.replaced_by)):
-        if others:
-            shown = map(_shown, sorted(others, key=lambda t: t.id))
-            advice = f"{word} {' or '.join(shown)}"
-    return f"Terms must be current, but {_shown(term)} is obsolete. {advice}."
+        found[meant[0].id] = meant[0]
+    return found
 
 
 def _shown(term: Any) -> str:

@@ -23,7 +23,6 @@ from hdeepinsight.taxonomy._build import (
     SEPARATOR,
     NodeName,
     Path,
-    Synonyms,
     canonical_tree,
     clipped,
     close_matches,
@@ -46,10 +45,6 @@ MAX_TABLE_BYTES = 2**29
 _PRINTED_LINES = 200
 
 
-def _empty() -> Mapping[Any, Any]:
-    return MappingProxyType({})
-
-
 def _frozen(array: NDArray[Any]) -> NDArray[Any]:
     array.setflags(write=False)
     return array
@@ -63,7 +58,7 @@ class Taxonomy:
     order with siblings in the order given, and edge ``e`` leads to node ``e + 1``. A node is its
     path, not its name: a child may carry its parent's name, and one name may occur on several
     branches. A label at an inner node means "some descendant, which one is not known"; a "none of
-    the children" class is a leaf of its own, listed in `unspecified_leaves`.
+    the children" class is a leaf of its own.
 
     Mostly made by `from_obs`, `from_nested`, `from_edges`, `from_paths`, `from_newick`,
     `from_cell_ontology`, `from_json` or `immune`. Taxonomies are compared and hashed by content.
@@ -77,13 +72,10 @@ class Taxonomy:
     level_names
         One distinct name per level, coarse to fine; by default ``level_1``, ``level_2``, ...
     synonyms
-        Other spellings, and the paths of the nodes that they mean.
+        Other spellings, and the nodes that they mean, by path or by any name that `resolve`
+        takes; kept by path, in node order.
     ontology_ids
-        Paths, and their Cell Ontology ids (``"CL:0000236"``).
-    published_ids
-        Paths, and the numbers that a publication gives them.
-    unspecified_leaves
-        Paths of leaves that mean "none of the siblings".
+        Nodes, given and kept likewise, and their Cell Ontology ids (``"CL:0000236"``).
 
     Raises
     ------
@@ -111,10 +103,9 @@ class Taxonomy:
     labels: tuple[str, ...]
     parent: NDArray[np.int32]
     level_names: tuple[str, ...] = field(default=(), kw_only=True)
-    synonyms: Mapping[str, Path] = field(default_factory=_empty, kw_only=True)
-    ontology_ids: Mapping[Path, str] = field(default_factory=_empty, kw_only=True)
-    published_ids: Mapping[Path, int] = field(default_factory=_empty, kw_only=True)
-    unspecified_leaves: tuple[Path, ...] = field(default=(), kw_only=True)
+    synonyms: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    ontology_ids: Mapping[Any, str] = field(default_factory=dict, kw_only=True)
+    _node_of_synonym: dict[str, int] = field(default_factory=dict, init=False)
 
     from_obs = classmethod(_labels.from_obs)
     from_paths = classmethod(_build.from_paths)
@@ -135,40 +126,20 @@ class Taxonomy:
 
     def __post_init__(self) -> None:
         labels, parent = canonical_tree(self.labels, np.asarray(self.parent).tolist())
-        parent.setflags(write=False)
         self._set("labels", labels)
-        self._set("parent", parent)
-        self._set("level_names", self._checked_levels())
-        self._set("synonyms", self._checked_synonyms())
-        self._set("ontology_ids", self._by_node(self.ontology_ids, str, "ontology id"))
-        self._set("published_ids", self._by_node(self.published_ids, int, "published id"))
-        self._set("unspecified_leaves", self._checked_leaves())
-
-    def _set(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)  # the one place where a frozen field is set
-
-    def _checked_levels(self) -> tuple[str, ...]:
-        names = tuple(self.level_names) or tuple(
-            f"level_{level}" for level in range(1, self.max_depth + 1)
-        )
-        for name in names:
-            if problem := name_problem(name):
-                raise ValueError(
-                    f"Level names must be text. The level name {clipped(name)} {problem}. Rename "
-                    "it."
-                )
-        if len(names) != self.max_depth or len(set(names)) < len(names):
+        self._set("parent", _frozen(parent))
+        n_levels = self.max_depth
+        levels = tuple(self.level_names) or [f"level_{level + 1}" for level in range(n_levels)]
+        odd = [f"{clipped(x)}, which {found}" for x in levels if (found := name_problem(x))]
+        if odd or len(levels) != n_levels or len(set(levels)) < n_levels:
             raise ValueError(
-                f"There must be one distinct name per level, got {quoted(map(str, names), 5)} for "
-                f"{self.max_depth} levels. Give as many names as the deepest leaf has ancestors, "
-                "itself included."
+                "level_names must be text, one distinct name per level, coarse to fine, got "
+                f"{odd[0] if odd else quoted(levels, 5)} for {n_levels} levels. Give as many "
+                "names as the deepest leaf has ancestors, itself included."
             )
-        return tuple(map(str, names))
-
-    def _checked_synonyms(self) -> Mapping[str, Path]:
-        node_of: dict[str, int] = {}
-        for synonym, path in self.synonyms.items():
-            node = self._annotated(path, f"synonym {clipped(synonym)}")
+        self._set("level_names", tuple(map(str, levels)))
+        for synonym, target in self.synonyms.items():
+            node = self.resolve(target)
             problem = name_problem(synonym)
             if problem is None and (synonym in self._nodes_named or synonym == ROOT_NAME):
                 taken = self._nodes_named.get(synonym, [0])[0]
@@ -176,48 +147,23 @@ class Taxonomy:
             if problem is not None:
                 raise ValueError(
                     "A synonym must be text that no node has as its name. The synonym "
-                    f"{clipped(synonym)} of {clipped(self.path_name(node))} {problem}. Leave it "
-                    "out, or change it."
+                    f"{clipped(synonym)} of {clipped(self.path_name(node))} {problem}. "
+                    "Leave it out, or change it."
                 )
-            node_of[str(synonym)] = node
-        ordered = sorted(node_of.items(), key=lambda item: item[1])
-        return MappingProxyType({synonym: self.path(node) for synonym, node in ordered})
-
-    def _by_node(
-        self, values: Mapping[Path, Any], kind: type[str] | type[int], what: str
-    ) -> Mapping[Path, Any]:
-        value_of: dict[int, Any] = {}
-        for path, value in values.items():
-            node = self._annotated(path, f"{what} {clipped(value)}")
-            accepted = (int, np.integer) if kind is int else kind
-            if isinstance(value, bool) or not isinstance(value, accepted):
+            self._node_of_synonym[str(synonym)] = node
+        means = sorted(self._node_of_synonym.items(), key=lambda item: item[::-1])
+        self._set("synonyms", MappingProxyType({name: self.path(node) for name, node in means}))
+        for name, term in self.ontology_ids.items():
+            if not isinstance(term, str):
                 raise TypeError(
-                    f"The {what} of {clipped(self.path_name(node))} must be of type "
-                    f"{kind.__name__}, got {clipped(value)} of type {type(value).__name__}. "
-                    "Convert it."
+                    f"The ontology id of {clipped(name)} must be text such as 'CL:0000236', got "
+                    f"{clipped(term)} of type {type(term).__name__}. Convert it."
                 )
-            value_of[node] = kind(value)  # plain, also of numpy scalars
-        return MappingProxyType({self.path(node): value_of[node] for node in sorted(value_of)})
+        ids = {self.resolve(name): str(term) for name, term in self.ontology_ids.items()}
+        self._set("ontology_ids", MappingProxyType({self.path(v): ids[v] for v in sorted(ids)}))
 
-    def _checked_leaves(self) -> tuple[Path, ...]:
-        nodes = {self._annotated(path, "unspecified leaf") for path in self.unspecified_leaves}
-        for node in sorted(nodes):
-            if not self.is_leaf(node):
-                raise ValueError(
-                    f"Unspecified leaves must be leaves, got {clipped(self.path_name(node))}, "
-                    "which has children. Name the leaf by its full path."
-                )
-        return tuple(self.path(node) for node in sorted(nodes))
-
-    def _annotated(self, path: Path, what: str) -> int:
-        node = None if isinstance(path, str) else self._find(tuple(path))
-        if node is None:
-            shown = path if isinstance(path, str) else join_path(path)
-            raise ValueError(
-                f"The {what} must belong to one of the tuples in `names`, got {clipped(shown)}. "
-                "Use `with_annotations` to name nodes in other ways."
-            )
-        return node
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)  # the one place where a frozen field is set
 
     @property
     def n_nodes(self) -> int:
@@ -258,11 +204,10 @@ class Taxonomy:
     @cached_property
     def depth(self) -> NDArray[np.int64]:
         """Depth of every node, shape ``(n_nodes,)``."""
-        depth = [0] * self.n_nodes
-        for node, above in enumerate(self.parent.tolist()):
-            if node:
-                depth[node] = depth[above] + 1
-        return _frozen(np.asarray(depth, dtype=np.int64))
+        depth = np.zeros(self.n_nodes, dtype=np.int64)
+        for node, above in enumerate(self.parent[1:].tolist(), start=1):
+            depth[node] = depth[above] + 1
+        return _frozen(depth)
 
     @cached_property
     def n_children(self) -> NDArray[np.int64]:
@@ -300,11 +245,9 @@ class Taxonomy:
         """
         self._check_table(8 * self.n_nodes * self.max_depth, "ancestor table")
         table = np.full((self.n_nodes, self.max_depth), -1, dtype=np.int64)
-        bounds = np.searchsorted(self.depth, np.arange(self.max_depth + 2))
-        for level in range(1, self.max_depth + 1):
-            nodes = np.arange(bounds[level], bounds[level + 1])
-            table[nodes, : level - 1] = table[self.parent[nodes], : level - 1]
-            table[nodes, level - 1] = nodes
+        for node, above in enumerate(self.parent[1:].tolist(), start=1):
+            table[node] = table[above]
+            table[node, self.depth[node] - 1] = node
         return _frozen(table)
 
     @cached_property
@@ -318,12 +261,8 @@ class Taxonomy:
         """
         self._check_table(self.n_leaves * self.n_nodes, "ancestor matrix")
         matrix = np.zeros((self.n_leaves, self.n_nodes), dtype=np.bool_)
-        rows = np.arange(self.n_leaves)
-        above = self.leaves.astype(np.int64)
-        while len(rows):
-            matrix[rows, above] = True
-            rows, above = rows[above > 0], self.parent[above[above > 0]].astype(np.int64)
-        return _frozen(matrix)
+        matrix[np.arange(self.n_leaves), self.leaves] = True
+        return _frozen(self.roll_up(matrix))
 
     def is_leaf(self, node: int) -> bool:
         """Return whether a node has no children.
@@ -428,13 +367,8 @@ class Taxonomy:
         >>> tree.label(tree.lca(tree.resolve("CD4"), tree.resolve("CD8")))
         'T'
         """
-        first, second = self._checked(first), self._checked(second)
-        while first != second:  # a larger index is never shallower, so the larger one climbs
-            if first > second:
-                first = int(self.parent[first])
-            else:
-                second = int(self.parent[second])
-        return first
+        shared = np.intersect1d(self.ancestors(first), self.ancestors(second))
+        return int(shared.max(initial=0))  # a deeper node has a larger index
 
     def at_level(self, node: int, level: int | str) -> int | None:
         """Return the ancestor-or-self of a node at a level, or None when the node ends above it.
@@ -449,12 +383,8 @@ class Taxonomy:
         ... )
         ('T', True)
         """
-        target, node = self.level_depth(level), self._checked(node)
-        if self.depth[node] < target:
-            return None
-        while self.depth[node] > target:
-            node = int(self.parent[node])
-        return node
+        depth, above = self.level_depth(level), [0, *self.ancestors(node).tolist()]
+        return above[depth] if depth < len(above) else None
 
     def label(self, node: int) -> str:
         """Return the bare name of a node; the root's is ``"root"``.
@@ -507,13 +437,11 @@ class Taxonomy:
         >>> tree.level_names, tree.level_depth("level_2")
         (('level_1', 'level_2'), 2)
         """
-        if isinstance(level, str):
-            if level in self.level_names:
-                return self.level_names.index(level) + 1
-        elif not isinstance(level, (bool, np.bool_)):
-            depth = operator.index(level)
-            if 0 <= depth <= self.max_depth:
-                return depth
+        if isinstance(level, str) and level in self.level_names:
+            return self.level_names.index(level) + 1
+        whole = isinstance(level, (int, np.integer)) and not isinstance(level, bool)
+        if whole and 0 <= int(level) <= self.max_depth:
+            return int(level)
         known = f"one of {list(self.level_names)}, or a depth from 1 to {self.max_depth}"
         raise invalid("level", level, known)
 
@@ -545,10 +473,6 @@ class Taxonomy:
         for node, label in enumerate(self.labels[1:], start=1):
             nodes.setdefault(label, []).append(node)
         return nodes
-
-    @cached_property
-    def _node_of_synonym(self) -> dict[str, int]:
-        return {name: self.resolve(path) for name, path in self.synonyms.items()}
 
     def resolve(self, name: str | Sequence[str], level: int | str | None = None) -> int:
         """Return the node of a path, synonym or bare name.
@@ -591,58 +515,51 @@ class Taxonomy:
         3
         """
         depth = None if level is None else self.level_depth(level)
-        if not (nodes := self._candidates(name, depth)):
-            raise ValueError(self._unknown(name, level))
-        shallowest, deepest = nodes[0], nodes[-1]  # node order is breadth first
-        if not set(self.ancestors(deepest).tolist()).issuperset(set(nodes) - {0}):
+        nodes = self._candidates(name, depth)
+        if len(nodes) > 1 and not {*self.ancestors(nodes[-1]).tolist()}.issuperset(nodes):
             raise ValueError(
                 f"A bare name must lead to one path, but {clipped(name)} fits {len(nodes)} nodes "
                 f"on different branches: {quoted(self.path_name(node) for node in nodes[:10])}. "
                 "Use the full path, or `level`, to say which one is meant."
             )
-        return shallowest
+        if nodes:
+            return nodes[0]  # the shallowest, as node order is breadth first
+        if level is not None and (elsewhere := self._candidates(name)):
+            found = sorted({int(self.depth[node]) for node in elsewhere})
+            advice = f"It exists at depth {', '.join(map(str, found))}: leave `level` out"
+        else:
+            path = split_path(name) if isinstance(name, str) else tuple(name)
+            near = close_matches(str(path[-1]), [*self._nodes_named, *self.synonyms])
+            advice = f"Names that are close: {quoted(near)}" if near else "No name is close to it"
+            advice += "; print the taxonomy to see all, or give it as a synonym"
+        where = "" if level is None else f" at level {level!r}"
+        shown = clipped(name if isinstance(name, str) else tuple(name))
+        raise ValueError(
+            f"The taxonomy has no node {shown}{where}, neither by full path ('parent > child') nor "
+            f"by synonym or bare name. {advice}."
+        )
 
     def _candidates(
         self, name: str | Sequence[str], depth: int | None = None, *, bare: bool = False
     ) -> list[int]:
         """Nodes that a name may mean, by the first way of reading it that finds any at `depth`."""
         ways: list[Sequence[int | None]] = []
-        if not isinstance(name, str):
-            ways = [[self._find(tuple(name))]]
-        else:
-            if not bare:
-                ways = [[self._find(split_path(name))], [self._node_of_synonym.get(name)]]
+        if not bare:
+            ways.append([self._find(split_path(name) if isinstance(name, str) else tuple(name))])
+        if not bare and isinstance(name, str):
+            ways.append([self._node_of_synonym.get(name)])
+        if isinstance(name, str):
             ways.append(self._nodes_named.get(name, []))
-        for nodes in ways:
-            if found := [
-                n for n in nodes if n is not None and (depth is None or self.depth[n] == depth)
-            ]:
-                return found
-        return []
+        found = (
+            [n for n in way if n is not None and depth in (None, self.depth[n])] for way in ways
+        )
+        return next(filter(None, found), [])
 
     def _find(self, path: Path) -> int | None:
         node: int | None = 0
         for name in path:
             node = self._child_named.get((node, name)) if node is not None else None
         return node
-
-    def _unknown(self, name: str | Sequence[str], level: int | str | None) -> str:
-        where = "" if level is None else f" at level {level!r}"
-        shown = name if isinstance(name, str) else tuple(name)
-        elsewhere = [] if level is None else self._candidates(name)
-        if elsewhere:
-            levels = sorted({int(self.depth[node]) for node in elsewhere})
-            advice = f"It exists at depth {', '.join(map(str, levels))}: leave `level` out"
-        else:
-            last = name if isinstance(name, str) else (*name, ROOT_NAME)[0]
-            last = split_path(last)[-1] if isinstance(last, str) and split_path(last) else last
-            near = close_matches(str(last), [*self._nodes_named, *self.synonyms])
-            advice = f"Names that are close: {quoted(near)}" if near else "No name is close to it"
-            advice += "; print the taxonomy to see all, or give it as a synonym"
-        return (
-            f"The taxonomy has no node {clipped(shown)}{where}, neither by full path ('parent > "
-            f"child') nor by synonym or bare name. {advice}."
-        )
 
     def to_nested(self) -> dict[str, Any]:
         """Return nested dicts of names to children, leaves with empty ones, for `from_nested`.
@@ -687,28 +604,23 @@ class Taxonomy:
         """
         import networkx as nx
 
-        graph = nx.DiGraph()
+        graph = nx.DiGraph(self.to_edges())
         for node, path in enumerate(self.names):
-            graph.add_node(
-                self.path_name(node),
-                node=node,
-                label=self.labels[node],
-                depth=int(self.depth[node]),
-                **({"ontology_id": self.ontology_ids[path]} if path in self.ontology_ids else {}),
+            term = self.ontology_ids.get(path)
+            graph.nodes[self.path_name(node)].update(
+                {"node": node, "label": self.labels[node], "depth": int(self.depth[node])}
+                | ({} if term is None else {"ontology_id": term})
             )
-        graph.add_edges_from(self.to_edges())
         return graph
 
     def with_annotations(
         self,
         *,
         level_names: Sequence[str] | None = None,
-        synonyms: Synonyms = None,
-        ontology_ids: Mapping[str, str] | Mapping[Path, str] | None = None,
-        published_ids: Mapping[str, int] | Mapping[Path, int] | None = None,
-        unspecified_leaves: Iterable[NodeName] | None = None,
+        synonyms: Mapping[str, NodeName] | None = None,
+        ontology_ids: Mapping[Any, str] | None = None,
     ) -> Self:
-        """Return a copy with level names replaced, and synonyms, ids and unspecified leaves added.
+        """Return a copy with level names replaced, and synonyms and ontology ids added.
 
         Parameters
         ----------
@@ -718,10 +630,6 @@ class Taxonomy:
             Other spellings and the nodes that they mean.
         ontology_ids
             Nodes and their Cell Ontology ids.
-        published_ids
-            Nodes and the numbers that a publication gives them.
-        unspecified_leaves
-            Leaves that mean "none of the siblings", e.g. a ``"Macrophage"`` under ``"Macrophage"``.
 
         Raises
         ------
@@ -736,23 +644,17 @@ class Taxonomy:
         >>> tax.path_name(tax.resolve("NK_CD56+"))
         'NK > NK_CD16-'
         """
-        added = {name: self._path_of(target) for name, target in (synonyms or {}).items()}
-        for name, path in added.items():
-            if self.synonyms.get(name, path) != path:
+        for name, target in (synonyms or {}).items():
+            if name in self.synonyms and self.resolve(target) != self.resolve(name):
                 raise ValueError(
                     f"A synonym must have one meaning, but {name!r} leads to two nodes: "
-                    f"{self.synonyms[name]} and {path}. Leave one of them out."
+                    f"{self.synonyms[name]} and {target}. Leave one of them out."
                 )
-        ids = {self._path_of(name): value for name, value in (ontology_ids or {}).items()}
-        numbers = {self._path_of(name): value for name, value in (published_ids or {}).items()}
-        leaves = [self._path_of(name) for name in unspecified_leaves or ()]
         return replace(
             self,
             level_names=self.level_names if level_names is None else tuple(level_names),
-            synonyms={**self.synonyms, **added},
-            ontology_ids={**self.ontology_ids, **ids},
-            published_ids={**self.published_ids, **numbers},
-            unspecified_leaves=(*self.unspecified_leaves, *leaves),
+            synonyms={**self.synonyms, **(synonyms or {})},
+            ontology_ids={**self.ontology_ids, **(ontology_ids or {})},
         )
 
     def subset(self, nodes: Iterable[NodeLike]) -> Self:
@@ -802,18 +704,12 @@ class Taxonomy:
         kept = np.flatnonzero(keep)
         rank = np.cumsum(keep) - 1
         parent = np.append(np.int64(-1), rank[self.parent[kept[1:]]])
-        plain = type(self)(tuple(self.labels[node] for node in kept), parent.astype(np.int32))
-
-        def has(path: Path) -> bool:
-            return plain._find(path) is not None
-
-        return replace(
-            plain,
-            level_names=self.level_names[: plain.max_depth],
-            synonyms={name: path for name, path in self.synonyms.items() if has(path)},
-            ontology_ids={path: value for path, value in self.ontology_ids.items() if has(path)},
-            published_ids={path: value for path, value in self.published_ids.items() if has(path)},
-            unspecified_leaves=tuple(filter(has, self.unspecified_leaves)),
+        return type(self)(
+            tuple(self.labels[node] for node in kept),
+            parent.astype(np.int32),
+            level_names=self.level_names[: self.depth[kept[-1]]],
+            synonyms={name: p for name, p in self.synonyms.items() if keep[self.resolve(p)]},
+            ontology_ids={p: i for p, i in self.ontology_ids.items() if keep[self.resolve(p)]},
         )
 
     def _node(self, node: NodeLike) -> int:
@@ -821,20 +717,9 @@ class Taxonomy:
             return self.resolve(node)
         return self._checked(operator.index(node))
 
-    def _path_of(self, name: NodeName) -> Path:
-        return () if name == ROOT_NAME else self.path(self.resolve(name))
-
     @cached_property
-    def _content(self) -> tuple[Any, ...]:
-        return (
-            self.labels,
-            self.parent.tobytes(),
-            self.level_names,
-            frozenset(self.synonyms.items()),
-            frozenset(self.ontology_ids.items()),
-            frozenset(self.published_ids.items()),
-            self.unspecified_leaves,
-        )
+    def _content(self) -> str:
+        return self.to_json()  # everything, in one order
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Taxonomy):
@@ -846,12 +731,6 @@ class Taxonomy:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self).from_dict, (self.to_dict(),)  # checked again, and read-only again
-
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self  # nothing in it can change
 
     def __repr__(self) -> str:
         levels = ", ".join(self.level_names[:5]) + (", ..." if self.max_depth > 5 else "")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from hdeepinsight._io import atomic_write, read_bounded
 from hdeepinsight.taxonomy._build import (
     ROOT_NAME,
+    Annotations,
     Path,
-    Synonyms,
     build,
     clipped,
     path_of,
@@ -46,17 +46,17 @@ _RECORD_KEYS = {
     "name": str,
     "parent": int,
     "ontology_id": str,
-    "published_id": int,
     "synonyms": list,
+    "published_id": int,  # these two are in files of before, and mean nothing any more
     "unspecified": bool,
 }
 
 _TOKEN = re.compile(
     r"""(?P<skipped>\s+ | \[[^\[\]]*\] | :\s*[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)
-      | (?P<quoted>'(?:[^']++|'')*+')
+      | (?P<name>'(?:[^']++|'')*+' | [^\s()\[\]',:;]+)
       | (?P<mark>[(),;])
-      | (?P<plain>[^\s()\[\]',:;]+)""",
-    re.VERBOSE,
+      | (?P<other>.)""",
+    re.VERBOSE | re.DOTALL,
 )
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9.+*/-]+")  # no underscore: some readers turn it into a blank
 
@@ -70,7 +70,7 @@ _MAY_FOLLOW = {
 
 
 def to_dict(self: Taxonomy) -> dict[str, Any]:
-    """Return everything as plain types (dict, list, str, int, bool), for `from_dict`.
+    """Return everything as plain types (dict, list, str, int), for `from_dict`.
 
     Examples
     --------
@@ -82,13 +82,10 @@ def to_dict(self: Taxonomy) -> dict[str, Any]:
         {"name": label, "parent": above}
         for label, above in zip(self.labels, self.parent.tolist(), strict=True)
     ]
-    for key, ids in (("ontology_id", self.ontology_ids), ("published_id", self.published_ids)):
-        for path, value in ids.items():
-            records[self.resolve(path)][key] = value
+    for path, term in self.ontology_ids.items():
+        records[self.resolve(path)]["ontology_id"] = term
     for synonym, path in self.synonyms.items():
         records[self.resolve(path)].setdefault("synonyms", []).append(synonym)
-    for path in self.unspecified_leaves:
-        records[self.resolve(path)]["unspecified"] = True
     return {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
@@ -131,7 +128,7 @@ def from_dict(cls: type[Taxonomy], record: Mapping[str, Any]) -> Taxonomy:
     labels: list[str] = []
     parents: list[int] = []
     synonyms: dict[str, Path] = {}
-    ids: dict[str, dict[Path, Any]] = {"ontology_id": {}, "published_id": {}, "unspecified": {}}
+    ids: dict[Path, str] = {}
     room = _MAX_PATH_NAMES
     root = {"name": ROOT_NAME, "parent": -1, "synonyms": record["root_synonyms"]}
     for node, entry in enumerate([root, *record["nodes"]]):
@@ -159,17 +156,14 @@ def from_dict(cls: type[Taxonomy], record: Mapping[str, Any]) -> Taxonomy:
                     f"the synonym {clipped(synonym)} at node {node}", "text, used only once"
                 )
             synonyms[synonym] = path
-        for key, value_of in ids.items():
-            if key in entry:
-                value_of[path] = entry[key]
+        if "ontology_id" in entry:
+            ids[path] = entry["ontology_id"]
     return cls(
         tuple(labels),
         np.asarray(parents, dtype=np.int32),
         level_names=tuple(record["level_names"]),
         synonyms=synonyms,
-        ontology_ids=ids["ontology_id"],
-        published_ids=ids["published_id"],
-        unspecified_leaves=tuple(path for path, is_so in ids["unspecified"].items() if is_so),
+        ontology_ids=ids,
     )
 
 
@@ -278,9 +272,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def immune(cls: type[Taxonomy]) -> Taxonomy:
     """Return the taxonomy of human immune cells: 15 base types and 50 subtypes, as published.
 
-    `published_ids` hold the numbers of the base types (0 to 14) and of the subtypes (0 to 49);
-    they run in order of falling training-cell count. Three base types have one child, four
-    have an unspecified leaf of their own name, and Treg and MAIT are siblings of CD4+T.
+    Base types (``groups[0]``) and subtypes (`leaves`) stand in the order of their published
+    numbers, 0 to 14 and 0 to 49, which is that of falling training-cell count. Three base types
+    have one child, four have a leaf of their own name for "none of the siblings", and Treg and
+    MAIT are siblings of CD4+T.
 
     Returns
     -------
@@ -306,13 +301,7 @@ def immune(cls: type[Taxonomy]) -> Taxonomy:
     return from_json(cls, (files("hdeepinsight.taxonomy") / "immune.json").read_text("utf-8"))
 
 
-def from_newick(
-    cls: type[Taxonomy],
-    text: str,
-    *,
-    level_names: Sequence[str] | None = None,
-    synonyms: Synonyms = None,
-) -> Taxonomy:
+def from_newick(cls: type[Taxonomy], text: str, **annotations: Unpack[Annotations]) -> Taxonomy:
     """Build the taxonomy of a Newick text in which every node but the root has a name.
 
     Branch lengths and comments are skipped, underscores stay what they are, and a name of the
@@ -322,10 +311,8 @@ def from_newick(
     ----------
     text
         One tree, e.g. ``"((CD4,CD8)T,B);"``. Names in single quotes may hold any character.
-    level_names
-        One name per level.
-    synonyms
-        Other spellings and the nodes that they mean.
+    annotations
+        Level names, synonyms and ontology ids, as in `Taxonomy.with_annotations`.
 
     Raises
     ------
@@ -339,52 +326,41 @@ def from_newick(
     (('T', 'CD4 T'), ('T', 'CD8'))
     """
     labels, parents = [""], [-1]
-    node, previous, place = 0, "", 0
-    for kind, name, place in _tokens(text):
-        if previous not in _MAY_FOLLOW[kind]:
-            found = f"{kind!r} right after {previous or 'the start'!r}"
-            if previous == ";":
-                found = "text after the final ';'"
-            elif kind in {",", ")"}:
-                found = f"a node without a name before {kind!r}"
-            raise _problem(found, place)
+    node, previous, place, problem = 0, "", 0, ""
+    for match in _TOKEN.finditer(text):
+        token, place = match[0], match.start()
+        kind = token if match.lastgroup == "mark" else str(match.lastgroup)
+        if kind == "skipped":
+            continue
+        if kind == "other":
+            problem = f"{text[place : place + 20]!r}, which starts no name or mark"
+        elif previous == ";":
+            problem = "text after the final ';'"
+        elif previous not in _MAY_FOLLOW[kind]:
+            problem = f"{kind!r} right after {previous or 'the start'!r}"
+            if kind in {",", ")"}:
+                problem = f"a node without a name before {kind!r}"
+        elif kind in {",", ")"} and node == 0:
+            problem = f"{kind!r} outside of all brackets"
+        if problem:
+            break
         if kind == "name":
-            labels[node] = name
+            labels[node] = token[1:-1].replace("''", "'") if token[0] == "'" else token
         if kind in {",", ")"}:
             node = parents[node]
-            if node < 0:
-                raise _problem(f"{kind!r} outside of all brackets", place)
         if kind in {"(", ","}:
             labels.append("")
             parents.append(node)
             node = len(labels) - 1
         previous = kind
-    if node != 0:
-        raise _problem("an opening bracket that is never closed", place)
-    return build(cls, labels, parents, level_names, synonyms, root_name=labels[0] or None)
-
-
-def _tokens(text: str) -> Iterator[tuple[str, str, int]]:
-    place = 0
-    while place < len(text):
-        match = _TOKEN.match(text, place)
-        if match is None:
-            raise _problem(f"{text[place : place + 20]!r}, which starts no name or mark", place)
-        if match.lastgroup == "mark":
-            yield match.group(), "", place
-        elif match.lastgroup == "plain":
-            yield "name", match.group(), place
-        elif match.lastgroup == "quoted":
-            yield "name", match.group()[1:-1].replace("''", "'"), place
-        place = match.end()
-
-
-def _problem(found: str, place: int) -> ValueError:
-    return ValueError(
-        "Newick text must be like '((leaf,leaf)node,leaf);' with a name for every node but the "
-        "root, and names with brackets, commas, colons, quotes or blanks in single quotes, got "
-        f"{found} at character {place}. Correct the text there."
-    )
+    if problem or node != 0:
+        raise ValueError(
+            "Newick text must be like '((leaf,leaf)node,leaf);' with a name for every node but the "
+            "root, and names with brackets, commas, colons, quotes or blanks in single quotes, got "
+            f"{problem or 'an opening bracket that is never closed'} at character {place}. Correct "
+            "the text there."
+        )
+    return build(cls, labels, parents, annotations)
 
 
 def to_newick(self: Taxonomy) -> str:
@@ -443,19 +419,21 @@ def show(
     │   └── CD8 (0)
     └── B (7)
     """
-    numbers: NDArray[np.int64] | None = None
-    if counts is not None and hasattr(counts, "items"):  # a mapping, or a Series
+    sums = None
+    if counts is not None:
         numbers = np.zeros(self.n_nodes, dtype=np.int64)
-        for name, count in counts.items():
-            numbers[self._node(name)] += int(count)
-    elif counts is not None:
-        numbers = np.asarray(counts).astype(np.int64)
-        if numbers.shape != (self.n_nodes,):
+        if hasattr(counts, "items"):  # a mapping, or a Series
+            for name, count in counts.items():
+                numbers[self._node(name)] += int(count)
+        elif np.shape(counts) == numbers.shape:
+            numbers += np.asarray(counts).astype(np.int64)
+        else:
             raise ValueError(
                 f"There must be one count per node, ({self.n_nodes},), got the shape "
-                f"{numbers.shape}. Use `np.bincount(nodes, minlength=taxonomy.n_nodes)`."
+                f"{np.shape(counts)}. Use `np.bincount(nodes, minlength=taxonomy.n_nodes)`."
             )
-    lines = _lines(self, None if numbers is None else self.roll_up(numbers), max_depth)
+        sums = self.roll_up(numbers)
+    lines = _lines(self, sums, max_depth)
     shown = list(islice(lines, max_lines))
     if n_left := sum(1 for _ in lines):
         shown.append(f"... and {n_left:,} more nodes")

@@ -18,6 +18,7 @@ from hdeepinsight.annotation import (
     Additions,
     check_cells,
     depth_of_level,
+    node_categories,
     storable,
 )
 from hdeepinsight.data import AlignedQuery, open_counts
@@ -373,14 +374,13 @@ class LabelAudit:
         ``given``, ``suggested`` (labels), ``probability``, ``margin``, ``divergence``, ``judged``,
         ``suspicious`` and ``weight``.
         """
-        names, columns = self._names, {}
-        for key in AUDIT_KEYS:
-            if key in (AUDIT_KEYS.GIVEN, AUDIT_KEYS.SUGGESTED):
-                nodes = self.nodes if key == AUDIT_KEYS.GIVEN else self.suggested_nodes
-                used, codes = np.unique(nodes, return_inverse=True)
-                columns[key] = pd.Categorical.from_codes(codes, [names[node] for node in used])
-            else:
-                columns[key] = getattr(self, key)
+        given, suggested, *others = AUDIT_KEYS
+        columns = {
+            given: node_categories(self._names, self.nodes),
+            suggested: node_categories(self._names, self.suggested_nodes),
+        }
+        for key in others:
+            columns[key] = getattr(self, key)
         return pd.DataFrame(columns, index=self.obs_names)
 
     def summary(self) -> pd.DataFrame:
@@ -531,24 +531,21 @@ class LabelAudit:
         self.check_cells(adata)
         colors = tree_colors(self.taxonomy.labels, self.taxonomy.parent)
         colors[self.taxonomy.label(0)] = MISSING
-        both = {AUDIT_KEYS.GIVEN: self.nodes, AUDIT_KEYS.SUGGESTED: self.suggested_nodes}
+        color_of = dict(zip(self._names, map(colors.get, self.taxonomy.labels), strict=True))
+        labels = self.cells[[AUDIT_KEYS.GIVEN, AUDIT_KEYS.SUGGESTED]]
         added = Additions(
             obs={storable(f"{key_added}_{name}"): each.array for name, each in self.cells.items()},
             obsm={},
             uns={
-                storable(f"{key_added}_{name}_colors"): [
-                    colors[self.taxonomy.labels[node]] for node in np.unique(nodes)
-                ]
-                for name, nodes in both.items()
+                storable(f"{key_added}_{name}_colors"): list(map(color_of.get, each.cat.categories))
+                for name, each in labels.items()
             },
         )
-        notes: dict[str, Any] = {"settings": dict(self.settings)}
-        for name, table in (
-            ("classes", self.classes.reset_index()),
-            ("transitions", self.transitions),
-        ):
-            notes[name] = table.set_axis(table.index.astype(str), axis=0)  # files hold only text
-        added.write(adata, key_added, notes, overwrite=overwrite)
+        tables = {"classes": self.classes.reset_index(), "transitions": self.transitions}
+        notes = {  # files hold only text as index
+            name: table.set_axis(table.index.astype(str), axis=0) for name, table in tables.items()
+        }
+        added.write(adata, key_added, {"settings": self.settings, **notes}, overwrite=overwrite)
 
     def check_cells(self, adata: AnnData) -> None:
         """Raise ``ValueError`` unless an AnnData has the cells of this audit, in this order."""

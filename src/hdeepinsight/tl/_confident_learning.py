@@ -116,9 +116,7 @@ def out_of_fold_probabilities(
     used = np.unique(nodes[nodes > 0])
     classes = used[drop_ancestors(taxonomy, used)]
     trains = np.isin(nodes, classes)
-    under = np.zeros((len(classes), taxonomy.n_nodes))
-    for row, node in zip(under, classes.tolist(), strict=True):
-        row[[0, *taxonomy.ancestors(node)]] = 1.0
+    under = taxonomy.roll_up(np.eye(taxonomy.n_nodes)[classes])
     probabilities = np.zeros((len(nodes), taxonomy.n_nodes))
     for fold in np.unique(folds):
         held_out, rows = np.flatnonzero(folds == fold), np.flatnonzero(trains & (folds != fold))
@@ -255,12 +253,8 @@ def within_share(
     margin: np.ndarray, nodes: np.ndarray, flagged: np.ndarray, max_share: float
 ) -> np.ndarray:
     """Keep, of each label, the most contradicted cells up to a share; ``(n_cells,)`` of bool."""
-    kept = flagged.copy()
-    for node in np.unique(nodes[flagged]):
-        cells = np.flatnonzero(flagged & (nodes == node))
-        n_most = int(max_share * np.count_nonzero(nodes == node))
-        kept[cells[np.argsort(margin[cells], kind="stable")[n_most:]]] = False
-    return kept
+    rank = pd.Series(np.where(flagged, margin, np.nan)).groupby(nodes).rank(method="first")
+    return np.asarray(rank <= np.floor(max_share * np.bincount(nodes)[nodes]))
 
 
 def class_table(
@@ -368,11 +362,10 @@ def batch_information(
     batches.
     """
     values = []
-    for level in range(taxonomy.max_depth):
-        at_level = taxonomy.node_at_level[nodes, level]
-        known = (nodes > 0) & (at_level > 0)
-        if batches is None or not known.any():
-            values.append(np.nan)
-        else:
-            values.append(normalized_mutual_info_score(at_level[known], batches[known]))
+    for at_level in taxonomy.node_at_level[nodes].T:
+        known = at_level > 0
+        value = np.nan
+        if batches is not None and known.any():
+            value = normalized_mutual_info_score(at_level[known], batches[known])
+        values.append(value)
     return pd.Series(values, index=list(taxonomy.level_names), name="batch_nmi", dtype=float)

@@ -284,7 +284,7 @@ def consensus(
     >>> result.agreement.round(2).values.tolist()
     [[0.67, 1.0], [1.0, nan]]
     """
-    annotation.check_threshold(threshold)
+    annotation.check_decoding(threshold)
     if not annotations:
         raise ValueError("Found no annotation. Pass those to be pooled, at least one.")
     for each in annotations:

@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from hdeepinsight._errors import check_choice, invalid, missing_column
+from hdeepinsight._errors import check_choice, missing_column
 from hdeepinsight.annotation import (
     Annotation,
     check_same_cells,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from hdeepinsight.taxonomy import Taxonomy
 
-GraphWeights = Literal["binary", "self_tuning", "connectivities"]
+GraphWeights = Literal["binary", "connectivities"]
 
 _SUM_TOLERANCE = 1e-3
 
@@ -217,8 +217,8 @@ def cell_graphs(
         )
     points = coordinates(adata, use_rep)
     if batch is None:
-        return [knn_graph(points, k=n_neighbors, weights=weights)]
-    return list(batch_graphs(points, batch, k=n_neighbors, weights=weights))
+        return [knn_graph(points, k=n_neighbors)]
+    return list(batch_graphs(points, batch, k=n_neighbors))
 
 
 def batches_of(adata: AnnData | AlignedQuery, key: str) -> NDArray[np.str_]:
@@ -230,9 +230,6 @@ def batches_of(adata: AnnData | AlignedQuery, key: str) -> NDArray[np.str_]:
 
 
 def _stored(adata: AnnData | AlignedQuery, key: str, weights: GraphWeights) -> sp.csr_matrix:
-    if weights == "self_tuning":
-        hint = "Choose one, or omit neighbors_key."
-        raise invalid("weights", weights, "'binary' or 'connectivities' of a stored graph", hint)
     settings: Any = getattr(adata, "uns", {}).get(key)
     graphs = getattr(adata, "obsp", {})
     where = settings.get("connectivities_key") if hasattr(settings, "get") else None

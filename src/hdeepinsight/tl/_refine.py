@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
 
 from hdeepinsight._errors import check_choice, check_number, invalid
 from hdeepinsight.graph import (
-    GraphRefinement,
     LaplacianKind,
     degrees,
     dirichlet_energy,
@@ -38,8 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Method = Literal["local_prior", "laplacian"]
-Scale = Literal["logit", "logprob", "prob"]
-RefineSolver = Literal["auto", "direct", "cg", "torch"]
+RefineSolver = Literal["auto", "direct", "cg"]
 Floats = NDArray[np.float64]
 
 #: Least probability of a class, where its logarithm is taken.
@@ -58,12 +55,8 @@ class RefineConfig:
         Rounds of the local prior; from the second on neighbours are refined ones.
     laplacian
         Kind of the Laplacian: ``"rw"``, ``"comb"`` or ``"sym"``.
-    scale
-        What the Laplacian smooths: ``"logit"``, ``"logprob"`` or ``"prob"``; by default logarithms
-        of probabilities, and logits as they are.
     solver
-        How the equation of the Laplacian is solved: ``"direct"``, ``"cg"``, ``"torch"``, which
-        runs on an accelerator if there is one, or ``"auto"`` by size.
+        How the equation of the Laplacian is solved: ``"direct"``, ``"cg"``, or ``"auto"`` by size.
     tol, max_iter
         Where the iterative solvers stop.
 
@@ -88,14 +81,12 @@ class RefineConfig:
 
     n_rounds: int = 2
     laplacian: LaplacianKind = "rw"
-    scale: Scale | None = None
     solver: RefineSolver = "auto"
     tol: float = 1e-5
     max_iter: int = 200
 
     def __post_init__(self) -> None:
         check_choice("laplacian", self.laplacian, get_args(LaplacianKind))
-        check_choice("scale", self.scale, (None, *get_args(Scale)))
         check_choice("solver", self.solver, get_args(RefineSolver))
 
 
@@ -147,7 +138,7 @@ def refine(
     n_neighbors
         Neighbours per cell (with ``batch_key``: in each batch).
     weights
-        ``"binary"``, ``"self_tuning"`` or, of a stored graph, ``"connectivities"``.
+        ``"binary"`` or, of a stored graph, ``"connectivities"``.
     batch_key
         Column of ``obs``. Neighbours are then found within batches, and between them by mutual
         pairs; the local prior weighs both kinds by what they turn out to know.
@@ -194,6 +185,7 @@ def refine(
     >>> int(((result.labels == "B") == is_b).sum())
     57
     """
+    target = as_anndata(adata, key_added)
     settings = _Settings(method, lam, batch_key is not None, config or RefineConfig())
     scores = read_scores(adata, probabilities, classes=classes, taxonomy=taxonomy)
     graphs = cell_graphs(
@@ -206,8 +198,8 @@ def refine(
     )
     result = _refine_on(graphs, pd.Index(adata.obs_names), scores, settings)
     _warn_of_losses(result)
-    if key_added is not None:
-        result.to_adata(as_anndata(adata, key_added), key_added)
+    if target is not None:
+        result.to_adata(target, str(key_added))
     return result
 
 
@@ -318,12 +310,34 @@ def _refine_on(
     graph, config = sp.csr_matrix(sum(graphs[1:], graphs[0])), settings.config
     degree = degrees(graph)
     if settings.method == "local_prior":
-        before, after, found = _by_local_prior(scores, graphs, settings)
+        before = scores.probabilities()
+        lam = None if settings.lam == "auto" else settings.lam
+        refined = refine_by_local_prior(
+            graphs, before, lam=lam, n_rounds=config.n_rounds, floor=_FLOOR
+        )
+        after = before if lam == 0 else refined.probabilities
+        overall = max(float(refined.weights[0]), 1e-12)
+        found: dict[str, Any] = {
+            "lam": (1 - overall) / overall if lam is None else lam,
+            "weights": refined.weights.tolist(),
+            "lam_estimated": lam is None,
+        }
         smooth_before, smooth_after = before, after
     else:
-        scale = _scale(scores, config.scale)
-        smooth_before, smooth_after = _by_laplacian(scores, graph, scale, settings)
-        before, after = (_distribution(each, scale) for each in (smooth_before, smooth_after))
+        smooth_before, scale = scores.values, "logit"
+        if scores.are_probabilities:
+            smooth_before, scale = np.log(np.maximum(smooth_before, _FLOOR)), "logprob"
+        logger.info("Scores are %s.", "logits" if scale == "logit" else "probabilities")
+        smooth_after = smooth(
+            graph,
+            smooth_before,
+            lam=float(settings.lam),
+            laplacian=config.laplacian,
+            solver=config.solver,
+            tol=config.tol,
+            max_iter=config.max_iter,
+        )
+        before, after = (np.asarray(softmax(x, axis=1)) for x in (smooth_before, smooth_after))
         found = {"lam": float(settings.lam), "scale": scale}
     parameters: dict[str, Any] = {
         "method": settings.method,
@@ -345,65 +359,6 @@ def _refine_on(
         taxonomy=scores.taxonomy,
         nodes=scores.nodes,
     )
-
-
-def _by_local_prior(
-    scores: ClassScores, graphs: list[sp.csr_matrix], settings: _Settings
-) -> tuple[Floats, Floats, dict[str, Any]]:
-    before = scores.probabilities()
-    lam = None if settings.lam == "auto" else settings.lam
-    refined = refine_by_local_prior(
-        graphs, before, lam=lam, n_rounds=settings.config.n_rounds, floor=_FLOOR
-    )
-    overall = max(float(refined.weights[0]), 1e-12)
-    used = (1 - overall) / overall if lam is None else lam
-    after = before if lam == 0 else refined.probabilities
-    found = {"lam": used, "weights": refined.weights.tolist(), "lam_estimated": lam is None}
-    return before, after, found
-
-
-def _scale(scores: ClassScores, scale: Scale | None) -> Scale:
-    if scale is None:
-        scale = "logprob" if scores.are_probabilities else "logit"
-        logger.info("Scores are %s.", "probabilities" if scale == "logprob" else "logits")
-    elif scale != "logit" and not scores.are_probabilities:
-        raise ValueError(
-            f"With scale={scale!r} the rows of scores must sum to 1. Take the softmax of logits, "
-            "or omit scale."
-        )
-    return scale
-
-
-def _by_laplacian(
-    scores: ClassScores, graph: sp.csr_matrix, scale: Scale, settings: _Settings
-) -> tuple[Floats, Floats]:
-    start, lam, config = scores.values, float(settings.lam), settings.config
-    if scale == "logprob":
-        start = np.log(np.maximum(start, _FLOOR))
-    options = {name: getattr(config, name) for name in ("laplacian", "tol", "max_iter")}
-    if config.solver == "torch":
-        return start, _smooth_by_torch(graph, start, lam, options)
-    return start, smooth(graph, start, lam=lam, solver=config.solver, **options)
-
-
-def _smooth_by_torch(
-    graph: sp.csr_matrix, start: Floats, lam: float, options: dict[str, Any]
-) -> Floats:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    half = sp.triu(graph, k=1).tocoo()
-    edges = torch.from_numpy(np.stack([half.row, half.col]).astype(np.int64))
-    layer = GraphRefinement(edges, len(start), **options).to(device)
-    inputs = (torch.tensor(each, dtype=torch.float64) for each in (start, half.data, lam))
-    with torch.no_grad():
-        return np.asarray(layer(*(each.to(device) for each in inputs)).cpu().numpy())
-
-
-def _distribution(values: Floats, scale: Scale) -> Floats:
-    """Return scores as distributions; the symmetric Laplacian's are scaled for display alone."""
-    if scale == "prob":
-        positive = np.maximum(values, 0.0)
-        return np.asarray(positive / positive.sum(axis=1, keepdims=True))
-    return np.asarray(softmax(values, axis=1))
 
 
 def _warn_of_losses(result: Refinement) -> None:

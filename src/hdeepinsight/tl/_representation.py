@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.decomposition import PCA
 from sklearn.utils.sparsefuncs import incr_mean_variance_axis
 
-from hdeepinsight._errors import check_integer, invalid
+from hdeepinsight._errors import check_integer, check_key, invalid
 from hdeepinsight.data import AlignedQuery, DataLike, log_normalize, open_counts
 from hdeepinsight.image import MIN_DISTINCT, global_seeds, principal_plane
 
@@ -85,6 +85,7 @@ def expression_pca(
     >>> hdi.tl.expression_pca(ad.AnnData(counts), n_comps=5).shape
     (40, 5)
     """
+    target = as_anndata(cells, key_added)
     check_integer("n_top_genes", n_top_genes, hint="Omit it to use 2000.")
     check_integer("n_comps", n_comps, hint="Omit it to use 50.")
     if isinstance(cells, Sequence) and not isinstance(cells, str):
@@ -111,8 +112,8 @@ def expression_pca(
     values = sp.vstack([log_normalize(block)[:, chosen] for block in blocks], format="csr")
     pca = PCA(min(n_comps, most), svd_solver="arpack", random_state=seed)
     coordinates = np.asarray(pca.fit_transform(values), dtype=np.float32)
-    if key_added is not None:
-        as_anndata(cells, key_added).obsm[key_added] = coordinates
+    if target is not None:
+        target.obsm[key_added] = coordinates
     return coordinates
 
 
@@ -149,8 +150,11 @@ def _highly_variable(
     return chosen
 
 
-def as_anndata(cells: object, key_added: str) -> AnnData:
-    """Return the cells as what they have to be for a result to be written."""
+def as_anndata(cells: object, key_added: str | None) -> AnnData | None:
+    """Return the cells as what they have to be for a result to be written, if it is to be."""
+    if key_added is None:
+        return None
+    check_key("key_added", key_added)
     if not hasattr(cells, "obsm"):
         kind = type(cells).__name__
         expected = f"None for cells of the kind {kind}, which nothing can be written to"

@@ -255,6 +255,7 @@ def vote(
     >>> result.table.reset_index().values.tolist()
     [['a', 4, 1, 'T', 0.75]]
     """
+    target = as_anndata(adata, key_added)
     if not 0.5 <= threshold < 1:
         expected = "a share >= 0.5 and < 1, which one child alone can exceed"
         raise invalid("threshold", threshold, expected, "Omit it to use 0.5.")
@@ -297,8 +298,8 @@ def vote(
         before=annotation.node_probabilities(tree, mass),
         table=table,
     )
-    if key_added is not None:
-        result.to_adata(as_anndata(adata, key_added), key_added=key_added)
+    if target is not None:
+        result.to_adata(target, key_added=str(key_added))
     return result
 
 

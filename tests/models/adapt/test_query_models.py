@@ -54,6 +54,25 @@ def test_before_training_equals_the_reference_model(
     assert mapped.adaptation is None
 
 
+def test_a_model_says_what_it_was_adapted_to(model, shifted, adapt, tmp_path) -> None:
+    assert "query" not in repr(model)
+    adapted = adapt(shifted)
+    said = f"; adapted to a query of {shifted.n_obs:,} cells"
+    assert said in repr(adapted)
+    adapted.save(tmp_path / "adapted")
+    assert said in repr(SCHDeepInsight.load(tmp_path / "adapted", adata=False))
+    kept = SCHDeepInsight.load_query_data(shifted, model)
+    assert "query" not in repr(kept)
+    kept.train(max_steps=0)
+    assert f"; not adapted to a query of {shifted.n_obs:,} cells" in repr(kept)
+
+
+def test_a_reference_that_is_not_there_is_not_saved(model, shifted, adapt, tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"save_anndata=True saves the reference.*none attached"):
+        adapt(shifted).save(tmp_path / "adapted", save_anndata=True)
+    assert not (tmp_path / "adapted").exists()
+
+
 @pytest.mark.parametrize("as_path", [str, Path])
 def test_takes_the_folder_of_a_model(
     model: SCHDeepInsight, shifted: ad.AnnData, tmp_path: Path, as_path: type

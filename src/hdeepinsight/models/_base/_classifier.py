@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ import torch
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 
-from hdeepinsight._errors import check_choice, check_integer, check_keywords, one_column
+from hdeepinsight._errors import check_integer, check_keywords, one_column
 from hdeepinsight._progress import tracked
 from hdeepinsight.adaptation import AdaptationOptions, Adapter, QueryCells, reference_sums
 from hdeepinsight.annotation import (
@@ -28,14 +28,21 @@ from hdeepinsight.annotation import (
     ReferenceBank,
     Reject,
     calibrate,
-    check_decoder,
-    check_threshold,
+    check_decoding,
     evaluate_annotation,
     judgement,
     marker_opinion,
 )
-from hdeepinsight.data import align_genes, draw_evenly, is_paired, open_store
+from hdeepinsight.data import (
+    align_genes,
+    deal_out,
+    draw_evenly,
+    is_paired,
+    open_store,
+    spread_rows,
+)
 from hdeepinsight.models._base._plan import HierarchicalPlan
+from hdeepinsight.models._base._reader import CellReader, in_order
 from hdeepinsight.models._base._registration import (
     LABELS,
     as_label_keys,
@@ -47,7 +54,6 @@ from hdeepinsight.taxonomy import TreeAlgebra, column_nodes
 if TYPE_CHECKING:
     from anndata import AnnData
     from scvi.data import AnnDataManager
-    from torch import Tensor
 
     from hdeepinsight.adaptation import AdaptationReport
     from hdeepinsight.data import AlignedQuery, ScaleMode
@@ -58,13 +64,13 @@ else:
     _Base = object
 
 SOURCE = "held-out reference cells"
+CROSS_FITTED = "reference cells, each read by a member that did not learn from it"
 REFERENCE_CELLS = 20_000
 CONFORMAL_CELLS = 20_000
 BANK_CELLS = 400
 """Held-out cells that a model keeps, to see how they look at the genes and depths of a query."""
-SAMPLE_CELLS = 2_000
-"""Cells of a large query by which it is judged; a smaller one is judged by all of its cells."""
-BATCH_SIZE = 1024
+SAMPLE_CELLS, JUDGED_WHOLE = 2_000, 4_096
+"""Cells of a large query by which it is judged; one of so few is judged by all of its cells."""
 READING = "layer", "use_raw", "scale", "fold_case"
 TEMPERATURE_DEPTHS = (1.0, 0.5, 0.25)
 
@@ -104,6 +110,7 @@ class HierarchicalClassifierMixin(_Base):
     adapter_: Adapter | None = None
     shift_: float | None = None
     _query: _Query | None = None
+    _unseen_by: np.ndarray | None = None
 
     # ------------------------------------------------------------------------------- training
 
@@ -111,11 +118,20 @@ class HierarchicalClassifierMixin(_Base):
         self, train_size: float | None, validation_size: float | None, *how: Any
     ) -> list[np.ndarray]:
         split = super()._split(train_size, validation_size, *how)
-        if not len(split[1]) and validation_size != 0 and (validation_size or train_size != 1):
+        self._unseen_by, n_members = None, getattr(self.module, "n_members", 1)
+        rest = 0.1 if train_size is None else 1 - train_size
+        share = rest if validation_size is None else validation_size
+        if not len(split[1]) and share:
+            calibrated = "is not calibrated (with n_members='auto' it would be)"
+            if n_members > 1:
+                nodes, rng = self._nodes(), np.random.default_rng(self.seed)
+                nodes = np.where(np.isin(np.arange(len(nodes)), split[0]), nodes, 0)
+                self._unseen_by = deal_out(nodes, n_members, share, rng)
+                calibrated = "is calibrated by cells that single members did not learn from"
             warnings.warn(
-                "No cells are held out: every type has too few for that. The model is not "
-                "calibrated, knows no novelty, and cannot be evaluated on its reference. Label "
-                "more cells, raise validation_size, or pass validation_size=0 to agree.",
+                f"No cells are held out: every type has too few for that. The model {calibrated}, "
+                "knows no novelty, and cannot be evaluated on its reference. Label more cells, "
+                "raise validation_size, or pass validation_size=0 to agree.",
                 UserWarning,
                 stacklevel=4,  # the caller of train
             )
@@ -144,14 +160,27 @@ class HierarchicalClassifierMixin(_Base):
             lifted = self._lifted_nodes(nodes, split[0], audit)
             settings["n_lifted_labels"] = int((lifted != nodes).sum())
             nodes = lifted
+        codes = np.arange(self.taxonomy.n_nodes)
+        if (unseen_by := self.__dict__.pop("_unseen_by", None)) is not None:
+            # A code then says both: the node, and the member that must not see it.
+            nodes = nodes + len(codes) * (unseen_by + 1)
+            parts = np.arange(-1, self.module.n_members)
+            unseen_by, codes = np.repeat(parts, len(codes)), np.tile(codes, len(parts))
+            settings["cross_fitted"] = True
         self.adata_manager.adata.obs[LABELS] = nodes
-        return (self.taxonomy, np.arange(self.taxonomy.n_nodes)), settings
+        return (self.taxonomy, codes, None, unseen_by), settings
 
     def _finish(self, plan: Any, datamodule: Any) -> None:
         if datamodule is None:
-            self.adata_manager.adata.obs[LABELS] = self._nodes()  # given ones, whatever was lifted
+            obs = self.adata_manager.adata.obs
+            unseen_by = obs[LABELS].to_numpy() // self.taxonomy.n_nodes - 1
+            obs[LABELS] = self._nodes()  # given ones, whatever was lifted
             rows = (self.validation_indices_, self.train_indices_)
             held_out, train = (self._reference_cells(part) for part in rows)
+            if (dealt_out := np.flatnonzero(unseen_by >= 0)).size:
+                held_out = self._reference_cells(dealt_out)
+                extra = {**held_out.extra, "member": unseen_by[dealt_out]}
+                held_out = replace(held_out, extra=extra)
         else:
             codes, columns = plan.node_of_code.cpu().numpy(), plan.columns.cpu().numpy()
             loaders = (datamodule.val_dataloader(), datamodule.train_dataloader())
@@ -235,14 +264,16 @@ class HierarchicalClassifierMixin(_Base):
 
         Temperatures are fitted on the held-out cells, whole and thinned: they resemble the training
         cells more than a query does, and alone would make the model surer than any other study
-        bears out.
+        bears out. Cells that one member alone has not seen are read by that member; they are not
+        kept, because the others know them.
         """
         self.calibration_ = self.bank_ = None
         self.module.temperature.fill_(1.0)
         if not len(held_out):
             return
         depths = (held_out.thinned(d, np.random.default_rng(self.seed)) for d in TEMPERATURE_DEPTHS)
-        parts = [torch.from_numpy(self._read(cells, ("logits",))["logits"]) for cells in depths]
+        read = self._reader()
+        parts = [torch.from_numpy(read(cells, ("logits",))["logits"]) for cells in depths]
         logits = torch.cat(parts)
         nodes = torch.from_numpy(np.tile(held_out.nodes, len(TEMPERATURE_DEPTHS)))
         tree = TreeAlgebra(self.taxonomy)  # on the CPU, wherever the network is
@@ -250,13 +281,16 @@ class HierarchicalClassifierMixin(_Base):
         rng = np.random.default_rng(self.seed)
         # Drawn blindly: conformal promises hold for cells of the same mixture of types.
         drawn = held_out[rng.permutation(len(held_out))[:CONFORMAL_CELLS]]
-        probabilities = self._read(drawn, ("probabilities",))["probabilities"]
+        probabilities = read(drawn, ("probabilities",))["probabilities"]
         if (drawn.nodes > 0).any():
             names = pd.RangeIndex(len(drawn))
             annotation = Annotation(
                 taxonomy=self.taxonomy, obs_names=names, node_probabilities=probabilities
             )
-            self.calibration_ = calibrate(annotation, drawn.nodes, source=SOURCE)
+            source = CROSS_FITTED if "member" in held_out.extra else SOURCE
+            self.calibration_ = calibrate(annotation, drawn.nodes, source=source)
+        if "member" in held_out.extra:
+            return
         train = train[draw_evenly(train.nodes, REFERENCE_CELLS, rng)]
         rows = draw_evenly(held_out.nodes, BANK_CELLS, rng)
         rows = rows[held_out.nodes[rows] > 0]
@@ -279,7 +313,7 @@ class HierarchicalClassifierMixin(_Base):
         use_raw: bool = False,
         scale: ScaleMode = "auto",
         fold_case: bool = False,
-        batch_size: int | None = BATCH_SIZE,
+        batch_size: int | None = None,
         keep: list[sparse.csr_matrix] | None = None,
     ) -> Annotation:
         """Label every cell at every level.
@@ -310,7 +344,7 @@ class HierarchicalClassifierMixin(_Base):
         layer, use_raw, scale, fold_case
             How the query is read, as in :meth:`~hdeepinsight.models.CountModel.open`.
         batch_size
-            Cells in one pass through the network.
+            Cells in one pass through the network; by default what suits it and its device.
         keep
             List to which the counts of all genes of the query are added block by block, for a
             graph of its cells (:meth:`~hdeepinsight.data.AlignedQuery.chunks`).
@@ -341,25 +375,30 @@ class HierarchicalClassifierMixin(_Base):
         >>> result.gene_report.n_measured
         263
         """
-        check_threshold(threshold)
-        check_decoder(decoder)
-        check_choice("reject", reject, get_args(Reject), "Use 'auto' to begin with.")
+        check_decoding(threshold, decoder, reject)
         opened = self._open_trained(
             query, indices, layer=layer, use_raw=use_raw, scale=scale, fold_case=fold_case
         )
         judge: QueryJudge | None = None
         found: dict[str, np.ndarray] = {}
-        names = "probabilities", "seen"
-        for rows, counts, part in self._chunks(opened, names, batch_size, corrected, keep=keep):
-            read = counts, part["probabilities"]
-            if rows.start == 0 and self.bank_ is not None:
-                is_all = counts.shape[0] == opened.n_obs
-                judge = self._judge(opened, *(read if is_all else self._sampled(opened, corrected)))
-            if judge is not None:
-                part |= judge.measure(*read)
+        names = ["probabilities", "seen"]
+        if getattr(self.module, "n_members", 1) > 1:
+            names.append("disagreement")
+        is_judged, by_sample = self.bank_ is not None, opened.n_obs > JUDGED_WHOLE
+        if is_judged and by_sample:
+            judge = self._judge(opened, *self._sampled(opened, corrected))
+        whole: list[sparse.csr_matrix] = []
+        chunks = self._chunks(opened, names, batch_size, corrected, keep=keep, judge=judge)
+        for rows, counts, part in chunks:
             fill(found, part, rows, opened.n_obs)
+            whole += [counts] if is_judged and not by_sample else []
+        if whole:
+            read = sparse.vstack(whole, format="csr"), found["probabilities"]
+            judge = self._judge(opened, *read)
+            found |= {} if judge is None else judge.measure(*read)
         probabilities = found.pop("probabilities", np.zeros((0, 0)))
         seen = found.pop("seen", np.ones(0, dtype=bool))
+        disagreement = found.pop("disagreement", None)
         return Annotation(
             taxonomy=self.taxonomy,
             node_probabilities=probabilities,
@@ -367,6 +406,7 @@ class HierarchicalClassifierMixin(_Base):
             decoder=decoder,
             recipe=self.recipe,
             calibration=self.calibration,
+            disagreement=disagreement,
             **judgement(
                 judge,
                 found,
@@ -384,7 +424,7 @@ class HierarchicalClassifierMixin(_Base):
         adata: Any = None,
         indices: Sequence[int] | None = None,
         soft: bool = False,
-        batch_size: int | None = BATCH_SIZE,
+        batch_size: int | None = None,
         *,
         level: int | str | None = None,
         **kwargs: Any,
@@ -400,7 +440,7 @@ class HierarchicalClassifierMixin(_Base):
         soft
             Return probabilities instead, as :meth:`predict_proba` does.
         batch_size
-            Cells in one pass through the network.
+            Cells in one pass through the network; by default what suits it and its device.
         level
             Name or depth of a level; by default the label where each cell's path stops.
         **kwargs
@@ -430,7 +470,7 @@ class HierarchicalClassifierMixin(_Base):
         self,
         adata: Any = None,
         indices: Sequence[int] | None = None,
-        batch_size: int | None = BATCH_SIZE,
+        batch_size: int | None = None,
         *,
         level: int | str | None = None,
         corrected: StacasResult | None = None,
@@ -478,7 +518,7 @@ class HierarchicalClassifierMixin(_Base):
         self,
         adata: Any = None,
         indices: Sequence[int] | None = None,
-        batch_size: int | None = BATCH_SIZE,
+        batch_size: int | None = None,
         **reading: Any,
     ) -> np.ndarray:
         """Return the features of every cell, shape ``(n_cells, n_latent)``.
@@ -611,30 +651,47 @@ class HierarchicalClassifierMixin(_Base):
             query, reading = own.data, own.reading | given
         return self.open(query, indices=indices, **reading)
 
+    def _reader(self, measured: np.ndarray | None = None) -> CellReader:
+        """Return what reads cells by the network, for the genes of a query."""
+        measured = np.ones(len(self.genes)) if measured is None else measured
+        return CellReader(self.module, self.adapter_, measured)
+
     def _chunks(
         self,
         opened: AlignedQuery,
         names: Sequence[str],
-        batch_size: int | None = BATCH_SIZE,
+        batch_size: int | None = None,
         corrected: StacasResult | None = None,
         *,
         some: np.ndarray | None = None,
         keep: list[sparse.csr_matrix] | None = None,
+        judge: QueryJudge | None = None,
     ) -> Iterator[tuple[slice, sparse.csr_matrix, dict[str, np.ndarray]]]:
-        """Read a query, or some cells, in one pass by chunks: rows, counts, and outputs by name."""
+        """Read a query, or some cells, in one pass by chunks: rows, counts, and outputs by name.
+
+        Those of a judge, who needs probabilities, are among them.
+        """
         check_integer("batch_size", batch_size, optional=True)
         shift = None
         if corrected is not None:
             shift = corrected.shift_for(self.normalizer, opened.obs_names)
         opened = opened if some is None else opened.subset(some)
         batch = (self.adapter_ or Adapter()).batch_of(opened.obs)
-        for rows, counts in tracked(opened.chunks(keep=keep), "Annotating", opened.n_obs):
+        read = self._reader(opened.measured)
+
+        def outputs(chunk: tuple[slice, sparse.csr_matrix]) -> dict[str, np.ndarray]:
+            rows, counts = chunk
             cells = query_cells(opened, rows, counts, batch[rows])
             if shift is not None:
                 wanted = [rows] if some is None else [slice(row, row + 1) for row in some[rows]]
                 moved = np.concatenate([shift(each) for each in wanted])
                 cells = replace(cells, extra={**cells.extra, "shift": moved})
-            yield rows, counts, self._read(cells, names, opened.measured, batch_size=batch_size)
+            found = read(cells, names, batch_size)
+            return found | ({} if judge is None else judge.measure(counts, found["probabilities"]))
+
+        chunks = tracked(opened.chunks(keep=keep), "Annotating", opened.n_obs)
+        for (rows, counts), found in in_order(outputs, chunks, read.n_workers):
+            yield rows, counts, found
 
     def _collected(
         self,
@@ -649,46 +706,11 @@ class HierarchicalClassifierMixin(_Base):
             fill(found, part, rows, opened.n_obs)
         return found.get(name, np.zeros((0, 0), dtype=np.float32))
 
-    @torch.inference_mode()
-    def _read(
-        self,
-        cells: QueryCells,
-        names: Sequence[str],
-        measured: np.ndarray | None = None,
-        *,
-        batch_size: int | None = BATCH_SIZE,
-    ) -> dict[str, np.ndarray]:
-        """Run cells through the network in mini-batches; ``logits`` are those without an adapter.
-
-        ``seen`` tells in which cells anything that the model reads was counted; in the others all
-        siblings are equally likely.
-        """
-        self.module.eval()
-        adapter, tree, parts = self.adapter_ or Adapter(), self.module.tree, []
-        genes = np.ones(len(self.genes)) if measured is None else measured
-        mask = torch.tensor(genes, dtype=torch.float32, device=self.device)
-        for _, part in cells.parts(batch_size or BATCH_SIZE):
-            inputs = part.tensors(mask)
-            if "logits" in names:
-                found = self.module.inference(**inputs)
-            else:
-                found = adapter.predict(self.module, batch=part.batch, **inputs)
-            seen = found["seen"] = inputs["counts"].any(1)
-            if "proteins_measured" in inputs:
-                seen |= inputs["proteins_measured"].any(1)
-            if "probabilities" in found and not seen.all():
-                logits = torch.zeros(1, self.taxonomy.n_edges).to(mask)
-                equal = tree.node_log_probs(tree.conditional_log_probs(logits)).exp()
-                found["probabilities"] = found["probabilities"].where(seen.unsqueeze(1), equal)
-            parts.append([as_array(found[name]) for name in names])
-        arrays = (np.concatenate(each) for each in zip(*parts, strict=True))
-        return dict(zip(names, arrays, strict=True))
-
     def _sampled(
         self, opened: AlignedQuery, corrected: StacasResult | None
     ) -> tuple[sparse.csr_matrix, np.ndarray]:
         """Return counts and probabilities of cells of a query that are drawn evenly."""
-        rows = np.unique(np.linspace(0, opened.n_obs - 1, SAMPLE_CELLS).astype(int))
+        rows = spread_rows(opened.n_obs, SAMPLE_CELLS)
         drawn = self._chunks(opened, ("probabilities",), corrected=corrected, some=rows)
         counts, found = zip(*[part[1:] for part in drawn], strict=True)
         probabilities = np.concatenate([each["probabilities"] for each in found])
@@ -701,9 +723,11 @@ class HierarchicalClassifierMixin(_Base):
         if self.bank_ is None or not counts.nnz:
             return None
 
+        reader = self._reader(opened.measured)
+
         def network(cells: sparse.csr_matrix) -> np.ndarray:
             read = as_cells(cells.astype(np.float32), np.zeros(cells.shape[0], dtype=np.int64))
-            return self._read(read, ("probabilities",), opened.measured)["probabilities"]
+            return reader(read, ("probabilities",))["probabilities"]
 
         markers = marker_opinion(self.profiles_, self.taxonomy, opened.measured)
         yardstick = self.bank_, self.taxonomy, opened.measured
@@ -869,7 +893,7 @@ class HierarchicalClassifierMixin(_Base):
         """Return the share of some cells of a query that do not look like the reference."""
         few = cells[np.unique(np.linspace(0, len(cells) - 1, SAMPLE_CELLS).astype(int))]
         few = replace(few, batch=np.full(len(few), -1))  # read by the network of the reference
-        probabilities = self._read(few, ("probabilities",), opened.measured)["probabilities"]
+        probabilities = self._reader(opened.measured)(few, ("probabilities",))["probabilities"]
         judge = self._judge(opened, few.counts, probabilities)
         return None if judge is None else judge.foreign_share(few.counts, probabilities)
 
@@ -939,8 +963,3 @@ def fill(
         if name not in found:
             found[name] = np.empty((n_cells, *values.shape[1:]), dtype=values.dtype)
         found[name][rows] = values
-
-
-def as_array(tensor: Tensor) -> np.ndarray:
-    """Return a tensor as an array in memory, half precision raised to single."""
-    return np.asarray((tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy())

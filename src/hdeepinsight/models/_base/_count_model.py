@@ -274,7 +274,11 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             return f"not trained, on {self.summary_stats.n_cells:,} cells"
         trained = self.recipe_.get("n_cells", 0) - self.recipe_.get("n_held_out", 0)
         held_out = self.recipe_.get("n_held_out") or "no"
-        return f"trained on {trained:,} cells, {held_out} cells held out"
+        text = f"trained on {trained:,} cells, {held_out} cells held out"
+        if self.adapter_ is not None and (report := self.adapter_.report) is not None:
+            is_applied = "adapted" if self.adapter_.is_applied else "not adapted"
+            text += f"; {is_applied} to a query of {report.n_cells:,} cells"
+        return text
 
     @property
     def _setup(self) -> registration.Setup:
@@ -772,6 +776,9 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             known = ("dir_path", "prefix", "overwrite", "save_anndata")
             check_keywords("save() without save_anndata", given, known)
         else:
+            if self.adata is None:
+                msg = "save_anndata=True saves the reference, and the model has none attached."
+                raise ValueError(f"{msg} Leave it out, or load the model with adata=...")
             reference: Any = self._resolve_adata(None)
             paired = isinstance(reference, MuData)
             name = SAVE_KEYS.MDATA_FNAME if paired else SAVE_KEYS.ADATA_FNAME

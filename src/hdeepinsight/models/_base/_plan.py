@@ -98,6 +98,9 @@ class HierarchicalPlan(OneCyclePlan):
         Node of every label code that the loader gives.
     columns
         Columns of the loader's matrix that the network reads; all of them by default.
+    unseen_by
+        Member of the network that must not see the labels of a code, -1 for none; see
+        :func:`~hdeepinsight.data.deal_out`.
     **kwargs
         As in :class:`OneCyclePlan`.
 
@@ -118,13 +121,15 @@ class HierarchicalPlan(OneCyclePlan):
         taxonomy: Taxonomy,
         node_of_code: np.ndarray,
         columns: np.ndarray | None = None,
+        unseen_by: np.ndarray | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(module, **kwargs)
         self.taxonomy = taxonomy
-        self.register_buffer("node_of_code", torch.tensor(node_of_code), persistent=False)
-        chosen = None if columns is None else torch.tensor(columns)
-        self.register_buffer("columns", chosen, persistent=False)
+        tables = {"node_of_code": node_of_code, "columns": columns, "unseen_by": unseen_by}
+        for name, table in tables.items():
+            tensor = None if table is None else torch.tensor(table)
+            self.register_buffer(name, tensor, persistent=False)
         self._held_out: list[tuple[Tensor, Tensor]] = []
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -173,8 +178,11 @@ class HierarchicalPlan(OneCyclePlan):
         counts = batch[REGISTRY_KEYS.X_KEY]
         if self.columns is not None:
             counts = counts[:, self.columns]
-        nodes = self.node_of_code[batch[REGISTRY_KEYS.LABELS_KEY].long().ravel()]
-        return {**batch, REGISTRY_KEYS.X_KEY: counts, REGISTRY_KEYS.LABELS_KEY: nodes}
+        codes = batch[REGISTRY_KEYS.LABELS_KEY].long().ravel()
+        labels = {REGISTRY_KEYS.LABELS_KEY: self.node_of_code[codes]}
+        if self.unseen_by is not None:
+            labels["unseen_by"] = self.unseen_by[codes]
+        return {**batch, REGISTRY_KEYS.X_KEY: counts, **labels}
 
 
 def _gathered(values: Tensor) -> Tensor:

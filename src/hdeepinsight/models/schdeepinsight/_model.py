@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -58,6 +58,9 @@ if TYPE_CHECKING:
     from hdeepinsight.image import LayoutMethod
 
 LAYOUT_CELLS = 20_000
+MOST_MEMBERS = 5
+MEMBERS_CELLS = 1024
+"""Labelled cells whose eighth is the largest mini-batch, which "auto" shares among members."""
 ADAPTED_NOTE = (
     "The adapted network is explained; the ranks of markers, which are half of what the model "
     "says, have no gradient."
@@ -91,6 +94,11 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
         or ``None`` for no image.
     n_latent
         Width of the features of the compact backbone.
+    n_members
+        Networks of the same recipe with other random numbers, whose probabilities are averaged;
+        an annotation then says how far they disagree. Training takes so many times as long.
+        ``"auto"`` takes as many as there is time for in the training on 1,000 cells: five of up
+        to 204 labelled cells, one of more than 512.
     masking
         Random gene masking in training.
     thinning
@@ -142,6 +150,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
         side: int | None = None,
         backbone: str | None = "compact",
         n_latent: int = 256,
+        n_members: int | Literal["auto"] = 1,
         masking: GeneMasking | dict[str, float] | None = None,
         thinning: CountThinning | dict[str, float] | None = None,
         proteins: GeneLayout | dict[str, Any] | None = None,
@@ -149,6 +158,8 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
         seed: int | None = None,
     ) -> None:
         check_integer("n_genes", n_genes, hint="Omit it to use 4096.")
+        if n_members != "auto":
+            check_integer("n_members", n_members, hint="Pass 'auto' to go by the reference.")
         super().__init__(adata, registry, seed=seed)
         self._loader_genes = super().genes
         config = ModuleConfig(**config) if isinstance(config, dict) else config or ModuleConfig()
@@ -174,7 +185,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
             source = self._registration().source
             keep = [*keep_genes, *self._genes_of_proteins(adata, keep_genes)]
             nodes = self._nodes()
-            self._build(self._layout_of(source, nodes, keep), proteins)
+            self._build(self._layout_of(source, nodes, keep), proteins, nodes)
             self._read_genes(self.genes, self._protein_arrays())
             shell = self.adata_manager.adata
             shell.obs[LABELS] = nodes
@@ -304,12 +315,10 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
             Cells of every type in the background.
         n_samples
             Gradients per cell, 50 by default. The error falls with it, the time grows. For
-            ``"kernel"`` coalitions per cell (by default 2 × genes + 2,048), for ``"permutation"``
-            permutations per cell (1).
+            ``"permutation"`` permutations per cell (1).
         method
-            ``"expected_gradients"``, or, to check it on a few cells, an explainer of shap:
-            ``"shap_gradient"``, ``"kernel"`` or ``"permutation"``. The last two ask the network
-            tens of thousands of times per cell.
+            ``"expected_gradients"``, or, to check it on a few cells, ``"permutation"``: Shapley
+            values by shap, which asks the network tens of thousands of times per cell.
         keep_values
             Keep the attributions of single cells, 4 bytes per cell, gene and node. Off, only means
             and spread over cells are kept, and memory does not grow with the number of cells.
@@ -420,6 +429,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
                 f"({self.layout.method} layout)"
                 f"{f' and {len(self.proteins)} proteins' if self.proteins else ''}, "
                 f"{weights:,} weights"
+                f"{f' of {self.module.n_members} members' if self.module.n_members > 1 else ''}"
             )
         labels = self.registry_["field_registries"].get("labels", {}).get("state_registry", {})
         missing = ", ".join(
@@ -446,9 +456,14 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
         with progress("Placing the genes on the image"):
             return GeneLayout.fit(log_normalize(sample), genes, **fitting)
 
-    def _build(self, layout: GeneLayout, proteins: Any) -> None:
-        """Build the network, with the layout written down."""
+    def _build(self, layout: GeneLayout, proteins: Any, nodes: np.ndarray | None = None) -> None:
+        """Build the network, with the layout and the number of members written down."""
         options = self.init_params_["non_kwargs"]
+        if options["n_members"] == "auto":
+            n_labelled = MEMBERS_CELLS if nodes is None else np.count_nonzero(nodes)
+            options["n_members"] = int(
+                np.clip(MEMBERS_CELLS // max(n_labelled, 1), 1, MOST_MEMBERS)
+            )
         self.layout = layout
         self.protein_layout = self._protein_layout_of(proteins, layout)
         with seeded(self.seed):
@@ -458,6 +473,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
                 self._config,
                 backbone=options["backbone"],
                 n_latent=options["n_latent"],
+                n_members=options["n_members"],
                 masking=GeneMasking.of(options["masking"]),
                 thinning=CountThinning.of(options["thinning"]),
                 proteins=self.protein_layout,
@@ -470,7 +486,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
         var = pd.DataFrame(index=pd.Index(self._loader_genes, dtype=object))
         source = open_counts(AnnData(counts, var=var))
         keep = self.init_params_["non_kwargs"]["keep_genes"]
-        self._build(self._layout_of(source, nodes, keep), None)
+        self._build(self._layout_of(source, nodes, keep), None, nodes)
         self._fit_to(read_counts(source, self.genes), nodes, np.zeros(len(nodes)))
 
     def _fit_to(self, counts: csr_matrix, nodes: np.ndarray, batches: np.ndarray) -> None:
@@ -491,7 +507,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
         names = {field.name for field in fields(ModuleConfig)}
         older = {name: options[name] for name in names & set(options)}
         rest = {name: value for name, value in options.items() if name not in names}
-        return rest | ({"config": older} if older else {})
+        return {"n_members": 1} | rest | ({"config": older} if older else {})
 
     def _opening(self) -> dict[str, Any]:
         return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -21,6 +22,8 @@ from hdeepinsight.nn import (
     FoldedClassifier,
     GeneMasking,
     LinearHead,
+    MemberBackbones,
+    MemberHeads,
     ModalityDropout,
     PerParentHead,
     ProteinChannels,
@@ -109,6 +112,9 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
         hierarchical logistic regression.
     n_latent
         Width of the features of the compact backbone.
+    n_members
+        Number of backbones and heads, whose probabilities are averaged. In training each reads
+        its own thinned and masked copy of a mini-batch.
     masking, thinning
         Random gene masking and thinning of counts in training.
     proteins
@@ -118,7 +124,7 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
     temperature: Tensor
     wide: nn.Linear | None
     wide_proteins: nn.Linear | None
-    head: nn.Module | None
+    head: Any
 
     def __init__(
         self,
@@ -128,6 +134,7 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
         *,
         backbone: str | None,
         n_latent: int,
+        n_members: int,
         masking: GeneMasking,
         thinning: CountThinning,
         proteins: GeneLayout | None,
@@ -136,7 +143,11 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
         if backbone is None and not config.wide:
             msg = "backbone=None and wide=False leave nothing to learn. Switch one of them on."
             raise ValueError(msg)
+        if n_members > 1 and (backbone is None or config.wide):
+            msg = "n_members has no effect on the wide path, which all members share. Pass"
+            raise ValueError(f"{msg} n_members=1, or a backbone and wide=False.")
         n_genes = len(layout.genes)
+        self.n_members = n_members
         self.tree = TreeAlgebra(taxonomy)
         self.normalizer = CountNormalizer(n_genes)
         self.raster = Raster(layout, channels=config.channels)
@@ -144,7 +155,8 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
         dropout = ModalityDropout.of(config.modality_dropout)
         self.proteins = None if proteins is None else ProteinChannels(proteins, dropout)
         n_channels = self.raster.n_channels + (self.proteins.n_channels if self.proteins else 0)
-        self.backbone = make_backbone(backbone, n_channels, layout.side, n_latent=n_latent)
+        make: Any = partial(make_backbone, backbone, n_channels, layout.side, n_latent=n_latent)
+        self.backbone: Any = make() if n_members == 1 else MemberBackbones(make, n_members)
         self.wide = self.wide_proteins = self.head = None
         if config.wide:
             self.wide = _zero_linear(n_genes, taxonomy.n_edges, bias=backbone is None)
@@ -152,8 +164,9 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
             self.wide_proteins = _zero_linear(self.proteins.n_proteins, taxonomy.n_edges)
         if self.backbone is not None:
             check_choice("head", config.head, tuple(HEADS))
-            head = HEADS[config.head]
-            self.head = head(self.backbone.n_latent, self.tree, dropout=config.dropout)
+            width = self.backbone.n_latent // n_members
+            head = partial(HEADS[config.head], width, self.tree, dropout=config.dropout)
+            self.head = head() if n_members == 1 else MemberHeads(head, n_members, self.tree)
         self.objective = AdaptiveHierarchicalFocalLoss(
             self.tree,
             gamma=config.gamma,
@@ -182,8 +195,16 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
 
         Returns
         -------
-        The mini-batch with thinned counts and masks of what is shown.
+        The mini-batch with thinned counts and masks of what is shown, once for every member. A
+        member gets no label of cells that it must not see (``unseen_by``).
         """
+        if self.n_members > 1:
+            tensors = {name: torch.cat([each] * self.n_members) for name, each in tensors.items()}
+        if "unseen_by" in tensors:
+            labels, unseen_by = tensors[REGISTRY_KEYS.LABELS_KEY], tensors["unseen_by"]
+            member = torch.arange(self.n_members, device=labels.device)
+            seen = unseen_by != member.repeat_interleave(len(labels) // self.n_members)
+            tensors[REGISTRY_KEYS.LABELS_KEY] = labels * seen
         counts = self.thinning.sample_dense(tensors[REGISTRY_KEYS.X_KEY])
         measured = self.masking.sample(counts.shape[0], counts.shape[1], counts.device)
         tensors = {**tensors, REGISTRY_KEYS.X_KEY: counts, "measured": measured}
@@ -206,6 +227,7 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
         proteins: Tensor | None = None,
         proteins_measured: Tensor | None = None,
         shift: Tensor | None = None,
+        member: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Features and logits.
 
@@ -222,6 +244,8 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
             all proteins count as not measured.
         shift
             Batch correction of the log values, shape ``(n_cells, n_genes)``.
+        member
+            Number of the member that reads each cell, shape ``(n_cells,)``; all do by default.
 
         Returns
         -------
@@ -230,7 +254,10 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
         values, protein_values = self.normalizer(counts, measured, shift), None
         if self.proteins is not None and proteins is not None and proteins_measured is not None:
             protein_values = self.proteins.normalize(proteins, proteins_measured)
-        return self.read(values, measured, nodes, protein_values)
+        found = self.read(values, measured, nodes, protein_values)
+        if member is not None:
+            found["logits"] = self.head.by_one(found["latent"], member.long())
+        return found
 
     def read(
         self,
@@ -280,7 +307,8 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
 
         Returns
         -------
-        ``probabilities`` ``(n_cells, n_nodes)`` and ``latent`` ``(n_cells, n_latent)``.
+        ``probabilities`` ``(n_cells, n_nodes)``, ``latent`` ``(n_cells, n_latent)``, and of several
+        members their ``disagreement`` ``(n_cells,)``.
         """
         outputs = self.inference(counts, measured, **proteins)
         return self.classify(outputs["latent"], outputs["logits"])
@@ -289,7 +317,11 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
         """Return what :meth:`predict` does, from features and logits."""
         conditional = self.generative(logits)["conditional"]
         probabilities = self.tree.node_log_probs(conditional).exp()
-        return {"probabilities": probabilities, "latent": latent}
+        found = {"probabilities": probabilities, "latent": latent}
+        heads = getattr(self.head, "head", self.head)  # that of the reference, within an adapter
+        if isinstance(heads, MemberHeads):
+            found["disagreement"] = heads.disagreement(latent)
+        return found
 
     def folded(self, measured: Tensor) -> FoldedClassifier | None:
         """Return what predicts the same from sparse counts, for the genes of one query.

@@ -273,7 +273,7 @@ def find_anchors(datasets: list[Dataset], against: Dataset | None = None) -> pd.
                 "dataset_2": np.full(len(found.first), two.key),
                 "cell_2": two.cells[found.second],
                 "distance": found.distance,
-                "neighborhood_score": score_anchors(found, one.own_neighbors, two.own_neighbors)[1],
+                "neighborhood_score": score_anchors(found, one.own_neighbors, two.own_neighbors),
                 "consistent": consistent_labels(*labels, settings.taxonomy),
             }
         )
@@ -352,10 +352,8 @@ def mutual_neighbors(
     return MutualNeighbors(first, second, distance, to_second[:, :k_score], to_first[:, :k_score])
 
 
-def score_anchors(
-    anchors: MutualNeighbors, own_first: Ints, own_second: Ints
-) -> tuple[Ints, Floats]:
-    """Count the neighbours that the two cells of each anchor share.
+def score_anchors(anchors: MutualNeighbors, own_first: Ints, own_second: Ints) -> Floats:
+    """Score anchors by the number of neighbours that their two cells share.
 
     Parameters
     ----------
@@ -366,10 +364,8 @@ def score_anchors(
 
     Returns
     -------
-    overlap, score
-        Shared neighbours, int64, and the same on a scale from the 0.01 to the 0.9 quantile of
-        these anchors, clipped to [0, 1]; 1 for all where both quantiles are equal. Shapes
-        ``(n_anchors,)``.
+    Shared neighbours on a scale from the 0.01 to the 0.9 quantile of these anchors, clipped to
+    [0, 1]; 1 for all where both quantiles are equal. Shape ``(n_anchors,)``.
 
     Notes
     -----
@@ -377,26 +373,24 @@ def score_anchors(
     matrix of all pairs of cells is formed.
     """
     n_first, n_second = len(anchors.cross_first), len(anchors.cross_second)
-    own_x, cross_y = _indicator(own_first, n_first), _indicator(anchors.cross_second, n_first)
-    cross_x, own_y = _indicator(anchors.cross_first, n_second), _indicator(own_second, n_second)
+
+    def indicator(neighbors: Ints, n_targets: int) -> sp.csr_matrix:
+        rows = np.arange(len(neighbors) + 1) * neighbors.shape[1]
+        ones = np.ones(neighbors.size, dtype=np.int32)
+        return sp.csr_matrix((ones, neighbors.ravel(), rows), shape=(len(neighbors), n_targets))
+
+    own_x, cross_y = indicator(own_first, n_first), indicator(anchors.cross_second, n_first)
+    cross_x, own_y = indicator(anchors.cross_first, n_second), indicator(own_second, n_second)
     overlap = np.zeros(len(anchors.first), dtype=np.int64)
     for start in range(0, len(overlap), _ANCHORS_AT_ONCE):
         some = slice(start, start + _ANCHORS_AT_ONCE)
         x, y = anchors.first[some], anchors.second[some]
-        shared = own_x[x].multiply(cross_y[y]).sum(axis=1)
-        shared = shared + cross_x[x].multiply(own_y[y]).sum(axis=1)
-        overlap[some] = np.asarray(shared).ravel()
+        both = own_x[x].multiply(cross_y[y]), cross_x[x].multiply(own_y[y])
+        overlap[some] = np.ravel(both[0].sum(axis=1) + both[1].sum(axis=1))
     low, high = np.quantile(overlap, [0.01, 0.9]) if len(overlap) else (0.0, 0.0)
     if high == low:
-        return overlap, np.ones(len(overlap))
-    return overlap, np.clip((overlap - low) / (high - low), 0.0, 1.0)
-
-
-def _indicator(neighbors: Ints, n_targets: int) -> sp.csr_matrix:
-    n_rows, k = neighbors.shape
-    indptr = np.arange(0, n_rows * k + 1, k)
-    ones = np.ones(n_rows * k, dtype=np.int32)
-    return sp.csr_matrix((ones, neighbors.ravel(), indptr), shape=(n_rows, n_targets))
+        return np.ones(len(overlap))
+    return np.clip((overlap - low) / (high - low), 0.0, 1.0)
 
 
 def weigh_anchors(distance: Floats, neighborhood_score: Floats) -> Floats:

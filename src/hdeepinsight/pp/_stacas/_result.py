@@ -154,10 +154,10 @@ class StacasResult:
                 "n_genes": n_genes,
                 "genes_lost": n_genes - len(self.genes),
                 "n_anchors": int((found["score"][here] > 0).sum()),
-                "share_anchored": float((n_anchors[own] > 0).mean()) if one.source.n_obs else 0.0,
-                "share_inconsistent": float((~found["consistent"][here]).mean())
-                if here.any()
-                else 0.0,
+                "share_anchored": float((n_anchors[own] > 0).mean()),
+                "share_inconsistent": float(
+                    (~found["consistent"][here]).sum() / max(here.sum(), 1)
+                ),
                 "flag": skipped,
             }
             if one.name not in self.queries:

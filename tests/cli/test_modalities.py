@@ -1,0 +1,99 @@
+"""A file of several modalities is taken by the commands that its models are for."""
+
+import warnings
+
+import anndata as ad
+import mudata
+import pandas as pd
+import pytest
+from paired import make_mudata, subset
+
+import hdeepinsight as hdi
+from hdeepinsight.data import own_columns, read_anndata
+
+KEYS = ["lineage", "cell_type"]
+
+
+@pytest.fixture(autouse=True)
+def columns():
+    with own_columns(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(_synthetic_hierarchy, tmp_path_factory):
+    """A model of both modalities, and cells with and without labels."""
+    place = tmp_path_factory.mktemp("paired")
+    with own_columns(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        cells = make_mudata(_synthetic_hierarchy[::2])
+        cells.write(place / "labelled.h5mu")
+        subset(cells).write(place / "query.h5mu")
+    hdi.SCHDeepInsight.setup_mudata(cells, labels_keys=KEYS)
+    model = hdi.SCHDeepInsight(cells, layout="random", n_genes=60)
+    model.train(3, validation_size=0.2, enable_progress_bar=False, accelerator="cpu")
+    model.save(place / "model")
+    return place
+
+
+def test_the_copy_of_a_mudata_has_the_labels_of_python(hdeepinsight, folder, tmp_path):
+    out, page = tmp_path / "labels.h5mu", tmp_path / "page.html"
+    given = ["annotate", folder / "query.h5mu", "--model", folder / "model", "--fast"]
+    done = hdeepinsight(*given, "--out", out, "--report", page)
+    assert done.exit_code == 0, done.output
+    found, query = mudata.read(out), mudata.read(folder / "query.h5mu")
+    assert (found["rna"].X != query["rna"].X).nnz == 0
+    expected = hdi.annotate(query, folder / "model", adapt="off", refine="off").to_frame()
+    assert found.obs["hdi_cell_type"].astype(str).tolist() == expected["cell_type"].tolist()
+    assert f"{query.n_obs} cells" in page.read_text()
+    done = hdeepinsight(*given, "--out", tmp_path / "labels.csv")
+    assert done.exit_code == 0, done.output
+    table = pd.read_csv(tmp_path / "labels.csv", index_col=0)
+    assert table["cell_type"].tolist() == expected["cell_type"].tolist()
+
+
+def test_only_a_file_that_can_hold_modalities_is_written(hdeepinsight, folder, tmp_path):
+    given = ["annotate", folder / "query.h5mu", "--model", folder / "model"]
+    done = hdeepinsight(*given, "--out", tmp_path / "labels.h5ad")
+    assert done.exit_code == 2
+    assert "must end in .h5mu or .csv" in " ".join(done.output.split())
+
+
+def test_scores_and_page_compare_with_its_labels(hdeepinsight, folder, tmp_path):
+    given = [folder / "labelled.h5mu", "--model", folder / "model"]
+    done = hdeepinsight("evaluate", *given)
+    assert done.exit_code == 0, done.output
+    out = tmp_path / "page.html"
+    labels = ["--labels-keys", ",".join(KEYS)]
+    done = hdeepinsight("report", *given, "--fast", "--out", out, *labels)
+    assert done.exit_code == 0, done.output
+    assert out.stat().st_size > 10_000
+
+
+def test_a_look_at_a_mudata_names_its_modalities(hdeepinsight, folder):
+    done = hdeepinsight("info", folder / "labelled.h5mu")
+    assert done.exit_code == 0, done.output
+    said = " ".join(done.output.split())
+    n_cells = mudata.read(folder / "labelled.h5mu").n_obs
+    assert f"MuData of {n_cells} cells: rna (" in said
+    assert "prot (6 columns) its RNA, 'rna':" in said
+    assert "scale counts" in said
+    assert "lineage: " in said
+
+
+def test_a_look_at_a_mudata_without_rna_says_what_it_holds(hdeepinsight, folder, tmp_path):
+    proteins = mudata.read(folder / "query.h5mu")["prot"]
+    mudata.MuData({"prot": proteins}).write(tmp_path / "proteins.h5mu")
+    done = hdeepinsight("info", tmp_path / "proteins.h5mu")
+    assert done.exit_code == 0, done.output
+    assert "prot (6 columns)" in done.output
+
+
+def test_one_modality_of_it_is_read_as_before(hdeepinsight, folder, tmp_path):
+    mudata.read(folder / "query.h5mu")["rna"].write_h5ad(tmp_path / "rna.h5ad")
+    out = tmp_path / "labels.h5ad"
+    given = ["annotate", tmp_path / "rna.h5ad", "--model", folder / "model", "--fast"]
+    done = hdeepinsight(*given, "--out", out)
+    assert done.exit_code == 0, done.output
+    assert isinstance(read_anndata(out), ad.AnnData)
