@@ -51,18 +51,13 @@ class Bench:
 
     def fitted(self, *, audited: bool) -> SCHDeepInsight:
         """Return the trained method, from its folder where it was trained before."""
+        models = self.folder / f"{self.prepared.pair.name}{'_audited' * audited}"
         method = SCHDeepInsight(
-            seed=self.seed, threads=1, folder=self.folder, variant="schdeepinsight"
+            seed=self.seed, threads=1, folder=models, variant="schdeepinsight", models=models
         )
-        path = self.folder / f"{self.prepared.pair.name}_{self.seed}{'_audited' * audited}"
-        if (path / "model.pt").exists():
-            method.tree = self.reference.tree
-            method.model = hdi.SCHDeepInsight.load(path)
-            return method
         if audited:
-            method.variant = _with_training(method.variant, audit=True)
+            method.variant = replace(method.variant, train={"audit": True})
         method.fit(self.reference)
-        method.model.save(path, overwrite=True)
         return method
 
     def rows(self, component: Component, share: float) -> list[dict]:
@@ -133,10 +128,6 @@ class Bench:
             features=list(model.layout.genes),
         )
         return model.annotate(adata, corrected=corrected, threshold=None)
-
-
-def _with_training(variant, **options):
-    return replace(variant, train={**variant.train, **options})
 
 
 def parser() -> argparse.ArgumentParser:

@@ -45,17 +45,7 @@ def cut_reference(prepared: Prepared, n_each: int, seed: int) -> Reference:
         cells = rng.permutation(np.flatnonzero(whole.batch == batch))
         turn = pd.Series(cells).groupby(whole.codes[cells]).cumcount().to_numpy()
         choices.append(np.sort(cells[turn < n_each]))
-    rows = max(choices, key=len)
-    labels = whole.labels.iloc[rows].reset_index(drop=True)
-    tree = type(whole.tree).from_labels(labels)
-    part = replace(
-        whole,
-        counts=whole.counts[rows],
-        batch=whole.batch[rows],
-        labels=labels,
-        tree=tree,
-        codes=tree.codes(labels),
-    )
+    part = whole[max(choices, key=len)]
     return replace(part, selected=select_genes(part.anndata(), N_GENES))
 
 

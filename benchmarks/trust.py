@@ -15,18 +15,19 @@ import argparse
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
-from harness.pairs import Pair, read_pairs
-from harness.prepare import prepare
+from harness.pairs import read_pairs
+from harness.prepare import Prepared, prepare
 from harness.records import Records
 from harness.scoring import auroc
+from methods.interface import read_reference
 from methods.matrix import log_cp10k
+from methods.ours import SCHDeepInsight
 from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 
@@ -60,12 +61,13 @@ FOREIGN = {
 }
 #: Lineages of the marrow that no model of blood has.
 MARROW, MARROW_NOVEL = "bm_triana_citeseq", ["Erythroid/Mk", "HSPC"]
-LEFT_OUT = {
-    ("zheng_to_pbmc3k", "lineage"): ("B", "NK"),
-    ("kang_donors", "lineage"): ("NK", "B", "Myeloid"),
-    ("zheng_to_pbmc3k", "cell_type"): ("CD8 T",),
-    ("kang_donors", "cell_type_fine"): ("CD16 Mono",),
-}
+#: Pair, level and label of the cells that its reference is trained without.
+LEFT_OUT = (
+    *(("zheng_to_pbmc3k", "lineage", label) for label in ("B", "NK")),
+    *(("kang_donors", "lineage", label) for label in ("NK", "B", "Myeloid")),
+    ("zheng_to_pbmc3k", "cell_type", "CD8 T"),
+    ("kang_donors", "cell_type_fine", "CD16 Mono"),
+)
 
 ALPHA = 0.1
 """Share of label sets that may miss the truth."""
@@ -179,9 +181,9 @@ def of_bundled(data: Path) -> Iterator[Query]:
     yield from synthetic(cells, _lineage(cells.obs["lineage"]))
 
 
-def of_pair(pair: Pair, prepared) -> Iterator[Query]:
+def of_pair(prepared: Prepared) -> Iterator[Query]:
     """Yield the query of a pair, and what is made of it."""
-    query, truth = ad.read_h5ad(prepared.query), prepared.truth()
+    pair, query, truth = prepared.pair, ad.read_h5ad(prepared.query), prepared.truth()
     counts = prepared.reference_labels()[pair.levels[-1]].value_counts()
     known = truth[pair.levels[-1]].isin(counts[counts >= pair.min_reference_cells].index)
     known &= ~truth.isin(pair.ignore_labels).any(axis=1)
@@ -197,37 +199,53 @@ def _lineage(labels) -> np.ndarray:
     return np.where(np.isin(names, ["unknown", "nan", ""]), "", names)
 
 
-def train(reference: ad.AnnData, pair: Pair, seed: int) -> hdi.SCHDeepInsight:
-    """Train with the defaults."""
-    levels = list(pair.levels)
-    hdi.SCHDeepInsight.setup_anndata(
-        reference, labels_keys=levels, batch_key="batch", unlabeled_category=""
+def trained(
+    prepared: Prepared,
+    seed: int,
+    models: Path,
+    without: tuple[str, str] = ("", ""),
+    accelerator: str = "cpu",
+) -> hdi.SCHDeepInsight:
+    """Train with the defaults, or load what an earlier run kept below `models`.
+
+    Parameters
+    ----------
+    prepared
+        Files of the pair.
+    seed
+        Of the training.
+    models
+        Folder of trained models, one below it for each pair.
+    without
+        Level and label of cells that are left out of the reference.
+    accelerator
+        Where to train, as in Lightning.
+    """
+    pair, (level, label) = prepared.pair, without
+    reference = read_reference(str(prepared.reference), list(pair.levels), str(prepared.genes))
+    folder = models / pair.name
+    if label:
+        reference = reference[(reference.labels[level] != label).to_numpy()]
+        folder = models / f"{pair.name}_without_{''.join(c if c.isalnum() else '_' for c in label)}"
+    method = SCHDeepInsight(
+        seed=seed,
+        threads=1,
+        folder=folder,
+        variant="schdeepinsight",
+        models=folder,
+        accelerator=accelerator,
     )
-    model = hdi.SCHDeepInsight(reference, seed=seed)
-    model.train(accelerator="cpu", enable_progress_bar=False)
-    return model
+    method.fit(reference)
+    return method.model
 
 
-def trained(folder: Path, name: str, make: Callable[[], hdi.SCHDeepInsight]) -> hdi.SCHDeepInsight:
-    """Load a model that an earlier run saved, or train and save it."""
-    path = folder / name
-    if not (path / "manifest.json").exists():
-        make().save(path, overwrite=True)
-    return hdi.SCHDeepInsight.load(path, adata=False)
-
-
-def leave_out(pair: Pair, level: str, label: str, prepared, seed: int, work: Path) -> dict:
-    """Train without a label, and rank the cells of the query by how novel they are."""
-    reference, truth = ad.read_h5ad(prepared.reference), prepared.truth()
+def leave_out(prepared: Prepared, level: str, label: str, model: hdi.SCHDeepInsight) -> dict:
+    """Rank the cells of the query by how novel they are to a model that lacks a label."""
+    pair, truth = prepared.pair, prepared.truth()
     novel = (truth[level] == label).to_numpy()
     counts = prepared.reference_labels()[pair.levels[-1]].value_counts()
     known = truth[pair.levels[-1]].isin(counts[counts >= pair.min_reference_cells].index)
     known = known.to_numpy() & ~truth.isin(pair.ignore_labels).any(axis=1).to_numpy() & ~novel
-    rest = reference[(reference.obs[level] != label).to_numpy()].copy()
-    for column in pair.levels:
-        rest.obs[column] = rest.obs[column].cat.remove_unused_categories()
-    name = f"{pair.name}_without_{''.join(c if c.isalnum() else '_' for c in label)}_s{seed}"
-    model = trained(work, name, lambda: train(rest, pair, seed))
     result = model.annotate(ad.read_h5ad(prepared.query))
     leaves = result.taxonomy.leaves
     scores = {
@@ -240,7 +258,7 @@ def leave_out(pair: Pair, level: str, label: str, prepared, seed: int, work: Pat
     return {"n_cells": int(novel.sum()), **found}
 
 
-def coverage(model: hdi.SCHDeepInsight, pair: Pair, prepared) -> dict:
+def coverage(model: hdi.SCHDeepInsight, prepared: Prepared) -> dict:
     """Score label sets by the held-out cells of the reference, and weighted by the query's types.
 
     A type counts among the calibration cells as often as the network finds it in the query; no
@@ -248,10 +266,11 @@ def coverage(model: hdi.SCHDeepInsight, pair: Pair, prepared) -> dict:
     """
     result = model.annotate(ad.read_h5ad(prepared.query), reject="off")
     tree, calibration, truth = result.taxonomy, result.calibration, prepared.truth()
+    finest = prepared.pair.levels[-1]
     leaf = np.asarray([tree.label(int(node)) for node in tree.leaves])
-    known = truth[pair.levels[-1]].isin(leaf) & ~truth.isin(pair.ignore_labels).any(axis=1)
+    known = truth[finest].isin(leaf) & ~truth.isin(prepared.pair.ignore_labels).any(axis=1)
     nodes = np.zeros(len(truth), dtype=int)
-    nodes[known] = tree.encode(truth.loc[known, pair.levels[-1]])
+    nodes[known] = tree.encode(truth.loc[known, finest])
     often = np.zeros(tree.n_nodes)
     often[tree.leaves] = result.node_probabilities[:, tree.leaves].mean(axis=0)
     held = np.bincount(calibration.true_nodes, minlength=tree.n_nodes)
@@ -268,10 +287,10 @@ def coverage(model: hdi.SCHDeepInsight, pair: Pair, prepared) -> dict:
     return found
 
 
-def contradictions(model: hdi.SCHDeepInsight, pair: Pair, prepared) -> dict:
+def contradictions(model: hdi.SCHDeepInsight, prepared: Prepared) -> dict:
     """Count cells whose type is not of their lineage: of ours, and of two models made apart."""
     reference, query = ad.read_h5ad(prepared.reference), ad.read_h5ad(prepared.query)
-    finest, lineage = pair.levels[-1], pair.levels[0]
+    finest, lineage = prepared.pair.levels[-1], prepared.pair.levels[0]
     labels = reference.obs[[lineage, finest]].astype(str)
     parent = labels.drop_duplicates(finest).set_index(finest)[lineage]
     genes = [g for g in json.loads(prepared.genes.read_text()) if g in query.var_names]
@@ -370,7 +389,7 @@ def main() -> None:
         after = rest.split(END)[1]
         args.page.write_text(f"{before}{BEGIN}\n\n{table(records.rows)}\n\n{END}{after}")
         return
-    data, models = args.data or args.pairs.parent, args.work / "trust"
+    data, models = args.data or args.pairs.parent, args.work / "models"
     if BUNDLED in args.only:
         run = {"model": BUNDLED, "seed": 0}
         ask(hdi.hub.pull("pbmc"), of_bundled(data), records, run)
@@ -378,27 +397,26 @@ def main() -> None:
     for pair in read_pairs(args.pairs, pairs) if pairs else ():
         prepared = prepare(pair, data, args.work)
         for seed in args.seeds:
-            make = partial(train, ad.read_h5ad(prepared.reference), pair, seed)
-            model = trained(models, f"{pair.name}_s{seed}", make)
+            model = trained(prepared, seed, models)
             if pair.name in BLOOD:
-                ask(model, of_pair(pair, prepared), records, {"model": pair.name, "seed": seed})
+                ask(model, of_pair(prepared), records, {"model": pair.name, "seed": seed})
             for score in (coverage, contradictions):
                 key = {"model": pair.name, "seed": seed, "kind": score.__name__}
                 if not records.matching(**key):
                     logger.info("%s · %s", pair.name, score.__name__)
-                    row_ = {"query": pair.name, "way": "plain"} | score(model, pair, prepared)
-                    records.replace([key | row_], **key)
-    for (name, level), labels in LEFT_OUT.items() if "left_out" in args.only else ():
+                    found = {"query": pair.name, "way": "plain"} | score(model, prepared)
+                    records.replace([key | found], **key)
+    for name, level, label in LEFT_OUT if "left_out" in args.only else ():
         (pair,) = read_pairs(args.pairs, [name])
         prepared = prepare(pair, data, args.work)
-        for label in labels:
-            for seed in args.seeds:
-                kind = "lineage" if level == pair.levels[0] else "type"
-                key = {"model": name, "seed": seed, "kind": "left out", "query": f"{kind} {label}"}
-                if not records.matching(**key):
-                    logger.info("%s without %s", name, label)
-                    found = leave_out(pair, level, label, prepared, seed, models)
-                    records.replace([key | {"way": "plain"} | found], **key)
+        for seed in args.seeds:
+            kind = "lineage" if level == pair.levels[0] else "type"
+            key = {"model": name, "seed": seed, "kind": "left out", "query": f"{kind} {label}"}
+            if not records.matching(**key):
+                logger.info("%s without %s", name, label)
+                model = trained(prepared, seed, models, (level, label))
+                found = {"way": "plain"} | leave_out(prepared, level, label, model)
+                records.replace([key | found], **key)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -78,6 +78,19 @@ class Reference(Cells):
     tree: LabelTree
     codes: np.ndarray
     selected: list[str]
+
+    def __getitem__(self, cells: np.ndarray) -> Reference:
+        """Pick cells by a mask or by position, and the classes that they have."""
+        labels = self.labels.iloc[cells].reset_index(drop=True)
+        tree = LabelTree.from_labels(labels)
+        return replace(
+            self,
+            counts=self.counts[cells],
+            batch=self.batch[cells],
+            labels=labels,
+            tree=tree,
+            codes=tree.codes(labels),
+        )
 
     @property
     def class_names(self) -> np.ndarray:

@@ -79,19 +79,48 @@ VARIANTS: dict[str, Variant] = {
 
 
 class SCHDeepInsight:
-    """Train with the defaults of the package, but for what the variant changes."""
+    """Train with the defaults of the package, but for what the variant changes.
 
-    def __init__(self, *, seed: int, threads: int, folder: Path, variant: str):
+    Parameters
+    ----------
+    variant
+        Name in ``VARIANTS``.
+    models
+        Folder of the pair's trained models: one that is there is loaded, and else kept there.
+    accelerator
+        Where to train and annotate, as in Lightning.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int,
+        threads: int,
+        folder: Path,
+        variant: str,
+        models: Path | str | None = None,
+        accelerator: str = "cpu",
+    ):
         del folder
         warnings.simplefilter("ignore")
         logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
         torch.set_num_threads(threads)
-        self.seed, self.variant = seed, VARIANTS[variant]
+        self.seed, self.variant, self.accelerator = seed, VARIANTS[variant], accelerator
+        self.kept = models and Path(models) / f"{variant}_{seed}"
         self.extra: dict = {}
 
     def fit(self, reference: Reference) -> None:
-        """Set up, fit layout and normalisation, train."""
+        """Set up, fit layout and normalisation, train; or load what was kept."""
         self.tree = reference.tree
+        if self.kept and (self.kept / "manifest.json").exists():
+            self.model = hdi.SCHDeepInsight.load(self.kept, False, self.accelerator)
+        else:
+            self.model = self._trained(reference)
+            if self.kept:
+                self.model.save(self.kept, overwrite=True)
+        self.extra = {"epochs": len(self.model.history["train_loss"])}
+
+    def _trained(self, reference: Reference) -> hdi.SCHDeepInsight:
         adata, levels = self._labelled(reference)
         model_class = self.variant.model_class()
         model_class.setup_anndata(
@@ -100,11 +129,10 @@ class SCHDeepInsight:
             batch_key=batch_key_of(reference),
             unlabeled_category="",
         )
-        self.model = model_class(
-            adata, seed=self.seed, config=self.variant.config, **self.variant.model
-        )
-        self.model.train(accelerator="cpu", enable_progress_bar=False, **self.variant.train)
-        self.extra = {"epochs": len(self.model.history["train_loss"])}
+        model = model_class(adata, seed=self.seed, config=self.variant.config, **self.variant.model)
+        options = {"accelerator": self.accelerator, "enable_progress_bar": False}
+        model.train(**options, **self.variant.train)
+        return model
 
     def annotate(self, query: Cells) -> Prediction:
         """Annotate down to the leaves."""

@@ -45,8 +45,8 @@ MIN_CELLS = 50
 #: Least weight of the neighbours, from 0 to 1, against the overall frequencies of the types.
 MIN_WEIGHT = 0.05
 #: Probabilities are raised to this power before neighbours are asked, so that only cells change
-#: of which the model is unsure. An adapted model, which is less sure than it is right, keeps what
-#: that adds to its mean confidence.
+#: of which the model is unsure. An adapted model, which is less sure than it is right, keeps half
+#: of what that adds to its mean confidence.
 SHARPENING = 2.0
 #: As ``vote=True``, where only words can be given.
 CLUSTER = "auto"
@@ -305,7 +305,9 @@ def _refined(
 ) -> tuple[Annotation, Decision]:
     """Refine on the graph of the query's cells, or say why not."""
     asked = sharpen(result, SHARPENING)
-    confidence = mean_confidence(asked if model.is_adapted else result)
+    confidence = mean_confidence(result)
+    if model.is_adapted:  # and less sure than it is right
+        confidence = (confidence + mean_confidence(asked)) / 2
     try:
         with working("Smoothing labels over the neighbour graph"):
             refinement = tl.refine(opened, asked, use_rep=points(), batch_key=batch_key)

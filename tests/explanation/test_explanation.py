@@ -40,7 +40,6 @@ def explain(*, keep_values=True, nodes=("CD4", "B"), batches=((0, 2), (2, 3)), e
     return collector.finish(
         background_expression=np.array([0.5, 0.5, 0.4]),
         background="2 × 3 types, the reference",
-        method="expected_gradients",
     )
 
 

@@ -29,5 +29,4 @@ def explain(
     return collected.finish(
         background_expression=np.full(30, 0.5),
         background="2 × 3 types",
-        method="expected_gradients",
     )

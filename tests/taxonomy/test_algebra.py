@@ -119,23 +119,10 @@ def test_tables_equal_the_taxonomy(tree):
     assert algebra.group_size.tolist() == [len(group) for group in tree.groups]
     for g, group in enumerate(tree.groups):
         assert (algebra.group_of_edge[(group - 1).tolist()] == g).all()
-    assert algebra.path_edges.shape == (tree.n_nodes, tree.max_depth)
     for node in range(tree.n_nodes):
-        path = [above - 1 for above in tree.ancestors(node).tolist()]
-        padding = [tree.n_edges] * (tree.max_depth - len(path))
-        assert algebra.path_edges[node].tolist() == path + padding
         row = [a if (a := tree.at_level(node, k)) is not None else -1
                for k in range(1, tree.max_depth + 1)]  # fmt: skip
         assert algebra.node_at_level[node].tolist() == row
-
-
-def test_padded_paths_gather_to_the_same_sums(tree):
-    algebra = TreeAlgebra(tree)
-    conditional = algebra.conditional_log_probs(torch.randn(3, tree.n_edges, dtype=torch.float64))
-    padded = torch.nn.functional.pad(conditional, (0, 1))
-    torch.testing.assert_close(
-        padded[:, algebra.path_edges].sum(dim=-1), algebra.node_log_probs(conditional)
-    )
 
 
 def test_nothing_is_saved_and_nothing_is_learned(immune):

@@ -263,7 +263,7 @@ def test_more_neighbours_than_cells():
     [
         pytest.param(np.ones(5), {}, ValueError, r"shape \(5,\)", id="one_dimension"),
         pytest.param(np.ones((5, 0)), {}, ValueError, r"shape \(5, 0\)", id="no_feature"),
-        pytest.param([[1.0, np.nan]], {}, ValueError, "1 of 1 cells", id="nan"),
+        pytest.param([[1.0, np.nan]], {}, ValueError, "1 of 1 rows of data", id="nan"),
         pytest.param(
             np.ones((9, 2)), {"n_neighbors": 0}, ValueError, "n_neighbors must be", id="no_k"
         ),

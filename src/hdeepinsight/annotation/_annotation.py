@@ -652,9 +652,8 @@ class Annotation:
             )
         leaves = self.node_probabilities[:, tree.leaves] * allowed
         total = leaves.sum(axis=1, keepdims=True)
-        leaves = np.where(
-            total > 0, leaves / np.where(total > 0, total, 1), allowed / allowed.sum()
-        )
+        equal = np.tile(allowed / allowed.sum(), (len(leaves), 1))
+        leaves = np.divide(leaves, total, out=equal, where=total > 0)
         given = {"types": types, "exclude": exclude}
         return replace(
             self,

@@ -48,7 +48,9 @@ _REPOSITORY: Final = Argument(
     ),
     unlabeled_category=Option(str, "Unknown", "Label that means: not known.", "NAME"),
     n_genes=Option(int, 4096, "Most genes of the image.", settings={"min": 1}),
-    layout=Option(Literal["tsne", "umap", "mde", "random"], "tsne", "How genes are placed."),
+    layout=Option(
+        Literal["tsne", "tsne_published", "umap", "mde", "random"], "tsne", "How genes are placed."
+    ),
     backbone=Option(str, "compact", "compact, efficientnet_b0 to _b7, or _v2_s, _m, _l.", "NAME"),
     n_members=Option(
         str, "1", "Networks whose probabilities are averaged: a number, or auto.", "N"

@@ -1,13 +1,7 @@
 """Which genes speak for a node of a taxonomy: mathematics and results, whatever the model."""
 
 from hdeepinsight.explanation._explanation import CellChoice, Explanation, Statistic
-from hdeepinsight.explanation._gradients import (
-    Draws,
-    Method,
-    balanced_draws,
-    expected_gradients,
-    shap_values,
-)
+from hdeepinsight.explanation._gradients import Draws, balanced_draws, expected_gradients
 from hdeepinsight.explanation._run import AttributionAccumulator, ExplanationRun, explain_cells
 from hdeepinsight.explanation._targets import (
     Background,
@@ -24,7 +18,6 @@ __all__ = [
     "Draws",
     "Explanation",
     "ExplanationRun",
-    "Method",
     "Statistic",
     "TargetKind",
     "Targets",
@@ -33,5 +26,4 @@ __all__ = [
     "balanced_draws",
     "expected_gradients",
     "explain_cells",
-    "shap_values",
 ]

@@ -108,8 +108,6 @@ class Explanation:
         Scaled expression in [0, 1], CSR, shape ``(n_cells, n_genes)``; ``None`` with ``values``.
     background
         What the cells were compared with, in words.
-    method
-        How attributions were computed.
     note
         What else there is to know: which network was explained, which cells were left out.
 
@@ -146,7 +144,6 @@ class Explanation:
     values: np.ndarray | None = None
     expression: csr_matrix | None = None
     background: str = ""
-    method: str = "expected_gradients"
     note: str = ""
 
     @property
@@ -410,7 +407,7 @@ class Explanation:
         kind = "log-odds" if rival else f"{self.targets.kind} target"
         text = (
             f"Explanation of {asked}{rival} ({kind}): {len(np.unique(self.cell)):,} cells × "
-            f"{len(self.genes):,} genes by {self.method}, background {self.background}"
+            f"{len(self.genes):,} genes by expected gradients, background {self.background}"
         )
         if len(self):
             explained = np.median(np.abs(self.outputs - self.base_values))

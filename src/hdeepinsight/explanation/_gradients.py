@@ -1,19 +1,16 @@
-"""Expected gradients of any function of expression, and Shapley values by shap to check them."""
+"""Expected gradients of any function of expression."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from functools import partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hdeepinsight._errors import check_integer
-
-Method = Literal["expected_gradients", "permutation"]
 
 #: Steps of this length around a circle leave gaps as even as steps of one length can.
 GOLDEN = (5**0.5 - 1) / 2
@@ -166,65 +163,3 @@ def expected_gradients(
             (slope,) = torch.autograd.grad(found, flat, repeated, retain_graph=not last)
             total[target, some] += torch.einsum("csg,csg->cg", slope.view_as(points), change)
     return total / n_samples
-
-
-def shap_values(
-    scores: Callable[[Tensor], Tensor],
-    cells: Tensor,
-    background: Tensor,
-    weights: Tensor,
-    *,
-    n_samples: int | None = None,
-    seed: int = 0,
-    batch_size: int = 1024,
-) -> Tensor:
-    """Compute Shapley values by :class:`shap.PermutationExplainer`, slowly and without gradients.
-
-    Parameters
-    ----------
-    scores, cells, background, weights
-        As in :func:`expected_gradients`.
-    n_samples
-        Permutations per cell, 1 by default.
-    seed
-        Seed of the draws.
-    batch_size
-        Most cells in one pass.
-
-    Returns
-    -------
-    Attributions, shape ``(n_targets, n_cells, n_genes)``.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from hdeepinsight.explanation import shap_values
-    >>> slope = torch.tensor([[2.0], [-1.0]])
-    >>> cell, background = torch.tensor([[1.0, 1.0]]), torch.tensor([[0.0, 3.0]])
-    >>> shap_values(lambda s: s @ slope, cell, background, torch.ones(1, 1, 1))
-    tensor([[[2., 2.]]])
-    """
-    import shap
-
-    @torch.no_grad()
-    def output(values: np.ndarray, weight: Tensor) -> np.ndarray:
-        points = torch.from_numpy(np.asarray(values, dtype=np.float32)).to(cells.device)
-        parts = [scores(part) @ weight for part in torch.split(points, batch_size)]
-        return np.asarray(torch.cat(parts).cpu().numpy())
-
-    reference, total = background.cpu().numpy(), cells.new_zeros(len(weights), *cells.shape)
-    masker = shap.maskers.Independent(reference, max_samples=len(reference))
-    n_outputs = (n_samples or 1) * (2 * cells.shape[1] + 1)
-    before = np.random.get_state()  # the global state, from which shap draws
-    try:
-        for target, some in enumerate(weights):
-            for weight in some.unique(dim=0):
-                rows, function = (some == weight).all(dim=1), partial(output, weight=weight)
-                np.random.seed(seed)
-                explainer = shap.PermutationExplainer(function, masker, seed=seed)
-                found = explainer(cells[rows].cpu().numpy(), max_evals=n_outputs, silent=True)
-                values = torch.from_numpy(np.asarray(found.values, dtype=np.float32))
-                total[target, rows] = values.to(cells)
-    finally:
-        np.random.set_state(before)
-    return total

@@ -15,15 +15,9 @@ from torch import Tensor
 from hdeepinsight.adaptation import freeze_norms
 from hdeepinsight.data import AlignedQuery, InputError
 from hdeepinsight.explanation._explanation import Explanation, GeneTotals, Scope
-from hdeepinsight.explanation._gradients import (
-    Method,
-    balanced_draws,
-    expected_gradients,
-    shap_values,
-)
+from hdeepinsight.explanation._gradients import balanced_draws, expected_gradients
 from hdeepinsight.explanation._targets import Background, Targets
 
-DEFAULT_SAMPLES = 50
 #: Cells between two additions to the result, each held once for every target.
 CELLS = 128
 
@@ -48,7 +42,7 @@ class ExplanationRun:
         Batch whose adapters take part, where the network has adapters; -1 for none.
     every
         Explain every target for every cell; otherwise each cell is explained for its own node.
-    method, n_samples, seed, batch_size
+    n_samples, seed, batch_size
         As in :meth:`~hdeepinsight.models.SCHDeepInsight.explain`.
 
     Examples
@@ -74,8 +68,7 @@ class ExplanationRun:
         *,
         batch: int = -1,
         every: bool = True,
-        method: Method = "expected_gradients",
-        n_samples: int | None = None,
+        n_samples: int = 50,
         seed: int = 0,
         batch_size: int | None = None,
     ) -> None:
@@ -83,7 +76,7 @@ class ExplanationRun:
         freeze_norms(self.module, batch)  # which makes them quick to differentiate
         device = module.temperature.device
         self.measured = torch.tensor(measured, dtype=torch.float32, device=device)
-        self.targets, self.every, self.method = targets, every, method
+        self.targets, self.every = targets, every
         self.batch_size = batch_size or (256 if device.type == "cpu" else 8192)
         self.n_samples, self.seed = n_samples, seed
         self.strata = background.per_type, background.n_types
@@ -109,14 +102,15 @@ class ExplanationRun:
             cell, target = np.tile(cell, n_targets), np.repeat(np.arange(n_targets), n_cells)
         weights = self.weights[torch.from_numpy(target).to(values.device)]
         weights = weights.view(-1, n_cells, weights.shape[1])
-        network = (lambda points: self._outputs(points)[0]), values, self.background
-        if self.method == "expected_gradients":
-            n_samples = DEFAULT_SAMPLES if self.n_samples is None else self.n_samples
-            draws = balanced_draws(counts, *self.strata, n_samples=n_samples, seed=self.seed)
-            found = expected_gradients(*network, draws, weights, batch_size=self.batch_size)
-        else:
-            drawn: dict[str, Any] = {"n_samples": self.n_samples, "seed": self.seed}
-            found = shap_values(*network, weights, batch_size=self.batch_size, **drawn)
+        draws = balanced_draws(counts, *self.strata, n_samples=self.n_samples, seed=self.seed)
+        found = expected_gradients(
+            lambda points: self._outputs(points)[0],
+            values,
+            self.background,
+            draws,
+            weights,
+            batch_size=self.batch_size,
+        )
         return {
             "target": target,
             "cell": cell,
@@ -234,7 +228,7 @@ class AttributionAccumulator:
         Parameters
         ----------
         **about
-            ``background_expression``, ``background``, ``method`` and ``note`` of the result.
+            ``background_expression``, ``background`` and ``note`` of the result.
         """
         expression = None
         if self.kept:
@@ -275,8 +269,8 @@ def explain_cells(
     note
         What the result says beside its figures.
     **options
-        Further options of :class:`ExplanationRun`: ``every``, ``method``, ``n_samples``, ``seed``
-        and ``batch_size``.
+        Further options of :class:`ExplanationRun`: ``every``, ``n_samples``, ``seed`` and
+        ``batch_size``.
 
     Returns
     -------
@@ -330,6 +324,5 @@ def explain_cells(
     return found.finish(
         background_expression=runs[-1].background.mean(0).cpu().numpy(),
         background=str(background),
-        method=runs[-1].method,
         note=note.strip(),
     )

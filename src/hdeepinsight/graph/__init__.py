@@ -1,8 +1,15 @@
 """Neighbour graphs of cells and linear systems on them; knows arrays only."""
 
-from hdeepinsight.graph._adjacency import BatchGraphs, batch_graphs, knn_graph
 from hdeepinsight.graph._local_prior import LocalPrior, refine_by_local_prior
-from hdeepinsight.graph._neighbors import Exact, NumbaCacheError, nearest_neighbors
+from hdeepinsight.graph._neighbors import (
+    BatchGraphs,
+    Exact,
+    NumbaCacheError,
+    batch_graphs,
+    check_points,
+    knn_graph,
+    nearest_neighbors,
+)
 from hdeepinsight.graph._smooth import (
     LaplacianKind,
     check_graph,
@@ -20,6 +27,7 @@ __all__ = [
     "NumbaCacheError",
     "batch_graphs",
     "check_graph",
+    "check_points",
     "degrees",
     "dirichlet_energy",
     "knn_graph",

@@ -104,16 +104,16 @@ class CountNormalizer(nn.Module):
         library = np.asarray(counts @ library_gene).ravel()
         target = float(np.median(library[library > 0])) if target_sum is None else target_sum
         factors = np.where(library > 0, 1.0 / np.maximum(library, 1.0), 0.0)
-        shares = counts.copy()
-        shares.data = shares.data * np.repeat(factors, np.diff(counts.indptr)).astype(np.float32)
-        shares.eliminate_zeros()
-        logged = shares.copy()
-        logged.data = np.log1p(target * logged.data)
+        # One copy becomes shares and then log values, in place: references are large.
+        counts.data *= np.repeat(factors.astype(np.float32), np.diff(counts.indptr))
+        counts.eliminate_zeros()
         self.library_gene.copy_(torch.from_numpy(library_gene))
-        mean_share = np.asarray(shares.mean(axis=0), dtype=np.float32).ravel()
+        mean_share = np.asarray(counts.mean(axis=0), dtype=np.float32).ravel()
         self.mean_share.copy_(torch.from_numpy(mean_share))
         self.target_sum.fill_(target)
-        self.scale.copy_(torch.from_numpy(_positive_percentiles(logged, scale_percentile)))
+        counts.data *= np.float32(target)
+        np.log1p(counts.data, out=counts.data)
+        self.scale.copy_(torch.from_numpy(_positive_percentiles(counts, scale_percentile)))
         return self
 
     def log_normalize(self, counts: Tensor, measured: Tensor) -> Tensor:
@@ -173,12 +173,11 @@ class CountNormalizer(nn.Module):
 def _library_genes(counts: csr_matrix) -> np.ndarray:
     """1 for genes that may set a cell's scale, 0 for those that dominate single cells."""
     totals = np.asarray(counts.sum(axis=1)).ravel()
-    entries = counts.tocoo()
-    dominant = entries.data > DOMINANT_SHARE * totals[entries.row]
-    n_dominated = np.bincount(entries.col[dominant], minlength=counts.shape[1])
+    dominant = counts.data > np.repeat(DOMINANT_SHARE * totals, np.diff(counts.indptr))
+    n_dominated = np.bincount(counts.indices[dominant], minlength=counts.shape[1])
     keep: np.ndarray = n_dominated <= DOMINANT_CELLS * counts.shape[0]
     # A panel so small that every gene dominates some cells still needs a library size.
-    if counts[:, keep].sum() == 0:
+    if np.asarray(counts.sum(axis=0)).ravel()[keep].sum() == 0:
         keep = np.ones_like(keep)
     return keep.astype(np.float32)
 

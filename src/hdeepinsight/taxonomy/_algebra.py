@@ -29,16 +29,13 @@ class TreeAlgebra(nn.Module):
         Sibling group of each edge, int64, shape ``(E,)``; numbered as ``taxonomy.groups``.
     group_size
         Number of siblings in each group, int64, shape ``(n_groups,)``.
-    path_edges
-        Edges from the root to each node, then the padding value E; int64, shape ``(V, L)``. To
-        gather with it, append one column to the edge values.
     node_at_level
         Ancestor-or-self of each node at level 1..L, -1 below it; int64, shape ``(V, L)``.
 
     Raises
     ------
     ValueError
-        When the tree is so deep that the last two tables would take more than 512 MB.
+        When the tree is so deep that the last table would take more than 512 MB.
 
     Notes
     -----
@@ -60,7 +57,6 @@ class TreeAlgebra(nn.Module):
     edge_depth: Tensor
     group_of_edge: Tensor
     group_size: Tensor
-    path_edges: Tensor
     node_at_level: Tensor
     _by_size: Tensor
     _from_size: Tensor
@@ -75,19 +71,19 @@ class TreeAlgebra(nn.Module):
         by_size = np.argsort(sizes[group_of_edge], kind="stable")
         distinct, n_groups = np.unique(sizes, return_counts=True)
         self._blocks = list(zip(distinct.tolist(), n_groups.tolist(), strict=True))
-        table = taxonomy.node_at_level
-        self._add("leaf_index", taxonomy.leaves)
-        self._add("edge_depth", taxonomy.depth[1:])
-        self._add("group_of_edge", group_of_edge)
-        self._add("group_size", sizes)
-        self._add("path_edges", np.where(table > 0, table - 1, taxonomy.n_edges))
-        self._add("node_at_level", table)
-        self._add("_by_size", by_size)
-        self._add("_from_size", np.argsort(by_size))
-        self._add("_jumps", _ancestor_jumps(taxonomy))
-
-    def _add(self, name: str, table: NDArray[np.integer]) -> None:
-        self.register_buffer(name, torch.tensor(table, dtype=torch.int64), persistent=False)
+        tables = {
+            "leaf_index": taxonomy.leaves,
+            "edge_depth": taxonomy.depth[1:],
+            "group_of_edge": group_of_edge,
+            "group_size": sizes,
+            "node_at_level": taxonomy.node_at_level,
+            "_by_size": by_size,
+            "_from_size": np.argsort(by_size),
+            "_jumps": _ancestor_jumps(taxonomy),
+        }
+        for name, table in tables.items():
+            buffer = torch.tensor(table, dtype=torch.int64)
+            self.register_buffer(name, buffer, persistent=False)
 
     def conditional_log_probs(self, logits: Tensor) -> Tensor:
         """Log-softmax within each sibling group.

@@ -11,8 +11,7 @@ from hdeepinsight.tl._evidence import (
     open_cells,
     sample_cells,
 )
-from hdeepinsight.tl._refine import RefineConfig, lambda_path, refine
-from hdeepinsight.tl._refinement import Refinement
+from hdeepinsight.tl._refine import RefineConfig, Refinement, lambda_path, refine
 from hdeepinsight.tl._representation import expression_pca, mde
 from hdeepinsight.tl._vote import Vote, vote
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from hdeepinsight._errors import check_integer, check_number, missing_column
+from hdeepinsight._errors import check_integer, check_number, one_column
 from hdeepinsight._keys import AUDIT_KEYS
 from hdeepinsight._palette import MISSING, tree_colors
 from hdeepinsight.annotation import (
@@ -150,9 +150,7 @@ def audit_labels(
         )
     obs = adata.obs
     for key in keys:
-        if key not in obs:
-            raise missing_column(key, obs.columns)
-        check_labels(obs[key], f"obs[{key!r}]", unlabeled=unlabeled)
+        check_labels(one_column(obs, key), f"obs[{key!r}]", unlabeled=unlabeled)
     if taxonomy is None:
         taxonomy = Taxonomy.from_obs(obs, keys, unlabeled=unlabeled)
     return audit_nodes(

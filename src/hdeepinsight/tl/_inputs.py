@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from hdeepinsight._errors import check_choice, missing_column
+from hdeepinsight._errors import check_choice, one_column
 from hdeepinsight.annotation import (
     Annotation,
     check_same_cells,
@@ -130,11 +130,7 @@ def read_scores(
 
 def leaf_table(annotation: Annotation) -> pd.DataFrame:
     """Return the probabilities of the leaves, with columns named by paths."""
-    leaves = annotation.taxonomy.leaves
-    columns = [annotation.taxonomy.path_name(int(leaf)) for leaf in leaves]
-    return pd.DataFrame(
-        annotation.node_probabilities[:, leaves], index=annotation.obs_names, columns=columns
-    )
+    return annotation.probabilities().iloc[:, annotation.taxonomy.leaves - 1]
 
 
 def _from_labels(labels: pd.Series, names: pd.Index, taxonomy: Taxonomy | None) -> ClassScores:
@@ -223,10 +219,8 @@ def cell_graphs(
 
 def batches_of(adata: AnnData | AlignedQuery, key: str) -> NDArray[np.str_]:
     """Return the batch of every cell as text, ``(n_cells,)``; missing ones are a batch together."""
-    if key not in adata.obs:
-        hint = "Name the column of batches, or omit batch_key."
-        raise missing_column(key, adata.obs.columns, hint=hint)
-    return np.asarray(adata.obs[key].astype(str), dtype=str)
+    column = one_column(adata.obs, key, hint="Name the column of batches, or omit batch_key.")
+    return np.asarray(column.astype(str), dtype=str)
 
 
 def _stored(adata: AnnData | AlignedQuery, key: str, weights: GraphWeights) -> sp.csr_matrix:

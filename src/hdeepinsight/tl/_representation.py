@@ -15,6 +15,7 @@ from sklearn.utils.sparsefuncs import incr_mean_variance_axis
 
 from hdeepinsight._errors import check_integer, check_key, invalid
 from hdeepinsight.data import AlignedQuery, DataLike, log_normalize, open_counts
+from hdeepinsight.graph import check_points
 from hdeepinsight.image import MIN_DISTINCT, global_seeds, principal_plane
 
 if TYPE_CHECKING:
@@ -256,17 +257,7 @@ def mde(
         data = coordinates(data, use_rep)
     elif use_rep is not None:
         raise invalid("use_rep", use_rep, "None beside an array", "Omit it, or pass the AnnData.")
-    points = np.asarray(data, dtype=np.float32)
-    if points.ndim != 2 or not points.shape[1]:
-        raise ValueError(
-            f"Found coordinates of the shape {points.shape}. They must have one row per cell, "
-            "(n_cells, d). Reshape them."
-        )
-    if n_broken := int((~np.isfinite(points).all(axis=1)).sum()):
-        raise ValueError(
-            f"Found {n_broken} of {len(points)} cells with NaN or infinite coordinates. Leave "
-            "these cells out, or look at how they were computed."
-        )
+    points = check_points(data, "data").astype(np.float32)
     check_integer("n_neighbors", n_neighbors, hint="Omit it to use 15.")
     if len(points) < 2:
         return np.zeros((len(points), 2), dtype=np.float32)

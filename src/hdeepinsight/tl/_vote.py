@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.cluster import MiniBatchKMeans
 
 from hdeepinsight import annotation
-from hdeepinsight._errors import check_integer, invalid, missing_column
+from hdeepinsight._errors import check_integer, invalid, one_column
 from hdeepinsight.annotation import Annotation
 from hdeepinsight.tl._inputs import read_scores
 from hdeepinsight.tl._representation import as_anndata, coordinates
@@ -274,10 +274,8 @@ def vote(
         groups = np.asarray(model.fit_predict(points).astype(str))
     else:
         if isinstance(clusters, str):
-            if clusters not in adata.obs:
-                hint = "Name a column of clusters, or omit clusters."
-                raise missing_column(clusters, adata.obs.columns, hint=hint)
-            clusters = adata.obs[clusters]
+            hint = "Name a column of clusters, or omit clusters."
+            clusters = one_column(adata.obs, clusters, hint=hint)
         annotation.check_same_cells(pd.Index(adata.obs_names), clusters, "clusters")
         column = pd.Series(np.asarray(clusters))
         if n_without := int(column.isna().sum()):

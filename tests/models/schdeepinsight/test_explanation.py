@@ -177,25 +177,12 @@ def test_means_without_the_cells_take_no_memory_a_cell(model, query, found):
     pd.testing.assert_frame_equal(lean.signatures(), found.signatures())
 
 
-def test_shapley_values_by_shap_agree(model, query):
-    cells = query[:2].copy()
-    ours = model.explain(cells, "T", n_background=1, n_samples=700)
-    theirs = model.explain(cells, "T", method="permutation", n_background=1, n_samples=2)
-    assert theirs.method == "permutation"
-    np.testing.assert_allclose(theirs.base_values, ours.base_values, atol=1e-5)
-    for mine, other in zip(ours.values, theirs.values, strict=True):
-        assert np.corrcoef(mine, other)[0, 1] > 0.9
-    # Exactly additive, whatever the number of permutations.
-    assert np.abs(theirs.additivity_error).max() < 1e-3
-
-
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         pytest.param({"nodes": "X cell"}, "no node 'X cell'", id="unknown_node"),
         pytest.param({"against": "T"}, "Name the nodes", id="against_without_nodes"),
         pytest.param({"nodes": "T", "level": 1}, "level alone", id="nodes_and_level"),
-        pytest.param({"nodes": "T", "method": "lime"}, "expected_gradients", id="method"),
         pytest.param(
             {"nodes": "T", "n_background": 0},
             "n_background .*, got 0",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
 
-from hdeepinsight._errors import check_choice, check_integer
+from hdeepinsight._errors import check_integer
 from hdeepinsight._progress import progress
 from hdeepinsight.adaptation import reference_sums
 from hdeepinsight.annotation import check_level_names
@@ -26,7 +26,6 @@ from hdeepinsight.data import (
 from hdeepinsight.explanation import (
     Background,
     Explanation,
-    Method,
     TargetKind,
     Targets,
     background_from_cells,
@@ -80,7 +79,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
         Tree of the cell types; by default the one that the label columns span.
     layout
         Pixel of every gene: a :class:`~hdeepinsight.image.GeneLayout`, or how to fit one
-        (``"tsne"``, ``"umap"``, ``"mde"``, ``"random"``).
+        (``"tsne"``, ``"tsne_published"``, ``"umap"``, ``"mde"``, ``"random"``).
     n_genes
         Most genes of a fitted layout: ``keep_genes`` first, then the most variable ones.
     keep_genes
@@ -243,6 +242,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
         )
         published: dict[str, Any] = {
             "n_genes": 5000,
+            "layout": "tsne_published",
             "side": 224,
             "backbone": "efficientnet_b5",
             "masking": GeneMasking.none(),
@@ -276,8 +276,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
         target: TargetKind = "conditional",
         background: DataLike | None = None,
         n_background: int = 10,
-        n_samples: int | None = None,
-        method: Method = "expected_gradients",
+        n_samples: int = 50,
         keep_values: bool = True,
         layer: str | None = None,
         use_raw: bool = False,
@@ -314,11 +313,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
         n_background
             Cells of every type in the background.
         n_samples
-            Gradients per cell, 50 by default. The error falls with it, the time grows. For
-            ``"permutation"`` permutations per cell (1).
-        method
-            ``"expected_gradients"``, or, to check it on a few cells, ``"permutation"``: Shapley
-            values by shap, which asks the network tens of thousands of times per cell.
+            Gradients per cell. The error falls with it, the time grows.
         keep_values
             Keep the attributions of single cells, 4 bytes per cell, gene and node. Off, only means
             and spread over cells are kept, and memory does not grow with the number of cells.
@@ -365,9 +360,8 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
         >>> found.ranking().head(10).shape
         (10, 7)
         """
-        check_choice("method", method, get_args(Method))
         check_integer("n_background", n_background)
-        check_integer("n_samples", n_samples, optional=True)
+        check_integer("n_samples", n_samples)
         check_integer("batch_size", batch_size, optional=True)
         targets = Targets.of(self.taxonomy, nodes, against=against, level=level, kind=target)
         reading = {"layer": layer, "use_raw": use_raw, "scale": scale, "fold_case": fold_case}
@@ -388,7 +382,6 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
             keep_values=keep_values,
             note=ADAPTED_NOTE if self.is_adapted else "",
             every=nodes is not None,
-            method=method,
             n_samples=n_samples,
             seed=seed,
             batch_size=batch_size,

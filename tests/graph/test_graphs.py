@@ -75,7 +75,7 @@ def test_of_many_batches_each_is_compared_with_those_that_are_near(rng, monkeypa
         searches.append(len(args[0]))
         return nearest_neighbors(*args, **options)
 
-    monkeypatch.setattr("hdeepinsight.graph._adjacency.nearest_neighbors", counted)
+    monkeypatch.setattr("hdeepinsight.graph._neighbors.nearest_neighbors", counted)
     batch = np.repeat(np.arange(30), 12)
     cells = rng.normal(size=(360, 4)) + 50 * (batch >= 15)[:, None]
     within, between = batch_graphs(cells, batch, k=5)
