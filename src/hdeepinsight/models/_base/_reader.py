@@ -18,7 +18,7 @@ from hdeepinsight.adaptation import Adapter, QueryCells
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 
-PLAIN_CELLS, FOLDED_CELLS, GPU_CELLS = 1024, 256, 16384
+PLAIN_CELLS, FOLDED_CELLS, GPU_CELLS = 1024, 512, 16384
 """Cells in one pass: on a CPU, what stays in its caches is read fastest."""
 GPU_WORKERS = 3
 """One prepares cells, one computes, one brings results back."""
