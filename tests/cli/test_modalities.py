@@ -57,7 +57,12 @@ def test_only_a_file_that_can_hold_modalities_is_written(hdeepinsight, folder, t
     given = ["annotate", folder / "query.h5mu", "--model", folder / "model"]
     done = hdeepinsight(*given, "--out", tmp_path / "labels.h5ad")
     assert done.exit_code == 2
-    assert "must end in .h5mu or .csv" in " ".join(done.output.split())
+    assert "must end in .h5mu or .csv for" in " ".join(done.output.split())
+    mudata.read(folder / "query.h5mu")["rna"].write_h5ad(tmp_path / "rna.h5ad")
+    given = ["annotate", tmp_path / "rna.h5ad", "--model", folder / "model"]
+    done = hdeepinsight(*given, "--out", tmp_path / "labels.h5mu")
+    assert done.exit_code == 2
+    assert "must end in .h5ad or .zarr or .csv for" in " ".join(done.output.split())
 
 
 def test_scores_and_page_compare_with_its_labels(hdeepinsight, folder, tmp_path):

@@ -126,6 +126,8 @@ def test_values_that_were_not_looked_at_are_checked_as_they_are_read(counts, tmp
     assert opened.input_report.scale == "counts"
     assert "that were looked at so far" in opened.input_report.evidence
     told = inspect_input(data).problems[0]
+    looked_at = spread_rows(N_CELLS, 2000)
+    np.testing.assert_array_equal(read(opened.subset(looked_at)), counts[looked_at].toarray())
     for _ in range(2):
         with pytest.raises(InputError) as error:
             read(opened)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import warnings
 
 import anndata as ad
 import lightning.pytorch as pl
@@ -18,6 +19,7 @@ from scvi.data import AnnDataManager
 from scvi.data.fields import CategoricalObsField, LabelsWithUnlabeledObsField, LayerField
 from scvi.dataloaders import AnnDataLoader, DataSplitter
 from scvi.model.base import BaseModelClass
+from torch.utils.data import DataLoader
 
 import hdeepinsight as hdi
 from hdeepinsight.models import CountModel, SCHDeepInsight
@@ -319,6 +321,63 @@ def test_a_model_of_a_registry_trains_with_a_datamodule(splitter, query, truth, 
     np.testing.assert_array_equal(loaded.predict_proba(query), model.predict_proba(query))
     with pytest.raises(ValueError, match=r"train\(batch_size=.*no effect with a datamodule"):
         model.train(datamodule=splitter, batch_size=16)
+
+    with pytest.raises(ValueError, match="trained with a datamodule, so no reference can be"):
+        SCHDeepInsight.load(tmp_path / "model", adata=query)
+    with pytest.raises(ValueError, match=r"train\(\) needs cells, and the model has no reference"):
+        model.train()
+
+
+class Loaders(pl.LightningDataModule):
+    """As those of scvi-tools for collections on disk: they count all cells together."""
+
+    def __init__(self, splitter, train_size=1.0, change=lambda batch: batch):
+        super().__init__()
+        splitter.setup()
+        self.registry = splitter.adata_manager.registry
+        self.n_obs, self.train_size = splitter.n_train, train_size
+        self.loader, self.change = splitter.train_dataloader(), change
+
+    def train_dataloader(self):
+        return DataLoader([self.change(dict(batch)) for batch in self.loader], batch_size=None)
+
+
+def test_a_datamodule_that_counts_all_cells_trains_the_model(splitter, query):
+    loaders = Loaders(splitter)
+    model = SCHDeepInsight(registry=loaders.registry, layout="random")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "You defined a `validation_step`")
+        model.train(1, datamodule=loaders, accelerator="cpu", enable_progress_bar=False)
+    assert "trained on 240 cells, no cells held out" in repr(model)
+    assert len(model.predict(query)) == query.n_obs
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda b: {"X": b["X"]}, "lacks 'labels'. It must hold 'X', the counts"),
+        (lambda b: {"labels": b["labels"]}, "lacks 'X'"),
+        (lambda b: b | {"X": b["X"] / 3}, "negative, fractional or missing. Raw counts"),
+        (lambda b: b | {"X": -b["X"]}, "negative, fractional or missing"),
+        (lambda b: b | {"X": b["X"] * float("nan")}, "negative, fractional or missing"),
+        (lambda b: b | {"X": b["X"][:, :9]}, "gives 9 genes and label codes from 0 to"),
+        (lambda b: b | {"labels": b["labels"] + 50}, "label codes from 50 to"),
+    ],
+    ids=["no_labels", "no_counts", "fractions", "negative", "nan", "other_genes", "other_labels"],
+)
+def test_what_a_datamodule_gives_is_checked(splitter, change, message):
+    loaders = Loaders(splitter, change=change)
+    model = SCHDeepInsight(registry=loaders.registry, layout="random")
+    with pytest.raises(ValueError, match=message):
+        model.train(1, datamodule=loaders, accelerator="cpu", enable_progress_bar=False)
+
+
+def test_a_datamodule_has_to_tell_its_size(splitter):
+    loaders = Loaders(splitter)
+    del loaders.n_obs
+    model = SCHDeepInsight(registry=loaders.registry, layout="random")
+    with pytest.raises(ValueError, match=r"must tell n_train, or n_obs .*got Loaders"):
+        model.train(1, datamodule=loaders)
 
 
 @pytest.mark.slow

@@ -14,8 +14,6 @@ from hdeepinsight._io import atomic_write
 from hdeepinsight._progress import progress as step
 from hdeepinsight.cli._console import RED, frame_table, in_options, note, show
 from hdeepinsight.cli._files import (
-    FORMATS,
-    PAIRED_FORMATS,
     check_output,
     default_output,
     open_cells,
@@ -31,6 +29,7 @@ from hdeepinsight.cli._options import (
     OutputFile,
     command,
 )
+from hdeepinsight.cli._stream import STREAMING, annotate_blocks
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -60,6 +59,7 @@ _PAGES = (".html",)
         bool, False, "Also write confidence and runner-up of every level, and all scores."
     ),
     fill=Option(bool, True, "Repeat a label at the levels below it, or leave them missing."),
+    **STREAMING,
 )
 def annotate(
     query: Path,
@@ -68,6 +68,9 @@ def annotate(
     key_added: str,
     details: bool,
     fill: bool,
+    stream: bool,
+    resume: bool,
+    part: tuple[int, int] | None,
     overwrite: bool,
     **asked: Any,
 ) -> None:
@@ -79,12 +82,15 @@ def annotate(
     whether the query looks like what the model knows, is printed. The defaults are those of
     hdeepinsight.annotate in Python; [b]--fast[/b] labels each cell by itself.
     """
-    from hdeepinsight.data import is_paired
-
-    kept = ".h5mu" if is_paired(query) else ".zarr" if query.suffix == ".zarr" else ".h5ad"
+    kept = query.suffix if query.suffix in (".zarr", ".h5mu") else ".h5ad"
     out = out or default_output(query, f".annotated{kept}")
-    formats = PAIRED_FORMATS if kept == ".h5mu" else FORMATS
-    check_output(out, source=query, overwrite=overwrite, formats=formats)
+    if stream or resume or part or out.suffix == ".parquet":
+        how: dict[str, Any] = {"part": part, "resume": resume, "overwrite": overwrite}
+        shown = {"fill": fill, "details": details}
+        few = annotate_blocks(query, out, report=report, shown=shown, **how, **asked)
+        _end(few, asked["strict"])
+        return
+    check_output(out, source=query, overwrite=overwrite)
     if report is not None:
         check_output(report, source=query, overwrite=overwrite, option="--report", formats=_PAGES)
     with step("Opening the query"):

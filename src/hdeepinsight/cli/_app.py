@@ -12,6 +12,7 @@ from typer.core import TyperCommand
 from hdeepinsight import __version__
 from hdeepinsight.cli._annotate import annotate, evaluate, explain, report
 from hdeepinsight.cli._models import convert, demo, info, models, publish, pull, train
+from hdeepinsight.cli._stream import merge
 
 
 class _App(typer.Typer):
@@ -45,7 +46,20 @@ app = _App(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for run in (annotate, report, explain, evaluate, train, info, models, pull, publish, convert, demo):
+for run in (
+    annotate,
+    merge,
+    report,
+    explain,
+    evaluate,
+    train,
+    info,
+    models,
+    pull,
+    publish,
+    convert,
+    demo,
+):
     app.command(cls=_Command)(run)
 
 

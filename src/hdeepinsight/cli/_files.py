@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hdeepinsight.annotation import Annotation
     from hdeepinsight.data import Store
 
-FORMATS, PAIRED_FORMATS = (".h5ad", ".zarr", ".csv"), (".h5mu", ".csv")
+FORMATS = (".h5ad", ".zarr", ".h5mu", ".csv")
 #: Endings of inputs, which outputs do not keep.
 _INPUTS = (".h5ad", ".zarr", ".h5", ".h5mu", ".loom", ".mtx", ".csv", ".tsv", ".txt")
 
@@ -145,6 +145,13 @@ def prepare_output(
             f"--key-added must be a name that a file can hold, without a slash, such as hdi, "
             f"got {key_added!r}. Choose another."
         )
+    has_several = not hasattr(query, "whole")
+    if out.suffix != ".csv" and has_several != (out.suffix == ".h5mu"):
+        kind, ending = ("a MuData", ".h5mu") if has_several else ("an AnnData", ".h5ad or .zarr")
+        raise UsageProblem(
+            f"--out must end in {ending} or .csv for {source}, which is {kind}, got {out}. Choose "
+            "another name."
+        )
     if out.suffix == ".csv":
         return lambda result, **how: result.to_csv(out, **how)
     held = {"obs": query.obs, "obsm": query.obsm, "uns": query.uns}
@@ -158,7 +165,7 @@ def prepare_output(
             f"--key-added than {key_added}."
         )
     can_be_copied = _is_copied(source, out)
-    if not can_be_copied and out.suffix != ".h5mu":
+    if not (can_be_copied or has_several):
         _try_to_write(query, out)
 
     def write(result: Annotation, **how: Any) -> None:
@@ -172,7 +179,7 @@ def prepare_output(
                 result.to_adata(cells, key_added=key_added, **how)
                 _copy_and_add(source, path, cells)
                 return
-            whole: Any = getattr(query, "whole", lambda: query)()
+            whole: Any = query if has_several else query.whole()
             result.to_adata(whole, key_added=key_added, **how)
             getattr(whole, f"write_{out.suffix[1:]}")(path)
 

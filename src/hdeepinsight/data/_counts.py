@@ -71,7 +71,7 @@ class Inspection:
                 if tally.contradicts(self.seen):
                     self._settle(None)
             yield rows, block
-        if self.seen is not None and matrix.rows is None:
+        if self.seen is not None and matrix.rows is None and tally.n_rows == self.report.n_obs:
             tally.sample = self.seen.sample
             self._settle(tally)
 

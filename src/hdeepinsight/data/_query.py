@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
+#: Rows that are read at once.
+STEP = 1024
 #: How much more of the reference's expression ``.raw`` must have to be read in place of ``X``.
 CLEARLY_MORE = 0.05
 
@@ -212,11 +214,17 @@ class AlignedQuery:
         if keep is not None and not self.source.var_names.is_unique:
             unique = pd.Index(self.query_genes)
             own = alignment_of(unique.get_indexer(self.source.var_names.astype(str)), unique)
-        for rows, block in self.source.blocks(chunk_size):
+        # Read in steps that take little memory; what the model reads of them is put together.
+        step = STEP if chunk_size in range(STEP, 2**31, STEP) else chunk_size
+        start, parts = 0, []
+        for rows, block in self.source.blocks(step):
             if keep is not None:
                 kept = own.apply(block) if own else canonical(block).astype(np.float32, copy=False)
                 keep.append(kept)
-            yield rows, self.alignment.apply(block)
+            parts.append(self.alignment.apply(block))
+            if rows.stop - start >= chunk_size or rows.stop == self.n_obs:
+                yield slice(start, rows.stop), sp.vstack(parts, "csr") if parts[1:] else parts[0]
+                start, parts = rows.stop, []
 
     def read(self, rows: np.ndarray[Any, Any] | None = None) -> sp.csr_matrix:
         """Read all counts in model order at once, or those of some cells.

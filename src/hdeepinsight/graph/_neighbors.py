@@ -100,9 +100,18 @@ def nearest_neighbors(
         found = _exact(rows, targets, n_found)
     else:
         found = _approximate(rows, targets, n_found, seed=seed, within=within)
-    if within:
-        found = _without_self(found)
-    return _ordered(rows, targets, found)
+    if within:  # drop each row's own index, or its last find where equal rows crowded it out
+        own = found == np.arange(len(found))[:, None]
+        own[~own.any(axis=1), -1] = True
+        found = found[~own].reshape(len(found), k)
+    indices = np.sort(found, axis=1)
+    distances = np.empty(found.shape, dtype=np.float64)
+    for start in range(0, len(rows), _CHUNK):
+        here = slice(start, start + _CHUNK)
+        difference = targets[indices[here]] - rows[here, None, :]
+        distances[here] = np.sqrt(np.einsum("nkd,nkd->nk", difference, difference))
+    order = np.argsort(distances, axis=1, kind="stable")
+    return np.take_along_axis(indices, order, 1), np.take_along_axis(distances, order, 1)
 
 
 def check_points(values: ArrayLike, name: str) -> NDArray[np.floating]:
@@ -171,26 +180,6 @@ def _approximate(
     if len(incomplete := np.flatnonzero((found < 0).any(axis=1))):
         found[incomplete] = _exact(rows[incomplete], targets, n_found)
     return np.asarray(found)
-
-
-def _without_self(found: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Drop each row's own index, or its last find where equal rows crowded it out."""
-    own = found == np.arange(len(found))[:, None]
-    own[~own.any(axis=1), -1] = True
-    return np.asarray(found[~own].reshape(len(found), found.shape[1] - 1))
-
-
-def _ordered(
-    rows: NDArray[np.floating], targets: NDArray[np.floating], found: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    indices = np.sort(found, axis=1)
-    distances = np.empty(found.shape, dtype=np.float64)
-    for start in range(0, len(rows), _CHUNK):
-        here = slice(start, start + _CHUNK)
-        difference = targets[indices[here]] - rows[here, None, :]
-        distances[here] = np.sqrt(np.einsum("nkd,nkd->nk", difference, difference))
-    order = np.argsort(distances, axis=1, kind="stable")
-    return np.take_along_axis(indices, order, 1), np.take_along_axis(distances, order, 1)
 
 
 class BatchGraphs(NamedTuple):

@@ -113,6 +113,9 @@ def laplacian(graph: sp.csr_matrix, kind: LaplacianKind = "rw") -> sp.csr_matrix
     return sp.csr_matrix(combinatorial)
 
 
+_laplacian = laplacian  # `smooth` has an argument of that name
+
+
 def dirichlet_energy(
     graph: sp.csr_matrix, scores: NDArray[np.floating], kind: LaplacianKind = "rw"
 ) -> float:
@@ -205,7 +208,11 @@ def smooth(
     start = check_scores(scores, matrix.shape[0])
     check_number("lam", lam, hint="0 is no smoothing.")
     check_choice("solver", solver, get_args(Solver))
-    system, own = _system(matrix, lam, laplacian)
+    degree = degrees(matrix)
+    # The positive definite form of ``I + λL``: for "rw" both sides are multiplied by the degrees.
+    own = np.where((laplacian == "rw") & (degree > 0), degree, 1.0)
+    weighted = _laplacian(matrix, "comb" if laplacian == "rw" else laplacian)
+    system = sp.csr_matrix(sp.diags_array(own) + lam * weighted)
     right = own[:, None] * start
     if lam == 0:
         return start
@@ -222,17 +229,6 @@ def smooth(
                 "iterations. Raise max_iter, lower lam, or use solver='direct'."
             )
     return smoothed
-
-
-def _system(
-    graph: sp.csr_matrix, lam: float, kind: LaplacianKind
-) -> tuple[sp.csr_matrix, NDArray[np.float64]]:
-    """Give the positive definite form of ``I + λL``, and the weight of own scores beside it."""
-    degree = degrees(graph)
-    # For "rw" both sides are multiplied by the degrees.
-    own = np.where(degree > 0, degree, 1.0) if kind == "rw" else np.ones(len(degree))
-    weighted = laplacian(graph, "comb" if kind == "rw" else kind)
-    return sp.csr_matrix(sp.diags_array(own) + lam * weighted), own
 
 
 def check_scores(scores: ArrayLike, n_cells: int) -> NDArray[np.float64]:

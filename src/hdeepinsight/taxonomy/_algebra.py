@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hdeepinsight.taxonomy._taxonomy import Taxonomy
@@ -71,6 +70,12 @@ class TreeAlgebra(nn.Module):
         by_size = np.argsort(sizes[group_of_edge], kind="stable")
         distinct, n_groups = np.unique(sizes, return_counts=True)
         self._blocks = list(zip(distinct.tolist(), n_groups.tolist(), strict=True))
+        # Ancestors 1, 2, 4, ... steps above each node, the root at the latest.
+        jumps = np.empty((0, taxonomy.n_nodes), dtype=np.int64)
+        ancestor = np.maximum(taxonomy.parent, 0).astype(np.int64)
+        while 2 ** len(jumps) < taxonomy.max_depth:
+            jumps = np.vstack([jumps, ancestor])
+            ancestor = ancestor[ancestor]
         tables = {
             "leaf_index": taxonomy.leaves,
             "edge_depth": taxonomy.depth[1:],
@@ -79,7 +84,7 @@ class TreeAlgebra(nn.Module):
             "node_at_level": taxonomy.node_at_level,
             "_by_size": by_size,
             "_from_size": np.argsort(by_size),
-            "_jumps": _ancestor_jumps(taxonomy),
+            "_jumps": jumps,
         }
         for name, table in tables.items():
             buffer = torch.tensor(table, dtype=torch.int64)
@@ -150,13 +155,3 @@ class TreeAlgebra(nn.Module):
     def forward(self, logits: Tensor) -> Tensor:
         """Log-probability of every node, ``(..., V)``, from logits, ``(..., E)``: both steps."""
         return self.node_log_probs(self.conditional_log_probs(logits))
-
-
-def _ancestor_jumps(taxonomy: Taxonomy) -> NDArray[np.int64]:
-    """Ancestors 1, 2, 4, ... steps above each node, the root at the latest; ``(n_jumps, V)``."""
-    jumps: list[NDArray[np.int64]] = []
-    ancestor = np.maximum(taxonomy.parent, 0).astype(np.int64)
-    while 2 ** len(jumps) < taxonomy.max_depth:
-        jumps.append(ancestor)
-        ancestor = ancestor[ancestor]
-    return np.stack(jumps) if jumps else np.empty((0, taxonomy.n_nodes), dtype=np.int64)

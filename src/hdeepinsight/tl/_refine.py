@@ -301,6 +301,10 @@ class Refinement:
         """
         annotation.check_cells(self.obs_names, adata, "refinement", "refined")
         table = self.probabilities().rename(columns=annotation.storable)
+        colors = list(label_colors(self.classes).values())
+        if self.taxonomy is not None and self.nodes is not None:  # those of any annotation
+            by_label = tree_colors(self.taxonomy.labels, self.taxonomy.parent)
+            colors = [by_label[self.taxonomy.label(int(node))] for node in self.nodes]
         columns = {"label": self.labels, "confidence": self.confidence, "changed": self.changed}
         added = Additions(
             obs={
@@ -308,17 +312,10 @@ class Refinement:
                 for name, each in columns.items()
             },
             obsm={annotation.storable(f"{key_added}_probabilities"): table},
-            uns={annotation.storable(f"{key_added}_label_colors"): self._colors()},
+            uns={annotation.storable(f"{key_added}_label_colors"): colors},
         )
         notes = {name: str(value) for name, value in self.parameters.items()}
         added.write(adata, key_added, notes, overwrite=overwrite)
-
-    def _colors(self) -> list[str]:
-        """Return the colour of every class: with a taxonomy that of its label in any annotation."""
-        if self.taxonomy is None or self.nodes is None:
-            return list(label_colors(self.classes).values())
-        colors = tree_colors(self.taxonomy.labels, self.taxonomy.parent)
-        return [colors[self.taxonomy.label(int(node))] for node in self.nodes]
 
     def __repr__(self) -> str:
         return (

@@ -123,9 +123,25 @@ def test_sigint_and_then_the_same_call_again(fresh, tmp_path):
     assert_same_weights(state(whole), state(train(model, checkpoint=tmp_path)))
 
 
+@pytest.mark.parametrize("folder", ["", True, 3, "file"])
+def test_a_checkpoint_that_is_no_folder_is_refused(fresh, tmp_path, folder):
+    (tmp_path / "file").touch()
+    given = tmp_path / folder if folder == "file" else folder
+    with pytest.raises(ValueError, match=r"checkpoint must be a folder, got .* Omit it"):
+        train(fresh(), checkpoint=given)
+
+
 def test_a_checkpoint_of_another_training_is_refused(fresh, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(fresh(), checkpoint=tmp_path, callbacks=[Interrupt(2, "SIGINT")])
+    for other in (
+        {"precision": "bf16-mixed"},
+        {"gradient_clip_val": 0.1},
+        {"accumulate_grad_batches": 2},
+        {"datasplitter_kwargs": {"drop_last": True}},
+    ):
+        with pytest.raises(ValueError, match="of a training with other cells"):
+            train(fresh(), checkpoint=tmp_path, **other)
     with pytest.raises(ValueError, match="of a training with other cells"):
         train(fresh(), checkpoint=tmp_path, plan_kwargs={"lr": 0.1})
     with pytest.raises(ValueError, match="of a training with other cells"):

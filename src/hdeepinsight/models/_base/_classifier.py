@@ -46,6 +46,7 @@ from hdeepinsight.models._base._reader import CellReader, in_order
 from hdeepinsight.models._base._registration import (
     LABELS,
     as_label_keys,
+    check_batch,
 )
 from hdeepinsight.models._base._training import seeded
 from hdeepinsight.nn import LeafProfiles, fit_temperatures
@@ -69,8 +70,10 @@ REFERENCE_CELLS = 20_000
 CONFORMAL_CELLS = 20_000
 BANK_CELLS = 400
 """Held-out cells that a model keeps, to see how they look at the genes and depths of a query."""
-SAMPLE_CELLS, JUDGED_WHOLE = 2_000, 4_096
-"""Cells of a large query by which it is judged; one of so few is judged by all of its cells."""
+SAMPLE_CELLS = 2_000
+"""Cells of a large query by which it is judged; a smaller one is judged by all of its cells."""
+SMALL = 4096
+"""Cells of a query that is read as one block."""
 READING = "layer", "use_raw", "scale", "fold_case"
 TEMPERATURE_DEPTHS = (1.0, 0.5, 0.25)
 
@@ -122,14 +125,14 @@ class HierarchicalClassifierMixin(_Base):
         rest = 0.1 if train_size is None else 1 - train_size
         share = rest if validation_size is None else validation_size
         if not len(split[1]) and share:
-            calibrated = "is not calibrated (with n_members='auto' it would be)"
+            known = "is not calibrated, has no label sets (with n_members='auto' it would)"
             if n_members > 1:
                 nodes, rng = self._nodes(), np.random.default_rng(self.seed)
                 nodes = np.where(np.isin(np.arange(len(nodes)), split[0]), nodes, 0)
                 self._unseen_by = deal_out(nodes, n_members, share, rng)
-                calibrated = "is calibrated by cells that single members did not learn from"
+                known = "has label sets from cells that single members did not learn from"
             warnings.warn(
-                f"No cells are held out: every type has too few for that. The model {calibrated}, "
+                f"No cells are held out: every type has too few for that. The model {known}, "
                 "knows no novelty, and cannot be evaluated on its reference. Label more cells, "
                 "raise validation_size, or pass validation_size=0 to agree.",
                 UserWarning,
@@ -152,7 +155,7 @@ class HierarchicalClassifierMixin(_Base):
             codes = self._nodes(self._label_table())
             if self.module is None:
                 datamodule.setup("fit")
-                self._build_from(*read_loader(datamodule, datamodule.train_dataloader(), codes))
+                self._build_from(*self._read_loader(datamodule, "train", codes))
             columns = align_genes(self._loader_genes, self.genes).source
             return (self.taxonomy, codes, columns), {}
         nodes, settings = self._nodes(), {}
@@ -183,11 +186,31 @@ class HierarchicalClassifierMixin(_Base):
                 held_out = replace(held_out, extra=extra)
         else:
             codes, columns = plan.node_of_code.cpu().numpy(), plan.columns.cpu().numpy()
-            loaders = (datamodule.val_dataloader(), datamodule.train_dataloader())
-            found = [read_loader(datamodule, loader or (), codes) for loader in loaders]
+            found = [self._read_loader(datamodule, part, codes) for part in ("val", "train")]
             held_out, train = (as_cells(counts[:, columns], nodes) for counts, nodes in found)
         self._fit_confidence(held_out, train)
         super()._finish(plan, datamodule)
+
+    def _read_loader(
+        self, datamodule: Any, part: str, codes: np.ndarray
+    ) -> tuple[sparse.csr_matrix, np.ndarray]:
+        """Read at most 20,000 cells of a datamodule: raw counts in its genes, and their nodes."""
+        n_genes = len(self._loader_genes)
+        counts = [sparse.csr_matrix((0, n_genes), dtype=np.float32)]
+        nodes, n_cells = [np.zeros(0, dtype=int)], 0
+        is_there = part == "train" or self.recipe_["n_held_out"]
+        for batch in (getattr(datamodule, f"{part}_dataloader")() if is_there else None) or ():
+            if not isinstance(batch.get(REGISTRY_KEYS.X_KEY), torch.Tensor) or "obs" in batch:
+                batch = datamodule.on_before_batch_transfer(batch, 0)
+            check_batch(batch, n_genes, len(codes))
+            counts.append(sparse.csr_matrix(batch[REGISTRY_KEYS.X_KEY].cpu().numpy()))
+            nodes.append(codes[batch[REGISTRY_KEYS.LABELS_KEY].cpu().numpy().ravel().astype(int)])
+            n_cells += len(nodes[-1])
+            if n_cells >= REFERENCE_CELLS:
+                break
+        if part == "train" and not n_cells:
+            raise ValueError("The datamodule gives no cells to train on. Check what it loads.")
+        return sparse.vstack(counts, format="csr"), np.concatenate(nodes)
 
     def _lifted_nodes(self, nodes: np.ndarray, train: np.ndarray, audit: Any) -> np.ndarray:
         """Return labels with the suspicious ones lifted to where the audit agrees."""
@@ -264,20 +287,23 @@ class HierarchicalClassifierMixin(_Base):
 
         Temperatures are fitted on the held-out cells, whole and thinned: they resemble the training
         cells more than a query does, and alone would make the model surer than any other study
-        bears out. Cells that one member alone has not seen are read by that member; they are not
-        kept, because the others know them.
+        bears out. Cells that one member alone has not seen are read by that member, and serve the
+        conformal scores alone: members are surer than their mean, and the others know the cells.
         """
         self.calibration_ = self.bank_ = None
         self.module.temperature.fill_(1.0)
         if not len(held_out):
             return
-        depths = (held_out.thinned(d, np.random.default_rng(self.seed)) for d in TEMPERATURE_DEPTHS)
         read = self._reader()
-        parts = [torch.from_numpy(read(cells, ("logits",))["logits"]) for cells in depths]
-        logits = torch.cat(parts)
-        nodes = torch.from_numpy(np.tile(held_out.nodes, len(TEMPERATURE_DEPTHS)))
-        tree = TreeAlgebra(self.taxonomy)  # on the CPU, wherever the network is
-        self.module.temperature.copy_(fit_temperatures(tree, logits, nodes))
+        cross_fitted = "member" in held_out.extra
+        if not cross_fitted:
+            depths = (
+                held_out.thinned(d, np.random.default_rng(self.seed)) for d in TEMPERATURE_DEPTHS
+            )
+            parts = [torch.from_numpy(read(cells, ("logits",))["logits"]) for cells in depths]
+            nodes = torch.from_numpy(np.tile(held_out.nodes, len(TEMPERATURE_DEPTHS)))
+            tree = TreeAlgebra(self.taxonomy)  # on the CPU, wherever the network is
+            self.module.temperature.copy_(fit_temperatures(tree, torch.cat(parts), nodes))
         rng = np.random.default_rng(self.seed)
         # Drawn blindly: conformal promises hold for cells of the same mixture of types.
         drawn = held_out[rng.permutation(len(held_out))[:CONFORMAL_CELLS]]
@@ -287,9 +313,9 @@ class HierarchicalClassifierMixin(_Base):
             annotation = Annotation(
                 taxonomy=self.taxonomy, obs_names=names, node_probabilities=probabilities
             )
-            source = CROSS_FITTED if "member" in held_out.extra else SOURCE
+            source = CROSS_FITTED if cross_fitted else SOURCE
             self.calibration_ = calibrate(annotation, drawn.nodes, source=source)
-        if "member" in held_out.extra:
+        if cross_fitted:
             return
         train = train[draw_evenly(train.nodes, REFERENCE_CELLS, rng)]
         rows = draw_evenly(held_out.nodes, BANK_CELLS, rng)
@@ -381,32 +407,107 @@ class HierarchicalClassifierMixin(_Base):
         )
         judge: QueryJudge | None = None
         found: dict[str, np.ndarray] = {}
-        names = ["probabilities", "seen"]
-        if getattr(self.module, "n_members", 1) > 1:
-            names.append("disagreement")
-        is_judged, by_sample = self.bank_ is not None, opened.n_obs > JUDGED_WHOLE
-        if is_judged and by_sample:
+        is_judged, is_small = self.bank_ is not None, opened.n_obs <= SMALL
+        if is_judged and not is_small:
             judge = self._judge(opened, *self._sampled(opened, corrected))
         whole: list[sparse.csr_matrix] = []
-        chunks = self._chunks(opened, names, batch_size, corrected, keep=keep, judge=judge)
+        chunks = self._chunks(opened, self._wanted, batch_size, corrected, keep=keep, judge=judge)
         for rows, counts, part in chunks:
             fill(found, part, rows, opened.n_obs)
-            whole += [counts] if is_judged and not by_sample else []
+            whole += [counts] if is_judged and is_small else []
         if whole:
             read = sparse.vstack(whole, format="csr"), found["probabilities"]
             judge = self._judge(opened, *read)
             found |= {} if judge is None else judge.measure(*read)
+        # Profiles see a corrected query uncorrected.
+        reject = "off" if corrected is not None else reject
+        return self._annotation(
+            opened, judge, found, decoder=decoder, threshold=threshold, reject=reject
+        )
+
+    def annotate_blocks(
+        self,
+        query: Any,
+        rows: range | None = None,
+        *,
+        decoder: Decoder = "joint",
+        threshold: float | None = 0.5,
+        reject: Reject = "auto",
+        **reading: Any,
+    ) -> Iterator[Annotation]:
+        """Label a query block by block, in memory that does not grow with its number of cells.
+
+        Parameters
+        ----------
+        query, decoder, threshold, reject
+            As in :meth:`annotate`.
+        rows
+            Cells to label, all by default: from a multiple of 4,096 on, whole blocks are those of
+            the whole query to the last bit.
+        **reading
+            ``layer``, ``use_raw``, ``scale`` and ``fold_case`` of :meth:`annotate`.
+
+        Yields
+        ------
+        The annotation of the next 4,096 cells. Their labels are those of :meth:`annotate`; the
+        verdict is on these cells alone.
+
+        Raises
+        ------
+        InputError
+            If the matrix cannot be read as counts or the genes do not match; for values that are
+            met midway, and were not among those looked at first, only then or after the last block.
+
+        Examples
+        --------
+        >>> import warnings
+        >>> import hdeepinsight as hdi
+        >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+        >>> model, query = hdi.hub.pull("pbmc"), hdi.datasets.demo().query
+        >>> [len(block) for block in model.annotate_blocks(query)]
+        [210]
+        """
+        check_decoding(threshold, decoder, reject)
+        opened = self._open_trained(query, None, **reading)
+        judge = None
+        if self.bank_ is not None:
+            judge = self._judge(opened, *self._sampled(opened, None))
+        some = opened if rows is None else opened.subset(np.arange(rows.start, rows.stop))
+        for place, _, part in self._chunks(some, self._wanted, judge=judge):
+            yield self._annotation(
+                some.subset(place),
+                judge,
+                part,
+                decoder=decoder,
+                threshold=threshold,
+                reject=reject,
+            )
+
+    @property
+    def _wanted(self) -> tuple[str, ...]:
+        several = getattr(self.module, "n_members", 1) > 1
+        return ("probabilities", "seen", *(["disagreement"] if several else []))
+
+    def _annotation(
+        self,
+        opened: AlignedQuery,
+        judge: QueryJudge | None,
+        found: dict[str, np.ndarray],
+        *,
+        reject: Reject,
+        **how: Any,
+    ) -> Annotation:
+        """Return the annotation of a query, or of a part, from what was found of its cells."""
         probabilities = found.pop("probabilities", np.zeros((0, 0)))
         seen = found.pop("seen", np.ones(0, dtype=bool))
         disagreement = found.pop("disagreement", None)
         return Annotation(
             taxonomy=self.taxonomy,
             node_probabilities=probabilities,
-            threshold=threshold,
-            decoder=decoder,
             recipe=self.recipe,
             calibration=self.calibration,
             disagreement=disagreement,
+            **how,
             **judgement(
                 judge,
                 found,
@@ -414,8 +515,7 @@ class HierarchicalClassifierMixin(_Base):
                 taxonomy=self.taxonomy,
                 opened=opened,
                 seen=seen,
-                # Profiles see a corrected query uncorrected.
-                reject="off" if corrected is not None else reject,
+                reject=reject,
             ),
         )
 
@@ -709,8 +809,9 @@ class HierarchicalClassifierMixin(_Base):
     def _sampled(
         self, opened: AlignedQuery, corrected: StacasResult | None
     ) -> tuple[sparse.csr_matrix, np.ndarray]:
-        """Return counts and probabilities of cells of a query that are drawn evenly."""
-        rows = spread_rows(opened.n_obs, SAMPLE_CELLS)
+        """Return counts and probabilities of cells from all over a query, or of all, if few."""
+        is_small = opened.n_obs <= SMALL
+        rows = np.arange(opened.n_obs) if is_small else spread_rows(opened.n_obs, SAMPLE_CELLS)
         drawn = self._chunks(opened, ("probabilities",), corrected=corrected, some=rows)
         counts, found = zip(*[part[1:] for part in drawn], strict=True)
         probabilities = np.concatenate([each["probabilities"] for each in found])
@@ -935,24 +1036,6 @@ def as_cells(
 ) -> QueryCells:
     """Return cells of a reference in memory."""
     return QueryCells(counts, np.full(len(nodes), -1), nodes, extra or {})
-
-
-def read_loader(
-    datamodule: Any, loader: Any, codes: np.ndarray
-) -> tuple[sparse.csr_matrix, np.ndarray]:
-    """Read at most 20,000 cells of a loader: raw counts in its genes, and the node of each."""
-    counts, nodes, n_cells = [], [], 0
-    for batch in loader:
-        if not isinstance(batch.get(REGISTRY_KEYS.X_KEY), torch.Tensor) or "obs" in batch:
-            batch = datamodule.on_before_batch_transfer(batch, 0)
-        counts.append(sparse.csr_matrix(batch[REGISTRY_KEYS.X_KEY].cpu().numpy()))
-        nodes.append(codes[batch[REGISTRY_KEYS.LABELS_KEY].cpu().numpy().ravel().astype(int)])
-        n_cells += len(nodes[-1])
-        if n_cells >= REFERENCE_CELLS:
-            break
-    if not counts:
-        return sparse.csr_matrix((0, datamodule.n_vars), dtype=np.float32), np.zeros(0, dtype=int)
-    return sparse.vstack(counts, format="csr"), np.concatenate(nodes)
 
 
 def fill(

@@ -586,8 +586,11 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             if self.adata is not None:
                 msg = "train(datamodule=...) needs a model without a reference. Make one of its"
                 raise ValueError(f"{msg} registry: {type(self).__name__}(registry=...).")
-            n_train, n_val = datamodule.n_train, getattr(datamodule, "n_val", 0)
+            n_train, n_val = training.sizes_of(datamodule)
         else:
+            if self.adata is None:
+                msg = "train() needs cells, and the model has no reference attached. Load it with"
+                raise ValueError(f"{msg} adata=..., or pass datamodule=... with its loaders.")
             self._check_reference()
             if (parts := loading.pop("external_indexing", None)) is not None:
                 training.refuse_without_effect(given, SPLITTING, "with external_indexing")
@@ -596,7 +599,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
                 split = self._split(train_size, validation_size, shuffle_set_split, split_key)
             n_train, n_val = len(split[0]), len(split[1])
             batch_size = int(batch_size or np.clip(n_train // 8, *BATCH_SIZE_BOUNDS))
-        size = batch_size or getattr(datamodule, "batch_size", BATCH_SIZE_BOUNDS[1])
+        size = int(batch_size or getattr(datamodule, "batch_size", None) or BATCH_SIZE_BOUNDS[1])
         steps = max(1, -(-n_train // size))
         epochs = int(max_epochs or np.clip(round(DEFAULT_STEPS / steps), *EPOCH_BOUNDS))
         plan_args, found = self._prepare(split, datamodule, **further)
@@ -606,7 +609,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         loaders = datamodule
         if datamodule is None:
             # A rest of one or two cells has no statistics of its own.
-            loading.setdefault("drop_last", 0 < n_train % batch_size < 3 and n_train > batch_size)
+            loading.setdefault("drop_last", 0 < n_train % size < 3 and n_train > size)
             loading |= {
                 "external_indexing": split,
                 "batch_size": batch_size,
@@ -617,7 +620,9 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         settings |= {"lr": plan.lr, "weight_decay": plan.weight_decay}
         checkpoints = None
         if checkpoint is not None:
-            started = (self.init_params_, settings, early_stopping, patience)
+            given = loading | options
+            how = {name: given[name] for name in sorted(training.DECISIVE & set(given))}
+            started = (self.init_params_, settings, early_stopping, patience, how)
             checkpoints = training.Checkpoints(checkpoint, self._fingerprint(started, split))
             options = checkpoints.added_to(options)
         options |= {"max_epochs": epochs, "accelerator": accelerator, "devices": devices}
@@ -847,6 +852,9 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
                 model = cls(None, registry=registry, **options)
         if adata is not None:  # what is wrong is then more likely with the data that was passed
             method = registry["setup_method_name"]
+            if method == "setup_datamodule":
+                msg = "The model was trained with a datamodule, so no reference can be attached."
+                raise ValueError(f"{msg} Load it with adata=False, and pass cells to its methods.")
             if method not in ("setup_anndata", "setup_mudata"):
                 raise damaged(name, f"{UNFIT} (set-up method {str(method)[:80]!r})")
             getattr(cls, method)(adata, source_registry=registry, **registry["setup_args"])

@@ -24,6 +24,7 @@ from scvi.train import Trainer
 from scvi.train._logger import SimpleLogger
 
 from hdeepinsight._archive import dump, frame_from_plain, parse
+from hdeepinsight._errors import invalid
 from hdeepinsight._io import atomic_write
 from hdeepinsight._progress import progress_visible
 
@@ -34,6 +35,11 @@ if TYPE_CHECKING:
 CHECKPOINT_FILE = "training.ckpt"
 LOSS = "train_loss"
 VALIDATIONS = 50
+#: Options of loaders and trainer that change what a training comes to.
+DECISIVE = {
+    *("drop_last", "precision", "gradient_clip_val", "gradient_clip_algorithm", "max_steps"),
+    *("accumulate_grad_batches", "limit_train_batches", "overfit_batches"),
+}
 MIN_SECONDS = 20.0
 """Between two checkpoints; writing one takes time too."""
 
@@ -104,6 +110,21 @@ def trainer_options(
         own = CSVLogger(options.get("default_root_dir") or ".") if own is True else own
         options["logger"] = [SimpleLogger(), *_as_list(own)]
     return {**options, "callbacks": callbacks}
+
+
+def sizes_of(datamodule: Any) -> tuple[int, int]:
+    """Return how many cells a datamodule trains on and holds out.
+
+    Those of scvi-tools do not all count them: some know all cells and the share that trains.
+    """
+    n_all = getattr(datamodule, "n_obs", None)
+    if (n_train := getattr(datamodule, "n_train", None)) is None:
+        if n_all is None:
+            msg = "datamodule must tell n_train, or n_obs and train_size, as those of scvi-tools do"
+            raise ValueError(f"{msg}, got {type(datamodule).__name__}. Add one of them.")
+        n_train = round(n_all * (getattr(datamodule, "train_size", None) or 1.0))
+        return n_train, n_all - n_train
+    return n_train, getattr(datamodule, "n_val", None) or 0
 
 
 def check_names(given: Mapping[str, Any]) -> None:
@@ -216,6 +237,9 @@ class Checkpoints(pl.Callback):
     """
 
     def __init__(self, folder: str | Path, fingerprint: str) -> None:
+        is_path = isinstance(folder, str | os.PathLike) and str(folder)
+        if not is_path or (Path(folder).exists() and not Path(folder).is_dir()):
+            raise invalid("checkpoint", folder, "a folder", "Omit it to write none.")
         self.path = Path(folder) / CHECKPOINT_FILE
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.fingerprint = fingerprint

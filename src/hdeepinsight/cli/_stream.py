@@ -1,0 +1,221 @@
+"""Labels of queries of any size: written block by block, gone on with after a stop, and merged."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import typer
+
+from hdeepinsight import __version__
+from hdeepinsight._errors import counted, need_extra
+from hdeepinsight._io import atomic_write, remove, sha256
+from hdeepinsight._progress import progress as step
+from hdeepinsight.cli._console import UsageProblem, in_options, show
+from hdeepinsight.cli._files import check_output
+from hdeepinsight.cli._options import READING, REQUIRED, Argument, Option, command
+
+if TYPE_CHECKING:
+    from hdeepinsight.annotation import Annotation
+
+#: Formats of labels that are written by blocks, and cells of a block.
+FORMATS: Final = (".parquet", ".csv")
+BLOCK: Final = 4096
+_SETTINGS: Final = "settings.json"
+
+
+def _part(text: str) -> tuple[int, int]:
+    """Read which part of how many."""
+    i, _, n = text.partition("/")
+    if not (i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)):
+        raise typer.BadParameter(f"it must be a part of so many, such as 3/8, got {text!r}.")
+    return int(i), int(n)
+
+
+_Large = partial(Option, panel="Large queries")
+STREAMING: Final = {
+    "stream": _Large(
+        bool,
+        False,
+        "Write labels block by block as they come, to .csv or .parquet (which always does), each "
+        "cell by itself as with [b]--fast[/b]; memory stays the same, whatever the query's size.",
+    ),
+    "resume": _Large(bool, False, "Go on where --stream was stopped."),
+    "part": _Large(
+        Any,
+        None,
+        "Only this part of the query, such as [b]3/8[/b], for an array of jobs; "
+        "[b]hdeepinsight merge[/b] makes one file of all parts.",
+        "I/N",
+        settings={"parser": _part},
+    ),
+}
+
+
+def annotate_blocks(
+    query: Path,
+    out: Path,
+    *,
+    report: Path | None,
+    shown: dict[str, bool],
+    part: tuple[int, int] | None,
+    resume: bool,
+    overwrite: bool,
+    model: str,
+    types: list[str] | None,
+    exclude: list[str],
+    fast: bool,  # which is implied
+    strict: bool,
+    **asked: Any,
+) -> Annotation:
+    """Write the labels of a query, or of a part of its blocks, block by block.
+
+    The blocks lie in a folder beside ``out``; each is a file of its own, which appears in one
+    piece and can be read. Once all are there they are merged.
+
+    Returns
+    -------
+    The annotation of some cells from all over the query, whose verdict tells of the whole.
+
+    Raises
+    ------
+    UsageProblem
+        If what was asked for needs all cells at once, or other settings wrote the blocks there.
+    """
+    asks = [f"--{name} on" for name in ("adapt", "refine") if asked.pop(name) == "on"]
+    asks += [f"--{name}" for name in ("vote", "batch_key", "reference") if asked.pop(name)]
+    asks += ["--report"] * (report is not None)
+    if asks:
+        raise UsageProblem(
+            f"{', '.join(asks).replace('_', '-')} cannot be had with labels that are written block "
+            "by block: that needs all cells at once. Leave it out, or write to .h5ad or .zarr."
+        )
+    check_output(out, source=query, overwrite=overwrite, formats=FORMATS)
+    if out.suffix == ".parquet":
+        need_extra("pyarrow", "parquet", "Writing .parquet")
+    with step("Opening the query"):
+        from hdeepinsight import hub
+        from hdeepinsight.data import open_store, spread_rows
+
+        store = open_store(query)
+        n_cells, names = len(store.obs), (store.obs.index, store.var.index)
+    with step("Loading the model"):
+        folder = hub.resolve_model(model)
+        loaded = hub.load_model(folder)
+    settings = {
+        "hdeepinsight": __version__,
+        "model": [sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()],
+        "query": [query.stat().st_size, *(sha256("\n".join(map(str, n)).encode()) for n in names)],
+        "options": [asked, shown, types, exclude],
+        "n_cells": n_cells,
+    }
+    starts = range(0, n_cells, BLOCK)
+    i, n = part or (1, 1)
+    mine = starts[len(starts) * (i - 1) // n : len(starts) * i // n]
+    left = _begin(out, json.loads(json.dumps(settings)), mine, part, resume, overwrite)
+    opened = loaded.open(store, **{name: asked.pop(name) for name in READING})
+    rows = None if len(left) == len(starts) else range(left.start, min(left.stop, n_cells))
+    found = loaded.annotate_blocks(opened, rows, **asked) if left else ()
+    for first, block in zip(left, found, strict=True):
+        if types is not None or exclude:
+            block = block.restricted(types, exclude=exclude)
+        table = block.to_frame(**shown).rename_axis("cell")
+        with atomic_write(_block(out, first)) as path:
+            if out.suffix == ".csv":
+                table.to_csv(path)
+            else:
+                table = table.reset_index()
+                text = {name: "string" for name in table if table[name].dtype.kind not in "biuf"}
+                table.astype(text).to_parquet(path, index=False)
+    few = opened if n_cells <= BLOCK else opened.subset(spread_rows(n_cells, 2000))
+    annotation: Annotation = loaded.annotate(few, **asked)
+    if part is None:
+        merge_blocks(out)
+    show(f"Each cell was labelled by itself; the verdict rests on {counted(len(few.obs), 'cell')}.")
+    show(*(in_options(str(said)) for said in (annotation.gene_report, annotation.verdict) if said))
+    wrote = f"Part {i} of {n} is written; hdeepinsight merge {out} makes one file of all"
+    show(wrote if part else f"Written to {out}")
+    return annotation
+
+
+def _block(out: Path, first: int) -> Path:
+    return out.with_name(f"{out.name}.blocks") / f"{first:012d}{out.suffix}"
+
+
+def _begin(
+    out: Path, settings: Any, mine: range, part: Any, resume: bool, overwrite: bool
+) -> range:
+    """Return the first cells of the blocks that are left to write."""
+    at = _block(out, 0).with_name(_SETTINGS)
+    if overwrite and part is None and not resume:
+        remove(at.parent)
+    if at.exists():
+        known = json.loads(at.read_text())
+        if changed := [name for name, value in settings.items() if known.get(name) != value]:
+            raise UsageProblem(
+                f"{at.parent} was begun with another {' and another '.join(changed)}. Choose "
+                "another --out, or remove that folder to begin anew."
+            )
+    else:
+        with atomic_write(at) as path:
+            path.write_text(json.dumps(settings))
+    done = 0
+    while done < len(mine) and _block(out, mine[done]).exists():
+        done += 1
+    if done and not resume and not overwrite:
+        raise UsageProblem(
+            f"{counted(done, 'block')} of {counted(len(mine), 'block')} lie in {at.parent} "
+            "already. Pass --resume to go on, or --overwrite to begin anew."
+        )
+    return mine[done if resume else 0 :]
+
+
+def merge_blocks(out: Path) -> None:
+    """Make one file of the blocks of all parts, and remove them.
+
+    Raises
+    ------
+    UsageProblem
+        If there are none, or not all.
+    """
+    at = _block(out, 0).with_name(_SETTINGS)
+    if not at.exists():
+        raise UsageProblem(
+            f"There are no blocks of {out}: {at.parent} is missing. Name the --out of the parts."
+        )
+    blocks = [_block(out, k) for k in range(0, json.loads(at.read_text())["n_cells"], BLOCK)]
+    if missing := [block for block in blocks if not block.exists()]:
+        raise UsageProblem(
+            f"{counted(len(missing), 'block')} of {len(blocks):,} are missing, the first is "
+            f"{missing[0].name}. Run the parts that have not ended again, with --resume."
+        )
+    with step(f"Writing {out}"), atomic_write(out) as path:
+        if out.suffix == ".csv":
+            with path.open("wb") as whole:
+                for k, block in enumerate(blocks):
+                    with block.open("rb") as lines:
+                        if k:
+                            lines.readline()  # the heading
+                        shutil.copyfileobj(lines, whole)
+        else:
+            from pyarrow import parquet
+
+            with parquet.ParquetWriter(path, parquet.read_schema(blocks[0])) as whole:
+                for block in blocks:
+                    whole.write_table(parquet.read_table(block))
+    remove(at.parent)
+
+
+@command("overwrite", out=Argument(Path, REQUIRED, "The --out of the parts.", "FILE"))
+def merge(out: Path, overwrite: bool) -> None:
+    """Make one file of what hdeepinsight annotate --part wrote, once all parts have ended.
+
+    [b]hdeepinsight merge labels.csv[/b]
+    """
+    if out.exists() and not overwrite:
+        raise UsageProblem(f"{out} exists already. Pass --overwrite to replace it.")
+    merge_blocks(out)
+    show(f"Written to {out}")

@@ -1,0 +1,172 @@
+"""Labels written block by block: the same bytes, whatever was stopped, resumed or shared out."""
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+from hdeepinsight.models import HierarchicalClassifierMixin
+
+N_CELLS = 9000
+
+
+@pytest.fixture(scope="module")
+def large(files, tmp_path_factory):
+    """A query of three blocks."""
+    small = ad.read_h5ad(files.query)
+    rows = np.random.default_rng(0).integers(0, small.n_obs, N_CELLS)
+    obs = pd.DataFrame(index=[f"cell {i}" for i in range(N_CELLS)])
+    path = tmp_path_factory.mktemp("large") / "query.h5ad"
+    ad.AnnData(sparse.csr_matrix(small.X)[rows], obs=obs, var=small.var[[]]).write_h5ad(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def expected(files, large, hdeepinsight):
+    out = large.with_name("whole.csv")
+    done = hdeepinsight("annotate", large, "-m", files.model, "-o", out, "--fast")
+    assert done.exit_code == 0, done.output
+    return out.read_bytes()
+
+
+@pytest.fixture
+def stream(files, large, hdeepinsight, tmp_path):
+    def run(*options, query=large, out=tmp_path / "labels.csv", model=files.model):
+        return hdeepinsight("annotate", query, "-m", model, "-o", out, "--stream", *options)
+
+    return run
+
+
+def stopped_after(n: int, error: BaseException):
+    annotate_blocks = HierarchicalClassifierMixin.annotate_blocks
+
+    def stopped(*words, **named):
+        for k, block in enumerate(annotate_blocks(*words, **named)):
+            if k == n:
+                raise error
+            yield block
+
+    return stopped
+
+
+def test_streamed_labels_are_those_of_the_whole(stream, expected, tmp_path):
+    done = stream()
+    assert done.exit_code == 0, done.output
+    assert "Each cell was labelled by itself; the verdict rests on 2,000 cells." in done.output
+    assert (tmp_path / "labels.csv").read_bytes() == expected
+    assert [path.name for path in tmp_path.iterdir()] == ["labels.csv"]
+    assert "exists already" in stream().output
+    assert stream("--overwrite").exit_code == 0
+
+
+def test_what_was_stopped_goes_on_to_the_same_bytes(stream, expected, tmp_path, monkeypatch):
+    full = OSError(28, "No space left on device")
+    with monkeypatch.context() as patch:
+        patch.setattr(HierarchicalClassifierMixin, "annotate_blocks", stopped_after(2, full))
+        done = stream()
+    assert done.exit_code == 1
+    assert "No space left" in done.output
+    assert not (tmp_path / "labels.csv").exists()
+    blocks = sorted((tmp_path / "labels.csv.blocks").glob("*.csv"))
+    assert [path.name for path in blocks] == ["000000000000.csv", "000000004096.csv"]
+    assert len(pd.read_csv(blocks[1])) == 4096
+    done = stream()
+    assert done.exit_code == 2
+    assert "2 blocks of 3 blocks lie in" in done.output
+    written = blocks[0].stat().st_mtime_ns
+    seen = []
+    annotate_blocks = HierarchicalClassifierMixin.annotate_blocks
+
+    def watched(*words, **named):
+        for block in annotate_blocks(*words, **named):
+            seen.append(len(block))
+            assert blocks[0].stat().st_mtime_ns == written
+            yield block
+
+    monkeypatch.setattr(HierarchicalClassifierMixin, "annotate_blocks", watched)
+    done = stream("--resume")
+    assert done.exit_code == 0, done.output
+    assert seen == [N_CELLS - 2 * 4096]
+    assert (tmp_path / "labels.csv").read_bytes() == expected
+
+
+def test_another_run_is_not_gone_on_with(stream, files, large, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop = stopped_after(1, OSError("stopped"))
+        patch.setattr(HierarchicalClassifierMixin, "annotate_blocks", stop)
+        assert stream().exit_code == 1
+    done = stream("--resume", "--threshold", "0.7")
+    assert done.exit_code == 2
+    assert "was begun with another options" in done.output
+    assert "another query" in stream("--resume", query=files.query).output
+    assert "another model" in stream("--resume", model="pbmc").output
+    assert stream("--overwrite", "--threshold", "0.7").exit_code == 0
+
+
+def test_parts_are_merged_to_the_same_bytes(stream, expected, hdeepinsight, tmp_path):
+    out = tmp_path / "labels.csv"
+    assert "There are no blocks" in hdeepinsight("merge", out).output
+    assert stream("--part", "2/2").exit_code == 0
+    done = hdeepinsight("merge", out)
+    assert done.exit_code == 2
+    assert "1 block of 3 are missing, the first is 000000000000.csv" in done.output
+    done = stream("--part", "1/2")
+    assert f"hdeepinsight merge {out}" in done.output.replace("\n", "")
+    assert stream("--part", "1/2", "--resume").exit_code == 0
+    done = hdeepinsight("merge", out)
+    assert done.exit_code == 0, done.output
+    assert out.read_bytes() == expected
+
+
+def test_nothing_is_final_where_the_scale_changes_midway(stream, large, tmp_path):
+    path = tmp_path / "spoiled.h5ad"
+    path.write_bytes(large.read_bytes())
+    with h5py.File(path, "r+") as root:
+        values, indptr = root["X"]["data"], root["X"]["indptr"]
+        values[indptr[8200] : indptr[8203]] = 0.5
+    out = tmp_path / "spoiled.csv"
+    done = stream(query=path, out=out)
+    assert done.exit_code == 1
+    assert "looks fractional_counts" in done.output
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--adapt", "on"], "--adapt on cannot be had"),
+        (["--vote", "auto"], "--vote cannot be had"),
+        (["--report", "page.html"], "--report cannot be had"),
+        (["--part", "3/2"], "such as 3/8"),
+    ],
+)
+def test_what_needs_all_cells_is_refused(stream, options, said, tmp_path):
+    done = stream(*options)
+    assert done.exit_code == 2
+    assert said in done.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_blocks_go_to_tables_only(stream, tmp_path):
+    done = stream(out=tmp_path / "labels.h5ad")
+    assert done.exit_code == 2
+    assert "must end in .parquet or .csv" in done.output
+
+
+def test_parquet_says_the_same(files, large, hdeepinsight, expected, tmp_path):
+    pytest.importorskip("pyarrow")
+    out = tmp_path / "labels.parquet"
+    done = hdeepinsight("annotate", large, "-m", files.model, "-o", out)
+    assert done.exit_code == 0, done.output
+    (tmp_path / "whole.csv").write_bytes(expected)
+    table = pd.read_parquet(out).set_index("cell")
+    whole = pd.read_csv(tmp_path / "whole.csv", index_col="cell")
+    assert table.index.tolist() == whole.index.tolist()
+    assert table.columns.tolist() == whole.columns.tolist()
+    for name in whole:
+        if whole[name].dtype.kind in "fi":
+            np.testing.assert_allclose(table[name], whole[name])
+        else:
+            assert table[name].fillna("").tolist() == whole[name].fillna("").tolist()
