@@ -165,7 +165,8 @@ class ModelFolder:
                 if content is not None:
                     return parse(content, self.file(MODEL_FILE))
                 msg = f"There is no model at {self.path}: that is not a folder with {self.prefix}"
-                hint = "Give one that save() wrote; `hdeepinsight convert` reads older formats."
+                hint = "Give one that save() wrote; hdi.hub.pull gets what was published, and "
+                hint += "`hdeepinsight convert` reads older formats."
                 raise ModelFileError(f"{msg}{MODEL_FILE}. {hint}")
             except ModelFileError:
                 if self._parts() == parts:

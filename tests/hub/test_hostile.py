@@ -10,7 +10,6 @@ import pytest
 
 import hdeepinsight as hdi
 from hdeepinsight.hub import ChecksumError, HubError, SharedModel
-from hdeepinsight.hub._checksums import parse_checksums
 
 LISTS = ["checksums.sha256", "README.md"]
 
@@ -36,9 +35,10 @@ def checksums(*names: str) -> bytes:
         pytest.param(["a\0b"], id="zero_byte"),
     ],
 )
-def test_names_that_no_folder_can_hold_are_refused(names):
+def test_names_that_no_folder_can_hold_are_refused(names, tmp_path):
+    (tmp_path / "checksums.sha256").write_bytes(checksums(*names))
     with pytest.raises(ChecksumError, match="plain file name"):
-        parse_checksums(checksums(*names), source="a hub")
+        hdi.hub.pull(tmp_path)
 
 
 def answered(fake_hub, monkeypatch, **changes):

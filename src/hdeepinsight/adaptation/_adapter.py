@@ -53,6 +53,8 @@ Network = TypeVar("Network", bound=nn.Module)
 ONE_BATCH = "query"
 HALF_SHRUNK_CELLS = 100
 WARM_UP_STEPS = 20
+#: Cells by which it is judged whether there is anything to adapt to.
+LOOK_CELLS = 2_000
 #: Steps between two new sets of targets by the teacher.
 REFRESH_STEPS = 50
 WEIGHT_DECAY = 1e-4
@@ -167,14 +169,38 @@ class Adapter:
         The network to use: an adapted copy, or the network of the reference itself.
         """
         pristine: Any = copy.deepcopy(module)
+        tree = pristine.tree.taxonomy
+        labels = list(map(tree.label, tree.leaves.tolist()))
+        figures: dict[str, Any] = {
+            "genes": float(measured.mean()),
+            "shift_reference": shift,
+            "unlike": unlike,
+        }
+        facts: dict[str, Any] = {
+            "n_cells": len(cells),
+            "n_batches": len(self.batches),
+            "n_labeled": int((cells.nodes > 0).sum()),
+            "options": asdict(options),
+        }
+        self._profiles, self._matcher, self._shrinkage = profiles, None, None
+        # Where figures of a sample that need no training forbid every change, there is no more
+        # to compute.
+        spread = np.linspace(0, len(cells) - 1, LOOK_CELLS).astype(int)
+        look = cells[np.unique(spread)] if len(cells) > LOOK_CELLS else cells
+        before = network_probs(pristine, look, measured)
+        figures["shift_query"] = _query_shift(pristine, look, measured, before, profiles)
+        self._weights, report = check_adaptation(before, before, before, before, labels, **figures)
+        if options.guard and not report.figures.doubt()[0]:
+            self.report = replace(report, **facts)
+            logger.info("Adaptation, %s: %s.", report.decision, report.reason)
+            return module
+        if look is not cells:
+            before = network_probs(pristine, cells, measured)
+            figures["shift_query"] = _query_shift(pristine, cells, measured, before, profiles)
         sizes = np.bincount(cells.batch, minlength=len(self.batches)).tolist()
         shrinkage = [size / (size + HALF_SHRUNK_CELLS) for size in sizes]
-        before = network_probs(pristine, cells, measured)
         profile = profile_probs(profiles, cells, measured, before)
         held_out = profile_probs(profiles, cells, measured, before, skip=1)
-        has_rna = torch.as_tensor(True if cells.has_rna is None else cells.has_rna)
-        leaves = torch.where(has_rna, before.argmax(1).cpu(), -1)
-        query = leaf_sums(pristine, cells.counts, leaves, measured).profiles()
         adapted = copy.deepcopy(pristine)
         frozen = freeze_backbone, freeze_head
         run = _Run(adapted, cells, measured, profile, shrinkage, options, frozen, seed)
@@ -184,24 +210,10 @@ class Adapter:
             restrict_to_labels(each, run.allowed)
             for each in (network_probs(adapted, cells, measured), profile, held_out)
         )
-        tree = pristine.tree.taxonomy
         self._weights, report = check_adaptation(
-            before,
-            network,
-            profile,
-            held_out,
-            list(map(tree.label, tree.leaves.tolist())),
-            guard=options.guard,
-            genes=float(measured.mean()),
-            shift_query=profile_shift(query, profiles, measured.cpu()),
-            shift_reference=shift,
-            unlike=unlike,
+            before, network, profile, held_out, labels, guard=options.guard, **figures
         )
-        labelled = int((cells.nodes > 0).sum())
-        self.report = replace(
-            report, n_batches=len(self.batches), n_labeled=labelled, options=asdict(options)
-        )
-        self._profiles, self._matcher = profiles, None
+        self.report = replace(report, **facts)
         self._shrinkage = shrinkage if self.is_applied else None
         logger.info("Adaptation, %s: %s.", self.report.decision, self.report.reason)
         return adapted if self.is_applied else module
@@ -384,6 +396,16 @@ class _Run:
         logits = self.module.inference(**inputs | {"measured": keep * inputs["measured"]})["logits"]
         log_probs: Tensor = self.module.tree(logits)[:, self.module.tree.leaf_index]
         return log_probs
+
+
+def _query_shift(
+    module: Any, cells: QueryCells, measured: Tensor, probs: Tensor, profiles: LeafProfiles
+) -> float | None:
+    """Return how far the types of a query, by leaf probabilities, are from the reference's."""
+    has_rna = torch.as_tensor(True if cells.has_rna is None else cells.has_rna)
+    leaves = torch.where(has_rna, probs.argmax(1).cpu(), -1)
+    query = leaf_sums(module, cells.counts, leaves, measured).profiles()
+    return profile_shift(query, profiles, measured.cpu())
 
 
 def _endless(n_cells: int, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:

@@ -48,6 +48,7 @@ _NAME_PROBLEMS = {
     r"[\x00-\x1f\x7f\ud800-\udfff]": "has a control character (such as a line break)",
     r"(?:^|\s)>(?:\s|$)": f"has a '>' that stands alone, which is what joins paths ({SEPARATOR!r})",
 }
+_ODD_NAME = re.compile("|".join(_NAME_PROBLEMS))
 
 
 def join_path(path: Sequence[str]) -> str:
@@ -75,8 +76,9 @@ def name_problem(name: object) -> str | None:
     """Say what is wrong with a node name, or None when it may be used."""
     if not isinstance(name, str):
         return f"is of type {type(name).__name__}, not a string"
-    found = (text for pattern, text in _NAME_PROBLEMS.items() if re.search(pattern, name))
-    return next(found, None)
+    if not _ODD_NAME.search(name):
+        return None
+    return next(text for pattern, text in _NAME_PROBLEMS.items() if re.search(pattern, name))
 
 
 def close_matches(name: str, known: Iterable[str], n: int = 3) -> list[str]:

@@ -261,8 +261,11 @@ class Taxonomy:
         """
         self._check_table(self.n_leaves * self.n_nodes, "ancestor matrix")
         matrix = np.zeros((self.n_leaves, self.n_nodes), dtype=np.bool_)
-        matrix[np.arange(self.n_leaves), self.leaves] = True
-        return _frozen(self.roll_up(matrix))
+        rows, above = np.arange(self.n_leaves), self.leaves.astype(np.int32)
+        while len(rows):
+            matrix[rows, above] = True
+            rows, above = rows[above > 0], self.parent[above[above > 0]]
+        return _frozen(matrix)
 
     def is_leaf(self, node: int) -> bool:
         """Return whether a node has no children.
@@ -718,8 +721,9 @@ class Taxonomy:
         return self._checked(operator.index(node))
 
     @cached_property
-    def _content(self) -> str:
-        return self.to_json()  # everything, in one order
+    def _content(self) -> tuple[Any, ...]:
+        notes = tuple(self.synonyms.items()), tuple(self.ontology_ids.items())  # in one order
+        return self.labels, self.parent.tobytes(), self.level_names, *notes
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Taxonomy):

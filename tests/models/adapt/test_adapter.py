@@ -71,6 +71,21 @@ def adapt(module, cells, measured, profiles):
     return run
 
 
+def test_nothing_is_trained_where_figures_of_the_query_forbid_every_change(
+    adapt, module, monkeypatch
+):
+    guarded = AdaptationOptions(max_steps=10)
+    trained, _ = adapt(guarded)
+    monkeypatch.setattr(torch.optim, "AdamW", None)
+    adapter, network = adapt(guarded, unlike=0.9)
+    assert network is module
+    assert adapter.report.decision == "zero-shot"
+    assert "does not look like the reference: 90%" in adapter.report.reason
+    assert (adapter.report.n_cells, adapter.report.changes) == (trained.report.n_cells, ())
+    with pytest.raises(TypeError):  # asked for, it is trained all the same
+        adapt(AdaptationOptions(max_steps=10, guard=False), unlike=0.9)
+
+
 def predict(adapter, network, cells, measured) -> np.ndarray:
     inputs = cells.tensors(measured)
     return adapter.predict(network, batch=cells.batch, **inputs)["probabilities"].numpy()
