@@ -209,9 +209,11 @@ class HierarchicalClassifierMixin(_Base):
             n_cells += len(nodes[-1])
             if n_cells >= REFERENCE_CELLS:
                 break
-        if part == "train" and not n_cells:
-            raise ValueError("The datamodule gives no cells to train on. Check what it loads.")
-        return sparse.vstack(counts, format="csr"), np.concatenate(nodes)
+        labelled = np.concatenate(nodes)
+        if part == "train" and not labelled.any() and n_cells < REFERENCE_CELLS:  # all were seen
+            found = "cells with a label" if n_cells else "cells"
+            raise ValueError(f"The datamodule gives no {found} to train on. Check what it loads.")
+        return sparse.vstack(counts, format="csr"), labelled
 
     def _lifted_nodes(self, nodes: np.ndarray, train: np.ndarray, audit: Any) -> np.ndarray:
         """Return labels with the suspicious ones lifted to where the audit agrees."""
