@@ -317,7 +317,7 @@ def test_a_model_of_a_registry_trains_with_a_datamodule(splitter, query, truth, 
     assert len(model.calibration) == 60
     assert "trained on 240 cells, 60 cells held out" in repr(model)
     model.save(tmp_path / "model")
-    loaded = SCHDeepInsight.load(tmp_path / "model")
+    loaded = SCHDeepInsight.load(tmp_path / "model", accelerator="cpu")
     np.testing.assert_array_equal(loaded.predict_proba(query), model.predict_proba(query))
     with pytest.raises(ValueError, match=r"train\(batch_size=.*no effect with a datamodule"):
         model.train(datamodule=splitter, batch_size=16)
