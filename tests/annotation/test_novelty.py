@@ -1,5 +1,7 @@
 """Judging a query by held-out cells: what is known, foreign, mixed, or empty."""
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -212,6 +214,56 @@ def strange(taxonomy, annotated):
     result = annotated(taxonomy, n_cells=80)
     p = {name: rng.random(80) for name in ("type_p_value", "lineage_p_value")}
     return annotated(taxonomy, n_cells=80, novelty=pd.DataFrame(p, index=result.obs_names))
+
+
+@pytest.mark.parametrize("unknown", ["lineage", "type"])
+def test_rejection_only_moves_up_the_path(strange, unknown):
+    tree = strange.taxonomy
+    steps = [strange.rejected(alpha, unknown=unknown) for alpha in (0.0, 0.1, 0.4, 1.0)]
+    np.testing.assert_array_equal(steps[0].stop_nodes, strange.stop_nodes)
+    for lower, higher in pairwise(steps):
+        for below, above in zip(lower.stop_nodes, higher.stop_nodes, strict=True):
+            assert tree.lca(int(below), int(above)) == above
+    assert (steps[-1].stop_nodes == 0).all()
+    assert set(steps[-1].labels["stop_label"]) == {"Unknown"}
+    np.testing.assert_array_equal(steps[-1].leaf_nodes, strange.leaf_nodes)
+
+
+def test_rejected_cells_stop_where_the_rule_says(strange):
+    p, tree = strange.novelty, strange.taxonomy
+    at_root = (p["lineage_p_value"] <= 0.3).to_numpy()
+    np.testing.assert_array_equal(
+        strange.rejected(0.3).stop_nodes, np.where(at_root, 0, strange.stop_nodes)
+    )
+    far = (p["type_p_value"] <= 0.3).to_numpy() & ~at_root
+    depth = tree.depth[strange.rejected(0.3, unknown="type").stop_nodes]
+    before = tree.depth[strange.stop_nodes]
+    np.testing.assert_array_equal(depth[far], np.minimum(before[far], 1))
+    np.testing.assert_array_equal(depth[~far & ~at_root], before[~far & ~at_root])
+
+
+def test_rejecting_twice_keeps_both(strange):
+    twice = strange.rejected(0.1).rejected(0.3, unknown="type")
+    back = strange.rejected(0.3, unknown="type").rejected(0.1)
+    np.testing.assert_array_equal(twice.stop_nodes, back.stop_nodes)
+
+
+WRONG = [
+    pytest.param({"alpha": -0.1}, "number from 0 to 1", id="negative alpha"),
+    pytest.param({"alpha": 1.1}, "number from 0 to 1", id="alpha above one"),
+    pytest.param({"unknown": "cell"}, "lineage", id="unknown rule"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "says"), WRONG)
+def test_bad_arguments_are_refused(strange, arguments, says):
+    with pytest.raises(ValueError, match=says):
+        strange.rejected(**arguments)
+
+
+def test_rejection_without_novelty_is_refused(two_levels, annotated):
+    with pytest.raises(ValueError, match=r"nothing about novelty.*validation_size"):
+        annotated(two_levels).rejected()
 
 
 def test_the_p_value_stands_beside_the_labels(strange):

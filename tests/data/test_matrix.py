@@ -198,3 +198,15 @@ def test_few_cells_are_read_without_the_rest(counts, tmp_path):
     rows = np.array([5, 6, 3000, 5999])
     np.testing.assert_array_equal(read(opened.subset(rows)), counts[rows].toarray())
     assert opened.source.matrix.counter["bytes"] - before < 4000
+
+
+@pytest.mark.parametrize("last", [2**62, -5])
+def test_starts_that_lead_out_of_the_file_are_refused(counts, tmp_path, last):
+    path = write(tmp_path / "cells.h5ad", counts)
+    with h5py.File(path, "r+") as root:
+        starts = root["X"]["indptr"][:].astype(np.int64)
+        starts[-1] = last
+        del root["X"]["indptr"]
+        root["X"]["indptr"] = starts
+    with pytest.raises(InputError):
+        read(open_query(path, GENES))

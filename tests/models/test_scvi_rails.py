@@ -317,7 +317,7 @@ def test_a_model_of_a_registry_trains_with_a_datamodule(splitter, query, truth, 
     assert len(model.calibration) == 60
     assert "trained on 240 cells, 60 cells held out" in repr(model)
     model.save(tmp_path / "model")
-    loaded = SCHDeepInsight.load(tmp_path / "model")
+    loaded = SCHDeepInsight.load(tmp_path / "model", accelerator="cpu")
     np.testing.assert_array_equal(loaded.predict_proba(query), model.predict_proba(query))
     with pytest.raises(ValueError, match=r"train\(batch_size=.*no effect with a datamodule"):
         model.train(datamodule=splitter, batch_size=16)
@@ -362,8 +362,18 @@ def test_a_datamodule_that_counts_all_cells_trains_the_model(splitter, query):
         (lambda b: b | {"X": b["X"] * float("nan")}, "negative, fractional or missing"),
         (lambda b: b | {"X": b["X"][:, :9]}, "gives 9 genes and label codes from 0 to"),
         (lambda b: b | {"labels": b["labels"] + 50}, "label codes from 50 to"),
+        (lambda b: b | {"labels": b["labels"] * 0 + 7}, "gives no cells with a label to train on"),
     ],
-    ids=["no_labels", "no_counts", "fractions", "negative", "nan", "other_genes", "other_labels"],
+    ids=[
+        "no_labels",
+        "no_counts",
+        "fractions",
+        "negative",
+        "nan",
+        "other_genes",
+        "other_labels",
+        "unlabelled",
+    ],
 )
 def test_what_a_datamodule_gives_is_checked(splitter, change, message):
     loaders = Loaders(splitter, change=change)

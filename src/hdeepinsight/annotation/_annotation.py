@@ -13,7 +13,7 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import ArrayLike
 
-from hdeepinsight._errors import check_choice, counted, invalid
+from hdeepinsight._errors import check_choice, check_number, counted, invalid
 from hdeepinsight._io import atomic_write
 from hdeepinsight._keys import ADDED_KEYS, LABEL_COLUMNS, ONTOLOGY_KEY, ONTOLOGY_NAME, UNKNOWN_TERM
 from hdeepinsight._palette import MISSING, tree_colors
@@ -604,6 +604,61 @@ class Annotation:
                 "calibration=hdi.annotation.calibrate(annotation_of_labelled_cells, true_nodes)."
             )
         return label_sets(self, calibration, alpha=alpha, kind=kind, groups=groups)
+
+    def rejected(
+        self, alpha: float = 0.05, *, unknown: Literal["lineage", "type"] = "lineage"
+    ) -> Annotation:
+        """Stop cells earlier that are novel to the reference.
+
+        Parameters
+        ----------
+        alpha
+            Share of cells like the held-out reference cells that may be stopped in error.
+        unknown
+            ``"lineage"``: cells that no lineage recognises stop at the root. ``"type"``: cells
+            that are also far from all types stop at their lineage, as candidates for new types;
+            use this within a study only, because another protocol alone makes cells far.
+
+        Returns
+        -------
+        The same annotation with these cells stopped; labels only move up.
+
+        Raises
+        ------
+        ValueError
+            If the annotation has no novelty, or ``alpha`` or ``unknown`` is not valid.
+
+        Examples
+        --------
+        >>> from dataclasses import replace
+        >>> import hdeepinsight as hdi
+        >>> import pandas as pd
+        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+        >>> result = hdi.Annotation.from_labels(pd.Series(["CD4", "CD8"], index=["a", "b"]), tree)
+        >>> p_values = {"type_p_value": [0.6, 0.001], "lineage_p_value": [0.5, 0.4]}
+        >>> result = replace(result, novelty=pd.DataFrame(p_values, index=["a", "b"]))
+        >>> result.rejected(unknown="type").labels["stop_label"].tolist()
+        ['CD4', 'T']
+        """
+        if self.novelty is None:
+            raise ValueError(
+                "This annotation knows nothing about novelty, which a model measures that held "
+                "cells out in training (validation_size > 0). Train it so, or stop cells by their "
+                "probability with a higher threshold."
+            )
+        check_number("alpha", alpha, 0.0, 1.0, hint="Use 0.05 to begin with.")
+        check_choice("unknown", unknown, ("lineage", "type"), "Use 'lineage' to begin with.")
+        limit = np.full(len(self), self.taxonomy.max_depth)
+        if unknown == "type":
+            limit[self.novelty["type_p_value"].to_numpy() <= alpha] = 1
+        limit[self.novelty["lineage_p_value"].to_numpy() <= alpha] = 0
+        reasons = np.where(limit < self.taxonomy.max_depth, "novel to the reference", "")
+        if self.supported_depth is not None:
+            earlier = self.supported_depth <= limit
+            limit = np.minimum(limit, self.supported_depth)
+            if self.stop_reasons is not None:
+                reasons = np.where(earlier, self.stop_reasons, reasons)
+        return replace(self, supported_depth=limit, stop_reasons=reasons.astype(object))
 
     def restricted(
         self, types: Sequence[str] | None = None, *, exclude: Sequence[str] = ()

@@ -198,7 +198,8 @@ def _pieces(matrix: Any) -> Ints:
         return np.zeros(1, dtype=np.int64)
     if isinstance(matrix, CSRDataset) and (chunks := matrix.group["data"].chunks):
         indptr = matrix.group["indptr"][:]
-        starts = np.searchsorted(indptr, np.arange(0, indptr[-1], chunks[0]))
+        n_stored = matrix.group["data"].shape[0]
+        starts = np.searchsorted(indptr, np.arange(0, n_stored, chunks[0]))
         return np.unique(starts[starts < n_obs])
     chunks = getattr(matrix, "chunks", None)
     return np.arange(0, n_obs, chunks[0] if chunks else RUN // 4)

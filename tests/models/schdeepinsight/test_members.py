@@ -36,7 +36,7 @@ def test_one_network_has_nothing_to_disagree_with(model, query):
 
 def test_saved_and_loaded_members_annotate_alike(several, query, tmp_path):
     several.save(tmp_path / "model")
-    loaded = SCHDeepInsight.load(tmp_path / "model", adata=False)
+    loaded = SCHDeepInsight.load(tmp_path / "model", adata=False, accelerator="cpu")
     first, second = several.annotate(query), loaded.annotate(query)
     np.testing.assert_array_equal(first.node_probabilities, second.node_probabilities)
     np.testing.assert_array_equal(first.disagreement, second.disagreement)
