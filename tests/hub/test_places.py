@@ -58,6 +58,20 @@ def test_what_is_no_address(text):
         Address.parse(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("atlas/pbmc@v1", r"Pass 'atlas/pbmc', and revision='v1'\."),
+        ("hf://atlas/pbmc@refs/pr/1", r"Pass 'atlas/pbmc', and revision='refs/pr/1'\."),
+        ("https://huggingface.co/atlas/pbmc", "Pass 'owner/name'; HF_ENDPOINT names another"),
+        ("pbmc_model", r"Write a folder here as '\./folder'"),
+    ],
+)
+def test_advice_fits_what_was_given(text, advice):
+    with pytest.raises(ValueError, match=advice):
+        hdi.hub.download(text)
+
+
 def test_a_folder_that_was_never_published_says_so(shared_model, home):
     with pytest.raises(HubError, match=r"There is no folder .*nowhere\. Check the name"):
         hdi.hub.pull(home / "nowhere")

@@ -111,7 +111,8 @@ def test_the_home_folder_is_known(home, monkeypatch):
 @pytest.mark.parametrize("model", ["blood", "a/b/c", "http://x/y", ""])
 def test_what_is_neither_folder_nor_address(home, monkeypatch, model):
     monkeypatch.chdir(home)
-    with pytest.raises(ValueError, match=r"neither a folder nor one of pbmc.*Write a folder"):
+    said = r"neither a folder nor one of pbmc.*(Write a folder|Pass 'owner/name')"
+    with pytest.raises(ValueError, match=said):
         resolve_model(model)
     done = command("evaluate", "query.h5ad", "--model", model)
     assert (done.exit_code, "neither a folder" in done.stderr) == (1, True)

@@ -219,16 +219,16 @@ class Adapter:
         return adapted if self.is_applied else module
 
     def predict(
-        self, module: Any, counts: Tensor, measured: Tensor, batch: np.ndarray, **extra: Tensor
+        self, module: Any, counts: Any, measured: Tensor, batch: np.ndarray, **extra: Tensor
     ) -> dict[str, Tensor]:
         """Return what ``module.predict`` does, its probabilities averaged with the profiles'.
 
         Parameters
         ----------
         module
-            Network that :meth:`fit` returned.
+            Network that :meth:`fit` returned, or that one folded.
         counts
-            Raw counts, shape ``(n_cells, n_genes)``.
+            Raw counts, shape ``(n_cells, n_genes)``; for a folded network sparse.
         measured
             1 where a gene was measured, shape ``(n_genes,)`` or ``(n_cells, n_genes)``.
         batch
@@ -245,12 +245,14 @@ class Adapter:
         after = network = found["probabilities"][:, leaves]
         matcher = self._matcher_for(measured.view(-1, measured.shape[-1]).amax(0))
         if matcher is not None:
-            after = (network + matcher.complete(network, counts, measured)) / 2
+            after = (
+                network + matcher.complete(network, counts, extra.get("has_rna", measured))
+            ) / 2
         if self._weights is not None:
             with use_adapters(module, np.full_like(batch, -1)):
                 plain = module.predict(counts, measured=measured, **extra)["probabilities"]
             after = follow_changes(plain[:, leaves], after, self._weights)
-        known = torch.as_tensor(batch, device=counts.device) >= 0
+        known = torch.as_tensor(batch, device=network.device) >= 0
         after = torch.where(known.unsqueeze(1), after, network)
         return {**found, "probabilities": after @ leaves_under(module.tree).to(after).T}
 

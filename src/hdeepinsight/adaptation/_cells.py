@@ -13,7 +13,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from hdeepinsight.adaptation._layers import use_adapters
-from hdeepinsight.nn import LeafProfiles, LeafSums, ProfileMatcher
+from hdeepinsight.nn import LeafProfiles, LeafSums, ProfileMatcher, SparseCounts
 from hdeepinsight.taxonomy import TreeAlgebra
 
 PART_CELLS = 1024
@@ -75,21 +75,30 @@ class QueryCells:
         counts.data = kept.astype(np.float32)
         return replace(self, counts=counts)
 
-    def tensors(self, measured: Tensor) -> dict[str, Tensor]:
-        """Return what the network reads of these cells, dense and on the device of ``measured``.
+    def tensors(self, measured: Tensor, *, sparse: bool = False) -> dict[str, Any]:
+        """Return what the network reads of these cells, on the device of ``measured``.
 
         Parameters
         ----------
         measured
             1 for the genes of the query, shape ``(n_genes,)``; of shape ``(n_cells, n_genes)`` in
             the result where cells lack RNA.
+        sparse
+            Return what a folded network reads: sparse counts, and ``has_rna`` instead of a mask
+            for each cell.
         """
-        found = {name: torch.as_tensor(values) for name, values in self.extra.items()}
-        found["counts"] = torch.from_numpy(self.counts.toarray())
-        if self.has_rna is not None:
-            measured = torch.as_tensor(self.has_rna).to(measured).unsqueeze(1) * measured
+        found: dict[str, Any] = {
+            name: torch.as_tensor(values).to(measured) for name, values in self.extra.items()
+        }
+        if sparse:
+            found["counts"] = SparseCounts.of(self.counts, measured.device)
+        else:
+            found["counts"] = torch.from_numpy(self.counts.toarray()).to(measured)
         found["measured"] = measured
-        return {name: values.to(measured) for name, values in found.items()}
+        if self.has_rna is not None:
+            has_rna = torch.as_tensor(self.has_rna).to(measured).unsqueeze(1)
+            found |= {"has_rna": has_rna} if sparse else {"measured": has_rna * measured}
+        return found
 
 
 def leaves_under(tree: TreeAlgebra) -> Tensor:

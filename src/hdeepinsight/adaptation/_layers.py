@@ -118,13 +118,20 @@ class NormAdapter(_PerBatch):
         if (batch := self.switch.batch) is None:
             normalised: Tensor = self.norm(values)
             return normalised
+        scale, shift = (each[batch] for each in self.affine())
         shape = (len(batch), -1) + (1,) * (values.ndim - 2)  # one batch serves all cells, too
-        deviation = (self.variance[batch] + self.norm.eps).sqrt().view(shape)
-        weight, bias = (self.norm.weight.view(1, *shape[1:]), self.norm.bias.view(1, *shape[1:]))
-        normalised = (values - self.mean[batch].view(shape)) / deviation * weight + bias
-        shrinkage = self.shrinkage[batch].unsqueeze(1)
-        scale, shift = (shrinkage * self.scale[batch], shrinkage * self.shift[batch])
-        return normalised * (1 + scale.view(shape)) + shift.view(shape)
+        return torch.addcmul(shift.view(shape), values, scale.view(shape))
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Return the scale and shift that it is for each batch, ``(n_batches + 1, n_features)``.
+
+        The last row serves cells of no adapted batch.
+        """
+        share = self.shrinkage.unsqueeze(1)
+        scale = self.norm.weight / (self.variance + self.norm.eps).sqrt()
+        shift = self.norm.bias - self.mean * scale
+        factor = 1 + share * self.scale
+        return factor * scale, factor * shift + share * self.shift
 
     @torch.no_grad()
     def blend(self, batch: int, moments: Moments, share: float) -> None:

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from scipy import sparse
-from sklearn.neighbors import NearestNeighbors
 
 from hdeepinsight.taxonomy import Taxonomy
 
@@ -258,11 +257,16 @@ class TypeProfiles:
         order = np.argsort(-np.column_stack(by_group), axis=1)[:, 1 : 1 + PARTNERS]
         both = np.full(len(depth), -np.inf)
         cell = np.repeat(np.arange(len(depth)), np.diff(counts.indptr))
-        own = self.profiles[best[cell], counts.indices]
+        # Half of each profile, single precision, one after the other: most of the time goes here.
+        halves, n_genes = (0.5 * self.profiles).astype(np.float32).ravel(), counts.shape[1]
+        own = halves.take((best * n_genes)[cell] + counts.indices)
+        leaves = np.column_stack(leaf_of)
         for column in order.T:
-            partner = np.column_stack(leaf_of)[np.arange(len(depth)), column]
-            other = self.profiles[partner[cell], counts.indices]
-            values = counts.data * np.log(0.5 * own + 0.5 * other)
+            partner = leaves[np.arange(len(depth)), column] * n_genes
+            values = halves.take(partner[cell] + counts.indices)
+            values += own
+            np.log(values, out=values)
+            values *= counts.data
             both = np.maximum(both, np.bincount(cell, values, len(depth)))
         gain = np.where(np.isfinite(both), both - alone, 0.0) / scale
         likelihoods = likely / np.maximum(depth, 1.0)[:, None]
@@ -305,10 +309,10 @@ class MarkerSupport:
             genes = genes[np.argsort(-(least * np.log(fold))[genes])[:N_MARKERS]]
             markers = counts[cells][:, genes].toarray()
             # What the study has more or less of in this lineage as a whole is not lacking.
-            expected = found.depth[cells] @ profiles.base[found.leaf[cells]][:, genes]
+            expected = found.depth[cells] @ profiles.base[:, genes][found.leaf[cells]]
             factor = (markers.sum(axis=0) + PSEUDO_COUNTS) / (expected + PSEUDO_COUNTS)
             self.lineages[lineage] = (
-                NearestNeighbors(n_neighbors=NEIGHBORS).fit(found.likelihoods[cells]),
+                found.likelihoods[cells],
                 np.column_stack([markers, found.depth[cells]]),
                 genes,
                 np.clip(factor, 1 / MAX_FACTOR, MAX_FACTOR),
@@ -321,13 +325,16 @@ class MarkerSupport:
         half; 0 too where a lineage has too few cells to say. Shape ``(n_cells,)``.
         """
         called, lack = self.profiles.group[found.leaf], np.zeros(len(found.leaf))
-        for lineage, (neighbors, counts, genes, factor) in self.lineages.items():
+        for lineage, (others, counts, genes, factor) in self.lineages.items():
             cells = np.flatnonzero(called == lineage)
             if not len(cells):
                 continue
-            alike = neighbors.kneighbors(found.likelihoods[cells], return_distance=False)
+            # Squared distances, less what all of a cell have in common.
+            far = np.square(others).sum(axis=1) - 2 * found.likelihoods[cells] @ others.T
+            alike = np.argpartition(far, NEIGHBORS - 1, axis=1)[:, :NEIGHBORS]
             pooled = counts[alike].sum(axis=1)
-            expected = self.profiles.base[found.leaf[cells]][:, genes] * factor * pooled[:, -1:]
+            usual = self.profiles.base[:, genes] * factor
+            expected = usual[found.leaf[cells]] * pooled[:, -1:]
             less = np.log((expected + 1.0) / (pooled[:, :-1] + 1.0)).clip(min=0.0)
             weight = expected / (expected + 1.0)
             lack[cells] = (less * weight).sum(axis=1) / weight.sum(axis=1).clip(min=1.0)

@@ -70,10 +70,16 @@ class Address:
             return cls("s3", bucket[1])
         elif (found := _REPOSITORY.fullmatch(path)) and not re.search(r"\.\.|--", path):
             return cls("hub", found[1])
+        hint = "Write a folder here as './folder', or pass a pathlib.Path."
+        name, _, revision = path.partition("@")
+        if revision and (found := _REPOSITORY.fullmatch(name)):
+            hint = f"Pass {found[1]!r}, and revision={revision!r}."
+        elif path.startswith(("http://", "https://")):
+            hint = "Pass 'owner/name'; HF_ENDPOINT names another hub than huggingface.co."
         raise ValueError(
             f"{str(text)!r} is not the address of a model. It must be 'owner/name' on the hub, "
             "'s3://bucket/path', 'file:///folder', or a folder that starts with '/', './' or '~'. "
-            "Write a folder here as './folder', or pass a pathlib.Path."
+            f"{hint}"
         )
 
     def __str__(self) -> str:

@@ -9,6 +9,7 @@ from hdeepinsight.nn._backbones import (
     adapt_first_convolution,
     make_backbone,
 )
+from hdeepinsight.nn._folded import FoldedClassifier, SparseCounts
 from hdeepinsight.nn._heads import LinearHead, PerParentHead, fit_temperatures
 from hdeepinsight.nn._hierarchical_loss import (
     AdaptiveHierarchicalFocalLoss,
@@ -37,6 +38,7 @@ __all__ = [
     "CountNormalizer",
     "CountThinning",
     "EfficientNetBackbone",
+    "FoldedClassifier",
     "FrozenNorm",
     "GeneMasking",
     "LeafProfiles",
@@ -53,6 +55,7 @@ __all__ = [
     "ProteinNormalizer",
     "ProteinValues",
     "Reduction",
+    "SparseCounts",
     "adapt_first_convolution",
     "fit_temperatures",
     "inverse_frequency_weights",

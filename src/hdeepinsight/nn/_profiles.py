@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hdeepinsight.nn._folded import SparseCounts
+
 MARKERS = 200
 MIN_MARKERS = 10
 MIN_CELLS = 2
@@ -131,7 +133,7 @@ class ProfileMatcher(nn.Module):
         """True if there are markers enough to say anything."""
         return len(self.genes) >= MIN_MARKERS and len(self.known) > 1
 
-    def forward(self, counts: Tensor) -> Tensor:
+    def forward(self, counts: Tensor | SparseCounts) -> Tensor:
         """Return log-probabilities ``(n_cells, n_leaves)`` of counts ``(n_cells, n_genes)``.
 
         Leaves without a profile have -inf.
@@ -141,7 +143,7 @@ class ProfileMatcher(nn.Module):
         scores = matched.new_full((len(counts), self.n_leaves), -torch.inf)
         return scores.index_copy(1, self.known, matched)
 
-    def complete(self, network: Tensor, counts: Tensor, measured: Tensor) -> Tensor:
+    def complete(self, network: Tensor, counts: Tensor | SparseCounts, measured: Tensor) -> Tensor:
         """Return leaf probabilities by the profiles, and by a network where there is none.
 
         Parameters
@@ -153,7 +155,8 @@ class ProfileMatcher(nn.Module):
         counts
             Raw counts, shape ``(n_cells, n_genes)``.
         measured
-            1 where a gene was measured, shape ``(n_genes,)`` or ``(n_cells, n_genes)``.
+            1 where a gene was measured, shape ``(n_genes,)`` or ``(n_cells, n_genes)``; or where
+            any was, shape ``(n_cells, 1)``.
 
         Examples
         --------

@@ -32,9 +32,8 @@ def test_a_correction_by_nothing_changes_no_probability(model, reference, correc
     nothing = correct(reference, reference.copy(), config=StacasConfig(k_anchor=1))
     assert np.abs(nothing.correction()).max() == 0
     there = model.annotate(reference).node_probabilities
-    np.testing.assert_array_equal(
-        model.annotate(reference, corrected=nothing).node_probabilities, there
-    )
+    found = model.annotate(reference, corrected=nothing).node_probabilities
+    np.testing.assert_allclose(found, there, atol=1e-5)  # read by the network, not folded
 
 
 def test_corrected_values_enter_before_the_scale(model, reference, query, correct):

@@ -42,6 +42,7 @@ from hdeepinsight.data import (
     spread_rows,
 )
 from hdeepinsight.models._base._plan import HierarchicalPlan
+from hdeepinsight.models._base._reader import CellReader, in_order
 from hdeepinsight.models._base._registration import (
     LABELS,
     as_label_keys,
@@ -54,7 +55,6 @@ from hdeepinsight.taxonomy import TreeAlgebra, column_nodes
 if TYPE_CHECKING:
     from anndata import AnnData
     from scvi.data import AnnDataManager
-    from torch import Tensor
 
     from hdeepinsight.adaptation import AdaptationReport
     from hdeepinsight.data import AlignedQuery, ScaleMode
@@ -74,7 +74,6 @@ SAMPLE_CELLS = 2_000
 """Cells of a large query by which it is judged; a smaller one is judged by all of its cells."""
 SMALL = 4096
 """Cells of a query that is read as one block."""
-BATCH_SIZE = 1024
 READING = "layer", "use_raw", "scale", "fold_case"
 TEMPERATURE_DEPTHS = (1.0, 0.5, 0.25)
 
@@ -297,19 +296,20 @@ class HierarchicalClassifierMixin(_Base):
         self.module.temperature.fill_(1.0)
         if not len(held_out):
             return
+        read = self._reader()
         cross_fitted = "member" in held_out.extra
         if not cross_fitted:
             depths = (
                 held_out.thinned(d, np.random.default_rng(self.seed)) for d in TEMPERATURE_DEPTHS
             )
-            parts = [torch.from_numpy(self._read(cells, ("logits",))["logits"]) for cells in depths]
+            parts = [torch.from_numpy(read(cells, ("logits",))["logits"]) for cells in depths]
             nodes = torch.from_numpy(np.tile(held_out.nodes, len(TEMPERATURE_DEPTHS)))
             tree = TreeAlgebra(self.taxonomy)  # on the CPU, wherever the network is
             self.module.temperature.copy_(fit_temperatures(tree, torch.cat(parts), nodes))
         rng = np.random.default_rng(self.seed)
         # Drawn blindly: conformal promises hold for cells of the same mixture of types.
         drawn = held_out[rng.permutation(len(held_out))[:CONFORMAL_CELLS]]
-        probabilities = self._read(drawn, ("probabilities",))["probabilities"]
+        probabilities = read(drawn, ("probabilities",))["probabilities"]
         if (drawn.nodes > 0).any():
             names = pd.RangeIndex(len(drawn))
             annotation = Annotation(
@@ -341,7 +341,7 @@ class HierarchicalClassifierMixin(_Base):
         use_raw: bool = False,
         scale: ScaleMode = "auto",
         fold_case: bool = False,
-        batch_size: int | None = BATCH_SIZE,
+        batch_size: int | None = None,
         keep: list[sparse.csr_matrix] | None = None,
     ) -> Annotation:
         """Label every cell at every level.
@@ -372,7 +372,7 @@ class HierarchicalClassifierMixin(_Base):
         layer, use_raw, scale, fold_case
             How the query is read, as in :meth:`~hdeepinsight.models.CountModel.open`.
         batch_size
-            Cells in one pass through the network.
+            Cells in one pass through the network; by default what suits it and its device.
         keep
             List to which the counts of all genes of the query are added block by block, for a
             graph of its cells (:meth:`~hdeepinsight.data.AlignedQuery.chunks`).
@@ -409,16 +409,18 @@ class HierarchicalClassifierMixin(_Base):
         )
         judge: QueryJudge | None = None
         found: dict[str, np.ndarray] = {}
-        for rows, counts, part in self._chunks(
-            opened, self._wanted, batch_size, corrected, keep=keep
-        ):
-            read = counts, part["probabilities"]
-            if rows.start == 0 and self.bank_ is not None:
-                is_all = counts.shape[0] == opened.n_obs
-                judge = self._judge(opened, *(read if is_all else self._sampled(opened, corrected)))
-            if judge is not None:
-                part |= judge.measure(*read)
+        is_judged, is_small = self.bank_ is not None, opened.n_obs <= SMALL
+        if is_judged and not is_small:
+            judge = self._judge(opened, *self._sampled(opened, corrected))
+        whole: list[sparse.csr_matrix] = []
+        chunks = self._chunks(opened, self._wanted, batch_size, corrected, keep=keep, judge=judge)
+        for rows, counts, part in chunks:
             fill(found, part, rows, opened.n_obs)
+            whole += [counts] if is_judged and is_small else []
+        if whole:
+            read = sparse.vstack(whole, format="csr"), found["probabilities"]
+            judge = self._judge(opened, *read)
+            found |= {} if judge is None else judge.measure(*read)
         # Profiles see a corrected query uncorrected.
         reject = "off" if corrected is not None else reject
         return self._annotation(
@@ -473,9 +475,7 @@ class HierarchicalClassifierMixin(_Base):
         if self.bank_ is not None:
             judge = self._judge(opened, *self._sampled(opened, None))
         some = opened if rows is None else opened.subset(np.arange(rows.start, rows.stop))
-        for place, counts, part in self._chunks(some, self._wanted):
-            if judge is not None:
-                part |= judge.measure(counts, part["probabilities"])
+        for place, _, part in self._chunks(some, self._wanted, judge=judge):
             yield self._annotation(
                 some.subset(place),
                 judge,
@@ -526,7 +526,7 @@ class HierarchicalClassifierMixin(_Base):
         adata: Any = None,
         indices: Sequence[int] | None = None,
         soft: bool = False,
-        batch_size: int | None = BATCH_SIZE,
+        batch_size: int | None = None,
         *,
         level: int | str | None = None,
         **kwargs: Any,
@@ -542,7 +542,7 @@ class HierarchicalClassifierMixin(_Base):
         soft
             Return probabilities instead, as :meth:`predict_proba` does.
         batch_size
-            Cells in one pass through the network.
+            Cells in one pass through the network; by default what suits it and its device.
         level
             Name or depth of a level; by default the label where each cell's path stops.
         **kwargs
@@ -572,7 +572,7 @@ class HierarchicalClassifierMixin(_Base):
         self,
         adata: Any = None,
         indices: Sequence[int] | None = None,
-        batch_size: int | None = BATCH_SIZE,
+        batch_size: int | None = None,
         *,
         level: int | str | None = None,
         corrected: StacasResult | None = None,
@@ -620,7 +620,7 @@ class HierarchicalClassifierMixin(_Base):
         self,
         adata: Any = None,
         indices: Sequence[int] | None = None,
-        batch_size: int | None = BATCH_SIZE,
+        batch_size: int | None = None,
         **reading: Any,
     ) -> np.ndarray:
         """Return the features of every cell, shape ``(n_cells, n_latent)``.
@@ -753,30 +753,47 @@ class HierarchicalClassifierMixin(_Base):
             query, reading = own.data, own.reading | given
         return self.open(query, indices=indices, **reading)
 
+    def _reader(self, measured: np.ndarray | None = None) -> CellReader:
+        """Return what reads cells by the network, for the genes of a query."""
+        measured = np.ones(len(self.genes)) if measured is None else measured
+        return CellReader(self.module, self.adapter_, measured)
+
     def _chunks(
         self,
         opened: AlignedQuery,
         names: Sequence[str],
-        batch_size: int | None = BATCH_SIZE,
+        batch_size: int | None = None,
         corrected: StacasResult | None = None,
         *,
         some: np.ndarray | None = None,
         keep: list[sparse.csr_matrix] | None = None,
+        judge: QueryJudge | None = None,
     ) -> Iterator[tuple[slice, sparse.csr_matrix, dict[str, np.ndarray]]]:
-        """Read a query, or some cells, in one pass by chunks: rows, counts, and outputs by name."""
+        """Read a query, or some cells, in one pass by chunks: rows, counts, and outputs by name.
+
+        Those of a judge, who needs probabilities, are among them.
+        """
         check_integer("batch_size", batch_size, optional=True)
         shift = None
         if corrected is not None:
             shift = corrected.shift_for(self.normalizer, opened.obs_names)
         opened = opened if some is None else opened.subset(some)
         batch = (self.adapter_ or Adapter()).batch_of(opened.obs)
-        for rows, counts in tracked(opened.chunks(keep=keep), "Annotating", opened.n_obs):
+        read = self._reader(opened.measured)
+
+        def outputs(chunk: tuple[slice, sparse.csr_matrix]) -> dict[str, np.ndarray]:
+            rows, counts = chunk
             cells = query_cells(opened, rows, counts, batch[rows])
             if shift is not None:
                 wanted = [rows] if some is None else [slice(row, row + 1) for row in some[rows]]
                 moved = np.concatenate([shift(each) for each in wanted])
                 cells = replace(cells, extra={**cells.extra, "shift": moved})
-            yield rows, counts, self._read(cells, names, opened.measured, batch_size=batch_size)
+            found = read(cells, names, batch_size)
+            return found | ({} if judge is None else judge.measure(counts, found["probabilities"]))
+
+        chunks = tracked(opened.chunks(keep=keep), "Annotating", opened.n_obs)
+        for (rows, counts), found in in_order(outputs, chunks, read.n_workers):
+            yield rows, counts, found
 
     def _collected(
         self,
@@ -790,41 +807,6 @@ class HierarchicalClassifierMixin(_Base):
         for rows, _, part in self._chunks(opened, (name,), batch_size, corrected):
             fill(found, part, rows, opened.n_obs)
         return found.get(name, np.zeros((0, 0), dtype=np.float32))
-
-    @torch.inference_mode()
-    def _read(
-        self,
-        cells: QueryCells,
-        names: Sequence[str],
-        measured: np.ndarray | None = None,
-        *,
-        batch_size: int | None = BATCH_SIZE,
-    ) -> dict[str, np.ndarray]:
-        """Run cells through the network in mini-batches; ``logits`` are those without an adapter.
-
-        ``seen`` tells in which cells anything that the model reads was counted; in the others all
-        siblings are equally likely.
-        """
-        self.module.eval()
-        adapter, tree, parts = self.adapter_ or Adapter(), self.module.tree, []
-        genes = np.ones(len(self.genes)) if measured is None else measured
-        mask = torch.tensor(genes, dtype=torch.float32, device=self.device)
-        for _, part in cells.parts(batch_size or BATCH_SIZE):
-            inputs = part.tensors(mask)
-            if "logits" in names:
-                found = self.module.inference(**inputs)
-            else:
-                found = adapter.predict(self.module, batch=part.batch, **inputs)
-            seen = found["seen"] = inputs["counts"].any(1)
-            if "proteins_measured" in inputs:
-                seen |= inputs["proteins_measured"].any(1)
-            if "probabilities" in found and not seen.all():
-                logits = torch.zeros(1, self.taxonomy.n_edges).to(mask)
-                equal = tree.node_log_probs(tree.conditional_log_probs(logits)).exp()
-                found["probabilities"] = found["probabilities"].where(seen.unsqueeze(1), equal)
-            parts.append([as_array(found[name]) for name in names])
-        arrays = (np.concatenate(each) for each in zip(*parts, strict=True))
-        return dict(zip(names, arrays, strict=True))
 
     def _sampled(
         self, opened: AlignedQuery, corrected: StacasResult | None
@@ -844,9 +826,11 @@ class HierarchicalClassifierMixin(_Base):
         if self.bank_ is None or not counts.nnz:
             return None
 
+        reader = self._reader(opened.measured)
+
         def network(cells: sparse.csr_matrix) -> np.ndarray:
             read = as_cells(cells.astype(np.float32), np.zeros(cells.shape[0], dtype=np.int64))
-            return self._read(read, ("probabilities",), opened.measured)["probabilities"]
+            return reader(read, ("probabilities",))["probabilities"]
 
         markers = marker_opinion(self.profiles_, self.taxonomy, opened.measured)
         yardstick = self.bank_, self.taxonomy, opened.measured
@@ -1012,7 +996,7 @@ class HierarchicalClassifierMixin(_Base):
         """Return the share of some cells of a query that do not look like the reference."""
         few = cells[np.unique(np.linspace(0, len(cells) - 1, SAMPLE_CELLS).astype(int))]
         few = replace(few, batch=np.full(len(few), -1))  # read by the network of the reference
-        probabilities = self._read(few, ("probabilities",), opened.measured)["probabilities"]
+        probabilities = self._reader(opened.measured)(few, ("probabilities",))["probabilities"]
         judge = self._judge(opened, few.counts, probabilities)
         return None if judge is None else judge.foreign_share(few.counts, probabilities)
 
@@ -1064,8 +1048,3 @@ def fill(
         if name not in found:
             found[name] = np.empty((n_cells, *values.shape[1:]), dtype=values.dtype)
         found[name][rows] = values
-
-
-def as_array(tensor: Tensor) -> np.ndarray:
-    """Return a tensor as an array in memory, half precision raised to single."""
-    return np.asarray((tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy())

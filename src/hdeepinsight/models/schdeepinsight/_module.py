@@ -19,6 +19,7 @@ from hdeepinsight.nn import (
     AdaptiveHierarchicalFocalLoss,
     CountNormalizer,
     CountThinning,
+    FoldedClassifier,
     GeneMasking,
     LinearHead,
     MemberBackbones,
@@ -310,13 +311,24 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
         members their ``disagreement`` ``(n_cells,)``.
         """
         outputs = self.inference(counts, measured, **proteins)
-        conditional = self.generative(outputs["logits"])["conditional"]
+        return self.classify(outputs["latent"], outputs["logits"])
+
+    def classify(self, latent: Tensor, logits: Tensor) -> dict[str, Tensor]:
+        """Return what :meth:`predict` does, from features and logits."""
+        conditional = self.generative(logits)["conditional"]
         probabilities = self.tree.node_log_probs(conditional).exp()
-        found = {"probabilities": probabilities, "latent": outputs["latent"]}
+        found = {"probabilities": probabilities, "latent": latent}
         heads = getattr(self.head, "head", self.head)  # that of the reference, within an adapter
         if isinstance(heads, MemberHeads):
-            found["disagreement"] = heads.disagreement(outputs["latent"])
+            found["disagreement"] = heads.disagreement(latent)
         return found
+
+    def folded(self, measured: Tensor) -> FoldedClassifier | None:
+        """Return what predicts the same from sparse counts, for the genes of one query.
+
+        ``None`` where the backbone cannot be folded.
+        """
+        return FoldedClassifier(self, measured) if FoldedClassifier.reads(self.backbone) else None
 
 
 def _zero_linear(n_inputs: int, n_outputs: int, *, bias: bool = False) -> nn.Linear:

@@ -1,0 +1,163 @@
+"""Cells through a network at prediction: folded where it can be, in blocks, by several workers."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hdeepinsight.adaptation import Adapter, QueryCells
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+
+PLAIN_CELLS, FOLDED_CELLS, GPU_CELLS = 1024, 512, 16384
+"""Cells in one pass: on a CPU, what stays in its caches is read fastest."""
+GPU_WORKERS = 3
+"""One prepares cells, one computes, one brings results back."""
+PLAIN_INPUTS = {"shift", "member"}
+"""Inputs that a folded network does not take."""
+
+
+class CellReader:
+    """Read cells by a network and its adapter, for the genes of one query.
+
+    Threads may read with it at the same time.
+
+    Parameters
+    ----------
+    module
+        Network; one that has ``folded`` is read by what that returns, if it is something.
+    adapter
+        What it learned about a query.
+    measured
+        Whether the query has each gene, shape ``(n_genes,)``.
+    """
+
+    def __init__(self, module: Any, adapter: Adapter | None, measured: np.ndarray) -> None:
+        self.module, self.adapter = module.eval(), adapter or Adapter()
+        device = module.temperature.device
+        self.measured = torch.tensor(measured, dtype=torch.float32, device=device)
+        self.folded = module.folded(self.measured) if hasattr(module, "folded") else None
+        logits = torch.zeros(1, module.tree.taxonomy.n_edges, device=device)
+        self.equal = module.tree(logits).exp()
+
+    @property
+    def n_workers(self) -> int:
+        """Blocks of cells that are best read at the same time."""
+        is_cpu = self.measured.device.type == "cpu"
+        return torch.get_num_threads() if is_cpu else GPU_WORKERS
+
+    @torch.inference_mode()
+    def __call__(
+        self, cells: QueryCells, names: Sequence[str], batch_size: int | None = None
+    ) -> dict[str, np.ndarray]:
+        """Return outputs by name; ``logits`` are those without the adapter.
+
+        ``seen`` tells in which cells anything that the network reads was counted; in the others all
+        siblings are equally likely.
+        """
+        is_folded = self.folded is not None and not PLAIN_INPUTS & set(cells.extra)
+        network: Any = self.folded if is_folded else self.module
+        device, parts = self.measured.device, []
+        if batch_size is None:
+            by_device = FOLDED_CELLS if device.type == "cpu" else GPU_CELLS
+            batch_size = by_device if is_folded else PLAIN_CELLS
+        with _own_stream(device):
+            for _, part in cells.parts(batch_size):
+                inputs = part.tensors(self.measured, sparse=is_folded)
+                if "logits" in names:
+                    found = network.inference(**inputs)
+                else:
+                    found = self.adapter.predict(network, batch=part.batch, **inputs)
+                if not is_folded:
+                    found["seen"] = inputs["counts"].any(1)
+                    if "proteins_measured" in inputs:
+                        found["seen"] |= inputs["proteins_measured"].any(1)
+                if "probabilities" in found:
+                    seen = found["seen"].unsqueeze(1)
+                    found["probabilities"] = found["probabilities"].where(seen, self.equal)
+                parts.append([as_array(found[name]) for name in names])
+        arrays = (np.concatenate(each) for each in zip(*parts, strict=True))
+        return dict(zip(names, arrays, strict=True))
+
+
+def as_array(tensor: Tensor) -> np.ndarray:
+    """Return a tensor as an array in memory, half precision raised to single."""
+    return np.asarray((tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy())
+
+
+@contextmanager
+def _own_stream(device: torch.device) -> Iterator[None]:
+    """Let a thread's work on a GPU overlap with that of others."""
+    if device.type != "cuda":
+        yield
+        return
+    stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.default_stream(device))
+    with torch.cuda.stream(stream):
+        yield
+
+
+class _OneThread:
+    """Operators of torch on one thread, until the last one that wanted it is done."""
+
+    lock = threading.Lock()
+    n_users = 0
+    n_threads = 1
+
+    @classmethod
+    @contextmanager
+    def each(cls) -> Iterator[None]:
+        with cls.lock:
+            if not cls.n_users:
+                cls.n_threads = torch.get_num_threads()
+                torch.set_num_threads(1)
+            cls.n_users += 1
+        try:
+            yield
+        finally:
+            with cls.lock:
+                cls.n_users -= 1
+                if not cls.n_users:
+                    torch.set_num_threads(cls.n_threads)
+
+
+def in_order(
+    job: Callable[[Item], Found], items: Iterable[Item], n_workers: int
+) -> Iterator[tuple[Item, Found]]:
+    """Give items with what a job makes of them, in their order, by so many workers.
+
+    Threads within operators wait for each other at the end of every one; workers do not, so each
+    has one thread of torch, whose number of threads is as before when the last item was given.
+
+    Examples
+    --------
+    >>> list(in_order(lambda n: n * n, range(4), n_workers=2))
+    [(0, 0), (1, 1), (2, 4), (3, 9)]
+    """
+    if n_workers == 1:
+        for item in items:
+            yield item, job(item)
+        return
+    waiting: deque[tuple[Item, Future[Found]]] = deque()
+    pool = ThreadPoolExecutor(n_workers)
+    try:
+        with _OneThread.each():
+            for item in items:
+                waiting.append((item, pool.submit(job, item)))
+                if len(waiting) > n_workers:
+                    item, future = waiting.popleft()
+                    yield item, future.result()
+            while waiting:
+                item, future = waiting.popleft()
+                yield item, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
