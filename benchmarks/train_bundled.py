@@ -207,7 +207,7 @@ def card() -> hdi.hub.ModelCard:
             "and the first 10x chemistry; dendritic cells (32) and platelets (14) were few. CD4 "
             "and naive CD8 T cells are hard to tell apart, also in the labels that the figures "
             "are measured by. In the lupus patients of Kang et al., with and without interferon, "
-            "20 to 30 % of CD14 and CD16 monocytes are taken for one another. The two Kang "
+            "about 30 % of CD14 and CD16 monocytes are taken for one another. The two Kang "
             "datasets share control cells."
         ),
         datasets=tuple(map(str, TRAINING)),

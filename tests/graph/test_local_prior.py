@@ -119,3 +119,15 @@ def test_a_query_of_one_type_stays_one_type():
 def test_bad_input_is_named(graph, scores, settings, message):
     with pytest.raises(ValueError, match=message):
         refine_by_local_prior([graph], scores, **settings)
+
+
+def test_weights_of_many_cells_are_estimated_from_some_of_them(rng, monkeypatch):
+    n_cells = 4_000
+    own = rng.dirichlet([1.0, 1.0, 1.0], size=n_cells // 8).repeat(8, axis=0)
+    own = 0.7 * own + 0.3 * rng.dirichlet([1.0, 1.0, 1.0], size=n_cells)
+    graph = sp.block_diag([1 - np.eye(8)] * (n_cells // 8), format="csr")
+    of_all = refine_by_local_prior([graph], own).weights
+    monkeypatch.setattr("hdeepinsight.graph._local_prior._ESTIMATED_CELLS", 1_300)
+    of_some = refine_by_local_prior([graph], own).weights
+    assert not np.array_equal(of_some, of_all)
+    np.testing.assert_allclose(of_some, of_all, atol=0.05)

@@ -41,6 +41,25 @@ def test_patches_equal_a_plain_loop(channels, side, filters):
             torch.testing.assert_close(got[:, f, patch], expected)
 
 
+@pytest.mark.parametrize("n_cells", [2, 7])
+def test_training_gives_the_gradients_of_plain_images(n_cells):
+    """Filters that are innermost in memory change no result, gradient or running statistic."""
+    fast = CompactBackbone(2, 16, n_latent=8, n_filters=5).double()
+    plain, image = copy.deepcopy(fast), torch.rand(n_cells, 2, 16, 16, dtype=torch.float64)
+    found, weights = fast(image), torch.randn(n_cells, 8, dtype=torch.float64)
+    norm = nn.BatchNorm1d(5).double()
+    local = torch.relu(norm(plain.patches(image).contiguous())).flatten(1)
+    expected = torch.relu(plain.dense_norm(plain.dense(local)))
+    torch.testing.assert_close(found, expected)
+    (found * weights).sum().backward()
+    (expected * weights).sum().backward()
+    for part in ("patches.weight", "patches.bias", "dense.weight"):
+        got, wanted = fast.get_parameter(part).grad, plain.get_parameter(part).grad
+        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(fast.norm.weight.grad, norm.weight.grad)
+    torch.testing.assert_close(fast.norm.running_var, norm.running_var)
+
+
 def test_memory_format_does_not_matter():
     module, image = CompactBackbone(2, 16, n_filters=4).patches, torch.randn(3, 2, 16, 16)
     assert torch.equal(module(image.to(memory_format=torch.channels_last)), module(image))

@@ -15,6 +15,8 @@ from hdeepinsight.graph._smooth import check_graph, check_scores, degrees
 Floats = NDArray[np.float64]
 
 _EM_TOL, _EM_STEPS = 1e-6, 500
+#: Cells, evenly spaced, from which weights are estimated.
+_ESTIMATED_CELLS = 20_000
 
 
 class LocalPrior(NamedTuple):
@@ -55,7 +57,8 @@ def refine_by_local_prior(
         Posterior of the classifier, ``(n_cells, n_classes)``.
     lam
         Weight of the neighbourhood, shared equally by the graphs, against 1 for the global prior;
-        0 changes nothing. By default the weights are estimated, without labels.
+        0 changes nothing. By default the weights are estimated, without labels, from at most
+        20,000 cells.
     n_rounds
         Times that neighbours look at each other; from the second on at refined probabilities.
     floor
@@ -109,7 +112,8 @@ def refine_by_local_prior(
     for _ in range(n_rounds if matrices and lam != 0 and n_cells else 0):
         present, sources = _sources(matrices, refined, prior)
         if lam is None:
-            weights = _estimate(own, present, sources)
+            some = slice(None, None, -(-n_cells // _ESTIMATED_CELLS))
+            weights = _estimate(own[some], present[some], [source[some] for source in sources])
         else:
             weights = np.array([1.0, *[lam / len(matrices)] * len(matrices)]) / (1.0 + lam)
         refined = _normalised(own * _mixture(weights, present, sources) / prior)

@@ -18,11 +18,17 @@ class _SingleCell(_BatchNorm):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.training or len(input) > 1:
+        if not self.training:
             return super().forward(input)
-        return functional.batch_norm(
-            input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-        )
+        if len(input) <= 1:
+            return functional.batch_norm(
+                input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        if input.ndim == 3 and (rows := input.permute(2, 0, 1)).is_contiguous():
+            # Features are innermost in memory: as a table of features this takes half the time.
+            table: Tensor = super().forward(rows.flatten(0, 1))
+            return table.view(rows.shape).permute(1, 2, 0)
+        return super().forward(input)
 
 
 class BatchNorm1d(_SingleCell, nn.BatchNorm1d):
