@@ -44,6 +44,7 @@ def main() -> None:
         "counts": query.X.astype(int).tolist(),
         "genes": GENES,
         "probabilities": model.predict_proba(query).to_numpy().tolist(),
+        "rejected": model.annotate(query).rejected().labels.astype(str).to_numpy().tolist(),
     }
     path = folder / f"schema_{SCHEMA_VERSION}_expected.json"
     path.write_text(json.dumps(expected), encoding="utf-8")

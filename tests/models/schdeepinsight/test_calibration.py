@@ -44,6 +44,12 @@ def test_label_sets_of_cells_like_the_reference_hold_the_truth(model, labelled):
     assert sets.coverage(truth) > 0.9 - 3 * np.sqrt(0.09 * (1 / 120 + 1 / 60))
 
 
+def test_few_cells_like_the_reference_are_rejected(model, query):
+    result = model.annotate(query)
+    assert (result.rejected(0.05).stop_nodes == 0).mean() < 0.2
+    assert (result.rejected(0.05, unknown="type").stop_nodes < 1).mean() < 0.2
+
+
 def test_novelty_does_not_depend_on_batch_size_or_order(model, query):
     together = model.annotate(query).novelty.astype(float)
     shuffled = model.annotate(query[::-1], batch_size=17).novelty.iloc[::-1].astype(float)
@@ -113,6 +119,8 @@ def test_a_model_saved_before_there_was_calibration_still_annotates(model, query
     assert "Nothing is known" in str(result.verdict)
     with pytest.raises(ValueError, match="no calibration"):
         result.label_sets()
+    with pytest.raises(ValueError, match="nothing about novelty"):
+        result.rejected()
 
 
 def test_without_held_out_cells_nothing_is_promised(reference, fit, query):
