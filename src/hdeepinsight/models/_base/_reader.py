@@ -18,10 +18,11 @@ from hdeepinsight.adaptation import Adapter, QueryCells
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 
-PLAIN_CELLS, FOLDED_CELLS, GPU_CELLS = 1024, 512, 16384
-"""Cells in one pass: on a CPU, what stays in its caches is read fastest."""
-GPU_WORKERS = 3
-"""One prepares cells, one computes, one brings results back."""
+PLAIN_CELLS, FOLDED_CELLS, GPU_CELLS = 1024, 512, 4096
+"""Cells in one pass: on a CPU, what stays in its caches is read fastest; on an H100, larger blocks
+are read no faster, since cells are prepared on the host."""
+GPU_WORKERS = 4
+"""Some prepare cells while others compute and bring results back."""
 PLAIN_INPUTS = {"shift", "member"}
 """Inputs that a folded network does not take."""
 
