@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PYTEST_ARGS ?=
+SPEED_ARGS ?=
 # One process per core of a small machine, each with one thread; a file's tests stay together.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
@@ -59,6 +60,12 @@ bench: $(VENV)/.installed-bench ## Measure accuracy, speed and scale; writes doc
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/report.py --pairs $(PAIRS)
 	$(BIN)/python benchmarks/readme_table.py
+
+.PHONY: bench-speed
+bench-speed: $(VENV)/.installed-bench ## Measure speed against others; writes docs/performance.md
+	$(BIN)/python benchmarks/environments.py celltypist --uv $(abspath $(BIN))/uv
+	$(BIN)/python benchmarks/speed.py $(SPEED_ARGS)
+	$(BIN)/python benchmarks/report.py --pairs $(PAIRS)
 
 .PHONY: clean
 clean: ## Remove the environment and everything that was built

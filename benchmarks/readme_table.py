@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from pathlib import Path
 
 from harness.registry import SPECS
 from harness.summary import Summary, clear_best, finest, means, summarise
-from harness.tables import figure, table
+from harness.tables import figure, replace_between, table
 
 HERE = Path(__file__).resolve().parent
 #: What the README shows; everything else is on the benchmark page.
@@ -23,7 +22,6 @@ SHOWN = (
     "celltypist",
     "logistic_regression_balanced",
 )
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 
 def results_table(rows: list[dict]) -> str:
@@ -42,17 +40,6 @@ def results_table(rows: list[dict]) -> str:
     return table(["method", *columns], lines)
 
 
-def replace(readme: str, text: str) -> str:
-    """Put `text` between the two marks."""
-    if readme.count(BEGIN) != 1 or readme.count(END) != 1:
-        raise ValueError(
-            f"the README has {readme.count(BEGIN)} begin and {readme.count(END)} end marks. It "
-            f"needs one {BEGIN} and one {END}. Put them around the place of the table."
-        )
-    pattern = f"{re.escape(BEGIN)}.*?{re.escape(END)}"
-    return re.sub(pattern, lambda _: f"{BEGIN}\n{text}\n{END}", readme, flags=re.DOTALL)
-
-
 def _column(rows: list[dict], pair: str, names: list[str]) -> dict[str, Summary | None]:
     here = [row for row in rows if row["pair"] == pair]
     return {n: summarise([r for r in here if r["method"] == n], "macro_f1") for n in names}
@@ -65,7 +52,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--readme", type=Path, default=HERE.parent / "README.md")
     args = parser.parse_args(argv)
     rows = json.loads(args.results.read_text())
-    args.readme.write_text(replace(args.readme.read_text(), results_table(rows)))
+    text = replace_between(args.readme.read_text(), "results", results_table(rows))
+    args.readme.write_text(text)
 
 
 if __name__ == "__main__":

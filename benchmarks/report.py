@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+import speed
 from harness.components import COMPONENTS
 from harness.learned import LABELS
 from harness.registry import SPECS
@@ -79,6 +80,13 @@ FEW_CELLS = """\
 References cut to so many cells of each type, all of the one donor or study that has most of them;
 another seed draws other cells. Macro-F1 at the finest level, mean over the pairs whose query is of
 the same study, and over those whose query is of another.
+"""
+
+
+SPEED = """\
+Processor time at one thread, after imports and the loading of a model (but for a cold start), the
+median of runs that alternate; memory is the peak of the process, and what the job added to it. See
+{doc}`performance`.
 """
 
 
@@ -312,8 +320,7 @@ class Report:
     def _speed(self) -> str:
         if not self.speed:
             return ""
-        lines = [[row["what"], f"{row['value']:,.1f}", row["unit"]] for row in self.speed]
-        return "## Speed and scale\n\n" + table(["measured", "value", "unit"], lines)
+        return f"## Speed and scale\n\n{SPEED}\n{speed.tables(self.speed)}"
 
     def _failures(self) -> str:
         """Peers that could not be installed, and runs that failed, with the reason."""

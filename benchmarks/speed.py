@@ -1,8 +1,9 @@
-"""Measure speed and scale of our model; writes ``benchmarks/results/speed.json``.
+"""Measure speed and memory at one thread; writes results and the tables of the performance page.
 
-Training on 4,000 cells × 4,000 genes, cells annotated and explained a second, time to fit a gene
-layout, and how peak memory grows from 10,000 to 100,000 sparse cells. Data are drawn from negative
-binomials with twelve types in four lineages; every memory figure comes from a process of its own.
+A gzip h5ad is annotated end to end, file to labels, by ours and by others: cells are sums of two
+cells of one type of a reference, drawn anew. Every figure is processor time (user and system) of a
+process of its own, after imports and the loading of its model, the median of runs that alternate.
+Models of others are trained briefly, as only their speed matters here.
 """
 
 from __future__ import annotations
@@ -10,166 +11,394 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
+import pickle
 import subprocess
 import sys
-import time
+import tempfile
+import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from statistics import median
+from typing import Any
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
+from harness.execute import THREAD_VARIABLES, RunFailed, Runner
 from harness.machine import forget_peak, host, peak_rss_mb, versions
 from harness.records import Records
+from harness.registry import Spec
+from harness.tables import replace_between, table
 from scipy import sparse
 
-if TYPE_CHECKING:
-    import hdeepinsight as hdi
-
 HERE = Path(__file__).resolve().parent
-N_GENES = 4000
-N_TRAIN = 4000
-N_EXPLAINED = 500
-SIZES = (10_000, 100_000)
+LEVELS = ["lineage", "cell_type", "cell_type_fine"]
+N_ADAPTED, N_COLD, N_EXPLAINED, N_BLOCK = 20_000, 1_000, 500, 50_000
+Job = Callable[[Path], Any]
 logger = logging.getLogger("benchmarks")
 
 
-def simulate(n_cells: int, seed: int, n_genes: int = N_GENES) -> ad.AnnData:
-    """Draw sparse counts (about one value in ten is not 0) with twelve types in four lineages."""
-    design = np.random.default_rng(0)
-    types = np.array([f"type {i}" for i in range(12)])
-    base = design.gamma(0.3, 0.3, n_genes)
-    profiles = base * design.lognormal(0, 0.5, (len(types), n_genes))
-    rng = np.random.default_rng(seed)
-    codes = rng.integers(len(types), size=n_cells)
-    depth = rng.lognormal(0, 0.3, n_cells)
-    chunks = [
-        sparse.csr_matrix(rng.poisson(profiles[codes[rows]] * depth[rows, None]), dtype=np.float32)
-        for rows in np.array_split(np.arange(n_cells), max(1, n_cells // 5000))
-    ]
-    obs = pd.DataFrame(
-        {"lineage": np.array([f"lineage {i // 3}" for i in codes]), "cell_type": types[codes]},
-        index=[f"cell_{i}" for i in range(n_cells)],
-        dtype="category",
-    )
-    var = pd.DataFrame(index=[f"GENE{i}" for i in range(n_genes)])
-    return ad.AnnData(X=sparse.vstack(chunks, format="csr"), obs=obs, var=var)
+def make_query(reference: Path, n_cells: int, path: Path) -> Path:
+    """Write cells that are sums of two cells of one type, block by block, as gzip h5ad."""
+    if path.exists():
+        return path
+    cells = ad.read_h5ad(reference)
+    counts = sparse.csr_matrix(cells.X, dtype=np.float32)
+    groups = cells.obs[LEVELS[-1]].astype(str).to_numpy()
+    rng = np.random.default_rng(0)
+    first = rng.integers(cells.n_obs, size=n_cells)
+    second = first.copy()
+    for group in np.unique(groups):
+        here = np.flatnonzero(groups[first] == group)
+        second[here] = rng.choice(np.flatnonzero(groups == group), len(here))
+    obs = pd.DataFrame({"donor": rng.choice(list("abcd"), n_cells)})
+    obs.index = "cell_" + obs.index.astype(str)
+    draft = path.with_suffix(".tmp")
+    ad.AnnData(obs=obs, var=cells.var[[]]).write_h5ad(draft)
+    with h5py.File(draft, "a") as file:
+        for rows in np.split(np.arange(n_cells), range(N_BLOCK, n_cells, N_BLOCK)):
+            block = sparse.csr_matrix(counts[first[rows]] + counts[second[rows]])
+            block.sort_indices()
+            if rows[0]:
+                ad.io.sparse_dataset(file["X"]).append(block)
+            else:
+                ad.io.write_elem(file, "X", block, dataset_kwargs={"compression": "gzip"})
+    return draft.rename(path)
 
 
-def measure(work: Path, threads: int) -> list[dict]:
-    """Run everything, one record a figure."""
-    import torch
+def _log_cp10k(path: Path) -> ad.AnnData:
+    """Read a file and normalise its counts in place."""
+    cells = ad.read_h5ad(path)
+    factor = 1e4 / np.maximum(np.asarray(cells.X.sum(axis=1)).ravel(), 1)
+    cells.X.data *= np.repeat(factor.astype(np.float32), np.diff(cells.X.indptr))
+    np.log1p(cells.X.data, out=cells.X.data)
+    return cells
 
+
+def reading(_: Path) -> Job:
+    """Read the file, and no more."""
+    return ad.read_h5ad
+
+
+def ours_bundled(_: Path) -> Job:
+    """Annotate by the bundled model."""
     import hdeepinsight as hdi
 
-    torch.set_num_threads(threads)
-    reference = simulate(N_TRAIN, seed=0)
-    records = [_layout_time(reference)]
-
-    hdi.SCHDeepInsight.setup_anndata(reference, labels_keys=["lineage", "cell_type"])
-    start = time.perf_counter()
-    model = hdi.SCHDeepInsight(reference, seed=0)
-    built = time.perf_counter()
-    model.train(accelerator="cpu", enable_progress_bar=False)
-    trained = time.perf_counter()
-    size = f"{N_TRAIN:,} cells × {N_GENES:,} genes"
-    records.append(
-        _record(f"build the model (genes, layout, scaling) on {size}", built - start, "s")
-    )
-    records.append(_record(f"train on {size}", trained - built, "s"))
-    model.save(str(work / "model"), overwrite=True)
-
-    query = simulate(20_000, seed=1)
-    start = time.perf_counter()
-    model.annotate(query)
-    rate = query.n_obs / (time.perf_counter() - start)
-    records.append(_record("annotate 20,000 cells in memory", rate, "cells/s"))
-    records.append(_explain_rate(model, query[:N_EXPLAINED].copy()))
-    return records + _memory(work, threads)
+    return hdi.hub.pull("pbmc").annotate
 
 
-def _explain_rate(model: hdi.SCHDeepInsight, query: ad.AnnData) -> dict:
-    model.explain(query[:1].copy(), "type 0", n_samples=1)
-    start = time.perf_counter()
-    model.explain(query, "type 0", n_samples=50)
-    rate = query.n_obs / (time.perf_counter() - start)
-    return _record("explain one node of 500 cells, 50 samples a cell", rate, "cells/s")
+def ours_plain(_: Path) -> Job:
+    """Annotate by the bundled model, cells read by the network that is not folded."""
+    import hdeepinsight as hdi
+
+    model = hdi.hub.pull("pbmc")
+    model.module.folded = lambda measured: None
+    return model.annotate
 
 
-def _layout_time(reference: ad.AnnData) -> dict:
-    from hdeepinsight.image import GeneLayout
+def ours_default(folder: Path) -> Job:
+    """Annotate by a model with the class defaults."""
+    import hdeepinsight as hdi
 
-    logged = reference.X.log1p()
-    start = time.perf_counter()
-    GeneLayout.fit(logged, list(reference.var_names), method="tsne", seed=0)
-    return _record(f"fit a t-SNE layout of {N_GENES:,} genes", time.perf_counter() - start, "s")
+    return hdi.SCHDeepInsight.load(folder).annotate
 
 
-def _memory(work: Path, threads: int) -> list[dict]:
-    """Peak memory of annotating a file, and what it adds to a query that is in memory already."""
-    peaks: dict[str, list[float]] = {"file": [], "memory": []}
-    for n_cells in SIZES:
-        path = work / f"query_{n_cells}.h5ad"
-        simulate(n_cells, seed=2).write_h5ad(path)
-        for mode, found in peaks.items():
-            command = [sys.executable, __file__, "--threads", str(threads)]
-            command += ["--child", mode, str(work / "model"), str(path)]
-            child = subprocess.run(command, capture_output=True, text=True, check=True)
-            found.append(json.loads(child.stdout.splitlines()[-1])["mb"])
-    titles = {
-        "file": "peak memory, annotating {:,} cells from an h5ad file",
-        "memory": "memory added by annotating {:,} cells in memory",
-    }
-    records = []
-    for mode, (small, large) in peaks.items():
-        records += [
-            _record(titles[mode].format(n), mb, "MB")
-            for n, mb in zip(SIZES, (small, large), strict=True)
+def ours_adapted(_: Path) -> Job:
+    """Adapt the bundled model, annotate and refine."""
+    import hdeepinsight as hdi
+
+    model = hdi.hub.pull("pbmc")
+    return lambda path: hdi.annotate(path, model, batch_key="donor")
+
+
+def ours_trained(folder: Path) -> Job:
+    """Train a model with the class defaults on the reference; the other jobs annotate by it."""
+    import hdeepinsight as hdi
+
+    def job(reference: Path) -> None:
+        cells = ad.read_h5ad(reference)
+        hdi.SCHDeepInsight.setup_anndata(cells, labels_keys=LEVELS)
+        model = hdi.SCHDeepInsight(cells, seed=0)
+        model.train(accelerator="cpu", enable_progress_bar=False)
+        model.save(folder, overwrite=True)
+
+    return job
+
+
+def ours_explained(folder: Path) -> Job:
+    """Explain the first cells of a file, each for its own node."""
+    import hdeepinsight as hdi
+
+    model = hdi.SCHDeepInsight.load(folder)
+    return lambda path: model.explain(ad.read_h5ad(path)[:N_EXPLAINED].copy(), n_samples=50)
+
+
+def celltypist(folder: Path) -> Job:
+    """Annotate by CellTypist without voting."""
+    import celltypist
+
+    model = pickle.loads(folder.read_bytes())
+    return lambda path: celltypist.annotate(_log_cp10k(path), model=model)
+
+
+def _fit_celltypist(reference: Path, folder: Path, *, feature_selection: bool) -> None:
+    import celltypist
+
+    options = {"n_jobs": 1, "max_iter": 50, "feature_selection": feature_selection}
+    model = celltypist.train(_log_cp10k(reference), labels=LEVELS[-1], **options)
+    folder.write_bytes(pickle.dumps(model))
+
+
+def logistic_regression(folder: Path) -> Job:
+    """Predict probabilities from sparse values of all genes, which the file has in order."""
+    model = pickle.loads(folder.read_bytes())
+    return lambda path: model.predict_proba(_log_cp10k(path).X)
+
+
+def _fit_logistic_regression(reference: Path, folder: Path) -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    cells = _log_cp10k(reference)
+    model = LogisticRegression(max_iter=20).fit(cells.X, cells.obs[LEVELS[-1]].astype(str))
+    folder.write_bytes(pickle.dumps(model))
+
+
+def scanvi(folder: Path) -> Job:
+    """Predict by scANVI, the cells taken as ones of the reference's batch."""
+    from scvi.model import SCANVI
+
+    model = SCANVI.load(folder, accelerator="cpu")
+
+    def job(path: Path) -> Any:
+        cells = ad.read_h5ad(path)
+        cells.obs["batch"], cells.obs["label"] = "reference", "Unknown"
+        SCANVI.prepare_query_anndata(cells, model)
+        return model.predict(cells, soft=True)
+
+    return job
+
+
+def _fit_scanvi(reference: Path, folder: Path) -> None:
+    from methods.scanvi_peer import ARCHITECTURE, QUIET, UNKNOWN, _variable
+    from scvi.model import SCANVI, SCVI
+
+    cells = _variable(ad.read_h5ad(reference))
+    cells.obs["batch"], cells.obs["label"] = "reference", cells.obs[LEVELS[-1]].astype(str)
+    SCVI.setup_anndata(cells, batch_key="batch", labels_key="label")
+    base = SCVI(cells, **ARCHITECTURE)
+    base.train(max_epochs=1, **QUIET)
+    model = SCANVI.from_scvi_model(base, unlabeled_category=UNKNOWN)
+    model.train(max_epochs=1, **QUIET)
+    model.save(folder, save_anndata=True)
+
+
+_OURS = ("hdeepinsight", "scvi-tools", "torch", "anndata", "numpy")
+_SKLEARN = ("scikit-learn", "anndata", "numpy")
+
+
+def _celltypist(name: str, title: str) -> Spec:
+    packages = ("celltypist", *_SKLEARN)
+    return Spec(name, title, "peer", "celltypist", environment="celltypist", packages=packages)
+
+
+#: What annotates files of every size; the target is a function of this module.
+ANNOTATORS = (
+    Spec("reading", "reading alone (`anndata.read_h5ad`)", "control", "reading"),
+    Spec("bundled", "**ours, bundled model**", "ours", "ours_bundled", packages=_OURS),
+    Spec("default", "**ours, class defaults**", "ours", "ours_default", packages=_OURS),
+    Spec("plain", "ours, bundled model, not folded", "ours", "ours_plain", packages=_OURS),
+    _celltypist("celltypist", "CellTypist, all genes"),
+    _celltypist("celltypist_selected", "CellTypist, a selection of genes"),
+    Spec(
+        "logistic_regression",
+        "logistic regression, sparse",
+        "control",
+        "logistic_regression",
+        packages=_SKLEARN,
+    ),
+    Spec("scanvi", "scANVI without surgery", "peer", "scanvi", packages=("scvi-tools", "torch")),
+)
+FITS = {
+    "celltypist": partial(_fit_celltypist, feature_selection=False),
+    "celltypist_selected": partial(_fit_celltypist, feature_selection=True),
+    "logistic_regression": _fit_logistic_regression,
+    "scanvi": _fit_scanvi,
+}
+TRAINING = Spec("training", "train", "ours", "ours_trained", packages=_OURS)
+ADAPTING = Spec("adapted", "adapt", "ours", "ours_adapted", packages=_OURS)
+EXPLAINING = Spec("explained", "explain", "ours", "ours_explained", packages=_OURS)
+
+
+class Speed:
+    """Processes that are measured.
+
+    Parameters
+    ----------
+    records
+        Where figures go.
+    reference
+        Labelled cells that models learn from and queries are drawn from.
+    work
+        Folder of queries and models; what is there is taken again.
+    envs
+        As for ``run.py``.
+    """
+
+    def __init__(self, records: Records, reference: Path, work: Path, envs: str):
+        self.records, self.reference, self.work = records, reference.resolve(), work.resolve()
+        self.runner = Runner(work, envs)
+        self.env = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, "1")}
+        (self.work / "models").mkdir(parents=True, exist_ok=True)
+
+    def query(self, n_cells: int) -> Path:
+        """Return the file of so many cells."""
+        return make_query(self.reference, n_cells, self.work / f"query_{n_cells}.h5ad")
+
+    def model(self, name: str) -> Path:
+        """Return where a model is kept."""
+        return self.work / "models" / name
+
+    def annotate(self, specs: list[Spec], n_cells: int, runs: int) -> None:
+        """Annotate one file by each, in turn, so many times."""
+        path, found = self.query(n_cells), {spec.name: [] for spec in specs}
+        for _ in range(runs):
+            for spec in specs:
+                found[spec.name].append(self.run(spec, self.model(spec.name), path))
+        for spec in specs:
+            title = spec.title.replace("*", "")
+            what = f"annotate {n_cells:,} cells of a gzip h5ad: {title}"
+            self.add(what, found[spec.name], method=spec.name, n_cells=n_cells)
+
+    def fit(self, spec: Spec) -> bool:
+        """Train the model of another method if it is not there; say whether it can be run."""
+        try:
+            if spec.name in FITS and not self.model(spec.name).exists():
+                self.run(spec, self.model(spec.name), self.reference, fit=True)
+            return self.runner.python(spec).exists()
+        except RunFailed as reason:
+            logger.warning("%s: %s", spec.name, reason)
+            return False
+
+    def run(self, spec: Spec, model: Path, path: Path, *, fit: bool = False) -> dict:
+        """Run one job in a process and environment of its own; returns what it measured."""
+        command = [str(self.runner.python(spec)), __file__, "--child", spec.name, str(model)]
+        command += [str(path), *(["--fit"] if fit else [])]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=self.env)
+        if done.returncode:
+            raise RunFailed(done.stderr.strip()[-500:])
+        return json.loads(done.stdout.splitlines()[-1])
+
+    def cold(self, runs: int) -> None:
+        """Measure the command line from start to end."""
+        path, results = self.query(N_COLD), []
+        with tempfile.TemporaryDirectory(dir=self.work) as folder:
+            for _ in range(runs):
+                before = _processor_s()
+                code = "from hdeepinsight.cli import app; app()"
+                out = ["--out", str(Path(folder) / "labels.csv"), "--overwrite"]
+                command = [sys.executable, "-c", code, "annotate", str(path), "--fast", *out]
+                subprocess.run(command, capture_output=True, check=True, env=self.env)
+                facts = {"host": host() | {"threads": 1}, "versions": versions(_OURS)}
+                results.append({"cpu_s": _processor_s() - before} | facts)
+        what = f"`hdeepinsight annotate --fast` of {N_COLD:,} cells, bundled model, cold start"
+        self.add(what, results)
+
+    def add(self, what: str, results: list[dict], **keys) -> None:
+        """Keep the medians of some runs."""
+        row = {"what": what, "value": round(median(r["cpu_s"] for r in results), 2)}
+        row |= {"unit": "CPU-s", "runs": len(results), **keys}
+        for key in ("peak_mb", "added_mb"):
+            if key in results[0]:
+                row[key] = round(median(r[key] for r in results))
+        row |= {key: results[0][key] for key in ("host", "versions")}
+        logger.info("%s: %.2f CPU-s %s", what, row["value"], [r["cpu_s"] for r in results])
+        self.records.replace([row], what=what)
+
+
+def child(spec: Spec, model: Path, path: Path) -> dict:
+    """Do a job in this process and measure it."""
+    warnings.simplefilter("ignore")
+    job = globals()[spec.target](model)
+    forget_peak()
+    before, resting = _processor_s(), peak_rss_mb()
+    job(path)
+    cpu_s, peak = _processor_s() - before, peak_rss_mb()
+    facts = {"host": host() | {"threads": 1}, "versions": versions(spec.packages or _SKLEARN[1:])}
+    return {"cpu_s": round(cpu_s, 3), "peak_mb": peak, "added_mb": peak - resting} | facts
+
+
+def _processor_s() -> float:
+    """Processor time of this process and of children that have ended, user and system."""
+    return sum(os.times()[:4])
+
+
+def tables(rows: list[dict]) -> str:
+    """Lay out end-to-end figures by size and method, then the other jobs."""
+    parts, titles = [], {spec.name: spec.title for spec in ANNOTATORS}
+    for size in sorted({row["n_cells"] for row in rows if "method" in row}):
+        here = {row["method"]: row for row in rows if row.get("n_cells") == size}
+        lines = [
+            [
+                f"{size:,} cells: {titles[name]}",
+                f"{row['value']:.2f}",
+                f"{size / row['value']:,.0f}",
+                f"{row['value'] / here['reading']['value']:.2f}",
+                f"{row['peak_mb']:,}",
+                f"{row['added_mb']:,}",
+            ]
+            for name in titles
+            if (row := here.get(name)) and "reading" in here
         ]
-        records.append(_record(f"growth of the above ({mode})", large - small, "MB"))
-    return records
-
-
-def child(mode: str, model_path: str, query_path: str, threads: int) -> None:
-    """Annotate in this process and print its peak memory."""
-    import torch
-
-    import hdeepinsight as hdi
-
-    torch.set_num_threads(threads)
-    model = hdi.SCHDeepInsight.load(model_path)
-    query = ad.read_h5ad(query_path) if mode == "memory" else query_path
-    before = 0.0
-    if mode == "memory":
-        forget_peak()
-        before = peak_rss_mb()
-    model.annotate(query)
-    print(json.dumps({"mb": peak_rss_mb() - before}))
-
-
-def _record(what: str, value: float, unit: str) -> dict:
-    logger.info("%s: %.1f %s", what, value, unit)
-    return {"what": what, "value": round(value, 2), "unit": unit}
+        header = ["file to labels", "CPU-s", "cells per CPU-s", "time / reading"]
+        parts.append(table([*header, "peak MB", "added MB"], lines))
+    lines = [[r["what"], f"{r['value']:,.1f}"] for r in rows if "method" not in r]
+    return "\n\n".join([*parts, table(["other jobs", "CPU-s"], lines)])
 
 
 def main(argv: list[str] | None = None) -> None:
     """Measure, or act as one of the processes that are measured."""
+    specs = {s.name: s for s in (*ANNOTATORS, TRAINING, ADAPTING, EXPLAINING)}
+    data = Path(os.environ.get("HDI_DATA", HERE.parents[1] / "shared" / "data"))
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--reference", type=Path, default=data / "pbmc3k.h5ad")
+    parser.add_argument("--sizes", type=int, nargs="*", default=[10_000, 100_000])
+    parser.add_argument("--million", action="store_true", help="a million cells too, ours alone")
+    parser.add_argument("--runs", type=int, default=3, help="one less from 100,000 cells on")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "speed.json")
+    parser.add_argument("--page", type=Path, default=HERE.parent / "docs" / "performance.md")
     parser.add_argument("--work", type=Path, default=HERE / ".work" / "speed")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--child", nargs=3, metavar=("MODE", "MODEL", "QUERY"), help="internal")
+    parser.add_argument("--only", nargs="+", choices=[s.name for s in ANNOTATORS], metavar="NAME")
+    parser.add_argument("--envs", default=str(HERE / ".envs"), help="as for run.py")
+    parser.add_argument("--skip-others", action="store_true", help="leave out the other jobs")
+    parser.add_argument("--child", nargs=3, metavar=("JOB", "MODEL", "PATH"), help="internal")
+    parser.add_argument("--fit", action="store_true", help="internal")
     args = parser.parse_args(argv)
     if args.child:
-        child(*args.child, args.threads)
+        name, model, path = args.child[0], *map(Path, args.child[1:])
+        print(json.dumps(FITS[name](path, model) if args.fit else child(specs[name], model, path)))
         return
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    args.work.mkdir(parents=True, exist_ok=True)
-    facts = {"host": host() | {"threads": args.threads}}
-    facts["versions"] = versions(("hdeepinsight", "scvi-tools", "torch", "anndata", "numpy"))
-    records = Records(args.out)
-    records.rows = [row | facts for row in measure(args.work, args.threads)]
-    records.save()
+    speed = Speed(Records(args.out), args.reference, args.work, args.envs)
+    default = speed.model("default")
+    if not default.exists():
+        what = "train with the class defaults on 2,638 cells × 13,714 genes, from file to model"
+        speed.add(what, [speed.run(TRAINING, default, speed.reference)])
+    able = [s for s in ANNOTATORS if (not args.only or s.name in args.only) and speed.fit(s)]
+    for size in args.sizes:
+        speed.annotate(able, size, max(1, args.runs - (size >= 100_000)))
+    if args.million:
+        speed.annotate([s for s in able if s.name in ("reading", "bundled")], 1_000_000, 1)
+    if not args.skip_others:
+        what = f"`hdi.annotate`, bundled model, adapted and refined, {N_ADAPTED:,} cells"
+        speed.add(what, [speed.run(ADAPTING, default, speed.query(N_ADAPTED))])
+        what = f"explain {N_EXPLAINED} cells, class defaults, 50 samples per cell"
+        speed.add(what, [speed.run(EXPLAINING, default, speed.query(10_000))])
+        speed.cold(args.runs)
+    text = replace_between(args.page.read_text(), "speed", tables(speed.records.rows))
+    args.page.write_text(text)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,13 @@ from .prepare import Prepared
 from .registry import MAIN, Spec
 
 WORKER = Path(__file__).resolve().parents[1] / "worker.py"
+#: Variables that hold the number of threads of the libraries that methods use.
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
 
 
 class RunFailed(Exception):
@@ -81,8 +88,11 @@ class Runner:
 
     def _call(self, python: Path, folder: Path) -> None:
         threads = str(self.threads)
-        names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-        env = {**os.environ, **dict.fromkeys(names, threads), "TMPDIR": str(folder / "tmp")}
+        env = {
+            **os.environ,
+            **dict.fromkeys(THREAD_VARIABLES, threads),
+            "TMPDIR": str(folder / "tmp"),
+        }
         with open(folder / "log.txt", "w") as log:
             try:
                 done = subprocess.run(

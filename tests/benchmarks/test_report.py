@@ -4,8 +4,8 @@ import json
 
 import pytest
 from harness.summary import Summary, clear_best, less, mean_over, means, summarise
-from harness.tables import figure, table
-from readme_table import BEGIN, END, replace, results_table
+from harness.tables import figure, replace_between, table
+from readme_table import results_table
 from report import Report
 
 
@@ -108,8 +108,10 @@ def test_means_are_over_shared_pairs_and_over_all():
     assert found["mean of 2"]["popv"] is None
 
 
-def test_the_readme_keeps_everything_around_the_marks():
-    text = f"before\n{BEGIN}\nold \\1\n{END}\nafter\n"
-    assert replace(text, "new \\1") == f"before\n{BEGIN}\nnew \\1\n{END}\nafter\n"
+def test_a_page_keeps_everything_around_the_marks():
+    begin, end = "<!-- speed:begin -->", "<!-- speed:end -->"
+    page = f"before\n{begin}\nold \\1\n{end}\nafter\n"
+    after = replace_between(page, "speed", "new \\1")
+    assert after == f"before\n{begin}\nnew \\1\n{end}\nafter\n"
     with pytest.raises(ValueError, match="one"):
-        replace("no marks", "new")
+        replace_between("no marks", "speed", "new")
