@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import networkx as nx
+
 CPU_SECONDS = 5.0
 #: What one input may make the process grow by, and the hard limit on its address space beyond that.
 PEAK_BYTES = 2**30
@@ -70,6 +72,10 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 for _codec in ("utf-8-sig", "utf-16", "utf-16-be", "utf-16-le", "utf-32", "utf-32-be", "utf-32-le"):
     codecs.lookup(_codec)  # loaded at first use, as `json` does
+_graph = nx.DiGraph([(0, 1)])  # networkx compiles the wrapper of a function as that is first used
+for _function in (nx.is_directed_acyclic_graph, nx.transitive_reduction, nx.topological_sort):
+    _function(_graph)
+nx.find_cycle(nx.DiGraph([(0, 1), (1, 0)]))
 
 
 class Violation(BaseException):

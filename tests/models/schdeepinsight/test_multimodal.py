@@ -395,3 +395,13 @@ def test_a_query_with_nothing_the_model_reads_is_refused(model, joint, query, pa
     alone.update()
     with pytest.warns(ProteinCoverageWarning), pytest.raises(InputError, match="no protein that"):
         joint.annotate(alone)
+
+
+@pytest.mark.parametrize("modality", [None, "rna"])
+def test_students_learn_from_pairs_and_from_rna_alone(joint, query, truth, modality):
+    cells = query if modality is None else query.mod[modality]
+    quiet = {"enable_progress_bar": False, "accelerator": "cpu"}
+    student = joint.train_student(cells, **quiet)
+    assert student.proteins == joint.proteins
+    assert student.recipe["student"]["n_cells"] == 120
+    assert accuracy(student, cells, truth) > 0.85

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -34,6 +35,7 @@ from hdeepinsight.annotation import (
     marker_opinion,
 )
 from hdeepinsight.data import (
+    InputError,
     align_genes,
     deal_out,
     draw_evenly,
@@ -67,6 +69,8 @@ else:
 SOURCE = "held-out reference cells"
 CROSS_FITTED = "reference cells, each read by a member that did not learn from it"
 REFERENCE_CELLS = 20_000
+STUDENT_CELLS = 100, 20_000
+"""Fewest and most cells of a query that a student learns from."""
 CONFORMAL_CELLS = 20_000
 BANK_CELLS = 400
 """Held-out cells that a model keeps, to see how they look at the genes and depths of a query."""
@@ -114,6 +118,7 @@ class HierarchicalClassifierMixin(_Base):
     shift_: float | None = None
     _query: _Query | None = None
     _unseen_by: np.ndarray | None = None
+    _soft_query: tuple[QueryCells, np.ndarray] | None = None
 
     # ------------------------------------------------------------------------------- training
 
@@ -158,7 +163,8 @@ class HierarchicalClassifierMixin(_Base):
                 self._build_from(*self._read_loader(datamodule, "train", codes))
             columns = align_genes(self._loader_genes, self.genes).source
             return (self.taxonomy, codes, columns), {}
-        nodes, settings = self._nodes(), {}
+        nodes = self._nodes()
+        settings: dict[str, Any] = {}
         if audit is not False:
             lifted = self._lifted_nodes(nodes, split[0], audit)
             settings["n_lifted_labels"] = int((lifted != nodes).sum())
@@ -171,7 +177,15 @@ class HierarchicalClassifierMixin(_Base):
             unseen_by, codes = np.repeat(parts, len(codes)), np.tile(codes, len(parts))
             settings["cross_fitted"] = True
         self.adata_manager.adata.obs[LABELS] = nodes
-        return (self.taxonomy, codes, None, unseen_by), settings
+        if (soft := self.__dict__.pop("_soft_query", None)) is None:
+            return (self.taxonomy, codes, None, unseen_by), settings
+        cells, measured = soft
+        digest = hashlib.sha256(cells.counts.indices.tobytes())
+        for values in (cells.counts.data, cells.extra["soft_labels"]):
+            digest.update(values.tobytes())
+        found = {"n_cells": len(cells), "n_genes": int(measured.sum())}
+        settings["student"] = found | {"sha256": digest.hexdigest()}
+        return (self.taxonomy, codes, None, unseen_by, *soft), settings
 
     def _finish(self, plan: Any, datamodule: Any) -> None:
         if datamodule is None:
@@ -272,6 +286,102 @@ class HierarchicalClassifierMixin(_Base):
         shell = self.adata_manager.adata
         extra = {name: np.asarray(shell.obsm[name])[rows] for name in shell.obsm}
         return as_cells(sparse.csr_matrix(shell.X[rows]), shell.obs[LABELS].to_numpy()[rows], extra)
+
+    def train_student(self, query: Any, **train_kwargs: Any) -> Self:
+        """Train a new model on the reference and on a query, whose labels this model gives.
+
+        Every step of the training reads as many cells of the query as of the reference. Their
+        labels are soft: the probabilities that this model gives them. That helps where donors
+        differ and else changes little; it takes up to twice as long as the training itself.
+
+        Parameters
+        ----------
+        query
+            The query, as in :meth:`annotate`, of at least 100 cells with counts. Of more than
+            20,000 so many are drawn. Nothing is written to it, and no label of it is read.
+        **train_kwargs
+            Keyword arguments of :meth:`~hdeepinsight.models.CountModel.train`, such as
+            ``accelerator``. Split, length, mini-batches and learning rate are those of this model.
+
+        Returns
+        -------
+        A trained model of the same class, taxonomy, genes and layout, calibrated on the same
+        held-out cells of the reference. This model stays as it is.
+
+        Raises
+        ------
+        InputError
+            If the query cannot be read, is too small, or does not look like the reference (a red
+            verdict).
+        ValueError
+            If no reference is attached, or another one than the model was trained on; or if the
+            model was trained with a datamodule or adapted to a query.
+
+        Examples
+        --------
+        >>> import warnings
+        >>> import hdeepinsight as hdi
+        >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+        >>> data, quiet = hdi.datasets.demo(), {"enable_progress_bar": False}
+        >>> hdi.SCHDeepInsight.setup_anndata(data.reference, labels_keys=["lineage", "cell_type"])
+        >>> model = hdi.SCHDeepInsight(data.reference, layout="random", n_latent=16)
+        >>> model.train(max_epochs=5, accelerator="cpu", **quiet)
+        >>> student = model.train_student(data.query, accelerator="cpu", **quiet)
+        >>> student.recipe["student"]["n_cells"]
+        210
+        """
+        self._check_if_trained(warn=False)
+        if self.adapter_ is not None:
+            msg = "A model of a query has no students. Call train_student on the model that it was"
+            raise ValueError(f"{msg} made from.")
+        if self.registry_["setup_method_name"] == "setup_datamodule":
+            msg = "train_student needs the reference in memory, and the model was trained with a"
+            raise ValueError(f"{msg} datamodule. Train a model on an AnnData.")
+        if self.adata is None:
+            msg = "train_student needs the reference, and the model has none attached. Load it with"
+            raise ValueError(f"{msg} load(adata=...).")
+        self._check_reference()
+        recipe, names = self.recipe_, ("max_epochs", "batch_size")
+        same: dict[str, Any] = {name: recipe.get(name) for name in names}
+        rates = {name: recipe[name] for name in ("lr", "weight_decay") if name in recipe}
+        same |= {"plan_kwargs": rates, "audit": "n_lifted_labels" in recipe}
+        if recipe.get("n_held_out"):
+            self._held_out()  # an error, where the reference is another one
+            left_out = () if self.test_indices_ is None else self.test_indices_
+            parts = [np.setdiff1d(self.train_indices_, left_out), self.validation_indices_]
+            same["datasplitter_kwargs"] = {"external_indexing": parts}
+        elif not recipe.get("cross_fitted"):
+            same["validation_size"] = 0
+        soft_query = self._soft_labelled(self._open_trained(query, None))
+        setup, options = self._setup, self.init_params_["non_kwargs"]
+        getattr(self, setup.setup_method_name)(self.adata, **setup.setup_args)
+        student = type(self)(self.adata, **options | {"seed": self.seed + 1})
+        student._soft_query = soft_query
+        student.train(**same | train_kwargs)
+        student.recipe_["split_key"] = recipe.get("split_key")
+        return student
+
+    def _soft_labelled(self, opened: AlignedQuery) -> tuple[QueryCells, np.ndarray]:
+        """Return cells of a query with the probabilities of their nodes, and the genes it has."""
+        fewest, most = STUDENT_CELLS
+        rows = np.random.default_rng(self.seed).permutation(opened.n_obs)[:most]
+        opened = opened.subset(np.sort(rows))
+        counts = opened.read()
+        rows = np.flatnonzero(np.diff(counts.indptr))
+        if len(rows) < fewest:
+            found = f"{len(rows):,} cells of the query have counts of the model's genes."
+            valid = f"A student learns from at least {fewest}."
+            raise InputError(found, valid, "Annotate the query with this model.")
+        result = self.annotate(opened)
+        if result.verdict is not None and result.verdict.light == "red":
+            valid = "A student learns from what this model says of it, which is not to be trusted."
+            raise InputError(result.verdict.sentences[0], valid, "See the verdict of annotate().")
+        probs = result.node_probabilities[rows].astype(np.float32)
+        leaves = self.taxonomy.leaves
+        nodes = leaves[probs[:, leaves].argmax(axis=1)]
+        cells = query_cells(opened, rows, counts[rows], np.full(len(rows), -1), nodes)
+        soft = replace(cells, extra={**cells.extra, "soft_labels": probs[:, 1:]})
+        return soft, opened.measured.astype(np.float32)
 
     # ---------------------------------------------------------------------------- calibration
 

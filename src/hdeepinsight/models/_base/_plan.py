@@ -18,6 +18,7 @@ from hdeepinsight.models._base._training import check_finite
 if TYPE_CHECKING:
     from scvi.module.base import BaseModuleClass
 
+    from hdeepinsight.adaptation import QueryCells
     from hdeepinsight.taxonomy import Taxonomy
 
 #: Shape of the learning rate: 15 % of the steps rise to the peak, the rest fall to almost nothing.
@@ -101,6 +102,9 @@ class HierarchicalPlan(OneCyclePlan):
     unseen_by
         Member of the network that must not see the labels of a code, -1 for none; see
         :func:`~hdeepinsight.data.deal_out`.
+    query, measured
+        Cells of a query with the probabilities of their nodes (``soft_labels``), of which as many
+        join every mini-batch, and 1 for the genes that they have, shape ``(n_genes,)``.
     **kwargs
         As in :class:`OneCyclePlan`.
 
@@ -122,11 +126,14 @@ class HierarchicalPlan(OneCyclePlan):
         node_of_code: np.ndarray,
         columns: np.ndarray | None = None,
         unseen_by: np.ndarray | None = None,
+        query: QueryCells | None = None,
+        measured: np.ndarray | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(module, **kwargs)
-        self.taxonomy = taxonomy
-        tables = {"node_of_code": node_of_code, "columns": columns, "unseen_by": unseen_by}
+        self.taxonomy, self.query = taxonomy, query
+        tables = {"node_of_code": node_of_code, "columns": columns}
+        tables |= {"unseen_by": unseen_by, "measured": measured}
         for name, table in tables.items():
             tensor = None if table is None else torch.tensor(table)
             self.register_buffer(name, tensor, persistent=False)
@@ -134,7 +141,10 @@ class HierarchicalPlan(OneCyclePlan):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of a mini-batch of augmented cells."""
-        inputs = self.module.augment(self._inputs(batch))
+        inputs = self._inputs(batch)
+        if self.query is not None:
+            inputs = self._with_query(inputs, self.query)
+        inputs = self.module.augment(inputs)
         *_, loss = self.module(inputs)
         total: Tensor = loss.loss
         self.log(
@@ -183,6 +193,24 @@ class HierarchicalPlan(OneCyclePlan):
         if self.unseen_by is not None:
             labels["unseen_by"] = self.unseen_by[codes]
         return {**batch, REGISTRY_KEYS.X_KEY: counts, **labels}
+
+    def _with_query(self, inputs: dict[str, Tensor], query: QueryCells) -> dict[str, Tensor]:
+        """Return a mini-batch with as many cells of the query; all of them have soft labels."""
+        nodes, counts = inputs[REGISTRY_KEYS.LABELS_KEY], inputs[REGISTRY_KEYS.X_KEY]
+        on_path = self.module.tree.node_at_level[nodes].clamp_min(0)
+        paths = counts.new_zeros(len(nodes), self.taxonomy.n_nodes).scatter(1, on_path, 1.0)
+        inputs = {**inputs, "measured": torch.ones_like(counts), "soft_labels": paths[:, 1:]}
+        cells = query[torch.randint(len(query), nodes.shape).numpy()]
+        found = cells.tensors(self.measured)
+        found[REGISTRY_KEYS.X_KEY] = found.pop("counts")
+        found[REGISTRY_KEYS.LABELS_KEY] = torch.as_tensor(cells.nodes).to(nodes)
+        found["measured"] = found["measured"].expand_as(counts)
+        if "unseen_by" in inputs:
+            found["unseen_by"] = torch.full_like(nodes, -1)
+        return {
+            name: torch.cat([values, found.get(name, torch.zeros_like(values))])
+            for name, values in inputs.items()
+        }
 
 
 def _gathered(values: Tensor) -> Tensor:

@@ -191,7 +191,8 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
         Parameters
         ----------
         tensors
-            Mini-batch with raw counts, shape ``(n_cells, n_genes)``.
+            Mini-batch with raw counts, shape ``(n_cells, n_genes)``; ``measured`` of the same
+            shape, if it is there, is 1 for genes that may be shown.
 
         Returns
         -------
@@ -207,6 +208,7 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
             tensors[REGISTRY_KEYS.LABELS_KEY] = labels * seen
         counts = self.thinning.sample_dense(tensors[REGISTRY_KEYS.X_KEY])
         measured = self.masking.sample(counts.shape[0], counts.shape[1], counts.device)
+        measured = measured * tensors.get("measured", 1)
         tensors = {**tensors, REGISTRY_KEYS.X_KEY: counts, "measured": measured}
         if self.proteins is None:
             return tensors
@@ -293,8 +295,10 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
         generative_outputs: dict[str, Tensor],
     ) -> LossOutput:
         """Adaptive hierarchical focal loss of a mini-batch."""
-        nodes = tensors[REGISTRY_KEYS.LABELS_KEY]
-        loss = self.objective(generative_outputs["conditional"], nodes)
+        targets = nodes = tensors[REGISTRY_KEYS.LABELS_KEY]
+        if "soft_labels" in tensors:  # none for a member that must not see the label
+            targets = tensors["soft_labels"] * (nodes > 0).unsqueeze(1)
+        loss = self.objective(generative_outputs["conditional"], targets)
         return LossOutput(loss=loss, n_obs_minibatch=len(nodes))
 
     def sample(self, *args: Any, **kwargs: Any) -> None:
