@@ -61,6 +61,13 @@ SPECS: tuple[Spec, ...] = (
         "ours:Adapted",
         packages=_OURS,
     ),
+    Spec(
+        "schdeepinsight_student",
+        "SCHDeepInsight, student of the query",
+        "ours",
+        "ours:Student",
+        packages=_OURS,
+    ),
     # the same model with one thing changed
     _ours("members", "members by the size of the reference, five of up to 204 cells"),
     _ours("random_layout", "random pixel layout"),

@@ -178,6 +178,21 @@ class Adapted(SCHDeepInsight):
         return self.prediction(result)
 
 
+class Student(SCHDeepInsight):
+    """A model that is trained anew on the reference and on soft labels of the query."""
+
+    def __init__(self, **options):
+        super().__init__(variant="schdeepinsight", **options)
+        self.kept = None  # a model that was loaded has no reference
+
+    def annotate(self, query: Cells) -> Prediction:
+        """Train the student of the query, and annotate by it."""
+        adata = query.anndata()
+        options = {"accelerator": self.accelerator, "enable_progress_bar": False}
+        student = self.model.train_student(adata, **options)
+        return self.prediction(student.annotate(adata, threshold=None))
+
+
 def batch_key_of(query: Cells) -> str | None:
     """Column of batches, where there is more than one."""
     return "batch" if len(np.unique(query.batch)) > 1 else None
