@@ -82,8 +82,8 @@ class NormAdapter(_PerBatch):
 
     Notes
     -----
-    With :math:`\\hat x` normalised by the batch's statistics and by the reference's weights, the
-    output is :math:`\\hat x + t_b (a_b \\hat x + c_b)` with the shrinkage :math:`t_b`. At the start
+    With :math:`\hat x` normalised by the batch's statistics and by the reference's weights, the
+    output is :math:`\hat x + t_b (a_b \hat x + c_b)` with the shrinkage :math:`t_b`. At the start
     :math:`a = c = 0` and the statistics are those of the reference: the identity.
 
     Examples

@@ -48,7 +48,7 @@ def select_targets(
     threshold
         Highest threshold of a class.
     balance
-        Cells of a class with :math:`n` cells weigh :math:`n^{-\\beta}`, 1 on average.
+        Cells of a class with :math:`n` cells weigh :math:`n^{-\beta}`, 1 on average.
 
     Examples
     --------

@@ -182,7 +182,7 @@ class TypeProfiles:
 
     Notes
     -----
-    A cell with counts :math:`x` has log-likelihood :math:`\\sum_g x_g \\log a_{kg}` under type
+    A cell with counts :math:`x` has log-likelihood :math:`\sum_g x_g \log a_{kg}` under type
     :math:`k`. Cells of a known type gain nothing by a second one. Doublets do, and so do cells of
     a type that the reference lacks, which resemble several types a little. Sums of counts are what
     droplets do to cells, so mixtures are taken of shares, not of logarithms. :meth:`move` scales

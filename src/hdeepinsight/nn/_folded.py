@@ -111,12 +111,12 @@ class FoldedClassifier:
     Notes
     -----
     A place of the image is a patch of the compact backbone, or the whole image for an MLP. With
-    values :math:`s_{ig}`, weights :math:`W`, normalisation :math:`a\\,x + b` and mask :math:`m`,
+    values :math:`s_{ig}`, weights :math:`W`, normalisation :math:`a\,x + b` and mask :math:`m`,
     the first layer at place :math:`p` is
 
     .. math::
-        h_{ip} = \\max\\Bigl(0, \\sum_{g \\in p} s_{ig}\\, a W_{pg}
-        + a \\bigl(c_p + \\sum_{g \\in p} m_g W'_{pg}\\bigr) + b\\Bigr),
+        h_{ip} = \max\Bigl(0, \sum_{g \in p} s_{ig}\, a W_{pg}
+        + a \bigl(c_p + \sum_{g \in p} m_g W'_{pg}\bigr) + b\Bigr),
 
     where the second sum, over the channel of the mask, does not depend on the cell.
     """

@@ -37,12 +37,12 @@ class CountNormalizer(nn.Module):
     Notes
     -----
     With counts :math:`x`, mask of measured genes :math:`m`, library genes :math:`l`, mean share
-    :math:`\\mu`, target :math:`T` and scale :math:`q` a cell becomes
+    :math:`\mu`, target :math:`T` and scale :math:`q` a cell becomes
 
     .. math::
-        s_g = m_g \\min\\Bigl(1, \\frac{1}{q_g}\\log\\bigl(1 + T\\, c(m)\\, x_g /
-        \\textstyle\\sum_h l_h m_h x_h\\bigr)\\Bigr), \\qquad
-        c(m) = \\frac{\\sum_g m_g l_g \\mu_g}{\\sum_g l_g \\mu_g}.
+        s_g = m_g \min\Bigl(1, \frac{1}{q_g}\log\bigl(1 + T\, c(m)\, x_g /
+        \textstyle\sum_h l_h m_h x_h\bigr)\Bigr), \qquad
+        c(m) = \frac{\sum_g m_g l_g \mu_g}{\sum_g l_g \mu_g}.
 
     The coverage factor :math:`c(m)` keeps the values of the genes that were measured where they
     would be had all been measured. Genes that fill more than 5 % of more than 1 % of the cells

@@ -98,8 +98,8 @@ class ProfileMatcher(nn.Module):
     Notes
     -----
     With the ranks of a cell and of profile :math:`k` over the markers, and their Pearson
-    correlation :math:`\\rho_k` (Spearman's), :math:`P(k) \\propto e^{\\rho_k / \\tau}`,
-    :math:`\\tau = 0.016`. Ranks do not feel depth, scale or any monotone distortion, which is
+    correlation :math:`\rho_k` (Spearman's), :math:`P(k) \propto e^{\rho_k / \tau}`,
+    :math:`\tau = 0.016`. Ranks do not feel depth, scale or any monotone distortion, which is
     where studies differ most. The idea of ranking cells against reference profiles is SingleR's
     (doi:10.1038/s41590-018-0276-y); mean profiles instead of single cells, and no rounds of
     fine-tuning, are our decisions.
