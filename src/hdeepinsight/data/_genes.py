@@ -298,7 +298,8 @@ def align_genes(
     is_gene, said = _names.find_genes(var)
     var, renamed = _names.named_by_column(var)
     names, column = resolve_var_names(var, model.tolist())
-    foreign = _names.of_other_species(var.set_axis(names), _names.guess_species(model.tolist()))
+    model_species = _names.guess_species(model.tolist())
+    foreign = _names.of_other_species(var.set_axis(names), model_species)
     names = names.where(is_gene & ~foreign, "")
     target, found, matched, hint = _match(names, _names.as_wanted(model), fold_case)
     messages = [*renamed, *said, *found]
@@ -306,7 +307,7 @@ def align_genes(
         messages.append(f"{counted(n_foreign, 'gene')} of another species' genome left out.")
     if column is not None:
         messages.insert(0, f"Gene names were taken from var[{column!r}], not from var_names.")
-    species = _names.guess_species(matched.tolist()), _names.guess_species(model.tolist())
+    species = _names.guess_species(matched.tolist()), model_species
     if _differ(*species):
         messages.append(
             f"The query looks like {species[0]} and the model like {species[1]}: genes of the same "
