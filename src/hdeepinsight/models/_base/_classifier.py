@@ -291,8 +291,9 @@ class HierarchicalClassifierMixin(_Base):
         """Train a new model on the reference and on a query, whose labels this model gives.
 
         Every step of the training reads as many cells of the query as of the reference. Their
-        labels are soft: the probabilities that this model gives them. That helps where donors
-        differ and else changes little; it takes up to twice as long as the training itself.
+        labels are soft: the probabilities that this model gives them. It helps on some pairs and
+        costs on others, so compare both on held-out donors; it takes up to twice as long as the
+        training itself.
 
         Parameters
         ----------
