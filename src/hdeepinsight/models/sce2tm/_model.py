@@ -89,8 +89,9 @@ class SCE2TM(TopicsMixin, CountModel):
     -----
     Source: scE2TM (Chen et al., doi:10.1038/s41467-026-76825-5; arXiv:2507.08355). Raw counts are
     normalised inside the model, transport is computed in the domain of logarithms with the gradient
-    of the envelope theorem, and the optimiser is AdamW under one cycle instead of RMSprop in steps:
-    our decisions. The user guide compares the model with what needs no training.
+    of the envelope theorem, topics and genes stay on the unit sphere (else transport is cheapest
+    where all of them coincide), and the optimiser is AdamW under one cycle: our decisions. The user
+    guide compares the model with what needs no training.
     """
 
     _module_cls = TopicModule
@@ -111,7 +112,7 @@ class SCE2TM(TopicsMixin, CountModel):
         beta_temperature: float = 0.2,
         contrast_temperature: float = 0.5,
         dropout: float = 0.0,
-        sinkhorn_epsilon: float = 0.05,
+        sinkhorn_epsilon: float = 0.01,
         sinkhorn_max_iter: int = 1000,
         sinkhorn_tol: float = 0.005,
         seed: int | None = None,

@@ -73,10 +73,7 @@ class TopicModule(BaseModuleClass):  # type: ignore[misc]
             nn.Sequential(nn.Linear(n_hidden, n_topics), BatchNorm1d(n_topics)) for _ in range(2)
         )
         self.topics, self.genes = (
-            nn.Parameter(
-                functional.normalize(nn.init.trunc_normal_(torch.empty(n, n_embed), std=0.02))
-            )
-            for n in (n_topics, n_genes)
+            nn.Parameter(functional.normalize(torch.randn(n, n_embed))) for n in (n_topics, n_genes)
         )
         self.gene_norm = BatchNorm1d(n_genes)
         self.batch_bias = nn.Parameter(torch.zeros(n_batch, n_genes)) if n_batch > 1 else None
@@ -101,7 +98,7 @@ class TopicModule(BaseModuleClass):  # type: ignore[misc]
     def encode(self, counts: Tensor, total: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Return log-normalised expression, and means and log variances of the topic scores."""
         total = counts.sum(dim=1, keepdim=True) if total is None else total
-        x = torch.log1p(counts * (TARGET_SUM / total.clamp_min(1e-6)))
+        x = (1 + counts * (TARGET_SUM / total.clamp_min(1e-6))).log()  # faster than log1p
         hidden = self.encoder(x)
         return x, self.mean(hidden), self.log_variance(hidden)
 
@@ -117,10 +114,14 @@ class TopicModule(BaseModuleClass):  # type: ignore[misc]
         assigned: Tensor = self.knowledge(scaled).softmax(dim=1)  # type: ignore[misc]
         return assigned
 
+    def positions(self) -> tuple[Tensor, Tensor]:
+        """Return topics and genes on the unit sphere, where transport cannot shrink distances."""
+        return functional.normalize(self.topics), functional.normalize(self.genes)
+
     def distances(self) -> Tensor:
         """Return squared distances of topics and genes, shape ``(n_topics, n_genes)``."""
-        lengths = self.topics.square().sum(1)[:, None] + self.genes.square().sum(1)
-        return (lengths - 2 * self.topics @ self.genes.T).clamp_min(0)
+        topics, genes = self.positions()
+        return (2 - 2 * topics @ genes.T).clamp_min(0)
 
     def loadings(self, distances: Tensor | None = None) -> Tensor:
         """Return the share of every topic in each gene; columns sum to 1."""

@@ -133,13 +133,15 @@ class TopicsMixin(_Base):
         values = self.module.loadings().cpu().numpy()
         return pd.DataFrame(values, index=self.topic_names, columns=list(self.genes))
 
+    @torch.inference_mode()
     def get_topic_embeddings(self) -> pd.DataFrame:
-        """Return the positions of the topics in the space that they share with the genes."""
-        return pd.DataFrame(self.module.topics.detach().cpu().numpy(), index=self.topic_names)
+        """Return the positions of the topics on the unit sphere that they share with the genes."""
+        return pd.DataFrame(self.module.positions()[0].cpu().numpy(), index=self.topic_names)
 
+    @torch.inference_mode()
     def get_gene_embeddings(self) -> pd.DataFrame:
-        """Return the positions of the genes in the space that they share with the topics."""
-        return pd.DataFrame(self.module.genes.detach().cpu().numpy(), index=list(self.genes))
+        """Return the positions of the genes on the unit sphere that they share with the topics."""
+        return pd.DataFrame(self.module.positions()[1].cpu().numpy(), index=list(self.genes))
 
     def top_genes(self, n: int = 10) -> pd.DataFrame:
         """Return the genes in which each topic has its largest share.
