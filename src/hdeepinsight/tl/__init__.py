@@ -3,6 +3,7 @@
 from hdeepinsight.taxonomy import CellType, cell_type
 from hdeepinsight.tl._audit import LabelAudit, audit_labels, audit_nodes
 from hdeepinsight.tl._consensus import Consensus, consensus
+from hdeepinsight.tl._dp_pca import PrivateProjection, check_delta, dp_pca, gaussian_noise_sd
 from hdeepinsight.tl._evidence import (
     MarkerEvidence,
     ReferenceModel,
@@ -20,6 +21,7 @@ __all__ = [
     "Consensus",
     "LabelAudit",
     "MarkerEvidence",
+    "PrivateProjection",
     "ReferenceModel",
     "RefineConfig",
     "Refinement",
@@ -27,8 +29,11 @@ __all__ = [
     "audit_labels",
     "audit_nodes",
     "cell_type",
+    "check_delta",
     "consensus",
+    "dp_pca",
     "expression_pca",
+    "gaussian_noise_sd",
     "lambda_path",
     "marker_evidence",
     "marker_genes",
