@@ -9,6 +9,8 @@ from hdeepinsight.nn._backbones import (
     adapt_first_convolution,
     make_backbone,
 )
+from hdeepinsight.nn._clusters import sharpened_assignment, student_t_assignment
+from hdeepinsight.nn._count_autoencoder import CountHeads, CountParameters
 from hdeepinsight.nn._folded import FoldedClassifier, SparseCounts
 from hdeepinsight.nn._heads import LinearHead, PerParentHead, fit_temperatures
 from hdeepinsight.nn._hierarchical_loss import (
@@ -35,7 +37,9 @@ __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "CompactBackbone",
+    "CountHeads",
     "CountNormalizer",
+    "CountParameters",
     "CountThinning",
     "EfficientNetBackbone",
     "FoldedClassifier",
@@ -62,6 +66,8 @@ __all__ = [
     "make_backbone",
     "profile_shift",
     "project_with_floor",
+    "sharpened_assignment",
+    "student_t_assignment",
     "tolerate_single_cells",
     "usual_shift",
 ]
