@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from clustering import METHODS, method
 from clustering.datasets import ROWS, load
+from clustering.page import page
 from harness.records import Records
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
@@ -52,6 +53,7 @@ def main(argv: list[str] | None = None) -> None:
         "--data", type=Path, default=Path(os.environ.get("HDI_DATA", "../shared/data"))
     )
     parser.add_argument("--out", type=Path, default=HERE / "results" / "companions.json")
+    parser.add_argument("--page", type=Path, help="page to write from all results")
     parser.add_argument("--force", action="store_true", help="measure again what is there")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -66,6 +68,8 @@ def main(argv: list[str] | None = None) -> None:
                 records = Records(args.out)  # another run may have added to it
                 records.replace([found], **run)
                 logger.info("%s", found)
+    if args.page:
+        args.page.write_text(page(args.out.parent))
 
 
 if __name__ == "__main__":
