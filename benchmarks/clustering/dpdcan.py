@@ -1,7 +1,7 @@
 """Clusters under differential privacy, and what costs nothing or guarantees nothing beside them.
 
-The genes are those of the row, which were not chosen privately: every budget is conditional on them.
-The noise has no seed; the seed is that of k-means and of random projections.
+The genes are those of the row, which were not chosen privately: every budget is conditional on
+them. The noise has no seed; the seed is that of k-means and of random projections.
 """
 
 from __future__ import annotations
