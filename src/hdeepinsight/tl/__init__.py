@@ -4,7 +4,13 @@ from hdeepinsight.taxonomy import CellType, cell_type
 from hdeepinsight.tl._audit import LabelAudit, audit_labels, audit_nodes
 from hdeepinsight.tl._consensus import Consensus, consensus
 from hdeepinsight.tl._coresets import herding, k_center, select_cells
-from hdeepinsight.tl._dp_pca import PrivateProjection, check_delta, dp_pca, gaussian_noise_sd
+from hdeepinsight.tl._dp_pca import (
+    PrivateProjection,
+    check_delta,
+    dp_pca,
+    gaussian_noise_sd,
+    private_directions,
+)
 from hdeepinsight.tl._evidence import (
     MarkerEvidence,
     ReferenceModel,
@@ -42,6 +48,7 @@ __all__ = [
     "marker_genes",
     "mde",
     "open_cells",
+    "private_directions",
     "refine",
     "sample_cells",
     "select_cells",
