@@ -30,7 +30,7 @@ def test_topics_follow_the_types(trained):
     types = trained.adata.obs["cell_type"]
     assert adjusted_rand_score(types, trained.predict()) > 0.4
     knowledge = trained.get_knowledge_assignments()
-    assert_allclose(knowledge.sum(1), 1, rtol=1e-5)
+    assert_allclose(knowledge.sum(axis=1), 1, rtol=1e-5)
     agree = (knowledge.idxmax(axis=1) == trained.predict()).mean()
     assert agree > 0.3  # 0.08 by chance
 

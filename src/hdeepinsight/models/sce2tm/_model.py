@@ -340,7 +340,7 @@ def embedding_of(adata: AnnData, key: str) -> np.ndarray:
     given = adata.obsm[key]
     given = given.toarray() if issparse(given) else np.asarray(given)
     try:
-        values = given.astype(np.float32)
+        values = np.ascontiguousarray(given, dtype=np.float32)
     except ValueError:
         values = np.full((1, 1), np.nan)
     if values.ndim != 2 or not values.shape[1] or not np.isfinite(values).all():
