@@ -16,6 +16,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "model_class",
         ],
         "dpdcan": ["DPDCAN", "PrivacyReport"],
+        "sce2tm": ["SCE2TM", "TopicPerturbation"],
         "schdeepinsight": ["ModuleConfig", "SCHDeepInsight"],
     },
 )

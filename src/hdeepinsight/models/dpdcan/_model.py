@@ -24,7 +24,7 @@ from hdeepinsight._errors import (
     need_extra,
     one_column,
 )
-from hdeepinsight.data import AlignedQuery, open_counts
+from hdeepinsight.data import open_counts
 from hdeepinsight.models._base import _registration as registration
 from hdeepinsight.models._base._count_model import CountModel
 from hdeepinsight.models.dpdcan._module import DEPTH, TARGET_DEPTH, DPDCANModule, Heads
@@ -115,8 +115,7 @@ class DPDCAN(CountModel):
             check_integer("hidden", width, hint="Omit it to use the default.")
         self.init_params_ = self._get_init_params(locals())
         if adata is not None:
-            depth = self._size_factors(adata.obs)
-            self._read_genes(self.genes, {} if depth is None else {DEPTH: depth})
+            self._read_genes(self.genes, self._extra_arrays(adata.obs))
         n_genes = len(self.genes)
         if heads == "projected" and n_latent > n_genes:
             raise invalid("n_latent", n_latent, f"at most the number of genes, {n_genes:,}")
@@ -179,8 +178,8 @@ class DPDCAN(CountModel):
             raise ValueError(f"{key!r} must hold depths > 0 of all cells. Leave the others out.")
         return depth
 
-    def _query_obsm(self, opened: AlignedQuery) -> dict[str, np.ndarray]:
-        depth = self._size_factors(opened.obs)
+    def _extra_arrays(self, obs: pd.DataFrame) -> dict[str, np.ndarray]:
+        depth = self._size_factors(obs)
         return {} if depth is None else {DEPTH: depth}
 
     @property
