@@ -1,5 +1,15 @@
-"""Neighbour graphs of cells and linear systems on them; knows arrays only."""
+"""Neighbour graphs of cells, linear systems on them, and inner products; knows arrays only."""
 
+from hdeepinsight.graph._gram import (
+    CorrectedGram,
+    EntryMask,
+    Estimator,
+    MaskedRows,
+    Rates,
+    Reader,
+    Solver,
+    leading_eigenpairs,
+)
 from hdeepinsight.graph._local_prior import LocalPrior, refine_by_local_prior
 from hdeepinsight.graph._neighbors import (
     BatchGraphs,
@@ -21,10 +31,17 @@ from hdeepinsight.graph._smooth import (
 
 __all__ = [
     "BatchGraphs",
+    "CorrectedGram",
+    "EntryMask",
+    "Estimator",
     "Exact",
     "LaplacianKind",
     "LocalPrior",
+    "MaskedRows",
     "NumbaCacheError",
+    "Rates",
+    "Reader",
+    "Solver",
     "batch_graphs",
     "check_graph",
     "check_points",
@@ -32,6 +49,7 @@ __all__ = [
     "dirichlet_energy",
     "knn_graph",
     "laplacian",
+    "leading_eigenpairs",
     "nearest_neighbors",
     "refine_by_local_prior",
     "smooth",
