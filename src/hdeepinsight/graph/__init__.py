@@ -9,6 +9,7 @@ from hdeepinsight.graph._gram import (
     leading_eigenpairs,
 )
 from hdeepinsight.graph._local_prior import LocalPrior, refine_by_local_prior
+from hdeepinsight.graph._mutual import mutual_neighbors
 from hdeepinsight.graph._neighbors import (
     BatchGraphs,
     Exact,
@@ -46,6 +47,7 @@ __all__ = [
     "knn_graph",
     "laplacian",
     "leading_eigenpairs",
+    "mutual_neighbors",
     "nearest_neighbors",
     "refine_by_local_prior",
     "smooth",
