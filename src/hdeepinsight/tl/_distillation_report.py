@@ -46,7 +46,7 @@ def distillation_report(
     adata
         Reference with raw counts, the test cells among them.
     small
-        What :func:`select_cells` or :func:`distill` made of the other cells; or several, by name.
+        What :func:`select_cells` made of the other cells; or several, by name.
     labels_key
         Column of ``obs`` with the class of every cell.
     test_indices
