@@ -16,5 +16,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "model_class",
         ],
         "schdeepinsight": ["ModuleConfig", "SCHDeepInsight"],
+        "sclabelnet": ["SCLabelNet"],
     },
 )
