@@ -287,8 +287,8 @@ class _Block(nn.Module):
 
     def forward(self, hidden: Tensor, attended: Tensor) -> Tensor:
         mixed = self.queries_keys_values(self.norms[0](hidden))
-        parts = mixed.unflatten(2, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        found = nn.functional.scaled_dot_product_attention(*parts, attn_mask=attended)
+        query, key, value = mixed.unflatten(2, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4)
+        found = nn.functional.scaled_dot_product_attention(query, key, value, attended)
         hidden = hidden + self.dropout(self.output(found.transpose(1, 2).flatten(2)))
         further: Tensor = self.dropout(self.feed_forward(self.norms[1](hidden)))
         return hidden + further

@@ -112,7 +112,7 @@ class BalancedSplitter(DataSplitter):  # type: ignore[misc]
 
 def _only(batches: list[Any]) -> Any:
     """Return the one mini-batch, which the sampler gave whole."""
-    return default_convert(batches[0])
+    return default_convert(batches[0])  # type: ignore[no-untyped-call]
 
 
 class FinetuningPlan(HierarchicalPlan):

@@ -365,7 +365,8 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
             runner()
             training.check_finite(self.module)
         history = {name: table for name, table in self.history_.items() if name in SCORES}
-        vars(self).update(before)
+        for name, value in before.items():
+            setattr(self, name, value)
         # An encoder without a head is then all that it can be.
         self.is_trained_ = self.is_trained_ or self.taxonomy is None
         scores = {name: float(table.iloc[-1, 0]) for name, table in history.items()}
@@ -433,9 +434,9 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         super().train(max_epochs, *args, **kwargs)
 
     def _prepare(
-        self, split: list[np.ndarray] | None, datamodule: Any, **options: Any
+        self, split: list[np.ndarray] | None, datamodule: Any, audit: Any = False, **options: Any
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        args, settings = super()._prepare(split, datamodule, **options)
+        args, settings = super()._prepare(split, datamodule, audit, **options)
         finetune, balance = self._how
         settings |= {"finetune": finetune, "balance": balance if split is not None else 0.0}
         ratio = torch.zeros(len(self.module.log_prior))
@@ -476,7 +477,7 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
             return super().get_latent_representation(adata, indices, batch_size, **reading)
         self._check_if_trained(warn=False)
         opened, module = self.open(adata, indices=indices, **reading), self.module.eval()
-        measured = torch.as_tensor(opened.measured, dtype=torch.float32, device=self.device)
+        measured = torch.tensor(opened.measured, dtype=torch.float32, device=self.device)
         found = [np.zeros((0, module.backbone.n_latent), dtype=np.float32)]
         with torch.inference_mode():
             for _, counts in opened.chunks():
@@ -523,6 +524,12 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
             lines += [self._training_state()]
         return "\n".join(lines)
 
+    def _nodes(self, *args: Any, **kwargs: Any) -> np.ndarray:
+        if self.taxonomy is None:  # nothing is known of any cell
+            obs = args[0] if args else self.adata_manager.adata.obs
+            return np.zeros(len(obs), dtype=np.int64)
+        return super()._nodes(*args, **kwargs)
+
     def _open_trained(self, query: Any, indices: Any, **reading: Any) -> AlignedQuery:
         if self.taxonomy is None:
             msg = "This model is an encoder without a head, which knows no types. Make a model of"
@@ -534,17 +541,11 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         """Build the network, with its genes written down."""
         options = self.init_params_["non_kwargs"]
         names = ("size", "pooling", "binning", "value_encoding", "n_bins", "max_tokens", "dropout")
-        augmenting = {
-            "masking": GeneMasking.of(options["masking"]),
-            "thinning": CountThinning.of(options["thinning"]),
-        }
+        how: dict[str, Any] = {name: options[name] for name in names}
+        how["masking"] = GeneMasking.of(options["masking"])
+        how["thinning"] = CountThinning.of(options["thinning"])
         with training.seeded(self.seed):
-            self.module = self._module_cls(
-                self.taxonomy,
-                len(genes),
-                **{name: options[name] for name in names},
-                **augmenting,
-            )
+            self.module = self._module_cls(self.taxonomy, len(genes), **how)
         self._genes = tuple(map(str, genes))
         options["genes"] = list(self._genes)
 
