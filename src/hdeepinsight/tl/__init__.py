@@ -1,8 +1,10 @@
-"""Analyse annotations, ours or another tool's: refine, vote, combine, audit."""
+"""Analyse annotations, ours or another tool's: refine, vote, combine, audit; reduce references."""
 
 from hdeepinsight.taxonomy import CellType, cell_type
 from hdeepinsight.tl._audit import LabelAudit, audit_labels, audit_nodes
 from hdeepinsight.tl._consensus import Consensus, consensus
+from hdeepinsight.tl._coresets import herding, k_center, select_cells
+from hdeepinsight.tl._distillation_report import distillation_report
 from hdeepinsight.tl._dp_pca import (
     PrivateProjection,
     check_delta,
@@ -37,9 +39,12 @@ __all__ = [
     "cell_type",
     "check_delta",
     "consensus",
+    "distillation_report",
     "dp_pca",
     "expression_pca",
     "gaussian_noise_sd",
+    "herding",
+    "k_center",
     "lambda_path",
     "marker_evidence",
     "marker_genes",
@@ -48,5 +53,6 @@ __all__ = [
     "private_directions",
     "refine",
     "sample_cells",
+    "select_cells",
     "vote",
 ]

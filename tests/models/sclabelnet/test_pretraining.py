@@ -100,10 +100,10 @@ def test_shared_genes_keep_what_they_learned(encoder, reference):
     for name, weight in encoder.module.backbone.state_dict().items():
         if name != "genes.weight":
             assert torch.equal(model.module.backbone.state_dict()[name], weight)
+    other = reference.copy()
+    other.var_names = [f"MOUSE{i}" for i in range(other.n_vars)]
+    SCLabelNet.setup_anndata(other, labels_keys=LEVELS)
     with pytest.raises(ValueError, match="None of the 100 genes"):
-        other = reference.copy()
-        other.var_names = [f"MOUSE{i}" for i in range(other.n_vars)]
-        SCLabelNet.setup_anndata(other, labels_keys=LEVELS)
         SCLabelNet.from_encoder(encoder, other)
 
 
