@@ -9,6 +9,9 @@ from hdeepinsight.nn._backbones import (
     adapt_first_convolution,
     make_backbone,
 )
+from hdeepinsight.nn._clusters import sharpened_assignment, student_t_assignment
+from hdeepinsight.nn._contrast import cluster_contrast
+from hdeepinsight.nn._count_autoencoder import CountHeads, CountParameters
 from hdeepinsight.nn._folded import FoldedClassifier, SparseCounts
 from hdeepinsight.nn._heads import LinearHead, PerParentHead, fit_temperatures
 from hdeepinsight.nn._hierarchical_loss import (
@@ -28,6 +31,7 @@ from hdeepinsight.nn._profiles import (
     profile_shift,
     usual_shift,
 )
+from hdeepinsight.nn._sinkhorn import sinkhorn
 
 __all__ = [
     "BACKBONES",
@@ -35,7 +39,9 @@ __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "CompactBackbone",
+    "CountHeads",
     "CountNormalizer",
+    "CountParameters",
     "CountThinning",
     "EfficientNetBackbone",
     "FoldedClassifier",
@@ -57,11 +63,15 @@ __all__ = [
     "Reduction",
     "SparseCounts",
     "adapt_first_convolution",
+    "cluster_contrast",
     "fit_temperatures",
     "inverse_frequency_weights",
     "make_backbone",
     "profile_shift",
     "project_with_floor",
+    "sharpened_assignment",
+    "sinkhorn",
+    "student_t_assignment",
     "tolerate_single_cells",
     "usual_shift",
 ]

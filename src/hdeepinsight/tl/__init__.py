@@ -1,8 +1,17 @@
-"""Analyse annotations, ours or another tool's: refine, vote, combine, audit."""
+"""Analyse annotations, ours or another tool's: refine, vote, combine, audit; reduce references."""
 
 from hdeepinsight.taxonomy import CellType, cell_type
 from hdeepinsight.tl._audit import LabelAudit, audit_labels, audit_nodes
 from hdeepinsight.tl._consensus import Consensus, consensus
+from hdeepinsight.tl._coresets import herding, k_center, select_cells
+from hdeepinsight.tl._distillation_report import distillation_report
+from hdeepinsight.tl._dp_pca import (
+    PrivateProjection,
+    check_delta,
+    dp_pca,
+    gaussian_noise_sd,
+    private_directions,
+)
 from hdeepinsight.tl._evidence import (
     MarkerEvidence,
     ReferenceModel,
@@ -23,6 +32,7 @@ __all__ = [
     "Consensus",
     "LabelAudit",
     "MarkerEvidence",
+    "PrivateProjection",
     "ReferenceModel",
     "RefineConfig",
     "Refinement",
@@ -30,18 +40,26 @@ __all__ = [
     "audit_labels",
     "audit_nodes",
     "cell_type",
+    "check_delta",
     "consensus",
+    "distillation_report",
+    "dp_pca",
     "expression_pca",
+    "gaussian_noise_sd",
+    "herding",
+    "k_center",
     "lambda_path",
     "marker_evidence",
     "marker_genes",
     "mde",
     "open_cells",
     "open_markers",
+    "private_directions",
     "read_markers",
     "read_scores",
     "refine",
     "sample_cells",
     "score_markers",
+    "select_cells",
     "vote",
 ]

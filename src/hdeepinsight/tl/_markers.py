@@ -267,7 +267,7 @@ def score_markers(
     >>> markers = {"T": ["CD3D", "CD3E"], "B": ["CD79A", "CD79B"], "Mono": ["LYZ", "CST3"]}
     >>> result = hdi.tl.score_markers(query, markers)
     >>> result.labels["cell_type"].value_counts().to_dict()
-    {'Mono': 112, 'T': 64, 'B': 34}
+    {'Mono': 109, 'T': 67, 'B': 33, 'Unknown': 1}
     """
     check_decoding(threshold, decoder)
     table = read_markers(markers)

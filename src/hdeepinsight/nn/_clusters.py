@@ -1,0 +1,65 @@
+"""Soft assignments of cells to clusters, and the sharper ones that they are trained towards."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def student_t_assignment(latent: Tensor, centres: Tensor) -> Tensor:
+    """Compute the probability of every cluster by a Student t kernel with one degree of freedom.
+
+    Parameters
+    ----------
+    latent
+        Positions of the cells, shape ``(n_cells, n_latent)``.
+    centres
+        Positions of the clusters, shape ``(n_clusters, n_latent)``.
+
+    Returns
+    -------
+    Probabilities, shape ``(n_cells, n_clusters)``; rows sum to 1.
+
+    References
+    ----------
+    Xie, Girshick and Farhadi, Unsupervised deep embedding for clustering analysis, ICML 2016.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.nn import student_t_assignment
+    >>> student_t_assignment(torch.tensor([[0.0]]), torch.tensor([[0.0], [1.0]])).round(decimals=3)
+    tensor([[0.6670, 0.3330]])
+    """
+    squared = (latent[:, None] - centres[None]).square().sum(dim=2)
+    kernel = 1 / (1 + squared)
+    return kernel / kernel.sum(dim=1, keepdim=True)
+
+
+def sharpened_assignment(assignment: Tensor, sizes: Tensor | None = None) -> Tensor:
+    """Square probabilities of clusters and divide them by the size of the cluster.
+
+    Parameters
+    ----------
+    assignment
+        Probabilities, shape ``(n_cells, n_clusters)``.
+    sizes
+        Expected cells per cluster, shape ``(n_clusters,)``; by default of these cells.
+
+    Returns
+    -------
+    Probabilities to train towards, shape ``(n_cells, n_clusters)``; rows sum to 1.
+
+    References
+    ----------
+    Xie, Girshick and Farhadi, Unsupervised deep embedding for clustering analysis, ICML 2016.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.nn import sharpened_assignment
+    >>> sharpened_assignment(torch.tensor([[0.75, 0.25], [0.25, 0.75]]))
+    tensor([[0.9000, 0.1000],
+            [0.1000, 0.9000]])
+    """
+    sharp = assignment.square() / (assignment.sum(dim=0) if sizes is None else sizes)
+    return sharp / sharp.sum(dim=1, keepdim=True)

@@ -1,0 +1,69 @@
+"""From hidden features to the parameters of a distribution of counts."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+MEAN_BOUNDS = (1e-5, 1e6)
+DISPERSION_BOUNDS = (1e-4, 1e4)
+
+
+class CountParameters(NamedTuple):
+    """Parameters of a zero-inflated negative binomial per cell and gene.
+
+    Parameters
+    ----------
+    mean
+        Mean at the depth of the cell, shape ``(n_cells, n_genes)``.
+    dispersion
+        Inverse dispersion, shape ``(n_cells, n_genes)`` or ``(n_genes,)``.
+    zero_logits
+        Logits of a zero beyond the negative binomial, of the same shapes.
+    """
+
+    mean: Tensor
+    dispersion: Tensor
+    zero_logits: Tensor
+
+
+class CountHeads(nn.Module):
+    """Read the parameters of a zero-inflated negative binomial from hidden features.
+
+    Parameters
+    ----------
+    n_hidden, n_genes
+        Widths of the features and of the counts.
+    per_cell
+        Whether dispersion and zero inflation depend on the cell; otherwise there is one of each per
+        gene.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.nn import CountHeads
+    >>> heads = CountHeads(8, 5, per_cell=False)
+    >>> [tuple(part.shape) for part in heads(torch.zeros(2, 8), torch.ones(2, 1))]
+    [(2, 5), (5,), (5,)]
+    """
+
+    def __init__(self, n_hidden: int, n_genes: int, *, per_cell: bool = True) -> None:
+        super().__init__()
+        self.mean = nn.Linear(n_hidden, n_genes)
+        self.dispersion: nn.Linear | nn.Parameter
+        self.zeros: nn.Linear | nn.Parameter
+        for name in ("dispersion", "zeros"):
+            one_each = nn.Parameter(torch.zeros(n_genes))
+            setattr(self, name, nn.Linear(n_hidden, n_genes) if per_cell else one_each)
+
+    def forward(self, hidden: Tensor, size_factor: Tensor) -> CountParameters:
+        """Return the parameters for features ``(n_cells, n_hidden)`` at depths ``(n_cells, 1)``."""
+        mean = self.mean(hidden).exp().clamp(*MEAN_BOUNDS) * size_factor
+        dispersion, zeros = (
+            part(hidden) if isinstance(part, nn.Linear) else part
+            for part in (self.dispersion, self.zeros)
+        )
+        dispersion = nn.functional.softplus(dispersion).clamp(*DISPERSION_BOUNDS)
+        return CountParameters(mean, dispersion, zeros)
