@@ -78,8 +78,8 @@ def privacy_utility(
     ax.minorticks_off()
     for name, value in (controls or {}).items():
         ax.axhline(value, color=FAINT, lw=1, ls="--", zorder=0)
-        at = {"xy": (1.01, value), "xycoords": ("axes fraction", "data")}
-        ax.annotate(plain(name), **at, va="center", size=8, c=FAINT, annotation_clip=False)
+        at = ax.get_yaxis_transform()
+        ax.text(1.01, value, plain(name), va="center", size=8, c=FAINT, transform=at)
     ax.set(xlabel="epsilon per cell", ylabel=score)
     ax.legend(frameon=False, fontsize=8)
     return ax
