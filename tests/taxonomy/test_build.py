@@ -114,7 +114,6 @@ def test_round_trips_keep_the_tree(random_tree, seed):
     assert Taxonomy.from_json(tree.to_json()) == tree
     assert Taxonomy.from_nested(tree.to_nested()) == tree
     assert Taxonomy.from_edges(tree.to_edges()) == tree
-    assert Taxonomy.from_newick(tree.to_newick()) == tree
     assert Taxonomy.from_paths(tree.names) == tree
     assert Taxonomy.from_paths(map(tree.path_name, range(tree.n_nodes))) == tree
     assert Taxonomy.from_edges(tree.to_networkx().edges) == tree

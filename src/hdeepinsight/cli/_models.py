@@ -35,8 +35,8 @@ _REPOSITORY: Final = Argument(
     taxonomy=Option(
         Path,
         None,
-        "Tree of the cell types, .json (as Taxonomy.to_json writes it) or .newick; by default the "
-        "one that the label columns span.",
+        "Tree of the cell types, .json, as Taxonomy.to_json writes it; by default the one that the "
+        "label columns span.",
         "FILE",
     ),
     split_key=Option(
@@ -116,12 +116,7 @@ def train(
         if use_raw:
             store.matrix(layer, use_raw=True)  # says what is wrong, if something is
             adata = adata.raw.to_adata()
-        tree = None
-        if taxonomy is not None:
-            if taxonomy.suffix in (".nwk", ".newick", ".tree"):
-                tree = Taxonomy.from_newick(taxonomy.read_text(encoding="utf-8"))
-            else:
-                tree = Taxonomy.from_json(taxonomy)
+        tree = None if taxonomy is None else Taxonomy.from_json(taxonomy)
         method = model_class(_METHOD)
         keys = {"labels_keys": labels_keys} if labels_keys[1:] else {"labels_key": labels_keys[0]}
         method.setup_anndata(

@@ -60,7 +60,7 @@ class Taxonomy:
     branches. A label at an inner node means "some descendant, which one is not known"; a "none of
     the children" class is a leaf of its own.
 
-    Mostly made by `from_obs`, `from_nested`, `from_edges`, `from_paths`, `from_newick`,
+    Mostly made by `from_obs`, `from_nested`, `from_edges`, `from_paths`,
     `from_cell_ontology`, `from_json` or `immune`. Taxonomies are compared and hashed by content.
 
     Parameters
@@ -111,7 +111,6 @@ class Taxonomy:
     from_paths = classmethod(_build.from_paths)
     from_nested = classmethod(_build.from_nested)
     from_edges = classmethod(_build.from_edges)
-    from_newick = classmethod(_text.from_newick)
     from_cell_ontology = classmethod(_ontology.from_cell_ontology)
     from_dict = classmethod(_text.from_dict)
     from_json = classmethod(_text.from_json)
@@ -119,7 +118,6 @@ class Taxonomy:
 
     to_dict = _text.to_dict
     to_json = _text.to_json
-    to_newick = _text.to_newick
     show = _text.show
     encode = _labels.encode
     encode_levels = _labels.encode_levels

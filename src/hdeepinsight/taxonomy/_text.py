@@ -1,14 +1,13 @@
-"""Taxonomies as text: the checked JSON form, Newick, and a drawing."""
+"""Taxonomies as text: the checked JSON form, and a drawing."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,9 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from hdeepinsight._io import atomic_write, read_bounded
 from hdeepinsight.taxonomy._build import (
     ROOT_NAME,
-    Annotations,
     Path,
-    build,
     clipped,
     path_of,
     quoted,
@@ -50,24 +47,6 @@ _RECORD_KEYS = {
     "published_id": int,  # these two are in files of before, and mean nothing any more
     "unspecified": bool,
 }
-
-_TOKEN = re.compile(
-    r"""(?P<skipped>\s+ | \[[^\[\]]*\] | :\s*[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)
-      | (?P<name>'(?:[^']++|'')*+' | [^\s()\[\]',:;]+)
-      | (?P<mark>[(),;])
-      | (?P<other>.)""",
-    re.VERBOSE | re.DOTALL,
-)
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9.+*/-]+")  # no underscore: some readers turn it into a blank
-
-_MAY_FOLLOW = {
-    "(": {"", "(", ","},
-    "name": {"", "(", ",", ")"},
-    ",": {"name"},
-    ")": {"name"},
-    ";": {"name", ")"},
-}
-
 
 def to_dict(self: Taxonomy) -> dict[str, Any]:
     """Return everything as plain types (dict, list, str, int), for `from_dict`.
@@ -299,89 +278,6 @@ def immune(cls: type[Taxonomy]) -> Taxonomy:
     'OtherT > OtherT_exhausted'
     """
     return from_json(cls, (files("hdeepinsight.taxonomy") / "immune.json").read_text("utf-8"))
-
-
-def from_newick(cls: type[Taxonomy], text: str, **annotations: Unpack[Annotations]) -> Taxonomy:
-    """Build the taxonomy of a Newick text in which every node but the root has a name.
-
-    Branch lengths and comments are skipped, underscores stay what they are, and a name of the
-    root becomes a synonym of it.
-
-    Parameters
-    ----------
-    text
-        One tree, e.g. ``"((CD4,CD8)T,B);"``. Names in single quotes may hold any character.
-    annotations
-        Level names, synonyms and ontology ids, as in `Taxonomy.with_annotations`.
-
-    Raises
-    ------
-    ValueError
-        With the place in the text, when it is not such a tree.
-
-    Examples
-    --------
-    >>> from hdeepinsight.taxonomy import Taxonomy
-    >>> Taxonomy.from_newick("(('CD4 T':1,CD8:2)T,B);").names[-2:]
-    (('T', 'CD4 T'), ('T', 'CD8'))
-    """
-    labels, parents = [""], [-1]
-    node, previous, place, problem = 0, "", 0, ""
-    for match in _TOKEN.finditer(text):
-        token, place = match[0], match.start()
-        kind = token if match.lastgroup == "mark" else str(match.lastgroup)
-        if kind == "skipped":
-            continue
-        if kind == "other":
-            problem = f"{text[place : place + 20]!r}, which starts no name or mark"
-        elif previous == ";":
-            problem = "text after the final ';'"
-        elif previous not in _MAY_FOLLOW[kind]:
-            problem = f"{kind!r} right after {previous or 'the start'!r}"
-            if kind in {",", ")"}:
-                problem = f"a node without a name before {kind!r}"
-        elif kind in {",", ")"} and node == 0:
-            problem = f"{kind!r} outside of all brackets"
-        if problem:
-            break
-        if kind == "name":
-            labels[node] = token[1:-1].replace("''", "'") if token[0] == "'" else token
-        if kind in {",", ")"}:
-            node = parents[node]
-        if kind in {"(", ","}:
-            labels.append("")
-            parents.append(node)
-            node = len(labels) - 1
-        previous = kind
-    if problem or node != 0:
-        raise ValueError(
-            "Newick text must be like '((leaf,leaf)node,leaf);' with a name for every node but the "
-            "root, and names with brackets, commas, colons, quotes or blanks in single quotes, got "
-            f"{problem or 'an opening bracket that is never closed'} at character {place}. Correct "
-            "the text there."
-        )
-    return build(cls, labels, parents, annotations)
-
-
-def to_newick(self: Taxonomy) -> str:
-    """Return Newick text with names at all nodes, quoted where needed, for `from_newick`.
-
-    Examples
-    --------
-    >>> from hdeepinsight.taxonomy import Taxonomy
-    >>> Taxonomy.from_paths(["T > CD4 T", "T > CD8", "B"]).to_newick()
-    "(('CD4 T',CD8)T,B);"
-    """
-    texts = []
-    for name in ("", *self.labels[1:]):
-        plain = not name or _PLAIN_NAME.fullmatch(name)
-        texts.append(name if plain else "'" + name.replace("'", "''") + "'")
-    for node in self.inner_nodes[::-1].tolist():  # children come after their parent
-        children = self.children(node)
-        texts[node] = f"({','.join(texts[child] for child in children)}){texts[node]}"
-        for child in children:
-            texts[child] = ""  # a chain would else fill the memory
-    return texts[0] + ";"
 
 
 def show(
