@@ -155,7 +155,7 @@ def test_nested_objects_that_explode_are_stopped():
     for _ in range(60):
         bomb = [{"a": bomb, "b": bomb}]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hdeepinsight.taxonomy._build.MAX_NODES", 1000)
+        patch.setattr("hdeepinsight.taxonomy._forms.MAX_NODES", 1000)
         with pytest.raises(ValueError, match="at most 1,000 nodes"):
             Taxonomy.from_nested(bomb)
 

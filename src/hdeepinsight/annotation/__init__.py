@@ -45,8 +45,14 @@ from hdeepinsight.annotation._external import (
     normalise_classes,
 )
 from hdeepinsight.annotation._novelty import ReferenceBank
-from hdeepinsight.annotation._trust import NO_LIMIT, QueryJudge, marker_opinion
-from hdeepinsight.annotation._verdict import Decision, Verdict, judgement
+from hdeepinsight.annotation._trust import (
+    NO_LIMIT,
+    Decision,
+    QueryJudge,
+    Verdict,
+    judgement,
+    marker_opinion,
+)
 
 __all__ = [
     "NO_LIMIT",

@@ -29,8 +29,7 @@ from hdeepinsight.annotation._decode import (
     node_names,
     truncate_to_depth,
 )
-from hdeepinsight.annotation._trust import NO_COUNTS
-from hdeepinsight.annotation._verdict import Decision, Verdict
+from hdeepinsight.annotation._trust import NO_COUNTS, Decision, Verdict
 from hdeepinsight.data import GeneReport, InputReport
 from hdeepinsight.taxonomy import Taxonomy, cell_type, path_distance
 

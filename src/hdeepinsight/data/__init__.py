@@ -16,24 +16,23 @@ from hdeepinsight.data._genes import (
     GeneMatchError,
     GeneReport,
     align_genes,
+    name_digests,
     resolve_var_names,
+    strip_version,
 )
 from hdeepinsight.data._inspect import InputReport, ScaleMode, inspect_input
-from hdeepinsight.data._matrix import spread_rows
+from hdeepinsight.data._matrix import CHUNK_CELLS, SAMPLE_CELLS, spread_rows
 from hdeepinsight.data._modalities import (
     Modalities,
+    ProteinCounts,
+    ProteinCoverageWarning,
+    align_proteins,
+    clean_protein_name,
     errors_of,
     is_paired,
     open_paired,
     own_columns,
     pad,
-)
-from hdeepinsight.data._names import name_digests, strip_version
-from hdeepinsight.data._proteins import (
-    ProteinCounts,
-    ProteinCoverageWarning,
-    align_proteins,
-    clean_protein_name,
     protein_genes,
     protein_key,
     protein_names,
@@ -45,6 +44,8 @@ from hdeepinsight.data._sampling import deal_out, draw_evenly, given_split, spli
 from hdeepinsight.data._store import DataLike, Store, open_store, read_anndata
 
 __all__ = [
+    "CHUNK_CELLS",
+    "SAMPLE_CELLS",
     "AlignedQuery",
     "CountSource",
     "DataLike",

@@ -1,8 +1,14 @@
 """Which genes speak for a node of a taxonomy: mathematics and results, whatever the model."""
 
 from hdeepinsight.explanation._explanation import CellChoice, Explanation, Statistic
-from hdeepinsight.explanation._gradients import Draws, balanced_draws, expected_gradients
-from hdeepinsight.explanation._run import AttributionAccumulator, ExplanationRun, explain_cells
+from hdeepinsight.explanation._run import (
+    AttributionAccumulator,
+    Draws,
+    ExplanationRun,
+    balanced_draws,
+    expected_gradients,
+    explain_cells,
+)
 from hdeepinsight.explanation._targets import (
     Background,
     TargetKind,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hdeepinsight._errors import counted, missing_column
 from hdeepinsight._io import plain_form
-from hdeepinsight.taxonomy._build import (
+from hdeepinsight.taxonomy._forms import (
     Annotations,
     clipped,
     close_matches,

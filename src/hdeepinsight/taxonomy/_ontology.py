@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from hdeepinsight._errors import check_choice, need_extra
 from hdeepinsight._io import read_bounded
-from hdeepinsight.taxonomy._build import (
+from hdeepinsight.taxonomy._forms import (
     Path,
     clipped,
     close_matches,

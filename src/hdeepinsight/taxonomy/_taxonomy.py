@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hdeepinsight._errors import invalid
-from hdeepinsight.taxonomy import _build, _labels, _ontology, _text
-from hdeepinsight.taxonomy._build import (
+from hdeepinsight.taxonomy import _forms, _labels, _ontology
+from hdeepinsight.taxonomy._forms import (
     ROOT_NAME,
     SEPARATOR,
     NodeName,
@@ -108,17 +108,17 @@ class Taxonomy:
     _node_of_synonym: dict[str, int] = field(default_factory=dict, init=False)
 
     from_obs = classmethod(_labels.from_obs)
-    from_paths = classmethod(_build.from_paths)
-    from_nested = classmethod(_build.from_nested)
-    from_edges = classmethod(_build.from_edges)
+    from_paths = classmethod(_forms.from_paths)
+    from_nested = classmethod(_forms.from_nested)
+    from_edges = classmethod(_forms.from_edges)
     from_cell_ontology = classmethod(_ontology.from_cell_ontology)
-    from_dict = classmethod(_text.from_dict)
-    from_json = classmethod(_text.from_json)
-    immune = classmethod(_text.immune)
+    from_dict = classmethod(_forms.from_dict)
+    from_json = classmethod(_forms.from_json)
+    immune = classmethod(_forms.immune)
 
-    to_dict = _text.to_dict
-    to_json = _text.to_json
-    show = _text.show
+    to_dict = _forms.to_dict
+    to_json = _forms.to_json
+    show = _forms.show
     encode = _labels.encode
     encode_levels = _labels.encode_levels
 
