@@ -67,6 +67,10 @@ bench-speed: $(VENV)/.installed-bench ## Measure speed against others; writes do
 	$(BIN)/python benchmarks/speed.py $(SPEED_ARGS)
 	$(BIN)/python benchmarks/report.py --pairs $(PAIRS)
 
+.PHONY: bench-companions
+bench-companions: $(VENV)/.installed-bench ## Measure the companions; writes docs/benchmarks_companions.md
+	$(BIN)/python benchmarks/companions.py --data $(dir $(PAIRS)) --page docs/benchmarks_companions.md
+
 .PHONY: clean
 clean: ## Remove the environment and everything that was built
 	rm -rf $(VENV) build dist demo_out docs/_build docs/api/generated

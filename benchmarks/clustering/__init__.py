@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from typing import Any
 
-#: Name of a method: module of this package and function. A function takes cells, the true number
+#: Name of a method: module of this package and function, and
+#: a privacy budget where the function takes one. A function takes cells, the true number
 #: of clusters and a seed, and returns ``labels`` and further figures.
 METHODS: dict[str, str] = {
     "kmeans": "controls:kmeans",
     "leiden": "controls:leiden",
     "spectral": "controls:spectral",
+    "no_projection": "dpdcan:no_projection",
+    "random_projection": "dpdcan:random_projection",
+    **{f"dp_pca_{epsilon}": f"dpdcan:dp_pca:{epsilon}" for epsilon in (1, 2, 4, 8)},
+    **{f"dp_pca_centred_{epsilon}": f"dpdcan:dp_pca_centred:{epsilon}" for epsilon in (1, 2, 4, 8)},
 }
 
 
 def method(name: str) -> Callable[..., dict[str, Any]]:
     """Return the function of a method."""
-    module, function = METHODS[name].split(":")
-    return getattr(import_module(f"clustering.{module}"), function)
+    module, function, *budget = METHODS[name].split(":")
+    found = getattr(import_module(f"clustering.{module}"), function)
+    return partial(found, epsilon=float(budget[0])) if budget else found

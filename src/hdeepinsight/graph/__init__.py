@@ -1,6 +1,7 @@
 """Neighbour graphs of cells and linear systems on them; knows arrays only."""
 
 from hdeepinsight.graph._local_prior import LocalPrior, refine_by_local_prior
+from hdeepinsight.graph._mutual import mutual_neighbors
 from hdeepinsight.graph._neighbors import (
     BatchGraphs,
     Exact,
@@ -32,6 +33,7 @@ __all__ = [
     "dirichlet_energy",
     "knn_graph",
     "laplacian",
+    "mutual_neighbors",
     "nearest_neighbors",
     "refine_by_local_prior",
     "smooth",

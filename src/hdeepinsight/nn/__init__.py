@@ -10,6 +10,7 @@ from hdeepinsight.nn._backbones import (
     make_backbone,
 )
 from hdeepinsight.nn._clusters import sharpened_assignment, student_t_assignment
+from hdeepinsight.nn._contrast import cluster_contrast
 from hdeepinsight.nn._count_autoencoder import CountHeads, CountParameters
 from hdeepinsight.nn._folded import FoldedClassifier, SparseCounts
 from hdeepinsight.nn._heads import LinearHead, PerParentHead, fit_temperatures
@@ -30,6 +31,7 @@ from hdeepinsight.nn._profiles import (
     profile_shift,
     usual_shift,
 )
+from hdeepinsight.nn._sinkhorn import sinkhorn
 
 __all__ = [
     "BACKBONES",
@@ -61,12 +63,14 @@ __all__ = [
     "Reduction",
     "SparseCounts",
     "adapt_first_convolution",
+    "cluster_contrast",
     "fit_temperatures",
     "inverse_frequency_weights",
     "make_backbone",
     "profile_shift",
     "project_with_floor",
     "sharpened_assignment",
+    "sinkhorn",
     "student_t_assignment",
     "tolerate_single_cells",
     "usual_shift",

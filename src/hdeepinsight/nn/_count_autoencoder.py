@@ -51,17 +51,19 @@ class CountHeads(nn.Module):
 
     def __init__(self, n_hidden: int, n_genes: int, *, per_cell: bool = True) -> None:
         super().__init__()
-        self.per_cell = per_cell
         self.mean = nn.Linear(n_hidden, n_genes)
-        if per_cell:
-            self.dispersion, self.zeros = (nn.Linear(n_hidden, n_genes) for _ in range(2))
-        else:
-            self.dispersion, self.zeros = (nn.Parameter(torch.zeros(n_genes)) for _ in range(2))
+        self.dispersion: nn.Linear | nn.Parameter
+        self.zeros: nn.Linear | nn.Parameter
+        for name in ("dispersion", "zeros"):
+            one_each = nn.Parameter(torch.zeros(n_genes))
+            setattr(self, name, nn.Linear(n_hidden, n_genes) if per_cell else one_each)
 
     def forward(self, hidden: Tensor, size_factor: Tensor) -> CountParameters:
         """Return the parameters for features ``(n_cells, n_hidden)`` at depths ``(n_cells, 1)``."""
         mean = self.mean(hidden).exp().clamp(*MEAN_BOUNDS) * size_factor
-        dispersion = self.dispersion(hidden) if self.per_cell else self.dispersion
-        zeros = self.zeros(hidden) if self.per_cell else self.zeros
+        dispersion, zeros = (
+            part(hidden) if isinstance(part, nn.Linear) else part
+            for part in (self.dispersion, self.zeros)
+        )
         dispersion = nn.functional.softplus(dispersion).clamp(*DISPERSION_BOUNDS)
         return CountParameters(mean, dispersion, zeros)

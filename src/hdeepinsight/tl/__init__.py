@@ -1,8 +1,16 @@
-"""Analyse annotations, ours or another tool's: refine, vote, combine, audit."""
+"""Analyse annotations, ours or another tool's: refine, vote, combine, audit; reduce references."""
 
 from hdeepinsight.taxonomy import CellType, cell_type
 from hdeepinsight.tl._audit import LabelAudit, audit_labels, audit_nodes
 from hdeepinsight.tl._consensus import Consensus, consensus
+from hdeepinsight.tl._coresets import herding, k_center, select_cells
+from hdeepinsight.tl._dp_pca import (
+    PrivateProjection,
+    check_delta,
+    dp_pca,
+    gaussian_noise_sd,
+    private_directions,
+)
 from hdeepinsight.tl._evidence import (
     MarkerEvidence,
     ReferenceModel,
@@ -20,6 +28,7 @@ __all__ = [
     "Consensus",
     "LabelAudit",
     "MarkerEvidence",
+    "PrivateProjection",
     "ReferenceModel",
     "RefineConfig",
     "Refinement",
@@ -27,14 +36,21 @@ __all__ = [
     "audit_labels",
     "audit_nodes",
     "cell_type",
+    "check_delta",
     "consensus",
+    "dp_pca",
     "expression_pca",
+    "gaussian_noise_sd",
+    "herding",
+    "k_center",
     "lambda_path",
     "marker_evidence",
     "marker_genes",
     "mde",
     "open_cells",
+    "private_directions",
     "refine",
     "sample_cells",
+    "select_cells",
     "vote",
 ]

@@ -466,7 +466,13 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         opened = self.open(data)
         obs = registration.shell_obs(opened.obs, self._setup)
         var = pd.DataFrame(index=pd.Index(self.genes, dtype=object))
-        return registration.manage(AnnData(opened.read(), obs=obs, var=var), self._setup)
+        extra = self._extra_arrays(opened.obs)
+        shell = AnnData(opened.read(), obs=obs, var=var, obsm=extra)
+        return registration.manage(shell, self._setup)
+
+    def _extra_arrays(self, obs: pd.DataFrame) -> dict[str, np.ndarray]:
+        """Return what the loaders give beside the counts, from the table of the cells."""
+        return {}
 
     @training.one_at_a_time()
     def train(
