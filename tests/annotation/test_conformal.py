@@ -278,7 +278,7 @@ def test_a_calibration_of_another_tree_is_refused(two_levels, ragged, annotated)
     ids=["too few", "beyond the tree", "negative", "not whole", "text"],
 )
 def test_true_nodes_that_do_not_fit_are_refused(two_levels, annotated, nodes):
-    with pytest.raises(ValueError, match=r"one whole number.*Encode"):
+    with pytest.raises(ValueError, match=r"node indices.*taxonomy.encode"):
         calibrate(annotated(two_levels), nodes)
 
 

@@ -11,7 +11,6 @@ from hdeepinsight.annotation._conformal import (
     Calibration,
     LabelSets,
     calibrate,
-    check_nodes,
     conformal_threshold,
 )
 from hdeepinsight.annotation._decode import (
@@ -74,7 +73,6 @@ __all__ = [
     "check_confidence",
     "check_decoding",
     "check_level_names",
-    "check_nodes",
     "check_same_cells",
     "class_nodes",
     "conformal_threshold",

@@ -23,8 +23,9 @@ import numpy as np
 from hdeepinsight import __version__, pl, tl
 from hdeepinsight._errors import counted
 from hdeepinsight._io import atomic_write, escape_controls
-from hdeepinsight.annotation import Annotation, check_nodes, check_same_cells, evaluate_annotation
+from hdeepinsight.annotation import Annotation, check_same_cells, evaluate_annotation
 from hdeepinsight.report import _cells, _tables
+from hdeepinsight.taxonomy import check_nodes
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -138,7 +139,7 @@ def write(
         if values is not None:
             check_same_cells(result.obs_names, values, name)
     if true_nodes is not None:
-        true_nodes = check_nodes(result.taxonomy, true_nodes, len(result))
+        (true_nodes,) = check_nodes(result.taxonomy, len(result), true_nodes=true_nodes)
         true_nodes = true_nodes if (true_nodes > 0).any() else None
     if created is None:
         epoch = os.environ.get("SOURCE_DATE_EPOCH")  # the time that builds agree on

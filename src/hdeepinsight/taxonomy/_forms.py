@@ -653,18 +653,7 @@ def show(
     """
     sums = None
     if counts is not None:
-        numbers = np.zeros(self.n_nodes, dtype=np.int64)
-        if hasattr(counts, "items"):  # a mapping, or a Series
-            for name, count in counts.items():
-                numbers[self._node(name)] += int(count)
-        elif np.shape(counts) == numbers.shape:
-            numbers += np.asarray(counts).astype(np.int64)
-        else:
-            raise ValueError(
-                f"There must be one count per node, ({self.n_nodes},), got the shape "
-                f"{np.shape(counts)}. Use `np.bincount(nodes, minlength=taxonomy.n_nodes)`."
-            )
-        sums = self.roll_up(numbers)
+        sums = self.roll_up(self.per_node(counts, "counts").astype(np.int64))
     lines = _lines(self, sums, max_depth)
     shown = list(islice(lines, max_lines))
     if n_left := sum(1 for _ in lines):

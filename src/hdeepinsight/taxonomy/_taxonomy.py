@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from hdeepinsight._errors import invalid
 from hdeepinsight.taxonomy import _forms, _labels, _ontology
@@ -357,6 +357,36 @@ class Taxonomy:
         for node in range(self.n_nodes - 1, 0, -1):  # children come after their parent
             total[..., above[node]] += total[..., node]
         return total
+
+    def per_node(
+        self, given: Mapping[Any, float] | ArrayLike, what: str, *, otherwise: float = 0.0
+    ) -> NDArray[np.float64]:
+        """Return numbers of all nodes from those of some, by node or name; ``(n_nodes,)``.
+
+        Raises
+        ------
+        ValueError
+            When an array has another length, or a name is not one of the taxonomy's.
+
+        Examples
+        --------
+        >>> from hdeepinsight.taxonomy import Taxonomy
+        >>> Taxonomy.from_nested(["T", "B"]).per_node({"B": 3}, "counts")
+        array([0., 0., 3.])
+        """
+        if not hasattr(given, "items"):
+            values = np.array(given, dtype=np.float64)
+            if values.shape != (self.n_nodes,):
+                raise ValueError(
+                    f"The {what} have the shape {values.shape}. One number per node is needed: "
+                    f"({self.n_nodes},). Use np.bincount(nodes, minlength=taxonomy.n_nodes)."
+                )
+            return values
+        values = np.full(self.n_nodes, otherwise)
+        for name, value in given.items():  # a mapping, or a Series
+            node = self._node(name)
+            values[node] = float(value) + np.nan_to_num(values[node])
+        return values
 
     def lca(self, first: int, second: int) -> int:
         """Return the lowest common ancestor of two nodes (a node is an ancestor of itself).

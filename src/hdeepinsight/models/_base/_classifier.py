@@ -123,8 +123,8 @@ class HierarchicalClassifierMixin(_Base):
     def _prepare(
         self,
         split: list[np.ndarray] | None,
-        held_out_share: float,
         datamodule: Any,
+        held_out_share: float = 0.0,
         audit: Any = False,
         soft_query: Any = False,
         **options: Any,

@@ -613,7 +613,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         size = int(batch_size or getattr(datamodule, "batch_size", None) or BATCH_SIZE_BOUNDS[1])
         steps = max(1, -(-n_train // size))
         epochs = int(max_epochs or np.clip(round(DEFAULT_STEPS / steps), *EPOCH_BOUNDS))
-        plan_args, found = self._prepare(split, share, datamodule, **further)
+        plan_args, found = self._prepare(split, datamodule, held_out_share=share, **further)
         plan = self._training_plan_cls(self.module, *plan_args, **plan_kwargs)
         monitor = self._monitor if early_stopping else None
         options = training.trainer_options(trainer_kwargs, epochs, n_val, devices, monitor=monitor)
@@ -681,11 +681,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         return split_three(labels, *sizes, rng, groups=groups, shuffle=shuffle)
 
     def _prepare(
-        self,
-        split: list[np.ndarray] | None,
-        held_out_share: float,
-        datamodule: Any,
-        **options: Any,
+        self, split: list[np.ndarray] | None, datamodule: Any, **options: Any
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return further arguments of the training plan, and settings to write down."""
         return (), {}
