@@ -21,7 +21,7 @@ from hdeepinsight.data._genes import (
     strip_version,
 )
 from hdeepinsight.data._inspect import InputReport, ScaleMode, inspect_input
-from hdeepinsight.data._matrix import CHUNK_CELLS, SAMPLE_CELLS, spread_rows
+from hdeepinsight.data._matrix import CHUNK_CELLS, SAMPLE_CELLS, RowMatrix, spread_rows
 from hdeepinsight.data._modalities import (
     Modalities,
     ProteinCounts,
@@ -60,6 +60,7 @@ __all__ = [
     "Modalities",
     "ProteinCounts",
     "ProteinCoverageWarning",
+    "RowMatrix",
     "ScaleMode",
     "Store",
     "align_genes",

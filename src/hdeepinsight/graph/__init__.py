@@ -1,5 +1,13 @@
-"""Neighbour graphs of cells and linear systems on them; knows arrays only."""
+"""Neighbour graphs of cells, linear systems on them, and inner products; knows arrays only."""
 
+from hdeepinsight.graph._gram import (
+    CorrectedGram,
+    EntryMask,
+    Estimator,
+    Reader,
+    Solver,
+    leading_eigenpairs,
+)
 from hdeepinsight.graph._local_prior import LocalPrior, refine_by_local_prior
 from hdeepinsight.graph._mutual import mutual_neighbors
 from hdeepinsight.graph._neighbors import (
@@ -22,10 +30,15 @@ from hdeepinsight.graph._smooth import (
 
 __all__ = [
     "BatchGraphs",
+    "CorrectedGram",
+    "EntryMask",
+    "Estimator",
     "Exact",
     "LaplacianKind",
     "LocalPrior",
     "NumbaCacheError",
+    "Reader",
+    "Solver",
     "batch_graphs",
     "check_graph",
     "check_points",
@@ -33,6 +46,7 @@ __all__ = [
     "dirichlet_energy",
     "knn_graph",
     "laplacian",
+    "leading_eigenpairs",
     "mutual_neighbors",
     "nearest_neighbors",
     "refine_by_local_prior",

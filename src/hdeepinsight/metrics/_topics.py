@@ -26,6 +26,12 @@ class TopicEnrichment(NamedTuple):
         Pairs of topic and set below the threshold.
     n_sets
         Different sets among them.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> hdi.metrics.TopicEnrichment(None, n_hits=4, n_sets=3).uniqueness
+    0.75
     """
 
     table: pd.DataFrame

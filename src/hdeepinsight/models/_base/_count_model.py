@@ -96,6 +96,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     """
 
     _training_plan_cls: ClassVar[type] = OneCyclePlan
+    _splitter_cls: ClassVar[type] = DataSplitter
     #: Objects that travel with the model: attribute and class, which has to_dict and from_dict.
     _parts: ClassVar[Mapping[str, type]] = {}
     #: Attributes of plain types that travel with it too.
@@ -626,7 +627,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
                 "batch_size": batch_size,
                 "distributed_sampler": training.is_distributed(options, devices),
             }
-            loaders = DataSplitter(self.adata_manager, **loading)
+            loaders = self._splitter_cls(self.adata_manager, **loading)
         settings = {"max_epochs": epochs, "batch_size": batch_size, "split_key": split_key, **found}
         settings |= {"lr": plan.lr, "weight_decay": plan.weight_decay}
         checkpoints = None
@@ -854,7 +855,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     def _from_payload(cls, payload: dict[str, Any], adata: Any, name: object) -> Self:
         """Build the model that a payload describes, with its weights."""
         attributes = payload[SAVE_KEYS.ATTR_DICT_KEY]
-        missing = classes.missing_capabilities(attributes)
+        missing = classes.missing_capabilities(attributes, cls._parts)
         with damaged_if_unfit(name):
             attributes = classes.migrate(attributes, cls._options_of)
             registry = attributes.pop("registry_")

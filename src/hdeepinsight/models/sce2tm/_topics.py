@@ -41,6 +41,14 @@ class TopicPerturbation:
     towards
         Mean change of these logarithms that leads to the target cells, shape ``(n_genes,)``;
         ``None`` without target.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from hdeepinsight.models import TopicPerturbation
+    >>> before, after = (pd.DataFrame({"CD3D": [x], "LYZ": [0.0]}) for x in (-2.0, -1.0))
+    >>> TopicPerturbation(before, after, pd.Series({"CD3D": 2.0, "LYZ": 0.0})).shift_score
+    0.5
     """
 
     before: pd.DataFrame
