@@ -27,30 +27,30 @@ from hdeepinsight.taxonomy import Taxonomy
 
 Predict = Callable[[sparse.csr_matrix], np.ndarray]
 
+#: Depths of the query at which the bank is looked at: the medians of its quarters.
 DEPTHS = 4
-"""Depths of the query at which the bank is looked at: the medians of its quarters."""
+#: Empty droplets that are simulated at each of the depths that double from least to most.
 DROPLETS = 200
-"""Empty droplets that are simulated at each of the depths that double from least to most."""
+#: Share of the reference's own cells that no lineage, no type is allowed to recognise.
 ALPHA_LINEAGE, ALPHA_TYPE = 0.02, 0.02
-"""Share of the reference's own cells that no lineage, no type is allowed to recognise."""
+#: Likewise by markers of the lineage alone, where three in four of their counts are missing.
 ALPHA_MARKERS, MAX_LACK = 0.005, 1.3
-"""Likewise by markers of the lineage alone, where three in four of their counts are missing."""
+#: Lack of markers, and doubt about a lineage, that are put down to the study.
 ALLOWANCE, MIN_DOUBT = 0.2, 0.3
-"""Lack of markers, and doubt about a lineage, that are put down to the study."""
 ALPHA_DOUBLET, ALPHA_AMBIENT = 0.02, 0.025
+#: Most that a query's shift may excuse: half of a type may be shifted, a new type is more.
 MAX_CENTRE = 2.0
-"""Most that a query's shift may excuse: half of a type may be shifted, a new type is more."""
+#: Share of wrong labels among those of a type that are given, on held-out reference cells.
 MAX_ERROR = 0.15
-"""Share of wrong labels among those of a type that are given, on held-out reference cells."""
+#: Excess, over the reference, of cells of a type that markers contradict.
 MAX_EXCESS = 0.1
-"""Excess, over the reference, of cells of a type that markers contradict."""
+#: Fewer cells do not say whether a split works.
 MIN_CELLS = 20
-"""Fewer cells do not say whether a split works."""
+#: Most that one held-out cell counts, where its type is frequent in the query.
 MAX_WEIGHT = 5.0
-"""Most that one held-out cell counts, where its type is frequent in the query."""
 CONFIDENCES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+#: Correlation with the expected mean below which a query is foreign, above which it is familiar.
 UNLIKE, ALIKE = 0.67, 0.85
-"""Correlation with the expected mean below which a query is foreign, above which it is familiar."""
 FEW_COUNTS = 100
 NO_LIMIT = np.iinfo(np.int32).max
 

@@ -19,11 +19,11 @@ from hdeepinsight._io import atomic_write, read_bounded
 if TYPE_CHECKING:
     from hdeepinsight.taxonomy._taxonomy import Taxonomy
 
+#: The bare names from level 1 down to a node; the root is ``()``.
 Path = tuple[str, ...]
-"""The bare names from level 1 down to a node; the root is ``()``."""
 
+#: A path as tuple or text, a synonym, or a bare name that leads to one path.
 NodeName = str | Path
-"""A path as tuple or text, a synonym, or a bare name that leads to one path."""
 
 
 class Annotations(TypedDict, total=False):
@@ -34,14 +34,14 @@ class Annotations(TypedDict, total=False):
     ontology_ids: Mapping[Any, str] | None
 
 
+#: Joins a path to text. Not a slash: ``Megakaryocytes/platelets`` is a published name.
 SEPARATOR = " > "
-"""Joins a path to text. Not a slash: ``Megakaryocytes/platelets`` is a published name."""
 
+#: Text form of the root's path ``()``, and therefore reserved at level 1.
 ROOT_NAME = "root"
-"""Text form of the root's path ``()``, and therefore reserved at level 1."""
 
+#: Larger trees are refused: they are mistakes or attacks, not taxonomies.
 MAX_NODES = 10_000_000
-"""Larger trees are refused: they are mistakes or attacks, not taxonomies."""
 
 _MAX_DEPTH = 100_000
 _MAX_COMPARED = 20_000
@@ -361,11 +361,11 @@ def from_edges(
 
 FORMAT = "hdeepinsight.taxonomy"
 SCHEMA_VERSION = 1
+#: Larger files are refused: a million nodes take some 50 MB.
 MAX_BYTES = 256 * 2**20
-"""Larger files are refused: a million nodes take some 50 MB."""
 
+#: Names in the paths of all annotated nodes together; on a deep chain they grow with its square.
 _MAX_PATH_NAMES = 2**24
-"""Names in the paths of all annotated nodes together; on a deep chain they grow with its square."""
 
 _KEYS = {
     "format": str,

@@ -26,14 +26,14 @@ class HierarchicalScores:
     HierarchicalScores(precision=0.5, recall=0.5, f1=0.5, n_cells=1)
     """
 
+    #: Share of the predicted nodes (with their ancestors) that are true.
     precision: float
-    """Share of the predicted nodes (with their ancestors) that are true."""
+    #: Share of the true nodes (with their ancestors) that are predicted.
     recall: float
-    """Share of the true nodes (with their ancestors) that are predicted."""
+    #: Harmonic mean of precision and recall.
     f1: float
-    """Harmonic mean of precision and recall."""
+    #: Number of labelled cells.
     n_cells: int
-    """Number of labelled cells."""
 
 
 def level_scores(taxonomy: Taxonomy, y_true: ArrayLike, y_pred: ArrayLike) -> pd.DataFrame:

@@ -36,11 +36,11 @@ from hdeepinsight.taxonomy._forms import (
 if TYPE_CHECKING:
     import networkx as nx
 
+#: A name of a node, or its index.
 NodeLike = NodeName | SupportsIndex
-"""A name of a node, or its index."""
 
+#: Size of the largest derived table; a deeper or wider tree keeps its other methods.
 MAX_TABLE_BYTES = 2**29
-"""Size of the largest derived table; a deeper or wider tree keeps its other methods."""
 
 _PRINTED_LINES = 200
 

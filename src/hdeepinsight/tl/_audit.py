@@ -19,7 +19,6 @@ from hdeepinsight.annotation import (
     check_cells,
     depth_of_level,
     node_categories,
-    storable,
 )
 from hdeepinsight.data import AlignedQuery, open_counts
 from hdeepinsight.taxonomy import Taxonomy, check_labels, column_nodes
@@ -527,10 +526,9 @@ class LabelAudit:
         color_of = dict(zip(self._names, map(colors.get, self.taxonomy.labels), strict=True))
         labels = self.cells[[AUDIT_KEYS.GIVEN, AUDIT_KEYS.SUGGESTED]]
         added = Additions(
-            obs={storable(f"{key_added}_{name}"): each.array for name, each in self.cells.items()},
-            obsm={},
+            obs={name: each.array for name, each in self.cells.items()},
             uns={
-                storable(f"{key_added}_{name}_colors"): list(map(color_of.get, each.cat.categories))
+                f"{name}_colors": list(map(color_of.get, each.cat.categories))
                 for name, each in labels.items()
             },
         )

@@ -307,12 +307,9 @@ class Refinement:
             colors = [by_label[self.taxonomy.label(int(node))] for node in self.nodes]
         columns = {"label": self.labels, "confidence": self.confidence, "changed": self.changed}
         added = Additions(
-            obs={
-                annotation.storable(f"{key_added}_{name}"): each.array
-                for name, each in columns.items()
-            },
-            obsm={annotation.storable(f"{key_added}_probabilities"): table},
-            uns={annotation.storable(f"{key_added}_label_colors"): colors},
+            obs={name: each.array for name, each in columns.items()},
+            obsm={"probabilities": table},
+            uns={"label_colors": colors},
         )
         notes = {name: str(value) for name, value in self.parameters.items()}
         added.write(adata, key_added, notes, overwrite=overwrite)

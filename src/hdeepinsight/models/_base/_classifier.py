@@ -67,11 +67,11 @@ else:
 SOURCE = "held-out reference cells"
 CROSS_FITTED = "reference cells, each read by a member that did not learn from it"
 REFERENCE_CELLS = 20_000
+#: Fewest and most cells of a query that a student learns from.
 STUDENT_CELLS = 100, 20_000
-"""Fewest and most cells of a query that a student learns from."""
 CONFORMAL_CELLS = 20_000
+#: Held-out cells that a model keeps, to see how they look at the genes and depths of a query.
 BANK_CELLS = 400
-"""Held-out cells that a model keeps, to see how they look at the genes and depths of a query."""
 READING = "layer", "use_raw", "scale", "fold_case"
 TEMPERATURE_DEPTHS = (1.0, 0.5, 0.25)
 

@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 
+#: Cells in one pass: on a CPU, what stays in its caches is read fastest; on an H100, larger blocks
+#: are read no faster, since cells are prepared on the host.
 PLAIN_CELLS, FOLDED_CELLS, GPU_CELLS = 1024, 512, 4096
-"""Cells in one pass: on a CPU, what stays in its caches is read fastest; on an H100, larger blocks
-are read no faster, since cells are prepared on the host."""
+#: Some prepare cells while others compute and bring results back.
 GPU_WORKERS = 4
-"""Some prepare cells while others compute and bring results back."""
+#: Inputs that a folded network does not take.
 PLAIN_INPUTS = {"shift", "member"}
-"""Inputs that a folded network does not take."""
 
 
 class QueryReader:
