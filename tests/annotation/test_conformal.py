@@ -289,5 +289,5 @@ def test_calibrating_without_labels_is_refused(two_levels, annotated):
 
 def test_labels_in_place_of_nodes_have_no_coverage(known):
     sets = known[0].label_sets(calibration=calibrate(*known))
-    with pytest.raises(ValueError, match="taxonomy.encode"):
+    with pytest.raises(ValueError, match=r"taxonomy\.encode"):
         sets.coverage(["B"] * len(sets))
