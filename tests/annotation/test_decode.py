@@ -4,8 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from hdeepinsight.annotation import check_decoding, decode
 from hdeepinsight.taxonomy import Taxonomy

@@ -41,9 +41,11 @@ from hdeepinsight.data import (
     pad,
     split_three,
 )
-from hdeepinsight.models._base import _registration as registration
-from hdeepinsight.models._base import _registry as classes
-from hdeepinsight.models._base import _training as training
+from hdeepinsight.models._base import (
+    _registration as registration,
+    _registry as classes,
+    _training as training,
+)
 from hdeepinsight.models._base._plan import OneCyclePlan
 
 if TYPE_CHECKING:
