@@ -4,9 +4,11 @@ from hdeepinsight.graph._gram import (
     CorrectedGram,
     EntryMask,
     Estimator,
+    PanelScores,
     Reader,
     Solver,
     leading_eigenpairs,
+    regress_panels,
 )
 from hdeepinsight.graph._local_prior import LocalPrior, refine_by_local_prior
 from hdeepinsight.graph._mutual import mutual_neighbors
@@ -37,6 +39,7 @@ __all__ = [
     "LaplacianKind",
     "LocalPrior",
     "NumbaCacheError",
+    "PanelScores",
     "Reader",
     "Solver",
     "batch_graphs",
@@ -50,5 +53,6 @@ __all__ = [
     "mutual_neighbors",
     "nearest_neighbors",
     "refine_by_local_prior",
+    "regress_panels",
     "smooth",
 ]
