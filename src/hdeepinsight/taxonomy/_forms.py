@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hdeepinsight._errors import examples
 from hdeepinsight._io import atomic_write, read_bounded
 
 if TYPE_CHECKING:
@@ -103,8 +104,7 @@ def clipped(value: object) -> str:
 def quoted(names: Iterable[str], limit: int = 10) -> str:
     """Quoted names joined by commas; past `limit` the rest is counted, not listed."""
     listed = list(names)
-    text = ", ".join(map(clipped, listed[:limit]))
-    return text if len(listed) <= limit else f"{text} and {len(listed) - limit:,} more"
+    return examples([*map(clipped, listed[:limit]), *listed[limit:]], limit)
 
 
 def canonical_tree(
