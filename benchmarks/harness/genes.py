@@ -13,6 +13,7 @@ RULE = "hdeepinsight.data.select_genes"
 
 def select_genes(reference: ad.AnnData, n_genes: int) -> list[str]:
     """Names of up to `n_genes` variable genes of the reference: those that our model would take."""
-    from hdeepinsight.data import open_counts, select_genes as select
+    from hdeepinsight.data import open_counts
+    from hdeepinsight.data import select_genes as select
 
     return [str(gene) for gene in select(open_counts(reference), n_genes)]

@@ -15,7 +15,8 @@ import numpy as np
 
 from hdeepinsight import tl
 from hdeepinsight._errors import check_choice, counted, invalid, missing_column
-from hdeepinsight._progress import progress as working, progress_wanted
+from hdeepinsight._progress import progress as working
+from hdeepinsight._progress import progress_wanted
 from hdeepinsight.annotation import (
     Decision,
     Reject,

@@ -4,7 +4,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hdeepinsight.annotation import check_decoding, decode
 from hdeepinsight.taxonomy import Taxonomy

@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import zarr
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import sparse
 
 from hdeepinsight.data import (

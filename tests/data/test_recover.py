@@ -6,7 +6,8 @@ import anndata as ad
 import numpy as np
 import pytest
 import scanpy as sc
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import sparse
 

@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from surfaces import TARGETS
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is watched through /proc")

@@ -1,70 +1,52 @@
 """The door for data: what a matrix holds, which genes it has, and its counts in chunks."""
 
-from hdeepinsight._errors import (
-    InputError as InputError,
-    examples as examples,
-)
-from hdeepinsight.data._counts import (
-    CountSource as CountSource,
-    dispersion_scores as dispersion_scores,
-    log_normalize as log_normalize,
-    open_counts as open_counts,
-    recover_counts as recover_counts,
-    select_genes as select_genes,
-)
+from hdeepinsight._errors import InputError as InputError
+from hdeepinsight._errors import examples as examples
+from hdeepinsight.data._counts import CountSource as CountSource
+from hdeepinsight.data._counts import dispersion_scores as dispersion_scores
+from hdeepinsight.data._counts import log_normalize as log_normalize
+from hdeepinsight.data._counts import open_counts as open_counts
+from hdeepinsight.data._counts import recover_counts as recover_counts
+from hdeepinsight.data._counts import select_genes as select_genes
 from hdeepinsight.data._files import check_file as check_file
-from hdeepinsight.data._genes import (
-    GeneAlignment as GeneAlignment,
-    GeneCoverageWarning as GeneCoverageWarning,
-    GeneMatchError as GeneMatchError,
-    GeneReport as GeneReport,
-    align_genes as align_genes,
-    name_digests as name_digests,
-    resolve_var_names as resolve_var_names,
-    strip_version as strip_version,
-)
-from hdeepinsight.data._inspect import (
-    InputReport as InputReport,
-    ScaleMode as ScaleMode,
-    inspect_input as inspect_input,
-)
-from hdeepinsight.data._matrix import (
-    CHUNK_CELLS as CHUNK_CELLS,
-    SAMPLE_CELLS as SAMPLE_CELLS,
-    RowMatrix as RowMatrix,
-    spread_rows as spread_rows,
-)
-from hdeepinsight.data._modalities import (
-    Modalities as Modalities,
-    ProteinCounts as ProteinCounts,
-    ProteinCoverageWarning as ProteinCoverageWarning,
-    align_proteins as align_proteins,
-    clean_protein_name as clean_protein_name,
-    errors_of as errors_of,
-    is_paired as is_paired,
-    open_paired as open_paired,
-    own_columns as own_columns,
-    pad as pad,
-    protein_genes as protein_genes,
-    protein_key as protein_key,
-    protein_names as protein_names,
-    read_proteins as read_proteins,
-)
-from hdeepinsight.data._query import (
-    AlignedQuery as AlignedQuery,
-    ExtraInputs as ExtraInputs,
-    open_query as open_query,
-)
+from hdeepinsight.data._genes import GeneAlignment as GeneAlignment
+from hdeepinsight.data._genes import GeneCoverageWarning as GeneCoverageWarning
+from hdeepinsight.data._genes import GeneMatchError as GeneMatchError
+from hdeepinsight.data._genes import GeneReport as GeneReport
+from hdeepinsight.data._genes import align_genes as align_genes
+from hdeepinsight.data._genes import name_digests as name_digests
+from hdeepinsight.data._genes import resolve_var_names as resolve_var_names
+from hdeepinsight.data._genes import strip_version as strip_version
+from hdeepinsight.data._inspect import InputReport as InputReport
+from hdeepinsight.data._inspect import ScaleMode as ScaleMode
+from hdeepinsight.data._inspect import inspect_input as inspect_input
+from hdeepinsight.data._matrix import CHUNK_CELLS as CHUNK_CELLS
+from hdeepinsight.data._matrix import SAMPLE_CELLS as SAMPLE_CELLS
+from hdeepinsight.data._matrix import RowMatrix as RowMatrix
+from hdeepinsight.data._matrix import spread_rows as spread_rows
+from hdeepinsight.data._modalities import Modalities as Modalities
+from hdeepinsight.data._modalities import ProteinCounts as ProteinCounts
+from hdeepinsight.data._modalities import ProteinCoverageWarning as ProteinCoverageWarning
+from hdeepinsight.data._modalities import align_proteins as align_proteins
+from hdeepinsight.data._modalities import clean_protein_name as clean_protein_name
+from hdeepinsight.data._modalities import errors_of as errors_of
+from hdeepinsight.data._modalities import is_paired as is_paired
+from hdeepinsight.data._modalities import open_paired as open_paired
+from hdeepinsight.data._modalities import own_columns as own_columns
+from hdeepinsight.data._modalities import pad as pad
+from hdeepinsight.data._modalities import protein_genes as protein_genes
+from hdeepinsight.data._modalities import protein_key as protein_key
+from hdeepinsight.data._modalities import protein_names as protein_names
+from hdeepinsight.data._modalities import read_proteins as read_proteins
+from hdeepinsight.data._query import AlignedQuery as AlignedQuery
+from hdeepinsight.data._query import ExtraInputs as ExtraInputs
+from hdeepinsight.data._query import open_query as open_query
 from hdeepinsight.data._recover import Denormalizer as Denormalizer
-from hdeepinsight.data._sampling import (
-    deal_out as deal_out,
-    draw_evenly as draw_evenly,
-    given_split as given_split,
-    split_three as split_three,
-)
-from hdeepinsight.data._store import (
-    DataLike as DataLike,
-    Store as Store,
-    open_store as open_store,
-    read_anndata as read_anndata,
-)
+from hdeepinsight.data._sampling import deal_out as deal_out
+from hdeepinsight.data._sampling import draw_evenly as draw_evenly
+from hdeepinsight.data._sampling import given_split as given_split
+from hdeepinsight.data._sampling import split_three as split_three
+from hdeepinsight.data._store import DataLike as DataLike
+from hdeepinsight.data._store import Store as Store
+from hdeepinsight.data._store import open_store as open_store
+from hdeepinsight.data._store import read_anndata as read_anndata

@@ -124,8 +124,9 @@ class HierarchicalClassifierMixin(_Base):
         self,
         split: list[np.ndarray] | None,
         datamodule: Any,
-        held_out_share: float = 0.0,
         audit: Any = False,
+        *,
+        held_out_share: float = 0.0,
         soft_query: Any = False,
         **options: Any,
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
