@@ -32,12 +32,22 @@ from hdeepinsight.nn._profiles import (
     usual_shift,
 )
 from hdeepinsight.nn._sinkhorn import sinkhorn
+from hdeepinsight.nn._tokens import (
+    Binning,
+    Pooling,
+    TokenEncoder,
+    TokenSets,
+    ValueEncoding,
+    bin_values,
+    token_sets,
+)
 
 __all__ = [
     "BACKBONES",
     "AdaptiveHierarchicalFocalLoss",
     "BatchNorm1d",
     "BatchNorm2d",
+    "Binning",
     "CompactBackbone",
     "CountHeads",
     "CountNormalizer",
@@ -56,13 +66,18 @@ __all__ = [
     "ModalityDropout",
     "ModelNormalizer",
     "PerParentHead",
+    "Pooling",
     "ProfileMatcher",
     "ProteinChannels",
     "ProteinNormalizer",
     "ProteinValues",
     "Reduction",
     "SparseCounts",
+    "TokenEncoder",
+    "TokenSets",
+    "ValueEncoding",
     "adapt_first_convolution",
+    "bin_values",
     "cluster_contrast",
     "fit_temperatures",
     "inverse_frequency_weights",
@@ -72,6 +87,7 @@ __all__ = [
     "sharpened_assignment",
     "sinkhorn",
     "student_t_assignment",
+    "token_sets",
     "tolerate_single_cells",
     "usual_shift",
 ]
