@@ -1,5 +1,6 @@
 """Neighbour graphs of cells and linear systems on them; knows arrays only."""
 
+from hdeepinsight.graph._communities import leiden_communities
 from hdeepinsight.graph._local_prior import LocalPrior, refine_by_local_prior
 from hdeepinsight.graph._neighbors import (
     BatchGraphs,
@@ -32,6 +33,7 @@ __all__ = [
     "dirichlet_energy",
     "knn_graph",
     "laplacian",
+    "leiden_communities",
     "nearest_neighbors",
     "refine_by_local_prior",
     "smooth",

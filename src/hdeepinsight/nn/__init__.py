@@ -10,7 +10,16 @@ from hdeepinsight.nn._backbones import (
     make_backbone,
 )
 from hdeepinsight.nn._clusters import sharpened_assignment, student_t_assignment
+from hdeepinsight.nn._contrast import info_nce
 from hdeepinsight.nn._count_autoencoder import CountHeads, CountParameters
+from hdeepinsight.nn._edge_sampler import (
+    Similarity,
+    are_joined,
+    candidate_similarity,
+    draw_neighbors,
+    gumbel_noise,
+    union_graph,
+)
 from hdeepinsight.nn._folded import FoldedClassifier, SparseCounts
 from hdeepinsight.nn._heads import LinearHead, PerParentHead, fit_temperatures
 from hdeepinsight.nn._hierarchical_loss import (
@@ -30,12 +39,14 @@ from hdeepinsight.nn._profiles import (
     profile_shift,
     usual_shift,
 )
+from hdeepinsight.nn._tagconv import CellGraph, SparseFeatures, TAGConv, sparse_rows
 
 __all__ = [
     "BACKBONES",
     "AdaptiveHierarchicalFocalLoss",
     "BatchNorm1d",
     "BatchNorm2d",
+    "CellGraph",
     "CompactBackbone",
     "CountHeads",
     "CountNormalizer",
@@ -59,15 +70,25 @@ __all__ = [
     "ProteinNormalizer",
     "ProteinValues",
     "Reduction",
+    "Similarity",
     "SparseCounts",
+    "SparseFeatures",
+    "TAGConv",
     "adapt_first_convolution",
+    "are_joined",
+    "candidate_similarity",
+    "draw_neighbors",
     "fit_temperatures",
+    "gumbel_noise",
+    "info_nce",
     "inverse_frequency_weights",
     "make_backbone",
     "profile_shift",
     "project_with_floor",
     "sharpened_assignment",
+    "sparse_rows",
     "student_t_assignment",
     "tolerate_single_cells",
+    "union_graph",
     "usual_shift",
 ]
