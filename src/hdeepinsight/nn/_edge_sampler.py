@@ -95,6 +95,19 @@ def draw_neighbors(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return chosen.masked_fill(~torch.isfinite(values), -1), soft * is_open
 
 
+def chosen_cells(candidates: Tensor, chosen: Tensor) -> Tensor:
+    """Return the cells in the chosen columns, -1 for none.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.nn import chosen_cells
+    >>> chosen_cells(torch.tensor([[4, 7, 9]]), torch.tensor([[2, -1]])).tolist()
+    [[9, -1]]
+    """
+    return candidates.gather(1, chosen.clamp_min(0)).masked_fill(chosen < 0, -1)
+
+
 def union_graph(
     candidates: Tensor, chosen: Tensor | None = None, soft: Tensor | None = None
 ) -> CellGraph:
@@ -123,10 +136,7 @@ def union_graph(
     [[0.0, 1.0, 1.0], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
     """
     n_cells = len(candidates)
-    if chosen is None:
-        ends = candidates
-    else:
-        ends = candidates.gather(1, chosen.clamp_min(0)).masked_fill(chosen < 0, -1)
+    ends = candidates if chosen is None else chosen_cells(candidates, chosen)
     origins = torch.arange(n_cells, device=ends.device)[:, None].expand_as(ends)
     is_edge = ends >= 0
     origins, ends = origins[is_edge], ends[is_edge]

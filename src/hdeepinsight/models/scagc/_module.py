@@ -60,7 +60,9 @@ class GraphAutoencoder(BaseModuleClass):
         self.edge_features = nn.Linear(n_latent, adjacency_width)
         self.edge_form = nn.Parameter(torch.eye(adjacency_width) / adjacency_width)
         widths = [n_latent + (n_batches if n_batches > 1 else 0), 128, 256, 512]
-        self.decoder = nn.Sequential(*(m for w in pairwise(widths) for m in (nn.Linear(*w), nn.ReLU())))
+        self.decoder = nn.Sequential(
+            *(m for w in pairwise(widths) for m in (nn.Linear(*w), nn.ReLU()))
+        )
         self.heads = CountHeads(widths[-1], n_genes)
         self.centres = nn.Parameter(torch.zeros(0, n_latent))
         self.register_buffer("depth", torch.ones(()))

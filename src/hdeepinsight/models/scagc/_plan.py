@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,14 +10,14 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 from hdeepinsight.graph import nearest_neighbors
 from hdeepinsight.nn import (
-    CellGraph,
     SparseFeatures,
     are_joined,
     candidate_similarity,
+    chosen_cells,
     draw_neighbors,
     gumbel_noise,
     info_nce,
@@ -47,6 +47,8 @@ class Cells:
         Depth of each cell over the median depth, shape ``(n_cells, 1)``.
     batch
         Code of its batch, -1 where the reference has no such batch.
+    points
+        Coordinates in which the first neighbours were searched.
     neighbors
         Neighbours in the initial graph, shape ``(n_cells, k)``, -1 for none.
     candidates
@@ -57,6 +59,7 @@ class Cells:
     logged: sp.csr_matrix
     size_factor: Tensor
     batch: Tensor
+    points: np.ndarray
     neighbors: Tensor
     candidates: Tensor
 
@@ -95,27 +98,26 @@ class EdgeRule:
         points = latent.detach().cpu().numpy()
         if self.similarity == "cosine":
             points = points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-12)
-        found = torch.as_tensor(nearest_neighbors(points, k=n_more)[0]).to(first)
+        found = torch.as_tensor(nearest_neighbors(points, k=n_more)[0])
         known = torch.stack([(column[:, None] == first).any(dim=1) for column in found.T], dim=1)
-        return torch.cat([first, found.masked_fill(known, -1)], dim=1)
+        return torch.cat([first, found.masked_fill(known, -1)], dim=1).to(latent.device)
 
     @torch.no_grad()
     def settle(
         self, module: GraphAutoencoder, cells: Cells, features: SparseFeatures
-    ) -> tuple[Tensor, CellGraph]:
+    ) -> tuple[Tensor, Tensor]:
         """Embed cells over their initial graph, and twice over the graph that this gives.
 
         Nothing is random here, and the result depends on weights and cells alone.
         """
-        projected = module.project(features)
-        graph = union_graph(cells.neighbors)
-        latent = module.encode(projected, graph.normalized())
+        projected, neighbors = module.project(features), cells.neighbors.to(module.device)
+        latent = module.encode(projected, union_graph(neighbors).normalized())
         for _ in range(0 if self.sampler == "static" else 2):
             candidates = self.widened(cells, latent)
             chosen, _ = draw_neighbors(self.scores(latent, candidates, 0.0), self.n_neighbors)
-            graph = union_graph(candidates, chosen)
-            latent = module.encode(projected, graph.normalized())
-        return latent, graph
+            neighbors = chosen_cells(candidates, chosen)
+            latent = module.encode(projected, union_graph(neighbors).normalized())
+        return latent, neighbors
 
 
 class CellBlocks(pl.LightningDataModule):
@@ -127,36 +129,24 @@ class CellBlocks(pl.LightningDataModule):
         Block of each cell, int, shape ``(n_cells,)``; all cells make one step where there is one.
     n_joined
         Blocks that a step joins.
-    seed
-        Seed of the order.
     """
 
-    def __init__(self, block_of_cell: np.ndarray, n_joined: int = 4, seed: int = 0) -> None:
+    def __init__(self, block_of_cell: np.ndarray, n_joined: int = 4) -> None:
         super().__init__()
         order = np.argsort(block_of_cell, kind="stable")
         ends = np.cumsum(np.bincount(block_of_cell))[:-1]
         self.blocks = [torch.as_tensor(part) for part in np.split(order, ends)]
-        self.n_joined, self.rng = n_joined, np.random.default_rng(seed)
-        self.train_idx = np.arange(len(block_of_cell))
+        self.n_joined, self.train_idx = n_joined, np.arange(len(block_of_cell))
         self.val_idx = self.test_idx = np.arange(0)
 
     def train_dataloader(self) -> DataLoader[Tensor]:
         """Return the positions step by step, in a new order every epoch."""
-        return DataLoader(_Steps(self), batch_size=None)
+        blocks: Any = self.blocks
+        return DataLoader(blocks, self.n_joined, shuffle=True, collate_fn=_join)
 
 
-class _Steps(IterableDataset[Tensor]):
-    def __init__(self, blocks: CellBlocks) -> None:
-        self.given = blocks
-
-    def __len__(self) -> int:
-        return -(-len(self.given.blocks) // self.given.n_joined)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        order = self.given.rng.permutation(len(self.given.blocks))
-        for start in range(0, len(order), self.given.n_joined):
-            joined = [self.given.blocks[i] for i in order[start : start + self.given.n_joined]]
-            yield torch.cat(joined).sort().values
+def _join(blocks: list[Tensor]) -> Tensor:
+    return torch.cat(blocks).sort().values
 
 
 class AdaptiveGraphPlan(pl.LightningModule):
@@ -240,12 +230,17 @@ class AdaptiveGraphPlan(pl.LightningModule):
         if not (begins or renews or refresh):
             return
         self.module.eval()
-        latent, graph = self.rule.settle(self.module, self.cells, self.features)
+        latent, neighbors = self.rule.settle(self.module, self.cells, self.features)
         self.module.train()
         if self.rule.sampler != "static":
-            self.candidates = self.rule.widened(self.cells, latent).to(self.device)
+            self.candidates = self.rule.widened(self.cells, latent)
         if begins:
-            self.begin_clusters(latent, graph)
+            self.begin_clusters(latent, neighbors)
+            optimizer: Any = self.optimizers()
+            optimizer.state.clear()
+            optimizer.add_param_group({"params": [self.module.centres]})
+            for group in optimizer.param_groups:
+                group["lr"] = self.cluster_lr
         if renews:
             probabilities = self.module.assign(latent).detach()
             self.target, labels = sharpened_assignment(probabilities), probabilities.argmax(dim=1)
@@ -254,15 +249,16 @@ class AdaptiveGraphPlan(pl.LightningModule):
                 self.trainer.should_stop = changed < self.label_change_tol
             self._labels = labels
 
-    def begin_clusters(self, latent: Tensor, graph: CellGraph) -> None:
+    def on_train_end(self) -> None:
+        """Place the centres where there was no second phase."""
+        if not self.cluster_epochs:
+            self.module.eval()
+            self.begin_clusters(*self.rule.settle(self.module, self.cells, self.features))
+
+    def begin_clusters(self, latent: Tensor, neighbors: Tensor) -> None:
         """Place the first centres, which are trained from here on."""
-        centres = self.start_clusters(latent.cpu().numpy(), graph)
+        centres = self.start_clusters(latent.cpu().numpy(), union_graph(neighbors))
         self.module.centres = nn.Parameter(torch.as_tensor(centres).to(latent))
-        optimizer: Any = self.optimizers()
-        optimizer.state.clear()
-        optimizer.add_param_group({"params": [self.module.centres]})
-        for group in optimizer.param_groups:
-            group["lr"] = self.cluster_lr
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """Return the loss of a step, in which the cells' edges are drawn anew."""
@@ -284,7 +280,7 @@ class AdaptiveGraphPlan(pl.LightningModule):
             chosen, soft = draw_neighbors(scores, self.rule.n_neighbors)
             graph = union_graph(candidates, chosen, soft)
             renewed = self.module.encode(projected, graph.normalized())
-            neighbors = candidates.gather(1, chosen.clamp_min(0)).masked_fill(chosen < 0, -1)
+            neighbors = chosen_cells(candidates, chosen)
             self._keep(batch, neighbors)
         rows = torch.randperm(n_cells, device=batch.device)[: self.step_cells]
         losses = {
