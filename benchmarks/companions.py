@@ -52,22 +52,22 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--data", type=Path, default=Path(os.environ.get("HDI_DATA", "../shared/data"))
     )
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "companions.json")
+    parser.add_argument(
+        "--out", type=Path, default=HERE / "results" / "companions", help="folder, a file a method"
+    )
     parser.add_argument("--page", type=Path, help="page to write from all results")
     parser.add_argument("--force", action="store_true", help="measure again what is there")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    records = Records(args.out)
-    for row in args.rows:
-        for name in args.methods:
+    for name in args.methods:
+        records = Records(args.out / f"{name}.json")
+        for row in args.rows:
             for seed in args.seeds:
                 run = {"row": row, "method": name, "seed": seed}
-                if records.matching(**run) and not args.force:
-                    continue
-                found = measure(row, name, seed, args.data)
-                records = Records(args.out)  # another run may have added to it
-                records.replace([found], **run)
-                logger.info("%s", found)
+                if args.force or not records.matching(**run):
+                    found = measure(row, name, seed, args.data)
+                    records.replace([found], **run)
+                    logger.info("%s", found)
     if args.page:
         args.page.write_text(page(args.out.parent))
 

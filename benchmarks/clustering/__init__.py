@@ -14,8 +14,10 @@ METHODS: dict[str, str] = {
     "kmeans": "controls:kmeans",
     "leiden": "controls:leiden",
     "spectral": "controls:spectral",
+    "no_projection": "dpdcan:no_projection",
     "random_projection": "dpdcan:random_projection",
     **{f"dp_pca_{epsilon}": f"dpdcan:dp_pca:{epsilon}" for epsilon in (1, 2, 4, 8)},
+    **{f"dp_pca_centred_{epsilon}": f"dpdcan:dp_pca_centred:{epsilon}" for epsilon in (1, 2, 4, 8)},
 }
 
 

@@ -24,11 +24,26 @@ def _clusters(points: np.ndarray, n_clusters: int, seed: int) -> dict[str, Any]:
     return {"labels": KMeans(n_clusters, n_init=10, random_state=seed).fit_predict(points)}
 
 
-def dp_pca(adata: AnnData, n_clusters: int, seed: int, epsilon: float = 4.0) -> dict[str, Any]:
-    """Cluster coordinates along private directions."""
+def dp_pca(
+    adata: AnnData, n_clusters: int, seed: int, epsilon: float, *, centred: bool = False
+) -> dict[str, Any]:
+    """Cluster coordinates along private directions around 0, as published."""
     genes = adata.var_names[adata.var["highly_variable"]].tolist()
-    result = hdi.tl.dp_pca(adata, epsilon=epsilon, genes=genes, n_comps=N_COMPONENTS)
+    result = hdi.tl.dp_pca(
+        adata, epsilon=epsilon, genes=genes, n_comps=N_COMPONENTS, centred=centred
+    )
     return {**_clusters(result.transform(adata), n_clusters, seed), "epsilon": result.epsilon}
+
+
+def dp_pca_centred(adata: AnnData, n_clusters: int, seed: int, epsilon: float) -> dict[str, Any]:
+    """Cluster coordinates along private directions around a private mean."""
+    return dp_pca(adata, n_clusters, seed, epsilon, centred=True)
+
+
+def no_projection(adata: AnnData, n_clusters: int, seed: int) -> dict[str, Any]:
+    """Cluster the log-normalised values themselves: no map to release, and epsilon is 0."""
+    values = log_normalize(csr_matrix(adata.X))[:, adata.var["highly_variable"].to_numpy()]
+    return {**_clusters(values.toarray(), n_clusters, seed), "epsilon": 0.0}
 
 
 def random_projection(adata: AnnData, n_clusters: int, seed: int) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def page(results: Path) -> str:
     results
         Folder of the result files; what is not measured yet is left out.
     """
-    rows = _read(results / "companions.json")
+    rows = [row for name in METHODS for row in _read(results / "companions" / f"{name}.json")]
     parts = [INTRODUCTION]
     parts.append("### Adjusted Rand index\n\n" + _table(rows, "ari", NINE))
     parts.append("### Normalised mutual information\n\n" + _table(rows, "nmi", NINE))

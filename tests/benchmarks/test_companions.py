@@ -41,11 +41,11 @@ def test_controls_find_types_that_stand_apart(folder, name):
 def test_rows_are_kept_and_the_page_shows_their_means(folder, monkeypatch):
     monkeypatch.setattr(companions, "ROWS", {"mine": ("cells", "cell_type")})
     monkeypatch.setattr("clustering.page.NINE", ("mine",))
-    out = folder / "companions.json"
+    out = folder / "companions"
     call = ["--data", str(folder), "--out", str(out), "--methods", "kmeans", "--rows", "mine"]
     companions.main([*call, "--seeds", "0"])
     companions.main([*call, "--seeds", "0", "1", "--page", str(folder / "page.md")])
-    rows = json.loads(out.read_text())
+    rows = json.loads((out / "kmeans.json").read_text())
     assert [row["seed"] for row in rows] == [0, 1]
     mean = np.mean([row["ari"] for row in rows])
     assert f"| {mean:.3f} |" in page(folder)

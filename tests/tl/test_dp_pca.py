@@ -3,11 +3,12 @@
 import anndata as ad
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from scipy.stats import norm
 
 import hdeepinsight as hdi
 from hdeepinsight.data import InputError, log_normalize
-from hdeepinsight.tl import check_delta, gaussian_noise_sd
+from hdeepinsight.tl import check_delta, gaussian_noise_sd, private_directions
 
 
 def unit_rows(adata: ad.AnnData) -> np.ndarray:
@@ -31,7 +32,7 @@ def test_noise_agrees_with_the_accountant_of_opacus():
     assert 2.0 < accountant.get_epsilon(1e-5) < 2.25  # Rényi's bound is above the exact one
 
 
-def test_adding_a_cell_moves_the_matrix_by_one(synthetic_hierarchy):
+def test_a_cell_moves_the_matrix_by_one(synthetic_hierarchy):
     rows = unit_rows(synthetic_hierarchy)
     change = rows.T @ rows - rows[1:].T @ rows[1:]
     assert np.linalg.norm(change) == pytest.approx(1.0)
@@ -39,7 +40,7 @@ def test_adding_a_cell_moves_the_matrix_by_one(synthetic_hierarchy):
 
 def test_noise_is_white_in_the_frobenius_norm(synthetic_hierarchy):
     rows, d = unit_rows(synthetic_hierarchy), synthetic_hierarchy.n_vars
-    result = hdi.tl.dp_pca(synthetic_hierarchy, epsilon=1.0, n_comps=d)
+    result = hdi.tl.dp_pca(synthetic_hierarchy, epsilon=1.0, n_comps=d, centred=False)
     released = result.components.T @ np.diag(result.eigenvalues) @ result.components
     noise = released - rows.T @ rows
     above, diagonal = noise[np.triu_indices(d, 1)], np.diag(noise)
@@ -48,8 +49,38 @@ def test_noise_is_white_in_the_frobenius_norm(synthetic_hierarchy):
     assert diagonal.std() == pytest.approx(result.noise_sd, rel=0.3)
 
 
+def test_centred_releases_compose_to_the_budget_of_one(synthetic_hierarchy):
+    rows, d = sp.csr_matrix(unit_rows(synthetic_hierarchy)), synthetic_hierarchy.n_vars
+    n = rows.shape[0]
+    releases = [
+        private_directions(lambda: [rows], n, 2.0, np.random.default_rng(seed), n_comps=d)
+        for seed in range(30)
+    ]
+    exact = np.asarray(rows.mean(axis=0)).ravel()
+    of_mean = np.std([centre - exact for centre, *_ in releases]) * n
+    noises = []
+    for centre, components, values in releases:
+        residuals = rows.toarray() - centre
+        length = np.linalg.norm(residuals, axis=1, keepdims=True)
+        residuals *= np.minimum(1, 0.75 / length)
+        noises.append(components.T @ np.diag(values) @ components - residuals.T @ residuals)
+    of_moments = np.std([noise[np.triu_indices(d, 1)] for noise in noises]) * np.sqrt(2)
+    ratios = (1 / of_mean) ** 2 + (0.75**2 / of_moments) ** 2
+    assert ratios == pytest.approx(1 / 2.0**2, rel=0.05)
+
+
+def test_cells_without_counts_take_no_part(synthetic_hierarchy):
+    rows = sp.csr_matrix(unit_rows(synthetic_hierarchy))
+    empty = sp.vstack([rows, sp.csr_matrix((5, rows.shape[1]))], "csr")
+    one, two = (
+        private_directions(lambda r=r: [r], 420, 1.0, np.random.default_rng(0), n_comps=4)
+        for r in (rows, empty)
+    )
+    np.testing.assert_allclose(one[1], two[1], atol=1e-10)
+
+
 def test_little_noise_gives_the_directions_of_the_cells(synthetic_hierarchy):
-    result = hdi.tl.dp_pca(synthetic_hierarchy, epsilon=100.0, n_comps=3)
+    result = hdi.tl.dp_pca(synthetic_hierarchy, epsilon=100.0, n_comps=3, centred=False)
     exact = np.linalg.svd(unit_rows(synthetic_hierarchy), full_matrices=False)[2][:3]
     overlap = np.linalg.svd(exact @ result.components.T, compute_uv=False)
     assert overlap.min() > 0.9
@@ -58,7 +89,7 @@ def test_little_noise_gives_the_directions_of_the_cells(synthetic_hierarchy):
 
 def test_new_cells_are_projected_whatever_the_order_of_their_genes(synthetic_hierarchy):
     result = hdi.tl.dp_pca(synthetic_hierarchy, epsilon=1.0, n_comps=6)
-    expected = unit_rows(synthetic_hierarchy)[:9] @ result.components.T
+    expected = (unit_rows(synthetic_hierarchy)[:9] - result.centre) @ result.components.T
     new = synthetic_hierarchy[:9, ::-1].copy()
     np.testing.assert_allclose(result.transform(new), expected, rtol=1e-4, atol=1e-6)
     assert result.loadings.index.tolist() == synthetic_hierarchy.var_names.tolist()
@@ -66,7 +97,7 @@ def test_new_cells_are_projected_whatever_the_order_of_their_genes(synthetic_hie
 
 def test_depth_is_of_all_genes_that_a_cell_has(synthetic_hierarchy):
     genes = synthetic_hierarchy.var_names[:40].tolist()
-    result = hdi.tl.dp_pca(synthetic_hierarchy, epsilon=1.0, genes=genes, n_comps=3)
+    result = hdi.tl.dp_pca(synthetic_hierarchy, epsilon=1.0, genes=genes, n_comps=3, centred=False)
     values = log_normalize(synthetic_hierarchy.X)[:, :40].toarray()
     unit = values / np.linalg.norm(values, axis=1, keepdims=True)
     np.testing.assert_allclose(

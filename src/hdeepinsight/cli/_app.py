@@ -11,8 +11,9 @@ from typer.core import TyperCommand
 
 from hdeepinsight import __version__
 from hdeepinsight.cli._annotate import annotate, evaluate, explain, report
-from hdeepinsight.cli._models import convert, demo, info, models, publish, pull, train
+from hdeepinsight.cli._models import convert, demo, info, models, publish, pull
 from hdeepinsight.cli._stream import merge
+from hdeepinsight.cli._train import train
 
 
 class _App(typer.Typer):

@@ -1,4 +1,4 @@
-"""Models and data by themselves: train one, look into one, share it, write it again; the demo."""
+"""Models and data by themselves: look into one, share it, write it again; the demo."""
 
 from __future__ import annotations
 
@@ -12,140 +12,14 @@ from rich.text import Text
 
 from hdeepinsight._io import atomic_write
 from hdeepinsight._progress import progress as step
-from hdeepinsight.cli._console import UsageProblem, frame_table, in_options, note, show
-from hdeepinsight.cli._files import is_store, open_cells, require_columns, require_writable
+from hdeepinsight.cli._console import UsageProblem, frame_table, in_options, show
+from hdeepinsight.cli._files import is_store, open_cells
 from hdeepinsight.cli._options import REQUIRED, Argument, Option, OutputFolder, command
 
-#: Class of the models that the command trains, as the registry of models has it.
-_METHOD: Final = "SCHDeepInsight"
 _MOST_VALUES = 6
 _REPOSITORY: Final = Argument(
     str, REQUIRED, "owner/name on a hub, s3://bucket/path, or a folder (./folder).", "ADDRESS"
 )
-
-
-@command(
-    "labels_keys",
-    "layer",
-    "use_raw",
-    "batch_key",
-    "overwrite",
-    reference=Argument(Path, REQUIRED, "Labelled reference with raw counts, such as an .h5ad."),
-    out=OutputFolder(REQUIRED, "Folder of the model."),
-    taxonomy=Option(
-        Path,
-        None,
-        "Tree of the cell types, .json (as Taxonomy.to_json writes it) or .newick; by default the "
-        "one that the label columns span.",
-        "FILE",
-    ),
-    split_key=Option(
-        str,
-        None,
-        "Hold out whole groups of this column (donors, studies) for calibration and the scores "
-        "that are printed; by default cells are held out within every label.",
-        "COLUMN",
-    ),
-    unlabeled_category=Option(str, "Unknown", "Label that means: not known.", "NAME"),
-    n_genes=Option(int, 4096, "Most genes of the image.", settings={"min": 1}),
-    layout=Option(
-        Literal["tsne", "tsne_published", "umap", "mde", "random"], "tsne", "How genes are placed."
-    ),
-    backbone=Option(str, "compact", "compact, efficientnet_b0 to _b7, or _v2_s, _m, _l.", "NAME"),
-    n_members=Option(
-        str, "1", "Networks whose probabilities are averaged: a number, or auto.", "N"
-    ),
-    validation_size=Option(
-        float, 0.1, "Share of cells held out; rare types keep all.", settings={"min": 0, "max": 0.9}
-    ),
-    max_epochs=Option(
-        int, None, "Passes over the cells; chosen from their number.", settings={"min": 1}
-    ),
-    early_stopping=Option(bool, False, "Stop when held-out cells get no better."),
-    checkpoint=Option(
-        Path,
-        None,
-        "Folder for a checkpoint, from which the same command goes on after an interruption; it "
-        "is removed at the end.",
-        "DIR",
-    ),
-    seed=Option(int, 0, "Same seed, same model.", settings={"min": 0}),
-    accelerator=Option(str, "auto", "auto, cpu, gpu or mps."),
-)
-def train(
-    reference: Path,
-    out: Path,
-    labels_keys: list[str],
-    taxonomy: Path | None,
-    layer: str | None,
-    use_raw: bool,
-    batch_key: str | None,
-    unlabeled_category: str,
-    n_members: str,
-    overwrite: bool,
-    **training: Any,
-) -> None:
-    """Train a model on a labelled reference.
-
-    [b]hdeepinsight train reference.h5ad --labels-keys lineage,cell_type --out my_model[/b]
-    """
-    if not labels_keys:
-        raise UsageProblem(
-            "No label column was given. Pass --labels-key COLUMN for cell types, or --labels-keys "
-            "COARSE,...,FINE for one column per level. `hdeepinsight info REFERENCE` lists the "
-            "columns."
-        )
-    if out.is_file() or out.resolve() == reference.resolve():
-        raise UsageProblem(
-            f"--out must be a folder for the model, got {out}, a file or the reference."
-        )
-    with step("Reading the reference"):
-        from hdeepinsight.data import open_store
-        from hdeepinsight.models import ModelFolder, model_class
-        from hdeepinsight.taxonomy import Taxonomy
-
-        if ModelFolder(out).holds_model and not overwrite:
-            raise UsageProblem(
-                f"{out} holds a model already. Pass --overwrite to replace it, or another folder."
-            )
-        require_writable(out)
-        store = open_store(reference)
-        others = filter(None, (batch_key, training["split_key"]))
-        require_columns(store.obs, [*labels_keys, *others], source=reference)
-        adata = store.whole()
-        if use_raw:
-            store.matrix(layer, use_raw=True)  # says what is wrong, if something is
-            adata = adata.raw.to_adata()
-        tree = None
-        if taxonomy is not None:
-            if taxonomy.suffix in (".nwk", ".newick", ".tree"):
-                tree = Taxonomy.from_newick(taxonomy.read_text(encoding="utf-8"))
-            else:
-                tree = Taxonomy.from_json(taxonomy)
-        method = model_class(_METHOD)
-        keys = {"labels_keys": labels_keys} if labels_keys[1:] else {"labels_key": labels_keys[0]}
-        method.setup_anndata(
-            adata, layer=layer, batch_key=batch_key, unlabeled_category=unlabeled_category, **keys
-        )
-    network = {name: training.pop(name) for name in ("n_genes", "layout", "backbone", "seed")}
-    members = int(n_members) if n_members.isdigit() else n_members
-    model = method(adata, taxonomy=tree, n_members=members, **network)
-    model.train(**training)
-    model.save(out, overwrite=overwrite)
-    show(repr(model))
-    if len(model.validation_indices_):
-        with step("Scoring the cells held out"):
-            found = model.evaluate()
-        show(frame_table(found.levels, title=f"{found.n_cells:,} cells held out"))
-    else:
-        missing = "" if model.calibration else ", and the probabilities are not calibrated"
-        note(
-            f"no cells were held out, so there are no scores{missing}. Give every type more "
-            "cells, or raise --validation-size.",
-            "Note",
-        )
-    show(f"Saved to {out}")
-    note(Text(f"Next: hdeepinsight annotate QUERY.h5ad --model {out}", style="dim"))
 
 
 @command(

@@ -1,9 +1,16 @@
-"""Analyse annotations, ours or another tool's: refine, vote, combine, audit."""
+"""Analyse annotations, ours or another tool's: refine, vote, combine, audit; reduce references."""
 
 from hdeepinsight.taxonomy import CellType, cell_type
 from hdeepinsight.tl._audit import LabelAudit, audit_labels, audit_nodes
 from hdeepinsight.tl._consensus import Consensus, consensus
-from hdeepinsight.tl._dp_pca import PrivateProjection, check_delta, dp_pca, gaussian_noise_sd
+from hdeepinsight.tl._coresets import herding, k_center, select_cells
+from hdeepinsight.tl._dp_pca import (
+    PrivateProjection,
+    check_delta,
+    dp_pca,
+    gaussian_noise_sd,
+    private_directions,
+)
 from hdeepinsight.tl._evidence import (
     MarkerEvidence,
     ReferenceModel,
@@ -34,12 +41,16 @@ __all__ = [
     "dp_pca",
     "expression_pca",
     "gaussian_noise_sd",
+    "herding",
+    "k_center",
     "lambda_path",
     "marker_evidence",
     "marker_genes",
     "mde",
     "open_cells",
+    "private_directions",
     "refine",
     "sample_cells",
+    "select_cells",
     "vote",
 ]

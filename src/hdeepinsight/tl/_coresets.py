@@ -1,0 +1,369 @@
+"""A small training set out of a labelled reference: averages of cells, or chosen cells."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+from threadpoolctl import threadpool_limits
+
+from hdeepinsight._errors import (
+    check_choice,
+    check_integer,
+    check_number,
+    examples,
+    invalid,
+    need_extra,
+    one_column,
+)
+from hdeepinsight.data import DataLike, log_normalize, open_counts
+from hdeepinsight.image import global_seeds
+from hdeepinsight.taxonomy import find_unlabeled
+from hdeepinsight.tl._representation import expression_pca
+
+Selection = Literal[
+    "centroids", "class_mean", "pseudobulk", "herding", "k_center", "geosketch", "random"
+]
+RareClasses = Literal["error", "keep_real", "drop"]
+
+_AVERAGES = "centroids", "class_mean", "pseudobulk"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LabelledCells:
+    """Labelled cells of a reference, in memory."""
+
+    counts: sp.csr_matrix
+    """Counts of all genes, shape ``(n_cells, n_genes)``."""
+    codes: NDArray[np.int64]
+    """Class of every cell, a position in ``classes``."""
+    classes: tuple[str, ...]
+    """Names of the classes, in the order of the column's categories."""
+    obs: pd.DataFrame
+    var: pd.DataFrame
+    labels_key: str
+
+    @property
+    def logged(self) -> sp.csr_matrix:
+        """Natural log1p of counts per 10,000."""
+        return log_normalize(self.counts)
+
+    def subset(self, rows: NDArray[np.int64]) -> LabelledCells:
+        """Return the cells at some positions, with all classes."""
+        counts, obs = self.counts[rows], self.obs.iloc[rows]
+        return replace(self, counts=counts, codes=self.codes[rows], obs=obs)
+
+
+def select_cells(
+    adata: DataLike,
+    labels_key: str,
+    cells_per_class: int | float | Mapping[str, int],
+    *,
+    method: Selection = "centroids",
+    layer: str | None = None,
+    rare: RareClasses = "error",
+    seed: int = 0,
+) -> AnnData:
+    r"""Reduce a labelled reference to a few cells per class.
+
+    Parameters
+    ----------
+    adata
+        Reference with raw counts: an AnnData or a path. It is not changed, and its unlabelled
+        cells are left out.
+    labels_key
+        Column of ``obs`` with the class of every cell.
+    cells_per_class
+        Cells of every class: a number, a number by class, or, below 1, a share of all labelled
+        cells, which the classes share evenly.
+    method
+        ``"centroids"`` averages the cells of each k-means cluster of a class, ``"class_mean"``
+        those of the class, ``"pseudobulk"`` those of random parts of it. The others choose real
+        cells: ``"herding"`` such that their mean stays near the mean of the class, ``"k_center"``
+        the farthest from those chosen before, ``"geosketch"`` evenly over the space that the class
+        fills (needs ``hdeepinsight[distill]``), ``"random"`` by chance.
+    layer
+        Where the counts are; ``X`` by default.
+    rare
+        What becomes of a class with fewer cells than asked for: ``"error"`` names them,
+        ``"keep_real"`` keeps all its cells, ``"drop"`` leaves it out.
+    seed
+        Same data and seed, same result.
+
+    Returns
+    -------
+    AnnData
+        ``X`` holds natural log1p of counts per 10,000, ``layers["counts"]`` whole counts, ``obs``
+        the labels, ``n_cells`` (real cells behind a row), ``is_real``, and those columns of the
+        reference in which all cells of a class agree, such as coarser levels. ``uns["distill"]``
+        is the recipe. `SCHDeepInsight.setup_anndata` takes it with ``layer="counts"``.
+
+    Raises
+    ------
+    ImportError
+        If geosketch is not installed.
+    InputError
+        If the matrix does not hold counts.
+    KeyError
+        If there is no such column.
+    ValueError
+        If there are fewer than two classes, or a class has too few cells.
+
+    Notes
+    -----
+    An average is the mean of log values. Its counts are the profile :math:`\exp(x) - 1` scaled to
+    the median depth of the reference times ``n_cells``, and rounded up or down at random such that
+    the expectation stays; at the depth of one cell, rounding would bring back the noise that the
+    average removes. Clusters and distances are of 50 principal components
+    (:func:`expression_pca`). Herding is due to Welling (2009, doi:10.1145/1553374.1553517),
+    k-center to Gonzalez (1985, doi:10.1016/0304-3975(85)90224-5), geometric sketching to Hie et
+    al. (2019, doi:10.1016/j.cels.2019.05.003). Averages hide single cells but are **not**
+    anonymous.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> reference = hdi.datasets.demo().reference
+    >>> small = hdi.tl.select_cells(reference, "cell_type", 2, method="herding")
+    >>> small.n_obs == 2 * reference.obs["cell_type"].nunique()
+    True
+    >>> hdi.SCHDeepInsight.setup_anndata(
+    ...     small, layer="counts", labels_keys=["lineage", "cell_type"]
+    ... )
+    """
+    check_choice("method", method, get_args(Selection))
+    if method == "class_mean" and cells_per_class != 1:
+        expected = 'not asked for beside cells_per_class > 1: a class has one mean. Use "centroids"'
+        raise invalid("method", method, expected)
+    check_integer("seed", seed, 0)
+    cells = read_labelled(adata, labels_key, layer=layer)
+    numbers, kept = class_numbers(cells, cells_per_class, rare)
+    points = expression_pca([cells.counts], seed=seed).astype(np.float64)
+    groups: list[NDArray[np.int64]] = []
+    rng = np.random.default_rng(seed)
+    for code, number in enumerate(numbers):
+        rows = np.flatnonzero(cells.codes == code)
+        if code in kept:
+            groups += [rows[[i]] for i in range(len(rows))]
+        elif number:
+            groups += [rows[part] for part in _parts(points[rows], number, method, rng)]
+    recipe = {"method": str(method), "n_reference": len(cells.codes), "seed": int(seed)}
+    return averaged(cells, groups, recipe, seed=seed)
+
+
+def _parts(
+    points: NDArray[np.float64], n: int, method: Selection, rng: np.random.Generator
+) -> Sequence[NDArray[np.int64]]:
+    """Return the cells of a class behind each of ``n`` rows."""
+    seed = int(rng.integers(2**31))
+    if method in _AVERAGES:
+        labels = rng.permutation(len(points)) % n
+        if method == "centroids" and n < len(points):
+            with warnings.catch_warnings(), threadpool_limits(1, "openmp"):  # sums in one order
+                warnings.simplefilter("ignore", ConvergenceWarning)  # of equal cells
+                found = KMeans(n, n_init=4, random_state=seed).fit_predict(points)
+            labels = found if len(np.unique(found)) == n else labels
+        return [np.flatnonzero(labels == i) for i in range(n)]
+    if method == "herding":
+        chosen = herding(points, n)
+    elif method == "k_center":
+        chosen = k_center(points, n)
+    elif method == "geosketch":
+        geosketch = need_extra("geosketch", "distill", 'method="geosketch"')
+        with global_seeds(seed):
+            chosen = np.asarray(geosketch.gs(points, n, replace=False))
+    else:
+        chosen = rng.choice(len(points), n, replace=False)
+    return [np.array([i]) for i in np.sort(chosen)]
+
+
+def herding(points: NDArray[np.float64], n: int) -> NDArray[np.int64]:
+    """Choose points one by one such that the mean of those chosen stays nearest that of all.
+
+    Examples
+    --------
+    >>> herding(np.array([[0.0], [1.0], [2.0], [9.0]]), 2).tolist()
+    [2, 1]
+    """
+    mean, total = points.mean(axis=0), np.zeros(points.shape[1])
+    chosen: list[int] = []
+    for size in range(1, n + 1):
+        distance = np.square((total + points) / size - mean).sum(axis=1)
+        distance[chosen] = np.inf
+        chosen.append(int(distance.argmin()))
+        total += points[chosen[-1]]
+    return np.array(chosen)
+
+
+def k_center(points: NDArray[np.float64], n: int) -> NDArray[np.int64]:
+    """Choose the point nearest the mean, then always the farthest from those chosen.
+
+    Examples
+    --------
+    >>> k_center(np.array([[0.0], [1.0], [2.0], [9.0]]), 3).tolist()
+    [2, 3, 0]
+    """
+    chosen = [int(np.square(points - points.mean(axis=0)).sum(axis=1).argmin())]
+    nearest = np.full(len(points), np.inf)
+    for _ in range(n - 1):
+        nearest = np.minimum(nearest, np.square(points - points[chosen[-1]]).sum(axis=1))
+        nearest[chosen] = -1.0
+        chosen.append(int(nearest.argmax()))
+    return np.array(chosen)
+
+
+def read_labelled(adata: DataLike, labels_key: str, *, layer: str | None = None) -> LabelledCells:
+    """Read counts and labels of the labelled cells; ``ValueError`` for fewer than two classes."""
+    source = open_counts(adata, layer=layer, arguments={"layer": "layer"})
+    labels = one_column(source.obs, labels_key)
+    labelled = ~find_unlabeled(labels)
+    column = labels[labelled].astype("category").cat.remove_unused_categories()
+    if len(column.cat.categories) < 2:
+        found = examples(map(str, column.cat.categories)) or "none"
+        raise ValueError(
+            f"{labels_key!r} must hold at least two classes, got {found}. One class leaves nothing "
+            "to tell apart; name the column of finer labels."
+        )
+    counts = sp.vstack([sp.csr_matrix(block) for _, block in source.blocks()], format="csr")
+    return LabelledCells(
+        counts=counts[np.flatnonzero(labelled)].astype(np.float32),
+        codes=column.cat.codes.to_numpy(np.int64),
+        classes=tuple(map(str, column.cat.categories)),
+        obs=source.obs[labelled],
+        var=source.var.copy(),
+        labels_key=labels_key,
+    )
+
+
+def class_numbers(
+    cells: LabelledCells, asked: Any, rare: RareClasses, *, least: int = 1
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return how many cells every class gets, and the classes whose real cells are kept.
+
+    Parameters
+    ----------
+    cells
+        The reference.
+    asked
+        A number, a number by class, or a share of all cells.
+    rare
+        What becomes of a class with fewer cells than asked for, or than ``least``.
+    """
+    check_choice("rare", rare, get_args(RareClasses))
+    if isinstance(asked, Mapping):
+        if set(map(str, asked)) != set(cells.classes):
+            expected = f"a number for each of the classes {examples(cells.classes, 20)}"
+            raise invalid("cells_per_class", dict(asked), expected)
+        asked = {str(name): number for name, number in asked.items()}
+        each = [asked[name] for name in cells.classes]
+    elif isinstance(asked, float | np.floating):
+        check_number("cells_per_class", asked, 1e-6, 1 - 1e-6, hint="Pass a whole number above it.")
+        each = [max(1, round(asked * len(cells.codes) / len(cells.classes)))] * len(cells.classes)
+    else:
+        each = [asked] * len(cells.classes)
+    for number in each:
+        check_integer("cells_per_class", number)
+    numbers = np.array(each, dtype=np.int64)
+    sizes = np.bincount(cells.codes, minlength=len(cells.classes))
+    short = np.flatnonzero(sizes < np.maximum(numbers, least))
+    if len(short) and rare == "error":
+        named = examples([f"{cells.classes[i]} ({sizes[i]})" for i in short], 10)
+        raise ValueError(
+            f"Each class must have at least {max(least, *numbers[short])} cells, got {named}. Ask "
+            'for fewer cells per class, keep theirs with rare="keep_real", or leave them out with '
+            'rare="drop".'
+        )
+    numbers[short] = 0
+    if not numbers.any():
+        raise invalid("cells_per_class", asked, "at most the cells of some class", "Lower it.")
+    return numbers, short if rare == "keep_real" else short[:0]
+
+
+def averaged(
+    cells: LabelledCells,
+    groups: Sequence[NDArray[np.int64]],
+    recipe: Mapping[str, Any],
+    *,
+    seed: int,
+) -> AnnData:
+    """Return one row per group of cells: a real cell as it is, or the mean of log values."""
+    sizes = np.array([len(group) for group in groups])
+    places = np.repeat(np.arange(len(groups)), sizes), np.concatenate(groups)
+    means = sp.csr_matrix((np.repeat(1 / sizes, sizes), places), (len(groups), len(cells.codes)))
+    first = np.array([group[0] for group in groups])
+    small = small_reference(
+        cells, cells.codes[first], means @ cells.logged.astype(np.float64), sizes, recipe, seed=seed
+    )
+    counts, real = small.layers["counts"].toarray(), np.flatnonzero(sizes == 1)
+    counts[real] = cells.counts[first[real]].toarray()
+    small.layers["counts"] = sp.csr_matrix(counts)
+    small.obs["n_cells"], small.obs["is_real"] = sizes, sizes == 1
+    names = np.array(small.obs_names, dtype=object)
+    names[real] = cells.obs.index[first[real]]
+    small.obs_names = names
+    return small
+
+
+def small_reference(
+    cells: LabelledCells,
+    codes: NDArray[np.int64],
+    logged: Any,
+    sizes: NDArray[np.float64],
+    recipe: Mapping[str, Any],
+    *,
+    seed: int,
+) -> AnnData:
+    """Return rows of log values as an AnnData like the reference, with counts.
+
+    Parameters
+    ----------
+    cells
+        The reference.
+    codes
+        Class of every row.
+    logged
+        Natural log1p of expected counts per 10,000, shape ``(n_rows, n_genes)``.
+    sizes
+        Cells that every row stands for; its counts have their depth together.
+    recipe
+        How the rows were made, in plain types.
+    seed
+        Seed of the rounding.
+    """
+    logged = sp.csr_matrix(logged)
+    profile = np.expm1(logged.toarray().astype(np.float64))
+    whole = profile.sum(axis=1, keepdims=True)
+    totals = np.asarray(cells.counts.sum(axis=1, dtype=np.float64))
+    expected = profile / np.maximum(whole, 1e-12) * np.median(totals) * sizes[:, None]
+    counts = np.floor(expected + np.random.default_rng(seed).random(expected.shape))
+    names = np.array(cells.classes, dtype=object)[codes]
+    order = pd.Series(codes).groupby(codes).cumcount()
+    old = cells.obs[cells.labels_key]
+    # All categories of the reference stay, those of dropped classes too.
+    kind = old.dtype if isinstance(old.dtype, pd.CategoricalDtype) else None
+    by_name = {str(name): name for name in (old.cat.categories if kind else old.unique())}
+    obs = pd.DataFrame(index=[f"{name}_{i}" for name, i in zip(names, order, strict=True)])
+    obs[cells.labels_key] = pd.Categorical([by_name[name] for name in names], dtype=kind)
+    there, firsts = np.unique(cells.codes, return_index=True)
+    place = np.zeros(len(cells.classes), dtype=np.int64)
+    place[there] = firsts
+    for key in cells.obs.columns.drop(cells.labels_key):
+        values = pd.Series(pd.factorize(cells.obs[key])[0])
+        if values.groupby(cells.codes).nunique().max() == 1:
+            obs[key] = cells.obs[key].iloc[place[codes]].array
+    return AnnData(
+        logged.astype(np.float32),
+        obs=obs,
+        var=cells.var.copy(),
+        layers={"counts": sp.csr_matrix(counts, dtype=np.float32)},
+        uns={"distill": {"labels_key": cells.labels_key, **recipe}},
+    )
