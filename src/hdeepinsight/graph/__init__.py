@@ -1,5 +1,6 @@
 """Neighbour graphs of cells and linear systems on them; knows arrays only."""
 
+from hdeepinsight.graph._choices import degree_summary, neighbors_within
 from hdeepinsight.graph._communities import leiden_communities
 from hdeepinsight.graph._local_prior import LocalPrior, refine_by_local_prior
 from hdeepinsight.graph._neighbors import (
@@ -29,12 +30,14 @@ __all__ = [
     "batch_graphs",
     "check_graph",
     "check_points",
+    "degree_summary",
     "degrees",
     "dirichlet_energy",
     "knn_graph",
     "laplacian",
     "leiden_communities",
     "nearest_neighbors",
+    "neighbors_within",
     "refine_by_local_prior",
     "smooth",
 ]

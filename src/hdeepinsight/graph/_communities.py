@@ -50,9 +50,10 @@ def leiden_communities(
     made = igraph.Graph(n=graph.shape[0], edges=np.stack([upper.row, upper.col], axis=1))
     try:
         igraph.set_random_number_generator(random.Random(seed))
-        found = made.community_leiden("modularity", weights=upper.data, resolution=resolution)
+        groups = made.community_leiden("modularity", weights=upper.data, resolution=resolution)
     finally:
         igraph.set_random_number_generator(random)
-    labels = np.asarray(found.membership)
+    labels = np.asarray(groups.membership)
     order = np.argsort(-np.bincount(labels), kind="stable")
-    return np.argsort(order)[labels]
+    found: NDArray[np.int64] = np.argsort(order)[labels]
+    return found

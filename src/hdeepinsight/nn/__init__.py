@@ -14,6 +14,7 @@ from hdeepinsight.nn._contrast import info_nce
 from hdeepinsight.nn._count_autoencoder import CountHeads, CountParameters
 from hdeepinsight.nn._edge_sampler import (
     Similarity,
+    adjacency_error,
     are_joined,
     candidate_similarity,
     chosen_cells,
@@ -76,6 +77,7 @@ __all__ = [
     "SparseFeatures",
     "TAGConv",
     "adapt_first_convolution",
+    "adjacency_error",
     "are_joined",
     "candidate_similarity",
     "chosen_cells",

@@ -17,9 +17,9 @@ class CellGraph(NamedTuple):
     Parameters
     ----------
     starts
-        Where the edges of each cell start, int64, shape ``(n_cells + 1,)``.
+        Where the edges of each cell start, int32, shape ``(n_cells + 1,)``.
     ends
-        Cell at the other end of each edge, int64, shape ``(n_edges,)``; every edge is stored in
+        Cell at the other end of each edge, int32, shape ``(n_edges,)``; every edge is stored in
         both directions.
     weights
         Weight of each edge, shape ``(n_edges,)``; both directions carry the same.
@@ -40,8 +40,8 @@ class CellGraph(NamedTuple):
     @classmethod
     def from_scipy(cls, matrix: sp.csr_matrix) -> CellGraph:
         """Return the graph of a symmetric matrix, in single precision."""
-        indices = (torch.as_tensor(x.astype(np.int64)) for x in (matrix.indptr, matrix.indices))
-        return cls(*indices, torch.as_tensor(matrix.data.astype(np.float32)))
+        starts, ends = (torch.as_tensor(x).int() for x in (matrix.indptr, matrix.indices))
+        return cls(starts, ends, torch.as_tensor(matrix.data.astype(np.float32)))
 
     def to_scipy(self) -> sp.csr_matrix:
         """Return the weights as a matrix, shape ``(n_cells, n_cells)``."""
@@ -159,8 +159,8 @@ class SparseFeatures(NamedTuple):
         """Return the features in a matrix, shape ``(n_cells, n_features)``, in its precision."""
         both = []
         for part in (matrix, matrix.T.tocsr()):
-            indices = [torch.as_tensor(x.astype(np.int64)) for x in (part.indptr, part.indices)]
-            rows = sparse_rows(*indices, torch.as_tensor(part.data), part.shape[1])
+            starts, columns = (torch.as_tensor(x).int() for x in (part.indptr, part.indices))
+            rows = sparse_rows(starts, columns, torch.as_tensor(part.data), part.shape[1])
             both.append(rows.to(device))
         return cls(*both)
 

@@ -857,7 +857,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     def _from_payload(cls, payload: dict[str, Any], adata: Any, name: object) -> Self:
         """Build the model that a payload describes, with its weights."""
         attributes = payload[SAVE_KEYS.ATTR_DICT_KEY]
-        missing = classes.missing_capabilities(attributes)
+        missing = classes.missing_capabilities(attributes, cls._parts)
         with damaged_if_unfit(name):
             attributes = classes.migrate(attributes, cls._options_of)
             registry = attributes.pop("registry_")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -202,9 +202,20 @@ def _entry(value: Any, *keys: str) -> Any:
     return value
 
 
-def missing_capabilities(attributes: Mapping[str, Any]) -> tuple[str, ...]:
-    """List what a model cannot do since it was saved before there was the attribute for it."""
-    return tuple(what for key, what in CAPABILITIES.items() if key not in attributes)
+def missing_capabilities(
+    attributes: Mapping[str, Any], parts: Collection[str] = tuple(CAPABILITIES)
+) -> tuple[str, ...]:
+    """List what a model cannot do since it was saved before there was the attribute for it.
+
+    Parameters
+    ----------
+    attributes
+        Attributes of the model file.
+    parts
+        Attributes that its class has.
+    """
+    absent = {key for key in parts if key not in attributes}
+    return tuple(what for key, what in CAPABILITIES.items() if key in absent)
 
 
 def migrate(

@@ -10,9 +10,11 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 from anndata import AnnData
-from scipy.stats import skew
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.decomposition import PCA
+from sklearn.utils import gen_batches
+from sklearn.utils.sparsefuncs import mean_variance_axis
+from torch import Tensor
 
 from hdeepinsight._errors import (
     InputError,
@@ -24,23 +26,35 @@ from hdeepinsight._errors import (
     missing_column,
 )
 from hdeepinsight.data import log_normalize, open_counts
-from hdeepinsight.graph import check_points, leiden_communities, nearest_neighbors
+from hdeepinsight.graph import (
+    check_points,
+    degree_summary,
+    leiden_communities,
+    nearest_neighbors,
+    neighbors_within,
+)
 from hdeepinsight.models._base import _registration as registration
 from hdeepinsight.models._base import _training as training
 from hdeepinsight.models._base._count_model import CountModel
 from hdeepinsight.models.scagc._module import GraphAutoencoder
-from hdeepinsight.models.scagc._plan import AdaptiveGraphPlan, CellBlocks, Cells, EdgeRule
-from hdeepinsight.nn import CellGraph, Similarity, SparseFeatures, union_graph
+from hdeepinsight.models.scagc._plan import (
+    AdaptiveGraphPlan,
+    CellBlocks,
+    Cells,
+    EdgeRule,
+    PlanOptions,
+)
+from hdeepinsight.nn import Similarity, SparseFeatures, union_graph
 
 Sampler = Literal["adaptive", "published", "static"]
 Propagation = Literal["auto", "full", "blocks"]
 
+BATCH_NAME = f"{registration.BATCH}_name"
 N_COMPONENTS = 50
 #: Neighbours in the tissue, as many as touch a cell in a layer of round ones.
 SPATIAL_NEIGHBORS = 6
 #: More cells than these are trained in blocks of about so many.
 FULL_CELLS, BLOCK_CELLS = 15_000, 1_000
-MANY_GENES = 5_000
 
 
 class SCAGC(CountModel):
@@ -226,8 +240,8 @@ class SCAGC(CountModel):
         plan_kwargs
             Passed to the training plan: ``lr`` (1e-3), ``cluster_lr`` (5e-4), ``edge_weight``
             (0.3), ``contrast_weight`` (0.01), ``cluster_weight`` (1.5), ``contrast_temperature``
-            (0.7), ``step_cells`` (512), ``pool_refresh`` (25 epochs), ``target_update`` (8 epochs),
-            ``label_change_tol`` (0.001).
+            (0.7), ``step_cells`` (256) of which losses are computed, ``pool_refresh`` (25 epochs),
+            ``target_update`` (8 epochs), ``label_change_tol`` (0.001).
         **trainer_kwargs
             Passed to :class:`scvi.train.Trainer`.
 
@@ -254,30 +268,28 @@ class SCAGC(CountModel):
         training.check_names(trainer_kwargs)
         if training.is_distributed(trainer_kwargs, devices):
             raise invalid("devices", devices, "a single device", "Each step reads the whole graph.")
+        options = PlanOptions(**(plan_kwargs or {}))
         self._resolve_adata(None)
         self._check_reference()
         with training.one_at_a_time():
             self._standardize()
-            cells = self._cells(None)
+            cells, epochs = self._cells(None), (pretrain_epochs, cluster_epochs)
             n_cells = cells.counts.shape[0]
             blocks = np.zeros(n_cells, dtype=int)
             if propagation == "blocks" or (propagation == "auto" and n_cells > FULL_CELLS):
-                points = cells.points[:, :N_COMPONENTS]
                 means = MiniBatchKMeans(-(-n_cells // BLOCK_CELLS), random_state=self.seed)
-                blocks = means.fit_predict(points)
-            epochs = {"pretrain_epochs": pretrain_epochs, "cluster_epochs": cluster_epochs}
+                blocks = means.fit_predict(cells.points)
             plan = AdaptiveGraphPlan(
-                self.module, cells, self.rule, self._first_centres, **epochs, **(plan_kwargs or {})
+                self.module, cells, self.rule, self._first_centres, epochs, options
             )
-            options = training.trainer_options(
-                trainer_kwargs, sum(epochs.values()), 0, devices, monitor=None
+            settings = {"propagation": "blocks" if blocks.any() else "full", **vars(options)}
+            settings |= {"pretrain_epochs": pretrain_epochs, "cluster_epochs": cluster_epochs}
+            trainer = training.trainer_options(
+                trainer_kwargs, sum(epochs), 0, devices, monitor=None
             )
-            options |= {"max_epochs": sum(epochs.values())}
-            options |= {"accelerator": accelerator, "devices": devices}
-            settings = {**epochs, "propagation": "blocks" if blocks.any() else "full"}
-            loaders = CellBlocks(blocks)
+            trainer |= {"accelerator": accelerator, "devices": devices, "max_epochs": sum(epochs)}
             self._settled = None
-            self._fit(plan, loaders, options, settings, sizes=(n_cells, 0))
+            self._fit(plan, CellBlocks(blocks), trainer, settings, sizes=(n_cells, 0))
 
     def _standardize(self) -> None:
         """Read depth, means, deviations and principal directions from the reference."""
@@ -285,10 +297,8 @@ class SCAGC(CountModel):
         totals = np.asarray(counts.sum(axis=1)).ravel()
         module.depth.fill_(float(np.median(totals[totals > 0])) if totals.any() else 1.0)
         logged = log_normalize(counts, float(module.depth)).astype(np.float64)
-        mean = np.asarray(logged.mean(axis=0)).ravel()
-        square = np.asarray(logged.multiply(logged).mean(axis=0)).ravel()
-        deviation = np.sqrt(np.maximum(square - mean**2, 0))
-        scale = np.where(deviation > 1e-8, deviation, 1.0)
+        mean, variance = mean_variance_axis(logged, axis=0)
+        scale = np.where(variance > 1e-12, np.sqrt(variance), 1.0)
         module.shift.copy_(torch.as_tensor(mean))
         module.scale.copy_(torch.as_tensor(scale))
         if n_components := module.rotation.shape[1]:
@@ -303,50 +313,45 @@ class SCAGC(CountModel):
         counts = sp.vstack([shell.X for shell in shells], "csr").astype(np.float32)
         n_cells = counts.shape[0]
         if n_cells < 2:
-            raise InputError(
-                f"There is {n_cells} cell.", "A graph needs two or more.", "Add cells."
-            )
+            raise InputError("There is 1 cell.", "A graph needs two or more.", "Add cells.")
         depth = float(self.module.depth)
         logged = log_normalize(counts, depth)
-        names = pd.concat([shell.obs[f"{registration.BATCH}_name"].astype(str) for shell in shells])
-        batch = pd.Index(self._batches).get_indexer(names)
+        names = np.concatenate([shell.obs[BATCH_NAME].astype(str) for shell in shells])
         if self.use_rep is not None:
             points = np.concatenate([_coordinates(each, self.use_rep) for each in given])
         else:
-            buffers = (self.module.scale, self.module.shift, self.module.rotation)
-            scale, shift, rotation = (buffer.cpu().numpy() for buffer in buffers)
-            directions = rotation / scale[:, None]
-            points = logged @ directions - shift @ directions
-        rule, near = self.rule, min(self.rule.n_candidates // 2, n_cells - 1)
-        found = nearest_neighbors(points, k=near, seed=self.seed)[0]
-        k = min(rule.n_neighbors, near)
-        parts, pool = [found[:, :k]], [found]
+            buffers = (self.module.rotation, self.module.scale[:, None], self.module.shift)
+            rotation, scale, shift = (buffer.cpu().numpy() for buffer in buffers)
+            points = logged @ (rotation / scale) - shift @ (rotation / scale)
+        near = min(self.rule.n_candidates // 2, n_cells - 1)
+        candidates = nearest_neighbors(points, k=near, seed=self.seed)[0]
+        neighbors = candidates[:, : self.rule.n_neighbors]
         if self.spatial_key is not None:
-            tissue = np.concatenate([_coordinates(each, self.spatial_key) for each in given])
-            beside = _tissue_neighbors(tissue, names.to_numpy())
-            beside[(beside[:, :, None] == found[:, None, :k]).any(axis=2)] = -1
-            parts.append(beside)
-            is_known = (beside[:, :, None] == found[:, None, :]).any(axis=2)
-            pool.append(np.where(is_known, -1, beside))
+            places = np.concatenate([_coordinates(each, self.spatial_key) for each in given])
+            beside = neighbors_within(places, names, SPATIAL_NEIGHBORS)
+            candidates, neighbors = (
+                np.hstack([x, np.where((beside[:, :, None] == x[:, None]).any(axis=2), -1, beside)])
+                for x in (candidates, neighbors)
+            )
         return Cells(
             counts=counts,
             logged=logged,
             size_factor=torch.as_tensor(counts.sum(axis=1) / depth).float().clamp_min(1e-6),
-            batch=torch.as_tensor(batch),
+            batch=torch.as_tensor(pd.Index(self._batches).get_indexer(names)),
             points=points,
-            neighbors=torch.as_tensor(np.concatenate(parts, axis=1)),
-            candidates=torch.as_tensor(np.concatenate(pool, axis=1)),
+            neighbors=torch.as_tensor(neighbors),
+            candidates=torch.as_tensor(candidates),
         )
 
-    def _first_centres(self, latent: np.ndarray, graph: CellGraph) -> np.ndarray:
+    def _first_centres(self, latent: Tensor, neighbors: Tensor) -> Tensor:
         """Return the centres from which the clusters start, the largest first."""
+        points = latent.cpu().numpy()
         if self.n_clusters is None:
-            labels = leiden_communities(graph.to_scipy(), seed=self.seed)
+            labels = leiden_communities(union_graph(neighbors).to_scipy(), seed=self.seed)
         else:
-            labels = KMeans(self.n_clusters, n_init=20, random_state=self.seed).fit_predict(latent)
-        sizes = np.bincount(labels)
-        order = np.argsort(-sizes, kind="stable")
-        return np.stack([latent[labels == name].mean(axis=0) for name in order])
+            labels = KMeans(self.n_clusters, n_init=20, random_state=self.seed).fit_predict(points)
+        order = np.argsort(-np.bincount(labels), kind="stable")
+        return torch.stack([latent[labels == name].mean(dim=0) for name in order])
 
     def _settle(
         self, data: AnnData | None, reference: AnnData | None = None
@@ -365,7 +370,7 @@ class SCAGC(CountModel):
             self._settled = latent, neighbors
         return latent, neighbors
 
-    def get_latent_representation(  # type: ignore[override]
+    def get_latent_representation(
         self, adata: AnnData | None = None, *, reference: AnnData | None = None
     ) -> np.ndarray:
         """Embed cells.
@@ -421,7 +426,7 @@ class SCAGC(CountModel):
         names = [str(number) for number in range(found.shape[1])]
         return pd.DataFrame(found, index=self._resolve_adata(adata).obs_names, columns=names)
 
-    def predict(  # type: ignore[override]
+    def predict(
         self, adata: AnnData | None = None, *, reference: AnnData | None = None
     ) -> pd.Series:
         """Return the most probable cluster of every cell, as a categorical column.
@@ -503,13 +508,13 @@ class SCAGC(CountModel):
         if unknown := sorted(set(names) - set(self.genes)):
             raise invalid("gene_list", examples(unknown), "genes of the model", "See model.genes.")
         columns, shell = pd.Index(self.genes).get_indexer(names), self._validate_anndata(adata)
-        latent = torch.as_tensor(self._settle(adata)[0], device=self.device)
-        batch = pd.Index(self._batches).get_indexer(shell.obs[f"{registration.BATCH}_name"])
-        codes, means = torch.as_tensor(batch, device=self.device), []
+        codes = pd.Index(self._batches).get_indexer(shell.obs[BATCH_NAME].astype(str))
+        latent, means = self._settle(adata)[0], []
         with torch.inference_mode():
-            for z, code in zip(latent.split(4096), codes.split(4096), strict=True):
-                given = self.module.generative(z, torch.ones_like(z[:, :1]), code)
-                means.append(given["px"].mu[:, columns].cpu().numpy())
+            for rows in gen_batches(len(latent), 4096):
+                z, batch = (torch.as_tensor(x[rows], device=self.device) for x in (latent, codes))
+                found = self.module.generative(z, torch.ones_like(z[:, :1]), batch)["px"].mu
+                means.append(found[:, columns].cpu().numpy())
         return pd.DataFrame(np.concatenate(means), index=shell.obs_names, columns=names)
 
     def degree_report(self) -> pd.DataFrame:
@@ -530,19 +535,8 @@ class SCAGC(CountModel):
         >>> model.degree_report().index.tolist()
         ['initial', 'learned']
         """
-        learned, rows = self._settle(None)[1], {}
-        for name, chosen in (
-            ("initial", self._cells(None).neighbors.numpy()),
-            ("learned", learned),
-        ):
-            degree = np.diff(union_graph(torch.as_tensor(chosen)).starts.numpy())
-            in_degree = np.bincount(chosen[chosen >= 0], minlength=len(chosen))
-            quantiles = np.quantile(degree, [0, 0.25, 0.5, 0.75, 1])
-            names = ("min", "25%", "50%", "75%", "max")
-            rows[name] = dict(zip(names, quantiles, strict=True)) | {
-                "in_degree_sd": in_degree.std(),
-                "hubness": float(skew(in_degree)) if in_degree.std() else 0.0,
-            }
+        graphs = {"initial": self._cells(None).neighbors.numpy(), "learned": self._settle(None)[1]}
+        rows = {name: degree_summary(chosen) for name, chosen in graphs.items()}
         return pd.DataFrame.from_dict(rows, orient="index")
 
 
@@ -554,13 +548,3 @@ def _coordinates(adata: AnnData, key: str) -> np.ndarray:
     if points.shape[1] < 2:
         raise invalid(key, f"{points.shape[1]} column", "coordinates in two or more columns")
     return points
-
-
-def _tissue_neighbors(places: np.ndarray, batch: np.ndarray) -> np.ndarray:
-    """Find the nearest cells of the same batch in a tissue; -1 where there are fewer."""
-    found = np.full((len(places), SPATIAL_NEIGHBORS), -1)
-    for name in np.unique(batch):
-        rows = np.flatnonzero(batch == name)
-        if k := min(SPATIAL_NEIGHBORS, len(rows) - 1):
-            found[rows, :k] = rows[nearest_neighbors(places[rows], k=k)[0]]
-    return found

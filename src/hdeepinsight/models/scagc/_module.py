@@ -14,7 +14,7 @@ from torch.nn.functional import dropout, one_hot
 from hdeepinsight.nn import CellGraph, CountHeads, SparseFeatures, TAGConv, student_t_assignment
 
 
-class GraphAutoencoder(BaseModuleClass):
+class GraphAutoencoder(BaseModuleClass):  # type: ignore[misc]
     """Embed cells by convolution over a graph; decode counts and edges from the embedding.
 
     Parameters
@@ -54,16 +54,15 @@ class GraphAutoencoder(BaseModuleClass):
     ) -> None:
         super().__init__()
         self.n_batches, self.dropout_rate = n_batches, dropout_rate
-        self.convolutions = nn.ModuleList(
-            [TAGConv(n_genes, n_hidden, n_hops), TAGConv(n_hidden, n_latent, n_hops)]
-        )
+        self.first = TAGConv(n_genes, n_hidden, n_hops)
+        self.second = TAGConv(n_hidden, n_latent, n_hops)
         self.edge_features = nn.Linear(n_latent, adjacency_width)
         self.edge_form = nn.Parameter(torch.eye(adjacency_width) / adjacency_width)
         widths = [n_latent + (n_batches if n_batches > 1 else 0), 128, 256, 512]
         self.decoder = nn.Sequential(
             *(m for w in pairwise(widths) for m in (nn.Linear(*w), nn.ReLU()))
         )
-        self.heads = CountHeads(widths[-1], n_genes)
+        self.heads = CountHeads(widths[-1], n_genes, per_cell=False)
         self.centres = nn.Parameter(torch.zeros(0, n_latent))
         self.register_buffer("depth", torch.ones(()))
         self.register_buffer("shift", torch.zeros(n_genes))
@@ -73,13 +72,12 @@ class GraphAutoencoder(BaseModuleClass):
     def project(self, features: SparseFeatures | Tensor) -> Tensor:
         """Standardise log values and project them for every hop; the same for any graph."""
         factor = dropout(1 / self.scale, self.dropout_rate, self.training)
-        first: TAGConv = self.convolutions[0]
-        return first.project(features, self.shift, factor)
+        return self.first.project(features, self.shift, factor)
 
     def encode(self, projected: Tensor, graph: CellGraph) -> Tensor:
         """Embed cells over a normalised graph, shape ``(n_cells, n_latent)``."""
-        first, second = self.convolutions
-        latent: Tensor = second(torch.relu(first.propagate(projected, graph)), graph)
+        hidden = torch.relu(self.first.propagate(projected, graph))
+        latent: Tensor = self.second(hidden, graph)
         return latent
 
     def assign(self, latent: Tensor) -> Tensor:
