@@ -174,7 +174,7 @@ def annotate(
     check_decoding(threshold, decoder, reject)
     with progress_wanted(progress):
         with working("Loading the model"):
-            model = load_model(model)
+            model = load_model(model, with_types=True)
         for argument, names in (("types", types), ("exclude", exclude)):
             leaves_named(model.taxonomy, argument, names)
         with working("Checking the query"):

@@ -1,6 +1,40 @@
-import torch
+"""Contrast of the clusters of two views."""
 
-from hdeepinsight.nn import info_nce
+import torch
+from torch.testing import assert_close
+
+from hdeepinsight.nn import cluster_contrast, info_nce
+
+
+def views() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return tuple(torch.randn(20, 6, generator=generator).softmax(1) for _ in range(2))
+
+
+def test_it_is_the_cross_entropy_of_partners_among_all_others():
+    first, second = views()
+    columns = [c / c.norm() for c in (*first.T, *second.T)]
+    total = 0.0
+    for i, column in enumerate(columns):
+        likeness = torch.stack([column @ other / 0.5 for other in columns])
+        others = torch.cat([likeness[:i], likeness[i + 1 :]])
+        total -= likeness[(i + 6) % 12] - torch.logsumexp(others, 0)
+    assert_close(cluster_contrast(first, second), total / 12)
+
+
+def test_it_is_symmetric_and_knows_no_order_of_clusters():
+    first, second = views()
+    order = torch.tensor([3, 1, 0, 5, 4, 2])
+    assert_close(cluster_contrast(first, second), cluster_contrast(second, first))
+    assert_close(
+        cluster_contrast(first[:, order], second[:, order]), cluster_contrast(first, second)
+    )
+
+
+def test_equal_views_are_better_than_shuffled_ones():
+    view = torch.eye(5).repeat(4, 1)
+    shuffled = view[:, [1, 2, 3, 4, 0]]
+    assert cluster_contrast(view, view) < cluster_contrast(view, shuffled)
 
 
 def test_equal_views_are_told_apart_best():

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import confusion_matrix
 
@@ -151,3 +152,22 @@ def test_no_cell_is_refused(empty):
 def test_the_root_is_no_level_of_dots(result):
     with pytest.raises(ValueError, match="got 0, which is the root"):
         pl.dotplot(result, LABELS, level=0)
+
+
+def test_topics_are_drawn_beside_the_groups_that_they_are_largest_in():
+    rng = np.random.default_rng(0)
+    names, cells = [f"topic_{k}" for k in range(5)], [f"cell {i}" for i in range(40)]
+    groups = np.array(["B", "T"])[np.arange(40) % 2]
+    shares = rng.random((40, 5)) + 3 * np.eye(5)[np.where(groups == "B", 3, 1)]
+    table = pd.DataFrame(shares / shares.sum(1, keepdims=True), cells, names)
+    loadings = pd.DataFrame(rng.random((5, 20)), names, [f"G{i}" for i in range(20)])
+    ax = pl.topics(table, loadings, groups, n_topics=1, n_genes=2)
+    tops = {t: ", ".join(loadings.loc[t].sort_values().index[[-1, -2]]) for t in names}
+    assert labels(ax.xaxis) == [f"topic_3: {tops['topic_3']}", f"topic_1: {tops['topic_1']}"]
+    assert labels(ax.yaxis) == ["B  (20)", "T  (20)"]
+    sizes = ax.collections[0].get_sizes()
+    np.testing.assert_allclose(sizes / sizes.max(), [1, 0, 0, 1])
+    means = table.groupby(groups).mean()[["topic_3", "topic_1"]].to_numpy().ravel()
+    np.testing.assert_allclose(ax.collections[0].get_array(), means)
+    with pytest.raises(ValueError, match="without 'topic_4'"):
+        pl.topics(table, loadings.iloc[:4], groups)

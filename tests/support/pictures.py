@@ -105,6 +105,16 @@ def _marker_evidence(d: Data) -> Any:
     return hdi.pl.marker_evidence(hdi.tl.marker_evidence(d.result, cells, model), n_genes=1)
 
 
+def _topics(d: Data) -> Any:
+    rng = np.random.default_rng(d.seed)
+    names = [f"topic_{k}" for k in range(8)]
+    shares = pd.DataFrame(rng.gamma(0.2, size=(N_CELLS, 8)), d.result.obs_names, names)
+    shares += np.eye(8)[np.arange(N_CELLS) % d.tree.n_leaves]
+    loadings = pd.DataFrame(rng.random((8, 50)), names, d.layout.genes)
+    shares = shares.div(shares.sum(axis=1), axis=0)
+    return hdi.pl.topics(shares, loadings, d.known, n_topics=1, n_genes=2)
+
+
 PICTURES: dict[str, Callable[[Data], Any]] = {
     "alluvial": lambda d: hdi.pl.alluvial(d.result, d.known, heading="known"),
     "confusion": lambda d: hdi.pl.confusion(d.tree, d.truth, d.result.leaf_nodes, level=2),
@@ -127,6 +137,7 @@ PICTURES: dict[str, Callable[[Data], Any]] = {
     "reliability": lambda d: hdi.pl.reliability(d.leaf_probability, d.right, n_bins=6),
     "taxonomy": lambda d: hdi.pl.taxonomy(d.tree, d.result.stop_nodes[: d.tree.n_nodes]),
     "taxonomy_confidence": lambda d: hdi.pl.taxonomy(d.result),
+    "topics": _topics,
     "training_history": lambda d: hdi.pl.training_history(d.history, title="training"),
 }
 

@@ -101,7 +101,7 @@ def annotate(
     model = asked["model"]
     with step("Loading the model"):
         folder = hub.resolve_model(model)
-        asked["model"] = hub.load_model(folder)
+        asked["model"] = hub.load_model(folder, with_types=True)
     result = _annotated(store, **asked)
     with step(f"Writing {out}"):
         write(result, fill=fill, details=details)
@@ -181,7 +181,7 @@ def report(
             )
     model = asked["model"]
     with step("Loading the model"):
-        asked["model"] = loaded = hub.load_model(model)
+        asked["model"] = loaded = hub.load_model(model, with_types=True)
         true_nodes = loaded.label_nodes(store, labels_keys=labels_keys) if labels_keys else None
     result = _annotated(store, **asked)
     place: Any = None if embedding is None else store.obsm[embedding]
@@ -271,7 +271,7 @@ def evaluate(query: Path, model: str, json: bool, **asked: Any) -> None:
     with step("Loading the model"):
         from hdeepinsight import hub
 
-        loaded = hub.load_model(model)
+        loaded = hub.load_model(model, with_types=True)
     with step("Annotating"):
         found = loaded.evaluate(open_cells(query), **asked)
     if json:  # which has no NaN
@@ -319,7 +319,7 @@ def explain(
 
         from hdeepinsight import hub
 
-        loaded = hub.load_model(model)
+        loaded = hub.load_model(model, with_types=True)
     with step("Explaining"):
         found = loaded.explain(query, nodes or None, keep_values=False, **asked)
     n_cells = found.totals["own"].n_cells

@@ -19,7 +19,7 @@ from hdeepinsight.data._genes import (
     resolve_var_names,
 )
 from hdeepinsight.data._inspect import InputReport, ScaleMode, inspect_input
-from hdeepinsight.data._matrix import spread_rows
+from hdeepinsight.data._matrix import RowMatrix, spread_rows
 from hdeepinsight.data._modalities import (
     Modalities,
     errors_of,
@@ -59,6 +59,7 @@ __all__ = [
     "Modalities",
     "ProteinCounts",
     "ProteinCoverageWarning",
+    "RowMatrix",
     "ScaleMode",
     "Store",
     "align_genes",

@@ -54,6 +54,15 @@ class RowMatrix:
         package unpacks them itself; shared by all parts of a matrix.
     held
         Pieces that were unpacked beforehand, for the next pass; shared alike.
+
+    Examples
+    --------
+    >>> import anndata as ad
+    >>> import numpy as np
+    >>> from hdeepinsight.data import open_store
+    >>> matrix = open_store(ad.AnnData(np.eye(3))).matrix(None, use_raw=False)
+    >>> [(rows, block.shape) for rows, block in matrix.blocks(2)]
+    [(slice(0, 2, None), (2, 3)), (slice(2, 3, None), (1, 3))]
     """
 
     opener: Callable[[], AbstractContextManager[Any]]

@@ -1,8 +1,17 @@
-"""Neighbour graphs of cells and linear systems on them; knows arrays only."""
+"""Neighbour graphs of cells, linear systems on them, and inner products; knows arrays only."""
 
 from hdeepinsight.graph._choices import degree_summary, neighbors_within
 from hdeepinsight.graph._communities import leiden_communities
+from hdeepinsight.graph._gram import (
+    CorrectedGram,
+    EntryMask,
+    Estimator,
+    Reader,
+    Solver,
+    leading_eigenpairs,
+)
 from hdeepinsight.graph._local_prior import LocalPrior, refine_by_local_prior
+from hdeepinsight.graph._mutual import mutual_neighbors
 from hdeepinsight.graph._neighbors import (
     BatchGraphs,
     Exact,
@@ -23,10 +32,15 @@ from hdeepinsight.graph._smooth import (
 
 __all__ = [
     "BatchGraphs",
+    "CorrectedGram",
+    "EntryMask",
+    "Estimator",
     "Exact",
     "LaplacianKind",
     "LocalPrior",
     "NumbaCacheError",
+    "Reader",
+    "Solver",
     "batch_graphs",
     "check_graph",
     "check_points",
@@ -35,7 +49,9 @@ __all__ = [
     "dirichlet_energy",
     "knn_graph",
     "laplacian",
+    "leading_eigenpairs",
     "leiden_communities",
+    "mutual_neighbors",
     "nearest_neighbors",
     "neighbors_within",
     "refine_by_local_prior",

@@ -402,13 +402,15 @@ def resolve_model(model: str | os.PathLike[str]) -> Path:
         raise type(error)(f"There is no folder {text!r}, so the hub was asked. {error}") from None
 
 
-def load_model(model: Any, **options: Any) -> Any:
+def load_model(model: Any, *, with_types: bool = False, **options: Any) -> Any:
     """Return a model, by its name, folder or address; a model itself is returned as it is.
 
     Parameters
     ----------
     model
         What :func:`resolve_model` takes, or a model.
+    with_types
+        Whether it has to be one that knows cell types.
     **options
         ``accelerator`` and ``device``, as in :func:`hdeepinsight.models.load_model`.
 
@@ -419,7 +421,7 @@ def load_model(model: Any, **options: Any) -> Any:
     Raises
     ------
     TypeError
-        If it is neither a model nor text or a path.
+        If it is neither a model nor text or a path, or knows no cell types and has to.
     ValueError
         If the text is neither a folder nor an address.
     HubError
@@ -435,10 +437,15 @@ def load_model(model: Any, **options: Any) -> Any:
     True
     """
     if isinstance(model, str | os.PathLike):
-        return models.load_model(resolve_model(model), **options)
+        model = models.load_model(resolve_model(model), **options)
     if isinstance(model, type) or not hasattr(model, "module"):
         raise TypeError(
             "The model must be a trained model, or the name, folder or address of one, got a "
             f"{type(model).__name__}. Pass the query first and the model second."
+        )
+    if with_types and getattr(model, "taxonomy", None) is None:
+        raise TypeError(
+            f"The model must know cell types, got a {type(model).__name__} that has learned "
+            "without labels. Take what it offers, such as predict(), or train a classifier."
         )
     return model

@@ -16,6 +16,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "model_class",
         ],
         "scagc": ["SCAGC"],
+        "dpdcan": ["DPDCAN", "PrivacyReport"],
+        "sce2tm": ["SCE2TM", "TopicPerturbation"],
         "schdeepinsight": ["ModuleConfig", "SCHDeepInsight"],
     },
 )

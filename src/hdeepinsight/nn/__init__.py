@@ -10,7 +10,7 @@ from hdeepinsight.nn._backbones import (
     make_backbone,
 )
 from hdeepinsight.nn._clusters import sharpened_assignment, student_t_assignment
-from hdeepinsight.nn._contrast import info_nce
+from hdeepinsight.nn._contrast import cluster_contrast, info_nce
 from hdeepinsight.nn._count_autoencoder import CountHeads, CountParameters
 from hdeepinsight.nn._edge_sampler import (
     Similarity,
@@ -41,6 +41,7 @@ from hdeepinsight.nn._profiles import (
     profile_shift,
     usual_shift,
 )
+from hdeepinsight.nn._sinkhorn import sinkhorn
 from hdeepinsight.nn._tagconv import CellGraph, SparseFeatures, TAGConv, sparse_rows
 
 __all__ = [
@@ -81,6 +82,7 @@ __all__ = [
     "are_joined",
     "candidate_similarity",
     "chosen_cells",
+    "cluster_contrast",
     "draw_neighbors",
     "fit_temperatures",
     "gumbel_noise",
@@ -90,6 +92,7 @@ __all__ = [
     "profile_shift",
     "project_with_floor",
     "sharpened_assignment",
+    "sinkhorn",
     "sparse_rows",
     "student_t_assignment",
     "tolerate_single_cells",

@@ -4,7 +4,44 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn import functional
+
+
+def cluster_contrast(first: Tensor, second: Tensor, temperature: float = 0.5) -> Tensor:
+    """Compute how badly the clusters of two assignments can be matched with each other.
+
+    Parameters
+    ----------
+    first, second
+        Probabilities of the clusters in two views of the same cells, shape ``(n_cells,
+        n_clusters)``.
+    temperature
+        Divides the cosine of two clusters.
+
+    Returns
+    -------
+    Mean cross-entropy over the ``2 * n_clusters`` clusters of both views, a scalar. The cells of a
+    cluster in one view should be those of the same cluster in the other view, and of no other
+    cluster in either.
+
+    References
+    ----------
+    Li et al., Contrastive clustering, AAAI 2021; Li et al., Image clustering with external guidance
+    (TAC), ICML 2024.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.nn import cluster_contrast
+    >>> view = torch.eye(3)
+    >>> bool(cluster_contrast(view, view) < cluster_contrast(view, view[:, [1, 2, 0]]))
+    True
+    """
+    clusters = functional.normalize(torch.cat([first, second], dim=1), dim=0)
+    likeness = clusters.T @ clusters / temperature
+    n_clusters, itself = first.shape[1], torch.eye(len(likeness), device=likeness.device).bool()
+    partner = torch.arange(len(likeness), device=likeness.device).roll(n_clusters)
+    return functional.cross_entropy(likeness.masked_fill(itself, -torch.inf), partner)
 
 
 def info_nce(view: Tensor, other: Tensor, temperature: float) -> Tensor:
@@ -33,5 +70,7 @@ def info_nce(view: Tensor, other: Tensor, temperature: float) -> Tensor:
     >>> info_nce(torch.eye(2), torch.eye(2), 1.0).round(decimals=3)
     tensor(0.3130)
     """
-    cosines = normalize(view, dim=1) @ normalize(other, dim=1).T
-    return cross_entropy(cosines / temperature, torch.arange(len(view), device=view.device))
+    cosines = functional.normalize(view, dim=1) @ functional.normalize(other, dim=1).T
+    return functional.cross_entropy(
+        cosines / temperature, torch.arange(len(view), device=view.device)
+    )

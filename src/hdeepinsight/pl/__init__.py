@@ -2,7 +2,7 @@
 
 from hdeepinsight.pl._confidence import label_set_sizes, novelty, reliability
 from hdeepinsight.pl._embedding import embedding, probability
-from hdeepinsight.pl._grid import confusion, dotplot, marker_evidence
+from hdeepinsight.pl._grid import confusion, dotplot, marker_evidence, topics
 from hdeepinsight.pl._layout import gene_images, gene_layout, gene_layout_html
 from hdeepinsight.pl._model import contrast, explanation, training_history
 from hdeepinsight.pl._tree import alluvial, taxonomy
@@ -23,5 +23,6 @@ __all__ = [
     "probability",
     "reliability",
     "taxonomy",
+    "topics",
     "training_history",
 ]

@@ -1,4 +1,4 @@
-"""Labels against labels, clusters or genes, as a grid of squares or dots."""
+"""Labels or topics against labels, clusters or genes, as a grid of squares or dots."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
-from hdeepinsight._errors import check_integer, counted
+from hdeepinsight._errors import check_integer, counted, invalid
 from hdeepinsight.annotation import Annotation, depth_of_level
 from hdeepinsight.pl import _style
 from hdeepinsight.pl._style import INK
@@ -254,6 +254,82 @@ def marker_evidence(
         look: dict[str, Any] = {"rotation": 45, "va": "bottom", "rotation_mode": "anchor"}
         ax.text(at, -0.8, _style.shortened(name, 18), ha="left", size=8, **look)
     return ax
+
+
+def topics(
+    proportions: pd.DataFrame,
+    loadings: pd.DataFrame,
+    groups: Any,
+    *,
+    n_topics: int = 2,
+    n_genes: int = 4,
+    cmap: str = _style.SEQUENTIAL,
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the topics of every group of cells, with the top genes of each topic.
+
+    Parameters
+    ----------
+    proportions
+        Share of every topic in every cell, as from ``SCE2TM.get_topic_proportions``.
+    loadings
+        Weight of every gene in every topic, as from ``SCE2TM.get_topic_gene``.
+    groups
+        A cluster or label per cell, ``(n_cells,)``; missing ones are a row of their own.
+    n_topics
+        Topics to draw for every group: those with the largest mean share in it.
+    n_genes
+        Top genes to name for every topic.
+    cmap
+        Name of the colour map; the scale goes from 0 to 1.
+    title
+        Heading.
+    ax
+        Axes to draw on; by default those of a new figure that is large enough to read every name.
+
+    Returns
+    -------
+    The axes. Rows are groups with their numbers of cells, columns topics in the order of the groups
+    that they are largest in. The size of a dot is the share of cells whose largest topic it is, its
+    colour the mean share of the topic.
+
+    Raises
+    ------
+    ValueError
+        If there is not one group per cell, or a topic has no loadings.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import hdeepinsight as hdi
+    >>> names = ["topic_0", "topic_1"]
+    >>> shares = pd.DataFrame([[0.9, 0.1], [0.2, 0.8]], index=["a", "b"], columns=names)
+    >>> genes = pd.DataFrame([[5, 4, 0], [0, 1, 7]], index=names, columns=["CD3D", "CD3E", "CD19"])
+    >>> ax = hdi.pl.topics(shares, genes, ["T", "B"], n_topics=1, n_genes=2)
+    >>> [label.get_text() for label in ax.get_xticklabels()]
+    ['topic_1: CD19, CD3E', 'topic_0: CD3D, CD3E']
+    """
+    check_integer("n_topics", n_topics)
+    check_integer("n_genes", n_genes)
+    if missing := proportions.columns.difference(loadings.index).tolist():
+        found = f"loadings of {len(loadings):,} topics without {missing[0]!r}"
+        raise invalid("loadings", found, "a table of all topics", "Pass both of one model.")
+    rows = _style.groups_of(groups, proportions.index)
+    means = proportions.groupby(rows.codes).mean()
+    best = np.argsort(-means.to_numpy(), axis=1, kind="stable")[:, :n_topics]
+    columns = list(dict.fromkeys(best.ravel().tolist()))
+    largest = pd.crosstab(rows.codes, proportions.to_numpy().argmax(axis=1), normalize="index")
+    largest = largest.reindex(index=means.index, columns=range(means.shape[1]), fill_value=0.0)
+    column, row = (part.ravel() for part in np.meshgrid(range(len(columns)), range(len(means))))
+    share, value = (t.to_numpy()[:, columns].ravel() for t in (largest, means))
+    dots = pd.DataFrame({"column": column, "row": row, "share": share, "value": value})
+    names = []
+    for topic in means.columns[columns]:
+        genes = loadings.loc[topic].nlargest(n_genes).index
+        names.append(_style.plain(f"{topic}: {', '.join(map(str, genes))}"))
+    texts = title, "cells with this\nas largest topic", "mean share of the topic"
+    return _draw_dots(ax, dots, names, rows.titles, texts, cmap, rotation=90, edgecolors=INK)
 
 
 def _draw_dots(

@@ -96,6 +96,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     """
 
     _training_plan_cls: ClassVar[type] = OneCyclePlan
+    _splitter_cls: ClassVar[type] = DataSplitter
     #: Objects that travel with the model: attribute and class, which has to_dict and from_dict.
     _parts: ClassVar[Mapping[str, type]] = {}
     #: Attributes of plain types that travel with it too.
@@ -466,7 +467,13 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         opened = self.open(data)
         obs = registration.shell_obs(opened.obs, self._setup)
         var = pd.DataFrame(index=pd.Index(self.genes, dtype=object))
-        return registration.manage(AnnData(opened.read(), obs=obs, var=var), self._setup)
+        extra = self._extra_arrays(opened.obs)
+        shell = AnnData(opened.read(), obs=obs, var=var, obsm=extra)
+        return registration.manage(shell, self._setup)
+
+    def _extra_arrays(self, obs: pd.DataFrame) -> dict[str, np.ndarray]:
+        """Return what the loaders give beside the counts, from the table of the cells."""
+        return {}
 
     @training.one_at_a_time()
     def train(
@@ -617,7 +624,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
                 "batch_size": batch_size,
                 "distributed_sampler": training.is_distributed(options, devices),
             }
-            loaders = DataSplitter(self.adata_manager, **loading)
+            loaders = self._splitter_cls(self.adata_manager, **loading)
         settings = {"max_epochs": epochs, "batch_size": batch_size, "split_key": split_key, **found}
         settings |= {"lr": plan.lr, "weight_decay": plan.weight_decay}
         checkpoints = None

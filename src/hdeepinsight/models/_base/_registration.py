@@ -6,6 +6,7 @@ scvi-tools would otherwise write to the user's ``obs``. What scvi-tools register
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from hdeepinsight.data import CountSource
 
 LABELS, BATCH = "_scvi_labels", "_scvi_batch"
+# Our arrays have no names of columns, which scvi-tools would remark on for each of them.
+logging.getLogger("scvi.data.fields._arraylike_field").setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -203,19 +203,11 @@ def _entry(value: Any, *keys: str) -> Any:
 
 
 def missing_capabilities(
-    attributes: Mapping[str, Any], parts: Collection[str] = tuple(CAPABILITIES)
+    attributes: Mapping[str, Any], parts: Mapping[str, type]
 ) -> tuple[str, ...]:
-    """List what a model cannot do since it was saved before there was the attribute for it.
-
-    Parameters
-    ----------
-    attributes
-        Attributes of the model file.
-    parts
-        Attributes that its class has.
-    """
-    absent = {key for key in parts if key not in attributes}
-    return tuple(what for key, what in CAPABILITIES.items() if key in absent)
+    """List what a model cannot do since it was saved before its class had the part for it."""
+    lacking = parts.keys() - attributes.keys()
+    return tuple(what for key, what in CAPABILITIES.items() if key in lacking)
 
 
 def migrate(

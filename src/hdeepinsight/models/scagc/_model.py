@@ -357,7 +357,7 @@ class SCAGC(CountModel):
         self, data: AnnData | None, reference: AnnData | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return embedding and neighbours of cells; those of the own reference are kept."""
-        self._check_if_trained(message="Train the model first: model.train().")
+        self._check_if_trained(warn=False, message="Train the model first: model.train().")
         is_own = (data is None or data is self.adata) and reference is None
         if is_own and self._settled is not None:
             return self._settled

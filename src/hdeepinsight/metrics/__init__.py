@@ -1,6 +1,13 @@
-"""Scores of hierarchical annotations, for any method's output."""
+"""Scores of hierarchical annotations and of topics, for any method's output."""
 
 from hdeepinsight.annotation import Evaluation, evaluate_annotation, expected_calibration_error
+from hdeepinsight.metrics._topics import (
+    TopicEnrichment,
+    topic_coherence,
+    topic_diversity,
+    topic_enrichment,
+    topic_stability,
+)
 from hdeepinsight.taxonomy import (
     HierarchicalScores,
     hierarchical_scores,
@@ -11,9 +18,14 @@ from hdeepinsight.taxonomy import (
 __all__ = [
     "Evaluation",
     "HierarchicalScores",
+    "TopicEnrichment",
     "evaluate_annotation",
     "expected_calibration_error",
     "hierarchical_scores",
     "level_scores",
     "path_distance",
+    "topic_coherence",
+    "topic_diversity",
+    "topic_enrichment",
+    "topic_stability",
 ]

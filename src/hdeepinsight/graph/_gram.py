@@ -1,0 +1,534 @@
+"""Inner products between cells whose entries are partly missing, as operators without a matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import ArrayLike, NDArray
+from scipy.sparse.linalg import LinearOperator, eigsh, lobpcg
+
+from hdeepinsight._errors import check_choice, check_integer, examples, invalid
+
+Estimator = Literal[
+    "auto", "rank1", "rank1_published", "rank1_clip", "pairwise", "mean_fill", "zero_fill"
+]
+Solver = Literal["eigsh", "lobpcg"]
+Floats: TypeAlias = NDArray[np.float64]
+#: Gives the values as blocks of consecutive rows, from the first on, whenever it is called.
+Reader: TypeAlias = "Callable[[], Iterable[tuple[slice, Any]]]"
+
+#: Most cells of which a matrix of all pairs is made: 3.2 GB.
+DENSE_CELLS = 20_000
+#: Tolerances of the iterations, the second for the residual relative to the largest eigenvalue.
+_TOLERANCE, _MOST_ROUNDS = 1e-6, 200
+
+
+class MaskedRows(NamedTuple):
+    """Some cells of one group, without what is missing."""
+
+    rows: NDArray[np.int64]
+    group: int
+    values: Any
+    """The observed values, dense or sparse, 0 where missing."""
+    exceptions: Any
+    """What is to be added to the group's background to say what is observed, or ``None``."""
+
+
+@dataclass(frozen=True, eq=False)
+class EntryMask:
+    """Which entries of cells by genes are observed: a row per group of cells, and exceptions.
+
+    Parameters
+    ----------
+    groups
+        Group of every cell, from 0 on, shape ``(n_cells,)``.
+    background
+        Whether the genes are observed in the cells of a group, shape ``(n_groups, n_genes)``.
+    exceptions
+        What is to be added to the background, shape ``(n_cells, n_genes)``: 1 for an observed
+        entry and -1 for a missing one.
+    nonzeros_observed
+        Whether every value other than 0 is observed.
+    names
+        Names of the groups, for errors.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> mask = EntryMask(np.array([0, 1]), np.array([[True, True], [True, False]]))
+    >>> [part.values.tolist() for part in mask.parts(lambda: [(slice(0, 2), np.ones((2, 2)))])]
+    [[[1.0, 1.0]], [[1.0, 0.0]]]
+    """
+
+    groups: NDArray[np.int64]
+    background: NDArray[np.bool_]
+    exceptions: Any = None
+    nonzeros_observed: bool = False
+    names: tuple[str, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of cells and of genes."""
+        return len(self.groups), self.background.shape[1]
+
+    @property
+    def is_panels(self) -> bool:
+        """Whether all cells of a group have the same entries."""
+        return self.exceptions is None and not self.nonzeros_observed
+
+    def parts(self, read: Reader) -> Iterator[MaskedRows]:
+        """Read values, never changed, as float64 parts of which each has cells of one group.
+
+        Raises
+        ------
+        ValueError
+            If an observed value is not finite.
+        """
+        for rows, block in read():
+            codes = self.groups[rows]
+            present = np.unique(codes)
+            for group in present.tolist():
+                chosen = np.flatnonzero(codes == group)
+                part = block if len(present) == 1 else block[chosen]
+                yield self._masked(rows.start + chosen, group, part)
+
+    def _masked(self, rows: NDArray[np.int64], group: int, block: Any) -> MaskedRows:
+        sparse = sp.issparse(block)
+        values: Any = sp.csr_matrix(block, dtype=np.float64, copy=True) if sparse else None
+        if sparse:
+            values.sum_duplicates()
+        else:
+            values = np.array(block, dtype=np.float64)
+        stored = values.data if sparse else values
+        odd = ~np.isfinite(stored)
+        at = np.nonzero(odd)
+        if sparse:
+            at = np.repeat(np.arange(len(rows)), np.diff(values.indptr))[at], values.indices[at]
+        stored[odd] = 0.0
+        if sparse:
+            values.eliminate_zeros()
+        base, added = self.background[group].astype(np.float64), None
+        if self.exceptions is not None:
+            added = self.exceptions[rows].astype(np.float64)
+            alike = sp.issparse(added) == sparse
+            if not alike and (sparse or base.any()):
+                added, values = _dense(added), _dense(values)
+        elif self.nonzeros_observed:
+            added = _scaled(values, 1.0 - base, of_nonzeros=True)
+        if len(at[0]):
+            seen = base[at[1]] + (0.0 if added is None else np.asarray(added[at]).ravel())
+            if n_bad := int(seen.sum()):
+                raise ValueError(
+                    f"Observed values must be finite, got {n_bad:,} NaN or infinite values that "
+                    "the mask calls observed. Mark them as missing, for example with "
+                    "mask=np.isfinite(Y)."
+                )
+        if self.nonzeros_observed:
+            observed = values
+        elif added is None:
+            observed = _scaled(values, base)
+        elif base.any():
+            observed = _scaled(values, base) + _product(added, values)
+        else:
+            observed = _product(added, values)
+        return MaskedRows(rows, group, observed, added)
+
+
+def _dense(block: Any) -> Floats:
+    return np.asarray(block.toarray() if sp.issparse(block) else block, dtype=np.float64)
+
+
+def _product(exceptions: Any, values: Any) -> Any:
+    """Multiply entry by entry; sparse where the exceptions are."""
+    sparse = sp.issparse(exceptions)
+    return sp.csr_matrix(exceptions.multiply(values)) if sparse else exceptions * values
+
+
+def _scaled(block: Any, genes: Floats, of_nonzeros: bool = False) -> Any:
+    """Multiply columns by numbers; or those numbers where a value is not 0."""
+    if (genes == 1).all() and not of_nonzeros:
+        return block
+    if not sp.issparse(block):
+        return ((block != 0) if of_nonzeros else block) * genes
+    data = genes[block.indices] * (1.0 if of_nonzeros else block.data)
+    return sp.csr_matrix((data, block.indices, block.indptr), block.shape)
+
+
+def _total(block: Any, axis: int) -> Floats:
+    return np.asarray(block.sum(axis=axis), dtype=np.float64).ravel()
+
+
+class Rates(NamedTuple):
+    """Shares of observed entries."""
+
+    cells: Floats
+    """Of every cell, ``(n_cells,)``."""
+    genes: Floats
+    """Of every gene, ``(n_genes,)``."""
+    overall: float
+
+
+class CorrectedGram(LinearOperator):  # type: ignore[misc]
+    r"""Estimate of the inner products that cells would have if nothing were missing.
+
+    A symmetric `scipy.sparse.linalg.LinearOperator` of shape ``(n_cells, n_cells)`` on a scale per
+    gene, not positive semidefinite. Made by `hdeepinsight.pp.corrected_gram`.
+
+    Parameters
+    ----------
+    read
+        Gives the values, ``(n_cells, n_genes)``, as blocks of rows whenever it is called.
+    mask
+        What is observed.
+    estimator
+        See `hdeepinsight.pp.corrected_gram`.
+    center
+        Centre rows and columns.
+    keep
+        Hold the values in memory instead of reading them for every product.
+    drop_empty
+        Leave genes without an observed entry out of the computation instead of refusing them.
+    obs_names, var_names
+        Names for errors.
+
+    Raises
+    ------
+    ValueError
+        If a cell or a gene has no observed entry, an observed value is not finite, two panels
+        share no gene, or an estimator without an operator form is asked of too many cells.
+
+    Notes
+    -----
+    With :math:`Z_{id} = M_{id}(Y_{id} - \mu_d)`, rates :math:`r_i` of cells and :math:`p_d` of
+    genes, overall :math:`c`, and :math:`A_i = Z_i / r_i`, the estimate is
+    :math:`G = kAA^\top + \mathrm{diag}(\delta)` with :math:`k = c^2 / \sum_d p_d^2` and
+    :math:`\delta_i = c\lVert Z_i\rVert^2 / (r_i \sum_d p_d) - k\lVert A_i\rVert^2`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hdeepinsight.graph import CorrectedGram, EntryMask
+    >>> all_observed = EntryMask(np.zeros(3, dtype=int), np.ones((1, 2), dtype=bool))
+    >>> values = np.array([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
+    >>> CorrectedGram(lambda: [(slice(0, 3), values)], all_observed).todense()
+    array([[ 0.5,  0. , -0.5],
+           [ 0. ,  0. ,  0. ],
+           [-0.5,  0. ,  0.5]])
+    """
+
+    def __init__(
+        self,
+        read: Reader,
+        mask: EntryMask,
+        *,
+        estimator: Estimator = "auto",
+        center: bool = False,
+        keep: bool = True,
+        drop_empty: bool = False,
+        obs_names: Sequence[str] | None = None,
+        var_names: Sequence[str] | None = None,
+    ) -> None:
+        check_choice("estimator", estimator, get_args(Estimator))
+        if estimator == "auto":
+            panels = mask.is_panels and len(mask.background) > 1
+            estimator = "pairwise" if panels else "rank1"
+        n_cells = mask.shape[0]
+        super().__init__(np.dtype(np.float64), (n_cells, n_cells))
+        self.estimator: Estimator = estimator
+        self.center = center
+        self.mask = mask
+        held = list(mask.parts(read)) if keep else None
+        self._read = read
+        self.rates, self.means = self._measure(held, drop_empty, obs_names, var_names)
+        self.n_genes = int((self.rates.genes > 0).sum())
+        self._offsets = self._offset(mask.background)
+        self._held: list[MaskedRows] | None = None
+        if held is not None:
+            self._held = []
+            while held:
+                self._held.append(self._centred(held.pop(0)))
+        self._dense: Floats | None = None
+        self._set_weights()
+
+    def _measure(
+        self,
+        held: list[MaskedRows] | None,
+        drop_empty: bool,
+        obs_names: Sequence[str] | None,
+        var_names: Sequence[str] | None,
+    ) -> tuple[Rates, Floats]:
+        """Count observed entries, and compute the means of the genes over them."""
+        n_cells, n_genes = self.mask.shape
+        cells, genes, total = np.zeros(n_cells), np.zeros(n_genes), np.zeros(n_genes)
+        for rows, group, values, added in held or self.mask.parts(self._read):
+            base = self.mask.background[group]
+            cells[rows] = base.sum() + (0.0 if added is None else _total(added, 1))
+            genes += len(rows) * base + (0.0 if added is None else _total(added, 0))
+            total += _total(values, 0)
+        for what, counts, names, hint in (
+            ("cell", cells, obs_names, "Leave out such cells."),
+            ("gene", genes, var_names, "Leave out such genes, or pass drop_empty=True."),
+        ):
+            empty = np.flatnonzero(counts == 0)
+            if len(empty) and not (what == "gene" and drop_empty):
+                listed = examples([str(i) if names is None else names[i] for i in empty.tolist()])
+                raise ValueError(
+                    f"Every {what} must have an observed entry, got {len(empty):,} {what}s "
+                    f"without any: {listed}. {hint}"
+                )
+        n_used = max(int((genes > 0).sum()), 1)
+        rates = Rates(cells / n_used, genes / n_cells, float(cells.sum() / (n_cells * n_used)))
+        if self.estimator == "zero_fill":
+            return rates, total / n_cells
+        return rates, np.divide(total, genes, out=np.zeros(n_genes), where=genes > 0)
+
+    def _offset(self, background: NDArray[np.bool_]) -> Floats:
+        """Return what rows of the groups have in common once centred, ``(n_groups, n_genes)``."""
+        filled = self.estimator == "zero_fill"
+        return -(self.means * (np.ones_like(background) if filled else background))
+
+    def _centred(self, part: MaskedRows) -> MaskedRows:
+        """Return values that become the masked deviations by adding the group's offset."""
+        if part.exceptions is None or self.estimator == "zero_fill":
+            return part._replace(exceptions=None)
+        shift = _scaled(part.exceptions, self.means)
+        return part._replace(values=part.values - shift, exceptions=None)
+
+    def _parts(self) -> Iterable[MaskedRows]:
+        if self._held is not None:
+            return self._held
+        return map(self._centred, self.mask.parts(self._read))
+
+    def _set_weights(self) -> None:
+        n_cells = self.shape[0]
+        cells, genes, overall = self.rates
+        squares = np.zeros(n_cells)
+        for rows, group, values, _ in self._parts():
+            offset = self._offsets[group]
+            if sp.issparse(values):
+                squares[rows] = _total(values.multiply(values), 1) + 2 * (values @ offset)
+                squares[rows] += offset @ offset
+            else:
+                squares[rows] = ((values + offset) ** 2).sum(axis=1)
+        self._weights, self._pairs = np.ones(n_cells), np.ones((1, 1)) / self.n_genes
+        self._extra = np.zeros(n_cells)
+        self._diagonal = squares / self.n_genes
+        if self.estimator in ("rank1", "rank1_published"):
+            most = float(cells.max() * genes.max())
+            rate = max(overall, most) if self.estimator == "rank1_published" else overall
+            self._weights, self._pairs = 1 / cells, np.array([[rate**2 / (genes @ genes)]])
+            self._diagonal = rate * squares / (cells * genes.sum())
+            self._extra = self._diagonal - self._pairs[0, 0] * squares / cells**2
+        elif self.estimator == "pairwise" and self.mask.is_panels:
+            self._pairs = 1 / self._shared(self.mask.background, self.mask.names)
+            own = np.diagonal(self._pairs)[self.mask.groups]
+            self._diagonal = squares * own
+        elif self.estimator in ("pairwise", "rank1_clip"):
+            self._dense = self._all_pairs()
+            self._diagonal = np.diagonal(self._dense).copy()
+        if self.center:
+            self.center = False
+            means = self.matvec(np.ones(n_cells)) / n_cells
+            self.center = True
+            self._means, self._diagonal = means, self._diagonal + means.mean() - 2 * means
+
+    def _shared(self, panels: NDArray[np.bool_], names: Sequence[str]) -> Floats:
+        """Count the genes that panels share with those of the mask, ``(n_panels, n_groups)``."""
+        own = self.mask.background.astype(np.float64)
+        counts = panels.astype(np.float64) @ own.T
+        # No cell of an unused panel is asked for.
+        used = np.bincount(self.mask.groups, minlength=len(own)) > 0
+        apart = np.argwhere((counts == 0) & used)
+        apart = apart[used[apart[:, 0]]] if panels is self.mask.background else apart
+        if len(apart):
+            first, second = apart[0]
+            pair = [
+                repr(given[i]) if len(given) else str(i)
+                for given, i in ((names, first), (self.mask.names, second))
+            ]
+            raise ValueError(
+                f"Every two panels must share a gene, got none for {pair[0]} and {pair[1]}. Leave "
+                "one of them out."
+            )
+        return np.asarray(np.maximum(counts, 1.0))
+
+    def _all_pairs(self) -> Floats:
+        n_cells, n_genes = self.mask.shape
+        if n_cells > DENSE_CELLS:
+            raise ValueError(
+                f"estimator={self.estimator!r} makes a matrix of all pairs of cells for this mask "
+                f"and must have at most {DENSE_CELLS:,} cells, got {n_cells:,}. Use "
+                "estimator='rank1', or a PanelMask with 'pairwise'."
+            )
+        deviations, observed = np.zeros((n_cells, n_genes)), np.zeros((n_cells, n_genes))
+        for rows, group, values, _ in self._parts():
+            deviations[rows] = _dense(values) + self._offsets[group]
+        for part in self.mask.parts(self._read):
+            observed[part.rows] = self.mask.background[part.group]
+            observed[part.rows] += 0.0 if part.exceptions is None else _dense(part.exceptions)
+        if self.estimator == "rank1_clip":
+            rates = np.outer(self.rates.cells, self.rates.genes)
+            observed = np.minimum(rates / self.rates.overall, 1.0)
+        counts = observed @ observed.T
+        np.fill_diagonal(counts, observed.sum(axis=1))
+        if n_apart := int((counts == 0).sum()):
+            first, second = np.argwhere(counts == 0)[0]
+            raise ValueError(
+                f"Every two cells must share an observed gene, got none for {n_apart // 2:,} pairs,"
+                f" such as cells {first} and {second}. Use estimator='rank1'."
+            )
+        return np.asarray(deviations @ deviations.T / counts)
+
+    def _group(self, group: int) -> int:
+        return group if len(self._pairs) > 1 else 0
+
+    def project(self, vectors: ArrayLike) -> Floats:
+        """Sum the weighted deviations of cells by vectors, ``(1 or n_groups, n_genes, n)``.
+
+        Parameters
+        ----------
+        vectors
+            Shape ``(n_cells, n)``.
+        """
+        given = np.asarray(vectors, dtype=np.float64)
+        sums = np.zeros((len(self._pairs), self.mask.shape[1], given.shape[1]))
+        for rows, group, values, _ in self._parts():
+            part = self._weights[rows, None] * given[rows]
+            sums[self._group(group)] += values.T @ part
+            sums[self._group(group)] += np.outer(self._offsets[group], part.sum(axis=0))
+        return sums
+
+    def _matmat(self, vectors: ArrayLike) -> Floats:
+        given = np.asarray(vectors, dtype=np.float64).reshape(self.shape[1], -1)
+        given = given - given.mean(axis=0) if self.center else given
+        if self._dense is not None:
+            out = self._dense @ given
+        else:
+            genes = np.tensordot(self._pairs, self.project(given), 1)
+            out = self._extra[:, None] * given
+            for rows, group, values, _ in self._parts():
+                one = genes[self._group(group)]
+                out[rows] += self._weights[rows, None] * (values @ one + self._offsets[group] @ one)
+        return np.asarray(out - out.mean(axis=0) if self.center else out)
+
+    def _adjoint(self) -> CorrectedGram:
+        return self
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the matrix of all pairs of cells is held."""
+        return self._dense is not None
+
+    def without_values(self) -> CorrectedGram:
+        """Return what `extend` needs, without the values of the cells."""
+        light = copy(self)
+        light._held, light._read = None, tuple
+        return light
+
+    def extend(self, read: Reader, mask: EntryMask, vectors: Floats, projected: Floats) -> Floats:
+        """Multiply the products of new cells and the cells by vectors, ``(n_new_cells, n)``.
+
+        Parameters
+        ----------
+        read
+            Gives the values of the new cells.
+        mask
+            What of them is observed.
+        vectors
+            Shape ``(n_cells, n)``; centred ones where the operator centres.
+        projected
+            What `project` returned for them.
+
+        Raises
+        ------
+        ValueError
+            If the estimator has no operator form, a cell has no observed entry, or a panel
+            shares no gene with one of the cells.
+        """
+        if self._dense is not None:
+            raise invalid(
+                "estimator",
+                self.estimator,
+                "one with an operator form to place new cells",
+                "Fit with estimator='rank1', or with 'pairwise' and a PanelMask.",
+            )
+        out, offsets = np.zeros((mask.shape[0], projected.shape[2])), self._offset(mask.background)
+        panels = len(self._pairs) > 1
+        shared = self._shared(mask.background, mask.names) if panels else None
+        for part in mask.parts(read):
+            rows, group, values, _ = self._centred(part)
+            n_seen = mask.background[group].sum()
+            seen = n_seen + (0.0 if part.exceptions is None else _total(part.exceptions, 1))
+            if not np.all(seen):
+                raise ValueError(
+                    "Every cell must have an observed entry, got new cells without any. Leave "
+                    "out such cells."
+                )
+            pairs = self._pairs[0] if shared is None else 1 / shared[group]
+            genes = np.tensordot(pairs, projected, 1)
+            out[rows] = values @ genes + offsets[group] @ genes
+            if self.estimator.startswith("rank1"):
+                out[rows] *= self.n_genes / np.broadcast_to(seen, len(rows))[:, None]
+        return out - self._means @ vectors if self.center else out
+
+    def diagonal(self) -> Floats:
+        """Return the diagonal, ``(n_cells,)``."""
+        return self._diagonal
+
+    def todense(self) -> Floats:
+        """Return the matrix of all pairs of cells, for 20,000 cells at most."""
+        if self.shape[0] > DENSE_CELLS:
+            raise invalid(
+                "n_cells", self.shape[0], f"at most {DENSE_CELLS}", "Multiply by vectors instead."
+            )
+        return np.asarray(self @ np.eye(self.shape[0]))
+
+
+def leading_eigenpairs(
+    operator: CorrectedGram, n: int, *, solver: Solver = "eigsh", random_state: int = 0
+) -> tuple[Floats, Floats]:
+    """Compute the largest eigenvalues, descending, and their vectors, each with its sign fixed.
+
+    Parameters
+    ----------
+    operator
+        A symmetric operator.
+    n
+        How many; as many as there are cells where these are fewer.
+    solver
+        ``"eigsh"`` multiplies by one vector at a time, ``"lobpcg"`` by all of them: fewer passes
+        over a file, and less exact. Few cells are solved directly.
+    random_state
+        Seed of the first vectors.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hdeepinsight.graph import CorrectedGram, EntryMask
+    >>> all_observed = EntryMask(np.zeros(3, dtype=int), np.ones((1, 2), dtype=bool))
+    >>> values = np.array([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
+    >>> gram = CorrectedGram(lambda: [(slice(0, 3), values)], all_observed)
+    >>> leading_eigenpairs(gram, 1)[0].round(6).tolist()
+    [1.0]
+    """
+    check_integer("n", n)
+    check_choice("solver", solver, get_args(Solver), "Omit it to use 'eigsh'.")
+    n_cells, rng = operator.shape[0], np.random.default_rng(random_state)
+    n = min(n, n_cells)
+    if n_cells <= max(500, 5 * n):
+        values, vectors = np.linalg.eigh(operator.todense())
+    elif solver == "eigsh":
+        start = rng.standard_normal(n_cells)
+        values, vectors = eigsh(operator, n, which="LA", v0=start, tol=_TOLERANCE)
+    else:
+        start = rng.standard_normal((n_cells, n + 10))
+        values, vectors = lobpcg(operator, start, tol=1e-4, maxiter=_MOST_ROUNDS, largest=True)
+    order = np.argsort(-values)[:n]
+    values, vectors = values[order], vectors[:, order]
+    largest = np.abs(vectors).argmax(axis=0)
+    return values, vectors * np.sign(vectors[largest, np.arange(n)])

@@ -1,0 +1,521 @@
+"""Positions of cells from an autoencoder whose weights can be released."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from scipy.sparse import csr_matrix
+from sklearn.cluster import KMeans
+from sklearn.preprocessing import normalize
+
+from hdeepinsight._errors import (
+    check_choice,
+    check_integer,
+    check_number,
+    invalid,
+    need_extra,
+    one_column,
+)
+from hdeepinsight.data import open_counts
+from hdeepinsight.models._base import _registration as registration
+from hdeepinsight.models._base._count_model import CountModel
+from hdeepinsight.models.dpdcan._module import DEPTH, TARGET_DEPTH, DPDCANModule, Heads
+from hdeepinsight.models.dpdcan._plan import DPDCANPlan, PoissonSplitter, StepSettings
+from hdeepinsight.models.dpdcan._privacy import (
+    Mode,
+    PrivacyReport,
+    conditions_of,
+    solve_noise,
+)
+from hdeepinsight.tl import check_delta, private_directions
+
+#: Share of epsilon that the projection takes; the steps get what is left.
+PROJECTION_SHARE = 0.9
+DEFAULT_EPSILON, DEFAULT_STEPS = 4.0, 500
+_WARN_RATIO = 10.0
+#: What a saved model leaves out, since it tells of single cells.
+_NOT_SAVED = ("history_", "train_indices_", "validation_indices_", "test_indices_", "held_out_")
+
+logger = logging.getLogger(__name__)
+
+
+class DPDCAN(CountModel):
+    r"""Positions of cells from a contrastive autoencoder, with or without differential privacy.
+
+    Parameters
+    ----------
+    adata
+        Cells that were registered by :meth:`setup_anndata`.
+    registry
+        Registry of a saved model, where there are no cells.
+    n_latent
+        Width of the latent space.
+    hidden
+        Widths of the hidden layers of the encoder; the decoder mirrors them. By default (64,) for
+        projected heads and (256, 64) for the others.
+    heads
+        What is reconstructed. ``"projected"``: cells along private directions, which is what noise
+        leaves of them, by a network that starts as the identity. ``"full"`` (as published): counts,
+        with a mean, a dispersion and a zero inflation per cell and gene. ``"compact"``: counts,
+        with one dispersion and zero inflation per gene.
+    seed
+        Seed of weights and augmentation, never of the noise.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> reference = hdi.datasets.demo().reference
+    >>> hdi.DPDCAN.setup_anndata(reference)
+    >>> model = hdi.DPDCAN(reference, n_latent=8)
+    >>> quiet = {"accelerator": "cpu", "enable_progress_bar": False}
+    >>> model.train(target_epsilon=4.0, max_steps=5, **quiet)
+    >>> model.privacy_report.guarantee
+    'The weights are (4, 1e-05)-private per cell.'
+    >>> model.predict(reference, n_clusters=4).nunique()
+    4
+
+    Notes
+    -----
+    Source of the idea: DP-DCAN (arXiv:2311.03410), which adds noise to the encoder alone and states
+    an epsilon for it. That guarantee does not hold, since the decoder learns from the same cells
+    without noise (user guide, "Privacy"); here only ``privacy="whole"`` states an epsilon. The loss
+    of a cell is :math:`0.8\,L_\text{reconstruction} - 0.2\cos(z', z'')` for two views that miss a
+    fifth of the genes each; nothing is computed across cells. Projected heads are our decision.
+    """
+
+    _module_cls = DPDCANModule
+    _training_plan_cls: ClassVar[type] = DPDCANPlan
+    _splitter_cls: ClassVar[type] = PoissonSplitter
+    _parts: ClassVar[Mapping[str, type]] = {"privacy_report_": PrivacyReport}
+    privacy_report_: PrivacyReport | None = None
+
+    def __init__(
+        self,
+        adata: AnnData | None = None,
+        registry: Mapping[str, Any] | None = None,
+        *,
+        n_latent: int = 32,
+        hidden: Sequence[int] | None = None,
+        heads: Heads = "projected",
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(adata, registry, seed=seed)
+        check_choice("heads", heads, ("projected", "full", "compact"))
+        check_integer("n_latent", n_latent, hint="Omit it to use 32.")
+        hidden = list(hidden or ((64,) if heads == "projected" else (256, 64)))
+        for width in hidden:
+            check_integer("hidden", width, hint="Omit it to use the default.")
+        self.init_params_ = self._get_init_params(locals())
+        if adata is not None:
+            self._read_genes(self.genes, self._extra_arrays(adata.obs))
+        n_genes = len(self.genes)
+        if heads == "projected" and n_latent > n_genes:
+            raise invalid("n_latent", n_latent, f"at most the number of genes, {n_genes:,}")
+        self.heads = heads
+        torch.manual_seed(self.seed)
+        self.module = self._module_cls(n_genes, n_latent, hidden, heads)
+
+    @classmethod
+    def setup_anndata(  # type: ignore[override]
+        cls,
+        adata: AnnData,
+        *,
+        layer: str | None = None,
+        size_factor_key: str | None = None,
+        source_registry: dict[str, Any] | None = None,
+    ) -> None:
+        """Register cells; nothing is written to them.
+
+        Parameters
+        ----------
+        adata
+            Cells with raw counts of the genes to use, shape ``(n_obs, n_vars)``.
+        layer
+            Layer with the counts; ``X`` by default.
+        size_factor_key
+            Column of ``obs`` with the depth of every cell, such as its counts over all genes; the
+            counts over the genes given by default.
+        source_registry
+            Registry of a saved model, whose set-up is repeated on this object.
+
+        Raises
+        ------
+        InputError
+            If the matrix does not hold counts, and they cannot be recovered.
+        KeyError
+            If the column is not there.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> reference = hdi.datasets.demo().reference
+        >>> hdi.DPDCAN.setup_anndata(reference)
+        >>> hdi.DPDCAN(reference, n_latent=8).is_trained
+        False
+        """
+        setup = registration.Setup(**cls._get_setup_method_args(**locals()))
+        registration.check_reference(adata, AnnData, "setup_anndata")
+        if size_factor_key is not None:
+            one_column(adata.obs, size_factor_key)
+        source = open_counts(adata, layer=layer, arguments={"layer": "layer"})
+        registration.register(cls, adata, source, adata.obs, setup)
+
+    def _size_factors(self, obs: pd.DataFrame) -> np.ndarray | None:
+        """Read the depth of every cell, where the set-up names a column."""
+        key = self._setup.setup_args.get("size_factor_key")
+        if key is None:
+            return None
+        depth: np.ndarray = one_column(obs, key).to_numpy(dtype=np.float32)[:, None]
+        if not (np.isfinite(depth).all() and (depth > 0).all()):
+            raise ValueError(f"{key!r} must hold depths > 0 of all cells. Leave the others out.")
+        return depth
+
+    def _extra_arrays(self, obs: pd.DataFrame) -> dict[str, np.ndarray]:
+        depth = self._size_factors(obs)
+        return {} if depth is None else {DEPTH: depth}
+
+    @property
+    def privacy_report(self) -> PrivacyReport | None:
+        """What the training spent; ``None`` before it, and without privacy."""
+        return self.privacy_report_
+
+    def train(  # type: ignore[override]
+        self,
+        *,
+        privacy: Mode | None = "whole",
+        target_epsilon: float | None = None,
+        delta: float = 1e-5,
+        noise_multiplier: float | None = None,
+        max_grad_norm: float = 0.1,
+        expected_batch_size: int | None = None,
+        max_steps: int | None = None,
+        genes_are_public: bool = False,
+        donor_key: str | None = None,
+        log_private_metrics: bool = False,
+        noise_seed: int | None = None,
+        accelerator: str = "auto",
+        plan_kwargs: Mapping[str, Any] | None = None,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Train the network, once; the last step is the model.
+
+        Parameters
+        ----------
+        privacy
+            ``"whole"``: noise on all that is trained, which alone gives a guarantee.
+            ``"partial_safe"``: noise on the encoder, before a random decoder that stays as it is.
+            ``"paper"``: noise on the encoder, and none on the decoder that learns with it, as
+            published; it guarantees nothing. ``None``: no noise; opacus is not needed.
+        target_epsilon, delta
+            The budget of a cell; 4 and 1e-5 by default. ``delta`` has to be below one over the
+            number of cells.
+        noise_multiplier
+            Noise of every release in units of what a cell may change, in place of a budget.
+        max_grad_norm
+            Largest norm of a cell's gradient.
+        expected_batch_size
+            Expected cells per step, each drawn by itself; a tenth of the cells by default.
+        max_steps
+            Steps, 500 by default. There is no validation, and no early stop.
+        genes_are_public
+            State that these cells had no part in choosing the genes. Otherwise the report says
+            that epsilon is conditional on their list.
+        donor_key
+            Column of ``obs`` with the donor; the report then says that donors are not covered.
+        log_private_metrics
+            Log losses, which carry no noise: then the report says so.
+        noise_seed
+            Seed of the noise, for tests. It voids the guarantee, and the report says so.
+        accelerator
+            As in Lightning.
+        plan_kwargs
+            ``lr``, the learning rate of Adam, 1e-3.
+        **trainer_kwargs
+            Passed to :class:`scvi.train.Trainer`, such as ``enable_progress_bar``.
+
+        Raises
+        ------
+        ImportError
+            If opacus is not there, and privacy is asked for.
+        ValueError
+            If the model is trained already, a cell has no counts, or a setting is out of its range.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> reference = hdi.datasets.demo().reference
+        >>> hdi.DPDCAN.setup_anndata(reference)
+        >>> model = hdi.DPDCAN(reference, n_latent=8, heads="compact")
+        >>> quiet = {"accelerator": "cpu", "enable_progress_bar": False}
+        >>> model.train(privacy="paper", noise_multiplier=3.0, max_steps=2, **quiet)
+        >>> model.privacy_report.epsilon is None, model.privacy_report.nominal_epsilon > 0
+        (True, True)
+        """
+        check_choice("privacy", privacy, ("whole", "partial_safe", "paper", None))
+        if self.is_trained_:
+            msg = "This model is trained, and a second training would add to what it spent. Make a"
+            raise ValueError(f"{msg} new model.")
+        if self.adata is None:
+            raise ValueError("train() needs cells. Load the model with adata=..., or make one.")
+        check_integer("max_steps", max_steps, optional=True)
+        check_integer("expected_batch_size", expected_batch_size, optional=True)
+        check_integer("noise_seed", noise_seed, 0, optional=True)
+        shell = self.adata_manager.adata
+        if n_empty := int((np.asarray(shell.X.sum(axis=1)).ravel() <= 0).sum()):
+            msg = f"{n_empty:,} of {shell.n_obs:,} cells have no counts of these genes."
+            raise ValueError(f"{msg} Leave them out.")
+        n, steps = shell.n_obs, int(max_steps or DEFAULT_STEPS)
+        batch = int(expected_batch_size or max(1, n // 10))
+        if batch > n:
+            raise invalid("expected_batch_size", batch, f"at most the number of cells, {n:,}")
+        rate, is_projected = batch / n, self.heads == "projected"
+        names = [name for name, _ in self.module.network.named_parameters()]
+        encoder = tuple(name for name in names if name.startswith("encoder."))
+        noise, of_projection = 0.0, None
+        if privacy is not None:
+            check_delta(delta, n)
+            check_number("max_grad_norm", max_grad_norm, 1e-6, hint="Omit it to use 0.1.")
+            if target_epsilon is not None and noise_multiplier is not None:
+                msg = "target_epsilon and noise_multiplier say the same. Pass one of them."
+                raise ValueError(msg)
+            budget = DEFAULT_EPSILON if target_epsilon is None else target_epsilon
+            check_number("target_epsilon", budget, 1e-2, 1e2, hint="Usual are 0.5 to 10.")
+            if noise_multiplier is not None:
+                check_number("noise_multiplier", noise_multiplier, 0.3, hint="Usual are 1 to 20.")
+            if is_projected:
+                part = PROJECTION_SHARE * budget
+                of_projection = noise_multiplier or solve_noise(part, delta, 1.0, 1)
+            before = ((of_projection, 1.0, 1),) if of_projection else ()
+            noise = noise_multiplier or solve_noise(budget, delta, rate, steps, before)
+        else:
+            before = ()
+        self._steps = StepSettings(
+            trained=encoder if privacy == "partial_safe" else tuple(names),
+            noisy=None if privacy is None else tuple(names) if privacy == "whole" else encoder,
+            noise_multiplier=noise,
+            max_grad_norm=max_grad_norm,
+            batch_size=batch,
+            sample_rate=rate,
+            delta=delta,
+            before=before,
+            noise_seed=noise_seed,
+            log_losses=log_private_metrics,
+            start=lambda: self._set_directions(of_projection or 0.0, noise_seed),
+        )
+        widths = {name: value.numel() for name, value in self.module.network.named_parameters()}
+        n_noisy = sum(widths[name] for name in self._steps.noisy or ())
+        ratio = noise * n_noisy**0.5 / batch
+        if privacy is not None:
+            logger.info("Noise is %.1f times the largest averaged gradient.", ratio)
+        if ratio > _WARN_RATIO:
+            logger.warning(
+                "Noise is %.1f times the largest averaged gradient, so little is learned. Use "
+                "heads='projected' or fewer genes, a larger expected_batch_size, or more cells.",
+                ratio,
+            )
+        per_epoch = min(steps, max(1, round(1 / rate)))
+        super().train(
+            max_epochs=-(-steps // per_epoch),
+            max_steps=steps,
+            accelerator=accelerator,
+            devices=1,
+            validation_size=0,
+            batch_size=batch,
+            datasplitter_kwargs={
+                "sample_rate": rate,
+                "n_steps": per_epoch,
+                "noise_seed": noise_seed,
+            },
+            plan_kwargs=plan_kwargs,
+            **trainer_kwargs,
+        )
+        if privacy is None:
+            return
+        said = "" if donor_key is None else self._donors(donor_key)
+        self.privacy_report_ = PrivacyReport(
+            mode=privacy,
+            accounted_epsilon=self._steps.spent(self.trainer.global_step),
+            delta=delta,
+            noise_multiplier=noise,
+            max_grad_norm=max_grad_norm,
+            sample_rate=rate,
+            steps=self.trainer.global_step,
+            projection_noise=of_projection,
+            ratio=ratio,
+            is_seeded=noise_seed is not None,
+            conditions=conditions_of(
+                privacy,
+                is_seeded=noise_seed is not None,
+                genes_are_public=genes_are_public,
+                logs_losses=log_private_metrics,
+                groups=said,
+            ),
+        )
+
+    def _prepare(
+        self, split: list[np.ndarray] | None, datamodule: Any, **options: Any
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return (self._steps,), {"heads": self.heads}
+
+    def _donors(self, key: str) -> str:
+        groups = self._groups(key)
+        largest = int(pd.Series(groups).value_counts().max())
+        msg = f"Donors are not covered: one of them has {largest:,} cells, and epsilon is of one"
+        return f"{msg} cell; no epsilon for donors is stated."
+
+    def _set_directions(self, noise: float, seed: int | None) -> None:
+        """Set what projected heads project on, from one noisy look at all cells."""
+        if self.heads != "projected":
+            return
+        network, shell = self.module.network, self.adata_manager.adata
+        depth = shell.obsm.get(DEPTH, np.asarray(shell.X.sum(axis=1)))
+        factors = TARGET_DEPTH / np.maximum(np.asarray(depth, dtype=np.float64).ravel(), 1.0)
+
+        def unit_rows() -> Iterator[csr_matrix]:
+            for start in range(0, shell.n_obs, 4096):
+                block = csr_matrix(shell.X[start : start + 4096], dtype=np.float64)
+                block.data *= np.repeat(factors[start : start + 4096], np.diff(block.indptr))
+                block.data = np.log1p(block.data)
+                yield normalize(block)
+
+        n_comps, rng = len(network.directions), np.random.default_rng(seed)
+        centre, directions, _ = private_directions(
+            unit_rows, shell.n_obs, noise, rng, n_comps=n_comps
+        )
+        network.centre.copy_(torch.from_numpy(centre))
+        network.directions.copy_(torch.from_numpy(directions))
+
+    @torch.inference_mode()
+    def get_latent_representation(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        batch_size: int = 1024,
+    ) -> np.ndarray:
+        """Compute latent positions of cells.
+
+        Parameters
+        ----------
+        adata
+            Cells, which need no set-up; those that trained by default. Their positions are not
+            covered by any epsilon.
+        indices
+            Positions of the cells to read; all by default.
+        batch_size
+            Cells per step.
+
+        Returns
+        -------
+        Positions, float32, shape ``(n_cells, n_latent)``.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> reference = hdi.datasets.demo().reference
+        >>> hdi.DPDCAN.setup_anndata(reference)
+        >>> model = hdi.DPDCAN(reference, n_latent=8)
+        >>> model.train(privacy=None, max_steps=2, accelerator="cpu", enable_progress_bar=False)
+        >>> model.get_latent_representation().shape == (reference.n_obs, 8)
+        True
+        """
+        report = self.privacy_report_
+        if adata is None and report is not None:
+            msg = "Latent positions of the cells that trained are not covered by epsilon."
+            warnings.warn(f"{msg} Release the model, not these.", UserWarning, stacklevel=2)
+        self.module.eval()
+        loader = self._make_data_loader(adata, indices=indices, batch_size=batch_size)
+        inputs = map(self.module._get_inference_input, loader)
+        return torch.cat([self.module.inference(**given)["z"].cpu() for given in inputs]).numpy()
+
+    def predict(
+        self, adata: AnnData | None = None, *, n_clusters: int | None = None
+    ) -> pd.Series[Any]:
+        """Cluster cells by the directions of their latent positions.
+
+        Parameters
+        ----------
+        adata
+            Cells; those that trained by default. Clusters of them are not covered by any epsilon,
+            and are not part of the model.
+        n_clusters
+            Clusters of k-means; by default communities of the graph of 15 neighbours (Leiden at
+            resolution 1, which needs the extra ``leiden``).
+
+        Returns
+        -------
+        Cluster of every cell, named by the cells.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> reference = hdi.datasets.demo().reference
+        >>> hdi.DPDCAN.setup_anndata(reference)
+        >>> model = hdi.DPDCAN(reference, n_latent=8)
+        >>> model.train(privacy=None, max_steps=2, accelerator="cpu", enable_progress_bar=False)
+        >>> model.predict(n_clusters=3).cat.categories.tolist()
+        ['0', '1', '2']
+        """
+        check_integer("n_clusters", n_clusters, optional=True)
+        cells = self._resolve_adata(adata)
+        points = normalize(self.get_latent_representation(cells))
+        if n_clusters is not None:
+            if n_clusters > len(points):
+                expected = f"at most the number of cells, {len(points):,}"
+                raise invalid("n_clusters", n_clusters, expected)
+            model = KMeans(n_clusters, n_init=10, random_state=self.seed)
+            labels = model.fit_predict(points).astype(str)
+        else:
+            need_extra("igraph", "leiden", "Clustering without n_clusters")
+            import scanpy as sc
+
+            graph = AnnData(obs=pd.DataFrame(index=cells.obs_names), obsm={"z": points})
+            sc.pp.neighbors(graph, use_rep="z", n_neighbors=15, random_state=self.seed)
+            how = {"flavor": "igraph", "n_iterations": 2, "directed": False}
+            sc.tl.leiden(graph, resolution=1.0, random_state=self.seed, **how)
+            labels = graph.obs["leiden"].astype(str).to_numpy()
+        return pd.Series(pd.Categorical(labels), index=cells.obs_names, name="cluster")
+
+    def save(
+        self,
+        dir_path: str | Path,
+        prefix: str | None = None,
+        overwrite: bool = False,
+        save_anndata: bool = False,
+        **anndata_write_kwargs: Any,
+    ) -> None:
+        """Save the model to a folder; the cells are refused after a private training.
+
+        Its file then holds weights, settings, genes and the report, neither history nor indices.
+
+        Parameters
+        ----------
+        dir_path, prefix, overwrite, save_anndata, **anndata_write_kwargs
+            As in :meth:`CountModel.save`.
+
+        Raises
+        ------
+        ValueError
+            If cells are to be saved with a private model.
+        """
+        if save_anndata and self._is_private:
+            msg = "save_anndata=True would write the cells beside a private model. Omit it."
+            raise ValueError(msg)
+        super().save(dir_path, prefix, overwrite, save_anndata, **anndata_write_kwargs)
+
+    @property
+    def _is_private(self) -> bool:
+        return self.privacy_report_ is not None and self.privacy_report_.mode != "paper"
+
+    def _payload(self) -> dict[str, Any]:
+        payload = super()._payload()
+        if self._is_private:
+            payload["attr_dict"] |= dict.fromkeys(_NOT_SAVED)
+        return payload

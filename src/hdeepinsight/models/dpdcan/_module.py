@@ -1,0 +1,179 @@
+"""An autoencoder of counts whose loss is of one cell at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from scvi import REGISTRY_KEYS
+from scvi.distributions._negative_binomial import log_zinb_positive
+from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
+from torch import Tensor, nn
+
+from hdeepinsight.nn import CountHeads
+
+Heads = Literal["projected", "full", "compact"]
+DEPTH = "depth"
+TARGET_DEPTH = 1e4
+
+
+class ResidualMap(nn.Module):
+    """Add what a small network makes of the input, nothing at first, to the input itself."""
+
+    def __init__(self, n_features: int, n_hidden: int) -> None:
+        super().__init__()
+        self.hidden, self.out = nn.Linear(n_features, n_hidden), nn.Linear(n_hidden, n_features)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features of the same shape."""
+        return torch.add(x, self.out(torch.tanh(self.hidden(x))))
+
+
+class DPDCANNetwork(nn.Module):
+    """All that is trained; :meth:`forward` gives the loss of every cell by itself.
+
+    Nothing in it mixes cells (no batch statistics), and nothing is random.
+
+    Parameters
+    ----------
+    n_genes, n_latent, hidden, heads
+        As in :class:`DPDCAN`.
+    """
+
+    centre: Tensor
+    directions: Tensor
+
+    def __init__(self, n_genes: int, n_latent: int, hidden: Sequence[int], heads: Heads) -> None:
+        super().__init__()
+        self.heads = heads
+        self.encoder: nn.Module
+        self.decoder: nn.Module
+        if heads == "projected":
+            self.register_buffer("centre", torch.zeros(n_genes))
+            self.register_buffer("directions", torch.zeros(n_latent, n_genes))
+            self.encoder = ResidualMap(n_latent, hidden[-1])
+            self.decoder = ResidualMap(n_latent, hidden[-1])
+        else:
+            self.encoder = _tanh_layers([n_genes, *hidden], n_latent)
+            self.decoder = nn.Sequential(_tanh_layers([n_latent, *hidden[:0:-1]], hidden[0]))
+            self.decoder.append(nn.Tanh())
+            self.counts = CountHeads(hidden[0], n_genes, per_cell=heads == "full")
+
+    def features(self, values: Tensor) -> Tensor:
+        """Return what the encoder reads of log values, ``(n_cells, n_genes)``: no weight is in it.
+
+        Projected cells are scaled so that a feature is of the order of 1.
+        """
+        if self.heads != "projected":
+            return values
+        return self.scaled(nn.functional.normalize(values, dim=-1) - self.centre)
+
+    def scaled(self, residuals: Tensor) -> Tensor:
+        """Project residuals of unit rows."""
+        scale: float = len(self.directions) ** 0.5
+        return nn.functional.linear(residuals, self.directions) * scale
+
+    def forward(self, features: Tensor, views: Tensor, counts: Tensor, depth: Tensor) -> Tensor:
+        """Return the reconstruction loss and the contrast of every cell, ``(n_cells, 2)``.
+
+        Parameters
+        ----------
+        features, views
+            Of the cells, ``(n_cells, n_features)``, and of two incomplete views of each,
+            ``(n_cells, 2, n_features)``.
+        counts, depth
+            Counts ``(n_cells, n_genes)``, and their depth ``(n_cells, 1)``.
+        """
+        z = self.encoder(features)
+        if self.heads == "projected":
+            loss = (self.decoder(z) - features).square().mean(dim=1)
+        else:
+            mean, dispersion, zeros = self.counts(self.decoder(z), depth / TARGET_DEPTH)
+            # The distribution checks its values, which cannot be done gradient by gradient.
+            loss = -log_zinb_positive(counts, mean, dispersion, zeros).mean(dim=1)
+        one, two = self.encoder(views).unbind(dim=1)
+        return torch.stack([loss, -nn.functional.cosine_similarity(one, two, dim=1)], dim=1)
+
+
+class DPDCANModule(BaseModuleClass):  # type: ignore[misc]
+    """The network in the form that scvi-tools reads, with the augmentation.
+
+    Parameters
+    ----------
+    n_genes, n_latent, hidden, heads
+        As in :class:`DPDCAN`.
+    mask_probability
+        Probability of a gene to be hidden in a view.
+    reconstruction_weight
+        Weight of the reconstruction; the contrast has the rest.
+    """
+
+    def __init__(
+        self,
+        n_genes: int,
+        n_latent: int,
+        hidden: Sequence[int],
+        heads: Heads,
+        mask_probability: float = 0.2,
+        reconstruction_weight: float = 0.8,
+    ) -> None:
+        super().__init__()
+        self.network = DPDCANNetwork(n_genes, n_latent, hidden, heads)
+        self.mask_probability = mask_probability
+        self.register_buffer(
+            "weights", torch.tensor([reconstruction_weight, 1 - reconstruction_weight])
+        )
+
+    def prepare(self, tensors: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """Return what the loss of the network takes, with two new views of every cell."""
+        given = self._get_inference_input(tensors)
+        values = log_values(**given)
+        kept = torch.rand(len(values), 2, values.shape[1], device=values.device)
+        views = values[:, None] * (kept >= self.mask_probability)
+        parts = self.network.features(values), self.network.features(views)
+        return (*parts, given["counts"], given["depth"])
+
+    def _get_inference_input(self, tensors: dict[str, Tensor], **_: Any) -> dict[str, Tensor]:
+        counts = tensors[REGISTRY_KEYS.X_KEY]
+        return {"counts": counts, "depth": tensors.get(DEPTH, counts.sum(dim=1, keepdim=True))}
+
+    def _get_generative_input(
+        self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], **_: Any
+    ) -> dict[str, Any]:
+        return {"tensors": tensors}
+
+    @auto_move_data  # type: ignore[untyped-decorator]
+    def inference(self, counts: Tensor, depth: Tensor) -> dict[str, Tensor]:
+        """Return latent positions, ``(n_cells, n_latent)``."""
+        return {"z": self.network.encoder(self.network.features(log_values(counts, depth)))}
+
+    @auto_move_data  # type: ignore[untyped-decorator]
+    def generative(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the losses of every cell, ``(n_cells, 2)``."""
+        return {"losses": self.network(*self.prepare(tensors))}
+
+    def loss(
+        self,
+        tensors: dict[str, Tensor],
+        inference_outputs: dict[str, Tensor],
+        generative_outputs: dict[str, Tensor],
+    ) -> LossOutput:
+        """Weigh reconstruction and contrast."""
+        losses = generative_outputs["losses"]
+        total = (losses @ self.weights).mean()
+        return LossOutput(loss=total, reconstruction_loss=losses[:, 0], n_obs_minibatch=len(losses))
+
+
+def log_values(counts: Tensor, depth: Tensor) -> Tensor:
+    """Compute log1p of counts per 10,000; cells without counts are 0."""
+    return torch.log1p(counts * (TARGET_DEPTH / depth.clamp_min(1.0)))
+
+
+def _tanh_layers(widths: Sequence[int], n_out: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for n_in, n_next in pairwise(widths):
+        layers += [nn.Linear(n_in, n_next), nn.Tanh()]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], n_out))

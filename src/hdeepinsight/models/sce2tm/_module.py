@@ -1,0 +1,201 @@
+"""The network: cells to topics, topics to genes, and the losses that hold them apart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from scvi import REGISTRY_KEYS
+from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
+from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
+from torch.nn import functional
+
+from hdeepinsight.nn import BatchNorm1d, cluster_contrast, sinkhorn
+
+EMBEDDING, SIZE_FACTOR, POSITION = "embedding", "size_factor", "position"
+"""Arrays that the loaders give beside the counts."""
+NEIGHBOR = "_of_neighbor"
+"""Ends the names of the same arrays for a neighbour of every cell."""
+TARGET_SUM = 1e4
+
+
+class TopicModule(BaseModuleClass):  # type: ignore[misc]
+    r"""Embedded topic model whose topic proportions are also soft clusters.
+
+    Parameters
+    ----------
+    n_genes, n_embedding, n_batch
+        Widths of the counts and of the embedding (0 for none), and number of batches (1 for no
+        gene bias per batch).
+    n_topics, n_hidden, n_embed, dropout, beta_temperature, ecr_weight, sinkhorn_epsilon, \
+    sinkhorn_max_iter, sinkhorn_tol, cm_weight, balance_weight, contrast_temperature
+        As in :class:`~hdeepinsight.models.SCE2TM`.
+    """
+
+    embedding_mean: Tensor
+    embedding_scale: Tensor
+    potential: Tensor
+
+    def __init__(
+        self,
+        n_genes: int,
+        n_embedding: int,
+        n_batch: int,
+        *,
+        n_topics: int,
+        n_hidden: int,
+        n_embed: int,
+        dropout: float,
+        beta_temperature: float,
+        ecr_weight: float,
+        sinkhorn_epsilon: float,
+        sinkhorn_max_iter: int,
+        sinkhorn_tol: float,
+        cm_weight: float,
+        balance_weight: float,
+        contrast_temperature: float,
+    ) -> None:
+        super().__init__()
+        self.n_topics, self.beta_temperature = n_topics, beta_temperature
+        self.ecr_weight, self.cm_weight, self.balance_weight = ecr_weight, cm_weight, balance_weight
+        self.contrast_temperature = contrast_temperature
+        self.transport: dict[str, Any] = {"epsilon": sinkhorn_epsilon, "tol": sinkhorn_tol}
+        self.transport["max_iter"] = sinkhorn_max_iter
+        self.encoder = nn.Sequential(
+            nn.Linear(n_genes, n_hidden),
+            BatchNorm1d(n_hidden),
+            nn.Tanh(),
+            nn.Linear(n_hidden, n_hidden),
+            nn.Dropout(dropout),
+        )
+        self.mean, self.log_variance = (
+            nn.Sequential(nn.Linear(n_hidden, n_topics), BatchNorm1d(n_topics)) for _ in range(2)
+        )
+        self.topics, self.genes = (
+            nn.Parameter(functional.normalize(torch.randn(n, n_embed))) for n in (n_topics, n_genes)
+        )
+        self.gene_norm = BatchNorm1d(n_genes)
+        self.batch_bias = nn.Parameter(torch.zeros(n_batch, n_genes)) if n_batch > 1 else None
+        self.knowledge = None
+        if n_embedding:
+            self.knowledge = nn.Sequential(
+                nn.Linear(n_embedding, n_embedding),
+                BatchNorm1d(n_embedding),
+                nn.Tanh(),
+                nn.Linear(n_embedding, n_topics),
+            )
+        self.register_buffer("embedding_mean", torch.zeros(n_embedding))
+        self.register_buffer("embedding_scale", torch.ones(n_embedding))
+        self.register_buffer("potential", torch.zeros(n_genes), persistent=False)
+
+    def standardize_embedding(self, embedding: Tensor) -> None:
+        """Learn mean and spread of an embedding, unless its rows have unit norm already."""
+        if not torch.allclose(embedding.norm(dim=1), embedding.new_ones(len(embedding)), atol=1e-3):
+            self.embedding_mean.copy_(embedding.mean(dim=0))
+            self.embedding_scale.copy_(embedding.std(dim=0).clamp_min(1e-6))
+
+    def encode(self, counts: Tensor, total: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return log-normalised expression, and means and log variances of the topic scores."""
+        total = counts.sum(dim=1, keepdim=True) if total is None else total
+        x = (1 + counts * (TARGET_SUM / total.clamp_min(1e-6))).log()  # faster than log1p
+        hidden = self.encoder(x)
+        return x, self.mean(hidden), self.log_variance(hidden)
+
+    def draw(self, mean: Tensor, log_variance: Tensor) -> Tensor:
+        """Return topic scores: drawn in training, their means at prediction."""
+        if not self.training:
+            return mean
+        return mean + (log_variance / 2).exp() * torch.randn_like(mean)
+
+    def know(self, embedding: Tensor) -> Tensor:
+        """Return probabilities of the topics by the embedding, shape ``(n_cells, n_topics)``."""
+        scaled = (embedding - self.embedding_mean) / self.embedding_scale
+        assigned: Tensor = self.knowledge(scaled).softmax(dim=1)  # type: ignore[misc]
+        return assigned
+
+    def positions(self) -> tuple[Tensor, Tensor]:
+        """Return topics and genes on the unit sphere, where transport cannot shrink distances."""
+        return functional.normalize(self.topics), functional.normalize(self.genes)
+
+    def distances(self) -> Tensor:
+        """Return squared distances of topics and genes, shape ``(n_topics, n_genes)``."""
+        topics, genes = self.positions()
+        return (2 - 2 * topics @ genes.T).clamp_min(0)
+
+    def loadings(self, distances: Tensor | None = None) -> Tensor:
+        """Return the share of every topic in each gene; columns sum to 1."""
+        distances = self.distances() if distances is None else distances
+        return (-distances / self.beta_temperature).softmax(dim=0)
+
+    def _get_inference_input(self, tensors: dict[str, Tensor], **_: Any) -> dict[str, Any]:
+        names = REGISTRY_KEYS.X_KEY, SIZE_FACTOR, EMBEDDING
+        here, there = ([tensors.get(name + end) for name in names] for end in ("", NEIGHBOR))
+        return {"cells": here, "neighbors": there}
+
+    @auto_move_data  # type: ignore[untyped-decorator]
+    def inference(
+        self, cells: list[Tensor | None], neighbors: list[Tensor | None]
+    ) -> dict[str, Tensor]:
+        """Return topic scores ``z`` and proportions, and those of neighbours where there are."""
+        counts, total, embedding = cells
+        x, mean, log_variance = self.encode(counts, total)  # type: ignore[arg-type]
+        z = self.draw(mean, log_variance)
+        found = {"x": x, "mean": mean, "log_variance": log_variance, "theta": z.softmax(dim=1)}
+        if neighbors[0] is not None and embedding is not None and neighbors[2] is not None:
+            _, *near = self.encode(neighbors[0], neighbors[1])
+            found["theta_near"] = self.draw(*near).softmax(dim=1)
+            found["known"], found["known_near"] = self.know(embedding), self.know(neighbors[2])
+        return found
+
+    def _get_generative_input(
+        self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], **_: Any
+    ) -> dict[str, Any]:
+        return {"theta": inference_outputs["theta"], "batch": tensors.get(REGISTRY_KEYS.BATCH_KEY)}
+
+    @auto_move_data  # type: ignore[untyped-decorator]
+    def generative(self, theta: Tensor, batch: Tensor | None = None) -> dict[str, Tensor]:
+        """Return log shares of the genes; without batches, those of the mean batch."""
+        distances = self.distances()
+        logits = self.gene_norm(theta @ self.loadings(distances))
+        if self.batch_bias is not None:
+            bias = self.batch_bias
+            logits = logits + (bias.mean(0) if batch is None else bias[batch.long().ravel()])
+        return {"log_share": logits.log_softmax(dim=1), "distances": distances}
+
+    def loss(
+        self,
+        tensors: dict[str, Tensor],
+        inference_outputs: dict[str, Tensor],
+        generative_outputs: dict[str, Tensor],
+    ) -> LossOutput:
+        """Reconstruction and prior; in training also transport of topics and the two views."""
+        found, distances = inference_outputs, generative_outputs["distances"]
+        reconstruction = -(found["x"] * generative_outputs["log_share"]).sum(dim=1)
+        prior = Normal(0.0, (1 - 1 / self.n_topics) ** 0.5)
+        posterior = Normal(found["mean"], (found["log_variance"] / 2).exp())
+        divergence = kl_divergence(posterior, prior).sum(dim=1)
+        total, others = (reconstruction + divergence).mean(), {}
+        if self.training and self.ecr_weight:
+            plan, self.potential = sinkhorn(distances, start=self.potential, **self.transport)
+            others["ecr"] = (plan * distances).sum()
+            total = total + self.ecr_weight * others["ecr"]
+        if "known" in found:
+            views = (found[n] for n in ("theta", "theta_near", "known", "known_near"))
+            others["cross_view"] = self.cross_view(*views)
+            total = total + self.cm_weight * others["cross_view"]
+        return LossOutput(
+            loss=total,
+            reconstruction_loss=reconstruction,
+            kl_local=divergence,
+            extra_metrics=others,
+        )
+
+    def cross_view(self, p: Tensor, p_near: Tensor, q: Tensor, q_near: Tensor) -> Tensor:
+        """Return how far two views disagree on the clusters, less how evenly they are used."""
+        apart = cluster_contrast(q, p_near, self.contrast_temperature)
+        apart = apart + cluster_contrast(p, q_near, self.contrast_temperature)
+        disagreement = -(p * q).sum(dim=1).clamp_min(1e-9).log().mean()
+        means = torch.stack([p.mean(dim=0), q.mean(dim=0)]).clamp_min(1e-9)
+        evenness = -(means * means.log()).sum()
+        return apart + disagreement - self.balance_weight * evenness

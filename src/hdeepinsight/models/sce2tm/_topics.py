@@ -1,0 +1,370 @@
+"""What a topic model says: proportions, genes, differences, and cells with other proportions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from scipy.stats import false_discovery_control, mannwhitneyu
+
+from hdeepinsight._errors import check_choice, check_integer, invalid, one_column
+from hdeepinsight.metrics import (
+    topic_coherence,
+    topic_diversity,
+    topic_enrichment,
+    topic_stability,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hdeepinsight.models._base._count_model import CountModel as _Base
+else:
+    _Base = object
+
+Cells: TypeAlias = AnnData | Sequence[int] | np.ndarray | None
+
+
+@dataclass(frozen=True, eq=False)
+class TopicPerturbation:
+    """Cells decoded before and after their topics were changed.
+
+    Parameters
+    ----------
+    before, after
+        Natural logarithms of the share of every gene, shape ``(n_cells, n_genes)``.
+    towards
+        Mean change of these logarithms that leads to the target cells, shape ``(n_genes,)``;
+        ``None`` without target.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from hdeepinsight.models import TopicPerturbation
+    >>> before, after = (pd.DataFrame({"CD3D": [x], "LYZ": [0.0]}) for x in (-2.0, -1.0))
+    >>> TopicPerturbation(before, after, pd.Series({"CD3D": 2.0, "LYZ": 0.0})).shift_score
+    0.5
+    """
+
+    before: pd.DataFrame
+    after: pd.DataFrame
+    towards: pd.Series | None = None
+
+    @property
+    def log_fold_change(self) -> pd.Series:
+        """Mean change of the natural logarithm of every gene's share."""
+        return (self.after - self.before).mean()
+
+    @property
+    def shift_score(self) -> float:
+        """How far the cells move towards the target: 0 not at all, 1 all the way."""
+        if self.towards is None:
+            raise ValueError(
+                "There is no target to move towards. Pass target=... to perturb_topics."
+            )
+        return float(self.log_fold_change @ self.towards / (self.towards @ self.towards))
+
+
+class TopicsMixin(_Base):
+    """Read, compare, score and change the topics of cells."""
+
+    @torch.inference_mode()
+    def get_latent_representation(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | np.ndarray | None = None,
+        batch_size: int = 2048,
+    ) -> np.ndarray:
+        """Return the topic scores of cells, before the softmax.
+
+        Parameters
+        ----------
+        adata
+            Cells with raw counts of the model's genes; those that were registered by default.
+        indices
+            Cells to read, as positions or as a mask; all by default.
+        batch_size
+            Cells in one pass.
+
+        Returns
+        -------
+        Scores, float32, shape ``(n_cells, n_topics)``. They do not depend on the embedding.
+        """
+        self._check_if_trained(False, "The model is not trained. Call train() first.")
+        self.module.eval()
+        loader = self._make_data_loader(adata, indices=indices, batch_size=batch_size)
+        inputs = map(self.module._get_inference_input, loader)
+        parts = [self.module.inference(**given)["mean"].cpu() for given in inputs]
+        scores: np.ndarray = torch.cat(parts).numpy()
+        return scores
+
+    def get_topic_proportions(
+        self, adata: AnnData | None = None, indices: Sequence[int] | np.ndarray | None = None
+    ) -> pd.DataFrame:
+        """Return the share of every topic in every cell; rows sum to 1.
+
+        Parameters
+        ----------
+        adata, indices
+            As in :meth:`get_latent_representation`.
+        """
+        shell = self._validate_anndata(adata)
+        scores = torch.from_numpy(self.get_latent_representation(shell, indices))
+        names = shell.obs_names if indices is None else shell.obs_names[np.asarray(indices)]
+        return pd.DataFrame(scores.softmax(1).numpy(), index=names, columns=self.topic_names)
+
+    def predict(
+        self, adata: AnnData | None = None, indices: Sequence[int] | np.ndarray | None = None
+    ) -> pd.Series:
+        """Return the largest topic of every cell.
+
+        Parameters
+        ----------
+        adata, indices
+            As in :meth:`get_latent_representation`.
+        """
+        return self.get_topic_proportions(adata, indices).idxmax(axis=1).rename("topic")
+
+    @property
+    def topic_names(self) -> list[str]:
+        """Names of the topics, in order."""
+        return [f"topic_{k}" for k in range(self.module.n_topics)]
+
+    @torch.inference_mode()
+    def get_topic_gene(self) -> pd.DataFrame:
+        """Return the share of every topic in each gene; columns (genes) sum to 1."""
+        values = self.module.loadings().cpu().numpy()
+        return pd.DataFrame(values, index=self.topic_names, columns=list(self.genes))
+
+    @torch.inference_mode()
+    def get_topic_embeddings(self) -> pd.DataFrame:
+        """Return the positions of the topics on the unit sphere that they share with the genes."""
+        return pd.DataFrame(self.module.positions()[0].cpu().numpy(), index=self.topic_names)
+
+    @torch.inference_mode()
+    def get_gene_embeddings(self) -> pd.DataFrame:
+        """Return the positions of the genes on the unit sphere that they share with the topics."""
+        return pd.DataFrame(self.module.positions()[1].cpu().numpy(), index=list(self.genes))
+
+    def top_genes(self, n: int = 10) -> pd.DataFrame:
+        """Return the genes in which each topic has its largest share.
+
+        Parameters
+        ----------
+        n
+            Genes per topic.
+
+        Returns
+        -------
+        Names of genes, one row per topic, best first.
+        """
+        check_integer("n", n)
+        loadings = self.get_topic_gene()
+        best = np.argsort(-loadings.to_numpy(), axis=1, kind="stable")[:, :n]
+        return pd.DataFrame(loadings.columns.to_numpy()[best], index=loadings.index)
+
+    def differential_topics(
+        self,
+        groupby: str | Sequence[Any],
+        adata: AnnData | None = None,
+        *,
+        min_difference: float = 1.0,
+        fdr: float = 0.05,
+    ) -> pd.DataFrame:
+        """Find topics whose scores differ between the cells of a group and all others.
+
+        Parameters
+        ----------
+        groupby
+            Column of ``obs``, or the group of every cell.
+        adata
+            Cells; those that were registered by default.
+        min_difference
+            Least difference of the mean scores.
+        fdr
+            Largest false discovery rate (Benjamini and Hochberg, over all groups and topics).
+
+        Returns
+        -------
+        One row per group and topic: ``group``, ``topic``, ``difference`` of the mean scores,
+        ``p_value`` of the two-sided Mann-Whitney test, ``p_adjusted``, and whether it is
+        ``differential``; largest differences first. Cells without a group are among the others.
+
+        Notes
+        -----
+        Cells are not independent samples: with several donors, confirm by donor what is found here.
+        """
+        adata = self._resolve_adata(adata)
+        given = one_column(adata.obs, groupby) if isinstance(groupby, str) else pd.Series(groupby)
+        scores = self.get_latent_representation(adata)
+        if len(given) != len(scores):
+            raise invalid("groupby", f"{len(given):,} of them", f"{len(scores):,} groups")
+        parts = []
+        for group in given.dropna().unique():
+            inside = (given == group).to_numpy(dtype=bool)
+            if inside.all():
+                raise invalid("groupby", f"only {group!r}", "at least two groups")
+            found = {
+                "group": group,
+                "topic": self.topic_names,
+                "difference": scores[inside].mean(axis=0) - scores[~inside].mean(axis=0),
+                "p_value": mannwhitneyu(scores[inside], scores[~inside], axis=0).pvalue,
+            }
+            parts.append(pd.DataFrame(found))
+        table = pd.concat(parts, ignore_index=True)
+        table["p_adjusted"] = false_discovery_control(table["p_value"])
+        passes = (table["p_adjusted"] < fdr) & (table["difference"] > min_difference)
+        table["differential"] = passes
+        return table.sort_values("difference", ascending=False, ignore_index=True)
+
+    @torch.inference_mode()
+    def perturb_topics(
+        self,
+        cells: Cells,
+        topics: Sequence[str | int],
+        *,
+        mode: Literal["zero", "set", "shift"] = "zero",
+        target: Cells = None,
+        delta: float | Sequence[float] = 0.0,
+    ) -> TopicPerturbation:
+        """Change topics of cells, and decode what their expression would be.
+
+        Parameters
+        ----------
+        cells
+            Cells to change: an AnnData, or positions or a mask of those that were registered.
+        topics
+            Names or positions of the topics to change.
+        mode
+            ``"zero"`` takes the topics away, ``"set"`` gives them the mean score of the target
+            cells, ``"shift"`` adds ``delta`` to their scores.
+        target
+            Cells to move towards, in any form of ``cells``. For ``"set"``, and for the
+            ``shift_score`` of the result.
+        delta
+            For ``"shift"``: what is added to the scores, one number or one per topic.
+
+        Returns
+        -------
+        Shares of the genes before and after. Judge them by ``log_fold_change`` or ``shift_score``:
+        shares are tiny, so that their mean squared difference is always near zero.
+
+        Raises
+        ------
+        ValueError
+            If a topic is unknown, there is no target to set, or all topics are taken away.
+        """
+        check_choice("mode", mode, ("zero", "set", "shift"))
+        names = self.topic_names
+        chosen = [names.index(t) if isinstance(t, str) and t in names else t for t in topics]
+        valid: list[int] = [t for t in chosen if isinstance(t, int) and 0 <= t < len(names)]
+        if len(valid) < len(chosen):
+            raise invalid("topics", list(topics), f"names or positions up to {names[-1]}")
+        if mode == "set" and target is None:
+            raise ValueError("mode='set' needs target cells, got none. Pass target=...")
+        if mode == "zero" and len(set(valid)) == len(names):
+            raise invalid("topics", "all of them", "some of the topics", "Nothing would be left.")
+        scores, index = self._scores_of(cells)
+        aim = None if target is None else self._scores_of(target)[0]
+        theta, changed = scores.softmax(1), scores.clone()
+        if mode == "zero":
+            changed[:, valid] = -torch.inf
+        elif aim is not None and mode == "set":
+            changed[:, valid] = aim[:, valid].mean(dim=0)
+        else:
+            changed[:, valid] += torch.as_tensor(delta, dtype=scores.dtype)
+        before, after = (self._decode(share, index) for share in (theta, changed.softmax(1)))
+        towards = None
+        if aim is not None:
+            towards = self._decode(aim.softmax(1)).mean() - before.mean()
+        return TopicPerturbation(before, after, towards)
+
+    def _scores_of(self, cells: Cells) -> tuple[Tensor, pd.Index]:
+        """Return scores of cells that are named in one of several ways."""
+        data, rows = (
+            (cells, None) if isinstance(cells, AnnData | None) else (None, np.asarray(cells))
+        )
+        if rows is not None and rows.dtype == bool:
+            rows = np.flatnonzero(rows)
+        names = self._resolve_adata(data).obs_names
+        scores = self.get_latent_representation(data, rows)
+        return torch.from_numpy(scores), names if rows is None else names[rows]
+
+    def _decode(self, theta: Tensor, index: pd.Index | None = None) -> pd.DataFrame:
+        decoded = self.module.eval().generative(theta)["log_share"].cpu().numpy()
+        return pd.DataFrame(decoded, index=index, columns=list(self.genes))
+
+    def topic_metrics(
+        self, gene_sets: Mapping[str, Iterable[str]], *, n_top: int = 10
+    ) -> pd.Series:
+        """Score the topics against gene sets.
+
+        Parameters
+        ----------
+        gene_sets
+            Genes of every set by its name.
+        n_top
+            Top genes of each topic.
+
+        Returns
+        -------
+        ``coherence``, ``diversity``, their product ``quality``, and of over-represented sets
+        ``n_hits``, ``n_sets`` and ``uniqueness``; see :mod:`hdeepinsight.metrics`.
+        """
+        loadings, genes = self.get_topic_gene().to_numpy(), list(self.genes)
+        coherence = topic_coherence(loadings, genes, gene_sets, n_top=n_top)
+        diversity = topic_diversity(loadings, n_top=n_top)
+        enriched = topic_enrichment(loadings, genes, gene_sets, n_top=n_top)
+        return pd.Series(
+            {
+                "coherence": coherence,
+                "diversity": diversity,
+                "quality": coherence * diversity,
+                "n_hits": enriched.n_hits,
+                "n_sets": enriched.n_sets,
+                "uniqueness": enriched.uniqueness,
+            }
+        )
+
+    def select_n_topics(
+        self, candidates: Sequence[int], *, seeds: Sequence[int] = (0, 1, 2), **train: Any
+    ) -> pd.DataFrame:
+        """Train models of several sizes, and compare their topics between seeds; no labels.
+
+        Parameters
+        ----------
+        candidates
+            Numbers of topics.
+        seeds
+            At least two seeds.
+        **train
+            Arguments of :meth:`train`.
+
+        Returns
+        -------
+        By number of topics: mean ``stability`` and ``diversity`` of the topics, and the ``loss`` at
+        the end of the training. Choose the largest number whose topics are stable.
+        """
+        if len(seeds) < 2:
+            raise invalid("seeds", list(seeds), "at least two seeds")
+        rows, options = {}, self.init_params_["non_kwargs"]
+        for n_topics in candidates:
+            loadings, losses = [], []
+            for seed in seeds:
+                model: Any = type(self)(
+                    self.adata, **(options | {"n_topics": n_topics, "seed": seed})
+                )
+                model.train(**train)
+                loadings.append(model.get_topic_gene().to_numpy())
+                losses.append(float(model.history["train_loss"].iloc[-1, 0]))
+            rows[n_topics] = {
+                "stability": topic_stability(loadings),
+                "diversity": float(np.mean([topic_diversity(table) for table in loadings])),
+                "loss": float(np.mean(losses)),
+            }
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("n_topics")

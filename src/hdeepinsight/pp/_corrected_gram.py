@@ -1,0 +1,390 @@
+"""Principal components of cells with missing entries, without filling these in."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from numpy.typing import ArrayLike, NDArray
+
+from hdeepinsight._errors import check_choice, check_integer, check_key, counted, examples
+from hdeepinsight.annotation import check_same_cells
+from hdeepinsight.data import DataLike
+from hdeepinsight.graph import CorrectedGram, Estimator, Solver, leading_eigenpairs
+from hdeepinsight.pp._masks import Mask, entry_mask, is_lazy, open_layer, reader
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+Components = int | Literal["proportion", "scree"]
+Scale = Literal["pca", "gram"]
+#: Eigenvalues that the rules for the number of components look at, where all are too many.
+_MOST_COMPS, _FEW_CELLS = 100, 1_000
+_PROPORTION = 0.95
+
+
+def corrected_gram(
+    Y: ArrayLike | sp.spmatrix | AnnData | Any,
+    mask: Mask | None = None,
+    *,
+    estimator: Estimator = "auto",
+    center: bool = False,
+    drop_empty: bool = False,
+) -> CorrectedGram:
+    r"""Estimate the inner products that cells would have if no entry were missing.
+
+    Where missing entries are filled with zeros or means, products of two cells shrink by the
+    observation rates of both, so that poorly covered cells drift to the origin. These are free of
+    that bias if entries are missing independently of their values {cite:p}`ling2021`.
+
+    Parameters
+    ----------
+    Y
+        Log values of cells by genes: an array, a sparse matrix or a dask array, or an AnnData, of
+        which ``X`` is taken. What is missing is never read, and may be NaN.
+    mask
+        What is observed: a dense or sparse array of true or 1 for observed entries, a
+        `MissingEntries`, a `PanelMask` or a `DropoutMask`. ``None``: everything.
+    estimator
+        ``"rank1"`` divides by products of the rates of cells and of genes, for entries that are
+        missing here and there. ``"pairwise"`` divides by the number of genes that two cells share,
+        for panels; for other masks it makes a matrix of all pairs, of at most 20,000 cells.
+        ``"auto"`` takes ``"pairwise"`` for a `PanelMask` and ``"rank1"`` otherwise.
+        ``"rank1_published"`` scales rates as published, which inflates the products;
+        ``"rank1_clip"`` clips them at 1. ``"mean_fill"`` and ``"zero_fill"`` are the controls.
+    center
+        Centre rows and columns of the products.
+    drop_empty
+        Leave out genes without an observed entry instead of refusing them.
+
+    Returns
+    -------
+    A symmetric operator of shape ``(n_cells, n_cells)``, which is not positive semidefinite.
+
+    Raises
+    ------
+    ValueError
+        If the mask does not fit, an observed value is not finite, a cell or gene has no observed
+        entry, or two panels share no gene.
+
+    Notes
+    -----
+    With :math:`Z_{id} = M_{id}(Y_{id} - \mu_d)` and rates :math:`\pi_{id} = r_i p_d / c`, the
+    estimate is :math:`G_{ij} = \sum_d Z_{id}Z_{jd} / \sum_d \pi_{id}\pi_{jd}` for
+    :math:`i \neq j`, and :math:`G_{ii} = \sum_d Z_{id}^2 / \sum_d \pi_{id}`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import hdeepinsight as hdi
+    >>> values = np.array([[0.0, 1.0, 2.0], [1.0, np.nan, 2.0], [4.0, 1.0, 0.0]])
+    >>> gram = hdi.pp.corrected_gram(values, np.isfinite(values))
+    >>> gram.shape, (gram @ np.ones(3)).shape
+    ((3, 3), (3,))
+    """
+    adata = Y
+    if not isinstance(Y, ad.AnnData):
+        values: Any = Y if hasattr(Y, "shape") else np.asarray(Y)
+        adata = ad.AnnData(sp.csr_matrix(values) if sp.issparse(values) else values)
+    return _fit(adata, None, mask, estimator, center, drop_empty)
+
+
+def _fit(
+    data: DataLike,
+    layer: str | None,
+    mask: Mask | None,
+    estimator: Estimator,
+    center: bool,
+    drop_empty: bool,
+) -> CorrectedGram:
+    store, matrix = open_layer(data, layer)
+    return CorrectedGram(
+        reader(matrix),
+        entry_mask(mask, matrix.shape),
+        estimator=estimator,
+        center=center,
+        keep=not is_lazy(matrix),
+        drop_empty=drop_empty,
+        obs_names=list(store.obs.index),
+        var_names=list(store.var.index),
+    )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class CorrectedPCA:
+    """Principal components of corrected inner products; made by `corrected_gram_pca`.
+
+    Parameters
+    ----------
+    obs_names
+        Names of the cells.
+    embedding
+        Coordinates, shape ``(n_cells, n_comps)``.
+    eigenvalues
+        Of the products, descending, all positive.
+    loadings
+        Weights of the genes, of unit length, one column per component. ``None`` for ``"pairwise"``
+        and ``"rank1_clip"``, whose components are no sums over genes.
+    coverage
+        Share of the genes that is observed, per cell.
+    estimator
+        Which products were used.
+    notes
+        What else there is to say, in sentences.
+
+    Examples
+    --------
+    >>> import anndata as ad
+    >>> import numpy as np
+    >>> import hdeepinsight as hdi
+    >>> rng = np.random.default_rng(0)
+    >>> cells = ad.AnnData(rng.normal(size=(30, 20)))
+    >>> result = hdi.pp.corrected_gram_pca(cells, mask=rng.random((30, 20)) < 0.8, n_comps=2)
+    >>> result
+    CorrectedPCA of 30 cells in 2 components, rank1, coverage 0.55 to 0.95
+    """
+
+    obs_names: pd.Index
+    embedding: NDArray[np.float64]
+    eigenvalues: NDArray[np.float64]
+    loadings: pd.DataFrame | None
+    coverage: pd.Series
+    estimator: Estimator
+    notes: tuple[str, ...] = ()
+    _gram: CorrectedGram
+    _var_names: pd.Index
+    _layer: str | None
+    _scale: float
+    _projected: NDArray[np.float64] | None
+
+    def __repr__(self) -> str:
+        low, high = self.coverage.min(), self.coverage.max()
+        return (
+            f"CorrectedPCA of {counted(len(self.obs_names), 'cell')} in "
+            f"{counted(len(self.eigenvalues), 'component')}, {self.estimator}, coverage "
+            f"{low:.2f} to {high:.2f}"
+        )
+
+    def transform(
+        self, adata: DataLike, mask: Mask | None = None, *, layer: str | None = None
+    ) -> NDArray[np.float64]:
+        """Place new cells among the fitted ones, which stay where they are.
+
+        Parameters
+        ----------
+        adata
+            New cells with the same genes in the same order, not yet fitted: the noise of a fitted
+            cell's own entries is part of its coordinates.
+        mask
+            What of them is observed; see `corrected_gram`.
+        layer
+            Layer with the values; by default that of the fitted cells.
+
+        Returns
+        -------
+        Coordinates, shape ``(n_new_cells, n_comps)``.
+
+        Raises
+        ------
+        ValueError
+            If genes differ, the mask does not fit, or the estimator has no operator form.
+        """
+        store, matrix = open_layer(adata, self._layer if layer is None else layer)
+        if not self._var_names.equals(pd.Index(store.var.index)):
+            differ = self._var_names.symmetric_difference(pd.Index(store.var.index))
+            what = f"other ones: {examples(list(differ))}" if len(differ) else "another order"
+            raise ValueError(
+                f"New cells must have the same {len(self._var_names):,} genes in the same order, "
+                f"got {what}. Select them by name."
+            )
+        roots = np.sqrt(self.eigenvalues)
+        vectors = self.embedding / (self._scale * roots)
+        projected = np.zeros((1, 0, 0)) if self._projected is None else self._projected
+        found = self._gram.extend(
+            reader(matrix), entry_mask(mask, matrix.shape), vectors, projected
+        )
+        return np.asarray(found * (self._scale / roots))
+
+    def to_adata(self, adata: AnnData, key_added: str = "X_corrected_pca") -> None:
+        """Write the coordinates into ``obsm`` and the coverage into ``obs``.
+
+        Parameters
+        ----------
+        adata
+            The fitted cells.
+        key_added
+            Key of ``obsm``; the column of ``obs`` has ``_coverage`` after it.
+        """
+        check_key("key_added", key_added)
+        check_same_cells(pd.Index(adata.obs_names), self.coverage, "the result")
+        adata.obsm[key_added] = self.embedding
+        adata.obs[f"{key_added}_coverage"] = self.coverage.to_numpy()
+
+
+def corrected_gram_pca(
+    adata: DataLike,
+    *,
+    layer: str | None = None,
+    mask: Mask | None = None,
+    mask_key: str | None = None,
+    estimator: Estimator = "auto",
+    n_comps: Components = 50,
+    scale: Scale = "pca",
+    center: bool = False,
+    drop_empty: bool = False,
+    solver: Solver = "eigsh",
+    random_state: int = 0,
+    key_added: str | None = None,
+) -> CorrectedPCA:
+    """Compute principal components of cells with missing entries, without filling these in.
+
+    The coordinates serve ``scanpy.pp.neighbors``, UMAP and minimum-distortion embedding. Nothing
+    is written unless `key_added` is given.
+
+    Parameters
+    ----------
+    adata
+        The cells: an AnnData, in memory or backed, or the path of an h5ad or zarr file, which is
+        read in pieces for every product.
+    layer
+        Layer with log values, such as ``log1p`` of counts per 10,000; ``X`` by default.
+    mask
+        What is observed; see `corrected_gram`. For panels use `panel_mask`.
+    mask_key
+        Layer that holds 1 for observed entries, instead of `mask`.
+    estimator, center, drop_empty
+        See `corrected_gram`.
+    n_comps
+        How many components; ``"proportion"``: as many as make up 95 % of the positive eigenvalues;
+        ``"scree"``: up to the bend of the eigenvalues {cite:p}`ling2021`.
+    scale
+        ``"pca"``: ordinary principal component scores if nothing is missing. ``"gram"``: those
+        divided by the root of the number of genes.
+    solver
+        ``"eigsh"``, or ``"lobpcg"``, which passes over a file less often; see
+        `hdeepinsight.graph.leading_eigenpairs`.
+    random_state
+        Seed of the first vectors.
+    key_added
+        Key of ``obsm`` to write the coordinates to; see `CorrectedPCA.to_adata`.
+
+    Raises
+    ------
+    KeyError, ValueError
+        If there is no such layer, fewer eigenvalues are positive than components are asked for, or
+        as `corrected_gram` says.
+
+    Warns
+    -----
+    UserWarning
+        If the values look like raw counts.
+
+    Examples
+    --------
+    Two panels that share one gene of three:
+
+    >>> import anndata as ad
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> import hdeepinsight as hdi
+    >>> rng = np.random.default_rng(0)
+    >>> obs = pd.DataFrame({"panel": ["a", "b"] * 20}, index=[f"cell {i}" for i in range(40)])
+    >>> var = pd.DataFrame(index=["CD3D", "CD8A", "NKG7"])
+    >>> cells = ad.AnnData(rng.gamma(1.0, size=(40, 3)), obs, var)
+    >>> panels = {"a": ["CD3D", "CD8A"], "b": ["CD3D", "NKG7"]}
+    >>> mask = hdi.pp.panel_mask(cells, batch_key="panel", measured=panels)
+    >>> hdi.pp.corrected_gram_pca(cells, mask=mask, n_comps=2, key_added="X_pca")
+    CorrectedPCA of 40 cells in 2 components, pairwise, coverage 0.67 to 0.67
+    >>> cells.obsm["X_pca"].shape
+    (40, 2)
+    """
+    check_choice("scale", scale, get_args(Scale), "Omit it to use 'pca'.")
+    if isinstance(n_comps, str):
+        check_choice("n_comps", n_comps, ("proportion", "scree"), "Or pass a number.")
+    else:
+        check_integer("n_comps", n_comps, hint="Omit it to use 50.")
+    if key_added is not None:
+        check_key("key_added", key_added)
+        if not isinstance(adata, ad.AnnData):
+            raise ValueError(
+                "key_added writes to an AnnData, got a file. Use the embedding of the result."
+            )
+    if mask_key is not None:
+        if mask is not None:
+            raise ValueError("Pass one of mask and mask_key, got both. Leave one of them out.")
+        blocks = [block for _, block in reader(open_layer(adata, mask_key)[1])()]
+        mask = sp.vstack(blocks, "csr") if sp.issparse(blocks[0]) else np.vstack(blocks)
+    store, matrix = open_layer(adata, layer)
+    seen = matrix.peek(256)
+    if seen.all_whole and seen.high > 1 and not seen.n_negative:
+        warnings.warn(
+            "The values look like raw counts. Inner products of counts follow the depth of the "
+            "cells and the few largest genes: pass log values, such as log1p of counts per 10,000.",
+            UserWarning,
+            stacklevel=2,
+        )
+    gram = _fit(store, layer, mask, estimator, center, drop_empty)
+    notes = []
+    if n_empty := int((gram.rates.genes == 0).sum()):
+        names = store.var.index[gram.rates.genes == 0]
+        notes.append(f"{counted(n_empty, 'gene')} without any entry: {examples(names)}.")
+    values, vectors = _chosen(gram, n_comps, solver, random_state, notes)
+    factor = float(np.sqrt(gram.n_genes)) if scale == "pca" else 1.0
+    projected = None if gram.is_dense else gram.project(vectors)
+    loadings = None
+    if projected is not None and len(projected) == 1:
+        length = np.linalg.norm(projected[0], axis=0)
+        loadings = pd.DataFrame(projected[0] / length, index=store.var.index)
+    result = CorrectedPCA(
+        obs_names=pd.Index(store.obs.index),
+        embedding=vectors * (factor * np.sqrt(values)),
+        eigenvalues=values,
+        loadings=loadings,
+        coverage=pd.Series(gram.rates.cells, index=store.obs.index, name="coverage"),
+        estimator=gram.estimator,
+        notes=tuple(notes),
+        _gram=gram.without_values(),
+        _var_names=pd.Index(store.var.index),
+        _layer=layer,
+        _scale=factor,
+        _projected=projected,
+    )
+    if key_added is not None:
+        result.to_adata(adata, key_added)
+    return result
+
+
+def _chosen(
+    gram: CorrectedGram, n_comps: Components, solver: Solver, seed: int, notes: list[str]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compute as many positive eigenvalues as asked for, or as a rule finds, and vectors."""
+    n_cells = gram.shape[0]
+    all_of_few = n_cells if n_cells <= _FEW_CELLS else _MOST_COMPS
+    wanted = all_of_few if isinstance(n_comps, str) else n_comps
+    values, vectors = leading_eigenpairs(gram, wanted, solver=solver, random_state=seed)
+    n_positive = int((values > 1e-10 * max(values[0], 0.0)).sum()) if values[0] > 0 else 0
+    if not isinstance(n_comps, str):
+        if n_comps > n_positive:
+            raise ValueError(
+                f"n_comps must be at most the number of positive eigenvalues, {n_positive}, got "
+                f"{n_comps}. Pass a smaller one."
+            )
+        return values, vectors
+    values, vectors = values[:n_positive], vectors[:, :n_positive]
+    if wanted < n_cells and n_positive == wanted:
+        notes.append(f"The rule looked at the {wanted} largest eigenvalues only.")
+    if n_comps == "proportion":
+        kept = int(np.searchsorted(values.cumsum(), _PROPORTION * values.sum())) + 1
+    elif n_positive < 6:
+        raise ValueError(
+            f"n_comps='scree' needs 6 positive eigenvalues, got {n_positive}. Pass a number."
+        )
+    else:
+        slopes = (values[2:] - values[:-2]) / 2
+        kept = int((slopes[3:] - slopes[:-3]).argmax()) + 2
+    return values[:kept], vectors[:, :kept]

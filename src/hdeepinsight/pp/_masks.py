@@ -1,0 +1,354 @@
+"""What of a matrix was observed: panels of genes, few missing entries, and dropouts."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from numpy.typing import ArrayLike, NDArray
+from sklearn.cluster import KMeans
+
+from hdeepinsight._errors import (
+    batch_column,
+    check_choice,
+    check_number,
+    examples,
+    invalid,
+    need_extra,
+)
+from hdeepinsight.data import DataLike, RowMatrix, Store, open_store
+from hdeepinsight.graph import CorrectedGram, EntryMask, Reader, knn_graph, leading_eigenpairs
+
+Mask: TypeAlias = "ArrayLike | sp.spmatrix | MissingEntries | DropoutMask | PanelMask"
+Grouping = Literal["leiden", "vote"]
+
+#: Rows that are read at a time from a file or a dask array.
+_ROWS = 4096
+#: Clusters of the runs that vote, and components that cells are grouped by.
+_VOTERS, _N_COMPS = (4, 6, 8, 10, 12), 30
+#: Most entries of a mask of groups by genes: 200 MB.
+_LARGEST_MASK = 200_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class MissingEntries:
+    """Few entries that are missing; all others are observed.
+
+    Parameters
+    ----------
+    entries
+        Sparse matrix, not 0 where an entry is missing, shape ``(n_cells, n_genes)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import scipy.sparse as sp
+    >>> import hdeepinsight as hdi
+    >>> values = np.array([[1.0, 2.0, np.nan], [2.0, 1.0, 0.0], [0.0, 1.0, 3.0]])
+    >>> missing = hdi.pp.MissingEntries(sp.csr_matrix(np.isnan(values)))
+    >>> hdi.pp.corrected_gram(values, missing).rates.cells.round(2).tolist()
+    [0.67, 1.0, 1.0]
+    """
+
+    entries: Any
+
+
+@dataclass(frozen=True, eq=False)
+class PanelMask:
+    """Groups of cells of which each was measured with a panel of genes of its own.
+
+    Parameters
+    ----------
+    groups
+        Panel of every cell, from 0 on, shape ``(n_cells,)``.
+    measured
+        Whether a panel measures a gene, shape ``(n_panels, n_genes)``.
+    names
+        Names of the panels, for errors.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import hdeepinsight as hdi
+    >>> mask = hdi.pp.PanelMask(np.array([0, 1]), np.array([[1, 1, 0], [0, 1, 1]], dtype=bool))
+    >>> mask.measured.sum(axis=1).tolist()
+    [2, 2]
+    """
+
+    groups: NDArray[np.int64]
+    measured: NDArray[np.bool_]
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class DropoutMask:
+    """Groups of cells in which zeros of some genes count as missing.
+
+    Parameters
+    ----------
+    groups
+        Group of every cell, from 0 on, shape ``(n_cells,)``.
+    dropout
+        Whether a zero of a gene is missing in a group, shape ``(n_groups, n_genes)``.
+    names
+        Names of the groups, for errors.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import hdeepinsight as hdi
+    >>> mask = hdi.pp.DropoutMask(np.array([0, 0]), np.array([[True, False]]))
+    >>> values = np.array([[0.0, 0.0], [1.0, 2.0]])
+    >>> hdi.pp.corrected_gram(values, mask).rates.cells.tolist()
+    [0.5, 1.0]
+    """
+
+    groups: NDArray[np.int64]
+    dropout: NDArray[np.bool_]
+    names: tuple[str, ...] = ()
+
+
+def entry_mask(mask: Mask | None, shape: tuple[int, int]) -> EntryMask:
+    """Return a mask in the one form that operators take.
+
+    Raises
+    ------
+    ValueError
+        If its shape is another one, or it holds numbers other than 0 and 1.
+    """
+    alone = np.zeros(shape[0], dtype=np.int64)
+    everything = np.ones((1, shape[1]), dtype=np.bool_)
+    if mask is None:
+        return EntryMask(alone, everything)
+    if isinstance(mask, PanelMask | DropoutMask):
+        panels = isinstance(mask, PanelMask)
+        table = np.asarray(mask.measured if isinstance(mask, PanelMask) else ~mask.dropout, bool)
+        groups = np.asarray(mask.groups)
+        _check_shape((len(groups), table.shape[-1]), shape)
+        if groups.dtype.kind not in "iu" or not 0 <= groups.min() <= groups.max() < len(table):
+            raise invalid("groups", groups, f"whole numbers from 0 to {len(table) - 1}")
+        return EntryMask(groups, table, nonzeros_observed=not panels, names=mask.names)
+    few = isinstance(mask, MissingEntries)
+    given: Any = mask.entries if isinstance(mask, MissingEntries) else mask
+    given = given if sp.issparse(given) else np.asarray(given)
+    _check_shape(given.shape, shape)
+    values = given.data if sp.issparse(given) else given
+    if values.dtype.kind not in "biuf" or not np.isin(values, (0, 1)).all():
+        raise ValueError(
+            "A mask must hold 1 for observed and 0 for missing entries, got other values. Make it "
+            "by a comparison, such as ~np.isnan(Y)."
+        )
+    if few or sp.issparse(given):
+        given = sp.csr_matrix(given, dtype=np.float64, copy=True)
+        given.eliminate_zeros()
+    return EntryMask(alone, everything == few, exceptions=-given if few else given)
+
+
+def _check_shape(found: tuple[int, ...], shape: tuple[int, int]) -> None:
+    if found != shape:
+        hint = "Select the same cells and genes."
+        raise invalid("The shape of the mask", found, f"{shape}, that of the values", hint)
+
+
+def open_layer(data: DataLike, layer: str | None) -> tuple[Store, RowMatrix]:
+    """Open one matrix of cells by features, of whatever kind these are."""
+    store = open_store(data, genes_only=False)
+    return store, store.matrix(layer, use_raw=False, arguments={"layer": "layer"})
+
+
+def is_lazy(matrix: RowMatrix) -> bool:
+    """Return whether a matrix is read piece by piece, from a file or by dask."""
+    return matrix.storage.startswith(("h5ad", "zarr", "dask"))
+
+
+def reader(matrix: RowMatrix) -> Reader:
+    """Return what reads a matrix: as a whole where it is in memory, else piece by piece."""
+    return partial(matrix.blocks, _ROWS if is_lazy(matrix) else max(matrix.shape[0], 1))
+
+
+def panel_mask(
+    adata: DataLike, *, batch_key: str, measured: Mapping[str, Iterable[str]] | None = None
+) -> PanelMask:
+    """Say which genes were measured in which batch.
+
+    Parameters
+    ----------
+    adata
+        The cells: an AnnData, or the path of a file.
+    batch_key
+        Column of ``obs`` with the panel of every cell.
+    measured
+        Names of the genes that each batch measured. By default the genes that have any value
+        other than 0 in the batch, with a warning: a gene that a panel measures and no cell
+        expresses counts as missing then.
+
+    Raises
+    ------
+    KeyError
+        If there is no such column.
+    ValueError
+        If a batch has no panel, or a panel has genes that the data lacks.
+
+    Examples
+    --------
+    >>> import anndata as ad
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> import hdeepinsight as hdi
+    >>> obs = pd.DataFrame({"panel": ["a", "b"]}, index=["1", "2"])
+    >>> cells = ad.AnnData(np.ones((2, 3)), obs, pd.DataFrame(index=["CD3D", "CD8A", "NKG7"]))
+    >>> panels = {"a": ["CD3D", "CD8A"], "b": ["CD3D", "NKG7"]}
+    >>> hdi.pp.panel_mask(cells, batch_key="panel", measured=panels).measured.tolist()
+    [[True, True, False], [True, False, True]]
+    """
+    store, matrix = open_layer(adata, None)
+    codes, names = _codes(batch_column(store.obs, batch_key))
+    genes = pd.Index(store.var.index)
+    table = np.zeros((len(names), len(genes)), dtype=np.bool_)
+    if measured is None:
+        warnings.warn(
+            "Panels are inferred: a gene counts as measured in a batch where any cell has a value "
+            "other than 0. Pass measured={batch: genes} where the panels are known.",
+            UserWarning,
+            stacklevel=2,
+        )
+        table = _count(matrix, codes, len(names)) > 0
+        return PanelMask(codes, table, names)
+    for row, name in enumerate(names):
+        if name not in measured:
+            raise ValueError(
+                f"Every batch must have a panel, got none for {name!r} but for "
+                f"{examples(list(measured))}. Add it to `measured`."
+            )
+        panel = list(measured[name])
+        if unknown := [gene for gene in panel if gene not in genes]:
+            raise ValueError(
+                f"Panels must name genes of the data, got {len(unknown)} that it lacks for "
+                f"{name!r}: {examples(unknown)}. Correct the names, or leave these out."
+            )
+        table[row] = genes.isin(panel)
+    return PanelMask(codes, table, names)
+
+
+def estimate_dropout_mask(
+    adata: DataLike,
+    *,
+    layer: str | None = None,
+    groups_key: str | None = None,
+    threshold: float = 0.85,
+    method: Grouping = "leiden",
+    random_state: int = 0,
+) -> DropoutMask:
+    """Guess which zeros are dropouts: those of genes that most cells of a group express.
+
+    .. warning::
+       Such a mask depends on the values, since only zeros can be missing, so that the assumption
+       behind the corrected products does not hold, and the groups that make the mask can come back
+       in the embedding. For counts of unique molecules a benefit is unproven: compare with no mask
+       at all, and with the groups permuted.
+
+    Parameters
+    ----------
+    adata
+        The cells: an AnnData, or the path of a file.
+    layer
+        Layer with the log values; ``X`` by default.
+    groups_key
+        Column of ``obs`` with groups of cells; by default `method` makes them.
+    threshold
+        Zeros of a gene are true ones in a group where at least this share of the cells has 0.
+    method
+        ``"leiden"`` clusters the graph of 15 neighbours, for which the extra ``leiden`` has to be
+        installed. ``"vote"`` clusters by k-means into 4, 6, 8, 10 and 12 groups and takes the
+        majority, as published {cite:p}`ling2021`.
+    random_state
+        Seed of the clusters.
+
+    Raises
+    ------
+    KeyError
+        If there is no such column.
+    ValueError
+        If `threshold` or `method` is not valid, or the groups of the vote are too many.
+
+    Examples
+    --------
+    >>> import anndata as ad
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> import hdeepinsight as hdi
+    >>> obs = pd.DataFrame({"type": list("aabb")}, index=list("1234"))
+    >>> values = np.array([[2.0, 0.0], [0.0, 0.0], [0.0, 1.0], [0.0, 2.0]])
+    >>> hdi.pp.estimate_dropout_mask(ad.AnnData(values, obs), groups_key="type").dropout.tolist()
+    [[True, False], [False, True]]
+    """
+    check_number("threshold", threshold, 0, 1, hint="Omit it to use 0.85.")
+    check_choice("method", method, get_args(Grouping), "Omit it to use 'leiden'.")
+    store, matrix = open_layer(adata, layer)
+
+    def dropouts(codes: NDArray[np.int64], n_groups: int) -> NDArray[np.bool_]:
+        sizes = np.bincount(codes, minlength=n_groups)[:, None]
+        return np.asarray((sizes - _count(matrix, codes, n_groups)) / sizes < threshold)
+
+    if groups_key is not None:
+        codes, names = _codes(batch_column(store.obs, groups_key))
+        return DropoutMask(codes, dropouts(codes, len(names)), names)
+    plain = entry_mask(None, matrix.shape)
+    gram = CorrectedGram(reader(matrix), plain, keep=not is_lazy(matrix), drop_empty=True)
+    n_comps = max(1, min(_N_COMPS, min(matrix.shape) - 1))
+    values, vectors = leading_eigenpairs(gram, n_comps, random_state=random_state)
+    points = vectors * np.sqrt(np.maximum(values, 0.0))
+    if method == "leiden":
+        codes = _leiden(points, random_state)
+        return DropoutMask(codes, dropouts(codes, int(codes.max()) + 1))
+    runs = [
+        KMeans(min(k, len(points)), n_init=10, random_state=random_state).fit_predict(points)
+        for k in _VOTERS
+    ]
+    signatures, joint = np.unique(np.column_stack(runs), axis=0, return_inverse=True)
+    if signatures.shape[0] * matrix.shape[1] > _LARGEST_MASK:
+        raise ValueError(
+            f"The vote must need at most {_LARGEST_MASK:,} entries, got {len(signatures):,} groups "
+            f"of {matrix.shape[1]:,} genes. Use method='leiden'."
+        )
+    votes = np.zeros((len(signatures), matrix.shape[1]))
+    for run, column in zip(runs, signatures.T, strict=True):
+        votes += dropouts(run.astype(np.int64), int(run.max()) + 1)[column]
+    return DropoutMask(joint.ravel().astype(np.int64), votes > len(runs) / 2)
+
+
+def _leiden(points: NDArray[np.floating], seed: int) -> NDArray[np.int64]:
+    need_extra("igraph", "leiden", "Clustering by Leiden")
+    import anndata as ad
+    import scanpy as sc
+
+    cells = ad.AnnData(obs=pd.DataFrame(index=pd.RangeIndex(len(points)).astype(str)))
+    graph = knn_graph(points, k=min(15, len(points) - 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of a coming default
+        settings: dict[str, Any] = {"flavor": "igraph", "n_iterations": 2, "directed": False}
+        sc.tl.leiden(cells, adjacency=graph, random_state=seed, **settings)
+    return np.asarray(cells.obs["leiden"].astype(np.int64))
+
+
+def _codes(column: pd.Series) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    codes, names = pd.factorize(column.astype(str), sort=True)
+    return codes.astype(np.int64), tuple(map(str, names))
+
+
+def _count(matrix: RowMatrix, codes: NDArray[np.int64], n_groups: int) -> NDArray[np.float64]:
+    """Count the cells of every group with a value other than 0, ``(n_groups, n_genes)``."""
+    counts = np.zeros((n_groups, matrix.shape[1]))
+    for rows, block in reader(matrix)():
+        present = sp.csr_matrix(block, dtype=np.float64, copy=True)
+        present.data = np.nan_to_num(present.data) != 0
+        place = codes[rows], np.arange(present.shape[0])
+        members = sp.csr_matrix((np.ones(len(place[0])), place), (n_groups, present.shape[0]))
+        counts += (members @ present).toarray()
+    return counts

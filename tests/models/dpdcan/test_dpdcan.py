@@ -1,0 +1,300 @@
+"""Training, what is stated and saved, and what is refused."""
+
+import subprocess
+import sys
+import warnings
+
+import anndata as ad
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import adjusted_rand_score, roc_auc_score
+
+import hdeepinsight as hdi
+from hdeepinsight._archive import parse
+from hdeepinsight.models import load_model
+
+pytest.importorskip("opacus")
+QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
+SHORT = {"max_steps": 6, "expected_batch_size": 60, **QUIET}
+
+
+def made(adata: ad.AnnData, **options) -> hdi.DPDCAN:
+    hdi.DPDCAN.setup_anndata(adata)
+    return hdi.DPDCAN(adata, **({"n_latent": 8, "seed": 0} | options))
+
+
+def trained(adata: ad.AnnData, heads: str = "projected", **given) -> hdi.DPDCAN:
+    model = made(adata, heads=heads)
+    model.train(**(SHORT | given))
+    return model
+
+
+def latent(model: hdi.DPDCAN, adata: ad.AnnData | None = None) -> np.ndarray:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return model.get_latent_representation(adata)
+
+
+def arrays(values: object, found: list[int]) -> list[int]:
+    """Lengths of all arrays and lists in a payload."""
+    if isinstance(values, dict):
+        for part in values.values():
+            arrays(part, found)
+    elif isinstance(values, list | tuple):
+        found.append(len(values))
+        for part in values:
+            arrays(part, found)
+    elif hasattr(values, "shape"):
+        found += list(values.shape)
+    return found
+
+
+def test_private_training_keeps_to_its_budget_and_says_so(synthetic_hierarchy):
+    model = trained(synthetic_hierarchy, target_epsilon=2.0)
+    report = model.privacy_report
+    assert report.epsilon == pytest.approx(2.0, abs=0.01)
+    assert report.epsilon <= 2.0
+    assert (report.steps, report.sample_rate) == (6, 60 / 420)
+    assert "2" in report.guarantee
+    assert any("list of genes" in text for text in report.conditions)
+    spent = model.history["epsilon"].to_numpy().ravel()
+    assert spent[-1] == pytest.approx(report.epsilon, abs=1e-4)
+    assert (np.diff(spent) >= 0).all()
+    assert "train_loss" not in model.history
+
+
+def test_every_private_tensor_moves_and_the_random_decoder_does_not(synthetic_hierarchy):
+    for mode in ("whole", "partial_safe", "paper"):
+        model = made(synthetic_hierarchy, heads="compact")
+        before = {k: v.clone() for k, v in model.module.network.named_parameters()}
+        model.train(privacy=mode, noise_multiplier=3.0, **SHORT)
+        after = dict(model.module.network.named_parameters())
+        same = {name for name in before if torch.equal(before[name], after[name])}
+        outside = {name for name in before if not name.startswith("encoder.")}
+        assert same == (outside if mode == "partial_safe" else set())
+        assert (model.privacy_report.epsilon is not None) == (mode == "whole")
+
+
+def test_without_privacy_it_parts_the_lineages(synthetic_hierarchy):
+    for heads in ("projected", "full"):
+        model = trained(synthetic_hierarchy, heads, privacy=None, max_steps=60)
+        assert model.privacy_report is None
+        lineage = synthetic_hierarchy.obs["lineage"]
+        found = model.predict(n_clusters=3)
+        least = {"projected": 0.7, "full": 0.1}[heads]  # the full one has hardly begun
+        assert adjusted_rand_score(lineage, found) > least
+        loss = model.history["train_loss"].to_numpy().ravel()
+        assert loss[-1] < loss[0]
+        assert found.index.equals(synthetic_hierarchy.obs_names)
+
+
+def test_counts_of_few_cells_at_a_small_budget_still_part_the_lineages(synthetic_hierarchy):
+    model = trained(synthetic_hierarchy, target_epsilon=8.0)
+    found = model.predict(synthetic_hierarchy, n_clusters=3)
+    assert adjusted_rand_score(synthetic_hierarchy.obs["lineage"], found) > 0.4
+
+
+def test_runs_differ_unless_the_noise_has_a_seed(synthetic_hierarchy):
+    one, two = (trained(synthetic_hierarchy) for _ in range(2))
+    assert not np.allclose(latent(one), latent(two))
+    one, two = (trained(synthetic_hierarchy, noise_seed=7) for _ in range(2))
+    np.testing.assert_array_equal(latent(one), latent(two))
+    report = one.privacy_report
+    assert report.epsilon is report.guarantee is None
+    assert "not private" in report.conditions[0]
+
+
+@pytest.mark.parametrize("mode", ["whole", "partial_safe", "paper", None])
+def test_it_is_saved_and_loaded_with_what_it_may_state(mode, synthetic_hierarchy, tmp_path):
+    model = trained(synthetic_hierarchy, privacy=mode)
+    model.save(tmp_path / "model")
+    loaded = load_model(tmp_path / "model")
+    assert type(loaded) is hdi.DPDCAN
+    assert loaded.privacy_report == model.privacy_report
+    assert (loaded.privacy_report is not None and loaded.privacy_report.epsilon is not None) == (
+        mode == "whole"
+    )
+    query = synthetic_hierarchy[:20, ::-1].copy()
+    np.testing.assert_allclose(latent(loaded, query), latent(model)[:20], rtol=1e-4, atol=1e-5)
+
+
+def test_it_embeds_the_same_in_another_process(synthetic_hierarchy, tmp_path):
+    model = trained(synthetic_hierarchy)
+    model.save(tmp_path / "model")
+    query = synthetic_hierarchy[:5].copy()
+    query.write_h5ad(tmp_path / "query.h5ad")
+    code = (
+        "import anndata, hdeepinsight as hdi, numpy as np, sys; from pathlib import Path;"
+        "at = Path(sys.argv[1]); query = anndata.read_h5ad(at / 'query.h5ad');"
+        "model = hdi.models.load_model(at / 'model');"
+        "np.save(at / 'z.npy', model.get_latent_representation(query))"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    np.testing.assert_allclose(np.load(tmp_path / "z.npy"), latent(model)[:5], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["whole", "partial_safe"])
+def test_the_file_holds_nothing_of_single_cells(mode, synthetic_hierarchy, tmp_path):
+    cells = synthetic_hierarchy[:413].copy()  # no other length is 413
+    model = trained(cells, privacy=mode)
+    with pytest.raises(ValueError, match="would write the cells"):
+        model.save(tmp_path / "model", save_anndata=True)
+    model.save(tmp_path / "model")
+    payload = parse((tmp_path / "model" / "model.pt").read_bytes(), "model.pt")
+    assert 413 not in arrays(payload, [])
+    attributes = payload["attr_dict"]
+    held_back = [name for name in attributes if name.endswith("indices_")] + ["history_"]
+    assert all(attributes[name] is None for name in [*held_back, "held_out_"])
+    assert not any("opacus" in name or "_module." in name for name in payload["model_state_dict"])
+    names = set(cells.obs_names)
+    assert not names & set(str(payload).split("'"))
+
+
+def test_labels_and_other_columns_change_nothing(synthetic_hierarchy):
+    other = synthetic_hierarchy.copy()
+    order = np.random.default_rng(0).permutation(other.n_obs)
+    other.obs = other.obs.iloc[order].set_index(other.obs_names)
+    one, two = (trained(cells, noise_seed=1) for cells in (synthetic_hierarchy, other))
+    np.testing.assert_array_equal(latent(one), latent(two))
+
+
+def test_the_object_of_the_user_is_left_alone(synthetic_hierarchy):
+    before = synthetic_hierarchy.copy()
+    trained(synthetic_hierarchy)
+    assert (before.X != synthetic_hierarchy.X).nnz == 0
+    assert before.obs.equals(synthetic_hierarchy.obs)
+    assert not synthetic_hierarchy.obsm
+    assert not synthetic_hierarchy.uns
+
+
+def test_depth_comes_from_a_column_where_one_is_named(synthetic_hierarchy):
+    depth = np.asarray(synthetic_hierarchy.X.sum(axis=1)).ravel()
+    synthetic_hierarchy.obs["depth"] = depth
+    few = synthetic_hierarchy[:, :60].copy()
+    few.obs["once"] = np.asarray(few.X.sum(axis=1)).ravel()
+    found = {}
+    for key in (None, "once", "depth"):
+        hdi.DPDCAN.setup_anndata(few, size_factor_key=key)
+        model = hdi.DPDCAN(few, n_latent=8, seed=0)
+        model.train(noise_seed=0, **SHORT)
+        found[key] = latent(model, few[:30].copy())
+        np.testing.assert_allclose(found[key], latent(model)[:30], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found[None], found["once"], rtol=1e-4, atol=1e-5)
+    assert not np.allclose(found[None], found["depth"], atol=1e-2)
+    with pytest.raises(KeyError, match="has no column"):
+        hdi.DPDCAN.setup_anndata(few, size_factor_key="none")
+
+
+def test_latent_positions_of_the_training_cells_come_with_a_warning(synthetic_hierarchy):
+    model = trained(synthetic_hierarchy)
+    with pytest.warns(UserWarning, match="not covered by epsilon"):
+        model.get_latent_representation()
+    assert model.get_latent_representation(synthetic_hierarchy[:3].copy()).shape == (3, 8)
+
+
+def test_donors_and_logged_losses_are_conditions(synthetic_hierarchy):
+    model = trained(synthetic_hierarchy, donor_key="batch", log_private_metrics=True)
+    assert "train_loss" in model.history
+    assert any("210 cells" in text for text in model.privacy_report.conditions)
+    assert any("logged" in text for text in model.privacy_report.conditions)
+
+
+def test_leiden_finds_clusters_where_no_number_is_given(synthetic_hierarchy):
+    pytest.importorskip("igraph")
+    model = trained(synthetic_hierarchy, privacy=None, max_steps=30)
+    found = model.predict()
+    assert 2 <= found.nunique() <= 20
+
+
+def test_noise_above_the_signal_is_logged(synthetic_hierarchy, caplog):
+    trained(synthetic_hierarchy, "full", target_epsilon=0.5, max_steps=1)
+    assert "little is learned" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"target_epsilon": 0.0}, "target_epsilon must be a number from 0.01 to 100, got 0.0"),
+        ({"target_epsilon": -1.0}, "target_epsilon must be"),
+        ({"delta": 0.01}, "delta must be above 0 and below 1 / 420"),
+        ({"target_epsilon": 1.0, "noise_multiplier": 2.0}, "say the same"),
+        ({"privacy": "most"}, "privacy must be one of"),
+        ({"expected_batch_size": 421}, "at most the number of cells, 420"),
+        ({"max_steps": 0}, "max_steps must be an integer >= 1"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm must be"),
+        ({"noise_multiplier": 0.0}, "noise_multiplier must be"),
+    ],
+)
+def test_settings_out_of_range_are_refused(given, text, synthetic_hierarchy):
+    with pytest.raises(ValueError, match=text):
+        trained(synthetic_hierarchy, **given)
+
+
+def test_a_second_training_is_refused(synthetic_hierarchy):
+    model = trained(synthetic_hierarchy)
+    with pytest.raises(ValueError, match="second training would add"):
+        model.train(**SHORT)
+
+
+def test_cells_without_counts_are_refused_and_genes_without_are_not(synthetic_hierarchy):
+    counts = synthetic_hierarchy.X.tolil()
+    counts[:, 5] = 0
+    synthetic_hierarchy.X = counts.tocsr()
+    trained(synthetic_hierarchy)
+    counts[3] = 0
+    synthetic_hierarchy.X = counts.tocsr()
+    with pytest.raises(ValueError, match="1 of 420 cells have no counts"):
+        trained(synthetic_hierarchy)
+
+
+def test_privacy_without_opacus_says_how_to_install_it(synthetic_hierarchy, monkeypatch):
+    monkeypatch.setitem(sys.modules, "opacus.accountants", None)
+    monkeypatch.setitem(sys.modules, "opacus", None)
+    model = made(synthetic_hierarchy)
+    with pytest.raises(ImportError, match=r'pip install "hdeepinsight\[privacy\]"'):
+        model.train(**SHORT)
+    assert not model.is_trained
+    model.train(privacy=None, **SHORT)
+
+
+def test_an_interrupted_training_leaves_the_model_as_it_was(synthetic_hierarchy, monkeypatch):
+    model = made(synthetic_hierarchy)
+    before = {name: value.clone() for name, value in model.module.state_dict().items()}
+
+    def fail(self, *args):
+        raise RuntimeError("no more")
+
+    monkeypatch.setattr("hdeepinsight.models.dpdcan._plan.DPDCANPlan.on_train_epoch_end", fail)
+    with pytest.raises(RuntimeError, match="no more"):
+        model.train(**SHORT)
+    after = model.module.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert model.privacy_report is None
+
+
+@pytest.mark.slow
+def test_a_loss_threshold_tells_members_of_an_overfitted_model_and_not_of_a_private_one(
+    synthetic_hierarchy,
+):
+    rng = np.random.default_rng(0)
+    cells = synthetic_hierarchy[rng.permutation(420)]
+    members, others = cells[:120].copy(), cells[120:240].copy()
+    aucs = {}
+    for privacy, given in {
+        None: {"max_steps": 3000, "expected_batch_size": 60, "plan_kwargs": {"lr": 3e-3}},
+        "whole": {"target_epsilon": 1.0, "delta": 1e-4, "max_steps": 300},
+    }.items():
+        model = made(members, heads="full", hidden=(64, 32))
+        model.train(privacy=privacy, **(QUIET | given))
+        model.module.mask_probability = 0.0
+        losses = []
+        for part in (members, others):
+            counts = torch.tensor(part.X.toarray())
+            with torch.no_grad():
+                found = model.module.network(*model.module.prepare({"X": counts}))[:, 0]
+            losses.append(found.numpy())
+        truth = np.repeat([1, 0], [120, 120])
+        aucs[privacy] = roc_auc_score(truth, -np.concatenate(losses))
+    assert aucs["whole"] < 0.56
+    assert aucs[None] > 0.7

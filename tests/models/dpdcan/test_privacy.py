@@ -1,0 +1,100 @@
+"""Accounting, and what a report says and cannot say."""
+
+from dataclasses import FrozenInstanceError
+
+import pytest
+
+from hdeepinsight.models import PrivacyReport
+from hdeepinsight.models.dpdcan._privacy import conditions_of, solve_noise, spent_epsilon
+
+accountants = pytest.importorskip("opacus.accountants")
+DELTA = 1e-5
+MODES = ("whole", "partial_safe", "paper")
+
+
+def report_of(mode: str, **given) -> PrivacyReport:
+    return PrivacyReport(mode, 4.0, DELTA, 3.45, 0.1, 0.1, 842, None, 12.0, **given)
+
+
+@pytest.mark.parametrize(
+    ("n", "batch", "steps", "noise", "epsilon"),
+    [
+        (2122, 210, 842, 3.46, 3.987),
+        (2122, 210, 842, 2.0, 8.001),
+        (3005, 300, 827, 2.0, 8.001),
+        (561, 50, 1043, 2.0, 8.005),
+    ],
+)
+def test_published_settings_cost_what_was_measured(n, batch, steps, noise, epsilon):
+    assert spent_epsilon([(noise, batch / n, steps)], DELTA) == pytest.approx(epsilon, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "noise"), [(1, 11.70), (2, 6.27), (4, 3.45), (6, 2.49), (8, 2.00), (10, 1.71)]
+)
+def test_noise_meets_the_budget(epsilon, noise):
+    found = solve_noise(float(epsilon), DELTA, 210 / 2122, 842)
+    assert found == pytest.approx(noise, abs=0.01)
+    spent = spent_epsilon([(found, 210 / 2122, 842)], DELTA)
+    assert epsilon - 0.01 < spent <= epsilon
+
+
+def test_a_tighter_accountant_agrees():
+    prv = accountants.PRVAccountant()
+    prv.history = [(3.46, 210 / 2122, 842)]
+    assert prv.get_epsilon(DELTA) == pytest.approx(3.686, abs=0.02)
+    assert prv.get_epsilon(DELTA) < spent_epsilon([(3.46, 210 / 2122, 842)], DELTA)
+
+
+def test_epsilon_grows_with_steps_and_rate_and_falls_with_noise():
+    usual = spent_epsilon([(2.0, 0.1, 100)], DELTA)
+    assert spent_epsilon([(2.0, 0.1, 200)], DELTA) > usual
+    assert spent_epsilon([(2.0, 0.2, 100)], DELTA) > usual
+    assert spent_epsilon([(4.0, 0.1, 100)], DELTA) < usual
+
+
+def test_steps_after_a_projection_share_its_budget():
+    projection = solve_noise(3.6, DELTA, 1.0, 1)
+    before = [(projection, 1.0, 1)]
+    assert spent_epsilon(before, DELTA) == pytest.approx(3.6, abs=0.01)
+    noise = solve_noise(4.0, DELTA, 0.1, 500, before)
+    assert spent_epsilon([*before, (noise, 0.1, 500)], DELTA) == pytest.approx(4.0, abs=0.01)
+    assert noise > solve_noise(4.0, DELTA, 0.1, 500)
+
+
+def test_a_budget_that_no_noise_meets_is_refused():
+    before = [(1.0, 1.0, 1)]
+    with pytest.raises(ValueError, match="target_epsilon must be a budget that noise can meet"):
+        solve_noise(1.0, DELTA, 0.1, 500, before)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_only_the_whole_model_states_an_epsilon(mode):
+    report = report_of(mode)
+    told = report.epsilon, report.encoder_epsilon_conditional, report.nominal_epsilon
+    assert [value is not None for value in told] == [mode == name for name in MODES]
+    assert (report.guarantee is not None) == (mode == "whole")
+    assert PrivacyReport.from_dict(report.to_dict()) == report
+    with pytest.raises((FrozenInstanceError, AttributeError)):
+        report.epsilon = 1.0
+    with pytest.raises(TypeError):
+        report_of(mode, guarantee="(1, 0)")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_known_seed_voids_whatever_would_be_stated(mode):
+    report = report_of(mode, is_seeded=True)
+    assert report.epsilon is report.guarantee is report.nominal_epsilon is None
+    assert report.encoder_epsilon_conditional is None
+
+
+def test_conditions_name_what_is_not_covered():
+    usual = {"is_seeded": False, "genes_are_public": True, "logs_losses": False}
+    said = conditions_of("whole", **usual)
+    assert any("embedding of a cell" in text for text in said)
+    assert any("Hyper-parameters" in text for text in said)
+    assert not any("list of genes" in text for text in said)
+    assert "not private" in conditions_of("whole", **usual | {"is_seeded": True})[0]
+    assert "No guarantee" in conditions_of("paper", **usual)[0]
+    more = conditions_of("whole", **usual | {"genes_are_public": False, "logs_losses": True})
+    assert len(more) == len(said) + 2
