@@ -6,9 +6,11 @@ from hdeepinsight.graph._gram import (
     CorrectedGram,
     EntryMask,
     Estimator,
+    PanelScores,
     Reader,
     Solver,
     leading_eigenpairs,
+    regress_panels,
 )
 from hdeepinsight.graph._local_prior import LocalPrior, refine_by_local_prior
 from hdeepinsight.graph._mutual import mutual_neighbors
@@ -39,6 +41,7 @@ __all__ = [
     "LaplacianKind",
     "LocalPrior",
     "NumbaCacheError",
+    "PanelScores",
     "Reader",
     "Solver",
     "batch_graphs",
@@ -55,5 +58,6 @@ __all__ = [
     "nearest_neighbors",
     "neighbors_within",
     "refine_by_local_prior",
+    "regress_panels",
     "smooth",
 ]
