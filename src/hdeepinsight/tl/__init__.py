@@ -20,8 +20,11 @@ from hdeepinsight.tl._evidence import (
     open_cells,
     sample_cells,
 )
+from hdeepinsight.tl._marker_lists import read_markers
+from hdeepinsight.tl._markers import open_markers, score_markers
 from hdeepinsight.tl._refine import RefineConfig, Refinement, lambda_path, refine
 from hdeepinsight.tl._representation import expression_pca, mde
+from hdeepinsight.tl._score_tables import read_scores
 from hdeepinsight.tl._vote import Vote, vote
 
 __all__ = [
@@ -50,9 +53,13 @@ __all__ = [
     "marker_genes",
     "mde",
     "open_cells",
+    "open_markers",
     "private_directions",
+    "read_markers",
+    "read_scores",
     "refine",
     "sample_cells",
+    "score_markers",
     "select_cells",
     "vote",
 ]

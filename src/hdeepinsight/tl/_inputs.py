@@ -54,14 +54,14 @@ class ClassScores:
         return self.values if self.are_probabilities else np.asarray(softmax(self.values, axis=1))
 
 
-def read_scores(
+def class_scores(
     adata: AnnData | AlignedQuery,
     probabilities: Any,
     *,
     classes: Sequence[str] | None = None,
     taxonomy: Taxonomy | None = None,
 ) -> ClassScores:
-    """Read scores from an annotation, a table, an array, labels, or a key of ``obsm``.
+    """Return scores from an annotation, a table, an array, labels, or a key of ``obsm``.
 
     Parameters
     ----------

@@ -27,7 +27,7 @@ from hdeepinsight.graph import (
     refine_by_local_prior,
     smooth,
 )
-from hdeepinsight.tl._inputs import ClassScores, GraphWeights, cell_graphs, read_scores
+from hdeepinsight.tl._inputs import ClassScores, GraphWeights, cell_graphs, class_scores
 from hdeepinsight.tl._representation import as_anndata
 
 if TYPE_CHECKING:
@@ -422,7 +422,7 @@ def refine(
     """
     target = as_anndata(adata, key_added)
     settings = _Settings(method, lam, batch_key is not None, config or RefineConfig())
-    scores = read_scores(adata, probabilities, classes=classes, taxonomy=taxonomy)
+    scores = class_scores(adata, probabilities, classes=classes, taxonomy=taxonomy)
     graphs = cell_graphs(
         adata,
         use_rep=use_rep,
@@ -488,7 +488,7 @@ def lambda_path(
     >>> path["n_changed"].tolist()[0], path.columns.tolist()[:2]
     (0, ['mean_margin', 'mass_drift'])
     """
-    scores = read_scores(adata, probabilities, classes=classes, taxonomy=taxonomy)
+    scores = class_scores(adata, probabilities, classes=classes, taxonomy=taxonomy)
     graphs = cell_graphs(
         adata,
         use_rep=use_rep,

@@ -14,7 +14,7 @@ from sklearn.cluster import MiniBatchKMeans
 from hdeepinsight import annotation
 from hdeepinsight._errors import check_integer, invalid, one_column
 from hdeepinsight.annotation import Annotation
-from hdeepinsight.tl._inputs import read_scores
+from hdeepinsight.tl._inputs import class_scores
 from hdeepinsight.tl._representation import as_anndata, coordinates
 
 if TYPE_CHECKING:
@@ -259,7 +259,7 @@ def vote(
     if not 0.5 <= threshold < 1:
         expected = "a share >= 0.5 and < 1, which one child alone can exceed"
         raise invalid("threshold", threshold, expected, "Omit it to use 0.5.")
-    scores = read_scores(adata, probabilities, classes=classes, taxonomy=taxonomy)
+    scores = class_scores(adata, probabilities, classes=classes, taxonomy=taxonomy)
     if scores.taxonomy is None or scores.nodes is None:
         raise ValueError(
             "Found no taxonomy, a tree whose nodes are the classes. Pass taxonomy=, for example "
