@@ -23,6 +23,7 @@ from .models import DPDCAN as DPDCAN
 from .models import SCAGC as SCAGC
 from .models import SCE2TM as SCE2TM
 from .models import SCHDeepInsight as SCHDeepInsight
+from .models import SCLabelNet as SCLabelNet
 from .nn import CountThinning as CountThinning
 from .nn import GeneMasking as GeneMasking
 from .nn import ModalityDropout as ModalityDropout

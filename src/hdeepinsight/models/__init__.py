@@ -19,5 +19,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "dpdcan": ["DPDCAN", "PrivacyReport"],
         "sce2tm": ["SCE2TM", "TopicPerturbation"],
         "schdeepinsight": ["ModuleConfig", "SCHDeepInsight"],
+        "sclabelnet": ["SCLabelNet"],
     },
 )

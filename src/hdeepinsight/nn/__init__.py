@@ -43,12 +43,22 @@ from hdeepinsight.nn._profiles import (
 )
 from hdeepinsight.nn._sinkhorn import sinkhorn
 from hdeepinsight.nn._tagconv import CellGraph, SparseFeatures, TAGConv, sparse_rows
+from hdeepinsight.nn._tokens import (
+    Binning,
+    Pooling,
+    TokenEncoder,
+    TokenSets,
+    ValueEncoding,
+    bin_values,
+    token_sets,
+)
 
 __all__ = [
     "BACKBONES",
     "AdaptiveHierarchicalFocalLoss",
     "BatchNorm1d",
     "BatchNorm2d",
+    "Binning",
     "CellGraph",
     "CompactBackbone",
     "CountHeads",
@@ -68,6 +78,7 @@ __all__ = [
     "ModalityDropout",
     "ModelNormalizer",
     "PerParentHead",
+    "Pooling",
     "ProfileMatcher",
     "ProteinChannels",
     "ProteinNormalizer",
@@ -77,9 +88,13 @@ __all__ = [
     "SparseCounts",
     "SparseFeatures",
     "TAGConv",
+    "TokenEncoder",
+    "TokenSets",
+    "ValueEncoding",
     "adapt_first_convolution",
     "adjacency_error",
     "are_joined",
+    "bin_values",
     "candidate_similarity",
     "chosen_cells",
     "cluster_contrast",
@@ -95,6 +110,7 @@ __all__ = [
     "sinkhorn",
     "sparse_rows",
     "student_t_assignment",
+    "token_sets",
     "tolerate_single_cells",
     "union_graph",
     "usual_shift",

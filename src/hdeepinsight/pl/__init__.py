@@ -1,7 +1,7 @@
 """Figures of results. Every function returns its axes or figure; none shows or closes it."""
 
 from hdeepinsight.pl._confidence import label_set_sizes, novelty, reliability
-from hdeepinsight.pl._embedding import embedding, probability
+from hdeepinsight.pl._embedding import coverage, embedding, probability
 from hdeepinsight.pl._grid import confusion, dotplot, marker_evidence, topics
 from hdeepinsight.pl._layout import gene_images, gene_layout, gene_layout_html
 from hdeepinsight.pl._model import contrast, explanation, training_history
@@ -11,6 +11,7 @@ __all__ = [
     "alluvial",
     "confusion",
     "contrast",
+    "coverage",
     "dotplot",
     "embedding",
     "explanation",

@@ -624,7 +624,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
                 "batch_size": batch_size,
                 "distributed_sampler": training.is_distributed(options, devices),
             }
-            loaders = self._splitter_cls(self.adata_manager, **loading)
+            loaders = self._splitter(**loading)
         settings = {"max_epochs": epochs, "batch_size": batch_size, "split_key": split_key, **found}
         settings |= {"lr": plan.lr, "weight_decay": plan.weight_decay}
         checkpoints = None
@@ -689,6 +689,10 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         labels = obs.get(registration.LABELS, pd.Series(1, index=obs.index)).to_numpy()
         sizes = train_size, validation_size
         return split_three(labels, *sizes, rng, groups=groups, shuffle=shuffle)
+
+    def _splitter(self, **loading: Any) -> DataSplitter:
+        """Return the loaders of a training."""
+        return self._splitter_cls(self.adata_manager, **loading)
 
     def _prepare(
         self, split: list[np.ndarray] | None, datamodule: Any, **options: Any
