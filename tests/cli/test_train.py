@@ -1,5 +1,7 @@
 """Train by the command: which class, and which options go where."""
 
+import anndata as ad
+import pandas as pd
 import pytest
 
 from hdeepinsight.models import load_model
@@ -24,7 +26,7 @@ def test_a_setting_without_an_option_reaches_the_class(hdeepinsight, files, tmp_
     [
         ([*LABELS, "--settings", "n_topics=3"], "SCHDeepInsight has no option n_topics. It has"),
         ([*LABELS, "--settings", "n_latent"], "--settings must be KEY=VALUE, got 'n_latent'"),
-        ([*LABELS, "--model", "scvi"], "--model must be one of schdeepinsight"),
+        ([*LABELS, "--model", "scvi"], "schdeepinsight, got 'scvi'"),
         ([*LABELS, "--cells", "cells.csv"], "of a model that learns without labels"),
         ([], "No label column was given"),
     ],
@@ -34,3 +36,25 @@ def test_what_has_no_effect_is_refused(hdeepinsight, files, tmp_path, options, m
     assert done.exit_code == 2
     assert message in " ".join(done.stderr.split())
     assert not (tmp_path / "model").exists()
+
+
+def test_a_model_without_labels_writes_clusters_of_cells(hdeepinsight, files, tmp_path):
+    cells, model = tmp_path / "cells.csv", tmp_path / "topics"
+    options = ["--model", "SCE2TM", "--max-epochs", "2", "--settings", "n_topics=5"]
+    done = hdeepinsight("train", files.reference, *options, "--cells", cells, "--out", model)
+    assert done.exit_code == 0, done.stderr
+    table = pd.read_csv(cells, index_col="cell")
+    assert list(table) == ["cluster", *(f"latent_{i}" for i in range(5))]
+    assert list(table.index) == list(ad.read_h5ad(files.reference).obs_names)
+
+    done = hdeepinsight("info", model)
+    assert done.exit_code == 0, done.stderr
+    assert "SCE2TM of" in done.stdout
+    assert "older release" not in done.stderr
+    done = hdeepinsight("annotate", files.query, "--model", model, "--out", tmp_path / "x.csv")
+    assert done.exit_code == 1
+    assert "got a SCE2TM that has learned without labels" in " ".join(done.stderr.split())
+    options += ["--labels-key", "cell_type"]
+    done = hdeepinsight("train", files.reference, *options, "--out", tmp_path / "other")
+    assert done.exit_code == 2
+    assert "SCE2TM learns without labels, got --labels-keys" in " ".join(done.stderr.split())

@@ -83,6 +83,15 @@ class Data:
         return self.result.leaf_nodes == self.truth
 
 
+def _coverage(d: Data) -> Any:
+    rng = np.random.default_rng(d.seed)
+    values = d.coords @ rng.normal(size=(2, 60)) + rng.normal(1.0, 1.0, 60)
+    observed = rng.random(values.shape) < rng.uniform(0.1, 0.9, (N_CELLS, 1))
+    cells = ad.AnnData(values)
+    result = hdi.pp.corrected_gram_pca(cells, mask=observed, estimator="zero_fill", n_comps=2)
+    return hdi.pl.coverage(result, d.known)
+
+
 def _label_set_sizes(d: Data) -> Any:
     sets = d.result.label_sets(
         0.1, kind="leaves", calibration=hdi.annotation.calibrate(d.result, d.truth)
@@ -105,6 +114,14 @@ def _marker_evidence(d: Data) -> Any:
     return hdi.pl.marker_evidence(hdi.tl.marker_evidence(d.result, cells, model), n_genes=1)
 
 
+def _privacy_utility(d: Data) -> Any:
+    rng = np.random.default_rng(d.seed)
+    rise = np.array([0.35, 0.42, 0.5, 0.54])[:, None] + 0.2 * rng.random((4, 2))
+    seeds = np.repeat(rise, 2, axis=0) + 0.04 * rng.random((8, 2))
+    scores = pd.DataFrame(seeds, np.repeat([1, 2, 4, 8], 2), ["dp_pca", "DPDCAN"])
+    return hdi.pl.privacy_utility(scores, {"random projection": 0.3, "not private": 0.75})
+
+
 def _topics(d: Data) -> Any:
     rng = np.random.default_rng(d.seed)
     names = [f"topic_{k}" for k in range(8)]
@@ -119,6 +136,7 @@ PICTURES: dict[str, Callable[[Data], Any]] = {
     "alluvial": lambda d: hdi.pl.alluvial(d.result, d.known, heading="known"),
     "confusion": lambda d: hdi.pl.confusion(d.tree, d.truth, d.result.leaf_nodes, level=2),
     "contrast": lambda d: hdi.pl.contrast(explain(against="CD8", seed=d.seed)),
+    "coverage": _coverage,
     "dotplot": lambda d: hdi.pl.dotplot(d.result, d.known),
     "embedding": lambda d: hdi.pl.embedding(
         d.coords, d.result.label_column(), palette=d.result.colors
@@ -133,6 +151,7 @@ PICTURES: dict[str, Callable[[Data], Any]] = {
     "marker_evidence": _marker_evidence,
     "novelty": lambda d: hdi.pl.novelty(d.result, d.known, measure="doublet_score"),
     "novelty_p_value": lambda d: hdi.pl.novelty(d.result, d.known),
+    "privacy_utility": _privacy_utility,
     "probability": lambda d: hdi.pl.probability(d.coords, d.result, "CD4"),
     "reliability": lambda d: hdi.pl.reliability(d.leaf_probability, d.right, n_bins=6),
     "taxonomy": lambda d: hdi.pl.taxonomy(d.tree, d.result.stop_nodes[: d.tree.n_nodes]),

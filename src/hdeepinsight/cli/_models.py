@@ -47,7 +47,8 @@ def info(target: Path, layer: str | None, use_raw: bool) -> None:
             )
             for name, value in model.recipe.items():
                 table.add_row(Text(str(name)), Text("–" if value is None else str(value)))
-            shown = [repr(model), "", model.taxonomy, "", table]
+            tree = getattr(model, "taxonomy", None)
+            shown = [repr(model), "", *([tree, ""] if tree is not None else []), table]
         else:
             cells: Any = open_cells(target)
             shown, store = [], cells

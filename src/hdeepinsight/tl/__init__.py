@@ -4,6 +4,7 @@ from hdeepinsight.taxonomy import CellType, cell_type
 from hdeepinsight.tl._audit import LabelAudit, audit_labels, audit_nodes
 from hdeepinsight.tl._consensus import Consensus, consensus
 from hdeepinsight.tl._coresets import herding, k_center, select_cells
+from hdeepinsight.tl._distillation_report import distillation_report
 from hdeepinsight.tl._dp_pca import (
     PrivateProjection,
     check_delta,
@@ -19,8 +20,11 @@ from hdeepinsight.tl._evidence import (
     open_cells,
     sample_cells,
 )
+from hdeepinsight.tl._marker_lists import MarkersLike, read_markers
+from hdeepinsight.tl._markers import MarkerScorer, score_markers
 from hdeepinsight.tl._refine import RefineConfig, Refinement, lambda_path, refine
 from hdeepinsight.tl._representation import expression_pca, mde
+from hdeepinsight.tl._score_tables import read_scores
 from hdeepinsight.tl._vote import Vote, vote
 
 __all__ = [
@@ -28,6 +32,8 @@ __all__ = [
     "Consensus",
     "LabelAudit",
     "MarkerEvidence",
+    "MarkerScorer",
+    "MarkersLike",
     "PrivateProjection",
     "ReferenceModel",
     "RefineConfig",
@@ -38,6 +44,7 @@ __all__ = [
     "cell_type",
     "check_delta",
     "consensus",
+    "distillation_report",
     "dp_pca",
     "expression_pca",
     "gaussian_noise_sd",
@@ -49,8 +56,11 @@ __all__ = [
     "mde",
     "open_cells",
     "private_directions",
+    "read_markers",
+    "read_scores",
     "refine",
     "sample_cells",
+    "score_markers",
     "select_cells",
     "vote",
 ]

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
@@ -48,6 +48,9 @@ class LabelledCells:
     """Class of every cell, a position in ``classes``."""
     classes: tuple[str, ...]
     """Names of the classes, in the order of the column's categories."""
+    rows: NDArray[np.int64]
+    """Positions of the cells in the reference, which has ``n_all``."""
+    n_all: int
     obs: pd.DataFrame
     var: pd.DataFrame
     labels_key: str
@@ -59,8 +62,20 @@ class LabelledCells:
 
     def subset(self, rows: NDArray[np.int64]) -> LabelledCells:
         """Return the cells at some positions, with all classes."""
-        counts, obs = self.counts[rows], self.obs.iloc[rows]
-        return replace(self, counts=counts, codes=self.codes[rows], obs=obs)
+        counts, codes, obs = self.counts[rows], self.codes[rows], self.obs.iloc[rows]
+        return replace(self, counts=counts, codes=codes, rows=self.rows[rows], obs=obs)
+
+
+def positions(name: str, chosen: ArrayLike, n_cells: int) -> NDArray[np.int64]:
+    """Return the cells that positions or a mask mean; ``ValueError`` where they mean none."""
+    found = np.asarray(chosen)
+    if found.dtype == bool and found.shape == (n_cells,):
+        found = np.flatnonzero(found)
+    whole = np.issubdtype(found.dtype, np.integer) and found.ndim == 1 and found.size
+    if not whole or found.min() < 0 or found.max() >= n_cells:
+        expected = f"positions from 0 to {n_cells - 1:,}, or a mask of {n_cells:,} cells"
+        raise invalid(name, chosen, expected, "Name at least one cell.")
+    return np.unique(found).astype(np.int64)
 
 
 def select_cells(
@@ -237,6 +252,8 @@ def read_labelled(adata: DataLike, labels_key: str, *, layer: str | None = None)
     return LabelledCells(
         counts=counts[np.flatnonzero(labelled)].astype(np.float32),
         codes=column.cat.codes.to_numpy(np.int64),
+        rows=np.flatnonzero(labelled),
+        n_all=len(labels),
         classes=tuple(map(str, column.cat.categories)),
         obs=source.obs[labelled],
         var=source.var.copy(),

@@ -202,9 +202,12 @@ def _entry(value: Any, *keys: str) -> Any:
     return value
 
 
-def missing_capabilities(attributes: Mapping[str, Any]) -> tuple[str, ...]:
-    """List what a model cannot do since it was saved before there was the attribute for it."""
-    return tuple(what for key, what in CAPABILITIES.items() if key not in attributes)
+def missing_capabilities(
+    attributes: Mapping[str, Any], parts: Mapping[str, type]
+) -> tuple[str, ...]:
+    """List what a model cannot do since it was saved before its class had the part for it."""
+    lacking = parts.keys() - attributes.keys()
+    return tuple(what for key, what in CAPABILITIES.items() if key in lacking)
 
 
 def migrate(

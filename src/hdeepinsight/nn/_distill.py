@@ -1,0 +1,247 @@
+"""A generator of cells that takes one step, and losses that compare small and large sets."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+N_TIMES = 1000
+#: Share of the labels that the denoiser does not see, so that it learns to go without.
+LABEL_DROPOUT = 0.1
+
+
+def noise_schedule(n_times: int = N_TIMES) -> Tensor:
+    r"""Return the share of the signal that is left at every diffusion time.
+
+    It is :math:`\bar\alpha_t = \prod_{s \le t} (1 - \beta_s)` with :math:`\beta` linear from 0.0001
+    to 0.02 (Ho et al. 2020, arXiv:2006.11239).
+
+    Examples
+    --------
+    >>> noise_schedule()[[0, 999]].tolist()
+    [0.9998..., 4.03...e-05]
+    """
+    return torch.cumprod(1 - torch.linspace(1e-4, 0.02, n_times, dtype=torch.float64), 0).float()
+
+
+class ComponentDecoder(nn.Module):
+    """Map standardised coordinates on principal components to log values, and back.
+
+    Parameters
+    ----------
+    components
+        Orthonormal directions, shape ``(n_latent, n_genes)``.
+    mean
+        Mean of every gene.
+    scale
+        Standard deviation of the cells along every component.
+
+    Examples
+    --------
+    >>> import torch
+    >>> decoder = ComponentDecoder(torch.eye(2, 3), torch.tensor([1.0, 1.0, 0.0]), torch.ones(2))
+    >>> decoder(torch.tensor([[2.0, -2.0]]))
+    tensor([[3., 0., 0.]])
+    """
+
+    components: Tensor
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, components: Tensor, mean: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("components", components)
+        self.register_buffer("mean", mean)
+        self.register_buffer("scale", scale.clamp(min=1e-6))
+
+    def encode(self, logged: Tensor) -> Tensor:
+        """Return standardised coordinates, shape ``(n_cells, n_latent)``."""
+        return (logged - self.mean) @ self.components.T / self.scale
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """Return log values, none below 0, shape ``(n_cells, n_genes)``."""
+        return F.relu(latent * self.scale @ self.components + self.mean)
+
+
+class ConditionalDenoiser(nn.Module):
+    """Predict the clean latent coordinates of noisy ones, given time and class.
+
+    As it predicts the coordinates and not the noise, one call generates a cell.
+
+    Parameters
+    ----------
+    n_latent
+        Latent dimensions.
+    n_classes
+        Classes; class ``n_classes`` means "not said".
+    width
+        Hidden units.
+
+    Examples
+    --------
+    >>> import torch
+    >>> net = ConditionalDenoiser(8, 3)
+    >>> net(torch.randn(5, 8), torch.tensor(999), torch.tensor([0, 1, 2, 0, 3])).shape
+    torch.Size([5, 8])
+    """
+
+    signal: Tensor
+
+    def __init__(self, n_latent: int, n_classes: int, width: int = 256) -> None:
+        super().__init__()
+        self.n_classes, self.width = n_classes, width
+        self.register_buffer("signal", noise_schedule())
+        self.inputs, self.outputs = nn.Linear(n_latent, width), nn.Linear(width, n_latent)
+        self.label = nn.Embedding(n_classes + 1, width)
+        self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)
+            )
+            for _ in range(3)
+        )
+
+    def forward(self, noisy: Tensor, time: Tensor, label: Tensor) -> Tensor:
+        """Return clean coordinates, shape ``(n_cells, n_latent)``."""
+        half = self.width // 2
+        speed = torch.exp(-math.log(1e4) / half * torch.arange(half, device=noisy.device))
+        angle = time.reshape(-1, 1) * speed
+        said = self.time(torch.cat([angle.sin(), angle.cos()], 1)) + self.label(label)
+        hidden = self.inputs(noisy)
+        for block in self.blocks:
+            hidden = hidden + block(hidden + said)
+        found: Tensor = self.outputs(hidden)
+        return found
+
+    def noised(self, latent: Tensor, time: Tensor, noise: Tensor) -> Tensor:
+        """Return coordinates with the noise of a diffusion time."""
+        signal = self.signal[time].reshape(-1, 1)
+        return signal.sqrt() * latent + (1 - signal).sqrt() * noise
+
+    def loss(self, latent: Tensor, label: Tensor) -> Tensor:
+        """Return the squared error; half of the cells are at the last time, which generates."""
+        time = torch.randint(len(self.signal), (len(latent),), device=latent.device)
+        time[: len(latent) // 2] = len(self.signal) - 1
+        unsaid = torch.rand(len(latent), device=latent.device) < LABEL_DROPOUT
+        noisy = self.noised(latent, time, torch.randn_like(latent))
+        return F.mse_loss(self(noisy, time, label.masked_fill(unsaid, self.n_classes)), latent)
+
+    def generate(self, code: Tensor, label: Tensor, time: int, guidance: float = 0.0) -> Tensor:
+        """Return clean coordinates of codes by one call, or by two with guidance.
+
+        Guidance moves away from what the denoiser says without the class (Ho and Salimans 2022,
+        arXiv:2207.12598).
+        """
+        at = torch.tensor(time, device=code.device)
+        clean: Tensor = self(code, at, label)
+        if guidance:
+            free = self(code, at, torch.full_like(label, self.n_classes))
+            clean = (1 + guidance) * clean - guidance * free
+        return clean
+
+
+class MatchingNetwork(nn.Module):
+    """A classifier of cells, whose random weights give features to compare sets of cells in.
+
+    Examples
+    --------
+    >>> import torch
+    >>> net = MatchingNetwork(30, 4)
+    >>> net.features(torch.rand(5, 30)).shape, net(torch.rand(5, 30)).shape
+    (torch.Size([5, 128]), torch.Size([5, 4]))
+    """
+
+    def __init__(self, n_genes: int, n_classes: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(nn.Linear(n_genes, 256), nn.LayerNorm(256), nn.ReLU()),
+            *(nn.Linear(256, 128), nn.LayerNorm(128), nn.ReLU()),
+        )
+        self.head = nn.Linear(128, n_classes)
+
+    def features(self, logged: Tensor) -> Tensor:
+        """Return the last hidden layer."""
+        hidden: Tensor = self.layers(logged)
+        return hidden
+
+    def forward(self, logged: Tensor) -> Tensor:
+        """Return logits."""
+        logits: Tensor = self.head(self.layers(logged))
+        return logits
+
+
+def class_means(values: Tensor, label: Tensor, n_classes: int) -> Tensor:
+    """Return the mean of every class, 0 for a class without cells."""
+    sums = values.new_zeros(n_classes, values.shape[1]).index_add(0, label, values)
+    sizes = torch.bincount(label, minlength=n_classes).clamp(min=1)
+    return sums / sizes.unsqueeze(1)
+
+
+def distribution_loss(
+    real: Tensor, real_label: Tensor, small: Tensor, label: Tensor, n_classes: int
+) -> Tensor:
+    """Return the squared distances of class means of features, summed (Zhao and Bilen 2023).
+
+    Examples
+    --------
+    >>> import torch
+    >>> x, y = torch.rand(6, 3), torch.tensor([0, 0, 0, 1, 1, 1])
+    >>> distribution_loss(x, y, x.flip(0), y.flip(0), 2).item() < 1e-12
+    True
+    """
+    gap = class_means(real, real_label, n_classes).detach() - class_means(small, label, n_classes)
+    return gap.square().sum()
+
+
+def gradient_loss(
+    net: MatchingNetwork,
+    real: Tensor,
+    real_label: Tensor,
+    small: Tensor,
+    label: Tensor,
+    n_classes: int,
+) -> Tensor:
+    """Return how the gradients of every class's loss differ in direction (Zhao et al. 2021).
+
+    It is one minus the cosine, summed over the rows of all weight matrices: 0 to 2 per row.
+    """
+    weights = [p for p in net.parameters() if p.ndim == 2]
+    total = small.new_zeros(())
+    for code in range(n_classes):
+        mine, theirs = label == code, real_label == code
+        if not mine.any():
+            continue
+        goal = torch.autograd.grad(F.cross_entropy(net(real[theirs]), real_label[theirs]), weights)
+        own = torch.autograd.grad(
+            F.cross_entropy(net(small[mine]), label[mine]), weights, create_graph=True
+        )
+        for one, other in zip(goal, own, strict=True):
+            total = total + (1 - F.cosine_similarity(one.detach(), other, dim=1, eps=1e-12)).sum()
+    return total
+
+
+def regression_loss(
+    real: Tensor,
+    real_label: Tensor,
+    small: Tensor,
+    label: Tensor,
+    n_classes: int,
+    penalty: float = 1.0,
+) -> Tensor:
+    """Return the loss, on real cells, of a ridge regression fitted to the small set.
+
+    The fit is in closed form, so its gradient reaches the small set (Nguyen et al. 2021,
+    arXiv:2011.00050).
+    """
+    centre = class_means(small, label, n_classes).mean(0)
+    a, b = small - centre, real - centre
+    kernel = a @ a.T
+    ridge = penalty * torch.eye(len(a), device=a.device)
+    target = F.one_hot(label, n_classes).to(a.dtype) - 1 / n_classes
+    found = b @ (a.T @ torch.linalg.solve(kernel + ridge, target))
+    goal = F.one_hot(real_label, n_classes).to(a.dtype) - 1 / n_classes
+    loss: Tensor = (found - goal).square().sum(1).mean()
+    return loss
