@@ -12,6 +12,16 @@ from hdeepinsight.nn._backbones import (
 from hdeepinsight.nn._clusters import sharpened_assignment, student_t_assignment
 from hdeepinsight.nn._contrast import cluster_contrast
 from hdeepinsight.nn._count_autoencoder import CountHeads, CountParameters
+from hdeepinsight.nn._distill import (
+    ComponentDecoder,
+    ConditionalDenoiser,
+    MatchingNetwork,
+    class_means,
+    distribution_loss,
+    gradient_loss,
+    noise_schedule,
+    regression_loss,
+)
 from hdeepinsight.nn._folded import FoldedClassifier, SparseCounts
 from hdeepinsight.nn._heads import LinearHead, PerParentHead, fit_temperatures
 from hdeepinsight.nn._hierarchical_loss import (
@@ -39,6 +49,8 @@ __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "CompactBackbone",
+    "ComponentDecoder",
+    "ConditionalDenoiser",
     "CountHeads",
     "CountNormalizer",
     "CountParameters",
@@ -51,6 +63,7 @@ __all__ = [
     "LeafSums",
     "LinearHead",
     "MLPBackbone",
+    "MatchingNetwork",
     "MemberBackbones",
     "MemberHeads",
     "ModalityDropout",
@@ -63,12 +76,17 @@ __all__ = [
     "Reduction",
     "SparseCounts",
     "adapt_first_convolution",
+    "class_means",
     "cluster_contrast",
+    "distribution_loss",
     "fit_temperatures",
+    "gradient_loss",
     "inverse_frequency_weights",
     "make_backbone",
+    "noise_schedule",
     "profile_shift",
     "project_with_floor",
+    "regression_loss",
     "sharpened_assignment",
     "sinkhorn",
     "student_t_assignment",
