@@ -103,27 +103,73 @@ def test_new_cells_are_placed_as_well_as_the_fitted_ones():
 
 
 @pytest.mark.parametrize("center", [False, True])
-def test_new_cells_of_other_panels(panels, center):
+def test_new_cells_are_centred_like_the_fitted_ones(center):
+    values, _, _ = clusters(100, 80, signal=1.0)
+    result = embed(values, None, center=center)
+    np.testing.assert_allclose(result.transform(cells_of(values)), result.embedding, atol=1e-8)
+    mask = np.random.default_rng(0).random(values.shape) < 0.5
+    result = embed(values, mask, center=center)
+    scores = result.transform(cells_of(values), mask)
+    gram = hdi.pp.corrected_gram(values, mask)
+    vectors = result.embedding / np.sqrt(80 * result.eigenvalues)
+    products = gram @ vectors - gram.extra[:, None] * vectors
+    shift = (gram @ vectors).mean(axis=0) if center else 0.0
+    expected = (products - shift) / np.sqrt(result.eigenvalues / 80)
+    np.testing.assert_allclose(scores, expected, atol=1e-8)
+
+
+@pytest.mark.parametrize("center", [False, True])
+def test_cells_of_panels_are_regressed_on_their_own_genes(panels, center):
     adata, mask, _ = panels
-    result = hdi.pp.corrected_gram_pca(adata, mask=mask, n_comps=3, center=center)
+    options = {"mask": mask, "n_comps": 3, "center": center}
+    result = hdi.pp.corrected_gram_pca(adata, **options)
     assert result.estimator == "pairwise"
-    assert result.loadings is None
+    observed = mask.measured[mask.groups]
+    z = observed * (adata.X - (observed * adata.X).sum(0) / observed.sum(0))
+    gram = hdi.pp.corrected_gram(adata, mask, center=center).todense()
+    w, v = np.linalg.eigh(gram)
+    points = v[:, :-4:-1] * np.sqrt(w[:-4:-1])
+    loadings = np.stack(
+        [np.linalg.lstsq(points[seen], z[seen, d])[0] for d, seen in enumerate(observed.T)], axis=1
+    )
+    noise = (observed * (z - points @ loadings) ** 2).sum() / observed.sum()
+    penalty = noise * np.linalg.inv(points.T @ points / 160)
+    places = []
+    for x, seen in zip(z, observed, strict=True):
+        own = loadings[:, seen]
+        places.append(np.linalg.solve(own @ own.T + penalty, own @ x[seen]))
+    inner = loadings @ loadings.T
+    places = np.array(places) @ np.linalg.solve(inner, inner + penalty)
+    plain = np.linalg.svd(places @ loadings, full_matrices=False)
+    expected = (plain[0] * plain[1])[:, :3]
+    expected = expected - expected.mean(axis=0) if center else expected
+    same_up_to_sign(result.embedding, expected, 1e-6)
+    same_up_to_sign(result.loadings.to_numpy(), plain[2][:3].T, 1e-6)
+    np.testing.assert_allclose(result.transform(adata, mask), result.embedding, atol=1e-8)
+    smaller = hdi.pp.corrected_gram_pca(adata, scale="gram", **options)
+    np.testing.assert_allclose(smaller.embedding * np.sqrt(60), result.embedding)
+
+
+def test_new_cells_of_another_panel(panels):
+    adata, mask, _ = panels
+    result = hdi.pp.corrected_gram_pca(adata, mask=mask, n_comps=2)
     third = np.zeros((1, 60), dtype=bool)
     third[0, 10:50] = True
-    new = hdi.pp.PanelMask(np.zeros(160, dtype=int), third)
-    found = result.transform(adata, new)
-    z = third * (adata.X - result._gram.means)
-    shared = mask.measured.astype(float)[mask.groups] @ third[0]
-    train = mask.measured[mask.groups] * (adata.X - result._gram.means)
-    vectors = result.embedding / np.sqrt(60 * result.eigenvalues)
-    products = z @ train.T / shared
-    if center:
-        own = hdi.pp.corrected_gram(adata, mask).todense()
-        products = products - own.mean(axis=0)
-    np.testing.assert_allclose(found, products @ vectors / np.sqrt(result.eigenvalues / 60))
-    apart = hdi.pp.PanelMask(np.zeros(160, dtype=int), np.arange(60)[None] < 20, ("z",))
-    with pytest.raises(ValueError, match="got none for 'z' and 'x'"):
-        result.transform(adata, apart)
+    own = np.where(mask.measured[mask.groups], adata.X, np.nan)[mask.groups == 0]
+    placed = result.transform(adata[mask.groups == 0], hdi.pp.PanelMask(np.zeros(80, int), third))
+    assert np.isfinite(own[:, 20:50]).all()
+    same = np.corrcoef(placed.T, result.embedding[mask.groups == 0].T)
+    assert min(same[0, 2], same[1, 3]) > 0.9
+    with pytest.raises(ValueError, match="must have a panel each"):
+        result.transform(adata, np.ones(adata.shape))
+
+
+def test_panels_of_all_genes_give_plain_components():
+    values, _, _ = clusters(120, 70, signal=0.5)
+    mask = hdi.pp.PanelMask(np.arange(120) % 2, np.ones((2, 70), dtype=bool))
+    result, plain = embed(values, mask, 4), PCA(4, svd_solver="full").fit(values)
+    same_up_to_sign(result.embedding, plain.transform(values), 1e-8)
+    same_up_to_sign(result.loadings.to_numpy(), plain.components_.T, 1e-8)
 
 
 @pytest.mark.parametrize(("cells", "genes"), [((0.4, 0.6), (0.7, 0.9)), ((0.1, 0.9), (0.1, 0.9))])

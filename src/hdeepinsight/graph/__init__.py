@@ -1,12 +1,16 @@
 """Neighbour graphs of cells, linear systems on them, and inner products; knows arrays only."""
 
+from hdeepinsight.graph._choices import degree_summary, neighbors_within
+from hdeepinsight.graph._communities import leiden_communities
 from hdeepinsight.graph._gram import (
     CorrectedGram,
     EntryMask,
     Estimator,
+    PanelScores,
     Reader,
     Solver,
     leading_eigenpairs,
+    regress_panels,
 )
 from hdeepinsight.graph._local_prior import LocalPrior, refine_by_local_prior
 from hdeepinsight.graph._mutual import mutual_neighbors
@@ -37,18 +41,23 @@ __all__ = [
     "LaplacianKind",
     "LocalPrior",
     "NumbaCacheError",
+    "PanelScores",
     "Reader",
     "Solver",
     "batch_graphs",
     "check_graph",
     "check_points",
+    "degree_summary",
     "degrees",
     "dirichlet_energy",
     "knn_graph",
     "laplacian",
     "leading_eigenpairs",
+    "leiden_communities",
     "mutual_neighbors",
     "nearest_neighbors",
+    "neighbors_within",
     "refine_by_local_prior",
+    "regress_panels",
     "smooth",
 ]

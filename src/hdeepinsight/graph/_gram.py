@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
@@ -26,6 +26,7 @@ Reader: TypeAlias = "Callable[[], Iterable[tuple[slice, Any]]]"
 DENSE_CELLS = 20_000
 #: Tolerances of the iterations, the second for the residual relative to the largest eigenvalue.
 _TOLERANCE, _MOST_ROUNDS = 1e-6, 200
+_BY_RATES = "rank1", "rank1_published"
 
 
 class MaskedRows(NamedTuple):
@@ -159,7 +160,9 @@ def _scaled(block: Any, genes: Floats, of_nonzeros: bool = False) -> Any:
     return sp.csr_matrix((data, block.indices, block.indptr), block.shape)
 
 
-def _total(block: Any, axis: int) -> Floats:
+def _total(block: Any, axis: int) -> Any:
+    if block is None:
+        return 0.0
     return np.asarray(block.sum(axis=axis), dtype=np.float64).ravel()
 
 
@@ -252,7 +255,7 @@ class CorrectedGram(LinearOperator):  # type: ignore[misc]
             self._held = []
             while held:
                 self._held.append(self._centred(held.pop(0)))
-        self._dense: Floats | None = None
+        self._dense: Floats | None = None  # of estimators without an operator form
         self._set_weights()
 
     def _measure(
@@ -267,8 +270,8 @@ class CorrectedGram(LinearOperator):  # type: ignore[misc]
         cells, genes, total = np.zeros(n_cells), np.zeros(n_genes), np.zeros(n_genes)
         for rows, group, values, added in held or self.mask.parts(self._read):
             base = self.mask.background[group]
-            cells[rows] = base.sum() + (0.0 if added is None else _total(added, 1))
-            genes += len(rows) * base + (0.0 if added is None else _total(added, 0))
+            cells[rows] = base.sum() + _total(added, 1)
+            genes += len(rows) * base + _total(added, 0)
             total += _total(values, 0)
         for what, counts, names, hint in (
             ("cell", cells, obs_names, "Leave out such cells."),
@@ -315,18 +318,18 @@ class CorrectedGram(LinearOperator):  # type: ignore[misc]
                 squares[rows] += offset @ offset
             else:
                 squares[rows] = ((values + offset) ** 2).sum(axis=1)
-        self._weights, self._pairs = np.ones(n_cells), np.ones((1, 1)) / self.n_genes
-        self._extra = np.zeros(n_cells)
+        self._weights, self.pairs = np.ones(n_cells), np.ones((1, 1)) / self.n_genes
+        self.extra, self.squares = np.zeros(n_cells), squares
         self._diagonal = squares / self.n_genes
-        if self.estimator in ("rank1", "rank1_published"):
+        if self.estimator in _BY_RATES:
             most = float(cells.max() * genes.max())
             rate = max(overall, most) if self.estimator == "rank1_published" else overall
-            self._weights, self._pairs = 1 / cells, np.array([[rate**2 / (genes @ genes)]])
+            self._weights, self.pairs = 1 / cells, np.array([[rate**2 / (genes @ genes)]])
             self._diagonal = rate * squares / (cells * genes.sum())
-            self._extra = self._diagonal - self._pairs[0, 0] * squares / cells**2
+            self.extra = self._diagonal - self.pairs[0, 0] * squares / cells**2
         elif self.estimator == "pairwise" and self.mask.is_panels:
-            self._pairs = 1 / self._shared(self.mask.background, self.mask.names)
-            own = np.diagonal(self._pairs)[self.mask.groups]
+            self.pairs = 1 / self._shared()
+            own = np.diagonal(self.pairs)[self.mask.groups]
             self._diagonal = squares * own
         elif self.estimator in ("pairwise", "rank1_clip"):
             self._dense = self._all_pairs()
@@ -335,27 +338,21 @@ class CorrectedGram(LinearOperator):  # type: ignore[misc]
             self.center = False
             means = self.matvec(np.ones(n_cells)) / n_cells
             self.center = True
-            self._means, self._diagonal = means, self._diagonal + means.mean() - 2 * means
+            self._diagonal += means.mean() - 2 * means
 
-    def _shared(self, panels: NDArray[np.bool_], names: Sequence[str]) -> Floats:
-        """Count the genes that panels share with those of the mask, ``(n_panels, n_groups)``."""
-        own = self.mask.background.astype(np.float64)
-        counts = panels.astype(np.float64) @ own.T
-        # No cell of an unused panel is asked for.
-        used = np.bincount(self.mask.groups, minlength=len(own)) > 0
-        apart = np.argwhere((counts == 0) & used)
-        apart = apart[used[apart[:, 0]]] if panels is self.mask.background else apart
-        if len(apart):
-            first, second = apart[0]
-            pair = [
-                repr(given[i]) if len(given) else str(i)
-                for given, i in ((names, first), (self.mask.names, second))
-            ]
+    def _shared(self) -> Floats:
+        """Count the genes that panels share, ``(n_groups, n_groups)``; 1 for unused panels."""
+        panels = self.mask.background.astype(np.float64)
+        unused = np.bincount(self.mask.groups, minlength=len(panels)) == 0
+        counts = panels @ panels.T
+        counts[unused], counts[:, unused] = 1.0, 1.0
+        for first, second in np.argwhere(counts == 0).tolist():
+            pair = [repr(self.mask.names[i]) if self.mask.names else i for i in (first, second)]
             raise ValueError(
                 f"Every two panels must share a gene, got none for {pair[0]} and {pair[1]}. Leave "
                 "one of them out."
             )
-        return np.asarray(np.maximum(counts, 1.0))
+        return np.asarray(counts)
 
     def _all_pairs(self) -> Floats:
         n_cells, n_genes = self.mask.shape
@@ -384,9 +381,6 @@ class CorrectedGram(LinearOperator):  # type: ignore[misc]
             )
         return np.asarray(deviations @ deviations.T / counts)
 
-    def _group(self, group: int) -> int:
-        return group if len(self._pairs) > 1 else 0
-
     def project(self, vectors: ArrayLike) -> Floats:
         """Sum the weighted deviations of cells by vectors, ``(1 or n_groups, n_genes, n)``.
 
@@ -396,11 +390,11 @@ class CorrectedGram(LinearOperator):  # type: ignore[misc]
             Shape ``(n_cells, n)``.
         """
         given = np.asarray(vectors, dtype=np.float64)
-        sums = np.zeros((len(self._pairs), self.mask.shape[1], given.shape[1]))
+        sums = np.zeros((len(self.pairs), self.mask.shape[1], given.shape[1]))
         for rows, group, values, _ in self._parts():
             part = self._weights[rows, None] * given[rows]
-            sums[self._group(group)] += values.T @ part
-            sums[self._group(group)] += np.outer(self._offsets[group], part.sum(axis=0))
+            where = group if len(sums) > 1 else 0
+            sums[where] += values.T @ part + np.outer(self._offsets[group], part.sum(axis=0))
         return sums
 
     def _matmat(self, vectors: ArrayLike) -> Floats:
@@ -409,72 +403,52 @@ class CorrectedGram(LinearOperator):  # type: ignore[misc]
         if self._dense is not None:
             out = self._dense @ given
         else:
-            genes = np.tensordot(self._pairs, self.project(given), 1)
-            out = self._extra[:, None] * given
-            for rows, group, values, _ in self._parts():
-                one = genes[self._group(group)]
-                out[rows] += self._weights[rows, None] * (values @ one + self._offsets[group] @ one)
+            genes = np.tensordot(self.pairs, self.project(given), 1)
+            out = self.extra[:, None] * given + self.weigh(genes)
         return np.asarray(out - out.mean(axis=0) if self.center else out)
 
     def _adjoint(self) -> CorrectedGram:
         return self
 
-    @property
-    def is_dense(self) -> bool:
-        """Whether the matrix of all pairs of cells is held."""
-        return self._dense is not None
-
     def without_values(self) -> CorrectedGram:
-        """Return what `extend` needs, without the values of the cells."""
+        """Return what `weigh` needs, without the values of the cells."""
         light = copy(self)
         light._held, light._read = None, tuple
         return light
 
-    def extend(self, read: Reader, mask: EntryMask, vectors: Floats, projected: Floats) -> Floats:
-        """Multiply the products of new cells and the cells by vectors, ``(n_new_cells, n)``.
+    def weigh(
+        self, genes: Floats, read: Reader | None = None, mask: EntryMask | None = None
+    ) -> Floats:
+        """Multiply the deviations of cells, over their rates, by weights of genes.
 
         Parameters
         ----------
-        read
-            Gives the values of the new cells.
-        mask
-            What of them is observed.
-        vectors
-            Shape ``(n_cells, n)``; centred ones where the operator centres.
-        projected
-            What `project` returned for them.
+        genes
+            Shape ``(n, n_genes, n_comps)`` with one entry for all cells, or one per group.
+        read, mask
+            Values of new cells, and what of them is observed; by default these cells.
 
         Raises
         ------
         ValueError
-            If the estimator has no operator form, a cell has no observed entry, or a panel
-            shares no gene with one of the cells.
+            If a new cell has no observed entry.
         """
-        if self._dense is not None:
-            raise invalid(
-                "estimator",
-                self.estimator,
-                "one with an operator form to place new cells",
-                "Fit with estimator='rank1', or with 'pairwise' and a PanelMask.",
-            )
-        out, offsets = np.zeros((mask.shape[0], projected.shape[2])), self._offset(mask.background)
-        panels = len(self._pairs) > 1
-        shared = self._shared(mask.background, mask.names) if panels else None
-        for part in mask.parts(read):
-            rows, group, values, _ = self._centred(part)
-            n_seen = mask.background[group].sum()
-            seen = n_seen + (0.0 if part.exceptions is None else _total(part.exceptions, 1))
-            if not np.all(seen):
-                raise ValueError(
-                    "Every cell must have an observed entry, got new cells without any. Leave "
-                    "out such cells."
-                )
-            pairs = self._pairs[0] if shared is None else 1 / shared[group]
-            genes = np.tensordot(pairs, projected, 1)
-            out[rows] = values @ genes + offsets[group] @ genes
-            if self.estimator.startswith("rank1"):
-                out[rows] *= self.n_genes / np.broadcast_to(seen, len(rows))[:, None]
-        return out - self._means @ vectors if self.center else out
+        offsets = self._offset((mask or self.mask).background)
+        out = np.zeros((mask.shape[0] if mask else self.shape[0], genes.shape[2]))
+        for part in self._parts() if mask is None or read is None else mask.parts(read):
+            rows, group, values, _ = part if mask is None else self._centred(part)
+            one = genes[group if len(genes) > 1 else 0]
+            weights = self._weights[rows] if mask is None else np.ones(1)
+            if mask is not None:
+                seen = mask.background[group].sum(keepdims=True) + _total(part.exceptions, 1)
+                if not seen.all():
+                    raise ValueError(
+                        "Every cell must have an observed entry, got new cells without any. Leave "
+                        "out such cells."
+                    )
+                weights = self.n_genes / seen if self.estimator in _BY_RATES else weights
+            out[rows] = weights[:, None] * (values @ one + offsets[group] @ one)
+        return out
 
     def diagonal(self) -> Floats:
         """Return the diagonal, ``(n_cells,)``."""
@@ -487,6 +461,93 @@ class CorrectedGram(LinearOperator):  # type: ignore[misc]
                 "n_cells", self.shape[0], f"at most {DENSE_CELLS}", "Multiply by vectors instead."
             )
         return np.asarray(self @ np.eye(self.shape[0]))
+
+
+@dataclass(frozen=True, eq=False)
+class PanelScores:
+    """Weights of genes that give cells of any panel their places, by ridge regression.
+
+    Parameters
+    ----------
+    loadings
+        Regression of the genes on coordinates, shape ``(n_comps, n_genes)``.
+    penalty
+        Noise of an entry, over the covariance of the coordinates, ``(n_comps, n_comps)``.
+    rotation
+        From the regressed coordinates to principal ones, ``(n_comps, n_comps)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hdeepinsight.graph import PanelScores
+    >>> scores = PanelScores(np.array([[1.0, 1.0]]), np.zeros((1, 1)), np.eye(1))
+    >>> scores.weights(np.array([[True, True], [True, False]]))[:, :, 0].tolist()
+    [[0.5, 0.5], [1.0, 0.0]]
+    """
+
+    loadings: Floats
+    penalty: Floats
+    rotation: Floats
+
+    def weights(self, panels: NDArray[np.bool_]) -> Floats:
+        """Compute the weights for panels, ``(n_panels, n_genes, n_comps)``."""
+        return np.stack([self._weights(panel) @ self.rotation for panel in panels])
+
+    def _weights(self, panel: NDArray[np.bool_]) -> Floats:
+        seen = self.loadings * panel
+        return np.asarray(np.linalg.lstsq(seen @ seen.T + self.penalty, seen)[0].T)
+
+
+def regress_panels(gram: CorrectedGram, points: Floats) -> tuple[Floats, Floats, PanelScores]:
+    """Improve coordinates by what each panel says: genes on cells, then cells on their genes.
+
+    Parameters
+    ----------
+    gram
+        Products of pairs, of panels.
+    points
+        Coordinates of the cells, shape ``(n_cells, n_comps)``.
+
+    Returns
+    -------
+    Principal coordinates on the scale of scores, loadings of unit length, ``(n_genes, n_comps)``,
+    and what places new cells. Without missing entries these are the principal components.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hdeepinsight.graph import CorrectedGram, EntryMask, leading_eigenpairs, regress_panels
+    >>> mask = EntryMask(np.array([0, 0, 1]), np.array([[True, True], [True, False]]))
+    >>> values = np.array([[0.0, 0.0], [1.0, 1.0], [2.0, 0.0]])
+    >>> gram = CorrectedGram(lambda: [(slice(0, 3), values)], mask)
+    >>> regress_panels(gram, leading_eigenpairs(gram, 1)[1])[0].shape
+    (3, 1)
+    """
+    groups, panels = gram.mask.groups, gram.mask.background
+    sums = gram.project(points)
+    moments = np.stack([points[groups == s].T @ points[groups == s] for s in range(len(panels))])
+    loadings = np.zeros(sums.shape[:0:-1])
+    patterns, genes = np.unique(panels, axis=1, return_inverse=True)
+    for pattern, panel in enumerate(patterns.T):
+        chosen = genes.ravel() == pattern
+        products = sums[:, chosen].sum(axis=0).T
+        loadings[:, chosen] = np.linalg.lstsq(moments[panel].sum(axis=0), products)[0]
+    seen = loadings * panels[:, None]
+    explained = 2 * (loadings * sums.sum(axis=0).T).sum()
+    explained -= (moments * (seen @ seen.transpose(0, 2, 1))).sum()
+    n_entries = gram.rates.overall * gram.n_genes * len(groups)
+    noise = max(gram.squares.sum() - explained, 0.0) / n_entries
+    penalty = noise * np.linalg.pinv(points.T @ points / len(points))
+    # So that a panel of all genes gives principal components and shrinks nothing.
+    inner = loadings @ loadings.T
+    scores = PanelScores(loadings, penalty, np.linalg.pinv(inner) @ (inner + penalty))
+    places = gram.weigh(scores.weights(panels))
+    basis, triangle = np.linalg.qr(places)
+    u, lengths, directions = np.linalg.svd(triangle @ loadings, full_matrices=False)
+    turn = np.linalg.pinv(triangle) @ u * lengths
+    flip = np.sign((basis @ u)[np.abs(basis @ u).argmax(axis=0), np.arange(len(lengths))])
+    scores = replace(scores, rotation=scores.rotation @ turn * flip)
+    return places @ turn * flip, directions.T * flip, scores
 
 
 def leading_eigenpairs(

@@ -10,7 +10,7 @@ from hdeepinsight.nn._backbones import (
     make_backbone,
 )
 from hdeepinsight.nn._clusters import sharpened_assignment, student_t_assignment
-from hdeepinsight.nn._contrast import cluster_contrast
+from hdeepinsight.nn._contrast import cluster_contrast, info_nce
 from hdeepinsight.nn._count_autoencoder import CountHeads, CountParameters
 from hdeepinsight.nn._distill import (
     ComponentDecoder,
@@ -21,6 +21,16 @@ from hdeepinsight.nn._distill import (
     gradient_loss,
     noise_schedule,
     regression_loss,
+)
+from hdeepinsight.nn._edge_sampler import (
+    Similarity,
+    adjacency_error,
+    are_joined,
+    candidate_similarity,
+    chosen_cells,
+    draw_neighbors,
+    gumbel_noise,
+    union_graph,
 )
 from hdeepinsight.nn._folded import FoldedClassifier, SparseCounts
 from hdeepinsight.nn._heads import LinearHead, PerParentHead, fit_temperatures
@@ -42,12 +52,24 @@ from hdeepinsight.nn._profiles import (
     usual_shift,
 )
 from hdeepinsight.nn._sinkhorn import sinkhorn
+from hdeepinsight.nn._tagconv import CellGraph, SparseFeatures, TAGConv, sparse_rows
+from hdeepinsight.nn._tokens import (
+    Binning,
+    Pooling,
+    TokenEncoder,
+    TokenSets,
+    ValueEncoding,
+    bin_values,
+    token_sets,
+)
 
 __all__ = [
     "BACKBONES",
     "AdaptiveHierarchicalFocalLoss",
     "BatchNorm1d",
     "BatchNorm2d",
+    "Binning",
+    "CellGraph",
     "CompactBackbone",
     "ComponentDecoder",
     "ConditionalDenoiser",
@@ -69,18 +91,33 @@ __all__ = [
     "ModalityDropout",
     "ModelNormalizer",
     "PerParentHead",
+    "Pooling",
     "ProfileMatcher",
     "ProteinChannels",
     "ProteinNormalizer",
     "ProteinValues",
     "Reduction",
+    "Similarity",
     "SparseCounts",
+    "SparseFeatures",
+    "TAGConv",
+    "TokenEncoder",
+    "TokenSets",
+    "ValueEncoding",
     "adapt_first_convolution",
+    "adjacency_error",
+    "are_joined",
+    "bin_values",
+    "candidate_similarity",
+    "chosen_cells",
     "class_means",
     "cluster_contrast",
     "distribution_loss",
+    "draw_neighbors",
     "fit_temperatures",
     "gradient_loss",
+    "gumbel_noise",
+    "info_nce",
     "inverse_frequency_weights",
     "make_backbone",
     "noise_schedule",
@@ -89,7 +126,10 @@ __all__ = [
     "regression_loss",
     "sharpened_assignment",
     "sinkhorn",
+    "sparse_rows",
     "student_t_assignment",
+    "token_sets",
     "tolerate_single_cells",
+    "union_graph",
     "usual_shift",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import anndata as ad
@@ -15,7 +15,14 @@ from numpy.typing import ArrayLike, NDArray
 from hdeepinsight._errors import check_choice, check_integer, check_key, counted, examples
 from hdeepinsight.annotation import check_same_cells
 from hdeepinsight.data import DataLike
-from hdeepinsight.graph import CorrectedGram, Estimator, Solver, leading_eigenpairs
+from hdeepinsight.graph import (
+    CorrectedGram,
+    Estimator,
+    PanelScores,
+    Solver,
+    leading_eigenpairs,
+    regress_panels,
+)
 from hdeepinsight.pp._masks import Mask, entry_mask, is_lazy, open_layer, reader
 
 if TYPE_CHECKING:
@@ -128,8 +135,8 @@ class CorrectedPCA:
     eigenvalues
         Of the products, descending, all positive.
     loadings
-        Weights of the genes, of unit length, one column per component. ``None`` for ``"pairwise"``
-        and ``"rank1_clip"``, whose components are no sums over genes.
+        Weights of the genes, of unit length, one column per component; ``None`` where a matrix of
+        all pairs of cells was made.
     coverage
         Share of the genes that is observed, per cell.
     estimator
@@ -159,8 +166,8 @@ class CorrectedPCA:
     _gram: CorrectedGram
     _var_names: pd.Index
     _layer: str | None
-    _scale: float
-    _projected: NDArray[np.float64] | None
+    _weights: NDArray[np.float64] | PanelScores | None
+    _shift: NDArray[np.float64]
 
     def __repr__(self) -> str:
         low, high = self.coverage.min(), self.coverage.max()
@@ -202,13 +209,21 @@ class CorrectedPCA:
                 f"New cells must have the same {len(self._var_names):,} genes in the same order, "
                 f"got {what}. Select them by name."
             )
-        roots = np.sqrt(self.eigenvalues)
-        vectors = self.embedding / (self._scale * roots)
-        projected = np.zeros((1, 0, 0)) if self._projected is None else self._projected
-        found = self._gram.extend(
-            reader(matrix), entry_mask(mask, matrix.shape), vectors, projected
-        )
-        return np.asarray(found * (self._scale / roots))
+        if self._weights is None:
+            raise ValueError(
+                f"estimator must have an operator form to place new cells, got {self.estimator!r} "
+                "of a mask of single entries. Fit with 'rank1', or with a PanelMask."
+            )
+        observed = entry_mask(mask, matrix.shape)
+        weights = self._weights
+        if isinstance(weights, PanelScores):
+            if not observed.is_panels:
+                raise ValueError(
+                    "New cells of a result for panels must have a panel each, got a mask of single "
+                    "entries. Pass a PanelMask, or None where all genes are observed."
+                )
+            weights = weights.weights(observed.background)
+        return self._gram.weigh(weights, reader(matrix), observed) - self._shift
 
     def to_adata(self, adata: AnnData, key_added: str = "X_corrected_pca") -> None:
         """Write the coordinates into ``obsm`` and the coverage into ``obs``.
@@ -334,25 +349,37 @@ def corrected_gram_pca(
         names = store.var.index[gram.rates.genes == 0]
         notes.append(f"{counted(n_empty, 'gene')} without any entry: {examples(names)}.")
     values, vectors = _chosen(gram, n_comps, solver, random_state, notes)
-    factor = float(np.sqrt(gram.n_genes)) if scale == "pca" else 1.0
-    projected = None if gram.is_dense else gram.project(vectors)
-    loadings = None
-    if projected is not None and len(projected) == 1:
-        length = np.linalg.norm(projected[0], axis=0)
-        loadings = pd.DataFrame(projected[0] / length, index=store.var.index)
+    roots, unit = np.sqrt(values), 1.0 if scale == "pca" else float(gram.n_genes) ** -0.5
+    embedding = vectors * (roots * np.sqrt(gram.n_genes) * unit)
+    loadings: NDArray[np.float64] | None = None
+    weights: NDArray[np.float64] | PanelScores | None = None
+    shift = np.zeros(len(roots))
+    if gram.estimator == "pairwise" and gram.mask.is_panels:
+        embedding, loadings, scores = regress_panels(gram, vectors * roots)
+        shift = embedding.mean(axis=0) * unit if center else shift
+        embedding = embedding * unit - shift
+        weights = replace(scores, rotation=scores.rotation * unit)
+    elif gram.estimator not in ("pairwise", "rank1_clip"):
+        factor = np.sqrt(gram.n_genes) * unit / roots
+        genes = gram.project(vectors)
+        loadings, genes = genes[0] / np.linalg.norm(genes[0], axis=0), gram.pairs * genes * factor
+        weights = genes
+        if center:
+            fitted = gram.weigh(genes) + gram.extra[:, None] * vectors * factor
+            shift = fitted.mean(axis=0)
     result = CorrectedPCA(
         obs_names=pd.Index(store.obs.index),
-        embedding=vectors * (factor * np.sqrt(values)),
+        embedding=embedding,
         eigenvalues=values,
-        loadings=loadings,
+        loadings=None if loadings is None else pd.DataFrame(loadings, index=store.var.index),
         coverage=pd.Series(gram.rates.cells, index=store.obs.index, name="coverage"),
         estimator=gram.estimator,
         notes=tuple(notes),
         _gram=gram.without_values(),
         _var_names=pd.Index(store.var.index),
         _layer=layer,
-        _scale=factor,
-        _projected=projected,
+        _weights=weights,
+        _shift=shift,
     )
     if key_added is not None:
         result.to_adata(adata, key_added)

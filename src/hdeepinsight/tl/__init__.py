@@ -21,8 +21,11 @@ from hdeepinsight.tl._evidence import (
     open_cells,
     sample_cells,
 )
+from hdeepinsight.tl._marker_lists import MarkersLike, read_markers
+from hdeepinsight.tl._markers import MarkerScorer, score_markers
 from hdeepinsight.tl._refine import RefineConfig, Refinement, lambda_path, refine
 from hdeepinsight.tl._representation import expression_pca, mde
+from hdeepinsight.tl._score_tables import read_scores
 from hdeepinsight.tl._vote import Vote, vote
 
 __all__ = [
@@ -30,6 +33,8 @@ __all__ = [
     "Consensus",
     "LabelAudit",
     "MarkerEvidence",
+    "MarkerScorer",
+    "MarkersLike",
     "PrivateProjection",
     "ReferenceModel",
     "RefineConfig",
@@ -53,8 +58,11 @@ __all__ = [
     "mde",
     "open_cells",
     "private_directions",
+    "read_markers",
+    "read_scores",
     "refine",
     "sample_cells",
+    "score_markers",
     "select_cells",
     "vote",
 ]

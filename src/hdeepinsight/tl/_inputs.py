@@ -39,29 +39,29 @@ _SUM_TOLERANCE = 1e-3
 class ClassScores:
     """Scores of cells for classes; with a taxonomy, for the finest classes among those given."""
 
+    #: Shape ``(n_cells, n_classes)``.
     values: NDArray[np.float64]
-    """Shape ``(n_cells, n_classes)``."""
+    #: Names of the columns.
     classes: tuple[str, ...]
-    """Names of the columns."""
+    #: Whether rows are distributions; otherwise the values are logits.
     are_probabilities: bool
-    """Whether rows are distributions; otherwise the values are logits."""
     taxonomy: Taxonomy | None = None
+    #: Node of every class.
     nodes: NDArray[np.int64] | None = None
-    """Node of every class."""
 
     def probabilities(self) -> NDArray[np.float64]:
         """Return distributions over the classes: as given, or the softmax of the logits."""
         return self.values if self.are_probabilities else np.asarray(softmax(self.values, axis=1))
 
 
-def read_scores(
+def class_scores(
     adata: AnnData | AlignedQuery,
     probabilities: Any,
     *,
     classes: Sequence[str] | None = None,
     taxonomy: Taxonomy | None = None,
 ) -> ClassScores:
-    """Read scores from an annotation, a table, an array, labels, or a key of ``obsm``.
+    """Return scores from an annotation, a table, an array, labels, or a key of ``obsm``.
 
     Parameters
     ----------

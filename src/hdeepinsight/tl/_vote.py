@@ -14,7 +14,7 @@ from sklearn.cluster import MiniBatchKMeans
 from hdeepinsight import annotation
 from hdeepinsight._errors import check_integer, invalid, one_column
 from hdeepinsight.annotation import Annotation
-from hdeepinsight.tl._inputs import read_scores
+from hdeepinsight.tl._inputs import class_scores
 from hdeepinsight.tl._representation import as_anndata, coordinates
 
 if TYPE_CHECKING:
@@ -176,9 +176,8 @@ class Vote:
         ['CD4', 'CD4', 'CD4']
         """
         result = self.annotation()
-        added = annotation.annotation_additions(result, adata, key_added)
-        clusters = pd.Categorical(self.clusters.astype(str))
-        added.obs[annotation.storable(f"{key_added}_cluster")] = clusters
+        clusters = {"cluster": pd.Categorical(self.clusters.astype(str))}
+        added = annotation.annotation_additions(result, adata, clusters)
         added.write(adata, key_added, result.to_dict(), overwrite=overwrite)
 
     def __repr__(self) -> str:
@@ -259,7 +258,7 @@ def vote(
     if not 0.5 <= threshold < 1:
         expected = "a share >= 0.5 and < 1, which one child alone can exceed"
         raise invalid("threshold", threshold, expected, "Omit it to use 0.5.")
-    scores = read_scores(adata, probabilities, classes=classes, taxonomy=taxonomy)
+    scores = class_scores(adata, probabilities, classes=classes, taxonomy=taxonomy)
     if scores.taxonomy is None or scores.nodes is None:
         raise ValueError(
             "Found no taxonomy, a tree whose nodes are the classes. Pass taxonomy=, for example "

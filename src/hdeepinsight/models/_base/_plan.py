@@ -9,6 +9,7 @@ import torch
 from scvi import REGISTRY_KEYS
 from scvi.train import TrainingPlan
 from torch import Tensor, distributed
+from torch.nn import Parameter
 from torch.optim.lr_scheduler import OneCycleLR
 
 from hdeepinsight._errors import check_number, invalid
@@ -71,18 +72,26 @@ class OneCyclePlan(TrainingPlan):  # type: ignore[misc]
         check_number("weight_decay", weight_decay, hint="Pass 0 to switch it off.")
         super().__init__(module, optimizer="AdamW", lr=float(lr), weight_decay=float(weight_decay))
 
+    def rates(self) -> dict[float, list[Parameter]]:
+        """Return what is trained by the share of the learning rate that it is trained at."""
+        return {1.0: [p for p in self.module.parameters() if p.requires_grad]}
+
     def configure_optimizers(self) -> dict[str, Any]:
         """Return AdamW and the one-cycle schedule over all steps of the training."""
-        parameters = [p for p in self.module.parameters() if p.requires_grad]
         groups = [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.weight_decay},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+            {"params": some, "weight_decay": decay, "lr": share * self.lr}
+            for share, parameters in self.rates().items()
+            for some, decay in (
+                ([p for p in parameters if p.ndim > 1], self.weight_decay),
+                ([p for p in parameters if p.ndim <= 1], 0.0),
+            )
         ]
         # One pass over the weights; under clipping, half precision needs it step by step.
         fused = self.device.type in ("cpu", "cuda") and not self.trainer.gradient_clip_val
         optimizer = torch.optim.AdamW(groups, lr=self.lr, fused=fused)
+        peaks = [group["lr"] for group in groups]
         n_steps = max(1, int(self.trainer.estimated_stepping_batches))
-        schedule = OneCycleLR(optimizer, max_lr=self.lr, total_steps=n_steps, **ONE_CYCLE)
+        schedule = OneCycleLR(optimizer, max_lr=peaks, total_steps=n_steps, **ONE_CYCLE)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 

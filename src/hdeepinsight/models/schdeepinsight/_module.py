@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from scvi import REGISTRY_KEYS
-from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
+from scvi.module.base import auto_move_data
 from torch import Tensor, nn
 
 from hdeepinsight._errors import check_choice
 from hdeepinsight._keys import FIELD_KEYS
 from hdeepinsight.image import Raster
+from hdeepinsight.models._base._module import TreeClassifier
 from hdeepinsight.nn import (
     AdaptiveHierarchicalFocalLoss,
     CountNormalizer,
@@ -96,7 +97,7 @@ class ModuleConfig:
         return asdict(self) | {"weighting": weighting, "modality_dropout": dropout}
 
 
-class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
+class GeneImageClassifier(TreeClassifier):
     """Normalise, draw the gene image, read it, and classify along the tree.
 
     Parameters
@@ -121,10 +122,8 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
         Pixel of every surface protein; they become further channels.
     """
 
-    temperature: Tensor
     wide: nn.Linear | None
     wide_proteins: nn.Linear | None
-    head: Any
 
     def __init__(
         self,
@@ -176,11 +175,8 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
         self.register_buffer("temperature", torch.ones(taxonomy.max_depth))
 
     def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs: Any) -> dict[str, Any]:
-        counts = tensors[REGISTRY_KEYS.X_KEY]
         return {
-            "counts": counts,
-            "measured": tensors.get("measured", counts.new_ones(counts.shape[1])),
-            "nodes": tensors.get(REGISTRY_KEYS.LABELS_KEY),
+            **super()._get_inference_input(tensors),
             "proteins": tensors.get(FIELD_KEYS.PROTEINS),
             "proteins_measured": tensors.get("proteins_measured"),
         }
@@ -206,19 +202,11 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
             member = torch.arange(self.n_members, device=labels.device)
             seen = unseen_by != member.repeat_interleave(len(labels) // self.n_members)
             tensors[REGISTRY_KEYS.LABELS_KEY] = labels * seen
-        counts = self.thinning.sample_dense(tensors[REGISTRY_KEYS.X_KEY])
-        measured = self.masking.sample(counts.shape[0], counts.shape[1], counts.device)
-        measured = measured * tensors.get("measured", 1)
-        tensors = {**tensors, REGISTRY_KEYS.X_KEY: counts, "measured": measured}
+        tensors = super().augment(tensors)
         if self.proteins is None:
             return tensors
         thinned = self.thinning.sample_dense(tensors[FIELD_KEYS.PROTEINS])
         return self.proteins.hide({**tensors, FIELD_KEYS.PROTEINS: thinned})
-
-    def _get_generative_input(
-        self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], **kwargs: Any
-    ) -> dict[str, Any]:
-        return {"logits": inference_outputs["logits"]}
 
     @auto_move_data  # type: ignore[untyped-decorator]
     def inference(
@@ -281,51 +269,6 @@ class GeneImageClassifier(BaseModuleClass):  # type: ignore[misc]
             image = torch.cat([image, self.proteins(proteins)], dim=1)
         latent = self.backbone(image)
         return {"latent": latent, "logits": self.head(latent, nodes) + wide}
-
-    def generative(self, logits: Tensor) -> dict[str, Tensor]:
-        """Conditional log-probability of every node, shape ``(n_cells, n_edges)``."""
-        if not self.training:
-            logits = logits / self.temperature[self.tree.edge_depth - 1]
-        return {"conditional": self.tree.conditional_log_probs(logits)}
-
-    def loss(
-        self,
-        tensors: dict[str, Tensor],
-        inference_outputs: dict[str, Tensor],
-        generative_outputs: dict[str, Tensor],
-    ) -> LossOutput:
-        """Adaptive hierarchical focal loss of a mini-batch."""
-        targets = nodes = tensors[REGISTRY_KEYS.LABELS_KEY]
-        if "soft_labels" in tensors:  # none for a member that must not see the label
-            targets = tensors["soft_labels"] * (nodes > 0).unsqueeze(1)
-        loss = self.objective(generative_outputs["conditional"], targets)
-        return LossOutput(loss=loss, n_obs_minibatch=len(nodes))
-
-    def sample(self, *args: Any, **kwargs: Any) -> None:
-        """Not available: the model classifies, it does not generate."""
-        raise NotImplementedError(f"{type(self).__name__} is a classifier; it has no samples.")
-
-    @torch.inference_mode()
-    def predict(self, counts: Tensor, measured: Tensor, **proteins: Tensor) -> dict[str, Tensor]:
-        """Calibrated probabilities of all nodes, and features, in evaluation mode.
-
-        Returns
-        -------
-        ``probabilities`` ``(n_cells, n_nodes)``, ``latent`` ``(n_cells, n_latent)``, and of several
-        members their ``disagreement`` ``(n_cells,)``.
-        """
-        outputs = self.inference(counts, measured, **proteins)
-        return self.classify(outputs["latent"], outputs["logits"])
-
-    def classify(self, latent: Tensor, logits: Tensor) -> dict[str, Tensor]:
-        """Return what :meth:`predict` does, from features and logits."""
-        conditional = self.generative(logits)["conditional"]
-        probabilities = self.tree.node_log_probs(conditional).exp()
-        found = {"probabilities": probabilities, "latent": latent}
-        heads = getattr(self.head, "head", self.head)  # that of the reference, within an adapter
-        if isinstance(heads, MemberHeads):
-            found["disagreement"] = heads.disagreement(latent)
-        return found
 
     def folded(self, measured: Tensor) -> FoldedClassifier | None:
         """Return what predicts the same from sparse counts, for the genes of one query.

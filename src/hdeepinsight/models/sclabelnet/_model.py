@@ -1,0 +1,568 @@
+"""SCLabelNet: the model class, which only wires."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from scvi.dataloaders import DataSplitter
+from scvi.train import TrainRunner
+
+from hdeepinsight._errors import check_choice, check_integer, check_number
+from hdeepinsight._progress import quiet_trainer
+from hdeepinsight.adaptation import reference_sums
+from hdeepinsight.annotation import check_level_names
+from hdeepinsight.data import open_counts, select_genes, split_three
+from hdeepinsight.models._base import _training as training
+from hdeepinsight.models._base._classifier import HierarchicalClassifierMixin
+from hdeepinsight.models._base._count_model import CountModel
+from hdeepinsight.models._base._registration import (
+    BATCH,
+    LABELS,
+    manage,
+    read_counts,
+    registration_of,
+)
+from hdeepinsight.models.sclabelnet._finetune import (
+    BalancedSplitter,
+    Finetune,
+    FinetuningPlan,
+    log_prior_ratio,
+    sampling_weights,
+)
+from hdeepinsight.models.sclabelnet._module import GeneTokenClassifier
+from hdeepinsight.models.sclabelnet._pretrain import GROUP, PretrainingPlan, joined
+from hdeepinsight.nn import (
+    Binning,
+    CountThinning,
+    GeneMasking,
+    LeafSums,
+    ModelNormalizer,
+    Pooling,
+    ValueEncoding,
+    usual_shift,
+)
+from hdeepinsight.taxonomy import Taxonomy
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+    from hdeepinsight.data import AlignedQuery
+
+ENCODER_SHARE = 0.1
+"""Learning rate of a pretrained encoder, as a share of that of the head."""
+HELD_OUT = 0.05
+LATENT_CELLS = 1024
+TRAINED = "is_trained_", "train_indices_", "validation_indices_", "test_indices_"
+SCORES = "validation_loss", "baseline_all_genes", "baseline_per_gene"
+logger = logging.getLogger(__name__)
+
+
+class SCLabelNet(HierarchicalClassifierMixin, CountModel):
+    r"""Hierarchical annotation by a transformer on gene tokens, pretrained without labels.
+
+    A cell is the set of its expressed genes with binned values. :meth:`pretrain` hides values and
+    tells them from the other genes, of any cells of the species; :meth:`train` then learns labels,
+    of which rare ones are drawn more often. All else is as in
+    :class:`~hdeepinsight.models.SCHDeepInsight`.
+
+    Parameters
+    ----------
+    adata
+        Reference that was registered by :meth:`setup_anndata`; without ``labels_key`` and taxonomy
+        the model is an encoder without a head.
+    registry
+        Registry of a saved model, or of a datamodule that the model is to be trained with.
+    taxonomy
+        Tree of the cell types; by default the one that the label columns span.
+    genes
+        Genes that the model reads; by default the ``n_genes`` most variable ones.
+    n_genes
+        Most genes that are chosen.
+    size
+        ``"small"``: 2 layers of width 64; ``"medium"``: 4 of 128; ``"published"``: 6 of 200, with
+        exact attention in place of the Performer.
+    pooling
+        How tokens become features: ``"attention"``, ``"cls"`` or ``"mean"``.
+    binning
+        ``"log2"``, ``"log2_published"`` or ``"rank"``; see :func:`~hdeepinsight.nn.bin_values`.
+    value_encoding
+        ``"hard"`` bins, or ``"soft"`` ones: positions between two of them.
+    n_bins
+        Bins of the values.
+    max_tokens
+        Most tokens of a cell: random ones in training, the most telling ones at prediction.
+    dropout
+        Dropout rate of encoder and head.
+    masking, thinning
+        Random gene masking and thinning of counts in training.
+    seed
+        Seed of weights, split and training; by default ``scvi.settings.seed``, or 0.
+
+    Raises
+    ------
+    ValueError
+        If the reference is not registered, a label is not in the taxonomy, or an option is out of
+        its range.
+
+    Examples
+    --------
+    A first look, with a model that was hardly trained:
+
+    >>> import hdeepinsight as hdi
+    >>> data, quiet = hdi.datasets.demo(), {"accelerator": "cpu", "enable_progress_bar": False}
+    >>> hdi.SCLabelNet.setup_anndata(data.reference, labels_keys=["lineage", "cell_type"])
+    >>> model = hdi.SCLabelNet(data.reference, n_genes=200)
+    >>> model.pretrain(max_epochs=1, **quiet)
+    >>> model.train(max_epochs=1, **quiet)
+    >>> model.annotate(data.query).labels.shape
+    (210, 3)
+
+    Notes
+    -----
+    Source of the idea: ScLabel-Net (doi:10.19843/j.cnki.CN42-1779/TQ.202412007) and the public code
+    of its relative TransAnno-Net. Exact attention over expressed genes, normalisation, head, loss,
+    calibration, sampler after the split and prior correction are our decisions.
+    """
+
+    _module_cls = GeneTokenClassifier
+    _training_plan_cls: ClassVar[type] = FinetuningPlan
+    _labels_required: ClassVar[bool] = False
+    _figures: ClassVar[tuple[str, ...]] = ("shift_", "pretraining_")
+
+    taxonomy: Taxonomy | None  # type: ignore[assignment]
+    pretraining_: dict[str, Any] | None = None
+    _how: tuple[Finetune, float] = ("full", 0.5)
+
+    def __init__(
+        self,
+        adata: AnnData | None = None,
+        registry: Mapping[str, Any] | None = None,
+        *,
+        taxonomy: Taxonomy | dict[str, Any] | None = None,
+        genes: Sequence[str] | None = None,
+        n_genes: int = 4096,
+        size: str = "small",
+        pooling: Pooling = "attention",
+        binning: Binning = "log2",
+        value_encoding: ValueEncoding = "hard",
+        n_bins: int = 5,
+        max_tokens: int = 256,
+        dropout: float = 0.1,
+        masking: GeneMasking | dict[str, float] | None = None,
+        thinning: CountThinning | dict[str, float] | None = None,
+        seed: int | None = None,
+    ) -> None:
+        check_integer("n_genes", n_genes, hint="Omit it to use 4096.")
+        super().__init__(adata, registry, seed=seed)
+        self._loader_genes = super().genes
+        keys = self._setup.labels_keys
+        if taxonomy is None and keys:
+            obs = self.adata_manager.adata.obs if self.adata_manager else self._label_table()
+            taxonomy = Taxonomy.from_obs(obs, keys, unlabeled=self._setup.unlabeled)
+        self.taxonomy = Taxonomy.from_dict(taxonomy) if isinstance(taxonomy, dict) else taxonomy
+        if self.taxonomy is not None:
+            check_level_names(self.taxonomy)
+        masking, thinning = GeneMasking.of(masking), CountThinning.of(thinning)
+        self.init_params_ = self._get_init_params(locals())
+        self.init_params_["non_kwargs"] |= {
+            "taxonomy": self.taxonomy and self.taxonomy.to_dict(),
+            "masking": masking.to_dict(),
+            "thinning": thinning.to_dict(),
+            "seed": self.seed,
+        }
+        self.module = None
+        if adata is not None:
+            most = n_genes if genes is None else len(genes)
+            names = select_genes(self._registration().source, most, keep=genes or ())
+            self._build(names)
+            self._read_genes(names)
+            shell = self.adata_manager.adata
+            nodes = None
+            if self.taxonomy is not None:
+                nodes = shell.obs[LABELS] = self._nodes()
+            self._fit_to(shell.X, nodes, shell.obs[BATCH].to_numpy())
+        elif genes is not None:
+            self._build(genes)
+
+    @classmethod
+    def from_encoder(
+        cls,
+        encoder: SCLabelNet | str | Path,
+        adata: AnnData,
+        taxonomy: Taxonomy | None = None,
+        *,
+        n_genes: int = 4096,
+        **options: Any,
+    ) -> Self:
+        """Make a model of a labelled reference on a pretrained encoder.
+
+        Parameters
+        ----------
+        encoder
+            A pretrained model, with a head or without, or the folder of a saved one.
+        adata
+            Reference that was registered by :meth:`setup_anndata`.
+        taxonomy
+            Tree of the cell types; by default the one that the label columns span.
+        n_genes
+            Most genes: those of the encoder that the reference has, then its most variable ones,
+            which the encoder has not seen.
+        **options
+            Other options of the class than those that the encoder was built with.
+
+        Returns
+        -------
+        A model to :meth:`train`. ``pretraining["n_new_genes"]`` tells how many genes are new.
+
+        Raises
+        ------
+        ValueError
+            If the reference has no gene of the encoder.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> data, quiet = hdi.datasets.demo(), {"accelerator": "cpu", "enable_progress_bar": False}
+        >>> cells = data.query.copy()
+        >>> hdi.SCLabelNet.setup_anndata(cells)
+        >>> encoder = hdi.SCLabelNet(cells, n_genes=100)
+        >>> encoder.pretrain(max_epochs=1, **quiet)
+        >>> hdi.SCLabelNet.setup_anndata(data.reference, labels_keys=["lineage", "cell_type"])
+        >>> model = hdi.SCLabelNet.from_encoder(encoder, data.reference, n_genes=120)
+        >>> model.pretraining["n_new_genes"]
+        20
+        """
+        encoder = cls._model_of(encoder)
+        source = registration_of(cls, adata).source
+        shared = [gene for gene in encoder.genes if gene in source.var_names]
+        if not shared:
+            msg = f"None of the {len(encoder.genes):,} genes of the encoder is in the reference"
+            hint = "Name the genes of both alike: symbols, or Ensembl identifiers."
+            raise ValueError(f"{msg} ({', '.join(encoder.genes[:3])}, ...). {hint}")
+        names = select_genes(source, max(n_genes, len(shared)), keep=shared)
+        kept = {**encoder.init_params_["non_kwargs"], "seed": None, **options}
+        model = cls(adata, **kept | {"taxonomy": taxonomy, "genes": names})
+        rows = torch.from_numpy(pd.Index(names).get_indexer(shared))
+        theirs = torch.from_numpy(pd.Index(encoder.genes).get_indexer(shared))
+        mine, state = model.module.backbone, encoder.module.backbone.state_dict()
+        table = mine.genes.weight.detach().clone()
+        table[rows] = state["genes.weight"][theirs].to(table)
+        mine.load_state_dict({**state, "genes.weight": table})
+        model.module.value_head.load_state_dict(encoder.module.value_head.state_dict())
+        about = dict(encoder.pretraining_ or {})
+        model.pretraining_ = {**about, "n_new_genes": len(names) - len(shared)}
+        logger.info("%d of %d genes are new to the encoder.", len(names) - len(shared), len(names))
+        return model
+
+    @property
+    def genes(self) -> tuple[str, ...]:
+        """Genes that the model reads, in order."""
+        return self._loader_genes if self.module is None else self._genes
+
+    @property
+    def normalizer(self) -> ModelNormalizer:
+        """What turns counts into the model's log values; give it to `hdi.pp.stacas`."""
+        return ModelNormalizer(self.genes, self.module.normalizer)
+
+    @property
+    def pretraining(self) -> dict[str, Any]:
+        """How the encoder was pretrained: cells, genes, epochs, and loss beside its baselines.
+
+        Empty where it was not. ``validation_loss`` is the mean cross-entropy of hidden values of
+        held-out cells; ``baseline_all_genes`` is that of the bins of all genes together, and
+        ``baseline_per_gene`` that of each gene's own, which knows no other gene of the cell.
+        """
+        return dict(self.pretraining_ or {})
+
+    def pretrain(
+        self,
+        adata: Any = None,
+        *,
+        max_epochs: int = 20,
+        mask_rate: float = 0.15,
+        replace_rate: float = 0.9,
+        split_key: str | None = None,
+        batch_size: int = 64,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        plan_kwargs: Mapping[str, Any] | None = None,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Teach the encoder, without labels, to tell hidden values from the other genes of a cell.
+
+        Parameters
+        ----------
+        adata
+            Cells of the same species, as in :meth:`~hdeepinsight.models.CountModel.open`, or a list
+            of such; they stay sparse in memory. By default the model's own cells but for those
+            that :meth:`train` holds out with the same ``split_key``.
+        max_epochs
+            Passes over the cells.
+        mask_rate
+            Share of the tokens of a cell whose value is to be told.
+        replace_rate
+            Share of these that are hidden; the others are shown.
+        split_key
+            Column of ``obs`` whose groups (donors) are held out whole, to judge the encoder. By
+            default one cell in twenty is held out.
+        batch_size
+            Cells per mini-batch.
+        accelerator, devices, plan_kwargs
+            As in :meth:`train`.
+        **trainer_kwargs
+            Passed to :class:`scvi.train.Trainer`.
+
+        Raises
+        ------
+        InputError
+            If cells cannot be read as counts, or the genes do not match.
+        ValueError
+            If a number is out of its range, or no cells can be held out.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> cells = hdi.datasets.demo().query
+        >>> hdi.SCLabelNet.setup_anndata(cells)
+        >>> encoder = hdi.SCLabelNet(cells, n_genes=100)
+        >>> encoder.pretrain(max_epochs=1, accelerator="cpu", enable_progress_bar=False)
+        >>> encoder.pretraining["n_cells"], encoder.get_latent_representation().shape
+        (210, (210, 64))
+        """
+        check_integer("max_epochs", max_epochs)
+        check_integer("batch_size", batch_size)
+        training.check_names(trainer_kwargs)
+        if adata is None:
+            self._resolve_adata(None)
+            manager, measured = self.adata_manager, np.ones((1, len(self.genes)))
+            split = CountModel._split(self, None, None, True, split_key)
+        else:
+            given = list(adata) if isinstance(adata, list | tuple) else [adata]
+            shell, measured = joined([self.open(each) for each in given], split_key)
+            manager = manage(shell, self._setup)
+            groups = None if split_key is None else shell.obs[GROUP].to_numpy()
+            rng = np.random.default_rng(self.seed)
+            split = split_three(np.ones(shell.n_obs), None, HELD_OUT, rng, groups=groups)
+        rates = {"mask_rate": mask_rate, "replace_rate": replace_rate}
+        plan = PretrainingPlan(self.module, measured, **rates, **(plan_kwargs or {}))
+        n_val = len(split[1])
+        options = training.trainer_options(trainer_kwargs, max_epochs, n_val, devices, monitor=None)
+        loaders = DataSplitter(manager, external_indexing=split, batch_size=batch_size)
+        names = *TRAINED, "history_"
+        before = {name: getattr(self, name) for name in names}
+        where = {"accelerator": accelerator, "devices": devices, "max_epochs": max_epochs}
+        unchanged = training.unchanged_if_interrupted(self)
+        with training.one_at_a_time(), quiet_trainer(), unchanged, training.seeded(self.seed):
+            runner = TrainRunner(self, plan, loaders, **options, **where)
+            self.module.train()
+            runner()
+            training.check_finite(self.module)
+        history = {name: table for name, table in self.history_.items() if name in SCORES}
+        for name, value in before.items():
+            setattr(self, name, value)
+        # An encoder without a head is then all that it can be.
+        self.is_trained_ = self.is_trained_ or self.taxonomy is None
+        scores = {name: float(table.iloc[-1, 0]) for name, table in history.items()}
+        self.pretraining_ = {
+            "n_cells": manager.adata.n_obs,
+            "n_held_out": n_val,
+            "n_genes": len(self.genes),
+            "n_files": len(measured),
+            "max_epochs": max_epochs,
+            "seed": self.seed,
+            **rates,
+            **scores,
+        }
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        *args: Any,
+        finetune: Finetune = "full",
+        balance: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        r"""Learn the labels of the reference; on a model of a query, fit its adapter.
+
+        Parameters
+        ----------
+        max_epochs, *args
+            As in :meth:`hdeepinsight.models.CountModel.train`.
+        finetune
+            What of a pretrained network learns: ``"full"`` all of it, the encoder at a tenth of
+            the rate; ``"head"`` the head alone; ``"published"`` the head, the last normalisation
+            and the second-to-last block.
+        balance
+            :math:`\beta`: cells are drawn with weights :math:`n^{-\beta}`, where :math:`n` cells
+            have their label. 0 draws as many of each label as there are, 1 equally many; 0.5 by
+            default. Predictions are corrected for it. Held-out cells are never drawn so.
+        **kwargs
+            Further arguments of :meth:`hdeepinsight.models.CountModel.train`.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`hdeepinsight.models.CountModel.train`, and if the model has no taxonomy.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> reference = hdi.datasets.demo().reference
+        >>> hdi.SCLabelNet.setup_anndata(reference, labels_keys=["lineage", "cell_type"])
+        >>> model = hdi.SCLabelNet(reference, n_genes=200)
+        >>> model.train(max_epochs=1, balance=1.0, accelerator="cpu", enable_progress_bar=False)
+        >>> model.is_trained, model.recipe["balance"]
+        (True, 1.0)
+        """
+        if self.taxonomy is None:
+            msg = "This model is an encoder without a head: it has no taxonomy to learn. Pass"
+            hint = "labelled cells to SCLabelNet.from_encoder(encoder, adata, taxonomy)."
+            raise ValueError(f"{msg} {hint}")
+        check_choice("finetune", finetune, get_args(Finetune))
+        if balance is not None:
+            check_number("balance", balance, 0.0, 1.0)
+            if kwargs.get("datamodule") is not None:
+                raise ValueError("train(balance=...) has no effect with a datamodule. Omit it.")
+        self._how = finetune, 0.5 if balance is None else float(balance)
+        super().train(max_epochs, *args, **kwargs)
+
+    def _prepare(
+        self, split: list[np.ndarray] | None, datamodule: Any, audit: Any = False, **options: Any
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        args, settings = super()._prepare(split, datamodule, audit, **options)
+        finetune, balance = self._how
+        settings |= {"finetune": finetune, "balance": balance if split is not None else 0.0}
+        ratio = torch.zeros(len(self.module.log_prior))
+        if split is not None:
+            nodes = self.adata_manager.adata.obs[LABELS].to_numpy()[split[0]]
+            ratio = log_prior_ratio(self.module.tree, nodes, sampling_weights(nodes, balance))
+        share = ENCODER_SHARE if self.pretraining_ else 1.0
+        missing = (None,) * (6 - len(args))
+        return (*args, *missing, ratio, finetune, share), settings
+
+    def _splitter(self, **loading: Any) -> DataSplitter:
+        balance, rows = self._how[1], loading["external_indexing"][0]
+        if balance == 0:
+            return super()._splitter(**loading)
+        if loading.pop("distributed_sampler"):
+            msg = "balance must be 0 on several devices, each of which reads its share of the cells"
+            raise ValueError(f"{msg}, got {balance}. Pass balance=0, or train on one device.")
+        nodes = self.adata_manager.adata.obs[LABELS].to_numpy()
+        weights = np.zeros(len(nodes))
+        weights[rows] = sampling_weights(nodes[rows], balance)
+        return BalancedSplitter(self.adata_manager, weights, **loading)
+
+    def get_latent_representation(
+        self,
+        adata: Any = None,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        **reading: Any,
+    ) -> np.ndarray:
+        """Return the features of every cell, shape ``(n_cells, n_latent)``; no head is needed.
+
+        Parameters
+        ----------
+        adata, indices, batch_size, **reading
+            As in :meth:`hdeepinsight.models.SCHDeepInsight.get_latent_representation`.
+        """
+        if self.taxonomy is not None:
+            return super().get_latent_representation(adata, indices, batch_size, **reading)
+        self._check_if_trained(warn=False)
+        opened, module = self.open(adata, indices=indices, **reading), self.module.eval()
+        measured = torch.tensor(opened.measured, dtype=torch.float32, device=self.device)
+        found = [np.zeros((0, module.backbone.n_latent), dtype=np.float32)]
+        with torch.inference_mode():
+            for _, counts in opened.chunks():
+                for start in range(0, counts.shape[0], LATENT_CELLS):
+                    part = torch.from_numpy(counts[start : start + LATENT_CELLS].toarray())
+                    latent = module.inference(part.to(measured), measured)["latent"]
+                    found.append(latent.cpu().numpy())
+        return np.concatenate(found)
+
+    def get_gene_embedding(self) -> pd.DataFrame:
+        """Return what the encoder learned of every gene, shape ``(n_genes, n_latent)``.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> cells = hdi.datasets.demo().query
+        >>> hdi.SCLabelNet.setup_anndata(cells)
+        >>> hdi.SCLabelNet(cells, n_genes=100).get_gene_embedding().shape
+        (100, 64)
+        """
+        table = self.module.backbone.genes.weight.detach().cpu().numpy()
+        return pd.DataFrame(table.copy(), index=pd.Index(self.genes, name="gene"))
+
+    def __repr__(self) -> str:
+        """Network, taxonomy and state of training."""
+        network = "not built before it sees a datamodule"
+        if self.module is not None:
+            weights = sum(p.numel() for p in self.module.parameters())
+            network = f"{self.init_params_['non_kwargs']['size']} transformer on tokens of"
+            network += f" {len(self.genes):,} genes, {weights:,} weights"
+        lines = [f"{type(self).__name__}: {network}"]
+        if self.taxonomy is None:
+            lines += ["an encoder without a head"]
+        else:
+            sizes = np.bincount(self.taxonomy.depth)[1:]
+            levels = zip(self.taxonomy.level_names, sizes, strict=True)
+            text = ", ".join(f"{name} ({size})" for name, size in levels)
+            lines += [f"taxonomy: {self.taxonomy.n_leaves} types at levels {text}"]
+        if about := self.pretraining:
+            loss, base = (about.get(n, np.nan) for n in ("validation_loss", "baseline_per_gene"))
+            text = f"pretrained on {about.get('n_cells', 0):,} cells without labels: loss of hidden"
+            lines += [f"{text} values {loss:.3f}, by each gene alone {base:.3f}"]
+        if self.taxonomy is not None:
+            lines += [self._training_state()]
+        return "\n".join(lines)
+
+    def _nodes(self, *args: Any, **kwargs: Any) -> np.ndarray:
+        if self.taxonomy is None:  # nothing is known of any cell
+            obs = args[0] if args else self.adata_manager.adata.obs
+            return np.zeros(len(obs), dtype=np.int64)
+        return super()._nodes(*args, **kwargs)
+
+    def _open_trained(self, query: Any, indices: Any, **reading: Any) -> AlignedQuery:
+        if self.taxonomy is None:
+            msg = "This model is an encoder without a head, which knows no types. Make a model of"
+            hint = "labelled cells with SCLabelNet.from_encoder, or ask for its latent positions."
+            raise ValueError(f"{msg} {hint}")
+        return super()._open_trained(query, indices, **reading)
+
+    def _build(self, genes: Sequence[str]) -> None:
+        """Build the network, with its genes written down."""
+        options = self.init_params_["non_kwargs"]
+        names = ("size", "pooling", "binning", "value_encoding", "n_bins", "max_tokens", "dropout")
+        how: dict[str, Any] = {name: options[name] for name in names}
+        how["masking"] = GeneMasking.of(options["masking"])
+        how["thinning"] = CountThinning.of(options["thinning"])
+        with training.seeded(self.seed):
+            self.module = self._module_cls(self.taxonomy, len(genes), **how)
+        self._genes = tuple(map(str, genes))
+        options["genes"] = list(self._genes)
+
+    def _build_from(self, counts: csr_matrix, nodes: np.ndarray) -> None:
+        """Build the network from a sample of a datamodule's cells."""
+        var = pd.DataFrame(index=pd.Index(self._loader_genes, dtype=object))
+        source = open_counts(AnnData(counts, var=var))
+        self._build(select_genes(source, self.init_params_["non_kwargs"]["n_genes"]))
+        self._fit_to(read_counts(source, self.genes), nodes, np.zeros(len(nodes)))
+
+    def _fit_to(self, counts: csr_matrix, nodes: np.ndarray | None, batches: np.ndarray) -> None:
+        """Fit what is saved with the weights of the network: normalisation and profiles."""
+        self.module.normalizer.fit(counts)
+        if nodes is not None:
+            sums = reference_sums(self.module, counts, nodes, batches)
+            self.profiles_ = LeafSums.sum(sums).profiles()
+            self.shift_ = usual_shift(sums)
+
+    def _opening(self) -> dict[str, Any]:
+        return {"weights": self.module.normalizer.mean_share.cpu().numpy()}

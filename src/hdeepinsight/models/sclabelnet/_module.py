@@ -1,0 +1,148 @@
+"""The mathematics of SCLabelNet: counts to gene tokens to probabilities on a tree."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from scvi.module.base import auto_move_data
+from torch import Tensor, nn
+
+from hdeepinsight._errors import check_choice, check_integer
+from hdeepinsight.models._base._module import TreeClassifier
+from hdeepinsight.nn import (
+    AdaptiveHierarchicalFocalLoss,
+    Binning,
+    CountNormalizer,
+    CountThinning,
+    GeneMasking,
+    LinearHead,
+    Pooling,
+    TokenEncoder,
+    TokenSets,
+    ValueEncoding,
+    bin_values,
+    token_sets,
+)
+from hdeepinsight.taxonomy import TreeAlgebra
+
+if TYPE_CHECKING:
+    from hdeepinsight.taxonomy import Taxonomy
+
+SIZES = {
+    "small": {"width": 64, "n_layers": 2, "n_heads": 4, "head_size": 16},
+    "medium": {"width": 128, "n_layers": 4, "n_heads": 8, "head_size": 16},
+    "published": {"width": 200, "n_layers": 6, "n_heads": 10, "head_size": 64},
+}
+VALUES_HIDDEN = 0.1
+"""Share of values that are hidden while labels are learned, so that ``mask`` keeps its meaning."""
+
+
+class GeneTokenClassifier(TreeClassifier):
+    """Read a cell as a set of expressed genes, and classify along the tree.
+
+    Parameters
+    ----------
+    taxonomy
+        The tree of cell types; ``None`` for an encoder without a head.
+    n_genes
+        Number of genes.
+    size, pooling, binning, value_encoding, n_bins, max_tokens, dropout, masking, thinning
+        As in :class:`~hdeepinsight.models.SCLabelNet`.
+    """
+
+    log_prior: Tensor
+
+    def __init__(
+        self,
+        taxonomy: Taxonomy | None,
+        n_genes: int,
+        *,
+        size: str,
+        pooling: Pooling,
+        binning: Binning,
+        value_encoding: ValueEncoding,
+        n_bins: int,
+        max_tokens: int,
+        dropout: float,
+        masking: GeneMasking,
+        thinning: CountThinning,
+    ) -> None:
+        super().__init__()
+        check_choice("size", size, tuple(SIZES))
+        check_integer("n_bins", n_bins, 2)
+        check_integer("max_tokens", max_tokens)
+        self.n_bins, self.max_tokens = n_bins, max_tokens
+        self.how: Any = {"binning": binning, "encoding": value_encoding}
+        self.masking, self.thinning = masking, thinning
+        self.normalizer = CountNormalizer(n_genes)
+        options: Any = {**SIZES[size], "dropout": dropout, "pooling": pooling}
+        self.backbone = TokenEncoder(n_genes, n_bins, **options)
+        self.value_head = nn.Linear(self.backbone.n_latent, n_bins)
+        self.head = None
+        n_edges, n_levels = 0, 0
+        if taxonomy is not None:
+            n_edges, n_levels = taxonomy.n_edges, taxonomy.max_depth
+            self.tree = TreeAlgebra(taxonomy)
+            self.head = LinearHead(self.backbone.n_latent, self.tree, dropout=dropout)
+            self.objective = AdaptiveHierarchicalFocalLoss(self.tree, gamma=0.0, weighting="fixed")
+        self.register_buffer("temperature", torch.ones(n_levels))
+        self.register_buffer("log_prior", torch.zeros(n_edges))
+
+    def tokens(self, counts: Tensor, measured: Tensor, shift: Tensor | None = None) -> TokenSets:
+        """Return the tokens of some cells.
+
+        Of a cell with more than ``max_tokens``, random ones in training; otherwise those whose
+        value comes nearest to the gene's 99th percentile in the reference.
+
+        Parameters
+        ----------
+        counts
+            Raw counts, shape ``(n_cells, n_genes)``.
+        measured
+            1 where a gene was measured, shape ``(n_genes,)`` or ``(n_cells, n_genes)``.
+        shift
+            Batch correction of the log values, shape ``(n_cells, n_genes)``; what it takes below 0
+            is no token.
+        """
+        values = self.normalizer.log_normalize(counts, measured)
+        if shift is not None:
+            values = (values + shift).clamp_min(0.0)
+        positions = bin_values(values, self.n_bins, **self.how)
+        priority = None if self.training else values / self.normalizer.scale
+        return token_sets(positions, self.max_tokens, priority)
+
+    @auto_move_data  # type: ignore[untyped-decorator]
+    def inference(
+        self,
+        counts: Tensor,
+        measured: Tensor,
+        nodes: Tensor | None = None,
+        shift: Tensor | None = None,
+        **_: Any,
+    ) -> dict[str, Tensor]:
+        """Features and logits.
+
+        Parameters
+        ----------
+        counts, measured, shift
+            As in :meth:`tokens`.
+        nodes
+            Unused.
+
+        Returns
+        -------
+        ``latent`` ``(n_cells, n_latent)`` and, with a head, ``logits`` ``(n_cells, n_edges)``.
+        """
+        tokens, masked = self.tokens(counts, measured, shift), None
+        if self.training:
+            masked = torch.rand_like(tokens.positions) < VALUES_HIDDEN
+        latent = self.backbone(tokens, masked)
+        if self.head is None:
+            return {"latent": latent}
+        return {"latent": latent, "logits": self.logits(latent)}
+
+    def logits(self, latent: Tensor) -> Tensor:
+        """Return logits of features, at prediction with the natural shares of the types."""
+        logits: Tensor = self.head(latent)
+        return logits if self.training else logits + self.log_prior

@@ -1,0 +1,184 @@
+"""Learning labels with SCLabelNet: sampler, prior correction, what trains, saving."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from hdeepinsight import SCLabelNet, Taxonomy
+from hdeepinsight.data import GeneCoverageWarning
+from hdeepinsight.models import load_model
+from hdeepinsight.models.sclabelnet import log_prior_ratio, sampling_weights
+from hdeepinsight.taxonomy import TreeAlgebra
+
+LEVELS = ["lineage", "cell_type"]
+QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
+
+
+def weights_of(module):
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def test_it_learns_the_types(tokens_model, query, truth):
+    labels = tokens_model.predict(query, level="cell_type", threshold=None, reject="off")
+    assert (labels == truth).mean() > 0.75  # one in seven by chance
+
+
+def test_genes_in_another_order_change_nothing(tokens_model, query):
+    before = tokens_model.predict_proba(query).to_numpy()
+    after = tokens_model.predict_proba(query[:, ::-1].copy()).to_numpy()
+    np.testing.assert_allclose(before, after, atol=1e-5)
+
+
+def test_a_gene_that_no_cell_expresses_may_be_missing(tokens_model, query):
+    gene = int(np.argmin(np.asarray(query.X.sum(axis=0)).ravel()))
+    name = query.var_names[gene]
+    shares = tokens_model.module.normalizer.mean_share
+    kept = shares.clone()
+    shares[list(tokens_model.genes).index(name)] = 0.0  # the coverage is then the same
+    zeroed = query.copy()
+    zeroed.X = zeroed.X.toarray()
+    zeroed.X[:, gene] = 0
+    there = tokens_model.predict_proba(zeroed).to_numpy()
+    without = tokens_model.predict_proba(query[:, query.var_names != name].copy()).to_numpy()
+    shares.copy_(kept)
+    np.testing.assert_allclose(there, without, atol=1e-5)
+
+
+def test_a_query_without_genes_is_a_cell_with_these_masked(tokens_model, query):
+    module, genes = tokens_model.module.eval(), list(query.var_names[::3])
+    kept = torch.tensor([gene in genes for gene in tokens_model.genes]).float()
+    counts = torch.from_numpy(query[:, list(tokens_model.genes)].X.toarray())
+    masked = module.predict(counts, kept)["probabilities"].numpy()[:, 1:]
+    with pytest.warns(GeneCoverageWarning):
+        found = tokens_model.predict_proba(query[:, genes].copy()).to_numpy()
+    np.testing.assert_allclose(found, masked, atol=1e-5)
+
+
+def test_an_empty_cell_is_finite_and_stops_at_the_root(tokens_model, query):
+    query.X = np.where(np.arange(query.n_obs)[:, None] == 0, 0, query.X.toarray())
+    result = tokens_model.annotate(query)
+    assert np.isfinite(result.node_probabilities).all()
+    assert result.stop_nodes[0] == 0
+
+
+@pytest.mark.parametrize("balance", [0.0, 0.5, 1.0])
+def test_labels_are_drawn_as_often_as_the_balance_says(synthetic_hierarchy, balance):
+    rare = synthetic_hierarchy.obs["cell_type"] == "DC"
+    keep = ~rare | (np.cumsum(rare) <= 12)
+    adata = synthetic_hierarchy[keep.to_numpy()].copy()
+    SCLabelNet.setup_anndata(adata, labels_keys=LEVELS)
+    model = SCLabelNet(adata)
+    split = model._split(None, 0.2, True, None)
+    model._how = "full", balance
+    loading = {"external_indexing": split, "batch_size": 50, "distributed_sampler": False}
+    splitter = model._splitter(**loading)
+    splitter.setup()
+    torch.manual_seed(0)
+    loader = splitter.train_dataloader()
+    nodes = [b["labels"].ravel() for _ in range(20) for b in loader]
+    drawn = torch.bincount(torch.cat(nodes).long(), minlength=model.taxonomy.n_nodes).numpy()
+    given = model.adata_manager.adata.obs["_scvi_labels"].to_numpy()
+    sizes = np.bincount(given[split[0]], minlength=model.taxonomy.n_nodes)
+    leaves = sizes > 0
+    expected = sizes[leaves] ** (1 - balance)
+    expected = expected / expected.sum() * drawn.sum()
+    assert stats.chisquare(drawn[leaves], expected).pvalue > 1e-3
+    held_out = [b["labels"].ravel() for b in splitter.val_dataloader()]
+    np.testing.assert_array_equal(torch.cat(held_out).numpy(), given[split[1]])
+
+
+def test_only_training_cells_are_drawn(tokens_model):
+    model = tokens_model
+    n_cells = model.adata.n_obs
+    split = [np.arange(0, n_cells, 2), np.arange(1, n_cells, 2), np.array([], dtype=int)]
+    splitter = model._splitter(external_indexing=split, batch_size=16, distributed_sampler=False)
+    splitter.setup()
+    rows = model.adata_manager.adata.X[split[0]].toarray()
+    known = {row.tobytes() for row in rows}
+    drawn = torch.cat([batch["X"] for batch in splitter.train_dataloader()]).numpy()
+    assert {row.tobytes() for row in drawn} <= known
+
+
+def test_without_balance_nothing_is_corrected():
+    tree = TreeAlgebra(Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []}))
+    nodes = np.array([2, 3, 3, 4, 4, 4, 0, 1])
+    assert torch.equal(log_prior_ratio(tree, nodes, sampling_weights(nodes, 0.0)), torch.zeros(4))
+
+
+def test_the_correction_recovers_natural_probabilities():
+    """A perfect classifier of balanced cells, corrected, is the one of natural cells."""
+    tree = TreeAlgebra(Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": ["naive", "memory"]}))
+    names = {tree.taxonomy.label(i): i for i in range(7)}
+    shares = {"CD4": 80, "CD8": 5, "naive": 10, "memory": 5}
+    nodes = np.repeat([names[name] for name in shares], list(shares.values()))
+    ratio = log_prior_ratio(tree, nodes, sampling_weights(nodes, 1.0))
+    likelihood = torch.tensor([[0.2, 0.7], [0.5, 0.3]]).double()
+    for pair in (["CD4", "CD8"], ["naive", "memory"], ["T", "B"]):  # each group of siblings
+        edges = [names[name] - 1 for name in pair]
+        natural = {"T": 85, "B": 15} | shares
+        share = torch.tensor([float(natural[name]) for name in pair]).double()
+        logits = torch.zeros(2, 6).double()
+        logits[:, edges] = likelihood.log()  # balanced: both siblings equally often
+        if pair == ["T", "B"]:
+            drawn = torch.tensor([0.5, 0.5]).double()  # two labels on either side
+            logits[:, edges] += drawn.log()
+        found = tree.conditional_log_probs(logits + ratio)[:, edges].exp()
+        expected = likelihood * share / (likelihood * share).sum(1, keepdim=True)
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    probs = tree(torch.randn(3, 6) + ratio).exp()
+    below = [names["CD4"], names["CD8"]]
+    torch.testing.assert_close(probs[:, below].sum(1), probs[:, names["T"]])
+
+
+def test_the_same_seed_gives_the_same_model_and_the_reference_stays(reference, fit_tokens, query):
+    before = reference.copy()
+    first, second = (fit_tokens(reference, train={"max_epochs": 2}, seed=3) for _ in range(2))
+    left, right = (model.predict_proba(query).to_numpy() for model in (first, second))
+    np.testing.assert_array_equal(left, right)
+    assert reference.obs.equals(before.obs)
+    assert reference.uns.keys() == before.uns.keys()
+    assert (reference.X != before.X).nnz == 0
+
+
+def test_it_is_saved_and_loaded(tokens_model, query, tmp_path):
+    tokens_model.save(tmp_path / "model")
+    loaded = load_model(tmp_path / "model")
+    assert type(loaded) is SCLabelNet
+    np.testing.assert_allclose(
+        loaded.annotate(query).node_probabilities,
+        tokens_model.annotate(query).node_probabilities,
+        atol=1e-6,
+    )
+    assert repr(loaded) == repr(tokens_model)
+
+
+@pytest.mark.parametrize("finetune", ["head", "published"])
+def test_only_what_is_named_is_finetuned(reference, fit_tokens, finetune):
+    SCLabelNet.setup_anndata(reference, labels_keys=LEVELS)
+    model = SCLabelNet(reference)
+    before = weights_of(model.module)
+    model.train(max_epochs=1, finetune=finetune, validation_size=0.2, **QUIET)
+    after = weights_of(model.module)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    free = {"head": ("head.",), "published": ("head.", "backbone.norm.", "backbone.blocks.0.")}
+    others = ("temperature", "log_prior")
+    assert changed - {n for n in changed if n.startswith((*free[finetune], *others))} == set()
+    assert all(any(name.startswith(part) for name in changed) for part in free[finetune])
+    assert all(parameter.requires_grad for parameter in model.module.parameters())
+
+
+def test_what_cannot_be_is_refused(reference, fit_tokens):
+    with pytest.raises(ValueError, match="balance must be a number"):
+        fit_tokens(reference, train={"balance": 2.0})
+    with pytest.raises(ValueError, match="finetune must be one of"):
+        fit_tokens(reference, train={"finetune": "tail"})
+    with pytest.raises(ValueError, match="size must be one of"):
+        fit_tokens(reference, size="huge")
+
+
+def test_it_is_adapted_explained_and_refined_like_any_model(tokens_model, query):
+    adapted = SCLabelNet.load_query_data(query, tokens_model)
+    adapted.train(max_steps=5)
+    assert len(adapted.annotate()) == query.n_obs
+    assert adapted.adaptation.n_cells == query.n_obs

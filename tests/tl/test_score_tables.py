@@ -1,0 +1,112 @@
+"""Tables of other tools, read by the names of the cells."""
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+import hdeepinsight as hdi
+
+TREE = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+CELLS = ad.AnnData(obs=pd.DataFrame(index=["a", "b", "c"]))
+PROBABILITIES = pd.DataFrame(
+    {"CD4": [0.1, 0.7, 0.2], "CD8": [0.1, 0.2, 0.7], "B": [0.8, 0.1, 0.1]}, index=["c", "a", "b"]
+)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
+def test_files_are_read_by_the_names_of_the_cells(tmp_path, suffix):
+    path = tmp_path / f"scores{suffix}"
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+        PROBABILITIES.to_parquet(path)
+    else:
+        PROBABILITIES.to_csv(path, sep="," if suffix == ".csv" else "\t")
+    result = hdi.tl.read_scores(CELLS, path, TREE)
+    assert result.labels["stop_label"].tolist() == ["CD4", "CD8", "B"]
+    np.testing.assert_allclose(result.probabilities()["B"], [0.1, 0.1, 0.8])
+
+
+def test_logits_and_their_distributions_say_the_same():
+    logits = np.log(PROBABILITIES) + 3.0
+    wanted = hdi.tl.read_scores(CELLS, PROBABILITIES, TREE).node_probabilities
+    for given, temperature in ((logits, None), (logits, 1.0), (logits * 0.05, 0.05)):
+        result = hdi.tl.read_scores(CELLS, given, TREE, temperature=temperature)
+        np.testing.assert_allclose(result.node_probabilities, wanted, atol=1e-12)
+
+
+def test_judgements_class_by_class_are_divided_by_their_sum():
+    result = hdi.tl.read_scores(CELLS, PROBABILITIES / 2, TREE)
+    wanted = hdi.tl.read_scores(CELLS, PROBABILITIES, TREE)
+    np.testing.assert_allclose(result.node_probabilities, wanted.node_probabilities)
+
+
+def test_tables_of_labels_keep_their_confidence():
+    table = pd.DataFrame(
+        {
+            "predicted_labels": ["CD4", "B", "T"],
+            "majority_voting": ["T", "B", "T"],
+            "conf_score": [0.9, 0.4, 0.8],
+        },
+        index=["a", "b", "c"],
+    )
+    result = hdi.tl.read_scores(CELLS, table, TREE)
+    assert result.labels["stop_label"].tolist() == ["CD4", "Unknown", "T"]
+    votes = pd.DataFrame(
+        {
+            "popv_knn_prediction": ["CD4", "B", "CD4"],
+            "popv_svm_prediction": ["CD4", "T", "CD8"],
+            "popv_prediction": ["CD4", "B", "T"],
+            "popv_prediction_score": [2, 1, 2],
+        },
+        index=["a", "b", "c"],
+    )
+    result = hdi.tl.read_scores(CELLS, votes, TREE)
+    assert result.confidence.round(2).tolist()[0] == 1.0
+    assert result.labels["stop_label"].tolist()[0] == "CD4"
+
+
+def test_what_was_read_can_be_refined():
+    rng = np.random.default_rng(0)
+    cells = ad.AnnData(obs=pd.DataFrame(index=[f"c{i}" for i in range(60)]))
+    values = pd.DataFrame(rng.normal(size=(60, 3)), cells.obs_names, ["CD4", "CD8", "B"])
+    result = hdi.tl.read_scores(cells, values.sample(frac=1, random_state=0), TREE)
+    refined = hdi.tl.refine(cells, result, use_rep=rng.normal(size=(60, 4)))
+    assert len(refined.annotation()) == 60
+
+
+def test_rows_of_other_cells_are_left_out_with_a_warning():
+    more = pd.concat([PROBABILITIES, PROBABILITIES.iloc[:1].set_axis(["z"])])
+    with pytest.warns(UserWarning, match="1 other cell, left out"):
+        result = hdi.tl.read_scores(CELLS, more, TREE)
+    assert result.obs_names.tolist() == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: t.drop("a"), "none for 1 cell of 3: a"),
+        (lambda t: pd.concat([t, t.iloc[:1]]), "1 name more than once: c"),
+        (lambda t: t.mask(t > 0.75), "1 of 3 cells with NaN"),
+        (lambda t: t.rename(columns={"B": "Plasma"}), "Plasma"),
+        (lambda t: t.assign(note="x"), "1 column: note"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change, said):
+    with pytest.raises(ValueError, match=said):
+        hdi.tl.read_scores(CELLS, change(PROBABILITIES), TREE)
+
+
+def test_files_that_are_no_tables_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="is not there"):
+        hdi.tl.read_scores(CELLS, tmp_path / "missing.csv", TREE)
+    (tmp_path / "a.csv").write_text("")
+    with pytest.raises(ValueError, match="could not be read"):
+        hdi.tl.read_scores(CELLS, tmp_path / "a.csv", TREE)
+    missing = pd.DataFrame(
+        {"prediction": ["B"] * 3, "confidence": [0.9, np.nan, 1]}, index=["a", "b", "c"]
+    )
+    with pytest.raises(ValueError, match="1 cell with NaN"):
+        hdi.tl.read_scores(CELLS, missing, TREE)
+    with pytest.raises(ValueError, match="temperature"):
+        hdi.tl.read_scores(CELLS, PROBABILITIES, TREE, temperature=0)
