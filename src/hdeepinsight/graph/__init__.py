@@ -6,7 +6,6 @@ from hdeepinsight.graph._gram import (
     Estimator,
     PanelScores,
     Reader,
-    Solver,
     leading_eigenpairs,
     regress_panels,
 )
@@ -41,7 +40,6 @@ __all__ = [
     "NumbaCacheError",
     "PanelScores",
     "Reader",
-    "Solver",
     "batch_graphs",
     "check_graph",
     "check_points",
