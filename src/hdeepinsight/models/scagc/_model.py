@@ -217,8 +217,8 @@ class SCAGC(CountModel):
     def train(  # type: ignore[override]
         self,
         *,
-        pretrain_epochs: int = 300,
-        cluster_epochs: int = 100,
+        pretrain_epochs: int = 100,
+        cluster_epochs: int = 40,
         propagation: Propagation = "auto",
         accelerator: str = "auto",
         devices: int | list[int] | str = "auto",
