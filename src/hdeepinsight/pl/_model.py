@@ -154,9 +154,12 @@ def in_degrees(
         cells = np.asarray(chosen)
         times = np.bincount(cells[cells >= 0], minlength=len(cells))
         at_least = 1 - np.concatenate([[0], np.bincount(times).cumsum()[:-1]]) / len(times)
-        look = {"color": PALETTE[rank % len(PALETTE)], "ls": _STYLES[rank % len(_STYLES)]}
-        label = f"{plain(name)}: sd {times.std():.1f}"
-        ax.step(np.arange(len(at_least)), at_least, where="mid", lw=1.6, label=label, **look)
+        look: dict[str, Any] = {"color": PALETTE[rank % len(PALETTE)], "lw": 1.6}
+        look |= {
+            "ls": _STYLES[rank % len(_STYLES)],
+            "label": f"{plain(name)}: sd {times.std():.1f}",
+        }
+        ax.step(np.arange(len(at_least)), at_least, where="mid", **look)
     ax.set_yscale("log")
     ax.set_xlabel("times chosen as a neighbour")
     ax.set_ylabel("share of cells, at least")
