@@ -19,6 +19,7 @@ from hdeepinsight.data._genes import (
     resolve_var_names,
 )
 from hdeepinsight.data._inspect import InputReport, ScaleMode, inspect_input
+from hdeepinsight.data._leakage import LeakReport, check_leakage
 from hdeepinsight.data._matrix import RowMatrix, spread_rows
 from hdeepinsight.data._modalities import (
     Modalities,
@@ -56,6 +57,7 @@ __all__ = [
     "GeneReport",
     "InputError",
     "InputReport",
+    "LeakReport",
     "Modalities",
     "ProteinCounts",
     "ProteinCoverageWarning",
@@ -65,6 +67,7 @@ __all__ = [
     "align_genes",
     "align_proteins",
     "check_file",
+    "check_leakage",
     "clean_protein_name",
     "deal_out",
     "dispersion_scores",

@@ -19,6 +19,7 @@ from hdeepinsight._progress import quiet_trainer
 from hdeepinsight.adaptation import reference_sums
 from hdeepinsight.annotation import check_level_names
 from hdeepinsight.data import open_counts, select_genes, split_three
+from hdeepinsight.explanation import Explanation, TargetKind, Targets
 from hdeepinsight.models._base import _training as training
 from hdeepinsight.models._base._classifier import HierarchicalClassifierMixin
 from hdeepinsight.models._base._count_model import CountModel
@@ -29,6 +30,7 @@ from hdeepinsight.models._base._registration import (
     read_counts,
     registration_of,
 )
+from hdeepinsight.models.sclabelnet._explain import explain_tokens
 from hdeepinsight.models.sclabelnet._finetune import (
     BalancedSplitter,
     Finetune,
@@ -486,6 +488,66 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
                     latent = module.inference(part.to(measured), measured)["latent"]
                     found.append(latent.cpu().numpy())
         return np.concatenate(found)
+
+    def explain(
+        self,
+        query: Any = None,
+        nodes: str | Sequence[str] | None = None,
+        *,
+        against: str | None = None,
+        level: int | str | None = None,
+        target: TargetKind = "conditional",
+        n_steps: int = 32,
+        keep_values: bool = True,
+        **reading: Any,
+    ) -> Explanation:
+        """Attribute the probability of a node to the values of the genes that a cell expresses.
+
+        Parameters
+        ----------
+        query, nodes, against, level, target, keep_values
+            As in :meth:`hdeepinsight.models.SCHDeepInsight.explain`.
+        n_steps
+            Gradients per cell; the error of the sums falls with it.
+        **reading
+            ``layer``, ``use_raw``, ``scale`` and ``fold_case`` of :meth:`annotate`.
+
+        Returns
+        -------
+        Attributions, whose sum is the difference to the same cell with all values unknown: which
+        genes a cell expresses at all is not explained, how much of each it has is.
+
+        Raises
+        ------
+        InputError
+            If the matrix cannot be read as counts, or the genes do not match.
+        ValueError
+            If a node is unknown, or a number out of its range.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> data, quiet = hdi.datasets.demo(), {"accelerator": "cpu", "enable_progress_bar": False}
+        >>> hdi.SCLabelNet.setup_anndata(data.reference, labels_keys=["lineage", "cell_type"])
+        >>> model = hdi.SCLabelNet(data.reference, n_genes=200)
+        >>> model.train(max_epochs=1, **quiet)
+        >>> model.explain(data.query[:3], "B", n_steps=4).values.shape
+        (3, 200)
+        """
+        check_integer("n_steps", n_steps)
+        opened, taxonomy = self._open_trained(query, None, **reading), self.taxonomy
+        assert taxonomy is not None
+        targets = Targets.of(taxonomy, nodes, against=against, level=level, kind=target)
+        adapter = self.adapter_ if self.is_adapted else None
+        return explain_tokens(
+            self.module.eval(),
+            opened,
+            targets,
+            batch=np.full(opened.n_obs, -1) if adapter is None else adapter.batch_of(opened.obs),
+            every=nodes is not None,
+            n_steps=n_steps,
+            keep_values=keep_values,
+        )
 
     def get_gene_embedding(self) -> pd.DataFrame:
         """Return what the encoder learned of every gene, shape ``(n_genes, n_latent)``.
