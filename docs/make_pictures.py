@@ -90,8 +90,6 @@ def draw_genes(query: ad.AnnData, layout: hdi.GeneLayout, result: hdi.Annotation
     surest = {kind: result.confidence[types == kind].idxmax() for kind in TYPES[1:]}
     cells = {f"{kind}\n{cell}": expression.loc[cell] for kind, cell in surest.items()}
     save(hdi.pl.gene_images(layout, cells, label="log1p CP10k"), "gene_images_cells")
-    page = hdi.pl.gene_layout_html(layout, means[TYPES], label="mean log1p CP10k")
-    (PICTURES / "gene_layout.html").write_text(page, encoding="utf-8")
 
 
 def draw_labels(query: ad.AnnData, result: hdi.Annotation, plain: hdi.Annotation) -> None:

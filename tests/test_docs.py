@@ -44,7 +44,8 @@ ROOMS = sorted(
 
 def members(module):
     """Public classes and functions of a module by name, without exceptions and warnings."""
-    found = {name: getattr(module, name) for name in module.__all__}
+    listed = getattr(module, "__all__", [name for name in vars(module) if name[0] != "_"])
+    found = {name: getattr(module, name) for name in listed}
     return {
         f"{module.__name__}.{name}": each
         for name, each in found.items()

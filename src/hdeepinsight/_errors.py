@@ -153,8 +153,7 @@ def missing_column(
     >>> missing_column("donor", ["batch"])
     KeyError("obs has no column 'donor'; it has 'batch'. Pass the name of one of them.")
     """
-    there = list(map(repr, columns))
-    listed = ", ".join(there[:20]) + (f" and {len(there) - 20} more" if len(there) > 20 else "")
+    listed = examples(map(repr, columns), 20)
     advice = hint or "Pass the name of one of them."
     return KeyError(f"{where} has no column {key!r}; it has {listed or 'none'}. {advice}")
 

@@ -383,7 +383,7 @@ def test_an_error_in_the_middle_leaves_nothing_behind(two_levels, annotated):
     first = annotated(two_levels, seed=1)
     first.to_adata(adata)
     before, second = adata.copy(), annotated(two_levels, seed=2)
-    bad = Additions({"hdi_new": [1.0] * 60}, {"hdi_x": np.zeros((3, 2))}, {})
+    bad = Additions({"new": [1.0] * 60}, {"x": np.zeros((3, 2))})
     with pytest.raises(ValueError, match="shape"):
         bad.write(adata, "hdi", second.to_dict())
     pd.testing.assert_frame_equal(adata.obs, before.obs)

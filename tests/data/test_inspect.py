@@ -100,7 +100,7 @@ def test_every_value_is_checked_not_a_sample(small):
     large[5000, 7], large[6111, 8] = np.nan, -3
     large[7007, 9], large[7008, 9] = np.inf, -np.inf
     large[200] = 0
-    report = inspect_input(ad.AnnData(large.tocsr()), max_cells=10)
+    report = inspect_input(ad.AnnData(large.tocsr()))
     assert (report.n_nan, report.n_inf, report.n_negative) == (1, 2, 1)
     assert report.n_empty_cells == 81
     assert report.scale == "scaled"
@@ -109,7 +109,7 @@ def test_every_value_is_checked_not_a_sample(small):
 def test_one_fraction_in_the_last_cell_is_seen(small):
     counts = sparse.vstack([small.X] * 80).tolil()
     counts[-1, 0] = 0.5
-    assert inspect_input(ad.AnnData(counts.tocsr()), max_cells=10).scale == "fractional_counts"
+    assert inspect_input(ad.AnnData(counts.tocsr())).scale == "fractional_counts"
 
 
 def test_nan_do_not_hide_the_scale(small, normalise):

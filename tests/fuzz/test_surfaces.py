@@ -31,12 +31,8 @@ JSON = st.recursive(
     lambda inside: st.lists(inside) | st.dictionaries(st.text(), inside),
     max_leaves=20,
 )
-NEWICK = st.lists(
-    st.sampled_from(["(", ")", ",", ";", "a", "b", "'", "''", ":1", ":", "[", "]", " ", "é", "\n"])
-)
 CLOSER = {
     "taxonomy_json": JSON.map(lambda value: b"\1" + json.dumps(value).encode()),
-    "taxonomy_newick": NEWICK.map(lambda tokens: "".join(tokens).encode()),
     "hub_address": st.text().map(lambda text: text.encode("utf-8", errors="surrogateescape")),
 }
 

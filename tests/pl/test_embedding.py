@@ -1,3 +1,4 @@
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -5,6 +6,7 @@ from matplotlib.colors import to_hex
 
 from hdeepinsight import pl
 from hdeepinsight._palette import MISSING, PALETTE, categorical_colors
+from hdeepinsight.pp import corrected_gram_pca
 
 
 def drawn(ax) -> dict[tuple[float, float], str]:
@@ -161,3 +163,28 @@ def test_an_unknown_node_is_refused(result):
 def test_bad_input_is_refused(coords, labels, options, match):
     with pytest.raises(ValueError, match=match):
         pl.embedding(coords, labels, **options)
+
+
+def test_coverage_against_a_component(drawn_pca):
+    ax = pl.coverage(drawn_pca, ["T", "B"] * 15, component=2)
+    assert ax.get_ylabel() == "component 2"
+    places = np.array(list(drawn(ax)))
+    found = places[np.argsort(places[:, 1])]
+    order = np.argsort(drawn_pca.embedding[:, 1])
+    np.testing.assert_allclose(found[:, 1], drawn_pca.embedding[order, 1])
+    np.testing.assert_allclose(found[:, 0], drawn_pca.coverage.to_numpy()[order], atol=0.3)
+    r = np.corrcoef(np.log(drawn_pca.coverage), drawn_pca.embedding[:, 1])[0, 1]
+    assert ax.get_title() == f"coverage explains {r**2:.0%} of component 2"
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["B (15)", "T (15)"]
+    with pytest.raises(ValueError, match="component must be at most 2, got 3"):
+        pl.coverage(drawn_pca, component=3)
+    with pytest.raises(ValueError, match="groups"):
+        pl.coverage(drawn_pca, ["T"] * 29)
+
+
+@pytest.fixture
+def drawn_pca():
+    rng = np.random.default_rng(0)
+    cells = ad.AnnData(rng.normal(size=(30, 40)))
+    observed = rng.random((30, 40)) < rng.uniform(0.3, 0.9, (30, 1))
+    return corrected_gram_pca(cells, mask=observed, n_comps=2)

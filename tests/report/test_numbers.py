@@ -212,8 +212,8 @@ def test_sources_are_those_of_the_bibliography(key):
         pytest.param({"embedding": np.zeros(200)}, "two or more columns", id="no_columns"),
         pytest.param({"query": ad.AnnData(np.ones((3, 2)))}, "query has 3", id="query"),
         pytest.param({"true_nodes": np.zeros(3)}, "true_nodes has 3", id="nodes"),
-        pytest.param({"true_nodes": ["B"] * 200}, "Encode labels with", id="labels"),
-        pytest.param({"true_nodes": np.full(200, -1)}, "Encode labels with", id="codes"),
+        pytest.param({"true_nodes": ["B"] * 200}, "taxonomy.encode", id="labels"),
+        pytest.param({"true_nodes": np.full(200, -1)}, "taxonomy.encode", id="codes"),
     ],
 )
 def test_what_does_not_fit_the_cells_is_refused(full, tmp_path, options, says):

@@ -83,6 +83,15 @@ class Data:
         return self.result.leaf_nodes == self.truth
 
 
+def _coverage(d: Data) -> Any:
+    rng = np.random.default_rng(d.seed)
+    values = d.coords @ rng.normal(size=(2, 60)) + rng.normal(1.0, 1.0, 60)
+    observed = rng.random(values.shape) < rng.uniform(0.1, 0.9, (N_CELLS, 1))
+    cells = ad.AnnData(values)
+    result = hdi.pp.corrected_gram_pca(cells, mask=observed, estimator="zero_fill", n_comps=2)
+    return hdi.pl.coverage(result, d.known)
+
+
 def _label_set_sizes(d: Data) -> Any:
     sets = d.result.label_sets(
         0.1, kind="leaves", calibration=hdi.annotation.calibrate(d.result, d.truth)
@@ -119,6 +128,7 @@ PICTURES: dict[str, Callable[[Data], Any]] = {
     "alluvial": lambda d: hdi.pl.alluvial(d.result, d.known, heading="known"),
     "confusion": lambda d: hdi.pl.confusion(d.tree, d.truth, d.result.leaf_nodes, level=2),
     "contrast": lambda d: hdi.pl.contrast(explain(against="CD8", seed=d.seed)),
+    "coverage": _coverage,
     "dotplot": lambda d: hdi.pl.dotplot(d.result, d.known),
     "embedding": lambda d: hdi.pl.embedding(
         d.coords, d.result.label_column(), palette=d.result.colors

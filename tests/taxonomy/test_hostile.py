@@ -44,10 +44,8 @@ def in_time():
     assert time.process_time() - began < 60
 
 
-def test_a_chain_of_absurd_depth_is_read_from_json_and_newick():
+def test_a_chain_of_absurd_depth_is_read_from_json():
     assert Taxonomy.from_json(record(chain(DEEP))).max_depth == DEEP
-    text = "(" * DEEP + "leaf" + "".join(f")n{i}" for i in range(DEEP)) + ";"
-    assert Taxonomy.from_newick(text).max_depth == DEEP
 
 
 def test_ids_all_along_a_chain_are_refused_before_they_fill_the_memory():
@@ -60,16 +58,13 @@ def test_brackets_of_absurd_depth_are_refused():
     for text in ('{"nodes": ' + "[" * 10**6, '{"a":' * 10**6):
         with pytest.raises(ValueError, match=r"nested too deeply|no JSON"):
             Taxonomy.from_json(text)
-    with pytest.raises(ValueError, match="never closed"):
-        Taxonomy.from_newick("(" * 10**6)
 
 
 @pytest.mark.slow
-def test_a_million_nodes_are_read_from_json_and_newick():
+def test_a_million_nodes_are_read_from_json():
     names = [f"n{i}" for i in range(10**6)]
     flat = Taxonomy.from_json(record([{"name": name, "parent": 0} for name in names]))
     assert flat.n_leaves == 10**6
-    assert Taxonomy.from_newick(f"({','.join(names)});") == flat
 
 
 @pytest.mark.slow

@@ -63,7 +63,6 @@ def test_tables_count_every_cell_once(audit: LabelAudit) -> None:
         assert audit.transition_matrix(level).sum(axis=1).to_numpy() == pytest.approx(1.0)
     assert audit.summary()["n_cells"].tolist() == [3, 3]
     assert audit.summary()["share"].to_numpy() == pytest.approx([3 / 63, 3 / 63])
-    assert (audit.batch_nmi < 0.05).all()
     assert "6 suspicious labels, 3 of them at lineage" in repr(audit)
 
 

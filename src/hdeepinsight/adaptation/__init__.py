@@ -1,60 +1,27 @@
 """Adaptation of a trained network to one query, and the label-free check of it."""
 
-from hdeepinsight.adaptation._adapter import Adapter
-from hdeepinsight.adaptation._cells import QueryCells, reference_sums
-from hdeepinsight.adaptation._check import (
-    AdaptationFigures,
-    AdaptationOptions,
-    AdaptationReport,
-    LabelChange,
-    check_adaptation,
-    follow_changes,
-    weigh_changes,
-)
-from hdeepinsight.adaptation._layers import (
-    AdapterSwitch,
-    HeadAdapter,
-    Moments,
-    NormAdapter,
-    freeze_norms,
-    insert_adapters,
-    record_moments,
-    use_adapters,
-)
-from hdeepinsight.adaptation._targets import (
-    MovingAverage,
-    Targets,
-    balance_classes,
-    covered_share,
-    restrict_to_labels,
-    select_targets,
-    soft_cross_entropy,
-)
-
-__all__ = [
-    "AdaptationFigures",
-    "AdaptationOptions",
-    "AdaptationReport",
-    "Adapter",
-    "AdapterSwitch",
-    "HeadAdapter",
-    "LabelChange",
-    "Moments",
-    "MovingAverage",
-    "NormAdapter",
-    "QueryCells",
-    "Targets",
-    "balance_classes",
-    "check_adaptation",
-    "covered_share",
-    "follow_changes",
-    "freeze_norms",
-    "insert_adapters",
-    "record_moments",
-    "reference_sums",
-    "restrict_to_labels",
-    "select_targets",
-    "soft_cross_entropy",
-    "use_adapters",
-    "weigh_changes",
-]
+from hdeepinsight.adaptation._adapter import Adapter as Adapter
+from hdeepinsight.adaptation._cells import QueryCells as QueryCells
+from hdeepinsight.adaptation._cells import reference_sums as reference_sums
+from hdeepinsight.adaptation._check import AdaptationFigures as AdaptationFigures
+from hdeepinsight.adaptation._check import AdaptationOptions as AdaptationOptions
+from hdeepinsight.adaptation._check import AdaptationReport as AdaptationReport
+from hdeepinsight.adaptation._check import LabelChange as LabelChange
+from hdeepinsight.adaptation._check import check_adaptation as check_adaptation
+from hdeepinsight.adaptation._check import follow_changes as follow_changes
+from hdeepinsight.adaptation._check import weigh_changes as weigh_changes
+from hdeepinsight.adaptation._layers import AdapterSwitch as AdapterSwitch
+from hdeepinsight.adaptation._layers import HeadAdapter as HeadAdapter
+from hdeepinsight.adaptation._layers import Moments as Moments
+from hdeepinsight.adaptation._layers import NormAdapter as NormAdapter
+from hdeepinsight.adaptation._layers import freeze_norms as freeze_norms
+from hdeepinsight.adaptation._layers import insert_adapters as insert_adapters
+from hdeepinsight.adaptation._layers import record_moments as record_moments
+from hdeepinsight.adaptation._layers import use_adapters as use_adapters
+from hdeepinsight.adaptation._targets import MovingAverage as MovingAverage
+from hdeepinsight.adaptation._targets import Targets as Targets
+from hdeepinsight.adaptation._targets import balance_classes as balance_classes
+from hdeepinsight.adaptation._targets import covered_share as covered_share
+from hdeepinsight.adaptation._targets import restrict_to_labels as restrict_to_labels
+from hdeepinsight.adaptation._targets import select_targets as select_targets
+from hdeepinsight.adaptation._targets import soft_cross_entropy as soft_cross_entropy

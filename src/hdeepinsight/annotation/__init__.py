@@ -1,96 +1,47 @@
 """What to make of probabilities over a taxonomy, whoever computed them."""
 
-from hdeepinsight.annotation._anndata_io import Additions, check_cells, check_same_cells, storable
-from hdeepinsight.annotation._annotation import (
-    Annotation,
-    annotation_additions,
-    check_level_names,
-    leaves_named,
-)
-from hdeepinsight.annotation._conformal import (
-    Calibration,
-    LabelSets,
-    calibrate,
-    check_nodes,
-    conformal_threshold,
-)
-from hdeepinsight.annotation._decode import (
-    PROBABILITY_TOLERANCE,
-    Decoder,
-    Reject,
-    check_decoding,
-    decode,
-    depth_of_level,
-    most_probable_leaf,
-    node_categories,
-    node_names,
-)
+from hdeepinsight.annotation._anndata_io import Additions as Additions
+from hdeepinsight.annotation._anndata_io import check_cells as check_cells
+from hdeepinsight.annotation._anndata_io import check_same_cells as check_same_cells
+from hdeepinsight.annotation._anndata_io import storable as storable
+from hdeepinsight.annotation._annotation import Annotation as Annotation
+from hdeepinsight.annotation._annotation import annotation_additions as annotation_additions
+from hdeepinsight.annotation._annotation import check_level_names as check_level_names
+from hdeepinsight.annotation._annotation import leaves_named as leaves_named
+from hdeepinsight.annotation._conformal import Calibration as Calibration
+from hdeepinsight.annotation._conformal import LabelSets as LabelSets
+from hdeepinsight.annotation._conformal import calibrate as calibrate
+from hdeepinsight.annotation._conformal import conformal_threshold as conformal_threshold
+from hdeepinsight.annotation._decode import PROBABILITY_TOLERANCE as PROBABILITY_TOLERANCE
+from hdeepinsight.annotation._decode import Decoder as Decoder
+from hdeepinsight.annotation._decode import Reject as Reject
+from hdeepinsight.annotation._decode import check_decoding as check_decoding
+from hdeepinsight.annotation._decode import decode as decode
+from hdeepinsight.annotation._decode import depth_of_level as depth_of_level
+from hdeepinsight.annotation._decode import most_probable_leaf as most_probable_leaf
+from hdeepinsight.annotation._decode import node_categories as node_categories
+from hdeepinsight.annotation._decode import node_names as node_names
+from hdeepinsight.annotation._evaluate import Evaluation as Evaluation
+from hdeepinsight.annotation._evaluate import check_confidence as check_confidence
+from hdeepinsight.annotation._evaluate import evaluate_annotation as evaluate_annotation
 from hdeepinsight.annotation._evaluate import (
-    Evaluation,
-    check_confidence,
-    evaluate_annotation,
-    expected_calibration_error,
-    level_metrics,
-    match_mean_confidence,
-    mean_confidence,
-    sharpen,
+    expected_calibration_error as expected_calibration_error,
 )
-from hdeepinsight.annotation._external import (
-    class_nodes,
-    drop_ancestors,
-    label_nodes,
-    next_above,
-    node_mass,
-    node_probabilities,
-    normalise_classes,
-)
-from hdeepinsight.annotation._novelty import ReferenceBank
-from hdeepinsight.annotation._trust import NO_LIMIT, QueryJudge, marker_opinion
-from hdeepinsight.annotation._verdict import Decision, Verdict, judgement
-
-__all__ = [
-    "NO_LIMIT",
-    "PROBABILITY_TOLERANCE",
-    "Additions",
-    "Annotation",
-    "Calibration",
-    "Decision",
-    "Decoder",
-    "Evaluation",
-    "LabelSets",
-    "QueryJudge",
-    "ReferenceBank",
-    "Reject",
-    "Verdict",
-    "annotation_additions",
-    "calibrate",
-    "check_cells",
-    "check_confidence",
-    "check_decoding",
-    "check_level_names",
-    "check_nodes",
-    "check_same_cells",
-    "class_nodes",
-    "conformal_threshold",
-    "decode",
-    "depth_of_level",
-    "drop_ancestors",
-    "evaluate_annotation",
-    "expected_calibration_error",
-    "judgement",
-    "label_nodes",
-    "leaves_named",
-    "level_metrics",
-    "marker_opinion",
-    "match_mean_confidence",
-    "mean_confidence",
-    "most_probable_leaf",
-    "next_above",
-    "node_categories",
-    "node_mass",
-    "node_names",
-    "node_probabilities",
-    "normalise_classes",
-    "sharpen",
-    "storable",
-]
+from hdeepinsight.annotation._evaluate import level_metrics as level_metrics
+from hdeepinsight.annotation._evaluate import match_mean_confidence as match_mean_confidence
+from hdeepinsight.annotation._evaluate import mean_confidence as mean_confidence
+from hdeepinsight.annotation._evaluate import sharpen as sharpen
+from hdeepinsight.annotation._external import class_nodes as class_nodes
+from hdeepinsight.annotation._external import drop_ancestors as drop_ancestors
+from hdeepinsight.annotation._external import label_nodes as label_nodes
+from hdeepinsight.annotation._external import next_above as next_above
+from hdeepinsight.annotation._external import node_mass as node_mass
+from hdeepinsight.annotation._external import node_probabilities as node_probabilities
+from hdeepinsight.annotation._external import normalise_classes as normalise_classes
+from hdeepinsight.annotation._novelty import ReferenceBank as ReferenceBank
+from hdeepinsight.annotation._trust import NO_LIMIT as NO_LIMIT
+from hdeepinsight.annotation._trust import Decision as Decision
+from hdeepinsight.annotation._trust import QueryJudge as QueryJudge
+from hdeepinsight.annotation._trust import Verdict as Verdict
+from hdeepinsight.annotation._trust import judgement as judgement
+from hdeepinsight.annotation._trust import marker_opinion as marker_opinion

@@ -17,20 +17,22 @@ _RECORD = "added"
 
 
 class Additions(NamedTuple):
-    """New entries of ``obs``, ``obsm`` and ``uns`` by name.
+    """New entries of ``obs``, ``obsm`` and ``uns``, under names that follow on a key.
 
     Examples
     --------
     >>> import anndata as ad
     >>> cells = ad.AnnData(obs=pd.DataFrame(index=["a", "b"]))
-    >>> Additions({"tool_score": [0.5, 0.9]}, {}, {}).write(cells, "tool", {"alpha": 0.1})
+    >>> Additions({"score": [0.5, 0.9]}).write(cells, "tool", {"alpha": 0.1})
     >>> cells.obs["tool_score"].tolist(), cells.uns["tool"]
     ([0.5, 0.9], {'alpha': 0.1, 'added': ['obs/tool_score']})
     """
 
-    obs: dict[str, Any]
-    obsm: dict[str, Any]
-    uns: dict[str, Any]
+    obs: Mapping[str, Any]
+    obsm: Mapping[str, Any] = {}
+    uns: Mapping[str, Any] = {}
+    #: Columns of ``obs`` whose names another tool expects, without the key.
+    as_named: Mapping[str, Any] = {}
 
     def write(
         self, adata: AnnData, key_added: str, notes: Mapping[str, Any], *, overwrite: bool = False
@@ -55,7 +57,12 @@ class Additions(NamedTuple):
         """
         check_key("key_added", key_added)
         key = storable(key_added)
-        names = {f"{part}/{name}" for part, added in self._asdict().items() for name in added}
+        parts = {
+            part: {storable(f"{key_added}_{name}"): value for name, value in entries.items()}
+            for part, entries in (("obs", self.obs), ("obsm", self.obsm), ("uns", self.uns))
+        }
+        parts["obs"] |= self.as_named
+        names = {f"{part}/{name}" for part, added in parts.items() for name in added}
         # Without a record what is under the key is the user's own.
         there = adata.uns.get(key)
         record = there.get(_RECORD) if hasattr(there, "get") else None
@@ -75,7 +82,7 @@ class Additions(NamedTuple):
             for part, name in (entry.split("/", 1) for entry in earlier - names):
                 if name != key and name in getattr(adata, part):
                     del getattr(adata, part)[name]
-            for part, added in self._asdict().items():
+            for part, added in parts.items():
                 for name, value in added.items():
                     getattr(adata, part)[name] = value
             adata.uns[key] = {**notes, _RECORD: sorted(names)}

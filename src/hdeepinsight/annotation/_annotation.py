@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,8 +29,7 @@ from hdeepinsight.annotation._decode import (
     node_names,
     truncate_to_depth,
 )
-from hdeepinsight.annotation._trust import NO_COUNTS
-from hdeepinsight.annotation._verdict import Decision, Verdict
+from hdeepinsight.annotation._trust import NO_COUNTS, Decision, Verdict
 from hdeepinsight.data import GeneReport, InputReport
 from hdeepinsight.taxonomy import Taxonomy, cell_type, path_distance
 
@@ -902,7 +901,7 @@ class Annotation:
         >>> cells.obs["hdi_stop_label"].tolist(), cells.obsm["hdi_probabilities"].shape
         (['CD4', 'B'], (2, 4))
         """
-        added = annotation_additions(self, adata, key_added, fill=fill, details=details)
+        added = annotation_additions(self, adata, fill=fill, details=details)
         if schema is not None:
             check_choice("schema", schema, ["cellxgene"], "Leave it out for our own names.")
             if not self.taxonomy.ontology_ids:
@@ -911,7 +910,7 @@ class Annotation:
                     "Add them with taxonomy.with_annotations(ontology_ids={'B': 'CL:0000236', "
                     "...}), or use Taxonomy.from_cell_ontology."
                 )
-            added.obs[ONTOLOGY_KEY] = self.ontology_term_ids.array
+            added = added._replace(as_named={ONTOLOGY_KEY: self.ontology_term_ids.array})
         added.write(adata, key_added, self.to_dict(), overwrite=overwrite)
 
     def to_dict(self) -> dict[str, Any]:
@@ -1018,12 +1017,12 @@ def check_level_names(taxonomy: Taxonomy) -> None:
 def annotation_additions(
     annotation: Annotation,
     adata: AnnData,
-    key_added: str,
+    further: Mapping[str, Any] | None = None,
     *,
     fill: bool = True,
     details: bool = False,
 ) -> Additions:
-    """Return everything that an annotation adds to an AnnData of its cells.
+    """Return everything that an annotation adds to an AnnData of its cells, and further columns.
 
     Examples
     --------
@@ -1032,22 +1031,17 @@ def annotation_additions(
     >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
     >>> cells = ad.AnnData(obs=pd.DataFrame(index=["a", "b"]))
     >>> result = hdi.Annotation.from_labels(pd.Series(["CD4", "B"], index=["a", "b"]), tree)
-    >>> annotation_additions(result, cells, "hdi").obs["hdi_stop_label"].tolist()
+    >>> annotation_additions(result, cells).obs["stop_label"].tolist()
     ['CD4', 'B']
     """
     check_cells(annotation.obs_names, adata, "annotation", "annotated")
-
-    def named(name: object) -> str:
-        return storable(f"{key_added}_{name}")
-
-    frame = annotation.to_frame(fill=fill, details=details)
+    frame, colors = annotation.to_frame(fill=fill, details=details), annotation.colors
     probabilities = annotation.probabilities().rename(columns=storable)
-    colors = annotation.colors
     return Additions(
-        obs={named(name): column.array for name, column in frame.items()},
-        obsm={named(ADDED_KEYS.PROBABILITIES): probabilities},
+        obs={str(name): column.array for name, column in frame.items()} | dict(further or {}),
+        obsm={ADDED_KEYS.PROBABILITIES: probabilities},
         uns={
-            named(f"{name}_colors"): [colors[label] for label in column.cat.categories]
+            f"{name}_colors": [colors[label] for label in column.cat.categories]
             for name, column in frame.items()
             if column.dtype == "category" and name not in (ONTOLOGY_KEY, ONTOLOGY_NAME)
         },

@@ -17,7 +17,7 @@ from hdeepinsight.annotation._decode import (
     most_probable_leaf,
     node_names,
 )
-from hdeepinsight.taxonomy import Taxonomy
+from hdeepinsight.taxonomy import Taxonomy, check_nodes
 
 if TYPE_CHECKING:
     from hdeepinsight.annotation._annotation import Annotation
@@ -170,28 +170,6 @@ def node_scores(
     return np.where(missed.any(axis=1), score, 0.0)
 
 
-def check_nodes(taxonomy: Taxonomy, nodes: np.ndarray, n_cells: int) -> np.ndarray:
-    """Return nodes as an array; raise ``ValueError`` where they do not fit the cells or the tree.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from hdeepinsight.taxonomy import Taxonomy
-    >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
-    >>> check_nodes(tree, np.array([3, 0]), n_cells=2)
-    array([3, 0])
-    """
-    found = np.asarray(nodes)
-    fits = found.shape == (n_cells,) and found.dtype.kind in "iu"
-    if not fits or (n_cells and not 0 <= found.min() <= found.max() < taxonomy.n_nodes):
-        raise ValueError(
-            f"The true nodes must be one whole number from 0 (unlabelled) to "
-            f"{taxonomy.n_nodes - 1} for each of {n_cells} cells, got shape {found.shape} and type "
-            f"{found.dtype}. Encode labels with taxonomy.encode(labels)."
-        )
-    return found
-
-
 def calibrate(
     annotation: Annotation, true_nodes: np.ndarray, *, source: str = "labelled cells"
 ) -> Calibration:
@@ -238,14 +216,15 @@ def calibrate(
     all, which is conservative.
     """
     taxonomy = annotation.taxonomy
-    known = np.flatnonzero(check_nodes(taxonomy, true_nodes, len(annotation)) > 0)
+    (nodes,) = check_nodes(taxonomy, len(annotation), true_nodes=true_nodes)
+    known = np.flatnonzero(nodes > 0)
     if not known.size:
         raise ValueError(
             "No cell has a known label, so there is nothing to calibrate on. Encode labels of the "
             "taxonomy with taxonomy.encode(labels)."
         )
     probabilities = annotation.node_probabilities[known].astype(np.float64)
-    truth, guess = np.asarray(true_nodes)[known], most_probable_leaf(taxonomy, probabilities)
+    truth, guess = nodes[known], most_probable_leaf(taxonomy, probabilities)
     own = taxonomy.ancestor_matrix[:, truth].T
     return Calibration(
         taxonomy=taxonomy,
@@ -389,7 +368,8 @@ class LabelSets:
         >>> sets.holds(tree.encode(["CD4", "CD8", "T"])).tolist()
         [True, False, False]
         """
-        own = self.taxonomy.ancestor_matrix[:, check_nodes(self.taxonomy, true_nodes, len(self))].T
+        (nodes,) = check_nodes(self.taxonomy, len(self), true_nodes=true_nodes)
+        own = self.taxonomy.ancestor_matrix[:, nodes].T
         return np.asarray((self.contains | ~own).all(axis=1))
 
     def coverage(self, true_nodes: np.ndarray) -> float:

@@ -12,11 +12,11 @@ from scipy.optimize import brentq
 
 from hdeepinsight._errors import check_integer
 from hdeepinsight.annotation._annotation import Annotation
-from hdeepinsight.annotation._conformal import check_nodes
 from hdeepinsight.annotation._decode import PROBABILITY_TOLERANCE, most_probable_leaf
 from hdeepinsight.taxonomy import (
     HierarchicalScores,
     Taxonomy,
+    check_nodes,
     hierarchical_scores,
     level_scores,
     path_distance,
@@ -121,7 +121,7 @@ def evaluate_annotation(annotation: Annotation, nodes: np.ndarray) -> Evaluation
     >>> found.levels["accuracy"].tolist(), found.mean_path_distance
     ([1.0, 0.0], 1.0)
     """
-    nodes = check_nodes(annotation.taxonomy, nodes, len(annotation))
+    (nodes,) = check_nodes(annotation.taxonomy, len(annotation), nodes=nodes)
     known = np.flatnonzero(nodes > 0)
     if not known.size:
         raise ValueError(

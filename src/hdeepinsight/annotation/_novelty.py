@@ -15,24 +15,24 @@ from scipy import sparse
 
 from hdeepinsight.taxonomy import Taxonomy
 
+#: Share of every profile that is the mean of all: cells carry RNA of their neighbours.
 SOUP = 0.05
-"""Share of every profile that is the mean of all: cells carry RNA of their neighbours."""
+#: Share of a gene that a type was never seen to express.
 FLOOR = 1e-7
-"""Share of a gene that a type was never seen to express."""
+#: Other lineages that are tried as the second half of a cell, the most likely ones first.
 PARTNERS = 3
-"""Other lineages that are tried as the second half of a cell, the most likely ones first."""
+#: Largest share of one lineage in the soup: that of a pure query is not told from its cells.
 MAX_PURITY = 0.8
-"""Largest share of one lineage in the soup: that of a pure query is not told from its cells."""
+#: Counts of a gene below which its ratio between query and reference is not believed.
 PSEUDO_COUNTS = 10.0
-"""Counts of a gene below which its ratio between query and reference is not believed."""
 MAX_RATIO = 20.0
 EM_STEPS = 100
+#: Markers of a lineage, by what each of its types exceeds all others, and a share that is 0.
 N_MARKERS, MIN_FOLD, FEW_SHARES = 10, 3.0, 2e-5
-"""Markers of a lineage, by what each of its types exceeds all others, and a share that is 0."""
+#: Cells whose counts are added up: one cell has too few of a marker to say that it lacks it.
 NEIGHBORS = 15
-"""Cells whose counts are added up: one cell has too few of a marker to say that it lacks it."""
+#: Most by which a study may have more or less of a marker.
 MAX_FACTOR = 6.0
-"""Most by which a study may have more or less of a marker."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hdeepinsight._errors import missing_column
+from hdeepinsight._errors import examples, missing_column
 from hdeepinsight._io import atomic_write
 from hdeepinsight.cli._console import UsageProblem
 
@@ -159,10 +159,9 @@ def prepare_output(
     taken = [at for at in taken if at.split("/", 1)[1].startswith(f"{key_added}_")]
     taken += [f"uns/{key_added}"] * (key_added in query.uns)
     if taken:
-        shown = ", ".join(taken[:3]) + f" and {len(taken) - 3} more" * (len(taken) > 3)
         raise UsageProblem(
-            f"The query holds {shown} already, which the result would replace. Pass another "
-            f"--key-added than {key_added}."
+            f"The query holds {examples(taken)} already, which the result would replace. Pass "
+            f"another --key-added than {key_added}."
         )
     can_be_copied = _is_copied(source, out)
     if not (can_be_copied or has_several):

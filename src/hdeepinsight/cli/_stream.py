@@ -21,9 +21,8 @@ from hdeepinsight.cli._options import READING, REQUIRED, Argument, Option, comma
 if TYPE_CHECKING:
     from hdeepinsight.annotation import Annotation
 
-#: Formats of labels that are written by blocks, and cells of a block.
+#: Formats of labels that are written by blocks.
 FORMATS: Final = (".parquet", ".csv")
-BLOCK: Final = 4096
 _SETTINGS: Final = "settings.json"
 
 
@@ -86,7 +85,9 @@ def annotate_blocks(
         If what was asked for needs all cells at once, or other settings wrote the blocks there.
     """
     asks = [f"--{name} on" for name in ("adapt", "refine") if asked.pop(name) == "on"]
-    asks += [f"--{name}" for name in ("vote", "batch_key", "reference") if asked.pop(name)]
+    asks += [
+        f"--{name}" for name in ("vote", "batch_key", "reference", "markers") if asked.pop(name)
+    ]
     asks += ["--report"] * (report is not None)
     if asks:
         raise UsageProblem(
@@ -98,7 +99,7 @@ def annotate_blocks(
         need_extra("pyarrow", "parquet", "Writing .parquet")
     with step("Opening the query"):
         from hdeepinsight import hub
-        from hdeepinsight.data import open_store, spread_rows
+        from hdeepinsight.data import CHUNK_CELLS, open_store
 
         store = open_store(query)
         n_cells, names = len(store.obs), (store.obs.index, store.var.index)
@@ -112,12 +113,13 @@ def annotate_blocks(
         "options": [asked, shown, types, exclude],
         "n_cells": n_cells,
     }
-    starts = range(0, n_cells, BLOCK)
+    starts = range(0, n_cells, CHUNK_CELLS)
     i, n = part or (1, 1)
     mine = starts[len(starts) * (i - 1) // n : len(starts) * i // n]
     left = _begin(out, json.loads(json.dumps(settings)), mine, part, resume, overwrite)
     opened = loaded.open(store, **{name: asked.pop(name) for name in READING})
     rows = None if len(left) == len(starts) else range(left.start, min(left.stop, n_cells))
+    block: Annotation | None = None
     found = loaded.annotate_blocks(opened, rows, **asked) if left else ()
     for first, block in zip(left, found, strict=True):
         if types is not None or exclude:
@@ -130,15 +132,16 @@ def annotate_blocks(
                 table = table.reset_index()
                 text = {name: "string" for name in table if table[name].dtype.kind not in "biuf"}
                 table.astype(text).to_parquet(path, index=False)
-    few = opened if n_cells <= BLOCK else opened.subset(spread_rows(n_cells, 2000))
-    annotation: Annotation = loaded.annotate(few, **asked)
+    n_judged = len(opened.sample_rows())
+    if block is None:  # nothing was left: what is said of the query is not in the files
+        block = loaded.annotate(opened.subset(opened.sample_rows()), **asked)
     if part is None:
         merge_blocks(out)
-    show(f"Each cell was labelled by itself; the verdict rests on {counted(len(few.obs), 'cell')}.")
-    show(*(in_options(str(said)) for said in (annotation.gene_report, annotation.verdict) if said))
+    show(f"Each cell was labelled by itself; the verdict rests on {counted(n_judged, 'cell')}.")
+    show(*(in_options(str(said)) for said in (block.gene_report, block.verdict) if said))
     wrote = f"Part {i} of {n} is written; hdeepinsight merge {out} makes one file of all"
     show(wrote if part else f"Written to {out}")
-    return annotation
+    return block
 
 
 def _block(out: Path, first: int) -> Path:
@@ -181,12 +184,15 @@ def merge_blocks(out: Path) -> None:
     UsageProblem
         If there are none, or not all.
     """
+    from hdeepinsight.data import CHUNK_CELLS
+
     at = _block(out, 0).with_name(_SETTINGS)
     if not at.exists():
         raise UsageProblem(
             f"There are no blocks of {out}: {at.parent} is missing. Name the --out of the parts."
         )
-    blocks = [_block(out, k) for k in range(0, json.loads(at.read_text())["n_cells"], BLOCK)]
+    n_cells = json.loads(at.read_text())["n_cells"]
+    blocks = [_block(out, k) for k in range(0, n_cells, CHUNK_CELLS)]
     if missing := [block for block in blocks if not block.exists()]:
         raise UsageProblem(
             f"{counted(len(missing), 'block')} of {len(blocks):,} are missing, the first is "

@@ -71,8 +71,8 @@ _DEFAULTS: Final = {name: option.default for name, option in _OPTIONS.items()} |
     taxonomy=Option(
         Path,
         None,
-        "Tree of the cell types, .json (as Taxonomy.to_json writes it) or .newick; by default the "
-        "one that the label columns span.",
+        "Tree of the cell types, .json, as Taxonomy.to_json writes it; by default the one that the "
+        "label columns span.",
         "FILE",
     ),
     model=Option(
@@ -157,10 +157,7 @@ def train(
             store.matrix(layer, use_raw=True)  # says what is wrong, if something is
             adata = adata.raw.to_adata()
         if taxonomy is not None:
-            is_newick = taxonomy.suffix in (".nwk", ".newick", ".tree")
-            text = taxonomy.read_text(encoding="utf-8") if is_newick else ""
-            tree = Taxonomy.from_newick(text) if is_newick else Taxonomy.from_json(taxonomy)
-            options["taxonomy"] = tree
+            options["taxonomy"] = Taxonomy.from_json(taxonomy)
         setup, network, training = _distributed(method, options | _parsed(settings))
         method.setup_anndata(adata, **setup)
     trained = method(adata, **network)

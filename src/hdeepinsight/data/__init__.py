@@ -1,99 +1,54 @@
 """The door for data: what a matrix holds, which genes it has, and its counts in chunks."""
 
-from hdeepinsight._errors import InputError, examples
-from hdeepinsight.data._counts import (
-    CountSource,
-    dispersion_scores,
-    log_normalize,
-    open_counts,
-    recover_counts,
-    select_genes,
-)
-from hdeepinsight.data._files import check_file
-from hdeepinsight.data._genes import (
-    GeneAlignment,
-    GeneCoverageWarning,
-    GeneMatchError,
-    GeneReport,
-    align_genes,
-    resolve_var_names,
-)
-from hdeepinsight.data._inspect import InputReport, ScaleMode, inspect_input
-from hdeepinsight.data._leakage import LeakReport, check_leakage
-from hdeepinsight.data._matrix import RowMatrix, spread_rows
-from hdeepinsight.data._modalities import (
-    Modalities,
-    errors_of,
-    is_paired,
-    open_paired,
-    own_columns,
-    pad,
-)
-from hdeepinsight.data._names import name_digests, strip_version
-from hdeepinsight.data._proteins import (
-    ProteinCounts,
-    ProteinCoverageWarning,
-    align_proteins,
-    clean_protein_name,
-    protein_genes,
-    protein_key,
-    protein_names,
-    read_proteins,
-)
-from hdeepinsight.data._query import AlignedQuery, ExtraInputs, open_query
-from hdeepinsight.data._recover import Denormalizer
-from hdeepinsight.data._sampling import deal_out, draw_evenly, given_split, split_three
-from hdeepinsight.data._store import DataLike, Store, open_store, read_anndata
-
-__all__ = [
-    "AlignedQuery",
-    "CountSource",
-    "DataLike",
-    "Denormalizer",
-    "ExtraInputs",
-    "GeneAlignment",
-    "GeneCoverageWarning",
-    "GeneMatchError",
-    "GeneReport",
-    "InputError",
-    "InputReport",
-    "LeakReport",
-    "Modalities",
-    "ProteinCounts",
-    "ProteinCoverageWarning",
-    "RowMatrix",
-    "ScaleMode",
-    "Store",
-    "align_genes",
-    "align_proteins",
-    "check_file",
-    "check_leakage",
-    "clean_protein_name",
-    "deal_out",
-    "dispersion_scores",
-    "draw_evenly",
-    "errors_of",
-    "examples",
-    "given_split",
-    "inspect_input",
-    "is_paired",
-    "log_normalize",
-    "name_digests",
-    "open_counts",
-    "open_paired",
-    "open_query",
-    "open_store",
-    "own_columns",
-    "pad",
-    "protein_genes",
-    "protein_key",
-    "protein_names",
-    "read_anndata",
-    "read_proteins",
-    "recover_counts",
-    "resolve_var_names",
-    "select_genes",
-    "split_three",
-    "spread_rows",
-    "strip_version",
-]
+from hdeepinsight._errors import InputError as InputError
+from hdeepinsight._errors import examples as examples
+from hdeepinsight.data._counts import CountSource as CountSource
+from hdeepinsight.data._counts import dispersion_scores as dispersion_scores
+from hdeepinsight.data._counts import log_normalize as log_normalize
+from hdeepinsight.data._counts import open_counts as open_counts
+from hdeepinsight.data._counts import recover_counts as recover_counts
+from hdeepinsight.data._counts import select_genes as select_genes
+from hdeepinsight.data._files import check_file as check_file
+from hdeepinsight.data._genes import GeneAlignment as GeneAlignment
+from hdeepinsight.data._genes import GeneCoverageWarning as GeneCoverageWarning
+from hdeepinsight.data._genes import GeneMatchError as GeneMatchError
+from hdeepinsight.data._genes import GeneReport as GeneReport
+from hdeepinsight.data._genes import align_genes as align_genes
+from hdeepinsight.data._genes import name_digests as name_digests
+from hdeepinsight.data._genes import resolve_var_names as resolve_var_names
+from hdeepinsight.data._genes import strip_version as strip_version
+from hdeepinsight.data._inspect import InputReport as InputReport
+from hdeepinsight.data._inspect import ScaleMode as ScaleMode
+from hdeepinsight.data._inspect import inspect_input as inspect_input
+from hdeepinsight.data._leakage import LeakReport as LeakReport
+from hdeepinsight.data._leakage import check_leakage as check_leakage
+from hdeepinsight.data._matrix import CHUNK_CELLS as CHUNK_CELLS
+from hdeepinsight.data._matrix import SAMPLE_CELLS as SAMPLE_CELLS
+from hdeepinsight.data._matrix import RowMatrix as RowMatrix
+from hdeepinsight.data._matrix import spread_rows as spread_rows
+from hdeepinsight.data._modalities import Modalities as Modalities
+from hdeepinsight.data._modalities import ProteinCounts as ProteinCounts
+from hdeepinsight.data._modalities import ProteinCoverageWarning as ProteinCoverageWarning
+from hdeepinsight.data._modalities import align_proteins as align_proteins
+from hdeepinsight.data._modalities import clean_protein_name as clean_protein_name
+from hdeepinsight.data._modalities import errors_of as errors_of
+from hdeepinsight.data._modalities import is_paired as is_paired
+from hdeepinsight.data._modalities import open_paired as open_paired
+from hdeepinsight.data._modalities import own_columns as own_columns
+from hdeepinsight.data._modalities import pad as pad
+from hdeepinsight.data._modalities import protein_genes as protein_genes
+from hdeepinsight.data._modalities import protein_key as protein_key
+from hdeepinsight.data._modalities import protein_names as protein_names
+from hdeepinsight.data._modalities import read_proteins as read_proteins
+from hdeepinsight.data._query import AlignedQuery as AlignedQuery
+from hdeepinsight.data._query import ExtraInputs as ExtraInputs
+from hdeepinsight.data._query import open_query as open_query
+from hdeepinsight.data._recover import Denormalizer as Denormalizer
+from hdeepinsight.data._sampling import deal_out as deal_out
+from hdeepinsight.data._sampling import draw_evenly as draw_evenly
+from hdeepinsight.data._sampling import given_split as given_split
+from hdeepinsight.data._sampling import split_three as split_three
+from hdeepinsight.data._store import DataLike as DataLike
+from hdeepinsight.data._store import Store as Store
+from hdeepinsight.data._store import open_store as open_store
+from hdeepinsight.data._store import read_anndata as read_anndata

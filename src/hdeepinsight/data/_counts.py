@@ -14,17 +14,24 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from hdeepinsight._errors import ARGUMENTS, InputError, check_choice, check_integer, examples
-from hdeepinsight.data._genes import GeneAlignment, align_genes
+from hdeepinsight.data._genes import GeneAlignment, align_genes, as_text, is_numbered
 from hdeepinsight.data._inspect import (
-    MAX_CELLS,
     InputReport,
     ScaleMode,
     inspect_store,
     refusal,
     where_counts_are,
 )
-from hdeepinsight.data._matrix import Block, RowMatrix, Scan, canonical, spread_rows, wrap
-from hdeepinsight.data._names import as_text, is_numbered
+from hdeepinsight.data._matrix import (
+    CHUNK_CELLS,
+    SAMPLE_CELLS,
+    Block,
+    RowMatrix,
+    Scan,
+    canonical,
+    spread_rows,
+    wrap,
+)
 from hdeepinsight.data._recover import Denormalizer, Normalisation
 from hdeepinsight.data._store import DataLike, Store, open_store, slot_name
 
@@ -175,7 +182,7 @@ class CountSource:
         return align_genes(self.var, genes, **options)
 
     def chunks(
-        self, alignment: GeneAlignment, chunk_size: int = 4096
+        self, alignment: GeneAlignment, chunk_size: int = CHUNK_CELLS
     ) -> Iterator[tuple[slice, sp.csr_matrix]]:
         """Read counts in model order, cells in file order.
 
@@ -257,7 +264,7 @@ class CountSource:
         """
         text = f"{len(rows):,} of the {self.n_obs:,} cells were chosen."
         matrix, seen = self.matrix.take(rows), self.inspection.seen
-        looked_at = spread_rows(self.n_obs, MAX_CELLS)
+        looked_at = spread_rows(self.n_obs, SAMPLE_CELLS)
         if seen is not None and self.matrix.rows is None and np.array_equal(looked_at, rows):
             matrix = wrap(sp.vstack(seen.sample, "csr"))  # in memory, of what was looked at
         return replace(
@@ -268,7 +275,7 @@ class CountSource:
             remarks=(*self.remarks, text),
         )
 
-    def blocks(self, size: int = 4096) -> Iterator[tuple[slice, Block]]:
+    def blocks(self, size: int = CHUNK_CELLS) -> Iterator[tuple[slice, Block]]:
         """Read the counts of all genes in blocks, as `RowMatrix.blocks` does.
 
         Raises
@@ -276,7 +283,7 @@ class CountSource:
         InputError
             If the counts of a cell cannot be recovered, or values are not what some of them told.
         """
-        check_integer("chunk_size", size, hint="Omit it to use 4096.")
+        check_integer("chunk_size", size, hint=f"Omit it to use {CHUNK_CELLS}.")
         blocks = self.inspection.watch(self.matrix, size)
         return self.denormalizer.blocks(blocks, self.n_obs) if self.denormalizer else blocks
 
@@ -349,13 +356,13 @@ def open_counts(
     store = open_store(data, genes_only=genes_only)
     matrix = store.matrix(layer, use_raw, arguments=arguments)
     how = {"layer": layer, "use_raw": use_raw, "arguments": arguments}
-    is_known = (slot_name(layer, use_raw), MAX_CELLS) in store.known
+    is_known = ("report", slot_name(layer, use_raw)) in store.known
     inspect = partial(_inspected, store, scale, coverage, how)
     return CountSource(
         matrix=matrix,
         obs=store.obs.copy(deep=False),
         var=store.genes(use_raw).copy(deep=False),
-        inspection=inspect(matrix.scan_some(MAX_CELLS) if sampled and not is_known else None),
+        inspection=inspect(matrix.scan_some() if sampled and not is_known else None),
         obsm=store.obsm,
     )
 

@@ -11,8 +11,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from hdeepinsight._errors import ARGUMENTS, InputError, counted, examples
-from hdeepinsight.data._matrix import LARGEST_COUNT, RowMatrix, Scan
-from hdeepinsight.data._names import (
+from hdeepinsight.data._genes import (
     IdentifierKind,
     Species,
     guess_species,
@@ -21,6 +20,7 @@ from hdeepinsight.data._names import (
     share_barcodes,
     share_genes,
 )
+from hdeepinsight.data._matrix import LARGEST_COUNT, RowMatrix, Scan
 from hdeepinsight.data._recover import MAX_LOG, Denormalizer, find_log_base
 from hdeepinsight.data._store import DataLike, Store, open_store, slot_name
 
@@ -170,8 +170,6 @@ _ADVICE_WITH_SCALE: Final[dict[Scale, str]] = {
 
 #: Largest whole number that single precision, in which counts are read, tells from its neighbours.
 LARGEST_EXACT = 2**24
-#: Cells that the recovery of counts is tried on.
-MAX_CELLS = 2000
 #: Rows by which matrices are compared.
 PEEK_ROWS = 256
 #: Matrices whose coverage is at least this share of the largest are as good by it.
@@ -256,13 +254,13 @@ def _are_same(sums: np.ndarray[Any, Any]) -> bool:
 
 
 def inspect_input(
-    data: DataLike, *, layer: str | None = None, use_raw: bool = False, max_cells: int = MAX_CELLS
+    data: DataLike, *, layer: str | None = None, use_raw: bool = False
 ) -> InputReport:
     """Recognise what a matrix holds, without changing it.
 
     NaN, infinite and negative values, whole numbers and empty cells are checked in every value, in
     blocks of rows, so that memory does not grow with the number of cells. Whether counts can be
-    recovered from normalised values is tried on ``max_cells`` evenly spaced cells.
+    recovered from normalised values is tried on some 2,000 evenly spaced cells.
 
     Parameters
     ----------
@@ -272,8 +270,6 @@ def inspect_input(
         Layer to look at, shape ``(n_obs, n_vars)``; ``X`` if ``None``.
     use_raw
         Look at ``.raw`` instead.
-    max_cells
-        Cells that the recovery of counts is tried on.
 
     Returns
     -------
@@ -296,7 +292,7 @@ def inspect_input(
     'log1p_counts'
     """
     store = open_store(data)
-    report = inspect_store(store, layer, use_raw, max_cells=max_cells)
+    report = inspect_store(store, layer, use_raw)
     if error := refusal(report):
         hint = where_counts_are(store, report.layer)
         return replace(report, problems=(str(error), *hint, *report.problems))
@@ -312,7 +308,6 @@ def inspect_store(
     layer: str | None,
     use_raw: bool,
     *,
-    max_cells: int = MAX_CELLS,
     arguments: Mapping[str, str] = ARGUMENTS,
     tally: Scan | None = None,
 ) -> InputReport:
@@ -322,10 +317,10 @@ def inspect_store(
     """
     matrix = store.matrix(layer, use_raw, arguments=arguments)
     slot = slot_name(layer, use_raw)
-    if tally is None and (slot, max_cells) in store.known:
-        known: InputReport = store.known[slot, max_cells]
+    if tally is None and ("report", slot) in store.known:
+        known: InputReport = store.known["report", slot]
         return known
-    tally = tally or matrix.scan(max_cells)
+    tally = tally or matrix.scan()
     scale, evidence, log_base = classify_scale(matrix, tally, store.log_base)
     if tally.n_rows < matrix.shape[0]:
         evidence += f", in {counted(tally.n_rows, 'cell')} that were looked at so far"
@@ -355,7 +350,7 @@ def inspect_store(
     repairs = (*store.notes, *store.columns_note(use_raw), *_repairs(report))
     report = replace(report, repairs=repairs, notes=tuple(_notes(report, tally.high)))
     if tally.n_rows == matrix.shape[0]:
-        store.known[slot, max_cells] = report
+        store.known["report", slot] = report
     return report
 
 

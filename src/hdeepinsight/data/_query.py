@@ -23,9 +23,15 @@ from hdeepinsight.data._genes import (
     gene_coverage,
 )
 from hdeepinsight.data._inspect import InputReport, ScaleMode, readable
-from hdeepinsight.data._matrix import ahead, canonical, wrap
-from hdeepinsight.data._modalities import Modalities, is_paired, open_paired
-from hdeepinsight.data._proteins import ProteinCounts
+from hdeepinsight.data._matrix import (
+    CHUNK_CELLS,
+    SAMPLE_CELLS,
+    ahead,
+    canonical,
+    spread_rows,
+    wrap,
+)
+from hdeepinsight.data._modalities import Modalities, ProteinCounts, is_paired, open_paired
 from hdeepinsight.data._store import DataLike, open_store, slot_name
 
 if TYPE_CHECKING:
@@ -166,7 +172,7 @@ class AlignedQuery:
         return f"AlignedQuery({n_measured:,} of {len(self.genes):,} genes, {self.source!r})"
 
     def chunks(
-        self, chunk_size: int = 4096, keep: list[sp.csr_matrix] | None = None
+        self, chunk_size: int = CHUNK_CELLS, keep: list[sp.csr_matrix] | None = None
     ) -> Iterator[tuple[slice, sp.csr_matrix]]:
         """Read counts in model order, cells in their order, in one pass.
 
@@ -250,6 +256,12 @@ class AlignedQuery:
         [[2.0], [0.0]]
         """
         return self.source.read(self.alignment, rows)
+
+    def sample_rows(self) -> Ints:
+        """Return the cells by which the query is judged: all of a few, or some from all over it."""
+        if self.n_obs <= CHUNK_CELLS:
+            return np.arange(self.n_obs)
+        return spread_rows(self.n_obs, SAMPLE_CELLS)
 
     def subset(self, indices: Any) -> AlignedQuery:
         """Return the query of some of its cells, in the order given; nothing is scanned again.

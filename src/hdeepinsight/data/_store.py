@@ -17,8 +17,8 @@ import pandas as pd
 
 from hdeepinsight._errors import ARGUMENTS, InputError
 from hdeepinsight.data._files import FORMATS, Opener, encoding_of, in_words, open_file
+from hdeepinsight.data._genes import find_genes, named_by_column
 from hdeepinsight.data._matrix import RowMatrix, wrap
-from hdeepinsight.data._names import find_genes, named_by_column
 
 DataLike: TypeAlias = "ad.AnnData | str | Path | Store"
 

@@ -1,29 +1,16 @@
 """Which genes speak for a node of a taxonomy: mathematics and results, whatever the model."""
 
-from hdeepinsight.explanation._explanation import CellChoice, Explanation, Statistic
-from hdeepinsight.explanation._gradients import Draws, balanced_draws, expected_gradients
-from hdeepinsight.explanation._run import AttributionAccumulator, ExplanationRun, explain_cells
-from hdeepinsight.explanation._targets import (
-    Background,
-    TargetKind,
-    Targets,
-    background_from_cells,
-    background_from_profiles,
-)
-
-__all__ = [
-    "AttributionAccumulator",
-    "Background",
-    "CellChoice",
-    "Draws",
-    "Explanation",
-    "ExplanationRun",
-    "Statistic",
-    "TargetKind",
-    "Targets",
-    "background_from_cells",
-    "background_from_profiles",
-    "balanced_draws",
-    "expected_gradients",
-    "explain_cells",
-]
+from hdeepinsight.explanation._explanation import CellChoice as CellChoice
+from hdeepinsight.explanation._explanation import Explanation as Explanation
+from hdeepinsight.explanation._explanation import Statistic as Statistic
+from hdeepinsight.explanation._run import AttributionAccumulator as AttributionAccumulator
+from hdeepinsight.explanation._run import Draws as Draws
+from hdeepinsight.explanation._run import ExplanationRun as ExplanationRun
+from hdeepinsight.explanation._run import balanced_draws as balanced_draws
+from hdeepinsight.explanation._run import expected_gradients as expected_gradients
+from hdeepinsight.explanation._run import explain_cells as explain_cells
+from hdeepinsight.explanation._targets import Background as Background
+from hdeepinsight.explanation._targets import TargetKind as TargetKind
+from hdeepinsight.explanation._targets import Targets as Targets
+from hdeepinsight.explanation._targets import background_from_cells as background_from_cells
+from hdeepinsight.explanation._targets import background_from_profiles as background_from_profiles

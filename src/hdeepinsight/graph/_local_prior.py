@@ -33,10 +33,10 @@ class LocalPrior(NamedTuple):
     ((3, 2), [0.5, 0.5])
     """
 
+    #: Shape ``(n_cells, n_classes)``; rows sum to 1.
     probabilities: Floats
-    """Shape ``(n_cells, n_classes)``; rows sum to 1."""
+    #: Of the global prior, then of each graph; shape ``(1 + n_graphs,)``, sum 1.
     weights: Floats
-    """Of the global prior, then of each graph; shape ``(1 + n_graphs,)``, sum 1."""
 
 
 def refine_by_local_prior(

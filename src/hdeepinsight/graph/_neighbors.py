@@ -193,10 +193,10 @@ class BatchGraphs(NamedTuple):
     (4, 2)
     """
 
+    #: Edges between cells of one batch.
     within: sp.csr_matrix
-    """Edges between cells of one batch."""
+    #: Edges between cells of different batches.
     between: sp.csr_matrix
-    """Edges between cells of different batches."""
 
 
 def knn_graph(x: ArrayLike, *, k: int = 15, exact: Exact = "auto", seed: int = 0) -> sp.csr_matrix:

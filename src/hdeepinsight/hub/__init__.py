@@ -1,11 +1,16 @@
 """Share models: a Hugging Face hub, an S3 bucket or a folder; what is shared is only data."""
 
 from hdeepinsight.hub._address import bundled_folder, bundled_folders, cache_folder
-from hdeepinsight.hub._card import ModelCard
 from hdeepinsight.hub._errors import ChecksumError, HubError, OfflineError
-from hdeepinsight.hub._list import list_models
-from hdeepinsight.hub._publish import Published, publish, reference_features
-from hdeepinsight.hub._pull import SharedModel, download, load_model, pull, resolve_model
+from hdeepinsight.hub._publish import ModelCard, Published, publish, reference_features
+from hdeepinsight.hub._pull import (
+    SharedModel,
+    download,
+    list_models,
+    load_model,
+    pull,
+    resolve_model,
+)
 
 __all__ = [
     "ChecksumError",

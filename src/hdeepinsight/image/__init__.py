@@ -1,16 +1,10 @@
 """Genes to pixels: the layout that places every gene once, and the raster that draws cells."""
 
-from hdeepinsight.image._fit import MIN_DISTINCT, LayoutMethod, global_seeds, principal_plane
-from hdeepinsight.image._layout import GeneLayout, protein_layout
-from hdeepinsight.image._raster import Channels, Raster
-
-__all__ = [
-    "MIN_DISTINCT",
-    "Channels",
-    "GeneLayout",
-    "LayoutMethod",
-    "Raster",
-    "global_seeds",
-    "principal_plane",
-    "protein_layout",
-]
+from hdeepinsight.image._fit import MIN_DISTINCT as MIN_DISTINCT
+from hdeepinsight.image._fit import LayoutMethod as LayoutMethod
+from hdeepinsight.image._fit import global_seeds as global_seeds
+from hdeepinsight.image._fit import principal_plane as principal_plane
+from hdeepinsight.image._layout import GeneLayout as GeneLayout
+from hdeepinsight.image._layout import protein_layout as protein_layout
+from hdeepinsight.image._raster import Channels as Channels
+from hdeepinsight.image._raster import Raster as Raster

@@ -148,22 +148,11 @@ class FoldedClassifier:
         members = [] if backbone is None else getattr(backbone, "members", [backbone])
         return all(isinstance(each, CompactBackbone | MLPBackbone) for each in members)
 
-    @property
-    def head(self) -> nn.Module | None:
-        """Head of the module, with its adapter if it has one."""
-        head: nn.Module | None = self.module.head
-        return head
-
-    @property
-    def tree(self) -> Any:
-        """Algebra of the taxonomy."""
-        return self.module.tree
-
-    @property
-    def temperature(self) -> Tensor:
-        """Temperatures of the module."""
-        temperature: Tensor = self.module.temperature
-        return temperature
+    def __getattr__(self, name: str) -> Any:
+        """Return the head (with its adapter if it has one), tree or temperatures of the module."""
+        if name not in ("head", "tree", "temperature"):
+            raise AttributeError(name)
+        return getattr(self.module, name)
 
     @torch.inference_mode()
     def inference(

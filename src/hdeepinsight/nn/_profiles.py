@@ -14,8 +14,8 @@ from hdeepinsight.nn._folded import SparseCounts
 MARKERS = 200
 MIN_MARKERS = 10
 MIN_CELLS = 2
+#: Makes correlations with rival types into log-odds; held-out reference cells gave 0.007–0.02.
 TEMPERATURE = 0.016
-"""Makes correlations with rival types into log-odds; held-out reference cells gave 0.007–0.02."""
 COMPARED_CELLS = 10
 MIN_LEAVES = 2
 #: Fewer cells of a large query may all be of another type, and only be called by this name.

@@ -1,9 +1,9 @@
 """Figures of results. Every function returns its axes or figure; none shows or closes it."""
 
 from hdeepinsight.pl._confidence import label_set_sizes, novelty, reliability
-from hdeepinsight.pl._embedding import embedding, probability
+from hdeepinsight.pl._embedding import coverage, embedding, probability
 from hdeepinsight.pl._grid import confusion, dotplot, marker_evidence, topics
-from hdeepinsight.pl._layout import gene_images, gene_layout, gene_layout_html
+from hdeepinsight.pl._layout import gene_images, gene_layout
 from hdeepinsight.pl._model import contrast, explanation, training_history
 from hdeepinsight.pl._tree import alluvial, taxonomy
 
@@ -11,12 +11,12 @@ __all__ = [
     "alluvial",
     "confusion",
     "contrast",
+    "coverage",
     "dotplot",
     "embedding",
     "explanation",
     "gene_images",
     "gene_layout",
-    "gene_layout_html",
     "label_set_sizes",
     "marker_evidence",
     "novelty",

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_float_dtype
 
-from hdeepinsight._errors import check_choice
-from hdeepinsight._palette import MISSING, categorical_colors
+from hdeepinsight._errors import check_choice, check_integer, invalid
+from hdeepinsight._palette import MISSING, PALETTE, categorical_colors
+from hdeepinsight.annotation import check_same_cells
 from hdeepinsight.pl import _style
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from hdeepinsight.annotation import Annotation
+    from hdeepinsight.pp import CorrectedPCA
 
 LegendLoc = Literal["auto", "on data", "right margin", "none"]
 #: More names than this crowd the picture and move to a legend at its side, in columns of the
@@ -188,6 +190,82 @@ def probability(
     values, scale = result.node_probabilities[:, index].astype(float), {"vmin": 0.0, "vmax": 1.0}
     look: dict[str, Any] = {"cmap": cmap, "size": size, "title": title, "ax": ax, **scale}
     return embedding(coords, values, colorbar_label="probability", **look)
+
+
+def coverage(
+    result: CorrectedPCA,
+    groups: Any = None,
+    *,
+    component: int = 1,
+    size: float | None = None,
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw a component against the share of genes that was observed in each cell.
+
+    Parameters
+    ----------
+    result
+        From :func:`hdeepinsight.pp.corrected_gram_pca`.
+    groups
+        A label per cell, ``(n_cells,)``, for colours: cell types show whether a component that
+        follows coverage separates them.
+    component
+        Which component, from 1 on.
+    size
+        Area of a dot in square points; by default it falls with the number of cells.
+    title
+        Heading; by default how much of the component's variance the logarithm of coverage explains.
+    ax
+        Axes to draw on; by default those of a new figure.
+
+    Returns
+    -------
+    The axes. Cells of panels, which share a few values of coverage, are spread around them.
+
+    Raises
+    ------
+    ValueError
+        If there is no such component, or not one group per cell.
+
+    Examples
+    --------
+    >>> import anndata as ad
+    >>> import numpy as np
+    >>> import hdeepinsight as hdi
+    >>> rng = np.random.default_rng(0)
+    >>> cells = ad.AnnData(rng.normal(size=(30, 20)))
+    >>> result = hdi.pp.corrected_gram_pca(cells, mask=rng.random((30, 20)) < 0.8, n_comps=2)
+    >>> hdi.pl.coverage(result).get_ylabel()
+    'component 1'
+    """
+    n_comps = result.embedding.shape[1]
+    check_integer("component", component, hint="Omit it to use the first.")
+    if component > n_comps:
+        raise invalid("component", component, f"at most {n_comps}", "Compute more of them.")
+    share, heights = result.coverage.to_numpy(dtype=float), result.embedding[:, component - 1]
+    varies = np.ptp(share) > 0
+    r = np.corrcoef(np.log(share), heights)[0, 1] if varies else 0.0
+    by_default = f"coverage explains {r**2:.0%} of component {component}"
+    new_size = 5.2 if groups is None else 7.0, 4.2
+    ax = _style.axes_or_new(ax, new_size, title=by_default if title is None else title)
+    values, rng = np.unique(share), np.random.default_rng(0)
+    few = len(values) <= _MAX_ON_DATA
+    gap = np.diff(values).min() if few and varies else 0.02
+    at = share + few * 0.3 * gap * rng.uniform(-1, 1, len(share))
+    colors: Any = PALETTE[0]
+    if groups is not None:
+        check_same_cells(result.obs_names, groups, "groups")
+        codes, names, inks = _labels(groups, None)
+        _add_legend(ax, codes, names, inks)
+        colors = np.array([*inks, MISSING])[codes]
+    area = float(np.clip(20_000 / len(share), 0.5, 14)) if size is None else size
+    order = rng.permutation(len(share))
+    look: dict[str, Any] = {"linewidths": 0, "rasterized": len(share) > _RASTERIZED, "s": area}
+    inks = colors[order] if groups is not None else colors
+    ax.scatter(at[order], heights[order], c=inks, alpha=0.8, **look)
+    ax.set(xlabel="share of genes observed", ylabel=f"component {component}")
+    return ax
 
 
 def _labels(

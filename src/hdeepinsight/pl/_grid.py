@@ -71,7 +71,7 @@ def confusion(
     >>> ax.get_title()
     'level_2: 1 of 2 cells right (50.0%)'
     """
-    truth, predicted = check_nodes(taxonomy, y_true, y_pred)
+    truth, predicted = check_nodes(taxonomy, y_true=y_true, y_pred=y_pred)
     where = ""
     if level is not None:
         depth = depth_of_level(taxonomy, level)

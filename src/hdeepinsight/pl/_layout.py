@@ -1,9 +1,7 @@
-"""Gene layouts and gene images, as figures and as a page."""
+"""Gene layouts and gene images."""
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,11 +19,6 @@ if TYPE_CHECKING:
 
 #: Characters of a heading that are as wide as an image.
 _LONGEST: Final = 28
-#: Colour of genes without values.
-_PLAIN: Final = "#4292C6"
-#: Pixels of the screen that a panel may fill, of which each gene has a whole number, so that all
-#: genes are of one size.
-_SCREEN: Final = 1_000
 
 
 def gene_layout(
@@ -160,84 +153,6 @@ def gene_images(
     figure.colorbar(drawn, ax=list(grid.flat[: len(stack)]), shrink=0.7, label=label)
     figure.suptitle(title or "")
     return figure
-
-
-def gene_layout_html(
-    layout: GeneLayout,
-    images: Mapping[str, npt.ArrayLike] | None = None,
-    *,
-    cmap: str = "viridis",
-    label: str = "mean expression",
-    title: str | None = None,
-) -> str:
-    """Draw a gene layout as a web page that names the gene under the mouse, and finds genes.
-
-    Parameters
-    ----------
-    layout
-        The layout.
-    images
-        As for :func:`gene_images`: heading of each image, of a cell type or a cell, and its value
-        for each gene. The gene under the mouse is marked in all of them, with its values. By
-        default one image in which all genes look alike.
-    cmap
-        Name of the colour map; all images share one scale.
-    label
-        What the values are, written beside the scale.
-    title
-        Heading; by default the size of the layout and, where known, how well it keeps neighbours.
-
-    Returns
-    -------
-    The page. It needs nothing but a browser: no network, no further file. Write it to a file with
-    ``Path("genes.html").write_text(page, encoding="utf-8")``, or show it in a notebook with
-    ``IPython.display.HTML(page)``.
-
-    Raises
-    ------
-    ValueError
-        If an image has not one value per gene.
-
-    Examples
-    --------
-    >>> import hdeepinsight as hdi
-    >>> layout = hdi.GeneLayout.random(["CD3E", "MS4A1", "LYZ"])
-    >>> page = hdi.pl.gene_layout_html(layout, {"T": [2.0, 0.1, 0.2], "B": [0.1, 1.8, 0.2]})
-    >>> page.count("<figure>"), "MS4A1" in page
-    (2, True)
-    """
-    import matplotlib as mpl
-    from jinja2 import Environment, PackageLoader
-    from matplotlib.colors import ListedColormap, Normalize, to_hex
-    from matplotlib.image import imsave
-
-    colors, headings = mpl.colormaps[cmap], ["genes"]
-    if images is None:
-        colors, stack, bounds = ListedColormap([_PLAIN]), np.ones((1, layout.n_genes)), (0.0, 1.0)
-    else:
-        headings, (stack, bounds) = list(map(str, images)), _stack(layout, images)
-    colors, panels = colors.with_extremes(bad=EMPTY), []
-    for heading, values in zip(headings, stack, strict=True):
-        pixels = np.ma.masked_invalid(_image(layout, values))
-        file = io.BytesIO()  # one pixel per gene; the browser enlarges it
-        imsave(file, colors(Normalize(*bounds)(pixels), bytes=True), format="png")
-        panels.append((heading, base64.b64encode(file.getvalue()).decode("ascii")))
-    shown = [[float(f"{v:.3g}") if np.isfinite(v) else None for v in row] for row in stack]
-    environment = Environment(loader=PackageLoader("hdeepinsight.pl", "."), autoescape=True)
-    return environment.get_template("gene_layout.html").render(
-        title=(_title_of(layout) if title is None else title).replace("\n", "; "),
-        layout=layout,
-        width=layout.side * max(2, _SCREEN // min(max(len(panels), 2), 3) // layout.side),
-        gradient=", ".join(to_hex(colors(step)) for step in np.linspace(0, 1, 12)),
-        panels=panels,
-        scale=None if images is None else (label, *(f"{bound:.3g}" for bound in bounds)),
-        data={
-            "side": layout.side,
-            "genes": list(layout.genes),
-            "pixel": layout.pixel.tolist(),
-            "values": [] if images is None else shown,
-        },
-    )
 
 
 def _draw(ax: Axes, layout: GeneLayout, values: np.ndarray, cmap: str, *bounds: float) -> Any:

@@ -93,7 +93,7 @@ def taxonomy(
     area = np.full(tree.n_nodes, 30.0)
     dots: dict[str, Any] = {"c": colors, "linewidths": 0}
     if counts is not None:
-        exact = _per_node(tree, counts, "counts", otherwise=0)
+        exact = tree.per_node(counts, "counts")
         if not (np.isfinite(exact) & (exact >= 0) & (exact == np.rint(exact))).all():
             raise ValueError(
                 f"The counts run from {exact.min():.3g} to {exact.max():.3g}. They must be whole "
@@ -105,7 +105,7 @@ def taxonomy(
         # With the square root of the count, rare types stay visible.
         area = 8 + 70 * np.sqrt(totals / max(1, totals[0]))
     if confidence is not None:
-        sure = _per_node(tree, confidence, "confidence", otherwise=np.nan)
+        sure = tree.per_node(confidence, "confidence", otherwise=np.nan)
         if (sure < 0).any() or (sure > 1 + PROBABILITY_TOLERANCE).any():
             raise ValueError(
                 f"The confidence runs from {np.nanmin(sure):.3g} to {np.nanmax(sure):.3g}. It is a "
@@ -148,30 +148,6 @@ def _mean_probability(annotation: Annotation) -> np.ndarray:
     total = np.bincount(nodes, annotation.node_probabilities[rows, nodes], minlength=n_nodes)
     n_cells = np.bincount(nodes, minlength=n_nodes)
     return np.where(n_cells > 0, total / np.maximum(n_cells, 1), np.nan)
-
-
-def _per_node(
-    tree: Taxonomy, given: Mapping[Any, float] | npt.ArrayLike, what: str, *, otherwise: float
-) -> np.ndarray:
-    """Return numbers of all nodes from numbers of some, float64 ``(n_nodes,)``."""
-    if not hasattr(given, "items"):
-        values = np.array(given, dtype=np.float64)
-        if values.shape != (tree.n_nodes,):
-            raise ValueError(
-                f"The {what} have the shape {values.shape}. One number per node is needed: "
-                f"({tree.n_nodes},). Use np.bincount(nodes, minlength=taxonomy.n_nodes)."
-            )
-        return values
-    values = np.full(tree.n_nodes, otherwise, dtype=np.float64)
-    for name, value in given.items():
-        node = tree.resolve(name) if isinstance(name, str | tuple) else int(name)
-        if not 0 <= node < tree.n_nodes:
-            raise ValueError(
-                f"The {what} name the node {name!r}. It must be 0 to {tree.n_nodes - 1}, "
-                "a name or a path. Use taxonomy.resolve(name) to get the node of a name."
-            )
-        values[node] = float(value) + np.nan_to_num(values[node])
-    return values
 
 
 def _draw_edges(

@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
@@ -21,10 +22,11 @@ from urllib.parse import quote
 import numpy as np
 
 from hdeepinsight import __version__, pl, tl
-from hdeepinsight._errors import counted
+from hdeepinsight._errors import counted, examples
 from hdeepinsight._io import atomic_write, escape_controls
-from hdeepinsight.annotation import Annotation, check_nodes, check_same_cells, evaluate_annotation
+from hdeepinsight.annotation import Annotation, check_same_cells, evaluate_annotation
 from hdeepinsight.report import _cells, _tables
+from hdeepinsight.taxonomy import check_nodes
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -138,7 +140,7 @@ def write(
         if values is not None:
             check_same_cells(result.obs_names, values, name)
     if true_nodes is not None:
-        true_nodes = check_nodes(result.taxonomy, true_nodes, len(result))
+        (true_nodes,) = check_nodes(result.taxonomy, len(result), true_nodes=true_nodes)
         true_nodes = true_nodes if (true_nodes > 0).any() else None
     if created is None:
         epoch = os.environ.get("SOURCE_DATE_EPOCH")  # the time that builds agree on
@@ -293,10 +295,6 @@ def _environment() -> Environment:
         plain = isinstance(value, str) and not isinstance(value, Markup)
         return escape_controls(value) if plain else value
 
-    def listed(names: Sequence[str]) -> str:
-        rest = len(names) - _MOST_NAMES
-        return ", ".join(names[:_MOST_NAMES]) + (f" and {rest:,} more" if rest > 0 else "")
-
     environment = Environment(
         loader=PackageLoader("hdeepinsight.report"),
         autoescape=True,
@@ -308,7 +306,11 @@ def _environment() -> Environment:
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
     # What a foreign file has in the place of a number stays as it is.
     grouped = {"grouped": lambda value: f"{value:,}" if isinstance(value, int) else str(value)}
-    environment.filters |= {**grouped, "counted": counted, "listed": listed}
+    environment.filters |= {
+        **grouped,
+        "counted": counted,
+        "listed": partial(examples, n=_MOST_NAMES),
+    }
     return environment
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hdeepinsight._errors import counted, missing_column
 from hdeepinsight._io import plain_form
-from hdeepinsight.taxonomy._build import (
+from hdeepinsight.taxonomy._forms import (
     Annotations,
     clipped,
     close_matches,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from hdeepinsight.taxonomy._taxonomy import Taxonomy
 
+#: Words that mean "no label", without blanks around them and in lower case.
 MISSING_LABELS = frozenset(
     {
         "", "-", "--", "?", ".", "na", "n/a", "<na>", "n.a.", "nan", "nat", "none", "null",
@@ -38,10 +39,9 @@ MISSING_LABELS = frozenset(
         "no label", "missing", "heterogeneous",
     }
 )  # fmt: skip
-"""Words that mean "no label", without blanks around them and in lower case."""
 
+#: Label, or labels, that mean "not labelled"; with None only missing values do.
 Unlabeled = str | Collection[str] | None
-"""Label, or labels, that mean "not labelled"; with None only missing values do."""
 
 _LOOK_ALIKES = str.maketrans("АВЕЅІЈКМНОРСТХУаеѕіјорсху", "ABESIJKMHOPCTXYaesijopcxy")
 _LISTED = 20

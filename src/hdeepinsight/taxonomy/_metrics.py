@@ -26,14 +26,14 @@ class HierarchicalScores:
     HierarchicalScores(precision=0.5, recall=0.5, f1=0.5, n_cells=1)
     """
 
+    #: Share of the predicted nodes (with their ancestors) that are true.
     precision: float
-    """Share of the predicted nodes (with their ancestors) that are true."""
+    #: Share of the true nodes (with their ancestors) that are predicted.
     recall: float
-    """Share of the true nodes (with their ancestors) that are predicted."""
+    #: Harmonic mean of precision and recall.
     f1: float
-    """Harmonic mean of precision and recall."""
+    #: Number of labelled cells.
     n_cells: int
-    """Number of labelled cells."""
 
 
 def level_scores(taxonomy: Taxonomy, y_true: ArrayLike, y_pred: ArrayLike) -> pd.DataFrame:
@@ -71,7 +71,7 @@ def level_scores(taxonomy: Taxonomy, y_true: ArrayLike, y_pred: ArrayLike) -> pd
     level_1        3          2       1.0       1.0                1.0
     level_2        2          2       0.5       0.5                0.5
     """
-    true, pred = check_nodes(taxonomy, y_true, y_pred)
+    true, pred = check_nodes(taxonomy, y_true=y_true, y_pred=y_pred)
     table = taxonomy.node_at_level
     rows = []
     for level in range(taxonomy.max_depth):
@@ -129,7 +129,7 @@ def hierarchical_scores(
     >>> hierarchical_scores(tax, tax.encode(["CD4", "CD8"]), tax.encode(["CD8", "T"]))
     HierarchicalScores(precision=0.666..., recall=0.5, f1=0.571..., n_cells=2)
     """
-    true, pred = check_nodes(taxonomy, y_true, y_pred)
+    true, pred = check_nodes(taxonomy, y_true=y_true, y_pred=y_pred)
     labelled = true > 0
     true, pred = true[labelled], pred[labelled]
     n_true, n_pred = int(taxonomy.depth[true].sum()), int(taxonomy.depth[pred].sum())
@@ -171,7 +171,7 @@ def path_distance(taxonomy: Taxonomy, y_true: ArrayLike, y_pred: ArrayLike) -> N
     >>> path_distance(tax, tax.encode(["CD4", "CD4", "CD4"]), tax.encode(["T", "CD8", "B"]))
     array([1, 2, 3])
     """
-    true, pred = check_nodes(taxonomy, y_true, y_pred)
+    true, pred = check_nodes(taxonomy, y_true=y_true, y_pred=y_pred)
     depth = taxonomy.depth
     return depth[true] + depth[pred] - 2 * _shared_depth(taxonomy, true, pred)
 
@@ -187,33 +187,31 @@ def _shared_depth(
 
 
 def check_nodes(
-    taxonomy: Taxonomy, y_true: ArrayLike, y_pred: ArrayLike
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Check true and predicted nodes, and return both as int64, shape ``(n_cells,)``.
+    taxonomy: Taxonomy, n_cells: int | None = None, **given: ArrayLike
+) -> tuple[NDArray[np.int64], ...]:
+    """Return nodes, which came as arguments of some names, as int64 ``(n_cells,)`` each.
 
     Raises
     ------
     ValueError
-        When the arrays differ in length, or hold no nodes of this taxonomy.
+        When there is not one node of this taxonomy for each of the cells, by default as many as
+        come first.
 
     Examples
     --------
     >>> from hdeepinsight.taxonomy import Taxonomy, check_nodes
-    >>> check_nodes(Taxonomy.from_nested(["T", "B"]), [1, 2], [2, 2])
+    >>> check_nodes(Taxonomy.from_nested(["T", "B"]), y_true=[1, 2], y_pred=[2, 2])
     (array([1, 2]), array([2, 2]))
     """
-    true, pred = np.asarray(y_true), np.asarray(y_pred)
-    if true.ndim != 1 or true.shape != pred.shape:
-        raise ValueError(
-            "y_true and y_pred must be two arrays of one node index per cell, got the shapes "
-            f"{true.shape} and {pred.shape}. Pass both for the same cells."
-        )
-    for name, nodes in (("y_true", true), ("y_pred", pred)):
-        whole = nodes.dtype.kind in "iu" or len(nodes) == 0
-        if not whole or nodes.min(initial=0) < 0 or nodes.max(initial=0) >= taxonomy.n_nodes:
+    for name, values in given.items():
+        nodes = np.asarray(values)
+        n_cells = nodes.size if n_cells is None else n_cells
+        fits = nodes.shape == (n_cells,) and (nodes.dtype.kind in "iu" or not n_cells)
+        if not fits or nodes.min(initial=0) < 0 or nodes.max(initial=0) >= taxonomy.n_nodes:
             raise ValueError(
-                f"{name} must be node indices from 0 to {taxonomy.n_nodes - 1}, got type "
-                f"{nodes.dtype} with values such as {nodes[:3].tolist()}. Use `taxonomy.encode` to "
-                "turn labels into nodes."
+                f"{name} must be node indices from 0 to {taxonomy.n_nodes - 1}, one for each of "
+                f"{n_cells} cells, got type {nodes.dtype} and shape {nodes.shape} with values such "
+                f"as {nodes[:3].tolist() if nodes.ndim else nodes}. Use `taxonomy.encode` to turn "
+                "labels into nodes."
             )
-    return true.astype(np.int64), pred.astype(np.int64)
+    return tuple(np.asarray(values).astype(np.int64) for values in given.values())

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from hdeepinsight._errors import check_choice, need_extra
 from hdeepinsight._io import read_bounded
-from hdeepinsight.taxonomy._build import (
+from hdeepinsight.taxonomy._forms import (
     Path,
     clipped,
     close_matches,
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from hdeepinsight.taxonomy._taxonomy import Taxonomy
 
 MAX_BYTES = 64 * 2**20
+#: More than any ontology of cells has: the whole Cell Ontology has 17,000, its imports included.
 MAX_TERMS = 100_000
-"""More than any ontology of cells has: the whole Cell Ontology has 17,000, its imports included."""
 
 _MAX_ANCESTORS = 1_000_000
 _STARTS = (b"format-version:", b"[Term", b"[Typedef")

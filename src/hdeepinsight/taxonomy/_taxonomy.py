@@ -14,11 +14,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from hdeepinsight._errors import invalid
-from hdeepinsight.taxonomy import _build, _labels, _ontology, _text
-from hdeepinsight.taxonomy._build import (
+from hdeepinsight.taxonomy import _forms, _labels, _ontology
+from hdeepinsight.taxonomy._forms import (
     ROOT_NAME,
     SEPARATOR,
     NodeName,
@@ -36,11 +36,11 @@ from hdeepinsight.taxonomy._build import (
 if TYPE_CHECKING:
     import networkx as nx
 
+#: A name of a node, or its index.
 NodeLike = NodeName | SupportsIndex
-"""A name of a node, or its index."""
 
+#: Size of the largest derived table; a deeper or wider tree keeps its other methods.
 MAX_TABLE_BYTES = 2**29
-"""Size of the largest derived table; a deeper or wider tree keeps its other methods."""
 
 _PRINTED_LINES = 200
 
@@ -60,7 +60,7 @@ class Taxonomy:
     branches. A label at an inner node means "some descendant, which one is not known"; a "none of
     the children" class is a leaf of its own.
 
-    Mostly made by `from_obs`, `from_nested`, `from_edges`, `from_paths`, `from_newick`,
+    Mostly made by `from_obs`, `from_nested`, `from_edges`, `from_paths`,
     `from_cell_ontology`, `from_json` or `immune`. Taxonomies are compared and hashed by content.
 
     Parameters
@@ -108,19 +108,17 @@ class Taxonomy:
     _node_of_synonym: dict[str, int] = field(default_factory=dict, init=False)
 
     from_obs = classmethod(_labels.from_obs)
-    from_paths = classmethod(_build.from_paths)
-    from_nested = classmethod(_build.from_nested)
-    from_edges = classmethod(_build.from_edges)
-    from_newick = classmethod(_text.from_newick)
+    from_paths = classmethod(_forms.from_paths)
+    from_nested = classmethod(_forms.from_nested)
+    from_edges = classmethod(_forms.from_edges)
     from_cell_ontology = classmethod(_ontology.from_cell_ontology)
-    from_dict = classmethod(_text.from_dict)
-    from_json = classmethod(_text.from_json)
-    immune = classmethod(_text.immune)
+    from_dict = classmethod(_forms.from_dict)
+    from_json = classmethod(_forms.from_json)
+    immune = classmethod(_forms.immune)
 
-    to_dict = _text.to_dict
-    to_json = _text.to_json
-    to_newick = _text.to_newick
-    show = _text.show
+    to_dict = _forms.to_dict
+    to_json = _forms.to_json
+    show = _forms.show
     encode = _labels.encode
     encode_levels = _labels.encode_levels
 
@@ -359,6 +357,36 @@ class Taxonomy:
         for node in range(self.n_nodes - 1, 0, -1):  # children come after their parent
             total[..., above[node]] += total[..., node]
         return total
+
+    def per_node(
+        self, given: Mapping[Any, float] | ArrayLike, what: str, *, otherwise: float = 0.0
+    ) -> NDArray[np.float64]:
+        """Return numbers of all nodes from those of some, by node or name; ``(n_nodes,)``.
+
+        Raises
+        ------
+        ValueError
+            When an array has another length, or a name is not one of the taxonomy's.
+
+        Examples
+        --------
+        >>> from hdeepinsight.taxonomy import Taxonomy
+        >>> Taxonomy.from_nested(["T", "B"]).per_node({"B": 3}, "counts")
+        array([0., 0., 3.])
+        """
+        if not hasattr(given, "items"):
+            values = np.array(given, dtype=np.float64)
+            if values.shape != (self.n_nodes,):
+                raise ValueError(
+                    f"The {what} have the shape {values.shape}. One number per node is needed: "
+                    f"({self.n_nodes},). Use np.bincount(nodes, minlength=taxonomy.n_nodes)."
+                )
+            return values
+        values = np.full(self.n_nodes, otherwise)
+        for name, value in given.items():  # a mapping, or a Series
+            node = self._node(name)
+            values[node] = float(value) + np.nan_to_num(values[node])
+        return values
 
     def lca(self, first: int, second: int) -> int:
         """Return the lowest common ancestor of two nodes (a node is an ancestor of itself).

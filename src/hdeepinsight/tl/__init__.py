@@ -20,8 +20,8 @@ from hdeepinsight.tl._evidence import (
     open_cells,
     sample_cells,
 )
-from hdeepinsight.tl._marker_lists import read_markers
-from hdeepinsight.tl._markers import open_markers, score_markers
+from hdeepinsight.tl._marker_lists import MarkersLike, read_markers
+from hdeepinsight.tl._markers import MarkerScorer, score_markers
 from hdeepinsight.tl._refine import RefineConfig, Refinement, lambda_path, refine
 from hdeepinsight.tl._representation import expression_pca, mde
 from hdeepinsight.tl._score_tables import read_scores
@@ -32,6 +32,8 @@ __all__ = [
     "Consensus",
     "LabelAudit",
     "MarkerEvidence",
+    "MarkerScorer",
+    "MarkersLike",
     "PrivateProjection",
     "ReferenceModel",
     "RefineConfig",
@@ -53,7 +55,6 @@ __all__ = [
     "marker_genes",
     "mde",
     "open_cells",
-    "open_markers",
     "private_directions",
     "read_markers",
     "read_scores",

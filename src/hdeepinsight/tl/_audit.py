@@ -19,14 +19,12 @@ from hdeepinsight.annotation import (
     check_cells,
     depth_of_level,
     node_categories,
-    storable,
 )
 from hdeepinsight.data import AlignedQuery, open_counts
 from hdeepinsight.taxonomy import Taxonomy, check_labels, column_nodes
 from hdeepinsight.tl._confident_learning import (
     LEAST_RECOGNISED,
     assign_folds,
-    batch_information,
     class_names,
     class_table,
     expression_features,
@@ -264,7 +262,6 @@ def audit_nodes(
         weight=np.where(suspicious, found.weight, 1.0),
         classes=class_table(taxonomy, nodes, p, judged, suspicious, found, batches),
         transitions=found.transitions,
-        batch_nmi=batch_information(taxonomy, nodes, batches),
         settings={"n_folds": n_folds, "least_margin": least_margin, "max_share": max_share},
     )
 
@@ -313,8 +310,6 @@ class LabelAudit:
         The confident joint in long form, a row a pair of siblings: ``level``, ``given``,
         ``likely``, ``n_confident`` (cells with the first label that are confidently of the second
         class) and ``rate`` (their share, summing to 1 over ``likely``).
-    batch_nmi
-        Normalised mutual information of labels and batches at every level; NaN without batches.
     settings
         How the audit was made, in plain types.
 
@@ -351,7 +346,6 @@ class LabelAudit:
     weight: np.ndarray
     classes: pd.DataFrame
     transitions: pd.DataFrame
-    batch_nmi: pd.Series[float]
     settings: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -532,10 +526,9 @@ class LabelAudit:
         color_of = dict(zip(self._names, map(colors.get, self.taxonomy.labels), strict=True))
         labels = self.cells[[AUDIT_KEYS.GIVEN, AUDIT_KEYS.SUGGESTED]]
         added = Additions(
-            obs={storable(f"{key_added}_{name}"): each.array for name, each in self.cells.items()},
-            obsm={},
+            obs={name: each.array for name, each in self.cells.items()},
             uns={
-                storable(f"{key_added}_{name}_colors"): list(map(color_of.get, each.cat.categories))
+                f"{name}_colors": list(map(color_of.get, each.cat.categories))
                 for name, each in labels.items()
             },
         )

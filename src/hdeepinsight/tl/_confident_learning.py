@@ -9,7 +9,6 @@ import pandas as pd
 from scipy import sparse
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import normalized_mutual_info_score
 
 from hdeepinsight._keys import LABEL_COLUMNS
 from hdeepinsight.annotation import drop_ancestors
@@ -351,21 +350,3 @@ def class_batches(
             "confounding": np.where(overlap >= _SAME_CELLS, "same as a batch", alone),
         }
     )
-
-
-def batch_information(
-    taxonomy: Taxonomy, nodes: np.ndarray, batches: np.ndarray | None
-) -> pd.Series[float]:
-    """Compute the normalised mutual information of labels and batches, shape ``(n_levels,)``.
-
-    0 says that labels tell nothing about batches, 1 that they are the same partition. NaN without
-    batches.
-    """
-    values = []
-    for at_level in taxonomy.node_at_level[nodes].T:
-        known = at_level > 0
-        value = np.nan
-        if batches is not None and known.any():
-            value = normalized_mutual_info_score(at_level[known], batches[known])
-        values.append(value)
-    return pd.Series(values, index=list(taxonomy.level_names), name="batch_nmi", dtype=float)

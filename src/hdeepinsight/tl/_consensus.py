@@ -217,9 +217,8 @@ class Consensus:
         (['T', 'B'], [0.5, nan])
         """
         result = self.annotation()
-        added = annotation.annotation_additions(result, adata, key_added)
-        for level, column in self.agreement.items():
-            added.obs[annotation.storable(f"{key_added}_agreement_{level}")] = column.array
+        agreement = {f"agreement_{level}": each.array for level, each in self.agreement.items()}
+        added = annotation.annotation_additions(result, adata, agreement)
         added.write(adata, key_added, result.to_dict(), overwrite=overwrite)
 
     def __repr__(self) -> str:

@@ -39,15 +39,15 @@ _SUM_TOLERANCE = 1e-3
 class ClassScores:
     """Scores of cells for classes; with a taxonomy, for the finest classes among those given."""
 
+    #: Shape ``(n_cells, n_classes)``.
     values: NDArray[np.float64]
-    """Shape ``(n_cells, n_classes)``."""
+    #: Names of the columns.
     classes: tuple[str, ...]
-    """Names of the columns."""
+    #: Whether rows are distributions; otherwise the values are logits.
     are_probabilities: bool
-    """Whether rows are distributions; otherwise the values are logits."""
     taxonomy: Taxonomy | None = None
+    #: Node of every class.
     nodes: NDArray[np.int64] | None = None
-    """Node of every class."""
 
     def probabilities(self) -> NDArray[np.float64]:
         """Return distributions over the classes: as given, or the softmax of the logits."""

@@ -307,12 +307,9 @@ class Refinement:
             colors = [by_label[self.taxonomy.label(int(node))] for node in self.nodes]
         columns = {"label": self.labels, "confidence": self.confidence, "changed": self.changed}
         added = Additions(
-            obs={
-                annotation.storable(f"{key_added}_{name}"): each.array
-                for name, each in columns.items()
-            },
-            obsm={annotation.storable(f"{key_added}_probabilities"): table},
-            uns={annotation.storable(f"{key_added}_label_colors"): colors},
+            obs={name: each.array for name, each in columns.items()},
+            obsm={"probabilities": table},
+            uns={"label_colors": colors},
         )
         notes = {name: str(value) for name, value in self.parameters.items()}
         added.write(adata, key_added, notes, overwrite=overwrite)
@@ -446,12 +443,8 @@ def lambda_path(
     classes: Sequence[str] | None = None,
     taxonomy: Taxonomy | None = None,
     method: Method = "local_prior",
-    use_rep: str | NDArray[np.floating] = "X_pca",
-    neighbors_key: str | None = None,
-    n_neighbors: int = 15,
-    weights: GraphWeights = "binary",
-    batch_key: str | None = None,
     config: RefineConfig | None = None,
+    **graph: Any,
 ) -> pd.DataFrame:
     """Refine with several strengths on one graph.
 
@@ -461,8 +454,10 @@ def lambda_path(
         As in `refine`.
     grid
         Strengths to try.
-    classes, taxonomy, method, use_rep, neighbors_key, n_neighbors, weights, batch_key, config
+    classes, taxonomy, method, config
         As in `refine`.
+    **graph
+        ``use_rep``, ``neighbors_key``, ``n_neighbors``, ``weights`` and ``batch_key`` of `refine`.
 
     Returns
     -------
@@ -489,18 +484,10 @@ def lambda_path(
     (0, ['mean_margin', 'mass_drift'])
     """
     scores = class_scores(adata, probabilities, classes=classes, taxonomy=taxonomy)
-    graphs = cell_graphs(
-        adata,
-        use_rep=use_rep,
-        neighbors_key=neighbors_key,
-        n_neighbors=n_neighbors,
-        weights=weights,
-        batch_key=batch_key,
-    )
-    names = pd.Index(adata.obs_names)
-    rows = []
+    graphs, names, rows = cell_graphs(adata, **graph), pd.Index(adata.obs_names), []
+    by_batch = graph.get("batch_key") is not None
     for lam in grid:
-        settings = _Settings(method, lam, batch_key is not None, config or RefineConfig())
+        settings = _Settings(method, lam, by_batch, config or RefineConfig())
         result = _refine_on(graphs, names, scores, settings)
         mass = result.class_mass
         before, after = mass["mass_before"].to_numpy(), mass["mass_after"].to_numpy()

@@ -176,9 +176,8 @@ class Vote:
         ['CD4', 'CD4', 'CD4']
         """
         result = self.annotation()
-        added = annotation.annotation_additions(result, adata, key_added)
-        clusters = pd.Categorical(self.clusters.astype(str))
-        added.obs[annotation.storable(f"{key_added}_cluster")] = clusters
+        clusters = {"cluster": pd.Categorical(self.clusters.astype(str))}
+        added = annotation.annotation_additions(result, adata, clusters)
         added.write(adata, key_added, result.to_dict(), overwrite=overwrite)
 
     def __repr__(self) -> str:

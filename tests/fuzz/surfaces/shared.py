@@ -17,11 +17,10 @@ from huggingface_hub.utils import disable_progress_bars, get_session
 
 from hdeepinsight.hub import HubError, SharedModel
 from hdeepinsight.hub._address import Address
-from hdeepinsight.hub._card import as_cell, as_fenced, as_markdown
 from hdeepinsight.hub._checksums import parse_checksums
-from hdeepinsight.hub._list import read_tags
 from hdeepinsight.hub._places import HubPlace
-from hdeepinsight.hub._pull import cache_of, fetch_files, revision_folder
+from hdeepinsight.hub._publish import as_cell, as_fenced, as_markdown
+from hdeepinsight.hub._pull import cache_of, fetch_files, read_tags, revision_folder
 from surfaces.dice import Dice
 from surfaces.guard import Violation, scratch, watched
 

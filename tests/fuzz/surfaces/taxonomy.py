@@ -73,13 +73,6 @@ def taxonomy_json(data: bytes) -> None:
     watched(lambda: _same_again(Taxonomy.from_json(path)), _ERRORS)
 
 
-def taxonomy_newick(data: bytes) -> None:
-    """Newick text."""
-    warm_up()
-    text = data.decode("utf-8", errors="surrogateescape")
-    watched(lambda: _same_again(Taxonomy.from_newick(text)), _ERRORS)
-
-
 def taxonomy_obo(data: bytes) -> None:
     """OBO, whose terms are asked for by id and by name: any bytes, or clauses in any order."""
     warm_up()
@@ -106,8 +99,6 @@ def _ontology(dice: Dice) -> bytes:
 def _same_again(tree: Taxonomy) -> None:
     """Whatever was read is a taxonomy like any other: it survives every text form."""
     assert Taxonomy.from_json(tree.to_json()) == tree
-    again = Taxonomy.from_newick(tree.to_newick())
-    assert (again.labels, again.parent.tolist()) == (tree.labels, tree.parent.tolist())
     assert str(tree)
     assert tree.resolve(tree.path_name(tree.n_nodes - 1)) >= 0
 

@@ -17,8 +17,7 @@ import torch
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 
-from hdeepinsight._errors import check_integer, check_keywords, one_column
-from hdeepinsight._progress import tracked
+from hdeepinsight._errors import check_keywords, one_column
 from hdeepinsight.adaptation import AdaptationOptions, Adapter, QueryCells, reference_sums
 from hdeepinsight.annotation import (
     Annotation,
@@ -32,19 +31,18 @@ from hdeepinsight.annotation import (
     check_decoding,
     evaluate_annotation,
     judgement,
-    marker_opinion,
 )
 from hdeepinsight.data import (
+    SAMPLE_CELLS,
     InputError,
     align_genes,
     deal_out,
     draw_evenly,
     is_paired,
     open_store,
-    spread_rows,
 )
 from hdeepinsight.models._base._plan import HierarchicalPlan
-from hdeepinsight.models._base._reader import CellReader, in_order
+from hdeepinsight.models._base._reader import CellReader, QueryReader, as_cells, query_cells
 from hdeepinsight.models._base._registration import (
     LABELS,
     as_label_keys,
@@ -69,15 +67,11 @@ else:
 SOURCE = "held-out reference cells"
 CROSS_FITTED = "reference cells, each read by a member that did not learn from it"
 REFERENCE_CELLS = 20_000
+#: Fewest and most cells of a query that a student learns from.
 STUDENT_CELLS = 100, 20_000
-"""Fewest and most cells of a query that a student learns from."""
 CONFORMAL_CELLS = 20_000
+#: Held-out cells that a model keeps, to see how they look at the genes and depths of a query.
 BANK_CELLS = 400
-"""Held-out cells that a model keeps, to see how they look at the genes and depths of a query."""
-SAMPLE_CELLS = 2_000
-"""Cells of a large query by which it is judged; a smaller one is judged by all of its cells."""
-SMALL = 4096
-"""Cells of a query that is read as one block."""
 READING = "layer", "use_raw", "scale", "fold_case"
 TEMPERATURE_DEPTHS = (1.0, 0.5, 0.25)
 
@@ -99,7 +93,7 @@ class HierarchicalClassifierMixin(_Base):
 
     _training_plan_cls: ClassVar[type] = HierarchicalPlan
     _labels_required: ClassVar[bool] = True
-    _train_options: ClassVar[tuple[str, ...]] = ("audit",)
+    _train_options: ClassVar[tuple[str, ...]] = ("audit", "soft_query")
     _monitor: ClassVar[str] = "log_loss"
     _parts: ClassVar[Mapping[str, type]] = {
         "calibration_": Calibration,
@@ -117,33 +111,8 @@ class HierarchicalClassifierMixin(_Base):
     adapter_: Adapter | None = None
     shift_: float | None = None
     _query: _Query | None = None
-    _unseen_by: np.ndarray | None = None
-    _soft_query: tuple[QueryCells, np.ndarray] | None = None
 
     # ------------------------------------------------------------------------------- training
-
-    def _split(
-        self, train_size: float | None, validation_size: float | None, *how: Any
-    ) -> list[np.ndarray]:
-        split = super()._split(train_size, validation_size, *how)
-        self._unseen_by, n_members = None, getattr(self.module, "n_members", 1)
-        rest = 0.1 if train_size is None else 1 - train_size
-        share = rest if validation_size is None else validation_size
-        if not len(split[1]) and share:
-            known = "is not calibrated, has no label sets (with n_members='auto' it would)"
-            if n_members > 1:
-                nodes, rng = self._nodes(), np.random.default_rng(self.seed)
-                nodes = np.where(np.isin(np.arange(len(nodes)), split[0]), nodes, 0)
-                self._unseen_by = deal_out(nodes, n_members, share, rng)
-                known = "has label sets from cells that single members did not learn from"
-            warnings.warn(
-                f"No cells are held out: every type has too few for that. The model {known}, "
-                "knows no novelty, and cannot be evaluated on its reference. Label more cells, "
-                "raise validation_size, or pass validation_size=0 to agree.",
-                UserWarning,
-                stacklevel=4,  # the caller of train
-            )
-        return split
 
     def _check_reference(self) -> None:
         super()._check_reference()
@@ -152,7 +121,14 @@ class HierarchicalClassifierMixin(_Base):
             raise ValueError(f"{msg} with a column that holds labels.")
 
     def _prepare(
-        self, split: list[np.ndarray] | None, datamodule: Any, audit: Any = False, **options: Any
+        self,
+        split: list[np.ndarray] | None,
+        datamodule: Any,
+        audit: Any = False,
+        *,
+        held_out_share: float = 0.0,
+        soft_query: Any = False,
+        **options: Any,
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if split is None:
             if audit is not False:
@@ -163,29 +139,41 @@ class HierarchicalClassifierMixin(_Base):
                 self._build_from(*self._read_loader(datamodule, "train", codes))
             columns = align_genes(self._loader_genes, self.genes).source
             return (self.taxonomy, codes, columns), {}
-        nodes = self._nodes()
+        nodes = given = self._nodes()
         settings: dict[str, Any] = {}
         if audit is not False:
-            lifted = self._lifted_nodes(nodes, split[0], audit)
-            settings["n_lifted_labels"] = int((lifted != nodes).sum())
-            nodes = lifted
-        codes = np.arange(self.taxonomy.n_nodes)
-        if (unseen_by := self.__dict__.pop("_unseen_by", None)) is not None:
-            # A code then says both: the node, and the member that must not see it.
-            nodes = nodes + len(codes) * (unseen_by + 1)
-            parts = np.arange(-1, self.module.n_members)
-            unseen_by, codes = np.repeat(parts, len(codes)), np.tile(codes, len(parts))
-            settings["cross_fitted"] = True
+            nodes = self._lifted_nodes(given, split[0], audit)
+            settings["n_lifted_labels"] = int((nodes != given).sum())
+        codes, unseen_by = np.arange(self.taxonomy.n_nodes), None
+        if not len(split[1]) and held_out_share:
+            known = "is not calibrated, has no label sets (with n_members='auto' it would)"
+            if (n_members := getattr(self.module, "n_members", 1)) > 1:
+                known = "has label sets from cells that single members did not learn from"
+                rng = np.random.default_rng(self.seed)
+                trained = np.where(np.isin(np.arange(len(given)), split[0]), given, 0)
+                dealt_to = deal_out(trained, n_members, held_out_share, rng)
+                # A code then says both: the node, and the member that must not see it.
+                nodes = nodes + len(codes) * (dealt_to + 1)
+                parts = np.arange(-1, n_members)
+                unseen_by, codes = np.repeat(parts, len(codes)), np.tile(codes, len(parts))
+                settings["cross_fitted"] = True
+            warnings.warn(
+                f"No cells are held out: every type has too few for that. The model {known}, "
+                "knows no novelty, and cannot be evaluated on its reference. Label more cells, "
+                "raise validation_size, or pass validation_size=0 to agree.",
+                UserWarning,
+                stacklevel=4,  # the caller of train
+            )
         self.adata_manager.adata.obs[LABELS] = nodes
-        if (soft := self.__dict__.pop("_soft_query", None)) is None:
+        if soft_query is False:
             return (self.taxonomy, codes, None, unseen_by), settings
-        cells, measured = soft
+        cells, measured = soft_query
         digest = hashlib.sha256(cells.counts.indices.tobytes())
         for values in (cells.counts.data, cells.extra["soft_labels"]):
             digest.update(values.tobytes())
         found = {"n_cells": len(cells), "n_genes": int(measured.sum())}
         settings["student"] = found | {"sha256": digest.hexdigest()}
-        return (self.taxonomy, codes, None, unseen_by, *soft), settings
+        return (self.taxonomy, codes, None, unseen_by, cells, measured), settings
 
     def _finish(self, plan: Any, datamodule: Any) -> None:
         if datamodule is None:
@@ -357,8 +345,7 @@ class HierarchicalClassifierMixin(_Base):
         setup, options = self._setup, self.init_params_["non_kwargs"]
         getattr(self, setup.setup_method_name)(self.adata, **setup.setup_args)
         student = type(self)(self.adata, **options | {"seed": self.seed + 1})
-        student._soft_query = soft_query
-        student.train(**same | train_kwargs)
+        student.train(**same | train_kwargs, soft_query=soft_query)
         student.recipe_["split_key"] = recipe.get("split_key")
         return student
 
@@ -366,14 +353,14 @@ class HierarchicalClassifierMixin(_Base):
         """Return cells of a query with the probabilities of their nodes, and the genes it has."""
         fewest, most = STUDENT_CELLS
         rows = np.random.default_rng(self.seed).permutation(opened.n_obs)[:most]
-        opened = opened.subset(np.sort(rows))
-        counts = opened.read()
+        opened, read = opened.subset(np.sort(rows)), list[sparse.csr_matrix]()
+        result, _ = self._annotated(QueryReader(self, opened), counts=read)
+        counts = sparse.vstack(read, format="csr")
         rows = np.flatnonzero(np.diff(counts.indptr))
         if len(rows) < fewest:
             found = f"{len(rows):,} cells of the query have counts of the model's genes."
             valid = f"A student learns from at least {fewest}."
             raise InputError(found, valid, "Annotate the query with this model.")
-        result = self.annotate(opened)
         if result.verdict is not None and result.verdict.light == "red":
             valid = "A student learns from what this model says of it, which is not to be trusted."
             raise InputError(result.verdict.sentences[0], valid, "See the verdict of annotate().")
@@ -407,7 +394,7 @@ class HierarchicalClassifierMixin(_Base):
         self.module.temperature.fill_(1.0)
         if not len(held_out):
             return
-        read = self._reader()
+        read = CellReader(self.module, self.adapter_, np.ones(len(self.genes)))
         cross_fitted = "member" in held_out.extra
         if not cross_fitted:
             depths = (
@@ -518,25 +505,35 @@ class HierarchicalClassifierMixin(_Base):
         opened = self._open_trained(
             query, indices, layer=layer, use_raw=use_raw, scale=scale, fold_case=fold_case
         )
-        judge: QueryJudge | None = None
-        found: dict[str, np.ndarray] = {}
-        is_judged, is_small = self.bank_ is not None, opened.n_obs <= SMALL
-        if is_judged and not is_small:
-            judge = self._judge(opened, *self._sampled(opened, corrected))
-        whole: list[sparse.csr_matrix] = []
-        chunks = self._chunks(opened, self._wanted, batch_size, corrected, keep=keep, judge=judge)
-        for rows, counts, part in chunks:
-            fill(found, part, rows, opened.n_obs)
-            whole += [counts] if is_judged and is_small else []
-        if whole:
-            read = sparse.vstack(whole, format="csr"), found["probabilities"]
-            judge = self._judge(opened, *read)
-            found |= {} if judge is None else judge.measure(*read)
         # Profiles see a corrected query uncorrected.
         reject = "off" if corrected is not None else reject
-        return self._annotation(
-            opened, judge, found, decoder=decoder, threshold=threshold, reject=reject
-        )
+        how: dict[str, Any] = {"decoder": decoder, "threshold": threshold, "reject": reject}
+        reader = QueryReader(self, opened, corrected)
+        return self._annotated(reader, batch_size=batch_size, keep=keep, **how)[0]
+
+    def _annotated(
+        self,
+        reader: QueryReader,
+        *,
+        counts: list[sparse.csr_matrix] | None = None,
+        batch_size: int | None = None,
+        keep: list[sparse.csr_matrix] | None = None,
+        **how: Any,
+    ) -> tuple[Annotation, QueryJudge | None]:
+        """Annotate a query in one pass, a small one judged by its cells, a large one by a sample.
+
+        Its counts of the model's genes are appended to ``counts``, as its own to ``keep``.
+        """
+        judge, by_itself = None, self.bank_ is not None and reader.is_small
+        if self.bank_ is not None and not by_itself:
+            _, judge = self._annotated(reader.sample(), **how)
+        counts = [] if by_itself and counts is None else counts
+        found = reader.read(self._wanted, batch_size, counts=counts, keep=keep, judge=judge)
+        if by_itself and counts:
+            read = sparse.vstack(counts, format="csr"), found["probabilities"]
+            judge = reader.judge(*read)
+            found |= {} if judge is None else judge.measure(*read)
+        return self._annotation(reader.opened, judge, found, **how), judge
 
     def annotate_blocks(
         self,
@@ -562,8 +559,8 @@ class HierarchicalClassifierMixin(_Base):
 
         Yields
         ------
-        The annotation of the next 4,096 cells. Their labels are those of :meth:`annotate`; the
-        verdict is on these cells alone.
+        The annotation of the next 4,096 cells. Their labels are those of :meth:`annotate`, and the
+        verdict is that on the whole query.
 
         Raises
         ------
@@ -581,20 +578,14 @@ class HierarchicalClassifierMixin(_Base):
         [210]
         """
         check_decoding(threshold, decoder, reject)
-        opened = self._open_trained(query, None, **reading)
-        judge = None
+        how: dict[str, Any] = {"decoder": decoder, "threshold": threshold, "reject": reject}
+        reader, judge = QueryReader(self, self._open_trained(query, None, **reading)), None
         if self.bank_ is not None:
-            judge = self._judge(opened, *self._sampled(opened, None))
-        some = opened if rows is None else opened.subset(np.arange(rows.start, rows.stop))
-        for place, _, part in self._chunks(some, self._wanted, judge=judge):
-            yield self._annotation(
-                some.subset(place),
-                judge,
-                part,
-                decoder=decoder,
-                threshold=threshold,
-                reject=reject,
-            )
+            sample, judge = self._annotated(reader.sample(), **how)
+            how["said"] = {"verdict": sample.verdict, "gene_report": sample.gene_report}
+        reader = reader if rows is None else reader.of(np.arange(rows.start, rows.stop))
+        for place, _, part in reader.chunks(self._wanted, judge=judge):
+            yield self._annotation(reader.opened.subset(place), judge, part, **how)
 
     @property
     def _wanted(self) -> tuple[str, ...]:
@@ -607,29 +598,28 @@ class HierarchicalClassifierMixin(_Base):
         judge: QueryJudge | None,
         found: dict[str, np.ndarray],
         *,
-        reject: Reject,
+        reject: Reject = "auto",
+        said: Mapping[str, Any] | None = None,
         **how: Any,
     ) -> Annotation:
         """Return the annotation of a query, or of a part, from what was found of its cells."""
         probabilities = found.pop("probabilities", np.zeros((0, 0)))
         seen = found.pop("seen", np.ones(0, dtype=bool))
-        disagreement = found.pop("disagreement", None)
+        how |= {"disagreement": found.pop("disagreement", None), "recipe": self.recipe}
+        own = judgement(
+            judge,
+            found,
+            probabilities,
+            taxonomy=self.taxonomy,
+            opened=opened,
+            seen=seen,
+            reject=reject,
+        )
         return Annotation(
             taxonomy=self.taxonomy,
             node_probabilities=probabilities,
-            recipe=self.recipe,
             calibration=self.calibration,
-            disagreement=disagreement,
-            **how,
-            **judgement(
-                judge,
-                found,
-                probabilities,
-                taxonomy=self.taxonomy,
-                opened=opened,
-                seen=seen,
-                reject=reject,
-            ),
+            **(how | own | dict(said or {})),
         )
 
     def predict(
@@ -719,11 +709,12 @@ class HierarchicalClassifierMixin(_Base):
         >>> table.shape, table.columns.tolist()
         ((210, 5), ['T', 'NK', 'B', 'Myeloid', 'Platelet'])
         """
-        opened = self._open_trained(adata, indices, **reading)
+        reader = QueryReader(self, self._open_trained(adata, indices, **reading), corrected)
+        found = reader.read(("probabilities",), batch_size)
         result = Annotation(
             taxonomy=self.taxonomy,
-            obs_names=opened.obs_names,
-            node_probabilities=self._collected(opened, "probabilities", batch_size, corrected),
+            obs_names=reader.opened.obs_names,
+            node_probabilities=found.get("probabilities", np.zeros((0, 0))),
         )
         return result.probabilities(level)
 
@@ -753,8 +744,9 @@ class HierarchicalClassifierMixin(_Base):
         >>> len(model.get_latent_representation(query)) == query.n_obs
         True
         """
-        opened = self._open_trained(adata, indices, **reading)
-        return self._collected(opened, "latent", batch_size)
+        reader = QueryReader(self, self._open_trained(adata, indices, **reading))
+        found = reader.read(("latent",), batch_size)
+        return found.get("latent", np.zeros((0, 0), dtype=np.float32))
 
     def label_nodes(
         self,
@@ -863,89 +855,6 @@ class HierarchicalClassifierMixin(_Base):
                 return self.open(own.opened, indices=indices)
             query, reading = own.data, own.reading | given
         return self.open(query, indices=indices, **reading)
-
-    def _reader(self, measured: np.ndarray | None = None) -> CellReader:
-        """Return what reads cells by the network, for the genes of a query."""
-        measured = np.ones(len(self.genes)) if measured is None else measured
-        return CellReader(self.module, self.adapter_, measured)
-
-    def _chunks(
-        self,
-        opened: AlignedQuery,
-        names: Sequence[str],
-        batch_size: int | None = None,
-        corrected: StacasResult | None = None,
-        *,
-        some: np.ndarray | None = None,
-        keep: list[sparse.csr_matrix] | None = None,
-        judge: QueryJudge | None = None,
-    ) -> Iterator[tuple[slice, sparse.csr_matrix, dict[str, np.ndarray]]]:
-        """Read a query, or some cells, in one pass by chunks: rows, counts, and outputs by name.
-
-        Those of a judge, who needs probabilities, are among them.
-        """
-        check_integer("batch_size", batch_size, optional=True)
-        shift = None
-        if corrected is not None:
-            shift = corrected.shift_for(self.normalizer, opened.obs_names)
-        opened = opened if some is None else opened.subset(some)
-        batch = (self.adapter_ or Adapter()).batch_of(opened.obs)
-        read = self._reader(opened.measured)
-
-        def outputs(chunk: tuple[slice, sparse.csr_matrix]) -> dict[str, np.ndarray]:
-            rows, counts = chunk
-            cells = query_cells(opened, rows, counts, batch[rows])
-            if shift is not None:
-                wanted = [rows] if some is None else [slice(row, row + 1) for row in some[rows]]
-                moved = np.concatenate([shift(each) for each in wanted])
-                cells = replace(cells, extra={**cells.extra, "shift": moved})
-            found = read(cells, names, batch_size)
-            return found | ({} if judge is None else judge.measure(counts, found["probabilities"]))
-
-        chunks = tracked(opened.chunks(keep=keep), "Annotating", opened.n_obs)
-        for (rows, counts), found in in_order(outputs, chunks, read.n_workers):
-            yield rows, counts, found
-
-    def _collected(
-        self,
-        opened: AlignedQuery,
-        name: str,
-        batch_size: int | None,
-        corrected: StacasResult | None = None,
-    ) -> np.ndarray:
-        """Return an output for all cells, shape ``(n_cells, ...)``."""
-        found: dict[str, np.ndarray] = {}
-        for rows, _, part in self._chunks(opened, (name,), batch_size, corrected):
-            fill(found, part, rows, opened.n_obs)
-        return found.get(name, np.zeros((0, 0), dtype=np.float32))
-
-    def _sampled(
-        self, opened: AlignedQuery, corrected: StacasResult | None
-    ) -> tuple[sparse.csr_matrix, np.ndarray]:
-        """Return counts and probabilities of cells from all over a query, or of all, if few."""
-        is_small = opened.n_obs <= SMALL
-        rows = np.arange(opened.n_obs) if is_small else spread_rows(opened.n_obs, SAMPLE_CELLS)
-        drawn = self._chunks(opened, ("probabilities",), corrected=corrected, some=rows)
-        counts, found = zip(*[part[1:] for part in drawn], strict=True)
-        probabilities = np.concatenate([each["probabilities"] for each in found])
-        return sparse.vstack(counts, format="csr"), probabilities
-
-    def _judge(
-        self, opened: AlignedQuery, counts: sparse.csr_matrix, probabilities: np.ndarray
-    ) -> QueryJudge | None:
-        """Judge a query by some of its cells; ``None`` without a bank, or without any RNA."""
-        if self.bank_ is None or not counts.nnz:
-            return None
-
-        reader = self._reader(opened.measured)
-
-        def network(cells: sparse.csr_matrix) -> np.ndarray:
-            read = as_cells(cells.astype(np.float32), np.zeros(cells.shape[0], dtype=np.int64))
-            return reader(read, ("probabilities",))["probabilities"]
-
-        markers = marker_opinion(self.profiles_, self.taxonomy, opened.measured)
-        yardstick = self.bank_, self.taxonomy, opened.measured
-        return QueryJudge(*yardstick, counts, probabilities, network, markers, seed=self.seed)
 
     # ----------------------------------------------------------------------------- adaptation
 
@@ -1107,8 +1016,9 @@ class HierarchicalClassifierMixin(_Base):
         """Return the share of some cells of a query that do not look like the reference."""
         few = cells[np.unique(np.linspace(0, len(cells) - 1, SAMPLE_CELLS).astype(int))]
         few = replace(few, batch=np.full(len(few), -1))  # read by the network of the reference
-        probabilities = self._reader(opened.measured)(few, ("probabilities",))["probabilities"]
-        judge = self._judge(opened, few.counts, probabilities)
+        reader = QueryReader(self, opened)
+        probabilities = reader.network(few, ("probabilities",))["probabilities"]
+        judge = reader.judge(few.counts, probabilities)
         return None if judge is None else judge.foreign_share(few.counts, probabilities)
 
     def _part(self, kind: Any, values: dict[str, Any]) -> Any:
@@ -1129,33 +1039,3 @@ class _Query(NamedTuple):
     reference: Any
     freeze: dict[str, bool]
     module: torch.nn.Module
-
-
-def query_cells(
-    opened: AlignedQuery,
-    rows: Any,
-    counts: sparse.csr_matrix,
-    batch: np.ndarray,
-    nodes: np.ndarray | None = None,
-) -> QueryCells:
-    """Return some cells of a query in memory, with what was measured beside their counts."""
-    extra = opened.extra[rows]
-    nodes = np.zeros(len(batch), dtype=np.int64) if nodes is None else nodes
-    return QueryCells(counts, batch, nodes, extra.arrays, extra.has_rna)
-
-
-def as_cells(
-    counts: sparse.csr_matrix, nodes: np.ndarray, extra: dict[str, np.ndarray] | None = None
-) -> QueryCells:
-    """Return cells of a reference in memory."""
-    return QueryCells(counts, np.full(len(nodes), -1), nodes, extra or {})
-
-
-def fill(
-    found: dict[str, np.ndarray], part: Mapping[str, np.ndarray], rows: slice, n_cells: int
-) -> None:
-    """Write some rows of arrays that are made where there are none yet, of so many cells."""
-    for name, values in part.items():
-        if name not in found:
-            found[name] = np.empty((n_cells, *values.shape[1:]), dtype=values.dtype)
-        found[name][rows] = values

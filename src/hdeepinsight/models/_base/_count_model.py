@@ -41,9 +41,15 @@ from hdeepinsight.data import (
     pad,
     split_three,
 )
-from hdeepinsight.models._base import _registration as registration
-from hdeepinsight.models._base import _registry as classes
-from hdeepinsight.models._base import _training as training
+from hdeepinsight.models._base import (
+    _registration as registration,
+)
+from hdeepinsight.models._base import (
+    _registry as classes,
+)
+from hdeepinsight.models._base import (
+    _training as training,
+)
 from hdeepinsight.models._base._plan import OneCyclePlan
 
 if TYPE_CHECKING:
@@ -589,7 +595,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             raise ValueError(f"{msg} Pass sizes to train(), and devices for several processes.")
         if split_key is not None and not shuffle_set_split:
             raise ValueError("shuffle_set_split=False has no effect with split_key. Omit one.")
-        split = None
+        split, share = None, 0.0
         if datamodule is not None:
             training.refuse_without_effect(given, LOADING, "with a datamodule, which loads")
             if self.adata is not None:
@@ -605,13 +611,16 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
                 training.refuse_without_effect(given, SPLITTING, "with external_indexing")
                 split = given_split(parts, self.summary_stats.n_cells)
             else:
-                split = self._split(train_size, validation_size, shuffle_set_split, split_key)
+                sizes = train_size, validation_size
+                split = self._split(*sizes, shuffle_set_split, split_key)
+                rest = 0.1 if train_size is None else 1 - train_size
+                share = rest if validation_size is None else validation_size
             n_train, n_val = len(split[0]), len(split[1])
             batch_size = int(batch_size or np.clip(n_train // 8, *BATCH_SIZE_BOUNDS))
         size = int(batch_size or getattr(datamodule, "batch_size", None) or BATCH_SIZE_BOUNDS[1])
         steps = max(1, -(-n_train // size))
         epochs = int(max_epochs or np.clip(round(DEFAULT_STEPS / steps), *EPOCH_BOUNDS))
-        plan_args, found = self._prepare(split, datamodule, **further)
+        plan_args, found = self._prepare(split, datamodule, held_out_share=share, **further)
         plan = self._training_plan_cls(self.module, *plan_args, **plan_kwargs)
         monitor = self._monitor if early_stopping else None
         options = training.trainer_options(trainer_kwargs, epochs, n_val, devices, monitor=monitor)
@@ -635,6 +644,21 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             checkpoints = training.Checkpoints(checkpoint, self._fingerprint(started, split))
             options = checkpoints.added_to(options)
         options |= {"max_epochs": epochs, "accelerator": accelerator, "devices": devices}
+        self._fit(plan, loaders, options, settings, sizes=(n_train, n_val))
+        self._finish(plan, datamodule)
+        if checkpoints is not None:
+            checkpoints.path.unlink(missing_ok=True)
+
+    def _fit(
+        self,
+        plan: Any,
+        loaders: Any,
+        options: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        *,
+        sizes: tuple[int, int],
+    ) -> None:
+        """Run a training plan, which leaves the model as it was if it fails; keep its recipe."""
         unchanged = training.unchanged_if_interrupted(self)
         with quiet_trainer(), unchanged, training.seeded(self.seed):
             runner = TrainRunner(self, plan, loaders, **options)
@@ -645,17 +669,14 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
                 raise ValueError(f"{msg} settings of the trainer that end it at once.")
             training.check_finite(self.module)
         self.recipe_ = {
-            "n_cells": n_train + n_val,
-            "n_held_out": n_val,
+            "n_cells": sum(sizes),
+            "n_held_out": sizes[1],
             "n_genes": len(self.genes),
             "seed": self.seed,
             **settings,
             "python": platform.python_version(),
             **{name: version(name) for name in RECORDED_PACKAGES},
         }
-        self._finish(plan, datamodule)
-        if checkpoints is not None:
-            checkpoints.path.unlink(missing_ok=True)
 
     def _check_reference(self) -> None:
         """Refuse to train where there is no reference, or another one than was registered."""

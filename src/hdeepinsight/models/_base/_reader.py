@@ -1,30 +1,163 @@
-"""Cells through a network at prediction: folded where it can be, in blocks, by several workers."""
+"""Queries through a network: folded where it can be, in blocks, by several workers; and judged."""
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor
 
+from hdeepinsight._errors import check_integer
+from hdeepinsight._progress import tracked
 from hdeepinsight.adaptation import Adapter, QueryCells
+from hdeepinsight.annotation import QueryJudge, marker_opinion
+from hdeepinsight.data import CHUNK_CELLS
+
+if TYPE_CHECKING:
+    from hdeepinsight.data import AlignedQuery
+    from hdeepinsight.pp import StacasResult
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 
+#: Cells in one pass: on a CPU, what stays in its caches is read fastest; on an H100, larger blocks
+#: are read no faster, since cells are prepared on the host.
 PLAIN_CELLS, FOLDED_CELLS, GPU_CELLS = 1024, 512, 4096
-"""Cells in one pass: on a CPU, what stays in its caches is read fastest; on an H100, larger blocks
-are read no faster, since cells are prepared on the host."""
+#: Some prepare cells while others compute and bring results back.
 GPU_WORKERS = 4
-"""Some prepare cells while others compute and bring results back."""
+#: Inputs that a folded network does not take.
 PLAIN_INPUTS = {"shift", "member"}
-"""Inputs that a folded network does not take."""
+
+
+class QueryReader:
+    """Read the cells of a query by a model, in one pass, and judge them.
+
+    Parameters
+    ----------
+    model
+        Model that reads them.
+    opened
+        Query, opened for the model.
+    corrected
+        Correction of the whole query, whose shift is added to what the network reads.
+    """
+
+    def __init__(
+        self, model: Any, opened: AlignedQuery, corrected: StacasResult | None = None
+    ) -> None:
+        self.model, self.opened = model, opened
+        self.rows: Any = slice(0, opened.n_obs)
+        self.shift: Callable[[Any], np.ndarray] | None = None
+        if corrected is not None:
+            self.shift = corrected.shift_for(model.normalizer, opened.obs_names)
+        self.network = CellReader(model.module, model.adapter_, opened.measured)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the query is read as one block."""
+        return self.opened.n_obs <= CHUNK_CELLS
+
+    def of(self, rows: np.ndarray) -> QueryReader:
+        """Return what reads some of the cells."""
+        found = copy.copy(self)
+        found.opened, found.rows = self.opened.subset(rows), rows
+        return found
+
+    def sample(self) -> QueryReader:
+        """Return what reads the cells by which the query is judged."""
+        return self.of(self.opened.sample_rows())
+
+    def chunks(
+        self,
+        names: Sequence[str],
+        batch_size: int | None = None,
+        *,
+        keep: list[sparse.csr_matrix] | None = None,
+        judge: QueryJudge | None = None,
+    ) -> Iterator[tuple[slice, sparse.csr_matrix, dict[str, np.ndarray]]]:
+        """Read by chunks: rows, counts, and outputs by name.
+
+        Those of a judge, who needs probabilities, are among them.
+        """
+        check_integer("batch_size", batch_size, optional=True)
+        batch = self.network.adapter.batch_of(self.opened.obs)
+        numbers = np.arange(self.rows.stop) if isinstance(self.rows, slice) else self.rows
+
+        def outputs(chunk: tuple[slice, sparse.csr_matrix]) -> dict[str, np.ndarray]:
+            rows, counts = chunk
+            cells = query_cells(self.opened, rows, counts, batch[rows])
+            if self.shift is not None:
+                extra = {**cells.extra, "shift": self.shift(numbers[rows])}
+                cells = replace(cells, extra=extra)
+            found = self.network(cells, names, batch_size)
+            return found | ({} if judge is None else judge.measure(counts, found["probabilities"]))
+
+        chunks = tracked(self.opened.chunks(keep=keep), "Annotating", self.opened.n_obs)
+        for (rows, counts), found in in_order(outputs, chunks, self.network.n_workers):
+            yield rows, counts, found
+
+    def read(
+        self,
+        names: Sequence[str],
+        batch_size: int | None = None,
+        *,
+        counts: list[sparse.csr_matrix] | None = None,
+        **how: Any,
+    ) -> dict[str, np.ndarray]:
+        """Return outputs of all cells by name; what was read is appended to ``counts``."""
+        found: dict[str, np.ndarray] = {}
+        for rows, block, part in self.chunks(names, batch_size, **how):
+            for name, values in part.items():
+                if name not in found:
+                    shape = self.opened.n_obs, *values.shape[1:]
+                    found[name] = np.empty(shape, dtype=values.dtype)
+                found[name][rows] = values
+            if counts is not None:
+                counts.append(block)
+        return found
+
+    def judge(self, counts: sparse.csr_matrix, probabilities: np.ndarray) -> QueryJudge | None:
+        """Judge the query by some of its cells; ``None`` without a bank, or without any RNA."""
+        model, measured = self.model, self.opened.measured
+        if model.bank_ is None or not counts.nnz:
+            return None
+
+        def network(cells: sparse.csr_matrix) -> np.ndarray:
+            read = as_cells(cells.astype(np.float32), np.zeros(cells.shape[0], dtype=np.int64))
+            return self.network(read, ("probabilities",))["probabilities"]
+
+        markers = marker_opinion(model.profiles_, model.taxonomy, measured)
+        yardstick = model.bank_, model.taxonomy, measured
+        return QueryJudge(*yardstick, counts, probabilities, network, markers, seed=model.seed)
+
+
+def query_cells(
+    opened: AlignedQuery,
+    rows: Any,
+    counts: sparse.csr_matrix,
+    batch: np.ndarray,
+    nodes: np.ndarray | None = None,
+) -> QueryCells:
+    """Return some cells of a query in memory, with what was measured beside their counts."""
+    extra = opened.extra[rows]
+    nodes = np.zeros(len(batch), dtype=np.int64) if nodes is None else nodes
+    return QueryCells(counts, batch, nodes, extra.arrays, extra.has_rna)
+
+
+def as_cells(
+    counts: sparse.csr_matrix, nodes: np.ndarray, extra: dict[str, np.ndarray] | None = None
+) -> QueryCells:
+    """Return cells of a reference in memory."""
+    return QueryCells(counts, np.full(len(nodes), -1), nodes, extra or {})
 
 
 class CellReader:

@@ -40,8 +40,8 @@ DECISIVE = {
     *("drop_last", "precision", "gradient_clip_val", "gradient_clip_algorithm", "max_steps"),
     *("accumulate_grad_batches", "limit_train_batches", "overfit_batches"),
 }
+#: Between two checkpoints; writing one takes time too.
 MIN_SECONDS = 20.0
-"""Between two checkpoints; writing one takes time too."""
 
 #: Trainings draw from the one random state of torch, so that only one runs at a time.
 TRAINING = threading.RLock()

@@ -58,8 +58,8 @@ if TYPE_CHECKING:
 
 LAYOUT_CELLS = 20_000
 MOST_MEMBERS = 5
+#: Labelled cells whose eighth is the largest mini-batch, which "auto" shares among members.
 MEMBERS_CELLS = 1024
-"""Labelled cells whose eighth is the largest mini-batch, which "auto" shares among members."""
 ADAPTED_NOTE = (
     "The adapted network is explained; the ranks of markers, which are half of what the model "
     "says, have no gradient."

@@ -179,7 +179,7 @@ class StacasResult:
         return StacasReport(pd.concat(cells), pd.DataFrame.from_dict(datasets, orient="index"))
 
     def correction(
-        self, rows: slice | None = None, *, dataset: str | None = None
+        self, rows: slice | Ints | None = None, *, dataset: str | None = None
     ) -> NDArray[np.float64]:
         """Compute what is added to the log values of some cells.
 
@@ -207,22 +207,22 @@ class StacasResult:
         (3, 40)
         """
         index = self._index(dataset)
-        start, stop, _ = (rows or slice(None)).indices(self.datasets[index].source.n_obs)
-        change = np.zeros((max(stop - start, 0), len(self.genes)))
-        for first in range(start, stop, _AT_ONCE):
-            here = np.arange(first, min(first + _AT_ONCE, stop))
+        cells = np.arange(self.datasets[index].source.n_obs)[slice(None) if rows is None else rows]
+        change = np.zeros((len(cells), len(self.genes)))
+        for first in range(0, len(cells), _AT_ONCE):
+            here = slice(first, first + _AT_ONCE)
             shift = composed_shift(
-                self.outcome.corrections, here + self.starts[index], int(self.starts[-1])
+                self.outcome.corrections, cells[here] + self.starts[index], int(self.starts[-1])
             )
             # Added and taken away apart, so that equal values cancel to 0.
             weights = shift[:, self.anchor_cells]
-            change[here - start] += (weights.maximum(0) @ self.anchor_values).toarray()
-            change[here - start] -= ((-weights).maximum(0) @ self.anchor_values).toarray()
+            change[here] += (weights.maximum(0) @ self.anchor_values).toarray()
+            change[here] -= ((-weights).maximum(0) @ self.anchor_values).toarray()
         return change
 
     def shift_for(
         self, normalizer: ModelNormalizer, obs_names: pd.Index
-    ) -> Callable[[slice], NDArray[np.float32]]:
+    ) -> Callable[[Ints], NDArray[np.float32]]:
         """Return what gives the shift of consecutive cells of a query, in the genes of a model.
 
         Parameters
@@ -268,7 +268,7 @@ class StacasResult:
             )
         columns = pd.Index(normalizer.genes).get_indexer(list(self.genes))
 
-        def shift(rows: slice) -> NDArray[np.float32]:
+        def shift(rows: Ints) -> NDArray[np.float32]:
             change = self.correction(rows, dataset=owners[0])
             shifted = np.zeros((len(change), len(normalizer.genes)), dtype=np.float32)
             shifted[:, columns] = change
