@@ -60,6 +60,8 @@ if TYPE_CHECKING:
 ENCODER_SHARE = 0.1
 """Learning rate of a pretrained encoder, as a share of that of the head."""
 HELD_OUT = 0.05
+MOST_CELLS = 64
+"""Largest mini-batch that is taken by default: a step costs more than one on an image."""
 LATENT_CELLS = 1024
 TRAINED = "is_trained_", "train_indices_", "validation_indices_", "test_indices_"
 SCORES = "validation_loss", "baseline_all_genes", "baseline_per_gene"
@@ -432,6 +434,8 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
             check_number("balance", balance, 0.0, 1.0)
             if kwargs.get("datamodule") is not None:
                 raise ValueError("train(balance=...) has no effect with a datamodule. Omit it.")
+        if self.adata is not None and kwargs.get("datamodule") is None and len(args) < 6:
+            kwargs.setdefault("batch_size", int(np.clip(self.adata.n_obs // 8, 16, MOST_CELLS)))
         self._how = finetune, 0.5 if balance is None else float(balance)
         super().train(max_epochs, *args, **kwargs)
 
