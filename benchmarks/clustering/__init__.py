@@ -18,6 +18,8 @@ METHODS: dict[str, str] = {
     "random_projection": "dpdcan:random_projection",
     **{f"dp_pca_{epsilon}": f"dpdcan:dp_pca:{epsilon}" for epsilon in (1, 2, 4, 8)},
     **{f"dp_pca_centred_{epsilon}": f"dpdcan:dp_pca_centred:{epsilon}" for epsilon in (1, 2, 4, 8)},
+    **{f"dpdcan_{epsilon}": f"dpdcan:dpdcan:{epsilon}" for epsilon in (1, 4)},
+    "dpdcan": "dpdcan:dpdcan",
 }
 
 

@@ -114,6 +114,14 @@ def _marker_evidence(d: Data) -> Any:
     return hdi.pl.marker_evidence(hdi.tl.marker_evidence(d.result, cells, model), n_genes=1)
 
 
+def _privacy_utility(d: Data) -> Any:
+    rng = np.random.default_rng(d.seed)
+    rise = np.array([0.35, 0.42, 0.5, 0.54])[:, None] + 0.2 * rng.random((4, 2))
+    seeds = np.repeat(rise, 2, axis=0) + 0.04 * rng.random((8, 2))
+    scores = pd.DataFrame(seeds, np.repeat([1, 2, 4, 8], 2), ["dp_pca", "DPDCAN"])
+    return hdi.pl.privacy_utility(scores, {"random projection": 0.3, "not private": 0.75})
+
+
 def _topics(d: Data) -> Any:
     rng = np.random.default_rng(d.seed)
     names = [f"topic_{k}" for k in range(8)]
@@ -143,6 +151,7 @@ PICTURES: dict[str, Callable[[Data], Any]] = {
     "marker_evidence": _marker_evidence,
     "novelty": lambda d: hdi.pl.novelty(d.result, d.known, measure="doublet_score"),
     "novelty_p_value": lambda d: hdi.pl.novelty(d.result, d.known),
+    "privacy_utility": _privacy_utility,
     "probability": lambda d: hdi.pl.probability(d.coords, d.result, "CD4"),
     "reliability": lambda d: hdi.pl.reliability(d.leaf_probability, d.right, n_bins=6),
     "taxonomy": lambda d: hdi.pl.taxonomy(d.tree, d.result.stop_nodes[: d.tree.n_nodes]),

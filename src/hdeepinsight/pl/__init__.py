@@ -5,6 +5,7 @@ from hdeepinsight.pl._embedding import coverage, embedding, probability
 from hdeepinsight.pl._grid import confusion, dotplot, marker_evidence, topics
 from hdeepinsight.pl._layout import gene_images, gene_layout
 from hdeepinsight.pl._model import contrast, explanation, training_history
+from hdeepinsight.pl._privacy import privacy_utility
 from hdeepinsight.pl._tree import alluvial, taxonomy
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "label_set_sizes",
     "marker_evidence",
     "novelty",
+    "privacy_utility",
     "probability",
     "reliability",
     "taxonomy",
