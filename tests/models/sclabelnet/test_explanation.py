@@ -20,8 +20,8 @@ def test_attributions_sum_to_the_difference_and_the_error_falls(tokens_model, qu
 
 def test_outputs_are_what_the_model_says(tokens_model, query):
     found = tokens_model.explain(query[:12].copy(), "T", n_steps=2)
-    said = np.log(tokens_model.predict_proba(query[:12].copy())["T"].to_numpy())
-    np.testing.assert_allclose(found.outputs, said, rtol=1e-4, atol=1e-4)
+    said = tokens_model.predict_proba(query[:12].copy())["T"].to_numpy()
+    np.testing.assert_allclose(np.exp(found.outputs), said, atol=1e-5)
 
 
 def test_what_has_no_token_has_no_part(tokens_model, query):

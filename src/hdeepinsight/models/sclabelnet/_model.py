@@ -535,7 +535,8 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         >>> hdi.SCLabelNet.setup_anndata(data.reference, labels_keys=["lineage", "cell_type"])
         >>> model = hdi.SCLabelNet(data.reference, n_genes=200)
         >>> model.train(max_epochs=1, **quiet)
-        >>> model.explain(data.query[:3], "B", n_steps=4).values.shape
+        >>> node = model.taxonomy.path_name(1)
+        >>> model.explain(data.reference[:3], node, n_steps=4).values.shape
         (3, 200)
         """
         check_integer("n_steps", n_steps)
