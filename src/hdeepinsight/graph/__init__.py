@@ -8,7 +8,6 @@ from hdeepinsight.graph._gram import (
     Estimator,
     PanelScores,
     Reader,
-    Solver,
     leading_eigenpairs,
     regress_panels,
 )
@@ -43,7 +42,6 @@ __all__ = [
     "NumbaCacheError",
     "PanelScores",
     "Reader",
-    "Solver",
     "batch_graphs",
     "check_graph",
     "check_points",
