@@ -101,7 +101,7 @@ class ConditionalDenoiser(nn.Module):
 
     signal: Tensor
 
-    def __init__(self, n_latent: int, n_classes: int, width: int = 256) -> None:
+    def __init__(self, n_latent: int, n_classes: int, width: int = 128) -> None:
         super().__init__()
         self.n_classes, self.width = n_classes, width
         self.register_buffer("signal", noise_schedule())
