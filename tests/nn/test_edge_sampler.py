@@ -5,11 +5,14 @@ import pytest
 import torch
 
 from hdeepinsight.nn import (
+    TAGConv,
+    adjacency_error,
     are_joined,
     candidate_similarity,
     chosen_cells,
     draw_neighbors,
     gumbel_noise,
+    info_nce,
     union_graph,
 )
 
@@ -139,3 +142,47 @@ def test_drawn_edges_stay_inside_clusters_and_even_the_degrees():
     assert inside["adaptive"] > 0.9
     assert inside["published"] < 0.6
     assert in_degree["adaptive"] < in_degree["nearest"]
+
+
+def error_of_all_pairs(neighbors, probability):
+    matrix = union_graph(neighbors).to_scipy().toarray()
+    decoded = probability(torch.arange(20), torch.arange(20).expand(20, 20)).detach().numpy()
+    return np.mean((matrix - decoded) ** 2)
+
+
+def decoder(points):
+    return lambda cells, others: torch.einsum("nd,nmd->nm", points[cells], points[others]).sigmoid()
+
+
+def test_the_error_of_edges_is_unbiased(points, everyone):
+    chosen, _ = draw_neighbors(candidate_similarity(points, everyone, "cosine"), K)
+    neighbors, probability = chosen_cells(everyone, chosen), decoder(points)
+    expected = error_of_all_pairs(neighbors, probability)
+    few, torch_rows = everyone.clone(), torch.arange(20)
+    few[:, 6:] = -1
+    torch.manual_seed(0)
+    draws = [
+        float(adjacency_error(probability, torch_rows[torch.randperm(20)[:8]], few, neighbors))
+        for _ in range(2000)
+    ]
+    assert abs(np.mean(draws) - expected) < 3 * np.std(draws) / np.sqrt(2000)
+
+
+def test_the_error_of_edges_passes_no_gradient_to_the_edges(points, everyone):
+    latent = points.clone().requires_grad_()
+    scores = candidate_similarity(latent, everyone, "cosine")
+    chosen, soft = draw_neighbors(scores, K)
+    neighbors = chosen_cells(everyone, chosen)
+    loss = adjacency_error(decoder(points), torch.arange(20), everyone, neighbors)
+    assert not loss.requires_grad  # the points of the decoder are constant here
+    assert soft.requires_grad
+
+
+def test_the_contrast_reaches_the_embedding_through_the_edges_alone(points, everyone):
+    torch.manual_seed(0)
+    latent = points.clone().requires_grad_()
+    chosen, soft = draw_neighbors(candidate_similarity(latent, everyone, "cosine") / 0.1, K)
+    layer = TAGConv(5, 4)
+    renewed = layer(torch.randn(20, 5), union_graph(everyone, chosen, soft).normalized())
+    info_nce(latent.detach(), renewed, 0.7).backward()
+    assert latent.grad.abs().sum() > 0

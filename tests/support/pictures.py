@@ -92,6 +92,13 @@ def _coverage(d: Data) -> Any:
     return hdi.pl.coverage(result, d.known)
 
 
+def _in_degrees(d: Data) -> Any:
+    points = np.random.default_rng(d.seed).normal(size=(N_CELLS, 30))
+    nearest, _ = hdi.graph.nearest_neighbors(points, k=8)
+    even = (np.arange(N_CELLS)[:, None] + np.arange(1, 9 + d.seed)) % N_CELLS
+    return hdi.pl.in_degrees({"nearest": nearest, "even": even}, title="neighbours")
+
+
 def _label_set_sizes(d: Data) -> Any:
     sets = d.result.label_sets(
         0.1, kind="leaves", calibration=hdi.annotation.calibrate(d.result, d.truth)
@@ -147,6 +154,7 @@ PICTURES: dict[str, Callable[[Data], Any]] = {
     "explanation": lambda d: hdi.pl.explanation(explain(seed=d.seed)),
     "gene_images": lambda d: hdi.pl.gene_images(d.layout, d.means, n_top=2),
     "gene_layout": lambda d: hdi.pl.gene_layout(d.layout, d.means["A"], highlight=["GENE3"]),
+    "in_degrees": _in_degrees,
     "label_set_sizes": _label_set_sizes,
     "marker_evidence": _marker_evidence,
     "novelty": lambda d: hdi.pl.novelty(d.result, d.known, measure="doublet_score"),

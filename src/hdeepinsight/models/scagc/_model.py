@@ -217,8 +217,8 @@ class SCAGC(CountModel):
     def train(  # type: ignore[override]
         self,
         *,
-        pretrain_epochs: int = 300,
-        cluster_epochs: int = 100,
+        pretrain_epochs: int = 100,
+        cluster_epochs: int = 40,
         propagation: Propagation = "auto",
         accelerator: str = "auto",
         devices: int | list[int] | str = "auto",
@@ -517,6 +517,26 @@ class SCAGC(CountModel):
                 means.append(found[:, columns].cpu().numpy())
         return pd.DataFrame(np.concatenate(means), index=shell.obs_names, columns=names)
 
+    def neighbor_choices(self) -> dict[str, np.ndarray]:
+        """Return the cells that each cell chose in the first and in the learned graph.
+
+        Returns
+        -------
+        ``"initial"`` and ``"learned"``: positions of cells, -1 for none, one row per cell, as
+        :func:`hdeepinsight.pl.in_degrees` takes them.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> cells = hdi.datasets.demo().query
+        >>> hdi.SCAGC.setup_anndata(cells)
+        >>> model = hdi.SCAGC(cells, n_clusters=4)
+        >>> model.train(pretrain_epochs=5, cluster_epochs=2, enable_progress_bar=False)
+        >>> model.neighbor_choices()["learned"].shape
+        (210, 15)
+        """
+        return {"initial": self._cells(None).neighbors.numpy(), "learned": self._settle(None)[1]}
+
     def degree_report(self) -> pd.DataFrame:
         """Compare the degrees of the first and of the learned graph.
 
@@ -535,8 +555,7 @@ class SCAGC(CountModel):
         >>> model.degree_report().index.tolist()
         ['initial', 'learned']
         """
-        graphs = {"initial": self._cells(None).neighbors.numpy(), "learned": self._settle(None)[1]}
-        rows = {name: degree_summary(chosen) for name, chosen in graphs.items()}
+        rows = {name: degree_summary(chosen) for name, chosen in self.neighbor_choices().items()}
         return pd.DataFrame.from_dict(rows, orient="index")
 
 
