@@ -15,12 +15,12 @@ from scipy.special import softmax
 
 from hdeepinsight._errors import counted, examples
 from hdeepinsight.annotation import (
+    NO_LIMIT,
     Annotation,
     Decoder,
     check_decoding,
     class_nodes,
     next_above,
-    node_mass,
     node_probabilities,
 )
 from hdeepinsight.data import (
@@ -50,11 +50,13 @@ _DEPTH_STEP = 1.05
 #: A marker is expressed at this many times the rate of other types at least, and a gene that a type
 #: lacks at this part of it at most.
 _FOLD, _LACKED = 2.0, 0.25
-#: Cells of average depth by which the rate of a type is drawn to the mean of all.
-_PRIOR_CELLS = 5.0
+#: Share of all cells by which the rate in a type is drawn to that of cells that express the gene.
+_PRIOR_OWN = 0.01
 #: Share of all cells by which the rate in other types is drawn to a part of the rate in the type.
 _PRIOR_WEIGHT, _PRIOR_OTHER = 0.1, 0.05
 _MIN_SHARE = 1e-4
+#: Why a label stops at a node that is a type of its own.
+_NO_MARKER = "types below have no marker gene in the file"
 _EM_STEPS, _EM_TOL = 60, 1e-4
 #: Exponents of the likelihood, and ways to halve the markers by which one is chosen.
 _EXPONENTS = np.geomspace(0.05, 1.0, 13)
@@ -94,7 +96,8 @@ def _fit(cells: _Counts, signs: NDArray[np.int8]) -> tuple[Floats, Floats]:
     mean = np.maximum(np.asarray(cells.counts.sum(axis=0)).ravel() / total, 1e-6)
     # Begin with a gene's mean where it is expressed, so that even a type of most cells is found.
     expressing = np.asarray((cells.counts > 0).T @ cells.depth).ravel()
-    own = np.where(marks, mean * total / np.maximum(expressing, 1e-9), 0.0)
+    high = mean * total / np.maximum(expressing, 1e-9)
+    own = np.where(marks, high, 0.0)
     is_marker = marks.any(axis=0)
     other = np.where(is_marker, 0.2 * mean, mean)
     shares = np.full(len(signs), 1.0 / len(signs))
@@ -109,7 +112,7 @@ def _fit(cells: _Counts, signs: NDArray[np.int8]) -> tuple[Floats, Floats]:
         shares = updated
         sums = np.asarray(cells.counts.T @ belongs).T
         depths = belongs.T @ cells.depth
-        own = (sums + _PRIOR_CELLS * mean) / (depths + _PRIOR_CELLS)[:, None]
+        own = (sums + _PRIOR_OWN * total * high) / (depths + _PRIOR_OWN * total)[:, None]
         most = np.where(marks, own, 0.0).max(axis=0)
         # Where nearly all cells are of one type, the others still have to lack its markers.
         weight = np.where(is_marker, _PRIOR_WEIGHT * total, 0.01)
@@ -275,7 +278,7 @@ class MarkerScorer:
         genes = pd.Index(opened.genes)
         measured = dict(zip(genes, opened.alignment.measured, strict=True))
         table = self.table[self.table["gene"].map(measured)].sort_values("node", kind="stable")
-        states, left_out = _states(tree, self.table, table)
+        states, shared, left_out = _states(tree, self.table, table)
         signs = np.zeros((len(states), len(genes)), dtype=np.int8)
         for node, gene, sign in table[["node", "gene", "sign"]].itertuples(index=False):
             under = [node in tree.ancestors(state) for state in states]
@@ -299,7 +302,11 @@ class MarkerScorer:
         exponent = _exponent(some, rates, shares)
         likelihood = np.zeros((len(depth), len(states)))  # of empty cells only shares are known
         likelihood[filled] = _Counts(counts[filled], depth[filled]).log_likelihood(rates)
-        mass = node_mass(tree, softmax(exponent * likelihood + np.log(shares), axis=1), states)
+        belongs = softmax(exponent * likelihood + np.log(shares), axis=1)
+        mass = tree.roll_up(belongs @ shared)
+        # Equal shares of two children come near the threshold, and say nothing of either.
+        depth_of = np.where(shared.max(axis=1) < 1.0, tree.depth[states], NO_LIMIT)
+        supported = depth_of[belongs.argmax(axis=1)]
         named = dict(zip(map(tree.path_name, states.tolist()), shares.tolist(), strict=True))
         return Annotation(
             taxonomy=tree,
@@ -307,6 +314,8 @@ class MarkerScorer:
             node_probabilities=node_probabilities(tree, mass),
             threshold=next_above(threshold),
             decoder=decoder,
+            supported_depth=supported,
+            stop_reasons=np.where(supported < NO_LIMIT, _NO_MARKER, "").astype(object),
             input_report=opened.source.report,
             gene_report=opened.alignment.report,
             recipe={
@@ -373,9 +382,11 @@ def score_markers(
     :math:`s_i\,\mu_{kg}` if it is of type :math:`k`. Markers of a type and of all types above it
     have a rate of their own, at least twice the one that all other types share; genes that a type
     lacks have a quarter of that at most. Rates and shares :math:`\pi` are fitted by expectation
-    maximisation; a prior of a tenth of the cells draws the shared rate to a twentieth of the type's
-    own, without which a file of nearly one type alone could be explained by any type. Real
-    counts scatter more than that, so that
+    maximisation. Two priors keep types apart in a file of nearly one type alone: as many cells as a
+    hundredth of the file draw a type's rate to the mean of cells that express the gene, and a tenth
+    draw the shared rate to a twentieth of the highest rate of a type. A node some of whose types
+    have no marker in the file is one more type, which speaks for none of them. Real counts scatter
+    more than that, so that
 
     .. math:: p_{ik} \propto \pi_k \exp\Big(\tau \sum_g \log p(x_{ig} \mid s_i\,\mu_{kg})\Big),
 
@@ -391,7 +402,7 @@ def score_markers(
     >>> markers = {"T": ["CD3D", "CD3E"], "B": ["CD79A", "CD79B"], "Mono": ["LYZ", "CST3"]}
     >>> result = hdi.tl.score_markers(query, markers)
     >>> result.labels["cell_type"].value_counts().to_dict()
-    {'Mono': 109, 'T': 67, 'B': 33, 'Unknown': 1}
+    {'Mono': 109, 'T': 68, 'B': 33}
     """
     scorer = MarkerScorer(markers, taxonomy)  # type: ignore[arg-type]
     reading: dict[str, Any] = {"layer": layer, "use_raw": use_raw, "scale": scale}
@@ -401,17 +412,27 @@ def score_markers(
 
 def _states(
     tree: Taxonomy, listed: pd.DataFrame, there: pd.DataFrame
-) -> tuple[NDArray[np.int64], list[str]]:
-    """Return the deepest nodes that a marker speaks for, and types without any, of which it warns.
+) -> tuple[NDArray[np.int64], Floats, list[str]]:
+    """Return the nodes that are told apart, and what is left out, of which it warns.
 
-    A node stands for all types under it where none of these has a marker of its own.
+    These are the deepest nodes that a marker speaks for, and those above them that have types
+    without a marker under them too: such a node stands for none of its children more than for
+    another. The second result is the share of each child in a node, ``(n_states, n_nodes)``.
     """
     marked = np.zeros(tree.n_nodes, dtype=np.int64)
     marked[there.loc[there["sign"] > 0, "node"]] = 1
     held = tree.roll_up(marked) > 0
-    above = np.zeros(tree.n_nodes, dtype=bool)
-    above[tree.parent[1:][held[1:]]] = True
-    states = np.flatnonzero(held & ~above)
+    known = np.zeros(tree.n_nodes, dtype=np.int64)
+    known[listed["node"]] = 1
+    known = tree.roll_up(known)
+    states, shared = [], []
+    for node in range(1, tree.n_nodes):
+        children = tree.children(node)
+        inner = held[children].any()
+        if held[node] and (not inner or (~held[children] & (known[children] > 0)).any()):
+            states.append(node)
+            shared.append(np.zeros(tree.n_nodes))
+            shared[-1][children if inner else node] = 1.0 / max(len(children) if inner else 1, 1)
     without = listed.loc[~held[listed["node"]], "type"].unique().tolist()
     if len(states) < 2:
         raise ValueError(
@@ -427,4 +448,4 @@ def _states(
             UserWarning,
             stacklevel=4,
         )
-    return states, without
+    return np.array(states), np.array(shared), without
