@@ -30,6 +30,9 @@ def measure(row: str, name: str, seed: int, folder: Path) -> dict[str, object]:
     found = dict(method(name)(adata, len(np.unique(truth)), seed))
     now = resource.getrusage(resource.RUSAGE_SELF)
     labels = np.asarray(found.pop("labels"))
+    for key in [key for key in found if key.startswith("labels_")]:
+        score = adjusted_rand_score(truth, np.asarray(found.pop(key)))
+        found[key.replace("labels", "ari")] = round(float(score), 4)
     return {
         "row": row,
         "method": name,

@@ -77,6 +77,24 @@ def draw_cells(query: ad.AnnData, model: hdi.SCHDeepInsight, result: hdi.Annotat
     save(figure, "probability", dpi=110)
 
 
+def draw_markers() -> None:
+    """PBMC 3k labelled by the list of marker genes of the package, without a model."""
+    query = hdi.datasets.pbmc3k()
+    result = hdi.annotate(query, markers="blood", progress=False)
+    hdi.tl.expression_pca(query, key_added="X_pca")
+    sc.pp.neighbors(query, use_rep="X_pca")
+    sc.tl.umap(query, random_state=0)
+    figure, axes = plt.subplots(
+        1, 2, figsize=(9.6, 4.4), layout="constrained", width_ratios=(1, 1.35)
+    )
+    panels = {"cell_type": "none", "stop_label": "right margin"}
+    for ax, (column, place) in zip(axes, panels.items(), strict=True):
+        title = column.replace("_", " ").replace("stop ", "")
+        shown = {"palette": result.colors, "legend_loc": place, "title": title, "size": 5}
+        hdi.pl.embedding(query.obsm["X_umap"], result.labels[column], ax=ax, **shown)
+    save(figure, "markers", dpi=110)
+
+
 def draw_genes(query: ad.AnnData, layout: hdi.GeneLayout, result: hdi.Annotation) -> None:
     """Gene layout and images, of types and of single cells."""
     expression = expression_of(query)
@@ -125,6 +143,7 @@ def main(demo: Path) -> None:
     save(hdi.pl.marker_evidence(evidence), "marker_evidence", dpi=70)
     draw_labels(query, result, model.annotate(query))
     draw_genes(query, model.layout, result)
+    draw_markers()
     save(hdi.pl.training_history(model.history), "training_history", dpi=70)
 
 

@@ -294,3 +294,18 @@ def test_a_refinement_that_fails_is_left_out_with_its_reason(model, query, monke
     assert "cannot cache function" in result.decisions[-1].reason
     with pytest.raises(RuntimeError, match="cannot cache"):
         hdi.annotate(query, model, adapt="off", refine="on")
+
+
+def test_markers_take_the_place_of_a_model():
+    query = hdi.datasets.pbmc3k()[::5].copy()
+    scorer = hdi.tl.MarkerScorer("blood")
+    plain = hdi.annotate(query, markers=scorer, refine="off")
+    scored = hdi.tl.score_markers(query)
+    np.testing.assert_array_equal(plain.node_probabilities, scored.node_probabilities)
+    assert plain.decisions == ()
+    assert plain.verdict is None
+    refined = hdi.annotate(query, markers="blood", types=["T", "NK"])
+    assert [(d.step, d.applied) for d in refined.decisions] == [("refine", True)]
+    assert set(refined.labels["lineage"].unique()) <= {"T", "NK", "Unknown"}
+    with pytest.raises(ValueError, match="model and reference cannot be had"):
+        hdi.annotate(query, "other", markers="blood", reference=query)

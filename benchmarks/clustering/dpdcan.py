@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from anndata import AnnData
 from scipy.sparse import csr_matrix
 from sklearn.cluster import KMeans
@@ -51,3 +52,20 @@ def random_projection(adata: AnnData, n_clusters: int, seed: int) -> dict[str, A
     values = log_normalize(csr_matrix(adata.X))[:, adata.var["highly_variable"].to_numpy()]
     directions = np.random.default_rng(seed).normal(size=(values.shape[1], 32)) / np.sqrt(32)
     return {**_clusters(values @ directions, n_clusters, seed), "epsilon": 0.0}
+
+
+def dpdcan(adata: AnnData, n_clusters: int, seed: int, epsilon: float = 0.0) -> dict[str, Any]:
+    """Cluster latent positions of a whole private training; of one without noise for epsilon 0."""
+    torch.set_num_threads(1)  # small steps, which threads on a busy machine only slow down
+    adata.obs["depth"] = np.asarray(adata.X.sum(axis=1)).ravel()
+    cells = adata[:, adata.var["highly_variable"].to_numpy()].copy()
+    cells = cells[np.asarray(cells.X.sum(axis=1)).ravel() > 0].copy()
+    hdi.DPDCAN.setup_anndata(cells, size_factor_key="depth")
+    model = hdi.DPDCAN(cells, seed=seed)
+    settings = {"target_epsilon": epsilon} if epsilon else {"privacy": None}
+    model.train(accelerator="cpu", enable_progress_bar=False, **settings)
+    report = model.privacy_report
+    # Cells without counts of these genes cannot train; they have a position all the same.
+    every = adata[:, adata.var["highly_variable"].to_numpy()].copy()
+    points = model.get_latent_representation(every)
+    return {**_clusters(points, n_clusters, seed), "epsilon": report and round(report.epsilon, 3)}

@@ -35,6 +35,13 @@ SECTIONS = (
     ("Missing genes and gene panels", "corrected_gram", "corrected_gram:table"),
     ("Marker lists without a reference", "markers", "markers:table"),
 )
+#: Figures of topic models, beside the clusters.
+TOPICS = {
+    "ari_leiden": "Topic scores by Leiden at resolution 1 instead (ARI)",
+    "ari_largest_topic": "The largest topic of a cell as its cluster (ARI)",
+    "topic_diversity": "Topic diversity (top 10 genes)",
+    "topic_coherence": "Topic coherence (top 10 genes, cells as documents)",
+}
 
 
 def page(results: Path) -> str:
@@ -51,6 +58,10 @@ def page(results: Path) -> str:
     parts.append("### Normalised mutual information\n\n" + _table(rows, "nmi", NINE))
     hard = [row for row in ROWS if row not in NINE]
     parts.append("### Two harder rows (ARI)\n\n" + _table(rows, "ari", hard))
+    topical = [row for row in rows if "topic_diversity" in row]
+    for key, title in TOPICS.items():
+        if any(key in row for row in topical):
+            parts.append(f"### {title}\n\n" + _table([r for r in topical if key in r], key, NINE))
     for title, name, address in SECTIONS:
         if found := _read(results / f"{name}.json"):
             module, function = address.split(":")

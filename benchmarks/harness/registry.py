@@ -68,6 +68,16 @@ SPECS: tuple[Spec, ...] = (
         "ours:Student",
         packages=_OURS,
     ),
+    # the transformer on gene tokens, and what its parts are worth
+    Spec("sclabelnet", "SCLabelNet", "ours", "ours:SCLabelNet", packages=_OURS),
+    Spec(
+        "sclabelnet_pretrained",
+        "SCLabelNet, pretrained on the reference",
+        "ours",
+        "ours:SCLabelNet",
+        {"pretrain": 5},
+        packages=_OURS,
+    ),
     # the same model with one thing changed
     _ours("members", "members by the size of the reference, five of up to 204 cells"),
     _ours("random_layout", "random pixel layout"),

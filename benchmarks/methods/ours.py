@@ -164,6 +164,37 @@ class SCHDeepInsight:
         return self.tree.classes.index(tuple(path))
 
 
+class SCLabelNet(SCHDeepInsight):
+    """The transformer on gene tokens, trained on the reference alone or pretrained on it first.
+
+    Parameters
+    ----------
+    pretrain
+        Epochs of pretraining on the training cells of the reference, without their labels.
+    model, train
+        Overrides for ``SCLabelNet(...)`` and its ``train``.
+    """
+
+    def __init__(
+        self, *, pretrain: int = 0, model: dict | None = None, train: dict | None = None, **options
+    ):
+        super().__init__(variant="schdeepinsight", **options)
+        self.pretrain, self.options, self.training = pretrain, model or {}, train or {}
+        self.kept = None
+
+    def _trained(self, reference: Reference) -> hdi.SCLabelNet:
+        adata, levels = self._labelled(reference)
+        hdi.SCLabelNet.setup_anndata(
+            adata, labels_keys=levels, batch_key=batch_key_of(reference), unlabeled_category=""
+        )
+        model = hdi.SCLabelNet(adata, seed=self.seed, **self.options)
+        options = {"accelerator": self.accelerator, "enable_progress_bar": False}
+        if self.pretrain:
+            model.pretrain(max_epochs=self.pretrain, **options)
+        model.train(**options, **self.training)
+        return model
+
+
 class Adapted(SCHDeepInsight):
     """The default model, adapted to the query and refined on its graph where that helps."""
 

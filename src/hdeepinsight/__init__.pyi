@@ -20,6 +20,7 @@ from .annotation import Annotation as Annotation
 from .explanation import Explanation as Explanation
 from .image import GeneLayout as GeneLayout
 from .models import DPDCAN as DPDCAN
+from .models import SCAGC as SCAGC
 from .models import SCE2TM as SCE2TM
 from .models import SCHDeepInsight as SCHDeepInsight
 from .models import SCLabelNet as SCLabelNet

@@ -2,21 +2,6 @@
 
 from typing import Final, NamedTuple
 
-__all__ = [
-    "ADDED_KEYS",
-    "AUDIT_KEYS",
-    "FIELD_KEYS",
-    "LABEL_COLUMNS",
-    "ONTOLOGY_KEY",
-    "ONTOLOGY_NAME",
-    "REFERENCE_BUNDLE_KEY",
-    "UNKNOWN_TERM",
-    "AddedKeys",
-    "AuditKeys",
-    "FieldKeys",
-    "LabelColumns",
-]
-
 
 class LabelColumns(NamedTuple):
     """Names in a table of labels beside those of the taxonomy's levels.

@@ -7,8 +7,6 @@ from typing import Final
 
 import numpy as np
 
-__all__ = ["MISSING", "PALETTE", "categorical_colors", "label_colors", "tree_colors"]
-
 #: Of what has no label.
 MISSING: Final = "#BFBFBF"
 

@@ -48,6 +48,8 @@ MIN_WEIGHT = 0.05
 #: of which the model is unsure. An adapted model, which is less sure than it is right, keeps half
 #: of what that adds to its mean confidence.
 SHARPENING = 2.0
+#: The model that comes with the package.
+BUNDLED = "pbmc"
 #: As ``vote=True``, where only words can be given.
 CLUSTER = "auto"
 #: Arguments of other tools, and ours that do the same.
@@ -60,8 +62,9 @@ _ELSEWHERE = {
 
 def annotate(
     query: Any,
-    model: SCHDeepInsight | str | Path = "pbmc",
+    model: SCHDeepInsight | str | Path = BUNDLED,
     *,
+    markers: tl.MarkersLike | tl.MarkerScorer | None = None,
     adapt: Switch = "auto",
     refine: Switch = "auto",
     vote: bool | str = False,
@@ -90,6 +93,10 @@ def annotate(
         Trained model, the folder of a saved one, or the address of a published one, which is
         fetched and verified first (:func:`hdeepinsight.hub.resolve_model`); by default the bundled
         model of human blood cells. It is not changed.
+    markers
+        Label by a list of marker genes instead, without a model or a reference: ``"blood"``, a
+        dict, a file, or a :class:`hdeepinsight.tl.MarkerScorer`. There is nothing to adapt, and no
+        verdict. See :func:`hdeepinsight.tl.score_markers`.
     adapt
         ``"auto"`` adapts the model to the query and follows each change from one type to another
         as far as network, profiles and markers which took no part support it; ``"on"`` follows
@@ -173,8 +180,9 @@ def annotate(
         raise invalid("vote", vote, expected, "Pass True to cluster the cells here.")
     check_decoding(threshold, decoder, reject)
     with progress_wanted(progress):
+        scorer = None if markers is None else _scorer(markers, model, adapt, reference)
         with working("Loading the model"):
-            model = load_model(model, with_types=True)
+            model = scorer or load_model(model, with_types=True)
         for argument, names in (("types", types), ("exclude", exclude)):
             leaves_named(model.taxonomy, argument, names)
         with working("Checking the query"):
@@ -184,22 +192,21 @@ def annotate(
         _check_columns(opened, batch_key, vote)
         decisions: list[Decision] = []
         like_a_batch = False
-        if adapt != "off" and model.adapter_ is not None:
+        if adapt == "off" or isinstance(model, tl.MarkerScorer):
+            pass
+        elif model.adapter_ is not None:
             reason = "the model was adapted to a query before"
             decisions.append(Decision(step="adapt", applied=False, reason=reason))
-        elif adapt != "off":
+        else:
             model, decision, like_a_batch = _adapted(model, opened, adapt, reference, batch_key)
             decisions.append(decision)
         obstacle = "" if refine == "off" else _obstacle(opened, refine, like_a_batch)
         kept: list[csr_matrix] = []  # for the graph and clusters of cells, in the same pass
         wanted = (refine != "off" and not obstacle) or vote in (True, CLUSTER)
-        result = model.annotate(
-            opened,
-            decoder=decoder,
-            threshold=threshold,
-            reject=reject,
-            keep=kept if wanted else None,
-        )
+        how: dict[str, Any] = {"decoder": decoder, "threshold": threshold}
+        if scorer is None:
+            how["reject"] = reject
+        result = model.annotate(opened, keep=kept if wanted else None, **how)
         if types is not None or exclude:
             result = result.restricted(types, exclude=exclude)
         if refine == "auto" and not obstacle and result.verdict and result.verdict.light == "red":
@@ -209,7 +216,11 @@ def annotate(
         if obstacle:
             decisions.append(Decision(step="refine", applied=False, reason=obstacle))
         elif refine != "off":
-            result, decision = _refined(result, model, opened, points, refine, batch_key)
+            is_adapted = not isinstance(model, tl.MarkerScorer) and model.is_adapted
+            asked = result if scorer else sharpen(result, SHARPENING)
+            result, decision = _refined(
+                result, asked, opened, points, refine, batch_key, halfway=is_adapted
+            )
             decisions.append(decision)
         if vote:
             result, decision = _voted(result, opened, points, vote)
@@ -218,6 +229,23 @@ def annotate(
         logger.info("%s", decision)
     found: Annotation = replace(result, decisions=tuple(decisions))
     return found
+
+
+def _scorer(
+    markers: tl.MarkersLike | tl.MarkerScorer, model: Any, adapt: Switch, reference: Any
+) -> tl.MarkerScorer:
+    """Return what labels by markers; nothing of a model goes with it."""
+    both = [
+        *(["model"] if model is not BUNDLED and model != BUNDLED else []),
+        *(["adapt='on'"] if adapt == "on" else []),
+        *(["reference"] if reference is not None else []),
+    ]
+    if both:
+        raise ValueError(
+            f"markers= label cells without a model, so {' and '.join(both)} cannot be had with it. "
+            "Omit one or the other."
+        )
+    return markers if isinstance(markers, tl.MarkerScorer) else tl.MarkerScorer(markers)
 
 
 def _no_such_argument(name: str) -> TypeError:
@@ -297,16 +325,17 @@ def _obstacle(opened: AlignedQuery, refine: Switch, like_a_batch: bool) -> str:
 
 def _refined(
     result: Annotation,
-    model: SCHDeepInsight,
+    asked: Annotation,
     opened: AlignedQuery,
     points: Callable[[], NDArray[np.float32]],
     refine: Switch,
     batch_key: str | None,
+    *,
+    halfway: bool,
 ) -> tuple[Annotation, Decision]:
-    """Refine on the graph of the query's cells, or say why not."""
-    asked = sharpen(result, SHARPENING)
+    """Refine what neighbours are asked on the graph of the query's cells, or say why not."""
     confidence = mean_confidence(result)
-    if model.is_adapted:  # and less sure than it is right
+    if halfway:  # an adapted model is less sure than it is right
         confidence = (confidence + mean_confidence(asked)) / 2
     try:
         with working("Smoothing labels over the neighbour graph"):

@@ -278,8 +278,8 @@ def assert_readable_or_usage(done, code: int, says: str) -> None:
     ],
 )
 def test_bad_train_commands(files, halves, hdeepinsight, tmp_path, arguments, code, says):
-    tree, cycle = tmp_path / "tree.nwk", tmp_path / "cycle.json"
-    tree.write_text("((CD4,CD8)T,B);")
+    tree, cycle = tmp_path / "tree.json", tmp_path / "cycle.json"
+    Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []}).to_json(tree)
     record = Taxonomy.from_nested({"T": ["CD4"]}).to_dict()
     record["nodes"][0]["parent"] = 2
     cycle.write_text(json.dumps(record))

@@ -3,7 +3,7 @@
 import torch
 from torch.testing import assert_close
 
-from hdeepinsight.nn import cluster_contrast
+from hdeepinsight.nn import cluster_contrast, info_nce
 
 
 def views() -> tuple[torch.Tensor, torch.Tensor]:
@@ -35,3 +35,16 @@ def test_equal_views_are_better_than_shuffled_ones():
     view = torch.eye(5).repeat(4, 1)
     shuffled = view[:, [1, 2, 3, 4, 0]]
     assert cluster_contrast(view, view) < cluster_contrast(view, shuffled)
+
+
+def test_equal_views_are_told_apart_best():
+    torch.manual_seed(0)
+    view, other = torch.randn(2, 30, 5).unbind()
+    assert info_nce(view, view, 0.1) < info_nce(view, other, 0.1)
+    cosines = torch.nn.functional.cosine_similarity(view[:, None], other[None], dim=2) / 0.7
+    expected = (cosines.logsumexp(dim=1) - cosines.diagonal()).mean()
+    torch.testing.assert_close(info_nce(view, other, 0.7), expected)
+
+
+def test_one_cell_has_nothing_to_be_told_from():
+    assert info_nce(torch.ones(1, 3), torch.ones(1, 3), 0.7) == 0

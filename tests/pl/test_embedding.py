@@ -173,8 +173,10 @@ def test_coverage_against_a_component(drawn_pca):
     order = np.argsort(drawn_pca.embedding[:, 1])
     np.testing.assert_allclose(found[:, 1], drawn_pca.embedding[order, 1])
     np.testing.assert_allclose(found[:, 0], drawn_pca.coverage.to_numpy()[order], atol=0.3)
-    r = np.corrcoef(np.log(drawn_pca.coverage), drawn_pca.embedding[:, 1])[0, 1]
-    assert ax.get_title() == f"coverage explains {r**2:.0%} of component 2"
+    share, points = np.log(drawn_pca.coverage), drawn_pca.embedding[:, 1]
+    r, size = (np.corrcoef(share, each)[0, 1] for each in (points, np.abs(points)))
+    expected = f"coverage explains {r**2:.0%} of component 2, {size**2:.0%} of its size"
+    assert ax.get_title() == expected
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["B (15)", "T (15)"]
     with pytest.raises(ValueError, match="component must be at most 2, got 3"):
         pl.coverage(drawn_pca, component=3)

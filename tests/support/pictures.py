@@ -92,6 +92,13 @@ def _coverage(d: Data) -> Any:
     return hdi.pl.coverage(result, d.known)
 
 
+def _in_degrees(d: Data) -> Any:
+    points = np.random.default_rng(d.seed).normal(size=(N_CELLS, 30))
+    nearest, _ = hdi.graph.nearest_neighbors(points, k=8)
+    even = (np.arange(N_CELLS)[:, None] + np.arange(1, 9 + d.seed)) % N_CELLS
+    return hdi.pl.in_degrees({"nearest": nearest, "even": even}, title="neighbours")
+
+
 def _label_set_sizes(d: Data) -> Any:
     sets = d.result.label_sets(
         0.1, kind="leaves", calibration=hdi.annotation.calibrate(d.result, d.truth)
@@ -112,6 +119,14 @@ def _marker_evidence(d: Data) -> Any:
     profiles = LeafProfiles(means, torch.full((d.tree.n_leaves,), 9.0))
     model = SimpleNamespace(taxonomy=d.tree, genes=d.layout.genes, profiles_=profiles)
     return hdi.pl.marker_evidence(hdi.tl.marker_evidence(d.result, cells, model), n_genes=1)
+
+
+def _privacy_utility(d: Data) -> Any:
+    rng = np.random.default_rng(d.seed)
+    rise = np.array([0.35, 0.42, 0.5, 0.54])[:, None] + 0.2 * rng.random((4, 2))
+    seeds = np.repeat(rise, 2, axis=0) + 0.04 * rng.random((8, 2))
+    scores = pd.DataFrame(seeds, np.repeat([1, 2, 4, 8], 2), ["dp_pca", "DPDCAN"])
+    return hdi.pl.privacy_utility(scores, {"random projection": 0.3, "not private": 0.75})
 
 
 def _topics(d: Data) -> Any:
@@ -139,10 +154,12 @@ PICTURES: dict[str, Callable[[Data], Any]] = {
     "explanation": lambda d: hdi.pl.explanation(explain(seed=d.seed)),
     "gene_images": lambda d: hdi.pl.gene_images(d.layout, d.means, n_top=2),
     "gene_layout": lambda d: hdi.pl.gene_layout(d.layout, d.means["A"], highlight=["GENE3"]),
+    "in_degrees": _in_degrees,
     "label_set_sizes": _label_set_sizes,
     "marker_evidence": _marker_evidence,
     "novelty": lambda d: hdi.pl.novelty(d.result, d.known, measure="doublet_score"),
     "novelty_p_value": lambda d: hdi.pl.novelty(d.result, d.known),
+    "privacy_utility": _privacy_utility,
     "probability": lambda d: hdi.pl.probability(d.coords, d.result, "CD4"),
     "reliability": lambda d: hdi.pl.reliability(d.leaf_probability, d.right, n_bins=6),
     "taxonomy": lambda d: hdi.pl.taxonomy(d.tree, d.result.stop_nodes[: d.tree.n_nodes]),

@@ -42,7 +42,9 @@ def accuracy(result, truth):
     return float((names == truth).mean())
 
 
-@pytest.mark.parametrize("shares", [[0.4, 0.3, 0.3], [0.94, 0.05, 0.01], [0.01, 0.01, 0.98]])
+@pytest.mark.parametrize(
+    "shares", [[0.4, 0.3, 0.3], [0.94, 0.05, 0.01], [0.01, 0.01, 0.98], [0.0, 0.0, 1.0]]
+)
 def test_types_are_found_whatever_their_shares(shares):
     cells, truth = simulate(shares)
     result = hdi.tl.score_markers(cells, LIST)
@@ -98,6 +100,16 @@ def test_missing_markers_are_named_and_types_without_any_left_out():
     assert result.recipe["left_out"] == ["T > CD8"]
     lineage = np.where(truth == "B", "B", "T")
     assert (result.labels["lineage"].astype(str) == lineage).mean() > 0.95
+
+
+def test_cells_of_types_without_a_marker_stop_above_and_do_not_join_a_sibling():
+    cells, truth = simulate([0.6, 0.1, 0.3], drop=["CD4A", "CD4B", "CD4C"])
+    with pytest.warns(UserWarning, match="1 type left out"):
+        result = hdi.tl.score_markers(cells, LIST)
+    labels = result.labels["stop_label"].astype(str).to_numpy()
+    assert (labels[truth == "T > CD4"] == "T").mean() > 0.9
+    assert (labels[truth == "T > CD8"] == "CD8").mean() > 0.8
+    assert result.stop_reason[labels == "T"].str.contains("no marker gene").any()
 
 
 def test_labels_stop_where_no_type_below_has_a_marker():

@@ -80,7 +80,8 @@ def annotate(
 
     Without [b]--model[/b] the bundled model of human blood cells is used. What was done, and
     whether the query looks like what the model knows, is printed. The defaults are those of
-    hdeepinsight.annotate in Python; [b]--fast[/b] labels each cell by itself.
+    hdeepinsight.annotate in Python; [b]--fast[/b] labels each cell by itself. With
+    [b]--markers blood[/b], or a list of yours, there is no model: marker genes label the cells.
     """
     kept = query.suffix if query.suffix in (".zarr", ".h5mu") else ".h5ad"
     out = out or default_output(query, f".annotated{kept}")
@@ -98,19 +99,23 @@ def annotate(
 
         store = open_cells(query)
         write = prepare_output(store, source=query, out=out, key_added=key_added)
-    model = asked["model"]
-    with step("Loading the model"):
-        folder = hub.resolve_model(model)
-        asked["model"] = hub.load_model(folder, with_types=True)
+    model, folder, reference = asked["model"], None, None
+    if asked["markers"] is None:
+        with step("Loading the model"):
+            folder = hub.resolve_model(model)
+            asked["model"] = reference = hub.load_model(folder, with_types=True)
     result = _annotated(store, **asked)
     with step(f"Writing {out}"):
         write(result, fill=fill, details=details)
     if report is not None:
-        _write_page(result, report, query, store, asked["model"], model=model)
+        _write_page(result, report, query, store, reference, model=reference and model)
     if folder in hub.bundled_folders().values():
         show(f"Model {model} is the bundled one, of human blood: see --model.")
     said = (result.input_report, result.gene_report, *result.decisions)
-    show(*(in_options(str(each)) for each in said if each is not None))
+    texts = [in_options(str(each)) for each in said if each is not None]
+    if asked["markers"] is not None:
+        texts = [text.replace("model genes measured", "marker genes measured") for text in texts]
+    show(*texts)
     if result.calibration_note:
         show(f"The probabilities are {result.calibration_note}.")
     show(_composition(result))
@@ -169,7 +174,8 @@ def report(
     out = out or default_output(query, ".report.html")
     check_output(out, source=query, overwrite=overwrite, formats=_PAGES)
     with step("Opening the query"):
-        from hdeepinsight import hub
+        from hdeepinsight import hub, tl
+        from hdeepinsight.taxonomy import column_nodes
 
         store = open_cells(query)
         require_columns(store.obs, [*([clusters] if clusters else []), *labels_keys], source=query)
@@ -179,10 +185,14 @@ def report(
                 f"{query} has no {embedding!r} in obsm; it has {held}. Name one of them with "
                 "--embedding, or leave it out."
             )
-    model = asked["model"]
-    with step("Loading the model"):
-        asked["model"] = loaded = hub.load_model(model, with_types=True)
-        true_nodes = loaded.label_nodes(store, labels_keys=labels_keys) if labels_keys else None
+    model, loaded, true_nodes = asked["model"], None, None
+    if asked["markers"] is not None:
+        asked["markers"] = scorer = tl.MarkerScorer(asked["markers"])
+        true_nodes = column_nodes(scorer.taxonomy, store.obs, labels_keys) if labels_keys else None
+    else:
+        with step("Loading the model"):
+            asked["model"] = loaded = hub.load_model(model, with_types=True)
+            true_nodes = loaded.label_nodes(store, labels_keys=labels_keys) if labels_keys else None
     result = _annotated(store, **asked)
     place: Any = None if embedding is None else store.obsm[embedding]
     _write_page(
@@ -192,7 +202,7 @@ def report(
         store,
         loaded,
         title=title,
-        model=model,
+        model=loaded and model,
         clusters=store.obs[clusters] if clusters else None,
         embedding=place() if callable(place) else place,  # of a file it is read when asked for
         true_nodes=true_nodes,

@@ -129,7 +129,7 @@ def _paragraph(error: Exception) -> str:
 
 _ARGUMENTS: Final = (
     "adapt against backbone background batch_key checkpoint early_stopping exclude fold_case "
-    "key_added labels_key labels_keys layer max_epochs n_genes n_members n_samples nodes "
+    "key_added labels_key labels_keys layer markers max_epochs n_genes n_members n_samples nodes "
     "overwrite refine reference reject revision scale split_key target threshold types "
     "unlabeled_category use_raw validation_size vote where"
 )

@@ -116,6 +116,14 @@ OPTIONS: Final[dict[str, Option]] = {
         "MODEL",
         "-m",
     ),
+    "markers": Option(
+        str,
+        None,
+        "Label by marker genes instead, without a model or a reference: [b]blood[/b], the list "
+        "that comes with the package, or a file of yours (.csv or .tsv with the columns type and "
+        "gene, .gmt).",
+        "LIST",
+    ),
     "overwrite": Option(bool, False, "Replace what is at --out already."),
     "debug": Option(bool, False, "Show the traceback of an error."),
     "adapt": _Step(
@@ -205,6 +213,6 @@ OPTIONS: Final[dict[str, Option]] = {
 READING: Final = ("layer", "use_raw", "scale", "fold_case")
 #: Arguments of `hdeepinsight.annotate`, and two that only the command line has.
 ANNOTATING: Final = (
-    *("model", "strict", "adapt", "refine", "fast", "vote", "batch_key", "reference"),
+    *("model", "markers", "strict", "adapt", "refine", "fast", "vote", "batch_key", "reference"),
     *("types", "exclude", "threshold", "reject", "decoder", *READING),
 )

@@ -85,7 +85,9 @@ def annotate_blocks(
         If what was asked for needs all cells at once, or other settings wrote the blocks there.
     """
     asks = [f"--{name} on" for name in ("adapt", "refine") if asked.pop(name) == "on"]
-    asks += [f"--{name}" for name in ("vote", "batch_key", "reference") if asked.pop(name)]
+    asks += [
+        f"--{name}" for name in ("vote", "batch_key", "reference", "markers") if asked.pop(name)
+    ]
     asks += ["--report"] * (report is not None)
     if asks:
         raise UsageProblem(

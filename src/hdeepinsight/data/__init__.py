@@ -20,6 +20,8 @@ from hdeepinsight.data._genes import strip_version as strip_version
 from hdeepinsight.data._inspect import InputReport as InputReport
 from hdeepinsight.data._inspect import ScaleMode as ScaleMode
 from hdeepinsight.data._inspect import inspect_input as inspect_input
+from hdeepinsight.data._leakage import LeakReport as LeakReport
+from hdeepinsight.data._leakage import check_leakage as check_leakage
 from hdeepinsight.data._matrix import CHUNK_CELLS as CHUNK_CELLS
 from hdeepinsight.data._matrix import SAMPLE_CELLS as SAMPLE_CELLS
 from hdeepinsight.data._matrix import RowMatrix as RowMatrix

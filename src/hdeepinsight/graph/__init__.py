@@ -1,12 +1,13 @@
 """Neighbour graphs of cells, linear systems on them, and inner products; knows arrays only."""
 
+from hdeepinsight.graph._choices import degree_summary, neighbors_within
+from hdeepinsight.graph._communities import leiden_communities
 from hdeepinsight.graph._gram import (
     CorrectedGram,
     EntryMask,
     Estimator,
     PanelScores,
     Reader,
-    Solver,
     leading_eigenpairs,
     regress_panels,
 )
@@ -41,17 +42,19 @@ __all__ = [
     "NumbaCacheError",
     "PanelScores",
     "Reader",
-    "Solver",
     "batch_graphs",
     "check_graph",
     "check_points",
+    "degree_summary",
     "degrees",
     "dirichlet_energy",
     "knn_graph",
     "laplacian",
     "leading_eigenpairs",
+    "leiden_communities",
     "mutual_neighbors",
     "nearest_neighbors",
+    "neighbors_within",
     "refine_by_local_prior",
     "regress_panels",
     "smooth",

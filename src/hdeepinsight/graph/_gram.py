@@ -10,22 +10,21 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse.linalg import LinearOperator, eigsh, lobpcg
+from scipy.sparse.linalg import LinearOperator, eigsh
 
 from hdeepinsight._errors import check_choice, check_integer, examples, invalid
 
 Estimator = Literal[
     "auto", "rank1", "rank1_published", "rank1_clip", "pairwise", "mean_fill", "zero_fill"
 ]
-Solver = Literal["eigsh", "lobpcg"]
 Floats: TypeAlias = NDArray[np.float64]
 #: Gives the values as blocks of consecutive rows, from the first on, whenever it is called.
 Reader: TypeAlias = "Callable[[], Iterable[tuple[slice, Any]]]"
 
 #: Most cells of which a matrix of all pairs is made: 3.2 GB.
 DENSE_CELLS = 20_000
-#: Tolerances of the iterations, the second for the residual relative to the largest eigenvalue.
-_TOLERANCE, _MOST_ROUNDS = 1e-6, 200
+#: Relative tolerance of eigenvalues.
+_TOLERANCE = 1e-6
 _BY_RATES = "rank1", "rank1_published"
 
 
@@ -551,7 +550,7 @@ def regress_panels(gram: CorrectedGram, points: Floats) -> tuple[Floats, Floats,
 
 
 def leading_eigenpairs(
-    operator: CorrectedGram, n: int, *, solver: Solver = "eigsh", random_state: int = 0
+    operator: CorrectedGram, n: int, *, random_state: int = 0
 ) -> tuple[Floats, Floats]:
     """Compute the largest eigenvalues, descending, and their vectors, each with its sign fixed.
 
@@ -561,11 +560,8 @@ def leading_eigenpairs(
         A symmetric operator.
     n
         How many; as many as there are cells where these are fewer.
-    solver
-        ``"eigsh"`` multiplies by one vector at a time, ``"lobpcg"`` by all of them: fewer passes
-        over a file, and less exact. Few cells are solved directly.
     random_state
-        Seed of the first vectors.
+        Seed of the first vector.
 
     Examples
     --------
@@ -578,17 +574,13 @@ def leading_eigenpairs(
     [1.0]
     """
     check_integer("n", n)
-    check_choice("solver", solver, get_args(Solver), "Omit it to use 'eigsh'.")
-    n_cells, rng = operator.shape[0], np.random.default_rng(random_state)
+    n_cells = operator.shape[0]
     n = min(n, n_cells)
     if n_cells <= max(500, 5 * n):
         values, vectors = np.linalg.eigh(operator.todense())
-    elif solver == "eigsh":
-        start = rng.standard_normal(n_cells)
-        values, vectors = eigsh(operator, n, which="LA", v0=start, tol=_TOLERANCE)
     else:
-        start = rng.standard_normal((n_cells, n + 10))
-        values, vectors = lobpcg(operator, start, tol=1e-4, maxiter=_MOST_ROUNDS, largest=True)
+        start = np.random.default_rng(random_state).standard_normal(n_cells)
+        values, vectors = eigsh(operator, n, which="LA", v0=start, tol=_TOLERANCE)
     order = np.argsort(-values)[:n]
     values, vectors = values[order], vectors[:, order]
     largest = np.abs(vectors).argmax(axis=0)

@@ -1,6 +1,7 @@
 """Scores of hierarchical annotations and of topics, for any method's output."""
 
 from hdeepinsight.annotation import Evaluation, evaluate_annotation, expected_calibration_error
+from hdeepinsight.data import LeakReport, check_leakage
 from hdeepinsight.metrics._topics import (
     TopicEnrichment,
     topic_coherence,
@@ -18,7 +19,9 @@ from hdeepinsight.taxonomy import (
 __all__ = [
     "Evaluation",
     "HierarchicalScores",
+    "LeakReport",
     "TopicEnrichment",
+    "check_leakage",
     "evaluate_annotation",
     "expected_calibration_error",
     "hierarchical_scores",

@@ -10,8 +10,28 @@ from hdeepinsight.nn._backbones import (
     make_backbone,
 )
 from hdeepinsight.nn._clusters import sharpened_assignment, student_t_assignment
-from hdeepinsight.nn._contrast import cluster_contrast
+from hdeepinsight.nn._contrast import cluster_contrast, info_nce
 from hdeepinsight.nn._count_autoencoder import CountHeads, CountParameters
+from hdeepinsight.nn._distill import (
+    ComponentDecoder,
+    ConditionalDenoiser,
+    MatchingNetwork,
+    class_means,
+    distribution_loss,
+    gradient_loss,
+    noise_schedule,
+    regression_loss,
+)
+from hdeepinsight.nn._edge_sampler import (
+    Similarity,
+    adjacency_error,
+    are_joined,
+    candidate_similarity,
+    chosen_cells,
+    draw_neighbors,
+    gumbel_noise,
+    union_graph,
+)
 from hdeepinsight.nn._folded import FoldedClassifier, SparseCounts
 from hdeepinsight.nn._heads import LinearHead, PerParentHead, fit_temperatures
 from hdeepinsight.nn._hierarchical_loss import (
@@ -32,6 +52,7 @@ from hdeepinsight.nn._profiles import (
     usual_shift,
 )
 from hdeepinsight.nn._sinkhorn import sinkhorn
+from hdeepinsight.nn._tagconv import CellGraph, SparseFeatures, TAGConv, sparse_rows
 from hdeepinsight.nn._tokens import (
     Binning,
     Pooling,
@@ -48,7 +69,10 @@ __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "Binning",
+    "CellGraph",
     "CompactBackbone",
+    "ComponentDecoder",
+    "ConditionalDenoiser",
     "CountHeads",
     "CountNormalizer",
     "CountParameters",
@@ -61,6 +85,7 @@ __all__ = [
     "LeafSums",
     "LinearHead",
     "MLPBackbone",
+    "MatchingNetwork",
     "MemberBackbones",
     "MemberHeads",
     "ModalityDropout",
@@ -72,22 +97,39 @@ __all__ = [
     "ProteinNormalizer",
     "ProteinValues",
     "Reduction",
+    "Similarity",
     "SparseCounts",
+    "SparseFeatures",
+    "TAGConv",
     "TokenEncoder",
     "TokenSets",
     "ValueEncoding",
     "adapt_first_convolution",
+    "adjacency_error",
+    "are_joined",
     "bin_values",
+    "candidate_similarity",
+    "chosen_cells",
+    "class_means",
     "cluster_contrast",
+    "distribution_loss",
+    "draw_neighbors",
     "fit_temperatures",
+    "gradient_loss",
+    "gumbel_noise",
+    "info_nce",
     "inverse_frequency_weights",
     "make_backbone",
+    "noise_schedule",
     "profile_shift",
     "project_with_floor",
+    "regression_loss",
     "sharpened_assignment",
     "sinkhorn",
+    "sparse_rows",
     "student_t_assignment",
     "token_sets",
     "tolerate_single_cells",
+    "union_graph",
     "usual_shift",
 ]

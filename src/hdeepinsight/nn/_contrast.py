@@ -42,3 +42,35 @@ def cluster_contrast(first: Tensor, second: Tensor, temperature: float = 0.5) ->
     n_clusters, itself = first.shape[1], torch.eye(len(likeness), device=likeness.device).bool()
     partner = torch.arange(len(likeness), device=likeness.device).roll(n_clusters)
     return functional.cross_entropy(likeness.masked_fill(itself, -torch.inf), partner)
+
+
+def info_nce(view: Tensor, other: Tensor, temperature: float) -> Tensor:
+    """Compute how badly each cell is told apart from the rest by its other view.
+
+    Parameters
+    ----------
+    view, other
+        Positions of the same cells in both views, shape ``(n_cells, n_latent)``.
+    temperature
+        What divides the cosines.
+
+    Returns
+    -------
+    Mean cross-entropy of finding each cell among all cells of the other view, a scalar.
+
+    References
+    ----------
+    van den Oord, Li and Vinyals, Representation learning with contrastive predictive coding, 2018,
+    arXiv:1807.03748.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.nn import info_nce
+    >>> info_nce(torch.eye(2), torch.eye(2), 1.0).round(decimals=3)
+    tensor(0.3130)
+    """
+    cosines = functional.normalize(view, dim=1) @ functional.normalize(other, dim=1).T
+    return functional.cross_entropy(
+        cosines / temperature, torch.arange(len(view), device=view.device)
+    )

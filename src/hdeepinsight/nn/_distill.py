@@ -38,32 +38,43 @@ class ComponentDecoder(nn.Module):
         Mean of every gene.
     scale
         Standard deviation of the cells along every component.
+    class_means
+        Mean of every class, shape ``(n_classes, n_genes)``. What the components leave out of it is
+        added to the cells of the class.
 
     Examples
     --------
     >>> import torch
-    >>> decoder = ComponentDecoder(torch.eye(2, 3), torch.tensor([1.0, 1.0, 0.0]), torch.ones(2))
-    >>> decoder(torch.tensor([[2.0, -2.0]]))
-    tensor([[3., 0., 0.]])
+    >>> means = torch.tensor([[1.0, 1.0, 5.0]])
+    >>> decoder = ComponentDecoder(torch.eye(2, 3), torch.ones(3), torch.ones(2), means)
+    >>> decoder(torch.tensor([[2.0, -2.0]]), torch.tensor([0]))
+    tensor([[3., 0., 5.]])
     """
 
     components: Tensor
     mean: Tensor
     scale: Tensor
+    offset: Tensor
 
-    def __init__(self, components: Tensor, mean: Tensor, scale: Tensor) -> None:
+    def __init__(
+        self, components: Tensor, mean: Tensor, scale: Tensor, class_means: Tensor
+    ) -> None:
         super().__init__()
         self.register_buffer("components", components)
         self.register_buffer("mean", mean)
         self.register_buffer("scale", scale.clamp(min=1e-6))
+        self.register_buffer("offset", class_means - self._linear(self.encode(class_means)))
 
     def encode(self, logged: Tensor) -> Tensor:
         """Return standardised coordinates, shape ``(n_cells, n_latent)``."""
         return (logged - self.mean) @ self.components.T / self.scale
 
-    def forward(self, latent: Tensor) -> Tensor:
+    def _linear(self, latent: Tensor) -> Tensor:
+        return latent * self.scale @ self.components + self.mean
+
+    def forward(self, latent: Tensor, label: Tensor) -> Tensor:
         """Return log values, none below 0, shape ``(n_cells, n_genes)``."""
-        return F.relu(latent * self.scale @ self.components + self.mean)
+        return F.relu(self._linear(latent) + self.offset[label])
 
 
 class ConditionalDenoiser(nn.Module):
@@ -129,13 +140,13 @@ class ConditionalDenoiser(nn.Module):
         noisy = self.noised(latent, time, torch.randn_like(latent))
         return F.mse_loss(self(noisy, time, label.masked_fill(unsaid, self.n_classes)), latent)
 
-    def generate(self, code: Tensor, label: Tensor, time: int, guidance: float = 0.0) -> Tensor:
-        """Return clean coordinates of codes by one call, or by two with guidance.
+    def generate(self, code: Tensor, label: Tensor, guidance: float = 0.0) -> Tensor:
+        """Return clean coordinates of codes, taken as pure noise: one call, two with guidance.
 
         Guidance moves away from what the denoiser says without the class (Ho and Salimans 2022,
         arXiv:2207.12598).
         """
-        at = torch.tensor(time, device=code.device)
+        at = torch.tensor(len(self.signal) - 1, device=code.device)
         clean: Tensor = self(code, at, label)
         if guidance:
             free = self(code, at, torch.full_like(label, self.n_classes))
@@ -229,19 +240,17 @@ def regression_loss(
     small: Tensor,
     label: Tensor,
     n_classes: int,
-    penalty: float = 1.0,
+    penalty: float,
 ) -> Tensor:
-    """Return the loss, on real cells, of a ridge regression fitted to the small set.
+    """Return the squared error, on real cells, of a ridge regression fitted to the small set.
 
-    The fit is in closed form, so its gradient reaches the small set (Nguyen et al. 2021,
-    arXiv:2011.00050).
+    The fit is in closed form, so the gradient reaches the small set (Nguyen et al. 2021,
+    arXiv:2011.00050, with a linear kernel).
     """
     centre = class_means(small, label, n_classes).mean(0)
-    a, b = small - centre, real - centre
-    kernel = a @ a.T
-    ridge = penalty * torch.eye(len(a), device=a.device)
-    target = F.one_hot(label, n_classes).to(a.dtype) - 1 / n_classes
-    found = b @ (a.T @ torch.linalg.solve(kernel + ridge, target))
-    goal = F.one_hot(real_label, n_classes).to(a.dtype) - 1 / n_classes
-    loss: Tensor = (found - goal).square().sum(1).mean()
+    own, other = small - centre, real - centre
+    target = torch.eye(n_classes, device=small.device, dtype=small.dtype) - 1 / n_classes
+    ridge = penalty * torch.eye(len(own), device=small.device, dtype=small.dtype)
+    found = other @ (own.T @ torch.linalg.solve(own @ own.T + ridge, target[label]))
+    loss: Tensor = (found - target[real_label]).square().sum(1).mean()
     return loss

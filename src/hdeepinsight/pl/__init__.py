@@ -4,7 +4,8 @@ from hdeepinsight.pl._confidence import label_set_sizes, novelty, reliability
 from hdeepinsight.pl._embedding import coverage, embedding, probability
 from hdeepinsight.pl._grid import confusion, dotplot, marker_evidence, topics
 from hdeepinsight.pl._layout import gene_images, gene_layout
-from hdeepinsight.pl._model import contrast, explanation, training_history
+from hdeepinsight.pl._model import contrast, explanation, in_degrees, training_history
+from hdeepinsight.pl._privacy import privacy_utility
 from hdeepinsight.pl._tree import alluvial, taxonomy
 
 __all__ = [
@@ -17,9 +18,11 @@ __all__ = [
     "explanation",
     "gene_images",
     "gene_layout",
+    "in_degrees",
     "label_set_sizes",
     "marker_evidence",
     "novelty",
+    "privacy_utility",
     "probability",
     "reliability",
     "taxonomy",

@@ -215,7 +215,8 @@ def coverage(
     size
         Area of a dot in square points; by default it falls with the number of cells.
     title
-        Heading; by default how much of the component's variance the logarithm of coverage explains.
+        Heading; by default how much the logarithm of coverage explains of the variance of the
+        component, and of its absolute value: cells that are drawn to the middle have a small one.
     ax
         Axes to draw on; by default those of a new figure.
 
@@ -245,8 +246,11 @@ def coverage(
         raise invalid("component", component, f"at most {n_comps}", "Compute more of them.")
     share, heights = result.coverage.to_numpy(dtype=float), result.embedding[:, component - 1]
     varies = np.ptp(share) > 0
-    r = np.corrcoef(np.log(share), heights)[0, 1] if varies else 0.0
-    by_default = f"coverage explains {r**2:.0%} of component {component}"
+    pairs = np.stack([np.log(share), heights, np.abs(heights)])
+    r = np.corrcoef(pairs)[0, 1:] if varies else np.zeros(2)
+    by_default = (
+        f"coverage explains {r[0] ** 2:.0%} of component {component}, {r[1] ** 2:.0%} of its size"
+    )
     new_size = 5.2 if groups is None else 7.0, 4.2
     ax = _style.axes_or_new(ax, new_size, title=by_default if title is None else title)
     values, rng = np.unique(share), np.random.default_rng(0)

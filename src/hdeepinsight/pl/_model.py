@@ -112,6 +112,61 @@ def training_history(history: Mapping[str, Any], *, title: str | None = None) ->
     return figure
 
 
+def in_degrees(
+    choices: Mapping[str, np.ndarray], *, title: str | None = None, ax: Axes | None = None
+) -> Axes:
+    """Draw how many cells are chosen as a neighbour how often, in one graph or several.
+
+    Parameters
+    ----------
+    choices
+        Name of a graph, and the cells that each cell chose in it, shape ``(n_cells, k)``, -1 for
+        none: ``model.neighbor_choices()`` of :class:`~hdeepinsight.models.SCAGC`, or what
+        :func:`hdeepinsight.graph.nearest_neighbors` found.
+    title
+        Heading.
+    ax
+        Axes to draw on; by default those of a new figure.
+
+    Returns
+    -------
+    The axes, with the share of cells that are chosen at least so often; a long tail is one of hubs.
+    The legend has the standard deviation of each graph.
+
+    Raises
+    ------
+    ValueError
+        If there is no graph.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> nearest, _ = hdi.graph.nearest_neighbors(rng.normal(size=(50, 20)), k=5)
+    >>> hdi.pl.in_degrees({"nearest": nearest}).get_xlabel()
+    'times chosen as a neighbour'
+    """
+    if not choices:
+        raise ValueError("choices must name a graph at least, got none. Pass {'graph': neighbors}.")
+    ax = axes_or_new(ax, (4.2, 3.2), title=title)
+    for rank, (name, chosen) in enumerate(choices.items()):
+        cells = np.asarray(chosen)
+        times = np.bincount(cells[cells >= 0], minlength=len(cells))
+        at_least = 1 - np.concatenate([[0], np.bincount(times).cumsum()[:-1]]) / len(times)
+        look: dict[str, Any] = {"color": PALETTE[rank % len(PALETTE)], "lw": 1.6}
+        look |= {
+            "ls": _STYLES[rank % len(_STYLES)],
+            "label": f"{plain(name)}: sd {times.std():.1f}",
+        }
+        ax.step(np.arange(len(at_least)), at_least, where="mid", **look)
+    ax.set_yscale("log")
+    ax.set_xlabel("times chosen as a neighbour")
+    ax.set_ylabel("share of cells, at least")
+    ax.legend(frameon=False, fontsize=8)
+    return ax
+
+
 def explanation(
     result: Explanation,
     node: str | None = None,

@@ -19,7 +19,6 @@ from hdeepinsight.graph import (
     CorrectedGram,
     Estimator,
     PanelScores,
-    Solver,
     leading_eigenpairs,
     regress_panels,
 )
@@ -252,7 +251,6 @@ def corrected_gram_pca(
     scale: Scale = "pca",
     center: bool = False,
     drop_empty: bool = False,
-    solver: Solver = "eigsh",
     random_state: int = 0,
     key_added: str | None = None,
 ) -> CorrectedPCA:
@@ -280,11 +278,8 @@ def corrected_gram_pca(
     scale
         ``"pca"``: ordinary principal component scores if nothing is missing. ``"gram"``: those
         divided by the root of the number of genes.
-    solver
-        ``"eigsh"``, or ``"lobpcg"``, which passes over a file less often; see
-        `hdeepinsight.graph.leading_eigenpairs`.
     random_state
-        Seed of the first vectors.
+        Seed of the first vector.
     key_added
         Key of ``obsm`` to write the coordinates to; see `CorrectedPCA.to_adata`.
 
@@ -348,7 +343,7 @@ def corrected_gram_pca(
     if n_empty := int((gram.rates.genes == 0).sum()):
         names = store.var.index[gram.rates.genes == 0]
         notes.append(f"{counted(n_empty, 'gene')} without any entry: {examples(names)}.")
-    values, vectors = _chosen(gram, n_comps, solver, random_state, notes)
+    values, vectors = _chosen(gram, n_comps, random_state, notes)
     roots, unit = np.sqrt(values), 1.0 if scale == "pca" else float(gram.n_genes) ** -0.5
     embedding = vectors * (roots * np.sqrt(gram.n_genes) * unit)
     loadings: NDArray[np.float64] | None = None
@@ -387,13 +382,13 @@ def corrected_gram_pca(
 
 
 def _chosen(
-    gram: CorrectedGram, n_comps: Components, solver: Solver, seed: int, notes: list[str]
+    gram: CorrectedGram, n_comps: Components, seed: int, notes: list[str]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Compute as many positive eigenvalues as asked for, or as a rule finds, and vectors."""
     n_cells = gram.shape[0]
     all_of_few = n_cells if n_cells <= _FEW_CELLS else _MOST_COMPS
     wanted = all_of_few if isinstance(n_comps, str) else n_comps
-    values, vectors = leading_eigenpairs(gram, wanted, solver=solver, random_state=seed)
+    values, vectors = leading_eigenpairs(gram, wanted, random_state=seed)
     n_positive = int((values > 1e-10 * max(values[0], 0.0)).sum()) if values[0] > 0 else 0
     if not isinstance(n_comps, str):
         if n_comps > n_positive:

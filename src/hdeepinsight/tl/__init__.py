@@ -4,6 +4,7 @@ from hdeepinsight.taxonomy import CellType, cell_type
 from hdeepinsight.tl._audit import LabelAudit, audit_labels, audit_nodes
 from hdeepinsight.tl._consensus import Consensus, consensus
 from hdeepinsight.tl._coresets import herding, k_center, select_cells
+from hdeepinsight.tl._distill import distill
 from hdeepinsight.tl._distillation_report import distillation_report
 from hdeepinsight.tl._dp_pca import (
     PrivateProjection,
@@ -20,8 +21,8 @@ from hdeepinsight.tl._evidence import (
     open_cells,
     sample_cells,
 )
-from hdeepinsight.tl._marker_lists import read_markers
-from hdeepinsight.tl._markers import open_markers, score_markers
+from hdeepinsight.tl._marker_lists import MarkersLike, read_markers
+from hdeepinsight.tl._markers import MarkerScorer, score_markers
 from hdeepinsight.tl._refine import RefineConfig, Refinement, lambda_path, refine
 from hdeepinsight.tl._representation import expression_pca, mde
 from hdeepinsight.tl._score_tables import read_scores
@@ -32,6 +33,8 @@ __all__ = [
     "Consensus",
     "LabelAudit",
     "MarkerEvidence",
+    "MarkerScorer",
+    "MarkersLike",
     "PrivateProjection",
     "ReferenceModel",
     "RefineConfig",
@@ -42,6 +45,7 @@ __all__ = [
     "cell_type",
     "check_delta",
     "consensus",
+    "distill",
     "distillation_report",
     "dp_pca",
     "expression_pca",
@@ -53,7 +57,6 @@ __all__ = [
     "marker_genes",
     "mde",
     "open_cells",
-    "open_markers",
     "private_directions",
     "read_markers",
     "read_scores",

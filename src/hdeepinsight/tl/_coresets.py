@@ -317,24 +317,17 @@ def averaged(
     places = np.repeat(np.arange(len(groups)), sizes), np.concatenate(groups)
     means = sp.csr_matrix((np.repeat(1 / sizes, sizes), places), (len(groups), len(cells.codes)))
     first = np.array([group[0] for group in groups])
-    small = small_reference(
-        cells, cells.codes[first], means @ cells.logged.astype(np.float64), sizes, recipe, seed=seed
-    )
-    counts, real = small.layers["counts"].toarray(), np.flatnonzero(sizes == 1)
-    counts[real] = cells.counts[first[real]].toarray()
-    small.layers["counts"] = sp.csr_matrix(counts)
-    small.obs["n_cells"], small.obs["is_real"] = sizes, sizes == 1
-    names = np.array(small.obs_names, dtype=object)
-    names[real] = cells.obs.index[first[real]]
-    small.obs_names = names
-    return small
+    logged = means @ cells.logged.astype(np.float64)
+    real = np.where(sizes == 1, first, -1)
+    return small_reference(cells, cells.codes[first], logged, sizes, real, recipe, seed=seed)
 
 
 def small_reference(
     cells: LabelledCells,
     codes: NDArray[np.int64],
     logged: Any,
-    sizes: NDArray[np.float64],
+    sizes: NDArray[Any],
+    real: NDArray[np.int64],
     recipe: Mapping[str, Any],
     *,
     seed: int,
@@ -351,6 +344,8 @@ def small_reference(
         Natural log1p of expected counts per 10,000, shape ``(n_rows, n_genes)``.
     sizes
         Cells that every row stands for; its counts have their depth together.
+    real
+        Cell that a row is, by its position; -1 where it is none.
     recipe
         How the rows were made, in plain types.
     seed
@@ -358,22 +353,27 @@ def small_reference(
     """
     logged = sp.csr_matrix(logged)
     profile = np.expm1(logged.toarray().astype(np.float64))
-    whole = profile.sum(axis=1, keepdims=True)
-    totals = np.asarray(cells.counts.sum(axis=1, dtype=np.float64))
-    expected = profile / np.maximum(whole, 1e-12) * np.median(totals) * sizes[:, None]
+    total = profile.sum(axis=1, keepdims=True)
+    depth = np.median(np.asarray(cells.counts.sum(axis=1, dtype=np.float64)))
+    expected = profile / np.maximum(total, 1e-12) * depth * sizes[:, None]
     counts = np.floor(expected + np.random.default_rng(seed).random(expected.shape))
-    names = np.array(cells.classes, dtype=object)[codes]
+    labels = np.array(cells.classes, dtype=object)[codes]
     order = pd.Series(codes).groupby(codes).cumcount()
+    names = np.array([f"{a}_{b}" for a, b in zip(labels, order, strict=True)], dtype=object)
+    is_real = real >= 0
+    counts[is_real] = cells.counts[real[is_real]].toarray()
+    names[is_real] = cells.obs.index[real[is_real]]
+    obs = pd.DataFrame(index=names)
     old = cells.obs[cells.labels_key]
     # All categories of the reference stay, those of dropped classes too.
     kind = old.dtype if isinstance(old.dtype, pd.CategoricalDtype) else None
     by_name = {str(name): name for name in (old.cat.categories if kind else old.unique())}
-    obs = pd.DataFrame(index=[f"{name}_{i}" for name, i in zip(names, order, strict=True)])
-    obs[cells.labels_key] = pd.Categorical([by_name[name] for name in names], dtype=kind)
+    obs[cells.labels_key] = pd.Categorical([by_name[label] for label in labels], dtype=kind)
+    obs["n_cells"], obs["is_real"] = sizes, is_real
     there, firsts = np.unique(cells.codes, return_index=True)
     place = np.zeros(len(cells.classes), dtype=np.int64)
     place[there] = firsts
-    for key in cells.obs.columns.drop(cells.labels_key):
+    for key in cells.obs.columns.difference(obs.columns, sort=False):
         values = pd.Series(pd.factorize(cells.obs[key])[0])
         if values.groupby(cells.codes).nunique().max() == 1:
             obs[key] = cells.obs[key].iloc[place[codes]].array

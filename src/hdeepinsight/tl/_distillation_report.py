@@ -118,8 +118,8 @@ def distillation_report(
     for name, (logged, labels, _) in sets.items():
         for kind in classifiers:
             seeds = range(1 if kind == "logistic" else n_seeds)
-            answers = [_predict(kind, seed, logged, labels, values) for seed in seeds]
-            found = pd.DataFrame([_score(truth, answer) for answer in answers])
+            answers = [student_labels(kind, seed, logged, labels, values) for seed in seeds]
+            found = pd.DataFrame([classification_scores(truth, answer) for answer in answers])
             spread = found.std(ddof=0).add_suffix("_sd")
             rows[name, kind] = {"n_cells": len(labels), **found.mean(), **spread, **likeness[name]}
     table = pd.DataFrame.from_dict(rows, orient="index")
@@ -127,7 +127,7 @@ def distillation_report(
     return table
 
 
-def _predict(kind: Student, seed: int, logged: Any, labels: Any, values: Any) -> NDArray[Any]:
+def student_labels(kind: Student, seed: int, logged: Any, labels: Any, values: Any) -> NDArray[Any]:
     """Train a classifier, and return its labels of other cells."""
     model: Any
     if kind == "logistic":
@@ -141,7 +141,8 @@ def _predict(kind: Student, seed: int, logged: Any, labels: Any, values: Any) ->
         return np.asarray(model.fit(logged, labels).predict(values))
 
 
-def _score(truth: NDArray[Any], found: NDArray[Any]) -> dict[str, float]:
+def classification_scores(truth: NDArray[Any], found: NDArray[Any]) -> dict[str, float]:
+    """Return accuracy, balanced accuracy and macro-F1 over the classes of the truth."""
     labels = np.unique(truth)
     recall = [np.mean(found[truth == label] == label) for label in labels]
     f1 = f1_score(truth, found, labels=labels, average="macro", zero_division=0)

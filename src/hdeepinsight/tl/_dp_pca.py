@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
+from scipy.linalg import eigh
 from scipy.optimize import brentq
 from scipy.stats import norm
 from sklearn.preprocessing import normalize
@@ -304,11 +305,11 @@ def private_directions(
             moments += residuals.T @ residuals
     noise = rng.normal(scale=longest**2 * noise_sd / 2, size=(d, d))
     moments += noise + noise.T  # variance of sums: half off the diagonal, whole on it
-    values, vectors = np.linalg.eigh(moments)
-    components = np.ascontiguousarray(vectors[:, ::-1][:, :n_comps].T)
+    values, vectors = eigh(moments, subset_by_index=(d - n_comps, d - 1))
+    components = np.ascontiguousarray(vectors[:, ::-1].T)
     # The sign of an eigenvector means nothing; the larger part is made positive.
     components *= np.where(components.sum(axis=1) < 0, -1.0, 1.0)[:, None]
-    return centre, components, values[::-1][:n_comps]
+    return centre, components, values[::-1]
 
 
 def gaussian_noise_sd(epsilon: float, delta: float, sensitivity: float = 1.0) -> float:
@@ -355,7 +356,12 @@ def gaussian_noise_sd(epsilon: float, delta: float, sensitivity: float = 1.0) ->
 
 
 def check_delta(delta: float, n_cells: int = 1) -> None:
-    """Raise ``ValueError`` unless a delta is above 0 and below one over the number of cells."""
+    """Raise ``ValueError`` unless a delta is above 0 and below one over the number of cells.
+
+    Examples
+    --------
+    >>> check_delta(1e-5, n_cells=3000)
+    """
     check_number("delta", delta, hint="Omit it to use 1e-5.")
     if not 0 < delta * n_cells < 1:
         expected = f"above 0 and below 1 / {n_cells:,}, one over the number of cells"

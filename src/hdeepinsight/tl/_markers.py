@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import logging
+import os
 import warnings
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,12 +15,12 @@ from scipy.special import softmax
 
 from hdeepinsight._errors import counted, examples
 from hdeepinsight.annotation import (
+    NO_LIMIT,
     Annotation,
     Decoder,
     check_decoding,
     class_nodes,
     next_above,
-    node_mass,
     node_probabilities,
 )
 from hdeepinsight.data import (
@@ -40,8 +41,6 @@ from hdeepinsight.tl._marker_lists import BLOOD, MarkersLike, markers_taxonomy, 
 if TYPE_CHECKING:
     from hdeepinsight.taxonomy import Taxonomy
 
-logger = logging.getLogger(__name__)
-
 Floats = NDArray[np.float64]
 
 #: Cells, from all over the file, that the mixture is fitted to.
@@ -51,11 +50,13 @@ _DEPTH_STEP = 1.05
 #: A marker is expressed at this many times the rate of other types at least, and a gene that a type
 #: lacks at this part of it at most.
 _FOLD, _LACKED = 2.0, 0.25
-#: Cells of average depth by which the rate of a type is drawn to the mean of all.
-_PRIOR_CELLS = 5.0
+#: Share of all cells by which the rate in a type is drawn to that of cells that express the gene.
+_PRIOR_OWN = 0.01
 #: Share of all cells by which the rate in other types is drawn to a part of the rate in the type.
 _PRIOR_WEIGHT, _PRIOR_OTHER = 0.1, 0.05
 _MIN_SHARE = 1e-4
+#: Why a label stops at a node that is a type of its own.
+_NO_MARKER = "types below have no marker gene in the file"
 _EM_STEPS, _EM_TOL = 60, 1e-4
 #: Exponents of the likelihood, and ways to halve the markers by which one is chosen.
 _EXPONENTS = np.geomspace(0.05, 1.0, 13)
@@ -95,7 +96,8 @@ def _fit(cells: _Counts, signs: NDArray[np.int8]) -> tuple[Floats, Floats]:
     mean = np.maximum(np.asarray(cells.counts.sum(axis=0)).ravel() / total, 1e-6)
     # Begin with a gene's mean where it is expressed, so that even a type of most cells is found.
     expressing = np.asarray((cells.counts > 0).T @ cells.depth).ravel()
-    own = np.where(marks, mean * total / np.maximum(expressing, 1e-9), 0.0)
+    high = mean * total / np.maximum(expressing, 1e-9)
+    own = np.where(marks, high, 0.0)
     is_marker = marks.any(axis=0)
     other = np.where(is_marker, 0.2 * mean, mean)
     shares = np.full(len(signs), 1.0 / len(signs))
@@ -110,7 +112,7 @@ def _fit(cells: _Counts, signs: NDArray[np.int8]) -> tuple[Floats, Floats]:
         shares = updated
         sums = np.asarray(cells.counts.T @ belongs).T
         depths = belongs.T @ cells.depth
-        own = (sums + _PRIOR_CELLS * mean) / (depths + _PRIOR_CELLS)[:, None]
+        own = (sums + _PRIOR_OWN * total * high) / (depths + _PRIOR_OWN * total)[:, None]
         most = np.where(marks, own, 0.0).max(axis=0)
         # Where nearly all cells are of one type, the others still have to lack its markers.
         weight = np.where(is_marker, _PRIOR_WEIGHT * total, 0.01)
@@ -140,58 +142,189 @@ def _exponent(cells: _Counts, rates: Floats, shares: Floats) -> float:
     return float(_EXPONENTS[gain.argmax()])
 
 
-def open_markers(
-    adata: Any,
-    genes: pd.Index,
-    *,
-    layer: str | None = None,
-    use_raw: bool = False,
-    scale: ScaleMode = "auto",
-    fold_case: bool = False,
-) -> AlignedQuery:
-    """Open a query for a list of genes, of which any number may be missing.
+@dataclass(frozen=True, eq=False, repr=False)
+class MarkerScorer:
+    """A list of marker genes in the place of a model, as `hdeepinsight.annotate` takes one.
 
     Parameters
     ----------
-    adata
-        AnnData, MuData, path, or a query that is open already.
-    genes
-        The genes, each once.
-    layer, use_raw, scale, fold_case
-        How it is read, as in `hdeepinsight.annotate`.
+    markers
+        ``"blood"``, a dict, or a file; see `read_markers`.
+    taxonomy
+        Tree of the types, in which they are names, synonyms or paths; by default that which the
+        paths in the list say.
+
+    Attributes
+    ----------
+    table
+        The list as `read_markers` gives it, and the ``node`` of each type.
 
     Raises
     ------
-    InputError
-        If none of the genes is there, or the matrix does not hold counts.
+    ValueError
+        If the list is empty or broken, or a type is not in the taxonomy.
 
     Examples
     --------
     >>> import hdeepinsight as hdi
-    >>> import pandas as pd
-    >>> opened = hdi.tl.open_markers(hdi.datasets.demo().query, pd.Index(["CD3D", "NOT_A_GENE"]))
-    >>> opened.alignment.report.missing
-    ('NOT_A_GENE',)
+    >>> scorer = hdi.tl.MarkerScorer("blood")
+    >>> scorer
+    MarkerScorer(blood: 24 types, 186 genes)
+    >>> result = hdi.annotate(hdi.datasets.pbmc3k()[:300].copy(), markers=scorer, refine="off")
+    >>> len(result), result.taxonomy.level_names
+    (300, ('lineage', 'cell_type', 'subtype'))
     """
-    if isinstance(adata, AlignedQuery):
-        source: CountSource = adata.source
-    else:
-        rna = Modalities().rna_of(open_paired(adata)) if is_paired(adata) else adata
-        if rna is None:
-            raise InputError("The MuData has no RNA.", "Counts of RNA are needed.", "Add them.")
-        source = open_counts(rna, layer=layer, use_raw=use_raw, scale=scale, sampled=True)
-    try:
-        alignment = source.align(
-            list(genes), min_coverage=0.0, warn_coverage=0.0, fold_case=fold_case
+
+    markers: MarkersLike = BLOOD
+    taxonomy: Taxonomy = field(default=None)  # type: ignore[assignment]
+    table: pd.DataFrame = field(init=False)
+
+    def __post_init__(self) -> None:
+        table = read_markers(self.markers)
+        tree = self.taxonomy or markers_taxonomy(table)
+        names = table["type"].unique()
+        nodes = dict(zip(names, class_nodes(tree, names).tolist(), strict=True))
+        object.__setattr__(self, "taxonomy", tree)
+        object.__setattr__(self, "table", table.assign(node=table["type"].map(nodes)))
+
+    def __repr__(self) -> str:
+        types, genes = self.table["type"].nunique(), self.table["gene"].nunique()
+        return f"MarkerScorer({self._name}: {counted(types, 'type')}, {counted(genes, 'gene')})"
+
+    @property
+    def _name(self) -> str:
+        is_name = isinstance(self.markers, str | os.PathLike)
+        return str(self.markers) if is_name else type(self.markers).__name__
+
+    def open(
+        self,
+        adata: Any,
+        *,
+        layer: str | None = None,
+        use_raw: bool = False,
+        scale: ScaleMode = "auto",
+        fold_case: bool = False,
+    ) -> AlignedQuery:
+        """Open a query for the genes of the list, of which any number may be missing.
+
+        Parameters
+        ----------
+        adata
+            AnnData, MuData, path, or a query that was opened before, for whatever genes.
+        layer, use_raw, scale, fold_case
+            How it is read, as in `hdeepinsight.annotate`.
+
+        Raises
+        ------
+        InputError
+            If none of the genes is there, or the matrix does not hold counts.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> scorer = hdi.tl.MarkerScorer({"T": ["CD3D"], "B": ["CD79A", "NOT_A_GENE"]})
+        >>> scorer.open(hdi.datasets.demo().query).alignment.report.missing
+        ('NOT_A_GENE',)
+        """
+        genes = self.table["gene"].unique().tolist()
+        if isinstance(adata, AlignedQuery):
+            source: CountSource = adata.source
+        else:
+            rna = Modalities().rna_of(open_paired(adata)) if is_paired(adata) else adata
+            if rna is None:
+                raise InputError("The MuData has no RNA.", "Counts of RNA are needed.", "Add them.")
+            source = open_counts(rna, layer=layer, use_raw=use_raw, scale=scale, sampled=True)
+        try:
+            alignment = source.align(
+                genes, min_coverage=0.0, warn_coverage=0.0, fold_case=fold_case
+            )
+        except GeneMatchError as error:
+            raise InputError(
+                f"None of the {counted(len(genes), 'marker gene')} ({examples(genes)}) is in the "
+                f"file, which has {examples(source.var_names)}.",
+                "One gene or more of two types at least is needed.",
+                error.do_next,
+            ) from error
+        return AlignedQuery(source, alignment, ExtraInputs(), tuple(genes))
+
+    def annotate(
+        self,
+        adata: Any,
+        *,
+        decoder: Decoder = "joint",
+        threshold: float | None = 0.5,
+        keep: list[sp.csr_matrix] | None = None,
+    ) -> Annotation:
+        """Label cells; see `score_markers`.
+
+        Parameters
+        ----------
+        adata
+            The cells, as in :meth:`open`.
+        decoder, threshold
+            As in `hdeepinsight.annotate`.
+        keep
+            List to which the counts of all genes are added, block by block.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> scorer = hdi.tl.MarkerScorer({"T": ["CD3D", "CD3E"], "Mono": ["LYZ", "CST3"]})
+        >>> len(scorer.annotate(hdi.datasets.demo().query))
+        210
+        """
+        check_decoding(threshold, decoder)
+        opened, tree = self.open(adata), self.taxonomy
+        genes = pd.Index(opened.genes)
+        measured = dict(zip(genes, opened.alignment.measured, strict=True))
+        table = self.table[self.table["gene"].map(measured)].sort_values("node", kind="stable")
+        states, shared, left_out = _states(tree, self.table, table)
+        signs = np.zeros((len(states), len(genes)), dtype=np.int8)
+        for node, gene, sign in table[["node", "gene", "sign"]].itertuples(index=False):
+            under = [node in tree.ancestors(state) for state in states]
+            signs[under, genes.get_loc(gene)] = sign  # the deeper type has the last word
+        used = (signs != 0).any(axis=0)
+        parts, totals = [sp.csr_matrix((0, len(genes)), dtype=np.float32)], [np.zeros(0)]
+        for _, block in opened.source.blocks():
+            parts.append(opened.alignment.apply(block))
+            totals.append(np.asarray(block.sum(axis=1), dtype=np.float64).ravel())
+            if keep is not None:
+                keep.append(sp.csr_matrix(block))
+        counts, depth = (
+            sp.csr_matrix(sp.vstack(parts))[:, used].astype(np.float64),
+            np.concatenate(totals),
         )
-    except GeneMatchError as error:
-        raise InputError(
-            f"None of the {counted(len(genes), 'marker gene')} ({examples(genes)}) is in the file, "
-            f"which has {examples(source.var_names)}.",
-            "One gene or more of two types at least is needed.",
-            error.do_next,
-        ) from error
-    return AlignedQuery(source, alignment, ExtraInputs(), tuple(genes))
+        filled = np.flatnonzero(depth)
+        depth = np.where(depth > 0, depth / depth[filled].mean(), 1.0)
+        fitted = filled[spread_rows(len(filled), _FITTED)]
+        some = _Counts(counts[fitted], depth[fitted])
+        rates, shares = _fit(some, signs[:, used])
+        exponent = _exponent(some, rates, shares)
+        likelihood = np.zeros((len(depth), len(states)))  # of empty cells only shares are known
+        likelihood[filled] = _Counts(counts[filled], depth[filled]).log_likelihood(rates)
+        belongs = softmax(exponent * likelihood + np.log(shares), axis=1)
+        mass = tree.roll_up(belongs @ shared)
+        # Equal shares of two children come near the threshold, and say nothing of either.
+        depth_of = np.where(shared.max(axis=1) < 1.0, tree.depth[states], NO_LIMIT)
+        supported = depth_of[belongs.argmax(axis=1)]
+        named = dict(zip(map(tree.path_name, states.tolist()), shares.tolist(), strict=True))
+        return Annotation(
+            taxonomy=tree,
+            obs_names=opened.obs_names,
+            node_probabilities=node_probabilities(tree, mass),
+            threshold=next_above(threshold),
+            decoder=decoder,
+            supported_depth=supported,
+            stop_reasons=np.where(supported < NO_LIMIT, _NO_MARKER, "").astype(object),
+            input_report=opened.source.report,
+            gene_report=opened.alignment.report,
+            recipe={
+                "markers": self._name,
+                "exponent": exponent,
+                "shares": named,
+                "left_out": left_out,
+            },
+        )
 
 
 def score_markers(
@@ -249,9 +382,11 @@ def score_markers(
     :math:`s_i\,\mu_{kg}` if it is of type :math:`k`. Markers of a type and of all types above it
     have a rate of their own, at least twice the one that all other types share; genes that a type
     lacks have a quarter of that at most. Rates and shares :math:`\pi` are fitted by expectation
-    maximisation; a prior of a tenth of the cells draws the shared rate to a twentieth of the type's
-    own, without which a file of nearly one type alone could be explained by any type. Real
-    counts scatter more than that, so that
+    maximisation. Two priors keep types apart in a file of nearly one type alone: as many cells as a
+    hundredth of the file draw a type's rate to the mean of cells that express the gene, and a tenth
+    draw the shared rate to a twentieth of the highest rate of a type. A node some of whose types
+    have no marker in the file is one more type, which speaks for none of them. Real counts scatter
+    more than that, so that
 
     .. math:: p_{ik} \propto \pi_k \exp\Big(\tau \sum_g \log p(x_{ig} \mid s_i\,\mu_{kg})\Big),
 
@@ -267,83 +402,38 @@ def score_markers(
     >>> markers = {"T": ["CD3D", "CD3E"], "B": ["CD79A", "CD79B"], "Mono": ["LYZ", "CST3"]}
     >>> result = hdi.tl.score_markers(query, markers)
     >>> result.labels["cell_type"].value_counts().to_dict()
-    {'Mono': 109, 'T': 67, 'B': 33, 'Unknown': 1}
+    {'Mono': 109, 'T': 68, 'B': 33}
     """
-    check_decoding(threshold, decoder)
-    table = read_markers(markers)
-    tree = markers_taxonomy(table) if taxonomy is None else taxonomy
-    names = table["type"].unique()
-    nodes = dict(zip(names, class_nodes(tree, names).tolist(), strict=True))
-    genes = pd.Index(table["gene"].unique(), dtype=object)
-    opened = open_markers(
-        adata, genes, layer=layer, use_raw=use_raw, scale=scale, fold_case=fold_case
-    )
-    measured = dict(zip(genes, opened.alignment.measured, strict=True))
-    table = table[table["gene"].map(measured)].assign(node=table["type"].map(nodes))
-    marked = table.loc[table["sign"] > 0, "node"].unique()
-    states, left_out = _states(tree, marked, nodes)
-    signs = np.zeros((len(states), len(genes)), dtype=np.int8)
-    for node, gene, sign in table.sort_values("node")[["node", "gene", "sign"]].itertuples(False):
-        under = [node in tree.ancestors(state) for state in states]
-        signs[under, genes.get_loc(gene)] = sign  # the deeper type has the last word
-    used = (signs != 0).any(axis=0)
-    parts, totals = [sp.csr_matrix((0, len(genes)), dtype=np.float32)], [np.zeros(0)]
-    for _, block in opened.source.blocks():
-        parts.append(opened.alignment.apply(block))
-        totals.append(np.asarray(block.sum(axis=1), dtype=np.float64).ravel())
-    counts = sp.csr_matrix(sp.vstack(parts))[:, used].astype(np.float64)
-    depth = np.concatenate(totals)
-    is_empty = depth == 0
-    if is_empty.all():
-        raise InputError(
-            f"{counted(len(depth), 'cell')} hold no count at all.", "Cells with counts are needed.",
-            "Look at how they were selected.",
-        )  # fmt: skip
-    depth = np.where(is_empty, 1.0, depth / depth[~is_empty].mean())
-    fitted = np.flatnonzero(~is_empty)
-    fitted = fitted[spread_rows(len(fitted), _FITTED)]
-    some = _Counts(counts[fitted], depth[fitted])
-    rates, shares = _fit(some, signs[:, used])
-    exponent = _exponent(some, rates, shares)
-    likelihood = _Counts(counts, depth).log_likelihood(rates)
-    likelihood[is_empty] = 0.0  # of which nothing is known but the shares
-    mass = node_mass(tree, softmax(exponent * likelihood + np.log(shares), axis=1), states)
-    named = dict(zip(map(tree.path_name, states.tolist()), shares.tolist(), strict=True))
-    recipe = {
-        "markers": markers if isinstance(markers, str) else type(markers).__name__,
-        "exponent": exponent,
-        "shares": named,
-        "left_out": left_out,
-    }
-    logger.info("Markers of %d types, exponent %.2f.", len(states), exponent)
-    return Annotation(
-        taxonomy=tree,
-        obs_names=opened.obs_names,
-        node_probabilities=node_probabilities(tree, mass),
-        threshold=next_above(threshold),
-        decoder=decoder,
-        input_report=opened.source.report,
-        gene_report=opened.alignment.report,
-        recipe=recipe,
-    )
+    scorer = MarkerScorer(markers, taxonomy)  # type: ignore[arg-type]
+    reading: dict[str, Any] = {"layer": layer, "use_raw": use_raw, "scale": scale}
+    opened = scorer.open(adata, fold_case=fold_case, **reading)
+    return scorer.annotate(opened, decoder=decoder, threshold=threshold)
 
 
 def _states(
-    tree: Taxonomy, marked: NDArray[np.int64], nodes: dict[str, int]
-) -> tuple[NDArray[np.int64], list[str]]:
-    """Return the deepest nodes that a marker speaks for, and types without any, of which it warns.
+    tree: Taxonomy, listed: pd.DataFrame, there: pd.DataFrame
+) -> tuple[NDArray[np.int64], Floats, list[str]]:
+    """Return the nodes that are told apart, and what is left out, of which it warns.
 
-    A node stands for all types under it where none of these has a marker of its own.
+    These are the deepest nodes that a marker speaks for, and those above them that have types
+    without a marker under them too: such a node stands for none of its children more than for
+    another. The second result is the share of each child in a node, ``(n_states, n_nodes)``.
     """
-    held = np.zeros(tree.n_nodes, dtype=bool)
-    held[marked] = True
-    held = tree.roll_up(held.astype(np.int64)) > 0
-    deepest = held.copy()
-    for node in np.flatnonzero(held)[1:]:
-        deepest[tree.parent[node]] = False
-    deepest[0] = False
-    states = np.flatnonzero(deepest)
-    without = [name for name, node in nodes.items() if not held[node]]
+    marked = np.zeros(tree.n_nodes, dtype=np.int64)
+    marked[there.loc[there["sign"] > 0, "node"]] = 1
+    held = tree.roll_up(marked) > 0
+    known = np.zeros(tree.n_nodes, dtype=np.int64)
+    known[listed["node"]] = 1
+    known = tree.roll_up(known)
+    states, shared = [], []
+    for node in range(1, tree.n_nodes):
+        children = tree.children(node)
+        inner = held[children].any()
+        if held[node] and (not inner or (~held[children] & (known[children] > 0)).any()):
+            states.append(node)
+            shared.append(np.zeros(tree.n_nodes))
+            shared[-1][children if inner else node] = 1.0 / max(len(children) if inner else 1, 1)
+    without = listed.loc[~held[listed["node"]], "type"].unique().tolist()
     if len(states) < 2:
         raise ValueError(
             "Two types or more must have a marker gene in the file, got "
@@ -356,6 +446,6 @@ def _states(
             f"{examples(without, 10)}. Their cells get the label above or the nearest one; add "
             "markers that were measured.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
-    return states, without
+    return np.array(states), np.array(shared), without

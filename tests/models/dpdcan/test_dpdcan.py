@@ -249,7 +249,7 @@ def test_cells_without_counts_are_refused_and_genes_without_are_not(synthetic_hi
 
 
 def test_privacy_without_opacus_says_how_to_install_it(synthetic_hierarchy, monkeypatch):
-    monkeypatch.setitem(sys.modules, "opacus.accountants", None)
+    monkeypatch.setitem(sys.modules, "opacus.accountants.analysis.rdp", None)
     monkeypatch.setitem(sys.modules, "opacus", None)
     model = made(synthetic_hierarchy)
     with pytest.raises(ImportError, match=r'pip install "hdeepinsight\[privacy\]"'):

@@ -73,7 +73,7 @@ def test_differential_topics_are_those_of_a_test_per_group(trained):
 
 
 def test_perturbations_that_change_nothing(trained):
-    same = trained.perturb_topics([0, 1, 2], ["topic_0", 3], mode="shift", delta=0.0)
+    same = trained.perturb_topics([0, 1, 2], ["topic_0", np.int64(3)], mode="shift", delta=0.0)
     assert same.before.equals(same.after)
     assert list(same.before.index) == list(trained.adata.obs_names[:3])
     assert_allclose(np.exp(same.before).sum(axis=1), 1, rtol=1e-4)

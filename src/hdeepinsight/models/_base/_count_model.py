@@ -644,6 +644,21 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             checkpoints = training.Checkpoints(checkpoint, self._fingerprint(started, split))
             options = checkpoints.added_to(options)
         options |= {"max_epochs": epochs, "accelerator": accelerator, "devices": devices}
+        self._fit(plan, loaders, options, settings, sizes=(n_train, n_val))
+        self._finish(plan, datamodule)
+        if checkpoints is not None:
+            checkpoints.path.unlink(missing_ok=True)
+
+    def _fit(
+        self,
+        plan: Any,
+        loaders: Any,
+        options: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        *,
+        sizes: tuple[int, int],
+    ) -> None:
+        """Run a training plan, which leaves the model as it was if it fails; keep its recipe."""
         unchanged = training.unchanged_if_interrupted(self)
         with quiet_trainer(), unchanged, training.seeded(self.seed):
             runner = TrainRunner(self, plan, loaders, **options)
@@ -654,17 +669,14 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
                 raise ValueError(f"{msg} settings of the trainer that end it at once.")
             training.check_finite(self.module)
         self.recipe_ = {
-            "n_cells": n_train + n_val,
-            "n_held_out": n_val,
+            "n_cells": sum(sizes),
+            "n_held_out": sizes[1],
             "n_genes": len(self.genes),
             "seed": self.seed,
             **settings,
             "python": platform.python_version(),
             **{name: version(name) for name in RECORDED_PACKAGES},
         }
-        self._finish(plan, datamodule)
-        if checkpoints is not None:
-            checkpoints.path.unlink(missing_ok=True)
 
     def _check_reference(self) -> None:
         """Refuse to train where there is no reference, or another one than was registered."""

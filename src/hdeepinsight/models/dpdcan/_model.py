@@ -39,7 +39,7 @@ from hdeepinsight.tl import check_delta, private_directions
 
 #: Share of epsilon that the projection takes; the steps get what is left.
 PROJECTION_SHARE = 0.9
-DEFAULT_EPSILON, DEFAULT_STEPS = 4.0, 500
+DEFAULT_EPSILON, DEFAULT_STEPS, DEFAULT_CELLS = 4.0, 100, 0.2
 _WARN_RATIO = 10.0
 #: What a saved model leaves out, since it tells of single cells.
 _NOT_SAVED = ("history_", "train_indices_", "validation_indices_", "test_indices_", "held_out_")
@@ -222,9 +222,9 @@ class DPDCAN(CountModel):
         max_grad_norm
             Largest norm of a cell's gradient.
         expected_batch_size
-            Expected cells per step, each drawn by itself; a tenth of the cells by default.
+            Expected cells per step, each drawn by itself; a fifth of the cells by default.
         max_steps
-            Steps, 500 by default. There is no validation, and no early stop.
+            Steps, 100 by default. There is no validation, and no early stop.
         genes_are_public
             State that these cells had no part in choosing the genes. Otherwise the report says
             that epsilon is conditional on their list.
@@ -273,7 +273,7 @@ class DPDCAN(CountModel):
             msg = f"{n_empty:,} of {shell.n_obs:,} cells have no counts of these genes."
             raise ValueError(f"{msg} Leave them out.")
         n, steps = shell.n_obs, int(max_steps or DEFAULT_STEPS)
-        batch = int(expected_batch_size or max(1, n // 10))
+        batch = int(expected_batch_size or max(1, round(DEFAULT_CELLS * n)))
         if batch > n:
             raise invalid("expected_batch_size", batch, f"at most the number of cells, {n:,}")
         rate, is_projected = batch / n, self.heads == "projected"

@@ -20,8 +20,8 @@ from hdeepinsight.models.dpdcan._privacy import History, spent_epsilon
 if TYPE_CHECKING:
     from hdeepinsight.models.dpdcan._module import DPDCANModule
 
-#: Cells whose gradients are in memory at once.
-CHUNK = 64
+#: Numbers that the gradients of single cells may take at once.
+MOST_NUMBERS = 2**25
 
 
 def generator_of(seed: int | None, device: torch.device | str = "cpu") -> torch.Generator:
@@ -114,9 +114,10 @@ def clipped_sum(
         return total
 
     per_cell = vmap(grad(loss_of), in_dims=(None, *([0] * len(inputs))))
+    chunk_size = max(1, MOST_NUMBERS // sum(value.numel() for value in trained.values()))
     sums = {name: torch.zeros_like(value) for name, value in trained.items()}
     norms = [inputs[0].new_zeros(0)]
-    for chunk in zip(*(torch.split(part, CHUNK) for part in inputs), strict=True):
+    for chunk in zip(*(torch.split(part, chunk_size) for part in inputs), strict=True):
         if not len(chunk[0]):
             continue
         rows = per_cell(trained, *chunk)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from math import exp, log
 from typing import Any, Final, Literal
 
+import numpy as np
 from scipy.optimize import brentq
 
 from hdeepinsight._errors import invalid, need_extra
@@ -137,14 +139,20 @@ def conditions_of(
     return said + _ALWAYS
 
 
+@lru_cache(maxsize=256)
+def _rdp_of_a_step(noise: float, rate: float) -> np.ndarray:
+    rdp = need_extra("opacus.accountants.analysis.rdp", "privacy", "Differential privacy")
+    found = rdp.compute_rdp(q=rate, noise_multiplier=noise, steps=1, orders=ORDERS)
+    return np.asarray(found)
+
+
 def spent_epsilon(history: History, delta: float) -> float:
     """Compute epsilon of noisy releases by Rényi divergences of the sampled Gaussian mechanism."""
-    accountants = need_extra("opacus.accountants", "privacy", "Differential privacy")
-    accountant = accountants.RDPAccountant()
-    accountant.history = [entry for entry in history if entry[2]]
+    rdp = need_extra("opacus.accountants.analysis.rdp", "privacy", "Differential privacy")
+    spent = sum(steps * _rdp_of_a_step(noise, rate) for noise, rate, steps in history)
     with warnings.catch_warnings():  # at the last order the bound is loose, and still holds
         warnings.filterwarnings("ignore", message="Optimal order is")
-        return float(accountant.get_epsilon(delta, alphas=ORDERS))
+        return float(rdp.get_privacy_spent(orders=ORDERS, rdp=spent, delta=delta)[0])
 
 
 def solve_noise(

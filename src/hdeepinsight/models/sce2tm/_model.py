@@ -30,7 +30,7 @@ from hdeepinsight.models.sce2tm._module import (
 from hdeepinsight.models.sce2tm._plan import NeighborPlan
 from hdeepinsight.models.sce2tm._topics import TopicsMixin
 
-BATCH_SIZE, STEPS, EPOCH_BOUNDS = 512, 2000, (20, 500)
+BATCH_SIZE, STEPS, EPOCH_BOUNDS = 512, 300, (20, 300)
 MANY_GENES = 10_000
 N_COMPONENTS = 50
 
@@ -102,7 +102,7 @@ class SCE2TM(TopicsMixin, CountModel):
         adata: AnnData | None = None,
         registry: Mapping[str, Any] | None = None,
         *,
-        n_topics: int = 100,
+        n_topics: int = 30,
         n_hidden: int = 200,
         n_embed: int = 200,
         n_neighbors: int = 15,
@@ -227,8 +227,8 @@ class SCE2TM(TopicsMixin, CountModel):
         Parameters
         ----------
         max_epochs
-            Passes over the cells; by default as many as make about 2,000 steps, at least 20 and at
-            most 500.
+            Passes over the cells; by default as many as make about 300 steps, at least 20 and at
+            most 300; topics grew alike again in longer trainings.
         batch_size
             Cells per step; 512 by default.
         train_size

@@ -262,7 +262,8 @@ class TopicsMixin(_Base):
         check_choice("mode", mode, ("zero", "set", "shift"))
         names = self.topic_names
         chosen = [names.index(t) if isinstance(t, str) and t in names else t for t in topics]
-        valid: list[int] = [t for t in chosen if isinstance(t, int) and 0 <= t < len(names)]
+        is_position = [isinstance(t, int | np.integer) and 0 <= int(t) < len(names) for t in chosen]
+        valid = [int(t) for t, is_valid in zip(chosen, is_position, strict=True) if is_valid]
         if len(valid) < len(chosen):
             raise invalid("topics", list(topics), f"names or positions up to {names[-1]}")
         if mode == "set" and target is None:

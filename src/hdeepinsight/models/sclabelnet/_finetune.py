@@ -129,6 +129,8 @@ class FinetuningPlan(HierarchicalPlan):
         and the head.
     encoder_share
         Learning rate of the encoder as a share of that of the head.
+    lr
+        Peak of the learning rate.
     **kwargs
         As in :class:`~hdeepinsight.models.OneCyclePlan`.
     """
@@ -145,10 +147,11 @@ class FinetuningPlan(HierarchicalPlan):
         log_prior: Tensor | None = None,
         finetune: Finetune = "full",
         encoder_share: float = 1.0,
+        lr: float = 6e-3,
         **kwargs: Any,
     ) -> None:
         tables = node_of_code, columns, unseen_by, query, measured
-        super().__init__(module, taxonomy, *tables, **kwargs)
+        super().__init__(module, taxonomy, *tables, lr=lr, **kwargs)
         self.log_prior, self.finetune, self.encoder_share = log_prior, finetune, encoder_share
 
     def rates(self) -> dict[float, list[Parameter]]:

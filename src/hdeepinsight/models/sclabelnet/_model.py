@@ -19,6 +19,7 @@ from hdeepinsight._progress import quiet_trainer
 from hdeepinsight.adaptation import reference_sums
 from hdeepinsight.annotation import check_level_names
 from hdeepinsight.data import open_counts, select_genes, split_three
+from hdeepinsight.explanation import Explanation, TargetKind, Targets
 from hdeepinsight.models._base import _training as training
 from hdeepinsight.models._base._classifier import HierarchicalClassifierMixin
 from hdeepinsight.models._base._count_model import CountModel
@@ -29,6 +30,7 @@ from hdeepinsight.models._base._registration import (
     read_counts,
     registration_of,
 )
+from hdeepinsight.models.sclabelnet._explain import explain_tokens
 from hdeepinsight.models.sclabelnet._finetune import (
     BalancedSplitter,
     Finetune,
@@ -58,6 +60,8 @@ if TYPE_CHECKING:
 ENCODER_SHARE = 0.1
 """Learning rate of a pretrained encoder, as a share of that of the head."""
 HELD_OUT = 0.05
+MOST_CELLS = 64
+"""Largest mini-batch that is taken by default: a step costs more than one on an image."""
 LATENT_CELLS = 1024
 TRAINED = "is_trained_", "train_indices_", "validation_indices_", "test_indices_"
 SCORES = "validation_loss", "baseline_all_genes", "baseline_per_gene"
@@ -430,6 +434,8 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
             check_number("balance", balance, 0.0, 1.0)
             if kwargs.get("datamodule") is not None:
                 raise ValueError("train(balance=...) has no effect with a datamodule. Omit it.")
+        if self.adata is not None and kwargs.get("datamodule") is None and len(args) < 6:
+            kwargs.setdefault("batch_size", int(np.clip(self.adata.n_obs // 8, 16, MOST_CELLS)))
         self._how = finetune, 0.5 if balance is None else float(balance)
         super().train(max_epochs, *args, **kwargs)
 
@@ -486,6 +492,67 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
                     latent = module.inference(part.to(measured), measured)["latent"]
                     found.append(latent.cpu().numpy())
         return np.concatenate(found)
+
+    def explain(
+        self,
+        query: Any = None,
+        nodes: str | Sequence[str] | None = None,
+        *,
+        against: str | None = None,
+        level: int | str | None = None,
+        target: TargetKind = "conditional",
+        n_steps: int = 32,
+        keep_values: bool = True,
+        **reading: Any,
+    ) -> Explanation:
+        """Attribute the probability of a node to the values of the genes that a cell expresses.
+
+        Parameters
+        ----------
+        query, nodes, against, level, target, keep_values
+            As in :meth:`hdeepinsight.models.SCHDeepInsight.explain`.
+        n_steps
+            Gradients per cell; the error of the sums falls with it.
+        **reading
+            ``layer``, ``use_raw``, ``scale`` and ``fold_case`` of :meth:`annotate`.
+
+        Returns
+        -------
+        Attributions, whose sum is the difference to the same cell with all values unknown: which
+        genes a cell expresses at all is not explained, how much of each it has is.
+
+        Raises
+        ------
+        InputError
+            If the matrix cannot be read as counts, or the genes do not match.
+        ValueError
+            If a node is unknown, or a number out of its range.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> data, quiet = hdi.datasets.demo(), {"accelerator": "cpu", "enable_progress_bar": False}
+        >>> hdi.SCLabelNet.setup_anndata(data.reference, labels_keys=["lineage", "cell_type"])
+        >>> model = hdi.SCLabelNet(data.reference, n_genes=200)
+        >>> model.train(max_epochs=1, **quiet)
+        >>> node = model.taxonomy.path_name(1)
+        >>> model.explain(data.reference[:3], node, n_steps=4).values.shape
+        (3, 200)
+        """
+        check_integer("n_steps", n_steps)
+        opened, taxonomy = self._open_trained(query, None, **reading), self.taxonomy
+        assert taxonomy is not None
+        targets = Targets.of(taxonomy, nodes, against=against, level=level, kind=target)
+        adapter = self.adapter_ if self.is_adapted else None
+        return explain_tokens(
+            self.module.eval(),
+            opened,
+            targets,
+            batch=np.full(opened.n_obs, -1) if adapter is None else adapter.batch_of(opened.obs),
+            every=nodes is not None,
+            n_steps=n_steps,
+            keep_values=keep_values,
+        )
 
     def get_gene_embedding(self) -> pd.DataFrame:
         """Return what the encoder learned of every gene, shape ``(n_genes, n_latent)``.

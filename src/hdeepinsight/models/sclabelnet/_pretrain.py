@@ -97,6 +97,8 @@ class PretrainingPlan(OneCyclePlan):
         1 for the genes that each file has, shape ``(n_files, n_genes)``.
     mask_rate, replace_rate
         As in :func:`choose_tokens`.
+    lr
+        Peak of the learning rate.
     **kwargs
         As in :class:`~hdeepinsight.models.OneCyclePlan`.
     """
@@ -110,11 +112,12 @@ class PretrainingPlan(OneCyclePlan):
         *,
         mask_rate: float,
         replace_rate: float,
+        lr: float = 4e-3,
         **kwargs: Any,
     ) -> None:
         for name, rate in (("mask_rate", mask_rate), ("replace_rate", replace_rate)):
             check_number(name, rate, 0.0, 1.0)
-        super().__init__(module, **kwargs)
+        super().__init__(module, lr=lr, **kwargs)
         self.rates_ = mask_rate, replace_rate
         self.register_buffer("measured", torch.from_numpy(measured).float(), persistent=False)
         n_bins, shape = module.n_bins, (measured.shape[1], module.n_bins)

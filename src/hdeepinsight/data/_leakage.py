@@ -1,0 +1,153 @@
+"""Cells and donors that are on both sides of a split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from hdeepinsight._errors import batch_column, counted, examples
+from hdeepinsight.data._counts import CountSource, open_counts
+from hdeepinsight.data._genes import align_genes
+
+if TYPE_CHECKING:
+    from hdeepinsight.data._store import DataLike
+
+FEW_GENES = 10
+"""Cells with fewer expressed genes are alike by chance."""
+
+
+@dataclass(frozen=True)
+class LeakReport:
+    """What a test shares with what was learned from.
+
+    Parameters
+    ----------
+    same_counts
+        Names of test cells whose counts are those of a training cell, by what was compared
+        (``"train"``, ``"pretrain"``).
+    donors
+        Donors on both sides, alike.
+    same_names
+        Number of test cells with the name of a training cell, alike. Barcodes of other runs may
+        be the same by chance, so that names alone are no leak.
+    n_test
+        Number of test cells.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> reference = hdi.datasets.demo().reference
+    >>> report = hdi.metrics.check_leakage(reference[:100], reference[90:])
+    >>> len(report.same_counts["train"]), report.is_clean
+    (10, False)
+    """
+
+    same_counts: dict[str, tuple[str, ...]]
+    donors: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    same_names: dict[str, int] = field(default_factory=dict)
+    n_test: int = 0
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether no test cell, and none of their donors, was learned from."""
+        return not any([*self.same_counts.values(), *self.donors.values()])
+
+    def __str__(self) -> str:
+        lines = []
+        for part, cells in self.same_counts.items():
+            if cells:
+                found = counted(len(cells), "test cell")
+                lines.append(f"{found} of {self.n_test:,} have the counts of a cell in {part}")
+                lines[-1] += f" ({examples(cells)})."
+            if shared := self.donors.get(part):
+                lines.append(f"{counted(len(shared), 'donor')} also in {part}: {examples(shared)}.")
+            if n_names := self.same_names.get(part):
+                found = counted(n_names, "test cell")
+                lines.append(f"{found} have the name of a cell in {part}, maybe by chance.")
+        if self.is_clean:
+            lines.insert(0, "No test cell was learned from.")
+        return "\n".join(lines)
+
+
+def check_leakage(
+    train: DataLike,
+    test: DataLike,
+    pretrain: DataLike | list[Any] | None = None,
+    *,
+    donor_key: str | None = None,
+) -> LeakReport:
+    """Look for cells and donors of a test among those that a model learned from.
+
+    Parameters
+    ----------
+    train
+        Cells with labels that were learned from, as AnnData or path.
+    test
+        Cells that the model is judged by.
+    pretrain
+        Cells that were learned from without labels, or a list of such.
+    donor_key
+        Column of ``obs`` with the donor of every cell; by default donors are not compared.
+
+    Returns
+    -------
+    What was found. Counts are compared over the genes that both sides have, and cells with fewer
+    than 10 of them expressed are not. Whether genes were chosen by test cells cannot be seen in
+    the cells.
+
+    Raises
+    ------
+    InputError
+        If a matrix cannot be read as counts.
+    KeyError
+        If a table has no column ``donor_key``.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> reference = hdi.datasets.demo().reference
+    >>> print(hdi.metrics.check_leakage(reference[:100], reference[100:200]))
+    No test cell was learned from.
+    """
+    given = pretrain if isinstance(pretrain, list) else [] if pretrain is None else [pretrain]
+    tested = open_counts(test)
+    counts, donors, names = {}, {}, {}
+    for part, each in (("train", [train]), ("pretrain", given)):
+        sources = [open_counts(cells) for cells in each]
+        if not sources:
+            continue
+        is_same, is_named = np.zeros((2, tested.n_obs), dtype=bool)
+        for source in sources:
+            is_same |= _same_counts(tested, source)
+            is_named |= tested.obs.index.isin(source.obs.index)
+        counts[part] = tuple(map(str, tested.obs.index[is_same]))
+        names[part] = int(is_named.sum())
+        if donor_key is not None:
+            theirs = [set(batch_column(s.obs, donor_key).astype(str)) for s in sources]
+            mine = set(batch_column(tested.obs, donor_key).astype(str))
+            donors[part] = tuple(sorted(mine & set().union(*theirs)))
+    return LeakReport(counts, donors, names, tested.n_obs)
+
+
+def _same_counts(test: CountSource, train: CountSource) -> np.ndarray:
+    """Return which test cells have the counts of a training cell, over the genes of both."""
+    shared = test.var_names[test.var_names.isin(train.var_names)].unique()
+    digests = []
+    for source in (test, train):
+        parts = [np.zeros((0, 2), dtype=np.uint64)]
+        for _, counts in source.chunks(align_genes(source.var_names, list(shared))):
+            counts.eliminate_zeros()
+            # Every gene with its count becomes a number at random; a cell is the sum of its genes.
+            pairs = counts.indices.astype(np.uint64) << np.uint64(32)
+            pairs += np.rint(counts.data).astype(np.uint64)
+            sums = np.append(np.uint64(0), pd.util.hash_array(pairs).cumsum(dtype=np.uint64))
+            n_genes = np.diff(counts.indptr).astype(np.uint64)
+            total = sums[counts.indptr[1:]] - sums[counts.indptr[:-1]]
+            parts.append(np.column_stack([total, n_genes]))
+        digests.append(np.concatenate(parts))
+    (mine, n_genes), (theirs, _) = (each.T for each in digests)
+    found: np.ndarray = np.isin(mine, theirs) & (n_genes >= FEW_GENES)
+    return found

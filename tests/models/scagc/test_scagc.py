@@ -1,0 +1,258 @@
+"""SCAGC clusters, is saved and loaded, and reads neither labels nor chance."""
+
+import subprocess
+import sys
+
+import anndata as ad
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from scvi.distributions import NegativeBinomial, ZeroInflatedNegativeBinomial
+
+import hdeepinsight as hdi
+from hdeepinsight.models import load_model
+
+QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
+EPOCHS = {"pretrain_epochs": 30, "cluster_epochs": 16}
+
+
+@pytest.fixture(scope="module")
+def cells():
+    """Four types of 60 cells, two batches, an empty gene and an odd cell."""
+    rng = np.random.default_rng(0)
+    profiles = rng.gamma(0.5, 2.0, size=(4, 80))
+    labels = np.repeat(np.arange(4), 60)
+    depth = rng.uniform(0.5, 2.0, size=(240, 1))
+    counts = rng.poisson(profiles[labels] * depth).astype(np.float32)
+    counts[:, 0] = 0
+    adata = ad.AnnData(sp.csr_matrix(counts))
+    adata.var_names = [f"GENE{i}" for i in range(80)]
+    adata.obs["label"] = labels.astype(str)
+    adata.obs["donor"] = rng.choice(["a", "b"], size=240)
+    adata.obsm["places"] = rng.uniform(size=(240, 2))
+    return adata
+
+
+def fit(adata, *, setup=None, train=None, **options):
+    hdi.SCAGC.setup_anndata(adata, **(setup or {}))
+    model = hdi.SCAGC(adata, **({"n_clusters": 4, "seed": 0} | options))
+    model.train(**(EPOCHS | QUIET | (train or {})))
+    return model
+
+
+@pytest.fixture(scope="module")
+def model(cells):
+    return fit(cells)
+
+
+def agreement(model, cells):
+    from sklearn.metrics import adjusted_rand_score
+
+    return adjusted_rand_score(cells.obs["label"], model.predict())
+
+
+def test_it_finds_the_types(model, cells):
+    assert agreement(model, cells) > 0.9
+    probabilities = model.predict_proba()
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+    assert model.predict().index.equals(cells.obs_names)
+    graph = model.get_learned_graph()
+    labels = cells.obs["label"].to_numpy()
+    starts, ends = graph.nonzero()
+    assert (labels[starts] == labels[ends]).mean() > 0.95
+    assert (graph != graph.T).nnz == 0
+    assert not graph.diagonal().any()
+    assert set(graph.data) == {1.0}
+
+
+def test_the_losses_fall_and_the_graph_is_evener(model):
+    losses = model.history["train_loss"].to_numpy(dtype=float).ravel()
+    assert losses[25] < losses[0]
+    assert {"count_loss", "edge_loss", "contrast_loss", "cluster_loss"} <= set(model.history)
+    report = model.degree_report()
+    assert report.loc["learned", "min"] >= 15
+    assert (report["50%"] >= 15).all()
+
+
+def test_leiden_chooses_the_number_where_none_is_given(cells):
+    found = fit(cells, n_clusters=None, train={"cluster_epochs": 0})
+    assert found.predict_proba().shape[1] == found.module.centres.shape[0] > 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"graph_sampler": "static"},
+        {"graph_sampler": "published"},
+        {"similarity": "neg_sqdist"},
+        {"spatial_key": "places"},
+        {"use_rep": "places"},
+        {"candidates": 1000},
+    ],
+    ids=lambda options: next(iter(options.values())),
+)
+def test_variants_train(cells, options):
+    short = {"pretrain_epochs": 3, "cluster_epochs": 2}
+    found = fit(cells, setup={"batch_key": "donor"}, train=short, **options)
+    assert np.isfinite(found.get_latent_representation()).all()
+    assert found.predict().notna().all()
+
+
+def test_blocks_train_too(cells, monkeypatch):
+    from hdeepinsight.models.scagc import _model
+
+    monkeypatch.setattr(_model, "BLOCK_CELLS", 40)
+    found = fit(cells, train={"propagation": "blocks"})
+    assert found.recipe["propagation"] == "blocks"
+    assert agreement(found, cells) > 0.8
+
+
+def test_it_is_saved_and_loaded(model, cells, tmp_path):
+    model.save(tmp_path / "model")
+    loaded = load_model(tmp_path / "model", adata=cells)
+    np.testing.assert_array_equal(
+        loaded.get_latent_representation(), model.get_latent_representation()
+    )
+    assert (loaded.get_learned_graph() != model.get_learned_graph()).nnz == 0
+    assert loaded.predict().equals(model.predict())
+    bare = hdi.SCAGC.load(tmp_path / "model", adata=False)
+    np.testing.assert_array_equal(
+        bare.get_latent_representation(cells.copy()), model.get_latent_representation()
+    )
+
+
+@pytest.mark.slow
+def test_another_process_gives_the_same(model, cells, tmp_path):
+    model.save(tmp_path / "model", save_anndata=True)
+    code = (
+        "import sys, numpy as np, hdeepinsight as hdi;"
+        "m = hdi.SCAGC.load(sys.argv[1]); np.save(sys.argv[2], m.get_latent_representation())"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path / "model", tmp_path / "z.npy"], check=True)
+    np.testing.assert_allclose(
+        np.load(tmp_path / "z.npy"), model.get_latent_representation(), atol=1e-5
+    )
+
+
+def test_labels_are_not_read_and_nothing_is_written(model, cells):
+    other = cells.copy()
+    shuffled = np.random.default_rng(1).permutation(other.n_obs)
+    other.obs["label"] = other.obs["label"].to_numpy()[shuffled]
+    before = other.copy()
+    found = fit(other)
+    np.testing.assert_array_equal(
+        found.get_latent_representation(), model.get_latent_representation()
+    )
+    assert other.obs.equals(before.obs)
+    assert (other.X != before.X).nnz == 0
+    assert list(other.obsm) == list(before.obsm)
+    assert not other.uns
+    assert not other.obsp
+
+
+def test_dense_counts_give_the_same(model, cells):
+    dense = cells.copy()
+    dense.X = dense.X.toarray()
+    found = fit(dense)
+    np.testing.assert_allclose(
+        found.history["train_loss"].to_numpy(dtype=float),
+        model.history["train_loss"].to_numpy(dtype=float),
+        rtol=1e-5,
+    )
+
+
+def test_new_cells_are_embedded_beside_the_reference(model, cells):
+    query = cells[::8].copy()
+    query.obs_names = [f"new {name}" for name in query.obs_names]
+    labels = model.predict(query, reference=cells)
+    known = model.predict().to_numpy()[::8]
+    assert (labels.to_numpy() == known).mean() > 0.9
+
+
+def test_expression_is_decoded(model, cells):
+    found = model.get_normalized_expression()
+    assert found.shape == cells.shape
+    real = cells.X.toarray()[:, 1:]
+    correlation = np.corrcoef(found.to_numpy()[:, 1:].mean(axis=0), real.mean(axis=0))[0, 1]
+    assert correlation > 0.8
+    assert model.get_normalized_expression(gene_list=["GENE5"]).columns.tolist() == ["GENE5"]
+
+
+def test_the_likelihood_is_that_of_scvi(model, cells):
+    z = torch.as_tensor(model.get_latent_representation())[:9]
+    given = model.module.generative(z, torch.ones(9, 1), torch.zeros(9, dtype=torch.long))["px"]
+    counts = torch.as_tensor(cells.X[:9].toarray())
+    expected = ZeroInflatedNegativeBinomial(
+        mu=given.mu, theta=given.theta, zi_logits=given.zi_logits
+    ).log_prob(counts)
+    found = model.module.loss({"counts": counts}, {"z": z}, {"px": given}).loss
+    torch.testing.assert_close(found, -expected.mean())
+    never = ZeroInflatedNegativeBinomial(
+        mu=given.mu, theta=given.theta, zi_logits=torch.full_like(given.mu, -40.0)
+    ).log_prob(counts)
+    plain = NegativeBinomial(mu=given.mu, theta=given.theta).log_prob(counts)
+    torch.testing.assert_close(never, plain, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"n_clusters": 241}, ValueError, "at most the number of cells"),
+        ({"n_clusters": 0}, ValueError, "n_clusters must be an integer"),
+        ({"use_rep": "X_nowhere"}, KeyError, "obsm has no column 'X_nowhere'"),
+        ({"similarity": "dot"}, ValueError, "similarity must be one of"),
+        ({"candidates": 20}, ValueError, "candidates must be an integer >= 30"),
+        ({"graph_temperature": 0}, ValueError, "graph_temperature"),
+    ],
+)
+def test_bad_options_are_refused(cells, options, error, match):
+    hdi.SCAGC.setup_anndata(cells)
+    with pytest.raises(error, match=match):
+        hdi.SCAGC(cells, **options)
+
+
+@pytest.mark.parametrize("broken", ["nan", "labels"])
+def test_a_bad_embedding_is_refused(cells, broken):
+    adata = cells.copy()
+    adata.obsm["bad"] = {
+        "nan": np.full((240, 3), np.nan),
+        "labels": np.arange(240)[:, None],
+    }[broken]
+    hdi.SCAGC.setup_anndata(adata)
+    with pytest.raises(ValueError, match=r"finite|two or more columns"):
+        hdi.SCAGC(adata, use_rep="bad")
+
+
+def test_what_is_not_counts_is_refused(cells):
+    adata = cells.copy()
+    adata.X = adata.X * 1.37 - 1.0 if not sp.issparse(adata.X) else adata.X.toarray() * 1.37 - 1.0
+    with pytest.raises(hdi.data.InputError):
+        hdi.SCAGC.setup_anndata(adata)
+
+
+def test_fewer_cells_than_neighbours_are_all_neighbours(cells):
+    few = cells[:9].copy()
+    found = fit(few, n_clusters=2, train={"pretrain_epochs": 2, "cluster_epochs": 1})
+    assert found.get_learned_graph().nnz == 9 * 8
+    one = cells[:1].copy()
+    hdi.SCAGC.setup_anndata(one)
+    with pytest.raises(hdi.data.InputError, match="There is 1 cell"):
+        hdi.SCAGC(one).train(**QUIET)
+
+
+def test_an_untrained_model_says_so(cells):
+    hdi.SCAGC.setup_anndata(cells)
+    with pytest.raises(RuntimeError, match=r"model\.train"):
+        hdi.SCAGC(cells).predict()
+
+
+def test_devices_and_settings_are_checked(cells):
+    hdi.SCAGC.setup_anndata(cells)
+    model = hdi.SCAGC(cells)
+    with pytest.raises(ValueError, match="a single device"):
+        model.train(devices=2, **QUIET)
+    with pytest.raises(ValueError, match="propagation"):
+        model.train(propagation="half", **QUIET)
+    with pytest.raises(TypeError, match="speed"):
+        model.train(speed=3, **QUIET)

@@ -1,0 +1,45 @@
+"""Attributions to the values of expressed genes."""
+
+import numpy as np
+import pytest
+
+from hdeepinsight import SCLabelNet
+
+
+@pytest.mark.parametrize("target", ["conditional", "joint", "logit"])
+def test_attributions_sum_to_the_difference_and_the_error_falls(tokens_model, query, target):
+    cells = query[:12].copy()
+    errors = []
+    for n_steps in (2, 64):
+        found = tokens_model.explain(cells, ["T", "DC"], target=target, n_steps=n_steps)
+        size = np.abs(found.outputs - found.base_values).max()
+        errors.append(np.abs(found.additivity_error) / size)
+    assert errors[1].max() < 0.01
+    assert errors[1].mean() < errors[0].mean()
+
+
+def test_outputs_are_what_the_model_says(tokens_model, query):
+    found = tokens_model.explain(query[:12].copy(), "T", n_steps=2)
+    said = tokens_model.predict_proba(query[:12].copy())["T"].to_numpy()
+    np.testing.assert_allclose(np.exp(found.outputs), said, atol=1e-5)
+
+
+def test_what_has_no_token_has_no_part(tokens_model, query):
+    found = tokens_model.explain(query[:12].copy(), "T", n_steps=2)
+    expressed = query[:12, list(tokens_model.genes)].X.toarray() > 0
+    assert np.abs(found.values[~expressed]).max() == 0
+    assert found.ranking().index.isin(query.var_names).all()
+
+
+def test_values_that_mean_nothing_explain_nothing(reference, query, fit_tokens):
+    model = fit_tokens(reference, train={"max_epochs": 1})
+    table = model.module.backbone.values.weight
+    table.data[:] = table.data[-1]  # every value is then unknown
+    assert np.abs(model.explain(query[:3].copy(), "T", n_steps=2).values).max() == 0
+
+
+def test_each_cell_is_explained_for_its_own_node(tokens_model, query):
+    found = tokens_model.explain(query[:6].copy(), level="lineage", n_steps=2)
+    assert isinstance(tokens_model, SCLabelNet)
+    assert len(found.values) == 6
+    assert found.own.all()
