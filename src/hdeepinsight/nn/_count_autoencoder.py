@@ -22,6 +22,14 @@ class CountParameters(NamedTuple):
         Inverse dispersion, shape ``(n_cells, n_genes)`` or ``(n_genes,)``.
     zero_logits
         Logits of a zero beyond the negative binomial, of the same shapes.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.nn import CountParameters
+    >>> found = CountParameters(torch.ones(2, 5), torch.ones(5), torch.zeros(5))
+    >>> found.mean.shape
+    torch.Size([2, 5])
     """
 
     mean: Tensor

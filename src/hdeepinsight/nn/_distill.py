@@ -101,7 +101,7 @@ class ConditionalDenoiser(nn.Module):
 
     signal: Tensor
 
-    def __init__(self, n_latent: int, n_classes: int, width: int = 256) -> None:
+    def __init__(self, n_latent: int, n_classes: int, width: int = 128) -> None:
         super().__init__()
         self.n_classes, self.width = n_classes, width
         self.register_buffer("signal", noise_schedule())
@@ -185,7 +185,14 @@ class MatchingNetwork(nn.Module):
 
 
 def class_means(values: Tensor, label: Tensor, n_classes: int) -> Tensor:
-    """Return the mean of every class, 0 for a class without cells."""
+    """Return the mean of every class, 0 for a class without cells.
+
+    Examples
+    --------
+    >>> import torch
+    >>> class_means(torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([0, 0, 2]), 3).tolist()
+    [[2.0], [0.0], [5.0]]
+    """
     sums = values.new_zeros(n_classes, values.shape[1]).index_add(0, label, values)
     sizes = torch.bincount(label, minlength=n_classes).clamp(min=1)
     return sums / sizes.unsqueeze(1)
@@ -218,6 +225,13 @@ def gradient_loss(
     """Return how the gradients of every class's loss differ in direction (Zhao et al. 2021).
 
     It is one minus the cosine, summed over the rows of all weight matrices: 0 to 2 per row.
+
+    Examples
+    --------
+    >>> import torch
+    >>> net, x, y = MatchingNetwork(3, 2), torch.rand(4, 3), torch.tensor([0, 0, 1, 1])
+    >>> gradient_loss(net, x, y, x, y, 2).item() < 1e-2
+    True
     """
     weights = [p for p in net.parameters() if p.ndim == 2]
     total = small.new_zeros(())
@@ -246,6 +260,13 @@ def regression_loss(
 
     The fit is in closed form, so the gradient reaches the small set (Nguyen et al. 2021,
     arXiv:2011.00050, with a linear kernel).
+
+    Examples
+    --------
+    >>> import torch
+    >>> x, y = 9 * torch.eye(2, 3), torch.tensor([0, 1])
+    >>> regression_loss(x, y, x, y, 2, penalty=1e-3).item() < 1e-6
+    True
     """
     centre = class_means(small, label, n_classes).mean(0)
     own, other = small - centre, real - centre

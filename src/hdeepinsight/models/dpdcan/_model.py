@@ -89,6 +89,10 @@ class DPDCAN(CountModel):
     without noise (user guide, "Privacy"); here only ``privacy="whole"`` states an epsilon. The loss
     of a cell is :math:`0.8\,L_\text{reconstruction} - 0.2\cos(z', z'')` for two views that miss a
     fifth of the genes each; nothing is computed across cells. Projected heads are our decision.
+    In our measurements it adds nothing to the directions of
+    :func:`hdeepinsight.tl.dp_pca`, which take seconds and are
+    what we recommend: mean adjusted Rand index over eight datasets at epsilon 4 of 0.54 against
+    0.55; a random projection has 0.35, and no map at all, which needs no budget, 0.59.
     """
 
     _module_cls = DPDCANModule

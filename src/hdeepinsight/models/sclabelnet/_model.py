@@ -130,6 +130,9 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
 
     Notes
     -----
+    Experimental: on what was measured so far, :class:`~hdeepinsight.models.SCHDeepInsight` and
+    balanced logistic regression label better, with few labels too; the user guide has the tables.
+
     Source of the idea: ScLabel-Net (doi:10.19843/j.cnki.CN42-1779/TQ.202412007) and the public code
     of its relative TransAnno-Net. Exact attention over expressed genes, normalisation, head, loss,
     calibration, sampler after the split and prior correction are our decisions.
