@@ -69,6 +69,9 @@ bench-speed: $(VENV)/.installed-bench ## Measure speed against others; writes do
 
 .PHONY: bench-companions
 bench-companions: $(VENV)/.installed-bench ## Measure the companions; writes docs/benchmarks_companions.md
+	$(BIN)/python benchmarks/corrected_gram.py --data $(dir $(PAIRS))
+	$(BIN)/python benchmarks/markers.py --pairs $(PAIRS)
+	$(BIN)/python benchmarks/distillation.py --pairs $(PAIRS)
 	$(BIN)/python benchmarks/companions.py --data $(dir $(PAIRS)) --page docs/benchmarks_companions.md
 
 .PHONY: clean

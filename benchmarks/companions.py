@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 from clustering import METHODS, method
 from clustering.datasets import ROWS, load
 from clustering.page import page
@@ -26,6 +27,7 @@ logger = logging.getLogger("benchmarks")
 def measure(row: str, name: str, seed: int, folder: Path) -> dict[str, object]:
     """Run one method on one row, and score it against the labels that it has not seen."""
     adata, truth = load(row, folder)
+    torch.set_num_threads(1)  # scanpy's kernels have set it to that of all cores
     started, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
     found = dict(method(name)(adata, len(np.unique(truth)), seed))
     now = resource.getrusage(resource.RUSAGE_SELF)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from anndata import AnnData
 from scipy.sparse import csr_matrix
 from sklearn.cluster import KMeans
@@ -56,7 +55,6 @@ def random_projection(adata: AnnData, n_clusters: int, seed: int) -> dict[str, A
 
 def dpdcan(adata: AnnData, n_clusters: int, seed: int, epsilon: float = 0.0) -> dict[str, Any]:
     """Cluster latent positions of a whole private training; of one without noise for epsilon 0."""
-    torch.set_num_threads(1)  # small steps, which threads on a busy machine only slow down
     adata.obs["depth"] = np.asarray(adata.X.sum(axis=1)).ravel()
     cells = adata[:, adata.var["highly_variable"].to_numpy()].copy()
     cells = cells[np.asarray(cells.X.sum(axis=1)).ravel() > 0].copy()

@@ -34,6 +34,7 @@ the adjusted Rand index, NMI the normalised mutual information, CPU the processo
 SECTIONS = (
     ("Missing genes and gene panels", "corrected_gram", "corrected_gram:table"),
     ("Marker lists without a reference", "markers", "markers:table"),
+    ("Small references", "distillation", "distillation:table"),
 )
 #: Figures of topic models, beside the clusters.
 TOPICS = {
