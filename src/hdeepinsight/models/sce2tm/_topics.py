@@ -62,7 +62,7 @@ class TopicPerturbation:
 
     @property
     def shift_score(self) -> float:
-        """How far the cells move towards the target: 0 not at all, 1 all the way."""
+        """Share of the way to the target that the cells move, 1 for all of it."""
         if self.towards is None:
             raise ValueError(
                 "There is no target to move towards. Pass target=... to perturb_topics."
@@ -315,7 +315,7 @@ class TopicsMixin(_Base):
         Returns
         -------
         ``coherence``, ``diversity``, their product ``quality``, and of over-represented sets
-        ``n_hits``, ``n_sets`` and ``uniqueness``; see :mod:`hdeepinsight.metrics`.
+        ``n_hits``, ``n_sets`` and ``uniqueness``; see ``hdeepinsight.metrics``.
         """
         loadings, genes = self.get_topic_gene().to_numpy(), list(self.genes)
         coherence = topic_coherence(loadings, genes, gene_sets, n_top=n_top)

@@ -280,7 +280,7 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
 
     @property
     def pretraining(self) -> dict[str, Any]:
-        """How the encoder was pretrained: cells, genes, epochs, and loss beside its baselines.
+        """Record of the pretraining, with its cells, genes, epochs, and loss beside its baselines.
 
         Empty where it was not. ``validation_loss`` is the mean cross-entropy of hidden values of
         held-out cells; ``baseline_all_genes`` is that of the bins of all genes together, and
