@@ -13,7 +13,7 @@ from hdeepinsight._io import atomic_write
 from hdeepinsight._progress import progress as step
 from hdeepinsight.cli._console import UsageProblem, frame_table, note, show
 from hdeepinsight.cli._files import require_columns, require_writable
-from hdeepinsight.cli._options import REQUIRED, Argument, Option, OutputFile, OutputFolder, command
+from hdeepinsight.cli._options import REQUIRED, Argument, Option, OutputFolder, command
 
 #: Arguments in Python that are no options here.
 _OBJECTS: Final = {
@@ -84,8 +84,11 @@ _DEFAULTS: Final = {name: option.default for name, option in _OPTIONS.items()} |
         "Option of the class in Python that has none here, such as n_topics=50; may be repeated.",
         "KEY=VALUE",
     ),
-    cells=OutputFile(
-        None, "Cluster and latent position of every cell (.csv), of a model without labels."
+    cells=Option(
+        Path,
+        None,
+        "Cluster and latent position of every cell (.csv), of a model without labels.",
+        "FILE",
     ),
     **_OPTIONS,
 )

@@ -102,7 +102,6 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     """
 
     _training_plan_cls: ClassVar[type] = OneCyclePlan
-    _splitter_cls: ClassVar[type] = DataSplitter
     #: Objects that travel with the model: attribute and class, which has to_dict and from_dict.
     _parts: ClassVar[Mapping[str, type]] = {}
     #: Attributes of plain types that travel with it too.
@@ -701,7 +700,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
 
     def _splitter(self, **loading: Any) -> DataSplitter:
         """Return the loaders of a training."""
-        return self._splitter_cls(self.adata_manager, **loading)
+        return DataSplitter(self.adata_manager, **loading)
 
     def _prepare(
         self, split: list[np.ndarray] | None, datamodule: Any, **options: Any

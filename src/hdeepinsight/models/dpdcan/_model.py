@@ -97,7 +97,6 @@ class DPDCAN(CountModel):
 
     _module_cls = DPDCANModule
     _training_plan_cls: ClassVar[type] = DPDCANPlan
-    _splitter_cls: ClassVar[type] = PoissonSplitter
     _parts: ClassVar[Mapping[str, type]] = {"privacy_report_": PrivacyReport}
     privacy_report_: PrivacyReport | None = None
 
@@ -368,6 +367,9 @@ class DPDCAN(CountModel):
         self, split: list[np.ndarray] | None, datamodule: Any, **options: Any
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return (self._steps,), {"heads": self.heads}
+
+    def _splitter(self, **loading: Any) -> PoissonSplitter:
+        return PoissonSplitter(self.adata_manager, **loading)
 
     def _donors(self, key: str) -> str:
         groups = self._groups(key)
