@@ -50,8 +50,8 @@ def load(row: str, folder: Path) -> tuple[AnnData, np.ndarray]:
     labels = adata.obs[column].astype(str).to_numpy()
     known = np.array([label.lower() not in UNKNOWN for label in labels])
     adata, labels = adata[known].copy(), labels[known]
-    adata.obs = adata.obs[[name for name in KEPT_COLUMNS if name in adata.obs]]
-    adata.uns, adata.layers = {}, {}
+    kept = adata.obs[[name for name in KEPT_COLUMNS if name in adata.obs]]
+    adata = AnnData(adata.X, obs=kept, var=adata.var, obsm=dict(adata.obsm))
     sc.pp.filter_genes(adata, min_cells=1)
     log = adata.copy()
     sc.pp.normalize_total(log, target_sum=1e4)

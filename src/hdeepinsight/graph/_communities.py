@@ -40,10 +40,12 @@ def leiden_communities(
 
     Examples
     --------
+    >>> import numpy as np
     >>> import scipy.sparse as sp
     >>> from hdeepinsight.graph import leiden_communities
-    >>> leiden_communities(sp.block_diag([1 - sp.eye(3).toarray(), 1 - sp.eye(2).toarray()], "csr"))
-    array([0, 0, 0, 1, 1])
+    >>> triangle = 1 - np.eye(3)
+    >>> leiden_communities(sp.csr_matrix(np.kron(np.eye(2), triangle)))
+    array([0, 0, 0, 1, 1, 1])
     """
     igraph = need_extra("igraph", "leiden", "Clustering by Leiden")
     upper = sp.triu(graph, k=1).tocoo()
