@@ -238,6 +238,9 @@ def test_lists_that_do_not_fit_the_file_are_refused():
         hdi.tl.score_markers(cells, {"B": ["XYZ1"], "T": ["XYZ2"]})
     with pytest.raises(ValueError, match=r"1 such type; without one: T\."):
         hdi.tl.score_markers(cells, {"B": ["B1"], "T": ["XYZ2"]})
+    others = [f"XYZ{i}" for i in range(50)]
+    with pytest.raises(InputError, match=r"Only 2 of the 52 marker genes.*\(3\.8%\).*At least 10%"):
+        hdi.tl.score_markers(cells, {"B": ["B1"], "T": ["T1"], "other": others})
     cells.X[:] = 0
     with pytest.raises(InputError, match="looks empty"):
         hdi.tl.score_markers(cells, LIST)

@@ -57,6 +57,8 @@ _PRIOR_WEIGHT, _PRIOR_OTHER = 0.1, 0.05
 _MIN_SHARE = 1e-4
 #: Why a label stops at a node that is a type of its own.
 _NO_MARKER = "types below have no marker gene in the file"
+#: Share of the marker genes below which a file is refused.
+MIN_COVERAGE = 0.1
 _EM_STEPS, _EM_TOL = 60, 1e-4
 #: Exponents of the likelihood, and ways to halve the markers by which one is chosen.
 _EXPONENTS = np.geomspace(0.05, 1.0, 13)
@@ -217,7 +219,7 @@ class MarkerScorer:
         Raises
         ------
         InputError
-            If none of the genes is there, or the matrix does not hold counts.
+            If fewer than a tenth of the genes are there, or the matrix does not hold counts.
 
         Examples
         --------
@@ -245,6 +247,15 @@ class MarkerScorer:
                 "One gene or more of two types at least is needed.",
                 error.do_next,
             ) from error
+        report = alignment.report
+        if report.coverage < MIN_COVERAGE:
+            raise InputError(
+                f"Only {report.n_measured:,} of the {counted(len(genes), 'marker gene')} are in "
+                f"the file ({report.coverage:.1%}); not there: {examples(report.missing)}.",
+                f"At least {MIN_COVERAGE:.0%} are needed, or what is left says nothing.",
+                "Check that the list is of this tissue and species, or leave out of it what these "
+                "cells cannot be and what was not measured.",
+            )
         return AlignedQuery(source, alignment, ExtraInputs(), tuple(genes))
 
     def annotate(
