@@ -279,13 +279,13 @@ def test_a_loss_threshold_tells_members_of_an_overfitted_model_and_not_of_a_priv
 ):
     rng = np.random.default_rng(0)
     cells = synthetic_hierarchy[rng.permutation(420)]
-    members, others = cells[:120].copy(), cells[120:240].copy()
+    members, others = cells[:40].copy(), cells[40:80].copy()
     aucs = {}
     for privacy, given in {
-        None: {"max_steps": 3000, "expected_batch_size": 60, "plan_kwargs": {"lr": 3e-3}},
+        None: {"max_steps": 3000, "expected_batch_size": 40, "plan_kwargs": {"lr": 3e-3}},
         "whole": {"target_epsilon": 1.0, "delta": 1e-4, "max_steps": 300},
     }.items():
-        model = made(members, heads="full", hidden=(64, 32))
+        model = made(members, heads="full", hidden=(256, 64))
         model.train(privacy=privacy, **(QUIET | given))
         model.module.mask_probability = 0.0
         losses = []
@@ -294,7 +294,7 @@ def test_a_loss_threshold_tells_members_of_an_overfitted_model_and_not_of_a_priv
             with torch.no_grad():
                 found = model.module.network(*model.module.prepare({"X": counts}))[:, 0]
             losses.append(found.numpy())
-        truth = np.repeat([1, 0], [120, 120])
+        truth = np.repeat([1, 0], [40, 40])
         aucs[privacy] = roc_auc_score(truth, -np.concatenate(losses))
     assert aucs["whole"] < 0.56
     assert aucs[None] > 0.7
