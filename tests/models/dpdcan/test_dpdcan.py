@@ -184,6 +184,9 @@ def test_depth_comes_from_a_column_where_one_is_named(synthetic_hierarchy):
     assert not np.allclose(found[None], found["depth"], atol=1e-2)
     with pytest.raises(KeyError, match="has no column"):
         hdi.DPDCAN.setup_anndata(few, size_factor_key="none")
+    few.obs["once"] = 0.0
+    with pytest.raises(ValueError, match="a column of finite numbers > 0"):
+        hdi.DPDCAN.setup_anndata(few, size_factor_key="once")
 
 
 def test_latent_positions_of_the_training_cells_come_with_a_warning(synthetic_hierarchy):

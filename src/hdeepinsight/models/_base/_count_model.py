@@ -657,16 +657,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         *,
         sizes: tuple[int, int],
     ) -> None:
-        """Run a training plan, which leaves the model as it was if it fails; keep its recipe."""
-        unchanged = training.unchanged_if_interrupted(self)
-        with quiet_trainer(), unchanged, training.seeded(self.seed):
-            runner = TrainRunner(self, plan, loaders, **options)
-            self.module.train()
-            runner()
-            if not runner.trainer.global_step:
-                msg = "The training took no step, so nothing was learned. Raise max_epochs, or omit"
-                raise ValueError(f"{msg} settings of the trainer that end it at once.")
-            training.check_finite(self.module)
+        """Run a training plan, and keep its recipe."""
+        self._run(plan, loaders, options)
         self.recipe_ = {
             "n_cells": sum(sizes),
             "n_held_out": sizes[1],
@@ -676,6 +668,18 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             "python": platform.python_version(),
             **{name: version(name) for name in RECORDED_PACKAGES},
         }
+
+    def _run(self, plan: Any, loaders: Any, options: Mapping[str, Any]) -> None:
+        """Run a training plan, which leaves the model as it was if it fails."""
+        unchanged = training.unchanged_if_interrupted(self)
+        with quiet_trainer(), unchanged, training.seeded(self.seed):
+            runner = TrainRunner(self, plan, loaders, **options)
+            self.module.train()
+            runner()
+            if not runner.trainer.global_step:
+                msg = "The training took no step, so nothing was learned. Raise max_epochs, or omit"
+                raise ValueError(f"{msg} settings of the trainer that end it at once.")
+            training.check_finite(self.module)
 
     def _check_reference(self) -> None:
         """Refuse to train where there is no reference, or another one than was registered."""

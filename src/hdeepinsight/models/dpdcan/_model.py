@@ -22,9 +22,7 @@ from hdeepinsight._errors import (
     check_number,
     invalid,
     need_extra,
-    one_column,
 )
-from hdeepinsight.data import open_counts
 from hdeepinsight.models._base import _registration as registration
 from hdeepinsight.models._base._count_model import CountModel
 from hdeepinsight.models.dpdcan._module import DEPTH, TARGET_DEPTH, DPDCANModule, Heads
@@ -155,6 +153,8 @@ class DPDCAN(CountModel):
             If the matrix does not hold counts, and they cannot be recovered.
         KeyError
             If the column is not there.
+        ValueError
+            If a depth is not a finite number > 0, or ``adata`` is a view.
 
         Examples
         --------
@@ -165,25 +165,14 @@ class DPDCAN(CountModel):
         False
         """
         setup = registration.Setup(**cls._get_setup_method_args(**locals()))
-        registration.check_reference(adata, AnnData, "setup_anndata")
+        source = registration.open_without_labels(adata, layer)
         if size_factor_key is not None:
-            one_column(adata.obs, size_factor_key)
-        source = open_counts(adata, layer=layer, arguments={"layer": "layer"})
+            registration.size_factors(adata.obs, size_factor_key)
         registration.register(cls, adata, source, adata.obs, setup)
 
-    def _size_factors(self, obs: pd.DataFrame) -> np.ndarray | None:
-        """Read the depth of every cell, where the set-up names a column."""
-        key = self._setup.setup_args.get("size_factor_key")
-        if key is None:
-            return None
-        depth: np.ndarray = one_column(obs, key).to_numpy(dtype=np.float32)[:, None]
-        if not (np.isfinite(depth).all() and (depth > 0).all()):
-            raise ValueError(f"{key!r} must hold depths > 0 of all cells. Leave the others out.")
-        return depth
-
     def _extra_arrays(self, obs: pd.DataFrame) -> dict[str, np.ndarray]:
-        depth = self._size_factors(obs)
-        return {} if depth is None else {DEPTH: depth}
+        key = self._setup.setup_args.get("size_factor_key")
+        return {} if key is None else {DEPTH: registration.size_factors(obs, key)}
 
     @property
     def privacy_report(self) -> PrivacyReport | None:

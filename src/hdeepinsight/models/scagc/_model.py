@@ -25,7 +25,7 @@ from hdeepinsight._errors import (
     invalid,
     missing_column,
 )
-from hdeepinsight.data import log_normalize, open_counts
+from hdeepinsight.data import log_normalize
 from hdeepinsight.graph import (
     check_points,
     degree_summary,
@@ -205,8 +205,7 @@ class SCAGC(CountModel):
         False
         """
         setup = registration.Setup(**cls._get_setup_method_args(**locals()))
-        registration.check_reference(adata, AnnData, "a single modality of it")
-        source = open_counts(adata, layer=layer, arguments={"layer": "layer"})
+        source = registration.open_without_labels(adata, layer)
         registration.register(cls, adata, source, adata.obs, setup)
 
     @property

@@ -14,8 +14,7 @@ from scipy.sparse import issparse
 from scvi import REGISTRY_KEYS
 from sklearn.decomposition import PCA
 
-from hdeepinsight._errors import check_integer, check_number, invalid, missing_column, one_column
-from hdeepinsight.data import open_counts
+from hdeepinsight._errors import check_integer, check_number, invalid, missing_column
 from hdeepinsight.graph import mutual_neighbors
 from hdeepinsight.models._base import _registration as registration
 from hdeepinsight.models._base._count_model import CountModel
@@ -204,13 +203,11 @@ class SCE2TM(TopicsMixin, CountModel):
         >>> hdi.SCE2TM.setup_anndata(cells)
         """
         setup = registration.Setup(**cls._get_setup_method_args(**locals()))
-        other = "setup_anndata on one modality, such as mdata.mod['rna']"
-        registration.check_reference(adata, AnnData, other)
-        source = open_counts(adata, layer=layer, arguments={"layer": "layer"})
+        source = registration.open_without_labels(adata, layer)
         if embedding_obsm_key is not None:
             embedding_of(adata, embedding_obsm_key)
         if size_factor_key is not None:
-            size_factor_of(adata.obs, size_factor_key)
+            registration.size_factors(adata.obs, size_factor_key)
         registration.register(cls, adata, source, adata.obs, setup)
 
     def train(  # type: ignore[override]
@@ -327,7 +324,7 @@ class SCE2TM(TopicsMixin, CountModel):
 
     def _extra_arrays(self, obs: pd.DataFrame) -> dict[str, np.ndarray]:
         key = self._setup.setup_args.get("size_factor_key")
-        return {} if key is None else {SIZE_FACTOR: size_factor_of(obs, key)}
+        return {} if key is None else {SIZE_FACTOR: registration.size_factors(obs, key)}
 
 
 def embedding_of(adata: AnnData, key: str) -> np.ndarray:
@@ -352,12 +349,3 @@ def embedding_of(adata: AnnData, key: str) -> np.ndarray:
             hint,
         )
     return values
-
-
-def size_factor_of(obs: pd.DataFrame, key: str) -> np.ndarray:
-    """Return the total that every cell is scaled by, float32, shape ``(n_cells, 1)``."""
-    values = pd.to_numeric(one_column(obs, key), errors="coerce").to_numpy(dtype=np.float32)
-    if not (np.isfinite(values) & (values > 0)).all():
-        hint = "Omit size_factor_key to use the totals of the registered genes."
-        raise invalid(f"obs[{key!r}]", "others", "a column of finite numbers > 0", hint)
-    return np.asarray(values[:, None])

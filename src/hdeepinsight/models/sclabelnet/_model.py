@@ -12,10 +12,8 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from scvi.dataloaders import DataSplitter
-from scvi.train import TrainRunner
 
 from hdeepinsight._errors import check_choice, check_integer, check_number
-from hdeepinsight._progress import quiet_trainer
 from hdeepinsight.adaptation import reference_sums
 from hdeepinsight.annotation import check_level_names
 from hdeepinsight.data import open_counts, select_genes, split_three
@@ -364,13 +362,9 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         loaders = DataSplitter(manager, external_indexing=split, batch_size=batch_size)
         names = *TRAINED, "history_"
         before = {name: getattr(self, name) for name in names}
-        where = {"accelerator": accelerator, "devices": devices, "max_epochs": max_epochs}
-        unchanged = training.unchanged_if_interrupted(self)
-        with training.one_at_a_time(), quiet_trainer(), unchanged, training.seeded(self.seed):
-            runner = TrainRunner(self, plan, loaders, **options, **where)
-            self.module.train()
-            runner()
-            training.check_finite(self.module)
+        options |= {"accelerator": accelerator, "devices": devices, "max_epochs": max_epochs}
+        with training.one_at_a_time():
+            self._run(plan, loaders, options)
         history = {name: table for name, table in self.history_.items() if name in SCORES}
         for name, value in before.items():
             setattr(self, name, value)
