@@ -326,14 +326,15 @@ class _Folded:
             inputs = inputs.unflatten(0, (-1, n_places)).transpose(0, 1).flatten(0, 1)
         self.after = self.constant @ inputs
         self.dense = inputs.T.contiguous()
-        if self.dense.is_cpu and torch.backends.mkldnn.is_available():
+        has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        if self.dense.is_cpu and has_onednn:
             self.dense = self.dense.to_mkldnn()
 
     def __call__(self, counts: SparseCounts, stained: Any, has_rna: Tensor | None) -> Tensor:
         n_cells = len(counts)
         step = CACHED_VALUES // self.constant.shape[1] if self.constant.is_cpu else n_cells
-        parts = []
-        for start in range(0, n_cells, max(step, 1)):
+        step, parts = max(step, 1), []
+        for start in range(0, max(n_cells, 1), step):
             rows = slice(start, min(start + step, n_cells))
             hidden = self._hidden(counts.rows(rows.start, rows.stop), rows, stained, has_rna)
             if self.dense.is_mkldnn:  # on some processors twice as fast as the usual product
