@@ -398,8 +398,8 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
             As in :meth:`hdeepinsight.models.CountModel.train`.
         finetune
             What of a pretrained network learns: ``"full"``, the default, all of it, the encoder at
-            a tenth of the rate; ``"head"`` the head alone; ``"published"`` the head, the last normalisation
-            and the second-to-last block.
+            a tenth of the rate; ``"head"`` the head alone; ``"published"`` the head, the last
+            normalisation and the second-to-last block.
         balance
             :math:`\beta`: cells are drawn with weights :math:`n^{-\beta}`, where :math:`n` cells
             have their label. 0 draws as many of each label as there are, 1 equally many; 0.5 by
