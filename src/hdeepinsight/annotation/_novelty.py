@@ -275,9 +275,10 @@ class TypeProfiles:
 
 def _sums(counts: sparse.csr_matrix, places: np.ndarray, table: np.ndarray) -> np.ndarray:
     """Add up rows of a table by the counts of each cell, shape ``(n_cells, n_columns)``."""
-    arrays = places, np.ascontiguousarray(table), counts.indptr
     found = functional.embedding_bag(
-        *map(torch.from_numpy, arrays),
+        torch.from_numpy(places),
+        torch.from_numpy(np.ascontiguousarray(table)),
+        torch.from_numpy(counts.indptr),
         mode="sum",
         per_sample_weights=torch.from_numpy(counts.data),
         include_last_offset=True,
