@@ -126,10 +126,10 @@ class QueryJudge:
         self.taxonomy, self.rng = taxonomy, np.random.default_rng(seed)
         self.genes = np.flatnonzero(measured)
         self.leaves = np.asarray(taxonomy.leaves)
-        self.profiles = TypeProfiles(bank, taxonomy, self.genes)
         counts = sparse.csr_matrix(sample)[:, self.genes]
         seen = np.asarray(counts.sum(axis=1)).ravel() > 0
         counts, sample, probabilities = counts[seen], sample[seen], probabilities[seen]
+        self.profiles = TypeProfiles(bank, taxonomy, self.genes, counts)
         depth = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
         self.edges = np.quantile(depth, np.linspace(0, 1, DEPTHS + 1)[1:-1])
         bins = self._bin(depth)
