@@ -239,8 +239,8 @@ class TypeProfiles:
 
     def move(self, counts: sparse.csr_matrix, weights: np.ndarray) -> None:
         """Scale the genes to the query, given counts of its cells and the shares of its types."""
-        n_counts = float(counts.sum())  # cells count alike, however many counts they have
-        found, expected = n_counts * mean_share(counts), n_counts * _normalise(weights @ self.base)
+        found = np.asarray(counts.sum(axis=0), dtype=np.float64).ravel()
+        expected = found.sum() * _normalise((weights * self.sizes) @ self.base)
         ratio = (found + PSEUDO_COUNTS) / (expected + PSEUDO_COUNTS)
         self._use(_normalise(self.base * np.clip(ratio, 1 / MAX_RATIO, MAX_RATIO)), weights)
 
