@@ -287,11 +287,11 @@ class TypeProfiles:
             values *= counts.data
             total = depth * np.log(sizes[best] + sizes[partner])
             both = np.maximum(both, np.bincount(cell, values, len(depth)) - total)
-        gain = np.where(np.isfinite(both), both - alone, 0.0) / scale
+        both = np.where(np.isfinite(both), both, alone)
         likelihoods = likely / np.maximum(depth, 1.0)[:, None]
         likelihoods -= likelihoods.mean(axis=1, keepdims=True)
-        ambient = (alone - counts @ self.log_soup) / scale
-        return Explained(best, gain, ambient, depth, likelihoods)
+        ambient = np.maximum(alone, both) - counts @ self.log_soup
+        return Explained(best, (both - alone) / scale, ambient / scale, depth, likelihoods)
 
 
 class MarkerSupport:

@@ -30,14 +30,14 @@ Predict = Callable[[sparse.csr_matrix], np.ndarray]
 #: Depths of the query at which the bank is looked at: the medians of its quarters.
 DEPTHS = 4
 #: Empty droplets that are simulated at each of the depths that double from least to most.
-DROPLETS = 200
+DROPLETS = 400
 #: Share of the reference's own cells that no lineage, no type is allowed to recognise.
 ALPHA_LINEAGE, ALPHA_TYPE = 0.02, 0.02
 #: Likewise by markers of the lineage alone, where three in four of their counts are missing.
 ALPHA_MARKERS, MAX_LACK = 0.005, 1.3
 #: Lack of markers, and doubt about a lineage, that are put down to the study.
 ALLOWANCE, MIN_DOUBT = 0.2, 0.3
-ALPHA_DOUBLET, ALPHA_AMBIENT = 0.02, 0.025
+ALPHA_DOUBLET, ALPHA_AMBIENT = 0.05, 0.005
 #: Most that a query's shift may excuse: half of a type may be shifted, a new type is more.
 MAX_CENTRE = 2.0
 #: Share of wrong labels among those of a type that are given, on held-out reference cells.
