@@ -184,7 +184,9 @@ class QueryJudge:
                 self.usual[b, leaf] = middle, max(high - middle, 1e-6)
             null.append(self._scaled(leaf_known[b], gain_known[b], np.full(len(leaf_known[b]), b)))
         self.null_gain = np.concatenate(null)
-        self.centre = np.zeros(n_leaves)
+        self.centre, self.stretch = np.zeros(n_leaves), np.ones(n_leaves)
+        low, middle, upper = np.quantile(self.null_gain, [0.25, 0.5, 0.75])
+        usual = np.array([middle - low, upper - middle])
         by_network = probabilities[:, self.leaves]
         weights = by_network.mean(axis=0)
         usual_cells = np.ones(len(bins), dtype=bool)
@@ -196,8 +198,11 @@ class QueryJudge:
             for leaf in range(n_leaves):
                 own_cells = scaled[found.leaf == leaf]
                 if len(own_cells) >= MIN_CELLS // 2:
-                    self.centre[leaf] = np.clip(np.median(own_cells), 0.0, MAX_CENTRE)
-            kept = scaled - self.centre[found.leaf] <= high
+                    low, middle, upper = np.quantile(own_cells, [0.25, 0.5, 0.75])
+                    self.centre[leaf] = np.clip(middle, -MAX_CENTRE, MAX_CENTRE)
+                    times = (np.array([middle - low, upper - middle]) / usual).min()
+                    self.stretch[leaf] = np.clip(times, 1.0, MAX_CENTRE)
+            kept = self._unmoved(found.leaf, scaled) <= high
             usual_cells = kept if kept.sum() >= MIN_CELLS else np.ones_like(kept)
             by_profile = np.bincount(found.leaf[usual_cells], minlength=n_leaves)
             weights = self._fitting(
@@ -230,6 +235,10 @@ class QueryJudge:
         usual = self.usual[bins, leaf]
         return np.asarray((gain - usual[:, 0]) / usual[:, 1])
 
+    def _unmoved(self, leaf: np.ndarray, scaled: np.ndarray) -> np.ndarray:
+        """Return gains less what the query's shift adds to those of a type."""
+        return np.asarray((scaled - self.centre[leaf]) / self.stretch[leaf])
+
     def _doubt(self, probabilities: np.ndarray, leaf: np.ndarray) -> np.ndarray:
         """Return how doubtful the lineage is: above 1 where network and profiles disagree."""
         tree = self.taxonomy
@@ -258,7 +267,7 @@ class QueryJudge:
         """
         found = self.profiles.explain(sparse.csr_matrix(counts)[:, self.genes])
         bins = self._bin(found.depth)
-        scaled = self._scaled(found.leaf, found.gain, bins) - self.centre[found.leaf]
+        scaled = self._unmoved(found.leaf, self._scaled(found.leaf, found.gain, bins))
         by_type = upper_share(scaled, self.null_gain)
         doubt = self._doubt(probabilities, found.leaf)
         by_doubt = np.where(doubt < MIN_DOUBT, 1.0, upper_share(doubt, self.null_doubt))
