@@ -290,7 +290,7 @@ class TypeProfiles:
         both = np.where(np.isfinite(both), both, alone)
         likelihoods = likely / np.maximum(depth, 1.0)[:, None]
         likelihoods -= likelihoods.mean(axis=1, keepdims=True)
-        ambient = np.maximum(alone, both) - counts @ self.log_soup
+        ambient = alone - counts @ self.log_soup
         return Explained(best, (both - alone) / scale, ambient / scale, depth, likelihoods)
 
 
