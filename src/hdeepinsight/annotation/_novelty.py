@@ -28,6 +28,8 @@ MAX_PURITY = 0.8
 PSEUDO_COUNTS = 10.0
 MAX_RATIO = 20.0
 EM_STEPS = 100
+#: Fewer cells do not say how many counts a cell of a type has.
+FEW_CELLS = 10
 #: Markers of a lineage, by what each of its types exceeds all others, and a share that is 0.
 N_MARKERS, MIN_FOLD, FEW_SHARES = 10, 3.0, 2e-5
 #: Cells whose counts are added up: one cell has too few of a marker to say that it lacks it.
@@ -191,7 +193,13 @@ class TypeProfiles:
     types remain.
     """
 
-    def __init__(self, bank: ReferenceBank, taxonomy: Taxonomy, genes: np.ndarray) -> None:
+    def __init__(
+        self,
+        bank: ReferenceBank,
+        taxonomy: Taxonomy,
+        genes: np.ndarray,
+        counts: sparse.csr_matrix,
+    ) -> None:
         self.genes = genes
         self.known = np.flatnonzero(bank.n_cells > 0)
         leaves = np.asarray(taxonomy.leaves)
@@ -202,11 +210,20 @@ class TypeProfiles:
         self.weights = bank.n_cells / max(bank.n_cells.sum(), 1)
         shares = bank.shares[:, genes].astype(np.float64)
         self.base = _normalise((1 - SOUP) * _normalise(shares) + SOUP * self.weights @ shares)
+        depth = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+        likely = np.asarray(counts @ np.log(self.base[self.known]).T)
+        leaf = self.known[likely.argmax(axis=1)]
+        self.sizes = np.full(len(leaves), np.median(depth))
+        for called, among in ((self.group[leaf], self.group), (leaf, np.arange(len(leaves)))):
+            for each in np.unique(called):
+                own = depth[called == each]
+                if len(own) >= FEW_CELLS:
+                    self.sizes[among == each] = np.median(own)
         self._use(self.base, self.weights)
 
     def _use(self, profiles: np.ndarray, weights: np.ndarray) -> None:
         self.profiles = profiles.astype(np.float32)
-        self.soup = _normalise(self._mixture(weights) @ profiles)
+        self.soup = _normalise(self._mixture(weights * self.sizes) @ profiles)
         #: Of the types that the reference has, over the soup: small numbers, for single precision.
         self.log_ratios = np.log(profiles[self.known] / self.soup).astype(np.float32)
 
@@ -224,8 +241,8 @@ class TypeProfiles:
 
     def move(self, counts: sparse.csr_matrix, weights: np.ndarray) -> None:
         """Scale the genes to the query, given counts of its cells and the shares of its types."""
-        n_counts = float(counts.sum())  # cells count alike, however many counts they have
-        found, expected = n_counts * mean_share(counts), n_counts * _normalise(weights @ self.base)
+        found = np.asarray(counts.sum(axis=0), dtype=np.float64).ravel()
+        expected = found.sum() * _normalise((weights * self.sizes) @ self.base)
         ratio = (found + PSEUDO_COUNTS) / (expected + PSEUDO_COUNTS)
         self._use(_normalise(self.base * np.clip(ratio, 1 / MAX_RATIO, MAX_RATIO)), weights)
 
@@ -263,7 +280,9 @@ class TypeProfiles:
             partner = leaves[np.arange(len(depth)), column]
             pairs, pair = np.unique(np.column_stack([best, partner]), axis=0, return_inverse=True)
             one, other = self.profiles[pairs.T]
-            mixed = np.log(0.5 + 0.5 * (other / one))
+            share = np.divide(*self.sizes[pairs].T, dtype=np.float32)[:, None]  # of molecules
+            share /= 1 + share
+            mixed = np.log(share + (1 - share) * (other / one))
             first = (pair.ravel() * counts.shape[1]).astype(counts.indices.dtype)
             place = np.repeat(first, np.diff(counts.indptr)) + counts.indices
             gain = np.maximum(gain, _sums(counts, place, mixed.reshape(-1, 1)).ravel())
