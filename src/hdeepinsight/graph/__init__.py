@@ -1,4 +1,4 @@
-"""Neighbour graphs of cells, linear systems on them, and inner products; knows arrays only."""
+"""Neighbour graphs of cells, priors from them, and inner products; knows arrays only."""
 
 from hdeepinsight.graph._choices import degree_summary, neighbors_within
 from hdeepinsight.graph._communities import leiden_communities
@@ -11,7 +11,12 @@ from hdeepinsight.graph._gram import (
     leading_eigenpairs,
     regress_panels,
 )
-from hdeepinsight.graph._local_prior import LocalPrior, refine_by_local_prior
+from hdeepinsight.graph._local_prior import (
+    LocalPrior,
+    check_graph,
+    degrees,
+    refine_by_local_prior,
+)
 from hdeepinsight.graph._mutual import mutual_neighbors
 from hdeepinsight.graph._neighbors import (
     BatchGraphs,
@@ -22,14 +27,6 @@ from hdeepinsight.graph._neighbors import (
     knn_graph,
     nearest_neighbors,
 )
-from hdeepinsight.graph._smooth import (
-    LaplacianKind,
-    check_graph,
-    degrees,
-    dirichlet_energy,
-    laplacian,
-    smooth,
-)
 
 __all__ = [
     "BatchGraphs",
@@ -37,7 +34,6 @@ __all__ = [
     "EntryMask",
     "Estimator",
     "Exact",
-    "LaplacianKind",
     "LocalPrior",
     "NumbaCacheError",
     "PanelScores",
@@ -47,9 +43,7 @@ __all__ = [
     "check_points",
     "degree_summary",
     "degrees",
-    "dirichlet_energy",
     "knn_graph",
-    "laplacian",
     "leading_eigenpairs",
     "leiden_communities",
     "mutual_neighbors",
@@ -57,5 +51,4 @@ __all__ = [
     "neighbors_within",
     "refine_by_local_prior",
     "regress_panels",
-    "smooth",
 ]
