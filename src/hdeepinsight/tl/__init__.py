@@ -1,7 +1,7 @@
 """Analyse annotations, ours or another tool's: refine, vote, combine, audit; reduce references."""
 
 from hdeepinsight.taxonomy import CellType, cell_type
-from hdeepinsight.tl._audit import LabelAudit, audit_labels, audit_nodes
+from hdeepinsight.tl._audit import LabelAudit, audit_labels
 from hdeepinsight.tl._consensus import Consensus, consensus
 from hdeepinsight.tl._contradictions import contradictions
 from hdeepinsight.tl._coresets import herding, k_center, select_cells
@@ -41,7 +41,6 @@ __all__ = [
     "Refinement",
     "Vote",
     "audit_labels",
-    "audit_nodes",
     "cell_type",
     "check_delta",
     "consensus",
