@@ -128,8 +128,10 @@ def embed_genes(profiles: np.ndarray, method: LayoutMethod, *, seed: int = 0) ->
     wide = wide.astype(np.float32)
     if method in TSNE:
         found = _tsne(wide, seed, **TSNE[method])
+    elif method == "umap":
+        found = _umap(wide, seed)
     else:
-        found = (_umap if method == "umap" else _mde)(wide, seed)
+        found = preserve_neighbors(wide, N_NEIGHBORS, seed, noise=0.1)
     return found.astype(np.float64)
 
 
@@ -165,22 +167,52 @@ def _umap(profiles: np.ndarray, seed: int) -> np.ndarray:
     return np.asarray(model.fit_transform(profiles))
 
 
-def _mde(profiles: np.ndarray, seed: int) -> np.ndarray:
+def preserve_neighbors(
+    points: Any,
+    n_neighbors: int,
+    seed: int,
+    *,
+    noise: float,
+    constraint: Any = None,
+    **options: Any,
+) -> np.ndarray:
+    """Embed points in two dimensions by minimum distortion, the same for the same seed.
+
+    Parameters
+    ----------
+    points
+        Coordinates, float32, ``(n, d)``.
+    n_neighbors
+        Neighbours that are to stay near; all others where there are fewer.
+    seed
+        Seed of whatever is random.
+    noise
+        How far the start is from the principal components. It parts equal points, whose distance
+        would have no gradient.
+    constraint
+        Constraint of pymde, onto which the start is projected.
+    **options
+        Of ``pymde.preserve_neighbors``.
+
+    Returns
+    -------
+    Coordinates, float32, ``(n, 2)``.
+
+    Notes
+    -----
+    pymde's own spectral start comes from ARPACK, which takes no seed.
+    """
     import pymde
     import torch
 
+    options |= {"constraint": constraint, "init": "random"}
     with global_seeds(seed):
-        problem = pymde.preserve_neighbors(
-            torch.from_numpy(profiles),
-            embedding_dim=2,
-            n_neighbors=min(N_NEIGHBORS, len(profiles) - 1),
-            init="random",
-        )
-        # pymde's own spectral start comes from ARPACK, which takes no seed. The noise parts
-        # genes with one profile, whose distance would have no gradient.
-        start = torch.from_numpy(principal_plane(profiles))
-        start += 0.1 * torch.randn(start.shape)
-        return np.asarray(problem.embed(X=start).detach().cpu())
+        k = min(n_neighbors, len(points) - 1)
+        problem = pymde.preserve_neighbors(points, n_neighbors=k, **options)
+        start = torch.from_numpy(principal_plane(np.asarray(points)))
+        start += noise * torch.randn(start.shape)
+        start = start if constraint is None else constraint.project_onto_constraint(start)
+        return np.asarray(problem.embed(X=start).detach().cpu(), dtype=np.float32)
 
 
 def principal_plane(profiles: np.ndarray) -> np.ndarray:

@@ -109,20 +109,6 @@ class Refinement:
         moved = self.before.argmax(axis=1) != self.after.argmax(axis=1)
         return pd.Series(moved, index=self.obs_names, name="changed")
 
-    @cached_property
-    def class_mass(self) -> pd.DataFrame:
-        """Sum of probabilities and number of cells of every class, before and after."""
-        n_classes = len(self.classes)
-        return pd.DataFrame(
-            {
-                "mass_before": self.before.sum(axis=0),
-                "mass_after": self.after.sum(axis=0),
-                "cells_before": np.bincount(self.before.argmax(axis=1), minlength=n_classes),
-                "cells_after": np.bincount(self.after.argmax(axis=1), minlength=n_classes),
-            },
-            index=pd.Index(self.classes, name="class"),
-        )
-
     def diagnose(self) -> pd.DataFrame:
         """Count flips of every class: cells kept, lost and gained, and where most lost ones went.
 
@@ -370,13 +356,15 @@ def refine(
         taxonomy=scores.taxonomy,
         nodes=scores.nodes,
     )
-    cells = result.class_mass[["cells_before", "cells_after"]]
-    many = cells["cells_before"] >= _MIN_CELLS_TO_WARN
-    lost = cells[many & (2 * cells["cells_after"] < cells["cells_before"])]
-    if len(lost):
-        listed = ", ".join(f"{name} ({a} → {b})" for name, (a, b) in lost.iterrows())
+    flips = result.diagnose()
+    before, after = flips["kept"] + flips["lost"], flips["kept"] + flips["gained"]
+    shrunk = (before >= _MIN_CELLS_TO_WARN) & (2 * after < before)
+    if shrunk.any():
+        listed = ", ".join(
+            f"{name} ({before[name]} → {after[name]})" for name in before[shrunk].index
+        )
         warnings.warn(
-            f"{len(lost)} classes lost more than half of their cells: {listed}. Look at "
+            f"{int(shrunk.sum())} classes lost more than half of their cells: {listed}. Look at "
             "`diagnose()`, and lower lam if these cells are not wrong.",
             UserWarning,
             stacklevel=2,
