@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
@@ -19,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from hdeepinsight._errors import check_choice
 from hdeepinsight.image._assign import CROWDED, assign_pixels
 
-LayoutMethod = Literal["tsne", "tsne_published", "umap", "mde", "random"]
+LayoutMethod = Literal["tsne", "tsne_published", "mde", "random"]
 Equalize = Literal["auto", "always", "never"]
 Report = dict[str, float]
 
@@ -109,7 +108,7 @@ def embed_genes(profiles: np.ndarray, method: LayoutMethod, *, seed: int = 0) ->
     profiles
         Unit vectors, ``(n_genes, d)``.
     method
-        ``"tsne"``, ``"tsne_published"``, ``"umap"`` or ``"mde"``.
+        ``"tsne"``, ``"tsne_published"`` or ``"mde"``.
     seed
         Seed of the embedding.
 
@@ -128,8 +127,6 @@ def embed_genes(profiles: np.ndarray, method: LayoutMethod, *, seed: int = 0) ->
     wide = wide.astype(np.float32)
     if method in TSNE:
         found = _tsne(wide, seed, **TSNE[method])
-    elif method == "umap":
-        found = _umap(wide, seed)
     else:
         found = preserve_neighbors(wide, N_NEIGHBORS, seed, noise=0.1)
     return found.astype(np.float64)
@@ -146,23 +143,6 @@ def _tsne(profiles: np.ndarray, seed: int, *, perplexity: float, **settings: Any
         learning_rate="auto",
         random_state=seed,
         **settings,
-    )
-    return np.asarray(model.fit_transform(profiles))
-
-
-def _umap(profiles: np.ndarray, seed: int) -> np.ndarray:
-    with warnings.catch_warnings():
-        # umap warns on import that its TensorFlow variant, which nobody asked for, is missing.
-        warnings.simplefilter("ignore", ImportWarning)
-        from umap import UMAP
-
-    # The PCA start, unlike the spectral one, also works on graphs that fall into pieces.
-    model = UMAP(
-        n_neighbors=min(N_NEIGHBORS, len(profiles) - 1),
-        metric="cosine",
-        init="pca",
-        random_state=seed,
-        n_jobs=1,
     )
     return np.asarray(model.fit_transform(profiles))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ def corrected_gram(
     Y: ArrayLike | sp.spmatrix | AnnData | Any,
     mask: Mask | None = None,
     *,
+    layer: str | None = None,
     estimator: Estimator = "auto",
     drop_empty: bool = False,
 ) -> CorrectedGram:
@@ -44,11 +46,13 @@ def corrected_gram(
     Parameters
     ----------
     Y
-        Log values of cells by genes: an array, a sparse matrix or a dask array, or an AnnData, of
-        which ``X`` is taken. What is missing is never read, and may be NaN.
+        Log values of cells by genes: an array, a sparse matrix or a dask array; or an AnnData, or
+        the path of an h5ad or zarr file. What is missing is never read, and may be NaN.
     mask
         What is observed: a dense or sparse array of true or 1 for observed entries, a
         `MissingEntries`, a `PanelMask` or a `DropoutMask`. ``None``: everything.
+    layer
+        Layer with the values; ``X`` by default.
     estimator
         ``"rank1"`` divides by products of the rates of cells and of genes, for entries that are
         missing here and there. ``"pairwise"`` divides by the number of genes that two cells share,
@@ -83,17 +87,10 @@ def corrected_gram(
     >>> gram.shape, (gram @ np.ones(3)).shape
     ((3, 3), (3,))
     """
-    adata = Y
-    if not isinstance(Y, ad.AnnData):
+    if not (hasattr(Y, "obs") or isinstance(Y, str | os.PathLike)):
         values: Any = Y if hasattr(Y, "shape") else np.asarray(Y)
-        adata = ad.AnnData(sp.csr_matrix(values) if sp.issparse(values) else values)
-    return _fit(adata, None, mask, estimator, drop_empty)
-
-
-def _fit(
-    data: DataLike, layer: str | None, mask: Mask | None, estimator: Estimator, drop_empty: bool
-) -> CorrectedGram:
-    store, matrix = open_layer(data, layer)
+        Y = ad.AnnData(sp.csr_matrix(values) if sp.issparse(values) else values)
+    store, matrix = open_layer(Y, layer)
     return CorrectedGram(
         reader(matrix),
         entry_mask(mask, matrix.shape),
@@ -304,7 +301,7 @@ def corrected_gram_pca(
             UserWarning,
             stacklevel=2,
         )
-    gram = _fit(store, layer, mask, estimator, drop_empty)
+    gram = corrected_gram(store, mask, layer=layer, estimator=estimator, drop_empty=drop_empty)
     notes = []
     if n_empty := int((gram.rates.genes == 0).sum()):
         names = store.var.index[gram.rates.genes == 0]
