@@ -315,10 +315,9 @@ def integrate(datasets: list[Dataset]) -> Outcome:
     now, corrections = {dataset.key: dataset for dataset in datasets}, []
     for merge in tree.merges:
         query = _side([now[key] for key in merge.query])
-        one, two = found["dataset_1"], found["dataset_2"]
-        forward = one.isin(merge.reference) & two.isin(merge.query)
-        backward = one.isin(merge.query) & two.isin(merge.reference)
-        anchors = found[(forward | backward) & (found["score"] > 0)]
+        ends = found[["dataset_1", "dataset_2"]]
+        across = ends.isin(merge.reference).any(axis=1) & ends.isin(merge.query).any(axis=1)
+        anchors = found[across & (found["score"] > 0)]
         if not len(anchors):
             raise InputError(
                 f"No anchor joins datasets {list(merge.reference)} and {list(merge.query)}.",
@@ -329,11 +328,9 @@ def integrate(datasets: list[Dataset]) -> Outcome:
         both = _side([now[key] for key in (*merge.reference, *merge.query)])
         there = np.searchsorted(both.cells, made.anchors.cells)
         moved = query.values + made.weights.shift[:, made.anchors.cells] @ both.values[there]
-        start = 0
         for key in merge.query:
-            stop = start + len(now[key].cells)
-            now[key] = replace(now[key], values=moved[start:stop])
-            start = stop
+            own = np.searchsorted(query.cells, now[key].cells)
+            now[key] = replace(now[key], values=moved[own])
     return Outcome(found, tuple(corrections), tree, {}, skipped, tuple(now.values()))
 
 

@@ -109,16 +109,15 @@ class StacasResult:
         ``neighborhood_score``, ``score``, ``consistent``.
         """
         used = self._used
+        columns: dict[str, object] = {}
         names = np.concatenate(
             [one.source.obs_names.to_numpy(dtype=object) for one in self.datasets]
         )
         called = np.array([one.name for one in self.datasets], dtype=object)
-        owner = np.repeat(np.arange(len(called)), np.diff(self.starts))
-        columns: dict[str, object] = {}
+        called = np.repeat(called, np.diff(self.starts))
         for side in ("1", "2"):
             cells = used[f"cell_{side}"].to_numpy()
-            columns[f"dataset_{side}"] = called[owner[cells]]
-            columns[f"cell_{side}"] = names[cells]
+            columns |= {f"dataset_{side}": called[cells], f"cell_{side}": names[cells]}
         kept = ["distance", "neighborhood_score", "score", "consistent"]
         return pd.DataFrame(columns).join(used[kept])
 
@@ -358,13 +357,10 @@ class StacasResult:
             )
         one = owners[0]
         columns = pd.Index(self.genes).get_indexer(pd.Index(one.genes)[one.alignment.target])
-        columns[one.alignment.target < 0] = -1
-        known = columns >= 0
+        known = (columns >= 0) & (one.alignment.target >= 0)
         written = np.full(adata.shape, np.nan, dtype=np.float32)
-        start = 0
-        for names, values in self.corrected(one.name):
-            written[start : start + len(names), known] = values[:, columns[known]]
-            start += len(names)
+        values = np.concatenate([values for _, values in self.corrected(one.name)])
+        written[:, known] = values[:, columns[known]]
         adata.layers[layer] = written
         adata.var[f"{layer}_corrected"] = known
 
