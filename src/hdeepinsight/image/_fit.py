@@ -181,6 +181,14 @@ def preserve_neighbors(
     Notes
     -----
     pymde's own spectral start comes from ARPACK, which takes no seed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hdeepinsight.image import preserve_neighbors
+    >>> points = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    >>> preserve_neighbors(points, 5, seed=0, noise=0.1).shape
+    (20, 2)
     """
     import pymde
     import torch
