@@ -27,6 +27,8 @@ MAX_PURITY = 0.8
 PSEUDO_COUNTS = 10.0
 MAX_RATIO = 20.0
 EM_STEPS = 100
+#: Fewer cells do not say how many counts a cell of a type has.
+FEW_CELLS = 10
 #: Markers of a lineage, by what each of its types exceeds all others, and a share that is 0.
 N_MARKERS, MIN_FOLD, FEW_SHARES = 10, 3.0, 2e-5
 #: Cells whose counts are added up: one cell has too few of a marker to say that it lacks it.
@@ -190,7 +192,13 @@ class TypeProfiles:
     types remain.
     """
 
-    def __init__(self, bank: ReferenceBank, taxonomy: Taxonomy, genes: np.ndarray) -> None:
+    def __init__(
+        self,
+        bank: ReferenceBank,
+        taxonomy: Taxonomy,
+        genes: np.ndarray,
+        counts: sparse.csr_matrix,
+    ) -> None:
         self.genes = genes
         self.known = np.flatnonzero(bank.n_cells > 0)
         leaves = np.asarray(taxonomy.leaves)
@@ -201,11 +209,20 @@ class TypeProfiles:
         self.weights = bank.n_cells / max(bank.n_cells.sum(), 1)
         shares = bank.shares[:, genes].astype(np.float64)
         self.base = _normalise((1 - SOUP) * _normalise(shares) + SOUP * self.weights @ shares)
+        depth = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+        likely = np.asarray(counts @ np.log(self.base[self.known]).T)
+        leaf = self.known[likely.argmax(axis=1)]
+        self.sizes = np.full(len(leaves), np.median(depth))
+        for called, among in ((self.group[leaf], self.group), (leaf, np.arange(len(leaves)))):
+            for each in np.unique(called):
+                own = depth[called == each]
+                if len(own) >= FEW_CELLS:
+                    self.sizes[among == each] = np.median(own)
         self._use(self.base, self.weights)
 
     def _use(self, profiles: np.ndarray, weights: np.ndarray) -> None:
         self.profiles, self.log_profiles = profiles, np.log(profiles)
-        self.soup = _normalise(self._mixture(weights) @ profiles)
+        self.soup = _normalise(self._mixture(weights * self.sizes) @ profiles)
         self.log_soup = np.log(self.soup)
 
     def _mixture(self, weights: np.ndarray) -> np.ndarray:
@@ -222,8 +239,8 @@ class TypeProfiles:
 
     def move(self, counts: sparse.csr_matrix, weights: np.ndarray) -> None:
         """Scale the genes to the query, given counts of its cells and the shares of its types."""
-        n_counts = float(counts.sum())  # cells count alike, however many counts they have
-        found, expected = n_counts * mean_share(counts), n_counts * _normalise(weights @ self.base)
+        found = np.asarray(counts.sum(axis=0), dtype=np.float64).ravel()
+        expected = found.sum() * _normalise((weights * self.sizes) @ self.base)
         ratio = (found + PSEUDO_COUNTS) / (expected + PSEUDO_COUNTS)
         self._use(_normalise(self.base * np.clip(ratio, 1 / MAX_RATIO, MAX_RATIO)), weights)
 
@@ -257,22 +274,24 @@ class TypeProfiles:
         order = np.argsort(-np.column_stack(by_group), axis=1)[:, 1 : 1 + PARTNERS]
         both = np.full(len(depth), -np.inf)
         cell = np.repeat(np.arange(len(depth)), np.diff(counts.indptr))
-        # Half of each profile, single precision, one after the other: most of the time goes here.
-        halves, n_genes = (0.5 * self.profiles).astype(np.float32).ravel(), counts.shape[1]
-        own = halves.take((best * n_genes)[cell] + counts.indices)
+        # In single precision, one after the other: most of the time goes here.
+        sizes, n_genes = self.sizes / self.sizes.mean(), counts.shape[1]
+        sized = (sizes[:, None] * self.profiles).astype(np.float32).ravel()
+        own = sized.take((best * n_genes)[cell] + counts.indices)
         leaves = np.column_stack(leaf_of)
         for column in order.T:
-            partner = leaves[np.arange(len(depth)), column] * n_genes
-            values = halves.take(partner[cell] + counts.indices)
+            partner = leaves[np.arange(len(depth)), column]
+            values = sized.take((partner * n_genes)[cell] + counts.indices)
             values += own
             np.log(values, out=values)
             values *= counts.data
-            both = np.maximum(both, np.bincount(cell, values, len(depth)))
-        gain = np.where(np.isfinite(both), both - alone, 0.0) / scale
+            total = depth * np.log(sizes[best] + sizes[partner])
+            both = np.maximum(both, np.bincount(cell, values, len(depth)) - total)
+        both = np.where(np.isfinite(both), both, alone)
         likelihoods = likely / np.maximum(depth, 1.0)[:, None]
         likelihoods -= likelihoods.mean(axis=1, keepdims=True)
-        ambient = (alone - counts @ self.log_soup) / scale
-        return Explained(best, gain, ambient, depth, likelihoods)
+        ambient = alone - counts @ self.log_soup
+        return Explained(best, (both - alone) / scale, ambient / scale, depth, likelihoods)
 
 
 class MarkerSupport:

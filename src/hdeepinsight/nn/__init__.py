@@ -49,22 +49,13 @@ from hdeepinsight.nn._profiles import (
 )
 from hdeepinsight.nn._sinkhorn import sinkhorn
 from hdeepinsight.nn._tagconv import CellGraph, SparseFeatures, TAGConv, sparse_rows
-from hdeepinsight.nn._tokens import (
-    Binning,
-    Pooling,
-    TokenEncoder,
-    TokenSets,
-    ValueEncoding,
-    bin_values,
-    token_sets,
-)
+from hdeepinsight.nn._tokens import TokenEncoder, TokenSets, bin_values, token_sets
 
 __all__ = [
     "BACKBONES",
     "AdaptiveHierarchicalFocalLoss",
     "BatchNorm1d",
     "BatchNorm2d",
-    "Binning",
     "CellGraph",
     "CompactBackbone",
     "ComponentDecoder",
@@ -86,7 +77,6 @@ __all__ = [
     "ModalityDropout",
     "ModelNormalizer",
     "PerParentHead",
-    "Pooling",
     "ProfileMatcher",
     "ProteinChannels",
     "ProteinNormalizer",
@@ -97,7 +87,6 @@ __all__ = [
     "TAGConv",
     "TokenEncoder",
     "TokenSets",
-    "ValueEncoding",
     "adapt_first_convolution",
     "adjacency_error",
     "are_joined",
