@@ -219,9 +219,8 @@ def _summary(result: Annotation, evidence: MarkerEvidence | None) -> list[str]:
     elif len(result):
         n_above = int(_tables.above_a_type(result).sum())
         said = [
-            f"{len(result) - n_above:,} of {counted(len(result), 'cell')} have a type; "
-            f"{n_above:,} stop above one. Nothing has judged whether the query looks like a "
-            "reference."
+            f"{len(result) - n_above:,} of {counted(len(result), 'cell')} have a type; {n_above:,} "
+            "stop above one. Nothing has judged whether the query looks like a reference."
         ]
     else:
         said = ["There are no cells."]
