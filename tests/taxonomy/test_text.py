@@ -36,7 +36,7 @@ def change(record, *path, value):
         (("extra",), 1, "the keys .*'extra'"),
         (("nodes", 0), "B", "str as node 1"),
         (("nodes", 0, "parent"), 1, "node 1 .'B'. with the parent 1"),
-        (("nodes", 3, "parent"), 60, "parents stand before"),
+        (("nodes", 3, "parent"), 60, "parents that stand before"),
         (("nodes", 3, "parent"), -1, "with the parent -1"),
         (("nodes", 3, "parent"), True, "'parent' of type bool"),
         (("nodes", 3, "parent"), 0.0, "'parent' of type float"),
@@ -70,7 +70,7 @@ def test_a_record_without_a_key_is_refused(record, key):
         ("{", "not JSON"),
         ("{}", "got None"),
         ('{"a": 1, "a": 2}', "repeated keys among 'a', 'a'"),
-        ('{"nodes": ' + "[" * 200_000, "nested too deeply|not JSON"),
+        ('{"nodes": ' + "[" * 200_000, "not JSON"),
     ],
 )
 def test_text_that_is_no_taxonomy_is_refused(text, message):

@@ -75,7 +75,7 @@ def path_of(
     while node > 0:
         names.append(labels[node])
         node = int(parent[node])
-    return tuple(reversed(names))
+    return tuple(names[::-1])
 
 
 def name_problem(name: object) -> str | None:
@@ -89,11 +89,8 @@ def name_problem(name: object) -> str | None:
 
 def close_matches(name: str, known: Iterable[str], n: int = 3) -> list[str]:
     """Known names that resemble `name`, best first, whatever their case."""
-    folded: dict[str, str] = {}
-    for candidate in known:
-        folded.setdefault(candidate.casefold(), candidate)
-        if len(folded) >= _MAX_COMPARED:  # difflib is slow, and an error must not take minutes
-            break
+    # difflib is slow, and an error must not take minutes
+    folded = {candidate.casefold(): candidate for candidate in islice(known, _MAX_COMPARED)}
     return [folded[hit] for hit in difflib.get_close_matches(name.casefold(), folded, n=n)]
 
 
@@ -188,10 +185,8 @@ def canonical_tree(
 def check_size(n_nodes: int) -> None:
     """Raise ``ValueError`` for a tree of too many nodes."""
     if n_nodes > MAX_NODES:
-        raise ValueError(
-            f"A tree must have at most {MAX_NODES:,} nodes, got {n_nodes:,}. Check that the "
-            "source is a taxonomy of cell types, not a list of cells."
-        )
+        hint = "Check that the source is a taxonomy of cell types, not a list of cells."
+        raise ValueError(f"A tree must have at most {MAX_NODES:,} nodes, got {n_nodes:,}. {hint}")
 
 
 def build(
@@ -374,21 +369,14 @@ def to_dict(self: Taxonomy) -> dict[str, Any]:
     >>> Taxonomy.from_nested({"T": ["CD4"]}).to_dict()["nodes"]
     [{'name': 'T', 'parent': 0}, {'name': 'CD4', 'parent': 1}]
     """
-    records: list[dict[str, Any]] = [
-        {"name": label, "parent": above}
-        for label, above in zip(self.labels, self.parent.tolist(), strict=True)
-    ]
+    pairs = zip(self.labels, self.parent.tolist(), strict=True)
+    records: list[dict[str, Any]] = [{"name": label, "parent": above} for label, above in pairs]
     for path, term in self.ontology_ids.items():
         records[self.resolve(path)]["ontology_id"] = term
     for synonym, path in self.synonyms.items():
         records[self.resolve(path)].setdefault("synonyms", []).append(synonym)
-    return {
-        "format": FORMAT,
-        "schema_version": SCHEMA_VERSION,
-        "level_names": list(self.level_names),
-        "root_synonyms": records[0].get("synonyms", []),
-        "nodes": records[1:],
-    }
+    head = {"format": FORMAT, "schema_version": SCHEMA_VERSION, "level_names": [*self.level_names]}
+    return head | {"root_synonyms": records[0].get("synonyms", []), "nodes": records[1:]}
 
 
 def from_dict(cls: type[Taxonomy], record: Mapping[str, Any]) -> Taxonomy:
@@ -420,20 +408,17 @@ def from_dict(cls: type[Taxonomy], record: Mapping[str, Any]) -> Taxonomy:
         )
         raise ValueError(f"A taxonomy must be of schema version {found}")
     _check_keys(record, _KEYS, set(_KEYS), "the file")
-    root = {"name": ROOT_NAME, "parent": -1, "synonyms": record["root_synonyms"]}
     labels, parents = list[str](), list[int]()
     synonyms, ids, room = dict[str, Path](), dict[Path, str](), _MAX_PATH_NAMES
+    root = {"name": ROOT_NAME, "parent": -1, "synonyms": record["root_synonyms"]}
     for node, entry in enumerate([root, *record["nodes"]]):
         _check_keys(entry, _RECORD_KEYS, {"name", "parent"}, f"node {node}")
         if node and not 0 <= entry["parent"] < node:
             found = f"node {node} ({clipped(entry['name'])}) with the parent {entry['parent']}"
-            hint = "parents stand before their children: 0 is the root, 1 the first record"
-            raise _invalid(found, hint)
+            raise _invalid(found, "parents that stand before their children, from 0, the root")
         labels.append(entry["name"])
         parents.append(entry["parent"])
-        if len(entry) == 2:
-            continue
-        path = path_of(labels, parents, node)
+        path = path_of(labels, parents, node) if len(entry) > 2 else ()
         room -= len(path)
         if room < 0:
             found = f"annotated nodes whose paths have more than {_MAX_PATH_NAMES:,} names together"
@@ -443,8 +428,7 @@ def from_dict(cls: type[Taxonomy], record: Mapping[str, Any]) -> Taxonomy:
                 found = f"the synonym {clipped(synonym)} at node {node}"
                 raise _invalid(found, "text, used only once")
             synonyms[synonym] = path
-        if "ontology_id" in entry:
-            ids[path] = entry["ontology_id"]
+        ids |= {path: entry["ontology_id"]} if "ontology_id" in entry else {}
     levels, given = tuple(record["level_names"]), np.asarray(parents, dtype=np.int32)
     return cls(tuple(labels), given, level_names=levels, synonyms=synonyms, ontology_ids=ids)
 
@@ -532,15 +516,8 @@ def from_json(cls: type[Taxonomy], source: str | os.PathLike[str]) -> Taxonomy:
         if text is None:  # some editors put a mark before the text
             text = read_bounded(source, MAX_BYTES).decode("utf-8-sig")
         record = json.loads(text, object_pairs_hook=_unique)
-    except UnicodeDecodeError as error:
-        raise _invalid(f"bytes that are not UTF-8 text (at {error.start:,})", "text") from None
     except (ValueError, RecursionError) as error:
-        what = (
-            "that is nested too deeply"
-            if isinstance(error, RecursionError)
-            else f"that is not JSON ({error})"
-        )
-        raise _invalid(f"text {what}", "JSON with each key once") from None
+        raise _invalid(f"what is not JSON ({error})", "JSON in UTF-8 with each key once") from None
     return from_dict(cls, record)
 
 
@@ -618,10 +595,8 @@ def show(
     │   └── CD8 (0)
     └── B (7)
     """
-    sums = None
-    if counts is not None:
-        sums = self.roll_up(self.per_node(counts, "counts").astype(np.int64))
-    lines = _lines(self, sums, max_depth)
+    sums = self.roll_up(self.per_node({} if counts is None else counts, "counts").astype(np.int64))
+    lines = _lines(self, None if counts is None else sums, max_depth)
     shown = list(islice(lines, max_lines))
     if n_left := sum(1 for _ in lines):
         shown.append(f"... and {n_left:,} more nodes")

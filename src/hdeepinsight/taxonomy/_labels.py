@@ -147,11 +147,10 @@ def _is_unlabeled(
     name: object, unlabeled: Unlabeled, is_name: Callable[[Any], object] | None = None
 ) -> bool:
     """Return whether a label is declared to mean "no label", or is a word that does."""
-    if unlabeled is None:
-        return False
+    if unlabeled is None or name in ([unlabeled] if isinstance(unlabeled, str) else unlabeled):
+        return unlabeled is not None
     word = isinstance(name, str) and plain_form(name) in MISSING_LABELS
-    declared = [unlabeled] if isinstance(unlabeled, str) else unlabeled
-    return name in declared or (word and not (is_name and is_name(name)))
+    return word and not (is_name and is_name(name))
 
 
 def _distinct(labels: Iterable[Any]) -> tuple[NDArray[np.int64], list[Any]]:
@@ -161,10 +160,8 @@ def _distinct(labels: Iterable[Any]) -> tuple[NDArray[np.int64], list[Any]]:
     in which they occur.
     """
     if isinstance(labels, str):
-        raise TypeError(
-            f"labels must be a sequence of one label per cell, got one text {labels!r}. Use "
-            "`resolve` for a single name."
-        )
+        hint = "Use `resolve` for a single name."
+        raise TypeError(f"labels must be one label per cell, got one text {labels!r}. {hint}")
     if not isinstance(labels, (pd.Series, pd.Categorical, pd.Index, np.ndarray)):
         labels = pd.Series(list(labels), dtype=object)  # which keeps tuples whole
     values = pd.Series(labels)
@@ -187,10 +184,10 @@ def _factorize(
     if odd := [name for name in names if not isinstance(name, (str, tuple))]:
         column = getattr(labels, "name", None)
         where = "" if column is None else f" in column {column!r}"
+        how = '`.map(str, na_action="ignore")`, which keeps missing values missing'
+        found = f"{type(odd[0]).__name__}{where}: {odd[:5]}"
         raise TypeError(
-            f"Labels must be text, got {type(odd[0]).__name__}{where}: {odd[:5]}. If they are the "
-            'right column, convert them by `.map(str, na_action="ignore")`, which keeps missing '
-            "values missing."
+            f"Labels must be text, got {found}. If they are right, convert them by {how}."
         )
     used = np.flatnonzero(np.bincount(codes[codes >= 0], minlength=len(names))).tolist()
     keep = [i for i in used if not _is_unlabeled(names[i], unlabeled, is_name)]
@@ -274,12 +271,13 @@ def encode(
     """
     codes, names = _factorize(labels, unlabeled, self._candidates)
     counts = np.bincount(codes[codes >= 0], minlength=len(names))
-    expected = "Labels must be names, synonyms or paths of the taxonomy, missing values, or the "
-    expected += (
-        "unlabelled category, got labels that do not lead to a node. Rename them, add synonyms, "
+    expected = (
+        "Labels must be names, synonyms or paths of the taxonomy, or mean that there is none, got "
     )
-    expected += "or name them in `unlabeled`."
-    return _nodes_of(names, counts, lambda name: self.resolve(name, level), expected)[codes]
+    expected += "labels that do not lead to a node. Rename them, add synonyms, or name them in "
+    return _nodes_of(
+        names, counts, lambda name: self.resolve(name, level), f"{expected}`unlabeled`."
+    )[codes]
 
 
 def encode_levels(

@@ -208,10 +208,9 @@ def check_nodes(
         n_cells = nodes.size if n_cells is None else n_cells
         fits = nodes.shape == (n_cells,) and (nodes.dtype.kind in "iu" or not n_cells)
         if not fits or nodes.min(initial=0) < 0 or nodes.max(initial=0) >= taxonomy.n_nodes:
+            seen = f"type {nodes.dtype} and shape {nodes.shape} with values as {nodes.ravel()[:3]}"
             raise ValueError(
                 f"{name} must be node indices from 0 to {taxonomy.n_nodes - 1}, one for each of "
-                f"{n_cells} cells, got type {nodes.dtype} and shape {nodes.shape} with values such "
-                f"as {nodes[:3].tolist() if nodes.ndim else nodes}. Use `taxonomy.encode` to turn "
-                "labels into nodes."
+                f"{n_cells} cells, got {seen}. Use `taxonomy.encode` to turn labels into nodes."
             )
     return tuple(np.asarray(values).astype(np.int64) for values in given.values())
