@@ -104,7 +104,7 @@ def pull(repository: str, revision: str | None = None, out: Path | None = None) 
         Also copy the model to this new folder.
     """
     if out is not None and out.exists():
-        raise UsageProblem(f"--out must be a new folder, got {out}, which exists. Choose another.")
+        raise UsageProblem(f"--out must be a new folder, but {out} exists already. Choose another.")
     with step(f"Fetching {repository}"):
         from hdeepinsight import hub
 
