@@ -245,6 +245,15 @@ def test_the_same_query_is_judged_the_same(bank):
         np.testing.assert_array_equal(values, other[name])
 
 
+def test_cells_that_are_there_many_times_are_judged_as_once(bank):
+    counts, _ = known_cells(120, np.random.default_rng(15))
+    once, few, *_ = judged(bank, counts)
+    often, many, *_ = judged(bank, sparse.vstack([counts] * 16, format="csr"))
+    assert often.similarity == once.similarity
+    for name, values in few.items():
+        np.testing.assert_array_equal(np.tile(values, 16), many[name])
+
+
 @pytest.fixture
 def strange(taxonomy, annotated):
     """An annotation with random p-values."""

@@ -137,7 +137,10 @@ class QueryJudge:
         self.genes = np.flatnonzero(measured)
         self.leaves = np.asarray(taxonomy.leaves)
         counts = sparse.csr_matrix(sample)[:, self.genes]
-        seen = np.asarray(counts.sum(axis=1)).ravel() > 0
+        # A cell that is there many times, as where files were joined twice, is one cell.
+        sums = counts @ self.rng.random(counts.shape[1])
+        seen = np.sort(np.unique(sums, return_index=True)[1])
+        seen = seen[sums[seen] > 0]
         counts, sample, probabilities = counts[seen], sample[seen], probabilities[seen]
         self.profiles = TypeProfiles(bank, taxonomy, self.genes, counts)
         depth = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
