@@ -9,6 +9,7 @@ from hdeepinsight.nn._backbones import (
     adapt_first_convolution,
     make_backbone,
 )
+from hdeepinsight.nn._classifiers import GeneImageClassifier, ModuleConfig, TreeClassifier
 from hdeepinsight.nn._clusters import sharpened_assignment, student_t_assignment
 from hdeepinsight.nn._contrast import cluster_contrast, info_nce
 from hdeepinsight.nn._count_autoencoder import CountHeads, CountParameters
@@ -51,6 +52,8 @@ from hdeepinsight.nn._profiles import (
     profile_shift,
     usual_shift,
 )
+from hdeepinsight.nn._seeds import one_at_a_time as one_at_a_time
+from hdeepinsight.nn._seeds import seeded as seeded
 from hdeepinsight.nn._sinkhorn import sinkhorn
 from hdeepinsight.nn._tagconv import CellGraph, SparseFeatures, TAGConv, sparse_rows
 from hdeepinsight.nn._tokens import (
@@ -80,6 +83,7 @@ __all__ = [
     "EfficientNetBackbone",
     "FoldedClassifier",
     "FrozenNorm",
+    "GeneImageClassifier",
     "GeneMasking",
     "LeafProfiles",
     "LeafSums",
@@ -90,6 +94,7 @@ __all__ = [
     "MemberHeads",
     "ModalityDropout",
     "ModelNormalizer",
+    "ModuleConfig",
     "PerParentHead",
     "Pooling",
     "ProfileMatcher",
@@ -103,6 +108,7 @@ __all__ = [
     "TAGConv",
     "TokenEncoder",
     "TokenSets",
+    "TreeClassifier",
     "ValueEncoding",
     "adapt_first_convolution",
     "adjacency_error",

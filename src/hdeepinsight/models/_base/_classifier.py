@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy import sparse
-from scvi import REGISTRY_KEYS
 
 from hdeepinsight._errors import check_keywords, one_column
+from hdeepinsight._keys import FIELD_KEYS
 from hdeepinsight.adaptation import AdaptationOptions, Adapter, QueryCells, reference_sums
 from hdeepinsight.annotation import (
     Annotation,
@@ -41,15 +41,9 @@ from hdeepinsight.data import (
     is_paired,
     open_store,
 )
-from hdeepinsight.models._base._plan import HierarchicalPlan
 from hdeepinsight.models._base._reader import CellReader, QueryReader, as_cells, query_cells
-from hdeepinsight.models._base._registration import (
-    LABELS,
-    as_label_keys,
-    check_batch,
-)
-from hdeepinsight.models._base._training import seeded
-from hdeepinsight.nn import LeafProfiles, fit_temperatures
+from hdeepinsight.models._base._setup import LABELS, as_label_keys, check_batch
+from hdeepinsight.nn import LeafProfiles, ModelNormalizer, fit_temperatures, seeded
 from hdeepinsight.taxonomy import TreeAlgebra, column_nodes
 
 if TYPE_CHECKING:
@@ -91,7 +85,6 @@ class HierarchicalClassifierMixin(_Base):
     (True, 'held-out reference cells')
     """
 
-    _training_plan_cls: ClassVar[type] = HierarchicalPlan
     _labels_required: ClassVar[bool] = True
     _train_options: ClassVar[tuple[str, ...]] = ("audit", "soft_query")
     _monitor: ClassVar[str] = "log_loss"
@@ -111,6 +104,18 @@ class HierarchicalClassifierMixin(_Base):
     adapter_: Adapter | None = None
     shift_: float | None = None
     _query: _Query | None = None
+
+    @property
+    def normalizer(self) -> ModelNormalizer:
+        """What turns counts into the model's log values; give it to `hdi.pp.stacas`."""
+        return ModelNormalizer(self.genes, self.module.normalizer)
+
+    def _opening(self) -> dict[str, Any]:
+        return {
+            "weights": self.module.normalizer.mean_share.cpu().numpy(),
+            "proteins": getattr(self.module, "protein_names", ()),
+            "protein_layer": self._setup.setup_args.get("protein_layer"),
+        }
 
     # ------------------------------------------------------------------------------- training
 
@@ -202,11 +207,11 @@ class HierarchicalClassifierMixin(_Base):
         nodes, n_cells = [np.zeros(0, dtype=int)], 0
         is_there = part == "train" or self.recipe_["n_held_out"]
         for batch in (getattr(datamodule, f"{part}_dataloader")() if is_there else None) or ():
-            if not isinstance(batch.get(REGISTRY_KEYS.X_KEY), torch.Tensor) or "obs" in batch:
+            if not isinstance(batch.get(FIELD_KEYS.COUNTS), torch.Tensor) or "obs" in batch:
                 batch = datamodule.on_before_batch_transfer(batch, 0)
             check_batch(batch, n_genes, len(codes))
-            counts.append(sparse.csr_matrix(batch[REGISTRY_KEYS.X_KEY].cpu().numpy()))
-            nodes.append(codes[batch[REGISTRY_KEYS.LABELS_KEY].cpu().numpy().ravel().astype(int)])
+            counts.append(sparse.csr_matrix(batch[FIELD_KEYS.COUNTS].cpu().numpy()))
+            nodes.append(codes[batch[FIELD_KEYS.LABELS].cpu().numpy().ravel().astype(int)])
             n_cells += len(nodes[-1])
             if n_cells >= REFERENCE_CELLS:
                 break
@@ -789,7 +794,7 @@ class HierarchicalClassifierMixin(_Base):
         """
         keys = as_label_keys(None, labels_keys) if labels_keys else self._setup.labels_keys
         data = self._resolve_adata(adata)
-        obs = self._obs_of(data, keys) if is_paired(data) else open_store(data).obs
+        obs = self._setup.obs_of(data, keys) if is_paired(data) else open_store(data).obs
         hint = "Name columns that hold labels in labels_keys."
         return self._nodes(obs, keys, unlabeled=unlabeled_category, hint=hint)
 
@@ -976,12 +981,14 @@ class HierarchicalClassifierMixin(_Base):
             )
         known = signature(AdaptationOptions).parameters
         check_keywords("train() of an adapter", [*plan, *options], known)
-        settings, network = AdaptationOptions(**plan, **options), query.module.to(self.device)
+        settings = AdaptationOptions(**plan, **options)
+        device: Any = self.module.temperature.device
+        network = query.module.to(device)
         opened = query.opened
         batch = adapter.batch_of(opened.obs)
         rng = np.random.default_rng(self.seed)
         rows = draw_evenly(batch, settings.max_cells, rng, first=query.nodes > 0)
-        measured = torch.tensor(opened.measured, dtype=torch.float32, device=self.device)
+        measured = torch.tensor(opened.measured, dtype=torch.float32, device=device)
         cells = query_cells(opened, rows, opened.read(rows), batch[rows], query.nodes[rows])
         profiles: Any = self.profiles_
         if query.reference is not None:
@@ -1026,7 +1033,7 @@ class HierarchicalClassifierMixin(_Base):
             return Calibration.from_dict(values, self.taxonomy)
         if kind is Adapter:
             return Adapter.from_dict(values, self.module, self.profiles_)
-        return super()._part(kind, values)
+        return kind.from_dict(values)
 
 
 class _Query(NamedTuple):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
@@ -22,63 +22,15 @@ from scvi.data import AnnDataManager
 from scvi.data.fields import LayerField, NumericalObsField, ObsmField
 
 from hdeepinsight._errors import batch_column, invalid, one_column
-from hdeepinsight.data import Modalities, align_genes, open_counts
+from hdeepinsight.data import align_genes, open_counts
+from hdeepinsight.models._base._setup import BATCH, LABELS, Setup
 from hdeepinsight.taxonomy import check_labels, find_unlabeled
 
 if TYPE_CHECKING:
     from hdeepinsight.data import CountSource
 
-LABELS, BATCH = "_scvi_labels", "_scvi_batch"
 # Our arrays have no names of columns, which scvi-tools would remark on for each of them.
 logging.getLogger("scvi.data.fields._arraylike_field").setLevel(logging.WARNING)
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What the set-up of a reference was called with, in the form of scvi-tools.
-
-    Parameters
-    ----------
-    model_name, setup_method_name
-        Names of the class and of its method.
-    setup_args
-        Arguments of the method.
-    """
-
-    model_name: str
-    setup_method_name: str
-    setup_args: dict[str, Any]
-
-    @classmethod
-    def of(cls, registry: Mapping[str, Any]) -> Setup:
-        """Return the set-up that a registry tells of."""
-        return cls(**{field.name: registry[field.name] for field in fields(cls)})
-
-    @property
-    def labels_keys(self) -> list[str]:
-        """Label columns, from coarse to fine; empty where none were given."""
-        keys = self.setup_args.get("labels_key"), self.setup_args.get("labels_keys")
-        return as_label_keys(*keys, required=False)
-
-    @property
-    def batch_key(self) -> str | None:
-        """Column with the batch."""
-        return self.setup_args.get("batch_key")
-
-    @property
-    def unlabeled(self) -> str:
-        """Label that means "not known"."""
-        return str(self.setup_args.get("unlabeled_category") or "Unknown")
-
-    @property
-    def layer(self) -> str | None:
-        """Layer with the counts of the RNA."""
-        return self.setup_args.get("rna_layer", self.setup_args.get("layer"))
-
-    @property
-    def modalities(self) -> Modalities:
-        """Which modalities of a MuData are read: those of the reference, or the usual ones."""
-        return Modalities.from_setup(self.setup_args.get("modalities"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,25 +127,6 @@ def manage(shell: AnnData, setup: Setup) -> AnnDataManager:
             key: int(shell.obs[f"{LABELS}_missing_{key}"].sum()) for key in setup.labels_keys
         }
     return manager
-
-
-def check_batch(batch: Mapping[str, Any], n_genes: int, n_labels: int) -> None:
-    """Raise ``ValueError`` unless a loader gave counts and label codes as its registry says."""
-    needed = (REGISTRY_KEYS.X_KEY, REGISTRY_KEYS.LABELS_KEY)
-    if lacking := [name for name in needed if name not in batch]:
-        found = f"A mini-batch of the datamodule lacks {' and '.join(map(repr, lacking))}"
-        raise ValueError(f"{found}. It must hold 'X', the counts, and 'labels', their codes.")
-    values, codes = (batch[name] for name in needed)
-    if values.shape[1] != n_genes or int(codes.max()) >= n_labels or int(codes.min()) < 0:
-        raise ValueError(
-            f"The datamodule gives {values.shape[1]:,} genes and label codes from "
-            f"{int(codes.min())} to {int(codes.max())}, and the registry of the model names "
-            f"{n_genes:,} genes and {n_labels} labels. Make the model of the registry of this "
-            "datamodule."
-        )
-    if not bool(((values >= 0) & (values % 1 == 0)).all()):
-        found = "The datamodule gives values that are negative, fractional or missing"
-        raise ValueError(f"{found}. Raw counts are needed: whole numbers from 0 up. Load those.")
 
 
 def shell_obs(obs: pd.DataFrame, setup: Setup) -> pd.DataFrame:
@@ -312,24 +245,6 @@ def size_factors(obs: pd.DataFrame, key: str) -> np.ndarray:
         hint = "Omit size_factor_key to use the totals of the registered genes."
         raise invalid(f"obs[{key!r}]", "others", "a column of finite numbers > 0", hint)
     return np.asarray(values[:, None])
-
-
-def as_label_keys(
-    labels_key: str | None, labels_keys: str | Sequence[str] | None, *, required: bool = True
-) -> list[str]:
-    """Return label columns from coarse to fine; ``ValueError`` unless one of both is given."""
-    if labels_key is None and labels_keys is None and not required:
-        return []
-    if not isinstance(labels_key, str | None):
-        hint = "Pass several columns as labels_keys."
-        raise invalid("labels_key", labels_key, "the name of a column", hint)
-    if (labels_key is None) == (labels_keys is None):
-        given = "neither" if labels_key is None else "both"
-        hint = "Pass labels_key for a single column, or labels_keys for one per level, coarse to"
-        msg = f"Exactly one of labels_key and labels_keys must be given, got {given}."
-        raise ValueError(f"{msg} {hint} fine.")
-    keys = labels_key if labels_key is not None else labels_keys or ()
-    return [keys] if isinstance(keys, str) else list(keys)
 
 
 def _unique(names: pd.Index) -> pd.Index:

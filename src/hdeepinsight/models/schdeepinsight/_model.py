@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -35,16 +34,18 @@ from hdeepinsight.explanation import (
 from hdeepinsight.image import GeneLayout
 from hdeepinsight.models._base._classifier import HierarchicalClassifierMixin
 from hdeepinsight.models._base._count_model import CountModel
-from hdeepinsight.models._base._registration import BATCH, LABELS, read_counts
-from hdeepinsight.models._base._training import seeded
-from hdeepinsight.models.schdeepinsight._module import GeneImageClassifier, ModuleConfig
+from hdeepinsight.models._base._plan import HierarchicalPlan
+from hdeepinsight.models._base._registration import read_counts
+from hdeepinsight.models._base._setup import BATCH, LABELS
+from hdeepinsight.models.schdeepinsight._module import GeneImageModule
 from hdeepinsight.models.schdeepinsight._multimodal import MultimodalMixin
 from hdeepinsight.nn import (
     CountThinning,
     GeneMasking,
     LeafSums,
-    ModelNormalizer,
+    ModuleConfig,
     inverse_frequency_weights,
+    seeded,
     usual_shift,
 )
 from hdeepinsight.taxonomy import Taxonomy
@@ -135,7 +136,9 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
     decisions; the benchmark compares them with controls that undo one of them each.
     """
 
-    _module_cls = GeneImageClassifier
+    _module_cls = GeneImageModule
+    _training_plan_cls = HierarchicalPlan
+    _options_of = GeneImageModule.present_options
 
     def __init__(
         self,
@@ -161,8 +164,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
             check_integer("n_members", n_members, hint="Pass 'auto' to go by the reference.")
         super().__init__(adata, registry, seed=seed)
         self._loader_genes = super().genes
-        config = ModuleConfig(**config) if isinstance(config, dict) else config or ModuleConfig()
-        self._config = config
+        config = self._config = ModuleConfig.of(config)
         if taxonomy is None:
             obs = self.adata_manager.adata.obs if self.adata_manager else self._label_table()
             keys = self._setup.labels_keys
@@ -260,11 +262,6 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
     def backbone_name(self) -> str:
         """Name of the network that reads the image."""
         return str(self.init_params_["non_kwargs"]["backbone"])
-
-    @property
-    def normalizer(self) -> ModelNormalizer:
-        """What turns counts into the model's log values; give it to `hdi.pp.stacas`."""
-        return ModelNormalizer(self.genes, self.module.normalizer)
 
     def explain(
         self,
@@ -459,20 +456,11 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
             )
         self.layout = layout
         self.protein_layout = self._protein_layout_of(proteins, layout)
-        with seeded(self.seed):
-            self.module = self._module_cls(
-                self.taxonomy,
-                layout,
-                self._config,
-                backbone=options["backbone"],
-                n_latent=options["n_latent"],
-                n_members=options["n_members"],
-                masking=GeneMasking.of(options["masking"]),
-                thinning=CountThinning.of(options["thinning"]),
-                proteins=self.protein_layout,
-            )
         options["layout"] = layout.to_dict()
         options["proteins"] = self.protein_layout and self.protein_layout.to_dict()
+        objects = {"taxonomy": self.taxonomy, "layout": layout, "proteins": self.protein_layout}
+        with seeded(self.seed):
+            self.module = self._module_cls.from_options(options | objects)
 
     def _build_from(self, counts: csr_matrix, nodes: np.ndarray) -> None:
         """Build the network from a sample of a datamodule's cells."""
@@ -493,18 +481,3 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
         tree, labels = self.module.tree, torch.from_numpy(nodes)
         weights = inverse_frequency_weights(tree, labels, config.class_weights)
         self.module.objective.node_weights.copy_(weights)
-
-    @classmethod
-    def _options_of(cls, options: dict[str, Any]) -> dict[str, Any]:
-        """Return options of the class; older files have those of the network among them."""
-        names = {field.name for field in fields(ModuleConfig)}
-        older = {name: options[name] for name in names & set(options)}
-        rest = {name: value for name, value in options.items() if name not in names}
-        return {"n_members": 1} | rest | ({"config": older} if older else {})
-
-    def _opening(self) -> dict[str, Any]:
-        return {
-            "weights": self.module.normalizer.mean_share.cpu().numpy(),
-            "proteins": self.proteins,
-            "protein_layer": self._setup.setup_args.get("protein_layer"),
-        }

@@ -19,7 +19,8 @@ from hdeepinsight.data import (
     protein_names,
 )
 from hdeepinsight.image import GeneLayout, protein_layout
-from hdeepinsight.models._base._registration import Setup, as_label_keys, check_reference, register
+from hdeepinsight.models._base._registration import check_reference, register
+from hdeepinsight.models._base._setup import Setup, as_label_keys
 
 if TYPE_CHECKING:
     from anndata import AnnData

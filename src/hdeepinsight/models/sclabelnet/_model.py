@@ -21,13 +21,8 @@ from hdeepinsight.explanation import Explanation, TargetKind, Targets
 from hdeepinsight.models._base import _training as training
 from hdeepinsight.models._base._classifier import HierarchicalClassifierMixin
 from hdeepinsight.models._base._count_model import CountModel
-from hdeepinsight.models._base._registration import (
-    BATCH,
-    LABELS,
-    manage,
-    read_counts,
-    registration_of,
-)
+from hdeepinsight.models._base._registration import manage, read_counts, registration_of
+from hdeepinsight.models._base._setup import BATCH, LABELS
 from hdeepinsight.models.sclabelnet._explain import explain_tokens
 from hdeepinsight.models.sclabelnet._finetune import (
     BalancedSplitter,
@@ -43,7 +38,6 @@ from hdeepinsight.nn import (
     CountThinning,
     GeneMasking,
     LeafSums,
-    ModelNormalizer,
     Pooling,
     ValueEncoding,
     usual_shift,
@@ -270,11 +264,6 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
     def genes(self) -> tuple[str, ...]:
         """Genes that the model reads, in order."""
         return self._loader_genes if self.module is None else self._genes
-
-    @property
-    def normalizer(self) -> ModelNormalizer:
-        """What turns counts into the model's log values; give it to `hdi.pp.stacas`."""
-        return ModelNormalizer(self.genes, self.module.normalizer)
 
     @property
     def pretraining(self) -> dict[str, Any]:
@@ -627,6 +616,3 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
             sums = reference_sums(self.module, counts, nodes, batches)
             self.profiles_ = LeafSums.sum(sums).profiles()
             self.shift_ = usual_shift(sums)
-
-    def _opening(self) -> dict[str, Any]:
-        return {"weights": self.module.normalizer.mean_share.cpu().numpy()}
