@@ -127,8 +127,36 @@ def test_cells_without_counts_have_the_shares_of_all():
     result = hdi.tl.score_markers(cells, LIST)
     leaves = result.taxonomy.leaves
     names = [result.taxonomy.path_name(int(leaf)) for leaf in leaves]
-    shares = [result.recipe["shares"][name] for name in names]
+    shares = np.array([result.recipe["shares"][name] for name in names])
+    shares /= shares.sum()
     np.testing.assert_allclose(result.node_probabilities[:2][:, leaves], [shares, shares])
+
+
+def test_cells_that_express_the_markers_of_no_type_are_unknown():
+    cells, truth = simulate([0.3, 0.3, 0.4])
+    whole = hdi.tl.score_markers(cells, LIST)
+    assert (whole.stop_nodes == 0).mean() < 0.01
+    assert whole.verdict is None
+    assert whole.recipe["shares"]["none of these"] < 0.02
+    part = {name: genes for name, genes in LIST.items() if name.startswith("T")}
+    result = hdi.tl.score_markers(cells, part)
+    assert (result.stop_nodes[truth == "B"] == 0).mean() > 0.95
+    assert (result.stop_nodes[truth != "B"] == 0).mean() < 0.03
+    reasons = result.stop_reason[result.stop_nodes == 0]
+    assert set(reasons) == {"expresses the markers of no type"}
+    assert (result.verdict.light, len(result.verdict.sentences)) == ("yellow", 1)
+    shares = result.recipe["shares"]
+    assert shares["none of these"] == pytest.approx((truth == "B").mean(), abs=0.04)
+
+
+def test_t_cells_of_real_blood_are_unknown_to_a_list_without_them():
+    cells = hdi.datasets.pbmc3k()
+    table = hdi.tl.read_markers("blood")
+    without = table.loc[~table["type"].str.match(r"T\b"), ["type", "gene", "sign"]]
+    unknown = hdi.tl.score_markers(cells, without).stop_nodes == 0
+    is_t = (cells.obs["lineage"] == "T").to_numpy()
+    assert unknown[is_t].mean() > 0.85
+    assert unknown[~is_t].mean() < 0.01
 
 
 def test_a_taxonomy_of_ones_own_takes_names_and_synonyms():

@@ -110,3 +110,54 @@ def test_files_that_are_no_tables_are_refused(tmp_path):
         hdi.tl.read_scores(CELLS, missing, TREE)
     with pytest.raises(ValueError, match="temperature"):
         hdi.tl.read_scores(CELLS, PROBABILITIES, TREE, temperature=0)
+
+
+def test_tables_of_several_levels_are_read_down_to_where_they_agree(tmp_path):
+    azimuth = pd.DataFrame(
+        {
+            "predicted.celltype.l1": ["T", "T", "B"],
+            "predicted.celltype.l1.score": [0.99, 0.9, 0.7],
+            "predicted.celltype.l2": ["CD4", "CD8", "CD8"],
+            "predicted.celltype.l2.score": [0.8, 0.6, 0.9],
+        },
+        index=["a", "b", "c"],
+    )
+    with pytest.warns(UserWarning, match=r"1 cell of 3 at 2 levels contradict"):
+        result = hdi.tl.read_scores(CELLS, azimuth, TREE)
+    assert result.labels["stop_label"].tolist() == ["CD4", "CD8", "Unknown"]
+    np.testing.assert_allclose(result.confidence[:2], [0.8, 0.6])
+
+    names = ("class", "subclass")
+    columns = [f"{name}_{what}" for name in names for what in ("name", "bootstrapping_probability")]
+    mapped = azimuth.set_axis(columns, axis=1).iloc[:2]
+    path = tmp_path / "mapped.csv"
+    path.write_text("# metadata = x.json\n# version 1\n" + mapped.to_csv(index_label="cell_id"))
+    result = hdi.tl.read_scores(CELLS[:2], path, TREE)
+    assert result.labels["stop_label"].tolist() == ["CD4", "CD8"]
+    np.testing.assert_allclose(result.confidence, [0.8, 0.6])
+
+    pruned = pd.DataFrame({"labels": ["CD4", "B"], "pruned.labels": ["CD4", None]}, ["a", "b"])
+    result = hdi.tl.read_scores(CELLS[:2], pruned, TREE)
+    assert result.labels["stop_label"].tolist() == ["CD4", "Unknown"]
+
+
+def test_contradictions_are_counted_by_combination():
+    labels = pd.DataFrame(
+        {
+            "l1": ["T", "B", "B", "T", None, "T"],
+            "l2": ["CD4", "CD4", "CD4", "unassigned", "B", "T"],
+            "l3": ["CD4", "CD4", "CD4", "T", "B", "CD8"],
+        }
+    )
+    found = hdi.tl.contradictions(labels, TREE)
+    assert found.to_dict("records") == [
+        {"l1": "B", "l2": "CD4", "l3": "CD4", "agreed": "Unknown", "n_cells": 2}
+    ]
+    deep = hdi.Taxonomy.from_nested({"L": {"T": ["CD4", "CD8"], "B": []}})
+    assert hdi.tl.contradictions(labels[["l1", "l2"]], deep)["agreed"].tolist() == ["L"]
+    none = hdi.tl.contradictions(labels.iloc[:1], TREE)
+    assert len(none) == none["n_cells"].sum() == 0
+    with pytest.raises(ValueError, match=r"one column per level"):
+        hdi.tl.contradictions(labels[[]], TREE)
+    with pytest.raises(ValueError, match=r"'NK'"):
+        hdi.tl.contradictions(labels.replace("B", "NK"), TREE)

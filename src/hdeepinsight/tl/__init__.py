@@ -3,6 +3,7 @@
 from hdeepinsight.taxonomy import CellType, cell_type
 from hdeepinsight.tl._audit import LabelAudit, audit_labels, audit_nodes
 from hdeepinsight.tl._consensus import Consensus, consensus
+from hdeepinsight.tl._contradictions import contradictions
 from hdeepinsight.tl._coresets import herding, k_center, select_cells
 from hdeepinsight.tl._distill import distill
 from hdeepinsight.tl._distillation_report import distillation_report
@@ -45,6 +46,7 @@ __all__ = [
     "cell_type",
     "check_delta",
     "consensus",
+    "contradictions",
     "distill",
     "distillation_report",
     "dp_pca",

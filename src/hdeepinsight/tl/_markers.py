@@ -18,6 +18,7 @@ from hdeepinsight.annotation import (
     NO_LIMIT,
     Annotation,
     Decoder,
+    Verdict,
     check_decoding,
     class_nodes,
     next_above,
@@ -55,8 +56,11 @@ _PRIOR_OWN = 0.01
 #: Share of all cells by which the rate in other types is drawn to a part of the rate in the type.
 _PRIOR_WEIGHT, _PRIOR_OTHER = 0.1, 0.05
 _MIN_SHARE = 1e-4
-#: Why a label stops at a node that is a type of its own.
+#: Why a label stops at a node that is a type of its own, and why a cell gets none.
 _NO_MARKER = "types below have no marker gene in the file"
+_NO_TYPE = "expresses the markers of no type"
+#: Shares of cells without a type above which the verdict is yellow, and red.
+_SOME, _MOST = 0.15, 0.5
 #: Share of the marker genes below which a file is refused.
 MIN_COVERAGE = 0.1
 _EM_STEPS, _EM_TOL = 60, 1e-4
@@ -290,10 +294,11 @@ class MarkerScorer:
         measured = dict(zip(genes, opened.alignment.measured, strict=True))
         table = self.table[self.table["gene"].map(measured)].sort_values("node", kind="stable")
         states, shared, left_out = _states(tree, self.table, table)
-        signs = np.zeros((len(states), len(genes)), dtype=np.int8)
+        # The last type has no marker: cells that are none of the others.
+        signs = np.zeros((len(states) + 1, len(genes)), dtype=np.int8)
         for node, gene, sign in table[["node", "gene", "sign"]].itertuples(index=False):
             under = [node in tree.ancestors(state) for state in states]
-            signs[under, genes.get_loc(gene)] = sign  # the deeper type has the last word
+            signs[:-1][under, genes.get_loc(gene)] = sign  # the deeper type has the last word
         used = (signs != 0).any(axis=0)
         parts, totals = [sp.csr_matrix((0, len(genes)), dtype=np.float32)], [np.zeros(0)]
         for _, block in opened.source.blocks():
@@ -311,14 +316,25 @@ class MarkerScorer:
         some = _Counts(counts[fitted], depth[fitted])
         rates, shares = _fit(some, signs[:, used])
         exponent = _exponent(some, rates, shares)
-        likelihood = np.zeros((len(depth), len(states)))  # of empty cells only shares are known
+        likelihood = np.zeros((len(depth), len(shares)))  # of empty cells only shares are known
         likelihood[filled] = _Counts(counts[filled], depth[filled]).log_likelihood(rates)
-        belongs = softmax(exponent * likelihood + np.log(shares), axis=1)
+        logits = exponent * likelihood + np.log(shares)
+        is_none = softmax(logits, axis=1)[:, -1] >= 0.5
+        belongs = softmax(logits[:, :-1], axis=1)
         mass = tree.roll_up(belongs @ shared)
         # Equal shares of two children come near the threshold, and say nothing of either.
         depth_of = np.where(shared.max(axis=1) < 1.0, tree.depth[states], NO_LIMIT)
-        supported = depth_of[belongs.argmax(axis=1)]
-        named = dict(zip(map(tree.path_name, states.tolist()), shares.tolist(), strict=True))
+        supported = np.where(is_none, 0, depth_of[belongs.argmax(axis=1)])
+        reasons = np.where(supported < NO_LIMIT, np.where(is_none, _NO_TYPE, _NO_MARKER), "")
+        names = [*map(tree.path_name, states.tolist()), "none of these"]
+        verdict, without = None, is_none.mean() if len(is_none) else 0.0
+        if without > _SOME:
+            said = f"{without:.1%} of the cells express the markers of no type in the list."
+            verdict = Verdict(
+                light="red" if without > _MOST else "yellow",
+                sentences=(said,),
+                figures={"none": without},
+            )
         return Annotation(
             taxonomy=tree,
             obs_names=opened.obs_names,
@@ -326,13 +342,14 @@ class MarkerScorer:
             threshold=next_above(threshold),
             decoder=decoder,
             supported_depth=supported,
-            stop_reasons=np.where(supported < NO_LIMIT, _NO_MARKER, "").astype(object),
+            stop_reasons=reasons.astype(object),
+            verdict=verdict,
             input_report=opened.source.report,
             gene_report=opened.alignment.report,
             recipe={
                 "markers": self._name,
                 "exponent": exponent,
-                "shares": named,
+                "shares": dict(zip(names, shares.tolist(), strict=True)),
                 "left_out": left_out,
             },
         )
@@ -370,8 +387,9 @@ def score_markers(
     -------
     The annotation. Its ``gene_report`` names the markers that are missing; its ``recipe`` says
     which list was used, the ``exponent``, the ``shares`` of the types, and types that were
-    ``left_out``. It has no verdict and no novelty: a cell of a type that is not in the list gets
-    the label of the one that is nearest.
+    ``left_out``. A cell that expresses the markers of no type is ``Unknown``; it has a verdict
+    where more than 15 % are. One of a type that shares markers with a type of the list, such as a
+    natural killer cell with T cells, gets that label. There is no novelty.
 
     Raises
     ------
@@ -396,7 +414,8 @@ def score_markers(
     maximisation. Two priors keep types apart in a file of nearly one type alone: as many cells as a
     hundredth of the file draw a type's rate to the mean of cells that express the gene, and a tenth
     draw the shared rate to a twentieth of the highest rate of a type. A node some of whose types
-    have no marker in the file is one more type, which speaks for none of them. Real counts scatter
+    have no marker in the file is one more type, which speaks for none of them, and cells that lack
+    the markers of all types are one more. Real counts scatter
     more than that, so that
 
     .. math:: p_{ik} \propto \pi_k \exp\Big(\tau \sum_g \log p(x_{ig} \mid s_i\,\mu_{kg})\Big),

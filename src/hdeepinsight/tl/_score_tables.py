@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -11,8 +13,9 @@ import numpy as np
 import pandas as pd
 
 from hdeepinsight._errors import check_number, counted, examples, need_extra
-from hdeepinsight.annotation import Annotation, check_decoding
+from hdeepinsight.annotation import Annotation, check_decoding, label_nodes
 from hdeepinsight.data import AlignedQuery
+from hdeepinsight.tl._contradictions import agreed_nodes
 from hdeepinsight.tl._inputs import class_scores
 
 if TYPE_CHECKING:
@@ -20,11 +23,16 @@ if TYPE_CHECKING:
 
     from hdeepinsight.taxonomy import Taxonomy
 
-#: Columns of labels and of their confidence, by those who write them.
+#: Columns of labels and of their confidence, by those who write them; the first that matches
+#: counts, in all columns where several levels have one.
 _LABELS: Final = {
-    "predicted_labels": "conf_score",  # CellTypist
-    "popv_prediction": "popv_prediction_score",  # popV: how many methods agree
-    "prediction": "confidence",
+    r"predicted_labels": "conf_score",  # CellTypist
+    r"popv_prediction": "popv_prediction_score",  # popV: how many methods agree
+    r"prediction": "confidence",
+    r"predicted\.(?!.*\.score$).+": r"\g<0>.score",  # Azimuth
+    r"azimuth_(broad|medium|fine)": "",  # pan-human Azimuth
+    r"(.+)_name": r"\1_bootstrapping_probability",  # MapMyCells
+    r"pruned\.labels": "",  # SingleR
 }
 _COUNTED: Final = "popv_prediction_score"
 
@@ -49,9 +57,12 @@ def read_scores(
 
         - a column of scores per class, as LangCell, scGPT and CellTypist
           (``probability_matrix``, ``decision_matrix``) give them;
-        - labels and their confidence in the columns of CellTypist (``predicted_labels``,
-          ``conf_score``) or popV (``popv_prediction``, ``popv_prediction_score``), or in
-          ``prediction`` and ``confidence``.
+        - labels, and their confidence if there is one, in the columns of CellTypist
+          (``predicted_labels``, ``conf_score``), popV (``popv_prediction``,
+          ``popv_prediction_score``), Azimuth (``predicted.celltype.l1``,
+          ``predicted.celltype.l1.score``, ...; ``azimuth_broad``, ...), MapMyCells
+          (``class_name``, ``class_bootstrapping_probability``, ...) or SingleR
+          (``pruned.labels``), or in ``prediction`` and ``confidence``.
     taxonomy
         Tree in which classes and labels are names, synonyms or paths, at any depth.
     temperature
@@ -64,7 +75,9 @@ def read_scores(
 
     Returns
     -------
-    The annotation, which `refine`, `vote` and `consensus` take.
+    The annotation, which `refine`, `vote` and `consensus` take. Of labels at several levels it has
+    the deepest one on which they agree; a warning counts the cells in which they contradict each
+    other (see `contradictions`).
 
     Raises
     ------
@@ -77,7 +90,8 @@ def read_scores(
     Warns
     -----
     UserWarning
-        If the table has other cells too, which are left out.
+        If the table has other cells too, which are left out, or labels of several levels
+        contradict each other.
 
     Examples
     --------
@@ -95,11 +109,22 @@ def read_scores(
         check_number("temperature", temperature, 1e-6, hint="Pass 1 for logits, or omit it.")
     table = _of_cells(_read(scores), pd.Index(adata.obs_names).astype(str))
     table.index = pd.Index(adata.obs_names)
-    if label := next((name for name in _LABELS if name in table), None):
+    if levels := _levels(table):
+        nodes, contradict = agreed_nodes(table[list(levels)], taxonomy)
+        if n_cells := int(contradict.sum()):
+            warnings.warn(
+                f"The labels of {counted(n_cells, 'cell')} of {len(table):,} at {len(levels)} "
+                "levels contradict each other; these cells have the label above all of them. "
+                "hdi.tl.contradictions lists them.",
+                UserWarning,
+                stacklevel=2,
+            )
         return Annotation.from_labels(
-            table[label],
+            pd.Series([taxonomy.path_name(int(node)) for node in nodes], table.index).where(
+                nodes > 0
+            ),
             taxonomy,
-            confidence=_confidence(table, _LABELS[label]),
+            confidence=_confidence(table, levels, nodes, taxonomy),
             threshold=0.5 if threshold is None else threshold,
         )
     if text := [str(name) for name in table if table[name].dtype.kind not in "fiub"]:
@@ -132,7 +157,9 @@ def _read(scores: pd.DataFrame | str | os.PathLike[str]) -> pd.DataFrame:
             f"which {'ends otherwise' if path.exists() else 'is not there'}. Correct the path."
         )
     try:
-        table = pd.read_csv(path, sep=separators[path.suffix], dtype={0: str})
+        with path.open(encoding="utf-8-sig") as file:
+            n_remarks = sum(1 for _ in takewhile(lambda line: line.startswith("#"), file))
+        table = pd.read_csv(path, sep=separators[path.suffix], dtype={0: str}, skiprows=n_remarks)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{path} must be a table of scores, and could not be read as one ({error}). Correct it."
@@ -166,18 +193,34 @@ def _of_cells(table: pd.DataFrame, cells: pd.Index) -> pd.DataFrame:
     return table.loc[cells]
 
 
-def _confidence(table: pd.DataFrame, column: str) -> pd.Series | None:
-    if column not in table:
+def _levels(table: pd.DataFrame) -> dict[str, str]:
+    """Return the columns of labels, each with the name of the column of its confidence."""
+    for pattern, confidence in _LABELS.items():
+        found = [match for name in table if (match := re.fullmatch(pattern, str(name)))]
+        if found:
+            return {match[0]: match.expand(confidence) for match in found}
+    return {}
+
+
+def _confidence(
+    table: pd.DataFrame, levels: dict[str, str], nodes: np.ndarray, taxonomy: Taxonomy
+) -> pd.Series | None:
+    """Return the confidence of each cell's label: of the column that says it or one below."""
+    found = {label: name for label, name in levels.items() if name in table}
+    if not found:
         return None
-    values = table[column]
-    if column == _COUNTED:
+    values = table[list(found.values())].astype(np.float64)
+    if _COUNTED in values:
         own = [name for name in table if str(name).startswith("popv_")]
         other = ("popv_prediction", "popv_majority_vote_prediction", "popv_parent")
         methods = [name for name in own if name.endswith("_prediction") and name not in other]
-        values = values / max(len(methods), values.max(), 1)
-    if n_bad := int((~np.isfinite(values)).sum()):
+        values = values / max(len(methods), values.max(axis=None), 1)
+    at = np.column_stack([label_nodes(taxonomy, table[label]) for label in found])
+    depth = taxonomy.depth
+    said = values.where(depth[at] >= depth[nodes][:, None]).max(axis=1)
+    if n_bad := int((~np.isfinite(said)).sum()):
         raise ValueError(
             f"Confidence must be a number from 0 to 1, got {counted(n_bad, 'cell')} with NaN in "
-            f"{column!r}. Fill it in, or leave the column out."
+            f"{examples(list(found.values()))}. Fill it in, or leave the column out."
         )
-    return values.astype(np.float64)
+    return said
