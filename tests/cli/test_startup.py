@@ -12,15 +12,7 @@ from hdeepinsight import __version__
 from hdeepinsight.cli._options import ANNOTATING, OPTIONS
 
 SLOW = ("torch", "scvi", "anndata", "scanpy", "pandas", "sklearn", "matplotlib")
-TRAINING = (
-    "scvi",
-    "lightning",
-    "torchmetrics",
-    "torchvision",
-    "torch._dynamo",
-    "scanpy",
-    "sklearn",
-)
+TRAINING = ("scvi", "lightning", "torchmetrics", "torchvision", "pyro", "scanpy", "sklearn")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"]])

@@ -9,7 +9,9 @@ from hdeepinsight.nn._backbones import (
     adapt_first_convolution,
     make_backbone,
 )
-from hdeepinsight.nn._classifiers import GeneImageClassifier, ModuleConfig, TreeClassifier
+from hdeepinsight.nn._classifiers import GeneImageClassifier as GeneImageClassifier
+from hdeepinsight.nn._classifiers import ModuleConfig as ModuleConfig
+from hdeepinsight.nn._classifiers import TreeClassifier as TreeClassifier
 from hdeepinsight.nn._clusters import sharpened_assignment, student_t_assignment
 from hdeepinsight.nn._contrast import cluster_contrast, info_nce
 from hdeepinsight.nn._count_autoencoder import CountHeads, CountParameters
@@ -83,7 +85,6 @@ __all__ = [
     "EfficientNetBackbone",
     "FoldedClassifier",
     "FrozenNorm",
-    "GeneImageClassifier",
     "GeneMasking",
     "LeafProfiles",
     "LeafSums",
@@ -94,7 +95,6 @@ __all__ = [
     "MemberHeads",
     "ModalityDropout",
     "ModelNormalizer",
-    "ModuleConfig",
     "PerParentHead",
     "Pooling",
     "ProfileMatcher",
@@ -108,7 +108,6 @@ __all__ = [
     "TAGConv",
     "TokenEncoder",
     "TokenSets",
-    "TreeClassifier",
     "ValueEncoding",
     "adapt_first_convolution",
     "adjacency_error",

@@ -15,6 +15,7 @@ from hdeepinsight.data import open_query
 from hdeepinsight.models._base._classifier import HierarchicalClassifierMixin
 from hdeepinsight.models._base._schema import (
     check_payload,
+    class_name,
     migrate,
     missing_capabilities,
     restore_parts,
@@ -73,10 +74,13 @@ class Annotator(HierarchicalClassifierMixin):
         """
         place = ModelFolder(Path(folder))
         payload = place.read()
-        network = NETWORKS.get(check_payload(payload, place.path))
-        given = payload[SAVE_KEYS.ATTRIBUTES]
+        network, given = (
+            NETWORKS.get(class_name(payload, place.path)),
+            payload[SAVE_KEYS.ATTRIBUTES],
+        )
         if network is None or not given.get("is_trained_"):
             return None
+        check_payload(payload, place.path)
         with damaged_if_unfit(place.path):
             attributes = migrate(given, network.present_options)
             module = network.from_options(attributes["init_params_"]["non_kwargs"])

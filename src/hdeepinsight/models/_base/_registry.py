@@ -17,7 +17,7 @@ from hdeepinsight._archive import ModelFileError, parse_pair, unpickle
 from hdeepinsight._keys import REFERENCE_BUNDLE_KEY, SAVE_KEYS
 from hdeepinsight._model_folder import MODEL_FILE, OLD_FILES, ModelFolder
 from hdeepinsight.data import check_file, is_paired, open_paired
-from hdeepinsight.models._base._schema import RENAMED, check_payload
+from hdeepinsight.models._base._schema import RENAMED, check_payload, class_name
 
 _MAX_BYTES: Final = 2**30
 
@@ -76,12 +76,13 @@ def class_of(
     ModelFileError
         If it is not a model of ours, or of another class than expected.
     """
-    found = check_payload(payload, name)
+    found = class_name(payload, name)
     try:
         cls = model_class(found)
     except KeyError:
         msg = f"{name} holds a {found[:80]}, which is not a model of hdeepinsight."
         raise ModelFileError(f"{msg} Load it with its own package.") from None
+    check_payload(payload, name)
     if expected is not None and cls is not expected:
         msg = f"{name} holds a {cls.__name__}, not a {expected.__name__}."
         raise ModelFileError(f"{msg} Load it with its own class, or with load_model.")

@@ -25,7 +25,7 @@ RENAMED: Final = {"AdaptedSCHDeepInsight": "SCHDeepInsight"}
 logger = logging.getLogger(__name__)
 
 
-def check_payload(payload: Mapping[str, Any], name: object) -> str:
+def class_name(payload: Mapping[str, Any], name: object) -> str:
     """Return the name of the class of models that a payload is of.
 
     Parameters
@@ -33,18 +33,20 @@ def check_payload(payload: Mapping[str, Any], name: object) -> str:
     payload
         What was read, in plain types.
     name
-        Where it was read from, for the error.
-
-    Raises
-    ------
-    ModelFileError
-        If it is not a model of ours, of a newer schema, or larger than its own weights.
+        Where it was read from, for the error; ``ModelFileError`` if it is not a model of ours.
     """
-    attributes: Any = payload.get(SAVE_KEYS.ATTRIBUTES)
-    if not isinstance(_entry(attributes, "registry_"), dict):
+    registry = _entry(payload.get(SAVE_KEYS.ATTRIBUTES), "registry_")
+    if not isinstance(registry, dict):
         keys = ", ".join(map(str, list(payload)[:5]))[:200] or "nothing"
         msg = f"{name} is not a model of hdeepinsight: it holds {keys}. Check the path."
         raise ModelFileError(msg)
+    found = str(registry.get("model_name"))
+    return RENAMED.get(found, found)
+
+
+def check_payload(payload: Mapping[str, Any], name: object) -> None:
+    """Raise ``ModelFileError`` for a model of a newer schema, or larger than its own weights."""
+    attributes = payload[SAVE_KEYS.ATTRIBUTES]
     version = attributes.get("schema_version_", 0)
     if type(version) is not int or not 0 <= version <= SCHEMA_VERSION:
         msg = f"{name} has schema version {str(version)[:40]}, and this release reads up to"
@@ -64,8 +66,6 @@ def check_payload(payload: Mapping[str, Any], name: object) -> str:
         if size is not None and (type(size) is not int or not 0 <= size <= most):
             says = f"It describes a model with {what}={str(size)[:40]}, where {most:,} is the most"
             raise damaged(name, says)
-    found = str(attributes["registry_"].get("model_name"))
-    return RENAMED.get(found, found)
 
 
 def _entry(value: Any, *keys: str) -> Any:
