@@ -45,9 +45,8 @@ class AuditKeys(NamedTuple):
 
 
 class FieldKeys(NamedTuple):
-    """Names of fields in the registry of scvi-tools' data manager."""
+    """Names of our fields in the registry of scvi-tools' data manager, beside its own ``X``."""
 
-    COUNTS: str = "X"
     LABELS: str = "labels"
     BATCH: str = "batch"
     PROTEINS: str = "proteins"

@@ -12,7 +12,7 @@ from hdeepinsight._archive import damaged_if_unfit
 from hdeepinsight._keys import SAVE_KEYS
 from hdeepinsight._model_folder import ModelFolder
 from hdeepinsight.data import open_query
-from hdeepinsight.models._base._classifier import HierarchicalClassifierMixin
+from hdeepinsight.models._base._annotating import AnnotatingMixin
 from hdeepinsight.models._base._schema import (
     check_payload,
     class_name,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 NETWORKS: Final = {"SCHDeepInsight": GeneImageClassifier}
 
 
-class Annotator(HierarchicalClassifierMixin):
+class Annotator(AnnotatingMixin):
     """A trained classifier without its reference, for whatever needs no scvi-tools.
 
     It annotates, is evaluated on given cells and adapts to a query exactly as the model does that

@@ -52,7 +52,8 @@ from hdeepinsight.models._base import (
     _training as training,
 )
 from hdeepinsight.models._base._plan import OneCyclePlan
-from hdeepinsight.models._base._setup import BATCH, LABELS, Setup, as_label_keys, resolve_cells
+from hdeepinsight.models._base._registration import BATCH, LABELS, Setup, as_label_keys
+from hdeepinsight.models._base._setup import resolve_cells
 
 if TYPE_CHECKING:
     from scvi.dataloaders import AnnDataLoader

@@ -23,12 +23,14 @@ from scvi.data.fields import LayerField, NumericalObsField, ObsmField
 
 from hdeepinsight._errors import batch_column, invalid, one_column
 from hdeepinsight.data import align_genes, open_counts
-from hdeepinsight.models._base._setup import BATCH, LABELS, Setup
+from hdeepinsight.models._base._setup import Setup as Setup
+from hdeepinsight.models._base._setup import as_label_keys as as_label_keys
 from hdeepinsight.taxonomy import check_labels, find_unlabeled
 
 if TYPE_CHECKING:
     from hdeepinsight.data import CountSource
 
+LABELS, BATCH = "_scvi_labels", "_scvi_batch"
 # Our arrays have no names of columns, which scvi-tools would remark on for each of them.
 logging.getLogger("scvi.data.fields._arraylike_field").setLevel(logging.WARNING)
 
@@ -127,6 +129,25 @@ def manage(shell: AnnData, setup: Setup) -> AnnDataManager:
             key: int(shell.obs[f"{LABELS}_missing_{key}"].sum()) for key in setup.labels_keys
         }
     return manager
+
+
+def check_batch(batch: Mapping[str, Any], n_genes: int, n_labels: int) -> None:
+    """Raise ``ValueError`` unless a loader gave counts and label codes as its registry says."""
+    needed = (REGISTRY_KEYS.X_KEY, REGISTRY_KEYS.LABELS_KEY)
+    if lacking := [name for name in needed if name not in batch]:
+        found = f"A mini-batch of the datamodule lacks {' and '.join(map(repr, lacking))}"
+        raise ValueError(f"{found}. It must hold 'X', the counts, and 'labels', their codes.")
+    values, codes = (batch[name] for name in needed)
+    if values.shape[1] != n_genes or int(codes.max()) >= n_labels or int(codes.min()) < 0:
+        raise ValueError(
+            f"The datamodule gives {values.shape[1]:,} genes and label codes from "
+            f"{int(codes.min())} to {int(codes.max())}, and the registry of the model names "
+            f"{n_genes:,} genes and {n_labels} labels. Make the model of the registry of this "
+            "datamodule."
+        )
+    if not bool(((values >= 0) & (values % 1 == 0)).all()):
+        found = "The datamodule gives values that are negative, fractional or missing"
+        raise ValueError(f"{found}. Raw counts are needed: whole numbers from 0 up. Load those.")
 
 
 def shell_obs(obs: pd.DataFrame, setup: Setup) -> pd.DataFrame:

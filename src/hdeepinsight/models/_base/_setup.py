@@ -7,14 +7,10 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from hdeepinsight._errors import invalid
-from hdeepinsight._keys import FIELD_KEYS
 from hdeepinsight.data import Modalities, is_paired, open_paired
 
 if TYPE_CHECKING:
     import pandas as pd
-
-#: Columns of codes in a shell.
-LABELS, BATCH = "_scvi_labels", "_scvi_batch"
 
 
 @dataclass(frozen=True)
@@ -98,22 +94,3 @@ def as_label_keys(
         raise ValueError(f"{msg} {hint} fine.")
     keys = labels_key if labels_key is not None else labels_keys or ()
     return [keys] if isinstance(keys, str) else list(keys)
-
-
-def check_batch(batch: Mapping[str, Any], n_genes: int, n_labels: int) -> None:
-    """Raise ``ValueError`` unless a loader gave counts and label codes as its registry says."""
-    needed = (FIELD_KEYS.COUNTS, FIELD_KEYS.LABELS)
-    if lacking := [name for name in needed if name not in batch]:
-        found = f"A mini-batch of the datamodule lacks {' and '.join(map(repr, lacking))}"
-        raise ValueError(f"{found}. It must hold 'X', the counts, and 'labels', their codes.")
-    values, codes = (batch[name] for name in needed)
-    if values.shape[1] != n_genes or int(codes.max()) >= n_labels or int(codes.min()) < 0:
-        raise ValueError(
-            f"The datamodule gives {values.shape[1]:,} genes and label codes from "
-            f"{int(codes.min())} to {int(codes.max())}, and the registry of the model names "
-            f"{n_genes:,} genes and {n_labels} labels. Make the model of the registry of this "
-            "datamodule."
-        )
-    if not bool(((values >= 0) & (values % 1 == 0)).all()):
-        found = "The datamodule gives values that are negative, fractional or missing"
-        raise ValueError(f"{found}. Raw counts are needed: whole numbers from 0 up. Load those.")

@@ -25,7 +25,6 @@ from hdeepinsight._errors import (
 )
 from hdeepinsight.models._base import _registration as registration
 from hdeepinsight.models._base._count_model import CountModel
-from hdeepinsight.models._base._setup import Setup
 from hdeepinsight.models.dpdcan._module import DEPTH, TARGET_DEPTH, DPDCANModule, Heads
 from hdeepinsight.models.dpdcan._plan import DPDCANPlan, PoissonSplitter, StepSettings
 from hdeepinsight.models.dpdcan._privacy import (
@@ -165,7 +164,7 @@ class DPDCAN(CountModel):
         >>> hdi.DPDCAN(reference, n_latent=8).is_trained
         False
         """
-        setup = Setup(**cls._get_setup_method_args(**locals()))
+        setup = registration.Setup(**cls._get_setup_method_args(**locals()))
         source = registration.open_without_labels(adata, layer)
         if size_factor_key is not None:
             registration.size_factors(adata.obs, size_factor_key)

@@ -36,7 +36,6 @@ from hdeepinsight.graph import (
 from hdeepinsight.models._base import _registration as registration
 from hdeepinsight.models._base import _training as training
 from hdeepinsight.models._base._count_model import CountModel
-from hdeepinsight.models._base._setup import BATCH, Setup
 from hdeepinsight.models.scagc._module import GraphAutoencoder
 from hdeepinsight.models.scagc._plan import (
     AdaptiveGraphPlan,
@@ -50,7 +49,7 @@ from hdeepinsight.nn import Similarity, SparseFeatures, union_graph
 Sampler = Literal["adaptive", "published", "static"]
 Propagation = Literal["auto", "full", "blocks"]
 
-BATCH_NAME = f"{BATCH}_name"
+BATCH_NAME = f"{registration.BATCH}_name"
 N_COMPONENTS = 50
 #: Neighbours in the tissue, as many as touch a cell in a layer of round ones.
 SPATIAL_NEIGHBORS = 6
@@ -205,7 +204,7 @@ class SCAGC(CountModel):
         >>> hdi.SCAGC(cells).is_trained
         False
         """
-        setup = Setup(**cls._get_setup_method_args(**locals()))
+        setup = registration.Setup(**cls._get_setup_method_args(**locals()))
         source = registration.open_without_labels(adata, layer)
         registration.register(cls, adata, source, adata.obs, setup)
 

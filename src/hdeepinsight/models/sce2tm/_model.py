@@ -18,7 +18,6 @@ from hdeepinsight._errors import check_integer, check_number, invalid, missing_c
 from hdeepinsight.graph import mutual_neighbors
 from hdeepinsight.models._base import _registration as registration
 from hdeepinsight.models._base._count_model import CountModel
-from hdeepinsight.models._base._setup import Setup
 from hdeepinsight.models._base._training import seeded
 from hdeepinsight.models.sce2tm._module import (
     EMBEDDING,
@@ -203,7 +202,7 @@ class SCE2TM(TopicsMixin, CountModel):
         >>> cells = hdi.datasets.demo().reference
         >>> hdi.SCE2TM.setup_anndata(cells)
         """
-        setup = Setup(**cls._get_setup_method_args(**locals()))
+        setup = registration.Setup(**cls._get_setup_method_args(**locals()))
         source = registration.open_without_labels(adata, layer)
         if embedding_obsm_key is not None:
             embedding_of(adata, embedding_obsm_key)

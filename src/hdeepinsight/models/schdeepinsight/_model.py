@@ -11,6 +11,7 @@ import torch
 from anndata import AnnData
 
 from hdeepinsight._errors import check_integer
+from hdeepinsight._keys import FIELD_KEYS
 from hdeepinsight._progress import progress
 from hdeepinsight.adaptation import reference_sums
 from hdeepinsight.annotation import check_level_names
@@ -18,6 +19,7 @@ from hdeepinsight.data import (
     InputError,
     align_genes,
     draw_evenly,
+    is_paired,
     log_normalize,
     open_counts,
     select_genes,
@@ -34,11 +36,11 @@ from hdeepinsight.explanation import (
 from hdeepinsight.image import GeneLayout
 from hdeepinsight.models._base._classifier import HierarchicalClassifierMixin
 from hdeepinsight.models._base._count_model import CountModel
-from hdeepinsight.models._base._plan import HierarchicalPlan
-from hdeepinsight.models._base._registration import read_counts
-from hdeepinsight.models._base._setup import BATCH, LABELS
+from hdeepinsight.models._base._registration import BATCH, LABELS, Setup, read_counts
 from hdeepinsight.models.schdeepinsight._module import GeneImageModule
-from hdeepinsight.models.schdeepinsight._multimodal import MultimodalMixin
+from hdeepinsight.models.schdeepinsight._multimodal import (
+    register_paired,
+)
 from hdeepinsight.nn import (
     CountThinning,
     GeneMasking,
@@ -67,7 +69,7 @@ ADAPTED_NOTE = (
 )
 
 
-class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
+class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
     r"""Hierarchical annotation of cells from gene images.
 
     Parameters
@@ -137,7 +139,6 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
     """
 
     _module_cls = GeneImageModule
-    _training_plan_cls = HierarchicalPlan
     _options_of = GeneImageModule.present_options
 
     def __init__(
@@ -184,15 +185,67 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
         self.module = None
         if adata is not None:
             source = self._registration().source
-            keep = [*keep_genes, *self._genes_of_proteins(adata, keep_genes)]
+            genes = genes_of_proteins(adata, self._setup)
+            keep = [*keep_genes, *(gene for gene in genes if gene not in keep_genes)]
             nodes = self._nodes()
             self._build(self._layout_of(source, nodes, keep), proteins, nodes)
-            self._read_genes(self.genes, self._protein_arrays())
+            self._read_genes(self.genes, protein_arrays(adata, self._setup, self.proteins))
             shell = self.adata_manager.adata
             shell.obs[LABELS] = nodes
             self._fit_to(shell.X, nodes, shell.obs[BATCH].to_numpy())
         elif not isinstance(layout, str):
             self._build(self._layout_of(None, None, ()), proteins)
+
+    @classmethod
+    def setup_mudata(
+        cls,
+        mdata: MuData,
+        *,
+        rna_layer: str | None = None,
+        protein_layer: str | None = None,
+        labels_key: str | None = None,
+        labels_keys: Sequence[str] | None = None,
+        batch_key: str | None = None,
+        unlabeled_category: str = "Unknown",
+        modalities: Mapping[str, str] | None = None,
+        source_registry: dict[str, Any] | None = None,
+    ) -> None:
+        """Register a labelled reference of RNA and surface proteins; nothing is written to it.
+
+        Parameters
+        ----------
+        mdata
+            Reference with raw counts of both modalities. Some cells may lack proteins, none RNA.
+        rna_layer, protein_layer
+            Layers with the counts; ``X`` by default.
+        labels_key, labels_keys, batch_key, unlabeled_category
+            As in :meth:`setup_anndata`. The columns are looked for in ``mdata.obs``, then in the
+            ``obs`` of the RNA modality.
+        modalities
+            Modality of each argument, as in scvi-tools: ``{"rna_layer": "rna", "protein_layer":
+            "protein"}``, and ``"labels_key"`` or ``"batch_key"`` where the columns are in another
+            modality. By default the usual names are tried.
+        source_registry
+            Registry of a saved model, whose set-up is repeated on this object.
+
+        Raises
+        ------
+        InputError
+            If a modality is missing, empty or does not hold counts, or cells lack RNA.
+        KeyError
+            If a column is not there.
+        ValueError
+            If not exactly one of ``labels_key`` and ``labels_keys`` is given.
+
+        Examples
+        --------
+        >>> SCHDeepInsight.setup_mudata(
+        ...     mdata,
+        ...     labels_key="cell_type",
+        ...     modalities={"rna_layer": "rna", "protein_layer": "prot"},
+        ... )  # doctest: +SKIP
+        """
+        register_paired(cls, mdata, Setup(**cls._get_setup_method_args(**locals())))
 
     @classmethod
     def from_paper(
@@ -257,6 +310,11 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
     def genes(self) -> tuple[str, ...]:
         """Genes that the model reads, in order."""
         return self._loader_genes if self.module is None else self.layout.genes
+
+    @property
+    def proteins(self) -> tuple[str, ...]:
+        """Surface proteins of the model; empty where it was trained on RNA alone."""
+        return () if self.protein_layout is None else self.protein_layout.genes
 
     @property
     def backbone_name(self) -> str:
@@ -455,10 +513,12 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
                 np.clip(MEMBERS_CELLS // max(n_labelled, 1), 1, MOST_MEMBERS)
             )
         self.layout = layout
-        self.protein_layout = self._protein_layout_of(proteins, layout)
+        proteins = GeneLayout.from_dict(proteins) if isinstance(proteins, dict) else proteins
+        proteins = proteins or layout_of_proteins(self.adata, self._setup, layout)
+        self.protein_layout: GeneLayout | None = proteins
         options["layout"] = layout.to_dict()
-        options["proteins"] = self.protein_layout and self.protein_layout.to_dict()
-        objects = {"taxonomy": self.taxonomy, "layout": layout, "proteins": self.protein_layout}
+        options["proteins"] = proteins and proteins.to_dict()
+        objects = {"taxonomy": self.taxonomy, "layout": layout, "proteins": proteins}
         with seeded(self.seed):
             self.module = self._module_cls.from_options(options | objects)
 
@@ -474,7 +534,10 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
         """Fit what is saved with the weights of the network: normalisation, profiles, weights."""
         config = self._config
         self.module.normalizer.fit(counts, scale_percentile=config.scale_percentile)
-        self._fit_proteins()
+        if self.module.proteins is not None and is_paired(self.adata):
+            stained = self.adata_manager.adata.obsm
+            measured = stained["proteins_measured"].any(axis=1)
+            self.module.proteins.normalizer.fit(stained[FIELD_KEYS.PROTEINS][measured])
         sums = reference_sums(self.module, counts, nodes, batches)
         self.profiles_ = LeafSums.sum(sums).profiles()
         self.shift_ = usual_shift(sums)

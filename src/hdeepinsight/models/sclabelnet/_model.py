@@ -21,8 +21,13 @@ from hdeepinsight.explanation import Explanation, TargetKind, Targets
 from hdeepinsight.models._base import _training as training
 from hdeepinsight.models._base._classifier import HierarchicalClassifierMixin
 from hdeepinsight.models._base._count_model import CountModel
-from hdeepinsight.models._base._registration import manage, read_counts, registration_of
-from hdeepinsight.models._base._setup import BATCH, LABELS
+from hdeepinsight.models._base._registration import (
+    BATCH,
+    LABELS,
+    manage,
+    read_counts,
+    registration_of,
+)
 from hdeepinsight.models.sclabelnet._explain import explain_tokens
 from hdeepinsight.models.sclabelnet._finetune import (
     BalancedSplitter,

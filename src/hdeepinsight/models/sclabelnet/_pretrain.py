@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from hdeepinsight._errors import batch_column, check_number
 from hdeepinsight.data import AlignedQuery
 from hdeepinsight.models._base._plan import OneCyclePlan
-from hdeepinsight.models._base._setup import BATCH
+from hdeepinsight.models._base._registration import BATCH
 from hdeepinsight.models._base._training import check_finite
 from hdeepinsight.nn import TokenSets
 
