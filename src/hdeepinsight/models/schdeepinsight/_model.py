@@ -39,6 +39,9 @@ from hdeepinsight.models._base._count_model import CountModel
 from hdeepinsight.models._base._registration import BATCH, LABELS, Setup, read_counts
 from hdeepinsight.models.schdeepinsight._module import GeneImageModule
 from hdeepinsight.models.schdeepinsight._multimodal import (
+    genes_of_proteins,
+    layout_of_proteins,
+    protein_arrays,
     register_paired,
 )
 from hdeepinsight.nn import (
