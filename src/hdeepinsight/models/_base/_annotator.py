@@ -12,16 +12,10 @@ from hdeepinsight._archive import damaged_if_unfit
 from hdeepinsight._keys import SAVE_KEYS
 from hdeepinsight._model_folder import ModelFolder
 from hdeepinsight.data import open_query
+from hdeepinsight.models._base import _schema as schema
 from hdeepinsight.models._base._annotating import AnnotatingMixin
-from hdeepinsight.models._base._schema import (
-    check_payload,
-    class_name,
-    migrate,
-    missing_capabilities,
-    restore_parts,
-)
 from hdeepinsight.models._base._setup import Setup, resolve_cells
-from hdeepinsight.nn import GeneImageClassifier
+from hdeepinsight.nn import GeneImageClassifier, seeded
 
 if TYPE_CHECKING:
     from hdeepinsight.data import AlignedQuery
@@ -61,7 +55,7 @@ class Annotator(AnnotatingMixin):
         self.module, self.taxonomy = network, network.tree.taxonomy
         self.registry_ = attributes["registry_"]
         self.seed = attributes["init_params_"]["non_kwargs"]["seed"]
-        restore_parts(self, attributes)
+        schema.restore_parts(self, attributes)
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Self | None:
@@ -74,20 +68,19 @@ class Annotator(AnnotatingMixin):
         """
         place = ModelFolder(Path(folder))
         payload = place.read()
-        network, given = (
-            NETWORKS.get(class_name(payload, place.path)),
-            payload[SAVE_KEYS.ATTRIBUTES],
-        )
+        network = NETWORKS.get(schema.class_name(payload, place.path))
+        given = payload[SAVE_KEYS.ATTRIBUTES]
         if network is None or not given.get("is_trained_"):
             return None
-        check_payload(payload, place.path)
+        schema.check_payload(payload, place.path)
         with damaged_if_unfit(place.path):
-            attributes = migrate(given, network.present_options)
-            module = network.from_options(attributes["init_params_"]["non_kwargs"])
-            found = cls(attributes, module)
-            module.load_state_dict(payload[SAVE_KEYS.WEIGHTS])
-        found.missing_capabilities = missing_capabilities(given, cls._parts)
-        module.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+            attributes = schema.migrate(given, network.present_options)
+            options = attributes["init_params_"]["non_kwargs"]
+            with seeded(options["seed"]):  # the weights that are replaced are drawn
+                found = cls(attributes, network.from_options(options))
+            found.module.load_state_dict(payload[SAVE_KEYS.WEIGHTS])
+        found.missing_capabilities = schema.missing_capabilities(given, cls._parts)
+        found.module.to("cuda" if torch.cuda.is_available() else "cpu").eval()
         return found
 
     @property

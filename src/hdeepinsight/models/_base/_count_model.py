@@ -39,18 +39,10 @@ from hdeepinsight.data import (
     pad,
     split_three,
 )
-from hdeepinsight.models._base import (
-    _registration as registration,
-)
-from hdeepinsight.models._base import (
-    _registry as classes,
-)
-from hdeepinsight.models._base import (
-    _schema as schema,
-)
-from hdeepinsight.models._base import (
-    _training as training,
-)
+from hdeepinsight.models._base import _registration as registration
+from hdeepinsight.models._base import _registry as classes
+from hdeepinsight.models._base import _schema as schema
+from hdeepinsight.models._base import _training as training
 from hdeepinsight.models._base._plan import OneCyclePlan
 from hdeepinsight.models._base._registration import BATCH, LABELS, Setup, as_label_keys
 from hdeepinsight.models._base._setup import resolve_cells
@@ -346,9 +338,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         >>> opened.n_obs, int(opened.measured.sum()), len(model.annotate(opened))
         (210, 263, 210)
         """
-        given = query if isinstance(query, AlignedQuery) else self._resolve_adata(query)
         opened = open_query(
-            given,
+            self._resolve_adata(query),
             self.genes,
             layer=layer,
             preferred_layer=self._setup.layer,

@@ -37,13 +37,8 @@ from hdeepinsight.image import GeneLayout
 from hdeepinsight.models._base._classifier import HierarchicalClassifierMixin
 from hdeepinsight.models._base._count_model import CountModel
 from hdeepinsight.models._base._registration import BATCH, LABELS, Setup, read_counts
+from hdeepinsight.models.schdeepinsight import _multimodal as multimodal
 from hdeepinsight.models.schdeepinsight._module import GeneImageModule
-from hdeepinsight.models.schdeepinsight._multimodal import (
-    genes_of_proteins,
-    layout_of_proteins,
-    protein_arrays,
-    register_paired,
-)
 from hdeepinsight.nn import (
     CountThinning,
     GeneMasking,
@@ -188,11 +183,13 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
         self.module = None
         if adata is not None:
             source = self._registration().source
-            genes = genes_of_proteins(adata, self._setup)
+            genes = multimodal.genes_of_proteins(adata, self._setup)
             keep = [*keep_genes, *(gene for gene in genes if gene not in keep_genes)]
             nodes = self._nodes()
             self._build(self._layout_of(source, nodes, keep), proteins, nodes)
-            self._read_genes(self.genes, protein_arrays(adata, self._setup, self.proteins))
+            self._read_genes(
+                self.genes, multimodal.protein_arrays(adata, self._setup, self.proteins)
+            )
             shell = self.adata_manager.adata
             shell.obs[LABELS] = nodes
             self._fit_to(shell.X, nodes, shell.obs[BATCH].to_numpy())
@@ -248,7 +245,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
         ...     modalities={"rna_layer": "rna", "protein_layer": "prot"},
         ... )  # doctest: +SKIP
         """
-        register_paired(cls, mdata, Setup(**cls._get_setup_method_args(**locals())))
+        multimodal.register_paired(cls, mdata, Setup(**cls._get_setup_method_args(**locals())))
 
     @classmethod
     def from_paper(
@@ -517,7 +514,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
             )
         self.layout = layout
         proteins = GeneLayout.from_dict(proteins) if isinstance(proteins, dict) else proteins
-        proteins = proteins or layout_of_proteins(self.adata, self._setup, layout)
+        proteins = proteins or multimodal.layout_of_proteins(self.adata, self._setup, layout)
         self.protein_layout: GeneLayout | None = proteins
         options["layout"] = layout.to_dict()
         options["proteins"] = proteins and proteins.to_dict()
