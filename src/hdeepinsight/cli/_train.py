@@ -32,7 +32,7 @@ _OPTIONS: Final = {
     "unlabeled_category": Option(str, "Unknown", "Label that means: not known.", "NAME"),
     "n_genes": Option(int, 4096, "Most genes of the image.", settings={"min": 1}),
     "layout": Option(
-        Literal["tsne", "tsne_published", "umap", "mde", "random"], "tsne", "How genes are placed."
+        Literal["tsne", "tsne_published", "mde", "random"], "tsne", "How genes are placed."
     ),
     "backbone": Option(
         str, "compact", "compact, efficientnet_b0 to _b7, or _v2_s, _m, _l.", "NAME"

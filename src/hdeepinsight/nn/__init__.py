@@ -18,10 +18,7 @@ from hdeepinsight.nn._count_autoencoder import CountHeads, CountParameters
 from hdeepinsight.nn._distill import (
     ComponentDecoder,
     ConditionalDenoiser,
-    MatchingNetwork,
     class_means,
-    distribution_loss,
-    gradient_loss,
     noise_schedule,
     regression_loss,
 )
@@ -57,22 +54,13 @@ from hdeepinsight.nn._seeds import one_at_a_time as one_at_a_time
 from hdeepinsight.nn._seeds import seeded as seeded
 from hdeepinsight.nn._sinkhorn import sinkhorn
 from hdeepinsight.nn._tagconv import CellGraph, SparseFeatures, TAGConv, sparse_rows
-from hdeepinsight.nn._tokens import (
-    Binning,
-    Pooling,
-    TokenEncoder,
-    TokenSets,
-    ValueEncoding,
-    bin_values,
-    token_sets,
-)
+from hdeepinsight.nn._tokens import TokenEncoder, TokenSets, bin_values, token_sets
 
 __all__ = [
     "BACKBONES",
     "AdaptiveHierarchicalFocalLoss",
     "BatchNorm1d",
     "BatchNorm2d",
-    "Binning",
     "CellGraph",
     "CompactBackbone",
     "ComponentDecoder",
@@ -89,13 +77,11 @@ __all__ = [
     "LeafSums",
     "LinearHead",
     "MLPBackbone",
-    "MatchingNetwork",
     "MemberBackbones",
     "MemberHeads",
     "ModalityDropout",
     "ModelNormalizer",
     "PerParentHead",
-    "Pooling",
     "ProfileMatcher",
     "ProteinChannels",
     "ProteinNormalizer",
@@ -106,7 +92,6 @@ __all__ = [
     "TAGConv",
     "TokenEncoder",
     "TokenSets",
-    "ValueEncoding",
     "adapt_first_convolution",
     "adjacency_error",
     "are_joined",
@@ -115,10 +100,8 @@ __all__ = [
     "chosen_cells",
     "class_means",
     "cluster_contrast",
-    "distribution_loss",
     "draw_neighbors",
     "fit_temperatures",
-    "gradient_loss",
     "gumbel_noise",
     "info_nce",
     "inverse_frequency_weights",

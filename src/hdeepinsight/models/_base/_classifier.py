@@ -173,16 +173,16 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
 
     def _lifted_nodes(self, nodes: np.ndarray, train: np.ndarray, audit: Any) -> np.ndarray:
         """Return labels with the suspicious ones lifted to where the audit agrees."""
-        from hdeepinsight.tl import audit_nodes
+        from hdeepinsight.tl import audit_labels
 
         reference = self._resolve_adata(None)
         if audit is True:
-            audit = audit_nodes(
+            audit = audit_labels(
                 self._setup.modalities.rna_of(reference) if is_paired(reference) else reference,
-                self.taxonomy,
-                nodes,
+                taxonomy=self.taxonomy,
+                nodes=nodes,
                 layer=self._setup.layer,
-                batches=self._groups(self._setup.batch_key),
+                batch_key=self._groups(self._setup.batch_key),
                 seed=self.seed,
             )
         audit.check_cells(reference)
