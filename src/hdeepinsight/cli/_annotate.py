@@ -94,7 +94,7 @@ def annotate(
     if asked["markers"] is None:
         with step("Loading the model"):
             folder = hub.resolve_model(model)
-            asked["model"] = reference = hub.load_model(folder, with_types=True)
+            asked["model"] = reference = hub.load_annotator(folder)
     result = _annotated(store, **asked)
     with step(f"Writing {out}"):
         write(result, fill=fill, details=details)
@@ -176,7 +176,7 @@ def report(
         true_nodes = column_nodes(scorer.taxonomy, store.obs, labels_keys) if labels_keys else None
     else:
         with step("Loading the model"):
-            asked["model"] = loaded = hub.load_model(model, with_types=True)
+            asked["model"] = loaded = hub.load_annotator(model)
             true_nodes = loaded.label_nodes(store, labels_keys=labels_keys) if labels_keys else None
     result = _annotated(store, **asked)
     place: Any = None if embedding is None else store.obsm[embedding]
@@ -270,7 +270,7 @@ def evaluate(
     with step("Loading the model"):
         from hdeepinsight import hub
 
-        loaded = hub.load_model(model, with_types=True)
+        loaded = hub.load_annotator(model)
     with step("Annotating"):
         cells = open_cells(query)
         found = loaded.evaluate(cells, unlabeled_category=unlabeled_category, **asked)

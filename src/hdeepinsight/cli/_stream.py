@@ -105,7 +105,7 @@ def annotate_blocks(
         n_cells, names = len(store.obs), (store.obs.index, store.var.index)
     with step("Loading the model"):
         folder = hub.resolve_model(model)
-        loaded = hub.load_model(folder, with_types=True)
+        loaded = hub.load_annotator(folder)
     settings = {
         "hdeepinsight": __version__,
         "model": [sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()],

@@ -561,3 +561,35 @@ def load_model(model: Any, *, with_types: bool = False, **options: Any) -> Any:
         hint = "Take what it offers, such as predict(), or train a classifier."
         raise TypeError(f"The model must know cell types, got {found}. {hint}")
     return model
+
+
+def load_annotator(model: Any) -> Any:
+    """Return what annotates, by the name, folder or address of a model; a model is returned as is.
+
+    Annotating takes neither scvi-tools nor Lightning, which are not imported where a saved model is
+    of a class that can do without them.
+
+    Parameters
+    ----------
+    model
+        As in :func:`load_model`; it has to know cell types.
+
+    Returns
+    -------
+    An :class:`~hdeepinsight.models.Annotator`, or the model where there is none for its class.
+
+    Raises
+    ------
+    TypeError, ValueError, HubError, ModelFileError
+        As of :func:`load_model`.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> hdi.hub.load_annotator("pbmc").taxonomy.n_leaves
+    8
+    """
+    if isinstance(model, str | os.PathLike):
+        folder = resolve_model(model)
+        model = models.Annotator.from_folder(folder) or folder
+    return load_model(model, with_types=True)

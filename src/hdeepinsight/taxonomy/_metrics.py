@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import precision_recall_fscore_support
 
 from hdeepinsight.taxonomy._taxonomy import Taxonomy
 
@@ -71,6 +70,8 @@ def level_scores(taxonomy: Taxonomy, y_true: ArrayLike, y_pred: ArrayLike) -> pd
     level_1        3          2       1.0       1.0                1.0
     level_2        2          2       0.5       0.5                0.5
     """
+    from sklearn.metrics import precision_recall_fscore_support  # half a second, for scoring alone
+
     true, pred = check_nodes(taxonomy, y_true=y_true, y_pred=y_pred)
     table = taxonomy.node_at_level
     rows = []
