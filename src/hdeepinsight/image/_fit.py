@@ -11,8 +11,6 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import norm as sparse_norm
 from scipy.spatial import ConvexHull, QhullError, cKDTree
-from scipy.stats import rankdata
-from sklearn.utils.extmath import randomized_svd
 from threadpoolctl import threadpool_limits
 
 from hdeepinsight._errors import check_choice
@@ -92,6 +90,8 @@ def gene_profiles(
         dense = unit.toarray() if sparse.issparse(unit) else np.asarray(unit)
         left, values, _ = np.linalg.svd(dense, full_matrices=False)
     else:
+        from sklearn.utils.extmath import randomized_svd  # half a second, for fitting alone
+
         left, values, _ = randomized_svd(unit, n_components, n_iter=4, random_state=seed)
     profiles = np.asarray(left * values)
     # A gene that is orthogonal to every kept component has no direction left: it stays at zero.
@@ -293,6 +293,8 @@ def scale_to_grid(points: np.ndarray, side: int, *, equalize: bool) -> np.ndarra
     -------
     ``(n, 2)`` as (row, column), in pixels; the centre of pixel ``i`` is at ``i + 0.5``.
     """
+    from scipy.stats import rankdata  # half a second, for fitting alone
+
     unit = np.empty(points.shape)
     for axis in range(2):
         values = points[:, 1 - axis]
