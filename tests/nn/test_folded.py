@@ -10,8 +10,7 @@ from scipy import sparse
 from hdeepinsight.adaptation import insert_adapters, use_adapters
 from hdeepinsight.image import GeneLayout
 from hdeepinsight.models import ModuleConfig
-from hdeepinsight.models.schdeepinsight._module import GeneImageClassifier
-from hdeepinsight.nn import CountThinning, GeneMasking, SparseCounts
+from hdeepinsight.nn import CountThinning, GeneImageClassifier, GeneMasking, SparseCounts
 from hdeepinsight.taxonomy import Taxonomy
 
 N_CELLS, N_GENES, N_PROTEINS, SIDE = 60, 90, 7, 12

@@ -9,6 +9,9 @@ from hdeepinsight.nn._backbones import (
     adapt_first_convolution,
     make_backbone,
 )
+from hdeepinsight.nn._classifiers import GeneImageClassifier as GeneImageClassifier
+from hdeepinsight.nn._classifiers import ModuleConfig as ModuleConfig
+from hdeepinsight.nn._classifiers import TreeClassifier as TreeClassifier
 from hdeepinsight.nn._clusters import sharpened_assignment, student_t_assignment
 from hdeepinsight.nn._contrast import cluster_contrast, info_nce
 from hdeepinsight.nn._count_autoencoder import CountHeads, CountParameters
@@ -47,6 +50,8 @@ from hdeepinsight.nn._profiles import (
     profile_shift,
     usual_shift,
 )
+from hdeepinsight.nn._seeds import one_at_a_time as one_at_a_time
+from hdeepinsight.nn._seeds import seeded as seeded
 from hdeepinsight.nn._sinkhorn import sinkhorn
 from hdeepinsight.nn._tagconv import CellGraph, SparseFeatures, TAGConv, sparse_rows
 from hdeepinsight.nn._tokens import TokenEncoder, TokenSets, bin_values, token_sets
