@@ -50,7 +50,7 @@ from hdeepinsight.models._base import (
 from hdeepinsight.models._base import (
     _training as training,
 )
-from hdeepinsight.models._base._plan import OneCyclePlan
+from hdeepinsight.models._base._plan import OneCyclePlan, Prepared
 
 if TYPE_CHECKING:
     from scvi.dataloaders import AnnDataLoader
@@ -715,9 +715,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         """Return the loaders of a training, whose recipe has these settings."""
         return DataSplitter(self.adata_manager, **loading)
 
-    def _prepare(
-        self, split: list[np.ndarray] | None, datamodule: Any, **options: Any
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _prepare(self, split: list[np.ndarray] | None, datamodule: Any, **options: Any) -> Prepared:
         """Return further arguments of the training plan, and settings to write down."""
         return (), {}
 
