@@ -231,6 +231,34 @@ def test_a_split_that_markers_contradict_is_not_given(bank):
     assert len(judge.findings) == 1
 
 
+def test_adapting_does_not_undo_a_stop(bank):
+    counts, _ = known_cells(600, np.random.default_rng(9))
+    cd4, cd8 = (TREE.labels.index(name) for name in ("CD4", "CD8"))
+
+    def swapped(cells):
+        found = predict(cells)
+        if cells.shape[0] == 600:  # not of held-out cells
+            found[:, [cd4, cd8]] = found[:, [cd8, cd4]]
+        return found
+
+    # Before adapting the network contradicts the markers, and after it no longer does.
+    stopped, free = (
+        QueryJudge(bank, TREE, EVERY, counts, predict(counts), swapped, predict, adapted=adapted)
+        for adapted in (True, False)
+    )
+    assert set(stopped.splits) == {cd4, cd8}
+    assert not free.splits
+
+
+def test_power_to_find_doublets_is_known(bank):
+    counts, nodes = known_cells(500, np.random.default_rng(16))
+    judge, columns, depth, _ = judged(bank, counts)
+    assert judge.figures(columns, depth)["doublet_power"] > 0.9
+    of_t = counts[TREE.node_at_level[nodes, 0] == TREE.labels.index("T")]
+    pure, columns, depth, _ = judged(bank, of_t)
+    assert "doublet_power" not in pure.figures(columns, depth)  # there are none of two lineages
+
+
 def test_a_bank_comes_back_as_it_was(bank):
     again = ReferenceBank.from_dict(bank.to_dict())
     assert (again.counts != bank.counts).nnz == 0
@@ -243,6 +271,15 @@ def test_the_same_query_is_judged_the_same(bank):
     one, other = (judged(bank, counts)[1] for _ in range(2))
     for name, values in one.items():
         np.testing.assert_array_equal(values, other[name])
+
+
+def test_cells_that_are_there_many_times_are_judged_as_once(bank):
+    counts, _ = known_cells(120, np.random.default_rng(15))
+    once, few, *_ = judged(bank, counts)
+    often, many, *_ = judged(bank, sparse.vstack([counts] * 16, format="csr"))
+    assert often.similarity == once.similarity
+    for name, values in few.items():
+        np.testing.assert_array_equal(np.tile(values, 16), many[name])
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from scipy import sparse
+from torch.nn import functional
 
 from hdeepinsight.taxonomy import Taxonomy
 
@@ -221,9 +222,10 @@ class TypeProfiles:
         self._use(self.base, self.weights)
 
     def _use(self, profiles: np.ndarray, weights: np.ndarray) -> None:
-        self.profiles, self.log_profiles = profiles, np.log(profiles)
+        self.profiles = profiles.astype(np.float32)
         self.soup = _normalise(self._mixture(weights * self.sizes) @ profiles)
-        self.log_soup = np.log(self.soup)
+        #: Of the types that the reference has, over the soup: small numbers, for single precision.
+        self.log_ratios = np.log(profiles[self.known] / self.soup).astype(np.float32)
 
     def _mixture(self, weights: np.ndarray) -> np.ndarray:
         """Return the weights of the types in the soup, no lineage with too large a share."""
@@ -260,11 +262,11 @@ class TypeProfiles:
         counts
             Raw counts in ``genes``, shape ``(n_cells, n_genes)``.
         """
-        counts = sparse.csr_matrix(counts)
+        counts = sparse.csr_matrix(counts, dtype=np.float32)
         depth = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
         scale = np.sqrt(np.maximum(depth, 1.0))
         known = self.known
-        likely = np.asarray(counts @ self.log_profiles[known].T)
+        likely = _sums(counts, counts.indices, self.log_ratios.T)
         best, alone = known[likely.argmax(axis=1)], likely.max(axis=1)
         by_group, leaf_of = [], []
         for group in np.unique(self.group[known]):
@@ -272,26 +274,35 @@ class TypeProfiles:
             by_group.append(likely[:, own].max(axis=1))
             leaf_of.append(known[own[likely[:, own].argmax(axis=1)]])
         order = np.argsort(-np.column_stack(by_group), axis=1)[:, 1 : 1 + PARTNERS]
-        both = np.full(len(depth), -np.inf)
-        cell = np.repeat(np.arange(len(depth)), np.diff(counts.indptr))
-        # In single precision, one after the other: most of the time goes here.
-        sizes, n_genes = self.sizes / self.sizes.mean(), counts.shape[1]
-        sized = (sizes[:, None] * self.profiles).astype(np.float32).ravel()
-        own = sized.take((best * n_genes)[cell] + counts.indices)
-        leaves = np.column_stack(leaf_of)
+        leaves, gain = np.column_stack(leaf_of), np.full(len(depth), -np.inf)
+        # Mixtures over the best type, for the pairs that occur: few, and each cell looks them up.
         for column in order.T:
             partner = leaves[np.arange(len(depth)), column]
-            values = sized.take((partner * n_genes)[cell] + counts.indices)
-            values += own
-            np.log(values, out=values)
-            values *= counts.data
-            total = depth * np.log(sizes[best] + sizes[partner])
-            both = np.maximum(both, np.bincount(cell, values, len(depth)) - total)
-        both = np.where(np.isfinite(both), both, alone)
-        likelihoods = likely / np.maximum(depth, 1.0)[:, None]
+            pairs, pair = np.unique(np.column_stack([best, partner]), axis=0, return_inverse=True)
+            one, other = self.profiles[pairs.T]
+            share = np.divide(*self.sizes[pairs].T, dtype=np.float32)[:, None]  # of molecules
+            share /= 1 + share
+            mixed = np.log(share + (1 - share) * (other / one))
+            first = (pair.ravel() * counts.shape[1]).astype(counts.indices.dtype)
+            place = np.repeat(first, np.diff(counts.indptr)) + counts.indices
+            gain = np.maximum(gain, _sums(counts, place, mixed.reshape(-1, 1)).ravel())
+        gain = np.where(np.isfinite(gain), gain, 0.0) / scale
+        likelihoods = likely / np.maximum(depth, 1.0)[:, None].astype(np.float32)
         likelihoods -= likelihoods.mean(axis=1, keepdims=True)
-        ambient = alone - counts @ self.log_soup
-        return Explained(best, (both - alone) / scale, ambient / scale, depth, likelihoods)
+        return Explained(best, gain, alone / scale, depth, likelihoods)
+
+
+def _sums(counts: sparse.csr_matrix, places: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Add up rows of a table by the counts of each cell, shape ``(n_cells, n_columns)``."""
+    found = functional.embedding_bag(
+        torch.from_numpy(places),
+        torch.from_numpy(np.ascontiguousarray(table)),
+        torch.from_numpy(counts.indptr),
+        mode="sum",
+        per_sample_weights=torch.from_numpy(counts.data),
+        include_last_offset=True,
+    )
+    return np.asarray(found.numpy())
 
 
 class MarkerSupport:
@@ -332,7 +343,7 @@ class MarkerSupport:
             factor = (markers.sum(axis=0) + PSEUDO_COUNTS) / (expected + PSEUDO_COUNTS)
             self.lineages[lineage] = (
                 found.likelihoods[cells],
-                np.column_stack([markers, found.depth[cells]]),
+                np.column_stack([markers, found.depth[cells]]).astype(np.float32),
                 genes,
                 np.clip(factor, 1 / MAX_FACTOR, MAX_FACTOR),
             )
@@ -350,8 +361,8 @@ class MarkerSupport:
                 continue
             # Squared distances, less what all of a cell have in common.
             far = np.square(others).sum(axis=1) - 2 * found.likelihoods[cells] @ others.T
-            alike = np.argpartition(far, NEIGHBORS - 1, axis=1)[:, :NEIGHBORS]
-            pooled = counts[alike].sum(axis=1)
+            alike = far <= np.partition(far, NEIGHBORS - 1, axis=1)[:, NEIGHBORS - 1 : NEIGHBORS]
+            pooled = alike.astype(np.float32) @ counts
             usual = self.profiles.base[:, genes] * factor
             expected = usual[found.leaf[cells]] * pooled[:, -1:]
             less = np.log((expected + 1.0) / (pooled[:, :-1] + 1.0)).clip(min=0.0)

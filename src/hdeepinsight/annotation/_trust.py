@@ -92,6 +92,10 @@ class QueryJudge:
     second
         Another opinion, by markers that the network's labels do not rest on, of the same form;
         ``None`` where there is none.
+    adapted
+        Whether ``probabilities`` are those of the network once adapted. What markers contradict in
+        the labels before that is not given after it: adapting follows markers, so that they are no
+        second opinion on it.
     seed
         Seed of thinning and simulation.
 
@@ -131,13 +135,18 @@ class QueryJudge:
         probabilities: np.ndarray,
         predict: Predict,
         second: Predict | None = None,
+        *,
+        adapted: bool = False,
         seed: int = 0,
     ) -> None:
         self.taxonomy, self.rng = taxonomy, np.random.default_rng(seed)
         self.genes = np.flatnonzero(measured)
         self.leaves = np.asarray(taxonomy.leaves)
         counts = sparse.csr_matrix(sample)[:, self.genes]
-        seen = np.asarray(counts.sum(axis=1)).ravel() > 0
+        # A cell that is there many times, as where files were joined twice, is one cell.
+        sums = counts @ self.rng.random(counts.shape[1])
+        seen = np.sort(np.unique(sums, return_index=True)[1])
+        seen = seen[sums[seen] > 0]
         counts, sample, probabilities = counts[seen], sample[seen], probabilities[seen]
         self.profiles = TypeProfiles(bank, taxonomy, self.genes, counts)
         depth = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
@@ -159,7 +168,8 @@ class QueryJudge:
         self._fit_thresholds(probabilities[:, self.leaves].mean(axis=0))
         if second is not None:
             known = np.concatenate([np.asarray(second(view)) for view in self.views])
-            self._fit_contradictions(probabilities, np.asarray(second(sample)), known)
+            for called in [predict(sample), probabilities] if adapted else [probabilities]:
+                self._fit_contradictions(np.asarray(called), np.asarray(second(sample)), known)
 
     # ------------------------------------------------------------------------------ one cell
 
@@ -233,13 +243,13 @@ class QueryJudge:
         """Find out how many doublets of the query's own cells would be found."""
         one, other = self.rng.integers(len(leaf), size=(2, 2 * DROPLETS))
         two = np.flatnonzero(self.profiles.group[leaf[one]] != self.profiles.group[leaf[other]])
-        self.alpha_doublet, self.doublet_power = ALPHA_DOUBLET[0], None
+        self.alpha_doublet, self.power = ALPHA_DOUBLET[0], {}
         if len(two) >= MIN_CELLS:
             both = self.profiles.explain(counts[one[two]] + counts[other[two]])
             p_values = upper_share(self._score(both), self.null_gain)
             for self.alpha_doublet in ALPHA_DOUBLET:
-                self.doublet_power = float((p_values <= self.alpha_doublet).mean())
-                if self.doublet_power >= MIN_POWER:
+                self.power = {"doublet_power": float((p_values <= self.alpha_doublet).mean())}
+                if self.power["doublet_power"] >= MIN_POWER:
                     break
 
     def _alike(self, leaves: np.ndarray, leaf: int) -> np.ndarray:
@@ -392,12 +402,12 @@ class QueryJudge:
             together = children, f"{names} are not told apart in this query: {said}", "the"
             alone = [(np.array([c]), said, f"the {tree.label(c)}") for c in children.tolist()]
             for nodes, start, whose in (together, *alone):
+                if self.splits.keys() >= set(nodes.tolist()):
+                    continue
                 mine, theirs = here & np.isin(called, nodes), there & np.isin(known_called, nodes)
                 if _exceeds(differ[mine], usual[theirs]):
                     reason = f"{start} {differ[mine].mean():.0%} of {whose} labels"
                     self.splits |= dict.fromkeys(nodes.tolist(), reason)
-                    if nodes is children:
-                        break
 
     # ------------------------------------------------------------------------------ the stop
 
@@ -468,7 +478,8 @@ class QueryJudge:
     def figures(self, columns: dict[str, np.ndarray], depth: np.ndarray) -> dict[str, float]:
         """Return the figures of the verdict, of what :meth:`measure` and :meth:`stops` returned.
 
-        ``similarity``; ``distinctness``; ``median_depth``; and of the cells the shares
+        ``similarity``; ``distinctness``; ``doublet_power``, the share of doublets of its own cells
+        that is found, where it has two lineages; ``median_depth``; and of the cells the shares
         ``unrecognised`` (by any lineage), ``ambient``, ``doublets`` and ``stopped`` (above their
         type for what is not a matter of probability).
         """
@@ -482,6 +493,7 @@ class QueryJudge:
         return {
             "similarity": self.similarity,
             "distinctness": self.distinctness,
+            **self.power,
             "median_depth": float(np.median(columns["depth"])) if len(depth) else 0.0,
             **{
                 name: float(found[judged].mean()) if judged.any() else 0.0
@@ -779,6 +791,12 @@ def verdict(
     for name, text in SHARES.items():
         if figures.get(name, 0.0) >= WORTH_SAYING and not (foreign and name != "unrecognised"):
             points.append(f"{figures[name]:.1%} {text.format(lineages=lineages)}")
+    power = figures.get("doublet_power", 1.0)
+    if power < MIN_POWER and not foreign:
+        points.append(
+            f"Of doublets made of its own cells {power:.0%} are found: by these genes and counts, "
+            "others look like one cell."
+        )
     points += () if foreign else findings
     if genes.coverage < FEW_GENES:
         points.append(f"Its genes carry {genes.coverage:.1%} of the reference's expression.")

@@ -37,7 +37,7 @@ from hdeepinsight.models.sclabelnet._plan import (
     log_prior_ratio,
     sampling_weights,
 )
-from hdeepinsight.nn import CountThinning, GeneMasking, LeafSums, ModelNormalizer, usual_shift
+from hdeepinsight.nn import CountThinning, GeneMasking, LeafSums, usual_shift
 from hdeepinsight.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
@@ -258,11 +258,6 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
     def genes(self) -> tuple[str, ...]:
         """Genes that the model reads, in order."""
         return self._genes
-
-    @property
-    def normalizer(self) -> ModelNormalizer:
-        """What turns counts into the model's log values; give it to `hdi.pp.stacas`."""
-        return ModelNormalizer(self.genes, self.module.normalizer)
 
     @property
     def pretraining(self) -> dict[str, Any]:
@@ -568,6 +563,3 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         if self.taxonomy is None:
             raise ValueError(NO_HEAD)
         return super()._open_trained(query, indices, **reading)
-
-    def _opening(self) -> dict[str, Any]:
-        return {"weights": self.module.normalizer.mean_share.cpu().numpy()}

@@ -10,7 +10,7 @@ from scvi.module.base import auto_move_data
 from torch import Tensor, nn
 
 from hdeepinsight._errors import check_choice, check_integer, check_number
-from hdeepinsight.models._base._module import TreeClassifier
+from hdeepinsight.models._base._module import TreeModule
 from hdeepinsight.nn import (
     AdaptiveHierarchicalFocalLoss,
     CountNormalizer,
@@ -39,7 +39,7 @@ VALUES_HIDDEN = 0.1
 """Share of values that are hidden while labels are learned, so that ``mask`` keeps its meaning."""
 
 
-class GeneTokenClassifier(TreeClassifier):
+class GeneTokenClassifier(TreeModule):
     """Read a cell as a set of expressed genes, and classify along the tree.
 
     Parameters
