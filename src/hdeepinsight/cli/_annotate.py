@@ -99,7 +99,8 @@ def annotate(
     with step(f"Writing {out}"):
         write(result, fill=fill, details=details)
     if report is not None:
-        _write_page(result, report, query, store, reference, model=reference and model)
+        heading, named = f"Cell types of {query.name}", reference and model
+        _write_page(result, report, title=heading, query=store, reference=reference, model=named)
     if folder in hub.bundled_folders().values():
         show(f"Model {model} is the bundled one, of human blood: see --model.")
     said = (result.input_report, result.gene_report, *result.decisions)
@@ -166,10 +167,8 @@ def report(
         require_columns(store.obs, [*([clusters] if clusters else []), *labels_keys], source=query)
         if embedding is not None and embedding not in store.obsm:
             held = ", ".join(sorted(store.obsm)) or "nothing"
-            raise ValueError(
-                f"{query} has no {embedding!r} in obsm; it has {held}. Name one of them with "
-                "--embedding, or leave it out."
-            )
+            found = f"{query} has no {embedding!r} in obsm; it has {held}"
+            raise ValueError(f"{found}. Name one of them with --embedding, or leave it out.")
     model, loaded, true_nodes = asked["model"], None, None
     if asked["markers"] is not None:
         asked["markers"] = scorer = tl.MarkerScorer(asked["markers"])
@@ -180,18 +179,11 @@ def report(
             true_nodes = loaded.label_nodes(store, labels_keys=labels_keys) if labels_keys else None
     result = _annotated(store, **asked)
     place: Any = None if embedding is None else store.obsm[embedding]
-    _write_page(
-        result,
-        out,
-        query,
-        store,
-        loaded,
-        title=title,
-        model=loaded and model,
-        clusters=store.obs[clusters] if clusters else None,
-        embedding=place() if callable(place) else place,  # of a file it is read when asked for
-        true_nodes=true_nodes,
-    )
+    place = place() if callable(place) else place  # of a file it is read when asked for
+    shown: dict[str, Any] = {"reference": loaded, "model": loaded and model, "query": store}
+    shown |= {"title": title or f"Cell types of {query.name}", "true_nodes": true_nodes}
+    shown |= {"embedding": place, "clusters": store.obs[clusters] if clusters else None}
+    _write_page(result, out, **shown)
     show(f"Written to {out}")
     _end(result, asked["strict"])
 
@@ -206,20 +198,11 @@ def _annotated(
     return hdi.annotate(store, vote=vote or False, **(asked | off))
 
 
-def _write_page(
-    result: Annotation,
-    out: Path,
-    query: Path,
-    store: Store | MuData,
-    reference: Any,
-    title: str | None = None,
-    **shown: Any,
-) -> None:
+def _write_page(result: Annotation, out: Path, **shown: Any) -> None:
     import hdeepinsight as hdi
 
     with step(f"Writing {out}"):
-        heading = title or f"Cell types of {query.name}"
-        hdi.report.write(result, out, query=store, reference=reference, title=heading, **shown)
+        hdi.report.write(result, out, **shown)
 
 
 def _composition(result: Annotation) -> Table:
