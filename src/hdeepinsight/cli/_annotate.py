@@ -12,14 +12,8 @@ from rich.text import Text
 from hdeepinsight._errors import counted
 from hdeepinsight._io import atomic_write
 from hdeepinsight._progress import progress as step
+from hdeepinsight.cli import _files
 from hdeepinsight.cli._console import RED, frame_table, in_options, note, show
-from hdeepinsight.cli._files import (
-    check_output,
-    default_output,
-    open_cells,
-    prepare_output,
-    require_columns,
-)
 from hdeepinsight.cli._options import ANNOTATING, READING, AtLeastOne, Names, command
 from hdeepinsight.cli._stream import STREAMING, annotate_blocks
 
@@ -75,21 +69,23 @@ def annotate(
         Repeat a label at the levels below it, or leave them missing.
     """
     kept = query.suffix if query.suffix in (".zarr", ".h5mu") else ".h5ad"
-    out = out or default_output(query, f".annotated{kept}")
+    out = out or _files.default_output(query, f".annotated{kept}")
     if stream or resume or part or out.suffix == ".parquet":
         how: dict[str, Any] = {"part": part, "resume": resume, "overwrite": overwrite}
         shown = {"fill": fill, "details": details}
         few = annotate_blocks(query, out, report=report, shown=shown, **how, **asked)
         _end(few, asked["strict"])
         return
-    check_output(out, source=query, overwrite=overwrite)
+    _files.check_output(out, source=query, overwrite=overwrite)
     if report is not None:
-        check_output(report, source=query, overwrite=overwrite, option="--report", formats=_PAGES)
+        _files.check_output(
+            report, source=query, overwrite=overwrite, option="--report", formats=_PAGES
+        )
     with step("Opening the query"):
         from hdeepinsight import hub
 
-        store = open_cells(query)
-        write = prepare_output(store, source=query, out=out, key_added=key_added)
+        store = _files.open_cells(query)
+        write = _files.prepare_output(store, source=query, out=out, key_added=key_added)
     model, folder, reference = asked["model"], None, None
     if asked["markers"] is None:
         with step("Loading the model"):
@@ -157,14 +153,16 @@ def report(
     --title
         Heading of the page; the query's name by default.
     """
-    out = out or default_output(query, ".report.html")
-    check_output(out, source=query, overwrite=overwrite, formats=_PAGES)
+    out = out or _files.default_output(query, ".report.html")
+    _files.check_output(out, source=query, overwrite=overwrite, formats=_PAGES)
     with step("Opening the query"):
         from hdeepinsight import hub, tl
         from hdeepinsight.taxonomy import column_nodes
 
-        store = open_cells(query)
-        require_columns(store.obs, [*([clusters] if clusters else []), *labels_keys], source=query)
+        store = _files.open_cells(query)
+        _files.require_columns(
+            store.obs, [*([clusters] if clusters else []), *labels_keys], source=query
+        )
         if embedding is not None and embedding not in store.obsm:
             held = ", ".join(sorted(store.obsm)) or "nothing"
             found = f"{query} has no {embedding!r} in obsm; it has {held}"
@@ -255,7 +253,7 @@ def evaluate(
 
         loaded = hub.load_annotator(model)
     with step("Annotating"):
-        cells = open_cells(query)
+        cells = _files.open_cells(query)
         found = loaded.evaluate(cells, unlabeled_category=unlabeled_category, **asked)
     if json:  # which has no NaN
         typer.echo(dumps(loads(dumps(found.to_dict()), parse_constant=lambda _: None), indent=2))
@@ -300,7 +298,7 @@ def explain(
     --n-samples
         Gradients per cell.
     """
-    check_output(out, source=query, overwrite=overwrite, formats=(".csv",))
+    _files.check_output(out, source=query, overwrite=overwrite, formats=(".csv",))
     with step("Loading the model"):
         import pandas as pd
 
