@@ -550,19 +550,17 @@ class Taxonomy:
         self, name: str | Sequence[str], depth: int | None = None, *, bare: bool = False
     ) -> list[int]:
         """Nodes that a name may mean, by the first way of reading it that finds any at `depth`."""
-        ways: list[Sequence[int | None]] = [] if bare else [[self._find(_forms.split_path(name))]]
+        ways = [] if bare else [[self._find(_forms.split_path(name))]]
         if isinstance(name, str):
-            ways += [] if bare else [[self._node_of_synonym.get(name)]]
+            ways += [] if bare else [[self._node_of_synonym.get(name, -1)]]
             ways.append(self._nodes_named.get(name, []))
-        found = (
-            [n for n in way if n is not None and depth in (None, self.depth[n])] for way in ways
-        )
+        found = ([n for n in way if n >= 0 and depth in (None, self.depth[n])] for way in ways)
         return next(filter(None, found), [])
 
-    def _find(self, path: Path) -> int | None:
-        node: int | None = 0
+    def _find(self, path: Path) -> int:
+        node = 0
         for name in path:
-            node = self._child_named.get((node, name)) if node is not None else None
+            node = self._child_named.get((node, name), -1)
         return node
 
     def to_nested(self) -> dict[str, Any]:
