@@ -104,6 +104,6 @@ def test_options_have_the_names_and_the_defaults_of_python():
     assert set(python) - set(ANNOTATING) == {"query", "progress", "unexpected"}
     for name in set(ANNOTATING) & set(python):
         given, default = OPTIONS[name].default, python[name].default
-        parse = OPTIONS[name].settings.get("parser")
+        parse = OPTIONS[name].annotation.__metadata__[0].parser
         given = parse(given) if parse and isinstance(given, str) else given
         assert given == default or not (given or default), name

@@ -12,23 +12,9 @@ from rich.text import Text
 from hdeepinsight._errors import counted
 from hdeepinsight._io import atomic_write
 from hdeepinsight._progress import progress as step
+from hdeepinsight.cli import _files
 from hdeepinsight.cli._console import RED, frame_table, in_options, note, show
-from hdeepinsight.cli._files import (
-    check_output,
-    default_output,
-    open_cells,
-    prepare_output,
-    require_columns,
-)
-from hdeepinsight.cli._options import (
-    ANNOTATING,
-    READING,
-    REQUIRED,
-    List,
-    Option,
-    OutputFile,
-    command,
-)
+from hdeepinsight.cli._options import ANNOTATING, READING, AtLeastOne, Names, command
 from hdeepinsight.cli._stream import STREAMING, annotate_blocks
 
 if TYPE_CHECKING:
@@ -43,31 +29,15 @@ _MOST_GENES = 10
 _PAGES = (".html",)
 
 
-@command(
-    "query",
-    *ANNOTATING,
-    "overwrite",
-    out=OutputFile(
-        None,
-        "Where the result goes: .h5ad or .zarr for a copy of the query with the labels added, "
-        ".h5mu for a copy of a MuData, .csv for the labels alone. By default query.annotated.h5ad "
-        "beside query.h5ad.",
-    ),
-    report=Option(Path, None, "Write a page about the result too, .html.", "FILE"),
-    key_added=Option(str, "hdi", "Prefix of the columns that are added.", "NAME"),
-    details=Option(
-        bool, False, "Also write confidence and runner-up of every level, and all scores."
-    ),
-    fill=Option(bool, True, "Repeat a label at the levels below it, or leave them missing."),
-    **STREAMING,
-)
+@command("query", *ANNOTATING, "overwrite", **STREAMING)
 def annotate(
     query: Path,
-    out: Path | None,
-    report: Path | None,
-    key_added: str,
-    details: bool,
-    fill: bool,
+    *,
+    out: Path | None = None,
+    report: Path | None = None,
+    key_added: str = "hdi",
+    details: bool = False,
+    fill: bool = True,
     stream: bool,
     resume: bool,
     part: tuple[int, int] | None,
@@ -82,23 +52,40 @@ def annotate(
     whether the query looks like what the model knows, is printed. The defaults are those of
     hdeepinsight.annotate in Python; [b]--fast[/b] labels each cell by itself. With
     [b]--markers blood[/b], or a list of yours, there is no model: marker genes label the cells.
+
+    Options
+    -------
+    --out -o FILE
+        Where the result goes: .h5ad or .zarr for a copy of the query with the labels added, .h5mu
+        for a copy of a MuData, .csv for the labels alone. By default query.annotated.h5ad beside
+        query.h5ad.
+    --report FILE
+        Write a page about the result too, .html.
+    --key-added NAME
+        Prefix of the columns that are added.
+    --details
+        Also write confidence and runner-up of every level, and all scores.
+    --fill
+        Repeat a label at the levels below it, or leave them missing.
     """
     kept = query.suffix if query.suffix in (".zarr", ".h5mu") else ".h5ad"
-    out = out or default_output(query, f".annotated{kept}")
+    out = out or _files.default_output(query, f".annotated{kept}")
     if stream or resume or part or out.suffix == ".parquet":
         how: dict[str, Any] = {"part": part, "resume": resume, "overwrite": overwrite}
         shown = {"fill": fill, "details": details}
         few = annotate_blocks(query, out, report=report, shown=shown, **how, **asked)
         _end(few, asked["strict"])
         return
-    check_output(out, source=query, overwrite=overwrite)
+    _files.check_output(out, source=query, overwrite=overwrite)
     if report is not None:
-        check_output(report, source=query, overwrite=overwrite, option="--report", formats=_PAGES)
+        _files.check_output(
+            report, source=query, overwrite=overwrite, option="--report", formats=_PAGES
+        )
     with step("Opening the query"):
         from hdeepinsight import hub
 
-        store = open_cells(query)
-        write = prepare_output(store, source=query, out=out, key_added=key_added)
+        store = _files.open_cells(query)
+        write = _files.prepare_output(store, source=query, out=out, key_added=key_added)
     model, folder, reference = asked["model"], None, None
     if asked["markers"] is None:
         with step("Loading the model"):
@@ -108,7 +95,8 @@ def annotate(
     with step(f"Writing {out}"):
         write(result, fill=fill, details=details)
     if report is not None:
-        _write_page(result, report, query, store, reference, model=reference and model)
+        heading, named = f"Cell types of {query.name}", reference and model
+        _write_page(result, report, title=heading, query=store, reference=reference, model=named)
     if folder in hub.bundled_folders().values():
         show(f"Model {model} is the bundled one, of human blood: see --model.")
     said = (result.input_report, result.gene_report, *result.decisions)
@@ -134,32 +122,14 @@ def annotate(
     _end(result, asked["strict"])
 
 
-@command(
-    "query",
-    *ANNOTATING,
-    "labels_keys",
-    "overwrite",
-    out=OutputFile(
-        None, "Where the page goes, .html. By default query.report.html beside query.h5ad."
-    ),
-    clusters=Option(
-        str, None, "Column of obs with clusters; leiden and the like by default.", "COLUMN"
-    ),
-    embedding=Option(
-        str,
-        None,
-        "Coordinates in obsm to draw the cells at; by default X_umap and the like, or made where "
-        "there are none.",
-        "NAME",
-    ),
-    title=Option(str, None, "Heading of the page; the query's name by default."),
-)
+@command("query", *ANNOTATING, "labels_keys", "overwrite")
 def report(
     query: Path,
-    out: Path | None,
-    clusters: str | None,
-    embedding: str | None,
-    title: str | None,
+    *,
+    out: Path | None = None,
+    clusters: str | None = None,
+    embedding: str | None = None,
+    title: str | None = None,
     labels_keys: list[str],
     overwrite: bool,
     **asked: Any,
@@ -170,21 +140,33 @@ def report(
     [b]--labels-keys[/b]) it compares with them; no other step reads them.
 
     [b]hdeepinsight report query.h5ad --model my_model --out report.html[/b]
+
+    Options
+    -------
+    --out -o FILE
+        Where the page goes, .html. By default query.report.html beside query.h5ad.
+    --clusters COLUMN
+        Column of obs with clusters; leiden and the like by default.
+    --embedding NAME
+        Coordinates in obsm to draw the cells at; by default X_umap and the like, or made where
+        there are none.
+    --title
+        Heading of the page; the query's name by default.
     """
-    out = out or default_output(query, ".report.html")
-    check_output(out, source=query, overwrite=overwrite, formats=_PAGES)
+    out = out or _files.default_output(query, ".report.html")
+    _files.check_output(out, source=query, overwrite=overwrite, formats=_PAGES)
     with step("Opening the query"):
         from hdeepinsight import hub, tl
         from hdeepinsight.taxonomy import column_nodes
 
-        store = open_cells(query)
-        require_columns(store.obs, [*([clusters] if clusters else []), *labels_keys], source=query)
+        store = _files.open_cells(query)
+        _files.require_columns(
+            store.obs, [*([clusters] if clusters else []), *labels_keys], source=query
+        )
         if embedding is not None and embedding not in store.obsm:
             held = ", ".join(sorted(store.obsm)) or "nothing"
-            raise ValueError(
-                f"{query} has no {embedding!r} in obsm; it has {held}. Name one of them with "
-                "--embedding, or leave it out."
-            )
+            found = f"{query} has no {embedding!r} in obsm; it has {held}"
+            raise ValueError(f"{found}. Name one of them with --embedding, or leave it out.")
     model, loaded, true_nodes = asked["model"], None, None
     if asked["markers"] is not None:
         asked["markers"] = scorer = tl.MarkerScorer(asked["markers"])
@@ -195,18 +177,11 @@ def report(
             true_nodes = loaded.label_nodes(store, labels_keys=labels_keys) if labels_keys else None
     result = _annotated(store, **asked)
     place: Any = None if embedding is None else store.obsm[embedding]
-    _write_page(
-        result,
-        out,
-        query,
-        store,
-        loaded,
-        title=title,
-        model=loaded and model,
-        clusters=store.obs[clusters] if clusters else None,
-        embedding=place() if callable(place) else place,  # of a file it is read when asked for
-        true_nodes=true_nodes,
-    )
+    place = place() if callable(place) else place  # of a file it is read when asked for
+    shown: dict[str, Any] = {"reference": loaded, "model": loaded and model, "query": store}
+    shown |= {"title": title or f"Cell types of {query.name}", "true_nodes": true_nodes}
+    shown |= {"embedding": place, "clusters": store.obs[clusters] if clusters else None}
+    _write_page(result, out, **shown)
     show(f"Written to {out}")
     _end(result, asked["strict"])
 
@@ -221,20 +196,11 @@ def _annotated(
     return hdi.annotate(store, vote=vote or False, **(asked | off))
 
 
-def _write_page(
-    result: Annotation,
-    out: Path,
-    query: Path,
-    store: Store | MuData,
-    reference: Any,
-    title: str | None = None,
-    **shown: Any,
-) -> None:
+def _write_page(result: Annotation, out: Path, **shown: Any) -> None:
     import hdeepinsight as hdi
 
     with step(f"Writing {out}"):
-        heading = title or f"Cell types of {query.name}"
-        hdi.report.write(result, out, query=store, reference=reference, title=heading, **shown)
+        hdi.report.write(result, out, **shown)
 
 
 def _composition(result: Annotation) -> Table:
@@ -260,30 +226,35 @@ def _end(result: Annotation, strict: bool) -> None:
         raise typer.Exit(RED)
 
 
-@command(
-    "query",
-    "model",
-    "labels_keys",
-    "threshold",
-    *READING,
-    unlabeled_category=Option(
-        str, None, "Label that means: not known; the model's by default.", "NAME"
-    ),
-    json=Option(bool, False, "Print JSON instead of a table."),
-)
-def evaluate(query: Path, model: str, json: bool, **asked: Any) -> None:
+@command("query", "model", "labels_keys", "threshold", *READING)
+def evaluate(
+    query: Path,
+    model: str,
+    *,
+    unlabeled_category: str | None = None,
+    json: bool = False,
+    **asked: Any,
+) -> None:
     """Compare a model's labels with known ones, level by level.
 
     Labels are read from the columns that the model was trained on, unless others are named.
 
     [b]hdeepinsight evaluate query.h5ad --model my_model --labels-key cell_type[/b]
+
+    Options
+    -------
+    --unlabeled-category NAME
+        Label that means: not known; the model's by default.
+    --json
+        Print JSON instead of a table.
     """
     with step("Loading the model"):
         from hdeepinsight import hub
 
         loaded = hub.load_annotator(model)
     with step("Annotating"):
-        found = loaded.evaluate(open_cells(query), **asked)
+        cells = _files.open_cells(query)
+        found = loaded.evaluate(cells, unlabeled_category=unlabeled_category, **asked)
     if json:  # which has no NaN
         typer.echo(dumps(loads(dumps(found.to_dict()), parse_constant=lambda _: None), indent=2))
         return
@@ -291,30 +262,18 @@ def evaluate(query: Path, model: str, json: bool, **asked: Any) -> None:
     show(frame_table(found.levels, title=title), str(found).splitlines()[-1])
 
 
-@command(
-    "query",
-    "model",
-    *READING,
-    "overwrite",
-    out=OutputFile(REQUIRED, "Where the rankings go, .csv."),
-    nodes=List("", "Nodes of the taxonomy. By default each cell is explained for its own type."),
-    against=Option(str, None, "Node that the others are contrasted with.", "NAME"),
-    target=Option(
-        Literal["conditional", "joint", "logit"],
-        "conditional",
-        "What tells a node from its siblings ([b]conditional[/b]), from everything else "
-        "([b]joint[/b]), or its score before siblings are compared ([b]logit[/b]).",
-    ),
-    background=Option(
-        Path,
-        None,
-        "Cells to compare with; by default drawn from the mean profiles in the model.",
-        "FILE",
-    ),
-    n_samples=Option(int, 50, "Gradients per cell.", settings={"min": 1}),
-)
+@command("query", "model", *READING, "overwrite")
 def explain(
-    query: Path, model: str, out: Path, nodes: list[str], overwrite: bool, **asked: Any
+    query: Path,
+    model: str,
+    overwrite: bool,
+    out: Path,
+    nodes: Names = "",
+    against: str | None = None,
+    target: Literal["conditional", "joint", "logit"] = "conditional",
+    background: Path | None = None,
+    n_samples: AtLeastOne = 50,
+    **asked: Any,
 ) -> None:
     """Say which genes speak for a type.
 
@@ -322,8 +281,24 @@ def explain(
 
     The table has one row per node and gene, over the cells that the model puts at the node: mean
     and mean absolute attribution, their spread, expression in these cells and in the background.
+
+    Options
+    -------
+    --out -o FILE
+        Where the rankings go, .csv.
+    --nodes A,B,...
+        Nodes of the taxonomy. By default each cell is explained for its own type.
+    --against NAME
+        Node that the others are contrasted with.
+    --target
+        What tells a node from its siblings ([b]conditional[/b]), from everything else
+        ([b]joint[/b]), or its score before siblings are compared ([b]logit[/b]).
+    --background FILE
+        Cells to compare with; by default drawn from the mean profiles in the model.
+    --n-samples
+        Gradients per cell.
     """
-    check_output(out, source=query, overwrite=overwrite, formats=(".csv",))
+    _files.check_output(out, source=query, overwrite=overwrite, formats=(".csv",))
     with step("Loading the model"):
         import pandas as pd
 
@@ -331,7 +306,9 @@ def explain(
 
         loaded = hub.load_model(model, with_types=True)
     with step("Explaining"):
-        found = loaded.explain(query, nodes or None, keep_values=False, **asked)
+        asked |= {"target": target, "background": background, "n_samples": n_samples}
+        asked |= {"against": against, "keep_values": False}
+        found = loaded.explain(query, nodes or None, **asked)
     n_cells = found.totals["own"].n_cells
     names = [name for name, n in zip(found.nodes, n_cells, strict=True) if n]
     if not names:
