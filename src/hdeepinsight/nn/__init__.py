@@ -47,6 +47,7 @@ from hdeepinsight.nn._normalize import CountNormalizer, ModelNormalizer, Protein
 from hdeepinsight.nn._profiles import (
     LeafProfiles,
     LeafSums,
+    ProfileEnsemble,
     ProfileMatcher,
     profile_shift,
     usual_shift,
@@ -92,6 +93,7 @@ __all__ = [
     "ModelNormalizer",
     "PerParentHead",
     "Pooling",
+    "ProfileEnsemble",
     "ProfileMatcher",
     "ProteinChannels",
     "ProteinNormalizer",

@@ -131,6 +131,7 @@ def test_early_stopping_keeps_the_best_epoch(fit, reference):
     held_out = model.annotate(model.adata[model.validation_indices], threshold=None)
     assert held_out.taxonomy == model.taxonomy
     model.module.temperature.fill_(1.0)
+    model.profiles_ = None  # the network alone
     outputs = model.annotate(model.adata[model.validation_indices]).node_probabilities
     nodes = model.label_nodes(model.adata)[model.validation_indices]
     log_loss = -np.log(outputs[np.arange(len(nodes)), nodes]).mean()

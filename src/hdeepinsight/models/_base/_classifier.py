@@ -22,6 +22,7 @@ from hdeepinsight.adaptation import AdaptationOptions, Adapter, QueryCells, refe
 from hdeepinsight.annotation import (
     Annotation,
     Calibration,
+    Decision,
     Decoder,
     Evaluation,
     QueryJudge,
@@ -66,6 +67,7 @@ else:
 
 SOURCE = "held-out reference cells"
 CROSS_FITTED = "reference cells, each read by a member that did not learn from it"
+FEW = "the reference has few cells per type"
 REFERENCE_CELLS = 20_000
 #: Fewest and most cells of a query that a student learns from.
 STUDENT_CELLS = 100, 20_000
@@ -374,6 +376,12 @@ class HierarchicalClassifierMixin(_Base):
     # ---------------------------------------------------------------------------- calibration
 
     @property
+    def few_profiles(self) -> LeafProfiles | None:
+        """Mean profiles that are heard beside the network, where they are of few cells per type."""
+        is_heard = self.profiles_ is not None and self.profiles_.are_of_few
+        return self.profiles_ if is_heard and not getattr(self, "proteins", ()) else None
+
+    @property
     def calibration(self) -> Calibration | None:
         """Conformal scores of the held-out cells; ``None`` where none were held out."""
         if self.calibration_ is None or not self.is_adapted:
@@ -392,14 +400,19 @@ class HierarchicalClassifierMixin(_Base):
         """
         self.calibration_ = self.bank_ = None
         self.module.temperature.fill_(1.0)
+        if self.few_profiles is not None:  # which must not know the cells that are held out
+            with torch.inference_mode(False):  # ordinary tensors, which a model keeps
+                (every,) = reference_sums(self.module, train.counts, train.nodes)
+                self.profiles_ = every.profiles()
         if not len(held_out):
             return
-        read = CellReader(self.module, self.adapter_, np.ones(len(self.genes)))
+        genes = np.ones(len(self.genes))
         cross_fitted = "member" in held_out.extra
         if not cross_fitted:
             depths = (
                 held_out.thinned(d, np.random.default_rng(self.seed)) for d in TEMPERATURE_DEPTHS
             )
+            read = CellReader(self.module, self.adapter_, genes)
             parts = [torch.from_numpy(read(cells, ("logits",))["logits"]) for cells in depths]
             nodes = torch.from_numpy(np.tile(held_out.nodes, len(TEMPERATURE_DEPTHS)))
             tree = TreeAlgebra(self.taxonomy)  # on the CPU, wherever the network is
@@ -407,7 +420,16 @@ class HierarchicalClassifierMixin(_Base):
         rng = np.random.default_rng(self.seed)
         # Drawn blindly: conformal promises hold for cells of the same mixture of types.
         drawn = held_out[rng.permutation(len(held_out))[:CONFORMAL_CELLS]]
-        probabilities = read(drawn, ("probabilities",))["probabilities"]
+        probabilities = np.empty((len(drawn), self.taxonomy.n_nodes), dtype=np.float32)
+        unseen_by = drawn.extra.get("member", np.zeros(len(drawn)))
+        for member in np.unique(unseen_by):
+            part, profiles = drawn[unseen_by == member], self.few_profiles
+            if cross_fitted and profiles is not None:  # nor are they to know these cells
+                (own,) = reference_sums(self.module, part.counts, part.nodes)
+                profiles = (every - own).profiles()
+            read = CellReader(self.module, self.adapter_, genes, profiles)
+            found = read(part, ("probabilities",))["probabilities"]
+            probabilities[unseen_by == member] = found
         if (drawn.nodes > 0).any():
             names = pd.RangeIndex(len(drawn))
             annotation = Annotation(
@@ -606,6 +628,8 @@ class HierarchicalClassifierMixin(_Base):
         probabilities = found.pop("probabilities", np.zeros((0, 0)))
         seen = found.pop("seen", np.ones(0, dtype=bool))
         how |= {"disagreement": found.pop("disagreement", None), "recipe": self.recipe}
+        if self.few_profiles is not None:
+            how["decisions"] = (Decision(step="profiles", applied=True, reason=FEW),)
         own = judgement(
             judge,
             found,

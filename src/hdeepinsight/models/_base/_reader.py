@@ -21,9 +21,11 @@ from hdeepinsight._progress import tracked
 from hdeepinsight.adaptation import Adapter, QueryCells
 from hdeepinsight.annotation import QueryJudge, marker_opinion
 from hdeepinsight.data import CHUNK_CELLS
+from hdeepinsight.nn import ProfileEnsemble
 
 if TYPE_CHECKING:
     from hdeepinsight.data import AlignedQuery
+    from hdeepinsight.nn import LeafProfiles
     from hdeepinsight.pp import StacasResult
 
 Item = TypeVar("Item")
@@ -59,7 +61,8 @@ class QueryReader:
         self.shift: Callable[[Any], np.ndarray] | None = None
         if corrected is not None:
             self.shift = corrected.shift_for(model.normalizer, opened.obs_names)
-        self.network = CellReader(model.module, model.adapter_, opened.measured)
+        profiles = model.few_profiles
+        self.network = CellReader(model.module, model.adapter_, opened.measured, profiles)
 
     @property
     def is_small(self) -> bool:
@@ -173,15 +176,27 @@ class CellReader:
         What it learned about a query.
     measured
         Whether the query has each gene, shape ``(n_genes,)``.
+    profiles
+        Mean profiles that are heard beside the network; by default there are none.
     """
 
-    def __init__(self, module: Any, adapter: Adapter | None, measured: np.ndarray) -> None:
+    def __init__(
+        self,
+        module: Any,
+        adapter: Adapter | None,
+        measured: np.ndarray,
+        profiles: LeafProfiles | None = None,
+    ) -> None:
         self.module, self.adapter = module.eval(), adapter or Adapter()
         device = module.temperature.device
         self.measured = torch.tensor(measured, dtype=torch.float32, device=device)
         self.folded = module.folded(self.measured) if hasattr(module, "folded") else None
         logits = torch.zeros(1, module.tree.taxonomy.n_edges, device=device)
         self.equal = module.tree(logits).exp()
+        self.ensemble = None
+        if profiles is not None:
+            each = profiles, self.measured.cpu(), module.normalizer, module.tree
+            self.ensemble = ProfileEnsemble(*each).to(device)
 
     @property
     def n_workers(self) -> int:
@@ -216,6 +231,9 @@ class CellReader:
                     if "proteins_measured" in inputs:
                         found["seen"] |= inputs["proteins_measured"].any(1)
                 if "probabilities" in found:
+                    if self.ensemble is not None:
+                        each = found["probabilities"], inputs["counts"]
+                        found["probabilities"] = self.ensemble(*each)
                     seen = found["seen"].unsqueeze(1)
                     found["probabilities"] = found["probabilities"].where(seen, self.equal)
                 parts.append([as_array(found[name]) for name in names])
