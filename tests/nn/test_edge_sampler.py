@@ -31,17 +31,11 @@ def everyone():
     return torch.stack([cells[cells != cell] for cell in cells])
 
 
-def test_similarities_are_those_of_all_pairs(points, everyone):
-    squared = torch.cdist(points, points).square()
+def test_similarities_are_the_cosines_of_all_pairs(points, everyone):
     directions = torch.nn.functional.normalize(points, dim=1)
-    expected = {
-        "cosine": directions @ directions.T,
-        "rbf": (-squared / 2).exp(),
-        "neg_sqdist": -squared / 2,
-    }
-    for kind, table in expected.items():
-        found = candidate_similarity(points, everyone, kind)
-        torch.testing.assert_close(found, table.gather(1, everyone), atol=1e-5, rtol=1e-5)
+    table = directions @ directions.T
+    found = candidate_similarity(points, everyone)
+    torch.testing.assert_close(found, table.gather(1, everyone), atol=1e-5, rtol=1e-5)
 
 
 def test_one_draw_is_as_frequent_as_its_softmax():
@@ -56,7 +50,7 @@ def test_one_draw_is_as_frequent_as_its_softmax():
 
 def test_rows_choose_k_and_the_union_is_symmetric(points, everyone):
     torch.manual_seed(0)
-    scores = candidate_similarity(points, everyone, "cosine") / 0.1
+    scores = candidate_similarity(points, everyone) / 0.1
     chosen, soft = draw_neighbors(scores + gumbel_noise(scores), K)
     assert [len(set(row)) for row in chosen.tolist()] == [K] * 20
     graph = union_graph(everyone, chosen, soft)
@@ -70,7 +64,7 @@ def test_rows_choose_k_and_the_union_is_symmetric(points, everyone):
 
 
 def test_without_noise_the_highest_are_chosen(points, everyone):
-    scores = candidate_similarity(points, everyone, "neg_sqdist")
+    scores = candidate_similarity(points, everyone)
     chosen, _ = draw_neighbors(scores, K)
     expected = np.argsort(-scores.numpy(), axis=1)[:, :K]
     np.testing.assert_array_equal(np.sort(chosen, axis=1), np.sort(expected, axis=1))
@@ -79,7 +73,7 @@ def test_without_noise_the_highest_are_chosen(points, everyone):
 @pytest.mark.parametrize("temperature", [0.1, 0.5, 10.0])
 def test_what_divides_similarity_and_noise_changes_no_draw(points, everyone, temperature):
     torch.manual_seed(0)
-    scores = candidate_similarity(points, everyone, "cosine")
+    scores = candidate_similarity(points, everyone)
     noisy = scores + gumbel_noise(scores)
     torch.testing.assert_close(
         draw_neighbors(noisy / temperature, K)[0].sort(1), draw_neighbors(noisy, K)[0].sort(1)
@@ -87,7 +81,7 @@ def test_what_divides_similarity_and_noise_changes_no_draw(points, everyone, tem
 
 
 def test_an_edge_passes_the_mean_gradient_of_both_directions(points, everyone):
-    scores = candidate_similarity(points, everyone, "cosine")
+    scores = candidate_similarity(points, everyone)
     chosen, _ = draw_neighbors(scores, K)
     soft = scores.softmax(dim=1).detach().requires_grad_()
     graph = union_graph(everyone, chosen, soft)
@@ -103,7 +97,7 @@ def test_an_edge_passes_the_mean_gradient_of_both_directions(points, everyone):
 def test_cells_without_candidates_have_no_edges():
     candidates = torch.tensor([[1, -1], [0, -1], [-1, -1]])
     latent = torch.randn(3, 2).requires_grad_()
-    scores = candidate_similarity(latent, candidates, "cosine")
+    scores = candidate_similarity(latent, candidates)
     chosen, soft = draw_neighbors(scores, 2)
     graph = union_graph(candidates, chosen, soft)
     assert graph.degrees.tolist() == [1.0, 1.0, 0.0]
@@ -112,7 +106,7 @@ def test_cells_without_candidates_have_no_edges():
 
 
 def test_joined_are_those_of_the_union(points, everyone):
-    chosen, _ = draw_neighbors(candidate_similarity(points, everyone, "cosine"), K)
+    chosen, _ = draw_neighbors(candidate_similarity(points, everyone), K)
     neighbors = chosen_cells(everyone, chosen)
     matrix = union_graph(neighbors).to_scipy().toarray()
     cells = torch.tensor([3, 17, 0])
@@ -127,7 +121,7 @@ def test_drawn_edges_stay_inside_clusters_and_even_the_degrees():
     points = torch.as_tensor(centres[label] + rng.normal(size=(800, 15)), dtype=torch.float32)
     cells = torch.arange(800)
     candidates = torch.stack([cells[cells != cell] for cell in cells])
-    similarity = candidate_similarity(points, candidates, "cosine")
+    similarity = candidate_similarity(points, candidates)
     in_degree, inside = {}, {}
     torch.manual_seed(0)
     noise = gumbel_noise(similarity)
@@ -155,7 +149,7 @@ def decoder(points):
 
 
 def test_the_error_of_edges_is_unbiased(points, everyone):
-    chosen, _ = draw_neighbors(candidate_similarity(points, everyone, "cosine"), K)
+    chosen, _ = draw_neighbors(candidate_similarity(points, everyone), K)
     neighbors, probability = chosen_cells(everyone, chosen), decoder(points)
     expected = error_of_all_pairs(neighbors, probability)
     few, torch_rows = everyone.clone(), torch.arange(20)
@@ -170,7 +164,7 @@ def test_the_error_of_edges_is_unbiased(points, everyone):
 
 def test_the_error_of_edges_passes_no_gradient_to_the_edges(points, everyone):
     latent = points.clone().requires_grad_()
-    scores = candidate_similarity(latent, everyone, "cosine")
+    scores = candidate_similarity(latent, everyone)
     chosen, soft = draw_neighbors(scores, K)
     neighbors = chosen_cells(everyone, chosen)
     loss = adjacency_error(decoder(points), torch.arange(20), everyone, neighbors)
@@ -181,7 +175,7 @@ def test_the_error_of_edges_passes_no_gradient_to_the_edges(points, everyone):
 def test_the_contrast_reaches_the_embedding_through_the_edges_alone(points, everyone):
     torch.manual_seed(0)
     latent = points.clone().requires_grad_()
-    chosen, soft = draw_neighbors(candidate_similarity(latent, everyone, "cosine") / 0.1, K)
+    chosen, soft = draw_neighbors(candidate_similarity(latent, everyone) / 0.1, K)
     layer = TAGConv(5, 4)
     renewed = layer(torch.randn(20, 5), union_graph(everyone, chosen, soft).normalized())
     info_nce(latent.detach(), renewed, 0.7).backward()

@@ -11,7 +11,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from hdeepinsight._errors import ARGUMENTS, InputError, check_choice, check_integer, examples
 from hdeepinsight.data._genes import GeneAlignment, align_genes, as_text, is_numbered
@@ -571,7 +571,9 @@ def dispersion_scores(
     return np.where(usable, squares / n_cells, -1.0)
 
 
-def log_normalize(counts: sp.csr_matrix, target_sum: float = 1e4) -> sp.csr_matrix:
+def log_normalize(
+    counts: sp.csr_matrix, target_sum: float = 1e4, *, totals: ArrayLike | None = None
+) -> sp.csr_matrix:
     """Compute the natural log1p of counts per ``target_sum`` of each cell.
 
     Parameters
@@ -580,6 +582,9 @@ def log_normalize(counts: sp.csr_matrix, target_sum: float = 1e4) -> sp.csr_matr
         Counts, CSR, shape ``(n_cells, n_genes)``; not changed.
     target_sum
         Total that every cell is scaled to.
+    totals
+        What counts as the total of each cell, shape ``(n_cells,)``; by default that of the genes
+        given.
 
     Returns
     -------
@@ -598,7 +603,8 @@ def log_normalize(counts: sp.csr_matrix, target_sum: float = 1e4) -> sp.csr_matr
     array([[0.693, 1.386],
            [0.   , 0.   ]], dtype=float32)
     """
-    totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
+    given = counts.sum(axis=1, dtype=np.float64) if totals is None else totals
+    totals = np.asarray(given, dtype=np.float64).ravel()
     factors = target_sum / np.where(totals > 0, totals, 1.0)
     logged = sp.csr_matrix(counts, copy=True)
     logged.data = np.log1p(logged.data * np.repeat(factors, np.diff(logged.indptr)))

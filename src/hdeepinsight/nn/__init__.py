@@ -23,7 +23,6 @@ from hdeepinsight.nn._distill import (
     regression_loss,
 )
 from hdeepinsight.nn._edge_sampler import (
-    Similarity,
     adjacency_error,
     are_joined,
     candidate_similarity,
@@ -99,7 +98,6 @@ __all__ = [
     "ProteinNormalizer",
     "ProteinValues",
     "Reduction",
-    "Similarity",
     "SparseCounts",
     "SparseFeatures",
     "TAGConv",

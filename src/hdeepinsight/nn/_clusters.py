@@ -35,15 +35,13 @@ def student_t_assignment(latent: Tensor, centres: Tensor) -> Tensor:
     return kernel / kernel.sum(dim=1, keepdim=True)
 
 
-def sharpened_assignment(assignment: Tensor, sizes: Tensor | None = None) -> Tensor:
+def sharpened_assignment(assignment: Tensor) -> Tensor:
     """Square probabilities of clusters and divide them by the size of the cluster.
 
     Parameters
     ----------
     assignment
         Probabilities, shape ``(n_cells, n_clusters)``.
-    sizes
-        Expected cells per cluster, shape ``(n_clusters,)``; by default of these cells.
 
     Returns
     -------
@@ -61,5 +59,5 @@ def sharpened_assignment(assignment: Tensor, sizes: Tensor | None = None) -> Ten
     tensor([[0.9000, 0.1000],
             [0.1000, 0.9000]])
     """
-    sharp = assignment.square() / (assignment.sum(dim=0) if sizes is None else sizes)
+    sharp = assignment.square() / assignment.sum(dim=0)
     return sharp / sharp.sum(dim=1, keepdim=True)

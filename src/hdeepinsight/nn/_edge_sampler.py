@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from hdeepinsight.nn._tagconv import CellGraph
 
-Similarity = Literal["cosine", "rbf", "neg_sqdist"]
 
-
-def candidate_similarity(latent: Tensor, candidates: Tensor, kind: Similarity) -> Tensor:
-    """Compute the similarity of every cell to its candidates.
+def candidate_similarity(latent: Tensor, candidates: Tensor) -> Tensor:
+    """Compute the cosine of every cell with its candidates.
 
     Parameters
     ----------
@@ -22,8 +19,6 @@ def candidate_similarity(latent: Tensor, candidates: Tensor, kind: Similarity) -
         Positions of the cells, shape ``(n_cells, n_latent)``.
     candidates
         Cells that each cell may be joined to, shape ``(n_cells, n_candidates)``; -1 for none.
-    kind
-        ``"cosine"``; ``"rbf"``, exp(-d²/2); or ``"neg_sqdist"``, -d²/2.
 
     Returns
     -------
@@ -34,17 +29,11 @@ def candidate_similarity(latent: Tensor, candidates: Tensor, kind: Similarity) -
     >>> import torch
     >>> from hdeepinsight.nn import candidate_similarity
     >>> points, candidates = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[1], [-1]])
-    >>> candidate_similarity(points, candidates, "neg_sqdist").tolist()
-    [[-1.0], [-inf]]
+    >>> candidate_similarity(points, candidates).tolist()
+    [[0.0], [-inf]]
     """
-    if kind == "cosine":
-        latent = torch.nn.functional.normalize(latent, dim=1)
-    others = latent[candidates.clamp_min(0)]
-    products = torch.einsum("nd,nmd->nm", latent, others)
-    if kind != "cosine":
-        squares = latent.square().sum(dim=1)
-        products = products - (squares[:, None] + squares[candidates.clamp_min(0)]) / 2
-        products = products.exp() if kind == "rbf" else products
+    latent = torch.nn.functional.normalize(latent, dim=1)
+    products = torch.einsum("nd,nmd->nm", latent, latent[candidates.clamp_min(0)])
     return products.masked_fill(candidates < 0, -torch.inf)
 
 

@@ -5,7 +5,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 
 from hdeepinsight.models import PrivacyReport
-from hdeepinsight.models.dpdcan._privacy import conditions_of, solve_noise, spent_epsilon
+from hdeepinsight.models.dpdcan._privacy import solve_noise, spent_epsilon, within_budget
 
 accountants = pytest.importorskip("opacus.accountants")
 DELTA = 1e-5
@@ -13,7 +13,9 @@ MODES = ("whole", "partial_safe", "paper")
 
 
 def report_of(mode: str, **given) -> PrivacyReport:
-    return PrivacyReport(mode, 4.0, DELTA, 3.45, 0.1, 0.1, 842, None, 12.0, **given)
+    noise = {"noise_multiplier": 3.45, "max_grad_norm": 0.1, "sample_rate": 0.1}
+    usual = {"delta": DELTA, "steps": 842, "accounted_epsilon": 4.0, **noise}
+    return PrivacyReport(mode=mode, **usual | given)
 
 
 @pytest.mark.parametrize(
@@ -88,13 +90,14 @@ def test_a_known_seed_voids_whatever_would_be_stated(mode):
     assert report.encoder_epsilon_conditional is None
 
 
-def test_conditions_name_what_is_not_covered():
-    usual = {"is_seeded": False, "genes_are_public": True, "logs_losses": False}
-    said = conditions_of("whole", **usual)
-    assert any("embedding of a cell" in text for text in said)
-    assert any("Hyper-parameters" in text for text in said)
-    assert not any("list of genes" in text for text in said)
-    assert "not private" in conditions_of("whole", **usual | {"is_seeded": True})[0]
-    assert "No guarantee" in conditions_of("paper", **usual)[0]
-    more = conditions_of("whole", **usual | {"genes_are_public": False, "logs_losses": True})
-    assert len(more) == len(said) + 2
+def test_the_noise_within_a_budget_spends_it_in_as_many_steps_as_were_planned():
+    report = within_budget("whole", 4.0, DELTA, 0.1, 500, is_projected=True, max_grad_norm=0.1)
+    assert report.epsilon == 0.0
+    assert report.after(500).epsilon == pytest.approx(4.0, abs=0.01)
+    assert report.after(250).epsilon < report.after(500).epsilon
+    assert (
+        within_budget(
+            "whole", 4.0, DELTA, 0.1, 500, is_projected=False, max_grad_norm=0.1
+        ).noise_multiplier
+        < report.noise_multiplier
+    )

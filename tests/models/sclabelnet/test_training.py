@@ -70,9 +70,8 @@ def test_labels_are_drawn_as_often_as_the_balance_says(synthetic_hierarchy, bala
     SCLabelNet.setup_anndata(adata, labels_keys=LEVELS)
     model = SCLabelNet(adata)
     split = model._split(None, 0.2, True, None)
-    model._how = "full", balance
     loading = {"external_indexing": split, "batch_size": 50, "distributed_sampler": False}
-    splitter = model._splitter(**loading)
+    splitter = model._splitter({"balance": balance}, **loading)
     splitter.setup()
     torch.manual_seed(0)
     loader = splitter.train_dataloader()
@@ -92,7 +91,9 @@ def test_only_training_cells_are_drawn(tokens_model):
     model = tokens_model
     n_cells = model.adata.n_obs
     split = [np.arange(0, n_cells, 2), np.arange(1, n_cells, 2), np.array([], dtype=int)]
-    splitter = model._splitter(external_indexing=split, batch_size=16, distributed_sampler=False)
+    splitter = model._splitter(
+        {"balance": 0.5}, external_indexing=split, batch_size=16, distributed_sampler=False
+    )
     splitter.setup()
     rows = model.adata_manager.adata.X[split[0]].toarray()
     known = {row.tobytes() for row in rows}

@@ -57,9 +57,6 @@ if TYPE_CHECKING:
 
     from hdeepinsight.data import ScaleMode
 
-DEFAULT_STEPS = 1200
-EPOCH_BOUNDS = (5, 400)
-BATCH_SIZE_BOUNDS = (16, 128)
 #: Arguments of :meth:`CountModel.train` that say which cells train, and which are read together.
 SPLITTING = "train_size", "validation_size", "shuffle_set_split", "split_key"
 LOADING = *SPLITTING, "batch_size", "datasplitter_kwargs"
@@ -115,8 +112,16 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     #: What this model cannot do since an older release saved it; mostly nothing.
     missing_capabilities: tuple[str, ...] = ()
     _labels_required: ClassVar[bool] = False
-    #: Arguments of :meth:`train` that only some classes take.
+    #: Arguments of :meth:`train` that only some classes take, and hand on to ``_prepare``.
     _train_options: ClassVar[tuple[str, ...]] = ()
+    #: Steps of a training of default length, and bounds of its epochs and of the cells of a step.
+    _default_steps: ClassVar[int] = 1200
+    _epoch_bounds: ClassVar[tuple[int, int]] = (5, 400)
+    _batch_size_bounds: ClassVar[tuple[int, int]] = (16, 128)
+    #: Share of the cells that train where nothing is said; ``None`` holds a tenth out.
+    _default_train_size: ClassVar[float | None] = None
+    #: Options that an earlier release had, with the value that is now the only one.
+    _former_options: ClassVar[Mapping[str, Any]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -583,7 +588,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
                 self.to_device(parse_device_args(accelerator, devices, "torch")[-1])
             self._fit_adapter(plan_kwargs, trainer_kwargs)
             return
-        further = {name: trainer_kwargs.pop(name, None) or False for name in self._train_options}
+        further = {name: trainer_kwargs.pop(name, None) for name in self._train_options}
+        further = {name: value for name, value in further.items() if value is not None}
         training.check_names(trainer_kwargs)
         patience = trainer_kwargs.get("early_stopping_patience")
         for name in ("max_epochs", "batch_size", "early_stopping_patience"):
@@ -615,14 +621,17 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
                 rest = 0.1 if train_size is None else 1 - train_size
                 share = rest if validation_size is None else validation_size
             n_train, n_val = len(split[0]), len(split[1])
-            batch_size = int(batch_size or np.clip(n_train // 8, *BATCH_SIZE_BOUNDS))
-        size = int(batch_size or getattr(datamodule, "batch_size", None) or BATCH_SIZE_BOUNDS[1])
+            batch_size = int(batch_size or np.clip(n_train // 8, *self._batch_size_bounds))
+        usual = getattr(datamodule, "batch_size", None) or self._batch_size_bounds[1]
+        size = int(batch_size or usual)
         steps = max(1, -(-n_train // size))
-        epochs = int(max_epochs or np.clip(round(DEFAULT_STEPS / steps), *EPOCH_BOUNDS))
+        epochs = int(max_epochs or np.clip(round(self._default_steps / steps), *self._epoch_bounds))
         plan_args, found = self._prepare(split, datamodule, held_out_share=share, **further)
         plan = self._training_plan_cls(self.module, *plan_args, **plan_kwargs)
         monitor = self._monitor if early_stopping else None
         options = training.trainer_options(trainer_kwargs, epochs, n_val, devices, monitor=monitor)
+        settings = {"max_epochs": epochs, "batch_size": batch_size, "split_key": split_key, **found}
+        settings |= {"lr": plan.lr, "weight_decay": plan.weight_decay}
         loaders = datamodule
         if datamodule is None:
             # A rest of one or two cells has no statistics of its own.
@@ -632,9 +641,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
                 "batch_size": batch_size,
                 "distributed_sampler": training.is_distributed(options, devices),
             }
-            loaders = self._splitter(**loading)
-        settings = {"max_epochs": epochs, "batch_size": batch_size, "split_key": split_key, **found}
-        settings |= {"lr": plan.lr, "weight_decay": plan.weight_decay}
+            loaders = self._splitter(settings, **loading)
         checkpoints = None
         if checkpoint is not None:
             given = loading | options
@@ -699,11 +706,13 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         groups, rng = self._groups(split_key), np.random.default_rng(self.seed)
         obs = self.adata_manager.adata.obs
         labels = obs.get(registration.LABELS, pd.Series(1, index=obs.index)).to_numpy()
+        if (train_size, validation_size, split_key) == (None, None, None):
+            train_size = self._default_train_size
         sizes = train_size, validation_size
         return split_three(labels, *sizes, rng, groups=groups, shuffle=shuffle)
 
-    def _splitter(self, **loading: Any) -> DataSplitter:
-        """Return the loaders of a training."""
+    def _splitter(self, settings: Mapping[str, Any], **loading: Any) -> DataSplitter:
+        """Return the loaders of a training, whose recipe has these settings."""
         return DataSplitter(self.adata_manager, **loading)
 
     def _prepare(
@@ -885,6 +894,10 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             attributes = classes.migrate(attributes, cls._options_of)
             registry = attributes.pop("registry_")
             options = attributes["init_params_"]["non_kwargs"]
+            for option, only in cls._former_options.items():
+                if (given := options.pop(option, only)) != only:
+                    msg = f"{option} is always {only!r} in this release, and was {given!r}"
+                    raise ValueError(f"{msg}: load it with the release that saved it")
             if adata is None:
                 model = cls(None, registry=registry, **options)
         if adata is not None:  # what is wrong is then more likely with the data that was passed

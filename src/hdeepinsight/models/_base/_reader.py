@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 
-#: Cells in one pass: on a CPU, what stays in its caches is read fastest; on an H100, larger blocks
-#: are read no faster, since cells are prepared on the host.
-PLAIN_CELLS, FOLDED_CELLS, GPU_CELLS = 1024, 512, 4096
+#: Cells in one pass: plainly, what stays in the caches of a CPU; folded, a chunk, which the network
+#: divides itself on a CPU. On an H100, larger ones are read no faster: hosts prepare the cells.
+PLAIN_CELLS, FOLDED_CELLS = 1024, CHUNK_CELLS
 #: Some prepare cells while others compute and bring results back.
 GPU_WORKERS = 4
 #: Inputs that a folded network does not take.
@@ -217,8 +217,7 @@ class CellReader:
         network: Any = self.folded if is_folded else self.module
         device, parts = self.measured.device, []
         if batch_size is None:
-            by_device = FOLDED_CELLS if device.type == "cpu" else GPU_CELLS
-            batch_size = by_device if is_folded else PLAIN_CELLS
+            batch_size = FOLDED_CELLS if is_folded else PLAIN_CELLS
         with _own_stream(device):
             for _, part in cells.parts(batch_size):
                 inputs = part.tensors(self.measured, sparse=is_folded)

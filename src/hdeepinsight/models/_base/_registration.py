@@ -22,7 +22,7 @@ from scvi.data import AnnDataManager
 from scvi.data.fields import LayerField, NumericalObsField, ObsmField
 
 from hdeepinsight._errors import batch_column, invalid, one_column
-from hdeepinsight.data import Modalities, align_genes, open_counts
+from hdeepinsight.data import Modalities, align_genes
 from hdeepinsight.taxonomy import check_labels, find_unlabeled
 
 if TYPE_CHECKING:
@@ -297,21 +297,6 @@ def check_reference(data: Any, kind: Any, other: str) -> None:
     if data.is_view:
         msg = f"The reference must be an object of its own, got a view of another {kind.__name__}"
         raise ValueError(f"{msg}, which changes with it. Pass a copy: .copy().")
-
-
-def open_without_labels(adata: Any, layer: str | None) -> CountSource:
-    """Check cells that are registered without labels, and open their counts."""
-    check_reference(adata, AnnData, "setup_anndata on one modality, such as mdata.mod['rna']")
-    return open_counts(adata, layer=layer, arguments={"layer": "layer"})
-
-
-def size_factors(obs: pd.DataFrame, key: str) -> np.ndarray:
-    """Return the total that every cell is scaled by, float32, shape ``(n_cells, 1)``."""
-    values = pd.to_numeric(one_column(obs, key), errors="coerce").to_numpy(dtype=np.float32)
-    if not (np.isfinite(values) & (values > 0)).all():
-        hint = "Omit size_factor_key to use the totals of the registered genes."
-        raise invalid(f"obs[{key!r}]", "others", "a column of finite numbers > 0", hint)
-    return np.asarray(values[:, None])
 
 
 def as_label_keys(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,40 +13,39 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
-from scipy.sparse import csr_matrix
 from sklearn.cluster import KMeans
 from sklearn.preprocessing import normalize
 
-from hdeepinsight._errors import (
-    check_choice,
-    check_integer,
-    check_number,
-    invalid,
-    need_extra,
-)
-from hdeepinsight.models._base import _registration as registration
+from hdeepinsight._errors import check_choice, check_integer, check_number, invalid
+from hdeepinsight.data import log_normalize
+from hdeepinsight.graph import leiden_communities, nearest_neighbors
 from hdeepinsight.models._base._count_model import CountModel
-from hdeepinsight.models.dpdcan._module import DEPTH, TARGET_DEPTH, DPDCANModule, Heads
-from hdeepinsight.models.dpdcan._plan import DPDCANPlan, PoissonSplitter, StepSettings
+from hdeepinsight.models._base._unlabeled import SIZE_FACTOR, UnlabeledMixin
+from hdeepinsight.models.dpdcan._module import TARGET_DEPTH, DPDCANModule, Heads
+from hdeepinsight.models.dpdcan._plan import DPDCANPlan, PoissonSplitter
 from hdeepinsight.models.dpdcan._privacy import (
+    ALWAYS,
+    GENES,
+    OF_MODE,
+    UNSEEDED,
     Mode,
     PrivacyReport,
-    conditions_of,
-    solve_noise,
+    within_budget,
 )
+from hdeepinsight.nn import union_graph
 from hdeepinsight.tl import check_delta, private_directions
 
-#: Share of epsilon that the projection takes; the steps get what is left.
-PROJECTION_SHARE = 0.9
-DEFAULT_EPSILON, DEFAULT_STEPS, DEFAULT_CELLS = 4.0, 100, 0.2
-_WARN_RATIO = 10.0
+#: Share of the cells that a step draws.
+STEP_SHARE = 0.2
+#: Norm of the noise over that of the largest averaged gradient, above which a warning is logged.
+MOST_NOISE = 10.0
 #: What a saved model leaves out, since it tells of single cells.
 _NOT_SAVED = ("history_", "train_indices_", "validation_indices_", "test_indices_", "held_out_")
 
 logger = logging.getLogger(__name__)
 
 
-class DPDCAN(CountModel):
+class DPDCAN(UnlabeledMixin, CountModel):
     r"""Positions of cells from a contrastive autoencoder, with or without differential privacy.
 
     Parameters
@@ -96,6 +96,7 @@ class DPDCAN(CountModel):
     _module_cls = DPDCANModule
     _training_plan_cls: ClassVar[type] = DPDCANPlan
     _parts: ClassVar[Mapping[str, type]] = {"privacy_report_": PrivacyReport}
+    _train_options = "report", "noise_seed"
     privacy_report_: PrivacyReport | None = None
 
     def __init__(
@@ -164,15 +165,7 @@ class DPDCAN(CountModel):
         >>> hdi.DPDCAN(reference, n_latent=8).is_trained
         False
         """
-        setup = registration.Setup(**cls._get_setup_method_args(**locals()))
-        source = registration.open_without_labels(adata, layer)
-        if size_factor_key is not None:
-            registration.size_factors(adata.obs, size_factor_key)
-        registration.register(cls, adata, source, adata.obs, setup)
-
-    def _extra_arrays(self, obs: pd.DataFrame) -> dict[str, np.ndarray]:
-        key = self._setup.setup_args.get("size_factor_key")
-        return {} if key is None else {DEPTH: registration.size_factors(obs, key)}
+        cls._set_up(locals())
 
     @property
     def privacy_report(self) -> PrivacyReport | None:
@@ -183,19 +176,15 @@ class DPDCAN(CountModel):
         self,
         *,
         privacy: Mode | None = "whole",
-        target_epsilon: float | None = None,
+        target_epsilon: float = 4.0,
         delta: float = 1e-5,
-        noise_multiplier: float | None = None,
         max_grad_norm: float = 0.1,
         expected_batch_size: int | None = None,
-        max_steps: int | None = None,
+        max_steps: int = 100,
         genes_are_public: bool = False,
         donor_key: str | None = None,
-        log_private_metrics: bool = False,
         noise_seed: int | None = None,
-        accelerator: str = "auto",
-        plan_kwargs: Mapping[str, Any] | None = None,
-        **trainer_kwargs: Any,
+        **kwargs: Any,
     ) -> None:
         """Train the network, once; the last step is the model.
 
@@ -207,31 +196,23 @@ class DPDCAN(CountModel):
             ``"paper"``: noise on the encoder, and none on the decoder that learns with it, as
             published; it guarantees nothing. ``None``: no noise; opacus is not needed.
         target_epsilon, delta
-            The budget of a cell; 4 and 1e-5 by default. ``delta`` has to be below one over the
-            number of cells.
-        noise_multiplier
-            Noise of every release in units of what a cell may change, in place of a budget.
+            The budget of a cell. ``delta`` has to be below one over the number of cells.
         max_grad_norm
             Largest norm of a cell's gradient.
         expected_batch_size
             Expected cells per step, each drawn by itself; a fifth of the cells by default.
         max_steps
-            Steps, 100 by default. There is no validation, and no early stop.
+            Steps. There is no validation, and no early stop.
         genes_are_public
             State that these cells had no part in choosing the genes. Otherwise the report says
             that epsilon is conditional on their list.
         donor_key
             Column of ``obs`` with the donor; the report then says that donors are not covered.
-        log_private_metrics
-            Log losses, which carry no noise: then the report says so.
         noise_seed
             Seed of the noise, for tests. It voids the guarantee, and the report says so.
-        accelerator
-            As in Lightning.
-        plan_kwargs
-            ``lr``, the learning rate of Adam, 1e-3.
-        **trainer_kwargs
-            Passed to :class:`scvi.train.Trainer`, such as ``enable_progress_bar``.
+        **kwargs
+            Further arguments of :meth:`CountModel.train`: ``accelerator``, ``plan_kwargs`` (``lr``,
+            the learning rate of Adam, 1e-3), ``enable_progress_bar``, ...
 
         Raises
         ------
@@ -247,122 +228,75 @@ class DPDCAN(CountModel):
         >>> hdi.DPDCAN.setup_anndata(reference)
         >>> model = hdi.DPDCAN(reference, n_latent=8, heads="compact")
         >>> quiet = {"accelerator": "cpu", "enable_progress_bar": False}
-        >>> model.train(privacy="paper", noise_multiplier=3.0, max_steps=2, **quiet)
+        >>> model.train(privacy="paper", max_steps=2, **quiet)
         >>> model.privacy_report.epsilon is None, model.privacy_report.nominal_epsilon > 0
         (True, True)
         """
-        check_choice("privacy", privacy, ("whole", "partial_safe", "paper", None))
+        check_choice("privacy", privacy, (*OF_MODE, None))
         if self.is_trained_:
             msg = "This model is trained, and a second training would add to what it spent. Make a"
             raise ValueError(f"{msg} new model.")
-        if self.adata is None:
-            raise ValueError("train() needs cells. Load the model with adata=..., or make one.")
-        check_integer("max_steps", max_steps, optional=True)
+        self._resolve_adata(None)
+        check_integer("max_steps", max_steps)
         check_integer("expected_batch_size", expected_batch_size, optional=True)
         check_integer("noise_seed", noise_seed, 0, optional=True)
-        shell = self.adata_manager.adata
-        if n_empty := int((np.asarray(shell.X.sum(axis=1)).ravel() <= 0).sum()):
-            msg = f"{n_empty:,} of {shell.n_obs:,} cells have no counts of these genes."
+        totals = np.asarray(self.adata_manager.adata.X.sum(axis=1)).ravel()
+        n = len(totals)
+        if n_empty := int((totals <= 0).sum()):
+            msg = f"{n_empty:,} of {n:,} cells have no counts of these genes."
             raise ValueError(f"{msg} Leave them out.")
-        n, steps = shell.n_obs, int(max_steps or DEFAULT_STEPS)
-        batch = int(expected_batch_size or max(1, round(DEFAULT_CELLS * n)))
+        batch = expected_batch_size or max(1, round(STEP_SHARE * n))
         if batch > n:
             raise invalid("expected_batch_size", batch, f"at most the number of cells, {n:,}")
-        rate, is_projected = batch / n, self.heads == "projected"
-        names = [name for name, _ in self.module.network.named_parameters()]
-        encoder = tuple(name for name in names if name.startswith("encoder."))
-        noise, of_projection = 0.0, None
+        report = None
         if privacy is not None:
             check_delta(delta, n)
             check_number("max_grad_norm", max_grad_norm, 1e-6, hint="Omit it to use 0.1.")
-            if target_epsilon is not None and noise_multiplier is not None:
-                msg = "target_epsilon and noise_multiplier say the same. Pass one of them."
-                raise ValueError(msg)
-            budget = DEFAULT_EPSILON if target_epsilon is None else target_epsilon
-            check_number("target_epsilon", budget, 1e-2, 1e2, hint="Usual are 0.5 to 10.")
-            if noise_multiplier is not None:
-                check_number("noise_multiplier", noise_multiplier, 0.3, hint="Usual are 1 to 20.")
-            if is_projected:
-                part = PROJECTION_SHARE * budget
-                of_projection = noise_multiplier or solve_noise(part, delta, 1.0, 1)
-            before = ((of_projection, 1.0, 1),) if of_projection else ()
-            noise = noise_multiplier or solve_noise(budget, delta, rate, steps, before)
-        else:
-            before = ()
-        self._steps = StepSettings(
-            trained=encoder if privacy == "partial_safe" else tuple(names),
-            noisy=None if privacy is None else tuple(names) if privacy == "whole" else encoder,
-            noise_multiplier=noise,
-            max_grad_norm=max_grad_norm,
-            batch_size=batch,
-            sample_rate=rate,
-            delta=delta,
-            before=before,
-            noise_seed=noise_seed,
-            log_losses=log_private_metrics,
-            start=lambda: self._set_directions(of_projection or 0.0, noise_seed),
-        )
-        widths = {name: value.numel() for name, value in self.module.network.named_parameters()}
-        n_noisy = sum(widths[name] for name in self._steps.noisy or ())
-        ratio = noise * n_noisy**0.5 / batch
-        if privacy is not None:
-            logger.info("Noise is %.1f times the largest averaged gradient.", ratio)
-        if ratio > _WARN_RATIO:
-            logger.warning(
-                "Noise is %.1f times the largest averaged gradient, so little is learned. Use "
-                "heads='projected' or fewer genes, a larger expected_batch_size, or more cells.",
-                ratio,
-            )
-        per_epoch = min(steps, max(1, round(1 / rate)))
-        super().train(
-            max_epochs=-(-steps // per_epoch),
-            max_steps=steps,
-            accelerator=accelerator,
-            devices=1,
-            validation_size=0,
-            batch_size=batch,
-            datasplitter_kwargs={
-                "sample_rate": rate,
-                "n_steps": per_epoch,
-                "noise_seed": noise_seed,
-            },
-            plan_kwargs=plan_kwargs,
-            **trainer_kwargs,
-        )
-        if privacy is None:
-            return
-        said = "" if donor_key is None else self._donors(donor_key)
-        self.privacy_report_ = PrivacyReport(
-            mode=privacy,
-            accounted_epsilon=self._steps.spent(self.trainer.global_step),
-            delta=delta,
-            noise_multiplier=noise,
-            max_grad_norm=max_grad_norm,
-            sample_rate=rate,
-            steps=self.trainer.global_step,
-            projection_noise=of_projection,
-            ratio=ratio,
-            is_seeded=noise_seed is not None,
-            conditions=conditions_of(
-                privacy,
+            check_number("target_epsilon", target_epsilon, 1e-2, 1e2, hint="Usual are 0.5 to 10.")
+            said = [OF_MODE[privacy], *ALWAYS]
+            said += [] if genes_are_public else [GENES]
+            said += [] if donor_key is None else [self._donors(donor_key)]
+            said = said if noise_seed is None else [UNSEEDED, *said]
+            about: Any = {"max_grad_norm": max_grad_norm, "conditions": tuple(said)}
+            report = within_budget(
+                *(privacy, target_epsilon, delta, batch / n, max_steps),
+                is_projected=self.heads == "projected",
                 is_seeded=noise_seed is not None,
-                genes_are_public=genes_are_public,
-                logs_losses=log_private_metrics,
-                groups=said,
-            ),
-        )
+                **about,
+            )
+            parameters = self.module.network.named_parameters()
+            n_noisy = sum(value.numel() for name, value in parameters if report.is_noisy(name))
+            if (ratio := report.noise_multiplier * n_noisy**0.5 / batch) > MOST_NOISE:
+                logger.warning(
+                    "Noise is %.1f times the largest averaged gradient, so little is learned. Use "
+                    "heads='projected', fewer genes, a larger expected_batch_size, or more cells.",
+                    ratio,
+                )
+        # Every epoch is one step.
+        fixed: Any = {"devices": 1, "validation_size": 0, "batch_size": batch}
+        super().train(max_steps, **fixed, report=report, noise_seed=noise_seed, **kwargs)
+        self.privacy_report_ = report and report.after(self.trainer.global_step)
 
     def _prepare(
-        self, split: list[np.ndarray] | None, datamodule: Any, **options: Any
+        self,
+        split: list[np.ndarray] | None,
+        datamodule: Any,
+        *,
+        report: PrivacyReport | None = None,
+        noise_seed: int | None = None,
+        **options: Any,
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return (self._steps,), {"heads": self.heads}
+        noise = (report and report.projection_noise) or 0.0
+        start = partial(self._set_directions, noise, noise_seed)
+        settings = {"heads": self.heads, "noise_seed": noise_seed}
+        return (report, self.adata_manager.adata.n_obs, noise_seed, start), settings
 
-    def _splitter(self, **loading: Any) -> PoissonSplitter:
-        return PoissonSplitter(self.adata_manager, **loading)
+    def _splitter(self, settings: Mapping[str, Any], **loading: Any) -> PoissonSplitter:
+        return PoissonSplitter(self.adata_manager, noise_seed=settings["noise_seed"], **loading)
 
     def _donors(self, key: str) -> str:
-        groups = self._groups(key)
-        largest = int(pd.Series(groups).value_counts().max())
+        """Return the condition that donors are not covered."""
+        largest = int(pd.Series(self._groups(key)).value_counts().max())
         msg = f"Donors are not covered: one of them has {largest:,} cells, and epsilon is of one"
         return f"{msg} cell; no epsilon for donors is stated."
 
@@ -371,29 +305,21 @@ class DPDCAN(CountModel):
         if self.heads != "projected":
             return
         network, shell = self.module.network, self.adata_manager.adata
-        depth = shell.obsm.get(DEPTH, np.asarray(shell.X.sum(axis=1)))
-        factors = TARGET_DEPTH / np.maximum(np.asarray(depth, dtype=np.float64).ravel(), 1.0)
-
-        def unit_rows() -> Iterator[csr_matrix]:
-            for start in range(0, shell.n_obs, 4096):
-                block = csr_matrix(shell.X[start : start + 4096], dtype=np.float64)
-                block.data *= np.repeat(factors[start : start + 4096], np.diff(block.indptr))
-                block.data = np.log1p(block.data)
-                yield normalize(block)
-
-        n_comps, rng = len(network.directions), np.random.default_rng(seed)
+        depth = shell.obsm.get(SIZE_FACTOR)
+        totals = None if depth is None else np.maximum(depth, 1.0)
+        unit = normalize(log_normalize(shell.X, TARGET_DEPTH, totals=totals).astype(np.float64))
+        rng, n_comps = np.random.default_rng(seed), len(network.directions)
         centre, directions, _ = private_directions(
-            unit_rows, shell.n_obs, noise, rng, n_comps=n_comps
+            lambda: [unit], shell.n_obs, noise, rng, n_comps=n_comps
         )
         network.centre.copy_(torch.from_numpy(centre))
         network.directions.copy_(torch.from_numpy(directions))
 
-    @torch.inference_mode()
     def get_latent_representation(
         self,
         adata: AnnData | None = None,
-        indices: Sequence[int] | None = None,
-        batch_size: int = 1024,
+        indices: Sequence[int] | np.ndarray | None = None,
+        batch_size: int = 2048,
     ) -> np.ndarray:
         """Compute latent positions of cells.
 
@@ -420,15 +346,13 @@ class DPDCAN(CountModel):
         >>> model.train(privacy=None, max_steps=2, accelerator="cpu", enable_progress_bar=False)
         >>> model.get_latent_representation().shape == (reference.n_obs, 8)
         True
+        >>> model.predict(n_clusters=3).cat.categories.tolist()
+        ['0', '1', '2']
         """
-        report = self.privacy_report_
-        if adata is None and report is not None:
+        if adata is None and self.privacy_report_ is not None:
             msg = "Latent positions of the cells that trained are not covered by epsilon."
             warnings.warn(f"{msg} Release the model, not these.", UserWarning, stacklevel=2)
-        self.module.eval()
-        loader = self._make_data_loader(adata, indices=indices, batch_size=batch_size)
-        inputs = map(self.module._get_inference_input, loader)
-        return torch.cat([self.module.inference(**given)["z"].cpu() for given in inputs]).numpy()
+        return super().get_latent_representation(adata, indices, batch_size)
 
     def predict(
         self, adata: AnnData | None = None, *, n_clusters: int | None = None
@@ -447,36 +371,20 @@ class DPDCAN(CountModel):
         Returns
         -------
         Cluster of every cell, named by the cells.
-
-        Examples
-        --------
-        >>> import hdeepinsight as hdi
-        >>> reference = hdi.datasets.demo().reference
-        >>> hdi.DPDCAN.setup_anndata(reference)
-        >>> model = hdi.DPDCAN(reference, n_latent=8)
-        >>> model.train(privacy=None, max_steps=2, accelerator="cpu", enable_progress_bar=False)
-        >>> model.predict(n_clusters=3).cat.categories.tolist()
-        ['0', '1', '2']
         """
         check_integer("n_clusters", n_clusters, optional=True)
         cells = self._resolve_adata(adata)
         points = normalize(self.get_latent_representation(cells))
-        if n_clusters is not None:
-            if n_clusters > len(points):
-                expected = f"at most the number of cells, {len(points):,}"
-                raise invalid("n_clusters", n_clusters, expected)
-            model = KMeans(n_clusters, n_init=10, random_state=self.seed)
-            labels = model.fit_predict(points).astype(str)
+        if n_clusters is None:
+            near = torch.as_tensor(nearest_neighbors(points, k=15, seed=self.seed)[0])
+            labels = leiden_communities(union_graph(near).to_scipy(), seed=self.seed)
+        elif n_clusters <= len(points):
+            means = KMeans(n_clusters, n_init=10, random_state=self.seed)
+            labels = means.fit_predict(points)
         else:
-            need_extra("igraph", "leiden", "Clustering without n_clusters")
-            import scanpy as sc
-
-            graph = AnnData(obs=pd.DataFrame(index=cells.obs_names), obsm={"z": points})
-            sc.pp.neighbors(graph, use_rep="z", n_neighbors=15, random_state=self.seed)
-            how = {"flavor": "igraph", "n_iterations": 2, "directed": False}
-            sc.tl.leiden(graph, resolution=1.0, random_state=self.seed, **how)
-            labels = graph.obs["leiden"].astype(str).to_numpy()
-        return pd.Series(pd.Categorical(labels), index=cells.obs_names, name="cluster")
+            expected = f"at most the number of cells, {len(points):,}"
+            raise invalid("n_clusters", n_clusters, expected)
+        return pd.Series(pd.Categorical(labels.astype(str)), index=cells.obs_names, name="cluster")
 
     def save(
         self,

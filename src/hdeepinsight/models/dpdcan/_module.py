@@ -12,11 +12,13 @@ from scvi.distributions._negative_binomial import log_zinb_positive
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from torch import Tensor, nn
 
+from hdeepinsight.models._base._unlabeled import SIZE_FACTOR
 from hdeepinsight.nn import CountHeads
 
 Heads = Literal["projected", "full", "compact"]
-DEPTH = "depth"
 TARGET_DEPTH = 1e4
+RECONSTRUCTION_WEIGHT = 0.8
+"""Weight of the reconstruction; the contrast has the rest."""
 
 
 class ResidualMap(nn.Module):
@@ -48,18 +50,18 @@ class DPDCANNetwork(nn.Module):
 
     def __init__(self, n_genes: int, n_latent: int, hidden: Sequence[int], heads: Heads) -> None:
         super().__init__()
-        self.heads = heads
+        self.is_projected = heads == "projected"
         self.encoder: nn.Module
         self.decoder: nn.Module
-        if heads == "projected":
+        if self.is_projected:
             self.register_buffer("centre", torch.zeros(n_genes))
             self.register_buffer("directions", torch.zeros(n_latent, n_genes))
             self.encoder = ResidualMap(n_latent, hidden[-1])
             self.decoder = ResidualMap(n_latent, hidden[-1])
         else:
             self.encoder = _tanh_layers([n_genes, *hidden], n_latent)
-            self.decoder = nn.Sequential(_tanh_layers([n_latent, *hidden[:0:-1]], hidden[0]))
-            self.decoder.append(nn.Tanh())
+            inner = _tanh_layers([n_latent, *hidden[:0:-1]], hidden[0])
+            self.decoder = nn.Sequential(inner, nn.Tanh())
             self.counts = CountHeads(hidden[0], n_genes, per_cell=heads == "full")
 
     def features(self, values: Tensor) -> Tensor:
@@ -67,13 +69,10 @@ class DPDCANNetwork(nn.Module):
 
         Projected cells are scaled so that a feature is of the order of 1.
         """
-        if self.heads != "projected":
+        if not self.is_projected:
             return values
-        return self.scaled(nn.functional.normalize(values, dim=-1) - self.centre)
-
-    def scaled(self, residuals: Tensor) -> Tensor:
-        """Project residuals of unit rows."""
         scale: float = len(self.directions) ** 0.5
+        residuals = nn.functional.normalize(values, dim=-1) - self.centre
         return nn.functional.linear(residuals, self.directions) * scale
 
     def forward(self, features: Tensor, views: Tensor, counts: Tensor, depth: Tensor) -> Tensor:
@@ -88,7 +87,7 @@ class DPDCANNetwork(nn.Module):
             Counts ``(n_cells, n_genes)``, and their depth ``(n_cells, 1)``.
         """
         z = self.encoder(features)
-        if self.heads == "projected":
+        if self.is_projected:
             loss = (self.decoder(z) - features).square().mean(dim=1)
         else:
             mean, dispersion, zeros = self.counts(self.decoder(z), depth / TARGET_DEPTH)
@@ -105,27 +104,16 @@ class DPDCANModule(BaseModuleClass):  # type: ignore[misc]
     ----------
     n_genes, n_latent, hidden, heads
         As in :class:`DPDCAN`.
-    mask_probability
-        Probability of a gene to be hidden in a view.
-    reconstruction_weight
-        Weight of the reconstruction; the contrast has the rest.
     """
 
-    def __init__(
-        self,
-        n_genes: int,
-        n_latent: int,
-        hidden: Sequence[int],
-        heads: Heads,
-        mask_probability: float = 0.2,
-        reconstruction_weight: float = 0.8,
-    ) -> None:
+    #: Probability of a gene to be hidden in a view.
+    mask_probability = 0.2
+
+    def __init__(self, n_genes: int, n_latent: int, hidden: Sequence[int], heads: Heads) -> None:
         super().__init__()
         self.network = DPDCANNetwork(n_genes, n_latent, hidden, heads)
-        self.mask_probability = mask_probability
-        self.register_buffer(
-            "weights", torch.tensor([reconstruction_weight, 1 - reconstruction_weight])
-        )
+        shares = [RECONSTRUCTION_WEIGHT, 1 - RECONSTRUCTION_WEIGHT]
+        self.register_buffer("weights", torch.tensor(shares))
 
     def prepare(self, tensors: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """Return what the loss of the network takes, with two new views of every cell."""
@@ -138,7 +126,8 @@ class DPDCANModule(BaseModuleClass):  # type: ignore[misc]
 
     def _get_inference_input(self, tensors: dict[str, Tensor], **_: Any) -> dict[str, Tensor]:
         counts = tensors[REGISTRY_KEYS.X_KEY]
-        return {"counts": counts, "depth": tensors.get(DEPTH, counts.sum(dim=1, keepdim=True))}
+        depth = tensors.get(SIZE_FACTOR, counts.sum(dim=1, keepdim=True))
+        return {"counts": counts, "depth": depth}
 
     def _get_generative_input(
         self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], **_: Any
@@ -161,10 +150,11 @@ class DPDCANModule(BaseModuleClass):  # type: ignore[misc]
         inference_outputs: dict[str, Tensor],
         generative_outputs: dict[str, Tensor],
     ) -> LossOutput:
-        """Weigh reconstruction and contrast."""
+        """Weigh reconstruction and contrast; a batch may have no cell."""
         losses = generative_outputs["losses"]
-        total = (losses @ self.weights).mean()
-        return LossOutput(loss=total, reconstruction_loss=losses[:, 0], n_obs_minibatch=len(losses))
+        n_cells = max(len(losses), 1)
+        total = (losses @ self.weights).sum() / n_cells
+        return LossOutput(total, losses[:, 0], n_obs_minibatch=n_cells)
 
 
 def log_values(counts: Tensor, depth: Tensor) -> Tensor:
@@ -173,7 +163,5 @@ def log_values(counts: Tensor, depth: Tensor) -> Tensor:
 
 
 def _tanh_layers(widths: Sequence[int], n_out: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for n_in, n_next in pairwise(widths):
-        layers += [nn.Linear(n_in, n_next), nn.Tanh()]
+    layers = [layer for pair in pairwise(widths) for layer in (nn.Linear(*pair), nn.Tanh())]
     return nn.Sequential(*layers, nn.Linear(widths[-1], n_out))

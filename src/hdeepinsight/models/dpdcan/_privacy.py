@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from math import exp, log
 from typing import Any, Final, Literal
@@ -20,74 +20,81 @@ History = Sequence[tuple[float, float, int]]
 #: Orders of the Rényi divergence that are tried.
 ORDERS: Final = [1 + x / 10 for x in range(1, 100)] + [*range(11, 64), 128, 256, 512]
 _NOISE_BOUNDS: Final = 0.3, 1e4
+#: Share of epsilon that the projection takes; the steps get what is left.
+PROJECTION_SHARE: Final = 0.9
 
-_UNSEEDED: Final = "not private: noise_seed is known, so that the noise can be subtracted."
-_OF_MODE: Final[dict[str, tuple[str, ...]]] = {
-    "whole": (
-        "It covers the saved weights. The embedding of a cell is a function of that cell, and "
-        "clusters made of it are not covered.",
-    ),
-    "partial_safe": (
-        "The number holds for the encoder alone, as long as the decoder is the random one.",
-    ),
-    "paper": (
-        "No guarantee: the decoder learns from the same cells without noise, and the gradients of "
-        "the encoder pass through it.",
-    ),
+UNSEEDED: Final = "not private: noise_seed is known, so that the noise can be subtracted."
+GENES: Final = "The list of genes counts as public."
+OF_MODE: Final[dict[str, str]] = {
+    "whole": "It covers the saved weights. The embedding of a cell is a function of that cell, and "
+    "clusters made of it are not covered.",
+    "partial_safe": "The number holds for the encoder alone, as long as the decoder is the random "
+    "one.",
+    "paper": "No guarantee: the decoder learns from the same cells without noise, and the "
+    "gradients of the encoder pass through it.",
 }
-_ALWAYS: Final = (
+ALWAYS: Final = (
     "One cell is the unit, added or removed; the number of cells counts as public.",
     "Hyper-parameters that were chosen on these cells add to epsilon.",
     "Leaks through floating-point arithmetic are out of scope.",
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PrivacyReport:
-    """What a training of a :class:`DPDCAN` spent, and on which conditions that rests.
+    """What a training of a :class:`DPDCAN` spends, and on which conditions that rests.
 
     Parameters
     ----------
     mode
         As given to :meth:`DPDCAN.train`.
-    accounted_epsilon
-        What the accountant says of all noisy releases; see ``epsilon`` for the guarantee.
     delta
         Probability with which epsilon may be exceeded.
-    noise_multiplier, max_grad_norm, sample_rate, steps
-        Noise in units of the largest gradient norm, that norm, the probability of a cell to be in
-        a step, and the number of steps.
+    noise_multiplier, max_grad_norm, sample_rate
+        Noise in units of the largest gradient norm, that norm, and the probability of a cell to be
+        in a step.
     projection_noise
         Noise of the projection in units of its sensitivity; ``None`` where there is none.
-    ratio
-        Norm of the noise over the largest norm of the averaged gradient.
-    accountant
-        Name of the accountant.
     is_seeded
         Whether the noise had a known seed.
     conditions
         What the number rests on and what it leaves out, in sentences.
+    steps, accounted_epsilon
+        Steps that were taken, and what the accountant says of all noisy releases; see ``epsilon``
+        for the guarantee.
+    accountant
+        Name of the accountant.
 
     Examples
     --------
     >>> from hdeepinsight.models import PrivacyReport
-    >>> report = PrivacyReport("paper", 4.0, 1e-5, 3.5, 0.1, 0.1, 500, None, 12.0)
+    >>> noise = {"noise_multiplier": 3.5, "max_grad_norm": 0.1, "sample_rate": 0.1}
+    >>> report = PrivacyReport(mode="paper", delta=1e-5, **noise, accounted_epsilon=4.0)
     >>> report.epsilon, report.nominal_epsilon
     (None, 4.0)
     """
 
     mode: Mode
-    accounted_epsilon: float
     delta: float
     noise_multiplier: float
     max_grad_norm: float
     sample_rate: float
-    steps: int
-    projection_noise: float | None
-    ratio: float
-    accountant: str = "rdp"
+    projection_noise: float | None = None
     is_seeded: bool = False
     conditions: tuple[str, ...] = ()
+    steps: int = 0
+    accounted_epsilon: float = 0.0
+    accountant: str = "rdp"
+
+    def after(self, steps: int) -> PrivacyReport:
+        """Return the report of a training of so many steps."""
+        projection = [(self.projection_noise, 1.0, 1)] if self.projection_noise else []
+        history = [*projection, (self.noise_multiplier, self.sample_rate, steps)]
+        return replace(self, steps=steps, accounted_epsilon=spent_epsilon(history, self.delta))
+
+    def is_noisy(self, parameter: str) -> bool:
+        """Whether a parameter of the network, by name, gets noise."""
+        return self.mode == "whole" or parameter.startswith("encoder.")
 
     @property
     def epsilon(self) -> float | None:
@@ -122,21 +129,7 @@ class PrivacyReport:
     def from_dict(cls, values: dict[str, Any]) -> PrivacyReport:
         """Return the report that :meth:`to_dict` gave."""
         known = {field.name: values[field.name] for field in fields(cls)}
-        return cls(**{**known, "conditions": tuple(known["conditions"])})
-
-
-def conditions_of(
-    mode: Mode, *, is_seeded: bool, genes_are_public: bool, logs_losses: bool, groups: str = ""
-) -> tuple[str, ...]:
-    """Return what the epsilon of a training rests on, in sentences."""
-    said = (
-        *((_UNSEEDED,) if is_seeded else ()),
-        *_OF_MODE[mode],
-        *(() if genes_are_public else ("The list of genes counts as public.",)),
-        *(("Losses were logged without noise and are not covered.",) if logs_losses else ()),
-        *((groups,) if groups else ()),
-    )
-    return said + _ALWAYS
+        return cls(**known | {"conditions": tuple(known["conditions"])})
 
 
 @lru_cache(maxsize=256)
@@ -171,3 +164,31 @@ def solve_noise(
     if excess(low) < 0:
         return _NOISE_BOUNDS[0]
     return exp(float(brentq(excess, low, high, xtol=1e-5)) + 1e-5)
+
+
+def within_budget(
+    mode: Mode,
+    epsilon: float,
+    delta: float,
+    sample_rate: float,
+    steps: int,
+    *,
+    is_projected: bool,
+    **about: Any,
+) -> PrivacyReport:
+    """Return the report of a training with the least noise that keeps to a budget.
+
+    Parameters
+    ----------
+    mode, epsilon, delta, sample_rate, steps
+        What the training has to keep to.
+    is_projected
+        Whether a projection is released before the steps.
+    **about
+        Further fields of the report.
+    """
+    projection = solve_noise(PROJECTION_SHARE * epsilon, delta, 1.0, 1) if is_projected else None
+    before = [(projection, 1.0, 1)] if projection else []
+    noise = solve_noise(epsilon, delta, sample_rate, steps, before)
+    how: Any = {"noise_multiplier": noise, "sample_rate": sample_rate, "delta": delta}
+    return PrivacyReport(mode=mode, projection_noise=projection, **how, **about)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -12,52 +12,37 @@ import torch
 from anndata import AnnData
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.decomposition import PCA
-from sklearn.utils import gen_batches
 from sklearn.utils.sparsefuncs import mean_variance_axis
 from torch import Tensor
 
-from hdeepinsight._errors import (
-    InputError,
-    check_choice,
-    check_integer,
-    check_number,
-    examples,
-    invalid,
-    missing_column,
-)
+from hdeepinsight._errors import InputError, check_choice, check_integer, invalid
 from hdeepinsight.data import log_normalize
 from hdeepinsight.graph import (
-    check_points,
     degree_summary,
     leiden_communities,
     nearest_neighbors,
     neighbors_within,
 )
-from hdeepinsight.models._base import _registration as registration
 from hdeepinsight.models._base import _training as training
 from hdeepinsight.models._base._count_model import CountModel
-from hdeepinsight.models.scagc._module import GraphAutoencoder
-from hdeepinsight.models.scagc._plan import (
-    AdaptiveGraphPlan,
-    CellBlocks,
-    Cells,
-    EdgeRule,
-    PlanOptions,
-)
-from hdeepinsight.nn import Similarity, SparseFeatures, union_graph
+from hdeepinsight.models._base._registration import BATCH
+from hdeepinsight.models._base._unlabeled import UnlabeledMixin, embedding_of
+from hdeepinsight.models.scagc._module import Cells, GraphAutoencoder
+from hdeepinsight.models.scagc._plan import AdaptiveGraphPlan, CellBlocks, PlanOptions
+from hdeepinsight.nn import SparseFeatures, union_graph
 
-Sampler = Literal["adaptive", "published", "static"]
 Propagation = Literal["auto", "full", "blocks"]
 
-BATCH_NAME = f"{registration.BATCH}_name"
 N_COMPONENTS = 50
+#: Cells among which every cell chooses, half of them near in ``use_rep`` and half in the embedding.
+N_CANDIDATES = 100
 #: Neighbours in the tissue, as many as touch a cell in a layer of round ones.
 SPATIAL_NEIGHBORS = 6
 #: More cells than these are trained in blocks of about so many.
 FULL_CELLS, BLOCK_CELLS = 15_000, 1_000
 
 
-class SCAGC(CountModel):
+class SCAGC(UnlabeledMixin, CountModel):
     """Clusters of cells on a graph that is learned with them, without labels.
 
     A graph autoencoder embeds cells by convolution over a neighbour graph, and draws the edges of
@@ -72,8 +57,8 @@ class SCAGC(CountModel):
         Registry of a saved model.
     n_clusters
         Number of clusters; by default as many as Leiden finds on the learned graph (resolution 1).
-    n_latent, n_hidden, n_hops
-        Widths of embedding and hidden layer, and reach of a convolution in edges.
+    n_latent, n_hidden
+        Widths of embedding and hidden layer.
     n_neighbors
         Neighbours that every cell chooses.
     use_rep
@@ -82,19 +67,6 @@ class SCAGC(CountModel):
     spatial_key
         Entry of ``obsm`` with coordinates in a tissue. The nearest six cells of the same batch
         join the first graph and the candidates.
-    graph_sampler
-        ``"adaptive"`` draws edges with noise that is small beside the similarities,
-        ``"published"`` with that of the public code, which all but ignores them, and ``"static"``
-        keeps the first graph.
-    similarity
-        Similarity of two embedded cells: ``"cosine"``, ``"rbf"`` or ``"neg_sqdist"``.
-    graph_temperature
-        What divides similarities before noise is added; edges are more random where it is higher.
-    candidates
-        Cells among which every cell chooses: half of them near in ``use_rep``, half in the
-        embedding.
-    dropout_rate
-        Share of the genes that a training step leaves out.
     seed
         Seed of weights, training and clusters; by default ``scvi.settings.seed``, or 0.
 
@@ -116,6 +88,10 @@ class SCAGC(CountModel):
     """
 
     _module_cls = GraphAutoencoder
+    _former_options: ClassVar[Mapping[str, Any]] = {
+        **{"n_hops": 3, "graph_sampler": "adaptive", "similarity": "cosine"},
+        **{"graph_temperature": 0.1, "candidates": 100, "dropout_rate": 0.2},
+    }
 
     def __init__(
         self,
@@ -125,43 +101,31 @@ class SCAGC(CountModel):
         n_clusters: int | None = None,
         n_latent: int = 15,
         n_hidden: int = 128,
-        n_hops: int = 3,
         n_neighbors: int = 15,
         use_rep: str | None = None,
         spatial_key: str | None = None,
-        graph_sampler: Sampler = "adaptive",
-        similarity: Similarity = "cosine",
-        graph_temperature: float = 0.1,
-        candidates: int = 100,
-        dropout_rate: float = 0.2,
         seed: int | None = None,
     ) -> None:
         super().__init__(adata, registry, seed=seed)
         self.init_params_ = self._get_init_params(locals())
-        sizes = {"n_latent": n_latent, "n_hidden": n_hidden, "n_hops": n_hops}
-        for name, size in (sizes | {"n_neighbors": n_neighbors}).items():
+        sizes = {"n_latent": n_latent, "n_hidden": n_hidden, "n_neighbors": n_neighbors}
+        for name, size in sizes.items():
             check_integer(name, size)
         check_integer("n_clusters", n_clusters, optional=True)
-        check_integer("candidates", candidates, 2 * n_neighbors)
-        check_choice("graph_sampler", graph_sampler, get_args(Sampler))
-        check_choice("similarity", similarity, get_args(Similarity))
-        check_number("graph_temperature", graph_temperature, 1e-6)
-        check_number("dropout_rate", dropout_rate, 0, 0.99)
         if n_clusters is not None and n_clusters > (n_cells := self.summary_stats.n_cells):
             raise invalid("n_clusters", n_clusters, f"at most the number of cells, {n_cells:,}")
         self.n_clusters, self.use_rep, self.spatial_key = n_clusters, use_rep, spatial_key
-        self.rule = EdgeRule(graph_sampler, similarity, graph_temperature, n_neighbors, candidates)
         if adata is not None:
             self._read_genes(self.genes)
             for key in filter(None, (use_rep, spatial_key)):
-                _coordinates(adata, key)
+                embedding_of(adata, key)
         n_components = min(N_COMPONENTS, self.summary_stats.n_cells - 1, len(self.genes) - 1)
         torch.manual_seed(self.seed)
         self.module = self._module_cls(
             len(self.genes),
             len(self._batches),
             **sizes,
-            dropout_rate=dropout_rate,
+            n_candidates=max(N_CANDIDATES, 2 * n_neighbors),
             n_components=0 if use_rep else n_components,
         )
         self._settled: tuple[np.ndarray, np.ndarray] | None = None
@@ -204,9 +168,7 @@ class SCAGC(CountModel):
         >>> hdi.SCAGC(cells).is_trained
         False
         """
-        setup = registration.Setup(**cls._get_setup_method_args(**locals()))
-        source = registration.open_without_labels(adata, layer)
-        registration.register(cls, adata, source, adata.obs, setup)
+        cls._set_up(locals())
 
     @property
     def _batches(self) -> list[str]:
@@ -238,9 +200,7 @@ class SCAGC(CountModel):
             As in Lightning; one device.
         plan_kwargs
             Passed to the training plan: ``lr`` (1e-3), ``cluster_lr`` (5e-4), ``edge_weight``
-            (0.3), ``contrast_weight`` (0.01), ``cluster_weight`` (1.5), ``contrast_temperature``
-            (0.7), ``step_cells`` (256) of which losses are computed, ``pool_refresh`` (25 epochs),
-            ``target_update`` (8 epochs), ``label_change_tol`` (0.001).
+            (0.3), ``contrast_weight`` (0.01), ``cluster_weight`` (1.5).
         **trainer_kwargs
             Passed to :class:`scvi.train.Trainer`.
 
@@ -270,25 +230,22 @@ class SCAGC(CountModel):
         options = PlanOptions(**(plan_kwargs or {}))
         self._resolve_adata(None)
         self._check_reference()
+        epochs = {"pretrain_epochs": pretrain_epochs, "cluster_epochs": cluster_epochs}
         with training.one_at_a_time():
             self._standardize()
-            cells, epochs = self._cells(None), (pretrain_epochs, cluster_epochs)
+            cells = self._cells(None)
             n_cells = cells.counts.shape[0]
             blocks = np.zeros(n_cells, dtype=int)
             if propagation == "blocks" or (propagation == "auto" and n_cells > FULL_CELLS):
                 means = MiniBatchKMeans(-(-n_cells // BLOCK_CELLS), random_state=self.seed)
                 blocks = means.fit_predict(cells.points)
-            plan = AdaptiveGraphPlan(
-                self.module, cells, self.rule, self._first_centres, epochs, options
-            )
+            phases = pretrain_epochs, cluster_epochs
+            plan = AdaptiveGraphPlan(self.module, cells, self._first_centres, phases, options)
             settings = {"propagation": "blocks" if blocks.any() else "full", **vars(options)}
-            settings |= {"pretrain_epochs": pretrain_epochs, "cluster_epochs": cluster_epochs}
-            trainer = training.trainer_options(
-                trainer_kwargs, sum(epochs), 0, devices, monitor=None
-            )
-            trainer |= {"accelerator": accelerator, "devices": devices, "max_epochs": sum(epochs)}
+            how = training.trainer_options(trainer_kwargs, sum(phases), 0, devices, monitor=None)
+            how |= {"accelerator": accelerator, "devices": devices, "max_epochs": sum(phases)}
             self._settled = None
-            self._fit(plan, CellBlocks(blocks), trainer, settings, sizes=(n_cells, 0))
+            self._fit(plan, CellBlocks(blocks), how, settings | epochs, sizes=(n_cells, 0))
 
     def _standardize(self) -> None:
         """Read depth, means, deviations and principal directions from the reference."""
@@ -315,18 +272,17 @@ class SCAGC(CountModel):
             raise InputError("There is 1 cell.", "A graph needs two or more.", "Add cells.")
         depth = float(self.module.depth)
         logged = log_normalize(counts, depth)
-        names = np.concatenate([shell.obs[BATCH_NAME].astype(str) for shell in shells])
+        names = np.concatenate([shell.obs[f"{BATCH}_name"].astype(str) for shell in shells])
         if self.use_rep is not None:
-            points = np.concatenate([_coordinates(each, self.use_rep) for each in given])
+            points = np.concatenate([embedding_of(each, self.use_rep) for each in given])
         else:
-            buffers = (self.module.rotation, self.module.scale[:, None], self.module.shift)
-            rotation, scale, shift = (buffer.cpu().numpy() for buffer in buffers)
-            points = logged @ (rotation / scale) - shift @ (rotation / scale)
-        near = min(self.rule.n_candidates // 2, n_cells - 1)
+            rotation = (self.module.rotation / self.module.scale[:, None]).cpu().numpy()
+            points = logged @ rotation - self.module.shift.cpu().numpy() @ rotation
+        near = min(self.module.n_candidates // 2, n_cells - 1)
         candidates = nearest_neighbors(points, k=near, seed=self.seed)[0]
-        neighbors = candidates[:, : self.rule.n_neighbors]
+        neighbors = candidates[:, : self.module.n_neighbors]
         if self.spatial_key is not None:
-            places = np.concatenate([_coordinates(each, self.spatial_key) for each in given])
+            places = np.concatenate([embedding_of(each, self.spatial_key) for each in given])
             beside = neighbors_within(places, names, SPATIAL_NEIGHBORS)
             candidates, neighbors = (
                 np.hstack([x, np.where((beside[:, :, None] == x[:, None]).any(axis=2), -1, beside)])
@@ -356,20 +312,18 @@ class SCAGC(CountModel):
         self, data: AnnData | None, reference: AnnData | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return embedding and neighbours of cells; those of the own reference are kept."""
-        self._check_if_trained(warn=False, message="Train the model first: model.train().")
+        self._check_if_trained(warn=False)
         is_own = (data is None or data is self.adata) and reference is None
         if is_own and self._settled is not None:
             return self._settled
         cells = self._cells(data, reference)
-        self.module.eval()
-        features = SparseFeatures.from_scipy(cells.logged, self.device)
-        found = self.rule.settle(self.module, cells, features)
+        found = self.module.settle(cells, SparseFeatures.from_scipy(cells.logged, self.device))
         latent, neighbors = (part.cpu().numpy() for part in found)
         if is_own:
             self._settled = latent, neighbors
         return latent, neighbors
 
-    def get_latent_representation(
+    def get_latent_representation(  # type: ignore[override]
         self, adata: AnnData | None = None, *, reference: AnnData | None = None
     ) -> np.ndarray:
         """Embed cells.
@@ -395,6 +349,12 @@ class SCAGC(CountModel):
         >>> model.train(pretrain_epochs=5, cluster_epochs=2, enable_progress_bar=False)
         >>> model.get_latent_representation(cells[:30].copy(), reference=cells).shape
         (30, 15)
+        >>> model.predict_proba().columns.tolist()
+        ['0', '1', '2', '3']
+        >>> cells.obs["scagc"] = model.predict()
+        >>> cells.obsp["scagc_connectivities"] = model.get_learned_graph()
+        >>> model.neighbor_choices()["learned"].shape, model.degree_report().index.tolist()
+        ((210, 15), ['initial', 'learned'])
         """
         latent, _ = self._settle(adata, reference)
         return latent[: self._resolve_adata(adata).n_obs].copy()
@@ -408,16 +368,6 @@ class SCAGC(CountModel):
         ----------
         adata, reference
             As in :meth:`get_latent_representation`.
-
-        Examples
-        --------
-        >>> import hdeepinsight as hdi
-        >>> cells = hdi.datasets.demo().query
-        >>> hdi.SCAGC.setup_anndata(cells)
-        >>> model = hdi.SCAGC(cells, n_clusters=4)
-        >>> model.train(pretrain_epochs=5, cluster_epochs=2, enable_progress_bar=False)
-        >>> model.predict_proba().columns.tolist()
-        ['0', '1', '2', '3']
         """
         latent = self.get_latent_representation(adata, reference=reference)
         with torch.inference_mode():
@@ -438,15 +388,6 @@ class SCAGC(CountModel):
         Returns
         -------
         Names of the clusters, ``"0"`` for the one that was largest at first.
-
-        Examples
-        --------
-        >>> import hdeepinsight as hdi
-        >>> cells = hdi.datasets.demo().query
-        >>> hdi.SCAGC.setup_anndata(cells)
-        >>> model = hdi.SCAGC(cells, n_clusters=4)
-        >>> model.train(pretrain_epochs=5, cluster_epochs=2, enable_progress_bar=False)
-        >>> cells.obs["scagc"] = model.predict()
         """
         table = self.predict_proba(adata, reference=reference)
         labels = table.columns[table.to_numpy().argmax(axis=1)]
@@ -465,56 +406,8 @@ class SCAGC(CountModel):
         -------
         Symmetric matrix of ones without a diagonal, which serves scanpy as connectivities:
         ``adata.obsp["scagc_connectivities"]``.
-
-        Examples
-        --------
-        >>> import hdeepinsight as hdi
-        >>> cells = hdi.datasets.demo().query
-        >>> hdi.SCAGC.setup_anndata(cells)
-        >>> model = hdi.SCAGC(cells, n_clusters=4)
-        >>> model.train(pretrain_epochs=5, cluster_epochs=2, enable_progress_bar=False)
-        >>> cells.obsp["scagc_connectivities"] = model.get_learned_graph()
         """
         return union_graph(torch.as_tensor(self._settle(adata)[1])).to_scipy()
-
-    def get_normalized_expression(
-        self, adata: AnnData | None = None, gene_list: Sequence[str] | None = None
-    ) -> pd.DataFrame:
-        """Return the decoded mean of the counts at the median depth.
-
-        Parameters
-        ----------
-        adata
-            As in :meth:`get_latent_representation`.
-        gene_list
-            Genes to return; all of them by default.
-
-        Returns
-        -------
-        Shape ``(n_obs, n_genes)``; zero inflation is left out of it.
-
-        Examples
-        --------
-        >>> import hdeepinsight as hdi
-        >>> cells = hdi.datasets.demo().query
-        >>> hdi.SCAGC.setup_anndata(cells)
-        >>> model = hdi.SCAGC(cells, n_clusters=4)
-        >>> model.train(pretrain_epochs=5, cluster_epochs=2, enable_progress_bar=False)
-        >>> model.get_normalized_expression(gene_list=model.genes[:2]).shape
-        (210, 2)
-        """
-        names = list(self.genes if gene_list is None else gene_list)
-        if unknown := sorted(set(names) - set(self.genes)):
-            raise invalid("gene_list", examples(unknown), "genes of the model", "See model.genes.")
-        columns, shell = pd.Index(self.genes).get_indexer(names), self._validate_anndata(adata)
-        codes = pd.Index(self._batches).get_indexer(shell.obs[BATCH_NAME].astype(str))
-        latent, means = self._settle(adata)[0], []
-        with torch.inference_mode():
-            for rows in gen_batches(len(latent), 4096):
-                z, batch = (torch.as_tensor(x[rows], device=self.device) for x in (latent, codes))
-                found = self.module.generative(z, torch.ones_like(z[:, :1]), batch)["px"].mu
-                means.append(found[:, columns].cpu().numpy())
-        return pd.DataFrame(np.concatenate(means), index=shell.obs_names, columns=names)
 
     def neighbor_choices(self) -> dict[str, np.ndarray]:
         """Return the cells that each cell chose in the first and in the learned graph.
@@ -523,16 +416,6 @@ class SCAGC(CountModel):
         -------
         ``"initial"`` and ``"learned"``: positions of cells, -1 for none, one row per cell, as
         :func:`hdeepinsight.pl.in_degrees` takes them.
-
-        Examples
-        --------
-        >>> import hdeepinsight as hdi
-        >>> cells = hdi.datasets.demo().query
-        >>> hdi.SCAGC.setup_anndata(cells)
-        >>> model = hdi.SCAGC(cells, n_clusters=4)
-        >>> model.train(pretrain_epochs=5, cluster_epochs=2, enable_progress_bar=False)
-        >>> model.neighbor_choices()["learned"].shape
-        (210, 15)
         """
         return {"initial": self._cells(None).neighbors.numpy(), "learned": self._settle(None)[1]}
 
@@ -543,26 +426,6 @@ class SCAGC(CountModel):
         -------
         One row per graph: quantiles of the degrees, and standard deviation and skewness (hubness)
         of how often a cell is chosen by others.
-
-        Examples
-        --------
-        >>> import hdeepinsight as hdi
-        >>> cells = hdi.datasets.demo().query
-        >>> hdi.SCAGC.setup_anndata(cells)
-        >>> model = hdi.SCAGC(cells, n_clusters=4)
-        >>> model.train(pretrain_epochs=5, cluster_epochs=2, enable_progress_bar=False)
-        >>> model.degree_report().index.tolist()
-        ['initial', 'learned']
         """
         rows = {name: degree_summary(chosen) for name, chosen in self.neighbor_choices().items()}
         return pd.DataFrame.from_dict(rows, orient="index")
-
-
-def _coordinates(adata: AnnData, key: str) -> np.ndarray:
-    """Return an embedding or the places of cells; an error says what is wrong with it."""
-    if key not in adata.obsm:
-        raise missing_column(key, adata.obsm, where="obsm")
-    points = check_points(np.asarray(adata.obsm[key]), f"obsm[{key!r}]")
-    if points.shape[1] < 2:
-        raise invalid(key, f"{points.shape[1]} column", "coordinates in two or more columns")
-    return points

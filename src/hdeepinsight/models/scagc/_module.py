@@ -2,16 +2,67 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from scvi.distributions import ZeroInflatedNegativeBinomial
 from scvi.module.base import BaseModuleClass, LossOutput
 from torch import Tensor, nn
-from torch.nn.functional import dropout, one_hot
+from torch.nn.functional import dropout, normalize, one_hot
 
-from hdeepinsight.nn import CellGraph, CountHeads, SparseFeatures, TAGConv, student_t_assignment
+from hdeepinsight.graph import nearest_neighbors
+from hdeepinsight.nn import (
+    CellGraph,
+    CountHeads,
+    SparseFeatures,
+    TAGConv,
+    candidate_similarity,
+    chosen_cells,
+    draw_neighbors,
+    gumbel_noise,
+    student_t_assignment,
+    union_graph,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    import scipy.sparse as sp
+
+#: Powers of the adjacency in a convolution, and width of the edge decoder.
+N_HOPS, EDGE_WIDTH = 3, 32
+#: Share of the genes that a training step leaves out.
+DROPOUT = 0.2
+#: What divides similarities before noise is added; edges are more random where it is higher.
+TEMPERATURE = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Cells as the network reads them.
+
+    Parameters
+    ----------
+    counts, logged
+        Counts, and log values at the median depth, shape ``(n_cells, n_genes)``.
+    size_factor
+        Depth of each cell over the median depth, shape ``(n_cells, 1)``.
+    batch
+        Code of its batch, -1 where the reference has no such batch.
+    points
+        Coordinates in which the first neighbours were searched.
+    neighbors, candidates
+        Cells to which each one is joined at first, and may be joined; -1 for none.
+    """
+
+    counts: sp.csr_matrix
+    logged: sp.csr_matrix
+    size_factor: Tensor
+    batch: Tensor
+    points: np.ndarray
+    neighbors: Tensor
+    candidates: Tensor
 
 
 class GraphAutoencoder(BaseModuleClass):  # type: ignore[misc]
@@ -21,10 +72,10 @@ class GraphAutoencoder(BaseModuleClass):  # type: ignore[misc]
     ----------
     n_genes, n_batches
         Genes, and batches on which the decoder of counts is conditioned.
-    n_latent, n_hidden, n_hops, adjacency_width
-        Widths of embedding, hidden layer and edge decoder; powers of the adjacency.
-    dropout_rate
-        Share of the genes that a training step leaves out.
+    n_latent, n_hidden
+        Widths of embedding and hidden layer.
+    n_neighbors, n_candidates
+        Neighbours that every cell chooses, and cells among which it does.
     n_components
         Principal components that are kept with the network, 0 for none.
 
@@ -43,25 +94,23 @@ class GraphAutoencoder(BaseModuleClass):  # type: ignore[misc]
     def __init__(
         self,
         n_genes: int,
-        n_batches: int = 1,
+        n_batches: int,
         *,
-        n_latent: int = 15,
-        n_hidden: int = 128,
-        n_hops: int = 3,
-        adjacency_width: int = 32,
-        dropout_rate: float = 0.2,
-        n_components: int = 0,
+        n_latent: int,
+        n_hidden: int,
+        n_neighbors: int,
+        n_candidates: int,
+        n_components: int,
     ) -> None:
         super().__init__()
-        self.n_batches, self.dropout_rate = n_batches, dropout_rate
-        self.first = TAGConv(n_genes, n_hidden, n_hops)
-        self.second = TAGConv(n_hidden, n_latent, n_hops)
-        self.edge_features = nn.Linear(n_latent, adjacency_width)
-        self.edge_form = nn.Parameter(torch.eye(adjacency_width) / adjacency_width)
+        self.n_batches, self.n_neighbors, self.n_candidates = n_batches, n_neighbors, n_candidates
+        self.first = TAGConv(n_genes, n_hidden, N_HOPS)
+        self.second = TAGConv(n_hidden, n_latent, N_HOPS)
+        self.edge_features = nn.Linear(n_latent, EDGE_WIDTH)
+        self.edge_form = nn.Parameter(torch.eye(EDGE_WIDTH) / EDGE_WIDTH)
         widths = [n_latent + (n_batches if n_batches > 1 else 0), 128, 256, 512]
-        self.decoder = nn.Sequential(
-            *(m for w in pairwise(widths) for m in (nn.Linear(*w), nn.ReLU()))
-        )
+        layers = [m for pair in pairwise(widths) for m in (nn.Linear(*pair), nn.ReLU())]
+        self.decoder = nn.Sequential(*layers)
         self.heads = CountHeads(widths[-1], n_genes, per_cell=False)
         self.centres = nn.Parameter(torch.zeros(0, n_latent))
         self.register_buffer("depth", torch.ones(()))
@@ -71,13 +120,13 @@ class GraphAutoencoder(BaseModuleClass):  # type: ignore[misc]
 
     def project(self, features: SparseFeatures | Tensor) -> Tensor:
         """Standardise log values and project them for every hop; the same for any graph."""
-        factor = dropout(1 / self.scale, self.dropout_rate, self.training)
+        factor = dropout(1 / self.scale, DROPOUT, self.training)
         return self.first.project(features, self.shift, factor)
 
     def encode(self, projected: Tensor, graph: CellGraph) -> Tensor:
-        """Embed cells over a normalised graph, shape ``(n_cells, n_latent)``."""
-        hidden = torch.relu(self.first.propagate(projected, graph))
-        latent: Tensor = self.second(hidden, graph)
+        """Embed cells over a graph, shape ``(n_cells, n_latent)``."""
+        graph = graph.normalized()
+        latent: Tensor = self.second(torch.relu(self.first.propagate(projected, graph)), graph)
         return latent
 
     def assign(self, latent: Tensor) -> Tensor:
@@ -90,11 +139,50 @@ class GraphAutoencoder(BaseModuleClass):  # type: ignore[misc]
         mine = features[cells] @ self.edge_form
         return torch.einsum("nd,nmd->nm", mine, features[others]).sigmoid()
 
+    def choose(self, latent: Tensor, candidates: Tensor, noise: float) -> tuple[Tensor, Tensor]:
+        """Choose neighbours among candidates by similarity and noise.
+
+        Returns
+        -------
+        Columns that were chosen and probabilities of all, as in
+        :func:`~hdeepinsight.nn.draw_neighbors`.
+        """
+        scores = candidate_similarity(latent, candidates) / TEMPERATURE
+        scores = scores + (noise * gumbel_noise(scores) if noise else 0.0)
+        return draw_neighbors(scores, self.n_neighbors)
+
+    def widened(self, first: Tensor, latent: Tensor) -> Tensor:
+        """Return first candidates, and the nearest cells in the embedding beside them."""
+        points = normalize(latent.detach(), dim=1).cpu().numpy()
+        first = first.cpu()
+        found = nearest_neighbors(points, k=min(self.n_candidates // 2, len(first) - 1))[0]
+        more = torch.as_tensor(found)
+        known = torch.stack([(column[:, None] == first).any(dim=1) for column in more.T], dim=1)
+        return torch.cat([first, more.masked_fill(known, -1)], dim=1).to(latent.device)
+
+    @torch.no_grad()
+    def settle(self, cells: Cells, features: SparseFeatures) -> tuple[Tensor, Tensor]:
+        """Embed cells over their first graph, and twice over the one that follows from it.
+
+        Nothing is random here: the embedding and the neighbours that each cell chose depend on
+        weights and cells alone.
+        """
+        was_training = self.training
+        self.eval()
+        projected, neighbors = self.project(features), cells.neighbors.to(self.device)
+        latent = self.encode(projected, union_graph(neighbors))
+        for _ in range(2):
+            candidates = self.widened(cells.candidates, latent)
+            neighbors = chosen_cells(candidates, self.choose(latent, candidates, 0.0)[0])
+            latent = self.encode(projected, union_graph(neighbors))
+        self.train(was_training)
+        return latent, neighbors
+
     def _get_inference_input(self, tensors: dict[str, Any], **_: Any) -> dict[str, Any]:
         return {"features": tensors["features"], "graph": tensors["graph"]}
 
     def inference(self, features: SparseFeatures | Tensor, graph: CellGraph) -> dict[str, Tensor]:
-        """Embed log values over a normalised graph."""
+        """Embed log values over a graph."""
         return {"z": self.encode(self.project(features), graph)}
 
     def _get_generative_input(
@@ -119,9 +207,7 @@ class GraphAutoencoder(BaseModuleClass):  # type: ignore[misc]
     ) -> LossOutput:
         """Return the mean negative log-likelihood of the counts over cells and genes."""
         per_cell = -generative_outputs["px"].log_prob(tensors["counts"]).mean(dim=1)
-        return LossOutput(
-            loss=per_cell.mean(), reconstruction_loss=per_cell, n_obs_minibatch=len(per_cell)
-        )
+        return LossOutput(per_cell.mean(), per_cell, n_obs_minibatch=len(per_cell))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Load weights, with as many centres as there are."""

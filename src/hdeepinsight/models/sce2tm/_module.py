@@ -11,25 +11,28 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional
 
+from hdeepinsight.models._base._unlabeled import SIZE_FACTOR
 from hdeepinsight.nn import BatchNorm1d, cluster_contrast, sinkhorn
 
-EMBEDDING, SIZE_FACTOR, POSITION = "embedding", "size_factor", "position"
-"""Arrays that the loaders give beside the counts."""
+EMBEDDING, POSITION = "embedding", "position"
+"""Arrays that the loaders give beside the counts, and where there are, size factors."""
 NEIGHBOR = "_of_neighbor"
 """Ends the names of the same arrays for a neighbour of every cell."""
 TARGET_SUM = 1e4
+BETA_TEMPERATURE = 0.2
+"""Divides the distances of topics and genes; the lower, the sharper is a topic's share."""
+SINKHORN_EPSILON = 0.01
 
 
 class TopicModule(BaseModuleClass):  # type: ignore[misc]
-    r"""Embedded topic model whose topic proportions are also soft clusters.
+    """Embedded topic model whose topic proportions are also soft clusters.
 
     Parameters
     ----------
     n_genes, n_embedding, n_batch
         Widths of the counts and of the embedding (0 for none), and number of batches (1 for no
         gene bias per batch).
-    n_topics, n_hidden, n_embed, dropout, beta_temperature, ecr_weight, sinkhorn_epsilon, \
-    sinkhorn_max_iter, sinkhorn_tol, cm_weight, balance_weight, contrast_temperature
+    n_topics, n_hidden, n_embed, ecr_weight, cm_weight, balance_weight
         As in :class:`~hdeepinsight.models.SCE2TM`.
     """
 
@@ -46,28 +49,18 @@ class TopicModule(BaseModuleClass):  # type: ignore[misc]
         n_topics: int,
         n_hidden: int,
         n_embed: int,
-        dropout: float,
-        beta_temperature: float,
         ecr_weight: float,
-        sinkhorn_epsilon: float,
-        sinkhorn_max_iter: int,
-        sinkhorn_tol: float,
         cm_weight: float,
         balance_weight: float,
-        contrast_temperature: float,
     ) -> None:
         super().__init__()
-        self.n_topics, self.beta_temperature = n_topics, beta_temperature
+        self.n_topics = n_topics
         self.ecr_weight, self.cm_weight, self.balance_weight = ecr_weight, cm_weight, balance_weight
-        self.contrast_temperature = contrast_temperature
-        self.transport: dict[str, Any] = {"epsilon": sinkhorn_epsilon, "tol": sinkhorn_tol}
-        self.transport["max_iter"] = sinkhorn_max_iter
         self.encoder = nn.Sequential(
             nn.Linear(n_genes, n_hidden),
             BatchNorm1d(n_hidden),
             nn.Tanh(),
             nn.Linear(n_hidden, n_hidden),
-            nn.Dropout(dropout),
         )
         self.mean, self.log_variance = (
             nn.Sequential(nn.Linear(n_hidden, n_topics), BatchNorm1d(n_topics)) for _ in range(2)
@@ -126,7 +119,7 @@ class TopicModule(BaseModuleClass):  # type: ignore[misc]
     def loadings(self, distances: Tensor | None = None) -> Tensor:
         """Return the share of every topic in each gene; columns sum to 1."""
         distances = self.distances() if distances is None else distances
-        return (-distances / self.beta_temperature).softmax(dim=0)
+        return (-distances / BETA_TEMPERATURE).softmax(dim=0)
 
     def _get_inference_input(self, tensors: dict[str, Tensor], **_: Any) -> dict[str, Any]:
         names = REGISTRY_KEYS.X_KEY, SIZE_FACTOR, EMBEDDING
@@ -141,7 +134,8 @@ class TopicModule(BaseModuleClass):  # type: ignore[misc]
         counts, total, embedding = cells
         x, mean, log_variance = self.encode(counts, total)  # type: ignore[arg-type]
         z = self.draw(mean, log_variance)
-        found = {"x": x, "mean": mean, "log_variance": log_variance, "theta": z.softmax(dim=1)}
+        found = {"x": x, "mean": mean, "log_variance": log_variance}
+        found |= {"z": z, "theta": z.softmax(dim=1)}
         if neighbors[0] is not None and embedding is not None and neighbors[2] is not None:
             _, *near = self.encode(neighbors[0], neighbors[1])
             found["theta_near"] = self.draw(*near).softmax(dim=1)
@@ -177,24 +171,18 @@ class TopicModule(BaseModuleClass):  # type: ignore[misc]
         divergence = kl_divergence(posterior, prior).sum(dim=1)
         total, others = (reconstruction + divergence).mean(), {}
         if self.training and self.ecr_weight:
-            plan, self.potential = sinkhorn(distances, start=self.potential, **self.transport)
+            plan, self.potential = sinkhorn(distances, SINKHORN_EPSILON, start=self.potential)
             others["ecr"] = (plan * distances).sum()
             total = total + self.ecr_weight * others["ecr"]
         if "known" in found:
             views = (found[n] for n in ("theta", "theta_near", "known", "known_near"))
             others["cross_view"] = self.cross_view(*views)
             total = total + self.cm_weight * others["cross_view"]
-        return LossOutput(
-            loss=total,
-            reconstruction_loss=reconstruction,
-            kl_local=divergence,
-            extra_metrics=others,
-        )
+        return LossOutput(total, reconstruction, kl_local=divergence, extra_metrics=others)
 
     def cross_view(self, p: Tensor, p_near: Tensor, q: Tensor, q_near: Tensor) -> Tensor:
         """Return how far two views disagree on the clusters, less how evenly they are used."""
-        apart = cluster_contrast(q, p_near, self.contrast_temperature)
-        apart = apart + cluster_contrast(p, q_near, self.contrast_temperature)
+        apart = cluster_contrast(q, p_near) + cluster_contrast(p, q_near)
         disagreement = -(p * q).sum(dim=1).clamp_min(1e-9).log().mean()
         means = torch.stack([p.mean(dim=0), q.mean(dim=0)]).clamp_min(1e-9)
         evenness = -(means * means.log()).sum()

@@ -11,7 +11,8 @@ from scvi import REGISTRY_KEYS
 from torch import Tensor
 
 from hdeepinsight.models._base._plan import OneCyclePlan
-from hdeepinsight.models.sce2tm._module import EMBEDDING, NEIGHBOR, POSITION, SIZE_FACTOR
+from hdeepinsight.models._base._unlabeled import SIZE_FACTOR
+from hdeepinsight.models.sce2tm._module import EMBEDDING, NEIGHBOR, POSITION
 
 
 class NeighborPlan(OneCyclePlan):

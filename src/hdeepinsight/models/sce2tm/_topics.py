@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -13,19 +13,8 @@ from anndata import AnnData
 from scipy.stats import false_discovery_control, mannwhitneyu
 
 from hdeepinsight._errors import check_choice, check_integer, invalid, one_column
-from hdeepinsight.metrics import (
-    topic_coherence,
-    topic_diversity,
-    topic_enrichment,
-    topic_stability,
-)
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from hdeepinsight.models._base._count_model import CountModel as _Base
-else:
-    _Base = object
+from hdeepinsight.metrics import topic_diversity, topic_stability
+from hdeepinsight.models._base._unlabeled import UnlabeledMixin
 
 Cells: TypeAlias = AnnData | Sequence[int] | np.ndarray | None
 
@@ -64,44 +53,17 @@ class TopicPerturbation:
     def shift_score(self) -> float:
         """Share of the way to the target that the cells move, 1 for all of it."""
         if self.towards is None:
-            raise ValueError(
-                "There is no target to move towards. Pass target=... to perturb_topics."
-            )
+            msg = "There is no target to move towards. Pass target=... to perturb_topics."
+            raise ValueError(msg)
         return float(self.log_fold_change @ self.towards / (self.towards @ self.towards))
 
 
-class TopicsMixin(_Base):
-    """Read, compare, score and change the topics of cells."""
+class TopicsMixin(UnlabeledMixin):
+    """Read, compare and change the topics of cells.
 
-    @torch.inference_mode()
-    def get_latent_representation(
-        self,
-        adata: AnnData | None = None,
-        indices: Sequence[int] | np.ndarray | None = None,
-        batch_size: int = 2048,
-    ) -> np.ndarray:
-        """Return the topic scores of cells, before the softmax.
-
-        Parameters
-        ----------
-        adata
-            Cells with raw counts of the model's genes; those that were registered by default.
-        indices
-            Cells to read, as positions or as a mask; all by default.
-        batch_size
-            Cells in one pass.
-
-        Returns
-        -------
-        Scores, float32, shape ``(n_cells, n_topics)``. They do not depend on the embedding.
-        """
-        self._check_if_trained(False, "The model is not trained. Call train() first.")
-        self.module.eval()
-        loader = self._make_data_loader(adata, indices=indices, batch_size=batch_size)
-        inputs = map(self.module._get_inference_input, loader)
-        parts = [self.module.inference(**given)["mean"].cpu() for given in inputs]
-        scores: np.ndarray = torch.cat(parts).numpy()
-        return scores
+    The latent positions of a cell are its topic scores, of which the softmax is its proportions;
+    they do not depend on the embedding.
+    """
 
     def get_topic_proportions(
         self, adata: AnnData | None = None, indices: Sequence[int] | np.ndarray | None = None
@@ -140,16 +102,6 @@ class TopicsMixin(_Base):
         """Return the share of every topic in each gene; columns (genes) sum to 1."""
         values = self.module.loadings().cpu().numpy()
         return pd.DataFrame(values, index=self.topic_names, columns=list(self.genes))
-
-    @torch.inference_mode()
-    def get_topic_embeddings(self) -> pd.DataFrame:
-        """Return the positions of the topics on the unit sphere that they share with the genes."""
-        return pd.DataFrame(self.module.positions()[0].cpu().numpy(), index=self.topic_names)
-
-    @torch.inference_mode()
-    def get_gene_embeddings(self) -> pd.DataFrame:
-        """Return the positions of the genes on the unit sphere that they share with the topics."""
-        return pd.DataFrame(self.module.positions()[1].cpu().numpy(), index=list(self.genes))
 
     def top_genes(self, n: int = 10) -> pd.DataFrame:
         """Return the genes in which each topic has its largest share.
@@ -218,8 +170,8 @@ class TopicsMixin(_Base):
             parts.append(pd.DataFrame(found))
         table = pd.concat(parts, ignore_index=True)
         table["p_adjusted"] = false_discovery_control(table["p_value"])
-        passes = (table["p_adjusted"] < fdr) & (table["difference"] > min_difference)
-        table["differential"] = passes
+        is_large = table["difference"] > min_difference
+        table["differential"] = is_large & (table["p_adjusted"] < fdr)
         return table.sort_values("difference", ascending=False, ignore_index=True)
 
     @torch.inference_mode()
@@ -261,76 +213,40 @@ class TopicsMixin(_Base):
         """
         check_choice("mode", mode, ("zero", "set", "shift"))
         names = self.topic_names
-        chosen = [names.index(t) if isinstance(t, str) and t in names else t for t in topics]
-        is_position = [isinstance(t, int | np.integer) and 0 <= int(t) < len(names) for t in chosen]
-        valid = [int(t) for t, is_valid in zip(chosen, is_position, strict=True) if is_valid]
-        if len(valid) < len(chosen):
+        position = {key: k for k, name in enumerate(names) for key in (k, name)}
+        if not set(topics) <= set(position):
             raise invalid("topics", list(topics), f"names or positions up to {names[-1]}")
+        chosen = [position[topic] for topic in topics]
         if mode == "set" and target is None:
             raise ValueError("mode='set' needs target cells, got none. Pass target=...")
-        if mode == "zero" and len(set(valid)) == len(names):
+        if mode == "zero" and len(set(chosen)) == len(names):
             raise invalid("topics", "all of them", "some of the topics", "Nothing would be left.")
         scores, index = self._scores_of(cells)
         aim = None if target is None else self._scores_of(target)[0]
         theta, changed = scores.softmax(1), scores.clone()
         if mode == "zero":
-            changed[:, valid] = -torch.inf
+            changed[:, chosen] = -torch.inf
         elif aim is not None and mode == "set":
-            changed[:, valid] = aim[:, valid].mean(dim=0)
+            changed[:, chosen] = aim[:, chosen].mean(dim=0)
         else:
-            changed[:, valid] += torch.as_tensor(delta, dtype=scores.dtype)
+            changed[:, chosen] += torch.as_tensor(delta, dtype=scores.dtype)
         before, after = (self._decode(share, index) for share in (theta, changed.softmax(1)))
-        towards = None
-        if aim is not None:
-            towards = self._decode(aim.softmax(1)).mean() - before.mean()
+        towards = None if aim is None else self._decode(aim.softmax(1)).mean() - before.mean()
         return TopicPerturbation(before, after, towards)
 
-    def _scores_of(self, cells: Cells) -> tuple[Tensor, pd.Index]:
+    def _scores_of(self, cells: Cells) -> tuple[torch.Tensor, pd.Index]:
         """Return scores of cells that are named in one of several ways."""
-        data, rows = (
-            (cells, None) if isinstance(cells, AnnData | None) else (None, np.asarray(cells))
+        is_data = isinstance(cells, AnnData | None)
+        data, rows = (cells, None) if is_data else (None, np.asarray(cells))
+        scores, names = (
+            self.get_latent_representation(data, rows),
+            self._resolve_adata(data).obs_names,
         )
-        if rows is not None and rows.dtype == bool:
-            rows = np.flatnonzero(rows)
-        names = self._resolve_adata(data).obs_names
-        scores = self.get_latent_representation(data, rows)
         return torch.from_numpy(scores), names if rows is None else names[rows]
 
-    def _decode(self, theta: Tensor, index: pd.Index | None = None) -> pd.DataFrame:
+    def _decode(self, theta: torch.Tensor, index: pd.Index | None = None) -> pd.DataFrame:
         decoded = self.module.eval().generative(theta)["log_share"].cpu().numpy()
         return pd.DataFrame(decoded, index=index, columns=list(self.genes))
-
-    def topic_metrics(
-        self, gene_sets: Mapping[str, Iterable[str]], *, n_top: int = 10
-    ) -> pd.Series:
-        """Score the topics against gene sets.
-
-        Parameters
-        ----------
-        gene_sets
-            Genes of every set by its name.
-        n_top
-            Top genes of each topic.
-
-        Returns
-        -------
-        ``coherence``, ``diversity``, their product ``quality``, and of over-represented sets
-        ``n_hits``, ``n_sets`` and ``uniqueness``; see ``hdeepinsight.metrics``.
-        """
-        loadings, genes = self.get_topic_gene().to_numpy(), list(self.genes)
-        coherence = topic_coherence(loadings, genes, gene_sets, n_top=n_top)
-        diversity = topic_diversity(loadings, n_top=n_top)
-        enriched = topic_enrichment(loadings, genes, gene_sets, n_top=n_top)
-        return pd.Series(
-            {
-                "coherence": coherence,
-                "diversity": diversity,
-                "quality": coherence * diversity,
-                "n_hits": enriched.n_hits,
-                "n_sets": enriched.n_sets,
-                "uniqueness": enriched.uniqueness,
-            }
-        )
 
     def select_n_topics(
         self, candidates: Sequence[int], *, seeds: Sequence[int] = (0, 1, 2), **train: Any
@@ -357,9 +273,8 @@ class TopicsMixin(_Base):
         for n_topics in candidates:
             loadings, losses = [], []
             for seed in seeds:
-                model: Any = type(self)(
-                    self.adata, **(options | {"n_topics": n_topics, "seed": seed})
-                )
+                how = options | {"n_topics": n_topics, "seed": seed}
+                model: Any = type(self)(self.adata, **how)
                 model.train(**train)
                 loadings.append(model.get_topic_gene().to_numpy())
                 losses.append(float(model.history["train_loss"].iloc[-1, 0]))

@@ -143,7 +143,7 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
 
     taxonomy: Taxonomy | None  # type: ignore[assignment]
     pretraining_: dict[str, Any] | None = None
-    _how: tuple[Finetune, float] = ("full", 0.5)
+    _train_options = *HierarchicalClassifierMixin._train_options, "finetune", "balance"
 
     def __init__(
         self,
@@ -386,7 +386,7 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         self,
         max_epochs: int | None = None,
         *args: Any,
-        finetune: Finetune = "full",
+        finetune: Finetune | None = None,
         balance: float | None = None,
         **kwargs: Any,
     ) -> None:
@@ -397,9 +397,9 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         max_epochs, *args
             As in :meth:`hdeepinsight.models.CountModel.train`.
         finetune
-            What of a pretrained network learns: ``"full"`` all of it, the encoder at a tenth of
-            the rate; ``"head"`` the head alone; ``"published"`` the head, the last normalisation
-            and the second-to-last block.
+            What of a pretrained network learns: ``"full"``, the default, all of it, the encoder at
+            a tenth of the rate; ``"head"`` the head alone; ``"published"`` the head, the last
+            normalisation and the second-to-last block.
         balance
             :math:`\beta`: cells are drawn with weights :math:`n^{-\beta}`, where :math:`n` cells
             have their label. 0 draws as many of each label as there are, 1 equally many; 0.5 by
@@ -426,21 +426,28 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
             msg = "This model is an encoder without a head: it has no taxonomy to learn. Pass"
             hint = "labelled cells to SCLabelNet.from_encoder(encoder, adata, taxonomy)."
             raise ValueError(f"{msg} {hint}")
-        check_choice("finetune", finetune, get_args(Finetune))
+        check_choice("finetune", finetune or "full", get_args(Finetune))
         if balance is not None:
             check_number("balance", balance, 0.0, 1.0)
             if kwargs.get("datamodule") is not None:
                 raise ValueError("train(balance=...) has no effect with a datamodule. Omit it.")
         if self.adata is not None and kwargs.get("datamodule") is None and len(args) < 6:
             kwargs.setdefault("batch_size", int(np.clip(self.adata.n_obs // 8, 16, MOST_CELLS)))
-        self._how = finetune, 0.5 if balance is None else float(balance)
+        given = {"finetune": finetune, "balance": balance}
+        kwargs |= {name: value for name, value in given.items() if value is not None}
         super().train(max_epochs, *args, **kwargs)
 
     def _prepare(
-        self, split: list[np.ndarray] | None, datamodule: Any, audit: Any = False, **options: Any
+        self,
+        split: list[np.ndarray] | None,
+        datamodule: Any,
+        audit: Any = False,
+        *,
+        finetune: Finetune = "full",
+        balance: float = 0.5,
+        **options: Any,
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         args, settings = super()._prepare(split, datamodule, audit, **options)
-        finetune, balance = self._how
         settings |= {"finetune": finetune, "balance": balance if split is not None else 0.0}
         ratio = torch.zeros(len(self.module.log_prior))
         if split is not None:
@@ -450,10 +457,10 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         missing = (None,) * (6 - len(args))
         return (*args, *missing, ratio, finetune, share), settings
 
-    def _splitter(self, **loading: Any) -> DataSplitter:
-        balance, rows = self._how[1], loading["external_indexing"][0]
+    def _splitter(self, settings: Mapping[str, Any], **loading: Any) -> DataSplitter:
+        balance, rows = settings["balance"], loading["external_indexing"][0]
         if balance == 0:
-            return super()._splitter(**loading)
+            return super()._splitter(settings, **loading)
         if loading.pop("distributed_sampler"):
             msg = "balance must be 0 on several devices, each of which reads its share of the cells"
             raise ValueError(f"{msg}, got {balance}. Pass balance=0, or train on one device.")

@@ -1,0 +1,118 @@
+"""What models that learn without labels share: set-up, size factors, embeddings, positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from scipy.sparse import issparse
+
+from hdeepinsight._errors import invalid, missing_column, one_column
+from hdeepinsight.data import open_counts
+from hdeepinsight.models._base import _registration as registration
+
+if TYPE_CHECKING:
+    from hdeepinsight.models._base._count_model import CountModel as _Base
+else:
+    _Base = object
+
+#: Name under which loaders give the total that every cell is scaled by.
+SIZE_FACTOR = "size_factor"
+
+
+class UnlabeledMixin(_Base):
+    """Register and embed cells without labels; the module's ``inference`` returns ``z``.
+
+    The class it is mixed into is a :class:`CountModel`; its ``setup_anndata`` has the arguments
+    that it takes, and hands them to ``_set_up``.
+    """
+
+    @classmethod
+    def _set_up(cls, given: dict[str, Any]) -> None:
+        """Register cells, with the arguments of ``setup_anndata`` by name."""
+        adata, setup = given["adata"], registration.Setup(**cls._get_setup_method_args(**given))
+        other = "setup_anndata on one modality, such as mdata.mod['rna']"
+        registration.check_reference(adata, AnnData, other)
+        source = open_counts(adata, layer=setup.layer, arguments={"layer": "layer"})
+        if (key := setup.setup_args.get("size_factor_key")) is not None:
+            _size_factors(adata.obs, key)
+        if (key := setup.setup_args.get("embedding_obsm_key")) is not None:
+            embedding_of(adata, key)
+        registration.register(cls, adata, source, adata.obs, setup)
+
+    def _extra_arrays(self, obs: pd.DataFrame) -> dict[str, np.ndarray]:
+        key = self._setup.setup_args.get("size_factor_key")
+        return {} if key is None else {SIZE_FACTOR: _size_factors(obs, key)}
+
+    @torch.inference_mode()
+    def get_latent_representation(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | np.ndarray | None = None,
+        batch_size: int = 2048,
+    ) -> np.ndarray:
+        """Return latent positions of cells.
+
+        Parameters
+        ----------
+        adata
+            Cells with raw counts of the model's genes; those that were registered by default.
+        indices
+            Cells to read, as positions or as a mask; all by default.
+        batch_size
+            Cells in one pass.
+
+        Returns
+        -------
+        Positions, float32, shape ``(n_cells, n_latent)``.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        """
+        self._check_if_trained(warn=False)
+        self.module.eval()
+        loader = self._make_data_loader(adata, indices=indices, batch_size=batch_size)
+        inputs = map(self.module._get_inference_input, loader)
+        parts = [self.module.inference(**given)["z"].cpu() for given in inputs]
+        positions: np.ndarray = torch.cat(parts).numpy()
+        return positions
+
+
+def embedding_of(adata: AnnData, key: str) -> np.ndarray:
+    """Return an entry of ``obsm``, float32, shape ``(n_cells, n_features)``.
+
+    Raises
+    ------
+    KeyError
+        If it is not there.
+    ValueError
+        If it is no table of finite numbers.
+    """
+    if key not in adata.obsm:
+        hint = ""
+        if key in adata.obs:
+            hint = f"{key!r} is a column of obs; labels are no embedding. Pass an entry of obsm."
+        raise missing_column(key, adata.obsm.keys(), where="obsm", hint=hint)
+    given = adata.obsm[key]
+    given = given.toarray() if issparse(given) else np.asarray(given)
+    is_table = given.ndim == 2 and given.shape[1] > 1 and np.issubdtype(given.dtype, np.number)
+    if not is_table or not np.isfinite(given).all():
+        found, expected = f"{given.dtype} of shape {given.shape}", "a table of finite numbers"
+        hint = "Labels and missing values are not taken: pass numbers, or leave those cells out."
+        raise invalid(f"obsm[{key!r}]", found, f"{expected} in two or more columns", hint)
+    return np.ascontiguousarray(given, dtype=np.float32)
+
+
+def _size_factors(obs: pd.DataFrame, key: str) -> np.ndarray:
+    """Return the total that every cell is scaled by, float32, shape ``(n_cells, 1)``."""
+    values = pd.to_numeric(one_column(obs, key), errors="coerce").to_numpy(dtype=np.float32)
+    if not (np.isfinite(values) & (values > 0)).all():
+        hint = "Omit size_factor_key to use the totals of the registered genes."
+        raise invalid(f"obs[{key!r}]", "others", "a column of finite numbers > 0", hint)
+    return np.asarray(values[:, None])
