@@ -265,14 +265,22 @@ class ProfileEnsemble(nn.Module):
         self.register_buffer("nearness", NEARNESS / spread)
         self.register_buffer("ancestors", torch.tensor(tree.taxonomy.ancestor_matrix))
 
-    def forward(self, probabilities: Tensor, counts: Tensor | SparseCounts) -> Tensor:
+    def forward(
+        self,
+        probabilities: Tensor,
+        counts: Tensor | SparseCounts,
+        shift: Tensor | None = None,
+    ) -> Tensor:
         """Return probabilities of all nodes, ``(n_cells, n_nodes)``, from those by the network.
 
-        Leaves without a profile keep theirs, as do cells of which no gene was counted.
+        Leaves without a profile keep theirs, as do cells of which no gene was counted. A batch
+        correction ``shift`` is added to the log values; the ranks are those of the counts.
         """
         genes = torch.arange(len(self.measured), device=self.measured.device)
         dense, known = counts[:, genes].float(), self.ranks.known
         values = self.normalizer.log_normalize(dense, self.measured)
+        if shift is not None:
+            values = (values + shift).clamp_min(0.0)
         distance = self.mean.square().sum(1) - 2 * values @ self.mean.T
         leaves = probabilities[:, self.tree.leaf_index]
         network = leaves[:, known]
@@ -280,7 +288,7 @@ class ProfileEnsemble(nn.Module):
         opinions = (opinions + RANKS * self.ranks(dense)[:, known]) / TOTAL
         found = opinions.softmax(1) * network.sum(1, keepdim=True)
         found = leaves.index_copy(1, known, found) @ self.ancestors.to(leaves)
-        return torch.where(values.any(1, keepdim=True), found, probabilities)
+        return torch.where(dense.any(1, keepdim=True), found, probabilities)
 
 
 def _markers(mean: Tensor, measured: Tensor, n_markers: int, skip: int) -> Tensor:

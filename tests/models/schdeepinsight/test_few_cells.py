@@ -1,5 +1,6 @@
 """Few cells per type: mean profiles are heard beside the network."""
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 import hdeepinsight as hdi
 from hdeepinsight.data import deal_out
-from hdeepinsight.nn import LeafProfiles, LeafSums, ProfileEnsemble
+from hdeepinsight.nn import LeafSums, ProfileEnsemble
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,7 @@ def test_labels_are_those_of_network_and_profiles(of_few, query):
         result.probabilities("cell_type").to_numpy(),
     )
     assert "Mean profiles of the types heard beside the network" in str(result)
+    assert result.recipe["mean_profiles"] is True
     workflow = hdi.annotate(query, of_few, adapt="off", refine="off")
     assert [step.step for step in workflow.decisions] == ["profiles"]
 
@@ -62,14 +64,15 @@ def test_the_network_is_explained_alone(of_few, query):
 
 
 def test_of_many_cells_the_network_is_heard_alone(reference, fit, query):
-    many = fit(reference, n_latent=16)
-    many.profiles_ = LeafProfiles(many.profiles_.mean, torch.full((7,), 50.0), torch.ones(7))
+    twice = ad.concat([reference, reference], index_unique="-")
+    many = fit(twice, n_latent=16)
     many.module.temperature.fill_(1.0)
     result = many.annotate(query)
     np.testing.assert_allclose(
         result.node_probabilities, network_alone(many, query)[0].numpy(), atol=1e-5
     )
     assert result.decisions == ()
+    assert "mean_profiles" not in many.recipe
 
 
 def test_profiles_do_not_know_cells_that_are_held_out(model):

@@ -123,6 +123,7 @@ def test_a_last_batch_of_one_cell_is_survived(fit, reference):
     assert all(torch.isfinite(p).all() for p in model.module.parameters())
 
 
+@pytest.mark.usefixtures("network_alone")
 def test_early_stopping_keeps_the_best_epoch(fit, reference):
     train = {"max_epochs": 20, "early_stopping": True, "early_stopping_patience": 3}
     model = fit(reference, train=train)
@@ -131,7 +132,6 @@ def test_early_stopping_keeps_the_best_epoch(fit, reference):
     held_out = model.annotate(model.adata[model.validation_indices], threshold=None)
     assert held_out.taxonomy == model.taxonomy
     model.module.temperature.fill_(1.0)
-    model.profiles_ = None  # the network alone
     outputs = model.annotate(model.adata[model.validation_indices]).node_probabilities
     nodes = model.label_nodes(model.adata)[model.validation_indices]
     log_loss = -np.log(outputs[np.arange(len(nodes)), nodes]).mean()

@@ -22,7 +22,6 @@ from hdeepinsight.adaptation import AdaptationOptions, Adapter, QueryCells, refe
 from hdeepinsight.annotation import (
     Annotation,
     Calibration,
-    Decision,
     Decoder,
     Evaluation,
     QueryJudge,
@@ -67,7 +66,6 @@ else:
 
 SOURCE = "held-out reference cells"
 CROSS_FITTED = "reference cells, each read by a member that did not learn from it"
-FEW = "the reference has few cells per type"
 REFERENCE_CELLS = 20_000
 #: Fewest and most cells of a query that a student learns from.
 STUDENT_CELLS = 100, 20_000
@@ -97,6 +95,8 @@ class HierarchicalClassifierMixin(_Base):
     _labels_required: ClassVar[bool] = True
     _train_options: ClassVar[tuple[str, ...]] = ("audit", "soft_query")
     _monitor: ClassVar[str] = "log_loss"
+    #: Whether mean profiles are heard where types have few cells: where that was measured to help.
+    _hears_profiles: ClassVar[bool] = False
     _parts: ClassVar[Mapping[str, type]] = {
         "calibration_": Calibration,
         "bank_": ReferenceBank,
@@ -377,9 +377,8 @@ class HierarchicalClassifierMixin(_Base):
 
     @property
     def few_profiles(self) -> LeafProfiles | None:
-        """Mean profiles that are heard beside the network, where they are of few cells per type."""
-        is_heard = self.profiles_ is not None and self.profiles_.are_of_few
-        return self.profiles_ if is_heard and not getattr(self, "proteins", ()) else None
+        """Mean profiles that are heard beside the network: types had few cells in training."""
+        return self.profiles_ if self.recipe_.get("mean_profiles") else None
 
     @property
     def calibration(self) -> Calibration | None:
@@ -400,7 +399,10 @@ class HierarchicalClassifierMixin(_Base):
         """
         self.calibration_ = self.bank_ = None
         self.module.temperature.fill_(1.0)
-        if self.few_profiles is not None:  # which must not know the cells that are held out
+        few = self._hears_profiles and self.profiles_ is not None and self.profiles_.are_of_few
+        if few and not getattr(self, "proteins", ()):
+            self.recipe_["mean_profiles"] = True
+            # They must not know the cells that are held out.
             with torch.inference_mode(False):  # ordinary tensors, which a model keeps
                 (every,) = reference_sums(self.module, train.counts, train.nodes)
                 self.profiles_ = every.profiles()
@@ -555,6 +557,7 @@ class HierarchicalClassifierMixin(_Base):
             read = sparse.vstack(counts, format="csr"), found["probabilities"]
             judge = reader.judge(*read)
             found |= {} if judge is None else judge.measure(*read)
+        how["decisions"] = reader.decisions
         return self._annotation(reader.opened, judge, found, **how), judge
 
     def annotate_blocks(
@@ -605,6 +608,7 @@ class HierarchicalClassifierMixin(_Base):
         if self.bank_ is not None:
             sample, judge = self._annotated(reader.sample(), **how)
             how["said"] = {"verdict": sample.verdict, "gene_report": sample.gene_report}
+        how["decisions"] = reader.decisions
         reader = reader if rows is None else reader.of(np.arange(rows.start, rows.stop))
         for place, _, part in reader.chunks(self._wanted, judge=judge):
             yield self._annotation(reader.opened.subset(place), judge, part, **how)
@@ -628,8 +632,6 @@ class HierarchicalClassifierMixin(_Base):
         probabilities = found.pop("probabilities", np.zeros((0, 0)))
         seen = found.pop("seen", np.ones(0, dtype=bool))
         how |= {"disagreement": found.pop("disagreement", None), "recipe": self.recipe}
-        if self.few_profiles is not None:
-            how["decisions"] = (Decision(step="profiles", applied=True, reason=FEW),)
         own = judgement(
             judge,
             found,

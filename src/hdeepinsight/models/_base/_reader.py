@@ -19,7 +19,7 @@ from torch import Tensor
 from hdeepinsight._errors import check_integer
 from hdeepinsight._progress import tracked
 from hdeepinsight.adaptation import Adapter, QueryCells
-from hdeepinsight.annotation import QueryJudge, marker_opinion
+from hdeepinsight.annotation import Decision, QueryJudge, marker_opinion
 from hdeepinsight.data import CHUNK_CELLS
 from hdeepinsight.nn import ProfileEnsemble
 
@@ -38,6 +38,7 @@ PLAIN_CELLS, FOLDED_CELLS = 1024, CHUNK_CELLS
 GPU_WORKERS = 4
 #: Inputs that a folded network does not take.
 PLAIN_INPUTS = {"shift", "member"}
+HEARD = Decision(step="profiles", applied=True, reason="the reference has few cells per type")
 
 
 class QueryReader:
@@ -68,6 +69,11 @@ class QueryReader:
     def is_small(self) -> bool:
         """Whether the query is read as one block."""
         return self.opened.n_obs <= CHUNK_CELLS
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """What is said of how the cells are read."""
+        return () if self.network.ensemble is None else (HEARD,)
 
     def of(self, rows: np.ndarray) -> QueryReader:
         """Return what reads some of the cells."""
@@ -231,7 +237,7 @@ class CellReader:
                         found["seen"] |= inputs["proteins_measured"].any(1)
                 if "probabilities" in found:
                     if self.ensemble is not None:
-                        each = found["probabilities"], inputs["counts"]
+                        each = found["probabilities"], inputs["counts"], inputs.get("shift")
                         found["probabilities"] = self.ensemble(*each)
                     seen = found["seen"].unsqueeze(1)
                     found["probabilities"] = found["probabilities"].where(seen, self.equal)

@@ -137,6 +137,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
     """
 
     _module_cls = GeneImageClassifier
+    _hears_profiles = True
 
     def __init__(
         self,
