@@ -26,7 +26,7 @@ from sklearn.preprocessing import scale
 
 from hdeepinsight import Taxonomy
 from hdeepinsight.data import align_genes, log_normalize, open_counts, select_genes
-from hdeepinsight.tl import audit_nodes
+from hdeepinsight.tl import audit_labels
 
 LEVELS = ("lineage", "cell_type", "cell_type_fine")
 REFERENCES = {
@@ -106,7 +106,7 @@ def flags(
     components: np.ndarray,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Find the flagged cells and the doubts of the three methods."""
-    audit = audit_nodes(adata, taxonomy, nodes, batches=batches, n_folds=N_FOLDS)
+    audit = audit_labels(adata, taxonomy=taxonomy, nodes=nodes, batch_key=batches, n_folds=N_FOLDS)
     own = np.nan_to_num(audit.probability)
     cells = np.flatnonzero(audit.judged)
     lowest = np.zeros(len(nodes), dtype=bool)

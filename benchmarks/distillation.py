@@ -34,8 +34,7 @@ CHOSEN = "random", "herding", "geosketch", "k_center"
 AVERAGES = "pseudobulk", "centroids"
 DISTILLED = {
     "generator only": {"n_iter": 0},
-    "distill, distribution": {"matching": "distribution"},
-    "distill, regression": {"matching": "regression"},
+    "distill, regression": {},
 }
 METHODS = (*CHOSEN, *AVERAGES, *DISTILLED, "all cells")
 STUDENTS = "logistic", "mlp", "schdeepinsight"

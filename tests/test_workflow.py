@@ -243,7 +243,7 @@ def test_a_query_unlike_the_reference_is_not_smoothed(model, query, monkeypatch)
 
 
 def test_settings_are_checked_before_any_work(query, monkeypatch):
-    monkeypatch.setattr("hdeepinsight._workflow.load_model", None)
+    monkeypatch.setattr("hdeepinsight._workflow.load_annotator", None)
     for options in ({"threshold": 0.2}, {"decoder": "best"}):
         with pytest.raises(ValueError, match=next(iter(options))):
             hdi.annotate(query, "pbmc", **options)

@@ -52,10 +52,19 @@ class FieldKeys(NamedTuple):
     PROTEINS: str = "proteins"
 
 
+class SaveKeys(NamedTuple):
+    """Entries of a model file, as scvi-tools calls them."""
+
+    WEIGHTS: str = "model_state_dict"
+    GENES: str = "var_names"
+    ATTRIBUTES: str = "attr_dict"
+
+
 LABEL_COLUMNS: Final = LabelColumns()
 ADDED_KEYS: Final = AddedKeys()
 AUDIT_KEYS: Final = AuditKeys()
 FIELD_KEYS: Final = FieldKeys()
+SAVE_KEYS: Final = SaveKeys()
 #: In ``uns`` of what the hub publishes beside a model: features and labels, but no counts.
 REFERENCE_BUNDLE_KEY: Final = "hdeepinsight_reference"
 #: Cell Ontology ids and their absence, as the CELLxGENE schema calls them.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from hdeepinsight import tl
+import hdeepinsight as hdi
 from hdeepinsight._errors import check_choice, counted, invalid, missing_column
 from hdeepinsight._progress import progress as working
 from hdeepinsight._progress import progress_wanted
@@ -26,7 +26,7 @@ from hdeepinsight.annotation import (
     mean_confidence,
     sharpen,
 )
-from hdeepinsight.hub import load_model
+from hdeepinsight.hub import load_annotator
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from hdeepinsight.annotation import Annotation, Decoder
     from hdeepinsight.data import AlignedQuery, DataLike, ScaleMode
-    from hdeepinsight.models import SCHDeepInsight
+    from hdeepinsight.models import HierarchicalClassifierMixin
 
 logger = logging.getLogger(__name__)
 
@@ -62,9 +62,9 @@ _ELSEWHERE = {
 
 def annotate(
     query: Any,
-    model: SCHDeepInsight | str | Path = BUNDLED,
+    model: HierarchicalClassifierMixin | str | Path = BUNDLED,
     *,
-    markers: tl.MarkersLike | tl.MarkerScorer | None = None,
+    markers: hdi.tl.MarkersLike | hdi.tl.MarkerScorer | None = None,
     adapt: Switch = "auto",
     refine: Switch = "auto",
     vote: bool | str = False,
@@ -182,23 +182,23 @@ def annotate(
     with progress_wanted(progress):
         scorer = None if markers is None else _scorer(markers, model, adapt, reference)
         with working("Loading the model"):
-            model = scorer or load_model(model, with_types=True)
+            using: Any = scorer or load_annotator(model)
         for argument, names in (("types", types), ("exclude", exclude)):
-            leaves_named(model.taxonomy, argument, names)
+            leaves_named(using.taxonomy, argument, names)
         with working("Checking the query"):
-            opened = model.open(
+            opened = using.open(
                 query, layer=layer, use_raw=use_raw, scale=scale, fold_case=fold_case
             )
         _check_columns(opened, batch_key, vote)
         decisions: list[Decision] = []
         like_a_batch = False
-        if adapt == "off" or isinstance(model, tl.MarkerScorer):
+        if adapt == "off" or scorer is not None:
             pass
-        elif model.adapter_ is not None:
+        elif using.adapter_ is not None:
             reason = "the model was adapted to a query before"
             decisions.append(Decision(step="adapt", applied=False, reason=reason))
         else:
-            model, decision, like_a_batch = _adapted(model, opened, adapt, reference, batch_key)
+            using, decision, like_a_batch = _adapted(using, opened, adapt, reference, batch_key)
             decisions.append(decision)
         obstacle = "" if refine == "off" else _obstacle(opened, refine, like_a_batch)
         kept: list[csr_matrix] = []  # for the graph and clusters of cells, in the same pass
@@ -206,17 +206,17 @@ def annotate(
         how: dict[str, Any] = {"decoder": decoder, "threshold": threshold}
         if scorer is None:
             how["reject"] = reject
-        result = model.annotate(opened, keep=kept if wanted else None, **how)
+        result = using.annotate(opened, keep=kept if wanted else None, **how)
         if types is not None or exclude:
             result = result.restricted(types, exclude=exclude)
         if refine == "auto" and not obstacle and result.verdict and result.verdict.light == "red":
             # Clusters of cells that are not known would only make errors look certain.
             obstacle = "the query does not look like what the model knows (see the verdict)"
-        points = cache(lambda: tl.expression_pca(kept))
+        points = cache(lambda: hdi.tl.expression_pca(kept))
         if obstacle:
             decisions.append(Decision(step="refine", applied=False, reason=obstacle))
         elif refine != "off":
-            is_adapted = not isinstance(model, tl.MarkerScorer) and model.is_adapted
+            is_adapted = scorer is None and using.is_adapted
             asked = result if scorer else sharpen(result, SHARPENING)
             result, decision = _refined(
                 result, asked, opened, points, refine, batch_key, halfway=is_adapted
@@ -232,8 +232,8 @@ def annotate(
 
 
 def _scorer(
-    markers: tl.MarkersLike | tl.MarkerScorer, model: Any, adapt: Switch, reference: Any
-) -> tl.MarkerScorer:
+    markers: hdi.tl.MarkersLike | hdi.tl.MarkerScorer, model: Any, adapt: Switch, reference: Any
+) -> hdi.tl.MarkerScorer:
     """Return what labels by markers; nothing of a model goes with it."""
     both = [
         *(["model"] if model is not BUNDLED and model != BUNDLED else []),
@@ -245,7 +245,7 @@ def _scorer(
             f"markers= label cells without a model, so {' and '.join(both)} cannot be had with it. "
             "Omit one or the other."
         )
-    return markers if isinstance(markers, tl.MarkerScorer) else tl.MarkerScorer(markers)
+    return markers if isinstance(markers, hdi.tl.MarkerScorer) else hdi.tl.MarkerScorer(markers)
 
 
 def _no_such_argument(name: str) -> TypeError:
@@ -279,12 +279,12 @@ def _check_columns(opened: AlignedQuery, batch_key: str | None, vote: bool | str
 
 
 def _adapted(
-    model: SCHDeepInsight,
+    model: HierarchicalClassifierMixin,
     opened: AlignedQuery,
     adapt: Switch,
     reference: DataLike | None,
     batch_key: str | None,
-) -> tuple[SCHDeepInsight, Decision, bool]:
+) -> tuple[HierarchicalClassifierMixin, Decision, bool]:
     """Return the model of the query, or the model itself where nothing is gained.
 
     Also say whether the query is like one more batch of the reference.
@@ -339,7 +339,7 @@ def _refined(
         confidence = (confidence + mean_confidence(asked)) / 2
     try:
         with working("Smoothing labels over the neighbour graph"):
-            refinement = tl.refine(opened, asked, use_rep=points(), batch_key=batch_key)
+            refinement = hdi.tl.refine(opened, asked, use_rep=points(), batch_key=batch_key)
     except Exception as error:
         if refine == "on":
             raise
@@ -376,7 +376,7 @@ def _voted(
         with working("Letting clusters vote"):
             own = vote in (True, CLUSTER)
             options = {"use_rep": points()} if own else {"clusters": vote}
-            found = tl.vote(opened, result, **options)
+            found = hdi.tl.vote(opened, result, **options)
     except (ValueError, RuntimeError) as error:
         return result, Decision(step="vote", applied=False, reason=_failure(error, "hdi.tl.vote"))
     changed = float(found.changed.mean())

@@ -260,7 +260,7 @@ def assert_readable_or_usage(done, code: int, says: str) -> None:
         pytest.param(
             ["--labels-key", "cell_type", "--taxonomy", "{query}"],
             1,
-            "not UTF-8 text",
+            "not JSON",
             id="no_json",
         ),
         pytest.param(

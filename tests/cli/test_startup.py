@@ -12,6 +12,7 @@ from hdeepinsight import __version__
 from hdeepinsight.cli._options import ANNOTATING, OPTIONS
 
 SLOW = ("torch", "scvi", "anndata", "scanpy", "pandas", "sklearn", "matplotlib")
+TRAINING = ("scvi", "lightning", "torchmetrics", "torchvision", "pyro", "scanpy", "sklearn")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"]])
@@ -29,6 +30,29 @@ def test_help_waits_for_no_slow_import(arguments):
     assert done.returncode == 0, done.stderr
     wanted = __version__ if arguments == ["--version"] else "Usage"
     assert wanted in done.stdout
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "app(['annotate', 'query.h5ad', '--fast', '--out', 'out.h5ad'])",
+        "app(['annotate', 'query.h5ad', '--stream', '--out', 'out.csv'])",
+        "hdi.annotate('query.h5ad', refine='off')",
+    ],
+)
+def test_annotating_imports_nothing_that_trains(call, tmp_path):
+    hdi.datasets.demo().query[:150].copy().write_h5ad(tmp_path / "query.h5ad")
+    code = (
+        "import sys, hdeepinsight as hdi\n"
+        "from hdeepinsight.cli import app\n"
+        f"try: {call}\n"
+        "except SystemExit as stop: assert not stop.code, stop.code\n"
+        f"found = [name for name in {TRAINING!r} if name in sys.modules]\n"
+        "assert not found, found\n"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
@@ -80,6 +104,6 @@ def test_options_have_the_names_and_the_defaults_of_python():
     assert set(python) - set(ANNOTATING) == {"query", "progress", "unexpected"}
     for name in set(ANNOTATING) & set(python):
         given, default = OPTIONS[name].default, python[name].default
-        parse = OPTIONS[name].settings.get("parser")
+        parse = OPTIONS[name].annotation.__metadata__[0].parser
         given = parse(given) if parse and isinstance(given, str) else given
         assert given == default or not (given or default), name

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from hdeepinsight.models import HierarchicalClassifierMixin
+from hdeepinsight.models import Annotator
 
 N_CELLS = 9000
 
@@ -40,7 +40,7 @@ def stream(files, large, hdeepinsight, tmp_path):
 
 
 def stopped_after(n: int, error: BaseException):
-    annotate_blocks = HierarchicalClassifierMixin.annotate_blocks
+    annotate_blocks = Annotator.annotate_blocks
 
     def stopped(*words, **named):
         for k, block in enumerate(annotate_blocks(*words, **named)):
@@ -64,7 +64,7 @@ def test_streamed_labels_are_those_of_the_whole(stream, expected, tmp_path):
 def test_what_was_stopped_goes_on_to_the_same_bytes(stream, expected, tmp_path, monkeypatch):
     full = OSError(28, "No space left on device")
     with monkeypatch.context() as patch:
-        patch.setattr(HierarchicalClassifierMixin, "annotate_blocks", stopped_after(2, full))
+        patch.setattr(Annotator, "annotate_blocks", stopped_after(2, full))
         done = stream()
     assert done.exit_code == 1
     assert "No space left" in done.output
@@ -77,7 +77,7 @@ def test_what_was_stopped_goes_on_to_the_same_bytes(stream, expected, tmp_path, 
     assert "2 blocks of 3 blocks lie in" in done.output
     written = blocks[0].stat().st_mtime_ns
     seen = []
-    annotate_blocks = HierarchicalClassifierMixin.annotate_blocks
+    annotate_blocks = Annotator.annotate_blocks
 
     def watched(*words, **named):
         for block in annotate_blocks(*words, **named):
@@ -85,7 +85,7 @@ def test_what_was_stopped_goes_on_to_the_same_bytes(stream, expected, tmp_path, 
             assert blocks[0].stat().st_mtime_ns == written
             yield block
 
-    monkeypatch.setattr(HierarchicalClassifierMixin, "annotate_blocks", watched)
+    monkeypatch.setattr(Annotator, "annotate_blocks", watched)
     done = stream("--resume")
     assert done.exit_code == 0, done.output
     assert seen == [N_CELLS - 2 * 4096]
@@ -95,7 +95,7 @@ def test_what_was_stopped_goes_on_to_the_same_bytes(stream, expected, tmp_path, 
 def test_another_run_is_not_gone_on_with(stream, files, large, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         stop = stopped_after(1, OSError("stopped"))
-        patch.setattr(HierarchicalClassifierMixin, "annotate_blocks", stop)
+        patch.setattr(Annotator, "annotate_blocks", stop)
         assert stream().exit_code == 1
     done = stream("--resume", "--threshold", "0.7")
     assert done.exit_code == 2

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hdeepinsight.models import ModelFileError, ModelFolder, convert_model, load_model, model_class
-from hdeepinsight.models._base import _registry
+from hdeepinsight.models._base import _registry, _schema
 
 
 class Toy:
@@ -17,7 +17,7 @@ class Toy:
     @classmethod
     def _from_payload(cls, payload, adata, name):
         model = cls(payload["model_state_dict"])
-        model.attached, model.attributes = adata, _registry.migrate(payload["attr_dict"])
+        model.attached, model.attributes = adata, _schema.migrate(payload["attr_dict"])
         return model
 
     def _payload(self):
@@ -58,7 +58,7 @@ def test_an_older_schema_is_written_in_the_present_one(folder, tmp_path):
     model = convert_model(folder.path, tmp_path / "new")
     assert type(model) is Toy
     written = ModelFolder(tmp_path / "new").read()["attr_dict"]
-    assert written["schema_version_"] == _registry.SCHEMA_VERSION
+    assert written["schema_version_"] == _schema.SCHEMA_VERSION
     assert written["calibration_"] is None
     assert written["adapter_"] is None
 

@@ -10,8 +10,7 @@ from scipy import sparse
 from hdeepinsight.adaptation import insert_adapters, use_adapters
 from hdeepinsight.image import GeneLayout
 from hdeepinsight.models import ModuleConfig
-from hdeepinsight.models.schdeepinsight._module import GeneImageClassifier
-from hdeepinsight.nn import CountThinning, GeneMasking, SparseCounts
+from hdeepinsight.nn import CountThinning, GeneImageClassifier, GeneMasking, SparseCounts
 from hdeepinsight.taxonomy import Taxonomy
 
 N_CELLS, N_GENES, N_PROTEINS, SIDE = 60, 90, 7, 12
@@ -57,6 +56,12 @@ def counts():
 @pytest.fixture(scope="module", params=[1.0, 0.6], ids=["all_genes", "some_genes"])
 def measured(request):
     return (torch.rand(N_GENES, generator=torch.Generator().manual_seed(2)) < request.param).float()
+
+
+@pytest.fixture(autouse=True)
+def few_at_a_time(monkeypatch):
+    """Let the first layer be computed for a few cells at a time, as for real numbers of genes."""
+    monkeypatch.setattr("hdeepinsight.nn._folded.CACHED_VALUES", 2000)
 
 
 def compare(plain, inputs, counts, measured, **extra):
@@ -134,3 +139,12 @@ def test_genes_twice_in_a_cell_are_summed():
     assert found[:, torch.arange(3)].tolist() == [[0, 3, 0], [4, 0, 0]]
     assert twice.nnz == 3
     assert SparseCounts.of(twice[:0], "cpu")[:, torch.arange(2)].shape == (0, 2)
+
+
+def test_no_cell_gives_no_row():
+    found = (
+        module()
+        .folded(torch.ones(N_GENES))
+        .predict(SparseCounts.of(sparse.csr_matrix((0, N_GENES), dtype=np.float32), "cpu"))
+    )
+    assert found["probabilities"].shape == (0, TREE.n_nodes)

@@ -1,9 +1,7 @@
 """Gene tokens: bins of values, sets of tokens, and the transformer that reads them."""
 
-import numpy as np
 import pytest
 import torch
-from scipy.stats import rankdata
 from torch import nn
 
 from hdeepinsight.nn import TokenEncoder, TokenSets, bin_values, token_sets
@@ -19,50 +17,22 @@ def values():
     return counts
 
 
-def encoder(**options):
-    return TokenEncoder(30, 5, **SIZES | options).eval()
+def encoder():
+    return TokenEncoder(30, 5, **SIZES).eval()
 
 
-@pytest.mark.parametrize("binning", ["log2", "rank"])
-def test_expressed_genes_have_a_bin_and_others_none(values, binning):
-    bins = bin_values(values.log1p(), 5, binning=binning)
+def test_expressed_genes_have_a_bin_and_others_none(values):
+    bins = bin_values(values.log1p(), 5)
     assert bool(((bins >= 1) == (values > 0)).all())
     assert bins.max() <= 5
-    assert bool((bins == bins.round()).all())
     for row, found in zip(values, bins, strict=True):
         order = row[row > 0].argsort()
         assert bool((found[row > 0][order].diff() >= 0).all())
 
 
-def test_published_bins_equal_a_table_made_by_hand():
+def test_bins_equal_a_table_made_by_hand():
     v = torch.tensor([[0.5, 1.0, 3.0, 6.9, 7.0, 31.0, 100.0]])
-    bins = bin_values(v.log1p(), 5, binning="log2_published")
-    assert bins.tolist() == [[0, 1, 2, 2, 3, 5, 5]]
     assert bin_values(v.log1p(), 5).tolist() == [[1, 2, 3, 3, 4, 5, 5]]
-
-
-def test_ranks_do_not_depend_on_depth_and_ties_share_one(values):
-    bins = bin_values(values.log1p(), 5, binning="rank")
-    assert torch.equal(bins, bin_values((3 * values).log1p(), 5, binning="rank"))
-    for row, found in zip(values.numpy(), bins.numpy(), strict=True):
-        ranks = (rankdata(row[row > 0]) - 0.5) / max((row > 0).sum(), 1)
-        np.testing.assert_array_equal(found[row > 0], 1 + np.minimum(5 * ranks // 1, 4))
-
-
-def test_soft_values_are_hard_ones_at_whole_positions_and_continuous_between(values):
-    v = torch.tensor([[1.0, 3.0, 7.0, 100.0]])
-    hard, soft = (bin_values(v.log1p(), 5, encoding=each) for each in ("hard", "soft"))
-    torch.testing.assert_close(hard, soft, atol=1e-4, rtol=0)
-    network, genes = encoder(), torch.zeros(1, 1, dtype=torch.int64)
-
-    def embedded(position):
-        real = torch.ones(1, 1, dtype=torch.bool)
-        return network.embed(TokenSets(genes, torch.tensor([[position]]), real))
-
-    for position in (1.0, 2.5, 3.0):
-        for step in (-1e-4, 1e-4):
-            change = embedded(position + step) - embedded(position)
-            assert change.abs().max() < 1e-3
 
 
 def test_a_cell_with_too_many_tokens_keeps_those_of_highest_priority(values):
@@ -71,13 +41,13 @@ def test_a_cell_with_too_many_tokens_keeps_those_of_highest_priority(values):
         assert real.sum() == min(3, (row > 0).sum())
         kept = row[genes[real]]
         assert kept.numel() == 0 or kept.min() >= row.sort(descending=True).values[2]
-    drawn = [token_sets(values, most=3).genes for _ in range(2)]
+    bins = bin_values(values.log1p())
+    drawn = [token_sets(bins, most=3).genes for _ in range(2)]
     assert not torch.equal(*drawn)
 
 
-@pytest.mark.parametrize("pooling", ["attention", "cls", "mean"])
-def test_neither_order_nor_padding_nor_other_cells_matter(values, pooling):
-    network, bins = encoder(pooling=pooling), bin_values(values.log1p())
+def test_neither_order_nor_padding_nor_other_cells_matter(values):
+    network, bins = encoder(), bin_values(values.log1p())
     together = network(token_sets(bins))
     alone = torch.cat([network(token_sets(row.unsqueeze(0))) for row in bins])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
@@ -117,9 +87,9 @@ def test_attention_is_a_plain_softmax(values):
 
 @pytest.mark.parametrize("n_tokens", [0, 1])
 def test_cells_with_hardly_a_token_are_finite(n_tokens):
-    positions = torch.zeros(3, 30)
-    positions[:, :n_tokens] = 2.0
-    assert bool(torch.isfinite(encoder()(token_sets(positions))).all())
+    bins = torch.zeros(3, 30, dtype=torch.int64)
+    bins[:, :n_tokens] = 2
+    assert bool(torch.isfinite(encoder()(token_sets(bins))).all())
 
 
 def test_groups_hold_every_cell_once(values, monkeypatch):

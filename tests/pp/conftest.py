@@ -12,6 +12,18 @@ from scipy import sparse
 N_GENES = 40
 
 
+class Thousandths:
+    """Normalisation in which counts are thousandths of log values, so that these are known."""
+
+    genes = tuple(f"GENE{i}" for i in range(N_GENES))
+
+    def log_normalize(self, counts: sparse.csr_matrix, measured: Any) -> sparse.csr_matrix:
+        return counts.astype(np.float32) * np.float32(1e-3)
+
+    def is_like(self, other: object) -> bool:
+        return self is other
+
+
 def population(n_cells: int, seed: int, types: int = 3) -> tuple[np.ndarray, np.ndarray]:
     """Log values around one mean a type, all positive, and the type of every cell."""
     means = np.random.default_rng(99).gamma(2.0, 1.0, size=(types, N_GENES))
@@ -21,13 +33,25 @@ def population(n_cells: int, seed: int, types: int = 3) -> tuple[np.ndarray, np.
 
 
 def as_adata(values: Any, kind: np.ndarray | None = None, prefix: str = "cell") -> ad.AnnData:
+    """Store log values as counts, in thousandths."""
     obs = pd.DataFrame(index=[f"{prefix}_{i}" for i in range(values.shape[0])])
     if kind is not None:
         obs["cell_type"] = [f"type {k}" for k in kind]
     var = pd.DataFrame(index=[f"GENE{i}" for i in range(values.shape[1])])
-    dtype = np.float32
-    x = values.astype(dtype) if sparse.issparse(values) else np.asarray(values, dtype=dtype)
-    return ad.AnnData(x, obs=obs, var=var)
+    counts = np.round(1e3 * np.asarray(values)).astype(np.float32)
+    return ad.AnnData(counts, obs=obs, var=var)
+
+
+@pytest.fixture
+def exact() -> dict[str, Any]:
+    """Options of an exact search on the log values themselves."""
+    return {"normalizer": Thousandths(), "neighbors": "exact"}
+
+
+@pytest.fixture
+def logs() -> Callable[[ad.AnnData], np.ndarray]:
+    """What turns the counts of an object back to its log values."""
+    return lambda adata: adata.X * np.float32(1e-3)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import pytest
 import hdeepinsight as hdi
 from hdeepinsight.pp import StacasConfig
 
-EXACT = {"input": "log", "neighbors": "exact"}
 FEW = StacasConfig(n_dims=4)  # three types span three dimensions, the rest is noise
 
 
@@ -34,20 +33,20 @@ def spread(blocks, kinds):
     return max(gaps)
 
 
-def test_batches_come_together_and_the_base_stays(batches):
-    result = hdi.pp.stacas(batches, mode="integrate", config=FEW, **EXACT)
+def test_batches_come_together_and_the_base_stays(batches, exact, logs):
+    result = hdi.pp.stacas(batches, mode="integrate", config=FEW, **exact)
     names = [one.name for one in result.datasets]
     kinds = [one.obs["cell_type"].to_numpy() for one in batches]
     after = [corrected(result, name) for name in names]
-    assert spread(after, kinds) < 0.35 * spread([one.X for one in batches], kinds)
-    np.testing.assert_array_equal(after[result.tree.base], batches[result.tree.base].X)
+    assert spread(after, kinds) < 0.35 * spread([logs(one) for one in batches], kinds)
+    np.testing.assert_array_equal(after[result.tree.base], logs(batches[result.tree.base]))
     assert len(result.tree.merges) == 3
     assert len(result.report.cells) == 630
 
 
-def test_steps_unrolled_are_the_steps_one_by_one(batches):
-    result = hdi.pp.stacas(batches, mode="integrate", **EXACT)
-    now = np.concatenate([one.X for one in batches]).astype(float)
+def test_steps_unrolled_are_the_steps_one_by_one(batches, exact, logs):
+    result = hdi.pp.stacas(batches, mode="integrate", **exact)
+    now = np.concatenate([logs(one) for one in batches]).astype(float)
     for step in result.outcome.corrections:
         shift = step.weights.shift
         now[step.cells] += shift @ now[: shift.shape[1]]
@@ -55,18 +54,18 @@ def test_steps_unrolled_are_the_steps_one_by_one(batches):
     np.testing.assert_allclose(found, now, atol=1e-5)
 
 
-def test_two_datasets_are_one_projection_onto_the_stronger(batches):
-    joined = hdi.pp.stacas(batches[0], batches[3], mode="integrate", **EXACT)
+def test_two_datasets_are_one_projection_onto_the_stronger(batches, exact):
+    joined = hdi.pp.stacas(batches[0], batches[3], mode="integrate", **exact)
     base = joined.tree.base
     ref, query = (batches[0], batches[3]) if base == 0 else (batches[3], batches[0])
     moved = "query" if base == 0 else "reference"
-    projected = hdi.pp.stacas(ref, query, **EXACT)
+    projected = hdi.pp.stacas(ref, query, **exact)
     np.testing.assert_allclose(corrected(joined, moved), corrected(projected, "query"), atol=1e-5)
 
 
-def test_several_references_are_joined_and_then_fixed(batches):
-    result = hdi.pp.stacas(batches[:3], batches[3], **EXACT)
-    alone = hdi.pp.stacas(batches[:3], mode="integrate", **EXACT)
+def test_several_references_are_joined_and_then_fixed(batches, exact):
+    result = hdi.pp.stacas(batches[:3], batches[3], **exact)
+    alone = hdi.pp.stacas(batches[:3], mode="integrate", **exact)
     for i in (1, 2, 3):
         np.testing.assert_allclose(
             corrected(result, f"reference_{i}"), corrected(alone, f"reference_{i}"), atol=1e-6
@@ -76,17 +75,17 @@ def test_several_references_are_joined_and_then_fixed(batches):
     )
 
 
-def test_sides_without_anchors_are_named(batches):
+def test_sides_without_anchors_are_named(batches, exact):
     batches[0].obs["cell_type"] = "one"
     batches[1].obs["cell_type"] = "other"
     keys = {"labels_key": "cell_type", "query_labels_key": "cell_type"}
     with pytest.raises(hdi.data.InputError, match=r"No anchor joins datasets \[0\] and \[1\]"):
-        hdi.pp.stacas(batches[0], batches[1], mode="integrate", **keys, **EXACT)
+        hdi.pp.stacas(batches[0], batches[1], mode="integrate", **keys, **exact)
 
 
-def test_small_datasets_are_left_out_of_the_tree(batches):
+def test_small_datasets_are_left_out_of_the_tree(batches, exact, logs):
     batches[2] = batches[2][:50]
-    result = hdi.pp.stacas(batches, mode="integrate", **EXACT)
-    np.testing.assert_array_equal(corrected(result, "reference_3"), batches[2].X)
+    result = hdi.pp.stacas(batches, mode="integrate", **exact)
+    np.testing.assert_array_equal(corrected(result, "reference_3"), logs(batches[2]))
     assert result.report.datasets.loc["reference_3", "flag"] == "too few cells"
     assert len(result.tree.merges) == 2

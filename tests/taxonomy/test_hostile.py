@@ -56,7 +56,7 @@ def test_ids_all_along_a_chain_are_refused_before_they_fill_the_memory():
 
 def test_brackets_of_absurd_depth_are_refused():
     for text in ('{"nodes": ' + "[" * 10**6, '{"a":' * 10**6):
-        with pytest.raises(ValueError, match=r"nested too deeply|no JSON"):
+        with pytest.raises(ValueError, match=r"not JSON"):
             Taxonomy.from_json(text)
 
 
@@ -130,7 +130,7 @@ def test_numbers_and_text_that_python_refuses_are_named(tmp_path):
     with pytest.raises(ValueError, match="value has 5000 digits"):
         Taxonomy.from_json(text)
     (tmp_path / "latin.json").write_bytes(b'{"format": "\xe9"}')
-    with pytest.raises(ValueError, match="not UTF-8 text"):
+    with pytest.raises(ValueError, match="not JSON"):
         Taxonomy.from_json(tmp_path / "latin.json")
     for path in ("a\0b", "x" * 10**4, str(tmp_path)):
         with pytest.raises(FileNotFoundError, match="got no file"):

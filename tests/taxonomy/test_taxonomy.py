@@ -133,7 +133,7 @@ def test_invalid_annotations_are_refused_by_name(small, annotations, message):
 
 
 def test_ids_are_text(small):
-    with pytest.raises(TypeError, match=r"ontology id of 'T' must be text .* got 7 of type int"):
+    with pytest.raises(TypeError, match=r"ontology id of 'T' must be text, got 7 of type int"):
         small.with_annotations(ontology_ids={"T": 7})
 
 

@@ -36,7 +36,7 @@ def change(record, *path, value):
         (("extra",), 1, "the keys .*'extra'"),
         (("nodes", 0), "B", "str as node 1"),
         (("nodes", 0, "parent"), 1, "node 1 .'B'. with the parent 1"),
-        (("nodes", 3, "parent"), 60, "parents stand before"),
+        (("nodes", 3, "parent"), 60, "parents that stand before"),
         (("nodes", 3, "parent"), -1, "with the parent -1"),
         (("nodes", 3, "parent"), True, "'parent' of type bool"),
         (("nodes", 3, "parent"), 0.0, "'parent' of type float"),
@@ -70,7 +70,7 @@ def test_a_record_without_a_key_is_refused(record, key):
         ("{", "not JSON"),
         ("{}", "got None"),
         ('{"a": 1, "a": 2}', "repeated keys among 'a', 'a'"),
-        ('{"nodes": ' + "[" * 200_000, "nested too deeply|not JSON"),
+        ('{"nodes": ' + "[" * 200_000, "not JSON"),
     ],
 )
 def test_text_that_is_no_taxonomy_is_refused(text, message):
@@ -174,7 +174,7 @@ def test_long_trees_are_cut(small):
 
 
 def test_counts_of_another_length_are_refused(small):
-    with pytest.raises(ValueError, match=r"shape \(3,\).*per node is needed: \(8,\)"):
+    with pytest.raises(ValueError, match=r"one number per node, shape \(8,\), got \(3,\)"):
         small.show([1, 2, 3])
     with pytest.raises(ValueError, match="no node 'CD9'"):
         small.show({"CD9": 1})

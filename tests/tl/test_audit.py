@@ -154,8 +154,8 @@ def test_nothing_is_written_before_it_is_asked_for(
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({}, ValueError, "neither was given"),
-        ({"labels_key": "cell_type", "labels_keys": LEVELS}, ValueError, "both were given"),
+        ({}, ValueError, "one must be given, got 0"),
+        ({"labels_key": "cell_type", "labels_keys": LEVELS}, ValueError, "got 2"),
         ({"labels_key": "type"}, KeyError, "obs has no column 'type'"),
         ({"labels_key": "cell_type", "batch_key": "donor"}, KeyError, "donor"),
         (

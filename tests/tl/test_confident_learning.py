@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from hdeepinsight.taxonomy import Taxonomy
-from hdeepinsight.tl import LabelAudit, audit_nodes
+from hdeepinsight.tl import LabelAudit, audit_labels
 from hdeepinsight.tl._confident_learning import assign_folds, out_of_fold_probabilities
 
 TREE = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": ["naive", "memory"]})
@@ -35,7 +35,7 @@ def labelled(extra: list[tuple[int, list[float]]]) -> tuple[np.ndarray, np.ndarr
 def audited(nodes: np.ndarray, probabilities: np.ndarray, **options: object) -> LabelAudit:
     cells = ad.AnnData(obs=pd.DataFrame(index=np.arange(len(nodes)).astype(str)))
     settings = {"n_folds": 2, "max_share": 1.0, **options}
-    return audit_nodes(cells, TREE, nodes, probabilities=probabilities, **settings)
+    return audit_labels(cells, taxonomy=TREE, nodes=nodes, probabilities=probabilities, **settings)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,8 @@ def test_confounding_of_classes_and_batches() -> None:
     batches = np.array(["a"] * 4 + ["b", "c"] * 2 + ["b"] * 4)
     cells = ad.AnnData(obs=pd.DataFrame(index=np.arange(12).astype(str)))
     p = node_probabilities([SURE[node] for node in nodes])
-    found = audit_nodes(cells, TREE, nodes, batches=batches, probabilities=p, n_folds=2)
+    known = {"taxonomy": TREE, "nodes": nodes, "probabilities": p, "n_folds": 2}
+    found = audit_labels(cells, batch_key=batches, **known)
     table = found.classes.set_index(found.classes.index.droplevel(0))
     assert table["confounding"].to_dict() == {
         "T": "", "B": "in one batch only",
@@ -153,5 +154,5 @@ def test_confounding_of_classes_and_batches() -> None:
     }  # fmt: skip
     overlap = table["batch_overlap"][["T", "CD4", "CD8", "naive"]]
     assert overlap.tolist() == pytest.approx([4 / 8, 1.0, 2 / 4, 4 / 6])
-    plain = audit_nodes(cells, TREE, nodes, probabilities=p, n_folds=2)
+    plain = audit_labels(cells, **known)
     assert "confounding" not in plain.classes

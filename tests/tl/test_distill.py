@@ -25,10 +25,9 @@ def accuracy(small: ad.AnnData, test: ad.AnnData) -> float:
 
 
 @pytest.mark.usefixtures("few_steps")
-@pytest.mark.parametrize("matching", ["regression", "distribution", "gradient"])
-def test_result_is_a_reference_with_counts(matching, synthetic_hierarchy):
+def test_result_is_a_reference_with_counts(synthetic_hierarchy):
     before = synthetic_hierarchy.copy()
-    small = hdi.tl.distill(synthetic_hierarchy, "cell_type", 3, matching=matching, n_iter=4)
+    small = hdi.tl.distill(synthetic_hierarchy, "cell_type", 3, n_iter=4)
     labels = synthetic_hierarchy.obs["cell_type"]
     assert small.shape == (21, 120)
     assert (small.obs["cell_type"].value_counts() == 3).all()
@@ -56,14 +55,11 @@ def test_same_seed_same_cells_and_the_file_is_read_again(synthetic_hierarchy, tm
     assert (one.layers["counts"] != two.layers["counts"]).nnz == 0
     assert (one.X != other.X).nnz > 0
     one.write_h5ad(tmp_path / "small.h5ad")
-    assert ad.read_h5ad(tmp_path / "small.h5ad").uns["distill"]["matching"] == "regression"
+    assert ad.read_h5ad(tmp_path / "small.h5ad").uns["distill"]["method"] == "distill"
 
 
 @pytest.mark.usefixtures("few_steps")
-@pytest.mark.parametrize(("guidance", "n_calls"), [(0.0, 1), (0.5, 2)])
-def test_only_codes_move_and_a_step_calls_the_denoiser_once(
-    guidance, n_calls, synthetic_hierarchy, monkeypatch
-):
+def test_only_codes_move_and_a_step_calls_the_denoiser_once(synthetic_hierarchy, monkeypatch):
     made, calls = [], []
 
     class Watched(nn.ConditionalDenoiser):
@@ -79,9 +75,9 @@ def test_only_codes_move_and_a_step_calls_the_denoiser_once(
 
     parts = hdi.tl.distill.__globals__["_fit_generator"].__globals__
     monkeypatch.setitem(parts, "ConditionalDenoiser", Watched)
-    hdi.tl.distill(synthetic_hierarchy, "cell_type", 1, n_iter=6, guidance=guidance)
+    hdi.tl.distill(synthetic_hierarchy, "cell_type", 1, n_iter=6)
     assert all((a == b).all() for a, b in zip(made[0], made[-1], strict=True))
-    assert len(calls) == n_calls * len(made) == n_calls * (6 + 3)  # start, and the result twice
+    assert len(calls) == len(made) == 6 + 2  # start, and the result
 
 
 @pytest.mark.usefixtures("few_steps")
@@ -172,8 +168,6 @@ def test_a_class_from_one_batch_is_warned_of(synthetic_hierarchy):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"matching": "magic"}, "matching must be one of 'regression'"),
-        ({"guidance": -1}, "guidance must be a finite number >= 0"),
         ({"n_iter": -1}, "n_iter must be an integer >= 0"),
         ({"lr": "fast"}, "lr must be a finite number"),
         ({"validation_indices": [999]}, "validation_indices must be positions from 0 to 419"),

@@ -67,11 +67,12 @@ class Additions(NamedTuple):
         there = adata.uns.get(key)
         record = there.get(_RECORD) if hasattr(there, "get") else None
         earlier = set() if record is None else {f"uns/{key}", *map(str, record)}
-        taken = [
-            f"{part}/{name}"
-            for part, name in (entry.split("/", 1) for entry in sorted({*names, f"uns/{key}"}))
-            if name in getattr(adata, part) and f"{part}/{name}" not in earlier
-        ]
+
+        def there_are(entries: set[str]) -> list[tuple[str, str]]:
+            split = [entry.split("/", 1) for entry in sorted(entries)]
+            return [(part, name) for part, name in split if name in getattr(adata, part)]
+
+        taken = ["/".join(at) for at in there_are({*names, f"uns/{key}"} - earlier)]
         if taken and not overwrite:
             raise ValueError(
                 f"The AnnData holds {', '.join(taken)} already, which no result under "
@@ -79,9 +80,8 @@ class Additions(NamedTuple):
             )
         before = adata.obs.copy(deep=False), dict(adata.obsm), dict(adata.uns)
         try:
-            for part, name in (entry.split("/", 1) for entry in earlier - names):
-                if name != key and name in getattr(adata, part):
-                    del getattr(adata, part)[name]
+            for part, name in there_are(earlier - names - {f"uns/{key}"}):
+                del getattr(adata, part)[name]
             for part, added in parts.items():
                 for name, value in added.items():
                     getattr(adata, part)[name] = value
@@ -122,11 +122,10 @@ def check_cells(obs_names: pd.Index, adata: AnnData, what: str, made: str) -> No
     """
     # Names that are whole numbers come back from a file as such, or as text.
     if not obs_names.astype(str).equals(pd.Index(adata.obs_names).astype(str)):
-        raise ValueError(
-            f"The {what} has {len(obs_names)} cells, the AnnData {adata.n_obs}, and their names "
-            f"are not the same in the same order. Pass the object that was {made}, or reorder it "
-            "by result.obs_names."
-        )
+        sizes = f"{len(obs_names)} cells, the AnnData {adata.n_obs}"
+        how = f"Pass the object that was {made}, or reorder it by result.obs_names."
+        found = f"The {what} has {sizes}, and their names are not the same in the same order"
+        raise ValueError(f"{found}. {how}")
 
 
 def check_same_cells(obs_names: pd.Index, values: Any, name: str) -> None:
@@ -145,19 +144,16 @@ def check_same_cells(obs_names: pd.Index, values: Any, name: str) -> None:
     --------
     >>> check_same_cells(pd.Index(["a", "b"]), [0.5, 0.9], "confidence")
     """
-    if len(values) != len(obs_names):
-        raise ValueError(
-            f"{name} has {len(values)} entries for {len(obs_names)} cells, and must have one per "
-            "cell, in the same order. Select those of these cells."
-        )
-    index = getattr(values, "index", None)
-    counted = pd.RangeIndex(len(obs_names))  # an index that only counts names no cells
-    if isinstance(index, pd.Index) and not (index.equals(obs_names) or index.equals(counted)):
-        raise ValueError(
-            f"{name} names other cells, or the same ones in another order, and must have one "
-            f"entry per cell, in the same order. Pass {name}.loc[obs_names], with the obs_names "
-            "of the cells."
-        )
+    advice = "Select those of these cells."
+    found = f"{name} has {len(values)} entries for {len(obs_names)} cells"
+    index, counted = getattr(values, "index", None), pd.RangeIndex(len(obs_names))
+    others = isinstance(index, pd.Index) and not (index.equals(obs_names) or index.equals(counted))
+    if len(values) == len(obs_names):  # an index that only counts names no cells
+        found = f"{name} names other cells, or the same ones in another order"
+        advice = f"Pass {name}.loc[obs_names], with the obs_names of the cells."
+    if len(values) != len(obs_names) or others:
+        must = "and must have one entry per cell, in the same order"
+        raise ValueError(f"{found}, {must}. {advice}")
 
 
 def to_text(value: object) -> str:

@@ -135,41 +135,28 @@ class Annotation:
     stop_nodes: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        shape = (len(self.obs_names), self.taxonomy.n_nodes)
-        if self.node_probabilities.shape != shape:
-            raise invalid(
-                "node_probabilities",
-                self.node_probabilities.shape,
-                f"an array of the shape (n_cells, n_nodes) = {shape}",
-                "Pass one column per node, in the taxonomy's order.",
-            )
+        object.__setattr__(self, "obs_names", pd.Index(self.obs_names))
+        n_cells, n_nodes = shape = (len(self.obs_names), self.taxonomy.n_nodes)
+        shapes = {"node_probabilities": shape, "node_thresholds": (n_nodes,)}
+        for name, wanted in (shapes | dict.fromkeys(PER_CELL, (n_cells,))).items():
+            values = getattr(self, name)
+            if values is not None and np.shape(values) != wanted:
+                hint = "Pass one value per cell, or one per node, in the taxonomy's order."
+                raise invalid(name, np.shape(values), f"an array of shape {wanted}", hint)
         valid = np.abs(self.node_probabilities - 0.5) <= 0.5 + PROBABILITY_TOLERANCE
         if not valid.all():
-            n_broken = (~valid.all(axis=1)).sum()
             raise ValueError(
-                f"{n_broken} of {shape[0]} cells have probabilities that are not numbers from 0 to "
-                "1, such as NaN. Check the model and the counts of these cells; pass "
-                "probabilities, not logits or percent."
+                f"{(~valid.all(axis=1)).sum()} of {n_cells} cells have probabilities that are not "
+                "numbers from 0 to 1, such as NaN. Check the model and the counts of these cells; "
+                "pass probabilities, not logits or percent."
             )
         check_level_names(self.taxonomy)
-        lengths = {"node_thresholds": 1} | dict.fromkeys(PER_CELL, 0)
-        for name, length in ((name, shape[axis]) for name, axis in lengths.items()):
-            values = getattr(self, name)
-            if values is not None and np.shape(values) != (length,):
-                expected = f"None or an array of the shape ({length},)"
-                raise invalid(name, np.shape(values), expected, "Pass one value for each.")
-        object.__setattr__(self, "obs_names", pd.Index(self.obs_names))
-        decoded = decode(
-            self.taxonomy,
-            self.node_probabilities,
-            decoder=self.decoder,
-            threshold=self.threshold,
-            node_thresholds=self.node_thresholds,
-        )
-        stop = decoded.stop
+        how: dict[str, Any] = {"decoder": self.decoder, "threshold": self.threshold}
+        how |= {"node_thresholds": self.node_thresholds}
+        leaf, stop = decode(self.taxonomy, self.node_probabilities, **how)
         if self.supported_depth is not None:
             stop = truncate_to_depth(self.taxonomy, stop, self.supported_depth)
-        object.__setattr__(self, "leaf_nodes", decoded.leaf)
+        object.__setattr__(self, "leaf_nodes", leaf)
         object.__setattr__(self, "stop_nodes", stop)
 
     @classmethod
@@ -442,10 +429,8 @@ class Annotation:
         They depend on the taxonomy alone: in its order, the first ones most distinct, also with
         colour vision deficiency. They are unique for up to 104 labels.
         """
-        return {
-            **tree_colors(self.taxonomy.labels, self.taxonomy.parent),
-            LABEL_COLUMNS.ROOT: MISSING,
-        }
+        colors = tree_colors(self.taxonomy.labels, self.taxonomy.parent)
+        return {**colors, LABEL_COLUMNS.ROOT: MISSING}
 
     def probabilities(self, level: int | str | None = None) -> pd.DataFrame:
         """Return the probabilities of nodes.
@@ -596,11 +581,11 @@ class Annotation:
         """
         calibration = calibration or self.calibration
         if calibration is None:
+            why = f"It is {self.calibration_note}. " if self.calibration_note else ""
             raise ValueError(
                 "This annotation carries no calibration, without which nothing can be promised. "
-                f"{f'It is {self.calibration_note}. ' * bool(self.calibration_note)}Annotate with "
-                "a model that held cells out in training, or pass "
-                "calibration=hdi.annotation.calibrate(annotation_of_labelled_cells, true_nodes)."
+                f"{why}Annotate with a model that held cells out in training, or pass calibration="
+                "hdi.annotation.calibrate(annotation_of_labelled_cells, true_nodes)."
             )
         return label_sets(self, calibration, alpha=alpha, kind=kind, groups=groups)
 
@@ -699,22 +684,17 @@ class Annotation:
         left_out = leaves_named(tree, "exclude", exclude)
         allowed = np.isin(tree.leaves, kept) & ~np.isin(tree.leaves, left_out)
         if not allowed.any():
-            raise ValueError(
-                "types and exclude leave no type of the model: each of "
-                f"{', '.join(map(repr, types or ()))} lies within {', '.join(map(repr, exclude))}. "
-                "Exclude less."
-            )
+            within, without = (", ".join(map(repr, names or ())) for names in (types, exclude))
+            found = f"each of {within} lies within {without}. Exclude less."
+            raise ValueError(f"types and exclude leave no type of the model: {found}")
         leaves = self.node_probabilities[:, tree.leaves] * allowed
         total = leaves.sum(axis=1, keepdims=True)
         equal = np.tile(allowed / allowed.sum(), (len(leaves), 1))
         leaves = np.divide(leaves, total, out=equal, where=total > 0)
-        given = {"types": types, "exclude": exclude}
-        return replace(
-            self,
-            node_probabilities=leaves @ tree.ancestor_matrix,
-            calibration=None,
-            recipe=self.recipe | {name: list(value) for name, value in given.items() if value},
-        )
+        asked = {"types": types, "exclude": exclude}
+        noted = self.recipe | {name: list(value) for name, value in asked.items() if value}
+        probabilities = leaves @ tree.ancestor_matrix
+        return replace(self, node_probabilities=probabilities, calibration=None, recipe=noted)
 
     def to_table(
         self, style: Literal["celltypist", "popv"], *, level: int | str | None = None
@@ -785,37 +765,37 @@ class Annotation:
         >>> result.to_frame(details=True)[runner_up].values.tolist()
         [['T', 'CD8', 0.4]]
         """
-        names = node_names(self.taxonomy)
+        names, tree = node_names(self.taxonomy), self.taxonomy
         counted_none = (self.stop_reason == NO_COUNTS).to_numpy()
         leaf = node_categories(names, np.where(counted_none, 0, self.leaf_nodes))
-        columns: list[pd.Series] = [
+        columns = [
             self._series(leaf, ADDED_KEYS.LEAF),
             self.confidence,
             self.margin,
             self.stop_depth,
-            self.stop_reason,
         ]
+        columns.append(self.stop_reason)
         if self.disagreement is not None:
             columns.append(self._series(self.disagreement, ADDED_KEYS.DISAGREEMENT))
         if self.novelty is not None:
             wanted = (*NOVELTY_COLUMNS, *NOVELTY_DETAILS) if details else NOVELTY_COLUMNS
             columns += [self.novelty[name] for name in wanted if name in self.novelty]
-        if self.taxonomy.ontology_ids:
+        if tree.ontology_ids:
             columns += [self.ontology_term_ids, self.ontology_terms]
         rows = np.arange(len(self))
-        for depth, level in enumerate(self.taxonomy.level_names if details else (), start=1):
+        for depth, level in enumerate(tree.level_names if details else (), start=1):
             nodes, candidates = self.level_nodes(depth), self._candidates(depth)
-            own = truncate_to_depth(self.taxonomy, self.leaf_nodes, depth)
+            own = truncate_to_depth(tree, self.leaf_nodes, depth)
             others = self.node_probabilities[:, candidates].copy()
             others[rows, np.searchsorted(candidates, own)] = -1.0
             second = others.argmax(axis=1)
             there = (others[rows, second] >= 0) & ~counted_none
             runner_up = node_categories(names, np.where(there, candidates[second], 0))
-            label_node = np.where(nodes == 0, own, nodes)
             share = np.where(there, others[rows, second], np.nan)
+            sure = self._probability_of(np.where(nodes == 0, own, nodes))
             prefix = f"{level}_{ADDED_KEYS.RUNNER_UP}"
             columns += [
-                self._series(self._probability_of(label_node), f"{level}_{ADDED_KEYS.CONFIDENCE}"),
+                self._series(sure, f"{level}_{ADDED_KEYS.CONFIDENCE}"),
                 self._series(runner_up, prefix),
                 self._series(share, f"{prefix}_{ADDED_KEYS.CONFIDENCE}"),
             ]
@@ -906,9 +886,9 @@ class Annotation:
             check_choice("schema", schema, ["cellxgene"], "Leave it out for our own names.")
             if not self.taxonomy.ontology_ids:
                 raise ValueError(
-                    "The taxonomy carries no Cell Ontology ids, so every cell would be 'unknown'. "
-                    "Add them with taxonomy.with_annotations(ontology_ids={'B': 'CL:0000236', "
-                    "...}), or use Taxonomy.from_cell_ontology."
+                    "The taxonomy has no Cell Ontology ids, so every cell would be 'unknown'. Add "
+                    "them by taxonomy.with_annotations(ontology_ids={'B': 'CL:0000236', ...}), or "
+                    "use Taxonomy.from_cell_ontology."
                 )
             added = added._replace(as_named={ONTOLOGY_KEY: self.ontology_term_ids.array})
         added.write(adata, key_added, self.to_dict(), overwrite=overwrite)
@@ -946,12 +926,12 @@ class Annotation:
         above = ~np.isin(self.stop_nodes, self.taxonomy.leaves)
         stopped = float(above.mean()) if len(self) else 0.0
         threshold = None if self.threshold is None else round(self.threshold, 6)
-        return (
-            f"Annotation of {counted(len(self), 'cell')} over "
-            f"{counted(self.taxonomy.n_leaves, 'type')} at "
-            f"{counted(self.taxonomy.max_depth, 'level')}; {stopped:.1%} stop above a type "
-            f"(threshold {threshold})" + f"; {self.calibration_note}" * bool(self.calibration_note)
+        n_types, n_levels = self.taxonomy.n_leaves, self.taxonomy.max_depth
+        of = f"{counted(len(self), 'cell')} over {counted(n_types, 'type')} at "
+        of += (
+            f"{counted(n_levels, 'level')}; {stopped:.1%} stop above a type (threshold {threshold})"
         )
+        return f"Annotation of {of}" + f"; {self.calibration_note}" * bool(self.calibration_note)
 
     def __str__(self) -> str:
         verdict = () if self.verdict is None else (self.verdict,)
@@ -978,13 +958,12 @@ def leaves_named(taxonomy: Taxonomy, argument: str, names: Sequence[str] | None)
         ...
     ValueError: types: The taxonomy has no node 'CD5', neither ...
     """
-    found: list[np.ndarray] = [np.zeros(0, dtype=np.int64)]
-    for name in [names] if isinstance(names, str) else names or ():
-        try:
-            found.append(taxonomy.leaves_under(taxonomy.resolve(name)))
-        except ValueError as error:
-            raise ValueError(f"{argument}: {error}") from None
-    return np.concatenate(found)
+    listed = [names] if isinstance(names, str) else names or ()
+    try:
+        under = [taxonomy.leaves_under(taxonomy.resolve(name)) for name in listed]
+    except ValueError as error:
+        raise ValueError(f"{argument}: {error}") from None
+    return np.concatenate([np.zeros(0, dtype=np.int64), *under])
 
 
 def check_level_names(taxonomy: Taxonomy) -> None:
@@ -1000,18 +979,15 @@ def check_level_names(taxonomy: Taxonomy) -> None:
     ValueError: The taxonomy has a type named 'Unknown', as cells without a label are called. ...
     """
     if LABEL_COLUMNS.ROOT in taxonomy.labels[1:]:
+        found = f"a type named {LABEL_COLUMNS.ROOT!r}, as cells without a label are called"
         raise ValueError(
-            f"The taxonomy has a type named {LABEL_COLUMNS.ROOT!r}, as cells without a label are "
-            "called. Rename the type, or leave these cells unlabelled."
+            f"The taxonomy has {found}. Rename the type, or leave these cells unlabelled."
         )
     names = {LABEL_COLUMNS.STOP, *ADDED_KEYS, *NOVELTY_COLUMNS, *NOVELTY_DETAILS}
-    if taxonomy.ontology_ids:
-        names |= {ONTOLOGY_KEY, ONTOLOGY_NAME}
+    names |= {ONTOLOGY_KEY, ONTOLOGY_NAME} if taxonomy.ontology_ids else set()
     if taken := names.intersection(taxonomy.level_names):
-        raise ValueError(
-            f"The taxonomy has levels named {sorted(taken)}; these are names of columns of "
-            "every annotation. Rename the levels of the taxonomy, or the columns of labels."
-        )
+        found = f"levels named {sorted(taken)}; these are names of columns of every annotation"
+        raise ValueError(f"The taxonomy has {found}. Rename the levels, or the columns of labels.")
 
 
 def annotation_additions(

@@ -402,11 +402,10 @@ class LabelSets:
     def __repr__(self) -> str:
         single = float((self.size == 1).mean()) if len(self) else 0.0
         mean = float(self.size.mean()) if len(self) else 0.0
-        return (
-            f"LabelSets of {len(self)} cells ({self.kind}): at least "
-            f"{self.promised_coverage:.1%} hold the truth if cells are like the "
-            f"{self.source}; {mean:.2f} types per set, {single:.1%} of one type"
-        )
+        promised = f"at least {self.promised_coverage:.1%} hold the truth if cells are like the "
+        promised += self.source
+        sizes = f"{mean:.2f} types per set, {single:.1%} of one type"
+        return f"LabelSets of {len(self)} cells ({self.kind}): {promised}; {sizes}"
 
     @cached_property
     def _n_inside(self) -> np.ndarray:
@@ -438,9 +437,9 @@ def label_sets(
     group_of, names = _groups(calibration, alpha, groups)
     scores, own = calibration.scores(kind), group_of[calibration.predicted]
     parts = [scores[own == group] for group in range(len(names))]
-    thresholds = [conformal_threshold(part, alpha) for part in parts]
-    columns = {"n_cells": [len(part) for part in parts], "threshold": thresholds}
-    threshold = np.array(thresholds)[group_of[guess]][:, None]
+    limits = [conformal_threshold(part, alpha) for part in parts]
+    table = pd.DataFrame({"n_cells": list(map(len, parts)), "threshold": limits})
+    threshold = np.array(limits)[group_of[guess]][:, None]
     if kind == "nodes":  # the leaves under the smallest ancestor of the guess that exceeds it
         above = np.nextafter(threshold, np.inf)
         node = deepest_on_path(taxonomy, probabilities, guess, above)
@@ -454,7 +453,7 @@ def label_sets(
         alpha=alpha,
         kind=kind,
         groups=groups,
-        thresholds=pd.DataFrame(columns, index=pd.Index(names, name="group")),
+        thresholds=table.set_axis(pd.Index(names, name="group")),
         source=calibration.source,
     )
 

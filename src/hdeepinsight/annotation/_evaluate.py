@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 
-from hdeepinsight._errors import check_integer
+from hdeepinsight._errors import check_integer, invalid
 from hdeepinsight.annotation._annotation import Annotation
 from hdeepinsight.annotation._decode import PROBABILITY_TOLERANCE, most_probable_leaf
 from hdeepinsight.taxonomy import (
@@ -86,14 +86,11 @@ class Evaluation:
         return vars(self) | {"levels": levels, "hierarchical": asdict(self.hierarchical)}
 
     def __str__(self) -> str:
-        h = self.hierarchical
-        return (
-            f"{self.n_cells} cells with known labels\n"
-            f"{self.levels.to_string(float_format=lambda x: f'{x:.3f}')}\n"
-            f"hierarchical precision {h.precision:.3f}, recall {h.recall:.3f}, F1 {h.f1:.3f}; "
-            f"mean path distance {self.mean_path_distance:.2f}; "
-            f"{self.share_stopped:.1%} of cells stop above a type"
-        )
+        h, levels = self.hierarchical, self.levels.to_string(float_format=lambda x: f"{x:.3f}")
+        said = f"hierarchical precision {h.precision:.3f}, recall {h.recall:.3f}, F1 {h.f1:.3f}; "
+        said += f"mean path distance {self.mean_path_distance:.2f}; "
+        said += f"{self.share_stopped:.1%} of cells stop above a type"
+        return f"{self.n_cells} cells with known labels\n{levels}\n{said}"
 
 
 def evaluate_annotation(annotation: Annotation, nodes: np.ndarray) -> Evaluation:
@@ -281,20 +278,18 @@ def check_confidence(
     """
     said, right = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
     if said.shape != right.shape or said.ndim != 1:
-        raise ValueError(
-            f"Confidence and correctness have the shapes {said.shape} and {right.shape}. Both must "
-            "be (n_cells,). Select the same cells of both."
-        )
+        hint = "Select the same cells of both."
+        raise invalid("confidence and correct", (said.shape, right.shape), "(n_cells,) each", hint)
     if not ((said >= 0) & (said <= 1 + PROBABILITY_TOLERANCE)).all():
-        raise ValueError(
-            f"Confidence runs from {said.min():.3g} to {said.max():.3g}. It is a probability, "
-            "finite and in [0, 1]. Pass probabilities, not logits or percent."
+        found, hint = (
+            f"{said.min():.3g} to {said.max():.3g}",
+            "Pass probabilities, not logits or percent.",
         )
+        raise ValueError(f"Confidence is a finite probability in [0, 1], got {found}. {hint}")
     if not np.isin(right, (0, 1)).all():
-        raise ValueError(
-            f"Correctness runs from {right.min():.3g} to {right.max():.3g}. A label is right (1) "
-            "or not (0). Compare labels with the known ones, and leave out cells without one."
-        )
+        found = f"{right.min():.3g} to {right.max():.3g}"
+        hint = "Compare labels with the known ones, and leave out cells without one."
+        raise ValueError(f"Correctness is right (1) or not (0), got {found}. {hint}")
     check_integer("n_bins", n_bins, hint="Use 15 to begin with.")
     return said.clip(max=1.0), right
 

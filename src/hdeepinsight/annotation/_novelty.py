@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from scipy import sparse
+from torch.nn import functional
 
 from hdeepinsight.taxonomy import Taxonomy
 
@@ -27,6 +28,8 @@ MAX_PURITY = 0.8
 PSEUDO_COUNTS = 10.0
 MAX_RATIO = 20.0
 EM_STEPS = 100
+#: Fewer cells do not say how many counts a cell of a type has.
+FEW_CELLS = 10
 #: Markers of a lineage, by what each of its types exceeds all others, and a share that is 0.
 N_MARKERS, MIN_FOLD, FEW_SHARES = 10, 3.0, 2e-5
 #: Cells whose counts are added up: one cell has too few of a marker to say that it lacks it.
@@ -190,7 +193,13 @@ class TypeProfiles:
     types remain.
     """
 
-    def __init__(self, bank: ReferenceBank, taxonomy: Taxonomy, genes: np.ndarray) -> None:
+    def __init__(
+        self,
+        bank: ReferenceBank,
+        taxonomy: Taxonomy,
+        genes: np.ndarray,
+        counts: sparse.csr_matrix,
+    ) -> None:
         self.genes = genes
         self.known = np.flatnonzero(bank.n_cells > 0)
         leaves = np.asarray(taxonomy.leaves)
@@ -201,12 +210,22 @@ class TypeProfiles:
         self.weights = bank.n_cells / max(bank.n_cells.sum(), 1)
         shares = bank.shares[:, genes].astype(np.float64)
         self.base = _normalise((1 - SOUP) * _normalise(shares) + SOUP * self.weights @ shares)
+        depth = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+        likely = np.asarray(counts @ np.log(self.base[self.known]).T)
+        leaf = self.known[likely.argmax(axis=1)]
+        self.sizes = np.full(len(leaves), np.median(depth))
+        for called, among in ((self.group[leaf], self.group), (leaf, np.arange(len(leaves)))):
+            for each in np.unique(called):
+                own = depth[called == each]
+                if len(own) >= FEW_CELLS:
+                    self.sizes[among == each] = np.median(own)
         self._use(self.base, self.weights)
 
     def _use(self, profiles: np.ndarray, weights: np.ndarray) -> None:
-        self.profiles, self.log_profiles = profiles, np.log(profiles)
-        self.soup = _normalise(self._mixture(weights) @ profiles)
-        self.log_soup = np.log(self.soup)
+        self.profiles = profiles.astype(np.float32)
+        self.soup = _normalise(self._mixture(weights * self.sizes) @ profiles)
+        #: Of the types that the reference has, over the soup: small numbers, for single precision.
+        self.log_ratios = np.log(profiles[self.known] / self.soup).astype(np.float32)
 
     def _mixture(self, weights: np.ndarray) -> np.ndarray:
         """Return the weights of the types in the soup, no lineage with too large a share."""
@@ -222,8 +241,8 @@ class TypeProfiles:
 
     def move(self, counts: sparse.csr_matrix, weights: np.ndarray) -> None:
         """Scale the genes to the query, given counts of its cells and the shares of its types."""
-        n_counts = float(counts.sum())  # cells count alike, however many counts they have
-        found, expected = n_counts * mean_share(counts), n_counts * _normalise(weights @ self.base)
+        found = np.asarray(counts.sum(axis=0), dtype=np.float64).ravel()
+        expected = found.sum() * _normalise((weights * self.sizes) @ self.base)
         ratio = (found + PSEUDO_COUNTS) / (expected + PSEUDO_COUNTS)
         self._use(_normalise(self.base * np.clip(ratio, 1 / MAX_RATIO, MAX_RATIO)), weights)
 
@@ -243,11 +262,11 @@ class TypeProfiles:
         counts
             Raw counts in ``genes``, shape ``(n_cells, n_genes)``.
         """
-        counts = sparse.csr_matrix(counts)
+        counts = sparse.csr_matrix(counts, dtype=np.float32)
         depth = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
         scale = np.sqrt(np.maximum(depth, 1.0))
         known = self.known
-        likely = np.asarray(counts @ self.log_profiles[known].T)
+        likely = _sums(counts, counts.indices, self.log_ratios.T)
         best, alone = known[likely.argmax(axis=1)], likely.max(axis=1)
         by_group, leaf_of = [], []
         for group in np.unique(self.group[known]):
@@ -255,24 +274,35 @@ class TypeProfiles:
             by_group.append(likely[:, own].max(axis=1))
             leaf_of.append(known[own[likely[:, own].argmax(axis=1)]])
         order = np.argsort(-np.column_stack(by_group), axis=1)[:, 1 : 1 + PARTNERS]
-        both = np.full(len(depth), -np.inf)
-        cell = np.repeat(np.arange(len(depth)), np.diff(counts.indptr))
-        # Half of each profile, single precision, one after the other: most of the time goes here.
-        halves, n_genes = (0.5 * self.profiles).astype(np.float32).ravel(), counts.shape[1]
-        own = halves.take((best * n_genes)[cell] + counts.indices)
-        leaves = np.column_stack(leaf_of)
+        leaves, gain = np.column_stack(leaf_of), np.full(len(depth), -np.inf)
+        # Mixtures over the best type, for the pairs that occur: few, and each cell looks them up.
         for column in order.T:
-            partner = leaves[np.arange(len(depth)), column] * n_genes
-            values = halves.take(partner[cell] + counts.indices)
-            values += own
-            np.log(values, out=values)
-            values *= counts.data
-            both = np.maximum(both, np.bincount(cell, values, len(depth)))
-        gain = np.where(np.isfinite(both), both - alone, 0.0) / scale
-        likelihoods = likely / np.maximum(depth, 1.0)[:, None]
+            partner = leaves[np.arange(len(depth)), column]
+            pairs, pair = np.unique(np.column_stack([best, partner]), axis=0, return_inverse=True)
+            one, other = self.profiles[pairs.T]
+            share = np.divide(*self.sizes[pairs].T, dtype=np.float32)[:, None]  # of molecules
+            share /= 1 + share
+            mixed = np.log(share + (1 - share) * (other / one))
+            first = (pair.ravel() * counts.shape[1]).astype(counts.indices.dtype)
+            place = np.repeat(first, np.diff(counts.indptr)) + counts.indices
+            gain = np.maximum(gain, _sums(counts, place, mixed.reshape(-1, 1)).ravel())
+        gain = np.where(np.isfinite(gain), gain, 0.0) / scale
+        likelihoods = likely / np.maximum(depth, 1.0)[:, None].astype(np.float32)
         likelihoods -= likelihoods.mean(axis=1, keepdims=True)
-        ambient = (alone - counts @ self.log_soup) / scale
-        return Explained(best, gain, ambient, depth, likelihoods)
+        return Explained(best, gain, alone / scale, depth, likelihoods)
+
+
+def _sums(counts: sparse.csr_matrix, places: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Add up rows of a table by the counts of each cell, shape ``(n_cells, n_columns)``."""
+    found = functional.embedding_bag(
+        torch.from_numpy(places),
+        torch.from_numpy(np.ascontiguousarray(table)),
+        torch.from_numpy(counts.indptr),
+        mode="sum",
+        per_sample_weights=torch.from_numpy(counts.data),
+        include_last_offset=True,
+    )
+    return np.asarray(found.numpy())
 
 
 class MarkerSupport:
@@ -313,7 +343,7 @@ class MarkerSupport:
             factor = (markers.sum(axis=0) + PSEUDO_COUNTS) / (expected + PSEUDO_COUNTS)
             self.lineages[lineage] = (
                 found.likelihoods[cells],
-                np.column_stack([markers, found.depth[cells]]),
+                np.column_stack([markers, found.depth[cells]]).astype(np.float32),
                 genes,
                 np.clip(factor, 1 / MAX_FACTOR, MAX_FACTOR),
             )
@@ -331,8 +361,8 @@ class MarkerSupport:
                 continue
             # Squared distances, less what all of a cell have in common.
             far = np.square(others).sum(axis=1) - 2 * found.likelihoods[cells] @ others.T
-            alike = np.argpartition(far, NEIGHBORS - 1, axis=1)[:, :NEIGHBORS]
-            pooled = counts[alike].sum(axis=1)
+            alike = far <= np.partition(far, NEIGHBORS - 1, axis=1)[:, NEIGHBORS - 1 : NEIGHBORS]
+            pooled = alike.astype(np.float32) @ counts
             usual = self.profiles.base[:, genes] * factor
             expected = usual[found.leaf[cells]] * pooled[:, -1:]
             less = np.log((expected + 1.0) / (pooled[:, :-1] + 1.0)).clip(min=0.0)

@@ -14,6 +14,7 @@ from scipy import sparse
 from hdeepinsight._errors import check_choice
 from hdeepinsight.annotation._decode import Reject, most_probable_leaf
 from hdeepinsight.annotation._novelty import (
+    Explained,
     MarkerSupport,
     ReferenceBank,
     TypeProfiles,
@@ -30,14 +31,17 @@ Predict = Callable[[sparse.csr_matrix], np.ndarray]
 #: Depths of the query at which the bank is looked at: the medians of its quarters.
 DEPTHS = 4
 #: Empty droplets that are simulated at each of the depths that double from least to most.
-DROPLETS = 200
+DROPLETS = 400
 #: Share of the reference's own cells that no lineage, no type is allowed to recognise.
 ALPHA_LINEAGE, ALPHA_TYPE = 0.02, 0.02
 #: Likewise by markers of the lineage alone, where three in four of their counts are missing.
 ALPHA_MARKERS, MAX_LACK = 0.005, 1.3
 #: Lack of markers, and doubt about a lineage, that are put down to the study.
 ALLOWANCE, MIN_DOUBT = 0.2, 0.3
-ALPHA_DOUBLET, ALPHA_AMBIENT = 0.02, 0.025
+ALPHA_AMBIENT = 0.005
+#: Of cells with many counts, that may pass for doublets: more only where too few of those that are
+#: simulated are found.
+ALPHA_DOUBLET, MIN_POWER = (0.05, 0.1), 0.7
 #: Most that a query's shift may excuse: half of a type may be shifted, a new type is more.
 MAX_CENTRE = 2.0
 #: Share of wrong labels among those of a type that are given, on held-out reference cells.
@@ -51,6 +55,8 @@ MAX_WEIGHT = 5.0
 CONFIDENCES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 #: Correlation with the expected mean below which a query is foreign, above which it is familiar.
 UNLIKE, ALIKE = 0.67, 0.85
+#: Distance from empty droplets, in that of held-out cells, below which a query has no types.
+INDISTINCT = 0.5
 FEW_COUNTS = 100
 NO_LIMIT = np.iinfo(np.int32).max
 
@@ -86,6 +92,10 @@ class QueryJudge:
     second
         Another opinion, by markers that the network's labels do not rest on, of the same form;
         ``None`` where there is none.
+    adapted
+        Whether ``probabilities`` are those of the network once adapted. What markers contradict in
+        the labels before that is not given after it: adapting follows markers, so that they are no
+        second opinion on it.
     seed
         Seed of thinning and simulation.
 
@@ -95,8 +105,12 @@ class QueryJudge:
         Correlation of the query's mean expression with that of the mixture of types which the
         network finds in it, on the logarithms of shares; 1 is what the reference's own cells reach
         in as many cells and counts.
+    distinctness
+        By how much one type explains the median cell better than the mixture of all does, over what
+        held-out cells reach: near 0 for empty droplets, and where each gene was shuffled across
+        cells.
     is_foreign
-        Whether that is too low for any label to be believed.
+        Whether one of these is too low for any label to be believed.
     splits
         Nodes that are not given in this query, and why.
 
@@ -121,15 +135,20 @@ class QueryJudge:
         probabilities: np.ndarray,
         predict: Predict,
         second: Predict | None = None,
+        *,
+        adapted: bool = False,
         seed: int = 0,
     ) -> None:
         self.taxonomy, self.rng = taxonomy, np.random.default_rng(seed)
         self.genes = np.flatnonzero(measured)
         self.leaves = np.asarray(taxonomy.leaves)
-        self.profiles = TypeProfiles(bank, taxonomy, self.genes)
         counts = sparse.csr_matrix(sample)[:, self.genes]
-        seen = np.asarray(counts.sum(axis=1)).ravel() > 0
+        # A cell that is there many times, as where files were joined twice, is one cell.
+        sums = counts @ self.rng.random(counts.shape[1])
+        seen = np.sort(np.unique(sums, return_index=True)[1])
+        seen = seen[sums[seen] > 0]
         counts, sample, probabilities = counts[seen], sample[seen], probabilities[seen]
+        self.profiles = TypeProfiles(bank, taxonomy, self.genes, counts)
         depth = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
         self.edges = np.quantile(depth, np.linspace(0, 1, DEPTHS + 1)[1:-1])
         bins = self._bin(depth)
@@ -144,12 +163,13 @@ class QueryJudge:
         self.known = [np.asarray(predict(view)) for view in self.views]
         self._fit_explained(counts, probabilities, bins)
         self.similarity = self._similarity(counts, probabilities)
-        self.is_foreign = self.similarity < UNLIKE
+        self.is_foreign = self.similarity < UNLIKE or self.distinctness < INDISTINCT
         self.splits: dict[int, str] = {}
         self._fit_thresholds(probabilities[:, self.leaves].mean(axis=0))
         if second is not None:
             known = np.concatenate([np.asarray(second(view)) for view in self.views])
-            self._fit_contradictions(probabilities, np.asarray(second(sample)), known)
+            for called in [predict(sample), probabilities] if adapted else [probabilities]:
+                self._fit_contradictions(np.asarray(called), np.asarray(second(sample)), known)
 
     # ------------------------------------------------------------------------------ one cell
 
@@ -175,16 +195,14 @@ class QueryJudge:
         null = []
         for b in range(DEPTHS):
             for leaf in range(n_leaves):
-                alike = leaf_known[b] == leaf
-                if alike.sum() < MIN_CELLS // 2:
-                    group = self.profiles.group
-                    alike = group[leaf_known[b]] == group[leaf]
-                values = gain_known[b][alike if alike.sum() >= MIN_CELLS // 2 else slice(None)]
+                values = gain_known[b][self._alike(leaf_known[b], leaf)]
                 middle, high = np.quantile(values, [0.5, 0.84])
                 self.usual[b, leaf] = middle, max(high - middle, 1e-6)
             null.append(self._scaled(leaf_known[b], gain_known[b], np.full(len(leaf_known[b]), b)))
         self.null_gain = np.concatenate(null)
-        self.centre = np.zeros(n_leaves)
+        self.centre, self.stretch = np.zeros(n_leaves), np.ones(n_leaves)
+        low, middle, upper = np.quantile(self.null_gain, [0.25, 0.5, 0.75])
+        usual = np.array([middle - low, upper - middle])
         by_network = probabilities[:, self.leaves]
         weights = by_network.mean(axis=0)
         usual_cells = np.ones(len(bins), dtype=bool)
@@ -196,8 +214,11 @@ class QueryJudge:
             for leaf in range(n_leaves):
                 own_cells = scaled[found.leaf == leaf]
                 if len(own_cells) >= MIN_CELLS // 2:
-                    self.centre[leaf] = np.clip(np.median(own_cells), 0.0, MAX_CENTRE)
-            kept = scaled - self.centre[found.leaf] <= high
+                    low, middle, upper = np.quantile(own_cells, [0.25, 0.5, 0.75])
+                    self.centre[leaf] = np.clip(middle, -MAX_CENTRE, MAX_CENTRE)
+                    times = (np.array([middle - low, upper - middle]) / usual).min()
+                    self.stretch[leaf] = np.clip(times, 1.0, MAX_CENTRE)
+            kept = self._score(found) <= high
             usual_cells = kept if kept.sum() >= MIN_CELLS else np.ones_like(kept)
             by_profile = np.bincount(found.leaf[usual_cells], minlength=n_leaves)
             weights = self._fitting(
@@ -215,6 +236,50 @@ class QueryJudge:
             drawn = self.rng.multinomial(size, self.profiles.soup, size=DROPLETS)
             simulated = sparse.csr_matrix(drawn, dtype=np.float64)
             self.droplets.append(self.profiles.explain(simulated).ambient)
+        self.distinctness = self._distinctness(found, bins)
+        self._fit_doublets(counts[usual_cells], found.leaf[usual_cells])
+
+    def _fit_doublets(self, counts: sparse.csr_matrix, leaf: np.ndarray) -> None:
+        """Find out how many doublets of the query's own cells would be found."""
+        one, other = self.rng.integers(len(leaf), size=(2, 2 * DROPLETS))
+        two = np.flatnonzero(self.profiles.group[leaf[one]] != self.profiles.group[leaf[other]])
+        self.alpha_doublet, self.power = ALPHA_DOUBLET[0], {}
+        if len(two) >= MIN_CELLS:
+            both = self.profiles.explain(counts[one[two]] + counts[other[two]])
+            p_values = upper_share(self._score(both), self.null_gain)
+            for self.alpha_doublet in ALPHA_DOUBLET:
+                self.power = {"doublet_power": float((p_values <= self.alpha_doublet).mean())}
+                if self.power["doublet_power"] >= MIN_POWER:
+                    break
+
+    def _alike(self, leaves: np.ndarray, leaf: int) -> np.ndarray:
+        """Say which cells are of a type, of its lineage if they are few, or else all of them."""
+        group = self.profiles.group
+        for same in (leaves == leaf, group[leaves] == group[leaf]):
+            if same.sum() >= MIN_CELLS // 2:
+                return np.asarray(same)
+        return np.ones(len(leaves), dtype=bool)
+
+    def _nearest(self, depth: np.ndarray) -> np.ndarray:
+        """Return which of the simulated empty droplets have about as many counts."""
+        steps = np.sqrt(self.droplet_depths[1:] * self.droplet_depths[:-1])
+        return np.searchsorted(steps, depth)
+
+    def _distinctness(self, found: Explained, bins: np.ndarray) -> float:
+        """Return how far the median cell is from empty droplets, over what held-out cells reach."""
+        middle = np.array([np.median(droplets) for droplets in self.droplets])
+        reached = np.zeros((DEPTHS, len(self.leaves)))
+        for b, view in enumerate(self.views):
+            known = self.profiles.explain(view[:, self.genes])
+            excess = known.ambient - middle[self._nearest(known.depth)]
+            for leaf in range(len(self.leaves)):
+                reached[b, leaf] = np.median(excess[self._alike(known.leaf, leaf)])
+        usual = reached[bins, found.leaf]
+        told = usual > np.median([np.std(droplets) for droplets in self.droplets])
+        if told.sum() < min(MIN_CELLS, len(told)):  # held-out cells are like empty droplets too
+            return 1.0
+        excess = found.ambient - middle[self._nearest(found.depth)]
+        return float(np.median(excess[told] / usual[told]))
 
     def _fitting(self, mean: np.ndarray, *weights: np.ndarray) -> np.ndarray:
         """Return the shares of types whose mixture resembles the mean of the query most.
@@ -229,6 +294,11 @@ class QueryJudge:
     def _scaled(self, leaf: np.ndarray, gain: np.ndarray, bins: np.ndarray) -> np.ndarray:
         usual = self.usual[bins, leaf]
         return np.asarray((gain - usual[:, 0]) / usual[:, 1])
+
+    def _score(self, found: Explained) -> np.ndarray:
+        """Return gains in spreads of held-out cells, less what the query's shift adds to a type."""
+        scaled = self._scaled(found.leaf, found.gain, self._bin(found.depth))
+        return np.asarray((scaled - self.centre[found.leaf]) / self.stretch[found.leaf])
 
     def _doubt(self, probabilities: np.ndarray, leaf: np.ndarray) -> np.ndarray:
         """Return how doubtful the lineage is: above 1 where network and profiles disagree."""
@@ -258,8 +328,8 @@ class QueryJudge:
         """
         found = self.profiles.explain(sparse.csr_matrix(counts)[:, self.genes])
         bins = self._bin(found.depth)
-        scaled = self._scaled(found.leaf, found.gain, bins) - self.centre[found.leaf]
-        by_type = upper_share(scaled, self.null_gain)
+        score = self._score(found)
+        by_type = upper_share(score, self.null_gain)
         doubt = self._doubt(probabilities, found.leaf)
         by_doubt = np.where(doubt < MIN_DOUBT, 1.0, upper_share(doubt, self.null_doubt))
         unlike = np.maximum(by_type, by_doubt) <= ALPHA_LINEAGE
@@ -267,19 +337,19 @@ class QueryJudge:
         by_markers, ambient = np.ones((2, len(bins)))
         for b, null in enumerate(self.null_missing):
             by_markers[bins == b] = upper_share(lack[bins == b] - ALLOWANCE, null)
-        steps = np.sqrt(self.droplet_depths[1:] * self.droplet_depths[:-1])
-        nearest = np.searchsorted(steps, found.depth)
+        nearest = self._nearest(found.depth)
         for level, droplets in enumerate(self.droplets):
             here = nearest == level
             ambient[here] = upper_share(found.ambient[here], droplets)
-        deep = found.depth >= self.median_depth
+        # Empty droplets have fewer counts than most cells, doublets more.
+        doublet = (by_type <= self.alpha_doublet) & (found.depth >= self.median_depth)
         return {
             "lineage_p_value": by_markers,
             "type_p_value": by_type,
-            "doublet_score": scaled,
+            "doublet_score": score,
             "ambient_score": ambient,
-            "is_doublet": (by_type <= ALPHA_DOUBLET) & deep & (ambient <= ALPHA_AMBIENT),
-            "is_ambient": ambient > ALPHA_AMBIENT,
+            "is_doublet": doublet,
+            "is_ambient": (ambient > ALPHA_AMBIENT) & ~doublet,
             "depth": found.depth,
             "no_lineage": unlike | ((by_markers <= ALPHA_MARKERS) & (lack >= MAX_LACK)),
         }
@@ -332,12 +402,12 @@ class QueryJudge:
             together = children, f"{names} are not told apart in this query: {said}", "the"
             alone = [(np.array([c]), said, f"the {tree.label(c)}") for c in children.tolist()]
             for nodes, start, whose in (together, *alone):
+                if self.splits.keys() >= set(nodes.tolist()):
+                    continue
                 mine, theirs = here & np.isin(called, nodes), there & np.isin(known_called, nodes)
                 if _exceeds(differ[mine], usual[theirs]):
                     reason = f"{start} {differ[mine].mean():.0%} of {whose} labels"
                     self.splits |= dict.fromkeys(nodes.tolist(), reason)
-                    if nodes is children:
-                        break
 
     # ------------------------------------------------------------------------------ the stop
 
@@ -408,9 +478,10 @@ class QueryJudge:
     def figures(self, columns: dict[str, np.ndarray], depth: np.ndarray) -> dict[str, float]:
         """Return the figures of the verdict, of what :meth:`measure` and :meth:`stops` returned.
 
-        ``similarity``; ``median_depth``; and of the cells the shares ``unrecognised`` (by any
-        lineage), ``ambient``, ``doublets`` and ``stopped`` (above their type for what is not a
-        matter of probability).
+        ``similarity``; ``distinctness``; ``doublet_power``, the share of doublets of its own cells
+        that is found, where it has two lineages; ``median_depth``; and of the cells the shares
+        ``unrecognised`` (by any lineage), ``ambient``, ``doublets`` and ``stopped`` (above their
+        type for what is not a matter of probability).
         """
         judged = columns["depth"] > 0
         of_cells = {
@@ -421,6 +492,8 @@ class QueryJudge:
         }
         return {
             "similarity": self.similarity,
+            "distinctness": self.distinctness,
+            **self.power,
             "median_depth": float(np.median(columns["depth"])) if len(depth) else 0.0,
             **{
                 name: float(found[judged].mean()) if judged.any() else 0.0
@@ -699,7 +772,8 @@ def verdict(
     found = {**figures, "gene_coverage": genes.coverage, "no_counts": float((~seen).mean())}
     lineages = _listed([taxonomy.label(int(node)) for node in taxonomy.children(0)])
     similarity, points = figures.get("similarity", 1.0), []
-    foreign = similarity < UNLIKE
+    distinctness = figures.get("distinctness", 1.0)
+    foreign = similarity < UNLIKE or distinctness < INDISTINCT
     lost = figures.get("unrecognised", 0.0) + figures.get("ambient", 0.0)
     in_part = similarity < ALIKE or lost > MANY or genes.coverage < FEW_GENES
     light: Light = "yellow" if in_part or findings or not figures else "green"
@@ -710,9 +784,20 @@ def verdict(
             f"Its mean expression correlates {similarity:.2f} with that of its labels; "
             f"below {UNLIKE} none can be trusted."
         )
+    if distinctness < INDISTINCT:
+        points.append(
+            f"Its cells are {distinctness:.2f} times as far from the mixture of all types as those "
+            f"of the reference; below {INDISTINCT} none is told from an empty droplet."
+        )
     for name, text in SHARES.items():
         if figures.get(name, 0.0) >= WORTH_SAYING and not (foreign and name != "unrecognised"):
             points.append(f"{figures[name]:.1%} {text.format(lineages=lineages)}")
+    power = figures.get("doublet_power", 1.0)
+    if power < MIN_POWER and not foreign:
+        points.append(
+            f"Of doublets made of its own cells {power:.0%} are found: by these genes and counts, "
+            "others look like one cell."
+        )
     points += () if foreign else findings
     if genes.coverage < FEW_GENES:
         points.append(f"Its genes carry {genes.coverage:.1%} of the reference's expression.")

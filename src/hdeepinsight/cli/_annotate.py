@@ -20,15 +20,7 @@ from hdeepinsight.cli._files import (
     prepare_output,
     require_columns,
 )
-from hdeepinsight.cli._options import (
-    ANNOTATING,
-    READING,
-    REQUIRED,
-    List,
-    Option,
-    OutputFile,
-    command,
-)
+from hdeepinsight.cli._options import ANNOTATING, READING, AtLeastOne, Names, command
 from hdeepinsight.cli._stream import STREAMING, annotate_blocks
 
 if TYPE_CHECKING:
@@ -43,31 +35,15 @@ _MOST_GENES = 10
 _PAGES = (".html",)
 
 
-@command(
-    "query",
-    *ANNOTATING,
-    "overwrite",
-    out=OutputFile(
-        None,
-        "Where the result goes: .h5ad or .zarr for a copy of the query with the labels added, "
-        ".h5mu for a copy of a MuData, .csv for the labels alone. By default query.annotated.h5ad "
-        "beside query.h5ad.",
-    ),
-    report=Option(Path, None, "Write a page about the result too, .html.", "FILE"),
-    key_added=Option(str, "hdi", "Prefix of the columns that are added.", "NAME"),
-    details=Option(
-        bool, False, "Also write confidence and runner-up of every level, and all scores."
-    ),
-    fill=Option(bool, True, "Repeat a label at the levels below it, or leave them missing."),
-    **STREAMING,
-)
+@command("query", *ANNOTATING, "overwrite", **STREAMING)
 def annotate(
     query: Path,
-    out: Path | None,
-    report: Path | None,
-    key_added: str,
-    details: bool,
-    fill: bool,
+    *,
+    out: Path | None = None,
+    report: Path | None = None,
+    key_added: str = "hdi",
+    details: bool = False,
+    fill: bool = True,
     stream: bool,
     resume: bool,
     part: tuple[int, int] | None,
@@ -82,6 +58,21 @@ def annotate(
     whether the query looks like what the model knows, is printed. The defaults are those of
     hdeepinsight.annotate in Python; [b]--fast[/b] labels each cell by itself. With
     [b]--markers blood[/b], or a list of yours, there is no model: marker genes label the cells.
+
+    Options
+    -------
+    --out -o FILE
+        Where the result goes: .h5ad or .zarr for a copy of the query with the labels added, .h5mu
+        for a copy of a MuData, .csv for the labels alone. By default query.annotated.h5ad beside
+        query.h5ad.
+    --report FILE
+        Write a page about the result too, .html.
+    --key-added NAME
+        Prefix of the columns that are added.
+    --details
+        Also write confidence and runner-up of every level, and all scores.
+    --fill
+        Repeat a label at the levels below it, or leave them missing.
     """
     kept = query.suffix if query.suffix in (".zarr", ".h5mu") else ".h5ad"
     out = out or default_output(query, f".annotated{kept}")
@@ -103,7 +94,7 @@ def annotate(
     if asked["markers"] is None:
         with step("Loading the model"):
             folder = hub.resolve_model(model)
-            asked["model"] = reference = hub.load_model(folder, with_types=True)
+            asked["model"] = reference = hub.load_annotator(folder)
     result = _annotated(store, **asked)
     with step(f"Writing {out}"):
         write(result, fill=fill, details=details)
@@ -134,32 +125,14 @@ def annotate(
     _end(result, asked["strict"])
 
 
-@command(
-    "query",
-    *ANNOTATING,
-    "labels_keys",
-    "overwrite",
-    out=OutputFile(
-        None, "Where the page goes, .html. By default query.report.html beside query.h5ad."
-    ),
-    clusters=Option(
-        str, None, "Column of obs with clusters; leiden and the like by default.", "COLUMN"
-    ),
-    embedding=Option(
-        str,
-        None,
-        "Coordinates in obsm to draw the cells at; by default X_umap and the like, or made where "
-        "there are none.",
-        "NAME",
-    ),
-    title=Option(str, None, "Heading of the page; the query's name by default."),
-)
+@command("query", *ANNOTATING, "labels_keys", "overwrite")
 def report(
     query: Path,
-    out: Path | None,
-    clusters: str | None,
-    embedding: str | None,
-    title: str | None,
+    *,
+    out: Path | None = None,
+    clusters: str | None = None,
+    embedding: str | None = None,
+    title: str | None = None,
     labels_keys: list[str],
     overwrite: bool,
     **asked: Any,
@@ -170,6 +143,18 @@ def report(
     [b]--labels-keys[/b]) it compares with them; no other step reads them.
 
     [b]hdeepinsight report query.h5ad --model my_model --out report.html[/b]
+
+    Options
+    -------
+    --out -o FILE
+        Where the page goes, .html. By default query.report.html beside query.h5ad.
+    --clusters COLUMN
+        Column of obs with clusters; leiden and the like by default.
+    --embedding NAME
+        Coordinates in obsm to draw the cells at; by default X_umap and the like, or made where
+        there are none.
+    --title
+        Heading of the page; the query's name by default.
     """
     out = out or default_output(query, ".report.html")
     check_output(out, source=query, overwrite=overwrite, formats=_PAGES)
@@ -191,7 +176,7 @@ def report(
         true_nodes = column_nodes(scorer.taxonomy, store.obs, labels_keys) if labels_keys else None
     else:
         with step("Loading the model"):
-            asked["model"] = loaded = hub.load_model(model, with_types=True)
+            asked["model"] = loaded = hub.load_annotator(model)
             true_nodes = loaded.label_nodes(store, labels_keys=labels_keys) if labels_keys else None
     result = _annotated(store, **asked)
     place: Any = None if embedding is None else store.obsm[embedding]
@@ -260,30 +245,35 @@ def _end(result: Annotation, strict: bool) -> None:
         raise typer.Exit(RED)
 
 
-@command(
-    "query",
-    "model",
-    "labels_keys",
-    "threshold",
-    *READING,
-    unlabeled_category=Option(
-        str, None, "Label that means: not known; the model's by default.", "NAME"
-    ),
-    json=Option(bool, False, "Print JSON instead of a table."),
-)
-def evaluate(query: Path, model: str, json: bool, **asked: Any) -> None:
+@command("query", "model", "labels_keys", "threshold", *READING)
+def evaluate(
+    query: Path,
+    model: str,
+    *,
+    unlabeled_category: str | None = None,
+    json: bool = False,
+    **asked: Any,
+) -> None:
     """Compare a model's labels with known ones, level by level.
 
     Labels are read from the columns that the model was trained on, unless others are named.
 
     [b]hdeepinsight evaluate query.h5ad --model my_model --labels-key cell_type[/b]
+
+    Options
+    -------
+    --unlabeled-category NAME
+        Label that means: not known; the model's by default.
+    --json
+        Print JSON instead of a table.
     """
     with step("Loading the model"):
         from hdeepinsight import hub
 
-        loaded = hub.load_model(model, with_types=True)
+        loaded = hub.load_annotator(model)
     with step("Annotating"):
-        found = loaded.evaluate(open_cells(query), **asked)
+        cells = open_cells(query)
+        found = loaded.evaluate(cells, unlabeled_category=unlabeled_category, **asked)
     if json:  # which has no NaN
         typer.echo(dumps(loads(dumps(found.to_dict()), parse_constant=lambda _: None), indent=2))
         return
@@ -291,30 +281,18 @@ def evaluate(query: Path, model: str, json: bool, **asked: Any) -> None:
     show(frame_table(found.levels, title=title), str(found).splitlines()[-1])
 
 
-@command(
-    "query",
-    "model",
-    *READING,
-    "overwrite",
-    out=OutputFile(REQUIRED, "Where the rankings go, .csv."),
-    nodes=List("", "Nodes of the taxonomy. By default each cell is explained for its own type."),
-    against=Option(str, None, "Node that the others are contrasted with.", "NAME"),
-    target=Option(
-        Literal["conditional", "joint", "logit"],
-        "conditional",
-        "What tells a node from its siblings ([b]conditional[/b]), from everything else "
-        "([b]joint[/b]), or its score before siblings are compared ([b]logit[/b]).",
-    ),
-    background=Option(
-        Path,
-        None,
-        "Cells to compare with; by default drawn from the mean profiles in the model.",
-        "FILE",
-    ),
-    n_samples=Option(int, 50, "Gradients per cell.", settings={"min": 1}),
-)
+@command("query", "model", *READING, "overwrite")
 def explain(
-    query: Path, model: str, out: Path, nodes: list[str], overwrite: bool, **asked: Any
+    query: Path,
+    model: str,
+    overwrite: bool,
+    out: Path,
+    nodes: Names = "",
+    against: str | None = None,
+    target: Literal["conditional", "joint", "logit"] = "conditional",
+    background: Path | None = None,
+    n_samples: AtLeastOne = 50,
+    **asked: Any,
 ) -> None:
     """Say which genes speak for a type.
 
@@ -322,6 +300,22 @@ def explain(
 
     The table has one row per node and gene, over the cells that the model puts at the node: mean
     and mean absolute attribution, their spread, expression in these cells and in the background.
+
+    Options
+    -------
+    --out -o FILE
+        Where the rankings go, .csv.
+    --nodes A,B,...
+        Nodes of the taxonomy. By default each cell is explained for its own type.
+    --against NAME
+        Node that the others are contrasted with.
+    --target
+        What tells a node from its siblings ([b]conditional[/b]), from everything else
+        ([b]joint[/b]), or its score before siblings are compared ([b]logit[/b]).
+    --background FILE
+        Cells to compare with; by default drawn from the mean profiles in the model.
+    --n-samples
+        Gradients per cell.
     """
     check_output(out, source=query, overwrite=overwrite, formats=(".csv",))
     with step("Loading the model"):
@@ -331,7 +325,9 @@ def explain(
 
         loaded = hub.load_model(model, with_types=True)
     with step("Explaining"):
-        found = loaded.explain(query, nodes or None, keep_values=False, **asked)
+        asked |= {"target": target, "background": background, "n_samples": n_samples}
+        asked |= {"against": against, "keep_values": False}
+        found = loaded.explain(query, nodes or None, **asked)
     n_cells = found.totals["own"].n_cells
     names = [name for name, n in zip(found.nodes, n_cells, strict=True) if n]
     if not names:

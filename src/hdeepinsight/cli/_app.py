@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import sys
 from typing import Annotated, Any
@@ -23,6 +25,10 @@ class _App(typer.Typer):
         if sys.flags.optimize > 1:  # anndata and scvi-tools read their docstrings at import
             os.environ["PYTHONOPTIMIZE"] = "1"
             os.execv(sys.executable, [sys.executable, "-m", "hdeepinsight", *sys.argv[1:]])
+        # Little of what imports make is garbage: looking for it, time and again and once more at
+        # the end, takes longer than to annotate a thousand cells.
+        gc.set_threshold(100_000)
+        atexit.register(gc.freeze)
         for stream in (sys.stdout, sys.stderr):
             if reconfigure := getattr(stream, "reconfigure", None):
                 reconfigure(errors="replace")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, Final
@@ -38,6 +38,13 @@ _NO_MEMORY = ("DefaultCPUAllocator", "out of memory")
 
 class UsageProblem(ValueError):
     """Options that contradict each other, or a file that the command must not touch."""
+
+
+def refuse(problems: Mapping[str, object]) -> None:
+    """Raise `UsageProblem` with the first text whose condition holds."""
+    for text, applies in problems.items():
+        if applies:
+            raise UsageProblem(text)
 
 
 class _Console(Console):
@@ -108,6 +115,7 @@ def running(*, debug: bool) -> Iterator[None]:
 
 
 def _paragraph(error: Exception) -> str:
+    # str() of a KeyError is the repr of its text.
     # str() of a KeyError is the repr of its text.
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     lines = [line.strip() for line in text.splitlines() if line.strip()]

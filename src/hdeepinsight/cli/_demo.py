@@ -22,7 +22,7 @@ from sklearn.model_selection import train_test_split
 from hdeepinsight import _workflow, pl, report
 from hdeepinsight._progress import progress as step
 from hdeepinsight.annotation import Annotation, Evaluation, evaluate_annotation
-from hdeepinsight.cli._console import UsageProblem, frame_table, show
+from hdeepinsight.cli._console import frame_table, refuse, show
 from hdeepinsight.data import GeneCoverageWarning, log_normalize
 from hdeepinsight.datasets import pbmc3k
 from hdeepinsight.models import SCHDeepInsight
@@ -45,10 +45,14 @@ OUTPUTS: Final = {
 }
 #: Cell types whose mean images are drawn, and genes that the image has in any case.
 IMAGES: Final = ["CD8 T", "NK", "B", "CD14 Mono"]
-MARKERS: Final = [
-    *("CD8A", "GNLY", "MS4A1", "CD14", "CD3D", "CD79A"),
-    *("NKG7", "S100A8", "LYZ", "CST3", "PPBP"),
-]
+MARKERS = ["CD8A", "GNLY", "MS4A1", "CD14", "CD3D", "CD79A", "NKG7", "S100A8", "LYZ", "CST3"]
+MARKERS += ["PPBP"]
+_MEANING: Final = (
+    "Balanced accuracy is the mean recall over types; training weights all types alike. What costs "
+    "accuracy are naive and memory CD4 T cells, which differ by degrees: in cells of the same "
+    "donor and run, labelled by their own clusters, a linear model gets more of them right, and "
+    "its macro-F1 is higher. Across donors and studies ours is higher (docs/benchmarks.md)."
+)
 _MARGIN, _N_GENES, _DPI = 11, 2048, 160
 OURS, LINEAR = "hdeepinsight", "logistic regression"
 
@@ -78,50 +82,37 @@ def run_demo(out: Path, *, seed: int = 0) -> None:
     reference, query = (cells[np.sort(part)].copy() for part in parts)
     reference.write_h5ad(out / "reference.h5ad")
     query.write_h5ad(out / "query.h5ad")
-    _say(
-        "Data",
-        f"PBMC 3k: {cells.n_obs:,} blood cells of a healthy donor, {cells.n_vars:,} genes, nine "
-        "types (10x Genomics; labels of the Seurat tutorial)",
-    )
+    of = f"{cells.n_obs:,} blood cells of a healthy donor, {cells.n_vars:,} genes, nine types"
+    _say("Data", f"PBMC 3k: {of} (10x Genomics; labels of the Seurat tutorial)")
     _say("Split", f"{reference.n_obs:,} cells to learn from, {query.n_obs:,} held out, by cell")
     model = _train(reference, out, seed)
     annotation = _annotate(model, query, out)
     known = model.taxonomy.encode_levels(query.obs[LEVELS])
     _say("Compare", "with logistic regression on all genes, trained on the same cells")
     _compare(reference, query, model, annotation, seed).to_csv(out / "scores.csv", index=False)
-    _say(
-        "",
-        "Balanced accuracy is the mean recall over types; training weights all types alike. What "
-        "costs accuracy are naive and memory CD4 T cells, which differ by degrees: in cells of the "
-        "same donor and run, labelled by their own clusters, a linear model gets more of them "
-        "right, and its macro-F1 is higher. Across donors and studies ours is higher in the mean "
-        "(docs/benchmarks.md).",
-    )
+    _say("", _MEANING)
     with step("Drawing"):
         points = _draw(reference, query, model, annotation, out)
         shown = {"reference": model, "embedding": points, "true_nodes": known, "model": "demo"}
         report.write(annotation, out / "report.html", query=query, **shown)
     files = "\n".join(f"- `{name}`: {text}" for name, text in OUTPUTS.items())
-    text = (
-        f"{MARKER}\n\nA model was trained on {reference.n_obs:,} cells of PBMC 3k and annotated "
-        f"the other {query.n_obs:,}. Both are of one donor: this shows how it works, not how it "
-        f"transfers.\n\n{files}\n"
+    text = f"A model was trained on {reference.n_obs:,} cells of PBMC 3k and annotated the other "
+    text += (
+        f"{query.n_obs:,}. Both are of one donor: this shows how it works, not how it transfers."
     )
-    (out / "README.md").write_text(text, encoding="utf-8")
-    _say(
-        "Look at", f"{out}{'/' if out.name else ''}   ({time.perf_counter() - start:.0f} s in all)"
-    )
+    (out / "README.md").write_text(f"{MARKER}\n\n{text}\n\n{files}\n", encoding="utf-8")
+    seconds = time.perf_counter() - start
+    _say("Look at", f"{out}{'/' if out.name else ''}   ({seconds:.0f} s in all)")
     for name, text in OUTPUTS.items():
         _show_indented(Text.assemble((f"{name:<16}", "bold"), text))
-    mine = "hdeepinsight train reference.h5ad --labels-keys lineage,cell_type --out my_model"
-    query_here, model_here = (shlex.quote(str(out / name)) for name in ("query.h5ad", "model"))
     _say("Next", "your own reference and query, or the files of the demo:")
+    query_here, model_here = (shlex.quote(str(out / name)) for name in ("query.h5ad", "model"))
     for command in (
-        mine,
-        "hdeepinsight annotate query.h5ad --model my_model --report report.html",
-        f"hdeepinsight evaluate {query_here} --model {model_here}",
+        "train reference.h5ad --labels-keys lineage,cell_type --out my_model",
+        "annotate query.h5ad --model my_model --report report.html",
+        f"evaluate {query_here} --model {model_here}",
     ):
-        _show_indented(Text(f"  $ {command}", style="cyan"))
+        _show_indented(Text(f"  $ hdeepinsight {command}", style="cyan"))
 
 
 def _train(reference: AnnData, out: Path, seed: int) -> SCHDeepInsight:
@@ -129,10 +120,9 @@ def _train(reference: AnnData, out: Path, seed: int) -> SCHDeepInsight:
     SCHDeepInsight.setup_anndata(reference, labels_keys=LEVELS)
     model = SCHDeepInsight(reference, n_genes=_N_GENES, keep_genes=MARKERS, seed=seed)
     model.train()
-    seconds = time.perf_counter() - start
     _say("Taxonomy", "from the label columns; in brackets the cells to learn from")
     _show_indented(Text(model.taxonomy.show(_counts(model.taxonomy, reference))))
-    _say("Train", f"{repr(model).splitlines()[0]}, in {seconds:.0f} s")
+    _say("Train", f"{repr(model).splitlines()[0]}, in {time.perf_counter() - start:.0f} s")
     model.save(out / "model", overwrite=True)
     return SCHDeepInsight.load(out / "model", adata=False)
 
@@ -150,11 +140,8 @@ def _annotate(model: SCHDeepInsight, query: AnnData, out: Path) -> Annotation:
     annotation.to_adata(annotated)
     annotated.write_h5ad(out / "annotated.h5ad")
     above = (~np.isin(annotation.stop_nodes, annotation.taxonomy.leaves)).sum()
-    _say(
-        "Annotate",
-        f"{len(annotation):,} cells in {seconds:.0f} s, by the saved model; {above} "
-        "are unclear and get the label of a level above",
-    )
+    said = f"{len(annotation):,} cells in {seconds:.0f} s, by the saved model; {above} are unclear"
+    _say("Annotate", f"{said} and get the label of a level above")
     for decision in annotation.decisions:
         _say("", str(decision))
     return annotation
@@ -164,7 +151,7 @@ def _compare(
     reference: AnnData, query: AnnData, model: SCHDeepInsight, annotation: Annotation, seed: int
 ) -> pd.DataFrame:
     """Score the labels beside those of logistic regression, also with half of the genes."""
-    known = model.taxonomy.encode_levels(query.obs[LEVELS])
+    known, leaves = model.taxonomy.encode_levels(query.obs[LEVELS]), LEVELS[-1]
     fewer = np.random.default_rng(seed).permutation(query.n_vars)[: query.n_vars // 2]
     variants = {"All genes": query, "Half of the genes missing": query[:, fewer].copy()}
     tables = {}
@@ -173,11 +160,11 @@ def _compare(
             warnings.simplefilter("ignore", GeneCoverageWarning)  # they are left out on purpose
             found = {OURS: annotation if cells is query else _workflow.annotate(cells, model)}
             for name, weight in {LINEAR: None, f"{LINEAR}, balanced": "balanced"}.items():
-                found[name] = logistic_regression(
-                    reference, cells, model.taxonomy, labels_key=LEVELS[-1], class_weight=weight
-                )
-        scores = {name: evaluate_annotation(each, known) for name, each in found.items()}
-        tables[title] = scores_table(scores)
+                how: dict[str, Any] = {"labels_key": leaves, "class_weight": weight}
+                found[name] = logistic_regression(reference, cells, model.taxonomy, **how)
+        tables[title] = scores_table(
+            {name: evaluate_annotation(found[name], known) for name in found}
+        )
         _show_indented(frame_table(tables[title].set_index("level"), title=title))
     return pd.concat(tables, names=["genes", ""]).droplevel(1).reset_index()
 
@@ -236,16 +223,16 @@ def claim_folder(out: Path) -> None:
         If it is a file, or holds files and no README of an earlier run.
     """
     readme = out / "README.md"
-    if out.exists() and not out.is_dir():
-        raise UsageProblem(
-            f"--out must be a folder, which may be missing, got {out}, which is a file."
-        )
     ours = readme.is_file() and readme.read_text(encoding="utf-8").startswith(MARKER)
-    if out.is_dir() and any(out.iterdir()) and not ours:
-        raise UsageProblem(
+    refuse(
+        {
+            f"--out must be a folder, or missing, got {out}, which is a file.": out.is_file(),
             f"{out} holds files that the demo did not make. Choose another folder with --out: an "
-            "empty or missing one, or that of an earlier run."
-        )
+            "empty or missing one, or that of an earlier run.": (
+                out.is_dir() and any(out.iterdir()) and not ours
+            ),
+        }
+    )
     out.mkdir(parents=True, exist_ok=True)
     # First of all, so that a run that was interrupted can be repeated.
     readme.write_text(f"{MARKER}\n\nThe run has not finished.\n", encoding="utf-8")
@@ -292,7 +279,6 @@ def scores_table(evaluations: Mapping[str, Evaluation]) -> pd.DataFrame:
     """
     levels = {name: each.levels[SCORES] for name, each in evaluations.items()}
     table = pd.concat(levels, names=["method", "level"]).reset_index()
-    order = table["level"].unique()
-    table["level"] = pd.Categorical(table["level"], order)
+    table["level"] = pd.Categorical(table["level"], table["level"].unique())
     table = table.sort_values("level", kind="stable", ignore_index=True)
     return table.astype({"level": str})[["level", "method", *SCORES]]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from hdeepinsight._errors import examples, missing_column
 from hdeepinsight._io import atomic_write
-from hdeepinsight.cli._console import UsageProblem
+from hdeepinsight.cli._console import UsageProblem, refuse
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,38 +81,32 @@ def check_output(
     UsageProblem
         With what to do instead.
     """
-    if out.suffix not in formats:
-        raise UsageProblem(
-            f"{option} must end in {' or '.join(formats)}, which sets the format, got {out}, which "
-            f"ends in {out.suffix or 'nothing'!r}. Choose another name."
-        )
     real, read = out.resolve(), source.resolve()
-    if real.is_relative_to(read) or read.is_relative_to(real):
-        raise UsageProblem(
+    touched = real.is_relative_to(read) or read.is_relative_to(real)
+    refuse(
+        {
+            f"{option} must end in {' or '.join(formats)}, which sets the format, got {out}, which "
+            f"ends in {out.suffix or 'nothing'!r}. Choose another name.": out.suffix not in formats,
             f"{option} {out} is, holds, or lies in the input {source}, which is never changed. "
-            "Choose another place."
-        )
-    if out.exists() and not overwrite:
-        raise UsageProblem(
-            f"{out} exists already. Pass --overwrite to replace it, or choose another name."
-        )
-    if out.is_dir() and not is_store(out):
-        raise UsageProblem(
-            f"{out} is a folder, and not a zarr store, so it is not replaced. Choose another."
-        )
+            "Choose another place.": touched,
+            f"{out} exists already. Pass --overwrite to replace it, or choose another name.": (
+                out.exists() and not overwrite
+            ),
+            f"{out} is a folder, and not a zarr store, so it is not replaced. Choose another.": (
+                out.is_dir() and not is_store(out)
+            ),
+        }
+    )
     require_writable(out, option=option)
 
 
 def require_writable(out: Path, *, option: str = "--out") -> None:
     """Raise `UsageProblem` where nothing can be written, before hours of work are lost there."""
     above = next(folder for folder in out.absolute().parents if folder.exists())
-    if above.is_dir() and os.access(above, os.W_OK):
-        return
-    reason = "may not be written to" if above.is_dir() else "is not a folder"
-    raise UsageProblem(
-        f"{option} {out} cannot be written: {above} {reason}. Choose a place in a folder that you "
-        "may write to."
-    )
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        reason = "may not be written to" if above.is_dir() else "is not a folder"
+        found = f"{option} {out} cannot be written: {above} {reason}"
+        raise UsageProblem(f"{found}. Choose a place in a folder that you may write to.")
 
 
 def prepare_output(
@@ -140,29 +134,24 @@ def prepare_output(
     UsageProblem
         If the query holds something of these names already, or what a copy could not hold.
     """
-    if not key_added or "/" in key_added:
-        raise UsageProblem(
-            f"--key-added must be a name that a file can hold, without a slash, such as hdi, "
-            f"got {key_added!r}. Choose another."
-        )
-    has_several = not hasattr(query, "whole")
-    if out.suffix != ".csv" and has_several != (out.suffix == ".h5mu"):
-        kind, ending = ("a MuData", ".h5mu") if has_several else ("an AnnData", ".h5ad or .zarr")
-        raise UsageProblem(
-            f"--out must end in {ending} or .csv for {source}, which is {kind}, got {out}. Choose "
-            "another name."
-        )
-    if out.suffix == ".csv":
-        return lambda result, **how: result.to_csv(out, **how)
+    is_table, has_several = out.suffix == ".csv", not hasattr(query, "whole")
+    fits = is_table or has_several == (out.suffix == ".h5mu")
+    kind, ending = ("a MuData", ".h5mu") if has_several else ("an AnnData", ".h5ad or .zarr")
     held = {"obs": query.obs, "obsm": query.obsm, "uns": query.uns}
-    taken = [f"{part}/{name}" for part, names in held.items() for name in names]
-    taken = [at for at in taken if at.split("/", 1)[1].startswith(f"{key_added}_")]
+    taken = [f"{part}/{at}" for part in held for at in held[part] if at.startswith(f"{key_added}_")]
     taken += [f"uns/{key_added}"] * (key_added in query.uns)
-    if taken:
-        raise UsageProblem(
+    refuse(
+        {
+            "--key-added must be a name that a file can hold, without a slash, such as hdi, got "
+            f"{key_added!r}. Choose another.": not key_added or "/" in key_added,
+            f"--out must end in {ending} or .csv for {source}, which is {kind}, got {out}. Choose "
+            "another name.": not fits,
             f"The query holds {examples(taken)} already, which the result would replace. Pass "
-            f"another --key-added than {key_added}."
-        )
+            f"another --key-added than {key_added}.": taken and not is_table,
+        }
+    )
+    if is_table:
+        return lambda result, **how: result.to_csv(out, **how)
     can_be_copied = _is_copied(source, out)
     if not (can_be_copied or has_several):
         _try_to_write(query, out)
@@ -191,10 +180,8 @@ def _try_to_write(query: Store, out: Path) -> None:
     import h5py
 
     tables = {"obs": query.obs, "var": query.var, "raw": query.raw_var}
-    with (
-        h5py.File("unwritten", "w", driver="core", backing_store=False) as root,
-        anndata.settings.override(allow_write_nullable_strings=True),
-    ):
+    allowed = anndata.settings.override(allow_write_nullable_strings=True)
+    with h5py.File("unwritten", "w", driver="core", backing_store=False) as root, allowed:
         for part, table in tables.items():
             try:
                 anndata.io.write_elem(root, part, table)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from json import loads
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from rich.table import Table
 from rich.text import Text
@@ -14,25 +14,21 @@ from hdeepinsight._io import atomic_write
 from hdeepinsight._progress import progress as step
 from hdeepinsight.cli._console import UsageProblem, frame_table, in_options, show
 from hdeepinsight.cli._files import is_store, open_cells
-from hdeepinsight.cli._options import REQUIRED, Argument, Option, OutputFolder, command
+from hdeepinsight.cli._options import Natural, command
 
 _MOST_VALUES = 6
-_REPOSITORY: Final = Argument(
-    str, REQUIRED, "owner/name on a hub, s3://bucket/path, or a folder (./folder).", "ADDRESS"
-)
 
 
-@command(
-    "layer",
-    "use_raw",
-    target=Argument(
-        Path, REQUIRED, "Folder of a model, or pbmc, the bundled one; or a file of data."
-    ),
-)
+@command("layer", "use_raw")
 def info(target: Path, layer: str | None, use_raw: bool) -> None:
     """Say what a model, or a data file, holds.
 
     [b]hdeepinsight info my_model[/b]
+
+    Options
+    -------
+    target TARGET
+        Folder of a model, or pbmc, the bundled one; or a file of data.
     """
     with step("Looking at it"):
         from hdeepinsight import hub
@@ -70,18 +66,20 @@ def info(target: Path, layer: str | None, use_raw: bool) -> None:
     show(*shown)
 
 
-@command(
-    search=Argument(str, None, "Text that the name has to contain."),
-    where=Option(
-        Literal["all", "bundled", "here", "hub"],
-        "all",
-        "Those of the package, fetched before, of the hub, or all.",
-    ),
-)
-def models(search: str | None, where: Literal["all", "bundled", "here", "hub"]) -> None:
+@command()
+def models(
+    search: str | None = None, where: Literal["all", "bundled", "here", "hub"] = "all"
+) -> None:
     """List the models that can be used.
 
     [b]hdeepinsight models pbmc[/b]
+
+    Options
+    -------
+    search SEARCH
+        Text that the name has to contain.
+    --where
+        Those of the package, fetched before, of the hub, or all.
     """
     with step("Asking the hub"):
         from hdeepinsight.hub import list_models
@@ -90,20 +88,23 @@ def models(search: str | None, where: Literal["all", "bundled", "here", "hub"]) 
     show("No models were found." if found.empty else frame_table(found.set_index("model")))
 
 
-@command(
-    repository=_REPOSITORY,
-    revision=Option(str, None, "Branch, tag, commit, or sha256:...; the newest else.", "NAME"),
-    out=OutputFolder(None, "Also copy the model to this new folder."),
-)
-def pull(repository: str, revision: str | None, out: Path | None) -> None:
+@command()
+def pull(repository: str, revision: str | None = None, out: Path | None = None) -> None:
     """Get a published model, and check it.
 
     [b]hdeepinsight pull atlas/pbmc --out pbmc_model[/b]
+
+    Options
+    -------
+    repository ADDRESS
+        owner/name on a hub, s3://bucket/path, or a folder (./folder).
+    --revision NAME
+        Branch, tag, commit, or sha256:...; the newest else.
+    --out -o DIR
+        Also copy the model to this new folder.
     """
     if out is not None and out.exists():
-        raise UsageProblem(
-            f"--out must be a new folder, got {out}, which exists already. Choose another."
-        )
+        raise UsageProblem(f"--out must be a new folder, but {out} exists already. Choose another.")
     with step(f"Fetching {repository}"):
         from hdeepinsight import hub
 
@@ -116,46 +117,48 @@ def pull(repository: str, revision: str | None, out: Path | None) -> None:
     show(f"revision  {shared.revision}", f"digest    {shared.digest}", f"folder    {folder}")
 
 
-@command(
-    "overwrite",
-    model=Option(str, REQUIRED, "Folder of a trained model.", "MODEL", "-m"),
-    repository=_REPOSITORY,
-    card=Option(
-        Path,
-        REQUIRED,
-        'JSON file with at least "title", "license", "organism" and "tissues".',
-        "FILE",
-    ),
-    data=Option(
-        Path,
-        None,
-        "Reference that the model was trained on, for cells per type and scores in the card, and "
-        "for features of the reference. Of its counts only those of the held-out cells that a "
-        "model keeps, at most 400, are published.",
-        "FILE",
-    ),
-    no_features=Option(bool, False, "Publish no features of reference cells."),
-    revision=Option(str, None, "Branch of the hub; main by default.", "BRANCH"),
-    private=Option(bool, False, "Make a new repository private."),
-)
+@command("overwrite")
 def publish(
-    model: str, repository: str, card: Path, data: Path | None, no_features: bool, **how: Any
+    model: str,
+    repository: str,
+    card: Path,
+    data: Path | None = None,
+    no_features: bool = False,
+    revision: str | None = None,
+    private: bool = False,
+    **how: Any,
 ) -> None:
     """Share a trained model. The token of a hub is read from HF_TOKEN.
 
     [b]hdeepinsight publish --model my_model --card card.json atlas/pbmc[/b]
+
+    Options
+    -------
+    --model -m MODEL
+        Folder of a trained model.
+    repository ADDRESS
+        owner/name on a hub, s3://bucket/path, or a folder (./folder).
+    --card FILE
+        JSON file with at least "title", "license", "organism" and "tissues".
+    --data FILE
+        Reference that the model was trained on, for cells per type and scores in the card, and for
+        features of the reference. Of its counts only those of the held-out cells that a model
+        keeps, at most 400, are published.
+    --no-features
+        Publish no features of reference cells.
+    --revision BRANCH
+        Branch of the hub; main by default.
+    --private
+        Make a new repository private.
     """
+    valid = "an object with title, license, organism and tissues. Check the file."
     try:
         fields = loads(card.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise UsageProblem(
-            f"--card {card} could not be read as JSON ({error}). It must be an object with title, "
-            "license, organism and tissues. Check the file."
-        ) from None
+        found = f"--card {card} could not be read as JSON ({error})"
+        raise UsageProblem(f"{found}. It must be {valid}") from None
     if not isinstance(fields, dict):
-        raise UsageProblem(
-            f"--card must be a file with a JSON object, got {card}: {type(fields).__name__}."
-        )
+        raise UsageProblem(f"--card {card} holds a {type(fields).__name__}. It must be {valid}")
     with step("Loading the model"):
         from hdeepinsight import hub
         from hdeepinsight.data import read_anndata
@@ -163,27 +166,30 @@ def publish(
 
         reference = False if data is None else read_anndata(data)
         loaded = load_model(hub.resolve_model(model), reference)
-    features: Literal["none", "features"] = "none" if no_features else "features"
+    how |= {"reference": "none" if no_features else "features"}
+    how |= {"revision": revision, "private": private}
     with step(f"Publishing to {repository}"):
-        done = hub.publish(loaded, repository, card=fields, reference=features, **how)
+        done = hub.publish(loaded, repository, card=fields, **how)
     show(f"Published as {done.address}", f"revision  {done.revision}", f"digest    {done.digest}")
 
 
-@command(
-    old=Argument(Path, REQUIRED, "Folder of a saved model.", "OLD"),
-    new=Argument(Path, REQUIRED, "Folder to write.", "NEW"),
-    trust=Option(
-        bool,
-        False,
-        "Unpickle OLD if it is not plain data. This runs any code in it: only for files that you "
-        "made yourself.",
-    ),
-    overwrite=Option(bool, False, "Replace a model in NEW."),
-)
-def convert(old: Path, new: Path, trust: bool, overwrite: bool) -> None:
+@command()
+def convert(old: Path, new: Path, trust: bool = False, overwrite: bool = False) -> None:
     """Write a saved model again, in the present schema and format.
 
     [b]hdeepinsight convert my_model my_new_model[/b]
+
+    Options
+    -------
+    old OLD
+        Folder of a saved model.
+    new NEW
+        Folder to write.
+    --trust
+        Unpickle OLD if it is not plain data. This runs any code in it: only for files that you
+        made yourself.
+    --overwrite
+        Replace a model in NEW.
     """
     with step("Converting the model"):
         from hdeepinsight.models import convert_model
@@ -192,14 +198,18 @@ def convert(old: Path, new: Path, trust: bool, overwrite: bool) -> None:
     show(repr(model), f"Saved to {new}")
 
 
-@command(
-    out=OutputFolder(Path("demo_out"), "Folder for everything it makes."),
-    seed=Option(int, 0, "Same seed, same result.", settings={"min": 0}),
-)
-def demo(out: Path, seed: int) -> None:
+@command()
+def demo(out: Path = Path("demo_out"), seed: Natural = 0) -> None:
     """Train and annotate real blood cells, offline, and draw what came out.
 
     Running it again replaces what an earlier run left in the folder.
+
+    Options
+    -------
+    --out -o DIR
+        Folder for everything it makes.
+    --seed
+        Same seed, same result.
     """
     from threadpoolctl import threadpool_limits
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -16,7 +15,7 @@ from hdeepinsight._io import atomic_write, remove, sha256
 from hdeepinsight._progress import progress as step
 from hdeepinsight.cli._console import UsageProblem, in_options, show
 from hdeepinsight.cli._files import check_output
-from hdeepinsight.cli._options import READING, REQUIRED, Argument, Option, command
+from hdeepinsight.cli._options import READING, command, options_of
 
 if TYPE_CHECKING:
     from hdeepinsight.annotation import Annotation
@@ -34,24 +33,25 @@ def _part(text: str) -> tuple[int, int]:
     return int(i), int(n)
 
 
-_Large = partial(Option, panel="Large queries")
-STREAMING: Final = {
-    "stream": _Large(
-        bool,
-        False,
-        "Write labels block by block as they come, to .csv or .parquet (which always does), each "
-        "cell by itself as with [b]--fast[/b]; memory stays the same, whatever the query's size.",
-    ),
-    "resume": _Large(bool, False, "Go on where --stream was stopped."),
-    "part": _Large(
-        Any,
-        None,
-        "Only this part of the query, such as [b]3/8[/b], for an array of jobs; "
-        "[b]hdeepinsight merge[/b] makes one file of all parts.",
-        "I/N",
-        settings={"parser": _part},
-    ),
-}
+def _streaming(
+    stream: bool = False, resume: bool = False, part: Annotated[Any, {"parser": _part}] = None
+) -> None:
+    """List the options of `annotate_blocks`.
+
+    Large queries
+    -------------
+    --stream
+        Write labels block by block as they come, to .csv or .parquet (which always does), each
+        cell by itself as with [b]--fast[/b]; memory stays the same, whatever the query's size.
+    --resume
+        Go on where --stream was stopped.
+    --part I/N
+        Only this part of the query, such as [b]3/8[/b], for an array of jobs; [b]hdeepinsight
+        merge[/b] makes one file of all parts.
+    """
+
+
+STREAMING: Final = options_of(_streaming)
 
 
 def annotate_blocks(
@@ -105,7 +105,7 @@ def annotate_blocks(
         n_cells, names = len(store.obs), (store.obs.index, store.var.index)
     with step("Loading the model"):
         folder = hub.resolve_model(model)
-        loaded = hub.load_model(folder, with_types=True)
+        loaded = hub.load_annotator(folder)
     settings = {
         "hdeepinsight": __version__,
         "model": [sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()],
@@ -215,11 +215,16 @@ def merge_blocks(out: Path) -> None:
     remove(at.parent)
 
 
-@command("overwrite", out=Argument(Path, REQUIRED, "The --out of the parts.", "FILE"))
+@command("overwrite")
 def merge(out: Path, overwrite: bool) -> None:
     """Make one file of what hdeepinsight annotate --part wrote, once all parts have ended.
 
     [b]hdeepinsight merge labels.csv[/b]
+
+    Options
+    -------
+    out FILE
+        The --out of the parts.
     """
     if out.exists() and not overwrite:
         raise UsageProblem(f"{out} exists already. Pass --overwrite to replace it.")

@@ -5,104 +5,86 @@ from __future__ import annotations
 import inspect
 from json import JSONDecodeError, loads
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from rich.text import Text
 
 from hdeepinsight._io import atomic_write
 from hdeepinsight._progress import progress as step
-from hdeepinsight.cli._console import UsageProblem, frame_table, note, show
+from hdeepinsight.cli._console import UsageProblem, frame_table, note, refuse, show
 from hdeepinsight.cli._files import require_columns, require_writable
-from hdeepinsight.cli._options import REQUIRED, Argument, Option, OutputFolder, command
+from hdeepinsight.cli._options import AtLeastOne, Natural, command, options_of
 
 #: Arguments in Python that are no options here.
 _OBJECTS: Final = {
     *("self", "adata", "registry", "source_registry", "datamodule", "trainer_kwargs"),
     *("datasplitter_kwargs", "plan_kwargs", "args", "kwargs"),
 }
-#: Options of which those at their default are left to the class, whose default may be another one.
-_OPTIONS: Final = {
-    "split_key": Option(
-        str,
-        None,
-        "Hold out whole groups of this column (donors, studies) for calibration and the scores "
-        "that are printed; by default cells are held out within every label.",
-        "COLUMN",
-    ),
-    "unlabeled_category": Option(str, "Unknown", "Label that means: not known.", "NAME"),
-    "n_genes": Option(int, 4096, "Most genes of the image.", settings={"min": 1}),
-    "layout": Option(
-        Literal["tsne", "tsne_published", "umap", "mde", "random"], "tsne", "How genes are placed."
-    ),
-    "backbone": Option(
-        str, "compact", "compact, efficientnet_b0 to _b7, or _v2_s, _m, _l.", "NAME"
-    ),
-    "n_members": Option(
-        str, "1", "Networks whose probabilities are averaged: a number, or auto.", "N"
-    ),
-    "validation_size": Option(
-        float, 0.1, "Share of cells held out; rare types keep all.", settings={"min": 0, "max": 0.9}
-    ),
-    "max_epochs": Option(
-        int, None, "Passes over the cells; chosen from their number.", settings={"min": 1}
-    ),
-    "early_stopping": Option(bool, False, "Stop when held-out cells get no better."),
-    "checkpoint": Option(
-        Path,
-        None,
-        "Folder for a checkpoint, from which the same command goes on after an interruption; it "
-        "is removed at the end.",
-        "DIR",
-    ),
-    "seed": Option(int, 0, "Same seed, same model.", settings={"min": 0}),
-    "accelerator": Option(str, "auto", "auto, cpu, gpu or mps."),
-}
-_DEFAULTS: Final = {name: option.default for name, option in _OPTIONS.items()} | {"batch_key": None}
 
 
-@command(
-    "labels_keys",
-    "layer",
-    "use_raw",
-    "batch_key",
-    "overwrite",
-    reference=Argument(Path, REQUIRED, "Labelled reference with raw counts, such as an .h5ad."),
-    out=OutputFolder(REQUIRED, "Folder of the model."),
-    taxonomy=Option(
-        Path,
-        None,
-        "Tree of the cell types, .json, as Taxonomy.to_json writes it; by default the one that the "
-        "label columns span.",
-        "FILE",
-    ),
-    model=Option(
-        str, "schdeepinsight", "Class of the model: schdeepinsight, or a companion.", "NAME"
-    ),
-    settings=Option(
-        list[str],
-        [],
-        "Option of the class in Python that has none here, such as n_topics=50; may be repeated.",
-        "KEY=VALUE",
-    ),
-    cells=Option(
-        Path,
-        None,
-        "Cluster and latent position of every cell (.csv), of a model without labels.",
-        "FILE",
-    ),
-    **_OPTIONS,
-)
+def _training(
+    split_key: str | None = None,
+    unlabeled_category: str = "Unknown",
+    n_genes: AtLeastOne = 4096,
+    layout: Literal["tsne", "tsne_published", "mde", "random"] = "tsne",
+    backbone: str = "compact",
+    n_members: str = "1",
+    validation_size: Annotated[float, {"min": 0, "max": 0.9}] = 0.1,
+    max_epochs: Annotated[int | None, {"min": 1}] = None,
+    early_stopping: bool = False,
+    checkpoint: Path | None = None,
+    seed: Natural = 0,
+    accelerator: str = "auto",
+) -> None:
+    """List options of which those at their default are left to the class, which may have another.
+
+    Options
+    -------
+    --split-key COLUMN
+        Hold out whole groups of this column (donors, studies) for calibration and the scores that
+        are printed; by default cells are held out within every label.
+    --unlabeled-category NAME
+        Label that means: not known.
+    --n-genes
+        Most genes of the image.
+    --layout
+        How genes are placed.
+    --backbone NAME
+        compact, efficientnet_b0 to _b7, or _v2_s, _m, _l.
+    --n-members N
+        Networks whose probabilities are averaged: a number, or auto.
+    --validation-size
+        Share of cells held out; rare types keep all.
+    --max-epochs
+        Passes over the cells; chosen from their number.
+    --early-stopping
+        Stop when held-out cells get no better.
+    --checkpoint DIR
+        Folder for a checkpoint, from which the same command goes on after an interruption; it is
+        removed at the end.
+    --seed
+        Same seed, same model.
+    --accelerator
+        auto, cpu, gpu or mps.
+    """
+
+
+_OPTIONS: Final = options_of(_training)
+_DEFAULTS: Final = {name: each.default for name, each in _OPTIONS.items()} | {"batch_key": None}
+
+
+@command("labels_keys", "layer", "use_raw", "batch_key", "overwrite", **_OPTIONS)
 def train(
     reference: Path,
-    out: Path,
     labels_keys: list[str],
-    taxonomy: Path | None,
     layer: str | None,
     use_raw: bool,
-    model: str,
-    settings: list[str],
-    cells: Path | None,
     overwrite: bool,
+    out: Path,
+    taxonomy: Path | None = None,
+    model: str = "schdeepinsight",
+    settings: list[str] = [],  # noqa: B006
+    cells: Path | None = None,
     **given: Any,
 ) -> None:
     """Train a model on a labelled reference, or one that learns without labels on any cells.
@@ -110,48 +92,61 @@ def train(
     [b]hdeepinsight train reference.h5ad --labels-keys lineage,cell_type --out my_model[/b]
 
     [b]hdeepinsight train cells.h5ad --model sce2tm --cells topics.csv --out my_topics[/b]
+
+    Options
+    -------
+    reference REFERENCE
+        Labelled reference with raw counts, such as an .h5ad.
+    --out -o DIR
+        Folder of the model.
+    --taxonomy FILE
+        Tree of the cell types, .json, as Taxonomy.to_json writes it; by default the one that the
+        label columns span.
+    --model NAME
+        Class of the model: schdeepinsight, or a companion.
+    --settings KEY=VALUE
+        Option of the class in Python that has none here, such as n_topics=50; may be repeated.
+    --cells FILE
+        Cluster and latent position of every cell (.csv), of a model without labels.
     """
-    if out.is_file() or out.resolve() == reference.resolve():
-        raise UsageProblem(
-            f"--out must be a folder for the model, got {out}, a file or the reference."
-        )
     with step("Reading the reference"):
         from hdeepinsight.data import open_store
         from hdeepinsight.models import HierarchicalClassifierMixin, ModelFolder
         from hdeepinsight.taxonomy import Taxonomy
 
         method = _class_named(model)
-        is_classifier = issubclass(method, HierarchicalClassifierMixin)
-        options = {name: value for name, value in given.items() if value != _DEFAULTS[name]}
-        options |= {"layer": layer, "seed": given["seed"]}
-        if (members := options.get("n_members", "")).isdigit():
-            options["n_members"] = int(members)
-        if is_classifier:
-            if not labels_keys:
-                raise UsageProblem(
-                    "No label column was given. Pass --labels-key COLUMN for cell types, or "
-                    "--labels-keys COARSE,...,FINE for one column per level. `hdeepinsight info "
-                    "REFERENCE` lists the columns."
-                )
-            options |= {"labels_keys": labels_keys} if labels_keys[1:] else {}
-            options |= {} if labels_keys[1:] else {"labels_key": labels_keys[0]}
-        elif labels_keys or taxonomy:
-            raise UsageProblem(
-                f"{method.__name__} learns without labels, got "
-                f"{'--labels-keys' if labels_keys else '--taxonomy'}. Omit it."
-            )
-        if cells is not None and (is_classifier or cells.suffix != ".csv"):
-            raise UsageProblem(
+        name, is_classifier = method.__name__, issubclass(method, HierarchicalClassifierMixin)
+        given_labels = "--labels-keys" if labels_keys else "--taxonomy" if taxonomy else ""
+        refuse(
+            {
+                f"--out must be a folder for the model, got {out}, a file or the reference.": (
+                    out.is_file() or out.resolve() == reference.resolve()
+                ),
+                "No label column was given. Pass --labels-key COLUMN for cell types, or "
+                "--labels-keys COARSE,...,FINE for one column per level. `hdeepinsight info "
+                "REFERENCE` lists the columns.": is_classifier and not labels_keys,
+                f"{name} learns without labels, got {given_labels}. Omit it.": (
+                    given_labels and not is_classifier
+                ),
                 f"--cells must be a .csv file, of a model that learns without labels, got {cells} "
-                f"of {method.__name__}. For labels of cells: hdeepinsight annotate."
-            )
-        if ModelFolder(out).holds_model and not overwrite:
-            raise UsageProblem(
-                f"{out} holds a model already. Pass --overwrite to replace it, or another folder."
-            )
+                f"of {name}. For labels of cells: hdeepinsight annotate.": (
+                    cells and (is_classifier or cells.suffix != ".csv")
+                ),
+                f"{out} holds a model already. Pass --overwrite to replace it, or another one.": (
+                    ModelFolder(out).holds_model and not overwrite
+                ),
+            }
+        )
         require_writable(out)
         if cells is not None:
             require_writable(cells, option="--cells")
+        options = {key: value for key, value in given.items() if value != _DEFAULTS[key]}
+        options |= {"layer": layer, "seed": given["seed"]}
+        if (members := options.get("n_members", "")).isdigit():
+            options["n_members"] = int(members)
+        if labels_keys:
+            several = len(labels_keys) > 1
+            options |= {"labels_keys": labels_keys} if several else {"labels_key": labels_keys[0]}
         store = open_store(reference)
         others = filter(None, (given["batch_key"], given["split_key"]))
         require_columns(store.obs, [*labels_keys, *others], source=reference)
@@ -173,11 +168,10 @@ def train(
         show(frame_table(found.levels, title=f"{found.n_cells:,} cells held out"))
     elif is_classifier:
         missing = "" if trained.calibration else ", and the probabilities are not calibrated"
-        note(
-            f"no cells were held out, so there are no scores{missing}. Give every type more "
-            "cells, or raise --validation-size.",
-            "Note",
+        said = (
+            f"no cells were held out, so there are no scores{missing}. Give every type more cells, "
         )
+        note(f"{said}or raise --validation-size.", "Note")
     if cells is not None:
         import pandas as pd
 
@@ -196,16 +190,13 @@ def _class_named(name: str) -> Any:
     """Return the class of models that has a name, in upper or lower case."""
     from hdeepinsight import models
 
-    found = [getattr(models, each) for each in models.__all__]
     bases = models.CountModel, models.HierarchicalClassifierMixin
-    classes = {
-        cls.__name__.lower(): cls
-        for cls in found
-        if isinstance(cls, type) and issubclass(cls, models.CountModel) and cls not in bases
-    }
-    if name.lower() not in classes:
-        raise UsageProblem(f"--model must be one of {', '.join(classes)}, got {name!r}.")
-    return classes[name.lower()]
+    found = [getattr(models, each) for each in models.__all__]
+    found = [cls for cls in found if isinstance(cls, type) and issubclass(cls, bases[0])]
+    names = {cls.__name__.lower(): cls for cls in found if cls not in bases}
+    if name.lower() not in names:
+        raise UsageProblem(f"--model must be one of {', '.join(names)}, got {name!r}.")
+    return names[name.lower()]
 
 
 def _parsed(settings: list[str]) -> dict[str, Any]:
@@ -226,9 +217,7 @@ def _distributed(method: Any, options: dict[str, Any]) -> list[dict[str, Any]]:
     """Give every option to the call that takes it: set-up, constructor or training."""
     calls = method.setup_anndata, method.__init__, method.train
     known = [{*inspect.signature(call).parameters} - _OBJECTS for call in calls]
-    if unknown := sorted(set(options).difference(*known)):
-        raise UsageProblem(
-            f"{method.__name__} has no option {', '.join(unknown)}. It has "
-            f"{', '.join(sorted(set.union(*known)))}."
-        )
+    if unknown := ", ".join(sorted(set(options).difference(*known))):
+        valid = ", ".join(sorted(set.union(*known)))
+        raise UsageProblem(f"{method.__name__} has no option {unknown}. It has {valid}.")
     return [{key: value for key, value in options.items() if key in names} for names in known]

@@ -105,7 +105,11 @@ def open_file(path: Path, *, whole: bool = False) -> Opener | InMemory:
             warnings.simplefilter("ignore")  # of names that are turned into text, or repeat
             if form == "table":
                 return *_read_table(at), "table of text"
-            return _READERS[form](at), (), {"anndata": "h5ad", "10x": "10x h5"}.get(form, form)
+            if form == "10x":
+                import scanpy as sc
+
+                return sc.read_10x_h5(at, gex_only=False), (), "10x h5"
+            return _READERS[form](at), (), {"anndata": "h5ad"}.get(form, form)
 
 
 def _form_of(path: Path, unpacking: ExitStack) -> tuple[str, Path]:
@@ -120,12 +124,9 @@ def _form_of(path: Path, unpacking: ExitStack) -> tuple[str, Path]:
             return "mtx", path
         inside = sorted([*path.glob("*/*.mtx*"), *path.glob("*/*/*.mtx*")])
         held = examples(sorted(p.name for p in path.iterdir())) or "nothing"
-        raise InputError(
-            f"{path} cannot be opened: it is a folder, and neither a zarr store nor one with a "
-            f".mtx matrix (it holds {held}).",
-            FORMATS,
-            f"Pass {inside[0].parent}." if inside else "Check the path.",
-        )
+        found = f"a folder, and neither a zarr store nor one with a .mtx matrix (it holds {held})"
+        how = f"Pass {inside[0].parent}." if inside else "Check the path."
+        raise InputError(f"{path} cannot be opened: it is {found}.", FORMATS, how)
     with path.open("rb") as file:
         start = file.read(4096)
     if is_packed := start.startswith(b"\x1f\x8b"):
@@ -155,21 +156,19 @@ def _form_of_group(root: Any, path: Path) -> str:
     """Tell the format of an HDF5 file by what it holds."""
     names = set(root)
     groups = [found for name in names if isinstance(found := root.get(name), h5py.Group)]
-    how = _WRITE_AGAIN
+    if "matrix" in names and isinstance(root.get("matrix"), h5py.Dataset) and "mod" not in names:
+        return "loom"
+    if any({"barcodes", "indptr"} <= set(group) for group in groups) and "mod" not in names:
+        return "10x"
+    if names & {"obs", "var", "X"} and "mod" not in names:
+        return "anndata"
+    held = examples(sorted(names)) or "nothing"
+    found, how = f"has no obs and no var: it is not an AnnData, and holds {held}", _WRITE_AGAIN
     if "mod" in names:
         found = "is a MuData, and data of one modality is needed"
         how = "Read it with mudata.read_h5mu and pass the MuData, or its RNA."
-    elif "matrix" in names and isinstance(root.get("matrix"), h5py.Dataset):
-        return "loom"
-    elif any({"barcodes", "indptr"} <= set(group) for group in groups):
-        return "10x"
-    elif names & {"obs", "var", "X"}:
-        return "anndata"
     elif {"assays", "cell.names"} & names:
         found, how = "is a Seurat file (h5Seurat)", "In R: SeuratDisk::Convert(path, dest='h5ad')."
-    else:
-        held = examples(sorted(names)) or "nothing"
-        found = f"has no obs and no var: it is not an AnnData, and holds {held}"
     raise InputError(f"{path} {found}.", FORMATS, how)
 
 
@@ -184,23 +183,18 @@ def _is_usual(root: Any) -> bool:
     """Tell whether all that is read here is encoded as releases of today do."""
     raw, layers = root.get("raw"), root.get("layers")
     tables = [root.get("obs"), root.get("var")]
-    matrices = [root[name] for name in ("X",) if name in root]
+    matrices = [root["X"]] if "X" in root else []
     matrices += list(layers.values()) if hasattr(layers, "values") else []
     if hasattr(raw, "keys"):
         tables.append(raw.get("var"))
         matrices.append(raw.get("X"))
+    kinds = {encoding_of(matrix) for matrix in matrices}
     return (
         "raw.X" not in root
         and {encoding_of(table) for table in tables} == {"dataframe"}
-        and {encoding_of(m) for m in matrices} <= {"array", "csr_matrix", "csc_matrix", "null"}
+        and kinds <= {"array", "csr_matrix", "csc_matrix", "null"}
         and {encoding_of(root.get(name)) for name in ("layers", "obsm", "uns")} <= {"dict", ""}
     )
-
-
-def _read_10x(path: Path) -> ad.AnnData:
-    import scanpy as sc
-
-    return sc.read_10x_h5(path, gex_only=False)
 
 
 def _read_loom(path: Path) -> ad.AnnData:
@@ -211,27 +205,25 @@ def _read_loom(path: Path) -> ad.AnnData:
         parts = [sp.csr_matrix(matrix[i : i + rows]) for i in range(0, matrix.shape[0], rows)]
         return sp.csr_matrix(sp.vstack(parts).T) if parts else sp.csr_matrix(matrix.shape[::-1])
 
-    def table(attributes: Any, size: int, *names: str) -> pd.DataFrame:
+    def table(attributes: Any, size: int, names: str) -> pd.DataFrame:
         columns = {
             key: pd.Series(values[:]).map(lambda v: v.decode() if isinstance(v, bytes) else v)
             for key, values in attributes.items()
             if values.shape == (size,)
         }
         found = pd.DataFrame(columns, index=range(size))
-        name = next((name for name in names if name in found), None)
-        found = found if name is None else found.set_index(name)
+        named = [name for name in names.split() if name in found]
+        found = found.set_index(named[0]) if named else found
         return found.set_axis(found.index.astype(str).rename(None))
 
-    cell_names = ("CellID", "cell_id", "obs_names", "barcode", "Barcode")
-    gene_names = ("Gene", "gene", "gene_name", "var_names", "Symbol", "Accession")
+    cell_names = "CellID cell_id obs_names barcode Barcode"
+    gene_names = "Gene gene gene_name var_names Symbol Accession"
     with h5py.File(path, "r") as root:
         n_genes, n_cells = root["matrix"].shape
-        return ad.AnnData(
-            turned(root["matrix"]),
-            obs=table(root.get("col_attrs", {}), n_cells, *cell_names),
-            var=table(root.get("row_attrs", {}), n_genes, *gene_names),
-            layers={name: turned(matrix) for name, matrix in root.get("layers", {}).items()},
-        )
+        obs = table(root.get("col_attrs", {}), n_cells, cell_names)
+        var = table(root.get("row_attrs", {}), n_genes, gene_names)
+        layers = {name: turned(matrix) for name, matrix in root.get("layers", {}).items()}
+        return ad.AnnData(turned(root["matrix"]), obs=obs, var=var, layers=layers)
 
 
 def _read_mtx(path: Path) -> ad.AnnData:
@@ -249,12 +241,11 @@ def _read_mtx(path: Path) -> ad.AnnData:
         name = rf"(?:^|[._-])(?:{words})(?:\.names)?(?:\.(?:tsv|txt|csv))?(?:\.gz)?$"
         beside = [p for p in folder.iterdir() if re.search(name, p.name) and ".mtx" not in p.name]
         if not beside:
-            raise InputError(
-                f"There are no names of the {what} beside {at}.",
-                "Valid is a folder with matrix.mtx, features.tsv (or genes.tsv) and barcodes.tsv, "
-                "each gzipped or not.",
-                "Add the file, or read the matrix with scanpy and set the names.",
+            valid = (
+                "Valid is a folder with matrix.mtx, features.tsv (or genes.tsv) and barcodes.tsv."
             )
+            how = "Add the file, or read the matrix with scanpy and set the names."
+            raise InputError(f"There are no names of the {what} beside {at}.", valid, how)
         # Of the files of several samples those whose names begin as that of the matrix does.
         nearest = max(beside, key=lambda p: len(common_start(p.name, at.name)))
         separator = "," if ".csv" in nearest.name else "\t"
@@ -265,12 +256,10 @@ def _read_mtx(path: Path) -> ad.AnnData:
     if matrix.shape != (len(cells), len(genes)) or len(cells) == len(genes):
         matrix = sp.csr_matrix(matrix.T)  # as Cell Ranger writes it
     if matrix.shape != (len(cells), len(genes)):
-        raise InputError(
-            f"{at} is {matrix.shape[1]:,} × {matrix.shape[0]:,}, beside {len(genes):,} genes and "
-            f"{len(cells):,} cells.",
-            "Valid is a row per gene and a column per cell.",
-            "Check that the three files belong together.",
-        )
+        size = f"{at} is {matrix.shape[1]:,} × {matrix.shape[0]:,}"
+        found = f"{size}, beside {len(genes):,} genes and {len(cells):,} cells."
+        valid = "Valid is a row per gene and a column per cell."
+        raise InputError(found, valid, "Check that the three files belong together.")
     names = genes[1].fillna(genes[0]) if genes.shape[1] > 1 else genes[0]
     var = pd.DataFrame(index=pd.Index(names.astype(str), name=None))
     for column, held in ((0, "gene_ids"), (2, "feature_types")):
@@ -282,16 +271,21 @@ def _read_mtx(path: Path) -> ad.AnnData:
 
 def _read_table(path: Path) -> tuple[ad.AnnData, tuple[str, ...]]:
     """Read a table of text; genes in rows are recognised by their names, and turned."""
-    with _utf8(path), path.open(encoding="utf-8-sig") as file:
-        lines, n_comments = [file.readline(), file.readline()], 0
-        separator = _separator(lines)
-        while lines[0].startswith("#") and not _is_heading(lines, separator):
-            lines, n_comments = [lines[1], file.readline()], n_comments + 1
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            lines, n_comments = [file.readline(), file.readline()], 0
             separator = _separator(lines)
-    if not all(separator in line for line in lines):
-        raise ValueError("it is text without columns")
-    with _utf8(path):
+            while lines[0].startswith("#") and not _is_heading(lines, separator):
+                lines, n_comments = [lines[1], file.readline()], n_comments + 1
+                separator = _separator(lines)
+        if not all(separator in line for line in lines):
+            raise ValueError("it is text without columns")
         table = pd.read_csv(path, sep=separator, encoding="utf-8-sig", skiprows=n_comments)
+    except UnicodeDecodeError as error:
+        byte = f"0x{error.object[error.start]:02x}"
+        found = f"{path} is not text in UTF-8: it holds the byte {byte}."
+        how = "Save it so, or convert it, such as by `iconv -f latin1 -t utf-8`."
+        raise InputError(found, "Valid is a table of text in UTF-8.", how) from error
     heading = next(csv.reader([lines[0]], delimiter=separator))
     if len(heading) == table.shape[1]:
         table.columns = heading  # as they are there: pandas numbers repeated names
@@ -304,20 +298,19 @@ def _read_table(path: Path) -> tuple[ad.AnnData, tuple[str, ...]]:
     for place in np.flatnonzero(is_text):
         column = table.iloc[:, place]
         odd = column[pd.to_numeric(column, errors="coerce").isna()]
-        where, shown = f"column {table.columns[place]!r} of {path}", map(repr, odd.unique())
+        where, shown = (
+            f"column {table.columns[place]!r} of {path}",
+            examples(map(repr, odd.unique())),
+        )
         if len(odd) and odd.astype(str).str.fullmatch(r"-?\d+,\d+", na=False).all():
-            raise InputError(
-                f"The numbers in {where} have a comma: {examples(shown)}.",
-                "Valid is a point before decimals, and nothing between thousands.",
-                "Save the table so; pandas.read_csv reads it with decimal=',' or thousands=','.",
-            )
+            valid = "Valid is a point before decimals, and nothing between thousands."
+            how = "Save it so; pandas.read_csv reads this one with decimal=',' or thousands=','."
+            raise InputError(f"The numbers in {where} have a comma: {shown}.", valid, how)
         if 0 < 2 * len(odd) < len(column) and len(odd) <= max(1, len(column) / 100):
-            raise InputError(
-                f"{counted(len(odd), 'value')} of {where} cannot be read as a number: "
-                f"{examples(shown)}.",
-                "Valid is a number for every gene and cell.",
-                "Correct it in the table; a gene that was not seen is written 0.",
-            )
+            n_odd = counted(len(odd), "value")
+            found = f"{n_odd} of {where} cannot be read as a number: {shown}."
+            how = "Correct it in the table; a gene that was not seen is written 0."
+            raise InputError(found, "Valid is a number for every gene and cell.", how)
     if is_text.all():
         raise ValueError("none of its columns holds numbers")
     matrix = sp.csr_matrix(table.loc[:, ~is_text].to_numpy(dtype=np.float32))
@@ -328,11 +321,9 @@ def _read_table(path: Path) -> tuple[ad.AnnData, tuple[str, ...]]:
     are_values = numbers.duplicated().any() or (numbers % 1).any()
     of_cells = of_rows > 0.5 and (not heading[0] or _NAMING.search(heading[0]))
     if numbers.notna().all() and (are_values or not (are_counted or of_cells)):
-        raise InputError(
-            f"The first line of {path} holds numbers: it looks like values.",
-            "Valid is a table whose first line names its columns.",
-            "Add that line; a table without it loses its first gene or cell.",
-        )
+        found = f"The first line of {path} holds numbers: it looks like values."
+        how = "Add that line; a table without it loses its first gene or cell."
+        raise InputError(found, "Valid is a table whose first line names its columns.", how)
     obs, var = table.loc[:, is_text], pd.DataFrame(index=pd.Index(columns))
     if of_rows > 0.5 > of_columns or share_barcodes(columns) > 0.5 > of_columns:
         said = "Rows of the table are genes and its columns are cells, so it was turned."
@@ -342,18 +333,6 @@ def _read_table(path: Path) -> tuple[ad.AnnData, tuple[str, ...]]:
 
 #: In the corner of a table, above the names of its rows.
 _NAMING: Final = re.compile(r"gene|symbol|feature|name|\bid", re.IGNORECASE)
-
-
-@contextmanager
-def _utf8(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path} is not text in UTF-8: it holds the byte 0x{error.object[error.start]:02x}.",
-            "Valid is a table of text in UTF-8.",
-            "Save it so, or convert it, such as by `iconv -f latin1 -t utf-8`.",
-        ) from error
 
 
 def _separator(lines: list[str]) -> str:
@@ -369,7 +348,6 @@ def _is_heading(lines: list[str], separator: str) -> bool:
 _READERS: Final[Mapping[str, Callable[[Path], ad.AnnData]]] = {
     "anndata": ad.read_h5ad,
     "zarr": ad.read_zarr,
-    "10x": _read_10x,
     "loom": _read_loom,
     "mtx": _read_mtx,
 }
@@ -434,10 +412,11 @@ def _check_hdf5(root: Any, path: Path) -> None:
         if not isinstance(link, h5py.HardLink):
             where = "file" if isinstance(link, h5py.ExternalLink) else "place of the file"
             raise _refused(path, f"{at} is a link to another {where}")
+        if name.count("/") > _MOST_NESTING:
+            raise _refused(path, f"{at} is nested too deep")
         found = root.get(name)
         if isinstance(found, h5py.Group):
-            other = groups.setdefault(_address(found), at)
-            if other != at:
+            if (other := groups.setdefault(_address(found), at)) != at:
                 raise _refused(path, f"{at} and {other} are one and the same group")
         elif isinstance(found, h5py.Dataset):
             if found.external or found.is_virtual:
@@ -448,8 +427,6 @@ def _check_hdf5(root: Any, path: Path) -> None:
                 _check_size(path, at, chunk * size, declared, path.stat().st_size)
                 if found.chunks and found.size:
                     _check_filters(found, path, at)
-        if name.count("/") > _MOST_NESTING:
-            raise _refused(path, f"{at} is nested too deep")
 
 
 def _address(group: Any) -> tuple[int, int]:
@@ -469,13 +446,13 @@ def _check_filters(found: Any, path: Path, at: str) -> None:
     if missing():
         with suppress(ImportError):
             import hdf5plugin  # noqa: F401 - which adds blosc, zstd and others to HDF5
-    if names := missing():
-        raise InputError(
-            f"{path} cannot be read: {at} is packed with {', '.join(names)}, which this "
-            "installation cannot unpack.",
-            "Valid are gzip and lzf, and with the package hdf5plugin blosc, zstd, lz4 and others.",
-            "Install it with `pip install hdf5plugin`; it is then used by itself.",
+    if names := ", ".join(missing()):
+        said = f"{path} cannot be read: {at} is packed with {names}, which cannot be unpacked here."
+        valid = (
+            "Valid are gzip and lzf, and with the package hdf5plugin blosc, zstd, lz4 and others."
         )
+        how = "Install it with `pip install hdf5plugin`; it is then used by itself."
+        raise InputError(said, valid, how)
 
 
 def _check_zarr(root: Any, path: Path) -> None:
@@ -501,8 +478,5 @@ def _check_size(path: Path, at: str, piece: int, declared: int, stored: int) -> 
 
 
 def _refused(path: Path, found: str) -> InputError:
-    return InputError(
-        f"{path} is refused: {found}.",
-        "Valid is a file that holds each of its parts once, in the size that it declares.",
-        _WRITE_AGAIN,
-    )
+    valid = "Valid is a file that holds each of its parts once, in the size that it declares."
+    return InputError(f"{path} is refused: {found}.", valid, _WRITE_AGAIN)

@@ -7,6 +7,7 @@ import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import combinations_with_replacement, takewhile
@@ -16,7 +17,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from hdeepinsight._errors import ARGUMENTS, InputError, counted, examples
+from hdeepinsight._errors import ARGUMENTS, InputError, counted, examples, invalid
 from hdeepinsight.data._matrix import Block
 
 IdentifierKind = Literal["symbol", "ensembl", "mixed", "unknown"]
@@ -116,16 +117,14 @@ def guess_species(names: Sequence[str]) -> Species:
     """Guess human or mouse from Ensembl prefixes, from case, and from names that only mice have."""
     ensembl = [name for name in names if _ENSEMBL.fullmatch(name)]
     if len(ensembl) > len(names) / 2:
-        mouse = sum(name.startswith("ENSMUSG") for name in ensembl)
-        human = sum(name.startswith("ENSG") for name in ensembl)
+        human, mouse = (sum(n.startswith(start) for n in ensembl) for start in ("ENSG", "ENSMUSG"))
         return _majority(human, mouse, len(ensembl))
     if identifier_kind(names) == "unknown":
         return "unknown"
     if _share(names, _MOUSE_ONLY) > 0.02:
         return "mouse"
-    upper = int(np.sum([name == name.upper() for name in names]))
     title = sum(_TITLE.fullmatch(name) is not None for name in names)
-    return _majority(upper, title, len(names))
+    return _majority(sum(name == name.upper() for name in names), title, len(names))
 
 
 def _majority(human: int, mouse: int, total: int) -> Species:
@@ -200,23 +199,21 @@ def find_genes(var: pd.DataFrame) -> tuple[Bools, tuple[str, ...]]:
         types = as_text(values)
         known = {kind for kind in types.unique() if kind}
         named = any(_GENE_TYPE.fullmatch(kind.strip()) for kind in known)
-        others = {
+        others = [
             kind
-            for kind in known
+            for kind in sorted(known)
             if _OTHER_TYPE.search(kind) or (named and not _GENE_TYPE.fullmatch(kind.strip()))
-        }
-        if n := int((types.isin(list(others)) & is_gene).sum()):
-            is_gene &= ~types.isin(list(others))
-            are = "column is not a gene" if n == 1 else "columns are not genes"
-            left = "is" if n == 1 else "are"
-            said.append(f"{n:,} {are} ({', '.join(sorted(others))}) and {left} left out.")
+        ]
+        if n := int((types.isin(others) & is_gene).sum()):
+            is_gene &= ~types.isin(others)
+            what = counted(n, "column is not a gene", "columns are not genes")
+            said.append(f"{what} ({', '.join(others)}) and {'is' if n == 1 else 'are'} left out.")
     if "feature_is_filtered" in var:
         marked = np.asarray(as_text(var["feature_is_filtered"]).str.lower().isin(["true", "1"]))
         if n := int((marked & is_gene).sum()):
             is_gene &= ~marked
-            said.append(
-                f"{counted(n, 'gene')} marked in var['feature_is_filtered'] count as not measured."
-            )
+            what = counted(n, "gene")
+            said.append(f"{what} marked in var['feature_is_filtered'] count as not measured.")
     return is_gene, tuple(said)
 
 
@@ -253,28 +250,24 @@ def named_by_column(var: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
     ['CD3D', 'NKG7']
     """
     few = var.index[:: max(1, len(var) // _FEW_NAMES)]
-    if not is_numbered(as_text(few).tolist()):
+    found: list[tuple[bool, str, pd.Index]] = []
+    if is_numbered(as_text(few).tolist()):
+        for name, names in text_columns(var):
+            listed = names.tolist()
+            if min(names.nunique() / len(names), share_genes(listed)) >= 0.5:
+                found.append((identifier_kind(listed) == "symbol", name, names))
+    if not found:
         return var, ()
-    best: tuple[bool, str, pd.Index] | None = None
-    for name, names in text_columns(var):
-        listed = names.tolist()
-        if min(names.nunique() / len(names), share_genes(listed)) < 0.5:
-            continue
-        is_symbol = identifier_kind(listed) == "symbol"
-        if best is None or (is_symbol and not best[0]):
-            best = is_symbol, name, names
-    if best is None:
-        return var, ()
-    said = f"Gene names were taken from var[{best[1]!r}], because var_names are numbers."
-    return var.set_axis(best[2]), (said,)
+    _, name, names = max(
+        found, key=lambda each: each[0]
+    )  # the first, of symbols where there are any
+    said = f"Gene names were taken from var[{name!r}], because var_names are numbers."
+    return var.set_axis(names), (said,)
 
 
 #: Letters and dashes of other scripts that look like those of gene names.
 _LOOK_ALIKE: Final = str.maketrans(
-    "\u0410\u0412\u0421\u0415\u041d\u0406\u0408\u041a\u041c\u041e\u0420\u0405\u0422\u0425"
-    "\u0423\u0417\u0430\u0435\u0456\u0458\u043e\u0440\u0441\u0443\u0445\u0391\u0392\u0395"
-    "\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7\u2010\u2011\u2012"
-    "\u2013\u2014\u2212\u02cd",
+    "\u0410\u0412\u0421\u0415\u041d\u0406\u0408\u041a\u041c\u041e\u0420\u0405\u0422\u0425\u0423\u0417\u0430\u0435\u0456\u0458\u043e\u0440\u0441\u0443\u0445\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7\u2010\u2011\u2012\u2013\u2014\u2212\u02cd",
     "ABCEHIJKMOPSTXY3aeijopcyxABEZHIKMNOPTYX------_",
 )
 _PUNCTUATION = re.compile(r"[-_. ]")
@@ -371,8 +364,7 @@ def _changes(names: pd.Index, goal: set[str]) -> Iterator[tuple[str, Callable[[s
     plain = [plain_name(name) for name in names]
     if odd := [name for name, tidy in zip(names, plain, strict=True) if name != tidy]:
         yield f"without {odd_characters(odd) or 'quotes and outer blanks'}", plain_name
-    before, after = Counter[str](), Counter[str]()
-    parts = Counter[tuple[int, int]]()
+    before, after, parts = Counter[str](), Counter[str](), Counter[tuple[int, int]]()
     shown: dict[tuple[int, int], tuple[str, str]] = {}
     for name in plain:
         starts, ends = _tokens(name)
@@ -389,12 +381,12 @@ def _changes(names: pd.Index, goal: set[str]) -> Iterator[tuple[str, Callable[[s
         if middle := ordered[len(ordered) // 4 : -(len(ordered) // 4) or None]:
             # What at least half of the names begin with, or end with, without a separator.
             affixes[common_start(middle[0], middle[-1])[::turn]] += 1
-    for prefix, _ in before.most_common(_AFFIXES):
-        if not _ANTIBODY.search(prefix):
-            yield f"without the prefix {prefix!r}", partial(_without, prefix, "")
-    for suffix, _ in after.most_common(_AFFIXES):
-        if not _ANTIBODY.search(suffix):
-            yield f"without the suffix {suffix!r}", partial(_without, "", suffix)
+    for what, affixes in (("prefix", before), ("suffix", after)):
+        for affix in (
+            each for each, _ in affixes.most_common(_AFFIXES) if not _ANTIBODY.search(each)
+        ):
+            ends_of = (affix, "") if what == "prefix" else ("", affix)
+            yield f"without the {what} {affix!r}", partial(_without, *ends_of)
     for at, _ in parts.most_common(_AFFIXES):
         yield "by a part of the names, such as {!r} of {!r}".format(*shown[at]), partial(_part, at)
 
@@ -485,14 +477,11 @@ class GeneReport:
     messages: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        lines = [
-            f"{self.n_measured:,} of {self.n_model:,} model genes measured "
-            f"(coverage {self.coverage:.1%}), {self.n_extra:,} of {self.n_query:,} columns unused"
-        ]
-        if self.missing:
-            lines.append(f"  missing   {examples(self.missing, 5)}")
-        lines += [f"  note      {text}" for text in self.messages]
-        return "\n".join(lines)
+        found = f"{self.n_measured:,} of {self.n_model:,} model genes measured"
+        unused = f"{self.n_extra:,} of {self.n_query:,} columns unused"
+        lines = [f"{found} (coverage {self.coverage:.1%}), {unused}"]
+        lines += [f"  missing   {examples(self.missing, 5)}"] if self.missing else []
+        return "\n".join([*lines, *(f"  note      {text}" for text in self.messages)])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types only (numbers, strings, lists), as JSON takes them.
@@ -560,10 +549,8 @@ class GeneAlignment:
         array([[2., 1.]], dtype=float32)
         """
         if block.shape[1] != len(self.target):
-            raise ValueError(
-                f"The block has {block.shape[1]} columns. This alignment was made for "
-                f"{len(self.target)}. Align the genes of this matrix first."
-            )
+            hint = "Align the genes of this matrix first."
+            raise invalid("block", block.shape, f"a matrix of {len(self.target)} columns", hint)
         target = self.target.astype(np.int32)
         rows: Any = block
         if not sp.issparse(block):
@@ -608,12 +595,9 @@ def resolve_var_names(var: pd.DataFrame, genes: Sequence[str]) -> tuple[pd.Index
     'gene_ids'
     """
     wanted = as_wanted(strip_version(gene) for gene in genes)
-    tables: list[tuple[str | None, pd.Index]] = [
-        (None, as_text(var.index)),
-        *text_columns(var),
-    ]
+    first: tuple[str | None, pd.Index] = (None, as_text(var.index))
+    tables, enough = [first, *text_columns(var)], ENOUGH * len(wanted)
     held = [int(wanted.isin(names.map(strip_version)).sum()) for _, names in tables]
-    enough = ENOUGH * len(wanted)
     if max(held) < enough:
         for place, (_, names) in enumerate(tables):
             change = find_change(names, wanted) if names.nunique() >= enough else None
@@ -690,17 +674,13 @@ def align_genes(
     model = pd.Index([str(gene) for gene in genes], dtype=object)
     if not model.is_unique or not len(model):
         twice = examples(model[model.duplicated()].unique()) or "none at all"
-        raise ValueError(
-            f"Genes of the model that repeat: {twice}. Valid are one or more unique names. Pass "
-            "every gene once."
-        )
+        raise invalid("genes", twice, "one or more unique names", "Pass every gene once.")
     share = np.ones(len(model)) if weights is None else np.asarray(weights, dtype=np.float64)
     total = share.sum()
     if share.shape != (len(model),) or not np.isfinite(total) or total <= 0 or (share < 0).any():
-        raise ValueError(
-            f"The weights have shape {share.shape} and sum {total:.4g}. Valid are {len(model)} "
-            "finite values from 0 up, not all 0. Pass the mean share of every model gene."
-        )
+        expected = f"{len(model)} finite numbers from 0 up, not all 0"
+        hint = "Pass the mean share of every model gene."
+        raise invalid("weights", f"shape {share.shape}, sum {total:.4g}", expected, hint)
     is_frame = isinstance(var_names, pd.DataFrame)
     var: Any = var_names if is_frame else pd.DataFrame(index=as_text(list(var_names)))
     is_gene, said = find_genes(var)
@@ -710,11 +690,10 @@ def align_genes(
     foreign = of_other_species(var.set_axis(names), model_species)
     names = names.where(is_gene & ~foreign, "")
     target, found, matched, hint = _match(names, as_wanted(model), fold_case)
-    messages = [*renamed, *said, *found]
+    messages = [f"Gene names were taken from var[{column!r}], not from var"] * (column is not None)
+    messages += [*renamed, *said, *found]
     if n_foreign := int(foreign.sum()):
         messages.append(f"{counted(n_foreign, 'gene')} of another species' genome left out.")
-    if column is not None:
-        messages.insert(0, f"Gene names were taken from var[{column!r}], not from var")
     species = guess_species(matched.tolist()), model_species
     if _differ(*species):
         messages.append(
@@ -723,12 +702,10 @@ def align_genes(
         )
     alignment = alignment_of(target, model, share / total, column=column, messages=messages)
     report = alignment.report
-    covered = (
-        f"{report.n_measured:,} of the model's {report.n_model:,} genes are in the query "
-        f"({report.coverage:.1%} of the reference's expression)."
-    )
     is_refused = report.coverage < min_coverage or not report.n_measured
     if is_refused or report.coverage < warn_coverage:
+        size = f"{report.n_measured:,} of the model's {report.n_model:,} genes are in the query"
+        covered = f"{size} ({report.coverage:.1%} of the reference's expression)."
         advice = _diagnose(names.tolist(), model.tolist(), species, report.n_measured, arguments)
         advice = f"{hint} {advice}".lstrip()
         if is_refused:
@@ -742,11 +719,10 @@ def gene_coverage(
     var: pd.DataFrame, genes: Sequence[str], weights: np.ndarray[Any, Any] | None = None
 ) -> float:
     """Return the share of a model's genes that a table of genes has, by their weights."""
-    try:
+    with suppress(GeneMatchError):
         found = align_genes(var, genes, weights=weights, min_coverage=0.0, warn_coverage=0.0)
-    except GeneMatchError:
-        return 0.0
-    return found.report.coverage
+        return found.report.coverage
+    return 0.0
 
 
 def _match(
@@ -767,10 +743,7 @@ def _match(
         found["taking '-', '.', '_' and blanks for one another"] = _add(target, *signs)
     hint, n_found = "", len(np.unique(target[target >= 0]))
     if n_found < SYSTEMATIC * len(model):
-        changes = [
-            (find_change(names, model), False),
-            (find_change(model, names), True),
-        ]
+        changes = [(find_change(names, model), False), (find_change(model, names), True)]
         change, of_model = max(changes, key=lambda found: found[0].n if found[0] else 0)
         if change is not None and change.n > n_found:
             how = f"{change.how}{' of the model' if of_model else ''}"
@@ -813,25 +786,18 @@ def alignment_of(
 
     ``share`` is that of every gene in the expression, equal ones by default.
     """
-    used = np.flatnonzero(target >= 0)
-    source = np.full(len(model), -1, dtype=np.int64)
+    used, n_genes = np.flatnonzero(target >= 0), len(model)
+    source = np.full(n_genes, -1, dtype=np.int64)
     source[target[used[::-1]]] = used[::-1]  # the first column wins
     measured = source >= 0
-    share = np.full(len(model), 1 / max(1, len(model))) if share is None else share
-    if duplicated := tuple(model[np.bincount(target[used], minlength=len(model)) > 1]):
+    share = np.full(n_genes, 1 / max(1, n_genes)) if share is None else share
+    if duplicated := tuple(model[np.bincount(target[used], minlength=n_genes) > 1]):
         summed = f"Columns that carry the same gene are summed: {examples(duplicated)}."
         messages = [*messages, summed]
-    report = GeneReport(
-        n_model=len(model),
-        n_query=len(target),
-        n_measured=int(measured.sum()),
-        coverage=min(1.0, float(share[measured].sum())),
-        missing=tuple(model[~measured]),
-        duplicated=duplicated,
-        n_extra=int(np.count_nonzero(target < 0)),
-        column=column,
-        messages=tuple(messages),
-    )
+    coverage, missing = min(1.0, float(share[measured].sum())), tuple(model[~measured])
+    sizes = (n_genes, len(target), int(measured.sum()), coverage)
+    n_extra = len(target) - len(used)
+    report = GeneReport(*sizes, missing, duplicated, n_extra, column, tuple(messages))
     return GeneAlignment(source=source, target=target, measured=measured, report=report)
 
 
@@ -847,17 +813,14 @@ def _diagnose(
     arguments: Mapping[str, str],
 ) -> str:
     """Say what the names look like beside the model's, and what to do about it."""
-    shown = (
-        f"the query's names are like {examples(map(visible, names), 2)}, the model's like "
-        f"{examples(model, 2)}"
-    )
+    seen = f"the query's names are like {examples(map(visible, names), 2)}, the model's like "
+    shown = seen + examples(model, 2)
     kind, model_kind = identifier_kind(names), identifier_kind(model)
     fold = f"pass {arguments['fold_case']}=True to " if "fold_case" in arguments else ""
     same = f", or {fold}take genes of the same name for the same gene" if fold else ""
     how = f"{fold}match them" if fold else "spell them as the model does"
-    upper = pd.Index([name.upper() for name in names])
-    n_folded = len(set(upper) & {name.upper() for name in model})
-    folded = find_change(upper, [name.upper() for name in model])
+    upper, wanted = pd.Index([name.upper() for name in names]), [name.upper() for name in model]
+    n_folded, folded = len({*upper}.intersection(wanted)), find_change(upper, wanted)
     n_changed = folded.n if folded is not None and folded.n > n_folded else 0
     changed = f"once they are taken {folded.how} " if folded is not None else ""
     cases = {

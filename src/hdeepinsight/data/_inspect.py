@@ -213,15 +213,16 @@ def classify_scale(
     if tally.n_nan or tally.n_inf:  # which are reported on their own
         sample.data = np.nan_to_num(sample.data, nan=0.0, posinf=0.0, neginf=0.0)
         sample.eliminate_zeros()
-    tried = counted(sample.shape[0], "cell")
-    multiples = f"of a cell are whole multiples of one unit (tried on {tried})"
+    multiples = "of a cell are whole multiples of one unit (tried on "
+    multiples += f"{counted(sample.shape[0], 'cell')})"
     base = find_log_base(matrix.dtype, tally.grid, sample, log_base)
     if base is not None:
         return "log1p_counts", f"after {_undone(base)}, all values {multiples}", base
     share_whole = tally.n_whole / tally.n_nonzero
     fractions = f"{1 - share_whole:.1%} of the positive values are not whole numbers"
+    largest = f"{fractions} (largest value {tally.high:,.4g})"
     if share_whole > _MOSTLY_WHOLE:
-        return "fractional_counts", f"{fractions} (largest value {tally.high:,.4g})", _NATURAL
+        return "fractional_counts", largest, _NATURAL
     if Denormalizer("normalized", matrix.dtype, tally.grid).share_solved(sample) == 1:
         return "normalized", f"all values {multiples}", _NATURAL
     # Before logarithms: of shares, which are small, expm1 has nearly the same sum.
@@ -232,7 +233,7 @@ def classify_scale(
     if len(sums) >= _FEWEST_CELLS and sums.max() <= 1:
         return "normalized", f"no cell has a sum above {sums.max():.3g}: they are shares", _NATURAL
     if tally.high > MAX_LOG:
-        return "fractional_counts", f"{fractions} (largest value {tally.high:,.4g})", _NATURAL
+        return "fractional_counts", largest, _NATURAL
     missed = f"in none of the bases e, 2 and 10 all values {multiples}"
     for base in (log_base or _NATURAL, _NATURAL, 2.0, 10.0):
         linear = sample.astype(np.float64)
@@ -315,8 +316,7 @@ def inspect_store(
 
     By a ``tally`` of some cells, if that is given, the report is on what was seen so far.
     """
-    matrix = store.matrix(layer, use_raw, arguments=arguments)
-    slot = slot_name(layer, use_raw)
+    matrix, slot = store.matrix(layer, use_raw, arguments=arguments), slot_name(layer, use_raw)
     if tally is None and ("report", slot) in store.known:
         known: InputReport = store.known["report", slot]
         return known
@@ -327,19 +327,16 @@ def inspect_store(
     var_names = store.genes(use_raw).index.astype(str)
     names, obs_names = var_names.tolist(), store.obs.index.astype(str).tolist()
     transposed = share_barcodes(names) > 0.5 and share_genes(obs_names) > 0.5
+    values: dict[str, Any] = {"n_nan": tally.n_nan, "n_inf": tally.n_inf, "log_base": log_base}
+    values |= {"n_negative": tally.n_negative, "n_empty_cells": tally.n_empty}
     report = InputReport(
-        n_obs=matrix.shape[0],
-        n_vars=matrix.shape[1],
-        layer=slot,
-        storage=matrix.storage,
-        scale=scale,
-        evidence=evidence,
-        n_nan=tally.n_nan,
-        n_inf=tally.n_inf,
-        n_negative=tally.n_negative,
-        n_empty_cells=tally.n_empty,
+        *matrix.shape,
+        slot,
+        matrix.storage,
+        scale,
+        evidence,
+        **values,
         rounding=0.0 if tally.all_whole else tally.grid,
-        log_base=log_base,
         duplicated_genes=tuple(var_names[var_names.duplicated()].unique()),
         identifiers=identifier_kind(names),
         versioned=has_versions(names),
@@ -396,28 +393,27 @@ def refusal(
     report: InputReport, arguments: Mapping[str, str] = ARGUMENTS, mode: ScaleMode = "auto"
 ) -> InputError | None:
     """Return the error for a matrix that is not read in some mode, with advice for the caller."""
+    found = f"{report.layer} looks {report.scale}: {report.evidence}."
+    scale, expected, takes = report.scale, _EXPECTED, arguments.get("scale")
+    is_whole = scale in ("counts", "binary")
     if report.n_nan or report.n_inf:
         infinite = counted(report.n_inf, "infinite value")
         found = f"{report.layer} holds {report.n_nan:,} NaN and {infinite}."
-        repair = "or repair them: which value is right cannot be guessed."
-        return InputError(found, _EXPECTED, f"Remove these cells or genes, {repair}")
-    scale, expected = report.scale, _EXPECTED
-    is_whole = scale in ("counts", "binary")
-    if scale in ("empty", "scaled") or (mode == "auto" and scale not in ACCEPTED_SCALES):
-        advice = _ADVICE[scale]
-        if "scale" in arguments and scale in _ADVICE_WITH_SCALE:
-            advice = _ADVICE_WITH_SCALE[scale].format(arguments["scale"])
+        advice = (
+            "Remove these cells or genes, or repair them: which value is right cannot be guessed."
+        )
+    elif scale in ("empty", "scaled") or (mode == "auto" and scale not in ACCEPTED_SCALES):
+        advice = _ADVICE_WITH_SCALE.get(scale, "").format(takes) if takes else ""
+        advice = advice or _ADVICE[scale]
     elif mode == "counts" and not is_whole:
-        other = f", or another `{arguments['scale']}`" if "scale" in arguments else ""
-        advice = f"Pass the raw counts{other}."
+        advice = f"Pass the raw counts{f', or another `{takes}`' if takes else ''}."
     elif mode == "recover" and scale not in ("log1p_counts", "normalized"):
         expected = "Counts are recovered from values that were only divided by the library size."
-        advice = "Pass the raw counts."
-        if is_whole:
-            advice = f"Use {arguments['scale']}='auto'." if "scale" in arguments else "Use them."
+        whole = f"Use {takes}='auto'." if takes else "Use them."
+        advice = whole if is_whole else "Pass the raw counts."
     else:
         return None
-    return InputError(f"{report.layer} looks {scale}: {report.evidence}.", expected, advice)
+    return InputError(found, expected, advice)
 
 
 class Readable(NamedTuple):
@@ -475,11 +471,10 @@ def where_counts_are(
     found = readable(store, [slot for slot in store.slots if slot != here], coverage)
     if not found:
         return []
-    other = found[0]
-    is_whole = other.scale != "log1p_counts"
-    what = "whole numbers" if is_whole else "log-normalised values from which counts are recovered"
+    other, how = found[0], "pass an AnnData that has them as X"
+    what = "log-normalised values from which counts are recovered"
+    what = what if other.scale == "log1p_counts" else "whole numbers"
     share = f", {other.coverage:.1%} of the reference's expression" if coverage else ""
-    how = "pass an AnnData that has them as X"
     if other.slot == ".raw":
         named = f"{arguments['use_raw']}=True" if "use_raw" in arguments else ""
         how = f"pass {named or 'adata.raw.to_adata()'}"

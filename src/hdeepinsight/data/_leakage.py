@@ -58,18 +58,14 @@ class LeakReport:
     def __str__(self) -> str:
         lines = []
         for part, cells in self.same_counts.items():
-            if cells:
-                found = counted(len(cells), "test cell")
-                lines.append(f"{found} of {self.n_test:,} have the counts of a cell in {part}")
-                lines[-1] += f" ({examples(cells)})."
+            n_same, n_names = counted(len(cells), "test cell"), self.same_names.get(part, 0)
+            same = f"{n_same} of {self.n_test:,} have the counts of a cell in {part}"
+            lines += [f"{same} ({examples(cells)})."] * bool(cells)
             if shared := self.donors.get(part):
                 lines.append(f"{counted(len(shared), 'donor')} also in {part}: {examples(shared)}.")
-            if n_names := self.same_names.get(part):
-                found = counted(n_names, "test cell")
-                lines.append(f"{found} have the name of a cell in {part}, maybe by chance.")
-        if self.is_clean:
-            lines.insert(0, "No test cell was learned from.")
-        return "\n".join(lines)
+            named = f"{counted(n_names, 'test cell')} have the name of a cell in {part}"
+            lines += [f"{named}, maybe by chance."] * bool(n_names)
+        return "\n".join(["No test cell was learned from."] * self.is_clean + lines)
 
 
 def check_leakage(
@@ -115,14 +111,10 @@ def check_leakage(
     given = pretrain if isinstance(pretrain, list) else [] if pretrain is None else [pretrain]
     tested = open_counts(test)
     counts, donors, names = {}, {}, {}
-    for part, each in (("train", [train]), ("pretrain", given)):
+    for part, each in ({"train": [train]} | ({"pretrain": given} if given else {})).items():
         sources = [open_counts(cells) for cells in each]
-        if not sources:
-            continue
-        is_same, is_named = np.zeros((2, tested.n_obs), dtype=bool)
-        for source in sources:
-            is_same |= _same_counts(tested, source)
-            is_named |= tested.obs.index.isin(source.obs.index)
+        is_same = np.any([_same_counts(tested, source) for source in sources], axis=0)
+        is_named = np.any([tested.obs.index.isin(source.obs.index) for source in sources], axis=0)
         counts[part] = tuple(map(str, tested.obs.index[is_same]))
         names[part] = int(is_named.sum())
         if donor_key is not None:

@@ -298,33 +298,28 @@ def read_proteins(
     """
     rows = np.arange(adata.n_obs) if rows is None else rows
     alignment = align_proteins(list(map(str, adata.var_names)), proteins)
-    store, source, unusable = open_store(adata, genes_only=False), None, ""
+    store, unusable, n = open_store(adata, genes_only=False), "", len(proteins)
     if not adata.n_obs or not adata.n_vars:
         unusable = f"The protein modality is empty ({adata.n_obs} × {adata.n_vars})."
     elif not alignment.measured.any():
-        unusable = (
-            f"None of the {adata.n_vars} proteins ({examples(adata.var_names.tolist(), 3)}) is one "
-            f"of the model's {len(proteins)} ({examples(list(proteins), 3)})."
-        )
+        held = f"{adata.n_vars} proteins ({examples(adata.var_names.tolist())})"
+        unusable = f"None of the {held} is one of the model's {n} ({examples(list(proteins))})."
     elif inspect_store(store, layer, False, arguments=arguments).scale == "empty":
         unusable = "The protein modality holds zeros only."
-    else:
-        source = open_counts(store, layer=layer, arguments=arguments, genes_only=False)
-    if source is None:
+    if unusable:
         message = f"{unusable} The cells are annotated from their RNA alone."
         if warn:
             warnings.warn(message, ProteinCoverageWarning, stacklevel=2)
-        return ProteinCounts.none(len(rows), len(proteins), message)
+        return ProteinCounts.none(len(rows), n, message)
+    source = open_counts(store, layer=layer, arguments=arguments, genes_only=False)
     # With a row of zeros behind the last, so that -1 means a cell without proteins.
-    counts = np.zeros((adata.n_obs + 1, len(proteins)), dtype=np.float32)
+    counts = np.zeros((adata.n_obs + 1, n), dtype=np.float32)
     for place, chunk in source.chunks(alignment):
         counts[place] = chunk.toarray()
     counts = counts[rows]
-    stained = counts.sum(axis=1) > 0
-    message = (
-        f"{alignment.report.n_measured} of {alignment.report.n_model} proteins measured, in "
-        f"{int(stained.sum()):,} of {len(rows):,} cells."
-    )
+    stained, report = counts.sum(axis=1) > 0, alignment.report
+    message = f"{report.n_measured} of {report.n_model} proteins measured, in "
+    message += f"{int(stained.sum()):,} of {len(rows):,} cells."
     return ProteinCounts(counts, stained[:, None] & alignment.measured, message)
 
 
@@ -335,12 +330,8 @@ USUAL_NAMES = {
 }
 
 #: Arguments of ``setup_mudata`` that read a modality.
-_ARGUMENTS = {
-    "rna_layer": "rna",
-    "protein_layer": "protein",
-    "labels_key": "labels",
-    "batch_key": "batch",
-}
+_ARGUMENTS = {"rna_layer": "rna", "protein_layer": "protein"}
+_ARGUMENTS |= {"labels_key": "labels", "batch_key": "batch"}
 
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -385,14 +376,12 @@ def open_paired(data: MuData | str | Path) -> MuData:
     from mudata import read_h5mu
 
     check_file(Path(data))
-    try:
-        with own_columns():
-            found = read_h5mu(data)
-    except (KeyError, TypeError):  # of mudata before 0.4, about a file that is not its own
-        found = None
+    found = None
+    with suppress(KeyError, TypeError), own_columns():  # of mudata before 0.4, on files of others
+        found = read_h5mu(data)
     if found is None or not found.mod:
-        what, how = "Valid is a file that mudata wrote.", "If it is an AnnData, name it .h5ad."
-        raise InputError(f"{data} holds no MuData.", what, how)
+        valid, how = "Valid is a file that mudata wrote.", "If it is an AnnData, name it .h5ad."
+        raise InputError(f"{data} holds no MuData.", valid, how)
     return found
 
 
@@ -538,20 +527,15 @@ class Modalities:
         """
         names = {kind: self.find(mdata, kind, required=True) for kind in ("rna", "protein")}
         if names["rna"] == names["protein"]:
-            raise InputError(
-                f"The modality {names['rna']!r} is named for both RNA and proteins.",
-                f"The two must differ; there are {', '.join(map(repr, mdata.mod))}.",
-                "Correct modalities=; for RNA alone use setup_anndata.",
-            )
-        found = replace(self, **names)
-        lacking = int((~found.has_rna(mdata)).sum())
-        if lacking:
-            raise InputError(
-                f"{lacking:,} of the {mdata.n_obs:,} cells have no RNA.",
-                "A reference needs the RNA of every cell; proteins may be missing.",
-                f"Keep the cells of mdata.mod[{found.rna!r}].",
-            )
-        return found
+            found = f"The modality {names['rna']!r} is named for both RNA and proteins."
+            valid = f"The two must differ; there are {', '.join(map(repr, mdata.mod))}."
+            raise InputError(found, valid, "Correct modalities=; for RNA alone use setup_anndata.")
+        chosen = replace(self, **names)
+        if lacking := int((~chosen.has_rna(mdata)).sum()):
+            found = f"{lacking:,} of the {mdata.n_obs:,} cells have no RNA."
+            valid = "A reference needs the RNA of every cell; proteins may be missing."
+            raise InputError(found, valid, f"Keep the cells of mdata.mod[{chosen.rna!r}].")
+        return chosen
 
     def find(self, mdata: MuData, kind: str, *, required: bool = False) -> str | None:
         """Find the name of a modality of ``mdata``, where it has one.
@@ -578,21 +562,17 @@ class Modalities:
         ('gex', True)
         """
         if not hasattr(mdata, "mod"):
-            raise InputError(
-                f"The data is a {type(mdata).__name__}.",
-                "Valid is a MuData, which holds several modalities.",
-                "Read a file with mudata.read_h5mu; for RNA alone use setup_anndata.",
-            )
+            valid = "Valid is a MuData, which holds several modalities."
+            how = "Read a file with mudata.read_h5mu; for RNA alone use setup_anndata."
+            raise InputError(f"The data is a {type(mdata).__name__}.", valid, how)
         names, asked = USUAL_NAMES[kind], getattr(self, kind)
         if asked is not None:
             names = (asked,) if required else (asked, *names)
         name = next((name for name in names if name in mdata.mod), None)
         if name is None and required:
-            raise InputError(
-                f"The MuData has no modality {' or '.join(map(repr, names))}.",
-                f"It has: {', '.join(map(repr, mdata.mod)) or 'none'}.",
-                f"Name one with modalities={{'{kind}_layer': ...}}.",
-            )
+            found = f"The MuData has no modality {' or '.join(map(repr, names))}."
+            valid = f"It has: {', '.join(map(repr, mdata.mod)) or 'none'}."
+            raise InputError(found, valid, f"Name one with modalities={{'{kind}_layer': ...}}.")
         return name
 
     def rna_of(self, mdata: MuData) -> AnnData | None:
@@ -627,15 +607,11 @@ class Modalities:
             message = "No protein modality: the cells are annotated from their RNA alone."
             return ProteinCounts.none(mdata.n_obs, len(proteins), message)
         modality = mdata.mod[name]
+        layer = layer if layer in modality.layers else None
         with errors_of(name):
-            return read_proteins(
-                modality,
-                proteins,
-                layer=layer if layer in modality.layers else None,
-                rows=_rows(modality, mdata.obs_names),
-                warn=warn,
-                arguments={},
-            )
+            rows = _rows(modality, mdata.obs_names)
+            how: dict[str, Any] = {"layer": layer, "rows": rows, "warn": warn, "arguments": {}}
+            return read_proteins(modality, proteins, **how)
 
     def columns_of(self, mdata: MuData, keys: Sequence[str], *, kind: str = "labels") -> AnnData:
         """Return columns of ``obs`` for all cells, in an AnnData without genes.
@@ -708,11 +684,9 @@ def _rows(modality: AnnData, obs_names: pd.Index) -> Rows:
     """Find the row of the modality that belongs to each cell; -1 where there is none."""
     if not modality.obs_names.is_unique:
         twice = modality.obs_names[modality.obs_names.duplicated()][0]
-        raise InputError(
-            f"The cell name {twice!r} occurs more than once in a modality.",
-            "Cells of modalities are matched by name.",
-            "Call obs_names_make_unique() on it.",
-        )
+        found = f"The cell name {twice!r} occurs more than once in a modality."
+        valid = "Cells of modalities are matched by name."
+        raise InputError(found, valid, "Call obs_names_make_unique() on it.")
     return np.asarray(modality.obs_names.get_indexer(obs_names), dtype=np.int64)
 
 

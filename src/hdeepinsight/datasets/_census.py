@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from hdeepinsight._errors import need_extra
+from hdeepinsight._errors import invalid, need_extra
 from hdeepinsight._keys import ONTOLOGY_KEY
 from hdeepinsight.datasets._fetch import DatasetError, fetch
 from hdeepinsight.taxonomy import Taxonomy
@@ -88,6 +88,7 @@ def census(
     terms = _terms_of(cell_types)
     kept = {"tissue_general": tissue, "disease": disease, "assay": assay, ONTOLOGY_KEY: terms}
     conditions = ["is_primary_data == True", *map(_one_of, kept, kept.values())]
+    wanted = " and ".join(filter(None, conditions))
     client = need_extra("cellxgene_census", "datasets", "hdi.datasets.census")
     try:
         census = client.open_soma(**({"census_version": version} if uri is None else {"uri": uri}))
@@ -98,21 +99,12 @@ def census(
             "Connect and try again."
         ) from None
     with census as opened:
-        obs = client.get_obs(
-            opened,
-            organism,
-            value_filter=" and ".join(filter(None, conditions)),
-            column_names=[_ROW, ONTOLOGY_KEY],
-        )
+        columns = [_ROW, ONTOLOGY_KEY]
+        obs = client.get_obs(opened, organism, value_filter=wanted, column_names=columns)
         rows = _drawn(obs, terms, max_per_type, np.random.default_rng(seed))
-        adata = client.get_anndata(
-            opened,
-            organism,
-            X_name="raw",
-            obs_coords=rows.tolist(),
-            obs_column_names=list(_OBS),
-            var_column_names=[_GENE, _SYMBOL],
-        )
+        named = {"obs_column_names": list(_OBS), "var_column_names": [_GENE, _SYMBOL]}
+        cells = {"X_name": "raw", "obs_coords": rows.tolist()}
+        adata = client.get_anndata(opened, organism, **cells, **named)
     adata.obs_names = adata.obs[_ROW].astype(str).to_numpy()
     adata.var_names = adata.var[_GENE].astype(str).to_numpy()
     adata.obs_names.name = adata.var_names.name = None
@@ -124,11 +116,9 @@ def _terms_of(cell_types: Taxonomy | Iterable[str]) -> list[str]:
     terms = list(dict.fromkeys(listed))
     odd = [term for term in terms if not _TERM.fullmatch(str(term))]
     if odd or not terms:
-        raise ValueError(
-            "cell_types must be one or more Cell Ontology ids such as 'CL:0000236', or a taxonomy "
-            f"that has them, got {odd[:3] or 'none'}. Look names up at "
-            "https://www.ebi.ac.uk/ols4/ontologies/cl."
-        )
+        expected = "Cell Ontology ids such as 'CL:0000236', or a taxonomy that has them"
+        hint = "Look names up at https://www.ebi.ac.uk/ols4/ontologies/cl."
+        raise invalid("cell_types", odd[:3] or "none", f"one or more {expected}", hint)
     return terms
 
 
@@ -139,10 +129,8 @@ def _one_of(column: str, values: str | Sequence[str] | None) -> str:
     listed = [values] if isinstance(values, str) else list(values)
     odd = [value for value in listed if not value or set(value) & set("'\"\\")]
     if odd or not listed:
-        raise ValueError(
-            f"{column} must be values without quotes, or None for all, got {odd or 'none'}. See "
-            "the values at https://cellxgene.cziscience.com/datasets."
-        )
+        hint = "See the values at https://cellxgene.cziscience.com/datasets."
+        raise invalid(column, odd or "none", "values without quotes, or None for all", hint)
     return f"{column} in {listed}"
 
 
@@ -152,8 +140,8 @@ def _drawn(
     """Rows of the Census, at most so many of each term, in ascending order."""
     obs = obs.sort_values(_ROW)  # the draw does not depend on the order that the Census answers in
     found, rows = obs[ONTOLOGY_KEY].astype(str).to_numpy(), obs[_ROW].to_numpy(dtype=np.int64)
-    drawn = [rng.permutation(rows[found == term])[:max_per_type] for term in terms]
-    absent = [term for term, cells in zip(terms, drawn, strict=True) if not len(cells)]
+    drawn = {term: rng.permutation(rows[found == term])[:max_per_type] for term in terms}
+    absent = [term for term in terms if not len(drawn[term])]
     if len(absent) == len(terms):
         raise ValueError(
             f"The Census has no cell of {len(terms)} cell types with these values of tissue, "
@@ -161,7 +149,7 @@ def _drawn(
         )
     if absent:
         logger.warning("The Census has no such cells of %s.", ", ".join(absent))
-    return np.sort(np.concatenate(drawn))
+    return np.sort(np.concatenate(list(drawn.values())))
 
 
 def ontology_taxonomy(

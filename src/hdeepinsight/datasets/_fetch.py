@@ -133,9 +133,9 @@ def fetch(
     else:
         near = difflib.get_close_matches(name, FILES, n=1)
         meant = f"Did you mean {near[0]!r}?" if near else "Choose one of these."
+        known = f"{', '.join(FILES)}, and any address that starts with https:// or http://, or "
         raise ValueError(
-            f"There is no public file {name!r}. There are {', '.join(FILES)}, and any address that "
-            f"starts with https:// or http://, or doi:.../file. {meant}"
+            f"There is no public file {name!r}. There are {known}doi:.../file. {meant}"
         )
     root = cache_folder() / "datasets" if folder is None else Path(folder).expanduser()
     base = file.url.rsplit("/", 1)[-1].partition("?")[0] or "file"
@@ -144,19 +144,17 @@ def fetch(
     place = root / own / base
     record = place.with_name(f"{place.name}.sha256")
     remembered = record.read_text(encoding="utf-8").strip() if record.is_file() else None
-    known = (sha256 or file.sha256 or remembered or "").removeprefix("sha256:").lower() or None
+    digest = (sha256 or file.sha256 or remembered or "").removeprefix("sha256:").lower() or None
     pooch = need_extra("pooch", "datasets", "hdi.datasets.fetch")
-    if known is None or not place.is_file() or sha256_of(place) != known:
-        _download(pooch, file, place, known)
-    if known is None:
+    if digest is None or not place.is_file() or sha256_of(place) != digest:
+        _download(pooch, file, place, digest)
+    if digest is None:
         found = sha256_of(place)
         record.write_text(f"{found}\n", encoding="utf-8")
-        logger.warning(
-            "No checksum of %s was known. It has the SHA-256 %s, which is expected from now on; "
-            "pass it as sha256 to pin it elsewhere.",
-            file.name,
-            found,
+        said = (
+            f"It has the SHA-256 {found}, which is expected from now on; pass it as sha256 to pin"
         )
+        logger.warning("No checksum of %s was known. %s it elsewhere.", file.name, said)
     return place
 
 
@@ -178,11 +176,10 @@ def _download(pooch: Any, file: PublicFile, place: Path, known: str | None) -> N
     except RequestException as error:
         status = getattr(error.response, "status_code", None)
         said = f"answered with status {status}" if status else "could not be reached or broke off"
-        host = urlsplit(file.url).netloc or "the archive"
-        raise DatasetError(
-            f"{file.name} could not be fetched: {host} {said} ({type(error).__name__}). It needs a "
-            f"connection to {file.url}. Connect and try again, or put the file at {place} yourself."
-        ) from None
+        said = f"{urlsplit(file.url).netloc or 'the archive'} {said} ({type(error).__name__})"
+        how = f"Connect and try again, or put the file at {place} yourself."
+        found = f"{file.name} could not be fetched: {said}. It needs a connection to {file.url}"
+        raise DatasetError(f"{found}. {how}") from None
     except ValueError as error:
         raise DatasetError(
             f"{file.name} from {file.url} is not what was expected "

@@ -1,61 +1,24 @@
-"""Neighbour graphs of cells, linear systems on them, and inner products; knows arrays only."""
+"""Neighbour graphs of cells, priors from them, and inner products; knows arrays only."""
 
-from hdeepinsight.graph._choices import degree_summary, neighbors_within
-from hdeepinsight.graph._communities import leiden_communities
-from hdeepinsight.graph._gram import (
-    CorrectedGram,
-    EntryMask,
-    Estimator,
-    PanelScores,
-    Reader,
-    leading_eigenpairs,
-    regress_panels,
-)
-from hdeepinsight.graph._local_prior import LocalPrior, refine_by_local_prior
-from hdeepinsight.graph._mutual import mutual_neighbors
-from hdeepinsight.graph._neighbors import (
-    BatchGraphs,
-    Exact,
-    NumbaCacheError,
-    batch_graphs,
-    check_points,
-    knn_graph,
-    nearest_neighbors,
-)
-from hdeepinsight.graph._smooth import (
-    LaplacianKind,
-    check_graph,
-    degrees,
-    dirichlet_energy,
-    laplacian,
-    smooth,
-)
-
-__all__ = [
-    "BatchGraphs",
-    "CorrectedGram",
-    "EntryMask",
-    "Estimator",
-    "Exact",
-    "LaplacianKind",
-    "LocalPrior",
-    "NumbaCacheError",
-    "PanelScores",
-    "Reader",
-    "batch_graphs",
-    "check_graph",
-    "check_points",
-    "degree_summary",
-    "degrees",
-    "dirichlet_energy",
-    "knn_graph",
-    "laplacian",
-    "leading_eigenpairs",
-    "leiden_communities",
-    "mutual_neighbors",
-    "nearest_neighbors",
-    "neighbors_within",
-    "refine_by_local_prior",
-    "regress_panels",
-    "smooth",
-]
+from hdeepinsight.graph._gram import CorrectedGram as CorrectedGram
+from hdeepinsight.graph._gram import EntryMask as EntryMask
+from hdeepinsight.graph._gram import Estimator as Estimator
+from hdeepinsight.graph._gram import PanelScores as PanelScores
+from hdeepinsight.graph._gram import Reader as Reader
+from hdeepinsight.graph._gram import leading_eigenpairs as leading_eigenpairs
+from hdeepinsight.graph._gram import regress_panels as regress_panels
+from hdeepinsight.graph._local_prior import LocalPrior as LocalPrior
+from hdeepinsight.graph._local_prior import check_graph as check_graph
+from hdeepinsight.graph._local_prior import degrees as degrees
+from hdeepinsight.graph._local_prior import refine_by_local_prior as refine_by_local_prior
+from hdeepinsight.graph._neighbors import BatchGraphs as BatchGraphs
+from hdeepinsight.graph._neighbors import Exact as Exact
+from hdeepinsight.graph._neighbors import NumbaCacheError as NumbaCacheError
+from hdeepinsight.graph._neighbors import batch_graphs as batch_graphs
+from hdeepinsight.graph._neighbors import check_points as check_points
+from hdeepinsight.graph._neighbors import knn_graph as knn_graph
+from hdeepinsight.graph._neighbors import nearest_neighbors as nearest_neighbors
+from hdeepinsight.graph._structure import degree_summary as degree_summary
+from hdeepinsight.graph._structure import leiden_communities as leiden_communities
+from hdeepinsight.graph._structure import mutual_neighbors as mutual_neighbors
+from hdeepinsight.graph._structure import neighbors_within as neighbors_within

@@ -76,11 +76,11 @@ class Address:
             hint = f"Pass {found[1]!r}, and revision={revision!r}."
         elif path.startswith(("http://", "https://")):
             hint = "Pass 'owner/name'; HF_ENDPOINT names another hub than huggingface.co."
-        raise ValueError(
-            f"{str(text)!r} is not the address of a model. It must be 'owner/name' on the hub, "
-            "'s3://bucket/path', 'file:///folder', or a folder that starts with '/', './' or '~'. "
-            f"{hint}"
+        valid = (
+            "It must be 'owner/name' on the hub, 's3://bucket/path', 'file:///folder', or a folder "
         )
+        valid += "that starts with '/', './' or '~'."
+        raise ValueError(f"{str(text)!r} is not the address of a model. {valid} {hint}")
 
     def __str__(self) -> str:
         if self.kind == "folder":

@@ -34,10 +34,9 @@ def read_text_file(path: Path) -> bytes:
     try:
         return read_bounded(path, MOST_BYTES_OF_TEXT)
     except OSError as error:
-        raise HubError(
-            f"{path} cannot be read ({error.strerror}). A published model has it as a regular file "
-            f"of at most {MOST_BYTES_OF_TEXT:,} bytes; load_model() reads other ones. {_WHAT_TO_DO}"
-        ) from None
+        most = f"a regular file of at most {MOST_BYTES_OF_TEXT:,} bytes"
+        found = f"{path} cannot be read ({error.strerror}). A published model has it as {most}"
+        raise HubError(f"{found}; load_model() reads other ones. {_WHAT_TO_DO}") from None
 
 
 def is_safe_name(name: str) -> bool:
@@ -105,10 +104,9 @@ def parse_checksums(checksums: bytes, *, source: object) -> dict[str, str]:
         folders = {name[:at] for at, sign in enumerate(name) if sign == "/"}
         inside = any(other.startswith(f"{name}/") for other in taken)
         if not match or not is_safe_name(name) or {name, *folders} & taken or inside:
-            raise ChecksumError(
-                f"{CHECKSUMS_FILE} of {source} holds the line {line[:80]!r}: not a SHA-256 and a "
-                f"plain file name that no other line has as a file or folder. {_WHAT_TO_DO}"
-            )
+            found = f"{CHECKSUMS_FILE} of {source} holds the line {line[:80]!r}"
+            valid = "a SHA-256 and a plain file name that no other line has as a file or folder"
+            raise ChecksumError(f"{found}: not {valid}. {_WHAT_TO_DO}")
         listed[match["name"]] = match["sha256"]
         taken.add(name)
     return listed
@@ -128,10 +126,8 @@ def verify_folder(folder: Path, listed: Mapping[str, str], *, source: object) ->
         if not (folder / name).is_file() or sha256(folder / name) != digest
     ]
     if wrong:
-        raise ChecksumError(
-            f"The files of {source} in {folder} do not have the checksums that were published with "
-            f"them: {', '.join(wrong[:5])}. {_WHAT_TO_DO}"
-        )
+        found = f"The files of {source} in {folder} do not have the checksums that were published"
+        raise ChecksumError(f"{found} with them: {', '.join(wrong[:5])}. {_WHAT_TO_DO}")
 
 
 def pinned_digest(revision: str | None) -> str | None:
@@ -169,7 +165,6 @@ def check_revision(checksums: bytes, revision: str | None, source: object, insid
     wanted = pinned_digest(revision) or revision
     if not wanted or wanted == inside or (len(wanted) >= 12 and digest.startswith(wanted)):
         return f"{_PIN}{digest}"
-    raise ChecksumError(
-        f"Revision {revision!r} of {source} was asked for, but {_PIN}{digest} is there. Pass that "
-        "one or the name of a folder inside, or omit revision to take what is there."
-    )
+    found = f"Revision {revision!r} of {source} was asked for, but {_PIN}{digest} is there"
+    how = "Pass that one or the name of a folder inside, or omit revision to take what is there."
+    raise ChecksumError(f"{found}. {how}")

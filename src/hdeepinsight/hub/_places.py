@@ -76,17 +76,13 @@ class HubPlace:
 
     def fetch(self, name: str, folder: Path) -> None:
         """Bring a file into a folder; one that the client completed there before is kept."""
+        name_here = f"{name} of {self.address}"
+        guard, notes = _guard(name_here, self._sizes[name]), folder / ".cache"
 
         def download() -> None:
-            with self._explained(f"fetch {name} of {self.address}"):
-                self._api.hf_hub_download(
-                    self.address.place,
-                    name,
-                    revision=self.revision,
-                    local_dir=folder,
-                    cache_dir=folder / ".cache",
-                    tqdm_class=_guard(f"{name} of {self.address}", self._sizes[name]),
-                )
+            how = {"revision": self.revision, "local_dir": folder, "cache_dir": notes}
+            with self._explained(f"fetch {name_here}"):
+                self._api.hf_hub_download(self.address.place, name, **how, tqdm_class=guard)
 
         retry(download)
 
@@ -154,16 +150,17 @@ def check_target(address: Address, *, overwrite: bool) -> None:
     above = next(place for place in (target, *target.parents) if place.exists())
     # What is replaced is moved away first, which is for the folder that it lies in to allow.
     written = target.parent if above == target else above
-    is_ours, why = (target / CHECKSUMS_FILE).is_file(), ""
+    is_ours = (target / CHECKSUMS_FILE).is_file()
     if is_ours and not overwrite:
         raise _exists(target)
-    if not above.is_dir():
-        why = f"{above} is a file"
-    elif not os.access(written, os.W_OK | os.X_OK):
-        why = f"{written} may not be changed"
-    elif above == target and any(target.iterdir()) and not is_ours:
-        why = "it holds something that was not published by hdi.hub"
-    if why:
+    cases = {
+        f"{above} is a file": not above.is_dir(),
+        f"{written} may not be changed": not os.access(written, os.W_OK | os.X_OK),
+        "it holds something that was not published by hdi.hub": (
+            above == target and above.is_dir() and any(target.iterdir()) and not is_ours
+        ),
+    }
+    if why := next((text for text, applies in cases.items() if applies), ""):
         raise HubError(f"Nothing can be published at {target}: {why}. Choose another folder.")
 
 
@@ -175,18 +172,13 @@ def put_on_hub(
     folder: Path, address: Address, revision: str | None, token: Token, private: bool, message: str
 ) -> str:
     """Publish a folder in one commit, so that a reader sees all of it or nothing; return it."""
-    api = hub_api(hub_endpoint(), token)
+    api, branch = hub_api(hub_endpoint(), token), {"revision": revision, "commit_message": message}
     with explained(f"publish to {address}", hub_endpoint(), token, revision):
         api.create_repo(address.place, private=private, exist_ok=True)
         if revision is not None:
             api.create_branch(address.place, branch=revision, exist_ok=True)
-        commit = api.upload_folder(
-            repo_id=address.place,
-            folder_path=folder,
-            revision=revision,
-            commit_message=message,
-            delete_patterns="*",  # files of an earlier model
-        )
+        how = {"repo_id": address.place, "folder_path": folder, **branch}
+        commit = api.upload_folder(**how, delete_patterns="*")  # files of an earlier model
     return str(commit.oid)
 
 

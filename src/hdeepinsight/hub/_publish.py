@@ -447,8 +447,8 @@ def reference_features(
     obs = pd.DataFrame({"node": nodes, "label": labels}, index=names)
     tree = "" if taxonomy is None else taxonomy.to_json()
     about = {"schema_version": _SCHEMA_VERSION, "taxonomy": tree, "n_reference": counts}
-    latent = latent.astype(np.float16)
-    return AnnData(obs=obs, obsm={_LATENT: latent}, uns={REFERENCE_BUNDLE_KEY: about})
+    features = {_LATENT: latent.astype(np.float16)}
+    return AnnData(obs=obs, obsm=features, uns={REFERENCE_BUNDLE_KEY: about})
 
 
 def read_features(path: Path) -> AnnData:
@@ -463,15 +463,13 @@ def read_features(path: Path) -> AnnData:
         check_file(path)
         features = read_h5ad(path)
         about = features.uns[REFERENCE_BUNDLE_KEY]
-        n_nodes = len(about["n_reference"])
         if int(about["schema_version"]) > _SCHEMA_VERSION:
             raise ValueError("it is of a later release: update hdeepinsight")
-        if not np.isfinite(features.obsm[_LATENT]).all() or features.obs["node"].max() >= n_nodes:
+        is_ours = features.obs["node"].max() < len(about["n_reference"]) or not features.n_obs
+        if not (is_ours and np.isfinite(features.obsm[_LATENT]).all()):
             raise ValueError("features that are not finite, or nodes of another tree")
     except Exception as error:  # noqa: BLE001 what the libraries raise about odd files is open
-        said = " ".join(str(error).split())[:200]
-        raise HubError(
-            f"{path} does not hold features of a reference ({type(error).__name__}: {said}). Pull "
-            "the model again; if it stays so, tell whoever published it."
-        ) from None
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        how = "Pull the model again; if it stays so, tell whoever published it."
+        raise HubError(f"{path} does not hold features of a reference ({said}). {how}") from None
     return features

@@ -81,15 +81,13 @@ def list_models(
     """
     check_choice("where", where, get_args(Where))
     rows: list[dict[str, str]] = []
-    if where in ("all", "bundled"):
-        for name, folder in bundled_folders().items():
-            digest = SharedModel(name, "", folder).digest
-            rows.append(_row(name, "bundled", digest, read_tags(folder)))
-    if where in ("all", "here"):
-        for cache in sorted((cache_folder() / "models").glob("*")):
-            if revision := newest(cache):
-                tags = read_tags(revision_folder(cache, revision))
-                rows.append(_row(unquote(cache.name), "here", revision, tags))
+    for name, folder in bundled_folders().items() if where in ("all", "bundled") else ():
+        digest = SharedModel(name, "", folder).digest
+        rows.append(_row(name, "bundled", digest, read_tags(folder)))
+    for cache in sorted((cache_folder() / "models").glob("*")) if where in ("all", "here") else ():
+        if revision := newest(cache):
+            tags = read_tags(revision_folder(cache, revision))
+            rows.append(_row(unquote(cache.name), "here", revision, tags))
     if where == "hub" or (where == "all" and not is_offline()):
         try:
             rows += _on_hub(search, token, wait=where == "hub")
@@ -329,16 +327,16 @@ def download(
             place = Address(instead.kind, f"{instead.place}/{address.place}")
     if place.kind == "folder":
         return _open_folder(place, revision, max_bytes)
-    cache = cache_of(address)
+    cache, offline = cache_of(address), _address.is_offline()
     known = _find(cache, revision)
     pin = _checksums.pinned_digest(revision) or revision or ""
-    is_pinned = len(pin) >= 40 and all(sign in "0123456789abcdef" for sign in pin)
-    if known is None and _address.is_offline():
+    is_pinned = re.fullmatch("[0-9a-f]{40,}", pin)
+    if known is None and offline:
         raise OfflineError(
             f"Could not fetch {address}: HF_HUB_OFFLINE is set and it was not fetched before. Pull "
             "it once with a connection, or point HDEEPINSIGHT_MIRROR at a folder that has it."
         )
-    if known is None or not (is_pinned or _address.is_offline()):
+    if known is None or not (is_pinned or offline):
         kind = BucketPlace if place.kind == "s3" else HubPlace
         try:
             there = kind(place, revision, endpoint, token)
@@ -366,14 +364,14 @@ def _open_folder(place: Address, revision: str | None, max_bytes: int) -> Shared
     if revision and not _checksums.pinned_digest(revision) and (folder / revision).is_dir():
         folder = folder / revision
     if not os.path.lexists(folder / CHECKSUMS_FILE):
-        found = f"There is no folder {folder}. Check the name."
-        if folder.is_dir():
-            found = f"{folder} holds no published model, which has a {CHECKSUMS_FILE}."
-            found += " What save() wrote, load_model() reads."
-        raise HubError(found)
+        found = f"{folder} holds no published model, which has a {CHECKSUMS_FILE}. What save() "
+        found = f"{found}wrote, load_model() reads."
+        raise HubError(
+            found if folder.is_dir() else f"There is no folder {folder}. Check the name."
+        )
     listed = SharedModel(str(place), "", folder)._verify(max_bytes)
-    found = _checksums.check_revision(listed, revision, place, folder.name)
-    return SharedModel(str(place), found, folder)
+    digest = _checksums.check_revision(listed, revision, place, folder.name)
+    return SharedModel(str(place), digest, folder)
 
 
 def cache_of(address: Address) -> Path:
@@ -447,19 +445,18 @@ def fetch_files(place: HubPlace | BucketPlace, target: Path, max_bytes: int) -> 
                 place.fetch(name, folder)
             if sha256(path) != digest:
                 path.unlink()
-                raise ChecksumError(
-                    f"{name} of {place.address} has another checksum. Pull it again."
-                )
+                found = f"{name} of {place.address} has another checksum"
+                raise ChecksumError(f"{found}. Pull it again.")
         shutil.rmtree(folder / ".cache", ignore_errors=True)  # notes of the client
         folder.replace(target)
 
 
 def _sizes(place: HubPlace | BucketPlace, names: Iterable[str]) -> list[int]:
     sizes = {name: place.size(name) for name in names}
-    if missing := [name for name, size in sizes.items() if size is None]:
+    if missing := ", ".join([name for name, size in sizes.items() if size is None][:5]):
         raise HubError(
-            f"{place.address} is incomplete: {', '.join(missing[:5])} is not there. Try again in a "
-            "minute, as it may be being published, or have it published with hdi.hub.publish."
+            f"{place.address} is incomplete: {missing} is not there. Try again in a minute, as it "
+            "may be being published, or have it published with hdi.hub.publish."
         )
     return [size for size in sizes.values() if size is not None]
 
@@ -554,14 +551,45 @@ def load_model(model: Any, *, with_types: bool = False, **options: Any) -> Any:
     """
     if isinstance(model, str | os.PathLike):
         model = models.load_model(resolve_model(model), **options)
+    kind = type(model).__name__
     if isinstance(model, type) or not hasattr(model, "module"):
-        raise TypeError(
-            "The model must be a trained model, or the name, folder or address of one, got a "
-            f"{type(model).__name__}. Pass the query first and the model second."
-        )
+        expected = "a trained model, or the name, folder or address of one"
+        hint = "Pass the query first and the model second."
+        raise TypeError(f"The model must be {expected}, got a {kind}. {hint}")
     if with_types and getattr(model, "taxonomy", None) is None:
-        raise TypeError(
-            f"The model must know cell types, got a {type(model).__name__} that has learned "
-            "without labels. Take what it offers, such as predict(), or train a classifier."
-        )
+        found = f"a {kind} that has learned without labels"
+        hint = "Take what it offers, such as predict(), or train a classifier."
+        raise TypeError(f"The model must know cell types, got {found}. {hint}")
     return model
+
+
+def load_annotator(model: Any) -> Any:
+    """Return what annotates, by the name, folder or address of a model; a model is returned as is.
+
+    Annotating takes neither scvi-tools nor Lightning, which are not imported where a saved model is
+    of a class that can do without them.
+
+    Parameters
+    ----------
+    model
+        As in :func:`load_model`; it has to know cell types.
+
+    Returns
+    -------
+    An :class:`~hdeepinsight.models.Annotator`, or the model where there is none for its class.
+
+    Raises
+    ------
+    TypeError, ValueError, HubError, ModelFileError
+        As of :func:`load_model`.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> hdi.hub.load_annotator("pbmc").taxonomy.n_leaves
+    8
+    """
+    if isinstance(model, str | os.PathLike):
+        folder = resolve_model(model)
+        model = models.Annotator.from_folder(folder) or folder
+    return load_model(model, with_types=True)

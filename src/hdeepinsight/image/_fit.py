@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
@@ -12,14 +11,12 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import norm as sparse_norm
 from scipy.spatial import ConvexHull, QhullError, cKDTree
-from scipy.stats import rankdata
-from sklearn.utils.extmath import randomized_svd
 from threadpoolctl import threadpool_limits
 
 from hdeepinsight._errors import check_choice
 from hdeepinsight.image._assign import CROWDED, assign_pixels
 
-LayoutMethod = Literal["tsne", "tsne_published", "umap", "mde", "random"]
+LayoutMethod = Literal["tsne", "tsne_published", "mde", "random"]
 Equalize = Literal["auto", "always", "never"]
 Report = dict[str, float]
 
@@ -94,6 +91,8 @@ def gene_profiles(
         dense = unit.toarray() if sparse.issparse(unit) else np.asarray(unit)
         left, values, _ = np.linalg.svd(dense, full_matrices=False)
     else:
+        from sklearn.utils.extmath import randomized_svd  # half a second, for fitting alone
+
         left, values, _ = randomized_svd(unit, n_components, n_iter=4, random_state=seed)
     profiles = np.asarray(left * values)
     # A gene that is orthogonal to every kept component has no direction left: it stays at zero.
@@ -109,7 +108,7 @@ def embed_genes(profiles: np.ndarray, method: LayoutMethod, *, seed: int = 0) ->
     profiles
         Unit vectors, ``(n_genes, d)``.
     method
-        ``"tsne"``, ``"tsne_published"``, ``"umap"`` or ``"mde"``.
+        ``"tsne"``, ``"tsne_published"`` or ``"mde"``.
     seed
         Seed of the embedding.
 
@@ -129,7 +128,7 @@ def embed_genes(profiles: np.ndarray, method: LayoutMethod, *, seed: int = 0) ->
     if method in TSNE:
         found = _tsne(wide, seed, **TSNE[method])
     else:
-        found = (_umap if method == "umap" else _mde)(wide, seed)
+        found = preserve_neighbors(wide, N_NEIGHBORS, seed, noise=0.1)
     return found.astype(np.float64)
 
 
@@ -148,39 +147,60 @@ def _tsne(profiles: np.ndarray, seed: int, *, perplexity: float, **settings: Any
     return np.asarray(model.fit_transform(profiles))
 
 
-def _umap(profiles: np.ndarray, seed: int) -> np.ndarray:
-    with warnings.catch_warnings():
-        # umap warns on import that its TensorFlow variant, which nobody asked for, is missing.
-        warnings.simplefilter("ignore", ImportWarning)
-        from umap import UMAP
+def preserve_neighbors(
+    points: Any,
+    n_neighbors: int,
+    seed: int,
+    *,
+    noise: float,
+    constraint: Any = None,
+    **options: Any,
+) -> np.ndarray:
+    """Embed points in two dimensions by minimum distortion, the same for the same seed.
 
-    # The PCA start, unlike the spectral one, also works on graphs that fall into pieces.
-    model = UMAP(
-        n_neighbors=min(N_NEIGHBORS, len(profiles) - 1),
-        metric="cosine",
-        init="pca",
-        random_state=seed,
-        n_jobs=1,
-    )
-    return np.asarray(model.fit_transform(profiles))
+    Parameters
+    ----------
+    points
+        Coordinates, float32, ``(n, d)``.
+    n_neighbors
+        Neighbours that are to stay near; all others where there are fewer.
+    seed
+        Seed of whatever is random.
+    noise
+        How far the start is from the principal components. It parts equal points, whose distance
+        would have no gradient.
+    constraint
+        Constraint of pymde, onto which the start is projected.
+    **options
+        Of ``pymde.preserve_neighbors``.
 
+    Returns
+    -------
+    Coordinates, float32, ``(n, 2)``.
 
-def _mde(profiles: np.ndarray, seed: int) -> np.ndarray:
+    Notes
+    -----
+    pymde's own spectral start comes from ARPACK, which takes no seed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hdeepinsight.image import preserve_neighbors
+    >>> points = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    >>> preserve_neighbors(points, 5, seed=0, noise=0.1).shape
+    (20, 2)
+    """
     import pymde
     import torch
 
+    options |= {"constraint": constraint, "init": "random"}
     with global_seeds(seed):
-        problem = pymde.preserve_neighbors(
-            torch.from_numpy(profiles),
-            embedding_dim=2,
-            n_neighbors=min(N_NEIGHBORS, len(profiles) - 1),
-            init="random",
-        )
-        # pymde's own spectral start comes from ARPACK, which takes no seed. The noise parts
-        # genes with one profile, whose distance would have no gradient.
-        start = torch.from_numpy(principal_plane(profiles))
-        start += 0.1 * torch.randn(start.shape)
-        return np.asarray(problem.embed(X=start).detach().cpu())
+        k = min(n_neighbors, len(points) - 1)
+        problem = pymde.preserve_neighbors(points, n_neighbors=k, **options)
+        start = torch.from_numpy(principal_plane(np.asarray(points)))
+        start += noise * torch.randn(start.shape)
+        start = start if constraint is None else constraint.project_onto_constraint(start)
+        return np.asarray(problem.embed(X=start).detach().cpu(), dtype=np.float32)
 
 
 def principal_plane(profiles: np.ndarray) -> np.ndarray:
@@ -274,6 +294,8 @@ def scale_to_grid(points: np.ndarray, side: int, *, equalize: bool) -> np.ndarra
     -------
     ``(n, 2)`` as (row, column), in pixels; the centre of pixel ``i`` is at ``i + 0.5``.
     """
+    from scipy.stats import rankdata  # half a second, for fitting alone
+
     unit = np.empty(points.shape)
     for axis in range(2):
         values = points[:, 1 - axis]

@@ -88,10 +88,9 @@ def topic_coherence(
     1.0
     """
     top = _top(loadings, len(genes), n_top)
-    column = {genes[gene]: place for place, gene in enumerate(np.unique(top))}
-    place_of = np.zeros(len(genes), dtype=np.int64)
-    place_of[np.unique(top)] = np.arange(len(column))
-    documents = np.zeros((len(gene_sets), len(column)), dtype=np.float32)
+    used = np.unique(top)
+    column = {genes[gene]: place for place, gene in enumerate(used)}
+    documents = np.zeros((len(gene_sets), len(used)), dtype=np.float32)
     for row, members in enumerate(gene_sets.values()):
         documents[row, [column[gene] for gene in members if gene in column]] = 1
     if not documents.any():
@@ -103,7 +102,7 @@ def topic_coherence(
         information = np.log(together / np.outer(alone, alone)) / -np.log(together)
     information = np.where((together > 0) & (together < 1), information, 0.0)
     rows, columns = np.triu_indices(n_top, k=1)
-    places = place_of[top]
+    places = np.searchsorted(used, top)
     return float(information[places[:, rows], places[:, columns]].mean())
 
 

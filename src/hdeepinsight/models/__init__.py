@@ -5,6 +5,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "_base._annotator": ["Annotator"],
         "_base._classifier": ["HierarchicalClassifierMixin"],
         "_base._count_model": ["CountModel"],
         "_base._plan": ["HierarchicalPlan", "OneCyclePlan"],

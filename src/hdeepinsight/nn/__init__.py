@@ -9,16 +9,16 @@ from hdeepinsight.nn._backbones import (
     adapt_first_convolution,
     make_backbone,
 )
+from hdeepinsight.nn._classifiers import GeneImageClassifier as GeneImageClassifier
+from hdeepinsight.nn._classifiers import ModuleConfig as ModuleConfig
+from hdeepinsight.nn._classifiers import TreeClassifier as TreeClassifier
 from hdeepinsight.nn._clusters import sharpened_assignment, student_t_assignment
 from hdeepinsight.nn._contrast import cluster_contrast, info_nce
 from hdeepinsight.nn._count_autoencoder import CountHeads, CountParameters
 from hdeepinsight.nn._distill import (
     ComponentDecoder,
     ConditionalDenoiser,
-    MatchingNetwork,
     class_means,
-    distribution_loss,
-    gradient_loss,
     noise_schedule,
     regression_loss,
 )
@@ -51,24 +51,17 @@ from hdeepinsight.nn._profiles import (
     profile_shift,
     usual_shift,
 )
+from hdeepinsight.nn._seeds import one_at_a_time as one_at_a_time
+from hdeepinsight.nn._seeds import seeded as seeded
 from hdeepinsight.nn._sinkhorn import sinkhorn
 from hdeepinsight.nn._tagconv import CellGraph, SparseFeatures, TAGConv, sparse_rows
-from hdeepinsight.nn._tokens import (
-    Binning,
-    Pooling,
-    TokenEncoder,
-    TokenSets,
-    ValueEncoding,
-    bin_values,
-    token_sets,
-)
+from hdeepinsight.nn._tokens import TokenEncoder, TokenSets, bin_values, token_sets
 
 __all__ = [
     "BACKBONES",
     "AdaptiveHierarchicalFocalLoss",
     "BatchNorm1d",
     "BatchNorm2d",
-    "Binning",
     "CellGraph",
     "CompactBackbone",
     "ComponentDecoder",
@@ -85,13 +78,11 @@ __all__ = [
     "LeafSums",
     "LinearHead",
     "MLPBackbone",
-    "MatchingNetwork",
     "MemberBackbones",
     "MemberHeads",
     "ModalityDropout",
     "ModelNormalizer",
     "PerParentHead",
-    "Pooling",
     "ProfileEnsemble",
     "ProfileMatcher",
     "ProteinChannels",
@@ -103,7 +94,6 @@ __all__ = [
     "TAGConv",
     "TokenEncoder",
     "TokenSets",
-    "ValueEncoding",
     "adapt_first_convolution",
     "adjacency_error",
     "are_joined",
@@ -112,10 +102,8 @@ __all__ = [
     "chosen_cells",
     "class_means",
     "cluster_contrast",
-    "distribution_loss",
     "draw_neighbors",
     "fit_temperatures",
-    "gradient_loss",
     "gumbel_noise",
     "info_nce",
     "inverse_frequency_weights",

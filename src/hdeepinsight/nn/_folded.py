@@ -352,12 +352,12 @@ class _Folded:
         n_cells = len(counts)
         bags = counts.grouped(self.place, self.n_places) if self.n_places > 1 else counts
         hidden = bags.weighted_sums(self.weight)
-        by_place = hidden.view(n_cells, self.n_places, -1)
+        by_place = hidden.view(n_cells, self.n_places, self.weight.shape[1])
         if stained is not None:
             both = torch.stack([stained.values[rows], stained.measured[rows]], dim=2)
             added = torch.einsum("ipc,pcf->ipf", both, self.protein_weight)
             by_place.index_add_(1, self.protein_place, added)
-        hidden = hidden.view(n_cells, -1)
+        hidden = by_place.flatten(1)
         if has_rna is not None:
             hidden -= self.mask * ~has_rna[rows].view(-1, 1).bool()
         if self.adapted is not None and self.table is not None:

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-
-from hdeepinsight._errors import check_choice
-
-Binning = Literal["log2", "log2_published", "rank"]
-ValueEncoding = Literal["hard", "soft"]
-Pooling = Literal["attention", "cls", "mean"]
 
 CPU_TOKENS, GPU_TOKENS = 4096, 2**18
 """Tokens in one pass through the blocks: on a CPU what stays in its caches is read fastest."""
@@ -26,9 +20,8 @@ class TokenSets(NamedTuple):
     ----------
     genes
         Number of the gene of every token, int64, shape ``(n_cells, n_tokens)``.
-    positions
-        Where its value lies among the bins, from 1 to the number of bins, the same shape; whole
-        numbers are bins.
+    bins
+        Bin of its value, from 1 on, int64, the same shape; 0 for padding.
     real
         Whether it is a token and no padding, the same shape.
 
@@ -36,13 +29,13 @@ class TokenSets(NamedTuple):
     --------
     >>> import torch
     >>> from hdeepinsight.nn import token_sets
-    >>> tokens = token_sets(torch.tensor([[2.0, 0.0, 5.0], [0.0, 1.0, 0.0]]))
+    >>> tokens = token_sets(torch.tensor([[2, 0, 5], [0, 1, 0]]))
     >>> tokens.genes.tolist(), tokens.real.sum(1).tolist()
     ([[0, 2], [1, 0]], [2, 1])
     """
 
     genes: Tensor
-    positions: Tensor
+    bins: Tensor
     real: Tensor
 
     def groups(self) -> Iterator[tuple[Tensor, TokenSets]]:
@@ -61,14 +54,8 @@ class TokenSets(NamedTuple):
             start = stop
 
 
-def bin_values(
-    log_values: Tensor,
-    n_bins: int = 5,
-    *,
-    binning: Binning = "log2",
-    encoding: ValueEncoding = "hard",
-) -> Tensor:
-    r"""Compute where the values of expressed genes lie among the bins.
+def bin_values(log_values: Tensor, n_bins: int = 5) -> Tensor:
+    r"""Compute the bins of the values of expressed genes.
 
     Parameters
     ----------
@@ -77,51 +64,29 @@ def bin_values(
         gene is not expressed.
     n_bins
         Number of bins :math:`K`.
-    binning
-        ``"log2"``: bin :math:`1 + \min(\lfloor\log_2(1 + v)\rfloor, K - 1)`. ``"log2_published"``:
-        :math:`\min(\lfloor\log_2(1 + v)\rfloor, K)`, by which single counts of deep cells vanish.
-        ``"rank"``: quantile among the cell's expressed genes, which ignores depth.
-    encoding
-        ``"hard"`` gives whole numbers, ``"soft"`` the position between two bins.
 
     Returns
     -------
-    Positions from 1 to :math:`K`, shape ``(n_cells, n_genes)``; 0 where there is no token.
+    :math:`1 + \min(\lfloor\log_2(1 + v)\rfloor, K - 1)`, int64, shape ``(n_cells, n_genes)``; 0
+    where there is no token.
 
     Examples
     --------
     >>> import torch
     >>> bin_values(torch.tensor([[0.0, 0.5, 1.0, 3.0, 100.0]]).log1p())
-    tensor([[0., 1., 2., 3., 5.]])
+    tensor([[0, 1, 2, 3, 5]])
     """
-    check_choice("binning", binning, get_args(Binning))
-    check_choice("value_encoding", encoding, get_args(ValueEncoding))
-    expressed = log_values > 0
-    if binning == "rank":
-        ordered = torch.where(expressed, log_values, torch.inf).sort(dim=1).values
-        values = log_values.contiguous()
-        # Ties share the mean of their ranks.
-        below, upto = (torch.searchsorted(ordered, values, right=right) for right in (False, True))
-        share = (below + upto) / 2 / expressed.sum(1, keepdim=True).clamp_min(1)
-        found = 1 + (n_bins * share).clamp_max(n_bins - 1)
-    else:
-        published = binning == "log2_published"
-        # Logarithms of whole powers of two may end a hair below the whole number.
-        exponent = log_values / np.log(2) + 1e-5
-        found = exponent.clamp_max(n_bins) if published else 1 + exponent.clamp_max(n_bins - 1)
-        if published:
-            expressed = exponent >= 1
-    return torch.where(expressed, found.floor() if encoding == "hard" else found, 0.0)
+    # Logarithms of whole powers of two may end a hair below the whole number.
+    exponent = (log_values / np.log(2) + 1e-5).clamp_max(n_bins - 1)
+    return torch.where(log_values > 0, 1 + exponent.long(), 0)
 
 
-def token_sets(
-    positions: Tensor, most: int | None = None, priority: Tensor | None = None
-) -> TokenSets:
+def token_sets(bins: Tensor, most: int | None = None, priority: Tensor | None = None) -> TokenSets:
     """Collect the tokens of every cell.
 
     Parameters
     ----------
-    positions
+    bins
         As :func:`bin_values` returns them, shape ``(n_cells, n_genes)``.
     most
         Most tokens of a cell; all of them by default.
@@ -133,22 +98,23 @@ def token_sets(
     --------
     >>> import torch
     >>> from hdeepinsight.nn import token_sets
-    >>> values = torch.tensor([[1.0, 4.0, 2.0]])
+    >>> values = torch.tensor([[1, 4, 2]])
     >>> token_sets(values, most=2, priority=values).genes.tolist()
     [[1, 2]]
     """
-    present = positions > 0
+    present = bins > 0
     if most is not None and (many := present.sum(1) > most).any():
-        rank = torch.rand_like(positions[many]) if priority is None else priority[many]
-        rank = torch.where(present[many], rank, -torch.inf)
+        some = present[many]
+        rank = torch.rand(some.shape, device=bins.device) if priority is None else priority[many]
+        rank = torch.where(some, rank, -torch.inf)
         kept = torch.zeros_like(rank, dtype=torch.bool)
         present[many] = kept.scatter(1, rank.topk(most, dim=1).indices, True)
     n_tokens = present.sum(1)
     cell, gene = present.nonzero(as_tuple=True)
     place = torch.arange(len(cell), device=cell.device) - (n_tokens.cumsum(0) - n_tokens)[cell]
-    shape = len(positions), int(n_tokens.max()) if len(n_tokens) else 0
+    shape = len(bins), int(n_tokens.max()) if len(n_tokens) else 0
     genes = gene.new_zeros(shape).index_put((cell, place), gene)
-    found = positions.new_zeros(shape).index_put((cell, place), positions[cell, gene])
+    found = bins.new_zeros(shape).index_put((cell, place), bins[cell, gene])
     return TokenSets(genes, found, found > 0)
 
 
@@ -163,16 +129,17 @@ class TokenEncoder(nn.Module):
         Sizes of the transformer.
     dropout
         Dropout rate after every attention and every feed-forward network.
-    pooling
-        How tokens become features: ``"attention"`` learns how much each token counts, ``"mean"``
-        takes their mean, ``"cls"`` the vector of a token that every cell has.
+
+    Notes
+    -----
+    Features are a mean of the tokens, weighted by how much each counts, which is learned.
 
     Examples
     --------
     >>> import torch
     >>> from hdeepinsight.nn import TokenEncoder, token_sets
     >>> encoder = TokenEncoder(3, 5, width=8, n_layers=1, n_heads=2, head_size=4)
-    >>> encoder(token_sets(torch.tensor([[2.0, 0.0, 5.0], [0.0, 0.0, 0.0]]))).shape
+    >>> encoder(token_sets(torch.tensor([[2, 0, 5], [0, 0, 0]]))).shape
     torch.Size([2, 8])
     """
 
@@ -186,11 +153,9 @@ class TokenEncoder(nn.Module):
         n_heads: int,
         head_size: int,
         dropout: float = 0.1,
-        pooling: Pooling = "attention",
     ) -> None:
         super().__init__()
-        check_choice("pooling", pooling, get_args(Pooling))
-        self.n_latent, self.mask, self.pooling = width, n_bins + 1, pooling
+        self.n_latent, self.mask = width, n_bins + 1
         self.genes = nn.Embedding(n_genes, width)
         self.values = nn.Embedding(n_bins + 2, width)
         self.cls = nn.Parameter(torch.zeros(width))
@@ -200,10 +165,8 @@ class TokenEncoder(nn.Module):
             _Block(width, n_heads, head_size, dropout) for _ in range(n_layers)
         )
         self.norm = nn.LayerNorm(width)
-        if pooling == "attention":
-            self.gate = nn.Sequential(
-                nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1, bias=False)
-            )
+        layers = nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1, bias=False)
+        self.gate = nn.Sequential(*layers)
 
     def embed(self, tokens: TokenSets, masked: Tensor | None = None) -> Tensor:
         """Return the vectors of the tokens, shape ``(n_cells, n_tokens, width)``.
@@ -215,14 +178,8 @@ class TokenEncoder(nn.Module):
         masked
             Tokens whose value is hidden, shape ``(n_cells, n_tokens)``.
         """
-        below = tokens.positions.floor()
-        above, share = tokens.positions.ceil().long(), (tokens.positions - below).unsqueeze(2)
-        bins = below.long() if masked is None else below.long().masked_fill(masked, self.mask)
-        values = self.values(bins)
-        if share.any():
-            above = above if masked is None else above.masked_fill(masked, self.mask)
-            values = torch.lerp(values, self.values(above), share)
-        embedded: Tensor = self.genes(tokens.genes) + values
+        bins = tokens.bins if masked is None else tokens.bins.masked_fill(masked, self.mask)
+        embedded: Tensor = self.genes(tokens.genes) + self.values(bins)
         return embedded
 
     def hidden(self, embedded: Tensor, real: Tensor) -> Tensor:
@@ -249,16 +206,10 @@ class TokenEncoder(nn.Module):
 
     def pool(self, hidden: Tensor, real: Tensor) -> Tensor:
         """Return features ``(n_cells, width)`` of what :meth:`hidden` returned."""
-        if self.pooling == "cls":
-            return hidden[:, 0]
         # The common token stands in where there is no other.
         counted = torch.cat([~real.any(1, keepdim=True), real], dim=1)
-        if self.pooling == "mean":
-            weights = counted / counted.sum(1, keepdim=True)
-        else:
-            scores = self.gate(hidden).squeeze(2).masked_fill(~counted, -torch.inf)
-            weights = scores.softmax(dim=1)
-        return (weights.to(hidden).unsqueeze(1) @ hidden).squeeze(1)
+        scores: Tensor = self.gate(hidden).squeeze(2).masked_fill(~counted, -torch.inf)
+        return (scores.softmax(dim=1).to(hidden).unsqueeze(1) @ hidden).squeeze(1)
 
     def forward(self, tokens: TokenSets, masked: Tensor | None = None) -> Tensor:
         """Return features, shape ``(n_cells, width)``."""

@@ -4,8 +4,13 @@ from hdeepinsight.pl._confidence import label_set_sizes, novelty, reliability
 from hdeepinsight.pl._embedding import coverage, embedding, probability
 from hdeepinsight.pl._grid import confusion, dotplot, marker_evidence, topics
 from hdeepinsight.pl._layout import gene_images, gene_layout
-from hdeepinsight.pl._model import contrast, explanation, in_degrees, training_history
-from hdeepinsight.pl._privacy import privacy_utility
+from hdeepinsight.pl._model import (
+    contrast,
+    explanation,
+    in_degrees,
+    privacy_utility,
+    training_history,
+)
 from hdeepinsight.pl._tree import alluvial, taxonomy
 
 __all__ = [

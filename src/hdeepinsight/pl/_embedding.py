@@ -257,7 +257,7 @@ def coverage(
     few = len(values) <= _MAX_ON_DATA
     gap = np.diff(values).min() if few and varies else 0.02
     at = share + few * 0.3 * gap * rng.uniform(-1, 1, len(share))
-    colors: Any = PALETTE[0]
+    colors = np.full(len(share), PALETTE[0])
     if groups is not None:
         check_same_cells(result.obs_names, groups, "groups")
         codes, names, inks = _labels(groups, None)
@@ -266,8 +266,7 @@ def coverage(
     area = float(np.clip(20_000 / len(share), 0.5, 14)) if size is None else size
     order = rng.permutation(len(share))
     look: dict[str, Any] = {"linewidths": 0, "rasterized": len(share) > _RASTERIZED, "s": area}
-    inks = colors[order] if groups is not None else colors
-    ax.scatter(at[order], heights[order], c=inks, alpha=0.8, **look)
+    ax.scatter(at[order], heights[order], c=colors[order], alpha=0.8, **look)
     ax.set(xlabel="share of genes observed", ylabel=f"component {component}")
     return ax
 

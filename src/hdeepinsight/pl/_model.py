@@ -1,4 +1,4 @@
-"""What a model learned: how its training went, and which genes speak for a type."""
+"""What a model learned: its training, its graphs, its genes, and what privacy costs it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from hdeepinsight._palette import PALETTE
-from hdeepinsight.pl._style import FAINT, INK, SEQUENTIAL, axes_or_new, plain
+from hdeepinsight.pl._style import FAINT, INK, SEQUENTIAL, axes_or_new, line_look, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +29,6 @@ _PER_LEVEL: Final = {
     "ece_": "calibration error",
     "level_weight_": "weight in the loss",
 }
-_STYLES: Final = ("-", "--", "-.", ":")
 #: Bins of the values in which dots are spread, and most dots of a gene.
 _BINS, _MOST_DOTS = 80, 400
 _UNITS: Final = {
@@ -99,9 +98,8 @@ def training_history(history: Mapping[str, Any], *, title: str | None = None) ->
         axes_or_new(ax, size, title=heading)
         order = list(_LOSSES.values()) if heading == "loss" else levels
         for name, values in curves.items():
-            rank, dot = order.index(name), "." if len(values) == 1 else ""
-            look = {"color": PALETTE[rank % len(PALETTE)], "ls": _STYLES[rank % len(_STYLES)]}
-            ax.plot(values.index, values, lw=1.6, marker=dot, label=plain(name), **look)
+            dot, look = "." if len(values) == 1 else "", line_look(order.index(name))
+            ax.plot(values.index, values, marker=dot, label=plain(name), **look)
         if heading != "loss":
             ax.set_ylim(0.0, 1.02 if heading != "calibration error" else None)
         if len(best):
@@ -154,15 +152,79 @@ def in_degrees(
         cells = np.asarray(chosen)
         times = np.bincount(cells[cells >= 0], minlength=len(cells))
         at_least = 1 - np.concatenate([[0], np.bincount(times).cumsum()[:-1]]) / len(times)
-        look: dict[str, Any] = {"color": PALETTE[rank % len(PALETTE)], "lw": 1.6}
-        look |= {
-            "ls": _STYLES[rank % len(_STYLES)],
-            "label": f"{plain(name)}: sd {times.std():.1f}",
-        }
-        ax.step(np.arange(len(at_least)), at_least, where="mid", **look)
-    ax.set_yscale("log")
-    ax.set_xlabel("times chosen as a neighbour")
-    ax.set_ylabel("share of cells, at least")
+        label, look = f"{plain(name)}: sd {times.std():.1f}", line_look(rank)
+        ax.step(np.arange(len(at_least)), at_least, where="mid", label=label, **look)
+    ax.set(yscale="log", xlabel="times chosen as a neighbour", ylabel="share of cells, at least")
+    ax.legend(frameon=False, fontsize=8)
+    return ax
+
+
+def privacy_utility(
+    scores: pd.DataFrame,
+    controls: Mapping[str, float] | None = None,
+    *,
+    score: str = "adjusted Rand index",
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw scores of private methods against epsilon, beside controls that have no epsilon.
+
+    Parameters
+    ----------
+    scores
+        A score per epsilon (index, numbers > 0) and method (columns). Rows of one epsilon, such as
+        seeds, become a mean with a bar from the lowest to the highest; missing values are left out.
+    controls
+        Scores of methods without a budget, such as a random projection (epsilon is 0) or no
+        privacy, each as a dashed line with its name.
+    score
+        What the scores are.
+    title
+        Heading.
+    ax
+        Axes to draw on; by default those of a new figure.
+
+    Returns
+    -------
+    The axes: epsilon on a logarithmic axis, more privacy to the left.
+
+    Raises
+    ------
+    ValueError
+        If there is no score, or an epsilon is not a number > 0.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import hdeepinsight as hdi
+    >>> scores = pd.DataFrame({"dp_pca": [0.43, 0.46, 0.51]}, index=[1, 2, 4])
+    >>> ax = hdi.pl.privacy_utility(scores, {"random projection": 0.35})
+    >>> ax.get_xlabel()
+    'epsilon per cell'
+    """
+    epsilon = pd.to_numeric(pd.Series(scores.index), errors="coerce").to_numpy(dtype=np.float64)
+    if not scores.size or not (epsilon > 0).all():
+        raise ValueError(
+            "scores must have a row per epsilon > 0 and a column per method, got "
+            f"{scores.shape[0]} rows named {list(scores.index)[:5]}. Pass methods without a budget "
+            "as controls."
+        )
+    ax = axes_or_new(ax, (4.8, 3.6), title=title)
+    for rank, (name, values) in enumerate(scores.items()):
+        by = pd.Series(values.to_numpy(dtype=np.float64)).groupby(epsilon).agg
+        found = pd.DataFrame({"mean": by("mean"), "low": by("min"), "high": by("max")}).dropna()
+        color = PALETTE[rank % len(PALETTE)]
+        ax.vlines(found.index, found["low"], found["high"], color=color, lw=1.2, alpha=0.6)
+        ax.plot(found.index, found["mean"], "o-", color=color, ms=4.5, label=plain(name))
+    ax.set_xscale("log")
+    ticks = np.unique(epsilon)
+    ax.set_xticks(ticks, [f"{value:g}" for value in ticks])
+    ax.minorticks_off()
+    for name, value in (controls or {}).items():
+        ax.axhline(value, color=FAINT, lw=1, ls="--", zorder=0)
+        at = ax.get_yaxis_transform()
+        ax.text(1.01, value, plain(name), va="center", size=8, c=FAINT, transform=at)
+    ax.set(xlabel="epsilon per cell", ylabel=score)
     ax.legend(frameon=False, fontsize=8)
     return ax
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from hdeepinsight._keys import LABEL_COLUMNS
-from hdeepinsight._palette import MISSING
+from hdeepinsight._palette import MISSING, PALETTE
 from hdeepinsight.annotation import check_same_cells
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ MARK: Final = "#D55E00"
 #: Probabilities and other numbers of cells: perceptually uniform, and darker where there is more,
 #: so that on white the high values stand out (with colour vision deficiency and in print too).
 SEQUENTIAL: Final = "magma_r"
+
+_STYLES: Final = ("-", "--", "-.", ":")
 
 Frame = Literal["open", "rows", "box", "bare"]
 _SIDES: Final = {
@@ -84,6 +86,11 @@ def color_scale(values: Any, cmap: str, low: float = 0.0, high: float = 1.0) -> 
 
     colors = mpl.colormaps[cmap].with_extremes(bad=MISSING)
     return {"c": values, "cmap": colors, "vmin": low, "vmax": high, "plotnonfinite": True}
+
+
+def line_look(rank: int) -> dict[str, Any]:
+    """Return colour and style of a line among several."""
+    return {"color": PALETTE[rank % len(PALETTE)], "ls": _STYLES[rank % len(_STYLES)], "lw": 1.6}
 
 
 def add_halo(text: Text, width: float = 2.5) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import warnings
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import anndata as ad
 import numpy as np
@@ -12,7 +13,7 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
 
-from hdeepinsight._errors import check_choice, check_integer, check_key, counted, examples
+from hdeepinsight._errors import check_integer, check_key, counted, examples
 from hdeepinsight.annotation import check_same_cells
 from hdeepinsight.data import DataLike
 from hdeepinsight.graph import (
@@ -27,19 +28,13 @@ from hdeepinsight.pp._masks import Mask, entry_mask, is_lazy, open_layer, reader
 if TYPE_CHECKING:
     from anndata import AnnData
 
-Components = int | Literal["proportion", "scree"]
-Scale = Literal["pca", "gram"]
-#: Eigenvalues that the rules for the number of components look at, where all are too many.
-_MOST_COMPS, _FEW_CELLS = 100, 1_000
-_PROPORTION = 0.95
-
 
 def corrected_gram(
     Y: ArrayLike | sp.spmatrix | AnnData | Any,
     mask: Mask | None = None,
     *,
+    layer: str | None = None,
     estimator: Estimator = "auto",
-    center: bool = False,
     drop_empty: bool = False,
 ) -> CorrectedGram:
     r"""Estimate the inner products that cells would have if no entry were missing.
@@ -51,20 +46,19 @@ def corrected_gram(
     Parameters
     ----------
     Y
-        Log values of cells by genes: an array, a sparse matrix or a dask array, or an AnnData, of
-        which ``X`` is taken. What is missing is never read, and may be NaN.
+        Log values of cells by genes: an array, a sparse matrix or a dask array; or an AnnData, or
+        the path of an h5ad or zarr file. What is missing is never read, and may be NaN.
     mask
         What is observed: a dense or sparse array of true or 1 for observed entries, a
         `MissingEntries`, a `PanelMask` or a `DropoutMask`. ``None``: everything.
+    layer
+        Layer with the values; ``X`` by default.
     estimator
         ``"rank1"`` divides by products of the rates of cells and of genes, for entries that are
         missing here and there. ``"pairwise"`` divides by the number of genes that two cells share,
-        for panels; for other masks it makes a matrix of all pairs, of at most 20,000 cells.
-        ``"auto"`` takes ``"pairwise"`` for a `PanelMask` and ``"rank1"`` otherwise.
-        ``"rank1_published"`` scales rates as published, which inflates the products;
-        ``"rank1_clip"`` clips them at 1. ``"mean_fill"`` and ``"zero_fill"`` are the controls.
-    center
-        Centre rows and columns of the products.
+        for a `PanelMask`. ``"auto"`` takes ``"pairwise"`` for a `PanelMask` and ``"rank1"``
+        otherwise. ``"rank1_published"`` scales rates as published, which inflates the products.
+        ``"mean_fill"`` and ``"zero_fill"`` are the controls.
     drop_empty
         Leave out genes without an observed entry instead of refusing them.
 
@@ -93,31 +87,17 @@ def corrected_gram(
     >>> gram.shape, (gram @ np.ones(3)).shape
     ((3, 3), (3,))
     """
-    adata = Y
-    if not isinstance(Y, ad.AnnData):
+    if not (hasattr(Y, "obs") or isinstance(Y, str | os.PathLike)):
         values: Any = Y if hasattr(Y, "shape") else np.asarray(Y)
-        adata = ad.AnnData(sp.csr_matrix(values) if sp.issparse(values) else values)
-    return _fit(adata, None, mask, estimator, center, drop_empty)
-
-
-def _fit(
-    data: DataLike,
-    layer: str | None,
-    mask: Mask | None,
-    estimator: Estimator,
-    center: bool,
-    drop_empty: bool,
-) -> CorrectedGram:
-    store, matrix = open_layer(data, layer)
+        Y = ad.AnnData(sp.csr_matrix(values) if sp.issparse(values) else values)
+    store, matrix = open_layer(Y, layer)
     return CorrectedGram(
         reader(matrix),
         entry_mask(mask, matrix.shape),
         estimator=estimator,
-        center=center,
         keep=not is_lazy(matrix),
         drop_empty=drop_empty,
-        obs_names=list(store.obs.index),
-        var_names=list(store.var.index),
+        names=(store.obs.index, store.var.index),
     )
 
 
@@ -134,8 +114,7 @@ class CorrectedPCA:
     eigenvalues
         Of the products, descending, all positive.
     loadings
-        Weights of the genes, of unit length, one column per component; ``None`` where a matrix of
-        all pairs of cells was made.
+        Weights of the genes, of unit length, one column per component.
     coverage
         Share of the genes that is observed, per cell.
     estimator
@@ -158,15 +137,14 @@ class CorrectedPCA:
     obs_names: pd.Index
     embedding: NDArray[np.float64]
     eigenvalues: NDArray[np.float64]
-    loadings: pd.DataFrame | None
+    loadings: pd.DataFrame
     coverage: pd.Series
     estimator: Estimator
     notes: tuple[str, ...] = ()
     _gram: CorrectedGram
     _var_names: pd.Index
     _layer: str | None
-    _weights: NDArray[np.float64] | PanelScores | None
-    _shift: NDArray[np.float64]
+    _weights: NDArray[np.float64] | PanelScores
 
     def __repr__(self) -> str:
         low, high = self.coverage.min(), self.coverage.max()
@@ -198,7 +176,7 @@ class CorrectedPCA:
         Raises
         ------
         ValueError
-            If genes differ, the mask does not fit, or the estimator has no operator form.
+            If genes differ, or the mask does not fit.
         """
         store, matrix = open_layer(adata, self._layer if layer is None else layer)
         if not self._var_names.equals(pd.Index(store.var.index)):
@@ -207,11 +185,6 @@ class CorrectedPCA:
             raise ValueError(
                 f"New cells must have the same {len(self._var_names):,} genes in the same order, "
                 f"got {what}. Select them by name."
-            )
-        if self._weights is None:
-            raise ValueError(
-                f"estimator must have an operator form to place new cells, got {self.estimator!r} "
-                "of a mask of single entries. Fit with 'rank1', or with a PanelMask."
             )
         observed = entry_mask(mask, matrix.shape)
         weights = self._weights
@@ -222,7 +195,7 @@ class CorrectedPCA:
                     "entries. Pass a PanelMask, or None where all genes are observed."
                 )
             weights = weights.weights(observed.background)
-        return self._gram.weigh(weights, reader(matrix), observed) - self._shift
+        return self._gram.weigh(weights, reader(matrix), observed)
 
     def to_adata(self, adata: AnnData, key_added: str = "X_corrected_pca") -> None:
         """Write the coordinates into ``obsm`` and the coverage into ``obs``.
@@ -247,9 +220,7 @@ def corrected_gram_pca(
     mask: Mask | None = None,
     mask_key: str | None = None,
     estimator: Estimator = "auto",
-    n_comps: Components = 50,
-    scale: Scale = "pca",
-    center: bool = False,
+    n_comps: int = 50,
     drop_empty: bool = False,
     random_state: int = 0,
     key_added: str | None = None,
@@ -270,14 +241,10 @@ def corrected_gram_pca(
         What is observed; see `corrected_gram`. For panels use `panel_mask`.
     mask_key
         Layer that holds 1 for observed entries, instead of `mask`.
-    estimator, center, drop_empty
+    estimator, drop_empty
         See `corrected_gram`.
     n_comps
-        How many components; ``"proportion"``: as many as make up 95 % of the positive eigenvalues;
-        ``"scree"``: up to the bend of the eigenvalues {cite:p}`ling2021`.
-    scale
-        ``"pca"``: ordinary principal component scores if nothing is missing. ``"gram"``: those
-        divided by the root of the number of genes.
+        How many components.
     random_state
         Seed of the first vector.
     key_added
@@ -313,11 +280,7 @@ def corrected_gram_pca(
     >>> cells.obsm["X_pca"].shape
     (40, 2)
     """
-    check_choice("scale", scale, get_args(Scale), "Omit it to use 'pca'.")
-    if isinstance(n_comps, str):
-        check_choice("n_comps", n_comps, ("proportion", "scree"), "Or pass a number.")
-    else:
-        check_integer("n_comps", n_comps, hint="Omit it to use 50.")
+    check_integer("n_comps", n_comps, hint="Omit it to use 50.")
     if key_added is not None:
         check_key("key_added", key_added)
         if not isinstance(adata, ad.AnnData):
@@ -338,35 +301,31 @@ def corrected_gram_pca(
             UserWarning,
             stacklevel=2,
         )
-    gram = _fit(store, layer, mask, estimator, center, drop_empty)
+    gram = corrected_gram(store, mask, layer=layer, estimator=estimator, drop_empty=drop_empty)
     notes = []
     if n_empty := int((gram.rates.genes == 0).sum()):
         names = store.var.index[gram.rates.genes == 0]
         notes.append(f"{counted(n_empty, 'gene')} without any entry: {examples(names)}.")
-    values, vectors = _chosen(gram, n_comps, random_state, notes)
-    roots, unit = np.sqrt(values), 1.0 if scale == "pca" else float(gram.n_genes) ** -0.5
-    embedding = vectors * (roots * np.sqrt(gram.n_genes) * unit)
-    loadings: NDArray[np.float64] | None = None
-    weights: NDArray[np.float64] | PanelScores | None = None
-    shift = np.zeros(len(roots))
-    if gram.estimator == "pairwise" and gram.mask.is_panels:
-        embedding, loadings, scores = regress_panels(gram, vectors * roots)
-        shift = embedding.mean(axis=0) * unit if center else shift
-        embedding = embedding * unit - shift
-        weights = replace(scores, rotation=scores.rotation * unit)
-    elif gram.estimator not in ("pairwise", "rank1_clip"):
-        factor = np.sqrt(gram.n_genes) * unit / roots
-        genes = gram.project(vectors)
-        loadings, genes = genes[0] / np.linalg.norm(genes[0], axis=0), gram.pairs * genes * factor
-        weights = genes
-        if center:
-            fitted = gram.weigh(genes) + gram.extra[:, None] * vectors * factor
-            shift = fitted.mean(axis=0)
+    values, vectors = leading_eigenpairs(gram, n_comps, random_state=random_state)
+    n_positive = int((values > 1e-10 * max(values[0], 0.0)).sum())
+    if n_comps > n_positive:
+        raise ValueError(
+            f"n_comps must be at most the number of positive eigenvalues, {n_positive}, got "
+            f"{n_comps}. Pass a smaller one."
+        )
+    points = vectors * np.sqrt(values)
+    weights: NDArray[np.float64] | PanelScores
+    if gram.estimator == "pairwise":
+        embedding, loadings, weights = regress_panels(gram, points)
+    else:
+        embedding, genes = points * np.sqrt(gram.n_genes), gram.project(vectors)
+        loadings = genes[0] / np.linalg.norm(genes[0], axis=0)
+        weights = gram.pairs * genes * np.sqrt(gram.n_genes / values)
     result = CorrectedPCA(
         obs_names=pd.Index(store.obs.index),
         embedding=embedding,
         eigenvalues=values,
-        loadings=None if loadings is None else pd.DataFrame(loadings, index=store.var.index),
+        loadings=pd.DataFrame(loadings, index=store.var.index),
         coverage=pd.Series(gram.rates.cells, index=store.obs.index, name="coverage"),
         estimator=gram.estimator,
         notes=tuple(notes),
@@ -374,39 +333,7 @@ def corrected_gram_pca(
         _var_names=pd.Index(store.var.index),
         _layer=layer,
         _weights=weights,
-        _shift=shift,
     )
     if key_added is not None:
         result.to_adata(adata, key_added)
     return result
-
-
-def _chosen(
-    gram: CorrectedGram, n_comps: Components, seed: int, notes: list[str]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Compute as many positive eigenvalues as asked for, or as a rule finds, and vectors."""
-    n_cells = gram.shape[0]
-    all_of_few = n_cells if n_cells <= _FEW_CELLS else _MOST_COMPS
-    wanted = all_of_few if isinstance(n_comps, str) else n_comps
-    values, vectors = leading_eigenpairs(gram, wanted, random_state=seed)
-    n_positive = int((values > 1e-10 * max(values[0], 0.0)).sum()) if values[0] > 0 else 0
-    if not isinstance(n_comps, str):
-        if n_comps > n_positive:
-            raise ValueError(
-                f"n_comps must be at most the number of positive eigenvalues, {n_positive}, got "
-                f"{n_comps}. Pass a smaller one."
-            )
-        return values, vectors
-    values, vectors = values[:n_positive], vectors[:, :n_positive]
-    if wanted < n_cells and n_positive == wanted:
-        notes.append(f"The rule looked at the {wanted} largest eigenvalues only.")
-    if n_comps == "proportion":
-        kept = int(np.searchsorted(values.cumsum(), _PROPORTION * values.sum())) + 1
-    elif n_positive < 6:
-        raise ValueError(
-            f"n_comps='scree' needs 6 positive eigenvalues, got {n_positive}. Pass a number."
-        )
-    else:
-        slopes = (values[2:] - values[:-2]) / 2
-        kept = int((slopes[3:] - slopes[:-3]).argmax()) + 2
-    return values[:kept], vectors[:, :kept]

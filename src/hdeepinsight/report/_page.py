@@ -190,7 +190,7 @@ def _key_figures(result: Annotation) -> list[dict[str, Any]]:
     """Give the figures to know first: for machines a key and value, for people three texts."""
     n_cells, tree = len(result), result.taxonomy
     n_types = int(np.isin(tree.leaves, result.stop_nodes).sum())
-    figures: list[tuple[str, float, str, str, str]] = [
+    figures: list[tuple[Any, ...]] = [
         ("n_cells", n_cells, "Cells", f"{n_cells:,}", "annotated"),
         ("n_types", n_types, "Types found", f"{n_types:,}", f"of {tree.n_leaves:,}"),
     ]
@@ -198,33 +198,27 @@ def _key_figures(result: Annotation) -> list[dict[str, Any]]:
         mean, of = float(result.confidence.mean()), "probability of the label or nearest type"
         figures.append(("mean_confidence", mean, "Mean confidence", f"{mean:.3f}", of))
         above, unknown = _tables.above_a_type(result), result.stop_nodes == 0
-        for key, name, cells in (
-            ("share_stopped", "Stopped above a type", above),
-            ("share_unknown", "Unknown", unknown),
-        ):
+        named = ("stopped", "Stopped above a type", above), ("unknown", "Unknown", unknown)
+        for key, name, cells in named:
             share, n = float(cells.mean()), counted(int(cells.sum()), "cell")
-            figures.append((key, share, name, f"{share:.1%}", n))
+            figures.append((f"share_{key}", share, name, f"{share:.1%}", n))
     if genes := result.gene_report:
-        of = f"{genes.n_measured:,} of {genes.n_model:,} genes"
-        shown = f"{genes.coverage:.1%}"
-        figures.append(("gene_coverage", genes.coverage, "Gene coverage", shown, of))
+        of, share = f"{genes.n_measured:,} of {genes.n_model:,} genes", genes.coverage
+        figures.append(("gene_coverage", share, "Gene coverage", f"{share:.1%}", of))
     names = ("key", "value", "name", "shown", "explanation")
     return [dict(zip(names, figure, strict=True)) for figure in figures]
 
 
 def _summary(result: Annotation, evidence: MarkerEvidence | None) -> list[str]:
     """Say what to know first."""
+    n_above = int(_tables.above_a_type(result).sum())
+    said = ["There are no cells."]
     if result.verdict is not None:
         said = list(result.verdict.sentences)
     elif len(result):
-        n_above = int(_tables.above_a_type(result).sum())
-        said = [
-            f"{len(result) - n_above:,} of {counted(len(result), 'cell')} have a type; "
-            f"{n_above:,} stop above one. Nothing has judged whether the query looks like a "
-            "reference."
-        ]
-    else:
-        said = ["There are no cells."]
+        typed = f"{len(result) - n_above:,} of {counted(len(result), 'cell')} have a type"
+        unknown = "Nothing has judged whether the query looks like a reference."
+        said = [f"{typed}; {n_above:,} stop above one. {unknown}"]
     if result.calibration_note:
         said.append(f"The probabilities are {result.calibration_note}.")
     if evidence is not None and len(evidence.labels):
@@ -273,10 +267,10 @@ def _figure(draw: Callable[[], Axes], alt: str) -> dict[str, Any]:
     import matplotlib as mpl
     import matplotlib.pyplot as plt
 
+    content = BytesIO()
     with mpl.rc_context(_SVG), plt.ioff(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         figure: Any = draw().figure
-        content = BytesIO()
         # Without a date the same result gives the same page.
         figure.savefig(content, format="svg", metadata={"Date": None})
         width, height = (round(96 * inches) for inches in figure.get_size_inches())
@@ -295,22 +289,15 @@ def _environment() -> Environment:
         plain = isinstance(value, str) and not isinstance(value, Markup)
         return escape_controls(value) if plain else value
 
-    environment = Environment(
-        loader=PackageLoader("hdeepinsight.report"),
-        autoescape=True,
-        finalize=visible,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    def grouped(value: Any) -> str:  # what a foreign file has in the place of a number stays
+        return f"{value:,}" if isinstance(value, int) else str(value)
+
+    loader, undefined = PackageLoader("hdeepinsight.report"), StrictUndefined
+    trim: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "undefined": undefined}
+    environment = Environment(loader=loader, autoescape=True, finalize=visible, **trim)
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
-    # What a foreign file has in the place of a number stays as it is.
-    grouped = {"grouped": lambda value: f"{value:,}" if isinstance(value, int) else str(value)}
-    environment.filters |= {
-        **grouped,
-        "counted": counted,
-        "listed": partial(examples, n=_MOST_NAMES),
-    }
+    listed = partial(examples, n=_MOST_NAMES)
+    environment.filters |= {"grouped": grouped, "counted": counted, "listed": listed}
     return environment
 
 
@@ -325,11 +312,12 @@ def _render(
         cited.extend([key] * (key not in cited))
         return f"[{cited.index(key) + 1}]"
 
-    methods = environment.get_template("methods.txt.j2").render(
-        result=result, cite=cite, compared=page["evaluation"] is not None
-    )
-    page["methods"] = " ".join(methods.split())
-    sources = json.loads((_TEMPLATES / "references.json").read_text(encoding="utf-8"))
+    def read(name: str) -> str:
+        return (_TEMPLATES / name).read_text(encoding="utf-8")
+
+    compared, template = page["evaluation"] is not None, environment.get_template("methods.txt.j2")
+    methods = template.render(result=result, cite=cite, compared=compared)
+    page["methods"], sources = " ".join(methods.split()), json.loads(read("references.json"))
     page["references"] = [sources[key] for key in cited]
     trust = [*page["evidence"], page["stops"], *page["novelty"], page["set_sizes"]]
     tables = [page["composition"], *trust, page["scores"], page["clusters"]]
@@ -350,14 +338,12 @@ def _render(
         "references": page["references"],
         "recipe": result.recipe,
     }
-    style, script, draw = (
-        (_TEMPLATES / name).read_text(encoding="utf-8")
-        for name in ("report.css", "report.js", "cells.js")
-    )
-    script += draw if page["picture"] else ""
+    style, script = read("report.css"), read("report.js")
+    script += read("cells.js") if page["picture"] else ""
     # The browser runs our style and script alone, and loads nothing from anywhere. Escaping keeps
     # names from becoming markup; this is the second lock on the same door.
     allowed = f"style-src {_hash(style)}; script-src {_hash(script)}; img-src data:"
+    values = {str(name): str(value) for name, value in result.recipe.items()}
     return environment.get_template("report.html.j2").render(
         head,
         created=created,
@@ -368,10 +354,7 @@ def _render(
         script=Markup(script),
         policy=f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'",
         adapted=any(step.applied and step.step == "adapt" for step in result.decisions),
-        recipe={
-            str(name): shorten(str(value), _LONGEST_SETTING, placeholder=" ...")
-            for name, value in result.recipe.items()
-        },
+        recipe={key: shorten(values[key], _LONGEST_SETTING, placeholder=" ...") for key in values},
     )
 
 

@@ -153,20 +153,12 @@ def stops(result: Annotation) -> Table:
     rows, tree, above = [], result.taxonomy, np.flatnonzero(above_a_type(result))
     keys = [result.stop_reason.to_numpy()[above], result.stop_nodes[above]]
     for (reason, node), at in pd.Series(above).groupby(keys, sort=False):
-        probabilities = result.node_probabilities[at]
+        probabilities, n = result.node_probabilities[at], len(at)
         leaf, of_leaf = groups_of(result.leaf_nodes[at])[0]
-        rows.append(
-            (
-                label_of(result, int(node)),
-                reason,
-                len(at),
-                len(at) / len(result),
-                probabilities[:, node].mean() if node else None,
-                probabilities[:, tree.children(node)].max(axis=1).mean(),
-                tree.label(leaf),
-                len(of_leaf) / len(at),
-            )
-        )
+        there = probabilities[:, node].mean() if node else None
+        best = probabilities[:, tree.children(node)].max(axis=1).mean()
+        where = label_of(result, int(node)), reason, n, n / len(result)
+        rows.append((*where, there, best, tree.label(leaf), len(of_leaf) / n))
     return _table(
         "stops",
         "Cells whose label ends above a type, where, and why.",
@@ -186,8 +178,8 @@ def label_sets(result: Annotation) -> tuple[LabelSets | None, Table | None]:
     if result.calibration is None or not len(result):
         return None, None
     sets = result.label_sets(ALPHA)
-    sizes, counts = np.unique(sets.size, return_counts=True)
-    rows = [(n, count, count / len(result)) for n, count in zip(sizes, counts, strict=True)]
+    counts = sets.size.value_counts().sort_index()
+    rows = [(n, count, count / len(result)) for n, count in counts.items()]
     caption = f"Cells by the number of types in their label set (alpha {ALPHA})."
     columns = "Types in the set: count, Cells: count, Share of cells: share"
     return sets, _table("label_sets", caption, columns, rows)
@@ -226,11 +218,8 @@ def scores(evaluation: Evaluation) -> Table:
         for level, row in evaluation.levels.iterrows()
     ]
     caption = f"{evaluation.n_cells:,} cells with known labels, every cell followed to a type."
-    columns = (
-        "Level, Cells: count, Accuracy: share, Macro-F1: number, Balanced accuracy: number, "
-        "Expected calibration error: number"
-    )
-    return _table("scores", caption, columns, rows)
+    columns = "Level, Cells: count, Accuracy: share, Macro-F1: number, Balanced accuracy: number, "
+    return _table("scores", caption, f"{columns}Expected calibration error: number", rows)
 
 
 def clusters(result: Annotation, given: Any | None) -> Table | None:

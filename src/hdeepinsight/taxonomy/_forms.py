@@ -60,9 +60,11 @@ def join_path(path: Sequence[str]) -> str:
     return SEPARATOR.join(path) if path else ROOT_NAME
 
 
-def split_path(text: str) -> Path:
-    """Path of a text form; the inverse of `join_path`."""
-    return () if text == ROOT_NAME else tuple(text.split(SEPARATOR))
+def split_path(name: str | Sequence[str]) -> Path:
+    """Path of a text form, the inverse of `join_path`, or of a sequence of names."""
+    if isinstance(name, str):
+        return () if name == ROOT_NAME else tuple(name.split(SEPARATOR))
+    return tuple(name)
 
 
 def path_of(
@@ -73,7 +75,7 @@ def path_of(
     while node > 0:
         names.append(labels[node])
         node = int(parent[node])
-    return tuple(reversed(names))
+    return tuple(names[::-1])
 
 
 def name_problem(name: object) -> str | None:
@@ -87,11 +89,8 @@ def name_problem(name: object) -> str | None:
 
 def close_matches(name: str, known: Iterable[str], n: int = 3) -> list[str]:
     """Known names that resemble `name`, best first, whatever their case."""
-    folded: dict[str, str] = {}
-    for candidate in known:
-        folded.setdefault(candidate.casefold(), candidate)
-        if len(folded) >= _MAX_COMPARED:  # difflib is slow, and an error must not take minutes
-            break
+    # difflib is slow, and an error must not take minutes
+    folded = {candidate.casefold(): candidate for candidate in islice(known, _MAX_COMPARED)}
     return [folded[hit] for hit in difflib.get_close_matches(name.casefold(), folded, n=n)]
 
 
@@ -132,10 +131,8 @@ def canonical_tree(
     """
     n_nodes = len(labels)
     if n_nodes != len(parents):
-        raise ValueError(
-            f"A tree must have one parent per node (-1 for the root), got {n_nodes:,} labels "
-            f"and {len(parents):,} parents. Give both lists in the same length."
-        )
+        found = f"{n_nodes:,} labels and {len(parents):,} parents"
+        raise ValueError(f"A tree must have one parent per node, got {found}. Make both as long.")
     check_size(n_nodes)
     children: list[list[int]] = [[] for _ in range(n_nodes + 1)]  # the last: those of none
     for node, parent in enumerate(parents):
@@ -157,21 +154,16 @@ def canonical_tree(
 
         lost = set(range(n_nodes)).difference(order)
         cycle = nx.find_cycle(nx.DiGraph((parents[node], node) for node in lost))
-        loop = [cycle[0][0], *(child for _, child in cycle[:8])]
-        problem = (
-            f"{'a cycle' if order else 'no root but a cycle'} of {len(cycle):,} nodes: "
-            f"{' -> '.join(clipped(labels[node]) for node in loop)}. Remove one of these links"
-        )
+        loop = " -> ".join(clipped(labels[v]) for v in [cycle[0][0], *(v for _, v in cycle[:8])])
+        found = f"{'a cycle' if order else 'no root but a cycle'} of {len(cycle):,} nodes"
+        problem = f"{found}: {loop}. Remove one of these links"
     elif n_nodes < 2:
         problem = f"{'a root and nothing below it' if n_nodes else 'no root'}. Check the labels"
     if problem:
-        raise ValueError(
-            f"A taxonomy must have one root, to which every other node leads up, got {problem}."
-        )
+        raise ValueError(f"A taxonomy must have one root, above every other node, got {problem}.")
     rank = np.empty(n_nodes, dtype=np.int32)
     rank[order] = np.arange(n_nodes, dtype=np.int32)
-    parent_of = np.full(n_nodes, -1, dtype=np.int32)
-    parent_of[1:] = rank[np.asarray(parents, dtype=np.int64)[order[1:]]]
+    parent_of = np.append(np.int32(-1), rank[np.asarray(parents, dtype=np.int64)[order[1:]]])
     names = [ROOT_NAME, *(labels[node] for node in order[1:])]
     seen: set[tuple[int, str]] = set()
     for name, above in zip(names[1:], parent_of[1:].tolist(), strict=True):
@@ -179,13 +171,12 @@ def canonical_tree(
         if problem is None and above == 0 and name == ROOT_NAME:
             problem = "is the text that stands for the root itself"
         if problem is not None or (above, name) in seen:
-            where = clipped(join_path(path_of(names, parent_of, above)))
-            found = f"two siblings named {clipped(name)} under {where}"
+            under = clipped(join_path(path_of(names, parent_of, above)))
+            found = f"two siblings named {clipped(name)} under {under}"
             if problem is not None:
-                found = f"the name {clipped(name)} of a child of {where}, which {problem}"
+                found = f"the name {clipped(name)} of a child of {under}, which {problem}"
             raise ValueError(
-                "Names must be non-empty text on one line, distinct among siblings, got "
-                f"{found}. Rename this node."
+                f"Names must be text, distinct among siblings, got {found}. Rename it."
             )
         seen.add((above, name))
     return tuple(map(str, names)), parent_of  # plain text, also of numpy strings
@@ -194,10 +185,8 @@ def canonical_tree(
 def check_size(n_nodes: int) -> None:
     """Raise ``ValueError`` for a tree of too many nodes."""
     if n_nodes > MAX_NODES:
-        raise ValueError(
-            f"A tree must have at most {MAX_NODES:,} nodes, got {n_nodes:,}. Check that the "
-            "source is a taxonomy of cell types, not a list of cells."
-        )
+        hint = "Check that the source is a taxonomy of cell types, not a list of cells."
+        raise ValueError(f"A tree must have at most {MAX_NODES:,} nodes, got {n_nodes:,}. {hint}")
 
 
 def build(
@@ -232,7 +221,7 @@ def from_paths(
     known: dict[tuple[int, str], int] = {}
     for path in paths:
         node = 0
-        for name in split_path(path) if isinstance(path, str) else path:
+        for name in split_path(path):
             child = known.setdefault((node, name), len(labels))
             if child == len(labels):
                 labels.append(name)
@@ -270,16 +259,17 @@ def from_nested(cls: type[Taxonomy], nested: Any, **annotations: Unpack[Annotati
     stack = [(nested, 0, 0)]
     while stack:
         item, parent, depth = stack.pop()
+        under = clipped(labels[parent])
         if depth > _MAX_DEPTH:
             raise ValueError(
-                f"A nested tree must have at most {_MAX_DEPTH:,} levels, got more under "
-                f"{clipped(labels[parent])}. Check that no dict or list contains itself."
+                f"A nested tree must have at most {_MAX_DEPTH:,} levels, got more under {under}. "
+                "Check that no dict or list contains itself."
             )
         if not isinstance(item, (Mapping, list, tuple)):
+            found = f"{clipped(item)} of type {type(item).__name__} under {under}"
             raise TypeError(
                 "Children must be a dict (name to children), a list of names, or None for a leaf, "
-                f"got {clipped(item)} of type {type(item).__name__} under "
-                f"{clipped(labels[parent])}. Put a single child into a list."
+                f"got {found}. Put a single child into a list."
             )
         for entry in [item] if isinstance(item, Mapping) else item:
             for name, below in entry.items() if isinstance(entry, Mapping) else [(entry, None)]:
@@ -331,21 +321,18 @@ def from_edges(
         pair = () if isinstance(edge, str) else tuple(edge)
         if len(pair) != 2 or not all(isinstance(name, str) for name in pair):
             raise TypeError(
-                f"An edge must be a pair of names, parent and child, both text, got "
-                f"{clipped(edge)}. Leave out a pair whose parent is missing: what has no parent is "
-                "the root."
+                f"An edge must be a pair of names, parent and child, got {clipped(edge)}. Leave "
+                "out a pair whose parent is missing: what has no parent is the root."
             )
         parent, child = pair
-        if len(path := split_path(child)) > 1 and path[:-1] != split_path(parent):
+        path, first = split_path(child), parent_of.setdefault(child, parent)
+        if first != parent or (len(path) > 1 and path[:-1] != split_path(parent)):
+            two = f"two parents of {clipped(child)}: {clipped(first)} and {clipped(parent)}"
+            here = f"the edge from {clipped(parent)} to {clipped(child)}"
             raise ValueError(
-                "A child that is written as a path must go on from its parent's path, got the edge "
-                f"from {clipped(parent)} to {clipped(child)}. Correct the path, or use bare names."
-            )
-        if (first := parent_of.setdefault(child, parent)) != parent:
-            raise ValueError(
-                f"Every node of a tree must have one parent, got two parents of {clipped(child)}: "
-                f"{clipped(first)} and {clipped(parent)}. If these are two types of one name, "
-                f"write them as paths ('{first} > {child}' and '{parent} > {child}')."
+                "A node must have one parent, and one that is written as a path go on from that of "
+                f"its parent, got {here if first == parent else two}. If these are two types of "
+                f"one name, write them as paths ('{first} > {path[-1]}')."
             )
         names |= dict.fromkeys(pair)
     tops = [name for name in names if name not in parent_of]
@@ -355,7 +342,7 @@ def from_edges(
     index = {name: node for node, name in enumerate(names)}
     parents = [index[parent_of.get(name, root)] for name in names]
     parents[:1] = [-1] if tops else parents[:1]
-    labels = [split_path(name)[-1] if split_path(name) else ROOT_NAME for name in names]
+    labels = [(ROOT_NAME, *split_path(name))[-1] for name in names]
     return build(cls, labels, parents, annotations)
 
 
@@ -367,21 +354,10 @@ MAX_BYTES = 256 * 2**20
 #: Names in the paths of all annotated nodes together; on a deep chain they grow with its square.
 _MAX_PATH_NAMES = 2**24
 
-_KEYS = {
-    "format": str,
-    "schema_version": int,
-    "level_names": list,
-    "root_synonyms": list,
-    "nodes": list,
-}
-_RECORD_KEYS = {
-    "name": str,
-    "parent": int,
-    "ontology_id": str,
-    "synonyms": list,
-    "published_id": int,  # these two are in files of before, and mean nothing any more
-    "unspecified": bool,
-}
+_KEYS = {"format": str, "schema_version": int}
+_KEYS |= dict.fromkeys(("level_names", "root_synonyms", "nodes"), list)
+_RECORD_KEYS = {"name": str, "parent": int, "ontology_id": str, "synonyms": list}
+_RECORD_KEYS |= {"published_id": int, "unspecified": bool}  # of older files, without a meaning
 
 
 def to_dict(self: Taxonomy) -> dict[str, Any]:
@@ -393,21 +369,14 @@ def to_dict(self: Taxonomy) -> dict[str, Any]:
     >>> Taxonomy.from_nested({"T": ["CD4"]}).to_dict()["nodes"]
     [{'name': 'T', 'parent': 0}, {'name': 'CD4', 'parent': 1}]
     """
-    records: list[dict[str, Any]] = [
-        {"name": label, "parent": above}
-        for label, above in zip(self.labels, self.parent.tolist(), strict=True)
-    ]
+    pairs = zip(self.labels, self.parent.tolist(), strict=True)
+    records: list[dict[str, Any]] = [{"name": label, "parent": above} for label, above in pairs]
     for path, term in self.ontology_ids.items():
         records[self.resolve(path)]["ontology_id"] = term
     for synonym, path in self.synonyms.items():
         records[self.resolve(path)].setdefault("synonyms", []).append(synonym)
-    return {
-        "format": FORMAT,
-        "schema_version": SCHEMA_VERSION,
-        "level_names": list(self.level_names),
-        "root_synonyms": records[0].get("synonyms", []),
-        "nodes": records[1:],
-    }
+    head = {"format": FORMAT, "schema_version": SCHEMA_VERSION, "level_names": [*self.level_names]}
+    return head | {"root_synonyms": records[0].get("synonyms", []), "nodes": records[1:]}
 
 
 def from_dict(cls: type[Taxonomy], record: Mapping[str, Any]) -> Taxonomy:
@@ -430,72 +399,51 @@ def from_dict(cls: type[Taxonomy], record: Mapping[str, Any]) -> Taxonomy:
     >>> Taxonomy.from_dict(tax.to_dict()) == tax
     True
     """
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        found = record.get("format") if isinstance(record, dict) else type(record).__name__
+    found = record.get("format") if isinstance(record, dict) else type(record).__name__
+    if not isinstance(record, dict) or found != FORMAT:
         raise _invalid(clipped(found), f"an object with the format {FORMAT!r}")
-    version = record.get("schema_version")
-    if version != SCHEMA_VERSION:
-        raise ValueError(
-            f"This version of hdeepinsight reads taxonomies of schema version {SCHEMA_VERSION}, "
-            f"got {clipped(version)}. Update hdeepinsight, or export the taxonomy again."
+    if (version := record.get("schema_version")) != SCHEMA_VERSION:
+        found = (
+            f"{SCHEMA_VERSION}, got {clipped(version)}. Update hdeepinsight, or export it again."
         )
+        raise ValueError(f"A taxonomy must be of schema version {found}")
     _check_keys(record, _KEYS, set(_KEYS), "the file")
-    labels: list[str] = []
-    parents: list[int] = []
-    synonyms: dict[str, Path] = {}
-    ids: dict[Path, str] = {}
-    room = _MAX_PATH_NAMES
+    labels, parents = list[str](), list[int]()
+    synonyms, ids, room = dict[str, Path](), dict[Path, str](), _MAX_PATH_NAMES
     root = {"name": ROOT_NAME, "parent": -1, "synonyms": record["root_synonyms"]}
     for node, entry in enumerate([root, *record["nodes"]]):
         _check_keys(entry, _RECORD_KEYS, {"name", "parent"}, f"node {node}")
         if node and not 0 <= entry["parent"] < node:
-            raise _invalid(
-                f"node {node} ({clipped(entry['name'])}) with the parent {entry['parent']}",
-                "parents stand before their children: 0 is the root, 1 the first record",
-            )
+            found = f"node {node} ({clipped(entry['name'])}) with the parent {entry['parent']}"
+            raise _invalid(found, "parents that stand before their children, from 0, the root")
         labels.append(entry["name"])
         parents.append(entry["parent"])
-        if len(entry) == 2:
-            continue
-        path = path_of(labels, parents, node)
+        path = path_of(labels, parents, node) if len(entry) > 2 else ()
         room -= len(path)
         if room < 0:
-            raise _invalid(
-                f"synonyms and ids of nodes whose paths have more than {_MAX_PATH_NAMES:,} names "
-                "together",
-                "fewer of them, or a tree that is less deep",
-            )
+            found = f"annotated nodes whose paths have more than {_MAX_PATH_NAMES:,} names together"
+            raise _invalid(found, "fewer of them, or a tree that is less deep")
         for synonym in entry.get("synonyms", ()):
             if not isinstance(synonym, str) or synonym in synonyms:
-                raise _invalid(
-                    f"the synonym {clipped(synonym)} at node {node}", "text, used only once"
-                )
+                found = f"the synonym {clipped(synonym)} at node {node}"
+                raise _invalid(found, "text, used only once")
             synonyms[synonym] = path
-        if "ontology_id" in entry:
-            ids[path] = entry["ontology_id"]
-    return cls(
-        tuple(labels),
-        np.asarray(parents, dtype=np.int32),
-        level_names=tuple(record["level_names"]),
-        synonyms=synonyms,
-        ontology_ids=ids,
-    )
+        ids |= {path: entry["ontology_id"]} if "ontology_id" in entry else {}
+    levels, given = tuple(record["level_names"]), np.asarray(parents, dtype=np.int32)
+    return cls(tuple(labels), given, level_names=levels, synonyms=synonyms, ontology_ids=ids)
 
 
 def _check_keys(entry: Any, types: dict[str, type], needed: set[str], where: str) -> None:
     if not isinstance(entry, dict):
         raise _invalid(f"{type(entry).__name__} as {where}", "an object")
     if not needed <= set(entry) <= set(types):
-        raise _invalid(
-            f"the keys {quoted(map(str, entry))} in {where}",
-            f"{quoted(sorted(needed))}, and optionally {quoted(sorted(set(types) - needed))}",
-        )
+        also = quoted(sorted(set(types) - needed))
+        found = f"the keys {quoted(map(str, entry))} in {where}"
+        raise _invalid(found, f"{quoted(sorted(needed))}, and optionally {also}")
     for key, value in entry.items():
         if type(value) is not types[key]:  # exact: True is no number here
-            raise _invalid(
-                f"{clipped(key)} of type {type(value).__name__} in {where}",
-                f"type {types[key].__name__}",
-            )
+            found = f"{clipped(key)} of type {type(value).__name__} in {where}"
+            raise _invalid(found, f"type {types[key].__name__}")
 
 
 def _invalid(found: str, valid: str) -> ValueError:
@@ -568,12 +516,8 @@ def from_json(cls: type[Taxonomy], source: str | os.PathLike[str]) -> Taxonomy:
         if text is None:  # some editors put a mark before the text
             text = read_bounded(source, MAX_BYTES).decode("utf-8-sig")
         record = json.loads(text, object_pairs_hook=_unique)
-    except RecursionError:
-        raise _invalid("text that is nested too deeply", "a flat list of nodes") from None
-    except UnicodeDecodeError as error:
-        raise _invalid(f"bytes that are not UTF-8 text (at {error.start:,})", "text") from None
-    except ValueError as error:
-        raise _invalid(f"text that is not JSON ({error})", "JSON with each key once") from None
+    except (ValueError, RecursionError) as error:
+        raise _invalid(f"what is not JSON ({error})", "JSON in UTF-8 with each key once") from None
     return from_dict(cls, record)
 
 
@@ -651,10 +595,8 @@ def show(
     │   └── CD8 (0)
     └── B (7)
     """
-    sums = None
-    if counts is not None:
-        sums = self.roll_up(self.per_node(counts, "counts").astype(np.int64))
-    lines = _lines(self, sums, max_depth)
+    sums = self.roll_up(self.per_node({} if counts is None else counts, "counts").astype(np.int64))
+    lines = _lines(self, None if counts is None else sums, max_depth)
     shown = list(islice(lines, max_lines))
     if n_left := sum(1 for _ in lines):
         shown.append(f"... and {n_left:,} more nodes")
@@ -668,9 +610,7 @@ def _lines(tree: Taxonomy, sums: NDArray[np.int64] | None, max_depth: int | None
         node, lead, indent = stack.pop()
         count = "" if sums is None else f" ({sums[node]:,})"
         yield f"{lead}{tree.labels[node]}{count}"
-        if max_depth is not None and tree.depth[node] >= max_depth:
-            continue
-        children = tree.children(node).tolist()
+        children = [] if tree.depth[node] == max_depth else tree.children(node).tolist()
         while len(children) == 1 and tree.labels[children[0]] == tree.labels[node]:
             children = tree.children(children[0]).tolist()
         for child in reversed(children):

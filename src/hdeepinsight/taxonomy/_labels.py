@@ -14,15 +14,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hdeepinsight._errors import counted, missing_column
+from hdeepinsight._errors import counted, invalid, missing_column
 from hdeepinsight._io import plain_form
-from hdeepinsight.taxonomy._forms import (
-    Annotations,
-    clipped,
-    close_matches,
-    from_paths,
-    quoted,
-)
+from hdeepinsight.taxonomy._forms import Annotations, clipped, close_matches, from_paths, quoted
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -31,14 +25,12 @@ if TYPE_CHECKING:
     from hdeepinsight.taxonomy._taxonomy import Taxonomy
 
 #: Words that mean "no label", without blanks around them and in lower case.
-MISSING_LABELS = frozenset(
-    {
-        "", "-", "--", "?", ".", "na", "n/a", "<na>", "n.a.", "nan", "nat", "none", "null",
-        "unknown", "unassigned", "unlabeled", "unlabelled", "unannotated", "unclassified",
-        "undefined", "undetermined", "not available", "not applicable", "not assigned",
-        "no label", "missing", "heterogeneous",
-    }
-)  # fmt: skip
+MISSING_LABELS = frozenset((
+    "", "-", "--", "?", ".", "na", "n/a", "<na>", "n.a.", "nan", "nat", "none", "null", "unknown",
+    "unassigned", "unlabeled", "unlabelled", "unannotated", "unclassified", "undefined",
+    "undetermined", "not available", "not applicable", "not assigned", "no label", "missing",
+    "heterogeneous",
+))  # fmt: skip
 
 #: Label, or labels, that mean "not labelled"; with None only missing values do.
 Unlabeled = str | Collection[str] | None
@@ -124,20 +116,18 @@ the form of their letters, and count as different types. Rename them if they are
         if label not in words:
             alike[plain_form(label.translate(_LOOK_ALIKES))].append(label)
     groups = [_counted(group, count_of) for group in alike.values() if group[1:]]
-    said = []
+    more = f"; and {len(groups) - _LISTED} more" if len(groups) > _LISTED else ""
+    said = name + ":"
     if words:
-        said.append(
-            f"{_counted(words, count_of)} {'are' if words[1:] else 'is'} taken as unlabelled. Set "
-            "such cells to missing to say so, or rename the label if it is a type."
+        said += (
+            f" {_counted(words, count_of)} {'are' if words[1:] else 'is'} taken as unlabelled. Set "
         )
+        said += "such cells to missing to say so, or rename the label if it is a type."
     if groups:
-        more = f"; and {len(groups) - _LISTED} more" if len(groups) > _LISTED else ""
-        said.append(
-            f"{'; '.join(groups[:_LISTED])}{more} differ only by blanks, case or the form of their "
-            "letters, and count as different types. Rename them if they are the same."
-        )
-    if said:
-        warnings.warn(f"{name}: {' '.join(said)}", LabelWarning, stacklevel=3)
+        said += f" {'; '.join(groups[:_LISTED])}{more} differ only by blanks, case or the form of "
+        said += "their letters, and count as different types. Rename them if they are the same."
+    if words or groups:
+        warnings.warn(said, LabelWarning, stacklevel=3)
 
 
 def _counted(labels: list[str], count_of: dict[str, int]) -> str:
@@ -157,11 +147,10 @@ def _is_unlabeled(
     name: object, unlabeled: Unlabeled, is_name: Callable[[Any], object] | None = None
 ) -> bool:
     """Return whether a label is declared to mean "no label", or is a word that does."""
-    if unlabeled is None:
-        return False
+    if unlabeled is None or name in ([unlabeled] if isinstance(unlabeled, str) else unlabeled):
+        return unlabeled is not None
     word = isinstance(name, str) and plain_form(name) in MISSING_LABELS
-    declared = [unlabeled] if isinstance(unlabeled, str) else unlabeled
-    return name in declared or (word and not (is_name and is_name(name)))
+    return word and not (is_name and is_name(name))
 
 
 def _distinct(labels: Iterable[Any]) -> tuple[NDArray[np.int64], list[Any]]:
@@ -171,10 +160,8 @@ def _distinct(labels: Iterable[Any]) -> tuple[NDArray[np.int64], list[Any]]:
     in which they occur.
     """
     if isinstance(labels, str):
-        raise TypeError(
-            f"labels must be a sequence of one label per cell, got one text {labels!r}. Use "
-            "`resolve` for a single name."
-        )
+        hint = "Use `resolve` for a single name."
+        raise TypeError(f"labels must be one label per cell, got one text {labels!r}. {hint}")
     if not isinstance(labels, (pd.Series, pd.Categorical, pd.Index, np.ndarray)):
         labels = pd.Series(list(labels), dtype=object)  # which keeps tuples whole
     values = pd.Series(labels)
@@ -197,10 +184,10 @@ def _factorize(
     if odd := [name for name in names if not isinstance(name, (str, tuple))]:
         column = getattr(labels, "name", None)
         where = "" if column is None else f" in column {column!r}"
+        how = '`.map(str, na_action="ignore")`, which keeps missing values missing'
+        found = f"{type(odd[0]).__name__}{where}: {odd[:5]}"
         raise TypeError(
-            f"Labels must be text, got {type(odd[0]).__name__}{where}: {odd[:5]}. If they are the "
-            'right column, convert them by `.map(str, na_action="ignore")`, which keeps missing '
-            "values missing."
+            f"Labels must be text, got {found}. If they are right, convert them by {how}."
         )
     used = np.flatnonzero(np.bincount(codes[codes >= 0], minlength=len(names))).tolist()
     keep = [i for i in used if not _is_unlabeled(names[i], unlabeled, is_name)]
@@ -224,7 +211,7 @@ def _combinations(
 
 
 def _nodes_of(
-    labels: list[Any], counts: NDArray[np.int64], find: Callable[[Any], int], advice: str
+    labels: list[Any], counts: NDArray[np.int64], find: Callable[[Any], int], expected: str
 ) -> NDArray[np.int64]:
     """Find the node of every distinct label; those that have none are listed with their counts."""
     nodes = np.zeros(len(labels) + 1, dtype=np.int64)  # the last entry serves code -1
@@ -233,12 +220,12 @@ def _nodes_of(
         try:
             nodes[i] = find(label)
         except ValueError as error:
-            if len(problems) == _LISTED:
-                problems.append("- and more")
-                break
             problems.append(f"- {label!r} ({counts[i]:,} cells): {error}")
+        if len(problems) > _LISTED:
+            problems[_LISTED:] = ["- and more"]
+            break
     if problems:
-        raise ValueError("\n".join([advice, *problems]))
+        raise ValueError("\n".join([expected, *problems]))
     return nodes
 
 
@@ -284,12 +271,13 @@ def encode(
     """
     codes, names = _factorize(labels, unlabeled, self._candidates)
     counts = np.bincount(codes[codes >= 0], minlength=len(names))
-    advice = (
-        "Labels must be names, synonyms or paths of the taxonomy, missing values, or the "
-        "unlabelled category, got labels that do not lead to a node. Rename these labels, add "
-        "synonyms, or name them in `unlabeled`."
+    expected = (
+        "Labels must be names, synonyms or paths of the taxonomy, or mean that there is none, got "
     )
-    return _nodes_of(names, counts, lambda name: self.resolve(name, level), advice)[codes]
+    expected += "labels that do not lead to a node. Rename them, add synonyms, or name them in "
+    return _nodes_of(
+        names, counts, lambda name: self.resolve(name, level), f"{expected}`unlabeled`."
+    )[codes]
 
 
 def encode_levels(
@@ -332,25 +320,18 @@ def encode_levels(
     """
     names = list(frame.columns)
     if not names or len(names) > self.max_depth or len(set(names)) < len(names):
-        raise ValueError(
-            f"There must be 1 to {self.max_depth} distinct columns, one per level "
-            f"({list(self.level_names)}), got {names}. Select the columns that hold the levels."
-        )
+        expected = f"1 to {self.max_depth} distinct columns, one per level {list(self.level_names)}"
+        raise invalid("frame", names, expected, "Select the columns that hold the levels.")
     levels = list(range(1, len(names) + 1))
     if set(names) <= set(self.level_names):
         levels = [self.level_depth(name) for name in names]
     if levels != sorted(levels):
-        raise ValueError(
-            f"Columns must go from coarse to fine, as in the levels {list(self.level_names)}, got "
-            f"{names}. Put the columns in this order."
-        )
+        expected = f"columns from coarse to fine, as in the levels {list(self.level_names)}"
+        raise invalid("frame", names, expected, "Put the columns in this order.")
     rows, inverse, counts = _combinations(frame, unlabeled, self._candidates)
-    advice = (
-        "The columns of a cell must name one path from coarse to fine, got combinations of "
-        "labels that are not a path of the taxonomy. Correct these labels, or set the wrong ones "
-        "to missing."
-    )
-    return _nodes_of(rows, counts, lambda row: _descend(self, row, levels), advice)[inverse]
+    expected = "The columns of a cell must name one path from coarse to fine, got combinations of "
+    expected += "labels that are not a path of the taxonomy. Correct them, or set them to missing."
+    return _nodes_of(rows, counts, lambda row: _descend(self, row, levels), expected)[inverse]
 
 
 def _descend(tree: Taxonomy, row: tuple[Any, ...], levels: list[int]) -> int:
@@ -361,20 +342,18 @@ def _descend(tree: Taxonomy, row: tuple[Any, ...], levels: list[int]) -> int:
             continue
         below: list[int] = []
         for bare in (False, True):  # a synonym or a path may hide a bare name that fits here
-            below = below or [
-                found
-                for found in tree._candidates(name, level, bare=bare)
-                if tree.at_level(found, int(tree.depth[node])) == node
-            ]
+            found = tree._candidates(name, level, bare=bare)
+            above = int(tree.depth[node])
+            below = below or [each for each in found if tree.at_level(each, above) == node]
         if not below and node in tree._candidates(name):
             continue  # a shallow leaf whose finer columns repeat its name
         if not below:
             tree.resolve(name, level)  # unknown at this level: its own error says more
-            where = quoted(tree.path_name(n) for n in tree._candidates(name, level))
+        if len(below) != 1:
+            where = quoted(map(tree.path_name, below or tree._candidates(name, level)))
+            if below:
+                raise ValueError(f"{name!r} fits several nodes ({where}) and no column says which")
             raise ValueError(f"{name!r} is at {where}, not under {tree.path_name(node)!r}")
-        if len(below) > 1:
-            where = quoted(tree.path_name(n) for n in below)
-            raise ValueError(f"{name!r} fits several nodes ({where}) and no column says which")
         node = below[0]
     return node
 
@@ -443,43 +422,36 @@ def from_obs(
     keys = [keys] if isinstance(keys, str) else list(keys)
     frame = getattr(data, "obs", data)
     if not isinstance(frame, pd.DataFrame):
-        raise TypeError(
-            "The labels must come as a DataFrame, or an object with one as `.obs`, got "
-            f"{type(data).__name__}. Pass the AnnData that holds the labels."
-        )
+        found = f"{type(data).__name__}. Pass the AnnData that holds the labels."
+        raise TypeError(f"data must be a DataFrame, or an object with one as `.obs`, got {found}")
     if not keys or len(set(keys)) < len(keys):
-        raise ValueError(
-            f"The keys must be one or more distinct columns, coarse to fine, got {keys}. "
-            "Name each column once."
-        )
-    for key in keys:
-        if key not in frame.columns:
-            near = close_matches(str(key), map(str, frame.columns))
-            hint = f"Did you mean {quoted(near)}?" if near else ""
-            raise missing_column(key, frame.columns, where="The table", hint=hint)
+        raise invalid("keys", keys, "one or more distinct columns, coarse to fine", "Correct them.")
+    if absent := [key for key in keys if key not in frame.columns]:
+        near = quoted(close_matches(str(absent[0]), map(str, frame.columns)))
+        hint = near and f"Did you mean {near}?"
+        raise missing_column(absent[0], frame.columns, where="The table", hint=hint)
     rows, _, counts = _combinations(frame[keys], unlabeled)
     paths = [tuple(name for name in row if name is not None) for row in rows]
-    ends = [row[: len(path)] == path for row, path in zip(rows, paths, strict=True)]
-    if not all(ends):
+    broken = [row[: len(path)] != path for row, path in zip(rows, paths, strict=True)]
+    if any(broken):
         raise ValueError(
-            f"A label must have all labels above it, got {counts[~np.array(ends)].sum():,} cells "
-            f"with a finer label but no coarser one in {keys}. Fill in the coarser columns, order "
-            "the keys from coarse to fine, or set the finer labels to missing."
+            f"A label must have all labels above it, got {counts[broken].sum():,} cells with a "
+            f"finer label but no coarser one in {keys}. Fill in the coarser columns, order the "
+            "keys from coarse to fine, or set the finer labels to missing."
         )
     for level, (coarse, fine) in enumerate(pairwise(keys)):
         pairs = {path[level : level + 2] for path in paths if len(path) > level + 1}
         n_coarse, n_fine = (len({pair[side] for pair in pairs}) for side in (0, 1))
         if len(pairs) == n_coarse > n_fine:
             raise ValueError(
-                f"Keys must go from coarse to fine, got {clipped(coarse)}, each of whose "
-                f"{n_coarse} labels lies in one of the {n_fine} labels in {clipped(fine)}: it is "
-                "the finer column. Reverse their order."
+                f"Keys must go from coarse to fine, got {clipped(coarse)}: each of its {n_coarse} "
+                f"labels lies in one of the {n_fine} in {clipped(fine)}. Reverse their order."
             )
     if not any(paths):
-        raise ValueError(
-            f"At least one cell must have a label in {keys}, got all {len(frame):,} cells missing "
-            "or unlabelled. Check the column names and `unlabeled`."
+        found = (
+            f"all {len(frame):,} cells missing or unlabelled. Check the columns and `unlabeled`."
         )
+        raise ValueError(f"At least one cell must have a label in {keys}, got {found}")
     annotations.setdefault("level_names", keys[: max(map(len, paths))])
     return from_paths(cls, paths, **annotations)
 
@@ -533,25 +505,22 @@ def column_nodes(
     keys = [keys] if isinstance(keys, str) else list(keys)
     if len(keys) > 1 and not ignore_unknown:
         return taxonomy.encode_levels(obs[keys], unlabeled=unlabeled)
-    nodes = np.zeros(len(obs), dtype=np.int64)
+
+    def known_node(label: Any, key: str) -> int:
+        """Return the node of a label, at the level of its column if there is one; 0 for none."""
+        if isinstance(label, (str, tuple)) and not _is_unlabeled(label, unlabeled, find):
+            depth = taxonomy.level_depth(key) if key in taxonomy.level_names else None
+            for level in (depth, None):
+                if find(label, level):
+                    with suppress(ValueError):  # on several branches
+                        return taxonomy.resolve(label, level)
+        return 0
+
+    nodes, find = np.zeros(len(obs), dtype=np.int64), taxonomy._candidates
     for key in keys:
         labels = obs[key].astype(object)
-        depth = taxonomy.level_depth(key) if key in taxonomy.level_names else None
-        known = {name: _known_node(taxonomy, name, depth, unlabeled) for name in labels.unique()}
-        found = labels.map(known).to_numpy(dtype=np.int64)
+        found = labels.map({name: known_node(name, key) for name in labels.unique()})
         nodes = np.where(found > 0, found, nodes)
     if not ignore_unknown:  # what is no name and does not mean "no label" is refused
         taxonomy.encode(obs[keys[0]][nodes == 0], unlabeled=unlabeled)
     return nodes
-
-
-def _known_node(taxonomy: Taxonomy, label: Any, depth: int | None, unlabeled: Unlabeled) -> int:
-    """Return the node of a label, at the depth if it has one there; 0 if it has none or several."""
-    named = isinstance(label, (str, tuple))
-    if not named or _is_unlabeled(label, unlabeled, taxonomy._candidates):
-        return 0
-    for level in (depth, None):
-        if taxonomy._candidates(label, level):
-            with suppress(ValueError):  # on several branches
-                return taxonomy.resolve(label, level)
-    return 0

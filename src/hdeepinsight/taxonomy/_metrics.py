@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import precision_recall_fscore_support
 
 from hdeepinsight.taxonomy._taxonomy import Taxonomy
 
@@ -71,6 +70,8 @@ def level_scores(taxonomy: Taxonomy, y_true: ArrayLike, y_pred: ArrayLike) -> pd
     level_1        3          2       1.0       1.0                1.0
     level_2        2          2       0.5       0.5                0.5
     """
+    from sklearn.metrics import precision_recall_fscore_support  # half a second, for scoring alone
+
     true, pred = check_nodes(taxonomy, y_true=y_true, y_pred=y_pred)
     table = taxonomy.node_at_level
     rows = []
@@ -208,10 +209,9 @@ def check_nodes(
         n_cells = nodes.size if n_cells is None else n_cells
         fits = nodes.shape == (n_cells,) and (nodes.dtype.kind in "iu" or not n_cells)
         if not fits or nodes.min(initial=0) < 0 or nodes.max(initial=0) >= taxonomy.n_nodes:
+            seen = f"type {nodes.dtype} and shape {nodes.shape} with values as {nodes.ravel()[:3]}"
             raise ValueError(
                 f"{name} must be node indices from 0 to {taxonomy.n_nodes - 1}, one for each of "
-                f"{n_cells} cells, got type {nodes.dtype} and shape {nodes.shape} with values such "
-                f"as {nodes[:3].tolist() if nodes.ndim else nodes}. Use `taxonomy.encode` to turn "
-                "labels into nodes."
+                f"{n_cells} cells, got {seen}. Use `taxonomy.encode` to turn labels into nodes."
             )
     return tuple(np.asarray(values).astype(np.int64) for values in given.values())

@@ -12,16 +12,9 @@ from itertools import islice
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from hdeepinsight._errors import check_choice, need_extra
+from hdeepinsight._errors import check_choice, invalid, need_extra
 from hdeepinsight._io import read_bounded
-from hdeepinsight.taxonomy._forms import (
-    Path,
-    clipped,
-    close_matches,
-    from_paths,
-    join_path,
-    quoted,
-)
+from hdeepinsight.taxonomy._forms import Path, clipped, close_matches, from_paths, join_path, quoted
 
 if TYPE_CHECKING:
     from hdeepinsight.taxonomy._taxonomy import Taxonomy
@@ -80,54 +73,49 @@ def from_cell_ontology(
 
     check_choice("on_multiple", on_multiple, ("raise", "first"))
     requested = _requested(_read_obo(obo_path), terms, str(obo_path))
-    lineage = nx.DiGraph()
+    lineage, room = nx.DiGraph(), _MAX_ANCESTORS
     lineage.add_nodes_from(requested)
-    room = _MAX_ANCESTORS
     for term in requested.values():
         above = [other.id for other in islice(term.superclasses(with_self=False), room)]
         room -= len(above)
-        if room <= 0:
-            raise ValueError(
-                f"There must be at most {_MAX_ANCESTORS:,} terms above those requested, counted "
-                "once for each, got more. Request fewer terms, or use another release."
-            )
         lineage.add_edges_from((a, term.id) for a in above if a in requested and a != term.id)
-    if not nx.is_directed_acyclic_graph(lineage):
+    if room <= 0:
         raise ValueError(
-            "No term of an ontology may lie under itself, got a cycle at "
-            f"{_shown(requested[nx.find_cycle(lineage)[0][0]])}. Use another release of it."
+            f"There must be at most {_MAX_ANCESTORS:,} terms above those requested, counted once "
+            "for each, got more. Request fewer terms, or use another release."
         )
+    if not nx.is_directed_acyclic_graph(lineage):
+        found = f"a cycle at {_shown(requested[nx.find_cycle(lineage)[0][0]])}"
+        raise ValueError(f"No term may lie under itself, got {found}. Use another release.")
     closest = nx.transitive_reduction(lineage)  # leaves the links to the most specific terms
     rank = {term: i for i, term in enumerate(requested)}
     path_of: dict[str, Path] = {}
     for term in nx.topological_sort(closest):
         parents = sorted(closest.predecessors(term), key=rank.__getitem__)
         if len(parents) > 1 and on_multiple == "raise":
+            found = quoted(f"{requested[a].name} ({a})" for a in parents)
             raise ValueError(
                 f"In a tree every term must have one parent, but {_shown(requested[term])} lies "
-                f"under {len(parents)} of the requested terms, none of which is under another: "
-                f"{quoted(f'{requested[a].name} ({a})' for a in parents)}. Request only one of "
-                "these, or pass on_multiple='first' to take the one that stands first in `terms`."
+                f"under {len(parents)} of those requested, none under another: {found}. Request "
+                "one, or pass on_multiple='first' to take the first of them in `terms`."
             )
         path_of[term] = (*(path_of[parents[0]] if parents else ()), str(requested[term].name))
     id_of: dict[Path, str] = {}
     for term in requested:
         if (other := id_of.setdefault(path_of[term], term)) != term:
+            found = f"{other} and {term} are both {clipped(join_path(path_of[term]))}"
             raise ValueError(
-                f"Requested terms under one parent must differ in name, but {other} and {term} "
-                f"are both {clipped(join_path(path_of[term]))}. Request only one of them."
+                f"Terms under one parent must differ in name, but {found}. Request one."
             )
     return from_paths(cls, id_of).with_annotations(ontology_ids=id_of)
 
 
 def _read_obo(obo_path: str | os.PathLike[str]) -> Any:
     parser = need_extra("pronto", "cell-ontology", "Reading an OBO file")
-    path = FilePath(obo_path)
+    path, get = FilePath(obo_path), "Download cl-basic.obo from obofoundry.org/ontology/cl.html."
     if not path.is_file():
-        raise FileNotFoundError(
-            f"obo_path must be an OBO file on this machine, got no file {str(path)!r}. Download "
-            "cl-basic.obo from https://obofoundry.org/ontology/cl.html first."
-        )
+        found = f"no file {str(path)!r}"
+        raise FileNotFoundError(f"obo_path must be an OBO file on this machine, got {found}. {get}")
     try:
         content = read_bounded(path, MAX_BYTES)  # pronto would also unpack a file, or read XML
         if not content.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(_STARTS):
@@ -143,25 +131,19 @@ def _read_obo(obo_path: str | os.PathLike[str]) -> Any:
         # A fault in the compiled part of its parser is no Exception; it is told by its name.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise ValueError(
-            f"obo_path must be a plain OBO file, got {str(path)!r}, which cannot be read: "
-            f"{str(error)[:200] or type(error).__name__}. Download cl-basic.obo, which is one. It "
-            "is at https://obofoundry.org/ontology/cl.html."
-        ) from error
+        found = f"{str(path)!r}, which cannot be read: {str(error)[:200] or type(error).__name__}"
+        raise ValueError(f"obo_path must be a plain OBO file, got {found}. {get}") from error
 
 
 def _requested(ontology: Any, terms: Iterable[str], source: str) -> dict[str, Any]:
     """Return the terms asked for by id or name, by id, in the order given."""
     asked = [terms] if isinstance(terms, str) else list(dict.fromkeys(terms))
     if not asked:
-        raise ValueError(
-            "terms must name at least one Cell Ontology id or name, got no terms. List the cell "
-            "types that the taxonomy is to have."
-        )
+        raise invalid("terms", "no terms", "one or more Cell Ontology ids or names", "List them.")
     known = {term.id: [term] for term in ontology.terms()}
-    merged = {old: term for (term,) in known.values() for old in term.alternate_ids}
-    every = [term for (term,) in known.values()]
-    for term in sorted(every, key=lambda term: (bool(term.obsolete), term.id)):
+    every = sorted((term for (term,) in known.values()), key=lambda t: (bool(t.obsolete), t.id))
+    merged = {old: term for term in every for old in term.alternate_ids}
+    for term in every:
         if term.name and (not term.obsolete or str(term.name) not in known):
             known.setdefault(str(term.name), []).append(term)
     found: dict[str, Any] = {}
@@ -170,9 +152,8 @@ def _requested(ontology: Any, terms: Iterable[str], source: str) -> dict[str, An
         if name in merged and not meant:
             problem = f", which was merged into {_shown(merged[name])}: request that"
         elif not meant:
-            near = close_matches(name, known)
-            advice = f"Close are {quoted(near)}" if near else "Look the term up in the ontology"
-            problem = f". {advice}"
+            near = quoted(close_matches(name, known))
+            problem = f". {f'Close are {near}' if near else 'Look the term up in the ontology'}"
         elif len(meant) > 1:
             ids = ", ".join(term.id for term in meant)
             problem = f", which is the name of {ids}. Request one of these ids"
@@ -184,10 +165,8 @@ def _requested(ontology: Any, terms: Iterable[str], source: str) -> dict[str, An
         elif not meant[0].name:
             problem = ", which has no name to become a node. Use a complete OBO file"
         if problem:
-            raise ValueError(
-                f"Terms must be ids or exact names of current terms of {source!r}, got "
-                f"{clipped(name)}{problem}."
-            )
+            valid = f"ids or exact names of current terms of {source!r}"
+            raise ValueError(f"Terms must be {valid}, got {clipped(name)}{problem}.")
         found[meant[0].id] = meant[0]
     return found
 

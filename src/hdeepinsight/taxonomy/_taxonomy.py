@@ -16,22 +16,9 @@ from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hdeepinsight._errors import invalid
+from hdeepinsight._errors import counted, invalid
 from hdeepinsight.taxonomy import _forms, _labels, _ontology
-from hdeepinsight.taxonomy._forms import (
-    ROOT_NAME,
-    SEPARATOR,
-    NodeName,
-    Path,
-    canonical_tree,
-    clipped,
-    close_matches,
-    join_path,
-    name_problem,
-    path_of,
-    quoted,
-    split_path,
-)
+from hdeepinsight.taxonomy._forms import ROOT_NAME, NodeName, Path, clipped, quoted
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -123,40 +110,35 @@ class Taxonomy:
     encode_levels = _labels.encode_levels
 
     def __post_init__(self) -> None:
-        labels, parent = canonical_tree(self.labels, np.asarray(self.parent).tolist())
+        labels, parent = _forms.canonical_tree(self.labels, np.asarray(self.parent).tolist())
         self._set("labels", labels)
         self._set("parent", _frozen(parent))
         n_levels = self.max_depth
         levels = tuple(self.level_names) or [f"level_{level + 1}" for level in range(n_levels)]
-        odd = [f"{clipped(x)}, which {found}" for x in levels if (found := name_problem(x))]
+        odd = [f"{clipped(x)}, which {found}" for x in levels if (found := _forms.name_problem(x))]
         if odd or len(levels) != n_levels or len(set(levels)) < n_levels:
             raise ValueError(
                 "level_names must be text, one distinct name per level, coarse to fine, got "
-                f"{odd[0] if odd else quoted(levels, 5)} for {n_levels} levels. Give as many "
-                "names as the deepest leaf has ancestors, itself included."
+                f"{odd[0] if odd else quoted(levels, 5)} for {n_levels} levels. Correct them."
             )
         self._set("level_names", tuple(map(str, levels)))
         for synonym, target in self.synonyms.items():
-            node = self.resolve(target)
-            problem = name_problem(synonym)
+            node, problem = self.resolve(target), _forms.name_problem(synonym)
             if problem is None and (synonym in self._nodes_named or synonym == ROOT_NAME):
                 taken = self._nodes_named.get(synonym, [0])[0]
                 problem = f"is already the name of {clipped(self.path_name(taken))}"
             if problem is not None:
+                found = f"synonym {clipped(synonym)} of {clipped(self.path_name(node))} {problem}"
                 raise ValueError(
-                    "A synonym must be text that no node has as its name. The synonym "
-                    f"{clipped(synonym)} of {clipped(self.path_name(node))} {problem}. "
-                    "Leave it out, or change it."
+                    f"A synonym must be text and no node's name: the {found}. Omit it."
                 )
             self._node_of_synonym[str(synonym)] = node
         means = sorted(self._node_of_synonym.items(), key=lambda item: item[::-1])
         self._set("synonyms", MappingProxyType({name: self.path(node) for name, node in means}))
         for name, term in self.ontology_ids.items():
             if not isinstance(term, str):
-                raise TypeError(
-                    f"The ontology id of {clipped(name)} must be text such as 'CL:0000236', got "
-                    f"{clipped(term)} of type {type(term).__name__}. Convert it."
-                )
+                found = f"{clipped(term)} of type {type(term).__name__}. Write it as 'CL:0000236'."
+                raise TypeError(f"The ontology id of {clipped(name)} must be text, got {found}")
         ids = {self.resolve(name): str(term) for name, term in self.ontology_ids.items()}
         self._set("ontology_ids", MappingProxyType({self.path(v): ids[v] for v in sorted(ids)}))
 
@@ -303,10 +285,9 @@ class Taxonomy:
         low, high = self._checked(node), node + 1
         levels: list[NDArray[np.int64]] = []
         while low < high:  # the descendants at one depth stand side by side
-            start = int(self._first_child[low])
             stop = int(self._first_child[high - 1] + self.n_children[high - 1])
-            levels.append(np.arange(start, stop, dtype=np.int64))
-            low, high = start, stop
+            low, high = int(self._first_child[low]), stop
+            levels.append(np.arange(low, high, dtype=np.int64))
         return np.concatenate(levels)
 
     def leaves_under(self, node: int) -> NDArray[np.int64]:
@@ -332,12 +313,10 @@ class Taxonomy:
         >>> [tree.label(int(node)) for node in tree.ancestors(tree.resolve("CD4"))]
         ['T', 'CD4']
         """
-        above: list[int] = []
-        node = self._checked(node)
-        while node > 0:
-            above.append(node)
-            node = int(self.parent[node])
-        return np.asarray(above[::-1], dtype=np.int64)
+        above = [self._checked(node)]
+        while above[-1] > 0:
+            above.append(int(self.parent[above[-1]]))
+        return np.asarray(above[-2::-1], dtype=np.int64)
 
     def roll_up(self, values: NDArray[Any]) -> NDArray[Any]:
         """Add what every node has to all nodes above it; last axis ``n_nodes``.
@@ -377,9 +356,9 @@ class Taxonomy:
         if not hasattr(given, "items"):
             values = np.array(given, dtype=np.float64)
             if values.shape != (self.n_nodes,):
-                raise ValueError(
-                    f"The {what} have the shape {values.shape}. One number per node is needed: "
-                    f"({self.n_nodes},). Use np.bincount(nodes, minlength=taxonomy.n_nodes)."
+                hint = "Use np.bincount(nodes, minlength=taxonomy.n_nodes)."
+                raise invalid(
+                    what, values.shape, f"one number per node, shape {(self.n_nodes,)}", hint
                 )
             return values
         values = np.full(self.n_nodes, otherwise)
@@ -439,7 +418,7 @@ class Taxonomy:
         >>> tree.path(tree.resolve("CD4"))
         ('T', 'CD4')
         """
-        return path_of(self.labels, self.parent, self._checked(node))
+        return _forms.path_of(self.labels, self.parent, self._checked(node))
 
     def path_name(self, node: int) -> str:
         """Return the path of a node as text, e.g. ``"B > B_naive"``; the root's is ``"root"``.
@@ -451,7 +430,7 @@ class Taxonomy:
         >>> tree.path_name(tree.resolve("CD4"))
         'T > CD4'
         """
-        return join_path(self.path(node))
+        return _forms.join_path(self.path(node))
 
     def level_depth(self, level: int | str) -> int:
         """Return the depth of a level given by its name or already by its depth (0 is the root).
@@ -479,19 +458,17 @@ class Taxonomy:
     def _checked(self, node: int) -> int:
         index = operator.index(node)
         if not 0 <= index < self.n_nodes:
-            raise IndexError(
-                f"A node must be 0 to {self.n_nodes - 1}, got {node}. Use `resolve` to get the "
-                "node of a name."
-            )
+            hint = "Use `resolve` to get the node of a name."
+            raise IndexError(f"A node must be 0 to {self.n_nodes - 1}, got {node}. {hint}")
         return index
 
     def _check_table(self, n_bytes: int, what: str) -> None:
         if n_bytes > MAX_TABLE_BYTES:
-            raise ValueError(
-                f"The {what} of this tree ({self.n_nodes:,} nodes, {self.max_depth:,} levels) "
-                f"must take at most {MAX_TABLE_BYTES >> 20:,} MB, and would take "
-                f"{n_bytes >> 20:,} MB. Use `subset` or `prune` to make a smaller tree first."
+            size = f"{n_bytes >> 20:,} MB for {self.n_nodes:,} nodes at {self.max_depth:,} levels"
+            most = (
+                f"at most {MAX_TABLE_BYTES >> 20:,} MB, got {size}. Use `subset` or `prune` first."
             )
+            raise ValueError(f"The {what} of a tree must take {most}")
 
     @cached_property
     def _child_named(self) -> dict[tuple[int, str], int]:
@@ -548,38 +525,34 @@ class Taxonomy:
         depth = None if level is None else self.level_depth(level)
         nodes = self._candidates(name, depth)
         if len(nodes) > 1 and not {*self.ancestors(nodes[-1]).tolist()}.issuperset(nodes):
+            paths = quoted(map(self.path_name, nodes[:10]))
             raise ValueError(
                 f"A bare name must lead to one path, but {clipped(name)} fits {len(nodes)} nodes "
-                f"on different branches: {quoted(self.path_name(node) for node in nodes[:10])}. "
-                "Use the full path, or `level`, to say which one is meant."
+                f"on different branches: {paths}. Use the full path, or `level`, to say which."
             )
         if nodes:
             return nodes[0]  # the shallowest, as node order is breadth first
         if level is not None and (elsewhere := self._candidates(name)):
-            found = sorted({int(self.depth[node]) for node in elsewhere})
-            advice = f"It exists at depth {', '.join(map(str, found))}: leave `level` out"
+            found = ", ".join(map(str, sorted({int(self.depth[node]) for node in elsewhere})))
+            advice = f"It exists at depth {found}: leave `level` out"
         else:
-            path = split_path(name) if isinstance(name, str) else tuple(name)
-            near = close_matches(str(path[-1]), [*self._nodes_named, *self.synonyms])
+            last = "".join(_forms.split_path(name)[-1:])
+            near = _forms.close_matches(last, [*self._nodes_named, *self.synonyms])
             advice = f"Names that are close: {quoted(near)}" if near else "No name is close to it"
             advice += "; print the taxonomy to see all, or give it as a synonym"
-        where = "" if level is None else f" at level {level!r}"
-        shown = clipped(name if isinstance(name, str) else tuple(name))
+        shown = clipped(name) if level is None else f"{clipped(name)} at level {level!r}"
         raise ValueError(
-            f"The taxonomy has no node {shown}{where}, neither by full path ('parent > child') nor "
-            f"by synonym or bare name. {advice}."
+            f"The taxonomy has no node {shown}, neither by full path ('parent > child') nor by "
+            f"synonym or bare name. {advice}."
         )
 
     def _candidates(
         self, name: str | Sequence[str], depth: int | None = None, *, bare: bool = False
     ) -> list[int]:
         """Nodes that a name may mean, by the first way of reading it that finds any at `depth`."""
-        ways: list[Sequence[int | None]] = []
-        if not bare:
-            ways.append([self._find(split_path(name) if isinstance(name, str) else tuple(name))])
-        if not bare and isinstance(name, str):
-            ways.append([self._node_of_synonym.get(name)])
+        ways: list[Sequence[int | None]] = [] if bare else [[self._find(_forms.split_path(name))]]
         if isinstance(name, str):
+            ways += [] if bare else [[self._node_of_synonym.get(name)]]
             ways.append(self._nodes_named.get(name, []))
         found = (
             [n for n in way if n is not None and depth in (None, self.depth[n])] for way in ways
@@ -616,8 +589,7 @@ class Taxonomy:
         >>> Taxonomy.from_nested({"T": ["CD4"]}).to_edges()
         [('root', 'T'), ('T', 'T > CD4')]
         """
-        texts = [SEPARATOR.join(path) for path in self.names]
-        texts[0] = self.path_name(0)
+        texts = list(map(_forms.join_path, self.names))
         return [(texts[above], texts[node]) for node, above in enumerate(self.parent.tolist())][1:]
 
     def to_networkx(self) -> nx.DiGraph:
@@ -637,11 +609,9 @@ class Taxonomy:
 
         graph = nx.DiGraph(self.to_edges())
         for node, path in enumerate(self.names):
-            term = self.ontology_ids.get(path)
-            graph.nodes[self.path_name(node)].update(
-                {"node": node, "label": self.labels[node], "depth": int(self.depth[node])}
-                | ({} if term is None else {"ontology_id": term})
-            )
+            known = {"node": node, "label": self.labels[node], "depth": int(self.depth[node])}
+            known |= {"ontology_id": self.ontology_ids[path]} if path in self.ontology_ids else {}
+            graph.nodes[_forms.join_path(path)].update(known)
         return graph
 
     def with_annotations(
@@ -677,10 +647,10 @@ class Taxonomy:
         """
         for name, target in (synonyms or {}).items():
             if name in self.synonyms and self.resolve(target) != self.resolve(name):
-                raise ValueError(
-                    f"A synonym must have one meaning, but {name!r} leads to two nodes: "
-                    f"{self.synonyms[name]} and {target}. Leave one of them out."
+                found = (
+                    f"{name!r} leads to two nodes: {self.synonyms[name]} and {target}. Omit one."
                 )
+                raise ValueError(f"A synonym must have one meaning, but {found}")
         return replace(
             self,
             level_names=self.level_names if level_names is None else tuple(level_names),
@@ -732,12 +702,10 @@ class Taxonomy:
         for node in range(self.n_nodes - 1, 0, -1):  # children come after their parent
             keep[self.parent[node]] |= keep[node]
         keep[0] = True
-        kept = np.flatnonzero(keep)
-        rank = np.cumsum(keep) - 1
-        parent = np.append(np.int64(-1), rank[self.parent[kept[1:]]])
+        kept, rank = np.flatnonzero(keep), np.cumsum(keep) - 1
         return type(self)(
             tuple(self.labels[node] for node in kept),
-            parent.astype(np.int32),
+            np.append(np.int64(-1), rank[self.parent[kept[1:]]]),
             level_names=self.level_names[: self.depth[kept[-1]]],
             synonyms={name: p for name, p in self.synonyms.items() if keep[self.resolve(p)]},
             ontology_ids={p: i for p, i in self.ontology_ids.items() if keep[self.resolve(p)]},
@@ -766,11 +734,8 @@ class Taxonomy:
 
     def __repr__(self) -> str:
         levels = ", ".join(self.level_names[:5]) + (", ..." if self.max_depth > 5 else "")
-        plural = "level" if self.max_depth == 1 else "levels"
-        return (
-            f"Taxonomy({self.n_leaves:,} leaves, {self.n_edges:,} nodes below the root, "
-            f"{self.max_depth:,} {plural}: {levels})"
-        )
+        size = f"{self.n_leaves:,} leaves, {self.n_edges:,} nodes below the root"
+        return f"Taxonomy({size}, {counted(self.max_depth, 'level')}: {levels})"
 
     def __str__(self) -> str:
         return self.show(max_lines=_PRINTED_LINES)

@@ -1,7 +1,7 @@
 """Analyse annotations, ours or another tool's: refine, vote, combine, audit; reduce references."""
 
 from hdeepinsight.taxonomy import CellType, cell_type
-from hdeepinsight.tl._audit import LabelAudit, audit_labels, audit_nodes
+from hdeepinsight.tl._audit import LabelAudit, audit_labels
 from hdeepinsight.tl._consensus import Consensus, consensus
 from hdeepinsight.tl._contradictions import contradictions
 from hdeepinsight.tl._coresets import herding, k_center, select_cells
@@ -24,7 +24,7 @@ from hdeepinsight.tl._evidence import (
 )
 from hdeepinsight.tl._marker_lists import MarkersLike, read_markers
 from hdeepinsight.tl._markers import MarkerScorer, score_markers
-from hdeepinsight.tl._refine import RefineConfig, Refinement, lambda_path, refine
+from hdeepinsight.tl._refine import Refinement, refine
 from hdeepinsight.tl._representation import expression_pca, mde
 from hdeepinsight.tl._score_tables import read_scores
 from hdeepinsight.tl._vote import Vote, vote
@@ -38,11 +38,9 @@ __all__ = [
     "MarkersLike",
     "PrivateProjection",
     "ReferenceModel",
-    "RefineConfig",
     "Refinement",
     "Vote",
     "audit_labels",
-    "audit_nodes",
     "cell_type",
     "check_delta",
     "consensus",
@@ -54,7 +52,6 @@ __all__ = [
     "gaussian_noise_sd",
     "herding",
     "k_center",
-    "lambda_path",
     "marker_evidence",
     "marker_genes",
     "mde",

@@ -46,8 +46,9 @@ def audit_labels(
     taxonomy: Taxonomy | None = None,
     labels_key: str | None = None,
     labels_keys: Sequence[str] | None = None,
+    nodes: np.ndarray | None = None,
     layer: str | None = None,
-    batch_key: str | None = None,
+    batch_key: str | np.ndarray | None = None,
     unlabeled: str = "Unknown",
     n_folds: int = 5,
     probabilities: ArrayLike | None = None,
@@ -69,10 +70,14 @@ def audit_labels(
         Column of ``obs`` with labels at any depth of the taxonomy.
     labels_keys
         Instead of ``labels_key``: one column per level, from coarse to fine.
+    nodes
+        Instead of columns: the node of the taxonomy that every label is, shape ``(n_obs,)``; 0
+        where there is none.
     layer
         Layer with the counts; ``X`` by default.
     batch_key
-        Column of ``obs`` with the batch (donor, study) of every cell. Folds then follow batches
+        Column of ``obs`` with the batch (donor, study) of every cell, or the batches themselves,
+        shape ``(n_obs,)``. Folds then follow batches
         for labels that occur in enough of them, and the confounding of labels and batches is
         reported.
     unlabeled
@@ -102,7 +107,7 @@ def audit_labels(
     KeyError
         If a column is not there.
     ValueError
-        If not exactly one of ``labels_key`` and ``labels_keys`` is given, a setting is out of its
+        If not exactly one source of labels is given, a setting is out of its
         range, the probabilities do not fit, or fewer than two labels have ``n_folds`` cells.
 
     Warns
@@ -140,80 +145,21 @@ def audit_labels(
     balanced, rolled up along the tree.
     """
     keys = [labels_key] if labels_key is not None else list(labels_keys or ())
-    if not keys or (labels_key is not None and labels_keys is not None):
-        given = "both were" if keys else "neither was"
+    n_given = sum(source is not None for source in (labels_key, labels_keys or None, nodes))
+    if n_given != 1:
         raise ValueError(
-            f"Of labels_key and labels_keys, {given} given. Pass one: labels_key for a single "
-            "column of labels, or labels_keys for one column per level, coarse to fine."
+            f"Of labels_key, labels_keys and nodes one must be given, got {n_given}. Pass "
+            "labels_key for a single column of labels, or labels_keys for one column per level, "
+            "coarse to fine."
         )
     obs = adata.obs
     for key in keys:
         check_labels(one_column(obs, key), f"obs[{key!r}]", unlabeled=unlabeled)
     if taxonomy is None:
         taxonomy = Taxonomy.from_obs(obs, keys, unlabeled=unlabeled)
-    return audit_nodes(
-        adata,
-        taxonomy,
-        column_nodes(taxonomy, obs, keys, unlabeled=unlabeled),
-        layer=layer,
-        batches=None if batch_key is None else batches_of(adata, batch_key),
-        n_folds=n_folds,
-        probabilities=probabilities,
-        least_margin=least_margin,
-        max_share=max_share,
-        seed=seed,
-    )
-
-
-def audit_nodes(
-    adata: AnnData | AlignedQuery,
-    taxonomy: Taxonomy,
-    nodes: np.ndarray,
-    *,
-    layer: str | None = None,
-    batches: np.ndarray | None = None,
-    n_folds: int = 5,
-    probabilities: ArrayLike | None = None,
-    least_margin: float = 0.7,
-    max_share: float = 0.2,
-    seed: int = 0,
-) -> LabelAudit:
-    """Audit labels that are nodes of a taxonomy already; see `audit_labels`.
-
-    Parameters
-    ----------
-    adata
-        Reference with raw counts, shape ``(n_obs, n_vars)``; may be opened already.
-    taxonomy
-        Tree of the cell types.
-    nodes
-        Node of every cell's label, shape ``(n_obs,)``; 0 where there is none.
-    layer
-        Layer with the counts; ``X`` by default.
-    batches
-        Batch of every cell, shape ``(n_obs,)``.
-    n_folds, probabilities, least_margin, max_share, seed
-        As in `audit_labels`.
-
-    Raises
-    ------
-    ValueError
-        As in `audit_labels`.
-
-    Examples
-    --------
-    >>> import anndata as ad
-    >>> import hdeepinsight as hdi
-    >>> import numpy as np
-    >>> tree = hdi.Taxonomy.from_nested({"T": [], "B": []})
-    >>> rates = np.repeat([[9, 9, 1, 1], [1, 1, 9, 9]], 50, axis=0)
-    >>> counts = np.random.default_rng(0).poisson(rates).astype("float32")
-    >>> nodes = np.repeat(tree.encode(["B", "T"]), [49, 51])
-    >>> cells = ad.AnnData(counts, var={"gene": ["CD79A", "MS4A1", "CD3D", "CD3E"]})
-    >>> cells.var_names = cells.var["gene"]
-    >>> hdi.tl.audit_nodes(cells, tree, nodes).cells.query("suspicious").index.tolist()
-    ['49']
-    """
+    if nodes is None:
+        nodes = column_nodes(taxonomy, obs, keys, unlabeled=unlabeled)
+    batches = batches_of(adata, batch_key) if isinstance(batch_key, str) else batch_key
     check_integer("n_folds", n_folds, 2, hint="Omit it to use 5.")
     check_number("least_margin", least_margin, 0, 1, hint="Omit it to use 0.7.")
     check_number("max_share", max_share, 0, 1, hint="Omit it to use 0.2.")

@@ -290,7 +290,17 @@ def class_table(
     rows = np.flatnonzero(n_cells[1:] > 0) + 1
     table = pd.DataFrame(columns).iloc[rows].reset_index(drop=True)
     if batches is not None:
-        table = table.join(class_batches(taxonomy, nodes, rows, batches))
+        names, codes, sizes = np.unique(batches, return_inverse=True, return_counts=True)
+        counts = np.zeros((len(names), taxonomy.n_nodes), dtype=np.int64)
+        np.add.at(counts, (codes, nodes), 1)
+        counts, total = taxonomy.roll_up(counts).T[rows], n_cells[rows]
+        table["n_batches"] = (counts > 0).sum(axis=1)
+        table["largest_batch"] = names[counts.argmax(axis=1)]
+        table["largest_batch_share"] = counts.max(axis=1) / total
+        overlap = (counts / (total[:, None] + sizes - counts)).max(axis=1)
+        alone = np.where((table["n_batches"] == 1) & (total > 1), "in one batch only", "")
+        table["batch_overlap"] = overlap
+        table["confounding"] = np.where(overlap >= _SAME_CELLS, "same as a batch", alone)
     levels = np.array(taxonomy.level_names, dtype=object)[taxonomy.depth[rows] - 1]
     index = [levels, np.array(class_names(taxonomy), dtype=object)[rows]]
     return table.set_axis(pd.MultiIndex.from_arrays(index, names=["level", "class"]), axis=0)
@@ -309,44 +319,3 @@ def class_names(taxonomy: Taxonomy) -> list[str]:
             shared.add(label)
     names = [taxonomy.path_name(node) if label in shared else label for node, label in nodes]
     return [LABEL_COLUMNS.ROOT, *names]
-
-
-def class_batches(
-    taxonomy: Taxonomy, nodes: np.ndarray, rows: np.ndarray, batches: np.ndarray
-) -> pd.DataFrame:
-    """Tabulate where the cells of each class come from, one row per class.
-
-    Parameters
-    ----------
-    taxonomy
-        The tree.
-    nodes
-        Node of every cell's label, shape ``(n_cells,)``.
-    rows
-        The classes to describe, shape ``(n_rows,)``; a class has the cells labelled at or under it.
-    batches
-        Batch of every cell, shape ``(n_cells,)``.
-
-    Returns
-    -------
-    Table with ``n_batches``, ``largest_batch``, ``largest_batch_share`` (of the class's cells),
-    ``batch_overlap`` (largest Jaccard index of the class and a batch) and ``confounding``:
-    ``"same as a batch"``, ``"in one batch only"`` or ``""``.
-    """
-    names, codes, sizes = np.unique(batches, return_inverse=True, return_counts=True)
-    counts = np.zeros((taxonomy.n_nodes, len(names)), dtype=np.int64)
-    np.add.at(counts, (nodes, codes), 1)
-    counts = taxonomy.roll_up(counts.T).T[rows]
-    own = counts.sum(axis=1, keepdims=True)
-    overlap = (counts / (own + sizes - counts)).max(axis=1)
-    n_batches = (counts > 0).sum(axis=1)
-    alone = np.where((n_batches == 1) & (own.ravel() > 1), "in one batch only", "")
-    return pd.DataFrame(
-        {
-            "n_batches": n_batches,
-            "largest_batch": names[counts.argmax(axis=1)],
-            "largest_batch_share": counts.max(axis=1) / own.ravel(),
-            "batch_overlap": overlap,
-            "confounding": np.where(overlap >= _SAME_CELLS, "same as a batch", alone),
-        }
-    )

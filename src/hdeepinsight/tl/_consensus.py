@@ -85,10 +85,6 @@ class Consensus:
         >>> result.annotation().labels["stop_label"].tolist()
         ['T', 'B']
         """
-        return self._annotation
-
-    @cached_property
-    def _annotation(self) -> Annotation:
         return Annotation(
             taxonomy=self.taxonomy,
             obs_names=self.obs_names,
@@ -100,7 +96,7 @@ class Consensus:
     @cached_property
     def labels(self) -> pd.DataFrame:
         """Pooled labels, one column a level and then ``stop_label``."""
-        return self._annotation.labels
+        return self.annotation().labels
 
     @cached_property
     def agreement(self) -> pd.DataFrame:
@@ -109,7 +105,7 @@ class Consensus:
         Only annotations that reach the level count; missing where none does.
         """
         table = self.taxonomy.node_at_level
-        pooled, own = table[self._annotation.leaf_nodes], table[self.nodes]
+        pooled, own = table[self.annotation().leaf_nodes], table[self.nodes]
         speaks = own >= 0
         weight = self.weights[None, :, None] * speaks
         agreed = (weight * (own == pooled[:, None, :])).sum(axis=1)
@@ -124,19 +120,21 @@ class Consensus:
         Cells count where both reach the level. Kappa is missing where there is no cell, or where
         both give one and the same label throughout.
         """
-        table = self.taxonomy.node_at_level[self.nodes]
-        rows = [
-            {
-                "first": self.names[one],
-                "second": self.names[other],
-                "level": name,
-                **_compare(table[:, one, level], table[:, other, level]),
-            }
-            for one, other in combinations(range(len(self.names)), 2)
-            for level, name in enumerate(self.taxonomy.level_names)
-        ]
-        columns = ["first", "second", "level", "n_cells", "agreement", "kappa"]
-        return pd.DataFrame(rows, columns=columns).set_index(columns[:3])
+        table, rows = self.taxonomy.node_at_level[self.nodes], {}
+        for (one, first), (other, second) in combinations(enumerate(self.names), 2):
+            for level, name in enumerate(self.taxonomy.level_names):
+                both = table[:, [one, other], level]
+                both = both[(both >= 0).all(axis=1)]
+                (a, b), varied = both.T, len(np.unique(both)) > 1
+                # Kappa divides by the disagreement expected by chance, 0 for a single label.
+                rows[first, second, name] = {
+                    "n_cells": len(a),
+                    "agreement": float((a == b).mean()) if len(a) else np.nan,
+                    "kappa": float(cohen_kappa_score(a, b)) if varied else np.nan,
+                }
+        index = pd.MultiIndex.from_tuples(rows, names=["first", "second", "level"])
+        columns = ["n_cells", "agreement", "kappa"]
+        return pd.DataFrame(list(rows.values()), index, columns)
 
     def to_table(self) -> pd.DataFrame:
         """Give labels and agreement in the columns that popV writes.
@@ -165,7 +163,7 @@ class Consensus:
         same = (ordered[:, :, None] == ordered[:, None, :]).sum(axis=2) * (ordered > 0)
         rows, first = np.arange(len(ordered)), same.argmax(axis=1)
         majority = np.where(same.any(axis=1), ordered[rows, first], 0)
-        stop = self._annotation.stop_nodes
+        stop = self.annotation().stop_nodes
         level = self.taxonomy.depth[stop].clip(1) - 1
         under = self.taxonomy.node_at_level[self.nodes, level[:, None]] == stop[:, None]
         columns = {
@@ -341,18 +339,6 @@ def _read_source(source: Source, obs_names: pd.Index, taxonomy: Taxonomy) -> tup
         return annotation.node_mass(taxonomy, values, nodes), classes[leaf]
     chosen = np.where(values.any(axis=1), nodes[values.argmax(axis=1)], 0)
     return annotation.node_mass(taxonomy, values, nodes), chosen
-
-
-def _compare(one: Nodes, other: Nodes) -> dict[str, float]:
-    both = (one >= 0) & (other >= 0)
-    one, other = one[both], other[both]
-    # Kappa divides by the disagreement expected by chance, which a single label leaves at 0.
-    varied = len(np.unique(np.concatenate([one, other]))) > 1
-    return {
-        "n_cells": len(one),
-        "agreement": float((one == other).mean()) if len(one) else np.nan,
-        "kappa": float(cohen_kappa_score(one, other)) if varied else np.nan,
-    }
 
 
 def _weights(weights: Sequence[float] | None, n_annotations: int) -> Floats:

@@ -172,7 +172,13 @@ def select_cells(
         elif number:
             groups += [rows[part] for part in _parts(points[rows], number, method, rng)]
     recipe = {"method": str(method), "n_reference": len(cells.codes), "seed": int(seed)}
-    return averaged(cells, groups, recipe, seed=seed)
+    # One row per group: a real cell as it is, or the mean of log values.
+    sizes = np.array([len(group) for group in groups])
+    first = np.array([group[0] for group in groups])
+    places = np.repeat(np.arange(len(groups)), sizes), np.concatenate(groups)
+    means = sp.csr_matrix((np.repeat(1 / sizes, sizes), places), (len(groups), len(cells.codes)))
+    logged, real = means @ cells.logged.astype(np.float64), np.where(sizes == 1, first, -1)
+    return small_reference(cells, cells.codes[first], logged, sizes, real, recipe, seed=seed)
 
 
 def _parts(
@@ -305,23 +311,6 @@ def class_numbers(
     return numbers, short if rare == "keep_real" else short[:0]
 
 
-def averaged(
-    cells: LabelledCells,
-    groups: Sequence[NDArray[np.int64]],
-    recipe: Mapping[str, Any],
-    *,
-    seed: int,
-) -> AnnData:
-    """Return one row per group of cells: a real cell as it is, or the mean of log values."""
-    sizes = np.array([len(group) for group in groups])
-    places = np.repeat(np.arange(len(groups)), sizes), np.concatenate(groups)
-    means = sp.csr_matrix((np.repeat(1 / sizes, sizes), places), (len(groups), len(cells.codes)))
-    first = np.array([group[0] for group in groups])
-    logged = means @ cells.logged.astype(np.float64)
-    real = np.where(sizes == 1, first, -1)
-    return small_reference(cells, cells.codes[first], logged, sizes, real, recipe, seed=seed)
-
-
 def small_reference(
     cells: LabelledCells,
     codes: NDArray[np.int64],
@@ -370,13 +359,11 @@ def small_reference(
     by_name = {str(name): name for name in (old.cat.categories if kind else old.unique())}
     obs[cells.labels_key] = pd.Categorical([by_name[label] for label in labels], dtype=kind)
     obs["n_cells"], obs["is_real"] = sizes, is_real
-    there, firsts = np.unique(cells.codes, return_index=True)
-    place = np.zeros(len(cells.classes), dtype=np.int64)
-    place[there] = firsts
+    place = pd.Series(np.arange(len(cells.codes))).groupby(cells.codes).first()[codes]
     for key in cells.obs.columns.difference(obs.columns, sort=False):
         values = pd.Series(pd.factorize(cells.obs[key])[0])
         if values.groupby(cells.codes).nunique().max() == 1:
-            obs[key] = cells.obs[key].iloc[place[codes]].array
+            obs[key] = cells.obs[key].iloc[place].array
     return AnnData(
         logged.astype(np.float32),
         obs=obs,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
-from typing import Literal, get_args
+from collections.abc import Mapping
 
 import numpy as np
 import scipy.sparse as sp
@@ -14,16 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import entropy
 from sklearn.decomposition import PCA
 
-from hdeepinsight._errors import batch_column, check_choice, check_integer, check_number, examples
+from hdeepinsight._errors import batch_column, check_integer, check_number, examples
 from hdeepinsight.data import DataLike
-from hdeepinsight.nn import (
-    ComponentDecoder,
-    ConditionalDenoiser,
-    MatchingNetwork,
-    distribution_loss,
-    gradient_loss,
-    regression_loss,
-)
+from hdeepinsight.nn import ComponentDecoder, ConditionalDenoiser, regression_loss
 from hdeepinsight.tl._coresets import (
     LabelledCells,
     RareClasses,
@@ -33,8 +25,6 @@ from hdeepinsight.tl._coresets import (
     small_reference,
 )
 from hdeepinsight.tl._distillation_report import classification_scores, student_labels
-
-Matching = Literal["regression", "distribution", "gradient"]
 
 N_LATENT = 128
 _DENOISER_STEPS, _DENOISER_RATE, _BATCH = 400, 1e-3, 256
@@ -53,8 +43,6 @@ def distill(
     *,
     layer: str | None = None,
     batch_key: str | None = None,
-    matching: Matching = "regression",
-    guidance: float = 0.0,
     n_iter: int = 300,
     lr: float = 0.1,
     rare: RareClasses = "error",
@@ -83,12 +71,6 @@ def distill(
     batch_key
         Column of ``obs`` with the batch. It does not take part; classes that come from a single
         batch are warned of, and the recipe has the entropy of batches by class.
-    matching
-        What the codes learn from: ``"regression"``, the error on real cells of a ridge regression
-        fitted to the synthetic ones; ``"distribution"``, class means of features of random
-        networks; ``"gradient"``, directions of the gradients of such networks (slow).
-    guidance
-        How far cells are moved away from what the generator makes without a class.
     n_iter
         Steps; 0 leaves the codes at random, which shows what the generator does alone.
     lr
@@ -134,6 +116,8 @@ def distill(
 
     .. math:: \min_w L\bigl(X_\text{real}, \text{dec}(f(w, T, y), y)\bigr)
 
+    :math:`L` is the error on real cells of a ridge regression fitted to the synthetic ones.
+
     Macro-F1 of logistic regression on another study or other donors, at 1 and 10 cells per class
     (one seed; the user guide has more rows and a second student):
 
@@ -154,8 +138,6 @@ def distill(
     >>> small.obsm["X_distill_code"].shape[0] == small.n_obs
     True
     """
-    check_choice("matching", matching, get_args(Matching))
-    check_number("guidance", guidance)
     check_integer("n_iter", n_iter, 0, hint="Omit it to use 300.")
     check_number("lr", lr)
     check_integer("seed", seed, 0)
@@ -163,24 +145,18 @@ def distill(
     held_out = _validation(cells, validation_indices, seed)
     train, valid = (cells.subset(np.flatnonzero(part)) for part in (~held_out, held_out))
     numbers, kept = class_numbers(train, cells_per_class, rare, least=_LEAST)
-    recipe = {"method": "distill", "matching": str(matching), "guidance": float(guidance)}
     batches = {} if batch_key is None else _batch_entropy(train, batch_key)
     codes = np.repeat(np.arange(len(numbers)), numbers)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        decoder, denoiser = _fit_generator(train, seed)
+        generator = decoder, denoiser = _fit_generator(train, seed)
         code = torch.randn(len(codes), decoder.components.shape[0])
-        label = torch.from_numpy(codes)
-
-        def generate(code: torch.Tensor) -> torch.Tensor:
-            cells: torch.Tensor = decoder(denoiser.generate(code, label, guidance), label)
-            return cells
-
         code, before, after, best = _optimise(
-            code, label, generate, train, valid, matching=matching, n_iter=n_iter, lr=lr, seed=seed
+            code, torch.from_numpy(codes), generator, train, valid, n_iter=n_iter, lr=lr, seed=seed
         )
         with torch.no_grad():
-            latent, logged = denoiser.generate(code, label, guidance), generate(code).numpy()
+            latent = denoiser.generate(code, torch.from_numpy(codes))
+            logged = decoder(latent, torch.from_numpy(codes)).numpy()
     real = np.flatnonzero(np.isin(train.codes, kept))
     real = real[np.argsort(train.codes[real], kind="stable")]
     all_codes = np.concatenate([codes, train.codes[real]])
@@ -193,11 +169,17 @@ def distill(
         np.concatenate([sizes[codes], np.ones(len(real))]).round().astype(np.int64),
         np.concatenate([np.full(len(codes), -1), real]),
         {
-            **recipe,
-            **{"n_iter": int(n_iter), "lr": float(lr), "best_iter": best, "seed": int(seed)},
-            **{"n_reference": len(train.codes), "n_validation": len(valid.codes)},
-            **{"generator_score": before, "validation_score": after},
-            **{"bytes_cells": int(logged.nbytes), "bytes_codes": int(code.numpy().nbytes)},
+            "method": "distill",
+            "n_iter": int(n_iter),
+            "lr": float(lr),
+            "best_iter": best,
+            "seed": int(seed),
+            "n_reference": len(train.codes),
+            "n_validation": len(valid.codes),
+            "generator_score": before,
+            "validation_score": after,
+            "bytes_cells": int(logged.nbytes),
+            "bytes_codes": int(code.numpy().nbytes),
             "bytes_generator": int(n_bytes),
             "batch_entropy": batches,
         },
@@ -268,17 +250,16 @@ def _fit_generator(train: LabelledCells, seed: int) -> tuple[ComponentDecoder, C
 def _optimise(
     code: torch.Tensor,
     label: torch.Tensor,
-    generate: Callable[[torch.Tensor], torch.Tensor],
+    generator: tuple[ComponentDecoder, ConditionalDenoiser],
     train: LabelledCells,
     valid: LabelledCells,
     *,
-    matching: Matching,
     n_iter: int,
     lr: float,
     seed: int,
 ) -> tuple[torch.Tensor, float, float, int]:
     """Return the best codes, their scores at the start and at the best step, and that step."""
-    codes, n_classes = label.numpy(), len(train.classes)
+    (decoder, denoiser), codes, n_classes = generator, label.numpy(), len(train.classes)
     logged, rng = train.logged, np.random.default_rng(seed)
     rows_of = [np.flatnonzero(train.codes == i) for i in np.unique(codes)]
     valid = valid.subset(np.flatnonzero(np.isin(valid.codes, codes)))
@@ -288,7 +269,7 @@ def _optimise(
     penalty = _PENALTY * len(codes) / len(rows_of)
     best, start, score, best_iter = code.detach().clone(), 0.0, -1.0, 0
     for step in range(n_iter + 1):
-        cells = generate(code)
+        cells = decoder(denoiser.generate(code, label), label)
         if step % max(n_iter // _N_CHECKS, 1) == 0 or step == n_iter:
             now = 0.0
             if len(valid.codes):
@@ -304,28 +285,10 @@ def _optimise(
         )
         real = torch.from_numpy(logged[rows].toarray())
         optimiser.zero_grad()
-        both = real, torch.from_numpy(train.codes[rows]), cells, label, n_classes
-        torch.autograd.backward(_matching_loss(matching, *both, penalty))
+        real_label = torch.from_numpy(train.codes[rows])
+        loss = regression_loss(real, real_label, cells, label, n_classes, penalty)
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(code, 1.0)
         optimiser.step()
         schedule.step()
     return best, start, score, best_iter
-
-
-def _matching_loss(
-    matching: Matching,
-    real: torch.Tensor,
-    real_label: torch.Tensor,
-    small: torch.Tensor,
-    label: torch.Tensor,
-    n_classes: int,
-    penalty: float,
-) -> torch.Tensor:
-    if matching == "regression":
-        return regression_loss(real, real_label, small, label, n_classes, penalty)
-    net = MatchingNetwork(real.shape[1], n_classes)  # new weights at every step
-    if matching == "gradient":
-        return gradient_loss(net, real, real_label, small, label, n_classes)
-    with torch.no_grad():
-        features = net.features(real)
-    return distribution_loss(features, real_label, net.features(small), label, n_classes)

@@ -14,9 +14,10 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.decomposition import PCA
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, f1_score, recall_score
 from sklearn.neighbors import NearestNeighbors
 from sklearn.neural_network import MLPClassifier
+from sklearn.utils.sparsefuncs import mean_variance_axis
 
 from hdeepinsight._errors import check_choice, check_integer, examples, invalid, missing_column
 from hdeepinsight.data import DataLike
@@ -129,28 +130,27 @@ def distillation_report(
 
 def student_labels(kind: Student, seed: int, logged: Any, labels: Any, values: Any) -> NDArray[Any]:
     """Train a classifier, and return its labels of other cells."""
-    model: Any
-    if kind == "logistic":
-        model = LogisticRegression(max_iter=1000)
-    elif kind == "mlp":
-        model = MLPClassifier((128,), max_iter=100, random_state=seed)
-    else:
-        model = RandomForestClassifier(300, random_state=seed)
+    models: dict[Student, Any] = {
+        "logistic": LogisticRegression(max_iter=1000),
+        "mlp": MLPClassifier((128,), max_iter=100, random_state=seed),
+        "forest": RandomForestClassifier(300, random_state=seed),
+    }
     with warnings.catch_warnings():  # about few cells, and steps that have not converged
         warnings.simplefilter("ignore")
-        return np.asarray(model.fit(logged, labels).predict(values))
+        return np.asarray(models[kind].fit(logged, labels).predict(values))
 
 
 def classification_scores(truth: NDArray[Any], found: NDArray[Any]) -> dict[str, float]:
     """Return accuracy, balanced accuracy and macro-F1 over the classes of the truth."""
-    labels = np.unique(truth)
-    recall = [np.mean(found[truth == label] == label) for label in labels]
-    f1 = f1_score(truth, found, labels=labels, average="macro", zero_division=0)
-    accuracy = float(accuracy_score(truth, found))
+    of_truth: dict[str, Any] = {
+        "labels": np.unique(truth),
+        "average": "macro",
+        "zero_division": 0,
+    }
     return {
-        "accuracy": accuracy,
-        "balanced_accuracy": float(np.mean(recall)),
-        "macro_f1": float(f1),
+        "accuracy": float(accuracy_score(truth, found)),
+        "balanced_accuracy": float(recall_score(truth, found, **of_truth)),
+        "macro_f1": float(f1_score(truth, found, **of_truth)),
     }
 
 
@@ -163,10 +163,10 @@ def _likeness(train: LabelledCells, sets: Mapping[str, Any]) -> dict[str, dict[s
     near = NearestNeighbors().fit(points)
     some = np.random.default_rng(0).permutation(len(points))[:_MOST_NEIGHBOURS]
     usual = float(np.median(near.kneighbors(points[some], 2)[0][:, 1]))
-    mean, variance = _moments(logged)
+    mean, variance = mean_variance_axis(logged.astype(np.float64), 0)
     found = {}
     for name, (values, _, counts) in sets.items():
-        own_mean, own_variance = _moments(values)
+        own_mean, own_variance = mean_variance_axis(values.astype(np.float64), 0)
         at_once = points[some] if name == ALL_CELLS else pca.transform(values)
         distance = near.kneighbors(at_once, 2)[0][:, int(name == ALL_CELLS)]
         found[name] = {
@@ -176,9 +176,3 @@ def _likeness(train: LabelledCells, sets: Mapping[str, Any]) -> dict[str, dict[s
             "neighbour_distance": float(np.median(distance)) / max(usual, 1e-12),
         }
     return found
-
-
-def _moments(values: sp.csr_matrix) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    values = values.astype(np.float64)
-    mean = np.asarray(values.mean(axis=0)).ravel()
-    return mean, np.asarray(values.multiply(values).mean(axis=0)).ravel() - mean**2

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.decomposition import PCA
 from sklearn.utils.sparsefuncs import incr_mean_variance_axis
@@ -16,7 +15,7 @@ from sklearn.utils.sparsefuncs import incr_mean_variance_axis
 from hdeepinsight._errors import check_integer, check_key, invalid
 from hdeepinsight.data import AlignedQuery, DataLike, log_normalize, open_counts
 from hdeepinsight.graph import check_points
-from hdeepinsight.image import MIN_DISTINCT, global_seeds, principal_plane
+from hdeepinsight.image import MIN_DISTINCT, preserve_neighbors, principal_plane
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -261,21 +260,16 @@ def mde(
     check_integer("n_neighbors", n_neighbors, hint="Omit it to use 15.")
     if len(points) < 2:
         return np.zeros((len(points), 2), dtype=np.float32)
-    start = principal_plane(np.pad(points, ((0, 0), (0, max(0, 2 - points.shape[1])))))
+    points = np.pad(points, ((0, 0), (0, max(0, 2 - points.shape[1]))))
     if len(np.unique(points.round(6), axis=0)) < MIN_DISTINCT:
-        return start
+        return principal_plane(points)
     import pymde
 
-    constraint = pymde.Standardized()
-    with global_seeds(seed):
-        problem = pymde.preserve_neighbors(
-            points,
-            constraint=constraint,
-            n_neighbors=min(n_neighbors, len(points) - 1),
-            repulsive_fraction=_REPULSIVE,
-            init="random",
-        )
-        # The noise parts equal cells, whose distance would have no gradient.
-        noisy = torch.from_numpy(start) + 0.01 * torch.randn(start.shape)
-        embedded = problem.embed(X=constraint.project_onto_constraint(noisy))
-        return np.asarray(embedded.detach().cpu().numpy(), dtype=np.float32)
+    return preserve_neighbors(
+        points,
+        n_neighbors,
+        seed,
+        noise=0.01,
+        constraint=pymde.Standardized(),
+        repulsive_fraction=_REPULSIVE,
+    )

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from hdeepinsight import SCHDeepInsight
-from hdeepinsight.models._base._registry import SCHEMA_VERSION
+from hdeepinsight.models._base._schema import SCHEMA_VERSION
 
 TYPES = ["B", "CD4 T", "CD8 T"]
 GENES = [f"GENE{i}" for i in range(16)]

@@ -14,7 +14,8 @@ from scipy import sparse
 
 from hdeepinsight import SCHDeepInsight
 from hdeepinsight.data import InputError, ProteinCoverageWarning, own_columns
-from hdeepinsight.models import ModuleConfig
+from hdeepinsight.hub import load_annotator
+from hdeepinsight.models import Annotator, ModuleConfig
 
 LEVELS = ["lineage", "cell_type"]
 
@@ -101,6 +102,16 @@ def test_both_modalities_are_learnt(joint, query, paired, truth):
     order = np.random.default_rng(0).permutation(shuffled.n_obs)
     shuffled.mod["prot"].X = shuffled.mod["prot"].X[order]
     assert accuracy(joint, shuffled, truth) < accuracy(joint, query, truth)
+
+
+def test_a_saved_model_annotates_both_modalities_without_scvi_tools(joint, query, tmp_path):
+    joint.save(tmp_path)
+    annotator = load_annotator(tmp_path)
+    assert type(annotator) is Annotator
+    query.write(tmp_path / "query.h5mu")
+    for given in (query, query.mod["rna"], tmp_path / "query.h5mu"):
+        found = annotator.annotate(given).node_probabilities
+        np.testing.assert_array_equal(found, joint.annotate(given).node_probabilities)
 
 
 def test_proteins_alone_tell_what_they_can(joint, paired):

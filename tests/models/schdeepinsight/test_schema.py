@@ -19,7 +19,7 @@ import pytest
 
 from hdeepinsight import SCHDeepInsight
 from hdeepinsight.models import ModelFileError, ModelFolder, convert_model, load_model, model_class
-from hdeepinsight.models._base._registry import SCHEMA_VERSION, migrate
+from hdeepinsight.models._base._schema import SCHEMA_VERSION, migrate
 
 GOLDEN = Path(__file__).parents[2] / "data" / "models"
 FILES = ["schema_1_torch", "schema_2_torch", "schema_3"]

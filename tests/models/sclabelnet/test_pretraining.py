@@ -46,8 +46,8 @@ def test_a_hidden_value_is_not_in_the_input(encoder):
     network = encoder.module.backbone.eval()
     tokens = token_sets(bin_values(torch.poisson(torch.full((6, 100), 1.0)).log1p()))
     chosen, masked = choose_tokens(tokens.real, 0.15, 0.9)
-    other = torch.where(masked, 1 + tokens.positions % 5, tokens.positions)
-    changed = tokens._replace(positions=other)
+    other = torch.where(masked, 1 + tokens.bins % 5, tokens.bins)
+    changed = tokens._replace(bins=other)
     assert torch.equal(network(tokens, masked), network(changed, masked))
     assert not torch.equal(network(tokens, chosen & ~masked), network(changed, chosen & ~masked))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import platform
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -22,12 +21,12 @@ from scvi.data import AnnDataManager
 from scvi.dataloaders import DataSplitter
 from scvi.model._utils import parse_device_args
 from scvi.model.base import BaseModelClass
-from scvi.model.base._constants import SAVE_KEYS
 from scvi.train import TrainRunner
 
 from hdeepinsight._archive import UNFIT, damaged, damaged_if_unfit, frame_from_plain
 from hdeepinsight._errors import batch_column, check_integer, check_keywords
-from hdeepinsight._model_folder import ModelFolder
+from hdeepinsight._keys import SAVE_KEYS
+from hdeepinsight._model_folder import REFERENCE_FILES, ModelFolder
 from hdeepinsight._progress import quiet_trainer
 from hdeepinsight.data import (
     AlignedQuery,
@@ -36,21 +35,17 @@ from hdeepinsight.data import (
     is_paired,
     name_digests,
     open_counts,
-    open_paired,
     open_query,
     pad,
     split_three,
 )
-from hdeepinsight.models._base import (
-    _registration as registration,
-)
-from hdeepinsight.models._base import (
-    _registry as classes,
-)
-from hdeepinsight.models._base import (
-    _training as training,
-)
+from hdeepinsight.models._base import _registration as registration
+from hdeepinsight.models._base import _registry as classes
+from hdeepinsight.models._base import _schema as schema
+from hdeepinsight.models._base import _training as training
 from hdeepinsight.models._base._plan import OneCyclePlan
+from hdeepinsight.models._base._registration import BATCH, LABELS, Setup, as_label_keys
+from hdeepinsight.models._base._setup import resolve_cells
 
 if TYPE_CHECKING:
     from scvi.dataloaders import AnnDataLoader
@@ -69,8 +64,6 @@ NOT_SUPPORTED = {
     *("setup_annbatch", "setup_datamodule", "update_setup_method_args"),
 }
 RECORDED_PACKAGES = ("hdeepinsight", "scvi-tools", "torch", "lightning", "anndata", "numpy")
-
-logger = logging.getLogger(__name__)
 
 
 class CountModel(BaseModelClass):  # type: ignore[misc]
@@ -197,8 +190,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         >>> hdi.SCHDeepInsight(reference, layout="random").taxonomy.level_names
         ('lineage', 'cell_type')
         """
-        setup = registration.Setup(**cls._get_setup_method_args(**locals()))
-        registration.as_label_keys(labels_key, labels_keys, required=cls._labels_required)
+        setup = Setup(**cls._get_setup_method_args(**locals()))
+        as_label_keys(labels_key, labels_keys, required=cls._labels_required)
         registration.check_reference(adata, AnnData, "setup_mudata")
         source = open_counts(adata, layer=layer, arguments={"layer": "layer"})
         registration.register(cls, adata, source, adata.obs, setup)
@@ -294,24 +287,12 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         return text
 
     @property
-    def _setup(self) -> registration.Setup:
-        return registration.Setup.of(self.registry_)
+    def _setup(self) -> Setup:
+        return Setup.of(self.registry_)
 
     def _resolve_adata(self, data: Any) -> Any:
         """Return the registered reference where nothing was given; a MuData file is read."""
-        if data is None and self.adata is None:
-            msg = "This call needs cells, and the model has no reference attached."
-            hint = "Pass an AnnData or the path of a file, or load the model with adata=..."
-            raise ValueError(f"{msg} {hint}")
-        data = self.adata if data is None else data
-        return open_paired(data) if is_paired(data) else data
-
-    def _obs_of(self, data: Any, keys: Sequence[str], kind: str = "labels") -> pd.DataFrame:
-        """Return the table that holds some columns of an AnnData or MuData."""
-        if is_paired(data):
-            found: pd.DataFrame = self._setup.modalities.columns_of(data, keys, kind=kind).obs
-            return found
-        return data.obs
+        return resolve_cells(data, self.adata)
 
     def open(
         self,
@@ -362,9 +343,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         >>> opened.n_obs, int(opened.measured.sum()), len(model.annotate(opened))
         (210, 263, 210)
         """
-        given = query if isinstance(query, AlignedQuery) else self._resolve_adata(query)
         opened = open_query(
-            given,
+            self._resolve_adata(query),
             self.genes,
             layer=layer,
             preferred_layer=self._setup.layer,
@@ -693,7 +673,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         data, keys = self._resolve_adata(None), self._setup.labels_keys
         layer = self._setup.layer
         x = None if is_paired(data) else data.layers.get(layer, data.X)
-        registration.check_unchanged(self.adata_manager, self._obs_of(data, keys), x, keys)
+        registration.check_unchanged(self.adata_manager, self._setup.obs_of(data, keys), x, keys)
 
     def _split(
         self,
@@ -705,7 +685,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         """Return the cells that train, that are held out of every label, and that do neither."""
         groups, rng = self._groups(split_key), np.random.default_rng(self.seed)
         obs = self.adata_manager.adata.obs
-        labels = obs.get(registration.LABELS, pd.Series(1, index=obs.index)).to_numpy()
+        labels = obs.get(LABELS, pd.Series(1, index=obs.index)).to_numpy()
         if (train_size, validation_size, split_key) == (None, None, None):
             train_size = self._default_train_size
         sizes = train_size, validation_size
@@ -727,7 +707,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         if split is not None:
             shell = self.adata_manager.adata
             arrays += [shell.X.data, shell.X.indices, shell.X.indptr, split[0]]
-            codes = (registration.LABELS, registration.BATCH)
+            codes = (LABELS, BATCH)
             arrays += [shell.obs[name].to_numpy() for name in codes if name in shell.obs]
         digest = hashlib.sha256(repr(settings).encode())
         for array in arrays:
@@ -743,7 +723,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         """Return the group of every cell of the reference by a column, where one is named."""
         if key is None:
             return None
-        obs = self._obs_of(self._resolve_adata(None), [key], kind="batch")
+        obs = self._setup.obs_of(self._resolve_adata(None), [key], kind="batch")
         groups: np.ndarray = batch_column(obs, key).astype(str).to_numpy()
         return groups
 
@@ -832,7 +812,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
                 raise ValueError(f"{msg} Leave it out, or load the model with adata=...")
             reference: Any = self._resolve_adata(None)
             paired = isinstance(reference, MuData)
-            name = SAVE_KEYS.MDATA_FNAME if paired else SAVE_KEYS.ADATA_FNAME
+            name = REFERENCE_FILES[paired]
             write = reference.write_h5mu if paired else reference.write_h5ad
             references[name] = partial(write, **anndata_write_kwargs)
         folder.write(self._payload(), references)
@@ -888,10 +868,9 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     @classmethod
     def _from_payload(cls, payload: dict[str, Any], adata: Any, name: object) -> Self:
         """Build the model that a payload describes, with its weights."""
-        attributes = payload[SAVE_KEYS.ATTR_DICT_KEY]
-        missing = classes.missing_capabilities(attributes, cls._parts)
+        attributes = payload[SAVE_KEYS.ATTRIBUTES]
         with damaged_if_unfit(name):
-            attributes = classes.migrate(attributes, cls._options_of)
+            attributes = schema.migrate(attributes, cls._options_of)
             registry = attributes.pop("registry_")
             options = attributes["init_params_"]["non_kwargs"]
             for option, only in cls._former_options.items():
@@ -911,14 +890,9 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             model = cls(adata, **options)
         with damaged_if_unfit(name):
             model._restore(attributes)
-            model.module.load_state_dict(payload[SAVE_KEYS.MODEL_STATE_DICT_KEY])
-        model.missing_capabilities = missing
-        if missing:
-            logger.warning(
-                "This model was saved by an older release and lacks %s. Train and save it again "
-                "to have them; all else works.",
-                "; ".join(missing),
-            )
+            model.module.load_state_dict(payload[SAVE_KEYS.WEIGHTS])
+        given = payload[SAVE_KEYS.ATTRIBUTES]
+        model.missing_capabilities = schema.missing_capabilities(given, cls._parts)
         return model
 
     @classmethod
@@ -947,8 +921,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         'SCHDeepInsight'
         """
         payload = ModelFolder(Path(dir_path), prefix or "").read()
-        classes.check_payload(payload, dir_path, cls)
-        return dict(payload[SAVE_KEYS.ATTR_DICT_KEY]["registry_"])
+        classes.class_of(payload, dir_path, cls)
+        return dict(payload[SAVE_KEYS.ATTRIBUTES]["registry_"])
 
     def _payload(self) -> dict[str, Any]:
         """Return weights and attributes in plain types, for the model file."""
@@ -957,10 +931,10 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         names += self._figures
         parts = {name: getattr(self, name) for name in self._parts}
         return {
-            SAVE_KEYS.MODEL_STATE_DICT_KEY: self.module.state_dict(),
-            SAVE_KEYS.VAR_NAMES_KEY: list(self.genes),
-            SAVE_KEYS.ATTR_DICT_KEY: {
-                "schema_version_": classes.SCHEMA_VERSION,
+            SAVE_KEYS.WEIGHTS: self.module.state_dict(),
+            SAVE_KEYS.GENES: list(self.genes),
+            SAVE_KEYS.ATTRIBUTES: {
+                "schema_version_": schema.SCHEMA_VERSION,
                 **{name: getattr(self, name) for name in names},
                 **{name: part and part.to_dict() for name, part in parts.items()},
             },
@@ -969,17 +943,12 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     def _restore(self, attributes: dict[str, Any]) -> None:
         """Set what :meth:`_payload` stored, in its original types."""
         self.is_trained_ = attributes["is_trained_"]
-        self.recipe_ = attributes["recipe_"]
+        schema.restore_parts(self, attributes)
         for name in ("train_indices_", "validation_indices_", "test_indices_", "held_out_"):
             value = attributes.get(name)
             setattr(self, name, value.numpy() if isinstance(value, torch.Tensor) else value)
-        for name in self._figures:
-            setattr(self, name, attributes.get(name))
         history = attributes["history_"]
         self.history_ = history and {key: frame_from_plain(t) for key, t in history.items()}
-        for name, kind in self._parts.items():
-            values = attributes.get(name)
-            setattr(self, name, values and self._part(kind, values))
         if self.adata is not None and self.held_out_ is not None:
             held_out = np.isin(name_digests(self.adata.obs_names), self.held_out_)
             self.validation_indices_ = np.flatnonzero(held_out)

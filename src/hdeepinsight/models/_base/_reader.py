@@ -146,7 +146,8 @@ class QueryReader:
 
         markers = marker_opinion(model.profiles_, model.taxonomy, measured)
         yardstick = model.bank_, model.taxonomy, measured
-        return QueryJudge(*yardstick, counts, probabilities, network, markers, seed=model.seed)
+        how: dict[str, Any] = {"adapted": self.network.adapter.is_applied, "seed": model.seed}
+        return QueryJudge(*yardstick, counts, probabilities, network, markers, **how)
 
 
 def query_cells(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,9 @@ from scvi.data import AnnDataManager
 from scvi.data.fields import LayerField, NumericalObsField, ObsmField
 
 from hdeepinsight._errors import batch_column, invalid, one_column
-from hdeepinsight.data import Modalities, align_genes
+from hdeepinsight.data import align_genes
+from hdeepinsight.models._base._setup import Setup as Setup
+from hdeepinsight.models._base._setup import as_label_keys as as_label_keys
 from hdeepinsight.taxonomy import check_labels, find_unlabeled
 
 if TYPE_CHECKING:
@@ -31,54 +33,6 @@ if TYPE_CHECKING:
 LABELS, BATCH = "_scvi_labels", "_scvi_batch"
 # Our arrays have no names of columns, which scvi-tools would remark on for each of them.
 logging.getLogger("scvi.data.fields._arraylike_field").setLevel(logging.WARNING)
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What the set-up of a reference was called with, in the form of scvi-tools.
-
-    Parameters
-    ----------
-    model_name, setup_method_name
-        Names of the class and of its method.
-    setup_args
-        Arguments of the method.
-    """
-
-    model_name: str
-    setup_method_name: str
-    setup_args: dict[str, Any]
-
-    @classmethod
-    def of(cls, registry: Mapping[str, Any]) -> Setup:
-        """Return the set-up that a registry tells of."""
-        return cls(**{field.name: registry[field.name] for field in fields(cls)})
-
-    @property
-    def labels_keys(self) -> list[str]:
-        """Label columns, from coarse to fine; empty where none were given."""
-        keys = self.setup_args.get("labels_key"), self.setup_args.get("labels_keys")
-        return as_label_keys(*keys, required=False)
-
-    @property
-    def batch_key(self) -> str | None:
-        """Column with the batch."""
-        return self.setup_args.get("batch_key")
-
-    @property
-    def unlabeled(self) -> str:
-        """Label that means "not known"."""
-        return str(self.setup_args.get("unlabeled_category") or "Unknown")
-
-    @property
-    def layer(self) -> str | None:
-        """Layer with the counts of the RNA."""
-        return self.setup_args.get("rna_layer", self.setup_args.get("layer"))
-
-    @property
-    def modalities(self) -> Modalities:
-        """Which modalities of a MuData are read: those of the reference, or the usual ones."""
-        return Modalities.from_setup(self.setup_args.get("modalities"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -297,24 +251,6 @@ def check_reference(data: Any, kind: Any, other: str) -> None:
     if data.is_view:
         msg = f"The reference must be an object of its own, got a view of another {kind.__name__}"
         raise ValueError(f"{msg}, which changes with it. Pass a copy: .copy().")
-
-
-def as_label_keys(
-    labels_key: str | None, labels_keys: str | Sequence[str] | None, *, required: bool = True
-) -> list[str]:
-    """Return label columns from coarse to fine; ``ValueError`` unless one of both is given."""
-    if labels_key is None and labels_keys is None and not required:
-        return []
-    if not isinstance(labels_key, str | None):
-        hint = "Pass several columns as labels_keys."
-        raise invalid("labels_key", labels_key, "the name of a column", hint)
-    if (labels_key is None) == (labels_keys is None):
-        given = "neither" if labels_key is None else "both"
-        hint = "Pass labels_key for a single column, or labels_keys for one per level, coarse to"
-        msg = f"Exactly one of labels_key and labels_keys must be given, got {given}."
-        raise ValueError(f"{msg} {hint} fine.")
-    keys = labels_key if labels_key is not None else labels_keys or ()
-    return [keys] if isinstance(keys, str) else list(keys)
 
 
 def _unique(names: pd.Index) -> pd.Index:

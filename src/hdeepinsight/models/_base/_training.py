@@ -27,6 +27,8 @@ from hdeepinsight._archive import dump, frame_from_plain, parse
 from hdeepinsight._errors import invalid
 from hdeepinsight._io import atomic_write
 from hdeepinsight._progress import progress_visible
+from hdeepinsight.nn import one_at_a_time as one_at_a_time
+from hdeepinsight.nn import seeded as seeded
 
 if TYPE_CHECKING:
     from scvi.model.base import BaseModelClass
@@ -42,24 +44,6 @@ DECISIVE = {
 }
 #: Between two checkpoints; writing one takes time too.
 MIN_SECONDS = 20.0
-
-#: Trainings draw from the one random state of torch, so that only one runs at a time.
-TRAINING = threading.RLock()
-
-
-@contextmanager
-def one_at_a_time() -> Iterator[None]:
-    """Wait for the trainings of other threads."""
-    with TRAINING:
-        yield
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Draw from a seed of one's own, one thread at a time; the global state comes back after."""
-    with one_at_a_time(), torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
 
 
 def trainer_options(

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 #: Powers of the adjacency in a convolution, and width of the edge decoder.
 N_HOPS, EDGE_WIDTH = 3, 32
-#: Share of the genes that a training step leaves out.
-DROPOUT = 0.2
 #: What divides similarities before noise is added; edges are more random where it is higher.
 TEMPERATURE = 0.1
 
@@ -118,10 +116,9 @@ class GraphAutoencoder(BaseModuleClass):  # type: ignore[misc]
         self.register_buffer("scale", torch.ones(n_genes))
         self.register_buffer("rotation", torch.zeros(n_genes, n_components))
 
-    def project(self, features: SparseFeatures | Tensor) -> Tensor:
-        """Standardise log values and project them for every hop; the same for any graph."""
-        factor = dropout(1 / self.scale, DROPOUT, self.training)
-        return self.first.project(features, self.shift, factor)
+    def project(self, features: SparseFeatures | Tensor, left_out: float = 0.0) -> Tensor:
+        """Standardise log values and project them for every hop, without a share of the genes."""
+        return self.first.project(features, self.shift, dropout(1 / self.scale, left_out))
 
     def encode(self, projected: Tensor, graph: CellGraph) -> Tensor:
         """Embed cells over a graph, shape ``(n_cells, n_latent)``."""
@@ -167,19 +164,16 @@ class GraphAutoencoder(BaseModuleClass):  # type: ignore[misc]
         Nothing is random here: the embedding and the neighbours that each cell chose depend on
         weights and cells alone.
         """
-        was_training = self.training
-        self.eval()
         projected, neighbors = self.project(features), cells.neighbors.to(self.device)
         latent = self.encode(projected, union_graph(neighbors))
         for _ in range(2):
             candidates = self.widened(cells.candidates, latent)
             neighbors = chosen_cells(candidates, self.choose(latent, candidates, 0.0)[0])
             latent = self.encode(projected, union_graph(neighbors))
-        self.train(was_training)
         return latent, neighbors
 
     def _get_inference_input(self, tensors: dict[str, Any], **_: Any) -> dict[str, Any]:
-        return {"features": tensors["features"], "graph": tensors["graph"]}
+        return {name: tensors[name] for name in ("features", "graph")}
 
     def inference(self, features: SparseFeatures | Tensor, graph: CellGraph) -> dict[str, Tensor]:
         """Embed log values over a graph."""

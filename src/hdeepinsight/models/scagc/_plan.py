@@ -32,6 +32,8 @@ POOL_REFRESH, TARGET_UPDATE = 25, 8
 #: Share of changed labels between two targets below which the second phase ends.
 LABEL_CHANGE = 0.001
 CONTRAST_TEMPERATURE = 0.7
+#: Share of the genes that a step leaves out.
+DROPOUT = 0.2
 
 
 class CellBlocks(pl.LightningDataModule):
@@ -155,7 +157,7 @@ class AdaptiveGraphPlan(pl.LightningModule):
             candidates, neighbors = place[candidates[batch]], place[neighbors[batch]]
             logged = self.cells.logged[batch.cpu().numpy()]
             features = SparseFeatures.from_scipy(logged, self.device)
-        projected = self.module.project(features)
+        projected = self.module.project(features, DROPOUT)
         latent = self.module.encode(projected, union_graph(neighbors))
         noise = 1.0 - max(self.current_epoch - self.epochs[0], 0) / max(self.epochs[1], 1)
         chosen, soft = self.module.choose(latent, candidates, noise)
@@ -167,36 +169,23 @@ class AdaptiveGraphPlan(pl.LightningModule):
             self.neighbors[batch] = -1  # the first ones may be more
             self.neighbors[batch, : drawn.shape[1]] = batch[drawn].where(drawn >= 0, -1)
         rows = torch.randperm(len(batch), device=batch.device)[:DECODED_CELLS]
-        losses = self._losses(batch, rows, latent, renewed, (candidates, drawn))
-        total = losses["count"]
-        for name in ("edge", "contrast", "cluster"):
-            if name in losses:
-                total = total + getattr(self.options, f"{name}_weight") * losses[name]
-        self.log("train_loss", total, prog_bar=True, on_epoch=True, on_step=False, batch_size=1)
-        named = {f"{name}_loss": loss for name, loss in losses.items()}
-        self.log_dict(named, on_epoch=True, on_step=False, batch_size=1)
-        return total
-
-    def _losses(
-        self,
-        batch: Tensor,
-        rows: Tensor,
-        latent: Tensor,
-        renewed: Tensor,
-        edges: tuple[Tensor, Tensor],
-    ) -> dict[str, Tensor]:
-        """Return the parts of the loss, of some rows of the cells of a step."""
-        module, at = self.module, batch[rows].cpu()
+        at = batch[rows].cpu()
         counts = torch.as_tensor(self.cells.counts[at.numpy()].toarray()).to(latent)
         given = (part[at].to(self.device) for part in (self.cells.size_factor, self.cells.batch))
-        generated = module.generative(latent[rows], *given)
+        generated = self.module.generative(latent[rows], *given)
+        decoded = partial(self.module.edge_probability, latent)
         losses = {
-            "count": module.loss({"counts": counts}, {}, generated).loss,
-            "edge": adjacency_error(partial(module.edge_probability, latent), rows, *edges),
+            "count": self.module.loss({"counts": counts}, {}, generated).loss,
+            "edge": adjacency_error(decoded, rows, candidates, drawn),
             "contrast": info_nce(latent[rows], renewed[rows], CONTRAST_TEMPERATURE),
         }
         if self.target is not None:
-            target, found = self.target[batch], module.assign(latent)
+            target, found = self.target[batch], self.module.assign(latent)
             divergence = target * (target.clamp_min(1e-12) / found.clamp_min(1e-12)).log()
             losses["cluster"] = divergence.sum(dim=1).mean()
-        return losses
+        weights = {"count_weight": 1.0, **vars(self.options)}
+        total = sum((weights[f"{k}_weight"] * v for k, v in losses.items()), latent.new_zeros(()))
+        how: Any = {"on_epoch": True, "on_step": False, "batch_size": 1}
+        self.log("train_loss", total, prog_bar=True, **how)
+        self.log_dict({f"{name}_loss": loss for name, loss in losses.items()}, **how)
+        return total

@@ -1,6 +1,6 @@
 """The main model."""
 
 from hdeepinsight.models.schdeepinsight._model import SCHDeepInsight
-from hdeepinsight.models.schdeepinsight._module import ModuleConfig
+from hdeepinsight.nn import ModuleConfig
 
 __all__ = ["ModuleConfig", "SCHDeepInsight"]

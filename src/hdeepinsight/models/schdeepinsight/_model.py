@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from anndata import AnnData
 
 from hdeepinsight._errors import check_integer
+from hdeepinsight._keys import FIELD_KEYS
 from hdeepinsight._progress import progress
 from hdeepinsight.adaptation import reference_sums
 from hdeepinsight.annotation import check_level_names
@@ -19,6 +19,7 @@ from hdeepinsight.data import (
     InputError,
     align_genes,
     draw_evenly,
+    is_paired,
     log_normalize,
     open_counts,
     select_genes,
@@ -35,16 +36,16 @@ from hdeepinsight.explanation import (
 from hdeepinsight.image import GeneLayout
 from hdeepinsight.models._base._classifier import HierarchicalClassifierMixin
 from hdeepinsight.models._base._count_model import CountModel
-from hdeepinsight.models._base._registration import BATCH, LABELS, read_counts
-from hdeepinsight.models._base._training import seeded
-from hdeepinsight.models.schdeepinsight._module import GeneImageClassifier, ModuleConfig
-from hdeepinsight.models.schdeepinsight._multimodal import MultimodalMixin
+from hdeepinsight.models._base._registration import BATCH, LABELS, Setup, read_counts
+from hdeepinsight.models.schdeepinsight import _multimodal as multimodal
+from hdeepinsight.models.schdeepinsight._module import GeneImageModule
 from hdeepinsight.nn import (
     CountThinning,
     GeneMasking,
     LeafSums,
-    ModelNormalizer,
+    ModuleConfig,
     inverse_frequency_weights,
+    seeded,
     usual_shift,
 )
 from hdeepinsight.taxonomy import Taxonomy
@@ -67,7 +68,7 @@ ADAPTED_NOTE = (
 )
 
 
-class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
+class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
     r"""Hierarchical annotation of cells from gene images.
 
     Parameters
@@ -80,7 +81,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
         Tree of the cell types; by default the one that the label columns span.
     layout
         Pixel of every gene: a :class:`~hdeepinsight.image.GeneLayout`, or how to fit one
-        (``"tsne"``, ``"tsne_published"``, ``"umap"``, ``"mde"``, ``"random"``).
+        (``"tsne"``, ``"tsne_published"``, ``"mde"``, ``"random"``).
     n_genes
         Most genes of a fitted layout: ``keep_genes`` first, then the most variable ones.
     keep_genes
@@ -136,8 +137,9 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
     decisions; the benchmark compares them with controls that undo one of them each.
     """
 
-    _module_cls = GeneImageClassifier
     _hears_profiles = True
+    _module_cls = GeneImageModule
+    _options_of = GeneImageModule.present_options
 
     def __init__(
         self,
@@ -163,8 +165,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
             check_integer("n_members", n_members, hint="Pass 'auto' to go by the reference.")
         super().__init__(adata, registry, seed=seed)
         self._loader_genes = super().genes
-        config = ModuleConfig(**config) if isinstance(config, dict) else config or ModuleConfig()
-        self._config = config
+        config = self._config = ModuleConfig.of(config)
         if taxonomy is None:
             obs = self.adata_manager.adata.obs if self.adata_manager else self._label_table()
             keys = self._setup.labels_keys
@@ -184,15 +185,69 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
         self.module = None
         if adata is not None:
             source = self._registration().source
-            keep = [*keep_genes, *self._genes_of_proteins(adata, keep_genes)]
+            genes = multimodal.genes_of_proteins(adata, self._setup)
+            keep = [*keep_genes, *(gene for gene in genes if gene not in keep_genes)]
             nodes = self._nodes()
             self._build(self._layout_of(source, nodes, keep), proteins, nodes)
-            self._read_genes(self.genes, self._protein_arrays())
+            self._read_genes(
+                self.genes, multimodal.protein_arrays(adata, self._setup, self.proteins)
+            )
             shell = self.adata_manager.adata
             shell.obs[LABELS] = nodes
             self._fit_to(shell.X, nodes, shell.obs[BATCH].to_numpy())
         elif not isinstance(layout, str):
             self._build(self._layout_of(None, None, ()), proteins)
+
+    @classmethod
+    def setup_mudata(
+        cls,
+        mdata: MuData,
+        *,
+        rna_layer: str | None = None,
+        protein_layer: str | None = None,
+        labels_key: str | None = None,
+        labels_keys: Sequence[str] | None = None,
+        batch_key: str | None = None,
+        unlabeled_category: str = "Unknown",
+        modalities: Mapping[str, str] | None = None,
+        source_registry: dict[str, Any] | None = None,
+    ) -> None:
+        """Register a labelled reference of RNA and surface proteins; nothing is written to it.
+
+        Parameters
+        ----------
+        mdata
+            Reference with raw counts of both modalities. Some cells may lack proteins, none RNA.
+        rna_layer, protein_layer
+            Layers with the counts; ``X`` by default.
+        labels_key, labels_keys, batch_key, unlabeled_category
+            As in :meth:`setup_anndata`. The columns are looked for in ``mdata.obs``, then in the
+            ``obs`` of the RNA modality.
+        modalities
+            Modality of each argument, as in scvi-tools: ``{"rna_layer": "rna", "protein_layer":
+            "protein"}``, and ``"labels_key"`` or ``"batch_key"`` where the columns are in another
+            modality. By default the usual names are tried.
+        source_registry
+            Registry of a saved model, whose set-up is repeated on this object.
+
+        Raises
+        ------
+        InputError
+            If a modality is missing, empty or does not hold counts, or cells lack RNA.
+        KeyError
+            If a column is not there.
+        ValueError
+            If not exactly one of ``labels_key`` and ``labels_keys`` is given.
+
+        Examples
+        --------
+        >>> SCHDeepInsight.setup_mudata(
+        ...     mdata,
+        ...     labels_key="cell_type",
+        ...     modalities={"rna_layer": "rna", "protein_layer": "prot"},
+        ... )  # doctest: +SKIP
+        """
+        multimodal.register_paired(cls, mdata, Setup(**cls._get_setup_method_args(**locals())))
 
     @classmethod
     def from_paper(
@@ -259,14 +314,14 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
         return self._loader_genes if self.module is None else self.layout.genes
 
     @property
+    def proteins(self) -> tuple[str, ...]:
+        """Surface proteins of the model; empty where it was trained on RNA alone."""
+        return () if self.protein_layout is None else self.protein_layout.genes
+
+    @property
     def backbone_name(self) -> str:
         """Name of the network that reads the image."""
         return str(self.init_params_["non_kwargs"]["backbone"])
-
-    @property
-    def normalizer(self) -> ModelNormalizer:
-        """What turns counts into the model's log values; give it to `hdi.pp.stacas`."""
-        return ModelNormalizer(self.genes, self.module.normalizer)
 
     def explain(
         self,
@@ -460,21 +515,14 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
                 np.clip(MEMBERS_CELLS // max(n_labelled, 1), 1, MOST_MEMBERS)
             )
         self.layout = layout
-        self.protein_layout = self._protein_layout_of(proteins, layout)
-        with seeded(self.seed):
-            self.module = self._module_cls(
-                self.taxonomy,
-                layout,
-                self._config,
-                backbone=options["backbone"],
-                n_latent=options["n_latent"],
-                n_members=options["n_members"],
-                masking=GeneMasking.of(options["masking"]),
-                thinning=CountThinning.of(options["thinning"]),
-                proteins=self.protein_layout,
-            )
+        proteins = GeneLayout.from_dict(proteins) if isinstance(proteins, dict) else proteins
+        proteins = proteins or multimodal.layout_of_proteins(self.adata, self._setup, layout)
+        self.protein_layout: GeneLayout | None = proteins
         options["layout"] = layout.to_dict()
-        options["proteins"] = self.protein_layout and self.protein_layout.to_dict()
+        options["proteins"] = proteins and proteins.to_dict()
+        objects = {"taxonomy": self.taxonomy, "layout": layout, "proteins": proteins}
+        with seeded(self.seed):
+            self.module = self._module_cls.from_options(options | objects)
 
     def _build_from(self, counts: csr_matrix, nodes: np.ndarray) -> None:
         """Build the network from a sample of a datamodule's cells."""
@@ -488,25 +536,13 @@ class SCHDeepInsight(HierarchicalClassifierMixin, MultimodalMixin, CountModel):
         """Fit what is saved with the weights of the network: normalisation, profiles, weights."""
         config = self._config
         self.module.normalizer.fit(counts, scale_percentile=config.scale_percentile)
-        self._fit_proteins()
+        if self.module.proteins is not None and is_paired(self.adata):
+            stained = self.adata_manager.adata.obsm
+            measured = stained["proteins_measured"].any(axis=1)
+            self.module.proteins.normalizer.fit(stained[FIELD_KEYS.PROTEINS][measured])
         sums = reference_sums(self.module, counts, nodes, batches)
         self.profiles_ = LeafSums.sum(sums).profiles()
         self.shift_ = usual_shift(sums)
         tree, labels = self.module.tree, torch.from_numpy(nodes)
         weights = inverse_frequency_weights(tree, labels, config.class_weights)
         self.module.objective.node_weights.copy_(weights)
-
-    @classmethod
-    def _options_of(cls, options: dict[str, Any]) -> dict[str, Any]:
-        """Return options of the class; older files have those of the network among them."""
-        names = {field.name for field in fields(ModuleConfig)}
-        older = {name: options[name] for name in names & set(options)}
-        rest = {name: value for name, value in options.items() if name not in names}
-        return {"n_members": 1} | rest | ({"config": older} if older else {})
-
-    def _opening(self) -> dict[str, Any]:
-        return {
-            "weights": self.module.normalizer.mean_share.cpu().numpy(),
-            "proteins": self.proteins,
-            "protein_layer": self._setup.setup_args.get("protein_layer"),
-        }

@@ -1,8 +1,7 @@
-"""RNA and surface proteins of the same cells: registration, and queries that lack some of it."""
+"""References of RNA and surface proteins of the same cells: how they are registered and read."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -19,125 +18,69 @@ from hdeepinsight.data import (
     protein_names,
 )
 from hdeepinsight.image import GeneLayout, protein_layout
-from hdeepinsight.models._base._registration import Setup, as_label_keys, check_reference, register
+from hdeepinsight.models._base._registration import (
+    Setup,
+    as_label_keys,
+    check_reference,
+    register,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anndata import AnnData
 
-    from hdeepinsight.models._base._count_model import CountModel as _Base
-else:
-    _Base = object
+
+def register_paired(model_class: type, mdata: MuData, setup: Setup) -> None:
+    """Register a MuData with a model class, and note which modalities it has; as `register`."""
+    given = setup.setup_args
+    keys = as_label_keys(given["labels_key"], given["labels_keys"])
+    check_reference(mdata, MuData, "setup_anndata")
+    found = Modalities.from_setup(given["modalities"]).of_reference(mdata)
+    given["modalities"] = found.to_setup()
+    rna, protein = found.rna_of(mdata), mdata.mod[found.protein]
+    with errors_of(found.rna):
+        source = open_counts(rna, layer=given["rna_layer"], arguments={"layer": "rna_layer"})
+    with errors_of(found.protein):
+        how: Any = {"layer": given["protein_layer"], "arguments": {"layer": "protein_layer"}}
+        open_counts(protein, **how, genes_only=False)
+    obs = found.columns_of(mdata, keys).obs
+    if setup.batch_key is not None:
+        batch = found.columns_of(mdata, [setup.batch_key], kind="batch").obs
+        obs = obs.join(batch[batch.columns.difference(obs.columns)])
+    register(model_class, mdata, source, obs, setup)
 
 
-class MultimodalMixin(_Base):
-    """Learn from, and annotate, a MuData of RNA and surface proteins."""
+def genes_of_proteins(data: Any, setup: Setup) -> list[str]:
+    """Return genes that a fitted layout has to hold, so that proteins have places; maybe none."""
+    if not is_paired(data):
+        return []
+    names = list(map(str, _modality(data, setup, "rna").var_names))
+    genes = [protein_genes(name, names) for name in _proteins(data, setup)]
+    return list(dict.fromkeys(chain.from_iterable(genes)))
 
-    protein_layout: GeneLayout | None = None
 
-    @classmethod
-    def setup_mudata(
-        cls,
-        mdata: MuData,
-        *,
-        rna_layer: str | None = None,
-        protein_layer: str | None = None,
-        labels_key: str | None = None,
-        labels_keys: Sequence[str] | None = None,
-        batch_key: str | None = None,
-        unlabeled_category: str = "Unknown",
-        modalities: Mapping[str, str] | None = None,
-        source_registry: dict[str, Any] | None = None,
-    ) -> None:
-        """Register a labelled reference of RNA and surface proteins; nothing is written to it.
+def layout_of_proteins(data: Any, setup: Setup, layout: GeneLayout) -> GeneLayout | None:
+    """Lay out proteins where their genes are; ``None`` where there are none."""
+    if not is_paired(data):
+        return None
+    genes = {name: protein_genes(name, layout.genes) for name in _proteins(data, setup)}
+    return protein_layout(layout, genes)
 
-        Parameters
-        ----------
-        mdata
-            Reference with raw counts of both modalities. Some cells may lack proteins, none RNA.
-        rna_layer, protein_layer
-            Layers with the counts; ``X`` by default.
-        labels_key, labels_keys, batch_key, unlabeled_category
-            As in :meth:`setup_anndata`. The columns are looked for in ``mdata.obs``, then in the
-            ``obs`` of the RNA modality.
-        modalities
-            Modality of each argument, as in scvi-tools: ``{"rna_layer": "rna", "protein_layer":
-            "protein"}``, and ``"labels_key"`` or ``"batch_key"`` where the columns are in another
-            modality. By default the usual names are tried.
-        source_registry
-            Registry of a saved model, whose set-up is repeated on this object.
 
-        Raises
-        ------
-        InputError
-            If a modality is missing, empty or does not hold counts, or cells lack RNA.
-        KeyError
-            If a column is not there.
-        ValueError
-            If not exactly one of ``labels_key`` and ``labels_keys`` is given.
+def protein_arrays(data: Any, setup: Setup, proteins: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return protein counts of a reference and whether each was measured, for the loaders."""
+    if not proteins or not is_paired(data):
+        return {}
+    layer = setup.setup_args.get("protein_layer")
+    found = setup.modalities.proteins_of(data, proteins, layer=layer)
+    measured = found.measured.astype(np.float32)
+    return {FIELD_KEYS.PROTEINS: found.counts, "proteins_measured": measured}
 
-        Examples
-        --------
-        >>> SCHDeepInsight.setup_mudata(
-        ...     mdata,
-        ...     labels_key="cell_type",
-        ...     modalities={"rna_layer": "rna", "protein_layer": "prot"},
-        ... )  # doctest: +SKIP
-        """
-        setup = Setup(**cls._get_setup_method_args(**locals()))
-        keys = as_label_keys(labels_key, labels_keys)
-        check_reference(mdata, MuData, "setup_anndata")
-        found = Modalities.from_setup(modalities).of_reference(mdata)
-        setup.setup_args["modalities"] = found.to_setup()
-        rna, protein = found.rna_of(mdata), mdata.mod[found.protein]
-        with errors_of(found.rna):
-            source = open_counts(rna, layer=rna_layer, arguments={"layer": "rna_layer"})
-        with errors_of(found.protein):
-            arguments = {"layer": "protein_layer"}
-            open_counts(protein, layer=protein_layer, arguments=arguments, genes_only=False)
-        obs = found.columns_of(mdata, keys).obs
-        if batch_key is not None:
-            batch = found.columns_of(mdata, [batch_key], kind="batch").obs
-            obs = obs.join(batch[batch.columns.difference(obs.columns)])
-        register(cls, mdata, source, obs, setup)
 
-    @property
-    def proteins(self) -> tuple[str, ...]:
-        """Surface proteins of the model; empty where it was trained on RNA alone."""
-        return () if self.protein_layout is None else self.protein_layout.genes
+def _proteins(mdata: MuData, setup: Setup) -> Sequence[str]:
+    return protein_names(_modality(mdata, setup, "protein"))
 
-    def _genes_of_proteins(self, adata: Any, given: Sequence[str]) -> list[str]:
-        """Return genes that a fitted layout has to hold, so that the proteins have their places."""
-        if not is_paired(adata):
-            return []
-        proteins = protein_names(self._modality(adata, "protein"))
-        names = list(map(str, self._modality(adata, "rna").var_names))
-        genes = [protein_genes(name, names) for name in proteins]
-        return [gene for gene in dict.fromkeys(chain.from_iterable(genes)) if gene not in given]
 
-    def _protein_layout_of(
-        self, given: GeneLayout | dict[str, Any] | None, layout: GeneLayout
-    ) -> GeneLayout | None:
-        """Return how the proteins are laid out: as given, or where their genes are."""
-        if given is not None or not is_paired(self.adata):
-            return GeneLayout.from_dict(given) if isinstance(given, dict) else given
-        names = protein_names(self._modality(self.adata, "protein"))
-        return protein_layout(layout, {name: protein_genes(name, layout.genes) for name in names})
-
-    def _protein_arrays(self) -> dict[str, np.ndarray]:
-        """Return protein counts of the reference and whether each was measured, for the loaders."""
-        if self.protein_layout is None or not is_paired(self.adata):
-            return {}
-        layer = self._setup.setup_args.get("protein_layer")
-        found = self._setup.modalities.proteins_of(self.adata, self.proteins, layer=layer)
-        counts, measured = found.counts, found.measured
-        return {FIELD_KEYS.PROTEINS: counts, "proteins_measured": measured.astype(np.float32)}
-
-    def _fit_proteins(self) -> None:
-        """Fit the normalisation of the proteins to the cells that have some."""
-        if self.module.proteins is not None and is_paired(self.adata):
-            shell = self.adata_manager.adata
-            measured = shell.obsm["proteins_measured"].any(axis=1)
-            self.module.proteins.normalizer.fit(shell.obsm[FIELD_KEYS.PROTEINS][measured])
-
-    def _modality(self, mdata: Any, kind: str) -> AnnData:
-        return mdata.mod[self._setup.modalities.find(mdata, kind, required=True)]
+def _modality(mdata: MuData, setup: Setup, kind: str) -> AnnData:
+    return mdata.mod[setup.modalities.find(mdata, kind, required=True)]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from sklearn.utils import gen_batches
 from torch import Tensor
 
 from hdeepinsight.adaptation import use_adapters
@@ -27,7 +28,6 @@ def explain_tokens(
     every: bool,
     n_steps: int,
     keep_values: bool,
-    note: str = "",
 ) -> Explanation:
     r"""Explain all cells of a query by integrated gradients over the values of their tokens.
 
@@ -47,8 +47,6 @@ def explain_tokens(
         Points between unknown and known values; the error falls with it.
     keep_values
         Keep the attributions of single cells.
-    note
-        What the result says beside its figures.
 
     Notes
     -----
@@ -56,25 +54,19 @@ def explain_tokens(
     :math:`\varphi_g = \int_0^1 \langle \partial F / \partial t_g, \Delta_g \rangle\, ds`, all
     tokens moved together. Genes that are not expressed have no token and get 0.
     """
-    names = query.obs_names, query.genes
+    names, counts = (query.obs_names, query.genes), query.read()
     found = AttributionAccumulator(targets, *names, every=every, keep_values=keep_values)
-    device = module.temperature.device
-    measured = torch.tensor(query.measured, dtype=torch.float32, device=device)
-    n_empty = 0
-    for rows, counts in query.chunks():
-        cells = np.arange(rows.start, rows.stop)
-        full = np.flatnonzero(np.diff(counts.indptr))
-        n_empty += len(cells) - len(full)
-        for some in np.split(full, range(CELLS, len(full), CELLS)):
-            if len(some):
-                part = torch.from_numpy(counts[some].toarray()).to(device)
-                with use_adapters(module, batch[cells[some]]):
-                    chunk = _explain(module, part, measured, targets, every, n_steps)
-                found.add(cells[some], chunk)
-    if n_empty:
-        note += f" {n_empty:,} of {query.n_obs:,} cells have no counts and were left out."
+    measured = torch.tensor(query.measured).to(module.temperature)
+    full, note = np.flatnonzero(np.diff(counts.indptr)), ""
+    for rows in gen_batches(len(full), CELLS):
+        cells = full[rows]
+        part = torch.from_numpy(counts[cells].toarray()).to(measured)
+        with use_adapters(module, batch[cells]):
+            found.add(cells, _explain(module, part, measured, targets, every, n_steps))
+    if n_empty := query.n_obs - len(full):
+        note = f"{n_empty:,} of {query.n_obs:,} cells have no counts and were left out."
     nothing = np.zeros(len(query.genes))
-    return found.finish(background_expression=nothing, background=BASELINE, note=note.strip())
+    return found.finish(background_expression=nothing, background=BASELINE, note=note)
 
 
 def _explain(
@@ -84,8 +76,7 @@ def _explain(
     tokens, tree, encoder = module.tokens(counts, measured), module.tree, module.backbone
 
     def outputs(embedded: Tensor) -> tuple[Tensor, Tensor]:
-        latent = encoder.pool(encoder.hidden(embedded, tokens.real), tokens.real)
-        logits = module.logits(latent)
+        logits = module.logits(encoder.pool(encoder.hidden(embedded, tokens.real), tokens.real))
         conditional = module.generative(logits)["conditional"]
         if targets.kind != "logit":
             return conditional, conditional
@@ -93,22 +84,18 @@ def _explain(
 
     with torch.no_grad():
         known, unknown = encoder.embed(tokens), encoder.embed(tokens, tokens.real)
-        change = known - unknown
-        scores, conditional = outputs(known)
-        base = outputs(unknown)[0]
+        (scores, conditional), (base, _) = outputs(known), outputs(unknown)
         leaves = tree.node_log_probs(conditional)[:, tree.leaf_index].argmax(1).cpu().numpy()
-    is_member = targets.is_member[leaves]
-    n_cells, n_targets = len(counts), len(targets)
-    cell, target = np.arange(n_cells), is_member.argmax(axis=1)
+    is_member, change = targets.is_member[leaves], known - unknown
+    cell, target = np.arange(len(counts)), is_member.argmax(axis=1)
     if every:
-        cell, target = np.tile(cell, n_targets), np.repeat(np.arange(n_targets), n_cells)
-    weights = torch.from_numpy(targets.weights).to(scores)[torch.from_numpy(target)]
-    weights = weights.view(-1, *scores.shape)
+        target = np.repeat(np.arange(len(targets)), len(cell))
+        cell = np.tile(cell, len(targets))
+    weights = torch.from_numpy(targets.weights[target]).to(scores).view(-1, *scores.shape)
     values = counts.new_zeros(len(weights), *counts.shape)
     for step in range(n_steps):
         point = (unknown + (step + 0.5) / n_steps * change).requires_grad_()
-        with torch.enable_grad():
-            at = outputs(point)[0]
+        at = outputs(point)[0]
         for row, weight in zip(values, weights, strict=True):
             (slope,) = torch.autograd.grad(at, point, weight, retain_graph=True)
             row.scatter_add_(1, tokens.genes, (slope * change).sum(2) / n_steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,57 +13,42 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from scvi.dataloaders import DataSplitter
+from sklearn.utils import gen_batches
 
 from hdeepinsight._errors import check_choice, check_integer, check_number
 from hdeepinsight.adaptation import reference_sums
 from hdeepinsight.annotation import check_level_names
-from hdeepinsight.data import open_counts, select_genes, split_three
+from hdeepinsight.data import select_genes, split_three
 from hdeepinsight.explanation import Explanation, TargetKind, Targets
+from hdeepinsight.models._base import _registration as registration
 from hdeepinsight.models._base import _training as training
 from hdeepinsight.models._base._classifier import HierarchicalClassifierMixin
 from hdeepinsight.models._base._count_model import CountModel
-from hdeepinsight.models._base._registration import (
-    BATCH,
-    LABELS,
-    manage,
-    read_counts,
-    registration_of,
-)
 from hdeepinsight.models.sclabelnet._explain import explain_tokens
-from hdeepinsight.models.sclabelnet._finetune import (
+from hdeepinsight.models.sclabelnet._module import GeneTokenClassifier
+from hdeepinsight.models.sclabelnet._plan import (
+    GROUP,
+    SCORES,
     BalancedSplitter,
     Finetune,
     FinetuningPlan,
+    PretrainingPlan,
+    joined,
     log_prior_ratio,
     sampling_weights,
 )
-from hdeepinsight.models.sclabelnet._module import GeneTokenClassifier
-from hdeepinsight.models.sclabelnet._pretrain import GROUP, PretrainingPlan, joined
-from hdeepinsight.nn import (
-    Binning,
-    CountThinning,
-    GeneMasking,
-    LeafSums,
-    ModelNormalizer,
-    Pooling,
-    ValueEncoding,
-    usual_shift,
-)
+from hdeepinsight.nn import CountThinning, GeneMasking, LeafSums, usual_shift
 from hdeepinsight.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
-
     from hdeepinsight.data import AlignedQuery
 
 ENCODER_SHARE = 0.1
 """Learning rate of a pretrained encoder, as a share of that of the head."""
 HELD_OUT = 0.05
-MOST_CELLS = 64
-"""Largest mini-batch that is taken by default: a step costs more than one on an image."""
 LATENT_CELLS = 1024
-TRAINED = "is_trained_", "train_indices_", "validation_indices_", "test_indices_"
-SCORES = "validation_loss", "baseline_all_genes", "baseline_per_gene"
+NO_HEAD = "This model is an encoder without a head, which knows no types. Make a model of labelled"
+NO_HEAD += " cells with SCLabelNet.from_encoder(encoder, adata), or ask for its latent positions."
 logger = logging.getLogger(__name__)
 
 
@@ -80,7 +66,7 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         Reference that was registered by :meth:`setup_anndata`; without ``labels_key`` and taxonomy
         the model is an encoder without a head.
     registry
-        Registry of a saved model, or of a datamodule that the model is to be trained with.
+        Registry of a saved model.
     taxonomy
         Tree of the cell types; by default the one that the label columns span.
     genes
@@ -90,14 +76,6 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
     size
         ``"small"``: 2 layers of width 64; ``"medium"``: 4 of 128; ``"published"``: 6 of 200, with
         exact attention in place of the Performer.
-    pooling
-        How tokens become features: ``"attention"``, ``"cls"`` or ``"mean"``.
-    binning
-        ``"log2"``, ``"log2_published"`` or ``"rank"``; see :func:`~hdeepinsight.nn.bin_values`.
-    value_encoding
-        ``"hard"`` bins, or ``"soft"`` ones: positions between two of them.
-    n_bins
-        Bins of the values.
     max_tokens
         Most tokens of a cell: random ones in training, the most telling ones at prediction.
     dropout
@@ -140,10 +118,14 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
     _training_plan_cls: ClassVar[type] = FinetuningPlan
     _labels_required: ClassVar[bool] = False
     _figures: ClassVar[tuple[str, ...]] = ("shift_", "pretraining_")
+    _train_options = *HierarchicalClassifierMixin._train_options, "finetune", "balance"
+    _batch_size_bounds = 16, 64  # a step costs more than one on an image
+    _former_options: ClassVar[Mapping[str, Any]] = {
+        **{"pooling": "attention", "binning": "log2", "value_encoding": "hard", "n_bins": 5},
+    }
 
     taxonomy: Taxonomy | None  # type: ignore[assignment]
     pretraining_: dict[str, Any] | None = None
-    _train_options = *HierarchicalClassifierMixin._train_options, "finetune", "balance"
 
     def __init__(
         self,
@@ -154,10 +136,6 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         genes: Sequence[str] | None = None,
         n_genes: int = 4096,
         size: str = "small",
-        pooling: Pooling = "attention",
-        binning: Binning = "log2",
-        value_encoding: ValueEncoding = "hard",
-        n_bins: int = 5,
         max_tokens: int = 256,
         dropout: float = 0.1,
         masking: GeneMasking | dict[str, float] | None = None,
@@ -166,7 +144,9 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
     ) -> None:
         check_integer("n_genes", n_genes, hint="Omit it to use 4096.")
         super().__init__(adata, registry, seed=seed)
-        self._loader_genes = super().genes
+        if genes is None and adata is None:
+            msg = "SCLabelNet draws cells by their labels, which a datamodule does not. Make a"
+            raise ValueError(f"{msg} model of an AnnData that was set up with setup_anndata.")
         keys = self._setup.labels_keys
         if taxonomy is None and keys:
             obs = self.adata_manager.adata.obs if self.adata_manager else self._label_table()
@@ -174,27 +154,33 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         self.taxonomy = Taxonomy.from_dict(taxonomy) if isinstance(taxonomy, dict) else taxonomy
         if self.taxonomy is not None:
             check_level_names(self.taxonomy)
+        if adata is not None:
+            most = n_genes if genes is None else len(genes)
+            genes = select_genes(self._registration().source, most, keep=genes or ())
+        self._genes = tuple(map(str, genes or ()))
         masking, thinning = GeneMasking.of(masking), CountThinning.of(thinning)
         self.init_params_ = self._get_init_params(locals())
         self.init_params_["non_kwargs"] |= {
             "taxonomy": self.taxonomy and self.taxonomy.to_dict(),
+            "genes": list(self._genes),
             "masking": masking.to_dict(),
             "thinning": thinning.to_dict(),
             "seed": self.seed,
         }
-        self.module = None
+        how: Any = {"size": size, "max_tokens": max_tokens, "dropout": dropout}
+        with training.seeded(self.seed):
+            self.module = self._module_cls(
+                self.taxonomy, len(self._genes), masking=masking, thinning=thinning, **how
+            )
         if adata is not None:
-            most = n_genes if genes is None else len(genes)
-            names = select_genes(self._registration().source, most, keep=genes or ())
-            self._build(names)
-            self._read_genes(names)
+            self._read_genes(self._genes)
             shell = self.adata_manager.adata
-            nodes = None
+            self.module.normalizer.fit(shell.X)
             if self.taxonomy is not None:
-                nodes = shell.obs[LABELS] = self._nodes()
-            self._fit_to(shell.X, nodes, shell.obs[BATCH].to_numpy())
-        elif genes is not None:
-            self._build(genes)
+                nodes = shell.obs[registration.LABELS] = self._nodes()
+                batches = shell.obs[registration.BATCH].to_numpy()
+                sums = reference_sums(self.module, shell.X, nodes, batches)
+                self.profiles_, self.shift_ = LeafSums.sum(sums).profiles(), usual_shift(sums)
 
     @classmethod
     def from_encoder(
@@ -245,7 +231,7 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         20
         """
         encoder = cls._model_of(encoder)
-        source = registration_of(cls, adata).source
+        source = registration.registration_of(cls, adata).source
         shared = [gene for gene in encoder.genes if gene in source.var_names]
         if not shared:
             msg = f"None of the {len(encoder.genes):,} genes of the encoder is in the reference"
@@ -269,12 +255,7 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
     @property
     def genes(self) -> tuple[str, ...]:
         """Genes that the model reads, in order."""
-        return self._loader_genes if self.module is None else self._genes
-
-    @property
-    def normalizer(self) -> ModelNormalizer:
-        """What turns counts into the model's log values; give it to `hdi.pp.stacas`."""
-        return ModelNormalizer(self.genes, self.module.normalizer)
+        return self._genes
 
     @property
     def pretraining(self) -> dict[str, Any]:
@@ -351,7 +332,7 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         else:
             given = list(adata) if isinstance(adata, list | tuple) else [adata]
             shell, measured = joined([self.open(each) for each in given], split_key)
-            manager = manage(shell, self._setup)
+            manager = registration.manage(shell, self._setup)
             groups = None if split_key is None else shell.obs[GROUP].to_numpy()
             rng = np.random.default_rng(self.seed)
             split = split_three(np.ones(shell.n_obs), None, HELD_OUT, rng, groups=groups)
@@ -359,18 +340,13 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         plan = PretrainingPlan(self.module, measured, **rates, **(plan_kwargs or {}))
         n_val = len(split[1])
         options = training.trainer_options(trainer_kwargs, max_epochs, n_val, devices, monitor=None)
-        loaders = DataSplitter(manager, external_indexing=split, batch_size=batch_size)
-        names = *TRAINED, "history_"
-        before = {name: getattr(self, name) for name in names}
         options |= {"accelerator": accelerator, "devices": devices, "max_epochs": max_epochs}
+        loaders = DataSplitter(manager, external_indexing=split, batch_size=batch_size)
+        learner = copy.copy(self)  # whose history and split are not those of learning labels
         with training.one_at_a_time():
-            self._run(plan, loaders, options)
-        history = {name: table for name, table in self.history_.items() if name in SCORES}
-        for name, value in before.items():
-            setattr(self, name, value)
+            learner._run(plan, loaders, options)
         # An encoder without a head is then all that it can be.
         self.is_trained_ = self.is_trained_ or self.taxonomy is None
-        scores = {name: float(table.iloc[-1, 0]) for name, table in history.items()}
         self.pretraining_ = {
             "n_cells": manager.adata.n_obs,
             "n_held_out": n_val,
@@ -379,7 +355,7 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
             "max_epochs": max_epochs,
             "seed": self.seed,
             **rates,
-            **scores,
+            **{k: float(table.iloc[-1, 0]) for k, table in learner.history_.items() if k in SCORES},
         }
 
     def train(
@@ -398,8 +374,7 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
             As in :meth:`hdeepinsight.models.CountModel.train`.
         finetune
             What of a pretrained network learns: ``"full"``, the default, all of it, the encoder at
-            a tenth of the rate; ``"head"`` the head alone; ``"published"`` the head, the last
-            normalisation and the second-to-last block.
+            a tenth of the rate; ``"head"`` the head alone.
         balance
             :math:`\beta`: cells are drawn with weights :math:`n^{-\beta}`, where :math:`n` cells
             have their label. 0 draws as many of each label as there are, 1 equally many; 0.5 by
@@ -423,39 +398,27 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         (True, 1.0)
         """
         if self.taxonomy is None:
-            msg = "This model is an encoder without a head: it has no taxonomy to learn. Pass"
-            hint = "labelled cells to SCLabelNet.from_encoder(encoder, adata, taxonomy)."
-            raise ValueError(f"{msg} {hint}")
+            raise ValueError(NO_HEAD)
         check_choice("finetune", finetune or "full", get_args(Finetune))
-        if balance is not None:
-            check_number("balance", balance, 0.0, 1.0)
-            if kwargs.get("datamodule") is not None:
-                raise ValueError("train(balance=...) has no effect with a datamodule. Omit it.")
-        if self.adata is not None and kwargs.get("datamodule") is None and len(args) < 6:
-            kwargs.setdefault("batch_size", int(np.clip(self.adata.n_obs // 8, 16, MOST_CELLS)))
+        check_number("balance", balance or 0.0, 0.0, 1.0)
         given = {"finetune": finetune, "balance": balance}
         kwargs |= {name: value for name, value in given.items() if value is not None}
         super().train(max_epochs, *args, **kwargs)
 
-    def _prepare(
+    def _prepare(  # type: ignore[override]
         self,
-        split: list[np.ndarray] | None,
-        datamodule: Any,
-        audit: Any = False,
-        *,
+        split: list[np.ndarray],
+        *args: Any,
         finetune: Finetune = "full",
         balance: float = 0.5,
         **options: Any,
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        args, settings = super()._prepare(split, datamodule, audit, **options)
-        settings |= {"finetune": finetune, "balance": balance if split is not None else 0.0}
-        ratio = torch.zeros(len(self.module.log_prior))
-        if split is not None:
-            nodes = self.adata_manager.adata.obs[LABELS].to_numpy()[split[0]]
-            ratio = log_prior_ratio(self.module.tree, nodes, sampling_weights(nodes, balance))
+        further, settings = super()._prepare(split, *args, **options)
+        nodes = self.adata_manager.adata.obs[registration.LABELS].to_numpy()[split[0]]
+        prior = log_prior_ratio(self.module.tree, nodes, sampling_weights(nodes, balance))
         share = ENCODER_SHARE if self.pretraining_ else 1.0
-        missing = (None,) * (6 - len(args))
-        return (*args, *missing, ratio, finetune, share), settings
+        settings |= {"finetune": finetune, "balance": float(balance)}
+        return (prior, finetune, share, *further), settings
 
     def _splitter(self, settings: Mapping[str, Any], **loading: Any) -> DataSplitter:
         balance, rows = settings["balance"], loading["external_indexing"][0]
@@ -464,7 +427,7 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         if loading.pop("distributed_sampler"):
             msg = "balance must be 0 on several devices, each of which reads its share of the cells"
             raise ValueError(f"{msg}, got {balance}. Pass balance=0, or train on one device.")
-        nodes = self.adata_manager.adata.obs[LABELS].to_numpy()
+        nodes = self.adata_manager.adata.obs[registration.LABELS].to_numpy()
         weights = np.zeros(len(nodes))
         weights[rows] = sampling_weights(nodes[rows], balance)
         return BalancedSplitter(self.adata_manager, weights, **loading)
@@ -487,15 +450,14 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
             return super().get_latent_representation(adata, indices, batch_size, **reading)
         self._check_if_trained(warn=False)
         opened, module = self.open(adata, indices=indices, **reading), self.module.eval()
-        measured = torch.tensor(opened.measured, dtype=torch.float32, device=self.device)
-        found = [np.zeros((0, module.backbone.n_latent), dtype=np.float32)]
+        counts, measured = opened.read(), torch.tensor(opened.measured).to(module.temperature)
+        found = [torch.zeros(0, module.backbone.n_latent)]
         with torch.inference_mode():
-            for _, counts in opened.chunks():
-                for start in range(0, counts.shape[0], LATENT_CELLS):
-                    part = torch.from_numpy(counts[start : start + LATENT_CELLS].toarray())
-                    latent = module.inference(part.to(measured), measured)["latent"]
-                    found.append(latent.cpu().numpy())
-        return np.concatenate(found)
+            for rows in gen_batches(opened.n_obs, batch_size or LATENT_CELLS):
+                part = torch.from_numpy(counts[rows].toarray()).to(measured)
+                found.append(module.inference(part, measured)["latent"].cpu())
+        latent: np.ndarray = torch.cat(found).numpy()
+        return latent
 
     def explain(
         self,
@@ -574,25 +536,19 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
 
     def __repr__(self) -> str:
         """Network, taxonomy and state of training."""
-        network = "not built before it sees a datamodule"
-        if self.module is not None:
-            weights = sum(p.numel() for p in self.module.parameters())
-            network = f"{self.init_params_['non_kwargs']['size']} transformer on tokens of"
-            network += f" {len(self.genes):,} genes, {weights:,} weights"
-        lines = [f"{type(self).__name__}: {network}"]
-        if self.taxonomy is None:
-            lines += ["an encoder without a head"]
+        size, n_weights = self.init_params_["non_kwargs"]["size"], self.module.parameters()
+        text = f"{size} transformer on tokens of {len(self.genes):,} genes"
+        lines = [f"{type(self).__name__}: {text}, {sum(p.numel() for p in n_weights):,} weights"]
+        if self.taxonomy is not None:
+            levels = ", ".join(self.taxonomy.level_names)
+            lines += [f"taxonomy: {self.taxonomy.n_leaves} types at levels {levels}"]
+            lines += [self._training_state()]
         else:
-            sizes = np.bincount(self.taxonomy.depth)[1:]
-            levels = zip(self.taxonomy.level_names, sizes, strict=True)
-            text = ", ".join(f"{name} ({size})" for name, size in levels)
-            lines += [f"taxonomy: {self.taxonomy.n_leaves} types at levels {text}"]
+            lines += ["an encoder without a head"]
         if about := self.pretraining:
             loss, base = (about.get(n, np.nan) for n in ("validation_loss", "baseline_per_gene"))
             text = f"pretrained on {about.get('n_cells', 0):,} cells without labels: loss of hidden"
             lines += [f"{text} values {loss:.3f}, by each gene alone {base:.3f}"]
-        if self.taxonomy is not None:
-            lines += [self._training_state()]
         return "\n".join(lines)
 
     def _nodes(self, *args: Any, **kwargs: Any) -> np.ndarray:
@@ -603,37 +559,5 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
 
     def _open_trained(self, query: Any, indices: Any, **reading: Any) -> AlignedQuery:
         if self.taxonomy is None:
-            msg = "This model is an encoder without a head, which knows no types. Make a model of"
-            hint = "labelled cells with SCLabelNet.from_encoder, or ask for its latent positions."
-            raise ValueError(f"{msg} {hint}")
+            raise ValueError(NO_HEAD)
         return super()._open_trained(query, indices, **reading)
-
-    def _build(self, genes: Sequence[str]) -> None:
-        """Build the network, with its genes written down."""
-        options = self.init_params_["non_kwargs"]
-        names = ("size", "pooling", "binning", "value_encoding", "n_bins", "max_tokens", "dropout")
-        how: dict[str, Any] = {name: options[name] for name in names}
-        how["masking"] = GeneMasking.of(options["masking"])
-        how["thinning"] = CountThinning.of(options["thinning"])
-        with training.seeded(self.seed):
-            self.module = self._module_cls(self.taxonomy, len(genes), **how)
-        self._genes = tuple(map(str, genes))
-        options["genes"] = list(self._genes)
-
-    def _build_from(self, counts: csr_matrix, nodes: np.ndarray) -> None:
-        """Build the network from a sample of a datamodule's cells."""
-        var = pd.DataFrame(index=pd.Index(self._loader_genes, dtype=object))
-        source = open_counts(AnnData(counts, var=var))
-        self._build(select_genes(source, self.init_params_["non_kwargs"]["n_genes"]))
-        self._fit_to(read_counts(source, self.genes), nodes, np.zeros(len(nodes)))
-
-    def _fit_to(self, counts: csr_matrix, nodes: np.ndarray | None, batches: np.ndarray) -> None:
-        """Fit what is saved with the weights of the network: normalisation and profiles."""
-        self.module.normalizer.fit(counts)
-        if nodes is not None:
-            sums = reference_sums(self.module, counts, nodes, batches)
-            self.profiles_ = LeafSums.sum(sums).profiles()
-            self.shift_ = usual_shift(sums)
-
-    def _opening(self) -> dict[str, Any]:
-        return {"weights": self.module.normalizer.mean_share.cpu().numpy()}

@@ -8,19 +8,16 @@ import torch
 from scvi.module.base import auto_move_data
 from torch import Tensor, nn
 
-from hdeepinsight._errors import check_choice, check_integer
-from hdeepinsight.models._base._module import TreeClassifier
+from hdeepinsight._errors import check_choice, check_integer, check_number
+from hdeepinsight.models._base._module import TreeModule
 from hdeepinsight.nn import (
     AdaptiveHierarchicalFocalLoss,
-    Binning,
     CountNormalizer,
     CountThinning,
     GeneMasking,
     LinearHead,
-    Pooling,
     TokenEncoder,
     TokenSets,
-    ValueEncoding,
     bin_values,
     token_sets,
 )
@@ -34,11 +31,13 @@ SIZES = {
     "medium": {"width": 128, "n_layers": 4, "n_heads": 8, "head_size": 16},
     "published": {"width": 200, "n_layers": 6, "n_heads": 10, "head_size": 64},
 }
+N_BINS = 5
+"""Bins of the values."""
 VALUES_HIDDEN = 0.1
 """Share of values that are hidden while labels are learned, so that ``mask`` keeps its meaning."""
 
 
-class GeneTokenClassifier(TreeClassifier):
+class GeneTokenClassifier(TreeModule):
     """Read a cell as a set of expressed genes, and classify along the tree.
 
     Parameters
@@ -47,7 +46,7 @@ class GeneTokenClassifier(TreeClassifier):
         The tree of cell types; ``None`` for an encoder without a head.
     n_genes
         Number of genes.
-    size, pooling, binning, value_encoding, n_bins, max_tokens, dropout, masking, thinning
+    size, max_tokens, dropout, masking, thinning
         As in :class:`~hdeepinsight.models.SCLabelNet`.
     """
 
@@ -59,10 +58,6 @@ class GeneTokenClassifier(TreeClassifier):
         n_genes: int,
         *,
         size: str,
-        pooling: Pooling,
-        binning: Binning,
-        value_encoding: ValueEncoding,
-        n_bins: int,
         max_tokens: int,
         dropout: float,
         masking: GeneMasking,
@@ -70,17 +65,13 @@ class GeneTokenClassifier(TreeClassifier):
     ) -> None:
         super().__init__()
         check_choice("size", size, tuple(SIZES))
-        check_integer("n_bins", n_bins, 2)
         check_integer("max_tokens", max_tokens)
-        self.n_bins, self.max_tokens = n_bins, max_tokens
-        self.how: Any = {"binning": binning, "encoding": value_encoding}
-        self.masking, self.thinning = masking, thinning
+        check_number("dropout", dropout, 0, 0.99)
+        self.max_tokens, self.masking, self.thinning = max_tokens, masking, thinning
         self.normalizer = CountNormalizer(n_genes)
-        options: Any = {**SIZES[size], "dropout": dropout, "pooling": pooling}
-        self.backbone = TokenEncoder(n_genes, n_bins, **options)
-        self.value_head = nn.Linear(self.backbone.n_latent, n_bins)
-        self.head = None
-        n_edges, n_levels = 0, 0
+        self.backbone = TokenEncoder(n_genes, N_BINS, **SIZES[size], dropout=dropout)
+        self.value_head = nn.Linear(self.backbone.n_latent, N_BINS)
+        self.head, n_edges, n_levels = None, 0, 0
         if taxonomy is not None:
             n_edges, n_levels = taxonomy.n_edges, taxonomy.max_depth
             self.tree = TreeAlgebra(taxonomy)
@@ -108,18 +99,12 @@ class GeneTokenClassifier(TreeClassifier):
         values = self.normalizer.log_normalize(counts, measured)
         if shift is not None:
             values = (values + shift).clamp_min(0.0)
-        positions = bin_values(values, self.n_bins, **self.how)
         priority = None if self.training else values / self.normalizer.scale
-        return token_sets(positions, self.max_tokens, priority)
+        return token_sets(bin_values(values, N_BINS), self.max_tokens, priority)
 
     @auto_move_data  # type: ignore[untyped-decorator]
     def inference(
-        self,
-        counts: Tensor,
-        measured: Tensor,
-        nodes: Tensor | None = None,
-        shift: Tensor | None = None,
-        **_: Any,
+        self, counts: Tensor, measured: Tensor, *, shift: Tensor | None = None, **_: Any
     ) -> dict[str, Tensor]:
         """Features and logits.
 
@@ -127,8 +112,6 @@ class GeneTokenClassifier(TreeClassifier):
         ----------
         counts, measured, shift
             As in :meth:`tokens`.
-        nodes
-            Unused.
 
         Returns
         -------
@@ -136,7 +119,7 @@ class GeneTokenClassifier(TreeClassifier):
         """
         tokens, masked = self.tokens(counts, measured, shift), None
         if self.training:
-            masked = torch.rand_like(tokens.positions) < VALUES_HIDDEN
+            masked = torch.rand(tokens.bins.shape, device=counts.device) < VALUES_HIDDEN
         latent = self.backbone(tokens, masked)
         if self.head is None:
             return {"latent": latent}

@@ -22,14 +22,12 @@ from hdeepinsight.pp._stacas._anchors import (
 )
 from hdeepinsight.pp._stacas._correction import integrate, project
 from hdeepinsight.pp._stacas._datasets import (
-    InputScale,
     OpenedDataset,
-    Reading,
     choose_features,
     open_dataset,
     shared_genes,
 )
-from hdeepinsight.pp._stacas._result import CHUNK_SIZE, StacasReport, StacasResult
+from hdeepinsight.pp._stacas._result import StacasReport, StacasResult
 from hdeepinsight.taxonomy import Taxonomy, check_labels
 
 __all__ = ["StacasConfig", "StacasReport", "StacasResult", "stacas"]
@@ -46,14 +44,12 @@ def stacas(
     mode: Mode = "project",
     config: StacasConfig | None = None,
     layer: str | None = None,
-    input: InputScale = "counts",
     features: int | Sequence[str] = 1000,
     normalizer: ModelNormalizer | None = None,
     labels_key: str | None = None,
     query_labels_key: str | None = None,
     taxonomy: Taxonomy | None = None,
     neighbors: NeighborSearch = "auto",
-    chunk_size: int = CHUNK_SIZE,
     random_state: int = 0,
 ) -> StacasResult:
     r"""Remove batch effects by anchors: pairs of cells that are mutual nearest neighbours.
@@ -74,10 +70,8 @@ def stacas(
     config
         Numbers of dimensions and neighbours; see `StacasConfig`.
     layer
-        Layer with the values, in every dataset; ``X`` by default.
-    input
-        ``"counts"``: raw counts, which become log values of counts per 10,000. ``"log"``: the layer
-        holds log values already.
+        Layer with raw counts, in every dataset; ``X`` by default. They become log values of
+        counts per 10,000, or what `normalizer` makes of them.
     features
         Genes to look for anchors with: how many, or their names.
     normalizer
@@ -92,8 +86,6 @@ def stacas(
         Tree of cell types: labels at different depths of one path do not disagree.
     neighbors
         ``"exact"``, ``"approximate"``, or ``"auto"``: exact up to 20,000 cells.
-    chunk_size
-        Cells that are read at a time.
     random_state
         Seed of approximate neighbours and of principal components.
 
@@ -136,7 +128,6 @@ def stacas(
     (('GENE0', 'GENE1'), (150, 40))
     """
     check_choice("mode", mode, get_args(Mode))
-    check_choice("input", input, get_args(InputScale))
     check_choice("neighbors", neighbors, get_args(NeighborSearch))
     given = [
         [] if one is None else list(one) if isinstance(one, list | tuple) else [one]
@@ -156,7 +147,7 @@ def stacas(
         for i, cells in enumerate(group, start=1):
             name = role if len(group) == 1 else f"{role}_{i}"
             like = datasets[0].genes if datasets else None
-            one = open_dataset(cells, name, Reading(layer, input, normalizer), like)
+            one = open_dataset(cells, name, layer, normalizer, like)
             if not one.source.n_obs:
                 raise InputError(
                     f"{name!r} has no cells.", "At least one is needed.", "Leave it out."
@@ -178,7 +169,7 @@ def stacas(
     compared = [
         Dataset(
             index,
-            one.gather(chosen, chunk_size=chunk_size).astype(np.float64),
+            one.gather(chosen).astype(np.float64),
             starts[index] + np.arange(one.source.n_obs),
             codes[index],
             settings,
@@ -192,7 +183,7 @@ def stacas(
     used = [one.anchors.cells for one in outcome.corrections]
     anchor_cells = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *used]))
     anchor_values = [
-        one.gather(genes, np.intersect1d(anchor_cells, side.cells) - side.cells[0], chunk_size)
+        one.gather(genes, np.intersect1d(anchor_cells, side.cells) - side.cells[0])
         for one, side in zip(datasets, compared, strict=True)
     ]
     return StacasResult(

@@ -14,6 +14,7 @@ import pandas as pd
 import scipy.sparse as sp
 from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
+from sklearn.preprocessing import normalize
 
 from hdeepinsight.data import InputError
 from hdeepinsight.graph import nearest_neighbors
@@ -26,7 +27,6 @@ from hdeepinsight.pp._stacas._anchors import (
     principal_axes,
 )
 
-_CELLS = 2000
 _KERNEL_WIDTH = 4.0
 #: Datasets with fewer cells are left as they are.
 _MIN_CELLS = 100
@@ -100,35 +100,33 @@ class AnchorWeights(NamedTuple):
 
         Cells without any value, of which nothing is known, get no weight.
         """
-        k, exact = min(self.settings.config.k_weight, len(self.places)), self.settings.exact
+        settings, n_anchors = self.settings, len(self.scores)
+        k = min(settings.config.k_weight, len(self.places))
         found, distance = nearest_neighbors(
-            values @ self.axes, self.places, k=k, exact=exact, seed=self.settings.seed
+            values @ self.axes, self.places, k=k, exact=settings.exact, seed=settings.seed
         )
         known = np.asarray(abs(values).sum(axis=1)).ravel() > 0
         last = distance[:, -1:]
         proximity = np.where(last > 0, 1 - distance / np.where(last > 0, last, 1.0), 1.0)
         proximity[~known] = 0.0
-        starts = np.append(np.unique(self.query, return_index=True)[1], len(self.query))
-        n_columns = max(self.query.max(), self.reference.max()) + 1
-        blocks, effective = [], np.zeros(len(found))
-        for first in range(0, len(found), _CELLS):
-            here = slice(first, first + _CELLS)
-            near, n_cells = found[here].ravel(), len(found[here])
-            n_anchors = np.diff(starts)[near]
-            cell = np.repeat(np.repeat(np.arange(n_cells), k), n_anchors)
-            before = np.cumsum(n_anchors) - n_anchors
-            anchor = np.arange(len(cell)) - np.repeat(before - starts[near], n_anchors)
-            closeness = np.repeat(proximity[here].ravel(), n_anchors)
-            weight = -np.expm1(-closeness * self.scores[anchor] / _KERNEL_WIDTH)
-            total = np.bincount(cell, weight, n_cells)
-            weight /= np.where(total > 0, total, 1.0)[cell]
-            squares = np.bincount(cell, weight**2, n_cells)
-            np.divide(1.0, squares, out=effective[here], where=squares > 0)
-            columns = np.concatenate([self.reference[anchor], self.query[anchor]])
-            entries = np.concatenate([weight, -weight]), (np.tile(cell, 2), columns)
-            blocks.append(sp.csr_matrix(entries, shape=(n_cells, n_columns)))
-        nearest = np.where(known, distance[:, 0], np.nan)
-        return CellWeights(sp.vstack(blocks, format="csr"), nearest, effective)
+        rows, anchors = np.arange(len(found) + 1) * k, np.arange(n_anchors)
+        near = sp.csr_matrix(
+            (proximity.ravel(), found.ravel(), rows), (len(found), len(self.places))
+        )
+        place = np.unique(self.query, return_inverse=True)[1]
+        of_place = sp.csr_matrix(
+            (np.ones(n_anchors), (place, anchors)), (len(self.places), n_anchors)
+        )
+        weights = sp.csr_matrix(near @ of_place)
+        weights.data = -np.expm1(-weights.data * self.scores[weights.indices] / _KERNEL_WIDTH)
+        weights = normalize(weights, "l1")
+        squares = np.ravel(weights.power(2).sum(axis=1))
+        effective = np.divide(1.0, squares, out=np.zeros(len(found)), where=squares > 0)
+        # Towards the reference cells of the anchors, and away from their query cells.
+        ends = np.concatenate([self.reference, self.query])
+        signs = np.repeat([1.0, -1.0], n_anchors), (np.tile(anchors, 2), ends)
+        shift = weights @ sp.csr_matrix(signs, (n_anchors, ends.max() + 1))
+        return CellWeights(shift, np.where(known, distance[:, 0], np.nan), effective)
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,11 +198,10 @@ def composed_shift(corrections: Sequence[Correction], cells: Ints, n_all: int) -
 
 
 class Merge(NamedTuple):
-    """One join: the datasets of the side that stays, those of the side that moves, its height."""
+    """One join: the datasets of the side that stays, and those of the side that moves."""
 
     reference: tuple[int, ...]
     query: tuple[int, ...]
-    height: float
 
 
 class GuideTree(NamedTuple):
@@ -252,9 +249,9 @@ def guide_tree(similarity: Floats, strengths: Floats, keys: list[int] | None = N
     members: list[tuple[int, ...]] = [(key,) for key in keys]
     strength = list(map(float, strengths))
     merges = []
-    for left, right, height, _ in linkage(squareform(distance, checks=False), method="single"):
+    for left, right, *_ in linkage(squareform(distance, checks=False), method="single"):
         stays, moves = sorted((int(left), int(right)), key=lambda i: (-strength[i], i))
-        merges.append(Merge(members[stays], members[moves], float(height)))
+        merges.append(Merge(members[stays], members[moves]))
         members.append(tuple(sorted(members[stays] + members[moves])))
         strength.append(strength[stays])
     return GuideTree(tuple(merges), base=keys[int(np.argmax(strengths))])
@@ -318,10 +315,9 @@ def integrate(datasets: list[Dataset]) -> Outcome:
     now, corrections = {dataset.key: dataset for dataset in datasets}, []
     for merge in tree.merges:
         query = _side([now[key] for key in merge.query])
-        one, two = found["dataset_1"], found["dataset_2"]
-        forward = one.isin(merge.reference) & two.isin(merge.query)
-        backward = one.isin(merge.query) & two.isin(merge.reference)
-        anchors = found[(forward | backward) & (found["score"] > 0)]
+        ends = found[["dataset_1", "dataset_2"]]
+        across = ends.isin(merge.reference).any(axis=1) & ends.isin(merge.query).any(axis=1)
+        anchors = found[across & (found["score"] > 0)]
         if not len(anchors):
             raise InputError(
                 f"No anchor joins datasets {list(merge.reference)} and {list(merge.query)}.",
@@ -332,11 +328,9 @@ def integrate(datasets: list[Dataset]) -> Outcome:
         both = _side([now[key] for key in (*merge.reference, *merge.query)])
         there = np.searchsorted(both.cells, made.anchors.cells)
         moved = query.values + made.weights.shift[:, made.anchors.cells] @ both.values[there]
-        start = 0
         for key in merge.query:
-            stop = start + len(now[key].cells)
-            now[key] = replace(now[key], values=moved[start:stop])
-            start = stop
+            own = np.searchsorted(query.cells, now[key].cells)
+            now[key] = replace(now[key], values=moved[own])
     return Outcome(found, tuple(corrections), tree, {}, skipped, tuple(now.values()))
 
 

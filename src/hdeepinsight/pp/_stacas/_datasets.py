@@ -6,7 +6,7 @@ import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -19,22 +19,12 @@ from hdeepinsight._errors import check_integer, invalid
 if TYPE_CHECKING:
     from hdeepinsight.nn import ModelNormalizer
 
-InputScale = Literal["counts", "log"]
 Ints = NDArray[np.int64]
 
 #: Variable genes of which each dataset keeps the first, and bounds of their mean log value.
 _N_VARIABLE = 10_000
 _MIN_MEAN, _MAX_MEAN = 0.01, 3.0
 _CELLS = 4096
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How every dataset of a run is read."""
-
-    layer: str | None = None
-    input: InputScale = "counts"
-    normalizer: ModelNormalizer | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -51,7 +41,7 @@ class OpenedDataset:
         Map from its columns to ``genes``.
     genes
         Genes in the order of its blocks.
-    reading
+    layer, normalizer
         How it is read.
     totals
         Sum of every cell when it was opened, shape ``(n_cells,)``; what was computed then is not
@@ -62,7 +52,8 @@ class OpenedDataset:
     source: data.CountSource
     alignment: data.GeneAlignment
     genes: tuple[str, ...]
-    reading: Reading
+    layer: str | None
+    normalizer: ModelNormalizer | None
     totals: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     @property
@@ -71,7 +62,7 @@ class OpenedDataset:
         return list(itertools.compress(self.genes, self.alignment.measured))
 
     def blocks(
-        self, genes: Sequence[str], chunk_size: int
+        self, genes: Sequence[str], chunk_size: int = _CELLS
     ) -> Iterator[tuple[slice, sp.csr_matrix]]:
         """Read log values of some genes, CSR float32, shape ``(n_cells, n_chosen)``.
 
@@ -81,7 +72,6 @@ class OpenedDataset:
             If the values changed since the dataset was opened.
         """
         columns = pd.Index(self.genes).get_indexer(list(genes))
-        normalizer, measured = self.reading.normalizer, self.alignment.measured
         for rows, values in self.source.chunks(self.alignment, chunk_size):
             if len(self.totals) and not np.allclose(
                 _totals(values), self.totals[rows], rtol=1e-5, atol=1e-6
@@ -91,18 +81,16 @@ class OpenedDataset:
                     "They must be those of the matrix that it was computed on.",
                     "Restore it, or call hdi.pp.stacas again.",
                 )
-            if normalizer is not None:
-                values = normalizer.log_normalize(values, measured)
-            elif self.reading.input == "counts":
+            if self.normalizer is None:
                 values = data.log_normalize(values)
+            else:
+                values = self.normalizer.log_normalize(values, self.alignment.measured)
             yield rows, values[:, columns]
 
-    def gather(
-        self, genes: Sequence[str], cells: Ints | None = None, chunk_size: int = 10_000
-    ) -> sp.csr_matrix:
+    def gather(self, genes: Sequence[str], cells: Ints | None = None) -> sp.csr_matrix:
         """Read log values of some genes and cells (sorted; all by default) as one CSR matrix."""
         parts = [sp.csr_matrix((0, len(genes)), dtype=np.float32)]
-        for rows, values in self.blocks(genes, chunk_size):
+        for rows, values in self.blocks(genes):
             if cells is not None:
                 first, last = np.searchsorted(cells, [rows.start, rows.stop])
                 values = values[cells[first:last] - rows.start]
@@ -115,41 +103,24 @@ def _totals(values: sp.csr_matrix) -> NDArray[np.float64]:
 
 
 def open_dataset(
-    cells: data.DataLike, name: str, reading: Reading, like: Sequence[str] | None = None
+    cells: data.DataLike,
+    name: str,
+    layer: str | None,
+    normalizer: ModelNormalizer | None,
+    like: Sequence[str] | None = None,
 ) -> OpenedDataset:
     """Open a dataset; ``like`` are the genes of the first one, whose kind of name is looked for."""
-    source = _source(cells, reading)
-    if reading.normalizer is not None:
-        genes = tuple(map(str, reading.normalizer.genes))
+    source = data.open_counts(cells, layer=layer, arguments={"layer": "layer"})
+    if normalizer is not None:
+        genes = tuple(map(str, normalizer.genes))
         alignment = source.align(genes, warn_coverage=0.0, arguments={})
     else:
         names = source.var_names if like is None else data.resolve_var_names(source.var, like)[0]
         plain = [data.strip_version(str(gene)) for gene in names]
         genes = tuple(gene for gene in dict.fromkeys(plain) if gene)
         alignment = data.align_genes(plain, genes, warn_coverage=0.0, arguments={})
-    if reading.input == "log" and alignment.report.duplicated:
-        raise data.InputError(
-            f"{name!r} has columns of the same gene: {data.examples(alignment.report.duplicated)}.",
-            "With input='log' genes must be unique: logarithms cannot be summed.",
-            "Make them unique, or pass counts with input='counts'.",
-        )
     totals = [np.zeros(0), *(_totals(values) for _, values in source.chunks(alignment))]
-    return OpenedDataset(name, source, alignment, genes, reading, np.concatenate(totals))
-
-
-def _source(cells: data.DataLike, reading: Reading) -> data.CountSource:
-    if reading.input == "counts":
-        return data.open_counts(cells, layer=reading.layer, arguments={"layer": "layer"})
-    options: dict[str, Any] = {"layer": reading.layer, "arguments": {"layer": "layer"}}
-    source = data.open_counts(cells, scale="as_is", **options)
-    report = source.report
-    if report.scale in ("counts", "binary"):
-        raise data.InputError(
-            f"{report.layer} looks {report.scale}: {report.evidence}.",
-            "With input='log' they must be log-normalised values >= 0.",
-            "Name the layer that holds them, or pass counts with input='counts'.",
-        )
-    return source
+    return OpenedDataset(name, source, alignment, genes, layer, normalizer, np.concatenate(totals))
 
 
 def shared_genes(datasets: Sequence[OpenedDataset]) -> list[str]:
@@ -257,19 +228,15 @@ def _ranks(
     dataset: OpenedDataset, shared: Sequence[str], allowed: np.ndarray, n_features: int
 ) -> np.ndarray:
     """Rank every shared gene in one dataset; infinite where it is not kept."""
+    columns = pd.Index(dataset.genes).get_indexer(list(shared))
 
-    def linear() -> Iterator[sp.csr_matrix]:
-        """Read counts, or what the logarithm was taken of."""
-        if dataset.reading.input == "log":
-            yield from (values.expm1() for _, values in dataset.blocks(shared, _CELLS))
-            return
-        columns = pd.Index(dataset.genes).get_indexer(list(shared))
-        for _, counts in dataset.source.chunks(dataset.alignment, _CELLS):
-            yield counts[:, columns]
+    def counts() -> Iterator[sp.csr_matrix]:
+        for _, block in dataset.source.chunks(dataset.alignment, _CELLS):
+            yield block[:, columns]
 
-    scores = data.dispersion_scores(linear, len(shared))
+    scores = data.dispersion_scores(counts, len(shared))
     total = np.zeros(len(shared))
-    for _, values in dataset.blocks(shared, _CELLS):
+    for _, values in dataset.blocks(shared):
         total += np.asarray(values.sum(axis=0, dtype=np.float64)).ravel()
     mean = total / max(dataset.source.n_obs, 1)
     order = np.argsort(-scores, kind="stable")[:_N_VARIABLE]

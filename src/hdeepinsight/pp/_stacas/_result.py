@@ -109,16 +109,15 @@ class StacasResult:
         ``neighborhood_score``, ``score``, ``consistent``.
         """
         used = self._used
+        columns: dict[str, object] = {}
         names = np.concatenate(
             [one.source.obs_names.to_numpy(dtype=object) for one in self.datasets]
         )
         called = np.array([one.name for one in self.datasets], dtype=object)
-        owner = np.repeat(np.arange(len(called)), np.diff(self.starts))
-        columns: dict[str, object] = {}
+        called = np.repeat(called, np.diff(self.starts))
         for side in ("1", "2"):
             cells = used[f"cell_{side}"].to_numpy()
-            columns[f"dataset_{side}"] = called[owner[cells]]
-            columns[f"cell_{side}"] = names[cells]
+            columns |= {f"dataset_{side}": called[cells], f"cell_{side}": names[cells]}
         kept = ["distance", "neighborhood_score", "score", "consistent"]
         return pd.DataFrame(columns).join(used[kept])
 
@@ -137,35 +136,32 @@ class StacasResult:
     def report(self) -> StacasReport:
         """What was done to every cell and dataset; computes all corrections once."""
         found, used, starts = self.outcome.anchors, self._used, self.starts
-        n_cells = int(starts[-1])
-        n_anchors = np.bincount(used[["cell_1", "cell_2"]].to_numpy().ravel(), minlength=n_cells)
-        nearest, effective = np.full((2, n_cells), np.nan)
+        n_anchors = np.bincount(
+            used[["cell_1", "cell_2"]].to_numpy().ravel(), minlength=int(starts[-1])
+        )
+        nearest, effective = np.full((2, int(starts[-1])), np.nan)
         for correction in self.outcome.corrections:
             nearest[correction.cells] = correction.weights.nearest
             effective[correction.cells] = correction.weights.n_effective
         cells, datasets = [], {}
         for index, one in enumerate(self.datasets):
-            own = slice(starts[index], starts[index + 1])
-            skipped = self.outcome.skipped.get(index, "")
-            here = (found[["dataset_1", "dataset_2"]] == index).any(axis=1)
+            own, n_cells = slice(starts[index], starts[index + 1]), one.source.n_obs
+            here = found[(found[["dataset_1", "dataset_2"]] == index).any(axis=1)]
             n_genes = int(one.alignment.measured.sum())
+            skipped = self.outcome.skipped.get(index, "")
             datasets[one.name] = {
-                "n_cells": one.source.n_obs,
+                "n_cells": n_cells,
                 "n_genes": n_genes,
                 "genes_lost": n_genes - len(self.genes),
-                "n_anchors": int((found["score"][here] > 0).sum()),
+                "n_anchors": int((here["score"] > 0).sum()),
                 "share_anchored": float((n_anchors[own] > 0).mean()),
-                "share_inconsistent": float(
-                    (~found["consistent"][here]).sum() / max(here.sum(), 1)
-                ),
+                "share_inconsistent": float((~here["consistent"]).sum() / max(len(here), 1)),
                 "flag": skipped,
             }
             if one.name not in self.queries:
                 continue
-            flag = np.full(one.source.n_obs, skipped, dtype=object)
-            flag[(effective[own] == 0) & (flag == "")] = "no weight"
-            flag[(effective[own] == 0) & np.isnan(nearest[own])] = "empty"
-            blocks = [slice(i, i + _AT_ONCE) for i in range(0, one.source.n_obs, _AT_ONCE)]
+            unmoved = np.where(np.isnan(nearest[own]), "empty", "no weight")
+            blocks = [slice(i, i + _AT_ONCE) for i in range(0, n_cells, _AT_ONCE)]
             lengths = [np.linalg.norm(self.correction(b, dataset=one.name), axis=1) for b in blocks]
             columns = {
                 "dataset": one.name,
@@ -173,9 +169,10 @@ class StacasResult:
                 "nearest_anchor": nearest[own],
                 "effective_anchors": effective[own],
                 "shift": np.concatenate([np.zeros(0), *lengths]),
-                "flag": flag,
+                "flag": skipped or np.where(effective[own] == 0, unmoved, ""),
             }
-            cells.append(pd.DataFrame(columns, index=one.source.obs_names))
+            table = pd.DataFrame(columns, index=one.source.obs_names)
+            cells.append(table.astype({"flag": object}))
         return StacasReport(pd.concat(cells), pd.DataFrame.from_dict(datasets, orient="index"))
 
     def correction(
@@ -252,7 +249,7 @@ class StacasResult:
         >>> result.shift_for(model.normalizer, parts[1].obs_names)(slice(0, 3)).shape
         (3, 2048)
         """
-        if not normalizer.is_like(self.datasets[0].reading.normalizer):
+        if not normalizer.is_like(self.datasets[0].normalizer):
             raise InputError(
                 f"{self!r} was not computed with the normalisation of this model.",
                 "A correction must be one of the log values that the model itself computes.",
@@ -360,13 +357,10 @@ class StacasResult:
             )
         one = owners[0]
         columns = pd.Index(self.genes).get_indexer(pd.Index(one.genes)[one.alignment.target])
-        columns[one.alignment.target < 0] = -1
-        known = columns >= 0
+        known = (columns >= 0) & (one.alignment.target >= 0)
         written = np.full(adata.shape, np.nan, dtype=np.float32)
-        start = 0
-        for names, values in self.corrected(one.name):
-            written[start : start + len(names), known] = values[:, columns[known]]
-            start += len(names)
+        values = np.concatenate([values for _, values in self.corrected(one.name)])
+        written[:, known] = values[:, columns[known]]
         adata.layers[layer] = written
         adata.var[f"{layer}_corrected"] = known
 
@@ -413,7 +407,8 @@ class StacasResult:
             )
         correction = self.outcome.corrections[self.outcome.correction_of[index]]
         name = f"new_{len(self.datasets)}"  # the number keeps names apart
-        new = open_dataset(adata_new, name, self.datasets[0].reading, like=self.genes)
+        first = self.datasets[0]
+        new = open_dataset(adata_new, name, first.layer, first.normalizer, like=self.genes)
         there = set(new.measured_genes)
         if missing := [gene for gene in self.genes if gene not in there]:
             raise InputError(

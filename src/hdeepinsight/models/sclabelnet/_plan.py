@@ -1,9 +1,9 @@
-"""Learning without labels: hidden values of genes are told from the other genes of a cell."""
+"""How SCLabelNet learns: hidden values without labels, and then labels, rare ones more often."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -11,16 +11,23 @@ import torch
 from anndata import AnnData
 from scipy import sparse
 from scvi import REGISTRY_KEYS
+from scvi.dataloaders import AnnDataLoader, DataSplitter
 from torch import Tensor, nn
+from torch.nn import Parameter
+from torch.utils.data import WeightedRandomSampler
 
 from hdeepinsight._errors import batch_column, check_number
 from hdeepinsight.data import AlignedQuery
-from hdeepinsight.models._base._plan import OneCyclePlan
+from hdeepinsight.models._base._plan import HierarchicalPlan, OneCyclePlan
 from hdeepinsight.models._base._registration import BATCH
 from hdeepinsight.models._base._training import check_finite
 from hdeepinsight.nn import TokenSets
+from hdeepinsight.taxonomy import TreeAlgebra
+
+Finetune = Literal["full", "head"]
 
 GROUP = "group"
+SCORES = "validation_loss", "baseline_all_genes", "baseline_per_gene"
 SMOOTHING = 5.0
 """Tokens of the overall distribution of bins that are added to those of every gene."""
 
@@ -79,9 +86,9 @@ def value_losses(module: Any, tokens: TokenSets, chosen: Tensor, masked: Tensor)
         n_tokens = part.genes.shape[1]
         told, hide = (each[some, :n_tokens] for each in (chosen, masked))
         hidden = module.backbone.hidden(module.backbone.embed(part, hide), part.real)[:, 1:]
-        bins = part.positions[told].floor().long() - 1
         logits = module.value_head(hidden[told])
-        found.append(nn.functional.cross_entropy(logits, bins, reduction="none"))
+        losses = nn.functional.cross_entropy(logits, part.bins[told] - 1, reduction="none")
+        found.append(losses)
         rows.append(some[told.nonzero()[:, 0]])
     return torch.cat(found)[torch.cat(rows).argsort(stable=True)]
 
@@ -118,33 +125,32 @@ class PretrainingPlan(OneCyclePlan):
         for name, rate in (("mask_rate", mask_rate), ("replace_rate", replace_rate)):
             check_number(name, rate, 0.0, 1.0)
         super().__init__(module, lr=lr, **kwargs)
-        self.rates_ = mask_rate, replace_rate
+        self.shares = mask_rate, replace_rate
         self.register_buffer("measured", torch.from_numpy(measured).float(), persistent=False)
-        n_bins, shape = module.n_bins, (measured.shape[1], module.n_bins)
         # How often each gene has each bin in the training cells.
-        self.register_buffer("bins", torch.zeros(shape), persistent=False)
-        self.n_bins = n_bins
+        n_bins = module.value_head.out_features
+        bins = torch.zeros(measured.shape[1], n_bins)
+        self.register_buffer("bins", bins, persistent=False)
         self._held_out: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def rates(self) -> dict[float, list[nn.Parameter]]:
+    def rates(self) -> dict[float, list[Parameter]]:
         """Return what is trained: the encoder, but for what labels alone can train."""
-        module = self.module
-        used = [*module.backbone.parameters(), *module.value_head.parameters()]
-        return {1.0: used}
+        network = self.module
+        return {1.0: [*network.backbone.parameters(), *network.value_head.parameters()]}
 
     def _read(
         self, batch: dict[str, Tensor], generator: torch.Generator | None = None
     ) -> tuple[TokenSets, Tensor, Tensor]:
         files = batch[REGISTRY_KEYS.BATCH_KEY].long().ravel()
         tokens = self.module.tokens(batch[REGISTRY_KEYS.X_KEY], self.measured[files])
-        chosen, masked = choose_tokens(tokens.real, *self.rates_, generator)
+        chosen, masked = choose_tokens(tokens.real, *self.shares, generator)
         return tokens, chosen, masked
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of a mini-batch."""
         tokens, chosen, masked = self._read(batch)
         real = tokens.real
-        at = tokens.genes[real], tokens.positions[real].floor().long() - 1
+        at = tokens.genes[real], tokens.bins[real] - 1
         self.bins.index_put_(at, self.bins.new_ones(()), accumulate=True)
         losses = value_losses(self.module, tokens, chosen, masked)
         # No loss of cells without tokens, but a graph for the optimiser.
@@ -160,22 +166,18 @@ class PretrainingPlan(OneCyclePlan):
         """Collect the losses of held-out cells."""
         tokens, chosen, masked = self._read(batch, self._generator)
         losses = value_losses(self.module, tokens, chosen, masked)
-        bins = tokens.positions[chosen].floor().long() - 1
-        self._held_out.append((losses, tokens.genes[chosen], bins))
+        self._held_out.append((losses, tokens.genes[chosen], tokens.bins[chosen] - 1))
 
     def on_validation_epoch_end(self) -> None:
         """Log the loss beside its trivial baselines."""
         check_finite(self.module)
         losses, genes, bins = (torch.cat(each) for each in zip(*self._held_out, strict=True))
         self._held_out.clear()
-        overall = (self.bins.sum(0) + 1) / (self.bins.sum() + self.n_bins)
+        overall = (self.bins.sum(0) + 1) / (self.bins.sum() + self.bins.shape[1])
         by_gene = self.bins + SMOOTHING * overall
         by_gene = by_gene / by_gene.sum(1, keepdim=True)
-        found = {
-            "validation_loss": losses.mean(),
-            "baseline_all_genes": -overall.log()[bins].mean(),
-            "baseline_per_gene": -by_gene.log()[genes, bins].mean(),
-        }
+        baselines = -overall.log()[bins].mean(), -by_gene.log()[genes, bins].mean()
+        found = dict(zip(SCORES, (losses.mean(), *baselines), strict=True))
         self.log_dict(found, batch_size=len(losses))
 
 
@@ -202,3 +204,137 @@ def joined(opened: Sequence[AlignedQuery], split_key: str | None) -> tuple[AnnDa
         obs[GROUP] = np.concatenate(columns)
     var = pd.DataFrame(index=pd.Index(opened[0].genes, dtype=object))
     return AnnData(counts, obs=obs, var=var), np.stack([each.measured for each in opened])
+
+
+def sampling_weights(nodes: np.ndarray, balance: float) -> np.ndarray:
+    r"""Return weights :math:`n^{-\beta}` of cells whose label :math:`n` of them have.
+
+    Parameters
+    ----------
+    nodes
+        Node of every cell's label, shape ``(n_cells,)``; unlabelled cells, 0, get no weight.
+    balance
+        :math:`\beta`; with 1 every label is drawn equally often, with 0 as often as it is there.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hdeepinsight.models.sclabelnet import sampling_weights
+    >>> sampling_weights(np.array([0, 1, 1, 2]), 1.0).tolist()
+    [0.0, 0.5, 0.5, 1.0]
+    """
+    sizes = np.bincount(nodes)[nodes].astype(float)
+    return np.where(nodes > 0, sizes**-balance, 0.0)
+
+
+def log_prior_ratio(tree: TreeAlgebra, nodes: np.ndarray, weights: np.ndarray) -> Tensor:
+    r"""Compute :math:`\log\pi - \log q`, natural and sampled shares of nodes among siblings.
+
+    Parameters
+    ----------
+    tree
+        Algebra of the taxonomy.
+    nodes
+        Node of every training cell, shape ``(n_cells,)``.
+    weights
+        Weight of every cell in the sampling, shape ``(n_cells,)``.
+
+    Returns
+    -------
+    What is added to the logits, shape ``(n_edges,)``; 0 for nodes without cells.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hdeepinsight.models.sclabelnet import log_prior_ratio
+    >>> from hdeepinsight.taxonomy import Taxonomy, TreeAlgebra
+    >>> tree = TreeAlgebra(Taxonomy.from_nested({"T": [], "B": []}))
+    >>> nodes = np.array([1, 1, 1, 2])
+    >>> log_prior_ratio(tree, nodes, np.array([1, 1, 1, 3])).exp()
+    tensor([1.5000, 0.5000])
+    """
+    path, groups = tree.node_at_level.cpu().numpy()[nodes], tree.group_of_edge.cpu().numpy()
+
+    def log_shares(weights: np.ndarray) -> np.ndarray:
+        repeated = np.broadcast_to(weights[:, None], path.shape)
+        sums = np.bincount(path[path > 0], repeated[path > 0], len(groups) + 1)[1:]
+        return np.asarray(np.log(sums / np.bincount(groups, sums)[groups]))
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = log_shares((nodes > 0).astype(float)) - log_shares(weights)
+    return torch.from_numpy(np.nan_to_num(ratio)).float()
+
+
+class BalancedSplitter(DataSplitter):  # type: ignore[misc]
+    """Draw training cells by weights, with replacement; held-out cells come once, in order.
+
+    Parameters
+    ----------
+    adata_manager
+        Manager of the cells.
+    weights
+        Weight of every cell, shape ``(n_cells,)``.
+    **loading
+        As in :class:`scvi.dataloaders.DataSplitter`.
+    """
+
+    def __init__(self, adata_manager: Any, weights: np.ndarray, **loading: Any) -> None:
+        super().__init__(adata_manager, **loading)
+        self.weights = weights
+
+    def train_dataloader(self) -> AnnDataLoader:
+        """Return the loader of the training cells, as many draws as there are cells."""
+        loader: Any = super().train_dataloader()
+        weights = self.weights[self.train_idx].tolist()
+        loader.sampler.sampler = WeightedRandomSampler(weights, len(weights))
+        return loader
+
+
+class FinetuningPlan(HierarchicalPlan):
+    """Train the head, and the encoder at a rate of its own or not at all.
+
+    Parameters
+    ----------
+    module
+        The network.
+    log_prior
+        What is added to the logits at prediction, shape ``(n_edges,)``.
+    finetune
+        ``"full"``, or ``"head"`` alone.
+    encoder_share
+        Learning rate of the encoder as a share of that of the head.
+    *args, lr, **kwargs
+        As in :class:`~hdeepinsight.models.HierarchicalPlan`.
+    """
+
+    def __init__(
+        self,
+        module: Any,
+        log_prior: Tensor,
+        finetune: Finetune,
+        encoder_share: float,
+        *args: Any,
+        lr: float = 6e-3,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(module, *args, lr=lr, **kwargs)
+        self.log_prior, self.finetune, self.encoder_share = log_prior, finetune, encoder_share
+
+    def rates(self) -> dict[float, list[Parameter]]:
+        """Return what is trained by the share of the learning rate that it is trained at."""
+        encoder = self.module.backbone.requires_grad_(self.finetune == "full")
+        trained = [p for p in encoder.parameters() if p.requires_grad]
+        head = [*self.module.head.parameters()]
+        if self.encoder_share == 1.0:
+            return {1.0: head + trained}
+        return {1.0: head, self.encoder_share: trained}
+
+    def on_fit_start(self) -> None:
+        """Give predictions on held-out cells the natural shares of the types."""
+        super().on_fit_start()
+        self.module.log_prior.copy_(self.log_prior)
+
+    def on_fit_end(self) -> None:
+        """Let the whole network be trained again."""
+        super().on_fit_end()
+        self.module.requires_grad_()

@@ -1,0 +1,96 @@
+"""What the set-up of a reference was called with, and what its loaders have to give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from hdeepinsight._errors import invalid
+from hdeepinsight.data import Modalities, is_paired, open_paired
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the set-up of a reference was called with, in the form of scvi-tools.
+
+    Parameters
+    ----------
+    model_name, setup_method_name
+        Names of the class and of its method.
+    setup_args
+        Arguments of the method.
+    """
+
+    model_name: str
+    setup_method_name: str
+    setup_args: dict[str, Any]
+
+    @classmethod
+    def of(cls, registry: Mapping[str, Any]) -> Setup:
+        """Return the set-up that a registry tells of."""
+        return cls(**{field.name: registry[field.name] for field in fields(cls)})
+
+    @property
+    def labels_keys(self) -> list[str]:
+        """Label columns, from coarse to fine; empty where none were given."""
+        keys = self.setup_args.get("labels_key"), self.setup_args.get("labels_keys")
+        return as_label_keys(*keys, required=False)
+
+    @property
+    def batch_key(self) -> str | None:
+        """Column with the batch."""
+        return self.setup_args.get("batch_key")
+
+    @property
+    def unlabeled(self) -> str:
+        """Label that means "not known"."""
+        return str(self.setup_args.get("unlabeled_category") or "Unknown")
+
+    @property
+    def layer(self) -> str | None:
+        """Layer with the counts of the RNA."""
+        return self.setup_args.get("rna_layer", self.setup_args.get("layer"))
+
+    @property
+    def modalities(self) -> Modalities:
+        """Which modalities of a MuData are read: those of the reference, or the usual ones."""
+        return Modalities.from_setup(self.setup_args.get("modalities"))
+
+    def obs_of(self, data: Any, keys: Sequence[str], kind: str = "labels") -> pd.DataFrame:
+        """Return the table that holds some columns of an AnnData, MuData or opened file."""
+        if is_paired(data):
+            found: pd.DataFrame = self.modalities.columns_of(data, keys, kind=kind).obs
+            return found
+        return data.obs
+
+
+def resolve_cells(data: Any, attached: Any) -> Any:
+    """Return the attached reference where nothing was given; a MuData file is read."""
+    if data is None and attached is None:
+        msg = "This call needs cells, and the model has no reference attached."
+        hint = "Pass an AnnData or the path of a file, or load the model with adata=..."
+        raise ValueError(f"{msg} {hint}")
+    data = attached if data is None else data
+    return open_paired(data) if is_paired(data) else data
+
+
+def as_label_keys(
+    labels_key: str | None, labels_keys: str | Sequence[str] | None, *, required: bool = True
+) -> list[str]:
+    """Return label columns from coarse to fine; ``ValueError`` unless one of both is given."""
+    if labels_key is None and labels_keys is None and not required:
+        return []
+    if not isinstance(labels_key, str | None):
+        hint = "Pass several columns as labels_keys."
+        raise invalid("labels_key", labels_key, "the name of a column", hint)
+    if (labels_key is None) == (labels_keys is None):
+        given = "neither" if labels_key is None else "both"
+        hint = "Pass labels_key for a single column, or labels_keys for one per level, coarse to"
+        msg = f"Exactly one of labels_key and labels_keys must be given, got {given}."
+        raise ValueError(f"{msg} {hint} fine.")
+    keys = labels_key if labels_key is not None else labels_keys or ()
+    return [keys] if isinstance(keys, str) else list(keys)
