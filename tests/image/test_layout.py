@@ -118,14 +118,6 @@ def test_fitting_changes_neither_input_nor_global_generators():
     np.testing.assert_array_equal(np.random.get_state()[1], state)
 
 
-def test_equalising_lowers_displacement_in_a_crowd():
-    x = modules(n_modules=24)
-    plain = GeneLayout.fit(x, names(240), equalize="never").report
-    equal = GeneLayout.fit(x, names(240), equalize="auto").report
-    assert GeneLayout.fit(x, names(240), equalize="always").report == equal
-    assert equal["displacement_mean"] < plain["displacement_mean"]
-
-
 def test_displacement_is_small_where_there_is_room():
     report = GeneLayout.fit(modules(), names(60), side=64).report
     assert report["displacement_mean"] < 2.0
@@ -226,7 +218,6 @@ def test_invalid_layouts_are_refused(changes, error, match):
         pytest.param(np.zeros((5, 3)), {}, "GeneLayout.random", id="no_expression"),
         pytest.param(np.full((5, 3), np.nan), {}, "NaN or infinite", id="nan"),
         pytest.param(np.ones((5, 3)), {"method": "pca"}, "one of 'tsne'", id="unknown_method"),
-        pytest.param(np.ones((5, 3)), {"equalize": "yes"}, "one of 'auto'", id="unknown_mode"),
         pytest.param(
             np.ones((5, 3)),
             {"side": 1},

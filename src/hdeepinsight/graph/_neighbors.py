@@ -199,7 +199,7 @@ class BatchGraphs(NamedTuple):
     between: sp.csr_matrix
 
 
-def knn_graph(x: ArrayLike, *, k: int = 15, exact: Exact = "auto", seed: int = 0) -> sp.csr_matrix:
+def knn_graph(x: ArrayLike, *, k: int = 15) -> sp.csr_matrix:
     """Connect every cell with its nearest neighbours, both ways.
 
     Parameters
@@ -208,8 +208,6 @@ def knn_graph(x: ArrayLike, *, k: int = 15, exact: Exact = "auto", seed: int = 0
         Coordinates of the cells, shape ``(n_cells, d)``.
     k
         Neighbours per cell; all others where there are fewer.
-    exact, seed
-        As in `nearest_neighbors`.
 
     Returns
     -------
@@ -232,17 +230,10 @@ def knn_graph(x: ArrayLike, *, k: int = 15, exact: Exact = "auto", seed: int = 0
     """
     points = np.asarray(x)
     everyone = np.arange(len(points))
-    return _union(_named([_edges(points, everyone, everyone, k, exact, seed)], len(points)))
+    return _union(_named([_edges(points, everyone, everyone, k)], len(points)))
 
 
-def batch_graphs(
-    x: ArrayLike,
-    batch: ArrayLike,
-    *,
-    k: int = 15,
-    exact: Exact = "auto",
-    seed: int = 0,
-) -> BatchGraphs:
+def batch_graphs(x: ArrayLike, batch: ArrayLike, *, k: int = 15) -> BatchGraphs:
     """Connect every cell within its batch, and across batches by mutual pairs.
 
     Parameters
@@ -253,8 +244,6 @@ def batch_graphs(
         Batch of every cell, shape ``(n_cells,)``.
     k
         Neighbours per cell in each batch; a tenth of the batch where that is fewer, but 5 at least.
-    exact, seed
-        As in `knn_graph`.
 
     Returns
     -------
@@ -291,7 +280,7 @@ def batch_graphs(
     def find(mine: NDArray[np.intp], theirs: NDArray[np.intp]) -> NDArray[np.intp]:
         # In a small batch the k-th neighbour is of another type.
         n_found = min(k, max(MIN_NEIGHBORS, len(theirs) // 10))
-        return _edges(points, mine, theirs, n_found, exact, seed)
+        return _edges(points, mine, theirs, n_found)
 
     within = _named([find(mine, mine) for mine in members], len(points))
     partners = _partners(points, members)
@@ -316,12 +305,7 @@ def _partners(points: NDArray[np.floating], members: list[NDArray[np.intp]]) -> 
 
 
 def _edges(
-    points: NDArray[np.floating],
-    mine: NDArray[np.intp],
-    theirs: NDArray[np.intp],
-    k: int,
-    exact: Exact,
-    seed: int,
+    points: NDArray[np.floating], mine: NDArray[np.intp], theirs: NDArray[np.intp], k: int
 ) -> NDArray[np.intp]:
     """Pairs of each of ``mine`` with its neighbours among ``theirs``, shape ``(2, n_edges)``."""
     check_integer("k", k)
@@ -329,8 +313,7 @@ def _edges(
     n_found = min(k, len(theirs) - same)
     if n_found < 1 or not len(mine):
         return np.empty((2, 0), dtype=np.intp)
-    targets = None if same else points[theirs]
-    found, _ = nearest_neighbors(points[mine], targets, k=n_found, exact=exact, seed=seed)
+    found, _ = nearest_neighbors(points[mine], None if same else points[theirs], k=n_found)
     return np.stack([np.repeat(mine, n_found), theirs[found.ravel()]])
 
 

@@ -12,12 +12,10 @@ from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from scipy.stats import skew
 
 from hdeepinsight._errors import check_integer, need_extra
-from hdeepinsight.graph._neighbors import Exact, nearest_neighbors
+from hdeepinsight.graph._neighbors import nearest_neighbors
 
 
-def mutual_neighbors(
-    x: ArrayLike, *, k: int = 15, exact: Exact = "auto", seed: int = 0
-) -> NDArray[np.int64]:
+def mutual_neighbors(x: ArrayLike, *, k: int = 15, seed: int = 0) -> NDArray[np.int64]:
     """List for every cell itself and the neighbours that also name it, nearest first.
 
     Parameters
@@ -26,7 +24,7 @@ def mutual_neighbors(
         Coordinates of the cells, shape ``(n_cells, d)``.
     k
         Longest list, the cell itself included; fewer where there are fewer cells.
-    exact, seed
+    seed
         As in `nearest_neighbors`.
 
     Returns
@@ -57,7 +55,7 @@ def mutual_neighbors(
     lists[:, 0] = np.arange(n_cells)
     if k < 2:
         return lists
-    found, distances = nearest_neighbors(points, k=k - 1, exact=exact, seed=seed)
+    found, distances = nearest_neighbors(points, k=k - 1, seed=seed)
     # An entry of 0 would be no edge, and cells may be equal.
     values = distances.ravel() + np.finfo(np.float64).tiny ** 0.5
     edges = np.repeat(lists[:, 0], k - 1), found.ravel()

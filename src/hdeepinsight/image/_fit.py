@@ -17,7 +17,6 @@ from hdeepinsight._errors import check_choice
 from hdeepinsight.image._assign import CROWDED, assign_pixels
 
 LayoutMethod = Literal["tsne", "tsne_published", "mde", "random"]
-Equalize = Literal["auto", "always", "never"]
 Report = dict[str, float]
 
 N_COMPONENTS = 50
@@ -370,9 +369,7 @@ def random_pixels(n_genes: int, side: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).permutation(side * side)[:n_genes]
 
 
-def fit_pixels(
-    x: Any, side: int, *, method: LayoutMethod, equalize: Equalize, seed: int
-) -> tuple[np.ndarray, Report]:
+def fit_pixels(x: Any, side: int, *, method: LayoutMethod, seed: int) -> tuple[np.ndarray, Report]:
     """Place the genes of an expression matrix ``(n_cells, n_genes)`` on a ``side × side`` grid.
 
     Genes without any expression have no profile. They take the pixels that the others leave free,
@@ -383,7 +380,6 @@ def fit_pixels(
     Row-major pixels ``(n_genes,)`` and the report.
     """
     check_choice("method", method, get_args(LayoutMethod))
-    check_choice("equalize", equalize, get_args(Equalize))
     # One thread: sums over threads differ in the last bit with the number of cores, and an
     # embedding amplifies that to another picture for the same seed.
     with threadpool_limits(limits=1):
@@ -392,9 +388,7 @@ def fit_pixels(
         pixel, moved = random, Report()
         if method != "random":
             plane = align_to_rectangle(embed_genes(profiles, method, seed=seed))
-            crowded = len(profiles) > CROWDED * side**2
-            ranks = crowded if equalize == "auto" else equalize == "always"
-            coords = scale_to_grid(plane, side, equalize=ranks)
+            coords = scale_to_grid(plane, side, equalize=len(profiles) > CROWDED * side**2)
             pixel = np.empty(len(expressed), dtype=np.int64)
             pixel[expressed] = assign_pixels(coords, side)
             free = rim_first(np.setdiff1d(np.arange(side**2), pixel[expressed]), side)

@@ -218,7 +218,6 @@ def corrected_gram_pca(
     *,
     layer: str | None = None,
     mask: Mask | None = None,
-    mask_key: str | None = None,
     estimator: Estimator = "auto",
     n_comps: int = 50,
     drop_empty: bool = False,
@@ -238,9 +237,8 @@ def corrected_gram_pca(
     layer
         Layer with log values, such as ``log1p`` of counts per 10,000; ``X`` by default.
     mask
-        What is observed; see `corrected_gram`. For panels use `panel_mask`.
-    mask_key
-        Layer that holds 1 for observed entries, instead of `mask`.
+        What is observed, such as a layer that holds 1 for observed entries; see `corrected_gram`.
+        For panels use `panel_mask`.
     estimator, drop_empty
         See `corrected_gram`.
     n_comps
@@ -287,11 +285,6 @@ def corrected_gram_pca(
             raise ValueError(
                 "key_added writes to an AnnData, got a file. Use the embedding of the result."
             )
-    if mask_key is not None:
-        if mask is not None:
-            raise ValueError("Pass one of mask and mask_key, got both. Leave one of them out.")
-        blocks = [block for _, block in reader(open_layer(adata, mask_key)[1])()]
-        mask = sp.vstack(blocks, "csr") if sp.issparse(blocks[0]) else np.vstack(blocks)
     store, matrix = open_layer(adata, layer)
     seen = matrix.peek(256)
     if seen.all_whole and seen.high > 1 and not seen.n_negative:

@@ -346,20 +346,15 @@ def small_reference(
     depth = np.median(np.asarray(cells.counts.sum(axis=1, dtype=np.float64)))
     expected = profile / np.maximum(total, 1e-12) * depth * sizes[:, None]
     counts = np.floor(expected + np.random.default_rng(seed).random(expected.shape))
-    labels = np.array(cells.classes, dtype=object)[codes]
     order = pd.Series(codes).groupby(codes).cumcount()
-    names = np.array([f"{a}_{b}" for a, b in zip(labels, order, strict=True)], dtype=object)
-    is_real = real >= 0
+    names = [f"{cells.classes[code]}_{i}" for code, i in zip(codes, order, strict=True)]
+    index, is_real = np.array(names, dtype=object), real >= 0
     counts[is_real] = cells.counts[real[is_real]].toarray()
-    names[is_real] = cells.obs.index[real[is_real]]
-    obs = pd.DataFrame(index=names)
-    old = cells.obs[cells.labels_key]
-    # All categories of the reference stay, those of dropped classes too.
-    kind = old.dtype if isinstance(old.dtype, pd.CategoricalDtype) else None
-    by_name = {str(name): name for name in (old.cat.categories if kind else old.unique())}
-    obs[cells.labels_key] = pd.Categorical([by_name[label] for label in labels], dtype=kind)
-    obs["n_cells"], obs["is_real"] = sizes, is_real
+    index[is_real] = cells.obs.index[real[is_real]]
     place = pd.Series(np.arange(len(cells.codes))).groupby(cells.codes).first()[codes]
+    # All categories of the reference stay, those of dropped classes too.
+    labels = pd.Categorical(cells.obs[cells.labels_key].iloc[place])
+    obs = pd.DataFrame({cells.labels_key: labels, "n_cells": sizes, "is_real": is_real}, index)
     for key in cells.obs.columns.difference(obs.columns, sort=False):
         values = pd.Series(pd.factorize(cells.obs[key])[0])
         if values.groupby(cells.codes).nunique().max() == 1:

@@ -312,15 +312,13 @@ def private_directions(
     return centre, components, values[::-1]
 
 
-def gaussian_noise_sd(epsilon: float, delta: float, sensitivity: float = 1.0) -> float:
-    r"""Return the noise that makes one release (ε, δ)-differentially private.
+def gaussian_noise_sd(epsilon: float, delta: float) -> float:
+    r"""Return the noise that makes one release of sensitivity 1 (ε, δ)-differentially private.
 
     Parameters
     ----------
     epsilon, delta
         The budget.
-    sensitivity
-        Most that the released values change, in the Euclidean norm, by one cell.
 
     Returns
     -------
@@ -344,7 +342,6 @@ def gaussian_noise_sd(epsilon: float, delta: float, sensitivity: float = 1.0) ->
     """
     check_number("epsilon", epsilon, 1e-3, 1e2, hint="Usual are 0.1 to 10.")
     check_delta(delta)
-    check_number("sensitivity", sensitivity)
 
     def excess(s: float) -> float:
         tail = norm.logcdf(-0.5 / s - epsilon * s) + epsilon
@@ -352,7 +349,7 @@ def gaussian_noise_sd(epsilon: float, delta: float, sensitivity: float = 1.0) ->
 
     # The classical bound 2 log(1.25 / delta) is above for epsilon <= 1, and twice it everywhere.
     high = 2 * sqrt(2 * np.log(1.25 / delta)) / min(epsilon, 1.0)
-    return sensitivity * float(brentq(excess, 1e-3, high, xtol=1e-12))
+    return float(brentq(excess, 1e-3, high, xtol=1e-12))
 
 
 def check_delta(delta: float, n_cells: int = 1) -> None:
