@@ -243,7 +243,6 @@ def test_few_genes_in_common_are_a_warning(model, query):
         model.annotate(query[:, 85:].copy())
 
 
-@pytest.mark.usefixtures("network_alone")  # one cell is at the border of a type's p-value
 @pytest.mark.parametrize("threshold", [0.5, None])
 def test_cells_without_counts_of_the_model_stay_unknown_and_are_reported(model, query, threshold):
     expected = model.annotate(query, threshold=threshold)
