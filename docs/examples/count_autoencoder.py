@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
@@ -13,7 +12,7 @@ from scvi.distributions import ZeroInflatedNegativeBinomial
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from torch import Tensor, nn
 
-from hdeepinsight.models import CountModel
+from hdeepinsight.models import CountModel, UnlabeledMixin
 
 
 class CountAutoencoderModule(BaseModuleClass):
@@ -79,7 +78,7 @@ class CountAutoencoderModule(BaseModuleClass):
         )
 
 
-class CountAutoencoder(CountModel):
+class CountAutoencoder(UnlabeledMixin, CountModel):
     """Latent positions of cells from their counts, without labels.
 
     Parameters
@@ -110,16 +109,3 @@ class CountAutoencoder(CountModel):
         self.init_params_ = self._get_init_params(locals())
         torch.manual_seed(self.seed)
         self.module = self._module_cls(len(self.genes), n_hidden, n_latent, contrast)
-
-    @torch.inference_mode()
-    def get_latent_representation(
-        self,
-        adata: AnnData | None = None,
-        indices: Sequence[int] | None = None,
-        batch_size: int = 1024,
-    ) -> np.ndarray:
-        """Return latent positions, shape ``(n_cells, n_latent)``."""
-        self.module.eval()
-        loader = self._make_data_loader(adata, indices=indices, batch_size=batch_size)
-        inputs = map(self.module._get_inference_input, loader)
-        return torch.cat([self.module.inference(**given)["z"].cpu() for given in inputs]).numpy()

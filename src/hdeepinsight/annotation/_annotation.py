@@ -17,18 +17,9 @@ from hdeepinsight._errors import check_choice, check_number, counted, invalid
 from hdeepinsight._io import atomic_write
 from hdeepinsight._keys import ADDED_KEYS, LABEL_COLUMNS, ONTOLOGY_KEY, ONTOLOGY_NAME, UNKNOWN_TERM
 from hdeepinsight._palette import MISSING, tree_colors
-from hdeepinsight.annotation import _external
+from hdeepinsight.annotation import _decode, _external
 from hdeepinsight.annotation._anndata_io import Additions, check_cells, from_text, storable, to_text
 from hdeepinsight.annotation._conformal import Calibration, LabelSets, SetKind, label_sets
-from hdeepinsight.annotation._decode import (
-    PROBABILITY_TOLERANCE,
-    Decoder,
-    decode,
-    depth_of_level,
-    node_categories,
-    node_names,
-    truncate_to_depth,
-)
 from hdeepinsight.annotation._trust import NO_COUNTS, Decision, Verdict
 from hdeepinsight.data import GeneReport, InputReport
 from hdeepinsight.taxonomy import Taxonomy, cell_type, path_distance
@@ -119,7 +110,7 @@ class Annotation:
     obs_names: pd.Index
     node_probabilities: np.ndarray
     threshold: float | None = 0.5
-    decoder: Decoder = "joint"
+    decoder: _decode.Decoder = "joint"
     input_report: InputReport | None = None
     gene_report: GeneReport | None = None
     recipe: dict[str, Any] = field(default_factory=dict)
@@ -143,7 +134,7 @@ class Annotation:
             if values is not None and np.shape(values) != wanted:
                 hint = "Pass one value per cell, or one per node, in the taxonomy's order."
                 raise invalid(name, np.shape(values), f"an array of shape {wanted}", hint)
-        valid = np.abs(self.node_probabilities - 0.5) <= 0.5 + PROBABILITY_TOLERANCE
+        valid = np.abs(self.node_probabilities - 0.5) <= 0.5 + _decode.PROBABILITY_TOLERANCE
         if not valid.all():
             raise ValueError(
                 f"{(~valid.all(axis=1)).sum()} of {n_cells} cells have probabilities that are not "
@@ -153,9 +144,9 @@ class Annotation:
         check_level_names(self.taxonomy)
         how: dict[str, Any] = {"decoder": self.decoder, "threshold": self.threshold}
         how |= {"node_thresholds": self.node_thresholds}
-        leaf, stop = decode(self.taxonomy, self.node_probabilities, **how)
+        leaf, stop = _decode.decode(self.taxonomy, self.node_probabilities, **how)
         if self.supported_depth is not None:
-            stop = truncate_to_depth(self.taxonomy, stop, self.supported_depth)
+            stop = _decode.truncate_to_depth(self.taxonomy, stop, self.supported_depth)
         object.__setattr__(self, "leaf_nodes", leaf)
         object.__setattr__(self, "stop_nodes", stop)
 
@@ -318,7 +309,7 @@ class Annotation:
             obs_names=adata.obs_names,
             node_probabilities=np.hstack([root, values]),
             threshold=None if isinstance(threshold, str) else float(threshold),
-            decoder=cast("Decoder", str(notes["decoder"])),
+            decoder=cast("_decode.Decoder", str(notes["decoder"])),
             recipe={name: from_text(str(value)) for name, value in notes["recipe"].items()},
             node_thresholds=notes.get("node_thresholds"),
             supported_depth=depth.to_numpy(),
@@ -350,18 +341,18 @@ class Annotation:
         >>> result.level_nodes(2)
         array([3, 2])
         """
-        depth = depth_of_level(self.taxonomy, level)
-        return truncate_to_depth(self.taxonomy, self.stop_nodes, depth)
+        depth = _decode.depth_of_level(self.taxonomy, level)
+        return _decode.truncate_to_depth(self.taxonomy, self.stop_nodes, depth)
 
     def _label_frame(self, *, fill: bool) -> pd.DataFrame:
-        names, columns = node_names(self.taxonomy), {}
+        names, columns = _decode.node_names(self.taxonomy), {}
         for depth, level in enumerate(self.taxonomy.level_names, start=1):
-            column = node_categories(names, self.level_nodes(depth))
+            column = _decode.node_categories(names, self.level_nodes(depth))
             if not fill:
                 column[self.stop_depth.between(1, depth - 1).to_numpy()] = None
                 column = column.remove_unused_categories()
             columns[level] = column
-        columns[LABEL_COLUMNS.STOP] = node_categories(names, self.stop_nodes)
+        columns[LABEL_COLUMNS.STOP] = _decode.node_categories(names, self.stop_nodes)
         return pd.DataFrame(columns, index=self.obs_names)
 
     @cached_property
@@ -409,7 +400,7 @@ class Annotation:
         for node in range(1, self.taxonomy.n_nodes):
             own = self.taxonomy.ontology_ids.get(self.taxonomy.names[node])
             ids[node] = own or ids[self.taxonomy.parent[node]]
-        return self._series(node_categories(ids, self.stop_nodes), ONTOLOGY_KEY)
+        return self._series(_decode.node_categories(ids, self.stop_nodes), ONTOLOGY_KEY)
 
     @cached_property
     def ontology_terms(self) -> pd.Series:
@@ -465,7 +456,7 @@ class Annotation:
         nodes = np.arange(1, tree.n_nodes)
         names = [tree.path_name(node) for node in nodes.tolist()]
         if level is not None:
-            nodes = self._candidates(depth_of_level(tree, level))
+            nodes = self._candidates(_decode.depth_of_level(tree, level))
             labels = [tree.label(node) for node in nodes.tolist()]
             unique = len(set(labels)) == len(labels)
             names = labels if unique else [names[node - 1] for node in nodes]
@@ -511,7 +502,8 @@ class Annotation:
         """
         if level is None:
             return self.labels[LABEL_COLUMNS.STOP]
-        return self.labels[self.taxonomy.level_names[depth_of_level(self.taxonomy, level) - 1]]
+        depth = _decode.depth_of_level(self.taxonomy, level)
+        return self.labels[self.taxonomy.level_names[depth - 1]]
 
     @property
     def calibration_note(self) -> str:
@@ -730,7 +722,7 @@ class Annotation:
         label_column, confidence_column, no_label = _external.TABLE_COLUMNS[style]
         nodes = self.stop_nodes if level is None else self.level_nodes(level)
         share = self._probability_of(np.where(nodes == 0, self.leaf_nodes, nodes))
-        labels = node_categories(node_names(self.taxonomy, no_label), nodes)
+        labels = _decode.node_categories(_decode.node_names(self.taxonomy, no_label), nodes)
         return pd.DataFrame({label_column: labels, confidence_column: share}, self.obs_names)
 
     def _candidates(self, depth: int) -> np.ndarray:
@@ -765,9 +757,9 @@ class Annotation:
         >>> result.to_frame(details=True)[runner_up].values.tolist()
         [['T', 'CD8', 0.4]]
         """
-        names, tree = node_names(self.taxonomy), self.taxonomy
+        names, tree = _decode.node_names(self.taxonomy), self.taxonomy
         counted_none = (self.stop_reason == NO_COUNTS).to_numpy()
-        leaf = node_categories(names, np.where(counted_none, 0, self.leaf_nodes))
+        leaf = _decode.node_categories(names, np.where(counted_none, 0, self.leaf_nodes))
         columns = [
             self._series(leaf, ADDED_KEYS.LEAF),
             self.confidence,
@@ -785,12 +777,12 @@ class Annotation:
         rows = np.arange(len(self))
         for depth, level in enumerate(tree.level_names if details else (), start=1):
             nodes, candidates = self.level_nodes(depth), self._candidates(depth)
-            own = truncate_to_depth(tree, self.leaf_nodes, depth)
+            own = _decode.truncate_to_depth(tree, self.leaf_nodes, depth)
             others = self.node_probabilities[:, candidates].copy()
             others[rows, np.searchsorted(candidates, own)] = -1.0
             second = others.argmax(axis=1)
             there = (others[rows, second] >= 0) & ~counted_none
-            runner_up = node_categories(names, np.where(there, candidates[second], 0))
+            runner_up = _decode.node_categories(names, np.where(there, candidates[second], 0))
             share = np.where(there, others[rows, second], np.nan)
             sure = self._probability_of(np.where(nodes == 0, own, nodes))
             prefix = f"{level}_{ADDED_KEYS.RUNNER_UP}"

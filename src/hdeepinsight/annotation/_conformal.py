@@ -11,12 +11,7 @@ import numpy as np
 import pandas as pd
 
 from hdeepinsight._errors import check_choice, invalid
-from hdeepinsight.annotation._decode import (
-    deepest_on_path,
-    depth_of_level,
-    most_probable_leaf,
-    node_names,
-)
+from hdeepinsight.annotation import _decode
 from hdeepinsight.taxonomy import Taxonomy, check_nodes
 
 if TYPE_CHECKING:
@@ -224,7 +219,7 @@ def calibrate(
             "taxonomy with taxonomy.encode(labels)."
         )
     probabilities = annotation.node_probabilities[known].astype(np.float64)
-    truth, guess = nodes[known], most_probable_leaf(taxonomy, probabilities)
+    truth, guess = nodes[known], _decode.most_probable_leaf(taxonomy, probabilities)
     own = taxonomy.ancestor_matrix[:, truth].T
     return Calibration(
         taxonomy=taxonomy,
@@ -322,7 +317,7 @@ class LabelSets:
     @cached_property
     def lca(self) -> pd.Series:
         """Label of the lowest node that holds each set; ``"Unknown"`` at the root."""
-        values = np.array(node_names(self.taxonomy), dtype=object)[self.lca_nodes]
+        values = np.array(_decode.node_names(self.taxonomy), dtype=object)[self.lca_nodes]
         return pd.Series(values, index=self.obs_names, name="lca", dtype=object)
 
     def to_frame(self) -> pd.DataFrame:
@@ -433,7 +428,7 @@ def label_sets(
             f"the annotation ({taxonomy.n_leaves} types). Make one of the same tree with "
             "hdi.annotation.calibrate(annotation_of_labelled_cells, true_nodes)."
         )
-    guess = most_probable_leaf(taxonomy, probabilities)
+    guess = _decode.most_probable_leaf(taxonomy, probabilities)
     group_of, names = _groups(calibration, alpha, groups)
     scores, own = calibration.scores(kind), group_of[calibration.predicted]
     parts = [scores[own == group] for group in range(len(names))]
@@ -442,7 +437,7 @@ def label_sets(
     threshold = np.array(limits)[group_of[guess]][:, None]
     if kind == "nodes":  # the leaves under the smallest ancestor of the guess that exceeds it
         above = np.nextafter(threshold, np.inf)
-        node = deepest_on_path(taxonomy, probabilities, guess, above)
+        node = _decode.deepest_on_path(taxonomy, probabilities, guess, above)
         contains = taxonomy.ancestor_matrix[:, node].T
     else:  # the most probable leaves first, until those before one exceed it
         contains = mass_before(taxonomy, probabilities) <= threshold
@@ -469,7 +464,7 @@ def _groups(
     taxonomy = calibration.taxonomy
     if level is None:
         return np.zeros(taxonomy.n_nodes, dtype=np.int64), ["all"]
-    depth = depth_of_level(taxonomy, level)
+    depth = _decode.depth_of_level(taxonomy, level)
     at_level = taxonomy.node_at_level[:, depth - 1]  # a node above the level is its own group
     at_level = np.where(at_level < 0, np.arange(taxonomy.n_nodes), at_level)
     n_cells = np.bincount(at_level[calibration.predicted], minlength=taxonomy.n_nodes)

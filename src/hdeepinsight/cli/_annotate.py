@@ -12,14 +12,8 @@ from rich.text import Text
 from hdeepinsight._errors import counted
 from hdeepinsight._io import atomic_write
 from hdeepinsight._progress import progress as step
+from hdeepinsight.cli import _files
 from hdeepinsight.cli._console import RED, frame_table, in_options, note, show
-from hdeepinsight.cli._files import (
-    check_output,
-    default_output,
-    open_cells,
-    prepare_output,
-    require_columns,
-)
 from hdeepinsight.cli._options import ANNOTATING, READING, AtLeastOne, Names, command
 from hdeepinsight.cli._stream import STREAMING, annotate_blocks
 
@@ -75,21 +69,23 @@ def annotate(
         Repeat a label at the levels below it, or leave them missing.
     """
     kept = query.suffix if query.suffix in (".zarr", ".h5mu") else ".h5ad"
-    out = out or default_output(query, f".annotated{kept}")
+    out = out or _files.default_output(query, f".annotated{kept}")
     if stream or resume or part or out.suffix == ".parquet":
         how: dict[str, Any] = {"part": part, "resume": resume, "overwrite": overwrite}
         shown = {"fill": fill, "details": details}
         few = annotate_blocks(query, out, report=report, shown=shown, **how, **asked)
         _end(few, asked["strict"])
         return
-    check_output(out, source=query, overwrite=overwrite)
+    _files.check_output(out, source=query, overwrite=overwrite)
     if report is not None:
-        check_output(report, source=query, overwrite=overwrite, option="--report", formats=_PAGES)
+        _files.check_output(
+            report, source=query, overwrite=overwrite, option="--report", formats=_PAGES
+        )
     with step("Opening the query"):
         from hdeepinsight import hub
 
-        store = open_cells(query)
-        write = prepare_output(store, source=query, out=out, key_added=key_added)
+        store = _files.open_cells(query)
+        write = _files.prepare_output(store, source=query, out=out, key_added=key_added)
     model, folder, reference = asked["model"], None, None
     if asked["markers"] is None:
         with step("Loading the model"):
@@ -99,7 +95,8 @@ def annotate(
     with step(f"Writing {out}"):
         write(result, fill=fill, details=details)
     if report is not None:
-        _write_page(result, report, query, store, reference, model=reference and model)
+        heading, named = f"Cell types of {query.name}", reference and model
+        _write_page(result, report, title=heading, query=store, reference=reference, model=named)
     if folder in hub.bundled_folders().values():
         show(f"Model {model} is the bundled one, of human blood: see --model.")
     said = (result.input_report, result.gene_report, *result.decisions)
@@ -156,20 +153,20 @@ def report(
     --title
         Heading of the page; the query's name by default.
     """
-    out = out or default_output(query, ".report.html")
-    check_output(out, source=query, overwrite=overwrite, formats=_PAGES)
+    out = out or _files.default_output(query, ".report.html")
+    _files.check_output(out, source=query, overwrite=overwrite, formats=_PAGES)
     with step("Opening the query"):
         from hdeepinsight import hub, tl
         from hdeepinsight.taxonomy import column_nodes
 
-        store = open_cells(query)
-        require_columns(store.obs, [*([clusters] if clusters else []), *labels_keys], source=query)
+        store = _files.open_cells(query)
+        _files.require_columns(
+            store.obs, [*([clusters] if clusters else []), *labels_keys], source=query
+        )
         if embedding is not None and embedding not in store.obsm:
             held = ", ".join(sorted(store.obsm)) or "nothing"
-            raise ValueError(
-                f"{query} has no {embedding!r} in obsm; it has {held}. Name one of them with "
-                "--embedding, or leave it out."
-            )
+            found = f"{query} has no {embedding!r} in obsm; it has {held}"
+            raise ValueError(f"{found}. Name one of them with --embedding, or leave it out.")
     model, loaded, true_nodes = asked["model"], None, None
     if asked["markers"] is not None:
         asked["markers"] = scorer = tl.MarkerScorer(asked["markers"])
@@ -180,18 +177,11 @@ def report(
             true_nodes = loaded.label_nodes(store, labels_keys=labels_keys) if labels_keys else None
     result = _annotated(store, **asked)
     place: Any = None if embedding is None else store.obsm[embedding]
-    _write_page(
-        result,
-        out,
-        query,
-        store,
-        loaded,
-        title=title,
-        model=loaded and model,
-        clusters=store.obs[clusters] if clusters else None,
-        embedding=place() if callable(place) else place,  # of a file it is read when asked for
-        true_nodes=true_nodes,
-    )
+    place = place() if callable(place) else place  # of a file it is read when asked for
+    shown: dict[str, Any] = {"reference": loaded, "model": loaded and model, "query": store}
+    shown |= {"title": title or f"Cell types of {query.name}", "true_nodes": true_nodes}
+    shown |= {"embedding": place, "clusters": store.obs[clusters] if clusters else None}
+    _write_page(result, out, **shown)
     show(f"Written to {out}")
     _end(result, asked["strict"])
 
@@ -206,20 +196,11 @@ def _annotated(
     return hdi.annotate(store, vote=vote or False, **(asked | off))
 
 
-def _write_page(
-    result: Annotation,
-    out: Path,
-    query: Path,
-    store: Store | MuData,
-    reference: Any,
-    title: str | None = None,
-    **shown: Any,
-) -> None:
+def _write_page(result: Annotation, out: Path, **shown: Any) -> None:
     import hdeepinsight as hdi
 
     with step(f"Writing {out}"):
-        heading = title or f"Cell types of {query.name}"
-        hdi.report.write(result, out, query=store, reference=reference, title=heading, **shown)
+        hdi.report.write(result, out, **shown)
 
 
 def _composition(result: Annotation) -> Table:
@@ -272,7 +253,7 @@ def evaluate(
 
         loaded = hub.load_annotator(model)
     with step("Annotating"):
-        cells = open_cells(query)
+        cells = _files.open_cells(query)
         found = loaded.evaluate(cells, unlabeled_category=unlabeled_category, **asked)
     if json:  # which has no NaN
         typer.echo(dumps(loads(dumps(found.to_dict()), parse_constant=lambda _: None), indent=2))
@@ -317,7 +298,7 @@ def explain(
     --n-samples
         Gradients per cell.
     """
-    check_output(out, source=query, overwrite=overwrite, formats=(".csv",))
+    _files.check_output(out, source=query, overwrite=overwrite, formats=(".csv",))
     with step("Loading the model"):
         import pandas as pd
 

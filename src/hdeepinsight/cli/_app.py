@@ -53,20 +53,8 @@ app = _App(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for run in (
-    annotate,
-    merge,
-    report,
-    explain,
-    evaluate,
-    train,
-    info,
-    models,
-    pull,
-    publish,
-    convert,
-    demo,
-):
+_CELLS = (annotate, merge, report, explain, evaluate, train)
+for run in (*_CELLS, info, models, pull, publish, convert, demo):
     app.command(cls=_Command)(run)
 
 

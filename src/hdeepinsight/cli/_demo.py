@@ -162,9 +162,7 @@ def _compare(
             for name, weight in {LINEAR: None, f"{LINEAR}, balanced": "balanced"}.items():
                 how: dict[str, Any] = {"labels_key": leaves, "class_weight": weight}
                 found[name] = logistic_regression(reference, cells, model.taxonomy, **how)
-        tables[title] = scores_table(
-            {name: evaluate_annotation(found[name], known) for name in found}
-        )
+        tables[title] = scores_table({key: evaluate_annotation(found[key], known) for key in found})
         _show_indented(frame_table(tables[title].set_index("level"), title=title))
     return pd.concat(tables, names=["genes", ""]).droplevel(1).reset_index()
 

@@ -11,15 +11,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from hdeepinsight._errors import ARGUMENTS, InputError, counted, examples
-from hdeepinsight.data._genes import (
-    IdentifierKind,
-    Species,
-    guess_species,
-    has_versions,
-    identifier_kind,
-    share_barcodes,
-    share_genes,
-)
+from hdeepinsight.data import _genes
 from hdeepinsight.data._matrix import LARGEST_COUNT, RowMatrix, Scan
 from hdeepinsight.data._recover import MAX_LOG, Denormalizer, find_log_base
 from hdeepinsight.data._store import DataLike, Store, open_store, slot_name
@@ -108,9 +100,9 @@ class InputReport:
     n_negative: int = 0
     n_empty_cells: int = 0
     duplicated_genes: tuple[str, ...] = ()
-    identifiers: IdentifierKind = "unknown"
+    identifiers: _genes.IdentifierKind = "unknown"
     versioned: bool = False
-    species: Species = "unknown"
+    species: _genes.Species = "unknown"
     looks_transposed: bool = False
     rounding: float = 0.0
     log_base: float = float(np.e)
@@ -326,7 +318,7 @@ def inspect_store(
         evidence += f", in {counted(tally.n_rows, 'cell')} that were looked at so far"
     var_names = store.genes(use_raw).index.astype(str)
     names, obs_names = var_names.tolist(), store.obs.index.astype(str).tolist()
-    transposed = share_barcodes(names) > 0.5 and share_genes(obs_names) > 0.5
+    transposed = _genes.share_barcodes(names) > 0.5 and _genes.share_genes(obs_names) > 0.5
     values: dict[str, Any] = {"n_nan": tally.n_nan, "n_inf": tally.n_inf, "log_base": log_base}
     values |= {"n_negative": tally.n_negative, "n_empty_cells": tally.n_empty}
     report = InputReport(
@@ -338,9 +330,9 @@ def inspect_store(
         **values,
         rounding=0.0 if tally.all_whole else tally.grid,
         duplicated_genes=tuple(var_names[var_names.duplicated()].unique()),
-        identifiers=identifier_kind(names),
-        versioned=has_versions(names),
-        species=guess_species(names),
+        identifiers=_genes.identifier_kind(names),
+        versioned=_genes.has_versions(names),
+        species=_genes.guess_species(names),
         looks_transposed=transposed,
         problems=(_TRANSPOSED,) if transposed else (),
     )

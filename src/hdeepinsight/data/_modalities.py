@@ -347,11 +347,11 @@ def is_paired(data: Any) -> bool:
     (True, False)
     """
     if isinstance(data, str | Path):
-        if not os.path.isfile(data) or not h5py.is_hdf5(data):
-            return Path(data).suffix == ".h5mu"
-        with suppress(OSError), h5py.File(data, "r") as root:
-            return "mod" in root
-        return Path(data).suffix == ".h5mu"  # a damaged file, of which its reader says more
+        with suppress(OSError):  # of a damaged file its reader says more
+            if os.path.isfile(data) and h5py.is_hdf5(data):
+                with h5py.File(data, "r") as root:
+                    return "mod" in root
+        return Path(data).suffix == ".h5mu"
     # By name: mudata takes a second to import, and most data is AnnData.
     return any(kind.__module__.startswith("mudata") for kind in type(data).__mro__)
 
@@ -625,13 +625,11 @@ class Modalities:
         kind
             ``"labels"`` or ``"batch"``: which of the modalities named here is looked at first.
         """
-        first = getattr(self, kind)
-        obs = self.obs_of(mdata)
+        obs, first = self.obs_of(mdata), getattr(self, kind)
         if first in mdata.mod:
             own = mdata.mod[first].obs.reindex(mdata.obs_names)
             obs = obs.assign(**{key: own[key] for key in keys if key in own})
-        held = [key for key in keys if key in obs]
-        return AnnData(obs=obs[held] if len(held) == len(keys) else obs)
+        return AnnData(obs=obs[list(keys)] if all(key in obs for key in keys) else obs)
 
     def obs_of(self, mdata: MuData) -> pd.DataFrame:
         """Return all columns of the cells of ``mdata``: its own, then those of its modalities."""
@@ -662,13 +660,13 @@ def pad(adata: AnnData, alignment: GeneAlignment, names: Sequence[str]) -> AnnDa
     """
 
     def aligned(matrix: Any) -> Any:
-        rows = matrix.tocsr() if hasattr(matrix, "tocsr") else np.asarray(matrix)
-        return alignment.apply(rows)
+        return alignment.apply(matrix.tocsr() if hasattr(matrix, "tocsr") else np.asarray(matrix))
 
+    var = pd.DataFrame({"measured": alignment.measured}, index=pd.Index(names))
     padded = AnnData(
         X=None if adata.X is None else aligned(adata.X),
         obs=adata.obs.copy(),
-        var=pd.DataFrame({"measured": alignment.measured}, index=pd.Index(names)),
+        var=var,
         obsm={name: values.copy() for name, values in adata.obsm.items()},
         obsp={name: values.copy() for name, values in adata.obsp.items()},
         uns=deepcopy(dict(adata.uns)),

@@ -183,8 +183,8 @@ def split_three(
     rest = np.flatnonzero(~held_out)
     n_train = len(rest) if np.isclose(train_size, rest_size) else int(train_size * len(held_out))
     if not n_train:
-        msg = "No cell is left to train on. Lower validation_size, or raise train_size."
-        raise ValueError(msg)
+        hint = "Lower validation_size, or raise train_size."
+        raise ValueError(f"No cell is left to train on. {hint}")
     order = rng.permutation(rest) if shuffle and n_train < len(rest) else rest
     train = np.sort(order[:n_train])
     return [train, np.flatnonzero(held_out), np.setdiff1d(rest, train)]
@@ -226,9 +226,8 @@ def given_split(parts: Any, n_cells: int) -> list[np.ndarray]:
             "Correct it; masks become positions by numpy.flatnonzero."
         )
     train, held_out = [*arrays, np.zeros(0)][:2]
-    named = np.concatenate([train, held_out])
-    parts = [train, held_out, np.setdiff1d(np.arange(n_cells), named)]
-    return [part.astype(np.int64) for part in parts]
+    rest = np.setdiff1d(np.arange(n_cells), np.concatenate([train, held_out]))
+    return [part.astype(np.int64) for part in (train, held_out, rest)]
 
 
 def hold_out_groups(
@@ -264,8 +263,7 @@ def hold_out_groups(
     >>> hold_out_groups(nodes, groups, 0.3, np.random.default_rng(0)).tolist()[4:]
     [False, False]
     """
-    names = np.unique(groups)
-    held_out = np.zeros(len(nodes), dtype=bool)
+    names, held_out = np.unique(groups), np.zeros(len(nodes), dtype=bool)
     for name in rng.permutation(names):
         candidate = held_out | (groups == name)
         if np.isin(nodes[candidate], nodes[~candidate]).all():

@@ -104,24 +104,21 @@ def _explain(
     said = without_secrets(f"{type(error).__name__}: {error}", token)[:200]
     settings = "HF_ENDPOINT" if server else "AWS_ENDPOINT_URL_S3"
     access = "HF_TOKEN to a token with the right to it" if server else "AWS_PROFILE"
-    broken = isinstance(error, OSError) or type(error).__module__.startswith(_TRANSPORT)
-    is_transient = status == 429 or status >= 500
-    busy = "too many requests were sent" if status == 429 else "it is out of order"
-    cases = {
-        f"it has no revision {revision!r}. Pass a branch, tag or full commit hash, or none": (
-            code == "RevisionNotFound"
-        ),
-        f"access was refused ({status}): it is private, gated or not there. Set {access}": (
-            status in (401, 403)
-        ),
-        f"it is not there ({code or 404}). Check the name; if it is private, set {access}": (
-            status == 404 or missing
-        ),
-        f"{busy} ({status}). Try again later; complete files are kept": is_transient,
-        f"no answer ({said}). Check the connection, HTTPS_PROXY and {settings}": not status
-        and broken,
-        f"its answer was not understood ({said}). Check the name and {settings}": True,
-    }
-    what = next(text for text, applies in cases.items() if applies)
+    kind = HubError
+    if code == "RevisionNotFound":
+        what = f"it has no revision {revision!r}. Pass a branch, tag or full commit hash, or none"
+    elif status in (401, 403):
+        what = f"access was refused ({status}): it is private, gated or not there. Set {access}"
+    elif status == 404 or missing:
+        what = f"it is not there ({code or 404}). Check the name; if it is private, set {access}"
+    elif status == 429 or status >= 500:
+        why = "too many requests were sent" if status == 429 else "it is out of order"
+        kind, what = Transient, f"{why} ({status}). Try again later; complete files are kept"
+    elif not status and (
+        isinstance(error, OSError) or type(error).__module__.startswith(_TRANSPORT)
+    ):
+        what = f"no answer ({said}). Check the connection, HTTPS_PROXY and {settings}"
+    else:
+        what = f"its answer was not understood ({said}). Check the name and {settings}"
     where = f"Could not {action}" + (f" at {without_secrets(server)}" if server else "")
-    return (Transient if what.startswith(busy) else HubError)(f"{where}: {what}.")
+    return kind(f"{where}: {what}.")

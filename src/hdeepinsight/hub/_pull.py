@@ -19,14 +19,7 @@ from hdeepinsight import models
 from hdeepinsight._errors import check_choice, check_number, need_extra
 from hdeepinsight._io import atomic_write, sha256
 from hdeepinsight.hub import _address, _checksums
-from hdeepinsight.hub._address import (
-    CARD_FILE,
-    CHECKSUMS_FILE,
-    Address,
-    bundled_folders,
-    cache_folder,
-    is_offline,
-)
+from hdeepinsight.hub._address import CARD_FILE, CHECKSUMS_FILE, Address, bundled_folders
 from hdeepinsight.hub._checksums import parse_checksums, read_text_file
 from hdeepinsight.hub._errors import ChecksumError, HubError, OfflineError, explained
 from hdeepinsight.hub._places import BucketPlace, HubPlace, Token, hub_api, resolve_mirror
@@ -84,11 +77,12 @@ def list_models(
     for name, folder in bundled_folders().items() if where in ("all", "bundled") else ():
         digest = SharedModel(name, "", folder).digest
         rows.append(_row(name, "bundled", digest, read_tags(folder)))
-    for cache in sorted((cache_folder() / "models").glob("*")) if where in ("all", "here") else ():
+    caches = sorted((_address.cache_folder() / "models").glob("*"))
+    for cache in caches if where in ("all", "here") else ():
         if revision := newest(cache):
             tags = read_tags(revision_folder(cache, revision))
             rows.append(_row(unquote(cache.name), "here", revision, tags))
-    if where == "hub" or (where == "all" and not is_offline()):
+    if where == "hub" or (where == "all" and not _address.is_offline()):
         try:
             rows += _on_hub(search, token, wait=where == "hub")
         except (HubError, ImportError) as error:
@@ -102,7 +96,7 @@ def list_models(
 
 def _on_hub(search: str | None, token: Token, *, wait: bool) -> Iterator[dict[str, str]]:
     """Find models on the hub, or in the folder that stands in for it."""
-    if is_offline():
+    if _address.is_offline():
         raise OfflineError("HF_HUB_OFFLINE is set. Unset it, or list what is here: where='here'.")
     endpoint, token, instead = resolve_mirror(token)
     if instead is None:

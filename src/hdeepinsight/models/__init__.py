@@ -16,6 +16,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "load_model",
             "model_class",
         ],
+        "_base._unlabeled": ["UnlabeledMixin"],
         "scagc": ["SCAGC"],
         "dpdcan": ["DPDCAN", "PrivacyReport"],
         "sce2tm": ["SCE2TM", "TopicPerturbation"],

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from hdeepinsight.nn._folded import SparseCounts
 
@@ -305,10 +306,13 @@ def _markers(mean: Tensor, measured: Tensor, n_markers: int, skip: int) -> Tenso
 
 
 def _ranks(values: Tensor) -> Tensor:
-    """Average ranks within each row, ties shared."""
-    ordered = values.sort(dim=1).values
-    below = torch.searchsorted(ordered, values, right=False)
-    return (below + torch.searchsorted(ordered, values, right=True)).float()
+    """Average ranks within each row, ties shared; twice as large, from 0 on."""
+    ordered, place = values.sort(dim=1)
+    number = torch.arange(values.shape[1], device=values.device)
+    differs = functional.pad(ordered[:, 1:] != ordered[:, :-1], (1, 1), value=True)
+    first = torch.where(differs[:, :-1], number, 0).cummax(dim=1).values
+    last = torch.where(differs[:, 1:], number, len(number)).flip(1).cummin(dim=1).values.flip(1)
+    return torch.empty_like(values).scatter_(1, place, (first + last).to(values))
 
 
 def _standardise(values: Tensor) -> Tensor:

@@ -76,16 +76,10 @@ class TreeAlgebra(nn.Module):
         while 2 ** len(jumps) < taxonomy.max_depth:
             jumps = np.vstack([jumps, ancestor])
             ancestor = ancestor[ancestor]
-        tables = {
-            "leaf_index": taxonomy.leaves,
-            "edge_depth": taxonomy.depth[1:],
-            "group_of_edge": group_of_edge,
-            "group_size": sizes,
-            "node_at_level": taxonomy.node_at_level,
-            "_by_size": by_size,
-            "_from_size": np.argsort(by_size),
-            "_jumps": jumps,
-        }
+        tables = {"leaf_index": taxonomy.leaves, "edge_depth": taxonomy.depth[1:]}
+        tables |= {"group_of_edge": group_of_edge, "group_size": sizes}
+        tables |= {"node_at_level": taxonomy.node_at_level, "_jumps": jumps}
+        tables |= {"_by_size": by_size, "_from_size": np.argsort(by_size)}
         for name, table in tables.items():
             buffer = torch.tensor(table, dtype=torch.int64)
             self.register_buffer(name, buffer, persistent=False)

@@ -102,19 +102,14 @@ def check_labels(labels: Iterable[Any], name: str, *, unlabeled: Unlabeled = "Un
 rename the label if it is a type. 'B' (2 cells) and 'B ' (1 cell) differ only by blanks, case or \
 the form of their letters, and count as different types. Rename them if they are the same.
     """
-    codes, names = _distinct(labels)
-    counts = np.bincount(codes[codes >= 0], minlength=len(names)).tolist()
     declared = [unlabeled] if isinstance(unlabeled, str) else (unlabeled or ())
-    count_of = {
-        label: count
-        for label, count in zip(names, counts, strict=True)
-        if isinstance(label, str) and count and label not in declared
-    }
+    counts = pd.Series(list(labels), dtype=object).value_counts()  # the most frequent first
+    texts = {label: n for label, n in counts.items() if isinstance(label, str)}
+    count_of: dict[str, int] = {label: n for label, n in texts.items() if label not in declared}
     words = [label for label in count_of if _is_unlabeled(label, unlabeled)]
     alike: dict[str, list[str]] = defaultdict(list)
-    for label in sorted(count_of, key=lambda label: -count_of[label]):
-        if label not in words:
-            alike[plain_form(label.translate(_LOOK_ALIKES))].append(label)
+    for label in (label for label in count_of if label not in words):
+        alike[plain_form(label.translate(_LOOK_ALIKES))].append(label)
     groups = [_counted(group, count_of) for group in alike.values() if group[1:]]
     more = f"; and {len(groups) - _LISTED} more" if len(groups) > _LISTED else ""
     said = name + ":"

@@ -131,18 +131,13 @@ def hierarchical_scores(
     HierarchicalScores(precision=0.666..., recall=0.5, f1=0.571..., n_cells=2)
     """
     true, pred = check_nodes(taxonomy, y_true=y_true, y_pred=y_pred)
-    labelled = true > 0
-    true, pred = true[labelled], pred[labelled]
+    true, pred = true[true > 0], pred[true > 0]
     n_true, n_pred = int(taxonomy.depth[true].sum()), int(taxonomy.depth[pred].sum())
     if n_true == 0:
         return HierarchicalScores(np.nan, np.nan, np.nan, n_cells=0)
     shared = int(_shared_depth(taxonomy, true, pred).sum())
-    return HierarchicalScores(
-        precision=shared / n_pred if n_pred else 0.0,
-        recall=shared / n_true,
-        f1=2 * shared / (n_true + n_pred),
-        n_cells=len(true),
-    )
+    precision, f1 = shared / n_pred if n_pred else 0.0, 2 * shared / (n_true + n_pred)
+    return HierarchicalScores(precision, shared / n_true, f1, n_cells=len(true))
 
 
 def path_distance(taxonomy: Taxonomy, y_true: ArrayLike, y_pred: ArrayLike) -> NDArray[np.int64]:

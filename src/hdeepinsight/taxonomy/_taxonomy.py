@@ -225,8 +225,8 @@ class Taxonomy:
         """
         self._check_table(8 * self.n_nodes * self.max_depth, "ancestor table")
         table = np.full((self.n_nodes, self.max_depth), -1, dtype=np.int64)
-        for node, above in enumerate(self.parent[1:].tolist(), start=1):
-            table[node] = table[above]
+        for node in range(1, self.n_nodes):
+            table[node] = table[self.parent[node]]
             table[node, self.depth[node] - 1] = node
         return _frozen(table)
 
@@ -550,19 +550,17 @@ class Taxonomy:
         self, name: str | Sequence[str], depth: int | None = None, *, bare: bool = False
     ) -> list[int]:
         """Nodes that a name may mean, by the first way of reading it that finds any at `depth`."""
-        ways: list[Sequence[int | None]] = [] if bare else [[self._find(_forms.split_path(name))]]
+        ways = [] if bare else [[self._find(_forms.split_path(name))]]
         if isinstance(name, str):
-            ways += [] if bare else [[self._node_of_synonym.get(name)]]
+            ways += [] if bare else [[self._node_of_synonym.get(name, -1)]]
             ways.append(self._nodes_named.get(name, []))
-        found = (
-            [n for n in way if n is not None and depth in (None, self.depth[n])] for way in ways
-        )
+        found = ([n for n in way if n >= 0 and depth in (None, self.depth[n])] for way in ways)
         return next(filter(None, found), [])
 
-    def _find(self, path: Path) -> int | None:
-        node: int | None = 0
+    def _find(self, path: Path) -> int:
+        node = 0
         for name in path:
-            node = self._child_named.get((node, name)) if node is not None else None
+            node = self._child_named.get((node, name), -1)
         return node
 
     def to_nested(self) -> dict[str, Any]:
@@ -575,9 +573,8 @@ class Taxonomy:
         {'T': {'CD4': {}}, 'B': {}}
         """
         nested: list[dict[str, Any]] = [{} for _ in self.labels]
-        for node, above in enumerate(self.parent.tolist()):
-            if node:
-                nested[above][self.labels[node]] = nested[node]
+        for node in range(1, self.n_nodes):
+            nested[self.parent[node]][self.labels[node]] = nested[node]
         return nested[0]
 
     def to_edges(self) -> list[tuple[str, str]]:
@@ -651,12 +648,12 @@ class Taxonomy:
                     f"{name!r} leads to two nodes: {self.synonyms[name]} and {target}. Omit one."
                 )
                 raise ValueError(f"A synonym must have one meaning, but {found}")
-        return replace(
-            self,
-            level_names=self.level_names if level_names is None else tuple(level_names),
-            synonyms={**self.synonyms, **(synonyms or {})},
-            ontology_ids={**self.ontology_ids, **(ontology_ids or {})},
+        names = self.level_names if level_names is None else tuple(level_names)
+        words, ids = (
+            {**self.synonyms, **(synonyms or {})},
+            {**self.ontology_ids, **(ontology_ids or {})},
         )
+        return replace(self, level_names=names, synonyms=words, ontology_ids=ids)
 
     def subset(self, nodes: Iterable[NodeLike]) -> Self:
         """Return the taxonomy of the given nodes, all that is below them, and their ancestors.
@@ -673,10 +670,9 @@ class Taxonomy:
         >>> tax.subset(["CD4"]).names[1:]
         (('T',), ('T', 'CD4'), ('T', 'CD4', 'naive'), ('T', 'CD4', 'Th1'))
         """
+        chosen = [self._node(node) for node in nodes]
         keep = np.zeros(self.n_nodes, dtype=np.bool_)
-        for node in map(self._node, nodes):
-            keep[node] = True
-            keep[self.descendants(node)] = True
+        keep[[*chosen, *(below for node in chosen for below in self.descendants(node))]] = True
         return self._restrict(keep)
 
     def prune(self, keep_nodes: Iterable[NodeLike]) -> Self:
@@ -733,7 +729,7 @@ class Taxonomy:
         return type(self).from_dict, (self.to_dict(),)  # checked again, and read-only again
 
     def __repr__(self) -> str:
-        levels = ", ".join(self.level_names[:5]) + (", ..." if self.max_depth > 5 else "")
+        levels = ", ".join([*self.level_names[:5], *["..."] * (self.max_depth > 5)])
         size = f"{self.n_leaves:,} leaves, {self.n_edges:,} nodes below the root"
         return f"Taxonomy({size}, {counted(self.max_depth, 'level')}: {levels})"
 

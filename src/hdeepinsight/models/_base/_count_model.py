@@ -43,7 +43,7 @@ from hdeepinsight.models._base import _registration as registration
 from hdeepinsight.models._base import _registry as classes
 from hdeepinsight.models._base import _schema as schema
 from hdeepinsight.models._base import _training as training
-from hdeepinsight.models._base._plan import OneCyclePlan
+from hdeepinsight.models._base._plan import OneCyclePlan, Prepared
 from hdeepinsight.models._base._registration import BATCH, LABELS, Setup, as_label_keys
 from hdeepinsight.models._base._setup import resolve_cells
 
@@ -695,9 +695,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         """Return the loaders of a training, whose recipe has these settings."""
         return DataSplitter(self.adata_manager, **loading)
 
-    def _prepare(
-        self, split: list[np.ndarray] | None, datamodule: Any, **options: Any
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _prepare(self, split: list[np.ndarray] | None, datamodule: Any, **options: Any) -> Prepared:
         """Return further arguments of the training plan, and settings to write down."""
         return (), {}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from hdeepinsight.adaptation import QueryCells
     from hdeepinsight.taxonomy import Taxonomy
 
+#: Further arguments of a training plan, and settings to write down.
+Prepared: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 #: Shape of the learning rate: 15 % of the steps rise to the peak, the rest fall to almost nothing.
 ONE_CYCLE: dict[str, Any] = {"pct_start": 0.15, "div_factor": 10.0, "final_div_factor": 100.0}
 

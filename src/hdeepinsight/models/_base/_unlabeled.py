@@ -27,8 +27,15 @@ SIZE_FACTOR = "size_factor"
 class UnlabeledMixin(_Base):
     """Register and embed cells without labels; the module's ``inference`` returns ``z``.
 
-    The class it is mixed into is a :class:`CountModel`; its ``setup_anndata`` has the arguments
-    that it takes, and hands them to ``_set_up``.
+    The class it is mixed into is a :class:`CountModel`; a ``setup_anndata`` of its own hands its
+    arguments to ``_set_up``.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> from hdeepinsight.models import UnlabeledMixin
+    >>> issubclass(hdi.SCE2TM, UnlabeledMixin)
+    True
     """
 
     @classmethod

@@ -20,11 +20,13 @@ from hdeepinsight._errors import check_choice, check_integer, check_number, inva
 from hdeepinsight.data import log_normalize
 from hdeepinsight.graph import leiden_communities, nearest_neighbors
 from hdeepinsight.models._base._count_model import CountModel
+from hdeepinsight.models._base._plan import Prepared
 from hdeepinsight.models._base._unlabeled import SIZE_FACTOR, UnlabeledMixin
 from hdeepinsight.models.dpdcan._module import TARGET_DEPTH, DPDCANModule, Heads
 from hdeepinsight.models.dpdcan._plan import DPDCANPlan, PoissonSplitter
 from hdeepinsight.models.dpdcan._privacy import (
     ALWAYS,
+    DONORS,
     GENES,
     OF_MODE,
     UNSEEDED,
@@ -250,20 +252,21 @@ class DPDCAN(UnlabeledMixin, CountModel):
             raise invalid("expected_batch_size", batch, f"at most the number of cells, {n:,}")
         report = None
         if privacy is not None:
+            if kwargs.get("checkpoint") is not None:
+                msg = "A private training that goes on from a checkpoint looks at the cells again,"
+                raise ValueError(f"{msg} which its report does not count. Omit checkpoint.")
             check_delta(delta, n)
             check_number("max_grad_norm", max_grad_norm, 1e-6, hint="Omit it to use 0.1.")
             check_number("target_epsilon", target_epsilon, 1e-2, 1e2, hint="Usual are 0.5 to 10.")
             said = [OF_MODE[privacy], *ALWAYS]
             said += [] if genes_are_public else [GENES]
-            said += [] if donor_key is None else [self._donors(donor_key)]
+            if donor_key is not None:
+                sizes = pd.Series(self._groups(donor_key)).value_counts()
+                said += [DONORS.format(int(sizes.max()))]
             said = said if noise_seed is None else [UNSEEDED, *said]
             about: Any = {"max_grad_norm": max_grad_norm, "conditions": tuple(said)}
-            report = within_budget(
-                *(privacy, target_epsilon, delta, batch / n, max_steps),
-                is_projected=self.heads == "projected",
-                is_seeded=noise_seed is not None,
-                **about,
-            )
+            budget = privacy, target_epsilon, delta, batch / n, max_steps
+            report = within_budget(*budget, self.heads == "projected", **about)
             parameters = self.module.network.named_parameters()
             n_noisy = sum(value.numel() for name, value in parameters if report.is_noisy(name))
             if (ratio := report.noise_multiplier * n_noisy**0.5 / batch) > MOST_NOISE:
@@ -277,28 +280,15 @@ class DPDCAN(UnlabeledMixin, CountModel):
         super().train(max_steps, **fixed, report=report, noise_seed=noise_seed, **kwargs)
         self.privacy_report_ = report and report.after(self.trainer.global_step)
 
-    def _prepare(
-        self,
-        split: list[np.ndarray] | None,
-        datamodule: Any,
-        *,
-        report: PrivacyReport | None = None,
-        noise_seed: int | None = None,
-        **options: Any,
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _prepare(self, split: Any, datamodule: Any, **options: Any) -> Prepared:
+        report, seed = options.get("report"), options.get("noise_seed")
         noise = (report and report.projection_noise) or 0.0
-        start = partial(self._set_directions, noise, noise_seed)
-        settings = {"heads": self.heads, "noise_seed": noise_seed}
-        return (report, self.adata_manager.adata.n_obs, noise_seed, start), settings
+        start = partial(self._set_directions, noise, seed)
+        settings = {"heads": self.heads, "noise_seed": seed}
+        return (report, self.adata_manager.adata.n_obs, seed, start), settings
 
     def _splitter(self, settings: Mapping[str, Any], **loading: Any) -> PoissonSplitter:
         return PoissonSplitter(self.adata_manager, noise_seed=settings["noise_seed"], **loading)
-
-    def _donors(self, key: str) -> str:
-        """Return the condition that donors are not covered."""
-        largest = int(pd.Series(self._groups(key)).value_counts().max())
-        msg = f"Donors are not covered: one of them has {largest:,} cells, and epsilon is of one"
-        return f"{msg} cell; no epsilon for donors is stated."
 
     def _set_directions(self, noise: float, seed: int | None) -> None:
         """Set what projected heads project on, from one noisy look at all cells."""

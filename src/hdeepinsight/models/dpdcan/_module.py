@@ -124,14 +124,12 @@ class DPDCANModule(BaseModuleClass):  # type: ignore[misc]
         parts = self.network.features(values), self.network.features(views)
         return (*parts, given["counts"], given["depth"])
 
-    def _get_inference_input(self, tensors: dict[str, Tensor], **_: Any) -> dict[str, Tensor]:
+    def _get_inference_input(self, tensors: Any) -> dict[str, Tensor]:
         counts = tensors[REGISTRY_KEYS.X_KEY]
         depth = tensors.get(SIZE_FACTOR, counts.sum(dim=1, keepdim=True))
         return {"counts": counts, "depth": depth}
 
-    def _get_generative_input(
-        self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], **_: Any
-    ) -> dict[str, Any]:
+    def _get_generative_input(self, tensors: Any, inference_outputs: Any) -> dict[str, Any]:
         return {"tensors": tensors}
 
     @auto_move_data  # type: ignore[untyped-decorator]
@@ -144,12 +142,7 @@ class DPDCANModule(BaseModuleClass):  # type: ignore[misc]
         """Return the losses of every cell, ``(n_cells, 2)``."""
         return {"losses": self.network(*self.prepare(tensors))}
 
-    def loss(
-        self,
-        tensors: dict[str, Tensor],
-        inference_outputs: dict[str, Tensor],
-        generative_outputs: dict[str, Tensor],
-    ) -> LossOutput:
+    def loss(self, tensors: Any, inference_outputs: Any, generative_outputs: Any) -> LossOutput:
         """Weigh reconstruction and contrast; a batch may have no cell."""
         losses = generative_outputs["losses"]
         n_cells = max(len(losses), 1)

@@ -25,6 +25,8 @@ PROJECTION_SHARE: Final = 0.9
 
 UNSEEDED: Final = "not private: noise_seed is known, so that the noise can be subtracted."
 GENES: Final = "The list of genes counts as public."
+DONORS = "Donors are not covered: one of them has {:,} cells, and epsilon is of one cell; no "
+DONORS += "epsilon for donors is stated."
 OF_MODE: Final[dict[str, str]] = {
     "whole": "It covers the saved weights. The embedding of a cell is a function of that cell, and "
     "clusters made of it are not covered.",
@@ -55,8 +57,6 @@ class PrivacyReport:
         in a step.
     projection_noise
         Noise of the projection in units of its sensitivity; ``None`` where there is none.
-    is_seeded
-        Whether the noise had a known seed.
     conditions
         What the number rests on and what it leaves out, in sentences.
     steps, accounted_epsilon
@@ -80,7 +80,6 @@ class PrivacyReport:
     max_grad_norm: float
     sample_rate: float
     projection_noise: float | None = None
-    is_seeded: bool = False
     conditions: tuple[str, ...] = ()
     steps: int = 0
     accounted_epsilon: float = 0.0
@@ -119,7 +118,8 @@ class PrivacyReport:
         return f"The weights are ({self.epsilon:.3g}, {self.delta:g})-private per cell."
 
     def _of(self, mode: Mode) -> float | None:
-        return self.accounted_epsilon if self.mode == mode and not self.is_seeded else None
+        is_sound = self.mode == mode and UNSEEDED not in self.conditions
+        return self.accounted_epsilon if is_sound else None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain types, for the model file."""
@@ -167,28 +167,21 @@ def solve_noise(
 
 
 def within_budget(
-    mode: Mode,
-    epsilon: float,
-    delta: float,
-    sample_rate: float,
-    steps: int,
-    *,
-    is_projected: bool,
-    **about: Any,
+    mode: Mode, epsilon: float, delta: float, rate: float, steps: int, projects: bool, **about: Any
 ) -> PrivacyReport:
     """Return the report of a training with the least noise that keeps to a budget.
 
     Parameters
     ----------
-    mode, epsilon, delta, sample_rate, steps
-        What the training has to keep to.
-    is_projected
+    mode, epsilon, delta, rate, steps
+        What the training has to keep to, sampling rate and number of steps.
+    projects
         Whether a projection is released before the steps.
     **about
         Further fields of the report.
     """
-    projection = solve_noise(PROJECTION_SHARE * epsilon, delta, 1.0, 1) if is_projected else None
+    projection = solve_noise(PROJECTION_SHARE * epsilon, delta, 1.0, 1) if projects else None
     before = [(projection, 1.0, 1)] if projection else []
-    noise = solve_noise(epsilon, delta, sample_rate, steps, before)
-    how: Any = {"noise_multiplier": noise, "sample_rate": sample_rate, "delta": delta}
+    noise = solve_noise(epsilon, delta, rate, steps, before)
+    how: Any = {"noise_multiplier": noise, "sample_rate": rate, "delta": delta}
     return PrivacyReport(mode=mode, projection_noise=projection, **how, **about)

@@ -231,21 +231,20 @@ class SCAGC(UnlabeledMixin, CountModel):
         self._resolve_adata(None)
         self._check_reference()
         epochs = {"pretrain_epochs": pretrain_epochs, "cluster_epochs": cluster_epochs}
-        with training.one_at_a_time():
-            self._standardize()
-            cells = self._cells(None)
-            n_cells = cells.counts.shape[0]
-            blocks = np.zeros(n_cells, dtype=int)
-            if propagation == "blocks" or (propagation == "auto" and n_cells > FULL_CELLS):
-                means = MiniBatchKMeans(-(-n_cells // BLOCK_CELLS), random_state=self.seed)
-                blocks = means.fit_predict(cells.points)
-            phases = pretrain_epochs, cluster_epochs
-            plan = AdaptiveGraphPlan(self.module, cells, self._first_centres, phases, options)
-            settings = {"propagation": "blocks" if blocks.any() else "full", **vars(options)}
-            how = training.trainer_options(trainer_kwargs, sum(phases), 0, devices, monitor=None)
-            how |= {"accelerator": accelerator, "devices": devices, "max_epochs": sum(phases)}
-            self._settled = None
-            self._fit(plan, CellBlocks(blocks), how, settings | epochs, sizes=(n_cells, 0))
+        self._standardize()
+        cells = self._cells(None)
+        n_cells = cells.counts.shape[0]
+        blocks = np.zeros(n_cells, dtype=int)
+        if propagation == "blocks" or (propagation == "auto" and n_cells > FULL_CELLS):
+            means = MiniBatchKMeans(-(-n_cells // BLOCK_CELLS), random_state=self.seed)
+            blocks = means.fit_predict(cells.points)
+        phases = pretrain_epochs, cluster_epochs
+        plan = AdaptiveGraphPlan(self.module, cells, self._first_centres, phases, options)
+        settings = {"propagation": "blocks" if blocks.any() else "full", **vars(options)}
+        how = training.trainer_options(trainer_kwargs, sum(phases), 0, devices, monitor=None)
+        how |= {"accelerator": accelerator, "devices": devices, "max_epochs": sum(phases)}
+        self._settled = None
+        self._fit(plan, CellBlocks(blocks), how, settings | epochs, sizes=(n_cells, 0))
 
     def _standardize(self) -> None:
         """Read depth, means, deviations and principal directions from the reference."""

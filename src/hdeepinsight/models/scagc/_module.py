@@ -172,16 +172,14 @@ class GraphAutoencoder(BaseModuleClass):  # type: ignore[misc]
             latent = self.encode(projected, union_graph(neighbors))
         return latent, neighbors
 
-    def _get_inference_input(self, tensors: dict[str, Any], **_: Any) -> dict[str, Any]:
+    def _get_inference_input(self, tensors: Any) -> dict[str, Any]:
         return {name: tensors[name] for name in ("features", "graph")}
 
     def inference(self, features: SparseFeatures | Tensor, graph: CellGraph) -> dict[str, Tensor]:
         """Embed log values over a graph."""
         return {"z": self.encode(self.project(features), graph)}
 
-    def _get_generative_input(
-        self, tensors: dict[str, Any], inference_outputs: dict[str, Tensor], **_: Any
-    ) -> dict[str, Any]:
+    def _get_generative_input(self, tensors: Any, inference_outputs: Any) -> dict[str, Any]:
         given = {name: tensors[name] for name in ("size_factor", "batch")}
         return {"z": inference_outputs["z"], **given}
 
@@ -193,12 +191,7 @@ class GraphAutoencoder(BaseModuleClass):  # type: ignore[misc]
         mean, dispersion, zeros = self.heads(self.decoder(z), size_factor)
         return {"px": ZeroInflatedNegativeBinomial(mu=mean, theta=dispersion, zi_logits=zeros)}
 
-    def loss(
-        self,
-        tensors: dict[str, Any],
-        inference_outputs: dict[str, Tensor],
-        generative_outputs: dict[str, Any],
-    ) -> LossOutput:
+    def loss(self, tensors: Any, inference_outputs: Any, generative_outputs: Any) -> LossOutput:
         """Return the mean negative log-likelihood of the counts over cells and genes."""
         per_cell = -generative_outputs["px"].log_prob(tensors["counts"]).mean(dim=1)
         return LossOutput(per_cell.mean(), per_cell, n_obs_minibatch=len(per_cell))

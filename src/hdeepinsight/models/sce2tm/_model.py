@@ -16,6 +16,7 @@ from hdeepinsight._errors import check_integer, check_number, invalid
 from hdeepinsight.data import log_normalize
 from hdeepinsight.graph import mutual_neighbors
 from hdeepinsight.models._base._count_model import CountModel
+from hdeepinsight.models._base._plan import Prepared
 from hdeepinsight.models._base._training import seeded
 from hdeepinsight.models._base._unlabeled import SIZE_FACTOR, embedding_of
 from hdeepinsight.models.sce2tm._module import EMBEDDING, POSITION, TopicModule
@@ -220,9 +221,7 @@ class SCE2TM(TopicsMixin, CountModel):
         check_integer("batch_size", batch_size, 2, optional=True)
         super().train(max_epochs, batch_size=batch_size, **kwargs)
 
-    def _prepare(
-        self, split: list[np.ndarray] | None, datamodule: Any, **options: Any
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _prepare(self, split: Any, datamodule: Any, **options: Any) -> Prepared:
         """Return counts, embedding and lists of neighbours among the cells that train."""
         if split is None or self._embedding_key is None:
             return (), {}

@@ -121,7 +121,7 @@ class TopicModule(BaseModuleClass):  # type: ignore[misc]
         distances = self.distances() if distances is None else distances
         return (-distances / BETA_TEMPERATURE).softmax(dim=0)
 
-    def _get_inference_input(self, tensors: dict[str, Tensor], **_: Any) -> dict[str, Any]:
+    def _get_inference_input(self, tensors: Any) -> dict[str, Any]:
         names = REGISTRY_KEYS.X_KEY, SIZE_FACTOR, EMBEDDING
         here, there = ([tensors.get(name + end) for name in names] for end in ("", NEIGHBOR))
         return {"cells": here, "neighbors": there}
@@ -142,9 +142,7 @@ class TopicModule(BaseModuleClass):  # type: ignore[misc]
             found["known"], found["known_near"] = self.know(embedding), self.know(neighbors[2])
         return found
 
-    def _get_generative_input(
-        self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], **_: Any
-    ) -> dict[str, Any]:
+    def _get_generative_input(self, tensors: Any, inference_outputs: Any) -> dict[str, Any]:
         return {"theta": inference_outputs["theta"], "batch": tensors.get(REGISTRY_KEYS.BATCH_KEY)}
 
     @auto_move_data  # type: ignore[untyped-decorator]
@@ -157,12 +155,7 @@ class TopicModule(BaseModuleClass):  # type: ignore[misc]
             logits = logits + (bias.mean(0) if batch is None else bias[batch.long().ravel()])
         return {"log_share": logits.log_softmax(dim=1), "distances": distances}
 
-    def loss(
-        self,
-        tensors: dict[str, Tensor],
-        inference_outputs: dict[str, Tensor],
-        generative_outputs: dict[str, Tensor],
-    ) -> LossOutput:
+    def loss(self, tensors: Any, inference_outputs: Any, generative_outputs: Any) -> LossOutput:
         """Reconstruction and prior; in training also transport of topics and the two views."""
         found, distances = inference_outputs, generative_outputs["distances"]
         reconstruction = -(found["x"] * generative_outputs["log_share"]).sum(dim=1)

@@ -238,11 +238,9 @@ class TopicsMixin(UnlabeledMixin):
         """Return scores of cells that are named in one of several ways."""
         is_data = isinstance(cells, AnnData | None)
         data, rows = (cells, None) if is_data else (None, np.asarray(cells))
-        scores, names = (
-            self.get_latent_representation(data, rows),
-            self._resolve_adata(data).obs_names,
-        )
-        return torch.from_numpy(scores), names if rows is None else names[rows]
+        names = self._resolve_adata(data).obs_names
+        scores = torch.from_numpy(self.get_latent_representation(data, rows))
+        return scores, names if rows is None else names[rows]
 
     def _decode(self, theta: torch.Tensor, index: pd.Index | None = None) -> pd.DataFrame:
         decoded = self.module.eval().generative(theta)["log_share"].cpu().numpy()

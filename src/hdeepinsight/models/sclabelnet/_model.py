@@ -16,15 +16,15 @@ from scvi.dataloaders import DataSplitter
 from sklearn.utils import gen_batches
 
 from hdeepinsight._errors import check_choice, check_integer, check_number
-from hdeepinsight.adaptation import reference_sums
+from hdeepinsight.adaptation import reference_sums, use_adapters
 from hdeepinsight.annotation import check_level_names
 from hdeepinsight.data import select_genes, split_three
-from hdeepinsight.explanation import Explanation, TargetKind, Targets
+from hdeepinsight.explanation import AttributionAccumulator, Explanation, TargetKind, Targets
 from hdeepinsight.models._base import _registration as registration
 from hdeepinsight.models._base import _training as training
 from hdeepinsight.models._base._classifier import HierarchicalClassifierMixin
 from hdeepinsight.models._base._count_model import CountModel
-from hdeepinsight.models.sclabelnet._explain import explain_tokens
+from hdeepinsight.models._base._plan import Prepared
 from hdeepinsight.models.sclabelnet._module import GeneTokenClassifier
 from hdeepinsight.models.sclabelnet._plan import (
     GROUP,
@@ -46,7 +46,9 @@ if TYPE_CHECKING:
 ENCODER_SHARE = 0.1
 """Learning rate of a pretrained encoder, as a share of that of the head."""
 HELD_OUT = 0.05
-LATENT_CELLS = 1024
+LATENT_CELLS, EXPLAINED_CELLS = 1024, 32
+"""Cells in one pass."""
+BASELINE = "the same genes, expressed to an unknown degree"
 NO_HEAD = "This model is an encoder without a head, which knows no types. Make a model of labelled"
 NO_HEAD += " cells with SCLabelNet.from_encoder(encoder, adata), or ask for its latent positions."
 logger = logging.getLogger(__name__)
@@ -343,8 +345,7 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         options |= {"accelerator": accelerator, "devices": devices, "max_epochs": max_epochs}
         loaders = DataSplitter(manager, external_indexing=split, batch_size=batch_size)
         learner = copy.copy(self)  # whose history and split are not those of learning labels
-        with training.one_at_a_time():
-            learner._run(plan, loaders, options)
+        learner._run(plan, loaders, options)
         # An encoder without a head is then all that it can be.
         self.is_trained_ = self.is_trained_ or self.taxonomy is None
         self.pretraining_ = {
@@ -405,19 +406,13 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         kwargs |= {name: value for name, value in given.items() if value is not None}
         super().train(max_epochs, *args, **kwargs)
 
-    def _prepare(  # type: ignore[override]
-        self,
-        split: list[np.ndarray],
-        *args: Any,
-        finetune: Finetune = "full",
-        balance: float = 0.5,
-        **options: Any,
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        further, settings = super()._prepare(split, *args, **options)
+    def _prepare(self, split: Any, datamodule: Any, audit: Any = False, **options: Any) -> Prepared:
+        finetune, balance = options.pop("finetune", "full"), float(options.pop("balance", 0.5))
+        further, settings = super()._prepare(split, datamodule, audit, **options)
         nodes = self.adata_manager.adata.obs[registration.LABELS].to_numpy()[split[0]]
         prior = log_prior_ratio(self.module.tree, nodes, sampling_weights(nodes, balance))
         share = ENCODER_SHARE if self.pretraining_ else 1.0
-        settings |= {"finetune": finetune, "balance": float(balance)}
+        settings |= {"finetune": finetune, "balance": balance}
         return (prior, finetune, share, *further), settings
 
     def _splitter(self, settings: Mapping[str, Any], **loading: Any) -> DataSplitter:
@@ -506,19 +501,26 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         (3, 200)
         """
         check_integer("n_steps", n_steps)
-        opened, taxonomy = self._open_trained(query, None, **reading), self.taxonomy
-        assert taxonomy is not None
+        opened = self._open_trained(query, None, **reading)
+        taxonomy: Any = self.taxonomy
+        module = self.module.eval()
         targets = Targets.of(taxonomy, nodes, against=against, level=level, kind=target)
-        adapter = self.adapter_ if self.is_adapted else None
-        return explain_tokens(
-            self.module.eval(),
-            opened,
-            targets,
-            batch=np.full(opened.n_obs, -1) if adapter is None else adapter.batch_of(opened.obs),
-            every=nodes is not None,
-            n_steps=n_steps,
-            keep_values=keep_values,
-        )
+        every, names = nodes is not None, (opened.obs_names, opened.genes)
+        found = AttributionAccumulator(targets, *names, every=every, keep_values=keep_values)
+        batch = np.full(opened.n_obs, -1)
+        if self.adapter_ is not None and self.is_adapted:
+            batch = self.adapter_.batch_of(opened.obs)
+        counts, measured = opened.read(), torch.tensor(opened.measured).to(module.temperature)
+        full, note = np.flatnonzero(np.diff(counts.indptr)), ""
+        for rows in gen_batches(len(full), EXPLAINED_CELLS):
+            cells = full[rows]
+            part = torch.from_numpy(counts[cells].toarray()).to(measured)
+            with use_adapters(module, batch[cells]):
+                found.add(cells, module.attribute(part, measured, targets, every, n_steps))
+        if n_empty := opened.n_obs - len(full):
+            note = f"{n_empty:,} of {opened.n_obs:,} cells have no counts and were left out."
+        nothing = np.zeros(len(opened.genes))
+        return found.finish(background_expression=nothing, background=BASELINE, note=note)
 
     def get_gene_embedding(self) -> pd.DataFrame:
         """Return what the encoder learned of every gene, shape ``(n_genes, n_latent)``.
