@@ -654,6 +654,7 @@ class Verdict:
 
 #: What is said of a step that was taken, and of one that was not.
 STEPS = {
+    "profiles": ("Mean profiles of the types heard beside the network", "Network heard alone"),
     "adapt": ("Model adapted to the query", "Model not adapted to the query"),
     "refine": (
         "Labels smoothed over the neighbour graph",

@@ -46,6 +46,7 @@ from hdeepinsight.nn._normalize import CountNormalizer, ModelNormalizer, Protein
 from hdeepinsight.nn._profiles import (
     LeafProfiles,
     LeafSums,
+    ProfileEnsemble,
     ProfileMatcher,
     profile_shift,
     usual_shift,
@@ -82,6 +83,7 @@ __all__ = [
     "ModalityDropout",
     "ModelNormalizer",
     "PerParentHead",
+    "ProfileEnsemble",
     "ProfileMatcher",
     "ProteinChannels",
     "ProteinNormalizer",
