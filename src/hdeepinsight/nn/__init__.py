@@ -49,6 +49,7 @@ from hdeepinsight.nn._normalize import CountNormalizer, ModelNormalizer, Protein
 from hdeepinsight.nn._profiles import (
     LeafProfiles,
     LeafSums,
+    ProfileEnsemble,
     ProfileMatcher,
     profile_shift,
     usual_shift,
@@ -86,6 +87,7 @@ __all__ = [
     "ModalityDropout",
     "ModelNormalizer",
     "PerParentHead",
+    "ProfileEnsemble",
     "ProfileMatcher",
     "ProteinChannels",
     "ProteinNormalizer",
