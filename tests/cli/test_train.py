@@ -41,6 +41,7 @@ def test_what_has_no_effect_is_refused(hdeepinsight, files, tmp_path, options, m
 def test_a_model_without_labels_writes_clusters_of_cells(hdeepinsight, files, tmp_path):
     cells, model = tmp_path / "cells.csv", tmp_path / "topics"
     options = ["--model", "SCE2TM", "--max-epochs", "2", "--settings", "n_topics=5"]
+    options += ["--accelerator", "cpu"]
     done = hdeepinsight("train", files.reference, *options, "--cells", cells, "--out", model)
     assert done.exit_code == 0, done.stderr
     table = pd.read_csv(cells, index_col="cell")

@@ -197,8 +197,10 @@ def profile_probs(
 def network_probs(module: Any, cells: QueryCells, measured: Tensor) -> Tensor:
     """Return leaf probabilities by a network, with its adapters, ``(n_cells, n_leaves)``."""
     module.eval()
+    folded = module.folded(measured) if hasattr(module, "folded") else None
     found = []
     for _, part in cells.parts():
+        inputs = part.tensors(measured, sparse=folded is not None)
         with use_adapters(module, part.batch):
-            found.append(module.predict(**part.tensors(measured))["probabilities"])
+            found.append((folded or module).predict(**inputs)["probabilities"])
     return torch.cat(found)[:, module.tree.leaf_index]

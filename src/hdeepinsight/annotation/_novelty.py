@@ -409,7 +409,8 @@ def upper_share(values: np.ndarray, null: np.ndarray) -> np.ndarray:
 
 def mean_share(counts: sparse.csr_matrix) -> np.ndarray:
     """Return the mean over cells of the share of each gene, shape ``(n_genes,)``."""
-    return np.asarray(_as_shares(counts).mean(axis=0)).ravel()
+    total = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+    return np.asarray(counts.T @ (1.0 / np.maximum(total, 1.0))) / max(len(total), 1)
 
 
 def _as_shares(counts: sparse.csr_matrix) -> sparse.csr_matrix:

@@ -215,8 +215,14 @@ def _parsed(settings: list[str]) -> dict[str, Any]:
 
 def _distributed(method: Any, options: dict[str, Any]) -> list[dict[str, Any]]:
     """Give every option to the call that takes it: set-up, constructor or training."""
-    calls = method.setup_anndata, method.__init__, method.train
+    calls = method.setup_anndata, method.__init__
     known = [{*inspect.signature(call).parameters} - _OBJECTS for call in calls]
+    training: set[str] = set()
+    for train in (vars(cls)["train"] for cls in method.__mro__ if "train" in vars(cls)):
+        training |= {*inspect.signature(train).parameters} - _OBJECTS
+        if "kwargs" not in inspect.signature(train).parameters:  # which the next one would take
+            break
+    known.append(training - {"kwargs", "args"})
     if unknown := ", ".join(sorted(set(options).difference(*known))):
         valid = ", ".join(sorted(set.union(*known)))
         raise UsageProblem(f"{method.__name__} has no option {unknown}. It has {valid}.")

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import lru_cache, partial
 from itertools import combinations_with_replacement, takewhile
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
@@ -39,9 +39,12 @@ _MANY_NAMES, _FEW_NAMES = 20_000, 500
 
 def _share(names: Sequence[str], pattern: re.Pattern[str]) -> float:
     """Share of names that match as a whole; 0.0 without names."""
-    if not len(names):
-        return 0.0
-    return sum(pattern.fullmatch(name) is not None for name in names) / len(names)
+    return _share_of(tuple(names), pattern) if len(names) else 0.0
+
+
+@lru_cache(32)  # the same is asked of the genes of a query, and of a model, again and again
+def _share_of(names: tuple[str, ...], pattern: re.Pattern[str]) -> float:
+    return sum(map(bool, map(pattern.fullmatch, names))) / len(names)
 
 
 def _thin(names: Sequence[str]) -> Sequence[str]:
@@ -557,7 +560,7 @@ class GeneAlignment:
             used = np.flatnonzero(target >= 0)
             rows, target = sp.csr_matrix(block[:, used]), target[used]
         # Rename columns: much faster than a sparse product or fancy indexing with a sort.
-        renamed = target[rows.indices]
+        renamed = target.take(rows.indices)
         kept = np.flatnonzero(renamed >= 0)
         indptr = np.searchsorted(kept, rows.indptr)
         stored = (rows.data[kept].astype(np.float32, copy=False), renamed[kept], indptr)

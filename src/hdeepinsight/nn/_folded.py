@@ -334,9 +334,11 @@ class _Folded:
         n_cells = len(counts)
         step = CACHED_VALUES // self.constant.shape[1] if self.constant.is_cpu else n_cells
         step, parts = max(step, 1), []
+        bags = counts.grouped(self.place, self.n_places) if self.n_places > 1 else counts
         for start in range(0, max(n_cells, 1), step):
             rows = slice(start, min(start + step, n_cells))
-            hidden = self._hidden(counts.rows(rows.start, rows.stop), rows, stained, has_rna)
+            part = bags.rows(rows.start * self.n_places, rows.stop * self.n_places)
+            hidden = self._hidden(part, rows, stained, has_rna)
             if self.dense.is_mkldnn:  # on some processors twice as fast as the usual product
                 packed: Any = hidden.to_mkldnn()
                 parts.append(functional.linear(packed, self.dense).to_dense())
@@ -346,11 +348,10 @@ class _Folded:
         return latent
 
     def _hidden(
-        self, counts: SparseCounts, rows: slice, stained: Any, has_rna: Tensor | None
+        self, bags: SparseCounts, rows: slice, stained: Any, has_rna: Tensor | None
     ) -> Tensor:
         """Compute max(h, -c): max(0, h + c) less c, which is the same for all cells."""
-        n_cells = len(counts)
-        bags = counts.grouped(self.place, self.n_places) if self.n_places > 1 else counts
+        n_cells = len(bags) // self.n_places
         hidden = bags.weighted_sums(self.weight)
         by_place = hidden.view(n_cells, self.n_places, self.weight.shape[1])
         if stained is not None:

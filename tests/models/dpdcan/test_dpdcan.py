@@ -229,6 +229,7 @@ def test_noise_above_the_signal_is_logged(synthetic_hierarchy, caplog):
         ({"privacy": "most"}, "privacy must be one of"),
         ({"expected_batch_size": 421}, "at most the number of cells, 420"),
         ({"max_steps": 0}, "max_steps must be an integer >= 1"),
+        ({"checkpoint": "folder"}, "looks at the cells again"),
         ({"max_grad_norm": 0.0}, "max_grad_norm must be"),
     ],
 )

@@ -252,6 +252,9 @@ class DPDCAN(UnlabeledMixin, CountModel):
             raise invalid("expected_batch_size", batch, f"at most the number of cells, {n:,}")
         report = None
         if privacy is not None:
+            if kwargs.get("checkpoint") is not None:
+                msg = "A private training that goes on from a checkpoint looks at the cells again,"
+                raise ValueError(f"{msg} which its report does not count. Omit checkpoint.")
             check_delta(delta, n)
             check_number("max_grad_norm", max_grad_norm, 1e-6, hint="Omit it to use 0.1.")
             check_number("target_epsilon", target_epsilon, 1e-2, 1e2, hint="Usual are 0.5 to 10.")
