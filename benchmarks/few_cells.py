@@ -29,6 +29,7 @@ HERE = Path(__file__).resolve().parent
 SIZES = (5, 10, 30, 100)
 METHODS = (
     "schdeepinsight",
+    "network_alone",
     "members",
     "logistic_regression_balanced",
     "logistic_regression_balanced_tuned",

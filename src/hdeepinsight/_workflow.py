@@ -227,7 +227,7 @@ def annotate(
             decisions.append(decision)
     for decision in decisions:
         logger.info("%s", decision)
-    found: Annotation = replace(result, decisions=tuple(decisions))
+    found: Annotation = replace(result, decisions=(*result.decisions, *decisions))
     return found
 
 

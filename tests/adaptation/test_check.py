@@ -6,7 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 
+import hdeepinsight as hdi
 from hdeepinsight.adaptation import (
     AdaptationFigures,
     check_adaptation,
@@ -205,3 +207,16 @@ def test_effective_number_of_types_of_a_uniform_query_is_their_number() -> None:
     found = AdaptationFigures.measure(uniform, uniform, uniform)
     assert found.n_types == pytest.approx(5.0)
     assert found.changed == found.held_out_marker_score == 0.0
+
+
+@pytest.mark.filterwarnings("ignore::hdeepinsight.data.GeneCoverageWarning")
+def test_cells_whose_genes_come_from_different_cells_are_not_adapted_to() -> None:
+    query = hdi.datasets.demo().query
+    rng = np.random.default_rng(0)
+    query.X = sparse.csr_matrix(rng.permuted(query.X.toarray(), axis=0))  # the mean stays
+    adapted = hdi.SCHDeepInsight.load_query_data(query, hdi.hub.pull("pbmc"))
+    adapted.train()
+    report = adapted.adapter_.report
+    assert report.decision == "zero-shot"
+    assert report.figures.unlike == 1.0
+    assert "the query does not look like the reference: 100%" in report.reason

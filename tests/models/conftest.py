@@ -63,3 +63,9 @@ def labelled(_synthetic_hierarchy: ad.AnnData) -> ad.AnnData:
 @pytest.fixture
 def truth(_synthetic_hierarchy: ad.AnnData) -> np.ndarray:
     return _synthetic_hierarchy.obs["cell_type"].astype(str).to_numpy()[300:]
+
+
+@pytest.fixture
+def network_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the mean profiles, which would be heard: types have few cells here."""
+    monkeypatch.setattr(SCHDeepInsight, "few_profiles", None)

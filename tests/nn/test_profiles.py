@@ -3,9 +3,21 @@
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_matrix
+from scipy.special import log_softmax, softmax
 from scipy.stats import rankdata, spearmanr
 
-from hdeepinsight.nn import LeafProfiles, LeafSums, ProfileMatcher, profile_shift, usual_shift
+from hdeepinsight.nn import (
+    CountNormalizer,
+    LeafProfiles,
+    LeafSums,
+    ProfileEnsemble,
+    ProfileMatcher,
+    SparseCounts,
+    profile_shift,
+    usual_shift,
+)
+from hdeepinsight.taxonomy import Taxonomy, TreeAlgebra
 
 
 @pytest.fixture
@@ -173,3 +185,54 @@ def test_the_usual_shift_is_that_of_the_middle_batch():
     ]
     assert usual_shift(batches) == pytest.approx(sorted(each)[1])
     assert usual_shift(batches[:1]) is None
+
+
+@pytest.fixture
+def tree() -> TreeAlgebra:
+    return TreeAlgebra(Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": [], "NK": []}))
+
+
+def test_ensemble_is_the_weighed_geometric_mean(counts: torch.Tensor, tree: TreeAlgebra) -> None:
+    generator, measured = torch.Generator().manual_seed(2), torch.ones(60)
+    measured[50:] = 0
+    mean, n_cells = torch.rand(4, 60, generator=generator), torch.tensor([9.0, 5.0, 7.0, 1.0])
+    profiles = LeafProfiles(mean, n_cells, torch.tensor([30.0, 20.0, 40.0, 0.0]))
+    normalizer = CountNormalizer(60).fit(csr_matrix(counts.numpy()))
+    network = tree(torch.randn(8, tree.taxonomy.n_edges, generator=generator)).exp()
+    found = ProfileEnsemble(profiles, measured, normalizer, tree)(network, counts).numpy()
+
+    values = normalizer.log_normalize(counts, measured).numpy()[:, :50]
+    apart = ((values[:, None] - mean[:3, :50].numpy()) ** 2).sum(2)
+    spread = np.mean([30 * 9 / 8, 20 * 5 / 4, 40 * 7 / 6])
+    ranks = ProfileMatcher(profiles, measured, n_markers=100)(counts).numpy()[:, :3]
+    leaves = network[:, tree.leaf_index].numpy()
+    nearest = log_softmax(-10 * apart / spread, axis=1)
+    expected = leaves.copy()  # the last leaf has one cell, and keeps what the network gave it
+    expected[:, :3] = softmax((np.log(leaves[:, :3]) + nearest + ranks / 2) / 2.5, axis=1)
+    expected[:, :3] *= 1 - leaves[:, 3:]
+    np.testing.assert_allclose(found[:, tree.leaf_index], expected, atol=1e-5)
+    np.testing.assert_allclose(found[:, 0], 1, atol=1e-5)
+    t_cells = found[:, [tree.taxonomy.resolve(name) for name in ("CD4", "CD8")]].sum(1)
+    np.testing.assert_allclose(found[:, tree.taxonomy.resolve("T")], t_cells, atol=1e-6)
+
+
+def test_ensemble_reads_sparse_counts_and_leaves_empty_cells_to_the_network(
+    profiles: LeafProfiles, counts: torch.Tensor, tree: TreeAlgebra
+) -> None:
+    profiles = LeafProfiles(profiles.mean, profiles.n_cells, torch.full((4,), 25.0))
+    counts[0] = 0
+    network = tree(torch.randn(8, tree.taxonomy.n_edges)).exp()
+    ensemble = ProfileEnsemble(profiles, torch.ones(60), CountNormalizer(60), tree)
+    found = ensemble(network, counts)
+    torch.testing.assert_close(found[0], network[0])
+    assert float((found[1:] - network[1:]).abs().max()) > 0.1
+    sparse = SparseCounts.of(csr_matrix(counts.numpy()), "cpu")
+    torch.testing.assert_close(ensemble(network, sparse), found)
+
+
+@pytest.mark.parametrize(
+    ("n_cells", "is_few"), [([49.0, 49, 900], True), ([50.0, 50, 9], False), ([49.0, 1, 0], False)]
+)
+def test_few_is_less_than_fifty_cells_of_the_usual_type(n_cells: list, is_few: bool) -> None:
+    assert LeafProfiles(torch.eye(3), torch.tensor(n_cells), torch.ones(3)).are_of_few is is_few
+    assert not LeafProfiles(torch.eye(3), torch.tensor(n_cells)).are_of_few  # of an older release

@@ -39,9 +39,8 @@ ALPHA_MARKERS, MAX_LACK = 0.005, 1.3
 #: Lack of markers, and doubt about a lineage, that are put down to the study.
 ALLOWANCE, MIN_DOUBT = 0.2, 0.3
 ALPHA_AMBIENT = 0.005
-#: Of cells with many counts, that may pass for doublets: more only where too few of those that are
-#: simulated are found.
-ALPHA_DOUBLET, MIN_POWER = (0.05, 0.1), 0.7
+#: Of cells with many counts, that may pass for doublets; and share of doublets to be found.
+ALPHA_DOUBLET, MIN_POWER = 0.05, 0.7
 #: Most that a query's shift may excuse: half of a type may be shifted, a new type is more.
 MAX_CENTRE = 2.0
 #: Share of wrong labels among those of a type that are given, on held-out reference cells.
@@ -190,16 +189,9 @@ class QueryJudge:
             doubt.append(self._doubt(known, found.leaf))
             self.null_missing.append(MarkerSupport(self.profiles, cells, found).missing(found))
         self.null_doubt = np.concatenate(doubt)
-        n_leaves = len(self.leaves)
-        self.usual = np.zeros((DEPTHS, n_leaves, 2))
-        null = []
-        for b in range(DEPTHS):
-            for leaf in range(n_leaves):
-                values = gain_known[b][self._alike(leaf_known[b], leaf)]
-                middle, high = np.quantile(values, [0.5, 0.84])
-                self.usual[b, leaf] = middle, max(high - middle, 1e-6)
-            null.append(self._scaled(leaf_known[b], gain_known[b], np.full(len(leaf_known[b]), b)))
-        self.null_gain = np.concatenate(null)
+        n_leaves, at = len(self.leaves), np.repeat(np.arange(DEPTHS), len(self.nodes))
+        self.usual = self._by_type(leaf_known, gain_known)
+        self.null_gain = self._scaled(np.concatenate(leaf_known), np.concatenate(gain_known), at)
         self.centre, self.stretch = np.zeros(n_leaves), np.ones(n_leaves)
         low, middle, upper = np.quantile(self.null_gain, [0.25, 0.5, 0.75])
         usual = np.array([middle - low, upper - middle])
@@ -237,28 +229,26 @@ class QueryJudge:
             simulated = sparse.csr_matrix(drawn, dtype=np.float64)
             self.droplets.append(self.profiles.explain(simulated).ambient)
         self.distinctness = self._distinctness(found, bins)
-        self._fit_doublets(counts[usual_cells], found.leaf[usual_cells])
+        self.power = self._doublet_power(counts[usual_cells], found.leaf[usual_cells])
 
-    def _fit_doublets(self, counts: sparse.csr_matrix, leaf: np.ndarray) -> None:
-        """Find out how many doublets of the query's own cells would be found."""
+    def _doublet_power(self, counts: sparse.csr_matrix, leaf: np.ndarray) -> float | None:
+        """Return the share of doublets of these cells that is found, if there are two lineages."""
         one, other = self.rng.integers(len(leaf), size=(2, 2 * DROPLETS))
         two = np.flatnonzero(self.profiles.group[leaf[one]] != self.profiles.group[leaf[other]])
-        self.alpha_doublet, self.power = ALPHA_DOUBLET[0], {}
-        if len(two) >= MIN_CELLS:
-            both = self.profiles.explain(counts[one[two]] + counts[other[two]])
-            p_values = upper_share(self._score(both), self.null_gain)
-            for self.alpha_doublet in ALPHA_DOUBLET:
-                self.power = {"doublet_power": float((p_values <= self.alpha_doublet).mean())}
-                if self.power["doublet_power"] >= MIN_POWER:
-                    break
+        if len(two) < MIN_CELLS:
+            return None
+        both = self.profiles.explain(counts[one[two]] + counts[other[two]])
+        return float((upper_share(self._score(both), self.null_gain) <= ALPHA_DOUBLET).mean())
 
-    def _alike(self, leaves: np.ndarray, leaf: int) -> np.ndarray:
-        """Say which cells are of a type, of its lineage if they are few, or else all of them."""
-        group = self.profiles.group
-        for same in (leaves == leaf, group[leaves] == group[leaf]):
-            if same.sum() >= MIN_CELLS // 2:
-                return np.asarray(same)
-        return np.ones(len(leaves), dtype=bool)
+    def _by_type(self, leaves: list[np.ndarray], values: list[np.ndarray]) -> np.ndarray:
+        """Return median and spread of held-out cells, by depth and type; of few by lineage."""
+        group, found = self.profiles.group, np.zeros((DEPTHS, len(self.leaves), 2))
+        for (b, leaf), _ in np.ndenumerate(found[..., 0]):
+            alike = leaves[b] == leaf, group[leaves[b]] == group[leaf]
+            own = [values[b][each] for each in alike if each.sum() >= MIN_CELLS // 2]
+            middle, high = np.quantile([*own, values[b]][0], [0.5, 0.84])
+            found[b, leaf] = middle, max(high - middle, 1e-6)
+        return found
 
     def _nearest(self, depth: np.ndarray) -> np.ndarray:
         """Return which of the simulated empty droplets have about as many counts."""
@@ -268,13 +258,9 @@ class QueryJudge:
     def _distinctness(self, found: Explained, bins: np.ndarray) -> float:
         """Return how far the median cell is from empty droplets, over what held-out cells reach."""
         middle = np.array([np.median(droplets) for droplets in self.droplets])
-        reached = np.zeros((DEPTHS, len(self.leaves)))
-        for b, view in enumerate(self.views):
-            known = self.profiles.explain(view[:, self.genes])
-            excess = known.ambient - middle[self._nearest(known.depth)]
-            for leaf in range(len(self.leaves)):
-                reached[b, leaf] = np.median(excess[self._alike(known.leaf, leaf)])
-        usual = reached[bins, found.leaf]
+        known = [self.profiles.explain(view[:, self.genes]) for view in self.views]
+        far = [each.ambient - middle[self._nearest(each.depth)] for each in known]
+        usual = self._by_type([each.leaf for each in known], far)[bins, found.leaf, 0]
         told = usual > np.median([np.std(droplets) for droplets in self.droplets])
         if told.sum() < min(MIN_CELLS, len(told)):  # held-out cells are like empty droplets too
             return 1.0
@@ -342,7 +328,7 @@ class QueryJudge:
             here = nearest == level
             ambient[here] = upper_share(found.ambient[here], droplets)
         # Empty droplets have fewer counts than most cells, doublets more.
-        doublet = (by_type <= self.alpha_doublet) & (found.depth >= self.median_depth)
+        doublet = (by_type <= ALPHA_DOUBLET) & (found.depth >= self.median_depth)
         return {
             "lineage_p_value": by_markers,
             "type_p_value": by_type,
@@ -493,7 +479,7 @@ class QueryJudge:
         return {
             "similarity": self.similarity,
             "distinctness": self.distinctness,
-            **self.power,
+            **({} if self.power is None else {"doublet_power": self.power}),
             "median_depth": float(np.median(columns["depth"])) if len(depth) else 0.0,
             **{
                 name: float(found[judged].mean()) if judged.any() else 0.0
@@ -668,6 +654,7 @@ class Verdict:
 
 #: What is said of a step that was taken, and of one that was not.
 STEPS = {
+    "profiles": ("Mean profiles of the types heard beside the network", "Network heard alone"),
     "adapt": ("Model adapted to the query", "Model not adapted to the query"),
     "refine": (
         "Labels smoothed over the neighbour graph",

@@ -76,6 +76,7 @@ def test_order_of_genes_and_cells_does_not_matter(model, query):
     assert found.index.equals(expected.index)
 
 
+@pytest.mark.usefixtures("network_alone")
 def test_order_of_classes_does_not_matter(model, query):
     paths = [model.taxonomy.path(int(leaf)) for leaf in model.taxonomy.leaves]
     turned = Taxonomy.from_paths(paths[::-1], level_names=model.taxonomy.level_names)

@@ -36,6 +36,7 @@ def test_a_correction_by_nothing_changes_no_probability(model, reference, correc
     np.testing.assert_allclose(found, there, atol=1e-5)  # read by the network, not folded
 
 
+@pytest.mark.usefixtures("network_alone")
 def test_corrected_values_enter_before_the_scale(model, reference, query, correct):
     result = correct(reference, query)
     found = model.annotate(query, corrected=result, batch_size=50).node_probabilities

@@ -60,6 +60,7 @@ def test_random_weights_destroy_the_explanation(model, query, found):
         assert abs(spearmanr(before, after).statistic) < 0.4
 
 
+@pytest.mark.usefixtures("network_alone")
 def test_outputs_are_the_log_probabilities_that_annotate_gives(model, query):
     found = model.explain(query, ["T", "CD4 T"], target="joint", n_samples=1)
     tree = model.taxonomy
@@ -204,6 +205,7 @@ def test_what_makes_no_sense_is_refused(model, query, options, words):
         model.explain(query, **options)
 
 
+@pytest.mark.usefixtures("network_alone")
 def test_a_model_of_a_query_explains_as_the_reference_model_does_until_it_is_adapted(model, query):
     mapped = SCHDeepInsight.load_query_data(query, model)
     expected = model.explain(query, "T", background=query)
@@ -229,6 +231,7 @@ def test_an_adapted_model_explains_its_network_with_the_adapters_of_each_batch(m
     assert not np.allclose(found.outputs[1:], before.outputs[1:], atol=1e-3)
 
 
+@pytest.mark.usefixtures("network_alone")
 def test_cells_without_counts_are_left_out_and_counted(model, query):
     cells = query[:6].copy()
     kept = np.arange(6) != 2

@@ -123,6 +123,7 @@ def test_a_last_batch_of_one_cell_is_survived(fit, reference):
     assert all(torch.isfinite(p).all() for p in model.module.parameters())
 
 
+@pytest.mark.usefixtures("network_alone")
 def test_early_stopping_keeps_the_best_epoch(fit, reference):
     train = {"max_epochs": 20, "early_stopping": True, "early_stopping_patience": 3}
     model = fit(reference, train=train)

@@ -119,6 +119,11 @@ class AnnotatingMixin(_Base):
         source = f"{self.calibration_.source} before the adaptation to a query"
         return replace(self.calibration_, source=source)
 
+    @property
+    def few_profiles(self) -> LeafProfiles | None:
+        """Mean profiles that are heard beside the network: types had few cells in training."""
+        return self.profiles_ if self.recipe_.get("mean_profiles") else None
+
     # ----------------------------------------------------------------------------- annotation
 
     def annotate(
@@ -228,6 +233,7 @@ class AnnotatingMixin(_Base):
             read = sparse.vstack(counts, format="csr"), found["probabilities"]
             judge = reader.judge(*read)
             found |= {} if judge is None else judge.measure(*read)
+        how["decisions"] = reader.decisions
         return self._annotation(reader.opened, judge, found, **how), judge
 
     def annotate_blocks(
@@ -278,6 +284,7 @@ class AnnotatingMixin(_Base):
         if self.bank_ is not None:
             sample, judge = self._annotated(reader.sample(), **how)
             how["said"] = {"verdict": sample.verdict, "gene_report": sample.gene_report}
+        how["decisions"] = reader.decisions
         reader = reader if rows is None else reader.of(np.arange(rows.start, rows.stop))
         for place, _, part in reader.chunks(self._wanted, judge=judge):
             yield self._annotation(reader.opened.subset(place), judge, part, **how)

@@ -13,7 +13,7 @@ import torch
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 
-from hdeepinsight.adaptation import QueryCells
+from hdeepinsight.adaptation import QueryCells, reference_sums
 from hdeepinsight.annotation import (
     Annotation,
     ReferenceBank,
@@ -68,6 +68,8 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
     _labels_required: ClassVar[bool] = True
     _train_options: ClassVar[tuple[str, ...]] = ("audit", "soft_query")
     _monitor: ClassVar[str] = "log_loss"
+    #: Whether mean profiles are heard where types have few cells: where that was measured to help.
+    _hears_profiles: ClassVar[bool] = False
 
     def _check_reference(self) -> None:
         super()._check_reference()
@@ -317,14 +319,22 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
         """
         self.calibration_ = self.bank_ = None
         self.module.temperature.fill_(1.0)
+        few = self._hears_profiles and self.profiles_ is not None and self.profiles_.are_of_few
+        if few and not getattr(self, "proteins", ()):
+            self.recipe_["mean_profiles"] = True
+            # They must not know the cells that are held out.
+            with torch.inference_mode(False):  # ordinary tensors, which a model keeps
+                (every,) = reference_sums(self.module, train.counts, train.nodes)
+                self.profiles_ = every.profiles()
         if not len(held_out):
             return
-        read = CellReader(self.module, self.adapter_, np.ones(len(self.genes)))
+        genes = np.ones(len(self.genes))
         cross_fitted = "member" in held_out.extra
         if not cross_fitted:
             depths = (
                 held_out.thinned(d, np.random.default_rng(self.seed)) for d in TEMPERATURE_DEPTHS
             )
+            read = CellReader(self.module, self.adapter_, genes)
             parts = [torch.from_numpy(read(cells, ("logits",))["logits"]) for cells in depths]
             nodes = torch.from_numpy(np.tile(held_out.nodes, len(TEMPERATURE_DEPTHS)))
             tree = TreeAlgebra(self.taxonomy)  # on the CPU, wherever the network is
@@ -332,7 +342,16 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
         rng = np.random.default_rng(self.seed)
         # Drawn blindly: conformal promises hold for cells of the same mixture of types.
         drawn = held_out[rng.permutation(len(held_out))[:CONFORMAL_CELLS]]
-        probabilities = read(drawn, ("probabilities",))["probabilities"]
+        probabilities = np.empty((len(drawn), self.taxonomy.n_nodes), dtype=np.float32)
+        unseen_by = drawn.extra.get("member", np.zeros(len(drawn)))
+        for member in np.unique(unseen_by):
+            part, profiles = drawn[unseen_by == member], self.few_profiles
+            if cross_fitted and profiles is not None:  # nor are they to know these cells
+                (own,) = reference_sums(self.module, part.counts, part.nodes)
+                profiles = (every - own).profiles()
+            read = CellReader(self.module, self.adapter_, genes, profiles)
+            found = read(part, ("probabilities",))["probabilities"]
+            probabilities[unseen_by == member] = found
         if (drawn.nodes > 0).any():
             names = pd.RangeIndex(len(drawn))
             annotation = Annotation(

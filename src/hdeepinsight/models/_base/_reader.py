@@ -19,11 +19,13 @@ from torch import Tensor
 from hdeepinsight._errors import check_integer
 from hdeepinsight._progress import tracked
 from hdeepinsight.adaptation import Adapter, QueryCells
-from hdeepinsight.annotation import QueryJudge, marker_opinion
+from hdeepinsight.annotation import Decision, QueryJudge, marker_opinion
 from hdeepinsight.data import CHUNK_CELLS
+from hdeepinsight.nn import ProfileEnsemble
 
 if TYPE_CHECKING:
     from hdeepinsight.data import AlignedQuery
+    from hdeepinsight.nn import LeafProfiles
     from hdeepinsight.pp import StacasResult
 
 Item = TypeVar("Item")
@@ -36,6 +38,7 @@ PLAIN_CELLS, FOLDED_CELLS = 1024, CHUNK_CELLS
 GPU_WORKERS = 4
 #: Inputs that a folded network does not take.
 PLAIN_INPUTS = {"shift", "member"}
+HEARD = Decision(step="profiles", applied=True, reason="the reference has few cells per type")
 
 
 class QueryReader:
@@ -59,12 +62,18 @@ class QueryReader:
         self.shift: Callable[[Any], np.ndarray] | None = None
         if corrected is not None:
             self.shift = corrected.shift_for(model.normalizer, opened.obs_names)
-        self.network = CellReader(model.module, model.adapter_, opened.measured)
+        profiles = model.few_profiles
+        self.network = CellReader(model.module, model.adapter_, opened.measured, profiles)
 
     @property
     def is_small(self) -> bool:
         """Whether the query is read as one block."""
         return self.opened.n_obs <= CHUNK_CELLS
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """What is said of how the cells are read."""
+        return () if self.network.ensemble is None else (HEARD,)
 
     def of(self, rows: np.ndarray) -> QueryReader:
         """Return what reads some of the cells."""
@@ -174,15 +183,27 @@ class CellReader:
         What it learned about a query.
     measured
         Whether the query has each gene, shape ``(n_genes,)``.
+    profiles
+        Mean profiles that are heard beside the network; by default there are none.
     """
 
-    def __init__(self, module: Any, adapter: Adapter | None, measured: np.ndarray) -> None:
+    def __init__(
+        self,
+        module: Any,
+        adapter: Adapter | None,
+        measured: np.ndarray,
+        profiles: LeafProfiles | None = None,
+    ) -> None:
         self.module, self.adapter = module.eval(), adapter or Adapter()
         device = module.temperature.device
         self.measured = torch.tensor(measured, dtype=torch.float32, device=device)
         self.folded = module.folded(self.measured) if hasattr(module, "folded") else None
         logits = torch.zeros(1, module.tree.taxonomy.n_edges, device=device)
         self.equal = module.tree(logits).exp()
+        self.ensemble = None
+        if profiles is not None:
+            each = profiles, self.measured.cpu(), module.normalizer, module.tree
+            self.ensemble = ProfileEnsemble(*each).to(device)
 
     @property
     def n_workers(self) -> int:
@@ -216,6 +237,9 @@ class CellReader:
                     if "proteins_measured" in inputs:
                         found["seen"] |= inputs["proteins_measured"].any(1)
                 if "probabilities" in found:
+                    if self.ensemble is not None:
+                        each = found["probabilities"], inputs["counts"], inputs.get("shift")
+                        found["probabilities"] = self.ensemble(*each)
                     seen = found["seen"].unsqueeze(1)
                     found["probabilities"] = found["probabilities"].where(seen, self.equal)
                 parts.append([as_array(found[name]) for name in names])

@@ -61,6 +61,7 @@ LAYOUT_CELLS = 20_000
 MOST_MEMBERS = 5
 #: Labelled cells whose eighth is the largest mini-batch, which "auto" shares among members.
 MEMBERS_CELLS = 1024
+FEW_NOTE = "The network is explained; the mean profiles that are heard beside it have no gradient."
 ADAPTED_NOTE = (
     "The adapted network is explained; the ranks of markers, which are half of what the model "
     "says, have no gradient."
@@ -136,6 +137,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
     decisions; the benchmark compares them with controls that undo one of them each.
     """
 
+    _hears_profiles = True
     _module_cls = GeneImageModule
     _options_of = GeneImageModule.present_options
 
@@ -435,7 +437,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
             self._background(background, n_background, seed),
             batch=self.adapter_.batch_of(opened.obs) if self.adapter_ and self.is_adapted else None,
             keep_values=keep_values,
-            note=ADAPTED_NOTE if self.is_adapted else "",
+            note=ADAPTED_NOTE if self.is_adapted else FEW_NOTE if self.few_profiles else "",
             every=nodes is not None,
             n_samples=n_samples,
             seed=seed,
