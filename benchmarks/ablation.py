@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from harness.components import COMPONENTS, Component
 from harness.pairs import read_pairs
 from harness.prepare import Prepared, prepare
@@ -23,12 +22,8 @@ from harness.results import rounded
 from harness.scoring import score
 from methods.interface import Cells, Prediction, Reference, read_cells, read_reference
 from methods.ours import SCHDeepInsight, batch_key_of
-from scipy import sparse
-from scipy.sparse.linalg import splu
-from scipy.special import softmax
 
 import hdeepinsight as hdi
-from hdeepinsight.graph import batch_graphs, knn_graph
 
 HERE = Path(__file__).resolve().parent
 logger = logging.getLogger("ablation")
@@ -120,7 +115,8 @@ class Bench:
             order = np.random.default_rng(self.seed).permutation(adata.n_obs)
             adata.obsm["X_pca"] = adata.obsm["X_pca"][order]
             return hdi.tl.refine(adata, result, batch_key=batch_key).annotation(threshold=None)
-        return smoothed(adata, result, batch_key)
+        refined = hdi.tl.refine(adata, result, method="laplacian", lam=1.0, batch_key=batch_key)
+        return refined.annotation(threshold=None)
 
     def _corrected(self, method: SCHDeepInsight, adata) -> hdi.Annotation:
         model = method.model
@@ -132,24 +128,6 @@ class Bench:
             features=list(model.layout.genes),
         )
         return model.annotate(adata, corrected=corrected, threshold=None)
-
-
-def smoothed(adata, result: hdi.Annotation, batch_key: str | None) -> hdi.Annotation:
-    """Smooth log-probabilities of leaves as GRIT does: ``(I + L) P = P0``, L = I - D^-1 A."""
-    points, tree = adata.obsm["X_pca"], result.taxonomy
-    if batch_key is None:
-        graph = knn_graph(points)
-    else:
-        graph = sum(batch_graphs(points, adata.obs[batch_key]))
-    degree = np.ravel(graph.sum(axis=1))
-    mean = sparse.diags_array(np.divide(1.0, degree, out=np.zeros_like(degree), where=degree > 0))
-    edges = sparse.diags_array((degree > 0).astype(float)) - mean @ graph
-    start = np.log(np.maximum(result.node_probabilities[:, tree.leaves], 1e-12))
-    system = (sparse.eye_array(adata.n_obs) + edges).tocsc()
-    after = softmax(splu(system).solve(start), axis=1)
-    names = [tree.path_name(int(leaf)) for leaf in tree.leaves]
-    table = pd.DataFrame(after, result.obs_names, names)
-    return hdi.Annotation.from_probabilities(table, tree, threshold=None)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -34,7 +34,8 @@ CHOSEN = "random", "herding", "geosketch", "k_center"
 AVERAGES = "pseudobulk", "centroids"
 DISTILLED = {
     "generator only": {"n_iter": 0},
-    "distill, regression": {},
+    "distill, distribution": {"matching": "distribution"},
+    "distill, regression": {"matching": "regression"},
 }
 METHODS = (*CHOSEN, *AVERAGES, *DISTILLED, "all cells")
 STUDENTS = "logistic", "mlp", "schdeepinsight"

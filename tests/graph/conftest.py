@@ -22,5 +22,10 @@ def graph(rng) -> sp.csr_matrix:
 
 
 @pytest.fixture
+def scores(rng, graph) -> np.ndarray:
+    return rng.normal(size=(graph.shape[0], 5))
+
+
+@pytest.fixture
 def probabilities(rng, graph) -> np.ndarray:
     return rng.dirichlet(np.ones(5), size=graph.shape[0])

@@ -7,7 +7,10 @@ from torch.nn import functional as F
 from hdeepinsight.nn import (
     ComponentDecoder,
     ConditionalDenoiser,
+    MatchingNetwork,
     class_means,
+    distribution_loss,
+    gradient_loss,
     noise_schedule,
     regression_loss,
 )
@@ -35,6 +38,37 @@ def test_decoding_undoes_encoding_and_has_the_means_of_the_classes():
     plain.offset.zero_()
     torch.testing.assert_close(plain.encode(plain(latent, label)), latent)
     assert (decoder(100 * torch.randn(2, 4), label) >= 0).all()
+
+
+def test_distribution_loss_is_zero_for_equal_sets_and_has_its_closed_gradient():
+    real, label = torch.rand(8, 5, dtype=torch.float64), torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
+    order = torch.randperm(8)
+    assert distribution_loss(real, label, real[order], label[order], 2) < 1e-20
+    small = torch.rand(4, 5, dtype=torch.float64, requires_grad=True)
+    own = torch.tensor([0, 0, 1, 1])
+    loss = distribution_loss(real, label, small, own, 2)
+    (gradient,) = torch.autograd.grad(loss, small)
+    gap = class_means(small, own, 2) - class_means(real, label, 2)
+    torch.testing.assert_close(gradient, (2 * gap / 2)[own].detach())
+    assert torch.autograd.gradcheck(lambda x: distribution_loss(real, label, x, own, 2), small)
+    other = torch.tensor([2, 0, 3, 1])
+    torch.testing.assert_close(
+        distribution_loss(real, label, small[other], own[other], 2), loss, rtol=1e-12, atol=0
+    )
+
+
+def test_gradient_loss_is_zero_for_equal_batches_and_at_most_two_a_row():
+    net = MatchingNetwork(6, 3).double()
+    real, label = torch.rand(9, 6, dtype=torch.float64), torch.arange(3).repeat(3)
+    assert gradient_loss(net, real, label, real, label, 3) < 1e-6
+    small = torch.rand(3, 6, dtype=torch.float64, requires_grad=True)
+    loss = gradient_loss(net, real, label, small, torch.arange(3), 3)
+    assert 0 < loss < 2 * 3 * (256 + 128 + 3)
+    (gradient,) = torch.autograd.grad(loss, small)
+    assert gradient.abs().max() > 0
+    # Cosines do not see how large the loss of a class is: cells twice are the same.
+    twice = gradient_loss(net, real, label, small.repeat(2, 1), torch.arange(3).repeat(2), 3)
+    torch.testing.assert_close(twice, loss)
 
 
 def test_regression_loss_is_that_of_the_normal_equations():

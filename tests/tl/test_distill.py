@@ -25,9 +25,10 @@ def accuracy(small: ad.AnnData, test: ad.AnnData) -> float:
 
 
 @pytest.mark.usefixtures("few_steps")
-def test_result_is_a_reference_with_counts(synthetic_hierarchy):
+@pytest.mark.parametrize("matching", ["regression", "distribution", "gradient"])
+def test_result_is_a_reference_with_counts(matching, synthetic_hierarchy):
     before = synthetic_hierarchy.copy()
-    small = hdi.tl.distill(synthetic_hierarchy, "cell_type", 3, n_iter=4)
+    small = hdi.tl.distill(synthetic_hierarchy, "cell_type", 3, matching=matching, n_iter=4)
     labels = synthetic_hierarchy.obs["cell_type"]
     assert small.shape == (21, 120)
     assert (small.obs["cell_type"].value_counts() == 3).all()
@@ -55,7 +56,7 @@ def test_same_seed_same_cells_and_the_file_is_read_again(synthetic_hierarchy, tm
     assert (one.layers["counts"] != two.layers["counts"]).nnz == 0
     assert (one.X != other.X).nnz > 0
     one.write_h5ad(tmp_path / "small.h5ad")
-    assert ad.read_h5ad(tmp_path / "small.h5ad").uns["distill"]["method"] == "distill"
+    assert ad.read_h5ad(tmp_path / "small.h5ad").uns["distill"]["matching"] == "regression"
 
 
 @pytest.mark.usefixtures("few_steps")
@@ -168,6 +169,7 @@ def test_a_class_from_one_batch_is_warned_of(synthetic_hierarchy):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
+        ({"matching": "magic"}, "matching must be one of 'regression'"),
         ({"n_iter": -1}, "n_iter must be an integer >= 0"),
         ({"lr": "fast"}, "lr must be a finite number"),
         ({"validation_indices": [999]}, "validation_indices must be positions from 0 to 419"),

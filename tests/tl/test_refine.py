@@ -5,9 +5,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
+from scipy.special import log_softmax, softmax
 
 import hdeepinsight as hdi
-from hdeepinsight.graph import batch_graphs, knn_graph
+from hdeepinsight.graph import batch_graphs, knn_graph, smooth
+from hdeepinsight.tl import RefineConfig
 
 
 def hits(result, cells):
@@ -35,10 +37,12 @@ def test_estimated_strength_is_zero_where_neighbours_know_nothing(cells):
     assert hdi.tl.refine(cells, "p").parameters["lam"] > 1
 
 
-def test_strength_zero_is_the_identity(cells):
-    result = hdi.tl.refine(cells, "p", lam=0)
+@pytest.mark.parametrize("method", ["local_prior", "laplacian"])
+def test_strength_zero_is_the_identity(cells, method):
+    result = hdi.tl.refine(cells, "p", lam=0, method=method)
     assert not result.changed.any()
     np.testing.assert_allclose(result.after, cells.obsm["p"], atol=1e-12)
+    assert result.energy_before == pytest.approx(result.energy_after)
 
 
 def test_every_kind_of_input_gives_the_same(cells, annotation, tree):
@@ -60,8 +64,31 @@ def test_every_kind_of_input_gives_the_same(cells, annotation, tree):
         np.testing.assert_allclose(found.after, expected[:, wanted], atol=1e-6)
 
 
-def test_children_sum_to_their_parent(cells, annotation, tree):
-    node = hdi.tl.refine(cells, annotation).annotation().node_probabilities
+@pytest.mark.parametrize("kind", ["logits", "probabilities"])
+def test_logits_and_their_logarithms_are_the_same_to_the_laplacian(cells, kind):
+    logits = cells.obsm["logits"]
+    given = logits if kind == "logits" else softmax(logits, axis=1)
+    config = RefineConfig(solver="direct")
+    settings = {"method": "laplacian", "lam": 2.0, "config": config}
+    result = hdi.tl.refine(cells, given, classes=list("abcde"), **settings)
+    graph = knn_graph(cells.obsm["X_pca"])
+    expected = smooth(graph, log_softmax(logits, axis=1), lam=2.0, solver="direct")
+    np.testing.assert_allclose(result.after, softmax(expected, axis=1), atol=1e-9)
+    assert result.energy_after < result.energy_before
+
+
+@pytest.mark.parametrize("kind", ["rw", "comb", "sym"])
+def test_both_solvers_give_the_same(cells, kind):
+    direct = RefineConfig(laplacian=kind, solver="direct")
+    iterative = RefineConfig(laplacian=kind, solver="cg", tol=1e-10)
+    one = hdi.tl.refine(cells, "p", method="laplacian", lam=0.2, config=direct)
+    other = hdi.tl.refine(cells, "p", method="laplacian", lam=0.2, config=iterative)
+    np.testing.assert_allclose(one.after, other.after, atol=1e-7)
+
+
+@pytest.mark.parametrize("method", [{}, {"method": "laplacian", "lam": 2.0}])
+def test_children_sum_to_their_parent(cells, annotation, tree, method):
+    node = hdi.tl.refine(cells, annotation, **method).annotation().node_probabilities
     for parent in tree.inner_nodes:
         children = np.flatnonzero(tree.parent == parent)
         np.testing.assert_allclose(node[:, children].sum(axis=1), node[:, parent], atol=1e-12)
@@ -97,9 +124,21 @@ def test_stored_graph(cells):
     binary = knn_graph(cells.obsm["X_pca"], k=9)
     cells.obsp["connectivities"] = binary / binary.sum(axis=1).max() + 0.5 * binary
     cells.uns["neighbors"] = {"connectivities_key": "connectivities"}
-    stored = hdi.tl.refine(cells, "p", neighbors_key="neighbors")
-    np.testing.assert_allclose(stored.after, hdi.tl.refine(cells, "p", n_neighbors=9).after)
-    assert stored.parameters["mean_degree"] == pytest.approx(binary.sum() / 290)
+    own = hdi.tl.refine(
+        cells,
+        "p",
+        method="laplacian",
+        lam=0.1,
+        weights="connectivities",
+        neighbors_key="neighbors",
+        config=RefineConfig(laplacian="comb"),
+    )
+    graph = cells.obsp["connectivities"]
+    expected = smooth(graph, np.log(cells.obsm["p"]), lam=0.1, laplacian="comb", solver="direct")
+    np.testing.assert_allclose(own.after, softmax(expected, axis=1), atol=1e-8)
+    degree = own.parameters["mean_degree"]
+    assert own.parameters["effective_strength"] == pytest.approx(0.1 * degree)
+    assert degree == pytest.approx(graph.sum() / 290, rel=1e-6)
     split = hdi.tl.refine(cells, "p", neighbors_key="neighbors", batch_key="batch")
     assert len(split.parameters["weights"]) == 3
 
@@ -120,12 +159,11 @@ def test_tables_of_the_result(cells):
 def test_a_class_that_vanishes_is_named():
     """Ten cells of a rare class stand singly among others, who outvote them."""
     rng = np.random.default_rng(0)
-    apart = 9 * np.eye(10)[np.arange(300) % 10]
-    cells = ad.AnnData(obsm={"X_pca": apart + rng.normal(size=(300, 10))})
-    p = np.tile([0.99, 0.01], (300, 1))
+    cells = ad.AnnData(obsm={"X_pca": rng.normal(size=(300, 4))})
+    p = np.tile([0.95, 0.05], (300, 1))
     p[:10] = [0.48, 0.52]
     with pytest.warns(UserWarning, match=r"1 classes lost more than half.*: B \(10 → 0\)"):
-        hdi.tl.refine(cells, p, classes=["A", "B"], lam=50.0)
+        hdi.tl.refine(cells, p, classes=["A", "B"], method="laplacian", lam=5.0)
 
 
 def test_nothing_is_written_unless_asked(cells, tmp_path):
@@ -144,6 +182,18 @@ def test_nothing_is_written_unless_asked(cells, tmp_path):
         result.to_adata(cells[:10].copy())
 
 
+def test_path_of_strengths_starts_at_nothing_and_loses_energy(cells):
+    path = hdi.tl.lambda_path(cells, "p", grid=[0, 1, 5, 25], method="laplacian")
+    assert path.index.tolist() == [0, 1, 5, 25]
+    assert path.loc[0, ["mass_drift", "n_changed"]].tolist() == [0, 0]
+    assert (np.diff(path["energy"]) < 0).all()
+    single = hdi.tl.refine(cells, "p", method="laplacian", lam=5)
+    assert path.loc[5, "n_changed"] == single.changed.sum()
+    assert path.loc[5, "mean_margin"] == pytest.approx(single.confidence.mean())
+    with pytest.raises(TypeError, match="strength"):
+        hdi.tl.lambda_path(cells, "p", strength=3)
+
+
 @pytest.mark.parametrize(
     ("change", "arguments", "error", "message"),
     [
@@ -152,6 +202,15 @@ def test_nothing_is_written_unless_asked(cells, tmp_path):
         ({}, {"use_rep": np.zeros((3, 2))}, ValueError, r"shape \(3, 2\) for 290 cells"),
         ({}, {"neighbors_key": "neighbors"}, KeyError, "scanpy.pp.neighbors"),
         ({}, {"batch_key": "donor"}, KeyError, "obs has no column 'donor'"),
+        ({}, {"weights": "connectivities"}, ValueError, "those that scanpy stores with a graph"),
+        ({}, {"weights": "heavy"}, ValueError, "weights must be .* got 'heavy'"),
+        (
+            {},
+            {"method": "laplacian"},
+            ValueError,
+            "lam must be a number >= 0 with method='laplacian'",
+        ),
+        ({}, {"method": "magic"}, ValueError, "method must be .* got 'magic'"),
         ({}, {"lam": "strong"}, ValueError, "lam must be .* got 'strong'"),
         ({}, {"lam": -1.0}, ValueError, "lam must be .* got -1.0"),
         ({}, {"neighbors_key": "no_graph"}, KeyError, "names no graph that adata.obsp has"),
@@ -181,6 +240,13 @@ def test_unknown_class_and_missing_taxonomy_are_named(cells, tree):
         hdi.tl.refine(cells, renamed, taxonomy=tree)
     with pytest.raises(ValueError, match="without a taxonomy"):
         hdi.tl.refine(cells, "p").annotation()
+
+
+@pytest.mark.parametrize("wrong", [{"laplacian": "norm"}, {"solver": "lu"}])
+def test_settings_that_are_none_are_refused(wrong):
+    ((name, value),) = wrong.items()
+    with pytest.raises(ValueError, match=f"{name} must be one of .* got {value!r}"):
+        RefineConfig(**wrong)
 
 
 def test_cells_that_are_all_alone_keep_their_scores(cells):

@@ -214,19 +214,19 @@ def calibrate(
     (nodes,) = check_nodes(taxonomy, len(annotation), true_nodes=true_nodes)
     known = np.flatnonzero(nodes > 0)
     if not known.size:
-        raise ValueError(
-            "No cell has a known label, so there is nothing to calibrate on. Encode labels of the "
-            "taxonomy with taxonomy.encode(labels)."
-        )
+        hint = "Encode labels of the taxonomy with taxonomy.encode(labels)."
+        raise ValueError(f"No cell has a known label, so there is nothing to calibrate on. {hint}")
     probabilities = annotation.node_probabilities[known].astype(np.float64)
     truth, guess = nodes[known], _decode.most_probable_leaf(taxonomy, probabilities)
-    own = taxonomy.ancestor_matrix[:, truth].T
+    before = np.where(
+        taxonomy.ancestor_matrix[:, truth].T, mass_before(taxonomy, probabilities), 0.0
+    )
     return Calibration(
         taxonomy=taxonomy,
         true_nodes=truth,
         predicted=guess,
         node_scores=node_scores(taxonomy, probabilities, guess, truth),
-        leaf_scores=np.where(own, mass_before(taxonomy, probabilities), 0.0).max(axis=1),
+        leaf_scores=before.max(axis=1),
         source=source,
     )
 
@@ -464,8 +464,8 @@ def _groups(
     taxonomy = calibration.taxonomy
     if level is None:
         return np.zeros(taxonomy.n_nodes, dtype=np.int64), ["all"]
-    depth = _decode.depth_of_level(taxonomy, level)
-    at_level = taxonomy.node_at_level[:, depth - 1]  # a node above the level is its own group
+    at_level = taxonomy.node_at_level[:, _decode.depth_of_level(taxonomy, level) - 1]
+    # A node above the level is its own group.
     at_level = np.where(at_level < 0, np.arange(taxonomy.n_nodes), at_level)
     n_cells = np.bincount(at_level[calibration.predicted], minlength=taxonomy.n_nodes)
     large = np.flatnonzero(n_cells + 1 >= round(1 / alpha, 9))

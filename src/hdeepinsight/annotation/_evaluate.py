@@ -118,15 +118,15 @@ def evaluate_annotation(annotation: Annotation, nodes: np.ndarray) -> Evaluation
     >>> found.levels["accuracy"].tolist(), found.mean_path_distance
     ([1.0, 0.0], 1.0)
     """
-    (nodes,) = check_nodes(annotation.taxonomy, len(annotation), nodes=nodes)
+    taxonomy = annotation.taxonomy
+    (nodes,) = check_nodes(taxonomy, len(annotation), nodes=nodes)
     known = np.flatnonzero(nodes > 0)
     if not known.size:
-        raise ValueError(
-            "No cell has a known label, so there is nothing to score. Check the label column and "
-            "its unlabelled category."
-        )
-    taxonomy, truth = annotation.taxonomy, nodes[known]
-    leaf, stop = annotation.leaf_nodes[known], annotation.stop_nodes[known]
+        hint = "Check the label column and its unlabelled category."
+        raise ValueError(f"No cell has a known label, so there is nothing to score. {hint}")
+    truth, leaf, stop = (
+        each[known] for each in (nodes, annotation.leaf_nodes, annotation.stop_nodes)
+    )
     return Evaluation(
         levels=score_levels(taxonomy, annotation.node_probabilities[known], truth, leaf),
         hierarchical=hierarchical_scores(taxonomy, truth, stop),

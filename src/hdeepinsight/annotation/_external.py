@@ -174,10 +174,9 @@ def normalise_classes(
     (array([[0.75, 0.25]]), array([3, 2]))
     """
     if not np.isfinite(values).all() or (values < 0).any():
-        raise ValueError(
-            f"Found probabilities from {np.nanmin(values):.3g} to {np.nanmax(values):.3g}. Valid "
-            "are finite numbers from 0. Take the softmax of logits first."
-        )
+        found = f"{np.nanmin(values):.3g} to {np.nanmax(values):.3g}"
+        hint = "Valid are finite numbers from 0. Take the softmax of logits first."
+        raise ValueError(f"Found probabilities from {found}. {hint}")
     total = values.sum(axis=1, keepdims=True)
     if np.abs(total - 1).max(initial=0) > 1e-3:
         # Sums beyond 1 come from tables that give a parent beside its children.
@@ -188,13 +187,10 @@ def normalise_classes(
 
 
 #: Of each style: column of labels, column of confidence, and the word for no label.
+_POPV = "popv_hdeepinsight_prediction"
 TABLE_COLUMNS = {
     "celltypist": ("predicted_labels", "conf_score", "Unassigned"),
-    "popv": (
-        "popv_hdeepinsight_prediction",
-        "popv_hdeepinsight_prediction_probabilities",
-        "unknown",
-    ),
+    "popv": (_POPV, f"{_POPV}_probabilities", "unknown"),
 }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import time
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +22,7 @@ from hdeepinsight import _workflow, pl, report
 from hdeepinsight._progress import progress as step
 from hdeepinsight.annotation import Annotation, Evaluation, evaluate_annotation
 from hdeepinsight.cli._console import frame_table, refuse, show
-from hdeepinsight.data import GeneCoverageWarning, log_normalize
+from hdeepinsight.data import log_normalize
 from hdeepinsight.datasets import pbmc3k
 from hdeepinsight.models import SCHDeepInsight
 from hdeepinsight.taxonomy import Taxonomy
@@ -89,7 +88,9 @@ def run_demo(out: Path, *, seed: int = 0) -> None:
     annotation = _annotate(model, query, out)
     known = model.taxonomy.encode_levels(query.obs[LEVELS])
     _say("Compare", "with logistic regression on all genes, trained on the same cells")
-    _compare(reference, query, model, annotation, seed).to_csv(out / "scores.csv", index=False)
+    with step("Comparing"):
+        scores = _compare(reference, query, model, annotation)
+    scores.to_csv(out / "scores.csv", index=False)
     _say("", _MEANING)
     with step("Drawing"):
         points = _draw(reference, query, model, annotation, out)
@@ -148,23 +149,16 @@ def _annotate(model: SCHDeepInsight, query: AnnData, out: Path) -> Annotation:
 
 
 def _compare(
-    reference: AnnData, query: AnnData, model: SCHDeepInsight, annotation: Annotation, seed: int
+    reference: AnnData, query: AnnData, model: SCHDeepInsight, annotation: Annotation
 ) -> pd.DataFrame:
-    """Score the labels beside those of logistic regression, also with half of the genes."""
-    known, leaves = model.taxonomy.encode_levels(query.obs[LEVELS]), LEVELS[-1]
-    fewer = np.random.default_rng(seed).permutation(query.n_vars)[: query.n_vars // 2]
-    variants = {"All genes": query, "Half of the genes missing": query[:, fewer].copy()}
-    tables = {}
-    for title, cells in variants.items():
-        with step(title), warnings.catch_warnings():
-            warnings.simplefilter("ignore", GeneCoverageWarning)  # they are left out on purpose
-            found = {OURS: annotation if cells is query else _workflow.annotate(cells, model)}
-            for name, weight in {LINEAR: None, f"{LINEAR}, balanced": "balanced"}.items():
-                how: dict[str, Any] = {"labels_key": leaves, "class_weight": weight}
-                found[name] = logistic_regression(reference, cells, model.taxonomy, **how)
-        tables[title] = scores_table({key: evaluate_annotation(found[key], known) for key in found})
-        _show_indented(frame_table(tables[title].set_index("level"), title=title))
-    return pd.concat(tables, names=["genes", ""]).droplevel(1).reset_index()
+    """Score the labels beside those of logistic regression."""
+    known, found = model.taxonomy.encode_levels(query.obs[LEVELS]), {OURS: annotation}
+    for name, weight in {LINEAR: None, f"{LINEAR}, balanced": "balanced"}.items():
+        how: dict[str, Any] = {"labels_key": LEVELS[-1], "class_weight": weight}
+        found[name] = logistic_regression(reference, query, model.taxonomy, **how)
+    table = scores_table({name: evaluate_annotation(each, known) for name, each in found.items()})
+    _show_indented(frame_table(table.set_index("level")))
+    return table
 
 
 def _draw(

@@ -38,9 +38,8 @@ def info(target: Path, layer: str | None, use_raw: bool) -> None:
             target = hub.bundled_folder(str(target)) or target
         if target.is_dir() and not is_store(target) and not next(target.glob("*.mtx*"), None):
             model = hub.load_model(target)
-            table = Table(
-                title="recipe", title_justify="left", title_style="bold", show_header=False
-            )
+            look: dict[str, Any] = {"title_justify": "left", "title_style": "bold"}
+            table = Table(title="recipe", show_header=False, **look)
             for name, value in model.recipe.items():
                 table.add_row(Text(str(name)), Text("–" if value is None else str(value)))
             tree = getattr(model, "taxonomy", None)

@@ -351,21 +351,18 @@ _TRANSPOSED: Final = (
 
 def _notes(report: InputReport, high: float) -> Iterator[str]:
     """Say what does not stop the reading but may surprise."""
-    if LARGEST_EXACT < high <= LARGEST_COUNT:
-        yield (
-            f"The largest value is {high:.3g}. Counts above {LARGEST_EXACT:,} are read to seven "
-            "digits, and hardly a cell has so many of one gene. Check that these are counts."
-        )
-    if report.scale == "binary":
-        yield (
-            "All values are 0 or 1, so counts may have been binarised. Pass the counts before "
-            "binarising, if there are any."
-        )
-    if report.n_empty_cells and report.scale != "empty":
-        yield (
-            f"{counted(report.n_empty_cells, 'cell holds', 'cells hold')} zeros only; without "
-            "counts a cell keeps no label but Unknown. Filter such cells if they are not wanted."
-        )
+    empty = counted(report.n_empty_cells, "cell holds", "cells hold")
+    notes = {
+        f"The largest value is {high:.3g}. Counts above {LARGEST_EXACT:,} are read to seven "
+        "digits, and hardly a cell has so many of one gene. Check that these are counts.": (
+            LARGEST_EXACT < high <= LARGEST_COUNT
+        ),
+        "All values are 0 or 1, so counts may have been binarised. Pass the counts before "
+        "binarising, if there are any.": report.scale == "binary",
+        f"{empty} zeros only; without counts a cell keeps no label but Unknown. Filter such cells "
+        "if they are not wanted.": report.n_empty_cells and report.scale != "empty",
+    }
+    return (text for text, applies in notes.items() if applies)
 
 
 def _repairs(report: InputReport) -> Iterator[str]:

@@ -10,72 +10,13 @@ import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
 
 from hdeepinsight._errors import check_integer, check_number
+from hdeepinsight.graph._smooth import check_graph, check_scores, degrees
 
 Floats = NDArray[np.float64]
 
 _EM_TOL, _EM_STEPS = 1e-6, 500
-_HOW_TO_MAKE = "Make it with `knn_graph`, or as max(A, Aᵀ)."
 #: Cells, evenly spaced, from which weights are estimated.
 _ESTIMATED_CELLS = 20_000
-
-
-def check_graph(graph: sp.spmatrix) -> sp.csr_matrix:
-    """Check a graph and return it as float64 CSR.
-
-    Parameters
-    ----------
-    graph
-        Weights of the edges, ``(n_cells, n_cells)``: symmetric, finite, not negative, nothing on
-        the diagonal.
-
-    Raises
-    ------
-    ValueError
-        Naming what was found, where the graph is not such a matrix.
-
-    Examples
-    --------
-    >>> import scipy.sparse as sp
-    >>> check_graph(sp.csr_matrix([[5.0, 1.0], [1.0, 0.0]])).toarray()
-    array([[0., 1.],
-           [1., 0.]])
-    """
-    matrix = sp.csr_matrix(graph, dtype=np.float64, copy=True)
-    matrix.eliminate_zeros()
-    if matrix.shape[0] != matrix.shape[1]:
-        raise ValueError(
-            f"A graph must have one row and one column per cell, got the shape {matrix.shape}. "
-            f"{_HOW_TO_MAKE}"
-        )
-    if n_bad := int((~np.isfinite(matrix.data) | (matrix.data < 0)).sum()):
-        raise ValueError(
-            "The weights of a graph must be finite and not negative, got "
-            f"{n_bad} edges with negative, NaN or infinite weights. {_HOW_TO_MAKE}"
-        )
-    difference = abs(matrix - matrix.T)
-    largest = difference.max() if difference.nnz else 0.0
-    # Single precision leaves the two halves of scanpy's graphs a rounding error apart.
-    if largest > 1e-5 * max(matrix.max(), 1e-300):
-        n_bad = int((difference > 0).sum())
-        raise ValueError(
-            f"A graph must be symmetric, got {n_bad} asymmetric entries, by up to {largest:.3g}. "
-            f"{_HOW_TO_MAKE}"
-        )
-    matrix.setdiag(0)
-    matrix.eliminate_zeros()
-    return matrix
-
-
-def degrees(graph: sp.csr_matrix) -> NDArray[np.float64]:
-    """Sum the weights of each cell's edges, shape ``(n_cells,)``.
-
-    Examples
-    --------
-    >>> from hdeepinsight.graph import knn_graph
-    >>> degrees(knn_graph([[0.0], [1.0], [2.0], [9.0]], k=1)).tolist()
-    [1.0, 2.0, 2.0, 1.0]
-    """
-    return np.asarray(graph.sum(axis=1), dtype=np.float64).ravel()
 
 
 class LocalPrior(NamedTuple):
@@ -162,7 +103,7 @@ def refine_by_local_prior(
     """
     matrices = [check_graph(graph) for graph in graphs]
     n_cells = matrices[0].shape[0] if matrices else len(np.asarray(probabilities))
-    own = _distributions(probabilities, n_cells, floor)
+    own = _distributions(check_scores(probabilities, n_cells), floor)
     if lam is not None:
         check_number("lam", lam, hint="Leave it out to estimate it.")
     check_integer("n_rounds", n_rounds)
@@ -179,18 +120,12 @@ def refine_by_local_prior(
     return LocalPrior(refined, weights)
 
 
-def _distributions(probabilities: ArrayLike, n_cells: int, floor: float) -> Floats:
-    values = np.asarray(probabilities, dtype=np.float64)
-    if values.ndim != 2 or len(values) != n_cells:
-        raise ValueError(
-            f"Scores must have one row per cell and one column per class, got scores of shape "
-            f"{values.shape} for a graph of {n_cells} cells. Pass the scores of these cells."
-        )
+def _distributions(values: Floats, floor: float) -> Floats:
     sums = values.sum(axis=1)
-    if n_bad := int((~((values >= 0).all(axis=1) & (np.abs(sums - 1) <= 1e-3))).sum()):
+    if n_bad := int(((values < 0).any(axis=1) | (np.abs(sums - 1) > 1e-3)).sum()):
         raise ValueError(
             f"The rows must be probabilities, got {n_bad} of {len(values)} rows that are "
-            "negative, NaN or do not sum to 1. Take the softmax of logits first."
+            "negative or do not sum to 1. Take the softmax of logits first."
         )
     return _normalised(np.maximum(values, floor))
 

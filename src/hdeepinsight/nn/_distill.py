@@ -1,4 +1,4 @@
-"""A generator of cells that takes one step, and a loss that compares small and large sets."""
+"""A generator of cells that takes one step, and losses that compare small and large sets."""
 
 from __future__ import annotations
 
@@ -146,6 +146,36 @@ class ConditionalDenoiser(nn.Module):
         return clean
 
 
+class MatchingNetwork(nn.Module):
+    """A classifier of cells, whose random weights give features to compare sets of cells in.
+
+    Examples
+    --------
+    >>> import torch
+    >>> net = MatchingNetwork(30, 4)
+    >>> net.features(torch.rand(5, 30)).shape, net(torch.rand(5, 30)).shape
+    (torch.Size([5, 128]), torch.Size([5, 4]))
+    """
+
+    def __init__(self, n_genes: int, n_classes: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(nn.Linear(n_genes, 256), nn.LayerNorm(256), nn.ReLU()),
+            *(nn.Linear(256, 128), nn.LayerNorm(128), nn.ReLU()),
+        )
+        self.head = nn.Linear(128, n_classes)
+
+    def features(self, logged: Tensor) -> Tensor:
+        """Return the last hidden layer."""
+        hidden: Tensor = self.layers(logged)
+        return hidden
+
+    def forward(self, logged: Tensor) -> Tensor:
+        """Return logits."""
+        logits: Tensor = self.head(self.layers(logged))
+        return logits
+
+
 def class_means(values: Tensor, label: Tensor, n_classes: int) -> Tensor:
     """Return the mean of every class, 0 for a class without cells.
 
@@ -158,6 +188,56 @@ def class_means(values: Tensor, label: Tensor, n_classes: int) -> Tensor:
     sums = values.new_zeros(n_classes, values.shape[1]).index_add(0, label, values)
     sizes = torch.bincount(label, minlength=n_classes).clamp(min=1)
     return sums / sizes.unsqueeze(1)
+
+
+def distribution_loss(
+    real: Tensor, real_label: Tensor, small: Tensor, label: Tensor, n_classes: int
+) -> Tensor:
+    """Return the squared distances of class means of features, summed (Zhao and Bilen 2023).
+
+    Examples
+    --------
+    >>> import torch
+    >>> x, y = torch.rand(6, 3), torch.tensor([0, 0, 0, 1, 1, 1])
+    >>> distribution_loss(x, y, x.flip(0), y.flip(0), 2).item() < 1e-12
+    True
+    """
+    gap = class_means(real, real_label, n_classes).detach() - class_means(small, label, n_classes)
+    return gap.square().sum()
+
+
+def gradient_loss(
+    net: MatchingNetwork,
+    real: Tensor,
+    real_label: Tensor,
+    small: Tensor,
+    label: Tensor,
+    n_classes: int,
+) -> Tensor:
+    """Return how the gradients of every class's loss differ in direction (Zhao et al. 2021).
+
+    It is one minus the cosine, summed over the rows of all weight matrices: 0 to 2 per row.
+
+    Examples
+    --------
+    >>> import torch
+    >>> net, x, y = MatchingNetwork(3, 2), torch.rand(4, 3), torch.tensor([0, 0, 1, 1])
+    >>> gradient_loss(net, x, y, x, y, 2).item() < 1e-2
+    True
+    """
+    weights = [p for p in net.parameters() if p.ndim == 2]
+    total = small.new_zeros(())
+    for code in range(n_classes):
+        mine, theirs = label == code, real_label == code
+        if not mine.any():
+            continue
+        goal = torch.autograd.grad(F.cross_entropy(net(real[theirs]), real_label[theirs]), weights)
+        own = torch.autograd.grad(
+            F.cross_entropy(net(small[mine]), label[mine]), weights, create_graph=True
+        )
+        for one, other in zip(goal, own, strict=True):
+            total = total + (1 - F.cosine_similarity(one.detach(), other, dim=1, eps=1e-12)).sum()
+    return total
 
 
 def regression_loss(

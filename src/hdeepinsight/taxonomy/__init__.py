@@ -13,4 +13,5 @@ from hdeepinsight.taxonomy._metrics import level_scores as level_scores
 from hdeepinsight.taxonomy._metrics import path_distance as path_distance
 from hdeepinsight.taxonomy._ontology import CellType as CellType
 from hdeepinsight.taxonomy._ontology import cell_type as cell_type
+from hdeepinsight.taxonomy._ontology import term_members as term_members
 from hdeepinsight.taxonomy._taxonomy import Taxonomy as Taxonomy

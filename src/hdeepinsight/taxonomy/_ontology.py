@@ -47,7 +47,8 @@ def from_cell_ontology(
         Ids (``"CL:0000236"``) or exact names; siblings keep this order.
     on_multiple
         What to do with a term under two requested terms of which neither is under the other:
-        ``"raise"``, or ``"first"`` to take the parent that stands first in `terms`.
+        ``"raise"``, or ``"first"`` to take the parent that stands first in `terms`;
+        `hdeepinsight.tl.term_probabilities` counts it under the others, too.
 
     Raises
     ------
@@ -108,6 +109,45 @@ def from_cell_ontology(
                 f"Terms under one parent must differ in name, but {found}. Request one."
             )
     return from_paths(cls, id_of).with_annotations(ontology_ids=id_of)
+
+
+def term_members(
+    obo_path: str | os.PathLike[str], terms: Iterable[str], ids: Iterable[str]
+) -> dict[str, frozenset[str]]:
+    r"""Return which of some ids lie at or below each term over ``is_a``, by any parent.
+
+    Parameters
+    ----------
+    obo_path
+        OBO file on this machine, such as cl-basic.obo.
+    terms
+        Ids or exact names of the terms.
+    ids
+        Ids that are looked for below them.
+
+    Raises
+    ------
+    ValueError
+        If a term or an id is not in the file, is obsolete, or a name is that of several terms.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> obo = pathlib.Path(tempfile.mkdtemp(), "small.obo")
+    >>> _ = obo.write_text(
+    ...     "format-version: 1.4\n\n[Term]\nid: CL:0000084\nname: T cell\n\n"
+    ...     "[Term]\nid: CL:0000624\nname: CD4 T\nis_a: CL:0000084\n"
+    ... )
+    >>> sorted(term_members(obo, ["T cell"], ["CL:0000624", "CL:0000084"])["CL:0000084"])
+    ['CL:0000084', 'CL:0000624']
+    """
+    ontology, source = _read_obo(obo_path), str(obo_path)
+    asked, below = (_requested(ontology, each, source) for each in (terms, ids))
+    above = {
+        name: {other.id for other in islice(term.superclasses(), _MAX_ANCESTORS)}
+        for name, term in below.items()
+    }
+    return {term: frozenset(name for name in below if term in above[name]) for term in asked}
 
 
 def _read_obo(obo_path: str | os.PathLike[str]) -> Any:

@@ -24,9 +24,10 @@ from hdeepinsight.tl._evidence import (
 )
 from hdeepinsight.tl._marker_lists import MarkersLike, read_markers
 from hdeepinsight.tl._markers import MarkerScorer, score_markers
-from hdeepinsight.tl._refine import Refinement, refine
+from hdeepinsight.tl._refine import RefineConfig, Refinement, lambda_path, refine
 from hdeepinsight.tl._representation import expression_pca, mde
 from hdeepinsight.tl._score_tables import read_scores
+from hdeepinsight.tl._terms import term_probabilities
 from hdeepinsight.tl._vote import Vote, vote
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "MarkersLike",
     "PrivateProjection",
     "ReferenceModel",
+    "RefineConfig",
     "Refinement",
     "Vote",
     "audit_labels",
@@ -52,6 +54,7 @@ __all__ = [
     "gaussian_noise_sd",
     "herding",
     "k_center",
+    "lambda_path",
     "marker_evidence",
     "marker_genes",
     "mde",
@@ -63,5 +66,6 @@ __all__ = [
     "sample_cells",
     "score_markers",
     "select_cells",
+    "term_probabilities",
     "vote",
 ]

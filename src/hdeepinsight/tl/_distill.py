@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from typing import Literal, get_args
 
 import numpy as np
 import scipy.sparse as sp
@@ -13,9 +14,16 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import entropy
 from sklearn.decomposition import PCA
 
-from hdeepinsight._errors import batch_column, check_integer, check_number, examples
+from hdeepinsight._errors import batch_column, check_choice, check_integer, check_number, examples
 from hdeepinsight.data import DataLike
-from hdeepinsight.nn import ComponentDecoder, ConditionalDenoiser, regression_loss
+from hdeepinsight.nn import (
+    ComponentDecoder,
+    ConditionalDenoiser,
+    MatchingNetwork,
+    distribution_loss,
+    gradient_loss,
+    regression_loss,
+)
 from hdeepinsight.tl._coresets import (
     LabelledCells,
     RareClasses,
@@ -25,6 +33,8 @@ from hdeepinsight.tl._coresets import (
     small_reference,
 )
 from hdeepinsight.tl._distillation_report import classification_scores, student_labels
+
+Matching = Literal["regression", "distribution", "gradient"]
 
 N_LATENT = 128
 _DENOISER_STEPS, _DENOISER_RATE, _BATCH = 400, 1e-3, 256
@@ -43,6 +53,7 @@ def distill(
     *,
     layer: str | None = None,
     batch_key: str | None = None,
+    matching: Matching = "regression",
     n_iter: int = 300,
     lr: float = 0.1,
     rare: RareClasses = "error",
@@ -71,6 +82,10 @@ def distill(
     batch_key
         Column of ``obs`` with the batch. It does not take part; classes that come from a single
         batch are warned of, and the recipe has the entropy of batches by class.
+    matching
+        What the codes learn from: ``"regression"``, the error on real cells of a ridge regression
+        fitted to the synthetic ones; ``"distribution"``, class means of features of random
+        networks; ``"gradient"``, directions of the gradients of such networks (slow).
     n_iter
         Steps; 0 leaves the codes at random, which shows what the generator does alone.
     lr
@@ -116,8 +131,6 @@ def distill(
 
     .. math:: \min_w L\bigl(X_\text{real}, \text{dec}(f(w, T, y), y)\bigr)
 
-    :math:`L` is the error on real cells of a ridge regression fitted to the synthetic ones.
-
     Macro-F1 of logistic regression on another study or other donors, at 1 and 10 cells per class
     (one seed; the user guide has more rows and a second student):
 
@@ -138,6 +151,7 @@ def distill(
     >>> small.obsm["X_distill_code"].shape[0] == small.n_obs
     True
     """
+    check_choice("matching", matching, get_args(Matching))
     check_integer("n_iter", n_iter, 0, hint="Omit it to use 300.")
     check_number("lr", lr)
     check_integer("seed", seed, 0)
@@ -152,7 +166,15 @@ def distill(
         generator = decoder, denoiser = _fit_generator(train, seed)
         code = torch.randn(len(codes), decoder.components.shape[0])
         code, before, after, best = _optimise(
-            code, torch.from_numpy(codes), generator, train, valid, n_iter=n_iter, lr=lr, seed=seed
+            code,
+            torch.from_numpy(codes),
+            generator,
+            train,
+            valid,
+            matching=matching,
+            n_iter=n_iter,
+            lr=lr,
+            seed=seed,
         )
         with torch.no_grad():
             latent = denoiser.generate(code, torch.from_numpy(codes))
@@ -170,6 +192,7 @@ def distill(
         np.concatenate([np.full(len(codes), -1), real]),
         {
             "method": "distill",
+            "matching": str(matching),
             "n_iter": int(n_iter),
             "lr": float(lr),
             "best_iter": best,
@@ -254,6 +277,7 @@ def _optimise(
     train: LabelledCells,
     valid: LabelledCells,
     *,
+    matching: Matching,
     n_iter: int,
     lr: float,
     seed: int,
@@ -286,7 +310,16 @@ def _optimise(
         real = torch.from_numpy(logged[rows].toarray())
         optimiser.zero_grad()
         real_label = torch.from_numpy(train.codes[rows])
-        loss = regression_loss(real, real_label, cells, label, n_classes, penalty)
+        if matching == "regression":
+            loss = regression_loss(real, real_label, cells, label, n_classes, penalty)
+        else:
+            net = MatchingNetwork(real.shape[1], n_classes)  # new weights at every step
+            if matching == "gradient":
+                loss = gradient_loss(net, real, real_label, cells, label, n_classes)
+            else:
+                features = net.features(real).detach()
+                own = net.features(cells)
+                loss = distribution_loss(features, real_label, own, label, n_classes)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(code, 1.0)
         optimiser.step()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from hdeepinsight._errors import one_column
+from hdeepinsight._errors import check_choice, one_column
 from hdeepinsight.annotation import (
     Annotation,
     check_same_cells,
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from hdeepinsight.taxonomy import Taxonomy
+
+GraphWeights = Literal["binary", "connectivities"]
 
 _SUM_TOLERANCE = 1e-3
 
@@ -180,6 +182,7 @@ def cell_graphs(
     use_rep: str | NDArray[np.floating] = "X_pca",
     neighbors_key: str | None = None,
     n_neighbors: int = 15,
+    weights: GraphWeights = "binary",
     batch_key: str | None = None,
 ) -> list[sp.csr_matrix]:
     """Return one graph, or with a batch key one within and one between batches.
@@ -191,9 +194,10 @@ def cell_graphs(
     ValueError
         If the settings do not go together or the graph is not symmetric.
     """
+    check_choice("weights", weights, get_args(GraphWeights))
     batch = None if batch_key is None else batches_of(adata, batch_key)
     if neighbors_key is not None:
-        graph = _stored(adata, neighbors_key)
+        graph = _stored(adata, neighbors_key, weights)
         if batch is None:
             return [graph]
         edges = graph.tocoo()
@@ -202,6 +206,11 @@ def cell_graphs(
             sp.csr_matrix((edges.data[part], (edges.row[part], edges.col[part])), graph.shape)
             for part in (within, ~within)
         ]
+    if weights == "connectivities":
+        raise ValueError(
+            "weights='connectivities' are those that scanpy stores with a graph. Name the graph, "
+            "such as neighbors_key='neighbors'."
+        )
     points = coordinates(adata, use_rep)
     if batch is None:
         return [knn_graph(points, k=n_neighbors)]
@@ -214,7 +223,7 @@ def batches_of(adata: AnnData | AlignedQuery, key: str) -> NDArray[np.str_]:
     return np.asarray(column.astype(str), dtype=str)
 
 
-def _stored(adata: AnnData | AlignedQuery, key: str) -> sp.csr_matrix:
+def _stored(adata: AnnData | AlignedQuery, key: str, weights: GraphWeights) -> sp.csr_matrix:
     settings: Any = getattr(adata, "uns", {}).get(key)
     graphs = getattr(adata, "obsp", {})
     where = settings.get("connectivities_key") if hasattr(settings, "get") else None
@@ -224,5 +233,6 @@ def _stored(adata: AnnData | AlignedQuery, key: str) -> sp.csr_matrix:
             "Make one by scanpy.pp.neighbors and name its key, or omit neighbors_key."
         )
     graph = check_graph(graphs[where])
-    graph.data[:] = 1.0
+    if weights == "binary":
+        graph.data[:] = 1.0
     return graph

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import softmax
 from sklearn.metrics import confusion_matrix
 
 from hdeepinsight import annotation
-from hdeepinsight._errors import check_number
+from hdeepinsight._errors import check_choice, check_number, invalid
 from hdeepinsight._palette import label_colors, tree_colors
 from hdeepinsight.annotation import Additions, Annotation
-from hdeepinsight.graph import degrees, refine_by_local_prior
-from hdeepinsight.tl._inputs import cell_graphs, class_scores
+from hdeepinsight.graph import (
+    LaplacianKind,
+    degrees,
+    dirichlet_energy,
+    refine_by_local_prior,
+    smooth,
+)
+from hdeepinsight.tl._inputs import ClassScores, GraphWeights, cell_graphs, class_scores
 from hdeepinsight.tl._representation import as_anndata
 
 if TYPE_CHECKING:
@@ -27,8 +36,61 @@ if TYPE_CHECKING:
     from hdeepinsight.data import AlignedQuery
     from hdeepinsight.taxonomy import Taxonomy
 
+logger = logging.getLogger(__name__)
+
+Method = Literal["local_prior", "laplacian"]
+RefineSolver = Literal["auto", "direct", "cg"]
+Floats = NDArray[np.float64]
+
+#: Least probability of a class, where its logarithm is taken.
+_FLOOR = 1e-12
 #: Classes of fewer cells come and go by chance; their loss is no warning.
 _MIN_CELLS_TO_WARN = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefineConfig:
+    """Settings of `refine` that the defaults suit in nearly all cases.
+
+    Parameters
+    ----------
+    n_rounds
+        Rounds of the local prior; from the second on neighbours are refined ones.
+    laplacian
+        Kind of the Laplacian: ``"rw"``, ``"comb"`` or ``"sym"``.
+    solver
+        How the equation of the Laplacian is solved: ``"direct"``, ``"cg"``, or ``"auto"`` by size.
+    tol, max_iter
+        Where the iterative solvers stop.
+
+    Raises
+    ------
+    ValueError
+        If a value is out of its range.
+
+    Examples
+    --------
+    scPRINT-2's refinement, on the graph that `scanpy.pp.neighbors` stored:
+
+    >>> import hdeepinsight as hdi
+    >>> scprint2 = {
+    ...     "method": "laplacian",
+    ...     "lam": 0.1,
+    ...     "neighbors_key": "neighbors",
+    ...     "weights": "connectivities",
+    ...     "config": hdi.tl.RefineConfig(laplacian="comb"),
+    ... }
+    """
+
+    n_rounds: int = 2
+    laplacian: LaplacianKind = "rw"
+    solver: RefineSolver = "auto"
+    tol: float = 1e-5
+    max_iter: int = 200
+
+    def __post_init__(self) -> None:
+        check_choice("laplacian", self.laplacian, get_args(LaplacianKind))
+        check_choice("solver", self.solver, get_args(RefineSolver))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -43,10 +105,12 @@ class Refinement:
         Names of the classes.
     before, after
         Distributions over the classes, shape ``(n_cells, n_classes)``.
+    energy_before, energy_after
+        Dirichlet energy: how much the scores differ across the edges of the graph.
     parameters
-        What was measured on the way: ``lam`` (the strength that was used), whether it was
-        estimated (``lam_estimated``), ``weights`` of the sources of the prior, ``mean_degree``,
-        ``share_isolated`` cells and ``share_within_batches`` of edges.
+        Settings, and what was measured on the way: ``lam`` (the strength that was used),
+        ``weights`` of the sources of the prior, ``mean_degree``, ``effective_strength`` (λ times
+        the mean degree), ``share_isolated`` cells and ``share_within_batches`` of edges.
     taxonomy, nodes
         The tree, and the node of every class.
 
@@ -59,9 +123,9 @@ class Refinement:
     >>> import numpy as np
     >>> cells = ad.AnnData(obsm={"X_pca": np.zeros((5, 2))})
     >>> p = np.array([[0.9, 0.1]] * 4 + [[0.4, 0.6]])
-    >>> result = hdi.tl.refine(cells, p, classes=["B", "T"], lam=5.0)
+    >>> result = hdi.tl.refine(cells, p, classes=["B", "T"], method="laplacian", lam=5.0)
     >>> result
-    Refinement of 5 cells over 2 classes: 1 labels changed (λ 5)
+    Refinement of 5 cells over 2 classes: 1 labels changed (method laplacian, λ 5)
     >>> result.changed.tolist()
     [False, False, False, False, True]
     """
@@ -70,6 +134,8 @@ class Refinement:
     classes: tuple[str, ...]
     before: NDArray[np.float64]
     after: NDArray[np.float64]
+    energy_before: float
+    energy_after: float
     parameters: dict[str, Any]
     taxonomy: Taxonomy | None = None
     nodes: NDArray[np.int64] | None = None
@@ -84,9 +150,9 @@ class Refinement:
         >>> import numpy as np
         >>> cells = ad.AnnData(obsm={"X_pca": np.zeros((5, 2))})
         >>> p = np.array([[0.9, 0.1]] * 4 + [[0.4, 0.6]])
-        >>> result = hdi.tl.refine(cells, p, classes=["B", "T"], lam=5.0)
+        >>> result = hdi.tl.refine(cells, p, classes=["B", "T"], method="laplacian", lam=5.0)
         >>> result.probabilities().round(2).iloc[4].to_dict()
-        {'B': 0.53, 'T': 0.47}
+        {'B': 0.8, 'T': 0.2}
         """
         return pd.DataFrame(self.after, index=self.obs_names, columns=list(self.classes))
 
@@ -122,7 +188,7 @@ class Refinement:
         >>> import numpy as np
         >>> cells = ad.AnnData(obsm={"X_pca": np.zeros((5, 2))})
         >>> p = np.array([[0.9, 0.1]] * 4 + [[0.4, 0.6]])
-        >>> result = hdi.tl.refine(cells, p, classes=["B", "T"], lam=5.0)
+        >>> result = hdi.tl.refine(cells, p, classes=["B", "T"], method="laplacian", lam=5.0)
         >>> result.diagnose()
                kept  lost  gained lost_to  nothing_flipped
         class
@@ -167,7 +233,9 @@ class Refinement:
         >>> cells = ad.AnnData(obsm={"X_pca": np.zeros((5, 2))})
         >>> p = np.array([[0.4, 0.4, 0.2]] * 5)
         >>> names = ["CD4", "CD8", "B"]
-        >>> result = hdi.tl.refine(cells, p, classes=names, taxonomy=tree, lam=5.0)
+        >>> result = hdi.tl.refine(
+        ...     cells, p, classes=names, taxonomy=tree, method="laplacian", lam=5.0
+        ... )
         >>> result.annotation().labels["stop_label"].tolist()
         ['T', 'T', 'T', 'T', 'T']
         """
@@ -212,7 +280,7 @@ class Refinement:
         >>> import numpy as np
         >>> cells = ad.AnnData(obsm={"X_pca": np.zeros((5, 2))})
         >>> p = np.array([[0.9, 0.1]] * 4 + [[0.4, 0.6]])
-        >>> result = hdi.tl.refine(cells, p, classes=["B", "T"], lam=5.0)
+        >>> result = hdi.tl.refine(cells, p, classes=["B", "T"], method="laplacian", lam=5.0)
         >>> result.to_adata(cells)
         >>> cells.obs["refined_label"].tolist(), cells.obsm["refined_probabilities"].shape
         (['B', 'B', 'B', 'B', 'B'], (5, 2))
@@ -235,8 +303,8 @@ class Refinement:
     def __repr__(self) -> str:
         return (
             f"Refinement of {len(self.obs_names)} cells over {len(self.classes)} classes: "
-            f"{int(self.changed.sum())} labels changed "
-            f"(λ {self.parameters['lam']:.3g})"
+            f"{int(self.changed.sum())} labels changed (method {self.parameters['method']}, "
+            f"λ {self.parameters['lam']:.3g})"
         )
 
 
@@ -246,17 +314,21 @@ def refine(
     *,
     classes: Sequence[str] | None = None,
     taxonomy: Taxonomy | None = None,
+    method: Method = "local_prior",
     lam: float | Literal["auto"] = "auto",
     use_rep: str | NDArray[np.floating] = "X_pca",
     neighbors_key: str | None = None,
     n_neighbors: int = 15,
+    weights: GraphWeights = "binary",
     batch_key: str | None = None,
+    config: RefineConfig | None = None,
     key_added: str | None = None,
 ) -> Refinement:
     """Let cells that resemble each other settle their labels together.
 
     A classifier judges each cell alone. Here the neighbours of a cell in expression space give it
-    a class prior of its own. Any classifier will do; labels are never read.
+    a class prior of its own, or its scores are smoothed over the neighbour graph. Any classifier
+    will do; labels are never read.
 
     Parameters
     ----------
@@ -270,10 +342,12 @@ def refine(
     taxonomy
         Tree in which the classes are nodes; an ``Annotation`` brings its own. Only the finest
         classes are refined, what is above them adds up.
+    method
+        ``"local_prior"`` (ours) or ``"laplacian"`` (GRIT).
     lam
-        Weight of the neighbourhood against 1 for the overall class frequencies; ``"auto"``
-        estimates it without labels and comes near 0 on a graph that says nothing. 0 changes
-        nothing.
+        Strength. For the local prior: weight of the neighbourhood against 1 for the overall class
+        frequencies; ``"auto"`` estimates it without labels and comes near 0 on a graph that says
+        nothing. For the Laplacian: λ in ``(I + λL) P = P₀``, a number. 0 changes nothing.
     use_rep
         Key of ``obsm``, or coordinates ``(n_cells, d)``, from which the graph is built. For an
         opened query, ``"X_pca"`` is computed by `expression_pca`.
@@ -281,9 +355,13 @@ def refine(
         Take this graph of `scanpy.pp.neighbors` instead.
     n_neighbors
         Neighbours per cell (with ``batch_key``: in each batch).
+    weights
+        ``"binary"`` or, of a stored graph, ``"connectivities"``.
     batch_key
         Column of ``obs``. Neighbours are then found within batches, and between them by mutual
-        pairs; both kinds are weighed by what they turn out to know.
+        pairs; the local prior weighs both kinds by what they turn out to know.
+    config
+        Further settings; see `RefineConfig`.
     key_added
         Write the result to the AnnData under this prefix; nothing is written by default.
 
@@ -305,9 +383,9 @@ def refine(
 
     Notes
     -----
-    The method is our decision; `hdeepinsight.graph.refine_by_local_prior` states it. A cluster
-    whose average score is wrong stays wrong. Refined probabilities are not calibrated, and a cell's
-    label depends on which other cells are there.
+    The local prior is our decision; `hdeepinsight.graph.refine_by_local_prior` states it. GRIT is
+    Hu et al. (2025), arXiv:2508.04747. A cluster whose average score is wrong stays wrong. Refined
+    probabilities are not calibrated, and a cell's label depends on which other cells are there.
 
     Examples
     --------
@@ -326,36 +404,171 @@ def refine(
     57
     """
     target = as_anndata(adata, key_added)
-    if lam != "auto":
-        check_number("lam", lam, hint="Pass 'auto' to estimate it.")
+    settings = _Settings(method, lam, batch_key is not None, config or RefineConfig())
     scores = class_scores(adata, probabilities, classes=classes, taxonomy=taxonomy)
     graphs = cell_graphs(
         adata,
         use_rep=use_rep,
         neighbors_key=neighbors_key,
         n_neighbors=n_neighbors,
+        weights=weights,
         batch_key=batch_key,
     )
-    n_edges, degree = sum(graph.nnz for graph in graphs), sum(map(degrees, graphs))
-    before = scores.probabilities()
-    refined, weights = refine_by_local_prior(graphs, before, lam=None if lam == "auto" else lam)
-    overall = max(float(weights[0]), 1e-12)
-    result = Refinement(
-        obs_names=pd.Index(adata.obs_names),
+    result = _refine_on(graphs, pd.Index(adata.obs_names), scores, settings)
+    _warn_of_losses(result)
+    if target is not None:
+        result.to_adata(target, str(key_added))
+    return result
+
+
+def lambda_path(
+    adata: AnnData | AlignedQuery,
+    probabilities: str | pd.DataFrame | ArrayLike | Annotation,
+    *,
+    grid: Sequence[float] = (0.0, 0.3, 1.0, 3.0, 10.0, 30.0),
+    classes: Sequence[str] | None = None,
+    taxonomy: Taxonomy | None = None,
+    method: Method = "local_prior",
+    config: RefineConfig | None = None,
+    **graph: Any,
+) -> pd.DataFrame:
+    """Refine with several strengths on one graph.
+
+    Parameters
+    ----------
+    adata, probabilities
+        As in `refine`.
+    grid
+        Strengths to try.
+    classes, taxonomy, method, config
+        As in `refine`.
+    **graph
+        ``use_rep``, ``neighbors_key``, ``n_neighbors``, ``weights`` and ``batch_key`` of `refine`.
+
+    Returns
+    -------
+    One row per strength (index ``lam``): ``mean_margin`` (mean of the confidence),
+    ``mass_drift`` (half the sum of absolute changes of class shares, 0 to 1),
+    ``smallest_mass_ratio`` (of the class that shrank most, among those with a mass of at least one
+    cell), ``energy`` (Dirichlet) and ``n_changed`` labels.
+
+    Raises
+    ------
+    ValueError
+        If scores, graph or settings are unfit.
+
+    Examples
+    --------
+    >>> import anndata as ad
+    >>> import numpy as np
+    >>> import hdeepinsight as hdi
+    >>> rng = np.random.default_rng(0)
+    >>> cells = ad.AnnData(obsm={"X_pca": rng.normal(size=(50, 5))})
+    >>> p = rng.dirichlet([1, 1, 1], size=50)
+    >>> path = hdi.tl.lambda_path(cells, p, grid=[0, 1, 9], classes=["B", "T", "NK"])
+    >>> path["n_changed"].tolist()[0], path.columns.tolist()[:2]
+    (0, ['mean_margin', 'mass_drift'])
+    """
+    scores = class_scores(adata, probabilities, classes=classes, taxonomy=taxonomy)
+    graphs, names, rows = cell_graphs(adata, **graph), pd.Index(adata.obs_names), []
+    by_batch = graph.get("batch_key") is not None
+    for lam in grid:
+        settings = _Settings(method, lam, by_batch, config or RefineConfig())
+        result = _refine_on(graphs, names, scores, settings)
+        before, after = result.before.sum(axis=0), result.after.sum(axis=0)
+        ratio = np.where(before >= 1, after / np.maximum(before, 1e-12), np.inf)
+        rows.append(
+            {
+                "mean_margin": float(result.confidence.mean()),
+                "mass_drift": float(np.abs(after - before).sum() / (2 * len(names))),
+                "smallest_mass_ratio": float(ratio.min()),
+                "energy": result.energy_after,
+                "n_changed": int(result.changed.sum()),
+            }
+        )
+    return pd.DataFrame(rows, index=pd.Index(list(grid), name="lam", dtype=float))
+
+
+@dataclass(frozen=True)
+class _Settings:
+    method: Method
+    lam: float | Literal["auto"]
+    by_batch: bool
+    config: RefineConfig
+
+    def __post_init__(self) -> None:
+        check_choice("method", self.method, get_args(Method))
+        if self.lam != "auto":
+            check_number("lam", self.lam, hint="Pass 'auto' to estimate it.")
+        elif self.method == "laplacian":
+            needed = (
+                "a number >= 0 with method='laplacian', whose best strength labels alone can tell"
+            )
+            hint = (
+                "Pass one, such as 1, and look at hdi.tl.lambda_path; or use method='local_prior'."
+            )
+            raise invalid("lam", self.lam, needed, hint)
+
+
+def _refine_on(
+    graphs: list[sp.csr_matrix], obs_names: pd.Index, scores: ClassScores, settings: _Settings
+) -> Refinement:
+    """Refine scores on graphs that are there already, which share no edge."""
+    graph, config = sp.csr_matrix(sum(graphs[1:], graphs[0])), settings.config
+    degree = degrees(graph)
+    if settings.method == "local_prior":
+        before = scores.probabilities()
+        lam = None if settings.lam == "auto" else settings.lam
+        refined = refine_by_local_prior(
+            graphs, before, lam=lam, n_rounds=config.n_rounds, floor=_FLOOR
+        )
+        after = before if lam == 0 else refined.probabilities
+        overall = max(float(refined.weights[0]), 1e-12)
+        found: dict[str, Any] = {
+            "lam": (1 - overall) / overall if lam is None else lam,
+            "weights": refined.weights.tolist(),
+            "lam_estimated": lam is None,
+        }
+        smooth_before, smooth_after = before, after
+    else:
+        smooth_before, scale = scores.values, "logit"
+        if scores.are_probabilities:
+            smooth_before, scale = np.log(np.maximum(smooth_before, _FLOOR)), "logprob"
+        logger.info("Scores are %s.", "logits" if scale == "logit" else "probabilities")
+        smooth_after = smooth(
+            graph,
+            smooth_before,
+            lam=float(settings.lam),
+            laplacian=config.laplacian,
+            solver=config.solver,
+            tol=config.tol,
+            max_iter=config.max_iter,
+        )
+        before, after = (np.asarray(softmax(x, axis=1)) for x in (smooth_before, smooth_after))
+        found = {"lam": float(settings.lam), "scale": scale}
+    parameters: dict[str, Any] = {
+        "method": settings.method,
+        **vars(config),
+        "mean_degree": float(degree.mean()),
+        "share_isolated": float((degree == 0).mean()),
+        "share_within_batches": graphs[0].nnz / max(graph.nnz, 1) if settings.by_batch else None,
+        **found,
+    }
+    parameters["effective_strength"] = parameters["lam"] * parameters["mean_degree"]
+    return Refinement(
+        obs_names=obs_names,
         classes=scores.classes,
         before=before,
-        after=before if lam == 0 else refined,
-        parameters={
-            "lam": (1 - overall) / overall if lam == "auto" else lam,
-            "lam_estimated": lam == "auto",
-            "weights": weights.tolist(),
-            "mean_degree": float(np.mean(degree)),
-            "share_isolated": float(np.mean(degree == 0)),
-            "share_within_batches": graphs[0].nnz / max(n_edges, 1) if batch_key else None,
-        },
+        after=after,
+        energy_before=dirichlet_energy(graph, smooth_before, config.laplacian),
+        energy_after=dirichlet_energy(graph, smooth_after, config.laplacian),
+        parameters=parameters,
         taxonomy=scores.taxonomy,
         nodes=scores.nodes,
     )
+
+
+def _warn_of_losses(result: Refinement) -> None:
     flips = result.diagnose()
     before, after = flips["kept"] + flips["lost"], flips["kept"] + flips["gained"]
     shrunk = (before >= _MIN_CELLS_TO_WARN) & (2 * after < before)
@@ -367,8 +580,5 @@ def refine(
             f"{int(shrunk.sum())} classes lost more than half of their cells: {listed}. Look at "
             "`diagnose()`, and lower lam if these cells are not wrong.",
             UserWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
-    if target is not None:
-        result.to_adata(target, str(key_added))
-    return result
