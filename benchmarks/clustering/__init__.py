@@ -22,7 +22,7 @@ METHODS: dict[str, str] = {
     "nmf": "sce2tm:nmf",
     "ldvae": "sce2tm:ldvae",
     "scagc": "scagc:cluster",
-    "scagc_one_phase": "scagc:one_phase",
+    **{f"scagc_{name}": f"scagc:{name}" for name in ("static", "random", "one_phase")},
     "no_projection": "dpdcan:no_projection",
     "random_projection": "dpdcan:random_projection",
     **{f"dp_pca_{epsilon}": f"dpdcan:dp_pca:{epsilon}" for epsilon in (1, 2, 4, 8)},

@@ -31,11 +31,17 @@ def everyone():
     return torch.stack([cells[cells != cell] for cell in cells])
 
 
-def test_similarities_are_the_cosines_of_all_pairs(points, everyone):
+def test_similarities_are_those_of_all_pairs(points, everyone):
+    squared = torch.cdist(points, points).square()
     directions = torch.nn.functional.normalize(points, dim=1)
-    table = directions @ directions.T
-    found = candidate_similarity(points, everyone)
-    torch.testing.assert_close(found, table.gather(1, everyone), atol=1e-5, rtol=1e-5)
+    expected = {
+        "cosine": directions @ directions.T,
+        "rbf": (-squared / 2).exp(),
+        "neg_sqdist": -squared / 2,
+    }
+    for kind, table in expected.items():
+        found = candidate_similarity(points, everyone, kind)
+        torch.testing.assert_close(found, table.gather(1, everyone), atol=1e-5, rtol=1e-5)
 
 
 def test_one_draw_is_as_frequent_as_its_softmax():

@@ -26,6 +26,7 @@ from hdeepinsight.nn._distill import (
     regression_loss,
 )
 from hdeepinsight.nn._edge_sampler import (
+    Similarity,
     adjacency_error,
     are_joined,
     candidate_similarity,
@@ -93,6 +94,7 @@ __all__ = [
     "ProteinNormalizer",
     "ProteinValues",
     "Reduction",
+    "Similarity",
     "SparseCounts",
     "SparseFeatures",
     "TAGConv",

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from hdeepinsight.nn._tagconv import CellGraph
 
+Similarity = Literal["cosine", "rbf", "neg_sqdist"]
 
-def candidate_similarity(latent: Tensor, candidates: Tensor) -> Tensor:
-    """Compute the cosine of every cell with its candidates.
+
+def candidate_similarity(latent: Tensor, candidates: Tensor, kind: Similarity = "cosine") -> Tensor:
+    """Compute the similarity of every cell to its candidates.
 
     Parameters
     ----------
@@ -19,6 +22,8 @@ def candidate_similarity(latent: Tensor, candidates: Tensor) -> Tensor:
         Positions of the cells, shape ``(n_cells, n_latent)``.
     candidates
         Cells that each cell may be joined to, shape ``(n_cells, n_candidates)``; -1 for none.
+    kind
+        ``"cosine"``; ``"rbf"``, exp(-d²/2); or ``"neg_sqdist"``, -d²/2.
 
     Returns
     -------
@@ -32,8 +37,14 @@ def candidate_similarity(latent: Tensor, candidates: Tensor) -> Tensor:
     >>> candidate_similarity(points, candidates).tolist()
     [[0.0], [-inf]]
     """
-    latent = torch.nn.functional.normalize(latent, dim=1)
-    products = torch.einsum("nd,nmd->nm", latent, latent[candidates.clamp_min(0)])
+    others = candidates.clamp_min(0)
+    if kind == "cosine":
+        latent = torch.nn.functional.normalize(latent, dim=1)
+    products = torch.einsum("nd,nmd->nm", latent, latent[others])
+    if kind != "cosine":
+        squares = latent.square().sum(dim=1)
+        products = products - (squares[:, None] + squares[others]) / 2
+        products = products.exp() if kind == "rbf" else products
     return products.masked_fill(candidates < 0, -torch.inf)
 
 

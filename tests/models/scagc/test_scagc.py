@@ -83,11 +83,15 @@ def test_leiden_chooses_the_number_where_none_is_given(cells):
 @pytest.mark.parametrize(
     "options",
     [
+        {"graph_sampler": "static"},
+        {"graph_sampler": "published"},
+        {"similarity": "neg_sqdist"},
+        {"similarity": "rbf"},
         {"spatial_key": "places"},
         {"use_rep": "places"},
-        {"n_neighbors": 130},
+        {"candidates": 1000},
     ],
-    ids=lambda options: next(iter(options)),
+    ids=lambda options: next(iter(options.values())),
 )
 def test_variants_train(cells, options):
     short = {"pretrain_epochs": 3, "cluster_epochs": 2}
@@ -167,6 +171,49 @@ def test_new_cells_are_embedded_beside_the_reference(model, cells):
     assert (labels.to_numpy() == known).mean() > 0.9
 
 
+def test_expression_is_decoded(model, cells):
+    found = model.get_normalized_expression()
+    assert found.shape == cells.shape
+    real = cells.X.toarray()[:, 1:]
+    correlation = np.corrcoef(found.to_numpy()[:, 1:].mean(axis=0), real.mean(axis=0))[0, 1]
+    assert correlation > 0.8
+    assert model.get_normalized_expression(gene_list=["GENE5"]).columns.tolist() == ["GENE5"]
+    with pytest.raises(ValueError, match="gene_list must be genes of the model"):
+        model.get_normalized_expression(gene_list=["GENE5", "nowhere"])
+
+
+def test_a_static_graph_is_the_first_one_and_a_random_one_has_its_degree(model, cells):
+    adata, short = cells.copy(), {"pretrain_epochs": 3, "cluster_epochs": 2}
+    adata.obsm["random"] = np.random.default_rng(0).normal(size=(240, 50))
+    first = model.neighbor_choices()["initial"]
+    static = fit(adata, train=short, graph_sampler="static")
+    random = fit(adata, train=short, graph_sampler="static", use_rep="random")
+    np.testing.assert_array_equal(static.neighbor_choices()["learned"], first)
+    chosen = random.neighbor_choices()["learned"]
+    assert chosen.shape == first.shape
+    labels = adata.obs["label"].to_numpy()
+    purity = [(labels[x] == labels[:, None]).mean() for x in (first, chosen)]
+    assert purity[0] > 0.9
+    assert purity[1] == pytest.approx(0.25, abs=0.05)
+
+
+def test_settings_of_the_graph_are_saved_and_change_it(cells, tmp_path):
+    how = {"similarity": "neg_sqdist", "graph_temperature": 0.5, "candidates": 40}
+    found = fit(cells, train={"pretrain_epochs": 3, "cluster_epochs": 0}, **how)
+    found.save(tmp_path / "model")
+    loaded = load_model(tmp_path / "model", adata=cells)
+    assert how.items() <= loaded.init_params_["non_kwargs"].items()
+    chosen = found.neighbor_choices()["learned"]
+    np.testing.assert_array_equal(loaded.neighbor_choices()["learned"], chosen)
+    latent = torch.as_tensor(found.get_latent_representation())
+    widened = found.module.widened(found._cells(None).candidates, latent)
+    assert widened.shape == (240, 40)
+    squared = torch.cdist(latent, latent).square().gather(1, widened.clamp_min(0))
+    expected = (-squared / 2 / 0.5).masked_fill(widened < 0, -torch.inf).softmax(1)
+    shares = found.module.choose(latent, widened, 0.0)[1]
+    torch.testing.assert_close(shares, expected, atol=1e-4, rtol=1e-3)
+
+
 def test_the_likelihood_is_that_of_scvi(model, cells):
     z = torch.as_tensor(model.get_latent_representation())[:9]
     given = model.module.generative(z, torch.ones(9, 1), torch.zeros(9, dtype=torch.long))["px"]
@@ -190,6 +237,10 @@ def test_the_likelihood_is_that_of_scvi(model, cells):
         ({"n_clusters": 0}, ValueError, "n_clusters must be an integer"),
         ({"use_rep": "X_nowhere"}, KeyError, "obsm has no column 'X_nowhere'"),
         ({"n_neighbors": 0}, ValueError, "n_neighbors must be an integer >= 1"),
+        ({"graph_sampler": "random"}, ValueError, "graph_sampler must be one of"),
+        ({"similarity": "dot"}, ValueError, "similarity must be one of"),
+        ({"candidates": 20}, ValueError, "candidates must be an integer >= 30"),
+        ({"graph_temperature": 0}, ValueError, "graph_temperature"),
     ],
 )
 def test_bad_options_are_refused(cells, options, error, match):

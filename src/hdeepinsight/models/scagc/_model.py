@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -12,10 +12,18 @@ import torch
 from anndata import AnnData
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.decomposition import PCA
+from sklearn.utils import gen_batches
 from sklearn.utils.sparsefuncs import mean_variance_axis
 from torch import Tensor
 
-from hdeepinsight._errors import InputError, check_choice, check_integer, invalid
+from hdeepinsight._errors import (
+    InputError,
+    check_choice,
+    check_integer,
+    check_number,
+    examples,
+    invalid,
+)
 from hdeepinsight.data import log_normalize
 from hdeepinsight.graph import (
     degree_summary,
@@ -27,15 +35,13 @@ from hdeepinsight.models._base import _training as training
 from hdeepinsight.models._base._count_model import CountModel
 from hdeepinsight.models._base._registration import BATCH
 from hdeepinsight.models._base._unlabeled import UnlabeledMixin, embedding_of
-from hdeepinsight.models.scagc._module import Cells, GraphAutoencoder
+from hdeepinsight.models.scagc._module import Cells, GraphAutoencoder, Sampler
 from hdeepinsight.models.scagc._plan import AdaptiveGraphPlan, CellBlocks, PlanOptions
-from hdeepinsight.nn import SparseFeatures, union_graph
+from hdeepinsight.nn import Similarity, SparseFeatures, union_graph
 
 Propagation = Literal["auto", "full", "blocks"]
 
 N_COMPONENTS = 50
-#: Cells among which every cell chooses, half of them near in ``use_rep`` and half in the embedding.
-N_CANDIDATES = 100
 #: Neighbours in the tissue, as many as touch a cell in a layer of round ones.
 SPATIAL_NEIGHBORS = 6
 #: More cells than these are trained in blocks of about so many.
@@ -67,6 +73,17 @@ class SCAGC(UnlabeledMixin, CountModel):
     spatial_key
         Entry of ``obsm`` with coordinates in a tissue. The nearest six cells of the same batch
         join the first graph and the candidates.
+    graph_sampler
+        ``"adaptive"`` draws edges with noise that is small beside the similarities,
+        ``"published"`` with that of the public code, which all but ignores them, and ``"static"``
+        keeps the first graph.
+    similarity
+        Similarity of two embedded cells: ``"cosine"``, ``"rbf"`` or ``"neg_sqdist"``.
+    graph_temperature
+        What divides similarities before noise is added; edges are more random where it is higher.
+    candidates
+        Cells among which every cell chooses: half of them near in ``use_rep``, half in the
+        embedding.
     seed
         Seed of weights, training and clusters; by default ``scvi.settings.seed``, or 0.
 
@@ -88,10 +105,7 @@ class SCAGC(UnlabeledMixin, CountModel):
     """
 
     _module_cls = GraphAutoencoder
-    _former_options: ClassVar[Mapping[str, Any]] = {
-        **{"n_hops": 3, "graph_sampler": "adaptive", "similarity": "cosine"},
-        **{"graph_temperature": 0.1, "candidates": 100, "dropout_rate": 0.2},
-    }
+    _former_options: ClassVar[Mapping[str, Any]] = {"n_hops": 3, "dropout_rate": 0.2}
 
     def __init__(
         self,
@@ -104,6 +118,10 @@ class SCAGC(UnlabeledMixin, CountModel):
         n_neighbors: int = 15,
         use_rep: str | None = None,
         spatial_key: str | None = None,
+        graph_sampler: Sampler = "adaptive",
+        similarity: Similarity = "cosine",
+        graph_temperature: float = 0.1,
+        candidates: int = 100,
         seed: int | None = None,
     ) -> None:
         super().__init__(adata, registry, seed=seed)
@@ -112,6 +130,10 @@ class SCAGC(UnlabeledMixin, CountModel):
         for name, size in sizes.items():
             check_integer(name, size)
         check_integer("n_clusters", n_clusters, optional=True)
+        check_integer("candidates", candidates, 2 * n_neighbors)
+        check_choice("graph_sampler", graph_sampler, get_args(Sampler))
+        check_choice("similarity", similarity, get_args(Similarity))
+        check_number("graph_temperature", graph_temperature, 1e-6)
         if n_clusters is not None and n_clusters > (n_cells := self.summary_stats.n_cells):
             raise invalid("n_clusters", n_clusters, f"at most the number of cells, {n_cells:,}")
         self.n_clusters, self.use_rep, self.spatial_key = n_clusters, use_rep, spatial_key
@@ -125,7 +147,10 @@ class SCAGC(UnlabeledMixin, CountModel):
             len(self.genes),
             len(self._batches),
             **sizes,
-            n_candidates=max(N_CANDIDATES, 2 * n_neighbors),
+            n_candidates=candidates,
+            sampler=graph_sampler,
+            similarity=similarity,
+            temperature=graph_temperature,
             n_components=0 if use_rep else n_components,
         )
         self._settled: tuple[np.ndarray, np.ndarray] | None = None
@@ -407,6 +432,35 @@ class SCAGC(UnlabeledMixin, CountModel):
         ``adata.obsp["scagc_connectivities"]``.
         """
         return union_graph(torch.as_tensor(self._settle(adata)[1])).to_scipy()
+
+    @torch.inference_mode()
+    def get_normalized_expression(
+        self, adata: AnnData | None = None, gene_list: Sequence[str] | None = None
+    ) -> pd.DataFrame:
+        """Return the decoded mean of the counts at the median depth.
+
+        Parameters
+        ----------
+        adata
+            As in :meth:`get_latent_representation`.
+        gene_list
+            Genes to return; all of them by default.
+
+        Returns
+        -------
+        Shape ``(n_obs, n_genes)``; zero inflation is left out of it.
+        """
+        names = list(self.genes if gene_list is None else gene_list)
+        if unknown := sorted(set(names) - set(self.genes)):
+            raise invalid("gene_list", examples(unknown), "genes of the model", "See model.genes.")
+        columns, shell = pd.Index(self.genes).get_indexer(names), self._validate_anndata(adata)
+        codes = pd.Index(self._batches).get_indexer(shell.obs[f"{BATCH}_name"].astype(str))
+        latent, means = self._settle(adata)[0], []
+        for rows in gen_batches(len(latent), 4096):
+            z, batch = (torch.as_tensor(x[rows], device=self.device) for x in (latent, codes))
+            found = self.module.generative(z, torch.ones_like(z[:, :1]), batch)["px"].mu
+            means.append(found[:, columns].cpu().numpy())
+        return pd.DataFrame(np.concatenate(means), index=shell.obs_names, columns=names)
 
     def neighbor_choices(self) -> dict[str, np.ndarray]:
         """Return the cells that each cell chose in the first and in the learned graph.

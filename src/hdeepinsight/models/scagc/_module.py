@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from scvi.distributions import ZeroInflatedNegativeBinomial
@@ -16,6 +16,7 @@ from hdeepinsight.graph import nearest_neighbors
 from hdeepinsight.nn import (
     CellGraph,
     CountHeads,
+    Similarity,
     SparseFeatures,
     TAGConv,
     candidate_similarity,
@@ -30,10 +31,10 @@ if TYPE_CHECKING:
     import numpy as np
     import scipy.sparse as sp
 
+Sampler = Literal["adaptive", "published", "static"]
+
 #: Powers of the adjacency in a convolution, and width of the edge decoder.
 N_HOPS, EDGE_WIDTH = 3, 32
-#: What divides similarities before noise is added; edges are more random where it is higher.
-TEMPERATURE = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +75,9 @@ class GraphAutoencoder(BaseModuleClass):  # type: ignore[misc]
         Widths of embedding and hidden layer.
     n_neighbors, n_candidates
         Neighbours that every cell chooses, and cells among which it does.
+    sampler, similarity, temperature
+        ``graph_sampler``, ``similarity`` and ``graph_temperature`` of
+        :class:`~hdeepinsight.models.SCAGC`.
     n_components
         Principal components that are kept with the network, 0 for none.
 
@@ -98,10 +102,15 @@ class GraphAutoencoder(BaseModuleClass):  # type: ignore[misc]
         n_hidden: int,
         n_neighbors: int,
         n_candidates: int,
+        sampler: Sampler,
+        similarity: Similarity,
+        temperature: float,
         n_components: int,
     ) -> None:
         super().__init__()
         self.n_batches, self.n_neighbors, self.n_candidates = n_batches, n_neighbors, n_candidates
+        self.is_static, self.similarity = sampler == "static", similarity
+        self.temperature = 1.0 if sampler == "published" else temperature
         self.first = TAGConv(n_genes, n_hidden, N_HOPS)
         self.second = TAGConv(n_hidden, n_latent, N_HOPS)
         self.edge_features = nn.Linear(n_latent, EDGE_WIDTH)
@@ -144,16 +153,16 @@ class GraphAutoencoder(BaseModuleClass):  # type: ignore[misc]
         Columns that were chosen and probabilities of all, as in
         :func:`~hdeepinsight.nn.draw_neighbors`.
         """
-        scores = candidate_similarity(latent, candidates) / TEMPERATURE
+        scores = candidate_similarity(latent, candidates, self.similarity) / self.temperature
         scores = scores + (noise * gumbel_noise(scores) if noise else 0.0)
         return draw_neighbors(scores, self.n_neighbors)
 
     def widened(self, first: Tensor, latent: Tensor) -> Tensor:
         """Return first candidates, and the nearest cells in the embedding beside them."""
-        points = normalize(latent.detach(), dim=1).cpu().numpy()
-        first = first.cpu()
-        found = nearest_neighbors(points, k=min(self.n_candidates // 2, len(first) - 1))[0]
-        more = torch.as_tensor(found)
+        points, first = latent.detach(), first.cpu()
+        points = normalize(points, dim=1) if self.similarity == "cosine" else points
+        k = min(self.n_candidates // 2, len(first) - 1)
+        more = torch.as_tensor(nearest_neighbors(points.cpu().numpy(), k=k)[0])
         known = torch.stack([(column[:, None] == first).any(dim=1) for column in more.T], dim=1)
         return torch.cat([first, more.masked_fill(known, -1)], dim=1).to(latent.device)
 
@@ -166,7 +175,7 @@ class GraphAutoencoder(BaseModuleClass):  # type: ignore[misc]
         """
         projected, neighbors = self.project(features), cells.neighbors.to(self.device)
         latent = self.encode(projected, union_graph(neighbors))
-        for _ in range(2):
+        for _ in range(0 if self.is_static else 2):
             candidates = self.widened(cells.candidates, latent)
             neighbors = chosen_cells(candidates, self.choose(latent, candidates, 0.0)[0])
             latent = self.encode(projected, union_graph(neighbors))

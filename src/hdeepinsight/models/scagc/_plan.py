@@ -126,7 +126,8 @@ class AdaptiveGraphPlan(pl.LightningModule):
         if not renews and (self.current_epoch + 1) % POOL_REFRESH:
             return
         latent, neighbors = self.module.settle(self.cells, self.features)
-        self.candidates = self.module.widened(self.cells.candidates, latent)
+        if not self.module.is_static:
+            self.candidates = self.module.widened(self.cells.candidates, latent)
         if epoch == 0:
             self.module.centres = nn.Parameter(self.first_centres(latent, neighbors))
             optimizer: Any = self.optimizers()
@@ -158,16 +159,18 @@ class AdaptiveGraphPlan(pl.LightningModule):
             logged = self.cells.logged[batch.cpu().numpy()]
             features = SparseFeatures.from_scipy(logged, self.device)
         projected = self.module.project(features, DROPOUT)
-        latent = self.module.encode(projected, union_graph(neighbors))
-        noise = 1.0 - max(self.current_epoch - self.epochs[0], 0) / max(self.epochs[1], 1)
-        chosen, soft = self.module.choose(latent, candidates, noise)
-        renewed = self.module.encode(projected, union_graph(candidates, chosen, soft))
-        drawn = chosen_cells(candidates, chosen)
-        if len(batch) == len(self.neighbors):
-            self.neighbors = drawn
-        else:
-            self.neighbors[batch] = -1  # the first ones may be more
-            self.neighbors[batch, : drawn.shape[1]] = batch[drawn].where(drawn >= 0, -1)
+        latent = renewed = self.module.encode(projected, union_graph(neighbors))
+        if not self.module.is_static:
+            noise = 1.0 - max(self.current_epoch - self.epochs[0], 0) / max(self.epochs[1], 1)
+            chosen, soft = self.module.choose(latent, candidates, noise)
+            renewed = self.module.encode(projected, union_graph(candidates, chosen, soft))
+            neighbors = chosen_cells(candidates, chosen)
+            if len(batch) == len(self.neighbors):
+                self.neighbors = neighbors
+            else:
+                self.neighbors[batch] = -1  # the first ones may be more
+                named = batch[neighbors].where(neighbors >= 0, -1)
+                self.neighbors[batch, : neighbors.shape[1]] = named
         rows = torch.randperm(len(batch), device=batch.device)[:DECODED_CELLS]
         at = batch[rows].cpu()
         counts = torch.as_tensor(self.cells.counts[at.numpy()].toarray()).to(latent)
@@ -176,7 +179,7 @@ class AdaptiveGraphPlan(pl.LightningModule):
         decoded = partial(self.module.edge_probability, latent)
         losses = {
             "count": self.module.loss({"counts": counts}, {}, generated).loss,
-            "edge": adjacency_error(decoded, rows, candidates, drawn),
+            "edge": adjacency_error(decoded, rows, candidates, neighbors),
             "contrast": info_nce(latent[rows], renewed[rows], CONTRAST_TEMPERATURE),
         }
         if self.target is not None:
