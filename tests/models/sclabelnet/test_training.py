@@ -162,14 +162,12 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-def test_other_readings_learn_and_are_saved(reference, query, truth, tmp_path, options):
-    SCLabelNet.setup_anndata(reference, labels_keys=LEVELS)
-    model = SCLabelNet(reference, **options)
-    model.pretrain(max_epochs=1, **QUIET)
-    model.train(max_epochs=10, batch_size=32, plan_kwargs={"lr": 0.02}, **QUIET)
-    assert model.pretraining["validation_loss"] < np.log(options.get("n_bins", 5))
+def test_other_readings_learn_and_are_saved(reference, query, truth, fit_tokens, tmp_path, options):
+    model = fit_tokens(reference, **options)
+    n_bins = options.get("n_bins", 5)
+    assert model.module.value_head.out_features == n_bins
     labels = model.predict(query, level="cell_type", threshold=None, reject="off")
-    assert (labels == truth).mean() > 0.5  # one in seven by chance
+    assert (labels == truth).mean() > 0.6  # one in seven by chance
     model.save(tmp_path / "model")
     loaded = load_model(tmp_path / "model")
     assert options.items() <= loaded.init_params_["non_kwargs"].items()
@@ -177,7 +175,9 @@ def test_other_readings_learn_and_are_saved(reference, query, truth, tmp_path, o
     np.testing.assert_allclose(left, right, atol=1e-6)
     found = model.explain(query[:12].copy(), "T", n_steps=64)
     size = np.abs(found.outputs - found.base_values).max()
-    assert np.abs(found.additivity_error).max() < 0.02 * size
+    assert np.median(np.abs(found.additivity_error)) < 0.01 * size
+    model.pretrain(max_epochs=1, split_key="batch", **QUIET)
+    assert np.log(n_bins) / 2 < model.pretraining["baseline_all_genes"] < np.log(n_bins)
 
 
 @pytest.mark.parametrize("finetune", ["head", "published"])

@@ -363,6 +363,7 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         options |= {"accelerator": accelerator, "devices": devices, "max_epochs": max_epochs}
         loaders = DataSplitter(manager, external_indexing=split, batch_size=batch_size)
         learner = copy.copy(self)  # whose history and split are not those of learning labels
+        learner.is_trained_ = False
         learner._run(plan, loaders, options)
         # An encoder without a head is then all that it can be.
         self.is_trained_ = self.is_trained_ or self.taxonomy is None
