@@ -7,10 +7,8 @@ import scipy.sparse as sp
 from hdeepinsight.graph import CorrectedGram, EntryMask, leading_eigenpairs
 
 N_CELLS, N_GENES = 60, 40
-ESTIMATORS = ["rank1", "rank1_published", "pairwise", "mean_fill", "zero_fill"]
-ANY_MASK = [name for name in ESTIMATORS if name != "pairwise"]
+ESTIMATORS = ["rank1", "rank1_published", "rank1_clip", "pairwise", "mean_fill", "zero_fill"]
 KINDS = ["all", "dense", "sparse", "missing", "dropout", "panels"]
-PAIRS = [(e, k) for e in ESTIMATORS for k in KINDS if e in ANY_MASK or k in ("all", "panels")]
 
 
 def draw(seed=0):
@@ -57,6 +55,8 @@ def reference(values, observed, estimator):
     rates = np.outer(r, p) / observed.mean()
     if estimator == "rank1_published":
         rates = np.outer(r, p) / c
+    if estimator == "rank1_clip":
+        rates = np.minimum(rates, 1.0)
     if estimator == "pairwise":
         rates = observed
     counts = rates @ rates.T
@@ -64,17 +64,18 @@ def reference(values, observed, estimator):
     return z @ z.T / counts
 
 
-def gram(values, mask, estimator, *, size=None, keep=True):
+def gram(values, mask, estimator, *, center=False, size=None, keep=True):
     def read():
         step = size or values.shape[0]
         for start in range(0, values.shape[0], step):
             rows = slice(start, min(start + step, values.shape[0]))
             yield rows, values[rows]
 
-    return CorrectedGram(read, mask, estimator=estimator, keep=keep)
+    return CorrectedGram(read, mask, estimator=estimator, center=center, keep=keep)
 
 
-@pytest.mark.parametrize(("estimator", "kind"), PAIRS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_operator_is_the_dense_formula(estimator, kind):
     values, mask, observed = case(kind)
     expected = reference(values, observed, estimator)
@@ -93,6 +94,17 @@ def test_operator_is_the_dense_formula(estimator, kind):
         both = found.matmat(np.column_stack([u, v]))
         np.testing.assert_allclose(both, np.column_stack([found.matvec(u), found.matvec(v)]))
         assert found.H is found or np.allclose(found.H @ u, found @ u)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_centring_is_that_of_rows_and_columns(estimator):
+    values, mask, observed = case("panels" if estimator == "pairwise" else "dense")
+    centring = np.eye(N_CELLS) - 1 / N_CELLS
+    expected = centring @ reference(values, observed, estimator) @ centring
+    found = gram(values, mask, estimator, center=True)
+    np.testing.assert_allclose(found.todense(), expected, atol=1e-10)
+    np.testing.assert_allclose(found.diagonal(), np.diagonal(expected), atol=1e-10)
+    assert abs(found @ np.ones(N_CELLS)).max() < 1e-10
 
 
 def test_without_missing_entries_it_is_the_centred_product():
@@ -127,13 +139,13 @@ def test_masks_of_the_same_entries_agree():
         EntryMask(groups, table),
         EntryMask(groups, np.zeros_like(table), nonzeros_observed=True),
     ]
-    for estimator in ANY_MASK:
+    for estimator in ESTIMATORS:
         first, *others = (gram(values, mask, estimator).todense() for mask in masks)
         for other in others:
             np.testing.assert_allclose(other, first, atol=1e-10)
 
 
-@pytest.mark.parametrize("estimator", [name for name in ANY_MASK if name != "zero_fill"])
+@pytest.mark.parametrize("estimator", [name for name in ESTIMATORS if name != "zero_fill"])
 def test_invariances(estimator):
     values, mask, observed = case("dense")
     expected = gram(values, mask, estimator).todense()
@@ -205,7 +217,7 @@ def test_what_is_refused():
     with pytest.raises(ValueError, match="share a gene, got none for 'seq' and 'fish'"):
         gram(values, EntryMask(groups, apart, names=("seq", "fish")), "pairwise")
     scattered = EntryMask(alone, mask.background, exceptions=apart[groups])
-    with pytest.raises(ValueError, match="must have a mask of panels, got one of single entries"):
+    with pytest.raises(ValueError, match="share an observed gene, got none for 900 pairs"):
         gram(values, scattered, "pairwise")
     with pytest.raises(ValueError, match="estimator must be one of"):
         gram(values, mask, "rank2")
@@ -216,7 +228,7 @@ def test_empty_genes_can_be_left_out():
     wider = np.column_stack([values, np.full(N_CELLS, np.nan)])
     more = np.column_stack([observed, np.zeros(N_CELLS)])
     given = EntryMask(mask.groups, np.zeros((1, N_GENES + 1), dtype=bool), exceptions=more)
-    for estimator in ANY_MASK:
+    for estimator in ESTIMATORS:
         found = CorrectedGram(
             lambda: [(slice(0, N_CELLS), wider)], given, estimator=estimator, drop_empty=True
         )
@@ -225,12 +237,13 @@ def test_empty_genes_can_be_left_out():
         assert found.n_genes == N_GENES
 
 
-def test_eigenvalues_are_those_of_the_dense_matrix():
+@pytest.mark.parametrize("center", [False, True])
+def test_eigenvalues_are_those_of_the_dense_matrix(center):
     rng = np.random.default_rng(0)
     values = rng.normal(size=(700, 5)) @ rng.normal(size=(5, 90)) + rng.normal(size=(700, 90))
     observed = rng.random((700, 90)) < rng.uniform(0.2, 0.9, size=(700, 1))
     mask = EntryMask(np.zeros(700, dtype=int), np.zeros((1, 90), dtype=bool), exceptions=observed)
-    found = gram(values, mask, "rank1")
+    found = gram(values, mask, "rank1", center=center)
     expected, vectors = np.linalg.eigh(found.todense())
     w, v = leading_eigenpairs(found, 6)
     np.testing.assert_allclose(w, expected[:-7:-1], rtol=1e-6)

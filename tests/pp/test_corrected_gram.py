@@ -82,6 +82,8 @@ def test_without_missing_entries_it_is_plain_pca(sparse):
     sc.pp.pca(adata, n_comps=10)
     same_up_to_sign(result.embedding, adata.obsm["X_pca"], 1e-3)
     same_up_to_sign(result.transform(adata), result.embedding, 1e-4)
+    gram = hdi.pp.corrected_gram_pca(adata, n_comps=10, scale="gram")
+    np.testing.assert_allclose(gram.embedding * np.sqrt(80), result.embedding)
 
 
 def test_new_cells_are_placed_as_well_as_the_fitted_ones():
@@ -100,26 +102,31 @@ def test_new_cells_are_placed_as_well_as_the_fitted_ones():
     assert new < 1.03 * fitted < 0.1
 
 
-def test_new_cells_get_the_scores_of_fitted_ones_without_their_own_noise():
+@pytest.mark.parametrize("center", [False, True])
+def test_new_cells_are_centred_like_the_fitted_ones(center):
     values, _, _ = clusters(100, 80, signal=1.0)
-    result = embed(values, None)
+    result = embed(values, None, center=center)
     np.testing.assert_allclose(result.transform(cells_of(values)), result.embedding, atol=1e-8)
     mask = np.random.default_rng(0).random(values.shape) < 0.5
-    result = embed(values, mask)
+    result = embed(values, mask, center=center)
+    scores = result.transform(cells_of(values), mask)
     gram = hdi.pp.corrected_gram(values, mask)
     vectors = result.embedding / np.sqrt(80 * result.eigenvalues)
     products = gram @ vectors - gram.extra[:, None] * vectors
-    expected = products / np.sqrt(result.eigenvalues / 80)
-    np.testing.assert_allclose(result.transform(cells_of(values), mask), expected, atol=1e-8)
+    shift = (gram @ vectors).mean(axis=0) if center else 0.0
+    expected = (products - shift) / np.sqrt(result.eigenvalues / 80)
+    np.testing.assert_allclose(scores, expected, atol=1e-8)
 
 
-def test_cells_of_panels_are_regressed_on_their_own_genes(panels):
+@pytest.mark.parametrize("center", [False, True])
+def test_cells_of_panels_are_regressed_on_their_own_genes(panels, center):
     adata, mask, _ = panels
-    result = hdi.pp.corrected_gram_pca(adata, mask=mask, n_comps=3)
+    options = {"mask": mask, "n_comps": 3, "center": center}
+    result = hdi.pp.corrected_gram_pca(adata, **options)
     assert result.estimator == "pairwise"
     observed = mask.measured[mask.groups]
     z = observed * (adata.X - (observed * adata.X).sum(0) / observed.sum(0))
-    gram = hdi.pp.corrected_gram(adata, mask).todense()
+    gram = hdi.pp.corrected_gram(adata, mask, center=center).todense()
     w, v = np.linalg.eigh(gram)
     points = v[:, :-4:-1] * np.sqrt(w[:-4:-1])
     loadings = np.stack(
@@ -135,9 +142,12 @@ def test_cells_of_panels_are_regressed_on_their_own_genes(panels):
     places = np.array(places) @ np.linalg.solve(inner, inner + penalty)
     plain = np.linalg.svd(places @ loadings, full_matrices=False)
     expected = (plain[0] * plain[1])[:, :3]
+    expected = expected - expected.mean(axis=0) if center else expected
     same_up_to_sign(result.embedding, expected, 1e-6)
     same_up_to_sign(result.loadings.to_numpy(), plain[2][:3].T, 1e-6)
     np.testing.assert_allclose(result.transform(adata, mask), result.embedding, atol=1e-8)
+    smaller = hdi.pp.corrected_gram_pca(adata, scale="gram", **options)
+    np.testing.assert_allclose(smaller.embedding * np.sqrt(60), result.embedding)
 
 
 def test_new_cells_of_another_panel(panels):
@@ -209,15 +219,22 @@ def test_products_are_unbiased():
     assert np.mean(np.diagonal(found) / np.diagonal(truth)) == pytest.approx(1, abs=0.02)
 
 
-def test_only_positive_eigenvalues_have_components():
+def test_numbers_of_components_by_rule():
     values, _, rng = clusters(120, 300, noise=0.5)
     mask = rng.random(values.shape) < 0.7
+    assert embed(values, mask, "scree").embedding.shape == (120, 2)
+    result = embed(values, mask, "proportion")
     everything = np.linalg.eigvalsh(hdi.pp.corrected_gram(values, mask).todense())
+    share = np.cumsum(everything[::-1]) / everything[everything > 0].sum()
+    n = len(result.eigenvalues)
+    assert share[n - 2] < 0.95 <= share[n - 1]
     n_positive = int((everything > 0).sum())
     assert n_positive < 120
     with pytest.raises(ValueError, match=f"positive eigenvalues, {n_positive}, got 120"):
         embed(values, mask, 120)
     assert len(embed(values, mask, n_positive).eigenvalues) == n_positive
+    many, _, _ = clusters(1_100, 200)
+    assert "100 largest" in embed(many, rng.random(many.shape) < 0.9, "proportion").notes[0]
 
 
 @pytest.mark.parametrize("kind", ["backed", "path", "zarr", "dask", "dask_dense"])
@@ -248,21 +265,25 @@ def test_data_that_is_read_piece_by_piece(kind, panels, tmp_path):
         given.file.close()
 
 
-def test_operator_takes_arrays_and_dask(panels):
+def test_operator_takes_arrays_dask_layers_and_files(panels, tmp_path):
     adata, mask, _ = panels
     v = np.ones(160)
     expected = hdi.pp.corrected_gram(adata.X, mask) @ v
     for given in (sp.csc_matrix(adata.X), adata, da.from_array(adata.X, chunks=(50, 60))):
         np.testing.assert_allclose(hdi.pp.corrected_gram(given, mask) @ v, expected)
+    copy = adata.copy()
+    copy.layers["log"] = copy.X
+    copy.write_h5ad(tmp_path / "cells.h5ad")
+    for given in (copy, tmp_path / "cells.h5ad"):
+        found = hdi.pp.corrected_gram(given, mask, layer="log") @ v
+        np.testing.assert_allclose(found, expected)
 
 
 def test_masks_from_layers_and_writing(panels):
     adata, mask, _ = panels
     adata.layers["seen"] = mask.measured[mask.groups]
     before = adata.copy()
-    by_key = hdi.pp.corrected_gram_pca(
-        adata, mask=adata.layers["seen"], estimator="rank1", n_comps=3
-    )
+    by_key = hdi.pp.corrected_gram_pca(adata, mask_key="seen", estimator="rank1", n_comps=3)
     by_mask = hdi.pp.corrected_gram_pca(
         adata, mask=mask.measured[mask.groups], estimator="rank1", n_comps=3
     )
@@ -273,6 +294,8 @@ def test_masks_from_layers_and_writing(panels):
     assert adata.obsm["X_corrected"].shape == (160, 3)
     np.testing.assert_allclose(adata.obs["X_corrected_coverage"], 2 / 3)
     sc.pp.neighbors(adata, use_rep="X_corrected", n_neighbors=5)
+    with pytest.raises(ValueError, match="one of mask and mask_key"):
+        hdi.pp.corrected_gram_pca(adata, mask=mask, mask_key="seen")
     with pytest.raises(ValueError, match="other cells, or the same ones in another order"):
         by_key.to_adata(adata[::-1].copy())
 
@@ -303,7 +326,8 @@ def test_panels_of_batches(panels):
         hdi.pp.panel_mask(adata, batch_key="panel", measured={"x": ["ACTB"], "y": []})
 
 
-def test_dropout_masks():
+@pytest.mark.parametrize("method", ["leiden", "vote"])
+def test_dropout_masks(method):
     rng = np.random.default_rng(0)
     kind = np.repeat([0, 1], 60)
     high = np.where(np.arange(20) < 10, [[0.9], [0.02]], [[0.02], [0.9]])
@@ -311,13 +335,13 @@ def test_dropout_masks():
     adata = cells_of(sp.csr_matrix(values), kind=kind.astype(str))
     by_key = hdi.pp.estimate_dropout_mask(adata, groups_key="kind")
     np.testing.assert_array_equal(by_key.dropout, high > 0.5)
-    found = hdi.pp.estimate_dropout_mask(adata)
+    found = hdi.pp.estimate_dropout_mask(adata, method=method)
     missing, expected = (m.dropout[m.groups] & (values == 0) for m in (found, by_key))
     assert (missing == expected).mean() > 0.95
     result = hdi.pp.corrected_gram_pca(adata, mask=found, n_comps=2)
     assert result.estimator == "rank1"
     assert adjusted_rand_score(kind, result.embedding[:, 0] > 0) == 1
-    again = hdi.pp.estimate_dropout_mask(adata)
+    again = hdi.pp.estimate_dropout_mask(adata, method=method)
     np.testing.assert_array_equal(again.groups, found.groups)
 
 
@@ -346,6 +370,11 @@ def test_what_is_refused(panels):
     assert result.notes == ("1 gene without any entry: GENE3.",)
     with pytest.raises(ValueError, match="60 genes in the same order, got another order"):
         result.transform(adata[:, ::-1])
+    dense = hdi.pp.corrected_gram_pca(
+        adata, mask=seen | (np.arange(160) < 9)[:, None], estimator="pairwise", n_comps=2
+    )
+    with pytest.raises(ValueError, match="operator form to place new cells"):
+        dense.transform(adata)
     with pytest.warns(UserWarning, match="look like raw counts"):
         hdi.pp.corrected_gram_pca(
             cells_of(np.random.default_rng(0).poisson(2.0, (40, 9))), n_comps=2

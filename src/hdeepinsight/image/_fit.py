@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
@@ -16,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from hdeepinsight._errors import check_choice
 from hdeepinsight.image._assign import CROWDED, assign_pixels
 
-LayoutMethod = Literal["tsne", "tsne_published", "mde", "random"]
+LayoutMethod = Literal["tsne", "tsne_published", "umap", "mde", "random"]
 Report = dict[str, float]
 
 N_COMPONENTS = 50
@@ -107,7 +108,7 @@ def embed_genes(profiles: np.ndarray, method: LayoutMethod, *, seed: int = 0) ->
     profiles
         Unit vectors, ``(n_genes, d)``.
     method
-        ``"tsne"``, ``"tsne_published"`` or ``"mde"``.
+        ``"tsne"``, ``"tsne_published"``, ``"umap"`` or ``"mde"``.
     seed
         Seed of the embedding.
 
@@ -126,6 +127,8 @@ def embed_genes(profiles: np.ndarray, method: LayoutMethod, *, seed: int = 0) ->
     wide = wide.astype(np.float32)
     if method in TSNE:
         found = _tsne(wide, seed, **TSNE[method])
+    elif method == "umap":
+        found = _umap(wide, seed)
     else:
         found = preserve_neighbors(wide, N_NEIGHBORS, seed, noise=0.1)
     return found.astype(np.float64)
@@ -144,6 +147,18 @@ def _tsne(profiles: np.ndarray, seed: int, *, perplexity: float, **settings: Any
         **settings,
     )
     return np.asarray(model.fit_transform(profiles))
+
+
+def _umap(profiles: np.ndarray, seed: int) -> np.ndarray:
+    with warnings.catch_warnings():
+        # umap warns on import that its TensorFlow variant, which nobody asked for, is missing.
+        warnings.simplefilter("ignore", ImportWarning)
+        from umap import UMAP
+
+    # The PCA start, unlike the spectral one, also works on graphs that fall into pieces.
+    n_neighbors = min(N_NEIGHBORS, len(profiles) - 1)
+    how = {"metric": "cosine", "init": "pca", "random_state": seed, "n_jobs": 1}
+    return np.asarray(UMAP(n_neighbors=n_neighbors, **how).fit_transform(profiles))
 
 
 def preserve_neighbors(

@@ -162,7 +162,7 @@ class GeneLayout:
         method
             ``"tsne"`` (perplexity 15, early exaggeration 2, 300 iterations), ``"tsne_published"``
             (perplexity 70, early exaggeration 8, 1,000 iterations), both on cosines from a PCA
-            start, ``"mde"`` (pymde) or ``"random"`` (control).
+            start, ``"umap"``, ``"mde"`` (pymde) or ``"random"`` (control).
         side
             Pixels along one side; by default the smallest multiple of 8 that holds all genes.
         seed

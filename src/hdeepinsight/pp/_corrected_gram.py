@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import anndata as ad
 import numpy as np
@@ -13,7 +13,7 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
 
-from hdeepinsight._errors import check_integer, check_key, counted, examples
+from hdeepinsight._errors import check_choice, check_integer, check_key, counted, examples
 from hdeepinsight.annotation import check_same_cells
 from hdeepinsight.data import DataLike
 from hdeepinsight.graph import (
@@ -28,6 +28,12 @@ from hdeepinsight.pp._masks import Mask, entry_mask, is_lazy, open_layer, reader
 if TYPE_CHECKING:
     from anndata import AnnData
 
+Components = int | Literal["proportion", "scree"]
+Scale = Literal["pca", "gram"]
+#: Eigenvalues that the rules for the number of components look at, where all are too many.
+_MOST_COMPS, _FEW_CELLS = 100, 1_000
+_PROPORTION = 0.95
+
 
 def corrected_gram(
     Y: ArrayLike | sp.spmatrix | AnnData | Any,
@@ -35,6 +41,7 @@ def corrected_gram(
     *,
     layer: str | None = None,
     estimator: Estimator = "auto",
+    center: bool = False,
     drop_empty: bool = False,
 ) -> CorrectedGram:
     r"""Estimate the inner products that cells would have if no entry were missing.
@@ -56,9 +63,12 @@ def corrected_gram(
     estimator
         ``"rank1"`` divides by products of the rates of cells and of genes, for entries that are
         missing here and there. ``"pairwise"`` divides by the number of genes that two cells share,
-        for a `PanelMask`. ``"auto"`` takes ``"pairwise"`` for a `PanelMask` and ``"rank1"``
-        otherwise. ``"rank1_published"`` scales rates as published, which inflates the products.
-        ``"mean_fill"`` and ``"zero_fill"`` are the controls.
+        for panels; for other masks it makes a matrix of all pairs, of at most 20,000 cells.
+        ``"auto"`` takes ``"pairwise"`` for a `PanelMask` and ``"rank1"`` otherwise.
+        ``"rank1_published"`` scales rates as published, which inflates the products;
+        ``"rank1_clip"`` clips them at 1. ``"mean_fill"`` and ``"zero_fill"`` are the controls.
+    center
+        Centre rows and columns of the products.
     drop_empty
         Leave out genes without an observed entry instead of refusing them.
 
@@ -95,9 +105,11 @@ def corrected_gram(
         reader(matrix),
         entry_mask(mask, matrix.shape),
         estimator=estimator,
+        center=center,
         keep=not is_lazy(matrix),
         drop_empty=drop_empty,
-        names=(store.obs.index, store.var.index),
+        obs_names=list(store.obs.index),
+        var_names=list(store.var.index),
     )
 
 
@@ -114,7 +126,8 @@ class CorrectedPCA:
     eigenvalues
         Of the products, descending, all positive.
     loadings
-        Weights of the genes, of unit length, one column per component.
+        Weights of the genes, of unit length, one column per component; ``None`` where a matrix of
+        all pairs of cells was made.
     coverage
         Share of the genes that is observed, per cell.
     estimator
@@ -137,14 +150,15 @@ class CorrectedPCA:
     obs_names: pd.Index
     embedding: NDArray[np.float64]
     eigenvalues: NDArray[np.float64]
-    loadings: pd.DataFrame
+    loadings: pd.DataFrame | None
     coverage: pd.Series
     estimator: Estimator
     notes: tuple[str, ...] = ()
     _gram: CorrectedGram
     _var_names: pd.Index
     _layer: str | None
-    _weights: NDArray[np.float64] | PanelScores
+    _weights: NDArray[np.float64] | PanelScores | None
+    _shift: NDArray[np.float64]
 
     def __repr__(self) -> str:
         low, high = self.coverage.min(), self.coverage.max()
@@ -176,7 +190,7 @@ class CorrectedPCA:
         Raises
         ------
         ValueError
-            If genes differ, or the mask does not fit.
+            If genes differ, the mask does not fit, or the estimator has no operator form.
         """
         store, matrix = open_layer(adata, self._layer if layer is None else layer)
         if not self._var_names.equals(pd.Index(store.var.index)):
@@ -185,6 +199,11 @@ class CorrectedPCA:
             raise ValueError(
                 f"New cells must have the same {len(self._var_names):,} genes in the same order, "
                 f"got {what}. Select them by name."
+            )
+        if self._weights is None:
+            raise ValueError(
+                f"estimator must have an operator form to place new cells, got {self.estimator!r} "
+                "of a mask of single entries. Fit with 'rank1', or with a PanelMask."
             )
         observed = entry_mask(mask, matrix.shape)
         weights = self._weights
@@ -195,7 +214,7 @@ class CorrectedPCA:
                     "entries. Pass a PanelMask, or None where all genes are observed."
                 )
             weights = weights.weights(observed.background)
-        return self._gram.weigh(weights, reader(matrix), observed)
+        return self._gram.weigh(weights, reader(matrix), observed) - self._shift
 
     def to_adata(self, adata: AnnData, key_added: str = "X_corrected_pca") -> None:
         """Write the coordinates into ``obsm`` and the coverage into ``obs``.
@@ -218,8 +237,11 @@ def corrected_gram_pca(
     *,
     layer: str | None = None,
     mask: Mask | None = None,
+    mask_key: str | None = None,
     estimator: Estimator = "auto",
-    n_comps: int = 50,
+    n_comps: Components = 50,
+    scale: Scale = "pca",
+    center: bool = False,
     drop_empty: bool = False,
     random_state: int = 0,
     key_added: str | None = None,
@@ -237,12 +259,17 @@ def corrected_gram_pca(
     layer
         Layer with log values, such as ``log1p`` of counts per 10,000; ``X`` by default.
     mask
-        What is observed, such as a layer that holds 1 for observed entries; see `corrected_gram`.
-        For panels use `panel_mask`.
-    estimator, drop_empty
+        What is observed; see `corrected_gram`. For panels use `panel_mask`.
+    mask_key
+        Layer that holds 1 for observed entries, instead of `mask`.
+    estimator, center, drop_empty
         See `corrected_gram`.
     n_comps
-        How many components.
+        How many components; ``"proportion"``: as many as make up 95 % of the positive eigenvalues;
+        ``"scree"``: up to the bend of the eigenvalues {cite:p}`ling2021`.
+    scale
+        ``"pca"``: ordinary principal component scores if nothing is missing. ``"gram"``: those
+        divided by the root of the number of genes.
     random_state
         Seed of the first vector.
     key_added
@@ -278,13 +305,22 @@ def corrected_gram_pca(
     >>> cells.obsm["X_pca"].shape
     (40, 2)
     """
-    check_integer("n_comps", n_comps, hint="Omit it to use 50.")
+    check_choice("scale", scale, get_args(Scale), "Omit it to use 'pca'.")
+    if isinstance(n_comps, str):
+        check_choice("n_comps", n_comps, ("proportion", "scree"), "Or pass a number.")
+    else:
+        check_integer("n_comps", n_comps, hint="Omit it to use 50.")
     if key_added is not None:
         check_key("key_added", key_added)
         if not isinstance(adata, ad.AnnData):
             raise ValueError(
                 "key_added writes to an AnnData, got a file. Use the embedding of the result."
             )
+    if mask_key is not None:
+        if mask is not None:
+            raise ValueError("Pass one of mask and mask_key, got both. Leave one of them out.")
+        blocks = [block for _, block in reader(open_layer(adata, mask_key)[1])()]
+        mask = sp.vstack(blocks, "csr") if sp.issparse(blocks[0]) else np.vstack(blocks)
     store, matrix = open_layer(adata, layer)
     seen = matrix.peek(256)
     if seen.all_whole and seen.high > 1 and not seen.n_negative:
@@ -294,31 +330,37 @@ def corrected_gram_pca(
             UserWarning,
             stacklevel=2,
         )
-    gram = corrected_gram(store, mask, layer=layer, estimator=estimator, drop_empty=drop_empty)
+    gram = corrected_gram(
+        store, mask, layer=layer, estimator=estimator, center=center, drop_empty=drop_empty
+    )
     notes = []
     if n_empty := int((gram.rates.genes == 0).sum()):
         names = store.var.index[gram.rates.genes == 0]
         notes.append(f"{counted(n_empty, 'gene')} without any entry: {examples(names)}.")
-    values, vectors = leading_eigenpairs(gram, n_comps, random_state=random_state)
-    n_positive = int((values > 1e-10 * max(values[0], 0.0)).sum())
-    if n_comps > n_positive:
-        raise ValueError(
-            f"n_comps must be at most the number of positive eigenvalues, {n_positive}, got "
-            f"{n_comps}. Pass a smaller one."
-        )
-    points = vectors * np.sqrt(values)
-    weights: NDArray[np.float64] | PanelScores
-    if gram.estimator == "pairwise":
-        embedding, loadings, weights = regress_panels(gram, points)
-    else:
-        embedding, genes = points * np.sqrt(gram.n_genes), gram.project(vectors)
-        loadings = genes[0] / np.linalg.norm(genes[0], axis=0)
-        weights = gram.pairs * genes * np.sqrt(gram.n_genes / values)
+    values, vectors = _chosen(gram, n_comps, random_state, notes)
+    roots, unit = np.sqrt(values), 1.0 if scale == "pca" else float(gram.n_genes) ** -0.5
+    embedding = vectors * (roots * np.sqrt(gram.n_genes) * unit)
+    loadings: NDArray[np.float64] | None = None
+    weights: NDArray[np.float64] | PanelScores | None = None
+    shift = np.zeros(len(roots))
+    if gram.estimator == "pairwise" and gram.mask.is_panels:
+        embedding, loadings, scores = regress_panels(gram, vectors * roots)
+        shift = embedding.mean(axis=0) * unit if center else shift
+        embedding = embedding * unit - shift
+        weights = replace(scores, rotation=scores.rotation * unit)
+    elif gram.estimator not in ("pairwise", "rank1_clip"):
+        factor = np.sqrt(gram.n_genes) * unit / roots
+        genes = gram.project(vectors)
+        loadings, genes = genes[0] / np.linalg.norm(genes[0], axis=0), gram.pairs * genes * factor
+        weights = genes
+        if center:
+            fitted = gram.weigh(genes) + gram.extra[:, None] * vectors * factor
+            shift = fitted.mean(axis=0)
     result = CorrectedPCA(
         obs_names=pd.Index(store.obs.index),
         embedding=embedding,
         eigenvalues=values,
-        loadings=pd.DataFrame(loadings, index=store.var.index),
+        loadings=None if loadings is None else pd.DataFrame(loadings, index=store.var.index),
         coverage=pd.Series(gram.rates.cells, index=store.obs.index, name="coverage"),
         estimator=gram.estimator,
         notes=tuple(notes),
@@ -326,7 +368,39 @@ def corrected_gram_pca(
         _var_names=pd.Index(store.var.index),
         _layer=layer,
         _weights=weights,
+        _shift=shift,
     )
     if key_added is not None:
         result.to_adata(adata, key_added)
     return result
+
+
+def _chosen(
+    gram: CorrectedGram, n_comps: Components, seed: int, notes: list[str]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compute as many positive eigenvalues as asked for, or as a rule finds, and vectors."""
+    n_cells = gram.shape[0]
+    all_of_few = n_cells if n_cells <= _FEW_CELLS else _MOST_COMPS
+    wanted = all_of_few if isinstance(n_comps, str) else n_comps
+    values, vectors = leading_eigenpairs(gram, wanted, random_state=seed)
+    n_positive = int((values > 1e-10 * max(values[0], 0.0)).sum()) if values[0] > 0 else 0
+    if not isinstance(n_comps, str):
+        if n_comps > n_positive:
+            raise ValueError(
+                f"n_comps must be at most the number of positive eigenvalues, {n_positive}, got "
+                f"{n_comps}. Pass a smaller one."
+            )
+        return values, vectors
+    values, vectors = values[:n_positive], vectors[:, :n_positive]
+    if wanted < n_cells and n_positive == wanted:
+        notes.append(f"The rule looked at the {wanted} largest eigenvalues only.")
+    if n_comps == "proportion":
+        kept = int(np.searchsorted(values.cumsum(), _PROPORTION * values.sum())) + 1
+    elif n_positive < 6:
+        raise ValueError(
+            f"n_comps='scree' needs 6 positive eigenvalues, got {n_positive}. Pass a number."
+        )
+    else:
+        slopes = (values[2:] - values[:-2]) / 2
+        kept = int((slopes[3:] - slopes[:-3]).argmax()) + 2
+    return values[:kept], vectors[:, :kept]

@@ -6,14 +6,15 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
+from sklearn.cluster import KMeans
 
-from hdeepinsight._errors import batch_column, check_number, examples, invalid
+from hdeepinsight._errors import batch_column, check_choice, check_number, examples, invalid
 from hdeepinsight.data import DataLike, RowMatrix, Store, open_store
 from hdeepinsight.graph import (
     CorrectedGram,
@@ -25,11 +26,14 @@ from hdeepinsight.graph import (
 )
 
 Mask: TypeAlias = "ArrayLike | sp.spmatrix | MissingEntries | DropoutMask | PanelMask"
+Grouping = Literal["leiden", "vote"]
 
 #: Rows that are read at a time from a file or a dask array.
 _ROWS = 4096
-#: Components, and neighbours on them, that cells are grouped by.
-_N_COMPS, _NEIGHBORS = 30, 15
+#: Clusters of the runs that vote, and components that cells are grouped by.
+_VOTERS, _N_COMPS, _NEIGHBORS = (4, 6, 8, 10, 12), 30, 15
+#: Most entries of a mask of groups by genes: 200 MB.
+_LARGEST_MASK = 200_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,6 +242,7 @@ def estimate_dropout_mask(
     layer: str | None = None,
     groups_key: str | None = None,
     threshold: float = 0.85,
+    method: Grouping = "leiden",
     random_state: int = 0,
 ) -> DropoutMask:
     """Guess which zeros are dropouts: those of genes that most cells of a group express.
@@ -255,10 +260,13 @@ def estimate_dropout_mask(
     layer
         Layer with the log values; ``X`` by default.
     groups_key
-        Column of ``obs`` with groups of cells; by default clusters of the graph of 15 neighbours,
-        for which the extra ``leiden`` has to be installed.
+        Column of ``obs`` with groups of cells; by default `method` makes them.
     threshold
         Zeros of a gene are true ones in a group where at least this share of the cells has 0.
+    method
+        ``"leiden"`` clusters the graph of 15 neighbours, for which the extra ``leiden`` has to be
+        installed. ``"vote"`` clusters by k-means into 4, 6, 8, 10 and 12 groups and takes the
+        majority, as published {cite:p}`ling2021`.
     random_state
         Seed of the clusters.
 
@@ -267,7 +275,7 @@ def estimate_dropout_mask(
     KeyError
         If there is no such column.
     ValueError
-        If `threshold` is not from 0 to 1.
+        If `threshold` or `method` is not valid, or the groups of the vote are too many.
 
     Examples
     --------
@@ -281,21 +289,39 @@ def estimate_dropout_mask(
     [[True, False], [False, True]]
     """
     check_number("threshold", threshold, 0, 1, hint="Omit it to use 0.85.")
+    check_choice("method", method, get_args(Grouping), "Omit it to use 'leiden'.")
     store, matrix = open_layer(adata, layer)
-    names: tuple[str, ...] = ()
+
+    def dropouts(codes: NDArray[np.int64], n_groups: int) -> NDArray[np.bool_]:
+        sizes = np.bincount(codes, minlength=n_groups)[:, None]
+        return np.asarray((sizes - _count(matrix, codes, n_groups)) / sizes < threshold)
+
     if groups_key is not None:
         codes, names = _codes(batch_column(store.obs, groups_key))
-    else:
-        plain = entry_mask(None, matrix.shape)
-        gram = CorrectedGram(reader(matrix), plain, keep=not is_lazy(matrix), drop_empty=True)
-        n_comps = max(1, min(_N_COMPS, min(matrix.shape) - 1))
-        values, vectors = leading_eigenpairs(gram, n_comps, random_state=random_state)
-        points = vectors * np.sqrt(np.maximum(values, 0.0))
+        return DropoutMask(codes, dropouts(codes, len(names)), names)
+    plain = entry_mask(None, matrix.shape)
+    gram = CorrectedGram(reader(matrix), plain, keep=not is_lazy(matrix), drop_empty=True)
+    n_comps = max(1, min(_N_COMPS, min(matrix.shape) - 1))
+    values, vectors = leading_eigenpairs(gram, n_comps, random_state=random_state)
+    points = vectors * np.sqrt(np.maximum(values, 0.0))
+    if method == "leiden":
         graph = knn_graph(points, k=min(_NEIGHBORS, len(points) - 1))
         codes = leiden_communities(graph, seed=random_state)
-    sizes = np.bincount(codes)[:, None]
-    zeros = sizes - _count(matrix, codes, len(sizes))
-    return DropoutMask(codes, np.asarray(zeros / sizes < threshold), names)
+        return DropoutMask(codes, dropouts(codes, int(codes.max()) + 1))
+    runs = [
+        KMeans(min(k, len(points)), n_init=10, random_state=random_state).fit_predict(points)
+        for k in _VOTERS
+    ]
+    signatures, joint = np.unique(np.column_stack(runs), axis=0, return_inverse=True)
+    if signatures.shape[0] * matrix.shape[1] > _LARGEST_MASK:
+        raise ValueError(
+            f"The vote must need at most {_LARGEST_MASK:,} entries, got {len(signatures):,} groups "
+            f"of {matrix.shape[1]:,} genes. Use method='leiden'."
+        )
+    votes = np.zeros((len(signatures), matrix.shape[1]))
+    for run, column in zip(runs, signatures.T, strict=True):
+        votes += dropouts(run.astype(np.int64), int(run.max()) + 1)[column]
+    return DropoutMask(joint.ravel().astype(np.int64), votes > len(runs) / 2)
 
 
 def _codes(column: pd.Series) -> tuple[NDArray[np.int64], tuple[str, ...]]:

@@ -13,6 +13,7 @@ from sklearn.metrics import adjusted_rand_score, roc_auc_score
 import hdeepinsight as hdi
 from hdeepinsight._archive import parse
 from hdeepinsight.models import load_model
+from hdeepinsight.models.dpdcan._privacy import spent_epsilon
 
 pytest.importorskip("opacus")
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
@@ -64,11 +65,24 @@ def test_private_training_keeps_to_its_budget_and_says_so(synthetic_hierarchy):
     assert "train_loss" not in model.history
 
 
+@pytest.mark.parametrize(("heads", "projection"), [("compact", None), ("projected", 3.0)])
+def test_noise_may_be_given_in_place_of_a_budget(heads, projection, synthetic_hierarchy, tmp_path):
+    model = trained(synthetic_hierarchy, heads, noise_multiplier=3.0)
+    report = model.privacy_report
+    assert (report.noise_multiplier, report.projection_noise) == (3.0, projection)
+    releases = [(3.0, 60 / 420, 6)] + ([(3.0, 1.0, 1)] if projection else [])
+    assert report.epsilon == pytest.approx(spent_epsilon(releases, 1e-5))
+    n_noisy = sum(value.numel() for value in model.module.network.parameters())
+    assert report.ratio == pytest.approx(3.0 * n_noisy**0.5 / 60)
+    model.save(tmp_path / "model")
+    assert load_model(tmp_path / "model").privacy_report == report
+
+
 def test_every_private_tensor_moves_and_the_random_decoder_does_not(synthetic_hierarchy):
     for mode in ("whole", "partial_safe", "paper"):
         model = made(synthetic_hierarchy, heads="compact")
         before = {k: v.clone() for k, v in model.module.network.named_parameters()}
-        model.train(privacy=mode, **SHORT)
+        model.train(privacy=mode, noise_multiplier=3.0, **SHORT)
         after = dict(model.module.network.named_parameters())
         same = {name for name in before if torch.equal(before[name], after[name])}
         outside = {name for name in before if not name.startswith("encoder.")}
@@ -226,11 +240,13 @@ def test_noise_above_the_signal_is_logged(synthetic_hierarchy, caplog):
         ({"target_epsilon": 0.0}, "target_epsilon must be a number from 0.01 to 100, got 0.0"),
         ({"target_epsilon": -1.0}, "target_epsilon must be"),
         ({"delta": 0.01}, "delta must be above 0 and below 1 / 420"),
+        ({"target_epsilon": 1.0, "noise_multiplier": 2.0}, "say the same"),
         ({"privacy": "most"}, "privacy must be one of"),
         ({"expected_batch_size": 421}, "at most the number of cells, 420"),
         ({"max_steps": 0}, "max_steps must be an integer >= 1"),
         ({"checkpoint": "folder"}, "looks at the cells again"),
         ({"max_grad_norm": 0.0}, "max_grad_norm must be"),
+        ({"noise_multiplier": 0.0}, "noise_multiplier must be"),
     ],
 )
 def test_settings_out_of_range_are_refused(given, text, synthetic_hierarchy):

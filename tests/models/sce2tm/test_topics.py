@@ -42,6 +42,11 @@ def test_tables_of_genes(trained):
     assert top.shape == (12, 3)
     for topic, names in top.iterrows():
         assert list(names) == list(loadings.loc[topic].nlargest(3).index)
+    topics, genes = trained.get_topic_embeddings(), trained.get_gene_embeddings()
+    apart = ((topics.loc["topic_2"] - genes.loc["GENE7"]) ** 2).sum()
+    ratio = loadings.loc["topic_2", "GENE7"] / loadings.loc["topic_0", "GENE7"]
+    other = ((topics.loc["topic_0"] - genes.loc["GENE7"]) ** 2).sum()
+    assert ratio == pytest.approx(np.exp((other - apart) / 0.2), rel=1e-3)
 
 
 def test_differential_topics_are_those_of_a_test_per_group(trained):
@@ -105,6 +110,14 @@ def test_perturbations_move_cells_to_a_target(trained):
 def test_perturbations_that_make_no_sense_are_refused(trained, call, message):
     with pytest.raises(ValueError, match=message):
         trained.perturb_topics([0, 1], **call)
+
+
+def test_metrics_are_those_of_the_loadings(trained):
+    sets = {"first": [f"GENE{i}" for i in range(10)], "second": [f"GENE{i}" for i in range(5, 40)]}
+    found = trained.topic_metrics(sets, n_top=5)
+    assert found["diversity"] == topic_diversity(trained.get_topic_gene(), n_top=5)
+    assert found["quality"] == pytest.approx(found["coherence"] * found["diversity"])
+    assert 0 <= found["n_sets"] <= found["n_hits"]
 
 
 def test_numbers_of_topics_are_compared_between_seeds(cells):

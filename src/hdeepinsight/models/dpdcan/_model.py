@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -178,8 +179,9 @@ class DPDCAN(UnlabeledMixin, CountModel):
         self,
         *,
         privacy: Mode | None = "whole",
-        target_epsilon: float = 4.0,
+        target_epsilon: float | None = None,
         delta: float = 1e-5,
+        noise_multiplier: float | None = None,
         max_grad_norm: float = 0.1,
         expected_batch_size: int | None = None,
         max_steps: int = 100,
@@ -198,7 +200,10 @@ class DPDCAN(UnlabeledMixin, CountModel):
             ``"paper"``: noise on the encoder, and none on the decoder that learns with it, as
             published; it guarantees nothing. ``None``: no noise; opacus is not needed.
         target_epsilon, delta
-            The budget of a cell. ``delta`` has to be below one over the number of cells.
+            The budget of a cell; 4 and 1e-5 by default. ``delta`` has to be below one over the
+            number of cells.
+        noise_multiplier
+            Noise of every release in units of what a cell may change, in place of a budget.
         max_grad_norm
             Largest norm of a cell's gradient.
         expected_batch_size
@@ -230,7 +235,7 @@ class DPDCAN(UnlabeledMixin, CountModel):
         >>> hdi.DPDCAN.setup_anndata(reference)
         >>> model = hdi.DPDCAN(reference, n_latent=8, heads="compact")
         >>> quiet = {"accelerator": "cpu", "enable_progress_bar": False}
-        >>> model.train(privacy="paper", max_steps=2, **quiet)
+        >>> model.train(privacy="paper", noise_multiplier=3.0, max_steps=2, **quiet)
         >>> model.privacy_report.epsilon is None, model.privacy_report.nominal_epsilon > 0
         (True, True)
         """
@@ -257,7 +262,13 @@ class DPDCAN(UnlabeledMixin, CountModel):
                 raise ValueError(f"{msg} which its report does not count. Omit checkpoint.")
             check_delta(delta, n)
             check_number("max_grad_norm", max_grad_norm, 1e-6, hint="Omit it to use 0.1.")
-            check_number("target_epsilon", target_epsilon, 1e-2, 1e2, hint="Usual are 0.5 to 10.")
+            if target_epsilon is not None and noise_multiplier is not None:
+                msg = "target_epsilon and noise_multiplier say the same."
+                raise ValueError(f"{msg} Pass one of them.")
+            budget = 4.0 if target_epsilon is None else target_epsilon
+            check_number("target_epsilon", budget, 1e-2, 1e2, hint="Usual are 0.5 to 10.")
+            if noise_multiplier is not None:
+                check_number("noise_multiplier", noise_multiplier, 0.3, hint="Usual are 1 to 20.")
             said = [OF_MODE[privacy], *ALWAYS]
             said += [] if genes_are_public else [GENES]
             if donor_key is not None:
@@ -265,11 +276,13 @@ class DPDCAN(UnlabeledMixin, CountModel):
                 said += [DONORS.format(int(sizes.max()))]
             said = said if noise_seed is None else [UNSEEDED, *said]
             about: Any = {"max_grad_norm": max_grad_norm, "conditions": tuple(said)}
-            budget = privacy, target_epsilon, delta, batch / n, max_steps
-            report = within_budget(*budget, self.heads == "projected", **about)
+            planned = privacy, budget, delta, batch / n, max_steps
+            report = within_budget(*planned, self.heads == "projected", noise_multiplier, **about)
             parameters = self.module.network.named_parameters()
             n_noisy = sum(value.numel() for name, value in parameters if report.is_noisy(name))
-            if (ratio := report.noise_multiplier * n_noisy**0.5 / batch) > MOST_NOISE:
+            ratio = report.noise_multiplier * n_noisy**0.5 / batch
+            report = replace(report, ratio=ratio)
+            if ratio > MOST_NOISE:
                 logger.warning(
                     "Noise is %.1f times the largest averaged gradient, so little is learned. Use "
                     "heads='projected', fewer genes, a larger expected_batch_size, or more cells.",

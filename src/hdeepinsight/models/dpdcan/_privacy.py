@@ -57,6 +57,8 @@ class PrivacyReport:
         in a step.
     projection_noise
         Noise of the projection in units of its sensitivity; ``None`` where there is none.
+    ratio
+        Norm of the noise over the largest norm of the averaged gradient.
     conditions
         What the number rests on and what it leaves out, in sentences.
     steps, accounted_epsilon
@@ -80,6 +82,7 @@ class PrivacyReport:
     max_grad_norm: float
     sample_rate: float
     projection_noise: float | None = None
+    ratio: float = 0.0
     conditions: tuple[str, ...] = ()
     steps: int = 0
     accounted_epsilon: float = 0.0
@@ -167,7 +170,14 @@ def solve_noise(
 
 
 def within_budget(
-    mode: Mode, epsilon: float, delta: float, rate: float, steps: int, projects: bool, **about: Any
+    mode: Mode,
+    epsilon: float,
+    delta: float,
+    rate: float,
+    steps: int,
+    projects: bool,
+    noise: float | None = None,
+    **about: Any,
 ) -> PrivacyReport:
     """Return the report of a training with the least noise that keeps to a budget.
 
@@ -177,11 +187,15 @@ def within_budget(
         What the training has to keep to, sampling rate and number of steps.
     projects
         Whether a projection is released before the steps.
+    noise
+        Noise multiplier of every release, in place of the least one.
     **about
         Further fields of the report.
     """
-    projection = solve_noise(PROJECTION_SHARE * epsilon, delta, 1.0, 1) if projects else None
+    projection = None
+    if projects:
+        projection = noise or solve_noise(PROJECTION_SHARE * epsilon, delta, 1.0, 1)
     before = [(projection, 1.0, 1)] if projection else []
-    noise = solve_noise(epsilon, delta, rate, steps, before)
+    noise = noise or solve_noise(epsilon, delta, rate, steps, before)
     how: Any = {"noise_multiplier": noise, "sample_rate": rate, "delta": delta}
     return PrivacyReport(mode=mode, projection_noise=projection, **how, **about)

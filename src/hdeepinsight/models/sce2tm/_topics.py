@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -13,7 +13,12 @@ from anndata import AnnData
 from scipy.stats import false_discovery_control, mannwhitneyu
 
 from hdeepinsight._errors import check_choice, check_integer, invalid, one_column
-from hdeepinsight.metrics import topic_diversity, topic_stability
+from hdeepinsight.metrics import (
+    topic_coherence,
+    topic_diversity,
+    topic_enrichment,
+    topic_stability,
+)
 from hdeepinsight.models._base._unlabeled import UnlabeledMixin
 
 Cells: TypeAlias = AnnData | Sequence[int] | np.ndarray | None
@@ -102,6 +107,16 @@ class TopicsMixin(UnlabeledMixin):
         """Return the share of every topic in each gene; columns (genes) sum to 1."""
         values = self.module.loadings().cpu().numpy()
         return pd.DataFrame(values, index=self.topic_names, columns=list(self.genes))
+
+    @torch.inference_mode()
+    def get_topic_embeddings(self) -> pd.DataFrame:
+        """Return the positions of the topics on the unit sphere that they share with the genes."""
+        return pd.DataFrame(self.module.positions()[0].cpu().numpy(), index=self.topic_names)
+
+    @torch.inference_mode()
+    def get_gene_embeddings(self) -> pd.DataFrame:
+        """Return the positions of the genes on the unit sphere that they share with the topics."""
+        return pd.DataFrame(self.module.positions()[1].cpu().numpy(), index=list(self.genes))
 
     def top_genes(self, n: int = 10) -> pd.DataFrame:
         """Return the genes in which each topic has its largest share.
@@ -245,6 +260,31 @@ class TopicsMixin(UnlabeledMixin):
     def _decode(self, theta: torch.Tensor, index: pd.Index | None = None) -> pd.DataFrame:
         decoded = self.module.eval().generative(theta)["log_share"].cpu().numpy()
         return pd.DataFrame(decoded, index=index, columns=list(self.genes))
+
+    def topic_metrics(
+        self, gene_sets: Mapping[str, Iterable[str]], *, n_top: int = 10
+    ) -> pd.Series:
+        """Score the topics against gene sets.
+
+        Parameters
+        ----------
+        gene_sets
+            Genes of every set by its name.
+        n_top
+            Top genes of each topic.
+
+        Returns
+        -------
+        ``coherence``, ``diversity``, their product ``quality``, and of over-represented sets
+        ``n_hits``, ``n_sets`` and ``uniqueness``; see :mod:`hdeepinsight.metrics`.
+        """
+        given = self.get_topic_gene().to_numpy(), list(self.genes), gene_sets
+        coherence = topic_coherence(*given, n_top=n_top)
+        diversity = topic_diversity(given[0], n_top=n_top)
+        found = {"coherence": coherence, "diversity": diversity, "quality": coherence * diversity}
+        enriched = topic_enrichment(*given, n_top=n_top)
+        names = "n_hits", "n_sets", "uniqueness"
+        return pd.Series(found | {name: getattr(enriched, name) for name in names})
 
     def select_n_topics(
         self, candidates: Sequence[int], *, seeds: Sequence[int] = (0, 1, 2), **train: Any

@@ -81,7 +81,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
         Tree of the cell types; by default the one that the label columns span.
     layout
         Pixel of every gene: a :class:`~hdeepinsight.image.GeneLayout`, or how to fit one
-        (``"tsne"``, ``"tsne_published"``, ``"mde"``, ``"random"``).
+        (``"tsne"``, ``"tsne_published"``, ``"umap"``, ``"mde"``, ``"random"``).
     n_genes
         Most genes of a fitted layout: ``keep_genes`` first, then the most variable ones.
     keep_genes
