@@ -59,13 +59,22 @@ from hdeepinsight.nn._seeds import one_at_a_time as one_at_a_time
 from hdeepinsight.nn._seeds import seeded as seeded
 from hdeepinsight.nn._sinkhorn import sinkhorn
 from hdeepinsight.nn._tagconv import CellGraph, SparseFeatures, TAGConv, sparse_rows
-from hdeepinsight.nn._tokens import TokenEncoder, TokenSets, bin_values, token_sets
+from hdeepinsight.nn._tokens import (
+    Binning,
+    Pooling,
+    TokenEncoder,
+    TokenSets,
+    ValueEncoding,
+    bin_values,
+    token_sets,
+)
 
 __all__ = [
     "BACKBONES",
     "AdaptiveHierarchicalFocalLoss",
     "BatchNorm1d",
     "BatchNorm2d",
+    "Binning",
     "CellGraph",
     "CompactBackbone",
     "ComponentDecoder",
@@ -88,6 +97,7 @@ __all__ = [
     "ModalityDropout",
     "ModelNormalizer",
     "PerParentHead",
+    "Pooling",
     "ProfileEnsemble",
     "ProfileMatcher",
     "ProteinChannels",
@@ -100,6 +110,7 @@ __all__ = [
     "TAGConv",
     "TokenEncoder",
     "TokenSets",
+    "ValueEncoding",
     "adapt_first_convolution",
     "adjacency_error",
     "are_joined",

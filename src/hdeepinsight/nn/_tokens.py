@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from hdeepinsight._errors import check_choice
+
+Binning = Literal["log2", "log2_published", "rank"]
+ValueEncoding = Literal["hard", "soft"]
+Pooling = Literal["attention", "cls", "mean"]
 
 CPU_TOKENS, GPU_TOKENS = 4096, 2**18
 """Tokens in one pass through the blocks: on a CPU what stays in its caches is read fastest."""
@@ -21,7 +27,8 @@ class TokenSets(NamedTuple):
     genes
         Number of the gene of every token, int64, shape ``(n_cells, n_tokens)``.
     bins
-        Bin of its value, from 1 on, int64, the same shape; 0 for padding.
+        Bin of its value, from 1 on, int64, or position between two bins, float32, the same shape;
+        0 for padding.
     real
         Whether it is a token and no padding, the same shape.
 
@@ -54,7 +61,13 @@ class TokenSets(NamedTuple):
             start = stop
 
 
-def bin_values(log_values: Tensor, n_bins: int = 5) -> Tensor:
+def bin_values(
+    log_values: Tensor,
+    n_bins: int = 5,
+    *,
+    binning: Binning = "log2",
+    encoding: ValueEncoding = "hard",
+) -> Tensor:
     r"""Compute the bins of the values of expressed genes.
 
     Parameters
@@ -64,11 +77,16 @@ def bin_values(log_values: Tensor, n_bins: int = 5) -> Tensor:
         gene is not expressed.
     n_bins
         Number of bins :math:`K`.
+    binning
+        ``"log2"``: bin :math:`1 + \min(\lfloor\log_2(1 + v)\rfloor, K - 1)`. ``"log2_published"``:
+        :math:`\min(\lfloor\log_2(1 + v)\rfloor, K)`, by which single counts of deep cells vanish.
+        ``"rank"``: quantile among the cell's expressed genes, which ignores depth.
+    encoding
+        ``"hard"`` gives bins, int64; ``"soft"`` positions between two of them, float32.
 
     Returns
     -------
-    :math:`1 + \min(\lfloor\log_2(1 + v)\rfloor, K - 1)`, int64, shape ``(n_cells, n_genes)``; 0
-    where there is no token.
+    Bins from 1 to :math:`K`, shape ``(n_cells, n_genes)``; 0 where there is no token.
 
     Examples
     --------
@@ -76,9 +94,22 @@ def bin_values(log_values: Tensor, n_bins: int = 5) -> Tensor:
     >>> bin_values(torch.tensor([[0.0, 0.5, 1.0, 3.0, 100.0]]).log1p())
     tensor([[0, 1, 2, 3, 5]])
     """
-    # Logarithms of whole powers of two may end a hair below the whole number.
-    exponent = (log_values / np.log(2) + 1e-5).clamp_max(n_bins - 1)
-    return torch.where(log_values > 0, 1 + exponent.long(), 0)
+    check_choice("binning", binning, get_args(Binning))
+    check_choice("value_encoding", encoding, get_args(ValueEncoding))
+    expressed = log_values > 0
+    if binning == "rank":
+        ordered, values = log_values.where(expressed, torch.inf).sort(1)[0], log_values.contiguous()
+        # Ties share the mean of their ranks.
+        below, upto = (torch.searchsorted(ordered, values, right=right) for right in (False, True))
+        share = (below + upto) / 2 / expressed.sum(1, keepdim=True).clamp_min(1)
+        found = 1 + (n_bins * share).clamp_max(n_bins - 1)
+    else:
+        # Logarithms of whole powers of two may end a hair below the whole number.
+        exponent = log_values / np.log(2) + 1e-5
+        found = 1 + exponent.clamp_max(n_bins - 1)
+        if binning == "log2_published":
+            expressed, found = exponent >= 1, exponent.clamp_max(n_bins)
+    return torch.where(expressed, found.long() if encoding == "hard" else found, 0)
 
 
 def token_sets(bins: Tensor, most: int | None = None, priority: Tensor | None = None) -> TokenSets:
@@ -129,10 +160,9 @@ class TokenEncoder(nn.Module):
         Sizes of the transformer.
     dropout
         Dropout rate after every attention and every feed-forward network.
-
-    Notes
-    -----
-    Features are a mean of the tokens, weighted by how much each counts, which is learned.
+    pooling
+        How tokens become features: ``"attention"`` learns how much each token counts, ``"mean"``
+        takes their mean, ``"cls"`` the vector of a token that every cell has.
 
     Examples
     --------
@@ -153,9 +183,11 @@ class TokenEncoder(nn.Module):
         n_heads: int,
         head_size: int,
         dropout: float = 0.1,
+        pooling: Pooling = "attention",
     ) -> None:
         super().__init__()
-        self.n_latent, self.mask = width, n_bins + 1
+        check_choice("pooling", pooling, get_args(Pooling))
+        self.n_latent, self.mask, self.pooling = width, n_bins + 1, pooling
         self.genes = nn.Embedding(n_genes, width)
         self.values = nn.Embedding(n_bins + 2, width)
         self.cls = nn.Parameter(torch.zeros(width))
@@ -165,8 +197,9 @@ class TokenEncoder(nn.Module):
             _Block(width, n_heads, head_size, dropout) for _ in range(n_layers)
         )
         self.norm = nn.LayerNorm(width)
-        layers = nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1, bias=False)
-        self.gate = nn.Sequential(*layers)
+        if pooling == "attention":
+            layers = nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1, bias=False)
+            self.gate = nn.Sequential(*layers)
 
     def embed(self, tokens: TokenSets, masked: Tensor | None = None) -> Tensor:
         """Return the vectors of the tokens, shape ``(n_cells, n_tokens, width)``.
@@ -179,7 +212,10 @@ class TokenEncoder(nn.Module):
             Tokens whose value is hidden, shape ``(n_cells, n_tokens)``.
         """
         bins = tokens.bins if masked is None else tokens.bins.masked_fill(masked, self.mask)
-        embedded: Tensor = self.genes(tokens.genes) + self.values(bins)
+        values = self.values(bins.long())
+        if bins.is_floating_point():
+            values = values.lerp(self.values(bins.ceil().long()), bins.frac().unsqueeze(2))
+        embedded: Tensor = self.genes(tokens.genes) + values
         return embedded
 
     def hidden(self, embedded: Tensor, real: Tensor) -> Tensor:
@@ -206,9 +242,12 @@ class TokenEncoder(nn.Module):
 
     def pool(self, hidden: Tensor, real: Tensor) -> Tensor:
         """Return features ``(n_cells, width)`` of what :meth:`hidden` returned."""
+        if self.pooling == "cls":
+            return hidden[:, 0]
         # The common token stands in where there is no other.
         counted = torch.cat([~real.any(1, keepdim=True), real], dim=1)
-        scores: Tensor = self.gate(hidden).squeeze(2).masked_fill(~counted, -torch.inf)
+        scores = self.gate(hidden).squeeze(2) if self.pooling == "attention" else counted.float()
+        scores = scores.masked_fill(~counted, -torch.inf)
         return (scores.softmax(dim=1).to(hidden).unsqueeze(1) @ hidden).squeeze(1)
 
     def forward(self, tokens: TokenSets, masked: Tensor | None = None) -> Tensor:

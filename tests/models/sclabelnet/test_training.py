@@ -154,15 +154,44 @@ def test_it_is_saved_and_loaded(tokens_model, query, tmp_path):
     assert repr(loaded) == repr(tokens_model)
 
 
-def test_the_head_alone_is_finetuned(reference, fit_tokens):
+OPTIONS = [
+    {"pooling": "cls", "binning": "log2_published"},
+    {"pooling": "mean", "binning": "rank", "n_bins": 3},
+    {"value_encoding": "soft", "n_bins": 7},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_other_readings_learn_and_are_saved(reference, query, truth, fit_tokens, tmp_path, options):
+    model = fit_tokens(reference, **options)
+    n_bins = options.get("n_bins", 5)
+    assert model.module.value_head.out_features == n_bins
+    labels = model.predict(query, level="cell_type", threshold=None, reject="off")
+    assert (labels == truth).mean() > 0.6  # one in seven by chance
+    model.save(tmp_path / "model")
+    loaded = load_model(tmp_path / "model")
+    assert options.items() <= loaded.init_params_["non_kwargs"].items()
+    left, right = (each.predict_proba(query).to_numpy() for each in (model, loaded))
+    np.testing.assert_allclose(left, right, atol=1e-6)
+    found = model.explain(query[:12].copy(), "T", n_steps=64)
+    size = np.abs(found.outputs - found.base_values).max()
+    assert np.median(np.abs(found.additivity_error)) < 0.01 * size
+    model.pretrain(max_epochs=1, split_key="batch", **QUIET)
+    assert np.log(n_bins) / 2 < model.pretraining["baseline_all_genes"] < np.log(n_bins)
+
+
+@pytest.mark.parametrize("finetune", ["head", "published"])
+def test_only_what_is_named_is_finetuned(reference, finetune):
     SCLabelNet.setup_anndata(reference, labels_keys=LEVELS)
     model = SCLabelNet(reference)
     before = weights_of(model.module)
-    model.train(max_epochs=1, finetune="head", validation_size=0.2, **QUIET)
+    model.train(max_epochs=1, finetune=finetune, validation_size=0.2, **QUIET)
     after = weights_of(model.module)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert {name for name in changed if name.startswith("head.")}
-    assert all(name.startswith(("head.", "temperature", "log_prior")) for name in changed)
+    free = {"head": ("head.",), "published": ("head.", "backbone.norm.", "backbone.blocks.0.")}
+    others = ("temperature", "log_prior")
+    assert all(name.startswith((*free[finetune], *others)) for name in changed)
+    assert all(any(name.startswith(part) for name in changed) for part in free[finetune])
     assert all(parameter.requires_grad for parameter in model.module.parameters())
 
 
@@ -173,8 +202,12 @@ def test_what_cannot_be_is_refused(reference, fit_tokens):
         fit_tokens(reference, train={"finetune": "tail"})
     with pytest.raises(ValueError, match="which a datamodule does not"):
         SCLabelNet(registry=fit_tokens(reference, train={"max_epochs": 1}).registry)
-    with pytest.raises(ValueError, match="size must be one of"):
-        fit_tokens(reference, size="huge")
+    options = {"size": "huge", "pooling": "max", "binning": "log10", "value_encoding": "firm"}
+    for name, value in options.items():
+        with pytest.raises(ValueError, match=f"{name} must be one of"):
+            SCLabelNet(reference, **{name: value})
+    with pytest.raises(ValueError, match="n_bins must be an integer >= 2"):
+        SCLabelNet(reference, n_bins=1)
 
 
 def test_it_is_adapted_explained_and_refined_like_any_model(tokens_model, query):

@@ -37,7 +37,15 @@ from hdeepinsight.models.sclabelnet._plan import (
     log_prior_ratio,
     sampling_weights,
 )
-from hdeepinsight.nn import CountThinning, GeneMasking, LeafSums, usual_shift
+from hdeepinsight.nn import (
+    Binning,
+    CountThinning,
+    GeneMasking,
+    LeafSums,
+    Pooling,
+    ValueEncoding,
+    usual_shift,
+)
 from hdeepinsight.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
@@ -78,6 +86,14 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
     size
         ``"small"``: 2 layers of width 64; ``"medium"``: 4 of 128; ``"published"``: 6 of 200, with
         exact attention in place of the Performer.
+    pooling
+        How tokens become features: ``"attention"``, ``"cls"`` or ``"mean"``.
+    binning
+        ``"log2"``, ``"log2_published"`` or ``"rank"``; see :func:`~hdeepinsight.nn.bin_values`.
+    value_encoding
+        ``"hard"`` bins, or ``"soft"`` ones: positions between two of them.
+    n_bins
+        Bins of the values.
     max_tokens
         Most tokens of a cell: random ones in training, the most telling ones at prediction.
     dropout
@@ -122,9 +138,6 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
     _figures: ClassVar[tuple[str, ...]] = ("shift_", "pretraining_")
     _train_options = *HierarchicalClassifierMixin._train_options, "finetune", "balance"
     _batch_size_bounds = 16, 64  # a step costs more than one on an image
-    _former_options: ClassVar[Mapping[str, Any]] = {
-        **{"pooling": "attention", "binning": "log2", "value_encoding": "hard", "n_bins": 5},
-    }
 
     taxonomy: Taxonomy | None  # type: ignore[assignment]
     pretraining_: dict[str, Any] | None = None
@@ -138,6 +151,10 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         genes: Sequence[str] | None = None,
         n_genes: int = 4096,
         size: str = "small",
+        pooling: Pooling = "attention",
+        binning: Binning = "log2",
+        value_encoding: ValueEncoding = "hard",
+        n_bins: int = 5,
         max_tokens: int = 256,
         dropout: float = 0.1,
         masking: GeneMasking | dict[str, float] | None = None,
@@ -169,7 +186,8 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
             "thinning": thinning.to_dict(),
             "seed": self.seed,
         }
-        how: Any = {"size": size, "max_tokens": max_tokens, "dropout": dropout}
+        how: Any = {"size": size, "pooling": pooling, "max_tokens": max_tokens, "dropout": dropout}
+        how |= {"binning": binning, "value_encoding": value_encoding, "n_bins": n_bins}
         with training.seeded(self.seed):
             self.module = self._module_cls(
                 self.taxonomy, len(self._genes), masking=masking, thinning=thinning, **how
@@ -345,6 +363,7 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         options |= {"accelerator": accelerator, "devices": devices, "max_epochs": max_epochs}
         loaders = DataSplitter(manager, external_indexing=split, batch_size=batch_size)
         learner = copy.copy(self)  # whose history and split are not those of learning labels
+        learner.is_trained_ = False
         learner._run(plan, loaders, options)
         # An encoder without a head is then all that it can be.
         self.is_trained_ = self.is_trained_ or self.taxonomy is None
@@ -375,7 +394,8 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
             As in :meth:`hdeepinsight.models.CountModel.train`.
         finetune
             What of a pretrained network learns: ``"full"``, the default, all of it, the encoder at
-            a tenth of the rate; ``"head"`` the head alone.
+            a tenth of the rate; ``"head"`` the head alone; ``"published"`` the head, the last
+            normalisation and the second-to-last block.
         balance
             :math:`\beta`: cells are drawn with weights :math:`n^{-\beta}`, where :math:`n` cells
             have their label. 0 draws as many of each label as there are, 1 equally many; 0.5 by

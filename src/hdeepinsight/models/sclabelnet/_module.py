@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,12 +14,15 @@ from hdeepinsight._errors import check_choice, check_integer, check_number
 from hdeepinsight.models._base._module import TreeModule
 from hdeepinsight.nn import (
     AdaptiveHierarchicalFocalLoss,
+    Binning,
     CountNormalizer,
     CountThinning,
     GeneMasking,
     LinearHead,
+    Pooling,
     TokenEncoder,
     TokenSets,
+    ValueEncoding,
     bin_values,
     token_sets,
 )
@@ -33,8 +37,6 @@ SIZES = {
     "medium": {"width": 128, "n_layers": 4, "n_heads": 8, "head_size": 16},
     "published": {"width": 200, "n_layers": 6, "n_heads": 10, "head_size": 64},
 }
-N_BINS = 5
-"""Bins of the values."""
 VALUES_HIDDEN = 0.1
 """Share of values that are hidden while labels are learned, so that ``mask`` keeps its meaning."""
 
@@ -48,7 +50,7 @@ class GeneTokenClassifier(TreeModule):
         The tree of cell types; ``None`` for an encoder without a head.
     n_genes
         Number of genes.
-    size, max_tokens, dropout, masking, thinning
+    size, pooling, binning, value_encoding, n_bins, max_tokens, dropout, masking, thinning
         As in :class:`~hdeepinsight.models.SCLabelNet`.
     """
 
@@ -60,6 +62,10 @@ class GeneTokenClassifier(TreeModule):
         n_genes: int,
         *,
         size: str,
+        pooling: Pooling,
+        binning: Binning,
+        value_encoding: ValueEncoding,
+        n_bins: int,
         max_tokens: int,
         dropout: float,
         masking: GeneMasking,
@@ -67,12 +73,16 @@ class GeneTokenClassifier(TreeModule):
     ) -> None:
         super().__init__()
         check_choice("size", size, tuple(SIZES))
+        check_integer("n_bins", n_bins, 2)
         check_integer("max_tokens", max_tokens)
         check_number("dropout", dropout, 0, 0.99)
         self.max_tokens, self.masking, self.thinning = max_tokens, masking, thinning
         self.normalizer = CountNormalizer(n_genes)
-        self.backbone = TokenEncoder(n_genes, N_BINS, **SIZES[size], dropout=dropout)
-        self.value_head = nn.Linear(self.backbone.n_latent, N_BINS)
+        self.bins = partial(bin_values, n_bins=n_bins, binning=binning, encoding=value_encoding)
+        self.bins(torch.zeros(1, 1))  # which refuses what it does not know
+        sizes = SIZES[size]
+        self.backbone = TokenEncoder(n_genes, n_bins, **sizes, dropout=dropout, pooling=pooling)
+        self.value_head = nn.Linear(self.backbone.n_latent, n_bins)
         self.head, n_edges, n_levels = None, 0, 0
         if taxonomy is not None:
             n_edges, n_levels = taxonomy.n_edges, taxonomy.max_depth
@@ -102,7 +112,7 @@ class GeneTokenClassifier(TreeModule):
         if shift is not None:
             values = (values + shift).clamp_min(0.0)
         priority = None if self.training else values / self.normalizer.scale
-        return token_sets(bin_values(values, N_BINS), self.max_tokens, priority)
+        return token_sets(self.bins(values), self.max_tokens, priority)
 
     @auto_move_data  # type: ignore[untyped-decorator]
     def inference(

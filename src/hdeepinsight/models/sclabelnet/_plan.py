@@ -24,7 +24,7 @@ from hdeepinsight.models._base._training import check_finite
 from hdeepinsight.nn import TokenSets
 from hdeepinsight.taxonomy import TreeAlgebra
 
-Finetune = Literal["full", "head"]
+Finetune = Literal["full", "head", "published"]
 
 GROUP = "group"
 SCORES = "validation_loss", "baseline_all_genes", "baseline_per_gene"
@@ -87,7 +87,7 @@ def value_losses(module: Any, tokens: TokenSets, chosen: Tensor, masked: Tensor)
         told, hide = (each[some, :n_tokens] for each in (chosen, masked))
         hidden = module.backbone.hidden(module.backbone.embed(part, hide), part.real)[:, 1:]
         logits = module.value_head(hidden[told])
-        losses = nn.functional.cross_entropy(logits, part.bins[told] - 1, reduction="none")
+        losses = nn.functional.cross_entropy(logits, part.bins[told].long() - 1, reduction="none")
         found.append(losses)
         rows.append(some[told.nonzero()[:, 0]])
     return torch.cat(found)[torch.cat(rows).argsort(stable=True)]
@@ -150,7 +150,7 @@ class PretrainingPlan(OneCyclePlan):
         """Return the loss of a mini-batch."""
         tokens, chosen, masked = self._read(batch)
         real = tokens.real
-        at = tokens.genes[real], tokens.bins[real] - 1
+        at = tokens.genes[real], tokens.bins[real].long() - 1
         self.bins.index_put_(at, self.bins.new_ones(()), accumulate=True)
         losses = value_losses(self.module, tokens, chosen, masked)
         # No loss of cells without tokens, but a graph for the optimiser.
@@ -166,7 +166,7 @@ class PretrainingPlan(OneCyclePlan):
         """Collect the losses of held-out cells."""
         tokens, chosen, masked = self._read(batch, self._generator)
         losses = value_losses(self.module, tokens, chosen, masked)
-        self._held_out.append((losses, tokens.genes[chosen], tokens.bins[chosen] - 1))
+        self._held_out.append((losses, tokens.genes[chosen], tokens.bins[chosen].long() - 1))
 
     def on_validation_epoch_end(self) -> None:
         """Log the loss beside its trivial baselines."""
@@ -300,7 +300,8 @@ class FinetuningPlan(HierarchicalPlan):
     log_prior
         What is added to the logits at prediction, shape ``(n_edges,)``.
     finetune
-        ``"full"``, or ``"head"`` alone.
+        ``"full"``, ``"head"``, or ``"published"``: the last normalisation, the second-to-last block
+        and the head.
     encoder_share
         Learning rate of the encoder as a share of that of the head.
     *args, lr, **kwargs
@@ -323,6 +324,9 @@ class FinetuningPlan(HierarchicalPlan):
     def rates(self) -> dict[float, list[Parameter]]:
         """Return what is trained by the share of the learning rate that it is trained at."""
         encoder = self.module.backbone.requires_grad_(self.finetune == "full")
+        if self.finetune == "published":
+            for part in (encoder.norm, encoder.blocks[-2:][0]):
+                part.requires_grad_()
         trained = [p for p in encoder.parameters() if p.requires_grad]
         head = [*self.module.head.parameters()]
         if self.encoder_share == 1.0:
