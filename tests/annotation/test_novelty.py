@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
+import hdeepinsight as hdi
 from hdeepinsight.annotation import (
     NO_LIMIT,
     QueryJudge,
@@ -345,3 +346,13 @@ def test_the_p_value_stands_beside_the_labels(strange):
     frame = strange.to_frame()
     assert list(frame.columns[-2:]) == ["lineage_p_value", "type_p_value"]
     np.testing.assert_array_equal(frame["lineage_p_value"], strange.novelty["lineage_p_value"])
+
+
+@pytest.mark.parametrize("cell_type", ["B", "NK", "CD4 T", "Monocyte"])
+def test_sorted_cells_are_not_taken_for_empty_droplets(cell_type):
+    cells = hdi.datasets.pbmc3k()
+    sorted_cells = cells[cells.obs["cell_type"] == cell_type].copy()
+    result = hdi.hub.pull("pbmc").annotate(sorted_cells)
+    assert result.verdict.light != "red"
+    assert not result.novelty["is_ambient"].any()
+    assert (result.stop_nodes == 0).mean() < 0.02

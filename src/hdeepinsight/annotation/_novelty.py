@@ -246,6 +246,10 @@ class TypeProfiles:
         ratio = (found + PSEUDO_COUNTS) / (expected + PSEUDO_COUNTS)
         self._use(_normalise(self.base * np.clip(ratio, 1 / MAX_RATIO, MAX_RATIO)), weights)
 
+    def is_pure(self, weights: np.ndarray) -> bool:
+        """Whether nearly all cells are of one lineage, so that empty droplets are like them."""
+        return bool(np.bincount(self.group, weights).max() > MAX_PURITY * weights.sum())
+
     def unmix(self, mean: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Return the shares of the types of which a mean profile is a mixture, by likelihood."""
         weights = np.where(self.weights > 0, weights + 0.01, 0.0)

@@ -55,7 +55,7 @@ CONFIDENCES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 #: Correlation with the expected mean below which a query is foreign, above which it is familiar.
 UNLIKE, ALIKE = 0.67, 0.85
 #: Distance from empty droplets, in that of held-out cells, below which a query has no types.
-INDISTINCT = 0.5
+INDISTINCT = 0.42
 FEW_COUNTS = 100
 NO_LIMIT = np.iinfo(np.int32).max
 
@@ -219,6 +219,9 @@ class QueryJudge:
                 by_profile / usual_cells.sum(),
             )
         found = self.profiles.explain(counts)
+        # Empty droplets alone may be called by one name, too, but have few counts.
+        deep = np.median(found.depth) > FEW_COUNTS
+        self.is_pure = bool(deep and self.profiles.is_pure(weights))
         self.support = MarkerSupport(self.profiles, counts, found)
         depth = found.depth
         n_depths = int(np.ceil(np.log2(depth.max() / depth.min()))) + 1
@@ -262,7 +265,8 @@ class QueryJudge:
         far = [each.ambient - middle[self._nearest(each.depth)] for each in known]
         usual = self._by_type([each.leaf for each in known], far)[bins, found.leaf, 0]
         told = usual > np.median([np.std(droplets) for droplets in self.droplets])
-        if told.sum() < min(MIN_CELLS, len(told)):  # held-out cells are like empty droplets too
+        # Held-out cells are like empty droplets too, or the cells of one lineage are.
+        if self.is_pure or told.sum() < min(MIN_CELLS, len(told)):
             return 1.0
         excess = found.ambient - middle[self._nearest(found.depth)]
         return float(np.median(excess[told] / usual[told]))
@@ -335,7 +339,7 @@ class QueryJudge:
             "doublet_score": score,
             "ambient_score": ambient,
             "is_doublet": doublet,
-            "is_ambient": (ambient > ALPHA_AMBIENT) & ~doublet,
+            "is_ambient": (ambient > ALPHA_AMBIENT) & ~doublet & (not self.is_pure),
             "depth": found.depth,
             "no_lineage": unlike | ((by_markers <= ALPHA_MARKERS) & (lack >= MAX_LACK)),
         }
