@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hdeepinsight.models import SCHDeepInsight
+from hdeepinsight.models import Annotator
 
 #: Clear the screen, set the title, ring, end a line early, turn the direction of writing.
 ATTACK = "\x1b[2J\x1b]0;owned\x07\x9b31m\r\u202e\u2066\u200b"
@@ -227,7 +227,7 @@ def test_a_lack_of_memory_is_said_in_a_sentence(files, hdeepinsight, monkeypatch
     def greedy(*_, **__):
         raise error
 
-    monkeypatch.setattr(SCHDeepInsight, "evaluate", greedy)
+    monkeypatch.setattr(Annotator, "evaluate", greedy)
     done = hdeepinsight("evaluate", files.query, "--model", files.model)
     assert done.exit_code == 1
     assert "There is not enough memory" in done.stderr
@@ -238,6 +238,6 @@ def test_an_extra_that_is_missing_is_no_surprise(files, hdeepinsight, monkeypatc
     def lacking(*_, **__):
         raise ImportError("Explaining needs the package shap. Install it with `pip install shap`.")
 
-    monkeypatch.setattr(SCHDeepInsight, "evaluate", lacking)
+    monkeypatch.setattr(Annotator, "evaluate", lacking)
     done = hdeepinsight("evaluate", files.query, "--model", files.model)
     assert done.stderr.startswith("Error: Explaining needs the package shap.")

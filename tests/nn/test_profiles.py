@@ -231,8 +231,8 @@ def test_ensemble_reads_sparse_counts_and_leaves_empty_cells_to_the_network(
 
 
 @pytest.mark.parametrize(
-    ("n_cells", "is_few"), [([49.0, 49, 900], True), ([50.0, 50, 9], False), ([49.0, 1, 0], False)]
+    ("n_cells", "is_few"), [([39.0, 39, 900], True), ([40.0, 40, 9], False), ([39.0, 1, 0], False)]
 )
-def test_few_is_less_than_fifty_cells_of_the_usual_type(n_cells: list, is_few: bool) -> None:
+def test_few_is_less_than_forty_cells_of_the_usual_type(n_cells: list, is_few: bool) -> None:
     assert LeafProfiles(torch.eye(3), torch.tensor(n_cells), torch.ones(3)).are_of_few is is_few
     assert not LeafProfiles(torch.eye(3), torch.tensor(n_cells)).are_of_few  # of an older release

@@ -60,7 +60,7 @@ def test_one_cell():
     ("confidence", "correct", "match"),
     [
         pytest.param([], [], "At least one is needed", id="no_cell"),
-        pytest.param([0.5, 0.5], [True], r"\(2,\) and \(1,\)", id="lengths"),
+        pytest.param([0.5, 0.5], [True], r"\(2,\), \(1,\)", id="lengths"),
         pytest.param([1.5], [True], "probability", id="above_one"),
         pytest.param([np.nan], [True], "finite", id="nan"),
         pytest.param([0.5, 0.5], [True, None], "leave out cells without one", id="unknown"),

@@ -26,7 +26,7 @@ MIN_LEAVES = 2
 #: Fewer cells of a large query may all be of another type, and only be called by this name.
 MIN_SHARE = 0.001
 #: Of fewer cells per type, a network does not learn more than mean profiles say.
-FEW_CELLS = 50
+FEW_CELLS = 40
 FEW_MARKERS = 100
 #: Weight of the squared distance to a mean, in mean variances within a type; of ranks; of all.
 NEARNESS, RANKS, TOTAL = 10.0, 0.5, 2.5
