@@ -121,7 +121,7 @@ class AnnotatingMixin(_Base):
 
     @property
     def few_profiles(self) -> LeafProfiles | None:
-        """Mean profiles that are heard beside the network: types had few cells in training."""
+        """Return the mean profiles that are combined with the network, if types had few cells."""
         return self.profiles_ if self.recipe_.get("mean_profiles") else None
 
     # ----------------------------------------------------------------------------- annotation

@@ -276,7 +276,7 @@ class TopicsMixin(UnlabeledMixin):
         Returns
         -------
         ``coherence``, ``diversity``, their product ``quality``, and of over-represented sets
-        ``n_hits``, ``n_sets`` and ``uniqueness``; see :mod:`hdeepinsight.metrics`.
+        ``n_hits``, ``n_sets`` and ``uniqueness``; see ``hdeepinsight.metrics``.
         """
         given = self.get_topic_gene().to_numpy(), list(self.genes), gene_sets
         coherence = topic_coherence(*given, n_top=n_top)
