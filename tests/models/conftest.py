@@ -67,5 +67,5 @@ def truth(_synthetic_hierarchy: ad.AnnData) -> np.ndarray:
 
 @pytest.fixture
 def network_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the mean profiles, which would be heard: types have few cells here."""
+    """Leave out the mean profiles, which would be used: types have few cells here."""
     monkeypatch.setattr(SCHDeepInsight, "few_profiles", None)

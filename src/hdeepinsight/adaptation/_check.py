@@ -69,7 +69,7 @@ class AdaptationOptions:
     Parameters
     ----------
     max_steps
-        Steps of the optimiser. With 0 the normalisation adapts and the profiles are heard, and
+        Steps of the optimiser. With 0 the normalisation adapts, profiles are used, and
         nothing is trained.
     guard
         Follow only the changes of label that network, profiles and held-out markers support, and

@@ -658,7 +658,7 @@ class Verdict:
 
 #: What is said of a step that was taken, and of one that was not.
 STEPS = {
-    "profiles": ("Mean profiles of the types heard beside the network", "Network heard alone"),
+    "profiles": ("Network combined with mean profiles of the types", "Network used alone"),
     "adapt": ("Model adapted to the query", "Model not adapted to the query"),
     "refine": (
         "Labels smoothed over the neighbour graph",

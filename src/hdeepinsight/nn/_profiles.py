@@ -65,7 +65,7 @@ class LeafProfiles:
 
     @property
     def are_of_few(self) -> bool:
-        """Whether they are means of so few cells that they are to be heard beside a network.
+        """Whether they are means of so few cells that a network should be combined with them.
 
         Examples
         --------

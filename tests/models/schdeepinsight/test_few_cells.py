@@ -1,4 +1,4 @@
-"""Few cells per type: mean profiles are heard beside the network."""
+"""Few cells per type: the network is combined with mean profiles."""
 
 import anndata as ad
 import numpy as np
@@ -45,13 +45,13 @@ def test_labels_are_those_of_network_and_profiles(of_few, query):
         of_few.predict_proba(query, level="cell_type").to_numpy(),
         result.probabilities("cell_type").to_numpy(),
     )
-    assert "Mean profiles of the types heard beside the network" in str(result)
+    assert "Network combined with mean profiles of the types" in str(result)
     assert result.recipe["mean_profiles"] is True
     workflow = hdi.annotate(query, of_few, adapt="off", refine="off")
     assert [step.step for step in workflow.decisions] == ["profiles"]
 
 
-def test_a_saved_model_hears_them_too(of_few, query, tmp_path):
+def test_a_saved_model_uses_them_too(of_few, query, tmp_path):
     of_few.save(tmp_path / "model")
     loaded = hdi.SCHDeepInsight.load(tmp_path / "model", adata=False, accelerator="cpu")
     found = [each.annotate(query).node_probabilities for each in (of_few, loaded)]
@@ -63,7 +63,7 @@ def test_the_network_is_explained_alone(of_few, query):
     assert "mean profiles" in explained.note
 
 
-def test_of_many_cells_the_network_is_heard_alone(reference, fit, query):
+def test_with_many_cells_the_network_is_used_alone(reference, fit, query):
     twice = ad.concat([reference, reference], index_unique="-")
     many = fit(twice, n_latent=16)
     many.module.temperature.fill_(1.0)

@@ -68,8 +68,8 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
     _labels_required: ClassVar[bool] = True
     _train_options: ClassVar[tuple[str, ...]] = ("audit", "soft_query")
     _monitor: ClassVar[str] = "log_loss"
-    #: Whether mean profiles are heard where types have few cells: where that was measured to help.
-    _hears_profiles: ClassVar[bool] = False
+    #: Whether the network is combined with mean profiles where types have few cells.
+    _uses_profiles: ClassVar[bool] = False
 
     def _check_reference(self) -> None:
         super()._check_reference()
@@ -319,7 +319,7 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
         """
         self.calibration_ = self.bank_ = None
         self.module.temperature.fill_(1.0)
-        few = self._hears_profiles and self.profiles_ is not None and self.profiles_.are_of_few
+        few = self._uses_profiles and self.profiles_ is not None and self.profiles_.are_of_few
         if few and not getattr(self, "proteins", ()):
             self.recipe_["mean_profiles"] = True
             # They must not know the cells that are held out.

@@ -184,7 +184,7 @@ class CellReader:
     measured
         Whether the query has each gene, shape ``(n_genes,)``.
     profiles
-        Mean profiles that are heard beside the network; by default there are none.
+        Mean profiles that the network is combined with; none by default.
     """
 
     def __init__(

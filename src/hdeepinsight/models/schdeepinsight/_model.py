@@ -61,7 +61,7 @@ LAYOUT_CELLS = 20_000
 MOST_MEMBERS = 5
 #: Labelled cells whose eighth is the largest mini-batch, which "auto" shares among members.
 MEMBERS_CELLS = 1024
-FEW_NOTE = "The network is explained; the mean profiles that are heard beside it have no gradient."
+FEW_NOTE = "The network is explained; the mean profiles that it is combined with have no gradient."
 ADAPTED_NOTE = (
     "The adapted network is explained; the ranks of markers, which are half of what the model "
     "says, have no gradient."
@@ -137,7 +137,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
     decisions; the benchmark compares them with controls that undo one of them each.
     """
 
-    _hears_profiles = True
+    _uses_profiles = True
     _module_cls = GeneImageModule
     _options_of = GeneImageModule.present_options
 
