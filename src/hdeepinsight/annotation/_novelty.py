@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from scipy import sparse
-from torch.nn import functional
 
+from hdeepinsight.nn import SparseCounts
 from hdeepinsight.taxonomy import Taxonomy
 
 #: Share of every profile that is the mean of all: cells carry RNA of their neighbours.
@@ -298,15 +298,9 @@ class TypeProfiles:
 
 def _sums(counts: sparse.csr_matrix, places: np.ndarray, table: np.ndarray) -> np.ndarray:
     """Add up rows of a table by the counts of each cell, shape ``(n_cells, n_columns)``."""
-    found = functional.embedding_bag(
-        torch.from_numpy(places),
-        torch.from_numpy(np.ascontiguousarray(table)),
-        torch.from_numpy(counts.indptr),
-        mode="sum",
-        per_sample_weights=torch.from_numpy(counts.data),
-        include_last_offset=True,
-    )
-    return np.asarray(found.numpy())
+    arrays = map(torch.from_numpy, (counts.indptr, places, counts.data))
+    weights = torch.from_numpy(np.ascontiguousarray(table))
+    return np.asarray(SparseCounts(*arrays).weighted_sums(weights).numpy())
 
 
 class MarkerSupport:

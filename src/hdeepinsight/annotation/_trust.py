@@ -167,8 +167,9 @@ class QueryJudge:
         self._fit_thresholds(probabilities[:, self.leaves].mean(axis=0))
         if second is not None:
             known = np.concatenate([np.asarray(second(view)) for view in self.views])
+            by_markers = np.asarray(second(sample))
             for called in [predict(sample), probabilities] if adapted else [probabilities]:
-                self._fit_contradictions(np.asarray(called), np.asarray(second(sample)), known)
+                self._fit_contradictions(np.asarray(called), by_markers, known)
 
     # ------------------------------------------------------------------------------ one cell
 
@@ -220,8 +221,7 @@ class QueryJudge:
             )
         found = self.profiles.explain(counts)
         # Empty droplets alone may be called by one name, too, but have few counts.
-        deep = np.median(found.depth) > FEW_COUNTS
-        self.is_pure = bool(deep and self.profiles.is_pure(weights))
+        self.is_pure = self.median_depth > FEW_COUNTS and self.profiles.is_pure(weights)
         self.support = MarkerSupport(self.profiles, counts, found)
         depth = found.depth
         n_depths = int(np.ceil(np.log2(depth.max() / depth.min()))) + 1

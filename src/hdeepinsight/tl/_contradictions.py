@@ -15,8 +15,13 @@ if TYPE_CHECKING:
     from hdeepinsight.taxonomy import Taxonomy
 
 
+def level_nodes(labels: pd.DataFrame, taxonomy: Taxonomy) -> NDArray[np.int64]:
+    """Return the node of each label, 0 for none, of the shape of the table of labels."""
+    return np.column_stack([label_nodes(taxonomy, labels[name]) for name in labels])
+
+
 def agreed_nodes(
-    labels: pd.DataFrame, taxonomy: Taxonomy
+    nodes: NDArray[np.int64], taxonomy: Taxonomy
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Return the deepest node on which a cell's labels agree, and whether they contradict.
 
@@ -24,20 +29,15 @@ def agreed_nodes(
 
     Parameters
     ----------
-    labels
-        One column per level, in any order, shape ``(n_cells, n_levels)``. Missing labels and the
-        words that tools write for them agree with every label.
+    nodes
+        Nodes of the labels, in any order of levels, shape ``(n_cells, n_levels)``; node 0, no
+        label, agrees with every label.
     taxonomy
-        Tree in which labels are names, synonyms or paths.
+        Their tree.
 
     Returns
     -------
-    Nodes and contradictions, shapes ``(n_cells,)``; node 0 is no label.
-
-    Raises
-    ------
-    ValueError
-        If a label is not in the taxonomy.
+    Nodes and contradictions, shapes ``(n_cells,)``.
 
     Examples
     --------
@@ -45,10 +45,9 @@ def agreed_nodes(
     >>> import pandas as pd
     >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
     >>> labels = pd.DataFrame({"l1": ["T", "T", "B"], "l2": ["CD4", None, "CD8"]})
-    >>> agreed_nodes(labels, tree)
+    >>> agreed_nodes(level_nodes(labels, tree), tree)
     (array([3, 1, 0]), array([False, False,  True]))
     """
-    nodes = np.column_stack([label_nodes(taxonomy, labels[name]) for name in labels])
     each, which = np.unique(nodes, axis=0, return_inverse=True)
     deepest = [max(row, key=lambda node: int(taxonomy.depth[node])) for row in each.tolist()]
     agree = [
@@ -101,7 +100,7 @@ def contradictions(labels: pd.DataFrame, taxonomy: Taxonomy) -> pd.DataFrame:
             "labels must have one column per level, got no column. Select those of the labels, as "
             "in contradictions(adata.obs[['l1', 'l2']], taxonomy)."
         )
-    nodes, contradict = agreed_nodes(labels, taxonomy)
+    nodes, contradict = agreed_nodes(level_nodes(labels, taxonomy), taxonomy)
     agreed = pd.Series([taxonomy.label(int(node)) for node in nodes], labels.index)
     table = labels.assign(agreed=agreed.where(nodes > 0, "Unknown"))[contradict].astype(str)
     found = table.value_counts(sort=True).rename("n_cells").reset_index()

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from hdeepinsight._errors import check_number, counted, examples, need_extra
-from hdeepinsight.annotation import Annotation, check_decoding, label_nodes
+from hdeepinsight.annotation import Annotation, check_decoding
 from hdeepinsight.data import AlignedQuery
-from hdeepinsight.tl._contradictions import agreed_nodes
+from hdeepinsight.tl._contradictions import agreed_nodes, level_nodes
 from hdeepinsight.tl._inputs import class_scores
 
 if TYPE_CHECKING:
@@ -110,7 +110,8 @@ def read_scores(
     table = _of_cells(_read(scores), pd.Index(adata.obs_names).astype(str))
     table.index = pd.Index(adata.obs_names)
     if levels := _levels(table):
-        nodes, contradict = agreed_nodes(table[list(levels)], taxonomy)
+        at = level_nodes(table[list(levels)], taxonomy)
+        nodes, contradict = agreed_nodes(at, taxonomy)
         if n_cells := int(contradict.sum()):
             warnings.warn(
                 f"The labels of {counted(n_cells, 'cell')} of {len(table):,} at {len(levels)} "
@@ -119,12 +120,12 @@ def read_scores(
                 UserWarning,
                 stacklevel=2,
             )
+        labels = pd.Series(map(taxonomy.path_name, nodes.tolist()), table.index)
+        depth = taxonomy.depth
         return Annotation.from_labels(
-            pd.Series([taxonomy.path_name(int(node)) for node in nodes], table.index).where(
-                nodes > 0
-            ),
+            labels.where(nodes > 0),
             taxonomy,
-            confidence=_confidence(table, levels, nodes, taxonomy),
+            confidence=_confidence(table, levels, depth[at] >= depth[nodes][:, None]),
             threshold=0.5 if threshold is None else threshold,
         )
     if text := [str(name) for name in table if table[name].dtype.kind not in "fiub"]:
@@ -203,24 +204,25 @@ def _levels(table: pd.DataFrame) -> dict[str, str]:
 
 
 def _confidence(
-    table: pd.DataFrame, levels: dict[str, str], nodes: np.ndarray, taxonomy: Taxonomy
+    table: pd.DataFrame, levels: dict[str, str], counts: np.ndarray
 ) -> pd.Series | None:
-    """Return the confidence of each cell's label: of the column that says it or one below."""
-    found = {label: name for label, name in levels.items() if name in table}
-    if not found:
+    """Return the confidence of each cell's label: the highest of the levels that count for it.
+
+    These are the one that says the label, and those below; ``counts`` has a column per level.
+    """
+    given = [name in table for name in levels.values()]
+    if not any(given):
         return None
-    values = table[list(found.values())].astype(np.float64)
+    values = table[[name for name in levels.values() if name in table]].astype(np.float64)
     if _COUNTED in values:
         own = [name for name in table if str(name).startswith("popv_")]
         other = ("popv_prediction", "popv_majority_vote_prediction", "popv_parent")
         methods = [name for name in own if name.endswith("_prediction") and name not in other]
         values = values / max(len(methods), values.max(axis=None), 1)
-    at = np.column_stack([label_nodes(taxonomy, table[label]) for label in found])
-    depth = taxonomy.depth
-    said = values.where(depth[at] >= depth[nodes][:, None]).max(axis=1)
+    said = values.where(counts[:, given]).max(axis=1)
     if n_bad := int((~np.isfinite(said)).sum()):
         raise ValueError(
             f"Confidence must be a number from 0 to 1, got {counted(n_bad, 'cell')} with NaN in "
-            f"{examples(list(found.values()))}. Fill it in, or leave the column out."
+            f"{examples(list(values))}. Fill it in, or leave the column out."
         )
     return said

@@ -38,7 +38,7 @@ PLAIN_CELLS, FOLDED_CELLS = 1024, CHUNK_CELLS
 GPU_WORKERS = 4
 #: Inputs that a folded network does not take.
 PLAIN_INPUTS = {"shift", "member"}
-HEARD = Decision(step="profiles", applied=True, reason="the reference has few cells per type")
+COMBINED = Decision(step="profiles", applied=True, reason="the reference has few cells per type")
 
 
 class QueryReader:
@@ -73,7 +73,7 @@ class QueryReader:
     @property
     def decisions(self) -> tuple[Decision, ...]:
         """What is said of how the cells are read."""
-        return () if self.network.ensemble is None else (HEARD,)
+        return () if self.network.ensemble is None else (COMBINED,)
 
     def of(self, rows: np.ndarray) -> QueryReader:
         """Return what reads some of the cells."""
@@ -145,9 +145,9 @@ class QueryReader:
             return self.network(read, ("probabilities",))["probabilities"]
 
         markers = marker_opinion(model.profiles_, model.taxonomy, measured)
-        yardstick = model.bank_, model.taxonomy, measured
+        known = model.bank_, model.taxonomy, measured
         how: dict[str, Any] = {"adapted": self.network.adapter.is_applied, "seed": model.seed}
-        return QueryJudge(*yardstick, counts, probabilities, network, markers, **how)
+        return QueryJudge(*known, counts, probabilities, network, markers, **how)
 
 
 def query_cells(
