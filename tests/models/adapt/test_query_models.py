@@ -343,7 +343,7 @@ def test_the_device_of_an_adaptation_is_chosen_or_refused(
     with pytest.raises(ValueError, match="devices must be a single device, got 2"):
         mapped.train(accelerator="cpu", devices=2)
     for name, value in {"max_epochs": 3, "batch_size": 8, "shuffle_set_split": False}.items():
-        with pytest.raises(ValueError, match=f"{name}=.* no effect where an adapter is fitted"):
+        with pytest.raises(ValueError, match=f"{name}=.* no effect when an adapter is fitted"):
             mapped.train(**{name: value})
 
 
@@ -380,5 +380,5 @@ def test_padding_keeps_everything_in_a_copy(model: SCHDeepInsight, shifted: ad.A
     assert (query.X != before.X).nnz == 0
     names = SCHDeepInsight.prepare_query_anndata(query, model, return_reference_var_names=True)
     assert list(names) == list(model.layout.genes)
-    with pytest.raises(ValueError, match="inplace=True"):
+    with pytest.raises(ValueError, match="inplace must be False, got True"):
         SCHDeepInsight.prepare_query_anndata(query, model, inplace=True)

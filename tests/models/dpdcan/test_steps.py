@@ -11,7 +11,7 @@ from hdeepinsight.models.dpdcan._plan import (
     DPDCANPlan,
     PoissonSampler,
     clipped_sum,
-    generator_of,
+    noise_generator,
 )
 
 N_GENES, N_CELLS = 12, 70
@@ -165,7 +165,7 @@ def test_cells_are_drawn_by_themselves():
 
 
 def test_unseeded_noise_differs():
-    assert generator_of(None).initial_seed() != generator_of(None).initial_seed()
+    assert noise_generator(None).initial_seed() != noise_generator(None).initial_seed()
 
 
 def test_widths_are_the_published_ones():
