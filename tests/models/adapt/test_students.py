@@ -118,7 +118,7 @@ def test_refuses_what_cannot_be_a_student(model, other_donors, tmp_path) -> None
         model.train_student(other_donors[:50].copy())
     noise = other_donors.copy()
     noise.var_names = np.random.default_rng(0).permutation(noise.var_names)
-    with pytest.raises(InputError, match="not to be trusted"):
+    with pytest.raises(InputError, match="which are unreliable here"):
         model.train_student(noise)
     adapted = SCHDeepInsight.load_query_data(other_donors, model)
     with pytest.raises(ValueError, match="requires a reference model, got a query model"):

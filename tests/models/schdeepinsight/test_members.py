@@ -80,7 +80,7 @@ def test_label_sets_rest_on_cells_that_members_did_not_learn_from(reference, fit
     n_types = model.taxonomy.n_leaves
     # Six cells in five parts: each of the three members lacks one or two.
     assert 3 * n_types <= len(model.calibration) <= 4 * n_types
-    assert "did not learn from" in model.calibration.source
+    assert "was not trained on it" in model.calibration.source
     assert model.recipe["cross_fitted"]
     assert (model.module.temperature == 1).all()
     assert model.label_nodes().max() < model.taxonomy.n_nodes

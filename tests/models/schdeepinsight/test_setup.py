@@ -46,7 +46,7 @@ def test_a_level_that_no_annotation_could_hold_is_refused_before_training(refere
 
 @pytest.mark.parametrize("data", ["reference.h5ad", None])
 def test_what_is_no_anndata_is_refused(data):
-    with pytest.raises(TypeError, match=r"must be a AnnData, got a \w+\. Read a file"):
+    with pytest.raises(TypeError, match=r"must be of type AnnData, got \w+\. Read files"):
         SCHDeepInsight.setup_anndata(data, labels_key="cell_type")
 
 

@@ -247,7 +247,7 @@ def read_counts(source: CountSource, genes: Sequence[str]) -> sparse.csr_matrix:
 def check_reference(data: Any, kind: Any, other: str) -> None:
     """Raise ``TypeError`` unless the reference is of a kind, or ``ValueError`` for a view."""
     if not isinstance(data, kind):
-        msg = f"The reference must be a {kind.__name__}, got a {type(data).__name__}."
+        msg = f"The reference must be of type {kind.__name__}, got {type(data).__name__}."
         raise TypeError(f"{msg} Read files first; for other objects use {other}.")
     if data.is_view:
         msg = f"The reference must not be a view, got a view of another {kind.__name__}."
