@@ -226,11 +226,7 @@ class QueryJudge:
         depth = found.depth
         n_depths = int(np.ceil(np.log2(depth.max() / depth.min()))) + 1
         self.droplet_depths = np.unique(np.geomspace(depth.min(), depth.max(), n_depths).round())
-        self.droplets = []
-        for size in self.droplet_depths.astype(int):
-            drawn = self.rng.multinomial(size, self.profiles.soup, size=DROPLETS)
-            simulated = sparse.csr_matrix(drawn, dtype=np.float64)
-            self.droplets.append(self.profiles.explain(simulated).ambient)
+        self.droplets = self.profiles.empty_droplets(self.droplet_depths, DROPLETS, self.rng)
         self.distinctness = self._distinctness(found, bins)
         self.power = self._doublet_power(counts[usual_cells], found.leaf[usual_cells])
 
