@@ -18,8 +18,8 @@ from hdeepinsight.taxonomy import Taxonomy
 Light = Literal["green", "yellow", "red"]
 
 EMPTY = "have no counts in any feature of the model"
-#: Reason for cells without counts; they have no most probable leaf either.
-NO_COUNTS = "the cell has no counts in any feature of the model"
+#: Reason for such cells, also in saved annotations; they have no most probable leaf either.
+NO_COUNTS = "no counts"
 #: Correlation of means below which a verdict is not green.
 ALIKE = 0.85
 #: Share of cells without a lineage above which a verdict is red, or not green.
