@@ -302,7 +302,7 @@ def test_a_query_like_one_more_batch_is_left_alone(
     assert "cells of the same batch" in found["alike"].reason
     assert found["alike"].figures.shift_reference == model.shift_
     assert found["other"].figures.shift_query > 10 * model.shift_
-    assert "cells of one batch" not in found["other"].reason
+    assert "cells of the same batch" not in found["other"].reason
 
 
 def test_report_goes_to_plain_types_and_back(adapt: Callable, shifted: ad.AnnData) -> None:

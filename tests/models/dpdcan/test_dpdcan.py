@@ -212,8 +212,8 @@ def test_latent_positions_of_the_training_cells_come_with_a_warning(synthetic_hi
 
 def test_conditions_name_what_is_not_covered(synthetic_hierarchy):
     said = trained(synthetic_hierarchy).privacy_report.conditions
-    assert any("embedding of a cell" in text for text in said)
-    assert any("Hyper-parameters" in text for text in said)
+    assert any("Embeddings of training cells" in text for text in said)
+    assert any("Hyperparameters" in text for text in said)
     public = trained(synthetic_hierarchy, genes_are_public=True, donor_key="batch")
     texts = public.privacy_report.conditions
     assert not any("list of genes" in text for text in texts)

@@ -177,7 +177,7 @@ def test_embeddings_are_standardised_unless_their_rows_have_unit_norm(cells):
 
 
 def test_what_is_no_embedding_is_refused(cells):
-    with pytest.raises(KeyError, match="'cell_type' is a column of obs. Pass an entry of obsm"):
+    with pytest.raises(KeyError, match="'cell_type' is a column of obs"):
         SCE2TM.setup_anndata(cells, embedding_obsm_key="cell_type")
     with pytest.raises(KeyError, match="it has 'X_other'"):
         SCE2TM.setup_anndata(cells, embedding_obsm_key="X_scGPT")

@@ -117,7 +117,7 @@ def test_missing_labels_are_counted_and_said(reference, capsys, tmp_path):
     SCHDeepInsight.setup_anndata(reference, labels_keys=["lineage", "cell_type"])
     model = SCHDeepInsight(reference, layout="random")
     assert (model.taxonomy.depth[model.label_nodes(reference)] == 1).sum() == 8
-    assert repr(model).endswith("not trained, 300 cells registered (8 without a label in 'cell_type')")
+    assert repr(model).endswith("300 cells registered (8 without a label in 'cell_type')")
     model.save(tmp_path / "model")
     assert repr(SCHDeepInsight.load(tmp_path / "model")) == repr(model)
 
