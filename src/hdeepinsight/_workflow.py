@@ -86,6 +86,7 @@ def annotate(
     r"""Annotate a query at every level, with adaptation and refinement where they help.
 
     Whether a step helps is decided on the query itself, without its labels.
+
     Parameters
     ----------
     query
@@ -237,14 +238,14 @@ def _scorer(
 ) -> hdi.tl.MarkerScorer:
     """Return the marker scorer; raise if arguments of a model were passed as well."""
     arguments = {
-        "model": model is not BUNDLED and model != BUNDLED,
+        "a model": model is not BUNDLED and model != BUNDLED,
         "adapt='on'": adapt == "on",
-        "reference": reference is not None,
+        "a reference": reference is not None,
     }
     if given := " and ".join(name for name, is_given in arguments.items() if is_given):
         raise ValueError(
-            f"markers must be passed without {given}, because marker lists label cells without a "
-            "model. Omit one or the other."
+            f"markers must be passed without {given}, because the marker genes replace the model. "
+            "Omit one or the other."
         )
     return markers if isinstance(markers, hdi.tl.MarkerScorer) else hdi.tl.MarkerScorer(markers)
 

@@ -52,7 +52,7 @@ def test_annotate_writes_the_page_too(files, hdeepinsight, tmp_path):
     assert done.stdout.endswith(f"Written to {labels} and {out}\n")
     assert facts(out)["n_cells"] == 210
     again = hdeepinsight(*command[:-1], tmp_path / "labels.html")
-    assert (again.exit_code, "labels.csv exists already" in again.stderr) == (2, True)
+    assert (again.exit_code, "labels.csv already exists" in again.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(
