@@ -108,7 +108,7 @@ def check_plain(payload: Any, name: object) -> dict[str, Any]:
     few bytes beyond any memory.
     """
     if type(payload) is not dict:
-        raise damaged(name, f"It contains a {type(payload).__name__}, not a model")
+        raise damaged(name, f"It holds a {type(payload).__name__}, not a model")
     seen: set[int] = set()
     waiting: list[tuple[Any, int]] = [(payload, 0)]
     while waiting:
@@ -206,7 +206,7 @@ def unpickle(path: Path) -> dict[str, Any]:
         msg = f"{path} could not be unpickled ({type(error).__name__}: {str(error)[:200]})."
         raise ModelFileError(f"{msg} Use the package versions that wrote it.") from error
     if not isinstance(pickled, Mapping):
-        msg = f"{path} contains a {type(pickled).__name__}, not a model. Check the path."
+        msg = f"{path} holds a {type(pickled).__name__}, not a model. Check the path."
         raise ModelFileError(msg)
     found: dict[str, Any] = {n: {} for n, part in pickled.items() if isinstance(part, Mapping)}
     for name, kept in found.items():
