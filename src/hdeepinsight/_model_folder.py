@@ -206,7 +206,7 @@ class ModelFolder:
             known = {MODEL_FILE, *OLD_FILES, *REFERENCE_FILES}
             if names <= known and types == {int} and _manifest(parts) == listed:
                 return parts
-        raise damaged(self.file(MANIFEST_FILE), "It is not the list of model files that save() writes")
+        raise damaged(self.file(MANIFEST_FILE), "It is not the list of files that save() writes")
 
     def _not_as_written(self, name: str) -> ModelFileError:
         manifest = f"{self.prefix}{MANIFEST_FILE}"
