@@ -56,7 +56,7 @@ def gradient_of(module, inputs, cell: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("heads", HEADS)
 def test_sum_equals_a_loop_over_cells(heads, monkeypatch):
-    monkeypatch.setattr("hdeepinsight.models.dpdcan._plan.MOST_NUMBERS", 4000)  # a few at once
+    monkeypatch.setattr("hdeepinsight.models.dpdcan._plan.MAX_VALUES", 4000)  # a few at once
     module = make_module(heads)
     inputs = make_inputs(module)
     rows = torch.stack([gradient_of(module, inputs, cell) for cell in range(N_CELLS)])
