@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 import hdeepinsight as hdi
+from hdeepinsight._distributed import annotate_on, check_workers, connected
 from hdeepinsight._errors import check_choice, counted, invalid, missing_column
 from hdeepinsight._progress import progress as working
 from hdeepinsight._progress import progress_wanted
@@ -79,6 +80,7 @@ def annotate(
     use_raw: bool = False,
     scale: ScaleMode = "auto",
     fold_case: bool = False,
+    client: Any = None,
     progress: bool = True,
     **unexpected: Any,
 ) -> Annotation:
@@ -122,6 +124,14 @@ def annotate(
         Column of the query with the batch (sample, donor, chemistry) of every cell.
     decoder, threshold, reject, layer, use_raw, scale, fold_case
         As in :meth:`~hdeepinsight.models.SCHDeepInsight.annotate`.
+    client
+        A ``distributed.Client``, or the address of a dask scheduler (``"tcp://host:8786"``), on
+        whose workers the cells are annotated; they read the file by themselves, so it has to be
+        where all of them see it. Labels are those of one process to the last bit. Adapting the
+        model and voting by a column are done here, on what they need; a refinement and clusters of
+        cells need all cells in one memory, so that ``refine="auto"`` leaves them out, and
+        ``refine="on"``, ``vote=True`` and ``markers`` are refused. Needs the extra
+        ``distributed``; see :doc:`/user_guide/several_machines`.
     progress
         Show how far the work is, in terminals and notebooks.
     **unexpected
@@ -146,6 +156,9 @@ def annotate(
         If ``model`` is neither a model nor the name of one, or there is no such argument.
     HubError
         If a published model cannot be fetched.
+    ConnectionError, RuntimeError, FileNotFoundError
+        If the scheduler of ``client`` is not there, has no worker with this version of the package,
+        or one that does not see the file.
 
     Notes
     -----
@@ -179,7 +192,10 @@ def annotate(
         expected = "True, False, or the name of a column of the query"
         raise invalid("vote", vote, expected, "Pass True to cluster the cells here.")
     check_decoding(threshold, decoder, reject)
-    with progress_wanted(progress):
+    if client is not None:
+        _check_needs_few(markers, refine, vote)
+        query = Path(query).absolute() if isinstance(query, str | Path) else query
+    with progress_wanted(progress), connected(client) as cluster:
         scorer = None if markers is None else _scorer(markers, model, adapt, reference)
         with working("Loading the model"):
             using: Any = scorer or load_annotator(model)
@@ -189,6 +205,9 @@ def annotate(
             opened = using.open(
                 query, layer=layer, use_raw=use_raw, scale=scale, fold_case=fold_case
             )
+        if cluster is not None:
+            opened.portable()  # or it is refused
+            check_workers(cluster, *([query] if isinstance(query, Path) else []))
         _check_columns(opened, batch_key, vote)
         decisions: list[Decision] = []
         like_a_batch = False
@@ -201,12 +220,17 @@ def annotate(
             using, decision, like_a_batch = _adapted(using, opened, adapt, reference, batch_key)
             decisions.append(decision)
         obstacle = "" if refine == "off" else _obstacle(opened, refine, like_a_batch)
+        if cluster is not None and refine != "off":
+            obstacle = "its graph takes all cells in one memory, and they are on several workers"
         kept: list[csr_matrix] = []  # for the graph and clusters of cells, in the same pass
         wanted = (refine != "off" and not obstacle) or vote in (True, CLUSTER)
         how: dict[str, Any] = {"decoder": decoder, "threshold": threshold}
         if scorer is None:
             how["reject"] = reject
-        result = using.annotate(opened, keep=kept if wanted else None, **how)
+        if cluster is not None:
+            result = annotate_on(cluster, using, opened, **how)
+        else:
+            result = using.annotate(opened, keep=kept if wanted else None, **how)
         if types is not None or exclude:
             result = result.restricted(types, exclude=exclude)
         if refine == "auto" and not obstacle and result.verdict and result.verdict.light == "red":
@@ -246,6 +270,20 @@ def _scorer(
             "Omit one or the other."
         )
     return markers if isinstance(markers, hdi.tl.MarkerScorer) else hdi.tl.MarkerScorer(markers)
+
+
+def _check_needs_few(markers: Any, refine: Switch, vote: bool | str) -> None:
+    """Raise where what was asked for cannot be had of cells on several workers."""
+    asked = [
+        *(["markers="] if markers is not None else []),
+        *(["refine='on'"] if refine == "on" else []),
+        *([f"vote={vote!r}"] if vote in (True, CLUSTER) else []),
+    ]
+    if asked:
+        raise ValueError(
+            f"{' and '.join(asked)} cannot be had with client=, as the cells are on several "
+            "workers: a model, no graph and a column of clusters can. Omit one or the other."
+        )
 
 
 def _no_such_argument(name: str) -> TypeError:

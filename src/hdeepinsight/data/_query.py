@@ -292,6 +292,42 @@ class AlignedQuery:
         rows = resolve_cells(indices, self.obs_names)
         return replace(self, source=self.source.take(rows), extra=self.extra[rows])
 
+    def named(self, names: pd.Index) -> AlignedQuery:
+        """Return the query with other names of its cells."""
+        return replace(self, source=replace(self.source, obs=self.obs.set_axis(names)))
+
+    def portable(self, columns: Sequence[str] = ()) -> AlignedQuery:
+        """Return the query for other processes, which read it from where it is stored.
+
+        Parameters
+        ----------
+        columns
+            Columns of ``obs`` that are needed there, where there are such; cells have no names.
+
+        Raises
+        ------
+        InputError
+            If its counts are in the memory of this process.
+
+        Examples
+        --------
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> import anndata as ad
+        >>> import numpy as np
+        >>> import pandas as pd
+        >>> from hdeepinsight.data import open_query
+        >>> cells = ad.AnnData(np.ones((2, 2)), var=pd.DataFrame(index=["NKG7", "CD3D"]))
+        >>> cells.obs["donor"] = ["a", "b"]
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "cells.h5ad"
+        ...     cells.write_h5ad(path)
+        ...     opened = open_query(path, ["CD3D"])
+        >>> opened.portable(["donor"]).obs["donor"].tolist(), opened.portable().obs.shape
+        (['a', 'b'], (2, 0))
+        """
+        return replace(self, source=self.source.portable(columns))
+
 
 def open_query(
     data: DataLike | MuData | AlignedQuery,

@@ -35,6 +35,7 @@ from hdeepinsight.data import (
     is_paired,
     open_store,
 )
+from hdeepinsight.models._base._blocks import QueryBlocks
 from hdeepinsight.models._base._reader import QueryReader, query_cells
 from hdeepinsight.models._base._setup import as_label_keys
 from hdeepinsight.nn import LeafProfiles, ModelNormalizer, seeded
@@ -280,14 +281,11 @@ class AnnotatingMixin(_Base):
         """
         check_decoding(threshold, decoder, reject)
         how: dict[str, Any] = {"decoder": decoder, "threshold": threshold, "reject": reject}
-        reader, judge = QueryReader(self, self._open_trained(query, None, **reading)), None
-        if self.bank_ is not None:
-            sample, judge = self._annotated(reader.sample(), **how)
-            how["said"] = {"verdict": sample.verdict, "gene_report": sample.gene_report}
-        how["decisions"] = reader.decisions
-        reader = reader if rows is None else reader.of(np.arange(rows.start, rows.stop))
-        for place, _, part in reader.chunks(self._wanted, judge=judge):
-            yield self._annotation(reader.opened.subset(place), judge, part, **how)
+        return self.blocks(self._open_trained(query, None, **reading), **how).annotations(rows)
+
+    def blocks(self, opened: AlignedQuery, **how: Any) -> QueryBlocks:
+        """Judge a query that was opened for the model; see :class:`QueryBlocks`."""
+        return QueryBlocks(self, opened, **how)
 
     @property
     def _wanted(self) -> tuple[str, ...]:

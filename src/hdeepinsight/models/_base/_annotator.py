@@ -83,6 +83,15 @@ class Annotator(AnnotatingMixin):
         found.module.to("cuda" if torch.cuda.is_available() else "cpu").eval()
         return found
 
+    @classmethod
+    def of(cls, model: AnnotatingMixin) -> Self:
+        """Return what annotates as a trained model does, without its reference or a query."""
+        found = cls.__new__(cls)
+        own = ("module", "taxonomy", "registry_", "seed", "recipe_")
+        for name in (*own, *cls._figures, *cls._parts):
+            setattr(found, name, getattr(model, name))
+        return found
+
     @property
     def genes(self) -> tuple[str, ...]:
         """Genes that the model reads, in order."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
+Outputs: TypeAlias = "dict[str, np.ndarray]"
 
 #: Cells in one pass: plainly, what stays in the caches of a CPU; folded, a chunk, which the network
 #: divides itself on a CPU. On an H100, larger ones are read no faster: hosts prepare the cells.
@@ -121,18 +122,16 @@ class QueryReader:
         *,
         counts: list[sparse.csr_matrix] | None = None,
         **how: Any,
-    ) -> dict[str, np.ndarray]:
+    ) -> Outputs:
         """Return outputs of all cells by name; what was read is appended to ``counts``."""
-        found: dict[str, np.ndarray] = {}
-        for rows, block, part in self.chunks(names, batch_size, **how):
-            for name, values in part.items():
-                if name not in found:
-                    shape = self.opened.n_obs, *values.shape[1:]
-                    found[name] = np.empty(shape, dtype=values.dtype)
-                found[name][rows] = values
-            if counts is not None:
-                counts.append(block)
-        return found
+
+        def parts() -> Iterator[tuple[slice, Outputs]]:
+            for rows, block, part in self.chunks(names, batch_size, **how):
+                if counts is not None:
+                    counts.append(block)
+                yield rows, part
+
+        return gather(parts(), self.opened.n_obs)
 
     def judge(self, counts: sparse.csr_matrix, probabilities: np.ndarray) -> QueryJudge | None:
         """Judge the query by some of its cells; ``None`` without a bank, or without any RNA."""
@@ -148,6 +147,17 @@ class QueryReader:
         known = model.bank_, model.taxonomy, measured
         how: dict[str, Any] = {"adapted": self.network.adapter.is_applied, "seed": model.seed}
         return QueryJudge(*known, counts, probabilities, network, markers, **how)
+
+
+def gather(parts: Iterable[tuple[slice, Outputs]], n_cells: int) -> Outputs:
+    """Return the outputs of all cells by name, of those of parts of them, in any order."""
+    found: Outputs = {}
+    for rows, part in parts:
+        for name, values in part.items():
+            if name not in found:
+                found[name] = np.empty((n_cells, *values.shape[1:]), dtype=values.dtype)
+            found[name][rows] = values
+    return found
 
 
 def query_cells(
@@ -200,10 +210,15 @@ class CellReader:
         self.folded = module.folded(self.measured) if hasattr(module, "folded") else None
         logits = torch.zeros(1, module.tree.taxonomy.n_edges, device=device)
         self.equal = module.tree(logits).exp()
-        self.ensemble = None
+        self.ensemble, self.profiles = None, profiles
         if profiles is not None:
             each = profiles, self.measured.cpu(), module.normalizer, module.tree
             self.ensemble = ProfileEnsemble(*each).to(device)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Fold the network anew in another process: what is folded is laid out for this machine."""
+        measured = self.measured.cpu().numpy()
+        return CellReader, (self.module, self.adapter, measured, self.profiles)
 
     @property
     def n_workers(self) -> int:
@@ -302,8 +317,9 @@ def in_order(
     [(0, 0), (1, 1), (2, 4), (3, 9)]
     """
     if n_workers == 1:
-        for item in items:
-            yield item, job(item)
+        with _OneThread.each():  # torch may have one only until the job of another thread is done
+            for item in items:
+                yield item, job(item)
         return
     waiting: deque[tuple[Item, Future[Found]]] = deque()
     pool = ThreadPoolExecutor(n_workers)
