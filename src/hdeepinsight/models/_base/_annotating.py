@@ -284,7 +284,30 @@ class AnnotatingMixin(_Base):
         return self.blocks(self._open_trained(query, None, **reading), **how).annotations(rows)
 
     def blocks(self, opened: AlignedQuery, **how: Any) -> QueryBlocks:
-        """Judge a query that was opened for the model; see :class:`QueryBlocks`."""
+        """Judge a query once, to label its blocks in any order, or in other processes.
+
+        Parameters
+        ----------
+        opened
+            Query, as :meth:`~hdeepinsight.models.CountModel.open` returned it.
+        **how
+            ``decoder``, ``threshold`` and ``reject`` of :meth:`annotate`.
+
+        Returns
+        -------
+        What labels them: ``annotations(rows)`` gives an annotation per 4,096 cells of ``rows``, a
+        ``range`` from a multiple of 4,096 on; all cells by default.
+
+        Examples
+        --------
+        >>> import warnings
+        >>> import hdeepinsight as hdi
+        >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+        >>> model, query = hdi.hub.pull("pbmc"), hdi.datasets.demo().query
+        >>> blocks = model.blocks(model.open(query))
+        >>> [len(block) for block in blocks.annotations()]
+        [210]
+        """
         return QueryBlocks(self, opened, **how)
 
     @property

@@ -28,16 +28,6 @@ class QueryBlocks:
         Query, opened for the model. Some of its cells are read, by which all of it is judged.
     **how
         ``decoder``, ``threshold`` and ``reject`` of :meth:`AnnotatingMixin.annotate`.
-
-    Examples
-    --------
-    >>> import warnings
-    >>> import hdeepinsight as hdi
-    >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
-    >>> model, query = hdi.hub.load_annotator("pbmc"), hdi.datasets.demo().query
-    >>> blocks = model.blocks(model.open(query))
-    >>> [len(block) for block in blocks.annotations()]
-    [210]
     """
 
     def __init__(self, model: Any, opened: AlignedQuery, **how: Any) -> None:
