@@ -19,11 +19,13 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx-mathjax-offline",  # formulas in a page that is read without a network
     "sphinx_copybutton",
+    "sphinx_design",
     "sphinxcontrib.bibtex",
+    "sphinxext.opengraph",
 ]
 
-# Links into other projects need their inventories from the network. They are made where that is
-# certain to be there, so that the documentation builds the same offline.
+# Links into other projects need their inventories from the network. They are made on Read the
+# Docs only, so that the documentation builds the same offline.
 online = "READTHEDOCS" in os.environ
 if online:
     extensions.append("sphinx.ext.intersphinx")
@@ -75,6 +77,10 @@ bibtex_reference_style = "author_year"
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # tutorials are stored executed
+
+ogp_site_url = "https://hdeepinsight.readthedocs.io/page/"
+ogp_image = "_static/pictures/levels.png"
+ogp_social_cards = {"enable": False}  # the picture above stands for every page
 
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True

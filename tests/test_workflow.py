@@ -176,7 +176,7 @@ def test_few_genes_are_warned_of_once(model, query):
         ({"decoder": "best"}, ValueError, "decoder must be one of"),
         ({"reject": "on"}, ValueError, "reject must be one of 'auto', 'off'"),
         ({"vote": 3}, ValueError, "vote must be True, False, or the name of a column"),
-        ({"types": ["CD4 X"]}, ValueError, "types: .*no node 'CD4 X'.*close: 'CD4 T'"),
+        ({"types": ["CD4 X"]}, ValueError, "types: .*no node 'CD4 X'.*Similar names: 'CD4 T'"),
         ({"exclude": ["Plasma"]}, ValueError, "exclude: .*no node 'Plasma'"),
     ],
 )

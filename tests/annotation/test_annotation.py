@@ -235,7 +235,9 @@ def test_a_restricted_annotation_has_the_probabilities_of_what_remains(ragged, a
     assert sorted_cells.recipe == {"types": ["T"], "exclude": ["CD8"]}
     with pytest.raises(ValueError, match="carries no calibration"):
         sorted_cells.label_sets()
-    with pytest.raises(ValueError, match=r"types: The taxonomy has no node 'CD9'.*close: .*CD8"):
+    with pytest.raises(
+        ValueError, match=r"types: The taxonomy has no node 'CD9'.*Similar names: .*CD8"
+    ):
         result.restricted(["CD9"])
     with pytest.raises(ValueError, match=r"leave no type.*'CD4' lies within 'T'\. Exclude less"):
         result.restricted(["CD4"], exclude=["T"])

@@ -184,6 +184,6 @@ def test_what_is_no_whole_annotation_is_not_read(ragged, annotated, lost):
 
 def test_words_for_no_label_that_no_tool_writes_are_named(two_levels):
     labels = pd.Series(["CD4", "nan", " NA ", "Unassigned", None], index=list("abcde"))
-    with pytest.warns(LabelWarning, match=r"The labels: 'nan' .*' NA ' .*taken as unlabelled"):
+    with pytest.warns(LabelWarning, match=r"The labels: 'nan' .*' NA ' .*treated as unlabelled"):
         found = Annotation.from_labels(labels, two_levels)
     assert found.labels["stop_label"].tolist() == ["CD4", *["Unknown"] * 4]

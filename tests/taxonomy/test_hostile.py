@@ -50,7 +50,7 @@ def test_a_chain_of_absurd_depth_is_read_from_json():
 
 def test_ids_all_along_a_chain_are_refused_before_they_fill_the_memory():
     text = record(chain(DEEP, ontology_id="CL:"))
-    with pytest.raises(ValueError, match=r"less deep.*more than 16,777,216 names together"):
+    with pytest.raises(ValueError, match=r"shallower tree.*more than 16,777,216 names in total"):
         Taxonomy.from_json(text)
 
 
@@ -73,7 +73,7 @@ def test_an_ontology_of_absurd_depth_is_read(tmp_path):
     path.write_bytes(obo(20_000, lambda i: i - 1))
     tree = Taxonomy.from_cell_ontology(path, ["t19999", "t0", "t100"])
     assert tree.names[1:] == (("t0",), ("t0", "t100"), ("t0", "t100", "t19999"))
-    with pytest.raises(ValueError, match="at most 1,000,000 terms above those requested"):
+    with pytest.raises(ValueError, match="at most 1,000,000 ancestors"):
         Taxonomy.from_cell_ontology(path, [f"t{i}" for i in range(19_000, 19_100)])
 
 
@@ -81,7 +81,7 @@ def test_an_ontology_of_too_many_terms_is_refused_before_it_is_parsed(tmp_path):
     path = tmp_path / "many.obo"
     path.write_bytes(obo(10**6, lambda i: i - 1))
     began = time.process_time()
-    with pytest.raises(ValueError, match="1,000,000 terms, where 100,000 are accepted"):
+    with pytest.raises(ValueError, match="1,000,000 terms, more than 100,000"):
         Taxonomy.from_cell_ontology(path, ["t0"])
     assert time.process_time() - began < 2
 
@@ -92,7 +92,7 @@ def test_a_cycle_of_terms_is_refused(tmp_path):
         b"format-version: 1.2\n\n[Term]\nid: CL:1\nname: a\nis_a: CL:2\n\n"
         b"[Term]\nid: CL:2\nname: b\nis_a: CL:1\n"
     )
-    with pytest.raises(ValueError, match="may lie under itself, got a cycle"):
+    with pytest.raises(ValueError, match="must not be its own ancestor, got a cycle"):
         Taxonomy.from_cell_ontology(path, ["a", "b"])
 
 
@@ -120,7 +120,7 @@ def test_what_is_no_obo_text_is_not_given_to_the_parser(tmp_path, content, monke
 def test_errors_do_not_repeat_the_input():
     name = "x" * 10**6
     nodes = [{"name": name, "parent": 0}, {"name": name, "parent": 0}]
-    with pytest.raises(ValueError, match="two siblings") as caught:
+    with pytest.raises(ValueError, match="the name of a sibling") as caught:
         Taxonomy.from_json(record(nodes))
     assert len(str(caught.value)) < 500
 

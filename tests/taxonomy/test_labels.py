@@ -78,7 +78,7 @@ def test_words_are_types_where_the_user_says_so():
 
 def test_words_taken_for_no_label_are_named_with_counts():
     said = warned(["CD4", "NA", "NA", " nan", "Unknown", None])
-    assert said.startswith("obs['type']: 'NA' (2 cells) and ' nan' (1 cell) are taken as")
+    assert said.startswith("obs['type']: 'NA' (2 cells) and ' nan' (1 cell) are treated as")
     assert "Unknown" not in said  # the declared category
     assert "CD4" not in said
 
@@ -103,7 +103,7 @@ def test_declared_labels_and_missing_values_are_no_surprise():
 )
 def test_labels_that_look_alike_are_named_in_pairs(other, shown):
     said = warned(["B"] * 3 + [other] * 2 + ["T"])
-    assert f"'B' (3 cells) and {shown} (2 cells) differ only by" in said
+    assert f"'B' (3 cells) and {shown} (2 cells) differ only in" in said
     assert "'T'" not in said
 
 

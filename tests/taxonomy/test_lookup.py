@@ -62,7 +62,7 @@ def test_the_root_has_a_name(small):
 def test_an_unknown_name_lists_close_ones(immune):
     with pytest.raises(ValueError, match="'B_naive'"):
         immune.resolve("b_naive")
-    with pytest.raises(ValueError, match="print the taxonomy"):
+    with pytest.raises(ValueError, match="Print the taxonomy"):
         immune.resolve("hepatocyte")
 
 
@@ -104,7 +104,7 @@ def test_encode_names_every_wrong_label_with_its_count(small):
     with pytest.raises(ValueError, match="not lead to a node") as error:
         small.encode(pd.Categorical(labels))
     assert "'NK' (5 cells)" in str(error.value)
-    assert "'naive' (2 cells): A bare name must lead to one path" in str(error.value)
+    assert "'naive' (2 cells): A bare name must be on a single path" in str(error.value)
 
 
 def test_of_many_wrong_labels_the_first_are_listed(immune):
@@ -121,7 +121,7 @@ def test_of_many_wrong_labels_the_first_are_listed(immune):
 def test_encode_refuses_what_is_no_text(small):
     with pytest.raises(TypeError, match="got int"):
         small.encode([1, 2])
-    with pytest.raises(TypeError, match="one text 'B'"):
+    with pytest.raises(TypeError, match="the string 'B'"):
         small.encode("B")
     assert small.encode([]).shape == (0,)
     assert small.encode([np.nan, np.nan]).tolist() == [0, 0]

@@ -1,4 +1,4 @@
-"""The tree of cell types: names, paths, probabilities along paths, and scores."""
+"""Cell type taxonomies: construction, label encoding, node probabilities and scores."""
 
 from hdeepinsight.taxonomy._algebra import TreeAlgebra as TreeAlgebra
 from hdeepinsight.taxonomy._labels import MISSING_LABELS as MISSING_LABELS

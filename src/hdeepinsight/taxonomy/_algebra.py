@@ -1,4 +1,4 @@
-"""Log-probabilities on a taxonomy, in torch."""
+"""Node log-probabilities of a taxonomy in torch."""
 
 import numpy as np
 import torch
@@ -8,15 +8,15 @@ from hdeepinsight.taxonomy._taxonomy import Taxonomy
 
 
 class TreeAlgebra(nn.Module):
-    """From one logit an edge to the log-probability of every node.
+    """Module that turns one logit per edge into the log-probability of each node.
 
-    Edge ``e`` leads to node ``e + 1``. The module has no weights, and its tables are buffers that
-    are not saved: they follow from the taxonomy.
+    Edge ``e`` leads to node ``e + 1``. The module has no weights. Its tables are non-persistent
+    buffers, since they follow from the taxonomy.
 
     Parameters
     ----------
     taxonomy
-        The tree, with V nodes, E = V - 1 edges, L levels and one sibling group an inner node.
+        Taxonomy with V nodes, E = V - 1 edges, L levels and one sibling group per inner node.
 
     Attributes
     ----------
@@ -25,7 +25,7 @@ class TreeAlgebra(nn.Module):
     edge_depth
         Level (1..L) of the node that each edge leads to, int64, shape ``(E,)``.
     group_of_edge
-        Sibling group of each edge, int64, shape ``(E,)``; numbered as ``taxonomy.groups``.
+        Sibling group of each edge, int64, shape ``(E,)``; an index of ``taxonomy.groups``.
     group_size
         Number of siblings in each group, int64, shape ``(n_groups,)``.
     node_at_level
@@ -34,13 +34,14 @@ class TreeAlgebra(nn.Module):
     Raises
     ------
     ValueError
-        When the tree is so deep that the last table would take more than 512 MB.
+        If `node_at_level` would take more than 512 MB because the tree is very deep.
 
     Notes
     -----
-    Children sum to their parent by construction: ``P(v) = P(parent) · softmax(logits)_v`` over the
-    siblings. Both steps are deterministic on the forward path and on the backward path of the
-    softmax, since every edge is gathered exactly once. Source: our decision.
+    The probabilities of children sum to that of their parent by construction:
+    ``P(v) = P(parent) · softmax(logits)_v`` over the siblings. The forward pass, and the backward
+    pass of the softmax, are deterministic, since each edge is gathered exactly once. Source: our
+    design.
 
     Examples
     --------
@@ -66,11 +67,11 @@ class TreeAlgebra(nn.Module):
         self.taxonomy = taxonomy
         sizes = taxonomy.n_children[taxonomy.inner_nodes]
         group_of_edge = np.repeat(np.arange(len(sizes)), sizes)
-        # Edges sorted by the size of their group: groups of one size then form a dense block.
+        # Sort edges by the size of their group, so that groups of equal size form a dense block.
         by_size = np.argsort(sizes[group_of_edge], kind="stable")
         distinct, n_groups = np.unique(sizes, return_counts=True)
         self._blocks = list(zip(distinct.tolist(), n_groups.tolist(), strict=True))
-        # Ancestors 1, 2, 4, ... steps above each node, the root at the latest.
+        # Ancestors 1, 2, 4, ... steps above each node, at most up to the root.
         jumps = np.empty((0, taxonomy.n_nodes), dtype=np.int64)
         ancestor = np.maximum(taxonomy.parent, 0).astype(np.int64)
         while 2 ** len(jumps) < taxonomy.max_depth:
@@ -85,13 +86,13 @@ class TreeAlgebra(nn.Module):
             self.register_buffer(name, buffer, persistent=False)
 
     def conditional_log_probs(self, logits: Tensor) -> Tensor:
-        """Log-softmax within each sibling group.
+        """Compute the log-softmax within each sibling group.
 
         Parameters
         ----------
         logits
-            One number an edge, shape ``(..., E)``. Half precision is raised to float32, in which
-            sums over siblings hold to 1e-6.
+            One logit per edge, shape ``(..., E)``. Half precision is converted to float32, in which
+            sums over siblings are exact to 1e-6.
 
         Returns
         -------
@@ -117,20 +118,20 @@ class TreeAlgebra(nn.Module):
         return torch.cat(normalised, dim=-1).index_select(-1, self._from_size)
 
     def node_log_probs(self, conditional: Tensor) -> Tensor:
-        """Log-probability of every node: the sum of the conditional ones along its path.
+        """Compute the log-probability of each node by summing conditionals along its path.
 
         Paths are summed by doubling (each node adds the sum of the node 1, 2, 4, ... steps above),
-        which needs ⌈log₂ L⌉ gathers and no memory beyond the result: one gather for two levels.
+        which needs ⌈log₂ L⌉ gathers (one for two levels) and no memory beyond the result.
 
         Parameters
         ----------
         conditional
-            From `conditional_log_probs`, shape ``(..., E)``.
+            Output of `conditional_log_probs`, shape ``(..., E)``.
 
         Returns
         -------
         torch.Tensor
-            Shape ``(..., V)``; the root's column is 0.
+            Log-probabilities, shape ``(..., V)``; 0 for the root.
 
         Examples
         --------
@@ -147,5 +148,5 @@ class TreeAlgebra(nn.Module):
         return total
 
     def forward(self, logits: Tensor) -> Tensor:
-        """Log-probability of every node, ``(..., V)``, from logits, ``(..., E)``: both steps."""
+        """Compute node log-probabilities ``(..., V)`` from logits ``(..., E)``."""
         return self.node_log_probs(self.conditional_log_probs(logits))

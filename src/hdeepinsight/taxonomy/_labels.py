@@ -1,4 +1,4 @@
-"""From label columns to nodes, and which labels mean "no label" or look alike."""
+"""Convert label columns to nodes, and find labels that mean "no label" or look alike."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hdeepinsight._errors import counted, invalid, missing_column
+from hdeepinsight._errors import counted, examples, invalid, missing_column
 from hdeepinsight._io import plain_form
 from hdeepinsight.taxonomy._forms import Annotations, clipped, close_matches, from_paths, quoted
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from hdeepinsight.taxonomy._taxonomy import Taxonomy
 
-#: Words that mean "no label", without blanks around them and in lower case.
+#: Words that mean "no label", in lower case and without surrounding whitespace.
 MISSING_LABELS = frozenset((
     "", "-", "--", "?", ".", "na", "n/a", "<na>", "n.a.", "nan", "nat", "none", "null", "unknown",
     "unassigned", "unlabeled", "unlabelled", "unannotated", "unclassified", "undefined",
@@ -32,7 +32,7 @@ MISSING_LABELS = frozenset((
     "heterogeneous",
 ))  # fmt: skip
 
-#: Label, or labels, that mean "not labelled"; with None only missing values do.
+#: One or more labels that mean "not labelled"; None if only missing values do.
 Unlabeled = str | Collection[str] | None
 
 _LOOK_ALIKES = str.maketrans("АВЕЅІЈКМНОРСТХУаеѕіјорсху", "ABESIJKMHOPCTXYaesijopcxy")
@@ -40,7 +40,7 @@ _LISTED = 20
 
 
 class LabelWarning(UserWarning):
-    """Labels were taken for "no label", or differ by nothing that a reader sees."""
+    """Warning about labels that are read as "no label", or that look the same."""
 
 
 def find_unlabeled(labels: Iterable[Any], unlabeled: Unlabeled = "Unknown") -> NDArray[np.bool_]:
@@ -51,9 +51,9 @@ def find_unlabeled(labels: Iterable[Any], unlabeled: Unlabeled = "Unknown") -> N
     labels
         Labels, shape ``(n_cells,)``.
     unlabeled
-        Label, or labels, that mean "not labelled", beside the words of `MISSING_LABELS` in any
-        case and with blanks around them. With None only missing values (NaN, None, ``pandas.NA``)
-        do.
+        One or more labels that mean "not labelled", in addition to the words of `MISSING_LABELS`
+        in any case and with any surrounding whitespace. If None, only missing values (NaN, None,
+        ``pandas.NA``) do.
 
     Returns
     -------
@@ -68,27 +68,27 @@ def find_unlabeled(labels: Iterable[Any], unlabeled: Unlabeled = "Unknown") -> N
     """
     codes, names = _distinct(labels)
     missing = [_is_unlabeled(name, unlabeled) for name in names]
-    return np.asarray([*missing, True], dtype=np.bool_)[codes]  # the last entry serves code -1
+    return np.asarray([*missing, True], dtype=np.bool_)[codes]  # code -1 takes the last entry
 
 
 def check_labels(labels: Iterable[Any], name: str, *, unlabeled: Unlabeled = "Unknown") -> None:
-    """Warn of labels that `find_unlabeled` takes for "no label", and of labels that look alike.
+    """Warn about labels that `find_unlabeled` reads as "no label" and labels that look alike.
 
-    Missing values and the labels in `unlabeled` are as the user says and not warned of.
+    There is no warning about missing values and the labels in `unlabeled`, which are intended.
 
     Parameters
     ----------
     labels
         Labels, shape ``(n_cells,)``.
     name
-        What holds them, such as ``"obs['cell_type']"``.
+        Where the labels are stored, such as ``"obs['cell_type']"``.
     unlabeled
-        Label, or labels, that mean "not labelled"; None where only missing values do.
+        One or more labels that mean "not labelled"; None if only missing values do.
 
     Warns
     -----
     LabelWarning
-        Once, with the number of cells of each label.
+        A single warning with the number of cells per label.
 
     Examples
     --------
@@ -98,50 +98,48 @@ def check_labels(labels: Iterable[Any], name: str, *, unlabeled: Unlabeled = "Un
     ...     warnings.simplefilter("always")
     ...     check_labels(["B", "B", "B ", "NA"], "obs['type']")
     >>> print(raised[0].message)
-    obs['type']: 'NA' (1 cell) is taken as unlabelled. Set such cells to missing to say so, or \
-rename the label if it is a type. 'B' (2 cells) and 'B ' (1 cell) differ only by blanks, case or \
-the form of their letters, and count as different types. Rename them if they are the same.
+    obs['type']: 'NA' (1 cell) is treated as unlabelled. Set such cells to missing to confirm \
+this, or rename the label if it is a type. 'B' (2 cells) and 'B ' (1 cell) differ only in \
+whitespace, case or Unicode form, but count as different types. Rename them if they are the same.
     """
     declared = [unlabeled] if isinstance(unlabeled, str) else (unlabeled or ())
-    counts = pd.Series(list(labels), dtype=object).value_counts()  # the most frequent first
-    texts = {label: n for label, n in counts.items() if isinstance(label, str)}
-    count_of: dict[str, int] = {label: n for label, n in texts.items() if label not in declared}
+    counts = pd.Series(list(labels), dtype=object).value_counts()  # in decreasing order
+    count_of = {x: int(n) for x, n in counts.items() if isinstance(x, str) and x not in declared}
     words = [label for label in count_of if _is_unlabeled(label, unlabeled)]
     alike: dict[str, list[str]] = defaultdict(list)
-    for label in (label for label in count_of if label not in words):
-        alike[plain_form(label.translate(_LOOK_ALIKES))].append(label)
-    groups = [_counted(group, count_of) for group in alike.values() if group[1:]]
-    more = f"; and {len(groups) - _LISTED} more" if len(groups) > _LISTED else ""
-    said = name + ":"
+    for label in count_of:
+        if label not in words:
+            alike[plain_form(label.translate(_LOOK_ALIKES))].append(label)
+    groups = [_counted(group, count_of) for group in alike.values() if len(group) > 1]
+    message = f"{name}:"
     if words:
-        said += (
-            f" {_counted(words, count_of)} {'are' if words[1:] else 'is'} taken as unlabelled. Set "
-        )
-        said += "such cells to missing to say so, or rename the label if it is a type."
+        message += f" {_counted(words, count_of)} {'are' if words[1:] else 'is'} treated as "
+        message += "unlabelled. Set such cells to missing to confirm this, or rename the label if "
+        message += "it is a type."
     if groups:
-        said += f" {'; '.join(groups[:_LISTED])}{more} differ only by blanks, case or the form of "
-        said += "their letters, and count as different types. Rename them if they are the same."
+        message += f" {examples(groups, _LISTED)} differ only in whitespace, case or Unicode form,"
+        message += " but count as different types. Rename them if they are the same."
     if words or groups:
-        warnings.warn(said, LabelWarning, stacklevel=3)
+        warnings.warn(message, LabelWarning, stacklevel=3)
 
 
 def _counted(labels: list[str], count_of: dict[str, int]) -> str:
+    """Return quoted labels with their numbers of cells, joined for a sentence."""
     shown = list(map(clipped, labels))
     seen = {unicodedata.normalize("NFKC", text).translate(_LOOK_ALIKES) for text in shown}
     if len(seen) < len(shown):
-        shown = list(map(ascii, labels))  # else the reader sees one text twice
-    pieces = [
-        f"{text} ({counted(count_of[label], 'cell')})"
-        for text, label in zip(shown[:_LISTED], labels, strict=False)
-    ]
-    pieces += [f"{len(labels) - _LISTED} more"] if labels[_LISTED:] else []
-    return " and ".join([", ".join(pieces[:-1])] * bool(pieces[1:]) + pieces[-1:])
+        shown = list(map(ascii, labels))  # otherwise different labels would be printed alike
+    pairs = zip(shown, labels, strict=True)
+    *first, last = (f"{text} ({counted(count_of[label], 'cell')})" for text, label in pairs)
+    if len(labels) > _LISTED:
+        return examples([*first, last], _LISTED)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _is_unlabeled(
     name: object, unlabeled: Unlabeled, is_name: Callable[[Any], object] | None = None
 ) -> bool:
-    """Return whether a label is declared to mean "no label", or is a word that does."""
+    """Return whether a label is in `unlabeled`, or is a word for "no label" and not a name."""
     if unlabeled is None or name in ([unlabeled] if isinstance(unlabeled, str) else unlabeled):
         return unlabeled is not None
     word = isinstance(name, str) and plain_form(name) in MISSING_LABELS
@@ -149,16 +147,16 @@ def _is_unlabeled(
 
 
 def _distinct(labels: Iterable[Any]) -> tuple[NDArray[np.int64], list[Any]]:
-    """Codes and distinct names of a label column; missing values have code -1.
+    """Return codes and distinct names of a label column; missing values have code -1.
 
-    Names stand in the order of the categories when the column is categorical, else in the order
-    in which they occur.
+    Names are in the order of the categories of a categorical column, otherwise in the order in
+    which they occur.
     """
     if isinstance(labels, str):
         hint = "Use `resolve` for a single name."
-        raise TypeError(f"labels must be one label per cell, got one text {labels!r}. {hint}")
+        raise TypeError(f"labels must be one label per cell, got the string {labels!r}. {hint}")
     if not isinstance(labels, (pd.Series, pd.Categorical, pd.Index, np.ndarray)):
-        labels = pd.Series(list(labels), dtype=object)  # which keeps tuples whole
+        labels = pd.Series(list(labels), dtype=object)  # keeps tuples as elements
     values = pd.Series(labels)
     if isinstance(values.dtype, pd.CategoricalDtype):
         return values.cat.codes.to_numpy().astype(np.int64), list(values.cat.categories)
@@ -169,26 +167,24 @@ def _distinct(labels: Iterable[Any]) -> tuple[NDArray[np.int64], list[Any]]:
 def _factorize(
     labels: Iterable[Any], unlabeled: Unlabeled, is_name: Callable[[Any], object] | None = None
 ) -> tuple[NDArray[np.int64], list[Any]]:
-    """Codes and distinct names of a label column; missing and unlabelled ones have code -1.
+    """Return codes and distinct names of a label column; cells without a label have code -1.
 
-    Names stand in the order of the categories when the column is categorical, else sorted, so that
-    nothing depends on the order of the cells. Words of `MISSING_LABELS` are unlabelled too, except
-    those that `is_name` says are names; with `unlabeled` None only missing values are.
+    Names are in the order of the categories of a categorical column, otherwise sorted, so that the
+    order of the cells does not matter. Words of `MISSING_LABELS` are read as "no label" unless
+    `is_name` returns True for them; if `unlabeled` is None, only missing values are.
     """
     codes, names = _distinct(labels)
-    if odd := [name for name in names if not isinstance(name, (str, tuple))]:
+    if wrong := [name for name in names if not isinstance(name, (str, tuple))]:
         column = getattr(labels, "name", None)
         where = "" if column is None else f" in column {column!r}"
-        how = '`.map(str, na_action="ignore")`, which keeps missing values missing'
-        found = f"{type(odd[0]).__name__}{where}: {odd[:5]}"
-        raise TypeError(
-            f"Labels must be text, got {found}. If they are right, convert them by {how}."
-        )
+        found = f"{type(wrong[0]).__name__}{where}: {wrong[:5]}"
+        hint = 'Convert them by `.map(str, na_action="ignore")`, which keeps missing values.'
+        raise TypeError(f"Labels must be text, got {found}. {hint}")
     used = np.flatnonzero(np.bincount(codes[codes >= 0], minlength=len(names))).tolist()
     keep = [i for i in used if not _is_unlabeled(names[i], unlabeled, is_name)]
     if not isinstance(getattr(labels, "dtype", None), pd.CategoricalDtype):
         keep.sort(key=lambda i: (names[i],) if isinstance(names[i], str) else names[i])
-    new = np.full(len(names) + 1, -1, dtype=np.int64)  # the last entry serves code -1
+    new = np.full(len(names) + 1, -1, dtype=np.int64)  # code -1 takes the last entry
     new[keep] = np.arange(len(keep))
     return new[codes], [names[i] for i in keep]
 
@@ -196,11 +192,11 @@ def _factorize(
 def _combinations(
     frame: pd.DataFrame, unlabeled: Unlabeled, is_name: Callable[[Any], object] | None = None
 ) -> tuple[list[tuple[Any, ...]], NDArray[np.int64], NDArray[np.int64]]:
-    """Distinct rows of label columns (None: no label), the row of every cell, and their counts."""
+    """Return the distinct rows of label columns (None: no label), the row per cell, and counts."""
     columns = [_factorize(frame[key], unlabeled, is_name) for key in frame.columns]
     codes = np.stack([column for column, _ in columns], axis=1)
     rows, inverse, counts = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
-    names = [[*found, None] for _, found in columns]  # the last entry serves code -1
+    names = [[*found, None] for _, found in columns]  # code -1 takes the last entry
     labels = [tuple(names[j][code] for j, code in enumerate(row)) for row in rows.tolist()]
     return labels, inverse.reshape(-1), counts
 
@@ -208,8 +204,8 @@ def _combinations(
 def _nodes_of(
     labels: list[Any], counts: NDArray[np.int64], find: Callable[[Any], int], expected: str
 ) -> NDArray[np.int64]:
-    """Find the node of every distinct label; those that have none are listed with their counts."""
-    nodes = np.zeros(len(labels) + 1, dtype=np.int64)  # the last entry serves code -1
+    """Return the node of each distinct label; labels without a node are listed in the error."""
+    nodes = np.zeros(len(labels) + 1, dtype=np.int64)  # code -1 takes the last entry
     problems: list[str] = []
     for i, label in enumerate(labels):
         try:
@@ -231,7 +227,7 @@ def encode(
     *,
     unlabeled: Unlabeled = "Unknown",
 ) -> NDArray[np.int64]:
-    """Return the node of every label; missing and unlabelled ones give 0, the root.
+    """Return the node of each label; 0, the root, for cells without a label.
 
     Parameters
     ----------
@@ -239,11 +235,11 @@ def encode(
         Labels, shape ``(n_cells,)``: names, synonyms or paths as in `resolve`, at any depth.
         Missing values (NaN, None, ``pandas.NA``) are allowed.
     level
-        Only accept nodes at this level (a level name, or a depth).
+        Only accept nodes at this level (level name or depth).
     unlabeled
-        Label, or labels, that mean "not labelled". Words of `MISSING_LABELS` ("nan", "NA",
-        "unassigned", ...) mean it too, unless they are names of this taxonomy; with None only
-        missing values do.
+        One or more labels that mean "not labelled". So do the words of `MISSING_LABELS` ("nan",
+        "NA", "unassigned", ...), unless they are names of this taxonomy. If None, only missing
+        values do.
 
     Returns
     -------
@@ -253,9 +249,9 @@ def encode(
     Raises
     ------
     ValueError
-        When labels do not resolve; all of them are listed, with their counts.
+        If a label does not resolve to a node. Such labels are listed with their counts.
     TypeError
-        When labels are not text.
+        If labels are not text.
 
     Examples
     --------
@@ -266,42 +262,38 @@ def encode(
     """
     codes, names = _factorize(labels, unlabeled, self._candidates)
     counts = np.bincount(codes[codes >= 0], minlength=len(names))
-    expected = (
-        "Labels must be names, synonyms or paths of the taxonomy, or mean that there is none, got "
-    )
-    expected += "labels that do not lead to a node. Rename them, add synonyms, or name them in "
-    return _nodes_of(
-        names, counts, lambda name: self.resolve(name, level), f"{expected}`unlabeled`."
-    )[codes]
+    expected = "Labels must be names, synonyms or paths of the taxonomy, got labels that do not "
+    expected += "lead to a node. Rename them, add synonyms, or pass them as `unlabeled`."
+    return _nodes_of(names, counts, lambda name: self.resolve(name, level), expected)[codes]
 
 
 def encode_levels(
     self: Taxonomy, frame: pd.DataFrame, *, unlabeled: Unlabeled = "Unknown"
 ) -> NDArray[np.int64]:
-    """Return the node of every row of a table with a column per level; the deepest label wins.
+    """Return the node of the deepest label of each row of a table with one column per level.
 
     Parameters
     ----------
     frame
-        Labels, shape ``(n_cells, n_columns)``, coarse to fine. Columns that are all named like
-        levels of the taxonomy are those levels; otherwise column ``i`` is level ``i + 1``.
-        Missing values are allowed in any column. A column that repeats the label of its parent
-        stays at the parent when that has no child of this name.
+        Labels, shape ``(n_cells, n_columns)``, coarse to fine. If all columns have names of levels
+        of the taxonomy, they are these levels; otherwise column ``i`` is level ``i + 1``. Missing
+        values are allowed in any column. If a column repeats the label of a coarser one, and that
+        node has no child of this name, the row stays at that node.
     unlabeled
-        Label, or labels, that mean "not labelled". Words of `MISSING_LABELS` ("nan", "NA",
-        "unassigned", ...) mean it too, unless they are names of this taxonomy; with None only
-        missing values do.
+        One or more labels that mean "not labelled". So do the words of `MISSING_LABELS` ("nan",
+        "NA", "unassigned", ...), unless they are names of this taxonomy. If None, only missing
+        values do.
 
     Returns
     -------
     numpy.ndarray
-        Node indices, int64, shape ``(n_cells,)``; 0 where a row has no label.
+        Node indices, int64, shape ``(n_cells,)``; 0 for rows without a label.
 
     Raises
     ------
     ValueError
-        When the columns of a row do not agree as one path, or hold labels that the taxonomy
-        does not have at that level; all such rows are summed up with their counts.
+        If the labels of a row do not form a path, or are not in the taxonomy at their level. Such
+        combinations are listed with their counts.
 
     Examples
     --------
@@ -313,42 +305,37 @@ def encode_levels(
     ... )
     array([5, 1, 4])
     """
-    names = list(frame.columns)
-    if not names or len(names) > self.max_depth or len(set(names)) < len(names):
-        expected = f"1 to {self.max_depth} distinct columns, one per level {list(self.level_names)}"
-        raise invalid("frame", names, expected, "Select the columns that hold the levels.")
+    names, order = list(frame.columns), list(self.level_names)
     levels = list(range(1, len(names) + 1))
-    if set(names) <= set(self.level_names):
+    if set(names) <= set(order):
         levels = [self.level_depth(name) for name in names]
-    if levels != sorted(levels):
-        expected = f"columns from coarse to fine, as in the levels {list(self.level_names)}"
-        raise invalid("frame", names, expected, "Put the columns in this order.")
+    if not 0 < len(set(names)) == len(names) <= self.max_depth or levels != sorted(levels):
+        expected = f"1 to {self.max_depth} distinct columns, coarse to fine, as the levels {order}"
+        raise invalid("frame", names, expected, "Select the label columns in this order.")
     rows, inverse, counts = _combinations(frame, unlabeled, self._candidates)
-    expected = "The columns of a cell must name one path from coarse to fine, got combinations of "
-    expected += "labels that are not a path of the taxonomy. Correct them, or set them to missing."
+    expected = "The labels of a cell must form a path from coarse to fine, got combinations that "
+    expected += "are not a path of the taxonomy. Correct them, or set labels to missing."
     return _nodes_of(rows, counts, lambda row: _descend(self, row, levels), expected)[inverse]
 
 
 def _descend(tree: Taxonomy, row: tuple[Any, ...], levels: list[int]) -> int:
-    """Follow the labels of one cell from the root down."""
+    """Follow the labels of a cell down from the root."""
     node = 0
     for name, level in zip(row, levels, strict=True):
         if name is None:
             continue
         below: list[int] = []
-        for bare in (False, True):  # a synonym or a path may hide a bare name that fits here
-            found = tree._candidates(name, level, bare=bare)
-            above = int(tree.depth[node])
+        for bare in (False, True):  # a path or synonym may hide a bare name below this node
+            found, above = tree._candidates(name, level, bare=bare), int(tree.depth[node])
             below = below or [each for each in found if tree.at_level(each, above) == node]
         if not below and node in tree._candidates(name):
-            continue  # a shallow leaf whose finer columns repeat its name
+            continue  # finer columns repeat the name of a shallow leaf
         if not below:
-            tree.resolve(name, level)  # unknown at this level: its own error says more
+            tree.resolve(name, level)  # raises a more specific error for an unknown name
         if len(below) != 1:
             where = quoted(map(tree.path_name, below or tree._candidates(name, level)))
-            if below:
-                raise ValueError(f"{name!r} fits several nodes ({where}) and no column says which")
-            raise ValueError(f"{name!r} is at {where}, not under {tree.path_name(node)!r}")
+            under = f"is at {where}, not under {tree.path_name(node)!r}"
+            raise ValueError(f"{name!r} {f'fits several nodes: {where}' if below else under}")
         node = below[0]
     return node
 
@@ -361,44 +348,44 @@ def from_obs(
     unlabeled: Unlabeled = "Unknown",
     **annotations: Unpack[Annotations],
 ) -> Taxonomy:
-    """Build the taxonomy of the labels found in columns from coarse to fine.
+    """Build the taxonomy of the labels in columns from coarse to fine.
 
     Parameters
     ----------
     data
-        A DataFrame with a row per cell, or an object with one as ``.obs``. It is only read.
+        DataFrame with one row per cell, or an object with such a table as ``.obs``. Not modified.
     keys
-        Label columns from coarse to fine; they become `level_names`. Where a finer column is
-        missing or unlabelled, the cell is labelled at an inner node (mixed depth).
+        Label columns from coarse to fine, which become `level_names`. If a finer column has no
+        label, the cell is labelled at an inner node (mixed depth).
     unlabeled
-        Label, or labels, that mean "not labelled". Words of `MISSING_LABELS` ("nan", "NA",
-        "unassigned", ...) mean it too and do not become types; with None only missing values
-        do. `check_labels` warns of such words, and of labels that look alike.
+        One or more labels that mean "not labelled". So do the words of `MISSING_LABELS` ("nan",
+        "NA", "unassigned", ...), which do not become types. If None, only missing values do.
+        `check_labels` warns about such words and about labels that look alike.
     annotations
         Level names, synonyms and ontology ids, as in `Taxonomy.with_annotations`.
 
     Returns
     -------
     Taxonomy
-        Siblings are in the order of the categories of a categorical column, else sorted; the
+        Siblings are in the order of the categories of a categorical column, otherwise sorted. The
         order of the cells does not matter.
 
     Raises
     ------
     KeyError
-        When a column is absent.
+        If a column does not exist.
     ValueError
-        When no cell is labelled, a cell has a finer label without the coarser one, or the
-        columns go from fine to coarse.
+        If no cell is labelled, a cell has a finer label without the coarser one, or the columns
+        are ordered from fine to coarse.
     TypeError
-        When labels are not text.
+        If labels are not text.
 
     Notes
     -----
-    One fine label under two coarse ones makes two nodes, because a node is its path
-    (``"B > naive"`` and ``"T > naive"``). Such a name is ambiguous on its own: `resolve` and
-    `encode` then ask for the path, and `encode_levels` reads it off the columns. Print the
-    taxonomy with counts to see whether a few mislabelled cells have made a node of their own.
+    A fine label under two coarse ones becomes two nodes, because a node is identified by its path
+    (``"B > naive"`` and ``"T > naive"``). Such a bare name is ambiguous: `resolve` and `encode`
+    require the path, while `encode_levels` obtains it from the columns. Print the taxonomy with
+    counts to check whether a few mislabelled cells have created a spurious node.
 
     Examples
     --------
@@ -429,23 +416,17 @@ def from_obs(
     paths = [tuple(name for name in row if name is not None) for row in rows]
     broken = [row[: len(path)] != path for row, path in zip(rows, paths, strict=True)]
     if any(broken):
-        raise ValueError(
-            f"A label must have all labels above it, got {counts[broken].sum():,} cells with a "
-            f"finer label but no coarser one in {keys}. Fill in the coarser columns, order the "
-            "keys from coarse to fine, or set the finer labels to missing."
-        )
+        found = f"{counts[broken].sum():,} cells with a finer label but no coarser one in {keys}"
+        hint = "Fill in the coarser labels, order keys from coarse to fine, or remove finer labels."
+        raise ValueError(f"A label must have all labels above it, got {found}. {hint}")
     for level, (coarse, fine) in enumerate(pairwise(keys)):
         pairs = {path[level : level + 2] for path in paths if len(path) > level + 1}
         n_coarse, n_fine = (len({pair[side] for pair in pairs}) for side in (0, 1))
         if len(pairs) == n_coarse > n_fine:
-            raise ValueError(
-                f"Keys must go from coarse to fine, got {clipped(coarse)}: each of its {n_coarse} "
-                f"labels lies in one of the {n_fine} in {clipped(fine)}. Reverse their order."
-            )
+            found = f"{clipped(coarse)} ({n_coarse} labels) nested in {clipped(fine)} ({n_fine})"
+            raise ValueError(f"Keys must go from coarse to fine, got {found}. Reverse their order.")
     if not any(paths):
-        found = (
-            f"all {len(frame):,} cells missing or unlabelled. Check the columns and `unlabeled`."
-        )
+        found = f"no label on any of {len(frame):,} cells. Check the columns and `unlabeled`."
         raise ValueError(f"At least one cell must have a label in {keys}, got {found}")
     annotations.setdefault("level_names", keys[: max(map(len, paths))])
     return from_paths(cls, paths, **annotations)
@@ -459,33 +440,34 @@ def column_nodes(
     unlabeled: str = "Unknown",
     ignore_unknown: bool = False,
 ) -> NDArray[np.int64]:
-    """Return the node of every cell's label in some columns; 0, the root, where unlabelled.
+    """Return the node of each cell's label in one or more columns; 0, the root, if unlabelled.
 
-    A label that several nodes carry means the node at the level named like its column, if there is
-    such a level.
+    If several nodes have the same name, the node at the level with the name of the column is used,
+    provided that there is such a level.
 
     Parameters
     ----------
     taxonomy
-        The tree.
+        Taxonomy with V nodes.
     obs
         Table with the columns.
     keys
-        Column, or columns from coarse to fine.
+        Column, or several columns from coarse to fine.
     unlabeled
-        Label that means "not known".
+        Label that means "not labelled".
     ignore_unknown
-        Take labels that are not in the taxonomy for unlabelled; of several columns the deepest
-        label that is known wins.
+        Treat labels that are not in the taxonomy as missing. With several columns, the known label
+        in the last column is used.
 
     Returns
     -------
-    Nodes, shape ``(n_cells,)``.
+    numpy.ndarray
+        Nodes, int64, shape ``(n_cells,)``.
 
     Raises
     ------
     ValueError
-        If a label is not in the taxonomy.
+        If a label is not in the taxonomy and `ignore_unknown` is False.
 
     Examples
     --------
@@ -502,11 +484,9 @@ def column_nodes(
         return taxonomy.encode_levels(obs[keys], unlabeled=unlabeled)
 
     def known_node(label: Any, key: str) -> int:
-        """Return the node of a label, at the level of its column if there is one; 0 for none."""
         if isinstance(label, (str, tuple)) and not _is_unlabeled(label, unlabeled, find):
-            depth = taxonomy.level_depth(key) if key in taxonomy.level_names else None
-            for level in (depth, None):
-                if find(label, level):
+            for level in (key, None) if key in taxonomy.level_names else (None,):
+                if find(label, None if level is None else taxonomy.level_depth(level)):
                     with suppress(ValueError):  # on several branches
                         return taxonomy.resolve(label, level)
         return 0
@@ -516,6 +496,6 @@ def column_nodes(
         labels = obs[key].astype(object)
         found = labels.map({name: known_node(name, key) for name in labels.unique()})
         nodes = np.where(found > 0, found, nodes)
-    if not ignore_unknown:  # what is no name and does not mean "no label" is refused
+    if not ignore_unknown:  # raises for labels that are neither names nor "no label"
         taxonomy.encode(obs[keys[0]][nodes == 0], unlabeled=unlabeled)
     return nodes

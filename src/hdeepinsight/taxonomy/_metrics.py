@@ -1,4 +1,4 @@
-"""How well predicted nodes agree with true ones. All functions take arrays of node indices."""
+"""Compute scores that compare predicted with true nodes, given as arrays of node indices."""
 
 from dataclasses import dataclass
 
@@ -13,11 +13,11 @@ _SCORES = ("accuracy", "macro_f1", "balanced_accuracy")
 
 @dataclass(frozen=True)
 class HierarchicalScores:
-    """Agreement of ancestor sets over all labelled cells; see `hierarchical_scores`.
+    """Precision, recall and F1 of ancestor sets; see `hierarchical_scores`.
 
     Examples
     --------
-    The path "T", "CD8" holds one right node of two:
+    One of the two nodes on the path "T", "CD8" is correct:
 
     >>> import hdeepinsight as hdi
     >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
@@ -25,9 +25,9 @@ class HierarchicalScores:
     HierarchicalScores(precision=0.5, recall=0.5, f1=0.5, n_cells=1)
     """
 
-    #: Share of the predicted nodes (with their ancestors) that are true.
+    #: Fraction of the predicted nodes (including ancestors) that are true.
     precision: float
-    #: Share of the true nodes (with their ancestors) that are predicted.
+    #: Fraction of the true nodes (including ancestors) that are predicted.
     recall: float
     #: Harmonic mean of precision and recall.
     f1: float
@@ -36,15 +36,15 @@ class HierarchicalScores:
 
 
 def level_scores(taxonomy: Taxonomy, y_true: ArrayLike, y_pred: ArrayLike) -> pd.DataFrame:
-    """Compute accuracy and macro-averaged scores at every level.
+    """Compute accuracy, macro F1 and balanced accuracy at each level.
 
-    A level is scored on the cells whose true label reaches it. A prediction that stops above the
-    level is wrong there; a longer one counts by its ancestor at the level.
+    A level is scored on the cells with a true label at or below it. A prediction above the level is
+    counted as wrong; a prediction below it is replaced by its ancestor at the level.
 
     Parameters
     ----------
     taxonomy
-        The tree.
+        Taxonomy that defines the nodes.
     y_true, y_pred
         Node indices, shape ``(n_cells,)``.
 
@@ -53,12 +53,12 @@ def level_scores(taxonomy: Taxonomy, y_true: ArrayLike, y_pred: ArrayLike) -> pd
     pandas.DataFrame
         One row per level (index: level names) with the columns ``n_cells``, ``n_classes`` (classes
         among the true labels), ``accuracy``, ``macro_f1`` (mean F1 over these classes) and
-        ``balanced_accuracy`` (mean recall over them). NaN where no cell reaches the level.
+        ``balanced_accuracy`` (mean recall over them). NaN if no true label reaches the level.
 
     Raises
     ------
     ValueError
-        When the arrays differ in length, or hold no nodes of this taxonomy.
+        If the arrays differ in length, or contain values that are not nodes of the taxonomy.
 
     Examples
     --------
@@ -70,7 +70,7 @@ def level_scores(taxonomy: Taxonomy, y_true: ArrayLike, y_pred: ArrayLike) -> pd
     level_1        3          2       1.0       1.0                1.0
     level_2        2          2       0.5       0.5                0.5
     """
-    from sklearn.metrics import precision_recall_fscore_support  # half a second, for scoring alone
+    from sklearn.metrics import precision_recall_fscore_support  # imports for half a second
 
     true, pred = check_nodes(taxonomy, y_true=y_true, y_pred=y_pred)
     table = taxonomy.node_at_level
@@ -78,7 +78,7 @@ def level_scores(taxonomy: Taxonomy, y_true: ArrayLike, y_pred: ArrayLike) -> pd
     for level in range(taxonomy.max_depth):
         reached = table[true, level] >= 0
         here, found = table[true[reached], level], table[pred[reached], level]
-        classes = np.unique(here)  # -1, of a prediction that stops above, is none of them
+        classes = np.unique(here)  # without -1, the value of predictions above the level
         row = {"n_cells": len(here), "n_classes": len(classes)} | dict.fromkeys(_SCORES, np.nan)
         if len(classes):
             _, recall, f1, _ = precision_recall_fscore_support(
@@ -95,33 +95,33 @@ def hierarchical_scores(
 ) -> HierarchicalScores:
     """Compute hierarchical precision, recall and F1.
 
-    Each label stands for its set of ancestors, itself included and the root left out. Precision is
-    the number of shared nodes over the number of predicted ones, recall over the number of true
-    ones, each summed over the cells first (micro-average).
+    Each label is replaced by the set of its ancestors, including itself but not the root. Precision
+    is the number of shared nodes divided by the number of predicted nodes, recall divides it by the
+    number of true nodes. Numbers are summed over cells first (micro-average).
 
     Parameters
     ----------
     taxonomy
-        The tree.
+        Taxonomy that defines the nodes.
     y_true, y_pred
         Node indices, shape ``(n_cells,)``. Cells whose true node is the root are unlabelled and
-        left out.
+        ignored.
 
     Returns
     -------
     HierarchicalScores
-        All in [0, 1]. With nothing predicted below the root, precision is 0; with no labelled cell
-        all are NaN.
+        Scores in [0, 1]. If nothing is predicted below the root, precision is 0; if no cell is
+        labelled, all scores are NaN.
 
     Raises
     ------
     ValueError
-        When the arrays differ in length, or hold no nodes of this taxonomy.
+        If the arrays differ in length, or contain values that are not nodes of the taxonomy.
 
     Notes
     -----
-    Kiritchenko, Matwin, Nock, Famili 2006, doi:10.1007/11766247_34. A prediction below a true
-    inner node costs precision, as published, although it may be right.
+    Kiritchenko, Matwin, Nock, Famili 2006, doi:10.1007/11766247_34. As published, a prediction
+    below a true inner node lowers precision although it may be correct.
 
     Examples
     --------
@@ -141,24 +141,24 @@ def hierarchical_scores(
 
 
 def path_distance(taxonomy: Taxonomy, y_true: ArrayLike, y_pred: ArrayLike) -> NDArray[np.int64]:
-    """Count the edges on the way through the tree from each true node to the predicted one.
+    """Compute the number of edges between each true node and the predicted one.
 
     Parameters
     ----------
     taxonomy
-        The tree.
+        Taxonomy that defines the nodes.
     y_true, y_pred
         Node indices, shape ``(n_cells,)``.
 
     Returns
     -------
     numpy.ndarray
-        int64, shape ``(n_cells,)``; 0 where both agree.
+        int64, shape ``(n_cells,)``; 0 if both nodes are the same.
 
     Raises
     ------
     ValueError
-        When the arrays differ in length, or hold no nodes of this taxonomy.
+        If the arrays differ in length, or contain values that are not nodes of the taxonomy.
 
     Examples
     --------
@@ -175,9 +175,9 @@ def path_distance(taxonomy: Taxonomy, y_true: ArrayLike, y_pred: ArrayLike) -> N
 def _shared_depth(
     taxonomy: Taxonomy, true: NDArray[np.int64], pred: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Depth of the lowest common ancestor of each pair, shape ``(n_cells,)``."""
+    """Return the depth of the lowest common ancestor of each pair, shape ``(n_cells,)``."""
     shared = np.zeros(len(true), dtype=np.int64)
-    for here in taxonomy.node_at_level.T:  # a level at a time keeps memory at one row of cells
+    for here in taxonomy.node_at_level.T:  # level by level, to save memory
         shared += (here[true] >= 0) & (here[true] == here[pred])
     return shared
 
@@ -185,13 +185,21 @@ def _shared_depth(
 def check_nodes(
     taxonomy: Taxonomy, n_cells: int | None = None, **given: ArrayLike
 ) -> tuple[NDArray[np.int64], ...]:
-    """Return nodes, which came as arguments of some names, as int64 ``(n_cells,)`` each.
+    """Validate arrays of nodes, passed by argument name, and return them as int64.
+
+    Parameters
+    ----------
+    taxonomy
+        Taxonomy that defines the nodes.
+    n_cells
+        Required length; by default that of the first array.
+    given
+        Arrays by the names of the arguments.
 
     Raises
     ------
     ValueError
-        When there is not one node of this taxonomy for each of the cells, by default as many as
-        come first.
+        If an array is not one node of the taxonomy per cell, shape ``(n_cells,)``.
 
     Examples
     --------
@@ -204,9 +212,9 @@ def check_nodes(
         n_cells = nodes.size if n_cells is None else n_cells
         fits = nodes.shape == (n_cells,) and (nodes.dtype.kind in "iu" or not n_cells)
         if not fits or nodes.min(initial=0) < 0 or nodes.max(initial=0) >= taxonomy.n_nodes:
-            seen = f"type {nodes.dtype} and shape {nodes.shape} with values as {nodes.ravel()[:3]}"
+            found = f"type {nodes.dtype} and shape {nodes.shape} with values {nodes.ravel()[:3]}"
             raise ValueError(
-                f"{name} must be node indices from 0 to {taxonomy.n_nodes - 1}, one for each of "
-                f"{n_cells} cells, got {seen}. Use `taxonomy.encode` to turn labels into nodes."
+                f"{name} must be node indices from 0 to {taxonomy.n_nodes - 1} for {n_cells} "
+                f"cells, got {found}. Use `taxonomy.encode` to convert labels to nodes."
             )
     return tuple(np.asarray(values).astype(np.int64) for values in given.values())

@@ -1,4 +1,4 @@
-"""The Cell Ontology: a tree over requested terms, and what is known of common cell types."""
+"""Build a taxonomy from Cell Ontology terms, and describe common cell types."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hdeepinsight.taxonomy._taxonomy import Taxonomy
 
 MAX_BYTES = 64 * 2**20
-#: More than any ontology of cells has: the whole Cell Ontology has 17,000, its imports included.
+#: Maximum number of terms. The complete Cell Ontology has 17,000, including its imports.
 MAX_TERMS = 100_000
 
 _MAX_ANCESTORS = 1_000_000
@@ -34,29 +34,29 @@ def from_cell_ontology(
     *,
     on_multiple: Literal["raise", "first"] = "raise",
 ) -> Taxonomy:
-    r"""Build a taxonomy over requested terms of an OBO file, such as the Cell Ontology.
+    r"""Build a taxonomy from requested terms of an OBO file, such as the Cell Ontology.
 
-    The parent of a term is the most specific requested term above it over ``is_a``; terms with
-    none are at level 1. Ids are kept in `ontology_ids`.
+    The parent of a term is the most specific requested term among its ``is_a`` ancestors. Terms
+    without one are at level 1. Ids are stored in `ontology_ids`.
 
     Parameters
     ----------
     obo_path
-        OBO file on this machine, such as cl-basic.obo. Imports that it names are not fetched.
+        Local OBO file, such as cl-basic.obo. Its imports are not fetched.
     terms
         Ids (``"CL:0000236"``) or exact names; siblings keep this order.
     on_multiple
-        What to do with a term under two requested terms of which neither is under the other:
-        ``"raise"``, or ``"first"`` to take the parent that stands first in `terms`;
-        `hdeepinsight.tl.term_probabilities` counts it under the others, too.
+        What to do with a term that has several most specific ancestors among the requested terms:
+        ``"raise"``, or ``"first"`` to use the one that comes first in `terms`.
+        `hdeepinsight.tl.term_probabilities` counts the term under the others as well.
 
     Raises
     ------
     ValueError
-        For unknown terms (with close ones), obsolete terms (with replacements), a name that
-        several terms have, terms of one name under one parent, and terms with several parents.
+        For unknown terms (similar ones are listed), obsolete terms (with replacements), a name
+        shared by several terms, equal names under the same parent, and terms with several parents.
     ImportError
-        When pronto is not installed.
+        If pronto is not installed.
 
     Examples
     --------
@@ -73,62 +73,61 @@ def from_cell_ontology(
     import networkx as nx
 
     check_choice("on_multiple", on_multiple, ("raise", "first"))
-    requested = _requested(_read_obo(obo_path), terms, str(obo_path))
-    lineage, room = nx.DiGraph(), _MAX_ANCESTORS
+    requested = _find_terms(_read_obo(obo_path), terms, str(obo_path))
+    lineage, n_left = nx.DiGraph(), _MAX_ANCESTORS
     lineage.add_nodes_from(requested)
     for term in requested.values():
-        above = [other.id for other in islice(term.superclasses(with_self=False), room)]
-        room -= len(above)
+        above = [other.id for other in islice(term.superclasses(with_self=False), n_left)]
+        n_left -= len(above)
         lineage.add_edges_from((a, term.id) for a in above if a in requested and a != term.id)
-    if room <= 0:
-        raise ValueError(
-            f"There must be at most {_MAX_ANCESTORS:,} terms above those requested, counted once "
-            "for each, got more. Request fewer terms, or use another release."
-        )
+    if n_left <= 0:
+        hint = "Request fewer terms, or use another release."
+        raise ValueError(f"Terms must have at most {_MAX_ANCESTORS:,} ancestors, got more. {hint}")
     if not nx.is_directed_acyclic_graph(lineage):
         found = f"a cycle at {_shown(requested[nx.find_cycle(lineage)[0][0]])}"
-        raise ValueError(f"No term may lie under itself, got {found}. Use another release.")
-    closest = nx.transitive_reduction(lineage)  # leaves the links to the most specific terms
+        raise ValueError(f"A term must not be its own ancestor, got {found}. Use another release.")
+    closest = nx.transitive_reduction(lineage)  # keeps the edges to the most specific ancestors
     rank = {term: i for i, term in enumerate(requested)}
     path_of: dict[str, Path] = {}
     for term in nx.topological_sort(closest):
         parents = sorted(closest.predecessors(term), key=rank.__getitem__)
         if len(parents) > 1 and on_multiple == "raise":
-            found = quoted(f"{requested[a].name} ({a})" for a in parents)
-            raise ValueError(
-                f"In a tree every term must have one parent, but {_shown(requested[term])} lies "
-                f"under {len(parents)} of those requested, none under another: {found}. Request "
-                "one, or pass on_multiple='first' to take the first of them in `terms`."
-            )
+            found = f"{len(parents)} parents of {_shown(requested[term])}: "
+            found += quoted(f"{requested[a].name} ({a})" for a in parents)
+            hint = "Request one of them, or pass on_multiple='first'."
+            raise ValueError(f"A term must have one parent among `terms`, got {found}. {hint}")
         path_of[term] = (*(path_of[parents[0]] if parents else ()), str(requested[term].name))
     id_of: dict[Path, str] = {}
     for term in requested:
         if (other := id_of.setdefault(path_of[term], term)) != term:
             found = f"{other} and {term} are both {clipped(join_path(path_of[term]))}"
-            raise ValueError(
-                f"Terms under one parent must differ in name, but {found}. Request one."
-            )
+            raise ValueError(f"Siblings must have distinct names, but {found}. Request one.")
     return from_paths(cls, id_of).with_annotations(ontology_ids=id_of)
 
 
 def term_members(
     obo_path: str | os.PathLike[str], terms: Iterable[str], ids: Iterable[str]
 ) -> dict[str, frozenset[str]]:
-    r"""Return which of some ids lie at or below each term over ``is_a``, by any parent.
+    r"""Return the members of each term: the given ids that are the term or ``is_a`` descendants.
 
     Parameters
     ----------
     obo_path
-        OBO file on this machine, such as cl-basic.obo.
+        Local OBO file, such as cl-basic.obo.
     terms
         Ids or exact names of the terms.
     ids
-        Ids that are looked for below them.
+        Ids to be assigned to the terms. All parents of an id are followed.
+
+    Returns
+    -------
+    dict
+        Ids of the members by id of the term.
 
     Raises
     ------
     ValueError
-        If a term or an id is not in the file, is obsolete, or a name is that of several terms.
+        If a term or an id is not in the file or obsolete, or if several terms share a name.
 
     Examples
     --------
@@ -142,12 +141,11 @@ def term_members(
     ['CL:0000084', 'CL:0000624']
     """
     ontology, source = _read_obo(obo_path), str(obo_path)
-    asked, below = (_requested(ontology, each, source) for each in (terms, ids))
-    above = {
-        name: {other.id for other in islice(term.superclasses(), _MAX_ANCESTORS)}
-        for name, term in below.items()
-    }
-    return {term: frozenset(name for name in below if term in above[name]) for term in asked}
+    members: dict[str, set[str]] = {term: set() for term in _find_terms(ontology, terms, source)}
+    for name, term in _find_terms(ontology, ids, source).items():
+        for other in islice(term.superclasses(), _MAX_ANCESTORS):
+            members.get(other.id, set()).add(name)
+    return {term: frozenset(names) for term, names in members.items()}
 
 
 def _read_obo(obo_path: str | os.PathLike[str]) -> Any:
@@ -155,28 +153,28 @@ def _read_obo(obo_path: str | os.PathLike[str]) -> Any:
     path, get = FilePath(obo_path), "Download cl-basic.obo from obofoundry.org/ontology/cl.html."
     if not path.is_file():
         found = f"no file {str(path)!r}"
-        raise FileNotFoundError(f"obo_path must be an OBO file on this machine, got {found}. {get}")
+        raise FileNotFoundError(f"obo_path must be a local OBO file, got {found}. {get}")
     try:
-        content = read_bounded(path, MAX_BYTES)  # pronto would also unpack a file, or read XML
+        content = read_bounded(path, MAX_BYTES)  # pronto would also read compressed files and XML
         if not content.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(_STARTS):
-            raise ValueError(f"its start is {content[:20]!r}")
+            raise ValueError(f"it starts with {content[:20]!r}")
         if (n_terms := content.count(b"[Term]")) > MAX_TERMS:
-            raise ValueError(f"{n_terms:,} terms, where {MAX_TERMS:,} are accepted")
+            raise ValueError(f"{n_terms:,} terms, more than {MAX_TERMS:,}")
         content.decode("utf-8")
-        with warnings.catch_warnings():  # pronto warns about style that does not matter here
+        with warnings.catch_warnings():  # pronto warns about irrelevant matters of style
             warnings.simplefilter("ignore")
-            # 0: never fetch from the network. The encoding would else be guessed.
+            # Depth 0 disables fetching; without an encoding, pronto would guess it.
             return parser.Ontology(str(path), import_depth=0, encoding="utf-8")
-    except BaseException as error:  # what pronto raises about odd files is open
-        # A fault in the compiled part of its parser is no Exception; it is told by its name.
+    except BaseException as error:  # pronto may raise any exception for a malformed file
+        # An error in its compiled parser is not an Exception, and is recognised by its name.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         found = f"{str(path)!r}, which cannot be read: {str(error)[:200] or type(error).__name__}"
         raise ValueError(f"obo_path must be a plain OBO file, got {found}. {get}") from error
 
 
-def _requested(ontology: Any, terms: Iterable[str], source: str) -> dict[str, Any]:
-    """Return the terms asked for by id or name, by id, in the order given."""
+def _find_terms(ontology: Any, terms: Iterable[str], source: str) -> dict[str, Any]:
+    """Return the terms with the given ids or names, by id, in the given order."""
     asked = [terms] if isinstance(terms, str) else list(dict.fromkeys(terms))
     if not asked:
         raise invalid("terms", "no terms", "one or more Cell Ontology ids or names", "List them.")
@@ -188,26 +186,27 @@ def _requested(ontology: Any, terms: Iterable[str], source: str) -> dict[str, An
             known.setdefault(str(term.name), []).append(term)
     found: dict[str, Any] = {}
     for name in asked:
-        meant, problem = known.get(name, []), ""
-        if name in merged and not meant:
-            problem = f", which was merged into {_shown(merged[name])}: request that"
-        elif not meant:
-            near = quoted(close_matches(name, known))
-            problem = f". {f'Close are {near}' if near else 'Look the term up in the ontology'}"
-        elif len(meant) > 1:
-            ids = ", ".join(term.id for term in meant)
-            problem = f", which is the name of {ids}. Request one of these ids"
-        elif meant[0].obsolete:
-            replaced, other = meant[0].replaced_by, meant[0].consider
-            shown = " or ".join(map(_shown, sorted(replaced or other, key=lambda t: t.id)))
-            advice = f"{'It was replaced by' if replaced else 'Consider'} {shown}"
-            problem = f". It is obsolete. {advice if shown else 'It has no replacement'}"
-        elif not meant[0].name:
-            problem = ", which has no name to become a node. Use a complete OBO file"
-        if problem:
-            valid = f"ids or exact names of current terms of {source!r}"
-            raise ValueError(f"Terms must be {valid}, got {clipped(name)}{problem}.")
-        found[meant[0].id] = meant[0]
+        match known.get(name, []):
+            case [] if name in merged:
+                problem = f", which was merged into {_shown(merged[name])}. Request that term"
+            case []:
+                near = quoted(close_matches(name, known))
+                problem = f". {f'Similar terms: {near}' if near else 'Look it up in the ontology'}"
+            case [term] if term.obsolete:
+                others = sorted(term.replaced_by or term.consider, key=lambda t: t.id)
+                hint = "It was replaced by" if term.replaced_by else "Consider"
+                hint = f"{hint} {' or '.join(map(_shown, others))}" if others else "Omit it"
+                problem = f", which is obsolete. {hint}"
+            case [term] if term.name:
+                found[term.id] = term
+                continue
+            case [_]:
+                problem = ", which has no name. Use a complete OBO file"
+            case several:
+                ids = ", ".join(term.id for term in several)
+                problem = f", the name of several terms. Request one of the ids {ids}"
+        expected = f"ids or exact names of current terms of {source!r}"
+        raise ValueError(f"Terms must be {expected}, got {clipped(name)}{problem}.")
     return found
 
 
@@ -216,18 +215,18 @@ def _shown(term: Any) -> str:
 
 
 class CellType(NamedTuple):
-    """What is known of a cell type of the Cell Ontology.
+    """Name, definition and markers of a Cell Ontology term.
 
     Attributes
     ----------
     ontology_id
-        Its id, such as ``"CL:0000625"``.
+        Id, such as ``"CL:0000625"``.
     name
-        Its name in the ontology.
+        Name in the ontology.
     definition
-        What it is, in a sentence.
+        Definition in one sentence.
     markers
-        Genes by which it is commonly recognised (human symbols), the best known first.
+        Commonly used marker genes (human symbols), the best known first.
 
     Examples
     --------
@@ -243,7 +242,7 @@ class CellType(NamedTuple):
 
     @property
     def link(self) -> str:
-        """Address of the term, which leads to the ontology."""
+        """URL of the term in the ontology."""
         return f"http://purl.obolibrary.org/obo/{self.ontology_id.replace(':', '_')}"
 
 
@@ -257,22 +256,23 @@ def _cell_types() -> Mapping[str, CellType]:
 
 
 def cell_type(ontology_id: str) -> CellType | None:
-    """Return name, definition and common markers of a Cell Ontology term.
+    """Return the name, definition and common markers of a Cell Ontology term.
 
     Parameters
     ----------
     ontology_id
-        Such as ``"CL:0000625"``; ``taxonomy.ontology_ids`` has those of a taxonomy.
+        Id such as ``"CL:0000625"``; those of a taxonomy are in ``taxonomy.ontology_ids``.
 
     Returns
     -------
-    The cell type; ``None`` for a term that the package has nothing about. Known are the types of
-    ``Taxonomy.immune()`` and of the bundled model.
+    CellType or None
+        The cell type, or ``None`` if it is not in the table, which covers the types of
+        ``Taxonomy.immune()`` and of the bundled model.
 
     Notes
     -----
-    The table is our selection of markers in common use, not a measurement; the sources are named in
-    the file. Definitions are in our own words.
+    The table is our selection of commonly used markers, not a measurement. Its sources are listed
+    in the file. Definitions are in our own words.
 
     Examples
     --------

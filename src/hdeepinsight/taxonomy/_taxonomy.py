@@ -1,7 +1,7 @@
-"""The public class: a validated, frozen tree of cell types.
+"""Taxonomy class: a validated, immutable tree of cell types.
 
-How one is made, written, drawn and given labels are functions of the modules beside this one,
-which are its methods too.
+Its constructors, converters and label encoders are functions of the neighbouring modules, bound
+here as methods.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from hdeepinsight.taxonomy._forms import ROOT_NAME, NodeName, Path, clipped, quo
 if TYPE_CHECKING:
     import networkx as nx
 
-#: A name of a node, or its index.
+#: Name or index of a node.
 NodeLike = NodeName | SupportsIndex
 
-#: Size of the largest derived table; a deeper or wider tree keeps its other methods.
+#: Maximum size of a derived table. The other methods work on larger trees, too.
 MAX_TABLE_BYTES = 2**29
 
 _PRINTED_LINES = 200
@@ -39,41 +39,42 @@ def _frozen(array: NDArray[Any]) -> NDArray[Any]:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Taxonomy:
-    """A tree of cell types of any depth, with leaves at any level.
+    """Tree of cell types of any depth, with leaves at any level.
 
-    Node 0 is the root and means "some type, which one is not known". Nodes stand in breadth-first
-    order with siblings in the order given, and edge ``e`` leads to node ``e + 1``. A node is its
-    path, not its name: a child may carry its parent's name, and one name may occur on several
-    branches. A label at an inner node means "some descendant, which one is not known"; a "none of
-    the children" class is a leaf of its own.
+    Node 0 is the root and stands for an unknown type. Nodes are in breadth-first order, siblings in
+    the given order, and edge ``e`` leads to node ``e + 1``. A node is identified by its path, not
+    by its name: a child may have the same name as its parent, and a name may occur on several
+    branches. A label at an inner node means that the cell belongs to one of its descendants, but it
+    is unknown to which; a "none of the children" class is a separate leaf.
 
-    Mostly made by `from_obs`, `from_nested`, `from_edges`, `from_paths`,
-    `from_cell_ontology`, `from_json` or `immune`. Taxonomies are compared and hashed by content.
+    Taxonomies are usually built by `from_obs`, `from_nested`, `from_edges`, `from_paths`,
+    `from_cell_ontology`, `from_json` or `immune`. They are compared and hashed by content.
 
     Parameters
     ----------
     labels
-        Bare name of every node in any order, shape ``(n_nodes,)``; the root's becomes ``"root"``.
+        Bare name of each node in any order, shape ``(n_nodes,)``; the root is renamed ``"root"``.
     parent
-        Index of every node's parent, -1 for the root; shape ``(n_nodes,)``.
+        Index of each node's parent, -1 for the root; shape ``(n_nodes,)``.
     level_names
         One distinct name per level, coarse to fine; by default ``level_1``, ``level_2``, ...
     synonyms
-        Other spellings, and the nodes that they mean, by path or by any name that `resolve`
-        takes; kept by path, in node order.
+        Alternative spellings and their nodes, given as paths or as any other name that `resolve`
+        accepts; stored as paths, in node order.
     ontology_ids
-        Nodes, given and kept likewise, and their Cell Ontology ids (``"CL:0000236"``).
+        Nodes, given and stored in the same way, and their Cell Ontology ids (``"CL:0000236"``).
 
     Raises
     ------
     ValueError
-        Naming the node, for more than one root, a cycle, two siblings of one name, an empty name,
-        a synonym that is another node's name, or annotations of nodes that do not exist.
+        If there is more than one root, a cycle, two siblings with the same name, an empty name, a
+        synonym that is the name of another node, or an annotation of a node that does not exist.
+        The message names the node.
 
     Notes
     -----
-    Source: our decision, after the two-level taxonomy of scHDeepInsight (Jia et al. 2025,
-    doi:10.1101/2025.06.23.661045), which `immune` gives.
+    Source: our design, after the two-level taxonomy of scHDeepInsight (Jia et al. 2025,
+    doi:10.1101/2025.06.23.661045), which `immune` returns.
 
     Examples
     --------
@@ -115,39 +116,36 @@ class Taxonomy:
         self._set("parent", _frozen(parent))
         n_levels = self.max_depth
         levels = tuple(self.level_names) or [f"level_{level + 1}" for level in range(n_levels)]
-        odd = [f"{clipped(x)}, which {found}" for x in levels if (found := _forms.name_problem(x))]
-        if odd or len(levels) != n_levels or len(set(levels)) < n_levels:
-            raise ValueError(
-                "level_names must be text, one distinct name per level, coarse to fine, got "
-                f"{odd[0] if odd else quoted(levels, 5)} for {n_levels} levels. Correct them."
-            )
+        bad = [f"{clipped(x)}, which {found}" for x in levels if (found := _forms.name_problem(x))]
+        if bad or len(levels) != n_levels or len(set(levels)) < n_levels:
+            found = f"{bad[0] if bad else quoted(levels, 5)} for {n_levels} levels. Correct them."
+            raise ValueError(f"level_names must be one distinct name per level, got {found}")
         self._set("level_names", tuple(map(str, levels)))
+        nodes_named = {ROOT_NAME: [0], **self._nodes_named}
         for synonym, target in self.synonyms.items():
             node, problem = self.resolve(target), _forms.name_problem(synonym)
-            if problem is None and (synonym in self._nodes_named or synonym == ROOT_NAME):
-                taken = self._nodes_named.get(synonym, [0])[0]
-                problem = f"is already the name of {clipped(self.path_name(taken))}"
+            if problem is None and (taken := nodes_named.get(synonym)):
+                problem = f"is already the name of {clipped(self.path_name(taken[0]))}"
             if problem is not None:
                 found = f"synonym {clipped(synonym)} of {clipped(self.path_name(node))} {problem}"
-                raise ValueError(
-                    f"A synonym must be text and no node's name: the {found}. Omit it."
-                )
+                raise ValueError(f"A synonym must be text and not a name: the {found}. Omit it.")
             self._node_of_synonym[str(synonym)] = node
-        means = sorted(self._node_of_synonym.items(), key=lambda item: item[::-1])
-        self._set("synonyms", MappingProxyType({name: self.path(node) for name, node in means}))
+        by_node = sorted(self._node_of_synonym.items(), key=lambda item: item[::-1])
+        self._set("synonyms", MappingProxyType({name: self.path(node) for name, node in by_node}))
+        ids: dict[int, str] = {}
         for name, term in self.ontology_ids.items():
             if not isinstance(term, str):
                 found = f"{clipped(term)} of type {type(term).__name__}. Write it as 'CL:0000236'."
                 raise TypeError(f"The ontology id of {clipped(name)} must be text, got {found}")
-        ids = {self.resolve(name): str(term) for name, term in self.ontology_ids.items()}
+            ids[self.resolve(name)] = str(term)
         self._set("ontology_ids", MappingProxyType({self.path(v): ids[v] for v in sorted(ids)}))
 
     def _set(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)  # the one place where a frozen field is set
+        object.__setattr__(self, name, value)  # the class is frozen
 
     @property
     def n_nodes(self) -> int:
-        """Number of nodes V, the root included."""
+        """Number of nodes V, including the root."""
         return len(self.labels)
 
     @property
@@ -163,16 +161,16 @@ class Taxonomy:
     @cached_property
     def max_depth(self) -> int:
         """Depth L of the deepest node; the root has depth 0."""
-        return int(self.depth[-1])  # breadth-first: nobody is deeper than the last
+        return int(self.depth[-1])  # in breadth-first order, the last node is the deepest
 
     @cached_property
     def names(self) -> tuple[Path, ...]:
-        """Path of every node, the root's is ``()``.
+        """Path of each node; ``()`` for the root.
 
         Raises
         ------
         ValueError
-            When the paths together would take more than 512 MB (a chain of many thousand nodes);
+            If all paths together would take more than 512 MB (a chain of many thousand nodes);
             `labels`, `parent` and `path` still work for such a tree.
         """
         self._check_table(8 * int(self.depth.sum()), "paths")
@@ -183,7 +181,7 @@ class Taxonomy:
 
     @cached_property
     def depth(self) -> NDArray[np.int64]:
-        """Depth of every node, shape ``(n_nodes,)``."""
+        """Depth of each node, shape ``(n_nodes,)``."""
         depth = np.zeros(self.n_nodes, dtype=np.int64)
         for node, above in enumerate(self.parent[1:].tolist(), start=1):
             depth[node] = depth[above] + 1
@@ -191,17 +189,17 @@ class Taxonomy:
 
     @cached_property
     def n_children(self) -> NDArray[np.int64]:
-        """Number of children of every node, shape ``(n_nodes,)``."""
+        """Number of children of each node, shape ``(n_nodes,)``."""
         return _frozen(np.bincount(self.parent[1:], minlength=self.n_nodes).astype(np.int64))
 
     @cached_property
     def _first_child(self) -> NDArray[np.int64]:
-        # Breadth-first order puts the children of one node side by side, so a start is enough.
+        # In breadth-first order, the children of a node are consecutive.
         return 1 + np.cumsum(self.n_children) - self.n_children
 
     @cached_property
     def leaves(self) -> NDArray[np.int64]:
-        """Nodes without children in node order, shape ``(n_leaves,)``."""
+        """Nodes without children, in node order, shape ``(n_leaves,)``."""
         return _frozen(np.flatnonzero(self.n_children == 0))
 
     @cached_property
@@ -211,17 +209,17 @@ class Taxonomy:
 
     @cached_property
     def groups(self) -> tuple[NDArray[np.int64], ...]:
-        """Groups of siblings, the children of every inner node."""
+        """Sibling groups: the children of each inner node."""
         return tuple(_frozen(self.children(node)) for node in self.inner_nodes.tolist())
 
     @cached_property
     def node_at_level(self) -> NDArray[np.int64]:
-        """Ancestor-or-self of every node at depth 1..L, -1 deeper; ``(n_nodes, max_depth)``.
+        """Ancestor-or-self of each node at depth 1..L, -1 below it; ``(n_nodes, max_depth)``.
 
         Raises
         ------
         ValueError
-            When the table would take more than 512 MB.
+            If the table would take more than 512 MB.
         """
         self._check_table(8 * self.n_nodes * self.max_depth, "ancestor table")
         table = np.full((self.n_nodes, self.max_depth), -1, dtype=np.int64)
@@ -232,20 +230,17 @@ class Taxonomy:
 
     @cached_property
     def ancestor_matrix(self) -> NDArray[np.bool_]:
-        """Table of whether leaf ``i`` is at or under node ``v``, bool ``(n_leaves, n_nodes)``.
+        """Whether leaf ``i`` is node ``v`` or below it, bool, shape ``(n_leaves, n_nodes)``.
 
         Raises
         ------
         ValueError
-            When the matrix would take more than 512 MB.
+            If the matrix would take more than 512 MB.
         """
         self._check_table(self.n_leaves * self.n_nodes, "ancestor matrix")
         matrix = np.zeros((self.n_leaves, self.n_nodes), dtype=np.bool_)
-        rows, above = np.arange(self.n_leaves), self.leaves.astype(np.int32)
-        while len(rows):
-            matrix[rows, above] = True
-            rows, above = rows[above > 0], self.parent[above[above > 0]]
-        return _frozen(matrix)
+        matrix[np.arange(self.n_leaves), self.leaves] = True
+        return _frozen(self.roll_up(matrix))
 
     def is_leaf(self, node: int) -> bool:
         """Return whether a node has no children.
@@ -273,7 +268,7 @@ class Taxonomy:
         return np.arange(start, start + int(self.n_children[node]), dtype=np.int64)
 
     def descendants(self, node: int) -> NDArray[np.int64]:
-        """Return the nodes strictly below a node, in node order.
+        """Return all nodes below a node, in node order.
 
         Examples
         --------
@@ -284,7 +279,7 @@ class Taxonomy:
         """
         low, high = self._checked(node), node + 1
         levels: list[NDArray[np.int64]] = []
-        while low < high:  # the descendants at one depth stand side by side
+        while low < high:  # the descendants at each depth are consecutive
             stop = int(self._first_child[high - 1] + self.n_children[high - 1])
             low, high = int(self._first_child[low]), stop
             levels.append(np.arange(low, high, dtype=np.int64))
@@ -304,7 +299,7 @@ class Taxonomy:
         return np.asarray(nodes[self.n_children[nodes] == 0], dtype=np.int64)
 
     def ancestors(self, node: int) -> NDArray[np.int64]:
-        """Return the ancestors of a node from level 1 to itself, without the root; ``(depth,)``.
+        """Return the path of a node as indices, from level 1 to the node itself; ``(depth,)``.
 
         Examples
         --------
@@ -319,7 +314,7 @@ class Taxonomy:
         return np.asarray(above[-2::-1], dtype=np.int64)
 
     def roll_up(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Add what every node has to all nodes above it; last axis ``n_nodes``.
+        """Sum the values of each node and all its descendants; last axis ``n_nodes``.
 
         Examples
         --------
@@ -340,12 +335,21 @@ class Taxonomy:
     def per_node(
         self, given: Mapping[Any, float] | ArrayLike, what: str, *, otherwise: float = 0.0
     ) -> NDArray[np.float64]:
-        """Return numbers of all nodes from those of some, by node or name; ``(n_nodes,)``.
+        """Return an array of one number per node, from an array or a mapping; ``(n_nodes,)``.
+
+        Parameters
+        ----------
+        given
+            Array of shape ``(n_nodes,)``, or mapping (or Series) from names or node indices.
+        what
+            Name of the argument, for the error.
+        otherwise
+            Value of nodes that are not in the mapping.
 
         Raises
         ------
         ValueError
-            When an array has another length, or a name is not one of the taxonomy's.
+            If an array has another shape, or a name is not in the taxonomy.
 
         Examples
         --------
@@ -356,10 +360,9 @@ class Taxonomy:
         if not hasattr(given, "items"):
             values = np.array(given, dtype=np.float64)
             if values.shape != (self.n_nodes,):
+                expected = f"one number per node, shape {(self.n_nodes,)}"
                 hint = "Use np.bincount(nodes, minlength=taxonomy.n_nodes)."
-                raise invalid(
-                    what, values.shape, f"one number per node, shape {(self.n_nodes,)}", hint
-                )
+                raise invalid(what, values.shape, expected, hint)
             return values
         values = np.full(self.n_nodes, otherwise)
         for name, value in given.items():  # a mapping, or a Series
@@ -368,7 +371,7 @@ class Taxonomy:
         return values
 
     def lca(self, first: int, second: int) -> int:
-        """Return the lowest common ancestor of two nodes (a node is an ancestor of itself).
+        """Return the lowest common ancestor of two nodes, which may be one of them.
 
         Examples
         --------
@@ -381,7 +384,7 @@ class Taxonomy:
         return int(shared.max(initial=0))  # a deeper node has a larger index
 
     def at_level(self, node: int, level: int | str) -> int | None:
-        """Return the ancestor-or-self of a node at a level, or None when the node ends above it.
+        """Return the ancestor-or-self of a node at a level, or None if the node is above it.
 
         Examples
         --------
@@ -397,7 +400,7 @@ class Taxonomy:
         return above[depth] if depth < len(above) else None
 
     def label(self, node: int) -> str:
-        """Return the bare name of a node; the root's is ``"root"``.
+        """Return the bare name of a node; ``"root"`` for the root.
 
         Examples
         --------
@@ -409,7 +412,7 @@ class Taxonomy:
         return self.labels[self._checked(node)]
 
     def path(self, node: int) -> Path:
-        """Return the path of one node, as in `names`.
+        """Return the path of a node, as in `names`.
 
         Examples
         --------
@@ -421,7 +424,7 @@ class Taxonomy:
         return _forms.path_of(self.labels, self.parent, self._checked(node))
 
     def path_name(self, node: int) -> str:
-        """Return the path of a node as text, e.g. ``"B > B_naive"``; the root's is ``"root"``.
+        """Return the path of a node as text, e.g. ``"B > B_naive"``; ``"root"`` for the root.
 
         Examples
         --------
@@ -433,12 +436,12 @@ class Taxonomy:
         return _forms.join_path(self.path(node))
 
     def level_depth(self, level: int | str) -> int:
-        """Return the depth of a level given by its name or already by its depth (0 is the root).
+        """Return the depth of a level, given by its name or its depth (0 is the root).
 
         Raises
         ------
         ValueError
-            For a name or a depth that the taxonomy does not have.
+            If the taxonomy has no such level.
 
         Examples
         --------
@@ -464,11 +467,9 @@ class Taxonomy:
 
     def _check_table(self, n_bytes: int, what: str) -> None:
         if n_bytes > MAX_TABLE_BYTES:
-            size = f"{n_bytes >> 20:,} MB for {self.n_nodes:,} nodes at {self.max_depth:,} levels"
-            most = (
-                f"at most {MAX_TABLE_BYTES >> 20:,} MB, got {size}. Use `subset` or `prune` first."
-            )
-            raise ValueError(f"The {what} of a tree must take {most}")
+            size = f"{n_bytes >> 20:,} MB for {self.n_nodes:,} nodes and {self.max_depth:,} levels"
+            expected = f"at most {MAX_TABLE_BYTES >> 20:,} MB, got {size}"
+            raise ValueError(f"The {what} must take {expected}. Use `subset` or `prune` first.")
 
     @cached_property
     def _child_named(self) -> dict[tuple[int, str], int]:
@@ -486,8 +487,8 @@ class Taxonomy:
         """Return the node of a path, synonym or bare name.
 
         A full path (text such as ``"B > B_naive"``, or a tuple) is tried first, then a synonym,
-        then a bare name. A bare name that fits several nodes on one root-to-leaf path gives the
-        shallowest, because that claims least.
+        then a bare name. If a bare name occurs several times on a single root-to-leaf path, the
+        shallowest node is returned, which is the least specific.
 
         Parameters
         ----------
@@ -495,7 +496,7 @@ class Taxonomy:
             Path, synonym or bare name. ``"root"`` and ``()`` are the root. A tuple is always a
             full path.
         level
-            Only accept nodes at this level (a level name, or a depth).
+            Only accept nodes at this level (level name or depth).
 
         Returns
         -------
@@ -505,13 +506,13 @@ class Taxonomy:
         Raises
         ------
         ValueError
-            When nothing fits (names that are close are listed), or when a bare name fits nodes on
+            If there is no such node (similar names are listed), or if a bare name occurs on
             different branches (their paths are listed).
 
         Notes
         -----
-        The path of a node at level 1 is its bare name, so such a node wins over nodes of the same
-        name on other branches. Source: our decision (a node is its path).
+        The path of a node at level 1 is its bare name, so such a node takes precedence over nodes
+        with the same name on other branches. Source: our design.
 
         Examples
         --------
@@ -525,46 +526,41 @@ class Taxonomy:
         depth = None if level is None else self.level_depth(level)
         nodes = self._candidates(name, depth)
         if len(nodes) > 1 and not {*self.ancestors(nodes[-1]).tolist()}.issuperset(nodes):
-            paths = quoted(map(self.path_name, nodes[:10]))
-            raise ValueError(
-                f"A bare name must lead to one path, but {clipped(name)} fits {len(nodes)} nodes "
-                f"on different branches: {paths}. Use the full path, or `level`, to say which."
-            )
+            found = f"{clipped(name)} is the name of {len(nodes)} nodes on different branches: "
+            found += quoted(map(self.path_name, nodes[:10]))
+            hint = "Use the full path, or pass `level`."
+            raise ValueError(f"A bare name must be on a single path, but {found}. {hint}")
         if nodes:
-            return nodes[0]  # the shallowest, as node order is breadth first
+            return nodes[0]  # the shallowest, because nodes are in breadth-first order
+        shown = clipped(name) if level is None else f"{clipped(name)} at level {level!r}"
         if level is not None and (elsewhere := self._candidates(name)):
-            found = ", ".join(map(str, sorted({int(self.depth[node]) for node in elsewhere})))
-            advice = f"It exists at depth {found}: leave `level` out"
+            depths = ", ".join(map(str, sorted({int(self.depth[node]) for node in elsewhere})))
+            hint = f"It exists at depth {depths}: omit `level`."
         else:
             last = "".join(_forms.split_path(name)[-1:])
             near = _forms.close_matches(last, [*self._nodes_named, *self.synonyms])
-            advice = f"Names that are close: {quoted(near)}" if near else "No name is close to it"
-            advice += "; print the taxonomy to see all, or give it as a synonym"
-        shown = clipped(name) if level is None else f"{clipped(name)} at level {level!r}"
-        raise ValueError(
-            f"The taxonomy has no node {shown}, neither by full path ('parent > child') nor by "
-            f"synonym or bare name. {advice}."
-        )
+            hint = f"Similar names: {quoted(near)}. " if near else "No name is similar. "
+            hint += "Print the taxonomy to see all names, or add a synonym."
+        forms = "full path ('parent > child'), synonym nor bare name"
+        raise ValueError(f"The taxonomy has no node {shown}, neither by {forms}. {hint}")
 
     def _candidates(
         self, name: str | Sequence[str], depth: int | None = None, *, bare: bool = False
     ) -> list[int]:
-        """Nodes that a name may mean, by the first way of reading it that finds any at `depth`."""
-        ways = [] if bare else [[self._find(_forms.split_path(name))]]
+        """Return the nodes of a full path, else of a synonym, else of a bare name, at `depth`."""
+        node, ways = 0, list[list[int]]()
+        if not bare:
+            for child in _forms.split_path(name):
+                node = self._child_named.get((node, child), -1)
+            ways.append([node])
         if isinstance(name, str):
             ways += [] if bare else [[self._node_of_synonym.get(name, -1)]]
             ways.append(self._nodes_named.get(name, []))
-        found = ([n for n in way if n >= 0 and depth in (None, self.depth[n])] for way in ways)
+        found = ([v for v in way if v >= 0 and depth in (None, self.depth[v])] for way in ways)
         return next(filter(None, found), [])
 
-    def _find(self, path: Path) -> int:
-        node = 0
-        for name in path:
-            node = self._child_named.get((node, name), -1)
-        return node
-
     def to_nested(self) -> dict[str, Any]:
-        """Return nested dicts of names to children, leaves with empty ones, for `from_nested`.
+        """Return nested dicts that map names to children (empty for leaves), for `from_nested`.
 
         Examples
         --------
@@ -578,7 +574,7 @@ class Taxonomy:
         return nested[0]
 
     def to_edges(self) -> list[tuple[str, str]]:
-        """Return edges as pairs of text paths, for `from_edges`; the root is ``"root"``.
+        """Return the edges as pairs of text paths, for `from_edges`; the root is ``"root"``.
 
         Examples
         --------
@@ -590,9 +586,9 @@ class Taxonomy:
         return [(texts[above], texts[node]) for node, above in enumerate(self.parent.tolist())][1:]
 
     def to_networkx(self) -> nx.DiGraph:
-        """Return the directed graph from parents to children, nodes named by their text path.
+        """Return a directed graph from parents to children, with text paths as node names.
 
-        Nodes have the attributes ``node`` (index), ``label``, ``depth`` and, where known,
+        Nodes have the attributes ``node`` (index), ``label``, ``depth`` and, if known,
         ``ontology_id``.
 
         Examples
@@ -606,9 +602,10 @@ class Taxonomy:
 
         graph = nx.DiGraph(self.to_edges())
         for node, path in enumerate(self.names):
-            known = {"node": node, "label": self.labels[node], "depth": int(self.depth[node])}
-            known |= {"ontology_id": self.ontology_ids[path]} if path in self.ontology_ids else {}
-            graph.nodes[_forms.join_path(path)].update(known)
+            attributes = graph.nodes[_forms.join_path(path)]
+            attributes |= {"node": node, "label": self.labels[node], "depth": int(self.depth[node])}
+            if path in self.ontology_ids:
+                attributes["ontology_id"] = self.ontology_ids[path]
         return graph
 
     def with_annotations(
@@ -618,21 +615,21 @@ class Taxonomy:
         synonyms: Mapping[str, NodeName] | None = None,
         ontology_ids: Mapping[Any, str] | None = None,
     ) -> Self:
-        """Return a copy with level names replaced, and synonyms and ontology ids added.
+        """Return a copy with replaced level names and additional synonyms and ontology ids.
 
         Parameters
         ----------
         level_names
             One distinct name per level, coarse to fine.
         synonyms
-            Other spellings and the nodes that they mean.
+            Alternative spellings and their nodes.
         ontology_ids
             Nodes and their Cell Ontology ids.
 
         Raises
         ------
         ValueError
-            When a name does not lead to one node, or a synonym is taken.
+            If a name does not identify a single node, or a synonym is already in use.
 
         Examples
         --------
@@ -644,19 +641,17 @@ class Taxonomy:
         """
         for name, target in (synonyms or {}).items():
             if name in self.synonyms and self.resolve(target) != self.resolve(name):
-                found = (
-                    f"{name!r} leads to two nodes: {self.synonyms[name]} and {target}. Omit one."
-                )
-                raise ValueError(f"A synonym must have one meaning, but {found}")
-        names = self.level_names if level_names is None else tuple(level_names)
-        words, ids = (
-            {**self.synonyms, **(synonyms or {})},
-            {**self.ontology_ids, **(ontology_ids or {})},
+                found = f"two nodes for {name!r}: {self.synonyms[name]} and {target}"
+                raise ValueError(f"A synonym must have one meaning, got {found}. Omit one of them.")
+        return replace(
+            self,
+            level_names=self.level_names if level_names is None else tuple(level_names),
+            synonyms={**self.synonyms, **(synonyms or {})},
+            ontology_ids={**self.ontology_ids, **(ontology_ids or {})},
         )
-        return replace(self, level_names=names, synonyms=words, ontology_ids=ids)
 
     def subset(self, nodes: Iterable[NodeLike]) -> Self:
-        """Return the taxonomy of the given nodes, all that is below them, and their ancestors.
+        """Return the taxonomy of the given nodes, their descendants and their ancestors.
 
         Parameters
         ----------
@@ -671,12 +666,10 @@ class Taxonomy:
         (('T',), ('T', 'CD4'), ('T', 'CD4', 'naive'), ('T', 'CD4', 'Th1'))
         """
         chosen = [self._node(node) for node in nodes]
-        keep = np.zeros(self.n_nodes, dtype=np.bool_)
-        keep[[*chosen, *(below for node in chosen for below in self.descendants(node))]] = True
-        return self._restrict(keep)
+        return self.prune([*chosen, *(v for node in chosen for v in self.descendants(node))])
 
     def prune(self, keep_nodes: Iterable[NodeLike]) -> Self:
-        """Return the taxonomy of the given nodes and their ancestors; what is below them is cut.
+        """Return the taxonomy of the given nodes and their ancestors, without their descendants.
 
         Parameters
         ----------
@@ -691,13 +684,9 @@ class Taxonomy:
         (('T',), ('B',), ('T', 'CD4'))
         """
         keep = np.zeros(self.n_nodes, dtype=np.bool_)
-        keep[[self._node(node) for node in keep_nodes]] = True
-        return self._restrict(keep)
-
-    def _restrict(self, keep: np.ndarray) -> Self:
+        keep[[0, *map(self._node, keep_nodes)]] = True
         for node in range(self.n_nodes - 1, 0, -1):  # children come after their parent
             keep[self.parent[node]] |= keep[node]
-        keep[0] = True
         kept, rank = np.flatnonzero(keep), np.cumsum(keep) - 1
         return type(self)(
             tuple(self.labels[node] for node in kept),
@@ -714,8 +703,8 @@ class Taxonomy:
 
     @cached_property
     def _content(self) -> tuple[Any, ...]:
-        notes = tuple(self.synonyms.items()), tuple(self.ontology_ids.items())  # in one order
-        return self.labels, self.parent.tobytes(), self.level_names, *notes
+        annotations = tuple(self.synonyms.items()), tuple(self.ontology_ids.items())  # sorted
+        return self.labels, self.parent.tobytes(), self.level_names, *annotations
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Taxonomy):
@@ -726,7 +715,7 @@ class Taxonomy:
         return hash(self._content)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self).from_dict, (self.to_dict(),)  # checked again, and read-only again
+        return type(self).from_dict, (self.to_dict(),)  # validates, and makes arrays read-only
 
     def __repr__(self) -> str:
         levels = ", ".join([*self.level_names[:5], *["..."] * (self.max_depth > 5)])
