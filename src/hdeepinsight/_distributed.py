@@ -6,8 +6,9 @@ the cells from where they are stored, and what a lost one was doing is done agai
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -34,6 +35,8 @@ Found = TypeVar("Found")
 JOB_BLOCKS = 4
 #: Seconds to wait for a scheduler, and for its first worker.
 PATIENCE = 30
+#: Bytes that a worker may keep, and from which on an array is mapped, by the numbers of glibc.
+_KEPT_MEMORY = {-1: 2**27, -3: 2**25}
 #: Jobs for each thread of the workers that are handed out at a time.
 AHEAD = 3
 
@@ -227,6 +230,10 @@ def _packed(blocks: Any) -> bytes:
 
 @lru_cache(2)
 def _unpacked(payload: bytes) -> Any:
+    with suppress(OSError, AttributeError, TypeError):  # other systems than Linux have no mallopt
+        # Nannies have workers give all memory back at once, which takes as long as the network.
+        for setting in _KEPT_MEMORY.items():
+            ctypes.CDLL(None).mallopt(*setting)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.load(BytesIO(payload), map_location=device, weights_only=False)
 
