@@ -1,7 +1,7 @@
-"""A query on the workers of a dask cluster: blocks are the jobs, the result is that of one process.
+"""Annotate a query on the workers of a dask cluster, with exactly the result of a single process.
 
-What was found out about the query, its judge and the network go to each worker once. Workers read
-the cells from where they are stored, and what a lost one was doing is done again by another.
+Each worker receives the network and the results of inspecting the query once, and reads the cells
+from storage. Jobs consist of whole blocks; the jobs of a lost worker are repeated by others.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 Found = TypeVar("Found")
 
-#: Blocks of a job: about a second of work.
+#: Blocks per job, about one second of work.
 JOB_BLOCKS = 4
-#: Seconds to wait for a scheduler, and for its first worker.
-PATIENCE = 30
-#: Bytes that a worker may keep, and from which on an array is mapped, by the numbers of glibc.
+#: Seconds to wait for the scheduler and for the first worker.
+TIMEOUT = 30
+#: Parameters of glibc's mallopt: bytes to keep, and smallest allocation that is mapped.
 _KEPT_MEMORY = {-1: 2**27, -3: 2**25}
-#: Jobs for each thread of the workers that are handed out at a time.
+#: Jobs submitted ahead per worker thread.
 AHEAD = 3
 
 
@@ -47,14 +47,14 @@ def _dask() -> Any:
 
 @contextmanager
 def connected(client: Any) -> Iterator[Any]:
-    """Give the client of a cluster, of itself or of the address of its scheduler; none of none.
+    """Yield a client, also for the address of its scheduler; ``None`` for ``None``.
 
     Raises
     ------
     ConnectionError
-        If there is no scheduler at the address.
+        If the scheduler cannot be reached.
     TypeError
-        If it is neither.
+        If it is neither a client nor an address.
     """
     if client is None:
         yield None
@@ -67,29 +67,31 @@ def connected(client: Any) -> Iterator[Any]:
         expected = "a distributed.Client, or the address of a scheduler such as tcp://host:8786"
         raise TypeError(f"client must be {expected}, got a {type(client).__name__}.")
     try:
-        own = distributed.Client(client, timeout=PATIENCE, set_as_default=False)
+        own = distributed.Client(client, timeout=TIMEOUT, set_as_default=False)
     except (OSError, ValueError) as error:
         raise ConnectionError(
-            f"There is no dask scheduler at {client} ({error}). Start one with `dask scheduler`, "
-            "or check the address, and that this machine can reach its port."
+            f"The dask scheduler at {client} cannot be reached ({error}). Start one with `dask "
+            "scheduler`, or check the address and whether its port is open."
         ) from error
     with own:
         yield own
 
 
 def check_workers(client: Any, *paths: Path) -> None:
-    """Check that there are workers, with this release, which see some files.
+    """Check that there are workers, that they have this release, and that they find some files.
 
     Raises
     ------
     RuntimeError
-        If there are none, or some lack the package or have another version of it.
+        If there are no workers, or a worker lacks the package or has another version.
     FileNotFoundError
-        If one does not see a file.
+        If a worker does not find a file.
     """
     wanted = [str(path) for path in paths]
 
-    def look() -> tuple[str | None, list[str]]:  # sent as code, where the package may be missing
+    def inspect() -> tuple[
+        str | None, list[str]
+    ]:  # sent by value, since the package may be missing
         from importlib import metadata
         from os.path import exists
 
@@ -99,44 +101,44 @@ def check_workers(client: Any, *paths: Path) -> None:
             version = None
         return version, [path for path in wanted if not exists(path)]
 
-    first = client.submit(int, pure=False)  # clusters that adapt grow only if there is work
+    first = client.submit(int, pure=False)  # adaptive clusters only grow if there are tasks
     try:
-        client.wait_for_workers(1, timeout=PATIENCE)
+        client.wait_for_workers(1, timeout=TIMEOUT)
     except TimeoutError as error:
         raise RuntimeError(
-            f"The cluster at {client.scheduler.address} has had no worker for {PATIENCE} seconds. "
+            f"The cluster at {client.scheduler.address} had no workers for {TIMEOUT} seconds. "
             f"Start some with `dask worker {client.scheduler.address}`."
         ) from error
     del first
-    for address, (version, missing) in client.run(look).items():
+    for address, (version, missing) in client.run(inspect).items():
         if version != __version__:
-            has = "has no hdeepinsight" if version is None else f"has hdeepinsight {version}"
+            found = "no hdeepinsight" if version is None else f"hdeepinsight {version}"
             raise RuntimeError(
-                f"The worker at {address} {has}, and this machine has {__version__}. Install "
-                "the same version on all machines."
+                f"The worker at {address} has {found}, this machine has {__version__}. Install the "
+                "same version on all machines."
             )
         if missing:
             raise FileNotFoundError(
-                f"The worker at {address} does not see {examples(missing)}. Put it where all "
-                "machines find it under the same path, such as on a shared file system."
+                f"The worker at {address} does not find {examples(missing)}. Use a shared file "
+                "system, where the file has the same path on all machines."
             )
 
 
 def annotate_on(client: Any, model: Any, opened: AlignedQuery, **how: Any) -> Annotation:
-    """Annotate a query as its model does, by the workers of a cluster.
+    """Annotate a query on the workers of a cluster.
 
     Parameters
     ----------
     client
         Client of the cluster.
     model
-        A trained classifier.
+        Trained classifier.
     opened
-        Query, opened for it.
+        Query, opened for the model.
     **how
-        ``decoder``, ``threshold`` and ``reject`` of its ``annotate``.
+        ``decoder``, ``threshold`` and ``reject`` of the model's ``annotate``.
     """
-    if opened.n_obs <= CHUNK_CELLS:  # which are judged all together
+    if opened.n_obs <= CHUNK_CELLS:  # a single block
         annotation: Annotation = model.annotate(opened, **how)
         return annotation
     blocks = Annotator.of(model).blocks(opened, **how)
@@ -147,7 +149,7 @@ def annotate_on(client: Any, model: Any, opened: AlignedQuery, **how: Any) -> An
 
 
 def jobs_of(stop: int, start: int = 0) -> Iterator[range]:
-    """Give the cells of one job after the other, whole blocks each.
+    """Divide cells into jobs of whole blocks.
 
     Examples
     --------
@@ -165,29 +167,29 @@ def on_workers(
     do: Callable[[Any, range, pd.Index], Found],
     names: pd.Index | None = None,
 ) -> Iterator[tuple[range, Found]]:
-    """Do something with the blocks of a query on the workers of a cluster.
+    """Process the blocks of a query on the workers of a cluster.
 
     Parameters
     ----------
     client
         Client of the cluster.
     blocks
-        The blocks of the query, as ``Annotator.blocks`` returns them.
+        Result of ``Annotator.blocks``.
     jobs
-        Cells of each job, from the start of a block to the end of one.
+        Cells of each job, see `jobs_of`.
     do
-        A function, importable on the workers, of the blocks, cells of one job, and their names.
+        Importable function of ``blocks``, the cells of a job and their names.
     names
-        Names of all cells, where ``do`` needs them.
+        Names of all cells, if ``do`` needs them.
 
     Yields
     ------
-    Cells of a job and what was returned for it, in the order in which jobs end.
+    Cells and result of each job, in order of completion.
 
     Raises
     ------
     RuntimeError
-        If worker after worker is lost at the same job.
+        If several workers are lost during the same job.
     """
     from dask import config
 
@@ -195,7 +197,7 @@ def on_workers(
     left = {job.start: job for job in jobs}
     with config.set({"distributed.admin.large-graph-warning-threshold": "1GiB"}):
         payload = _packed(blocks)
-        # A task, not scattered data: it is there again after the worker that held it was lost.
+        # A task rather than scattered data, so that it is recomputed if its worker is lost.
         sent = client.submit(bytes, payload, key=f"hdeepinsight-{sha256(payload)}")
         done = distributed.as_completed(with_results=True, loop=client.loop)
         try:
@@ -210,17 +212,17 @@ def on_workers(
             return
         except distributed.KilledWorker as error:
             raise RuntimeError(
-                f"Several workers were lost at the same cells, one after the other ({error}). See "
-                "their logs; if they lack memory, give them more, or fewer threads."
+                f"Several workers were lost while processing the same cells ({error}). Check their "
+                "logs; if memory ran out, use workers with more memory or fewer threads."
             ) from error
         except UnlikeSample:
             done.clear()
-    blocks.reader.opened.source.inspection.settle()  # says what is wrong, or that nothing is
+    blocks.reader.opened.source.inspection.settle()  # raises if the values are invalid
     yield from on_workers(client, blocks, left.values(), do, names)
 
 
 def _packed(blocks: Any) -> bytes:
-    """Write blocks for other processes, without names of cells."""
+    """Serialise blocks without cell names."""
     import cloudpickle
 
     buffer, key = BytesIO(), blocks.reader.network.adapter.batch_key
@@ -230,8 +232,8 @@ def _packed(blocks: Any) -> bytes:
 
 @lru_cache(2)
 def _unpacked(payload: bytes) -> Any:
-    with suppress(OSError, AttributeError, TypeError):  # other systems than Linux have no mallopt
-        # Nannies have workers give all memory back at once, which takes as long as the network.
+    with suppress(OSError, AttributeError, TypeError):  # mallopt only exists on Linux
+        # Nannies make workers return freed memory at once, which takes as long as the network.
         for setting in _KEPT_MEMORY.items():
             ctypes.CDLL(None).mallopt(*setting)
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -84,12 +84,12 @@ class Inspection:
             self.settle(tally)
 
     def settle(self, seen: Scan | None = None) -> None:
-        """Judge the matrix by all of its values, of which there are tallies or none.
+        """Update the report from the tallies of all values, which are read if not given.
 
         Raises
         ------
         InputError
-            If they are not what some of them told.
+            If they contradict the sample.
         """
         found: Inspection = self.again(seen)  # type: ignore[misc]
         if found.denormalizer != self.denormalizer:
@@ -284,13 +284,13 @@ class CountSource:
         )
 
     def portable(self, columns: Sequence[str]) -> CountSource:
-        """Return the source for other processes; see `AlignedQuery.portable`."""
+        """Return a copy to send to other processes; see `AlignedQuery.portable`."""
         if self.matrix.is_in_memory:
             raise InputError(
-                "The counts are held by this process, where no other can read them.",
+                "The counts are in the memory of this process, where workers cannot read them.",
                 "Valid is the path of an .h5ad file or a .zarr store, or an AnnData whose matrix "
                 "is a dask array.",
-                "Write the cells to a file that all machines see, or omit client=.",
+                "Write the query to a file that all workers can read, or omit client=.",
             )
         seen = self.inspection.seen and replace(self.inspection.seen, sample=[])
         return replace(
@@ -315,7 +315,7 @@ class CountSource:
 
 
 class UnlikeSample(Exception):
-    """Values are not what those told that were looked at, and all have to be judged anew."""
+    """Values differ in kind from those of the sample, so all values have to be inspected."""
 
 
 def _unlike(seen: Scan | None) -> Inspection:

@@ -161,7 +161,7 @@ class RowMatrix:
 
     @property
     def is_in_memory(self) -> bool:
-        """Whether this process alone holds the values, or the file that they are in open."""
+        """Whether the values are in memory, or in a file that this process holds open."""
         return getattr(self.opener, "func", None) is nullcontext and self.storage != "dask"
 
     def keep(self, columns: Ints) -> RowMatrix:

@@ -293,21 +293,21 @@ class AlignedQuery:
         return replace(self, source=self.source.take(rows), extra=self.extra[rows])
 
     def named(self, names: pd.Index) -> AlignedQuery:
-        """Return the query with other names of its cells."""
+        """Return the query with other cell names."""
         return replace(self, source=replace(self.source, obs=self.obs.set_axis(names)))
 
     def portable(self, columns: Sequence[str] = ()) -> AlignedQuery:
-        """Return the query for other processes, which read it from where it is stored.
+        """Return a copy to send to other processes, which read the counts themselves.
 
         Parameters
         ----------
         columns
-            Columns of ``obs`` that are needed there, where there are such; cells have no names.
+            Columns of ``obs`` to keep if present. Cell names and all other columns are dropped.
 
         Raises
         ------
         InputError
-            If its counts are in the memory of this process.
+            If the counts are in memory.
 
         Examples
         --------

@@ -1,4 +1,4 @@
-"""A query that is opened and judged by a model once, and labelled in blocks, in any process."""
+"""Annotate a query in blocks that do not depend on each other, in one process or several."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 class QueryBlocks:
-    """Label the blocks of a query, in any order; each is to the last bit that of the whole query.
+    """Annotate blocks of a query in any order, with exactly the result of annotating it at once.
 
     Parameters
     ----------
     model
-        Model that labels them.
+        Trained model.
     opened
-        Query, opened for the model. Some of its cells are read, by which all of it is judged.
+        Query, opened for the model. A sample of its cells is compared with the reference.
     **how
         ``decoder``, ``threshold`` and ``reject`` of :meth:`AnnotatingMixin.annotate`.
     """
@@ -33,37 +33,37 @@ class QueryBlocks:
     def __init__(self, model: Any, opened: AlignedQuery, **how: Any) -> None:
         self.model, self.how = model, how
         self.reader = QueryReader(model, opened)
-        self.judge, self.said = None, {}
+        self.judge, self.sampled = None, {}
         if model.bank_ is not None:
             sample, self.judge = model._annotated(self.reader.sample(), **how)
-            self.said = {"verdict": sample.verdict, "gene_report": sample.gene_report}
+            self.sampled = {"verdict": sample.verdict, "gene_report": sample.gene_report}
         self.how["decisions"] = self.reader.decisions
 
     def annotations(
         self, rows: range | None = None, names: pd.Index | None = None
     ) -> Iterator[Annotation]:
-        """Label the next 4,096 cells at a time, of all cells or of some; with other names."""
+        """Annotate some cells, by default all, 4,096 at a time; ``names`` replaces their names."""
         reader = self._reader(rows)
-        for place, _, part in reader.chunks(self.model._wanted, judge=self.judge):
+        for place, _, part in reader.chunks(self.model._outputs, judge=self.judge):
             opened = reader.opened.subset(place)
             opened = opened if names is None else opened.named(names[place])
-            yield self.model._annotation(opened, self.judge, part, **self.how, said=self.said)
+            yield self.model._annotation(opened, self.judge, part, **self.how, whole=self.sampled)
 
     def outputs(self, rows: range | None = None) -> Outputs:
-        """Return what the model says of some cells, as arrays by name, of which `whole` is made."""
+        """Return the model's outputs for some cells as arrays by name, for `whole`."""
         reader = self._reader(rows)
-        chunks = reader.chunks(self.model._wanted, judge=self.judge)
+        chunks = reader.chunks(self.model._outputs, judge=self.judge)
         return gather(((place, part) for place, _, part in chunks), reader.opened.n_obs)
 
     def whole(self, parts: Iterable[tuple[slice, Outputs]]) -> Annotation:
-        """Return the annotation of all cells, of what `outputs` returned of parts of them."""
+        """Combine the `outputs` of all parts into the annotation of the query."""
         opened = self.reader.opened
         found = gather(parts, opened.n_obs)
         annotation: Annotation = self.model._annotation(opened, self.judge, found, **self.how)
         return annotation
 
     def portable(self, columns: Sequence[str] = ()) -> QueryBlocks:
-        """Return the same for other processes; see :meth:`AlignedQuery.portable`."""
+        """Return a copy to send to other processes; see :meth:`AlignedQuery.portable`."""
         found = copy(self)
         found.reader = copy(self.reader)
         found.reader.opened = self.reader.opened.portable(columns)
@@ -71,4 +71,4 @@ class QueryBlocks:
 
     def _reader(self, rows: range | None) -> QueryReader:
         reader = self.reader
-        return reader if rows is None else reader.of(np.arange(rows.start, rows.stop))
+        return reader if rows is None else reader.subset(np.arange(rows.start, rows.stop))
