@@ -40,8 +40,8 @@ DISTILLED = {
 METHODS = (*CHOSEN, *AVERAGES, *DISTILLED, "all cells")
 STUDENTS = "logistic", "mlp", "schdeepinsight"
 N_GENES = 2000
-#: Passes of SCHDeepInsight over small references, which are a batch or two.
-EPOCHS = 100
+#: Cells that SCHDeepInsight is trained on, simulated from each row of a small reference.
+CELLS_PER_ROW = 50
 
 
 def read(prepared: Prepared) -> tuple[ad.AnnData, ad.AnnData, np.ndarray, str]:
@@ -78,10 +78,12 @@ def annotate(
 ) -> np.ndarray:
     """Train a student, and return its labels of the query."""
     if student == "schdeepinsight":
-        hdi.SCHDeepInsight.setup_anndata(small, layer="counts", labels_keys=levels)
-        model = hdi.SCHDeepInsight(small, seed=seed)
-        held_out = {"validation_size": 0, "max_epochs": EPOCHS} if small.n_obs < 1000 else {}
-        model.train(**held_out, accelerator="cpu", enable_progress_bar=False)
+        averaged = small.n_obs < 1000
+        cells = hdi.tl.simulate_cells(small, CELLS_PER_ROW, seed=seed) if averaged else small
+        layer = None if averaged else "counts"
+        hdi.SCHDeepInsight.setup_anndata(cells, layer=layer, labels_keys=levels)
+        model = hdi.SCHDeepInsight(cells, seed=seed)
+        model.train(accelerator="cpu", enable_progress_bar=False)
         return model.annotate(query).labels[levels[-1]].astype(str).to_numpy()
     model = (
         LogisticRegression(max_iter=1000)

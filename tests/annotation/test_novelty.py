@@ -134,7 +134,9 @@ def test_empty_droplets_get_no_label(bank, depth, alone):
     if not alone:
         assert (allowed[:500] == 0).mean() < 0.05
     if depth == 20 and not alone:
-        assert "too few counts to tell it from an empty droplet" in set(reasons[-200:])
+        assert "the cell has too few counts to distinguish it from an empty droplet" in set(
+            reasons[-200:]
+        )
 
 
 def test_doublets_of_two_lineages_are_found(bank):
@@ -228,7 +230,7 @@ def test_a_split_that_markers_contradict_is_not_given(bank):
     of_t = np.isin(nodes, [TREE.labels.index("CD4"), TREE.labels.index("CD8")])
     assert (depth[of_t] <= 1).all()
     assert (depth[~of_t] == NO_LIMIT).mean() > 0.9
-    assert any("CD4 and CD8 are not told apart in this query" in text for text in reasons)
+    assert any("CD4 and CD8 cannot be told apart in this query" in text for text in reasons)
     assert len(judge.findings) == 1
 
 

@@ -20,7 +20,7 @@ from hdeepinsight._palette import MISSING, tree_colors
 from hdeepinsight.annotation import _decode, _external
 from hdeepinsight.annotation._anndata_io import Additions, check_cells, from_text, storable, to_text
 from hdeepinsight.annotation._conformal import Calibration, LabelSets, SetKind, label_sets
-from hdeepinsight.annotation._trust import NO_COUNTS, Decision, Verdict
+from hdeepinsight.annotation._verdict import NO_COUNTS, Decision, Verdict
 from hdeepinsight.data import GeneReport, InputReport
 from hdeepinsight.taxonomy import Taxonomy, cell_type, path_distance
 

@@ -28,6 +28,8 @@ MAX_PURITY = 0.8
 PSEUDO_COUNTS = 10.0
 MAX_RATIO = 20.0
 EM_STEPS = 100
+#: Counts that are drawn for a simulated droplet; those of deeper ones are scaled from these.
+DRAWN_COUNTS = 200
 #: Fewer cells do not say how many counts a cell of a type has.
 FEW_CELLS = 10
 #: Markers of a lineage, by what each of its types exceeds all others, and a share that is 0.
@@ -257,6 +259,32 @@ class TypeProfiles:
             weights = weights * ((mean / (weights @ self.base)) @ self.base.T)
             weights /= weights.sum()
         return np.asarray(weights)
+
+    def empty_droplets(
+        self, depths: np.ndarray, n_droplets: int, rng: np.random.Generator
+    ) -> list[np.ndarray]:
+        """Simulate `Explained.ambient` of empty droplets, drawn from the mixture of all types.
+
+        Parameters
+        ----------
+        depths
+            Counts per droplet, shape ``(n_depths,)``.
+        n_droplets
+            Droplets of each depth.
+        rng
+            Source of the draws, which all depths share.
+        """
+        n_drawn = int(min(depths.max(), DRAWN_COUNTS))
+        genes = rng.choice(len(self.soup), size=(n_drawn, n_droplets), p=self.soup)
+        totals = self.log_ratios.T[genes].cumsum(axis=0, dtype=np.float64)
+        mean = self.log_ratios @ self.soup
+        found = []
+        for depth in depths:
+            n = int(min(depth, n_drawn))
+            # Deviations from the mean of many counts grow with the square root of their number.
+            deviation = (totals[n - 1] - n * mean) * np.sqrt(depth / n)
+            found.append((depth * mean + deviation).max(axis=1) / np.sqrt(depth))
+        return found
 
     def explain(self, counts: sparse.csr_matrix) -> Explained:
         """Compare cells with one type, with two, and with the soup.

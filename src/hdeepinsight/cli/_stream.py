@@ -1,4 +1,4 @@
-"""Labels of queries of any size: written block by block, gone on with after a stop, and merged."""
+"""Stream the labels of a query to disk in blocks; resume, split and merge such runs."""
 
 from __future__ import annotations
 
@@ -20,34 +20,33 @@ from hdeepinsight.cli._options import READING, command, options_of
 if TYPE_CHECKING:
     from hdeepinsight.annotation import Annotation
 
-#: Formats of labels that are written by blocks.
+#: File formats that can be streamed.
 FORMATS: Final = (".parquet", ".csv")
 _SETTINGS: Final = "settings.json"
 
 
-def _part(text: str) -> tuple[int, int]:
-    """Read which part of how many."""
+def _parse_part(text: str) -> tuple[int, int]:
     i, _, n = text.partition("/")
     if not (i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)):
-        raise typer.BadParameter(f"it must be a part of so many, such as 3/8, got {text!r}.")
+        raise typer.BadParameter(f"it must be I/N with I from 1 to N, such as 3/8, got {text!r}.")
     return int(i), int(n)
 
 
 def _streaming(
-    stream: bool = False, resume: bool = False, part: Annotated[Any, {"parser": _part}] = None
+    stream: bool = False, resume: bool = False, part: Annotated[Any, {"parser": _parse_part}] = None
 ) -> None:
-    """List the options of `annotate_blocks`.
+    """Declare the options of `annotate_blocks`.
 
     Large queries
     -------------
     --stream
-        Write labels block by block as they come, to .csv or .parquet (which always does), each
-        cell by itself as with [b]--fast[/b]; memory stays the same, whatever the query's size.
+        Write labels in blocks to .csv or .parquet, in constant memory; cells are labelled
+        independently, as with [b]--fast[/b]. Always on for .parquet.
     --resume
-        Go on where --stream was stopped.
+        Continue an interrupted run of --stream.
     --part I/N
-        Only this part of the query, such as [b]3/8[/b], for an array of jobs; [b]hdeepinsight
-        merge[/b] makes one file of all parts.
+        Annotate only this part of the query, such as [b]3/8[/b] in a job array; [b]hdeepinsight
+        merge[/b] joins the parts.
     """
 
 
@@ -70,29 +69,29 @@ def annotate_blocks(
     strict: bool,
     **asked: Any,
 ) -> Annotation:
-    """Write the labels of a query, or of a part of its blocks, block by block.
+    """Write the labels of a query, or of one part of it, in blocks.
 
-    The blocks lie in a folder beside ``out``; each is a file of its own, which appears in one
-    piece and can be read. Once all are there they are merged.
+    Each block is written atomically to a table in the folder ``out.blocks``. A complete run merges
+    them into ``out``.
 
     Returns
     -------
-    The annotation of some cells from all over the query, whose verdict tells of the whole.
+    An annotation whose verdict is based on cells sampled from the whole query.
 
     Raises
     ------
     UsageProblem
-        If what was asked for needs all cells at once, or other settings wrote the blocks there.
+        If an option needs all cells at once, or the folder holds blocks of another run.
     """
-    asks = [f"--{name} on" for name in ("adapt", "refine") if asked.pop(name) == "on"]
-    asks += [
+    needs_all = [f"--{name} on" for name in ("adapt", "refine") if asked.pop(name) == "on"]
+    needs_all += [
         f"--{name}" for name in ("vote", "batch_key", "reference", "markers") if asked.pop(name)
     ]
-    asks += ["--report"] * (report is not None)
-    if asks:
+    needs_all += ["--report"] * (report is not None)
+    if needs_all:
         raise UsageProblem(
-            f"{', '.join(asks).replace('_', '-')} cannot be had with labels that are written block "
-            "by block: that needs all cells at once. Leave it out, or write to .h5ad or .zarr."
+            f"{', '.join(needs_all).replace('_', '-')} needs all cells at once, which streaming "
+            "does not keep in memory. Omit it, or write to .h5ad or .zarr."
         )
     check_output(out, source=query, overwrite=overwrite, formats=FORMATS)
     if out.suffix == ".parquet":
@@ -132,15 +131,16 @@ def annotate_blocks(
                 table = table.reset_index()
                 text = {name: "string" for name in table if table[name].dtype.kind not in "biuf"}
                 table.astype(text).to_parquet(path, index=False)
-    n_judged = len(opened.sample_rows())
-    if block is None:  # nothing was left: what is said of the query is not in the files
-        block = loaded.annotate(opened.subset(opened.sample_rows()), **asked)
+    sample = opened.sample_rows()
+    if block is None:  # all blocks exist: annotate the sample again for the verdict
+        block = loaded.annotate(opened.subset(sample), **asked)
     if part is None:
         merge_blocks(out)
-    show(f"Each cell was labelled by itself; the verdict rests on {counted(n_judged, 'cell')}.")
-    show(*(in_options(str(said)) for said in (block.gene_report, block.verdict) if said))
-    wrote = f"Part {i} of {n} is written; hdeepinsight merge {out} makes one file of all"
-    show(wrote if part else f"Written to {out}")
+    n_sampled = counted(len(sample), "cell")
+    show(f"Cells were labelled independently; the verdict is based on {n_sampled}.")
+    show(*(in_options(str(text)) for text in (block.gene_report, block.verdict) if text))
+    joins = f"hdeepinsight merge {out} joins all parts once they have finished"
+    show(f"Part {i} of {n} is written; {joins}" if part else f"Written to {out}")
     return block
 
 
@@ -151,7 +151,7 @@ def _block(out: Path, first: int) -> Path:
 def _begin(
     out: Path, settings: Any, mine: range, part: Any, resume: bool, overwrite: bool
 ) -> range:
-    """Return the first cells of the blocks that are left to write."""
+    """Return the first cell of each block that remains to be written."""
     at = _block(out, 0).with_name(_SETTINGS)
     if overwrite and part is None and not resume:
         remove(at.parent)
@@ -159,8 +159,8 @@ def _begin(
         known = json.loads(at.read_text())
         if changed := [name for name, value in settings.items() if known.get(name) != value]:
             raise UsageProblem(
-                f"{at.parent} was begun with another {' and another '.join(changed)}. Choose "
-                "another --out, or remove that folder to begin anew."
+                f"{at.parent} was written by a run that differs in {' and '.join(changed)}. Choose "
+                "another --out, or remove that folder to start over."
             )
     else:
         with atomic_write(at) as path:
@@ -170,33 +170,34 @@ def _begin(
         done += 1
     if done and not resume and not overwrite:
         raise UsageProblem(
-            f"{counted(done, 'block')} of {counted(len(mine), 'block')} lie in {at.parent} "
-            "already. Pass --resume to go on, or --overwrite to begin anew."
+            f"{at.parent} already holds {done:,} of {counted(len(mine), 'block')}. Pass --resume "
+            "to continue, or --overwrite to start over."
         )
     return mine[done if resume else 0 :]
 
 
 def merge_blocks(out: Path) -> None:
-    """Make one file of the blocks of all parts, and remove them.
+    """Merge the blocks of all parts into one file, and remove them.
 
     Raises
     ------
     UsageProblem
-        If there are none, or not all.
+        If blocks are missing.
     """
     from hdeepinsight.data import CHUNK_CELLS
 
     at = _block(out, 0).with_name(_SETTINGS)
     if not at.exists():
         raise UsageProblem(
-            f"There are no blocks of {out}: {at.parent} is missing. Name the --out of the parts."
+            f"No blocks of {out} were found: {at.parent} does not exist. Pass the --out of the "
+            "parts."
         )
     n_cells = json.loads(at.read_text())["n_cells"]
     blocks = [_block(out, k) for k in range(0, n_cells, CHUNK_CELLS)]
     if missing := [block for block in blocks if not block.exists()]:
         raise UsageProblem(
-            f"{counted(len(missing), 'block')} of {len(blocks):,} are missing, the first is "
-            f"{missing[0].name}. Run the parts that have not ended again, with --resume."
+            f"{len(missing):,} of {counted(len(blocks), 'block')} not written yet, the first is "
+            f"{missing[0].name}. Run the unfinished parts again with --resume."
         )
     with step(f"Writing {out}"), atomic_write(out) as path:
         if out.suffix == ".csv":
@@ -204,7 +205,7 @@ def merge_blocks(out: Path) -> None:
                 for k, block in enumerate(blocks):
                     with block.open("rb") as lines:
                         if k:
-                            lines.readline()  # the heading
+                            lines.readline()  # skip the header
                         shutil.copyfileobj(lines, whole)
         else:
             from pyarrow import parquet
@@ -217,7 +218,7 @@ def merge_blocks(out: Path) -> None:
 
 @command("overwrite")
 def merge(out: Path, overwrite: bool) -> None:
-    """Make one file of what hdeepinsight annotate --part wrote, once all parts have ended.
+    """Join the labels that hdeepinsight annotate --part wrote, once all parts have finished.
 
     [b]hdeepinsight merge labels.csv[/b]
 
@@ -227,6 +228,6 @@ def merge(out: Path, overwrite: bool) -> None:
         The --out of the parts.
     """
     if out.exists() and not overwrite:
-        raise UsageProblem(f"{out} exists already. Pass --overwrite to replace it.")
+        raise UsageProblem(f"{out} already exists. Pass --overwrite to replace it.")
     merge_blocks(out)
     show(f"Written to {out}")

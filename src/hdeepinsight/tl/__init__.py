@@ -27,6 +27,7 @@ from hdeepinsight.tl._markers import MarkerScorer, score_markers
 from hdeepinsight.tl._refine import RefineConfig, Refinement, lambda_path, refine
 from hdeepinsight.tl._representation import expression_pca, mde
 from hdeepinsight.tl._score_tables import read_scores
+from hdeepinsight.tl._simulate import simulate_cells
 from hdeepinsight.tl._terms import term_probabilities
 from hdeepinsight.tl._vote import Vote, vote
 
@@ -66,6 +67,7 @@ __all__ = [
     "sample_cells",
     "score_markers",
     "select_cells",
+    "simulate_cells",
     "term_probabilities",
     "vote",
 ]

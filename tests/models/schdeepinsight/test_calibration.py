@@ -116,7 +116,7 @@ def test_a_model_saved_before_there_was_calibration_still_annotates(model, query
     result = old.annotate(query)
     assert result.novelty is None
     assert result.verdict.light == "yellow"
-    assert "Nothing is known" in str(result.verdict)
+    assert "was not compared with the reference" in str(result.verdict)
     with pytest.raises(ValueError, match="no calibration"):
         result.label_sets()
     with pytest.raises(ValueError, match="nothing about novelty"):
