@@ -35,6 +35,7 @@ from hdeepinsight.data import (
     is_paired,
     open_store,
 )
+from hdeepinsight.models._base._blocks import QueryBlocks
 from hdeepinsight.models._base._reader import QueryReader, query_cells
 from hdeepinsight.models._base._setup import as_label_keys
 from hdeepinsight.nn import LeafProfiles, ModelNormalizer, seeded
@@ -279,14 +280,34 @@ class AnnotatingMixin(_Base):
         """
         check_decoding(threshold, decoder, reject)
         how: dict[str, Any] = {"decoder": decoder, "threshold": threshold, "reject": reject}
-        reader, judge = QueryReader(self, self._open_trained(query, None, **reading)), None
-        if self.bank_ is not None:
-            sample, judge = self._annotated(reader.sample(), **how)
-            how["whole"] = {"verdict": sample.verdict, "gene_report": sample.gene_report}
-        how["decisions"] = reader.decisions
-        reader = reader if rows is None else reader.subset(np.arange(rows.start, rows.stop))
-        for place, _, part in reader.chunks(self._outputs, judge=judge):
-            yield self._annotation(reader.opened.subset(place), judge, part, **how)
+        return self.blocks(self._open_trained(query, None, **reading), **how).annotations(rows)
+
+    def blocks(self, opened: AlignedQuery, **how: Any) -> QueryBlocks:
+        """Prepare a query for annotation in blocks, in any order or in other processes.
+
+        Parameters
+        ----------
+        opened
+            Query, as :meth:`~hdeepinsight.models.CountModel.open` returned it.
+        **how
+            ``decoder``, ``threshold`` and ``reject`` of :meth:`annotate`.
+
+        Returns
+        -------
+        An object whose ``annotations(rows)`` yields one annotation per 4,096 cells. ``rows`` is a
+        ``range`` that starts at a multiple of 4,096; by default all cells.
+
+        Examples
+        --------
+        >>> import warnings
+        >>> import hdeepinsight as hdi
+        >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+        >>> model, query = hdi.hub.pull("pbmc"), hdi.datasets.demo().query
+        >>> blocks = model.blocks(model.open(query))
+        >>> [len(block) for block in blocks.annotations()]
+        [210]
+        """
+        return QueryBlocks(self, opened, **how)
 
     @property
     def _outputs(self) -> tuple[str, ...]:

@@ -83,6 +83,15 @@ class Annotator(AnnotatingMixin):
         found.module.to("cuda" if torch.cuda.is_available() else "cpu").eval()
         return found
 
+    @classmethod
+    def of(cls, model: AnnotatingMixin) -> Self:
+        """Return an annotator of a trained model, without its registered data."""
+        found = cls.__new__(cls)
+        own = ("module", "taxonomy", "registry_", "seed", "recipe_")
+        for name in (*own, *cls._saved_values, *cls._saved_objects):
+            setattr(found, name, getattr(model, name))
+        return found
+
     @property
     def genes(self) -> tuple[str, ...]:
         """Genes of the model, in order."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
+Outputs: TypeAlias = "dict[str, np.ndarray]"
 
 #: Cells per forward pass. The plain network is fastest with what fits in CPU caches. The folded one
 #: takes a chunk, which it divides itself on a CPU. Larger ones are no faster on an H100, where the
@@ -122,18 +123,16 @@ class QueryReader:
         *,
         counts: list[sparse.csr_matrix] | None = None,
         **how: Any,
-    ) -> dict[str, np.ndarray]:
+    ) -> Outputs:
         """Return outputs of all cells by name; append their counts to ``counts``."""
-        found: dict[str, np.ndarray] = {}
-        for rows, block, part in self.chunks(names, batch_size, **how):
-            for name, values in part.items():
-                if name not in found:
-                    shape = self.opened.n_obs, *values.shape[1:]
-                    found[name] = np.empty(shape, dtype=values.dtype)
-                found[name][rows] = values
-            if counts is not None:
-                counts.append(block)
-        return found
+
+        def parts() -> Iterator[tuple[slice, Outputs]]:
+            for rows, block, part in self.chunks(names, batch_size, **how):
+                if counts is not None:
+                    counts.append(block)
+                yield rows, part
+
+        return gather(parts(), self.opened.n_obs)
 
     def judge(self, counts: sparse.csr_matrix, probabilities: np.ndarray) -> QueryJudge | None:
         """Compare some cells with the reference; ``None`` without stored cells or RNA counts."""
@@ -149,6 +148,17 @@ class QueryReader:
         known = model.bank_, model.taxonomy, measured
         how: dict[str, Any] = {"adapted": self.network.adapter.is_applied, "seed": model.seed}
         return QueryJudge(*known, counts, probabilities, network, markers, **how)
+
+
+def gather(parts: Iterable[tuple[slice, Outputs]], n_cells: int) -> Outputs:
+    """Assemble the outputs of all cells from those of parts, in any order."""
+    found: Outputs = {}
+    for rows, part in parts:
+        for name, values in part.items():
+            if name not in found:
+                found[name] = np.empty((n_cells, *values.shape[1:]), dtype=values.dtype)
+            found[name][rows] = values
+    return found
 
 
 def query_cells(
@@ -199,10 +209,15 @@ class CellReader:
         self.folded = module.folded(self.measured) if hasattr(module, "folded") else None
         logits = torch.zeros(1, module.tree.taxonomy.n_edges, device=device)
         self.equal = module.tree(logits).exp()
-        self.ensemble = None
+        self.ensemble, self.profiles = None, profiles
         if profiles is not None:
             each = profiles, self.measured.cpu(), module.normalizer, module.tree
             self.ensemble = ProfileEnsemble(*each).to(device)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Fold the network again in another process: the folded layout is specific to a machine."""
+        measured = self.measured.cpu().numpy()
+        return CellReader, (self.module, self.adapter, measured, self.profiles)
 
     @property
     def n_workers(self) -> int:
@@ -301,8 +316,9 @@ def in_order(
     [(0, 0), (1, 1), (2, 4), (3, 9)]
     """
     if n_workers == 1:
-        for item in items:
-            yield item, job(item)
+        with _OneThread.each():  # in case another thread is about to restore torch's number
+            for item in items:
+                yield item, job(item)
         return
     waiting: deque[tuple[Item, Future[Found]]] = deque()
     pool = ThreadPoolExecutor(n_workers)
