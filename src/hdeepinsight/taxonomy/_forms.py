@@ -102,9 +102,7 @@ def quoted(names: Iterable[str], limit: int = 10) -> str:
     return examples([*map(clipped, listed[:limit]), *listed[limit:]], limit)
 
 
-def canonical_tree(
-    labels: Sequence[str], parents: Sequence[int]
-) -> tuple[tuple[str, ...], NDArray[np.int32]]:
+def canonical_tree(labels: Sequence[str], parents: Sequence[int]) -> tuple[Path, NDArray[np.int32]]:
     """Validate a tree and sort its nodes breadth first, keeping the given order of siblings.
 
     Parameters
@@ -162,9 +160,7 @@ def canonical_tree(
         if problem := name_problem(name) or seen.get((above, name)):
             under = clipped(join_path(path_of(names, parent_of, above)))
             found = f"a child of {under} named {clipped(name)}, which {problem}"
-            raise ValueError(
-                f"Names must be text and unique among siblings, got {found}. Rename it."
-            )
+            raise ValueError(f"Names must be text, unique among siblings, got {found}. Rename it.")
         seen[above, name] = "is the name of a sibling"
     return tuple(map(str, names)), parent_of  # numpy strings become plain ones
 
