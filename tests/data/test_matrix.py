@@ -59,7 +59,7 @@ def test_each_byte_is_unpacked_once(counts, tmp_path, how, kind):
     np.testing.assert_array_equal(read(opened), counts.toarray())
     assert (opened.n_scans, opened.n_passes) == (1, 1)
     assert opened.source.matrix.counter["bytes"] == stored
-    assert not opened.source.matrix.held
+    assert not opened.source.matrix.cache
     # From then on the report is what a look at every value gives.
     assert opened.input_report == inspect_input(path)
 
