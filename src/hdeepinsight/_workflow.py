@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 import hdeepinsight as hdi
+from hdeepinsight._distributed import annotate_on, check_workers, connected
 from hdeepinsight._errors import check_choice, counted, invalid, missing_column
 from hdeepinsight._progress import progress as working
 from hdeepinsight._progress import progress_wanted
@@ -80,6 +81,7 @@ def annotate(
     use_raw: bool = False,
     scale: ScaleMode = "auto",
     fold_case: bool = False,
+    client: Any = None,
     progress: bool = True,
     **unexpected: Any,
 ) -> Annotation:
@@ -126,6 +128,13 @@ def annotate(
         Column of the query's ``obs`` with the batch (sample, donor, chemistry) of each cell.
     decoder, threshold, reject, layer, use_raw, scale, fold_case
         As in :meth:`~hdeepinsight.models.SCHDeepInsight.annotate`.
+    client
+        A ``distributed.Client``, or the address of a dask scheduler (``"tcp://host:8786"``), to
+        annotate on its workers, with exactly the labels of a single process. The workers read the
+        query themselves, so its path must be valid on all of them. Adaptation and voting by a
+        column run locally. Refinement and clustering need all cells in memory: ``refine="auto"``
+        skips refinement, and ``refine="on"``, ``vote=True`` and ``markers`` raise an error. Needs
+        the ``distributed`` extra; see :doc:`/user_guide/several_machines`.
     progress
         Show progress in terminals and notebooks.
     **unexpected
@@ -151,6 +160,9 @@ def annotate(
         If ``model`` is neither a model nor a string or path, or an argument does not exist.
     HubError
         If a published model cannot be downloaded.
+    ConnectionError, RuntimeError, FileNotFoundError
+        If the scheduler cannot be reached or has no workers, or a worker lacks this version of the
+        package or the file.
 
     Notes
     -----
@@ -184,7 +196,10 @@ def annotate(
         expected = "True, False, or the name of a column of the query"
         raise invalid("vote", vote, expected, "Pass True to cluster the cells here.")
     check_decoding(threshold, decoder, reject)
-    with progress_wanted(progress):
+    if client is not None:
+        _check_distributable(markers, refine, vote)
+        query = Path(query).absolute() if isinstance(query, str | Path) else query
+    with progress_wanted(progress), connected(client) as cluster:
         scorer = None if markers is None else _scorer(markers, model, adapt, reference)
         with working("Loading the model"):
             using: Any = scorer or load_annotator(model)
@@ -194,6 +209,9 @@ def annotate(
             opened = using.open(
                 query, layer=layer, use_raw=use_raw, scale=scale, fold_case=fold_case
             )
+        if cluster is not None:
+            opened.portable()  # raises if the counts are in memory
+            check_workers(cluster, *([query] if isinstance(query, Path) else []))
         _check_columns(opened, batch_key, vote)
         decisions: list[Decision] = []
         like_a_batch = False
@@ -201,12 +219,17 @@ def annotate(
             using, decision, like_a_batch = _adapted(using, opened, adapt, reference, batch_key)
             decisions.append(decision)
         obstacle = "" if refine == "off" else _obstacle(opened, refine, like_a_batch)
+        if cluster is not None and refine != "off":
+            obstacle = "the graph needs all cells in memory, but they are spread over workers"
         kept: list[csr_matrix] = []  # expression for the graph and clusters, from the same pass
         keep = kept if (refine != "off" and not obstacle) or vote in (True, CLUSTER) else None
         settings: dict[str, Any] = {"decoder": decoder, "threshold": threshold}
         if scorer is None:
             settings["reject"] = reject
-        result = using.annotate(opened, keep=keep, **settings)
+        if cluster is not None:
+            result = annotate_on(cluster, using, opened, **settings)
+        else:
+            result = using.annotate(opened, keep=keep, **settings)
         if types is not None or exclude:
             result = result.restricted(types, exclude=exclude)
         if refine == "auto" and not obstacle and result.verdict and result.verdict.light == "red":
@@ -248,6 +271,20 @@ def _scorer(
             "Omit one or the other."
         )
     return markers if isinstance(markers, hdi.tl.MarkerScorer) else hdi.tl.MarkerScorer(markers)
+
+
+def _check_distributable(markers: Any, refine: Switch, vote: bool | str) -> None:
+    """Raise ``ValueError`` for steps that need all cells in memory."""
+    asked = [
+        *(["markers="] if markers is not None else []),
+        *(["refine='on'"] if refine == "on" else []),
+        *([f"vote={vote!r}"] if vote in (True, CLUSTER) else []),
+    ]
+    if asked:
+        raise ValueError(
+            f"{' and '.join(asked)} cannot be combined with client=: it needs all cells in memory. "
+            "Omit one or the other."
+        )
 
 
 def _unexpected_argument(name: str) -> TypeError:

@@ -41,6 +41,7 @@ def annotate(
     stream: bool,
     resume: bool,
     part: tuple[int, int] | None,
+    scheduler: str | None,
     overwrite: bool,
     **asked: Any,
 ) -> None:
@@ -71,10 +72,13 @@ def annotate(
     """
     kept = query.suffix if query.suffix in (".zarr", ".h5mu") else ".h5ad"
     out = out or _files.default_output(query, f".annotated{kept}")
-    if stream or resume or part or out.suffix == ".parquet":
+    if stream or resume or part or scheduler or out.suffix == ".parquet":
+        from hdeepinsight._distributed import connected
+
         how: dict[str, Any] = {"part": part, "resume": resume, "overwrite": overwrite}
-        shown = {"fill": fill, "details": details}
-        sample = annotate_blocks(query, out, report=report, shown=shown, **how, **asked)
+        how["shown"] = {"fill": fill, "details": details}
+        with connected(scheduler) as client:
+            sample = annotate_blocks(query, out, report=report, client=client, **how, **asked)
         _exit_if_red(sample, asked["strict"])
         return
     _files.check_output(out, source=query, overwrite=overwrite)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -13,6 +14,7 @@ from hdeepinsight import __version__
 from hdeepinsight._errors import counted, need_extra
 from hdeepinsight._io import atomic_write, remove, sha256
 from hdeepinsight._progress import progress as step
+from hdeepinsight._progress import tracked
 from hdeepinsight.cli._console import UsageProblem, in_options, show
 from hdeepinsight.cli._files import check_output
 from hdeepinsight.cli._options import READING, command, options_of
@@ -33,7 +35,10 @@ def _parse_part(text: str) -> tuple[int, int]:
 
 
 def _streaming(
-    stream: bool = False, resume: bool = False, part: Annotated[Any, {"parser": _parse_part}] = None
+    stream: bool = False,
+    resume: bool = False,
+    part: Annotated[Any, {"parser": _parse_part}] = None,
+    scheduler: str | None = None,
 ) -> None:
     """Declare the options of `annotate_blocks`.
 
@@ -47,6 +52,9 @@ def _streaming(
     --part I/N
         Annotate only this part of the query, such as [b]3/8[/b] in a job array; [b]hdeepinsight
         merge[/b] joins the parts.
+    --scheduler ADDRESS
+        Annotate on the workers of a dask cluster, such as [b]tcp://host:8786[/b]. Query and --out
+        must have the same paths on all workers.
     """
 
 
@@ -60,6 +68,7 @@ def annotate_blocks(
     report: Path | None,
     shown: dict[str, bool],
     part: tuple[int, int] | None,
+    client: Any,
     resume: bool,
     overwrite: bool,
     model: str,
@@ -69,7 +78,7 @@ def annotate_blocks(
     strict: bool,
     **asked: Any,
 ) -> Annotation:
-    """Write the labels of a query, or of one part of it, in blocks.
+    """Write the labels of a query, or of one part of it, in blocks, here or on workers.
 
     Each block is written atomically to a table in the folder ``out.blocks``. A complete run merges
     them into ``out``.
@@ -96,14 +105,19 @@ def annotate_blocks(
     check_output(out, source=query, overwrite=overwrite, formats=FORMATS)
     if out.suffix == ".parquet":
         need_extra("pyarrow", "parquet", "Writing .parquet")
+    if client is not None:  # workers have other working directories
+        query, out = query.absolute(), out.absolute()
     with step("Opening the query"):
         from hdeepinsight import hub
+        from hdeepinsight._distributed import check_workers
         from hdeepinsight.data import CHUNK_CELLS, open_store
 
         store = open_store(query)
         n_cells, names = len(store.obs), (store.obs.index, store.var.index)
     with step("Loading the model"):
         folder = hub.resolve_model(model)
+        from hdeepinsight.models import Annotator
+
         loaded = hub.load_annotator(folder)
     settings = {
         "hdeepinsight": __version__,
@@ -116,21 +130,18 @@ def annotate_blocks(
     i, n = part or (1, 1)
     mine = starts[len(starts) * (i - 1) // n : len(starts) * i // n]
     left = _begin(out, json.loads(json.dumps(settings)), mine, part, resume, overwrite)
+    if client is not None:
+        check_workers(client, query, _block(out, 0).with_name(_SETTINGS))
     opened = loaded.open(store, **{name: asked.pop(name) for name in READING})
-    rows = None if len(left) == len(starts) else range(left.start, min(left.stop, n_cells))
+    rows = range(left.start, min(left.stop, n_cells))
+    write = partial(_write, out=out, shown=shown, types=types, exclude=exclude)
     block: Annotation | None = None
-    found = loaded.annotate_blocks(opened, rows, **asked) if left else ()
-    for first, block in zip(left, found, strict=True):
-        if types is not None or exclude:
-            block = block.restricted(types, exclude=exclude)
-        table = block.to_frame(**shown).rename_axis("cell")
-        with atomic_write(_block(out, first)) as path:
-            if out.suffix == ".csv":
-                table.to_csv(path)
-            else:
-                table = table.reset_index()
-                text = {name: "string" for name in table if table[name].dtype.kind not in "biuf"}
-                table.astype(text).to_parquet(path, index=False)
+    if client is not None and left:
+        _write_on(client, Annotator.of(loaded).blocks(opened, **asked), rows, write, resume)
+    elif left:
+        found = loaded.annotate_blocks(opened, None if len(rows) == n_cells else rows, **asked)
+        for first, block in zip(left, found, strict=True):
+            block = write(first, block)
     sample = opened.sample_rows()
     if block is None:  # all blocks exist: annotate the sample again for the verdict
         block = loaded.annotate(opened.subset(sample), **asked)
@@ -142,6 +153,53 @@ def annotate_blocks(
     joins = f"hdeepinsight merge {out} joins all parts once they have finished"
     show(f"Part {i} of {n} is written; {joins}" if part else f"Written to {out}")
     return block
+
+
+def _write(
+    first: int,
+    block: Annotation,
+    *,
+    out: Path,
+    shown: dict[str, bool],
+    types: list[str] | None,
+    exclude: list[str],
+) -> Annotation:
+    """Write the labels of a block, and return it, restricted."""
+    if types is not None or exclude:
+        block = block.restricted(types, exclude=exclude)
+    table = block.to_frame(**shown).rename_axis("cell")
+    with atomic_write(_block(out, first)) as path:
+        if out.suffix == ".csv":
+            table.to_csv(path)
+        else:
+            table = table.reset_index()
+            text = {name: "string" for name in table if table[name].dtype.kind not in "biuf"}
+            table.astype(text).to_parquet(path, index=False)
+    return block
+
+
+def _write_on(client: Any, blocks: Any, rows: range, write: Any, resume: bool) -> None:
+    """Write blocks on the workers of a cluster; skip existing ones if the run is resumed."""
+    from hdeepinsight import _distributed as distributed
+    from hdeepinsight.data import CHUNK_CELLS
+
+    out = write.keywords["out"]
+    jobs = [
+        job
+        for job in distributed.jobs_of(rows.stop, rows.start)
+        if not (resume and all(_block(out, k).exists() for k in job[::CHUNK_CELLS]))
+    ]
+    names = blocks.reader.opened.obs_names
+    done = distributed.on_workers(client, blocks, jobs, partial(_label, write), names)
+    for _ in tracked(done, "Annotating", sum(map(len, jobs)), size=lambda part: len(part[0])):
+        pass
+
+
+def _label(write: Any, blocks: Any, rows: range, names: Any) -> None:
+    from hdeepinsight.data import CHUNK_CELLS
+
+    for first, block in zip(rows[::CHUNK_CELLS], blocks.annotations(rows, names), strict=True):
+        write(first, block)
 
 
 def _block(out: Path, first: int) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -76,13 +77,20 @@ class Inspection:
                 block = canonical(block)
                 scan.add(block)
                 if scan.contradicts(self.sampled):
-                    self._update(None)
+                    self.settle()
             yield rows, block
         if self.sampled is not None and matrix.rows is None and scan.n_rows == self.report.n_obs:
             scan.sample = self.sampled.sample
-            self._update(scan)
+            self.settle(scan)
 
-    def _update(self, scan: Scan | None) -> None:
+    def settle(self, scan: Scan | None = None) -> None:
+        """Update the report by a scan of all values, which are read if it is not given.
+
+        Raises
+        ------
+        InputError
+            If they do not have the scale of the sample.
+        """
         found: Inspection = self.inspect(scan)  # type: ignore[misc]
         if found.denormalizer != self.denormalizer:
             raise InputError(
@@ -275,6 +283,24 @@ class CountSource:
             remarks=(*self.remarks, text),
         )
 
+    def portable(self, columns: Sequence[str]) -> CountSource:
+        """Return a copy to send to other processes; see `AlignedQuery.portable`."""
+        if self.matrix.is_in_memory:
+            raise InputError(
+                "The counts are in the memory of this process, where workers cannot read them.",
+                "Expected the path of an .h5ad file or a .zarr store, or an AnnData whose matrix "
+                "is a dask array.",
+                "Write the query to a file that all workers can read, or omit client=.",
+            )
+        scan = self.inspection.sampled and replace(self.inspection.sampled, sample=[])
+        return replace(
+            self,
+            matrix=replace(self.matrix, counter=Counter(), cache={}),
+            obs=self.obs[[name for name in columns if name in self.obs]].reset_index(drop=True),
+            inspection=replace(self.inspection, sampled=scan, inspect=_unlike),
+            obsm={},
+        )
+
     def blocks(self, size: int = CHUNK_CELLS) -> Iterator[tuple[slice, Block]]:
         """Read the counts of all genes in blocks, as `RowMatrix.blocks` does.
 
@@ -287,6 +313,14 @@ class CountSource:
         check_integer("chunk_size", size, hint=f"Omit it to use {CHUNK_CELLS}.")
         blocks = self.inspection.check_while_reading(self.matrix, size)
         return self.denormalizer.blocks(blocks, self.n_obs) if self.denormalizer else blocks
+
+
+class UnlikeSample(Exception):
+    """Values differ in scale from those of the sample, so all values have to be inspected."""
+
+
+def _unlike(scan: Scan | None) -> Inspection:
+    raise UnlikeSample
 
 
 def _rows_of(read: Callable[[], Any], rows: np.ndarray) -> Any:
