@@ -139,5 +139,5 @@ def test_cells_without_a_cluster_do_not_vote_together(tree):
 
 def test_clusters_in_another_order_are_refused(tree):
     cells, series = labelled("CD4", "CD4", "NK", cluster=["x", "x", "y"])
-    with pytest.raises(ValueError, match="clusters names other cells, or the same ones in another"):
+    with pytest.raises(ValueError, match="clusters has an index of other cells, or in another order"):
         hdi.tl.vote(cells, series, clusters=cells.obs["cluster"][::-1], taxonomy=tree)
