@@ -285,7 +285,7 @@ def check_confidence(
     if not ((values >= 0) & (values <= 1 + PROBABILITY_TOLERANCE)).all():
         found = f"values from {values.min():.3g} to {values.max():.3g}"
         hint = "Pass probabilities, not logits or percentages."
-        raise ValueError(f"confidence must be probabilities from 0 to 1, got {found}. {hint}")
+        raise ValueError(f"confidence must be finite probabilities from 0 to 1, got {found}. {hint}")
     if not np.isin(right, (0, 1)).all():
         found = f"values from {right.min():.3g} to {right.max():.3g}"
         hint = "Compare labels with the known ones, without unlabelled cells."
