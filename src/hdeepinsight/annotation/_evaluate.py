@@ -283,9 +283,9 @@ def check_confidence(
         shapes, hint = (values.shape, right.shape), "Pass both for the same cells."
         raise invalid("confidence and correct", shapes, "arrays of shape (n_cells,)", hint)
     if not ((values >= 0) & (values <= 1 + PROBABILITY_TOLERANCE)).all():
-        found = f"values from {values.min():.3g} to {values.max():.3g}"
+        found = f"{values.min():.3g} to {values.max():.3g}"
         hint = "Pass probabilities, not logits or percentages."
-        raise ValueError(f"confidence must be finite probabilities from 0 to 1, got {found}. {hint}")
+        raise ValueError(f"confidence must be finite and from 0 to 1, got {found}. {hint}")
     if not np.isin(right, (0, 1)).all():
         found = f"values from {right.min():.3g} to {right.max():.3g}"
         hint = "Compare labels with the known ones, without unlabelled cells."
