@@ -119,7 +119,7 @@ def test_writing_a_vote_keeps_existing_columns(cells, annotation):
         cells, annotation, clusters="batch", key_added="vote"
     )  # our own columns are replaced
     cells.obs["mine_cluster"] = "mine"
-    with pytest.raises(ValueError, match="holds obs/mine_cluster already"):
+    with pytest.raises(ValueError, match="already has obs/mine_cluster"):
         result.to_adata(cells, key_added="mine")
     result.to_adata(cells, key_added="mine", overwrite=True)
     assert "mine_stop_label" in cells.obs
@@ -141,5 +141,7 @@ def test_cells_without_a_cluster_are_refused(tree):
 
 def test_clusters_in_another_order_are_refused(tree):
     cells, series = labelled("CD4", "CD4", "NK", cluster=["x", "x", "y"])
-    with pytest.raises(ValueError, match="clusters names other cells, or the same ones in another"):
+    with pytest.raises(
+        ValueError, match="clusters has an index of other cells, or in another order"
+    ):
         hdi.tl.vote(cells, series, clusters=cells.obs["cluster"][::-1], taxonomy=tree)
