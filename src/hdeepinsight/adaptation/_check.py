@@ -155,7 +155,12 @@ class LabelChange:
 
 
 def weigh_changes(
-    plain: Tensor, network: Tensor, profiles: Tensor, held_out: Tensor, labels: Sequence[str]
+    plain: Tensor,
+    network: Tensor,
+    profiles: Tensor,
+    held_out: Tensor,
+    labels: Sequence[str],
+    proposed: Tensor | None = None,
 ) -> tuple[Tensor, tuple[LabelChange, ...]]:
     """Weigh every change from one leaf to another by the opinion that supports it least.
 
@@ -166,6 +171,8 @@ def weigh_changes(
         ``network`` and ``profiles`` proposes.
     labels
         Names of the leaves.
+    proposed
+        Leaf probabilities that are proposed instead of that mean.
 
     Returns
     -------
@@ -190,7 +197,8 @@ def weigh_changes(
     ('B', 'T', 45)
     """
     opinions = {"plain": plain, "network": network, "profiles": profiles, "held_out": held_out}
-    old, new = plain.argmax(1), (network + profiles).argmax(1)
+    proposed = network + profiles if proposed is None else proposed
+    old, new = plain.argmax(1), proposed.argmax(1)
     of_new = {name: each.gather(1, new[:, None]).ravel() for name, each in opinions.items()}
     columns = of_new | {"old": old, "new": new}
     cells = pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
@@ -419,6 +427,7 @@ def check_adaptation(
     profiles: Tensor,
     held_out: Tensor,
     labels: Sequence[str],
+    proposed: Tensor | None = None,
     *,
     guard: bool = True,
     **figures: Any,
@@ -427,7 +436,7 @@ def check_adaptation(
 
     Parameters
     ----------
-    plain, network, profiles, held_out, labels
+    plain, network, profiles, held_out, labels, proposed
         As of :func:`weigh_changes`.
     guard
         Off, all changes are followed in full.
@@ -448,10 +457,10 @@ def check_adaptation(
     >>> report.decision, report.reason
     ('adapted', 'network, profiles and held-out markers support B to T (20 cells)')
     """
-    weights, changes = weigh_changes(plain, network, profiles, held_out, labels)
+    proposed = (network + profiles) / 2 if proposed is None else proposed
+    weights, changes = weigh_changes(plain, network, profiles, held_out, labels, proposed)
     lost = sum(change.n_cells * (1 - change.followed) for change in changes)
     figures["unsupported"] = lost / max(len(plain), 1)
-    proposed = (network + profiles) / 2
     found = AdaptationFigures.measure(plain, proposed, held_out, **figures)
     trust, doubt = found.doubt()
     if found.like_a_batch:  # on which the model was calibrated

@@ -48,6 +48,7 @@ from hdeepinsight.nn._modality import ModalityDropout, ProteinChannels, ProteinV
 from hdeepinsight.nn._norm import BatchNorm1d, BatchNorm2d, FrozenNorm, tolerate_single_cells
 from hdeepinsight.nn._normalize import CountNormalizer, ModelNormalizer, ProteinNormalizer
 from hdeepinsight.nn._profiles import (
+    COVARIANCE_CELLS,
     LeafProfiles,
     LeafSums,
     ProfileEnsemble,
@@ -71,6 +72,7 @@ from hdeepinsight.nn._tokens import (
 
 __all__ = [
     "BACKBONES",
+    "COVARIANCE_CELLS",
     "AdaptiveHierarchicalFocalLoss",
     "BatchNorm1d",
     "BatchNorm2d",

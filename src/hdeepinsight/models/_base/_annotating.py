@@ -120,9 +120,10 @@ class AnnotatingMixin(_Base):
         return replace(self.calibration_, source=source)
 
     @property
-    def few_profiles(self) -> LeafProfiles | None:
-        """Return the mean profiles that are combined with the network, if types had few cells."""
-        return self.profiles_ if self.recipe_.get("mean_profiles") else None
+    def combined_profiles(self) -> LeafProfiles | None:
+        """Return the profiles that are combined with the network, if there are any."""
+        profiles = self.profiles_
+        return None if profiles is None or profiles.variance is None else profiles
 
     # ----------------------------------------------------------------------------- annotation
 
@@ -233,7 +234,6 @@ class AnnotatingMixin(_Base):
             read = sparse.vstack(counts, format="csr"), found["probabilities"]
             judge = reader.judge(*read)
             found |= {} if judge is None else judge.measure(*read)
-        how["decisions"] = reader.decisions
         return self._annotation(reader.opened, judge, found, **how), judge
 
     def annotate_blocks(
@@ -284,7 +284,6 @@ class AnnotatingMixin(_Base):
         if self.bank_ is not None:
             sample, judge = self._annotated(reader.sample(), **how)
             how["said"] = {"verdict": sample.verdict, "gene_report": sample.gene_report}
-        how["decisions"] = reader.decisions
         reader = reader if rows is None else reader.of(np.arange(rows.start, rows.stop))
         for place, _, part in reader.chunks(self._wanted, judge=judge):
             yield self._annotation(reader.opened.subset(place), judge, part, **how)
@@ -698,32 +697,28 @@ class AnnotatingMixin(_Base):
                     "reference."
                 )
             (sums,) = reference_sums(network, given.read(labelled), nodes[labelled])
-            profiles = sums.profiles()
+            known, profiles = profiles, sums.profiles()
+            if known is not None:
+                within = {"variance": known.variance, "directions": known.directions}
+                profiles = replace(profiles, **within)
+        self.profiles_ = profiles
+        reader = QueryReader(self, opened)
         with seeded(self.seed):
             self.module = adapter.fit(
                 network,
                 cells,
                 measured,
                 profiles=profiles,
+                ensemble=reader.network.ensemble,
                 shift=self.shift_,
-                unlike=self._unlike(opened, cells),
+                unlike=_unlike(reader, cells),
                 options=settings,
                 seed=self.seed,
                 **query.freeze,
             )
-        self.profiles_ = profiles
         self.module.eval()
         report: Any = adapter.report
         self.recipe_ = {**self.recipe_, "adaptation": report.to_dict()}
-
-    def _unlike(self, opened: AlignedQuery, cells: QueryCells) -> float | None:
-        """Return the share of some cells of a query that do not look like the reference."""
-        few = cells[np.unique(np.linspace(0, len(cells) - 1, SAMPLE_CELLS).astype(int))]
-        few = replace(few, batch=np.full(len(few), -1))  # read by the network of the reference
-        reader = QueryReader(self, opened)
-        probabilities = reader.network(few, ("probabilities",))["probabilities"]
-        judge = reader.judge(few.counts, probabilities)
-        return None if judge is None else judge.foreign_share(few.counts, probabilities)
 
     def _part(self, kind: Any, values: dict[str, Any]) -> Any:
         if kind is Calibration:
@@ -731,6 +726,15 @@ class AnnotatingMixin(_Base):
         if kind is Adapter:
             return Adapter.from_dict(values, self.module, self.profiles_)
         return kind.from_dict(values)
+
+
+def _unlike(reader: QueryReader, cells: QueryCells) -> float | None:
+    """Return the share of some cells of a query that do not look like the reference."""
+    few = cells[np.unique(np.linspace(0, len(cells) - 1, SAMPLE_CELLS).astype(int))]
+    few = replace(few, batch=np.full(len(few), -1))  # read by the network of the reference
+    probabilities = reader.network(few, ("probabilities",))["probabilities"]
+    judge = reader.judge(few.counts, probabilities)
+    return None if judge is None else judge.foreign_share(few.counts, probabilities)
 
 
 class _Query(NamedTuple):

@@ -61,7 +61,7 @@ LAYOUT_CELLS = 20_000
 MOST_MEMBERS = 5
 #: Labelled cells whose eighth is the largest mini-batch, which "auto" shares among members.
 MEMBERS_CELLS = 1024
-FEW_NOTE = "The network is explained; the mean profiles that it is combined with have no gradient."
+PROFILES_NOTE = "The network is explained, without the profiles that it is combined with."
 ADAPTED_NOTE = (
     "The adapted network is explained; the ranks of markers, which are half of what the model "
     "says, have no gradient."
@@ -437,7 +437,11 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
             self._background(background, n_background, seed),
             batch=self.adapter_.batch_of(opened.obs) if self.adapter_ and self.is_adapted else None,
             keep_values=keep_values,
-            note=ADAPTED_NOTE if self.is_adapted else FEW_NOTE if self.few_profiles else "",
+            note=ADAPTED_NOTE
+            if self.is_adapted
+            else PROFILES_NOTE
+            if self.combined_profiles
+            else "",
             every=nodes is not None,
             n_samples=n_samples,
             seed=seed,
